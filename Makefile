@@ -1,0 +1,46 @@
+# Every task is one target; `make help` lists them. The virtual environment is made from requirements.lock on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint types contracts check lock config-example clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+$(READY): requirements.lock pyproject.toml .ci/bootstrap.py
+	$(PYTHON) .ci/bootstrap.py $(VENV)
+	@touch $@
+
+demo: $(READY) ## run the main job: a simulated microscope, the daemon, a stand-in render-ws
+	$(BIN)/temwatch demo
+
+test: $(READY) ## run the tests (under five minutes)
+	$(BIN)/python -m pytest -n 2
+
+test-all: $(READY) ## run every test, the long ones too
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+
+lint: $(READY) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY) ## mypy, strict
+	$(BIN)/mypy
+
+contracts: $(READY) ## import contracts
+	$(BIN)/lint-imports
+
+check: lint types contracts ## everything that needs no running
+
+lock: $(READY) ## renew requirements.lock from pyproject.toml (needs uv)
+	uv pip compile --quiet --upgrade --generate-hashes --no-header --python-version 3.11 --python-platform linux \
+	  pyproject.toml --group dev --extra dask -o requirements.lock
+
+config-example: $(READY) ## write config.example.toml from the settings model
+	$(BIN)/temwatch check-config --print-example > config.example.toml
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) build dist demo-output .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

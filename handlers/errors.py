@@ -1,0 +1,157 @@
+"""The tree of faults. Every fault names its subject, what is wrong, and a hint that an operator can act on.
+
+Fault
+|-- MetafileFault         the metafile cannot be meant: it fails, others go on
+|   `-- MetafilePartial   ... or is not complete yet: settling waits
+|-- ImagesMissing         images that the metafile names are not there yet
+|-- ZFault                no z can be found for the metafile
+|-- ImageFault            an image cannot be read, or is not what its header says
+|-- StorageFault          a disk or mount that is full, gone or read-only
+|-- WorkerFault           a worker process died or hung
+|-- SettingsFault         a setting that cannot be obeyed
+`-- RenderFault           render-ws ...
+    |-- RenderUnavailable   ... cannot be reached, or answers 502, 503, 504
+    |-- RenderRefused       ... refuses what it was sent
+    |-- StackMissing        ... has no such stack
+    |-- StackNotLoading     ... has the stack in another state than LOADING
+    |-- StackLocked         ... has it READ_ONLY or OFFLINE: a person's decision
+    `-- ReadBackDiffers     ... shows something else than what was written
+
+The edge that sees a fault chooses its class; whoever decides on a retry asks `waiting_helps`, and never reads the text.
+"""
+
+import errno
+from enum import StrEnum
+
+
+class Waiting(StrEnum):
+    """Whether the same work can succeed later."""
+
+    NEVER = "never"
+    """The input or a setting must change first."""
+    LIMITED = "limited"
+    """Perhaps: a few attempts, then a person looks."""
+    ALWAYS = "always"
+    """The cause lies outside and passes: a service, a mount, a disk."""
+
+
+class Fault(Exception):  # noqa: N818  the word of the field; subclasses name the fault itself
+    """Something that went wrong with a named subject.
+
+    Takes plain positional arguments, so that it survives pickling between processes.
+
+    Parameters
+    ----------
+    subject : the file, tile, stack or setting concerned.
+    problem : what was tried and what came of it, one sentence without a final stop.
+    hint : what a person can do, one sentence without a final stop; may be empty.
+    """
+
+    waiting_helps = Waiting.NEVER
+
+    def __init__(self, subject: str, problem: str, hint: str = "") -> None:
+        super().__init__(subject, problem, hint)
+        self.subject = subject
+        self.problem = problem
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.problem}" + (f" ({self.hint})" if self.hint else "")
+
+
+class MetafileFault(Fault):
+    """A metafile that cannot be meant."""
+
+
+class MetafilePartial(MetafileFault):
+    """A metafile that does not parse: cut short by a copy under way, or broken. Time tells which."""
+
+    waiting_helps = Waiting.LIMITED
+
+
+class ImagesMissing(Fault):
+    """Images named by a metafile that are not in its directory, or not yet of the implied size."""
+
+    waiting_helps = Waiting.LIMITED
+
+
+class ZFault(Fault):
+    """No z follows from the metafile by the rule configured."""
+
+
+class ImageFault(Fault):
+    """An image that cannot be decoded, or whose size or mode is not the one expected."""
+
+
+class StorageFault(Fault):
+    """A disk or mount that cannot be read or written now."""
+
+    waiting_helps = Waiting.ALWAYS
+
+
+class WorkerFault(Fault):
+    """A worker process that died or was stopped in the middle of a job."""
+
+    waiting_helps = Waiting.LIMITED
+
+
+class SettingsFault(Fault):
+    """A setting that cannot be obeyed; the subject is the key's path, as in `watch[1].z.rule`."""
+
+
+class RenderFault(Fault):
+    """A fault of, or reported by, render-ws."""
+
+
+class RenderUnavailable(RenderFault):
+    """render-ws cannot be reached or answers for its proxy."""
+
+    waiting_helps = Waiting.ALWAYS
+
+
+class RenderRefused(RenderFault):
+    """render-ws refuses the request; repeating it changes nothing."""
+
+
+class StackMissing(RenderFault):
+    """render-ws does not know the stack."""
+
+
+class StackNotLoading(RenderFault):
+    """The stack takes no tiles in its present state; somebody closed it. Reopen and repeat."""
+
+    waiting_helps = Waiting.LIMITED
+
+
+class StackLocked(RenderFault):
+    """The stack is READ_ONLY or OFFLINE; only a person may change that."""
+
+
+class ReadBackDiffers(RenderFault):
+    """What the stack shows is not what was written."""
+
+    waiting_helps = Waiting.LIMITED
+
+
+_GONE_OR_FULL = {
+    errno.ENOSPC: "free space on the target",
+    errno.EDQUOT: "raise the quota of the target",
+    errno.EROFS: "remount the target writable",
+    errno.EIO: "look at the disk's health",
+    errno.ESTALE: "remount the share",
+    errno.ENOTCONN: "remount the share",
+    errno.ETIMEDOUT: "see that the file server answers",
+    errno.EHOSTDOWN: "see that the file server answers",
+    errno.ENODEV: "remount the device",
+    errno.EACCES: "let the service's user read and write there",
+    errno.EPERM: "let the service's user read and write there",
+    errno.EMFILE: "raise LimitNOFILE of the service",
+    errno.ENFILE: "raise the system's limit of open files",
+    errno.ENOMEM: "free memory",
+}
+
+
+def storage_fault(subject: str, tried: str, error: OSError) -> StorageFault:
+    """The fault that an OSError on a disk or mount stands for; `tried` reads as in "write level 3"."""
+    hint = _GONE_OR_FULL.get(error.errno or 0, "see that the disk or mount is there")
+    return StorageFault(subject, f"could not {tried}: {error.strerror or error}", hint)
