@@ -118,9 +118,9 @@ class StackMissing(RenderFault):
 
 
 class StackNotLoading(RenderFault):
-    """The stack takes no tiles in its present state; somebody closed it. Reopen and repeat."""
+    """The stack takes no tiles in its present state; somebody closed it. Reopen and repeat, however often."""
 
-    waiting_helps = Waiting.LIMITED
+    waiting_helps = Waiting.ALWAYS
 
 
 class StackLocked(RenderFault):

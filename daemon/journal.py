@@ -1,0 +1,730 @@
+"""What is remembered: montages, their events and attempts, in one SQLite file.
+
+One thread owns the connection; callers await closures run on it. The event and the state that follows from it commit together,
+with `synchronous=FULL`: what the journal has acknowledged survives a crash of the process and of the machine.
+"""
+
+import asyncio
+import json
+import sqlite3
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.resources import files
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from daemon.states import UNFINISHED, Event, MontageState, Step, advance
+from daemon.watcher import Sighting
+from handlers.errors import Fault, SettingsFault, StorageFault
+from handlers.uris import path_to_uri, uri_to_path
+
+T = TypeVar("T")
+Connection = sqlite3.Connection
+Clock = Callable[[], float]
+
+MIGRATIONS: tuple[str, ...] = (files("daemon").joinpath("schema.sql").read_text(encoding="utf-8"),)
+"""SQL that takes the journal from version n to n + 1; `PRAGMA user_version` holds n."""
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    DONE = "done"
+    FAILED = "failed"
+    WAITING = "waiting"
+    """What it needs is not there yet."""
+    STOPPED = "stopped"
+    """The daemon was asked to stop."""
+    CRASHED = "crashed"
+    """The process died in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FaultRecord:
+    """A fault as the journal and the web show it."""
+
+    kind: str
+    subject: str
+    problem: str
+    hint: str
+
+    @classmethod
+    def of(cls, fault: Fault) -> Self:
+        return cls(type(fault).__name__, fault.subject, fault.problem, fault.hint)
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.problem}" + (f" ({self.hint})" if self.hint else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Montage:
+    """One row of the journal: a metafile of one content."""
+
+    id: int
+    watch: str
+    metafile: Path
+    digest: str | None
+    identity: tuple[int, int, int]
+    """size in bytes, mtime in ns, inode: what stat said when the file was last noticed."""
+    acquired: str
+    """File name; sorts by acquisition time."""
+    state: MontageState
+    failed_in: MontageState | None
+    z: float | None
+    raw_stack: str | None
+    """owner/project/stack."""
+    mipmapped_stack: str | None
+    tile_count: int | None
+    findings: tuple[str, ...]
+    fault: FaultRecord | None
+    waiting_for: str | None
+    attempt: int
+    crashes: int
+    noticed_at: float
+    changed_at: float
+    complete_at: float | None
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        """The stacks it is written to, each once."""
+        return tuple(dict.fromkeys(name for name in (self.raw_stack, self.mipmapped_stack) if name))
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What settling found out about a montage."""
+
+    digest: str
+    z: float
+    raw_stack: str
+    mipmapped_stack: str
+    tile_ids: tuple[str, ...]
+    findings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """How the journal took a settled metafile."""
+
+    kept: int
+    """The montage that goes on; another than the one that settled if the same content was known already."""
+    superseded: tuple[int, ...]
+    """Montages of the same path with other content, which go no further."""
+
+
+_COLUMNS = (
+    "id, watch, metafile, digest, size, mtime_ns, inode, acquired, state, failed_in, z, raw_stack, mipmapped_stack,"
+    " tile_count, findings, fault, waiting_for, attempt, crashes, noticed_at, changed_at, complete_at"
+)
+# The newest row of a metafile: the content that the path held last.
+_LATEST_OF_METAFILE = f"SELECT {_COLUMNS} FROM montages WHERE metafile = ? ORDER BY id DESC LIMIT 1"  # noqa: S608
+# Every other row of the metafile that settled, newest first.
+_OTHERS_OF_METAFILE = f"SELECT {_COLUMNS} FROM montages WHERE metafile = ? AND id <> ? ORDER BY id DESC"  # noqa: S608
+_BY_ID = f"SELECT {_COLUMNS} FROM montages WHERE id = ?"  # noqa: S608
+# Attempts that the last process began and never ended.
+_CRASHED_ATTEMPTS = "SELECT montage_id FROM attempts WHERE ended_at IS NULL"
+_UNFINISHED_STATES = ", ".join(f"'{state}'" for state in sorted(UNFINISHED))
+
+
+class Journal:
+    """The daemon's memory. Open it with `async with Journal(path) as journal`.
+
+    Raises
+    ------
+    SettingsFault
+        If the file was written by a newer temwatch, or is not a journal.
+    StorageFault
+        If it cannot be read or written; from every method, at any time.
+    """
+
+    def __init__(self, path: Path, clock: Clock = time.time) -> None:
+        self.path = path
+        self._clock = clock
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        self._connection: Connection | None = None
+
+    async def __aenter__(self) -> Self:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown()
+
+    def _open(self) -> None:
+        try:
+            self._connection = connect(self.path)
+        except sqlite3.DatabaseError as error:
+            raise _journal_fault(self.path, error) from error
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    async def run(self, closure: Callable[[Connection], T]) -> T:
+        """The closure's result, run on the journal's thread in one transaction."""
+        work = asyncio.get_running_loop().run_in_executor(self._thread, self._transact, closure)
+        # An outcome that is being written is not given up because the one who waits for it is cancelled.
+        return await asyncio.shield(work)
+
+    def _transact(self, closure: Callable[[Connection], T]) -> T:
+        if self._connection is None:
+            raise StorageFault(str(self.path), "the journal is closed")
+        try:
+            with transaction(self._connection) as connection:
+                return closure(connection)
+        except sqlite3.DatabaseError as error:
+            raise _journal_fault(self.path, error) from error
+
+    # --- what happens to a montage
+
+    async def notice(self, sighting: Sighting) -> int | None:
+        """Id of the montage that a sighting makes, or wakes; None if the journal knows this very file already."""
+        return await self.run(lambda connection: _notice(connection, sighting, self._clock()))
+
+    async def recognise(self, montage_id: int, digest: str) -> int | None:
+        """Id of the montage that already stands for this content and needs nothing; None if there is none.
+
+        The montage that asked is then dropped: it never was another one.
+        """
+        return await self.run(lambda connection: _recognise(connection, montage_id, digest, self._clock()))
+
+    async def settle(self, montage_id: int, settled: Settled) -> Settling:
+        """Records that a metafile has settled; the same path's other contents are superseded."""
+        return await self.run(lambda connection: _settle(connection, montage_id, settled, self._clock()))
+
+    async def record(self, montage_id: int, event: Event, **detail: object) -> Montage:
+        """Records an event and the state that follows; the montage as it is then."""
+        return await self.run(lambda connection: _record(connection, montage_id, event, self._clock(), detail))
+
+    async def fail(self, montage_id: int, fault: Fault, *, digest: str | None = None) -> Montage:
+        """Records that a montage failed, and why; `digest` is that of its content where settling got so far."""
+        return await self.run(lambda connection: _fail(connection, montage_id, fault, digest, self._clock()))
+
+    async def wait(self, montage_id: int, reason: str) -> None:
+        """Records what a montage is waiting for, one sentence."""
+        await self.run(
+            lambda connection: connection.execute(
+                "UPDATE montages SET waiting_for = ? WHERE id = ? AND waiting_for IS NOT ?",
+                (reason, montage_id, reason),
+            )
+        )
+
+    # --- attempts
+
+    async def begin_attempt(self, montage_id: int, step: Step) -> int:
+        """Id of an attempt, journaled before it starts."""
+        return await self.run(lambda connection: _begin_attempt(connection, montage_id, step, self._clock()))
+
+    async def end_attempt(self, attempt_id: int, outcome: Outcome, fault: Fault | None = None) -> None:
+        """Records how an attempt ended."""
+        await self.run(lambda connection: _end_attempt(connection, attempt_id, outcome, fault, self._clock()))
+
+    async def count_crashes(self) -> int:
+        """Ends the attempts that the last process left behind, counting each against its montage; how many there were."""
+        return await self.run(lambda connection: _count_crashes(connection, self._clock()))
+
+    # --- tiles and stacks
+
+    async def tiles_made(self, montage_id: int) -> frozenset[str]:
+        """Ids of the tiles whose mipmaps are recorded as made."""
+        return await self.run(
+            lambda connection: frozenset(
+                row[0]
+                for row in connection.execute("SELECT tile_id FROM tiles WHERE montage_id = ?", (montage_id,))
+            )
+        )
+
+    async def record_tiles(self, montage_id: int, tile_ids: Sequence[str]) -> None:
+        """Records tiles whose mipmaps are made and verified."""
+        await self.run(lambda connection: _record_tiles(connection, montage_id, tile_ids, self._clock()))
+
+    async def forget_tiles(self, montage_id: int) -> None:
+        """Forgets which tiles are made, so that all are made again."""
+        await self.run(lambda connection: connection.execute("DELETE FROM tiles WHERE montage_id = ?", (montage_id,)))
+
+    async def tile_ids(self, montage_id: int) -> frozenset[str]:
+        """Ids of a montage's tiles."""
+        return await self.run(lambda connection: _tile_ids(connection, "id = ?", (montage_id,)))
+
+    async def superseded_tile_ids(self, montage: Montage) -> frozenset[str]:
+        """Ids of tiles of the same metafile's former contents that this montage does not hold."""
+        return await self.run(lambda connection: _superseded_tile_ids(connection, montage))
+
+    async def record_closing(self, stack: str, montage_ids: Sequence[int]) -> tuple[int, ...]:
+        """Records that a stack was closed for these APPLIED montages; those that became COMPLETE by it."""
+        return await self.run(lambda connection: _record_closing(connection, stack, montage_ids, self._clock()))
+
+    # --- questions
+
+    async def montage(self, montage_id: int) -> Montage | None:
+        """The montage of this id."""
+        return await self.run(lambda connection: _find(connection, _BY_ID, (montage_id,)))
+
+    async def montages(
+        self,
+        *,
+        states: Iterable[MontageState] | None = None,
+        z: float | None = None,
+        stack: str | None = None,
+        limit: int = 1000,
+        newest_first: bool = False,
+    ) -> list[Montage]:
+        """Montages that fit all of what is given, in order of acquisition."""
+        return await self.run(
+            lambda connection: _select(connection, states=states, z=z, stack=stack, limit=limit, newest=newest_first)
+        )
+
+    async def unfinished(self) -> list[tuple[int, str, MontageState, str]]:
+        """(id, acquired, state, watch) of every montage that has a step to do."""
+        return await self.run(_unfinished)
+
+    async def events(self, montage_id: int) -> list[dict[str, Any]]:
+        """Events of a montage, first to last."""
+        return await self.run(lambda connection: _events(connection, montage_id))
+
+    async def attempts(self, montage_id: int) -> list[dict[str, Any]]:
+        """Attempts of a montage, first to last."""
+        return await self.run(lambda connection: _attempts(connection, montage_id))
+
+    async def counts(self) -> dict[tuple[str, MontageState], int]:
+        """How many montages of each watch are in each state."""
+        return await self.run(
+            lambda connection: {
+                (watch, MontageState(state)): count
+                for watch, state, count in connection.execute(
+                    "SELECT watch, state, count(*) FROM montages GROUP BY watch, state"
+                )
+            }
+        )
+
+    async def oldest_unfinished_at(self) -> float | None:
+        """When the montage that has waited longest was noticed, seconds since 1970 UTC."""
+        query = f"SELECT min(noticed_at) FROM montages WHERE state IN ({_UNFINISHED_STATES})"  # noqa: S608
+        return await self.run(lambda connection: connection.execute(query).fetchone()[0])
+
+    async def known_metafiles(self) -> dict[str, int]:
+        """How many metafiles of each watch the journal knows."""
+        return await self.run(
+            lambda connection: dict(
+                connection.execute("SELECT watch, count(DISTINCT metafile) FROM montages GROUP BY watch")
+            )
+        )
+
+
+# --- the file
+
+
+def connect(path: Path) -> Connection:
+    """A connection to the journal at `path`, made if it is not there, migrated to the present version."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA busy_timeout = 10000")
+        migrate(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def migrate(connection: Connection, path: Path) -> None:
+    """Brings an older journal up to the present version, one version a transaction.
+
+    Raises
+    ------
+    SettingsFault
+        If the journal is of a newer version than this program knows.
+    """
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        raise SettingsFault(
+            "journal.path",
+            f"{path} was written by a newer temwatch (journal version {version}, this one knows {len(MIGRATIONS)})",
+            "run the newer temwatch, or restore a back-up made before the upgrade",
+        )
+    for following, script in enumerate(MIGRATIONS[version:], start=version + 1):
+        # executescript commits what is open, so the transaction stands inside the script.
+        connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {following};\nCOMMIT;")
+
+
+class transaction:  # noqa: N801  reads as a statement
+    """`with transaction(connection)`: all of it is committed, or nothing."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> Connection:
+        self._connection.execute("BEGIN IMMEDIATE")
+        return self._connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._connection.execute("COMMIT")
+        elif self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+
+def _journal_fault(path: Path, error: sqlite3.DatabaseError) -> Fault:
+    if isinstance(error, sqlite3.OperationalError):
+        hint = "see that its directory exists, is writable by the service's user, has free space, and is a local disk"
+        return StorageFault(str(path), f"the journal cannot be used: {error}", hint)
+    if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+        raise error  # our bug, not the file's
+    hint = "move it away together with its -wal and -shm files, restore a back-up, then start again"
+    return SettingsFault("journal.path", f"{path} is not a whole journal: {error}", hint)
+
+
+# --- closures that run on the journal's thread
+
+
+def _montage(row: Sequence[Any]) -> Montage:
+    (
+        montage_id, watch, metafile, digest, size, mtime_ns, inode, acquired, state, failed_in, z, raw, mipmapped,
+        tile_count, findings, fault, waiting_for, attempt, crashes, noticed_at, changed_at, complete_at,
+    ) = row  # fmt: skip
+    return Montage(
+        id=montage_id,
+        watch=watch,
+        metafile=uri_to_path(metafile),
+        digest=digest,
+        identity=(size, mtime_ns, inode),
+        acquired=acquired,
+        state=MontageState(state),
+        failed_in=MontageState(failed_in) if failed_in else None,
+        z=z,
+        raw_stack=raw,
+        mipmapped_stack=mipmapped,
+        tile_count=tile_count,
+        findings=tuple(json.loads(findings)),
+        fault=FaultRecord(**json.loads(fault)) if fault else None,
+        waiting_for=waiting_for,
+        attempt=attempt,
+        crashes=crashes,
+        noticed_at=noticed_at,
+        changed_at=changed_at,
+        complete_at=complete_at,
+    )
+
+
+def _find(connection: Connection, query: str, values: Sequence[object]) -> Montage | None:
+    row = connection.execute(query, values).fetchone()
+    return _montage(row) if row else None
+
+
+def _need(connection: Connection, montage_id: int) -> Montage:
+    montage = _find(connection, _BY_ID, (montage_id,))
+    if montage is None:
+        raise LookupError(f"the journal holds no montage {montage_id}")
+    return montage
+
+
+def _fault_json(fault: Fault | None) -> str | None:
+    if fault is None:
+        return None
+    record = FaultRecord.of(fault)
+    return json.dumps(
+        {"kind": record.kind, "subject": record.subject, "problem": record.problem, "hint": record.hint}
+    )
+
+
+def _notice(connection: Connection, sighting: Sighting, now: float) -> int | None:
+    metafile = path_to_uri(sighting.path)
+    identity = (sighting.size, sighting.mtime_ns, sighting.inode)
+    latest = _find(connection, _LATEST_OF_METAFILE, (metafile,))
+    if latest is None or latest.digest is not None:
+        if latest is not None and latest.identity == identity:
+            return None
+        return _insert(connection, sighting, metafile, now)
+    if latest.identity == identity:
+        return None
+    _set_identity(connection, latest.id, identity)
+    if latest.state in (MontageState.NOTICED, MontageState.FAILED):
+        _record(connection, latest.id, Event.RENOTICED, now, {"found_by": str(sighting.found_by)})
+    return latest.id
+
+
+def _insert(connection: Connection, sighting: Sighting, metafile: str, now: float) -> int:
+    cursor = connection.execute(
+        "INSERT INTO montages (watch, metafile, size, mtime_ns, inode, acquired, state, noticed_at, changed_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            sighting.watch,
+            metafile,
+            sighting.size,
+            sighting.mtime_ns,
+            sighting.inode,
+            metafile.rsplit("/", 1)[1],
+            advance(None, Event.NOTICED),
+            now,
+            now,
+        ),
+    )
+    montage_id = int(cursor.lastrowid or 0)
+    _insert_event(connection, montage_id, Event.NOTICED, MontageState.NOTICED, now, {"found_by": sighting.found_by})
+    return montage_id
+
+
+def _set_identity(connection: Connection, montage_id: int, identity: tuple[int, int, int]) -> None:
+    connection.execute(
+        "UPDATE montages SET size = ?, mtime_ns = ?, inode = ? WHERE id = ?", (*identity, montage_id)
+    )
+
+
+def _insert_event(
+    connection: Connection,
+    montage_id: int,
+    event: Event,
+    state: MontageState,
+    now: float,
+    detail: Mapping[str, object],
+) -> None:
+    connection.execute(
+        "INSERT INTO events (montage_id, at, event, state, detail) VALUES (?, ?, ?, ?, ?)",
+        (montage_id, now, event, state, json.dumps(detail)),
+    )
+
+
+def _record(
+    connection: Connection, montage_id: int, event: Event, now: float, detail: Mapping[str, object]
+) -> Montage:
+    before = _need(connection, montage_id)
+    state = advance(before.state, event, failed_in=before.failed_in)
+    if event is Event.RETRIED:
+        detail = {**detail, "failed_in": before.failed_in}
+    _insert_event(connection, montage_id, event, state, now, detail)
+    if event is not Event.SEEN_AGAIN:
+        connection.execute(
+            "UPDATE montages SET state = ?, changed_at = ?, complete_at = ?, failed_in = ?, fault = NULL,"
+            " waiting_for = NULL, attempt = 0, crashes = 0 WHERE id = ?",
+            (
+                state,
+                now,
+                now if state is MontageState.COMPLETE else None,
+                before.state if state is MontageState.FAILED else None,
+                montage_id,
+            ),
+        )
+    if state is MontageState.MIPMAPPED or event is Event.REPLAYED:
+        connection.execute("DELETE FROM tiles WHERE montage_id = ?", (montage_id,))
+    if state is not MontageState.APPLIED or event is Event.APPLIED:
+        connection.execute("DELETE FROM closings WHERE montage_id = ?", (montage_id,))
+    return _need(connection, montage_id)
+
+
+def _others(connection: Connection, montage: Montage) -> list[Montage]:
+    rows = connection.execute(_OTHERS_OF_METAFILE, (path_to_uri(montage.metafile), montage.id))
+    return [_montage(row) for row in rows.fetchall()]
+
+
+def _supersede(connection: Connection, others: Iterable[Montage], by: int, now: float) -> tuple[int, ...]:
+    chosen = tuple(other.id for other in others if other.state is not MontageState.SUPERSEDED)
+    for montage_id in chosen:
+        _record(connection, montage_id, Event.SUPERSEDED, now, {"by": by})
+    return chosen
+
+
+def _become(connection: Connection, montage: Montage, same: Montage) -> None:
+    """Two rows turn out to be one montage: the older stays, and stands for the file as it was noticed now."""
+    connection.execute("DELETE FROM montages WHERE id = ?", (montage.id,))
+    _set_identity(connection, same.id, montage.identity)
+
+
+def _recognise(connection: Connection, montage_id: int, digest: str, now: float) -> int | None:
+    montage = _need(connection, montage_id)
+    others = _others(connection, montage)
+    same = next((other for other in others if other.digest == digest), None)
+    if same is None or same.state in (MontageState.FAILED, MontageState.SUPERSEDED):
+        return None
+    _become(connection, montage, same)
+    _supersede(connection, (other for other in others if other is not same), same.id, now)
+    _record(connection, same.id, Event.SEEN_AGAIN, now, {})
+    return same.id
+
+
+def _fail(connection: Connection, montage_id: int, fault: Fault, digest: str | None, now: float) -> Montage:
+    montage = _need(connection, montage_id)
+    same = next((other for other in _others(connection, montage) if digest and other.digest == digest), None)
+    if same is not None and same.state is MontageState.FAILED:
+        _become(connection, montage, same)
+        _record(connection, same.id, Event.RENOTICED, now, {})
+        montage_id = same.id
+    attempt = _need(connection, montage_id).attempt
+    record = json.loads(_fault_json(fault) or "{}")
+    _record(connection, montage_id, Event.FAILED, now, {"fault": record, "attempt": attempt})
+    connection.execute(
+        "UPDATE montages SET fault = ?, attempt = ? WHERE id = ?", (json.dumps(record), attempt, montage_id)
+    )
+    if digest is not None:
+        # Only where no other row holds this content: the identity is (metafile, digest).
+        connection.execute("UPDATE OR IGNORE montages SET digest = ? WHERE id = ?", (digest, montage_id))
+    return _need(connection, montage_id)
+
+
+def _settle(connection: Connection, montage_id: int, settled: Settled, now: float) -> Settling:
+    montage = _need(connection, montage_id)
+    others = _others(connection, montage)
+    same = next((other for other in others if other.digest == settled.digest), None)
+    kept = same.id if same else montage_id
+    superseded = _supersede(connection, (other for other in others if other is not same), kept, now)
+    event, detail = Event.SETTLED, {"tiles": len(settled.tile_ids), "z": settled.z}
+    if same is not None:
+        # The path holds again what had failed or been superseded: that montage is done anew.
+        _become(connection, montage, same)
+        event, detail = Event.REPLAYED, {**detail, "reason": "the metafile holds this content again"}
+    _store_settled(connection, kept, settled)
+    _record(connection, kept, event, now, detail)
+    return Settling(kept, superseded)
+
+
+def _store_settled(connection: Connection, montage_id: int, settled: Settled) -> None:
+    connection.execute(
+        "UPDATE montages SET digest = ?, z = ?, raw_stack = ?, mipmapped_stack = ?, tile_count = ?, tile_ids = ?,"
+        " findings = ? WHERE id = ?",
+        (
+            settled.digest,
+            settled.z,
+            settled.raw_stack,
+            settled.mipmapped_stack,
+            len(settled.tile_ids),
+            zlib.compress("\n".join(settled.tile_ids).encode()),
+            json.dumps(settled.findings),
+            montage_id,
+        ),
+    )
+
+
+def _begin_attempt(connection: Connection, montage_id: int, step: Step, now: float) -> int:
+    connection.execute("UPDATE montages SET attempt = attempt + 1 WHERE id = ?", (montage_id,))
+    cursor = connection.execute(
+        "INSERT INTO attempts (montage_id, step, started_at) VALUES (?, ?, ?)", (montage_id, step, now)
+    )
+    return int(cursor.lastrowid or 0)
+
+
+def _end_attempt(connection: Connection, attempt_id: int, outcome: Outcome, fault: Fault | None, now: float) -> None:
+    connection.execute(
+        "UPDATE attempts SET ended_at = ?, outcome = ?, fault = ? WHERE id = ?",
+        (now, outcome, _fault_json(fault), attempt_id),
+    )
+    if outcome is not Outcome.DONE:  # after DONE the event has already set the montage's columns
+        connection.execute(
+            "UPDATE montages SET fault = coalesce(?, fault), crashes = 0"
+            " WHERE id = (SELECT montage_id FROM attempts WHERE id = ?)",
+            (_fault_json(fault), attempt_id),
+        )
+
+
+def _count_crashes(connection: Connection, now: float) -> int:
+    crashed = [row[0] for row in connection.execute(_CRASHED_ATTEMPTS).fetchall()]
+    connection.executemany(
+        "UPDATE montages SET crashes = crashes + 1, attempt = max(0, attempt - 1) WHERE id = ?",
+        [(montage_id,) for montage_id in crashed],
+    )
+    connection.execute(
+        "UPDATE attempts SET ended_at = ?, outcome = ? WHERE ended_at IS NULL", (now, Outcome.CRASHED)
+    )
+    return len(crashed)
+
+
+def _record_tiles(connection: Connection, montage_id: int, tile_ids: Sequence[str], now: float) -> None:
+    connection.executemany(
+        "INSERT OR IGNORE INTO tiles (montage_id, tile_id, made_at) VALUES (?, ?, ?)",
+        [(montage_id, tile_id, now) for tile_id in tile_ids],
+    )
+    # Progress: whatever ended the process before, it was not this montage's doing alone.
+    connection.execute("UPDATE montages SET crashes = 0 WHERE id = ? AND crashes > 0", (montage_id,))
+
+
+def _tile_ids(connection: Connection, where: str, values: Sequence[object]) -> frozenset[str]:
+    rows = connection.execute(
+        f"SELECT tile_ids FROM montages WHERE {where} AND tile_ids IS NOT NULL",  # noqa: S608  constant text
+        values,
+    )
+    return frozenset(tile_id for (packed,) in rows for tile_id in zlib.decompress(packed).decode().split("\n"))
+
+
+def _superseded_tile_ids(connection: Connection, montage: Montage) -> frozenset[str]:
+    metafile = path_to_uri(montage.metafile)
+    former = _tile_ids(connection, "metafile = ? AND id <> ?", (metafile, montage.id))
+    return former - _tile_ids(connection, "id = ?", (montage.id,))
+
+
+def _record_closing(connection: Connection, stack: str, montage_ids: Sequence[int], now: float) -> tuple[int, ...]:
+    complete = []
+    for montage_id in montage_ids:
+        montage = _find(connection, _BY_ID, (montage_id,))
+        if montage is None or montage.state is not MontageState.APPLIED:
+            continue  # superseded or replayed while the stack was closing
+        connection.execute("INSERT OR IGNORE INTO closings VALUES (?, ?, ?)", (montage_id, stack, now))
+        rows = connection.execute("SELECT stack FROM closings WHERE montage_id = ?", (montage_id,))
+        if {row[0] for row in rows} >= set(montage.stacks):
+            _record(connection, montage_id, Event.COMPLETED, now, {})
+            complete.append(montage_id)
+    return tuple(complete)
+
+
+def _select(
+    connection: Connection,
+    *,
+    states: Iterable[MontageState] | None,
+    z: float | None,
+    stack: str | None,
+    limit: int,
+    newest: bool,
+) -> list[Montage]:
+    where, values = ["1"], list[object]()
+    if states is not None:
+        chosen = list(states)
+        where.append(f"state IN ({', '.join('?' * len(chosen))})")
+        values += chosen
+    if z is not None:
+        where.append("z = ?")
+        values.append(z)
+    if stack is not None:
+        where.append("(raw_stack = ? OR mipmapped_stack = ?)")
+        values += [stack, stack]
+    order = "id DESC" if newest else "acquired, id"
+    query = f"SELECT {_COLUMNS} FROM montages WHERE {' AND '.join(where)} ORDER BY {order} LIMIT ?"  # noqa: S608
+    return [_montage(row) for row in connection.execute(query, (*values, limit))]
+
+
+def _unfinished(connection: Connection) -> list[tuple[int, str, MontageState, str]]:
+    query = f"SELECT id, acquired, state, watch FROM montages WHERE state IN ({_UNFINISHED_STATES})"  # noqa: S608
+    return [(row[0], row[1], MontageState(row[2]), row[3]) for row in connection.execute(query)]
+
+
+def _events(connection: Connection, montage_id: int) -> list[dict[str, Any]]:
+    rows = connection.execute(
+        "SELECT at, event, state, detail FROM events WHERE montage_id = ? ORDER BY id", (montage_id,)
+    )
+    return [{"at": at, "event": event, "state": state, "detail": json.loads(detail)} for at, event, state, detail in rows]
+
+
+def _attempts(connection: Connection, montage_id: int) -> list[dict[str, Any]]:
+    rows = connection.execute(
+        "SELECT step, started_at, ended_at, outcome, fault FROM attempts WHERE montage_id = ? ORDER BY id",
+        (montage_id,),
+    )
+    return [
+        {
+            "step": step,
+            "started_at": started_at,
+            "ended_at": ended_at,
+            "outcome": outcome,
+            "fault": json.loads(fault) if fault else None,
+        }
+        for step, started_at, ended_at, outcome, fault in rows
+    ]

@@ -1,0 +1,85 @@
+"""Which montages may start their next step now: in order of acquisition, within limits, not before their time. Pure."""
+
+import heapq
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from daemon.states import Step
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Ticket:
+    """A step that a montage waits for."""
+
+    acquired: str
+    """Sorts by acquisition time."""
+    montage_id: int
+    step: Step = field(compare=False)
+    watch: str = field(compare=False)
+
+
+class Schedule:
+    """Tickets waiting, delayed and taken. A montage has at most one.
+
+    Parameters
+    ----------
+    limits : how many montages may be in each step at once.
+    """
+
+    def __init__(self, limits: Mapping[Step, int]) -> None:
+        self._limits = limits
+        self._ready: dict[Step, list[Ticket]] = {step: [] for step in limits}
+        self._delayed: list[tuple[float, Ticket]] = []
+        self._taken: dict[int, Ticket] = {}
+        self._known: dict[int, Ticket] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __contains__(self, montage_id: int) -> bool:
+        return montage_id in self._known
+
+    def add(self, ticket: Ticket, not_before: float = 0.0) -> None:
+        """Puts a ticket in line, in place of any that its montage had there."""
+        self.remove(ticket.montage_id)
+        self._known[ticket.montage_id] = ticket
+        heapq.heappush(self._delayed, (not_before, ticket))
+
+    def hasten(self, montage_id: int) -> None:
+        """Ends a montage's delay."""
+        ticket = self._known.get(montage_id)
+        if ticket is not None and montage_id not in self._taken:
+            self.add(ticket)
+
+    def remove(self, montage_id: int) -> None:
+        """Takes a montage out, wherever it stands. Entries left in the heaps are passed over when they come up."""
+        self._known.pop(montage_id, None)
+        self._taken.pop(montage_id, None)
+
+    def take(self, now: float, may_start: Callable[[Ticket], bool]) -> list[Ticket]:
+        """Tickets that start now; each counts against its step's limit until it is removed or added again."""
+        while self._delayed and self._delayed[0][0] <= now:
+            ticket = heapq.heappop(self._delayed)[1]
+            if self._known.get(ticket.montage_id) is ticket:
+                heapq.heappush(self._ready[ticket.step], ticket)
+        return [ticket for step in self._ready for ticket in self._take_step(step, may_start)]
+
+    def _take_step(self, step: Step, may_start: Callable[[Ticket], bool]) -> list[Ticket]:
+        room = self._limits[step] - sum(ticket.step is step for ticket in self._taken.values())
+        started: list[Ticket] = []
+        passed_over: list[Ticket] = []
+        while self._ready[step] and len(started) < room:
+            ticket = heapq.heappop(self._ready[step])
+            if self._known.get(ticket.montage_id) is not ticket:
+                continue
+            (started if may_start(ticket) else passed_over).append(ticket)
+        for ticket in passed_over:
+            heapq.heappush(self._ready[step], ticket)
+        self._taken.update((ticket.montage_id, ticket) for ticket in started)
+        return started
+
+    def next_time(self) -> float | None:
+        """When the first delayed ticket becomes ready; None if there is none."""
+        while self._delayed and self._known.get(self._delayed[0][1].montage_id) is not self._delayed[0][1]:
+            heapq.heappop(self._delayed)
+        return self._delayed[0][0] if self._delayed else None
