@@ -10,7 +10,10 @@ Fault
 |-- WorkerFault           a worker process died or hung
 |-- SettingsFault         a setting that cannot be obeyed
 `-- RenderFault           render-ws ...
-    |-- RenderUnavailable   ... cannot be reached, or answers 502, 503, 504
+    |-- RenderUnavailable   ... cannot be reached, or a proxy answers for it
+    |   |-- AnswerLate        ... not in time: it may still be at work
+    |   `-- AnswerLost        ... never: the connection broke after the request had gone out
+    |-- RenderBroken        ... fails inside, or answers with something unreadable
     |-- RenderRefused       ... refuses what it was sent
     |-- StackMissing        ... has no such stack
     |-- StackNotLoading     ... has the stack in another state than LOADING
@@ -107,6 +110,20 @@ class RenderUnavailable(RenderFault):
     """render-ws cannot be reached or answers for its proxy."""
 
     waiting_helps = Waiting.ALWAYS
+
+
+class AnswerLate(RenderUnavailable):
+    """No answer in time. Giving up does not stop render-ws: what was asked may be done, or be done later."""
+
+
+class AnswerLost(RenderUnavailable):
+    """The connection broke after the request had gone out: whether it was obeyed has to be looked up."""
+
+
+class RenderBroken(RenderFault):
+    """render-ws fails inside (a 500 that is no word about a state), or its answer cannot be read."""
+
+    waiting_helps = Waiting.LIMITED
 
 
 class RenderRefused(RenderFault):

@@ -1,0 +1,312 @@
+"""The apply step: mipmap levels of one montage's tiles into a stack, by rewriting the tiles or by a path builder.
+
+Tiles are edited as JSON, only this montage's, only their mipmap levels; what is not understood here survives.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from handlers.errors import ReadBackDiffers, RenderRefused
+from handlers.render import PathBuilder, RenderClient, ResolvedTiles, StackId
+from handlers.rendernames import format_z
+from handlers.resolvedtiles import MOST_TILES, Json, canonical_url, differences, shared_transforms, some, without_nulls
+
+Levels = Mapping[int, tuple[str, str | None]]
+"""Mipmap level, from 1, to the URLs of its image and of its mask, if it has one."""
+
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
+_MOST_DIFFERENCES = 5
+"""Named in a fault; the others are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyReport:
+    """Mipmap levels that a stack shows, read back and compared."""
+
+    source: StackId
+    target: StackId
+    z: float
+    tile_count: int
+    """Tiles of this montage."""
+    level_count: int
+    """Levels above 0 that those tiles have now, over all tiles."""
+    mask_count: int
+    """Of these, levels with a mask."""
+    request_count: int
+    """Uploads of tiles that it took; 0 where the path builder alone was set."""
+    tiles_with_own_levels: tuple[str, ...] = ()
+    """By path builder: tiles that name levels above 0 themselves, which go before what the builder derives."""
+
+
+async def apply_mipmaps(
+    client: RenderClient,
+    source: StackId,
+    target: StackId,
+    z: float,
+    levels_by_tile: Mapping[str, Levels],
+    *,
+    most_tiles: int = MOST_TILES,
+) -> ApplyReport:
+    """Take a montage's tiles from the source, set their mipmap levels, put them into the target, read back, compare.
+
+    The levels above 0 become exactly the given ones; levels of an earlier run are gone. Level 0, bounds, transforms,
+    references and unknown fields stay as found. Source and target may be the same stack.
+
+    Parameters
+    ----------
+    levels_by_tile : for each tile of the montage its levels; the files must be in place, as render-ws will read them.
+
+    Raises
+    ------
+    ReadBackDiffers
+        If the source lacks tiles of the montage, or the target shows something else than was put.
+    RenderRefused
+        If a tile cannot take the levels: no level 0, several channels, a mask that would be lost, a URL that is none.
+    StackNotLoading
+        If the target is closed; reopen it and apply again.
+    """
+    check_levels(str(source), levels_by_tile)
+    found = await _layer(client, source, z)
+    specs = _montage(source, z, found, levels_by_tile)
+    edited = [with_levels(spec, levels_by_tile[spec["tileId"]]) for spec in specs]
+    request_count = await _put_and_compare(client, target, z, edited, found.transform_id_to_spec_map, most_tiles)
+    urls = [url for levels in levels_by_tile.values() for url in levels.values()]
+    masks = sum(mask is not None for _, mask in urls)
+    return ApplyReport(source, target, z, len(edited), len(urls), masks, request_count)
+
+
+async def apply_path_builder(
+    client: RenderClient,
+    source: StackId,
+    target: StackId,
+    z: float,
+    levels_by_tile: Mapping[str, Levels],
+    builder: PathBuilder,
+    *,
+    most_tiles: int = MOST_TILES,
+) -> ApplyReport:
+    """Set the target's path builder, so that render-ws derives the given levels of a montage's tiles itself.
+
+    On a second stack the tiles are put first, as found in the source. A builder that is there already is kept if it
+    has the same root and extension; its level count is only ever raised.
+
+    Parameters
+    ----------
+    levels_by_tile : as for `apply_mipmaps`: every URL must be the one that the builder derives.
+    builder : what to set.
+
+    Raises
+    ------
+    RenderRefused
+        If the stack has another builder, or the builder would derive another file than was made.
+    ReadBackDiffers
+        If the source lacks tiles, or the target shows another builder or other tiles than were put.
+    """
+    check_levels(str(source), levels_by_tile)
+    found = await _layer(client, source, z)
+    specs = _montage(source, z, found, levels_by_tile)
+    _check_derived(target, specs, levels_by_tile, builder)
+    merged = merged_builder(str(target), await client.path_builder(target), builder)
+    request_count = 0
+    if target != source:
+        request_count = await _put_and_compare(client, target, z, specs, found.transform_id_to_spec_map, most_tiles)
+    await _set_builder(client, target, merged)
+    urls = [url for levels in levels_by_tile.values() for url in levels.values()]
+    own = tuple(str(spec["tileId"]) for spec in specs if len(spec.get("mipmapLevels") or {}) > 1)
+    masks = sum(mask is not None for _, mask in urls)
+    return ApplyReport(source, target, z, len(specs), len(urls), masks, request_count, own)
+
+
+def check_levels(subject: str, levels_by_tile: Mapping[str, Levels]) -> None:
+    """Refuse levels that are none: below 1, or at a URL that is no absolute URI. Raises RenderRefused."""
+    for tile_id, levels in levels_by_tile.items():
+        tile = f"{subject} tile '{tile_id}'"
+        if not levels or min(levels) < 1:
+            raise RenderRefused(tile, f"was given mipmap levels {sorted(levels)}", "give levels from 1")
+        for image, mask in levels.values():
+            for url in (image, mask):
+                if url is not None and not _URI.fullmatch(url):
+                    raise RenderRefused(tile, f"was given '{url}', which is no URI", "percent-encode it, with a scheme")
+
+
+def with_levels(spec: Json, levels: Levels) -> dict[str, Any]:
+    """The spec with its levels above 0 replaced, level 0 as it is: top-level ones, or those of its only channel.
+
+    With channels render-ws ignores the top-level levels. Of several channels it cannot be known whose image the levels
+    were made of.
+
+    Raises
+    ------
+    RenderRefused
+        If it has no level 0, several channels, or a mask at level 0 and a level without one: render-ws would show what
+        the mask hides as soon as the view is zoomed out.
+    """
+    channels = spec.get("channels") or []
+    if not channels:
+        return {**spec, "mipmapLevels": _replaced(spec, spec, levels)}
+    own = _level_0(spec)
+    of_channel = _level_0(channels[0])
+    if len(channels) > 1 or (own and of_channel and not _same_image(own, of_channel)):
+        raise RenderRefused(
+            f"tile '{spec.get('tileId')}'",
+            f"has {len(channels)} channels, and nothing says of which the mipmap levels were made",
+            "apply mipmaps to tiles with one image each",
+        )
+    return {**spec, "channels": [{**channels[0], "mipmapLevels": _replaced(spec, channels[0], levels)}]}
+
+
+def _replaced(spec: Json, holder: Json, levels: Levels) -> dict[str, Any]:
+    level_0 = _level_0(holder)
+    if not level_0 or not level_0.get("imageUrl"):
+        raise RenderRefused(
+            f"tile '{spec.get('tileId')}'", "has no image at mipmap level 0", "ingest the montage again"
+        )
+    unmasked = [level for level, (_, mask) in sorted(levels.items()) if mask is None]
+    if level_0.get("maskUrl") and unmasked:
+        raise RenderRefused(
+            f"tile '{spec.get('tileId')}'",
+            f"has a mask, and mipmap levels {unmasked} were made without it",
+            "make mipmaps of the mask, too",
+        )
+    return {"0": level_0} | {str(level): _entry(*urls) for level, urls in sorted(levels.items())}
+
+
+def _level_0(holder: Json) -> dict[str, Any] | None:
+    entry = (holder.get("mipmapLevels") or {}).get("0")
+    return dict(entry) if entry else None
+
+
+def _entry(image: str, mask: str | None) -> dict[str, str]:
+    return {"imageUrl": image} if mask is None else {"imageUrl": image, "maskUrl": mask}
+
+
+def _same_image(one: Json, other: Json) -> bool:
+    return canonical_url(str(one.get("imageUrl"))) == canonical_url(str(other.get("imageUrl")))
+
+
+def merged_builder(subject: str, there: PathBuilder | None, wanted: PathBuilder) -> PathBuilder:
+    """The builder to set on a stack: the wanted one, or the one there with its level count raised.
+
+    Raises RenderRefused if the one there derives other names: levels that other tiles rely on would be lost.
+    """
+    wanted = wanted.normalized()
+    if there is None:
+        return wanted
+    there = there.normalized()
+    rule, wanted_rule = (
+        (canonical_url(builder.root_path), builder.extension, builder.image_mipmap_pattern_string)
+        for builder in (there, wanted)
+    )
+    if rule != wanted_rule:
+        raise RenderRefused(
+            subject,
+            f"has a path builder for {there.root_path} and {there.extension}, not for {wanted.root_path} and "
+            f"{wanted.extension}",
+            "write mipmaps to that root in that format, or use another stack, or apply to tiles",
+        )
+    return there.model_copy(update={"number_of_levels": max(there.number_of_levels, wanted.number_of_levels)})
+
+
+async def _set_builder(client: RenderClient, target: StackId, builder: PathBuilder) -> None:
+    await client.put_path_builder(target, builder)
+    shown = await client.path_builder(target)
+    if shown is None or shown.normalized() != builder:
+        raise ReadBackDiffers(
+            str(target),
+            f"was given {builder.to_json()} as path builder, and shows {shown and shown.to_json()}",
+            "another client changed the stack at the same moment",
+        )
+
+
+def _check_derived(
+    target: StackId, specs: Collection[Json], levels_by_tile: Mapping[str, Levels], builder: PathBuilder
+) -> None:
+    """Refuse a builder that would name other files than were made."""
+    for spec in specs:
+        level_0 = _level_0(spec)
+        if spec.get("channels") or not level_0:
+            raise RenderRefused(
+                f"{target} tile '{spec['tileId']}'", "has channels, or no level 0, to derive names from"
+            )
+        for level, (image, mask) in levels_by_tile[spec["tileId"]].items():
+            made = {"imageUrl": image} | ({"maskUrl": mask} if mask else {})
+            for key in ("imageUrl", "maskUrl"):
+                if key in level_0 or key in made:
+                    _check_name(f"{target} tile '{spec['tileId']}'", builder, level, level_0.get(key), made.get(key))
+
+
+def _check_name(subject: str, builder: PathBuilder, level: int, source: str | None, made: str | None) -> None:
+    derived = builder.derived_path(source, level) if source else None
+    if derived is None or made is None or canonical_url(derived) != canonical_url(made):
+        raise RenderRefused(
+            subject,
+            f"has level {level} at {made}, where the path builder derives {derived}",
+            "apply to tiles, or write mipmaps where the builder looks",
+        )
+    if level > builder.number_of_levels:
+        raise RenderRefused(subject, f"has a level {level}, the path builder ends at {builder.number_of_levels}")
+
+
+async def _layer(client: RenderClient, stack: StackId, z: float) -> ResolvedTiles:
+    found = await client.resolved_tiles(stack, z)
+    if found is None:
+        raise ReadBackDiffers(f"{stack} z {format_z(z)}", "has no tiles", "ingest the montage again, or see its z")
+    return found
+
+
+def _montage(stack: StackId, z: float, found: ResolvedTiles, wanted: Collection[str]) -> list[dict[str, Any]]:
+    subject = f"{stack} z {format_z(z)}"
+    if not wanted:
+        raise RenderRefused(subject, "was given no tiles to apply mipmaps to")
+    tiles = _by_id(found)
+    missing = [tile_id for tile_id in wanted if tile_id not in tiles]
+    if missing:
+        raise ReadBackDiffers(
+            subject,
+            f"{len(missing)} of {len(wanted)} tiles of the montage are not there: {some(missing)}",
+            "ingest the montage again",
+        )
+    return [tiles[tile_id] for tile_id in wanted]
+
+
+def _by_id(found: ResolvedTiles) -> dict[str, dict[str, Any]]:
+    return {spec["tileId"]: spec for spec in found.tile_id_to_spec_map.values() if "tileId" in spec}
+
+
+async def _put_and_compare(
+    client: RenderClient,
+    target: StackId,
+    z: float,
+    specs: list[dict[str, Any]],
+    transforms: Mapping[str, Json],
+    most_tiles: int,
+) -> int:
+    """Put the specs with the transforms they need, and see that the stack shows them; the number of requests."""
+    needed = shared_transforms(specs, transforms)
+    has_bounds = all(spec.get(side) is not None for spec in specs for side in ("minX", "minY", "maxX", "maxY"))
+    count = await client.put_tiles(target, z, specs, needed, derive=not has_bounds, most_tiles=most_tiles)
+    shown = await _layer(client, target, z)
+    _compare(f"{target} z {format_z(z)}", specs, needed, shown)
+    return count
+
+
+def _compare(subject: str, specs: Collection[Json], transforms: Mapping[str, Json], shown: ResolvedTiles) -> None:
+    tiles = _by_id(shown)
+    pairs = [(f"tile '{spec['tileId']}'", spec, tiles.get(spec["tileId"])) for spec in specs]
+    pairs += [
+        (f"transform '{name}'", spec, shown.transform_id_to_spec_map.get(name)) for name, spec in transforms.items()
+    ]
+    found = [line for name, sent, there in pairs for line in _differences(name, sent, there)]
+    if found:
+        more = f" and {len(found) - _MOST_DIFFERENCES} more" if len(found) > _MOST_DIFFERENCES else ""
+        raise ReadBackDiffers(
+            subject,
+            f"shows other tiles than were put: {'; '.join(found[:_MOST_DIFFERENCES])}{more}",
+            "another client writes the same tiles",
+        )
+
+
+def _differences(name: str, sent: Json, there: Json | None) -> list[str]:
+    return [f"{name}: not shown"] if there is None else list(differences(without_nulls(sent), there, name))

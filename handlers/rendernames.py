@@ -1,0 +1,169 @@
+"""What may stand in a render-ws URL: stack names, z values, tile ids, times. Pure; checked before the first request."""
+
+import math
+import re
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from urllib.parse import quote, urlsplit
+
+from handlers.errors import RenderRefused, SettingsFault
+
+MOST_NAME_CHARACTERS = 96
+"""Owner, project and stack together: render-ws joins them to a collection name of at most 111 characters."""
+
+_NAME = re.compile(r"[A-Za-z0-9]+(?:_[A-Za-z0-9]+)*")
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class StackId:
+    """The full name of a stack. Making one checks it by render-ws's rules, so that no request carries a bad name.
+
+    Raises
+    ------
+    RenderRefused
+        If a part is not a legal name, or the three together are too long.
+
+    Source: render `CollectionNameUtil.validateValue`, `StackId`.
+    """
+
+    owner: str
+    project: str
+    stack: str
+
+    def __post_init__(self) -> None:
+        for kind, name in (("owner", self.owner), ("project", self.project), ("stack", self.stack)):
+            check_name(kind, name)
+        length = len(self.owner) + len(self.project) + len(self.stack)
+        if length > MOST_NAME_CHARACTERS:
+            raise RenderRefused(
+                str(self),
+                f"owner, project and stack have {length} characters together, render-ws takes {MOST_NAME_CHARACTERS}",
+                "shorten one of the three names",
+            )
+
+    def __str__(self) -> str:
+        return f"{self.owner}/{self.project}/{self.stack}"
+
+    @property
+    def path(self) -> str:
+        """The stack's part of a URL, after `/v1`."""
+        return f"/owner/{self.owner}/project/{self.project}/stack/{self.stack}"
+
+
+def check_name(kind: str, name: str) -> None:
+    """Refuse a name of a stack, project or owner that render-ws would refuse.
+
+    Legal are runs of ASCII letters and digits, joined by single underscores. Raises RenderRefused.
+    """
+    if not _NAME.fullmatch(name):
+        raise RenderRefused(
+            f"{kind} '{name}'",
+            "is no name for render-ws",
+            "use letters and digits, joined by single underscores",
+        )
+
+
+def legal_name(text: str) -> str:
+    """The text with every run of other characters made one underscore.
+
+    Raises RenderRefused if nothing is left of it.
+
+    >>> legal_name("AIBS-17797.R1__raw")
+    'AIBS_17797_R1_raw'
+    """
+    name = _NOT_IN_NAMES.sub("_", text).strip("_")
+    if not name:
+        raise RenderRefused(
+            f"stack name '{text}'", "has no letter or digit", "give the stack a name that render-ws takes"
+        )
+    return name
+
+
+def legal_stack_name(template: str, fields: Mapping[str, object]) -> str:
+    """The template with header fields filled in, made legal for render-ws.
+
+    Raises
+    ------
+    SettingsFault
+        If the template names something that is no field.
+    RenderRefused
+        If a field it names has no value here, or nothing legal is left.
+
+    >>> legal_stack_name("{specimen_id}_raw", {"specimen_id": "17797-1R"})
+    '17797_1R_raw'
+    """
+    return legal_name("".join(_template_parts(template, fields)))
+
+
+def _template_parts(template: str, fields: Mapping[str, object]) -> list[str]:
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise SettingsFault(template, f"is no stack name template: {error}", "write fields as {specimen_id}") from None
+    filled = []
+    for literal, field, spec, conversion in parts:
+        filled.append(literal)
+        if field is None:
+            continue
+        if field not in fields or spec or conversion:
+            known = ", ".join(sorted(fields))
+            raise SettingsFault(template, f"has no plain field in {{{field}}}", f"use one of {known}")
+        value = fields[field]
+        if value is None or not str(value).strip():
+            raise RenderRefused(template, f"the metafile's header has no {field} to name the stack by", "")
+        filled.append(str(value))
+    return filled
+
+
+def format_z(z: float) -> str:
+    """z as Java writes a double, which is how render-ws and the field's tools spell it.
+
+    >>> format_z(1050), format_z(5.5), format_z(-0.0)
+    ('1050.0', '5.5', '0.0')
+    """
+    value = float(z)
+    if not math.isfinite(value):
+        raise RenderRefused(f"z {z}", "is not a finite number")
+    return repr(value + 0.0)
+
+
+def tile_segment(tile_id: str) -> str:
+    """The tile id, percent-encoded for one segment of a path.
+
+    Raises RenderRefused for ids that no segment can carry: Jetty refuses an encoded slash, and dots name directories.
+
+    >>> tile_segment("a;b 1.1050.0")
+    'a%3Bb%201.1050.0'
+    """
+    if tile_id in ("", ".", "..") or "/" in tile_id:
+        raise RenderRefused(
+            f"tile '{tile_id}'", "has an id that no render-ws URL can carry", "choose a tile_id template without '/'"
+        )
+    return quote(tile_id, safe="")
+
+
+def create_timestamp(moment: datetime) -> str:
+    """The moment in UTC with exactly three decimals of a second.
+
+    render-ws takes six decimals for that many milliseconds, and refuses none at all or `+00:00`.
+
+    >>> create_timestamp(datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC))
+    '2024-05-06T07:08:09.123Z'
+    """
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def checked_base_url(url: str) -> str:
+    """The URL of the service without a slash at its end, as in `http://render:8080/render-ws/v1`.
+
+    Raises SettingsFault if it is no http URL, or carries a query.
+    """
+    parts = urlsplit(url.strip())
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise SettingsFault(
+            "render.url", f"'{url}' is no address of a render-ws", "write it as in http://render:8080/render-ws/v1"
+        )
+    return url.strip().rstrip("/")

@@ -1,0 +1,207 @@
+"""Tile specs and shared transforms as render-ws carries them (resolvedTiles): what refers to what, uploads, comparison.
+
+Works on the JSON itself: a round trip through a model of ours would lose what we do not know. Pure.
+"""
+
+import json
+import posixpath
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote
+
+from handlers.errors import RenderRefused
+from handlers.rendernames import tile_segment
+
+Json = Mapping[str, Any]
+
+MOST_TILES = 5_000
+"""Tiles of one upload."""
+MOST_BYTES = 10_000_000
+"""Bytes of one upload, shared transforms included; a single tile may exceed it."""
+
+
+def tile_ids(specs: Iterable[Json]) -> tuple[str, ...]:
+    """The ids of the specs, in order. Raises RenderRefused for a spec without one, or an id that no URL can carry."""
+    ids = []
+    for spec in specs:
+        tile_id = spec.get("tileId")
+        if not isinstance(tile_id, str):
+            raise RenderRefused("tile spec", "has no tileId")
+        tile_segment(tile_id)
+        ids.append(tile_id)
+    return tuple(ids)
+
+
+def some(names: Collection[str], most: int = 5) -> str:
+    """The first few names in order, and how many more there are.
+
+    >>> some(["b", "a", "c"], most=2)
+    'a, b and 1 more'
+    """
+    first = ", ".join(sorted(names)[:most])
+    return first if len(names) <= most else f"{first} and {len(names) - most} more"
+
+
+def check_upload(subject: str, z: float, specs: Sequence[Json]) -> None:
+    """Refuse what render-ws would refuse, or take and lose: no tiles, another z, one id twice.
+
+    Raises RenderRefused.
+    """
+    if not specs:
+        raise RenderRefused(subject, "was given no tiles to put")
+    ids = tile_ids(specs)
+    twice = [tile_id for tile_id, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise RenderRefused(subject, f"was given tile ids twice: {some(twice)}")
+    elsewhere = [tile_id for tile_id, spec in zip(ids, specs, strict=True) if spec.get("z") != z]
+    if elsewhere:
+        raise RenderRefused(subject, f"was given tiles of another z than {z}: {some(elsewhere)}")
+
+
+def references(spec: Any) -> Iterator[str]:
+    """Ids of shared transforms that a transform spec refers to: itself, in its list, or at the ends of a blend."""
+    if not isinstance(spec, Mapping):
+        return
+    if spec.get("type") == "ref":
+        yield spec["refId"]
+    for inner in (*(spec.get("specList") or ()), spec.get("a"), spec.get("b")):
+        yield from references(inner)
+
+
+def referenced(tile_id: str, spec: Json, transforms: Mapping[str, Json]) -> tuple[str, ...]:
+    """Ids of all shared transforms that a tile needs, in the order in which they are met; those they need, too.
+
+    Raises RenderRefused if one is not among the transforms.
+    """
+    found: dict[str, None] = {}
+    ahead = list(references(spec.get("transforms")))
+    while ahead:
+        name = ahead.pop(0)
+        if name in found:
+            continue
+        if name not in transforms:
+            raise RenderRefused(f"tile '{tile_id}'", f"refers to shared transform '{name}', which is not there")
+        found[name] = None
+        ahead.extend(references(transforms[name]))
+    return tuple(found)
+
+
+def shared_transforms(specs: Sequence[Json], transforms: Mapping[str, Json]) -> dict[str, Json]:
+    """Those of the transforms that the tiles need."""
+    ids = tile_ids(specs)
+    needed = {name for tile_id, spec in zip(ids, specs, strict=True) for name in referenced(tile_id, spec, transforms)}
+    return {name: spec for name, spec in transforms.items() if name in needed}
+
+
+def upload_bodies(
+    specs: Sequence[Json], transforms: Mapping[str, Json], most_tiles: int = MOST_TILES, most_bytes: int = MOST_BYTES
+) -> list[bytes]:
+    """Bodies of the requests that put these tiles, each with every shared transform that its tiles need.
+
+    render-ws does not look into its database for transforms that an upload leaves out.
+    """
+    texts = {name: _encoded(name, spec) for name, spec in transforms.items()}
+    bodies: list[bytes] = []
+    chunk: dict[str, bytes] = {}
+    names: dict[str, bytes] = {}
+    size = 0
+    for tile_id, spec in zip(tile_ids(specs), specs, strict=True):
+        text = _encoded(tile_id, spec)
+        needed = {name: texts[name] for name in referenced(tile_id, spec, transforms)}
+        cost = _size({tile_id: text}) + _size({name: text for name, text in needed.items() if name not in names})
+        if chunk and (len(chunk) >= most_tiles or size + cost > most_bytes):
+            bodies.append(_body(chunk, names))
+            chunk, names, size = {}, {}, 0
+            cost = _size({tile_id: text}) + _size(needed)
+        chunk[tile_id] = text
+        names |= needed
+        size += cost
+    return [*bodies, _body(chunk, names)]
+
+
+def _encoded(subject: str, spec: Json) -> bytes:
+    try:
+        return json.dumps(without_nulls(spec), allow_nan=False, separators=(",", ":")).encode()
+    except ValueError as error:
+        raise RenderRefused(f"'{subject}'", f"cannot be written as JSON: {error}") from None
+
+
+def _size(members: Mapping[str, bytes]) -> int:
+    return sum(len(name) + len(text) + 4 for name, text in members.items())
+
+
+def _body(tiles: Mapping[str, bytes], transforms: Mapping[str, bytes]) -> bytes:
+    return b'{"transformIdToSpecMap":{%b},"tileIdToSpecMap":{%b}}' % (_members(transforms), _members(tiles))
+
+
+def _members(members: Mapping[str, bytes]) -> bytes:
+    return b",".join(json.dumps(name).encode() + b":" + text for name, text in members.items())
+
+
+def without_nulls(value: Any) -> Any:
+    """The value without members that are null: render-ws reads some nulls as zero, and trips over others."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(member) for key, member in value.items() if member is not None}
+    if isinstance(value, list | tuple):
+        return [without_nulls(member) for member in value]
+    return value
+
+
+_URLS = ("imageUrl", "maskUrl")
+
+
+def differences(sent: Any, shown: Any, where: str = "") -> Iterator[str]:
+    """What a stack shows otherwise than it was sent, as lines that name the place.
+
+    render-ws adds fields of its own (bounds, meshCellSize, type), so more is no difference, except more mipmap levels
+    or more transforms. URLs of files are equal if they name the same path.
+    """
+    if isinstance(sent, Mapping) and isinstance(shown, Mapping):
+        yield from _member_differences(sent, shown, where)
+    elif isinstance(sent, list) and isinstance(shown, list) and len(sent) == len(shown):
+        for index, (one, other) in enumerate(zip(sent, shown, strict=True)):
+            yield from differences(one, other, f"{where}[{index}]")
+    elif not _same(sent, shown, where.rpartition(".")[2]):
+        yield f"{where}: sent {_short(sent)}, shown {_short(shown)}"
+
+
+def _member_differences(sent: Json, shown: Json, where: str) -> Iterator[str]:
+    for key, value in sent.items():
+        place = f"{where}.{key}" if where else key
+        if value is None:
+            continue
+        if key not in shown:
+            if value not in ({}, []):
+                yield f"{place}: sent {_short(value)}, not shown"
+        else:
+            yield from differences(value, shown[key], place)
+    if where.endswith("mipmapLevels"):
+        for key in sorted(shown.keys() - sent.keys()):
+            yield f"{where}.{key}: not sent, shown {_short(shown[key])}"
+
+
+def _same(sent: Any, shown: Any, key: str) -> bool:
+    if key in _URLS and isinstance(sent, str) and isinstance(shown, str):
+        return canonical_url(sent) == canonical_url(shown)
+    return bool(sent == shown)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def canonical_url(url: str) -> str:
+    """The one spelling for all URLs of a file that mean the same path: `file:/d/a b.tif`, unescaped.
+
+    >>> canonical_url("file:///d/a%20b.tif") == canonical_url("file:/d/a%20b.tif") == canonical_url("/d/a b.tif")
+    True
+    """
+    if ":" not in url:
+        path = url
+    elif url.startswith("file:"):
+        path = unquote(url.removeprefix("file:").removeprefix("//localhost"))
+    else:
+        return url
+    return "file:/" + posixpath.normpath(path).lstrip("/")
