@@ -1,7 +1,7 @@
 """What is remembered: montages, their events and attempts, in one SQLite file.
 
-One thread owns the connection; callers await closures run on it. The event and the state that follows from it commit together,
-with `synchronous=FULL`: what the journal has acknowledged survives a crash of the process and of the machine.
+One thread owns the connection; callers await closures run on it. The event and the state that follows from it commit
+together, with `synchronous=FULL`: what the journal has acknowledged survives a crash of the process and of the machine.
 """
 
 import asyncio
@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import structlog
+
 from daemon.states import UNFINISHED, Event, MontageState, Step, advance
 from daemon.watcher import Sighting
 from handlers.errors import Fault, SettingsFault, StorageFault
@@ -27,6 +29,10 @@ T = TypeVar("T")
 Connection = sqlite3.Connection
 Clock = Callable[[], float]
 
+log = structlog.get_logger()
+
+RETRY_S = 2.0
+"""Pause before a journal that could not be written is tried again."""
 MIGRATIONS: tuple[str, ...] = (files("daemon").joinpath("schema.sql").read_text(encoding="utf-8"),)
 """SQL that takes the journal from version n to n + 1; `PRAGMA user_version` holds n."""
 
@@ -139,7 +145,7 @@ class Journal:
     SettingsFault
         If the file was written by a newer temwatch, or is not a journal.
     StorageFault
-        If it cannot be read or written; from every method, at any time.
+        If it cannot be opened.
     """
 
     def __init__(self, path: Path, clock: Clock = time.time) -> None:
@@ -147,6 +153,8 @@ class Journal:
         self._clock = clock
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._connection: Connection | None = None
+        self.fault: StorageFault | None = None
+        """Why the journal cannot be written now; None while it can."""
 
     async def __aenter__(self) -> Self:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
@@ -170,14 +178,28 @@ class Journal:
             self._connection = None
 
     async def run(self, closure: Callable[[Connection], T]) -> T:
-        """The closure's result, run on the journal's thread in one transaction."""
-        work = asyncio.get_running_loop().run_in_executor(self._thread, self._transact, closure)
-        # An outcome that is being written is not given up because the one who waits for it is cancelled.
-        return await asyncio.shield(work)
+        """The closure's result, run on the journal's thread in one transaction.
+
+        A journal that cannot be written (its disk is full, say) is waited for: what is to be remembered is not given
+        up, and whoever has something to record does nothing else meanwhile.
+        """
+        while True:
+            work = asyncio.get_running_loop().run_in_executor(self._thread, self._transact, closure)
+            try:
+                # An outcome that is being written is not given up because the one who waits for it is cancelled.
+                result = await asyncio.shield(work)
+            except StorageFault as fault:
+                if self.fault is None:
+                    log.error("journal.unwritable", fault=str(fault))
+                self.fault = fault
+                await asyncio.sleep(RETRY_S)
+            else:
+                self.fault = None
+                return result
 
     def _transact(self, closure: Callable[[Connection], T]) -> T:
         if self._connection is None:
-            raise StorageFault(str(self.path), "the journal is closed")
+            raise RuntimeError("the journal is closed")
         try:
             with transaction(self._connection) as connection:
                 return closure(connection)
@@ -204,6 +226,10 @@ class Journal:
     async def record(self, montage_id: int, event: Event, **detail: object) -> Montage:
         """Records an event and the state that follows; the montage as it is then."""
         return await self.run(lambda connection: _record(connection, montage_id, event, self._clock(), detail))
+
+    async def ignore(self, montage_id: int, reason: str, digest: str | None) -> None:
+        """Records that the watch does not ingest this set, and why."""
+        await self.run(lambda connection: _ignore(connection, montage_id, reason, digest, self._clock()))
 
     async def fail(self, montage_id: int, fault: Fault, *, digest: str | None = None) -> Montage:
         """Records that a montage failed, and why; `digest` is that of its content where settling got so far."""
@@ -238,8 +264,7 @@ class Journal:
         """Ids of the tiles whose mipmaps are recorded as made."""
         return await self.run(
             lambda connection: frozenset(
-                row[0]
-                for row in connection.execute("SELECT tile_id FROM tiles WHERE montage_id = ?", (montage_id,))
+                row[0] for row in connection.execute("SELECT tile_id FROM tiles WHERE montage_id = ?", (montage_id,))
             )
         )
 
@@ -435,9 +460,7 @@ def _fault_json(fault: Fault | None) -> str | None:
     if fault is None:
         return None
     record = FaultRecord.of(fault)
-    return json.dumps(
-        {"kind": record.kind, "subject": record.subject, "problem": record.problem, "hint": record.hint}
-    )
+    return json.dumps({"kind": record.kind, "subject": record.subject, "problem": record.problem, "hint": record.hint})
 
 
 def _notice(connection: Connection, sighting: Sighting, now: float) -> int | None:
@@ -478,9 +501,7 @@ def _insert(connection: Connection, sighting: Sighting, metafile: str, now: floa
 
 
 def _set_identity(connection: Connection, montage_id: int, identity: tuple[int, int, int]) -> None:
-    connection.execute(
-        "UPDATE montages SET size = ?, mtime_ns = ?, inode = ? WHERE id = ?", (*identity, montage_id)
-    )
+    connection.execute("UPDATE montages SET size = ?, mtime_ns = ?, inode = ? WHERE id = ?", (*identity, montage_id))
 
 
 def _insert_event(
@@ -497,9 +518,7 @@ def _insert_event(
     )
 
 
-def _record(
-    connection: Connection, montage_id: int, event: Event, now: float, detail: Mapping[str, object]
-) -> Montage:
+def _record(connection: Connection, montage_id: int, event: Event, now: float, detail: Mapping[str, object]) -> Montage:
     before = _need(connection, montage_id)
     state = advance(before.state, event, failed_in=before.failed_in)
     if event is Event.RETRIED:
@@ -573,6 +592,13 @@ def _fail(connection: Connection, montage_id: int, fault: Fault, digest: str | N
     return _need(connection, montage_id)
 
 
+def _ignore(connection: Connection, montage_id: int, reason: str, digest: str | None, now: float) -> None:
+    _record(connection, montage_id, Event.IGNORED, now, {"reason": reason})
+    connection.execute(
+        "UPDATE OR IGNORE montages SET digest = ?, waiting_for = ? WHERE id = ?", (digest, reason, montage_id)
+    )
+
+
 def _settle(connection: Connection, montage_id: int, settled: Settled, now: float) -> Settling:
     montage = _need(connection, montage_id)
     others = _others(connection, montage)
@@ -633,9 +659,7 @@ def _count_crashes(connection: Connection, now: float) -> int:
         "UPDATE montages SET crashes = crashes + 1, attempt = max(0, attempt - 1) WHERE id = ?",
         [(montage_id,) for montage_id in crashed],
     )
-    connection.execute(
-        "UPDATE attempts SET ended_at = ?, outcome = ? WHERE ended_at IS NULL", (now, Outcome.CRASHED)
-    )
+    connection.execute("UPDATE attempts SET ended_at = ?, outcome = ? WHERE ended_at IS NULL", (now, Outcome.CRASHED))
     return len(crashed)
 
 
@@ -710,7 +734,9 @@ def _events(connection: Connection, montage_id: int) -> list[dict[str, Any]]:
     rows = connection.execute(
         "SELECT at, event, state, detail FROM events WHERE montage_id = ? ORDER BY id", (montage_id,)
     )
-    return [{"at": at, "event": event, "state": state, "detail": json.loads(detail)} for at, event, state, detail in rows]
+    return [
+        {"at": at, "event": event, "state": state, "detail": json.loads(detail)} for at, event, state, detail in rows
+    ]
 
 
 def _attempts(connection: Connection, montage_id: int) -> list[dict[str, Any]]:

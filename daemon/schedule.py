@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from daemon.states import Step
 
@@ -42,6 +42,7 @@ class Schedule:
     def add(self, ticket: Ticket, not_before: float = 0.0) -> None:
         """Puts a ticket in line, in place of any that its montage had there."""
         self.remove(ticket.montage_id)
+        ticket = replace(ticket)  # a new object: entries of the former one are known by not being this one
         self._known[ticket.montage_id] = ticket
         heapq.heappush(self._delayed, (not_before, ticket))
 
@@ -55,6 +56,11 @@ class Schedule:
         """Takes a montage out, wherever it stands. Entries left in the heaps are passed over when they come up."""
         self._known.pop(montage_id, None)
         self._taken.pop(montage_id, None)
+
+    def finish(self, ticket: Ticket) -> None:
+        """Ends a taken ticket, unless its montage is in line again already."""
+        if self._known.get(ticket.montage_id) is ticket:
+            self.remove(ticket.montage_id)
 
     def take(self, now: float, may_start: Callable[[Ticket], bool]) -> list[Ticket]:
         """Tickets that start now; each counts against its step's limit until it is removed or added again."""

@@ -100,7 +100,7 @@ _TABLE: Mapping[tuple[MontageState, Event], MontageState] = {
 }
 
 
-class IllegalTransition(ValueError):
+class IllegalTransition(ValueError):  # noqa: N818  the state machine's own word
     """An event that cannot happen in the given state: a bug in the caller, never an input's fault."""
 
 
@@ -181,7 +181,7 @@ def begin_closing(use: StackUse) -> StackUse:
 
 
 def end_closing(use: StackUse, now: float, *, closed: bool) -> StackUse:
-    """The stack after a close: idle when it held, quiet (and due again later) when it failed, held when somebody came."""
+    """The stack after a close: idle, or quiet and due again later if it failed; held if somebody came meanwhile."""
     if use.phase is not StackPhase.CLOSING:
         return use
     return StackUse(StackPhase.IDLE if closed else StackPhase.QUIET, use.holders, now)

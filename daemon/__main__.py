@@ -1,0 +1,189 @@
+"""The `temwatch` command. Exit codes: 0 done, 1 the work failed, 2 bad usage or input.
+
+Commands import what they need when they are called, so that `temwatch --help` answers at once.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Coroutine
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+CONFIG_OPTION = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Configuration file. Default: $TEMWATCH_CONFIG, else /etc/temwatch/config.toml.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("temwatch"), prog_name="temwatch")
+def main() -> None:
+    """Watches TEMCA acquisition directories and brings every montage into render-ws, with mipmaps, verified."""
+
+
+@main.command()
+@CONFIG_OPTION
+def run(config_path: Path | None) -> None:
+    """Run the daemon until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
+    from daemon.app import Daemon
+    from daemon.config import load_settings
+    from daemon.service import set_up_logging
+
+    settings = _settings_or_exit(config_path)
+    set_up_logging(settings.log.level, settings.log.format)
+    _run_or_exit(Daemon(settings, lambda: load_settings(config_path)).run())
+
+
+@main.command("check-config")
+@CONFIG_OPTION
+@click.option("--print-example", is_flag=True, help="Print config.example.toml and exit.")
+def check_config(config_path: Path | None, print_example: bool) -> None:
+    """Say what would be watched and where it would be written, or what is wrong, key by key."""
+    if print_example:
+        from daemon.config import example_toml
+
+        click.echo(example_toml(), nl=False)
+        return
+    settings = _settings_or_exit(config_path)
+    click.echo(f"render-ws  {settings.render.url}  owner {settings.render.owner}, project {settings.render.project}")
+    click.echo(f"journal    {settings.journal.path}")
+    click.echo(f"http       {settings.http.host}:{settings.http.port}")
+    click.echo(f"workers    {settings.workers.executor}, {settings.workers.count or os.cpu_count()} at once")
+    for watch in settings.watch:
+        stacks, mipmaps = watch.stacks, watch.mipmaps
+        click.echo(f"watch {watch.name}")
+        click.echo(f"  reads    {watch.directory}{_absence(watch.directory)}, {watch.pattern}, mode {watch.mode}")
+        click.echo(f"  z        by rule {watch.z.rule}")
+        click.echo(f"  stacks   {stacks.raw} -> {stacks.mipmapped or 'the same, in place'}; close {stacks.close}")
+        click.echo(
+            f"  mipmaps  {mipmaps.levels} levels, {mipmaps.format}, under {mipmaps.output_dir}; apply {mipmaps.apply}"
+        )
+
+
+def _absence(directory: Path) -> str:
+    return "" if directory.is_dir() else " (not there now: it is waited for)"
+
+
+@main.command()
+@click.option("--url", help="Where the daemon listens. Default: what the configuration says.")
+@CONFIG_OPTION
+def health(url: str | None, config_path: Path | None) -> None:
+    """Ask the running daemon whether it is ready: exit 0 ready, 1 not ready, 2 unreachable."""
+    from daemon.status import fetch
+
+    where = url or _http_url(config_path)
+    answer = fetch(f"{where}/readyz")
+    if answer is None or "ready" not in answer:
+        click.echo(f"unreachable: no temwatch answers at {where}", err=True)
+        sys.exit(2)
+    click.echo("ready" if answer["ready"] else "not ready")
+    for line in [*answer["reasons"], *answer["warnings"]]:
+        click.echo(f"  {line}")
+    sys.exit(0 if answer["ready"] else 1)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@CONFIG_OPTION
+def status(as_json: bool, config_path: Path | None) -> None:
+    """Show what is done, under way, waiting and failed: from the running daemon, else from the journal."""
+    from daemon.status import read_status, status_text
+
+    settings = _settings_or_exit(config_path)
+    report = _run_or_exit(read_status(settings))
+    click.echo(json.dumps(report, indent=2) if as_json else status_text(report), nl=as_json)
+
+
+@main.command()
+@click.option("--sections", default=3, show_default=True, type=click.IntRange(1, 50), help="How many to image.")
+@click.option("--tiles", default=24, show_default=True, type=click.IntRange(4, 3000), help="Tiles of each, about.")
+@click.option("--size", default="1024x1024", show_default=True, metavar="WxH", help="Pixels of a tile.")
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Watch this directory of yours instead of a simulated microscope's.",
+)
+@click.option("--keep", is_flag=True, help="Leave everything running at the end, and say where to look.")
+@click.option(
+    "--output",
+    default=Path("demo-output"),
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where tiles, mipmaps, journal and pictures go.",
+)
+def demo(sections: int, tiles: int, size: str, directory: Path | None, keep: bool, output: Path) -> None:
+    """Run the main job: a simulated microscope, the daemon, a stand-in render-ws, each a process of its own."""
+    from daemon.demo.show import Show, parse_size
+
+    try:
+        width, height = parse_size(size)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--size") from None
+    show = Show(
+        sections=sections, tiles=tiles, width=width, height=height, directory=directory, keep=keep, output=output
+    )
+    sys.exit(0 if _run_or_exit(show.run()) else 1)
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535))
+def standin(host: str, port: int) -> None:
+    """Run the built-in render-ws stand-in alone, in memory."""
+    from daemon.demo.standin import run_standin
+
+    _run_or_exit(run_standin(host, port))
+
+
+def _settings_or_exit(config_path: Path | None) -> Any:
+    from daemon.config import ConfigError, load_settings
+
+    try:
+        return load_settings(config_path)
+    except ConfigError as error:
+        _exit(2, *error.problems)
+
+
+def _http_url(config_path: Path | None) -> str:
+    http = _settings_or_exit(config_path).http
+    return f"http://{http.host}:{http.port}"
+
+
+def _run_or_exit(work: Coroutine[Any, Any, Any]) -> Any:
+    """The coroutine's result; a fault that a user can cause ends the program with its text, never a traceback."""
+    from handlers.errors import Fault
+
+    try:
+        return asyncio.run(work)
+    except Fault as fault:
+        _exit(1, str(fault))
+    except BaseExceptionGroup as group:
+        faults, others = group.split(Fault)
+        if others is not None or faults is None:
+            raise
+        _exit(1, *_texts(faults))
+    except KeyboardInterrupt:
+        _exit(130)
+
+
+def _texts(group: BaseExceptionGroup[Any]) -> list[str]:
+    nested = [_texts(error) if isinstance(error, BaseExceptionGroup) else [str(error)] for error in group.exceptions]
+    return [text for texts in nested for text in texts]
+
+
+def _exit(code: int, *lines: str) -> NoReturn:
+    for line in lines:
+        click.echo(line, err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Whether the daemon is ready, and why not; and what it counts. The rules are pure, the counters Prometheus's."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from daemon.states import MontageState, Step
+from daemon.watcher import RootHealth, RootStatus
+
+_TROUBLED = frozenset({RootStatus.UNREACHABLE, RootStatus.PAUSED})
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Space on the disk of one mipmap directory."""
+
+    directory: str
+    free_bytes: int | None
+    """None if the directory cannot be looked at."""
+    needed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What readiness is judged by, all of one moment."""
+
+    roots: tuple[RootHealth, ...]
+    disks: tuple[Disk, ...]
+    render_fault: str | None
+    journal_fault: str | None
+    oldest_unfinished_s: float | None
+    backlog_limit_s: float
+
+
+def reasons_not_ready(facts: Facts) -> tuple[str, ...]:
+    """One sentence for each thing that keeps the daemon from doing its work; empty when it is ready."""
+    return tuple(_reasons(facts))
+
+
+def _reasons(facts: Facts) -> Iterable[str]:
+    if facts.render_fault:
+        yield f"render-ws is away: {facts.render_fault}"
+    if facts.journal_fault:
+        yield f"the journal cannot be written: {facts.journal_fault}"
+    for root in facts.roots:
+        if root.status in _TROUBLED:
+            why = "; ".join(root.reasons) or "no reason given"
+            yield f"watch {root.name}: {root.directory} is {root.status}: {why}"
+    for disk in facts.disks:
+        if disk.free_bytes is None:
+            yield f"{disk.directory} cannot be looked at: see that it exists and is mounted"
+        elif disk.free_bytes < disk.needed_bytes:
+            yield (
+                f"{disk.directory} has {disk.free_bytes / 1e9:.1f} GB free, "
+                f"less than the {disk.needed_bytes / 1e9:.1f} GB to be kept"
+            )
+    if facts.oldest_unfinished_s is not None and facts.oldest_unfinished_s > facts.backlog_limit_s:
+        yield f"the oldest montage has waited {facts.oldest_unfinished_s / 3600:.1f} h"
+
+
+def warnings(facts: Facts) -> tuple[str, ...]:
+    """What a person should know although work goes on: events that lie, watches that are missing."""
+    return tuple(
+        f"watch {root.name}: {reason}"
+        for root in facts.roots
+        if root.status not in _TROUBLED
+        for reason in root.reasons
+    )
+
+
+class Metrics:
+    """The daemon's counters in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.tiles = Counter(
+            "temwatch_tiles_mipmapped", "Tiles whose mipmaps were made and verified", registry=registry
+        )
+        self.files = Counter("temwatch_mipmap_files", "Mipmap files written and verified", registry=registry)
+        self.bytes = Counter("temwatch_mipmap_bytes", "Bytes of mipmap files written", registry=registry)
+        self.attempts = Counter(
+            "temwatch_attempts", "Attempts at a step, by outcome", ["step", "outcome"], registry=registry
+        )
+        self.step_seconds = Histogram(
+            "temwatch_step_seconds",
+            "Duration of a successful step",
+            ["step"],
+            buckets=(0.05, 0.2, 1, 5, 20, 60, 300, 1200, 3600),
+            registry=registry,
+        )
+        self.complete_seconds = Histogram(
+            "temwatch_complete_seconds",
+            "Time from a metafile's being noticed to its montage's being complete",
+            buckets=(5, 20, 60, 120, 300, 600, 1800, 3600, 14400, 86400),
+            registry=registry,
+        )
+        self._montages = Gauge("temwatch_montages", "Montages by state", ["watch", "state"], registry=registry)
+        self._oldest = Gauge(
+            "temwatch_oldest_unfinished_seconds", "Age of the oldest montage not done", registry=registry
+        )
+        self._ready = Gauge("temwatch_ready", "1 if ready", registry=registry)
+        self._render = Gauge("temwatch_render_up", "1 if render-ws answers", registry=registry)
+        self._directories = Gauge(
+            "temwatch_watch_directories", "Directories seen by scans, and watched for events", ["watch", "kind"],
+            registry=registry,
+        )  # fmt: skip
+        self._found = Gauge(
+            "temwatch_watch_metafiles_found", "Metafiles found since start, by what found them", ["watch", "by"],
+            registry=registry,
+        )  # fmt: skip
+        self._overflows = Gauge(
+            "temwatch_watch_overflows", "Overflows of the event queue since start", ["watch"], registry=registry
+        )
+        self._scan = Gauge("temwatch_watch_scan_seconds", "Duration of the last scan", ["watch"], registry=registry)
+        self._observable = Gauge(
+            "temwatch_watch_observable", "1 if the directory can be seen", ["watch"], registry=registry
+        )
+        self._free = Gauge("temwatch_disk_free_bytes", "Free space for mipmaps", ["directory"], registry=registry)
+
+    def attempt_ended(self, step: Step, outcome: str, seconds: float) -> None:
+        """Counts an attempt."""
+        self.attempts.labels(step, outcome).inc()
+        if outcome == "done":
+            self.step_seconds.labels(step).observe(seconds)
+
+    def text(self, facts: Facts, counts: Mapping[tuple[str, MontageState], int]) -> bytes:
+        """All metrics in Prometheus's text format."""
+        self._montages.clear()
+        for watch in {watch for watch, _ in counts} | {root.name for root in facts.roots}:
+            for state in MontageState:
+                self._montages.labels(watch, state).set(counts.get((watch, state), 0))
+        self._oldest.set(facts.oldest_unfinished_s or 0)
+        self._ready.set(not reasons_not_ready(facts))
+        self._render.set(facts.render_fault is None)
+        for root in facts.roots:
+            self._describe_root(root)
+        for disk in facts.disks:
+            self._free.labels(disk.directory).set(disk.free_bytes or 0)
+        return generate_latest(self.registry)
+
+    def _describe_root(self, root: RootHealth) -> None:
+        self._directories.labels(root.name, "seen").set(root.directories_seen)
+        self._directories.labels(root.name, "watched").set(root.directories_watched)
+        self._found.labels(root.name, "event").set(root.found_by_event)
+        self._found.labels(root.name, "scan").set(root.found_only_by_scan)
+        self._overflows.labels(root.name).set(root.overflows)
+        self._scan.labels(root.name).set(root.last_scan_s or 0)
+        self._observable.labels(root.name).set(root.status not in _TROUBLED)

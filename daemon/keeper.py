@@ -1,0 +1,203 @@
+"""The one owner of each stack's state: opens stacks for writing, closes them when nobody writes and they are quiet.
+
+Other daemons may feed the same stacks. When one of them closes a stack under us, the write that is refused is repeated
+after reopening it; when we close it under them, they do the same.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+
+from daemon.journal import Journal, Montage, Outcome
+from daemon.retry import retry_delay_s
+from daemon.states import (
+    MontageState,
+    StackPhase,
+    StackUse,
+    Step,
+    begin_closing,
+    closes_in,
+    end_closing,
+    hold,
+    release,
+)
+from handlers.errors import Fault, ReadBackDiffers, RenderUnavailable, StackNotLoading
+from handlers.render import RenderClient, StackId
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+REOPENINGS = 20
+"""How often one write reopens a stack that others close, before it waits its turn like any other fault."""
+REOPEN_DELAY_S = 0.2
+
+
+class StackKeeper:
+    """Holds, opens and closes stacks.
+
+    Parameters
+    ----------
+    close_after_s : how long a stack of this name must have been quiet before it is closed.
+    may_close : whether render-ws is there to be asked.
+    on_complete : called with the ids of montages that became COMPLETE.
+    on_unavailable : called when render-ws turns out to be away.
+    """
+
+    def __init__(
+        self,
+        client: RenderClient,
+        journal: Journal,
+        *,
+        close_after_s: Callable[[Montage], float],
+        may_close: Callable[[], bool],
+        on_complete: Callable[[tuple[int, ...]], Awaitable[None]],
+        on_unavailable: Callable[[RenderUnavailable], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._journal = journal
+        self._close_after_s = close_after_s
+        self._may_close = may_close
+        self._on_complete = on_complete
+        self._on_unavailable = on_unavailable
+        self._clock = clock
+        self._uses: dict[StackId, StackUse] = {}
+        self._waits_s: dict[StackId, float] = {}
+        self._closing: dict[StackId, asyncio.Event] = {}
+        self._changed = asyncio.Event()
+
+    def phases(self) -> dict[StackId, StackPhase]:
+        """What is done with each stack now."""
+        return {stack: use.phase for stack, use in self._uses.items()}
+
+    def touch(self, montage: Montage) -> None:
+        """An APPLIED montage waits for its stacks to be closed."""
+        for name in montage.stacks:
+            stack = StackId.parse(name)
+            use = self._uses.get(stack, StackUse())
+            self._waits_s[stack] = max(self._waits_s.get(stack, 0.0), self._close_after_s(montage))
+            if use.phase is StackPhase.IDLE:
+                self._uses[stack] = StackUse(StackPhase.QUIET, 0, self._clock())
+        self._changed.set()
+
+    def wake(self) -> None:
+        """Something that closing waited for may have changed."""
+        self._changed.set()
+
+    @contextlib.asynccontextmanager
+    async def holding(self, stack: StackId) -> AsyncIterator[None]:
+        """Keeps the stack from being closed by us. A close that is under way is waited for."""
+        self._uses[stack] = hold(self._uses.get(stack, StackUse()))
+        try:
+            if stack in self._closing:
+                await self._closing[stack].wait()
+            yield
+        finally:
+            self._uses[stack] = release(self._uses[stack], self._clock())
+            self._changed.set()
+
+    async def write(
+        self, stack: StackId, resolution_nm: tuple[float, float, float], effect: Callable[[], Awaitable[T]]
+    ) -> T:
+        """The effect's result, run while the stack is LOADING; reopened and repeated when somebody closes it meanwhile.
+
+        The effect must be repeatable.
+        """
+        async with self.holding(stack):
+            for _ in range(REOPENINGS):
+                await self._client.ensure_loading(stack, resolution_nm)
+                try:
+                    return await effect()
+                except StackNotLoading:
+                    log.info("stack.reopened", stack=str(stack))
+                    await asyncio.sleep(REOPEN_DELAY_S * (0.5 + random.random()))  # noqa: S311  jitter
+            raise StackNotLoading(str(stack), f"was closed by others {REOPENINGS} times while tiles were written")
+
+    async def run(self) -> None:
+        """Closes stacks as they fall due, for as long as the daemon runs."""
+        async with asyncio.TaskGroup() as closing:
+            while True:
+                self._changed.clear()
+                for stack in self._due():
+                    self._uses[stack] = begin_closing(self._uses[stack])
+                    self._closing[stack] = asyncio.Event()
+                    closing.create_task(self._close(stack), name=f"close {stack}")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._next_due_s()):
+                        await self._changed.wait()
+
+    def _due(self) -> list[StackId]:
+        if not self._may_close():
+            return []
+        now = self._clock()
+        return [stack for stack, use in self._uses.items() if closes_in(use, now, self._waits_s.get(stack, 0.0)) == 0]
+
+    def _next_due_s(self) -> float | None:
+        now = self._clock()
+        waits = [closes_in(use, now, self._waits_s.get(stack, 0.0)) for stack, use in self._uses.items()]
+        due = [wait for wait in waits if wait is not None]
+        if not due:
+            return None
+        return max(min(due), 1.0 if not self._may_close() else 0.01)
+
+    async def _close(self, stack: StackId) -> None:
+        closed = False
+        try:
+            montages = await self._journal.montages(states=[MontageState.APPLIED], stack=str(stack), limit=100_000)
+            closed = not montages or await self._close_for(stack, montages)
+        finally:
+            self._uses[stack] = end_closing(self._uses[stack], self._clock(), closed=closed)
+            if closed:
+                self._waits_s.pop(stack, None)
+            self._closing.pop(stack).set()
+            self._changed.set()
+
+    async def _close_for(self, stack: StackId, montages: list[Montage]) -> bool:
+        attempts = {montage.id: await self._journal.begin_attempt(montage.id, Step.CLOSE) for montage in montages}
+        try:
+            await self._close_and_compare(stack, montages)
+        except Fault as fault:
+            await self._close_failed(stack, montages, attempts, fault)
+            return False
+        complete = await self._journal.record_closing(str(stack), [montage.id for montage in montages])
+        for attempt in attempts.values():
+            await self._journal.end_attempt(attempt, Outcome.DONE)
+        log.info("stack.closed", stack=str(stack), montages=len(montages))
+        await self._on_complete(complete)
+        return True
+
+    async def _close_and_compare(self, stack: StackId, montages: list[Montage]) -> None:
+        """Closes the stack, then sees that it still shows every tile of the montages it was closed for."""
+        layers = sorted({montage.z for montage in montages if montage.z is not None})
+        await self._client.close(stack, layers)
+        for z in layers:
+            shown = {bounds.tile_id for bounds in await self._client.tile_bounds(stack, z)}
+            for montage in montages:
+                missing = (await self._journal.tile_ids(montage.id)) - shown if montage.z == z else frozenset[str]()
+                if missing:
+                    raise ReadBackDiffers(
+                        str(stack),
+                        f"lacks {len(missing)} tiles of {montage.metafile.name} after closing, such as {min(missing)}",
+                        "somebody else deletes tiles from this stack; replay the montage",
+                    )
+
+    async def _close_failed(
+        self, stack: StackId, montages: list[Montage], attempts: dict[int, int], fault: Fault
+    ) -> None:
+        if isinstance(fault, RenderUnavailable):
+            self._on_unavailable(fault)
+        delays = []
+        for montage in montages:
+            await self._journal.end_attempt(attempts[montage.id], Outcome.FAILED, fault)
+            delay_s = retry_delay_s(fault, montage.attempt + 1, random.random())  # noqa: S311  jitter
+            if delay_s is None:
+                await self._journal.fail(montage.id, fault)
+            else:
+                delays.append(delay_s)
+        log.warning("stack.close_failed", stack=str(stack), fault=str(fault), montages=len(montages))
+        self._waits_s[stack] = max(self._waits_s.get(stack, 0.0), min(delays, default=0.0))

@@ -1,0 +1,371 @@
+"""Takes every montage through its steps: starts them in order, journals every attempt, makes every outcome an event.
+
+One task per step of a montage. A step that fails is tried again when its fault says that waiting can help, later each
+time; otherwise the montage is FAILED and the others go on.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from daemon.config import Settings, WatchSettings
+from daemon.gate import RenderGate
+from daemon.health import Metrics
+from daemon.journal import Journal, Montage, Outcome
+from daemon.keeper import StackKeeper
+from daemon.retry import CRASHES_BEFORE_PARKING, retry_delay_s
+from daemon.schedule import Schedule, Ticket
+from daemon.settle import Ignored, NotYet, Settler
+from daemon.states import STEP_OF_STATE, Event, IllegalTransition, MontageState, Step
+from daemon.steps import MipmapsLost, Steps, Stopped
+from daemon.watcher import Sighting
+from handlers.errors import Fault, RenderUnavailable, Waiting, WorkerFault
+from handlers.render import StackId
+
+log = structlog.get_logger()
+
+LIMITS: Mapping[Step, int] = {Step.SETTLE: 4, Step.INGEST: 4, Step.MIPMAPS: 3, Step.APPLY: 4}
+"""Montages in each step at once. Several at mipmaps: the workers have tiles while one montage ends and another begins."""
+NEEDS_RENDER = frozenset({Step.INGEST, Step.APPLY})
+
+
+class BugFault(Fault):
+    """An exception that nobody answers: a fault of temwatch itself. Its traceback is in the log."""
+
+    waiting_helps = Waiting.LIMITED
+
+
+class Pipeline:
+    """The daemon's work.
+
+    Parameters
+    ----------
+    is_observable : whether a watch's directory can be looked at now; steps of its montages wait while it cannot.
+    stack_id : the full name of a stack in the configured owner and project.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Callable[[], Settings],
+        journal: Journal,
+        steps: Steps,
+        keeper: StackKeeper,
+        gate: RenderGate,
+        metrics: Metrics,
+        is_observable: Callable[[str], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._steps = steps
+        self._keeper = keeper
+        self._gate = gate
+        self._metrics = metrics
+        self._is_observable = is_observable
+        self._clock = clock
+        self._settler = Settler(clock)
+        self._schedule = Schedule(LIMITS)
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
+        self._stopping = False
+
+    # --- intake
+
+    async def notice(self, sighting: Sighting) -> None:
+        """Journals a metafile that was seen, and puts it in line."""
+        montage_id = await self._journal.notice(sighting)
+        if montage_id is None:
+            return
+        montage = await self._journal.montage(montage_id)
+        if montage is None or montage.state is not MontageState.NOTICED:
+            return
+        if montage_id not in self._schedule:
+            log.info("metafile.noticed", metafile=str(sighting.path), montage=montage_id, by=str(sighting.found_by))
+        if montage_id not in self._tasks:
+            self._put_in_line(montage)
+
+    async def resume(self) -> None:
+        """Puts everything in line that the journal holds unfinished and that is not in line already."""
+        watches = {watch.name for watch in self._settings().watch}
+        rows = await self._journal.unfinished()
+        for montage_id, acquired, state, watch in rows:
+            if montage_id in self._schedule or montage_id in self._tasks:
+                continue
+            if watch not in watches:
+                log.warning("montage.without_watch", montage=montage_id, watch=watch)
+            elif state is MontageState.APPLIED:
+                await self._hand_to_keeper(montage_id)
+            else:
+                self._schedule.add(Ticket(acquired, montage_id, STEP_OF_STATE[state], watch))
+        log.info("journal.resumed", unfinished=len(rows))
+
+    def wake(self) -> None:
+        """Something that steps wait for may have changed."""
+        self._changed.set()
+        self._keeper.wake()
+
+    def _put_in_line(self, montage: Montage, delay_s: float = 0.0) -> None:
+        step = STEP_OF_STATE[montage.state]
+        self._schedule.add(Ticket(montage.acquired, montage.id, step, montage.watch), self._clock() + delay_s)
+        self._changed.set()
+
+    async def _hand_to_keeper(self, montage_id: int) -> None:
+        montage = await self._journal.montage(montage_id)
+        if montage is None or montage.state is not MontageState.APPLIED:
+            return
+        watch = self._watch(montage.watch)
+        if watch is None or watch.stacks.close:
+            self._keeper.touch(montage)
+            return
+        await self._journal.record(montage_id, Event.COMPLETED, closed=False)
+        await self.completed((montage_id,))
+
+    def close_after_s(self, montage: Montage) -> float:
+        """How long the montage's stacks must be quiet before they are closed."""
+        watch = self._watch(montage.watch)
+        return watch.stacks.close_after_s if watch else 0.0
+
+    async def completed(self, montage_ids: tuple[int, ...]) -> None:
+        """Says that montages are COMPLETE."""
+        for montage_id in montage_ids:
+            montage = await self._journal.montage(montage_id)
+            if montage is None:
+                continue
+            seconds = (montage.complete_at or montage.changed_at) - montage.noticed_at
+            self._metrics.complete_seconds.observe(max(0.0, seconds))
+            log.info(
+                "montage.complete",
+                montage=montage.id,
+                metafile=str(montage.metafile),
+                z=montage.z,
+                stack=montage.mipmapped_stack,
+                tiles=montage.tile_count,
+                seconds=round(seconds, 1),
+            )
+
+    # --- the loop
+
+    async def run(self) -> None:
+        """Starts steps as they become due, until it is stopped and what was under way has ended."""
+        async with asyncio.TaskGroup() as group:
+            while not self._stopping:
+                self._changed.clear()
+                for ticket in self._schedule.take(self._clock(), self._may_start):
+                    task = group.create_task(self._attend(ticket), name=f"montage {ticket.montage_id} {ticket.step}")
+                    self._tasks[ticket.montage_id] = task
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._pause_s()):
+                        await self._changed.wait()
+
+    def stop(self) -> None:
+        """Starts nothing more; steps under way end at the next point where they can be taken up again."""
+        self._stopping = True
+        self._steps.stop()
+        self._changed.set()
+
+    def cancel(self) -> None:
+        """Gives up what is still under way; the journal knows where to go on."""
+        for task in self._tasks.values():
+            task.cancel()
+
+    @property
+    def under_way(self) -> int:
+        """How many montages are in a step now."""
+        return len(self._tasks)
+
+    @property
+    def waiting(self) -> int:
+        """How many montages wait for a step."""
+        return len(self._schedule) - len(self._tasks)
+
+    def _may_start(self, ticket: Ticket) -> bool:
+        if ticket.montage_id in self._tasks:
+            return False
+        if ticket.step in NEEDS_RENDER and not self._gate.is_open:
+            return False
+        return self._watch(ticket.watch) is not None and self._is_observable(ticket.watch)
+
+    def _pause_s(self) -> float:
+        # Directories come back without calling us; a second is soon enough to see it.
+        next_time = self._schedule.next_time()
+        due_in_s = 3600.0 if next_time is None else max(0.0, next_time - self._clock())
+        blocked = len(self._schedule) > len(self._tasks)
+        return min(due_in_s, 1.0) if blocked else due_in_s
+
+    def _watch(self, name: str) -> WatchSettings | None:
+        return next((watch for watch in self._settings().watch if watch.name == name), None)
+
+    def _stack_id(self, name: str) -> StackId:
+        render = self._settings().render
+        return StackId(render.owner, render.project, name)
+
+    # --- one step of one montage
+
+    async def _attend(self, ticket: Ticket) -> None:
+        try:
+            montage = await self._journal.montage(ticket.montage_id)
+            watch = self._watch(ticket.watch)
+            if montage is None or watch is None or STEP_OF_STATE.get(montage.state) is not ticket.step:
+                return
+            with structlog.contextvars.bound_contextvars(
+                montage=montage.id, stack=montage.raw_stack, z=montage.z, metafile=str(montage.metafile)
+            ):
+                if not await self._parked(montage):
+                    await self._step(montage, watch, ticket.step)
+        except IllegalTransition:
+            log.info("montage.overtaken", montage=ticket.montage_id)  # superseded or replayed while the step ran
+        finally:
+            self._schedule.finish(ticket)
+            del self._tasks[ticket.montage_id]
+            self._changed.set()
+
+    async def _parked(self, montage: Montage) -> bool:
+        if montage.crashes < CRASHES_BEFORE_PARKING:
+            return False
+        fault = WorkerFault(
+            str(montage.metafile),
+            f"the daemon died {montage.crashes} times in a row while working on this montage",
+            "see the system log for why (memory, a signal), then replay it",
+        )
+        await self._fail(montage, fault)
+        return True
+
+    async def _step(self, montage: Montage, watch: WatchSettings, step: Step) -> None:
+        if step is Step.SETTLE:
+            try:
+                awaited = await self._settler.not_yet(montage, watch)
+            except Fault as fault:
+                await self._failed(montage, step, fault)
+                return
+            if awaited is not None:
+                await self._not_settled(montage, awaited)
+                return
+        attempt = await self._journal.begin_attempt(montage.id, step)
+        started = self._clock()
+        try:
+            outcome = await self._perform(montage, watch, step)
+        except (Stopped, asyncio.CancelledError) as stop:
+            await self._ended(attempt, step, Outcome.STOPPED, started)
+            if isinstance(stop, asyncio.CancelledError):
+                raise
+        except MipmapsLost:
+            await self._ended(attempt, step, Outcome.WAITING, started)
+            log.warning("mipmaps.lost")
+            self._put_in_line(await self._journal.record(montage.id, Event.MIPMAPS_LOST))
+        except Fault as fault:
+            await self._ended(attempt, step, Outcome.FAILED, started, fault)
+            await self._failed(montage, step, fault)
+        except IllegalTransition:
+            await self._ended(attempt, step, Outcome.STOPPED, started)
+            raise
+        except Exception as error:  # the one place that answers for everything
+            fault = BugFault(
+                str(montage.metafile), f"{type(error).__name__}: {error}", "a bug in temwatch; please report it"
+            )
+            log.exception("step.bug", step=str(step))
+            await self._ended(attempt, step, Outcome.FAILED, started, fault)
+            await self._failed(montage, step, fault)
+        else:
+            await self._ended(attempt, step, outcome, started)
+
+    async def _ended(
+        self, attempt: int, step: Step, outcome: Outcome, started: float, fault: Fault | None = None
+    ) -> None:
+        await self._journal.end_attempt(attempt, outcome, fault)
+        self._metrics.attempt_ended(step, outcome, self._clock() - started)
+
+    async def _perform(self, montage: Montage, watch: WatchSettings, step: Step) -> Outcome:
+        if step is Step.SETTLE:
+            return await self._settle(montage, watch)
+        started = self._clock()
+        section = await self._steps.section(montage, watch)
+        if step is Step.INGEST:
+            await self._steps.ingest(section)
+            event = Event.INGESTED
+        elif step is Step.MIPMAPS:
+            await self._steps.make_mipmaps(section)
+            event = Event.MIPMAPPED
+        else:
+            await self._steps.apply(section)
+            event = Event.APPLIED
+        following = await self._journal.record(montage.id, event)
+        log.info(f"tiles.{event}", tiles=montage.tile_count, seconds=round(self._clock() - started, 2))
+        if following.state is MontageState.APPLIED:
+            await self._hand_to_keeper(montage.id)
+        else:
+            self._put_in_line(following)
+        return Outcome.DONE
+
+    async def _settle(self, montage: Montage, watch: WatchSettings) -> Outcome:
+        read = await self._settler.read(montage)
+        if read is None:
+            await self._not_settled(montage, NotYet("the metafile is still changing", watch.settle_s))
+            return Outcome.WAITING
+        content, digest = read
+        known = await self._journal.recognise(montage.id, digest)
+        if known is not None:
+            log.info("metafile.known", known_as=known)
+            self._settler.forget(montage.id)
+            return Outcome.DONE
+        try:
+            found = await self._settler.examine(montage, watch, content, digest, self._stack_id)
+        except Fault as fault:
+            if retry_delay_s(fault, montage.attempt + 1, 0.5) is None:
+                await self._fail(montage, fault, digest)
+                return Outcome.FAILED
+            raise
+        if isinstance(found, NotYet | Ignored):
+            await self._not_settled(montage, found)
+            return Outcome.WAITING if isinstance(found, NotYet) else Outcome.DONE
+        settling = await self._journal.settle(montage.id, found)
+        self._settler.forget(montage.id)
+        await self._leave_off(settling.superseded)
+        following = await self._journal.montage(settling.kept)
+        assert following is not None
+        for finding in found.findings:
+            log.warning("metafile.finding", finding=finding)
+        log.info("metafile.settled", tiles=len(found.tile_ids), z=found.z, stack=found.raw_stack)
+        self._put_in_line(following)
+        return Outcome.DONE
+
+    async def _leave_off(self, superseded: tuple[int, ...]) -> None:
+        """Ends the work on montages whose path holds something else now, before the new content is ingested."""
+        for montage_id in superseded:
+            self._schedule.remove(montage_id)
+            task = self._tasks.get(montage_id)
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+            log.info("montage.superseded", former=montage_id)
+
+    async def _not_settled(self, montage: Montage, found: NotYet | Ignored) -> None:
+        if isinstance(found, Ignored):
+            self._settler.forget(montage.id)
+            await self._journal.ignore(montage.id, found.reason, found.digest)
+            log.info("metafile.ignored", reason=found.reason)
+            return
+        if found.reason != montage.waiting_for:
+            await self._journal.wait(montage.id, found.reason)
+        self._put_in_line(montage, found.again_in_s)
+
+    async def _failed(self, montage: Montage, step: Step, fault: Fault) -> None:
+        """Decides whether the montage waits for another attempt or is FAILED."""
+        if isinstance(fault, RenderUnavailable):
+            self._gate.shut(fault)
+        delay_s = retry_delay_s(fault, montage.attempt + 1, random.random())  # noqa: S311  jitter
+        if delay_s is None:
+            await self._fail(montage, fault)
+            return
+        if montage.fault is None or montage.fault.problem != fault.problem:
+            log.warning("step.waits", step=str(step), fault=str(fault), again_in_s=round(delay_s, 1))
+        self._put_in_line(montage, delay_s)
+
+    async def _fail(self, montage: Montage, fault: Fault, digest: str | None = None) -> None:
+        self._settler.forget(montage.id)
+        await self._journal.fail(montage.id, fault, digest=digest)
+        log.error("montage.failed", state=str(montage.state), fault=str(fault), attempts=montage.attempt + 1)

@@ -1,0 +1,357 @@
+"""Whether a metafile and its images have arrived whole, and what montage they make.
+
+A metafile settles when its size and mtime have not changed for a while, it parses, it does not contradict itself, and
+every image that it names is there, whole, with the size that its header implies. Until then it is waited for, visibly.
+"""
+
+import asyncio
+import hashlib
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import aiofiles
+from handlers.images import ImageInfo, inspect_image
+from handlers.tilespec import tile_ids_for
+from handlers.zrule import z_for
+
+from daemon.config import WatchSettings
+from daemon.journal import Montage, Settled
+from handlers.errors import Fault, ImageFault, ImagesMissing, MetafileFault, MetafilePartial, storage_fault
+from handlers.metafile import MAX_METAFILE_BYTES, Metafile, check_metafile, image_path, parse_metafile
+from handlers.render import StackId, legal_name
+
+PATIENCE = 30
+"""A file that is not whole, and has not changed for this many settle times, is broken and not on its way."""
+PATIENCE_AT_LEAST_S = 2.0
+NAMES_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """Something is awaited."""
+
+    reason: str
+    again_in_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """The watch does not ingest this set."""
+
+    reason: str
+    digest: str | None = None
+
+
+@dataclass(slots=True)
+class _Observation:
+    """What was seen of a metafile that has not settled. In memory only: after a restart it is observed anew."""
+
+    identity: tuple[int, int, int]
+    since: float
+    awaited: Path | None = None
+    """One image that was not there or not whole; while it does not change the others need not be looked at."""
+    awaited_identity: tuple[int, int] | None = None
+    awaited_since: float = 0.0
+    looks: int = 0
+
+
+class Settler:
+    """Observes metafiles until they settle.
+
+    Parameters
+    ----------
+    clock : monotonic seconds, for quiet times.
+    wall_clock : seconds since 1970, for the age of what the journal noticed.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._observed: dict[int, _Observation] = {}
+
+    def forget(self, montage_id: int) -> None:
+        """Drops what was observed of a montage that needs no more settling."""
+        self._observed.pop(montage_id, None)
+
+    async def not_yet(self, montage: Montage, watch: WatchSettings) -> NotYet | Ignored | None:
+        """What is awaited before the metafile is worth reading, or None. Looks at file attributes only.
+
+        Raises
+        ------
+        MetafileFault
+            If it is not a regular file, too large, or has been gone for `arrival_timeout_s`.
+        StorageFault
+            If it cannot be looked at.
+        """
+        if pattern := next((glob for glob in watch.ignore if fnmatchcase(montage.metafile.name, glob)), None):
+            return Ignored(f"its name matches ignore = {pattern}")
+        identity = await asyncio.to_thread(_identity_of, montage.metafile, watch.directory)
+        if identity is None:
+            return self._gone(montage, watch)
+        observation = self._observed.get(montage.id)
+        if observation is None or observation.identity != identity:
+            self._observed[montage.id] = _Observation(identity, self._clock())
+            return NotYet("the metafile is new or still changing", watch.settle_s)
+        quiet_s = self._clock() - observation.since
+        if quiet_s < watch.settle_s:
+            return NotYet("the metafile is new or still changing", watch.settle_s - quiet_s)
+        return await self._image_awaited(observation, montage, watch)
+
+    def _gone(self, montage: Montage, watch: WatchSettings) -> NotYet:
+        self._observed.pop(montage.id, None)
+        if self._age_s(montage) > watch.arrival_timeout_s:
+            raise MetafileFault(
+                str(montage.metafile),
+                f"is gone since it was noticed, for more than {watch.arrival_timeout_s:g} s",
+                "copy it there again, and it is taken up by itself",
+            )
+        return NotYet("the metafile is gone; it may come back", _pause_s(watch, 5))
+
+    def _age_s(self, montage: Montage) -> float:
+        return self._wall_clock() - montage.changed_at
+
+    async def _image_awaited(self, observation: _Observation, montage: Montage, watch: WatchSettings) -> NotYet | None:
+        if observation.awaited is None:
+            return None
+        present = await asyncio.to_thread(_stat_or_none, observation.awaited)
+        if present != observation.awaited_identity:
+            observation.awaited_identity, observation.awaited_since = present, self._clock()
+            return None
+        if present is None and self._age_s(montage) <= watch.arrival_timeout_s:
+            observation.looks += 1
+            return NotYet(f"image {observation.awaited.name} is not there yet", _pause_s(watch, observation.looks))
+        if present is not None and self._clock() - observation.awaited_since < _patience_s(watch):
+            return NotYet(f"image {observation.awaited.name} is not whole yet", _pause_s(watch, 1))
+        return None
+
+    async def read(self, montage: Montage) -> tuple[bytes, str] | None:
+        """Content of the metafile and its sha256; None if it changed while it was being read."""
+        content = await read_bounded(montage.metafile)
+        identity = await asyncio.to_thread(_stat_identity, montage.metafile)
+        observation = self._observed.get(montage.id)
+        if observation is None or identity != observation.identity:
+            return None
+        return content, hashlib.sha256(content).hexdigest()
+
+    async def examine(
+        self, montage: Montage, watch: WatchSettings, content: bytes, digest: str, stack_id: Callable[[str], StackId]
+    ) -> Settled | NotYet | Ignored:
+        """The settled montage, or what is still awaited.
+
+        Raises
+        ------
+        Fault
+            If the metafile or its images cannot be meant, or did not become whole in time.
+        """
+        try:
+            metafile = await asyncio.to_thread(parse_metafile, content, str(montage.metafile))
+        except MetafilePartial as fault:
+            return self._partial(montage, watch, fault)
+        if metafile.header.is_reference and watch.reference_sets == "ignore":
+            return Ignored("a lens-correction set, and reference_sets = ignore", digest)
+        findings = _findings(metafile, montage.metafile, strict=watch.strict)
+        z = z_for(metafile, montage.metafile, watch.to_z_rule())
+        raw, mipmapped = _stacks(metafile, watch, stack_id)
+        awaited = await self._images(montage, metafile, watch)
+        if awaited is not None:
+            return awaited
+        ids = tile_ids_for(metafile, z, watch.tilespec_options())
+        return Settled(digest, z, str(raw), str(mipmapped), ids, findings)
+
+    def _partial(self, montage: Montage, watch: WatchSettings, fault: MetafilePartial) -> NotYet:
+        quiet_s = self._clock() - self._observed[montage.id].since
+        if quiet_s < _patience_s(watch):
+            return NotYet(f"the metafile is not whole yet: {fault.problem}", _pause_s(watch, 1))
+        raise MetafileFault(
+            fault.subject,
+            f"{fault.problem}, and has not changed for {quiet_s:.0f} s",
+            "write it again; a new version is taken up by itself",
+        )
+
+    async def _images(self, montage: Montage, metafile: Metafile, watch: WatchSettings) -> NotYet | None:
+        """What image is awaited; None if all are there and whole."""
+        observation = self._observed[montage.id]
+        arrival = await asyncio.to_thread(check_images, metafile, montage.metafile.parent, watch.directory)
+        if arrival.whole:
+            return None
+        if arrival.unreadable and self._out_of_patience(observation, arrival.unreadable[0].path, watch):
+            raise _images_fault(montage.metafile, "cannot be used", arrival.unreadable, ImageFault)
+        if arrival.missing and not arrival.unreadable and self._age_s(montage) > watch.arrival_timeout_s:
+            raise _images_fault(
+                montage.metafile, f"have not arrived in {watch.arrival_timeout_s:g} s", arrival.missing, ImagesMissing
+            )
+        problem = (arrival.unreadable or arrival.missing)[0]
+        present = await asyncio.to_thread(_stat_or_none, problem.path)
+        if problem.path != observation.awaited or present != observation.awaited_identity:
+            observation.awaited, observation.awaited_identity = problem.path, present
+            observation.awaited_since = self._clock()
+        waiting = len(arrival.missing) + len(arrival.unreadable)
+        return NotYet(f"{waiting} of {len(metafile.tiles)} images are not there yet: {problem.why}", _pause_s(watch, 1))
+
+    def _out_of_patience(self, observation: _Observation, path: Path, watch: WatchSettings) -> bool:
+        return (
+            observation.awaited == path
+            and observation.awaited_identity is not None
+            and self._clock() - observation.awaited_since >= _patience_s(watch)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageProblem:
+    """An image that is not there or not whole."""
+
+    path: Path
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Which images of a metafile are not there yet, and which are there but cannot be read."""
+
+    missing: tuple[ImageProblem, ...]
+    unreadable: tuple[ImageProblem, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether every image is there and whole."""
+        return not self.missing and not self.unreadable
+
+
+def check_images(metafile: Metafile, directory: Path, root: Path) -> Arrival:
+    """Looks at the header and length of every image; decodes none.
+
+    Raises
+    ------
+    ImageFault
+        If an image has another size than the metafile's header says: that cannot be meant.
+    StorageFault
+        If the directory cannot be looked at.
+    """
+    camera = metafile.header.camera
+    missing, unreadable = [], []
+    for tile in metafile.tiles:
+        path = image_path(directory, tile.img_path)
+        try:
+            info = inspect_image(path, root)
+        except FileNotFoundError:
+            missing.append(ImageProblem(path, f"{path.name} is missing"))
+        except ImageFault as fault:
+            unreadable.append(ImageProblem(path, f"{path.name} {fault.problem}"))
+        else:
+            _require_size(path, info, camera.width, camera.height)
+    return Arrival(tuple(missing), tuple(unreadable))
+
+
+def _require_size(path: Path, info: ImageInfo, width: int, height: int) -> None:
+    if (info.width, info.height) != (width, height):
+        raise ImageFault(
+            str(path),
+            f"is {info.width}x{info.height} pixels, but its metafile's camera_info says {width}x{height}",
+            "find out which of the two is wrong; nothing was ingested",
+        )
+
+
+async def read_bounded(path: Path) -> bytes:
+    """Content of a file that is no longer than a metafile may be.
+
+    Raises
+    ------
+    MetafileFault
+        If it is longer.
+    StorageFault
+        If it cannot be read.
+    """
+    try:
+        async with aiofiles.open(path, "rb") as file:
+            content: bytes = await file.read(MAX_METAFILE_BYTES + 1)
+    except OSError as error:
+        raise storage_fault(str(path), "read the metafile", error) from error
+    if len(content) > MAX_METAFILE_BYTES:
+        raise _too_large(path, f"over {MAX_METAFILE_BYTES}")
+    return content
+
+
+def _too_large(path: Path, size: str) -> MetafileFault:
+    return MetafileFault(
+        str(path),
+        f"is {size} bytes long; a metafile is read up to {MAX_METAFILE_BYTES} bytes",
+        "a section of 20,000 tiles needs about 17 MB; see what wrote this file",
+    )
+
+
+def _stat_identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise storage_fault(str(path), "look at the metafile", error) from error
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _identity_of(path: Path, root: Path) -> tuple[int, int, int] | None:
+    """(size, mtime, inode) of a metafile that may be read; None if it is gone."""
+    identity = _stat_identity(path)
+    if identity is None:
+        return None
+    if not stat.S_ISREG(path.stat(follow_symlinks=False).st_mode):
+        raise MetafileFault(
+            str(path), "is not a regular file", "links and devices are not followed; put the file itself there"
+        )
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise MetafileFault(str(path), f"lies outside {root} when links are followed", "watch the directory it lies in")
+    if identity[0] > MAX_METAFILE_BYTES:
+        raise _too_large(path, str(identity[0]))
+    return identity
+
+
+def _stat_or_none(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _pause_s(watch: WatchSettings, looks: int) -> float:
+    """Seconds until the next look: growing from the settle time, no longer than a scan's interval."""
+    return float(min(watch.scan_interval_s, max(0.1, watch.settle_s) * 2 ** min(looks, 10)))
+
+
+def _patience_s(watch: WatchSettings) -> float:
+    return float(max(PATIENCE_AT_LEAST_S, PATIENCE * watch.settle_s))
+
+
+def _findings(metafile: Metafile, path: Path, *, strict: bool) -> tuple[str, ...]:
+    findings = check_metafile(metafile, path.name)
+    wrong = [finding.text for finding in findings if strict or finding.severity == "error"]
+    if wrong:
+        more = f"; and {len(wrong) - NAMES_SHOWN} more" if len(wrong) > NAMES_SHOWN else ""
+        hint = "with strict = false warnings do not stop a montage" if strict else "see what wrote this metafile"
+        raise MetafileFault(str(path), "; ".join(wrong[:NAMES_SHOWN]) + more, hint)
+    return tuple(finding.text for finding in findings)
+
+
+def _stacks(metafile: Metafile, watch: WatchSettings, stack_id: Callable[[str], StackId]) -> tuple[StackId, StackId]:
+    facts = watch.name_facts(metafile)
+    raw = stack_id(legal_name(watch.stacks.raw, facts))
+    mipmapped = stack_id(legal_name(watch.stacks.mipmapped, facts)) if watch.stacks.mipmapped else raw
+    return raw, mipmapped
+
+
+def _images_fault(
+    metafile: Path, what: str, problems: tuple[ImageProblem, ...], kind: type[ImageFault] | type[ImagesMissing]
+) -> Fault:
+    names = "; ".join(problem.why for problem in problems[:NAMES_SHOWN])
+    more = f"; and {len(problems) - NAMES_SHOWN} more" if len(problems) > NAMES_SHOWN else ""
+    return kind(
+        str(metafile),
+        f"{len(problems)} of its images {what}: {names}{more}",
+        "copy them again; the montage is taken up by itself when its metafile is touched",
+    )

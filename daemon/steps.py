@@ -1,0 +1,253 @@
+"""What each step does to one montage, with the handlers. Every effect can be repeated."""
+
+import asyncio
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from handlers.executors import WorkerPool
+from handlers.images import MipmapReport
+from handlers.tilespec import TileSpec, tile_specs_for
+
+from daemon.config import MipmapSettings, Settings, WatchSettings
+from daemon.health import Metrics
+from daemon.journal import Journal, Montage
+from daemon.keeper import StackKeeper
+from daemon.settle import read_bounded
+from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
+from handlers.errors import Fault, ImageFault, MetafileFault, StorageFault, Waiting, storage_fault
+from handlers.generate_mipmaps import Level0, MipmapPlan, absent_levels, level_uris, make_all, mask_job, tile_job
+from handlers.generate_tilespecs import ingest_tiles
+from handlers.metafile import Metafile, image_path, parse_metafile
+from handlers.render import RenderClient, StackId
+
+log = structlog.get_logger()
+
+FAULTS_SHOWN = 10
+
+
+class MetafileChanged(MetafileFault):
+    """The file no longer holds what the montage stands for; the next scan makes a montage of what it holds now."""
+
+    waiting_helps = Waiting.ALWAYS
+
+
+class Stopped(Exception):  # noqa: N818  not an error: the daemon was asked to stop
+    """The step was left off between two tiles; what is done is recorded."""
+
+
+class MipmapsLost(Exception):  # noqa: N818  handled by making them again
+    """Levels recorded as made are not on disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A montage with what its metafile says, as the steps need it."""
+
+    montage: Montage
+    watch: WatchSettings
+    metafile: Metafile
+    specs: tuple[TileSpec, ...]
+    raw: StackId
+    mipmapped: StackId
+
+    @property
+    def z(self) -> float:
+        """Place of the section in the stack."""
+        assert self.montage.z is not None
+        return self.montage.z
+
+    @property
+    def resolution_nm(self) -> tuple[float, float, float]:
+        """Pixel size in x and y from the calibration, section distance from the configuration."""
+        calibration = self.metafile.header.highmag
+        return calibration.x_nm_per_pix, calibration.y_nm_per_pix, self.watch.stacks.resolution_z
+
+    def level0(self) -> list[Level0]:
+        """The image, mask and size of every tile."""
+        directory, camera = self.montage.metafile.parent, self.metafile.header.camera
+        mask = Path(self.watch.tilespecs.mask) if self.watch.tilespecs.mask else None
+        return [
+            Level0(spec.tile_id, image_path(directory, tile.img_path), mask, camera.width, camera.height)
+            for spec, tile in zip(self.specs, self.metafile.tiles, strict=True)
+        ]
+
+
+class Steps:
+    """Performs the steps from SETTLED to APPLIED.
+
+    Parameters
+    ----------
+    in_flight : tiles given to the workers at once, over all montages; a little more than there are workers.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Callable[[], Settings],
+        journal: Journal,
+        client: RenderClient,
+        keeper: StackKeeper,
+        pool: WorkerPool,
+        metrics: Metrics,
+        in_flight: int,
+    ) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._client = client
+        self._keeper = keeper
+        self._pool = pool
+        self._metrics = metrics
+        self._slots = asyncio.Semaphore(in_flight)
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Lets the tiles under way end, and starts no more."""
+        self._stopping.set()
+
+    async def section(self, montage: Montage, watch: WatchSettings) -> Section:
+        """The montage with its metafile, read anew: the file must still hold the content that settled.
+
+        Raises
+        ------
+        MetafileChanged
+            If it does not.
+        """
+        content = await read_bounded(montage.metafile)
+        if hashlib.sha256(content).hexdigest() != montage.digest:
+            raise MetafileChanged(
+                str(montage.metafile), "changed after it had settled", "what it holds now is taken up by the next scan"
+            )
+        return await asyncio.to_thread(_section_of, montage, watch, content)
+
+    async def ingest(self, section: Section) -> None:
+        """Puts the tile specs into the raw stack and reads them back."""
+        unwanted = await self._journal.superseded_tile_ids(section.montage)
+        transform = section.metafile.shared_transform if section.watch.tilespecs.shared_transform else None
+        specs = [spec.to_json() for spec in section.specs]
+        transforms = {str(transform["id"]): dict(transform)} if transform else {}
+
+        async def put() -> None:
+            await ingest_tiles(self._client, section.raw, section.z, specs, transforms, unwanted=unwanted)
+
+        await self._keeper.write(section.raw, section.resolution_nm, put)
+
+    async def make_mipmaps(self, section: Section) -> None:
+        """Makes the levels of every tile that has none yet, each recorded as soon as it is verified.
+
+        Raises
+        ------
+        Stopped
+            If the daemon was asked to stop; tiles made so far are recorded.
+        Fault
+            After all tiles were tried: names those that could not be made.
+        """
+        plan = section.watch.mipmap_plan()
+        if section.raw == section.mipmapped:
+            async with self._keeper.holding(section.raw):
+                await self._make_levels(section, plan)
+        else:
+            await self._make_levels(section, plan)
+
+    async def _make_levels(self, section: Section, plan: MipmapPlan) -> None:
+        await asyncio.to_thread(require_space, section.watch.mipmaps)
+        made = await self._journal.tiles_made(section.montage.id)
+        tiles = section.level0()
+        jobs = [tile_job(tile, plan, section.watch.directory) for tile in tiles if tile.tile_id not in made]
+        if tiles[0].mask is not None and str(tiles[0].mask) not in made:
+            jobs.append(mask_job(tiles[0], plan))
+        faults: list[Fault] = []
+
+        async def record(reports: list[MipmapReport]) -> None:
+            await self._record(section.montage, reports, faults)
+
+        await make_all(self._pool, jobs, record, slots=self._slots, stop=self._stopping)
+        if faults:
+            raise _one_fault(section.montage, faults, len(tiles))
+        if self._stopping.is_set() and len(await self._journal.tiles_made(section.montage.id)) < len(made) + len(jobs):
+            raise Stopped
+
+    async def _record(self, montage: Montage, reports: list[MipmapReport], faults: list[Fault]) -> None:
+        faults += [report.fault.to_fault() for report in reports if report.fault]
+        done = [report for report in reports if not report.fault]
+        if done:
+            await self._journal.record_tiles(montage.id, [report.tile_id for report in done])
+        self._metrics.tiles.inc(len(done))
+        self._metrics.files.inc(sum(len(report.made) for report in done))
+        self._metrics.bytes.inc(sum(level.bytes for report in done for level in report.made))
+
+    async def apply(self, section: Section) -> None:
+        """Makes the stack name the levels, and reads it back.
+
+        Raises
+        ------
+        MipmapsLost
+            If a level's file is not there: a URL that leads nowhere breaks the tile at every scale.
+        """
+        plan = section.watch.mipmap_plan()
+        tiles = section.level0()
+        if await asyncio.to_thread(absent_levels, tiles, plan):
+            raise MipmapsLost
+        ids = [tile.tile_id for tile in tiles]
+        unwanted = await self._journal.superseded_tile_ids(section.montage)
+
+        async def put() -> None:
+            if section.watch.mipmaps.apply == "path_builder":
+                await apply_path_builder(
+                    self._client, section.raw, section.mipmapped, section.z, ids, plan.path_builder(), unwanted=unwanted
+                )
+            else:
+                levels = {tile.tile_id: level_uris(tile, plan) for tile in tiles}
+                await apply_mipmaps(self._client, section.raw, section.mipmapped, section.z, levels, unwanted=unwanted)
+
+        await self._keeper.write(section.mipmapped, section.resolution_nm, put)
+
+
+def _section_of(montage: Montage, watch: WatchSettings, content: bytes) -> Section:
+    metafile = parse_metafile(content, str(montage.metafile))
+    assert montage.z is not None
+    assert montage.raw_stack is not None
+    assert montage.mipmapped_stack is not None
+    specs = tile_specs_for(metafile, montage.z, montage.metafile.parent, watch.tilespec_options())
+    raw, mipmapped = StackId.parse(montage.raw_stack), StackId.parse(montage.mipmapped_stack)
+    return Section(montage, watch, metafile, specs, raw, mipmapped)
+
+
+def require_space(settings: MipmapSettings) -> None:
+    """Returns if the disk of the mipmap directory has the free space that is to be kept.
+
+    Raises
+    ------
+    StorageFault
+        If it has not, or cannot be looked at.
+    """
+    try:
+        settings.output_dir.mkdir(parents=True, exist_ok=True)
+        free_bytes = shutil.disk_usage(settings.output_dir).free
+    except OSError as error:
+        raise storage_fault(str(settings.output_dir), "use the mipmap directory", error) from error
+    if free_bytes < settings.min_free_bytes:
+        raise StorageFault(
+            str(settings.output_dir),
+            f"has {free_bytes / 1e9:.2f} GB free, less than the {settings.min_free_bytes / 1e9:.2f} GB to be kept",
+            "free space there; work goes on by itself",
+        )
+
+
+def _one_fault(montage: Montage, faults: list[Fault], tile_count: int) -> Fault:
+    """One fault for the montage: the worst, since a fault that waiting cannot help decides."""
+    order = {Waiting.NEVER: 0, Waiting.LIMITED: 1, Waiting.ALWAYS: 2}
+    worst = min(faults, key=lambda fault: order[fault.waiting_helps])
+    if len(faults) == 1:
+        return worst
+    texts = "; ".join(f"{Path(fault.subject).name}: {fault.problem}" for fault in faults[:FAULTS_SHOWN])
+    more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
+    kind = type(worst) if worst.waiting_helps is not Waiting.NEVER else ImageFault
+    return kind(
+        str(montage.metafile),
+        f"mipmaps of {len(faults)} of {tile_count} tiles could not be made: {texts}{more}",
+        worst.hint,
+    )
