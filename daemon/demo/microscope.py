@@ -1,0 +1,354 @@
+"""A simulated TEMCA: writes the tiles and the metafile of planned sections as the microscope, or its copy job, would.
+
+    python -m daemon.demo.microscope /data/temca2 --sections 3 --tiles 12 --size 1024x1024
+
+prints one JSON object per file delivered and exits 0 when all are there.
+"""
+
+import argparse
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from daemon.demo.pytemca import MetafileForm, TileStatistics, metafile_bytes
+from daemon.demo.section import SectionPlan, TilePlan, plan_section
+
+__all__ = [
+    "Arrival",
+    "Delivery",
+    "MetafileForm",
+    "PixelSource",
+    "SectionPlan",
+    "Written",
+    "plan_section",
+    "write_section",
+    "write_tiles_for",
+]
+
+Frame = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+"""A camera frame, (height, width)."""
+
+_CAMERA_NOISE = 5.0
+"""Deviation of a pixel, in grey values of 255."""
+_SHIFTS = 64
+
+
+class PixelSource(StrEnum):
+    """What the camera sees."""
+
+    TISSUE = "tissue"
+    """Neuropil, continuous over the section and from section to section; about 0.15 s for a tile of 1024 x 1024."""
+    NOISE = "noise"
+    """Coarse noise, another one in every tile; as fast as the disk."""
+    FLAT = "flat"
+    """One grey value per tile."""
+
+
+class Arrival(StrEnum):
+    """How a file comes to be in its place."""
+
+    RENAMED = "renamed"
+    """Written under another name, then renamed."""
+    DIRECT = "direct"
+    """Opened, written, closed."""
+    PIECES = "pieces"
+    """Written piece by piece with pauses: its size grows."""
+    PREALLOCATED = "preallocated"
+    """As robocopy does it: of full size at once, filled piece by piece, its mtime set to the source's at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Manner and pace of writing."""
+
+    arrival: Arrival = Arrival.RENAMED
+    piece_bytes: int = 1 << 16
+    piece_pause_s: float = 0.0
+    """After each piece."""
+    tile_pause_s: float = 0.0
+    """After each tile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The files of a section."""
+
+    directory: Path
+    metafile: Path
+    images: tuple[Path, ...]
+
+
+def write_section(
+    plan: SectionPlan,
+    root: Path,
+    *,
+    pixels: PixelSource | str = PixelSource.TISSUE,
+    form: MetafileForm = MetafileForm.TILE_PER_LINE,
+    appended: Mapping[str, Any] | None = None,
+    metafile_first: bool = False,
+    delivery: Delivery = Delivery(),
+    on_file: Callable[[Path], None] | None = None,
+) -> Written:
+    """Writes a section below `root`: tiles first and the metafile last, or the other way round.
+
+    Parameters
+    ----------
+    appended : third element of the metafile, such as {"sharedTransform": {...}}.
+    metafile_first : as at the destination of a copy job that takes files by name.
+    on_file : called after each file.
+
+    Raises
+    ------
+    OSError
+        What the disk says.
+    """
+    camera = _Camera(plan, PixelSource(pixels))
+    directory = Path(root, plan.directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    metafile = directory / plan.metafile_name
+    told = on_file or (lambda _: None)
+    if metafile_first:
+        statistics = [_measured(camera.frame(tile)) for tile in plan.tiles]
+        _deliver(metafile, metafile_bytes(plan, statistics, form, appended), delivery)
+        told(metafile)
+    measured = []
+    for tile in plan.tiles:
+        frame = camera.frame(tile)
+        measured.append(_measured(frame))
+        _deliver(directory / tile.image_name, tiff_bytes(frame), delivery)
+        told(directory / tile.image_name)
+        time.sleep(delivery.tile_pause_s)
+    if not metafile_first:
+        _deliver(metafile, metafile_bytes(plan, measured, form, appended), delivery)
+        told(metafile)
+    return Written(directory, metafile, tuple(directory / tile.image_name for tile in plan.tiles))
+
+
+def write_tiles_for(
+    metafile: Path | bytes,
+    directory: Path,
+    size: tuple[int, int] | None = None,
+    delivery: Delivery = Delivery(),
+) -> tuple[Path, ...]:
+    """Writes an 8-bit image for each tile that an existing metafile names, and returns them; none equals another.
+
+    Parameters
+    ----------
+    metafile : its path or its bytes, a list of two elements.
+    size : (width, height) in pixels; what the header says when None.
+    """
+    header, data = json.loads(metafile if isinstance(metafile, bytes) else metafile.read_bytes())[:2]
+    camera = header["metadata"]["camera_info"]
+    width, height = size or (camera["width"], camera["height"])
+    noise = _Noise(width, height, seed=0)
+    directory.mkdir(parents=True, exist_ok=True)
+    images = tuple(directory / tile["img_path"] for tile in data["data"])
+    for index, image in enumerate(images):
+        _deliver(image, tiff_bytes(noise.frame(index)), delivery)
+    return images
+
+
+def tiff_bytes(frame: Frame) -> bytes:
+    """The frame as an uncompressed grey TIFF of its own depth."""
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "TIFF")
+    return file.getvalue()
+
+
+class _Noise:
+    """Coarse noise, cut at another place for each index and marked with it."""
+
+    def __init__(self, width: int, height: int, seed: int) -> None:
+        shape = (-(-(height + _SHIFTS) // 4), -(-(width + _SHIFTS) // 4))
+        grains = np.random.default_rng(seed).integers(40, 220, shape, np.uint8)
+        self._field = grains.repeat(4, axis=0).repeat(4, axis=1)
+        self._size = (width, height)
+
+    def frame(self, index: int) -> npt.NDArray[np.uint8]:
+        width, height = self._size
+        x, y = index % _SHIFTS, index // _SHIFTS % _SHIFTS
+        frame = self._field[y : y + height, x : x + width].copy()
+        mark = np.frombuffer(index.to_bytes(4, "big"), np.uint8)
+        frame.flat[: len(mark)] = mark[-frame.size :]
+        return frame
+
+
+class _Camera:
+    """Exposes the tiles of a section."""
+
+    def __init__(self, plan: SectionPlan, source: PixelSource) -> None:
+        self._plan = plan
+        self._source = source
+        self._noise = _Noise(plan.camera.width, plan.camera.height, plan.seed) if source is PixelSource.NOISE else None
+
+    def frame(self, tile: TilePlan) -> Frame:
+        """What the camera sees at a tile: the same at every call."""
+        camera = self._plan.camera
+        if self._noise is not None:
+            grey: npt.NDArray[Any] = self._noise.frame(tile.raster_index)
+        elif self._source is PixelSource.FLAT:
+            grey = np.full((camera.height, camera.width), 60 + tile.raster_index % 128, np.uint8)
+        else:
+            grey = self._tissue(tile)
+        return _digitised(grey, camera.bits)
+
+    def _tissue(self, tile: TilePlan) -> npt.NDArray[np.float32]:
+        plan = self._plan
+        grey = plan.tissue.window(tile.left_px, tile.top_px, plan.camera.width, plan.camera.height)
+        random = np.random.default_rng([plan.seed, plan.z_index, plan.roi_index, tile.raster_index])
+        return grey + random.standard_normal(grey.shape, np.float32) * np.float32(_CAMERA_NOISE)
+
+
+def _digitised(grey: npt.NDArray[Any], bits: int) -> Frame:
+    if bits == 8:
+        image: npt.NDArray[np.uint8] = np.rint(np.clip(grey, 0, 255)).astype(np.uint8)
+        return image
+    deep: npt.NDArray[np.uint16] = np.rint(np.clip(grey.astype(np.float32) * 16, 0, 4095)).astype(np.uint16)
+    return np.left_shift(deep, np.uint16(4))
+
+
+def _measured(frame: Frame) -> TileStatistics:
+    scale = 257 if frame.dtype == np.uint8 else 1
+    mean, deviation = float(frame.mean()) * scale, float(frame.std(dtype=np.float32)) * scale
+    return TileStatistics(
+        minimum=int(frame.min()) * scale,
+        maximum=int(frame.max()) * scale,
+        mean=round(mean),
+        std_dev=round(deviation / 257),
+        focus_score=20 + 5 * deviation / (deviation + 3000),
+    )
+
+
+def _deliver(path: Path, content: bytes, delivery: Delivery) -> None:
+    match delivery.arrival:
+        case Arrival.RENAMED:
+            part = path.with_name(f".{path.name}.part")
+            part.write_bytes(content)
+            part.replace(path)
+        case Arrival.DIRECT:
+            path.write_bytes(content)
+        case Arrival.PIECES:
+            _write_pieces(path, content, delivery, full_size_at_once=False)
+        case Arrival.PREALLOCATED:
+            started_ns = time.time_ns()
+            _write_pieces(path, content, delivery, full_size_at_once=True)
+            os.utime(path, ns=(started_ns, started_ns))
+
+
+def _write_pieces(path: Path, content: bytes, delivery: Delivery, *, full_size_at_once: bool) -> None:
+    with path.open("wb", buffering=0) as file:
+        if full_size_at_once:
+            file.truncate(len(content))
+        for start in range(0, len(content), delivery.piece_bytes):
+            file.write(content[start : start + delivery.piece_bytes])
+            time.sleep(delivery.piece_pause_s)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) > 0 and int(height) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 1024x1024")
+    return int(width), int(height)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def _overlap(text: str) -> float:
+    try:
+        overlap = float(text)
+    except ValueError:
+        overlap = -1
+    if not 0 <= overlap < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a fraction from 0 to below 1")
+    return overlap
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m daemon.demo.microscope", description="A simulated TEMCA.")
+    add = parser.add_argument
+    add("directory", type=Path, help="where the sections go, as <project>/<TEMCAn>/<session>/<grid>/<roi>/")
+    add("--sections", type=_positive, default=3, metavar="N")
+    add("--tiles", type=_positive, default=12, metavar="N", help="tiles of a section")
+    add("--size", type=_size, default=(1024, 1024), metavar="WxH", help="size of a tile in pixels")
+    add("--pixels", type=PixelSource, choices=list(PixelSource), default=PixelSource.TISSUE)
+    add("--bits", type=int, choices=(8, 12), default=8, help="8, or 12 in 16-bit files")
+    add("--overlap", type=_overlap, default=0.07)
+    add("--angle", type=float, default=180.0, help="rotation from stage to image, degrees")
+    add("--first-grid", type=_positive, default=1050, metavar="N", help="aperture number of the first section")
+    add("--temca", default="temca2", help="name of the microscope")
+    add("--session", default="20314_2L_0151_07", help="name of the imaging session")
+    add("--seed", type=int, default=0, help="which block of tissue")
+    add("--metafile-first", type=_positive, metavar="K", help="in the K-th section the metafile comes before its tiles")
+    add("--form", type=MetafileForm, choices=list(MetafileForm), default=MetafileForm.TILE_PER_LINE)
+    add("--arrival", type=Arrival, choices=list(Arrival), default=Arrival.RENAMED, help="how files are written")
+    add("--piece-pause", type=float, default=0.0, metavar="S", help="pause after each 64 KiB written in pieces")
+    add("--tile-pause", type=float, default=0.0, metavar="S", help="pause after each tile")
+    add("--section-pause", type=float, default=0.0, metavar="S", help="pause between sections")
+    return parser.parse_args(argv)
+
+
+def _plans(arguments: argparse.Namespace) -> list[SectionPlan]:
+    started = datetime.now().astimezone()
+    return [
+        plan_section(
+            tiles=arguments.tiles,
+            size=arguments.size,
+            grid=arguments.first_grid + k,
+            bits=arguments.bits,
+            angle_deg=arguments.angle,
+            overlap=arguments.overlap,
+            temca_id=arguments.temca.lower(),
+            session_id=arguments.session,
+            created_at=started + timedelta(seconds=k),
+            seed=arguments.seed,
+        )
+        for k in range(arguments.sections)
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; 0 when every section is written, 1 when the disk refuses."""
+    arguments = _arguments(argv)
+    delivery = Delivery(arguments.arrival, piece_pause_s=arguments.piece_pause, tile_pause_s=arguments.tile_pause)
+    try:
+        for k, plan in enumerate(_plans(arguments), start=1):
+            write_section(
+                plan,
+                arguments.directory,
+                pixels=arguments.pixels,
+                form=arguments.form,
+                metafile_first=k == arguments.metafile_first,
+                delivery=delivery,
+                on_file=partial(_tell, k),
+            )
+            time.sleep(arguments.section_pause if k < arguments.sections else 0)
+    except OSError as error:
+        sys.stderr.write(f"microscope: could not write {error.filename}: {error.strerror}\n")
+        return 1
+    return 0
+
+
+def _tell(section: int, file: Path) -> None:
+    sys.stdout.write(json.dumps({"section": section, "file": str(file)}) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
