@@ -36,6 +36,8 @@ class ApplyReport:
     """Of these, levels with a mask."""
     request_count: int
     """Uploads of tiles that it took; 0 where the path builder alone was set."""
+    deleted: tuple[str, ...]
+    """Ids that were no longer wanted, and are gone."""
     tiles_with_own_levels: tuple[str, ...] = ()
     """By path builder: tiles that name levels above 0 themselves, which go before what the builder derives."""
 
@@ -47,6 +49,7 @@ async def apply_mipmaps(
     z: float,
     levels_by_tile: Mapping[str, Levels],
     *,
+    unwanted: Collection[str] = (),
     most_tiles: int = MOST_TILES,
 ) -> ApplyReport:
     """Take a montage's tiles from the source, set their mipmap levels, put them into the target, read back, compare.
@@ -57,6 +60,7 @@ async def apply_mipmaps(
     Parameters
     ----------
     levels_by_tile : for each tile of the montage its levels; the files must be in place, as render-ws will read them.
+    unwanted : ids of the montage's earlier tiles; those that it no longer has are deleted from the target at the end.
 
     Raises
     ------
@@ -72,9 +76,8 @@ async def apply_mipmaps(
     specs = _montage(source, z, found, levels_by_tile)
     edited = [with_levels(spec, levels_by_tile[spec["tileId"]]) for spec in specs]
     request_count = await _put_and_compare(client, target, z, edited, found.transform_id_to_spec_map, most_tiles)
-    urls = [url for levels in levels_by_tile.values() for url in levels.values()]
-    masks = sum(mask is not None for _, mask in urls)
-    return ApplyReport(source, target, z, len(edited), len(urls), masks, request_count)
+    deleted = await _delete(client, target, z, set(unwanted) - set(levels_by_tile))
+    return ApplyReport(source, target, z, len(edited), *_counts(levels_by_tile), request_count, deleted)
 
 
 async def apply_path_builder(
@@ -85,6 +88,7 @@ async def apply_path_builder(
     levels_by_tile: Mapping[str, Levels],
     builder: PathBuilder,
     *,
+    unwanted: Collection[str] = (),
     most_tiles: int = MOST_TILES,
 ) -> ApplyReport:
     """Set the target's path builder, so that render-ws derives the given levels of a montage's tiles itself.
@@ -96,6 +100,7 @@ async def apply_path_builder(
     ----------
     levels_by_tile : as for `apply_mipmaps`: every URL must be the one that the builder derives.
     builder : what to set.
+    unwanted : as for `apply_mipmaps`.
 
     Raises
     ------
@@ -113,10 +118,21 @@ async def apply_path_builder(
     if target != source:
         request_count = await _put_and_compare(client, target, z, specs, found.transform_id_to_spec_map, most_tiles)
     await _set_builder(client, target, merged)
-    urls = [url for levels in levels_by_tile.values() for url in levels.values()]
+    deleted = await _delete(client, target, z, set(unwanted) - set(levels_by_tile))
     own = tuple(str(spec["tileId"]) for spec in specs if len(spec.get("mipmapLevels") or {}) > 1)
-    masks = sum(mask is not None for _, mask in urls)
-    return ApplyReport(source, target, z, len(specs), len(urls), masks, request_count, own)
+    return ApplyReport(source, target, z, len(specs), *_counts(levels_by_tile), request_count, deleted, own)
+
+
+def _counts(levels_by_tile: Mapping[str, Levels]) -> tuple[int, int]:
+    """How many levels, and how many of them with a mask."""
+    urls = [url for levels in levels_by_tile.values() for url in levels.values()]
+    return len(urls), sum(mask is not None for _, mask in urls)
+
+
+async def _delete(client: RenderClient, target: StackId, z: float, unwanted: Collection[str]) -> tuple[str, ...]:
+    if unwanted:
+        await client.delete_tiles(target, z, sorted(unwanted))
+    return tuple(sorted(unwanted))
 
 
 def check_levels(subject: str, levels_by_tile: Mapping[str, Levels]) -> None:

@@ -18,6 +18,7 @@ Fault
     |-- StackMissing        ... has no such stack
     |-- StackNotLoading     ... has the stack in another state than LOADING
     |-- StackLocked         ... has it READ_ONLY or OFFLINE: a person's decision
+    |-- StackReopened       ... has the stack LOADING again: another client writes to it
     `-- ReadBackDiffers     ... shows something else than what was written
 
 The edge that sees a fault chooses its class; whoever decides on a retry asks `waiting_helps`, and never reads the text.
@@ -142,6 +143,12 @@ class StackNotLoading(RenderFault):
 
 class StackLocked(RenderFault):
     """The stack is READ_ONLY or OFFLINE; only a person may change that."""
+
+
+class StackReopened(RenderFault):
+    """The stack was completed, and another client reopened it before that could be seen. It is closed again later."""
+
+    waiting_helps = Waiting.ALWAYS
 
 
 class ReadBackDiffers(RenderFault):

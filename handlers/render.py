@@ -19,6 +19,8 @@ from handlers.errors import (
     RenderRefused,
     RenderUnavailable,
     StackMissing,
+    StackNotLoading,
+    StackReopened,
 )
 from handlers.renderanswers import (
     LOCKED,
@@ -41,7 +43,10 @@ from handlers.renderanswers import (
 )
 from handlers.renderhttp import Answer, Patience, RenderHttp, Request, read_answer
 from handlers.rendernames import StackId, create_timestamp, format_z, tile_segment
-from handlers.resolvedtiles import MOST_BYTES, MOST_TILES, Json, check_upload, upload_bodies, without_nulls
+from handlers.resolvedtiles import MOST_BYTES, MOST_TILES, Json, check_upload, some, upload_bodies, without_nulls
+
+_REOPENINGS = 3
+"""How often a stack is reopened that others close at the same moment, before the caller is told."""
 
 __all__ = [
     "CloseReport",
@@ -66,7 +71,7 @@ class Polling:
     first_s: float = 0.25
     """Before the second look; the wait grows by half from look to look."""
     longest_s: float = 15.0
-    lost_s: float = 60.0
+    lost_s: float = 30.0
     """How long a COMPLETE may have been obeyed after all, once its connection broke."""
 
     def delay_s(self, look: int) -> float:
@@ -100,13 +105,13 @@ class CloseReport:
 
     stack: StackId
     meta: StackMeta
-    was_complete: bool
-    """Whether it was COMPLETE before, so that nothing was asked for."""
+    derivations: int
+    """How often it was derived for this: 0 if it was COMPLETE and in order, 2 if the first one had missed a write."""
     sections: tuple[SectionCheck, ...]
 
     @property
     def differing(self) -> tuple[SectionCheck, ...]:
-        """Sections with tiles that the derivation missed, or has and are gone: reopen and close again."""
+        """Sections with tiles that the derivation missed, or has and are gone: others were writing all along."""
         return tuple(section for section in self.sections if not section.agrees)
 
 
@@ -243,24 +248,28 @@ class RenderClient:
         ------
         StackLocked
             If the stack is READ_ONLY or OFFLINE.
-        ReadBackDiffers
-            If another client closed it at the same moment.
+        StackNotLoading
+            If another client closed it each time that it was reopened.
         """
         meta = await self.create_stack(stack, resolution_nm, notes)
-        if meta.state in LOCKED:
-            raise locked_fault(str(stack), meta.state)
-        if meta.state is not StackState.LOADING:
+        for _ in range(_REOPENINGS):
+            if meta.state in LOCKED:
+                raise locked_fault(str(stack), meta.state)
+            if meta.state is StackState.LOADING:
+                return meta
             await self.set_state(stack, StackState.LOADING)
             meta = await self._existing(stack)
-        if meta.state is not StackState.LOADING:
-            raise ReadBackDiffers(str(stack), f"was made LOADING, and is {meta.state}", "another client closes it, too")
-        return meta
+        if meta.state is StackState.LOADING:
+            return meta
+        raise StackNotLoading(str(stack), f"was made LOADING, and is {meta.state}", "another client closes it")
 
     async def close(self, stack: StackId, zs: Collection[float] = (), *, deadline_s: float = 3600.0) -> CloseReport:
         """Make the stack COMPLETE, wait until it is, and compare its section data with the tiles that are there.
 
         COMPLETE is sent once: render-ws derives in the request, for minutes on a big stack, and giving up on the answer
-        does not stop it. So a late answer means looking at the state, in growing steps.
+        does not stop it. So a late answer means looking at the state, in growing steps. A stack that is COMPLETE
+        already is only compared. Where the section data lack tiles, because they were written while others were being
+        derived, the stack is reopened and completed once more.
 
         Parameters
         ----------
@@ -271,7 +280,7 @@ class RenderClient:
         ------
         RenderUnavailable
             If it is not COMPLETE by then. Closing again later is right: it looks before it sends.
-        ReadBackDiffers
+        StackReopened
             If it was completed and somebody reopened it.
         StackLocked, StackMissing
             If somebody froze, dropped or deleted it.
@@ -279,15 +288,18 @@ class RenderClient:
             If it has no tiles.
         """
         before = await self._existing(stack)
-        meta = before
-        if before.state is not StackState.COMPLETE:
-            if before.state in LOCKED:
-                raise locked_fault(str(stack), before.state)
-            meta = await self._complete(stack, before, deadline_s)
-        sections = [SectionCheck(z, await self._derived(stack, z), len(await self.tile_bounds(stack, z))) for z in zs]
-        return CloseReport(stack, meta, before.state is StackState.COMPLETE, tuple(sections))
+        was_complete = before.state is StackState.COMPLETE
+        meta = before if was_complete else await self._complete(stack, before, deadline_s)
+        report = CloseReport(stack, meta, 0 if was_complete else 1, await self._sections(stack, zs))
+        if not report.differing:
+            return report
+        await self.set_state(stack, StackState.LOADING)
+        meta = await self._complete(stack, await self._existing(stack), deadline_s)
+        return CloseReport(stack, meta, report.derivations + 1, await self._sections(stack, zs))
 
     async def _complete(self, stack: StackId, before: StackMeta, deadline_s: float) -> StackMeta:
+        if before.state in LOCKED:
+            raise locked_fault(str(stack), before.state)
         try:
             await self.set_state(stack, StackState.COMPLETE)
         except AnswerLate:
@@ -304,9 +316,8 @@ class RenderClient:
             if meta.state in LOCKED:
                 raise locked_fault(str(stack), meta.state)
             if meta.current_version_number != before.current_version_number:
-                raise ReadBackDiffers(
-                    str(stack), "was made COMPLETE, and another client reopened it", "it is closed again when quiet"
-                )
+                problem = "was made COMPLETE, and another client reopened it"
+                raise StackReopened(str(stack), problem, "it is closed again when quiet")
             if loop.time() - start >= deadline_s:
                 raise RenderUnavailable(
                     str(stack),
@@ -316,8 +327,12 @@ class RenderClient:
             await asyncio.sleep(self._polling.delay_s(look))
             look += 1
 
-    async def _derived(self, stack: StackId, z: float) -> int:
-        return sum(section.tile_count for section in await self.section_data(stack, z))
+    async def _sections(self, stack: StackId, zs: Collection[float]) -> tuple[SectionCheck, ...]:
+        return tuple([await self._section(stack, z) for z in zs])
+
+    async def _section(self, stack: StackId, z: float) -> SectionCheck:
+        derived = sum(section.tile_count for section in await self.section_data(stack, z))
+        return SectionCheck(z, derived, len(await self.tile_bounds(stack, z)))
 
     async def _existing(self, stack: StackId) -> StackMeta:
         meta = await self.stack(stack)
@@ -365,6 +380,27 @@ class RenderClient:
         """Delete one tile, wherever its z; nothing happens if it is not there. Raises StackNotLoading."""
         path = f"{stack.path}/tile/{tile_segment(tile_id)}"
         await self._ask(Request("DELETE", path, str(stack), f"delete tile '{tile_id}'"))
+
+    async def delete_tiles(self, stack: StackId, z: float, tile_ids: Collection[str]) -> tuple[TileBounds, ...]:
+        """Delete tiles, wherever their z, see that they are gone, and list what is left of a z.
+
+        Raises
+        ------
+        ReadBackDiffers
+            If one is there afterwards.
+        StackNotLoading
+            If the stack is COMPLETE; some may be deleted.
+        """
+        for tile_id in tile_ids:
+            await self.delete_tile(stack, tile_id)
+        there = await self.tile_bounds(stack, z)
+        at_z = {tile.tile_id for tile in there}
+        left = [tile_id for tile_id in tile_ids if tile_id in at_z or await self.tile(stack, tile_id) is not None]
+        if left:
+            raise ReadBackDiffers(
+                str(stack), f"still has tiles that were deleted: {some(left)}", "another client puts them"
+            )
+        return there
 
     async def tile(self, stack: StackId, tile_id: str) -> dict[str, Any] | None:
         """The spec of one tile as stored, references intact; None if there is none."""

@@ -6,6 +6,7 @@ import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Self
 from urllib.parse import quote, urlsplit
 
 from handlers.errors import RenderRefused, SettingsFault
@@ -46,6 +47,18 @@ class StackId:
 
     def __str__(self) -> str:
         return f"{self.owner}/{self.project}/{self.stack}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The stack named `owner/project/stack`, as `str` writes it. Raises RenderRefused.
+
+        >>> StackId.parse("em/v1/17797_raw").stack
+        '17797_raw'
+        """
+        parts = text.split("/")
+        if len(parts) != 3:
+            raise RenderRefused(f"stack '{text}'", "is not named as owner/project/stack")
+        return cls(*parts)
 
     @property
     def path(self) -> str:

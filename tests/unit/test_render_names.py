@@ -1,0 +1,344 @@
+"""Names, numbers and answers of render-ws: what is decided without a request."""
+
+import json
+import math
+import pickle
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers.errors import (
+    AnswerLate,
+    AnswerLost,
+    Fault,
+    RenderBroken,
+    RenderFault,
+    RenderRefused,
+    RenderUnavailable,
+    SettingsFault,
+    StackLocked,
+    StackMissing,
+    StackNotLoading,
+    Waiting,
+)
+from handlers.renderanswers import PathBuilder, fault_of, plain_text
+from handlers.rendernames import (
+    StackId,
+    check_name,
+    checked_base_url,
+    create_timestamp,
+    format_z,
+    legal_name,
+    legal_stack_name,
+    tile_segment,
+)
+from handlers.resolvedtiles import (
+    canonical_url,
+    check_upload,
+    differences,
+    references,
+    shared_transforms,
+    upload_bodies,
+    without_nulls,
+)
+
+
+@pytest.mark.parametrize("name", ["a", "17797_1R_raw", "A1_b2", "0"])
+def test_letters_and_digits_joined_by_single_underscores_are_a_name(name: str) -> None:
+    check_name("stack", name)
+
+
+@pytest.mark.parametrize("name", ["", "_a", "a_", "a__b", "a-b", "a.b", "a b", "a/b", "é", "a\n", "٣"])
+def test_a_name_that_render_refuses_is_refused_before_any_request(name: str) -> None:
+    with pytest.raises(RenderRefused, match="is no name"):
+        StackId("em", "v1", name)
+
+
+def test_the_three_names_of_a_stack_may_have_96_characters_together() -> None:
+    assert str(StackId("o" * 30, "p" * 30, "s" * 36)).count("/") == 2
+    with pytest.raises(RenderRefused, match="97 characters together"):
+        StackId("o" * 30, "p" * 30, "s" * 37)
+
+
+def test_a_stack_is_read_back_from_its_full_name() -> None:
+    stack = StackId("em", "v1", "raw")
+    assert StackId.parse(str(stack)) == stack
+    with pytest.raises(RenderRefused, match="owner/project/stack"):
+        StackId.parse("em/raw")
+
+
+@given(st.text())
+def test_a_text_becomes_a_name_that_render_takes_or_is_refused(text: str) -> None:
+    try:
+        name = legal_name(text)
+    except RenderRefused:
+        assert not any(character.isascii() and character.isalnum() for character in text)
+    else:
+        check_name("stack", name)
+
+
+def test_a_stack_name_template_takes_fields_of_the_header() -> None:
+    assert legal_stack_name("{specimen_id}_{grid}_raw", {"specimen_id": "1-2", "grid": 7}) == "1_2_7_raw"
+
+
+def test_a_stack_name_template_with_an_unknown_field_names_those_there_are() -> None:
+    with pytest.raises(SettingsFault, match="specimen_id"):
+        legal_stack_name("{specimen}_raw", {"specimen_id": "1"})
+    with pytest.raises(SettingsFault):
+        legal_stack_name("{specimen_id.__class__}_raw", {"specimen_id": "1"})
+    with pytest.raises(SettingsFault):
+        legal_stack_name("{specimen_id", {"specimen_id": "1"})
+
+
+def test_a_header_without_the_field_that_names_the_stack_is_refused() -> None:
+    with pytest.raises(RenderRefused, match="no specimen_id"):
+        legal_stack_name("{specimen_id}_raw", {"specimen_id": None})
+
+
+@pytest.mark.parametrize(("z", "text"), [(1050, "1050.0"), (5.5, "5.5"), (-0.0, "0.0"), (1e-7, "1e-07"), (-3, "-3.0")])
+def test_z_is_written_as_java_writes_a_double(z: float, text: str) -> None:
+    assert format_z(z) == text
+
+
+@pytest.mark.parametrize("z", [math.nan, math.inf])
+def test_a_z_that_is_no_number_is_refused(z: float) -> None:
+    with pytest.raises(RenderRefused):
+        format_z(z)
+
+
+def test_a_tile_id_is_encoded_for_one_segment_of_a_path() -> None:
+    assert tile_segment("a;b ü%#?.1050.0") == "a%3Bb%20%C3%BC%25%23%3F.1050.0"
+
+
+@pytest.mark.parametrize("tile_id", ["a/b", "", ".", ".."])
+def test_a_tile_id_that_no_path_can_carry_is_refused(tile_id: str) -> None:
+    with pytest.raises(RenderRefused):
+        tile_segment(tile_id)
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_a_creation_time_has_exactly_three_decimals(moment: datetime) -> None:
+    text = create_timestamp(moment)
+    assert len(text) == 24
+    assert text[19] == "."
+    assert text.endswith("Z")
+
+
+def test_a_creation_time_is_written_in_utc() -> None:
+    moment = datetime(2024, 5, 6, 1, 0, 0, 999999, tzinfo=timezone(timedelta(hours=2)))
+    assert create_timestamp(moment) == "2024-05-05T23:00:00.999Z"
+
+
+def test_a_base_url_is_taken_with_and_without_a_slash_at_its_end() -> None:
+    assert checked_base_url("http://r:8080/render-ws/v1/") == checked_base_url("http://r:8080/render-ws/v1")
+
+
+@pytest.mark.parametrize("url", ["render:8080", "ftp://r/v1", "http:///v1", "http://r/v1?x=1", ""])
+def test_a_base_url_that_is_none_is_a_settings_fault(url: str) -> None:
+    with pytest.raises(SettingsFault, match=r"render\.url"):
+        checked_base_url(url)
+
+
+NOT_LOADING = "Resolved tiles can only be saved to stacks in the LOADING state, but this stack's state is COMPLETE."
+NOT_LOADING_400 = "stack state is COMPLETE but must be LOADING to delete data"
+LOCKED_500 = "Data for stack s cannot be modified because it is READ_ONLY."
+LOCKED_400 = (
+    "The s stack's state is currently OFFLINE and must first be transitioned to COMPLETE "
+    "before transitioning it to LOADING."
+)
+NO_STACK = "stack with owner 'o', project 'p', and name 's' does not exist"
+
+
+@pytest.mark.parametrize(
+    ("status", "content_type", "text", "kind", "waiting"),
+    [
+        (500, "text/plain", NOT_LOADING, StackNotLoading, Waiting.ALWAYS),
+        (400, "text/plain", NOT_LOADING_400, StackNotLoading, Waiting.ALWAYS),
+        (500, "text/plain", NOT_LOADING.replace("COMPLETE", "READ_ONLY"), StackLocked, Waiting.NEVER),
+        (500, "text/plain", LOCKED_500, StackLocked, Waiting.NEVER),
+        (400, "text/plain", LOCKED_400, StackLocked, Waiting.NEVER),
+        (500, "text/plain", "the stack has no tiles. Derive nothing.", RenderRefused, Waiting.NEVER),
+        (500, "text/plain", "width and height must be set to create a bounding box", RenderRefused, Waiting.NEVER),
+        (500, "text/plain", "com.mongodb.MongoTimeoutException", RenderBroken, Waiting.LIMITED),
+        (500, "", "", RenderBroken, Waiting.LIMITED),
+        (501, "text/html", "", RenderBroken, Waiting.LIMITED),
+        (400, "text/html", "Unrecognized token 'NaN'", RenderRefused, Waiting.NEVER),
+        (404, "text/plain", NO_STACK, StackMissing, Waiting.NEVER),
+        (404, "text/html", "Not Found", RenderRefused, Waiting.NEVER),
+        (404, "application/json", "", RenderRefused, Waiting.NEVER),
+        (301, "text/html", "", RenderRefused, Waiting.NEVER),
+        (401, "text/html", "", RenderRefused, Waiting.NEVER),
+        (405, "text/html", "", RenderRefused, Waiting.NEVER),
+        (413, "text/html", "", RenderRefused, Waiting.NEVER),
+        (415, "text/html", "", RenderRefused, Waiting.NEVER),
+        (429, "text/html", "", RenderUnavailable, Waiting.ALWAYS),
+        (502, "text/html", "", AnswerLost, Waiting.ALWAYS),
+        (503, "text/html", "", RenderUnavailable, Waiting.ALWAYS),
+        (504, "text/html", "", AnswerLate, Waiting.ALWAYS),
+    ],
+)
+def test_an_answer_other_than_success_stands_for_one_fault(
+    status: int, content_type: str, text: str, kind: type[RenderFault], waiting: Waiting
+) -> None:
+    fault = fault_of("o/p/s", "put tiles", status, content_type, text)
+    assert type(fault) is kind
+    assert fault.waiting_helps is waiting
+    assert "o/p/s" in str(fault)
+    assert str(pickle.loads(pickle.dumps(fault))) == str(fault)
+
+
+def test_a_refusal_repeats_the_words_of_render() -> None:
+    fault = fault_of("o/p/s", "put tiles", 400, "text/plain", "all tiles must have a z value of 1050.0")
+    assert "all tiles must have a z value of 1050.0" in str(fault)
+
+
+def test_a_404_in_html_blames_the_url_and_not_the_stack() -> None:
+    fault = fault_of("o/p/s", "look", 404, "text/html", "HTTP 404 Not Found")
+    assert "bug in our URL" in fault.hint
+    assert "render.url" in fault.hint
+
+
+def test_a_stack_called_like_a_state_does_not_change_what_an_answer_means() -> None:
+    text = NO_STACK.replace("'s'", "'state_READ_ONLY'")
+    assert type(fault_of("o/p/state_READ_ONLY", "look", 404, "text/plain", text)) is StackMissing
+    broken = "Data for stack OFFLINE_LOADING is beyond us"
+    assert type(fault_of("o/p/OFFLINE_LOADING", "put", 500, "text/plain", broken)) is RenderBroken
+
+
+def test_an_error_page_is_shown_as_one_short_line_of_text() -> None:
+    page = b"<html><style>p {x: y}</style><body>\n<h1>Not Found</h1> <p>nothing here</p></body></html>"
+    assert plain_text(page) == "Not Found nothing here"
+    assert len(plain_text(b"x" * 100_000)) < 600
+
+
+def tile(tile_id: str, z: float = 5.0, refs: tuple[str, ...] = (), **more: object) -> dict[str, object]:
+    transforms = [{"type": "ref", "refId": name} for name in refs] + [{"className": "Affine", "dataString": "1 0"}]
+    return {"tileId": tile_id, "z": z, "transforms": {"type": "list", "specList": transforms}, **more}
+
+
+LENS = {"type": "leaf", "id": "lens", "className": "c", "dataString": "d"}
+
+
+def test_references_are_found_in_lists_and_in_blends() -> None:
+    spec = {
+        "type": "list",
+        "specList": [
+            {"type": "ref", "refId": "a"},
+            {"type": "interpolated", "a": {"type": "ref", "refId": "b"}, "b": {"type": "ref", "refId": "c"}},
+            {"className": "leaf"},
+        ],
+    }
+    assert list(references(spec)) == ["a", "b", "c"]
+
+
+def test_a_shared_transform_brings_along_those_that_it_refers_to() -> None:
+    nested = {"id": "nested", "type": "list", "specList": [{"type": "ref", "refId": "lens"}]}
+    circular = {"id": "circular", "type": "ref", "refId": "circular"}
+    transforms = {"lens": LENS, "nested": nested, "circular": circular, "other": LENS}
+    assert set(shared_transforms([tile("t", refs=("nested", "circular"))], transforms)) == {
+        "lens",
+        "nested",
+        "circular",
+    }
+
+
+def test_a_reference_to_a_transform_that_is_not_there_is_refused_before_any_request() -> None:
+    with pytest.raises(RenderRefused, match="'lens', which is not there"):
+        upload_bodies([tile("t", refs=("lens",))], {})
+
+
+def test_uploads_are_cut_by_number_of_tiles_and_each_repeats_the_transforms_it_needs() -> None:
+    specs = [tile(f"t{n}", refs=("lens",) if n != 2 else ()) for n in range(5)]
+    bodies = [json.loads(body) for body in upload_bodies(specs, {"lens": LENS, "other": LENS}, most_tiles=2)]
+    assert [list(body["tileIdToSpecMap"]) for body in bodies] == [["t0", "t1"], ["t2", "t3"], ["t4"]]
+    assert [list(body["transformIdToSpecMap"]) for body in bodies] == [["lens"]] * 3
+    alone = [json.loads(body) for body in upload_bodies(specs[2:3], {"lens": LENS})]
+    assert alone[0]["transformIdToSpecMap"] == {}
+
+
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=30), st.integers(300, 1500))
+def test_uploads_hold_every_tile_once_and_stay_below_the_limit_of_bytes(lengths: list[int], most: int) -> None:
+    specs = [tile(f"t{n}", refs=("lens",), label="x" * length) for n, length in enumerate(lengths)]
+    bodies = upload_bodies(specs, {"lens": LENS}, most_bytes=most)
+    contents = [json.loads(body) for body in bodies]
+    assert [spec for content in contents for spec in content["tileIdToSpecMap"].values()] == specs
+    for body, content in zip(bodies, contents, strict=True):
+        assert content["transformIdToSpecMap"] == {"lens": LENS}
+        assert len(body) <= most + 60 or len(content["tileIdToSpecMap"]) == 1
+
+
+def test_nulls_are_left_out_and_numbers_that_json_does_not_know_are_refused() -> None:
+    body = json.loads(upload_bodies([tile("t", meshCellSize=None, layout={"camera": None, "temca": "5"})], {})[0])
+    assert "meshCellSize" not in body["tileIdToSpecMap"]["t"]
+    assert body["tileIdToSpecMap"]["t"]["layout"] == {"temca": "5"}
+    with pytest.raises(RenderRefused, match=r"'t'.*JSON"):
+        upload_bodies([tile("t", stageX=math.nan)], {})
+
+
+@pytest.mark.parametrize(
+    ("specs", "words"),
+    [
+        ([], "no tiles"),
+        ([tile("a"), tile("a")], "twice: a"),
+        ([tile("a", z=6.0)], "another z"),
+        ([{"z": 5.0}], "no tileId"),
+        ([tile("a/b")], "no render-ws URL"),
+    ],
+)
+def test_what_render_would_refuse_or_lose_is_refused_before_any_request(
+    specs: list[dict[str, object]], words: str
+) -> None:
+    with pytest.raises(Fault, match=words):
+        check_upload("o/p/s", 5.0, specs)
+
+
+@pytest.mark.parametrize("url", ["file:/d/a%20b.tif", "file:///d/a%20b.tif", "/d/a b.tif", "file:///d//a%20b.tif"])
+def test_spellings_of_a_file_url_are_equal(url: str) -> None:
+    assert canonical_url(url) == "file:/d/a b.tif"
+
+
+def test_urls_of_other_schemes_are_compared_as_they_are() -> None:
+    assert canonical_url("s3://bucket/a%20b.tif") == "s3://bucket/a%20b.tif"
+    assert canonical_url("file:///d/a.tif") != canonical_url("file:///d/b.tif")
+
+
+def test_what_render_adds_is_no_difference() -> None:
+    sent = {"tileId": "t", "z": 5, "mipmapLevels": {"0": {"imageUrl": "file:///d/a.tif"}}, "labels": [], "g": None}
+    shown = {"tileId": "t", "z": 5.0, "minX": 1.0, "mipmapLevels": {"0": {"imageUrl": "file:/d/a.tif"}}}
+    assert list(differences(sent, shown)) == []
+
+
+def test_a_level_too_many_too_few_or_elsewhere_is_a_difference() -> None:
+    sent = {"mipmapLevels": {"0": {"imageUrl": "file:/a"}, "1": {"imageUrl": "file:/b"}, "2": {"imageUrl": "file:/c"}}}
+    shown = {"mipmapLevels": {"0": {"imageUrl": "file:/a"}, "1": {"imageUrl": "file:/x"}, "3": {"imageUrl": "file:/d"}}}
+    lines = list(differences(sent, shown, "tile 't'"))
+    assert len(lines) == 3
+    assert lines[0] == "tile 't'.mipmapLevels.1.imageUrl: sent 'file:/b', shown 'file:/x'"
+    assert "mipmapLevels.2: sent" in lines[1]
+    assert "mipmapLevels.3: not sent" in lines[2]
+
+
+def test_transforms_in_another_order_or_number_are_a_difference() -> None:
+    sent = {"transforms": {"specList": [{"refId": "a"}, {"dataString": "1 0"}]}}
+    assert list(differences(sent, {"transforms": {"specList": [{"dataString": "1 0"}, {"refId": "a"}]}}))
+    assert list(differences(sent, {"transforms": {"specList": [{"refId": "a"}]}}))
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.floats(allow_nan=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_nothing_differs_from_itself(value: object) -> None:
+    clean = without_nulls(value)
+    assert list(differences(clean, clean)) == []
+
+
+def test_a_path_builder_derives_the_name_as_render_does() -> None:
+    builder = PathBuilder(root_path="/m", number_of_levels=6, extension="tif")
+    assert canonical_url(builder.derived_path("file:///d/a.tif", 2)) == "file:/m/2/d/a.tif.tif"
+    assert builder.derived_path("/d/a.tif", 2) == "/m/2/d/a.tif.tif"
+    assert builder.normalized().to_json() == {"rootPath": "/m/", "numberOfLevels": 6, "extension": "tif"}
