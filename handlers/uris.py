@@ -1,0 +1,130 @@
+"""Paths and URIs, quoted and unquoted in this one place; the one rule for where a mipmap of a tile lives. Pure."""
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import quote, unquote_to_bytes
+
+from handlers.errors import Fault, SettingsFault
+
+_UNQUOTED = "/!$&'()*+,;=:@"
+"""Left as they are, beside letters, digits and `_.-~`: all that RFC 3986 allows in a path. The fewer escapes, the more
+often render's MipmapPathBuilder, which takes a URI for text, finds the file that the writer made."""
+
+_EXTENSIONS = {"tif": "tif", "tiff": "tif", "png": "png", "jpg": "jpg", "jpeg": "jpg"}
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+
+
+def path_to_uri(path: Path | str) -> str:
+    """The `file:///...` URI of an absolute path, percent-encoded; repeated slashes become one.
+
+    Raises Fault if the path is not absolute or holds a zero byte.
+
+    >>> path_to_uri("/data/tape 151/a#1.tif")
+    'file:///data/tape%20151/a%231.tif'
+    """
+    text = os.fspath(path)
+    if not text.startswith("/"):
+        raise Fault(text, "is not an absolute path", "give the full path, from / on")
+    if "\0" in text:
+        raise Fault(repr(text), "holds a zero byte, which no path can")
+    return "file://" + quote(os.fsencode(re.sub("/+", "/", text)), safe=_UNQUOTED)
+
+
+def uri_to_path(uri: str) -> Path:
+    """The path that a `file:` URI means; a plain absolute path is taken as it stands, escapes and all.
+
+    Raises Fault for another scheme or host, a relative path, and for an unquoted `#` or `?`: by the rules of URIs the
+    path would end there, and several tiles would become one file.
+
+    >>> uri_to_path("file:/data/tape%20151/a.tif"), uri_to_path("/data/100%25.tif")
+    (PosixPath('/data/tape 151/a.tif'), PosixPath('/data/100%25.tif'))
+    """
+    if uri.startswith("/"):
+        return _sound_path(uri, uri)
+    scheme = _SCHEME.match(uri)
+    if scheme is None:
+        raise Fault(uri, "is neither a file: URI nor an absolute path", "give the full path, from / on")
+    if scheme[1].lower() != "file":
+        raise Fault(uri, f"has the scheme {scheme[1]!r}", "only file: URIs and absolute paths can be read and written")
+    if "#" in uri or "?" in uri:
+        raise Fault(uri, "has an unquoted # or ?, where a URI's path ends", "write # as %23 and ? as %3F")
+    return _sound_path(os.fsdecode(unquote_to_bytes(_without_host(uri, uri[scheme.end() :]))), uri)
+
+
+def canonical_extension(fmt: str) -> str:
+    """The one file name extension of an image format: tif, png or jpg. Render knows no other (`tiff` means `tif`).
+
+    Raises SettingsFault for anything else.
+
+    >>> canonical_extension("TIFF"), canonical_extension(".jpeg")
+    ('tif', 'jpg')
+    """
+    extension = _EXTENSIONS.get(fmt.lower().removeprefix("."))
+    if extension is None:
+        raise SettingsFault("mipmaps.format", f"{fmt!r} is not one of {', '.join(_EXTENSIONS)}")
+    return extension
+
+
+def mipmap_path(output_dir: Path, level: int, level0: Path, extension: str) -> Path:
+    """Where mipmap level `level` of the image `level0` lives: `{output_dir}/{level}/{level0 without leading /}.{ext}`.
+
+    The layout of render's MipmapPathBuilder: the extension of level 0 stays, the new one is appended.
+
+    Parameters
+    ----------
+    output_dir, level0 : absolute. `level0` has no `..`, which would lead out of `output_dir`.
+    level : 1 or more; level 0 is the raw file.
+    extension : format or extension, made canonical here.
+
+    >>> mipmap_path(Path("/mips"), 2, Path("/data/a.tif"), "tiff")
+    PosixPath('/mips/2/data/a.tif.tif')
+    """
+    for path in (output_dir, level0):
+        if not path.is_absolute():
+            raise Fault(str(path), "is not an absolute path", "give the full path, from / on")
+    if ".." in level0.parts:
+        raise Fault(str(level0), "has a '..', which would lead out of the mipmap directory")
+    if level < 1:
+        raise Fault(str(level0), f"has no mipmap level {level}: level 0 is the raw file, mipmaps begin at 1")
+    inside = str(level0).lstrip("/")
+    return output_dir / str(level) / f"{inside}.{canonical_extension(extension)}"
+
+
+def mipmap_uri(output_dir: Path, level: int, level0: Path, extension: str) -> str:
+    """The URI of `mipmap_path`, for the stack.
+
+    >>> mipmap_uri(Path("/mips"), 2, Path("/data/a.tif"), "png")
+    'file:///mips/2/data/a.tif.png'
+    """
+    return path_to_uri(mipmap_path(output_dir, level, level0, extension))
+
+
+def path_builder_agrees(level0: Path) -> bool:
+    """Whether render's MipmapPathBuilder derives from the URI of `level0` the file that `mipmap_path` names.
+
+    It does unless the URI has a percent-escape, which the builder carries into the file name as it stands.
+
+    >>> path_builder_agrees(Path("/data/a+b.tif")), path_builder_agrees(Path("/data/a b.tif"))
+    (True, False)
+    """
+    return "%" not in path_to_uri(level0)
+
+
+def _without_host(uri: str, rest: str) -> str:
+    """The path part after `file:`; an empty host and `localhost` mean this machine."""
+    if not rest.startswith("//"):
+        return rest
+    host, slash, path = rest[2:].partition("/")
+    if host.lower() not in {"", "localhost"}:
+        raise Fault(uri, f"names the host {host!r}", "mount its share and give the path here")
+    return slash + path
+
+
+def _sound_path(text: str, uri: str) -> Path:
+    if not text.startswith("/"):
+        raise Fault(uri, "has a relative path", "give the full path, from / on")
+    if "\0" in text:
+        raise Fault(uri, "holds a zero byte, which no path can")
+    return Path(re.sub("/+", "/", text))
