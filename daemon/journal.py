@@ -255,7 +255,7 @@ class Journal:
         await self.run(lambda connection: _end_attempt(connection, attempt_id, outcome, fault, self._clock()))
 
     async def count_crashes(self) -> int:
-        """Ends the attempts that the last process left behind, counting each against its montage; how many there were."""
+        """Ends the attempts that the last process left behind, counting each against its montage; their number."""
         return await self.run(lambda connection: _count_crashes(connection, self._clock()))
 
     # --- tiles and stacks

@@ -330,8 +330,9 @@ class _Ellipsoids:
         cos, sin, stretch = self.cos[which], self.sin[which], self.stretch[which]
         radius = self.radius[which]
         along, across = (x * cos + y * sin) / (radius * stretch), (y * cos - x * sin) * (stretch / radius)
-        above: Floats = self.place.z[which] / (3 * radius)
-        return along, across, above
+        above = np.abs(self.place.z[which] / (3 * radius))
+        # One that the section only grazes would be a large dark smear, and is left out.
+        return along, across, np.where(above < np.float32(0.85), above, _FAR)
 
 
 def _ellipsoids(tissue: Tissue, box: _Box) -> _Ellipsoids:

@@ -1,0 +1,239 @@
+"""The journal on real SQLite files."""
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from daemon.journal import MIGRATIONS, Journal, Outcome, Settled, connect
+from daemon.states import Event, MontageState, Step, fold
+from daemon.watcher import FoundBy, Sighting
+from handlers.errors import ImageFault, MetafileFault, SettingsFault, StorageFault
+
+SIGHTING = Sighting("temca2", Path("/data/temca2/_metadata_20170829_1_.json"), 100, 1_000, 7, FoundBy.SCAN)
+STACK = "em/v1/s_raw"
+
+
+def settled(digest: str = "aa", tiles: tuple[str, ...] = ("t1", "t2"), mipmapped: str = STACK) -> Settled:
+    return Settled(digest, 1050.0, STACK, mipmapped, tiles, ())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.sqlite"
+
+
+async def completed(journal: Journal, sighting: Sighting = SIGHTING, digest: str = "aa") -> int:
+    montage_id = await journal.notice(sighting)
+    assert montage_id is not None
+    kept = (await journal.settle(montage_id, settled(digest))).kept
+    for event in (Event.INGESTED, Event.MIPMAPPED, Event.APPLIED, Event.COMPLETED):
+        await journal.record(kept, event)
+    return kept
+
+
+async def test_a_noticed_metafile_is_remembered_by_the_next_process(path):
+    async with Journal(path) as journal:
+        montage_id = await journal.notice(SIGHTING)
+    async with Journal(path) as journal:
+        montage = await journal.montage(montage_id)
+        assert montage.metafile == SIGHTING.path
+        assert montage.state is MontageState.NOTICED
+
+
+async def test_the_same_file_seen_again_is_one_montage(path):
+    async with Journal(path) as journal:
+        await journal.notice(SIGHTING)
+        assert await journal.notice(SIGHTING) is None
+        assert len(await journal.montages()) == 1
+
+
+async def test_a_metafile_that_changes_before_it_settles_is_still_one_montage(path):
+    async with Journal(path) as journal:
+        first = await journal.notice(SIGHTING)
+        assert await journal.notice(replace(SIGHTING, size=200)) == first
+        assert (await journal.montage(first)).identity == (200, 1_000, 7)
+
+
+async def test_a_metafile_touched_after_it_is_done_is_recognised_and_not_done_twice(path):
+    async with Journal(path) as journal:
+        done = await completed(journal)
+        again = await journal.notice(replace(SIGHTING, mtime_ns=2_000))
+        assert again != done
+        assert await journal.recognise(again, "aa") == done
+        assert [montage.state for montage in await journal.montages()] == [MontageState.COMPLETE]
+        assert await journal.notice(replace(SIGHTING, mtime_ns=2_000)) is None
+
+
+async def test_other_content_at_the_same_path_supersedes(path):
+    async with Journal(path) as journal:
+        done = await completed(journal)
+        again = await journal.notice(replace(SIGHTING, mtime_ns=2_000))
+        assert await journal.recognise(again, "bb") is None
+        settling = await journal.settle(again, settled("bb", ("t2", "t3")))
+        assert (settling.kept, settling.superseded) == (again, (done,))
+        assert (await journal.montage(done)).state is MontageState.SUPERSEDED
+        assert await journal.superseded_tile_ids(await journal.montage(again)) == {"t1"}
+
+
+async def test_content_that_comes_back_is_done_anew_because_the_other_one_overwrote_it(path):
+    async with Journal(path) as journal:
+        first = await completed(journal)
+        other = await journal.notice(replace(SIGHTING, mtime_ns=2_000))
+        await journal.settle(other, settled("bb"))
+        back = await journal.notice(replace(SIGHTING, mtime_ns=3_000))
+        assert await journal.recognise(back, "aa") is None
+        settling = await journal.settle(back, settled("aa"))
+        assert (settling.kept, settling.superseded) == (first, (other,))
+        assert (await journal.montage(first)).state is MontageState.SETTLED
+        assert await journal.montage(back) is None
+
+
+async def test_a_failed_metafile_that_changes_is_looked_at_again(path):
+    async with Journal(path) as journal:
+        montage_id = await journal.notice(SIGHTING)
+        await journal.fail(montage_id, MetafileFault("x", "is not JSON"))
+        assert await journal.notice(replace(SIGHTING, size=300)) == montage_id
+        montage = await journal.montage(montage_id)
+        assert montage.state is MontageState.NOTICED
+        assert montage.fault is None
+
+
+async def test_the_same_bad_content_failing_twice_stays_one_montage(path):
+    async with Journal(path) as journal:
+        first = await journal.notice(SIGHTING)
+        await journal.fail(first, MetafileFault("x", "has no data"), digest="cc")
+        again = await journal.notice(replace(SIGHTING, mtime_ns=2_000))
+        await journal.fail(again, MetafileFault("x", "has no data"), digest="cc")
+        assert [(montage.id, montage.state) for montage in await journal.montages()] == [(first, MontageState.FAILED)]
+
+
+async def test_a_failed_montage_tells_what_failed_where_and_what_to_do(path):
+    async with Journal(path) as journal:
+        montage_id = await journal.notice(SIGHTING)
+        await journal.settle(montage_id, settled())
+        await journal.begin_attempt(montage_id, Step.INGEST)
+        montage = await journal.fail(montage_id, ImageFault("t1.tif", "is cut short", "copy it again"))
+        assert montage.failed_in is MontageState.SETTLED
+        assert str(montage.fault) == "t1.tif: is cut short (copy it again)"
+        assert montage.attempt == 1
+
+
+async def test_an_attempt_that_never_ended_counts_as_a_crash_until_the_montage_makes_progress(path):
+    async with Journal(path) as journal:
+        montage_id = await journal.notice(SIGHTING)
+        await journal.settle(montage_id, settled())
+    for crashes in (1, 2):
+        async with Journal(path) as journal:
+            await journal.begin_attempt(montage_id, Step.MIPMAPS)
+        async with Journal(path) as journal:
+            assert await journal.count_crashes() == 1
+            assert (await journal.montage(montage_id)).crashes == crashes
+    async with Journal(path) as journal:
+        await journal.record_tiles(montage_id, ["t1"])
+        assert (await journal.montage(montage_id)).crashes == 0
+        assert [attempt["outcome"] for attempt in await journal.attempts(montage_id)] == ["crashed", "crashed"]
+
+
+async def test_an_attempt_that_was_stopped_is_no_crash(path):
+    async with Journal(path) as journal:
+        montage_id = await journal.notice(SIGHTING)
+        attempt = await journal.begin_attempt(montage_id, Step.SETTLE)
+        await journal.end_attempt(attempt, Outcome.STOPPED)
+        assert await journal.count_crashes() == 0
+
+
+async def test_tiles_made_are_remembered_until_the_montage_is_mipmapped(path):
+    async with Journal(path) as journal:
+        montage_id = await journal.notice(SIGHTING)
+        await journal.settle(montage_id, settled())
+        await journal.record(montage_id, Event.INGESTED)
+        await journal.record_tiles(montage_id, ["t1"])
+    async with Journal(path) as journal:
+        assert await journal.tiles_made(montage_id) == {"t1"}
+        await journal.record(montage_id, Event.MIPMAPPED)
+        assert await journal.tiles_made(montage_id) == frozenset()
+
+
+async def test_a_montage_is_complete_when_every_stack_it_went_to_was_closed(path):
+    async with Journal(path) as journal:
+        montage_id = await journal.notice(SIGHTING)
+        await journal.settle(montage_id, settled(mipmapped="em/v1/s_mips"))
+        for event in (Event.INGESTED, Event.MIPMAPPED, Event.APPLIED):
+            await journal.record(montage_id, event)
+        assert await journal.record_closing(STACK, [montage_id]) == ()
+    async with Journal(path) as journal:
+        assert await journal.record_closing("em/v1/s_mips", [montage_id]) == (montage_id,)
+        assert (await journal.montage(montage_id)).state is MontageState.COMPLETE
+
+
+async def test_the_state_is_the_fold_of_the_events(path):
+    async with Journal(path) as journal:
+        await completed(journal)
+        other = await journal.notice(replace(SIGHTING, mtime_ns=2_000))
+        await journal.settle(other, settled("bb"))
+        await journal.fail(other, ImageFault("t", "is cut short"))
+        await journal.record(other, Event.RETRIED)
+        for montage in await journal.montages():
+            events = [
+                (Event(event["event"]), MontageState(event["detail"]["failed_in"]) if "failed_in" in event["detail"] else None)
+                for event in await journal.events(montage.id)
+            ]
+            assert fold(events) is montage.state
+
+
+async def test_an_event_that_cannot_happen_leaves_no_trace(path):
+    async with Journal(path) as journal:
+        done = await completed(journal)
+        before = await journal.events(done)
+        with pytest.raises(ValueError, match="cannot happen"):
+            await journal.record(done, Event.INGESTED)
+        assert await journal.events(done) == before
+
+
+async def test_a_journal_of_a_newer_version_is_refused_with_a_way_out(path):
+    with closing(connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    with pytest.raises(SettingsFault, match="written by a newer temwatch"):
+        async with Journal(path):
+            pass
+
+
+async def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(path):
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(SettingsFault, match="not a whole journal"):
+        async with Journal(path):
+            pass
+    assert path.read_bytes() == b"not a database" * 100
+
+
+async def test_a_journal_whose_directory_is_missing_is_refused_with_a_hint(tmp_path):
+    with pytest.raises(StorageFault, match="see that its directory exists"):
+        async with Journal(tmp_path / "absent" / "journal.sqlite"):
+            pass
+
+
+async def test_a_locked_journal_is_waited_for_and_nothing_is_lost(path, monkeypatch):
+    monkeypatch.setattr("daemon.journal.RETRY_S", 0.05)
+    async with Journal(path) as journal:
+        journal._connection.execute("PRAGMA busy_timeout = 10")
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            noticing = asyncio.create_task(journal.notice(SIGHTING))
+            while journal.fault is None:
+                await asyncio.sleep(0.01)
+            assert "locked" in str(journal.fault)
+            other.execute("ROLLBACK")
+        assert await noticing is not None
+        assert journal.fault is None
+
+
+async def test_every_migration_from_an_empty_file_gives_the_present_schema(path):
+    with closing(connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)
+        assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2
+        assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"

@@ -1,0 +1,110 @@
+"""The schedule and the retry rule."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.retry import LIMITED_ATTEMPTS, LONGEST_DELAY_S, retry_delay_s
+from daemon.schedule import Schedule, Ticket
+from daemon.states import Step
+from handlers.errors import ImageFault, RenderUnavailable, WorkerFault
+
+
+def ticket(number: int, step: Step = Step.INGEST) -> Ticket:
+    return Ticket(f"_metadata_2017{number:04}", number, step, "temca2")
+
+
+def started(tickets: list[Ticket]) -> list[int]:
+    return [each.montage_id for each in tickets]
+
+
+def test_montages_start_in_order_of_acquisition():
+    schedule = Schedule({Step.INGEST: 2})
+    for number in (3, 1, 2):
+        schedule.add(ticket(number))
+    assert started(schedule.take(0.0, lambda _: True)) == [1, 2]
+
+
+def test_a_step_takes_no_more_montages_than_its_limit_until_one_ends():
+    schedule = Schedule({Step.INGEST: 1})
+    schedule.add(ticket(1))
+    schedule.add(ticket(2))
+    first = schedule.take(0.0, lambda _: True)
+    assert started(first) == [1]
+    assert schedule.take(0.0, lambda _: True) == []
+    schedule.finish(first[0])
+    assert started(schedule.take(0.0, lambda _: True)) == [2]
+
+
+def test_a_montage_that_waits_does_not_hold_up_the_ones_behind_it():
+    schedule = Schedule({Step.INGEST: 1})
+    schedule.add(ticket(1), not_before=100.0)
+    schedule.add(ticket(2))
+    assert started(schedule.take(0.0, lambda _: True)) == [2]
+    assert schedule.next_time() == 100.0
+
+
+def test_a_montage_that_may_not_start_yet_stays_in_line():
+    schedule = Schedule({Step.INGEST: 2})
+    schedule.add(ticket(1))
+    schedule.add(ticket(2))
+    assert started(schedule.take(0.0, lambda each: each.montage_id != 1)) == [2]
+    assert started(schedule.take(0.0, lambda _: True)) == [1]
+
+
+def test_steps_have_limits_of_their_own():
+    schedule = Schedule({Step.INGEST: 1, Step.APPLY: 1})
+    schedule.add(ticket(1))
+    schedule.add(ticket(2, Step.APPLY))
+    assert sorted(started(schedule.take(0.0, lambda _: True))) == [1, 2]
+
+
+def test_a_montage_put_in_line_again_while_its_step_ends_keeps_its_new_place():
+    schedule = Schedule({Step.INGEST: 1, Step.MIPMAPS: 1})
+    schedule.add(ticket(1))
+    taken = schedule.take(0.0, lambda _: True)[0]
+    schedule.add(ticket(1, Step.MIPMAPS))
+    schedule.finish(taken)
+    assert [each.step for each in schedule.take(0.0, lambda _: True)] == [Step.MIPMAPS]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "hasten", "remove", "take", "finish"]), st.integers(1, 6)), max_size=60))
+def test_no_montage_is_started_twice_at_once_and_no_limit_is_passed(actions):
+    schedule = Schedule({Step.INGEST: 2})
+    running: dict[int, Ticket] = {}
+    for action, number in actions:
+        if action == "add" and number not in running:
+            schedule.add(ticket(number), not_before=float(number % 3))
+        elif action == "hasten":
+            schedule.hasten(number)
+        elif action == "remove" and number not in running:
+            schedule.remove(number)
+        elif action == "finish" and number in running:
+            schedule.finish(running.pop(number))
+        elif action == "take":
+            for each in schedule.take(float(number), lambda _: True):
+                assert each.montage_id not in running
+                running[each.montage_id] = each
+        assert len(running) <= 2
+
+
+def test_a_service_that_is_away_is_asked_again_ever_more_rarely_and_never_given_up():
+    fault = RenderUnavailable("http://render", "refused")
+    delays = [retry_delay_s(fault, attempt, 0.5) for attempt in range(1, 40)]
+    assert delays[:4] == [1.0, 2.0, 4.0, 8.0]
+    assert delays[-1] == LONGEST_DELAY_S
+
+
+def test_jitter_spreads_montages_that_failed_together():
+    fault = RenderUnavailable("http://render", "refused")
+    assert retry_delay_s(fault, 5, 0.0) == 12.0
+    assert retry_delay_s(fault, 5, 1.0) == 20.0
+
+
+def test_a_bad_image_is_not_tried_again():
+    assert retry_delay_s(ImageFault("tile.tif", "is not an image"), 1, 0.5) is None
+
+
+def test_a_fault_that_waiting_may_not_help_is_tried_a_few_times():
+    fault = WorkerFault("tile.tif", "the worker died")
+    assert retry_delay_s(fault, LIMITED_ATTEMPTS - 1, 0.5) is not None
+    assert retry_delay_s(fault, LIMITED_ATTEMPTS, 0.5) is None
