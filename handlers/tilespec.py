@@ -343,8 +343,8 @@ def _layout(header: Header, tile: TileRecord, section_id: str) -> Layout:
 def translations_for(tiles: Iterable[TileRecord], positions: Positions, origin: Origin) -> tuple[Point, ...]:
     """Translation (x, y) of each tile, pixels at level 0 in the camera frame, in the order of the tiles.
 
-    With the origin `roi` the smallest x and the smallest y are 0. With `stage` they may be negative; then regions of one
-    z stand to each other as they do on the stage, also when they come in different metafiles.
+    With the origin `roi` the smallest x and the smallest y are 0. With `stage` they may be negative; then regions of
+    one z stand to each other as they do on the stage, also when they come in different metafiles.
     """
     places = [tile.position_px for tile in tiles]
     if positions is Positions.INTEGER:
