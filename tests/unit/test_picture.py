@@ -1,0 +1,216 @@
+"""The picture of a section: tiles where their transforms put them, from the files that the stack names."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from daemon.demo import picture
+from daemon.demo.microscope import write_section
+from daemon.demo.picture import compose_section, resolved_tiles_at, save_picture
+from daemon.demo.section import plan_section
+from handlers.errors import Fault, ImageFault, RenderUnavailable
+from handlers.uris import path_to_uri
+
+AFFINE = "mpicbg.trakem2.transform.AffineModel2D"
+
+
+def leaf(data: str, model: str = AFFINE, **more: str) -> dict[str, str]:
+    return {"type": "leaf", "className": model, "dataString": data, **more}
+
+
+class Stack:
+    """Resolved tiles in the making, their images in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.tiles: dict[str, dict[str, Any]] = {}
+        self.shared: dict[str, dict[str, str]] = {}
+
+    def file(self, name: str, image: Any) -> str:
+        path = self._directory / name
+        Image.fromarray(np.asarray(image)).save(path)
+        return path_to_uri(path)
+
+    def add(self, tile_id: str, image: Any, *transforms: dict[str, str], **more: Any) -> dict[str, Any]:
+        """A tile whose level 0 is `image`; returns its mipmap levels."""
+        height, width = np.asarray(image).shape
+        levels: dict[str, Any] = {"0": {"imageUrl": self.file(f"{tile_id}.tif", image)}}
+        self.tiles[tile_id] = {
+            "tileId": tile_id,
+            "width": width,
+            "height": height,
+            "mipmapLevels": levels,
+            "transforms": {"type": "list", "specList": list(transforms)},
+            **more,
+        }
+        return levels
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        return {"transformIdToSpecMap": self.shared, "tileIdToSpecMap": self.tiles}
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Stack:
+    return Stack(tmp_path)
+
+
+def grey(width: int, height: int, value: int) -> Any:
+    return np.full((height, width), value, np.uint8)
+
+
+def test_tiles_lie_where_their_translations_put_them(stack: Stack) -> None:
+    stack.add("a", grey(3, 2, 10), leaf("1 0 0 1 -5 100"))
+    stack.add("b", grey(3, 2, 20), leaf("1.0 0.0 0.0 1.0 -3.0 101.0"))
+    assert compose_section(stack.resolved, level=0, background=1).tolist() == [
+        [10, 10, 10, 1, 1],
+        [10, 10, 20, 20, 20],
+        [1, 1, 20, 20, 20],
+    ]
+
+
+def test_transforms_are_applied_one_after_the_other_shared_ones_too(stack: Stack) -> None:
+    stack.shared["move"] = leaf("2 0", "mpicbg.trakem2.transform.TranslationModel2D", id="move")
+    stack.shared["lens"] = leaf("5 1 2 3", "lenscorrection.NonLinearTransform", id="lens")
+    stack.add("a", grey(2, 1, 10), leaf("1 0 0 1 0 0"))
+    refs = ({"type": "ref", "refId": "lens"}, {"type": "ref", "refId": "move"})
+    stack.add("b", grey(1, 1, 20), *refs, leaf("1 0 0 1 1 0"))
+    assert compose_section(stack.resolved, level=0).tolist() == [[10, 10, 0, 20]]
+
+
+def test_a_turned_tile_is_turned(stack: Stack) -> None:
+    stack.add("a", np.asarray([[10, 20, 30]], np.uint8), leaf("0 1 -1 0 1 0"))
+    assert compose_section(stack.resolved, level=0).tolist() == [[10], [20], [30]]
+
+
+def test_a_tile_turned_a_little_leaves_the_background_around_it(stack: Stack) -> None:
+    cos, sin = np.cos(0.1), np.sin(0.1)
+    stack.add("a", grey(100, 100, 200), leaf(f"{cos} {sin} {-sin} {cos} 0 0"))
+    composed = compose_section(stack.resolved, level=0, background=7)
+    assert composed.shape == (110, 110)
+    assert composed[55, 55] == 200
+    assert composed[0, 0] == composed[-1, -1] == 7
+    assert set(np.unique(composed).tolist()) == {7, 200}
+
+
+def test_the_level_is_the_first_at_which_the_picture_fits(stack: Stack) -> None:
+    levels = stack.add("a", grey(64, 48, 100), leaf("1 0 0 1 0 0"))
+    levels["1"] = {"imageUrl": stack.file("1.png", grey(32, 24, 101))}
+    levels["2"] = {"imageUrl": stack.file("2.png", grey(16, 12, 102))}
+    assert compose_section(stack.resolved, max_px=64).shape == (48, 64)
+    assert compose_section(stack.resolved, max_px=63).tolist() == grey(32, 24, 101).tolist()
+    assert compose_section(stack.resolved, max_px=16).tolist() == grey(16, 12, 102).tolist()
+
+
+def test_a_level_that_is_not_there_is_reduced_from_the_next_finer_one(stack: Stack) -> None:
+    levels = stack.add("a", grey(10, 6, 0), leaf("1 0 0 1 0 0"))
+    fine = np.asarray([[10, 20, 90, 90, 5], [30, 40, 90, 90, 5], [7, 7, 7, 7, 5]], np.uint8)
+    levels["1"] = {"imageUrl": stack.file("1.png", fine)}
+    assert compose_section(stack.resolved, level=2).tolist() == [[25, 90]]
+
+
+def test_what_a_mask_hides_shows_the_tile_below(stack: Stack) -> None:
+    stack.add("a", grey(2, 2, 10), leaf("1 0 0 1 0 0"))
+    levels = stack.add("b", grey(2, 2, 20), leaf("1 0 0 1 0 0"))
+    levels["0"]["maskUrl"] = stack.file("mask.png", np.asarray([[255, 0], [255, 255]], np.uint8))
+    assert compose_section(stack.resolved, level=0).tolist() == [[20, 10], [20, 20]]
+
+
+def test_deep_images_are_shown_in_the_tiles_intensity_range(stack: Stack) -> None:
+    deep = np.asarray([[500, 1000, 3000, 5000, 6000]], np.uint16)
+    stack.add("a", deep, leaf("1 0 0 1 0 0"), minIntensity=1000, maxIntensity=5000)
+    assert compose_section(stack.resolved, level=0).tolist() == [[0, 0, 128, 255, 255]]
+
+
+def test_a_missing_file_is_named(stack: Stack, tmp_path: Path) -> None:
+    levels = stack.add("a", grey(4, 4, 1), leaf("1 0 0 1 0 0"))
+    levels["1"] = {"imageUrl": path_to_uri(tmp_path / "not there.tif")}
+    with pytest.raises(ImageFault, match=r"not there\.tif.*tile a"):
+        compose_section(stack.resolved, level=1)
+
+
+def test_a_file_of_another_size_is_refused(stack: Stack) -> None:
+    levels = stack.add("a", grey(5, 5, 1), leaf("1 0 0 1 0 0"))
+    levels["1"] = {"imageUrl": stack.file("1.png", grey(3, 3, 1))}
+    with pytest.raises(ImageFault, match=r"shape \(3, 3\), level 1 of a has \(2, 2\)"):
+        compose_section(stack.resolved, level=1)
+
+
+def test_no_tiles_make_no_picture() -> None:
+    with pytest.raises(Fault, match="no tiles"):
+        compose_section({"transformIdToSpecMap": {}, "tileIdToSpecMap": {}})
+
+
+@pytest.mark.parametrize("angle_deg", [180.0, 185.0])
+def test_a_section_put_together_is_the_tissue_without_a_seam(tmp_path: Path, angle_deg: float) -> None:
+    plan = plan_section(tiles=5, size=(160, 128), overlap=0.1, angle_deg=angle_deg)
+    written = write_section(plan, tmp_path)
+    composed = compose_section(resolved_tiles_at(str(written.metafile)), level=0)
+    left, top = min(tile.left_px for tile in plan.tiles), min(tile.top_px for tile in plan.tiles)
+    tissue = plan.tissue.window(left, top, composed.shape[1], composed.shape[0])
+    covered = composed > 0
+    # What is left is the camera's noise of 5 grey values: a frame one pixel off would show as several times that.
+    assert covered.mean() > 0.7
+    assert (composed - tissue)[covered].std() == pytest.approx(5, rel=0.1)
+
+
+def test_a_picture_with_fewer_greys_is_smaller(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(128, 20, (100, 100)).astype(np.uint8)
+    save_picture(noise, tmp_path / "new" / "full.png")
+    save_picture(noise, tmp_path / "new" / "few.png", greys=16)
+    with Image.open(tmp_path / "new" / "full.png") as full, Image.open(tmp_path / "new" / "few.png") as few:
+        assert np.asarray(full).tolist() == noise.tolist()
+        assert set(np.asarray(few).ravel().tolist()) <= set(range(0, 256, 17))
+    assert (tmp_path / "new/few.png").stat().st_size < (tmp_path / "new/full.png").stat().st_size
+    assert len(list((tmp_path / "new").iterdir())) == 2
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[str, dict[str, bytes]]]:
+    """A server's URL, and the bodies by path that it answers with."""
+    bodies: dict[str, bytes] = {}
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path in bodies else 404)
+            self.end_headers()
+            self.wfile.write(bodies.get(self.path, b""))
+
+        def log_message(self, *_: object) -> None:
+            """Keeps quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", bodies
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_the_command_makes_the_picture_of_a_stack(
+    stack: Stack, tmp_path: Path, served: tuple[str, dict[str, bytes]]
+) -> None:
+    url, bodies = served
+    stack.add("a", grey(8, 8, 77), leaf("1 0 0 1 0 0"))
+    bodies["/z/5/resolvedTiles"] = json.dumps(stack.resolved).encode()
+    assert picture.main([f"{url}/z/5/resolvedTiles", str(tmp_path / "a.png"), "--max-px", "4"]) == 0
+    with Image.open(tmp_path / "a.png") as image:
+        assert (image.size, image.getpixel((3, 3))) == ((4, 4), 77)
+    with pytest.raises(RenderUnavailable, match="404"):
+        resolved_tiles_at(f"{url}/z/6/resolvedTiles")
+
+
+def test_the_command_says_what_is_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.json").write_text("[1]")
+    (tmp_path / "cut.json").write_text("[1")
+    for source, said in (("nothing.json", "cannot be read"), ("text.json", "no resolved"), ("cut.json", "not JSON")):
+        assert picture.main([str(tmp_path / source), str(tmp_path / "a.png")]) == 1
+        assert said in capsys.readouterr().err
