@@ -16,13 +16,22 @@ from pathlib import Path
 import aiofiles
 from handlers.images import ImageInfo, inspect_image
 from handlers.tilespec import tile_ids_for
-from handlers.zrule import z_for
+from handlers.zrule import check_z, z_for
 
 from daemon.config import WatchSettings
 from daemon.journal import Montage, Settled
 from handlers.errors import Fault, ImageFault, ImagesMissing, MetafileFault, MetafilePartial, storage_fault
-from handlers.metafile import MAX_METAFILE_BYTES, Metafile, check_metafile, image_path, parse_metafile
-from handlers.render import StackId, legal_name
+from handlers.metafile import (
+    MAX_METAFILE_BYTES,
+    Finding,
+    Metafile,
+    Severity,
+    check_metafile,
+    image_path,
+    parse_metafile,
+)
+from handlers.render import StackId
+from handlers.rendernames import legal_stack_name
 
 PATIENCE = 30
 """A file that is not whole, and has not changed for this many settle times, is broken and not on its way."""
@@ -57,6 +66,8 @@ class _Observation:
     awaited_identity: tuple[int, int] | None = None
     awaited_since: float = 0.0
     looks: int = 0
+    fingerprint: int | None = None
+    """Of the sizes and mtimes of all images, when they were looked at last."""
 
 
 class Settler:
@@ -155,8 +166,10 @@ class Settler:
             return self._partial(montage, watch, fault)
         if metafile.header.is_reference and watch.reference_sets == "ignore":
             return Ignored("a lens-correction set, and reference_sets = ignore", digest)
-        findings = _findings(metafile, montage.metafile, strict=watch.strict)
-        z = z_for(metafile, montage.metafile, watch.to_z_rule())
+        rule = watch.to_z_rule()
+        z = z_for(metafile, montage.metafile, rule)
+        checked = (*check_metafile(metafile, montage.metafile.name), *check_z(metafile, z, rule))
+        findings = _findings(montage.metafile, checked, strict=watch.strict)
         raw, mipmapped = _stacks(metafile, watch, stack_id)
         awaited = await self._images(montage, metafile, watch)
         if awaited is not None:
@@ -179,7 +192,7 @@ class Settler:
         observation = self._observed[montage.id]
         arrival = await asyncio.to_thread(check_images, metafile, montage.metafile.parent, watch.directory)
         if arrival.whole:
-            return None
+            return self._still_changing(observation, arrival, montage, watch)
         if arrival.unreadable and self._out_of_patience(observation, arrival.unreadable[0].path, watch):
             raise _images_fault(montage.metafile, "cannot be used", arrival.unreadable, ImageFault)
         if arrival.missing and not arrival.unreadable and self._age_s(montage) > watch.arrival_timeout_s:
@@ -193,6 +206,15 @@ class Settler:
             observation.awaited_since = self._clock()
         waiting = len(arrival.missing) + len(arrival.unreadable)
         return NotYet(f"{waiting} of {len(metafile.tiles)} images are not there yet: {problem.why}", _pause_s(watch, 1))
+
+    def _still_changing(
+        self, observation: _Observation, arrival: Arrival, montage: Montage, watch: WatchSettings
+    ) -> NotYet | None:
+        """Copy programs give a file its full length before its content: images newer than the metafile must be quiet."""
+        if arrival.newest_mtime_ns <= montage.identity[1] or arrival.fingerprint == observation.fingerprint:
+            return None
+        observation.fingerprint = arrival.fingerprint
+        return NotYet("images are new or still changing", watch.settle_s)
 
     def _out_of_patience(self, observation: _Observation, path: Path, watch: WatchSettings) -> bool:
         return (
@@ -217,6 +239,10 @@ class Arrival:
     missing: tuple[ImageProblem, ...]
     unreadable: tuple[ImageProblem, ...]
 
+    newest_mtime_ns: int
+    fingerprint: int
+    """Changes when any image changes its size or mtime."""
+
     @property
     def whole(self) -> bool:
         """Whether every image is there and whole."""
@@ -235,17 +261,22 @@ def check_images(metafile: Metafile, directory: Path, root: Path) -> Arrival:
     """
     camera = metafile.header.camera
     missing, unreadable = [], []
+    seen: list[tuple[int, int]] = []
     for tile in metafile.tiles:
         path = image_path(directory, tile.img_path)
         try:
+            found = path.stat()
+            seen.append((found.st_size, found.st_mtime_ns))
             info = inspect_image(path, root)
         except FileNotFoundError:
             missing.append(ImageProblem(path, f"{path.name} is missing"))
         except ImageFault as fault:
             unreadable.append(ImageProblem(path, f"{path.name} {fault.problem}"))
+        except OSError as error:
+            raise storage_fault(str(path), "look at the image", error) from error
         else:
             _require_size(path, info, camera.width, camera.height)
-    return Arrival(tuple(missing), tuple(unreadable))
+    return Arrival(tuple(missing), tuple(unreadable), max((mtime for _, mtime in seen), default=0), hash(tuple(seen)))
 
 
 def _require_size(path: Path, info: ImageInfo, width: int, height: int) -> None:
@@ -328,9 +359,8 @@ def _patience_s(watch: WatchSettings) -> float:
     return float(max(PATIENCE_AT_LEAST_S, PATIENCE * watch.settle_s))
 
 
-def _findings(metafile: Metafile, path: Path, *, strict: bool) -> tuple[str, ...]:
-    findings = check_metafile(metafile, path.name)
-    wrong = [finding.text for finding in findings if strict or finding.severity == "error"]
+def _findings(path: Path, findings: tuple[Finding, ...], *, strict: bool) -> tuple[str, ...]:
+    wrong = [finding.text for finding in findings if strict or finding.severity is Severity.ERROR]
     if wrong:
         more = f"; and {len(wrong) - NAMES_SHOWN} more" if len(wrong) > NAMES_SHOWN else ""
         hint = "with strict = false warnings do not stop a montage" if strict else "see what wrote this metafile"
@@ -340,8 +370,8 @@ def _findings(metafile: Metafile, path: Path, *, strict: bool) -> tuple[str, ...
 
 def _stacks(metafile: Metafile, watch: WatchSettings, stack_id: Callable[[str], StackId]) -> tuple[StackId, StackId]:
     facts = watch.name_facts(metafile)
-    raw = stack_id(legal_name(watch.stacks.raw, facts))
-    mipmapped = stack_id(legal_name(watch.stacks.mipmapped, facts)) if watch.stacks.mipmapped else raw
+    raw = stack_id(legal_stack_name(watch.stacks.raw, facts))
+    mipmapped = stack_id(legal_stack_name(watch.stacks.mipmapped, facts)) if watch.stacks.mipmapped else raw
     return raw, mipmapped
 
 

@@ -3,9 +3,10 @@
 import asyncio
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 from handlers.executors import WorkerPool
@@ -51,6 +52,8 @@ class Section:
     watch: WatchSettings
     metafile: Metafile
     specs: tuple[TileSpec, ...]
+    transform: Mapping[str, Any] | None
+    """The lens correction that the tiles share, where the metafile holds one and the watch wants it."""
     raw: StackId
     mipmapped: StackId
 
@@ -126,9 +129,8 @@ class Steps:
     async def ingest(self, section: Section) -> None:
         """Puts the tile specs into the raw stack and reads them back."""
         unwanted = await self._journal.superseded_tile_ids(section.montage)
-        transform = section.metafile.shared_transform if section.watch.tilespecs.shared_transform else None
         specs = [spec.to_json() for spec in section.specs]
-        transforms = {str(transform["id"]): dict(transform)} if transform else {}
+        transforms = {section.transform["id"]: section.transform} if section.transform else {}
 
         async def put() -> None:
             await ingest_tiles(self._client, section.raw, section.z, specs, transforms, unwanted=unwanted)
@@ -191,17 +193,16 @@ class Steps:
         tiles = section.level0()
         if await asyncio.to_thread(absent_levels, tiles, plan):
             raise MipmapsLost
-        ids = [tile.tile_id for tile in tiles]
+        levels = {tile.tile_id: level_uris(tile, plan) for tile in tiles}
         unwanted = await self._journal.superseded_tile_ids(section.montage)
 
         async def put() -> None:
+            where = self._client, section.raw, section.mipmapped, section.z
             if section.watch.mipmaps.apply == "path_builder":
-                await apply_path_builder(
-                    self._client, section.raw, section.mipmapped, section.z, ids, plan.path_builder(), unwanted=unwanted
-                )
+                builder = PathBuilder.model_validate(plan.path_builder())
+                await apply_path_builder(*where, levels, builder, unwanted=unwanted)
             else:
-                levels = {tile.tile_id: level_uris(tile, plan) for tile in tiles}
-                await apply_mipmaps(self._client, section.raw, section.mipmapped, section.z, levels, unwanted=unwanted)
+                await apply_mipmaps(*where, levels, unwanted=unwanted)
 
         await self._keeper.write(section.mipmapped, section.resolution_nm, put)
 
@@ -211,9 +212,16 @@ def _section_of(montage: Montage, watch: WatchSettings, content: bytes) -> Secti
     assert montage.z is not None
     assert montage.raw_stack is not None
     assert montage.mipmapped_stack is not None
-    specs = tile_specs_for(metafile, montage.z, montage.metafile.parent, watch.tilespec_options())
+    transform = shared_transform_for(metafile) if watch.tilespecs.shared_transform else None
+    specs = tile_specs_for(
+        metafile,
+        montage.z,
+        montage.metafile.parent,
+        watch.tilespec_options(),
+        shared_transform_id=transform["id"] if transform else None,
+    )
     raw, mipmapped = StackId.parse(montage.raw_stack), StackId.parse(montage.mipmapped_stack)
-    return Section(montage, watch, metafile, specs, raw, mipmapped)
+    return Section(montage, watch, metafile, specs, transform, raw, mipmapped)
 
 
 def require_space(settings: MipmapSettings) -> None:

@@ -91,7 +91,9 @@ class Show:
             config.write_text(config_text(render_url, watched, self.output), encoding="utf-8")
             url = await stack.enter_async_context(self._daemon(config))
             http = await stack.enter_async_context(aiohttp.ClientSession())
-            self.console.print(f"render-ws stand-in  {render_url}\ntemwatch daemon     {url}\nwatching            {watched}")
+            self.console.print(
+                f"render-ws stand-in  {render_url}\ntemwatch daemon     {url}\nwatching            {watched}"
+            )
             montages = await self._watch(http, url, watched)
             client = await stack.enter_async_context(RenderClient(render_url))
             results = await verify(client, montages)
@@ -253,7 +255,9 @@ def prepare(output: Path) -> None:
     """
     if output.exists() and any(output.iterdir()):
         if not (output / MARK).exists():
-            raise SettingsFault("--output", f"{output} is not empty, and not of a demonstration", "name another directory")
+            raise SettingsFault(
+                "--output", f"{output} is not empty, and not of a demonstration", "name another directory"
+            )
         shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
     (output / MARK).touch()

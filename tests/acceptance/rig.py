@@ -1,0 +1,263 @@
+"""The daemon and the stand-in as processes, for tests that watch them from outside."""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from handlers.mipmaps import level_size
+from handlers.uris import uri_to_path
+
+UNFINISHED = ("noticed", "settled", "ingested", "mipmapped", "applied")
+
+
+def wait_for(condition: Callable[[], Any], timeout_s: float = 60.0, what: str = "") -> Any:
+    """The condition's first true value; fails with `what` after the timeout."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"not within {timeout_s:g} s: {what or condition}")
+
+
+def fetch(url: str, *, method: str = "GET", body: Any = None) -> Any:
+    """JSON at a URL whatever its status; None if nobody answers."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            text = response.read()
+    except urllib.error.HTTPError as error:
+        text = error.read()
+    except OSError:
+        return None
+    with contextlib.suppress(ValueError):
+        return json.loads(text)
+    return text.decode(errors="replace")
+
+
+class Program:
+    """A Python module run as a process of its own, its output in a file."""
+
+    def __init__(self, log: Path, *arguments: str, prefix: tuple[str, ...] = (), env: dict[str, str] | None = None):
+        self.log = log
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(
+                [*prefix, sys.executable, "-m", *arguments],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(env or {})},
+                start_new_session=True,
+            )
+
+    def lines(self) -> list[str]:
+        return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+
+    def kill(self) -> None:
+        """kill -9 of the process alone, as the kernel would."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, timeout_s: float = 60.0) -> int:
+        """SIGTERM; the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+    def end(self) -> None:
+        """Whatever is left of it and its children."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@dataclass
+class Rig:
+    """One acquisition tree, one mipmap tree, a stand-in, and a daemon that can be killed and started again."""
+
+    root: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Dotted keys of the first watch, or whole sections, that differ from the rig's own: {"watch.strict": True}."""
+    render_url: str = ""
+    name: str = "daemon"
+    prefix: tuple[str, ...] = ()
+    standin: Program | None = None
+    daemon: Program | None = None
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        self.acquisition = self.root / "acquisition"
+        self.mipmaps = self.root / "mipmaps"
+        self.acquisition.mkdir(parents=True, exist_ok=True)
+
+    # --- processes
+
+    def start_standin(self, port: int = 0, *arguments: str) -> None:
+        log = self.root / "standin.log"
+        known = len(log.read_text().splitlines()) if log.exists() else 0
+        self.standin = Program(log, "daemon", "standin", "--port", str(port), *arguments)
+        self.render_url = wait_for(
+            lambda: next((line for line in self.standin.lines()[known:] if line.startswith("http")), None),
+            30,
+            f"the stand-in's URL in {log}",
+        )
+
+    def start(self) -> None:
+        """Starts the daemon, and returns when it says that it is ready."""
+        config = self.root / f"{self.name}.toml"
+        config.write_text(self.config_text())
+        log = self.root / f"{self.name}.log"
+        known = len(log.read_text().splitlines()) if log.exists() else 0
+        self.daemon = Program(log, "daemon", "run", "--config", str(config), prefix=self.prefix)
+        self.url = wait_for(lambda: self._ready_url(known), 60, f"daemon.ready in {log}")
+
+    def _ready_url(self, known: int) -> str | None:
+        assert self.daemon is not None
+        if self.daemon.process.poll() is not None:
+            raise AssertionError("the daemon ended:\n" + "\n".join(self.daemon.lines()[-30:]))
+        for line in self.daemon.lines()[known:]:
+            with contextlib.suppress(ValueError):
+                said = json.loads(line)
+                if said.get("event") == "daemon.ready":
+                    return str(said["url"])
+        return None
+
+    def close(self) -> None:
+        for program in (self.daemon, self.standin):
+            if program is not None:
+                program.end()
+
+    def config_text(self) -> str:
+        watch: dict[str, Any] = {
+            "name": self.name,
+            "directory": str(self.acquisition),
+            "scan_interval_s": 1,
+            "settle_s": 0.2,
+            "arrival_timeout_s": 20,
+        }
+        parts: dict[str, dict[str, Any]] = {
+            "z": {"rule": "grid"},
+            "stacks": {"raw": "{specimen_id}_raw", "mipmapped": "{specimen_id}_mips", "close_after_s": 0.5},
+            "tilespecs": {},
+            "mipmaps": {"output_dir": str(self.mipmaps), "levels": 6},
+        }
+        top: dict[str, dict[str, Any]] = {
+            "render": {"url": self.render_url, "owner": "em", "project": "test"},
+            "journal": {"path": str(self.root / f"{self.name}.sqlite")},
+            "http": {"port": 0},
+            "log": {"format": "json"},
+        }
+        for key, value in self.settings.items():
+            head, _, rest = key.partition(".")
+            if head != "watch":
+                top.setdefault(head, {})[rest] = value
+            elif "." in rest:
+                part, _, name = rest.partition(".")
+                parts[part][name] = value
+            else:
+                watch[rest] = value
+        text = [f"[{head}]\n{_toml(values)}" for head, values in top.items()]
+        text.append(f"[[watch]]\n{_toml(watch)}")
+        text += [f"[watch.{part}]\n{_toml(values)}" for part, values in parts.items() if values]
+        return "\n".join(text)
+
+    # --- what the daemon says
+
+    def montages(self) -> list[dict[str, Any]]:
+        answer = fetch(f"{self.url}/api/montages?limit=10000")
+        return answer["montages"] if isinstance(answer, dict) else []
+
+    def montage_of(self, metafile: Path) -> dict[str, Any] | None:
+        rows = [row for row in self.montages() if row["metafile"] == str(metafile) and row["state"] != "superseded"]
+        return rows[0] if rows else None
+
+    def wait_until(self, state: str, *metafiles: Path, timeout_s: float = 60.0) -> None:
+        """Waits until each metafile's montage is in the state; fails at once if one FAILED instead."""
+
+        def reached() -> bool:
+            rows = [self.montage_of(metafile) for metafile in metafiles]
+            failed = [row for row in rows if row and row["state"] == "failed" != state]
+            assert not failed, failed
+            return all(row is not None and row["state"] == state for row in rows)
+
+        wait_for(reached, timeout_s, f"{state} of {[str(m) for m in metafiles]}; now {self._states()}")
+
+    def _states(self) -> str:
+        return str([(row["metafile"], row["state"], row["waiting_for"], row["fault"]) for row in self.montages()])
+
+    def ready(self) -> dict[str, Any]:
+        answer = fetch(f"{self.url}/readyz")
+        return answer if isinstance(answer, dict) else {}
+
+    # --- what render-ws shows
+
+    def stack_url(self, stack: str) -> str:
+        return f"{self.render_url}/owner/em/project/test/stack/{stack}"
+
+    def stack_state(self, stack: str) -> str | None:
+        answer = fetch(self.stack_url(stack))
+        return answer["state"] if isinstance(answer, dict) else None
+
+    def tiles(self, stack: str, z: float) -> dict[str, Any]:
+        answer = fetch(f"{self.stack_url(stack)}/z/{z}/resolvedTiles")
+        return answer["tileIdToSpecMap"] if isinstance(answer, dict) else {}
+
+    def tell_standin(self, **fault: Any) -> None:
+        """Has the stand-in misbehave; without arguments, behave again."""
+        control = self.render_url.split("/render-ws")[0] + "/faults"
+        fetch(control, method="POST" if fault else "DELETE", body=fault or None)
+
+    def requests(self) -> list[dict[str, Any]]:
+        return fetch(self.render_url.split("/render-ws")[0] + "/requests")
+
+
+def _toml(values: dict[str, Any]) -> str:
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+
+
+def verify_levels(tiles: dict[str, Any], levels: int = 6) -> int:
+    """How many mipmap files the tiles name, each decoded and of the right size."""
+    files = 0
+    for tile in tiles.values():
+        named = tile["mipmapLevels"]
+        assert sorted(named, key=int) == [str(level) for level in range(levels + 1)], (tile["tileId"], named)
+        for level in range(1, levels + 1):
+            with Image.open(uri_to_path(named[str(level)]["imageUrl"])) as image:
+                image.load()
+                assert image.size == level_size(tile["width"], tile["height"], level)
+            files += 1
+    return files
+
+
+def digest_tree(directory: Path) -> dict[str, str]:
+    """Relative path -> sha256 of every file below a directory."""
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+@contextlib.contextmanager
+def running(rig: Rig, *, standin: bool = True) -> Iterator[Rig]:
+    """The rig with its processes, ended at the end however the test ends."""
+    try:
+        if standin:
+            rig.start_standin()
+        rig.start()
+        yield rig
+    finally:
+        rig.close()
