@@ -15,8 +15,6 @@ from pathlib import Path
 
 import aiofiles
 from handlers.images import ImageInfo, inspect_image
-from handlers.tilespec import tile_ids_for
-from handlers.zrule import check_z, z_for
 
 from daemon.config import WatchSettings
 from daemon.journal import Montage, Settled
@@ -32,6 +30,8 @@ from handlers.metafile import (
 )
 from handlers.render import StackId
 from handlers.rendernames import legal_stack_name
+from handlers.tilespec import tile_ids_for
+from handlers.zrule import check_z, z_for
 
 PATIENCE = 30
 """A file that is not whole, and has not changed for this many settle times, is broken and not on its way."""
@@ -68,6 +68,31 @@ class _Observation:
     looks: int = 0
     fingerprint: int | None = None
     """Of the sizes and mtimes of all images, when they were looked at last."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageProblem:
+    """An image that is not there or not whole."""
+
+    path: Path
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Which images of a metafile are not there yet, and which are there but cannot be read."""
+
+    missing: tuple[ImageProblem, ...]
+    unreadable: tuple[ImageProblem, ...]
+
+    newest_mtime_ns: int
+    fingerprint: int
+    """Changes when any image changes its size or mtime."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether every image is there and whole."""
+        return not self.missing and not self.unreadable
 
 
 class Settler:
@@ -210,7 +235,7 @@ class Settler:
     def _still_changing(
         self, observation: _Observation, arrival: Arrival, montage: Montage, watch: WatchSettings
     ) -> NotYet | None:
-        """Copy programs give a file its full length before its content: images newer than the metafile must be quiet."""
+        """Copy programs give a file its length before its content: images newer than the metafile must be quiet."""
         if arrival.newest_mtime_ns <= montage.identity[1] or arrival.fingerprint == observation.fingerprint:
             return None
         observation.fingerprint = arrival.fingerprint
@@ -222,31 +247,6 @@ class Settler:
             and observation.awaited_identity is not None
             and self._clock() - observation.awaited_since >= _patience_s(watch)
         )
-
-
-@dataclass(frozen=True, slots=True)
-class ImageProblem:
-    """An image that is not there or not whole."""
-
-    path: Path
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """Which images of a metafile are not there yet, and which are there but cannot be read."""
-
-    missing: tuple[ImageProblem, ...]
-    unreadable: tuple[ImageProblem, ...]
-
-    newest_mtime_ns: int
-    fingerprint: int
-    """Changes when any image changes its size or mtime."""
-
-    @property
-    def whole(self) -> bool:
-        """Whether every image is there and whole."""
-        return not self.missing and not self.unreadable
 
 
 def check_images(metafile: Metafile, directory: Path, root: Path) -> Arrival:

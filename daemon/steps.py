@@ -11,7 +11,6 @@ from typing import Any
 import structlog
 from handlers.executors import WorkerPool
 from handlers.images import MipmapReport
-from handlers.tilespec import TileSpec, tile_specs_for
 
 from daemon.config import MipmapSettings, Settings, WatchSettings
 from daemon.health import Metrics
@@ -23,7 +22,8 @@ from handlers.errors import Fault, ImageFault, MetafileFault, StorageFault, Wait
 from handlers.generate_mipmaps import Level0, MipmapPlan, absent_levels, level_uris, make_all, mask_job, tile_job
 from handlers.generate_tilespecs import ingest_tiles
 from handlers.metafile import Metafile, image_path, parse_metafile
-from handlers.render import RenderClient, StackId
+from handlers.render import PathBuilder, RenderClient, StackId
+from handlers.tilespec import TileSpec, shared_transform_for, tile_specs_for
 
 log = structlog.get_logger()
 
