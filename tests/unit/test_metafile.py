@@ -1,0 +1,736 @@
+"""Metafiles: what parses, what is refused and how, and what disagrees with itself."""
+
+import itertools
+import json
+import os
+import time
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sections import DATA, LENS_SET, MONTAGE, NAME, NO_DATA, Change, header, metafile, section
+
+from handlers import metafile as metafile_module
+from handlers.errors import MetafileFault, MetafilePartial, Waiting
+from handlers.metafile import (
+    EdgeSide,
+    Finding,
+    Metafile,
+    Severity,
+    check_metafile,
+    image_path,
+    is_reference_name,
+    parse_metafile,
+)
+
+real_data = pytest.mark.skipif(not DATA.is_dir(), reason=NO_DATA)
+BOM = b"\xef\xbb\xbf"
+
+
+def raw(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def read(content: bytes) -> Metafile | MetafileFault:
+    """The metafile, or why there is none."""
+    try:
+        return parse_metafile(content, NAME)
+    except MetafileFault as fault:
+        return fault
+
+
+def findings(change: Change | None = None, name: str = NAME) -> tuple[Finding, ...]:
+    return check_metafile(parse_metafile(raw(section(change)), name), name)
+
+
+def only(change: Change, name: str = NAME) -> Finding:
+    (finding,) = findings(change, name)
+    return finding
+
+
+# ----------------------------------------------------------------------------------------------------------- containers
+
+
+def test_a_section_has_its_header_and_tiles() -> None:
+    found = metafile()
+    assert found.header.session_id == "17797_1R_151"
+    assert found.header.camera.camera_id == "A5"
+    assert found.header.highmag.y_nm_per_pix == 4.0
+    assert found.header.lowmag is not None
+    assert found.header.lowmag.x_nm_per_pix == 259.0
+    assert found.header.roi_center_nm == (-1000.0, 2000.0)
+    assert found.header.aperture_x_nm is None
+    assert found.header.z_index == 42
+    assert found.header.lims_specimen_id == "703198163"
+    assert found.header.beam_centering is not None
+    assert [tile.raster_pos for tile in found.tiles[:4]] == [(1, 0), (2, 0), (3, 0), (0, 1)]
+
+
+def test_what_tile_specs_do_not_need_stays_queryable() -> None:
+    tile = metafile().tiles[5]
+    assert (tile.minimum, tile.maximum, tile.mean, tile.std_dev) == (14192, 65520, 33191.0, 12.0)
+    assert (tile.focus_score, tile.astig_score, tile.frames_per_second) == (21.5, 0.0, 2.68)
+    assert tile.time_stamp == "20180601120105000"
+    assert tile.matcher is not None
+    top, left = tile.matcher
+    assert (top.side, left.side) == (EdgeSide.TOP, EdgeSide.LEFT)
+    assert (top.dx, top.dy_deviation, top.match_quality, top.p_x) == (1.5, 0.2, 7, None)
+
+
+def test_matched_points_are_kept_where_the_scope_writes_them() -> None:
+    def with_points(_: object, tiles: list[dict[str, Any]]) -> None:
+        tiles[3]["matcher"][0] |= {"pX": [1, 2.5], "pY": [3, 4], "qX": [5, 6], "qY": [7, 8]}
+
+    matches = metafile(with_points).tiles[3].matcher
+    assert matches is not None
+    assert (matches[0].p_x, matches[0].q_y) == ((1.0, 2.5), (7.0, 8.0))
+
+
+def test_records_cannot_be_changed() -> None:
+    found = metafile()
+    with pytest.raises(FrozenInstanceError):
+        found.tiles[0].stage_x_nm = 0.0  # type: ignore[misc]
+
+
+def test_elements_are_found_by_key_wherever_they_stand() -> None:
+    head, data = section()
+    plain = parse_metafile(raw([head, data]), NAME)
+    for value in (
+        [data, head],
+        {**head, **data},
+        [{**data, **head}],
+        [{"errors": []}, data, {}, head],
+        [None, head, 7, data],
+    ):
+        other = parse_metafile(raw(value), NAME)
+        assert (other.header, other.tiles) == (plain.header, plain.tiles)
+
+
+@given(st.permutations(["metadata", "data", "sharedTransform", "tile_qc", "thumbnail"]), st.sets(st.integers(1, 4)))
+def test_keys_may_be_spread_over_elements_in_any_way(order: list[str], cuts: set[int]) -> None:
+    head, data = section()
+    values = {**head, **data, "sharedTransform": {"type": "leaf"}, "tile_qc": {"ok": True}, "thumbnail": "x"}
+    limits = [0, *sorted(cuts), len(order)]
+    elements = [{key: values[key] for key in order[a:b]} for a, b in itertools.pairwise(limits)]
+    found = parse_metafile(raw(elements), NAME)
+    assert len(found.tiles) == 11
+    assert found.shared_transform == {"type": "leaf"}
+    assert found.extra == {"tile_qc": {"ok": True}, "thumbnail": "x"}
+
+
+@pytest.mark.parametrize("layout", [{"indent": 1}, {"indent": 2}, {"separators": (",", ":")}])
+def test_white_space_does_not_matter(layout: dict[str, Any]) -> None:
+    assert parse_metafile(json.dumps(section(), **layout).encode(), NAME) == metafile()
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    assert parse_metafile(BOM + raw(section()), NAME) == metafile()
+
+
+def test_two_headers_are_refused_since_nothing_says_which_is_meant() -> None:
+    head, data = section()
+    with pytest.raises(MetafileFault, match="metadata: stands in two elements"):
+        parse_metafile(raw([head, data, head]), NAME)
+
+
+def test_unknown_keys_are_tolerated_everywhere() -> None:
+    def add(told: dict[str, Any], tiles: list[dict[str, Any]]) -> None:
+        told["new"] = told["camera_info"]["new"] = told["calibration"]["new"] = {"a": [1]}
+        tiles[0]["new"] = tiles[0]["img_meta"]["new"] = tiles[0]["matcher"][0]["new"] = "x"
+
+    assert metafile(add) == metafile()
+
+
+# ----------------------------------------------------------------------------------------------------------- odd values
+
+
+@pytest.mark.parametrize("value", [None, "x", -1e999, [], {}, True, 10**400], ids=repr)
+@pytest.mark.parametrize(
+    "key", ["min", "max", "mean", "std_dev", "focus_score", "astig_score", "astig_angle", "matcher", "fps"]
+)
+def test_a_statistic_of_another_type_counts_as_absent(key: str, value: object) -> None:
+    def spoil(_: object, tiles: list[dict[str, Any]]) -> None:
+        (tiles[1]["img_meta"] if key == "fps" else tiles[1])[key] = value
+
+    text = json.dumps(section(spoil)).replace("-Infinity", "-1e999")
+    found = parse_metafile(text.encode(), NAME)
+    attribute = {"min": "minimum", "max": "maximum", "fps": "frames_per_second"}.get(key, key)
+    assert not isinstance(getattr(found.tiles[1], attribute), str | dict | list)
+    assert getattr(found.tiles[1], attribute) in {None, (), 1.0}
+    assert found.tiles[2] == metafile().tiles[2]
+
+
+@pytest.mark.parametrize(
+    "key", ["lowmag", "overlap", "specimen_id", "media", "media_id", "z_index", "roi_center", "notes"]
+)
+@pytest.mark.parametrize("how", ["null", "absent"])
+def test_what_the_header_may_leave_out_is_none(key: str, how: str) -> None:
+    def spoil(told: dict[str, Any], _: object) -> None:
+        place = told["calibration"] if key == "lowmag" else told
+        place[key] = None
+        if how == "absent":
+            del place[key]
+
+    assert getattr(metafile(spoil).header, {"roi_center": "roi_center_nm"}.get(key, key)) is None
+
+
+@pytest.mark.parametrize("z_index", ["", "abc", [], True], ids=repr)
+def test_a_z_index_that_is_no_number_counts_as_absent(z_index: object) -> None:
+    assert metafile(lambda told, _: told.update(z_index=z_index)).header.z_index is None
+
+
+def test_numbers_may_be_int_or_float_and_stage_positions_negative() -> None:
+    def spoil(_: object, tiles: list[dict[str, Any]]) -> None:
+        tiles[0]["img_meta"] |= {"stage_pos": [-957703, 837897.5], "angle": 90, "pixel_size": 4}
+
+    tile = metafile(spoil).tiles[0]
+    assert (tile.stage_x_nm, tile.stage_y_nm, tile.pixel_size_nm) == (-957703.0, 837897.5, 4.0)
+
+
+def test_integers_beyond_64_bits_are_refused_where_needed_and_dropped_elsewhere() -> None:
+    def spoil(_: object, tiles: list[dict[str, Any]]) -> None:
+        tiles[0]["min"] = 2**64
+
+    assert metafile(spoil).tiles[0].minimum is None
+    with pytest.raises(MetafileFault, match=r"data\[0\]\.img_meta\.raster_pos\[0\]: should be less than"):
+        metafile(lambda _, tiles: tiles[0]["img_meta"].update(raster_pos=[2**64, 0]))
+    with pytest.raises(MetafileFault, match=r"data\[0\]\.img_meta\.stage_pos\[1\]: .* a number of 3322 bits"):
+        metafile(lambda _, tiles: tiles[0]["img_meta"].update(stage_pos=[0, 10**1000]))
+
+
+# -------------------------------------------------------------------------------------------------------------- partial
+
+
+@pytest.mark.parametrize("content", [b"", b"  \n", BOM, b"\0" * 4096], ids=["nothing", "blanks", "mark", "zeros"])
+def test_a_file_without_content_is_not_complete_yet(content: bytes) -> None:
+    with pytest.raises(MetafilePartial, match=f"^{NAME}: ") as caught:
+        parse_metafile(content, NAME)
+    assert caught.value.waiting_helps is Waiting.LIMITED
+
+
+@given(st.integers(1, len(raw(section())) - 1))
+def test_a_metafile_cut_anywhere_is_not_complete_yet(length: int) -> None:
+    with pytest.raises(MetafilePartial, match="cut off"):
+        parse_metafile(raw(section())[:length], NAME)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"nope",
+        b"<html>",
+        b"[1,]",
+        b"{'a': 1}",
+        raw([]) + b"x",
+        b'["\xff\xfe"]',
+        b"II*\0\x08\0\0\0",
+        "[1]".encode("utf-16"),
+    ],
+)
+def test_what_is_not_json_is_partial_and_says_so(content: bytes) -> None:
+    with pytest.raises(MetafilePartial, match="not JSON"):
+        parse_metafile(content, NAME)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_end_in_a_named_fault(content: bytes) -> None:
+    with pytest.raises(MetafileFault) as caught:
+        parse_metafile(content, NAME)
+    assert caught.value.subject == NAME
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+REQUIRED = [
+    ("metadata", "roi_creation_time"),
+    ("metadata", "session_id"),
+    ("metadata", "grid"),
+    ("metadata", "roi_index"),
+    ("metadata", "temca_id"),
+    ("metadata", "camera_info", "width"),
+    ("metadata", "camera_info", "height"),
+    ("metadata", "camera_info", "camera_id"),
+    ("metadata", "camera_info"),
+    ("metadata", "calibration", "highmag", "nm_per_pix"),
+    ("metadata", "calibration", "highmag", "x_nm_per_pix"),
+    ("metadata", "calibration", "highmag", "y_nm_per_pix"),
+    ("metadata", "calibration", "highmag", "angle"),
+    ("metadata", "calibration", "highmag"),
+    ("metadata", "calibration"),
+    ("data", 7, "img_path"),
+    ("data", 7, "img_meta", "stage_pos"),
+    ("data", 7, "img_meta", "raster_pos"),
+    ("data", 7, "img_meta", "raster_index"),
+    ("data", 7, "img_meta", "angle"),
+    ("data", 7, "img_meta", "pixel_size"),
+    ("data", 7, "img_meta", "pixel_size_x_move"),
+    ("data", 7, "img_meta", "pixel_size_y_move"),
+    ("data", 7, "img_meta"),
+]
+
+
+def flat(change: Change | None = None) -> dict[str, Any]:
+    head, data = section(change)
+    return {**head, **data}
+
+
+def key_of(path: tuple[str | int, ...]) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)[1:]
+
+
+@given(st.sampled_from(REQUIRED), json_values)
+def test_any_value_anywhere_gives_a_metafile_or_a_named_fault(path: tuple[str | int, ...], value: object) -> None:
+    whole = flat()
+    place: Any = whole
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    outcome = read(raw(whole))
+    if isinstance(outcome, MetafileFault):
+        assert not isinstance(outcome, MetafilePartial)
+        assert outcome.problem.startswith(key_of(path))
+        assert len(str(outcome)) < 1000
+    else:
+        check_metafile(outcome, NAME)
+
+
+# --------------------------------------------------------------------------------------------------------------- faults
+
+
+@pytest.mark.parametrize("path", REQUIRED, ids=key_of)
+def test_a_missing_key_is_named(path: tuple[str | int, ...]) -> None:
+    whole = flat()
+    place: Any = whole
+    for step in path[:-1]:
+        place = place[step]
+    del place[path[-1]]
+    with pytest.raises(MetafileFault) as caught:
+        parse_metafile(raw(whole), NAME)
+    assert str(caught.value).startswith(f"{NAME}: {key_of(path)}")
+    assert "missing" in str(caught.value)
+    assert caught.value.waiting_helps is Waiting.NEVER
+
+
+@pytest.mark.parametrize("key", ["metadata", "data"])
+def test_a_file_without_header_or_data_is_refused(key: str) -> None:
+    whole = flat()
+    del whole[key]
+    with pytest.raises(MetafileFault, match=f"{NAME}: {key}: missing") as caught:
+        parse_metafile(raw(whole), NAME)
+    assert not isinstance(caught.value, MetafilePartial)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ([], "metadata: missing"),
+        ({}, "metadata: missing"),
+        ([1, 2], "metadata: missing"),
+        ("text", "is not a metafile"),
+        (5, "is not a metafile"),
+        (None, "is not a metafile"),
+        ({"metadata": header(), "data": []}, "data: is empty"),
+        ({"metadata": header(), "data": {}}, "data: should be a list, not an object of 0"),
+        ({"metadata": header(), "data": None}, "data: should be a list, not null"),
+        ({"metadata": header(), "data": [5]}, r"data\[0\]: should be an object, not 5"),
+        ({"metadata": [], "data": [{}]}, "metadata: should be an object, not a list of 0"),
+        ({"metadata": None, "data": [{}]}, "metadata: should be an object, not null"),
+    ],
+)
+def test_json_that_is_no_metafile_is_refused(value: object, problem: str) -> None:
+    with pytest.raises(MetafileFault, match=problem) as caught:
+        parse_metafile(raw(value), NAME)
+    assert not isinstance(caught.value, MetafilePartial)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("stage_pos", "ab", r"data[2].img_meta.stage_pos: should be a list, not 'ab'"),
+        ("stage_pos", [1], r"data[2].img_meta.stage_pos[1]: missing"),
+        ("stage_pos", ["1", 2], r"data[2].img_meta.stage_pos[0]: should be a valid number, not '1'"),
+        ("stage_pos", [True, 2], r"data[2].img_meta.stage_pos[0]: should be a valid number, not true"),
+        ("stage_pos", [2e9, 2], r"data[2].img_meta.stage_pos[0]: should be less than or equal to 1000000000"),
+        ("raster_pos", [1.5, 2], r"data[2].img_meta.raster_pos[0]: should be a valid integer, not 1.5"),
+        ("raster_pos", [-1, 2], r"data[2].img_meta.raster_pos[0]: should be greater than or equal to 0, not -1"),
+        ("angle", None, r"data[2].img_meta.angle: should be a valid number, not null"),
+        ("pixel_size", 0, r"data[2].img_meta.pixel_size: should be greater than or equal to 0.001, not 0"),
+        ("pixel_size_x_move", -3.5, r"data[2].img_meta.pixel_size_x_move: should be greater than or equal to 0.001"),
+        ("pixel_size_y_move", 1e9, r"data[2].img_meta.pixel_size_y_move: should be less than or equal to 1000000"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_expected(key: str, value: object, problem: str) -> None:
+    with pytest.raises(MetafileFault) as caught:
+        metafile(lambda _, tiles: tiles[2]["img_meta"].update({key: value}))
+    assert str(caught.value).startswith(f"{NAME}: {problem}")
+
+
+@pytest.mark.parametrize("side", ["width", "height"])
+@pytest.mark.parametrize("size", [0, -1, 65537, 10**30, 3840.5, "3840"], ids=repr)
+def test_an_impossible_frame_is_refused(side: str, size: object) -> None:
+    with pytest.raises(MetafileFault, match=rf"metadata\.camera_info\.{side}: should be"):
+        metafile(lambda told, _: told["camera_info"].update({side: size}))
+
+
+@pytest.mark.parametrize("name", ["nm_per_pix", "x_nm_per_pix", "y_nm_per_pix"])
+@pytest.mark.parametrize("size", [0, -4, 1e7], ids=repr)
+def test_an_impossible_calibration_is_refused(name: str, size: float) -> None:
+    with pytest.raises(MetafileFault, match=rf"metadata\.calibration\.highmag\.{name}: should be"):
+        metafile(lambda told, _: told["calibration"]["highmag"].update({name: size}))
+
+
+@pytest.mark.parametrize("token", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("key", ["angle", "focus_score", "stage_pos"])
+def test_nan_and_infinity_are_refused_and_their_key_named(token: str, key: str) -> None:
+    value = [1.0, float(token)] if key == "stage_pos" else float(token)
+
+    def spoil(_: object, tiles: list[dict[str, Any]]) -> None:
+        (tiles[1] if key == "focus_score" else tiles[1]["img_meta"])[key] = value
+
+    with pytest.raises(MetafileFault) as caught:
+        metafile(spoil)
+    path = "focus_score" if key == "focus_score" else f"img_meta.{key}" + ("[1]" if key == "stage_pos" else "")
+    assert str(caught.value) == f"{NAME}: data[1].{path}: NaN and Infinity are not numbers in JSON"
+    assert not isinstance(caught.value, MetafilePartial)
+
+
+def test_a_number_too_large_for_a_double_is_refused_where_needed() -> None:
+    text = raw(section()).replace(b'"angle": 90.0, "pixel_size"', b'"angle": 1e999, "pixel_size"', 1)
+    with pytest.raises(MetafileFault, match=r"data\[0\]\.img_meta\.angle: should be a finite number"):
+        parse_metafile(text, NAME)
+
+
+def test_all_problems_of_the_first_bad_tile_are_told_at_once_and_no_flood_of_them() -> None:
+    def spoil(_: object, tiles: list[dict[str, Any]]) -> None:
+        for tile in tiles[4:]:
+            tile["img_meta"] = {}
+
+    with pytest.raises(MetafileFault) as caught:
+        metafile(spoil)
+    assert str(caught.value).count("data[4].") == 4
+    assert "data[5]" not in str(caught.value)
+    assert "more" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "img_path",
+    [
+        "/etc/passwd",
+        "../a.tif",
+        "sub/../../a.tif",
+        "..",
+        ".",
+        "",
+        "a//b.tif",
+        "./a.tif",
+        "sub/",
+        "..\\a.tif",
+        "C:\\a.tif",
+        "C:/a.tif",
+        "\\\\server\\a.tif",
+        "a\n.tif",
+        "a\0.tif",
+        "file:///a.tif",
+    ],
+)
+def test_an_image_path_out_of_the_directory_is_refused(img_path: str) -> None:
+    with pytest.raises(MetafileFault, match=rf"^{NAME}: data\[3\]\.img_path: "):
+        metafile(lambda _, tiles: tiles[3].update(img_path=img_path))
+    with pytest.raises(MetafileFault):
+        image_path(Path("/data/roi"), img_path)
+
+
+@given(st.text(max_size=12) | st.text("./\\a", max_size=8))
+def test_an_image_path_never_leaves_the_directory(img_path: str) -> None:
+    try:
+        path = image_path(Path("/data/roi"), img_path)
+    except MetafileFault:
+        return
+    assert os.path.normpath(path) == str(path)
+    assert Path("/data/roi") in path.parents
+
+
+def test_an_image_below_the_directory_is_taken() -> None:
+    assert image_path(Path("/data/roi"), "sub/a b#1.tif") == Path("/data/roi/sub/a b#1.tif")
+
+
+def test_json_nested_without_end_is_refused_for_good() -> None:
+    with pytest.raises(MetafileFault, match="nested too deep") as caught:
+        parse_metafile(b"[" * 10**6, NAME)
+    assert not isinstance(caught.value, MetafilePartial)
+
+
+def test_a_number_of_a_million_digits_costs_no_time() -> None:
+    started = time.process_time()
+    with pytest.raises(MetafileFault):
+        parse_metafile(b"[" + b"9" * 10**6 + b"]", NAME)
+    assert time.process_time() - started < 1.0
+
+
+def test_a_file_beyond_all_bounds_is_refused_unparsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metafile_module, "MAX_METAFILE_BYTES", 1000)
+    with pytest.raises(MetafileFault, match="is larger than") as caught:
+        parse_metafile(raw(section()), NAME)
+    assert caught.value.waiting_helps is Waiting.NEVER
+
+
+def test_twenty_thousand_tiles_parse_in_two_seconds() -> None:
+    head, data = section()
+    content = raw([head, {"data": data["data"] * (20_000 // len(data["data"]) + 1)}])
+    started = time.process_time()
+    assert len(parse_metafile(content, NAME).tiles) > 20_000
+    assert time.process_time() - started < 2.0
+
+
+# ---------------------------------------------------------------------------------------------------------- consistency
+
+
+def test_a_sound_section_has_no_findings() -> None:
+    assert findings() == ()
+
+
+@real_data
+@pytest.mark.parametrize("path", [MONTAGE, LENS_SET], ids=["montage", "lens set"])
+def test_real_metafiles_have_no_findings(path: Path) -> None:
+    assert check_metafile(parse_metafile(path.read_bytes(), path.name), path.name) == ()
+
+
+@real_data
+def test_a_lens_correction_set_is_known_by_its_name_and_by_its_header() -> None:
+    assert parse_metafile(LENS_SET.read_bytes(), LENS_SET.name).header.is_reference
+    assert is_reference_name(LENS_SET.name)
+    assert not parse_metafile(MONTAGE.read_bytes(), MONTAGE.name).header.is_reference
+    assert not is_reference_name(MONTAGE.name)
+
+
+@real_data
+@pytest.mark.parametrize("path", [MONTAGE, LENS_SET], ids=["montage", "lens set"])
+def test_the_step_tolerance_has_room_for_the_stages_of_2017_and_notices_half_of_it(path: Path) -> None:
+    found = parse_metafile(path.read_bytes(), path.name)
+    assert check_metafile(found, path.name, step_tolerance=0.01) == ()
+    assert check_metafile(found, path.name, step_tolerance=0.005)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda told, _: told.update(session_id="17797_1R_152"),
+        lambda told, _: told.update(grid="000043", z_index=43),
+        lambda told, _: told.update(roi_index=1),
+    ],
+    ids=["session", "grid", "roi"],
+)
+def test_a_header_that_contradicts_all_names_is_an_error(change: Change) -> None:
+    told = findings(change)
+    assert [finding.severity for finding in told] == [Severity.ERROR, Severity.ERROR]
+    assert "contradicts the header" in told[0].text
+    assert "and 8 more" in told[1].text
+
+
+def test_a_metafile_renamed_to_another_section_is_an_error() -> None:
+    (finding,) = findings(name="_metadata_20180601120000_17797_1R_151_000043_0_.json")
+    assert finding.severity is Severity.ERROR
+    assert repr(NAME) in finding.text
+
+
+def test_a_metafile_whose_time_is_not_the_headers_is_an_error() -> None:
+    (finding,) = findings(name=NAME.replace("120000", "120001"))
+    assert finding.severity is Severity.ERROR
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "_metadata_copy.json", "_metadata_x_000042_0_.json"])
+def test_a_name_of_another_form_cannot_contradict_and_is_a_warning(name: str) -> None:
+    (finding,) = findings(name=name)
+    assert finding.severity is Severity.WARNING
+    assert "cannot be compared" in finding.text
+
+
+def as_reference(told: dict[str, Any], tiles: list[dict[str, Any]]) -> None:
+    told.update(grid="20180601115959_reference", z_index="")
+    for tile in tiles:
+        tile["img_path"] = tile["img_path"].replace("_000042_", "_20180601115959_reference_")
+
+
+@pytest.mark.parametrize(("time_named", "count"), [("20180601120000", 0), ("20180601115957", 0), ("20180601140000", 1)])
+def test_the_time_in_a_reference_name_may_be_seconds_off(time_named: str, count: int) -> None:
+    name = f"_metadata_{time_named}_17797_1R_151_20180601115959_reference_0_.json"
+    assert len(findings(as_reference, name)) == count
+
+
+def test_an_image_named_for_another_place_is_an_error_and_named() -> None:
+    finding = only(lambda _, tiles: tiles[4].update(img_path=tiles[4]["img_path"].replace("_1_1.tif", "_2_2.tif")))
+    assert finding.severity is Severity.ERROR
+    assert "data[4]" in finding.text
+
+
+def test_images_of_other_names_are_a_warning() -> None:
+    def rename(_: object, tiles: list[dict[str, Any]]) -> None:
+        for number, tile in enumerate(tiles):
+            tile["img_path"] = f"tile_{number}.tif"
+
+    finding = only(rename)
+    assert finding.severity is Severity.WARNING
+    assert "and 8 more" in finding.text
+
+
+def test_a_duplicate_image_name_is_an_error_not_a_collapse() -> None:
+    told = findings(lambda _, tiles: tiles[4].update(img_path=tiles[3]["img_path"]))
+    assert any(f.severity is Severity.ERROR and "more than once" in f.text for f in told)
+    assert len(metafile(lambda _, tiles: tiles[4].update(img_path=tiles[3]["img_path"])).tiles) == 11
+
+
+def test_images_that_would_share_a_tile_id_are_an_error() -> None:
+    told = findings(lambda _, tiles: tiles[4].update(img_path="sub/" + tiles[3]["img_path"]))
+    assert any(f.severity is Severity.ERROR and "share an id" in f.text for f in told)
+
+
+def test_two_tiles_at_one_place_are_an_error() -> None:
+    def spoil(_: object, tiles: list[dict[str, Any]]) -> None:
+        tiles[4]["img_meta"]["raster_pos"] = tiles[3]["img_meta"]["raster_pos"]
+        tiles[4]["img_meta"]["stage_pos"] = tiles[3]["img_meta"]["stage_pos"]
+        tiles[4]["img_path"] = tiles[4]["img_path"].replace("_1_1.tif", "_0_1.tif")
+        tiles[4]["matcher"] = []
+
+    told = findings(spoil)
+    assert "raster_pos (column, row) occurs more than once: (0, 1) (2 times)" in told[0].text
+    assert told[0].severity is Severity.ERROR
+
+
+def test_a_lost_tile_shows_as_a_gap_in_raster_index() -> None:
+    finding = only(lambda _, tiles: tiles[-1]["img_meta"].update(raster_index=11))
+    assert finding == Finding(Severity.WARNING, "raster_index is missing between 0 and 10: 10")
+
+
+def test_a_raster_index_used_twice_is_a_warning() -> None:
+    told = findings(lambda _, tiles: tiles[-1]["img_meta"].update(raster_index=3))
+    assert any("raster_index occurs more than once: 3 (2 times)" in finding.text for finding in told)
+    assert {finding.severity for finding in told} == {Severity.WARNING}
+
+
+def test_the_order_of_the_records_does_not_matter() -> None:
+    assert findings(lambda _, tiles: tiles.reverse()) == ()
+
+
+def restamp(number: int, stamp: str) -> Change:
+    return lambda _, tiles: tiles[number].update(img_path=stamp + tiles[number]["img_path"][17:])
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (restamp(5, "20180601120101000"), "do not rise"),
+        (restamp(4, "20180601120103000"), "do not rise"),
+        (restamp(10, "20181301120103000"), "no time"),
+        (restamp(0, "20180601115959999"), "older than the region"),
+    ],
+)
+def test_time_stamps_out_of_order_are_a_warning(change: Change, text: str) -> None:
+    finding = only(change)
+    assert finding.severity is Severity.WARNING
+    assert text in finding.text
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("angle", 90.5), ("pixel_size", 4.05), ("pixel_size_x_move", 4.02), ("pixel_size_y_move", 4.02)],
+)
+def test_a_tile_with_another_angle_or_pixel_size_is_a_warning(key: str, value: float) -> None:
+    told = findings(lambda _, tiles: tiles[0]["img_meta"].update({key: value}))
+    assert Severity.ERROR not in {finding.severity for finding in told}
+    assert any(finding.text.startswith(f"{key} is not the same in all tiles") for finding in told)
+
+
+def test_tiles_turned_against_the_calibration_are_a_warning() -> None:
+    finding = only(lambda told, _: told["calibration"]["highmag"].update(angle=91.0))
+    assert finding.text == "angle is 90.0 in the tiles and 91.0 in the header's highmag calibration"
+
+
+def test_a_calibration_that_differs_in_x_and_y_is_a_warning() -> None:
+    finding = only(lambda told, _: told["calibration"]["highmag"].update(y_nm_per_pix=4.1))
+    assert finding.severity is Severity.WARNING
+    assert "4.0 nm per pixel in x and 4.1 in y" in finding.text
+
+
+def test_a_pixel_size_for_motion_far_from_the_nominal_one_is_a_warning() -> None:
+    def spoil(_: object, tiles: list[dict[str, Any]]) -> None:
+        for tile in tiles:
+            tile["img_meta"]["pixel_size_x_move"] = 4.4
+
+    assert any("pixel_size_x_move is 4.4, far from" in finding.text for finding in findings(spoil))
+
+
+def test_a_tile_off_the_grid_is_a_warning_that_gives_the_step() -> None:
+    def move(_: object, tiles: list[dict[str, Any]]) -> None:
+        tiles[0]["img_meta"]["stage_pos"][0] += 800
+
+    column, row = findings(move)
+    assert {column.severity, row.severity} == {Severity.WARNING}
+    assert "a column step should be (4898.6, 0.0) px, within (110.1, 110.1): from (1, 0) to (2, 0)" in column.text
+    assert "a row step should be (0.0, 4898.6) px" in row.text
+
+
+def test_a_mirrored_stage_is_off_the_grid() -> None:
+    def mirror(_: object, tiles: list[dict[str, Any]]) -> None:
+        for tile in tiles:
+            tile["img_meta"]["stage_pos"][0] *= -1
+
+    assert any("a row step" in finding.text for finding in findings(mirror))
+
+
+def test_a_stage_that_is_a_pixel_or_two_off_is_no_finding() -> None:
+    assert findings(lambda _, tiles: tiles[0]["img_meta"]["stage_pos"].__setitem__(0, 8)) == ()
+
+
+def test_a_header_without_overlap_says_that_steps_were_not_checked() -> None:
+    finding = only(lambda told, _: told.pop("overlap"))
+    assert "cannot be checked" in finding.text
+
+
+@pytest.mark.parametrize("overlap", [-0.1, 1, 1.5, "0.1"], ids=repr)
+def test_an_impossible_overlap_is_refused(overlap: object) -> None:
+    with pytest.raises(MetafileFault, match=r"metadata\.overlap: should be"):
+        metafile(lambda told, _: told.update(overlap=overlap))
+
+
+@pytest.mark.parametrize(("number", "match", "quality"), [(0, 0, 5), (1, 1, -1), (4, 0, -1), (3, 1, 0)])
+def test_a_match_quality_that_contradicts_the_neighbours_is_a_warning(number: int, match: int, quality: int) -> None:
+    finding = only(lambda _, tiles: tiles[number]["matcher"][match].update(match_quality=quality))
+    assert finding.severity is Severity.WARNING
+    assert "match_quality" in finding.text
+
+
+def test_no_match_found_with_a_neighbour_is_no_finding() -> None:
+    assert findings(lambda _, tiles: tiles[4]["matcher"][0].update(match_quality=0)) == ()
+
+
+def test_a_match_recorded_at_the_neighbours_place_is_no_finding_but_at_a_third_one_is() -> None:
+    assert findings(lambda _, tiles: tiles[4]["matcher"][0].update(col=1, row=0)) == ()
+    assert "other places" in only(lambda _, tiles: tiles[4]["matcher"][0].update(col=3, row=2)).text
+
+
+def test_a_z_index_beside_the_grid_is_a_warning() -> None:
+    finding = only(lambda told, _: told.update(z_index=41))
+    assert finding == Finding(Severity.WARNING, "z_index is 41, the grid 000042")
+
+
+def test_a_shared_transform_that_is_no_object_is_a_warning() -> None:
+    found = parse_metafile(raw([*section(), {"sharedTransform": "lens.json"}]), NAME)
+    assert found.shared_transform is None
+    (finding,) = check_metafile(found, NAME)
+    assert "sharedTransform should be an object" in finding.text
+
+
+def test_errors_come_before_warnings() -> None:
+    def spoil(told: dict[str, Any], tiles: list[dict[str, Any]]) -> None:
+        told.update(z_index=41)
+        tiles[4].update(img_path=tiles[3]["img_path"])
+
+    told = [finding.severity for finding in findings(spoil)]
+    assert told == sorted(told)
+    assert len(set(told)) == 2

@@ -1,0 +1,460 @@
+"""Tile specs: equal to those of asap-modules by default, and geometry that holds for any stage."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from sections import DATA, LENS_SET, MONTAGE, NAME, NO_DATA, metafile, section
+
+from handlers.errors import Fault, MetafileFault, SettingsFault
+from handlers.geometry import Point, stage_to_pixel
+from handlers.metafile import Metafile, TileRecord, parse_metafile
+from handlers.tilespec import (
+    Origin,
+    Positions,
+    TileSpec,
+    TileSpecOptions,
+    shared_transform_for,
+    tile_ids_for,
+    tile_specs_for,
+    translations_for,
+)
+
+real_data = pytest.mark.skipif(not DATA.is_dir(), reason=NO_DATA)
+ROI = Path("/data/temca2/000042/0")
+
+
+def real(path: Path) -> Metafile:
+    return parse_metafile(path.read_bytes(), path.name)
+
+
+def specs(found: Metafile | None = None, z: float = 42, **options: Any) -> list[dict[str, Any]]:
+    return [spec.to_json() for spec in tile_specs_for(found or metafile(), z, ROI, TileSpecOptions(**options))]
+
+
+# -------------------------------------------------------------------------------------------------------- equal to asap
+
+
+@real_data
+@pytest.mark.parametrize(
+    ("path", "z", "directory", "options", "expected"),
+    [
+        (MONTAGE, 1050, "/acquisitions/temca2/001050/0", TileSpecOptions(), "asap_tilespecs_001050.json"),
+        (
+            MONTAGE,
+            1050,
+            "/acquisitions/temca2/001050/0",
+            TileSpecOptions(10, 60000, "5LC_1050"),
+            "asap_tilespecs_001050_options.json",
+        ),
+        (LENS_SET, 7, "/acquisitions/temca2/reference", TileSpecOptions(), "asap_tilespecs_reference.json"),
+    ],
+    ids=["montage", "options", "lens set"],
+)
+def test_tile_specs_equal_those_of_asap_field_by_field(
+    path: Path, z: float, directory: str, options: TileSpecOptions, expected: str
+) -> None:
+    made = [spec.to_json() for spec in tile_specs_for(real(path), z, Path(directory), options)]
+    wanted = json.loads((DATA / expected).read_text())
+    assert made[: len(wanted)] == wanted
+    assert len(made) == len(real(path).tiles)
+
+
+@real_data
+@pytest.mark.parametrize("path", [MONTAGE, LENS_SET], ids=["montage", "lens set"])
+def test_exact_positions_of_a_real_section_are_within_a_pixel_of_the_integer_ones(path: Path) -> None:
+    tiles = real(path).tiles
+    exact = translations_for(tiles, Positions.EXACT, Origin.ROI)
+    whole = translations_for(tiles, Positions.INTEGER, Origin.ROI)
+    assert max(abs(a - b) for p, q in zip(exact, whole, strict=True) for a, b in zip(p, q, strict=True)) < 1
+
+
+# ------------------------------------------------------------------------------------------------------------- geometry
+
+stage_nm = st.floats(-1e7, 1e7)
+points = st.tuples(stage_nm, stage_nm)
+sizes = st.tuples(st.floats(1, 300), st.floats(1, 300))
+angles = st.floats(-360, 360)
+TILE = metafile().tiles[0]
+
+
+def on_stage(places: list[Point], angle_deg: float = 0.0, size: Point = (4.0, 4.0)) -> tuple[TileRecord, ...]:
+    return tuple(
+        replace(
+            TILE,
+            stage_x_nm=x,
+            stage_y_nm=y,
+            angle_deg=angle_deg,
+            pixel_size_x_move_nm=size[0],
+            pixel_size_y_move_nm=size[1],
+        )
+        for x, y in places
+    )
+
+
+def near(one: Point, other: Point, slack: float = 1e-6) -> bool:
+    return math.dist(one, other) <= slack * (1 + math.hypot(*one))
+
+
+@given(points, sizes)
+def test_without_rotation_a_position_is_the_stage_over_the_pixel_size(stage: Point, size: Point) -> None:
+    assert stage_to_pixel(stage, size, 0.0) == (stage[0] / size[0], stage[1] / size[1])
+
+
+@given(points, st.floats(1, 300), angles)
+def test_rotation_keeps_distances(stage: Point, size: float, angle: float) -> None:
+    x, y = stage_to_pixel(stage, (size, size), angle)
+    assert math.isclose(math.hypot(x, y), math.hypot(*stage) / size, rel_tol=1e-9, abs_tol=1e-9)
+
+
+@given(points, angles, angles)
+def test_two_rotations_are_one_by_the_sum_of_their_angles(stage: Point, first: float, second: float) -> None:
+    turned = stage_to_pixel(stage_to_pixel(stage, (4.0, 4.0), first), (1.0, 1.0), second)
+    assert near(stage_to_pixel(stage, (4.0, 4.0), first + second), turned)
+
+
+@given(points, sizes, angles)
+def test_a_full_turn_changes_nothing(stage: Point, size: Point, angle: float) -> None:
+    assert near(stage_to_pixel(stage, size, angle), stage_to_pixel(stage, size, angle + 360))
+
+
+@given(points, sizes, angles)
+def test_half_a_turn_changes_both_signs(stage: Point, size: Point, angle: float) -> None:
+    x, y = stage_to_pixel(stage, size, angle)
+    assert near((-x, -y), stage_to_pixel(stage, size, angle + 180))
+
+
+@given(points, points, sizes, angles)
+def test_a_stage_shift_moves_all_positions_alike(stage: Point, shift: Point, size: Point, angle: float) -> None:
+    moved = stage_to_pixel((stage[0] + shift[0], stage[1] + shift[1]), size, angle)
+    here, step = stage_to_pixel(stage, size, angle), stage_to_pixel(shift, size, angle)
+    assert math.dist(moved, (here[0] + step[0], here[1] + step[1])) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("angle", "expected"), [(0, (250, -500)), (90, (-500, -250)), (180, (-250, 500)), (270, (500, 250))]
+)
+def test_the_axes_turn_as_in_the_metafiles(angle: float, expected: Point) -> None:
+    assert near(stage_to_pixel((1000.0, -2000.0), (4.0, 4.0), angle), expected)
+
+
+many = st.lists(points, min_size=1, max_size=12)
+policies = st.sampled_from(Positions)
+
+
+@given(many, angles, sizes, policies)
+def test_the_smallest_x_and_y_of_a_region_are_zero(
+    places: list[Point], angle: float, size: Point, positions: Positions
+) -> None:
+    made = translations_for(on_stage(places, angle, size), positions, Origin.ROI)
+    assert min(x for x, _ in made) == 0
+    assert min(y for _, y in made) == 0
+
+
+@given(many, angles, policies)
+def test_the_stage_origin_is_the_region_origin_but_for_one_shift(
+    places: list[Point], angle: float, positions: Positions
+) -> None:
+    tiles = on_stage(places, angle)
+    roi, stage = (translations_for(tiles, positions, origin) for origin in (Origin.ROI, Origin.STAGE))
+    left, top = min(x for x, _ in stage), min(y for _, y in stage)
+    assert roi == tuple((x - left, y - top) for x, y in stage)
+
+
+@given(many, points, angles)
+def test_exact_positions_of_a_region_do_not_depend_on_where_on_the_stage_it_lies(
+    places: list[Point], shift: Point, angle: float
+) -> None:
+    here = translations_for(on_stage(places, angle), Positions.EXACT, Origin.ROI)
+    moved = [(x + shift[0], y + shift[1]) for x, y in places]
+    there = translations_for(on_stage(moved, angle), Positions.EXACT, Origin.ROI)
+    assert all(math.dist(a, b) < 1e-5 for a, b in zip(here, there, strict=True))
+
+
+@given(many, points, angles)
+def test_integer_positions_shift_by_less_than_two_pixels_with_the_place_on_the_stage(
+    places: list[Point], shift: Point, angle: float
+) -> None:
+    exact = translations_for(on_stage(places, angle), Positions.EXACT, Origin.ROI)
+    moved = [(x + shift[0], y + shift[1]) for x, y in places]
+    whole = translations_for(on_stage(moved, angle), Positions.INTEGER, Origin.ROI)
+    assert all(abs(a - b) < 2 + 1e-5 for p, q in zip(exact, whole, strict=True) for a, b in zip(p, q, strict=True))
+
+
+@given(st.lists(points, min_size=1, max_size=12), st.randoms(use_true_random=False), policies, st.sampled_from(Origin))
+def test_the_order_of_the_tiles_does_not_matter(
+    places: list[Point], random: Any, positions: Positions, origin: Origin
+) -> None:
+    order = list(range(len(places)))
+    random.shuffle(order)
+    made = translations_for(on_stage(places), positions, origin)
+    shuffled = translations_for(on_stage([places[number] for number in order]), positions, origin)
+    assert shuffled == tuple(made[number] for number in order)
+
+
+@given(points, angles, st.floats(1, 50), st.floats(0.01, 0.9), st.integers(500, 6000))
+def test_neighbours_on_a_regular_grid_stand_one_step_apart(
+    origin: Point, angle: float, size: float, overlap: float, width: int
+) -> None:
+    step, turn = width * (1 - overlap), math.radians(angle)
+    grid = [(col * step * size, row * step * size) for row in range(2) for col in range(2)]
+    places = [
+        (
+            origin[0] + x * math.cos(turn) - y * math.sin(turn),
+            origin[1] + x * math.sin(turn) + y * math.cos(turn),
+        )
+        for x, y in grid
+    ]
+    tiles = on_stage(places, angle, (size, size))
+    first, right, below, corner = translations_for(tiles, Positions.EXACT, Origin.ROI)
+    expected = ((0, 0), (step, 0), (0, step), (step, step))
+    assert all(math.dist(a, b) < 1e-4 for a, b in zip((first, right, below, corner), expected, strict=True))
+
+
+@given(many, angles, st.sampled_from(Origin))
+def test_integer_positions_are_whole_numbers(places: list[Point], angle: float, origin: Origin) -> None:
+    made = translations_for(on_stage(places, angle), Positions.INTEGER, origin)
+    assert all(x.is_integer() and y.is_integer() for x, y in made)
+
+
+def test_positions_are_truncated_toward_zero_before_the_minimum_is_subtracted() -> None:
+    tiles = on_stage([(-7.0, 0.0), (-1.0, 0.0), (3.0, 0.0), (7.0, 0.0)])
+    assert [x for x, _ in translations_for(tiles, Positions.INTEGER, Origin.STAGE)] == [-1, 0, 0, 1]
+    assert [x for x, _ in translations_for(tiles, Positions.INTEGER, Origin.ROI)] == [0, 1, 1, 2]
+    assert [x for x, _ in translations_for(tiles, Positions.EXACT, Origin.ROI)] == [0, 1.5, 2.5, 3.5]
+
+
+def test_two_regions_of_one_z_lie_apart_only_with_the_stage_origin() -> None:
+    one, other = on_stage([(0.0, 0.0)]), on_stage([(40000.0, -8000.0)])
+    for origin, apart in ((Origin.ROI, (0.0, 0.0)), (Origin.STAGE, (10000.0, -2000.0))):
+        (here,), (there,) = (translations_for(tiles, Positions.EXACT, origin) for tiles in (one, other))
+        assert (there[0] - here[0], there[1] - here[1]) == apart
+
+
+def test_pixel_sizes_in_x_and_y_are_used_each_for_its_own_motion() -> None:
+    (_, there) = translations_for(on_stage([(0.0, 0.0), (420.0, 420.0)], 0.0, (4.2, 4.0)), Positions.EXACT, Origin.ROI)
+    assert there == (100.0, 105.0)
+
+
+# --------------------------------------------------------------------------------------------------------- what it says
+
+
+def test_a_tile_spec_carries_the_facts_of_its_tile() -> None:
+    made = specs()[4]
+    assert made["tileId"] == "20180601120104000_17797_1R_151_000042_0_1_1.42.0"
+    assert made["mipmapLevels"] == {"0": {"imageUrl": f"file://{ROI}/{made['tileId'][:-5]}.tif"}}
+    assert made["layout"] == {
+        "sectionId": "42.0",
+        "temca": "temca2",
+        "camera": "A5",
+        "imageRow": 1,
+        "imageCol": 1,
+        "stageX": -19594.0,
+        "stageY": 19594.0,
+        "rotation": 90.0,
+        "pixelsize": 4.0,
+    }
+    assert (made["z"], made["width"], made["minIntensity"], made["maxIntensity"]) == (42.0, 5504, 0, 255)
+    assert set(made) == {
+        *("tileId", "z", "width", "height", "minIntensity", "maxIntensity"),
+        *("layout", "mipmapLevels", "transforms"),
+    }
+
+
+def test_tile_specs_are_json_without_nulls_or_nan() -> None:
+    text = json.dumps(specs(), allow_nan=False)
+    assert "null" not in text
+
+
+def test_a_fractional_z_is_kept() -> None:
+    made = specs(z=5.5)[0]
+    assert made["z"] == 5.5
+    assert made["tileId"].endswith(".5.5")
+    assert made["layout"]["sectionId"] == "5.5"
+
+
+def test_a_mask_is_on_every_tile() -> None:
+    made = specs(mask=Path("/masks/camera 3.png"))
+    assert {spec["mipmapLevels"]["0"]["maskUrl"] for spec in made} == {"file:///masks/camera%203.png"}
+
+
+def test_a_number_sign_in_an_image_name_is_quoted_in_its_url() -> None:
+    found = metafile(lambda _, tiles: tiles[0].update(img_path="a#1 b.tif"))
+    made = specs(found)[0]
+    assert made["mipmapLevels"]["0"]["imageUrl"] == f"file://{ROI}/a%231%20b.tif"
+    assert made["tileId"] == "a#1 b.42.0"
+
+
+def test_a_relative_image_directory_is_refused() -> None:
+    with pytest.raises(Fault, match="absolute"):
+        tile_specs_for(metafile(), 1, Path("data"))
+
+
+# ------------------------------------------------------------------------------------------------------------- tile ids
+
+
+def test_a_tile_id_may_do_without_z_so_that_it_survives_another_z() -> None:
+    options = TileSpecOptions(tile_id="{basename}")
+    assert tile_ids_for(metafile(), 1, options) == tile_ids_for(metafile(), 2.5, options)
+
+
+def test_a_tile_id_template_has_the_words_of_header_and_tile() -> None:
+    template = (
+        "{specimen_id}-{session_id}-{grid}-{roi_index}-{raster_col:03d}-{raster_row}-{raster_index}-{section_id}-{z}"
+    )
+    made = tile_ids_for(metafile(), 7, TileSpecOptions(tile_id=template, section_id="S7"))
+    assert made[3] == "17797_1R-17797_1R_151-000042-0-000-1-3-S7-7.0"
+
+
+def test_ids_are_those_of_the_tile_specs() -> None:
+    options = TileSpecOptions(tile_id="{grid}.{raster_index}")
+    assert [spec["tileId"] for spec in specs(tile_id=options.tile_id)] == list(tile_ids_for(metafile(), 42, options))
+
+
+@pytest.mark.parametrize(
+    "template", ["{basename", "{tile}", "{}", "{0}", "{basename.__class__}", "{grid[0]}", "{z!q}{", "{basename}}"]
+)
+def test_a_template_of_unknown_fields_is_refused(template: str) -> None:
+    with pytest.raises(SettingsFault, match=r"^tilespecs\.tile_id: "):
+        TileSpecOptions(tile_id=template)
+
+
+@pytest.mark.parametrize(
+    "template", ["", "{grid}/{raster_index}", "{basename:d}", "{basename:{foo}}", "{raster_index}\n"]
+)
+def test_a_template_that_makes_no_usable_id_is_refused(template: str) -> None:
+    with pytest.raises(SettingsFault, match=r"^tilespecs\.tile_id: "):
+        tile_ids_for(metafile(), 1, TileSpecOptions(tile_id=template))
+
+
+def test_tiles_never_share_an_id() -> None:
+    with pytest.raises(MetafileFault, match="several tiles would have the id 000042"):
+        tile_ids_for(metafile(), 1, TileSpecOptions(tile_id="{grid}"))
+    twice = metafile(lambda _, tiles: tiles[4].update(img_path=tiles[3]["img_path"]))
+    with pytest.raises(MetafileFault, match="several tiles"):
+        tile_specs_for(twice, 1, ROI)
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"minimum_intensity": 255, "maximum_intensity": 0}, "tilespecs.minimum_intensity"),
+        ({"minimum_intensity": 5, "maximum_intensity": 5}, "tilespecs.minimum_intensity"),
+        ({"mask": Path("mask.png")}, "tilespecs.mask"),
+    ],
+)
+def test_options_that_cannot_be_obeyed_name_their_setting(options: dict[str, Any], key: str) -> None:
+    with pytest.raises(SettingsFault, match=f"^{key}: "):
+        TileSpecOptions(**options)
+
+
+# ----------------------------------------------------------------------------------------------------- shared transform
+
+LENS = {"type": "leaf", "className": "lenscorrection.NonLinearTransform", "dataString": "5 21 1.0"}
+
+
+def with_lens(lens: object) -> Metafile:
+    return parse_metafile(json.dumps([*section(), {"sharedTransform": lens}]).encode(), NAME)
+
+
+def test_a_shared_transform_keeps_its_id_and_comes_before_the_translation() -> None:
+    found = with_lens({**LENS, "id": "LENS_1", "metaData": {"labels": ["lens"]}})
+    transform = shared_transform_for(found)
+    assert transform == {**LENS, "id": "LENS_1", "metaData": {"labels": ["lens"]}}
+    (first, *_) = tile_specs_for(found, 1, ROI, shared_transform_id="LENS_1")
+    ref, translation = first.to_json()["transforms"]["specList"]
+    assert ref == {"type": "ref", "refId": "LENS_1"}
+    assert translation["className"].endswith("AffineModel2D")
+
+
+def test_a_shared_transform_without_id_gets_one_of_its_content() -> None:
+    one, same, other = (
+        shared_transform_for(with_lens(lens)) for lens in (LENS, {**LENS, "new": 1}, {**LENS, "dataString": "5 21 2.0"})
+    )
+    assert one is not None
+    assert same is not None
+    assert other is not None
+    assert one["id"] == same["id"] != other["id"]
+
+
+def test_a_metafile_without_lens_has_no_shared_transform() -> None:
+    assert shared_transform_for(metafile()) is None
+    assert all(len(spec["transforms"]["specList"]) == 1 for spec in specs())
+
+
+@pytest.mark.parametrize(
+    "spoil", [{"className": None}, {"dataString": ""}, {"dataString": 5}, {"type": "ref"}], ids=repr
+)
+def test_a_shared_transform_that_is_no_transform_is_refused_when_it_is_wanted(spoil: dict[str, Any]) -> None:
+    found = with_lens({**LENS, **spoil})
+    with pytest.raises(MetafileFault, match="sharedTransform"):
+        shared_transform_for(found)
+    assert tile_specs_for(found, 1, ROI)
+
+
+# ----------------------------------------------------------------------------------------------------------- round trip
+
+json_values = st.recursive(
+    st.booleans() | st.integers(-1000, 1000) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=4,
+)
+unknown = st.dictionaries(st.text(min_size=1, max_size=8).map("x".__add__), json_values, max_size=3)
+
+
+@given(st.tuples(unknown, unknown, unknown, unknown))
+def test_unknown_fields_survive_a_round_trip(extra: tuple[dict[str, Any], ...]) -> None:
+    spec = json.loads(json.dumps(specs()[0]))
+    spec |= {**extra[0], "minX": 1.5, "groupId": "g", "labels": ["patched"], "channels": []}
+    spec["layout"] |= {**extra[1], "distanceZ": 45.0}
+    spec["mipmapLevels"]["0"] |= {**extra[2], "maskUrl": "file:///m.png", "imageLoaderType": "H5_SLICE"}
+    spec["mipmapLevels"]["3"] = {"imageUrl": "file:///3.tif"}
+    spec["transforms"] |= {**extra[3], "id": "t"}
+    assert TileSpec.from_json(spec).to_json() == spec
+
+
+@real_data
+def test_the_tile_specs_of_asap_survive_a_round_trip() -> None:
+    wanted = json.loads((DATA / "asap_tilespecs_001050.json").read_text())
+    assert [TileSpec.from_json(spec).to_json() for spec in wanted] == wanted
+
+
+def test_a_tile_spec_of_nearly_nothing_is_read() -> None:
+    spec = TileSpec.from_json({"tileId": "a"})
+    assert (spec.z, spec.layout, spec.transforms) == (None, None, ())
+    assert spec.to_json() == {"tileId": "a", "mipmapLevels": {}, "transforms": {"type": "list", "specList": []}}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"tileId": 5},
+        {"tileId": "a", "layout": []},
+        {"tileId": "a", "mipmapLevels": {"x": {}}},
+        {"tileId": "a", "mipmapLevels": {"0": "file:///a.tif"}},
+        {"tileId": "a", "transforms": {"type": "leaf"}},
+    ],
+    ids=repr,
+)
+def test_what_is_no_tile_spec_is_refused(spec: dict[str, Any]) -> None:
+    with pytest.raises(Fault):
+        TileSpec.from_json(spec)
+
+
+@given(many, angles)
+def test_the_translation_is_written_with_ten_decimals(places: list[Point], angle: float) -> None:
+    assume(len(set(places)) == len(places))
+    tiles = tuple(replace(tile, img_path=f"{number}.tif") for number, tile in enumerate(on_stage(places, angle)))
+    made = tile_specs_for(Metafile(metafile().header, tiles), 1, ROI, TileSpecOptions(positions=Positions.EXACT))
+    for spec, (x, y) in zip(made, translations_for(tiles, Positions.EXACT, Origin.ROI), strict=True):
+        numbers = spec.transforms[-1]["dataString"].split()
+        assert [float(number) for number in numbers[:4]] == [1, 0, 0, 1]
+        assert abs(float(numbers[4]) - x) < 1e-9
+        assert abs(float(numbers[5]) - y) < 1e-9
+        assert all(len(number.partition(".")[2]) == 10 for number in numbers)

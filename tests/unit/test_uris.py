@@ -1,0 +1,143 @@
+"""Paths and URIs: one quoting, one place for a mipmap level."""
+
+import os
+from pathlib import Path, PurePosixPath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers.errors import Fault, SettingsFault
+from handlers.uris import (
+    canonical_extension,
+    mipmap_path,
+    mipmap_uri,
+    path_builder_agrees,
+    path_to_uri,
+    uri_to_path,
+)
+
+names = st.binary(min_size=1, max_size=12).filter(lambda raw: not {b"/", b"\0"} & {raw[i : i + 1] for i in range(12)})
+"""File names of any bytes that a file system takes."""
+paths = (
+    st.lists(names.filter(lambda raw: raw not in {b".", b".."}), min_size=1, max_size=4)
+    .map(lambda parts: Path("/" + "/".join(os.fsdecode(part) for part in parts)))
+)  # fmt: skip
+
+
+@given(paths)
+def test_a_path_survives_the_way_to_a_uri_and_back(path: Path) -> None:
+    assert uri_to_path(path_to_uri(path)) == path
+
+
+@given(paths)
+def test_a_uri_is_plain_ascii_without_blanks_or_fragments(path: Path) -> None:
+    uri = path_to_uri(path)
+    assert uri.isascii()
+    assert not set(uri) & set(' #?"<>\\^`{|}')
+
+
+@given(st.sets(paths, min_size=2, max_size=5), st.integers(1, 9))
+def test_different_images_never_share_a_mipmap_file(images: set[Path], level: int) -> None:
+    made = {mipmap_path(Path("/mips"), level, image, "tiff") for image in images}
+    assert len(made) == len(images)
+
+
+@given(paths)
+def test_the_path_builder_agrees_exactly_where_render_would_derive_the_same_file(level0: Path) -> None:
+    derived = "/mips/3" + path_to_uri(level0).partition(":")[2] + ".tif"
+    assert path_builder_agrees(level0) == (PurePosixPath(derived.replace("//", "/")) == _pure(level0))
+
+
+def _pure(level0: Path) -> PurePosixPath:
+    return PurePosixPath(mipmap_path(Path("/mips"), 3, level0, "tif"))
+
+
+def test_the_uri_of_an_ordinary_image_is_that_of_asap() -> None:
+    image = "/acquisitions/temca2/001050/0/20170829130224998_295434_5LC_0064_01_redo_001050_0_88_0.tif"
+    assert path_to_uri(image) == f"file://{image}"
+
+
+def test_a_number_sign_in_a_name_does_not_truncate_the_path() -> None:
+    assert path_to_uri("/data/a#1.tif") == "file:///data/a%231.tif"
+    assert mipmap_path(Path("/mips"), 1, Path("/data/a#1.tif"), "png") == Path("/mips/1/data/a#1.tif.png")
+    with pytest.raises(Fault, match="unquoted"):
+        uri_to_path("file:///data/a#1.tif")
+
+
+def test_a_percent_sign_in_a_name_is_not_taken_for_an_escape() -> None:
+    assert path_to_uri("/data/100%25.tif") == "file:///data/100%2525.tif"
+    assert uri_to_path("/data/100%25.tif") == Path("/data/100%25.tif")
+
+
+@pytest.mark.parametrize(
+    "uri", ["file:///d/a.tif", "file:/d/a.tif", "file://localhost/d/a.tif", "/d/a.tif", "FILE:/d//a.tif"]
+)
+def test_the_forms_of_a_file_uri_mean_one_path(uri: str) -> None:
+    assert uri_to_path(uri) == Path("/d/a.tif")
+
+
+@pytest.mark.parametrize(
+    ("uri", "problem"),
+    [
+        ("s3://bucket/a.tif", "scheme 's3'"),
+        ("https://host/a.tif", "scheme 'https'"),
+        ("mask://outside-box", "scheme 'mask'"),
+        ("file://server/share/a.tif", "host 'server'"),
+        ("file:a.tif", "relative"),
+        ("a.tif", "neither"),
+        ("", "neither"),
+        ("file:///d/a%00.tif", "zero byte"),
+        ("file:///d/a.tif?x=1", "unquoted"),
+    ],
+)
+def test_what_is_no_file_here_is_refused_by_name(uri: str, problem: str) -> None:
+    with pytest.raises(Fault, match=problem):
+        uri_to_path(uri)
+
+
+@pytest.mark.parametrize("path", ["a.tif", "", "./a.tif", "~/a.tif"])
+def test_a_relative_path_has_no_uri(path: str) -> None:
+    with pytest.raises(Fault, match="absolute"):
+        path_to_uri(path)
+
+
+def test_a_path_with_a_zero_byte_has_no_uri() -> None:
+    with pytest.raises(Fault, match="zero byte"):
+        path_to_uri("/a\0b")
+
+
+@pytest.mark.parametrize(
+    ("fmt", "extension"),
+    [
+        ("tif", "tif"),
+        ("tiff", "tif"),
+        ("TIFF", "tif"),
+        ("png", "png"),
+        ("jpg", "jpg"),
+        ("JPEG", "jpg"),
+        (".tif", "tif"),
+    ],
+)
+def test_a_format_has_one_extension(fmt: str, extension: str) -> None:
+    assert canonical_extension(fmt) == extension
+
+
+@pytest.mark.parametrize("fmt", ["bmp", "webp", "", "tif.tif", "tiff "])
+def test_a_format_that_render_does_not_know_is_refused(fmt: str) -> None:
+    with pytest.raises(SettingsFault, match=r"mipmaps\.format"):
+        canonical_extension(fmt)
+
+
+def test_tiff_means_tif_for_the_writer_and_for_the_stack() -> None:
+    assert mipmap_path(Path("/mips"), 2, Path("/d/a.tif"), "tiff") == Path("/mips/2/d/a.tif.tif")
+    assert mipmap_uri(Path("/mips"), 2, Path("/d/a.tif"), "tiff") == "file:///mips/2/d/a.tif.tif"
+
+
+@pytest.mark.parametrize(
+    ("output_dir", "level", "level0"),
+    [("mips", 1, "/d/a.tif"), ("/mips", 1, "d/a.tif"), ("/mips", 1, "/d/../../etc/a.tif"), ("/mips", 0, "/d/a.tif")],
+)
+def test_a_mipmap_outside_its_place_is_refused(output_dir: str, level: int, level0: str) -> None:
+    with pytest.raises(Fault):
+        mipmap_path(Path(output_dir), level, Path(level0), "tif")

@@ -1,0 +1,209 @@
+"""From a metafile to z."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sections import NAME, Change, metafile
+
+from handlers.errors import SettingsFault, StorageFault, ZFault
+from handlers.zrule import ZRule, ZRuleKind, ZTable, check_z, parse_z_table, read_z_table, z_for
+
+PATH = Path("/data/temca2/17797_1R_151/000042/0") / NAME
+
+
+def told(**values: object) -> Change:
+    return lambda header, _: header.update(values)
+
+
+def z(rule: ZRule, change: Change | None = None, path: Path = PATH) -> float:
+    return z_for(metafile(change), path, rule)
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (ZRule(ZRuleKind.HEADER), 42.0),
+        (ZRule(ZRuleKind.GRID), 42.0),
+        (ZRule(ZRuleKind.NAME), 42.0),
+        (ZRule(ZRuleKind.TABLE, table=parse_z_table("grid,z\n42,7.25", "z.csv")), 7.25),
+        (ZRule(ZRuleKind.FIXED, fixed=5.5), 5.5),
+    ],
+    ids=lambda value: value.rule if isinstance(value, ZRule) else None,
+)
+@pytest.mark.parametrize(
+    ("offset", "by_media", "added"), [(0, {}, 0), (1000.5, {}, 1000.5), (7, {"0151": 130000}, 130000)]
+)
+def test_z_is_what_the_rule_finds_plus_the_offset_of_the_reel(
+    rule: ZRule, expected: float, offset: float, by_media: dict[str, float], added: float
+) -> None:
+    with_offset = ZRule(rule.rule, offset, by_media, table=rule.table, fixed=rule.fixed)
+    found = z(with_offset)
+    assert isinstance(found, float)
+    assert found == expected + added
+
+
+def test_a_reel_without_offset_of_its_own_gets_the_general_one_and_a_warning() -> None:
+    rule = ZRule(ZRuleKind.GRID, 500, {"0147": 100000})
+    for change in (None, told(media_id=None)):
+        assert z(rule, change) == 542.0
+        (finding,) = check_z(metafile(change), 542.0, rule)
+        assert "0147" in finding.text
+
+
+def test_a_fraction_of_z_is_kept() -> None:
+    assert z(ZRule(ZRuleKind.FIXED, fixed=5.5)) == 5.5
+    assert z(ZRule(ZRuleKind.HEADER), told(z_index=5.5)) == 5.5
+    assert z(ZRule(ZRuleKind.NAME, name_pattern=r"_z(?P<z>[\d.]+)_"), path=Path("/d/a_z7.25_.json")) == 7.25
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False, width=32), st.integers(0, 999_999))
+def test_an_offset_shifts_z_and_nothing_else(offset: float, number: int) -> None:
+    change = told(grid=f"{number:06d}")
+    assert z(ZRule(ZRuleKind.GRID, offset), change) == number + offset
+
+
+@pytest.mark.parametrize("z_index", ["", None, "42", []], ids=repr)
+def test_a_header_without_z_index_has_no_z_by_the_header(z_index: object) -> None:
+    with pytest.raises(ZFault, match=f"^{NAME}: the header has no z_index"):
+        z(ZRule(ZRuleKind.HEADER), told(z_index=z_index))
+
+
+@pytest.mark.parametrize("grid", ["20170502174047_reference", "12a", "-5", "1.5", "٤٢"])
+def test_a_grid_that_is_no_number_has_no_z_by_the_grid(grid: str) -> None:
+    with pytest.raises(ZFault, match="is not a number"):
+        z(ZRule(ZRuleKind.GRID), told(grid=grid))
+
+
+def test_a_pattern_with_a_slash_is_searched_in_the_whole_path() -> None:
+    assert z(ZRule(ZRuleKind.NAME, name_pattern=r"/(?P<z>\d+)/\d+/_metadata_")) == 42.0
+
+
+@pytest.mark.parametrize(
+    ("pattern", "problem"),
+    [
+        (r"section(?P<z>\d+)", "does not match"),
+        (r"(?P<z>17797_1R)", "not a finite number"),
+        (r"_(?P<z>x)?", "does not match"),
+    ],
+)
+def test_a_name_without_z_is_refused(pattern: str, problem: str) -> None:
+    with pytest.raises(ZFault, match=problem):
+        z(ZRule(ZRuleKind.NAME, name_pattern=pattern))
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def table_z(text: str, change: Change | None = None) -> float:
+    return z(ZRule(ZRuleKind.TABLE, table=parse_z_table(text, "z.csv")), change)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "grid,z\n000042,7",
+        "z, grid\n7, 42",
+        "grid,roi_index,z\n42,1,8\n42,0,7",
+        "grid,roi_index,z\n42,,7\n43,,8",
+        "session_id,z\n17797_1R_151,7",
+        "specimen_id,media_id,grid,z\n17797_1R,151,42,7\n17797_1R,147,42,8",
+        f"metafile,z\n{NAME},7",
+        'grid,z\r\n"000042","7"\r\n\r\n,\r\n',
+        "grid,z\n42,7\n42,7.0",
+    ],
+)
+def test_a_row_is_found_by_whatever_columns_the_table_has(text: str) -> None:
+    assert table_z(text) == 7.0
+
+
+def test_a_section_that_no_row_has_is_refused_with_what_was_looked_for() -> None:
+    with pytest.raises(ZFault, match=r"no row of z.csv has grid '000042', roi_index '0'"):
+        table_z("grid,roi_index,z\n42,1,7\n41,0,6")
+
+
+def test_rows_that_disagree_are_refused_by_line() -> None:
+    with pytest.raises(ZFault, match=r"lines 2, 4 of z.csv"):
+        table_z("grid,z\n42,7\n43,8\n000042,9")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "needs a column z"),
+        ("grid,z\n", "has no rows"),
+        ("grid\n42", "needs a column z"),
+        ("z\n42", "needs a column z and one"),
+        ("grid,z,z\n1,2,3", "a column twice"),
+        ("aperture,z\n1,2", "'aperture' is not one of the columns"),
+        ("grid,z\n1", "line 2: 2 cells are expected, not 1"),
+        ("grid,z\n1,2\n3,x", "line 3: z is not a finite number"),
+        ("grid,z\n1,nan", "line 2: z is not a finite number"),
+        ("grid,z\n1,", "line 2: z is not a finite number"),
+        ("grid,z\n,5", "line 2: nothing says which metafile"),
+    ],
+)
+def test_a_table_that_cannot_be_meant_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(SettingsFault, match=problem):
+        parse_z_table(text, "z.csv")
+
+
+def test_a_table_is_read_from_a_file_with_or_without_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "z.csv"
+    for mark in ("", "\ufeff"):
+        path.write_text(mark + "grid,z\n42,7\n", encoding="utf-8")
+        found = read_z_table(path)
+        assert isinstance(found, ZTable)
+        assert found.name == str(path)
+        assert found.rows[0].z == 7.0
+
+
+def test_a_table_that_is_not_there_or_not_text_is_a_setting_to_mend(tmp_path: Path) -> None:
+    with pytest.raises(SettingsFault, match="cannot be read"):
+        read_z_table(tmp_path / "z.csv")
+    with pytest.raises(SettingsFault, match="cannot be read"):
+        read_z_table(tmp_path)
+    (tmp_path / "z.csv").write_bytes(b"grid,z\n\xff,1\n")
+    with pytest.raises(SettingsFault, match="not UTF-8"):
+        read_z_table(tmp_path / "z.csv")
+
+
+def test_a_table_on_a_disk_that_fails_is_worth_waiting_for(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(StorageFault, match="z table"):
+        read_z_table(tmp_path / "loop")
+
+
+# ------------------------------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"rule": ZRuleKind.TABLE}, "z.table"),
+        ({"rule": ZRuleKind.FIXED}, "z.z"),
+        ({"rule": ZRuleKind.FIXED, "fixed": float("inf")}, "z.z"),
+        ({"rule": ZRuleKind.GRID, "offset": float("nan")}, "z.offset"),
+        ({"rule": ZRuleKind.GRID, "offsets_by_media": {"0151": float("nan")}}, r"z\.offsets_by_media\.0151"),
+        ({"rule": ZRuleKind.NAME, "name_pattern": r"(\d+"}, "z.name_pattern"),
+        ({"rule": ZRuleKind.NAME, "name_pattern": r"(\d+)"}, "z.name_pattern"),
+    ],
+)
+def test_a_rule_that_cannot_be_obeyed_names_its_setting(values: dict[str, Any], key: str) -> None:
+    with pytest.raises(SettingsFault, match=f"^{key}: "):
+        ZRule(**values)
+
+
+def test_z_beside_the_header_is_a_warning() -> None:
+    rule = ZRule(ZRuleKind.FIXED, fixed=1050.0)
+    assert check_z(metafile(told(grid="001050", z_index=1050)), 1050.0, rule) == ()
+    first, second = check_z(metafile(), 1050.0, rule)
+    assert "z_index 42" in first.text
+    assert "grid 42" in second.text
+
+
+def test_an_offset_is_no_disagreement() -> None:
+    rule = ZRule(ZRuleKind.GRID, offsets_by_media={"0151": 130000})
+    assert check_z(metafile(), 130042.0, rule) == ()
