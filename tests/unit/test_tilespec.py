@@ -266,6 +266,11 @@ def test_a_tile_spec_carries_the_facts_of_its_tile() -> None:
     }
 
 
+def test_the_pixel_size_of_the_layout_is_that_of_the_calibration_in_x() -> None:
+    found = metafile(lambda told, _: told["calibration"]["highmag"].update(x_nm_per_pix=3.9, y_nm_per_pix=4.1))
+    assert {spec["layout"]["pixelsize"] for spec in specs(found)} == {3.9}
+
+
 def test_tile_specs_are_json_without_nulls_or_nan() -> None:
     text = json.dumps(specs(), allow_nan=False)
     assert "null" not in text
