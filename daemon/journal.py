@@ -605,7 +605,8 @@ def _settle(connection: Connection, montage_id: int, settled: Settled, now: floa
     same = next((other for other in others if other.digest == settled.digest), None)
     kept = same.id if same else montage_id
     superseded = _supersede(connection, (other for other in others if other is not same), kept, now)
-    event, detail = Event.SETTLED, {"tiles": len(settled.tile_ids), "z": settled.z}
+    event = Event.SETTLED
+    detail: dict[str, object] = {"tiles": len(settled.tile_ids), "z": settled.z}
     if same is not None:
         # The path holds again what had failed or been superseded: that montage is done anew.
         _become(connection, montage, same)

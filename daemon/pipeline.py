@@ -264,12 +264,12 @@ class Pipeline:
             await self._ended(attempt, step, Outcome.STOPPED, started)
             raise
         except Exception as error:  # the one place that answers for everything
-            fault = BugFault(
+            bug = BugFault(
                 str(montage.metafile), f"{type(error).__name__}: {error}", "a bug in temwatch; please report it"
             )
             log.exception("step.bug", step=str(step))
-            await self._ended(attempt, step, Outcome.FAILED, started, fault)
-            await self._failed(montage, step, fault)
+            await self._ended(attempt, step, Outcome.FAILED, started, bug)
+            await self._failed(montage, step, bug)
         else:
             await self._ended(attempt, step, outcome, started)
 

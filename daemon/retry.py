@@ -29,5 +29,5 @@ def retry_delay_s(fault: Fault, attempt: int, chance: float) -> float | None:
         return None
     if fault.waiting_helps is Waiting.LIMITED and attempt >= LIMITED_ATTEMPTS:
         return None
-    plain = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(attempt - 1, 30))
+    plain: float = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(attempt - 1, 30))
     return plain * (0.75 + 0.5 * chance)

@@ -143,6 +143,10 @@ class ResolvedTiles(_Record):
     tile_id_to_spec_map: dict[str, dict[str, Any]]
     transform_id_to_spec_map: dict[str, dict[str, Any]] = {}
 
+    def to_json(self) -> dict[str, Any]:
+        """Both maps under render-ws's names."""
+        return self.model_dump(by_alias=True)
+
 
 STACK_META = TypeAdapter(StackMeta)
 PATH_BUILDER = TypeAdapter(PathBuilder)

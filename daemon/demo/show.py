@@ -218,7 +218,7 @@ class Show:
                 continue
             picture = self.output / "pictures" / f"{StackId.parse(stack).stack}_z{z:g}.png"
             picture.parent.mkdir(exist_ok=True)
-            await asyncio.to_thread(_picture, found.as_json(), picture)
+            await asyncio.to_thread(_picture, found.to_json(), picture)
             pictures.append(picture)
         return pictures
 
@@ -393,7 +393,7 @@ async def _verify_stack(client: RenderClient, stack: StackId, zs: list[float], e
     tiles = files = 0
     for z in zs:
         found = await client.resolved_tiles(stack, z)
-        specs = list(found.as_json()["tileIdToSpecMap"].values()) if found else []
+        specs = list(found.tile_id_to_spec_map.values()) if found else []
         tiles += len(specs)
         counted, wrong = await asyncio.to_thread(_verify_files, specs, levels)
         files += counted
