@@ -293,6 +293,8 @@ class RenderClient:
         report = CloseReport(stack, meta, 0 if was_complete else 1, await self._sections(stack, zs))
         if not report.differing:
             return report
+        if (await self._existing(stack)).state is not StackState.COMPLETE:
+            raise _reopened(stack)
         await self.set_state(stack, StackState.LOADING)
         meta = await self._complete(stack, await self._existing(stack), deadline_s)
         return CloseReport(stack, meta, report.derivations + 1, await self._sections(stack, zs))
@@ -316,8 +318,7 @@ class RenderClient:
             if meta.state in LOCKED:
                 raise locked_fault(str(stack), meta.state)
             if meta.current_version_number != before.current_version_number:
-                problem = "was made COMPLETE, and another client reopened it"
-                raise StackReopened(str(stack), problem, "it is closed again when quiet")
+                raise _reopened(stack)
             if loop.time() - start >= deadline_s:
                 raise RenderUnavailable(
                     str(stack),
@@ -467,6 +468,11 @@ class RenderClient:
 
 def _absence(request: Request, answer: Answer) -> RenderFault:
     return fault_of(request.subject, request.tried, 404, "text/plain", answer.text)
+
+
+def _reopened(stack: StackId) -> StackReopened:
+    problem = "was made COMPLETE, and another client reopened it"
+    return StackReopened(str(stack), problem, "it is closed again when quiet")
 
 
 def _layer(stack: StackId, z: float) -> str:
