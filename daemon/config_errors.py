@@ -1,0 +1,209 @@
+"""What is wrong with a configuration, in one line per key: the key's path, what was found, what is allowed. Pure."""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from handlers.errors import SettingsFault
+
+Location = Sequence[str | int]
+"""Keys and list positions from the root of the settings to a value, as in `("watch", 1, "z", "rule")`."""
+
+
+class ConfigError(SettingsFault):
+    """A configuration that cannot be used; its text is one line per problem.
+
+    Parameters
+    ----------
+    problems : one line each, beginning with the key's path, or with the file and line.
+    """
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("configuration", "\n".join(problems))
+        self.args = (problems,)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+class RefusedKeyError(ValueError):
+    """What a validator of a whole section has against one of its keys.
+
+    Parameters
+    ----------
+    key : the key below the section, dotted.
+    problem : what is wrong and what is allowed.
+    """
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(key, problem)
+        self.key = key
+        self.problem = problem
+
+
+def key_path(location: Location) -> str:
+    """The path as an operator writes it.
+
+    >>> key_path(("watch", 1, "z", "rule"))
+    'watch[1].z.rule'
+    """
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path
+
+
+def problem_line(error: ErrorDetails, root: type[BaseModel]) -> str:
+    """One line for one of pydantic's error details about `root`."""
+    location = [part for part in error["loc"] if part != "[key]"]
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, RefusedKeyError):
+        return f"{key_path([*location, cause.key])}: {cause.problem}"
+    return f"{key_path(location)}: {_problem(error, location, root)}"
+
+
+def _problem(error: ErrorDetails, location: Location, root: type[BaseModel]) -> str:
+    """What is wrong with the value at the location, and what is allowed."""
+    kind, found, context = error["type"], shown(error["input"]), error.get("ctx", {})
+    field = field_at(root, location)
+    match kind:
+        case "extra_forbidden":
+            return unknown_key(str(location[-1]), known_keys(root, location[:-1]))
+        case "missing":
+            return f"is required{': ' + _first_sentence(field) if field else ''}"
+        case "too_short":
+            return "needs at least one"
+        case "enum" | "literal_error":
+            return f"{found} is not one of {', '.join(_choices(context))}"
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
+            return f"{found} is out of range: {_range(field, kind, context)}"
+        case "value_error":
+            return str(context["error"])
+        case _ if kind in _WANTED:
+            return f"{found} is not {_WANTED[kind]}"
+        case _:
+            return f"{found}: {error['msg']}"
+
+
+_WANTED = {
+    "string_type": "a text in quotes",
+    "string_too_short": "a text: it is empty",
+    "string_pattern_mismatch": "made of letters, digits, '.', '_' and '-' alone",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "too_long": "that short a list",
+    "path_type": "an absolute path in quotes",
+}
+"""What each of pydantic's complaints asks for instead."""
+
+
+def shown(value: object) -> str:
+    """A value as the operator wrote it, cut to a readable length.
+
+    >>> shown("gird"), shown(True)
+    ("'gird'", 'true')
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """Refusal of a key, with the one that was probably meant."""
+    close = difflib.get_close_matches(key, known, n=1)
+    return (
+        f"is not a known key; did you mean {close[0]!r}?"
+        if close
+        else f"is not a known key; known are {', '.join(known)}"
+    )
+
+
+def field_at(root: type[BaseModel], location: Location) -> FieldInfo | None:
+    """The field that a location names; None where it names none, as inside a list of plain values."""
+    field: FieldInfo | None = None
+    model: type[BaseModel] | None = root
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part) if model else None
+        model = section_of(field) if field else None
+    return field
+
+
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The model of a field that holds a section, or a list of sections; None for a plain value."""
+    pending: list[Any] = [field.annotation]
+    while pending:
+        annotation = pending.pop()
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return annotation
+        pending.extend(getattr(annotation, "__args__", ()))
+    return None
+
+
+def is_section(field: FieldInfo) -> bool:
+    """Whether the field holds one section, rather than a list of them or a value."""
+    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+
+
+def known_keys(root: type[BaseModel], location: Location) -> tuple[str, ...]:
+    """Keys of the section at a location."""
+    field = field_at(root, location) if location else None
+    model = section_of(field) if field else root
+    return tuple(model.model_fields) if model else ()
+
+
+def _first_sentence(field: FieldInfo) -> str:
+    """What the field means, in a few words."""
+    text = re.split(r"(?<=[a-z)])[.;] ", " ".join((field.description or "").split()))[0].rstrip(".")
+    return text[:1].lower() + text[1:] if not text[:2].isupper() else text
+
+
+def _choices(context: Mapping[str, Any]) -> list[str]:
+    return re.findall(r"'([^']*)'", str(context.get("expected", "")))
+
+
+_BOUNDS = {
+    "greater_than": "more than {}",
+    "greater_than_equal": "at least {}",
+    "less_than": "less than {}",
+    "less_than_equal": "at most {}",
+}
+
+
+def _range(field: FieldInfo | None, kind: str, context: Mapping[str, Any]) -> str:
+    """The bounds of a field in words; the one that was broken where they stand elsewhere."""
+    own = bounds(field) if field else ""
+    return own or _BOUNDS[kind].format(next(iter(context.values())))
+
+
+def bounds(field: FieldInfo) -> str:
+    """The bounds of a field in words, empty where it has none."""
+    words = []
+    for rule in field.metadata:
+        if isinstance(rule, Gt):
+            words.append(_BOUNDS["greater_than"].format(rule.gt))
+        elif isinstance(rule, Ge):
+            words.append(_BOUNDS["greater_than_equal"].format(rule.ge))
+        elif isinstance(rule, Lt):
+            words.append(_BOUNDS["less_than"].format(rule.lt))
+        elif isinstance(rule, Le):
+            words.append(_BOUNDS["less_than_equal"].format(rule.le))
+    return ", ".join(words)

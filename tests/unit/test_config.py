@@ -1,0 +1,421 @@
+"""Settings: what is taken, what is refused and in which words."""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.config import (
+    ConfigError,
+    Settings,
+    config_path,
+    example_toml,
+    load_settings,
+    read_token,
+    reference_markdown,
+    remarks,
+)
+from handlers.zrule import ZRuleKind
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SMALLEST = """
+[render]
+url = "http://render:8080/render-ws/v1/"
+owner = "em"
+project = "v1"
+[[watch]]
+name = "temca2"
+directory = "/data/temca2"
+[watch.z]
+rule = "grid"
+[watch.mipmaps]
+output_dir = "/data/mipmaps"
+"""
+
+SECOND = """
+[[watch]]
+name = "temca3"
+directory = "/data/temca3"
+[watch.z]
+rule = "header"
+[watch.mipmaps]
+output_dir = "/data/mipmaps"
+"""
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("TEMWATCH_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def to_file(text: str) -> Path:
+        path = tmp_path / "config.toml"
+        path.write_text(text)
+        return path
+
+    return to_file
+
+
+def problems_of(path: Path) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as refusal:
+        load_settings(path)
+    return refusal.value.problems
+
+
+def changed(old: str, new: str, text: str = SMALLEST) -> str:
+    assert old in text
+    return text.replace(old, new)
+
+
+# --- what is taken
+
+
+def test_the_example_file_is_what_the_model_says_and_loads() -> None:
+    assert (ROOT / "config.example.toml").read_text() == example_toml(), "run: make config-example"
+    assert load_settings(ROOT / "config.example.toml").watch[0].name == "temca2"
+
+
+def test_the_reference_page_is_what_the_model_says() -> None:
+    assert (ROOT / "docs" / "configuration.md").read_text() == reference_markdown(), (
+        "run: python -m daemon.config reference > docs/configuration.md"
+    )
+
+
+def test_the_example_has_the_values_of_the_published_configuration() -> None:
+    settings = load_settings(ROOT / "config.example.toml")
+    watch = settings.watch[0]
+    assert settings.render.model_dump() == {
+        "url": "http://render:8080/render-ws/v1",
+        "owner": "em",
+        "project": "v1",
+    }
+    assert str(settings.journal.path) == "/var/lib/temwatch/journal.sqlite"
+    assert (settings.http.host, settings.http.port, settings.http.token_file) == ("127.0.0.1", 8787, None)
+    assert (settings.workers.executor, settings.workers.count, settings.workers.dask_scheduler) == (
+        "processes",
+        0,
+        None,
+    )
+    assert (str(watch.directory), watch.pattern, watch.ignore) == (
+        "/data/temca2",
+        "_metadata_*.json",
+        ("*_reference_*",),
+    )
+    assert (watch.scan_interval_s, watch.settle_s, watch.arrival_timeout_s) == (60, 2, 3600)
+    assert (watch.z.rule, watch.z.offset, watch.z.offsets_by_media) == (ZRuleKind.GRID, 0, {"0151": 130000})
+    assert (watch.stacks.raw, watch.stacks.mipmapped) == ("{specimen_id}_raw", "{specimen_id}_mips")
+    assert (watch.stacks.close, watch.stacks.close_after_s, watch.stacks.resolution_z) == (True, 60, 45.0)
+    assert (watch.tilespecs.minimum_intensity, watch.tilespecs.maximum_intensity, watch.tilespecs.mask) == (
+        0,
+        255,
+        None,
+    )
+    assert (str(watch.mipmaps.output_dir), watch.mipmaps.method, watch.mipmaps.levels) == (
+        "/data/mipmaps",
+        "block_reduce",
+        6,
+    )
+    assert (watch.mipmaps.format, watch.mipmaps.convert_to_8bit, watch.mipmaps.apply) == ("tiff", True, "tiles")
+
+
+def test_a_few_keys_are_enough(write: Write) -> None:
+    settings = load_settings(write(SMALLEST))
+    assert settings.render.url == "http://render:8080/render-ws/v1"
+    assert settings.watch[0].stacks.mipmapped is None
+    assert settings.watch[0].mipmap_plan().extension == "tif"
+    assert settings.watch[0].watch_root().directory == Path("/data/temca2")
+    assert settings.watch[0].to_z_rule().rule is ZRuleKind.GRID
+    assert settings.watch[0].tilespec_options().tile_id == "{basename}.{z}"
+
+
+def test_settings_do_not_change(write: Write) -> None:
+    settings = load_settings(write(SMALLEST))
+    with pytest.raises(ValueError, match="frozen"):
+        settings.watch[0].mipmaps.levels = 2
+
+
+def test_caller_wins_over_environment_over_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(SMALLEST + "[http]\nport = 1\nhost = 'localhost'\n")
+    monkeypatch.setenv("TEMWATCH_HTTP__PORT", "2")
+    monkeypatch.setenv("TEMWATCH_RENDER__URL", "embedded")
+    settings = load_settings(path, {"http": {"port": 3}})
+    assert (settings.http.port, settings.http.host, settings.render.embedded) == (3, "localhost", True)
+    assert load_settings(path).http.port == 2
+
+
+def test_one_watch_of_several_is_reached_from_the_environment(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMWATCH_WATCH__1__MIPMAPS__OUTPUT_DIR", "/scratch")
+    monkeypatch.setenv("TEMWATCH_WATCH__1__IGNORE", '["*.bak"]')
+    first, second = load_settings(write(SMALLEST + SECOND)).watch
+    assert (str(first.mipmaps.output_dir), first.ignore) == ("/data/mipmaps", ("*_reference_*",))
+    assert (str(second.mipmaps.output_dir), second.ignore) == ("/scratch", ("*.bak",))
+
+
+def test_settings_made_directly_read_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMWATCH_HTTP__PORT", "2")
+    values: dict[str, Any] = {
+        "render": {"url": "embedded", "owner": "em", "project": "v1"},
+        "watch": [{"name": "a", "directory": "/a", "z": {"rule": "grid"}, "mipmaps": {"output_dir": "/m"}}],
+    }
+    assert Settings(**values).http.port == 8787
+
+
+def test_the_file_is_the_one_given_else_the_one_of_the_environment_else_that_of_etc(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert config_path(None) == Path("/etc/temwatch/config.toml")
+    monkeypatch.setenv("TEMWATCH_CONFIG", "/elsewhere.toml")
+    assert config_path(None) == Path("/elsewhere.toml")
+    assert config_path(Path("/given.toml")) == Path("/given.toml")
+
+
+# --- what is refused, in one line per key
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"grid"', '"gird"', "watch[0].z.rule: 'gird' is not one of header, grid, name, table, fixed"),
+        ('owner = "em"', "", "render.owner: is required: owner of the stacks in render-ws"),
+        ("[watch.z]", "patern = 'x'\n[watch.z]", "watch[0].patern: is not a known key; did you mean 'pattern'?"),
+        ('"/data/temca2"', '"data"', "watch[0].directory: 'data' is not an absolute path"),
+        ('"/data/temca2"', '"/a/../b"', "watch[0].directory: '/a/../b' leads through '..': write"),
+        ('"/data/temca2"', "3", "watch[0].directory: 3 is not an absolute path in quotes"),
+        ('"em"', '"e__m"', "render.owner: 'e__m' is no name for render-ws (use letters and digits"),
+        ("http://render", "render", "render.url: 'render:8080/render-ws/v1/' is no address of a render-ws"),
+        ("[watch.z]", "settle_s = -1\n[watch.z]", "watch[0].settle_s: -1 is out of range: at least 0"),
+        ("[watch.z]", "settle_s = nan\n[watch.z]", "watch[0].settle_s: nan is not a finite number"),
+        ("[watch.z]", "settle_s = 'x'\n[watch.z]", "watch[0].settle_s: 'x' is not a number"),
+        ("[watch.z]", "strict = 'perhaps'\n[watch.z]", "watch[0].strict: 'perhaps' is not true or false"),
+        ("[watch.z]", "ignore = 'x'\n[watch.z]", "watch[0].ignore: 'x' is not a list"),
+        ("[watch.z]", "pattern = 'a/b'\n[watch.z]", "watch[0].pattern: 'a/b' is not a pattern for a file name"),
+        ('"temca2"', '"temca 2"', "watch[0].name: 'temca 2' is not made of letters, digits, '.', '_' and '-' alone"),
+        ("output_dir", "levels = 0\noutput_dir", "watch[0].mipmaps.levels: 0 is out of range: at least 1, at most 12"),
+        ("output_dir", "levels = 1.5\noutput_dir", "watch[0].mipmaps.levels: 1.5 is not a whole number"),
+        ("output_dir", "format = 'bmp'\noutput_dir", "watch[0].mipmaps.format: 'bmp' is not one of tiff, tif"),
+        ("output_dir", "range_16bit = [9, 3]\noutput_dir", "watch[0].mipmaps.range_16bit: [9, 3] is not two"),
+        ("[[watch]]", "[http]\nport = 99999\n[[watch]]", "http.port: 99999 is out of range: at least 0, at most 65535"),
+        (
+            "[[watch]]",
+            "[workers]\nexecutor = 'dask'\n[[watch]]",
+            'workers.dask_scheduler: is required with executor = "dask"',
+        ),
+        (
+            "[[watch]]",
+            "[workers]\ndask_scheduler = 'x'\n[[watch]]",
+            'workers.dask_scheduler: is read with executor = "dask" alone',
+        ),
+        ('rule = "grid"', 'rule = "fixed"', 'watch[0].z.z: is required with rule = "fixed"'),
+        ('rule = "grid"', 'rule = "table"', 'watch[0].z.table: is required with rule = "table"'),
+        ('rule = "grid"', 'rule = "grid"\nz = 3', 'watch[0].z.z: is read with rule = "fixed" alone, and'),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_key_and_what_is_allowed(write: Write, old: str, new: str, told: str) -> None:
+    (problem,) = problems_of(write(changed(old, new)))
+    assert problem.startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("section", "line", "told"),
+    [
+        ("z", 'name_pattern = "[0-9]+"', "watch[0].z.name_pattern: '[0-9]+' has no group z"),
+        ("z", 'name_pattern = "("', "watch[0].z.name_pattern: '(' is not a regular expression"),
+        ("stacks", 'raw = "{specimen}_raw"', "watch[0].stacks.raw: '{specimen}_raw' has no plain field in {specimen}"),
+        ("stacks", 'raw = "{specimen_id"', "watch[0].stacks.raw: '{specimen_id' is no stack name template"),
+        ("tilespecs", 'tile_id = "{name}"', "watch[0].tilespecs.tile_id: {name} is not one of basename, z"),
+        ("tilespecs", "minimum_intensity = 255", "watch[0].tilespecs.minimum_intensity: 255 is not below"),
+    ],
+)
+def test_a_template_or_pattern_is_checked_before_anything_is_watched(
+    write: Write, section: str, line: str, told: str
+) -> None:
+    rule = 'rule = "grid"'
+    new = f'rule = "name"\n{line}' if section == "z" else f"{rule}\n[watch.{section}]\n{line}"
+    (problem,) = problems_of(write(changed(rule, new)))
+    assert problem.startswith(told)
+
+
+def test_every_problem_is_told_at_once(write: Write) -> None:
+    text = changed('"grid"', '"gird"', changed('owner = "em"', "")) + "[[watch]]\nname = 'b'\n"
+    keys = [problem.split(": ")[0] for problem in problems_of(write(text))]
+    assert keys == [
+        "render.owner",
+        "watch[0].z.rule",
+        "watch[1].directory",
+        "watch[1].z.rule",
+        "watch[1].mipmaps.output_dir",
+    ]
+
+
+def test_an_empty_file_names_each_key_that_is_needed(write: Write) -> None:
+    keys = [problem.split(": ")[0] for problem in problems_of(write(""))]
+    assert keys == ["render.url", "render.owner", "render.project", "watch"]
+
+
+@pytest.mark.parametrize("watched", ["/data/temca2", "/data/temca2/deeper", "/data"])
+def test_watches_that_meet_are_refused(write: Write, watched: str) -> None:
+    second = changed("/data/temca3", watched, changed("/data/mipmaps", "/mips", SECOND))
+    (problem,) = problems_of(write(changed("/data/mipmaps", "/mips") + second))
+    assert problem == (
+        f"watch[1].directory: {watched} overlaps /data/temca2 of watch[0]; a metafile belongs to one watch"
+    )
+
+
+def test_neighbours_with_a_common_beginning_do_not_meet(write: Write) -> None:
+    assert len(load_settings(write(SMALLEST + changed("/data/temca3", "/data/temca22", SECOND))).watch) == 2
+
+
+def test_a_name_is_given_once(write: Write) -> None:
+    (problem,) = problems_of(write(SMALLEST + changed('"temca3"', '"temca2"', SECOND)))
+    assert problem == "watch[1].name: 'temca2' is the name of watch[0] too"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            changed("/data/mipmaps", "/data/temca2/mips"),
+            "watch[0].mipmaps.output_dir: /data/temca2/mips lies in the watch",
+        ),
+        (
+            changed("/data/mipmaps", "/data"),
+            "watch[0].mipmaps.output_dir: /data holds the watched directory /data/temca2",
+        ),
+        (
+            SMALLEST + "[journal]\npath = '/data/temca2/j'\n",
+            "journal.path: /data/temca2/j lies in the watched directory",
+        ),
+    ],
+)
+def test_nothing_is_written_where_is_watched(write: Write, text: str, told: str) -> None:
+    (problem,) = problems_of(write(text))
+    assert problem.startswith(told)
+
+
+def test_a_path_builder_is_refused_where_it_would_look_for_other_names(write: Write) -> None:
+    text = changed("/data/temca2", "/data/tape 151", changed("output_dir", 'apply = "path_builder"\noutput_dir'))
+    (problem,) = problems_of(write(text))
+    assert problem.startswith("watch[0].mipmaps.apply: 'path_builder' cannot be used for images below /data/tape 151")
+
+
+def test_reference_sets_cannot_be_both_ingested_and_ignored(write: Write) -> None:
+    wanted = 'reference_sets = "ingest"\n'
+    (problem,) = problems_of(write(changed("[watch.z]", wanted + "[watch.z]")))
+    assert problem == "watch[0].reference_sets: 'ingest' contradicts ignore, which keeps them out by '*_reference_*'"
+    assert load_settings(write(changed("[watch.z]", wanted + "ignore = []\n[watch.z]"))).watch[0].ignore == ()
+
+
+# --- files and variables
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[render]\nurl = "x"\nowner = \n', ":3:9: Invalid value"),
+        ('[render]\nurl = "x\n', ":2:"),
+        ("[render]\n[render]\n", ":2:"),
+        ("a = [1,\n2", ":2"),
+    ],
+)
+def test_malformed_toml_is_told_with_file_and_line(write: Write, text: str, told: str) -> None:
+    path = write(text)
+    (problem,) = problems_of(path)
+    assert problem.startswith(f"{path}{told}")
+
+
+def test_text_that_is_not_utf8_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(b"[render]\nowner = '\xe9m'\n")
+    assert problems_of(path) == (f"{path}:2: is not UTF-8",)
+
+
+def test_a_file_that_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path / "none.toml")
+    assert problem.startswith(f"{tmp_path / 'none.toml'}: there is no such file (start from config.example.toml")
+    assert problems_of(tmp_path) == (f"{tmp_path}: cannot be read: Is a directory",)
+
+
+def test_a_variable_of_no_section_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMWATCH_RENDR__URL", "http://x")
+    assert problems_of(write(SMALLEST)) == ("TEMWATCH_RENDR__URL: 'rendr' is not a known key; did you mean 'render'?",)
+
+
+def test_a_wrong_value_from_the_environment_names_the_variable(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMWATCH_HTTP__PORT", "many")
+    assert problems_of(write(SMALLEST)) == ("http.port: 'many' is not a whole number (set by TEMWATCH_HTTP__PORT)",)
+
+
+def test_a_list_that_is_not_json_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMWATCH_WATCH__0__IGNORE", "[")
+    (problem,) = problems_of(write(SMALLEST))
+    assert "ignore" in problem
+    assert "JSON" in problem
+
+
+def test_a_watch_that_is_not_there_is_not_made_by_the_environment(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEMWATCH_WATCH__1__STRICT", "true")
+    (problem,) = problems_of(write(SMALLEST))
+    assert problem == "TEMWATCH_WATCH__1__...: the file has no watch[1]; it has 1, numbered from 0"
+
+
+def test_a_z_table_is_read_before_anything_is_watched(write: Write, tmp_path: Path) -> None:
+    table = tmp_path / "z.csv"
+    path = write(changed('rule = "grid"', f'rule = "table"\ntable = "{table}"'))
+    (problem,) = problems_of(path)
+    assert problem.startswith(f"watch[0].z.table: {table} cannot be read")
+    table.write_text("grid,z\n001050,7.5\n")
+    assert load_settings(path).watch[0].to_z_rule().table is not None
+
+
+@pytest.mark.parametrize(
+    ("mode", "content"), [(0o644, "a" * 32), (0o660, "a" * 32), (0o600, "short"), (0o600, "a b" * 9)]
+)
+def test_a_token_that_others_can_read_or_guess_is_refused(
+    write: Write, tmp_path: Path, mode: int, content: str
+) -> None:
+    token = tmp_path / "token"
+    token.write_text(content)
+    token.chmod(mode)
+    (problem,) = problems_of(write(SMALLEST + f'[http]\ntoken_file = "{token}"\n'))
+    assert problem.startswith(f"http.token_file: {token} ")
+
+
+def test_a_closed_token_file_gives_its_token(write: Write, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef\n")
+    token.chmod(0o640)
+    settings = load_settings(write(SMALLEST + f'[http]\ntoken_file = "{token}"\n'))
+    assert read_token(settings.http) == "0123456789abcdef"
+    assert "0123456789abcdef" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("render", False)],
+)
+def test_loopback_is_known_by_its_address(write: Write, host: str, loopback: bool) -> None:
+    settings = load_settings(write(SMALLEST + f'[http]\nhost = "{host}"\n'))
+    assert settings.http.loopback is loopback
+    assert any(remark.startswith("http.host: ") for remark in remarks(settings)) is not loopback
+
+
+def test_what_is_not_there_now_is_remarked_not_refused(write: Write) -> None:
+    told = list(remarks(load_settings(write(changed("/data/temca2", "/nowhere/temca2")))))
+    assert "watch[0].directory: /nowhere/temca2 cannot be looked at now; it will be waited for" in told
+
+
+def test_a_refusal_survives_the_way_between_processes() -> None:
+    refusal = pickle.loads(pickle.dumps(ConfigError(("a: b", "c: d"))))
+    assert refusal.problems == ("a: b", "c: d")
+    assert str(refusal) == "a: b\nc: d"
