@@ -1,0 +1,84 @@
+"""The systemd unit: sound by systemd's own judgement, and in step with the daemon."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+SYSTEMD = Path(__file__).resolve().parents[2] / "systemd"
+UNIT = SYSTEMD / "temwatch.service"
+DROP_IN = SYSTEMD / "temwatch.service.d.example" / "10-site.conf"
+MOST_EXPOSURE = 2.0
+
+needs_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed: apt install systemd"
+)
+
+
+def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["systemd-analyze", "--no-pager", *arguments], capture_output=True, text=True, timeout=60)
+
+
+def settings(path: Path = UNIT) -> dict[str, dict[str, Sequence[str]]]:
+    """Section -> key -> values; keys may repeat."""
+    found: dict[str, dict[str, list[str]]] = {}
+    section: dict[str, list[str]] = {}
+    for line in path.read_text().splitlines():
+        if title := re.fullmatch(r"\[(.+)\]", line):
+            section = found.setdefault(title[1], {})
+        elif line and not line.startswith("#"):
+            key, _, value = line.partition("=")
+            section.setdefault(key, []).append(value)
+    return {name: dict(keys) for name, keys in found.items()}
+
+
+@needs_systemd
+def test_the_service_is_exposed_less_than_two() -> None:
+    report = analyze("security", "--offline=true", str(UNIT)).stdout
+    level = re.search(r"Overall exposure level for \S+: ([0-9.]+)", report)
+    assert level, report
+    assert float(level[1]) <= MOST_EXPOSURE
+
+
+@needs_systemd
+@pytest.mark.parametrize("with_drop_in", [False, True])
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path, with_drop_in: bool) -> None:
+    installed = tmp_path / UNIT.name
+    # systemd asks whether the program is there; it is where the unit says on an installed machine alone
+    installed.write_text(UNIT.read_text().replace("/opt/temwatch/bin/temwatch", sys.executable))
+    if with_drop_in:
+        (tmp_path / f"{UNIT.name}.d").mkdir()
+        shutil.copy(DROP_IN, tmp_path / f"{UNIT.name}.d")
+    verdict = analyze("verify", "--man=no", str(installed))
+    assert (verdict.returncode, verdict.stderr) == (0, "")
+
+
+def test_the_unit_waits_longer_than_the_daemon_drains() -> None:
+    from daemon.app import DRAIN_S
+
+    (stop,) = settings()["Service"]["TimeoutStopSec"]
+    assert int(stop.removesuffix("s")) >= DRAIN_S + 30
+
+
+def test_the_unit_does_not_restart_what_a_restart_cannot_mend() -> None:
+    service = settings()["Service"]
+    assert service["Restart"] == ["on-failure"]
+    assert service["RestartPreventExitStatus"] == ["2"]
+    assert service["Type"] == ["notify"]
+
+
+def test_the_unit_may_write_its_state_and_nothing_else() -> None:
+    service = settings()["Service"]
+    assert service["ProtectSystem"] == ["strict"]
+    assert service["StateDirectory"] == ["temwatch"]
+    assert "ReadWritePaths" not in service
+
+
+def test_user_and_directories_are_those_of_the_unit() -> None:
+    (user,) = settings()["Service"]["User"]
+    assert f"u {user} " in (SYSTEMD / "temwatch.sysusers.conf").read_text()
+    assert f"d /var/lib/temwatch 0750 {user} {user}" in (SYSTEMD / "temwatch.tmpfiles.conf").read_text()
