@@ -1,0 +1,87 @@
+"""Which file system a directory lies on, and whether the kernel can tell of every change there."""
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+MOUNTINFO = Path("/proc/self/mountinfo")
+
+# fmt: off  one name per line would be a page
+REMOTE = frozenset((
+    "9p", "acfs", "afs", "autofs", "beegfs", "ceph", "cifs", "coda", "davfs", "drvfs", "fhgfs", "gfs", "gfs2",
+    "glusterfs", "gpfs", "hvsock", "kafs", "lustre", "mfs", "mvfs", "ncp", "ncpfs", "nfs", "nfs4", "ocfs2",
+    "orangefs", "panfs", "pfs", "prl_fs", "pvfs2", "quobyte", "smb2", "smb3", "smbfs", "vboxsf", "virtiofs",
+    "vmhgfs", "wekafs",
+))
+# fmt: on
+"""Types where another machine can write without this kernel seeing it. autofs counts: what it will mount is unknown."""
+LOCAL_FUSE = frozenset({"fuseblk", "fuse.lxcfs", "fuse.portal"})
+
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of mountinfo."""
+
+    directory: str
+    """Where it is mounted; undecodable bytes as surrogates, as os.fsdecode gives them."""
+    file_system: str
+    """Type as the kernel names it: ext4, nfs4, fuse.sshfs."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether others can write there unseen: network and cluster file systems, and any kind of FUSE but disks."""
+        kind = self.file_system
+        return kind in REMOTE or (kind.partition(".")[0] in {"fuse", "fuseblk"} and kind not in LOCAL_FUSE)
+
+
+def parse_mountinfo(raw: bytes) -> tuple[Mount, ...]:
+    """The mounts in force; of several on one directory, the last hides the others.
+
+    Source: proc(5), /proc/pid/mountinfo. Lines of another form are passed over.
+
+    >>> parse_mountinfo(b"36 35 98:0 / /data/raw\\\\040tiles rw shared:1 master:2 - nfs4 server:/x rw")
+    (Mount(directory='/data/raw tiles', file_system='nfs4'),)
+    """
+    mounts: dict[str, Mount] = {}
+    for line in raw.splitlines():
+        head, found, tail = line.partition(b" - ")
+        fields = head.split(b" ")
+        if found and len(fields) >= 6:
+            directory = os.fsdecode(_OCTAL.sub(lambda code: bytes([int(code[1], 8) & 0xFF]), fields[4]))
+            mounts[directory] = Mount(directory, os.fsdecode(tail.split(b" ")[0]))
+    return tuple(mounts.values())
+
+
+def read_mounts(path: Path = MOUNTINFO) -> tuple[Mount, ...]:
+    """The mounts that this process sees; empty where the kernel does not tell."""
+    try:
+        return parse_mountinfo(path.read_bytes())
+    except OSError:
+        return ()
+
+
+def is_within(path: str, directory: str) -> bool:
+    """Whether a path is a directory or lies below it, by name.
+
+    >>> is_within("/data/a", "/data"), is_within("/database", "/data"), is_within("/x", "/")
+    (True, False, True)
+    """
+    return path == directory or path.startswith(directory if directory.endswith("/") else directory + "/")
+
+
+def mounts_of(root: str, mounts: Iterable[Mount]) -> tuple[Mount, ...]:
+    """The mount that a root lies on, then those below the root, by directory.
+
+    Parameters
+    ----------
+    root : absolute, free of symlinks.
+    """
+    known = tuple(mounts)
+    above = [mount for mount in known if is_within(root, mount.directory)]
+    below = [mount for mount in known if is_within(mount.directory, root) and mount.directory != root]
+    home = max(above, key=lambda mount: len(mount.directory), default=Mount("/", "unknown"))
+    return (home, *sorted(below, key=lambda mount: mount.directory))

@@ -1,0 +1,128 @@
+"""One owner per directory: a lock that the kernel holds for the process and drops when it dies, however it dies."""
+
+import errno
+import fcntl
+import hashlib
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from daemon.words import shown
+from handlers.errors import Fault, SettingsFault, storage_fault
+
+_HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN})
+_PROC_LOCKS = Path("/proc/locks")
+
+
+class RootLock:
+    """A directory that this process owns until `close`."""
+
+    def __init__(self, directory: Path, descriptor: int, *, is_on_directory: bool) -> None:
+        self.directory = directory
+        self.is_on_directory = is_on_directory
+        """False where the file system has no locks: then a file in the state directory is locked in its stead."""
+        self._descriptor: int | None = descriptor
+
+    def close(self) -> None:
+        """Gives the directory up. May be called again."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def lock_root(directory: Path, state_directory: Path | None = None) -> RootLock:
+    """Takes a directory for this process, without writing in it.
+
+    Parameters
+    ----------
+    directory : must be there.
+    state_directory : where a lock file may lie if the directory's file system has no locks (NFS grants none on a
+        directory). Such a file keeps apart the daemons that share the state directory, and no others.
+
+    Raises
+    ------
+    SettingsFault
+        If another process owns it.
+    StorageFault
+        If it cannot be opened, or can be locked in neither way.
+    """
+    descriptor = _open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _flock(descriptor, directory):
+            return RootLock(directory, descriptor, is_on_directory=True)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return _lock_beside(directory, state_directory)
+
+
+def _lock_beside(directory: Path, state_directory: Path | None) -> RootLock:
+    if state_directory is None:
+        hint = "give the daemon a state directory on a local disk"
+        raise SettingsFault(shown(directory), "its file system has no locks", hint)
+    name = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:16]
+    descriptor = _open(state_directory / f"{name}.lock", os.O_RDWR | os.O_CREAT)
+    try:
+        if _flock(descriptor, directory):
+            return RootLock(directory, descriptor, is_on_directory=False)
+        hint = "keep the journal on a local disk"
+        raise SettingsFault(shown(directory), f"neither it nor {shown(state_directory)} can be locked", hint)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise storage_fault(shown(path), "open it to lock it", error) from error
+
+
+def _flock(descriptor: int, directory: Path) -> bool:
+    """Whether the lock was had; False if there are no locks here.
+
+    Raises
+    ------
+    Fault
+        If another process holds it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _HELD:
+            raise _owned(directory, descriptor) from error
+        return False
+    return True
+
+
+def _owned(directory: Path, descriptor: int) -> Fault:
+    owner = _owner(descriptor)
+    who = f" (process {owner})" if owner else ""
+    hint = "stop the other one, or let one of them watch another directory"
+    return SettingsFault(shown(directory), f"is watched by another temwatch{who}", hint)
+
+
+def _owner(descriptor: int) -> int | None:
+    """Process that holds the lock on an open file, where the kernel tells."""
+    status = os.fstat(descriptor)
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        lines = _PROC_LOCKS.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        fields = line.split()  # 1: FLOCK  ADVISORY  WRITE 1234 fe:00:245923 0 EOF
+        if len(fields) >= 6 and fields[1] == "FLOCK" and fields[5] == place and int(fields[4]) > 0:
+            return int(fields[4])
+    return None

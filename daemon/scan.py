@@ -1,0 +1,269 @@
+"""What a directory tree holds, looked at as cheaply as may be. Blocking; one thread at a time.
+
+A pass stats the known directories and lists those that changed, or that it is told to list. Listing a directory takes
+its names, and a stat of the metafiles among them: what was rewritten in place is noticed then, since that leaves the
+directory's mtime alone.
+"""
+
+import fnmatch
+import os
+import re
+import stat
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+from daemon.mounts import is_within
+
+Value = TypeVar("Value")
+
+SKEW_NS = 3_600 * 10**9
+"""How wrong a file server's clock may be when an mtime is judged to be recent."""
+
+
+class Stamp(NamedTuple):
+    """What tells one content of a file from another without reading it."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+class Found(NamedTuple):
+    """A metafile that is new, or not what it was."""
+
+    path: str
+    stamp: Stamp
+    is_new: bool
+    """Whether its name was not there before."""
+
+
+class Content(NamedTuple):
+    """How much a tree holds."""
+
+    metafiles: int
+    directories: int
+    """Below the root, which does not count."""
+
+
+NOTHING = Content(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class NameRule:
+    """Which file names are metafiles: one shell pattern, and patterns of names to leave out. Case matters.
+
+    >>> rule = NameRule("_metadata_*.json", ("*_reference_*",))
+    >>> rule.accepts("_metadata_2017_.json"), rule.accepts("_metadata_reference_1.json"), rule.accepts("a.json")
+    (True, False, False)
+    """
+
+    pattern: str
+    ignore: tuple[str, ...] = ()
+    prefix: str = field(init=False)
+    """What every accepted name starts with: rejects images at the price of one comparison."""
+    _matches: Callable[[str], object] = field(init=False, repr=False, compare=False)
+    _ignored: Callable[[str], object] | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prefix", re.split(r"[*?\[]", self.pattern, maxsplit=1)[0])
+        object.__setattr__(self, "_matches", re.compile(fnmatch.translate(self.pattern)).match)
+        unwanted = "|".join(fnmatch.translate(pattern) for pattern in self.ignore)
+        object.__setattr__(self, "_ignored", re.compile(unwanted).match if unwanted else None)
+
+    def accepts(self, name: str) -> bool:
+        """Whether a file of this name is a metafile."""
+        return bool(self._matches(name)) and not (self._ignored and self._ignored(name))
+
+
+class Tree:
+    """What is known of the directories below a root and of the metafiles in them.
+
+    Paths are strings with undecodable bytes as surrogates. Symbolic links are not followed, but for the root itself.
+
+    Parameters
+    ----------
+    root : absolute path.
+    names : which files are metafiles.
+    granularity_s : how coarse the mtimes of the file system may be. A directory whose mtime was new is listed again
+        once this time has gone by: a second change within the same tick leaves the same mtime.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        names: NameRule,
+        *,
+        granularity_s: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.root = root
+        self.stop = threading.Event()
+        """Ends a pass at the next directory."""
+        self.directories: dict[str, tuple[int, int, int]] = {}
+        """Path -> (mtime_ns, st_dev, st_ino) before the directory was last listed. Tuples: 10,000 of them are usual."""
+        self.failures: dict[str, str] = {}
+        """Directories that could not be looked at, and why. Tried again in every pass: chmod leaves mtimes alone."""
+        self.strangers: dict[str, int] = {}
+        """Directory -> how many things in it have a metafile's name and are no regular file."""
+        self.looked_at = 0
+        """Directories done, ever: moves while a pass moves."""
+        self.moved_at = clock()
+        """When the last directory was begun."""
+        self.current = root
+        """Directory under way."""
+        self._names = names
+        self._granularity_s = granularity_s
+        self._clock = clock
+        self._wall_ns = wall_ns
+        self._files: dict[str, dict[str, Stamp]] = {}
+        self._hot: dict[str, float] = {}
+
+    @property
+    def content(self) -> Content:
+        """How much was there when last looked at."""
+        return Content(sum(map(len, self._files.values())), max(0, len(self.directories) - 1))
+
+    def pass_over(self, polled: Collection[str] = (), *, everything: bool = False) -> list[Found]:
+        """Metafiles new or changed since the last pass, in the whole tree.
+
+        Parameters
+        ----------
+        polled : directories to list whatever their mtime says.
+        everything : list all of them.
+        """
+        found: list[Found] = []
+        new: list[str] = []
+        for path in tuple(self.directories) or (self.root,):
+            if self.stop.is_set():
+                return found
+            new += self._look(path, found, listing=everything or path in polled)
+        while new and not self.stop.is_set():
+            new += self._look(new.pop(), found, listing=True)
+        return found
+
+    def look_at(self, directories: Iterable[str], trees: Iterable[str]) -> list[Found]:
+        """Metafiles new or changed in some directories, and anywhere in some trees, all of them listed."""
+        found: list[Found] = []
+        new: list[str] = []
+        for directory in directories:
+            new += self._look(directory, found, listing=True)
+        new += trees
+        while new and not self.stop.is_set():
+            new += self._look(new.pop(), found, listing=True, deep=True)
+        return found
+
+    def _look(self, path: str, found: list[Found], *, listing: bool, deep: bool = False) -> list[str]:
+        """Directories to go on with: those not known yet, or all of them if deep."""
+        self.looked_at += 1
+        self.moved_at = self._clock()
+        self.current = path
+        try:
+            status = os.stat(path) if path == self.root else os.lstat(path)  # noqa: PTH116  half the time of a Path's
+        except (FileNotFoundError, NotADirectoryError):
+            self._forget(path)
+            return []
+        except OSError as error:
+            self.failures[path] = error.strerror or str(error)
+            return []
+        if not stat.S_ISDIR(status.st_mode):
+            self._forget_tree(path)
+            return []
+        now = (status.st_mtime_ns, status.st_dev, status.st_ino)
+        changed = self.directories.get(path) != now
+        if not (listing or changed or path in self._hot or path in self.failures):
+            return []
+        if changed and now[0] > self._wall_ns() - SKEW_NS:
+            self._hot[path] = self._clock() + self._granularity_s
+        return self._list_known(path, now, found, deep=deep)
+
+    def _list_known(self, path: str, now: tuple[int, int, int], found: list[Found], *, deep: bool) -> list[str]:
+        began = self._clock()
+        try:
+            below = self._list(path, found)
+        except FileNotFoundError:
+            self._forget(path)
+            return []
+        except OSError as error:
+            self.directories[path] = now
+            self.failures[path] = error.strerror or str(error)
+            return []
+        self.directories[path] = now
+        self.failures.pop(path, None)
+        if began >= self._hot.get(path, began + 1):
+            del self._hot[path]
+        return below if deep else [each for each in below if each not in self.directories]
+
+    def _list(self, path: str, found: list[Found]) -> list[str]:
+        """Directories directly below; the metafiles go to the known files, and to `found` where they differ."""
+        base = path if path.endswith("/") else path + "/"
+        below: list[str] = []
+        names: list[os.DirEntry[str]] = []
+        prefix, accepts = self._names.prefix, self._names.accepts
+        with os.scandir(path) as entries:
+            for entry in entries:
+                name = entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(base + name)
+                elif name.startswith(prefix) and accepts(name):
+                    names.append(entry)
+        self._compare(path, base, names, found)
+        return below
+
+    def _compare(self, path: str, base: str, entries: list[os.DirEntry[str]], found: list[Found]) -> None:
+        known = self._files.get(path, {})
+        present: dict[str, Stamp] = {}
+        strangers = 0
+        for entry in entries:
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # renamed or removed since the listing
+            if not stat.S_ISREG(status.st_mode):
+                strangers += 1
+                continue
+            stamp = Stamp(status.st_size, status.st_mtime_ns, status.st_ino)
+            present[entry.name] = stamp
+            if known.get(entry.name) != stamp:
+                found.append(Found(base + entry.name, stamp, entry.name not in known))
+        _keep(self._files, path, present)
+        _keep(self.strangers, path, strangers)
+
+    def _forget(self, path: str) -> None:
+        self.directories.pop(path, None)
+        self._files.pop(path, None)
+        self._hot.pop(path, None)
+        self.failures.pop(path, None)
+        self.strangers.pop(path, None)
+
+    def _forget_tree(self, path: str) -> None:
+        """A directory became something else: through a link, paths below it could still resolve."""
+        for each in [each for each in self.directories if is_within(each, path)]:
+            self._forget(each)
+
+
+def _keep(facts: dict[str, Value], path: str, value: Value) -> None:
+    if value:
+        facts[path] = value
+    else:
+        facts.pop(path, None)
+
+
+MANY = 10
+"""Metafiles whose disappearance, all at once, is an alarm even where directories remain."""
+
+
+def is_suddenly_empty(before: Content, now: Content) -> bool:
+    """Whether a tree lost what it held: a mount that is gone looks like this, and so does a deletion by mistake.
+
+    >>> is_suddenly_empty(Content(1, 1), Content(0, 0)), is_suddenly_empty(Content(1, 1), Content(0, 1))
+    (True, False)
+    >>> is_suddenly_empty(Content(30, 5), Content(0, 5)), is_suddenly_empty(Content(0, 0), Content(0, 0))
+    (True, False)
+    """
+    if now.metafiles:
+        return False
+    return before.metafiles >= MANY if now.directories else before.metafiles > 0 or before.directories > 0

@@ -1,0 +1,305 @@
+"""What an image file says of itself before it is decoded: format, size, depth, and whether it is whole.
+
+TIFF headers are read here rather than by Pillow: settling asks this of every image, and a file cut short while it was
+copied must show without decoding it.
+"""
+
+import os
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO
+
+from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+
+from handlers.errors import ImageFault
+
+MAX_TAGS = 4096
+MAX_PIECES = 1 << 20
+"""Strips or tiles of one TIFF; more are a broken header."""
+
+UNREADABLE = (SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, struct.error, Warning)
+"""What Pillow raises on files that are not what they seem; an OSError without an errno is another such."""
+
+_DECODERS: Mapping[bytes, tuple[str, type[ImageFile.ImageFile]]] = MappingProxyType(
+    {
+        b"II*\0": ("tif", TiffImagePlugin.TiffImageFile),
+        b"MM\0*": ("tif", TiffImagePlugin.TiffImageFile),
+        b"II+\0": ("tif", TiffImagePlugin.TiffImageFile),
+        b"MM\0+": ("tif", TiffImagePlugin.TiffImageFile),
+        b"\x89PNG": ("png", PngImagePlugin.PngImageFile),
+        b"\xff\xd8\xff\xe0": ("jpg", JpegImagePlugin.JpegImageFile),
+        b"\xff\xd8\xff\xe1": ("jpg", JpegImagePlugin.JpegImageFile),
+        b"\xff\xd8\xff\xdb": ("jpg", JpegImagePlugin.JpegImageFile),
+        b"\xff\xd8\xff\xee": ("jpg", JpegImagePlugin.JpegImageFile),
+    }
+)
+"""First four bytes -> (format, Pillow's class for it). Pillow's `open` is passed by: it refuses, or warns of, images
+above 89 megapixels, which a camera may well have. Here the size is compared with the one expected before decoding."""
+
+_MODE_BITS = {"1": 1, "L": 8, "I;16": 16, "I;16B": 16, "I;16L": 16}
+_WHY_NOT = {"P": "a colour palette", "I": "32-bit or signed integers", "F": "floating point numbers"}
+
+_TYPES = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 16: (8, "Q")}
+"""TIFF's unsigned integer types: number -> (bytes, struct's letter)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What the header of an image file says."""
+
+    width: int
+    height: int
+    bits: int
+    """Per pixel: 8 or 16; 1 in a mask."""
+    format: str
+    """tif, png or jpg, whatever the file is called."""
+    file_bytes: int
+    has_more_pages: bool = False
+    """Whether a TIFF holds further images; the first one counts."""
+
+    @property
+    def mode(self) -> str:
+        """Pillow's name for the pixels: L, I;16, or 1."""
+        return {1: "1", 8: "L", 16: "I;16"}[self.bits]
+
+
+@contextmanager
+def opened(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
+    """A regular file, open for reading.
+
+    Parameters
+    ----------
+    root : where given, the file must lie below it after all links are followed.
+
+    Raises
+    ------
+    ImageFault
+        If it is a directory, pipe or device, or lies outside root.
+    OSError
+        As it comes; what a missing file means the caller knows.
+    """
+    # O_NONBLOCK: a named pipe would otherwise wait for a writer for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ImageFault(str(path), "is not a regular file", "see what put it there")
+        if root is not None:
+            _require_below(descriptor, path, root)
+        yield file
+
+
+def inspect_image(path: Path, root: Path | None = None, *, mask: bool = False) -> ImageInfo:
+    """What the header of an image says, the file being long enough for it. Decodes nothing.
+
+    Parameters
+    ----------
+    root : where given, the file must lie below it after all links are followed.
+    mask : whether one bit per pixel is fine, too.
+
+    Raises
+    ------
+    ImageFault
+        If it is not an image, is cut short, is not grey with 8 or 16 bits, or lies outside root.
+    OSError
+        As it comes; what a missing file means the caller knows.
+    """
+    try:
+        with opened(path, root) as file:
+            return read_header(file, path, mask=mask)
+    except IsADirectoryError as error:
+        raise ImageFault(str(path), "is a directory", "see what put it there") from error
+
+
+def read_header(file: BinaryIO, path: Path, *, mask: bool = False) -> ImageInfo:
+    """`inspect_image` of a file that is open."""
+    file_bytes = os.fstat(file.fileno()).st_size
+    magic = os.pread(file.fileno(), 4, 0)
+    try:
+        if magic in _DECODERS and _DECODERS[magic][0] == "tif":
+            return _TiffHeader(file.fileno(), file_bytes, magic).info(mask=mask)
+        return _info_by_pillow(file, file_bytes, mask=mask)
+    except _Unfit as unfit:
+        raise ImageFault(str(path), str(unfit), unfit.hint) from unfit
+
+
+def decoder(file: BinaryIO) -> ImageFile.ImageFile:
+    """Pillow's image of an open file: header read, pixels not yet.
+
+    Raises
+    ------
+    ImageFault
+        If it is none of the formats read here; the subject is empty.
+    OSError or one of UNREADABLE
+        If Pillow cannot make sense of it.
+    """
+    file.seek(0)
+    _, plugin = _plugin_for(file.read(4))
+    file.seek(0)
+    return plugin(file)
+
+
+class _Unfit(Exception):  # noqa: N818  becomes an ImageFault as soon as the path is known
+    """Why a file cannot be used, as what follows its name."""
+
+    def __init__(self, problem: str, hint: str = "copy or acquire the image again") -> None:
+        super().__init__(problem)
+        self.hint = hint
+
+
+def _plugin_for(magic: bytes) -> tuple[str, type[ImageFile.ImageFile]]:
+    if magic not in _DECODERS:
+        shown = "is empty" if not magic else f"is not an image: it begins with {magic!r}"
+        raise _Unfit(shown, "TIFF, PNG and JPEG are read")
+    return _DECODERS[magic]
+
+
+def _require_below(descriptor: int, path: Path, root: Path) -> None:
+    """Asks the kernel where the open file lies, which leaves no time to exchange a link in between."""
+    real = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+    if not real.is_relative_to(root) and not real.is_relative_to(root.resolve()):
+        raise ImageFault(
+            str(path), f"lies outside {root}, at {real}, when links are followed", "put the file itself there"
+        )
+
+
+def _require_grey(bits: int, *, mask: bool) -> None:
+    if bits not in (8, 16) and not (mask and bits == 1):
+        kind = "one bit" if bits == 1 else f"{bits} bits"
+        raise _Unfit(f"has {kind} per pixel", "grey images have 8 or 16; masks 8 or 1" if mask else "8 or 16 are read")
+    if mask and bits == 16:
+        raise _Unfit("is a mask with 16 bits per pixel", "save it with 8: 0 where clear, 255 where opaque")
+
+
+def _info_by_pillow(file: BinaryIO, file_bytes: int, *, mask: bool) -> ImageInfo:
+    file.seek(0)
+    name, _ = _plugin_for(file.read(4))
+    try:
+        image = decoder(file)
+    except UNREADABLE as error:
+        raise _Unfit(f"has a header that cannot be read: {error}") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise _Unfit(f"has a header that cannot be read: {error}") from error
+    if image.mode not in _MODE_BITS:
+        raise _Unfit(f"holds {_WHY_NOT.get(image.mode, f'colours ({image.mode})')}, not grey values", "save it as grey")
+    _require_grey(_MODE_BITS[image.mode], mask=mask)
+    if name == "png" and b"IEND" not in os.pread(file.fileno(), 12, max(0, file_bytes - 12)):
+        raise _Unfit("is cut short: the end of a PNG file is missing")
+    return ImageInfo(*image.size, _MODE_BITS[image.mode], name, file_bytes)
+
+
+class _TiffHeader:
+    """The first directory of a TIFF or BigTIFF file.
+
+    Source: TIFF 6.0, sections 2 and 3 to 10; BigTIFF as in libtiff.
+    """
+
+    WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 256, 257, 258, 259, 262, 277, 339
+    STRIPS, TILES = (273, 279), (324, 325)
+    """Tags of offsets and of byte counts."""
+
+    def __init__(self, descriptor: int, file_bytes: int, magic: bytes) -> None:
+        self._descriptor = descriptor
+        self._file_bytes = file_bytes
+        self._order = "<" if magic[0:1] == b"I" else ">"
+        self._big = b"+" in magic
+        self._word = "Q" if self._big else "I"
+        self._word_bytes = 8 if self._big else 4
+        self._near = b""
+        self._near_at = 0
+        where = 8 if self._big else 4
+        (self._directory,) = self._unpack(self._word, self._read(where, self._word_bytes))
+        self._entries, self._has_more = self._read_entries()
+
+    def info(self, *, mask: bool) -> ImageInfo:
+        """The image, all of its pixels being inside the file."""
+        width, height = self._one(self.WIDTH), self._one(self.HEIGHT)
+        bits = self._bits(mask=mask)
+        if not (0 < width <= 65536 and 0 < height <= 65536):
+            raise _Unfit(f"has an impossible size of {width}x{height} pixels")
+        self._require_whole(width, height, bits)
+        return ImageInfo(width, height, bits, "tif", self._file_bytes, self._has_more)
+
+    def _bits(self, *, mask: bool) -> int:
+        samples, photometric = self._one(self.SAMPLES, 1), self._one(self.PHOTOMETRIC)
+        if photometric == 3:
+            raise _Unfit(f"holds {_WHY_NOT['P']}, not grey values", "save it as grey")
+        if samples != 1 or photometric not in (0, 1):
+            raise _Unfit(f"holds colours ({samples} samples per pixel), not grey values", "save it as grey")
+        if self._one(self.SAMPLE_FORMAT, 1) != 1:
+            kind = {2: "signed integers", 3: _WHY_NOT["F"]}.get(
+                self._one(self.SAMPLE_FORMAT), "numbers of no known kind"
+            )
+            raise _Unfit(f"holds {kind}, not unsigned grey values", "save it with 8 or 16 bits, unsigned")
+        bits = self._one(self.BITS, 1)
+        _require_grey(bits, mask=mask)
+        if photometric == 0 and bits > 1:
+            raise _Unfit("counts grey values from white to black (WhiteIsZero)", "save it as BlackIsZero")
+        return bits
+
+    def _require_whole(self, width: int, height: int, bits: int) -> None:
+        offsets_tag, counts_tag = self.TILES if self.TILES[0] in self._entries else self.STRIPS
+        offsets = self._values(offsets_tag)
+        needed = (width * bits + 7) // 8 * height
+        uncompressed = self._one(self.COMPRESSION, 1) == 1
+        if counts_tag not in self._entries and uncompressed and len(offsets) == 1:
+            counts: tuple[int, ...] = (needed,)
+        else:
+            counts = self._values(counts_tag)
+        if len(counts) != len(offsets):
+            raise _Unfit(f"has {len(offsets)} pieces of pixels, but {len(counts)} lengths of them")
+        end = max(map(int.__add__, offsets, counts))
+        if end > self._file_bytes:
+            raise _Unfit(f"is cut short: it has {self._file_bytes} of {end} bytes")
+        if min(offsets) < 8 or (uncompressed and sum(counts) < needed):
+            raise _Unfit(f"holds {sum(counts)} bytes of pixels, but its size needs {needed}")
+
+    def _read_entries(self) -> tuple[dict[int, tuple[int, int, bytes]], bool]:
+        """Tag -> (type, count, the value or its offset); and whether another directory follows."""
+        count_letter, count_bytes, entry_bytes = ("Q", 8, 20) if self._big else ("H", 2, 12)
+        (count,) = self._unpack(count_letter, self._read(self._directory, count_bytes))
+        if not 0 < count <= MAX_TAGS:
+            raise _Unfit(f"has a TIFF directory of {count} entries")
+        raw = self._read(self._directory + count_bytes, count * entry_bytes + self._word_bytes)
+        entries = struct.iter_unpack(f"{self._order}HH{self._word}{self._word_bytes}s", raw[: count * entry_bytes])
+        (following,) = self._unpack(self._word, raw[count * entry_bytes :])
+        return {tag: (kind, number, value) for tag, kind, number, value in entries}, following != 0
+
+    def _one(self, tag: int, default: int | None = None) -> int:
+        """The only, or first, value of a tag."""
+        if tag not in self._entries and default is not None:
+            return default
+        return self._values(tag)[0]
+
+    def _values(self, tag: int) -> tuple[int, ...]:
+        if tag not in self._entries:
+            raise _Unfit(f"lacks the TIFF tag {tag}")
+        kind, count, value = self._entries[tag]
+        if kind not in _TYPES or not 0 < count <= MAX_PIECES:
+            raise _Unfit(f"has a TIFF tag {tag} of type {kind} with {count} values")
+        size, letter = _TYPES[kind]
+        if size * count > self._word_bytes:
+            (offset,) = self._unpack(self._word, value)
+            value = self._read(offset, size * count)
+        return self._unpack(f"{count}{letter}", value[: size * count])
+
+    def _read(self, offset: int, length: int) -> bytes:
+        """Bytes of the file; small pieces come out of one larger read."""
+        inside = offset - self._near_at
+        if not 0 <= inside <= len(self._near) - length:
+            if offset + length > self._file_bytes:
+                raise _Unfit(f"is cut short: it has {self._file_bytes} bytes, and its header needs {offset + length}")
+            self._near = os.pread(self._descriptor, max(length, 4096), offset)
+            self._near_at, inside = offset, 0
+            if len(self._near) < length:
+                raise _Unfit("became shorter while it was read")
+        return self._near[inside : inside + length]
+
+    def _unpack(self, letters: str, raw: bytes) -> tuple[int, ...]:
+        return struct.unpack(self._order + letters, raw)

@@ -1,0 +1,55 @@
+"""Fixtures of the acceptance tests: a rig with its processes, and sections to feed it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.demo.microscope import SectionPlan, Written, plan_section, write_section
+from tests.acceptance.rig import Rig
+
+SHARED_DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    """A rig with nothing started; whatever the test starts is ended."""
+    rig = Rig(tmp_path)
+    try:
+        yield rig
+    finally:
+        rig.close()
+
+
+@pytest.fixture
+def running_rig(rig: Rig) -> Rig:
+    """A rig with stand-in and daemon running."""
+    rig.start_standin()
+    rig.start()
+    return rig
+
+
+def section_plan(grid: int = 1050, tiles: int = 4, **options: Any) -> SectionPlan:
+    """A small section."""
+    return plan_section(tiles=tiles, size=options.pop("size", (128, 128)), grid=grid, **options)
+
+
+@pytest.fixture
+def write(rig: Rig) -> Callable[..., Written]:
+    """Writes a small section into the rig's acquisition tree."""
+
+    def write_one(grid: int = 1050, tiles: int = 4, **options: Any) -> Written:
+        writing = {key: options.pop(key) for key in ("metafile_first", "delivery", "appended") if key in options}
+        plan = section_plan(grid, tiles, **options)
+        return write_section(plan, rig.acquisition, pixels="noise", **writing)
+
+    return write_one
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Real metafiles that lie beside the checkout, not in it."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the real metafiles are not at {SHARED_DATA}")
+    return SHARED_DATA

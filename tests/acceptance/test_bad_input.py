@@ -1,0 +1,146 @@
+"""Bad input: a clear error that names the file, a FAILED or ignored montage, and the next montage unharmed."""
+
+import copy
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.demo.microscope import Written, write_section
+from tests.acceptance.conftest import section_plan
+from tests.acceptance.rig import Rig, wait_for
+
+Content = list[dict[str, Any]]
+
+
+def edited(change: Callable[[dict[str, Any], list[dict[str, Any]]], object]) -> Callable[[Written], None]:
+    """The metafile with a change to its header or its tiles."""
+
+    def spoil(section: Written) -> None:
+        content: Content = json.loads(section.metafile.read_bytes())
+        change(content[0]["metadata"], content[1]["data"])
+        section.metafile.write_text(json.dumps(content))
+
+    return spoil
+
+
+def text(content: bytes | str) -> Callable[[Written], None]:
+    def spoil(section: Written) -> None:
+        section.metafile.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    return spoil
+
+
+def cut_short(section: Written) -> None:
+    section.metafile.write_bytes(section.metafile.read_bytes()[:1000])
+
+
+def without_data(section: Written) -> None:
+    section.metafile.write_text(json.dumps(json.loads(section.metafile.read_bytes())[:1]))
+
+
+def one_gigabyte(section: Written) -> None:
+    os.truncate(section.metafile, 1 << 30)
+
+
+def image_missing(section: Written) -> None:
+    section.images[1].unlink()
+
+
+def image_cut_short(section: Written) -> None:
+    os.truncate(section.images[1], 5000)
+
+
+def image_of_another_size(section: Written) -> None:
+    other = section.images[1].read_bytes()
+    plan = section_plan(9, 4, size=(64, 64))
+    small = write_section(plan, section.directory.parent / "small_one", pixels="flat")
+    section.images[1].write_bytes(small.images[0].read_bytes())
+    small.metafile.unlink()
+    assert other
+
+
+def not_an_image(section: Written) -> None:
+    section.images[1].write_text("these are not pixels" * 1000)
+
+
+def symlink_out(section: Written) -> None:
+    outside = section.metafile.parents[6] / "outside.tif"
+    section.images[1].rename(outside)
+    section.images[1].symlink_to(outside)
+
+
+def set_pixel_size(value: float) -> Callable[[Written], None]:
+    return edited(lambda _, tiles: tiles[2]["img_meta"].update(pixel_size_x_move=value))
+
+
+CASES: dict[str, tuple[Callable[[Written], None], str]] = {
+    "an empty file": (text(""), "empty"),
+    "truncated JSON": (cut_short, "JSON"),
+    "not JSON": (text("this is not JSON"), "JSON"),
+    "no data": (without_data, "data"),
+    "empty data": (edited(lambda _, tiles: tiles.clear()), "data"),
+    "a missing key": (edited(lambda _, tiles: tiles[2]["img_meta"].pop("stage_pos")), "data[2].img_meta.stage_pos"),
+    "a wrong type": (edited(lambda _, tiles: tiles[2].update(img_path=7)), "data[2].img_path"),
+    "NaN": (edited(lambda _, tiles: tiles[2]["img_meta"].update(angle=float("nan"))), "data[2].img_meta.angle"),
+    "a negative pixel size": (set_pixel_size(-4.0), "data[2].img_meta.pixel_size_x_move"),
+    "a pixel size of zero": (set_pixel_size(0), "data[2].img_meta.pixel_size_x_move"),
+    "duplicate names": (
+        edited(lambda _, tiles: tiles[2].update(img_path=tiles[1]["img_path"])),
+        "img_path",
+    ),
+    "a path upwards": (edited(lambda _, tiles: tiles[2].update(img_path="../x.tif")), "data[2].img_path"),
+    "an absolute path": (edited(lambda _, tiles: tiles[2].update(img_path="/etc/passwd")), "data[2].img_path"),
+    "a gigabyte": (one_gigabyte, "bytes"),
+    "a name that render refuses": (edited(lambda header, _: header.update(specimen_id="x" * 120)), "characters"),
+    "no z": (edited(lambda header, _: header.update(grid="nonsense")), "grid"),
+    "a missing image": (image_missing, "missing"),
+    "a truncated image": (image_cut_short, "cut short"),
+    "an image of another size": (image_of_another_size, "64x64"),
+    "no image": (not_an_image, "not an image"),
+    "a link out of the directory": (symlink_out, "leads out"),
+}
+
+
+@pytest.mark.timeout(240)
+def test_each_bad_input_fails_by_name_and_the_good_ones_beside_it_are_complete(rig: Rig):
+    rig.settings |= {"watch.arrival_timeout_s": 3, "watch.settle_s": 0.1}
+    bad: dict[str, Path] = {}
+    good: list[Path] = []
+    for number, (name, (spoil, _)) in enumerate(CASES.items()):
+        section = write_section(section_plan(2000 + number), rig.acquisition / "bad", pixels="flat")
+        spoil(section)
+        bad[name] = section.metafile
+        if number % 5 == 0:
+            good.append(write_section(section_plan(3000 + number), rig.acquisition / "good", pixels="flat").metafile)
+    rig.start_standin()
+    rig.start()
+    rig.wait_until("failed", *bad.values(), timeout_s=120)
+    rig.wait_until("complete", *good)
+    for name, metafile in bad.items():
+        montage = rig.montage_of(metafile)
+        fault = montage["fault"]
+        said = f"{fault['subject']}: {fault['problem']}"
+        assert CASES[name][1] in said, (name, said)
+        assert metafile.name in said or str(metafile.parent) in said, (name, said)
+    log = rig.daemon.log.read_text()
+    assert "Traceback" not in log
+    assert rig.daemon.process.poll() is None
+
+
+def test_a_replaced_metafile_mends_a_failed_montage_by_itself(running_rig, write):
+    section = write()
+    running_rig.wait_until("complete", section.metafile)
+    content = section.metafile.read_bytes()
+    broken = json.loads(content)
+    damaged = copy.deepcopy(broken)
+    damaged[1]["data"][0]["img_meta"].pop("stage_pos")
+    other = section.metafile.with_name(section.metafile.name.replace("001050", "001050"))
+    other.write_text(json.dumps(damaged))
+    wait_for(lambda: any(row["state"] == "failed" for row in running_rig.montages()), 20)
+    other.write_bytes(content)
+    wait_for(lambda: not any(row["state"] == "failed" for row in running_rig.montages()), 20)
+    running_rig.wait_until("complete", section.metafile)

@@ -1,0 +1,198 @@
+"""A metafile lands and its stack becomes COMPLETE: the daemon as a process, seen from outside."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from daemon.demo.microscope import Arrival, Delivery, write_tiles_for
+from tests.acceptance.rig import Rig, fetch, verify_levels, wait_for
+
+SPECIMEN = "20314_2L"
+
+
+def test_a_section_that_lands_becomes_complete_with_every_level_at_the_url_that_the_stack_names(running_rig, write):
+    section = write()
+    running_rig.wait_until("complete", section.metafile)
+    assert running_rig.stack_state(f"{SPECIMEN}_raw") == "COMPLETE"
+    assert running_rig.stack_state(f"{SPECIMEN}_mips") == "COMPLETE"
+    tiles = running_rig.tiles(f"{SPECIMEN}_mips", 1050.0)
+    assert len(tiles) == len(section.images) == 4
+    assert verify_levels(tiles) == 24
+    assert all(list(tile["mipmapLevels"]) == ["0"] for tile in running_rig.tiles(f"{SPECIMEN}_raw", 1050.0).values())
+
+
+def test_the_stack_is_created_with_the_resolution_of_the_calibration(running_rig, write):
+    section = write(pixel_size_nm=4.0)
+    running_rig.wait_until("complete", section.metafile)
+    assert fetch(f"{running_rig.stack_url(f'{SPECIMEN}_raw')}/resolutionValues") == [4.0, 4.0, 45.0]
+
+
+def test_nothing_is_written_to_the_acquisition_directory(running_rig, write):
+    section = write()
+    before = sorted(running_rig.acquisition.rglob("*"))
+    running_rig.wait_until("complete", section.metafile)
+    assert sorted(running_rig.acquisition.rglob("*")) == before
+
+
+def test_what_lay_there_before_the_start_is_done_too(rig, write):
+    sections = [write(grid) for grid in (1050, 1051, 1052)]
+    rig.start_standin()
+    rig.start()
+    rig.wait_until("complete", *(section.metafile for section in sections))
+
+
+def test_a_metafile_that_arrives_before_its_images_is_waited_for(running_rig, write):
+    section = write(metafile_first=True, delivery=Delivery(tile_pause_s=0.4))
+    running_rig.wait_until("complete", section.metafile)
+    assert verify_levels(running_rig.tiles(f"{SPECIMEN}_mips", 1050.0)) == 24
+
+
+@pytest.mark.parametrize("arrival", [Arrival.PIECES, Arrival.PREALLOCATED])
+def test_a_slow_writer_is_waited_for(running_rig, write, arrival):
+    delivery = Delivery(arrival, piece_bytes=4096, piece_pause_s=0.1)
+    section = write(metafile_first=True, delivery=delivery)
+    running_rig.wait_until("complete", section.metafile)
+    tiles = running_rig.tiles(f"{SPECIMEN}_mips", 1050.0)
+    for tile in tiles.values():
+        named = tile["mipmapLevels"]
+        with Image.open(named["0"]["imageUrl"].removeprefix("file://")) as level0:
+            mean = sum(level0.get_flattened_data()) / (level0.width * level0.height)
+        with Image.open(named["6"]["imageUrl"].removeprefix("file://")) as level6:
+            assert abs(sum(level6.get_flattened_data()) / (level6.width * level6.height) - mean) < 1
+
+
+def test_a_touched_metafile_is_recognised_and_not_done_twice(running_rig, write):
+    section = write()
+    running_rig.wait_until("complete", section.metafile)
+    montage = running_rig.montage_of(section.metafile)
+    section.metafile.touch()
+
+    def seen_again() -> bool:
+        events = fetch(f"{running_rig.url}/api/montages/{montage['id']}")["events"]
+        return events[-1]["event"] == "seen_again"
+
+    wait_for(seen_again, 20)
+    assert [row["state"] for row in running_rig.montages()] == ["complete"]
+
+
+def test_other_content_at_the_same_path_supersedes_and_leaves_only_its_own_tiles(running_rig, write):
+    section = write()
+    running_rig.wait_until("complete", section.metafile)
+    first = running_rig.montage_of(section.metafile)
+    content = json.loads(section.metafile.read_bytes())
+    gone = content[1]["data"].pop()["img_path"]
+    section.metafile.write_text(json.dumps(content))
+    wait_for(lambda: any(row["state"] == "superseded" for row in running_rig.montages()), 20)
+    running_rig.wait_until("complete", section.metafile)
+    assert running_rig.montage_of(section.metafile)["id"] != first["id"]
+    for stack in ("raw", "mips"):
+        tiles = running_rig.tiles(f"{SPECIMEN}_{stack}", 1050.0)
+        assert len(tiles) == 3
+        assert not any(tile_id.startswith(Path(gone).stem) for tile_id in tiles)
+
+
+def test_the_raw_stack_is_updated_in_place_when_no_second_one_is_named(rig, write):
+    rig.settings["watch.stacks.mipmapped"] = ""
+    rig.start_standin()
+    rig.start()
+    section = write()
+    rig.wait_until("complete", section.metafile)
+    assert verify_levels(rig.tiles(f"{SPECIMEN}_raw", 1050.0)) == 24
+    assert rig.stack_state(f"{SPECIMEN}_mips") is None
+
+
+def test_a_path_builder_is_set_instead_of_rewriting_tiles(rig, write):
+    rig.settings["watch.mipmaps.apply"] = "path_builder"
+    rig.start_standin()
+    rig.start()
+    section = write()
+    rig.wait_until("complete", section.metafile)
+    builder = fetch(f"{rig.stack_url(f'{SPECIMEN}_mips')}/mipmapPathBuilder")
+    assert (builder["rootPath"], builder["numberOfLevels"], builder["extension"]) == (f"{rig.mipmaps}/", 6, "tif")
+    for image in section.images:
+        for level in range(1, 7):
+            assert Path(f"{builder['rootPath']}{level}{image}.tif").is_file()
+
+
+def test_a_mask_is_attached_to_every_level_and_has_the_images_sizes(rig, write):
+    mask = rig.root / "mask.png"
+    Image.new("L", (128, 128), 255).save(mask)
+    rig.settings["watch.tilespecs.mask"] = str(mask)
+    rig.start_standin()
+    rig.start()
+    section = write()
+    rig.wait_until("complete", section.metafile)
+    for tile in rig.tiles(f"{SPECIMEN}_mips", 1050.0).values():
+        for level, entry in tile["mipmapLevels"].items():
+            with Image.open(entry["maskUrl"].removeprefix("file://")) as image:
+                assert image.size == (128 >> int(level), 128 >> int(level))
+
+
+def test_a_lens_correction_found_in_the_metafile_is_shared_by_its_tiles(rig, write):
+    rig.settings["watch.tilespecs.shared_transform"] = True
+    rig.start_standin()
+    rig.start()
+    lens = {
+        "type": "leaf",
+        "id": "lens_1",
+        "className": "mpicbg.trakem2.transform.AffineModel2D",
+        "dataString": "1.0 0.0 0.0 1.0 0.0 0.0",
+    }
+    section = write(appended={"sharedTransform": lens})
+    rig.wait_until("complete", section.metafile)
+    for stack in ("raw", "mips"):
+        found = fetch(f"{rig.stack_url(f'{SPECIMEN}_{stack}')}/z/1050.0/resolvedTiles")
+        assert list(found["transformIdToSpecMap"]) == ["lens_1"]
+        for tile in found["tileIdToSpecMap"].values():
+            assert tile["transforms"]["specList"][0] == {"type": "ref", "refId": "lens_1"}
+
+
+def test_a_lens_correction_set_is_recorded_as_ignored(running_rig, write):
+    section = write()
+    reference = section.metafile.with_name("_metadata_20170502174048_s_20170502174047_reference_0_.json")
+    shutil.copy(section.metafile, reference)
+    running_rig.wait_until("complete", section.metafile)
+    wait_for(lambda: (running_rig.montage_of(reference) or {}).get("state") == "ignored", 20)
+
+
+def test_two_daemons_feed_one_stack_and_lose_nothing(rig, write, tmp_path):
+    rig.start_standin()
+    other = Rig(tmp_path / "other", render_url=rig.render_url, name="other")
+    try:
+        rig.start()
+        other.start()
+        mine = [write(grid) for grid in range(1050, 1056)]
+        from daemon.demo.microscope import write_section
+        from tests.acceptance.conftest import section_plan
+
+        theirs = [
+            write_section(section_plan(grid, session_id="other_session"), other.acquisition, pixels="noise")
+            for grid in range(1053, 1059)
+        ]
+        rig.wait_until("complete", *(section.metafile for section in mine))
+        other.wait_until("complete", *(section.metafile for section in theirs))
+        for stack in ("raw", "mips"):
+            wait_for(lambda name=f"{SPECIMEN}_{stack}": rig.stack_state(name) == "COMPLETE", 30)
+            meta = fetch(rig.stack_url(f"{SPECIMEN}_{stack}"))
+            assert meta["stats"]["tileCount"] == 48
+    finally:
+        other.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_real_metafile_with_full_size_tiles_goes_through(rig, shared_data):
+    metafile = shared_data / "_metadata_20170829130146_295434_5LC_0064_01_redo_001050_0_.json"
+    directory = rig.acquisition / "001050" / "0"
+    rig.start_standin()
+    rig.start()
+    write_tiles_for(metafile, directory)
+    shutil.copy(metafile, directory)
+    rig.wait_until("complete", directory / metafile.name, timeout_s=500)
+    tiles = rig.tiles("295434_5LC_mips", 1050.0)
+    assert len(tiles) == 200
+    assert verify_levels(tiles) == 1200
+    assert rig.stack_state("295434_5LC_mips") == "COMPLETE"

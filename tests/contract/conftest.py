@@ -1,0 +1,191 @@
+"""One contract, two services: the stand-in always, and a real render-ws at TEMWATCH_CONTRACT_URL where that is set.
+
+Requests are raw, so that what is held to the contract is the service and not our client. Every test has stacks of its
+own, deleted at its end.
+"""
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from daemon.demo.standin import serve_standin
+
+OWNER = "temwatch"
+PROJECT = "contract"
+REAL_URL = os.environ.get("TEMWATCH_CONTRACT_URL", "").rstrip("/")
+SHARED_DIRECTORY = os.environ.get("TEMWATCH_CONTRACT_DIRECTORY", "")
+"""A directory that the real render-ws sees under the same path, for tests of images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status, media type without parameters, and body."""
+
+    status: int
+    kind: str
+    text: str
+    body: bytes = field(repr=False)
+    headers: dict[str, str] = field(repr=False)
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def said(self) -> tuple[int, str]:
+        return self.status, self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A render-ws."""
+
+    url: str
+    http: aiohttp.ClientSession
+    is_real: bool
+
+    async def ask(self, method: str, path: str, body: Any = None, **more: Any) -> Answer:
+        """Send a request; `body` goes as JSON, bytes as they are."""
+        headers = {"Content-Type": "application/json", **more.pop("headers", {})}
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        url = URL(self.url + path, encoded=True)
+        async with self.http.request(method, url, data=data, headers=headers, **more) as answer:
+            raw = await answer.read()
+            return Answer(
+                answer.status, answer.content_type, raw.decode(errors="replace"), raw, dict(answer.headers.items())
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class StackUnderTest:
+    """A stack of the test's own."""
+
+    service: Service
+    name: str
+
+    @property
+    def path(self) -> str:
+        return f"/owner/{OWNER}/project/{PROJECT}/stack/{self.name}"
+
+    async def ask(self, method: str, path: str = "", body: Any = None, **more: Any) -> Answer:
+        return await self.service.ask(method, self.path + path, body, **more)
+
+    async def create(self, **version: Any) -> None:
+        answer = await self.ask("POST", "", {"createTimestamp": "2024-05-06T07:08:09.123Z", **version})
+        assert answer.status == 201, answer
+
+    async def put(self, *specs: dict[str, Any], transforms: tuple[dict[str, Any], ...] = ()) -> None:
+        """Tiles into the stack, bounds derived."""
+        answer = await self.ask("PUT", "/resolvedTiles?deriveData=true", upload(*specs, transforms=transforms))
+        assert answer.status == 201, answer
+
+    async def state(self, wanted: str) -> Answer:
+        return await self.ask("PUT", f"/state/{wanted}")
+
+    async def meta(self) -> dict[str, Any]:
+        meta: dict[str, Any] = (await self.ask("GET")).json
+        return meta
+
+    async def tile_ids(self, z: float = 1.0) -> list[str]:
+        return sorted(tile["tileId"] for tile in (await self.ask("GET", f"/z/{z}/tileBounds")).json)
+
+    async def remove(self) -> None:
+        with contextlib.suppress(aiohttp.ClientError):
+            await self.state("COMPLETE")
+            await self.ask("DELETE")
+
+
+def upload(*specs: dict[str, Any], transforms: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
+    """The body of a PUT of resolved tiles."""
+    return {
+        "transformIdToSpecMap": {spec["id"]: spec for spec in transforms},
+        "tileIdToSpecMap": {str(spec.get("tileId")): spec for spec in specs},
+    }
+
+
+def affine(*numbers: float, **more: Any) -> dict[str, Any]:
+    """A leaf transform of six numbers: m00 m10 m01 m11 tx ty."""
+    return {
+        "type": "leaf",
+        "className": "mpicbg.trakem2.transform.AffineModel2D",
+        "dataString": " ".join(map(str, numbers)),
+        **more,
+    }
+
+
+def ref(name: str) -> dict[str, Any]:
+    return {"type": "ref", "refId": name}
+
+
+def tile(tile_id: str, *transforms: dict[str, Any], z: float | None = 1.0, **more: Any) -> dict[str, Any]:
+    """A tile of 100 x 80 pixels; without transforms at the origin."""
+    spec = {
+        "tileId": tile_id,
+        "z": z,
+        "width": 100,
+        "height": 80,
+        "layout": {"sectionId": f"{z}"},
+        "mipmapLevels": {"0": {"imageUrl": f"file:///raw/{tile_id}.tif"}},
+        "transforms": {"type": "list", "specList": list(transforms)},
+        **more,
+    }
+    return {key: value for key, value in spec.items() if value is not None}
+
+
+def _services() -> Iterator[Any]:
+    yield "stand-in"
+    if REAL_URL:
+        yield "real"
+
+
+@pytest.fixture(params=_services())
+async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
+    async with contextlib.AsyncExitStack() as resources:
+        is_real = request.param == "real"
+        url = REAL_URL if is_real else await resources.enter_async_context(serve_standin())
+        http = await resources.enter_async_context(aiohttp.ClientSession())
+        yield Service(url, http, is_real)
+
+
+@pytest.fixture
+async def other(service: Service) -> AsyncIterator[StackUnderTest]:
+    """A second name, nothing created."""
+    stack = StackUnderTest(service, f"t{uuid.uuid4().hex}")
+    yield stack
+    await stack.remove()
+
+
+@pytest.fixture
+async def absent(service: Service) -> AsyncIterator[StackUnderTest]:
+    """A name, nothing created."""
+    stack = StackUnderTest(service, f"t{uuid.uuid4().hex}")
+    yield stack
+    await stack.remove()
+
+
+@pytest.fixture
+async def stack(absent: StackUnderTest) -> StackUnderTest:
+    """A stack just created."""
+    await absent.create()
+    return absent
+
+
+@pytest.fixture
+def visible(service: Service, tmp_path: Path) -> Path:
+    """A directory that the service sees under the same path."""
+    if not service.is_real:
+        return tmp_path
+    if not SHARED_DIRECTORY:
+        pytest.skip("TEMWATCH_CONTRACT_DIRECTORY names no directory that the real render-ws sees")
+    directory = Path(SHARED_DIRECTORY, f"temwatch-contract-{uuid.uuid4().hex}")
+    directory.mkdir()
+    return directory

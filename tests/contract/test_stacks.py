@@ -1,0 +1,470 @@
+"""The life of a stack: names, versions, states, what COMPLETE derives, what the lists show."""
+
+import asyncio
+import re
+import time
+from typing import Any
+
+import pytest
+
+from tests.contract.conftest import OWNER, PROJECT, Service, StackUnderTest, affine, ref, tile, upload
+
+TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+BUILDER = {"rootPath": "/m", "numberOfLevels": 6, "extension": "tif"}
+
+# -- names -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a__b", "_a", "a_", "a-b", "a.b", "a%20b", "%C3%A4"])
+async def test_a_name_is_letters_and_digits_joined_by_single_underscores(service: Service, name: str) -> None:
+    for path in (
+        f"/owner/{OWNER}/project/{PROJECT}/stack/{name}",
+        f"/owner/{OWNER}/project/{name}/stack/s",
+        f"/owner/{name}/project/{PROJECT}/stack/s",
+    ):
+        for method, body in (("POST", {}), ("GET", None), ("DELETE", None)):
+            answer = await service.ask(method, path, body)
+            assert answer.said == (400, "text/plain"), (method, path)
+            assert "names may only contain alphanumeric or underscore" in answer.text
+
+
+async def test_owner_project_and_stack_have_96_characters_together(service: Service) -> None:
+    longest = "n" * (96 - len(OWNER) - len(PROJECT))
+    path = f"/owner/{OWNER}/project/{PROJECT}/stack/{longest}"
+    assert (await service.ask("GET", path)).said == (404, "text/plain")
+    answer = await service.ask("POST", f"{path}n", {})
+    assert answer.said == (400, "text/plain")
+    assert "must be less than 111 characters" in answer.text
+
+
+# -- creation and versions -------------------------------------------------------------------------------------------
+
+
+async def test_a_stack_is_created_with_201_and_no_body_in_state_loading(absent: StackUnderTest) -> None:
+    answer = await absent.ask(
+        "POST", "", {"createTimestamp": "2024-05-06T07:08:09.123Z", "versionNotes": "n", "stackResolutionX": 4}
+    )
+    assert answer.status == 201
+    assert answer.text == ""
+    assert answer.headers["Location"].endswith(absent.path)
+    meta = await absent.meta()
+    assert meta["stackId"] == {"owner": OWNER, "project": PROJECT, "stack": absent.name}
+    assert (meta["state"], meta["currentVersionNumber"]) == ("LOADING", 0)
+    assert meta["currentVersion"] == {
+        "createTimestamp": "2024-05-06T07:08:09.123Z",
+        "versionNotes": "n",
+        "stackResolutionX": 4.0,
+    }
+    assert TIMESTAMP.fullmatch(meta["lastModifiedTimestamp"])
+    assert "stats" not in meta
+
+
+async def test_a_stack_can_be_created_from_nothing_but_braces_and_not_from_an_empty_body(
+    absent: StackUnderTest,
+) -> None:
+    answer = await absent.ask("POST")
+    assert answer.said == (400, "text/plain")
+    assert answer.text == "no stack version provided"
+    assert (await absent.ask("POST", "", {})).status == 201
+    assert (await absent.meta())["currentVersion"] == {}
+
+
+async def test_what_a_version_does_not_know_is_dropped(absent: StackUnderTest) -> None:
+    await absent.create(somethingElse=1, cycleNumber="3")
+    version = (await absent.meta())["currentVersion"]
+    assert "somethingElse" not in version
+    assert version["cycleNumber"] == 3
+
+
+@pytest.mark.parametrize(
+    ("sent", "stored"),
+    [
+        ("2024-05-06T07:08:09.123Z", "2024-05-06T07:08:09.123Z"),
+        ("2024-05-06T07:08:09.123456Z", "2024-05-06T07:10:12.456Z"),
+        (1714979289123, "2024-05-06T07:08:09.123Z"),
+    ],
+)
+async def test_digits_after_the_seconds_are_milliseconds_however_many(
+    absent: StackUnderTest, sent: Any, stored: str
+) -> None:
+    assert (await absent.ask("POST", "", {"createTimestamp": sent})).status == 201
+    assert (await absent.meta())["currentVersion"]["createTimestamp"] == stored
+
+
+@pytest.mark.parametrize("sent", ["2024-05-06T07:08:09Z", "2024-05-06T07:08:09.123+00:00", "2024-05-06", "soon"])
+async def test_a_creation_time_in_another_form_is_refused(absent: StackUnderTest, sent: str) -> None:
+    assert (await absent.ask("POST", "", {"createTimestamp": sent})).said == (400, "text/html")
+    assert (await absent.ask("GET")).status == 404
+
+
+async def test_posting_again_keeps_the_tiles_and_replaces_all_that_was_said(stack: StackUnderTest) -> None:
+    await stack.ask("PUT", "/resolutionValues", [4, 4, 45])
+    await stack.put(tile("a"))
+    assert (await stack.state("COMPLETE")).status == 201
+    await stack.create(versionNotes="again")
+    meta = await stack.meta()
+    assert (meta["state"], meta["currentVersionNumber"]) == ("LOADING", 1)
+    assert set(meta["currentVersion"]) == {"createTimestamp", "versionNotes"}
+    assert "stats" not in meta
+    assert await stack.tile_ids() == ["a"]
+
+
+async def test_a_missing_stack_is_a_404_in_plain_text(absent: StackUnderTest) -> None:
+    said = f"stack with owner '{OWNER}', project '{PROJECT}', and name '{absent.name}' does not exist"
+    for method, path, body in (
+        ("GET", "", None),
+        ("PUT", "/state/COMPLETE", None),
+        ("PUT", "/resolvedTiles", upload(tile("a"))),
+        ("GET", "/z/1/resolvedTiles", None),
+        ("GET", "/z/1/tileBounds", None),
+        ("GET", "/zValues", None),
+        ("GET", "/sectionData", None),
+        ("GET", "/bounds", None),
+        ("GET", "/mipmapPathBuilder", None),
+        ("PUT", "/resolutionValues", [1, 2, 3]),
+        ("DELETE", "/z/1", None),
+        ("DELETE", "/tile/a", None),
+    ):
+        answer = await absent.ask(method, path, body)
+        assert answer.said == (404, "text/plain"), (method, path)
+        assert said in answer.text, (method, path)
+
+
+async def test_deleting_a_stack_takes_its_tiles_along_and_a_missing_one_is_no_fault(stack: StackUnderTest) -> None:
+    await stack.put(tile("a"))
+    for _ in range(2):
+        answer = await stack.ask("DELETE")
+        assert (answer.status, answer.text) == (200, "")
+    await stack.create()
+    assert await stack.tile_ids() == []
+    assert (await stack.meta())["currentVersionNumber"] == 0
+
+
+# -- states ----------------------------------------------------------------------------------------------------------
+
+HOW_TO_REACH = {
+    "LOADING": (),
+    "COMPLETE": ("COMPLETE",),
+    "READ_ONLY": ("COMPLETE", "READ_ONLY"),
+    "OFFLINE": ("COMPLETE", "OFFLINE"),
+}
+
+
+async def bring(stack: StackUnderTest, state: str) -> None:
+    await stack.put(tile("a"))
+    for step in HOW_TO_REACH[state]:
+        assert (await stack.state(step)).status == 201
+    assert (await stack.meta())["state"] == state
+
+
+@pytest.mark.parametrize(
+    ("start", "wanted"),
+    [
+        ("LOADING", "LOADING"),
+        ("LOADING", "COMPLETE"),
+        ("COMPLETE", "LOADING"),
+        ("COMPLETE", "COMPLETE"),
+        ("COMPLETE", "READ_ONLY"),
+        ("COMPLETE", "OFFLINE"),
+        ("READ_ONLY", "COMPLETE"),
+        ("READ_ONLY", "READ_ONLY"),
+        ("READ_ONLY", "OFFLINE"),
+        ("OFFLINE", "OFFLINE"),
+    ],
+)
+async def test_a_legal_change_of_state_answers_201_without_a_body(
+    stack: StackUnderTest, start: str, wanted: str
+) -> None:
+    await bring(stack, start)
+    answer = await stack.state(wanted)
+    assert (answer.status, answer.text) == (201, "")
+    assert (await stack.meta())["state"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("start", "wanted"),
+    [
+        ("LOADING", "READ_ONLY"),
+        ("LOADING", "OFFLINE"),
+        ("READ_ONLY", "LOADING"),
+        ("OFFLINE", "LOADING"),
+        ("OFFLINE", "READ_ONLY"),
+    ],
+)
+async def test_an_illegal_change_of_state_is_refused_in_words(stack: StackUnderTest, start: str, wanted: str) -> None:
+    await bring(stack, start)
+    answer = await stack.state(wanted)
+    assert answer.said == (400, "text/plain")
+    assert answer.text == (
+        f"The {stack.name} stack's state is currently {start} and must first be transitioned to COMPLETE "
+        f"before transitioning it to {wanted}."
+    )
+    assert (await stack.meta())["state"] == start
+
+
+async def test_an_offline_stack_has_lost_its_tiles_and_cannot_be_completed(stack: StackUnderTest) -> None:
+    await bring(stack, "OFFLINE")
+    assert await stack.tile_ids() == []
+    assert (await stack.state("COMPLETE")).status in (400, 500)
+    assert (await stack.meta())["state"] == "OFFLINE"
+    await stack.create()
+    assert (await stack.meta())["state"] == "LOADING"
+
+
+@pytest.mark.parametrize("state", ["complete", "DONE"])
+async def test_an_unknown_state_is_a_404_in_html_whether_the_stack_exists_or_not(
+    stack: StackUnderTest, other: StackUnderTest, state: str
+) -> None:
+    for either in (stack, other):
+        assert (await either.state(state)).said == (404, "text/html")
+
+
+async def test_reopening_drops_the_statistics_and_counts_the_version_up(stack: StackUnderTest) -> None:
+    await bring(stack, "COMPLETE")
+    before = await stack.meta()
+    await asyncio.sleep(0.002)
+    await stack.state("LOADING")
+    after = await stack.meta()
+    assert "stats" not in after
+    assert after["currentVersionNumber"] == before["currentVersionNumber"] + 1
+    assert after["lastModifiedTimestamp"] > before["lastModifiedTimestamp"]
+    await stack.state("LOADING")
+    assert await stack.meta() == after
+
+
+async def test_freezing_and_thawing_change_nothing_but_the_state(stack: StackUnderTest) -> None:
+    await bring(stack, "COMPLETE")
+    before = await stack.meta()
+    await stack.state("READ_ONLY")
+    assert await stack.meta() == {**before, "state": "READ_ONLY"}
+    await stack.state("COMPLETE")
+    assert await stack.meta() == before
+
+
+async def test_completing_again_derives_again_under_the_same_version_and_time(stack: StackUnderTest) -> None:
+    await bring(stack, "COMPLETE")
+    before = await stack.meta()
+    await stack.state("COMPLETE")
+    assert await stack.meta() == before
+
+
+async def test_writing_tiles_changes_no_time(stack: StackUnderTest) -> None:
+    before = await stack.meta()
+    await stack.put(tile("a"))
+    await stack.ask("DELETE", "/z/1")
+    assert await stack.meta() == before
+
+
+async def test_a_stack_without_tiles_cannot_be_completed(stack: StackUnderTest) -> None:
+    answer = await stack.state("COMPLETE")
+    assert answer.said == (500, "text/plain")
+    assert "Stack data aggregation returned no results because the stack has no tiles." in answer.text
+    assert (await stack.meta())["state"] == "LOADING"
+
+
+async def test_a_read_only_stack_is_guarded_with_500(stack: StackUnderTest) -> None:
+    await bring(stack, "READ_ONLY")
+    for method, path, body in (
+        ("POST", "", {}),
+        ("DELETE", "", None),
+        ("PUT", "/resolutionValues", [1, 2, 3]),
+        ("PUT", "/mipmapPathBuilder", BUILDER),
+    ):
+        answer = await stack.ask(method, path, body)
+        assert answer.said == (500, "text/plain"), (method, path)
+        assert answer.text == f"Data for stack {stack.name} cannot be modified because it is READ_ONLY."
+    assert await stack.tile_ids() == ["a"]
+
+
+# -- what COMPLETE derives -------------------------------------------------------------------------------------------
+
+
+async def test_completing_counts_and_measures(stack: StackUnderTest) -> None:
+    lens = affine(1, 0, 0, 1, 0, 0, id="lens")
+    await stack.put(
+        tile("a", ref("lens"), affine(1, 0, 0, 1, 10, 20)),
+        tile("b", affine(1, 0, 0, 1, 200, 20), width=120, height=90),
+        tile("c", z=2.5),
+        tile("d", z=2.5, layout={"sectionId": "other"}),
+        transforms=(lens,),
+    )
+    assert (await stack.state("COMPLETE")).status == 201
+    assert (await stack.meta())["stats"] == {
+        "stackBounds": {"minX": 0.0, "minY": 0.0, "minZ": 1.0, "maxX": 320.0, "maxY": 110.0, "maxZ": 2.5},
+        "sectionCount": 2,
+        "nonIntegralSectionCount": 1,
+        "tileCount": 4,
+        "transformCount": 1,
+        "minTileWidth": 100,
+        "maxTileWidth": 120,
+        "minTileHeight": 80,
+        "maxTileHeight": 90,
+        "channelNames": [],
+    }
+    assert (await stack.ask("GET", "/bounds")).json == (await stack.meta())["stats"]["stackBounds"]
+    rows = sorted((await stack.ask("GET", "/sectionData")).json, key=lambda row: (row["z"], row["sectionId"]))
+    assert [(row["sectionId"], row["z"], row["tileCount"]) for row in rows] == [
+        ("1.0", 1.0, 2),
+        ("2.5", 2.5, 1),
+        ("other", 2.5, 1),
+    ]
+    assert (rows[0]["minX"], rows[0]["maxX"], rows[0]["minY"], rows[0]["maxY"]) == (10.0, 320.0, 20.0, 110.0)
+
+
+async def test_a_loading_stack_has_no_bounds_and_section_data_only_from_before(stack: StackUnderTest) -> None:
+    await stack.put(tile("a"))
+    for path in ("/bounds", "/sectionData"):
+        assert (await stack.ask("GET", path)).said == (400, "text/plain"), path
+    await stack.state("COMPLETE")
+    await stack.state("LOADING")
+    await stack.put(tile("b"))
+    assert (await stack.ask("GET", "/bounds")).said == (400, "text/plain")
+    assert [row["tileCount"] for row in (await stack.ask("GET", "/sectionData")).json] == [1]
+    assert [row["tileCount"] for row in (await stack.ask("GET", "/z/1.0/sectionData")).json] == [2]
+
+
+# -- values of a stack -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["LOADING", "COMPLETE", "OFFLINE"])
+async def test_resolution_and_path_builder_can_be_set_in_any_state_but_read_only(
+    stack: StackUnderTest, state: str
+) -> None:
+    await bring(stack, state)
+    before = await stack.meta()
+    assert (await stack.ask("PUT", "/resolutionValues", [4, 4.5, 45])).status == 200
+    assert (await stack.ask("PUT", "/mipmapPathBuilder", BUILDER)).status == 200
+    assert (await stack.ask("GET", "/resolutionValues")).json == [4.0, 4.5, 45.0]
+    after = await stack.meta()
+    assert (after["currentVersion"]["stackResolutionY"], after["currentVersion"]["mipmapPathBuilder"]["rootPath"]) == (
+        4.5,
+        "/m/",
+    )
+    assert {k: v for k, v in after.items() if k != "currentVersion"} == {
+        k: v for k, v in before.items() if k != "currentVersion"
+    }
+
+
+async def test_a_path_builder_put_gets_its_slash_and_one_posted_stays_raw(
+    stack: StackUnderTest, other: StackUnderTest
+) -> None:
+    assert (await stack.ask("GET", "/mipmapPathBuilder")).status == 204
+    await stack.ask("PUT", "/mipmapPathBuilder", BUILDER)
+    assert (await stack.ask("GET", "/mipmapPathBuilder")).json == {**BUILDER, "rootPath": "/m/"}
+    await other.create(mipmapPathBuilder=BUILDER)
+    assert (await other.ask("GET", "/mipmapPathBuilder")).json == BUILDER
+    assert (await other.ask("DELETE", "/mipmapPathBuilder")).status == 200
+    assert (await other.ask("GET", "/mipmapPathBuilder")).status == 204
+
+
+@pytest.mark.parametrize("missing", ["rootPath", "numberOfLevels", "extension"])
+async def test_a_path_builder_needs_all_three_parts(stack: StackUnderTest, missing: str) -> None:
+    builder = {key: value for key, value in BUILDER.items() if key != missing}
+    assert (await stack.ask("PUT", "/mipmapPathBuilder", builder)).status == 400
+    assert (await stack.ask("GET", "/mipmapPathBuilder")).status == 204
+
+
+async def test_other_values_are_set_shown_and_removed(stack: StackUnderTest) -> None:
+    assert (await stack.ask("GET", "/cycle")).status in (200, 204)
+    assert (await stack.ask("PUT", "/cycle", {"number": 2, "stepNumber": 3})).status == 200
+    version = (await stack.meta())["currentVersion"]
+    assert (version["cycleNumber"], version["cycleStepNumber"]) == (2, 3)
+    assert (await stack.ask("DELETE", "/resolutionValues")).status == 200
+    assert "stackResolutionX" not in (await stack.meta())["currentVersion"]
+    root = await stack.ask("PUT", "/materializedBoxRootPath", b"/boxes", headers={"Content-Type": "text/plain"})
+    assert root.status == 200
+    assert (await stack.meta())["currentVersion"]["materializedBoxRootPath"] == "/boxes"
+
+
+# -- lists and copies ------------------------------------------------------------------------------------------------
+
+
+async def test_lists_name_the_stack_and_unknown_owners_have_none(service: Service, stack: StackUnderTest) -> None:
+    identity = {"owner": OWNER, "project": PROJECT, "stack": stack.name}
+    assert OWNER in (await service.ask("GET", "/owners")).json
+    assert PROJECT in (await service.ask("GET", f"/owner/{OWNER}/projects")).json
+    assert identity in (await service.ask("GET", f"/owner/{OWNER}/stackIds")).json
+    assert identity in (await service.ask("GET", f"/owner/{OWNER}/project/{PROJECT}/stackIds")).json
+    for path in (f"/owner/{OWNER}/stacks", f"/owner/{OWNER}/project/{PROJECT}/stacks"):
+        listed = [meta for meta in (await service.ask("GET", path)).json if meta["stackId"] == identity]
+        assert listed == [await stack.meta()]
+    nobody = f"nobody{stack.name}"
+    assert (await service.ask("GET", f"/owner/{nobody}/stacks")).json == []
+    assert (await service.ask("GET", f"/owner/{OWNER}/project/{nobody}/stacks")).json == []
+
+
+async def test_a_clone_has_the_tiles_and_transforms_and_none_of_the_values(
+    stack: StackUnderTest, other: StackUnderTest
+) -> None:
+    await stack.ask("PUT", "/resolutionValues", [4, 4, 45])
+    lens = affine(1, 0, 0, 1, 0, 0, id="lens")
+    await stack.put(tile("a", ref("lens")), tile("b", z=2.0), transforms=(lens,))
+    assert (await stack.ask("PUT", f"/cloneTo/{other.name}?z=1.0", {})).status == 201
+    assert (await other.tile_ids(1.0), await other.tile_ids(2.0)) == (["a"], [])
+    assert (await other.ask("GET", "/transform/lens")).status == 200
+    meta = await other.meta()
+    assert (meta["state"], meta["currentVersionNumber"], meta["currentVersion"]) == ("LOADING", 0, {})
+    again = await stack.ask("PUT", f"/cloneTo/{other.name}", {})
+    assert again.status == 500
+    assert (await stack.ask("PUT", f"/cloneTo/{other.name}")).status == 400
+
+
+async def test_a_renamed_stack_keeps_its_tiles_under_the_new_name(stack: StackUnderTest, other: StackUnderTest) -> None:
+    await stack.put(tile("a"))
+    target = {"owner": OWNER, "project": PROJECT, "stack": other.name}
+    assert (await stack.ask("PUT", "/stackId", target)).status == 200
+    assert await other.tile_ids() == ["a"]
+    assert (await stack.ask("GET")).status == 404
+    await stack.create()
+    assert (await stack.ask("PUT", "/stackId", target)).status == 400
+
+
+async def test_the_health_of_the_service_can_be_asked(service: Service) -> None:
+    assert (await service.ask("GET", "/versionInfo")).status in (200, 204)
+    assert (await service.ask("GET", "/serverProperties")).status == 200
+    unique = await service.ask("GET", "/likelyUniqueId")
+    assert unique.kind == "text/plain"
+    assert re.fullmatch(r"[0-9a-f]{24}", unique.text)
+    assert (await service.ask("GET", "/likelyUniqueId")).text != unique.text
+
+
+# -- transport -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_trailing_slash_is_tolerated(service: Service, stack: StackUnderTest) -> None:
+    await stack.put(tile("a"))
+    for path in ("/zValues/", "/z/1/tileBounds/", "/"):
+        assert (await stack.ask("GET", path)).status == 200, path
+    assert (await service.ask("GET", "/owners/")).status == 200
+    assert (await service.ask("GET", f"/owner/{OWNER}/stacks/")).status == 200
+
+
+async def test_unknown_paths_are_404_in_html_and_wrong_methods_405(service: Service, stack: StackUnderTest) -> None:
+    assert (await stack.ask("GET", "/z/1/mipmap-path")).said == (404, "text/html")
+    assert (await service.ask("GET", "/nowhere")).said == (404, "text/html")
+    assert (await stack.ask("DELETE", "/zValues")).status == 405
+    assert (await stack.ask("POST", "/resolvedTiles", {})).status == 405
+
+
+async def test_a_body_of_another_type_is_415(stack: StackUnderTest) -> None:
+    for kind in ("text/plain", "application/octet-stream"):
+        answer = await stack.ask("PUT", "/resolvedTiles", b"{}", headers={"Content-Type": kind})
+        assert answer.status == 415
+        answer = await stack.ask("POST", "", b"{}", headers={"Content-Type": kind})
+        assert answer.status == 415
+
+
+async def test_a_slash_in_a_name_cannot_be_escaped(stack: StackUnderTest) -> None:
+    assert (await stack.ask("GET", "/tile/a%2Fb")).status == 400
+
+
+async def test_ten_thousand_tiles_go_in_and_come_back_within_seconds(stack: StackUnderTest) -> None:
+    """No limit of aiohttp's own stands in the way of a section of 20,000 tiles; half of that keeps the test short."""
+    specs = [tile(f"tile_{n:05d}", affine(1, 0, 0, 1, n, 0), labels=["x" * 300]) for n in range(10_000)]
+    begun = time.monotonic()
+    await stack.put(*specs)
+    answer = await stack.ask("GET", "/z/1/resolvedTiles")
+    seconds = time.monotonic() - begun
+    assert len(answer.json["tileIdToSpecMap"]) == 10_000
+    assert len(answer.body) > 5_000_000
+    assert seconds < 20, seconds

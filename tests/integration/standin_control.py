@@ -1,0 +1,92 @@
+"""A stand-in render-ws for tests: told to misbehave, and asked what it was sent."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from daemon.demo.standin import serve_standin
+from handlers.render import Patience, Polling, RenderClient, StackId
+
+RAW = StackId("em", "v1", "raw")
+MIPS = StackId("em", "v1", "mips")
+RESOLUTION_NM = (3.9, 4.1, 45.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Standin:
+    """A running stand-in."""
+
+    url: str
+    http: aiohttp.ClientSession
+
+    async def misbehave(self, match: str, kind: str, **more: object) -> None:
+        """Answer requests otherwise from now on whose "METHOD path" the regular expression matches."""
+        url = URL(self.url).with_path("/faults")
+        async with self.http.post(url, json={"match": match, "kind": kind, **more}) as answer:
+            assert answer.status < 300, await answer.text()
+
+    async def behave(self) -> None:
+        """End all misbehaviour."""
+        async with self.http.delete(URL(self.url).with_path("/faults")) as answer:
+            assert answer.status < 300
+
+    async def requests(self, method: str = "", part: str = "") -> list[str]:
+        """What was sent so far, as "METHOD path status"."""
+        async with self.http.get(URL(self.url).with_path("/requests")) as answer:
+            log = await answer.json()
+        lines = [f"{entry['method']} {entry['path']} {entry['status']}" for entry in log]
+        return [line for line in lines if line.startswith(method) and part in line]
+
+    async def send(self, method: str, path: str, body: object = None) -> Any:
+        """Do something behind the client's back, as another client would."""
+        async with self.http.request(method, self.url + path, json=body) as answer:
+            assert answer.status < 300, await answer.text()
+            return await answer.json(content_type=None) if answer.content_length else None
+
+
+@contextlib.asynccontextmanager
+async def standin() -> AsyncIterator[Standin]:
+    """A stand-in that runs for as long as the context."""
+    async with serve_standin() as url, aiohttp.ClientSession() as http:
+        yield Standin(url, http)
+
+
+def client_of(url: str, **more: Any) -> RenderClient:
+    """A client with little patience."""
+    patience = Patience(connect_s=2, silence_s=2, request_s=3, complete_s=0.3, ping_s=0.5)
+    polling = Polling(first_s=0.02, longest_s=0.1, lost_s=1.0)
+    return RenderClient(url, patience=more.pop("patience", patience), polling=polling, first_wait_s=0.01, **more)
+
+
+def tile_spec(
+    tile_id: str, z: float = 1050.0, *, x: int = 0, refs: tuple[str, ...] = (), **more: Any
+) -> dict[str, Any]:
+    """A tile spec as the ingest step puts it; its level 0 is at /raw/<tile id>.tif."""
+    affine = {"type": "leaf", "className": "mpicbg.trakem2.transform.AffineModel2D", "dataString": f"1 0 0 1 {x} 0"}
+    return {
+        "tileId": tile_id,
+        "z": z,
+        "width": 100,
+        "height": 80,
+        "minIntensity": 0,
+        "maxIntensity": 255,
+        "layout": {"sectionId": f"{z}", "imageRow": 0, "imageCol": 0},
+        "mipmapLevels": {"0": {"imageUrl": f"file:///raw/{tile_id}.tif"}},
+        "transforms": {"type": "list", "specList": [*({"type": "ref", "refId": name} for name in refs), affine]},
+        **more,
+    }
+
+
+def lens(name: str = "lens") -> dict[str, Any]:
+    """A shared transform that changes nothing."""
+    return {
+        "type": "leaf",
+        "id": name,
+        "className": "mpicbg.trakem2.transform.AffineModel2D",
+        "dataString": "1 0 0 1 0 0",
+        "metaData": {"labels": ["lens"]},
+    }

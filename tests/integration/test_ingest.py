@@ -1,0 +1,142 @@
+"""The ingest step: tiles into a stack, read back; a section replaced without ever being empty."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from standin_control import RAW, RESOLUTION_NM, Standin, client_of, lens, standin, tile_spec
+
+from handlers.errors import ReadBackDiffers, RenderRefused, RenderUnavailable, StackNotLoading
+from handlers.generate_tilespecs import ingest_tiles
+from handlers.render import RenderClient
+
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+Z = 1050.0
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Standin]:
+    async with standin() as service:
+        yield service
+
+
+@pytest.fixture
+async def client(service: Standin) -> AsyncIterator[RenderClient]:
+    async with client_of(service.url) as client:
+        await client.ensure_loading(RAW, RESOLUTION_NM)
+        yield client
+
+
+async def ids(client: RenderClient, z: float = Z) -> list[str]:
+    return sorted(tile.tile_id for tile in await client.tile_bounds(RAW, z))
+
+
+async def test_tiles_are_in_the_stack_with_their_transforms_and_counted(client: RenderClient) -> None:
+    specs = [tile_spec(f"t{n}", refs=("lens",)) for n in range(5)]
+    report = await ingest_tiles(client, RAW, Z, specs, {"lens": lens()}, most_tiles=2)
+    assert (report.tile_count, report.other_tile_count, report.request_count, report.deleted) == (5, 0, 3, ())
+    layer = await client.resolved_tiles(RAW, Z)
+    assert layer is not None
+    assert layer.transform_id_to_spec_map["lens"]["metaData"] == {"labels": ["lens"]}
+    assert layer.tile_id_to_spec_map["t0"]["transforms"] == specs[0]["transforms"]
+
+
+async def test_ingesting_twice_ends_in_the_same_stack(client: RenderClient) -> None:
+    specs = [tile_spec("a"), tile_spec("b")]
+    await ingest_tiles(client, RAW, Z, specs)
+    before = await client.resolved_tiles(RAW, Z)
+    report = await ingest_tiles(client, RAW, Z, specs, unwanted=["a", "b"])
+    assert report.deleted == ()
+    assert await client.resolved_tiles(RAW, Z) == before
+
+
+async def test_tiles_of_other_montages_at_the_same_z_are_left_alone(client: RenderClient) -> None:
+    await ingest_tiles(client, RAW, Z, [tile_spec("other1"), tile_spec("other2")])
+    report = await ingest_tiles(client, RAW, Z, [tile_spec("mine")], unwanted=["mine_old"])
+    assert report.other_tile_count == 2
+    assert await ids(client) == ["mine", "other1", "other2"]
+
+
+async def test_tiles_no_longer_wanted_are_deleted_after_the_new_ones_are_seen(
+    service: Standin, client: RenderClient
+) -> None:
+    await ingest_tiles(client, RAW, Z, [tile_spec("a"), tile_spec("b"), tile_spec("c")])
+    report = await ingest_tiles(client, RAW, Z, [tile_spec("c"), tile_spec("d")], unwanted=["a", "b", "c"])
+    assert report.deleted == ("a", "b")
+    assert await ids(client) == ["c", "d"]
+    log = await service.requests(part=RAW.path)
+    put = max(index for index, line in enumerate(log) if line.startswith("PUT"))
+    deletions = [index for index, line in enumerate(log) if line.startswith("DELETE")]
+    assert len(deletions) == 2
+    assert any("tileBounds" in line for line in log[put : min(deletions)])
+    assert "tileBounds" in " ".join(log[max(deletions) :])
+
+
+async def test_a_montage_that_moved_to_another_z_leaves_none_behind(client: RenderClient) -> None:
+    await ingest_tiles(client, RAW, 7.0, [tile_spec("a.7.0", 7.0)])
+    await ingest_tiles(client, RAW, 8.5, [tile_spec("a.8.5", 8.5)], unwanted=["a.7.0"])
+    assert await client.z_values(RAW) == (8.5,)
+
+
+async def test_a_failed_upload_leaves_the_layer_as_it_was(service: Standin, client: RenderClient) -> None:
+    await ingest_tiles(client, RAW, Z, [tile_spec("a"), tile_spec("b")])
+    await service.misbehave("^PUT .*resolvedTiles", "status", status=503, times=100)
+    with pytest.raises(RenderUnavailable):
+        await ingest_tiles(client, RAW, Z, [tile_spec("c")], unwanted=["a", "b"])
+    assert await ids(client) == ["a", "b"]
+    await service.behave()
+    await ingest_tiles(client, RAW, Z, [tile_spec("c")], unwanted=["a", "b"])
+    assert await ids(client) == ["c"]
+
+
+async def test_an_upload_whose_answer_is_cut_off_is_sent_again(service: Standin, client: RenderClient) -> None:
+    await service.misbehave("^PUT .*resolvedTiles", "cut", times=1)
+    report = await ingest_tiles(client, RAW, Z, [tile_spec("a")])
+    assert report.tile_count == 1
+    assert await ids(client) == ["a"]
+
+
+async def test_a_stack_closed_by_somebody_else_is_reported_as_such(client: RenderClient) -> None:
+    await ingest_tiles(client, RAW, Z, [tile_spec("a")])
+    await client.close(RAW)
+    with pytest.raises(StackNotLoading):
+        await ingest_tiles(client, RAW, Z, [tile_spec("b")])
+    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await ingest_tiles(client, RAW, Z, [tile_spec("b")])
+    assert await ids(client) == ["a", "b"]
+
+
+async def test_a_tile_that_is_not_there_after_the_upload_is_named(
+    client: RenderClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another client deletes a tile between the upload and the reading."""
+    put_tiles = client.put_tiles
+
+    async def put_and_lose(*args: object, **more: object) -> int:
+        count = await put_tiles(*args, **more)  # type: ignore[arg-type]
+        await client.delete_tile(RAW, "b")
+        return count
+
+    monkeypatch.setattr(client, "put_tiles", put_and_lose)
+    with pytest.raises(ReadBackDiffers, match="1 of 2 tiles just put are not there: b"):
+        await ingest_tiles(client, RAW, Z, [tile_spec("a"), tile_spec("b")], unwanted=["a_old"])
+
+
+async def test_a_tile_id_that_could_never_be_deleted_is_refused_before_anything_is_sent(
+    service: Standin, client: RenderClient
+) -> None:
+    for specs, unwanted in (([tile_spec("a/b")], []), ([tile_spec("a")], ["b/c"])):
+        with pytest.raises(RenderRefused):
+            await ingest_tiles(client, RAW, Z, specs, unwanted=unwanted)
+    assert await service.requests("PUT", "resolvedTiles") == []
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
+@pytest.mark.parametrize("name", ["001050", "001050_options", "reference"])
+async def test_the_tiles_of_a_real_section_go_in_and_come_back(client: RenderClient, name: str) -> None:
+    specs = json.loads((DATA / f"asap_tilespecs_{name}.json").read_text())
+    z = specs[0]["z"]
+    report = await ingest_tiles(client, RAW, z, specs)
+    assert (report.tile_count, report.other_tile_count) == (len(specs), 0)
+    assert await ids(client, z) == sorted(spec["tileId"] for spec in specs)

@@ -1,0 +1,508 @@
+"""The client of render-ws against a stand-in that keeps render-ws's rules, and misbehaves when told to."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+
+import pytest
+from aiohttp import web
+from standin_control import MIPS, RAW, RESOLUTION_NM, Standin, client_of, lens, standin, tile_spec
+
+from handlers.errors import (
+    AnswerLate,
+    AnswerLost,
+    RenderBroken,
+    RenderRefused,
+    RenderUnavailable,
+    StackLocked,
+    StackMissing,
+    StackNotLoading,
+    StackReopened,
+)
+from handlers.render import PathBuilder, Patience, Polling, RenderClient, StackState
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Standin]:
+    async with standin() as service:
+        yield service
+
+
+@pytest.fixture
+async def client(service: Standin) -> AsyncIterator[RenderClient]:
+    async with client_of(service.url) as client:
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def answering(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+    """A server that gives every request the same answer, as proxies and strangers do."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/render-ws/v1"
+    finally:
+        await runner.cleanup()
+
+
+# -- creating and opening --------------------------------------------------------------------------------------------
+
+
+async def test_a_stack_that_does_not_exist_is_none_and_its_tiles_are_a_fault(client: RenderClient) -> None:
+    assert await client.stack(RAW) is None
+    with pytest.raises(StackMissing):
+        await client.tile_bounds(RAW, 1050.0)
+    with pytest.raises(StackMissing):
+        await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
+
+
+async def test_a_stack_is_created_with_its_resolution_and_looked_at(service: Standin) -> None:
+    moment = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
+    async with client_of(service.url, now=lambda: moment) as client:
+        meta = await client.create_stack(RAW, RESOLUTION_NM, "by a test")
+    assert meta.state is StackState.LOADING
+    assert meta.resolution_nm == RESOLUTION_NM
+    assert meta.current_version.version_notes == "by a test"
+    assert meta.current_version.create_timestamp == "2024-05-06T07:08:09.123Z"
+
+
+async def test_an_existing_stack_is_never_created_again(service: Standin, client: RenderClient) -> None:
+    await client.create_stack(RAW, RESOLUTION_NM)
+    await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
+    await client.close(RAW)
+    meta = await client.create_stack(RAW, (1.0, 1.0, 1.0))
+    assert meta.state is StackState.COMPLETE
+    assert meta.resolution_nm == RESOLUTION_NM
+    assert len(await service.requests("POST")) == 1
+
+
+async def test_the_resolution_of_an_existing_stack_is_set_where_it_has_none(
+    service: Standin, client: RenderClient
+) -> None:
+    await service.send("POST", RAW.path, {})
+    meta = await client.ensure_loading(RAW, RESOLUTION_NM)
+    assert meta.resolution_nm == RESOLUTION_NM
+    assert len(await service.requests("POST")) == 1
+
+
+async def test_two_clients_that_create_a_stack_at_once_both_find_it_open(service: Standin) -> None:
+    async with client_of(service.url) as one, client_of(service.url) as other:
+        await service.misbehave(f"^POST .*{RAW.stack}$", "late", seconds=0.2, times=2)
+        metas = await asyncio.gather(one.ensure_loading(RAW, RESOLUTION_NM), other.ensure_loading(RAW, RESOLUTION_NM))
+    assert {meta.state for meta in metas} == {StackState.LOADING}
+    assert {meta.resolution_nm for meta in metas} == {RESOLUTION_NM}
+
+
+@pytest.mark.parametrize("kind", ["late", "cut"])
+async def test_a_stack_whose_creation_got_no_answer_is_looked_at_and_not_created_twice(
+    service: Standin, kind: str
+) -> None:
+    impatient = Patience(connect_s=1, silence_s=0.3, request_s=0.3)
+    await service.misbehave("^POST ", kind, seconds=0.6, times=1)
+    async with client_of(service.url, patience=impatient) as client:
+        with contextlib.suppress(RenderUnavailable):
+            await client.create_stack(RAW, RESOLUTION_NM)
+        assert len(await service.requests("POST")) <= 1
+        assert (await client.create_stack(RAW, RESOLUTION_NM)).state is StackState.LOADING
+
+
+async def test_a_complete_stack_is_reopened(client: RenderClient) -> None:
+    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
+    closed = await client.close(RAW)
+    meta = await client.ensure_loading(RAW, RESOLUTION_NM)
+    assert meta.state is StackState.LOADING
+    assert meta.stats is None
+    assert meta.current_version_number == closed.meta.current_version_number + 1
+
+
+@pytest.mark.parametrize("state", [StackState.READ_ONLY, StackState.OFFLINE])
+async def test_a_stack_locked_by_a_person_is_left_alone(
+    service: Standin, client: RenderClient, state: StackState
+) -> None:
+    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
+    await client.close(RAW)
+    await service.send("PUT", f"{RAW.path}/state/{state}")
+    with pytest.raises(StackLocked, match=state):
+        await client.ensure_loading(RAW, RESOLUTION_NM)
+    with pytest.raises(StackLocked, match=state):
+        await client.close(RAW)
+    with pytest.raises(StackLocked, match=state):
+        await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
+    assert len(await service.requests("PUT", "state/LOADING")) == 0
+
+
+async def test_a_program_never_locks_a_stack(client: RenderClient) -> None:
+    with pytest.raises(RenderRefused):
+        await client.set_state(RAW, StackState.OFFLINE)
+
+
+async def test_a_stack_that_exists_under_a_url_that_is_not_renders_blames_the_url(service: Standin) -> None:
+    async with client_of(service.url.removesuffix("/v1")) as client:
+        with pytest.raises(RenderRefused, match=r"render\.url"):
+            await client.create_stack(RAW, RESOLUTION_NM)
+    assert await service.requests("POST") == []
+
+
+# -- tiles -----------------------------------------------------------------------------------------------------------
+
+
+async def test_tiles_go_in_chunks_that_each_carry_the_shared_transforms(service: Standin, client: RenderClient) -> None:
+    await client.ensure_loading(RAW, RESOLUTION_NM)
+    specs = [tile_spec(f"t{n}", x=100 * n, refs=("lens",)) for n in range(7)]
+    count = await client.put_tiles(RAW, 1050.0, specs, {"lens": lens(), "unused": lens("unused")}, most_tiles=3)
+    assert count == 3
+    assert len(await service.requests("PUT", "/z/1050.0/resolvedTiles")) == 3
+    bounds = {tile.tile_id: tile for tile in await client.tile_bounds(RAW, 1050.0)}
+    assert set(bounds) == {f"t{n}" for n in range(7)}
+    assert (bounds["t2"].min_x, bounds["t2"].max_x) == (200.0, 300.0)
+    layer = await client.resolved_tiles(RAW, 1050.0)
+    assert layer is not None
+    assert list(layer.transform_id_to_spec_map) == ["lens"]
+
+
+async def test_an_upload_bigger_than_a_mebibyte_arrives(client: RenderClient) -> None:
+    await client.ensure_loading(RAW, RESOLUTION_NM)
+    specs = [tile_spec(f"t{n}", labels=["x" * 1000]) for n in range(1500)]
+    assert await client.put_tiles(RAW, 1050.0, specs) == 1
+    assert len(await client.tile_bounds(RAW, 1050.0)) == 1500
+
+
+async def test_nothing_is_sent_of_an_upload_that_cannot_be_meant(service: Standin, client: RenderClient) -> None:
+    await client.ensure_loading(RAW, RESOLUTION_NM)
+    for specs in ([], [tile_spec("a", 5.0)], [tile_spec("a"), tile_spec("a")], [tile_spec("a", refs=("absent",))]):
+        with pytest.raises(RenderRefused):
+            await client.put_tiles(RAW, 1050.0, specs)
+    assert await service.requests("PUT", "resolvedTiles") == []
+
+
+async def test_a_closed_stack_is_told_from_a_broken_service(service: Standin, client: RenderClient) -> None:
+    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
+    await client.close(RAW)
+    before = len(await service.requests("PUT", "resolvedTiles"))
+    with pytest.raises(StackNotLoading):
+        await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
+    assert len(await service.requests("PUT", "resolvedTiles")) == before + 1
+    with pytest.raises(StackNotLoading):
+        await client.delete_tile(RAW, "a")
+    await service.misbehave("resolvedTiles", "status", status=500, times=10)
+    with pytest.raises(RenderBroken):
+        await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
+
+
+async def test_what_render_refuses_comes_back_in_its_own_words(client: RenderClient) -> None:
+    await client.ensure_loading(RAW, RESOLUTION_NM)
+    with pytest.raises(RenderRefused, match="bounding box"):
+        await client.put_tiles(RAW, 1050.0, [tile_spec("a")], derive=False)
+
+
+async def test_tiles_with_strange_names_are_read_and_deleted_one_by_one(client: RenderClient) -> None:
+    await client.ensure_loading(RAW, RESOLUTION_NM)
+    strange = "a;b c%20ü#?+&=.1050.0"
+    await client.put_tiles(RAW, 1050.0, [tile_spec(strange), tile_spec("b")])
+    spec = await client.tile(RAW, strange)
+    assert spec is not None
+    assert spec["tileId"] == strange
+    await client.delete_tile(RAW, strange)
+    await client.delete_tile(RAW, strange)
+    assert await client.tile(RAW, strange) is None
+    assert [tile.tile_id for tile in await client.tile_bounds(RAW, 1050.0)] == ["b"]
+
+
+async def test_an_empty_layer_is_none_and_lists_no_tiles(client: RenderClient) -> None:
+    await client.ensure_loading(RAW, RESOLUTION_NM)
+    assert await client.resolved_tiles(RAW, 7.5) is None
+    assert await client.tile_bounds(RAW, 7.5) == ()
+    await client.put_tiles(RAW, 7.5, [tile_spec("a", 7.5)])
+    await client.put_tiles(RAW, 7.0, [tile_spec("b", 7.0)])
+    assert await client.z_values(RAW) == (7.0, 7.5)
+
+
+async def test_a_path_builder_is_set_and_read_back(client: RenderClient) -> None:
+    await client.ensure_loading(RAW, RESOLUTION_NM)
+    assert await client.path_builder(RAW) is None
+    builder = PathBuilder(root_path="/m", number_of_levels=6, extension="tif")
+    await client.put_path_builder(RAW, builder)
+    assert await client.path_builder(RAW) == builder.normalized()
+    meta = await client.stack(RAW)
+    assert meta is not None
+    assert meta.path_builder == builder.normalized()
+    with pytest.raises(StackMissing):
+        await client.path_builder(MIPS)
+
+
+# -- closing ---------------------------------------------------------------------------------------------------------
+
+
+async def open_with_tiles(client: RenderClient, *tile_ids: str) -> None:
+    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await client.put_tiles(RAW, 1050.0, [tile_spec(tile_id) for tile_id in tile_ids])
+
+
+async def test_closing_derives_once_and_counts_what_is_there(service: Standin, client: RenderClient) -> None:
+    await open_with_tiles(client, "a", "b")
+    report = await client.close(RAW, [1050.0])
+    assert report.meta.state is StackState.COMPLETE
+    assert report.meta.stats is not None
+    assert report.meta.stats.tile_count == 2
+    assert [(section.z, section.derived, section.live) for section in report.sections] == [(1050.0, 2, 2)]
+    assert report.derivations == 1
+    again = await client.close(RAW, [1050.0])
+    assert again.derivations == 0
+    assert again.differing == ()
+    assert len(await service.requests("PUT", "state/COMPLETE")) == 1
+
+
+async def test_a_late_answer_to_complete_is_waited_for_by_looking_and_not_by_asking_again(
+    service: Standin, client: RenderClient
+) -> None:
+    await open_with_tiles(client, "a")
+    await service.misbehave("state/COMPLETE", "late", seconds=1.0, times=1)
+    report = await client.close(RAW, [1050.0])
+    assert report.meta.state is StackState.COMPLETE
+    assert report.differing == ()
+    assert len(await service.requests("PUT", "state/COMPLETE")) <= 1
+
+
+async def test_a_connection_cut_during_complete_does_not_send_it_again(service: Standin, client: RenderClient) -> None:
+    await open_with_tiles(client, "a")
+    await service.misbehave("state/COMPLETE", "cut", times=1)
+    try:
+        report = await client.close(RAW, [1050.0])
+    except RenderUnavailable:
+        assert len(await service.requests("PUT", "state/COMPLETE")) == 1
+        report = await client.close(RAW, [1050.0])
+    else:
+        assert len(await service.requests("PUT", "state/COMPLETE")) == 1
+    assert report.meta.state is StackState.COMPLETE
+
+
+async def test_a_derivation_that_does_not_end_by_the_deadline_is_a_matter_of_waiting(
+    service: Standin, client: RenderClient
+) -> None:
+    await open_with_tiles(client, "a")
+    await service.misbehave("state/COMPLETE", "stall", seconds=30, times=1)
+    with pytest.raises(RenderUnavailable, match="still LOADING"):
+        await client.close(RAW, deadline_s=0.5)
+
+
+async def test_a_write_that_the_derivation_missed_is_seen_and_derived_again() -> None:
+    """A stack that is COMPLETE, whose section data lack a tile: its write passed the state check before."""
+    states = [StackState.COMPLETE]
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        last = request.path.rpartition("/")[2]
+        if request.method == "PUT":
+            states.append(StackState(last))
+            return web.Response(status=201)
+        if last == "tileBounds":
+            return web.json_response([{"tileId": "a", "z": 1050.0}, {"tileId": "b", "z": 1050.0}])
+        if last == "sectionData":
+            return web.json_response([{"z": 1050.0, "tileCount": states.count(StackState.COMPLETE)}])
+        return web.json_response({"state": states[-1]})
+
+    async with answering(answer) as url, client_of(url) as client:
+        report = await client.close(RAW, [1050.0])
+    assert states == [StackState.COMPLETE, StackState.LOADING, StackState.COMPLETE]
+    assert report.derivations == 1
+    assert report.differing == ()
+
+
+async def test_a_stack_reopened_to_be_written_is_not_closed_under_the_writer() -> None:
+    """The section data lack a tile because another client reopened the stack and has just put it."""
+    puts: list[str] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        last = request.path.rpartition("/")[2]
+        if request.method == "PUT":
+            puts.append(last)
+            return web.Response(status=201)
+        if last == "tileBounds":
+            states.append(StackState.LOADING)
+            return web.json_response([{"tileId": "a", "z": 1050.0}])
+        return web.json_response([] if last == "sectionData" else {"state": states[-1]})
+
+    states = [StackState.COMPLETE]
+    async with answering(answer) as url, client_of(url) as client:
+        with pytest.raises(StackReopened):
+            await client.close(RAW, [1050.0])
+    assert puts == []
+
+
+async def test_a_stack_that_somebody_reopened_while_it_was_closed_is_closed_later() -> None:
+    versions = iter([0, 1])
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.method == "PUT":
+            return web.Response(status=201)
+        return web.json_response({"state": "LOADING", "currentVersionNumber": next(versions)})
+
+    async with answering(answer) as url, client_of(url) as client:
+        with pytest.raises(StackReopened):
+            await client.close(RAW)
+
+
+async def test_a_stack_without_tiles_cannot_be_closed(client: RenderClient) -> None:
+    await client.ensure_loading(RAW, RESOLUTION_NM)
+    with pytest.raises(RenderRefused, match="no tiles"):
+        await client.close(RAW)
+    with pytest.raises(StackMissing):
+        await client.close(MIPS)
+
+
+# -- faults of the way there -----------------------------------------------------------------------------------------
+
+
+async def test_a_service_that_is_not_there_is_unavailable() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/render-ws/v1"
+        async with client_of(url) as client:
+            with pytest.raises(RenderUnavailable, match="cannot be reached"):
+                await client.ping()
+            with pytest.raises(RenderUnavailable, match=str(RAW)):
+                await client.create_stack(RAW, RESOLUTION_NM)
+
+
+async def test_ping_returns_when_render_answers_and_not_when_it_stalls(service: Standin, client: RenderClient) -> None:
+    await client.ping()
+    await service.misbehave("versionInfo", "stall", seconds=30)
+    with pytest.raises(AnswerLate):
+        await client.ping()
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+async def test_reading_and_putting_tiles_get_over_two_failures(
+    service: Standin, client: RenderClient, status: int
+) -> None:
+    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await service.misbehave("resolvedTiles", "status", status=status, times=2)
+    await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
+    await service.misbehave("tileBounds", "status", status=status, times=2)
+    assert len(await client.tile_bounds(RAW, 1050.0)) == 1
+
+
+async def test_a_failure_that_lasts_is_told_after_three_tries(service: Standin, client: RenderClient) -> None:
+    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await service.misbehave("resolvedTiles", "status", status=503, times=100)
+    with pytest.raises(RenderUnavailable):
+        await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
+    assert len(await service.requests("PUT", "resolvedTiles")) == 3
+
+
+async def test_a_connection_cut_in_the_middle_of_an_answer_is_got_over(service: Standin, client: RenderClient) -> None:
+    await open_with_tiles(client, *(f"t{n}" for n in range(50)))
+    await service.misbehave("GET .*resolvedTiles", "cut", times=1)
+    layer = await client.resolved_tiles(RAW, 1050.0)
+    assert layer is not None
+    assert len(layer.tile_id_to_spec_map) == 50
+
+
+async def test_an_answer_that_never_comes_is_not_waited_for_again(service: Standin) -> None:
+    async with client_of(service.url, patience=Patience(silence_s=0.3, request_s=0.3)) as client:
+        await service.misbehave("^GET ", "stall", seconds=30)
+        with pytest.raises(AnswerLate):
+            await client.stack(RAW)
+        await service.behave()
+        assert await client.stack(RAW) is None
+
+
+async def test_creating_and_completing_are_sent_once_however_they_end() -> None:
+    sent: list[str] = []
+
+    async def hang_up(request: web.Request) -> web.StreamResponse:
+        sent.append(f"{request.method} {request.path.rpartition('/')[2]}")
+        if request.method == "GET":
+            return web.Response(status=404, text="stack with owner 'em' does not exist")
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    async with answering(hang_up) as url, client_of(url) as client:
+        with pytest.raises(AnswerLost):
+            await client.create_stack(RAW, RESOLUTION_NM)
+        with pytest.raises(AnswerLost):
+            await client.set_state(RAW, StackState.COMPLETE)
+        assert [line for line in sent if not line.startswith("GET")] == ["POST raw", "PUT COMPLETE"]
+        with pytest.raises(AnswerLost):
+            await client.set_state(RAW, StackState.LOADING)
+        assert sent.count("PUT LOADING") == 3
+
+
+async def test_a_page_of_another_service_is_no_answer() -> None:
+    async def page(request: web.Request) -> web.StreamResponse:
+        return web.Response(text="<html>please log in</html>", content_type="text/html")
+
+    async with answering(page) as url, client_of(url) as client:
+        with pytest.raises(RenderBroken, match="cannot be read"):
+            await client.stack(RAW)
+
+
+async def test_a_redirect_is_refused_rather_than_followed() -> None:
+    async def redirect(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=302, headers={"Location": "/elsewhere"})
+
+    async with answering(redirect) as url, client_of(url) as client:
+        with pytest.raises(RenderRefused, match="302"):
+            await client.stack(RAW)
+
+
+async def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handlers.renderhttp.MOST_ANSWER_BYTES", 1000)
+
+    async def flood(request: web.Request) -> web.StreamResponse:
+        return web.Response(text="[" + "1," * 5000 + "1]", content_type="application/json")
+
+    async with answering(flood) as url, client_of(url) as client:
+        with pytest.raises(RenderRefused, match="longer than"):
+            await client.z_values(RAW)
+
+
+async def test_requests_say_who_asks_and_never_compress() -> None:
+    seen: list[web.Request] = []
+
+    async def look(request: web.Request) -> web.StreamResponse:
+        seen.append(request)
+        return web.Response(status=201)
+
+    async with answering(look) as url, client_of(url + "/") as client:
+        await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
+        await client.set_state(RAW, StackState.LOADING)
+    for request in seen:
+        assert request.headers["User-Agent"].startswith("temwatch/")
+        assert request.headers["Accept-Encoding"] == "identity"
+        assert request.headers["Content-Type"] == "application/json"
+        assert "Content-Encoding" not in request.headers
+        assert "Transfer-Encoding" not in request.headers
+    assert seen[0].path_qs == f"/render-ws/v1{RAW.path}/z/1050.0/resolvedTiles?deriveData=true"
+
+
+async def test_no_more_requests_are_under_way_than_allowed() -> None:
+    under_way = most = 0
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.01)
+        under_way -= 1
+        return web.json_response([])
+
+    async with answering(slow) as url, client_of(url, connections=3) as client:
+        await asyncio.gather(*(client.tile_bounds(RAW, float(z)) for z in range(20)))
+    assert most == 3
+
+
+def test_looks_at_a_stack_come_slower_up_to_a_ceiling() -> None:
+    delays = [Polling(first_s=0.5, longest_s=10).delay_s(look) for look in range(200)]
+    assert delays[0] == 0.5
+    assert delays == sorted(delays)
+    assert delays[-1] == 10

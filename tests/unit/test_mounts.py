@@ -1,0 +1,56 @@
+"""Which mount a directory lies on, and which mounts cannot tell of every change."""
+
+import pytest
+
+from daemon.mounts import Mount, mounts_of, parse_mountinfo
+
+MOUNTINFO = rb"""22 27 0:21 / /proc rw,relatime - proc proc rw
+27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
+40 27 8:1 / /data rw,relatime shared:5 - xfs /dev/sda1 rw
+41 40 0:50 / /data/temca2/remote\040share rw shared:7 master:1 - nfs4 server:/export rw,vers=4.2
+42 40 0:51 / /data/temca2/laptop rw - fuse.sshfs me@laptop:/ rw
+43 40 8:2 / /data/temca20 rw - ext4 /dev/sdb rw
+44 42 8:3 / /data/temca2/laptop rw - ext4 /dev/sdc rw
+not a line of mountinfo
+"""
+
+
+def test_a_root_is_listed_with_the_mount_it_lies_on_and_those_below_it() -> None:
+    found = mounts_of("/data/temca2", parse_mountinfo(MOUNTINFO))
+    assert found == (
+        Mount("/data", "xfs"),
+        Mount("/data/temca2/laptop", "ext4"),
+        Mount("/data/temca2/remote share", "nfs4"),
+    )
+
+
+def test_the_last_of_several_mounts_on_one_directory_counts() -> None:
+    assert [mount for mount in parse_mountinfo(MOUNTINFO) if mount.directory.endswith("laptop")] == [
+        Mount("/data/temca2/laptop", "ext4")
+    ]
+
+
+def test_a_directory_whose_name_only_begins_alike_is_not_below() -> None:
+    directories = [mount.directory for mount in mounts_of("/data/temca2", parse_mountinfo(MOUNTINFO))]
+    assert "/data/temca20" not in directories
+
+
+def test_undecodable_bytes_in_a_mount_point_survive() -> None:
+    (mount,) = parse_mountinfo(b"1 0 0:1 / /data/caf\xe9 rw - ext4 /dev/sda rw")
+    assert mount.directory == "/data/caf\udce9"
+
+
+def test_a_root_has_a_mount_even_where_the_kernel_tells_nothing() -> None:
+    assert mounts_of("/data", ()) == (Mount("/", "unknown"),)
+
+
+@pytest.mark.parametrize(
+    "kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "fuse", "fuse.glusterfs", "9p", "autofs"]
+)
+def test_network_file_systems_are_remote(kind: str) -> None:
+    assert Mount("/", kind).is_remote
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "fuseblk", "unknown"])
+def test_disks_are_not_remote(kind: str) -> None:
+    assert not Mount("/", kind).is_remote
