@@ -49,9 +49,9 @@ class Standin:
 
 
 @contextlib.asynccontextmanager
-async def standin() -> AsyncIterator[Standin]:
-    """A stand-in that runs for as long as the context."""
-    async with serve_standin() as url, aiohttp.ClientSession() as http:
+async def standin(derive_s: float = 0.0) -> AsyncIterator[Standin]:
+    """A stand-in that runs for as long as the context, and takes so long over COMPLETE."""
+    async with serve_standin(derive_s=derive_s) as url, aiohttp.ClientSession() as http:
         yield Standin(url, http)
 
 

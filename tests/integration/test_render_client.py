@@ -316,6 +316,20 @@ async def test_a_write_that_the_derivation_missed_is_seen_and_derived_again() ->
     assert report.differing == ()
 
 
+async def test_a_tile_put_by_another_client_during_the_derivation_is_in_the_section_data_at_the_end() -> None:
+    async with standin(derive_s=0.6) as service, client_of(service.url) as one, client_of(service.url) as other:
+        await open_with_tiles(one, "a")
+        closing = asyncio.create_task(one.close(RAW, [1050.0]))
+        async with asyncio.timeout(5):
+            while not await service.requests("PUT", "state/COMPLETE"):  # noqa: ASYNC110  the stand-in has no event
+                await asyncio.sleep(0.01)
+        await other.put_tiles(RAW, 1050.0, [tile_spec("b")])
+        report = await closing
+        assert report.derivations == 2
+        assert [(section.derived, section.live) for section in report.sections] == [(2, 2)]
+        assert len(await service.requests("PUT", "state/COMPLETE")) == 2
+
+
 async def test_a_stack_reopened_to_be_written_is_not_closed_under_the_writer() -> None:
     """The section data lack a tile because another client reopened the stack and has just put it."""
     puts: list[str] = []
