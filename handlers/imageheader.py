@@ -4,17 +4,18 @@ TIFF headers are read here rather than by Pillow: settling asks this of every im
 copied must show without decoding it.
 """
 
+import errno
 import os
 import stat
 import struct
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import BinaryIO
 
-from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from handlers.errors import ImageFault
 
@@ -22,23 +23,18 @@ MAX_TAGS = 4096
 MAX_PIECES = 1 << 20
 """Strips or tiles of one TIFF; more are a broken header."""
 
-UNREADABLE = (SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, struct.error, Warning)
+UNREADABLE = (
+    *(SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError, AssertionError),
+    *(RuntimeError, struct.error, zlib.error, Image.DecompressionBombError, Warning),
+)
 """What Pillow raises on files that are not what they seem; an OSError without an errno is another such."""
 
-_DECODERS: Mapping[bytes, tuple[str, type[ImageFile.ImageFile]]] = MappingProxyType(
-    {
-        b"II*\0": ("tif", TiffImagePlugin.TiffImageFile),
-        b"MM\0*": ("tif", TiffImagePlugin.TiffImageFile),
-        b"II+\0": ("tif", TiffImagePlugin.TiffImageFile),
-        b"MM\0+": ("tif", TiffImagePlugin.TiffImageFile),
-        b"\x89PNG": ("png", PngImagePlugin.PngImageFile),
-        b"\xff\xd8\xff\xe0": ("jpg", JpegImagePlugin.JpegImageFile),
-        b"\xff\xd8\xff\xe1": ("jpg", JpegImagePlugin.JpegImageFile),
-        b"\xff\xd8\xff\xdb": ("jpg", JpegImagePlugin.JpegImageFile),
-        b"\xff\xd8\xff\xee": ("jpg", JpegImagePlugin.JpegImageFile),
-    }
+_DECODERS: tuple[tuple[tuple[bytes, ...], str, type[ImageFile.ImageFile]], ...] = (
+    ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "tif", TiffImagePlugin.TiffImageFile),
+    ((b"\x89PNG",), "png", PngImagePlugin.PngImageFile),
+    ((b"\xff\xd8\xff",), "jpg", JpegImagePlugin.JpegImageFile),
 )
-"""First four bytes -> (format, Pillow's class for it). Pillow's `open` is passed by: it refuses, or warns of, images
+"""How files begin, the format, and Pillow's class for it. Pillow's `open` is passed by: it refuses, or warns of, images
 above 89 megapixels, which a camera may well have. Here the size is compared with the one expected before decoding."""
 
 _MODE_BITS = {"1": 1, "L": 8, "I;16": 16, "I;16B": 16, "I;16L": 16}
@@ -84,12 +80,21 @@ def opened(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
         As it comes; what a missing file means the caller knows.
     """
     # O_NONBLOCK: a named pipe would otherwise wait for a writer for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # links in a circle; a socket
+            raise _not_a_file(path) from error
+        raise
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ImageFault(str(path), "is not a regular file", "see what put it there")
+            raise _not_a_file(path)
         if root is not None:
             _require_below(descriptor, path, root)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    with os.fdopen(descriptor, "rb") as file:
         yield file
 
 
@@ -108,11 +113,8 @@ def inspect_image(path: Path, root: Path | None = None, *, mask: bool = False) -
     OSError
         As it comes; what a missing file means the caller knows.
     """
-    try:
-        with opened(path, root) as file:
-            return read_header(file, path, mask=mask)
-    except IsADirectoryError as error:
-        raise ImageFault(str(path), "is a directory", "see what put it there") from error
+    with opened(path, root) as file:
+        return read_header(file, path, mask=mask)
 
 
 def read_header(file: BinaryIO, path: Path, *, mask: bool = False) -> ImageInfo:
@@ -120,25 +122,23 @@ def read_header(file: BinaryIO, path: Path, *, mask: bool = False) -> ImageInfo:
     file_bytes = os.fstat(file.fileno()).st_size
     magic = os.pread(file.fileno(), 4, 0)
     try:
-        if magic in _DECODERS and _DECODERS[magic][0] == "tif":
+        name, _ = _decoder_for(magic)
+        if name == "tif":
             return _TiffHeader(file.fileno(), file_bytes, magic).info(mask=mask)
-        return _info_by_pillow(file, file_bytes, mask=mask)
+        return _info_by_pillow(file, name, file_bytes, mask=mask)
     except _Unfit as unfit:
         raise ImageFault(str(path), str(unfit), unfit.hint) from unfit
 
 
 def decoder(file: BinaryIO) -> ImageFile.ImageFile:
-    """Pillow's image of an open file: header read, pixels not yet.
+    """Pillow's image of a file whose header was read here: its header read by Pillow, too, its pixels not yet.
 
     Raises
     ------
-    ImageFault
-        If it is none of the formats read here; the subject is empty.
     OSError or one of UNREADABLE
         If Pillow cannot make sense of it.
     """
-    file.seek(0)
-    _, plugin = _plugin_for(file.read(4))
+    _, plugin = _decoder_for(os.pread(file.fileno(), 4, 0))
     file.seek(0)
     return plugin(file)
 
@@ -151,17 +151,22 @@ class _Unfit(Exception):  # noqa: N818  becomes an ImageFault as soon as the pat
         self.hint = hint
 
 
-def _plugin_for(magic: bytes) -> tuple[str, type[ImageFile.ImageFile]]:
-    if magic not in _DECODERS:
-        shown = "is empty" if not magic else f"is not an image: it begins with {magic!r}"
-        raise _Unfit(shown, "TIFF, PNG and JPEG are read")
-    return _DECODERS[magic]
+def _decoder_for(magic: bytes) -> tuple[str, type[ImageFile.ImageFile]]:
+    for beginnings, name, plugin in _DECODERS:
+        if magic.startswith(beginnings):
+            return name, plugin
+    shown = f"is not an image: it begins with {magic!r}" if magic else "is empty"
+    raise _Unfit(shown, "TIFF, PNG and JPEG are read")
+
+
+def _not_a_file(path: Path) -> ImageFault:
+    return ImageFault(str(path), "is not a regular file", "see what put it there")
 
 
 def _require_below(descriptor: int, path: Path, root: Path) -> None:
     """Asks the kernel where the open file lies, which leaves no time to exchange a link in between."""
-    real = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-    if not real.is_relative_to(root) and not real.is_relative_to(root.resolve()):
+    real = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115  text is compared: this is asked of every image
+    if not real.startswith(f"{root}/") and not Path(real).is_relative_to(root.resolve()):
         raise ImageFault(
             str(path), f"lies outside {root}, at {real}, when links are followed", "put the file itself there"
         )
@@ -175,9 +180,7 @@ def _require_grey(bits: int, *, mask: bool) -> None:
         raise _Unfit("is a mask with 16 bits per pixel", "save it with 8: 0 where clear, 255 where opaque")
 
 
-def _info_by_pillow(file: BinaryIO, file_bytes: int, *, mask: bool) -> ImageInfo:
-    file.seek(0)
-    name, _ = _plugin_for(file.read(4))
+def _info_by_pillow(file: BinaryIO, name: str, file_bytes: int, *, mask: bool) -> ImageInfo:
     try:
         image = decoder(file)
     except UNREADABLE as error:
@@ -201,6 +204,7 @@ class _TiffHeader:
     """
 
     WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 256, 257, 258, 259, 262, 277, 339
+    ORIENTATION = 274
     STRIPS, TILES = (273, 279), (324, 325)
     """Tags of offsets and of byte counts."""
 
@@ -223,6 +227,8 @@ class _TiffHeader:
         bits = self._bits(mask=mask)
         if not (0 < width <= 65536 and 0 < height <= 65536):
             raise _Unfit(f"has an impossible size of {width}x{height} pixels")
+        if self._one(self.ORIENTATION, 1) != 1:
+            raise _Unfit("is stored turned or mirrored (TIFF tag Orientation)", "save it the way it is to be seen")
         self._require_whole(width, height, bits)
         return ImageInfo(width, height, bits, "tif", self._file_bytes, self._has_more)
 
@@ -257,7 +263,9 @@ class _TiffHeader:
         end = max(map(int.__add__, offsets, counts))
         if end > self._file_bytes:
             raise _Unfit(f"is cut short: it has {self._file_bytes} of {end} bytes")
-        if min(offsets) < 8 or (uncompressed and sum(counts) < needed):
+        if min(offsets) < 8 or min(counts) == 0:
+            raise _Unfit("does not say where all of its pixels are: it was not written to its end")
+        if uncompressed and sum(counts) < needed:
             raise _Unfit(f"holds {sum(counts)} bytes of pixels, but its size needs {needed}")
 
     def _read_entries(self) -> tuple[dict[int, tuple[int, int, bytes]], bool]:
