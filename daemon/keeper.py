@@ -110,8 +110,8 @@ class StackKeeper:
         """
         async with self.holding(stack):
             for _ in range(REOPENINGS):
-                await self._client.ensure_loading(stack, resolution_nm)
                 try:
+                    await self._client.ensure_loading(stack, resolution_nm)
                     return await effect()
                 except StackNotLoading:
                     log.info("stack.reopened", stack=str(stack))

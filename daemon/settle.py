@@ -18,7 +18,7 @@ from handlers.images import ImageInfo, inspect_image
 
 from daemon.config import WatchSettings
 from daemon.journal import Montage, Settled
-from handlers.errors import Fault, ImageFault, ImagesMissing, MetafileFault, MetafilePartial, storage_fault
+from handlers.errors import Fault, ImageFault, ImagesMissing, MetafileFault, MetafilePartial, RenderRefused, storage_fault
 from handlers.metafile import (
     MAX_METAFILE_BYTES,
     Finding,
@@ -195,7 +195,11 @@ class Settler:
         z = z_for(metafile, montage.metafile, rule)
         checked = (*check_metafile(metafile, montage.metafile.name), *check_z(metafile, z, rule))
         findings = _findings(montage.metafile, checked, strict=watch.strict)
-        raw, mipmapped = _stacks(metafile, watch, stack_id)
+        try:
+            raw, mipmapped = _stacks(metafile, watch, stack_id)
+        except RenderRefused as fault:
+            problem = f"its stack would be {fault.subject}, which {fault.problem}"
+            raise MetafileFault(str(montage.metafile), problem, fault.hint) from None
         awaited = await self._images(montage, metafile, watch)
         if awaited is not None:
             return awaited
@@ -215,7 +219,7 @@ class Settler:
     async def _images(self, montage: Montage, metafile: Metafile, watch: WatchSettings) -> NotYet | None:
         """What image is awaited; None if all are there and whole."""
         observation = self._observed[montage.id]
-        arrival = await asyncio.to_thread(check_images, metafile, montage.metafile.parent, watch.directory)
+        arrival = await asyncio.to_thread(check_images, metafile, montage.metafile.parent)
         if arrival.whole:
             return self._still_changing(observation, arrival, montage, watch)
         if arrival.unreadable and self._out_of_patience(observation, arrival.unreadable[0].path, watch):
@@ -249,8 +253,8 @@ class Settler:
         )
 
 
-def check_images(metafile: Metafile, directory: Path, root: Path) -> Arrival:
-    """Looks at the header and length of every image; decodes none.
+def check_images(metafile: Metafile, directory: Path) -> Arrival:
+    """Looks at the header and length of every image; decodes none. None may lead out of the directory.
 
     Raises
     ------
@@ -267,7 +271,7 @@ def check_images(metafile: Metafile, directory: Path, root: Path) -> Arrival:
         try:
             found = path.stat()
             seen.append((found.st_size, found.st_mtime_ns))
-            info = inspect_image(path, root)
+            info = inspect_image(path, directory)
         except FileNotFoundError:
             missing.append(ImageProblem(path, f"{path.name} is missing"))
         except ImageFault as fault:

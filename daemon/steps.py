@@ -158,7 +158,8 @@ class Steps:
         await asyncio.to_thread(require_space, section.watch.mipmaps)
         made = await self._journal.tiles_made(section.montage.id)
         tiles = section.level0()
-        jobs = [tile_job(tile, plan, section.watch.directory) for tile in tiles if tile.tile_id not in made]
+        directory = section.montage.metafile.parent
+        jobs = [tile_job(tile, plan, directory) for tile in tiles if tile.tile_id not in made]
         if tiles[0].mask is not None and str(tiles[0].mask) not in made:
             jobs.append(mask_job(tiles[0], plan))
         faults: list[Fault] = []

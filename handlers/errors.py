@@ -3,7 +3,7 @@
 Fault
 |-- MetafileFault         the metafile cannot be meant: it fails, others go on
 |   `-- MetafilePartial   ... or is not complete yet: settling waits
-|-- ImagesMissing         images that the metafile names are not there yet
+|-- ImagesMissing         images that the metafile names did not arrive in time
 |-- ZFault                no z can be found for the metafile
 |-- ImageFault            an image cannot be read, or is not what its header says
 |-- StorageFault          a disk or mount that is full, gone or read-only
@@ -74,9 +74,7 @@ class MetafilePartial(MetafileFault):
 
 
 class ImagesMissing(Fault):
-    """Images named by a metafile that are not in its directory, or not yet of the implied size."""
-
-    waiting_helps = Waiting.LIMITED
+    """Images named by a metafile that were waited for and did not come."""
 
 
 class ZFault(Fault):

@@ -1,161 +1,300 @@
-"""Where mipmap jobs are done: worker processes of this machine, dask, or in line; one face for all three."""
+"""Where mipmaps are made: worker processes on this machine, the workers of a dask scheduler, or this very process.
+
+Each is a `concurrent.futures.Executor`. `WorkerPool` puts a new one in the place of one that broke, and `run_job` turns
+whatever becomes of a job into a report.
+"""
 
 import asyncio
 import contextlib
-import multiprocessing
-import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
-from typing import Literal
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
-from handlers.errors import SettingsFault, WorkerFault
+from handlers.errors import Fault, SettingsFault, WorkerFault
 from handlers.images import FaultReport, MipmapJob, MipmapReport, make_mipmaps
+from handlers.worker import WorkerContext, begin_work, is_ready
 
-Kind = Literal["processes", "inline", "dask"]
-_PRELOADED = ["handlers.images"]
+ExecutorKind = Literal["processes", "inline", "dask"]
+T = TypeVar("T")
+
+START_TIMEOUT_S = 60.0
+"""For the first worker, or the scheduler, to answer."""
+END_TIMEOUT_S = 30.0
+"""For jobs under way to end at shutdown; then their processes are killed."""
 
 
 class InlineExecutor(Executor):
-    """Does each job at once, in the caller's thread: for tests, debuggers and one-shot commands."""
+    """Does what it is given at once, in the caller's thread."""
 
-    def submit(self, fn, /, *args, **kwargs):  # type: ignore[no-untyped-def]  # the base class's own, generic signature
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """A future that is done already."""
-        future: Future[object] = Future()
+        future: Future[T] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001  a future carries whatever its function raised
+        except Exception as error:  # noqa: BLE001  an executor hands on whatever its function raises
             future.set_exception(error)
         return future
 
 
-class WorkerPool:
-    """An executor that survives the death of its workers.
-
-    A worker that is killed breaks a process pool: every job then under way is lost at once. This pool starts a new one
-    for the jobs that follow, and reports those lost as WorkerFault.
+class ProcessExecutor(ProcessPoolExecutor):
+    """A pool of worker processes that take no signals, and end when this process does.
 
     Parameters
     ----------
-    open_one : makes an executor; called again after a break.
+    count : processes, started as they are needed.
+    niceness : added to that of this process.
     """
 
-    def __init__(self, open_one: Callable[[], Executor]) -> None:
-        self._open_one = open_one
-        self._executor = open_one()
-        self._lock = threading.Lock()
-        self.breaks = 0
-        """How often workers died and were replaced."""
+    def __init__(self, count: int, niceness: int = 0) -> None:
+        self._context = WorkerContext()
+        super().__init__(count, mp_context=self._context, initializer=begin_work, initargs=(niceness,))
 
-    def submit(self, job: MipmapJob) -> Future[MipmapReport]:
-        """The report to come."""
-        with self._lock:
-            try:
-                return self._executor.submit(make_mipmaps, job)
-            except BrokenProcessPool:
-                self._renew()
-                return self._executor.submit(make_mipmaps, job)
+    def end(self, timeout_s: float) -> None:
+        """Waits for jobs under way, drops those that are not, and kills the processes of those that take too long."""
+        timer = threading.Timer(timeout_s, self._context.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            self.shutdown(wait=True, cancel_futures=True)
+        finally:
+            timer.cancel()
 
-    def broke(self, executor: Executor) -> None:
-        """Replaces the executor, if it is still the one that broke."""
-        with self._lock:
-            if self._executor is executor:
-                self._renew()
+    def pids(self) -> list[int]:
+        """Process ids of the workers that run."""
+        return [process.pid for process in self._context.started if process.pid and process.is_alive()]
+
+    def how_one_ended(self) -> str:
+        """In words, how a worker ended that was not to; empty if that is not known."""
+        codes = [process.exitcode for process in self._context.started if process.exitcode]
+        if not codes:
+            return ""
+        # Those killed because the pool broke come after the one that broke it only by chance: any other code tells more.
+        code = next((code for code in codes if code != -signal.SIGKILL), codes[0])
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A kind of executor."""
+
+    start: Callable[[int], Executor]
+    """Starts one with that many workers; takes a while. Raises WorkerFault if it does not come up."""
+    end: Callable[[Executor], None]
+    lost: tuple[type[BaseException], ...] = ()
+    """What a future raises whose worker, or whose way to it, was lost; the executor is replaced then."""
+    breaks_jobs: tuple[type[BaseException], ...] = ()
+    """What a future raises whose own job has killed workers."""
+
+
+class WorkerPool:
+    """An executor that is replaced when it breaks.
+
+    Parameters
+    ----------
+    count : workers.
+    """
+
+    def __init__(self, backend: Backend, count: int) -> None:
+        self._backend = backend
+        self._count = count
+        self._executor = backend.start(count)
+        self._renewing = asyncio.Lock()
+        self._one_suspect = asyncio.Lock()
+        self.rebuilt = 0
+        """How often the executor broke and was replaced."""
 
     @property
     def executor(self) -> Executor:
-        """The executor that takes jobs now."""
+        """The executor in use."""
         return self._executor
 
-    def _renew(self) -> None:
-        self._executor.shutdown(wait=False, cancel_futures=True)
-        self._executor = self._open_one()
-        self.breaks += 1
+    @property
+    def lost(self) -> tuple[type[BaseException], ...]:
+        """What a job's future raises when the executor broke under it."""
+        return self._backend.lost
+
+    @property
+    def breaks_jobs(self) -> tuple[type[BaseException], ...]:
+        """What a job's future raises when the job itself killed its worker."""
+        return self._backend.breaks_jobs
+
+    def submit(self, job: MipmapJob) -> Future[MipmapReport]:
+        """The job's report to come. Raises one of `lost` if the executor is broken."""
+        return self._executor.submit(make_mipmaps, job)
+
+    async def renew(self, broken: Executor) -> None:
+        """Puts a new executor in the place of a broken one, unless another job has done so.
+
+        Raises
+        ------
+        WorkerFault
+            If no new one can be started now.
+        """
+        async with self._renewing:
+            if self._executor is broken:
+                self._executor = await asyncio.to_thread(self._backend.start, self._count)
+                self.rebuilt += 1
+                await asyncio.to_thread(self._backend.end, broken)
+
+    async def run_alone(self, job: MipmapJob) -> MipmapReport:
+        """The report of a job that was under way when the executor broke, run with no other beside it.
+
+        If a worker dies again, this job is what kills it: the report then says so.
+        """
+        async with self._one_suspect:
+            executor = await asyncio.to_thread(self._backend.start, 1)
+            try:
+                return await outcome(executor.submit(make_mipmaps, job))
+            except self.lost:
+                how = executor.how_one_ended() if isinstance(executor, ProcessExecutor) else ""
+                return lost_report(job, "killed its worker process, run alone" + (f": {how}" if how else ""))
+            finally:
+                await asyncio.to_thread(self._backend.end, executor)
 
     def close(self) -> None:
-        """Ends the workers; jobs that have not begun are given up."""
-        with self._lock:
-            self._executor.shutdown(wait=True, cancel_futures=True)
-
-
-async def run_job(pool: WorkerPool, job: MipmapJob) -> MipmapReport:
-    """The report of a job done by the pool. The death of a worker is a report like any other."""
-    executor = pool.executor
-    try:
-        return await asyncio.wrap_future(pool.submit(job))
-    except BrokenProcessPool:
-        pool.broke(executor)
-        fault = WorkerFault(
-            str(job.level0),
-            "a worker process died while this or another tile was in its hands",
-            "see the system log: the kernel may have killed it for memory",
-        )
-        return MipmapReport(job.tile_id, (), 0.0, FaultReport.of(fault))
+        """Ends the workers; jobs not begun are dropped."""
+        self._backend.end(self._executor)
 
 
 @contextlib.contextmanager
-def open_executor(kind: Kind, count: int, scheduler: str | None = None) -> Iterator[WorkerPool]:
-    """A pool of the given kind, closed at the end.
+def open_executor(
+    kind: ExecutorKind, count: int, scheduler: str | None = None, *, niceness: int = 0
+) -> Iterator[WorkerPool]:
+    """A pool of workers, up and answering.
 
     Parameters
     ----------
-    count : worker processes; no meaning in line, and for dask, whose scheduler has workers of its own.
+    kind : "processes" on this machine, "dask" for the workers of a scheduler, "inline" for this very thread.
+    count : worker processes; dask brings its own number.
     scheduler : address of the dask scheduler.
+    niceness : of worker processes, added to that of this one.
 
     Raises
     ------
     SettingsFault
-        If dask is asked for and is not installed, or its scheduler does not answer.
+        If there is no such kind, no worker, or dask is not installed.
+    WorkerFault
+        If no worker answers.
     """
-    if kind == "dask":
-        with _dask_executor(scheduler or "") as executor:
-            pool = WorkerPool(lambda: executor)
-            yield pool
-        return
-    pool = WorkerPool(InlineExecutor if kind == "inline" else lambda: process_pool(count))
+    if count < 1:
+        raise SettingsFault("workers.count", f"{count} workers can do nothing", "give one or more")
+    pool = WorkerPool(_backend(kind, scheduler, niceness), count)
     try:
         yield pool
     finally:
         pool.close()
 
 
-def process_pool(count: int) -> ProcessPoolExecutor:
-    """Worker processes started by a fork server: no threads, locks or sockets of the daemon are copied into them."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    return ProcessPoolExecutor(count, mp_context=context, initializer=_begin_worker)
+async def run_job(pool: WorkerPool, job: MipmapJob) -> MipmapReport:
+    """The report of a job, whatever becomes of it and of its worker.
 
-
-def _begin_worker() -> None:
-    """Leaves signals to the daemon, which drains its workers, and ends when the daemon is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), name="end with parent", daemon=True).start()
-
-
-def _end_with(sentinel: int) -> None:
-    # A worker waits on a pipe whose writing end its siblings hold too, so the daemon's death does not end the wait.
-    connection.wait([sentinel])
-    os._exit(1)
-
-
-@contextlib.contextmanager
-def _dask_executor(scheduler: str) -> Iterator[Executor]:
+    When a worker process dies every job in the pool ends with it, and nothing says whose it was. All of them are then
+    run again, one at a time, while others go on in a new pool: the one that kills its worker alone, too, is reported.
+    """
     try:
-        from distributed import Client
-    except ImportError:
-        raise SettingsFault(
-            "workers.executor", "dask is not installed", "install temwatch with its extra: temwatch[dask]"
-        ) from None
+        while True:
+            executor = pool.executor
+            try:
+                future = pool.submit(job)
+            except pool.lost:
+                await pool.renew(executor)
+            else:
+                break
+        try:
+            return await outcome(future)
+        except pool.breaks_jobs as error:
+            return lost_report(job, f"killed the workers that had it: {error}")
+        except pool.lost:
+            await pool.renew(executor)
+            return await pool.run_alone(job)
+    except WorkerFault as fault:
+        return MipmapReport(job.tile_id, fault=FaultReport.of(fault))
+
+
+async def outcome(future: Future[T]) -> T:
+    """The future's result.
+
+    Raises
+    ------
+    JobDropped
+        If the executor cancelled it. As a CancelledError it would look as if this task had been cancelled.
+    """
     try:
-        client = Client(scheduler, timeout="10s")  # type: ignore[no-untyped-call]
-    except (OSError, TimeoutError) as error:
-        raise SettingsFault("workers.dask_scheduler", f"{scheduler} does not answer: {error}") from error
-    with client:
-        # A pure function's result would be remembered for its arguments; a job is to be done each time it is asked for.
-        yield client.get_executor(pure=False)  # type: ignore[no-untyped-call]
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if future.cancelled() and (task is None or not task.cancelling()):
+            raise JobDropped("the executor dropped the job") from None
+        raise
+
+
+class JobDropped(BrokenExecutor):
+    """An executor cancelled a job that nobody asked it to cancel."""
+
+
+def lost_report(job: MipmapJob, problem: str) -> MipmapReport:
+    """The report of a job that took its worker with it."""
+    fault = WorkerFault(
+        str(job.level0),
+        problem,
+        "see the kernel's log for memory that ran out; else the image, or its disk, is to blame",
+    )
+    return MipmapReport(job.tile_id, fault=FaultReport.of(fault))
+
+
+def _backend(kind: str, scheduler: str | None, niceness: int) -> Backend:
+    if kind == "inline":
+        return Backend(lambda count: InlineExecutor(), lambda executor: executor.shutdown())
+    if kind == "processes":
+        return Backend(lambda count: _start_processes(count, niceness), _end_processes, lost=(BrokenExecutor,))
+    if kind == "dask":
+        return _dask_backend(scheduler)
+    raise SettingsFault("workers.executor", f"{kind!r} is not one of processes, inline, dask")
+
+
+def _start_processes(count: int, niceness: int) -> ProcessExecutor:
+    executor = ProcessExecutor(count, niceness)
+    try:
+        executor.submit(is_ready).result(START_TIMEOUT_S)
+    except (BrokenExecutor, OSError, EOFError, TimeoutError) as error:
+        executor.end(0.0)
+        raise WorkerFault(
+            "worker processes",
+            f"did not start: {error or type(error).__name__}",
+            "see the limits of processes and memory",
+        ) from error
+    return executor
+
+
+def _end_processes(executor: Executor) -> None:
+    assert isinstance(executor, ProcessExecutor)
+    executor.end(END_TIMEOUT_S)
+
+
+def _dask_backend(scheduler: str | None) -> Backend:
+    """Workers of a dask scheduler; jobs are not pure: the same one may have to be done twice."""
+    try:
+        from distributed import Client, CommClosedError, KilledWorker
+    except ImportError as error:
+        raise SettingsFault("workers.executor", "dask is not installed", "pip install 'temwatch[dask]'") from error
+    clients: dict[Executor, Any] = {}
+
+    def start(count: int) -> Executor:
+        try:
+            client = Client(scheduler, timeout=START_TIMEOUT_S, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise WorkerFault(str(scheduler), f"dask's scheduler does not answer: {error}", "start it") from error
+        executor: Executor = client.get_executor(pure=False)
+        clients[executor] = client
+        return executor
+
+    def end(executor: Executor) -> None:
+        executor.shutdown(wait=False, cancel_futures=True)
+        clients.pop(executor).close()
+
+    # A client that has lost its scheduler says so with a RuntimeError at submission.
+    return Backend(start, end, (BrokenExecutor, CommClosedError, RuntimeError, OSError), (KilledWorker,))

@@ -1,545 +1,433 @@
 """What the stand-in for render-ws remembers, and the rules by which it changes. Pure.
 
-Rules, texts and status codes are those of render-ws (saalfeldlab/render, 4.0): stack states, upsert by tileId, bounds
-by truncation toward zero, statistics and section data derived by COMPLETE alone.
+Rules, texts and status codes are those of render-ws (saalfeldlab/render 4.0): stack states, replacement by tileId,
+statistics and section data derived by COMPLETE alone. Several rules are traps, kept on purpose: a POST drops what was
+said before, a derivation writes back the metadata as they were when it began.
 """
 
 import copy
-import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
-Json = dict[str, Any]
+from daemon.demo.standin_specs import (
+    BOUNDS,
+    Json,
+    Refusal,
+    all_references,
+    derive_bounds,
+    flattened,
+    require_references,
+    timestamp,
+)
 
-LEGAL_NAME = re.compile(r"[a-zA-Z0-9]+(_[a-zA-Z0-9]+)*")
 MOST_NAME_CHARACTERS = 96
+"""Owner, project and stack together."""
 MOST_TILES_READ = 50_000
-STATES = ("LOADING", "COMPLETE", "READ_ONLY", "OFFLINE")
-AFFINE_MODELS = frozenset({"mpicbg.trakem2.transform.AffineModel2D", "mpicbg.trakem2.transform.TranslationModel2D"})
-_VERSION_FIELDS = (
-    "createTimestamp",
-    "versionNotes",
-    "cycleNumber",
-    "cycleStepNumber",
-    "stackResolutionX",
-    "stackResolutionY",
-    "stackResolutionZ",
-    "materializedBoxRootPath",
-    "mipmapPathBuilder",
-    "alignmentQuality",
-    "defaultChannel",
-)
-_TILE_FIELDS = (
-    "tileId",
-    "layout",
-    "groupId",
-    "z",
-    "minX",
-    "minY",
-    "maxX",
-    "maxY",
-    "width",
-    "height",
-    "minIntensity",
-    "maxIntensity",
-    "channels",
-    "mipmapLevels",
-    "transforms",
-    "meshCellSize",
-    "labels",
-)
-_LAYOUT_FIELDS = (
-    "sectionId",
-    "temca",
-    "camera",
-    "imageRow",
-    "imageCol",
-    "stageX",
-    "stageY",
-    "rotation",
-    "pixelsize",
-    "distanceZ",
-)
-_TIMESTAMP = "%Y-%m-%dT%H:%M:%S.%f"
+_LEGAL_NAME = re.compile(r"[a-zA-Z0-9]+(_[a-zA-Z0-9]+)*")
 
 
-class Refusal(Exception):  # noqa: N818  an answer, not an error of the stand-in
-    """An answer other than success: its status and text, text/plain as the application gives, or text/html."""
+class State(StrEnum):
+    """States of a stack."""
 
-    def __init__(self, status: int, text: str, *, html: bool = False) -> None:
-        super().__init__(status, text)
-        self.status = status
-        self.text = text
-        self.html = html
+    LOADING = "LOADING"
+    COMPLETE = "COMPLETE"
+    READ_ONLY = "READ_ONLY"
+    OFFLINE = "OFFLINE"
 
 
-def timestamp(moment: datetime | None = None) -> str:
-    """A time as render-ws writes it: UTC, three digits of a second."""
-    return f"{(moment or datetime.now(UTC)).strftime(_TIMESTAMP)[:-3]}Z"
+@dataclass(frozen=True, slots=True, order=True)
+class StackKey:
+    """The full name of a stack, checked. Raises Refusal for a name that render-ws refuses."""
+
+    owner: str
+    project: str
+    stack: str
+
+    def __post_init__(self) -> None:
+        for kind, name in (("owner", self.owner), ("project", self.project), ("stack", self.stack)):
+            if not _LEGAL_NAME.fullmatch(name):
+                raise Refusal(
+                    400,
+                    f"invalid {kind} name '{name}' specified, "
+                    "names may only contain alphanumeric or underscore '_' characters",
+                )
+        if len(self.owner) + len(self.project) + len(self.stack) > MOST_NAME_CHARACTERS:
+            raise Refusal(400, f"collection name '{self.collection}transform' must be less than 111 characters")
+
+    @property
+    def collection(self) -> str:
+        """How the names of its database collections begin."""
+        return f"{self.owner}__{self.project}__{self.stack}__"
+
+    def to_json(self) -> Json:
+        """A StackId."""
+        return {"owner": self.owner, "project": self.project, "stack": self.stack}
 
 
 @dataclass(slots=True)
 class Stack:
     """One stack with its tiles."""
 
-    owner: str
-    project: str
-    name: str
+    key: StackKey
     version: Json
     version_number: int = 0
-    state: str = "LOADING"
+    state: State = State.LOADING
     modified: str = field(default_factory=timestamp)
     stats: Json | None = None
     section_data: list[Json] | None = None
-    """As derived last: it goes stale when the stack is reopened, and stays."""
-    tiles: dict[str, Json] = field(default_factory=dict)
+    """As derived last: stays, and goes stale, when the stack is reopened. None if nothing was ever derived."""
+    tiles: dict[str | None, Json] = field(default_factory=dict)
+    """By tileId; render-ws stores one tile without an id, too."""
     transforms: dict[str, Json] = field(default_factory=dict)
 
     def to_json(self) -> Json:
-        """StackMetaData, nulls left out."""
+        """StackMetaData."""
         meta: Json = {
-            "stackId": {"owner": self.owner, "project": self.project, "stack": self.name},
+            "stackId": self.key.to_json(),
             "state": self.state,
             "lastModifiedTimestamp": self.modified,
             "currentVersionNumber": self.version_number,
-            "currentVersion": {key: value for key, value in self.version.items() if value is not None},
+            "currentVersion": self.version,
         }
         return meta if self.stats is None else {**meta, "stats": self.stats}
 
-    def of_z(self, z: float) -> list[Json]:
-        """Tiles at a z, exactly, by tileId."""
-        return [self.tiles[tile_id] for tile_id in sorted(self.tiles) if self.tiles[tile_id].get("z") == z]
-
 
 class Store:
-    """All stacks. Every method answers with JSON values, or raises Refusal."""
+    """All stacks."""
 
     def __init__(self) -> None:
-        self._stacks: dict[tuple[str, str, str], Stack] = {}
+        self._stacks: dict[StackKey, Stack] = {}
 
-    # --- stacks
-
-    def stacks(self, owner: str | None = None, project: str | None = None) -> list[Stack]:
-        """Stacks of an owner and project, sorted."""
-        return [
+    def listed(self, owner: str | None = None, project: str | None = None) -> list[Stack]:
+        """Stacks of an owner and project: by project, then cycle and time of change, the latest first."""
+        stacks = [
             stack
-            for key, stack in sorted(self._stacks.items())
-            if owner in (None, key[0]) and project in (None, key[1])
+            for key, stack in self._stacks.items()
+            if owner in (None, key.owner) and project in (None, key.project)
         ]
+        stacks.sort(key=_cycle_and_change, reverse=True)
+        return sorted(stacks, key=lambda stack: stack.key.project)
 
-    def stack(self, owner: str, project: str, name: str) -> Stack:
-        """The stack, or 404."""
-        check_names(owner, project, name)
-        found = self._stacks.get((owner, project, name))
+    def find(self, key: StackKey) -> Stack | None:
+        """The stack, if there is one."""
+        return self._stacks.get(key)
+
+    def stack(self, key: StackKey) -> Stack:
+        """The stack. Raises Refusal, 404 in plain text, if there is none."""
+        found = self._stacks.get(key)
         if found is None:
-            raise Refusal(404, f"stack with owner '{owner}', project '{project}', and name '{name}' does not exist")
+            raise Refusal(
+                404,
+                f"stack with owner '{key.owner}', project '{key.project}', and name '{key.stack}' does not exist",
+            )
         return found
 
-    def save_version(self, owner: str, project: str, name: str, version: Json | None) -> None:
-        """POST of a StackVersion: a new stack, or a new version of one, whose tiles stay and whose state is LOADING."""
-        check_names(owner, project, name)
-        if version is None:
-            raise Refusal(400, "no stack version provided")
-        known = {key: value for key, value in version.items() if key in _VERSION_FIELDS}
-        check_create_timestamp(known.get("createTimestamp"))
-        stack = self._stacks.get((owner, project, name))
+    def save_version(self, key: StackKey, version: Json) -> None:
+        """A new stack; or a new version of one, which keeps its tiles and forgets the rest."""
+        stack = self._stacks.get(key)
         if stack is None:
-            self._stacks[owner, project, name] = Stack(owner, project, name, known)
+            self._stacks[key] = Stack(key, version)
             return
         require_modifiable(stack)
-        stack.version, stack.version_number = known, stack.version_number + 1
-        stack.state, stack.stats, stack.modified = "LOADING", None, timestamp()
+        stack.version, stack.version_number = version, stack.version_number + 1
+        stack.state, stack.stats, stack.modified = State.LOADING, None, timestamp()
 
-    def delete(self, owner: str, project: str, name: str) -> None:
-        """DELETE of a stack; a missing one is no fault."""
-        check_names(owner, project, name)
-        stack = self._stacks.get((owner, project, name))
+    def delete(self, key: StackKey) -> None:
+        """Delete the stack; that there is none is no fault."""
+        stack = self._stacks.get(key)
         if stack is not None:
             require_modifiable(stack)
-            del self._stacks[owner, project, name]
+            del self._stacks[key]
 
-    def rename(self, stack: Stack, target: Json) -> None:
-        """PUT of a StackId."""
-        key = (target.get("owner"), target.get("project"), target.get("stack"))
-        if not all(isinstance(part, str) for part in key):
-            raise Refusal(400, "no stack id provided")
-        owner, project, name = (str(part) for part in key)
-        if stack.state in ("READ_ONLY", "OFFLINE"):
-            raise Refusal(400, f"The {stack.name} stack cannot be renamed because its state is {stack.state}.")
-        if (owner, project, name) in self._stacks:
-            raise Refusal(400, f"stack {name} already exists")
-        del self._stacks[stack.owner, stack.project, stack.name]
-        stack.owner, stack.project, stack.name = owner, project, name
-        self._stacks[owner, project, name] = stack
+    def rename(self, stack: Stack, key: StackKey) -> None:
+        """Give the stack another name."""
+        if stack.state in (State.READ_ONLY, State.OFFLINE):
+            raise Refusal(400, f"stack {stack.key.stack} cannot be renamed because its state is {stack.state}")
+        if key in self._stacks:
+            raise Refusal(400, f"stack {key.collection.rstrip('_')} already exists")
+        del self._stacks[stack.key]
+        stack.key = key
+        self._stacks[key] = stack
+
+    def clone(self, source: Stack, key: StackKey, version: Json, zs: Sequence[float], *, transforms: bool) -> None:
+        """Copy the tiles, of some z if any are given, to a new stack or into a LOADING one; no metadata."""
+        target = self._stacks.get(key)
+        if target is not None and target.state is not State.LOADING:
+            raise Refusal(500, f"Tiles cannot be cloned to stack {key.stack} because its state is {target.state}.")
+        tiles = {tile_id: tile for tile_id, tile in source.tiles.items() if not zs or tile.get("z") in zs}
+        copied = {} if not transforms else source.transforms
+        if target is not None and (target.tiles.keys() & tiles or target.transforms.keys() & copied):
+            raise Refusal(500, "E11000 duplicate key error collection")
+        fresh = Stack(key, version)
+        fresh.tiles = {**(target.tiles if target else {}), **copy.deepcopy(tiles)}
+        fresh.transforms = {**(target.transforms if target else {}), **copy.deepcopy(copied)}
+        self._stacks[key] = fresh
 
 
-def check_names(owner: str, project: str, name: str) -> None:
-    """Refuses names that render-ws refuses."""
-    for kind, value in (("owner", owner), ("project", project), ("stack", name)):
-        if not LEGAL_NAME.fullmatch(value):
-            raise Refusal(
-                400, f"invalid {kind} '{value}' specified, names may only contain alphanumeric or underscore characters"
-            )
-    if len(owner) + len(project) + len(name) > MOST_NAME_CHARACTERS:
-        raise Refusal(400, f"collection name {owner}__{project}__{name}__transform must be less than 111 characters")
-
-
-def check_create_timestamp(value: Any) -> None:
-    """Refuses a creation time in another form than render-ws parses. Milliseconds since 1970 are taken too."""
-    if value is None or isinstance(value, int):
-        return
-    if not isinstance(value, str) or not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", value):
-        raise Refusal(400, f'Can not deserialize value of type java.util.Date from "{value}"', html=True)
+def _cycle_and_change(stack: Stack) -> tuple[int, int, str]:
+    return (stack.version.get("cycleNumber", 0), stack.version.get("cycleStepNumber", 0), stack.modified)
 
 
 def require_modifiable(stack: Stack) -> None:
-    """Refuses to change a READ_ONLY stack; as 500, since render-ws maps an illegal state to that."""
-    if stack.state == "READ_ONLY":
-        raise Refusal(500, f"Data for stack {stack.name} cannot be modified because it is READ_ONLY.")
+    """Refuse to change a READ_ONLY stack; with 500, as render-ws answers all that its state forbids."""
+    if stack.state is State.READ_ONLY:
+        raise Refusal(500, f"Data for stack {stack.key.stack} cannot be modified because it is READ_ONLY.")
 
 
-# --- states
+# -- states ----------------------------------------------------------------------------------------------------------
+
+_LEGAL_CHANGES: Mapping[State, frozenset[State]] = {
+    State.LOADING: frozenset({State.COMPLETE}),
+    State.COMPLETE: frozenset(State),
+    State.READ_ONLY: frozenset({State.COMPLETE, State.OFFLINE}),
+    State.OFFLINE: frozenset({State.COMPLETE}),  # and then fails for want of tiles
+}
 
 
-def set_state(stack: Stack, wanted: str) -> bool:
-    """Changes the state; True if the stack now has to be derived, and is COMPLETE only after `finish_derivation`."""
-    if wanted not in STATES:
-        raise Refusal(404, f"RESTEASY003870: Unable to extract parameter from http request: {wanted}", html=True)
-    if stack.state == wanted and wanted != "COMPLETE":
+def set_state(stack: Stack, wanted: State) -> bool:
+    """Change the state, if it may be changed.
+
+    Returns
+    -------
+    bool
+        True if the stack has to be derived first, and is COMPLETE only after `finish_derivation`.
+    """
+    if stack.state is wanted and wanted is not State.COMPLETE:
         return False
-    _check_change(stack, wanted)
-    if wanted == "COMPLETE" and stack.state != "READ_ONLY":
-        if not stack.tiles:
-            stack.section_data = []
-            raise Refusal(
-                500,
-                "Stack data aggregation returned no results because the stack has no tiles.  "
-                f"Stack data is for {stack.owner}, {stack.project}, {stack.name}.",
-            )
+    if wanted not in _LEGAL_CHANGES[stack.state]:
+        raise Refusal(
+            400,
+            f"The {stack.key.stack} stack's state is currently {stack.state} and must first be transitioned to "
+            f"COMPLETE before transitioning it to {wanted}.",
+        )
+    if wanted is State.COMPLETE and stack.state is not State.READ_ONLY:
         return True
-    if wanted == "LOADING":
-        stack.stats, stack.version_number, stack.modified = None, stack.version_number + 1, timestamp()
-    if wanted == "OFFLINE":
-        stack.tiles, stack.transforms, stack.section_data, stack.modified = {}, {}, None, timestamp()
+    if wanted is State.LOADING:
+        stack.stats, stack.version_number = None, stack.version_number + 1
+    if wanted is State.OFFLINE:
+        stack.tiles, stack.transforms, stack.section_data = {}, {}, None
+    if wanted in (State.LOADING, State.OFFLINE):
+        stack.modified = timestamp()
     stack.state = wanted
     return False
 
 
-def _check_change(stack: Stack, wanted: str) -> None:
-    if stack.state == "OFFLINE" and wanted == "COMPLETE":
-        raise Refusal(400, "cannot set stats for OFFLINE stack")
-    legal = {
-        "LOADING": {"COMPLETE"},
-        "COMPLETE": {"LOADING", "COMPLETE", "READ_ONLY", "OFFLINE"},
-        "READ_ONLY": {"COMPLETE", "OFFLINE"},
-        "OFFLINE": set[str](),
-    }
-    if wanted not in legal[stack.state]:
-        raise Refusal(
-            400,
-            f"The {stack.name} stack's state is currently {stack.state} and must first be transitioned to COMPLETE "
-            f"before transitioning it to {wanted}.",
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class Derivation:
-    """What COMPLETE computes, with the metadata as they were when it began: its end overwrites later changes."""
+    """What COMPLETE derives, and the metadata as they were when it began."""
 
     stats: Json
     section_data: list[Json]
     version: Json
     version_number: int
-    was_loading: bool
+    was_complete: bool
 
 
 def begin_derivation(stack: Stack) -> Derivation:
-    """Reads the tiles and the metadata as they are now; a write that comes later is missed."""
-    sections: dict[tuple[Any, Any], list[Json]] = {}
-    for tile in stack.tiles.values():
-        sections.setdefault((tile.get("layout", {}).get("sectionId"), tile.get("z")), []).append(tile)
-    data = [section_data(section, z, tiles) for (section, z), tiles in sections.items()]
+    """Look at tiles and metadata as they are now: what is written later is missed."""
+    if not stack.tiles:
+        stack.section_data = []
+        raise Refusal(
+            500,
+            "Stack data aggregation returned no results because the stack has no tiles.  "
+            f"The {stack.key.collection}section collection was not changed.",
+        )
     return Derivation(
-        stats=_stats(stack, data),
-        section_data=data,
+        stats=_stats(stack),
+        section_data=section_data(stack.tiles.values()),
         version=copy.deepcopy(stack.version),
         version_number=stack.version_number,
-        was_loading=stack.state == "LOADING",
+        was_complete=stack.state is State.COMPLETE,
     )
 
 
 def finish_derivation(stack: Stack, derived: Derivation) -> None:
-    """Writes what was derived, over whatever the metadata have become."""
+    """Save what was derived, over whatever the metadata have become meanwhile."""
     stack.stats, stack.section_data = derived.stats, derived.section_data
     stack.version, stack.version_number = derived.version, derived.version_number
-    stack.state = "COMPLETE"
-    if derived.was_loading:
+    stack.state = State.COMPLETE
+    if not derived.was_complete:
         stack.modified = timestamp()
 
 
-def section_data(section_id: Any, z: Any, tiles: list[Json]) -> Json:
-    """One row of section data."""
-    row = {"sectionId": section_id, "z": z, "tileCount": len(tiles), **_bounds(tiles)}
-    return {key: value for key, value in row.items() if value is not None}
+def bounds_of(tiles: Iterable[Json]) -> Json:
+    """The box around tiles."""
+    boxes = [tuple(tile[key] for key in BOUNDS) for tile in tiles]
+    x1, y1, x2, y2 = zip(*boxes, strict=True)
+    return {"minX": min(x1), "minY": min(y1), "maxX": max(x2), "maxY": max(y2)}
 
 
-def _bounds(tiles: Iterable[Json]) -> Json:
-    found = list(tiles)
-    return {
-        "minX": min(tile["minX"] for tile in found),
-        "maxX": max(tile["maxX"] for tile in found),
-        "minY": min(tile["minY"] for tile in found),
-        "maxY": max(tile["maxY"] for tile in found),
-    }
+def section_data(tiles: Iterable[Json]) -> list[Json]:
+    """A row for every (section id, z)."""
+    sections: dict[tuple[Any, Any], list[Json]] = {}
+    for tile in tiles:
+        sections.setdefault((tile.get("layout", {}).get("sectionId"), tile.get("z")), []).append(tile)
+    return [
+        without_nulls({"sectionId": section_id, "z": z, "tileCount": len(members), **bounds_of(members)})
+        for (section_id, z), members in sections.items()
+    ]
 
 
-def _stats(stack: Stack, data: list[Json]) -> Json:
+def _stats(stack: Stack) -> Json:
     tiles = list(stack.tiles.values())
-    zs = {tile["z"] for tile in tiles if tile.get("z") is not None}
-    widths = [tile["maxX"] - tile["minX"] for tile in tiles]
-    heights = [tile["maxY"] - tile["minY"] for tile in tiles]
-    bounds = {**_bounds(tiles), "minZ": min(zs, default=0.0), "maxZ": max(zs, default=0.0)}
+    zs = {tile["z"] for tile in tiles if "z" in tile}
+    widths = [int(tile["maxX"] - tile["minX"]) for tile in tiles]
+    heights = [int(tile["maxY"] - tile["minY"]) for tile in tiles]
+    box = bounds_of(tiles)
     return {
-        "stackBounds": bounds,
+        "stackBounds": {
+            "minX": box["minX"],
+            "minY": box["minY"],
+            "minZ": min(zs, default=0.0),
+            "maxX": box["maxX"],
+            "maxY": box["maxY"],
+            "maxZ": max(zs, default=0.0),
+        },
         "sectionCount": len(zs),
-        "nonIntegralSectionCount": sum(z != int(z) for z in zs),
+        "nonIntegralSectionCount": sum(not z.is_integer() for z in zs),
         "tileCount": len(tiles),
         "transformCount": len(stack.transforms),
-        "minTileWidth": int(min(widths)),
-        "maxTileWidth": int(max(widths)),
-        "minTileHeight": int(min(heights)),
-        "maxTileHeight": int(max(heights)),
-        "channelNames": sorted({c["name"] for tile in tiles for c in tile.get("channels", ()) if c.get("name")}),
+        "minTileWidth": min(widths),
+        "maxTileWidth": max(widths),
+        "minTileHeight": min(heights),
+        "maxTileHeight": max(heights),
+        "channelNames": sorted({one["name"] for tile in tiles for one in tile.get("channels", ()) if "name" in one}),
     }
 
 
-# --- tiles
+# -- writing and deleting tiles --------------------------------------------------------------------------------------
 
 
-def save_tiles(stack: Stack, body: Json | None, z: float | None, *, derive: bool) -> None:
-    """PUT of resolved tiles, its checks in render-ws's order."""
-    if body is None:
-        raise Refusal(400, "no resolved tiles provided")
-    tiles, transforms = parse_resolved(body)
-    if stack.state != "LOADING":
+def require_loading_for_upload(stack: Stack) -> None:
+    """Refuse tiles for a stack that is closed; with 500."""
+    if stack.state is not State.LOADING:
         raise Refusal(
             500,
             "Resolved tiles can only be saved to stacks in the LOADING state, "
             f"but this stack's state is {stack.state}.",
         )
+
+
+def check_upload(tiles: Sequence[Json], transforms: Mapping[str, Json], z: float | None, *, derive: bool) -> None:
+    """Derive the tiles' bounds if asked to, and refuse an upload that cannot be stored; z for the layer it goes to."""
     if derive:
         for tile in tiles:
+            require_references(tile, transforms)
             derive_bounds(tile, transforms)
-    _check_collection(tiles, z)
-    for tile in tiles:
-        missing = sorted({ref for ref in references(tile.get("transforms")) if ref not in transforms})
-        if missing:
-            raise Refusal(400, f"tile {tile['tileId']} requires the following transform ids {missing}")
-    stack.transforms.update(transforms)
-    stack.tiles.update((tile["tileId"], tile) for tile in tiles)
-
-
-def parse_resolved(body: Json) -> tuple[list[Json], dict[str, Json]]:
-    """Tiles and shared transforms as they would be stored; what render-ws does not know is dropped."""
-    if not isinstance(body, dict):
-        raise Refusal(400, "Cannot deserialize instance of ResolvedTileSpecCollection", html=True)
-    tiles = _object(body.get("tileIdToSpecMap") or {}, "tileIdToSpecMap")
-    transforms = _object(body.get("transformIdToSpecMap") or {}, "transformIdToSpecMap")
-    return [_tile(_object(tile, "TileSpec")) for tile in tiles.values()], {
-        str(_object(spec, "TransformSpec").get("id", key)): spec for key, spec in transforms.items()
-    }
-
-
-def _object(value: Any, what: str) -> Json:
-    if not isinstance(value, dict):
-        raise Refusal(400, f"Cannot deserialize instance of {what} out of {type(value).__name__}", html=True)
-    return value
-
-
-def _tile(given: Json) -> Json:
-    tile = {key: given[key] for key in _TILE_FIELDS if given.get(key) is not None}
-    if "transforms" in given and given["transforms"] is None:
-        raise Refusal(500, "")
-    tile["transforms"] = tile.get("transforms", {"type": "list", "specList": []})
-    if _object(tile["transforms"], "TransformSpec").get("type") != "list":
-        raise Refusal(400, "Cannot deserialize ListTransformSpec: missing type list", html=True)
-    for key in ("z", "minX", "minY", "maxX", "maxY", "minIntensity", "maxIntensity"):
-        if key in tile:
-            tile[key] = _number(tile[key], key)
-    for key in ("width", "height"):
-        if key in tile:
-            tile[key] = int(_number(tile[key], key))
-    if "layout" in tile:
-        tile["layout"] = _layout(_object(tile["layout"], "LayoutData"))
-    if "mipmapLevels" in tile:
-        levels = _object(tile["mipmapLevels"], "mipmapLevels")
-        tile["mipmapLevels"] = {
-            str(int(level)): _object(levels[level], "ImageAndMask") for level in sorted(levels, key=int)
-        }
-    tile["meshCellSize"] = (
-        0.0 if "meshCellSize" in given and given["meshCellSize"] is None else tile.get("meshCellSize", 64.0)
-    )
-    tile["tileId"] = tile.get("tileId")
-    return tile
-
-
-def _layout(given: Json) -> Json:
-    layout = {key: given[key] for key in _LAYOUT_FIELDS if given.get(key) is not None}
-    for key in ("imageRow", "imageCol"):
-        if key in layout:
-            layout[key] = int(_number(layout[key], key))
-    for key in ("sectionId", "temca", "camera"):
-        if key in layout:
-            layout[key] = str(layout[key])
-    for key in ("stageX", "stageY", "rotation", "pixelsize", "distanceZ"):
-        if key in layout:
-            layout[key] = _number(layout[key], key)
-    return layout
-
-
-def _number(value: Any, key: str) -> float:
-    try:
-        number = float(value) if not isinstance(value, bool) else math.nan
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise Refusal(400, f"Cannot deserialize value of type double from {value!r} ({key})", html=True)
-    return number
-
-
-def _check_collection(tiles: list[Json], z: float | None) -> None:
     if not tiles:
-        raise Refusal(400, "resolved tiles collection is empty")
+        raise Refusal(400, "resolved tiles collection must contain at least one tile")
     for tile in tiles:
-        if any(key not in tile for key in ("minX", "minY", "maxX", "maxY")):
-            raise Refusal(400, f"tile with id '{tile['tileId']}' is missing bounding box attributes")
+        if any(key not in tile for key in BOUNDS):
+            raise Refusal(400, f"tile with id '{tile.get('tileId')}' is missing bounding box attributes")
         if z is not None and tile.get("z") != z:
             raise Refusal(
                 400,
-                f"all tiles must have a z value of {z} but tile with id '{tile['tileId']}' "
-                f"has a z value of {tile.get('z')}",
+                f"all tiles must have a z value of {z} but tile with id '{tile.get('tileId')}' "
+                f"has a z value of {tile.get('z', 'null')}",
             )
+    for tile in tiles:
+        require_references(tile, transforms)
 
 
-def references(transform: Any) -> Iterator[str]:
-    """Ids that a transform refers to, at any depth."""
-    if not isinstance(transform, dict):
-        return
-    if transform.get("type") == "ref":
-        yield str(transform.get("refId"))
-    for key in ("specList", "a", "b"):
-        nested = transform.get(key)
-        for part in nested if isinstance(nested, list) else [nested]:
-            yield from references(part)
+def save_upload(stack: Stack, tiles: Iterable[Json], transforms: Mapping[str, Json]) -> None:
+    """Replace or add tiles by id, and transforms."""
+    stack.transforms.update(transforms)
+    stack.tiles.update((tile.get("tileId"), tile) for tile in tiles)
 
 
-def derive_bounds(tile: Json, transforms: Mapping[str, Json]) -> None:
-    """Sets minX to maxY: least corner truncated toward zero, extent rounded up."""
-    if "width" not in tile or "height" not in tile:
-        raise Refusal(500, "width and height must be set to create a bounding box")
-    corners = [(x, y) for x in (0.0, float(tile["width"])) for y in (0.0, float(tile["height"]))]
-    for model in leaves(tile["transforms"], transforms):
-        matrix = affine(model)
-        corners = [
-            (matrix[0] * x + matrix[2] * y + matrix[4], matrix[1] * x + matrix[3] * y + matrix[5]) for x, y in corners
-        ]
-    xs, ys = [x for x, _ in corners], [y for _, y in corners]
-    min_x, min_y = float(int(min(xs))), float(int(min(ys)))
-    tile["minX"], tile["minY"] = min_x, min_y
-    tile["maxX"] = min_x + math.ceil(max(xs) - min(xs))
-    tile["maxY"] = min_y + math.ceil(max(ys) - min(ys))
+def require_loading_for_deletion(stack: Stack) -> None:
+    """Refuse to delete tiles of a stack that is closed; with 400."""
+    if stack.state is not State.LOADING:
+        raise Refusal(400, f"stack state is {stack.state} but must be LOADING to delete data")
 
 
-def leaves(transform: Json, transforms: Mapping[str, Json]) -> Iterator[Json]:
-    """The leaf transforms of a list, references resolved."""
-    kind = transform.get("type", "leaf")
-    if kind == "list":
-        for part in transform.get("specList") or ():
-            yield from leaves(part, transforms)
-    elif kind == "ref":
-        ref = str(transform.get("refId"))
-        if ref not in transforms:
-            raise Refusal(400, f"transform spec with id '{ref}' is unresolved")
-        yield from leaves(transforms[ref], transforms)
-    elif kind == "leaf":
-        yield transform
+def delete_tiles(stack: Stack, tiles: Iterable[Json]) -> None:
+    """Delete tiles of the stack."""
+    for tile in tiles:
+        stack.tiles.pop(tile.get("tileId"), None)
 
 
-def affine(model: Json) -> tuple[float, ...]:
-    """m00 m10 m01 m11 tx ty of a leaf. Models that bend counts as identity here, unknown classes are refused."""
-    name, text = str(model.get("className")), str(model.get("dataString", ""))
-    if not name.startswith("mpicbg.") and not name.startswith("org.janelia."):
-        raise Refusal(400, f"transform class '{name}' cannot be found")
-    if name not in AFFINE_MODELS:
-        return (1.0, 0.0, 0.0, 1.0, 0.0, 0.0)
-    try:
-        numbers = tuple(float(part) for part in text.split())
-    except ValueError:
-        raise Refusal(400, f"failed to parse dataString '{text}' of {name}") from None
-    if name.endswith("TranslationModel2D") and len(numbers) == 2:
-        return (1.0, 0.0, 0.0, 1.0, *numbers)
-    if len(numbers) != 6:
-        raise Refusal(400, f"Inappropriate parameters for {name}")
-    return numbers
-
-
-def require_deletable(stack: Stack) -> None:
-    """Refuses to delete tiles of a stack that is not LOADING."""
-    if stack.state != "LOADING":
+def move_tiles(stack: Stack, tiles: Iterable[Json], z: float) -> None:
+    """Give tiles of the stack another z; their section id stays."""
+    if stack.state is not State.LOADING:
         raise Refusal(
-            400, f"tiles can only be deleted from stacks in the LOADING state, but this stack's state is {stack.state}"
+            500, f"Tile z values can only be updated for stacks in the LOADING state, this one is {stack.state}."
         )
+    for tile in tiles:
+        tile["z"] = z
 
 
-def delete_tiles(stack: Stack, tile_ids: Iterable[str]) -> None:
-    """Deletes tiles; those that are not there are no fault."""
-    require_deletable(stack)
-    for tile_id in list(tile_ids):
-        stack.tiles.pop(tile_id, None)
+# -- reading tiles ---------------------------------------------------------------------------------------------------
 
 
-def resolved(stack: Stack, tiles: list[Json]) -> Json:
-    """Tiles with the shared transforms they refer to, refs intact."""
-    if len(tiles) > MOST_TILES_READ:
-        raise Refusal(400, f"query too broad, over {MOST_TILES_READ + 1} tiles match")
-    wanted = {ref for tile in tiles for ref in references(tile["transforms"])}
-    pending = set(wanted)
-    while pending:
-        nested = {ref for key in pending if key in stack.transforms for ref in references(stack.transforms[key])}
-        pending = nested - wanted
-        wanted |= nested
+def tiles_at(stack: Stack, z: float) -> list[Json]:
+    """Tiles of exactly this z, by id."""
+    return by_id(tile for tile in stack.tiles.values() if tile.get("z") == z)
+
+
+def tiles_of_section(stack: Stack, section_id: str) -> list[Json]:
+    """Tiles of exactly this section id, by id."""
+    return by_id(tile for tile in stack.tiles.values() if tile.get("layout", {}).get("sectionId") == section_id)
+
+
+def by_id(tiles: Iterable[Json]) -> list[Json]:
+    """Tiles in the order of their ids."""
+    return sorted(tiles, key=lambda tile: tile.get("tileId") or "")
+
+
+def tile_of(stack: Stack, tile_id: str) -> Json:
+    """The tile. Raises Refusal, 404, if there is none."""
+    if tile_id not in stack.tiles:
+        raise Refusal(
+            404, f"tile spec with id '{tile_id}' does not exist in the render.{stack.key.collection}tile collection"
+        )
+    return stack.tiles[tile_id]
+
+
+def transform_of(stack: Stack, transform_id: str) -> Json:
+    """The shared transform. Raises Refusal, 404, if there is none."""
+    if transform_id not in stack.transforms:
+        raise Refusal(
+            404,
+            f"transform spec with id '{transform_id}' does not exist in the "
+            f"render.{stack.key.collection}transform collection",
+        )
+    return stack.transforms[transform_id]
+
+
+def resolved(stack: Stack, tiles: Sequence[Json]) -> Json:
+    """Tiles with the shared transforms that they refer to, references left as they are."""
+    _require_few(tiles)
+    needed = all_references((tile["transforms"] for tile in tiles), stack.transforms)
     return {
-        "transformIdToSpecMap": {key: stack.transforms[key] for key in sorted(wanted) if key in stack.transforms},
-        "tileIdToSpecMap": {tile["tileId"]: tile for tile in tiles},
+        "transformIdToSpecMap": {name: stack.transforms[name] for name in sorted(needed) if name in stack.transforms},
+        "tileIdToSpecMap": {str(tile.get("tileId")): tile for tile in tiles},
     }
 
 
-def flattened(stack: Stack, tiles: list[Json]) -> list[Json]:
-    """Tiles with their references resolved into leaves."""
+def with_flattened_transforms(stack: Stack, tiles: Sequence[Json]) -> list[Json]:
+    """Tiles that carry all their transforms themselves. To write them back would lose the references."""
+    _require_few(tiles)
     return [
-        {**tile, "transforms": {"type": "list", "specList": list(leaves(tile["transforms"], stack.transforms))}}
+        {**tile, "transforms": {"type": "list", "specList": flattened(tile["transforms"], stack.transforms)}}
         for tile in tiles
     ]
 
 
+def _require_few(tiles: Sequence[Json]) -> None:
+    if len(tiles) > MOST_TILES_READ:
+        raise Refusal(400, f"query too broad, over {MOST_TILES_READ + 1} tiles match")
+
+
 def tile_bounds(tile: Json) -> Json:
-    """One row of tileBounds."""
-    row = {key: tile.get(key) for key in ("minX", "minY", "maxX", "maxY", "tileId", "z")}
-    row["sectionId"] = tile.get("layout", {}).get("sectionId")
+    """A row of tileBounds."""
+    row = {key: tile.get(key) for key in (*BOUNDS, "tileId", "z")}
+    return without_nulls({**row, "sectionId": tile.get("layout", {}).get("sectionId")})
+
+
+def without_nulls(row: Json) -> Json:
+    """The row as render-ws's JSON writes it."""
     return {key: value for key, value in row.items() if value is not None}
-
-
-def normalized_builder(given: Any) -> Json:
-    """A path builder as PUT stores it."""
-    if not isinstance(given, dict):
-        raise Refusal(400, "mipmap path builder must be specified")
-    for key in ("rootPath", "numberOfLevels", "extension"):
-        if given.get(key) is None:
-            raise Refusal(400, f"mipmap path builder {key} must be specified")
-    known = ("rootPath", "numberOfLevels", "extension", "imageMipmapPatternString")
-    builder = {key: given[key] for key in known if given.get(key) is not None}
-    builder["rootPath"] = str(builder["rootPath"]).rstrip("/") + "/"
-    return builder

@@ -23,14 +23,14 @@ from handlers.uris import uri_to_path
 UNFINISHED = ("noticed", "settled", "ingested", "mipmapped", "applied")
 
 
-def wait_for(condition: Callable[[], Any], timeout_s: float = 60.0, what: str = "") -> Any:
+def wait_for(condition: Callable[[], Any], timeout_s: float = 60.0, what: str | Callable[[], str] = "") -> Any:
     """The condition's first true value; fails with `what` after the timeout."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if value := condition():
             return value
         time.sleep(0.05)
-    raise AssertionError(f"not within {timeout_s:g} s: {what or condition}")
+    raise AssertionError(f"not within {timeout_s:g} s: {what() if callable(what) else what or condition}")
 
 
 def fetch(url: str, *, method: str = "GET", body: Any = None) -> Any:
@@ -193,10 +193,11 @@ class Rig:
             assert not failed, failed
             return all(row is not None and row["state"] == state for row in rows)
 
-        wait_for(reached, timeout_s, f"{state} of {[str(m) for m in metafiles]}; now {self._states()}")
+        wait_for(reached, timeout_s, lambda: f"{state}; now {self._states(metafiles)}")
 
-    def _states(self) -> str:
-        return str([(row["metafile"], row["state"], row["waiting_for"], row["fault"]) for row in self.montages()])
+    def _states(self, metafiles: tuple[Path, ...]) -> str:
+        rows = {path.name: self.montage_of(path) or {"state": "unknown"} for path in metafiles}
+        return str({name: (row["state"], row.get("waiting_for"), row.get("fault")) for name, row in rows.items()})
 
     def ready(self) -> dict[str, Any]:
         answer = fetch(f"{self.url}/readyz")

@@ -1,0 +1,106 @@
+"""What a worker process is: how it starts, what it lets in, and when it ends.
+
+Worker processes import this module, so it imports little.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from multiprocessing import connection, resource_tracker
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+PRELOADED = ["handlers.images", "handlers.worker"]
+"""Imported once, by the process that the workers are forked from."""
+NOT_FOR_WORKERS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+"""Sent to the whole group by a terminal or a service manager; the daemon decides what becomes of the jobs."""
+OOM_SCORE = 500
+"""Where memory runs out the kernel is to take a worker, not the daemon."""
+
+
+class WorkerProcess(ForkServerProcess):
+    """A process forked from a small server, which has imported what workers need and nothing else."""
+
+    def start(self) -> None:
+        """Starts it, and the server where there is none yet, both deaf to the signals that are for the daemon."""
+        resource_tracker.ensure_running()  # first: starting it unblocks signals
+        with _without_main(), _blocked():
+            super().start()
+
+    def terminate(self) -> None:
+        """Kills it: SIGTERM is blocked, and a pool that broke ends its other workers by it."""
+        self.kill()
+
+
+class WorkerContext(ForkServerContext):
+    """Makes worker processes, and remembers them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[WorkerProcess] = []
+        self.set_forkserver_preload(PRELOADED)
+
+    def Process(self, *args: Any, **kwargs: Any) -> WorkerProcess:  # type: ignore[override]  # noqa: N802  the name that executors call
+        """A worker process, not started yet."""
+        process = WorkerProcess(*args, **kwargs)
+        self.started.append(process)
+        return process
+
+    def kill(self) -> None:
+        """Kills every process made here that still runs."""
+        for process in self.started:
+            if process.is_alive():
+                process.kill()
+
+
+def begin_work(niceness: int) -> None:
+    """First thing that a worker process does.
+
+    Parameters
+    ----------
+    niceness : added to that of the daemon, so that its loop comes first.
+    """
+    # A daemon that is killed cannot end its workers; they must not go on writing beside those of the next one.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), name="parent watch", daemon=True).start()
+    os.nice(niceness)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
+
+
+def is_ready() -> bool:
+    """True, from a worker process that has started."""
+    return True
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _blocked() -> Iterator[None]:
+    """Blocks the signals that are not for workers, in this thread, and so in what it starts."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_WORKERS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Hides the main module: worker processes would import it, and the whole daemon with it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
