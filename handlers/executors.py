@@ -14,7 +14,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from handlers.errors import Fault, SettingsFault, WorkerFault
+from handlers.errors import SettingsFault, WorkerFault
 from handlers.images import FaultReport, MipmapJob, MipmapReport, make_mipmaps
 from handlers.worker import WorkerContext, begin_work, is_ready
 
@@ -22,7 +22,9 @@ ExecutorKind = Literal["processes", "inline", "dask"]
 T = TypeVar("T")
 
 START_TIMEOUT_S = 60.0
-"""For the first worker, or the scheduler, to answer."""
+"""For the first worker process to answer."""
+CONNECT_TIMEOUT_S = 10.0
+"""For a dask scheduler to answer."""
 END_TIMEOUT_S = 30.0
 """For jobs under way to end at shutdown; then their processes are killed."""
 
@@ -68,12 +70,10 @@ class ProcessExecutor(ProcessPoolExecutor):
         return [process.pid for process in self._context.started if process.pid and process.is_alive()]
 
     def how_one_ended(self) -> str:
-        """In words, how a worker ended that was not to; empty if that is not known."""
-        codes = [process.exitcode for process in self._context.started if process.exitcode]
-        if not codes:
+        """In words, how the first worker ended that was not to; empty if that is not known."""
+        code = next((process.exitcode for process in self._context.started if process.exitcode), 0)
+        if code == 0:
             return ""
-        # Those killed because the pool broke come after the one that broke it only by chance: any other code tells more.
-        code = next((code for code in codes if code != -signal.SIGKILL), codes[0])
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
@@ -104,6 +104,9 @@ class WorkerPool:
         self._executor = backend.start(count)
         self._renewing = asyncio.Lock()
         self._one_suspect = asyncio.Lock()
+        self._failed: WorkerFault | None = None
+        self._failed_at = 0.0
+        self._closed = False
         self.rebuilt = 0
         """How often the executor broke and was replaced."""
 
@@ -132,13 +135,23 @@ class WorkerPool:
         Raises
         ------
         WorkerFault
-            If no new one can be started now.
+            If no new one can be started now, or the pool is closed.
         """
+        asked_at = time.monotonic()
         async with self._renewing:
-            if self._executor is broken:
+            if self._executor is not broken:
+                return
+            if self._closed:
+                raise WorkerFault("workers", "have been sent home", "the job is done again after the next start")
+            if self._failed and self._failed_at >= asked_at:  # while this job waited, another one tried in vain
+                raise self._failed
+            try:
                 self._executor = await asyncio.to_thread(self._backend.start, self._count)
-                self.rebuilt += 1
-                await asyncio.to_thread(self._backend.end, broken)
+            except WorkerFault as fault:
+                self._failed, self._failed_at = fault, time.monotonic()
+                raise
+            self.rebuilt += 1
+            await asyncio.to_thread(self._backend.end, broken)
 
     async def run_alone(self, job: MipmapJob) -> MipmapReport:
         """The report of a job that was under way when the executor broke, run with no other beside it.
@@ -157,6 +170,7 @@ class WorkerPool:
 
     def close(self) -> None:
         """Ends the workers; jobs not begun are dropped."""
+        self._closed = True
         self._backend.end(self._executor)
 
 
@@ -278,16 +292,18 @@ def _end_processes(executor: Executor) -> None:
 def _dask_backend(scheduler: str | None) -> Backend:
     """Workers of a dask scheduler; jobs are not pure: the same one may have to be done twice."""
     try:
-        from distributed import Client, CommClosedError, KilledWorker
+        from distributed import Client, KilledWorker
+        from distributed.client import ClosedClientError
+        from distributed.comm.core import CommClosedError
     except ImportError as error:
         raise SettingsFault("workers.executor", "dask is not installed", "pip install 'temwatch[dask]'") from error
     clients: dict[Executor, Any] = {}
 
     def start(count: int) -> Executor:
         try:
-            client = Client(scheduler, timeout=START_TIMEOUT_S, set_as_default=False)
+            client: Any = Client(scheduler, timeout=CONNECT_TIMEOUT_S, set_as_default=False)  # type: ignore[no-untyped-call]
         except (OSError, ValueError) as error:
-            raise WorkerFault(str(scheduler), f"dask's scheduler does not answer: {error}", "start it") from error
+            raise WorkerFault(f"dask scheduler {scheduler}", f"does not answer: {error}", "start it") from error
         executor: Executor = client.get_executor(pure=False)
         clients[executor] = client
         return executor
@@ -296,5 +312,4 @@ def _dask_backend(scheduler: str | None) -> Backend:
         executor.shutdown(wait=False, cancel_futures=True)
         clients.pop(executor).close()
 
-    # A client that has lost its scheduler says so with a RuntimeError at submission.
-    return Backend(start, end, (BrokenExecutor, CommClosedError, RuntimeError, OSError), (KilledWorker,))
+    return Backend(start, end, lost=(BrokenExecutor, ClosedClientError, CommClosedError), breaks_jobs=(KilledWorker,))
