@@ -1,7 +1,7 @@
 """Makes the virtual environment that every make target uses: the locked dependencies, then temwatch itself.
 
-Needs nothing but a Python 3.11 interpreter. Debian ships one without ensurepip; there pip itself is fetched from PyPI and
-checked against the digest below.
+Needs nothing but a Python 3.11 interpreter. Debian ships one without ensurepip; there pip itself is fetched from PyPI
+and checked against the digest below.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(target: Path) -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  somebody may start it with another one
         raise SystemExit(f"temwatch needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}")
     python = target / "bin" / "python"
     if find_spec("ensurepip"):

@@ -14,11 +14,19 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import aiofiles
-from handlers.images import ImageInfo, inspect_image
 
 from daemon.config import WatchSettings
 from daemon.journal import Montage, Settled
-from handlers.errors import Fault, ImageFault, ImagesMissing, MetafileFault, MetafilePartial, RenderRefused, storage_fault
+from handlers.errors import (
+    Fault,
+    ImageFault,
+    ImagesMissing,
+    MetafileFault,
+    MetafilePartial,
+    RenderRefused,
+    storage_fault,
+)
+from handlers.images import ImageInfo, inspect_image
 from handlers.metafile import (
     MAX_METAFILE_BYTES,
     Finding,

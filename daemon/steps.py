@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from handlers.executors import WorkerPool
-from handlers.images import MipmapReport
 
 from daemon.config import MipmapSettings, Settings, WatchSettings
 from daemon.health import Metrics
@@ -19,8 +17,10 @@ from daemon.keeper import StackKeeper
 from daemon.settle import read_bounded
 from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
 from handlers.errors import Fault, ImageFault, MetafileFault, StorageFault, Waiting, storage_fault
+from handlers.executors import WorkerPool
 from handlers.generate_mipmaps import Level0, MipmapPlan, absent_levels, level_uris, make_all, mask_job, tile_job
 from handlers.generate_tilespecs import ingest_tiles
+from handlers.images import MipmapReport
 from handlers.metafile import Metafile, image_path, parse_metafile
 from handlers.render import PathBuilder, RenderClient, StackId
 from handlers.tilespec import TileSpec, shared_transform_for, tile_specs_for

@@ -1,7 +1,7 @@
 """The demonstration: a simulated microscope, the daemon and a stand-in render-ws, each a process of its own.
 
-It shows the run as it goes, then reads the stacks back over REST, looks at every mipmap file that they name, puts a picture
-of each section together from them, and says whether all of it is as it should be.
+It shows the run as it goes, then reads the stacks back over REST, looks at every mipmap file that they name, puts a
+picture of each section together from them, and says whether all of it is as it should be.
 """
 
 import asyncio
@@ -331,11 +331,15 @@ async def first_line(log: Path, wanted: Any, timeout_s: float = 60.0) -> str:
     """What `wanted` makes of the first line of a growing log for which it gives anything."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in _lines(log):
             if found := wanted(line):
                 return str(found)
         await asyncio.sleep(0.05)
     raise DemoFault(log.stem, f"did not start within {timeout_s:g} s", f"see {log}")
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def ready_url(line: str) -> str | None:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handlers.mipmaps import level_size
 from PIL import Image
 
+from handlers.mipmaps import level_size
 from handlers.uris import uri_to_path
 
 UNFINISHED = ("noticed", "settled", "ingested", "mipmapped", "applied")

@@ -179,7 +179,10 @@ async def test_the_state_is_the_fold_of_the_events(path):
         await journal.record(other, Event.RETRIED)
         for montage in await journal.montages():
             events = [
-                (Event(event["event"]), MontageState(event["detail"]["failed_in"]) if "failed_in" in event["detail"] else None)
+                (
+                    Event(event["event"]),
+                    MontageState(event["detail"]["failed_in"]) if "failed_in" in event["detail"] else None,
+                )
                 for event in await journal.events(montage.id)
             ]
             assert fold(events) is montage.state
@@ -223,7 +226,7 @@ async def test_a_locked_journal_is_waited_for_and_nothing_is_lost(path, monkeypa
         with closing(sqlite3.connect(path)) as other:
             other.execute("BEGIN IMMEDIATE")
             noticing = asyncio.create_task(journal.notice(SIGHTING))
-            while journal.fault is None:
+            while journal.fault is None:  # noqa: ASYNC110  nothing tells of it
                 await asyncio.sleep(0.01)
             assert "locked" in str(journal.fault)
             other.execute("ROLLBACK")

@@ -67,7 +67,10 @@ def test_a_montage_put_in_line_again_while_its_step_ends_keeps_its_new_place():
     assert [each.step for each in schedule.take(0.0, lambda _: True)] == [Step.MIPMAPS]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["add", "hasten", "remove", "take", "finish"]), st.integers(1, 6)), max_size=60))
+ACTIONS = st.sampled_from(["add", "hasten", "remove", "take", "finish"])
+
+
+@given(st.lists(st.tuples(ACTIONS, st.integers(1, 6)), max_size=60))
 def test_no_montage_is_started_twice_at_once_and_no_limit_is_passed(actions):
     schedule = Schedule({Step.INGEST: 2})
     running: dict[int, Ticket] = {}
