@@ -1,72 +1,65 @@
-"""A stand-in for render-ws, in memory: its REST routes, rules, texts and status codes, for demonstration and tests.
+"""A stand-in for render-ws, in memory, for the demonstration and for tests: its routes, rules, texts and status codes.
 
-It is not render-ws: nothing is kept when it ends, and it renders single tiles only (`source`, `mask`). On request it
-misbehaves, at /faults beside /render-ws:
+It is not render-ws: nothing is kept when it ends, it serves raw images and masks but renders no sections, and of
+transforms it knows the affine ones. Told to, it misbehaves. The routes for that lie beside /render-ws:
 
-    POST /faults {"match": "PUT .*resolvedTiles", "kind": "status", "status": 503, "times": 2}
+    POST /faults {"match": "^PUT .*resolvedTiles", "kind": "status", "status": 503, "times": 2}
+    DELETE /faults
+    GET /requests        what was asked: [{"method", "path", "status"}], status null where no answer was given
 
-kinds: refuse (closes the connection unread), stall (does not answer for `seconds`), status (answers `status`), cut
-(ends the connection in the middle of the answer, after the work was done), late (does the work, answers after `seconds`).
-GET /requests lists what was asked, for tests that look at what a client sends.
+`match` is searched for in "METHOD path?query"; for the kinds see standin_faults.py.
+
+    python -m daemon.demo.standin --port 8080
 """
 
+import argparse
 import asyncio
 import contextlib
-import io
-import json
+import functools
 import re
+import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from aiohttp import web
-from PIL import Image
+from aiohttp.typedefs import Handler
 
-from daemon.demo import standin_store as rules
-from daemon.demo.standin_store import Json, Refusal, Stack, Store
+from daemon.demo import standin_specs as specs
+from daemon.demo import standin_store as store
+from daemon.demo.standin_faults import Fault, Misbehaviour, NoAnswer, answer_with_fault, parse_fault, slowness_s
+from daemon.demo.standin_http import (
+    answer_refusals,
+    box_of,
+    compact,
+    created,
+    flag,
+    java_double,
+    json_body,
+    layer_of,
+    no_parameter,
+    pretty,
+    pretty_if_any,
+    stack_key,
+    text_if_any,
+    touches,
+    wrong_type,
+    z_range,
+)
+from daemon.demo.standin_images import Window, lowest_level, rendered, require_files
+from daemon.demo.standin_specs import Json, Refusal
+from daemon.demo.standin_store import Stack, StackKey, State, Store
 
-IDLE_S = 30.0
-"""After which an idle connection is closed, as Jetty does."""
 BASE = "/render-ws/v1"
-_STACK = BASE + "/owner/{owner}/project/{project}/stack/{stack}"
-_Work = Callable[[], Awaitable[web.StreamResponse]]
-_MIME = {"png-image": ("PNG", "image/png"), "jpeg-image": ("JPEG", "image/jpeg"), "tiff-image": ("TIFF", "image/tiff")}
-
-
-@dataclass(slots=True)
-class Misbehaviour:
-    """One way to misbehave, for requests whose "METHOD path?query" matches."""
-
-    match: re.Pattern[str]
-    kind: Literal["refuse", "stall", "status", "cut", "late"]
-    status: int = 503
-    seconds: float = 1.0
-    times: int = 1_000_000
-    """How often; then no more."""
-    skip: int = 0
-    """How many matching requests are spared first."""
-
-    @classmethod
-    def parse(cls, given: Json) -> "Misbehaviour":
-        """The misbehaviour that a POST asks for."""
-        known = {key: given[key] for key in ("status", "seconds", "times", "skip") if key in given}
-        return cls(re.compile(given.get("match", ".*")), given["kind"], **known)
-
-    def strikes(self, request: str) -> bool:
-        """Whether it is this request's turn."""
-        if not self.match.search(request) or self.times <= 0:
-            return False
-        if self.skip > 0:
-            self.skip -= 1
-            return False
-        self.times -= 1
-        return True
+IDLE_S = 30.0
+"""A connection idle for longer is closed, as Jetty does."""
+_OWNER = "/owner/{owner}"
+_PROJECT = _OWNER + "/project/{project}"
+_STACK = _PROJECT + "/stack/{stack}"
+_Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_Route = tuple[str, str, _Answering]
+"""Method, path after the base, handler."""
 
 
 class StandIn:
@@ -77,528 +70,477 @@ class StandIn:
     derive_s : how long COMPLETE takes; the stack is LOADING meanwhile, and what is written then is missed.
     """
 
-    def __init__(self, derive_s: float = 0.0) -> None:
-        self.store = Store()
-        self.faults: list[Misbehaviour] = []
-        self.requests: list[Json] = []
+    def __init__(self, derive_s: float = 0.0, faults: Iterable[Fault] = ()) -> None:
+        self._store = Store()
         self._derive_s = derive_s
+        self._requests: list[Json] = []
+        self._misbehaviour = Misbehaviour()
+        for fault in faults:
+            self._misbehaviour.add(fault)
 
     def application(self) -> web.Application:
         """The stand-in as an aiohttp application."""
-        # Bodies are not limited, as render-ws's are not: a section of 20,000 tiles is over 16 MB.
-        app = web.Application(middlewares=[self._misbehave, _answer_refusals, _trim_slash], client_max_size=1 << 30)
-        app.add_routes(
-            [
-                web.post("/faults", self._add_fault),
-                web.delete("/faults", self._clear_faults),
-                web.get("/requests", self._list_requests),
-                web.get(BASE + "/versionInfo", self._version_info),
-                web.get(BASE + "/serverProperties", self._server_properties),
-                web.get(BASE + "/likelyUniqueId", self._unique_id),
-                web.get(BASE + "/owners", self._owners),
-                web.get(BASE + "/owner/{owner}/projects", self._projects),
-                web.get(BASE + "/owner/{owner}/stacks", self._stacks),
-                web.get(BASE + "/owner/{owner}/stackIds", self._stack_ids),
-                web.get(BASE + "/owner/{owner}/project/{project}/stacks", self._stacks),
-                web.get(BASE + "/owner/{owner}/project/{project}/stackIds", self._stack_ids),
-                web.put(BASE + "/owner/{owner}/validate-json/{kind}", self._validate_json),
-                *self._stack_routes(),
-                *self._tile_routes(),
-            ]
-        )
+        # 0 is no limit: render-ws has none, and a section of 20,000 tiles is over 16 MB.
+        app = web.Application(middlewares=[self._log_and_misbehave, answer_refusals], client_max_size=0)
+        app.router.add_post("/faults", self._add_fault)
+        app.router.add_delete("/faults", self._clear_faults)
+        app.router.add_get("/requests", self._list_requests)
+        for method, path, handler in (*self._service_routes(), *self._stack_routes(), *self._tile_routes()):
+            for slash in ("", "/"):
+                app.router.add_route(method, f"{BASE}{path}{slash}", handler)
         return app
 
-    def _stack_routes(self) -> list[web.RouteDef]:
+    def _service_routes(self) -> list[_Route]:
         return [
-            web.post(_STACK, self._save_version),
-            web.get(_STACK, self._stack),
-            web.delete(_STACK, self._delete_stack),
-            web.put(_STACK + "/state/{state}", self._set_state),
-            web.put(_STACK + "/stackId", self._rename),
-            web.get(_STACK + "/resolutionValues", self._resolution),
-            web.put(_STACK + "/resolutionValues", self._put_resolution),
-            web.delete(_STACK + "/resolutionValues", self._delete_resolution),
-            web.get(_STACK + "/mipmapPathBuilder", self._builder),
-            web.put(_STACK + "/mipmapPathBuilder", self._put_builder),
-            web.delete(_STACK + "/mipmapPathBuilder", self._delete_builder),
-            web.get(_STACK + "/bounds", self._stack_bounds),
-            web.get(_STACK + "/zValues", self._z_values),
-            web.get(_STACK + "/sectionData", self._section_data),
+            ("GET", "/versionInfo", self._version_info),
+            ("GET", "/serverProperties", self._server_properties),
+            ("GET", "/likelyUniqueId", self._unique_id),
+            ("GET", "/owners", self._owners),
+            ("GET", _OWNER + "/projects", self._projects),
+            ("GET", _OWNER + "/stacks", self._stacks),
+            ("GET", _OWNER + "/stackIds", self._stack_ids),
+            ("GET", _PROJECT + "/stacks", self._stacks),
+            ("GET", _PROJECT + "/stackIds", self._stack_ids),
+            ("PUT", _OWNER + "/validate-json/{kind:tile|tile-array|transform|transform-array}", self._validate),
         ]
 
-    def _tile_routes(self) -> list[web.RouteDef]:
+    def _stack_routes(self) -> list[_Route]:
         return [
-            web.put(_STACK + "/resolvedTiles", self._put_tiles),
-            web.put(_STACK + "/z/{z}/resolvedTiles", self._put_tiles),
-            web.get(_STACK + "/resolvedTiles", self._resolved_range),
-            web.get(_STACK + "/z/{z}/resolvedTiles", self._resolved),
-            web.get(_STACK + "/z/{z}/tile-specs", self._tile_specs),
-            web.put(_STACK + "/tile-specs-with-ids", self._tile_specs_with_ids),
-            web.get(_STACK + "/z/{z}/tileBounds", self._tile_bounds),
-            web.get(_STACK + "/z/{z}/sectionData", self._live_section_data),
-            web.get(_STACK + "/z/{z}/bounds", self._layer_bounds),
-            web.delete(_STACK + "/z/{z}", self._delete_layer),
-            web.delete(_STACK + "/section/{section}", self._delete_section),
-            web.get(_STACK + "/section/{section}/tileBounds", self._section_bounds),
-            web.get(_STACK + "/section/{section}/z", self._section_z),
-            web.get(_STACK + "/tileIds", self._tile_ids),
-            web.get(_STACK + "/tile/{tile}", self._tile),
-            web.delete(_STACK + "/tile/{tile}", self._delete_tile),
-            web.get(_STACK + "/tile/{tile}/validation-info", self._validation_info),
-            web.get(_STACK + "/tile/{tile}/{what:source|mask}/{format}", self._image),
-            web.get(_STACK + "/transform/{transform}", self._transform),
+            ("POST", _STACK, self._save_version),
+            ("GET", _STACK, self._show_stack),
+            ("DELETE", _STACK, self._delete_stack),
+            ("PUT", _STACK + "/state/{state}", self._set_state),
+            ("PUT", _STACK + "/stackId", self._rename),
+            ("PUT", _STACK + "/cloneTo/{target}", self._clone),
+            ("GET", _STACK + "/bounds", self._stack_bounds),
+            ("GET", _STACK + "/zValues", self._z_values),
+            ("GET", _STACK + "/sectionData", self._section_data),
+            *self._value_routes("resolutionValues", self._resolution, self._put_resolution, _RESOLUTION),
+            *self._value_routes("mipmapPathBuilder", self._path_builder, self._put_path_builder, _PATH_BUILDER),
+            *self._value_routes("cycle", self._cycle, self._put_cycle, _CYCLE),
+            *self._value_routes("defaultChannel", self._channel, self._put_channel, _CHANNEL),
+            *self._value_routes("materializedBoxRootPath", self._box_root, self._put_box_root, _BOX_ROOT),
         ]
 
-    # --- misbehaviour
+    def _value_routes(self, name: str, get: _Answering, put: _Answering, keys: tuple[str, ...]) -> list[_Route]:
+        path = f"{_STACK}/{name}"
+        delete = functools.partial(self._forget, keys)
+        return [("GET", path, get), ("PUT", path, put), ("DELETE", path, delete)]
+
+    def _tile_routes(self) -> list[_Route]:
+        return [
+            ("PUT", _STACK + "/resolvedTiles", self._put_tiles),
+            ("PUT", _STACK + "/z/{z}/resolvedTiles", self._put_tiles),
+            ("GET", _STACK + "/resolvedTiles", self._resolved_of_stack),
+            ("GET", _STACK + "/z/{z}/resolvedTiles", self._resolved_of_layer),
+            ("GET", _STACK + "/z/{z}/tile-specs", self._flattened_of_layer),
+            ("PUT", _STACK + "/tile-specs-with-ids", self._flattened_with_ids),
+            ("GET", _STACK + "/z/{z}/tileBounds", self._bounds_in_layer),
+            ("GET", _STACK + "/section/{section}/tileBounds", self._bounds_in_section),
+            ("GET", _STACK + "/z/{z}/sectionData", self._section_data_of_layer),
+            ("GET", _STACK + "/z/{z}/bounds", self._bounds_of_layer),
+            ("GET", _STACK + r"/z/{z}/box/{box:[^,/]+,[^,/]+,[^,/]+,[^,/]+}/tile-count", self._tile_count),
+            ("GET", _STACK + "/tileIds", self._tile_ids),
+            ("PUT", _STACK + "/z/{z}/tileIds", self._move_tiles),
+            ("GET", _STACK + "/section/{section}/z", self._z_of_section),
+            ("PUT", _STACK + "/section/{section}/z", self._move_section),
+            ("DELETE", _STACK + "/z/{z}", self._delete_layer),
+            ("DELETE", _STACK + "/section/{section}", self._delete_section),
+            ("GET", _STACK + "/tile/{tile}", self._tile),
+            ("DELETE", _STACK + "/tile/{tile}", self._delete_tile),
+            ("GET", _STACK + "/tile/{tile}/validation-info", self._validation_info),
+            ("GET", _STACK + "/tile/{tile}/{what:source|mask}/{format:png|jpeg|tiff}-image", self._image),
+            ("GET", _STACK + "/transform/{transform}", self._transform),
+        ]
+
+    # -- requests seen, and misbehaviour ------------------------------------------------------------------------------
 
     @web.middleware
-    async def _misbehave(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        if not request.path.startswith(BASE):
-            response: web.StreamResponse = await handler(request)
-            return response
-        asked = f"{request.method} {request.path_qs}"
-        said: Json = {"method": request.method, "path": request.path_qs, "status": None}
-        self.requests.append(said)
-        fault = next((fault for fault in self.faults if fault.strikes(asked)), None)
-        response = await (handler(request) if fault is None else self._strike(fault, request, handler))
-        said["status"] = response.status
-        return response
-
-    async def _strike(self, fault: Misbehaviour, request: web.Request, handler: Any) -> web.StreamResponse:
-        if fault.kind == "refuse":
-            _cut(request)
-            return web.Response(status=500)
-        if fault.kind == "stall":
-            await asyncio.sleep(fault.seconds)
-            _cut(request)
-            return web.Response(status=500)
-        if fault.kind == "status":
-            await request.read()
-            return web.Response(
-                status=fault.status, text=f"<html><body><h1>{fault.status}</h1></body></html>", content_type="text/html"
-            )
-        done: web.StreamResponse = await handler(request)
-        if fault.kind == "late":
-            await asyncio.sleep(fault.seconds)
-            return done
-        return await _half(request, done)
+    async def _log_and_misbehave(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not request.path.startswith(f"{BASE}/"):
+            return await handler(request)
+        entry: Json = {"method": request.method, "path": request.raw_path, "status": None}
+        self._requests.append(entry)
+        fault = self._misbehaviour.next_fault(f"{request.method} {request.raw_path}")
+        if fault is None:
+            answer = await handler(request)
+        else:
+            answer = await answer_with_fault(fault, request, handler)
+        if not isinstance(answer, NoAnswer):
+            entry["status"] = answer.status
+        return answer
 
     async def _add_fault(self, request: web.Request) -> web.Response:
-        self.faults.append(Misbehaviour.parse(await request.json()))
-        return web.json_response({"faults": len(self.faults)})
+        self._misbehaviour.add(await parse_fault(request))
+        return web.Response(status=201)
 
     async def _clear_faults(self, _: web.Request) -> web.Response:
-        self.faults.clear()
-        return web.json_response({"faults": 0})
+        self._misbehaviour.clear()
+        return web.Response(status=204)
 
     async def _list_requests(self, _: web.Request) -> web.Response:
-        return web.json_response(self.requests)
+        return compact(self._requests)
 
-    # --- the server, owners, projects
+    # -- the service, its owners and projects --------------------------------------------------------------------------
 
     async def _version_info(self, _: web.Request) -> web.Response:
-        return web.json_response({"commit": "stand-in", "branch": "temwatch", "buildVersion": "4.0.2-SNAPSHOT"})
+        return pretty({"commitId": "stand-in", "branch": "temwatch", "buildVersion": "4.0.2-SNAPSHOT"})
 
     async def _server_properties(self, _: web.Request) -> web.Response:
-        return web.json_response({"webService.name": "temwatch stand-in"})
+        return pretty({"webService.maxTileSpecsToRender": "20"})
 
     async def _unique_id(self, _: web.Request) -> web.Response:
-        return web.Response(text=f"{len(self.requests):024x}")
+        return web.Response(text=secrets.token_hex(12))
 
     async def _owners(self, _: web.Request) -> web.Response:
-        return _json(sorted({stack.owner for stack in self.store.stacks()}))
+        return compact(sorted({stack.key.owner for stack in self._store.listed()}))
 
     async def _projects(self, request: web.Request) -> web.Response:
-        return _json(sorted({stack.project for stack in self.store.stacks(request.match_info["owner"])}))
+        return compact(sorted({stack.key.project for stack in self._listed(request)}))
 
     async def _stacks(self, request: web.Request) -> web.Response:
-        return _json([stack.to_json() for stack in self._listed(request)])
+        return compact([stack.to_json() for stack in self._listed(request)])
 
     async def _stack_ids(self, request: web.Request) -> web.Response:
-        return _json([stack.to_json()["stackId"] for stack in self._listed(request)])
+        return compact([stack.key.to_json() for stack in self._listed(request)])
 
     def _listed(self, request: web.Request) -> list[Stack]:
-        return self.store.stacks(request.match_info["owner"], request.match_info.get("project"))
+        return self._store.listed(request.match_info["owner"], request.match_info.get("project"))
 
-    async def _validate_json(self, request: web.Request) -> web.Response:
-        body = await _body(request)
-        specs = body if isinstance(body, list) else [body]
-        if request.match_info["kind"] in ("tile", "tile-array"):
-            for spec in specs:
-                _check_files(spec)
-        elif request.match_info["kind"] not in ("transform", "transform-array"):
-            raise Refusal(404, "RESTEASY003210: Could not find resource for full path", html=True)
-        return web.Response(text="the specified JSON is valid")
+    async def _validate(self, request: web.Request) -> web.Response:
+        kind = request.match_info["kind"]
+        body = await json_body(request)
+        members = body if kind.endswith("-array") and isinstance(body, list) else [body]
+        for member in members:
+            if kind.startswith("tile"):
+                tile = specs.read_tile(member)
+                require_files(tile)
+                if kind == "tile":
+                    specs.require_references(tile, {})
+            else:
+                specs.transform(member, "TransformSpec")
+        return web.Response(text=f"{len(members)} valid")
 
-    # --- stacks
+    # -- stacks --------------------------------------------------------------------------------------------------------
 
-    def _of(self, request: web.Request) -> Stack:
-        info = request.match_info
-        return self.store.stack(info["owner"], info["project"], info["stack"])
+    def _stack(self, request: web.Request) -> Stack:
+        return self._store.stack(stack_key(request))
 
     async def _save_version(self, request: web.Request) -> web.Response:
-        info = request.match_info
-        body = await _body(request)
-        if body is not None and not isinstance(body, dict):
-            raise Refusal(400, "Cannot deserialize instance of StackVersion", html=True)
-        self.store.save_version(info["owner"], info["project"], info["stack"], body)
-        return _created(request)
+        body = await json_body(request)
+        version = None if body is None else specs.read_version(body, "StackVersion")
+        if version is None:
+            raise Refusal(400, "no stack version provided")
+        self._store.save_version(stack_key(request), version)
+        return created(request)
 
-    async def _stack(self, request: web.Request) -> web.Response:
-        return _json(self._of(request).to_json(), indent=2)
+    async def _show_stack(self, request: web.Request) -> web.Response:
+        return pretty(self._stack(request).to_json())
 
     async def _delete_stack(self, request: web.Request) -> web.Response:
-        info = request.match_info
-        self.store.delete(info["owner"], info["project"], info["stack"])
+        self._store.delete(stack_key(request))
         return web.Response()
 
     async def _set_state(self, request: web.Request) -> web.Response:
-        stack = self._of(request)
-        if rules.set_state(stack, request.match_info["state"]):
-            derived = rules.begin_derivation(stack)
-            await asyncio.sleep(self._derive_s)
-            rules.finish_derivation(stack, derived)
-        return _created(request)
+        name = request.match_info["state"]
+        if name not in set(State):
+            raise no_parameter(name)
+        stack = self._stack(request)
+        if store.set_state(stack, State(name)):
+            derived = store.begin_derivation(stack)
+            await asyncio.sleep(max(self._derive_s, slowness_s.get()))
+            store.finish_derivation(stack, derived)
+        return created(request)
 
     async def _rename(self, request: web.Request) -> web.Response:
-        body = await _body(request)
-        self.store.rename(self._of(request), body if isinstance(body, dict) else {})
+        target = specs.read_stack_id(await json_body(request), "StackId")
+        stack = self._stack(request)
+        if set(target) != {"owner", "project", "stack"}:
+            raise Refusal(400, "owner, project, and stack must be specified")
+        self._store.rename(stack, StackKey(**target))
         return web.Response()
 
-    async def _resolution(self, request: web.Request) -> web.Response:
-        version = self._of(request).version
-        return _json([version.get(f"stackResolution{axis}") for axis in "XYZ"])
-
-    async def _put_resolution(self, request: web.Request) -> web.Response:
-        stack, values = self._of(request), await _body(request)
-        rules.require_modifiable(stack)
-        if not isinstance(values, list) or len(values) != 3:
-            raise Refusal(400, "resolution values must be an array of three numbers")
-        stack.version |= {f"stackResolution{axis}": value for axis, value in zip("XYZ", values, strict=True)}
-        return _created(request)
-
-    async def _delete_resolution(self, request: web.Request) -> web.Response:
-        stack = self._of(request)
-        rules.require_modifiable(stack)
-        stack.version |= dict.fromkeys(("stackResolutionX", "stackResolutionY", "stackResolutionZ"))
-        return web.Response()
-
-    async def _builder(self, request: web.Request) -> web.Response:
-        builder = self._of(request).version.get("mipmapPathBuilder")
-        return web.Response(status=204) if builder is None else _json(builder, indent=2)
-
-    async def _put_builder(self, request: web.Request) -> web.Response:
-        stack = self._of(request)
-        builder = rules.normalized_builder(await _body(request))
-        rules.require_modifiable(stack)
-        stack.version["mipmapPathBuilder"] = builder
-        return _created(request)
-
-    async def _delete_builder(self, request: web.Request) -> web.Response:
-        stack = self._of(request)
-        rules.require_modifiable(stack)
-        stack.version.pop("mipmapPathBuilder", None)
-        return web.Response()
+    async def _clone(self, request: web.Request) -> web.Response:
+        zs = [java_double(z) for z in request.query.getall("z", [])]
+        body = await json_body(request)
+        if body is None:
+            raise Refusal(400, "no stack version provided")
+        version = specs.read_version(body, "StackVersion")
+        source = self._stack(request)
+        project = request.query.get("toProject", source.key.project)
+        target = StackKey(source.key.owner, project, request.match_info["target"])
+        self._store.clone(source, target, version, zs, transforms=not flag(request, "skipTransforms"))
+        return created(request)
 
     async def _stack_bounds(self, request: web.Request) -> web.Response:
-        stack = self._of(request)
+        stack = self._stack(request)
         if stack.stats is None:
-            raise Refusal(400, f"stack bounds have not been stored for {stack.name}")
-        return _json(stack.stats["stackBounds"], indent=2)
+            raise Refusal(
+                400,
+                f"Stats for {stack.key.collection.rstrip('_')} have not been stored.  "
+                "If all data has been loaded for this stack, setting its state to "
+                "COMPLETE will trigger derivation and storage of all the stack's stats.",
+            )
+        return pretty(stack.stats["stackBounds"])
 
     async def _z_values(self, request: web.Request) -> web.Response:
-        zs = {tile["z"] for tile in self._of(request).tiles.values() if tile.get("z") is not None}
-        return _json([z for z in zs if _in_range(request, z)])
+        is_wanted = z_range(request)
+        zs = {tile["z"] for tile in self._stack(request).tiles.values() if "z" in tile}
+        return compact([z for z in zs if is_wanted(z)])
 
     async def _section_data(self, request: web.Request) -> web.Response:
-        stack = self._of(request)
+        is_wanted = z_range(request)
+        stack = self._stack(request)
         if stack.section_data is None:
-            raise Refusal(400, f"section data not available for stack {stack.name}: set it COMPLETE first")
-        return _json([row for row in stack.section_data if row.get("z") is not None and _in_range(request, row["z"])])
+            raise Refusal(
+                400,
+                f"section data not available for stack {stack.key.stack}, "
+                "setting its state to COMPLETE will generate it",
+            )
+        return compact([row for row in stack.section_data if is_wanted(row.get("z"))])
 
-    # --- tiles
+    # -- values of a stack ---------------------------------------------------------------------------------------------
+
+    async def _set_values(self, request: web.Request, keys: tuple[str, ...], values: Iterable[Any]) -> web.Response:
+        """Change parts of the current version: allowed in every state but READ_ONLY, and noted by no time stamp."""
+        stack = self._stack(request)
+        store.require_modifiable(stack)
+        changed = {**stack.version, **dict(zip(keys, values, strict=True))}
+        stack.version = store.without_nulls(changed)
+        return web.Response()
+
+    async def _forget(self, keys: tuple[str, ...], request: web.Request) -> web.Response:
+        return await self._set_values(request, keys, [None] * len(keys))
+
+    async def _resolution(self, request: web.Request) -> web.Response:
+        version = self._stack(request).version
+        return compact([version.get(key) for key in _RESOLUTION])
+
+    async def _put_resolution(self, request: web.Request) -> web.Response:
+        values = specs.read_numbers(await json_body(request), "List")
+        if len(values) != len(_RESOLUTION):
+            raise Refusal(400, "resolution values must have three elements")
+        return await self._set_values(request, _RESOLUTION, values)
+
+    async def _path_builder(self, request: web.Request) -> web.Response:
+        return pretty_if_any(self._stack(request).version.get("mipmapPathBuilder"))
+
+    async def _put_path_builder(self, request: web.Request) -> web.Response:
+        return await self._set_values(request, _PATH_BUILDER, [specs.read_path_builder(await json_body(request))])
+
+    async def _cycle(self, request: web.Request) -> web.Response:
+        version = self._stack(request).version
+        cycle = store.without_nulls({"number": version.get(_CYCLE[0]), "stepNumber": version.get(_CYCLE[1])})
+        return pretty_if_any(cycle or None)
+
+    async def _put_cycle(self, request: web.Request) -> web.Response:
+        cycle = specs.read_cycle(await json_body(request), "StackCycle")
+        return await self._set_values(request, _CYCLE, [cycle.get("number"), cycle.get("stepNumber")])
+
+    async def _channel(self, request: web.Request) -> web.Response:
+        return text_if_any(self._stack(request).version.get("defaultChannel"))
+
+    async def _put_channel(self, request: web.Request) -> web.Response:
+        return await self._set_values(request, _CHANNEL, [specs.text(await json_body(request), "defaultChannel")])
+
+    async def _box_root(self, request: web.Request) -> web.Response:
+        return text_if_any(self._stack(request).version.get("materializedBoxRootPath"))
+
+    async def _put_box_root(self, request: web.Request) -> web.Response:
+        if request.content_type != "text/plain":
+            raise wrong_type(request)
+        return await self._set_values(request, _BOX_ROOT, [await request.text()])
+
+    # -- writing tiles -------------------------------------------------------------------------------------------------
 
     async def _put_tiles(self, request: web.Request) -> web.Response:
-        z = _z(request) if "z" in request.match_info else None
-        body = await _body(request)
-        derive = request.query.get("deriveData", "").lower() == "true"
-        rules.save_tiles(self._of(request), body, z, derive=derive)
-        return _created(request)
+        z = layer_of(request) if "z" in request.match_info else None
+        body = await json_body(request)
+        if body is None:
+            raise Refusal(400, "no resolved tiles provided")
+        tiles, transforms = specs.read_resolved(body)
+        stack = self._stack(request)
+        store.require_loading_for_upload(stack)
+        store.check_upload(tiles, transforms, z, derive=flag(request, "deriveData"))
+        await asyncio.sleep(slowness_s.get())
+        store.save_upload(stack, tiles, transforms)
+        return created(request)
 
-    async def _resolved(self, request: web.Request) -> web.Response:
-        stack, z = self._of(request), _z(request)
-        tiles = stack.of_z(z)
-        if not tiles:
-            raise Refusal(404, f"stack {stack.name} does not contain any tiles with a z value of {z}")
-        return _json(rules.resolved(stack, tiles))
+    async def _move_tiles(self, request: web.Request) -> web.Response:
+        z, ids = layer_of(request), specs.read_ids(await json_body(request), "List")
+        stack = self._stack(request)
+        store.move_tiles(stack, [stack.tiles[tile_id] for tile_id in ids if tile_id in stack.tiles], z)
+        return created(request)
 
-    async def _resolved_range(self, request: web.Request) -> web.Response:
-        stack = self._of(request)
-        group = request.query.get("groupId")
-        tiles = [
-            tile
-            for _, tile in sorted(stack.tiles.items())
-            if _in_range(request, tile.get("z", 0.0)) and group in (None, tile.get("groupId"))
-        ]
-        if not tiles:
-            raise Refusal(404, f"no matching tiles found in stack {stack.name}")
-        return _json(rules.resolved(stack, tiles))
-
-    async def _tile_specs(self, request: web.Request) -> web.Response:
-        stack, z = self._of(request), _z(request)
-        tiles = stack.of_z(z)
-        if not tiles:
-            raise Refusal(400, f"stack {stack.name} does not contain any tiles with a z value of {z}")
-        return _json(rules.flattened(stack, tiles))
-
-    async def _tile_specs_with_ids(self, request: web.Request) -> web.Response:
-        stack, ids = self._of(request), await _body(request)
-        wanted = ids if isinstance(ids, list) else []
-        return _json(rules.flattened(stack, [stack.tiles[key] for key in wanted if key in stack.tiles]))
-
-    async def _tile_bounds(self, request: web.Request) -> web.Response:
-        stack, z = self._of(request), _z(request)
-        return _json([rules.tile_bounds(tile) for tile in stack.of_z(z)])
-
-    async def _live_section_data(self, request: web.Request) -> web.Response:
-        stack, z = self._of(request), _z(request)
-        sections: dict[Any, list[Json]] = {}
-        for tile in stack.of_z(z):
-            sections.setdefault(tile.get("layout", {}).get("sectionId"), []).append(tile)
-        return _json([rules.section_data(section, z, tiles) for section, tiles in sections.items()])
-
-    async def _layer_bounds(self, request: web.Request) -> web.Response:
-        stack, z = self._of(request), _z(request)
-        tiles = stack.of_z(z)
-        if not tiles:
-            raise Refusal(400, f"stack {stack.name} does not contain any tiles with a z value of {z}")
-        row = rules.section_data(None, z, tiles)
-        bounds = {key: row[key] for key in ("minX", "minY", "maxX", "maxY")}
-        return _json({**bounds, "minZ": z, "maxZ": z}, indent=2)
+    async def _move_section(self, request: web.Request) -> web.Response:
+        z = specs.number(await json_body(request), "z")
+        stack = self._stack(request)
+        store.move_tiles(stack, store.tiles_of_section(stack, request.match_info["section"]), z)
+        return created(request)
 
     async def _delete_layer(self, request: web.Request) -> web.Response:
-        stack, z = self._of(request), _z(request)
-        rules.delete_tiles(stack, [tile["tileId"] for tile in stack.of_z(z)])
-        return web.Response()
+        z = layer_of(request)
+        return await self._delete(request, lambda stack: store.tiles_at(stack, z))
 
     async def _delete_section(self, request: web.Request) -> web.Response:
-        stack = self._of(request)
-        rules.delete_tiles(stack, [tile["tileId"] for tile in _of_section(stack, request)])
-        return web.Response()
-
-    async def _section_bounds(self, request: web.Request) -> web.Response:
-        return _json([rules.tile_bounds(tile) for tile in _of_section(self._of(request), request)])
-
-    async def _section_z(self, request: web.Request) -> web.Response:
-        tiles = _of_section(self._of(request), request)
-        if not tiles:
-            raise Refusal(404, f"section {request.match_info['section']} does not exist")
-        return _json(tiles[0].get("z"))
-
-    async def _tile_ids(self, request: web.Request) -> web.Response:
-        info = request.match_info
-        try:
-            tiles = self.store.stack(info["owner"], info["project"], info["stack"]).tiles
-        except Refusal as refusal:
-            if refusal.status != 404:
-                raise
-            return _json([])
-        pattern = re.compile(request.query.get("matchPattern", ""))
-        return _json(
-            sorted(key for key, tile in tiles.items() if pattern.search(key) and _in_range(request, tile.get("z", 0.0)))
-        )
-
-    def _one(self, request: web.Request) -> tuple[Stack, Json]:
-        stack, tile_id = self._of(request), request.match_info["tile"]
-        if tile_id not in stack.tiles:
-            collection = f"render.{stack.owner}__{stack.project}__{stack.name}__tile"
-            raise Refusal(404, f"tile spec with id '{tile_id}' does not exist in the {collection} collection")
-        return stack, stack.tiles[tile_id]
-
-    async def _tile(self, request: web.Request) -> web.Response:
-        return _json(self._one(request)[1], indent=2)
+        section = request.match_info["section"]
+        return await self._delete(request, lambda stack: store.tiles_of_section(stack, section))
 
     async def _delete_tile(self, request: web.Request) -> web.Response:
-        rules.delete_tiles(self._of(request), [request.match_info["tile"]])
+        tile_id = request.match_info["tile"]
+        return await self._delete(request, lambda stack: [stack.tiles[tile_id]] if tile_id in stack.tiles else [])
+
+    async def _delete(self, request: web.Request, doomed: Callable[[Stack], list[Json]]) -> web.Response:
+        stack = self._stack(request)
+        store.require_loading_for_deletion(stack)
+        await asyncio.sleep(slowness_s.get())
+        store.delete_tiles(stack, doomed(stack))
         return web.Response()
 
-    async def _validation_info(self, request: web.Request) -> web.Response:
-        stack, tile = self._one(request)
-        _check_files(tile)
-        list(rules.leaves(tile["transforms"], stack.transforms))
-        return _json({"tileId": tile["tileId"]})
+    # -- reading tiles -------------------------------------------------------------------------------------------------
+
+    async def _resolved_of_stack(self, request: web.Request) -> web.Response:
+        is_wanted, box = z_range(request), box_of(request)
+        stack = self._stack(request)
+        group = request.query.get("groupId")
+        tiles = store.by_id(
+            tile
+            for tile in stack.tiles.values()
+            if is_wanted(tile.get("z")) and group in (None, tile.get("groupId")) and touches(tile, box)
+        )
+        if not tiles:
+            raise Refusal(404, f"no matching tiles found in stack {stack.key.stack}")
+        return compact(store.resolved(stack, tiles))
+
+    def _layer(self, request: web.Request, status: int) -> tuple[Stack, float, list[Json]]:
+        """A layer that has tiles; the status is that of one without."""
+        z = layer_of(request)
+        stack = self._stack(request)
+        tiles = store.tiles_at(stack, z)
+        if not tiles:
+            raise Refusal(status, f"stack {stack.key.stack} does not contain any tiles with a z value of {z}")
+        return stack, z, tiles
+
+    async def _resolved_of_layer(self, request: web.Request) -> web.Response:
+        stack, _, tiles = self._layer(request, 404)
+        return compact(store.resolved(stack, tiles))
+
+    async def _flattened_of_layer(self, request: web.Request) -> web.Response:
+        stack, _, tiles = self._layer(request, 400)
+        return compact(store.with_flattened_transforms(stack, tiles))
+
+    async def _flattened_with_ids(self, request: web.Request) -> web.Response:
+        ids = specs.read_ids(await json_body(request), "List")
+        stack = self._store.find(stack_key(request))
+        tiles = [] if stack is None else [stack.tiles[tile_id] for tile_id in ids if tile_id in stack.tiles]
+        return compact([] if stack is None else store.with_flattened_transforms(stack, tiles))
+
+    async def _bounds_in_layer(self, request: web.Request) -> web.Response:
+        z = layer_of(request)
+        return compact([store.tile_bounds(tile) for tile in store.tiles_at(self._stack(request), z)])
+
+    async def _bounds_in_section(self, request: web.Request) -> web.Response:
+        tiles = store.tiles_of_section(self._stack(request), request.match_info["section"])
+        return compact([store.tile_bounds(tile) for tile in tiles])
+
+    async def _section_data_of_layer(self, request: web.Request) -> web.Response:
+        z = layer_of(request)
+        return compact(store.section_data(store.tiles_at(self._stack(request), z)))
+
+    async def _bounds_of_layer(self, request: web.Request) -> web.Response:
+        _, z, tiles = self._layer(request, 400)
+        return pretty({**store.bounds_of(tiles), "minZ": z, "maxZ": z})
+
+    async def _tile_count(self, request: web.Request) -> web.Response:
+        z = layer_of(request)
+        x, y, width, height = (java_double(part) for part in request.match_info["box"].split(","))
+        box = {"minX": x, "minY": y, "maxX": x + width, "maxY": y + height}
+        return compact(sum(touches(tile, box) for tile in store.tiles_at(self._stack(request), z)))
+
+    async def _tile_ids(self, request: web.Request) -> web.Response:
+        is_wanted = z_range(request)
+        pattern = re.compile(request.query.get("matchPattern", ""))
+        stack = self._store.find(stack_key(request))
+        tiles = () if stack is None else stack.tiles.items()
+        return compact(sorted(i for i, tile in tiles if i and pattern.search(i) and is_wanted(tile.get("z"))))
+
+    async def _z_of_section(self, request: web.Request) -> web.Response:
+        section = request.match_info["section"]
+        tiles = store.tiles_of_section(self._stack(request), section)
+        if not tiles:
+            raise Refusal(404, f"section {section} does not exist")
+        return compact(tiles[0].get("z"))
+
+    async def _tile(self, request: web.Request) -> web.Response:
+        return pretty(store.tile_of(self._stack(request), request.match_info["tile"]))
 
     async def _transform(self, request: web.Request) -> web.Response:
-        stack, name = self._of(request), request.match_info["transform"]
-        if name not in stack.transforms:
-            raise Refusal(404, f"transform spec with id '{name}' does not exist")
-        return _json(stack.transforms[name], indent=2)
+        return pretty(store.transform_of(self._stack(request), request.match_info["transform"]))
+
+    async def _validation_info(self, request: web.Request) -> web.Response:
+        stack = self._stack(request)
+        tile = store.tile_of(stack, request.match_info["tile"])
+        await asyncio.to_thread(require_files, tile)
+        specs.derive_bounds(dict(tile), stack.transforms)
+        return pretty({"tileId": tile["tileId"]})
 
     async def _image(self, request: web.Request) -> web.Response:
-        """The raw image or the mask of a tile, through the intensity window 0 to 255 unless told otherwise."""
-        _, tile = self._one(request)
-        if request.match_info["format"] not in _MIME:
-            raise Refusal(404, "RESTEASY003210: Could not find resource for full path", html=True)
-        format_name, mime = _MIME[request.match_info["format"]]
-        _check_files(tile)
-        level = min(tile["mipmapLevels"], key=int)
-        url = tile["mipmapLevels"][level].get("imageUrl" if request.match_info["what"] == "source" else "maskUrl")
-        if url is None:
-            raise Refusal(400, "no imageUrl specified")
-        grey = await asyncio.to_thread(_rendered, _path(url), request.query)
-        image = Image.fromarray(grey).convert("RGBA" if format_name == "PNG" else "RGB")
-        file = io.BytesIO()
-        await asyncio.to_thread(image.save, file, format_name)
-        return web.Response(body=file.getvalue(), content_type=mime, headers={"Cache-Control": "max-age=3600"})
+        window = Window(
+            scale=java_double(request.query.get("scale", "1")),
+            low=java_double(request.query.get("minIntensity", "0")),
+            high=java_double(request.query.get("maxIntensity", "255")),
+        )
+        stack = self._stack(request)
+        tile = store.tile_of(stack, request.match_info["tile"])
+        key = "imageUrl" if request.match_info["what"] == "source" else "maskUrl"
+        path = lowest_level(tile, key)
+        await asyncio.to_thread(require_files, tile)
+        body, media_type = await asyncio.to_thread(rendered, path, request.match_info["format"], window)
+        # As in render-ws the tag is the stack's time of change, which no write of a tile changes.
+        headers = {"Cache-Control": "max-age=3600", "ETag": f'"{stack.modified}"'}
+        return web.Response(body=body, content_type=media_type, headers=headers)
 
 
-def _rendered(path: Path, query: Any) -> npt.NDArray[np.uint8]:
-    """An 8-bit image at the query's scale: halved with truncation, row 0 and column 0 black below scale 1."""
-    scale = float(query.get("scale", 1.0))
-    low, high = float(query.get("minIntensity", 0)), float(query.get("maxIntensity", 255))
-    with Image.open(path) as image:
-        pixels = np.asarray(image).astype(np.uint32)
-    halvings = 0
-    while scale <= 0.5 ** (halvings + 1):
-        height, width = (side // 2 * 2 for side in pixels.shape)
-        even = pixels[:height, :width]
-        pixels = (even[0::2, 0::2] + even[0::2, 1::2] + even[1::2, 0::2] + even[1::2, 1::2]) // 4
-        halvings += 1
-    window = np.clip((pixels - low) * (255 / max(high - low, 1)), 0, 255)
-    grey: npt.NDArray[np.uint8] = np.rint(window).astype(np.uint8)
-    if halvings:
-        grey[0, :] = 0
-        grey[:, 0] = 0
-    return grey
+_RESOLUTION = ("stackResolutionX", "stackResolutionY", "stackResolutionZ")
+_PATH_BUILDER = ("mipmapPathBuilder",)
+_CYCLE = ("cycleNumber", "cycleStepNumber")
+_CHANNEL = ("defaultChannel",)
+_BOX_ROOT = ("materializedBoxRootPath",)
 
 
-def _check_files(tile: Json) -> None:
-    """Refuses a tile of which a file is not there: rendering looks at every level."""
-    for entry in tile.get("mipmapLevels", {}).values():
-        for kind in ("imageUrl", "maskUrl"):
-            if kind in entry and not (_path(entry[kind]).is_file() and _path(entry[kind]).stat().st_size):
-                raise Refusal(400, f"cannot find {kind} file '{entry[kind]}'")
-
-
-def _path(url: str) -> Path:
-    return Path(unquote(urlsplit(url).path))
-
-
-def _of_section(stack: Stack, request: web.Request) -> list[Json]:
-    wanted = request.match_info["section"]
-    return [tile for _, tile in sorted(stack.tiles.items()) if tile.get("layout", {}).get("sectionId") == wanted]
-
-
-def _z(request: web.Request) -> float:
-    return _java_double(request.match_info["z"])
-
-
-def _java_double(text: str) -> float:
-    try:
-        if "_" in text or text.strip().lower() in ("inf", "nan", "infinity", "-inf"):
-            raise ValueError
-        return float(text)
-    except ValueError:
-        raise Refusal(
-            404, f"RESTEASY003870: Unable to extract parameter from http request: {text}", html=True
-        ) from None
-
-
-def _in_range(request: web.Request, z: float) -> bool:
-    low, high = request.query.get("minZ"), request.query.get("maxZ")
-    return (low is None or z >= _java_double(low)) and (high is None or z <= _java_double(high))
-
-
-async def _body(request: web.Request) -> Any:
-    """The JSON body; None if there is none. Strict as Jackson is: NaN and Infinity are no numbers."""
-    raw = await request.read()
-    if request.content_type != "application/json" and raw:
-        raise Refusal(415, "RESTEASY003065: Cannot consume content type", html=True)
-    if not raw:
-        return None
-    try:
-        return json.loads(raw, parse_constant=_refuse_constant)
-    except ValueError as error:
-        raise Refusal(400, f"com.fasterxml.jackson.core.JsonParseException: {error}", html=True) from None
-
-
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"Non-standard token '{text}'")
-
-
-def _json(value: Any, indent: int | None = None) -> web.Response:
-    separators = None if indent else (",", ":")
-    return web.Response(text=json.dumps(value, indent=indent, separators=separators), content_type="application/json")
-
-
-def _created(request: web.Request) -> web.Response:
-    return web.Response(status=201, headers={"Location": str(request.url)})
-
-
-@web.middleware
-async def _answer_refusals(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Refusals and unknown routes as render-ws words them."""
-    try:
-        response: web.StreamResponse = await handler(request)
-    except Refusal as refusal:
-        kind = "text/html" if refusal.html else "text/plain"
-        return web.Response(status=refusal.status, text=refusal.text, content_type=kind)
-    except web.HTTPNotFound:
-        text = f"RESTEASY003210: Could not find resource for full path: {request.url}"
-        return web.Response(status=404, text=text, content_type="text/html")
-    except web.HTTPMethodNotAllowed:
-        text = "RESTEASY003650: No resource method found"
-        return web.Response(status=405, text=text, content_type="text/html")
-    return response
-
-
-@web.middleware
-async def _trim_slash(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Tolerates a slash at the end of a path."""
-    if request.path.endswith("/") and request.path != "/":
-        trimmed = request.clone(rel_url=request.rel_url.with_path(request.path.rstrip("/")))
-        match = await request.app.router.resolve(trimmed)
-        match.add_app(request.app)
-        trimmed._match_info = match
-        response: web.StreamResponse = await match.handler(trimmed)
-        return response
-    answer: web.StreamResponse = await handler(request)
-    return answer
-
-
-def _cut(request: web.Request) -> None:
-    """Ends the connection."""
-    if request.transport is not None:
-        request.transport.abort()
-
-
-async def _half(request: web.Request, done: web.StreamResponse) -> web.StreamResponse:
-    """Half of an answer, then the end of the connection."""
-    body = done.body if isinstance(done, web.Response) and isinstance(done.body, bytes) else b""
-    half = web.StreamResponse(status=done.status, headers={"Content-Length": str(max(2, len(body)))})
-    half.content_type = done.content_type
-    await half.prepare(request)
-    await half.write(body[: len(body) // 2] or b" ")
-    _cut(request)
-    return half
+# -- serving -----------------------------------------------------------------------------------------------------------
 
 
 @contextlib.asynccontextmanager
-async def serve_standin(host: str = "127.0.0.1", port: int = 0, *, derive_s: float = 0.0) -> AsyncIterator[str]:
-    """Serves a stand-in for as long as the context lasts; its base URL."""
-    runner = web.AppRunner(
-        StandIn(derive_s).application(), access_log=None, keepalive_timeout=IDLE_S, shutdown_timeout=0.5
-    )
+async def serve_standin(
+    host: str = "127.0.0.1", port: int = 0, *, derive_s: float = 0.0, faults: Iterable[Fault] = ()
+) -> AsyncIterator[str]:
+    """Serve a stand-in for as long as the context lasts.
+
+    Parameters
+    ----------
+    port : 0 for any free one.
+    derive_s : how long COMPLETE takes to derive.
+    faults : misbehaviour from the start.
+
+    Yields
+    ------
+    str
+        Its base URL, as in http://127.0.0.1:8080/render-ws/v1.
+    """
+    application = StandIn(derive_s, faults).application()
+    runner = web.AppRunner(application, access_log=None, keepalive_timeout=IDLE_S, shutdown_timeout=0.2)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
-        yield f"http://{host}:{runner.addresses[0][1]}{BASE}"
+        shown = f"[{host}]" if ":" in host else host
+        yield f"http://{shown}:{runner.addresses[0][1]}{BASE}"
     finally:
         await runner.cleanup()
 
 
-async def run_standin(host: str, port: int, derive_s: float = 0.0) -> None:
-    """Serves a stand-in until SIGTERM or SIGINT; prints its URL when it is ready."""
+async def run_standin(host: str, port: int, *, derive_s: float = 0.0) -> None:
+    """Serve a stand-in until SIGTERM or SIGINT, and print its URL when it is ready."""
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
@@ -606,3 +548,17 @@ async def run_standin(host: str, port: int, derive_s: float = 0.0) -> None:
         sys.stdout.write(f"{url}\n")
         sys.stdout.flush()
         await ended.wait()
+
+
+def main() -> None:
+    """The command line of `python -m daemon.demo.standin`."""
+    parser = argparse.ArgumentParser(description="A stand-in for render-ws, in memory.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", default=8080, type=int, help="0 for any free one")
+    parser.add_argument("--derive-s", default=0.0, type=float, help="how long COMPLETE takes, seconds")
+    given = parser.parse_args()
+    asyncio.run(run_standin(given.host, given.port, derive_s=given.derive_s))
+
+
+if __name__ == "__main__":
+    main()

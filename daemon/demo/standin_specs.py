@@ -260,8 +260,8 @@ def read_tile(value: Any) -> Json:
 def read_resolved(value: Any) -> tuple[list[Json], dict[str, Json]]:
     """Tiles, and shared transforms by id. The keys of both maps are ignored, the ids inside count."""
     given = object_of(value, "ResolvedTileSpecCollection")
-    tiles = object_of(given.get("tileIdToSpecMap") or {}, "tileIdToSpecMap")
-    transforms = object_of(given.get("transformIdToSpecMap") or {}, "transformIdToSpecMap")
+    tiles = object_of(given.get("tileIdToSpecMap", {}), "tileIdToSpecMap")
+    transforms = object_of(given.get("transformIdToSpecMap", {}), "transformIdToSpecMap")
     shared = [transform(spec, key) for key, spec in transforms.items()]
     return [read_tile(tile) for tile in tiles.values()], {spec["id"]: spec for spec in shared if "id" in spec}
 
@@ -311,7 +311,7 @@ def flattened(spec: Json, shared: Mapping[str, Json]) -> list[Json]:
 def derive_bounds(tile: Json, shared: Mapping[str, Json]) -> None:
     """Sets minX to maxY as render-ws does: the least corner cut off toward zero, the extent rounded up.
 
-    Corners suffice for affine models. Others, such as lens corrections, bend a border by a few pixels: they count as none.
+    Corners suffice for affine models. Others, such as lens corrections, bend a border by pixels: they count as none.
     """
     if "width" not in tile or "height" not in tile:
         raise Refusal(500, "width and height must be set to create a bounding box")

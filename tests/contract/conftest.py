@@ -5,6 +5,7 @@ own, deleted at its end.
 """
 
 import contextlib
+import io
 import json
 import os
 import uuid
@@ -56,12 +57,13 @@ class Service:
     async def ask(self, method: str, path: str, body: Any = None, **more: Any) -> Answer:
         """Send a request; `body` goes as JSON, bytes as they are."""
         headers = {"Content-Type": "application/json", **more.pop("headers", {})}
-        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        data = None if raw is None else io.BytesIO(raw)
         url = URL(self.url + path, encoded=True)
         async with self.http.request(method, url, data=data, headers=headers, **more) as answer:
-            raw = await answer.read()
+            got = await answer.read()
             return Answer(
-                answer.status, answer.content_type, raw.decode(errors="replace"), raw, dict(answer.headers.items())
+                answer.status, answer.content_type, got.decode(errors="replace"), got, dict(answer.headers.items())
             )
 
 

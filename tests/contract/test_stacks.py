@@ -222,7 +222,7 @@ async def test_an_unknown_state_is_a_404_in_html_whether_the_stack_exists_or_not
 async def test_reopening_drops_the_statistics_and_counts_the_version_up(stack: StackUnderTest) -> None:
     await bring(stack, "COMPLETE")
     before = await stack.meta()
-    await asyncio.sleep(0.002)
+    await asyncio.sleep(0.002)  # its times count milliseconds
     await stack.state("LOADING")
     after = await stack.meta()
     assert "stats" not in after

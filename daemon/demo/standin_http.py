@@ -1,0 +1,151 @@
+"""How the stand-in for render-ws reads requests and words answers: as Java, RESTEasy, Jackson and Jetty do."""
+
+import json
+import re
+from collections.abc import Callable
+from html import escape
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from daemon.demo.standin_specs import BOUNDS, Json, Refusal
+from daemon.demo.standin_store import StackKey
+
+# -- reading requests --------------------------------------------------------------------------------------------------
+
+_JAVA_DOUBLE = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[dDfF]?\s*")
+
+
+def stack_key(request: web.Request) -> StackKey:
+    """The stack that the path names."""
+    info = request.match_info
+    return StackKey(info["owner"], info["project"], info["stack"])
+
+
+def java_double(value: str) -> float:
+    """What Java's Double makes of the text. Raises Refusal, 404 in HTML, where it makes nothing of it."""
+    if value in ("NaN", "Infinity", "+Infinity", "-Infinity"):
+        return float(value)
+    if not _JAVA_DOUBLE.fullmatch(value):
+        raise no_parameter(value)
+    return float(value.strip().rstrip("dDfF"))
+
+
+def no_parameter(value: str) -> Refusal:
+    """What the framework says of a part of a path or query that is none of the values it may be."""
+    return Refusal(404, f"RESTEASY003870: Unable to extract parameter from http request: {value}", html=True)
+
+
+def layer_of(request: web.Request) -> float:
+    """The z that the path names."""
+    return java_double(request.match_info["z"])
+
+
+def flag(request: web.Request, name: str) -> bool:
+    """A switch in the query: only `true` is true, in any case of letters."""
+    return request.query.get(name, "").lower() == "true"
+
+
+def _optional_double(request: web.Request, name: str) -> float | None:
+    return java_double(request.query[name]) if name in request.query else None
+
+
+def z_range(request: web.Request) -> Callable[[float | None], bool]:
+    """Whether a z lies in the range that the query asks for."""
+    low, high = _optional_double(request, "minZ"), _optional_double(request, "maxZ")
+    if low is None and high is None:
+        return lambda z: True
+    return lambda z: z is not None and (low is None or z >= low) and (high is None or z <= high)
+
+
+def box_of(request: web.Request) -> dict[str, float | None]:
+    """The sides of the box that the query asks for, None where it is open."""
+    return {name: _optional_double(request, name) for name in BOUNDS}
+
+
+def touches(tile: Json, box: dict[str, Any]) -> bool:
+    """Whether the tile's bounds touch the box."""
+    return all(
+        (box[f"max{axis}"] is None or tile[f"min{axis}"] <= box[f"max{axis}"])
+        and (box[f"min{axis}"] is None or tile[f"max{axis}"] >= box[f"min{axis}"])
+        for axis in "XY"
+    )
+
+
+async def json_body(request: web.Request) -> Any:
+    """The JSON body, None if it is empty. NaN and Infinity are no JSON to Jackson."""
+    raw = await request.read()
+    if request.content_type != "application/json" and (raw or "Content-Type" in request.headers):
+        raise wrong_type(request)
+    if not raw:
+        return None
+    try:
+        return json.loads(raw, parse_constant=_refuse_constant)
+    except ValueError as error:
+        raise Refusal(400, f"com.fasterxml.jackson.core.JsonParseException: {error}", html=True) from None
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"Non-standard token '{name}': enable JsonParser.Feature.ALLOW_NON_NUMERIC_NUMBERS to allow")
+
+
+def wrong_type(request: web.Request) -> Refusal:
+    """What the framework says of a body that is not of the type a route takes."""
+    return Refusal(415, f"RESTEASY003065: Cannot consume content type {request.content_type}", html=True)
+
+
+# -- answering ---------------------------------------------------------------------------------------------------------
+
+
+def compact(value: Any) -> web.Response:
+    """JSON on one line, as render-ws writes lists and resolved tiles."""
+    return web.Response(body=json.dumps(value, separators=(",", ":")).encode(), content_type="application/json")
+
+
+def pretty(value: Any) -> web.Response:
+    """JSON on many lines, as render-ws writes single objects."""
+    return web.Response(body=json.dumps(value, indent=2).encode(), content_type="application/json")
+
+
+def pretty_if_any(value: Any) -> web.Response:
+    """The object, or 204 for None."""
+    return web.Response(status=204) if value is None else pretty(value)
+
+
+def text_if_any(value: str | None) -> web.Response:
+    """The text, or 204 for None."""
+    return web.Response(status=204) if value is None else web.Response(text=value)
+
+
+def created(request: web.Request) -> web.Response:
+    """201 without a body, the request's own address as Location."""
+    return web.Response(status=201, headers={"Location": f"{request.scheme}://{request.host}{request.raw_path}"})
+
+
+@web.middleware
+async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refusals, unknown paths and methods as render-ws or the server around it words them."""
+    if "%2f" in request.raw_path.partition("?")[0].lower():
+        return _html(400, "Ambiguous URI path separator")
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        if refusal.html:
+            return _html(refusal.status, refusal.text)
+        return web.Response(status=refusal.status, text=refusal.text)
+    except web.HTTPNotFound:
+        return _html(404, f"RESTEASY003210: Could not find resource for full path: {request.url}")
+    except web.HTTPMethodNotAllowed as error:
+        answer = _html(405, f"RESTEASY003650: No resource method found for {request.method}, return 405")
+        answer.headers["Allow"] = error.headers["Allow"]
+        return answer
+
+
+def _html(status: int, text: str) -> web.Response:
+    title = f"{status} {HTTPStatus(status).phrase}"
+    page = (
+        f"<html><head><title>{title}</title></head><body><h2>HTTP ERROR {title}</h2><p>{escape(text)}</p></body></html>"
+    )
+    return web.Response(status=status, text=page, content_type="text/html")
