@@ -428,7 +428,7 @@ def _file_problem(spec: dict[str, Any], level: int, url: str) -> str | None:
             size = image.size
     except OSError as error:
         return f"cannot be read: {error}"
-    wanted = level_size(spec["width"], spec["height"], level)
+    wanted = level_size(int(spec["width"]), int(spec["height"]), level)
     return None if size == wanted else f"is {size}, not {wanted}"
 
 

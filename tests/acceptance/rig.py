@@ -238,7 +238,7 @@ def verify_levels(tiles: dict[str, Any], levels: int = 6) -> int:
         for level in range(1, levels + 1):
             with Image.open(uri_to_path(named[str(level)]["imageUrl"])) as image:
                 image.load()
-                assert image.size == level_size(tile["width"], tile["height"], level)
+                assert image.size == level_size(int(tile["width"]), int(tile["height"]), level)
             files += 1
     return files
 
