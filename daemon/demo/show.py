@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 from PIL import Image
@@ -440,7 +440,8 @@ def montage_table(montages: list[dict[str, Any]]) -> Table:
     """Each montage with its tiles, state, and time from its metafile's being noticed to COMPLETE."""
     table = Table(title="Montages")
     for heading in ("metafile", "z", "tiles", "state", "metafile to COMPLETE"):
-        table.add_column(heading, justify="left" if heading in ("metafile", "state") else "right")
+        justify: Literal["left", "right"] = "left" if heading in ("metafile", "state") else "right"
+        table.add_column(heading, justify=justify, overflow="fold")
     for montage in montages:
         z = "" if montage["z"] is None else f"{montage['z']:g}"
         name = Path(montage["metafile"]).name
