@@ -1,7 +1,8 @@
 """A stand-in for render-ws, in memory, for the demonstration and for tests: its routes, rules, texts and status codes.
 
-It is not render-ws: nothing is kept when it ends, it serves raw images and masks but renders no sections, and of
-transforms it knows the affine ones. Told to, it misbehaves. The routes for that lie beside /render-ws:
+It is not render-ws: nothing is kept when it ends unless a file for that is named, it serves raw images and masks but
+renders no sections, and of transforms it knows the affine ones. Told to, it misbehaves; the routes for that lie beside
+/render-ws:
 
     POST /faults {"match": "^PUT .*resolvedTiles", "kind": "status", "status": 503, "times": 2}
     DELETE /faults
@@ -16,11 +17,13 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import json
 import re
 import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -68,10 +71,12 @@ class StandIn:
     Parameters
     ----------
     derive_s : how long COMPLETE takes; the stack is LOADING meanwhile, and what is written then is missed.
+    state : file to begin with, if it is there, and to write all stacks to after every request that may change one.
     """
 
-    def __init__(self, derive_s: float = 0.0, faults: Iterable[Fault] = ()) -> None:
-        self._store = Store()
+    def __init__(self, derive_s: float = 0.0, faults: Iterable[Fault] = (), state: Path | None = None) -> None:
+        self._state = state
+        self._store = Store(json.loads(state.read_bytes()) if state is not None and state.exists() else ())
         self._derive_s = derive_s
         self._requests: list[Json] = []
         self._misbehaviour = Misbehaviour()
@@ -81,7 +86,8 @@ class StandIn:
     def application(self) -> web.Application:
         """The stand-in as an aiohttp application."""
         # 0 is no limit: render-ws has none, and a section of 20,000 tiles is over 16 MB.
-        app = web.Application(middlewares=[self._log_and_misbehave, answer_refusals], client_max_size=0)
+        middlewares = [self._log_and_misbehave, self._keep, answer_refusals]
+        app = web.Application(middlewares=middlewares, client_max_size=0)
         app.router.add_post("/faults", self._add_fault)
         app.router.add_delete("/faults", self._clear_faults)
         app.router.add_get("/requests", self._list_requests)
@@ -168,6 +174,16 @@ class StandIn:
             answer = await answer_with_fault(fault, request, handler)
         if not isinstance(answer, NoAnswer):
             entry["status"] = answer.status
+        return answer
+
+    @web.middleware
+    async def _keep(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        answer = await handler(request)
+        if self._state is not None and request.method != "GET":
+            # Blocking on purpose: nothing may change between the last change and the file that shows it.
+            beside = self._state.with_name(f".{self._state.name}.tmp")
+            beside.write_text(json.dumps(self._store.to_records()), encoding="utf-8")
+            beside.replace(self._state)
         return answer
 
     async def _add_fault(self, request: web.Request) -> web.Response:
@@ -513,7 +529,12 @@ _BOX_ROOT = ("materializedBoxRootPath",)
 
 @contextlib.asynccontextmanager
 async def serve_standin(
-    host: str = "127.0.0.1", port: int = 0, *, derive_s: float = 0.0, faults: Iterable[Fault] = ()
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    derive_s: float = 0.0,
+    faults: Iterable[Fault] = (),
+    state: Path | None = None,
 ) -> AsyncIterator[str]:
     """Serve a stand-in for as long as the context lasts.
 
@@ -522,13 +543,14 @@ async def serve_standin(
     port : 0 for any free one.
     derive_s : how long COMPLETE takes to derive.
     faults : misbehaviour from the start.
+    state : file that keeps the stacks from one run to the next.
 
     Yields
     ------
     str
         Its base URL, as in http://127.0.0.1:8080/render-ws/v1.
     """
-    application = StandIn(derive_s, faults).application()
+    application = StandIn(derive_s, faults, state).application()
     runner = web.AppRunner(application, access_log=None, keepalive_timeout=IDLE_S, shutdown_timeout=0.2)
     await runner.setup()
     try:
@@ -539,12 +561,12 @@ async def serve_standin(
         await runner.cleanup()
 
 
-async def run_standin(host: str, port: int, *, derive_s: float = 0.0) -> None:
+async def run_standin(host: str, port: int, *, derive_s: float = 0.0, state: Path | None = None) -> None:
     """Serve a stand-in until SIGTERM or SIGINT, and print its URL when it is ready."""
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    async with serve_standin(host, port, derive_s=derive_s) as url:
+    async with serve_standin(host, port, derive_s=derive_s, state=state) as url:
         sys.stdout.write(f"{url}\n")
         sys.stdout.flush()
         await ended.wait()
@@ -556,8 +578,9 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", default=8080, type=int, help="0 for any free one")
     parser.add_argument("--derive-s", default=0.0, type=float, help="how long COMPLETE takes, seconds")
+    parser.add_argument("--state", type=Path, help="file that keeps the stacks from one run to the next")
     given = parser.parse_args()
-    asyncio.run(run_standin(given.host, given.port, derive_s=given.derive_s))
+    asyncio.run(run_standin(given.host, given.port, derive_s=given.derive_s, state=given.state))
 
 
 if __name__ == "__main__":

@@ -94,12 +94,29 @@ class Stack:
         }
         return meta if self.stats is None else {**meta, "stats": self.stats}
 
+    def to_record(self) -> Json:
+        """All of the stack, tiles included, as JSON that `from_record` reads."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {**values, "key": self.key.to_json(), "tiles": list(self.tiles.values())}
+
+    @classmethod
+    def from_record(cls, record: Json) -> "Stack":
+        """The stack of a record."""
+        tiles = {tile.get("tileId"): tile for tile in record["tiles"]}
+        key, state = StackKey(**record["key"]), State(record["state"])
+        return cls(**{**record, "key": key, "state": state, "tiles": tiles})
+
 
 class Store:
     """All stacks."""
 
-    def __init__(self) -> None:
-        self._stacks: dict[StackKey, Stack] = {}
+    def __init__(self, records: Iterable[Json] = ()) -> None:
+        stacks = map(Stack.from_record, records)
+        self._stacks: dict[StackKey, Stack] = {stack.key: stack for stack in stacks}
+
+    def to_records(self) -> list[Json]:
+        """All stacks, as JSON that makes the same store again."""
+        return [stack.to_record() for stack in self._stacks.values()]
 
     def listed(self, owner: str | None = None, project: str | None = None) -> list[Stack]:
         """Stacks of an owner and project: by project, then cycle and time of change, the latest first."""

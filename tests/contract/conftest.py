@@ -9,13 +9,14 @@ import io
 import json
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
 from yarl import URL
 
 from daemon.demo.standin import serve_standin
@@ -35,7 +36,7 @@ class Answer:
     kind: str
     text: str
     body: bytes = field(repr=False)
-    headers: dict[str, str] = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
 
     @property
     def json(self) -> Any:
@@ -62,9 +63,7 @@ class Service:
         url = URL(self.url + path, encoded=True)
         async with self.http.request(method, url, data=data, headers=headers, **more) as answer:
             got = await answer.read()
-            return Answer(
-                answer.status, answer.content_type, got.decode(errors="replace"), got, dict(answer.headers.items())
-            )
+            return Answer(answer.status, answer.content_type, got.decode(errors="replace"), got, answer.headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +103,19 @@ class StackUnderTest:
         with contextlib.suppress(aiohttp.ClientError):
             await self.state("COMPLETE")
             await self.ask("DELETE")
+
+
+async def _send_once(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+    """Keep aiohttp from repeating a PUT by itself when its connection breaks."""
+    try:
+        return await handler(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientConnectionError(str(error)) from error
+
+
+def session() -> aiohttp.ClientSession:
+    """A client that sends what it is told to, once."""
+    return aiohttp.ClientSession(middlewares=(_send_once,))
 
 
 def upload(*specs: dict[str, Any], transforms: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
@@ -154,7 +166,7 @@ async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     async with contextlib.AsyncExitStack() as resources:
         is_real = request.param == "real"
         url = REAL_URL if is_real else await resources.enter_async_context(serve_standin())
-        http = await resources.enter_async_context(aiohttp.ClientSession())
+        http = await resources.enter_async_context(session())
         yield Service(url, http, is_real)
 
 
