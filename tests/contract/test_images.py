@@ -24,7 +24,8 @@ def halved(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """2 x 2 means, cut off to integers; odd rows and columns dropped."""
     height, width = image.shape[0] // 2, image.shape[1] // 2
     blocks = image[: 2 * height, : 2 * width].astype(int).reshape(height, 2, width, 2)
-    return blocks.sum(axis=(1, 3)) // 4
+    means: np.ndarray[Any, Any] = blocks.sum(axis=(1, 3)) // 4
+    return means
 
 
 async def put_image(stack: StackUnderTest, directory: Path, image: np.ndarray[Any, Any], **levels: Any) -> Path:
