@@ -18,6 +18,7 @@ from daemon.gate import RenderGate
 from daemon.health import Disk, Facts, Metrics, reasons_not_ready
 from daemon.journal import Journal, Montage
 from daemon.keeper import StackKeeper
+from daemon.ownership import lock_journal
 from daemon.pipeline import Pipeline
 from daemon.service import SystemdNotifier, watchdog_interval_s
 from daemon.steps import Steps
@@ -67,6 +68,7 @@ class Daemon:
             If the journal, a directory's lock or the HTTP port cannot be had.
         """
         async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(lock_journal(self._settings.journal.path))
             self._journal = await stack.enter_async_context(Journal(self._settings.journal.path))
             url = await stack.enter_async_context(render_url(self._settings))
             self._client = await stack.enter_async_context(RenderClient(url))

@@ -66,6 +66,31 @@ def lock_root(directory: Path, state_directory: Path | None = None) -> RootLock:
     return _lock_beside(directory, state_directory)
 
 
+def lock_journal(journal: Path) -> RootLock:
+    """Takes a journal for this process, by a lock file beside it: SQLite has locks of its own on the journal itself.
+
+    Raises
+    ------
+    SettingsFault
+        If another daemon works with it.
+    StorageFault
+        If the lock file cannot be made.
+    """
+    descriptor = _open(journal.with_name(f"{journal.name}.lock"), os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = _owner(descriptor)
+        os.close(descriptor)
+        who = f" (process {owner})" if owner else ""
+        if error.errno in _HELD:
+            hint = "each daemon has a journal of its own"
+            raise SettingsFault("journal.path", f"{shown(journal)} is used by another temwatch{who}", hint) from error
+        hint = "keep the journal on a local disk"
+        raise SettingsFault("journal.path", f"{shown(journal)} is where nothing can be locked", hint) from error
+    return RootLock(journal.parent, descriptor, is_on_directory=False)
+
+
 def _lock_beside(directory: Path, state_directory: Path | None) -> RootLock:
     if state_directory is None:
         hint = "give the daemon a state directory on a local disk"

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -88,7 +89,7 @@ class Show:
         async with contextlib.AsyncExitStack() as stack:
             render_url = await stack.enter_async_context(self._standin())
             config = self.output / "config.toml"
-            config.write_text(config_text(render_url, watched, self.output), encoding="utf-8")
+            config.write_text(config_text(render_url, watched, self.output, free_port()), encoding="utf-8")
             url = await stack.enter_async_context(self._daemon(config))
             http = await stack.enter_async_context(aiohttp.ClientSession())
             self.console.print(
@@ -236,7 +237,7 @@ class Show:
     async def _stay(self, url: str, render_url: str) -> None:
         self.console.print(
             f"still running until Ctrl-C; look at\n  {url}/api/montages\n  {url}/readyz\n  {url}/metrics\n"
-            f"  {render_url}/owner/demo/stacks\n  {self.output}",
+            f"  {render_url}/owner/demo/stacks\n  {self.output}\nand ask `temwatch status --config {self.output}/config.toml`",
             highlight=False,
         )
         ended = asyncio.Event()
@@ -263,7 +264,14 @@ def prepare(output: Path) -> None:
     (output / MARK).touch()
 
 
-def config_text(render_url: str, watched: Path, output: Path) -> str:
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def config_text(render_url: str, watched: Path, output: Path, port: int) -> str:
     """Configuration of the demonstration's daemon: the usual one with short times."""
 
     def quoted(value: object) -> str:
@@ -279,7 +287,7 @@ project = "temwatch"
 path = {quoted(output / "journal.sqlite")}
 
 [http]
-port = 0
+port = {port}
 
 [log]
 format = "json"
