@@ -23,6 +23,8 @@ MAX_TAGS = 4096
 MAX_PIECES = 1 << 20
 """Strips or tiles of one TIFF; more are a broken header."""
 
+PNG_END = b"IEND\xaeB`\x82"
+
 UNREADABLE = (
     *(SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError, AssertionError),
     *(RuntimeError, struct.error, zlib.error, Image.DecompressionBombError, Warning),
@@ -30,12 +32,13 @@ UNREADABLE = (
 """What Pillow raises on files that are not what they seem; an OSError without an errno is another such."""
 
 _DECODERS: tuple[tuple[tuple[bytes, ...], str, type[ImageFile.ImageFile]], ...] = (
-    ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "tif", TiffImagePlugin.TiffImageFile),
+    ((b"II*\0", b"MM\0*", b"II+\0"), "tif", TiffImagePlugin.TiffImageFile),
     ((b"\x89PNG",), "png", PngImagePlugin.PngImageFile),
     ((b"\xff\xd8\xff",), "jpg", JpegImagePlugin.JpegImageFile),
 )
-"""How files begin, the format, and Pillow's class for it. Pillow's `open` is passed by: it refuses, or warns of, images
-above 89 megapixels, which a camera may well have. Here the size is compared with the one expected before decoding."""
+"""How files begin, the format, and Pillow's class for it; big-endian BigTIFF Pillow does not read. Its `open` is passed
+by: it refuses, or warns of, images above 89 megapixels, which a camera may well have. Here the size is compared with
+the one expected before decoding."""
 
 _MODE_BITS = {"1": 1, "L": 8, "I;16": 16, "I;16B": 16, "I;16L": 16}
 _WHY_NOT = {"P": "a colour palette", "I": "32-bit or signed integers", "F": "floating point numbers"}
@@ -192,7 +195,7 @@ def _info_by_pillow(file: BinaryIO, name: str, file_bytes: int, *, mask: bool) -
     if image.mode not in _MODE_BITS:
         raise _Unfit(f"holds {_WHY_NOT.get(image.mode, f'colours ({image.mode})')}, not grey values", "save it as grey")
     _require_grey(_MODE_BITS[image.mode], mask=mask)
-    if name == "png" and b"IEND" not in os.pread(file.fileno(), 12, max(0, file_bytes - 12)):
+    if name == "png" and PNG_END not in os.pread(file.fileno(), 4096, max(0, file_bytes - 4096)):
         raise _Unfit("is cut short: the end of a PNG file is missing")
     return ImageInfo(*image.size, _MODE_BITS[image.mode], name, file_bytes)
 

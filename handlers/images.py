@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -232,7 +233,9 @@ def _read(
                     "see which of the two is right",
                 )
             check(info)
-            return _pixels(decoder(file), info, path), info
+            with warnings.catch_warnings():  # of oddities in metadata, nobody reads them
+                warnings.simplefilter("ignore")
+                return _pixels(decoder(file), info, path), info
     except UNREADABLE as error:
         raise _broken(path, error) from error
     except FileNotFoundError as error:

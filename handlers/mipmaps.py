@@ -21,7 +21,7 @@ IntensityRange = tuple[int, int]
 Reduction = Callable[[Grey, frozenset[int], IntensityRange | None], Iterator[tuple[int, Grey]]]
 
 FULL_RANGE: IntensityRange = (0, 65535)
-BIAS_LIMIT = 0.05
+BIAS_LIMIT = 0.09
 """Mean error of a level, in grey values, from which on its rounding is spread over the image; 0.1 is promised."""
 PIECE = 1 << 20
 """Pixels among which a rounding error is spread."""

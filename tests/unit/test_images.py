@@ -1,0 +1,703 @@
+"""Levels of real image files: what is read, what is refused, and what is left on the disk whatever happens."""
+
+import errno
+import os
+import pickle
+import shutil
+import socket
+import struct
+import subprocess
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from handlers import images
+from handlers.errors import (
+    Fault,
+    ImageFault,
+    ImagesMissing,
+    MetafileFault,
+    SettingsFault,
+    StorageFault,
+    Waiting,
+    WorkerFault,
+)
+from handlers.images import FaultReport, MipmapJob, MipmapReport, inspect_image, make_mipmaps, verify_level
+
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+WIDTH, HEIGHT = 21, 13
+
+
+def texture(depth: Any = np.uint8, width: int = WIDTH, height: int = HEIGHT) -> Any:
+    """An image of noise, (height, width)."""
+    return np.random.default_rng(11).integers(0, np.iinfo(depth).max, (height, width), depth, endpoint=True)
+
+
+def save(path: Path, pixels: Any, **options: Any) -> Path:
+    """An image file as Pillow writes it."""
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(path, **options)
+    return path
+
+
+def job_for(level0: Path, output_dir: Path, levels: int = 2, extension: str = "tif", **changes: Any) -> MipmapJob:
+    """A job as the daemon makes it."""
+    outputs = tuple((level, output_dir / str(level) / f"{level0.name}.{extension}") for level in range(1, levels + 1))
+    job = MipmapJob("tile.1", level0, outputs, WIDTH, HEIGHT, extension=extension, root=level0.parent)
+    return replace(job, **changes)
+
+
+def fault_of(job: MipmapJob) -> Fault:
+    """The fault that a job ends with, as it arrives from a worker. Nothing is left of the job."""
+    report: MipmapReport = pickle.loads(pickle.dumps(make_mipmaps(pickle.loads(pickle.dumps(job)))))
+    assert report.fault is not None
+    assert not report.made
+    assert not [path for _, path in job.outputs if path.exists()]
+    assert not leftovers(*{path.parent for _, path in job.outputs})
+    return report.fault.to_fault()
+
+
+def leftovers(*directories: Path) -> list[str]:
+    """Temporary files."""
+    found = [directory.rglob("*.tmp") for directory in directories if directory.is_dir()]
+    return [path.name for paths in found for path in paths]
+
+
+def tiff(pixels: bytes, *tags: tuple[int, int, int], order: str = "<", big: bool = False) -> bytes:
+    """A TIFF of one strip, written by hand; each tag is (number, type, value), the type 3 (SHORT) or 4 (LONG)."""
+    mark = b"II" if order == "<" else b"MM"
+    start = struct.pack(f"{order}2sHHHQ", mark, 43, 8, 0, 16) if big else struct.pack(f"{order}2sHI", mark, 42, 8)
+    word, count, entry_bytes = ("Q", "Q", 20) if big else ("I", "H", 12)
+    entries = {number: (kind, value) for number, kind, value in tags}
+    missing = {273, 279} - entries.keys()
+    directory_bytes = struct.calcsize(f"<{count}{word}") + (len(entries) + len(missing)) * entry_bytes
+    entries.setdefault(273, (4, len(start) + directory_bytes))
+    entries.setdefault(279, (4, len(pixels)))
+    body = struct.pack(f"{order}{count}", len(entries))
+    for number in sorted(entries):
+        kind, value = entries[number]
+        packed = struct.pack(f"{order}{'H' if kind == 3 else 'I'}", value).ljust(struct.calcsize(f"<{word}"), b"\0")
+        body += struct.pack(f"{order}HH{word}", number, kind, 1) + packed
+    return start + body + struct.pack(f"{order}{word}", 0) + pixels
+
+
+def grey_tags(width: int, height: int, bits: int = 8, photometric: int = 1) -> list[tuple[int, int, int]]:
+    """The tags that a grey image needs, but for its strip."""
+    tags = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (277, 3, 1)]
+    return [*tags, (278, 4, height)]
+
+
+@pytest.fixture
+def level0(tmp_path: Path) -> Path:
+    """An 8-bit image in a directory of its own."""
+    directory = tmp_path / "acquisition"
+    directory.mkdir()
+    return save(directory / "image.tif", texture())
+
+
+@pytest.fixture
+def output_dir(tmp_path: Path) -> Path:
+    return tmp_path / "mipmaps"
+
+
+class TestMakingLevels:
+    def test_levels_are_the_right_pixels_in_the_right_files(self, tmp_path: Path, output_dir: Path) -> None:
+        pixels = np.array(
+            [[0, 4, 100, 100, 7], [8, 4, 100, 104, 7], [1, 1, 255, 255, 7], [1, 2, 255, 253, 7]], np.uint8
+        )
+        job = job_for(save(tmp_path / "a.tif", pixels), output_dir, width=5, height=4)
+        report = make_mipmaps(job)
+        assert report.fault is None
+        assert [(made.level, made.width, made.height, made.mode) for made in report.made] == [
+            (1, 2, 2, "L"),
+            (2, 1, 1, "L"),
+        ]
+        with Image.open(output_dir / "1" / "a.tif.tif") as level1, Image.open(output_dir / "2" / "a.tif.tif") as level2:
+            assert np.asarray(level1).tolist() == [[4, 101], [1, 255]]
+            assert np.asarray(level2).tolist() == [[90]]
+        assert [made.bytes for made in report.made] == [path.stat().st_size for _, path in job.outputs]
+        assert not leftovers(output_dir)
+
+    def test_tiff_levels_are_plain_and_in_one_strip_as_java_reads_them(self, level0: Path, output_dir: Path) -> None:
+        make_mipmaps(job_for(level0, output_dir))
+        with Image.open(output_dir / "1" / "image.tif.tif") as image:
+            tags = image.tag_v2  # type: ignore[attr-defined]
+            assert (tags[259], tags[262], tags.get(277, 1), tags[258]) == (1, 1, 1, (8,))
+            assert (len(tags[273]), tags[278], tags[279]) == (1, HEIGHT // 2, (WIDTH // 2 * (HEIGHT // 2),))
+
+    @pytest.mark.parametrize("extension", ["tif", "png"])
+    @pytest.mark.parametrize(("convert", "depth", "mode"), [(True, np.uint8, "L"), (False, np.uint16, "I;16")])
+    def test_16_bit_images_become_8_bit_ones_only_where_that_is_wanted(
+        self, tmp_path: Path, output_dir: Path, convert: bool, depth: Any, mode: str, extension: str
+    ) -> None:
+        file = save(tmp_path / "a.tif", np.full((HEIGHT, WIDTH), 25700, np.uint16))
+        report = make_mipmaps(job_for(file, output_dir, convert_to_8bit=convert, extension=extension))
+        assert [made.mode for made in report.made] == [mode, mode]
+        pixels = verify_level(report.made[0].path, WIDTH // 2, HEIGHT // 2, mode)
+        assert pixels.dtype == depth
+        assert (pixels == (100 if convert else 25700)).all()
+
+    @pytest.mark.parametrize("convert", [True, False])
+    def test_8_bit_images_stay_as_they_are(self, tmp_path: Path, output_dir: Path, convert: bool) -> None:
+        file = save(tmp_path / "a.tif", np.full((HEIGHT, WIDTH), 200, np.uint8))
+        report = make_mipmaps(job_for(file, output_dir, convert_to_8bit=convert, intensity_range=(1000, 2000)))
+        assert (verify_level(report.made[1].path, WIDTH // 4, HEIGHT // 4, "L") == 200).all()
+
+    def test_the_stated_range_is_what_16_bit_values_are_scaled_from(self, tmp_path: Path, output_dir: Path) -> None:
+        file = save(tmp_path / "a.tif", np.full((HEIGHT, WIDTH), 1200, np.uint16))
+        report = make_mipmaps(job_for(file, output_dir, intensity_range=(1000, 1510)))
+        assert (verify_level(report.made[0].path, WIDTH // 2, HEIGHT // 2, "L") == 100).all()
+
+    @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+    @pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])
+    def test_tiffs_of_either_byte_order_and_size_are_read(
+        self, tmp_path: Path, output_dir: Path, depth: Any, order: str, big: bool
+    ) -> None:
+        pixels = texture(depth)
+        content = pixels.astype(np.dtype(depth).newbyteorder(order)).tobytes()
+        bits = np.iinfo(depth).bits
+        file = tmp_path / "a.tif"
+        file.write_bytes(tiff(content, *grey_tags(WIDTH, HEIGHT, bits), order=order, big=big))
+        assert inspect_image(file).bits == bits
+        report = make_mipmaps(job_for(file, output_dir, convert_to_8bit=False, method="mean"))
+        assert report.fault is None
+        found = verify_level(report.made[0].path, WIDTH // 2, HEIGHT // 2, "L" if bits == 8 else "I;16")
+        exact = pixels[:12, :20].reshape(6, 2, 10, 2).mean(axis=(1, 3))
+        assert np.abs(found - exact).max() < 1
+
+    @pytest.mark.parametrize(
+        "options", [{"compression": "tiff_lzw"}, {"compression": "tiff_adobe_deflate"}, {"tiffinfo": {278: 2}}]
+    )
+    def test_compressed_tiffs_and_those_of_many_strips_are_read(
+        self, level0: Path, output_dir: Path, options: dict[str, Any]
+    ) -> None:
+        make_mipmaps(job_for(level0, output_dir / "plain"))
+        other = save(level0.parent / "other.tif", texture(), **options)
+        assert make_mipmaps(job_for(other, output_dir / "other")).fault is None
+        plain, packed = (output_dir / "plain/1/image.tif.tif"), (output_dir / "other/1/other.tif.tif")
+        assert plain.read_bytes() == packed.read_bytes()
+
+    @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg", "a.dat"])
+    def test_the_content_decides_on_the_format_of_level_0_and_not_the_name(
+        self, tmp_path: Path, output_dir: Path, name: str
+    ) -> None:
+        file = save(tmp_path / name, texture(), format="PNG")
+        assert inspect_image(file).format == "png"
+        assert make_mipmaps(job_for(file, output_dir)).fault is None
+
+    def test_jpeg_levels_hold_8_bits(self, level0: Path, output_dir: Path) -> None:
+        report = make_mipmaps(job_for(level0, output_dir, extension="jpg"))
+        assert [made.mode for made in report.made] == ["L", "L"]
+        assert inspect_image(report.made[0].path).format == "jpg"
+
+    def test_of_a_tiff_with_pages_the_first_is_used_and_a_note_says_so(self, tmp_path: Path, output_dir: Path) -> None:
+        first, second = (Image.fromarray(np.full((HEIGHT, WIDTH), grey, np.uint8)) for grey in (10, 200))
+        file = save(tmp_path / "a.tif", first, save_all=True, append_images=[second])
+        report = make_mipmaps(job_for(file, output_dir))
+        assert (verify_level(report.made[0].path, WIDTH // 2, HEIGHT // 2, "L") == 10).all()
+        assert len(report.notes) == 1
+        assert "first" in report.notes[0]
+
+    def test_a_job_done_again_replaces_its_files(self, level0: Path, output_dir: Path) -> None:
+        job = job_for(level0, output_dir)
+        make_mipmaps(job)
+        save(level0, np.full((HEIGHT, WIDTH), 77, np.uint8))
+        assert make_mipmaps(job).fault is None
+        assert (verify_level(job.outputs[1][1], WIDTH // 4, HEIGHT // 4, "L") == 77).all()
+
+    def test_names_with_blanks_umlauts_and_of_great_length_are_fine(self, tmp_path: Path, output_dir: Path) -> None:
+        file = save(tmp_path / ("ü #?%41 " + "x" * 230 + ".tif"), texture())
+        assert make_mipmaps(job_for(file, output_dir)).fault is None
+        assert not leftovers(output_dir)
+
+    def test_a_real_tile_with_odd_sizes_gets_levels_of_the_sizes_that_render_expects(self, output_dir: Path) -> None:
+        file = DATA / "fafb_tile_col0066_row0102_cam3.png"
+        if not file.exists():
+            pytest.skip(f"{file} is not there")
+        report = make_mipmaps(job_for(file, output_dir, levels=6, width=2760, height=2330))
+        assert [(made.width, made.height) for made in report.made] == [
+            *((1380, 1165), (690, 582), (345, 291), (172, 145), (86, 72), (43, 36)),
+        ]
+
+
+class TestMasks:
+    @pytest.mark.parametrize("mode", ["L", "1"])
+    @pytest.mark.parametrize("extension", ["png", "tif"])
+    def test_a_mask_keeps_its_two_values_and_gets_the_sizes_of_its_image(
+        self, tmp_path: Path, output_dir: Path, mode: str, extension: str
+    ) -> None:
+        pixels = np.full((HEIGHT, WIDTH), 255, np.uint8)
+        pixels[4, 4] = 0
+        file = save(tmp_path / f"mask.{extension}", Image.fromarray(pixels).convert(mode))
+        report = make_mipmaps(job_for(file, output_dir, method="min"))
+        assert report.fault is None
+        expected = np.full((6, 10), 255, np.uint8)
+        expected[2, 2] = 0
+        np.testing.assert_array_equal(verify_level(report.made[0].path, 10, 6, "L"), expected)
+
+    def test_the_real_mask_stays_binary(self, output_dir: Path) -> None:
+        file = DATA / "fafb_mask_cam_3.png"
+        if not file.exists():
+            pytest.skip(f"{file} is not there")
+        report = make_mipmaps(job_for(file, output_dir, levels=6, width=2760, height=2330, method="min"))
+        assert report.fault is None
+        for made in report.made:
+            pixels = verify_level(made.path, 2760 >> made.level, 2330 >> made.level, "L")
+            assert set(np.unique(pixels)) == {0, 255}
+
+    def test_a_mask_of_16_bits_is_refused_for_its_white_may_be_255(self, tmp_path: Path, output_dir: Path) -> None:
+        fault = fault_of(job_for(save(tmp_path / "m.tif", texture(np.uint16)), output_dir, method="min"))
+        assert isinstance(fault, ImageFault)
+        assert "mask with 16 bits" in str(fault)
+
+    def test_a_mask_is_not_written_in_a_format_that_blurs(self, level0: Path, output_dir: Path) -> None:
+        fault = fault_of(job_for(level0, output_dir, method="min", extension="jpg"))
+        assert isinstance(fault, SettingsFault)
+
+
+class TestRefusedImages:
+    @pytest.mark.parametrize(
+        ("mode", "words"),
+        [
+            ("RGB", "colours"),
+            ("RGBA", "colours"),
+            ("LA", "colours"),
+            ("CMYK", "colours"),
+            ("P", "palette"),
+            ("F", "floating point"),
+            ("I", "signed integers"),
+            ("1", "one bit"),
+        ],
+    )
+    def test_what_is_not_grey_with_8_or_16_bits_is_refused_in_words(
+        self, tmp_path: Path, output_dir: Path, mode: str, words: str
+    ) -> None:
+        fault = fault_of(job_for(save(tmp_path / "a.tif", Image.new(mode, (WIDTH, HEIGHT))), output_dir))
+        assert isinstance(fault, ImageFault)
+        assert words in str(fault)
+        assert fault.subject.endswith("a.tif")
+        assert fault.waiting_helps is Waiting.NEVER
+
+    @pytest.mark.parametrize(("mode", "words"), [("RGB", "colours"), ("P", "palette"), ("1", "one bit")])
+    def test_a_png_is_refused_as_a_tiff_is(self, tmp_path: Path, output_dir: Path, mode: str, words: str) -> None:
+        assert words in str(fault_of(job_for(save(tmp_path / "a.png", Image.new(mode, (WIDTH, HEIGHT))), output_dir)))
+
+    @pytest.mark.parametrize(
+        ("tags", "words"),
+        [
+            (grey_tags(WIDTH, HEIGHT, photometric=0), "WhiteIsZero"),
+            ([*grey_tags(WIDTH, HEIGHT), (339, 3, 2)], "signed integers"),
+            ([*grey_tags(WIDTH, HEIGHT), (274, 3, 3)], "turned"),
+            (grey_tags(WIDTH, HEIGHT, bits=12), "12 bits"),
+            (grey_tags(0, HEIGHT), "impossible size"),
+            (grey_tags(70000, HEIGHT), "impossible size"),
+            (grey_tags(WIDTH, HEIGHT + 1), "bytes of pixels"),
+            ([*grey_tags(WIDTH, HEIGHT), (273, 4, 0)], "not written to its end"),
+            ([*grey_tags(WIDTH, HEIGHT), (279, 4, 1 << 30)], "cut short"),
+        ],
+    )
+    def test_a_header_that_means_something_else_is_refused(
+        self, tmp_path: Path, tags: list[tuple[int, int, int]], words: str
+    ) -> None:
+        file = tmp_path / "a.tif"
+        file.write_bytes(tiff(texture().tobytes(), *tags))
+        with pytest.raises(ImageFault, match=words):
+            inspect_image(file)
+
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            (b"", "is empty"),
+            (b"\0" * 5000, "not an image"),
+            (b"{}", "not an image"),
+            (b"%PDF-1.4 and so on", "not an image"),
+            (b"II*\0", "cut short"),
+            (b"II*\0\x08\0\0\0", "cut short"),
+            (b"II*\0\x08\0\0\0\0\0\0\0\0\0", "0 entries"),
+            (b"MM\0*\xff\xff\xff\xff", "cut short"),
+            (b"\x89PNG\r\n\x1a\n", "cannot be read"),
+            (b"\xff\xd8\xff\xe0 and no more", "cannot be read"),
+        ],
+    )
+    def test_what_is_no_image_is_refused(self, tmp_path: Path, output_dir: Path, content: bytes, words: str) -> None:
+        file = tmp_path / "a.tif"
+        file.write_bytes(content)
+        fault = fault_of(job_for(file, output_dir))
+        assert isinstance(fault, ImageFault)
+        assert words in str(fault)
+
+    @pytest.mark.parametrize("form", ["TIFF", "PNG"])
+    def test_a_file_cut_short_shows_without_decoding_wherever_it_is_cut(self, tmp_path: Path, form: str) -> None:
+        file = save(tmp_path / "a", texture(), format=form)
+        whole = file.read_bytes()
+        inspect_image(file)
+        for length in range(len(whole)):
+            file.write_bytes(whole[:length])
+            with pytest.raises(ImageFault):
+                inspect_image(file)
+
+    @pytest.mark.parametrize("compression", [None, "tiff_adobe_deflate", "tiff_lzw"])
+    def test_a_tiff_with_its_directory_at_the_end_and_its_pixels_cut_out_is_cut_short(
+        self, tmp_path: Path, output_dir: Path, compression: str | None
+    ) -> None:
+        file = save(tmp_path / "a.tif", texture(), compression=compression)
+        os.truncate(file, file.stat().st_size - 1)
+        assert "cut short" in str(fault_of(job_for(file, output_dir)))
+
+    def test_a_png_whose_pixels_are_damaged_is_refused(self, tmp_path: Path, output_dir: Path) -> None:
+        file = save(tmp_path / "a.png", texture())
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        file.write_bytes(content)
+        assert isinstance(fault_of(job_for(file, output_dir)), ImageFault)
+
+    def test_another_size_than_expected_is_refused(self, level0: Path, output_dir: Path) -> None:
+        fault = fault_of(job_for(level0, output_dir, width=WIDTH + 1))
+        assert "21x13 pixels, not 22x13" in str(fault)
+        assert isinstance(fault, ImageFault)
+
+    def test_a_bomb_is_refused_by_its_header(self, tmp_path: Path, output_dir: Path) -> None:
+        header = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
+        packed = zlib.compress(bytes(1000))
+        chunks = [(b"IHDR", header), (b"IDAT", packed), (b"IEND", b"")]
+        content = b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in chunks
+        )
+        file = tmp_path / "a.png"
+        file.write_bytes(content)
+        started = time.perf_counter()
+        assert "60000x60000 pixels" in str(fault_of(job_for(file, output_dir)))
+        assert time.perf_counter() - started < 1
+
+    @pytest.mark.parametrize("compression", [None, "tiff_adobe_deflate"])
+    def test_a_camera_larger_than_pillow_s_limit_neither_warns_nor_fails(
+        self, tmp_path: Path, output_dir: Path, compression: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+        file = save(tmp_path / "a.tif", texture(), compression=compression)
+        assert make_mipmaps(job_for(file, output_dir)).fault is None
+
+    def test_a_strip_of_65536_pixels_is_read(self, tmp_path: Path, output_dir: Path) -> None:
+        file = save(tmp_path / "a.tif", texture(np.uint8, 65536, 4))
+        report = make_mipmaps(job_for(file, output_dir, width=65536, height=4))
+        assert [(made.width, made.height) for made in report.made] == [(32768, 2), (16384, 1)]
+
+    def test_16_bits_do_not_go_into_jpeg_and_nothing_is_decoded_to_find_out(
+        self, tmp_path: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(images, "decoder", None)
+        file = save(tmp_path / "a.tif", texture(np.uint16))
+        fault = fault_of(job_for(file, output_dir, extension="jpg", convert_to_8bit=False))
+        assert isinstance(fault, SettingsFault)
+        assert "16 bits" in str(fault)
+
+    @pytest.mark.parametrize(
+        ("changes", "key"),
+        [
+            ({"method": "magic"}, "mipmaps.method"),
+            ({"extension": "bmp"}, "mipmaps.format"),
+            ({"outputs": ((0, Path("/none/x")),)}, "mipmaps.levels"),
+            ({"outputs": ((1, Path("/none/x")), (1, Path("/none/y")))}, "mipmaps.levels"),
+            ({"intensity_range": (300, 200)}, "mipmaps.range_16bit"),
+        ],
+    )
+    def test_a_job_without_sense_is_refused(
+        self, level0: Path, output_dir: Path, changes: dict[str, Any], key: str
+    ) -> None:
+        fault = fault_of(job_for(level0, output_dir, **changes))
+        assert isinstance(fault, SettingsFault)
+        assert fault.subject == key
+
+    def test_a_level_without_a_pixel_is_refused_before_any_work(self, level0: Path, output_dir: Path) -> None:
+        assert "level 4 is empty" in str(fault_of(job_for(level0, output_dir, levels=4)))
+
+    def test_a_level_never_replaces_its_own_image(self, level0: Path) -> None:
+        report = make_mipmaps(MipmapJob("t", level0, ((1, level0),), WIDTH, HEIGHT))
+        assert report.fault is not None
+        assert inspect_image(level0).width == WIDTH
+
+
+class TestWhereImagesLie:
+    def test_a_link_inside_the_watched_directory_is_followed(self, level0: Path, output_dir: Path) -> None:
+        link = level0.parent / "link.tif"
+        link.symlink_to(level0)
+        assert make_mipmaps(job_for(link, output_dir)).fault is None
+
+    def test_a_link_that_leads_out_of_it_is_refused(self, level0: Path, tmp_path: Path, output_dir: Path) -> None:
+        outside = save(tmp_path / "secret.tif", texture())
+        (level0.parent / "link.tif").symlink_to(outside)
+        (level0.parent / "up").symlink_to(tmp_path)
+        for path in (level0.parent / "link.tif", level0.parent / "up" / "secret.tif"):
+            fault = fault_of(job_for(path, output_dir, root=level0.parent))
+            assert isinstance(fault, ImageFault)
+            assert "lies outside" in str(fault)
+
+    def test_a_directory_whose_name_begins_alike_is_outside(self, level0: Path, tmp_path: Path) -> None:
+        sibling = tmp_path / "acquisition2"
+        sibling.mkdir()
+        with pytest.raises(ImageFault, match="lies outside"):
+            inspect_image(save(sibling / "a.tif", texture()), level0.parent)
+
+    def test_a_watched_directory_that_is_itself_a_link_holds_its_images(self, level0: Path, tmp_path: Path) -> None:
+        root = tmp_path / "mounted"
+        root.symlink_to(level0.parent)
+        assert inspect_image(root / level0.name, root).bits == 8
+
+    def test_a_pipe_a_socket_a_directory_and_a_circle_of_links_are_refused_at_once(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "directory").mkdir()
+        (tmp_path / "circle").symlink_to(tmp_path / "circle")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / "socket"))
+        for name in ("pipe", "directory", "circle", "socket"):
+            with pytest.raises(ImageFault, match="not a regular file"):
+                inspect_image(tmp_path / name)
+
+    def test_no_file_stays_open_after_a_refusal(self, tmp_path: Path) -> None:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(5):
+            with pytest.raises(ImageFault):
+                inspect_image(tmp_path)
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+    def test_an_image_that_is_gone_from_among_others_is_missing(self, level0: Path, output_dir: Path) -> None:
+        fault = fault_of(job_for(level0.parent / "gone.tif", output_dir))
+        assert isinstance(fault, ImagesMissing)
+        with pytest.raises(FileNotFoundError):
+            inspect_image(level0.parent / "gone.tif")
+
+    @pytest.mark.parametrize("there", [True, False])
+    def test_a_directory_that_is_gone_or_suddenly_empty_is_a_mount_to_wait_for(
+        self, tmp_path: Path, output_dir: Path, there: bool
+    ) -> None:
+        directory = tmp_path / "mount"
+        if there:
+            directory.mkdir()
+        fault = fault_of(job_for(directory / "a.tif", output_dir))
+        assert isinstance(fault, StorageFault)
+        assert fault.waiting_helps is Waiting.ALWAYS
+
+
+def fill(file: Any) -> None:
+    """Writes until the disk is full, and raises the OSError that ends it."""
+    while True:
+        file.write(bytes(4096))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with 256 KiB, and few file names."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=64", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("a small tmpfs cannot be mounted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+class TestDisksThatFail:
+    def test_a_full_disk_is_a_storage_fault_and_leaves_no_trace(self, tmp_path: Path, small_disk: Path) -> None:
+        file = save(tmp_path / "a.tif", texture(np.uint8, 1200, 1200))
+        fault = fault_of(job_for(file, small_disk, width=1200, height=1200))
+        assert isinstance(fault, StorageFault)
+        assert "No space left" in str(fault)
+        assert shutil.disk_usage(small_disk).used < 16384
+
+    def test_a_disk_that_fills_halfway_keeps_the_levels_that_were_whole(self, tmp_path: Path, small_disk: Path) -> None:
+        file = save(tmp_path / "a.tif", texture(np.uint8, 800, 800))
+        job = job_for(file, small_disk, levels=2, width=800, height=800)
+        (small_disk / "filler").write_bytes(bytes(72 * 1024))  # level 1 of 160 kB fits, level 2 of 40 kB does not
+        report = make_mipmaps(job)
+        assert report.fault is not None
+        assert isinstance(report.fault.to_fault(), StorageFault)
+        assert [made.level for made in report.made] == [1]
+        assert verify_level(report.made[0].path, 400, 400, "L").shape == (400, 400)
+        assert not job.outputs[1][1].exists()
+        assert not leftovers(small_disk)
+
+    def test_a_disk_that_was_full_works_again_as_soon_as_there_is_room(self, tmp_path: Path, small_disk: Path) -> None:
+        file = save(tmp_path / "a.tif", texture())
+        job = job_for(file, small_disk)
+        filler = small_disk / "filler"
+        with filler.open("wb", buffering=0) as out, pytest.raises(OSError, match="No space left"):
+            fill(out)
+        assert isinstance(fault_of(job), StorageFault)
+        filler.unlink()
+        assert make_mipmaps(job).fault is None
+
+    @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE])
+    @pytest.mark.parametrize("call", ["fsync", "replace", "mkdir", "scandir"])
+    def test_any_call_that_fails_is_a_storage_fault_that_names_the_level(
+        self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str
+    ) -> None:
+        def fail(*arguments: Any, **options: Any) -> None:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patch:
+            owner: Any = os if call in ("fsync", "scandir") else Path
+            patch.setattr(owner, call, fail)
+            report = make_mipmaps(job_for(level0, output_dir))
+        assert [path for path in output_dir.rglob("*") if path.is_file()] == []
+        assert report.fault is not None
+        fault = report.fault.to_fault()
+        assert isinstance(fault, StorageFault)
+        assert "level 1" in fault.problem
+        assert os.strerror(number) in fault.problem
+        assert fault.subject.endswith("1/image.tif.tif")
+
+    def test_a_disk_that_returns_other_pixels_is_found_out_before_anybody_sees_them(
+        self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def corrupt(path: Path, content: bytes) -> None:
+            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+        monkeypatch.setattr(images, "_write_durably", corrupt)
+        fault = fault_of(job_for(level0, output_dir))
+        assert isinstance(fault, StorageFault)
+        assert "reads back differently" in str(fault)
+
+    def test_a_write_that_is_cut_short_without_a_word_is_found_out(
+        self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(images, "_write_durably", lambda path, content: path.write_bytes(content[:-5]))
+        assert "reads back differently" in str(fault_of(job_for(level0, output_dir)))
+
+    def test_too_long_a_name_is_no_reason_to_wait(self, tmp_path: Path, output_dir: Path) -> None:
+        report = make_mipmaps(job_for(save(tmp_path / ("x" * 252), texture(), format="TIFF"), output_dir))
+        assert report.fault is not None
+        assert report.fault.kind == "SettingsFault"
+        assert not leftovers(output_dir)
+
+    def test_memory_that_runs_out_is_reported(
+        self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*arguments: Any) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(images, "reduce_levels", fail)
+        assert isinstance(fault_of(job_for(level0, output_dir)), WorkerFault)
+
+
+class TestLeftovers:
+    @pytest.fixture(autouse=True)
+    def _process_that_has_swept_nothing(self) -> None:
+        images._sweep.cache_clear()
+
+    def dead_pid(self) -> int:
+        process = subprocess.Popen(["true"])
+        process.wait()
+        return process.pid
+
+    def test_temporary_files_of_dead_workers_are_removed_by_the_next_job(self, level0: Path, output_dir: Path) -> None:
+        job = job_for(level0, output_dir, levels=1)
+        directory = job.outputs[0][1].parent
+        directory.mkdir(parents=True)
+        old = directory / f".other.tif.tif.{images._machine()}-{self.dead_pid()}-123-0.tmp"
+        old.write_bytes(b"half a lev")
+        assert make_mipmaps(job).fault is None
+        assert [path.name for path in directory.iterdir()] == ["image.tif.tif"]
+
+    def test_those_of_writers_at_work_and_files_of_others_stay(self, level0: Path, output_dir: Path) -> None:
+        job = job_for(level0, output_dir, levels=1)
+        directory = job.outputs[0][1].parent
+        directory.mkdir(parents=True)
+        names = {
+            f".a.tif.tif.{images._maker(os.getppid())}-0.tmp",  # a process at work
+            ".b.tif.tif.00000000-1-1-0.tmp",  # of another machine
+            ".hidden",
+            "note.tmp",
+        }
+        for name in names:
+            (directory / name).write_bytes(b"")
+        os.utime(directory / "note.tmp", (0, 0))
+        make_mipmaps(job)
+        assert {path.name for path in directory.iterdir()} == names | {"image.tif.tif"}
+
+    def test_those_of_another_machine_go_after_an_hour(self, level0: Path, output_dir: Path) -> None:
+        job = job_for(level0, output_dir, levels=1)
+        directory = job.outputs[0][1].parent
+        directory.mkdir(parents=True)
+        old = directory / ".b.tif.tif.00000000-1-1-0.tmp"
+        old.write_bytes(b"")
+        os.utime(old, (time.time() - 4000, time.time() - 4000))
+        make_mipmaps(job)
+        assert not old.exists()
+
+    def test_a_process_id_given_out_again_does_not_protect_them(self, level0: Path, output_dir: Path) -> None:
+        job = job_for(level0, output_dir, levels=1)
+        directory = job.outputs[0][1].parent
+        directory.mkdir(parents=True)
+        old = directory / f".b.tif.tif.{images._machine()}-{os.getppid()}-1-0.tmp"
+        old.write_bytes(b"")
+        make_mipmaps(job)
+        assert not old.exists()
+
+
+class TestVerifying:
+    def test_a_level_as_expected_is_returned(self, level0: Path) -> None:
+        np.testing.assert_array_equal(verify_level(level0, WIDTH, HEIGHT, "L"), texture())
+
+    @pytest.mark.parametrize(("width", "mode"), [(WIDTH - 1, "L"), (WIDTH, "I;16")])
+    def test_another_size_or_mode_is_a_fault(self, level0: Path, width: int, mode: str) -> None:
+        with pytest.raises(ImageFault):
+            verify_level(level0, width, HEIGHT, mode)
+
+    def test_a_level_that_is_not_there_is_missing(self, level0: Path) -> None:
+        with pytest.raises(ImagesMissing):
+            verify_level(level0.with_name("gone"), WIDTH, HEIGHT, "L")
+
+
+def test_an_inspection_costs_little_and_says_what_the_header_says(tmp_path: Path) -> None:
+    file = save(tmp_path / "a.tif", texture(np.uint16))
+    info = inspect_image(file, tmp_path)
+    assert (info.width, info.height, info.bits, info.mode) == (WIDTH, HEIGHT, 16, "I;16")
+    assert (info.format, info.file_bytes, info.has_more_pages) == ("tif", file.stat().st_size, False)
+    best = min(_seconds(file, tmp_path) for _ in range(20))
+    assert best < 0.0005
+
+
+def _seconds(file: Path, root: Path) -> float:
+    started = time.perf_counter()
+    inspect_image(file, root)
+    return time.perf_counter() - started
+
+
+@pytest.mark.parametrize("kind", [ImageFault, StorageFault, ImagesMissing, WorkerFault, SettingsFault, MetafileFault])
+def test_a_fault_survives_the_way_between_processes(kind: type[Fault]) -> None:
+    fault = FaultReport.of(kind("s", "p", "h")).to_fault()
+    assert type(fault) is kind
+    assert fault.args == ("s", "p", "h")
+
+
+def test_a_fault_of_a_class_unknown_elsewhere_travels_as_the_one_above() -> None:
+    class Special(ImageFault):
+        pass
+
+    assert type(FaultReport.of(Special("s", "p")).to_fault()) is ImageFault
+
+
+@pytest.mark.parametrize("form", ["TIFF", "PNG", "JPEG"])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=120, deadline=None)
+@given(data=st.data())
+def test_damage_anywhere_never_raises_and_never_leaves_a_trace(tmp_path: Path, form: str, data: st.DataObject) -> None:
+    pixels = texture(np.uint8 if form == "JPEG" else data.draw(st.sampled_from([np.uint8, np.uint16])))
+    options = {"compression": data.draw(st.sampled_from([None, "tiff_lzw"]))} if form == "TIFF" else {}
+    content = bytearray(save(tmp_path / "a", pixels, format=form, **options).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        where = data.draw(st.one_of(st.integers(0, min(300, len(content) - 1)), st.integers(0, len(content) - 1)))
+        content[where] = data.draw(st.integers(0, 255))
+    (tmp_path / "a").write_bytes(content)
+    report = make_mipmaps(job_for(tmp_path / "a", tmp_path / "mipmaps", root=tmp_path))
+    assert report.fault is None or report.fault.kind in ("ImageFault", "ImagesMissing")
+    assert not leftovers(tmp_path)

@@ -1,0 +1,310 @@
+"""Mipmap arrays against results written out, and against exact means in float64."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from handlers.mipmaps import FULL_RANGE, METHODS, level_size, reduce_levels, rounded, smallest_type
+
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+ALL_LEVELS = range(1, 7)
+DEPTHS = [np.uint8, np.uint16]
+
+
+def reduced(image: list[list[int]], depth: Any, level: int = 1, method: str = "mean", to_8bit: Any = None) -> Any:
+    """The one level wanted, as a list, its type checked."""
+    [(found, pixels)] = reduce_levels(np.array(image, depth), [level], method, to_8bit)
+    assert found == level
+    assert pixels.dtype == (np.uint8 if to_8bit else depth)
+    return pixels.tolist()
+
+
+def exact_mean(image: npt.NDArray[Any], level: int) -> npt.NDArray[np.float64]:
+    """Means of 2^level x 2^level blocks, odd last rows and columns dropped."""
+    size = 2**level
+    height, width = (length // size for length in image.shape)
+    blocks = image[: height * size, : width * size].reshape(height, size, width, size)
+    return blocks.mean(axis=(1, 3), dtype=np.float64)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+class TestMean:
+    def test_a_pixel_is_the_mean_of_its_block(self, depth: Any) -> None:
+        image = [
+            [0, 4, 100, 100],
+            [8, 4, 100, 104],
+            [1, 1, 255, 255],
+            [1, 2, 255, 255],
+        ]
+        assert reduced(image, depth) == [[4, 101], [1, 255]]
+
+    def test_ties_go_up_and_down_in_turn_like_a_checkerboard(self, depth: Any) -> None:
+        image = [
+            [0, 0, 0, 0, 0, 0],
+            [1, 1, 1, 1, 1, 1],
+            [0, 0, 0, 0, 0, 0],
+            [1, 1, 1, 1, 1, 1],
+        ]
+        assert reduced(image, depth) == [[1, 0, 1], [0, 1, 0]]
+
+    def test_an_odd_last_row_and_column_are_dropped_and_blended_into_nothing(self, depth: Any) -> None:
+        image = [
+            [10, 20, 99],
+            [30, 40, 99],
+            [99, 99, 99],
+        ]
+        assert reduced(image, depth) == [[25]]
+
+    def test_a_strip_one_block_high_works(self, depth: Any) -> None:
+        assert reduced([[1, 3, 5, 7, 0], [1, 3, 5, 7, 0]], depth) == [[2, 6]]
+
+    def test_the_second_level_is_made_of_level_0_and_not_of_a_rounded_first(self, depth: Any) -> None:
+        # Means at level 1 are 0.25, 0.25, 0.25 and 1.25: rounded they would give 0.25, exactly they give 0.5.
+        image = [
+            [1, 0, 0, 0],
+            [0, 0, 0, 1],
+            [0, 1, 1, 1],
+            [0, 0, 1, 2],
+        ]
+        assert reduced(image, depth, level=2) == [[1]]
+
+    def test_the_brightest_image_stays_the_brightest_at_every_level(self, depth: Any) -> None:
+        image = np.full((1024, 2048), np.iinfo(depth).max, depth)
+        for level, pixels in reduce_levels(image, range(1, 11)):
+            assert pixels.shape == (1024 >> level, 2048 >> level)
+            assert (pixels == np.iinfo(depth).max).all()
+
+    def test_a_level_is_the_same_whatever_others_are_made(self, depth: Any) -> None:
+        image = np.random.default_rng(1).integers(0, np.iinfo(depth).max, (97, 83), depth, endpoint=True)
+        [(_, alone)] = reduce_levels(image, [3])
+        beside = dict(reduce_levels(image, [5, 3, 1]))
+        np.testing.assert_array_equal(beside[3], alone)
+
+
+def test_levels_come_in_ascending_order_whatever_order_they_are_asked_in() -> None:
+    image = np.zeros((16, 16), np.uint8)
+    assert [(level, pixels.shape) for level, pixels in reduce_levels(image, [3, 1])] == [(1, (8, 8)), (3, (2, 2))]
+
+
+@pytest.mark.parametrize(
+    ("size", "level", "expected"),
+    [
+        ((2760, 2330), 1, (1380, 1165)),
+        ((2760, 2330), 2, (690, 582)),
+        ((2760, 2330), 3, (345, 291)),
+        ((513, 515), 1, (256, 257)),
+        ((513, 515), 6, (8, 8)),
+        ((3840, 3840), 6, (60, 60)),
+        ((5504, 5504), 7, (43, 43)),
+        ((1, 1), 1, (0, 0)),
+    ],
+)
+def test_a_level_has_the_size_that_render_expects(size: tuple[int, int], level: int, expected: tuple[int, int]) -> None:
+    assert level_size(*size, level) == expected
+
+
+@given(st.integers(1, 65536), st.integers(1, 12), st.integers(0, 12))
+def test_halving_step_by_step_gives_the_same_size_as_at_once(side: int, first: int, then: int) -> None:
+    assert level_size(*level_size(side, 1, first), then)[0] == level_size(side, 1, first + then)[0]
+
+
+class TestConversionTo8Bit:
+    def test_the_full_range_is_divided_by_257_and_rounded(self) -> None:
+        image = [
+            [0, 0, 257, 257, 128, 128, 65535, 65535],
+            [0, 0, 257, 257, 128, 128, 65535, 65535],
+            [129, 129, 32767, 32767, 32768, 32768, 65534, 65534],
+            [129, 129, 32767, 32767, 32768, 32768, 65534, 65534],
+        ]
+        assert reduced(image, np.uint16, to_8bit=FULL_RANGE) == [[0, 1, 0, 255], [1, 127, 128, 255]]
+
+    def test_a_stated_range_is_stretched_and_what_lies_outside_is_clipped(self) -> None:
+        image = [[999, 1000, 2000, 1100], [999, 1000, 2000, 1100], [1000, 1200, 0, 0], [1000, 1200, 0, 0]]
+        # Means 999.5, 1550, 1100, 0 in 1000..1510, 2 per grey value: -0.25, 275, 50, -500.
+        assert reduced(image, np.uint16, to_8bit=(1000, 1510)) == [[0, 255], [50, 0]]
+
+    def test_it_comes_after_the_mean(self) -> None:
+        # 128 and 129 would become 0 and 1 first, in the mean 0.5; their mean of 128.75 becomes 1.
+        assert reduced([[128, 129], [129, 129]], np.uint16, to_8bit=FULL_RANGE) == [[1]]
+
+    def test_8_bit_images_stay_as_they_are(self) -> None:
+        [(_, pixels)] = reduce_levels(np.full((2, 2), 200, np.uint8), [1], to_8bit=FULL_RANGE)
+        assert pixels.tolist() == [[200]]
+
+    def test_a_camera_of_12_bits_keeps_all_of_them_with_its_own_range(self) -> None:
+        image = [[0, 0, 4095, 4095], [0, 0, 4095, 4095]]
+        assert reduced(image, np.uint16, to_8bit=(0, 4095)) == [[0, 255]]
+
+    @pytest.mark.parametrize("to_8bit", [FULL_RANGE, (1000, 40001), (0, 4095), (7, 8), (30000, 30255)])
+    def test_it_is_within_1_of_the_exact_value_and_without_bias(self, to_8bit: tuple[int, int]) -> None:
+        image = np.random.default_rng(5).integers(0, 65536, (255, 130), np.uint16)
+        low, high = to_8bit
+        for level, pixels in reduce_levels(image, range(1, 5), to_8bit=to_8bit):
+            exact = np.clip((exact_mean(image, level) - low) * 255 / (high - low), 0, 255)
+            require_true_to(exact, pixels)
+
+
+def test_the_mean_of_16_bits_stays_16_bit_without_a_range() -> None:
+    assert reduced([[65535, 65535], [65535, 65534]], np.uint16) == [[65535]]
+
+
+def require_true_to(exact: npt.NDArray[np.float64], pixels: npt.NDArray[Any]) -> None:
+    """The rule of the design; four pixels or fewer cannot always keep the second half of it as whole numbers."""
+    error = pixels.astype(np.float64) - exact
+    assert pixels.shape == exact.shape
+    assert np.abs(error).max() < 1
+    assert abs(error.mean()) <= max(0.1, 0.5 / error.size) + 1e-9
+
+
+@given(arrays.arrays(st.sampled_from(DEPTHS), arrays.array_shapes(min_dims=2, max_dims=2, min_side=8, max_side=40)))
+def test_any_image_is_within_1_of_its_exact_mean_and_without_bias(image: Any) -> None:
+    for level, pixels in reduce_levels(image, [1, 2, 3]):
+        require_true_to(exact_mean(image, level), pixels)
+
+
+@given(
+    arrays.arrays(np.uint16, arrays.array_shapes(min_dims=2, max_dims=2, min_side=4, max_side=24)),
+    st.lists(st.integers(0, 65535), min_size=2, max_size=2, unique=True).map(sorted),
+)
+def test_any_image_is_without_bias_in_any_range(image: Any, limits: list[int]) -> None:
+    low, high = limits
+    for level, pixels in reduce_levels(image, [1, 2], to_8bit=(low, high)):
+        exact = np.clip((exact_mean(image, level) - low) * 255 / (high - low), 0, 255)
+        require_true_to(exact, pixels)
+
+
+def hard_images() -> dict[str, npt.NDArray[Any]]:
+    """Images on which one rounding or another is off."""
+    generator = np.random.default_rng(7)
+    rows, columns = np.mgrid[0:700, 0:901]
+    return {
+        "random 8-bit": generator.integers(0, 256, (700, 901), np.uint8),
+        "random 16-bit": generator.integers(0, 65536, (700, 901), np.uint16),
+        "two values": generator.integers(0, 2, (700, 901), np.uint8),
+        "two values, one of them rare": (generator.random((700, 901)) < 0.2).astype(np.uint8),
+        "an even grey between two values": (100 + (generator.random((700, 901)) < 0.3)).astype(np.uint8),
+        "every mean a quarter": ((rows % 2 == 0) & (columns % 2 == 0)).astype(np.uint8),
+        "every mean a half": (rows % 2).astype(np.uint8),
+        "ties in step with the checkerboard": ((rows // 2 + columns // 2) % 2 * (rows % 2)).astype(np.uint8),
+        "a slow ramp": (columns // 300 + rows // 400).astype(np.uint8),
+        "16-bit, nearly even": (30000 + generator.integers(0, 3, (700, 901))).astype(np.uint16),
+    }
+
+
+@pytest.mark.parametrize("name", hard_images())
+def test_no_level_is_brighter_or_darker_than_its_image(name: str) -> None:
+    image = hard_images()[name]
+    for level, pixels in reduce_levels(image, ALL_LEVELS):
+        require_true_to(exact_mean(image, level), pixels)
+
+
+def test_where_rounding_is_spread_each_pixel_is_the_integer_below_or_above_its_mean() -> None:
+    image = hard_images()["every mean a quarter"]
+    [(_, pixels)] = reduce_levels(image, [1])
+    assert set(np.unique(pixels)) == {0, 1}
+    assert pixels.mean() == pytest.approx(0.25, abs=1e-5)
+    # No stripes: rows and columns have their share, too.
+    assert pixels.mean(axis=0).max() < 0.4
+    assert pixels.mean(axis=1).max() < 0.4
+
+
+def test_a_real_tile_and_its_last_odd_row_keep_their_grey() -> None:
+    file = DATA / "fafb_tile_col0066_row0102_cam3.png"
+    if not file.exists():
+        pytest.skip(f"{file} is not there")
+    with Image.open(file) as opened:
+        image = np.asarray(opened)
+    assert image.shape == (2330, 2760)
+    for level, pixels in reduce_levels(image, ALL_LEVELS):
+        exact = exact_mean(image, level)
+        require_true_to(exact, pixels)
+        assert abs(float((pixels - exact).mean())) < 0.02
+
+
+class TestMin:
+    def test_a_pixel_is_opaque_only_if_its_whole_block_is(self) -> None:
+        mask = [
+            [255, 255, 255, 255, 0],
+            [255, 255, 255, 0, 255],
+            [0, 0, 255, 255, 255],
+            [0, 0, 255, 255, 255],
+            [0, 0, 0, 0, 0],
+        ]
+        assert reduced(mask, np.uint8, method="min") == [[255, 0], [0, 255]]
+        assert reduced(mask, np.uint8, method="min", level=2) == [[0]]
+
+    def test_a_mask_has_the_sizes_of_its_image_and_no_new_values(self) -> None:
+        mask = np.where(np.random.default_rng(3).random((233, 276)) < 0.02, 0, 255).astype(np.uint8)
+        for level, pixels in reduce_levels(mask, range(1, 6), "min"):
+            assert pixels.shape[::-1] == level_size(276, 233, level)
+            assert set(np.unique(pixels)) <= {0, 255}
+
+    @given(arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, min_side=4, max_side=20)))
+    def test_every_level_is_the_smallest_value_of_its_blocks(self, image: Any) -> None:
+        for level, pixels in reduce_levels(image, [1, 2], "min"):
+            size = 2**level
+            height, width = (length // size for length in image.shape)
+            blocks = image[: height * size, : width * size].reshape(height, size, width, size)
+            np.testing.assert_array_equal(pixels, blocks.min(axis=(1, 3)))
+
+    def test_16_bits_are_scaled_after_it(self) -> None:
+        image = [[257, 300, 65535, 65535], [600, 600, 65535, 65535]]
+        assert reduced(image, np.uint16, method="min", to_8bit=FULL_RANGE) == [[1, 255]]
+        assert reduced(image, np.uint16, method="min") == [[257, 65535]]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("image", "levels", "to_8bit"),
+        [
+            (np.zeros((4, 4, 3), np.uint8), [1], None),
+            (np.zeros((4, 4), np.float32), [1], None),
+            (np.zeros((4, 4), bool), [1], None),
+            (np.zeros((4, 4), np.int16), [1], None),
+            (np.zeros((4, 4), np.uint8), [0], None),
+            (np.zeros((4, 4), np.uint8), [3], None),
+            (np.zeros((4, 1), np.uint8), [1], None),
+            (np.zeros((4, 4), np.uint16), [1], (5, 5)),
+            (np.zeros((4, 4), np.uint16), [1], (0, 65536)),
+        ],
+    )
+    def test_what_cannot_be_reduced_is_refused(self, image: Any, levels: list[int], to_8bit: Any) -> None:
+        with pytest.raises(ValueError, match=r"\d"):
+            list(reduce_levels(image, levels, to_8bit=to_8bit))
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_no_level_asked_for_is_none_made(self, method: str) -> None:
+        assert list(reduce_levels(np.zeros((4, 4), np.uint8), [], method)) == []
+
+
+class TestWidth:
+    """Sums may not overflow: 16-bit ones of level 8 just fit into 32 bits, those of level 9 do not."""
+
+    @pytest.mark.parametrize(
+        ("largest", "expected"),
+        [
+            (255 * 4**4 + 4**4 // 2, np.uint16),
+            (255 * 4**5 + 4**5 // 2, np.uint32),
+            (255 * 4**12 + 4**12 // 2, np.uint32),
+            (255 * 4**13 + 4**13 // 2, np.uint64),
+            (65535 * 4**8 + 4**8 // 2, np.uint32),
+            (65535 * 4**9 + 4**9 // 2, np.uint64),
+        ],
+    )
+    def test_the_smallest_type_that_holds_a_sum_is_taken(self, largest: int, expected: Any) -> None:
+        assert smallest_type(largest) == expected
+
+    @pytest.mark.parametrize("level", range(1, 17))
+    @pytest.mark.parametrize("to_8bit", [None, FULL_RANGE, (1, 65535)])
+    def test_the_largest_sum_of_any_level_is_rounded_right(self, level: int, to_8bit: Any) -> None:
+        largest = 65535 * 4**level
+        sums = np.full((2, 2), largest, smallest_type(largest + 4**level // 2))
+        white = 255 if to_8bit else 65535
+        assert (rounded(sums, 4**level, np.dtype(np.uint16), to_8bit) == white).all()
