@@ -237,7 +237,8 @@ class Show:
     async def _stay(self, url: str, render_url: str) -> None:
         self.console.print(
             f"still running until Ctrl-C; look at\n  {url}/api/montages\n  {url}/readyz\n  {url}/metrics\n"
-            f"  {render_url}/owner/demo/stacks\n  {self.output}\nand ask `temwatch status --config {self.output}/config.toml`",
+            f"  {render_url}/owner/demo/stacks\n  {self.output}\n"
+            f"and ask: temwatch status --config {self.output}/config.toml",
             highlight=False,
         )
         ended = asyncio.Event()

@@ -1,0 +1,89 @@
+"""The `temwatch` command as a user types it: exit codes, one line for each thing that is wrong, never a traceback."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.rig import Rig, wait_for
+
+
+def temwatch(*arguments: str, cwd: Path | None = None, timeout_s: float = 100) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "daemon", *arguments], capture_output=True, text=True, cwd=cwd, timeout=timeout_s
+    )
+
+
+def test_the_demonstration_verifies_what_it_did_and_says_so(tmp_path):
+    output = tmp_path / "out"
+    done = temwatch(
+        "demo", "--sections", "2", "--tiles", "4", "--size", "128x128", "--output", str(output), cwd=Path.cwd()
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all verified" in done.stdout
+    assert len(list((output / "pictures").glob("*.png"))) == 2
+    assert "COMPLETE" in done.stdout
+
+
+def test_the_demonstration_leaves_other_peoples_files_alone(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    done = temwatch("demo", "--output", str(tmp_path))
+    assert done.returncode == 1
+    assert "is not empty, and not of a demonstration" in done.stderr
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "--config", "/nonexistent.toml"), "/nonexistent.toml"),
+        (("check-config", "--config", "/nonexistent.toml"), "/nonexistent.toml"),
+        (("demo", "--size", "banana"), "'banana' is not a size"),
+        (("demo", "--tiles", "1"), "--tiles"),
+        (("nonsense",), "No such command 'nonsense'"),
+        (("health", "--url", "http://127.0.0.1:1"), "no temwatch answers at http://127.0.0.1:1"),
+    ],
+)
+def test_bad_usage_ends_with_2_and_says_what_is_wrong(arguments, said):
+    done = temwatch(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_status_and_health_tell_of_a_running_daemon_and_status_of_a_stopped_one(running_rig: Rig, write):
+    section = write()
+    running_rig.wait_until("complete", section.metafile)
+    assert temwatch("health", "--url", running_rig.url).stdout.startswith("ready")
+    config = running_rig.root / "status.toml"
+    port = running_rig.url.rsplit(":", 1)[1]
+    config.write_text(running_rig.config_text().replace("port = 0", f"port = {port}"))
+    running = json.loads(temwatch("status", "--json", "--config", str(config)).stdout)
+    assert (running["running"], running["ready"], running["counts"]) == (True, True, {"daemon": {"complete": 1}})
+    assert running_rig.daemon.stop() == 0
+    stopped = temwatch("status", "--config", str(config))
+    assert "not running" in stopped.stdout
+    assert "daemon: 1 complete" in stopped.stdout
+
+
+def test_health_ends_with_1_and_the_reason_when_render_is_away(running_rig: Rig):
+    running_rig.standin.end()
+
+    def not_ready() -> subprocess.CompletedProcess[str] | None:
+        asked = temwatch("health", "--url", running_rig.url)
+        return asked if asked.returncode == 1 else None
+
+    assert "render-ws is away" in wait_for(not_ready, 40).stdout
+
+
+def test_a_port_that_is_taken_is_one_line_and_exit_code_1(running_rig: Rig, tmp_path):
+    other = Rig(tmp_path / "other", render_url=running_rig.render_url)
+    other.settings["http.port"] = int(running_rig.url.rsplit(":", 1)[1])
+    config = tmp_path / "other.toml"
+    config.write_text(other.config_text())
+    done = temwatch("run", "--config", str(config))
+    assert done.returncode == 1
+    assert done.stderr.startswith("http.port: cannot listen on 127.0.0.1:")
+    assert "Traceback" not in done.stderr

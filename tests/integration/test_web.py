@@ -1,0 +1,116 @@
+"""The daemon's HTTP face over a real journal: what it answers, and that nothing sent to it makes it stumble."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from daemon.health import Facts, Metrics
+from daemon.journal import Journal
+from daemon.watcher import FoundBy, Sighting
+from daemon.web import make_app
+from handlers.errors import MetafileFault
+from tests.unit.test_health import WELL
+
+
+class Face:
+    """A client of the daemon's routes, with the facts they answer from."""
+
+    def __init__(self, client: TestClient, journal: Journal) -> None:
+        self.client = client
+        self.journal = journal
+        self.facts: Facts = WELL
+
+    async def get(self, path: str) -> tuple[int, dict]:
+        async with self.client.get(path) as answer:
+            return answer.status, await answer.json()
+
+
+@pytest.fixture
+async def face(tmp_path: Path) -> AsyncIterator[Face]:
+    async with Journal(tmp_path / "journal.sqlite") as journal:
+        holder: list[Face] = []
+
+        async def facts() -> Facts:
+            return holder[0].facts
+
+        async with TestClient(TestServer(make_app(journal, Metrics(), facts))) as client:
+            holder.append(Face(client, journal))
+            yield holder[0]
+
+
+async def noticed(journal: Journal, number: int) -> int:
+    path = Path(f"/data/_metadata_{number}_.json")
+    montage_id = await journal.notice(Sighting("temca2", path, 10, number, number, FoundBy.SCAN))
+    assert montage_id is not None
+    return montage_id
+
+
+async def test_alive_is_said_whatever_is_wrong(face):
+    face.facts = replace(WELL, render_fault="away")
+    assert await face.get("/healthz") == (200, {"alive": True})
+
+
+async def test_ready_is_200_and_not_ready_503_with_the_reasons(face):
+    assert (await face.get("/readyz"))[0] == 200
+    face.facts = replace(WELL, render_fault="away")
+    status, body = await face.get("/readyz")
+    assert (status, body["ready"], body["reasons"]) == (503, False, ["render-ws is away: away"])
+
+
+async def test_montages_come_newest_first_by_state_and_limited(face):
+    ids = [await noticed(face.journal, number) for number in range(5)]
+    await face.journal.fail(ids[2], MetafileFault("m", "has no data", "write it again"))
+    _, body = await face.get("/api/montages?limit=2")
+    assert [row["id"] for row in body["montages"]] == [ids[4], ids[3]]
+    assert body["counts"] == {"temca2": {"noticed": 4, "failed": 1}}
+    _, body = await face.get("/api/montages?state=failed")
+    assert [row["fault"]["hint"] for row in body["montages"]] == ["write it again"]
+
+
+async def test_one_montage_comes_with_its_events_and_attempts(face):
+    montage_id = await noticed(face.journal, 1)
+    await face.journal.fail(montage_id, MetafileFault("m", "has no data"))
+    status, body = await face.get(f"/api/montages/{montage_id}")
+    assert status == 200
+    assert [event["event"] for event in body["events"]] == ["noticed", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/api/montages/999", 404),
+        ("/api/montages/x", 404),
+        ("/api/montages/99999999999999999999", 404),
+        ("/api/montages?state=nope", 400),
+        ("/api/montages?z=abc", 400),
+        ("/api/montages?limit=0", 400),
+        ("/api/montages?limit=1e9", 400),
+        ("/nowhere", 404),
+    ],
+)
+async def test_what_cannot_be_answered_is_refused_in_one_sentence(face, path, status):
+    answered, body = await face.get(path)
+    assert answered == status
+    assert set(body) == {"error"}
+
+
+async def test_posting_to_a_page_is_refused(face):
+    async with face.client.post("/readyz", data=b"x" * 100) as answer:
+        assert answer.status == 405
+
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(state=TEXT, z=TEXT, limit=TEXT, tail=TEXT)
+async def test_no_query_makes_it_stumble(face, state, z, limit, tail):
+    async with face.client.get("/api/montages", params={"state": state, "z": z, "limit": limit}) as answer:
+        assert answer.status in (200, 400)
+    async with face.client.get("/api/montages/" + tail.replace("/", "_").replace(".", "_")) as answer:
+        assert answer.status in (200, 404, 400)

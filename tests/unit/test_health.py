@@ -1,0 +1,86 @@
+"""Readiness: which facts make the daemon not ready, and in what words."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from daemon.health import Disk, Facts, Metrics, reasons_not_ready, warnings
+from daemon.states import MontageState, Step
+from daemon.watcher import RootHealth, RootStatus
+
+ROOT = RootHealth(
+    name="temca2",
+    directory=Path("/data/temca2"),
+    status=RootStatus.WATCHING,
+    modes=(),
+    reasons=(),
+    directories_seen=10,
+    directories_watched=10,
+    metafiles_seen=3,
+    found_by_event=2,
+    found_only_by_scan=1,
+    overflows=0,
+    undelivered=0,
+    last_scan_at=0.0,
+    last_scan_s=0.1,
+    scan_running_s=None,
+    scan_directories=20,
+)
+WELL = Facts(
+    roots=(ROOT,),
+    disks=(Disk("/data/mipmaps", 10**12, 10**9),),
+    render_fault=None,
+    journal_fault=None,
+    oldest_unfinished_s=60.0,
+    backlog_limit_s=7200.0,
+)
+
+
+def test_a_daemon_that_lacks_nothing_is_ready():
+    assert reasons_not_ready(WELL) == ()
+
+
+def test_render_being_away_is_a_reason():
+    facts = replace(WELL, render_fault="http://render:8080: connection refused")
+    assert reasons_not_ready(facts) == ("render-ws is away: http://render:8080: connection refused",)
+
+
+def test_a_directory_that_is_gone_is_a_reason_that_names_it():
+    gone = replace(ROOT, status=RootStatus.UNREACHABLE, reasons=("it does not exist",))
+    (reason,) = reasons_not_ready(replace(WELL, roots=(gone,)))
+    assert reason == "watch temca2: /data/temca2 is unreachable: it does not exist"
+
+
+def test_a_directory_that_is_suddenly_empty_is_a_reason():
+    empty = replace(ROOT, status=RootStatus.PAUSED, reasons=("it is empty",))
+    assert reasons_not_ready(replace(WELL, roots=(empty,)))
+
+
+def test_events_that_lie_are_a_warning_and_no_reason():
+    lying = replace(ROOT, status=RootStatus.POLLING, reasons=("events are missing",))
+    facts = replace(WELL, roots=(lying,))
+    assert reasons_not_ready(facts) == ()
+    assert warnings(facts) == ("watch temca2: events are missing",)
+
+
+def test_a_full_disk_is_a_reason_with_its_figures():
+    facts = replace(WELL, disks=(Disk("/data/mipmaps", 5 * 10**8, 10**9),))
+    assert reasons_not_ready(facts) == ("/data/mipmaps has 0.5 GB free, less than the 1.0 GB to be kept",)
+
+
+def test_a_disk_that_cannot_be_looked_at_is_a_reason():
+    assert reasons_not_ready(replace(WELL, disks=(Disk("/data/mipmaps", None, 1),)))
+
+
+def test_a_backlog_that_is_too_old_is_a_reason():
+    assert reasons_not_ready(replace(WELL, oldest_unfinished_s=10_800.0)) == ("the oldest montage has waited 3.0 h",)
+
+
+def test_every_state_has_a_figure_for_every_watch_from_the_start():
+    metrics = Metrics()
+    metrics.attempt_ended(Step.INGEST, "done", 0.3)
+    text = metrics.text(WELL, {("temca2", MontageState.COMPLETE): 7}).decode()
+    assert 'temwatch_montages{state="complete",watch="temca2"} 7.0' in text
+    assert 'temwatch_montages{state="failed",watch="temca2"} 0.0' in text
+    assert 'temwatch_attempts_total{outcome="done",step="ingest"} 1.0' in text
+    assert "temwatch_ready 1.0" in text
+    assert 'temwatch_watch_metafiles_found{by="scan",watch="temca2"} 1.0' in text
