@@ -140,6 +140,8 @@ class Tree:
         for path in tuple(self.directories) or (self.root,):
             if self.stop.is_set():
                 return found
+            if path not in self.directories and path != self.root:
+                continue  # forgotten during this pass, with a directory above it
             new += self._look(path, found, listing=everything or path in polled)
         while new and not self.stop.is_set():
             new += self._look(new.pop(), found, listing=True)
