@@ -11,20 +11,20 @@ from pathlib import Path
 
 import structlog
 from aiohttp import web
-from handlers.executors import WorkerPool, open_executor
 
 from daemon.config import ConfigError, Settings
 from daemon.gate import RenderGate
 from daemon.health import Disk, Facts, Metrics, reasons_not_ready
 from daemon.journal import Journal, Montage
 from daemon.keeper import StackKeeper
-from daemon.ownership import lock_journal
 from daemon.pipeline import Pipeline
 from daemon.service import SystemdNotifier, watchdog_interval_s
 from daemon.steps import Steps
 from daemon.watcher import Watcher
+from daemon.watching.ownership import lock_journal
 from daemon.web import make_app
 from handlers.errors import SettingsFault
+from handlers.executors import WorkerPool, open_executor
 from handlers.render import RenderClient
 
 log = structlog.get_logger()

@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from daemon.config_errors import RefusedKeyError, is_section, shown
 from daemon.config_text import example
-from daemon.roots import WatchMode, WatchRoot
+from daemon.watching.roots import WatchMode, WatchRoot
 from handlers.errors import Fault
 from handlers.generate_mipmaps import MipmapPlan
 from handlers.metafile import Header, Metafile

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import structlog
 
-from daemon.hints import Batch, HintBox, OpenHints, open_hints
-from daemon.lookout import Discovery, Lookout, View
-from daemon.mounts import Mount, is_within, read_mounts
-from daemon.ownership import RootLock, lock_root
-from daemon.roots import FoundBy, MountMode, Reason, RootHealth, RootStatus, Sighting, WatchMode, WatchRoot
-from daemon.threads import Result, in_thread
-from daemon.trust import Trust
-from daemon.words import shown
+from daemon.watching.hints import Batch, HintBox, OpenHints, open_hints
+from daemon.watching.lookout import Discovery, Lookout, View
+from daemon.watching.mounts import Mount, is_within, read_mounts
+from daemon.watching.ownership import RootLock, lock_root
+from daemon.watching.roots import FoundBy, MountMode, Reason, RootHealth, RootStatus, Sighting, WatchMode, WatchRoot
+from daemon.watching.threads import Result, in_thread
+from daemon.watching.trust import Trust
+from daemon.watching.words import shown
 from handlers.errors import Fault, Waiting
 
 __all__ = [

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -55,8 +56,19 @@ class ProcessExecutor(ProcessPoolExecutor):
         self._context = WorkerContext()
         super().__init__(count, mp_context=self._context, initializer=begin_work, initargs=(niceness,))
 
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """The result to come. Raises BrokenExecutor if the pool broke, or breaks while it starts a worker for this."""
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except (OSError, EOFError) as error:
+            raise BrokenProcessPool(f"no worker process could be started: {error}") from error
+
     def end(self, timeout_s: float) -> None:
-        """Waits for jobs under way, drops those that are not, and kills the processes of those that take too long."""
+        """Drops jobs that are not begun, and waits for those that are; kills their processes if they take longer.
+
+        With no time at all they are killed at once. A broken pool needs that: a worker that died while it waited for
+        work has taken the lock of the queue with it, and a new one would wait for the lock for ever.
+        """
         timer = threading.Timer(timeout_s, self._context.kill)
         timer.daemon = True
         timer.start()
@@ -83,7 +95,8 @@ class Backend:
 
     start: Callable[[int], Executor]
     """Starts one with that many workers; takes a while. Raises WorkerFault if it does not come up."""
-    end: Callable[[Executor], None]
+    end: Callable[[Executor, float], None]
+    """Ends one; jobs under way are given so many seconds."""
     lost: tuple[type[BaseException], ...] = ()
     """What a future raises whose worker, or whose way to it, was lost; the executor is replaced then."""
     breaks_jobs: tuple[type[BaseException], ...] = ()
@@ -151,7 +164,7 @@ class WorkerPool:
                 self._failed, self._failed_at = fault, time.monotonic()
                 raise
             self.rebuilt += 1
-            await asyncio.to_thread(self._backend.end, broken)
+            await asyncio.to_thread(self._backend.end, broken, 0.0)
 
     async def run_alone(self, job: MipmapJob) -> MipmapReport:
         """The report of a job that was under way when the executor broke, run with no other beside it.
@@ -162,16 +175,18 @@ class WorkerPool:
             executor = await asyncio.to_thread(self._backend.start, 1)
             try:
                 return await outcome(executor.submit(make_mipmaps, job))
+            except self.breaks_jobs as error:
+                return lost_report(job, f"killed the workers that had it: {error}")
             except self.lost:
                 how = executor.how_one_ended() if isinstance(executor, ProcessExecutor) else ""
                 return lost_report(job, "killed its worker process, run alone" + (f": {how}" if how else ""))
             finally:
-                await asyncio.to_thread(self._backend.end, executor)
+                await asyncio.to_thread(self._backend.end, executor, 0.0)
 
     def close(self) -> None:
         """Ends the workers; jobs not begun are dropped."""
         self._closed = True
-        self._backend.end(self._executor)
+        self._backend.end(self._executor, END_TIMEOUT_S)
 
 
 @contextlib.contextmanager
@@ -262,7 +277,7 @@ def lost_report(job: MipmapJob, problem: str) -> MipmapReport:
 
 def _backend(kind: str, scheduler: str | None, niceness: int) -> Backend:
     if kind == "inline":
-        return Backend(lambda count: InlineExecutor(), lambda executor: executor.shutdown())
+        return Backend(lambda count: InlineExecutor(), lambda executor, timeout_s: executor.shutdown())
     if kind == "processes":
         return Backend(lambda count: _start_processes(count, niceness), _end_processes, lost=(BrokenExecutor,))
     if kind == "dask":
@@ -274,7 +289,7 @@ def _start_processes(count: int, niceness: int) -> ProcessExecutor:
     executor = ProcessExecutor(count, niceness)
     try:
         executor.submit(is_ready).result(START_TIMEOUT_S)
-    except (BrokenExecutor, OSError, EOFError, TimeoutError) as error:
+    except (BrokenExecutor, TimeoutError) as error:
         executor.end(0.0)
         raise WorkerFault(
             "worker processes",
@@ -284,9 +299,9 @@ def _start_processes(count: int, niceness: int) -> ProcessExecutor:
     return executor
 
 
-def _end_processes(executor: Executor) -> None:
+def _end_processes(executor: Executor, timeout_s: float) -> None:
     assert isinstance(executor, ProcessExecutor)
-    executor.end(END_TIMEOUT_S)
+    executor.end(timeout_s)
 
 
 def _dask_backend(scheduler: str | None) -> Backend:
@@ -308,8 +323,8 @@ def _dask_backend(scheduler: str | None) -> Backend:
         clients[executor] = client
         return executor
 
-    def end(executor: Executor) -> None:
-        executor.shutdown(wait=False, cancel_futures=True)
+    def end(executor: Executor, timeout_s: float) -> None:
+        executor.shutdown(wait=False)  # which, with dask, cancels what is left
         clients.pop(executor).close()
 
     return Backend(start, end, lost=(BrokenExecutor, ClosedClientError, CommClosedError), breaks_jobs=(KilledWorker,))

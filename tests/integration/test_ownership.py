@@ -2,7 +2,7 @@
 
 import pytest
 
-from daemon.ownership import lock_journal, lock_root
+from daemon.watching.ownership import lock_journal, lock_root
 from handlers.errors import SettingsFault, StorageFault
 
 

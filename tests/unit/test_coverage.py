@@ -2,7 +2,7 @@
 
 import os
 
-from daemon.coverage import compare, parse_watches
+from daemon.watching.coverage import compare, parse_watches
 
 DISK = os.makedev(0xFE, 1)
 TREE = {"/data": (0, DISK, 2), "/data/a": (0, DISK, 3), "/data/b": (0, DISK, 4)}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from daemon.mounts import Mount, mounts_of, parse_mountinfo
+from daemon.watching.mounts import Mount, mounts_of, parse_mountinfo
 
 MOUNTINFO = rb"""22 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard

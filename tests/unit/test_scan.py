@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.scan import Content, NameRule, Tree, is_suddenly_empty
+from daemon.watching.scan import Content, NameRule, Tree, is_suddenly_empty
 
 NAMES = NameRule("_metadata_*.json", ("*_reference_*",))
 LONG_AGO = (1_500_000_000, 1_500_000_000)

@@ -28,7 +28,7 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
-from daemon.coverage import descriptors_watching
+from daemon.watching.coverage import descriptors_watching
 
 WANTED: list[type[FileSystemEvent]] = [
     FileCreatedEvent,

@@ -9,12 +9,48 @@ from pathlib import Path
 MOUNTINFO = Path("/proc/self/mountinfo")
 
 # fmt: off  one name per line would be a page
-REMOTE = frozenset((
-    "9p", "acfs", "afs", "autofs", "beegfs", "ceph", "cifs", "coda", "davfs", "drvfs", "fhgfs", "gfs", "gfs2",
-    "glusterfs", "gpfs", "hvsock", "kafs", "lustre", "mfs", "mvfs", "ncp", "ncpfs", "nfs", "nfs4", "ocfs2",
-    "orangefs", "panfs", "pfs", "prl_fs", "pvfs2", "quobyte", "smb2", "smb3", "smbfs", "vboxsf", "virtiofs",
-    "vmhgfs", "wekafs",
-))
+REMOTE = frozenset(
+    (
+        "9p",
+        "acfs",
+        "afs",
+        "autofs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "coda",
+        "davfs",
+        "drvfs",
+        "fhgfs",
+        "gfs",
+        "gfs2",
+        "glusterfs",
+        "gpfs",
+        "hvsock",
+        "kafs",
+        "lustre",
+        "mfs",
+        "mvfs",
+        "ncp",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "orangefs",
+        "panfs",
+        "pfs",
+        "prl_fs",
+        "pvfs2",
+        "quobyte",
+        "smb2",
+        "smb3",
+        "smbfs",
+        "vboxsf",
+        "virtiofs",
+        "vmhgfs",
+        "wekafs",
+    )
+)
 # fmt: on
 """Types where another machine can write without this kernel seeing it. autofs counts: what it will mount is unknown."""
 LOCAL_FUSE = frozenset({"fuseblk", "fuse.lxcfs", "fuse.portal"})

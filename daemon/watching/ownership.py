@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from daemon.words import shown
+from daemon.watching.words import shown
 from handlers.errors import Fault, SettingsFault, storage_fault
 
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN})

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from daemon.mounts import is_within
+from daemon.watching.mounts import is_within
 
 Value = TypeVar("Value")
 
