@@ -1,0 +1,230 @@
+"""kill -9 of the daemon at random moments: the same stacks and files in the end, and nothing finished is done again."""
+
+import collections
+import contextlib
+import json
+import os
+import random
+import secrets
+import shutil
+import sqlite3
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from watchdog.events import FileMovedEvent, FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+from daemon.demo.microscope import Written, write_section
+from tests.acceptance.conftest import section_plan
+from tests.acceptance.rig import Program, Rig, digest_tree, fetch, running, verify_levels, wait_for
+
+STACKS = ("20314_2L_raw", "20314_2L_mips")
+WORKERS = 2
+GIVEN_TO_WORKERS = WORKERS + 2
+"""Tiles that the daemon lets out at once."""
+FIRST_GRID = 1050
+
+
+class Renames(FileSystemEventHandler):
+    """Counts, from outside, how often each level-1 file was renamed into its place."""
+
+    def __init__(self, mipmaps: Path, images: list[Path]) -> None:
+        self._level1 = mipmaps / "1"
+        self._marks = 0
+        self._seen: set[str] = set()
+        self.count: collections.Counter[str] = collections.Counter()
+        # Made before they are watched: of directories that are made in a burst watchdog misses some.
+        for directory in {image.parent for image in images}:
+            Path(f"{self._level1}{directory}").mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator["Renames"]:
+        observer = Observer()
+        observer.schedule(self, str(self._level1), recursive=True, event_filter=[FileMovedEvent])
+        observer.start()
+        try:
+            yield self
+        finally:
+            observer.stop()
+            observer.join()
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        path = os.fsdecode(event.dest_path)
+        if path.endswith(".tif"):
+            self.count[path] += 1
+        else:
+            self._seen.add(path)
+
+    def up_to_now(self) -> dict[str, int]:
+        """The counts, with every rename in them that has been done: a mark behind them in the queue has been seen."""
+        self._marks += 1
+        mark = self._level1 / f"mark_{self._marks}"
+        mark.with_suffix(".part").touch()
+        mark.with_suffix(".part").rename(mark)
+        wait_for(lambda: str(mark) in self._seen, 20, "the observer to catch up")
+        mark.unlink()
+        return dict(self.count)
+
+
+@dataclass(frozen=True)
+class Death:
+    """What there was when the daemon had been killed."""
+
+    made: dict[str, int]
+    """Level-1 file -> how often it had been put into place."""
+    recorded: frozenset[str]
+    """Tiles that the journal held as done."""
+
+
+def tell(text: str) -> None:
+    """For whoever looks at a failure, or runs with -s."""
+    sys.stdout.write(f"{text}\n")
+
+
+def processes_of_session(leader: int) -> list[str]:
+    """Programs that the process started, and theirs, as long as they run."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if entry.name.isdigit() and int(fields[3]) == leader and fields[0] != "Z":
+                found.append((entry / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
+def tiles_recorded(journal: Path) -> frozenset[str]:
+    """Tiles whose mipmaps the journal holds as made, of whatever montage."""
+    if not journal.exists():
+        return frozenset()
+    with contextlib.closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as connection:
+        try:
+            tiles = {row[0] for row in connection.execute("SELECT tile_id FROM tiles")}
+            done = connection.execute(
+                "SELECT tile_ids FROM montages WHERE state IN ('mipmapped', 'applied', 'complete')"
+            ).fetchall()
+        except sqlite3.OperationalError:
+            return frozenset()  # killed before it had made its tables
+    return frozenset(tiles.union(*(zlib.decompress(row[0]).decode().split("\n") for row in done)))
+
+
+def write_sections(root: Path, count: int) -> list[Written]:
+    plans = [section_plan(FIRST_GRID + k, 20, size=(1024, 1024), seed=k) for k in range(count)]
+    return [write_section(plan, root, pixels="noise") for plan in plans]
+
+
+def outcome(rig: Rig, sections: int) -> dict[str, Any]:
+    """The stacks and the mipmap files, with the rig's own directory taken out of their names."""
+    layers = {
+        f"{stack} {z}": fetch(f"{rig.stack_url(stack)}/z/{z}/resolvedTiles")
+        for stack in STACKS
+        for z in (float(FIRST_GRID + k) for k in range(sections))
+    }
+    stacks = {stack: (meta := fetch(rig.stack_url(stack)))["state"] + json.dumps(meta["stats"]) for stack in STACKS}
+    files = {f"/{name}": digest for name, digest in digest_tree(rig.mipmaps).items()}
+    text = json.dumps({"layers": layers, "stacks": stacks, "files": files}, sort_keys=True)
+    return json.loads(text.replace(str(rig.root), "/rig"))
+
+
+def undisturbed(root: Path, sections: int) -> dict[str, Any]:
+    rig = Rig(root, {"workers.count": WORKERS})
+    written = write_sections(rig.acquisition, sections)
+    with running(rig):
+        rig.wait_until("complete", *(section.metafile for section in written), timeout_s=300)
+        result = outcome(rig, sections)
+        assert rig.daemon.stop() == 0
+    shutil.rmtree(rig.mipmaps)
+    return result
+
+
+def kill_at_a_random_moment(rig: Rig, chance: random.Random) -> None:
+    """Starts the daemon and kills it: one time in five on its way up, else within its first second of work."""
+    if chance.random() < 0.2:
+        rig.daemon = Program(rig.root / "daemon.log", "daemon", "run", "--config", str(rig.root / "daemon.toml"))
+        time.sleep(chance.uniform(0.2, 1.5))
+    else:
+        rig.start()
+        time.sleep(chance.uniform(0.0, 1.0))
+    leader = rig.daemon.process.pid
+    assert rig.daemon.process.poll() is None, rig.daemon.lines()[-20:]
+    rig.daemon.kill()
+    wait_for(lambda: not processes_of_session(leader), 10, lambda: f"an end of {processes_of_session(leader)}")
+
+
+def survive(tmp_path: Path, kills: int, seed: int) -> None:
+    """A run with kills ends like one without, and makes again only what was under way at a kill."""
+    sections = max(3, kills // 2)
+    expected = undisturbed(tmp_path / "calm", sections)
+    rig = Rig(tmp_path / "killed", {"workers.count": WORKERS})
+    staged = write_sections(rig.root / "staged", sections)
+    chance = random.Random(seed)
+    where = [rig.acquisition / section.directory.relative_to(rig.root / "staged") for section in staged]
+    metafiles = [directory / section.metafile.name for directory, section in zip(where, staged, strict=True)]
+    images = [path / image.name for path, section in zip(where, staged, strict=True) for image in section.images]
+    deaths: list[Death] = []
+    with Renames(rig.mipmaps, images).watching() as renames, contextlib.closing(rig):
+        rig.start_standin()
+        (rig.root / "daemon.toml").write_text(rig.config_text())
+        for kill in range(kills):
+            # There is work at every kill: sections come in as the kills go on.
+            for k in range(kill * sections // kills, (kill + 1) * sections // kills):
+                where[k].parent.mkdir(parents=True, exist_ok=True)
+                staged[k].directory.rename(where[k])
+            kill_at_a_random_moment(rig, chance)
+            deaths.append(Death(renames.up_to_now(), tiles_recorded(rig.root / "daemon.sqlite")))
+        rig.start()
+        rig.wait_until("complete", *metafiles, timeout_s=300)
+        found = outcome(rig, sections)
+        made = renames.up_to_now()
+        mipmapped = {
+            tile["tileId"]: tile["mipmapLevels"]["1"]["imageUrl"].removeprefix("file://")
+            for k in range(sections)
+            for tile in rig.tiles(STACKS[1], float(FIRST_GRID + k)).values()
+        }
+        verified = sum(verify_levels(rig.tiles(STACKS[1], float(FIRST_GRID + k))) for k in range(sections))
+        assert rig.daemon.stop() == 0
+    assert verified == 6 * len(images)
+    assert found["layers"] == expected["layers"]
+    assert found["stacks"] == expected["stacks"]
+    assert found["files"] == expected["files"]  # names too: no .tmp is left
+    judge(deaths, made, mipmapped)
+
+
+def judge(deaths: list[Death], made: dict[str, int], file_of: dict[str, str]) -> None:
+    """No tile was made again that the journal held as done; at a kill no more were under way than are let out."""
+    assert sorted(made) == sorted(file_of.values())
+    before: dict[str, int] = {}
+    under_way: list[int] = []
+    for death in deaths:
+        again = [tile for tile in death.recorded if made[file_of[tile]] > death.made[file_of[tile]]]
+        assert not again, f"made again although the journal held them as done: {again}"
+        cut = [
+            tile
+            for tile, file in file_of.items()
+            if death.made.get(file, 0) > before.get(file, 0) and tile not in death.recorded
+        ]
+        under_way.append(len(cut))
+        before = death.made
+    twice = sum(made.values()) - len(made)
+    tell(f"{len(deaths)} kills, {len(made)} tiles, {twice} made again, under way at each kill: {under_way}")
+    assert twice <= sum(under_way)
+    assert max(under_way) <= GIVEN_TO_WORKERS
+
+
+def test_a_run_killed_five_times_ends_like_an_undisturbed_one(tmp_path):
+    seed = secrets.randbelow(10**6)
+    tell(f"seed {seed}")
+    survive(tmp_path, 5, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_killed_fifty_times_ends_like_an_undisturbed_one(tmp_path):
+    seed = secrets.randbelow(10**6)
+    tell(f"seed {seed}")
+    survive(tmp_path, 50, seed)
