@@ -26,6 +26,8 @@ START_TIMEOUT_S = 60.0
 """For the first worker process to answer."""
 CONNECT_TIMEOUT_S = 10.0
 """For a dask scheduler to answer."""
+UNKNOWN_EXIT = 255
+"""What multiprocessing says of a process whose end it could not see."""
 END_TIMEOUT_S = 30.0
 """For jobs under way to end at shutdown; then their processes are killed."""
 
@@ -84,7 +86,7 @@ class ProcessExecutor(ProcessPoolExecutor):
     def how_one_ended(self) -> str:
         """In words, how the first worker ended that was not to; empty if that is not known."""
         code = next((process.exitcode for process in self._context.started if process.exitcode), 0)
-        if code == 0:
+        if code in (0, UNKNOWN_EXIT):
             return ""
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
@@ -178,10 +180,11 @@ class WorkerPool:
             except self.breaks_jobs as error:
                 return lost_report(job, f"killed the workers that had it: {error}")
             except self.lost:
-                how = executor.how_one_ended() if isinstance(executor, ProcessExecutor) else ""
-                return lost_report(job, "killed its worker process, run alone" + (f": {how}" if how else ""))
+                pass  # told below: how the worker ended is known once the executor has ended
             finally:
                 await asyncio.to_thread(self._backend.end, executor, 0.0)
+        how = executor.how_one_ended() if isinstance(executor, ProcessExecutor) else ""
+        return lost_report(job, "killed its worker process, run alone" + (f": {how}" if how else ""))
 
     def close(self) -> None:
         """Ends the workers; jobs not begun are dropped."""

@@ -53,9 +53,12 @@ class WorkerContext(ForkServerContext):
         return process
 
     def kill(self) -> None:
-        """Kills every process made here that still runs."""
+        """Kills every process made here that has not been seen to end.
+
+        Does not look: the executor's thread does, and an exit status can be read only once.
+        """
         for process in self.started:
-            if process.is_alive():
+            if process.pid is not None:
                 process.kill()
 
 

@@ -1,0 +1,409 @@
+"""Executors: one conformance suite for all kinds, then what worker processes survive, in real processes."""
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from handlers import executors
+from handlers.errors import SettingsFault, StorageFault, Waiting, WorkerFault
+from handlers.executors import Backend, ExecutorKind, ProcessExecutor, WorkerPool, open_executor, run_job
+from handlers.images import MipmapJob, MipmapReport
+
+SIDE = 64
+
+
+def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> Any:
+    """The condition's first true value."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"not within {timeout_s:g} s: {what}")
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def dask_address() -> Iterator[str]:
+    if importlib.util.find_spec("distributed") is None:
+        pytest.skip("dask.distributed is not installed")
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, protocol="tcp://"
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.fixture(params=["inline", "processes", "dask"])
+def pool(request: pytest.FixtureRequest) -> Iterator[WorkerPool]:
+    kind: ExecutorKind = request.param
+    address = request.getfixturevalue("dask_address") if kind == "dask" else None
+    with open_executor(kind, 2, address) as opened:
+        yield opened
+
+
+@pytest.fixture
+def processes() -> Iterator[WorkerPool]:
+    with open_executor("processes", 2) as opened:
+        yield opened
+
+
+def job_for(directory: Path, name: str = "a", **changes: Any) -> MipmapJob:
+    """A job on a real image."""
+    level0 = directory / "acquisition" / f"{name}.tif"
+    if not level0.exists():
+        level0.parent.mkdir(exist_ok=True)
+        pixels = np.random.default_rng(len(name)).integers(0, 256, (SIDE, SIDE), np.uint8)
+        Image.fromarray(pixels).save(level0)
+    outputs = tuple((level, directory / "mipmaps" / str(level) / f"{name}.tif") for level in (1, 2))
+    values: dict[str, Any] = {"tile_id": name, "outputs": outputs, "width": SIDE, "height": SIDE, **changes}
+    return MipmapJob(level0=level0, **values)
+
+
+class TestEveryKind:
+    async def test_a_job_is_done_and_reported(self, pool: WorkerPool, tmp_path: Path) -> None:
+        report = await run_job(pool, job_for(tmp_path))
+        assert report.fault is None
+        assert report.tile_id == "a"
+        assert [(made.level, made.width) for made in report.made] == [(1, SIDE // 2), (2, SIDE // 4)]
+        assert all(made.path.stat().st_size == made.bytes for made in report.made)
+
+    async def test_a_bad_image_is_reported_and_the_others_are_done(self, pool: WorkerPool, tmp_path: Path) -> None:
+        bad = job_for(tmp_path, "bad")
+        bad.level0.write_bytes(b"no image")
+        jobs = [job_for(tmp_path, "a"), bad, job_for(tmp_path, "c")]
+        reports = await asyncio.gather(*(run_job(pool, job) for job in jobs))
+        assert [report.fault.kind if report.fault else None for report in reports] == [None, "ImageFault", None]
+
+    async def test_a_missing_mount_is_reported_as_one_to_wait_for(self, pool: WorkerPool, tmp_path: Path) -> None:
+        job = job_for(tmp_path)
+        gone = MipmapJob("t", tmp_path / "gone" / "a.tif", job.outputs, SIDE, SIDE)
+        report = await run_job(pool, gone)
+        assert report.fault is not None
+        assert isinstance(report.fault.to_fault(), StorageFault)
+
+    async def test_many_jobs_at_once_are_all_done(self, pool: WorkerPool, tmp_path: Path) -> None:
+        jobs = [job_for(tmp_path, f"tile{number}") for number in range(30)]
+        reports = await asyncio.gather(*(run_job(pool, job) for job in jobs))
+        assert [report.tile_id for report in reports] == [job.tile_id for job in jobs]
+        assert not [report.fault for report in reports if report.fault]
+
+    async def test_the_same_job_may_be_done_twice(self, pool: WorkerPool, tmp_path: Path) -> None:
+        job = job_for(tmp_path)
+        first = await run_job(pool, job)
+        for made in first.made:
+            made.path.unlink()
+        again = await run_job(pool, job)
+        assert again.made == first.made
+        assert all(made.path.exists() for made in again.made)
+
+    async def test_a_submitted_function_s_exception_comes_back(self, pool: WorkerPool) -> None:
+        with pytest.raises(ZeroDivisionError):
+            await executors.outcome(pool.executor.submit(divmod, 1, 0))
+
+    async def test_two_copies_of_a_job_at_once_end_in_whole_files(self, pool: WorkerPool, tmp_path: Path) -> None:
+        reports = await asyncio.gather(*(run_job(pool, job_for(tmp_path)) for _ in range(6)))
+        assert not [report.fault for report in reports if report.fault]
+        assert not list(tmp_path.rglob("*.tmp"))
+
+
+class TestOpening:
+    def test_an_unknown_kind_is_a_settings_fault(self) -> None:
+        with pytest.raises(SettingsFault, match="'threads' is not one of"), open_executor("threads", 1):  # type: ignore[arg-type]
+            pass
+
+    def test_no_workers_are_a_settings_fault(self) -> None:
+        with pytest.raises(SettingsFault, match=r"workers\.count"), open_executor("processes", 0):
+            pass
+
+    def test_a_scheduler_that_does_not_answer_is_a_worker_fault(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("distributed")
+        monkeypatch.setattr(executors, "CONNECT_TIMEOUT_S", 0.3)
+        with pytest.raises(WorkerFault, match="does not answer"), open_executor("dask", 1, "tcp://127.0.0.1:9"):
+            pass
+
+
+class TestWorkerProcesses:
+    def test_they_import_no_more_than_they_need(self, processes: WorkerPool) -> None:
+        names = set(processes.executor.submit(eval, "set(__import__('sys').modules)").result(20))
+        assert "handlers.images" in names
+        unwanted = {
+            "daemon",
+            "aiohttp",
+            "aiofiles",
+            "asyncio",
+            "structlog",
+            "sqlite3",
+            "pytest",
+            "pydantic",
+            "watchdog",
+        }
+        assert not names & unwanted
+        assert "handlers.executors" not in names
+
+    def test_signals_for_the_daemon_do_not_reach_them_or_their_server(self, processes: WorkerPool) -> None:
+        executor = processes.executor
+        worker = executor.submit(os.getpid).result(20)
+        server = executor.submit(os.getppid).result(20)
+        work = executor.submit(time.sleep, 0.3)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(worker, number)
+            os.kill(server, number)
+        work.result(20)
+        assert executor.submit(os.getppid).result(20) == server
+
+    def test_the_signal_mask_of_the_daemon_is_left_as_it_was(self) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        with open_executor("processes", 1) as opened:
+            opened.executor.submit(os.getpid).result(20)
+            assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+    def test_they_are_taken_before_the_daemon_when_memory_runs_out(self, processes: WorkerPool) -> None:
+        score = processes.executor.submit(eval, "open('/proc/self/oom_score_adj').read()").result(20)
+        assert int(score) > int(Path("/proc/self/oom_score_adj").read_text())
+
+    def test_they_give_way_to_the_daemon_where_that_is_wanted(self) -> None:
+        with open_executor("processes", 1, niceness=3) as opened:
+            assert opened.executor.submit(os.nice, 0).result(20) == os.nice(0) + 3
+
+    def test_they_end_with_the_pool(self) -> None:
+        with open_executor("processes", 2) as opened:
+            opened.executor.submit(time.sleep, 0.05)
+            opened.executor.submit(time.sleep, 0.05).result(20)
+            assert isinstance(opened.executor, ProcessExecutor)
+            pids = opened.executor.pids()
+        assert pids
+        assert not [pid for pid in pids if is_running(pid)]
+
+    def test_one_that_hangs_at_shutdown_is_killed_after_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(executors, "END_TIMEOUT_S", 0.3)
+        started = time.monotonic()
+        with open_executor("processes", 1) as opened:
+            hanging = opened.executor.submit(time.sleep, 60)
+            wait_for(hanging.running, "the job runs")
+        assert time.monotonic() - started < 20
+        with pytest.raises(BrokenExecutor):
+            hanging.result(1)
+
+
+class TestAWorkerThatDies:
+    async def test_an_idle_one_is_not_even_noticed(self, processes: WorkerPool, tmp_path: Path) -> None:
+        executor = processes.executor
+        os.kill(executor.submit(os.getpid).result(20), signal.SIGKILL)
+        reports = await asyncio.gather(*(run_job(processes, job_for(tmp_path, name)) for name in "abc"))
+        assert not [report.fault for report in reports if report.fault]
+
+    async def test_jobs_under_way_are_done_in_a_new_pool(self, processes: WorkerPool, tmp_path: Path) -> None:
+        before = processes.executor
+        worker = before.submit(os.getpid).result(20)
+        before.submit(time.sleep, 60)
+        before.submit(time.sleep, 60)
+        under_way = [asyncio.create_task(run_job(processes, job_for(tmp_path, f"t{number}"))) for number in range(8)]
+        await asyncio.sleep(0)
+        os.kill(worker, signal.SIGKILL)
+        reports = await asyncio.gather(*under_way)
+        assert not [report.fault for report in reports if report.fault]
+        assert processes.rebuilt == 1
+        assert processes.executor is not before
+        assert not list(tmp_path.rglob("*.tmp"))
+
+    async def test_the_job_that_kills_it_is_told_from_the_others(
+        self, processes: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(executors, "make_mipmaps", killed_by_tiles_called_killer)
+        jobs = [job_for(tmp_path, name) for name in ("a", "b", "killer", "c", "d")]
+        reports = await asyncio.gather(*(run_job(processes, job) for job in jobs))
+        assert [report.tile_id for report in reports if report.fault] == ["killer"]
+        fault = reports[2].fault
+        assert fault is not None
+        assert "SIGKILL" in fault.problem
+        assert fault.subject == str(jobs[2].level0)
+        assert fault.to_fault().waiting_helps is Waiting.LIMITED
+        assert (await run_job(processes, job_for(tmp_path, "next"))).fault is None
+
+    async def test_two_jobs_that_kill_are_both_found(
+        self, processes: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(executors, "make_mipmaps", killed_by_tiles_called_killer)
+        jobs = [job_for(tmp_path, name) for name in ("killer1", "a", "killer2")]
+        reports = await asyncio.gather(*(run_job(processes, job) for job in jobs))
+        assert [report.tile_id for report in reports if report.fault] == ["killer1", "killer2"]
+
+    async def test_a_pool_that_cannot_be_rebuilt_is_reported_for_every_job_and_tried_once(self, tmp_path: Path) -> None:
+        tried = []
+
+        class Broken(Executor):
+            def submit(self, *arguments: Any, **options: Any) -> Future[Any]:
+                raise BrokenExecutor
+
+        def start(count: int) -> Executor:
+            tried.append(count)
+            if len(tried) > 1:
+                time.sleep(0.1)
+                raise WorkerFault("worker processes", "did not start")
+            return Broken()
+
+        broken = WorkerPool(Backend(start, lambda executor, timeout_s: None, lost=(BrokenExecutor,)), 2)
+        reports = await asyncio.gather(*(run_job(broken, job_for(tmp_path, name)) for name in "abc"))
+        assert [report.fault.kind for report in reports if report.fault] == ["WorkerFault"] * 3
+        assert len(tried) == 2
+
+    async def test_a_job_that_is_cancelled_stays_cancelled(self, processes: WorkerPool, tmp_path: Path) -> None:
+        for _ in range(8):
+            processes.executor.submit(time.sleep, 0.1)
+        waiting = asyncio.create_task(run_job(processes, job_for(tmp_path)))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    async def test_a_job_that_the_executor_drops_is_not_taken_for_a_cancelled_task(self) -> None:
+        future: Future[MipmapReport] = Future()
+        future.cancel()
+        with pytest.raises(executors.JobDropped):
+            await executors.outcome(future)
+
+
+def killed_by_tiles_called_killer(job: MipmapJob) -> MipmapReport:
+    """Stands in for a decoder that crashes on one image."""
+    if job.tile_id.startswith("killer"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.05)
+    return MipmapReport(job.tile_id)
+
+
+DAEMON = """
+    import asyncio, os, sys
+    from pathlib import Path
+    from handlers.executors import open_executor, run_job
+    from handlers.images import MipmapJob
+
+    async def main():
+        level0, side, directory = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+        with open_executor("processes", 2) as pool:
+            print("server", pool.executor.submit(os.getppid).result(), flush=True)
+            async def forever(name):
+                number = 0
+                while True:
+                    outputs = tuple((level, directory / str(level) / f"{name}.{number % 3}.tif") for level in (1, 2, 3))
+                    report = await run_job(pool, MipmapJob(name, level0, outputs, side, side))
+                    print("done" if report.fault is None else report.fault, *pool.executor.pids(), flush=True)
+                    number += 1
+            await asyncio.gather(forever("a"), forever("b"), forever("c"))
+
+    if __name__ == "__main__":
+        asyncio.run(main())
+"""
+
+
+@contextlib.contextmanager
+def daemon(tmp_path: Path, side: int = 1024) -> Iterator[tuple["subprocess.Popen[str]", Callable[[], list[str]]]]:
+    """A process that has levels made without end; gives it and a function that waits for its next line, in words."""
+    script, level0 = tmp_path / "daemon_script.py", tmp_path / "a.tif"
+    script.write_text(textwrap.dedent(DAEMON))
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side), np.uint8)).save(level0)
+    command = [sys.executable, str(script), str(level0), str(side), str(tmp_path / "mipmaps")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        stdout = process.stdout
+        try:
+            yield process, lambda: stdout.readline().split()
+        finally:
+            process.kill()
+
+
+def pids_after_start(line: Callable[[], list[str]]) -> tuple[int, list[int]]:
+    """Ids of the server and of both workers, once these have made levels."""
+    word, server = line()
+    assert word == "server"
+    while True:
+        done, *workers = line()
+        assert done == "done"
+        if len(workers) == 2:
+            return int(server), [int(pid) for pid in workers]
+
+
+def test_kill_of_the_daemon_leaves_no_process_and_no_partial_file(tmp_path: Path) -> None:
+    with daemon(tmp_path) as (process, line):
+        server, workers = pids_after_start(line)
+        process.kill()
+        process.wait(20)
+        wait_for(lambda: not any(map(is_running, [server, *workers])), "workers and their server end")
+    require_whole(tmp_path / "mipmaps", 1024)
+
+
+def test_kill_of_a_worker_leaves_no_partial_file_and_the_next_job_cleans_up(tmp_path: Path) -> None:
+    with daemon(tmp_path) as (process, line):
+        _, workers = pids_after_start(line)
+        for _ in range(4):
+            os.kill(workers[0], signal.SIGKILL)
+            wait_for(lambda pid=workers[0]: not is_running(pid), "the worker dies")
+            require_whole(tmp_path / "mipmaps", 1024)
+            gone = workers[0]
+            while gone in workers or len(workers) < 2:
+                done, *shown = line()
+                assert done == "done"
+                workers = [int(pid) for pid in shown]
+        made = {line()[0] for _ in range(12)}
+        assert made == {"done"}
+        os.kill(process.pid, signal.SIGSTOP)  # nothing new is handed out; what is under way ends
+        wait_for(lambda: not list((tmp_path / "mipmaps").rglob("*.tmp")), "what dead workers left is removed")
+    require_whole(tmp_path / "mipmaps", 1024)
+
+
+def require_whole(directory: Path, side: int) -> None:
+    """Every file under a final name decodes and has its level's size."""
+    files = [path for path in directory.rglob("*.tif") if not path.name.startswith(".")]
+    assert files
+    for path in files:
+        with Image.open(path) as image:
+            image.load()
+            assert image.size == (side >> int(path.parent.name),) * 2
+
+
+def test_a_console_script_is_not_imported_by_the_workers(tmp_path: Path) -> None:
+    """As `temwatch` is run: its main module has a file, which multiprocessing would run again in each worker."""
+    script = tmp_path / "temwatch"
+    script.write_text(
+        textwrap.dedent("""
+            import sys
+            import sqlite3
+            from handlers.executors import open_executor
+            if __name__ == "__main__":
+                with open_executor("processes", 1) as pool:
+                    print(pool.executor.submit(eval, "'sqlite3' in __import__('sys').modules").result())
+                    print(sys.modules["__main__"].__file__)
+        """)
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["False", str(script)], done.stderr
+
+
+def test_no_thread_and_no_process_is_left_when_a_pool_is_closed(tmp_path: Path) -> None:
+    threads = set(threading.enumerate())
+    with open_executor("processes", 2) as opened:
+        opened.submit(job_for(tmp_path)).result(20)
+    wait_for(lambda: set(threading.enumerate()) <= threads, "the pool's threads end")
