@@ -25,6 +25,7 @@ from daemon.states import (
     end_closing,
     hold,
     release,
+    want_closed,
 )
 from handlers.errors import Fault, ReadBackDiffers, RenderUnavailable, StackNotLoading
 from handlers.render import RenderClient, StackId
@@ -79,10 +80,8 @@ class StackKeeper:
         """An APPLIED montage waits for its stacks to be closed."""
         for name in montage.stacks:
             stack = StackId.parse(name)
-            use = self._uses.get(stack, StackUse())
             self._waits_s[stack] = max(self._waits_s.get(stack, 0.0), self._close_after_s(montage))
-            if use.phase is StackPhase.IDLE:
-                self._uses[stack] = StackUse(StackPhase.QUIET, 0, self._clock())
+            self._uses[stack] = want_closed(self._uses.get(stack, StackUse()), self._clock())
         self._changed.set()
 
     def wake(self) -> None:
@@ -152,7 +151,7 @@ class StackKeeper:
             closed = not montages or await self._close_for(stack, montages)
         finally:
             self._uses[stack] = end_closing(self._uses[stack], self._clock(), closed=closed)
-            if closed:
+            if self._uses[stack].phase is StackPhase.IDLE:
                 self._waits_s.pop(stack, None)
             self._closing.pop(stack).set()
             self._changed.set()

@@ -8,7 +8,7 @@ Waiting for another attempt is not a state: a montage stays where it is until it
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -162,6 +162,8 @@ class StackUse:
     holders: int = 0
     touched_at: float = 0.0
     """When a holder last let go, or a close last failed."""
+    wanted_again: bool = False
+    """A montage asked for a close while one was under way, which may not have seen it."""
 
 
 def hold(use: StackUse) -> StackUse:
@@ -175,6 +177,13 @@ def release(use: StackUse, now: float) -> StackUse:
     return StackUse(StackPhase.HELD if holders else StackPhase.QUIET, holders, now)
 
 
+def want_closed(use: StackUse, now: float) -> StackUse:
+    """The stack once a montage waits for its being closed."""
+    if use.phase is StackPhase.IDLE:
+        return StackUse(StackPhase.QUIET, 0, now)
+    return replace(use, wanted_again=True) if use.phase is StackPhase.CLOSING else use
+
+
 def begin_closing(use: StackUse) -> StackUse:
     """The stack while render-ws completes it."""
     return StackUse(StackPhase.CLOSING, use.holders, use.touched_at)
@@ -184,7 +193,8 @@ def end_closing(use: StackUse, now: float, *, closed: bool) -> StackUse:
     """The stack after a close: idle, or quiet and due again later if it failed; held if somebody came meanwhile."""
     if use.phase is not StackPhase.CLOSING:
         return use
-    return StackUse(StackPhase.IDLE if closed else StackPhase.QUIET, use.holders, now)
+    done = closed and not use.wanted_again
+    return StackUse(StackPhase.IDLE if done else StackPhase.QUIET, use.holders, now)
 
 
 def closes_in(use: StackUse, now: float, close_after_s: float) -> float | None:

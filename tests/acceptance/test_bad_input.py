@@ -79,7 +79,7 @@ def set_pixel_size(value: float) -> Callable[[Written], None]:
 
 CASES: dict[str, tuple[Callable[[Written], None], str]] = {
     "an empty file": (text(""), "empty"),
-    "truncated JSON": (cut_short, "JSON"),
+    "truncated JSON": (cut_short, "is cut off"),
     "not JSON": (text("this is not JSON"), "JSON"),
     "no data": (without_data, "data"),
     "empty data": (edited(lambda _, tiles: tiles.clear()), "data"),

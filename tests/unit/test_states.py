@@ -19,6 +19,7 @@ from daemon.states import (
     fold,
     hold,
     release,
+    want_closed,
 )
 
 WAY = [Event.NOTICED, Event.SETTLED, Event.INGESTED, Event.MIPMAPPED, Event.APPLIED, Event.COMPLETED]
@@ -101,19 +102,28 @@ def test_somebody_who_comes_while_a_stack_closes_holds_it_afterwards():
     assert use.holders == 1
 
 
-@given(st.lists(st.sampled_from(["hold", "release", "close", "closed", "failed"]), max_size=40))
-def test_a_held_stack_is_never_due_and_holders_never_go_below_zero(actions):
-    use, now = StackUse(), 0.0
+def test_a_montage_that_asks_while_the_stack_closes_is_not_forgotten():
+    use = want_closed(begin_closing(want_closed(StackUse(), now=0.0)), now=1.0)
+    assert closes_in(end_closing(use, now=2.0, closed=True), now=2.0, close_after_s=0.5) == 0.5
+
+
+@given(st.lists(st.sampled_from(["hold", "release", "want", "close", "closed", "failed"]), max_size=40))
+def test_a_held_stack_is_never_due_and_who_wants_it_closed_is_never_forgotten(actions):
+    use, now, wanted_at, closing_from = StackUse(), 0.0, -1.0, -1.0
     for action in actions:
         now += 1.0
         if action == "hold":
             use = hold(use)
+        elif action == "want":
+            use, wanted_at = want_closed(use, now), now
         elif action == "release" and use.holders:
             use = release(use, now)
         elif action == "close" and closes_in(use, now, 0.0) == 0.0:
-            use = begin_closing(use)
+            use, closing_from = begin_closing(use), now
         elif action in ("closed", "failed") and use.phase is StackPhase.CLOSING:
             use = end_closing(use, now, closed=action == "closed")
         assert use.holders >= 0
         if use.holders:
             assert closes_in(use, now, 0.0) is None
+        if use.phase is StackPhase.IDLE:
+            assert wanted_at <= closing_from
