@@ -163,6 +163,10 @@ class StackKeeper:
         except Fault as fault:
             await self._close_failed(stack, montages, attempts, fault)
             return False
+        except asyncio.CancelledError:  # the daemon ends in good order: an attempt left open would count as a crash
+            for attempt in attempts.values():
+                await self._journal.end_attempt(attempt, Outcome.STOPPED)
+            raise
         complete = await self._journal.record_closing(str(stack), [montage.id for montage in montages])
         for attempt in attempts.values():
             await self._journal.end_attempt(attempt, Outcome.DONE)
