@@ -268,9 +268,12 @@ class _RootWatch:
 
     async def _blocking(self, work: Callable[[], Result]) -> Result:
         self._loop = asyncio.get_running_loop()
-        call = in_thread(work, f"look {self.root.name}")
+        call = in_thread(partial(self._lookout.attend, work), f"look {self.root.name}")
         self._call, self._call_began = call, time.monotonic()  # type: ignore[assignment]
-        return await asyncio.shield(call)  # `end` waits for it when this is cancelled
+        while not call.done():  # when this is cancelled the call goes on, and `end` waits for it
+            await asyncio.wait([call], timeout=self._timing.stuck_s)
+            self._report()
+        return call.result()
 
     # --- rhythm
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -23,6 +24,8 @@ from daemon.watching.words import shown, some
 from handlers.errors import Fault, StorageFault
 
 log = structlog.get_logger()
+
+Result = TypeVar("Result")
 
 LONGEST_RETRY_S = 3_600.0
 """Between attempts to watch what the system refused to let us watch."""
@@ -176,6 +179,17 @@ class Lookout:
         discoveries += self._discoveries(self.tree.look_at((), _outermost(asked)), unseen)
         return self._view(discoveries, None)
 
+    def attend(self, work: Callable[[], Result]) -> Result:
+        """Does one of the above. If nobody waits for it any more when it ends, it gives the root up itself.
+
+        A look may hang in a dead file server until long after the root was taken off the configuration.
+        """
+        try:
+            return work()
+        finally:
+            if self.tree.stop.is_set():
+                self._leave()
+
     def close(self) -> None:
         """Ends the events and gives the root up."""
         self._leave()
@@ -228,7 +242,11 @@ class Lookout:
         if self._hints is not None and (not self._hints.is_alive() or distrust or self._is_left_out(now)):
             log.info("watch.renewing_events", watch=self._root.name)
             self._unwatch()
-        if self._hints is None and (now >= self._retry_at or watch_limit() != self._refused_at_limit):
+        if (
+            self._hints is None
+            and not self.tree.stop.is_set()
+            and (now >= self._retry_at or watch_limit() != self._refused_at_limit)
+        ):
             self._ask_for_events(now)
 
     def _wants_events(self) -> bool:

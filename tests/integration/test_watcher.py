@@ -1,0 +1,696 @@
+"""The watcher over real directories: what appears is sighted once, what events miss is found, and health says how."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from daemon.watcher import FoundBy, RootStatus, Timing, Watcher, WatchMode, WatchRoot, lock_root
+from daemon.watching.mounts import Mount
+from handlers.errors import SettingsFault, StorageFault
+
+QUICK = Timing(coalesce_s=0.02, grace_s=0.3, granularity_s=0.3, stuck_s=0.5, stop_s=1.0)
+NEVER_S = 3_600.0
+OFTEN_S = 0.15
+HERE = Path(__file__).resolve()
+
+
+class Seen:
+    """Takes sightings, and waits for them with a deadline."""
+
+    def __init__(self):
+        self.sightings = []
+        self.faults = []
+        self._arrived = asyncio.Condition()
+
+    async def __call__(self, sighting):
+        if self.faults:
+            raise self.faults.pop(0)
+        async with self._arrived:
+            self.sightings.append(sighting)
+            self._arrived.notify_all()
+
+    @property
+    def paths(self):
+        return [sighting.path for sighting in self.sightings]
+
+    def last(self, path):
+        return [sighting for sighting in self.sightings if sighting.path == path][-1]
+
+    async def until(self, holds, within_s=10.0):
+        async with asyncio.timeout(within_s), self._arrived:
+            await self._arrived.wait_for(holds)
+
+    async def all_of(self, paths, within_s=10.0):
+        wanted = set(paths)
+        await self.until(lambda: wanted <= set(self.paths), within_s)
+
+    async def whole(self, path, within_s=10.0):
+        """Until the file has been seen with the size that it has."""
+        size = path.stat().st_size
+        await self.until(lambda: any((each.path, each.size) == (path, size) for each in self.sightings), within_s)
+        return self.last(path)
+
+
+class Silent:
+    """Watches nothing and says nothing, like inotify on a share that another machine writes to."""
+
+    def __init__(self, root, accepts, sink):
+        self.sink = sink
+
+    def is_alive(self):
+        return True
+
+    def descriptors(self):
+        return None
+
+    def close(self):
+        pass
+
+
+def root_at(directory, **changes):
+    """A root that only events can be quick about: no scan comes within the time of a test."""
+    root = WatchRoot("temca2", directory, scan_interval_s=NEVER_S, full_scan_interval_s=NEVER_S)
+    return replace(root, **changes)
+
+
+@contextlib.asynccontextmanager
+async def watching(*roots, seen=None, **options):
+    seen = seen or Seen()
+    watcher = Watcher(roots, seen, timing=options.pop("timing", QUICK), **options)
+    task = asyncio.create_task(watcher.run())
+    try:
+        async with asyncio.timeout(20):
+            caught_up = asyncio.create_task(watcher.caught_up.wait())
+            await asyncio.wait([task, caught_up], return_when=asyncio.FIRST_COMPLETED)
+            caught_up.cancel()
+        if task.done():
+            task.result()
+        yield watcher, seen
+        assert not task.done(), "the watcher ended by itself"
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def poll_until(holds, within_s=10.0):
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        await asyncio.sleep(0.02)
+
+
+def metafile(directory, name="_metadata_1_.json", text="{}"):
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / name
+    path.write_text(text)
+    return path
+
+
+def only(watcher):
+    (health,) = watcher.health()
+    return health
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_stays():
+    """Watching threads end with the watcher."""
+    yield
+    deadline = time.monotonic() + 5
+    while stray := [each for each in threading.enumerate() if type(each).__module__.startswith("watchdog")]:
+        assert time.monotonic() < deadline, stray
+        time.sleep(0.02)
+
+
+# --- what was there
+
+
+async def test_what_is_there_at_the_start_is_handed_over_once_in_the_order_of_names(tmp_path):
+    names = ["_metadata_2018_b_.json", "_metadata_2017_a_.json", "_metadata_2019_c_.json"]
+    for number, name in enumerate(names):
+        metafile(tmp_path / str(number), name)
+    metafile(tmp_path, "_metadata_reference_1_.json")
+    async with watching(root_at(tmp_path, ignore=("*_reference_*",))) as (watcher, seen):
+        assert [path.name for path in seen.paths] == sorted(names)
+        assert {each.found_by for each in seen.sightings} == {FoundBy.START}
+        assert watcher.watching.is_set()
+        assert only(watcher).status is RootStatus.WATCHING
+        assert only(watcher).reasons == ()
+        assert (only(watcher).directories_seen, only(watcher).directories_watched) == (4, 4)
+
+
+async def test_the_directory_is_left_exactly_as_it_was(tmp_path):
+    root = tmp_path / "root"
+    metafile(root / "roi")
+    before = {path: path.lstat().st_mtime_ns for path in (root, *root.rglob("*"))}
+    async with watching(root_at(root, scan_interval_s=OFTEN_S), state_directory=tmp_path) as (watcher, _):
+        first = only(watcher).last_scan_at
+        await poll_until(lambda: only(watcher).last_scan_at > first)
+    assert {path: path.lstat().st_mtime_ns for path in (root, *root.rglob("*"))} == before
+
+
+# --- what arrives
+
+
+async def test_a_created_file_is_sighted_at_once_by_its_event(tmp_path):
+    async with watching(root_at(tmp_path)) as (watcher, seen):
+        path = metafile(tmp_path)
+        sighting = await seen.whole(path)
+        assert sighting.found_by is FoundBy.EVENT
+        assert (sighting.watch, sighting.inode) == ("temca2", path.stat().st_ino)
+        assert only(watcher).found_by_event >= 1
+        assert only(watcher).found_only_by_scan == 0
+
+
+async def test_a_file_written_slowly_is_sighted_again_when_it_is_closed(tmp_path):
+    async with watching(root_at(tmp_path)) as (_, seen):
+        path = tmp_path / "_metadata_1_.json"
+        with path.open("w") as file:
+            await seen.all_of([path])
+            for part in ("{", '"data"', ": []}"):
+                file.write(part)
+                file.flush()
+        assert (await seen.whole(path)).size == 12
+
+
+async def test_a_file_renamed_into_place_is_sighted(tmp_path):
+    async with watching(root_at(tmp_path)) as (_, seen):
+        part = metafile(tmp_path, "part.tmp")
+        path = part.rename(tmp_path / "_metadata_1_.json")
+        assert (await seen.whole(path)).found_by is FoundBy.EVENT
+        assert set(seen.paths) == {path}
+
+
+async def test_a_file_rewritten_in_place_is_sighted_again(tmp_path):
+    path = metafile(tmp_path)
+    async with watching(root_at(tmp_path)) as (_, seen):
+        path.write_text('{"again": true}')
+        await seen.whole(path)
+        assert len(seen.sightings) >= 2
+
+
+async def test_a_populated_directory_moved_in_is_looked_through_and_watched_from_then_on(tmp_path):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    root.mkdir()
+    metafile(outside / "0" / "roi")
+    metafile(outside / "1" / "roi")
+    async with watching(root_at(root, scan_interval_s=OFTEN_S)) as (watcher, seen):
+        session = outside.rename(root / "session")
+        await seen.all_of(session / each / "roi" / "_metadata_1_.json" for each in "01")
+        later = metafile(session / "0" / "roi", "_metadata_2_.json")
+        await seen.whole(later)
+        # watchdog 6 gives no watch to what is moved in: found missing, events are asked for anew.
+        await poll_until(lambda: only(watcher).directories_watched == only(watcher).directories_seen == 6)
+
+
+async def test_directories_nested_three_deep_in_a_burst_are_all_looked_through(tmp_path):
+    async with watching(root_at(tmp_path, scan_interval_s=0.5)) as (watcher, seen):
+        paths = [metafile(tmp_path / f"{n % 5}" / f"{n % 20}" / f"{n}") for n in range(200)]
+        await seen.all_of(paths)
+        await poll_until(lambda: only(watcher).metafiles_seen == 200)
+        await poll_until(lambda: only(watcher).directories_watched == only(watcher).directories_seen == 226)
+
+
+@pytest.mark.slow
+async def test_a_thousand_directories_nested_three_deep_are_all_looked_through(tmp_path):
+    async with watching(root_at(tmp_path, scan_interval_s=1.0)) as (watcher, seen):
+        paths = [metafile(tmp_path / f"{n % 10}" / f"{n % 100}" / f"{n}") for n in range(1_000)]
+        await seen.all_of(paths, within_s=30)
+        await poll_until(lambda: only(watcher).directories_watched == only(watcher).directories_seen == 1_111, 30)
+
+
+async def test_a_root_that_is_a_link_keeps_its_configured_name(tmp_path):
+    (tmp_path / "array3").mkdir()
+    link = tmp_path / "temca2"
+    link.symlink_to("array3")
+    async with watching(root_at(link)) as (watcher, seen):
+        path = metafile(link / "roi")
+        await seen.whole(path)
+        assert only(watcher).directory == link
+
+
+async def test_names_that_are_no_utf8_are_sighted(tmp_path):
+    async with watching(root_at(tmp_path)) as (_, seen):
+        path = metafile(tmp_path / os.fsdecode(b"caf\xe9"), os.fsdecode(b"_metadata_\xff_.json"))
+        await seen.whole(path)
+
+
+async def test_several_roots_are_watched_each_with_its_own_pattern(tmp_path):
+    first = root_at(tmp_path / "a", name="a")
+    second = root_at(tmp_path / "b", name="b", pattern="*.meta")
+    for root in (first, second):
+        root.directory.mkdir()
+    async with watching(first, second) as (_, seen):
+        paths = [metafile(first.directory), metafile(second.directory, "x.meta")]
+        metafile(first.directory, "y.meta")
+        await seen.all_of(paths)
+        assert {(each.watch, each.path) for each in seen.sightings} == {("a", paths[0]), ("b", paths[1])}
+
+
+# --- what events miss
+
+
+async def test_events_that_never_come_are_made_up_for_by_scans_and_the_root_is_shown_as_lying(tmp_path):
+    async with watching(root_at(tmp_path, scan_interval_s=OFTEN_S), open_hints=Silent) as (watcher, seen):
+        assert only(watcher).status is RootStatus.WATCHING
+        for number in range(5):
+            path = metafile(tmp_path / str(number))
+            assert (await seen.whole(path)).found_by is FoundBy.SCAN
+            await poll_until(lambda expected=number + 1: only(watcher).found_only_by_scan >= expected)
+        health = only(watcher)
+        assert health.status is RootStatus.POLLING
+        assert health.found_only_by_scan == 5
+        assert {each.mode for each in health.modes} == {WatchMode.POLL}
+        assert any("came without an event" in reason for reason in health.reasons)
+        path.write_text("rewritten in place, found by listing what is not believed")
+        await seen.whole(path)
+
+
+async def test_events_about_something_else_do_not_hide_that_the_ones_wanted_are_missing(tmp_path):
+    opened = []
+
+    class Lying(Silent):
+        def __init__(self, root, accepts, sink):
+            super().__init__(root, accepts, sink)
+            opened.append(self)
+
+    async with watching(root_at(tmp_path, scan_interval_s=OFTEN_S), open_hints=Lying) as (watcher, seen):
+        for number in range(4):
+            path = metafile(tmp_path / str(number))
+            opened[-1].sink.file(str(tmp_path / f"_metadata_nowhere{number}_.json"))
+            await seen.whole(path)
+            await poll_until(lambda expected=number + 1: only(watcher).found_only_by_scan >= expected)
+        assert only(watcher).status is RootStatus.POLLING
+
+
+async def test_a_polled_root_finds_new_and_rewritten_files_without_any_watch(tmp_path):
+    async with watching(root_at(tmp_path, scan_interval_s=OFTEN_S, mode=WatchMode.POLL)) as (watcher, seen):
+        path = metafile(tmp_path / "roi")
+        assert (await seen.whole(path)).found_by is FoundBy.SCAN
+        path.write_text("rewritten in place")
+        await seen.whole(path)
+        assert only(watcher).status is RootStatus.POLLING
+        assert only(watcher).directories_watched == 0
+        assert only(watcher).reasons == ()
+
+
+async def test_a_network_file_system_is_polled_by_itself(tmp_path):
+    def mounts():
+        return (Mount(str(tmp_path), "nfs4"),)
+
+    async with watching(root_at(tmp_path, scan_interval_s=OFTEN_S), read_mounts=mounts) as (watcher, seen):
+        await seen.whole(metafile(tmp_path))
+        assert [(each.file_system, each.mode) for each in only(watcher).modes] == [("nfs4", WatchMode.POLL)]
+        assert only(watcher).status is RootStatus.POLLING
+    async with watching(root_at(tmp_path, mode=WatchMode.EVENTS), read_mounts=mounts) as (watcher, _):
+        assert only(watcher).status is RootStatus.WATCHING
+
+
+async def test_a_remote_mount_below_a_local_root_is_polled_and_the_rest_is_not(tmp_path):
+    share, local = tmp_path / "share", tmp_path / "local"
+    paths = [metafile(share / "roi"), metafile(local / "roi")]
+    for path in paths:
+        os.utime(path.parent, (1_500_000_000, 1_500_000_000))
+    mounts = [Mount("/", "ext4"), Mount(str(share), "cifs")]
+    root = root_at(tmp_path, scan_interval_s=OFTEN_S)
+    async with watching(root, open_hints=Silent, read_mounts=lambda: tuple(mounts)) as (watcher, seen):
+        for path in paths:
+            path.write_text("rewritten in place, and no event")
+        await seen.whole(paths[0])
+        passes = only(watcher).last_scan_at
+        await poll_until(lambda: only(watcher).last_scan_at > passes)
+        assert seen.paths.count(paths[1]) == 1
+        assert [each.mode for each in only(watcher).modes] == [WatchMode.EVENTS, WatchMode.POLL]
+        mounts.pop()
+        await poll_until(lambda: any("no longer mounted" in reason for reason in only(watcher).reasons))
+
+
+async def test_what_was_rewritten_in_place_without_an_event_is_found_by_the_full_pass(tmp_path):
+    path = metafile(tmp_path)
+    os.utime(tmp_path, (1_500_000_000, 1_500_000_000))
+    async with watching(root_at(tmp_path, full_scan_interval_s=0.3), open_hints=Silent) as (_, seen):
+        path.write_text("rewritten in place")
+        assert (await seen.whole(path)).found_by is FoundBy.SCAN
+
+
+async def test_a_look_can_be_asked_for(tmp_path):
+    async with watching(root_at(tmp_path), open_hints=Silent) as (watcher, seen):
+        path = metafile(tmp_path / "roi")
+        assert watcher.wake(tmp_path / "roi")
+        await seen.whole(path)
+        assert not watcher.wake(tmp_path.parent)
+        path.write_text("rewritten in place")
+        assert watcher.wake()
+        await seen.whole(path)
+
+
+async def test_a_system_that_refuses_to_watch_is_polled_and_health_says_what_to_raise(tmp_path):
+    def refuse(root, accepts, sink):
+        raise OSError(28, "inotify watch limit reached")
+
+    async with watching(root_at(tmp_path, scan_interval_s=OFTEN_S), open_hints=refuse) as (watcher, seen):
+        await seen.whole(metafile(tmp_path))
+        assert only(watcher).status is RootStatus.POLLING
+        (reason,) = only(watcher).reasons
+        assert "watch limit reached" in reason
+        assert "raise fs.inotify.max_user_watches" in reason
+
+
+async def test_watching_threads_that_die_are_replaced(tmp_path):
+    opened = []
+
+    class Mortal(Silent):
+        def __init__(self, root, accepts, sink):
+            super().__init__(root, accepts, sink)
+            opened.append(self)
+
+        def is_alive(self):
+            return self is not opened[0]
+
+    async with watching(root_at(tmp_path, scan_interval_s=OFTEN_S), open_hints=Mortal):
+        await poll_until(lambda: len(opened) == 2)
+
+
+LIMITED = """
+import asyncio, json, sys
+from pathlib import Path
+from daemon.watcher import Timing, Watcher, WatchRoot
+
+async def main(root, count):
+    seen = set()
+    async def note(sighting):
+        seen.add(sighting.path)
+    timing = Timing(coalesce_s=0.02, grace_s=0.3, granularity_s=0.3)
+    watcher = Watcher([WatchRoot("temca2", root, scan_interval_s=0.3)], note, timing=timing)
+    task = asyncio.create_task(watcher.run())
+    await watcher.caught_up.wait()
+    for number in range(count):
+        (root / str(number)).mkdir()
+        (root / str(number) / "_metadata_1_.json").write_text("{}")
+    async with asyncio.timeout(20):
+        while len(seen) < count or not any("limit" in reason for reason in watcher.health()[0].reasons):
+            await asyncio.sleep(0.05)
+    (root / str(count - 1) / "_metadata_1_.json").write_text("rewritten in place, where nothing is watched")
+    (root / str(count - 1) / "_metadata_2_.json").write_text("{}")
+    async with asyncio.timeout(20):
+        while len(seen) < count + 1:
+            await asyncio.sleep(0.05)
+    (health,) = watcher.health()
+    print(json.dumps({"seen": len(seen), "status": health.status, "reasons": health.reasons,
+                      "watched": health.directories_watched, "directories": health.directories_seen}))
+    task.cancel()
+    await asyncio.wait([task])
+
+asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))
+"""
+
+
+def test_past_the_watch_limit_everything_is_found_and_health_counts_what_is_not_watched(tmp_path):
+    limit = ["unshare", "-U", "-r", "sh", "-c", 'echo 60 > /proc/sys/user/max_inotify_watches && exec "$@"', "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*limit, "true"], capture_output=True).returncode:
+        pytest.skip("user namespaces, which limit watches for one test alone, are not permitted here")
+    done = subprocess.run(
+        [*limit, sys.executable, "-c", LIMITED, str(tmp_path), "200"],
+        cwd=HERE.parents[2],
+        env=os.environ | {"PYTHONPATH": str(HERE.parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["seen"] == 201
+    assert told["directories"] == 201
+    assert told["watched"] <= 60
+    assert told["reasons"][0] == (
+        f"watch limit reached: {told['watched']} of 201 directories watched; raise fs.inotify.max_user_watches"
+    )
+
+
+FLOOD = """
+import sys
+from pathlib import Path
+directory, count = Path(sys.argv[1]), int(sys.argv[2])
+for number in range(count):
+    (directory / f"{number}.tif").touch()
+    if number == count // 2:
+        (directory / "_metadata_1_.json").write_text("{}")
+"""
+
+
+async def test_a_flood_of_files_hides_no_metafile(tmp_path):
+    directories = [tmp_path / "a", tmp_path / "b"]
+    for directory in directories:
+        directory.mkdir()
+    async with watching(root_at(tmp_path, scan_interval_s=2.0)) as (watcher, seen):
+        writers = [
+            await asyncio.create_subprocess_exec(sys.executable, "-c", FLOOD, str(directory), "25000")
+            for directory in directories
+        ]
+        for writer in writers:
+            assert await writer.wait() == 0
+        paths = [directory / "_metadata_1_.json" for directory in directories]
+        for path in paths:
+            await seen.whole(path, within_s=5.0)
+        assert set(seen.paths) == set(paths)
+        assert only(watcher).status is RootStatus.WATCHING
+
+
+async def test_an_overflow_asks_for_a_pass_now_and_stays_visible(tmp_path):
+    opened = []
+
+    def open_hints(root, accepts, sink):
+        opened.append(Silent(root, accepts, sink))
+        return opened[-1]
+
+    async with watching(root_at(tmp_path), open_hints=open_hints) as (watcher, seen):
+        path = metafile(tmp_path)
+        await asyncio.to_thread(opened[-1].sink.overflow)
+        assert (await seen.whole(path)).found_by is FoundBy.SCAN
+        assert only(watcher).overflows == 1
+        assert any("overflowed 1 times" in reason for reason in only(watcher).reasons)
+
+
+# --- roots that are not there, or not as they were
+
+
+async def test_a_root_that_is_missing_is_waited_for(tmp_path):
+    root = root_at(tmp_path / "later", scan_interval_s=OFTEN_S)
+    changes = []
+    async with watching(root, on_change=changes.append) as (watcher, seen):
+        assert only(watcher).status is RootStatus.UNREACHABLE
+        assert not watcher.is_observable("temca2")
+        assert only(watcher).reasons == ("cannot be looked at: No such file or directory",)
+        path = metafile(root.directory)
+        await seen.whole(path)
+        await poll_until(lambda: only(watcher).status is RootStatus.WATCHING)
+        assert watcher.is_observable("temca2")
+        assert changes == ["temca2"]
+
+
+async def test_a_root_that_is_removed_and_made_again_is_watched_again(tmp_path):
+    root = root_at(tmp_path / "root", scan_interval_s=OFTEN_S)
+    metafile(root.directory)
+    async with watching(root) as (watcher, seen):
+        shutil.rmtree(root.directory)
+        await poll_until(lambda: only(watcher).status is RootStatus.UNREACHABLE)
+        await seen.whole(metafile(root.directory, "_metadata_2_.json"))
+        await poll_until(lambda: only(watcher).status is RootStatus.WATCHING)
+        assert only(watcher).directories_watched == 1
+        later = metafile(root.directory, "_metadata_3_.json")
+        assert (await seen.whole(later)).found_by in {FoundBy.EVENT, FoundBy.SCAN}
+        await poll_until(lambda: only(watcher).found_by_event >= 1)
+
+
+async def test_a_root_that_is_unmounted_and_mounted_again_has_no_news(tmp_path):
+    """The mount is played by a directory put in the place of another."""
+    root, aside = tmp_path / "root", tmp_path / "aside"
+    paths = [metafile(root / str(number)) for number in range(3)]
+    async with watching(root_at(root, scan_interval_s=OFTEN_S)) as (watcher, seen):
+        root.rename(aside)
+        root.mkdir()
+        await poll_until(lambda: only(watcher).status is RootStatus.PAUSED)
+        assert not watcher.is_observable("temca2")
+        assert "suddenly empty, it held 3 metafiles in 3 directories" in only(watcher).reasons[0]
+        root.rmdir()
+        aside.rename(root)
+        await poll_until(lambda: only(watcher).status is RootStatus.WATCHING)
+        assert Counter(seen.paths) == Counter(paths)
+
+
+async def test_a_root_that_loses_all_its_metafiles_is_paused_until_one_is_back(tmp_path):
+    paths = [metafile(tmp_path / str(number)) for number in range(12)]
+    async with watching(root_at(tmp_path, scan_interval_s=OFTEN_S)) as (watcher, seen):
+        for path in paths:
+            path.unlink()
+        await poll_until(lambda: only(watcher).status is RootStatus.PAUSED)
+        back = metafile(tmp_path / "0", "_metadata_2_.json")
+        await seen.whole(back)
+        await poll_until(lambda: only(watcher).status is RootStatus.WATCHING)
+
+
+async def test_an_empty_root_is_an_alarm_at_the_start_if_the_journal_knows_better(tmp_path):
+    async with watching(root_at(tmp_path, scan_interval_s=OFTEN_S), known_metafiles={"temca2": 7}) as (watcher, seen):
+        assert only(watcher).status is RootStatus.PAUSED
+        await seen.whole(metafile(tmp_path / "roi"))
+        await poll_until(lambda: only(watcher).status is RootStatus.WATCHING)
+
+
+async def test_an_empty_root_is_no_alarm_if_nothing_was_ever_there(tmp_path):
+    async with watching(root_at(tmp_path)) as (watcher, _):
+        assert only(watcher).status is RootStatus.WATCHING
+
+
+async def test_a_directory_that_must_not_be_read_is_told_and_the_others_are_watched(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything; the pass itself is tested as another user in test_scan")
+    closed = metafile(tmp_path / "closed").parent
+    closed.chmod(0)
+    try:
+        async with watching(root_at(tmp_path, scan_interval_s=OFTEN_S)) as (watcher, seen):
+            assert "1 of its directories cannot be read" in only(watcher).reasons[0]
+            closed.chmod(0o755)
+            await seen.all_of([closed / "_metadata_1_.json"])
+            await poll_until(lambda: only(watcher).reasons == ())
+    finally:
+        closed.chmod(0o755)
+
+
+async def test_a_look_that_hangs_is_told_and_does_not_hold_up_the_stop(tmp_path):
+    let_go = threading.Event()
+
+    def hanging_mounts():
+        let_go.wait(20)
+        return ()
+
+    watcher = Watcher([root_at(tmp_path)], Seen(), timing=QUICK, read_mounts=hanging_mounts)
+    task = asyncio.create_task(watcher.run())
+    try:
+        await poll_until(lambda: only(watcher).status is RootStatus.UNREACHABLE)
+        assert "has not answered for" in only(watcher).reasons[0]
+        began = time.monotonic()
+        task.cancel()
+        await asyncio.wait([task])
+        assert time.monotonic() - began < 10
+    finally:
+        let_go.set()
+
+
+# --- handing over
+
+
+async def test_a_sighting_that_is_refused_is_handed_over_at_the_next_pass(tmp_path):
+    path = metafile(tmp_path)
+    seen = Seen()
+    seen.faults = [StorageFault("journal", "could not write: No space left on device")]
+    async with watching(root_at(tmp_path, scan_interval_s=0.5), seen=seen) as (watcher, _):
+        assert only(watcher).undelivered == 1
+        assert "1 metafiles wait: journal: could not write" in only(watcher).reasons[0]
+        await seen.whole(path)
+        await poll_until(lambda: only(watcher).undelivered == 0 and only(watcher).reasons == ())
+
+
+async def test_a_refused_sighting_does_not_hold_up_the_others_unless_they_would_fare_no_better(tmp_path):
+    paths = [metafile(tmp_path, f"_metadata_{number}_.json") for number in range(3)]
+    seen = Seen()
+    seen.faults = [SettingsFault("watch", "refuses this one")]
+    async with watching(root_at(tmp_path), seen=seen) as (watcher, _):
+        assert seen.paths == paths[1:]
+        assert only(watcher).undelivered == 1
+
+
+async def test_a_slow_receiver_is_handed_one_sighting_of_a_root_at_a_time(tmp_path):
+    for number in range(20):
+        metafile(tmp_path, f"_metadata_{number}_.json")
+    under_way = most = taken = 0
+
+    async def slow(_):
+        nonlocal under_way, most, taken
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        taken += 1
+
+    async with watching(root_at(tmp_path), seen=slow):
+        assert (most, taken) == (1, 20)
+
+
+async def test_an_error_in_the_receiver_ends_the_watcher(tmp_path):
+    async def broken(_):
+        raise KeyError("a bug")
+
+    metafile(tmp_path)
+    with pytest.raises(ExceptionGroup) as raised:
+        await Watcher([root_at(tmp_path)], broken, timing=QUICK).run()
+    assert raised.group_contains(KeyError)
+
+
+# --- owners, other roots
+
+
+async def test_a_root_that_another_owns_is_refused_at_the_start(tmp_path):
+    with lock_root(tmp_path), pytest.raises(SettingsFault, match=f"{tmp_path}: is watched by another temwatch"):
+        await Watcher([root_at(tmp_path)], Seen()).run()
+
+
+async def test_a_root_that_another_process_owns_is_taken_when_that_dies(tmp_path):
+    root = root_at(tmp_path / "later", scan_interval_s=OFTEN_S)
+    program = (
+        "import sys, time; from pathlib import Path; from daemon.watcher import lock_root\n"
+        "lock = lock_root(Path(sys.argv[1])); print('mine', flush=True); time.sleep(60)"
+    )
+    async with watching(root) as (watcher, seen):
+        (tmp_path / "made").mkdir()
+        owner = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, str(tmp_path / "made"), stdout=subprocess.PIPE, cwd=HERE.parents[2]
+        )
+        try:
+            assert await owner.stdout.readline() == b"mine\n"
+            (tmp_path / "made").rename(root.directory)
+            path = metafile(root.directory)
+            await poll_until(lambda: any(f"process {owner.pid}" in reason for reason in only(watcher).reasons))
+            assert seen.paths == []
+        finally:
+            owner.kill()
+            await owner.communicate()
+        await seen.whole(path)
+
+
+async def test_a_stopped_watcher_gives_its_roots_up(tmp_path):
+    async with watching(root_at(tmp_path)):
+        with pytest.raises(SettingsFault):
+            lock_root(tmp_path)
+    lock_root(tmp_path).close()
+
+
+async def test_roots_are_swapped_while_those_that_stay_go_on(tmp_path):
+    stays, goes, comes = (root_at(tmp_path / name, name=name) for name in ("stays", "goes", "comes"))
+    paths = {root.name: metafile(root.directory) for root in (stays, goes, comes)}
+    async with watching(stays, goes) as (watcher, seen):
+        await watcher.replace_roots([comes, stays])
+        await seen.all_of([paths["comes"]])
+        assert [health.name for health in watcher.health()] == ["comes", "stays"]
+        assert Counter(seen.paths) == Counter(paths.values())
+        lock_root(goes.directory).close()
+        assert not watcher.is_observable("goes")
+        await seen.whole(metafile(stays.directory, "_metadata_2_.json"))
+
+
+async def test_a_root_whose_settings_change_is_watched_by_the_new_ones(tmp_path):
+    root = root_at(tmp_path)
+    old = metafile(tmp_path, "x.meta")
+    async with watching(root) as (watcher, seen):
+        assert seen.paths == []
+        await watcher.replace_roots([replace(root, pattern="*.meta")])
+        await seen.all_of([old])
