@@ -27,7 +27,7 @@ from daemon.states import (
     release,
     want_closed,
 )
-from handlers.errors import Fault, ReadBackDiffers, RenderUnavailable, StackNotLoading
+from handlers.errors import Fault, ReadBackDiffers, RenderUnavailable, StackNotLoading, StackReopened
 from handlers.render import RenderClient, StackId
 
 log = structlog.get_logger()
@@ -177,7 +177,12 @@ class StackKeeper:
     async def _close_and_compare(self, stack: StackId, montages: list[Montage]) -> None:
         """Closes the stack, then sees that it still shows every tile of the montages it was closed for."""
         layers = sorted({montage.z for montage in montages if montage.z is not None})
-        await self._client.close(stack, layers)
+        report = await self._client.close(stack, layers)
+        if report.differing:
+            zs = ", ".join(f"{section.z:g}" for section in report.differing)
+            raise StackReopened(
+                str(stack), f"is COMPLETE, but its section data miss tiles at z {zs}", "others write to it"
+            )
         for z in layers:
             shown = {bounds.tile_id for bounds in await self._client.tile_bounds(stack, z)}
             for montage in montages:
