@@ -102,6 +102,7 @@ class Lookout:
         self._mounts: tuple[Mount, ...] = ()
         self._mounts_seen: dict[str, Mount] = {}
         self._coverage = BLIND
+        self._measured: int | None = None
         self._unwatched_passes = 0
         self._is_changed = True
         self._is_empty = False
@@ -159,7 +160,7 @@ class Lookout:
         found = self.tree.pass_over(unseen or (), everything=everything)
         if self.tree.stop.is_set():
             return self._view([], None)
-        return self._judge(found)
+        return self._judge(found, everything=everything)
 
     def follow(self, directories: Iterable[str], trees: Iterable[str], asked: Iterable[str]) -> View:
         """A look where hints point.
@@ -280,6 +281,7 @@ class Lookout:
             self._hints.close()
         self._hints = None
         self._coverage = BLIND
+        self._measured = None
 
     def _unseen(self) -> frozenset[str] | None:
         """Directories whose changes no event tells; None if that is all of them."""
@@ -296,24 +298,30 @@ class Lookout:
         return max(over, key=lambda mount: len(mount.directory)).is_remote if over else False
 
     def _measure(self) -> None:
-        """Compares what is watched with what is there. Blind where the kernel does not tell."""
+        """Compares what is watched with what is there. Blind where the kernel does not tell.
+
+        It costs more than a pass over mtimes does: not to be done while nothing changes.
+        """
+        self._measured = self.tree.changes
         descriptors = self._hints.descriptors() if self._hints else None
         seen = len(self.tree.directories)
         if descriptors is None:
             self._coverage = Coverage(seen, 0)
             return
-        held = len(read_watches(inotify_descriptors()))
+        own = read_watches(descriptors)
+        held = len(own) + len(read_watches(inotify_descriptors() - descriptors))
         known = {path: facts for path, facts in self.tree.directories.items() if path not in self.tree.failures}
-        coverage = compare(self._path, known, read_watches(descriptors), watch_limit(), held)
+        coverage = compare(self._path, known, own, watch_limit(), held)
         self._coverage = replace(coverage, seen=seen)
         self._unwatched_passes = self._unwatched_passes + 1 if coverage.unwatched else 0
 
     # --- what is told
 
-    def _judge(self, found: list[Found]) -> View:
+    def _judge(self, found: list[Found], *, everything: bool) -> View:
         if self._path in self.tree.failures:
             return self._view([], Reason("unreachable", f"cannot be read: {self.tree.failures[self._path]}"))
-        self._measure()
+        if everything or self._coverage.unwatched or self._measured != self.tree.changes:
+            self._measure()
         is_first = self._is_changed
         self._is_empty = is_suddenly_empty(self._before, self.tree.content)
         self._is_changed = self._is_empty

@@ -111,6 +111,8 @@ class Tree:
         """Directory -> how many things in it have a metafile's name and are no regular file."""
         self.looked_at = 0
         """Directories done, ever: moves while a pass moves."""
+        self.changes = 0
+        """Directories that came, went, became readable or were replaced, ever."""
         self.moved_at = clock()
         """When the last directory was begun."""
         self.current = root
@@ -193,8 +195,11 @@ class Tree:
             self.directories[path] = now
             self.failures[path] = error.strerror or str(error)
             return []
+        known = self.directories.get(path)
+        was_closed = self.failures.pop(path, None) is not None
+        if was_closed or known is None or known[1:] != now[1:]:
+            self.changes += 1
         self.directories[path] = now
-        self.failures.pop(path, None)
         if began >= self._hot.get(path, began + 1):
             del self._hot[path]
         return below if deep else [each for each in below if each not in self.directories]
@@ -235,7 +240,8 @@ class Tree:
         _keep(self.strangers, path, strangers)
 
     def _forget(self, path: str) -> None:
-        self.directories.pop(path, None)
+        if self.directories.pop(path, None):
+            self.changes += 1
         self._files.pop(path, None)
         self._hot.pop(path, None)
         self.failures.pop(path, None)

@@ -1,6 +1,8 @@
 """Passes over a directory tree: what they find, what they need not look at, and what does not stop them."""
 
 import os
+import random
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -199,6 +201,78 @@ def test_a_pass_ends_at_the_next_directory_when_told_to(tmp_path: Path) -> None:
     looked.stop.set()
     assert looked.pass_over() == []
     assert looked.looked_at == 0
+
+
+def test_the_tree_counts_what_watches_would_have_to_follow(tmp_path: Path) -> None:
+    metafile(tmp_path / "a")
+    looked = tree(tmp_path)
+    looked.pass_over()
+    before = looked.changes
+    metafile(tmp_path / "a", "_metadata_2_.json")
+    looked.pass_over()
+    assert looked.changes == before
+    (tmp_path / "a").rename(tmp_path / "b")
+    looked.pass_over()
+    assert looked.changes == before + 2
+
+
+class Microscopist:
+    """Does to a tree whatever one can do to a tree, at random."""
+
+    def __init__(self, root: Path, seed: int) -> None:
+        self._root = root
+        self._random = random.Random(seed)
+        self._count = 0
+
+    def act(self) -> None:
+        action = self._random.choice([self._write, self._write, self._rewrite, self._make, self._move, self._remove])
+        action()
+
+    def metafiles(self) -> set[str]:
+        return {str(path) for path in self._root.rglob("_metadata_*.json")}
+
+    def _next(self) -> int:
+        self._count += 1
+        return self._count
+
+    def _somewhere(self) -> Path:
+        return self._random.choice([self._root, *sorted(path for path in self._root.rglob("*") if path.is_dir())])
+
+    def _make(self) -> None:
+        (self._somewhere() / f"d{self._next()}" / "roi").mkdir(parents=True)
+
+    def _write(self) -> None:
+        metafile(self._somewhere(), f"_metadata_{self._next()}_.json")
+
+    def _rewrite(self) -> None:
+        for path in sorted(self.metafiles())[:1]:
+            Path(path).write_text("x" * self._next())
+
+    def _move(self) -> None:
+        moved, target = self._somewhere(), self._somewhere()
+        if moved != self._root and not target.is_relative_to(moved):
+            moved.rename(target / f"d{self._next()}")
+
+    def _remove(self) -> None:
+        if (gone := self._somewhere()) != self._root:
+            shutil.rmtree(gone)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_is_done_to_a_tree_every_metafile_there_is_found(tmp_path: Path, seed: int) -> None:
+    microscopist, clock = Microscopist(tmp_path, seed), Clock()
+    looked = tree(tmp_path, clock)
+    found: dict[str, int] = {}
+    for _ in range(30):
+        for _ in range(3):
+            microscopist.act()
+        clock.now += 0.5
+        found |= {each.path: each.stamp.size for each in looked.pass_over()}
+        assert microscopist.metafiles() <= found.keys()
+    found |= {each.path: each.stamp.size for each in looked.pass_over(everything=True)}
+    present = microscopist.metafiles()
+    assert {path: Path(path).stat().st_size for path in present} == {path: found[path] for path in present}
+    assert looked.content.metafiles == len(present)
 
 
 @pytest.fixture
