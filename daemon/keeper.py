@@ -133,13 +133,16 @@ class StackKeeper:
     def _due(self) -> list[StackId]:
         if not self._may_close():
             return []
+        return [stack for stack, wait_s in self._closes_in().items() if wait_s == 0]
+
+    def _closes_in(self) -> dict[StackId, float]:
+        """Seconds until each stack is due that a montage waits for, of those that nobody holds."""
         now = self._clock()
-        return [stack for stack, use in self._uses.items() if closes_in(use, now, self._waits_s.get(stack, 0.0)) == 0]
+        waits = {stack: closes_in(self._uses[stack], now, quiet_s) for stack, quiet_s in self._waits_s.items()}
+        return {stack: wait_s for stack, wait_s in waits.items() if wait_s is not None}
 
     def _next_due_s(self) -> float | None:
-        now = self._clock()
-        waits = [closes_in(use, now, self._waits_s.get(stack, 0.0)) for stack, use in self._uses.items()]
-        due = [wait for wait in waits if wait is not None]
+        due = self._closes_in().values()
         if not due:
             return None
         return max(min(due), 1.0 if not self._may_close() else 0.01)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,17 @@ def test_a_section_that_lands_becomes_complete_with_every_level_at_the_url_that_
     assert len(tiles) == len(section.images) == 4
     assert verify_levels(tiles) == 24
     assert all(list(tile["mipmapLevels"]) == ["0"] for tile in running_rig.tiles(f"{SPECIMEN}_raw", 1050.0).values())
+
+
+def test_a_stack_is_closed_when_it_has_been_quiet_and_not_before(rig, write):
+    rig.settings["watch.stacks.close_after_s"] = 3
+    rig.start_standin()
+    rig.start()
+    section = write()
+    rig.wait_until("complete", section.metafile)
+    events = fetch(f"{rig.url}/api/montages/{rig.montage_of(section.metafile)['id']}")["events"]
+    at = {event["event"]: datetime.fromisoformat(event["at"]) for event in events}
+    assert (at["completed"] - at["applied"]).total_seconds() > 2.5
 
 
 def test_the_stack_is_created_with_the_resolution_of_the_calibration(running_rig, write):
