@@ -136,9 +136,13 @@ class StackKeeper:
         return [stack for stack, wait_s in self._closes_in().items() if wait_s == 0]
 
     def _closes_in(self) -> dict[StackId, float]:
-        """Seconds until each stack is due that a montage waits for, of those that nobody holds."""
+        """Seconds until each stack is due that a montage waits for, of those neither held nor closing.
+
+        One that closes may look quiet: its holder gave up while it waited for the close to end.
+        """
         now = self._clock()
-        waits = {stack: closes_in(self._uses[stack], now, quiet_s) for stack, quiet_s in self._waits_s.items()}
+        open_ones = {stack: quiet_s for stack, quiet_s in self._waits_s.items() if stack not in self._closing}
+        waits = {stack: closes_in(self._uses[stack], now, quiet_s) for stack, quiet_s in open_ones.items()}
         return {stack: wait_s for stack, wait_s in waits.items() if wait_s is not None}
 
     def _next_due_s(self) -> float | None:

@@ -1,0 +1,119 @@
+"""The keeper of stacks while a close takes long: others come, and go again."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.journal import Journal
+from daemon.keeper import StackKeeper
+from handlers.render import RenderClient, StackId
+
+STACK = StackId("em", "test", "s_raw")
+
+
+@dataclass
+class SlowRender:
+    """Takes as long to complete a stack as the test wants."""
+
+    begun: int = 0
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def close(self, stack: StackId, zs: object = ()) -> Any:
+        self.begun += 1
+        await self.ended.wait()
+        return Closed()
+
+    async def tile_bounds(self, stack: StackId, z: float) -> list[Any]:
+        return []
+
+
+@dataclass(frozen=True)
+class Closed:
+    differing: tuple[()] = ()
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What the keeper reads of a montage."""
+
+    id: int = 1
+    z: float = 1.0
+    metafile: Path = Path("/data/_metadata_1_.json")
+    stacks: tuple[str, ...] = (str(STACK),)
+    attempt: int = 0
+
+
+class OneMontage:
+    """A journal with one APPLIED montage."""
+
+    def __init__(self) -> None:
+        self.closings = 0
+
+    async def montages(self, **_: object) -> list[Applied]:
+        return [Applied()]
+
+    async def begin_attempt(self, *_: object) -> int:
+        return 1
+
+    async def end_attempt(self, *_: object) -> None: ...
+
+    async def tile_ids(self, _: int) -> frozenset[str]:
+        return frozenset()
+
+    async def record_closing(self, *_: object) -> tuple[int, ...]:
+        self.closings += 1
+        return (1,)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  what is waited for has no event
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("comes_and_goes", [False, True])
+async def test_one_close_at_a_time_though_somebody_who_waited_for_it_gave_up(comes_and_goes):
+    render, journal = SlowRender(), OneMontage()
+    client: RenderClient = render  # type: ignore[assignment]
+    kept: Journal = journal  # type: ignore[assignment]
+    completed: list[tuple[int, ...]] = []
+
+    async def on_complete(montages: tuple[int, ...]) -> None:
+        completed.append(montages)
+
+    keeper = StackKeeper(
+        client,
+        kept,
+        close_after_s=lambda _: 0.0,
+        may_close=lambda: True,
+        on_complete=on_complete,
+        on_unavailable=lambda _: None,
+    )
+
+    async def hold() -> None:
+        async with keeper.holding(STACK):
+            raise AssertionError("held while it is being closed")
+
+    running = asyncio.create_task(keeper.run())
+    keeper.touch(Applied())  # type: ignore[arg-type]
+    await until(lambda: render.begun)
+    if comes_and_goes:
+        holder = asyncio.create_task(hold())
+        await asyncio.sleep(0)
+        holder.cancel()
+        await asyncio.wait([holder])
+        keeper.wake()
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+            assert render.begun == 1
+    render.ended.set()
+    await until(lambda: completed)
+    assert not running.done()
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
