@@ -461,9 +461,8 @@ class _RootWatch:
             )
         if time.monotonic() < self._overflow_at + self._timing.overflow_shown_s:
             ago_s = time.monotonic() - self._overflow_at
-            text = (
-                f"the event queue overflowed {self._overflows} times, last {ago_s:.0f} s ago: scans find what it lost"
-            )
+            often = "once" if self._overflows == 1 else f"{self._overflows} times"
+            text = f"the event queue overflowed {often}, last {ago_s:.0f} s ago: scans find what it lost"
             reasons.append(Reason("overflow", text))
         if self._undelivered and self._fault is not None:
             reasons.append(Reason("undelivered", f"{len(self._undelivered)} metafiles wait: {self._fault}"))

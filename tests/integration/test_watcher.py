@@ -490,7 +490,7 @@ async def test_an_overflow_asks_for_a_pass_now_and_stays_visible(tmp_path):
         await asyncio.to_thread(opened[-1].sink.overflow)
         assert (await seen.whole(path)).found_by is FoundBy.SCAN
         assert only(watcher).overflows == 1
-        assert any("overflowed 1 times" in reason for reason in only(watcher).reasons)
+        assert any("overflowed once" in reason for reason in only(watcher).reasons)
 
 
 # --- roots that are not there, or not as they were
