@@ -17,13 +17,13 @@ from typing import Any, Literal, TypeVar
 
 from handlers.errors import SettingsFault, WorkerFault
 from handlers.images import FaultReport, MipmapJob, MipmapReport, make_mipmaps
-from handlers.worker import WorkerContext, begin_work, is_ready
+from handlers.worker import WorkerContext, begin_work, linger
 
 ExecutorKind = Literal["processes", "inline", "dask"]
 T = TypeVar("T")
 
 START_TIMEOUT_S = 60.0
-"""For the first worker process to answer."""
+"""For worker processes to answer."""
 CONNECT_TIMEOUT_S = 10.0
 """For a dask scheduler to answer."""
 UNKNOWN_EXIT = 255
@@ -50,11 +50,12 @@ class ProcessExecutor(ProcessPoolExecutor):
 
     Parameters
     ----------
-    count : processes, started as they are needed.
+    count : processes.
     niceness : added to that of this process.
     """
 
     def __init__(self, count: int, niceness: int = 0) -> None:
+        self._count = count
         self._context = WorkerContext()
         super().__init__(count, mp_context=self._context, initializer=begin_work, initargs=(niceness,))
 
@@ -64,6 +65,21 @@ class ProcessExecutor(ProcessPoolExecutor):
             return super().submit(fn, *args, **kwargs)
         except (OSError, EOFError) as error:
             raise BrokenProcessPool(f"no worker process could be started: {error}") from error
+
+    def start_all(self, timeout_s: float) -> None:
+        """Returns when every worker has started.
+
+        Raises
+        ------
+        BrokenExecutor or TimeoutError
+            If one has not.
+        """
+        deadline = time.monotonic() + timeout_s
+        while len(self._context.started) < self._count:
+            # As many jobs as workers, long enough for the first to be busy still when the last comes.
+            jobs = [self.submit(linger, 0.02 * self._count) for _ in range(self._count)]
+            for job in jobs:
+                job.result(deadline - time.monotonic())
 
     def end(self, timeout_s: float) -> None:
         """Drops jobs that are not begun, and waits for those that are; kills their processes if they take longer.
@@ -289,9 +305,13 @@ def _backend(kind: str, scheduler: str | None, niceness: int) -> Backend:
 
 
 def _start_processes(count: int, niceness: int) -> ProcessExecutor:
+    """A pool whose processes all run.
+
+    Started as jobs come, one might be under way just when the pool breaks; `concurrent.futures` then stumbles.
+    """
     executor = ProcessExecutor(count, niceness)
     try:
-        executor.submit(is_ready).result(START_TIMEOUT_S)
+        executor.start_all(START_TIMEOUT_S)
     except (BrokenExecutor, TimeoutError) as error:
         executor.end(0.0)
         raise WorkerFault(

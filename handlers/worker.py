@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing import connection, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -78,9 +79,9 @@ def begin_work(niceness: int) -> None:
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
 
 
-def is_ready() -> bool:
-    """True, from a worker process that has started."""
-    return True
+def linger(seconds: float) -> None:
+    """Keeps a worker process busy until its fellows have started, too."""
+    time.sleep(seconds)
 
 
 def _end_with(sentinel: int) -> None:
