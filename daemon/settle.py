@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import aiofiles
-
 from daemon.config import WatchSettings
 from daemon.journal import Montage, Settled
+from handlers.arrival import Arrival, ImageProblem, check_images, read_metafile, too_large
 from handlers.errors import (
     Fault,
     ImageFault,
@@ -26,14 +25,12 @@ from handlers.errors import (
     RenderRefused,
     storage_fault,
 )
-from handlers.images import ImageInfo, inspect_image
 from handlers.metafile import (
     MAX_METAFILE_BYTES,
     Finding,
     Metafile,
     Severity,
     check_metafile,
-    image_path,
     parse_metafile,
 )
 from handlers.render import StackId
@@ -76,31 +73,6 @@ class _Observation:
     looks: int = 0
     fingerprint: int | None = None
     """Of the sizes and mtimes of all images, when they were looked at last."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImageProblem:
-    """An image that is not there or not whole."""
-
-    path: Path
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """Which images of a metafile are not there yet, and which are there but cannot be read."""
-
-    missing: tuple[ImageProblem, ...]
-    unreadable: tuple[ImageProblem, ...]
-
-    newest_mtime_ns: int
-    fingerprint: int
-    """Changes when any image changes its size or mtime."""
-
-    @property
-    def whole(self) -> bool:
-        """Whether every image is there and whole."""
-        return not self.missing and not self.unreadable
 
 
 class Settler:
@@ -176,7 +148,7 @@ class Settler:
 
     async def read(self, montage: Montage) -> tuple[bytes, str] | None:
         """Content of the metafile and its sha256; None if it changed while it was being read."""
-        content = await read_bounded(montage.metafile)
+        content = await read_metafile(montage.metafile)
         identity = await asyncio.to_thread(_stat_identity, montage.metafile)
         observation = self._observed.get(montage.id)
         if observation is None or identity != observation.identity:
@@ -261,73 +233,6 @@ class Settler:
         )
 
 
-def check_images(metafile: Metafile, directory: Path) -> Arrival:
-    """Looks at the header and length of every image; decodes none. None may lead out of the directory.
-
-    Raises
-    ------
-    ImageFault
-        If an image has another size than the metafile's header says: that cannot be meant.
-    StorageFault
-        If the directory cannot be looked at.
-    """
-    camera = metafile.header.camera
-    missing, unreadable = [], []
-    seen: list[tuple[int, int]] = []
-    for tile in metafile.tiles:
-        path = image_path(directory, tile.img_path)
-        try:
-            found = path.stat()
-            seen.append((found.st_size, found.st_mtime_ns))
-            info = inspect_image(path, directory)
-        except FileNotFoundError:
-            missing.append(ImageProblem(path, f"{path.name} is missing"))
-        except ImageFault as fault:
-            unreadable.append(ImageProblem(path, f"{path.name} {fault.problem}"))
-        except OSError as error:
-            raise storage_fault(str(path), "look at the image", error) from error
-        else:
-            _require_size(path, info, camera.width, camera.height)
-    return Arrival(tuple(missing), tuple(unreadable), max((mtime for _, mtime in seen), default=0), hash(tuple(seen)))
-
-
-def _require_size(path: Path, info: ImageInfo, width: int, height: int) -> None:
-    if (info.width, info.height) != (width, height):
-        raise ImageFault(
-            str(path),
-            f"is {info.width}x{info.height} pixels, but its metafile's camera_info says {width}x{height}",
-            "find out which of the two is wrong; nothing was ingested",
-        )
-
-
-async def read_bounded(path: Path) -> bytes:
-    """Content of a file that is no longer than a metafile may be.
-
-    Raises
-    ------
-    MetafileFault
-        If it is longer.
-    StorageFault
-        If it cannot be read.
-    """
-    try:
-        async with aiofiles.open(path, "rb") as file:
-            content: bytes = await file.read(MAX_METAFILE_BYTES + 1)
-    except OSError as error:
-        raise storage_fault(str(path), "read the metafile", error) from error
-    if len(content) > MAX_METAFILE_BYTES:
-        raise _too_large(path, f"over {MAX_METAFILE_BYTES}")
-    return content
-
-
-def _too_large(path: Path, size: str) -> MetafileFault:
-    return MetafileFault(
-        str(path),
-        f"is {size} bytes long; a metafile is read up to {MAX_METAFILE_BYTES} bytes",
-        "a section of 20,000 tiles needs about 17 MB; see what wrote this file",
-    )
-
-
 def _stat_identity(path: Path) -> tuple[int, int, int] | None:
     try:
         found = path.stat(follow_symlinks=False)
@@ -350,7 +255,7 @@ def _identity_of(path: Path, root: Path) -> tuple[int, int, int] | None:
     if not path.resolve().is_relative_to(root.resolve()):
         raise MetafileFault(str(path), f"lies outside {root} when links are followed", "watch the directory it lies in")
     if identity[0] > MAX_METAFILE_BYTES:
-        raise _too_large(path, str(identity[0]))
+        raise too_large(path, str(identity[0]))
     return identity
 
 

@@ -14,8 +14,8 @@ from daemon.config import MipmapSettings, Settings, WatchSettings
 from daemon.health import Metrics
 from daemon.journal import Journal, Montage
 from daemon.keeper import StackKeeper
-from daemon.settle import read_bounded
 from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
+from handlers.arrival import read_metafile
 from handlers.errors import Fault, ImageFault, MetafileFault, StorageFault, Waiting, storage_fault
 from handlers.executors import WorkerPool
 from handlers.generate_mipmaps import Level0, MipmapPlan, absent_levels, level_uris, make_all, mask_job, tile_job
@@ -119,7 +119,7 @@ class Steps:
         MetafileChanged
             If it does not.
         """
-        content = await read_bounded(montage.metafile)
+        content = await read_metafile(montage.metafile)
         if hashlib.sha256(content).hexdigest() != montage.digest:
             raise MetafileChanged(
                 str(montage.metafile), "changed after it had settled", "what it holds now is taken up by the next scan"
