@@ -27,15 +27,12 @@ from daemon.states import (
     release,
     want_closed,
 )
-from handlers.errors import Fault, ReadBackDiffers, RenderUnavailable, StackNotLoading, StackReopened
+from handlers.errors import Fault, ReadBackDiffers, RenderUnavailable, StackReopened
 from handlers.render import RenderClient, StackId
+from handlers.writing import write_while_loading
 
 log = structlog.get_logger()
 T = TypeVar("T")
-
-REOPENINGS = 20
-"""How often one write reopens a stack that others close, before it waits its turn like any other fault."""
-REOPEN_DELAY_S = 0.2
 
 
 class StackKeeper:
@@ -108,14 +105,13 @@ class StackKeeper:
         The effect must be repeatable.
         """
         async with self.holding(stack):
-            for _ in range(REOPENINGS):
-                try:
-                    await self._client.ensure_loading(stack, resolution_nm)
-                    return await effect()
-                except StackNotLoading:
-                    log.info("stack.reopened", stack=str(stack))
-                    await asyncio.sleep(REOPEN_DELAY_S * (0.5 + random.random()))  # noqa: S311  jitter
-            raise StackNotLoading(str(stack), f"was closed by others {REOPENINGS} times while tiles were written")
+            return await write_while_loading(
+                self._client,
+                stack,
+                resolution_nm,
+                effect,
+                on_closed=lambda: log.info("stack.reopened", stack=str(stack)),
+            )
 
     async def run(self) -> None:
         """Closes stacks as they fall due, for as long as the daemon runs."""

@@ -22,8 +22,8 @@ from daemon.config_errors import RefusedKeyError, is_section, shown
 from daemon.config_text import example
 from daemon.watching.roots import WatchMode, WatchRoot
 from handlers.errors import Fault
-from handlers.generate_mipmaps import MipmapPlan
 from handlers.metafile import Header, Metafile
+from handlers.mipmapplan import MipmapPlan
 from handlers.rendernames import check_name, checked_base_url, legal_stack_name
 from handlers.tilespec import Origin, Positions, TileSpecOptions
 from handlers.uris import path_builder_agrees

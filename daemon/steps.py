@@ -18,10 +18,11 @@ from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
 from handlers.arrival import read_metafile
 from handlers.errors import Fault, ImageFault, MetafileFault, StorageFault, Waiting, storage_fault
 from handlers.executors import WorkerPool
-from handlers.generate_mipmaps import Level0, MipmapPlan, absent_levels, level_uris, make_all, mask_job, tile_job
+from handlers.generate_mipmaps import make_all
 from handlers.generate_tilespecs import ingest_tiles
 from handlers.images import MipmapReport
 from handlers.metafile import Metafile, image_path, parse_metafile
+from handlers.mipmapplan import Level0, MipmapPlan, absent_levels, level_uris, mask_job, tile_job
 from handlers.render import PathBuilder, RenderClient, StackId
 from handlers.tilespec import TileSpec, shared_transform_for, tile_specs_for
 

@@ -1,0 +1,44 @@
+"""Layers of a stack, all tiles of one z: which of those asked for it has."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from handlers.render import RenderClient, StackId
+
+
+@dataclass(frozen=True, slots=True)
+class ZRange:
+    """Every z from first to last, both included."""
+
+    first: float
+    last: float
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """z of a stack that were asked for."""
+
+    present: tuple[float, ...]
+    """Ascending."""
+    absent: tuple[float, ...]
+    """Asked for one by one, and not there. What a range lacks is no fault: reels have gaps."""
+
+
+def layers_among(z_values: Iterable[float], wanted: Iterable[float] | ZRange) -> Layers:
+    """Which of a stack's z are wanted.
+
+    >>> layers_among([1.0, 2.0, 5.5], [2, 3])
+    Layers(present=(2.0,), absent=(3.0,))
+    >>> layers_among([1.0, 2.0, 5.5], ZRange(2, 9))
+    Layers(present=(2.0, 5.5), absent=())
+    """
+    there = {float(z) for z in z_values}
+    if isinstance(wanted, ZRange):
+        return Layers(tuple(sorted(z for z in there if wanted.first <= z <= wanted.last)), ())
+    asked = {float(z) for z in wanted}
+    return Layers(tuple(sorted(asked & there)), tuple(sorted(asked - there)))
+
+
+async def find_layers(client: RenderClient, stack: StackId, wanted: Iterable[float] | ZRange) -> Layers:
+    """Which of the wanted z the stack has now. Raises StackMissing, or another RenderFault."""
+    return layers_among(await client.z_values(stack), wanted)
