@@ -11,7 +11,17 @@ from typing import Any
 from handlers.errors import ReadBackDiffers, RenderRefused
 from handlers.render import PathBuilder, RenderClient, ResolvedTiles, StackId
 from handlers.rendernames import format_z
-from handlers.resolvedtiles import MOST_TILES, Json, canonical_url, differences, shared_transforms, some, without_nulls
+from handlers.resolvedtiles import (
+    MOST_TILES,
+    Json,
+    canonical_url,
+    differences,
+    image_holder,
+    level_0,
+    shared_transforms,
+    some,
+    without_nulls,
+)
 
 Levels = Mapping[int, tuple[str, str | None]]
 """Mipmap level, from 1, to the URLs of its image and of its mask, if it has one."""
@@ -150,56 +160,35 @@ def check_levels(subject: str, levels_by_tile: Mapping[str, Levels]) -> None:
 def with_levels(spec: Json, levels: Levels) -> dict[str, Any]:
     """The spec with its levels above 0 replaced, level 0 as it is: top-level ones, or those of its only channel.
 
-    With channels render-ws ignores the top-level levels. Of several channels it cannot be known whose image the levels
-    were made of.
-
     Raises
     ------
     RenderRefused
         If it has no level 0, several channels, or a mask at level 0 and a level without one: render-ws would show what
         the mask hides as soon as the view is zoomed out.
     """
-    channels = spec.get("channels") or []
-    if not channels:
-        return {**spec, "mipmapLevels": _replaced(spec, spec, levels)}
-    own = _level_0(spec)
-    of_channel = _level_0(channels[0])
-    if len(channels) > 1 or (own and of_channel and not _same_image(own, of_channel)):
-        raise RenderRefused(
-            f"tile '{spec.get('tileId')}'",
-            f"has {len(channels)} channels, and nothing says of which the mipmap levels were made",
-            "apply mipmaps to tiles with one image each",
-        )
-    return {**spec, "channels": [{**channels[0], "mipmapLevels": _replaced(spec, channels[0], levels)}]}
+    holder = image_holder(spec)
+    edited = {**holder, "mipmapLevels": _replaced(spec, holder, levels)}
+    return edited if holder is spec else {**spec, "channels": [edited]}
 
 
 def _replaced(spec: Json, holder: Json, levels: Levels) -> dict[str, Any]:
-    level_0 = _level_0(holder)
-    if not level_0 or not level_0.get("imageUrl"):
+    raw = level_0(holder)
+    if not raw or not raw.get("imageUrl"):
         raise RenderRefused(
             f"tile '{spec.get('tileId')}'", "has no image at mipmap level 0", "ingest the montage again"
         )
     unmasked = [level for level, (_, mask) in sorted(levels.items()) if mask is None]
-    if level_0.get("maskUrl") and unmasked:
+    if raw.get("maskUrl") and unmasked:
         raise RenderRefused(
             f"tile '{spec.get('tileId')}'",
             f"has a mask, and mipmap levels {unmasked} were made without it",
             "make mipmaps of the mask, too",
         )
-    return {"0": level_0} | {str(level): _entry(*urls) for level, urls in sorted(levels.items())}
-
-
-def _level_0(holder: Json) -> dict[str, Any] | None:
-    entry = (holder.get("mipmapLevels") or {}).get("0")
-    return dict(entry) if entry else None
+    return {"0": raw} | {str(level): _entry(*urls) for level, urls in sorted(levels.items())}
 
 
 def _entry(image: str, mask: str | None) -> dict[str, str]:
     return {"imageUrl": image} if mask is None else {"imageUrl": image, "maskUrl": mask}
-
-
-def _same_image(one: Json, other: Json) -> bool:
-    return canonical_url(str(one.get("imageUrl"))) == canonical_url(str(other.get("imageUrl")))
 
 
 def merged_builder(subject: str, there: PathBuilder | None, wanted: PathBuilder) -> PathBuilder:
@@ -241,16 +230,16 @@ def _check_derived(
 ) -> None:
     """Refuse a builder that would name other files than were made."""
     for spec in specs:
-        level_0 = _level_0(spec)
-        if spec.get("channels") or not level_0:
+        raw = level_0(spec)
+        if spec.get("channels") or not raw:
             raise RenderRefused(
                 f"{target} tile '{spec['tileId']}'", "has channels, or no level 0, to derive names from"
             )
         for level, (image, mask) in levels_by_tile[spec["tileId"]].items():
             made = {"imageUrl": image} | ({"maskUrl": mask} if mask else {})
             for key in ("imageUrl", "maskUrl"):
-                if key in level_0 or key in made:
-                    _check_name(f"{target} tile '{spec['tileId']}'", builder, level, level_0.get(key), made.get(key))
+                if key in raw or key in made:
+                    _check_name(f"{target} tile '{spec['tileId']}'", builder, level, raw.get(key), made.get(key))
 
 
 def _check_name(subject: str, builder: PathBuilder, level: int, source: str | None, made: str | None) -> None:

@@ -139,6 +139,37 @@ def _members(members: Mapping[str, bytes]) -> bytes:
     return b",".join(json.dumps(name).encode() + b":" + text for name, text in members.items())
 
 
+def image_holder(spec: Json) -> Json:
+    """The part of a tile spec whose mipmap levels render-ws shows: the spec itself, or its only channel.
+
+    With channels render-ws ignores the top-level levels. Of several channels it cannot be known whose image is meant.
+
+    Raises RenderRefused for several channels, or one whose image is another than that of the spec.
+    """
+    channels = spec.get("channels") or []
+    if not channels:
+        return spec
+    own, of_channel = level_0(spec), level_0(channels[0])
+    if len(channels) > 1 or (own and of_channel and not _same_image(own, of_channel)):
+        raise RenderRefused(
+            f"tile '{spec.get('tileId')}'",
+            f"has {len(channels)} channels, and nothing says of which the mipmap levels are",
+            "use tiles with one image each",
+        )
+    holder: Json = channels[0]
+    return holder
+
+
+def level_0(holder: Json) -> dict[str, Any] | None:
+    """URLs of the image and mask of mipmap level 0 of a tile spec or channel; None if it has none."""
+    entry = (holder.get("mipmapLevels") or {}).get("0")
+    return dict(entry) if entry else None
+
+
+def _same_image(one: Json, other: Json) -> bool:
+    return canonical_url(str(one.get("imageUrl"))) == canonical_url(str(other.get("imageUrl")))
+
+
 def without_nulls(value: Any) -> Any:
     """The value without members that are null: render-ws reads some nulls as zero, and trips over others."""
     if isinstance(value, Mapping):
