@@ -1,12 +1,26 @@
-"""The ingest step: tile specs of one montage into a stack, read back."""
+"""The ingest step: tile specs of one montage into a stack, read back.
 
+`generate_tilespecs` is the whole of it for one metafile, `generate_tilespecs_sync` the same for scripts and notebooks.
+"""
+
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from handlers.errors import ReadBackDiffers
+from handlers.arrival import Arrival, check_images, read_metafile
+from handlers.blocking import with_client
+from handlers.errors import Fault, ImageFault, ImagesMissing, MetafileFault, ReadBackDiffers
+from handlers.metafile import Metafile, Severity, check_metafile, parse_metafile
 from handlers.render import RenderClient, StackId, TileBounds
 from handlers.rendernames import tile_segment
 from handlers.resolvedtiles import MOST_TILES, Json, some, tile_ids
+from handlers.tilespec import TileSpecOptions, shared_transform_for, tile_specs_for
+from handlers.writing import leave_stack, restore_stack, write_while_loading
+from handlers.zrule import ZRule, ZRuleKind, check_z
+
+RESOLUTION_Z_NM = 45.0
+"""Thickness of a section in a stack that has to be created, unless another is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +37,139 @@ class IngestReport:
     """Uploads that it took."""
     deleted: tuple[str, ...]
     """Ids that were no longer wanted, and are gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class TilespecsReport:
+    """A metafile whose tile specs are in a stack, read back."""
+
+    ingested: IngestReport
+    warnings: tuple[str, ...]
+    """What a person may want to look at, though the tiles are in the stack."""
+    complete: bool
+    """Whether the stack was left COMPLETE; LOADING if not."""
+
+
+async def generate_tilespecs(
+    client: RenderClient,
+    metafile: Path,
+    stack: StackId,
+    z: float,
+    *,
+    image_directory: Path | None = None,
+    options: TileSpecOptions | None = None,
+    shared_transform: bool = False,
+    resolution_z_nm: float = RESOLUTION_Z_NM,
+    overwrite_layer: bool = False,
+    close: bool = False,
+) -> TilespecsReport:
+    """Put the tile specs of one metafile into a stack at stage coordinates, and read them back.
+
+    The stack is created, with the metafile's calibration, where it does not exist. Images are looked at by their
+    headers: some of them missing, cut short or of another size is a fault. All of them missing is a warning: this
+    machine may not see them where render-ws does.
+
+    Parameters
+    ----------
+    image_directory : where the images are; by default where the metafile is.
+    options : intensities, section id, mask, positions; by default tile specs as asap-modules makes them.
+    shared_transform : whether tiles refer to the lens correction that the metafile may hold.
+    resolution_z_nm : of a stack that has to be created.
+    overwrite_layer : whether other tiles of this z are deleted, once the new ones are seen in the stack.
+    close : whether the stack is made COMPLETE at the end.
+
+    Raises
+    ------
+    Fault
+        MetafileFault, ImageFault, ImagesMissing or StorageFault for what is on disk; RenderFault for the stack, which
+        then is left in the state in which it was found.
+    """
+    directory = image_directory or metafile.parent
+    options = options or TileSpecOptions()
+    parsed, warnings = await asyncio.to_thread(_examine, metafile, await read_metafile(metafile), directory, z)
+    transform = shared_transform_for(parsed) if shared_transform else None
+    specs = tile_specs_for(parsed, z, directory, options, shared_transform_id=transform["id"] if transform else None)
+    jsons = [spec.to_json() for spec in specs]
+    transforms = {transform["id"]: transform} if transform else {}
+    calibration = parsed.header.highmag
+
+    async def put() -> IngestReport:
+        others = await client.tile_bounds(stack, z) if overwrite_layer else ()
+        unwanted = [tile.tile_id for tile in others]
+        return await ingest_tiles(client, stack, z, jsons, transforms, unwanted=unwanted)
+
+    before = await client.stack(stack)
+    try:
+        resolution_nm = (calibration.x_nm_per_pix, calibration.y_nm_per_pix, resolution_z_nm)
+        ingested = await write_while_loading(client, stack, resolution_nm, put)
+        complete = await leave_stack(client, stack, before, (z,), close=close, whole=True)
+    except Fault:
+        await restore_stack(client, stack, before)
+        raise
+    return TilespecsReport(ingested, warnings, complete)
+
+
+def generate_tilespecs_sync(
+    render_url: str,
+    metafile: Path,
+    stack: str,
+    z: float,
+    *,
+    image_directory: Path | None = None,
+    options: TileSpecOptions | None = None,
+    shared_transform: bool = False,
+    resolution_z_nm: float = RESOLUTION_Z_NM,
+    overwrite_layer: bool = False,
+    close: bool = False,
+) -> TilespecsReport:
+    """`generate_tilespecs` for callers that do not await.
+
+    Parameters
+    ----------
+    render_url : as in `http://render:8080/render-ws/v1`.
+    stack : as `owner/project/stack`.
+    """
+    return with_client(
+        render_url,
+        lambda client: generate_tilespecs(
+            client,
+            metafile,
+            StackId.parse(stack),
+            z,
+            image_directory=image_directory,
+            options=options,
+            shared_transform=shared_transform,
+            resolution_z_nm=resolution_z_nm,
+            overwrite_layer=overwrite_layer,
+            close=close,
+        ),
+    )
+
+
+def _examine(path: Path, content: bytes, directory: Path, z: float) -> tuple[Metafile, tuple[str, ...]]:
+    """The metafile, which can be meant, and what is odd about it and its images."""
+    metafile = parse_metafile(content, str(path))
+    findings = [*check_metafile(metafile, path.name), *check_z(metafile, z, ZRule(ZRuleKind.FIXED, fixed=z))]
+    wrong = [finding.text for finding in findings if finding.severity is Severity.ERROR]
+    if wrong:
+        raise MetafileFault(str(path), "; ".join(wrong), "see what wrote this metafile")
+    arrival = check_images(metafile, directory)
+    return metafile, (*(finding.text for finding in findings), *_image_warnings(arrival, metafile, directory))
+
+
+def _image_warnings(arrival: Arrival, metafile: Metafile, directory: Path) -> list[str]:
+    """Warns of images that this machine cannot see. Raises ImageFault or ImagesMissing if some are there and whole."""
+    total = len(metafile.tiles)
+    if arrival.unreadable:
+        raise ImageFault(str(directory), f"{len(arrival.unreadable)} of {total} images: {arrival.unreadable[0].why}")
+    if 0 < len(arrival.missing) < total:
+        names = some([problem.path.name for problem in arrival.missing])
+        raise ImagesMissing(
+            str(directory), f"lacks {len(arrival.missing)} of {total} images: {names}", "copy them there first"
+        )
+    if arrival.missing:
+        return [f"none of the {total} images is in {directory}: their tile specs were made unseen"]
+    return []
 
 
 async def ingest_tiles(

@@ -3,10 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from handlers.errors import SettingsFault
+from handlers.errors import ImageFault, SettingsFault
+from handlers.imageheader import inspect_image
 from handlers.images import MipmapJob
-from handlers.uris import canonical_extension, mipmap_path, path_to_uri
+from handlers.mipmaps import level_size
+from handlers.resolvedtiles import image_holder, level_0
+from handlers.uris import canonical_extension, mipmap_path, path_to_uri, uri_to_path
 
 LevelUris = Mapping[int, tuple[str, str | None]]
 """level -> (image URI, mask URI or None)."""
@@ -117,3 +121,53 @@ def _has_content(path: Path) -> bool:
         return path.stat().st_size > 0
     except OSError:
         return False
+
+
+def level0_of(spec: Mapping[str, Any]) -> Level0:
+    """The raw image of a tile as a stack names it.
+
+    Parameters
+    ----------
+    spec : a tile spec as render-ws JSON.
+
+    Raises
+    ------
+    Fault
+        If it has no image, several channels, no size, or a URL that is no file's.
+    """
+    tile_id = str(spec.get("tileId"))
+    entry = level_0(image_holder(spec)) or {}
+    if not entry.get("imageUrl"):
+        raise ImageFault(f"tile '{tile_id}'", "has no image at mipmap level 0", "ingest its metafile again")
+    width, height = spec.get("width"), spec.get("height")
+    if not isinstance(width, int | float) or not isinstance(height, int | float) or min(width, height) < 1:
+        raise ImageFault(f"tile '{tile_id}'", f"has no size, but {width} x {height}", "ingest its metafile again")
+    mask = entry.get("maskUrl")
+    return Level0(tile_id, uri_to_path(entry["imageUrl"]), uri_to_path(mask) if mask else None, int(width), int(height))
+
+
+def faulty_levels(tile: Level0, plan: MipmapPlan) -> str:
+    """What is wrong with the files of a tile's levels, by their headers; empty if each is there and of its size.
+
+    >>> faulty_levels(Level0("a", Path("/d/a.tif"), None, 64, 64), MipmapPlan(Path("/nowhere"), levels=1))
+    '/nowhere/1/d/a.tif.tif is not there'
+    """
+    images = [tile.image, tile.mask] if tile.mask else [tile.image]
+    problems = (
+        _level_problem(path, *level_size(tile.width, tile.height, level))
+        for image in images
+        for level, path in plan.outputs(image)
+    )
+    return next((problem for problem in problems if problem), "")
+
+
+def _level_problem(path: Path, width: int, height: int) -> str:
+    try:
+        found = inspect_image(path)
+    except FileNotFoundError:
+        return f"{path} is not there"
+    except (ImageFault, OSError) as error:
+        return f"{path} cannot be used: {error.problem if isinstance(error, ImageFault) else error.strerror}"
+    if (found.width, found.height) != (width, height):
+        return f"{path} is {found.width}x{found.height} pixels, not {width}x{height}"
+    return ""

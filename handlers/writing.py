@@ -1,12 +1,12 @@
-"""Writing to a stack that others may close: it is opened first, and what was refused is repeated."""
+"""Writing to a stack that others may close: it is opened first, what was refused is repeated, its state restored."""
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
-from handlers.errors import StackNotLoading
-from handlers.render import RenderClient, StackId
+from handlers.errors import RenderFault, StackNotLoading
+from handlers.render import RenderClient, StackId, StackMeta, StackState
 
 T = TypeVar("T")
 
@@ -45,3 +45,36 @@ async def write_while_loading(
             on_closed()
             await asyncio.sleep(REOPEN_DELAY_S * (0.5 + random.random()))  # noqa: S311  jitter
     raise StackNotLoading(str(stack), f"was closed by others {REOPENINGS} times while tiles were written")
+
+
+async def leave_stack(
+    client: RenderClient, stack: StackId, before: StackMeta | None, zs: Collection[float], *, close: bool, whole: bool
+) -> bool:
+    """Whether a stack that was written to was left COMPLETE.
+
+    It is closed where that is wanted and all that was to be written is there. Where something is missing it is left as
+    it was found: COMPLETE again if it was, else LOADING, which shows that it is not finished.
+
+    Parameters
+    ----------
+    before : the stack before it was written to; None if it did not exist.
+    zs : layers that were written; the statistics of the closed stack are compared with them.
+    """
+    if not whole:
+        return await restore_stack(client, stack, before)
+    if close:
+        await client.close(stack, zs)
+    return close
+
+
+async def restore_stack(client: RenderClient, stack: StackId, before: StackMeta | None) -> bool:
+    """Makes a stack COMPLETE again that was so before; whether it was. For use where a fault is under way already:
+    what goes wrong here is not raised.
+    """
+    if before is None or before.state is not StackState.COMPLETE:
+        return False
+    try:
+        await client.close(stack)
+    except RenderFault:
+        return False
+    return True
