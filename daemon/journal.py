@@ -6,21 +6,24 @@ together, with `synchronous=FULL`: what the journal has acknowledged survives a 
 
 import asyncio
 import json
+import os
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
+from urllib.parse import quote
 
 import structlog
 
-from daemon.states import UNFINISHED, Event, MontageState, Step, advance
+from daemon.states import UNFINISHED, Event, MontageState, Step, advance, replay_start
 from daemon.watcher import Sighting
 from handlers.errors import Fault, SettingsFault, StorageFault
 from handlers.uris import path_to_uri, uri_to_path
@@ -31,9 +34,15 @@ Clock = Callable[[], float]
 
 log = structlog.get_logger()
 
+BUSY_S = 10.0
+"""How long another connection's lock is waited for."""
 RETRY_S = 2.0
 """Pause before a journal that could not be written is tried again."""
-MIGRATIONS: tuple[str, ...] = (files("daemon").joinpath("schema.sql").read_text(encoding="utf-8"),)
+MIGRATIONS: tuple[str, ...] = (
+    files("daemon").joinpath("schema.sql").read_text(encoding="utf-8"),
+    # Every sighting asks for its metafile; each index of version 1 holds a part of the rows alone, and cannot answer.
+    "CREATE INDEX montages_by_metafile ON montages (metafile, id);",
+)
 """SQL that takes the journal from version n to n + 1; `PRAGMA user_version` holds n."""
 
 
@@ -140,17 +149,22 @@ _UNFINISHED_STATES = ", ".join(f"'{state}'" for state in sorted(UNFINISHED))
 class Journal:
     """The daemon's memory. Open it with `async with Journal(path) as journal`.
 
+    Parameters
+    ----------
+    read_only : for looking at it, beside a running daemon too. Nothing is made, migrated or waited for.
+
     Raises
     ------
     SettingsFault
-        If the file was written by a newer temwatch, or is not a journal.
+        If the file was written by a newer temwatch, is damaged, or is not a journal.
     StorageFault
-        If it cannot be opened.
+        If it cannot be opened, or, unless it is opened for reading only, not be written.
     """
 
-    def __init__(self, path: Path, clock: Clock = time.time) -> None:
+    def __init__(self, path: Path, clock: Clock = time.time, *, read_only: bool = False) -> None:
         self.path = path
         self._clock = clock
+        self._read_only = read_only
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._connection: Connection | None = None
         self.fault: StorageFault | None = None
@@ -168,7 +182,7 @@ class Journal:
 
     def _open(self) -> None:
         try:
-            self._connection = connect(self.path)
+            self._connection = connect_read_only(self.path) if self._read_only else connect(self.path)
         except sqlite3.DatabaseError as error:
             raise _journal_fault(self.path, error) from error
 
@@ -189,6 +203,8 @@ class Journal:
                 # An outcome that is being written is not given up because the one who waits for it is cancelled.
                 result = await asyncio.shield(work)
             except StorageFault as fault:
+                if self._read_only:
+                    raise
                 if self.fault is None:
                     log.error("journal.unwritable", fault=str(fault))
                 self.fault = fault
@@ -201,7 +217,7 @@ class Journal:
         if self._connection is None:
             raise RuntimeError("the journal is closed")
         try:
-            with transaction(self._connection) as connection:
+            with transaction(self._connection, read_only=self._read_only) as connection:
                 return closure(connection)
         except sqlite3.DatabaseError as error:
             raise _journal_fault(self.path, error) from error
@@ -211,6 +227,26 @@ class Journal:
     async def notice(self, sighting: Sighting) -> int | None:
         """Id of the montage that a sighting makes, or wakes; None if the journal knows this very file already."""
         return await self.run(lambda connection: _notice(connection, sighting, self._clock()))
+
+    async def take_in(self, sighting: Sighting) -> int:
+        """Id of the montage that a metafile makes because somebody asked for it, known to the journal or not.
+
+        Settling finds out whether its content is known already.
+        """
+        montage_id = await self.run(lambda connection: _notice(connection, sighting, self._clock(), anew=True))
+        assert montage_id is not None
+        return montage_id
+
+    async def replay(self, montage_id: int, step: Step) -> Montage:
+        """The montage as it is then: from this step on all is to be done again if it was COMPLETE or FAILED.
+
+        One that never came so far begins where it failed. One that is unfinished, SUPERSEDED or IGNORED stays so.
+        """
+        return await self.run(lambda connection: _replay(connection, montage_id, step, self._clock()))
+
+    async def enter(self, sighting: Sighting, settled: Settled, state: MontageState, evidence: str) -> int:
+        """Id of a montage that is entered into a new journal as what stacks and files prove it to be."""
+        return await self.run(lambda connection: _enter(connection, sighting, settled, state, evidence, self._clock()))
 
     async def recognise(self, montage_id: int, digest: str) -> int | None:
         """Id of the montage that already stands for this content and needs nothing; None if there is none.
@@ -232,8 +268,24 @@ class Journal:
         await self.run(lambda connection: _ignore(connection, montage_id, reason, digest, self._clock()))
 
     async def fail(self, montage_id: int, fault: Fault, *, digest: str | None = None) -> Montage:
-        """Records that a montage failed, and why; `digest` is that of its content where settling got so far."""
-        return await self.run(lambda connection: _fail(connection, montage_id, fault, digest, self._clock()))
+        """Records that a montage failed, and why; `digest` is that of its content where settling got so far.
+
+        Says so in the log, too, whichever part gave the montage up: in the words that status and web show.
+        """
+        montage = await self.run(lambda connection: _fail(connection, montage_id, fault, digest, self._clock()))
+        log.error(
+            "montage.failed",
+            montage=montage.id,
+            metafile=str(montage.metafile),
+            z=montage.z,
+            kind=type(fault).__name__,
+            subject=fault.subject,
+            problem=fault.problem,
+            hint=fault.hint,
+            failed_in=montage.failed_in,
+            attempt=montage.attempt,
+        )
+        return montage
 
     async def wait(self, montage_id: int, reason: str) -> None:
         """Records what a montage is waiting for, one sentence."""
@@ -300,13 +352,20 @@ class Journal:
         states: Iterable[MontageState] | None = None,
         z: float | None = None,
         stack: str | None = None,
+        ids: Iterable[int] | None = None,
+        metafile: Path | None = None,
+        below: Path | None = None,
         limit: int = 1000,
         newest_first: bool = False,
     ) -> list[Montage]:
-        """Montages that fit all of what is given, in order of acquisition."""
-        return await self.run(
-            lambda connection: _select(connection, states=states, z=z, stack=stack, limit=limit, newest=newest_first)
-        )
+        """Montages that fit all of what is given, in order of acquisition.
+
+        Parameters
+        ----------
+        metafile, below : a metafile, and a directory that metafiles lie anywhere below.
+        """
+        where = _Where(states, z, stack, ids, metafile, below)
+        return await self.run(lambda connection: _select(connection, where, limit=limit, newest=newest_first))
 
     async def unfinished(self) -> list[tuple[int, str, MontageState, str]]:
         """(id, acquired, state, watch) of every montage that has a step to do."""
@@ -349,18 +408,102 @@ class Journal:
 
 
 def connect(path: Path) -> Connection:
-    """A connection to the journal at `path`, made if it is not there, migrated to the present version."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    """A connection to the journal at `path`, made if it is not there, examined, migrated to the present version.
+
+    A new journal gets its name when it is whole, so that an empty file of this name is always a damaged one.
+
+    Raises
+    ------
+    SettingsFault
+        If it is damaged, of a newer version, or something else than a journal.
+    StorageFault, sqlite3.OperationalError
+        If it cannot be opened or written.
+    """
+    if not path.exists():
+        _make(path)
+    elif path.stat().st_size == 0:
+        raise _damaged(path, "it is empty")
+    if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+        raise StorageFault(str(path), "the journal cannot be written", _HINTS[sqlite3.SQLITE_READONLY])
+    connection = _open(path)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA busy_timeout = 10000")
+        connection.execute("BEGIN IMMEDIATE")  # what cannot be written is found out now, not at the first metafile
+        connection.execute("COMMIT")
+        _examine(connection, path)
         migrate(connection, path)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def connect_read_only(path: Path) -> Connection:
+    """A connection that cannot write, to a journal that is there.
+
+    Raises as `connect` does.
+    """
+    where = quote(str(path))
+    connection = _open(path, f"file:{where}?mode=ro")
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_schema")
+    except sqlite3.OperationalError:
+        connection.close()
+        if Path(f"{path}-wal").exists():
+            raise
+        # Nobody has it open, and nothing can be made beside it, as SQLite would like to.
+        connection = _open(path, f"file:{where}?mode=ro&immutable=1")
+    try:
+        if _version(connection, path) == 0:
+            raise _damaged(path, "it holds no tables")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _open(path: Path, uri: str = "") -> Connection:
+    connection = sqlite3.connect(
+        uri or path, isolation_level=None, check_same_thread=False, timeout=BUSY_S, uri=bool(uri)
+    )
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def _make(path: Path) -> None:
+    """An empty journal, whole before it has its name."""
+    for left in ("-wal", "-journal"):
+        if Path(f"{path}{left}").exists():
+            raise _damaged(path, f"it is gone, but its {left} file is there")
+    unfinished = path.with_name(f".{path.name}.new")
+    unfinished.unlink(missing_ok=True)
+    with closing(_open(unfinished)) as connection:
+        migrate(connection, unfinished)
+    unfinished.rename(path)
+
+
+def _version(connection: Connection, path: Path) -> int:
+    """The journal's version; 0 for a file without tables."""
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version > len(MIGRATIONS):
+        raise SettingsFault(
+            "journal.path",
+            f"{path} was written by a newer temwatch (journal version {version}, this one knows {len(MIGRATIONS)})",
+            "run the newer temwatch, or restore a back-up made before the upgrade",
+        )
+    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if tables and (version == 0 or "montages" not in tables):
+        raise SettingsFault("journal.path", f"{path} is a database, but not a journal", "name another file")
+    return version if tables else 0
+
+
+def _examine(connection: Connection, path: Path) -> None:
+    if _version(connection, path) == 0:
+        raise _damaged(path, "it holds no tables")
+    found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise _damaged(path, found.splitlines()[-1])
 
 
 def migrate(connection: Connection, path: Path) -> None:
@@ -369,15 +512,9 @@ def migrate(connection: Connection, path: Path) -> None:
     Raises
     ------
     SettingsFault
-        If the journal is of a newer version than this program knows.
+        If the journal is of a newer version than this program knows, or no journal.
     """
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(MIGRATIONS):
-        raise SettingsFault(
-            "journal.path",
-            f"{path} was written by a newer temwatch (journal version {version}, this one knows {len(MIGRATIONS)})",
-            "run the newer temwatch, or restore a back-up made before the upgrade",
-        )
+    version = _version(connection, path)
     for following, script in enumerate(MIGRATIONS[version:], start=version + 1):
         # executescript commits what is open, so the transaction stands inside the script.
         connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {following};\nCOMMIT;")
@@ -386,11 +523,12 @@ def migrate(connection: Connection, path: Path) -> None:
 class transaction:  # noqa: N801  reads as a statement
     """`with transaction(connection)`: all of it is committed, or nothing."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, read_only: bool = False) -> None:
         self._connection = connection
+        self._begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
 
     def __enter__(self) -> Connection:
-        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.execute(self._begin)
         return self._connection
 
     def __exit__(
@@ -402,14 +540,28 @@ class transaction:  # noqa: N801  reads as a statement
             self._connection.execute("ROLLBACK")
 
 
+_HINTS = {
+    sqlite3.SQLITE_BUSY: "another program holds it, an sqlite3 shell perhaps: end it",
+    sqlite3.SQLITE_READONLY: "let the service's user write it and its directory, on a disk that is mounted writable",
+    sqlite3.SQLITE_FULL: "free space on its disk",
+    sqlite3.SQLITE_IOERR: "look at the disk's health",
+}
+"""By SQLite's primary result code."""
+
+
 def _journal_fault(path: Path, error: sqlite3.DatabaseError) -> Fault:
     if isinstance(error, sqlite3.OperationalError):
         hint = "see that its directory exists, is writable by the service's user, has free space, and is a local disk"
+        hint = _HINTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, hint)
         return StorageFault(str(path), f"the journal cannot be used: {error}", hint)
     if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
         raise error  # our bug, not the file's
-    hint = "move it away together with its -wal and -shm files, restore a back-up, then start again"
-    return SettingsFault("journal.path", f"{path} is not a whole journal: {error}", hint)
+    return _damaged(path, str(error))
+
+
+def _damaged(path: Path, how: str) -> SettingsFault:
+    hint = "restore a back-up, or run `temwatch journal rebuild`, which keeps the damaged file under another name"
+    return SettingsFault("journal.path", f"{path} is not a whole journal: {how}", hint)
 
 
 # --- closures that run on the journal's thread
@@ -463,15 +615,15 @@ def _fault_json(fault: Fault | None) -> str | None:
     return json.dumps({"kind": record.kind, "subject": record.subject, "problem": record.problem, "hint": record.hint})
 
 
-def _notice(connection: Connection, sighting: Sighting, now: float) -> int | None:
+def _notice(connection: Connection, sighting: Sighting, now: float, *, anew: bool = False) -> int | None:
     metafile = path_to_uri(sighting.path)
     identity = (sighting.size, sighting.mtime_ns, sighting.inode)
     latest = _find(connection, _LATEST_OF_METAFILE, (metafile,))
     if latest is None or latest.digest is not None:
-        if latest is not None and latest.identity == identity:
+        if latest is not None and latest.identity == identity and not anew:
             return None
         return _insert(connection, sighting, metafile, now)
-    if latest.identity == identity:
+    if latest.identity == identity and not anew:
         return None
     _set_identity(connection, latest.id, identity)
     if latest.state in (MontageState.NOTICED, MontageState.FAILED):
@@ -500,6 +652,23 @@ def _insert(connection: Connection, sighting: Sighting, metafile: str, now: floa
     return montage_id
 
 
+def _replay(connection: Connection, montage_id: int, step: Step, now: float) -> Montage:
+    montage = _need(connection, montage_id)
+    if montage.state not in (MontageState.COMPLETE, MontageState.FAILED):
+        return montage
+    start = replay_start(montage.state, montage.failed_in, step)
+    return _record(connection, montage_id, Event.REPLAYED, now, {"onto": start, "from": step})
+
+
+def _enter(
+    connection: Connection, sighting: Sighting, settled: Settled, state: MontageState, evidence: str, now: float
+) -> int:
+    montage_id = _insert(connection, sighting, path_to_uri(sighting.path), now)
+    _store_settled(connection, montage_id, settled)
+    _record(connection, montage_id, Event.REBUILT, now, {"onto": state, "evidence": evidence})
+    return montage_id
+
+
 def _set_identity(connection: Connection, montage_id: int, identity: tuple[int, int, int]) -> None:
     connection.execute("UPDATE montages SET size = ?, mtime_ns = ?, inode = ? WHERE id = ?", (*identity, montage_id))
 
@@ -520,7 +689,8 @@ def _insert_event(
 
 def _record(connection: Connection, montage_id: int, event: Event, now: float, detail: Mapping[str, object]) -> Montage:
     before = _need(connection, montage_id)
-    state = advance(before.state, event, failed_in=before.failed_in)
+    onto = MontageState(str(detail.get("onto", MontageState.SETTLED)))
+    state = advance(before.state, event, failed_in=before.failed_in, onto=onto)
     if event is Event.RETRIED:
         detail = {**detail, "failed_in": before.failed_in}
     _insert_event(connection, montage_id, event, state, now, detail)
@@ -536,7 +706,8 @@ def _record(connection: Connection, montage_id: int, event: Event, now: float, d
                 montage_id,
             ),
         )
-    if state is MontageState.MIPMAPPED or event is Event.REPLAYED:
+    # A replay makes all mipmaps again, unless it is one from the step after them.
+    if state is MontageState.MIPMAPPED or (event is Event.REPLAYED and detail.get("from") != Step.APPLY):
         connection.execute("DELETE FROM tiles WHERE montage_id = ?", (montage_id,))
     if state is not MontageState.APPLIED or event is Event.APPLIED:
         connection.execute("DELETE FROM closings WHERE montage_id = ?", (montage_id,))
@@ -701,28 +872,40 @@ def _record_closing(connection: Connection, stack: str, montage_ids: Sequence[in
     return tuple(complete)
 
 
-def _select(
-    connection: Connection,
-    *,
-    states: Iterable[MontageState] | None,
-    z: float | None,
-    stack: str | None,
-    limit: int,
-    newest: bool,
-) -> list[Montage]:
-    where, values = ["1"], list[object]()
-    if states is not None:
-        chosen = list(states)
-        where.append(f"state IN ({', '.join('?' * len(chosen))})")
-        values += chosen
-    if z is not None:
-        where.append("z = ?")
-        values.append(z)
-    if stack is not None:
-        where.append("(raw_stack = ? OR mipmapped_stack = ?)")
-        values += [stack, stack]
+class _Where(NamedTuple):
+    """What `montages` asks for."""
+
+    states: Iterable[MontageState] | None
+    z: float | None
+    stack: str | None
+    ids: Iterable[int] | None
+    metafile: Path | None
+    below: Path | None
+
+    def conditions(self) -> Iterator[tuple[str, list[object]]]:
+        """SQL conditions, each with its values."""
+        if self.states is not None:
+            states = list(self.states)
+            yield f"state IN ({', '.join('?' * len(states))})", [*states]
+        if self.ids is not None:
+            yield "id IN (SELECT value FROM json_each(?))", [json.dumps(list(self.ids))]
+        if self.z is not None:
+            yield "z = ?", [self.z]
+        if self.stack is not None:
+            yield "(raw_stack = ? OR mipmapped_stack = ?)", [self.stack, self.stack]
+        if self.metafile is not None:
+            yield "metafile = ?", [path_to_uri(self.metafile)]
+        if self.below is not None:
+            first = path_to_uri(self.below / "x").removesuffix("x")
+            yield "metafile >= ? AND metafile < ?", [first, first[:-1] + "0"]  # "0" comes right after "/"
+
+
+def _select(connection: Connection, where: _Where, *, limit: int, newest: bool) -> list[Montage]:
+    conditions = list(where.conditions())
+    text = " AND ".join(["1", *(condition for condition, _ in conditions)])
+    values = [value for _, some in conditions for value in some]
     order = "id DESC" if newest else "acquired, id"
-    query = f"SELECT {_COLUMNS} FROM montages WHERE {' AND '.join(where)} ORDER BY {order} LIMIT ?"  # noqa: S608
+    query = f"SELECT {_COLUMNS} FROM montages WHERE {text} ORDER BY {order} LIMIT ?"  # noqa: S608
     return [_montage(row) for row in connection.execute(query, (*values, limit))]
 
 

@@ -104,6 +104,23 @@ class Pipeline:
                 self._schedule.add(Ticket(acquired, montage_id, STEP_OF_STATE[state], watch))
         log.info("journal.resumed", unfinished=len(rows))
 
+    async def take_up(self, montage_id: int, *, anew: bool = False) -> None:
+        """Puts an unfinished montage in line where it stands, unless it is there already.
+
+        Parameters
+        ----------
+        anew : also where a ticket of it is in line: its step was the one before it was replayed.
+        """
+        montage = await self._journal.montage(montage_id)
+        if montage is None or montage.state not in STEP_OF_STATE:
+            return
+        if not anew and (montage_id in self._schedule or montage_id in self._tasks):
+            return
+        if montage.state is MontageState.APPLIED:
+            await self._hand_to_keeper(montage_id)
+        else:
+            self._put_in_line(montage)
+
     def wake(self) -> None:
         """Something that steps wait for may have changed."""
         self._changed.set()
@@ -368,4 +385,3 @@ class Pipeline:
     async def _fail(self, montage: Montage, fault: Fault, digest: str | None = None) -> None:
         self._settler.forget(montage.id)
         await self._journal.fail(montage.id, fault, digest=digest)
-        log.error("montage.failed", state=str(montage.state), fault=str(fault), attempts=montage.attempt + 1)

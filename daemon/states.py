@@ -2,7 +2,9 @@
 
     NOTICED -> SETTLED -> INGESTED -> MIPMAPPED -> APPLIED -> COMPLETE
        any but COMPLETE -> FAILED        any -> SUPERSEDED        NOTICED -> IGNORED
-       FAILED -> the state it failed in (retried), FAILED, COMPLETE, SUPERSEDED -> SETTLED (replayed)
+       FAILED -> the state it failed in (retried)
+       FAILED, COMPLETE, SUPERSEDED -> SETTLED, INGESTED, MIPMAPPED or, never settled, NOTICED (replayed)
+       NOTICED -> what stacks and files prove (rebuilt)
 
 Waiting for another attempt is not a state: a montage stays where it is until its step succeeds.
 """
@@ -48,7 +50,9 @@ class Event(StrEnum):
     IGNORED = "ignored"
     SUPERSEDED = "superseded"
     REPLAYED = "replayed"
-    """Everything is to be done again from the tile specs on."""
+    """Steps that were done are to be done again; the detail holds the state from which."""
+    REBUILT = "rebuilt"
+    """A new journal took over what stacks and files prove to be done; the detail holds that state."""
     RETRIED = "retried"
     """A FAILED montage goes on where it failed; the detail holds that state."""
     RENOTICED = "renoticed"
@@ -79,6 +83,12 @@ STEP_OF_STATE: Mapping[MontageState, Step] = {
 """The step that each unfinished state waits for; a state that is not here needs nothing done."""
 
 UNFINISHED = frozenset(STEP_OF_STATE)
+_ORDER = tuple(STEP_OF_STATE)
+
+START_OF_STEP: Mapping[Step, MontageState] = {
+    step: state for state, step in STEP_OF_STATE.items() if state not in (MontageState.NOTICED, MontageState.APPLIED)
+}
+"""The steps that a replay may begin with, and the state in which each begins."""
 
 _S, _E = MontageState, Event
 _TABLE: Mapping[tuple[MontageState, Event], MontageState] = {
@@ -91,26 +101,40 @@ _TABLE: Mapping[tuple[MontageState, Event], MontageState] = {
     (_S.MIPMAPPED, _E.MIPMAPS_LOST): _S.INGESTED,
     (_S.APPLIED, _E.COMPLETED): _S.COMPLETE,
     (_S.FAILED, _E.RENOTICED): _S.NOTICED,
-    (_S.FAILED, _E.REPLAYED): _S.SETTLED,
-    (_S.COMPLETE, _E.REPLAYED): _S.SETTLED,
-    (_S.SUPERSEDED, _E.REPLAYED): _S.SETTLED,
     **{(state, _E.FAILED): _S.FAILED for state in UNFINISHED},
     **{(state, _E.SUPERSEDED): _S.SUPERSEDED for state in _S if state is not _S.SUPERSEDED},
     **{(state, _E.SEEN_AGAIN): state for state in _S},
 }
 
 
+_ONTO: Mapping[Event, tuple[frozenset[MontageState], frozenset[MontageState]]] = {
+    _E.REPLAYED: (
+        frozenset({_S.FAILED, _S.COMPLETE, _S.SUPERSEDED}),
+        frozenset({_S.NOTICED, *START_OF_STEP.values()}),
+    ),
+    _E.REBUILT: (frozenset({_S.NOTICED}), frozenset({_S.INGESTED, _S.MIPMAPPED, _S.APPLIED, _S.COMPLETE})),
+}
+"""Events that lead to a state they name themselves: from which states, to which."""
+
+
 class IllegalTransition(ValueError):  # noqa: N818  the state machine's own word
     """An event that cannot happen in the given state: a bug in the caller, never an input's fault."""
 
 
-def advance(state: MontageState | None, event: Event, *, failed_in: MontageState | None = None) -> MontageState:
+def advance(
+    state: MontageState | None,
+    event: Event,
+    *,
+    failed_in: MontageState | None = None,
+    onto: MontageState = MontageState.SETTLED,
+) -> MontageState:
     """The state that follows.
 
     Parameters
     ----------
     state : the state before; None for a montage that does not exist yet.
     failed_in : for RETRIED, the state in which the montage failed.
+    onto : for REPLAYED and REBUILT, the state that the event names.
 
     Raises
     ------
@@ -124,6 +148,8 @@ def advance(state: MontageState | None, event: Event, *, failed_in: MontageState
         return MontageState.NOTICED
     if state is MontageState.FAILED and event is Event.RETRIED and failed_in in UNFINISHED:
         return failed_in
+    if event in _ONTO and state in _ONTO[event][0] and onto in _ONTO[event][1]:
+        return onto
     following = None if state is None else _TABLE.get((state, event))
     if following is None:
         raise IllegalTransition(f"{event} cannot happen to a montage that is {state or 'unknown'}")
@@ -131,11 +157,25 @@ def advance(state: MontageState | None, event: Event, *, failed_in: MontageState
 
 
 def fold(events: Iterable[tuple[Event, MontageState | None]]) -> MontageState | None:
-    """The state after a montage's events, each with the state it retries (None for all but RETRIED)."""
+    """The state after a montage's events, each with the state it names (RETRIED, REPLAYED and REBUILT name one)."""
     state: MontageState | None = None
-    for event, failed_in in events:
-        state = advance(state, event, failed_in=failed_in)
+    for event, named in events:
+        state = advance(state, event, failed_in=named, onto=named or MontageState.SETTLED)
     return state
+
+
+def replay_start(state: MontageState, failed_in: MontageState | None, step: Step) -> MontageState:
+    """Where a replay from a step begins: there, or where the montage failed if it never came so far.
+
+    >>> replay_start(MontageState.COMPLETE, None, Step.APPLY)
+    <MontageState.MIPMAPPED: 'mipmapped'>
+    >>> replay_start(MontageState.FAILED, MontageState.NOTICED, Step.APPLY)
+    <MontageState.NOTICED: 'noticed'>
+    """
+    wanted = START_OF_STEP[step]
+    if state is MontageState.FAILED and failed_in is not None and _ORDER.index(failed_in) < _ORDER.index(wanted):
+        return failed_in
+    return wanted
 
 
 class StackPhase(StrEnum):

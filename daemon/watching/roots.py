@@ -24,6 +24,10 @@ class FoundBy(StrEnum):
     SCAN = "scan"
     START = "start"
     """It was there when watching began."""
+    REPLAY = "replay"
+    """Somebody asked for it."""
+    REBUILD = "rebuild"
+    """A new journal was made, and it was there."""
 
 
 class RootStatus(StrEnum):

@@ -177,11 +177,17 @@ async def test_the_state_is_the_fold_of_the_events(path):
         await journal.settle(other, settled("bb"))
         await journal.fail(other, ImageFault("t", "is cut short"))
         await journal.record(other, Event.RETRIED)
+        await journal.fail(other, ImageFault("t", "is cut short"))
+        await journal.replay(other, Step.APPLY)
+        await journal.enter(replace(SIGHTING, path=Path("/data/x.json")), settled(), MontageState.MIPMAPPED, "stacks")
         for montage in await journal.montages():
             events = [
                 (
                     Event(event["event"]),
-                    MontageState(event["detail"]["failed_in"]) if "failed_in" in event["detail"] else None,
+                    next(
+                        (MontageState(event["detail"][key]) for key in ("failed_in", "onto") if key in event["detail"]),
+                        None,
+                    ),
                 )
                 for event in await journal.events(montage.id)
             ]

@@ -1,0 +1,158 @@
+"""Journals that are damaged, locked, of an older version or something else: refused in one line, or read anyway."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from daemon.journal import MIGRATIONS, Journal, connect_read_only
+from daemon.states import MontageState
+from daemon.watcher import FoundBy, Sighting
+from handlers.errors import MetafileFault, SettingsFault, StorageFault
+
+WAY_BACK = "temwatch journal rebuild"
+
+
+async def filled(path: Path, montages: int = 40) -> None:
+    async with Journal(path) as journal:
+        for number in range(montages):
+            name = Path(f"/data/{number:04d}/_metadata_{number}_{'x' * 80}.json")
+            montage_id = await journal.notice(Sighting("temca2", name, 10, number, number, FoundBy.SCAN))
+            await journal.fail(montage_id, MetafileFault(str(name), "has no data " * 20))
+
+
+async def opened(path: Path) -> str:
+    """The text with which the journal is refused."""
+    with pytest.raises(SettingsFault) as refused:
+        async with Journal(path):
+            pass
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: os.truncate(path, 0), "it is empty"),
+        (lambda path: os.truncate(path, 300), "not a whole journal"),
+        (lambda path: os.truncate(path, path.stat().st_size // 2 // 4096 * 4096), "not a whole journal"),
+        (lambda path: os.truncate(path, path.stat().st_size - 1000), "not a whole journal"),
+        (lambda path: path.write_bytes(bytes(path.stat().st_size)), "not a whole journal"),
+        (lambda path: path.write_bytes(b"{}" * 5000), "not a database"),
+        (lambda path: path.write_bytes(path.read_bytes()[:8192] + bytes(path.stat().st_size - 8192)), "not a whole"),
+    ],
+    ids=["emptied", "cut in its header", "cut at a page", "cut within a page", "zeroed", "JSON", "zeroed from page 3"],
+)
+async def test_a_damaged_journal_is_refused_in_one_line_that_names_the_way_back(tmp_path, damage, said):
+    path = tmp_path / "journal.sqlite"
+    await filled(path)
+    damage(path)
+    before = path.read_bytes()
+    text = await opened(path)
+    assert said in text
+    assert WAY_BACK in text
+    assert "\n" not in text
+    assert path.read_bytes() == before
+
+
+async def test_a_journal_whose_main_file_is_gone_is_not_begun_anew_over_its_wal(tmp_path):
+    path = tmp_path / "journal.sqlite"
+    await filled(path)
+    path.unlink()
+    Path(f"{path}-wal").write_bytes(b"what was not yet in the main file")
+    text = await opened(path)
+    assert "is gone, but its -wal file is there" in text
+    assert WAY_BACK in text
+
+
+async def test_another_programs_database_is_not_taken_for_a_journal(tmp_path):
+    path = tmp_path / "journal.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE recipes (name TEXT)")
+        connection.commit()
+    assert "is a database, but not a journal" in await opened(path)
+
+
+async def test_a_journal_that_another_program_locks_is_refused_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr("daemon.journal.BUSY_S", 0.1)
+    path = tmp_path / "journal.sqlite"
+    await filled(path, 1)
+    with closing(sqlite3.connect(path, isolation_level=None)) as shell:
+        shell.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageFault, match="end it"):
+            async with Journal(path):
+                pass
+
+
+async def test_a_journal_on_a_read_only_disk_is_refused_with_what_to_do_and_can_be_read(tmp_path):
+    path = tmp_path / "disk" / "journal.sqlite"
+    path.parent.mkdir()
+    await filled(path, 3)
+    mounted = subprocess.run(["mount", "--bind", "-o", "ro", path.parent, path.parent], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        with pytest.raises(StorageFault, match="mounted writable"):
+            async with Journal(path):
+                pass
+        async with Journal(path, read_only=True) as journal:
+            assert len(await journal.montages(states=[MontageState.FAILED])) == 3
+    finally:
+        subprocess.run(["umount", path.parent], check=True)
+
+
+async def test_a_journal_of_version_1_is_migrated_and_keeps_what_it_held(tmp_path):
+    path = tmp_path / "journal.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(MIGRATIONS[0])
+        connection.execute(
+            "INSERT INTO montages (id, watch, metafile, digest, size, mtime_ns, inode, acquired, state, z, raw_stack,"
+            " mipmapped_stack, tile_count, noticed_at, changed_at, complete_at) VALUES (7, 'temca2',"
+            " 'file:///data/a%20b/_metadata_1.json', 'aa', 10, 20, 30, '_metadata_1.json', 'complete', 1050.0,"
+            " 'em/v1/s_raw', 'em/v1/s_mips', 2, 1.5, 2.5, 2.5)"
+        )
+        connection.execute("INSERT INTO events VALUES (1, 7, 1.5, 'noticed', 'noticed', '{\"found_by\": \"scan\"}')")
+        connection.execute("PRAGMA user_version = 1")
+        connection.commit()
+    async with Journal(path) as journal:
+        (montage,) = await journal.montages(metafile=Path("/data/a b/_metadata_1.json"))
+        assert (montage.id, montage.state, montage.z) == (7, MontageState.COMPLETE, 1050.0)
+        assert [event["event"] for event in await journal.events(7)] == ["noticed"]
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+        plan = connection.execute("EXPLAIN QUERY PLAN SELECT id FROM montages WHERE metafile = 'x' ORDER BY id DESC")
+        assert "USING COVERING INDEX montages_by_metafile" in plan.fetchone()[3]
+
+
+async def test_a_journal_is_read_beside_the_daemon_that_writes_it(tmp_path):
+    path = tmp_path / "journal.sqlite"
+    async with Journal(path) as writer:
+        await writer.notice(Sighting("temca2", Path("/data/_metadata_1.json"), 1, 1, 1, FoundBy.SCAN))
+        async with Journal(path, read_only=True) as reader:
+            assert len(await reader.montages()) == 1
+            with pytest.raises(StorageFault, match="readonly"):
+                await reader.notice(Sighting("temca2", Path("/data/_metadata_2.json"), 1, 1, 1, FoundBy.SCAN))
+
+
+async def test_a_journal_left_by_a_crash_is_read_with_what_only_its_wal_holds(tmp_path):
+    path = tmp_path / "journal.sqlite"
+    async with Journal(path) as writer:
+        await writer.notice(Sighting("temca2", Path("/data/_metadata_1.json"), 1, 1, 1, FoundBy.SCAN))
+        crashed = tmp_path / "crashed.sqlite"
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{path}{suffix}", f"{crashed}{suffix}")
+    with closing(connect_read_only(crashed)) as connection:
+        assert connection.execute("SELECT count(*) FROM montages").fetchone() == (1,)
+
+
+async def test_montages_are_asked_for_by_directory_and_not_by_the_beginning_of_its_name(tmp_path):
+    async with Journal(tmp_path / "journal.sqlite") as journal:
+        for number, name in enumerate(["/data/a/x.json", "/data/a/b/y.json", "/data/ab/z.json", "/data/a.json"]):
+            await journal.notice(Sighting("temca2", Path(name), 1, number, number, FoundBy.SCAN))
+        below = await journal.montages(below=Path("/data/a"))
+        assert sorted(montage.metafile.name for montage in below) == ["x.json", "y.json"]
+        assert len(await journal.montages(below=Path("/"))) == 4
+        assert [montage.id for montage in await journal.montages(ids=[2, 9])] == [2]
