@@ -1,14 +1,21 @@
 """The apply step: mipmap levels of one montage's tiles into a stack, by rewriting the tiles or by a path builder.
 
 Tiles are edited as JSON, only this montage's, only their mipmap levels; what is not understood here survives.
+`apply_mipmaps_to_stack` does whole layers, `apply_mipmaps_to_stack_sync` the same for scripts and notebooks.
 """
 
+import asyncio
+import itertools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from handlers.errors import ReadBackDiffers, RenderRefused
+from handlers.blocking import with_client
+from handlers.errors import Fault, ImageFault, ReadBackDiffers, RenderRefused, RenderUnavailable
+from handlers.failures import Failure
+from handlers.layers import ZRange, absent_layer, find_layers, no_layers
+from handlers.mipmapplan import MipmapPlan, faulty_levels, level0_of, level_uris
 from handlers.render import PathBuilder, RenderClient, ResolvedTiles, StackId
 from handlers.rendernames import format_z
 from handlers.resolvedtiles import (
@@ -22,6 +29,7 @@ from handlers.resolvedtiles import (
     some,
     without_nulls,
 )
+from handlers.writing import leave_stack, restore_stack, write_while_loading
 
 Levels = Mapping[int, tuple[str, str | None]]
 """Mipmap level, from 1, to the URLs of its image and of its mask, if it has one."""
@@ -50,6 +58,173 @@ class ApplyReport:
     """Ids that were no longer wanted, and are gone."""
     tiles_with_own_levels: tuple[str, ...] = ()
     """By path builder: tiles that name levels above 0 themselves, which go before what the builder derives."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayersReport:
+    """Layers whose tiles have mipmap levels in a stack, read back and compared."""
+
+    target: StackId
+    zs: tuple[float, ...]
+    """Layers that were there to be done."""
+    tile_count: int
+    """Tiles that have their levels now."""
+    failures: tuple[Failure, ...]
+    """Tiles, and whole z, that have not."""
+    complete: bool
+    """Whether the stack was left COMPLETE; LOADING if not."""
+
+    @property
+    def missing_zs(self) -> tuple[float, ...]:
+        """Every z at which something is missing."""
+        return tuple(sorted({failure.z for failure in self.failures}))
+
+
+Progress = Callable[[int, int], None]
+"""Is told how many layers are done, of how many."""
+
+
+async def apply_mipmaps_to_stack(
+    client: RenderClient,
+    source: StackId,
+    target: StackId,
+    zs: Collection[float] | ZRange,
+    plan: MipmapPlan,
+    *,
+    overwrite_layers: bool = False,
+    close: bool = False,
+    at_once: int = 1,
+    progress: Progress = lambda done, known: None,
+) -> LayersReport:
+    """Take every tile of some layers of the source, set its mipmap levels, put it into the target, compare.
+
+    The files of a tile's levels are looked at first. A tile that lacks one is a failure; it comes to the target as it
+    is in the source, so that no tile is lost, and does not stop the others. Source and target may be the same stack.
+
+    Parameters
+    ----------
+    zs : layers by their z, or a range, as for `generate_mipmaps`.
+    plan : with which the levels were made.
+    overwrite_layers : whether tiles that the source does not have are deleted from the target's layers at the end.
+    close : whether the target is made COMPLETE at the end, nothing having failed.
+    at_once : layers done at the same time.
+
+    Raises
+    ------
+    RenderFault
+        If the source cannot be asked for its layers, has none of those wanted, or the target cannot be closed.
+    """
+    layers = await find_layers(client, source, zs)
+    if not layers.present:
+        raise no_layers(source, zs)
+    meta = await client.stack(source)
+    resolution_nm = (meta.resolution_nm if meta else None) or (1.0, 1.0, 1.0)
+    before = await client.stack(target)
+    failures = [absent_layer(source, z) for z in layers.absent]
+    slots, done = asyncio.Semaphore(at_once), itertools.count(1)
+
+    async def work(z: float) -> int:
+        async with slots:
+            applied = await _apply_layer(client, source, target, z, plan, resolution_nm, overwrite_layers, failures)
+        progress(next(done), len(layers.present))
+        return applied
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work(z), name=f"apply z {z}") for z in layers.present]
+        failures.sort(key=lambda failure: (failure.z, failure.tile_id or ""))
+        complete = await leave_stack(client, target, before, layers.present, close=close, whole=not failures)
+    except Fault:
+        await restore_stack(client, target, before)
+        raise
+    return LayersReport(target, layers.present, sum(task.result() for task in tasks), tuple(failures), complete)
+
+
+def apply_mipmaps_to_stack_sync(
+    render_url: str,
+    source: str,
+    target: str,
+    zs: Collection[float] | ZRange,
+    plan: MipmapPlan,
+    *,
+    overwrite_layers: bool = False,
+    close: bool = False,
+    at_once: int = 1,
+    progress: Progress = lambda done, known: None,
+) -> LayersReport:
+    """`apply_mipmaps_to_stack` for callers that do not await.
+
+    Parameters
+    ----------
+    render_url : as in `http://render:8080/render-ws/v1`.
+    source, target : as `owner/project/stack`.
+    """
+    return with_client(
+        render_url,
+        lambda client: apply_mipmaps_to_stack(
+            client,
+            StackId.parse(source),
+            StackId.parse(target),
+            zs,
+            plan,
+            overwrite_layers=overwrite_layers,
+            close=close,
+            at_once=at_once,
+            progress=progress,
+        ),
+    )
+
+
+async def _apply_layer(
+    client: RenderClient,
+    source: StackId,
+    target: StackId,
+    z: float,
+    plan: MipmapPlan,
+    resolution_nm: tuple[float, float, float],
+    overwrite: bool,
+    failures: list[Failure],
+) -> int:
+    """How many tiles of a layer have their levels now; the others join the failures."""
+    if any(isinstance(failure.fault, RenderUnavailable) for failure in failures):
+        failures.append(
+            Failure(z, None, RenderUnavailable(client.base_url, "was away before, and was not asked again"))
+        )
+        return 0
+    try:
+        found = await _layer(client, source, z)
+        edited, faulty = await asyncio.to_thread(_with_levels_of_files, _by_id(found).values(), z, plan)
+        specs = edited + ([] if source == target else [spec for spec, _ in faulty])
+
+        async def put() -> None:
+            await _put_and_compare(client, target, z, specs, found.transform_id_to_spec_map, MOST_TILES)
+            if overwrite and target != source:
+                there = {tile.tile_id for tile in await client.tile_bounds(target, z)}
+                await _delete(client, target, z, there - set(_by_id(found)))
+
+        if specs:
+            await write_while_loading(client, target, resolution_nm, put)
+    except Fault as fault:
+        failures.append(Failure(z, None, fault))
+        return 0
+    failures += [failure for _, failure in faulty]
+    return len(edited)
+
+
+def _with_levels_of_files(
+    specs: Collection[dict[str, Any]], z: float, plan: MipmapPlan
+) -> tuple[list[dict[str, Any]], list[tuple[dict[str, Any], Failure]]]:
+    """Tiles with their levels, whose files are there; and tiles that cannot have them, as they were."""
+    edited, faulty = [], []
+    for spec in specs:
+        try:
+            tile = level0_of(spec)
+            if problem := faulty_levels(tile, plan):
+                raise ImageFault(f"tile '{tile.tile_id}'", f"lacks a mipmap level: {problem}", "make its mipmaps first")
+            edited.append(with_levels(spec, level_uris(tile, plan)))
+        except Fault as fault:
+            faulty.append((spec, Failure(z, str(spec["tileId"]), fault)))
+    return edited, faulty
 
 
 async def apply_mipmaps(

@@ -1,10 +1,185 @@
-"""The mipmap step: having the levels of tiles made by an executor."""
+"""The mipmap step: having the levels of tiles made by an executor.
+
+`generate_mipmaps` is the whole of it for layers of a stack, `generate_mipmaps_sync` the same for scripts and notebooks.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from handlers.executors import WorkerPool, run_job
+from handlers.blocking import run_blocking
+from handlers.errors import Fault
+from handlers.executors import WorkerPool, open_executor, run_job
+from handlers.failures import Failure
 from handlers.images import MipmapJob, MipmapReport
+from handlers.layers import ZRange, absent_layer, find_layers, no_layers
+from handlers.mipmapplan import MipmapPlan, level0_of, mask_job, tile_job
+from handlers.render import RenderClient, StackId
+
+LAYERS_AT_ONCE = 2
+"""The tiles of the next layer are fetched, and given to idle workers, while those of the last one end."""
+
+Progress = Callable[[int, int], None]
+"""Is told how many tiles are done, of how many known so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class MipmapsReport:
+    """What became of the tiles of some layers."""
+
+    stack: StackId
+    tile_count: int
+    """Tiles whose levels are all there and verified."""
+    file_count: int
+    """Levels of images and masks that were written."""
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...] = ()
+    """What a person may want to know of images whose levels were made."""
+
+
+async def generate_mipmaps(
+    client: RenderClient,
+    stack: StackId,
+    zs: Collection[float] | ZRange,
+    plan: MipmapPlan,
+    pool: WorkerPool,
+    *,
+    in_flight: int,
+    progress: Progress = lambda done, known: None,
+) -> MipmapsReport:
+    """Make the mipmap levels of every tile of some layers of a stack, and of their masks. The stack is only read.
+
+    One bad tile does not stop the others. Tiles that share an image have its levels made once.
+
+    Parameters
+    ----------
+    zs : layers by their z, each of which has to be there, or a range, of which one has to be there.
+    in_flight : images given to the workers at once; a few more than there are workers.
+
+    Raises
+    ------
+    RenderFault
+        If the stack cannot be asked for its layers, or has none of those wanted.
+    """
+    layers = await find_layers(client, stack, zs)
+    if not layers.present:
+        raise no_layers(stack, zs)
+    tally = _Tally(progress)
+    tally.failures += [absent_layer(stack, z) for z in layers.absent]
+    slots, at_once = asyncio.Semaphore(in_flight), asyncio.Semaphore(LAYERS_AT_ONCE)
+
+    async def work(z: float) -> None:
+        async with at_once:
+            await _make_layer(client, stack, z, plan, pool, slots, tally)
+
+    async with asyncio.TaskGroup() as group:
+        for z in layers.present:
+            group.create_task(work(z), name=f"mipmaps z {z}")
+    failures = sorted(tally.failures, key=lambda failure: (failure.z, failure.tile_id or ""))
+    return MipmapsReport(stack, tally.done - tally.failed, tally.files, tuple(failures), tuple(tally.notes))
+
+
+def generate_mipmaps_sync(
+    render_url: str,
+    stack: str,
+    zs: Collection[float] | ZRange,
+    plan: MipmapPlan,
+    *,
+    workers: int = 1,
+    progress: Progress = lambda done, known: None,
+) -> MipmapsReport:
+    """`generate_mipmaps` for callers that do not await, with worker processes of its own.
+
+    Parameters
+    ----------
+    render_url : as in `http://render:8080/render-ws/v1`.
+    stack : as `owner/project/stack`.
+    """
+
+    async def work() -> MipmapsReport:
+        async with RenderClient(render_url) as client:
+            return await generate_mipmaps(
+                client, StackId.parse(stack), zs, plan, pool, in_flight=2 * workers, progress=progress
+            )
+
+    with open_executor("processes", workers) as pool:
+        return run_blocking(work)
+
+
+class _Tally:
+    """What has been done so far, over all layers."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.known = self.done = self.failed = self.files = 0
+        self.failures: list[Failure] = []
+        self.notes: list[str] = []
+
+    def expect(self, tiles: int) -> None:
+        self.known += tiles
+        self._progress(self.done, self.known)
+
+    def fail(self, z: float, tile_id: str, fault: Fault) -> None:
+        self.failures.append(Failure(z, tile_id, fault))
+        self.failed += 1
+
+    def finish(self, tiles: int) -> None:
+        self.done += tiles
+        self._progress(self.done, self.known)
+
+
+async def _make_layer(
+    client: RenderClient,
+    stack: StackId,
+    z: float,
+    plan: MipmapPlan,
+    pool: WorkerPool,
+    slots: asyncio.Semaphore,
+    tally: _Tally,
+) -> None:
+    try:
+        found = await client.resolved_tiles(stack, z)
+    except Fault as fault:
+        tally.failures.append(Failure(z, None, fault))
+        return
+    specs = list(found.tile_id_to_spec_map.values()) if found else []
+    tally.expect(len(specs))
+    jobs, tiles_of = _jobs(specs, z, plan, tally)
+    failed: set[str] = set()
+
+    async def record(reports: list[MipmapReport]) -> None:
+        for report in reports:
+            tally.files += len(report.made)
+            tally.notes += report.notes
+            if report.fault:
+                for tile_id in tiles_of[report.tile_id] - failed:
+                    failed.add(tile_id)
+                    tally.fail(z, tile_id, report.fault.to_fault())
+        tally.finish(sum(len(tiles_of[report.tile_id]) for report in reports if report.tile_id not in masks))
+
+    masks = {job.tile_id for job in jobs if job.is_mask}
+    await make_all(pool, jobs, record, slots=slots, stop=asyncio.Event())
+
+
+def _jobs(
+    specs: Sequence[Mapping[str, Any]], z: float, plan: MipmapPlan, tally: _Tally
+) -> tuple[list[MipmapJob], dict[str, set[str]]]:
+    """One job for each image and mask, and the tiles that wait for each, by the job's tile id."""
+    jobs: dict[object, MipmapJob] = {}
+    tiles_of: dict[str, set[str]] = defaultdict(set)
+    for spec in specs:
+        try:
+            tile = level0_of(spec)
+            wanted = {tile.image: tile_job(tile, plan)} | ({tile.mask: mask_job(tile, plan)} if tile.mask else {})
+        except Fault as fault:
+            tally.fail(z, str(spec.get("tileId")), fault)
+            tally.finish(1)
+            continue
+        for path, job in wanted.items():
+            tiles_of[jobs.setdefault(path, job).tile_id].add(tile.tile_id)
+    return list(jobs.values()), dict(tiles_of)
 
 
 async def make_all(

@@ -1,8 +1,10 @@
 """Layers of a stack, all tiles of one z: which of those asked for it has."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from handlers.errors import Fault, ReadBackDiffers
+from handlers.failures import Failure
 from handlers.render import RenderClient, StackId
 
 
@@ -24,7 +26,7 @@ class Layers:
     """Asked for one by one, and not there. What a range lacks is no fault: reels have gaps."""
 
 
-def layers_among(z_values: Iterable[float], wanted: Iterable[float] | ZRange) -> Layers:
+def layers_among(z_values: Iterable[float], wanted: Collection[float] | ZRange) -> Layers:
     """Which of a stack's z are wanted.
 
     >>> layers_among([1.0, 2.0, 5.5], [2, 3])
@@ -39,6 +41,17 @@ def layers_among(z_values: Iterable[float], wanted: Iterable[float] | ZRange) ->
     return Layers(tuple(sorted(asked & there)), tuple(sorted(asked - there)))
 
 
-async def find_layers(client: RenderClient, stack: StackId, wanted: Iterable[float] | ZRange) -> Layers:
+async def find_layers(client: RenderClient, stack: StackId, wanted: Collection[float] | ZRange) -> Layers:
     """Which of the wanted z the stack has now. Raises StackMissing, or another RenderFault."""
     return layers_among(await client.z_values(stack), wanted)
+
+
+def no_layers(stack: StackId, zs: Collection[float] | ZRange) -> Fault:
+    """What is said when a stack has nothing of what was asked for."""
+    wanted = f"from z {zs.first:g} to {zs.last:g}" if isinstance(zs, ZRange) else ", ".join(f"z {z:g}" for z in zs)
+    return ReadBackDiffers(str(stack), f"has no tiles at {wanted}", "see z, and whether its metafiles were ingested")
+
+
+def absent_layer(stack: StackId, z: float) -> Failure:
+    """The failure of a z that was asked for by itself and is not there."""
+    return Failure(z, None, ReadBackDiffers(str(stack), f"has no tiles at z {z:g}", "ingest its metafile first"))

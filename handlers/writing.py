@@ -5,7 +5,7 @@ import random
 from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
-from handlers.errors import RenderFault, StackNotLoading
+from handlers.errors import RenderFault, StackNotLoading, StackReopened
 from handlers.render import RenderClient, StackId, StackMeta, StackState
 
 T = TypeVar("T")
@@ -63,7 +63,12 @@ async def leave_stack(
     if not whole:
         return await restore_stack(client, stack, before)
     if close:
-        await client.close(stack, zs)
+        report = await client.close(stack, zs)
+        if report.differing:
+            differing = ", ".join(f"{section.z:g}" for section in report.differing)
+            raise StackReopened(
+                str(stack), f"is COMPLETE, but its section data miss tiles at z {differing}", "close it again"
+            )
     return close
 
 
