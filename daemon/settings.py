@@ -23,6 +23,7 @@ from daemon.config_text import example
 from daemon.watching.roots import WatchMode, WatchRoot
 from handlers.errors import Fault
 from handlers.metafile import Header, Metafile
+from handlers.formats import Encoding
 from handlers.mipmapplan import MipmapPlan
 from handlers.rendernames import check_name, checked_base_url, legal_stack_name
 from handlers.tilespec import Origin, Positions, TileSpecOptions
@@ -432,7 +433,7 @@ class WatchSettings(_Section):
         return MipmapPlan(
             output_dir=self.mipmaps.output_dir,
             levels=self.mipmaps.levels,
-            format=self.mipmaps.format,
+            encoding=Encoding(self.mipmaps.format),
             convert_to_8bit=self.mipmaps.convert_to_8bit,
             range_16bit=self.mipmaps.range_16bit,
         )

@@ -7,54 +7,36 @@ report, never an exception.
 import errno
 import functools
 import hashlib
-import io
 import itertools
 import os
 import re
 import socket
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from handlers import errors
 from handlers.errors import Fault, ImageFault, ImagesMissing, SettingsFault, StorageFault, WorkerFault, storage_fault
+from handlers.formats import PLAIN_TIFF, Encoding
+from handlers.greyvalues import FULL_RANGE, Grey, IntensityRange
 from handlers.imageheader import UNREADABLE, ImageInfo, decoder, inspect_image, opened, read_header
-from handlers.mipmaps import FULL_RANGE, METHODS, Grey, IntensityRange, level_size, reduce_levels
+from handlers.mipmaps import MEAN, Reduction, level_size, reduce_levels
 
-__all__ = ["FORMATS", "FaultReport", "ImageInfo", "MadeLevel", "MipmapJob", "MipmapReport", "inspect_image"]
-__all__ += ["make_mipmaps", "verify_level"]
+if TYPE_CHECKING:
+    from handlers.sourceimages import RenderSource
+
+__all__ = ["Encoding", "FaultReport", "ImageInfo", "MadeLevel", "MipmapJob", "MipmapReport", "Reduction"]
+__all__ += ["inspect_image", "make_mipmaps", "verify_level"]
 
 STALE_S = 3600.0
 """A temporary file that has not changed for this long is nobody's, whoever made it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Format:
-    """What a file format can hold, and how Pillow is asked for it."""
-
-    pillow_name: str
-    depths: frozenset[int]
-    """Bits per pixel."""
-    lossless: bool = True
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-FORMATS: Mapping[str, Format] = MappingProxyType(
-    {
-        # Uncompressed, in one strip: what every reader of TIFF reads, ImageJ's among them.
-        "tif": Format("TIFF", frozenset({8, 16})),
-        "png": Format("PNG", frozenset({8, 16})),
-        "jpg": Format("JPEG", frozenset({8}), lossless=False, options={"quality": 95}),
-    }
-)
-"""By extension."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +50,31 @@ class MipmapJob:
     width: int
     """Of level 0, as its metafile says; an image of another size is refused before it is decoded."""
     height: int
-    method: str = "mean"
-    """A key of METHODS. "min" is the one for masks: with it the image may have one bit per pixel, and not 16."""
-    extension: str = "tif"
-    """A key of FORMATS."""
+    reduction: Reduction = MEAN
+    encoding: Encoding = PLAIN_TIFF
     convert_to_8bit: bool = True
     """Whether levels of a 16-bit image have 8 bits. 8-bit images stay as they are."""
     intensity_range: IntensityRange | None = None
     """The 16-bit values that become 0 and 255; None is 0 and 65535."""
     root: Path | None = None
     """Directory that the image may not lie outside of when links are followed."""
+    is_mask: bool = False
+    """Whether the image is a mask: it may then have one bit per pixel, and not 16."""
+    force: bool = True
+    """Whether levels that are there and valid are made all the same: valid ones decode, have the right size, mode and
+    format, and are newer than the file of level 0. What they show is not compared."""
+    source: "RenderSource | None" = None
+    """Where render-ws serves level 0, which is then asked of it rather than read; the method "render" needs one."""
 
     @property
-    def is_mask(self) -> bool:
-        """Whether the levels are those of a mask."""
-        return self.method == "min"
+    def to_8bit(self) -> IntensityRange | None:
+        """The range that 16-bit values are scaled from, if they are."""
+        return (self.intensity_range or FULL_RANGE) if self.convert_to_8bit else None
 
 
 @dataclass(frozen=True, slots=True)
 class MadeLevel:
-    """A level that was written and verified."""
+    """A level that is in place and was verified."""
 
     level: int
     path: Path
@@ -126,33 +113,49 @@ class MipmapReport:
 
     tile_id: str
     made: tuple[MadeLevel, ...] = ()
-    """Levels that are in place and verified; with a fault those that came before it."""
+    """Levels that were written; with a fault those that came before it."""
     seconds: float = 0.0
     fault: FaultReport | None = None
     notes: tuple[str, ...] = ()
     """What a person may want to know of the image, though its levels were made."""
+    kept: tuple[MadeLevel, ...] = ()
+    """Levels that were there and valid, and were not to be made all the same."""
+    level0_bits: int | None = None
+    """Bits per pixel of level 0, if it came to be looked at."""
 
 
 def make_mipmaps(job: MipmapJob) -> MipmapReport:
     """Makes, and verifies, the levels of a job. Raises nothing that input or disk can cause: that is reported."""
     started = time.perf_counter()
     made: list[MadeLevel] = []
-    notes: tuple[str, ...] = ()
+    kept: tuple[MadeLevel, ...] = ()
+    original: _Original | None = None
     fault: Fault | None = None
     try:
-        image, notes = _level0(job)
-        to_8bit = (job.intensity_range or FULL_RANGE) if job.convert_to_8bit else None
+        _require_sense(job)
+        original = _look_at(job)
+        kept = () if job.force else tuple(_valid_levels(job, original))
         paths = dict(job.outputs)
-        for level, reduced in reduce_levels(image, paths, job.method, to_8bit):
-            made.append(_publish(level, paths[level], reduced, FORMATS[job.extension]))
+        wanted = paths.keys() - {level.level for level in kept}
+        if wanted:
+            image = _level0(job)
+            for level, reduced in reduce_levels(image, wanted, job.reduction, job.to_8bit):
+                made.append(_publish(level, paths[level], reduced, job.encoding))
     except Fault as found:
         fault = found
     except MemoryError:
         fault = WorkerFault(
             str(job.level0), "did not fit into memory", f"an image of {job.width}x{job.height}: use fewer workers"
         )
-    report = FaultReport.of(fault) if fault else None
-    return MipmapReport(job.tile_id, tuple(made), time.perf_counter() - started, report, notes)
+    return MipmapReport(
+        job.tile_id,
+        tuple(made),
+        time.perf_counter() - started,
+        FaultReport.of(fault) if fault else None,
+        original.notes if original else (),
+        kept,
+        original.bits if original else None,
+    )
 
 
 def verify_level(path: Path, width: int, height: int, mode: str) -> Grey:
@@ -173,33 +176,23 @@ def verify_level(path: Path, width: int, height: int, mode: str) -> Grey:
     return pixels
 
 
-def _level0(job: MipmapJob) -> tuple[Grey, tuple[str, ...]]:
-    """The image that the job is about, and notes on it. What cannot be done is refused before it is decoded."""
-    _require_sense(job)
+@dataclass(frozen=True, slots=True)
+class _Original:
+    """Level 0 before it is decoded."""
 
-    def check(info: ImageInfo) -> None:
-        bits = 16 if info.bits == 16 and not job.convert_to_8bit else 8
-        if bits not in FORMATS[job.extension].depths:
-            raise SettingsFault(
-                "mipmaps.format",
-                f"{job.extension} cannot hold the 16 bits of {job.level0}",
-                "set mipmaps.convert_to_8bit = true, or another format",
-            )
-
-    pixels, info = _read(job.level0, job.width, job.height, root=job.root, mask=job.is_mask, check=check)
-    note = f"{job.level0} holds more than one image; the first one was used"
-    return pixels, (note,) if info.has_more_pages else ()
+    bits: int
+    mtime_ns: int | None
+    """None if only render-ws can reach the file."""
+    notes: tuple[str, ...] = ()
 
 
 def _require_sense(job: MipmapJob) -> None:
     """Returns if the job can be done, as far as its own words tell."""
     levels = [level for level, _ in job.outputs]
-    if job.method not in METHODS:
-        raise SettingsFault("mipmaps.method", f"{job.method!r} is not one of {', '.join(METHODS)}")
-    if job.extension not in FORMATS:
-        raise SettingsFault("mipmaps.format", f"{job.extension!r} is not one of {', '.join(FORMATS)}")
-    if job.is_mask and not FORMATS[job.extension].lossless:
-        raise SettingsFault("mipmaps.format", f"{job.extension} blurs the masks", "use tif or png")
+    if job.is_mask and not job.encoding.lossless:
+        raise SettingsFault("mipmaps.format", f"{job.encoding.extension} blurs the masks", "use tif or png")
+    if job.reduction.method == "render" and job.source is None:
+        raise SettingsFault("mipmaps.method", "render: nothing says where render-ws serves the image")
     if len(set(levels)) < len(levels) or min(levels, default=1) < 1:
         raise SettingsFault("mipmaps.levels", f"{levels} are not levels from 1 on, each once")
     if any(path == job.level0 for _, path in job.outputs):
@@ -213,29 +206,91 @@ def _require_sense(job: MipmapJob) -> None:
         )
 
 
-def _read(
-    path: Path,
-    width: int,
-    height: int,
-    *,
-    root: Path | None = None,
-    mask: bool = False,
-    check: Callable[[ImageInfo], None] = lambda info: None,
-) -> tuple[Grey, ImageInfo]:
-    """Pixels and header of an image of a given size; the header is compared with it, and given to `check`, first."""
+def _look_at(job: MipmapJob) -> _Original:
+    """What is known of level 0 before it is decoded. Raises a Fault for what cannot be done with it."""
+    original = _original_of_source(job, job.source) if job.source else _original_of_file(job)
+    bits = 16 if original.bits == 16 and not job.convert_to_8bit else 8
+    if bits not in job.encoding.depths:
+        raise SettingsFault(
+            "mipmaps.format",
+            f"{job.encoding.extension} cannot hold the 16 bits of {job.level0}",
+            "set mipmaps.convert_to_8bit = true, or another format",
+        )
+    return original
+
+
+def _original_of_file(job: MipmapJob) -> _Original:
+    with _told(job.level0), opened(job.level0, job.root) as file:
+        info = read_header(file, job.level0, mask=job.is_mask)
+        _require_size(info, job.level0, job.width, job.height)
+        note = f"{job.level0} holds more than one image; the first one was used"
+        mtime_ns = os.fstat(file.fileno()).st_mtime_ns
+        return _Original(info.bits, mtime_ns, (note,) if info.has_more_pages else ())
+
+
+def _original_of_source(job: MipmapJob, source: "RenderSource") -> _Original:
+    if source.bits == 16 and not job.convert_to_8bit:
+        raise SettingsFault(
+            "mipmaps.method",
+            f"render-ws serves 8 of the 16 bits of {job.level0}",
+            "set mipmaps.convert_to_8bit = true, or another method",
+        )
     try:
-        with opened(path, root) as file:
-            info = read_header(file, path, mask=mask)
-            if (info.width, info.height) != (width, height):
-                raise ImageFault(
-                    str(path),
-                    f"is {info.width}x{info.height} pixels, not {width}x{height}",
-                    "see which of the two is right",
-                )
-            check(info)
-            with warnings.catch_warnings():  # of oddities in metadata, nobody reads them
-                warnings.simplefilter("ignore")
-                return _pixels(decoder(file), info, path), info
+        mtime_ns = job.level0.stat().st_mtime_ns
+    except OSError:
+        mtime_ns = None
+    return _Original(source.bits, mtime_ns)
+
+
+def _valid_levels(job: MipmapJob, original: _Original) -> Iterator[MadeLevel]:
+    """The levels that need not be made. Whatever is wrong with one, it is made again, and the disk has its say then."""
+    for level, path in job.outputs:
+        width, height = level_size(job.width, job.height, level)
+        mode = "I;16" if original.bits == 16 and not job.convert_to_8bit else "L"
+        try:
+            # Of an equal age it may have been made of what the file held before: clocks of file systems tick slowly.
+            if original.mtime_ns is None or path.stat().st_mtime_ns <= original.mtime_ns:
+                continue
+            _, info = _read(path, width, height)
+        except (Fault, OSError):
+            continue
+        if (info.mode, info.format) == (mode, job.encoding.extension):
+            yield MadeLevel(level, path, width, height, mode, info.file_bytes)
+
+
+def _level0(job: MipmapJob) -> Grey:
+    """The pixels of the image that the job is about."""
+    if job.source is None:
+        return _read(job.level0, job.width, job.height, root=job.root, mask=job.is_mask)[0]
+    from handlers.sourceimages import fetch_level0  # the few that need it wait for http and pydantic
+
+    return fetch_level0(job.source, job.width, job.height, job.to_8bit or FULL_RANGE)
+
+
+def _read(
+    path: Path, width: int, height: int, *, root: Path | None = None, mask: bool = False
+) -> tuple[Grey, ImageInfo]:
+    """Pixels and header of an image of a given size; the header is compared with it before anything is decoded."""
+    with _told(path), opened(path, root) as file:
+        info = read_header(file, path, mask=mask)
+        _require_size(info, path, width, height)
+        with warnings.catch_warnings():  # of oddities in metadata, nobody reads them
+            warnings.simplefilter("ignore")
+            return _pixels(decoder(file), info, path), info
+
+
+def _require_size(info: ImageInfo, path: Path, width: int, height: int) -> None:
+    if (info.width, info.height) != (width, height):
+        raise ImageFault(
+            str(path), f"is {info.width}x{info.height} pixels, not {width}x{height}", "see which of the two is right"
+        )
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Makes a Fault of what reading an image may raise."""
+    try:
+        yield
     except UNREADABLE as error:
         raise _broken(path, error) from error
     except FileNotFoundError as error:
@@ -272,18 +327,18 @@ def _absent(path: Path, error: OSError) -> Fault:
     return storage_fault(str(path.parent), "find any file in the directory of the image", error)
 
 
-def _publish(level: int, path: Path, pixels: Grey, form: Format) -> MadeLevel:
+def _publish(level: int, path: Path, pixels: Grey, encoding: Encoding) -> MadeLevel:
     """Writes a level beside its place, reads it back, and puts it into its place, where the header is read again."""
     height, width = pixels.shape
     mode = "L" if pixels.dtype == np.uint8 else "I;16"
-    content = _encoded(pixels, form)
+    content = encoding.encoded(pixels)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
         temporary = path.with_name(_temporary_name(path.name))
         try:
             _write_durably(temporary, content)
-            _require_same(path, verify_level(temporary, width, height, mode), pixels, form)
+            _require_same(path, verify_level(temporary, width, height, mode), pixels, encoding)
             temporary.replace(path)
         finally:
             _remove(temporary)
@@ -300,15 +355,8 @@ def _publish(level: int, path: Path, pixels: Grey, form: Format) -> MadeLevel:
     return MadeLevel(level, path, width, height, mode, len(content))
 
 
-def _encoded(pixels: Grey, form: Format) -> bytes:
-    """The file's content. Pillow, writing to a file itself, would not notice that a disk took only a part."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, form.pillow_name, **form.options)
-    return buffer.getvalue()
-
-
-def _require_same(path: Path, found: Grey, pixels: Grey, form: Format) -> None:
-    if form.lossless and not np.array_equal(found, pixels):
+def _require_same(path: Path, found: Grey, pixels: Grey, encoding: Encoding) -> None:
+    if encoding.lossless and not np.array_equal(found, pixels):
         raise _reads_differently(path, "its pixels differ")
 
 

@@ -1,16 +1,20 @@
 """Which mipmap files belong to which tile: how they are made, where they live, and the jobs that make them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from handlers.errors import ImageFault, SettingsFault
+from handlers.formats import PLAIN_TIFF, Encoding
+from handlers.greyvalues import FULL_RANGE, IntensityRange
 from handlers.imageheader import inspect_image
 from handlers.images import MipmapJob
-from handlers.mipmaps import level_size
+from handlers.mipmaps import MASK, MEAN, Reduction, level_size
+from handlers.rendernames import StackId, checked_base_url
 from handlers.resolvedtiles import image_holder, level_0
-from handlers.uris import canonical_extension, mipmap_path, path_to_uri, uri_to_path
+from handlers.sourceimages import RenderSource
+from handlers.uris import mipmap_path, path_to_uri, uri_to_path
 
 LevelUris = Mapping[int, tuple[str, str | None]]
 """level -> (image URI, mask URI or None)."""
@@ -25,6 +29,8 @@ class Level0:
     mask: Path | None
     width: int
     height: int
+    maximum_intensity: float = 255
+    """Of the tile spec; above 255 the image has 16 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +40,51 @@ class MipmapPlan:
     Parameters
     ----------
     levels : the highest level; levels 1 to this are made.
-    format : tif, tiff, png, jpg or jpeg.
+    reduction : of images; masks always take the minimum.
+    encoding : of images. Masks take png where it would blur them.
     range_16bit : the 16-bit values that become 0 and 255 where 16-bit images are converted.
+    force : whether levels that are there and valid are made all the same.
+    stack_url : of the stack whose tiles render-ws serves; see `served_by`.
     """
 
     output_dir: Path
     levels: int = 6
-    method: str = "mean"
-    format: str = "tif"
+    reduction: Reduction = MEAN
+    encoding: Encoding = PLAIN_TIFF
     convert_to_8bit: bool = True
-    range_16bit: tuple[int, int] = (0, 65535)
+    range_16bit: IntensityRange = FULL_RANGE
+    force: bool = True
+    stack_url: str | None = None
+
+    def served_by(self, base_url: str, stack: StackId) -> Self:
+        """The plan for tiles of a stack: with the method "render" level 0 is asked of the service, which must be named.
+
+        Parameters
+        ----------
+        base_url : of the service, as in `http://render:8080/render-ws/v1`.
+        """
+        if self.reduction.method != "render":
+            return self
+        return replace(self, stack_url=checked_base_url(base_url) + stack.path)
 
     @property
     def extension(self) -> str:
-        """Extension of the files: tif, png or jpg."""
-        return canonical_extension(self.format)
+        """Extension of the images: tif, png or jpg."""
+        return self.encoding.extension
 
-    def path(self, level: int, level0: Path) -> Path:
-        """Where a level of an image lives, for the writer and for the stack."""
-        return mipmap_path(self.output_dir, level, level0, self.extension)
+    @property
+    def mask_encoding(self) -> Encoding:
+        """The encoding of masks."""
+        return self.encoding if self.encoding.lossless else Encoding("png")
 
-    def outputs(self, level0: Path) -> tuple[tuple[int, Path], ...]:
-        """Every level to be made with its file."""
-        return tuple((level, self.path(level, level0)) for level in range(1, self.levels + 1))
+    def path(self, level: int, level0: Path, *, mask: bool = False) -> Path:
+        """Where a level of an image or mask lives, for the writer and for the stack."""
+        extension = self.mask_encoding.extension if mask else self.extension
+        return mipmap_path(self.output_dir, level, level0, extension)
+
+    def outputs(self, level0: Path, *, mask: bool = False) -> tuple[tuple[int, Path], ...]:
+        """Every level of an image or mask to be made, with its file."""
+        return tuple((level, self.path(level, level0, mask=mask)) for level in range(1, self.levels + 1))
 
     def path_builder(self) -> dict[str, object]:
         """render's mipmapPathBuilder that derives these very files."""
@@ -71,11 +99,13 @@ def tile_job(tile: Level0, plan: MipmapPlan, root: Path | None = None) -> Mipmap
         outputs=plan.outputs(tile.image),
         width=tile.width,
         height=tile.height,
-        method=plan.method,
-        extension=plan.extension,
+        reduction=plan.reduction,
+        encoding=plan.encoding,
         convert_to_8bit=plan.convert_to_8bit,
         intensity_range=plan.range_16bit,
         root=root,
+        force=plan.force,
+        source=RenderSource.of_image(plan.stack_url, tile.tile_id, tile.maximum_intensity) if plan.stack_url else None,
     )
 
 
@@ -89,31 +119,30 @@ def mask_job(tile: Level0, plan: MipmapPlan) -> MipmapJob:
     return MipmapJob(
         tile_id=str(tile.mask),
         level0=tile.mask,
-        outputs=plan.outputs(tile.mask),
+        outputs=plan.outputs(tile.mask, mask=True),
         width=tile.width,
         height=tile.height,
-        method="min",
-        extension=plan.extension,
-        convert_to_8bit=True,
-        intensity_range=plan.range_16bit,
-        root=None,
+        reduction=MASK,
+        encoding=plan.mask_encoding,
+        is_mask=True,
+        force=plan.force,
+        source=RenderSource.of_mask(plan.stack_url, tile.tile_id) if plan.stack_url else None,
     )
 
 
 def level_uris(tile: Level0, plan: MipmapPlan) -> LevelUris:
     """The URIs that the stack is to name for a tile's levels."""
     return {
-        level: (path_to_uri(path), path_to_uri(plan.path(level, tile.mask)) if tile.mask else None)
+        level: (path_to_uri(path), path_to_uri(plan.path(level, tile.mask, mask=True)) if tile.mask else None)
         for level, path in plan.outputs(tile.image)
     }
 
 
 def absent_levels(tiles: Sequence[Level0], plan: MipmapPlan) -> list[Path]:
     """Files of levels that are not there, or empty."""
-    images = [tile.image for tile in tiles]
-    masks = list({tile.mask for tile in tiles if tile.mask})
-    paths = (path for image in images + masks for _, path in plan.outputs(image))
-    return [path for path in paths if not _has_content(path)]
+    masks = {tile.mask for tile in tiles if tile.mask}
+    outputs = [plan.outputs(tile.image) for tile in tiles] + [plan.outputs(mask, mask=True) for mask in masks]
+    return [path for levels in outputs for _, path in levels if not _has_content(path)]
 
 
 def _has_content(path: Path) -> bool:
@@ -143,7 +172,14 @@ def level0_of(spec: Mapping[str, Any]) -> Level0:
     if not isinstance(width, int | float) or not isinstance(height, int | float) or min(width, height) < 1:
         raise ImageFault(f"tile '{tile_id}'", f"has no size, but {width} x {height}", "ingest its metafile again")
     mask = entry.get("maskUrl")
-    return Level0(tile_id, uri_to_path(entry["imageUrl"]), uri_to_path(mask) if mask else None, int(width), int(height))
+    return Level0(
+        tile_id,
+        uri_to_path(entry["imageUrl"]),
+        uri_to_path(mask) if mask else None,
+        int(width),
+        int(height),
+        float(image_holder(spec).get("maxIntensity") or 255),
+    )
 
 
 def faulty_levels(tile: Level0, plan: MipmapPlan) -> str:
@@ -152,12 +188,8 @@ def faulty_levels(tile: Level0, plan: MipmapPlan) -> str:
     >>> faulty_levels(Level0("a", Path("/d/a.tif"), None, 64, 64), MipmapPlan(Path("/nowhere"), levels=1))
     '/nowhere/1/d/a.tif.tif is not there'
     """
-    images = [tile.image, tile.mask] if tile.mask else [tile.image]
-    problems = (
-        _level_problem(path, *level_size(tile.width, tile.height, level))
-        for image in images
-        for level, path in plan.outputs(image)
-    )
+    outputs = plan.outputs(tile.image) + (plan.outputs(tile.mask, mask=True) if tile.mask else ())
+    problems = (_level_problem(path, *level_size(tile.width, tile.height, level)) for level, path in outputs)
     return next((problem for problem in problems if problem), "")
 
 

@@ -31,7 +31,9 @@ from handlers.errors import (
     Waiting,
     WorkerFault,
 )
+from handlers.formats import Encoding
 from handlers.images import FaultReport, MipmapJob, MipmapReport, inspect_image, make_mipmaps, verify_level
+from handlers.mipmaps import MASK, Reduction
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 WIDTH, HEIGHT = 21, 13
@@ -52,7 +54,7 @@ def save(path: Path, pixels: Any, **options: Any) -> Path:
 def job_for(level0: Path, output_dir: Path, levels: int = 2, extension: str = "tif", **changes: Any) -> MipmapJob:
     """A job as the daemon makes it."""
     outputs = tuple((level, output_dir / str(level) / f"{level0.name}.{extension}") for level in range(1, levels + 1))
-    job = MipmapJob("tile.1", level0, outputs, WIDTH, HEIGHT, extension=extension, root=level0.parent)
+    job = MipmapJob("tile.1", level0, outputs, WIDTH, HEIGHT, encoding=Encoding(extension), root=level0.parent)
     return replace(job, **changes)
 
 
@@ -168,7 +170,7 @@ class TestMakingLevels:
         file = tmp_path / "a.tif"
         file.write_bytes(tiff(content, *grey_tags(WIDTH, HEIGHT, bits), order=order, big=big))
         assert inspect_image(file).bits == bits
-        report = make_mipmaps(job_for(file, output_dir, convert_to_8bit=False, method="mean"))
+        report = make_mipmaps(job_for(file, output_dir, convert_to_8bit=False))
         assert report.fault is None
         found = verify_level(report.made[0].path, WIDTH // 2, HEIGHT // 2, "L" if bits == 8 else "I;16")
         exact = pixels[:12, :20].reshape(6, 2, 10, 2).mean(axis=(1, 3))
@@ -238,7 +240,7 @@ class TestMasks:
         pixels = np.full((HEIGHT, WIDTH), 255, np.uint8)
         pixels[4, 4] = 0
         file = save(tmp_path / f"mask.{extension}", Image.fromarray(pixels).convert(mode))
-        report = make_mipmaps(job_for(file, output_dir, method="min"))
+        report = make_mipmaps(job_for(file, output_dir, reduction=MASK, is_mask=True))
         assert report.fault is None
         expected = np.full((6, 10), 255, np.uint8)
         expected[2, 2] = 0
@@ -248,19 +250,23 @@ class TestMasks:
         file = DATA / "fafb_mask_cam_3.png"
         if not file.exists():
             pytest.skip(f"{file} is not there")
-        report = make_mipmaps(job_for(file, output_dir, levels=6, width=2760, height=2330, method="min"))
+        report = make_mipmaps(
+            job_for(file, output_dir, levels=6, width=2760, height=2330, reduction=MASK, is_mask=True)
+        )
         assert report.fault is None
         for made in report.made:
             pixels = verify_level(made.path, 2760 >> made.level, 2330 >> made.level, "L")
             assert set(np.unique(pixels)) == {0, 255}
 
     def test_a_mask_of_16_bits_is_refused_for_its_white_may_be_255(self, tmp_path: Path, output_dir: Path) -> None:
-        fault = fault_of(job_for(save(tmp_path / "m.tif", texture(np.uint16)), output_dir, method="min"))
+        fault = fault_of(
+            job_for(save(tmp_path / "m.tif", texture(np.uint16)), output_dir, reduction=MASK, is_mask=True)
+        )
         assert isinstance(fault, ImageFault)
         assert "mask with 16 bits" in str(fault)
 
     def test_a_mask_is_not_written_in_a_format_that_blurs(self, level0: Path, output_dir: Path) -> None:
-        fault = fault_of(job_for(level0, output_dir, method="min", extension="jpg"))
+        fault = fault_of(job_for(level0, output_dir, reduction=MASK, is_mask=True, extension="jpg"))
         assert isinstance(fault, SettingsFault)
 
 
@@ -404,8 +410,7 @@ class TestRefusedImages:
     @pytest.mark.parametrize(
         ("changes", "key"),
         [
-            ({"method": "magic"}, "mipmaps.method"),
-            ({"extension": "bmp"}, "mipmaps.format"),
+            ({"reduction": Reduction("render")}, "mipmaps.method"),
             ({"outputs": ((0, Path("/none/x")),)}, "mipmaps.levels"),
             ({"outputs": ((1, Path("/none/x")), (1, Path("/none/y")))}, "mipmaps.levels"),
             ({"intensity_range": (300, 200)}, "mipmaps.range_16bit"),

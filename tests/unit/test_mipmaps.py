@@ -11,16 +11,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from handlers.mipmaps import FULL_RANGE, METHODS, level_size, reduce_levels, rounded, smallest_type
+from handlers.greyvalues import FULL_RANGE, rounded, smallest_type
+from handlers.mipmaps import MASK, MEAN, METHODS, Reduction, level_size, reduce_levels
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 ALL_LEVELS = range(1, 7)
 DEPTHS = [np.uint8, np.uint16]
+EVERY = [Reduction(method, function) for method, functions in METHODS.items() for function in functions]
 
 
-def reduced(image: list[list[int]], depth: Any, level: int = 1, method: str = "mean", to_8bit: Any = None) -> Any:
+def reduced(
+    image: list[list[int]], depth: Any, level: int = 1, reduction: Reduction = MEAN, to_8bit: Any = None
+) -> Any:
     """The one level wanted, as a list, its type checked."""
-    [(found, pixels)] = reduce_levels(np.array(image, depth), [level], method, to_8bit)
+    [(found, pixels)] = reduce_levels(np.array(image, depth), [level], reduction, to_8bit)
     assert found == level
     assert pixels.dtype == (np.uint8 if to_8bit else depth)
     return pixels.tolist()
@@ -237,18 +241,18 @@ class TestMin:
             [0, 0, 255, 255, 255],
             [0, 0, 0, 0, 0],
         ]
-        assert reduced(mask, np.uint8, method="min") == [[255, 0], [0, 255]]
-        assert reduced(mask, np.uint8, method="min", level=2) == [[0]]
+        assert reduced(mask, np.uint8, reduction=MASK) == [[255, 0], [0, 255]]
+        assert reduced(mask, np.uint8, reduction=MASK, level=2) == [[0]]
 
     def test_a_mask_has_the_sizes_of_its_image_and_no_new_values(self) -> None:
         mask = np.where(np.random.default_rng(3).random((233, 276)) < 0.02, 0, 255).astype(np.uint8)
-        for level, pixels in reduce_levels(mask, range(1, 6), "min"):
+        for level, pixels in reduce_levels(mask, range(1, 6), MASK):
             assert pixels.shape[::-1] == level_size(276, 233, level)
             assert set(np.unique(pixels)) <= {0, 255}
 
     @given(arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, min_side=4, max_side=20)))
     def test_every_level_is_the_smallest_value_of_its_blocks(self, image: Any) -> None:
-        for level, pixels in reduce_levels(image, [1, 2], "min"):
+        for level, pixels in reduce_levels(image, [1, 2], MASK):
             size = 2**level
             height, width = (length // size for length in image.shape)
             blocks = image[: height * size, : width * size].reshape(height, size, width, size)
@@ -256,8 +260,8 @@ class TestMin:
 
     def test_16_bits_are_scaled_after_it(self) -> None:
         image = [[257, 300, 65535, 65535], [600, 600, 65535, 65535]]
-        assert reduced(image, np.uint16, method="min", to_8bit=FULL_RANGE) == [[1, 255]]
-        assert reduced(image, np.uint16, method="min") == [[257, 65535]]
+        assert reduced(image, np.uint16, reduction=MASK, to_8bit=FULL_RANGE) == [[1, 255]]
+        assert reduced(image, np.uint16, reduction=MASK) == [[257, 65535]]
 
 
 class TestRefusals:
@@ -279,9 +283,9 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"\d"):
             list(reduce_levels(image, levels, to_8bit=to_8bit))
 
-    @pytest.mark.parametrize("method", METHODS)
-    def test_no_level_asked_for_is_none_made(self, method: str) -> None:
-        assert list(reduce_levels(np.zeros((4, 4), np.uint8), [], method)) == []
+    @pytest.mark.parametrize("reduction", EVERY, ids=str)
+    def test_no_level_asked_for_is_none_made(self, reduction: Reduction) -> None:
+        assert list(reduce_levels(np.zeros((4, 4), np.uint8), [], reduction)) == []
 
 
 class TestWidth:

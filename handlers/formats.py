@@ -1,0 +1,105 @@
+"""Image file formats that levels are written in: what each can hold, and how it packs the pixels. Does no input or
+output."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from PIL import Image
+
+from handlers.errors import SettingsFault
+from handlers.greyvalues import Grey
+from handlers.uris import canonical_extension
+
+DEFAULT_QUALITY = 95
+
+TIFF_COMPRESSIONS: Mapping[str, str | None] = MappingProxyType(
+    {
+        "none": None,
+        "lzw": "tiff_lzw",
+        "deflate": "tiff_adobe_deflate",
+        "zip": "tiff_adobe_deflate",
+        "packbits": "packbits",
+    }
+)
+"""Those that ImageJ reads, through which render-ws does, and Pillow's names for them. Uncompressed is one strip."""
+PNG_COMPRESSIONS = tuple(str(level) for level in range(10))
+
+_PILLOW_NAMES = {"tif": "TIFF", "png": "PNG", "jpg": "JPEG"}
+FORMATS = tuple(_PILLOW_NAMES)
+"""By extension."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How a level becomes a file.
+
+    Parameters
+    ----------
+    format : tif, tiff, png, jpg or jpeg.
+    quality : of jpg, 1 to 100; None is 95.
+    compression : of tif none, lzw, deflate (or zip) or packbits; of png 0 (none) to 9 (smallest); None is none for tif,
+        and Pillow's own choice, 6, for png. All of them give the pixels back as they were.
+
+    Raises
+    ------
+    SettingsFault
+        If there is no such format, or it has no such quality or compression.
+
+    >>> Encoding("tiff", compression="lzw").extension
+    'tif'
+    """
+
+    format: str = "tif"
+    quality: int | None = None
+    compression: str | int | None = None
+
+    def __post_init__(self) -> None:
+        extension = canonical_extension(self.format)
+        if self.quality is not None:
+            if extension != "jpg":
+                raise SettingsFault("mipmaps.quality", f"{extension} has none", "it goes with format jpg")
+            if isinstance(self.quality, bool) or not 1 <= self.quality <= 100:
+                raise SettingsFault("mipmaps.quality", f"{self.quality} is not 1 to 100")
+        known = {"tif": tuple(TIFF_COMPRESSIONS), "png": PNG_COMPRESSIONS, "jpg": ()}[extension]
+        if self.compression is not None and str(self.compression) not in known:
+            problem = f"{self.compression!r} is not one of {', '.join(known)}" if known else "jpg has none"
+            raise SettingsFault("mipmaps.compression", problem, "" if known else "it has a quality")
+
+    @property
+    def extension(self) -> str:
+        """Extension of the files: tif, png or jpg."""
+        return canonical_extension(self.format)
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the pixels come back as they were."""
+        return self.extension != "jpg"
+
+    @property
+    def depths(self) -> frozenset[int]:
+        """Bits per pixel that it can hold."""
+        return frozenset({8, 16}) if self.lossless else frozenset({8})
+
+    def encoded(self, pixels: Grey) -> bytes:
+        """The file's content. Made in memory: Pillow, writing to a file itself, would not notice that a disk took only
+        a part."""
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, _PILLOW_NAMES[self.extension], **self._options())
+        return buffer.getvalue()
+
+    def _options(self) -> dict[str, Any]:
+        """What Pillow is asked for beside the format."""
+        if self.extension == "jpg":
+            return {"quality": self.quality or DEFAULT_QUALITY}
+        if self.compression is None:
+            return {}
+        if self.extension == "png":
+            return {"compress_level": int(self.compression)}
+        return {"compression": TIFF_COMPRESSIONS[str(self.compression)]}
+
+
+PLAIN_TIFF = Encoding("tif")
+"""What every reader of TIFF reads, ImageJ's among them."""
