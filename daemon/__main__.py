@@ -143,6 +143,28 @@ def standin(host: str, port: int) -> None:
     _run_or_exit(run_standin(host, port))
 
 
+def _import_command(name: str, summary: str) -> None:
+    """Adds one of the commands that facilities know from asap-modules, which reads its arguments itself."""
+
+    @main.command(
+        name,
+        help=summary,
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True},
+        epilog="See --help.",
+    )
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def command(arguments: tuple[str, ...]) -> None:
+        from daemon.oneshot.commands import run_command
+
+        sys.exit(run_command(name, arguments))
+
+
+_import_command("generate_EM_tilespecs_from_metafile", "Put the tile specs of one metafile into a stack, and end.")
+_import_command("generate_mipmaps", "Make the mipmaps of some layers of a stack, and end.")
+_import_command("apply_mipmaps_to_render", "Make a stack name the mipmaps of some layers, and end.")
+
+
 def _settings_or_exit(config_path: Path | None) -> Any:
     from daemon.config import ConfigError, load_settings
 

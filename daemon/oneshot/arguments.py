@@ -1,0 +1,181 @@
+"""Parameters of a one-shot command from a JSON file, from flags, or from both, the flags going before the file.
+
+As users of argschema know it: `--z_index 1050`, `--render.host em-131fs`, `--close_stack True`.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from daemon.oneshot.parameters import Z_NAMES, CommandParameters, Parameters, canonical
+
+M = TypeVar("M", bound=CommandParameters)
+
+MAX_INPUT_BYTES = 16 * 1024 * 1024
+
+
+class UsageError(Exception):
+    """Input that cannot be meant. Each problem is one line that begins with the parameter's name."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+def parse(model: type[M], arguments: Sequence[str], program: str) -> M:
+    """The parameters that the arguments give.
+
+    Raises
+    ------
+    UsageError
+        If one is missing, unknown, or has a value that it cannot have.
+    SystemExit
+        After --help or --print_schema, with 0.
+    """
+    flags = _nested(vars(_parser(model, program).parse_args(arguments)))
+    values = _merged(model, _of_file(flags.get("input_json")), flags)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(*dict.fromkeys(map(_problem, error.errors()))) from None
+    except RecursionError:
+        raise UsageError("input_json: is nested too deeply") from None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown == message:
+            raise UsageError(message.removeprefix("argument ").removeprefix("--"))
+        raise UsageError(f"{unknown.removeprefix('--')}: is no parameter; see --help")
+
+
+class _PrintSchema(argparse.Action):
+    """Prints the JSON schema of the parameters and ends."""
+
+    def __init__(self, *, model: type[BaseModel], **options: Any) -> None:
+        super().__init__(nargs=0, **options)
+        self._model = model
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        parser._print_message(json.dumps(self._model.model_json_schema(), indent=2) + "\n")
+        parser.exit()
+
+
+def _parser(model: type[CommandParameters], program: str) -> argparse.ArgumentParser:
+    summary = (model.__doc__ or "").partition(": ")[2].strip()
+    parser = _Parser(
+        prog=program, description=summary, allow_abbrev=False, argument_default=argparse.SUPPRESS, add_help=False
+    )
+    parser.add_argument("-h", "--help", action="help", help="show this text")
+    parser.add_argument("--print_schema", action=_PrintSchema, model=model, help="print the parameters' JSON schema")
+    for names, info in _flags(model):
+        many = info.annotation is not None and "list" in str(info.annotation)
+        options: dict[str, Any] = {"nargs": "+"} if many else {}
+        if info.annotation is bool:
+            options = {"nargs": "?", "const": "true"}
+        parser.add_argument(
+            *(f"--{name}" for name in names),
+            dest=names[0],
+            metavar=_metavar(info),
+            help=_help(info).replace("%", "%%"),
+            **options,
+        )
+    return parser
+
+
+def _flags(model: type[Parameters], prefix: str = "") -> Iterator[tuple[list[str], FieldInfo]]:
+    """Every parameter with its names, nested ones as `render.host`."""
+    for name, info in model.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, Parameters):
+            yield from _flags(kind, f"{prefix}{name}.")
+        else:
+            yield [f"{prefix}{one}" for one in (name, *model.ALIASES.get(name, ()))], info
+
+
+def _metavar(info: FieldInfo) -> str:
+    choices = [str(choice) for choice in get_args(info.annotation) if isinstance(choice, str)]
+    if choices:
+        return "{" + ",".join(choices) + "}"
+    return {bool: "BOOL", int: "INT", float: "NUMBER"}.get(info.annotation, "VALUE")  # type: ignore[arg-type]
+
+
+def _help(info: FieldInfo) -> str:
+    if info.is_required():
+        return f"{info.description} (required)"
+    return info.description or "" if info.default is None else f"{info.description} (default: {info.default})"
+
+
+def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """{"render.host": 1} as {"render": {"host": 1}}."""
+    result: dict[str, Any] = {}
+    for name, value in flags.items():
+        *parents, last = name.split(".")
+        place = result
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return result
+
+
+def _of_file(path: str | None) -> dict[str, Any]:
+    """The object that a JSON file holds."""
+    if path is None:
+        return {}
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(MAX_INPUT_BYTES + 1)
+        if len(content) > MAX_INPUT_BYTES:
+            raise UsageError(f"input_json: {path} is longer than {MAX_INPUT_BYTES} bytes")
+        values = json.loads(content, object_pairs_hook=_once_each)
+    except OSError as error:
+        raise UsageError(f"input_json: {path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"input_json: {path} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"input_json: {path} holds no object of parameters")
+    return values
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result and result[key] != value:
+            raise ValueError(f"{key} is given twice, as {result[key]!r} and {value!r}")
+        result[key] = value
+    return result
+
+
+def _merged(model: type[CommandParameters], of_file: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The file's parameters with those of the flags in their places, whatever names they go by."""
+    try:
+        below, above = canonical(model, of_file), canonical(model, flags)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if above.keys() & Z_NAMES:  # one way to say z goes before all others
+        below = {name: value for name, value in below.items() if name not in Z_NAMES}
+    merged = {**below, **above}
+    for name in below.keys() & above.keys():
+        if isinstance(below[name], dict) and isinstance(above[name], dict):
+            merged[name] = {**below[name], **above[name]}
+    return merged
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    """One line on a value that pydantic refused, beginning with the parameter's name."""
+    name = ".".join(str(part) for part in error["loc"])
+    text = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "missing":
+        text = "is missing"
+    elif error["type"] == "extra_forbidden":
+        text = "is no parameter; see --help"
+    elif error["type"] != "value_error" and name:
+        shown = repr(error["input"])
+        text = f"{shown if len(shown) < 100 else shown[:100] + '...'} will not do: {text[0].lower()}{text[1:]}"
+    return f"{name}: {text}" if name else text

@@ -1,0 +1,224 @@
+"""The three import commands: parameters in, handler called, result out. Exit codes: 0 done, 1 failed, 2 bad usage."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from daemon.oneshot.arguments import UsageError, parse
+from daemon.oneshot.parameters import (
+    ApplyParameters,
+    ApplyResult,
+    CommandParameters,
+    MipmapParameters,
+    MipmapResult,
+    TilespecsParameters,
+    TilespecsResult,
+    prefix_of,
+    problems,
+)
+from handlers.errors import Fault
+from handlers.failures import plain_z
+from handlers.render import RenderClient
+
+log = logging.getLogger("temwatch")
+
+MOST_CONNECTIONS = 32
+FAILURES_SHOWN = 20
+
+Progress = Callable[[int, int], None]
+Work = Callable[[Any, Progress], Coroutine[Any, Any, BaseModel]]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A one-shot command."""
+
+    parameters: type[CommandParameters]
+    work: Work
+    unit: str
+    """What its progress counts."""
+
+
+def run_command(name: str, arguments: Sequence[str]) -> int:
+    """Runs the command of this name; its exit code."""
+    command = COMMANDS[name]
+    try:
+        parameters = parse(command.parameters, arguments, f"temwatch {name}")
+    except UsageError as error:
+        return _say(2, *error.problems)
+    logging.basicConfig(level=parameters.log_level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        with _progress(command.unit) as progress:
+            result = asyncio.run(command.work(parameters, progress))
+        _put_out(result, parameters.output_json)
+    except Fault as fault:
+        return _say(1, str(fault))
+    except KeyboardInterrupt:
+        return _say(130, "stopped; what is done stays done, run it again for the rest")
+    failures = getattr(result, "failures", [])
+    shown = [_line(failure) for failure in failures[:FAILURES_SHOWN]]
+    more = [f"and {len(failures) - FAILURES_SHOWN} more"] if len(failures) > FAILURES_SHOWN else []
+    return _say(1 if failures else 0, *shown, *more)
+
+
+async def _generate_tilespecs(parameters: TilespecsParameters, progress: Progress) -> TilespecsResult:
+    from handlers.generate_tilespecs import generate_tilespecs
+    from handlers.tilespec import Origin, Positions, TileSpecOptions
+
+    options = TileSpecOptions(
+        minimum_intensity=parameters.minimum_intensity,
+        maximum_intensity=parameters.maximum_intensity,
+        section_id=parameters.sectionId,
+        mask=parameters.maskUrl,
+        positions=Positions(parameters.positions),
+        origin=Origin(parameters.origin),
+    )
+    async with _client(parameters, parameters.pool_size) as client:
+        report = await generate_tilespecs(
+            client,
+            parameters.metafile,
+            parameters.stack_id(parameters.stack),
+            parameters.one_z,
+            image_directory=parameters.image_directory,
+            options=options,
+            shared_transform=parameters.shared_transform,
+            resolution_z_nm=parameters.resolution_z,
+            overwrite_layer=parameters.overwrite_zlayer,
+            close=parameters.close_stack,
+        )
+    for warning in report.warnings:
+        log.warning("%s: %s", parameters.metafile, warning)
+    ingested = report.ingested
+    log.info("%d tiles are in %s at z %g", ingested.tile_count, ingested.stack, ingested.z)
+    progress(ingested.tile_count, ingested.tile_count)
+    return TilespecsResult(stack=parameters.stack, tile_count=ingested.tile_count, warnings=list(report.warnings))
+
+
+async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) -> MipmapResult:
+    from handlers.executors import open_executor
+    from handlers.formats import Encoding
+    from handlers.generate_mipmaps import generate_mipmaps
+    from handlers.mipmapplan import MipmapPlan
+    from handlers.mipmaps import Reduction
+
+    stack = parameters.stack_id(parameters.input_stack)
+    plan = MipmapPlan(
+        parameters.output_dir,
+        levels=parameters.levels,
+        reduction=Reduction(parameters.method, parameters.function),
+        encoding=Encoding(parameters.imgformat, parameters.quality, parameters.compression),
+        convert_to_8bit=parameters.convert_to_8bit,
+        range_16bit=parameters.intensity_range,
+        force=parameters.force_redo,
+    ).served_by(parameters.render.base_url, stack)
+    with open_executor("processes", parameters.pool_size) as pool:
+        async with _client(parameters) as client:
+            report = await generate_mipmaps(
+                client,
+                stack,
+                parameters.wanted_zs,
+                plan,
+                pool,
+                in_flight=2 * parameters.pool_size,
+                progress=progress,
+            )
+    for note in report.notes:
+        log.warning("%s", note)
+    log.info("%d tiles have their mipmaps, %d files were written", report.tile_count, report.file_count)
+    return MipmapResult(
+        levels=parameters.levels,
+        output_prefix=prefix_of(parameters.output_dir),
+        tile_count=report.tile_count,
+        failures=problems(report.failures),
+        warnings=list(report.notes),
+    )
+
+
+async def _apply_mipmaps(parameters: ApplyParameters, progress: Progress) -> ApplyResult:
+    from handlers.apply_mipmaps import apply_mipmaps_to_stack
+    from handlers.formats import Encoding
+    from handlers.mipmapplan import MipmapPlan
+
+    output_stack = parameters.output_stack or parameters.input_stack
+    plan = MipmapPlan(parameters.mipmap_dir, levels=parameters.levels, encoding=Encoding(parameters.imgformat))
+    async with _client(parameters, parameters.pool_size) as client:
+        report = await apply_mipmaps_to_stack(
+            client,
+            parameters.stack_id(parameters.input_stack),
+            parameters.stack_id(output_stack),
+            parameters.wanted_zs,
+            plan,
+            overwrite_layers=parameters.overwrite_zlayer,
+            close=parameters.close_stack,
+            at_once=parameters.pool_size,
+            progress=progress,
+        )
+    log.info("%d tiles of %s have their mipmaps", report.tile_count, report.target)
+    return ApplyResult(
+        output_stack=output_stack,
+        missing_ts_zs=[plain_z(z) for z in report.missing_zs],
+        tile_count=report.tile_count,
+        failures=problems(report.failures),
+    )
+
+
+COMMANDS: Mapping[str, Command] = {
+    "generate_EM_tilespecs_from_metafile": Command(TilespecsParameters, _generate_tilespecs, "tiles"),
+    "generate_mipmaps": Command(MipmapParameters, _generate_mipmaps, "tiles"),
+    "apply_mipmaps_to_render": Command(ApplyParameters, _apply_mipmaps, "sections"),
+}
+
+
+def _client(parameters: CommandParameters, connections: int = 4) -> RenderClient:
+    return RenderClient(parameters.render.base_url, connections=min(connections, MOST_CONNECTIONS))
+
+
+@contextlib.contextmanager
+def _progress(unit: str) -> Iterator[Progress]:
+    """Shows how far the work is, on a terminal; says nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda done, known: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(unit, total=None)
+        yield lambda done, known: bar.update(task, completed=done, total=known)
+
+
+def _put_out(result: BaseModel, path: Path | None) -> None:
+    """Prints a result, or puts it into a file, which is whole or not there."""
+    text = result.model_dump_json(indent=2) + "\n"
+    if path is None:
+        sys.stdout.write(text)
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise Fault(str(path), f"could not be written: {error.strerror}", "the work itself is done") from error
+
+
+def _line(failure: Any) -> str:
+    tile = f" tile {failure.tileId}" if failure.tileId else ""
+    hint = f" ({failure.hint})" if failure.hint else ""
+    return f"z {failure.z}{tile}: {failure.subject}: {failure.problem}{hint}"
+
+
+def _say(code: int, *lines: str) -> int:
+    for line in lines:
+        sys.stderr.write(" ".join(line.split()) + "\n")
+    return code

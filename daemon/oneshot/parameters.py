@@ -1,0 +1,406 @@
+"""Parameters and results of the three import commands, as the tools that they replace have them.
+
+Names, types, defaults and aliases are those of asap-modules; docs/compatibility.md lists what differs. Values may be
+strings that mean numbers or booleans. Parameters that those tools do not have come last in each model.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from handlers.errors import Fault
+from handlers.formats import Encoding
+from handlers.layers import ZRange
+from handlers.rendernames import StackId, check_name, checked_base_url
+from handlers.uris import canonical_extension, path_to_uri, uri_to_path
+
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+
+
+def _path(value: object) -> object:
+    """An absolute path, of a path or a file: URI."""
+    if not isinstance(value, str | Path):
+        return value
+    text = str(value)
+    if not text:
+        raise ValueError("is empty")
+    if not _SCHEME.match(text):
+        return Path(text).absolute()
+    try:
+        return uri_to_path(text)
+    except Fault as fault:
+        raise ValueError(f"{fault.problem}: {text} ({fault.hint})") from None
+
+
+def _existing_file(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    return path
+
+
+def _existing_directory(path: Path) -> Path:
+    if not path.is_dir():
+        raise ValueError(f"there is no directory {path}")
+    return path
+
+
+def _name(text: str) -> str:
+    try:
+        check_name("name", text)
+    except Fault as fault:
+        raise ValueError(f"'{text}' {fault.problem}: {fault.hint}") from None
+    return text
+
+
+def _format(text: str) -> str:
+    try:
+        return canonical_extension(text)
+    except Fault as fault:
+        raise ValueError(fault.problem) from None
+
+
+def _several(value: object) -> object:
+    """A list, of a list or of a string such as `[1, 2]` or `1,2`."""
+    if isinstance(value, int | float):
+        return [value]
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError(f"{value} is not a list") from None
+    return [part for part in re.split(r"[,\s]+", value.strip()) if part]
+
+
+def _highest_level(value: object) -> object:
+    """The highest level, of a number or of the list of all levels in any order."""
+    if not isinstance(value, list):
+        return value
+    if sorted(value) != list(range(1, len(value) + 1)):
+        raise ValueError(f"{value} has a gap or a repetition: every level from 1 on is made")
+    return len(value)
+
+
+def _none_if_said(value: object) -> object:
+    return None if value in ("", "None", "none", "null") else value
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+SomePath = Annotated[Path, BeforeValidator(_path)]
+ExistingFile = Annotated[SomePath, AfterValidator(_existing_file)]
+ExistingDirectory = Annotated[SomePath, AfterValidator(_existing_directory)]
+Name = Annotated[str, AfterValidator(_name)]
+Z = Annotated[float, Field(allow_inf_nan=False)]
+Levels = Annotated[int, BeforeValidator(_highest_level), Field(ge=1, le=16)]
+ImageFormat = Annotated[str, AfterValidator(_format)]
+
+
+class Parameters(BaseModel):
+    """What all of them have in common: a value that is not understood is refused, by its name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+    ALIASES: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Other names of parameters."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name_each(cls, values: Any) -> Any:
+        return canonical(cls, values) if isinstance(values, Mapping) else values
+
+
+def canonical(model: type[Parameters], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values under their parameters' own names. Raises ValueError where two names of one say different things."""
+    own_name = {alias: name for name, aliases in model.ALIASES.items() for alias in aliases}
+    result: dict[str, Any] = {}
+    said_as: dict[str, str] = {}
+    for key, value in values.items():
+        name = own_name.get(key, key)
+        if name in result and result[name] != value and value is not None and result[name] is not None:
+            raise ValueError(f"{key}: is another name of {said_as[name]}, and the two differ")
+        if name not in result or value is not None:
+            result[name], said_as[name] = value, key
+    return result
+
+
+class RenderParameters(Parameters):
+    """The render web service."""
+
+    host: str = Field(min_length=1, description="render host, with or without http://")
+    port: int = Field(ge=1, le=65535, description="render port")
+    owner: Name = Field(description="render default owner")
+    project: Name = Field(description="render default project")
+    client_scripts: str = Field("", description="path to render client scripts; not used: no Java is started")
+    memGB: str = Field("5G", description="java heap memory; not used: no Java is started")  # noqa: N815  its name
+
+    @model_validator(mode="after")
+    def _has_an_address(self) -> "RenderParameters":
+        try:
+            checked_base_url(self.base_url)
+        except Fault as fault:
+            raise ValueError(f"render.host: {fault.problem}") from None
+        return self
+
+    @property
+    def base_url(self) -> str:
+        """Address of the service."""
+        host = self.host if "://" in self.host else f"http://{self.host}"
+        return f"{host.rstrip('/')}:{self.port}/render-ws/v1"
+
+
+class CommandParameters(Parameters):
+    """What every command takes."""
+
+    render: RenderParameters
+    log_level: Annotated[LogLevel, BeforeValidator(_upper)] = Field(
+        "ERROR", description="least severe log lines on stderr"
+    )
+    input_json: SomePath | None = Field(None, description="file with parameters; flags go before it")
+    output_json: SomePath | None = Field(None, description="file for the result; stdout without it")
+
+    @model_validator(mode="after")
+    def _result_has_a_place(self) -> "CommandParameters":
+        if self.output_json is not None and not self.output_json.parent.is_dir():
+            raise ValueError(f"output_json: there is no directory {self.output_json.parent}")
+        return self
+
+    def stack_id(self, name: str) -> StackId:
+        """The full name of a stack."""
+        return StackId(self.render.owner, self.render.project, name)
+
+
+Z_ALIASES: Mapping[str, tuple[str, ...]] = {
+    "z": ("z_index",),
+    "zstart": ("minZ",),
+    "zend": ("maxZ",),
+    "zValues": ("zs",),
+}
+Z_NAMES = frozenset(name for own, aliases in Z_ALIASES.items() for name in (own, *aliases))
+"""Every way to say z. zValues goes before z, and z before zstart and zend."""
+
+
+class _Layers(CommandParameters):
+    z: Z | None = Field(None, description="z of the section in the stack; fractions are kept")
+    zstart: Z | None = Field(None, description="first z of a range")
+    zend: Z | None = Field(None, description="last z of a range")
+    zValues: Annotated[list[Z] | None, BeforeValidator(_several)] = Field(  # noqa: N815  its name
+        None, description="several z"
+    )
+
+    @model_validator(mode="after")
+    def _has_a_z(self) -> "_Layers":
+        if self.zValues is not None and not self.zValues:
+            raise ValueError("zValues: is empty")
+        if self.zValues is None and self.z is None:
+            if self.zstart is None and self.zend is None:
+                raise ValueError("z: is missing; give z, zValues, or zstart and zend")
+            if self.zstart is None or self.zend is None:
+                raise ValueError(f"{'zstart' if self.zstart is None else 'zend'}: is missing; a range has two ends")
+            if self.zstart > self.zend:
+                raise ValueError(f"zend: {self.zend:g} is below zstart, {self.zstart:g}")
+        return self
+
+    @property
+    def wanted_zs(self) -> tuple[float, ...] | ZRange:
+        """Layers that are meant."""
+        if self.zValues is not None:
+            return tuple(self.zValues)
+        if self.z is not None:
+            return (self.z,)
+        assert self.zstart is not None
+        assert self.zend is not None
+        return ZRange(self.zstart, self.zend)
+
+
+class TilespecsParameters(_Layers):
+    """generate_EM_tilespecs_from_metafile: tile specs of a pyTEMCA metafile, at stage coordinates, into a stack."""
+
+    ALIASES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **Z_ALIASES,
+        "stack": ("output_stack", "outputStack"),
+        "metafile": ("metafile_uri",),
+        "image_directory": ("image_prefix",),
+        "maskUrl": ("maskUrl_uri",),
+    }
+
+    metafile: ExistingFile = Field(description="metadata file containing TEMCA acquisition data")
+    stack: Name = Field(description="stack to which tiles should be added")
+    image_directory: ExistingDirectory | None = Field(
+        None, description="directory of the images; by default that of the metafile"
+    )
+    minimum_intensity: int = Field(0, description="intensity value to interpret as black")
+    maximum_intensity: int = Field(255, description="intensity value to interpret as white")
+    sectionId: str | None = Field(  # noqa: N815  its name
+        None, min_length=1, description="section id of the tiles; by default z as a float, in decimal"
+    )
+    maskUrl: ExistingFile | None = Field(None, description="mask image of every tile")  # noqa: N815  its name
+    overwrite_zlayer: bool = Field(
+        False, description="whether other tiles of this z are deleted, once the new ones are there"
+    )
+    close_stack: bool = Field(False, description="whether to set the stack COMPLETE afterwards")
+    pool_size: int = Field(1, ge=1, le=1024, description="connections to render at once")
+    resolution_z: float = Field(45.0, gt=0, description="nanometres between sections, for a stack that is created")
+    positions: Literal["integer", "exact"] = Field(
+        "integer", description="tile positions truncated to whole pixels, or as computed"
+    )
+    origin: Literal["roi", "stage"] = Field(
+        "roi", description="each region at its own origin, or all regions of a z at the stage's"
+    )
+    shared_transform: bool = Field(False, description="whether tiles refer to the metafile's lens correction")
+
+    @model_validator(mode="after")
+    def _goes_to_one_z(self) -> "TilespecsParameters":
+        wanted = self.wanted_zs
+        several = wanted.first != wanted.last if isinstance(wanted, ZRange) else len(wanted) > 1
+        if several:
+            name = "zstart, zend" if isinstance(wanted, ZRange) else "zValues"
+            raise ValueError(f"{name}: a metafile goes to exactly one z")
+        if self.minimum_intensity >= self.maximum_intensity:
+            raise ValueError(f"minimum_intensity: {self.minimum_intensity} is not below {self.maximum_intensity}")
+        return self
+
+    @property
+    def one_z(self) -> float:
+        """z of the section."""
+        wanted = self.wanted_zs
+        return wanted.first if isinstance(wanted, ZRange) else wanted[0]
+
+
+class MipmapParameters(_Layers):
+    """generate_mipmaps: mipmap levels of every tile of some layers of a stack."""
+
+    ALIASES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **Z_ALIASES,
+        "input_stack": ("stack", "inputStack"),
+        "output_dir": ("output_prefix",),
+    }
+
+    input_stack: Name = Field(description="stack for which the mipmaps are to be generated")
+    output_dir: SomePath = Field(description="directory in which the mipmaps are stored")
+    method: Literal["block_reduce", "PIL", "render"] = Field(
+        "block_reduce",
+        description="'block_reduce': a function of each block of pixels; 'PIL': Pillow's filters; "
+        "'render': pixels as render-ws shows them, then the mean",
+    )
+    block_func: Literal["mean", "median", "min", "max", "mode"] = Field(
+        "mean", description="of method block_reduce: what stands for a block of pixels"
+    )
+    PIL_filter: Annotated[
+        Literal["NEAREST", "BOX", "BILINEAR", "HAMMING", "BICUBIC", "LANCZOS"], BeforeValidator(_upper)
+    ] = Field("NEAREST", description="of method PIL: the filter")
+    imgformat: ImageFormat = Field("tiff", validate_default=True, description="tif, tiff, png or jpg")
+    levels: Levels = Field(6, description="number of levels of mipmaps")
+    convert_to_8bit: bool = Field(True, description="whether 16-bit images get 8-bit mipmaps")
+    force_redo: bool = Field(True, description="whether mipmaps are made again that are there and valid")
+    pool_size: int = Field(20, ge=1, le=1024, description="worker processes")
+    quality: int | None = Field(None, ge=1, le=100, description="of jpg; 95 by default")
+    compression: str | None = Field(
+        None, description="of tif none, lzw, deflate or packbits; of png 0 to 9; by default none for tif, 6 for png"
+    )
+    intensity_range: Annotated[tuple[int, int], BeforeValidator(_several)] = Field(
+        (0, 65535), description="16-bit values that become 0 and 255 with convert_to_8bit"
+    )
+
+    @model_validator(mode="after")
+    def _can_be_written(self) -> "MipmapParameters":
+        low, high = self.intensity_range
+        if not 0 <= low < high <= 65535:
+            raise ValueError(f"intensity_range: {low}, {high} are not ascending values from 0 to 65535")
+        try:
+            Encoding(self.imgformat, self.quality, self.compression)
+        except Fault as fault:
+            raise ValueError(f"{fault.subject.removeprefix('mipmaps.')}: {fault.problem}") from None
+        return self
+
+    @property
+    def function(self) -> str:
+        """The function or filter that goes with the method."""
+        return {"block_reduce": self.block_func, "PIL": self.PIL_filter, "render": "mean"}[self.method]
+
+
+class ApplyParameters(_Layers):
+    """apply_mipmaps_to_render: mipmap levels that were made, into the tile specs of a stack."""
+
+    ALIASES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **Z_ALIASES,
+        "input_stack": ("inputStack",),
+        "output_stack": ("outputStack",),
+        "mipmap_dir": ("mipmap_prefix",),
+    }
+
+    input_stack: Name = Field(description="stack with the tiles")
+    output_stack: Annotated[Name | None, BeforeValidator(_none_if_said)] = Field(
+        None, description="stack to which they go with their mipmaps; by default the same, in place"
+    )
+    mipmap_dir: ExistingDirectory = Field(description="directory in which the mipmaps are")
+    imgformat: ImageFormat = Field("tiff", validate_default=True, description="tif, tiff, png or jpg")
+    levels: Levels = Field(6, description="number of levels of mipmaps")
+    close_stack: bool = Field(False, description="whether to set the output stack COMPLETE afterwards")
+    overwrite_zlayer: bool = Field(
+        False, description="whether tiles are deleted from the output stack's z that the input stack does not have"
+    )
+    pool_size: int = Field(20, ge=1, le=1024, description="layers worked on at once")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_which_stack(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "stack" in values:
+            raise ValueError("stack: is ambiguous; say input_stack or output_stack")
+        return values
+
+
+class Problem(BaseModel):
+    """Why a tile, or a whole z, could not be done."""
+
+    z: int | float
+    tileId: str | None = None  # noqa: N815  render's name
+    kind: str
+    subject: str
+    problem: str
+    hint: str
+
+
+class TilespecsResult(BaseModel):
+    """Result of generate_EM_tilespecs_from_metafile."""
+
+    stack: str = Field(description="stack to which generated tiles were added")
+    tile_count: int
+    warnings: list[str] = []
+
+
+class MipmapResult(BaseModel):
+    """Result of generate_mipmaps."""
+
+    levels: int
+    output_prefix: str
+    tile_count: int = Field(description="tiles whose mipmaps are all there")
+    failures: list[Problem] = []
+    warnings: list[str] = []
+
+
+class ApplyResult(BaseModel):
+    """Result of apply_mipmaps_to_render."""
+
+    output_stack: str
+    missing_ts_zs: list[int | float] = Field(description="z at which tiles lack their mipmaps")
+    tile_count: int = Field(description="tiles that have their mipmaps")
+    failures: list[Problem] = []
+
+
+def prefix_of(directory: Path) -> str:
+    """The URI prefix that a directory is."""
+    return path_to_uri(directory)
+
+
+def problems(failures: Iterable[Any]) -> list[Problem]:
+    """Failures of a handler for a result."""
+    return [Problem.model_validate(failure.to_json()) for failure in failures]
