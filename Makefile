@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types contracts check lock config-example clean
+.PHONY: help demo test test-all faults lint types contracts check lock config-example clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -22,6 +22,10 @@ test: $(READY) ## run the tests (under five minutes)
 
 test-all: $(READY) ## run every test, the long ones too
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+
+SCALE ?= full
+faults: $(READY) ## inject every fault and print what was lost: nothing (half an hour; SCALE=short: four minutes)
+	$(BIN)/python -m tests.acceptance.faults --scale $(SCALE)
 
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -22,6 +22,8 @@ from watchdog.observers import Observer
 
 from daemon.demo.microscope import Written, write_section
 from tests.acceptance.conftest import section_plan
+from tests.acceptance.faults.accounts import audit
+from tests.acceptance.faults.rows import FaultRun
 from tests.acceptance.rig import Program, Rig, digest_tree, fetch, running, verify_levels, wait_for
 
 STACKS = ("20314_2L_raw", "20314_2L_mips")
@@ -156,7 +158,7 @@ def kill_at_a_random_moment(rig: Rig, chance: random.Random) -> None:
     wait_for(lambda: not processes_of_session(leader), 10, lambda: f"an end of {processes_of_session(leader)}")
 
 
-def survive(tmp_path: Path, kills: int, seed: int) -> None:
+def survive(tmp_path: Path, kills: int, seed: int) -> FaultRun:
     """A run with kills ends like one without, and makes again only what was under way at a kill."""
     sections = max(3, kills // 2)
     expected = undisturbed(tmp_path / "calm", sections)
@@ -180,6 +182,7 @@ def survive(tmp_path: Path, kills: int, seed: int) -> None:
         rig.start()
         rig.wait_until("complete", *metafiles, timeout_s=300)
         found = outcome(rig, sections)
+        account = audit(rig, metafiles, levels=6)
         made = renames.up_to_now()
         mipmapped = {
             tile["tileId"]: tile["mipmapLevels"]["1"]["imageUrl"].removeprefix("file://")
@@ -189,13 +192,17 @@ def survive(tmp_path: Path, kills: int, seed: int) -> None:
         verified = sum(verify_levels(rig.tiles(STACKS[1], float(FIRST_GRID + k))) for k in range(sections))
         assert rig.daemon.stop() == 0
     assert verified == 6 * len(images)
+    row = FaultRun(
+        "kill -9 of the daemon", kills, **account.counts(), note=f"seed {seed}; {judge(deaths, made, mipmapped)}"
+    )
+    assert row.is_clean, account.problems
     assert found["layers"] == expected["layers"]
     assert found["stacks"] == expected["stacks"]
     assert found["files"] == expected["files"]  # names too: no .tmp is left
-    judge(deaths, made, mipmapped)
+    return row
 
 
-def judge(deaths: list[Death], made: dict[str, int], file_of: dict[str, str]) -> None:
+def judge(deaths: list[Death], made: dict[str, int], file_of: dict[str, str]) -> str:
     """No tile was made again that the journal held as done; at a kill no more were under way than are let out."""
     assert sorted(made) == sorted(file_of.values())
     before: dict[str, int] = {}
@@ -214,17 +221,13 @@ def judge(deaths: list[Death], made: dict[str, int], file_of: dict[str, str]) ->
     tell(f"{len(deaths)} kills, {len(made)} tiles, {twice} made again, under way at each kill: {under_way}")
     assert twice <= sum(under_way)
     assert max(under_way) <= GIVEN_TO_WORKERS
+    return (
+        f"{len(made)} tiles, {twice} made again, at most {max(under_way)} under way at a kill; stacks and files equal"
+    )
 
 
-def test_a_run_killed_five_times_ends_like_an_undisturbed_one(tmp_path):
+@pytest.mark.timeout(1800)
+def test_a_run_killed_at_random_moments_ends_like_an_undisturbed_one(tmp_path, scale, enter):
     seed = secrets.randbelow(10**6)
     tell(f"seed {seed}")
-    survive(tmp_path, 5, seed)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_run_killed_fifty_times_ends_like_an_undisturbed_one(tmp_path):
-    seed = secrets.randbelow(10**6)
-    tell(f"seed {seed}")
-    survive(tmp_path, 50, seed)
+    enter(survive(tmp_path, scale.pick(200, 20, 4), seed))

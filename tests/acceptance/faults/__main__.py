@@ -1,0 +1,47 @@
+"""`python -m tests.acceptance.faults`: runs the fault suite, prints its table, writes it as JSON and Markdown."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.acceptance.faults.rows import ROWS_VARIABLE, SCALE_VARIABLE, Scale, collect, markdown_table, text_table
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> int:
+    """0 when every fault was borne: no test failed, and nothing was lost, duplicated or left over."""
+    parser = argparse.ArgumentParser("python -m tests.acceptance.faults", description=__doc__)
+    parser.add_argument("--scale", type=Scale, choices=list(Scale), default=Scale.FULL)
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="faults injected at the same time, each into its own daemon"
+    )
+    parser.add_argument("--output", type=Path, default=Path("build/faults"), help="where the table goes")
+    parser.add_argument("--basetemp", help="pytest's option")
+    parser.add_argument("-k", dest="chosen", help="pytest's option: only faults whose name fits")
+    asked = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="fault-rows-") as rows_directory:
+        command = [sys.executable, "-m", "pytest", str(HERE), "-q", "-n", str(asked.jobs), "--dist", "worksteal"]
+        command += ["-m", "slow or not slow", "-p", "no:cacheprovider"]
+        command += ["-k", asked.chosen] if asked.chosen else []
+        command += ["--basetemp", asked.basetemp] if asked.basetemp else []
+        environment = {**os.environ, SCALE_VARIABLE: asked.scale, ROWS_VARIABLE: rows_directory}
+        code = subprocess.run(command, env=environment, check=False).returncode
+        rows = collect(Path(rows_directory))
+    minutes = (time.monotonic() - began) / 60
+    sys.stdout.write(f"\n{text_table(rows)}\n\n{asked.scale}: {len(rows)} faults in {minutes:.1f} minutes\n")
+    asked.output.mkdir(parents=True, exist_ok=True)
+    (asked.output / f"{asked.scale}.json").write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    (asked.output / f"{asked.scale}.md").write_text(markdown_table(rows))
+    return code or int(not rows or not all(row.is_clean for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

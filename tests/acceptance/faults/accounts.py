@@ -1,0 +1,170 @@
+"""What became of the montages that were put in, found out from outside: from stacks, files and the daemon's answers."""
+
+import json
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from handlers.uris import uri_to_path
+from tests.acceptance.rig import Rig, fetch
+
+ENDED = ("complete", "failed", "ignored")
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What the stacks must show of a metafile, read from the file itself."""
+
+    metafile: Path
+    specimen: str
+    z: float
+    tile_ids: frozenset[str]
+
+    @classmethod
+    def of(cls, metafile: Path) -> "Section":
+        header, data = json.loads(metafile.read_bytes())[:2]
+        z = float(int(header["metadata"]["grid"]))
+        tile_ids = frozenset(f"{Path(tile['img_path']).stem}.{z}" for tile in data["data"])
+        return cls(metafile, header["metadata"]["specimen_id"], z, tile_ids)
+
+    @property
+    def places(self) -> tuple[tuple[str, float], tuple[str, float]]:
+        """The layers that hold its tiles."""
+        return (f"{self.specimen}_raw", self.z), (f"{self.specimen}_mips", self.z)
+
+
+@dataclass(slots=True)
+class Audit:
+    """Counts for a row, and what was found amiss."""
+
+    montages: int = 0
+    complete: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    left_over: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        """As FaultRun takes them."""
+        return {
+            "montages": self.montages,
+            "complete": self.complete,
+            "lost": self.lost,
+            "duplicated": self.duplicated,
+            "left_over": self.left_over,
+        }
+
+
+def audit(rig: Rig, metafiles: Sequence[Path], *, levels: int, inside: Path = Path("/")) -> Audit:
+    """Holds montages that must be COMPLETE against stacks and files.
+
+    Parameters
+    ----------
+    metafiles : all that was put in, in paths of this process.
+    inside : where the daemon's root directory is for this process, if it has mounts of its own.
+    """
+    result = Audit(montages=len(metafiles))
+    sections = [Section.of(path) for path in metafiles]
+    layers = all_layers(rig)
+    rows = present_rows(rig)
+    for section in sections:
+        row = rows.get(section.metafile)
+        state = row["state"] if row else "unknown"
+        problem = (
+            f"is {state}: {row and row['fault']}" if state != "complete" else _amiss(section, layers, levels, inside)
+        )
+        result.complete += state == "complete"
+        if problem:
+            result.lost += 1
+            result.problems.append(f"{section.metafile.name} {section.specimen}: {problem}")
+    expected: dict[tuple[str, float], set[str]] = {}
+    for section in sections:
+        for place in section.places:
+            expected.setdefault(place, set()).update(section.tile_ids)
+    for place, tiles in layers.items():
+        surplus = tiles.keys() - expected.get(place, set())
+        result.duplicated += len(surplus)
+        result.problems += [f"{place} holds {tile} besides" for tile in sorted(surplus)[:3]]
+    left = left_over(rig, inside)
+    result.left_over = len(left)
+    result.problems += [f"left over: {path}" for path in left[:3]]
+    return result
+
+
+def present_rows(rig: Rig) -> dict[Path, dict[str, Any]]:
+    """Metafile -> the montage that stands for what it holds now."""
+    return {Path(row["metafile"]): row for row in reversed(rig.montages()) if row["state"] != "superseded"}
+
+
+def wait_until_ended(rig: Rig, metafiles: Collection[Path], timeout_s: float) -> dict[Path, dict[str, Any]]:
+    """The montages of metafiles once each is COMPLETE, FAILED or IGNORED; those that never are stay as they stand."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        rows = present_rows(rig)
+        if all(path in rows and rows[path]["state"] in ENDED for path in metafiles) or time.monotonic() > deadline:
+            return {path: rows[path] for path in metafiles if path in rows}
+        time.sleep(0.2)
+
+
+def all_layers(rig: Rig) -> dict[tuple[str, float], dict[str, Any]]:
+    """(stack, z) -> tile id -> tile, of everything that render-ws holds in the project."""
+    base = f"{rig.render_url}/owner/em/project/test"
+    names = sorted(each["stack"] for each in fetch(f"{base}/stackIds"))
+    return {(name, z): rig.tiles(name, z) for name in names for z in fetch(f"{base}/stack/{name}/zValues")}
+
+
+def _amiss(section: Section, layers: dict[tuple[str, float], dict[str, Any]], levels: int, inside: Path) -> str:
+    """What a montage that says COMPLETE lacks; nothing if it is whole."""
+    for place in section.places:
+        if missing := section.tile_ids - layers.get(place, {}).keys():
+            return f"{place} lacks {len(missing)} tiles"
+    tiles = layers[section.places[1]]
+    return next((problem for each in sorted(section.tile_ids) if (problem := _wrong(tiles[each], levels, inside))), "")
+
+
+def _wrong(tile: dict[str, Any], levels: int, inside: Path) -> str:
+    named = tile["mipmapLevels"]
+    if sorted(named, key=int) != [str(level) for level in range(levels + 1)]:
+        return f"{tile['tileId']} has levels {sorted(named)}"
+
+    def pixels(level: int) -> np.ndarray[Any, Any]:
+        path = uri_to_path(named[str(level)]["imageUrl"])
+        with Image.open(inside / path.relative_to("/")) as image:
+            return np.asarray(image).astype(np.float64)
+
+    try:
+        raw = pixels(0)
+        for level in range(1, levels + 1):
+            if wrong := differs(raw, pixels(level), level):
+                return f"{tile['tileId']} level {level}: {wrong}"
+    except OSError as error:
+        return f"{tile['tileId']}: {error}"
+    return ""
+
+
+def differs(raw: np.ndarray[Any, Any], reduced: np.ndarray[Any, Any], level: int) -> str:
+    """How a level differs from the exact area mean of level 0, both (H, W); nothing where it is within a grey value."""
+    block = 1 << level
+    height, width = raw.shape[0] // block, raw.shape[1] // block
+    if reduced.shape != (height, width):
+        return f"is {reduced.shape}"
+    exact = raw[: height * block, : width * block].reshape(height, block, width, block).mean(axis=(1, 3))
+    off = float(np.abs(exact - reduced).max())
+    return "" if off <= 1.0 else f"is off by {off:.1f} grey values"
+
+
+def left_over(rig: Rig, inside: Path = Path("/")) -> list[Path]:
+    """Temporary files of the daemon's in its trees, and whatever it wrote into the acquisition's."""
+    trees = [inside / tree.relative_to("/") for tree in (rig.mipmaps, rig.acquisition)]
+    return sorted(path for tree in trees if tree.exists() for path in tree.rglob("*") if path.name.endswith(".tmp"))
+
+
+def summary_of(states: Iterable[str]) -> str:
+    """Counts of states, such as "3 complete, 2 failed"."""
+    found = list(states)
+    return ", ".join(f"{found.count(state)} {state}" for state in sorted(set(found)))

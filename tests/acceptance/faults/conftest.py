@@ -1,0 +1,43 @@
+"""Fixtures of the fault suite: its scale, and the row that each fault leaves behind."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.faults.rows import FaultRun, Scale, keep, scale_asked_for, text_table
+
+HERE = Path(__file__).resolve().parent
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves the long ones to `make faults`, also where other long tests are run."""
+    if scale_asked_for() is not None:
+        return
+    long_ones = [item for item in items if HERE in item.path.parents and item.get_closest_marker("slow")]
+    if long_ones:
+        config.hook.pytest_deselected(items=long_ones)
+        items[:] = [item for item in items if item not in long_ones]
+
+
+@pytest.fixture(scope="session")
+def scale() -> Scale:
+    """How much is injected."""
+    return scale_asked_for() or Scale.TINY
+
+
+@pytest.fixture
+def enter() -> Callable[[FaultRun], None]:
+    """Takes the fault's row down, then sees that it is clean."""
+    began = time.monotonic()
+
+    def enter_one(row: FaultRun) -> None:
+        row = replace(row, seconds=time.monotonic() - began)
+        keep(row)
+        sys.stdout.write(f"{text_table([row])}\n")
+        assert row.is_clean, row
+
+    return enter_one

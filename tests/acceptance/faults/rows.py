@@ -1,0 +1,127 @@
+"""One row of the table for each fault, how rows travel from test processes, and the table made of them."""
+
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+SCALE_VARIABLE = "TEMWATCH_FAULTS"
+ROWS_VARIABLE = "TEMWATCH_FAULT_ROWS"
+
+
+class Scale(StrEnum):
+    """How much of each fault is injected."""
+
+    FULL = "full"
+    SHORT = "short"
+    TINY = "tiny"
+
+    def pick(self, full: T, short: T, tiny: T) -> T:
+        """The number for this scale."""
+        return {Scale.FULL: full, Scale.SHORT: short, Scale.TINY: tiny}[self]
+
+
+def scale_asked_for() -> Scale | None:
+    """What the environment says; None in an ordinary run of the tests."""
+    text = os.environ.get(SCALE_VARIABLE)
+    return Scale(text) if text else None
+
+
+@dataclass(frozen=True, slots=True)
+class FaultRun:
+    """What came of one fault."""
+
+    fault: str
+    """As an operator would say it."""
+    injected: int
+    """How often it was done."""
+    montages: int = 0
+    """Montages put in; 0 where the fault concerns none."""
+    complete: int = 0
+    failed: int = 0
+    """FAILED as they should: naming their file."""
+    lost: int = 0
+    """Montages that ended otherwise than they should, or of which a tile or a level is missing or wrong."""
+    duplicated: int = 0
+    """Tiles in a stack or at a z where they do not belong."""
+    left_over: int = 0
+    """Temporary files in the mipmap and acquisition trees at the end."""
+    note: str = ""
+    seconds: float = 0.0
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was lost, doubled or left lying about."""
+        return self.lost == self.duplicated == self.left_over == 0
+
+
+def keep(row: FaultRun) -> None:
+    """Hands a row to whoever collects them, which may be another process."""
+    directory = os.environ.get(ROWS_VARIABLE)
+    if directory:
+        path = Path(directory, f"{uuid.uuid4().hex}.json")
+        path.write_text(json.dumps(asdict(row)), encoding="utf-8")
+
+
+def collect(directory: Path) -> list[FaultRun]:
+    """The rows that were kept, by name of their fault."""
+    rows = [FaultRun(**json.loads(path.read_text(encoding="utf-8"))) for path in directory.glob("*.json")]
+    return sorted(rows, key=lambda row: row.fault)
+
+
+HEADINGS = (
+    "fault",
+    "injected",
+    "montages",
+    "COMPLETE",
+    "FAILED as they should",
+    "lost",
+    "duplicated",
+    "left over",
+    "s",
+)
+
+
+def _cells(row: FaultRun) -> tuple[str, ...]:
+    counts = (row.injected, row.montages, row.complete, row.failed, row.lost, row.duplicated, row.left_over)
+    return (row.fault, *(f"{count:,}" for count in counts), f"{row.seconds:.0f}")
+
+
+def _total(rows: Sequence[FaultRun]) -> FaultRun:
+    total = FaultRun("together", 0)
+    for row in rows:
+        total = replace(
+            total,
+            **{
+                name: getattr(total, name) + getattr(row, name)
+                for name in ("injected", "montages", "complete", "failed", "lost", "duplicated", "left_over", "seconds")
+            },
+        )
+    return total
+
+
+def text_table(rows: Sequence[FaultRun]) -> str:
+    """The rows for a terminal, a total last, and under it what is to be known of each."""
+    lines = [HEADINGS, *(_cells(row) for row in rows), _cells(_total(rows))]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    shown = [
+        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
+        for line in lines
+    ]
+    notes = [f"{row.fault}: {row.note}" for row in rows if row.note]
+    rule = "-" * len(shown[0])
+    return "\n".join([shown[0], rule, *shown[1:-1], rule, shown[-1], "", *notes])
+
+
+def markdown_table(rows: Sequence[FaultRun]) -> str:
+    """The same for a document."""
+    lines = [HEADINGS, ("---", *("---:" for _ in HEADINGS[1:])), *(_cells(row) for row in [*rows, _total(rows)])]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    notes = "\n".join(f"- {row.fault}: {row.note}" for row in rows if row.note)
+    return f"{table}\n\n{notes}\n"

@@ -1,0 +1,63 @@
+"""kill -9 of worker processes at random moments, as the kernel does when memory runs out: no tile is lost, none blamed."""
+
+import contextlib
+import os
+import random
+import secrets
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from daemon.demo.microscope import write_section
+from tests.acceptance.conftest import section_plan
+from tests.acceptance.faults.accounts import audit, present_rows, wait_until_ended
+from tests.acceptance.faults.rows import FaultRun
+from tests.acceptance.rig import Rig, fetch, running, wait_for
+
+FIRST_GRID = 1050
+LEVELS = 3
+
+
+def workers_of(daemon: int) -> list[int]:
+    """Process ids of the daemon's worker processes: children of the server that forks them."""
+    parent: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if entry.name.isdigit() and fields[0] != "Z":
+                parent[int(entry.name)] = int(fields[1])
+    return [pid for pid, above in parent.items() if parent.get(above) == daemon]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_workers_killed_at_random_moments_cost_no_tile_and_no_montage(tmp_path, scale, enter):
+    kills, seed = scale.pick(100, 20, 4), secrets.randbelow(10**6)
+    chance = random.Random(seed)
+    rig = Rig(tmp_path, {"workers.count": 2, "watch.mipmaps.levels": LEVELS})
+    metafiles: list[Path] = []
+    killed: set[int] = set()
+    with running(rig):
+        while len(killed) < kills:
+            unfinished = sum(row["state"] in ("settled", "ingested") for row in present_rows(rig).values())
+            if unfinished < 2:  # so that there is work at every kill
+                plan = section_plan(FIRST_GRID + len(metafiles), 12, size=(512, 512), seed=len(metafiles))
+                metafiles.append(write_section(plan, rig.acquisition, pixels="noise").metafile)
+                continue
+            candidates = [pid for pid in workers_of(rig.daemon.process.pid) if pid not in killed]
+            if not candidates:
+                continue  # the new pool is on its way up
+            victim = chance.choice(candidates)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+                killed.add(victim)
+            time.sleep(chance.uniform(0.1, 0.6))
+        wait_until_ended(rig, metafiles, 240)
+        account = audit(rig, metafiles, levels=LEVELS)
+        assert fetch(f"{rig.url}/healthz") == {"alive": True}
+        wait_for(lambda: rig.ready().get("ready"), 30, "ready")
+        assert "Traceback" not in rig.daemon.log.read_text()
+    enter(FaultRun("kill -9 of a worker process", len(killed), **account.counts(), note=f"seed {seed}"))
+    assert not account.problems
