@@ -21,10 +21,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from daemon.config_errors import RefusedKeyError, is_section, shown
 from daemon.config_text import example
 from daemon.watching.roots import WatchMode, WatchRoot
-from handlers.errors import Fault
-from handlers.metafile import Header, Metafile
+from handlers.errors import Fault, SettingsFault
 from handlers.formats import Encoding
+from handlers.metafile import Header, Metafile
 from handlers.mipmapplan import MipmapPlan
+from handlers.mipmaps import Reduction
 from handlers.rendernames import check_name, checked_base_url, legal_stack_name
 from handlers.tilespec import Origin, Positions, TileSpecOptions
 from handlers.uris import path_builder_agrees
@@ -304,16 +305,33 @@ class MipmapSettings(_Section):
     output_dir: AbsolutePath = Field(**example("/data/mipmaps"))
     """Directory of the mipmaps, outside every watched directory. A level of a tile is written to
     {output_dir}/{level}/{path of the image}.{extension}."""
-    method: Literal["block_reduce"] = "block_reduce"
-    """How a level is made: "block_reduce" takes the mean of the level-0 pixels under each of its pixels."""
+    method: Literal["block_reduce", "PIL", "render"] = "block_reduce"
+    """How a level is made. "block_reduce": a function of the level-0 pixels under each of its pixels. "PIL": level 0
+    resized by a filter. "render": level 0 is asked of render-ws, for files that only render-ws can reach, and reduced
+    by the mean."""
+    function: Literal["mean", "median", "min", "max", "mode"] = "mean"
+    """Function of "block_reduce". "mode", the most frequent value, is for label images. Masks always take "min"."""
+    filter: Literal["NEAREST", "BOX", "BILINEAR", "HAMMING", "BICUBIC", "LANCZOS"] | None = Field(
+        None, **example("LANCZOS", off=True)
+    )
+    """Filter of "PIL", by Pillow's names. Read with method = "PIL" alone."""
     levels: int = Field(6, ge=1, le=12)
     """Highest mipmap level; level n is reduced 2^n in x and y."""
-    format: Literal["tiff", "tif"] = "tiff"
-    """File format of the levels. The extension is tif, which is what render-ws reads."""
+    format: Literal["tiff", "tif", "png", "jpg", "jpeg"] = "tiff"
+    """File format of the levels. Their extension is tif, png or jpg, which is what render-ws reads. jpg holds 8 bits
+    alone; masks beside it are written as png."""
+    quality: int | None = Field(None, ge=1, le=100, **example(95, off=True))
+    """Quality of jpg. Left out: 95."""
+    compression: str | int | None = Field(None, **example("lzw", off=True))
+    """Of tiff "none", "lzw", "deflate" or "packbits"; of png 0 (none) to 9 (smallest). Left out: none for tiff, 6 for
+    png. The pixels are the same with any."""
     convert_to_8bit: bool = True
     """Whether levels of 16-bit images are written with 8 bits. 8-bit images stay as they are."""
     range_16bit: tuple[int, int] = (0, 65535)
     """16-bit values that become 0 and 255."""
+    force: bool = True
+    """Whether levels that are there already are made all the same. false keeps those that decode, have the right size
+    and depth, and are newer than their image."""
     apply: Literal["tiles", "path_builder"] = "tiles"
     """"tiles" writes the levels into the tile specs, "path_builder" tells the stack once where they lie."""
     min_free_bytes: int = Field(256 * 1024**2, ge=0)
@@ -325,6 +343,27 @@ class MipmapSettings(_Section):
         if not 0 <= value[0] < value[1] <= 65535:
             raise ValueError(f"{list(value)} is not two ascending values from 0 to 65535")
         return value
+
+    @model_validator(mode="after")
+    def _keys_go_together(self) -> Self:
+        for key, idle, method in (("function", "mean", "block_reduce"), ("filter", None, "PIL")):
+            if getattr(self, key) != idle and self.method != method:
+                raise RefusedKeyError(key, f'is read with method = "{method}" alone, and method is "{self.method}"')
+        if self.method == "PIL" and self.filter is None:
+            raise RefusedKeyError("filter", 'is required with method = "PIL"')
+        try:
+            self.encoding()
+        except SettingsFault as fault:
+            raise RefusedKeyError(fault.subject.removeprefix("mipmaps."), fault.problem) from None
+        return self
+
+    def reduction(self) -> Reduction:
+        """How levels are made of level 0."""
+        return Reduction(self.method, self.filter or self.function)
+
+    def encoding(self) -> Encoding:
+        """How a level becomes a file. Raises SettingsFault, names the key."""
+        return Encoding(self.format, self.quality, self.compression)
 
 
 class WatchSettings(_Section):
@@ -373,6 +412,16 @@ class WatchSettings(_Section):
                 "mipmaps.apply",
                 f"'path_builder' cannot be used for images below {self.directory}: a URL escapes some of its "
                 "characters, and render-ws would look for other names than those written; use 'tiles'",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _masks_suit_the_path_builder(self) -> Self:
+        masked = self.tilespecs.mask is not None and not self.mipmaps.encoding().lossless
+        if self.mipmaps.apply == "path_builder" and masked:
+            raise RefusedKeyError(
+                "mipmaps.apply",
+                "'path_builder' has one extension for images and masks, and masks are not written as jpg; use 'tiles'",
             )
         return self
 
@@ -433,9 +482,11 @@ class WatchSettings(_Section):
         return MipmapPlan(
             output_dir=self.mipmaps.output_dir,
             levels=self.mipmaps.levels,
-            encoding=Encoding(self.mipmaps.format),
+            reduction=self.mipmaps.reduction(),
+            encoding=self.mipmaps.encoding(),
             convert_to_8bit=self.mipmaps.convert_to_8bit,
             range_16bit=self.mipmaps.range_16bit,
+            force=self.mipmaps.force,
         )
 
     def name_facts(self, metafile: Metafile) -> dict[str, object]:

@@ -74,8 +74,9 @@ class Section:
         """The image, mask and size of every tile."""
         directory, camera = self.montage.metafile.parent, self.metafile.header.camera
         mask = Path(self.watch.tilespecs.mask) if self.watch.tilespecs.mask else None
+        brightest = self.watch.tilespecs.maximum_intensity
         return [
-            Level0(spec.tile_id, image_path(directory, tile.img_path), mask, camera.width, camera.height)
+            Level0(spec.tile_id, image_path(directory, tile.img_path), mask, camera.width, camera.height, brightest)
             for spec, tile in zip(self.specs, self.metafile.tiles, strict=True)
         ]
 
@@ -148,7 +149,7 @@ class Steps:
         Fault
             After all tiles were tried: names those that could not be made.
         """
-        plan = section.watch.mipmap_plan()
+        plan = section.watch.mipmap_plan().served_by(self._client.base_url, section.raw)
         if section.raw == section.mipmapped:
             async with self._keeper.holding(section.raw):
                 await self._make_levels(section, plan)

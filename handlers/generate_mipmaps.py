@@ -66,7 +66,7 @@ async def generate_mipmaps(
     layers = await find_layers(client, stack, zs)
     if not layers.present:
         raise no_layers(stack, zs)
-    tally = _Tally(progress)
+    tally, plan = _Tally(progress), plan.served_by(client.base_url, stack)
     tally.failures += [absent_layer(stack, z) for z in layers.absent]
     slots, at_once = asyncio.Semaphore(in_flight), asyncio.Semaphore(LAYERS_AT_ONCE)
 

@@ -18,6 +18,8 @@ from daemon.config import (
     reference_markdown,
     remarks,
 )
+from handlers.formats import Encoding
+from handlers.mipmaps import Reduction
 from handlers.zrule import ZRuleKind
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,8 +203,33 @@ def test_the_file_is_the_one_given_else_the_one_of_the_environment_else_that_of_
         ('"temca2"', '"temca 2"', "watch[0].name: 'temca 2' is not made of letters, digits, '.', '_' and '-' alone"),
         ("output_dir", "levels = 0\noutput_dir", "watch[0].mipmaps.levels: 0 is out of range: at least 1, at most 12"),
         ("output_dir", "levels = 1.5\noutput_dir", "watch[0].mipmaps.levels: 1.5 is not a whole number"),
-        ("output_dir", "format = 'bmp'\noutput_dir", "watch[0].mipmaps.format: 'bmp' is not one of tiff, tif"),
+        (
+            "output_dir",
+            "format = 'bmp'\noutput_dir",
+            "watch[0].mipmaps.format: 'bmp' is not one of tiff, tif, png, jpg, jpeg",
+        ),
         ("output_dir", "range_16bit = [9, 3]\noutput_dir", "watch[0].mipmaps.range_16bit: [9, 3] is not two"),
+        (
+            "output_dir",
+            "method = 'nope'\noutput_dir",
+            "watch[0].mipmaps.method: 'nope' is not one of block_reduce, PIL",
+        ),
+        ("output_dir", "function = 'sum'\noutput_dir", "watch[0].mipmaps.function: 'sum' is not one of mean, median"),
+        ("output_dir", "method = 'render'\nfunction = 'min'\noutput_dir", "watch[0].mipmaps.function: is read with"),
+        ("output_dir", "method = 'PIL'\noutput_dir", "watch[0].mipmaps.filter: is required with method"),
+        ("output_dir", "method = 'PIL'\nfilter = 'FOO'\noutput_dir", "watch[0].mipmaps.filter: 'FOO' is not one of"),
+        ("output_dir", "filter = 'BOX'\noutput_dir", 'watch[0].mipmaps.filter: is read with method = "PIL" alone'),
+        ("output_dir", "quality = 90\noutput_dir", "watch[0].mipmaps.quality: tif has none"),
+        (
+            "output_dir",
+            "compression = 'zstd'\noutput_dir",
+            "watch[0].mipmaps.compression: 'zstd' is not one of none, lzw",
+        ),
+        (
+            "output_dir",
+            "format = 'png'\ncompression = 12\noutput_dir",
+            "watch[0].mipmaps.compression: 12 is not one of 0",
+        ),
         ("[[watch]]", "[http]\nport = 99999\n[[watch]]", "http.port: 99999 is out of range: at least 0, at most 65535"),
         (
             "[[watch]]",
@@ -419,3 +446,18 @@ def test_a_refusal_survives_the_way_between_processes() -> None:
     refusal = pickle.loads(pickle.dumps(ConfigError(("a: b", "c: d"))))
     assert refusal.problems == ("a: b", "c: d")
     assert str(refusal) == "a: b\nc: d"
+
+
+def test_the_plan_is_what_the_mipmap_keys_say(write: Write) -> None:
+    keys = "method = 'PIL'\nfilter = 'LANCZOS'\nformat = 'png'\ncompression = 9\nforce = false\noutput_dir"
+    plan = load_settings(write(changed("output_dir", keys))).watch[0].mipmap_plan()
+    assert (plan.reduction, plan.encoding, plan.force) == (Reduction("PIL", "LANCZOS"), Encoding("png", None, 9), False)
+
+
+def test_masks_beside_jpg_are_png_which_no_path_builder_can_tell(write: Write) -> None:
+    keys = "format = 'jpg'\nquality = 80\noutput_dir"
+    masked = changed("output_dir", keys) + '[watch.tilespecs]\nmask = "/data/mask.png"\n'
+    plan = load_settings(write(masked)).watch[0].mipmap_plan()
+    assert (plan.extension, plan.mask_encoding.extension) == ("jpg", "png")
+    (problem,) = problems_of(write(changed("quality", "apply = 'path_builder'\nquality", masked)))
+    assert problem.startswith("watch[0].mipmaps.apply: 'path_builder' has one extension")
