@@ -237,10 +237,10 @@ class Journal:
         assert montage_id is not None
         return montage_id
 
-    async def replay(self, montage_id: int, step: Step) -> Montage:
-        """The montage as it is then: from this step on all is to be done again if it was COMPLETE or FAILED.
+    async def replay(self, montage_id: int, step: Step) -> Montage | None:
+        """The COMPLETE or FAILED montage as it is once all from this step on is to be done again.
 
-        One that never came so far begins where it failed. One that is unfinished, SUPERSEDED or IGNORED stays so.
+        One that never came so far begins where it failed. None, and nothing is changed, if it is neither.
         """
         return await self.run(lambda connection: _replay(connection, montage_id, step, self._clock()))
 
@@ -625,6 +625,8 @@ def _notice(connection: Connection, sighting: Sighting, now: float, *, anew: boo
         return _insert(connection, sighting, metafile, now)
     if latest.identity == identity and not anew:
         return None
+    if latest.identity == identity and latest.state is MontageState.NOTICED:
+        return latest.id
     _set_identity(connection, latest.id, identity)
     if latest.state in (MontageState.NOTICED, MontageState.FAILED):
         _record(connection, latest.id, Event.RENOTICED, now, {"found_by": str(sighting.found_by)})
@@ -652,10 +654,10 @@ def _insert(connection: Connection, sighting: Sighting, metafile: str, now: floa
     return montage_id
 
 
-def _replay(connection: Connection, montage_id: int, step: Step, now: float) -> Montage:
-    montage = _need(connection, montage_id)
-    if montage.state not in (MontageState.COMPLETE, MontageState.FAILED):
-        return montage
+def _replay(connection: Connection, montage_id: int, step: Step, now: float) -> Montage | None:
+    montage = _find(connection, _BY_ID, (montage_id,))
+    if montage is None or montage.state not in (MontageState.COMPLETE, MontageState.FAILED):
+        return None
     start = replay_start(montage.state, montage.failed_in, step)
     return _record(connection, montage_id, Event.REPLAYED, now, {"onto": start, "from": step})
 

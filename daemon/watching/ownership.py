@@ -15,6 +15,10 @@ _HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN})
 _PROC_LOCKS = Path("/proc/locks")
 
 
+class JournalHeld(SettingsFault):
+    """Another process works with the journal."""
+
+
 class RootLock:
     """A directory that this process owns until `close`."""
 
@@ -23,6 +27,12 @@ class RootLock:
         self.is_on_directory = is_on_directory
         """False where the file system has no locks: then a file in the state directory is locked in its stead."""
         self._descriptor: int | None = descriptor
+
+    def note(self, text: str) -> None:
+        """Writes what others may want to know of the owner into the lock file, as `noted` reads it."""
+        if self._descriptor is not None and not self.is_on_directory:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, text.encode(), 0)
 
     def close(self) -> None:
         """Gives the directory up. May be called again."""
@@ -66,17 +76,29 @@ def lock_root(directory: Path, state_directory: Path | None = None) -> RootLock:
     return _lock_beside(directory, state_directory)
 
 
+def noted(journal: Path) -> str:
+    """What the last owner of a journal noted of itself; empty if nothing. True only while somebody owns it."""
+    try:
+        return _lock_file(journal).read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _lock_file(journal: Path) -> Path:
+    return journal.with_name(f"{journal.name}.lock")
+
+
 def lock_journal(journal: Path) -> RootLock:
     """Takes a journal for this process, by a lock file beside it: SQLite has locks of its own on the journal itself.
 
     Raises
     ------
-    SettingsFault
-        If another daemon works with it.
+    JournalHeld
+        If another process works with it.
     StorageFault
         If the lock file cannot be made.
     """
-    descriptor = _open(journal.with_name(f"{journal.name}.lock"), os.O_RDWR | os.O_CREAT)
+    descriptor = _open(_lock_file(journal), os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -85,7 +107,7 @@ def lock_journal(journal: Path) -> RootLock:
         who = f" (process {owner})" if owner else ""
         if error.errno in _HELD:
             hint = "each daemon has a journal of its own"
-            raise SettingsFault("journal.path", f"{shown(journal)} is used by another temwatch{who}", hint) from error
+            raise JournalHeld("journal.path", f"{shown(journal)} is used by another temwatch{who}", hint) from error
         hint = "keep the journal on a local disk"
         raise SettingsFault("journal.path", f"{shown(journal)} is where nothing can be locked", hint) from error
     return RootLock(journal.parent, descriptor, is_on_directory=False)

@@ -1,0 +1,236 @@
+"""Finds what a selection means: in the journal, and on disk where it names paths."""
+
+import asyncio
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from daemon.config import Settings, WatchSettings
+from daemon.journal import Journal, Montage
+from daemon.selection import Candidate, OnDisk, Place, Selection, is_glob, is_selected, parse_since
+from daemon.states import UNFINISHED, MontageState
+from daemon.watching.mounts import is_within
+from daemon.watching.scan import NameRule, Tree
+from daemon.watching.words import shown
+from handlers.arrival import read_metafile
+from handlers.errors import Fault, SettingsFault, StorageFault
+from handlers.metafile import parse_metafile
+from handlers.zrule import z_for
+
+MANY = 10**9
+AT_ONCE = 8
+"""Metafiles read at once."""
+
+
+class NotSelectable(SettingsFault):
+    """A path of a selection that can mean no montage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A watch's directory, and where it really lies when links are followed."""
+
+    watch: WatchSettings
+    directory: str
+    real: str
+
+    @classmethod
+    def of(cls, watch: WatchSettings) -> "Root":
+        return cls(watch, str(watch.directory), os.path.realpath(watch.directory))
+
+    def really(self, path: str) -> str:
+        """Where a path below the directory really lies; the watcher follows no links below it."""
+        return self.real + path.removeprefix(self.directory)
+
+    def named(self, real: str) -> str:
+        """The path below the directory of what really lies there."""
+        return self.directory + real.removeprefix(self.real)
+
+    def stem(self, place: Place) -> str | None:
+        """Where below the directory everything lies that the place covers; None if nothing can."""
+        if is_within(place.stem, self.real):
+            return self.named(place.stem)
+        return self.directory if is_within(self.real, place.stem) else None
+
+
+class Lookup:
+    """Answers what a selection means now.
+
+    Parameters
+    ----------
+    journal : None if there is none yet: then all is unknown that lies on disk.
+    """
+
+    def __init__(self, settings: Callable[[], Settings], journal: Journal | None) -> None:
+        self._settings = settings
+        self._journal = journal
+
+    async def candidates(self, selection: Selection) -> list[Candidate]:
+        """The selected metafiles in order of acquisition, each with what the journal and the disk hold of it.
+
+        Raises
+        ------
+        NotSelectable
+            If a path lies outside of every watch, is no metafile, or is not there and unknown.
+        StorageFault
+            If a directory cannot be looked at.
+        """
+        since = parse_since(selection.since, datetime.now().astimezone()) if selection.since else None
+        since_s = since.timestamp() if since else None
+        roots = await asyncio.to_thread(lambda: [Root.of(watch) for watch in self._settings().watch])
+        if selection.paths:
+            found = await self._by_path(selection, roots)
+        else:
+            found = await self._by_state(selection)
+        slots = asyncio.Semaphore(AT_ONCE)
+
+        async def judged(candidate: Candidate) -> Candidate | None:
+            async with slots:
+                if not is_selected(candidate, selection, since_s):
+                    return None
+                whole = await self._read(candidate, want_z=bool(selection.z))
+                return whole if is_selected(whole, selection, since_s) else None
+
+        quick = [await self._glance(candidate, want_z=bool(selection.z)) for candidate in found]
+        chosen = await asyncio.gather(*(judged(candidate) for candidate in quick))
+        return sorted(filter(None, chosen), key=lambda each: (each.metafile.name, each.metafile))
+
+    # --- what may be meant
+
+    async def _by_state(self, selection: Selection) -> list[Candidate]:
+        if self._journal is None:
+            return []
+        states = {
+            None: [MontageState.FAILED],
+            "failed": [MontageState.FAILED],
+            "complete": [MontageState.COMPLETE],
+            "all": [*UNFINISHED, MontageState.FAILED, MontageState.COMPLETE],
+        }[selection.state]
+        rows = await self._journal.montages(states=states, limit=MANY)
+        wanted = {row.metafile: row.watch for row in rows if not selection.z or row.z in selection.z}
+        known = {path: await self._known(path) for path in wanted}
+        return [self._candidate(watch, path, known[path], named=False) for path, watch in wanted.items()]
+
+    async def _by_path(self, selection: Selection, roots: list[Root]) -> list[Candidate]:
+        places = await asyncio.to_thread(lambda: [(text, _place(text)) for text in selection.paths])
+        found: dict[Path, Candidate] = {}
+        for text, place in places:
+            met = 0
+            stems = [(root, stem) for root in roots if (stem := root.stem(place)) is not None]
+            if not stems:
+                watched = ", ".join(f"{root.watch.name} ({root.directory})" for root in roots)
+                raise NotSelectable("PATH", f"{shown(text)} lies in no watched directory", f"watched: {watched}")
+            for root, stem in stems:
+                covered = await self._covered(root, stem, place)
+                met += len(covered)
+                for path in covered:
+                    if path not in found or place.path == root.really(str(path)):
+                        named = place.path == root.really(str(path))
+                        found[path] = self._candidate(root.watch.name, path, await self._known(path), named=named)
+            if not met and not place.is_glob:
+                await asyncio.to_thread(_require_sense, text, place.path, stems[0][0].watch)
+        return list(found.values())
+
+    async def _covered(self, root: Root, stem: str, place: Place) -> list[Path]:
+        on_disk = await asyncio.to_thread(_metafiles, root, stem)
+        journaled: list[Montage] = []
+        if self._journal is not None:
+            journaled = await self._journal.montages(below=Path(stem), limit=MANY)
+            journaled += await self._journal.montages(metafile=Path(stem), limit=MANY)
+        paths = dict.fromkeys([*(Path(path) for path in on_disk), *(row.metafile for row in journaled)])
+        return [path for path in paths if place.covers(root.really(str(path)))]
+
+    async def _known(self, path: Path) -> tuple[Montage, ...]:
+        if self._journal is None:
+            return ()
+        return tuple(await self._journal.montages(metafile=path, limit=MANY, newest_first=True))
+
+    def _candidate(self, watch: str, path: Path, known: tuple[Montage, ...], *, named: bool) -> Candidate:
+        settings = self._watch(watch)
+        patterns = settings.ignore if settings else ()
+        ignored_by = next((pattern for pattern in patterns if fnmatchcase(path.name, pattern)), None)
+        return Candidate(watch, path, known, None, named, ignored_by)
+
+    def _watch(self, name: str) -> WatchSettings | None:
+        return next((watch for watch in self._settings().watch if watch.name == name), None)
+
+    # --- what lies there
+
+    async def _glance(self, candidate: Candidate, *, want_z: bool) -> Candidate:
+        """With what stat says; read only where that does not tell which of its contents the file holds."""
+        found = await asyncio.to_thread(_stat, candidate.metafile)
+        if found is None:
+            return candidate
+        same = [row for row in candidate.known if row.identity == (found.size, found.mtime_ns, found.inode)]
+        if same:
+            return replace(candidate, on_disk=replace(found, digest=same[0].digest))
+        return await self._read(replace(candidate, on_disk=found), want_z=want_z)
+
+    async def _read(self, candidate: Candidate, *, want_z: bool) -> Candidate:
+        found = candidate.on_disk
+        if found is None or found.unreadable:
+            return candidate
+        try:
+            content = await read_metafile(candidate.metafile)
+        except Fault as fault:
+            return replace(candidate, on_disk=replace(found, unreadable=f"{fault.problem} ({fault.hint})"))
+        digest = hashlib.sha256(content).hexdigest()
+        watch = self._watch(candidate.watch)
+        z = None
+        if want_z and not candidate.known and watch is not None:
+            z = await asyncio.to_thread(_z_of, candidate.metafile, content, watch)
+        return replace(candidate, on_disk=replace(found, digest=digest, z=z))
+
+
+def _place(text: str) -> Place:
+    """What a path of a selection means; one that is there is meant as it is written, wildcards or not."""
+    if not is_glob(text) or os.path.lexists(text):
+        return Place(os.path.realpath(text), is_glob=False)
+    stem = Place(os.path.normpath(text), is_glob=True).stem
+    rest = os.path.normpath(text).removeprefix(stem).lstrip("/")
+    return Place(os.path.join(os.path.realpath(stem), rest), is_glob=True)  # noqa: PTH118  text with wildcards
+
+
+def _require_sense(text: str, real: str, watch: WatchSettings) -> None:
+    if not os.path.lexists(real):
+        raise NotSelectable("PATH", f"{shown(text)} is not there, and the journal knows nothing there")
+    if not Path(real).is_dir():
+        raise NotSelectable(
+            "PATH", f"{shown(text)} is no metafile of the watch {watch.name}: its name does not match {watch.pattern}"
+        )
+
+
+def _metafiles(root: Root, stem: str) -> list[str]:
+    """Paths of the metafiles at and below a place in a watch's directory."""
+    if not Path(stem).is_dir():
+        named = fnmatchcase(Path(stem).name, root.watch.pattern) and os.path.lexists(stem)
+        return [stem] if named else []
+    tree = Tree(root.directory, NameRule(root.watch.pattern))
+    found = tree.look_at((), (stem,))
+    for directory, why in tree.failures.items():
+        raise StorageFault(shown(directory), f"cannot be looked at: {why}", "mount it, or let temwatch read it")
+    return [each.path for each in found]
+
+
+def _stat(path: Path) -> OnDisk | None:
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return OnDisk(0, 0, 0, None, unreadable=f"cannot be looked at: {error.strerror}")
+    unreadable = "" if stat.S_ISREG(found.st_mode) else "is not a regular file; links and devices are not followed"
+    return OnDisk(found.st_size, found.st_mtime_ns, found.st_ino, None, unreadable=unreadable)
+
+
+def _z_of(path: Path, content: bytes, watch: WatchSettings) -> float | None:
+    """The z that the metafile will have; None if none follows from it."""
+    try:
+        return z_for(parse_metafile(content, str(path)), path, watch.to_z_rule())
+    except Fault:
+        return None

@@ -1,0 +1,85 @@
+"""Replays montages: what a request selects is planned, then put in line in the pipeline that runs here."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from daemon.config import Settings
+from daemon.journal import Journal
+from daemon.lookup import Lookup
+from daemon.pipeline import Pipeline
+from daemon.selection import Action, Candidate, Plan, ReplayRequest, plan
+from daemon.states import Step
+from daemon.watcher import FoundBy, Sighting
+
+log = structlog.get_logger()
+
+
+class Replayer:
+    """Plans replays, and starts them in a pipeline. One request at a time."""
+
+    def __init__(self, settings: Callable[[], Settings], journal: Journal, pipeline: Pipeline) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._pipeline = pipeline
+        self._one_at_a_time = asyncio.Lock()
+
+    async def replay(self, request: ReplayRequest) -> list[Plan]:
+        """What is done with each selected montage; already under way unless it is a dry run.
+
+        Raises
+        ------
+        Fault
+            If a path can mean no montage, or a directory cannot be looked at.
+        """
+        async with self._one_at_a_time:
+            selected = await Lookup(self._settings, self._journal).candidates(request)
+            planned = [(candidate, plan_within(candidate, request.step, self._settings())) for candidate in selected]
+            if request.dry_run:
+                return [each for _, each in planned]
+            return [await self._start(candidate, each, request.step) for candidate, each in planned]
+
+    async def _start(self, candidate: Candidate, planned: Plan, step: Step) -> Plan:
+        if planned.action is Action.REFUSE:
+            return planned
+        if planned.action is Action.TAKE_IN:
+            montage_id = await self._journal.take_in(_sighting(candidate))
+            await self._pipeline.take_up(montage_id)
+            planned = replace(planned, montage_id=montage_id)
+        elif planned.montage_id is not None:
+            replayed = planned.action is Action.REPLAY and await self._journal.replay(planned.montage_id, step)
+            await self._pipeline.take_up(planned.montage_id, anew=bool(replayed))
+        log.info("montage.replayed", montage=planned.montage_id, metafile=str(planned.metafile), note=planned.note)
+        return planned
+
+
+def plan_within(candidate: Candidate, step: Step, settings: Settings) -> Plan:
+    """The plan for a candidate; refused where its watch is no longer configured."""
+    planned = plan(candidate, step)
+    if candidate.watch in {watch.name for watch in settings.watch}:
+        return planned
+    note = f"its watch {candidate.watch} is not in the configuration"
+    return replace(planned, action=Action.REFUSE, start=None, note=note)
+
+
+def _sighting(candidate: Candidate) -> Sighting:
+    found = candidate.on_disk
+    assert found is not None
+    return Sighting(candidate.watch, candidate.metafile, found.size, found.mtime_ns, found.inode, FoundBy.REPLAY)
+
+
+def plan_json(planned: Plan) -> dict[str, Any]:
+    """A plan as `POST /api/replay` answers it."""
+    return {
+        "id": planned.montage_id,
+        "metafile": str(planned.metafile),
+        "watch": planned.watch,
+        "action": str(planned.action),
+        "state": planned.state,
+        "z": planned.z,
+        "start": planned.start,
+        "note": planned.note,
+    }

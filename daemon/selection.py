@@ -1,0 +1,315 @@
+"""Which montages somebody means, and what a replay does with each. Pure: no clock, file or journal.
+
+A selection is the same on the command line, in `POST /api/replay` and for `temwatch verify`.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from daemon.journal import Montage
+from daemon.states import UNFINISHED, MontageState, Step, replay_start
+
+MOST_PATHS = 5_000
+"""Paths of one selection."""
+
+_MAGIC = re.compile(r"[*?\[]")
+_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def parse_since(text: str, now: datetime) -> datetime:
+    """The moment that a text means: "2h" or "3d" before now, an ISO 8601 date, or a date with a time.
+
+    What names no zone is meant in the zone of `now`, which is the local one of whoever asks; a date is its midnight.
+    Raises ValueError for anything else, and for what lies ahead.
+
+    >>> from datetime import UTC
+    >>> noon = datetime(2026, 7, 2, 12, tzinfo=UTC)
+    >>> parse_since("36h", noon).isoformat(), parse_since("2026-07-01", noon).isoformat()
+    ('2026-07-01T00:00:00+00:00', '2026-07-01T00:00:00+00:00')
+    """
+    try:
+        if ago := _AGO.fullmatch(text.strip()):
+            return now - timedelta(**{_UNITS[ago[2]]: float(ago[1])})
+        moment = datetime.fromisoformat(text.strip())
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"{text!r} is no time: give 2h or 3d for that long ago, a date as 2026-07-01, or 2026-07-01T18:30, "
+            "in local time unless a zone follows, as in 2026-07-01T18:30+02:00"
+        ) from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=now.tzinfo)
+    if moment > now:
+        raise ValueError(f"{text!r} lies ahead: it is {now.isoformat(timespec='seconds')} now")
+    return moment
+
+
+def _absolute(text: str) -> str:
+    if not text.startswith("/") or "\0" in text:
+        raise ValueError(f"{text!r} is not an absolute path")
+    return text
+
+
+def _since(text: str) -> str:
+    parse_since(text, datetime.now().astimezone())
+    return text
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Selection(BaseModel):
+    """Montages by path, z, state and time; all that is given must fit, any of several paths or z."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    paths: tuple[Annotated[str, AfterValidator(_absolute)], ...] = Field((), max_length=MOST_PATHS)
+    """Metafiles, directories (everything below) and globs, absolute."""
+    z: tuple[Finite, ...] = Field((), max_length=MOST_PATHS)
+    state: Literal["failed", "complete", "all"] | None = None
+    """None: what is FAILED, and what is named itself whatever its state."""
+    since: Annotated[str, AfterValidator(_since)] | None = None
+    """Montages that came to their state since then, and metafiles never seen that were written since then."""
+
+
+class ReplayRequest(Selection):
+    """What is to be replayed, and how: the body of `POST /api/replay`."""
+
+    start: Literal["ingest", "mipmaps", "apply"] = Field("ingest", alias="from")
+    """The step from which on everything is done again."""
+    dry_run: bool = False
+    """Whether only to say what would be done."""
+
+    @property
+    def step(self) -> Step:
+        """The first step."""
+        return Step(self.start)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One path of a selection, with its links followed."""
+
+    path: str
+    """A metafile, a directory, or a glob."""
+    is_glob: bool
+
+    def covers(self, path: str) -> bool:
+        """Whether it is the path, or a directory above it, or a glob that means either.
+
+        In a glob `*` and `?` stay within a name, and `**` is any number of directories.
+
+        >>> Place("/data/*/2017*", True).covers("/data/temca2/20170502/_metadata_1.json")
+        True
+        >>> Place("/data/a", False).covers("/data/ab/x.json"), Place("/d/**/x.json", True).covers("/d/x.json")
+        (False, True)
+        """
+        if not self.is_glob:
+            return path == self.path or path.startswith(self.path.rstrip("/") + "/")
+        parts = Path(self.path).parts
+        reached = _past_stars(parts, {0})
+        for name in Path(path).parts:
+            if len(parts) in reached:
+                return True
+            reached = _past_stars(parts, {each for at in reached for each in _following(parts, at, name)})
+        return len(parts) in reached
+
+    @property
+    def stem(self) -> str:
+        """The path, or what stands before a glob's first wildcard."""
+        if not self.is_glob:
+            return self.path
+        parts = Path(self.path).parts
+        first = next(index for index, part in enumerate(parts) if _MAGIC.search(part))
+        return str(Path(*parts[:first]))
+
+
+def is_glob(text: str) -> bool:
+    """Whether a text holds a wildcard."""
+    return bool(_MAGIC.search(text))
+
+
+def _following(parts: Sequence[str], at: int, name: str) -> Iterable[int]:
+    if at < len(parts):
+        if parts[at] == "**":
+            yield at
+        elif fnmatchcase(name, parts[at]):
+            yield at + 1
+
+
+def _past_stars(parts: Sequence[str], reached: set[int]) -> set[int]:
+    """Also the places behind each `**`, which may stand for no directory at all."""
+    found = set(reached)
+    for at in sorted(reached):
+        while at < len(parts) and parts[at] == "**":
+            at += 1  # noqa: PLW2901
+            found.add(at)
+    return found
+
+
+class Action(StrEnum):
+    """What a replay does with a montage."""
+
+    REPLAY = "replay"
+    """Its steps are done again."""
+    TAKE_IN = "take_in"
+    """Its metafile is taken in as if the watcher had seen it just now."""
+    WAIT = "wait"
+    """It is unfinished: its work goes on, and is waited for."""
+    REFUSE = "refuse"
+    """Nothing can be done with it; the note says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnDisk:
+    """A metafile as it lies there."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+    digest: str | None
+    """None if it was not read."""
+    z: float | None = None
+    """Where z was asked for, and the journal does not know the file: as its content says."""
+    unreadable: str = ""
+    """Why it could not be read, where that is so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A metafile that a selection may mean, with all that is known of it."""
+
+    watch: str
+    metafile: Path
+    known: tuple[Montage, ...]
+    """Its montages in the journal, newest first."""
+    on_disk: OnDisk | None
+    """None if it is gone."""
+    named: bool
+    """Whether it was named itself, not by a directory or a glob."""
+    ignored_by: str | None = None
+    """Pattern of the watch's `ignore` that its name matches."""
+
+    @property
+    def current(self) -> Montage | None:
+        """The montage of what the file holds now, else the one that is arriving, else the newest."""
+        digest = self.on_disk.digest if self.on_disk else None
+        same = [montage for montage in self.known if digest and montage.digest == digest]
+        arriving = [montage for montage in self.known if montage.digest is None]
+        return next(iter([*same, *arriving, *self.known]), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done with one selected montage."""
+
+    action: Action
+    watch: str
+    metafile: Path
+    montage_id: int | None
+    """None where the journal does not know it yet."""
+    state: MontageState | None
+    z: float | None
+    start: MontageState | None
+    """The state from which it goes on."""
+    note: str
+
+    @property
+    def line(self) -> str:
+        """For a person: what, then why."""
+        return f"{self.action.replace('_', ' '):<8} {self.metafile}: {self.note}"
+
+
+def is_selected(candidate: Candidate, selection: Selection, since_s: float | None) -> bool:
+    """Whether the selection means the candidate.
+
+    Parameters
+    ----------
+    since_s : `selection.since` in seconds since 1970.
+    """
+    montage = candidate.current
+    if montage is None:
+        return candidate.on_disk is not None and _fits_unknown(candidate, candidate.on_disk, selection, since_s)
+    if selection.z and montage.z not in selection.z:
+        return False
+    if since_s is not None and montage.changed_at < since_s:
+        return False
+    return _state_fits(montage.state, selection, named=candidate.named)
+
+
+def _fits_unknown(candidate: Candidate, on_disk: OnDisk, selection: Selection, since_s: float | None) -> bool:
+    if selection.state == "complete" or (candidate.ignored_by and not candidate.named):
+        return False
+    if selection.z and on_disk.z not in selection.z:
+        return False
+    return since_s is None or on_disk.mtime_ns / 1e9 >= since_s
+
+
+def _state_fits(state: MontageState, selection: Selection, *, named: bool) -> bool:
+    if selection.state is None and named:
+        return True
+    if selection.state == "all":
+        return named or state not in (MontageState.SUPERSEDED, MontageState.IGNORED)
+    return state is (MontageState.COMPLETE if selection.state == "complete" else MontageState.FAILED)
+
+
+def plan(candidate: Candidate, step: Step) -> Plan:
+    """What a replay from a step does with a selected candidate."""
+    montage, on_disk = candidate.current, candidate.on_disk
+    if montage is not None and montage.state in UNFINISHED:
+        return _plan(candidate, Action.WAIT, montage.state, f"is under way ({montage.state}); it is waited for")
+    if on_disk is None:
+        return _plan(
+            candidate, Action.REFUSE, None, "the metafile is gone; copy it there again, and it can be replayed"
+        )
+    if on_disk.unreadable:
+        return _plan(candidate, Action.REFUSE, None, on_disk.unreadable)
+    if montage is not None and montage.state is MontageState.IGNORED:
+        return _plan(candidate, Action.REFUSE, None, f"the watch {candidate.watch} ignores it: {montage.waiting_for}")
+    if candidate.ignored_by:
+        note = f"the watch {candidate.watch} ignores it: its name matches ignore = {candidate.ignored_by}"
+        return _plan(candidate, Action.REFUSE, None, note)
+    if montage is None:
+        return _plan(candidate, Action.TAKE_IN, MontageState.NOTICED, "the journal never saw it; it is taken in")
+    if montage.digest not in (None, on_disk.digest):
+        note = f"holds another content than the journal knows ({montage.state}); it is taken in anew"
+        return _plan(candidate, Action.TAKE_IN, MontageState.NOTICED, note)
+    if montage.state is MontageState.SUPERSEDED:
+        note = "holds again the content that was superseded; it is taken in anew"
+        return _plan(candidate, Action.TAKE_IN, MontageState.NOTICED, note)
+    start = replay_start(montage.state, montage.failed_in, step)
+    return _plan(candidate, Action.REPLAY, start, _replay_note(montage, start, step))
+
+
+def _replay_note(montage: Montage, start: MontageState, step: Step) -> str:
+    note = f"is {montage.state}; all is done again from {step} on"
+    if start is MontageState.NOTICED:
+        return f"is {montage.state} and never settled; it begins at its beginning"
+    if start is montage.failed_in and start is not replay_start(MontageState.COMPLETE, None, step):
+        return f"is {montage.state} and never came to {step}; it goes on where it failed, being {start}"
+    return note
+
+
+def _plan(candidate: Candidate, action: Action, start: MontageState | None, note: str) -> Plan:
+    montage = candidate.current
+    # What is taken in is a montage of its own until settling knows better.
+    known = None if action is Action.TAKE_IN else montage
+    z = montage.z if montage else (candidate.on_disk.z if candidate.on_disk else None)
+    return Plan(
+        action,
+        candidate.watch,
+        candidate.metafile,
+        known.id if known else None,
+        montage.state if montage else None,
+        z,
+        start,
+        note,
+    )

@@ -1,0 +1,259 @@
+"""What a selection means, and what a replay does with each montage: values alone."""
+
+import contextlib
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from daemon.journal import Montage
+from daemon.selection import (
+    Action,
+    Candidate,
+    OnDisk,
+    Place,
+    ReplayRequest,
+    Selection,
+    is_glob,
+    is_selected,
+    parse_since,
+    plan,
+)
+from daemon.states import MontageState, Step
+
+NOW = datetime(2026, 7, 2, 12, 0, tzinfo=timezone(timedelta(hours=2)))
+PATH = Path("/data/temca2/20170829/_metadata_1.json")
+
+
+def montage(state: str = "complete", **changes) -> Montage:
+    row = Montage(
+        id=7,
+        watch="temca2",
+        metafile=PATH,
+        digest="aa",
+        identity=(10, 20, 30),
+        acquired=PATH.name,
+        state=MontageState(state),
+        failed_in=None,
+        z=1050.0,
+        raw_stack="em/v1/raw",
+        mipmapped_stack="em/v1/mips",
+        tile_count=4,
+        findings=(),
+        fault=None,
+        waiting_for=None,
+        attempt=0,
+        crashes=0,
+        noticed_at=100.0,
+        changed_at=200.0,
+        complete_at=None,
+    )
+    return replace(row, **changes)
+
+
+def candidate(*known: Montage, named: bool = False, digest: str | None = "aa", **changes) -> Candidate:
+    return Candidate("temca2", PATH, known, OnDisk(10, 150 * 10**9, 30, digest, **changes), named)
+
+
+# --- times
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("2h", "2026-07-02T10:00:00+02:00"),
+        ("3d", "2026-06-29T12:00:00+02:00"),
+        ("1.5h", "2026-07-02T10:30:00+02:00"),
+        ("2026-07-01", "2026-07-01T00:00:00+02:00"),
+        ("2026-07-01T18:30", "2026-07-01T18:30:00+02:00"),
+        ("2026-07-01T18:30Z", "2026-07-01T18:30:00+00:00"),
+        ("2026-07-01T18:30-05:00", "2026-07-01T18:30:00-05:00"),
+    ],
+)
+def test_a_time_is_ago_or_in_iso_form_and_local_where_it_names_no_zone(text, meant):
+    assert parse_since(text, NOW).isoformat() == meant
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2h ago", "-2h", "2026-13-01", "9" * 400 + "d", "1e3h"])
+def test_what_is_no_time_is_refused_with_what_is_one(text):
+    with pytest.raises(ValueError, match="give 2h or 3d"):
+        parse_since(text, NOW)
+
+
+def test_a_time_ahead_is_refused():
+    with pytest.raises(ValueError, match="lies ahead"):
+        parse_since("2027-01-01", NOW)
+
+
+@given(st.text(max_size=30))
+def test_no_text_makes_the_parser_stumble(text):
+    with contextlib.suppress(ValueError):
+        assert parse_since(text, datetime.now(UTC)).tzinfo is not None
+
+
+# --- places
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "covered"),
+    [
+        ("/data/temca2", "/data/temca2/a/x.json", True),
+        ("/data/temca2", "/data/temca22/x.json", False),
+        ("/data/temca2/a/x.json", "/data/temca2/a/x.json", True),
+        ("/", "/data/x.json", True),
+        ("/data/*", "/data/temca2/a/x.json", True),
+        ("/data/*/x.json", "/data/temca2/a/x.json", False),
+        ("/data/**/x.json", "/data/temca2/a/x.json", True),
+        ("/data/**/x.json", "/data/x.json", True),
+        ("/data/temca2/2017*/_meta*", "/data/temca2/20170829/_metadata_1.json", True),
+        ("/data/temca?/a/[xy].json", "/data/temca2/a/y.json", True),
+        ("/data/temca2/**", "/data/temca2/a/x.json", True),
+        ("/data/*.json/x", "/data/a.json", False),
+    ],
+)
+def test_a_place_covers_itself_and_what_lies_below(pattern, path, covered):
+    assert Place(pattern, is_glob(pattern)).covers(path) is covered
+
+
+def test_a_glob_of_many_stars_is_judged_at_once():
+    assert not Place("/**/a" * 40 + "/b", is_glob=True).covers("/a" * 60)
+
+
+def test_the_stem_is_what_stands_before_the_first_wildcard():
+    assert Place("/data/temca2/2017*/**/x.json", is_glob=True).stem == "/data/temca2"
+    assert Place("/data/temca2", is_glob=False).stem == "/data/temca2"
+
+
+# --- requests
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({"from": "settle"}, "from"),
+        ({"state": "noticed"}, "state"),
+        ({"paths": ["relative"]}, "paths"),
+        ({"paths": "/data"}, "paths"),
+        ({"z": ["a"]}, "z"),
+        ({"z": [float("nan")]}, "z"),
+        ({"since": "soon"}, "since"),
+        ({"sinse": "2h"}, "sinse"),
+        ({"dry_run": "perhaps"}, "dry_run"),
+    ],
+)
+def test_a_request_that_cannot_be_meant_names_the_key(body, named):
+    with pytest.raises(ValidationError) as refused:
+        ReplayRequest.model_validate(body)
+    assert refused.value.errors()[0]["loc"][0] == named
+
+
+# --- who is selected
+
+
+@pytest.mark.parametrize(
+    ("state", "asked", "named", "selected"),
+    [
+        ("failed", None, False, True),
+        ("complete", None, False, False),
+        ("complete", None, True, True),
+        ("ingested", None, True, True),
+        ("ignored", None, True, True),
+        ("complete", "failed", True, False),
+        ("complete", "complete", False, True),
+        ("ingested", "all", False, True),
+        ("superseded", "all", False, False),
+        ("ignored", "all", False, False),
+    ],
+)
+def test_what_is_failed_is_meant_and_what_is_named_itself_in_any_state(state, asked, named, selected):
+    chosen = candidate(montage(state), named=named)
+    assert is_selected(chosen, Selection(state=asked), None) is selected
+
+
+def test_everything_given_must_fit():
+    chosen = candidate(montage("failed"))
+    assert is_selected(chosen, Selection(z=(1050.0, 7.0)), 200.0)
+    assert not is_selected(chosen, Selection(z=(7.0,)), None)
+    assert not is_selected(chosen, Selection(), 200.5)
+
+
+def test_a_metafile_that_the_journal_never_saw_is_meant_unless_complete_ones_are():
+    assert is_selected(candidate(), Selection(), 150.0)
+    assert is_selected(candidate(), Selection(state="failed"), None)
+    assert not is_selected(candidate(), Selection(state="complete"), None)
+    assert not is_selected(candidate(), Selection(), 151.0)
+    assert not is_selected(candidate(), Selection(z=(1.0,)), None)
+    assert is_selected(candidate(z=1.0), Selection(z=(1.0,)), None)
+
+
+def test_an_ignored_name_that_the_journal_never_saw_is_meant_only_when_it_is_named():
+    assert not is_selected(replace(candidate(), ignored_by="*_reference_*"), Selection(), None)
+    assert is_selected(replace(candidate(named=True), ignored_by="*_reference_*"), Selection(), None)
+
+
+# --- what is done
+
+
+def failed(failed_in: str, **changes) -> Montage:
+    return montage("failed", failed_in=MontageState(failed_in), **changes)
+
+
+@pytest.mark.parametrize(
+    ("row", "step", "start"),
+    [
+        (montage("complete"), Step.INGEST, "settled"),
+        (montage("complete"), Step.MIPMAPS, "ingested"),
+        (montage("complete"), Step.APPLY, "mipmapped"),
+        (failed("applied"), Step.INGEST, "settled"),
+        (failed("applied"), Step.APPLY, "mipmapped"),
+        (failed("ingested"), Step.INGEST, "settled"),
+        (failed("ingested"), Step.APPLY, "ingested"),
+        (failed("noticed", digest=None), Step.INGEST, "noticed"),
+        (failed("noticed"), Step.APPLY, "noticed"),
+    ],
+)
+def test_a_replay_begins_with_the_step_asked_for_or_where_the_montage_came_to(row, step, start):
+    planned = plan(candidate(row), step)
+    assert (planned.action, planned.start) == (Action.REPLAY, start)
+
+
+def test_a_montage_that_never_came_to_the_step_is_told_so():
+    assert "never settled; it begins at its beginning" in plan(candidate(failed("noticed")), Step.APPLY).note
+    assert "never came to apply; it goes on where it failed" in plan(candidate(failed("ingested")), Step.APPLY).note
+
+
+def test_an_unfinished_montage_is_waited_for_even_when_its_file_is_gone():
+    gone = replace(candidate(montage("ingested")), on_disk=None)
+    assert plan(gone, Step.INGEST).action is Action.WAIT
+
+
+def test_a_metafile_that_is_gone_or_cannot_be_read_is_refused():
+    assert plan(replace(candidate(montage()), on_disk=None), Step.INGEST).action is Action.REFUSE
+    refused = plan(candidate(montage(), unreadable="cannot be read: I/O error"), Step.INGEST)
+    assert (refused.action, refused.note) == (Action.REFUSE, "cannot be read: I/O error")
+
+
+def test_old_content_is_never_put_over_what_the_file_holds_now():
+    old, new = montage("superseded", id=1, digest="old"), montage("complete", id=2, digest="new")
+    planned = plan(candidate(new, old, digest="new", named=True), Step.INGEST)
+    assert (planned.action, planned.montage_id) == (Action.REPLAY, 2)
+    unseen = plan(candidate(old, digest="unseen", named=True), Step.INGEST)
+    assert (unseen.action, unseen.montage_id) == (Action.TAKE_IN, None)
+
+
+def test_content_that_came_back_is_taken_in_as_the_watcher_would():
+    old, new = montage("superseded", id=1, digest="old"), montage("complete", id=2, digest="new")
+    planned = plan(candidate(new, old, digest="old", named=True), Step.APPLY)
+    assert planned.action is Action.TAKE_IN
+    assert "superseded" in planned.note
+
+
+def test_an_ignored_set_is_refused_with_the_reason():
+    row = montage("ignored", waiting_for="a lens-correction set, and reference_sets = ignore")
+    refused = plan(candidate(row, named=True), Step.INGEST)
+    assert refused.action is Action.REFUSE
+    assert "the watch temca2 ignores it: a lens-correction set" in refused.note
