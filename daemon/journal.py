@@ -25,7 +25,7 @@ import structlog
 
 from daemon.states import UNFINISHED, Event, MontageState, Step, advance, replay_start
 from daemon.watcher import Sighting
-from handlers.errors import Fault, SettingsFault, StorageFault
+from handlers.errors import Evidence, Fault, SettingsFault, StorageFault
 from handlers.uris import path_to_uri, uri_to_path
 
 T = TypeVar("T")
@@ -38,10 +38,25 @@ BUSY_S = 10.0
 """How long another connection's lock is waited for."""
 RETRY_S = 2.0
 """Pause before a journal that could not be written is tried again."""
+_FILES_AND_DIRECTORIES = """
+-- The file that a FAILED montage waits for, as it was before it failed; NULL if it was not there.
+CREATE TABLE awaited (
+    montage_id INTEGER PRIMARY KEY REFERENCES montages (id) ON DELETE CASCADE,
+    file       TEXT NOT NULL,
+    size       INTEGER,
+    mtime_ns   INTEGER,
+    inode      INTEGER
+) STRICT;
+-- Directories that mipmaps were written to: one that lacks its mark is not the same any more.
+CREATE TABLE mipmap_directories (directory TEXT PRIMARY KEY, first_used_at REAL NOT NULL) STRICT;
+-- The same content under another path is looked for whenever a metafile settles.
+CREATE INDEX montages_by_digest ON montages (digest) WHERE digest IS NOT NULL;
+"""
 MIGRATIONS: tuple[str, ...] = (
     files("daemon").joinpath("schema.sql").read_text(encoding="utf-8"),
     # Every sighting asks for its metafile; each index of version 1 holds a part of the rows alone, and cannot answer.
     "CREATE INDEX montages_by_metafile ON montages (metafile, id);",
+    _FILES_AND_DIRECTORIES,
 )
 """SQL that takes the journal from version n to n + 1; `PRAGMA user_version` holds n."""
 
@@ -294,6 +309,27 @@ class Journal:
                 "UPDATE montages SET waiting_for = ? WHERE id = ? AND waiting_for IS NOT ?",
                 (reason, montage_id, reason),
             )
+        )
+
+    async def awaited(self) -> list[tuple[int, str, Evidence]]:
+        """(id, watch, the file that has to change) of every montage that FAILED of a file."""
+        return await self.run(_awaited)
+
+    async def twins(self, montage_id: int, digest: str) -> list[Montage]:
+        """Montages under other paths that hold the same content, but for those that are done with."""
+        return await self.run(lambda connection: _twins(connection, montage_id, digest))
+
+    async def is_used_for_mipmaps(self, directory: Path) -> bool:
+        """Whether mipmaps were ever written to a directory."""
+        query = "SELECT 1 FROM mipmap_directories WHERE directory = ?"
+        values = (path_to_uri(directory),)
+        return await self.run(lambda connection: connection.execute(query, values).fetchone() is not None)
+
+    async def use_for_mipmaps(self, directory: Path) -> None:
+        """Records that mipmaps are about to be written to a directory."""
+        values = (path_to_uri(directory), self._clock())
+        await self.run(
+            lambda connection: connection.execute("INSERT OR IGNORE INTO mipmap_directories VALUES (?, ?)", values)
         )
 
     # --- attempts
@@ -708,6 +744,7 @@ def _record(connection: Connection, montage_id: int, event: Event, now: float, d
                 montage_id,
             ),
         )
+        connection.execute("DELETE FROM awaited WHERE montage_id = ?", (montage_id,))
     # A replay makes all mipmaps again, unless it is one from the step after them.
     if state is MontageState.MIPMAPPED or (event is Event.REPLAYED and detail.get("from") != Step.APPLY):
         connection.execute("DELETE FROM tiles WHERE montage_id = ?", (montage_id,))
@@ -759,10 +796,34 @@ def _fail(connection: Connection, montage_id: int, fault: Fault, digest: str | N
     connection.execute(
         "UPDATE montages SET fault = ?, attempt = ? WHERE id = ?", (json.dumps(record), attempt, montage_id)
     )
+    if fault.evidence is not None:
+        identity = fault.evidence.identity or (None, None, None)
+        values = (montage_id, path_to_uri(fault.evidence.path), *identity)
+        connection.execute("INSERT OR REPLACE INTO awaited VALUES (?, ?, ?, ?, ?)", values)
     if digest is not None:
         # Only where no other row holds this content: the identity is (metafile, digest).
         connection.execute("UPDATE OR IGNORE montages SET digest = ? WHERE id = ?", (digest, montage_id))
     return _need(connection, montage_id)
+
+
+def _awaited(connection: Connection) -> list[tuple[int, str, Evidence]]:
+    query = (
+        "SELECT id, watch, awaited.file, awaited.size, awaited.mtime_ns, awaited.inode FROM awaited"
+        " JOIN montages ON id = montage_id ORDER BY acquired, id"
+    )
+    return [
+        (montage_id, watch, Evidence(uri_to_path(file), None if size is None else (size, mtime_ns, inode)))
+        for montage_id, watch, file, size, mtime_ns, inode in connection.execute(query)
+    ]
+
+
+def _twins(connection: Connection, montage_id: int, digest: str) -> list[Montage]:
+    metafile = path_to_uri(_need(connection, montage_id).metafile)
+    query = (
+        f"SELECT {_COLUMNS} FROM montages WHERE digest = ? AND metafile <> ?"  # noqa: S608  constant text
+        " AND state NOT IN ('superseded', 'ignored') ORDER BY id"
+    )
+    return [_montage(row) for row in connection.execute(query, (digest, metafile)).fetchall()]
 
 
 def _ignore(connection: Connection, montage_id: int, reason: str, digest: str | None, now: float) -> None:

@@ -25,7 +25,10 @@ The edge that sees a fault chooses its class; whoever decides on a retry asks `w
 """
 
 import errno
+from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+from typing import Self
 
 
 class Waiting(StrEnum):
@@ -37,6 +40,38 @@ class Waiting(StrEnum):
     """Perhaps: a few attempts, then a person looks."""
     ALWAYS = "always"
     """The cause lies outside and passes: a service, a mount, a disk."""
+
+
+FileIdentity = tuple[int, int, int]
+"""size in bytes, mtime in ns, inode: what tells one content of a file from another without reading it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A file that has to change before work that failed of it can succeed."""
+
+    path: Path
+    identity: FileIdentity | None
+    """As it was before the work; None if it was not there, or could not be looked at."""
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """The file as it is now. May block for as long as its server likes."""
+        try:
+            found = path.stat()
+        except OSError:
+            return cls(path, None)
+        return cls(path, (found.st_size, found.st_mtime_ns, found.st_ino))
+
+    def has_changed(self, now: Self) -> bool:
+        """Whether there is another file now. One that is gone, or cannot be looked at, mends nothing.
+
+        >>> Evidence(Path("a"), None).has_changed(Evidence(Path("a"), (1, 2, 3)))
+        True
+        >>> Evidence(Path("a"), (1, 2, 3)).has_changed(Evidence(Path("a"), None))
+        False
+        """
+        return now.identity is not None and now.identity != self.identity
 
 
 class Fault(Exception):  # noqa: N818  the word of the field; subclasses name the fault itself
@@ -52,12 +87,19 @@ class Fault(Exception):  # noqa: N818  the word of the field; subclasses name th
     """
 
     waiting_helps = Waiting.NEVER
+    evidence: Evidence | None = None
+    """What has to change before the same work can succeed, if it is one file; set by `seen_on`."""
 
     def __init__(self, subject: str, problem: str, hint: str = "") -> None:
         super().__init__(subject, problem, hint)
         self.subject = subject
         self.problem = problem
         self.hint = hint
+
+    def seen_on(self, evidence: Evidence) -> Self:
+        """The fault itself, which from now on names the file that has to change."""
+        self.evidence = evidence
+        return self
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.problem}" + (f" ({self.hint})" if self.hint else "")
