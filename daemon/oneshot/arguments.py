@@ -5,6 +5,7 @@ As users of argschema know it: `--z_index 1050`, `--render.host em-131fs`, `--cl
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
@@ -63,7 +64,7 @@ class _PrintSchema(argparse.Action):
         self._model = model
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
-        parser._print_message(json.dumps(self._model.model_json_schema(), indent=2) + "\n")
+        sys.stdout.write(json.dumps(self._model.model_json_schema(), indent=2) + "\n")
         parser.exit()
 
 

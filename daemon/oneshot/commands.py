@@ -213,9 +213,10 @@ def _put_out(result: BaseModel, path: Path | None) -> None:
 
 
 def _line(failure: Any) -> str:
-    tile = f" tile {failure.tileId}" if failure.tileId else ""
+    subject = f"tile '{failure.tileId}'" if failure.tileId else failure.subject
+    where = "" if subject == failure.subject else f"{failure.subject}: "
     hint = f" ({failure.hint})" if failure.hint else ""
-    return f"z {failure.z}{tile}: {failure.subject}: {failure.problem}{hint}"
+    return f"z {failure.z} {subject}: {where}{failure.problem}{hint}"
 
 
 def _say(code: int, *lines: str) -> int:

@@ -13,7 +13,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from handlers.errors import Fault
-from handlers.formats import Encoding
 from handlers.layers import ZRange
 from handlers.rendernames import StackId, check_name, checked_base_url
 from handlers.uris import canonical_extension, path_to_uri, uri_to_path
@@ -43,10 +42,11 @@ def _existing_file(path: Path) -> Path:
     return path
 
 
-def _existing_directory(path: Path) -> Path:
-    if not path.is_dir():
-        raise ValueError(f"there is no directory {path}")
-    return path
+def _directory(value: object) -> object:
+    """A path is that of a directory which is here; a URI may be one that only render-ws sees."""
+    if isinstance(value, str | Path) and not _SCHEME.match(str(value)) and not Path(value).is_dir():
+        raise ValueError(f"there is no directory {value}")
+    return value
 
 
 def _name(text: str) -> str:
@@ -97,10 +97,10 @@ def _upper(value: object) -> object:
 
 SomePath = Annotated[Path, BeforeValidator(_path)]
 ExistingFile = Annotated[SomePath, AfterValidator(_existing_file)]
-ExistingDirectory = Annotated[SomePath, AfterValidator(_existing_directory)]
+Directory = Annotated[SomePath, BeforeValidator(_directory)]
 Name = Annotated[str, AfterValidator(_name)]
 Z = Annotated[float, Field(allow_inf_nan=False)]
-Levels = Annotated[int, BeforeValidator(_highest_level), Field(ge=1, le=16)]
+Levels = Annotated[int, Field(ge=1, le=16), BeforeValidator(_highest_level)]
 ImageFormat = Annotated[str, AfterValidator(_format)]
 
 
@@ -234,7 +234,7 @@ class TilespecsParameters(_Layers):
 
     metafile: ExistingFile = Field(description="metadata file containing TEMCA acquisition data")
     stack: Name = Field(description="stack to which tiles should be added")
-    image_directory: ExistingDirectory | None = Field(
+    image_directory: Directory | None = Field(
         None, description="directory of the images; by default that of the metafile"
     )
     minimum_intensity: int = Field(0, description="intensity value to interpret as black")
@@ -315,6 +315,8 @@ class MipmapParameters(_Layers):
         low, high = self.intensity_range
         if not 0 <= low < high <= 65535:
             raise ValueError(f"intensity_range: {low}, {high} are not ascending values from 0 to 65535")
+        from handlers.formats import Encoding  # which loads numpy, that only this command needs
+
         try:
             Encoding(self.imgformat, self.quality, self.compression)
         except Fault as fault:
@@ -341,7 +343,7 @@ class ApplyParameters(_Layers):
     output_stack: Annotated[Name | None, BeforeValidator(_none_if_said)] = Field(
         None, description="stack to which they go with their mipmaps; by default the same, in place"
     )
-    mipmap_dir: ExistingDirectory = Field(description="directory in which the mipmaps are")
+    mipmap_dir: Directory = Field(description="directory in which the mipmaps are")
     imgformat: ImageFormat = Field("tiff", validate_default=True, description="tif, tiff, png or jpg")
     levels: Levels = Field(6, description="number of levels of mipmaps")
     close_stack: bool = Field(False, description="whether to set the output stack COMPLETE afterwards")

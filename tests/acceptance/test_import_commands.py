@@ -1,0 +1,597 @@
+"""The three import commands: what a workflow engine gives them, what it gets, and what then is in the stacks."""
+
+import asyncio
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from daemon.demo.microscope import Written, write_section
+from daemon.oneshot.commands import run_command
+from handlers.apply_mipmaps import apply_mipmaps_to_stack_sync
+from handlers.formats import Encoding
+from handlers.generate_mipmaps import generate_mipmaps_sync
+from handlers.generate_tilespecs import generate_tilespecs_sync
+from handlers.mipmapplan import MipmapPlan
+from handlers.uris import uri_to_path
+from tests.acceptance.conftest import section_plan
+from tests.acceptance.rig import Rig, fetch, verify_levels
+
+TILESPECS, MIPMAPS, APPLY = "generate_EM_tilespecs_from_metafile", "generate_mipmaps", "apply_mipmaps_to_render"
+
+
+@dataclass
+class Facility:
+    """What a workflow engine has: a render-ws, a directory, input files."""
+
+    root: Path
+    render_url: str
+    project: str
+    capsys: pytest.CaptureFixture[str]
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def render(self) -> dict[str, Any]:
+        host, _, port = self.render_url.removeprefix("http://").partition("/")[0].partition(":")
+        scripts = "/opt/render/render-ws-java-client/src/main/scripts"
+        return {"host": host, "port": int(port), "owner": "em", "project": self.project, "client_scripts": scripts}
+
+    def section(self, grid: int = 1050, tiles: int = 4, **options: Any) -> Written:
+        return write_section(section_plan(grid, tiles, **options), self.root / "acquisition", pixels="noise")
+
+    def input(self, **values: Any) -> Path:
+        path = self.root / "input.json"
+        path.write_text(json.dumps({"render": self.render, **values}))
+        return path
+
+    def run(self, name: str, *flags: str, code: int = 0, **values: Any) -> dict[str, Any]:
+        """The command's result; it has to end with this exit code."""
+        self.capsys.readouterr()
+        ended = run_command(name, ["--input_json", str(self.input(**values)), *flags])
+        shown = self.capsys.readouterr()
+        self.errors = shown.err.splitlines()
+        assert ended == code, shown.err
+        assert "Traceback" not in shown.err
+        return json.loads(shown.out) if shown.out else {}
+
+    def ingest(self, section: Written, z: float = 1050, **values: Any) -> dict[str, Any]:
+        return self.run(TILESPECS, metafile=str(section.metafile), stack="raw", z_index=z, **values)
+
+    def make(self, *flags: str, code: int = 0, **values: Any) -> dict[str, Any]:
+        given = {"input_stack": "raw", "output_dir": str(self.root / "mips"), "pool_size": 1, "levels": 2, "z": 1050}
+        return self.run(MIPMAPS, *flags, code=code, **given | values)
+
+    def apply(self, *flags: str, code: int = 0, **values: Any) -> dict[str, Any]:
+        given = {"input_stack": "raw", "mipmap_dir": str(self.root / "mips"), "levels": 2, "z": 1050}
+        return self.run(APPLY, *flags, code=code, **given | values)
+
+    def stack_url(self, stack: str) -> str:
+        return f"{self.render_url}/owner/em/project/{self.project}/stack/{stack}"
+
+    def state(self, stack: str) -> str:
+        return str(fetch(self.stack_url(stack))["state"])
+
+    def tiles(self, stack: str, z: float = 1050) -> dict[str, Any]:
+        found = fetch(f"{self.stack_url(stack)}/z/{z}/resolvedTiles")
+        return dict(found["tileIdToSpecMap"]) if isinstance(found, dict) else {}
+
+    def misbehave(self, match: str, kind: str, **more: Any) -> None:
+        assert fetch(self._control("faults"), method="POST", body={"match": match, "kind": kind, **more}) is not None
+
+    def requests(self) -> list[str]:
+        return [f"{entry['method']} {entry['path']}" for entry in fetch(self._control("requests"))]
+
+    def behave(self) -> None:
+        fetch(self._control("faults"), method="DELETE")
+
+    def _control(self, what: str) -> str:
+        return self.render_url.partition("/render-ws")[0] + f"/{what}"
+
+
+@pytest.fixture(scope="module")
+def standin_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    rig = Rig(tmp_path_factory.mktemp("standin"))
+    rig.start_standin()
+    yield rig.render_url
+    rig.close()
+
+
+@pytest.fixture
+def facility(
+    tmp_path: Path, standin_url: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Facility]:
+    """A facility with a project of its own."""
+    made = Facility(tmp_path, standin_url, f"p{abs(hash(request.node.name)) % 10**9}", capsys)
+    yield made
+    made.behave()
+
+
+# --- the main job
+
+
+def test_the_three_commands_in_sequence_make_the_same_stacks_and_files_as_the_daemon(
+    rig: Rig, write: Callable[..., Written], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig.start_standin()
+    rig.start()
+    section = write(1050, 6)
+    rig.wait_until("complete", section.metafile)
+    rig.daemon.stop()
+    by_daemon = {stack: rig.tiles(f"20314_2L_{stack}", 1050.0) for stack in ("raw", "mips")}
+    files = {path: path.read_bytes() for path in rig.mipmaps.rglob("*.tif")}
+    shutil.rmtree(rig.mipmaps)
+
+    facility = Facility(rig.root, rig.render_url, "test", capsys)
+    facility.run(TILESPECS, metafile=str(section.metafile), stack="raw", z_index=1050, close_stack=True)
+    facility.run(MIPMAPS, input_stack="raw", output_dir=str(rig.mipmaps), z=1050, pool_size=2)
+    facility.run(APPLY, input_stack="raw", output_stack="mips", mipmap_dir=str(rig.mipmaps), z=1050, close_stack="True")
+
+    for stack in ("raw", "mips"):
+        assert facility.tiles(stack) == by_daemon[stack]
+        assert facility.state(stack) == "COMPLETE"
+    assert {path: path.read_bytes() for path in rig.mipmaps.rglob("*.tif")} == files
+    versions = [fetch(facility.stack_url(stack))["currentVersion"] for stack in ("20314_2L_mips", "mips")]
+    assert len({(version["stackResolutionX"], version["stackResolutionZ"]) for version in versions}) == 1
+
+
+def test_tile_specs_equal_those_of_the_tool_that_is_replaced(facility: Facility, shared_data: Path) -> None:
+    metafile = shared_data / "_metadata_20170829130146_295434_5LC_0064_01_redo_001050_0_.json"
+    facility.run(
+        TILESPECS,
+        metafile_uri=metafile.as_uri(),
+        image_prefix="file:///acquisitions/temca2/001050/0",
+        output_stack="raw",
+        z=1050,
+    )
+    wanted = {spec["tileId"]: spec for spec in json.loads((shared_data / "asap_tilespecs_001050.json").read_text())}
+    found = facility.tiles("raw")
+    assert found.keys() == wanted.keys()
+    for tile_id, spec in wanted.items():
+        bounds = {"minX", "minY", "maxX", "maxY", "meshCellSize"}
+        assert {key: value for key, value in found[tile_id].items() if key not in bounds} == spec
+
+
+def test_the_command_itself_is_a_process_with_an_exit_code_and_a_result_on_stdout(facility: Facility) -> None:
+    section = facility.section()
+    command = [sys.executable, "-m", "daemon", TILESPECS, "--input_json", str(facility.input(z_index=1050))]
+    ended = subprocess.run(
+        [*command, "--metafile", str(section.metafile), "--stack", "raw"], capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads(ended.stdout)["stack"] == "raw"
+
+
+# --- ways to give parameters, and to get the result
+
+
+def test_input_files_that_were_written_for_the_old_tools_run_unchanged(facility: Facility) -> None:
+    """The keys and the kinds of values of asap's own examples: booleans as strings, zstart and zend, tif, PIL."""
+    section = facility.section()
+    facility.run(
+        TILESPECS,
+        metafile=str(section.metafile),
+        stack="acquired",
+        overwrite_zlayer=True,
+        pool_size=10,
+        close_stack=True,
+        z_index=1015,
+    )
+    shared = {"input_stack": "acquired", "imgformat": "tif", "levels": 6, "zstart": 1015, "zend": 1015}
+    made = facility.run(
+        MIPMAPS,
+        **shared,
+        method="PIL",
+        output_dir=str(facility.root / "mips"),
+        convert_to_8bit="False",
+        force_redo="True",
+        pool_size=2,
+    )
+    assert {key: made[key] for key in ("levels", "output_prefix")} == {
+        "levels": 6,
+        "output_prefix": (facility.root / "mips").as_uri(),
+    }
+    applied = facility.run(APPLY, **shared, output_stack="mipmapped", mipmap_dir=str(facility.root / "mips"))
+    assert (applied["output_stack"], applied["missing_ts_zs"]) == ("mipmapped", [])
+    assert verify_levels(facility.tiles("mipmapped", 1015)) == 24
+
+
+def test_flags_go_before_the_file_whatever_name_either_uses(facility: Facility) -> None:
+    section = facility.section()
+    flags = ["--z", "7", "--output_stack", "flagged", "--close_stack", "True", "--render.project", facility.project]
+    result = facility.run(
+        TILESPECS, *flags, metafile=str(section.metafile), stack="filed", zValues=[1, 2], close_stack=False
+    )
+    assert result["stack"] == "flagged"
+    assert len(facility.tiles("flagged", 7)) == 4
+    assert facility.state("flagged") == "COMPLETE"
+
+
+def test_a_host_may_be_given_with_its_scheme(facility: Facility) -> None:
+    section = facility.section()
+    assert facility.run(
+        TILESPECS,
+        "--render.host",
+        f"http://{facility.render['host']}",
+        metafile=str(section.metafile),
+        stack="raw",
+        z_index=5.5,
+    )
+    assert len(facility.tiles("raw", 5.5)) == 4
+
+
+def test_the_result_goes_to_the_output_file_and_stdout_stays_empty(facility: Facility) -> None:
+    output = facility.root / "output.json"
+    assert facility.ingest(facility.section(), output_json=str(output)) == {}
+    assert json.loads(output.read_text())["stack"] == "raw"
+    assert not list(facility.root.glob(".*.tmp"))
+
+
+def test_progress_is_shown_on_a_terminal_and_not_in_a_pipe(facility: Facility) -> None:
+    facility.ingest(facility.section())
+    facility.make()
+    assert facility.errors == []
+    given = facility.input(input_stack="raw", output_dir=str(facility.root / "mips"), pool_size=1, z=1050, levels=1)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "daemon", MIPMAPS, "--input_json", str(given)], stdout=subprocess.DEVNULL, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(ours, 4096)
+            except OSError:  # the other end is closed
+                break
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"4/4" in shown
+
+
+# --- tile specs
+
+
+def test_overwriting_a_layer_puts_the_new_tiles_before_it_deletes_the_old_ones(facility: Facility) -> None:
+    old, new = facility.section(1050, 4), facility.section(1051, 6)
+    facility.ingest(old)
+    facility.ingest(old, z=1051)
+    before = len(facility.requests())
+    facility.ingest(new, overwrite_zlayer=True)
+    sent = facility.requests()[before:]
+    put = next(index for index, line in enumerate(sent) if line.startswith("PUT") and "resolvedTiles" in line)
+    deleted = [index for index, line in enumerate(sent) if line.startswith("DELETE")]
+    assert deleted
+    assert min(deleted) > put
+    assert not [line for line in sent if line.startswith("DELETE") and "/z/" in line]
+    assert len(facility.tiles("raw")) == 6
+    assert len(facility.tiles("raw", 1051)) == 4
+
+
+def test_a_mask_is_named_by_every_tile(facility: Facility) -> None:
+    mask = facility.root / "mask.png"
+    Image.new("L", (128, 128), 255).save(mask)
+    facility.ingest(facility.section(), maskUrl=str(mask))
+    assert {tile["mipmapLevels"]["0"]["maskUrl"] for tile in facility.tiles("raw").values()} == {mask.as_uri()}
+
+
+def test_a_z_other_than_the_headers_and_images_that_cannot_be_seen_are_warnings(facility: Facility) -> None:
+    section = facility.section()
+    for image in section.images:
+        image.unlink()
+    warnings = facility.ingest(section, z=3)["warnings"]
+    assert any("grid 1050" in warning for warning in warnings)
+    assert any("none of the 4 images" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("spoil", ["missing", "cut short", "other size"])
+def test_an_image_that_is_wrong_beside_good_ones_fails_the_metafile_before_anything_is_put(
+    facility: Facility, spoil: str
+) -> None:
+    section = facility.section()
+    image = section.images[2]
+    if spoil == "missing":
+        image.unlink()
+    elif spoil == "cut short":
+        os.truncate(image, 1000)
+    else:
+        Image.new("L", (64, 64)).save(image)
+    facility.run(TILESPECS, code=1, metafile=str(section.metafile), stack="raw", z_index=1050)
+    assert len(facility.errors) == 1
+    assert image.name in facility.errors[0]
+    assert "raw" not in {entry["stackId"]["stack"] for entry in _stacks(facility)}
+
+
+def test_a_stack_that_was_complete_is_so_again_after_a_failure(facility: Facility) -> None:
+    facility.ingest(facility.section(), close_stack=True)
+    facility.misbehave(r"PUT .*/z/1051.0/resolvedTiles.*", "status", status=500)
+    section = facility.section(1051)
+    facility.run(TILESPECS, code=1, metafile=str(section.metafile), stack="raw", z_index=1051)
+    assert facility.state("raw") == "COMPLETE"
+
+
+# --- mipmaps
+
+
+def test_a_bad_tile_is_told_with_its_reason_and_the_others_get_their_mipmaps(facility: Facility) -> None:
+    section = facility.section()
+    facility.ingest(section)
+    bad, colour = section.images[1], section.images[2]
+    os.truncate(bad, 5000)
+    Image.new("RGB", (128, 128)).save(colour)
+    made = facility.make(code=1)
+    assert made["tile_count"] == 2
+    assert {Path(failure["subject"]).name for failure in made["failures"]} == {bad.name, colour.name}
+    assert all(failure["tileId"] and failure["problem"] and failure["z"] == 1050 for failure in made["failures"])
+    assert len(facility.errors) == 2
+
+    applied = facility.apply(code=1, output_stack="mips")
+    assert applied["missing_ts_zs"] == [1050]
+    assert {failure["tileId"] for failure in applied["failures"]} == {failure["tileId"] for failure in made["failures"]}
+    levels = sorted(len(tile["mipmapLevels"]) for tile in facility.tiles("mips").values())
+    assert levels == [1, 1, 3, 3], "the bad tiles are in the stack, as they were"
+
+
+def test_without_force_redo_only_what_is_missing_or_broken_is_made(facility: Facility) -> None:
+    facility.ingest(facility.section())
+    facility.make()
+    files = sorted((facility.root / "mips").rglob("*.tif"))
+    kept, broken, lost = files[0], files[1], files[2]
+    os.truncate(broken, 100)
+    lost.unlink()
+    times = {path: path.stat().st_mtime_ns for path in files if path.exists()}
+    facility.make(force_redo="false")
+    assert [path for path in files if times.get(path) != path.stat().st_mtime_ns] == [broken, lost]
+    facility.make(force_redo="true")
+    assert kept.stat().st_mtime_ns != times[kept]
+
+
+def test_a_range_takes_the_layers_that_are_there_and_single_ones_have_to_be_there(facility: Facility) -> None:
+    facility.ingest(facility.section(1050))
+    facility.ingest(facility.section(1052), z=1052)
+    assert facility.make("--zstart", "1000", "--zend", "2000")["tile_count"] == 8
+    made = facility.make(code=1, z=None, zValues=[1050, 1051, 1052])
+    assert (made["tile_count"], [failure["z"] for failure in made["failures"]]) == (8, [1051])
+    applied = facility.apply(code=1, z=None, zValues="[1050, 1051]")
+    assert applied["missing_ts_zs"] == [1051]
+    facility.make(code=1, z=1)
+    assert "raw" in facility.errors[0]
+    assert "z 1" in facility.errors[0]
+
+
+def test_masks_get_levels_of_their_own_and_the_stack_names_them(facility: Facility) -> None:
+    mask = facility.root / "mask.png"
+    Image.new("L", (128, 128), 255).save(mask)
+    facility.ingest(facility.section(), maskUrl=str(mask))
+    facility.make()
+    facility.apply()
+    tiles = facility.tiles("raw")
+    assert verify_levels(tiles, 2) == 8
+    masks = {urls["maskUrl"] for tile in tiles.values() for urls in tile["mipmapLevels"].values()}
+    assert len(masks) == 3
+    for url in masks:
+        with Image.open(uri_to_path(url)) as image:
+            assert image.getextrema() == (255, 255)
+
+
+@pytest.mark.parametrize("imgformat", ["tif", "tiff", "png", "jpg"])
+def test_what_generate_writes_is_what_apply_names(facility: Facility, imgformat: str) -> None:
+    facility.ingest(facility.section())
+    facility.make(imgformat=imgformat)
+    facility.apply(imgformat=imgformat, output_stack=None)
+    levels = [tile["mipmapLevels"] for tile in facility.tiles("raw").values()]
+    for urls in levels:
+        for level in ("1", "2"):
+            with Image.open(uri_to_path(urls[level]["imageUrl"])) as image:
+                assert image.size == (128 >> int(level), 128 >> int(level))
+
+
+def test_method_render_takes_its_pixels_from_the_service(facility: Facility) -> None:
+    section = facility.section()
+    facility.ingest(section)
+    facility.make(method="render")
+    by_render = {path: path.read_bytes() for path in (facility.root / "mips").rglob("*.tif")}
+    assert any("source" in line or "image" in line for line in facility.requests() if section.images[0].stem in line)
+    facility.make(method="block_reduce")
+    assert by_render == {path: path.read_bytes() for path in (facility.root / "mips").rglob("*.tif")}
+
+
+def test_the_pool_has_the_size_that_was_asked_for(facility: Facility, monkeypatch: pytest.MonkeyPatch) -> None:
+    import handlers.executors
+
+    asked: list[int] = []
+    real = handlers.executors.ProcessExecutor.__init__
+
+    def counted(self: Any, count: int, *more: Any) -> None:
+        asked.append(count)
+        real(self, count, *more)
+
+    monkeypatch.setattr(handlers.executors.ProcessExecutor, "__init__", counted)
+    facility.ingest(facility.section())
+    facility.make(pool_size=2)
+    assert asked == [2]
+
+
+# --- apply
+
+
+def test_levels_of_an_earlier_run_are_gone_after_a_run_with_fewer(facility: Facility) -> None:
+    facility.ingest(facility.section())
+    facility.make(levels=3)
+    facility.apply(levels=3)
+    facility.apply(levels=1)
+    assert {len(tile["mipmapLevels"]) for tile in facility.tiles("raw").values()} == {2}
+
+
+def test_a_new_output_stack_has_the_resolution_of_its_source(facility: Facility) -> None:
+    facility.ingest(facility.section(pixel_size_nm=4.0), resolution_z=40)
+    facility.make()
+    facility.apply(output_stack="mips")
+    assert fetch(f"{facility.stack_url('mips')}/resolutionValues") == [4.0, 4.0, 40.0]
+
+
+def test_overwriting_layers_removes_tiles_that_the_source_no_longer_has(facility: Facility) -> None:
+    facility.ingest(facility.section(1050, 4))
+    facility.make()
+    facility.apply(output_stack="mips")
+    facility.ingest(facility.section(1051, 6), overwrite_zlayer=True)
+    facility.make()
+    facility.apply(output_stack="mips", overwrite_zlayer=True)
+    assert facility.tiles("mips").keys() == facility.tiles("raw").keys()
+
+
+def test_a_mipmap_of_another_size_is_not_applied(facility: Facility) -> None:
+    facility.ingest(facility.section())
+    facility.make()
+    wrong = min((facility.root / "mips").rglob("*.tif"))
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(wrong)
+    applied = facility.apply(code=1)
+    assert len(applied["failures"]) == 1
+    assert "3x3" in applied["failures"][0]["problem"]
+
+
+def test_a_z_whose_upload_fails_is_missing_and_the_others_are_done(facility: Facility) -> None:
+    for z in (1050, 1051):
+        facility.ingest(facility.section(z), z=z)
+    facility.make(z=None, zstart=1050, zend=1051)
+    facility.misbehave(r"PUT .*/stack/raw/z/1051.0/resolvedTiles.*", "status", status=400)
+    applied = facility.apply(code=1, z=None, minZ=1050, maxZ=1051)
+    assert applied["missing_ts_zs"] == [1051]
+    assert {len(tile["mipmapLevels"]) for tile in facility.tiles("raw", 1050).values()} == {3}
+
+
+# --- from a script or a notebook
+
+
+def test_the_handlers_can_be_called_with_plain_arguments_even_where_a_loop_runs(facility: Facility) -> None:
+    section = facility.section()
+    raw, mips = f"em/{facility.project}/raw", f"em/{facility.project}/mips"
+    plan = MipmapPlan(facility.root / "mips", levels=2, encoding=Encoding("png"))
+
+    async def notebook() -> tuple[Any, Any, Any]:
+        return (
+            generate_tilespecs_sync(facility.render_url, section.metafile, raw, 1050.0, close=True),
+            generate_mipmaps_sync(facility.render_url, raw, (1050.0,), plan, workers=1),
+            apply_mipmaps_to_stack_sync(facility.render_url, raw, mips, (1050.0,), plan, close=True),
+        )
+
+    ingested, made, applied = asyncio.run(notebook())
+    assert (ingested.ingested.tile_count, made.tile_count, made.file_count, applied.tile_count) == (4, 4, 8, 4)
+    assert verify_levels(facility.tiles("mips"), 2) == 8
+    assert threading.active_count() < 20
+
+
+# --- wrong input
+
+
+def _stacks(facility: Facility) -> list[dict[str, Any]]:
+    return list(fetch(f"{facility.render_url}/owner/em/project/{facility.project}/stacks") or [])
+
+
+WRONG = [
+    (MIPMAPS, {"method": "nope"}, "method"),
+    (MIPMAPS, {"imgformat": "bmp"}, "imgformat"),
+    (MIPMAPS, {"method": "PIL", "PIL_filter": "FOO"}, "PIL_filter"),
+    (MIPMAPS, {"block_func": "sum"}, "block_func"),
+    (MIPMAPS, {"levels": -1}, "levels"),
+    (MIPMAPS, {"levels": [1, 3]}, "levels"),
+    (MIPMAPS, {"levels": "six"}, "levels"),
+    (MIPMAPS, {"z": None}, "z"),
+    (MIPMAPS, {"z": "nan"}, "z"),
+    (MIPMAPS, {"z": None, "zstart": 3}, "zend"),
+    (MIPMAPS, {"z": None, "zstart": 3, "zend": 1}, "zend"),
+    (MIPMAPS, {"z": None, "zValues": []}, "zValues"),
+    (MIPMAPS, {"convert_to_8bit": "perhaps"}, "convert_to_8bit"),
+    (MIPMAPS, {"pool_size": 0}, "pool_size"),
+    (MIPMAPS, {"poolsize": 3}, "poolsize"),
+    (MIPMAPS, {"quality": 90}, "quality"),
+    (MIPMAPS, {"imgformat": "jpg", "compression": "lzw"}, "compression"),
+    (MIPMAPS, {"intensity_range": [9, 3]}, "intensity_range"),
+    (MIPMAPS, {"output_dir": "s3://bucket/mips"}, "output_dir"),
+    (MIPMAPS, {"output_prefix": "file:///elsewhere"}, "output_prefix"),
+    (MIPMAPS, {"input_stack": "no spaces"}, "input_stack"),
+    (MIPMAPS, {"render": {"host": "h", "port": 8080, "owner": "em"}}, "render.project"),
+    (MIPMAPS, {"render": {"host": "h", "port": "http", "owner": "em", "project": "p"}}, "render.port"),
+    (MIPMAPS, {"render": {"host": "", "port": 1, "owner": "em", "project": "p"}}, "render.host"),
+    (MIPMAPS, {"log_level": "LOUD"}, "log_level"),
+    (APPLY, {"mipmap_dir": "/not/there"}, "mipmap_dir"),
+    (APPLY, {"stack": "raw"}, "stack"),
+    (APPLY, {"output_json": "/not/there/output.json"}, "output_json"),
+    (TILESPECS, {"metafile": "/not/there/_metadata_1.json"}, "metafile"),
+    (TILESPECS, {"image_directory": "/not/there"}, "image_directory"),
+    (TILESPECS, {"maskUrl": "/not/there/mask.png"}, "maskUrl"),
+    (TILESPECS, {"minimum_intensity": 300}, "minimum_intensity"),
+    (TILESPECS, {"z_index": None, "zstart": 1, "zend": 2}, "zstart"),
+    (TILESPECS, {"z_index": None, "zValues": [1, 2]}, "zValues"),
+    (TILESPECS, {"output_stack": "other"}, "output_stack"),
+]
+
+
+@pytest.mark.parametrize(("command", "wrong", "named"), WRONG, ids=lambda value: str(value)[:40])
+def test_a_wrong_value_ends_with_exit_code_2_and_one_line_that_names_it(
+    facility: Facility, command: str, wrong: dict[str, Any], named: str
+) -> None:
+    right: dict[str, dict[str, Any]] = {
+        TILESPECS: {"metafile": __file__, "stack": "raw", "z_index": 1},
+        MIPMAPS: {"input_stack": "raw", "output_dir": str(facility.root), "z": 1},
+        APPLY: {"input_stack": "raw", "mipmap_dir": str(facility.root), "z": 1},
+    }
+    facility.run(command, code=2, **right[command] | wrong)
+    assert len(facility.errors) == 1, facility.errors
+    assert named in facility.errors[0].partition(": ")[0].split(", ")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("{", "not JSON"), ("[1]", "no object"), ('{"z": 1, "z": 2}', "twice"), (None, "cannot be read")],
+)
+def test_an_input_file_that_is_none_ends_with_exit_code_2(
+    facility: Facility, capsys: pytest.CaptureFixture[str], text: str | None, told: str
+) -> None:
+    path = facility.root / "input.json"
+    if text is not None:
+        path.write_text(text)
+    assert run_command(MIPMAPS, ["--input_json", str(path)]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("input_json: ")
+    assert told in shown
+
+
+def test_an_unknown_flag_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(MIPMAPS, ["--poolsize", "3"]) == 2
+    assert "poolsize" in capsys.readouterr().err
+
+
+def test_a_service_that_cannot_be_reached_ends_with_exit_code_1_and_one_line(
+    facility: Facility, unused_tcp_port: int
+) -> None:
+    facility.run(
+        MIPMAPS,
+        code=1,
+        render={**facility.render, "port": unused_tcp_port},
+        input_stack="raw",
+        output_dir=str(facility.root / "mips"),
+        z=1,
+        pool_size=1,
+    )
+    assert len(facility.errors) == 1
+    assert str(unused_tcp_port) in facility.errors[0]
+
+
+def test_the_schema_can_be_printed_and_has_every_parameter(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_command(MIPMAPS, ["--print_schema"])
+    schema = json.loads(capsys.readouterr().out)
+    assert ended.value.code == 0
+    assert set(schema["required"]) == {"render", "input_stack", "output_dir"}
+    documented = "input_stack output_dir method imgformat levels convert_to_8bit force_redo pool_size z zstart zend"
+    assert set(f"{documented} log_level input_json output_json render".split()) <= schema["properties"].keys()
