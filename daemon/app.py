@@ -13,19 +13,15 @@ import structlog
 from aiohttp import web
 
 from daemon.config import ConfigError, Settings
-from daemon.gate import RenderGate
 from daemon.health import Disk, Facts, Metrics, reasons_not_ready
-from daemon.journal import Journal, Montage
-from daemon.keeper import StackKeeper
-from daemon.pipeline import Pipeline
+from daemon.replay import Replayer
 from daemon.service import SystemdNotifier, watchdog_interval_s
-from daemon.steps import Steps
+from daemon.status import http_url
 from daemon.watcher import Watcher
 from daemon.watching.ownership import lock_journal
-from daemon.web import make_app
+from daemon.web import Posts, make_app
+from daemon.work import open_work
 from handlers.errors import SettingsFault
-from handlers.executors import WorkerPool, open_executor
-from handlers.render import RenderClient
 
 log = structlog.get_logger()
 
@@ -68,63 +64,24 @@ class Daemon:
             If the journal, a directory's lock or the HTTP port cannot be had.
         """
         async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(lock_journal(self._settings.journal.path))
-            self._journal = await stack.enter_async_context(Journal(self._settings.journal.path))
-            url = await stack.enter_async_context(render_url(self._settings))
-            self._client = await stack.enter_async_context(RenderClient(url))
-            count = self._settings.workers.count or os.cpu_count() or 1
-            workers = self._settings.workers
-            pool = stack.enter_context(open_executor(workers.executor, count, workers.dask_scheduler))
-            self._assemble(pool, count)
+            lock = stack.enter_context(lock_journal(self._settings.journal.path))
+            work = await stack.enter_async_context(
+                open_work(lambda: self._settings, is_observable=self._is_observable, metrics=self._metrics)
+            )
+            self._journal, self._client, self._gate = work.journal, work.client, work.gate
+            self._keeper, self._pipeline = work.keeper, work.pipeline
             await stack.enter_async_context(self._serve_http())
+            lock.note(self.url)  # where `temwatch replay` finds this daemon, whatever its port
             await self._work()
-
-    def _assemble(self, pool: WorkerPool, workers: int) -> None:
-        self._gate = RenderGate(self._client, on_open=self._wake)
-        self._keeper = StackKeeper(
-            self._client,
-            self._journal,
-            close_after_s=self._close_after_s,
-            may_close=lambda: self._gate.is_open,
-            on_complete=self._completed,
-            on_unavailable=self._gate.shut,
-        )
-        steps = Steps(
-            settings=lambda: self._settings,
-            journal=self._journal,
-            client=self._client,
-            keeper=self._keeper,
-            pool=pool,
-            metrics=self._metrics,
-            in_flight=workers + max(2, workers // 2),
-        )
-        self._pipeline = Pipeline(
-            settings=lambda: self._settings,
-            journal=self._journal,
-            steps=steps,
-            keeper=self._keeper,
-            gate=self._gate,
-            metrics=self._metrics,
-            is_observable=self._is_observable,
-        )
-
-    # The parts need one another; these bind late, since each is made before the one it calls.
-
-    def _wake(self) -> None:
-        self._pipeline.wake()
-
-    def _close_after_s(self, montage: Montage) -> float:
-        return self._pipeline.close_after_s(montage)
-
-    async def _completed(self, montage_ids: tuple[int, ...]) -> None:
-        await self._pipeline.completed(montage_ids)
 
     def _is_observable(self, watch: str) -> bool:
         return self._watcher.is_observable(watch)
 
     @contextlib.asynccontextmanager
     async def _serve_http(self) -> AsyncIterator[None]:
-        runner = web.AppRunner(make_app(self._journal, self._metrics, self.facts), access_log=None)
+        replayer = Replayer(lambda: self._settings, self._journal, self._pipeline)
+        posts = Posts(self._settings.http, replayer)
+        runner = web.AppRunner(make_app(self._journal, self._metrics, self.facts, posts), access_log=None)
         await runner.setup()
         http = self._settings.http
         try:
@@ -137,7 +94,7 @@ class Daemon:
                     f"cannot listen on {http.host}:{http.port}: {error.strerror}",
                     "another daemon may be running",
                 ) from error
-            self.url = f"http://{http.host}:{runner.addresses[0][1]}"
+            self.url = http_url(http.host, runner.addresses[0][1])
             yield
         finally:
             await runner.cleanup()
@@ -266,19 +223,6 @@ class Daemon:
                 await self._journal.counts()
             self._notifier.watchdog()
             await asyncio.sleep(interval_s / 2)
-
-
-@contextlib.asynccontextmanager
-async def render_url(settings: Settings) -> AsyncIterator[str]:
-    """Where render-ws is; for `embedded` a stand-in that lives as long as the context."""
-    if settings.render.url != "embedded":
-        yield settings.render.url
-        return
-    from daemon.demo.standin import serve_standin
-
-    async with serve_standin() as url:
-        log.warning("render.embedded", url=url, note="a stand-in in memory, for trying things out; nothing is kept")
-        yield url
 
 
 def _disks(settings: Settings) -> tuple[Disk, ...]:

@@ -1,5 +1,6 @@
 """What `temwatch status` and `temwatch health` show: asked of the running daemon, else read from the journal."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -7,25 +8,46 @@ from typing import Any
 
 from daemon.config import Settings
 from daemon.states import UNFINISHED, MontageState
+from daemon.watching.ownership import noted
 
 TIMEOUT_S = 10.0
 SHOWN = 200
 
 
-def fetch(url: str) -> dict[str, Any] | None:
-    """JSON object at a URL, whatever the status; None if nobody answers, or not in JSON."""
+def ask(
+    url: str, body: dict[str, Any] | None = None, token: str | None = None, timeout_s: float = TIMEOUT_S
+) -> tuple[int, dict[str, Any]] | None:
+    """Status and JSON object that a URL answers, to a POST where a body is given; None if there is none."""
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    data = None if body is None else json.dumps(body).encode()
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:  # noqa: S310  the operator's own URL
-            text = response.read()
+        request = urllib.request.Request(url, data, headers)  # noqa: S310  the operator's own URL
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:  # noqa: S310
+            status, text = response.status, response.read()
     except urllib.error.HTTPError as error:
-        text = error.read()
-    except (OSError, ValueError):
+        status, text = error.code, error.read()
+    except (OSError, ValueError, http.client.HTTPException):
         return None
     try:
         answer = json.loads(text)
     except ValueError:
         return None
-    return answer if isinstance(answer, dict) else None
+    return (status, answer) if isinstance(answer, dict) else None
+
+
+def fetch(url: str) -> dict[str, Any] | None:
+    """JSON object at a URL, whatever the status; None if nobody answers, or not in JSON."""
+    answer = ask(url)
+    return answer[1] if answer else None
+
+
+def http_url(host: str, port: int) -> str:
+    """Address of the daemon's HTTP face.
+
+    >>> http_url("127.0.0.1", 8787), http_url("::1", 8787)
+    ('http://127.0.0.1:8787', 'http://[::1]:8787')
+    """
+    return f"http://[{host}]:{port}" if ":" in host and not host.startswith("[") else f"http://{host}:{port}"
 
 
 async def read_status(settings: Settings) -> dict[str, Any]:
@@ -36,13 +58,15 @@ async def read_status(settings: Settings) -> dict[str, Any]:
     Fault
         If no daemon answers and the journal cannot be read.
     """
-    url = f"http://{settings.http.host}:{settings.http.port}"
+    configured = http_url(settings.http.host, settings.http.port)
     wanted = ",".join([*sorted(UNFINISHED), MontageState.FAILED])
-    ready = fetch(f"{url}/readyz")
-    listed = fetch(f"{url}/api/montages?state={wanted}&limit={SHOWN}")
-    if ready is not None and listed is not None and "ready" in ready:
-        return {"running": True, "url": url, **ready, **listed}
-    return {"running": False, "url": url, **await _from_journal(settings)}
+    # The second is where a daemon of this journal listened last, if the configuration leaves the port to the system.
+    for url in filter(None, (configured, noted(settings.journal.path))):
+        ready = fetch(f"{url}/readyz")
+        listed = fetch(f"{url}/api/montages?state={wanted}&limit={SHOWN}")
+        if ready is not None and listed is not None and "ready" in ready:
+            return {"running": True, "url": url, **ready, **listed}
+    return {"running": False, "url": configured, **await _from_journal(settings)}
 
 
 async def _from_journal(settings: Settings) -> dict[str, Any]:
@@ -51,7 +75,7 @@ async def _from_journal(settings: Settings) -> dict[str, Any]:
 
     if not settings.journal.path.exists():
         return {"counts": {}, "montages": []}
-    async with Journal(settings.journal.path) as journal:
+    async with Journal(settings.journal.path, read_only=True) as journal:
         rows = await journal.montages(states=[*UNFINISHED, MontageState.FAILED], limit=SHOWN)
         return {"counts": counts_json(await journal.counts()), "montages": [montage_json(row) for row in rows]}
 
@@ -82,6 +106,8 @@ def _montage_lines(montage: dict[str, Any]) -> list[str]:
         hint = f" ({fault['hint']})" if fault["hint"] else ""
         where = "" if fault["subject"] == montage["metafile"] else f"{fault['subject']}: "
         lines.append(f"            {where}{fault['problem']}{hint}")
+        since = f", failed being {montage['failed_in']}" if montage["failed_in"] else ""
+        lines.append(f"            {fault['kind']}, attempt {montage['attempt']}{since}")
     elif montage["waiting_for"]:
         lines.append(f"            waits: {montage['waiting_for']}")
     return lines

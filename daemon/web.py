@@ -1,22 +1,37 @@
 """The daemon's HTTP face: liveness, readiness, metrics, and what the journal knows of each montage."""
 
+import asyncio
+import hmac
+import ipaddress
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from pydantic import ValidationError
 
+from daemon.config import HttpSettings, read_token
 from daemon.health import Facts, Metrics, reasons_not_ready, warnings
 from daemon.journal import Journal, Montage
+from daemon.lookup import NotSelectable
+from daemon.replay import Replayer, plan_json
+from daemon.selection import Action, ReplayRequest
 from daemon.states import MontageState
+from handlers.errors import Fault, SettingsFault
 
 LONGEST_LIST = 10_000
+LONGEST_BODY = 2 * 1024**2
+"""Bytes of a POST."""
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(journal: Journal, metrics: Metrics, facts: Callable[[], Awaitable[Facts]]) -> web.Application:
-    """The routes, answering from the journal and from `facts`."""
-    app = web.Application(middlewares=[_answer_as_json], client_max_size=64 * 1024)
+def make_app(
+    journal: Journal, metrics: Metrics, facts: Callable[[], Awaitable[Facts]], posts: "Posts | None" = None
+) -> web.Application:
+    """The routes, answering from the journal and from `facts`; those that change something only with `posts`."""
+    app = web.Application(middlewares=[_answer_as_json], client_max_size=LONGEST_BODY)
     pages = _Pages(journal, metrics, facts)
     app.add_routes(
         [
@@ -27,6 +42,8 @@ def make_app(journal: Journal, metrics: Metrics, facts: Callable[[], Awaitable[F
             web.get("/api/montages/{id}", pages.montage),
         ]
     )
+    if posts is not None:
+        app.add_routes([web.post("/api/replay", posts.replay)])
     return app
 
 
@@ -81,9 +98,15 @@ class _Pages:
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def montages(self, request: web.Request) -> web.Response:
-        """Newest first: `?state=failed&z=1050&limit=100`."""
+        """Newest first: `?state=failed&z=1050&limit=100`, `?id=1,2,3`, `?metafile=/data/..._0_.json`."""
+        metafile = request.query.get("metafile")
         rows = await self._journal.montages(
-            states=_states(request), z=_number(request, "z"), limit=_limit(request), newest_first=True
+            states=_states(request),
+            z=_number(request, "z"),
+            ids=_ids(request),
+            metafile=_path(metafile) if metafile is not None else None,
+            limit=_limit(request),
+            newest_first=True,
         )
         counts = counts_json(await self._journal.counts())
         return web.json_response({"montages": [montage_json(row) for row in rows], "counts": counts})
@@ -104,6 +127,93 @@ class _Pages:
         ]
         body["tiles_made"] = len(await self._journal.tiles_made(montage.id))
         return web.json_response(body)
+
+
+class Posts:
+    """What changes something: `POST /api/replay`.
+
+    A page in an operator's browser can send requests to this machine, too. So a POST must be JSON (which another
+    site's page cannot send without being asked for leave), must not say that it comes from elsewhere, and must call
+    the daemon by a name that is this machine's own, or carry the token.
+    """
+
+    def __init__(self, http: HttpSettings, replayer: Replayer) -> None:
+        self._http = http
+        self._replayer = replayer
+
+    async def replay(self, request: web.Request) -> web.Response:
+        """200 with what would be done or that nothing is; 202 with what is done for each montage, under way now."""
+        refusal = await asyncio.to_thread(self._refusal, request)
+        if refusal is not None:
+            return _error(*refusal)
+        try:
+            wanted = ReplayRequest.model_validate_json(await request.read())
+        except ValidationError as error:
+            return _error(400, problems(error))
+        try:
+            plans = await self._replayer.replay(wanted)
+        except NotSelectable as fault:
+            return _error(400, str(fault))
+        except Fault as fault:
+            return _error(503, str(fault))
+        under_way = not wanted.dry_run and any(planned.action is not Action.REFUSE for planned in plans)
+        body = {"dry_run": wanted.dry_run, "montages": [plan_json(planned) for planned in plans]}
+        return web.json_response(body, status=202 if under_way else 200)
+
+    def _refusal(self, request: web.Request) -> tuple[int, str] | None:
+        """Status and reason if the request may not change anything. Reads the token's file."""
+        try:
+            token = read_token(self._http)
+        except SettingsFault as fault:
+            return 503, str(fault)
+        if token is None and not self._http.loopback:
+            return 403, "http.token_file: not set, and http.host is open to other machines: nothing can be posted"
+        if token is not None:
+            given = request.headers.get("Authorization")
+            if given is None:
+                return 401, "Authorization: Bearer TOKEN is required"
+            if not hmac.compare_digest(given.encode(errors="replace"), f"Bearer {token}".encode()):
+                return 403, "Authorization: not the token"
+        return _refusal_of_a_page(request, self._http)
+
+
+def _refusal_of_a_page(request: web.Request, http: HttpSettings) -> tuple[int, str] | None:
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        return 403, "Sec-Fetch-Site: not from pages of other sites"
+    if request.headers.get("Origin", f"http://{request.host}") != f"http://{request.host}":
+        return 403, "Origin: not from pages of other sites"
+    if http.loopback and not _is_own_name(request.host, http.host):
+        return 403, "Host: not a name of this machine's loopback"
+    if request.content_type != "application/json":
+        return 415, "Content-Type: must be application/json"
+    return None
+
+
+def _is_own_name(authority: str, configured: str) -> bool:
+    """Whether the Host of a request is loopback: another name that leads here was made to by a stranger's DNS."""
+    name = re.sub(r":\d*$", "", authority).strip("[]").lower()
+    if name in ("localhost", configured.strip("[]").lower()):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _error(status: int, text: str) -> web.Response:
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    return web.json_response({"error": text}, status=status, headers=headers)
+
+
+def problems(error: ValidationError) -> str:
+    """What is wrong with a request, each thing after the name of its key."""
+    found = []
+    for problem in error.errors(include_url=False, include_input=False):
+        place = ".".join(map(str, problem["loc"])) or "body"
+        known = ", ".join(field.alias or name for name, field in ReplayRequest.model_fields.items())
+        text = f"unknown; there are {known}" if problem["type"] == "extra_forbidden" else problem["msg"]
+        found.append(f"{place}: {text.removeprefix('Value error, ')}")
+    return "; ".join(found)
 
 
 def montage_json(montage: Montage) -> dict[str, Any]:
@@ -160,6 +270,22 @@ def _number(request: web.Request, key: str) -> float | None:
         return None if text is None else float(text)
     except ValueError:
         raise web.HTTPBadRequest(reason=f"{key}: not a number") from None
+
+
+def _ids(request: web.Request) -> list[int] | None:
+    text = request.query.get("id")
+    if text is None:
+        return None
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() and len(part) < 19 for part in parts):
+        raise web.HTTPBadRequest(reason="id: whole numbers with commas between them")
+    return [int(part) for part in parts]
+
+
+def _path(text: str) -> Path:
+    if not text.startswith("/") or "\0" in text:
+        raise web.HTTPBadRequest(reason="metafile: not an absolute path")
+    return Path(text)
 
 
 def _limit(request: web.Request) -> int:

@@ -1,0 +1,120 @@
+"""What does the work, without what watches and what tells: journal, client, workers and pipeline, opened in order.
+
+The daemon works in it until it is stopped; a replay without a daemon until the montages it was asked for have ended.
+"""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from daemon.config import Settings
+from daemon.gate import RenderGate
+from daemon.health import Metrics
+from daemon.journal import Journal, Montage
+from daemon.keeper import StackKeeper
+from daemon.pipeline import Pipeline
+from daemon.steps import Steps
+from handlers.executors import WorkerPool, open_executor
+from handlers.render import RenderClient
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Work:
+    """The parts that bring montages to COMPLETE. They need one another, so each finds the others here."""
+
+    settings: Callable[[], Settings]
+    metrics: Metrics
+    journal: Journal
+    client: RenderClient
+    is_observable: Callable[[str], bool]
+    """Whether a watch's directory can be looked at now."""
+    close_at_end: bool
+    """Whether stacks are closed once, when no montage has a step to do, instead of when they have been quiet."""
+
+    def assemble(self, pool: WorkerPool, workers: int) -> None:
+        """Makes the parts; `workers` is how many tiles are made at once."""
+        self.gate = RenderGate(self.client, on_open=self._wake)
+        self.keeper = StackKeeper(
+            self.client,
+            self.journal,
+            close_after_s=self._close_after_s,
+            may_close=self._may_close,
+            on_complete=self._completed,
+            on_unavailable=self.gate.shut,
+        )
+        steps = Steps(
+            settings=self.settings,
+            journal=self.journal,
+            client=self.client,
+            keeper=self.keeper,
+            pool=pool,
+            metrics=self.metrics,
+            in_flight=workers + max(2, workers // 2),
+        )
+        self.pipeline = Pipeline(
+            settings=self.settings,
+            journal=self.journal,
+            steps=steps,
+            keeper=self.keeper,
+            gate=self.gate,
+            metrics=self.metrics,
+            is_observable=self.is_observable,
+        )
+
+    def _wake(self) -> None:
+        self.pipeline.wake()
+
+    def _may_close(self) -> bool:
+        resting = not (self.pipeline.under_way or self.pipeline.waiting)
+        return self.gate.is_open and (resting or not self.close_at_end)
+
+    def _close_after_s(self, montage: Montage) -> float:
+        return 0.0 if self.close_at_end else self.pipeline.close_after_s(montage)
+
+    async def _completed(self, montage_ids: tuple[int, ...]) -> None:
+        await self.pipeline.completed(montage_ids)
+
+
+@contextlib.asynccontextmanager
+async def open_work(
+    settings: Callable[[], Settings],
+    *,
+    is_observable: Callable[[str], bool],
+    metrics: Metrics | None = None,
+    close_at_end: bool = False,
+) -> AsyncIterator[Work]:
+    """The parts, their resources opened in order; the caller owns the journal's lock and runs the parts' tasks.
+
+    Raises
+    ------
+    Fault
+        If the journal or the executor cannot be had.
+    """
+    now = settings()
+    async with contextlib.AsyncExitStack() as stack:
+        journal = await stack.enter_async_context(Journal(now.journal.path))
+        url = await stack.enter_async_context(render_url(now))
+        client = await stack.enter_async_context(RenderClient(url))
+        count = now.workers.count or os.cpu_count() or 1
+        pool = stack.enter_context(open_executor(now.workers.executor, count, now.workers.dask_scheduler))
+        work = Work(settings, metrics or Metrics(), journal, client, is_observable, close_at_end)
+        work.assemble(pool, count)
+        yield work
+
+
+@contextlib.asynccontextmanager
+async def render_url(settings: Settings) -> AsyncIterator[str]:
+    """Where render-ws is; for `embedded` a stand-in that lives as long as the context."""
+    if settings.render.url != "embedded":
+        yield settings.render.url
+        return
+    from daemon.demo.standin import serve_standin
+
+    async with serve_standin() as url:
+        log.warning("render.embedded", url=url, note="a stand-in in memory, for trying things out; nothing is kept")
+        yield url
