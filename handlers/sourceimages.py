@@ -169,6 +169,8 @@ def _body(response: http.client.HTTPResponse, subject: str, most_bytes: int, dea
             raise RenderBroken(subject, f"answers with more than {most_bytes} bytes", "see what answers there")
         if time.monotonic() > deadline:
             raise _late(subject, REQUEST_S)
+    if response.length:  # http.client itself says nothing
+        raise http.client.IncompleteRead(b"", response.length)
     return bytes(body)
 
 

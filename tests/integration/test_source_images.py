@@ -1,0 +1,241 @@
+"""The method "render": level 0 as a stand-in render-ws serves it, and what becomes of a job when it does not."""
+
+import asyncio
+import io
+import os
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from handlers import sourceimages
+from handlers.errors import AnswerLate, Fault, ImageFault, RenderBroken, RenderRefused, RenderUnavailable, Waiting
+from handlers.formats import PLAIN_TIFF
+from handlers.images import MipmapJob, MipmapReport, make_mipmaps, verify_level
+from handlers.mipmapplan import MipmapPlan, level0_of, mask_job, tile_job
+from handlers.mipmaps import MEAN, Reduction
+from tests.integration.standin_control import RAW, Standin, client_of, standin, tile_spec
+
+WIDTH, HEIGHT = 101, 77
+RENDER = Reduction("render")
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Standin]:
+    async with standin() as running, client_of(running.url) as client:
+        await client.ensure_loading(RAW, (4.0, 4.0, 45.0))
+        yield running
+
+
+def texture(depth: Any, least: int = 0) -> Any:
+    """Noise up to white."""
+    most = np.iinfo(depth).max
+    return np.random.default_rng(5).integers(least, most, (HEIGHT, WIDTH), depth, endpoint=True)
+
+
+async def put_tile(service: Standin, image: Path, mask: Path | None = None, maximum: int = 255) -> dict[str, Any]:
+    entry = {"imageUrl": image.as_uri()} | ({"maskUrl": mask.as_uri()} if mask else {})
+    spec = tile_spec("a b.1050.0", width=WIDTH, height=HEIGHT, maxIntensity=maximum, mipmapLevels={"0": entry})
+    async with client_of(service.url) as client:
+        await client.put_tiles(RAW, 1050.0, [spec])
+    return spec
+
+
+def plan_for(service: Standin, output_dir: Path, **changes: Any) -> MipmapPlan:
+    plan = MipmapPlan(output_dir, levels=3, reduction=RENDER)
+    return replace(plan.served_by(service.url, RAW), **changes)
+
+
+async def made_of(job: MipmapJob) -> MipmapReport:
+    """The report, made as workers do it: away from the loop that the stand-in needs to answer."""
+    return await asyncio.to_thread(make_mipmaps, job)
+
+
+async def fault_of(job: MipmapJob) -> Fault:
+    report = await made_of(job)
+    assert report.fault is not None
+    assert not report.made
+    return report.fault.to_fault()
+
+
+def save(path: Path, pixels: Any) -> Path:
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+async def test_8_bit_levels_are_those_that_the_file_itself_would_give(service: Standin, tmp_path: Path) -> None:
+    spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
+    plan = plan_for(service, tmp_path / "served")
+    served = await made_of(tile_job(level0_of(spec), plan))
+    assert served.fault is None
+    own = await made_of(tile_job(level0_of(spec), MipmapPlan(tmp_path / "own", levels=3, reduction=MEAN)))
+    for one, other in zip(served.made, own.made, strict=True):
+        assert one.path.read_bytes() == other.path.read_bytes()
+
+
+async def test_the_file_is_not_read_where_render_ws_serves_it(service: Standin, tmp_path: Path) -> None:
+    spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
+    job = tile_job(level0_of(spec), plan_for(service, tmp_path / "mipmaps"))
+    assert (await made_of(replace(job, level0=Path("/only/there/a.tif")))).fault is None
+
+
+async def test_16_bits_come_through_the_window_that_makes_8_of_them(service: Standin, tmp_path: Path) -> None:
+    pixels = texture(np.uint16, least=1000)
+    spec = await put_tile(service, save(tmp_path / "a.tif", pixels), maximum=65535)
+    report = await made_of(
+        tile_job(level0_of(spec), plan_for(service, tmp_path / "mipmaps", range_16bit=(1000, 50000)))
+    )
+    assert report.fault is None
+    assert report.level0_bits == 16
+    level1 = verify_level(report.made[0].path, WIDTH // 2, HEIGHT // 2, "L")
+    scaled = np.clip((pixels[:76, :100].astype(float) - 1000) * 255 / 49000, 0, 255)
+    exact = scaled.reshape(38, 2, 50, 2).mean(axis=(1, 3))
+    # Rounded to bytes by render-ws before the mean, and once more after it.
+    assert np.abs(level1 - exact).max() < 1.5
+
+
+async def test_16_bits_that_are_to_stay_16_are_refused_before_anything_is_asked(
+    service: Standin, tmp_path: Path
+) -> None:
+    spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint16)), maximum=65535)
+    fault = await fault_of(tile_job(level0_of(spec), plan_for(service, tmp_path / "m", convert_to_8bit=False)))
+    assert "serves 8 of the 16 bits" in str(fault)
+    assert not await service.requests("GET", "png-image")
+
+
+async def test_16_bits_under_a_tile_spec_of_8_are_refused_rather_than_made_white(
+    service: Standin, tmp_path: Path
+) -> None:
+    spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint16)))
+    fault = await fault_of(tile_job(level0_of(spec), plan_for(service, tmp_path / "m")))
+    assert isinstance(fault, ImageFault)
+    assert "above 255" in str(fault)
+
+
+async def test_8_bits_under_a_tile_spec_of_16_are_refused_rather_than_made_black(
+    service: Standin, tmp_path: Path
+) -> None:
+    spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)), maximum=65535)
+    fault = await fault_of(tile_job(level0_of(spec), plan_for(service, tmp_path / "m")))
+    assert isinstance(fault, ImageFault)
+    assert "no grey value above 255" in str(fault)
+
+
+async def test_an_8_bit_image_without_white_is_asked_for_once(service: Standin, tmp_path: Path) -> None:
+    spec = await put_tile(service, save(tmp_path / "a.tif", np.full((HEIGHT, WIDTH), 254, np.uint8)))
+    assert (await made_of(tile_job(level0_of(spec), plan_for(service, tmp_path / "m")))).fault is None
+    assert len(await service.requests("GET", "png-image")) == 1
+
+
+async def test_masks_are_served_too_and_stay_binary(service: Standin, tmp_path: Path) -> None:
+    mask = np.where(texture(np.uint8) < 250, 255, 0).astype(np.uint8)
+    spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)), save(tmp_path / "m.png", mask))
+    report = await made_of(mask_job(level0_of(spec), plan_for(service, tmp_path / "mipmaps")))
+    assert report.fault is None
+    level1 = verify_level(report.made[0].path, WIDTH // 2, HEIGHT // 2, "L")
+    np.testing.assert_array_equal(level1, mask[:76, :100].reshape(38, 2, 50, 2).min(axis=(1, 3)))
+
+
+async def test_a_tile_of_another_size_than_its_spec_is_refused(service: Standin, tmp_path: Path) -> None:
+    spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
+    tile = replace(level0_of(spec), width=WIDTH + 1)
+    assert "101x77 pixels, not 102x77" in str(await fault_of(tile_job(tile, plan_for(service, tmp_path / "m"))))
+
+
+async def test_a_tile_that_the_stack_lacks_is_a_refusal(service: Standin, tmp_path: Path) -> None:
+    tile = level0_of(await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8))))
+    fault = await fault_of(tile_job(replace(tile, tile_id="other"), plan_for(service, tmp_path / "m")))
+    assert isinstance(fault, RenderRefused)
+    assert fault.waiting_helps is Waiting.NEVER
+
+
+async def test_an_image_that_render_ws_cannot_find_is_told_in_its_words(service: Standin, tmp_path: Path) -> None:
+    tile = level0_of(await put_tile(service, tmp_path / "gone.tif"))
+    fault = await fault_of(tile_job(tile, plan_for(service, tmp_path / "m")))
+    assert "cannot find imageUrl file" in str(fault)
+
+
+async def test_a_service_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        base_url = f"http://127.0.0.1:{unused.getsockname()[1]}/render-ws/v1"
+    plan = MipmapPlan(tmp_path, levels=1, reduction=RENDER).served_by(base_url, RAW)
+    spec = tile_spec("a", width=WIDTH, height=HEIGHT)
+    fault = await fault_of(tile_job(level0_of(spec), plan))
+    assert isinstance(fault, RenderUnavailable)
+    assert fault.waiting_helps is Waiting.ALWAYS
+
+
+@pytest.mark.parametrize("kind", ["refuse", "lost", "cut"])
+async def test_an_answer_that_breaks_off_is_waited_for(service: Standin, tmp_path: Path, kind: str) -> None:
+    spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
+    await service.misbehave("png-image", kind)
+    fault = await fault_of(tile_job(level0_of(spec), plan_for(service, tmp_path / "m")))
+    assert isinstance(fault, RenderUnavailable)
+
+
+async def test_a_service_that_hangs_is_given_up_and_waited_for(
+    service: Standin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sourceimages, "SILENCE_S", 0.2)
+    spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
+    await service.misbehave("png-image", "stall", seconds=2.0)
+    assert isinstance(await fault_of(tile_job(level0_of(spec), plan_for(service, tmp_path / "m"))), AnswerLate)
+
+
+class Canned:
+    """A server that gives one body to everybody."""
+
+    def __init__(self, body: bytes, head: bytes = b"HTTP/1.1 200 OK\r\nContent-Type: image/png") -> None:
+        self._answer = head + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(self._answer)
+        writer.close()
+
+
+def png(image: Image.Image) -> bytes:
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (Canned(b"<html>welcome</html>"), RenderBroken, "not the PNG"),
+        (Canned(b""), RenderBroken, "not the PNG"),
+        (Canned(png(Image.new("RGB", (WIDTH, HEIGHT), (1, 2, 3)))), ImageFault, "colours"),
+        (Canned(png(Image.new("P", (WIDTH, HEIGHT)))), ImageFault, "comes as P"),
+        (Canned(png(Image.new("L", (3000, 2000)))), ImageFault, "3000x2000"),
+        (Canned(os.urandom(6 * WIDTH * HEIGHT + 2**21)), RenderBroken, "more than"),
+        (Canned(png(Image.new("L", (WIDTH, HEIGHT), 9))[:-60]), RenderBroken, "not the PNG"),
+        (
+            Canned(b"", b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/elsewhere"),
+            RenderRefused,
+            "answered 302",
+        ),
+    ],
+)
+async def test_what_is_no_picture_of_the_tile_is_refused_and_leaves_no_level(
+    tmp_path: Path, answer: Canned, kind: type[Fault], words: str
+) -> None:
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/render-ws/v1"
+        plan = MipmapPlan(tmp_path / "m", levels=1, reduction=RENDER, encoding=PLAIN_TIFF).served_by(base_url, RAW)
+        fault = await fault_of(tile_job(level0_of(tile_spec("a", width=WIDTH, height=HEIGHT)), plan))
+    assert type(fault) is kind
+    assert words in str(fault)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_other_methods_ask_nothing_of_the_service(tmp_path: Path) -> None:
+    plan = MipmapPlan(tmp_path).served_by("http://render:8080/render-ws/v1", RAW)
+    assert tile_job(level0_of(tile_spec("a")), plan).source is None
