@@ -1,1 +1,1 @@
-"""The fault suite: what a real acquisition server sees, done to the daemon as a process; `make faults` prints the table."""
+"""The fault suite: what acquisition servers see, done to the running daemon. `make faults` prints the table."""

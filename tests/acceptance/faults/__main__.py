@@ -19,9 +19,7 @@ def main() -> int:
     """0 when every fault was borne: no test failed, and nothing was lost, duplicated or left over."""
     parser = argparse.ArgumentParser("python -m tests.acceptance.faults", description=__doc__)
     parser.add_argument("--scale", type=Scale, choices=list(Scale), default=Scale.FULL)
-    parser.add_argument(
-        "--jobs", type=int, default=2, help="faults injected at the same time, each into its own daemon"
-    )
+    parser.add_argument("--jobs", type=int, default=2, help="faults at the same time, each with a daemon of its own")
     parser.add_argument("--output", type=Path, default=Path("build/faults"), help="where the table goes")
     parser.add_argument("--basetemp", help="pytest's option")
     parser.add_argument("-k", dest="chosen", help="pytest's option: only faults whose name fits")

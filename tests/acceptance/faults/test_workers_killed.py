@@ -1,4 +1,4 @@
-"""kill -9 of worker processes at random moments, as the kernel does when memory runs out: no tile is lost, none blamed."""
+"""kill -9 of worker processes as the kernel does it when memory runs out: no tile is lost, none blamed."""
 
 import contextlib
 import os

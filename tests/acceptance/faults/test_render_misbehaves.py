@@ -1,0 +1,163 @@
+"""render-ws misbehaves once, in every way, at every request that the daemon makes in a montage's life."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.demo.microscope import write_section
+from daemon.demo.standin_faults import FaultKind
+from tests.acceptance.conftest import section_plan
+from tests.acceptance.faults.accounts import Audit, audit, present_rows, wait_until_ended
+from tests.acceptance.faults.rows import FaultRun, Scale
+from tests.acceptance.rig import Rig, running, wait_for
+
+LEVELS = 2
+AFTER_THE_WORK = (FaultKind.CUT, FaultKind.LOST, FaultKind.LATE, FaultKind.SLOW)
+STATUSES = (500, 502, 504)
+Misbehaviour = dict[str, Any]
+Route = tuple[str, str]
+"""Method, and path below the project with SPECIMEN and TILE for what differs from montage to montage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One fault at one request of one montage, which has stacks of its own."""
+
+    specimen: str
+    route: Route
+    misbehaviour: Misbehaviour
+    at_replacement: bool
+    """Whether it strikes when the metafile was replaced, not when it first came."""
+
+    @property
+    def pattern(self) -> str:
+        """Finds the request."""
+        path = re.escape(self.route[1]).replace("SPECIMEN", self.specimen).replace("TILE", "[^/?]+")
+        return rf"^{self.route[0]} .*/project/test{path}(\?|$)"
+
+
+def write_for(rig: Rig, specimen: str) -> Path:
+    plan = section_plan(1050, 4, size=(64, 64), specimen_id=specimen, session_id=f"{specimen}_session")
+    return write_section(plan, rig.acquisition, pixels="noise").metafile
+
+
+def drop_last_tile(metafile: Path) -> None:
+    """Replaces a metafile by one that no longer names its last tile: that tile has to leave the stacks."""
+    content = json.loads(metafile.read_bytes())
+    content[1]["data"].pop()
+    part = metafile.with_suffix(".part")
+    part.write_text(json.dumps(content))
+    part.replace(metafile)
+
+
+def routes_of(rig: Rig, specimen: str, since: int) -> list[Route]:
+    """What was asked about a specimen's stacks, each request once."""
+    found: dict[Route, None] = {}
+    for asked in rig.requests()[since:]:
+        path = asked["path"].partition("?")[0].partition("/project/test")[2]
+        if f"/{specimen}_" in path:
+            path = re.sub(r"/tile/[^/]+", "/tile/TILE", path.replace(specimen, "SPECIMEN", 1))
+            found[(asked["method"], path)] = None
+    return list(found)
+
+
+def life_of_a_montage(rig: Rig) -> tuple[list[Route], list[Route]]:
+    """Requests for a montage that comes, and for one that takes the place of another."""
+    metafile = write_for(rig, "calm")
+    rig.wait_until("complete", metafile)
+    first = routes_of(rig, "calm", 0)
+    since = len(rig.requests())
+    replace_and_wait(rig, [metafile])
+    return first, routes_of(rig, "calm", since)
+
+
+def replace_and_wait(rig: Rig, metafiles: list[Path], timeout_s: float = 600) -> None:
+    before = {path: row["id"] for path, row in present_rows(rig).items()}
+    for metafile in metafiles:
+        drop_last_tile(metafile)
+
+    def taken_up() -> bool:
+        rows = present_rows(rig)
+        return all(path in rows and rows[path]["id"] != before[path] for path in metafiles)
+
+    wait_for(taken_up, timeout_s, "the replaced metafiles")
+    wait_until_ended(rig, metafiles, timeout_s)
+
+
+def kinds(scale: Scale) -> list[Misbehaviour]:
+    """Ways to misbehave; in short runs the hardest alone: the work is done, and the connection ends."""
+    chosen = list(FaultKind) if scale is Scale.FULL else [FaultKind.LOST]
+    found: list[Misbehaviour] = [{"kind": kind, "seconds": 1.0} for kind in chosen]
+    return found + ([{"kind": "status", "status": status} for status in STATUSES] if scale is Scale.FULL else [])
+
+
+def cases(routes: tuple[list[Route], list[Route]], misbehaviours: Iterable[Misbehaviour]) -> list[Case]:
+    wanted = [
+        (route, misbehaviour, at_replacement)
+        for misbehaviour in misbehaviours
+        for at_replacement, asked in enumerate(routes)
+        for route in asked
+    ]
+    return [Case(f"case{n}", route, how, bool(late)) for n, (route, how, late) in enumerate(wanted)]
+
+
+def require_each_step(routes: tuple[list[Route], list[Route]]) -> None:
+    """The faults strike nowhere else than where the daemon asks: that must be every step."""
+    first, second = ({f"{method} {path}" for method, path in asked} for asked in routes)
+    layer = "/z/1050.0/resolvedTiles"
+    for stack in ("/stack/SPECIMEN_raw", "/stack/SPECIMEN_mips"):
+        assert {f"POST {stack}", f"PUT {stack}{layer}", f"PUT {stack}/state/COMPLETE"} <= first, first
+        assert f"PUT {stack}/state/LOADING" in second, second
+        assert any(each.startswith(f"DELETE {stack}") for each in second), second
+
+
+def inject(rig: Rig, chosen: list[Case]) -> tuple[int, list[Path]]:
+    """Lets every fault strike; how many did, and the montages they struck."""
+    metafiles: dict[str, Path] = {}
+    for case in chosen:
+        if not case.at_replacement:
+            rig.tell_standin(match=case.pattern, times=1, **case.misbehaviour)
+        metafiles[case.specimen] = write_for(rig, case.specimen)
+    wait_until_ended(rig, list(metafiles.values()), 600)
+    since = len(rig.requests())
+    replaced = [case for case in chosen if case.at_replacement]
+    for case in replaced:
+        rig.tell_standin(match=case.pattern, times=1, **case.misbehaviour)
+    replace_and_wait(rig, [metafiles[case.specimen] for case in replaced])
+    asked = [f"{each['method']} {each['path']}" for each in rig.requests()]
+    struck = sum(
+        any(re.search(case.pattern, each) for each in (asked[since:] if case.at_replacement else asked))
+        for case in chosen
+    )
+    return struck, list(metafiles.values())
+
+
+def report(rig: Rig, metafiles: list[Path]) -> Audit:
+    wait_for(lambda: rig.ready().get("ready"), 60, lambda: f"ready; {rig.ready()}")
+    assert "Traceback" not in rig.daemon.log.read_text()
+    return audit(rig, metafiles, levels=LEVELS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_misbehaviour_at_every_request_is_made_up_for(tmp_path, scale, enter):
+    rig = Rig(tmp_path, {"watch.mipmaps.levels": LEVELS, "workers.count": 1})
+    with running(rig):
+        routes = life_of_a_montage(rig)
+        require_each_step(routes)
+        chosen = cases(routes, kinds(scale))
+        struck, metafiles = inject(rig, chosen)
+        account = report(rig, [*metafiles, *(path for path in present_rows(rig) if "calm_session" in str(path))])
+    assert struck == len(chosen), "a fault that was never met shows nothing"
+    ways = Counter(str(case.misbehaviour["kind"]) for case in chosen)
+    hardest = sum(ways[kind] for kind in AFTER_THE_WORK)
+    note = f"{len(routes[0])} requests of a new montage, {len(routes[1])} of a replaced one, each struck in "
+    note += f"{len(kinds(scale))} ways; {hardest} times the work was done and its answer cut, lost or late"
+    enter(FaultRun("render-ws misbehaves", struck, **account.counts(), note=note))
+    assert not account.problems
