@@ -9,7 +9,7 @@ import struct
 import subprocess
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,11 @@ from handlers.errors import (
     WorkerFault,
 )
 from handlers.formats import Encoding
+from handlers.imageheader import decoder
 from handlers.images import FaultReport, MipmapJob, MipmapReport, inspect_image, make_mipmaps, verify_level
-from handlers.mipmaps import MASK, Reduction
+from handlers.mipmapplan import Level0, MipmapPlan, absent_levels, level_uris, mask_job, tile_job
+from handlers.mipmaps import MASK, METHODS, Reduction
+from handlers.uris import uri_to_path
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 WIDTH, HEIGHT = 21, 13
@@ -268,6 +271,260 @@ class TestMasks:
     def test_a_mask_is_not_written_in_a_format_that_blurs(self, level0: Path, output_dir: Path) -> None:
         fault = fault_of(job_for(level0, output_dir, reduction=MASK, is_mask=True, extension="jpg"))
         assert isinstance(fault, SettingsFault)
+
+
+def age(path: Path, seconds: float) -> None:
+    """Sets a file's time of change back."""
+    then = path.stat().st_mtime - seconds
+    os.utime(path, (then, then))
+
+
+def identities(job: MipmapJob) -> list[tuple[int, int]]:
+    """Inode numbers and ages of the levels: a level made anew is another file."""
+    return [(path.stat().st_ino, path.stat().st_mtime_ns) for _, path in job.outputs]
+
+
+class TestLevelsThatAreThere:
+    @pytest.fixture
+    def job(self, level0: Path, output_dir: Path) -> MipmapJob:
+        """A job that was done, and is to be done where it must; its image is older than its levels."""
+        age(level0, 60)
+        job = job_for(level0, output_dir, levels=3, force=False)
+        assert [made.level for made in make_mipmaps(job).made] == [1, 2, 3]
+        return job
+
+    def test_valid_levels_are_kept_and_the_image_is_not_decoded_for_them(
+        self, job: MipmapJob, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = identities(job)
+        monkeypatch.setattr(images, "_level0", None)
+        report = make_mipmaps(job)
+        assert (report.fault, report.made, report.level0_bits) == (None, (), 8)
+        assert [(kept.level, kept.path) for kept in report.kept] == list(job.outputs)
+        assert report.kept[0].bytes == report.kept[0].path.stat().st_size
+        assert identities(job) == before
+
+    def test_with_force_they_are_made_again_whole_or_not_at_all(self, job: MipmapJob) -> None:
+        before = identities(job)
+        report = make_mipmaps(replace(job, force=True))
+        assert [made.level for made in report.made] == [1, 2, 3]
+        assert report.kept == ()
+        assert not set(before) & set(identities(job))
+        assert not leftovers(job.outputs[0][1].parent)
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            pytest.param(Path.unlink, id="gone"),
+            pytest.param(lambda path: path.write_bytes(b""), id="empty"),
+            pytest.param(lambda path: path.write_bytes(path.read_bytes()[:-4]), id="cut short"),
+            pytest.param(lambda path: save(path, texture(np.uint8, 5, 4)), id="of another size"),
+            pytest.param(lambda path: save(path, texture(np.uint16, 5, 3)), id="of another depth"),
+            pytest.param(lambda path: save(path, texture(np.uint8, 5, 3), format="PNG"), id="of another format"),
+            pytest.param(lambda path: age(path, 3600), id="older than its image"),
+        ],
+    )
+    def test_a_level_that_is_not_valid_is_made_and_no_other_one(
+        self, job: MipmapJob, spoil: Callable[[Path], object]
+    ) -> None:
+        sound = job.outputs[1][1].read_bytes()
+        spoil(job.outputs[1][1])
+        report = make_mipmaps(job)
+        assert report.fault is None
+        assert [made.level for made in report.made] == [2]
+        assert [kept.level for kept in report.kept] == [1, 3]
+        assert job.outputs[1][1].read_bytes() == sound
+
+    def test_a_level_as_old_as_its_image_is_made_again_for_clocks_of_file_systems_tick_slowly(
+        self, job: MipmapJob
+    ) -> None:
+        moment = job.level0.stat().st_mtime_ns
+        os.utime(job.outputs[0][1], ns=(moment, moment))
+        assert [made.level for made in make_mipmaps(job).made] == [1]
+
+    def test_a_new_image_has_all_its_levels_made(self, job: MipmapJob) -> None:
+        save(job.level0, np.full((HEIGHT, WIDTH), 77, np.uint8))
+        later = time.time() + 5
+        os.utime(job.level0, (later, later))
+        assert len(make_mipmaps(job).made) == 3
+        assert (verify_level(job.outputs[0][1], WIDTH // 2, HEIGHT // 2, "L") == 77).all()
+
+    def test_an_image_that_became_bad_is_a_fault_though_its_levels_are_there(self, job: MipmapJob) -> None:
+        job.level0.write_bytes(b"")
+        report = make_mipmaps(job)
+        assert report.fault is not None
+        assert report.kept == ()
+
+    def test_changing_what_is_wanted_makes_the_levels_again(self, tmp_path: Path, output_dir: Path) -> None:
+        file = save(tmp_path / "a.tif", texture(np.uint16))
+        age(file, 60)
+        job = job_for(file, output_dir, force=False)
+        make_mipmaps(job)
+        report = make_mipmaps(replace(job, convert_to_8bit=False))
+        assert [made.mode for made in report.made] == ["I;16", "I;16"]
+        assert [kept.mode for kept in make_mipmaps(replace(job, convert_to_8bit=False)).kept] == ["I;16", "I;16"]
+
+    def test_levels_of_a_mask_of_one_bit_are_kept_too(self, tmp_path: Path, output_dir: Path) -> None:
+        file = save(tmp_path / "m.png", Image.fromarray(texture()).convert("1"))
+        age(file, 60)
+        job = job_for(file, output_dir, reduction=MASK, is_mask=True, force=False)
+        assert len(make_mipmaps(job).made) == 2
+        assert len(make_mipmaps(job).kept) == 2
+
+
+class TestFormats:
+    @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+    @pytest.mark.parametrize(
+        ("encoding", "tag"),
+        [
+            (Encoding("tif", compression="none"), 1),
+            (Encoding("tif", compression="lzw"), 5),
+            (Encoding("tiff", compression="deflate"), 8),
+            (Encoding("tiff", compression="zip"), 8),
+            (Encoding("tiff", compression="packbits"), 32773),
+        ],
+    )
+    def test_a_compressed_tiff_is_compressed_and_has_the_same_pixels(
+        self, tmp_path: Path, output_dir: Path, depth: Any, encoding: Encoding, tag: int
+    ) -> None:
+        file = save(tmp_path / "a.tif", texture(depth, 200, 100))
+        job = job_for(file, output_dir, encoding=encoding, convert_to_8bit=False, width=200, height=100)
+        assert make_mipmaps(job).fault is None
+        with Image.open(job.outputs[0][1]) as found:
+            assert found.tag_v2[259] == tag  # type: ignore[attr-defined]
+            packed = np.asarray(found)
+        plain = make_mipmaps(replace(job, encoding=Encoding("tif"))).made[0]
+        np.testing.assert_array_equal(packed, verify_level(plain.path, 100, 50, plain.mode))
+
+    @pytest.mark.parametrize("quality", [40, 95])
+    def test_a_lower_quality_makes_a_smaller_jpeg(self, level0: Path, output_dir: Path, quality: int) -> None:
+        job = job_for(level0, output_dir, encoding=Encoding("jpeg", quality=quality))
+        best = replace(job, encoding=Encoding("jpg", quality=100))
+        assert make_mipmaps(job).made[0].bytes < make_mipmaps(best).made[0].bytes
+
+    def test_png_can_be_packed_tighter_or_not_at_all(self, tmp_path: Path, output_dir: Path) -> None:
+        file = save(tmp_path / "a.tif", np.full((HEIGHT, WIDTH), 7, np.uint8))
+        sizes = [
+            make_mipmaps(job_for(file, output_dir, encoding=Encoding("png", compression=level))).made[0].bytes
+            for level in (0, 9)
+        ]
+        assert sizes[0] > sizes[1]
+
+    @pytest.mark.parametrize(
+        ("options", "key"),
+        [
+            ({"format": "bmp"}, "mipmaps.format"),
+            ({"format": "webp"}, "mipmaps.format"),
+            ({"format": "tif", "quality": 90}, "mipmaps.quality"),
+            ({"format": "jpg", "quality": 0}, "mipmaps.quality"),
+            ({"format": "jpg", "quality": 101}, "mipmaps.quality"),
+            ({"format": "jpg", "compression": "lzw"}, "mipmaps.compression"),
+            ({"format": "tif", "compression": "zstd"}, "mipmaps.compression"),
+            ({"format": "tif", "compression": 6}, "mipmaps.compression"),
+            ({"format": "png", "compression": 10}, "mipmaps.compression"),
+            ({"format": "png", "compression": "lzw"}, "mipmaps.compression"),
+        ],
+    )
+    def test_a_format_or_option_that_is_none_is_refused_before_there_is_a_job(
+        self, options: dict[str, Any], key: str
+    ) -> None:
+        with pytest.raises(SettingsFault) as refusal:
+            Encoding(**options)
+        assert refusal.value.subject == key
+
+    @pytest.mark.parametrize(
+        ("name", "extension"), [("TIFF", "tif"), ("tif", "tif"), ("JPEG", "jpg"), ("jpg", "jpg"), ("PNG", "png")]
+    )
+    def test_every_name_of_a_format_has_one_extension(self, name: str, extension: str) -> None:
+        assert Encoding(name).extension == extension
+
+
+class TestWhatThePlanPromises:
+    """Writer and stack take paths from one plan."""
+
+    @pytest.mark.parametrize("name", ["tiff", "TIF", "jpeg", "png"])
+    def test_the_stack_names_the_very_files_that_are_written(self, level0: Path, output_dir: Path, name: str) -> None:
+        mask = save(level0.parent / "mask #1.png", np.full((HEIGHT, WIDTH), 255, np.uint8))
+        tile = Level0("t", level0, mask, WIDTH, HEIGHT)
+        plan = MipmapPlan(output_dir, levels=2, encoding=Encoding(name))
+        for job in (tile_job(tile, plan), mask_job(tile, plan)):
+            assert make_mipmaps(job).fault is None
+        for level, (image_uri, mask_uri) in level_uris(tile, plan).items():
+            assert mask_uri is not None
+            sizes = {
+                (found.width, found.height) for found in map(inspect_image, map(uri_to_path, (image_uri, mask_uri)))
+            }
+            assert sizes == {(WIDTH >> level, HEIGHT >> level)}
+        assert absent_levels([tile], plan) == []
+
+    def test_masks_beside_jpeg_are_png_and_stay_binary(self, level0: Path, output_dir: Path) -> None:
+        mask = save(level0.parent / "mask.png", np.where(texture() < 200, 255, 0).astype(np.uint8))
+        job = mask_job(Level0("t", level0, mask, WIDTH, HEIGHT), MipmapPlan(output_dir, 2, encoding=Encoding("jpg")))
+        report = make_mipmaps(job)
+        assert report.made[0].path.name == "mask.png.png"
+        assert set(np.unique(verify_level(report.made[0].path, WIDTH // 2, HEIGHT // 2, "L"))) == {0, 255}
+
+    def test_files_with_a_hash_in_their_names_do_not_share_a_level(self, level0: Path, output_dir: Path) -> None:
+        plan = MipmapPlan(output_dir, levels=1)
+        names = [save(level0.parent / name, texture()) for name in ("a#1.tif", "a#2.tif", "a%231.tif", "a?1.tif")]
+        paths = [make_mipmaps(tile_job(Level0("t", name, None, WIDTH, HEIGHT), plan)).made[0].path for name in names]
+        assert len(set(paths)) == 4
+
+
+def test_level_0_is_decoded_once_however_many_levels_are_made(
+    level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[Path] = []
+
+    def counted(file: Any) -> Any:
+        decoded.append(Path(f"/proc/self/fd/{file.fileno()}").readlink())
+        return decoder(file)
+
+    monkeypatch.setattr(images, "decoder", counted)
+    assert len(make_mipmaps(job_for(level0, output_dir, levels=3)).made) == 3
+    assert len([path for path in decoded if path == level0]) == 1
+
+
+def test_one_bad_image_is_a_report_beside_the_good_ones(level0: Path, output_dir: Path) -> None:
+    bad = level0.parent / "bad.tif"
+    bad.write_bytes(b"II*\0")
+    files = [level0, bad, save(level0.parent / "c.tif", texture())]
+    reports = [make_mipmaps(job_for(file, output_dir, tile_id=file.name)) for file in files]
+    assert [(report.tile_id, report.fault is None) for report in reports] == [
+        *(("image.tif", True), ("bad.tif", False), ("c.tif", True)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "reduction", [Reduction(method, name) for method in ("block_reduce", "PIL") for name in METHODS[method]], ids=str
+)
+@pytest.mark.parametrize("mode", ["RGB", "LA", "P"])
+def test_colours_are_refused_by_every_method(tmp_path: Path, output_dir: Path, reduction: Reduction, mode: str) -> None:
+    file = save(tmp_path / "a.png", Image.new(mode, (WIDTH, HEIGHT)))
+    fault = fault_of(job_for(file, output_dir, reduction=reduction))
+    assert isinstance(fault, ImageFault)
+    assert "not grey values" in str(fault)
+
+
+@pytest.mark.parametrize(
+    "reduction", [Reduction(method, name) for method in ("block_reduce", "PIL") for name in METHODS[method]], ids=str
+)
+def test_8_bit_images_are_not_darkened_by_conversion_with_any_method(
+    tmp_path: Path, output_dir: Path, reduction: Reduction
+) -> None:
+    file = save(tmp_path / "a.tif", np.full((HEIGHT, WIDTH), 200, np.uint8))
+    report = make_mipmaps(job_for(file, output_dir, reduction=reduction, convert_to_8bit=True))
+    assert (verify_level(report.made[1].path, WIDTH // 4, HEIGHT // 4, "L") == 200).all()
+
+
+@pytest.mark.parametrize("order", [(3, 1), (2, 3, 1), (1, 3)])
+def test_levels_asked_for_in_any_order_are_the_levels_made(
+    level0: Path, output_dir: Path, order: tuple[int, ...]
+) -> None:
+    outputs = tuple((level, output_dir / f"{level}.tif") for level in order)
+    report = make_mipmaps(job_for(level0, output_dir, outputs=outputs))
+    assert {(made.level, made.width) for made in report.made} == {(level, WIDTH >> level) for level in order}
+    assert all(inspect_image(path).width == WIDTH >> level for level, path in outputs)
 
 
 class TestRefusedImages:

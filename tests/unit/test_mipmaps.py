@@ -1,7 +1,7 @@
 """Mipmap arrays against results written out, and against exact means in float64."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from handlers import blockfunctions
+from handlers.errors import SettingsFault
 from handlers.greyvalues import FULL_RANGE, rounded, smallest_type
 from handlers.mipmaps import MASK, MEAN, METHODS, Reduction, level_size, reduce_levels
+from handlers.resizing import FILTERS
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 ALL_LEVELS = range(1, 7)
@@ -262,6 +265,134 @@ class TestMin:
         image = [[257, 300, 65535, 65535], [600, 600, 65535, 65535]]
         assert reduced(image, np.uint16, reduction=MASK, to_8bit=FULL_RANGE) == [[1, 255]]
         assert reduced(image, np.uint16, reduction=MASK) == [[257, 65535]]
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+class TestOtherFunctions:
+    IMAGE: ClassVar = [
+        [9, 1, 7, 7, 0],
+        [4, 2, 7, 3, 0],
+        [5, 6, 8, 8, 0],
+        [5, 6, 2, 2, 0],
+        [0, 0, 0, 0, 0],
+    ]
+
+    def test_max_is_the_largest_of_the_block(self, depth: Any) -> None:
+        assert reduced(self.IMAGE, depth, reduction=Reduction(function="max")) == [[9, 7], [6, 8]]
+
+    def test_the_median_of_an_even_block_lies_between_and_a_half_goes_to_the_even(self, depth: Any) -> None:
+        # Medians 3, 7, 5.5 and 5.
+        assert reduced(self.IMAGE, depth, reduction=Reduction(function="median")) == [[3, 7], [6, 5]]
+        assert reduced([[4, 4], [5, 5]], depth, reduction=Reduction(function="median")) == [[4]]
+
+    def test_the_median_of_a_level_is_that_of_level_0_and_not_of_medians(self, depth: Any) -> None:
+        image = [[0, 0, 0, 0], [0, 9, 0, 9], [0, 0, 9, 9], [0, 9, 9, 9]]
+        # Medians of level 1: 0, 0, 0, 9. Of all: nine of sixteen pixels are 0.
+        assert reduced(image, depth, level=2, reduction=Reduction(function="median")) == [[0]]
+        image = [[0, 9, 0, 9], [9, 9, 9, 9], [0, 0, 0, 9], [0, 0, 0, 9]]
+        # Medians of level 1: 9, 9, 0, 4; their median 6. Of all: 4.5, to the even 4.
+        assert reduced(image, depth, level=2, reduction=Reduction(function="median")) == [[4]]
+
+    def test_the_mode_is_the_most_frequent_value_and_of_several_the_smallest(self, depth: Any) -> None:
+        assert reduced(self.IMAGE, depth, reduction=Reduction(function="mode")) == [[1, 7], [5, 2]]
+
+    def test_the_mode_of_a_level_is_that_of_level_0_and_not_of_modes(self, depth: Any) -> None:
+        image = [[1, 1, 2, 5], [1, 1, 2, 6], [2, 7, 2, 3], [2, 8, 2, 3]]
+        # Modes of level 1: 1, 2, 2, 2.
+        assert reduced(image, depth, level=2, reduction=Reduction(function="mode")) == [[2]]
+        image = [[1, 1, 2, 2], [1, 3, 2, 4], [1, 1, 2, 2], [1, 5, 2, 6]]
+        assert reduced(image, depth, level=2, reduction=Reduction(function="mode")) == [[1]]
+
+    def test_labels_stay_labels(self, depth: Any) -> None:
+        labels = np.random.default_rng(2).choice(np.array([0, 17, 90, 254], depth), (67, 131))
+        for _, pixels in reduce_levels(labels, ALL_LEVELS, Reduction(function="mode")):
+            assert set(np.unique(pixels)) <= {0, 17, 90, 254}
+
+    @pytest.mark.parametrize("function", ["min", "max", "median", "mode"])
+    def test_a_level_is_the_same_however_many_rows_are_done_at_once(
+        self, depth: Any, function: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        image = np.random.default_rng(1).integers(0, 9, (133, 87), depth)
+        whole = dict(reduce_levels(image, ALL_LEVELS, Reduction(function=function)))
+        monkeypatch.setattr(blockfunctions, "BAND", 600)
+        for level, pixels in reduce_levels(image, ALL_LEVELS, Reduction(function=function)):
+            np.testing.assert_array_equal(pixels, whole[level])
+
+
+@pytest.mark.parametrize("function", ["min", "max", "median", "mode"])
+def test_equal_values_stay_equal_when_16_bits_become_8(function: str) -> None:
+    # 30000 / 257 is 116.7: rounded without bias it would become 116 in some places and 117 in others.
+    image = np.full((64, 64), 30000, np.uint16)
+    for _, pixels in reduce_levels(image, ALL_LEVELS, Reduction(function=function), FULL_RANGE):
+        assert set(np.unique(pixels)) == {117}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+class TestFilters:
+    def test_an_odd_last_row_and_column_are_not_squeezed_in(self, name: str) -> None:
+        image = np.zeros((65, 129), np.uint8)
+        image[:64, :128] = np.random.default_rng(4).integers(0, 256, (64, 128))
+        even = dict(reduce_levels(image[:64, :128], ALL_LEVELS, Reduction("PIL", name)))
+        for level, pixels in reduce_levels(image, ALL_LEVELS, Reduction("PIL", name)):
+            assert pixels.shape == (64 >> level, 128 >> level)
+            # Filters that reach further than their block see the dropped pixels from the last three of a line.
+            kept = np.s_[:-3, :-3]
+            np.testing.assert_array_equal(pixels[kept], even[level][kept])
+
+    @pytest.mark.parametrize("depth", DEPTHS)
+    def test_black_and_white_edges_never_wrap_around(self, name: str, depth: Any) -> None:
+        white = np.iinfo(depth).max
+        image = np.zeros((64, 64), depth)
+        image[:, 29:] = white
+        for _, pixels in reduce_levels(image, [1, 2], Reduction("PIL", name)):
+            assert (np.diff(pixels.astype(np.int64), axis=1) >= -0.1 * white).all()
+            assert (pixels[:, 0] == 0).all()
+            assert (pixels[:, -1] == white).all()
+
+    @pytest.mark.parametrize("depth", DEPTHS)
+    def test_a_level_is_made_of_level_0_whatever_others_are_made(self, name: str, depth: Any) -> None:
+        image = np.random.default_rng(1).integers(0, np.iinfo(depth).max, (97, 83), depth, endpoint=True)
+        [(_, alone)] = reduce_levels(image, [3], Reduction("PIL", name))
+        np.testing.assert_array_equal(dict(reduce_levels(image, [1, 3], Reduction("PIL", name)))[3], alone)
+
+    def test_16_bits_become_8_after_it(self, name: str) -> None:
+        image = np.full((8, 8), 25700, np.uint16)
+        [(_, pixels)] = reduce_levels(image, [1], Reduction("PIL", name), FULL_RANGE)
+        assert (pixels.dtype, set(np.unique(pixels))) == (np.uint8, {100})
+
+
+def test_nearest_takes_the_pixel_in_the_middle_of_level_0_and_does_not_drift() -> None:
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    levels = dict(reduce_levels(image, [1, 2, 3], Reduction("PIL", "NEAREST")))
+    for level, pixels in levels.items():
+        np.testing.assert_array_equal(pixels, image[2 ** (level - 1) :: 2**level, 2 ** (level - 1) :: 2**level])
+
+
+class TestReduction:
+    @pytest.mark.parametrize(
+        ("method", "function", "key"),
+        [
+            ("nope", "mean", "mipmaps.method"),
+            ("pil", "BOX", "mipmaps.method"),
+            ("block_reduce", "FOO", "mipmaps.function"),
+            ("block_reduce", "BOX", "mipmaps.function"),
+            ("PIL", "mean", "mipmaps.filter"),
+            ("PIL", "FOO", "mipmaps.filter"),
+            ("render", "min", "mipmaps.function"),
+        ],
+    )
+    def test_an_unknown_method_function_or_filter_is_refused_before_there_is_a_job(
+        self, method: str, function: str, key: str
+    ) -> None:
+        with pytest.raises(SettingsFault) as refusal:
+            Reduction(method, function)
+        assert refusal.value.subject == key
+
+    def test_the_area_mean_is_what_is_done_unless_another_is_asked_for(self) -> None:
+        assert Reduction() == MEAN
+        image = np.random.default_rng(1).integers(0, 256, (32, 32), np.uint8)
+        for (_, one), (_, other) in zip(reduce_levels(image, [2]), reduce_levels(image, [2], MEAN), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 class TestRefusals:
