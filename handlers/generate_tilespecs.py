@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from handlers.arrival import Arrival, check_images, read_metafile
+from handlers.arrival import Arrival, check_images, depth_warnings, read_metafile
 from handlers.blocking import with_client
 from handlers.errors import Fault, ImageFault, ImagesMissing, MetafileFault, ReadBackDiffers
 from handlers.metafile import Metafile, Severity, check_metafile, parse_metafile
@@ -86,7 +86,7 @@ async def generate_tilespecs(
     """
     directory = image_directory or metafile.parent
     options = options or TileSpecOptions()
-    parsed, warnings = await asyncio.to_thread(_examine, metafile, await read_metafile(metafile), directory, z)
+    parsed, warnings = await asyncio.to_thread(_examine, metafile, await read_metafile(metafile), directory, z, options)
     transform = shared_transform_for(parsed) if shared_transform else None
     specs = tile_specs_for(parsed, z, directory, options, shared_transform_id=transform["id"] if transform else None)
     jsons = [spec.to_json() for spec in specs]
@@ -146,7 +146,9 @@ def generate_tilespecs_sync(
     )
 
 
-def _examine(path: Path, content: bytes, directory: Path, z: float) -> tuple[Metafile, tuple[str, ...]]:
+def _examine(
+    path: Path, content: bytes, directory: Path, z: float, options: TileSpecOptions
+) -> tuple[Metafile, tuple[str, ...]]:
     """The metafile, which can be meant, and what is odd about it and its images."""
     metafile = parse_metafile(content, str(path))
     findings = [*check_metafile(metafile, path.name), *check_z(metafile, z, ZRule(ZRuleKind.FIXED, fixed=z))]
@@ -154,7 +156,9 @@ def _examine(path: Path, content: bytes, directory: Path, z: float) -> tuple[Met
     if wrong:
         raise MetafileFault(str(path), "; ".join(wrong), "see what wrote this metafile")
     arrival = check_images(metafile, directory)
-    return metafile, (*(finding.text for finding in findings), *_image_warnings(arrival, metafile, directory))
+    warnings = [finding.text for finding in findings]
+    warnings += _image_warnings(arrival, metafile, directory)
+    return metafile, (*warnings, *depth_warnings(arrival.bits, options.maximum_intensity))
 
 
 def _image_warnings(arrival: Arrival, metafile: Metafile, directory: Path) -> list[str]:

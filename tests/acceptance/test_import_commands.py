@@ -277,6 +277,55 @@ def test_overwriting_a_layer_puts_the_new_tiles_before_it_deletes_the_old_ones(f
     assert len(facility.tiles("raw", 1051)) == 4
 
 
+def test_old_tiles_that_cannot_be_deleted_fail_the_command_and_an_upload_that_fails_loses_none(
+    facility: Facility,
+) -> None:
+    old, new = facility.section(1050, 4), facility.section(1051, 6)
+    facility.ingest(old)
+    given = {"metafile": str(new.metafile), "stack": "raw", "z_index": 1050, "overwrite_zlayer": True}
+    facility.misbehave(r"PUT .*/z/1050.0/resolvedTiles.*", "status", status=500)
+    facility.run(TILESPECS, code=1, **given)
+    assert len(facility.tiles("raw")) == 4
+    facility.behave()
+    facility.misbehave(r"DELETE .*/tile/.*", "status", status=500)
+    facility.run(TILESPECS, code=1, **given)
+    assert "delete tile" in facility.errors[0]
+    facility.behave()
+    facility.run(TILESPECS, **given)
+    assert len(facility.tiles("raw")) == 6
+
+
+def test_a_region_goes_up_in_one_request(facility: Facility) -> None:
+    before = len(facility.requests())
+    facility.ingest(facility.section())
+    assert sum("resolvedTiles" in line and line.startswith("PUT") for line in facility.requests()[before:]) == 1
+
+
+def test_two_commands_that_close_the_same_stack_under_each_other_lose_nothing(facility: Facility) -> None:
+    commands = []
+    for z in range(1050, 1054):
+        flags = ["--metafile", str(facility.section(z).metafile), "--stack", "raw", "--close_stack", "true"]
+        given = ["--input_json", str(facility.input()), "--z_index", str(z)]
+        commands.append([sys.executable, "-m", "daemon", TILESPECS, *given, *flags])
+    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for command in commands]
+    ends = [(process.communicate()[1].decode(), process.returncode) for process in processes]
+    lost = [z for z in range(1050, 1054) if len(facility.tiles("raw", z)) != 4]
+    assert not lost, ends
+    # One that saw another reopen the stack says so; none ends as done with a stack that is not.
+    assert all(code == 0 or "reopened" in text or "closed by others" in text for text, code in ends), ends
+
+
+@pytest.mark.parametrize(("maximum", "warned"), [(255, True), (65535, False)])
+def test_16_bit_images_that_render_would_show_white_are_a_warning(
+    facility: Facility, maximum: int, warned: bool
+) -> None:
+    section = facility.section()
+    for image in section.images:
+        Image.fromarray(np.full((128, 128), 40_000, np.uint16)).save(image)
+    result = facility.ingest(section, maximum_intensity=maximum)
+    assert any("16 bits" in warning for warning in result["warnings"]) == warned
+
+
 def test_a_mask_is_named_by_every_tile(facility: Facility) -> None:
     mask = facility.root / "mask.png"
     Image.new("L", (128, 128), 255).save(mask)
@@ -383,6 +432,21 @@ def test_masks_get_levels_of_their_own_and_the_stack_names_them(facility: Facili
             assert image.getextrema() == (255, 255)
 
 
+def test_names_with_number_signs_blanks_and_percent_signs_keep_their_tiles_apart(facility: Facility) -> None:
+    section = facility.section()
+    facility.ingest(section)
+    layer = fetch(f"{facility.stack_url('raw')}/z/1050/resolvedTiles")
+    for number, spec in enumerate(layer["tileIdToSpecMap"].values()):
+        image = uri_to_path(spec["mipmapLevels"]["0"]["imageUrl"])
+        strange = image.rename(image.with_name(f"a tile #{number} of 100%25.tif"))
+        spec["mipmapLevels"]["0"]["imageUrl"] = strange.as_uri()
+    fetch(f"{facility.stack_url('raw')}/z/1050/resolvedTiles", method="PUT", body=layer)
+    assert facility.make()["tile_count"] == 4
+    assert facility.apply()["tile_count"] == 4
+    assert verify_levels(facility.tiles("raw"), 2) == 8
+    assert len(list((facility.root / "mips").rglob("*#*.tif.tif"))) == 8
+
+
 @pytest.mark.parametrize("imgformat", ["tif", "tiff", "png", "jpg"])
 def test_what_generate_writes_is_what_apply_names(facility: Facility, imgformat: str) -> None:
     facility.ingest(facility.section())
@@ -447,6 +511,18 @@ def test_overwriting_layers_removes_tiles_that_the_source_no_longer_has(facility
     facility.make()
     facility.apply(output_stack="mips", overwrite_zlayer=True)
     assert facility.tiles("mips").keys() == facility.tiles("raw").keys()
+
+
+def test_mipmaps_of_raw_data_that_was_moved_since_are_not_guessed(facility: Facility) -> None:
+    section = facility.section()
+    facility.ingest(section)
+    facility.make()
+    moved = shutil.move(section.directory, facility.root / "moved")
+    facility.ingest(Written(moved, moved / section.metafile.name, ()))
+    applied = facility.apply(code=1)
+    assert applied["missing_ts_zs"] == [1050]
+    assert len(applied["failures"]) == 4
+    assert "moved" in applied["failures"][0]["problem"]
 
 
 def test_a_mipmap_of_another_size_is_not_applied(facility: Facility) -> None:
