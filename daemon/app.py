@@ -15,6 +15,7 @@ from aiohttp import web
 from daemon.config import ConfigError, Settings
 from daemon.health import Disk, Facts, Metrics, reasons_not_ready
 from daemon.replay import Replayer
+from daemon.secondlook import SecondLook
 from daemon.service import SystemdNotifier, watchdog_interval_s
 from daemon.status import http_url
 from daemon.watcher import Watcher
@@ -129,7 +130,14 @@ class Daemon:
                 log.warning("journal.crashed_attempts", attempts=crashed)
             await self._pipeline.resume()
             pipeline = group.create_task(self._pipeline.run(), name="pipeline")
+            second_look = SecondLook(
+                lambda: self._settings,
+                self._journal,
+                is_observable=self._is_observable,
+                take_up=self._pipeline.take_up,
+            )
             others = [
+                group.create_task(second_look.run(), name="second look"),
                 group.create_task(self._gate.run(), name="render gate"),
                 group.create_task(self._keeper.run(), name="stack keeper"),
                 group.create_task(self._report(), name="status"),

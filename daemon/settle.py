@@ -17,12 +17,16 @@ from daemon.config import WatchSettings
 from daemon.journal import Montage, Settled
 from handlers.arrival import Arrival, ImageProblem, check_images, read_metafile, too_large
 from handlers.errors import (
+    Evidence,
     Fault,
+    FileIdentity,
     ImageFault,
     ImagesMissing,
     MetafileFault,
     MetafilePartial,
     RenderRefused,
+    SettingsFault,
+    ZFault,
     storage_fault,
 )
 from handlers.metafile import (
@@ -36,7 +40,7 @@ from handlers.metafile import (
 from handlers.render import StackId
 from handlers.rendernames import legal_stack_name
 from handlers.tilespec import tile_ids_for
-from handlers.zrule import check_z, z_for
+from handlers.zrule import ZRule, check_z, z_for
 
 PATIENCE = 30
 """A file that is not whole, and has not changed for this many settle times, is broken and not on its way."""
@@ -64,15 +68,26 @@ class Ignored:
 class _Observation:
     """What was seen of a metafile that has not settled. In memory only: after a restart it is observed anew."""
 
-    identity: tuple[int, int, int]
+    identity: FileIdentity
     since: float
     awaited: Path | None = None
     """One image that was not there or not whole; while it does not change the others need not be looked at."""
-    awaited_identity: tuple[int, int] | None = None
+    awaited_identity: FileIdentity | None = None
     awaited_since: float = 0.0
     looks: int = 0
     fingerprint: int | None = None
     """Of the sizes and mtimes of all images, when they were looked at last."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Age:
+    """How old a montage was when this process saw it first."""
+
+    changed_at: float
+    """Of the montage, when it was noticed last; seconds since 1970."""
+    seen_at: float
+    """Monotonic."""
+    then_s: float
 
 
 class Settler:
@@ -90,10 +105,12 @@ class Settler:
         self._clock = clock
         self._wall_clock = wall_clock
         self._observed: dict[int, _Observation] = {}
+        self._ages: dict[int, _Age] = {}
 
     def forget(self, montage_id: int) -> None:
         """Drops what was observed of a montage that needs no more settling."""
         self._observed.pop(montage_id, None)
+        self._ages.pop(montage_id, None)
 
     async def not_yet(self, montage: Montage, watch: WatchSettings) -> NotYet | Ignored | None:
         """What is awaited before the metafile is worth reading, or None. Looks at file attributes only.
@@ -126,16 +143,21 @@ class Settler:
                 str(montage.metafile),
                 f"is gone since it was noticed, for more than {watch.arrival_timeout_s:g} s",
                 "copy it there again, and it is taken up by itself",
-            )
+            ).seen_on(Evidence(montage.metafile, None))
         return NotYet("the metafile is gone; it may come back", _pause_s(watch, 5))
 
     def _age_s(self, montage: Montage) -> float:
-        return self._wall_clock() - montage.changed_at
+        """Seconds since the montage was noticed; the wall clock, which may be set, is asked once in each process."""
+        age = self._ages.get(montage.id)
+        if age is None or age.changed_at != montage.changed_at:
+            age = _Age(montage.changed_at, self._clock(), max(0.0, self._wall_clock() - montage.changed_at))
+            self._ages[montage.id] = age
+        return age.then_s + self._clock() - age.seen_at
 
     async def _image_awaited(self, observation: _Observation, montage: Montage, watch: WatchSettings) -> NotYet | None:
         if observation.awaited is None:
             return None
-        present = await asyncio.to_thread(_stat_or_none, observation.awaited)
+        present = (await asyncio.to_thread(Evidence.of, observation.awaited)).identity
         if present != observation.awaited_identity:
             observation.awaited_identity, observation.awaited_since = present, self._clock()
             return None
@@ -171,8 +193,7 @@ class Settler:
             return self._partial(montage, watch, fault)
         if metafile.header.is_reference and watch.reference_sets == "ignore":
             return Ignored("a lens-correction set, and reference_sets = ignore", digest)
-        rule = watch.to_z_rule()
-        z = z_for(metafile, montage.metafile, rule)
+        rule, z = await asyncio.to_thread(_rule_and_z, metafile, montage.metafile, watch)
         checked = (*check_metafile(metafile, montage.metafile.name), *check_z(metafile, z, rule))
         findings = _findings(montage.metafile, checked, strict=watch.strict)
         try:
@@ -203,13 +224,16 @@ class Settler:
         if arrival.whole:
             return self._still_changing(observation, arrival, montage, watch)
         if arrival.unreadable and self._out_of_patience(observation, arrival.unreadable[0].path, watch):
-            raise _images_fault(montage.metafile, "cannot be used", arrival.unreadable, ImageFault)
+            fault = _images_fault(montage.metafile, "cannot be used", arrival.unreadable, ImageFault)
+            # As it was before it was read: one that is replaced meanwhile is another.
+            raise fault.seen_on(Evidence(arrival.unreadable[0].path, observation.awaited_identity))
         if arrival.missing and not arrival.unreadable and self._age_s(montage) > watch.arrival_timeout_s:
-            raise _images_fault(
+            fault = _images_fault(
                 montage.metafile, f"have not arrived in {watch.arrival_timeout_s:g} s", arrival.missing, ImagesMissing
             )
+            raise fault.seen_on(Evidence(arrival.missing[0].path, None))
         problem = (arrival.unreadable or arrival.missing)[0]
-        present = await asyncio.to_thread(_stat_or_none, problem.path)
+        present = (await asyncio.to_thread(Evidence.of, problem.path)).identity
         if problem.path != observation.awaited or present != observation.awaited_identity:
             observation.awaited, observation.awaited_identity = problem.path, present
             observation.awaited_since = self._clock()
@@ -233,7 +257,17 @@ class Settler:
         )
 
 
-def _stat_identity(path: Path) -> tuple[int, int, int] | None:
+def _rule_and_z(metafile: Metafile, path: Path, watch: WatchSettings) -> tuple[ZRule, float]:
+    table = watch.z.table
+    before = Evidence.of(table) if table else None
+    try:
+        rule = watch.to_z_rule()
+        return rule, z_for(metafile, path, rule)
+    except (ZFault, SettingsFault) as fault:
+        raise fault.seen_on(before) if before else fault from None
+
+
+def _stat_identity(path: Path) -> FileIdentity | None:
     try:
         found = path.stat(follow_symlinks=False)
     except FileNotFoundError:
@@ -243,7 +277,7 @@ def _stat_identity(path: Path) -> tuple[int, int, int] | None:
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
-def _identity_of(path: Path, root: Path) -> tuple[int, int, int] | None:
+def _identity_of(path: Path, root: Path) -> FileIdentity | None:
     """(size, mtime, inode) of a metafile that may be read; None if it is gone."""
     identity = _stat_identity(path)
     if identity is None:
@@ -257,14 +291,6 @@ def _identity_of(path: Path, root: Path) -> tuple[int, int, int] | None:
     if identity[0] > MAX_METAFILE_BYTES:
         raise too_large(path, str(identity[0]))
     return identity
-
-
-def _stat_or_none(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
 
 
 def _pause_s(watch: WatchSettings, looks: int) -> float:
@@ -300,5 +326,5 @@ def _images_fault(
     return kind(
         str(metafile),
         f"{len(problems)} of its images {what}: {names}{more}",
-        "copy them again; the montage is taken up by itself when its metafile is touched",
+        "copy them there again; the montage is then taken up by itself",
     )

@@ -16,7 +16,7 @@ from daemon.journal import Journal, Montage
 from daemon.keeper import StackKeeper
 from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
 from handlers.arrival import read_metafile
-from handlers.errors import Fault, ImageFault, MetafileFault, StorageFault, Waiting, storage_fault
+from handlers.errors import Evidence, Fault, ImageFault, MetafileFault, StorageFault, Waiting, storage_fault
 from handlers.executors import WorkerPool
 from handlers.generate_mipmaps import make_all
 from handlers.generate_tilespecs import ingest_tiles
@@ -176,7 +176,9 @@ class Steps:
             raise Stopped
 
     async def _record(self, montage: Montage, reports: list[MipmapReport], faults: list[Fault]) -> None:
-        faults += [report.fault.to_fault() for report in reports if report.fault]
+        for report in reports:
+            if report.fault:
+                faults.append(await asyncio.to_thread(_on_evidence, report.fault.to_fault()))
         done = [report for report in reports if not report.fault]
         if done:
             await self._journal.record_tiles(montage.id, [report.tile_id for report in done])
@@ -248,6 +250,14 @@ def require_space(settings: MipmapSettings) -> None:
         )
 
 
+def _on_evidence(fault: Fault) -> Fault:
+    """The fault of a job, naming its image as what has to change where waiting cannot help it."""
+    image = Path(fault.subject)
+    return (
+        fault if fault.waiting_helps is Waiting.ALWAYS or not image.is_absolute() else fault.seen_on(Evidence.of(image))
+    )
+
+
 def _one_fault(montage: Montage, faults: list[Fault], tile_count: int) -> Fault:
     """One fault for the montage: the worst, since a fault that waiting cannot help decides."""
     order = {Waiting.NEVER: 0, Waiting.LIMITED: 1, Waiting.ALWAYS: 2}
@@ -257,8 +267,9 @@ def _one_fault(montage: Montage, faults: list[Fault], tile_count: int) -> Fault:
     texts = "; ".join(f"{Path(fault.subject).name}: {fault.problem}" for fault in faults[:FAULTS_SHOWN])
     more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
     kind = type(worst) if worst.waiting_helps is not Waiting.NEVER else ImageFault
-    return kind(
+    one = kind(
         str(montage.metafile),
         f"mipmaps of {len(faults)} of {tile_count} tiles could not be made: {texts}{more}",
         worst.hint,
     )
+    return one.seen_on(worst.evidence) if worst.evidence else one

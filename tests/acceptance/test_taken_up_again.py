@@ -1,0 +1,115 @@
+"""A FAILED montage whose cause goes away is taken up again without being asked, also after a restart."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.demo.microscope import Written
+from tests.acceptance.rig import Rig, fetch, verify_levels, wait_for
+
+
+def events_of(rig: Rig, metafile: Path) -> list[dict[str, Any]]:
+    return fetch(f"{rig.url}/api/montages/{rig.montage_of(metafile)['id']}")["events"]
+
+
+def require_taken_up(rig: Rig, written: Written, because: str) -> None:
+    wait_for(lambda: rig.montage_of(written.metafile)["state"] == "complete", 60, lambda: str(rig.montages()))
+    retried = [event for event in events_of(rig, written.metafile) if event["event"] == "retried"]
+    assert retried
+    assert because in retried[0]["detail"]["because"]
+    assert verify_levels(rig.tiles("s_mips", 1050.0)) == 24
+
+
+@pytest.fixture
+def started(rig: Rig) -> Rig:
+    rig.settings |= {"watch.arrival_timeout_s": 1.0, "watch.settle_s": 0.05, "watch.scan_interval_s": 0.5}
+    rig.start_standin()
+    return rig
+
+
+def restart(rig: Rig) -> None:
+    assert rig.daemon is not None
+    rig.daemon.kill()
+    rig.start()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_the_missing_image_arrives(started, write, restarted):
+    rig = started
+    rig.start()
+    written = write(specimen_id="s")
+    image = sorted(written.metafile.parent.glob("*.tif"))[0]
+    kept = image.with_name("kept")
+    image.rename(kept)
+    rig.wait_until("failed", written.metafile)
+    if restarted:
+        restart(rig)
+    kept.rename(image)
+    require_taken_up(rig, written, f"{image} is there now")
+
+
+def test_a_broken_image_is_replaced(started, write):
+    rig = started
+    written = write(specimen_id="s")
+    image = sorted(written.metafile.parent.glob("*.tif"))[-1]
+    whole = image.read_bytes()
+    image.write_bytes(b"not an image at all")
+    rig.start()
+    rig.wait_until("failed", written.metafile)
+    assert rig.montage_of(written.metafile)["failed_in"] == "noticed"
+    image.write_bytes(whole)
+    require_taken_up(rig, written, f"{image} has changed")
+
+
+def test_an_image_whose_pixels_turn_out_broken_is_replaced(started, write):
+    """Its header and length are right, so that it settles; its strips lead nowhere."""
+    rig = started
+    written = write(specimen_id="s")
+    image = sorted(written.metafile.parent.glob("*.tif"))[1]
+    whole = image.read_bytes()
+    broken = make_undecodable(whole)
+    image.write_bytes(broken)
+    rig.start()
+    rig.wait_until("failed", written.metafile)
+    montage = rig.montage_of(written.metafile)
+    image.write_bytes(whole)
+    require_taken_up(rig, written, f"{image} has changed")
+    assert montage["failed_in"] in ("noticed", "ingested")
+
+
+def make_undecodable(content: bytes) -> bytes:
+    """A TIFF of the same length and header whose compression nobody knows."""
+    at = content.index((259).to_bytes(2, "little") + (3).to_bytes(2, "little"))
+    return content[: at + 8] + (32766).to_bytes(2, "little") + content[at + 10 :]
+
+
+def test_the_z_table_gains_the_row(started, write, tmp_path):
+    rig = started
+    table = tmp_path / "z.csv"
+    table.write_text("grid,z\n7,7\n")
+    rig.settings |= {"watch.z.rule": "table", "watch.z.table": str(table)}
+    rig.start()
+    written = write(specimen_id="s")
+    rig.wait_until("failed", written.metafile)
+    table.write_text("grid,z\n7,7\n1050,1050\n")
+    require_taken_up(rig, written, f"{table} has changed")
+
+
+def test_a_metafile_that_was_gone_for_long_comes_back_as_it_was(started, write):
+    rig = started
+    written = write(specimen_id="s")
+    away = written.metafile.with_name("away")
+    # Its image is missing, so that it is still settling when it goes.
+    image = sorted(written.metafile.parent.glob("*.tif"))[0]
+    image.rename(image.with_name("kept"))
+    rig.settings |= {"watch.arrival_timeout_s": 5.0}
+    rig.start()
+    wait_for(lambda: rig.montage_of(written.metafile), 20, "noticed")
+    os.rename(written.metafile, away)
+    rig.wait_until("failed", written.metafile)
+    assert "is gone" in rig.montage_of(written.metafile)["fault"]["problem"]
+    image.with_name("kept").rename(image)
+    os.rename(away, written.metafile)
+    require_taken_up(rig, written, f"{written.metafile} is there now")

@@ -1,0 +1,163 @@
+"""FAILED montages are looked at again: a real journal and real files."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from daemon import secondlook
+from daemon.journal import Journal
+from daemon.secondlook import SecondLook
+from daemon.states import Event, MontageState
+from daemon.watcher import FoundBy, Sighting
+from handlers.errors import Evidence, ImagesMissing, RenderRefused
+
+SETTINGS: Any = SimpleNamespace(watch=[SimpleNamespace(scan_interval_s=0.01)])
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
+    async with Journal(tmp_path / "journal.sqlite") as opened:
+        yield opened
+
+
+class Bench:
+    """A second look whose montages are put in line nowhere."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.observable = True
+        self.taken_up: list[int] = []
+        self.second = SecondLook(
+            lambda: SETTINGS, journal, is_observable=lambda _: self.observable, take_up=self._take_up
+        )
+
+    async def _take_up(self, montage_id: int) -> None:
+        self.taken_up.append(montage_id)
+
+    async def failed(self, evidence: Evidence | None, number: int = 0, watch: str = "w") -> int:
+        sighting = Sighting(watch, Path(f"/data/_metadata_{number}_.json"), 1, 1, number, FoundBy.SCAN)
+        montage_id = await self.journal.notice(sighting)
+        assert montage_id is not None
+        await self.fail_again(montage_id, evidence)
+        return montage_id
+
+    async def fail_again(self, montage_id: int, evidence: Evidence | None) -> None:
+        fault = ImagesMissing("image", "is not there")
+        await self.journal.fail(montage_id, fault.seen_on(evidence) if evidence else fault)
+
+
+async def test_an_image_that_arrives_has_its_montage_taken_up_again_and_the_events_say_why(journal, tmp_path):
+    bench, image = Bench(journal), tmp_path / "a.tif"
+    montage_id = await bench.failed(Evidence.of(image))
+    assert await bench.second.look() == 0
+    image.write_bytes(b"pixels")
+    assert await bench.second.look() == 1
+    assert bench.taken_up == [montage_id]
+    montage = await journal.montage(montage_id)
+    assert montage is not None
+    assert montage.state is MontageState.NOTICED
+    last = (await journal.events(montage_id))[-1]
+    assert last["event"] == Event.RETRIED
+    assert last["detail"]["because"] == f"{image} is there now"
+
+
+async def test_one_that_fails_again_of_the_same_file_is_left_alone_until_that_changes(journal, tmp_path):
+    bench, image = Bench(journal), tmp_path / "a.tif"
+    image.write_bytes(b"broken")
+    montage_id = await bench.failed(Evidence.of(image))
+    image.write_bytes(b"broken in another way")
+    assert await bench.second.look() == 1
+    await bench.fail_again(montage_id, Evidence.of(image))
+    assert [await bench.second.look() for _ in range(5)] == [0] * 5
+    image.write_bytes(b"whole")
+    assert await bench.second.look() == 1
+
+
+async def test_a_file_that_vanishes_is_no_reason_to_try_again(journal, tmp_path):
+    bench, image = Bench(journal), tmp_path / "a.tif"
+    image.write_bytes(b"broken")
+    await bench.failed(Evidence.of(image))
+    image.unlink()
+    assert await bench.second.look() == 0
+
+
+async def test_what_is_awaited_is_known_to_the_next_process(tmp_path):
+    image = tmp_path / "a.tif"
+    async with Journal(tmp_path / "journal.sqlite") as journal:
+        montage_id = await Bench(journal).failed(Evidence.of(image))
+    image.write_bytes(b"pixels")
+    async with Journal(tmp_path / "journal.sqlite") as journal:
+        bench = Bench(journal)
+        assert await bench.second.look() == 1
+        assert bench.taken_up == [montage_id]
+
+
+async def test_a_montage_that_was_replayed_or_failed_of_no_file_is_not_looked_at(journal, tmp_path):
+    bench, image = Bench(journal), tmp_path / "a.tif"
+    replayed = await bench.failed(Evidence.of(image))
+    await journal.record(replayed, Event.RETRIED)
+    other = await bench.failed(None, 1)
+    assert await journal.awaited() == []
+    assert other != replayed
+
+
+async def test_a_watch_that_cannot_be_looked_at_is_left_alone(journal, tmp_path):
+    bench, image = Bench(journal), tmp_path / "a.tif"
+    await bench.failed(Evidence.of(image))
+    image.write_bytes(b"pixels")
+    bench.observable = False
+    assert await bench.second.look() == 0
+    bench.observable = True
+    assert await bench.second.look() == 1
+
+
+async def test_a_file_server_that_hangs_holds_up_its_own_watch_alone(journal, tmp_path, monkeypatch):
+    monkeypatch.setattr(secondlook, "STUCK_S", 0.2)
+    bench, image, free = Bench(journal), tmp_path / "a.tif", threading.Event()
+    hanging = tmp_path / "dead_mount" / "b.tif"
+    await bench.failed(Evidence(hanging, None), 1, "dead")
+    await bench.failed(Evidence.of(image), 2, "alive")
+    image.write_bytes(b"pixels")
+    look = Evidence.of
+
+    def of(path: Path) -> Evidence:
+        if path == hanging:
+            free.wait(30)
+        return look(path)
+
+    monkeypatch.setattr(secondlook.Evidence, "of", of)
+    try:
+        assert await bench.second.look() == 1
+        assert await bench.second.look() == 0
+    finally:
+        free.set()
+    await asyncio.wait(bench.second._looks.values(), timeout=10)
+
+
+async def test_a_montage_superseded_between_look_and_retry_stays_so(journal, tmp_path):
+    bench, image = Bench(journal), tmp_path / "a.tif"
+    montage_id = await bench.failed(Evidence.of(image))
+    await journal.record(montage_id, Event.SUPERSEDED)
+    assert await bench.second._retry(montage_id, Evidence(image, None)) is False
+    assert bench.taken_up == []
+
+
+async def test_thousands_that_wait_cost_a_stat_each(journal, tmp_path):
+    bench, table = Bench(journal), tmp_path / "z.csv"
+    table.write_text("grid,z\n")
+    now = Evidence.of(table)
+    rows = [(number, "w", now if number % 2 else Evidence(tmp_path / f"{number}.tif", None)) for number in range(5000)]
+
+    async def awaited() -> list[Any]:
+        return rows
+
+    journal.awaited = awaited  # type: ignore[method-assign]
+    began = time.process_time()
+    assert await bench.second.look() == 0
+    assert time.process_time() - began < 2.0  # some 30 ms on an idle machine
