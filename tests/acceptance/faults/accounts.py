@@ -158,6 +158,27 @@ def differs(raw: np.ndarray[Any, Any], reduced: np.ndarray[Any, Any], level: int
     return "" if off <= 1.0 else f"is off by {off:.1f} grey values"
 
 
+def stack_lacks(rig: Rig, row: dict[str, Any], levels: int) -> str:
+    """What a COMPLETE montage lacks in its stacks, going by the daemon's own row; nothing if it is whole."""
+    raw, mipmapped = (row[key].rsplit("/", 1)[1] for key in ("raw_stack", "mipmapped_stack"))
+    found = rig.tiles(mipmapped, row["z"])
+    if min(len(found), len(rig.tiles(raw, row["z"]))) < row["tiles"]:
+        return f"COMPLETE with {row['tiles']} tiles, of which its stacks show {len(found)}"
+    return next((problem for tile in found.values() if (problem := _wrong(tile, levels, Path("/")))), "")
+
+
+def tiles_twice(rig: Rig) -> list[str]:
+    """Tiles that stand in more than one place of the raw, or of the mipmapped, stacks."""
+    seen: set[tuple[str, str]] = set()
+    twice = []
+    for (stack, _), tiles in all_layers(rig).items():
+        for tile_id in tiles:
+            key = stack.rpartition("_")[2], tile_id
+            twice += [tile_id] if key in seen else []
+            seen.add(key)
+    return twice
+
+
 def left_over(rig: Rig, inside: Path = Path("/")) -> list[Path]:
     """Temporary files of the daemon's in its trees, and whatever it wrote into the acquisition's."""
     trees = [inside / tree.relative_to("/") for tree in (rig.mipmaps, rig.acquisition)]
