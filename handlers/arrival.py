@@ -28,6 +28,8 @@ class Arrival:
     newest_mtime_ns: int
     fingerprint: int
     """Changes when any image changes its size or mtime."""
+    bits: frozenset[int] = frozenset()
+    """Bits per pixel of the images that are whole."""
 
     @property
     def whole(self) -> bool:
@@ -48,12 +50,14 @@ def check_images(metafile: Metafile, directory: Path) -> Arrival:
     camera = metafile.header.camera
     missing, unreadable = [], []
     seen: list[tuple[int, int]] = []
+    bits: set[int] = set()
     for tile in metafile.tiles:
         path = image_path(directory, tile.img_path)
         try:
             found = path.stat()
             seen.append((found.st_size, found.st_mtime_ns))
             info = inspect_image(path, directory)
+            bits.add(info.bits)
         except FileNotFoundError:
             missing.append(ImageProblem(path, f"{path.name} is missing"))
         except ImageFault as fault:
@@ -66,7 +70,23 @@ def check_images(metafile: Metafile, directory: Path) -> Arrival:
             except ImageFault as fault:
                 # As it was before it was read: one that is replaced meanwhile is another.
                 raise fault.seen_on(Evidence(path, (found.st_size, found.st_mtime_ns, found.st_ino))) from None
-    return Arrival(tuple(missing), tuple(unreadable), max((mtime for _, mtime in seen), default=0), hash(tuple(seen)))
+    newest_mtime_ns = max((mtime for _, mtime in seen), default=0)
+    return Arrival(tuple(missing), tuple(unreadable), newest_mtime_ns, hash(tuple(seen)), frozenset(bits))
+
+
+def depth_warnings(bits: frozenset[int], maximum_intensity: float) -> list[str]:
+    """What is odd about the bits per pixel of a montage's images, and the value that render is to show white.
+
+    >>> depth_warnings(frozenset({8}), 255)
+    []
+    """
+    if len(bits) > 1:
+        return [f"images have {' and '.join(map(str, sorted(bits)))} bits per pixel"]
+    if bits == {16} and maximum_intensity <= 255:
+        return [f"images have 16 bits per pixel, but render shows everything above {maximum_intensity:g} white"]
+    if bits == {8} and maximum_intensity > 255:
+        return [f"images have 8 bits per pixel, but only {maximum_intensity:g} is shown white: they will look dark"]
+    return []
 
 
 def _require_size(path: Path, info: ImageInfo, width: int, height: int) -> None:
