@@ -176,9 +176,8 @@ class Steps:
             raise Stopped
 
     async def _record(self, montage: Montage, reports: list[MipmapReport], faults: list[Fault]) -> None:
-        for report in reports:
-            if report.fault:
-                faults.append(await asyncio.to_thread(_on_evidence, report.fault.to_fault()))
+        told = [report.fault.to_fault() for report in reports if report.fault]
+        faults += [await asyncio.to_thread(_on_evidence, fault) for fault in told]
         done = [report for report in reports if not report.fault]
         if done:
             await self._journal.record_tiles(montage.id, [report.tile_id for report in done])

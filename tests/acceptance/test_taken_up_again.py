@@ -1,6 +1,5 @@
 """A FAILED montage whose cause goes away is taken up again without being asked, also after a restart."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def test_the_missing_image_arrives(started, write, restarted):
     rig = started
     rig.start()
     written = write(specimen_id="s")
-    image = sorted(written.metafile.parent.glob("*.tif"))[0]
+    image = min(written.metafile.parent.glob("*.tif"))
     kept = image.with_name("kept")
     image.rename(kept)
     rig.wait_until("failed", written.metafile)
@@ -53,7 +52,7 @@ def test_the_missing_image_arrives(started, write, restarted):
 def test_a_broken_image_is_replaced(started, write):
     rig = started
     written = write(specimen_id="s")
-    image = sorted(written.metafile.parent.glob("*.tif"))[-1]
+    image = max(written.metafile.parent.glob("*.tif"))
     whole = image.read_bytes()
     image.write_bytes(b"not an image at all")
     rig.start()
@@ -102,14 +101,14 @@ def test_a_metafile_that_was_gone_for_long_comes_back_as_it_was(started, write):
     written = write(specimen_id="s")
     away = written.metafile.with_name("away")
     # Its image is missing, so that it is still settling when it goes.
-    image = sorted(written.metafile.parent.glob("*.tif"))[0]
+    image = min(written.metafile.parent.glob("*.tif"))
     image.rename(image.with_name("kept"))
     rig.settings |= {"watch.arrival_timeout_s": 5.0}
     rig.start()
     wait_for(lambda: rig.montage_of(written.metafile), 20, "noticed")
-    os.rename(written.metafile, away)
+    written.metafile.rename(away)
     rig.wait_until("failed", written.metafile)
     assert "is gone" in rig.montage_of(written.metafile)["fault"]["problem"]
     image.with_name("kept").rename(image)
-    os.rename(away, written.metafile)
+    away.rename(written.metafile)
     require_taken_up(rig, written, f"{written.metafile} is there now")

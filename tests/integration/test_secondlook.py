@@ -15,7 +15,7 @@ from daemon.journal import Journal
 from daemon.secondlook import SecondLook
 from daemon.states import Event, MontageState
 from daemon.watcher import FoundBy, Sighting
-from handlers.errors import Evidence, ImagesMissing, RenderRefused
+from handlers.errors import Evidence, ImagesMissing
 
 SETTINGS: Any = SimpleNamespace(watch=[SimpleNamespace(scan_interval_s=0.01)])
 
