@@ -63,6 +63,8 @@ class MipmapJob:
     force: bool = True
     """Whether levels that are there and valid are made all the same: valid ones decode, have the right size, mode and
     format, and are newer than the file of level 0. What they show is not compared."""
+    maximum_intensity: float | None = None
+    """What its tile spec shows white; a note tells if it does not suit the bits of the image."""
     source: "RenderSource | None" = None
     """Where render-ws serves level 0, which is then asked of it rather than read; the method "render" needs one."""
 
@@ -223,9 +225,19 @@ def _original_of_file(job: MipmapJob) -> _Original:
     with _told(job.level0), opened(job.level0, job.root) as file:
         info = read_header(file, job.level0, mask=job.is_mask)
         _require_size(info, job.level0, job.width, job.height)
-        note = f"{job.level0} holds more than one image; the first one was used"
-        mtime_ns = os.fstat(file.fileno()).st_mtime_ns
-        return _Original(info.bits, mtime_ns, (note,) if info.has_more_pages else ())
+        return _Original(info.bits, os.fstat(file.fileno()).st_mtime_ns, tuple(_notes(job, info)))
+
+
+def _notes(job: MipmapJob, info: ImageInfo) -> Iterator[str]:
+    if info.has_more_pages:
+        yield f"{job.level0} holds more than one image; the first one was used"
+    brightest = job.maximum_intensity
+    if brightest is not None and not job.is_mask and (info.bits == 16) != (brightest > 255):
+        shown = "white" if info.bits == 16 else "black"
+        yield (
+            f"{job.level0} has {info.bits} bits, but the maximum intensity of its tile spec is {brightest:g}: "
+            f"render-ws shows it nearly {shown}"
+        )
 
 
 def _original_of_source(job: MipmapJob, source: "RenderSource") -> _Original:

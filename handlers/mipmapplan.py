@@ -105,6 +105,7 @@ def tile_job(tile: Level0, plan: MipmapPlan, root: Path | None = None) -> Mipmap
         intensity_range=plan.range_16bit,
         root=root,
         force=plan.force,
+        maximum_intensity=tile.maximum_intensity,
         source=RenderSource.of_image(plan.stack_url, tile.tile_id, tile.maximum_intensity) if plan.stack_url else None,
     )
 

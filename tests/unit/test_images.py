@@ -212,6 +212,19 @@ class TestMakingLevels:
         assert len(report.notes) == 1
         assert "first" in report.notes[0]
 
+    @pytest.mark.parametrize(
+        ("depth", "brightest", "words"),
+        [(np.uint16, 255, "16 bits"), (np.uint8, 65535, "8 bits"), (np.uint8, 255, None), (np.uint16, 4095, None)],
+    )
+    def test_an_intensity_range_that_does_not_suit_the_bits_of_the_image_is_noted(
+        self, tmp_path: Path, output_dir: Path, depth: Any, brightest: int, words: str | None
+    ) -> None:
+        tile = Level0("t", save(tmp_path / "a.tif", texture(depth)), None, WIDTH, HEIGHT, brightest)
+        report = make_mipmaps(tile_job(tile, MipmapPlan(output_dir, levels=1)))
+        assert report.fault is None
+        assert len(report.notes) == (words is not None)
+        assert words is None or f"has {words}, but the maximum intensity" in report.notes[0]
+
     def test_a_job_done_again_replaces_its_files(self, level0: Path, output_dir: Path) -> None:
         job = job_for(level0, output_dir)
         make_mipmaps(job)
