@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import ipaddress
+import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import ValidationError
 
 from daemon.config import HttpSettings, read_token
@@ -31,6 +33,7 @@ def make_app(
     journal: Journal, metrics: Metrics, facts: Callable[[], Awaitable[Facts]], posts: "Posts | None" = None
 ) -> web.Application:
     """The routes, answering from the journal and from `facts`; those that change something only with `posts`."""
+    logging.getLogger("aiohttp.server").addFilter(_in_one_line)
     app = web.Application(middlewares=[_answer_as_json], client_max_size=LONGEST_BODY)
     pages = _Pages(journal, metrics, facts)
     app.add_routes(
@@ -45,6 +48,16 @@ def make_app(
     if posts is not None:
         app.add_routes([web.post("/api/replay", posts.replay)])
     return app
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Takes the traceback off a record of bytes that are no HTTP request: whoever sent them is at fault."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        reason = " ".join(error.message.split()[:12])
+        record.msg, record.args = "http.refused: %s, from %s", (reason, *(record.args or ("somebody",)))[:2]
+        record.exc_info, record.levelno, record.levelname = None, logging.WARNING, "WARNING"
+    return True
 
 
 @web.middleware

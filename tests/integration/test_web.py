@@ -1,5 +1,6 @@
 """The daemon's HTTP face over a real journal: what it answers, and that nothing sent to it makes it stumble."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -114,3 +115,14 @@ async def test_no_query_makes_it_stumble(face, state, z, limit, tail):
         assert answer.status in (200, 400)
     async with face.client.get("/api/montages/" + tail.replace("/", "_").replace(".", "_")) as answer:
         assert answer.status in (200, 404, 400)
+
+
+async def test_bytes_that_are_no_request_are_refused_in_one_line_without_a_traceback(face, caplog):
+    reader, writer = await asyncio.open_connection(face.client.server.host, face.client.server.port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\0b\r\n\r\n")
+    assert b" 400 " in await reader.readline()
+    writer.close()
+    (record,) = [each for each in caplog.records if each.name == "aiohttp.server"]
+    assert record.getMessage().startswith("http.refused: Invalid header value char")
+    assert (record.levelname, record.exc_info) == ("WARNING", None)
+    assert await face.get("/healthz") == (200, {"alive": True})
