@@ -1,4 +1,4 @@
-"""Metafiles and TIFFs spoiled in ways that disks, networks, software and people have; seeded, so that they come again."""
+"""Metafiles and TIFFs spoiled as disks, networks, software and people do it; seeded, so that they come again."""
 
 import copy
 import json

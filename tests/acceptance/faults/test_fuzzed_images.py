@@ -1,0 +1,168 @@
+"""Five hundred spoiled TIFFs as tiles: their montages are FAILED naming them, or harmless; the others go through."""
+
+import io
+import random
+import resource
+import secrets
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from daemon.demo.microscope import Written, write_section
+from handlers.images import MipmapJob, make_mipmaps
+from tests.acceptance.conftest import section_plan
+from tests.acceptance.faults.accounts import (
+    all_layers,
+    audit,
+    left_over,
+    present_rows,
+    stack_lacks,
+    tiles_twice,
+    wait_until_ended,
+)
+from tests.acceptance.faults.mutations import spoil_tiff
+from tests.acceptance.faults.pulse import felt
+from tests.acceptance.faults.rows import FaultRun, scale_asked_for
+from tests.acceptance.rig import Rig, running
+
+LEVELS = 2
+SIZE = (64, 48)
+TILES = 12
+SPOILED_PER_MONTAGE = (1, 2, 5, 12)
+MOST_GROWTH_BYTES = 300 * 2**20
+MEMORY_UNIT_BYTES = 1024
+EXAMPLES = {None: 100, "tiny": 100, "short": 500, "full": 5000}[scale_asked_for()]
+
+
+def spoil_some(chance: random.Random, section: Written, count: int) -> set[str]:
+    """Spoils some images of a section; their names."""
+    chosen = chance.sample(section.images, count)
+    for image in chosen:
+        image.write_bytes(spoil_tiff(chance, image.read_bytes()))
+    return {image.name for image in chosen}
+
+
+def problem_of(rig: Rig, section: Written, spoiled: set[str]) -> str:
+    """What is wrong with how a montage with spoiled tiles ended; nothing if it is well."""
+    row = present_rows(rig).get(section.metafile)
+    if row is None or row["state"] not in ("complete", "failed"):
+        return f"did not end: {row and (row['state'], row['waiting_for'], row['fault'])}"
+    if row["state"] == "complete":
+        return stack_lacks(rig, row, LEVELS)
+    said = f"{row['fault']['subject']}: {row['fault']['problem']}"
+    named = {image.name for image in section.images if image.name in said}
+    if not named & spoiled:
+        return f"FAILED without naming a spoiled tile: {said[:300]}"
+    return f"FAILED naming whole tiles {named - spoiled}: {said[:300]}" if named - spoiled else ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_spoiled_images_fail_their_own_montages_by_name_and_no_others(tmp_path, scale, enter):
+    wanted, seed = scale.pick(500, 100, 20), secrets.randbelow(10**6)
+    chance = random.Random(seed)
+    rig = Rig(tmp_path, {"watch.mipmaps.levels": LEVELS, "watch.arrival_timeout_s": 3, "watch.settle_s": 0.1})
+    spoiled: dict[Written, set[str]] = {}
+    good: list[Path] = []
+    while (done := sum(map(len, spoiled.values()))) < wanted:
+        number = len(spoiled)
+        count = min(SPOILED_PER_MONTAGE[number % len(SPOILED_PER_MONTAGE)], wanted - done)
+        bits = (8, 12)[number // 4 % 2]
+        plan = section_plan(5000 + number, TILES, size=SIZE, bits=bits, session_id=f"spoiled_{number}")
+        section = write_section(plan, rig.acquisition, pixels="noise")
+        spoiled[section] = spoil_some(chance, section, count)
+        if number % 10 == 5:
+            good.append(write_section(section_plan(1000 + number), rig.acquisition, pixels="noise").metafile)
+    with running(rig), felt(rig.url) as pulse:
+        ends = wait_until_ended(rig, [section.metafile for section in spoiled], 400)
+        rig.wait_until("complete", *good, timeout_s=60)
+        found = {each.metafile.name: problem_of(rig, each, names) for each, names in spoiled.items()}
+        problems = {name: problem for name, problem in found.items() if problem}
+        account = audit(rig, good, levels=LEVELS)
+        twice = tiles_twice(rig)
+        assert all_layers(rig)
+        assert "Traceback" not in rig.daemon.log.read_text()
+    states = Counter(row["state"] for row in ends.values())
+    row = FaultRun(
+        "spoiled images",
+        wanted,
+        montages=len(spoiled) + len(good),
+        complete=states["complete"] + account.complete,
+        failed=states["failed"],
+        lost=account.lost + len(problems),
+        duplicated=len(twice),
+        left_over=len(left_over(rig)),
+        note=f"seed {seed}; {len(spoiled)} montages with spoiled tiles, {len(good)} good ones; "
+        f"healthz answered {pulse.answers} times",
+    )
+    for problem in problems.items():
+        print(*problem)  # noqa: T201  to be seen when it fails
+    enter(row)
+    assert not pulse.wrong
+
+
+def base_images() -> list[bytes]:
+    """TIFFs as cameras and other programs write them: both depths, plain and compressed."""
+    grey = np.random.default_rng(0).integers(0, 256, (48, 64), np.uint8)
+    images = [Image.fromarray(grey), Image.fromarray(grey.astype(np.uint16) * 257)]
+    found = []
+    for image in images:
+        for compression in (None, "tiff_lzw", "tiff_adobe_deflate", "packbits"):
+            buffer = io.BytesIO()
+            image.save(buffer, "TIFF", compression=compression)
+            found.append(buffer.getvalue())
+    return found
+
+
+BASES = base_images()
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MEMORY_UNIT_BYTES
+
+
+def job_for(path: Path, width: int = 64, height: int = 48) -> MipmapJob:
+    outputs = tuple((level, path.parent / "levels" / f"{level}.tif") for level in (1, 2))
+    return MipmapJob("tile", path, outputs, width, height)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("spoiled")
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**64), base=st.sampled_from(BASES))
+def test_a_spoiled_image_gives_a_report_and_never_an_exception_or_much_memory(place, seed, base):
+    path = place / "tile.tif"
+    path.write_bytes(spoil_tiff(random.Random(seed), base))
+    before = peak_bytes()
+    report = make_mipmaps(job_for(path))
+    assert report.fault is not None or [made.level for made in report.made] == [1, 2]
+    assert report.fault is None or (report.fault.subject == str(path) and report.fault.problem)
+    assert peak_bytes() - before < MOST_GROWTH_BYTES
+    assert not list(place.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_header_that_claims_sixty_thousand_pixels_square_takes_no_memory(place, compressed):
+    raw = bytearray(BASES[1 if compressed else 0])
+    directory = int.from_bytes(raw[4:8], "little")
+    for at in range(directory + 2, directory + 2 + 12 * int.from_bytes(raw[directory : directory + 2], "little"), 12):
+        if int.from_bytes(raw[at : at + 2], "little") in (256, 257):
+            raw[at + 2 : at + 12] = (
+                (4).to_bytes(2, "little") + (1).to_bytes(4, "little") + (60_000).to_bytes(4, "little")
+            )
+    path = place / "large.tif"
+    path.write_bytes(raw)
+    before = peak_bytes()
+    report = make_mipmaps(job_for(path))
+    assert report.fault is not None
+    assert "60000x60000" in report.fault.problem or "its size needs" in report.fault.problem
+    assert peak_bytes() - before < MOST_GROWTH_BYTES
