@@ -28,6 +28,9 @@ from handlers.uris import uri_to_path
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Rig, fetch, verify_levels
 
+MONTAGE = "_metadata_20170829130146_295434_5LC_0064_01_redo_001050_0_.json"
+LENS_SET = "_metadata_20170502174048_295434_5LC_0064_01_20170502174047_reference_0_.json"
+IMAGES = "file:///acquisitions/temca2/001050/0"
 TILESPECS, MIPMAPS, APPLY = "generate_EM_tilespecs_from_metafile", "generate_mipmaps", "apply_mipmaps_to_render"
 
 
@@ -145,21 +148,39 @@ def test_the_three_commands_in_sequence_make_the_same_stacks_and_files_as_the_da
     assert len({(version["stackResolutionX"], version["stackResolutionZ"]) for version in versions}) == 1
 
 
-def test_tile_specs_equal_those_of_the_tool_that_is_replaced(facility: Facility, shared_data: Path) -> None:
-    metafile = shared_data / "_metadata_20170829130146_295434_5LC_0064_01_redo_001050_0_.json"
-    facility.run(
-        TILESPECS,
-        metafile_uri=metafile.as_uri(),
-        image_prefix="file:///acquisitions/temca2/001050/0",
-        output_stack="raw",
-        z=1050,
-    )
-    wanted = {spec["tileId"]: spec for spec in json.loads((shared_data / "asap_tilespecs_001050.json").read_text())}
-    found = facility.tiles("raw")
-    assert found.keys() == wanted.keys()
+@pytest.mark.parametrize(
+    ("metafile", "given", "expected"),
+    [
+        (MONTAGE, {"z": 1050, "image_prefix": IMAGES}, "asap_tilespecs_001050.json"),
+        (
+            MONTAGE,
+            {
+                "z_index": "1050",
+                "image_prefix": IMAGES,
+                "minimum_intensity": 10,
+                "maximum_intensity": "60000",
+                "sectionId": "5LC_1050",
+            },
+            "asap_tilespecs_001050_options.json",
+        ),
+        (
+            LENS_SET,
+            {"minZ": 7, "maxZ": 7, "image_prefix": "file:///acquisitions/temca2/reference"},
+            "asap_tilespecs_reference.json",
+        ),
+    ],
+    ids=["montage", "options", "lens set"],
+)
+def test_tile_specs_equal_those_of_the_tool_that_is_replaced(
+    facility: Facility, shared_data: Path, metafile: str, given: dict[str, Any], expected: str
+) -> None:
+    wanted = {spec["tileId"]: spec for spec in json.loads((shared_data / expected).read_text())}
+    facility.run(TILESPECS, metafile_uri=(shared_data / metafile).as_uri(), output_stack="raw", **given)
+    found = facility.tiles("raw", next(iter(wanted.values()))["z"])
+    assert found.keys() >= wanted.keys()
+    derived = {"minX", "minY", "maxX", "maxY", "meshCellSize"}
     for tile_id, spec in wanted.items():
-        bounds = {"minX", "minY", "maxX", "maxY", "meshCellSize"}
-        assert {key: value for key, value in found[tile_id].items() if key not in bounds} == spec
+        assert {key: value for key, value in found[tile_id].items() if key not in derived} == spec
 
 
 def test_the_command_itself_is_a_process_with_an_exit_code_and_a_result_on_stdout(facility: Facility) -> None:
