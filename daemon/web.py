@@ -51,10 +51,10 @@ def make_app(
 
 
 def _in_one_line(record: logging.LogRecord) -> bool:
-    """Takes the traceback off a record of bytes that are no HTTP request: whoever sent them is at fault."""
+    """Takes the traceback off a record of bytes that are no HTTP request, or of a client that has hung up."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, HttpProcessingError):
-        reason = " ".join(error.message.split()[:12])
+    if isinstance(error, HttpProcessingError | ConnectionError):
+        reason = " ".join((error.message if isinstance(error, HttpProcessingError) else str(error)).split()[:12])
         record.msg, record.args = "http.refused: %s, from %s", (reason, *(record.args or ("somebody",)))[:2]
         record.exc_info, record.levelno, record.levelname = None, logging.WARNING, "WARNING"
     return True

@@ -1,4 +1,4 @@
-"""Broken, odd, huge and endless requests to the daemon's own port: it answers others meanwhile, and never with a 5xx."""
+"""Broken, odd, huge and endless requests to the daemon's own port: others are answered meanwhile, nobody with a 5xx."""
 
 import contextlib
 import json
