@@ -6,35 +6,29 @@ Tiles are edited as JSON, only this montage's, only their mipmap levels; what is
 
 import asyncio
 import itertools
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from handlers.blocking import with_client
+from handlers.blocking import blocking
 from handlers.errors import Fault, ImageFault, ReadBackDiffers, RenderRefused, RenderUnavailable
 from handlers.failures import Failure
 from handlers.layers import ZRange, absent_layer, find_layers, no_layers
 from handlers.mipmapplan import MipmapPlan, faulty_levels, level0_of, level_uris
+from handlers.pathbuilder import check_derived, merged_builder
 from handlers.render import PathBuilder, RenderClient, ResolvedTiles, StackId
 from handlers.rendernames import format_z
 from handlers.resolvedtiles import (
     MOST_TILES,
     Json,
-    canonical_url,
     differences,
-    image_holder,
-    level_0,
     shared_transforms,
     some,
     without_nulls,
 )
+from handlers.tilelevels import Levels, check_levels, with_levels
 from handlers.writing import leave_stack, restore_stack, write_while_loading
 
-Levels = Mapping[int, tuple[str, str | None]]
-"""Mipmap level, from 1, to the URLs of its image and of its mask, if it has one."""
-
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
 _MOST_DIFFERENCES = 5
 """Named in a fault; the others are counted."""
 
@@ -140,39 +134,8 @@ async def apply_mipmaps_to_stack(
     return LayersReport(target, layers.present, sum(task.result() for task in tasks), tuple(failures), complete)
 
 
-def apply_mipmaps_to_stack_sync(
-    render_url: str,
-    source: str,
-    target: str,
-    zs: Collection[float] | ZRange,
-    plan: MipmapPlan,
-    *,
-    overwrite_layers: bool = False,
-    close: bool = False,
-    at_once: int = 1,
-    progress: Progress = lambda done, known: None,
-) -> LayersReport:
-    """`apply_mipmaps_to_stack` for callers that do not await.
-
-    Parameters
-    ----------
-    render_url : as in `http://render:8080/render-ws/v1`.
-    source, target : as `owner/project/stack`.
-    """
-    return with_client(
-        render_url,
-        lambda client: apply_mipmaps_to_stack(
-            client,
-            StackId.parse(source),
-            StackId.parse(target),
-            zs,
-            plan,
-            overwrite_layers=overwrite_layers,
-            close=close,
-            at_once=at_once,
-            progress=progress,
-        ),
-    )
+apply_mipmaps_to_stack_sync = blocking(apply_mipmaps_to_stack)
+"""`apply_mipmaps_to_stack` for callers that do not await; the client is given as the URL of the service."""
 
 
 async def _apply_layer(
@@ -297,7 +260,7 @@ async def apply_path_builder(
     check_levels(str(source), levels_by_tile)
     found = await _layer(client, source, z)
     specs = _montage(source, z, found, levels_by_tile)
-    _check_derived(target, specs, levels_by_tile, builder)
+    check_derived(target, specs, levels_by_tile, builder)
     merged = merged_builder(str(target), await client.path_builder(target), builder)
     request_count = 0
     if target != source:
@@ -320,75 +283,6 @@ async def _delete(client: RenderClient, target: StackId, z: float, unwanted: Col
     return tuple(sorted(unwanted))
 
 
-def check_levels(subject: str, levels_by_tile: Mapping[str, Levels]) -> None:
-    """Refuse levels that are none: below 1, or at a URL that is no absolute URI. Raises RenderRefused."""
-    for tile_id, levels in levels_by_tile.items():
-        tile = f"{subject} tile '{tile_id}'"
-        if not levels or min(levels) < 1:
-            raise RenderRefused(tile, f"was given mipmap levels {sorted(levels)}", "give levels from 1")
-        for image, mask in levels.values():
-            for url in (image, mask):
-                if url is not None and not _URI.fullmatch(url):
-                    raise RenderRefused(tile, f"was given '{url}', which is no URI", "percent-encode it, with a scheme")
-
-
-def with_levels(spec: Json, levels: Levels) -> dict[str, Any]:
-    """The spec with its levels above 0 replaced, level 0 as it is: top-level ones, or those of its only channel.
-
-    Raises
-    ------
-    RenderRefused
-        If it has no level 0, several channels, or a mask at level 0 and a level without one: render-ws would show what
-        the mask hides as soon as the view is zoomed out.
-    """
-    holder = image_holder(spec)
-    edited = {**holder, "mipmapLevels": _replaced(spec, holder, levels)}
-    return edited if holder is spec else {**spec, "channels": [edited]}
-
-
-def _replaced(spec: Json, holder: Json, levels: Levels) -> dict[str, Any]:
-    raw = level_0(holder)
-    if not raw or not raw.get("imageUrl"):
-        raise RenderRefused(
-            f"tile '{spec.get('tileId')}'", "has no image at mipmap level 0", "ingest the montage again"
-        )
-    unmasked = [level for level, (_, mask) in sorted(levels.items()) if mask is None]
-    if raw.get("maskUrl") and unmasked:
-        raise RenderRefused(
-            f"tile '{spec.get('tileId')}'",
-            f"has a mask, and mipmap levels {unmasked} were made without it",
-            "make mipmaps of the mask, too",
-        )
-    return {"0": raw} | {str(level): _entry(*urls) for level, urls in sorted(levels.items())}
-
-
-def _entry(image: str, mask: str | None) -> dict[str, str]:
-    return {"imageUrl": image} if mask is None else {"imageUrl": image, "maskUrl": mask}
-
-
-def merged_builder(subject: str, there: PathBuilder | None, wanted: PathBuilder) -> PathBuilder:
-    """The builder to set on a stack: the wanted one, or the one there with its level count raised.
-
-    Raises RenderRefused if the one there derives other names: levels that other tiles rely on would be lost.
-    """
-    wanted = wanted.normalized()
-    if there is None:
-        return wanted
-    there = there.normalized()
-    rule, wanted_rule = (
-        (canonical_url(builder.root_path), builder.extension, builder.image_mipmap_pattern_string)
-        for builder in (there, wanted)
-    )
-    if rule != wanted_rule:
-        raise RenderRefused(
-            subject,
-            f"has a path builder for {there.root_path} and {there.extension}, not for {wanted.root_path} and "
-            f"{wanted.extension}",
-            "write mipmaps to that root in that format, or use another stack, or apply to tiles",
-        )
-    return there.model_copy(update={"number_of_levels": max(there.number_of_levels, wanted.number_of_levels)})
-
-
 async def _set_builder(client: RenderClient, target: StackId, builder: PathBuilder) -> None:
     await client.put_path_builder(target, builder)
     shown = await client.path_builder(target)
@@ -398,35 +292,6 @@ async def _set_builder(client: RenderClient, target: StackId, builder: PathBuild
             f"was given {builder.to_json()} as path builder, and shows {shown and shown.to_json()}",
             "another client changed the stack at the same moment",
         )
-
-
-def _check_derived(
-    target: StackId, specs: Collection[Json], levels_by_tile: Mapping[str, Levels], builder: PathBuilder
-) -> None:
-    """Refuse a builder that would name other files than were made."""
-    for spec in specs:
-        raw = level_0(spec)
-        if spec.get("channels") or not raw:
-            raise RenderRefused(
-                f"{target} tile '{spec['tileId']}'", "has channels, or no level 0, to derive names from"
-            )
-        for level, (image, mask) in levels_by_tile[spec["tileId"]].items():
-            made = {"imageUrl": image} | ({"maskUrl": mask} if mask else {})
-            for key in ("imageUrl", "maskUrl"):
-                if key in raw or key in made:
-                    _check_name(f"{target} tile '{spec['tileId']}'", builder, level, raw.get(key), made.get(key))
-
-
-def _check_name(subject: str, builder: PathBuilder, level: int, source: str | None, made: str | None) -> None:
-    derived = builder.derived_path(source, level) if source else None
-    if derived is None or made is None or canonical_url(derived) != canonical_url(made):
-        raise RenderRefused(
-            subject,
-            f"has level {level} at {made}, where the path builder derives {derived}",
-            "apply to tiles, or write mipmaps where the builder looks",
-        )
-    if level > builder.number_of_levels:
-        raise RenderRefused(subject, f"has a level {level}, the path builder ends at {builder.number_of_levels}")
 
 
 async def _layer(client: RenderClient, stack: StackId, z: float) -> ResolvedTiles:

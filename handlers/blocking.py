@@ -1,12 +1,13 @@
 """Calling the handlers from a script or a notebook, where nobody awaits."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from handlers.render import RenderClient
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -20,19 +21,18 @@ def run_blocking(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return pool.submit(asyncio.run, work()).result()
 
 
-def with_client(render_url: str, work: Callable[[RenderClient], Awaitable[T]]) -> T:
-    """What the work returns, given a client of the render-ws at this base URL.
+def blocking(
+    work: Callable[Concatenate[RenderClient, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[str, P], T]:
+    """A handler that takes the base URL of render-ws, as in `http://render:8080/render-ws/v1`, instead of a client, and
+    returns when it is done. Raises what the handler raises, and SettingsFault for a URL that is none."""
 
-    Raises
-    ------
-    SettingsFault
-        If it is no http address.
-    Fault
-        Whatever the work raises.
-    """
+    def call(render_url: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        async def with_client() -> T:
+            async with RenderClient(render_url) as client:
+                return await work(client, *args, **kwargs)
 
-    async def call() -> T:
-        async with RenderClient(render_url) as client:
-            return await work(client)
+        return run_blocking(with_client)
 
-    return run_blocking(call)
+    call.__name__, call.__qualname__, call.__doc__ = f"{work.__name__}_sync", f"{work.__name__}_sync", work.__doc__
+    return call

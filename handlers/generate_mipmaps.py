@@ -83,7 +83,7 @@ async def generate_mipmaps(
 
 def generate_mipmaps_sync(
     render_url: str,
-    stack: str,
+    stack: StackId,
     zs: Collection[float] | ZRange,
     plan: MipmapPlan,
     *,
@@ -95,14 +95,12 @@ def generate_mipmaps_sync(
     Parameters
     ----------
     render_url : as in `http://render:8080/render-ws/v1`.
-    stack : as `owner/project/stack`.
+    workers : processes.
     """
 
     async def work() -> MipmapsReport:
         async with RenderClient(render_url) as client:
-            return await generate_mipmaps(
-                client, StackId.parse(stack), zs, plan, pool, in_flight=2 * workers, progress=progress
-            )
+            return await generate_mipmaps(client, stack, zs, plan, pool, in_flight=2 * workers, progress=progress)
 
     with open_executor("processes", workers) as pool:
         return run_blocking(work)

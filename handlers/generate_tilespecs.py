@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handlers.arrival import Arrival, check_images, depth_warnings, read_metafile
-from handlers.blocking import with_client
+from handlers.blocking import blocking
 from handlers.errors import Fault, ImageFault, ImagesMissing, MetafileFault, ReadBackDiffers
 from handlers.metafile import Metafile, Severity, check_metafile, parse_metafile
 from handlers.render import RenderClient, StackId, TileBounds
@@ -109,41 +109,8 @@ async def generate_tilespecs(
     return TilespecsReport(ingested, warnings, complete)
 
 
-def generate_tilespecs_sync(
-    render_url: str,
-    metafile: Path,
-    stack: str,
-    z: float,
-    *,
-    image_directory: Path | None = None,
-    options: TileSpecOptions | None = None,
-    shared_transform: bool = False,
-    resolution_z_nm: float = RESOLUTION_Z_NM,
-    overwrite_layer: bool = False,
-    close: bool = False,
-) -> TilespecsReport:
-    """`generate_tilespecs` for callers that do not await.
-
-    Parameters
-    ----------
-    render_url : as in `http://render:8080/render-ws/v1`.
-    stack : as `owner/project/stack`.
-    """
-    return with_client(
-        render_url,
-        lambda client: generate_tilespecs(
-            client,
-            metafile,
-            StackId.parse(stack),
-            z,
-            image_directory=image_directory,
-            options=options,
-            shared_transform=shared_transform,
-            resolution_z_nm=resolution_z_nm,
-            overwrite_layer=overwrite_layer,
-            close=close,
-        ),
-    )
+generate_tilespecs_sync = blocking(generate_tilespecs)
+"""`generate_tilespecs` for callers that do not await; the client is given as the URL of the service."""
 
 
 def _examine(

@@ -24,6 +24,7 @@ from handlers.formats import Encoding
 from handlers.generate_mipmaps import generate_mipmaps_sync
 from handlers.generate_tilespecs import generate_tilespecs_sync
 from handlers.mipmapplan import MipmapPlan
+from handlers.rendernames import StackId
 from handlers.uris import uri_to_path
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Rig, fetch, verify_levels
@@ -571,7 +572,7 @@ def test_a_z_whose_upload_fails_is_missing_and_the_others_are_done(facility: Fac
 
 def test_the_handlers_can_be_called_with_plain_arguments_even_where_a_loop_runs(facility: Facility) -> None:
     section = facility.section()
-    raw, mips = f"em/{facility.project}/raw", f"em/{facility.project}/mips"
+    raw, mips = StackId("em", facility.project, "raw"), StackId("em", facility.project, "mips")
     plan = MipmapPlan(facility.root / "mips", levels=2, encoding=Encoding("png"))
 
     async def notebook() -> tuple[Any, Any, Any]:
