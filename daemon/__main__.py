@@ -7,13 +7,14 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
 
+T = TypeVar("T")
 CONFIG_OPTION = click.option(
     "--config",
     "config_path",
@@ -165,6 +166,94 @@ _import_command("generate_mipmaps", "Make the mipmaps of some layers of a stack,
 _import_command("apply_mipmaps_to_render", "Make a stack name the mipmaps of some layers, and end.")
 
 
+class SelectingCommand(click.Command):
+    """A command whose `--z` takes all numbers that follow it: `--z 1050 1051 --state all`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Gives each of them an option of its own, as click wants it."""
+        spread, after_z = list[str](), False
+        for arg in args:
+            if after_z and _is_number(arg) and spread[-1] != "--z":
+                spread += ["--z", arg]
+            else:
+                after_z = arg == "--z" or (after_z and spread[-1] == "--z")
+                spread.append(arg)
+        return super().parse_args(ctx, spread)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def selecting(command: Callable[..., None]) -> Callable[..., None]:
+    """The parameters that select montages."""
+    for parameter in (
+        click.option(
+            "--since",
+            metavar="TIME",
+            help="Those that came to their state since: 2h, 3d, a date, or ISO 8601; local time if it names no zone.",
+        ),
+        click.option("--state", type=click.Choice(["failed", "complete", "all"])),
+        click.option("--z", "zs", metavar="Z...", type=float, multiple=True, help="Sections; several may follow."),
+        click.argument("paths", metavar="[PATH]...", nargs=-1),
+    ):
+        command = parameter(command)
+    return command
+
+
+@main.command(cls=SelectingCommand)
+@selecting
+@click.option(
+    "--from",
+    "start",
+    type=click.Choice(["ingest", "mipmaps", "apply"]),
+    help="The step from which on all is done again.  [default: ingest]",
+)
+@click.option(
+    "--from-report",
+    type=click.File("r"),
+    help="What `temwatch verify --json` found wrong, each from the step that mends it; - reads standard input.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+@CONFIG_OPTION
+def replay(
+    paths: tuple[str, ...],
+    zs: tuple[float, ...],
+    state: str | None,
+    since: str | None,
+    start: str | None,
+    from_report: TextIO | None,
+    dry_run: bool,
+    config_path: Path | None,
+) -> None:
+    """Do montages again: those selected by metafile, directory or glob, z, state and time.
+
+    Without --state: what is FAILED, metafiles below PATH that were never seen, and what PATH names itself in whatever
+    state.
+    The running daemon does the work where there is one. Exit 0: all are COMPLETE, or nothing is selected; 1: not all.
+    """
+    from daemon.replaying import replay as work
+    from daemon.replaying import requests_for, requests_of
+    from daemon.service import set_up_logging
+
+    if from_report is not None and (paths or zs or state or since):
+        raise click.UsageError("--from-report says which montages: give no PATH, --z, --state or --since with it")
+    settings = _settings_or_exit(config_path)
+    set_up_logging("warning", settings.log.format, sys.stderr)
+    requests = _or_exit(
+        lambda: (
+            requests_of(from_report.read(), start, dry_run=dry_run)
+            if from_report is not None
+            else requests_for(paths, z=zs, state=state, since=since, **{"from": start}, dry_run=dry_run)
+        )
+    )
+    sys.exit(_run_or_exit(work(settings, requests, click.echo)))
+
+
 def _settings_or_exit(config_path: Path | None) -> Any:
     from daemon.config import ConfigError, load_settings
 
@@ -186,7 +275,7 @@ def _run_or_exit(work: Coroutine[Any, Any, Any]) -> Any:
     try:
         return asyncio.run(work)
     except Fault as fault:
-        _exit(1, str(fault))
+        _exit(getattr(fault, "exit_code", 1), str(fault))
     except BaseExceptionGroup as group:
         faults, others = group.split(Fault)
         if others is not None or faults is None:
@@ -194,6 +283,16 @@ def _run_or_exit(work: Coroutine[Any, Any, Any]) -> Any:
         _exit(1, *_texts(faults))
     except KeyboardInterrupt:
         _exit(130)
+
+
+def _or_exit(decide: Callable[[], T]) -> T:
+    """What is decided; a fault in the parameters ends the program with its text."""
+    from handlers.errors import Fault
+
+    try:
+        return decide()
+    except Fault as fault:
+        _exit(2, str(fault))
 
 
 def _texts(group: BaseExceptionGroup[Any]) -> list[str]:

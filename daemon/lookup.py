@@ -28,7 +28,9 @@ AT_ONCE = 8
 
 
 class NotSelectable(SettingsFault):
-    """A path of a selection that can mean no montage."""
+    """A selection that can mean no montage; the subject is its parameter."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True, slots=True)

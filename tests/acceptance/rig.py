@@ -49,6 +49,12 @@ def fetch(url: str, *, method: str = "GET", body: Any = None) -> Any:
     return text.decode(errors="replace")
 
 
+def temwatch(*arguments: str, timeout_s: float = 100, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The command as a user types it, its output captured."""
+    command = [sys.executable, "-m", "daemon", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, **options)
+
+
 class Program:
     """A Python module run as a process of its own, its output in a file."""
 
@@ -115,10 +121,15 @@ class Rig:
             f"the stand-in's URL in {log}",
         )
 
-    def start(self) -> None:
-        """Starts the daemon, and returns when it says that it is ready."""
+    def config(self) -> Path:
+        """The daemon's configuration as a file."""
         config = self.root / f"{self.name}.toml"
         config.write_text(self.config_text())
+        return config
+
+    def start(self) -> None:
+        """Starts the daemon, and returns when it says that it is ready."""
+        config = self.config()
         log = self.root / f"{self.name}.log"
         known = len(log.read_text().splitlines()) if log.exists() else 0
         self.daemon = Program(log, "daemon", "run", "--config", str(config), prefix=self.prefix)

@@ -1,0 +1,95 @@
+"""What the command line of `temwatch replay` asks for, and how outcomes read."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from daemon.__main__ import main
+from daemon.lookup import NotSelectable
+from daemon.replaying import PATHS_AT_ONCE, outcome_line, requests_for, requests_of
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"since": "soon"}, "--since: 'soon' is no time: give 2h or 3d"),
+        ({"since": "2100-01-01"}, "--since: '2100-01-01' lies ahead"),
+        ({"z": (float("nan"),)}, "--z: "),
+        ({"from": "close"}, "--from: "),
+        ({"state": "noticed"}, "--state: "),
+    ],
+)
+def test_a_parameter_that_cannot_be_meant_is_named(given, said):
+    with pytest.raises(NotSelectable) as refused:
+        requests_for([], **given)
+    assert str(refused.value).startswith(said)
+    assert "\n" not in str(refused.value)
+
+
+def test_paths_are_those_of_the_directory_that_the_command_is_called_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (request,) = requests_for(["a/_metadata_1.json", "/b"])
+    assert request.paths == (f"{tmp_path}/a/_metadata_1.json", "/b")
+
+
+def test_a_time_leaves_the_command_with_its_zone():
+    (request,) = requests_for([], since="2026-01-05")
+    assert request.since[:11] == "2026-01-05T"
+    assert request.since[-6] in "+-"
+
+
+def test_many_paths_are_several_requests():
+    parts = requests_for([f"/data/{number}" for number in range(PATHS_AT_ONCE + 1)])
+    assert [len(part.paths) for part in parts] == [PATHS_AT_ONCE, 1]
+
+
+def test_a_report_is_replayed_each_montage_from_the_step_that_mends_it():
+    entries = [
+        {"metafile": "/d/1.json", "from": "mipmaps", "montage": 1},
+        {"metafile": "/d/2.json", "from": "apply"},
+        {"metafile": "/d/3.json", "from": "mipmaps"},
+        {"metafile": "/d/4.json", "from": None},
+    ]
+    report = json.dumps({"differences": [], "replay": entries})
+    assert [(each.start, each.paths) for each in requests_of(report, None)] == [
+        ("mipmaps", ("/d/1.json", "/d/3.json")),
+        ("apply", ("/d/2.json",)),
+    ]
+    (all_,) = requests_of(report, "ingest", dry_run=True)
+    assert (all_.start, len(all_.paths), all_.dry_run) == ("ingest", 4, True)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1]", '{"replay": [{"from": "apply"}]}', '{"replay": [{"metafile": "x"}]}']
+)
+def test_what_is_no_report_is_refused(text):
+    with pytest.raises(NotSelectable, match="is no report of temwatch verify --json"):
+        requests_of(text, None)
+
+
+def test_one_z_option_takes_all_numbers_that_follow(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr("daemon.replaying.requests_for", lambda paths, **given: asked.append((paths, given)))
+    settings = tmp_path / "none.toml"
+    monkeypatch.setattr("daemon.__main__._settings_or_exit", lambda path: asked.append(path) or _Quiet())
+    monkeypatch.setattr("daemon.service.set_up_logging", lambda *_: None)
+    monkeypatch.setattr("daemon.replaying.replay", lambda *_: None)
+    monkeypatch.setattr("daemon.__main__._run_or_exit", lambda _: 0)
+    line = ["replay", "/data", "--z", "1050", "-1", "2.5", "--state", "all", "--z", "7", "--config", str(settings)]
+    assert CliRunner().invoke(main, line).exit_code == 0
+    paths, given = asked[1]
+    assert (paths, given["z"], given["state"]) == (("/data",), (1050.0, -1.0, 2.5, 7.0), "all")
+
+
+class _Quiet:
+    class log:  # noqa: N801  as in the settings
+        format = "json"
+
+
+def test_an_outcome_says_what_failed_and_what_can_be_done():
+    row = {"state": "failed", "metafile": "/d/1.json", "waiting_for": None}
+    fault = {"kind": "ImageFault", "subject": "/d/1.tif", "problem": "is cut short", "hint": "copy it again"}
+    assert outcome_line(row | {"fault": fault}) == "failed      /d/1.json: /d/1.tif: is cut short (copy it again)"
+    assert Path("/d/1.json").name in outcome_line(row | {"fault": None})
