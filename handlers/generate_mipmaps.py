@@ -21,6 +21,8 @@ from handlers.render import RenderClient, StackId
 LAYERS_AT_ONCE = 2
 """The tiles of the next layer are fetched, and given to idle workers, while those of the last one end."""
 
+MOST_NOTES = 20
+
 Progress = Callable[[int, int], None]
 """Is told how many tiles are done, of how many known so far."""
 
@@ -34,9 +36,11 @@ class MipmapsReport:
     """Tiles whose levels are all there and verified."""
     file_count: int
     """Levels of images and masks that were written."""
+    kept_count: int
+    """Levels that were there and valid, and were left."""
     failures: tuple[Failure, ...]
     notes: tuple[str, ...] = ()
-    """What a person may want to know of images whose levels were made."""
+    """What a person may want to know of images whose levels were made; the first few of them."""
 
 
 async def generate_mipmaps(
@@ -78,7 +82,7 @@ async def generate_mipmaps(
         for z in layers.present:
             group.create_task(work(z), name=f"mipmaps z {z}")
     failures = sorted(tally.failures, key=lambda failure: (failure.z, failure.tile_id or ""))
-    return MipmapsReport(stack, tally.done - tally.failed, tally.files, tuple(failures), tuple(tally.notes))
+    return MipmapsReport(stack, tally.done - tally.failed, tally.files, tally.kept, tuple(failures), tuple(tally.notes))
 
 
 def generate_mipmaps_sync(
@@ -111,7 +115,7 @@ class _Tally:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self.known = self.done = self.failed = self.files = 0
+        self.known = self.done = self.failed = self.files = self.kept = 0
         self.failures: list[Failure] = []
         self.notes: list[str] = []
 
@@ -150,7 +154,8 @@ async def _make_layer(
     async def record(reports: list[MipmapReport]) -> None:
         for report in reports:
             tally.files += len(report.made)
-            tally.notes += report.notes
+            tally.kept += len(report.kept)
+            tally.notes += report.notes[: MOST_NOTES - len(tally.notes)]
             if report.fault:
                 for tile_id in tiles_of[report.tile_id] - failed:
                     failed.add(tile_id)

@@ -132,7 +132,8 @@ async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) ->
             )
     for note in report.notes:
         log.warning("%s", note)
-    log.info("%d tiles have their mipmaps, %d files were written", report.tile_count, report.file_count)
+    counts = (report.tile_count, report.file_count, report.kept_count)
+    log.info("%d tiles have their mipmaps, %d files were written, %d were there and valid", *counts)
     return MipmapResult(
         levels=parameters.levels,
         output_prefix=prefix_of(parameters.output_dir),
