@@ -126,7 +126,7 @@ class Steps:
             raise MetafileChanged(
                 str(montage.metafile), "changed after it had settled", "what it holds now is taken up by the next scan"
             )
-        return await asyncio.to_thread(_section_of, montage, watch, content)
+        return await asyncio.to_thread(section_of, montage, watch, content)
 
     async def ingest(self, section: Section) -> None:
         """Puts the tile specs into the raw stack and reads them back."""
@@ -211,7 +211,8 @@ class Steps:
         await self._keeper.write(section.mipmapped, section.resolution_nm, put)
 
 
-def _section_of(montage: Montage, watch: WatchSettings, content: bytes) -> Section:
+def section_of(montage: Montage, watch: WatchSettings, content: bytes) -> Section:
+    """A settled montage with what the content of its metafile says."""
     metafile = parse_metafile(content, str(montage.metafile))
     assert montage.z is not None
     assert montage.raw_stack is not None
