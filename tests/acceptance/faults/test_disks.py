@@ -1,0 +1,273 @@
+"""Disks that are full, read-only or gone for a while: work waits, says why, and is done when they are back."""
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from daemon.demo.microscope import write_section
+from tests.acceptance.conftest import section_plan
+from tests.acceptance.faults.accounts import audit, present_rows
+from tests.acceptance.faults.pulse import felt
+from tests.acceptance.faults.rows import FaultRun, Scale
+from tests.acceptance.rig import Rig, running, wait_for
+from tests.acceptance.test_watching import SCAN_INTERVAL_S, ingest_from_a_flood, watch_of
+
+LEVELS = 3
+FIRST_GRID = 1050
+IN_NAMESPACE = ("unshare", "-rm", "--propagation", "private", "sh", "-ec")
+
+
+class Mounts:
+    """The daemon's own mounts: it runs in a mount namespace, which tests reach into from outside."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+
+    @property
+    def root(self) -> Path:
+        """The daemon's root directory, for this process."""
+        return Path("/proc", str(self._rig.daemon.process.pid), "root")
+
+    def seen(self, path: Path) -> Path:
+        return self.root / path.relative_to("/")
+
+    def mount(self, *arguments: str) -> None:
+        self._run("mount", *arguments)
+
+    def unmount(self, path: Path) -> None:
+        self._run("umount", "--lazy", str(path))
+
+    def _run(self, *command: str) -> None:
+        enter = ("nsenter", "--user", "--mount", "--preserve-credentials", "-t", str(self._rig.daemon.process.pid))
+        ran = subprocess.run([*enter, *command], capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, (command, ran.stderr)
+
+
+@contextlib.contextmanager
+def with_mounts(rig: Rig, *mounts: str) -> Iterator[Mounts]:
+    """The rig, its daemon started in a mount namespace of its own in which `mount` was called with each line."""
+    script = "\n".join(f"mount {line}" for line in mounts)
+    tried = subprocess.run([*IN_NAMESPACE, script + "\ntrue"], capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        pytest.skip(f"no mounts without root or user namespaces: {tried.stderr.strip()}")
+    rig.prefix = (*IN_NAMESPACE, script + '\nexec "$@"', "sh")
+    with running(rig):
+        yield Mounts(rig)
+
+
+def write(rig: Rig, number: int) -> Path:
+    plan = section_plan(FIRST_GRID + number, 6, size=(256, 256), seed=number)
+    return write_section(plan, rig.acquisition, pixels="noise").metafile
+
+
+def wait_for_reason(rig: Rig, *texts: str, within_s: float = 60) -> None:
+    """Until a reason for not being ready, or the fault of a montage that waits, has one of these words in it."""
+
+    def said() -> bool:
+        reasons = " ".join(rig.ready().get("reasons", ()))
+        waiting = " ".join(f"{row['fault']} {row['waiting_for']}" for row in present_rows(rig).values())
+        return any(text in reasons + waiting for text in texts)
+
+    wait_for(said, within_s, lambda: f"{texts}; {rig.ready()}")
+
+
+def hurt_and_heal(
+    rig: Rig,
+    mounts: Mounts,
+    times: int,
+    hurt: Callable[[], object],
+    heal: Callable[[], object],
+    words: tuple[str, ...],
+    *,
+    writes_meanwhile: bool = True,
+) -> list[Path]:
+    """Again and again something breaks while there is work, is said, and comes back; the metafiles, all COMPLETE."""
+    metafiles = [write(rig, 0)]
+    rig.wait_until("complete", *metafiles)
+    for number in range(times):
+        metafiles.append(write(rig, 2 * number + 1))
+        hurt()
+        if writes_meanwhile:
+            metafiles.append(write(rig, 2 * number + 2))
+        wait_for_reason(rig, *words)
+        assert not [row for row in present_rows(rig).values() if row["state"] == "failed"]
+        heal()
+        wait_for(lambda: rig.ready().get("ready"), 60, lambda: f"ready; {rig.ready()}")
+        rig.wait_until("complete", *metafiles, timeout_s=90)
+    assert mounts.root.exists()
+    return metafiles
+
+
+def settings(**others: object) -> dict[str, object]:
+    return {
+        "watch.mipmaps.levels": LEVELS,
+        "watch.mipmaps.min_free_bytes": 0,
+        "workers.count": 2,
+        **{key.replace("__", "."): value for key, value in others.items()},
+    }
+
+
+def rounds(scale: Scale) -> int:
+    return scale.pick(10, 2, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_mipmap_disk_that_fills_up_in_the_middle_of_a_write_is_waited_for(tmp_path, scale, enter):
+    rig = Rig(tmp_path, settings())
+    rig.mipmaps.mkdir()
+    with with_mounts(rig, f"-t tmpfs -o size=64m tmpfs {rig.mipmaps}") as mounts, felt(rig.url) as pulse:
+        filling = mounts.seen(rig.mipmaps) / "somebody_elses_data"
+
+        def fill() -> None:
+            """All but some 30 kB, so that writes begin and do not end."""
+            with contextlib.suppress(OSError), filling.open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+            os.truncate(filling, filling.stat().st_size - 8 * 4096)
+
+        metafiles = hurt_and_heal(rig, mounts, rounds(scale), fill, filling.unlink, ("No space left", "full", "free"))
+        account = audit(rig, metafiles, levels=LEVELS, inside=mounts.root)
+        assert "Traceback" not in rig.daemon.log.read_text()
+    enter(FaultRun("full mipmap disk", rounds(scale), **account.counts(), note="a tmpfs of 64 MB"))
+    assert not account.problems
+    assert not pulse.wrong
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_journal_disk_that_fills_up_is_waited_for(tmp_path, scale, enter):
+    place = tmp_path / "journal"
+    place.mkdir()
+    rig = Rig(tmp_path, settings(journal__path=str(place / "journal.sqlite")))
+    with with_mounts(rig, f"-t tmpfs -o size=16m tmpfs {place}") as mounts, felt(rig.url) as pulse:
+        filling = mounts.seen(place) / "somebody_elses_data"
+
+        def fill() -> None:
+            with contextlib.suppress(OSError), filling.open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+
+        metafiles = hurt_and_heal(rig, mounts, rounds(scale), fill, filling.unlink, ("journal cannot be written",))
+        account = audit(rig, metafiles, levels=LEVELS, inside=mounts.root)
+        assert "Traceback" not in rig.daemon.log.read_text()
+    enter(FaultRun("full journal disk", rounds(scale), **account.counts()))
+    assert not account.problems
+    assert not pulse.wrong
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_mipmap_disk_that_turns_read_only_is_waited_for(tmp_path, scale, enter):
+    rig = Rig(tmp_path, settings())
+    rig.mipmaps.mkdir()
+    with with_mounts(rig, f"-t tmpfs -o size=64m tmpfs {rig.mipmaps}") as mounts, felt(rig.url) as pulse:
+
+        def turn(mode: str) -> Callable[[], None]:
+            def remount() -> None:
+                # A file open for writing keeps a file system from turning read-only, as long as it is open.
+                wait_for(lambda: _succeeds(lambda: mounts.mount("-o", f"remount,{mode}", str(rig.mipmaps))), 20, mode)
+
+            return remount
+
+        metafiles = hurt_and_heal(rig, mounts, rounds(scale), turn("ro"), turn("rw"), ("Read-only", "read-only"))
+        account = audit(rig, metafiles, levels=LEVELS, inside=mounts.root)
+        assert "Traceback" not in rig.daemon.log.read_text()
+    enter(FaultRun("read-only mipmap disk", rounds(scale), **account.counts()))
+    assert not account.problems
+    assert not pulse.wrong
+
+
+def _succeeds(action: Callable[[], object]) -> bool:
+    try:
+        action()
+    except AssertionError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_acquisition_mount_that_vanishes_and_comes_back_costs_nothing(tmp_path, scale, enter):
+    """What was written meanwhile, at the server's side, is found when the mount is back."""
+    rig = Rig(tmp_path, settings())
+    server = tmp_path / "server"
+    rig.acquisition.rename(server)
+    rig.acquisition.mkdir()
+    on_server, mountpoint = Rig(tmp_path, {}), rig.acquisition
+    on_server.acquisition = server
+    with with_mounts(rig, f"--bind {server} {mountpoint}") as mounts, felt(rig.url) as pulse:
+        first = write(on_server, 0)  # a root that never held anything may well be empty
+        metafiles = [mountpoint / first.relative_to(server)]
+        rig.wait_until("complete", *metafiles)
+        for number in range(rounds(scale)):
+            there = write(on_server, 2 * number + 1)
+            time.sleep(0.1 * (number % 8))  # at another moment of its way each time
+            mounts.unmount(mountpoint)
+            meanwhile = write(on_server, 2 * number + 2)
+            metafiles += [mountpoint / path.relative_to(server) for path in (there, meanwhile)]
+            wait_for(lambda: not rig.ready().get("ready"), 30, "not ready")
+            assert not [row for row in present_rows(rig).values() if row["state"] == "failed"]
+            mounts.mount("--bind", str(server), str(mountpoint))
+            wait_for(lambda: rig.ready().get("ready"), 60, lambda: f"ready; {rig.ready()}")
+            rig.wait_until("complete", *metafiles, timeout_s=90)
+        mountpoint.rmdir()
+        mountpoint.symlink_to(server)  # for this process: the audit reads what the daemon names
+        account = audit(rig, metafiles, levels=LEVELS)
+        assert "Traceback" not in rig.daemon.log.read_text()
+    enter(FaultRun("vanished acquisition mount", rounds(scale), **account.counts()))
+    assert not account.problems
+    assert not pulse.wrong
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_mipmap_mount_that_vanishes_and_comes_back_costs_nothing(tmp_path, scale, enter):
+    """Its mount point lies on a disk that cannot be written, as it should: nothing is written below a missing mount."""
+    rig = Rig(tmp_path, settings())
+    server, mountpoint = tmp_path / "server", rig.mipmaps
+    server.mkdir()
+    (mountpoint / "on_server").mkdir(parents=True)
+    rig.settings["watch.mipmaps.output_dir"] = str(mountpoint / "on_server")
+    binds = (f"--bind {mountpoint} {mountpoint}", f"-o remount,bind,ro {mountpoint}")
+    with (
+        with_mounts(rig, *binds, f"--bind {server} {mountpoint / 'on_server'}") as mounts,
+        felt(rig.url) as pulse,
+    ):
+        metafiles = hurt_and_heal(
+            rig,
+            mounts,
+            rounds(scale),
+            lambda: mounts.unmount(mountpoint / "on_server"),
+            lambda: mounts.mount("--bind", str(server), str(mountpoint / "on_server")),
+            ("Read-only", "read-only"),
+        )
+        account = audit(rig, metafiles, levels=LEVELS, inside=mounts.root)
+        assert "Traceback" not in rig.daemon.log.read_text()
+    enter(FaultRun("vanished mipmap mount", rounds(scale), **account.counts()))
+    assert not account.problems
+    assert not pulse.wrong
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("asleep", [False, True], ids=["awake", "asleep"])
+def test_a_flood_of_files_that_overflows_the_event_queue_hides_no_metafile(tmp_path, scale, enter, asleep):
+    """Asleep, the daemon is stopped while files are written: the queue of 16,384 events is sure to overflow."""
+    files = scale.pick(50_000, 20_000, 20_000)
+    rig = Rig(tmp_path, {"watch.scan_interval_s": SCAN_INTERVAL_S})
+    (rig.acquisition / "flood").mkdir()
+    with running(rig):
+        ingest_from_a_flood(rig, files, asleep=asleep)
+        metafiles = list(present_rows(rig))
+        overflows = watch_of(rig)["overflows"]
+        account = audit(rig, metafiles, levels=6)
+    assert overflows >= 1 or not asleep
+    name = f"event queue overflow, daemon {'stopped' if asleep else 'awake'} meanwhile"
+    enter(FaultRun(name, max(1, overflows), **account.counts(), note=f"{files:,} files, {overflows} overflows"))
+    assert not account.problems
