@@ -15,6 +15,9 @@ from typing import Any, NoReturn, TextIO, TypeVar
 import click
 
 T = TypeVar("T")
+
+MOST_ARGUMENTS = 5_000
+"""Paths of one selection."""
 CONFIG_OPTION = click.option(
     "--config",
     "config_path",
@@ -244,14 +247,39 @@ def replay(
         raise click.UsageError("--from-report says which montages: give no PATH, --z, --state or --since with it")
     settings = _settings_or_exit(config_path)
     set_up_logging("warning", settings.log.format, sys.stderr)
+    given: dict[str, Any] = {"z": zs, "state": state, "since": since, "from": start, "dry_run": dry_run}
     requests = _or_exit(
-        lambda: (
-            requests_of(from_report.read(), start, dry_run=dry_run)
-            if from_report is not None
-            else requests_for(paths, z=zs, state=state, since=since, **{"from": start}, dry_run=dry_run)
-        )
+        lambda: requests_of(from_report.read(), start, dry_run=dry_run) if from_report else requests_for(paths, **given)
     )
     sys.exit(_run_or_exit(work(settings, requests, click.echo)))
+
+
+@main.command("verify", cls=SelectingCommand)
+@selecting
+@click.option("--json", "as_json", is_flag=True, help="Print a report that `temwatch replay --from-report` takes.")
+@CONFIG_OPTION
+def verify(
+    paths: tuple[str, ...],
+    zs: tuple[float, ...],
+    state: str | None,
+    since: str | None,
+    as_json: bool,
+    config_path: Path | None,
+) -> None:
+    """Read the stacks and mipmap files of COMPLETE montages again, and tell every difference. Changes nothing.
+
+    Without a selection: all of them. Exit 0: no difference; 1: differences, or something could not be judged.
+    """
+    from daemon.replaying import requests_for
+    from daemon.service import set_up_logging
+    from daemon.verify import verify as work
+
+    if state == "failed":
+        raise click.UsageError("--state failed: only COMPLETE montages can be verified")
+    settings = _settings_or_exit(config_path)
+    set_up_logging("warning", settings.log.format, sys.stderr)
+    (selection,) = _or_exit(lambda: requests_for(paths, most_paths=MOST_ARGUMENTS, z=zs, state=state, since=since))
+    sys.exit(_run_or_exit(work(settings, selection, click.echo, as_json=as_json)))
 
 
 def _settings_or_exit(config_path: Path | None) -> Any:

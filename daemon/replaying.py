@@ -86,8 +86,8 @@ def requests_of(report: str, start: str | None, *, dry_run: bool = False) -> lis
     ]
 
 
-def requests_for(paths: Sequence[str], **given: Any) -> list[ReplayRequest]:
-    """Requests for what the command line says.
+def requests_for(paths: Sequence[str], *, most_paths: int = PATHS_AT_ONCE, **given: Any) -> list[ReplayRequest]:
+    """Requests for what the command line says, each of so many paths.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def requests_for(paths: Sequence[str], **given: Any) -> list[ReplayRequest]:
     try:
         if (since := given.get("since")) is not None:  # what is local time here may be another for the daemon
             present["since"] = _moment(since)
-        parts = list(_parts(whole, PATHS_AT_ONCE)) or [[]]
+        parts = list(_parts(whole, most_paths)) or [[]]
         return [ReplayRequest.model_validate({**present, "paths": part}) for part in parts]
     except ValueError as error:
         if not isinstance(error, ValidationError):

@@ -1,0 +1,245 @@
+"""Verifying a montage that is done: its tiles as stacks show them, its mipmap files as they lie on disk.
+
+Every difference says what it is of, what can be done, and from which step on doing the montage again mends it.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from handlers.errors import Fault, ImageFault, ImagesMissing, RenderRefused
+from handlers.imageheader import inspect_image
+from handlers.images import verify_level
+from handlers.mipmapplan import Level0, LevelUris, MipmapPlan
+from handlers.mipmaps import level_size
+from handlers.renderanswers import PathBuilder
+from handlers.resolvedtiles import Json, canonical_url, image_holder, level_0
+from handlers.uris import uri_to_path
+
+INGEST, MIPMAPS, APPLY = "ingest", "mipmaps", "apply"
+_AGAIN = "replay it"
+_MTIME_SLACK_NS = 2 * 10**9
+"""How coarse the times of a file system may be (FAT: 2 s)."""
+
+
+class Kind(StrEnum):
+    """What differs."""
+
+    METAFILE_GONE = "metafile_gone"
+    METAFILE_CHANGED = "metafile_changed"
+    NOT_CHECKED = "not_checked"
+    """It could not be looked at; what it is like is unknown."""
+    STACK_MISSING = "stack_missing"
+    STACK_STATE = "stack_state"
+    PATH_BUILDER = "path_builder"
+    TILE_MISSING = "tile_missing"
+    TILE_ELSEWHERE = "tile_elsewhere"
+    TILE_DIFFERS = "tile_differs"
+    URL_MISSING = "url_missing"
+    URL_DIFFERS = "url_differs"
+    URL_DEAD = "url_dead"
+    LEVEL_MISSING = "level_missing"
+    LEVEL_BROKEN = "level_broken"
+    SOURCE_GONE = "source_gone"
+    SOURCE_CHANGED = "source_changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that is not as a COMPLETE montage has it."""
+
+    kind: Kind
+    tile_id: str | None
+    """None for what is not of one tile."""
+    where: str
+    """A file, or a stack."""
+    what: str
+    hint: str
+    start: str | None
+    """ingest, mipmaps or apply: the step from which a replay mends it; None if none does."""
+
+
+# --- files
+
+
+def check_files(tile: Level0, plan: MipmapPlan) -> list[Difference]:
+    """What is wrong with a tile's level 0 and with each of its levels, which are decoded. Blocking."""
+    source = _check_source(tile.tile_id, tile.image, tile.width, tile.height)
+    levels = plan.outputs(tile.image)
+    bits = source.bits if plan.reduction.method != "render" else (16 if tile.maximum_intensity > 255 else 8)
+    mode = "I;16" if bits == 16 and not plan.convert_to_8bit else "L"
+    return [*source.found, *_check_levels(tile, levels, mode, source.mtime_ns)]
+
+
+def check_mask_files(tile: Level0, plan: MipmapPlan) -> list[Difference]:
+    """The same for the mask that the tiles share."""
+    if tile.mask is None:
+        return []
+    source = _check_source(None, tile.mask, tile.width, tile.height, mask=True)
+    of_mask = Level0("", tile.mask, None, tile.width, tile.height)
+    levels = _check_levels(of_mask, plan.outputs(tile.mask, mask=True), "L", source.mtime_ns)
+    return [*source.found, *levels]
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """An image of level 0."""
+
+    found: tuple[Difference, ...]
+    bits: int = 8
+    mtime_ns: int | None = None
+
+
+def _check_source(tile_id: str | None, path: Path, width: int, height: int, *, mask: bool = False) -> _Source:
+    try:
+        info = inspect_image(path, mask=mask)
+        mtime_ns = path.stat().st_mtime_ns
+    except FileNotFoundError:
+        hint = "copy it there again; its levels still stand"
+        return _Source((Difference(Kind.SOURCE_GONE, tile_id, str(path), "level 0 is not there", hint, None),))
+    except ImageFault as fault:
+        what = f"level 0 {fault.problem}"
+        return _Source((Difference(Kind.SOURCE_CHANGED, tile_id, str(path), what, fault.hint, None),))
+    except OSError as error:
+        what = f"level 0 cannot be read: {error.strerror or error}"
+        return _Source((Difference(Kind.NOT_CHECKED, tile_id, str(path), what, "see that its mount is there", None),))
+    if (info.width, info.height) != (width, height):
+        what = f"level 0 is {info.width}x{info.height} pixels, and was {width}x{height}"
+        hint = "find out who replaced it"
+        return _Source((Difference(Kind.SOURCE_CHANGED, tile_id, str(path), what, hint, None),), info.bits)
+    return _Source((), info.bits, mtime_ns)
+
+
+def _check_levels(
+    tile: Level0, levels: Iterable[tuple[int, Path]], mode: str, source_mtime_ns: int | None
+) -> Iterator[Difference]:
+    tile_id = tile.tile_id or None
+    older = []
+    for level, path in levels:
+        try:
+            verify_level(path, *level_size(tile.width, tile.height, level), mode)
+            mtime_ns = path.stat().st_mtime_ns
+        except (ImagesMissing, FileNotFoundError):
+            yield Difference(Kind.LEVEL_MISSING, tile_id, str(path), f"level {level} is not there", _AGAIN, MIPMAPS)
+        except ImageFault as fault:
+            what = f"level {level} {fault.problem}"
+            yield Difference(Kind.LEVEL_BROKEN, tile_id, str(path), what, _AGAIN, MIPMAPS)
+        except (Fault, OSError) as fault:
+            # The directory is gone or empty: a level lost, or a mount; a replay makes the one and waits for the other.
+            what = f"level {level} {getattr(fault, 'problem', fault)}"
+            hint = getattr(fault, "hint", "see that its mount is there")
+            yield Difference(Kind.NOT_CHECKED, tile_id, str(path), what, hint, MIPMAPS)
+        else:
+            if source_mtime_ns is not None and mtime_ns + _MTIME_SLACK_NS < source_mtime_ns:
+                older.append(level)
+    if older:
+        what = f"level 0 is newer than its levels {', '.join(map(str, older))}"
+        yield Difference(Kind.SOURCE_CHANGED, tile_id, str(tile.image), what, _AGAIN, MIPMAPS)
+
+
+# --- stacks; pure but for looking whether a file that is named is there
+
+
+def check_tiles(
+    stack: str, z: float, expected: Iterable[Json], shown: Mapping[str, Json], start: str
+) -> Iterator[Difference]:
+    """Tiles that a stack lacks at z, or shows with another size or another image than the metafile's.
+
+    Parameters
+    ----------
+    expected : tile specs as the ingest makes them.
+    shown : tile specs that the stack shows at z, by id.
+    start : the step that puts tiles into this stack.
+    """
+    for spec in expected:
+        tile_id = str(spec["tileId"])
+        there = shown.get(tile_id)
+        if there is None:
+            yield Difference(Kind.TILE_MISSING, tile_id, stack, f"is not at z {z:g}", _AGAIN, start)
+            continue
+        if there.get("z") != z:
+            what = f"says z {there.get('z')} and not {z:g}"
+            yield Difference(Kind.TILE_ELSEWHERE, tile_id, stack, what, _AGAIN, start)
+        yield from _check_tile(stack, tile_id, spec, there, start)
+
+
+def _check_tile(stack: str, tile_id: str, spec: Json, there: Json, start: str) -> Iterator[Difference]:
+    sizes = [tuple(each.get(side) for side in ("width", "height")) for each in (spec, there)]
+    if sizes[0] != sizes[1]:
+        what = f"is {_size(sizes[1])} pixels, and its image {_size(sizes[0])}"
+        yield Difference(Kind.TILE_DIFFERS, tile_id, stack, what, _AGAIN, start)
+    try:
+        wanted, found = level_0(image_holder(spec)) or {}, level_0(image_holder(there)) or {}
+    except RenderRefused as fault:
+        yield Difference(Kind.TILE_DIFFERS, tile_id, stack, fault.problem, fault.hint, None)
+        return
+    for key in ("imageUrl", "maskUrl"):
+        yield from _check_url(stack, tile_id, f"level 0's {key}", wanted.get(key), found.get(key), start)
+
+
+def _size(sides: tuple[Any, ...]) -> str:
+    return "x".join("?" if side is None else f"{side:g}" for side in sides)
+
+
+def check_levels_named(
+    stack: str, levels_by_tile: Mapping[str, LevelUris], shown: Mapping[str, Json], *, derived: bool = False
+) -> Iterator[Difference]:
+    """Levels that tiles of a stack do not name, or name at another URL, and further ones whose files are not there.
+
+    Parameters
+    ----------
+    derived : whether the stack's path builder names the levels, so that tiles need not.
+    """
+    for tile_id, levels in levels_by_tile.items():
+        if tile_id not in shown:
+            continue
+        try:
+            named = image_holder(shown[tile_id]).get("mipmapLevels") or {}
+        except RenderRefused:
+            continue  # told with the tile
+        for level, urls in levels.items():
+            entry = named.get(str(level)) or {}
+            if derived and not entry:
+                continue
+            for key, url in zip(("imageUrl", "maskUrl"), urls, strict=True):
+                yield from _check_url(stack, tile_id, f"level {level}'s {key}", url, entry.get(key), APPLY)
+        for level, entry in named.items():
+            if level != "0" and int(level) not in levels:
+                yield from _check_alive(stack, tile_id, level, entry)
+
+
+def _check_url(
+    stack: str, tile_id: str, what: str, wanted: str | None, found: str | None, start: str
+) -> Iterator[Difference]:
+    if wanted is not None and found is None:
+        yield Difference(Kind.URL_MISSING, tile_id, stack, f"{what} is not named", _AGAIN, start)
+    elif found is not None and (wanted is None or canonical_url(wanted) != canonical_url(found)):
+        instead = f"and not {wanted}" if wanted else "and was to name none"
+        yield Difference(Kind.URL_DIFFERS, tile_id, stack, f"{what} is {found}, {instead}", _AGAIN, start)
+
+
+def _check_alive(stack: str, tile_id: str, level: str, entry: Json) -> Iterator[Difference]:
+    for key in ("imageUrl", "maskUrl"):
+        url = entry.get(key)
+        try:
+            dead = url is not None and not os.path.exists(uri_to_path(url))  # noqa: PTH110  never raises
+        except Fault:
+            continue  # of another scheme: not ours to follow
+        if dead:
+            what = f"level {level}'s {key} leads nowhere: {url}"
+            yield Difference(Kind.URL_DEAD, tile_id, stack, what, _AGAIN, APPLY)
+
+
+def check_path_builder(stack: str, wanted: PathBuilder, found: PathBuilder | None) -> Iterator[Difference]:
+    """Whether a stack's path builder derives the levels that were made."""
+    if found is None:
+        yield Difference(Kind.PATH_BUILDER, None, stack, "has no mipmap path builder", _AGAIN, APPLY)
+        return
+    wanted, found = wanted.normalized(), found.normalized()
+    same_rule = (canonical_url(wanted.root_path), wanted.extension) == (canonical_url(found.root_path), found.extension)
+    if not same_rule or found.image_mipmap_pattern_string or found.number_of_levels < wanted.number_of_levels:
+        what = f"has the path builder {found.to_json()}, which does not derive the levels that were made"
+        yield Difference(Kind.PATH_BUILDER, None, stack, what, "see who set it, then replay", APPLY)

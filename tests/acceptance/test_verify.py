@@ -1,0 +1,210 @@
+"""`temwatch verify`: each kind of damage is told with its tile and the step that mends it; replay takes the report."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from daemon.demo.microscope import Written
+from tests.acceptance.rig import Rig, digest_tree, fetch, temwatch, verify_levels
+
+Z = 1050.0
+
+
+def verify(rig: Rig, *arguments: object) -> subprocess.CompletedProcess[str]:
+    done = temwatch("verify", *map(str, arguments), "--config", str(rig.config()))
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def report(rig: Rig, *arguments: object) -> dict:
+    done = verify(rig, "--json", *arguments)
+    said = json.loads(done.stdout)
+    assert done.returncode == (1 if said["differences"] or said["not_judged"] else 0)
+    return said
+
+
+@pytest.fixture
+def complete(running_rig: Rig, write) -> Written:
+    section = write()
+    running_rig.wait_until("complete", section.metafile)
+    return section
+
+
+def stacks(rig: Rig, section: Written) -> tuple[str, str]:
+    row = rig.montage_of(section.metafile)
+    return row["raw_stack"].rsplit("/", 1)[1], row["mipmapped_stack"].rsplit("/", 1)[1]
+
+
+def level(rig: Rig, section: Written, number: int) -> Path:
+    return rig.mipmaps / str(number) / f"{str(section.images[0]).lstrip('/')}.tif"
+
+
+def put(rig: Rig, stack: str, edit: Callable[[dict], object], z: float = Z) -> None:
+    """Another client edits one tile of a stack."""
+    url = rig.stack_url(stack)
+    whole = fetch(f"{url}/z/{Z}/resolvedTiles")
+    tile_id = min(whole["tileIdToSpecMap"])
+    spec = whole["tileIdToSpecMap"][tile_id]
+    edit(spec)
+    fetch(f"{url}/state/LOADING", method="PUT")
+    body = {"tileIdToSpecMap": {tile_id: spec}, "transformIdToSpecMap": {}}
+    fetch(f"{url}/z/{z}/resolvedTiles", method="PUT", body=body)
+    fetch(f"{url}/state/COMPLETE", method="PUT")
+
+
+def delete(rig: Rig, stack: str) -> None:
+    url = rig.stack_url(stack)
+    tile_id = min(rig.tiles(stack, Z))
+    fetch(f"{url}/state/LOADING", method="PUT")
+    fetch(f"{url}/tile/{tile_id}", method="DELETE")
+    fetch(f"{url}/state/COMPLETE", method="PUT")
+
+
+def test_a_montage_in_order_has_no_difference_and_nothing_is_changed(running_rig: Rig, complete):
+    before = digest_tree(running_rig.root / "mipmaps"), running_rig.requests()
+    done = verify(running_rig)
+    assert (done.returncode, done.stdout) == (0, "1 montages, 4 tiles, 24 mipmap files: no difference\n")
+    assert digest_tree(running_rig.root / "mipmaps") == before[0]
+    asked = running_rig.requests()[len(before[1]) :]
+    assert {each["method"] for each in asked} == {"GET"}
+    assert running_rig.daemon.stop() == 0
+    assert verify(running_rig).stdout == done.stdout
+
+
+DAMAGE: dict[str, tuple[Callable[[Rig, Written], object], str, str | None]] = {
+    "a level's file deleted": (lambda rig, s: level(rig, s, 2).unlink(), "level_missing", "mipmaps"),
+    "a level cut short": (lambda rig, s: os.truncate(level(rig, s, 1), 900), "level_broken", "mipmaps"),
+    "a level of another level's size": (
+        lambda rig, s: level(rig, s, 2).write_bytes(level(rig, s, 3).read_bytes()), "level_broken", "mipmaps",
+    ),
+    "level 0 newer": (lambda rig, s: os.utime(s.images[0], (2e9, 2e9)), "source_changed", "mipmaps"),
+    "level 0 gone": (lambda rig, s: s.images[0].unlink(), "source_gone", None),
+    "level 0 cut short": (lambda rig, s: os.truncate(s.images[0], 900), "source_changed", None),
+    "metafile gone": (lambda rig, s: s.metafile.unlink(), "metafile_gone", None),
+    "raw stack lacks a tile": (lambda rig, s: delete(rig, stacks(rig, s)[0]), "tile_missing", "ingest"),
+    "mipmapped stack lacks a tile": (lambda rig, s: delete(rig, stacks(rig, s)[1]), "tile_missing", "apply"),
+    "a tile moved to another z": (
+        lambda rig, s: put(rig, stacks(rig, s)[1], lambda tile: tile.update(z=7.0), z=7.0), "tile_elsewhere", "apply",
+    ),
+    "a level not named": (
+        lambda rig, s: put(rig, stacks(rig, s)[1], lambda tile: tile["mipmapLevels"].pop("3")), "url_missing", "apply",
+    ),
+    "a level at another URL": (
+        lambda rig, s: put(
+            rig, stacks(rig, s)[1], lambda tile: tile["mipmapLevels"]["3"].update(imageUrl="file:///x.tif")
+        ),
+        "url_differs",
+        "apply",
+    ),
+    "a further level that is not there": (
+        lambda rig, s: put(
+            rig, stacks(rig, s)[1], lambda tile: tile["mipmapLevels"].update({"9": {"imageUrl": "file:///x.tif"}})
+        ),
+        "url_dead",
+        "apply",
+    ),
+    "another image at level 0": (
+        lambda rig, s: put(
+            rig, stacks(rig, s)[0], lambda tile: tile["mipmapLevels"]["0"].update(imageUrl="file:///x.tif")
+        ),
+        "url_differs",
+        "ingest",
+    ),
+    "a stack deleted": (
+        lambda rig, s: fetch(rig.stack_url(stacks(rig, s)[1]), method="DELETE"), "stack_missing", "apply",
+    ),
+    "a stack left open": (
+        lambda rig, s: fetch(f"{rig.stack_url(stacks(rig, s)[0])}/state/LOADING", method="PUT"), "stack_state", "apply",
+    ),
+}  # fmt: skip
+
+
+def test_every_kind_of_damage_is_told_with_the_step_that_mends_it_and_mended_from_the_report(rig: Rig, write, tmp_path):
+    """One stack and one z for each damage, so that all are there at once."""
+    rig.settings |= {"watch.stacks.raw": "s{grid}_raw", "watch.stacks.mipmapped": "s{grid}_mips", "watch.z.rule": "fixed",
+                     "watch.z.z": Z}  # fmt: skip
+    rig.start_standin()
+    sections = {name: write(2000 + number) for number, name in enumerate(DAMAGE)}
+    assert temwatch("replay", str(rig.acquisition), "--config", str(rig.config())).returncode == 0
+    rig.start()
+    for name, (damage, _, _) in DAMAGE.items():
+        damage(rig, sections[name])
+    said = report(rig)
+    told = {
+        name: {
+            (each["kind"], each["from"]) for each in said["differences"] if each["metafile"] == str(section.metafile)
+        }
+        for name, section in sections.items()
+    }
+    assert told == {name: {(kind, step)} for name, (_, kind, step) in DAMAGE.items()}
+    assert all(each["hint"] for each in said["differences"])
+    lines = verify(rig).stdout.splitlines()
+    assert len(lines) == len(said["differences"]) + 1
+
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(said))
+    mended = temwatch("replay", "--from-report", str(path), "--config", str(rig.config()))
+    mendable = [name for name, (_, _, step) in DAMAGE.items() if step is not None]
+    assert (mended.returncode, mended.stdout.splitlines()[-1]) == (0, f"{len(mendable)} complete, 0 not complete")
+    left = {each["kind"] for each in report(rig)["differences"]}
+    assert left == {"source_gone", "metafile_gone", "source_changed"}
+    for name in mendable:
+        if name != "level 0 newer":
+            assert verify_levels(rig.tiles(stacks(rig, sections[name])[1], Z)) == 4 * 6
+
+
+def test_what_the_path_builder_derives_is_held_against_the_stack(rig: Rig, write):
+    rig.settings["watch.mipmaps.apply"] = "path_builder"
+    rig.start_standin()
+    rig.start()
+    section = write()
+    rig.wait_until("complete", section.metafile)
+    assert report(rig)["differences"] == []
+    url = f"{rig.stack_url(stacks(rig, section)[1])}/mipmapPathBuilder"
+    fetch(url, method="PUT", body={"rootPath": "/elsewhere/", "numberOfLevels": 6, "extension": "tif"})
+    (difference,) = report(rig)["differences"]
+    assert (difference["kind"], difference["from"]) == ("path_builder", "apply")
+
+
+def test_a_stack_is_to_be_closed_unless_it_is_being_filled(running_rig: Rig, complete, write):
+    raw, _ = stacks(running_rig, complete)
+    fetch(f"{running_rig.stack_url(raw)}/state/LOADING", method="PUT")
+    assert [each["kind"] for each in report(running_rig)["differences"]] == ["stack_state"]
+    running_rig.tell_standin(match="PUT .*/z/1051", kind="status", status=503)
+    running_rig.wait_until("settled", write(1051).metafile)
+    assert report(running_rig)["differences"] == []
+
+
+def test_masks_are_verified_too(rig: Rig, write, tmp_path):
+    from PIL import Image
+
+    mask = tmp_path / "mask.tif"
+    Image.new("L", (128, 128), 255).save(mask)
+    rig.settings["watch.tilespecs.mask"] = str(mask)
+    rig.start_standin()
+    section = write()
+    assert temwatch("replay", str(section.metafile), "--config", str(rig.config())).returncode == 0
+    assert report(rig)["differences"] == []
+    (rig.mipmaps / "2" / f"{str(mask).lstrip('/')}.tif").unlink()
+    (difference,) = report(rig)["differences"]
+    assert (difference["kind"], difference["tile"], difference["from"]) == ("level_missing", None, "mipmaps")
+
+
+def test_render_ws_away_is_a_fault_and_no_difference(running_rig: Rig, complete):
+    running_rig.standin.end()
+    done = verify(running_rig)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "render-ws" in done.stderr or "reach" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_bad_usage_ends_with_2(running_rig: Rig):
+    for arguments, said in ((("--state", "failed"), "only COMPLETE"), (("/elsewhere",), "PATH: /elsewhere lies in no")):
+        done = verify(running_rig, *arguments)
+        assert done.returncode == 2
+        assert said in done.stderr
