@@ -82,11 +82,15 @@ def without_its_wal(path: Path) -> None:
     shutil.copy(path.with_name("running.sqlite"), path)
 
 
-def an_older_schema(path: Path) -> None:
-    """Version 0: what a daemon that died before it had made its tables leaves behind."""
+def without_tables(path: Path) -> None:
     path.unlink()
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
+
+
+def gone_with_its_wal_left(path: Path) -> None:
+    path.unlink()
+    path.with_name(f"{path.name}-wal").write_bytes(b"what had not come into the journal yet")
 
 
 def untouched(_: Path) -> None:
@@ -105,6 +109,8 @@ class Refusal:
 
 REFUSED = (
     Refusal(empty, 1, "is not a whole journal"),
+    Refusal(without_tables, 1, "is not a whole journal"),
+    Refusal(gone_with_its_wal_left, 1, "-wal file is there"),
     Refusal(truncated, 1, "is not a whole journal"),
     Refusal(truncated_to_its_header, 1, "is not a whole journal"),
     Refusal(zeroed, 1, "is not a whole journal"),
@@ -116,7 +122,7 @@ REFUSED = (
     Refusal(a_directory_in_its_place, 1, "journal"),
     Refusal(its_directory_is_gone, 1, "journal"),
 )
-TAKEN_UP = (untouched, gone, without_its_wal, an_older_schema)
+TAKEN_UP = (untouched, gone, without_its_wal)
 """A lost journal is a new one: what is found is done again, which changes nothing in the stacks."""
 
 

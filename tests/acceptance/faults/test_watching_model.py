@@ -1,4 +1,4 @@
-"""Random file actions in a watched tree against a model of what must be known in the end: by honest, mute, lying events."""
+"""Random file actions in a watched tree against a model of what must be known: with honest, mute, lying events."""
 
 import asyncio
 import os

@@ -1,0 +1,390 @@
+"""The state machines walked at random, with crashes between effect and commit: what must always hold is looked at.
+
+The journal is real, on SQLite; the tables are those of `daemon.states`; stacks and files are sets, as effects left them.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import shutil
+import tempfile
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from daemon.journal import Journal, Montage, Outcome, Settled
+from daemon.states import (
+    STEP_OF_STATE,
+    Event,
+    IllegalTransition,
+    MontageState,
+    StackPhase,
+    StackUse,
+    Step,
+    begin_closing,
+    closes_in,
+    end_closing,
+    fold,
+    hold,
+    release,
+    want_closed,
+)
+from daemon.watcher import FoundBy, Sighting
+from handlers.errors import MetafileFault
+from tests.acceptance.faults.rows import FaultRun, Scale, scale_asked_for
+
+T = TypeVar("T")
+SCALE = scale_asked_for() or Scale.TINY
+EXAMPLES = SCALE.pick(300, 60, 10)
+RAW, MIPS = "em/test/raw", "em/test/mips"
+METAFILES = 3
+CONTENTS = 3
+MOST_TURNS = 200
+
+
+@dataclass
+class World:
+    """What outlives the process: what lies on disk, and what render-ws shows."""
+
+    contents: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Metafile -> (its content, when it was written)."""
+    tiles: dict[str, set[str]] = field(default_factory=lambda: {RAW: set(), MIPS: set()})
+    is_loading: dict[str, bool] = field(default_factory=lambda: {RAW: False, MIPS: False})
+    levels: set[str] = field(default_factory=set)
+
+
+@dataclass
+class UnderWay:
+    """A step that has begun and not been recorded."""
+
+    step: Step
+    attempt: int
+    stack: str | None
+    is_effective: bool = False
+
+
+@dataclass
+class Tally:
+    """What was done over all walks."""
+
+    crashes: int = 0
+    crashes_after_an_effect: int = 0
+    montages: int = 0
+    complete: int = 0
+    """The others were superseded by another content of their metafile."""
+
+
+def tile_ids(metafile: int, content: int) -> tuple[str, ...]:
+    """Contents of one metafile share tiles, and each has one of its own."""
+    return (f"m{metafile}_shared", f"m{metafile}_of_{content}")
+
+
+class CrashWalk(RuleBasedStateMachine):
+    """Montages of one pair of stacks, several at once."""
+
+    tally = Tally()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = Path(tempfile.mkdtemp(prefix="crash-walk-"))
+        self.loop = asyncio.new_event_loop()
+        self.world = World()
+        self.now = 0.0
+        self.written = 0
+        self._start()
+
+    @initialize(content=st.integers(0, CONTENTS - 1))
+    def first(self, content: int) -> None:
+        self.write(0, content)
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(work)
+
+    # --- life and death of the process
+
+    def _start(self) -> None:
+        """What the daemon does at its start: nothing but the journal is left from before."""
+        self.journal = Journal(self.place / "journal.sqlite")
+        self._do(self.journal.__aenter__())
+        self._do(self.journal.count_crashes())
+        self.under_way: dict[int, UnderWay] = {}
+        self.uses = {RAW: StackUse(), MIPS: StackUse()}
+        self.closing: dict[str, list[int]] = {}
+        for montage in self._montages():
+            if montage.state is MontageState.APPLIED:
+                self._want_closed()
+        for number, (content, at) in self.world.contents.items():
+            self._sight(number, content, at)
+
+    @rule()
+    def crash(self) -> None:
+        self.tally.crashes += 1
+        self.tally.crashes_after_an_effect += any(each.is_effective for each in self.under_way.values())
+        self._do(self.journal.__aexit__(None, None, None))
+        self._start()
+
+    # --- what people do
+
+    @rule(number=st.integers(0, METAFILES - 1), content=st.integers(0, CONTENTS - 1))
+    def write(self, number: int, content: int) -> None:
+        self.written += 1
+        self.world.contents[number] = (content, self.written)
+        self._sight(number, content, self.written)
+
+    def _sight(self, number: int, content: int, at: int) -> None:
+        path = Path(f"/data/_metadata_{number}_.json")
+        self._do(self.journal.notice(Sighting("walk", path, content, at, 1, FoundBy.SCAN)))
+
+    @rule(stack=st.sampled_from([RAW, MIPS]))
+    def somebody_else_closes(self, stack: str) -> None:
+        self.world.is_loading[stack] = False
+
+    @rule(choice=st.integers(0, 20), step=st.sampled_from([Step.INGEST, Step.MIPMAPS, Step.APPLY]))
+    def replay(self, choice: int, step: Step) -> None:
+        done = [each for each in self._montages() if each.state in (MontageState.COMPLETE, MontageState.FAILED)]
+        if done:
+            self._do(self.journal.replay(done[choice % len(done)].id, step))
+
+    # --- a step: begun, done, recorded
+
+    def _montages(self) -> list[Montage]:
+        return self._do(self.journal.montages())
+
+    def _startable(self) -> list[Montage]:
+        found = []
+        for montage in self._montages():
+            step = STEP_OF_STATE.get(montage.state)
+            stack = {Step.INGEST: RAW, Step.APPLY: MIPS}.get(step) if step else None
+            if step in (None, Step.CLOSE) or montage.id in self.under_way or stack in self.closing:
+                continue  # a holder waits for the close under way
+            found.append(montage)
+        return found
+
+    @rule(choice=st.integers(0, 20))
+    def begin(self, choice: int) -> None:
+        if not (ready := self._startable()):
+            return
+        montage = ready[choice % len(ready)]
+        step = STEP_OF_STATE[montage.state]
+        stack = {Step.INGEST: RAW, Step.APPLY: MIPS}.get(step)
+        if stack:
+            self.uses[stack] = hold(self.uses[stack])
+        self.under_way[montage.id] = UnderWay(step, self._do(self.journal.begin_attempt(montage.id, step)), stack)
+
+    @precondition(lambda self: self.under_way)
+    @rule(choice=st.integers(0, 20))
+    def have_effect(self, choice: int) -> None:
+        montage_id = sorted(self.under_way)[choice % len(self.under_way)]
+        montage, work = self._do(self.journal.montage(montage_id)), self.under_way[montage_id]
+        if montage is None or STEP_OF_STATE.get(montage.state) is not work.step:
+            return
+        ids = set(self._do(self.journal.tile_ids(montage_id)))
+        if work.stack:
+            self.world.is_loading[work.stack] = True
+            unwanted = self._do(self.journal.superseded_tile_ids(montage))
+            self.world.tiles[work.stack] |= ids
+            self.world.tiles[work.stack] -= unwanted
+        elif work.step is Step.MIPMAPS:
+            self.world.levels |= ids
+        work.is_effective = True
+
+    @precondition(lambda self: any(each.is_effective for each in self.under_way.values()))
+    @rule(choice=st.integers(0, 20))
+    def commit(self, choice: int) -> None:
+        done = sorted(montage_id for montage_id, each in self.under_way.items() if each.is_effective)
+        montage_id = done[choice % len(done)]
+        work = self.under_way[montage_id]
+        with contextlib.suppress(IllegalTransition):  # superseded or replayed meanwhile
+            self._record(montage_id, work.step)
+        self._end(montage_id, Outcome.DONE)
+
+    def _record(self, montage_id: int, step: Step) -> None:
+        if step is Step.SETTLE:
+            self._settle(montage_id)
+            return
+        event = {Step.INGEST: Event.INGESTED, Step.MIPMAPS: Event.MIPMAPPED, Step.APPLY: Event.APPLIED}[step]
+        montage = self._do(self.journal.record(montage_id, event))
+        if montage.state is MontageState.APPLIED:
+            self._want_closed()
+
+    def _settle(self, montage_id: int) -> None:
+        montage = self._do(self.journal.montage(montage_id))
+        assert montage is not None
+        number = int(montage.metafile.name.split("_")[2])
+        content = self.world.contents[number][0]
+        digest = f"content {content}"
+        if self._do(self.journal.recognise(montage_id, digest)) is not None:
+            return
+        settled = Settled(digest, float(number), RAW, MIPS, tile_ids(number, content), ())
+        for former in self._do(self.journal.settle(montage_id, settled)).superseded:
+            if former in self.under_way:
+                self._end(former, Outcome.STOPPED)
+
+    def _end(self, montage_id: int, outcome: Outcome) -> None:
+        work = self.under_way.pop(montage_id)
+        self._do(self.journal.end_attempt(work.attempt, outcome))
+        if work.stack:
+            self.now += 1
+            self.uses[work.stack] = release(self.uses[work.stack], self.now)
+
+    @precondition(lambda self: self.under_way)
+    @rule(choice=st.integers(0, 20))
+    def fail(self, choice: int) -> None:
+        montage_id = sorted(self.under_way)[choice % len(self.under_way)]
+        montage = self._do(self.journal.montage(montage_id))
+        if montage is not None and montage.state in STEP_OF_STATE:
+            self._do(self.journal.fail(montage_id, MetafileFault(str(montage.metafile), "is not to be had")))
+        self._end(montage_id, Outcome.FAILED)
+
+    # --- closing
+
+    def _want_closed(self) -> None:
+        for stack in self.uses:
+            self.uses[stack] = want_closed(self.uses[stack], self.now)
+
+    @rule(stack=st.sampled_from([RAW, MIPS]))
+    def begin_close(self, stack: str) -> None:
+        if stack in self.closing or closes_in(self.uses[stack], self.now, 0.0) != 0.0:
+            return
+        assert self.uses[stack].holders == 0
+        self.uses[stack] = begin_closing(self.uses[stack])
+        applied = self._do(self.journal.montages(states=[MontageState.APPLIED], stack=stack))
+        self.closing[stack] = [montage.id for montage in applied]
+
+    @precondition(lambda self: self.closing)
+    @rule(choice=st.integers(0, 1))
+    def finish_close(self, choice: int) -> None:
+        stack = sorted(self.closing)[choice % len(self.closing)]
+        assert not [each for each in self.under_way.values() if each.stack == stack], "closed while it is written to"
+        self.world.is_loading[stack] = False
+        montage_ids = self.closing.pop(stack)
+        missing = any(set(self._do(self.journal.tile_ids(each))) - self.world.tiles[stack] for each in montage_ids)
+        self.now += 1
+        if not missing:
+            self._do(self.journal.record_closing(stack, montage_ids))
+        self.uses[stack] = end_closing(self.uses[stack], self.now, closed=not missing)
+
+    # --- what must always hold
+
+    @invariant()
+    def complete_means_that_the_effects_are_there(self) -> None:
+        for montage in self._montages():
+            if montage.state is MontageState.COMPLETE:
+                ids = set(self._do(self.journal.tile_ids(montage.id)))
+                assert ids <= self.world.tiles[RAW], montage
+                assert ids <= self.world.tiles[MIPS], montage
+                assert ids <= self.world.levels, montage
+
+    @invariant()
+    def nothing_that_was_seen_is_forgotten(self) -> None:
+        known = {(str(each.metafile), each.identity) for each in self._montages()}
+        for number, (content, at) in self.world.contents.items():
+            assert (f"/data/_metadata_{number}_.json", (content, at, 1)) in known
+
+    @invariant()
+    def the_state_is_the_fold_of_the_events(self) -> None:
+        for montage in self._montages():
+            events = self._do(self.journal.events(montage.id))
+            named = [(Event(each["event"]), _named(each["detail"])) for each in events]
+            assert fold(named) is montage.state
+            for event, following in itertools.pairwise(events):
+                if event["state"] == MontageState.SUPERSEDED:
+                    assert following["event"] in (Event.REPLAYED, Event.SEEN_AGAIN), "a superseded montage went on"
+
+    @invariant()
+    def a_stack_that_is_held_is_not_closing(self) -> None:
+        for stack, use in self.uses.items():
+            holders = sum(each.stack == stack for each in self.under_way.values())
+            assert use.holders == holders
+            assert not holders or use.phase is StackPhase.HELD
+
+    # --- the end
+
+    def teardown(self) -> None:
+        try:
+            self._bring_everything_to_its_end()
+        finally:
+            self._do(self.journal.__aexit__(None, None, None))
+            self.loop.close()
+            shutil.rmtree(self.place)
+
+    def _bring_everything_to_its_end(self) -> None:
+        """Without further mishaps each metafile's present content is COMPLETE, and stacks hold no more."""
+        for _ in range(MOST_TURNS):
+            for montage in self._montages():
+                if montage.state is MontageState.FAILED:
+                    self._do(self.journal.record(montage.id, Event.RETRIED))
+                elif montage.state is MontageState.APPLIED:
+                    self._want_closed()
+            self.begin(0)
+            self.have_effect(0) if self.under_way else None
+            if any(each.is_effective for each in self.under_way.values()):
+                self.commit(0)
+            for montage_id in [each for each in self.under_way if not self._is_going_on(each)]:
+                self._end(montage_id, Outcome.STOPPED)
+            for stack in (RAW, MIPS):
+                self.begin_close(stack)
+            while self.closing:
+                self.finish_close(0)
+            if not self.under_way and all(each.state not in STEP_OF_STATE for each in self._montages()):
+                break
+        montages = self._montages()
+        self.tally.montages += len(montages)
+        self.tally.complete += sum(each.state is MontageState.COMPLETE for each in montages)
+        present = {
+            number: [each for each in montages if each.metafile.name == f"_metadata_{number}_.json"]
+            for number in self.world.contents
+        }
+        for number, (content, _) in self.world.contents.items():
+            states = {each.digest: each.state for each in present[number]}
+            assert states[f"content {content}"] is MontageState.COMPLETE, states
+            others = {state for digest, state in states.items() if digest != f"content {content}"}
+            assert others <= {MontageState.SUPERSEDED}, states
+        wanted = {each for number, (content, _) in self.world.contents.items() for each in tile_ids(number, content)}
+        assert self.world.tiles == {RAW: wanted, MIPS: wanted}
+        self.complete_means_that_the_effects_are_there()
+
+    def _is_going_on(self, montage_id: int) -> bool:
+        montage = self._do(self.journal.montage(montage_id))
+        return montage is not None and STEP_OF_STATE.get(montage.state) is self.under_way[montage_id].step
+
+
+def _named(detail: dict[str, Any]) -> MontageState | None:
+    """The state that an event names itself."""
+    text = detail.get("onto") or detail.get("failed_in")
+    return MontageState(text) if text else None
+
+
+@pytest.mark.timeout(900)
+def test_whenever_the_process_dies_nothing_is_lost_and_complete_means_complete(enter):
+    machine = type("CrashWalkCounted", (CrashWalk,), {"tally": Tally()})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=EXAMPLES, stateful_step_count=60, deadline=None, suppress_health_check=[*HealthCheck]
+        ),
+    )
+    tally = machine.tally
+    note = f"{EXAMPLES} walks; {tally.crashes_after_an_effect} crashes between an effect and its commit"
+    enter(
+        FaultRun(
+            "crashes in the state machine",
+            tally.crashes,
+            montages=tally.montages,
+            complete=tally.complete,
+            note=f"{note}; the montages that are not COMPLETE were superseded",
+        )
+    )
