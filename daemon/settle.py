@@ -193,19 +193,8 @@ class Settler:
             return self._partial(montage, watch, fault)
         if metafile.header.is_reference and watch.reference_sets == "ignore":
             return Ignored("a lens-correction set, and reference_sets = ignore", digest)
-        rule, z = await asyncio.to_thread(_rule_and_z, metafile, montage.metafile, watch)
-        checked = (*check_metafile(metafile, montage.metafile.name), *check_z(metafile, z, rule))
-        findings = _findings(montage.metafile, checked, strict=watch.strict)
-        try:
-            raw, mipmapped = _stacks(metafile, watch, stack_id)
-        except RenderRefused as fault:
-            problem = f"its stack would be {fault.subject}, which {fault.problem}"
-            raise MetafileFault(str(montage.metafile), problem, fault.hint) from None
-        awaited = await self._images(montage, metafile, watch)
-        if awaited is not None:
-            return awaited
-        ids = tile_ids_for(metafile, z, watch.tilespec_options())
-        return Settled(digest, z, str(raw), str(mipmapped), ids, findings)
+        settled = await asyncio.to_thread(settled_of, metafile, montage.metafile, digest, watch, stack_id)
+        return await self._images(montage, metafile, watch) or settled
 
     def _partial(self, montage: Montage, watch: WatchSettings, fault: MetafilePartial) -> NotYet:
         quiet_s = self._clock() - self._observed[montage.id].since
@@ -255,6 +244,28 @@ class Settler:
             and observation.awaited_identity is not None
             and self._clock() - observation.awaited_since >= _patience_s(watch)
         )
+
+
+def settled_of(
+    metafile: Metafile, path: Path, digest: str, watch: WatchSettings, stack_id: Callable[[str], StackId]
+) -> Settled:
+    """What a metafile makes in a watch, its images aside. Reads the table of z where there is one.
+
+    Raises
+    ------
+    Fault
+        If the metafile cannot be meant, or no z or stack name follows from it.
+    """
+    rule, z = _rule_and_z(metafile, path, watch)
+    checked = (*check_metafile(metafile, path.name), *check_z(metafile, z, rule))
+    findings = _findings(path, checked, strict=watch.strict)
+    try:
+        raw, mipmapped = _stacks(metafile, watch, stack_id)
+    except RenderRefused as fault:
+        problem = f"its stack would be {fault.subject}, which {fault.problem}"
+        raise MetafileFault(str(path), problem, fault.hint) from None
+    ids = tile_ids_for(metafile, z, watch.tilespec_options())
+    return Settled(digest, z, str(raw), str(mipmapped), ids, findings)
 
 
 def _rule_and_z(metafile: Metafile, path: Path, watch: WatchSettings) -> tuple[ZRule, float]:
