@@ -39,10 +39,16 @@ def run(config_path: Path | None) -> None:
     from daemon.app import Daemon
     from daemon.config import load_settings
     from daemon.service import set_up_logging
+    from handlers.executors import leave_if_workers_hang
 
     settings = _settings_or_exit(config_path)
     set_up_logging(settings.log.level, settings.log.format)
-    _run_or_exit(Daemon(settings, lambda: load_settings(config_path)).run())
+    exit_code = 1
+    try:
+        _run_or_exit(Daemon(settings, lambda: load_settings(config_path)).run())
+        exit_code = 0
+    finally:
+        leave_if_workers_hang(exit_code)
 
 
 @main.command("check-config")
@@ -167,6 +173,41 @@ def _import_command(name: str, summary: str) -> None:
 _import_command("generate_EM_tilespecs_from_metafile", "Put the tile specs of one metafile into a stack, and end.")
 _import_command("generate_mipmaps", "Make the mipmaps of some layers of a stack, and end.")
 _import_command("apply_mipmaps_to_render", "Make a stack name the mipmaps of some layers, and end.")
+
+
+@main.group()
+def journal() -> None:
+    """Copy the journal, or make it anew."""
+
+
+@journal.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@CONFIG_OPTION
+def backup(file: Path, config_path: Path | None) -> None:
+    """Copy the journal to FILE, also while the daemon runs. FILE is replaced if it is a journal."""
+    from daemon.rebuild import back_up
+
+    settings = _settings_or_exit(config_path)
+
+    async def work() -> int:
+        return await asyncio.to_thread(back_up, settings.journal.path, file.absolute())
+
+    click.echo(f"{_run_or_exit(work())} montages are in {file}")
+
+
+@journal.command()
+@CONFIG_OPTION
+def rebuild(config_path: Path | None) -> None:
+    """Make a lost or damaged journal anew, from the watched directories, the stacks and the mipmap files.
+
+    The daemon must not run. A journal that is there is kept under another name.
+    """
+    from daemon.rebuild import rebuild as work
+    from daemon.service import set_up_logging
+
+    settings = _settings_or_exit(config_path)
+    set_up_logging("warning", settings.log.format, sys.stderr)
+    _run_or_exit(work(settings, click.echo))
 
 
 class SelectingCommand(click.Command):

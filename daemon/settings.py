@@ -177,6 +177,9 @@ class WorkerSettings(_Section):
     """Worker processes; 0 takes one per core of this machine. With dask it bounds the jobs under way."""
     dask_scheduler: OptionalText = Field(None, **example(""))
     """Address of the dask scheduler, as in "tcp://scheduler:8786". Read with executor = "dask" alone."""
+    tile_timeout_s: float = Field(300, gt=0)
+    """Seconds that a worker may take for one tile. One that takes longer hangs, as on a dead mount: it is replaced, and
+    the tile is tried again a few times. With dask let `count` be the threads of all workers together."""
 
     @model_validator(mode="after")
     def _scheduler_goes_with_dask(self) -> Self:

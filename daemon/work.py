@@ -101,7 +101,10 @@ async def open_work(
         url = await stack.enter_async_context(render_url(now))
         client = await stack.enter_async_context(RenderClient(url))
         count = now.workers.count or os.cpu_count() or 1
-        pool = stack.enter_context(open_executor(now.workers.executor, count, now.workers.dask_scheduler))
+        workers = now.workers
+        pool = stack.enter_context(
+            open_executor(workers.executor, count, workers.dask_scheduler, job_timeout_s=workers.tile_timeout_s)
+        )
         work = Work(settings, metrics or Metrics(), journal, client, is_observable, close_at_end)
         work.assemble(pool, count)
         yield work

@@ -57,6 +57,19 @@ def dask_address() -> Iterator[str]:
         yield cluster.scheduler_address
 
 
+@pytest.fixture(scope="module")
+def dask_processes() -> Iterator[str]:
+    """Workers with a nanny each, which can start them anew."""
+    if importlib.util.find_spec("distributed") is None:
+        pytest.skip("dask.distributed is not installed")
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", protocol="tcp://"
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
 @pytest.fixture(params=["inline", "processes", "dask"])
 def pool(request: pytest.FixtureRequest) -> Iterator[WorkerPool]:
     kind: ExecutorKind = request.param
@@ -285,6 +298,122 @@ class TestAWorkerThatDies:
         future.cancel()
         with pytest.raises(executors.JobDropped):
             await executors.outcome(future)
+
+
+class TestAWorkerThatHangs:
+    """As on a dead mount; with processes, and with the workers of a dask scheduler."""
+
+    @pytest.fixture(params=["processes", "dask"])
+    def limited(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerPool]:
+        monkeypatch.setattr(executors, "make_mipmaps", hanging_in_tiles_called_hang)
+        kind: ExecutorKind = request.param
+        address = request.getfixturevalue("dask_processes") if kind == "dask" else None
+        with open_executor(kind, 2, address, job_timeout_s=1.5) as opened:
+            yield opened
+
+    async def test_its_tile_is_given_up_after_the_time_limit_and_the_others_are_done(
+        self, limited: WorkerPool, tmp_path: Path
+    ) -> None:
+        jobs = [job_for(tmp_path, name) for name in ("a", "hang", "b", "c", "d", "e")]
+        began = time.monotonic()
+        reports = await asyncio.gather(*(run_job(limited, job) for job in jobs))
+        assert time.monotonic() - began < 60
+        assert [report.tile_id for report in reports if report.fault] == ["hang"]
+        fault = reports[1].fault
+        assert fault is not None
+        assert fault.subject == str(jobs[1].level0)
+        assert "1.5 s" in fault.problem
+        assert fault.to_fault().waiting_helps is Waiting.LIMITED
+        assert limited.hung == 1
+
+    async def test_as_many_as_there_are_workers_leave_fresh_ones_behind(
+        self, limited: WorkerPool, tmp_path: Path
+    ) -> None:
+        hanging = [job_for(tmp_path, name) for name in ("hang1", "hang2")]
+        behind = [job_for(tmp_path, f"t{number}") for number in range(6)]
+        reports = await asyncio.gather(*(run_job(limited, job) for job in [*hanging, *behind]))
+        assert [report.tile_id for report in reports if report.fault] == ["hang1", "hang2"]
+
+    async def test_a_long_queue_is_no_hang(self, limited: WorkerPool, tmp_path: Path) -> None:
+        """Ten jobs of 0.4 s, two at once: the last waits longer than one may take."""
+        jobs = [job_for(tmp_path, f"slow{number}") for number in range(10)]
+        reports = await asyncio.gather(*(run_job(limited, job) for job in jobs))
+        assert not [report.fault for report in reports if report.fault]
+        assert limited.hung == 0
+
+
+class TestAProcessThatHangs:
+    async def test_it_is_killed_and_its_fellows_end_what_they_are_at(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(executors, "make_mipmaps", hanging_in_tiles_called_hang)
+        with open_executor("processes", 2, job_timeout_s=1.0) as pool:
+            first = pool.executor
+            assert isinstance(first, ProcessExecutor)
+            before = first.pids()
+            reports = await asyncio.gather(*(run_job(pool, job_for(tmp_path, name)) for name in ("hang", "slow")))
+            assert [report.fault is None for report in reports] == [False, True]
+            wait_for(lambda: not any(map(is_running, before)), "the processes of the pool that was given up end")
+            assert pool.executor is not first
+            assert pool.rebuilt == 0
+
+    async def test_one_that_cannot_be_killed_holds_up_neither_the_work_nor_the_end(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A process that waits for a dead mount does not die of SIGKILL until the mount answers."""
+        monkeypatch.setattr(executors, "make_mipmaps", hanging_in_tiles_called_hang)
+        monkeypatch.setattr(executors, "KILLED_S", 0.3)
+        monkeypatch.setattr(executors, "END_TIMEOUT_S", 0.3)
+        immortal: list[int] = []
+        kill = executors.WorkerContext.kill
+        monkeypatch.setattr(executors.WorkerContext, "kill", lambda context: None)
+        with open_executor("processes", 1, job_timeout_s=0.7) as pool:
+            assert isinstance(pool.executor, ProcessExecutor)
+            hung = pool.executor
+            immortal += hung.pids()
+            reports = await asyncio.gather(*(run_job(pool, job_for(tmp_path, name)) for name in ("hang", "a", "b")))
+            assert [report.fault is None for report in reports] == [False, True, True]
+            assert all(map(is_running, immortal))
+            last = pool.executor
+            assert isinstance(last, ProcessExecutor)
+            hanging = last.submit(time.sleep, 60)
+            wait_for(hanging.running, "the job runs")
+            began = time.monotonic()
+        assert time.monotonic() - began < 10
+        for executor in (hung, last):
+            kill(executor._context)
+        wait_for(lambda: not any(map(is_running, immortal)), "the test's own processes end")
+
+    async def test_a_suspect_that_hangs_when_it_is_run_alone_is_given_up_too(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(executors, "make_mipmaps", hanging_in_tiles_called_hang)
+        with open_executor("processes", 1, job_timeout_s=1.0) as pool:
+            began = time.monotonic()
+            with pytest.raises(WorkerFault, match="given up"):
+                await pool.run_alone(job_for(tmp_path, "hang"))
+            assert time.monotonic() - began < 30
+            assert (await run_job(pool, job_for(tmp_path, "next"))).fault is None
+
+    async def test_killers_hangers_and_good_tiles_of_several_montages_are_told_apart(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(executors, "make_mipmaps", hanging_in_tiles_called_hang)
+        names = [f"{kind}_{montage}" for montage in "xy" for kind in ("killer", "good1", "hang", "good2", "good3")]
+        with open_executor("processes", 2, job_timeout_s=4.0) as pool:
+            reports = await asyncio.gather(*(run_job(pool, job_for(tmp_path, name)) for name in names))
+        faulty = {report.tile_id: str(report.fault) for report in reports if report.fault}
+        assert set(faulty) == {name for name in names if not name.startswith("good")}, faulty
+
+
+def hanging_in_tiles_called_hang(job: MipmapJob) -> MipmapReport:
+    """Stands in for a read from a dead mount."""
+    if job.tile_id.startswith("hang"):
+        time.sleep(600)
+    if job.tile_id.startswith("killer"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.4 if job.tile_id.startswith("slow") else 0.02)
+    return MipmapReport(job.tile_id)
 
 
 def killed_by_tiles_called_killer(job: MipmapJob) -> MipmapReport:
