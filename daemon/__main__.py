@@ -188,11 +188,9 @@ def backup(file: Path, config_path: Path | None) -> None:
     from daemon.rebuild import back_up
 
     settings = _settings_or_exit(config_path)
-
-    async def work() -> int:
-        return await asyncio.to_thread(back_up, settings.journal.path, file.absolute())
-
-    click.echo(f"{_run_or_exit(work())} montages are in {file}")
+    target = file.absolute()
+    montages = _run_or_exit(asyncio.to_thread(back_up, settings.journal.path, target))
+    click.echo(f"{montages} montages are in {file}")
 
 
 @journal.command()

@@ -199,7 +199,7 @@ class Journal:
         try:
             self._connection = connect_read_only(self.path) if self._read_only else connect(self.path)
         except sqlite3.DatabaseError as error:
-            raise _journal_fault(self.path, error) from error
+            raise journal_fault(self.path, error) from error
 
     def _close(self) -> None:
         if self._connection is not None:
@@ -235,7 +235,7 @@ class Journal:
             with transaction(self._connection, read_only=self._read_only) as connection:
                 return closure(connection)
         except sqlite3.DatabaseError as error:
-            raise _journal_fault(self.path, error) from error
+            raise journal_fault(self.path, error) from error
 
     # --- what happens to a montage
 
@@ -585,7 +585,8 @@ _HINTS = {
 """By SQLite's primary result code."""
 
 
-def _journal_fault(path: Path, error: sqlite3.DatabaseError) -> Fault:
+def journal_fault(path: Path, error: sqlite3.DatabaseError) -> Fault:
+    """The fault that an error of SQLite stands for."""
     if isinstance(error, sqlite3.OperationalError):
         hint = "see that its directory exists, is writable by the service's user, has free space, and is a local disk"
         hint = _HINTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, hint)

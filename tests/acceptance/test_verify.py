@@ -123,10 +123,10 @@ DAMAGE: dict[str, tuple[Callable[[Rig, Written], object], str, str | None]] = {
 }  # fmt: skip
 
 
-def test_every_kind_of_damage_is_told_with_the_step_that_mends_it_and_mended_from_the_report(rig: Rig, write, tmp_path):
+def test_every_damage_is_told_with_the_step_that_mends_it_and_mended_from_the_report(rig: Rig, write, tmp_path):
     """One stack and one z for each damage, so that all are there at once."""
-    rig.settings |= {"watch.stacks.raw": "s{grid}_raw", "watch.stacks.mipmapped": "s{grid}_mips", "watch.z.rule": "fixed",
-                     "watch.z.z": Z}  # fmt: skip
+    rig.settings |= {"watch.stacks.raw": "s{grid}_raw", "watch.stacks.mipmapped": "s{grid}_mips"}
+    rig.settings |= {"watch.z.rule": "fixed", "watch.z.z": Z}
     rig.start_standin()
     sections = {name: write(2000 + number) for number, name in enumerate(DAMAGE)}
     assert temwatch("replay", str(rig.acquisition), "--config", str(rig.config())).returncode == 0

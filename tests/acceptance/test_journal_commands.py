@@ -1,0 +1,204 @@
+"""`temwatch journal backup` and `rebuild`: real files, the daemon and the stand-in as processes."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.rig import Rig, digest_tree, fetch, temwatch, verify_levels
+
+Z = 1050.0
+
+
+def run(rig: Rig, *arguments: object) -> subprocess.CompletedProcess[str]:
+    done = temwatch(*map(str, arguments), "--config", str(rig.config()))
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def journal(rig: Rig) -> Path:
+    return rig.root / "daemon.sqlite"
+
+
+def states(rig: Rig) -> dict[str, str]:
+    return {row["metafile"]: row["state"] for row in rig.montages()}
+
+
+def test_a_copy_made_while_the_daemon_writes_is_whole_and_the_daemon_goes_on_from_it(running_rig: Rig, write, tmp_path):
+    first = write(1050)
+    running_rig.wait_until("complete", first.metafile)
+    second = write(1051)
+    copy = tmp_path / "backup.sqlite"
+    for _ in range(3):  # the same name again: the former copy is replaced
+        done = run(running_rig, "journal", "backup", copy)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in tmp_path.iterdir() if "backup" in path.name] == ["backup.sqlite"]
+    running_rig.wait_until("complete", second.metafile)
+    assert running_rig.daemon.stop() == 0
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{journal(running_rig)}{suffix}").unlink(missing_ok=True)
+    shutil.copy(copy, journal(running_rig))
+    running_rig.start()
+    running_rig.wait_until("complete", first.metafile, second.metafile)
+    assert len(running_rig.montages()) == 2
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("precious.txt", "is there, and is no back-up"),
+        ("daemon.sqlite", "is the journal itself"),
+        ("daemon.sqlite-wal", "is the journal itself"),
+        ("nowhere/x.sqlite", "is no directory"),
+    ],
+)
+def test_a_back_up_goes_over_no_file_but_a_former_one(rig: Rig, target, said):
+    rig.render_url = "http://127.0.0.1:1/render-ws/v1"
+    precious = rig.root / "precious.txt"
+    precious.write_text("mine")
+    journal(rig).write_bytes(b"")
+    done = run(rig, "journal", "backup", rig.root / target)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert precious.read_text() == "mine"
+
+
+def test_a_damaged_journal_is_not_backed_up_as_if_it_were_whole(rig: Rig):
+    rig.render_url = "http://127.0.0.1:1/render-ws/v1"
+    journal(rig).write_bytes(b"SQLite format 3\0" + bytes(8000))
+    done = run(rig, "journal", "backup", rig.root / "copy.sqlite")
+    assert done.returncode == 1
+    assert "temwatch journal rebuild" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (rig.root / "copy.sqlite").exists()
+    assert not list(rig.root.glob(".copy*"))
+
+
+def test_the_daemon_refuses_a_damaged_journal_and_goes_on_with_the_rebuilt_one(running_rig: Rig, write):
+    sections = [write(1050), write(1051)]
+    running_rig.wait_until("complete", *(section.metafile for section in sections))
+    assert running_rig.daemon.stop() == 0
+    os.truncate(journal(running_rig), 5000)
+    damaged = journal(running_rig).read_bytes()
+    refused = run(running_rig, "run")
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
+    assert "is not a whole journal" in refused.stderr
+    assert "temwatch journal rebuild" in refused.stderr
+
+    files, asked = digest_tree(running_rig.mipmaps), len(running_rig.requests())
+    done = run(running_rig, "journal", "rebuild")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "is made anew: 2 complete" in done.stdout
+    (kept,) = running_rig.root.glob("daemon.sqlite.before-*")
+    assert kept.read_bytes() == damaged
+    assert str(kept) in done.stdout
+    running_rig.start()
+    running_rig.wait_until("complete", *(section.metafile for section in sections))
+    montage = fetch(f"{running_rig.url}/api/montages/{running_rig.montage_of(sections[0].metafile)['id']}")
+    assert [event["event"] for event in montage["events"]] == ["noticed", "rebuilt"]
+    assert "tiles stand in em/test/" in montage["events"][1]["detail"]["evidence"]
+    assert digest_tree(running_rig.mipmaps) == files
+    assert {each["method"] for each in running_rig.requests()[asked:]} == {"GET"}
+    assert run(running_rig, "verify").returncode == 0
+
+
+def test_each_montage_is_entered_as_far_as_stacks_and_files_prove_it(rig: Rig, write):
+    rig.settings |= {"watch.stacks.raw": "s{grid}_raw", "watch.stacks.mipmapped": "s{grid}_mips"}
+    rig.start_standin()
+    grids = {"complete": 1, "open": 2, "levels_not_named": 3, "a_level_gone": 4, "a_tile_gone": 5, "replaced": 6}
+    sections = {name: write(grid) for name, grid in grids.items()}
+    assert run(rig, "replay", rig.acquisition).returncode == 0
+    never_done = write(7)
+    broken = never_done.metafile.with_name("_metadata_20180101000000_broken_0_.json")
+    broken.write_text("[{}")
+    ignored = never_done.metafile.with_name("_metadata_20180101000000_reference_0_.json")
+    ignored.write_text("[]")
+
+    def stack(name: str, kind: str) -> str:
+        return f"s{grids[name]:06d}_{kind}"
+
+    fetch(f"{rig.stack_url(stack('open', 'mips'))}/state/LOADING", method="PUT")
+    fetch(rig.stack_url(stack("levels_not_named", "mips")), method="DELETE")
+    image = sections["a_level_gone"].images[0]
+    (rig.mipmaps / "3" / f"{str(image).lstrip('/')}.tif").unlink()
+    raw = stack("a_tile_gone", "raw")
+    fetch(f"{rig.stack_url(raw)}/state/LOADING", method="PUT")
+    fetch(f"{rig.stack_url(raw)}/tile/{min(rig.tiles(raw, 5.0))}", method="DELETE")
+    replaced = sections["replaced"].metafile
+    replaced.write_bytes(replaced.read_bytes().replace(b"_1_1.tif", b"_9_9.tif"))
+
+    journal(rig).unlink()
+    done = run(rig, "journal", "rebuild")
+    assert done.returncode == 0, done.stderr
+    status = json.loads(run(rig, "status", "--json").stdout)
+    assert status["counts"] == {
+        "daemon": {"complete": 1, "applied": 1, "mipmapped": 1, "ingested": 1, "noticed": 4, "ignored": 1}
+    }
+    entered = {row["metafile"]: row["state"] for row in status["montages"]}
+    told = {name: entered.get(str(section.metafile), "complete") for name, section in sections.items()}
+    assert told == {
+        "complete": "complete",
+        "open": "applied",
+        "levels_not_named": "mipmapped",
+        "a_level_gone": "ingested",
+        "a_tile_gone": "noticed",
+        "replaced": "noticed",
+    }
+    assert entered[str(broken)] == "noticed"
+    assert not list(rig.root.glob("*.before-*"))
+
+    rig.start()
+    rig.wait_until("complete", *(section.metafile for name, section in sections.items() if name != "replaced"))
+    rig.wait_until("complete", never_done.metafile)
+    for name in ("complete", "open", "levels_not_named", "a_level_gone", "a_tile_gone"):
+        assert verify_levels(rig.tiles(stack(name, "mips"), float(grids[name]))) == 4 * 6
+        assert rig.stack_state(stack(name, "mips")) == "COMPLETE"
+
+
+def test_tiles_that_no_metafile_names_are_told_of_and_left(rig: Rig, write):
+    rig.start_standin()
+    section, other = write(1050), write(1050, roi_index=1)
+    assert run(rig, "replay", rig.acquisition).returncode == 0
+    other.metafile.unlink()
+    done = run(rig, "journal", "rebuild")
+    assert "shows 4 tiles that no metafile names, and they are left" in done.stdout
+    assert "1 complete" in done.stdout
+    (stack,) = [word for word in done.stdout.split() if word.endswith("_raw")][:1]
+    assert len(rig.tiles(stack.rsplit("/", 1)[1], Z)) == 8
+    assert section.metafile.exists()
+
+
+def test_a_rebuild_beside_a_running_daemon_is_refused_and_the_journal_is_as_it_was(running_rig: Rig, write):
+    section = write()
+    running_rig.wait_until("complete", section.metafile)
+    done = run(running_rig, "journal", "rebuild")
+    assert done.returncode == 1
+    assert "is used by another temwatch" in done.stderr
+    assert "stop the daemon first" in done.stderr
+    assert states(running_rig) == {str(section.metafile): "complete"}
+
+
+def test_a_rebuild_that_cannot_see_everything_leaves_the_journal_as_it_was(rig: Rig, write):
+    rig.start_standin()
+    section = write()
+    assert run(rig, "replay", section.metafile).returncode == 0
+    before = journal(rig).read_bytes()
+    rig.acquisition.rename(rig.root / "unmounted")
+    gone = run(rig, "journal", "rebuild")
+    assert (gone.returncode, "is not there" in gone.stderr) == (1, True)
+    (rig.root / "unmounted").rename(rig.acquisition)
+    rig.standin.end()
+    away = run(rig, "journal", "rebuild")
+    assert away.returncode == 1
+    assert len(away.stderr.splitlines()) == 1
+    assert journal(rig).read_bytes() == before
+    assert not list(rig.root.glob(".daemon.sqlite*"))
