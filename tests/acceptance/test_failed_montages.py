@@ -1,0 +1,52 @@
+"""What is told of a FAILED montage: the web, the status, the metrics and the log tell one story."""
+
+import json
+import re
+
+from tests.acceptance.rig import Rig, fetch, temwatch
+
+
+def test_web_status_metrics_and_log_tell_the_same_of_a_failed_montage(rig: Rig, write):
+    table = rig.root / "z.csv"
+    table.write_text("grid,z\n2000,7\n")
+    rig.settings |= {"watch.z.rule": "table", "watch.z.table": str(table)}
+    rig.start_standin()
+    rig.start()
+    section = write()
+    rig.wait_until("failed", section.metafile)
+
+    row = rig.montage_of(section.metafile)
+    web = fetch(f"{rig.url}/api/montages/{row['id']}")
+    fault = web["fault"]
+    assert (fault["kind"], web["failed_in"]) == ("ZFault", "noticed")
+    assert fault["problem"]
+    assert fault["hint"]
+    failed = [event for event in web["events"] if event["event"] == "failed"][-1]
+    assert failed["detail"]["fault"] == fault
+    assert failed["detail"]["attempt"] == web["attempt"]
+    ended = [attempt for attempt in web["attempts"] if attempt["outcome"] == "failed"]
+    assert len(ended) == web["attempt"] >= 1
+
+    config = str(rig.config())
+    status = json.loads(temwatch("status", "--json", "--config", config).stdout)
+    (listed,) = status["montages"]
+    assert listed == row
+    assert {key: web[key] for key in row} == row
+    text = temwatch("status", "--config", config).stdout
+    told = (fault["problem"], fault["hint"], fault["kind"], f"attempt {web['attempt']}", f"being {web['failed_in']}")
+    for part in (str(section.metafile), *told):
+        assert part in text
+
+    metrics = fetch(f"{rig.url}/metrics")
+    (count,) = re.findall(r'temwatch_montages\{state="failed",watch="daemon"\} (\S+)', metrics)
+    assert float(count) == 1 == status["counts"]["daemon"]["failed"]
+
+    said = [json.loads(line) for line in rig.daemon.lines() if '"montage.failed"' in line]
+    assert len(said) == 1
+    assert {key: said[0][key] for key in ("kind", "subject", "problem", "hint")} == fault
+    assert (said[0]["montage"], said[0]["failed_in"], said[0]["attempt"]) == (row["id"], "noticed", web["attempt"])
+    assert said[0]["metafile"] == str(section.metafile)
+
+    assert rig.daemon.stop() == 0
+    stopped = json.loads(temwatch("status", "--json", "--config", config).stdout)
+    assert stopped["montages"] == [row]

@@ -1,0 +1,229 @@
+"""`POST /api/replay` on a real server: who may post, what is understood, and what is answered."""
+
+import io
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from daemon.config import HttpSettings, Settings
+from daemon.health import Facts, Metrics
+from daemon.journal import Journal
+from daemon.replay import Replayer
+from daemon.watcher import FoundBy, Sighting
+from daemon.web import LONGEST_BODY, Posts, make_app
+from handlers.errors import MetafileFault
+from tests.unit.test_health import WELL
+
+TOKEN = "0123456789abcdef0123"
+
+
+class Line:
+    """Remembers what is put in line, as the pipeline would."""
+
+    def __init__(self) -> None:
+        self.taken_up: list[tuple[int, bool]] = []
+
+    async def take_up(self, montage_id: int, *, anew: bool = False) -> None:
+        self.taken_up.append((montage_id, anew))
+
+
+class Face:
+    def __init__(self, tmp_path: Path, journal: Journal) -> None:
+        self.directory = tmp_path / "data"
+        self.directory.mkdir()
+        self.journal = journal
+        self.line = Line()
+        self.posts = Posts(HttpSettings(), Replayer(lambda: self.settings, journal, self.line))
+        watch = {
+            "name": "temca2", "directory": str(self.directory), "z": {"rule": "grid"},
+            "mipmaps": {"output_dir": str(tmp_path / "mips")},
+        }  # fmt: skip
+        self.settings = Settings(
+            render={"url": "http://render/render-ws/v1", "owner": "em", "project": "v1"}, watch=[watch]
+        )
+        self.client: TestClient
+
+    def guarded(self, **http: object) -> None:
+        self.posts._http = HttpSettings(**http)
+
+    async def failed(self, number: int = 1) -> int:
+        path = self.directory / f"_metadata_{number}_.json"
+        path.write_text("{}")
+        found = path.stat()
+        sighting = Sighting("temca2", path, found.st_size, found.st_mtime_ns, found.st_ino, FoundBy.SCAN)
+        montage_id = await self.journal.notice(sighting)
+        await self.journal.fail(montage_id, MetafileFault("m", "has no data"))
+        return montage_id
+
+    async def post(self, body: object, **headers: str) -> tuple[int, dict]:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"} | {key.replace("_", "-"): each for key, each in headers.items()}
+        async with self.client.post("/api/replay", data=io.BytesIO(data), headers=headers) as answer:
+            return answer.status, await answer.json()
+
+
+@pytest.fixture
+async def face(tmp_path: Path) -> AsyncIterator[Face]:
+    async with Journal(tmp_path / "journal.sqlite") as journal:
+        face = Face(tmp_path, journal)
+
+        async def facts() -> Facts:
+            return WELL
+
+        async with TestClient(TestServer(make_app(journal, Metrics(), facts, face.posts))) as client:
+            face.client = client
+            yield face
+
+
+async def test_what_is_failed_is_replayed_and_told(face):
+    montage_id = await face.failed()
+    status, body = await face.post({})
+    assert status == 202
+    (plan,) = body["montages"]
+    assert (plan["id"], plan["action"], plan["start"]) == (montage_id, "replay", "noticed")
+    assert face.line.taken_up == [(montage_id, True)]
+    assert (await face.journal.montage(montage_id)).state == "noticed"
+
+
+async def test_posted_again_it_is_waited_for_and_not_done_twice(face):
+    montage_id = await face.failed()
+    path = str(face.directory / "_metadata_1_.json")
+    await face.post({"paths": [path]})
+    status, body = await face.post({"paths": [path]})
+    assert (status, body["montages"][0]["action"]) == (202, "wait")
+    assert face.line.taken_up == [(montage_id, True), (montage_id, False)]
+    assert [event["event"] for event in await face.journal.events(montage_id)] == ["noticed", "failed", "replayed"]
+
+
+async def test_a_metafile_never_seen_is_taken_in_once(face):
+    (face.directory / "deep").mkdir()
+    (face.directory / "deep" / "_metadata_9_.json").write_text("{}")
+    for _ in range(2):
+        status, body = await face.post({"paths": [str(face.directory / "deep")], "state": "all"})
+        assert status == 202
+    assert [row.metafile.name for row in await face.journal.montages()] == ["_metadata_9_.json"]
+    assert body["montages"][0]["action"] == "wait"
+
+
+async def test_a_dry_run_changes_nothing(face):
+    montage_id = await face.failed()
+    status, body = await face.post({"dry_run": True})
+    assert (status, body["dry_run"], body["montages"][0]["action"]) == (200, True, "replay")
+    assert face.line.taken_up == []
+    assert (await face.journal.montage(montage_id)).state == "failed"
+
+
+async def test_nothing_selected_is_200_and_an_empty_list(face):
+    assert await face.post({"z": [1050.0]}) == (200, {"dry_run": False, "montages": []})
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"sate": "failed"}, "sate: unknown; there are paths, z, state, since, from, dry_run"),
+        ({"state": "nope"}, "state: "),
+        ({"paths": ["relative"]}, "paths.0: 'relative' is not an absolute path"),
+        ({"paths": ["/elsewhere"]}, "PATH: /elsewhere lies in no watched directory"),
+        ({"since": "soon\nlater"}, "since: 'soon\\nlater' is no time"),
+        ({"from": "close"}, "from: "),
+        ([], "body: "),
+        (b"{", "body: "),
+        (b"\xff\xfe", "body: "),
+        (b"[" * 50_000, "body: "),
+    ],
+)
+async def test_a_body_that_cannot_be_meant_is_400_with_the_key_named(face, body, said):
+    status, answer = await face.post(body)
+    assert status == 400
+    assert answer["error"].startswith(said)
+    assert "\n" not in answer["error"]
+
+
+async def test_a_body_that_is_too_large_is_not_read(face):
+    assert (await face.post(b" " * (LONGEST_BODY + 1)))[0] == 413
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec_Fetch_Site": "cross-site"}, 403),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "evil.example:8787"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Content_Type": "text/plain"}, 415),
+        ({"Content_Type": "application/x-www-form-urlencoded"}, 415),
+        ({"Content_Type": "multipart/form-data; boundary=x"}, 415),
+        ({"Host": "localhost:8787"}, 202),
+        ({"Host": "[::1]:8787"}, 202),
+        ({"Host": "127.0.0.1:1", "Origin": "http://127.0.0.1:1", "Sec_Fetch_Site": "same-origin"}, 202),
+    ],
+)
+async def test_pages_of_other_sites_cannot_replay_through_an_operators_browser(face, headers, status):
+    montage_id = await face.failed()
+    assert (await face.post({}, **headers))[0] == status
+    assert ((await face.journal.montage(montage_id)).state == "failed") is (status != 202)
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    path = tmp_path / "token"
+    path.write_text(TOKEN + "\n")
+    path.chmod(0o600)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [
+        (None, 401),
+        ("", 403),
+        (TOKEN, 403),
+        (f"Bearer {TOKEN}x", 403),
+        ("Bearer é", 403),
+        (f"Basic {TOKEN}", 403),
+        (f"Bearer {TOKEN}", 202),
+    ],
+)
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+async def test_where_there_is_a_token_it_has_to_come_along(face, token_file, host, authorization, status):
+    await face.failed()
+    face.guarded(token_file=token_file, host=host)
+    headers = {} if authorization is None else {"Authorization": authorization}
+    answered, body = await face.post({}, **headers)
+    assert answered == status
+    assert TOKEN not in json.dumps(body)
+
+
+async def test_without_a_token_nothing_can_be_posted_to_a_daemon_that_other_machines_reach(face):
+    await face.failed()
+    face.guarded(host="0.0.0.0")
+    status, body = await face.post({})
+    assert (status, "http.token_file" in body["error"]) == (403, True)
+
+
+async def test_a_token_that_cannot_be_read_closes_the_door(face, token_file):
+    face.guarded(token_file=token_file)
+    token_file.chmod(0o644)
+    status, body = await face.post({}, Authorization=f"Bearer {TOKEN}")
+    assert (status, "open to other users" in body["error"]) == (503, True)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = st.sampled_from(["paths", "z", "state", "since", "from", "dry_run", "other"])
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=st.dictionaries(KEYS, JSON | st.lists(st.just("/") | st.text(max_size=9).map("/".__add__)), max_size=4))
+async def test_no_body_makes_it_stumble(face, body):
+    assert (await face.post(json.dumps(body).encode(errors="surrogatepass")))[0] in (200, 202, 400, 503)
