@@ -3,17 +3,15 @@
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import structlog
 from aiohttp import web
 
 from daemon.config import ConfigError, Settings
-from daemon.health import Disk, Facts, Metrics, reasons_not_ready
+from daemon.health import Facts, Metrics, reasons_not_ready
 from daemon.replay import Replayer
 from daemon.secondlook import SecondLook
 from daemon.service import SystemdNotifier, watchdog_interval_s
@@ -70,7 +68,7 @@ class Daemon:
                 open_work(lambda: self._settings, is_observable=self._is_observable, metrics=self._metrics)
             )
             self._journal, self._client, self._gate = work.journal, work.client, work.gate
-            self._keeper, self._pipeline = work.keeper, work.pipeline
+            self._keeper, self._pipeline, self._disks = work.keeper, work.pipeline, work.disks
             await stack.enter_async_context(self._serve_http())
             lock.note(self.url)  # where `temwatch replay` finds this daemon, whatever its port
             await self._work()
@@ -139,6 +137,7 @@ class Daemon:
             others = [
                 group.create_task(second_look.run(), name="second look"),
                 group.create_task(self._gate.run(), name="render gate"),
+                group.create_task(self._disks.run(), name="mipmap disks"),
                 group.create_task(self._keeper.run(), name="stack keeper"),
                 group.create_task(self._report(), name="status"),
                 group.create_task(self._ping_watchdog(), name="watchdog"),
@@ -203,10 +202,9 @@ class Daemon:
     async def facts(self) -> Facts:
         """What readiness is judged by, now."""
         oldest = await self._journal.oldest_unfinished_at() if self._journal.fault is None else None
-        disks = await asyncio.to_thread(_disks, self._settings)
         return Facts(
             roots=self._watcher.health(),
-            disks=disks,
+            disks=self._disks.facts(),
             render_fault=str(self._gate.fault) if self._gate.fault else None,
             journal_fault=str(self._journal.fault) if self._journal.fault else None,
             oldest_unfinished_s=None if oldest is None else time.time() - oldest,
@@ -231,19 +229,3 @@ class Daemon:
                 await self._journal.counts()
             self._notifier.watchdog()
             await asyncio.sleep(interval_s / 2)
-
-
-def _disks(settings: Settings) -> tuple[Disk, ...]:
-    wanted = {watch.mipmaps.output_dir: watch.mipmaps.min_free_bytes for watch in settings.watch}
-    return tuple(Disk(str(directory), _free_bytes(directory), needed) for directory, needed in wanted.items())
-
-
-def _free_bytes(directory: Path) -> int | None:
-    """Free bytes on the disk that holds the directory, or will hold it once it is made."""
-    for place in (directory, *directory.parents):
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                return shutil.disk_usage(place).free
-            except PermissionError:
-                return None
-    return None

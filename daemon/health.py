@@ -19,6 +19,8 @@ class Disk:
     free_bytes: int | None
     """None if the directory cannot be looked at."""
     needed_bytes: int
+    problem: str = ""
+    """Why no mipmaps can be written there now; empty if they can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +50,8 @@ def _reasons(facts: Facts) -> Iterable[str]:
             why = "; ".join(root.reasons) or "no reason given"
             yield f"watch {root.name}: {root.directory} is {root.status}: {why}"
     for disk in facts.disks:
-        if disk.free_bytes is None:
-            yield f"{disk.directory} cannot be looked at: see that it exists and is mounted"
-        elif disk.free_bytes < disk.needed_bytes:
-            yield (
-                f"{disk.directory} has {disk.free_bytes / 1e9:.1f} GB free, "
-                f"less than the {disk.needed_bytes / 1e9:.1f} GB to be kept"
-            )
+        if disk.problem:
+            yield f"{disk.directory} {disk.problem}"
     if facts.oldest_unfinished_s is not None and facts.oldest_unfinished_s > facts.backlog_limit_s:
         yield f"the oldest montage has waited {facts.oldest_unfinished_s / 3600:.1f} h"
 
@@ -117,6 +114,9 @@ class Metrics:
             "temwatch_watch_observable", "1 if the directory can be seen", ["watch"], registry=registry
         )
         self._free = Gauge("temwatch_disk_free_bytes", "Free space for mipmaps", ["directory"], registry=registry)
+        self._usable = Gauge(
+            "temwatch_disk_usable", "1 if mipmaps can be written there", ["directory"], registry=registry
+        )
 
     def attempt_ended(self, step: Step, outcome: str, seconds: float) -> None:
         """Counts an attempt."""
@@ -137,6 +137,7 @@ class Metrics:
             self._describe_root(root)
         for disk in facts.disks:
             self._free.labels(disk.directory).set(disk.free_bytes or 0)
+            self._usable.labels(disk.directory).set(not disk.problem)
         return generate_latest(self.registry)
 
     def _describe_root(self, root: RootHealth) -> None:

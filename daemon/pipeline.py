@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from daemon.config import Settings, WatchSettings
+from daemon.disks import MipmapDisks
 from daemon.gate import RenderGate
 from daemon.health import Metrics
 from daemon.journal import Journal, Montage, Outcome
@@ -56,6 +57,7 @@ class Pipeline:
         steps: Steps,
         keeper: StackKeeper,
         gate: RenderGate,
+        disks: MipmapDisks,
         metrics: Metrics,
         is_observable: Callable[[str], bool],
         clock: Callable[[], float] = time.monotonic,
@@ -65,6 +67,7 @@ class Pipeline:
         self._steps = steps
         self._keeper = keeper
         self._gate = gate
+        self._disks = disks
         self._metrics = metrics
         self._is_observable = is_observable
         self._clock = clock
@@ -205,7 +208,10 @@ class Pipeline:
             return False
         if ticket.step in NEEDS_RENDER and not self._gate.is_open:
             return False
-        return self._watch(ticket.watch) is not None and self._is_observable(ticket.watch)
+        watch = self._watch(ticket.watch)
+        if watch is None or not self._is_observable(ticket.watch):
+            return False
+        return ticket.step is not Step.MIPMAPS or self._disks.is_usable(watch.mipmaps.output_dir)
 
     def _pause_s(self) -> float:
         # Directories come back without calling us; a second is soon enough to see it.

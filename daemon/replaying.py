@@ -428,6 +428,7 @@ async def _at_work(work: Work) -> AsyncIterator[None]:
         pipeline = group.create_task(work.pipeline.run(), name="pipeline")
         others = [
             group.create_task(work.gate.run(), name="render gate"),
+            group.create_task(work.disks.run(), name="mipmap disks"),
             group.create_task(work.keeper.run(), name="stack keeper"),
         ]
         yield

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import Any
 
 import structlog
 
-from daemon.config import MipmapSettings, Settings, WatchSettings
+from daemon.config import Settings, WatchSettings
+from daemon.disks import MipmapDisks
 from daemon.health import Metrics
 from daemon.journal import Journal, Montage
 from daemon.keeper import StackKeeper
 from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
 from handlers.arrival import read_metafile
-from handlers.errors import Evidence, Fault, ImageFault, MetafileFault, StorageFault, Waiting, storage_fault
+from handlers.errors import Evidence, Fault, ImageFault, MetafileFault, Waiting
 from handlers.executors import WorkerPool
 from handlers.generate_mipmaps import make_all
 from handlers.generate_tilespecs import ingest_tiles
@@ -96,6 +96,7 @@ class Steps:
         journal: Journal,
         client: RenderClient,
         keeper: StackKeeper,
+        disks: MipmapDisks,
         pool: WorkerPool,
         metrics: Metrics,
         in_flight: int,
@@ -104,14 +105,14 @@ class Steps:
         self._journal = journal
         self._client = client
         self._keeper = keeper
+        self._disks = disks
         self._pool = pool
         self._metrics = metrics
         self._slots = asyncio.Semaphore(in_flight)
-        self._stopping = asyncio.Event()
 
     def stop(self) -> None:
         """Lets the tiles under way end, and starts no more."""
-        self._stopping.set()
+        self._disks.stop()
 
     async def section(self, montage: Montage, watch: WatchSettings) -> Section:
         """The montage with its metafile, read anew: the file must still hold the content that settled.
@@ -146,6 +147,8 @@ class Steps:
         ------
         Stopped
             If the daemon was asked to stop; tiles made so far are recorded.
+        StorageFault
+            If the disk of the mipmaps ran low, or went; tiles made so far are recorded.
         Fault
             After all tiles were tried: names those that could not be made.
         """
@@ -157,7 +160,7 @@ class Steps:
             await self._make_levels(section, plan)
 
     async def _make_levels(self, section: Section, plan: MipmapPlan) -> None:
-        await asyncio.to_thread(require_space, section.watch.mipmaps)
+        await self._disks.require(section.watch.mipmaps)
         made = await self._journal.tiles_made(section.montage.id)
         tiles = section.level0()
         directory = section.montage.metafile.parent
@@ -169,10 +172,13 @@ class Steps:
         async def record(reports: list[MipmapReport]) -> None:
             await self._record(section.montage, reports, faults)
 
-        await make_all(self._pool, jobs, record, slots=self._slots, stop=self._stopping)
+        output_dir = section.watch.mipmaps.output_dir
+        with self._disks.working(output_dir) as halt:
+            await make_all(self._pool, jobs, record, slots=self._slots, stop=halt)
         if faults:
             raise _one_fault(section.montage, faults, len(tiles))
-        if self._stopping.is_set() and len(await self._journal.tiles_made(section.montage.id)) < len(made) + len(jobs):
+        if halt.is_set() and len(await self._journal.tiles_made(section.montage.id)) < len(made) + len(jobs):
+            self._disks.raise_fault(output_dir)
             raise Stopped
 
     async def _record(self, montage: Montage, reports: list[MipmapReport], faults: list[Fault]) -> None:
@@ -227,27 +233,6 @@ def section_of(montage: Montage, watch: WatchSettings, content: bytes) -> Sectio
     )
     raw, mipmapped = StackId.parse(montage.raw_stack), StackId.parse(montage.mipmapped_stack)
     return Section(montage, watch, metafile, specs, transform, raw, mipmapped)
-
-
-def require_space(settings: MipmapSettings) -> None:
-    """Returns if the disk of the mipmap directory has the free space that is to be kept.
-
-    Raises
-    ------
-    StorageFault
-        If it has not, or cannot be looked at.
-    """
-    try:
-        settings.output_dir.mkdir(parents=True, exist_ok=True)
-        free_bytes = shutil.disk_usage(settings.output_dir).free
-    except OSError as error:
-        raise storage_fault(str(settings.output_dir), "use the mipmap directory", error) from error
-    if free_bytes < settings.min_free_bytes:
-        raise StorageFault(
-            str(settings.output_dir),
-            f"has {free_bytes / 1e9:.2f} GB free, less than the {settings.min_free_bytes / 1e9:.2f} GB to be kept",
-            "free space there; work goes on by itself",
-        )
 
 
 def _on_evidence(fault: Fault) -> Fault:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from daemon.config import Settings
+from daemon.disks import MipmapDisks
 from daemon.gate import RenderGate
 from daemon.health import Metrics
 from daemon.journal import Journal, Montage
@@ -47,11 +48,13 @@ class Work:
             on_complete=self._completed,
             on_unavailable=self.gate.shut,
         )
+        self.disks = MipmapDisks(self.settings, self.journal, on_change=self._wake)
         steps = Steps(
             settings=self.settings,
             journal=self.journal,
             client=self.client,
             keeper=self.keeper,
+            disks=self.disks,
             pool=pool,
             metrics=self.metrics,
             in_flight=workers + max(2, workers // 2),
@@ -62,6 +65,7 @@ class Work:
             steps=steps,
             keeper=self.keeper,
             gate=self.gate,
+            disks=self.disks,
             metrics=self.metrics,
             is_observable=self.is_observable,
         )

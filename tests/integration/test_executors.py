@@ -23,6 +23,7 @@ from handlers import executors
 from handlers.errors import SettingsFault, StorageFault, Waiting, WorkerFault
 from handlers.executors import Backend, ExecutorKind, ProcessExecutor, WorkerPool, open_executor, run_job
 from handlers.images import MipmapJob, MipmapReport
+from tests.integration.hanging import hanging_in_tiles_called_hang
 
 SIDE = 64
 
@@ -308,7 +309,8 @@ class TestAWorkerThatHangs:
         monkeypatch.setattr(executors, "make_mipmaps", hanging_in_tiles_called_hang)
         kind: ExecutorKind = request.param
         address = request.getfixturevalue("dask_processes") if kind == "dask" else None
-        with open_executor(kind, 2, address, job_timeout_s=1.5) as opened:
+        # The first job of a dask worker imports numpy.
+        with open_executor(kind, 2, address, job_timeout_s=5.0 if kind == "dask" else 2.0) as opened:
             yield opened
 
     async def test_its_tile_is_given_up_after_the_time_limit_and_the_others_are_done(
@@ -322,7 +324,7 @@ class TestAWorkerThatHangs:
         fault = reports[1].fault
         assert fault is not None
         assert fault.subject == str(jobs[1].level0)
-        assert "1.5 s" in fault.problem
+        assert "has not answered for" in fault.problem
         assert fault.to_fault().waiting_helps is Waiting.LIMITED
         assert limited.hung == 1
 
@@ -335,8 +337,10 @@ class TestAWorkerThatHangs:
         assert [report.tile_id for report in reports if report.fault] == ["hang1", "hang2"]
 
     async def test_a_long_queue_is_no_hang(self, limited: WorkerPool, tmp_path: Path) -> None:
-        """Ten jobs of 0.4 s, two at once: the last waits longer than one may take."""
-        jobs = [job_for(tmp_path, f"slow{number}") for number in range(10)]
+        """Jobs of 0.4 s, two at once: the last waits longer than one may take."""
+        limit_s = limited._job_timeout_s
+        assert limit_s is not None
+        jobs = [job_for(tmp_path, f"slow{number}") for number in range(int(limit_s / 0.4 * 2) + 4)]
         reports = await asyncio.gather(*(run_job(limited, job) for job in jobs))
         assert not [report.fault for report in reports if report.fault]
         assert limited.hung == 0
@@ -347,7 +351,7 @@ class TestAProcessThatHangs:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(executors, "make_mipmaps", hanging_in_tiles_called_hang)
-        with open_executor("processes", 2, job_timeout_s=1.0) as pool:
+        with open_executor("processes", 2, job_timeout_s=2.0) as pool:
             first = pool.executor
             assert isinstance(first, ProcessExecutor)
             before = first.pids()
@@ -367,7 +371,7 @@ class TestAProcessThatHangs:
         immortal: list[int] = []
         kill = executors.WorkerContext.kill
         monkeypatch.setattr(executors.WorkerContext, "kill", lambda context: None)
-        with open_executor("processes", 1, job_timeout_s=0.7) as pool:
+        with open_executor("processes", 1, job_timeout_s=2.0) as pool:
             assert isinstance(pool.executor, ProcessExecutor)
             hung = pool.executor
             immortal += hung.pids()
@@ -388,7 +392,7 @@ class TestAProcessThatHangs:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(executors, "make_mipmaps", hanging_in_tiles_called_hang)
-        with open_executor("processes", 1, job_timeout_s=1.0) as pool:
+        with open_executor("processes", 1, job_timeout_s=2.0) as pool:
             began = time.monotonic()
             with pytest.raises(WorkerFault, match="given up"):
                 await pool.run_alone(job_for(tmp_path, "hang"))
@@ -404,16 +408,6 @@ class TestAProcessThatHangs:
             reports = await asyncio.gather(*(run_job(pool, job_for(tmp_path, name)) for name in names))
         faulty = {report.tile_id: str(report.fault) for report in reports if report.fault}
         assert set(faulty) == {name for name in names if not name.startswith("good")}, faulty
-
-
-def hanging_in_tiles_called_hang(job: MipmapJob) -> MipmapReport:
-    """Stands in for a read from a dead mount."""
-    if job.tile_id.startswith("hang"):
-        time.sleep(600)
-    if job.tile_id.startswith("killer"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.4 if job.tile_id.startswith("slow") else 0.02)
-    return MipmapReport(job.tile_id)
 
 
 def killed_by_tiles_called_killer(job: MipmapJob) -> MipmapReport:

@@ -63,12 +63,12 @@ def test_events_that_lie_are_a_warning_and_no_reason():
 
 
 def test_a_full_disk_is_a_reason_with_its_figures():
-    facts = replace(WELL, disks=(Disk("/data/mipmaps", 5 * 10**8, 10**9),))
-    assert reasons_not_ready(facts) == ("/data/mipmaps has 0.5 GB free, less than the 1.0 GB to be kept",)
+    facts = replace(WELL, disks=(Disk("/data/mipmaps", 5 * 10**8, 10**9, "has 0.50 GB free, less than"),))
+    assert reasons_not_ready(facts) == ("/data/mipmaps has 0.50 GB free, less than",)
 
 
 def test_a_disk_that_cannot_be_looked_at_is_a_reason():
-    assert reasons_not_ready(replace(WELL, disks=(Disk("/data/mipmaps", None, 1),)))
+    assert reasons_not_ready(replace(WELL, disks=(Disk("/data/mipmaps", None, 1, "cannot be looked at"),)))
 
 
 def test_a_backlog_that_is_too_old_is_a_reason():

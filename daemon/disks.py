@@ -1,0 +1,193 @@
+"""Whether the disks that mipmaps are written to can take more: looked at while work goes on, not only before it.
+
+A directory that took mipmaps carries a mark, an empty file. Where the mark is missing later, the directory is not the
+same one: its mount is gone, and what were written there would fill the disk below.
+"""
+
+import asyncio
+import contextlib
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from daemon.config import MipmapSettings, Settings
+from daemon.health import Disk
+from daemon.journal import Journal
+from daemon.watching.threads import in_thread
+from handlers.errors import StorageFault, storage_fault
+
+log = structlog.get_logger()
+
+MARK = ".temwatch"
+"""Name of the empty file in a directory that took mipmaps."""
+BUSY_S = 1.0
+"""Between looks while mipmaps are made, or are waited for; the reserve has to last for so long."""
+IDLE_S = 10.0
+STUCK_S = 30.0
+"""A look that takes longer is stuck: the file server does not answer."""
+
+
+class MipmapDisks:
+    """The directories that mipmaps are written to, each on its own.
+
+    Parameters
+    ----------
+    on_change : called when one can take mipmaps again.
+    """
+
+    def __init__(self, settings: Callable[[], Settings], journal: Journal, on_change: Callable[[], None]) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._on_change = on_change
+        self._seen: dict[Path, Disk] = {}
+        self._used: set[Path] = set()
+        self._looks: dict[Path, asyncio.Future[Disk]] = {}
+        self._halts: dict[Path, set[asyncio.Event]] = defaultdict(set)
+        self._stopping = False
+
+    # --- what steps ask
+
+    def is_usable(self, directory: Path) -> bool:
+        """Whether mipmaps may be written there, by the last look; True where none was taken yet."""
+        disk = self._seen.get(directory)
+        return disk is None or not disk.problem
+
+    async def require(self, mipmaps: MipmapSettings) -> None:
+        """Returns if mipmaps may be written to the directory now; the first time it is made and marked.
+
+        Raises
+        ------
+        StorageFault
+            If its disk has not the free space that is to be kept, is gone, or cannot be written.
+        """
+        directory = mipmaps.output_dir
+        if not await self._is_used(directory):
+            await self._begin_to_use(directory)
+        await self._look([(directory, mipmaps.min_free_bytes)])
+        self.raise_fault(directory)
+
+    def raise_fault(self, directory: Path) -> None:
+        """Raises the StorageFault that the last look at the directory found, if it found one."""
+        if not self.is_usable(directory):
+            raise StorageFault(str(directory), self._seen[directory].problem, "work goes on by itself")
+
+    @contextlib.contextmanager
+    def working(self, directory: Path) -> Iterator[asyncio.Event]:
+        """An event that is set as soon as no further tile is to be begun: the disk is low, or the daemon stops."""
+        halt = asyncio.Event()
+        if self._stopping:
+            halt.set()
+        self._halts[directory].add(halt)
+        try:
+            yield halt
+        finally:
+            self._halts[directory].discard(halt)
+
+    def stop(self) -> None:
+        """No further tile is begun anywhere."""
+        self._stopping = True
+        for halt in [halt for halts in self._halts.values() for halt in halts]:
+            halt.set()
+
+    # --- looking
+
+    async def run(self) -> None:
+        """Looks for as long as the daemon runs."""
+        while True:
+            wanted = {watch.mipmaps.output_dir: watch.mipmaps.min_free_bytes for watch in self._settings().watch}
+            self._seen = {directory: disk for directory, disk in self._seen.items() if directory in wanted}
+            await self._look(list(wanted.items()))
+            busy = any(self._halts.values()) or not all(map(self.is_usable, wanted))
+            await asyncio.sleep(BUSY_S if busy else IDLE_S)
+
+    def facts(self) -> tuple[Disk, ...]:
+        """What the last look found."""
+        return tuple(self._seen.values())
+
+    async def _look(self, wanted: list[tuple[Path, int]]) -> None:
+        for directory, needed_bytes in wanted:
+            if directory not in self._looks:
+                used = await self._is_used(directory)
+                look = partial(look_at, directory, needed_bytes, used=used)
+                self._looks[directory] = in_thread(look, f"look at {directory}")
+        looks = {directory: self._looks[directory] for directory, _ in wanted if directory in self._looks}
+        if looks:
+            await asyncio.wait(looks.values(), timeout=STUCK_S)
+        for directory, needed_bytes in wanted:
+            if directory in looks:
+                self._take(directory, needed_bytes, looks[directory])
+
+    def _take(self, directory: Path, needed_bytes: int, look: asyncio.Future[Disk]) -> None:
+        if look.done():
+            self._looks.pop(directory, None)
+            found = look.result()
+        else:
+            found = Disk(str(directory), None, needed_bytes, "does not answer: see that its file server is up")
+        before, self._seen[directory] = self._seen.get(directory), found
+        if found.problem:
+            for halt in self._halts[directory]:
+                halt.set()
+            if before is None or not before.problem:
+                log.warning("disk.unusable", directory=str(directory), problem=found.problem)
+        elif before is not None and before.problem:
+            log.info("disk.usable", directory=str(directory), free_bytes=found.free_bytes)
+            self._on_change()
+
+    # --- the mark
+
+    async def _is_used(self, directory: Path) -> bool:
+        if directory not in self._used and await self._journal.is_used_for_mipmaps(directory):
+            self._used.add(directory)
+        return directory in self._used
+
+    async def _begin_to_use(self, directory: Path) -> None:
+        await asyncio.to_thread(_mark, directory)
+        await self._journal.use_for_mipmaps(directory)
+
+
+def _mark(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / MARK).touch()
+    except OSError as error:
+        raise storage_fault(str(directory), "use the mipmap directory", error) from error
+
+
+def look_at(directory: Path, needed_bytes: int, *, used: bool) -> Disk:
+    """What a mipmap directory is like now. May block for as long as its file server likes.
+
+    Parameters
+    ----------
+    used : whether it took mipmaps before, and so must carry its mark.
+    """
+    try:
+        if used and not (directory / MARK).exists():
+            return Disk(
+                str(directory),
+                None,
+                needed_bytes,
+                f"lacks its mark {MARK}, so it is not the directory that took mipmaps: mount that one, "
+                f"or, if this one is meant, touch {directory / MARK}",
+            )
+        free_bytes = _free_bytes(directory)
+    except OSError as error:
+        return Disk(str(directory), None, needed_bytes, f"cannot be looked at: {error.strerror or error}")
+    return Disk(str(directory), free_bytes, needed_bytes, _shortage(free_bytes, needed_bytes))
+
+
+def _shortage(free_bytes: int, needed_bytes: int) -> str:
+    if free_bytes >= needed_bytes:
+        return ""
+    return f"has {free_bytes / 1e9:.2f} GB free, less than the {needed_bytes / 1e9:.2f} GB to be kept: free space there"
+
+
+def _free_bytes(directory: Path) -> int:
+    """Free bytes on the disk that holds the directory, or will hold it once it is made."""
+    for place in (directory, *directory.parents):
+        with contextlib.suppress(FileNotFoundError):
+            return shutil.disk_usage(place).free
+    raise FileNotFoundError(directory)

@@ -1,0 +1,64 @@
+"""Mipmaps stop before their disk is full, say so, and go on by themselves."""
+
+import shutil
+
+from tests.acceptance.rig import Rig, digest_tree, fetch, verify_levels, wait_for
+
+
+def test_a_disk_that_runs_low_in_the_middle_of_a_step_stops_it_and_nothing_is_done_twice(rig: Rig, write):
+    """What is to be kept is set so that a file of somebody else's decides."""
+    rig.start_standin()
+    rig.mipmaps.mkdir()
+    filling = rig.root / "somebody_elses_data"
+    reserve = shutil.disk_usage(rig.mipmaps).free - 400_000_000
+    rig.settings |= {"watch.mipmaps.min_free_bytes": reserve, "workers.count": 1}
+    rig.start()
+    written = write(tiles=60, size=(2048, 2048), specimen_id="s")
+
+    def tiles_made() -> int:
+        row = rig.montage_of(written.metafile)
+        return fetch(f"{rig.url}/api/montages/{row['id']}")["tiles_made"] if row else 0
+
+    wait_for(lambda: tiles_made() >= 3, 60, "some tiles are made")
+    with filling.open("wb") as file:
+        for _ in range(50):
+            file.write(b"\0" * 10_000_000)
+    wait_for(
+        lambda: any("GB free" in reason for reason in rig.ready().get("reasons", ())), 30, lambda: str(rig.ready())
+    )
+    metrics = fetch(f"{rig.url}/metrics")
+    assert f'temwatch_disk_usable{{directory="{rig.mipmaps}"}} 0.0' in metrics
+    row = rig.montage_of(written.metafile)
+    wait_for(lambda: rig.montage_of(written.metafile)["fault"], 20, "the step ends")
+    assert "GB free" in rig.montage_of(written.metafile)["fault"]["problem"]
+    made = tiles_made()
+    assert made < row["tiles"]
+    assert any('"disk.unusable"' in line for line in rig.daemon.lines())
+    files = digest_tree(rig.mipmaps)
+    times = {path: (rig.mipmaps / path).stat().st_mtime_ns for path in files}
+    filling.unlink()
+    rig.wait_until("complete", written.metafile)
+    assert rig.ready()["ready"]
+    assert {path: (rig.mipmaps / path).stat().st_mtime_ns for path in times} == times
+    assert verify_levels(rig.tiles("s_mips", 1050.0)) == 6 * row["tiles"]
+    assert not list(rig.mipmaps.rglob("*.tmp"))
+
+
+def test_a_mipmap_directory_whose_mount_is_gone_takes_nothing(rig: Rig, write):
+    rig.start_standin()
+    rig.start()
+    first = write(1050, specimen_id="s")
+    rig.wait_until("complete", first.metafile)
+    mounted = rig.mipmaps.with_name("what_was_mounted")
+    rig.mipmaps.rename(mounted)
+    rig.mipmaps.mkdir()
+    assert rig.daemon.stop() == 0
+    rig.start()
+    second = write(1051, specimen_id="s")
+    wait_for(lambda: any("lacks its mark" in reason for reason in rig.ready().get("reasons", ())), 30, "not ready")
+    rig.wait_until("ingested", second.metafile)
+    assert list(rig.mipmaps.iterdir()) == []
+    rig.mipmaps.rmdir()
+    mounted.rename(rig.mipmaps)
+    rig.wait_until("complete", second.metafile)
+    assert rig.ready()["ready"]

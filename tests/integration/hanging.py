@@ -1,0 +1,17 @@
+"""What workers do in tests of workers that hang. Imported by them within a job's time, so it imports little."""
+
+import os
+import signal
+import time
+
+from handlers.images import MipmapJob, MipmapReport
+
+
+def hanging_in_tiles_called_hang(job: MipmapJob) -> MipmapReport:
+    """Stands in for a read from a dead mount."""
+    if job.tile_id.startswith("hang"):
+        time.sleep(600)
+    if job.tile_id.startswith("killer"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.4 if job.tile_id.startswith("slow") else 0.02)
+    return MipmapReport(job.tile_id)

@@ -1,0 +1,178 @@
+"""The disks that mipmaps go to, as directories and small tmpfs mounts of a namespace of their own."""
+
+import asyncio
+import contextlib
+import shutil
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from daemon import disks
+from daemon.disks import MARK, MipmapDisks, look_at
+from daemon.journal import Journal
+from handlers.errors import StorageFault
+
+
+def mipmaps(directory: Path, min_free_bytes: int = 0) -> Any:
+    return SimpleNamespace(output_dir=directory, min_free_bytes=min_free_bytes)
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
+    async with Journal(tmp_path / "journal.sqlite") as opened:
+        yield opened
+
+
+class Bench:
+    """Some directories, each with a reserve, and how often one became usable again."""
+
+    def __init__(self, journal: Journal, *wanted: Any) -> None:
+        self.wanted = list(wanted)
+        self.woken = 0
+        self.disks = MipmapDisks(self._settings, journal, self._wake)
+
+    def _settings(self) -> Any:
+        return SimpleNamespace(watch=[SimpleNamespace(mipmaps=each) for each in self.wanted])
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+
+async def until(condition: Any, what: str) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  an outcome of other tasks, not an event
+            await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def looking(bench: Bench) -> AsyncIterator[None]:
+    task = asyncio.create_task(bench.disks.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_a_directory_is_made_and_marked_when_it_is_used_first(journal, tmp_path):
+    target = tmp_path / "a" / "mipmaps"
+    await Bench(journal).disks.require(mipmaps(target))
+    assert [path.name for path in target.iterdir()] == [MARK]
+    assert await journal.is_used_for_mipmaps(target)
+
+
+async def test_a_directory_that_took_mipmaps_and_lost_its_mark_is_refused_also_after_a_restart(journal, tmp_path):
+    target = tmp_path / "mipmaps"
+    await Bench(journal).disks.require(mipmaps(target))
+    shutil.rmtree(target)
+    target.mkdir()  # the mount point, without what was mounted on it
+    for bench in (Bench(journal), Bench(journal)):
+        with pytest.raises(StorageFault, match=r"lacks its mark .* mount that one"):
+            await bench.disks.require(mipmaps(target))
+    assert list(target.iterdir()) == []
+    (target / MARK).touch()
+    await Bench(journal).disks.require(mipmaps(target))
+
+
+async def test_a_disk_below_its_reserve_is_refused_with_figures(journal, tmp_path):
+    with pytest.raises(StorageFault, match="GB free, less than the"):
+        await Bench(journal).disks.require(mipmaps(tmp_path / "m", 10**18))
+
+
+async def test_a_disk_that_runs_low_halts_the_work_on_it_and_on_no_other(journal, tmp_path, monkeypatch):
+    monkeypatch.setattr(disks, "BUSY_S", 0.05)
+    low, other = mipmaps(tmp_path / "low"), mipmaps(tmp_path / "other")
+    bench = Bench(journal, low, other)
+    await bench.disks.require(low)
+    await bench.disks.require(other)
+    working = bench.disks.working
+    async with looking(bench):
+        with working(low.output_dir) as halt, working(other.output_dir) as other_halt:
+            low.min_free_bytes = 10**18
+            await until(halt.is_set, "halt")
+            assert not other_halt.is_set()
+        assert not bench.disks.is_usable(low.output_dir)
+        assert bench.disks.is_usable(other.output_dir)
+        assert [bool(disk.problem) for disk in bench.disks.facts()] == [True, False]
+        low.min_free_bytes = 0
+        await until(lambda: bench.woken == 1, "it is usable again")
+        with working(low.output_dir) as halt:
+            assert not halt.is_set()
+
+
+async def test_a_mount_that_goes_in_the_middle_halts_the_work(journal, tmp_path, monkeypatch):
+    monkeypatch.setattr(disks, "BUSY_S", 0.05)
+    target = mipmaps(tmp_path / "m")
+    bench = Bench(journal, target)
+    await bench.disks.require(target)
+    async with looking(bench):
+        with bench.disks.working(target.output_dir) as halt:
+            (target.output_dir / MARK).unlink()
+            await until(halt.is_set, "halt")
+
+
+async def test_a_stop_halts_everything(journal, tmp_path):
+    bench = Bench(journal)
+    with bench.disks.working(tmp_path) as before:
+        bench.disks.stop()
+        assert before.is_set()
+    with bench.disks.working(tmp_path) as after:
+        assert after.is_set()
+
+
+async def test_a_disk_that_does_not_answer_is_not_waited_for(journal, tmp_path, monkeypatch):
+    monkeypatch.setattr(disks, "STUCK_S", 0.1)
+    free = threading.Event()
+    monkeypatch.setattr(
+        disks, "look_at", lambda *arguments, **options: free.wait(30) and look_at(*arguments, **options)
+    )
+    bench, target = Bench(journal), mipmaps(tmp_path / "m")
+    try:
+        with pytest.raises(StorageFault, match="does not answer"):
+            await bench.disks.require(target)
+    finally:
+        free.set()
+    monkeypatch.setattr(disks, "STUCK_S", 10.0)
+    await bench.disks.require(target)
+
+
+FULL_DISK = """
+    import sys
+    from pathlib import Path
+    import numpy as np
+    from PIL import Image
+    from handlers.images import MipmapJob, make_mipmaps
+
+    target, level0 = Path(sys.argv[1]), Path(sys.argv[2])
+    pixels = np.random.default_rng(0).integers(0, 256, (2048, 2048), np.uint8)
+    Image.fromarray(pixels).save(level0)
+    outputs = tuple((level, target / str(level) / "a.tif") for level in (1, 2, 3))
+    report = make_mipmaps(MipmapJob("a", level0, outputs, 2048, 2048))
+    print(report.fault.kind if report.fault else "made", report.fault.hint if report.fault else "")
+    for path in sorted(target.rglob("*")):
+        if path.is_file():
+            with Image.open(path) as image:
+                image.load()
+            print("whole" if not path.name.startswith(".") else "left", path.name)
+"""
+
+
+@pytest.mark.parametrize(("size", "whole"), [("256k", 0), ("1100k", 1)])
+def test_a_disk_that_fills_in_the_middle_of_a_write_keeps_whole_files_alone(tmp_path, size, whole):
+    """Level 1 takes 1 MiB, level 2 a quarter of it."""
+    target, script = tmp_path / "small", tmp_path / "script.py"
+    target.mkdir()
+    script.write_text(textwrap.dedent(FULL_DISK))
+    mount = f"mount -t tmpfs -o size={size} tmpfs {target}"
+    command = f"{mount} && exec {sys.executable} {script} {target} {tmp_path / 'a.tif'}"
+    if subprocess.run(["unshare", "-Urm", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("no mount namespace can be made here")
+    done = subprocess.run(["unshare", "-Urm", "sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["StorageFault free space on the target", *["whole a.tif"] * whole], done.stderr
