@@ -1,6 +1,6 @@
 """The state machines walked at random, with crashes between effect and commit: what must always hold is looked at.
 
-The journal is real, on SQLite; the tables are those of `daemon.states`; stacks and files are sets, as effects left them.
+The journal is real, on SQLite; the tables are those of `daemon.states`; stacks and files are sets of names.
 """
 
 import asyncio

@@ -64,7 +64,7 @@ def first_and_last(samples: list[float]) -> tuple[float, float]:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_eight_microscopes_at_full_speed_are_kept_up_with_in_flat_memory(tmp_path, scale, enter):
-    lasts_s = scale.pick(300.0, 45.0, 15.0)
+    lasts_s = scale.pick(240.0, 30.0, 15.0)
     rig = Rig(tmp_path, {"watch.mipmaps.levels": LEVELS, "workers.count": 2, "watch.stacks.close_after_s": 2})
     written: list[list[Path]] = [[] for _ in range(MICROSCOPES)]
     may_go_on, done = threading.Event(), threading.Event()
