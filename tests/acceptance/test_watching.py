@@ -232,15 +232,6 @@ def test_a_montage_in_a_flood_that_overflows_the_event_queue_is_ingested_within_
         wait_for_warning(rig, "the event queue overflowed")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("asleep", [False, True])
-def test_a_montage_in_a_flood_of_fifty_thousand_files_is_ingested_within_a_scan_interval(rig, asleep):
-    rig.settings["watch.scan_interval_s"] = SCAN_INTERVAL_S
-    (rig.acquisition / "flood").mkdir()
-    with running(rig):
-        ingest_from_a_flood(rig, 50_000, asleep=asleep)
-
-
 # --- a root that is gone or empty
 
 

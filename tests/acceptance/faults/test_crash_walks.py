@@ -48,7 +48,7 @@ from tests.acceptance.faults.rows import FaultRun, Scale, scale_asked_for
 
 T = TypeVar("T")
 SCALE = scale_asked_for() or Scale.TINY
-EXAMPLES = SCALE.pick(300, 60, 10)
+EXAMPLES = SCALE.pick(300, 30, 4)
 RAW, MIPS = "em/test/raw", "em/test/mips"
 METAFILES = 3
 CONTENTS = 3

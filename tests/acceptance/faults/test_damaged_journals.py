@@ -166,6 +166,7 @@ def require_refusal(name: str, code: int, said: list[str], wanted: int, words: s
     assert words in said[0], (name, said)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_every_damaged_journal_is_refused_in_one_line_or_taken_up(tmp_path, enter):
     with journal_of_a_run(tmp_path) as (rig, metafiles):

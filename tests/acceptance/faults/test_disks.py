@@ -113,7 +113,7 @@ def settings(**others: object) -> dict[str, object]:
 
 
 def rounds(scale: Scale) -> int:
-    return scale.pick(6, 2, 1)
+    return scale.pick(6, 1, 1)
 
 
 @pytest.mark.slow
