@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -227,29 +228,30 @@ def test_an_acquisition_mount_that_vanishes_and_comes_back_costs_nothing(tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_mipmap_mount_that_vanishes_and_comes_back_costs_nothing(tmp_path, scale, enter):
-    """Its mount point lies on a disk that cannot be written, as it should: nothing is written below a missing mount."""
+@pytest.mark.parametrize("below", ["read-only", "writable"])
+def test_a_mipmap_mount_that_vanishes_and_comes_back_costs_nothing(tmp_path, scale, enter, below):
+    """Also where its mount point can be written: levels that went there are made again where they belong."""
     rig = Rig(tmp_path, settings())
-    server, mountpoint = tmp_path / "server", rig.mipmaps
+    server, mountpoint = tmp_path / "server", tmp_path / "mounts" / "mipmaps"
     server.mkdir()
-    (mountpoint / "on_server").mkdir(parents=True)
-    rig.settings["watch.mipmaps.output_dir"] = str(mountpoint / "on_server")
-    binds = (f"--bind {mountpoint} {mountpoint}", f"-o remount,bind,ro {mountpoint}")
-    with (
-        with_mounts(rig, *binds, f"--bind {server} {mountpoint / 'on_server'}") as mounts,
-        felt(rig.url) as pulse,
-    ):
+    mountpoint.mkdir(parents=True)
+    rig.settings["watch.mipmaps.output_dir"] = str(mountpoint)
+    binds = [f"--bind {mountpoint.parent} {mountpoint.parent}", f"--bind {server} {mountpoint}"]
+    if below == "read-only":
+        binds.insert(1, f"-o remount,bind,ro {mountpoint.parent}")
+    with with_mounts(rig, *binds) as mounts, felt(rig.url) as pulse:
         metafiles = hurt_and_heal(
             rig,
             mounts,
             rounds(scale),
-            lambda: mounts.unmount(mountpoint / "on_server"),
-            lambda: mounts.mount("--bind", str(server), str(mountpoint / "on_server")),
-            ("Read-only", "read-only"),
+            lambda: mounts.unmount(mountpoint),
+            lambda: mounts.mount("--bind", str(server), str(mountpoint)),
+            ("Read-only", "read-only", "lacks its mark"),
         )
         account = audit(rig, metafiles, levels=LEVELS, inside=mounts.root)
         assert "Traceback" not in rig.daemon.log.read_text()
-    enter(FaultRun("vanished mipmap mount", rounds(scale), **account.counts()))
+    row = FaultRun(f"vanished mipmap mount, {below} below it", rounds(scale), **account.counts())
+    enter(replace(row, left_over=len(list(server.rglob("*.tmp")))))
     assert not account.problems
     assert not pulse.wrong
 
