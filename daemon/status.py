@@ -22,7 +22,9 @@ def ask(
     data = None if body is None else json.dumps(body).encode()
     try:
         request = urllib.request.Request(url, data, headers)  # noqa: S310  the operator's own URL
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:  # noqa: S310
+        # A proxy that the environment names is for the world outside: it knows no daemon on this machine.
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(request, timeout=timeout_s) as response:
             status, text = response.status, response.read()
     except urllib.error.HTTPError as error:
         status, text = error.code, error.read()

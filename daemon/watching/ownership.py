@@ -110,7 +110,9 @@ def lock_journal(journal: Path) -> RootLock:
             raise JournalHeld("journal.path", f"{shown(journal)} is used by another temwatch{who}", hint) from error
         hint = "keep the journal on a local disk"
         raise SettingsFault("journal.path", f"{shown(journal)} is where nothing can be locked", hint) from error
-    return RootLock(journal.parent, descriptor, is_on_directory=False)
+    lock = RootLock(journal.parent, descriptor, is_on_directory=False)
+    lock.note("")  # of the owner before
+    return lock
 
 
 def _lock_beside(directory: Path, state_directory: Path | None) -> RootLock:

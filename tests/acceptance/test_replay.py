@@ -1,6 +1,9 @@
 """`temwatch replay` beside a running daemon and without one, as an operator types it."""
 
+import contextlib
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -210,6 +213,61 @@ def test_what_a_stopped_daemon_left_failed_is_mended_without_it(rig: Rig, write)
     assert verify_levels(rig.tiles("mended_mips", Z)) == 4 * 6
     assert rig.stack_state("mended_mips") == "COMPLETE"
     assert str(metafile) in done.stdout
+
+
+def test_interrupted_without_a_daemon_the_work_stays_for_its_next_start(rig: Rig, write):
+    rig.start_standin()
+    section = write()
+    rig.tell_standin(match="", kind="status", status=503)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "daemon", "replay", str(section.metafile), "--config", str(rig.config())],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    def settled() -> bool:
+        status = json.loads(temwatch("status", "--json", "--config", str(rig.config())).stdout)
+        return status["counts"] == {"daemon": {"settled": 1}}
+
+    wait_for(settled, 40)
+    command.send_signal(signal.SIGINT)
+    said, problems = command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert "0 complete, 0 not complete, 1 under way" in said
+    assert "the daemon goes on with it at its next start" in said
+    assert "Traceback" not in problems
+    rig.tell_standin()
+    rig.start()
+    rig.wait_until("complete", section.metafile)
+
+
+def test_on_a_terminal_a_bar_shows_how_far_it_is(rig: Rig, write):
+    rig.start_standin()
+    section = write()
+    terminal, end = pty.openpty()
+    command = subprocess.Popen(
+        [sys.executable, "-m", "daemon", "replay", str(section.metafile), "--config", str(rig.config())],
+        stdout=end,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(end)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux's word for the end of a terminal
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    assert command.wait(60) == 0
+    assert b"1/1" in shown
+    assert b"1 complete, 0 not complete" in shown
+
+
+def test_a_proxy_in_the_environment_is_not_asked_for_the_daemon(running_rig: Rig, write):
+    section = write()
+    running_rig.wait_until("complete", section.metafile)
+    env = {**os.environ, "http_proxy": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1"}
+    done = replay(running_rig, section.metafile, "--from", "apply", env=env)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_metafile_that_is_gone_is_refused_and_ends_the_command_with_1(rig: Rig, write):
