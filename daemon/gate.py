@@ -1,81 +1,127 @@
-"""Whether render-ws answers. Shut by the first answer that says it is away, opened again by a probe."""
+"""Whether work is sent to render-ws: the circuit, its probes, and what is told of it."""
 
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import structlog
 
-from daemon.retry import retry_delay_s
-from handlers.errors import RenderFault, RenderUnavailable
+from daemon import circuit
+from daemon.circuit import Circuit, Phase
+from handlers.errors import Fault, RenderBroken, RenderFault, RenderUnavailable
 from handlers.render import RenderClient
 
 log = structlog.get_logger()
 
 PROBE_EVERY_S = 15.0
-LONGEST_PROBE_DELAY_S = 30.0
+"""While nothing speaks against the service."""
 
 
 class RenderGate:
-    """While it is shut no step that needs render-ws is started, so a service that is down is probed, not hammered.
+    """What needs render-ws is begun only if the gate admits it, and tells the gate how it ended.
 
     Parameters
     ----------
-    client : asked for a cheap answer, first with growing delay while shut, then every 15 s while open.
-    on_open : called when render-ws answers again.
+    client : asked for a sign of life.
+    on_open : called when work may be sent again.
     """
 
-    def __init__(self, client: RenderClient, on_open: Callable[[], None]) -> None:
+    def __init__(
+        self, client: RenderClient, on_open: Callable[[], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._client = client
         self._on_open = on_open
-        self._shut = asyncio.Event()
-        self.fault: RenderFault | None = None
-        self.since = time.time()
+        self._clock = clock
+        self._circuit = Circuit()
+        self._changed = asyncio.Event()
+        self._last_fault: RenderFault | None = None
+        self._since = clock()
+
+    @property
+    def fault(self) -> RenderFault | None:
+        """Why render-ws counts as away; None if it does not."""
+        return None if self._circuit.seems_well else self._last_fault
 
     @property
     def is_open(self) -> bool:
-        """Whether steps that need render-ws may start."""
-        return self.fault is None
+        """Whether work that needs render-ws may be begun."""
+        return self._circuit.may_pass
 
-    def shut(self, fault: RenderFault) -> None:
-        """Records that render-ws is away."""
-        if self.fault is None:
-            log.warning("render.unavailable", fault=str(fault))
-            self.since = time.time()
-        self.fault = fault
-        self._shut.set()
+    @property
+    def is_closed_circuit(self) -> bool:
+        """Whether no outage is under way."""
+        return self._circuit.phase is Phase.CLOSED
+
+    @property
+    def outage(self) -> int:
+        """Number of the last outage."""
+        return self._circuit.outage
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds until render-ws is asked whether it is back; 0 if it is not away."""
+        return max(0.0, self._circuit.due_at - self._clock()) if self._circuit.phase is Phase.OPEN else 0.0
+
+    def admit(self, work: Hashable) -> bool:
+        """Whether this piece of work may be begun now; it then has been, and has to end with one of those below."""
+        if not self._circuit.may_pass:
+            return False
+        self._circuit = circuit.begun(self._circuit, work)
+        return True
+
+    def leave(self, work: Hashable) -> None:
+        """A piece of work ended; says nothing of the service unless `worked` or `failed` was told before."""
+        self._turn(circuit.left_off(self._circuit, work))
+
+    def worked(self) -> None:
+        """render-ws has done a piece of real work."""
+        self._turn(circuit.worked(self._circuit))
+
+    def failed(self, work: Hashable, fault: Fault) -> None:
+        """A piece of work failed. Any answer but that of a service that is away or broken shows one that works."""
+        if not isinstance(fault, RenderFault):
+            return
+        if not isinstance(fault, RenderUnavailable | RenderBroken):
+            self.worked()
+            return
+        self._last_fault = fault
+        is_away = isinstance(fault, RenderUnavailable)
+        chance = random.random()  # noqa: S311  jitter
+        self._turn(circuit.failed(self._circuit, work, self._clock(), chance, is_away=is_away))
 
     async def run(self) -> None:
         """Probes for as long as the daemon runs."""
         await self._probe()
         while True:
-            if self.is_open:
-                try:
-                    async with asyncio.timeout(PROBE_EVERY_S):
-                        await self._shut.wait()
-                except TimeoutError:
-                    await self._probe()
-            else:
-                await self._wait_until_open()
-
-    async def _wait_until_open(self) -> None:
-        attempt = 1
-        while not self.is_open:
-            delay_s = retry_delay_s(RenderUnavailable("", ""), attempt, random.random())  # noqa: S311  jitter
-            await asyncio.sleep(min(delay_s or LONGEST_PROBE_DELAY_S, LONGEST_PROBE_DELAY_S))
-            await self._probe()
-            attempt += 1
+            self._changed.clear()
+            pause_s = PROBE_EVERY_S
+            if self._circuit.phase is Phase.OPEN:
+                pause_s = max(0.0, self._circuit.due_at - self._clock())
+            try:
+                async with asyncio.timeout(pause_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                await self._probe()
 
     async def _probe(self) -> None:
         try:
             await self._client.ping()
         except RenderFault as fault:
-            self.shut(fault)
-            return
-        if not self.is_open:
-            log.info("render.available", seconds_away=round(time.time() - self.since, 1))
-            self.since = time.time()
-        self.fault = None
-        self._shut.clear()
-        self._on_open()
+            self._last_fault = fault
+            self._turn(circuit.silent(self._circuit, self._clock(), random.random()))  # noqa: S311  jitter
+        else:
+            self._turn(circuit.answered(self._circuit, self._clock()))
+
+    def _turn(self, following: Circuit) -> None:
+        """Takes over what follows, says so where it matters, and wakes whoever waits."""
+        before, self._circuit = self._circuit, following
+        if before.phase is Phase.CLOSED and following.phase is Phase.OPEN:
+            self._since = self._clock()
+            log.warning("render.unavailable", fault=str(self._last_fault))
+        elif before.phase is not Phase.CLOSED and following.phase is Phase.CLOSED:
+            log.info("render.available", seconds_away=round(self._clock() - self._since, 1))
+        if before.phase is not following.phase:
+            self._changed.set()
+        if following.may_pass and not (before.may_pass and before.phase is following.phase):
+            self._on_open()

@@ -13,8 +13,9 @@ from typing import TypeVar
 
 import structlog
 
+from daemon.gate import RenderGate
 from daemon.journal import Journal, Montage, Outcome
-from daemon.retry import retry_delay_s
+from daemon.retry import Tries
 from daemon.states import (
     MontageState,
     StackPhase,
@@ -27,7 +28,7 @@ from daemon.states import (
     release,
     want_closed,
 )
-from handlers.errors import Fault, ReadBackDiffers, RenderUnavailable, StackReopened
+from handlers.errors import Fault, ReadBackDiffers, RenderBroken, RenderUnavailable, StackReopened
 from handlers.render import RenderClient, StackId
 from handlers.writing import write_while_loading
 
@@ -41,9 +42,9 @@ class StackKeeper:
     Parameters
     ----------
     close_after_s : how long a stack of this name must have been quiet before it is closed.
-    may_close : whether render-ws is there to be asked.
+    may_close : whether stacks may be closed now at all.
+    gate : whether render-ws is there to be asked.
     on_complete : called with the ids of montages that became COMPLETE.
-    on_unavailable : called when render-ws turns out to be away.
     """
 
     def __init__(
@@ -53,8 +54,8 @@ class StackKeeper:
         *,
         close_after_s: Callable[[Montage], float],
         may_close: Callable[[], bool],
+        gate: RenderGate,
         on_complete: Callable[[tuple[int, ...]], Awaitable[None]],
-        on_unavailable: Callable[[RenderUnavailable], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
@@ -62,8 +63,9 @@ class StackKeeper:
         self._close_after_s = close_after_s
         self._may_close = may_close
         self._on_complete = on_complete
-        self._on_unavailable = on_unavailable
+        self._gate = gate
         self._clock = clock
+        self._tries = Tries()
         self._uses: dict[StackId, StackUse] = {}
         self._waits_s: dict[StackId, float] = {}
         self._closing: dict[StackId, asyncio.Event] = {}
@@ -129,7 +131,8 @@ class StackKeeper:
     def _due(self) -> list[StackId]:
         if not self._may_close():
             return []
-        return [stack for stack, wait_s in self._closes_in().items() if wait_s == 0]
+        # Asked last: what the gate admits begins.
+        return [stack for stack, wait_s in self._closes_in().items() if wait_s == 0 and self._gate.admit(stack)]
 
     def _closes_in(self) -> dict[StackId, float]:
         """Seconds until each stack is due that a montage waits for, of those neither held nor closing.
@@ -145,7 +148,7 @@ class StackKeeper:
         due = self._closes_in().values()
         if not due:
             return None
-        return max(min(due), 1.0 if not self._may_close() else 0.01)
+        return max(min(due), 0.01 if self._may_close() and self._gate.is_open else 1.0)
 
     async def _close(self, stack: StackId) -> None:
         closed = False
@@ -153,6 +156,7 @@ class StackKeeper:
             montages = await self._journal.montages(states=[MontageState.APPLIED], stack=str(stack), limit=100_000)
             closed = not montages or await self._close_for(stack, montages)
         finally:
+            self._gate.leave(stack)
             self._uses[stack] = end_closing(self._uses[stack], self._clock(), closed=closed)
             if self._uses[stack].phase is StackPhase.IDLE:
                 self._waits_s.pop(stack, None)
@@ -170,9 +174,12 @@ class StackKeeper:
             for attempt in attempts.values():
                 await self._journal.end_attempt(attempt, Outcome.STOPPED)
             raise
+        self._gate.worked()
         complete = await self._journal.record_closing(str(stack), [montage.id for montage in montages])
         for attempt in attempts.values():
             await self._journal.end_attempt(attempt, Outcome.DONE)
+        for montage in montages:
+            self._tries.forget(montage.id)
         log.info("stack.closed", stack=str(stack), montages=len(montages))
         await self._on_complete(complete)
         return True
@@ -200,13 +207,16 @@ class StackKeeper:
     async def _close_failed(
         self, stack: StackId, montages: list[Montage], attempts: dict[int, int], fault: Fault
     ) -> None:
-        if isinstance(fault, RenderUnavailable):
-            self._on_unavailable(fault)
+        self._gate.failed(stack, fault)
+        # In an outage the gate says when it is tried again, and nobody's attempts are used up.
+        is_outage = isinstance(fault, RenderUnavailable | RenderBroken) and not self._gate.is_closed_circuit
         delays = []
         for montage in montages:
             await self._journal.end_attempt(attempts[montage.id], Outcome.FAILED, fault)
-            delay_s = retry_delay_s(fault, montage.attempt + 1, random.random())  # noqa: S311  jitter
+            chance = random.random()  # noqa: S311  jitter
+            delay_s = 0.0 if is_outage else self._tries.delay_s(montage.id, fault, montage.attempt + 1, chance)
             if delay_s is None:
+                self._tries.forget(montage.id)
                 await self._journal.fail(montage.id, fault)
             else:
                 delays.append(delay_s)

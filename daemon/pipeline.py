@@ -18,13 +18,13 @@ from daemon.gate import RenderGate
 from daemon.health import Metrics
 from daemon.journal import Journal, Montage, Outcome
 from daemon.keeper import StackKeeper
-from daemon.retry import CRASHES_BEFORE_PARKING, retry_delay_s
+from daemon.retry import CRASHES_BEFORE_PARKING, Tries, retry_delay_s
 from daemon.schedule import Schedule, Ticket
 from daemon.settle import Ignored, NotYet, Settler
 from daemon.states import STEP_OF_STATE, Event, IllegalTransition, MontageState, Step
 from daemon.steps import MipmapsLost, Steps, Stopped
 from daemon.watcher import Sighting
-from handlers.errors import Fault, RenderUnavailable, Waiting, WorkerFault
+from handlers.errors import Fault, RenderBroken, RenderUnavailable, Waiting, WorkerFault
 from handlers.render import StackId
 
 log = structlog.get_logger()
@@ -74,6 +74,7 @@ class Pipeline:
         self._settler = Settler(clock)
         self._schedule = Schedule(LIMITS)
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._tries = Tries()
         self._changed = asyncio.Event()
         self._stopping = False
 
@@ -126,6 +127,10 @@ class Pipeline:
 
     def wake(self) -> None:
         """Something that steps wait for may have changed."""
+        if self._gate.fault is None:
+            # In order of acquisition from now on: what failed first in the outage waits longest.
+            for montage_id in self._tries.after_outage():
+                self._schedule.hasten(montage_id)
         self._changed.set()
         self._keeper.wake()
 
@@ -206,12 +211,12 @@ class Pipeline:
     def _may_start(self, ticket: Ticket) -> bool:
         if ticket.montage_id in self._tasks:
             return False
-        if ticket.step in NEEDS_RENDER and not self._gate.is_open:
-            return False
         watch = self._watch(ticket.watch)
         if watch is None or not self._is_observable(ticket.watch):
             return False
-        return ticket.step is not Step.MIPMAPS or self._disks.is_usable(watch.mipmaps.output_dir)
+        if ticket.step is Step.MIPMAPS:
+            return self._disks.is_usable(watch.mipmaps.output_dir)
+        return ticket.step not in NEEDS_RENDER or self._gate.admit(ticket.montage_id)  # last: what is admitted begins
 
     def _pause_s(self) -> float:
         # Directories come back without calling us; a second is soon enough to see it.
@@ -243,6 +248,7 @@ class Pipeline:
         except IllegalTransition:
             log.info("montage.overtaken", montage=ticket.montage_id)  # superseded or replayed while the step ran
         finally:
+            self._gate.leave(ticket.montage_id)
             self._schedule.finish(ticket)
             del self._tasks[ticket.montage_id]
             self._changed.set()
@@ -316,6 +322,9 @@ class Pipeline:
         else:
             await self._steps.apply(section)
             event = Event.APPLIED
+        if step in NEEDS_RENDER:
+            self._gate.worked()
+        self._tries.forget(montage.id)
         following = await self._journal.record(montage.id, event)
         log.info(f"tiles.{event}", tiles=montage.tile_count, seconds=round(self._clock() - started, 2))
         if following.state is MontageState.APPLIED:
@@ -378,9 +387,15 @@ class Pipeline:
 
     async def _failed(self, montage: Montage, step: Step, fault: Fault) -> None:
         """Decides whether the montage waits for another attempt or is FAILED."""
-        if isinstance(fault, RenderUnavailable):
-            self._gate.shut(fault)
-        delay_s = retry_delay_s(fault, montage.attempt + 1, random.random())  # noqa: S311  jitter
+        if step in NEEDS_RENDER:
+            self._gate.failed(montage.id, fault)
+        chance = random.random()  # noqa: S311  jitter
+        if isinstance(fault, RenderUnavailable | RenderBroken) and not self._gate.is_closed_circuit:
+            delay_s: float | None = self._tries.delay_in_outage_s(
+                montage.id, self._gate.outage, self._gate.pause_s, chance
+            )
+        else:
+            delay_s = self._tries.delay_s(montage.id, fault, montage.attempt + 1, chance)
         if delay_s is None:
             await self._fail(montage, fault)
             return
@@ -389,5 +404,6 @@ class Pipeline:
         self._put_in_line(montage, delay_s)
 
     async def _fail(self, montage: Montage, fault: Fault, digest: str | None = None) -> None:
+        self._tries.forget(montage.id)
         self._settler.forget(montage.id)
         await self._journal.fail(montage.id, fault, digest=digest)

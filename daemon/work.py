@@ -46,7 +46,7 @@ class Work:
             close_after_s=self._close_after_s,
             may_close=self._may_close,
             on_complete=self._completed,
-            on_unavailable=self.gate.shut,
+            gate=self.gate,
         )
         self.disks = MipmapDisks(self.settings, self.journal, on_change=self._wake)
         steps = Steps(
@@ -75,7 +75,7 @@ class Work:
 
     def _may_close(self) -> bool:
         resting = not (self.pipeline.under_way or self.pipeline.waiting)
-        return self.gate.is_open and (resting or not self.close_at_end)
+        return resting or not self.close_at_end
 
     def _close_after_s(self, montage: Montage) -> float:
         return 0.0 if self.close_at_end else self.pipeline.close_after_s(montage)

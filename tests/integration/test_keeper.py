@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from daemon.gate import RenderGate
 from daemon.journal import Journal
 from daemon.keeper import StackKeeper
 from handlers.render import RenderClient, StackId
@@ -91,8 +92,8 @@ async def test_one_close_at_a_time_though_somebody_who_waited_for_it_gave_up(com
         kept,
         close_after_s=lambda _: 0.0,
         may_close=lambda: True,
+        gate=RenderGate(client, on_open=lambda: None),
         on_complete=on_complete,
-        on_unavailable=lambda _: None,
     )
 
     async def hold() -> None:
