@@ -4,6 +4,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import zlib
 from contextlib import closing
 from pathlib import Path
 
@@ -110,9 +111,10 @@ async def test_a_journal_of_version_1_is_migrated_and_keeps_what_it_held(tmp_pat
         connection.executescript(MIGRATIONS[0])
         connection.execute(
             "INSERT INTO montages (id, watch, metafile, digest, size, mtime_ns, inode, acquired, state, z, raw_stack,"
-            " mipmapped_stack, tile_count, noticed_at, changed_at, complete_at) VALUES (7, 'temca2',"
+            " mipmapped_stack, tile_count, tile_ids, noticed_at, changed_at, complete_at) VALUES (7, 'temca2',"
             " 'file:///data/a%20b/_metadata_1.json', 'aa', 10, 20, 30, '_metadata_1.json', 'complete', 1050.0,"
-            " 'em/v1/s_raw', 'em/v1/s_mips', 2, 1.5, 2.5, 2.5)"
+            " 'em/v1/s_raw', 'em/v1/s_mips', 2, ?, 1.5, 2.5, 2.5)",
+            (zlib.compress(b"t1\nt2"),),
         )
         connection.execute("INSERT INTO events VALUES (1, 7, 1.5, 'noticed', 'noticed', '{\"found_by\": \"scan\"}')")
         connection.execute("PRAGMA user_version = 1")
@@ -121,6 +123,7 @@ async def test_a_journal_of_version_1_is_migrated_and_keeps_what_it_held(tmp_pat
         (montage,) = await journal.montages(metafile=Path("/data/a b/_metadata_1.json"))
         assert (montage.id, montage.state, montage.z) == (7, MontageState.COMPLETE, 1050.0)
         assert [event["event"] for event in await journal.events(7)] == ["noticed"]
+        assert await journal.tile_ids(7) == {"t1", "t2"}
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
         plan = connection.execute("EXPLAIN QUERY PLAN SELECT id FROM montages WHERE metafile = 'x' ORDER BY id DESC")

@@ -108,7 +108,8 @@ def tiles_recorded(journal: Path) -> frozenset[str]:
         try:
             tiles = {row[0] for row in connection.execute("SELECT tile_id FROM tiles")}
             done = connection.execute(
-                "SELECT tile_ids FROM montages WHERE state IN ('mipmapped', 'applied', 'complete')"
+                "SELECT tile_ids FROM tile_sets JOIN montages ON id = montage_id"
+                " WHERE state IN ('mipmapped', 'applied', 'complete')"
             ).fetchall()
         except sqlite3.OperationalError:
             return frozenset()  # killed before it had made its tables
