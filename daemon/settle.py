@@ -9,13 +9,13 @@ import hashlib
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from daemon.config import WatchSettings
 from daemon.journal import Montage, Settled
-from handlers.arrival import Arrival, ImageProblem, check_images, read_metafile, too_large
+from handlers.arrival import Arrival, ImageProblem, check_images, depth_warnings, read_metafile, too_large
 from handlers.errors import (
     Evidence,
     Fault,
@@ -194,7 +194,10 @@ class Settler:
         if metafile.header.is_reference and watch.reference_sets == "ignore":
             return Ignored("a lens-correction set, and reference_sets = ignore", digest)
         settled = await asyncio.to_thread(settled_of, metafile, montage.metafile, digest, watch, stack_id)
-        return await self._images(montage, metafile, watch) or settled
+        arrival = await asyncio.to_thread(check_images, metafile, montage.metafile.parent)
+        awaited = await self._awaited(montage, arrival, len(metafile.tiles), watch)
+        warnings = depth_warnings(arrival.bits, watch.tilespecs.maximum_intensity)
+        return awaited or replace(settled, findings=(*settled.findings, *warnings))
 
     def _partial(self, montage: Montage, watch: WatchSettings, fault: MetafilePartial) -> NotYet:
         quiet_s = self._clock() - self._observed[montage.id].since
@@ -206,10 +209,11 @@ class Settler:
             "write it again; a new version is taken up by itself",
         )
 
-    async def _images(self, montage: Montage, metafile: Metafile, watch: WatchSettings) -> NotYet | None:
+    async def _awaited(
+        self, montage: Montage, arrival: Arrival, image_count: int, watch: WatchSettings
+    ) -> NotYet | None:
         """What image is awaited; None if all are there and whole."""
         observation = self._observed[montage.id]
-        arrival = await asyncio.to_thread(check_images, metafile, montage.metafile.parent)
         if arrival.whole:
             return self._still_changing(observation, arrival, montage, watch)
         if arrival.unreadable and self._out_of_patience(observation, arrival.unreadable[0].path, watch):
@@ -227,7 +231,7 @@ class Settler:
             observation.awaited, observation.awaited_identity = problem.path, present
             observation.awaited_since = self._clock()
         waiting = len(arrival.missing) + len(arrival.unreadable)
-        return NotYet(f"{waiting} of {len(metafile.tiles)} images are not there yet: {problem.why}", _pause_s(watch, 1))
+        return NotYet(f"{waiting} of {image_count} images are not there yet: {problem.why}", _pause_s(watch, 1))
 
     def _still_changing(
         self, observation: _Observation, arrival: Arrival, montage: Montage, watch: WatchSettings

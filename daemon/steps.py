@@ -168,13 +168,17 @@ class Steps:
         if tiles[0].mask is not None and str(tiles[0].mask) not in made:
             jobs.append(mask_job(tiles[0], plan))
         faults: list[Fault] = []
+        notes: list[str] = []
 
         async def record(reports: list[MipmapReport]) -> None:
+            notes.extend(note for report in reports for note in report.notes)
             await self._record(section.montage, reports, faults)
 
         output_dir = section.watch.mipmaps.output_dir
         with self._disks.working(output_dir) as halt:
             await make_all(self._pool, jobs, record, slots=self._slots, stop=halt)
+        if notes:
+            log.warning("images.odd", images=len(notes), first=notes[0])
         if faults:
             raise _one_fault(section.montage, faults, len(tiles))
         if halt.is_set() and len(await self._journal.tiles_made(section.montage.id)) < len(made) + len(jobs):

@@ -5,6 +5,7 @@ import shutil
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -160,6 +161,16 @@ def test_a_lens_correction_found_in_the_metafile_is_shared_by_its_tiles(rig, wri
         assert list(found["transformIdToSpecMap"]) == ["lens_1"]
         for tile in found["tileIdToSpecMap"].values():
             assert tile["transforms"]["specList"][0] == {"type": "ref", "refId": "lens_1"}
+
+
+def test_16_bit_images_that_render_would_show_white_are_a_finding_of_their_montage(running_rig, write):
+    section = write()
+    for path in section.images:
+        with Image.open(path) as image:
+            Image.fromarray(np.asarray(image).astype(np.uint16) * 257).save(path)
+    running_rig.wait_until("complete", section.metafile)
+    findings = running_rig.montage_of(section.metafile)["findings"]
+    assert any("16 bits" in finding for finding in findings), findings
 
 
 def test_a_lens_correction_set_is_recorded_as_ignored(running_rig, write):
