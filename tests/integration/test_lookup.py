@@ -1,0 +1,141 @@
+"""Finding what a selection means, on real directories and a real journal."""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from daemon.config import Settings
+from daemon.journal import Journal
+from daemon.lookup import Lookup, NotSelectable
+from daemon.selection import Action, Candidate, Selection, plan
+from daemon.states import Step
+from daemon.watcher import FoundBy, Sighting
+from handlers.errors import MetafileFault, StorageFault
+
+
+class Ground:
+    """Two watches, a and b, with a journal."""
+
+    def __init__(self, root: Path, journal: Journal) -> None:
+        self.root = root
+        self.journal = journal
+        mipmaps = {"output_dir": str(root / "mips")}
+        watches = [
+            {"name": name, "directory": str(root / name), "z": {"rule": "grid"}, "mipmaps": mipmaps} for name in "ab"
+        ]
+        self.settings = Settings(
+            render={"url": "http://render/render-ws/v1", "owner": "em", "project": "v1"}, watch=watches
+        )
+
+    def put(self, name: str, text: str = "{}") -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    async def failed(self, path: Path, watch: str = "a") -> int:
+        found = path.stat()
+        sighting = Sighting(watch, path, found.st_size, found.st_mtime_ns, found.st_ino, FoundBy.SCAN)
+        montage_id = await self.journal.notice(sighting)
+        await self.journal.fail(montage_id, MetafileFault(str(path), "has no data"))
+        return montage_id
+
+    async def find(self, *paths: object, **given: object) -> list[Candidate]:
+        selection = Selection(paths=tuple(map(str, paths)), **given)
+        return await Lookup(lambda: self.settings, self.journal).candidates(selection)
+
+    async def names(self, *paths: object, **given: object) -> list[str]:
+        return [str(each.metafile.relative_to(self.root)) for each in await self.find(*paths, **given)]
+
+
+@pytest.fixture
+async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    async with Journal(tmp_path / "journal.sqlite") as journal:
+        yield Ground(tmp_path, journal)
+
+
+async def test_directories_globs_and_metafiles_are_found_in_order_of_acquisition(ground):
+    for name in ("a/x/_metadata_3.json", "a/y/_metadata_1.json", "b/_metadata_2.json", "a/y/other.json"):
+        ground.put(name)
+    assert await ground.names(ground.root / "a") == ["a/y/_metadata_1.json", "a/x/_metadata_3.json"]
+    assert await ground.names(ground.root) == ["a/y/_metadata_1.json", "b/_metadata_2.json", "a/x/_metadata_3.json"]
+    assert await ground.names(f"{ground.root}/*/_metadata_*") == ["b/_metadata_2.json"]
+    assert await ground.names(f"{ground.root}/a/[xz]") == ["a/x/_metadata_3.json"]
+    twice = ground.root / "b" / "_metadata_2.json"
+    assert await ground.names(twice, twice, ground.root / "b") == ["b/_metadata_2.json"]
+
+
+async def test_a_name_with_brackets_that_is_there_is_no_glob(ground):
+    path = ground.put("a/[1]/_metadata_1.json")
+    ground.put("a/1/_metadata_2.json")
+    assert await ground.names(path.parent) == ["a/[1]/_metadata_1.json"]
+
+
+async def test_links_to_a_watch_lead_into_it_and_links_out_of_it_are_refused(ground):
+    ground.put("a/_metadata_1.json")
+    ground.put("elsewhere/_metadata_2.json")
+    (ground.root / "link").symlink_to(ground.root / "a")
+    (ground.root / "a" / "out").symlink_to(ground.root / "elsewhere")
+    assert await ground.names(ground.root / "link") == ["a/_metadata_1.json"]
+    assert await ground.names(ground.root / "link" / "_metadata_*") == ["a/_metadata_1.json"]
+    with pytest.raises(NotSelectable, match=r"watched: a \(.*/a\), b \(.*/b\)"):
+        await ground.find(ground.root / "a" / "out")
+
+
+async def test_what_the_journal_knows_is_found_though_its_file_is_gone(ground):
+    path = ground.put("a/x/_metadata_1.json")
+    await ground.failed(path)
+    path.unlink()
+    (found,) = await ground.find(path)
+    assert plan(found, Step.INGEST).action is Action.REFUSE
+    assert await ground.names(ground.root / "a" / "x") == ["a/x/_metadata_1.json"]
+    with pytest.raises(NotSelectable, match="is not there, and the journal knows nothing there"):
+        await ground.find(ground.root / "a" / "_metadata_2.json")
+
+
+async def test_what_lies_in_the_place_of_a_metafile_and_is_none_is_not_opened(ground):
+    path = ground.root / "a" / "_metadata_1.json"
+    os.mkfifo(path)
+    (found,) = await ground.find(path)
+    refused = plan(found, Step.INGEST)
+    assert refused.action is Action.REFUSE
+    assert "is not a regular file" in refused.note
+
+
+async def test_the_content_decides_and_not_what_stat_says_of_it(ground):
+    path = ground.put("a/_metadata_1.json", "{} ")
+    montage_id = await ground.failed(path)
+    await ground.journal.run(lambda connection: connection.execute("UPDATE montages SET digest = 'of what it held'"))
+    times = path.stat()
+    path.write_text("[] ")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    (found,) = await ground.find(path)
+    assert found.known[0].id == montage_id
+    assert plan(found, Step.INGEST).action is Action.TAKE_IN
+
+
+async def test_a_directory_that_cannot_be_listed_is_a_fault_and_not_nothing(ground, monkeypatch):
+    path = ground.put("a/x/_metadata_1.json")
+    scandir = os.scandir
+
+    def denied(directory):
+        if str(directory) == str(path.parent):
+            raise PermissionError(13, "Permission denied")
+        return scandir(directory)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(StorageFault, match="cannot be looked at: Permission denied"):
+        await ground.find(ground.root / "a")
+
+
+async def test_without_paths_the_journal_alone_is_asked(ground):
+    ground.put("a/_metadata_2.json")
+    await ground.failed(ground.put("a/_metadata_1.json"))
+    assert await ground.names() == ["a/_metadata_1.json"]
+    assert await ground.names(state="all") == ["a/_metadata_1.json"]
+    assert await ground.names(state="complete") == []
+    assert await ground.names(since="2000-01-01") == ["a/_metadata_1.json"]
