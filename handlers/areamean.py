@@ -1,23 +1,112 @@
 """Levels by area mean, the kernel that every tile of a day goes through. Pure.
 
-Integer block sums are kept exact from level to level, so that rounding happens once per pixel and never adds up.
+Integer block sums are kept exact from level to level, so that rounding happens once per pixel and never adds up. Rows
+are taken a few at a time, and every level is made of them while they are in the cache: what costs is not arithmetic but
+memory that is touched for the first time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import numpy as np
 
-from handlers.greyvalues import Grey, IntensityRange, Sums, rounded, smallest_type
+from handlers.areakernel import CompiledMeans
+from handlers.greyvalues import Grey, IntensityRange, Rounding, Sums, smallest_type
+
+STRIP_BYTES = 512 * 1024
+"""Of level 0, for numpy: less would be lost between its calls, more would leave the cache."""
+
+
+class Means(Protocol):
+    """Fills the levels of an image as its rows come."""
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of level 0 that are best added together."""
+
+    def begin(self) -> None:
+        """Forgets the rows that were added."""
+
+    def add(self, rows: Grey) -> None:
+        """Takes the next `rows_at_once` rows of level 0, whole and contiguous; fewer if they are the last."""
+
+    def biased(self) -> list[int]:
+        """Levels whose mean error is more than it may be, once all rows were added."""
+
+
+def means(width: int, height: int, depth: int, outputs: Mapping[int, Grey], to_8bit: IntensityRange | None) -> Means:
+    """What fills the levels of images of a size, the fastest there is.
+
+    Parameters
+    ----------
+    depth : bits per pixel of level 0, 8 or 16.
+    outputs : level -> where its pixels go, of its size and type.
+    to_8bit : of 16-bit images only.
+    """
+    kind = CompiledMeans if CompiledMeans.can_do(frozenset(outputs)) else MeansByNumpy
+    return kind(width, height, depth, outputs, to_8bit)
 
 
 def mean_levels(image: Grey, levels: frozenset[int], to_8bit: IntensityRange | None) -> Iterator[tuple[int, Grey]]:
     """Levels whose pixels are the means of their 2^n x 2^n blocks of level 0, rounded once, without bias."""
-    brightest, depth = int(np.iinfo(image.dtype).max), image.dtype
-    sums: Sums = image
-    for level in range(1, max(levels, default=0) + 1):
-        sums = _sums_of_four(sums, smallest_type(brightest * 4**level + 4**level // 2))
-        if level in levels:
-            yield level, rounded(sums, 4**level, depth, to_8bit)
+    height, width = image.shape
+    whole: Grey = image if image.flags.c_contiguous else image.copy()
+    outputs = {n: np.empty((height >> n, width >> n), np.uint8 if to_8bit else image.dtype) for n in sorted(levels)}
+    reducer = means(width, height, image.itemsize * 8, outputs, to_8bit)
+    for start in range(0, height, reducer.rows_at_once):
+        reducer.add(whole[start : start + reducer.rows_at_once])
+    biased = reducer.biased()
+    for level, output in outputs.items():
+        yield level, unbiased(image, level, to_8bit) if level in biased else output
+
+
+def unbiased(image: Grey, level: int, to_8bit: IntensityRange | None) -> Grey:
+    """The level with its rounding errors carried from pixel to pixel: its mean is that of the image."""
+    brightest, sums = int(np.iinfo(image.dtype).max), image
+    for step in range(1, level + 1):
+        sums = _sums_of_four(sums, _type_for(brightest, step))
+    return Rounding.of(4**level, to_8bit).carried(sums, np.dtype(np.uint8) if to_8bit else image.dtype)
+
+
+class MeansByNumpy:
+    """`Means` where nothing was compiled, and for sums of more than 32 bits."""
+
+    def __init__(
+        self, width: int, height: int, depth: int, outputs: Mapping[int, Grey], to_8bit: IntensityRange | None
+    ) -> None:
+        self._height, self._brightest = height, (1 << depth) - 1
+        self._outputs = dict(outputs)
+        self._rules = {level: Rounding.of(4**level, to_8bit) for level in outputs}
+        self._highest = max(outputs, default=0)
+        self.rows_at_once = max(1, STRIP_BYTES // (width * depth // 8) >> self._highest) << self._highest
+        self._row = 0
+        self._excess = dict.fromkeys(outputs, 0)
+
+    def begin(self) -> None:
+        self._row = 0
+        self._excess = dict.fromkeys(self._outputs, 0)
+
+    def add(self, rows: Grey) -> None:
+        sums: Sums = rows
+        for level in range(1, self._highest + 1):
+            sums = _sums_of_four(sums, _type_for(self._brightest, level))
+            if level in self._outputs and len(sums):
+                first = self._row >> level
+                part = self._outputs[level][first : first + len(sums)]
+                self._excess[level] += self._rules[level].to_nearest(sums, part, first)
+        self._row += len(rows)
+
+    def biased(self) -> list[int]:
+        return [
+            level
+            for level, rule in self._rules.items()
+            if rule.is_biased(self._excess[level], self._outputs[level].size)
+        ]
+
+
+def _type_for(brightest: int, level: int) -> np.dtype[np.unsignedinteger]:
+    """For the sums of a level, and half a block."""
+    return smallest_type(brightest * 4**level + 4**level // 2)
 
 
 def _sums_of_four(sums: Sums, wide: np.dtype[np.unsignedinteger]) -> Sums:

@@ -1,6 +1,8 @@
 """Grey values: their types, 16 bits made 8, and means rounded once and without bias. Pure."""
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,8 @@ BIAS_LIMIT = 0.09
 """Mean error of a level, in grey values, from which on its rounding is spread over the image; 0.1 is promised."""
 PIECE = 1 << 20
 """Pixels among which a rounding error is spread."""
+CARRIED_AT_ONCE = 1 << 16
+"""Of these, so many at once: more would only take more memory."""
 
 
 def scaled(image: Grey, to_8bit: IntensityRange | None) -> Grey:
@@ -49,13 +53,99 @@ def rounded(sums: Sums, pixels: int, depth: np.dtype[np.unsignedinteger], to_8bi
     sums : of `pixels` level-0 pixels each.
     depth : of the result, unless a range is given: that makes it uint8.
     """
-    factor, divisor = _ratio(pixels, to_8bit)
-    shares = _scaled(sums, pixels, factor, divisor, to_8bit) if to_8bit else sums
-    nearest = _to_nearest(shares, divisor)
-    bias = int(nearest.sum(dtype=np.uint64)) / nearest.size - int(shares.sum(dtype=np.uint64)) / divisor / nearest.size
-    result = nearest if abs(bias) <= BIAS_LIMIT else _carried(shares, divisor)
-    grey: Grey = result.astype(np.uint8 if to_8bit else depth)
-    return grey
+    rule = Rounding.of(pixels, to_8bit)
+    result = np.empty(sums.shape, np.uint8 if to_8bit else depth)
+    if rule.is_biased(rule.to_nearest(sums, result), result.size):
+        return rule.carried(sums, result.dtype)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """How block sums become grey values: (what exceeds low, up to high) * factor / divisor, as an integer."""
+
+    divisor: int
+    """Even, so that its half is an integer."""
+    factor: int = 1
+    low: int = 0
+    high: int | None = None
+    """None: sums are not limited, and low is 0."""
+
+    @classmethod
+    def of(cls, pixels: int, to_8bit: IntensityRange | None) -> "Rounding":
+        """That of sums of so many level-0 pixels, an even number."""
+        if to_8bit is None:
+            return cls(pixels)
+        low, high = to_8bit
+        shared = math.gcd(255, high - low)
+        factor, divisor = 255 // shared, (high - low) // shared * pixels
+        doubled = 1 if divisor % 2 == 0 else 2
+        return cls(divisor * doubled, factor * doubled, low * pixels, high * pixels)
+
+    @property
+    def largest(self) -> int:
+        """No share is larger, where sums are limited."""
+        return ((self.high or 0) - self.low) * self.factor
+
+    def to_nearest(self, sums: Sums, result: Grey, first_row: int = 0) -> int:
+        """Rounds to the nearest, ties up where row + column is even, down where it is odd.
+
+        Parameters
+        ----------
+        result : where the grey values go, of the shape of sums.
+        first_row : of these sums in their image.
+
+        Returns
+        -------
+        How much too bright all pixels together are, times divisor.
+        """
+        shares = self._shares(sums)
+        nearest = shares + shares.dtype.type(self.divisor // 2)
+        even = first_row % 2
+        nearest[even::2, 1::2] -= 1
+        nearest[1 - even :: 2, 0::2] -= 1
+        if self.divisor & (self.divisor - 1) == 0:
+            nearest >>= self.divisor.bit_length() - 1
+        else:
+            nearest //= self.divisor
+        result[...] = nearest
+        return int(nearest.sum(dtype=np.uint64)) * self.divisor - int(shares.sum(dtype=np.uint64))
+
+    def is_biased(self, excess: int, pixels: int) -> bool:
+        """Whether an image of so many pixels, too bright by excess / divisor in all, is so by more than it may be."""
+        return abs(excess) > BIAS_LIMIT * self.divisor * pixels
+
+    def carried(self, sums: Sums, depth: np.dtype[Any]) -> Grey:
+        """The integers below or above, such that the sum of the image is right.
+
+        What one pixel is rounded off is carried to the next. They are taken in a fixed shuffled order, which leaves no
+        stripes, and piece by piece, which bounds the memory for it.
+        """
+        flat, result = sums.ravel(), np.empty(sums.size, depth)
+        order = np.random.default_rng(0).permutation(np.arange(min(sums.size, PIECE), dtype=np.int32))
+        for start in range(0, sums.size, PIECE):
+            turns = order if sums.size - start >= PIECE else order[order < sums.size - start]
+            self._carry(flat[start : start + PIECE], turns, result[start : start + PIECE])
+        grey: Grey = result.reshape(sums.shape)
+        return grey
+
+    def _carry(self, sums: Sums, turns: npt.NDArray[np.int32], result: Grey) -> None:
+        shared, given = self.divisor // 2, 0
+        for start in range(0, turns.size, CARRIED_AT_ONCE):
+            places = turns[start : start + CARRIED_AT_ONCE]
+            running = np.cumsum(self._shares(sums[places]), dtype=np.uint64) + np.uint64(shared)
+            whole = running // np.uint64(self.divisor)
+            result[places] = np.diff(whole, prepend=np.uint64(given))
+            shared, given = int(running[-1]), int(whole[-1])
+
+    def _shares(self, sums: Sums) -> Sums:
+        """What the sums exceed the lower limit by, no more than the upper one does, times factor."""
+        if self.high is None:
+            return sums
+        wide = smallest_type(self.largest + self.divisor)
+        above: Sums = np.clip(sums, self.low, self.high) - sums.dtype.type(self.low)
+        shares: Sums = above.astype(wide, copy=False) * wide.type(self.factor)
+        return shares
 
 
 def smallest_type(largest: int) -> np.dtype[np.unsignedinteger]:
@@ -63,48 +153,3 @@ def smallest_type(largest: int) -> np.dtype[np.unsignedinteger]:
     if largest > np.iinfo(np.uint32).max:
         return np.dtype(np.uint64)
     return np.dtype(np.uint32) if largest > np.iinfo(np.uint16).max else np.dtype(np.uint16)
-
-
-def _ratio(pixels: int, to_8bit: IntensityRange | None) -> tuple[int, int]:
-    """(factor, divisor) that make a grey value of a sum, in lowest terms but for an even divisor."""
-    low, high = to_8bit or (0, 255)
-    shared = math.gcd(255, high - low)
-    factor, divisor = 255 // shared, (high - low) // shared * pixels
-    return (factor, divisor) if divisor % 2 == 0 else (2 * factor, 2 * divisor)
-
-
-def _scaled(sums: Sums, pixels: int, factor: int, divisor: int, to_8bit: IntensityRange) -> Sums:
-    """What the sums exceed the range's lower end by, no more than its upper end does, times factor."""
-    low, high = (limit * pixels for limit in to_8bit)
-    wide = smallest_type((high - low) * factor + divisor)
-    above: Sums = np.clip(sums, low, high) - sums.dtype.type(low)
-    scaled: Sums = above.astype(wide, copy=False) * wide.type(factor)
-    return scaled
-
-
-def _to_nearest(shares: Sums, divisor: int) -> Sums:
-    """shares / divisor to the nearest integer; ties up where row + column is even, down where it is odd."""
-    nearest = shares + shares.dtype.type(divisor // 2)
-    nearest[0::2, 1::2] -= 1
-    nearest[1::2, 0::2] -= 1
-    if divisor & (divisor - 1) == 0:
-        nearest >>= divisor.bit_length() - 1
-    else:
-        nearest //= divisor
-    return nearest
-
-
-def _carried(shares: Sums, divisor: int) -> Sums:
-    """shares / divisor as the integer below or above, such that the sum of the image is right.
-
-    What one pixel is rounded off is carried to the next. They are taken in a fixed shuffled order, which leaves no
-    stripes, and piece by piece, which bounds the memory for it.
-    """
-    flat, result = shares.ravel(), np.empty(shares.size, np.uint64)
-    order = np.random.default_rng(0).permutation(min(shares.size, PIECE))
-    for start in range(0, shares.size, PIECE):
-        piece = flat[start : start + PIECE]
-        turns = order[order < piece.size]
-        whole = (np.cumsum(piece[turns], dtype=np.uint64) + np.uint64(divisor // 2)) // np.uint64(divisor)
-        result[start + turns] = np.diff(whole, prepend=np.uint64(0))
-    return result.reshape(shares.shape)

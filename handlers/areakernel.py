@@ -1,0 +1,159 @@
+"""The area mean in compiled code (areamean.c), where it was built; `areamean` does without, more slowly.
+
+It is no extension module but a plain library, called through ctypes: one build serves every Python, and threads run
+while it works.
+"""
+
+import ctypes
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from handlers.greyvalues import Grey, IntensityRange, Rounding
+
+LIBRARY = Path(__file__).with_name("libareamean.so")
+HIGHEST_LEVEL = 8
+"""Sums of 4^8 16-bit pixels fit 32 bits; those of more do not."""
+BYTES_AT_ONCE = 128 * 1024
+"""Of level 0: with their level 1 they stay in a second-level cache of 256 KiB."""
+
+SHIFT, MULTIPLY, MULTIPLY_WIDE, DIVIDE = range(4)
+
+
+class _Level(ctypes.Structure):
+    """level_t of areamean.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("width", "height", "rows")),
+        ("remainder", ctypes.c_uint64),
+        *((name, ctypes.c_void_p) for name in ("out", "sums")),
+        *((name, ctypes.c_uint64) for name in ("low", "high", "factor", "half", "divisor", "multiplier")),
+        *((name, ctypes.c_int32) for name in ("before", "after", "sum_bytes", "out_bytes", "method", "unused")),
+    )
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled code; None where it was not built, or not for this machine or version."""
+    try:
+        loaded = ctypes.CDLL(str(LIBRARY))
+        of_this_version = loaded.temwatch_level_bytes() == ctypes.sizeof(_Level)
+    except (OSError, AttributeError):
+        return None
+    if not of_this_version:
+        return None
+    number = ctypes.c_int64
+    loaded.temwatch_add_rows.argtypes = (ctypes.c_void_p, number, ctypes.c_void_p, number, number, ctypes.c_int32)
+    loaded.temwatch_add_rows.restype = None
+    return loaded
+
+
+class CompiledMeans:
+    """`areamean.MeansByNumpy`, compiled: the same in, the same out.
+
+    Raises
+    ------
+    OSError
+        If there is no compiled code; `can_do` says so before.
+    """
+
+    def __init__(
+        self, width: int, height: int, depth: int, outputs: Mapping[int, Grey], to_8bit: IntensityRange | None
+    ) -> None:
+        loaded = library()
+        if loaded is None:
+            raise OSError(f"{LIBRARY} was not built")
+        self._add_rows = loaded.temwatch_add_rows
+        self._row_bytes, self._pixel_bytes = width * depth // 8, depth // 8
+        self._outputs = dict(outputs)
+        self._rules = {level: Rounding.of(4**level, to_8bit) for level in outputs}
+        highest = max(outputs, default=0)
+        self._levels = (_Level * highest)()
+        self._sums = [_sums_of_two_rows(width >> level, depth, level) for level in range(1, highest + 1)]
+        for level, entry in enumerate(self._levels, 1):
+            sums = self._sums[level - 1]
+            entry.width, entry.height = width >> level, height >> level
+            entry.sums, entry.sum_bytes = sums.ctypes.data, sums.itemsize
+            if level in outputs:
+                _set_output(entry, outputs[level], self._rules[level])
+
+    @staticmethod
+    def can_do(levels: frozenset[int]) -> bool:
+        """Whether the code is there, and these levels are within its integers."""
+        return max(levels, default=0) <= HIGHEST_LEVEL and library() is not None
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of level 0 that are best added together."""
+        return max(2, BYTES_AT_ONCE // self._row_bytes // 2 * 2)
+
+    def begin(self) -> None:
+        """Forgets the rows that were added."""
+        for entry in self._levels:
+            entry.rows = entry.remainder = 0
+
+    def add(self, rows: Grey) -> None:
+        """Takes the next rows of level 0, whole and contiguous; an even number of them but for the last ones."""
+        self._add_rows(
+            self._levels, len(self._levels), rows.ctypes.data, self._row_bytes, rows.shape[0], self._pixel_bytes
+        )
+
+    def biased(self) -> list[int]:
+        """Levels whose mean error is more than it may be, once all rows were added."""
+        return [
+            level
+            for level, rule in self._rules.items()
+            if rule.is_biased(self._excess(level, rule), self._outputs[level].size)
+        ]
+
+    def _excess(self, level: int, rule: Rounding) -> int:
+        """What all halves have added, less what all divisions have left over."""
+        pixels = self._outputs[level].size
+        return rule.divisor // 2 * pixels - pixels // 2 - int(self._levels[level - 1].remainder)
+
+
+def _sums_of_two_rows(width: int, depth: int, level: int) -> npt.NDArray[np.unsignedinteger]:
+    narrow = depth == 8 and level <= 4  # sums of 4^4 8-bit pixels, and half a block, fit 16 bits
+    return np.empty((2, width), np.uint16 if narrow else np.uint32)
+
+
+def _set_output(entry: _Level, output: Grey, rule: Rounding) -> None:
+    assert output.flags.c_contiguous
+    assert output.flags.writeable
+    entry.out, entry.out_bytes = output.ctypes.data, output.itemsize
+    if rule.high is None:
+        entry.method, entry.after = SHIFT, rule.divisor.bit_length() - 1
+        return
+    largest = rule.largest + rule.divisor // 2
+    entry.method, entry.before, entry.multiplier, entry.after = division(rule.divisor, largest)
+    entry.low, entry.high, entry.factor = rule.low, rule.high, rule.factor
+    entry.divisor, entry.half = rule.divisor, rule.divisor // 2
+
+
+def division(divisor: int, largest: int) -> tuple[int, int, int, int]:
+    """(method, shift before, multiplier, shift after) that divide every number up to the largest, rounded down.
+
+    Of a number n, ((n >> before) * multiplier) >> after is n // divisor as long as the multiplier, which exceeds
+    2^after / odd by less than 1, does so by less than 2^after / n.
+
+    Source: Granlund and Montgomery, Division by Invariant Integers using Multiplication (1994), theorem 4.2.
+
+    >>> division(257 * 4, 65535 * 4 + 257 * 2)
+    (1, 2, 65281, 24)
+    """
+    before = (divisor & -divisor).bit_length() - 1
+    odd, most = divisor >> before, largest >> before
+    if largest >= 1 << 32 or divisor >= 1 << 32:
+        return DIVIDE, 0, 0, 0
+    for after in range(64):
+        multiplier = -(-(1 << after) // odd)
+        if most * (multiplier * odd - (1 << after)) < 1 << after:
+            # Remainders of 256 pixels are added up in as many bits as the product has.
+            if most * multiplier < 1 << 32 and divisor < 1 << 24:
+                return MULTIPLY, before, multiplier, after
+            if multiplier < 1 << 32:
+                return MULTIPLY_WIDE, before, multiplier, after
+    return DIVIDE, 0, 0, 0

@@ -1,0 +1,167 @@
+/* Levels by area mean, row pair by row pair: while a pair is in the first-level cache, every level that it completes a
+ * row of is summed, rounded and written.
+ *
+ * Exactly what areamean.py computes with numpy, bit for bit; the tests hold the two together. Plain C, no library, no
+ * memory of its own, no state but what the caller hands in. The inner loops are written for the compiler to vectorise:
+ * constant shifts, accumulators as narrow as the values.
+ */
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__)
+#define FAST __attribute__((target_clones("avx2", "default")))
+#else
+#define FAST
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+/* Two neighbours, read at once; rows of odd length begin at odd addresses. */
+typedef uint16_t __attribute__((aligned(1), may_alias)) pair_of_8;
+typedef uint32_t __attribute__((aligned(1), may_alias)) pair_of_16;
+typedef uint64_t __attribute__((aligned(1), may_alias)) pair_of_32;
+
+enum method { SHIFT, MULTIPLY, MULTIPLY_WIDE, DIVIDE };
+
+/* The order of the fields is that of areakernel.py. */
+typedef struct {
+    int64_t width, height;
+    int64_t rows;       /* done so far */
+    uint64_t remainder; /* what the divisions of all pixels left over, in all */
+    void *out;          /* pixels of the level; NULL where nobody wants them */
+    void *sums;         /* two rows of block sums */
+    uint64_t low, high; /* limits of the sums that are told apart */
+    uint64_t factor, half, divisor, multiplier;
+    int32_t before, after;         /* shifts before and after the multiplication */
+    int32_t sum_bytes, out_bytes;  /* 2 or 4; 1 or 2 */
+    int32_t method, unused;
+} level_t;
+
+#define SUMS(NAME, VALUE, PAIR, BITS, SUM)                                                                             \
+    FAST static void NAME(const void *above, const void *below, void *sums, int64_t width) {                           \
+        const PAIR *a = above, *b = below;                                                                             \
+        SUM *restrict out = sums;                                                                                      \
+        const PAIR right = (PAIR)((VALUE)-1);                                                                          \
+        for (int64_t x = 0; x < width; x++)                                                                            \
+            out[x] = (SUM)((a[x] & right) + (a[x] >> BITS) + (b[x] & right) + (b[x] >> BITS));                         \
+    }
+SUMS(sums_of_8, uint8_t, pair_of_8, 8, uint16_t)
+SUMS(sums_of_16, uint16_t, pair_of_16, 16, uint16_t)
+SUMS(wide_sums_of_16, uint16_t, pair_of_16, 16, uint32_t)
+SUMS(sums_of_32, uint32_t, pair_of_32, 32, uint32_t)
+
+/* Pixels after which a narrow accumulator is emptied: 256 remainders below 256 fit 16 bits. */
+#define RUN 256
+
+/* To the nearest; ties up where row + column is even, down where it is odd. Returns what the divisions left over. */
+#define ROUND(NAME, SUM, OUT)                                                                                          \
+    INLINE uint64_t NAME##_by(const SUM *sums, OUT *out, int64_t width, int64_t y, const int shift) {                  \
+        SUM halves[RUN];                                                                                               \
+        for (int x = 0; x < RUN; x++) halves[x] = (SUM)((1u << (shift - 1)) - ((x + y) & 1));                          \
+        const SUM mask = (SUM)((1u << shift) - 1);                                                                     \
+        uint64_t remainder = 0;                                                                                        \
+        for (int64_t from = 0; from < width; from += RUN) {                                                            \
+            const int run = width - from < RUN ? (int)(width - from) : RUN;                                            \
+            const SUM *restrict in = sums + from;                                                                      \
+            OUT *restrict to = out + from;                                                                             \
+            SUM left = 0;                                                                                              \
+            for (int x = 0; x < run; x++) {                                                                            \
+                const SUM raised = (SUM)(in[x] + halves[x]);                                                           \
+                to[x] = (OUT)(raised >> shift);                                                                        \
+                left = (SUM)(left + (raised & mask));                                                                  \
+            }                                                                                                          \
+            remainder += left;                                                                                         \
+        }                                                                                                              \
+        return remainder;                                                                                              \
+    }                                                                                                                  \
+    FAST static uint64_t NAME(const SUM *sums, OUT *out, int64_t width, int64_t y, int shift) {                        \
+        switch (shift) { /* known shifts are narrow operations */                                                      \
+        case 2: return NAME##_by(sums, out, width, y, 2);                                                              \
+        case 4: return NAME##_by(sums, out, width, y, 4);                                                              \
+        case 6: return NAME##_by(sums, out, width, y, 6);                                                              \
+        case 8: return NAME##_by(sums, out, width, y, 8);                                                              \
+        default: return NAME##_by(sums, out, width, y, shift);                                                         \
+        }                                                                                                              \
+    }
+ROUND(round_16_to_8, uint16_t, uint8_t)
+ROUND(round_32_to_8, uint32_t, uint8_t)
+ROUND(round_32_to_16, uint32_t, uint16_t)
+
+/* The same for any divisor: (sum >> before) * multiplier >> after is the quotient, as the caller has made sure. */
+#define SCALE(NAME, PRODUCT)                                                                                           \
+    FAST static uint64_t NAME(const uint32_t *sums, uint8_t *out, int64_t width, int64_t y, const level_t *level) {    \
+        const uint32_t low = (uint32_t)level->low, high = (uint32_t)level->high, factor = (uint32_t)level->factor;     \
+        const uint32_t divisor = (uint32_t)level->divisor, multiplier = (uint32_t)level->multiplier;                   \
+        const int before = level->before, after = level->after;                                                       \
+        uint32_t halves[RUN];                                                                                          \
+        for (int x = 0; x < RUN; x++) halves[x] = (uint32_t)(level->half - ((x + y) & 1));                             \
+        uint64_t remainder = 0;                                                                                        \
+        for (int64_t from = 0; from < width; from += RUN) {                                                            \
+            const int run = width - from < RUN ? (int)(width - from) : RUN;                                            \
+            const uint32_t *restrict in = sums + from;                                                                 \
+            uint8_t *restrict to = out + from;                                                                         \
+            PRODUCT left = 0;                                                                                          \
+            for (int x = 0; x < run; x++) {                                                                            \
+                uint32_t sum = in[x] < low ? low : in[x];                                                              \
+                sum = sum > high ? high : sum;                                                                         \
+                const uint32_t raised = (sum - low) * factor + halves[x];                                              \
+                const uint32_t grey = (uint32_t)(((PRODUCT)(raised >> before) * multiplier) >> after);                 \
+                to[x] = (uint8_t)grey;                                                                                 \
+                left += raised - grey * divisor;                                                                       \
+            }                                                                                                          \
+            remainder += left;                                                                                         \
+        }                                                                                                              \
+        return remainder;                                                                                              \
+    }
+SCALE(scale_by_32, uint32_t)
+SCALE(scale_by_64, uint64_t)
+
+/* The same where 32 bits are too few. Slow, and only met in small levels with odd ranges. */
+static uint64_t divide(const uint32_t *sums, uint8_t *out, int64_t width, int64_t y, const level_t *level) {
+    uint64_t remainder = 0;
+    for (int64_t x = 0; x < width; x++) {
+        uint64_t sum = sums[x] < level->low ? level->low : sums[x];
+        sum = sum > level->high ? level->high : sum;
+        const uint64_t raised = (sum - level->low) * level->factor + level->half - (uint64_t)((x + y) & 1);
+        out[x] = (uint8_t)(raised / level->divisor);
+        remainder += raised % level->divisor;
+    }
+    return remainder;
+}
+
+static uint64_t write_row(const level_t *level, const void *sums, void *out, int64_t y) {
+    const int64_t width = level->width;
+    switch (level->method) {
+    case MULTIPLY: return scale_by_32(sums, out, width, y, level);
+    case MULTIPLY_WIDE: return scale_by_64(sums, out, width, y, level);
+    case DIVIDE: return divide(sums, out, width, y, level);
+    }
+    if (level->sum_bytes == 2) return round_16_to_8(sums, out, width, y, level->after);
+    if (level->out_bytes == 1) return round_32_to_8(sums, out, width, y, level->after);
+    return round_32_to_16(sums, out, width, y, level->after);
+}
+
+/* Makes a row of the level of the two rows under it, and every second time one of the next level of two of its own. */
+static void add_row(level_t *level, int64_t levels, const void *above, const void *below, int32_t value_bytes) {
+    const int64_t y = level->rows++;
+    char *sums = (char *)level->sums + (y & 1) * level->width * level->sum_bytes;
+    if (value_bytes == 1) sums_of_8(above, below, sums, level->width);
+    else if (value_bytes == 4) sums_of_32(above, below, sums, level->width);
+    else if (level->sum_bytes == 2) sums_of_16(above, below, sums, level->width);
+    else wide_sums_of_16(above, below, sums, level->width);
+    if (level->out != NULL)
+        level->remainder += write_row(level, sums, (char *)level->out + y * level->width * level->out_bytes, y);
+    if ((y & 1) && levels > 1 && level[1].rows < level[1].height)
+        add_row(level + 1, levels - 1, level->sums, sums, level->sum_bytes);
+}
+
+/* Tells a caller whether its idea of level_t is the one compiled here. */
+int64_t temwatch_level_bytes(void) { return (int64_t)sizeof(level_t); }
+
+/* Takes the next rows of level 0, an even number unless they are the last; pixel_bytes is 1 or 2. */
+void temwatch_add_rows(level_t *level, int64_t levels, const void *rows, int64_t row_bytes, int64_t count,
+                       int32_t pixel_bytes) {
+    const char *row = rows;
+    for (int64_t y = 0; y + 1 < count && level->rows < level->height; y += 2, row += 2 * row_bytes)
+        add_row(level, levels, row, row + row_bytes, pixel_bytes);
+}
