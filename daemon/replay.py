@@ -59,9 +59,13 @@ class Replayer:
 def plan_within(candidate: Candidate, step: Step, settings: Settings) -> Plan:
     """The plan for a candidate; refused where its watch is no longer configured."""
     planned = plan(candidate, step)
-    if candidate.watch in {watch.name for watch in settings.watch}:
+    current = candidate.current
+    # What goes on does so under the watch that found it; what is taken in belongs to the one that covers it now.
+    goes_on = current is not None and planned.action in (Action.REPLAY, Action.WAIT)
+    watch = current.watch if current is not None and goes_on else candidate.watch
+    if watch in {each.name for each in settings.watch}:
         return planned
-    note = f"its watch {candidate.watch} is not in the configuration"
+    note = f"its watch {watch} is not in the configuration"
     return replace(planned, action=Action.REFUSE, start=None, note=note)
 
 

@@ -9,6 +9,7 @@ import pytest
 from daemon.config import Settings
 from daemon.journal import Journal
 from daemon.lookup import Lookup, NotSelectable
+from daemon.replay import plan_within
 from daemon.selection import Action, Candidate, Selection, plan
 from daemon.states import Step
 from daemon.watcher import FoundBy, Sighting
@@ -130,6 +131,14 @@ async def test_a_directory_that_cannot_be_listed_is_a_fault_and_not_nothing(grou
     monkeypatch.setattr(os, "scandir", denied)
     with pytest.raises(StorageFault, match="cannot be looked at: Permission denied"):
         await ground.find(ground.root / "a")
+
+
+async def test_a_montage_of_a_watch_that_is_no_longer_configured_is_refused(ground):
+    path = ground.put("a/_metadata_1.json")
+    await ground.failed(path, watch="former")
+    for found in (await ground.find(path), await ground.find()):
+        refused = plan_within(found[0], Step.INGEST, ground.settings)
+        assert (refused.action, refused.note) == (Action.REFUSE, "its watch former is not in the configuration")
 
 
 async def test_without_paths_the_journal_alone_is_asked(ground):
