@@ -1,0 +1,242 @@
+"""What every benchmark script shares: rows of the table, plots, the machine, medians of interleaved runs.
+
+A script is a function from `Options` to an `Outcome`, ended by `run_script(name, measure)`. It writes
+`benchmarks/results/<name>.json`, which `benchmarks.report` gathers into the table.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    target: int
+    """Number of the target that it belongs to: see docs/performance.md."""
+    what: str
+    measured: float
+    unit: str
+    limit: float | None = None
+    """What the target asks of `judged`; None where it asks nothing."""
+    at_most: bool = True
+    """Whether the limit is an upper one."""
+    floor: float | None = None
+    """What cannot be undercut, in the same unit."""
+    floor_is: str = ""
+    peer: float | None = None
+    """Another way of doing the same, in the same unit."""
+    peer_is: str = ""
+    ratio: float | None = None
+    ratio_is: str = ""
+    """Which quotient, as in `measured / floor`."""
+    judged: float | None = None
+    """What the limit is compared with: the measured value, or the ratio. None: the measured value."""
+    note: str = ""
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the target is met; None if it asks nothing of this row."""
+        if self.limit is None:
+            return None
+        value = self.measured if self.judged is None else self.judged
+        return value <= self.limit if self.at_most else value >= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """One picture: lines of points, by their label."""
+
+    name: str
+    """Of the file, without its ending."""
+    title: str
+    x_label: str
+    y_label: str
+    lines: Mapping[str, Sequence[tuple[float, float]]]
+    log_x: bool = False
+    log_y: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a script measured."""
+
+    rows: Sequence[Row]
+    plots: Sequence[Plot] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Raw figures, for whoever wants to look behind the table; JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a script is run."""
+
+    directory: Path
+    """Where data may be written: empty, on tmpfs unless asked otherwise, removed afterwards."""
+    quick: bool
+    """Smaller sizes: whether the script works, not what the machine can do."""
+
+
+def run_script(name: str, measure: Callable[[Options], Outcome], argv: Sequence[str] | None = None) -> None:
+    """Measures, writes `results/<name>.json`, prints the rows."""
+    parser = argparse.ArgumentParser(f"python -m benchmarks.{name}", description=sys.modules["__main__"].__doc__)
+    parser.add_argument("--quick", action="store_true", help="smaller sizes, to see that it works")
+    parser.add_argument("--on", type=Path, default=default_directory(), help="where data go; default: tmpfs")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args(argv)
+    began, others = time.monotonic(), others_busy_s()
+    directory = Path(tempfile.mkdtemp(prefix=f"temwatch-bench-{name}-", dir=arguments.on))
+    try:
+        outcome = measure(Options(directory, arguments.quick))
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    seconds = time.monotonic() - began
+    report = {
+        "benchmark": name,
+        "quick": arguments.quick,
+        "seconds": round(seconds, 1),
+        "machine": {**machine(arguments.on), "others_share": round((others_busy_s() - others) / seconds / cores(), 2)},
+        "rows": [{**asdict(row), "met": row.is_met} for row in outcome.rows],
+        "plots": [asdict(plot) for plot in outcome.plots],
+        "facts": outcome.facts,
+    }
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    for row in outcome.rows:
+        print(text_of(row), flush=True)
+
+
+def text_of(row: Row) -> str:
+    """The row on one line."""
+    parts = [f"{row.target}  {row.what}: {number(row.measured)} {row.unit}"]
+    parts += [f"floor {number(row.floor)} ({row.floor_is})"] if row.floor is not None else []
+    parts += [f"peer {number(row.peer)} ({row.peer_is})"] if row.peer is not None else []
+    parts += [f"{row.ratio_is} {number(row.ratio)}"] if row.ratio is not None else []
+    if row.is_met is not None:
+        parts.append(f"{'met' if row.is_met else 'MISSED'}: {'<=' if row.at_most else '>='} {number(row.limit)}")
+    return "; ".join(parts + ([row.note] if row.note else []))
+
+
+def number(value: float | None) -> str:
+    """A figure with three significant digits.
+
+    >>> number(0.012345), number(1234567), number(12.0), number(None)
+    ('0.0123', '1,234,567', '12', '')
+    """
+    if value is None:
+        return ""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+# --- timing
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Seconds that one run took."""
+
+    wall_s: float
+    cpu_s: float
+    """Of this process and of children that have ended meanwhile."""
+
+
+def time_of(work: Callable[[], object]) -> Taken:
+    """What one run of the work takes."""
+    began, cpu = time.perf_counter(), own_cpu_s()
+    work()
+    return Taken(time.perf_counter() - began, own_cpu_s() - cpu)
+
+
+def interleaved(works: Mapping[str, Callable[[], object]], runs: int) -> dict[str, list[Taken]]:
+    """Times of several pieces of work, each run in turn, so that what the machine does besides hits all alike.
+
+    One run of each goes before, and is not counted.
+    """
+    for work in works.values():
+        work()
+    taken: dict[str, list[Taken]] = {name: [] for name in works}
+    for _ in range(runs):
+        for name, work in works.items():
+            taken[name].append(time_of(work))
+    return taken
+
+
+def median_wall_s(taken: Sequence[Taken]) -> float:
+    """Median of the wall-clock seconds."""
+    return statistics.median(each.wall_s for each in taken)
+
+
+def median_cpu_s(taken: Sequence[Taken]) -> float:
+    """Median of the processor seconds, which a busy machine disturbs less."""
+    return statistics.median(each.cpu_s for each in taken)
+
+
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Median of the quotients of runs that were made in turn."""
+    return statistics.median(one / other for one, other in zip(above, below, strict=True))
+
+
+def own_cpu_s() -> float:
+    """Processor seconds of this process and of its children that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+# --- the machine
+
+
+def default_directory() -> Path:
+    """A file system in memory, so that the noise of the disk stays out."""
+    memory = Path("/dev/shm")
+    return memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def machine(directory: Path) -> dict[str, Any]:
+    """What it is measured on, as far as it bears on the figures."""
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    models = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": models[0] if models else platform.machine(),
+        "cores": cores(),
+        "memory_gib": round(memory_bytes / 2**30, 1),
+        "system": f"Linux {platform.release()}",
+        "python": platform.python_version(),
+        "data_on": file_system(directory),
+        "load": [round(each, 1) for each in os.getloadavg()],
+    }
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def file_system(directory: Path) -> str:
+    """Kind of the file system that a directory lies on."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
+    over = [(mount[1], mount[2]) for mount in mounts if directory.resolve().is_relative_to(mount[1])]
+    return max(over, key=lambda mount: len(mount[0]))[1]
+
+
+def others_busy_s() -> float:
+    """Processor seconds that others than this process and its ended children have used, ever."""
+    fields = [int(each) for each in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:]]
+    return (sum(fields[:8]) - fields[3] - fields[4]) / TICKS - own_cpu_s()
