@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all faults lint types contracts check lock config-example clean
+.PHONY: help demo test test-all faults bench lock-bench lint types contracts check lock config-example clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,14 @@ SCALE ?= full
 faults: $(READY) ## inject every fault and print what was lost: nothing (half an hour; SCALE=short: four minutes)
 	$(BIN)/python -m tests.acceptance.faults --scale $(SCALE)
 
+BENCHED := $(VENV)/.bench-ready
+$(BENCHED): $(READY) benchmarks/requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/requirements.lock
+	@touch $@
+
+bench: $(BENCHED) ## measure every target of docs/performance.md (under fifteen minutes), into benchmarks/results
+	$(BIN)/python -m benchmarks
+
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,6 +50,10 @@ check: lint types contracts ## everything that needs no running
 lock: $(READY) ## renew requirements.lock from pyproject.toml (needs uv)
 	uv pip compile --quiet --upgrade --generate-hashes --no-header --python-version 3.11 --python-platform linux \
 	  pyproject.toml --group dev --extra dask -o requirements.lock
+
+lock-bench: $(READY) ## renew benchmarks/requirements.lock (needs uv)
+	uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --python-platform linux \
+	  --group bench -c requirements.lock -o benchmarks/requirements.lock
 
 config-example: $(READY) ## write config.example.toml from the settings model
 	$(BIN)/temwatch check-config --print-example > config.example.toml
