@@ -668,7 +668,9 @@ def _notice(connection: Connection, sighting: Sighting, now: float, *, anew: boo
     identity = (sighting.size, sighting.mtime_ns, sighting.inode)
     latest = _find(connection, _LATEST_OF_METAFILE, (metafile,))
     if latest is None or latest.digest is not None:
-        if latest is not None and latest.identity == identity and not anew:
+        # SUPERSEDED is the newest row of a path only if its file had moved away: it is back.
+        is_known = latest is not None and latest.identity == identity and latest.state is not MontageState.SUPERSEDED
+        if is_known and not anew:
             return None
         return _insert(connection, sighting, metafile, now)
     if latest.identity == identity and not anew:

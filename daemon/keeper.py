@@ -17,6 +17,8 @@ from daemon.gate import RenderGate
 from daemon.journal import Journal, Montage, Outcome
 from daemon.retry import Tries
 from daemon.states import (
+    Event,
+    IllegalTransition,
     MontageState,
     StackPhase,
     StackUse,
@@ -28,7 +30,7 @@ from daemon.states import (
     release,
     want_closed,
 )
-from handlers.errors import Fault, ReadBackDiffers, RenderBroken, RenderUnavailable, StackReopened
+from handlers.errors import Fault, ReadBackDiffers, RenderBroken, RenderUnavailable, StackMissing, StackReopened
 from handlers.render import RenderClient, StackId
 from handlers.writing import write_while_loading
 
@@ -45,6 +47,7 @@ class StackKeeper:
     may_close : whether stacks may be closed now at all.
     gate : whether render-ws is there to be asked.
     on_complete : called with the ids of montages that became COMPLETE.
+    on_lost : called with the id of a montage whose tiles somebody took out of a stack: it has to be applied again.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class StackKeeper:
         may_close: Callable[[], bool],
         gate: RenderGate,
         on_complete: Callable[[tuple[int, ...]], Awaitable[None]],
+        on_lost: Callable[[int], Awaitable[None]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
@@ -63,6 +67,7 @@ class StackKeeper:
         self._close_after_s = close_after_s
         self._may_close = may_close
         self._on_complete = on_complete
+        self._on_lost = on_lost
         self._gate = gate
         self._clock = clock
         self._tries = Tries()
@@ -218,7 +223,15 @@ class StackKeeper:
             if delay_s is None:
                 self._tries.forget(montage.id)
                 await self._journal.fail(montage.id, fault)
+            elif isinstance(fault, StackMissing | ReadBackDiffers):
+                await self._lose(montage, fault)
             else:
                 delays.append(delay_s)
         log.warning("stack.close_failed", stack=str(stack), fault=str(fault), montages=len(montages))
         self._waits_s[stack] = max(self._waits_s.get(stack, 0.0), min(delays, default=0.0))
+
+    async def _lose(self, montage: Montage, fault: Fault) -> None:
+        """Has a montage applied again whose tiles are not in a stack that was to be closed."""
+        with contextlib.suppress(IllegalTransition):  # superseded meanwhile
+            await self._journal.record(montage.id, Event.TILES_LOST, because=f"{fault.subject}: {fault.problem}")
+            await self._on_lost(montage.id)

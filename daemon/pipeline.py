@@ -9,6 +9,8 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping
+from enum import StrEnum
+from pathlib import Path
 
 import structlog
 
@@ -16,7 +18,7 @@ from daemon.config import Settings, WatchSettings
 from daemon.disks import MipmapDisks
 from daemon.gate import RenderGate
 from daemon.health import Metrics
-from daemon.journal import Journal, Montage, Outcome
+from daemon.journal import Journal, Montage, Outcome, Settled
 from daemon.keeper import StackKeeper
 from daemon.retry import CRASHES_BEFORE_PARKING, Tries, retry_delay_s
 from daemon.schedule import Schedule, Ticket
@@ -38,6 +40,25 @@ class BugFault(Fault):
     """An exception that nobody answers: a fault of temwatch itself. Its traceback is in the log."""
 
     waiting_helps = Waiting.LIMITED
+
+
+class Relation(StrEnum):
+    """What a path is to a file under another path with the same content."""
+
+    SAME = "same"
+    """The same file: by a link, a bind mount, an overlapping watch."""
+    GONE = "gone"
+    """Nothing is there any more: the file has moved."""
+    OTHER = "other"
+
+
+def _relation(path: Path, file: Path) -> Relation:
+    try:
+        return Relation.SAME if path.samefile(file) else Relation.OTHER
+    except FileNotFoundError:
+        return Relation.GONE if file.exists() else Relation.OTHER
+    except OSError:
+        return Relation.OTHER
 
 
 class Pipeline:
@@ -75,6 +96,7 @@ class Pipeline:
         self._schedule = Schedule(LIMITS)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._tries = Tries()
+        self._settling = asyncio.Lock()
         self._changed = asyncio.Event()
         self._stopping = False
 
@@ -354,7 +376,12 @@ class Pipeline:
         if isinstance(found, NotYet | Ignored):
             await self._not_settled(montage, found)
             return Outcome.WAITING if isinstance(found, NotYet) else Outcome.DONE
-        settling = await self._journal.settle(montage.id, found)
+        async with self._settling:  # two paths of one file may settle at the same moment
+            twin = await self._twin(montage, found)
+            if twin is not None:
+                await self._not_settled(montage, Ignored(f"it is {twin.metafile}, under another path", digest))
+                return Outcome.DONE
+            settling = await self._journal.settle(montage.id, found)
         self._settler.forget(montage.id)
         await self._leave_off(settling.superseded)
         following = await self._journal.montage(settling.kept)
@@ -364,6 +391,24 @@ class Pipeline:
         log.info("metafile.settled", tiles=len(found.tile_ids), z=found.z, stack=found.raw_stack)
         self._put_in_line(following)
         return Outcome.DONE
+
+    async def _twin(self, montage: Montage, found: Settled) -> Montage | None:
+        """The montage that is this very file under another path. Those whose file has moved here are superseded.
+
+        A copy is neither: it is a montage of its own.
+        """
+        for twin in await self._journal.twins(montage.id, found.digest):
+            if not self._is_observable(twin.watch):
+                continue
+            relation = await asyncio.to_thread(_relation, twin.metafile, montage.metafile)
+            if relation is Relation.SAME:
+                return twin
+            if relation is Relation.GONE and twin.raw_stack in (None, found.raw_stack) and twin.z in (None, found.z):
+                await self._journal.record(
+                    twin.id, Event.SUPERSEDED, by=montage.id, because=f"moved to {montage.metafile}"
+                )
+                await self._leave_off((twin.id,))
+        return None
 
     async def _leave_off(self, superseded: tuple[int, ...]) -> None:
         """Ends the work on montages whose path holds something else now, before the new content is ingested."""

@@ -61,6 +61,8 @@ class Event(StrEnum):
     """The metafile was rewritten with the same content: nothing to do."""
     MIPMAPS_LOST = "mipmaps_lost"
     """Levels that had been made are gone from disk and are to be made again."""
+    TILES_LOST = "tiles_lost"
+    """Tiles that had been applied are gone from a stack: somebody deleted it, or them. They are put there again."""
 
 
 class Step(StrEnum):
@@ -99,6 +101,7 @@ _TABLE: Mapping[tuple[MontageState, Event], MontageState] = {
     (_S.INGESTED, _E.MIPMAPPED): _S.MIPMAPPED,
     (_S.MIPMAPPED, _E.APPLIED): _S.APPLIED,
     (_S.MIPMAPPED, _E.MIPMAPS_LOST): _S.INGESTED,
+    (_S.APPLIED, _E.TILES_LOST): _S.MIPMAPPED,
     (_S.APPLIED, _E.COMPLETED): _S.COMPLETE,
     (_S.FAILED, _E.RENOTICED): _S.NOTICED,
     **{(state, _E.FAILED): _S.FAILED for state in UNFINISHED},

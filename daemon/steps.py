@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,16 @@ from daemon.journal import Journal, Montage
 from daemon.keeper import StackKeeper
 from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
 from handlers.arrival import read_metafile
-from handlers.errors import Evidence, Fault, ImageFault, MetafileFault, Waiting
+from handlers.errors import (
+    Evidence,
+    Fault,
+    ImageFault,
+    MetafileFault,
+    ReadBackDiffers,
+    StackMissing,
+    StorageFault,
+    Waiting,
+)
 from handlers.executors import WorkerPool
 from handlers.generate_mipmaps import make_all
 from handlers.generate_tilespecs import ingest_tiles
@@ -33,6 +43,12 @@ FAULTS_SHOWN = 10
 
 class MetafileChanged(MetafileFault):
     """The file no longer holds what the montage stands for; the next scan makes a montage of what it holds now."""
+
+    waiting_helps = Waiting.ALWAYS
+
+
+class MetafileGone(MetafileFault):
+    """The file is gone; it may come back, or be found under another path."""
 
     waiting_helps = Waiting.ALWAYS
 
@@ -109,6 +125,7 @@ class Steps:
         self._pool = pool
         self._metrics = metrics
         self._slots = asyncio.Semaphore(in_flight)
+        self._gone_since: dict[int, float] = {}
 
     def stop(self) -> None:
         """Lets the tiles under way end, and starts no more."""
@@ -121,13 +138,32 @@ class Steps:
         ------
         MetafileChanged
             If it does not.
+        MetafileGone, MetafileFault
+            If it is gone; after `arrival_timeout_s` for good.
         """
-        content = await read_metafile(montage.metafile)
+        try:
+            content = await read_metafile(montage.metafile)
+        except StorageFault as fault:
+            if isinstance(fault.__cause__, FileNotFoundError):
+                raise self._gone(montage, watch) from None
+            raise
+        self._gone_since.pop(montage.id, None)
         if hashlib.sha256(content).hexdigest() != montage.digest:
             raise MetafileChanged(
                 str(montage.metafile), "changed after it had settled", "what it holds now is taken up by the next scan"
             )
         return await asyncio.to_thread(section_of, montage, watch, content)
+
+    def _gone(self, montage: Montage, watch: WatchSettings) -> MetafileFault:
+        gone_s = time.monotonic() - self._gone_since.setdefault(montage.id, time.monotonic())
+        subject, hint = str(montage.metafile), "under another path it is a montage of its own; move it back to go on"
+        if gone_s <= watch.arrival_timeout_s:
+            return MetafileGone(subject, "is gone since it had settled: moved, renamed or deleted", hint)
+        self._gone_since.pop(montage.id)
+        problem = (
+            f"is gone since it had settled, for more than {watch.arrival_timeout_s:g} s: moved, renamed or deleted"
+        )
+        return MetafileFault(subject, problem, hint).seen_on(Evidence(montage.metafile, None))
 
     async def ingest(self, section: Section) -> None:
         """Puts the tile specs into the raw stack and reads them back."""
@@ -218,7 +254,20 @@ class Steps:
             else:
                 await apply_mipmaps(*where, levels, unwanted=unwanted)
 
-        await self._keeper.write(section.mipmapped, section.resolution_nm, put)
+        try:
+            await self._keeper.write(section.mipmapped, section.resolution_nm, put)
+        except (StackMissing, ReadBackDiffers):
+            if not await self._is_source_lacking(section):
+                raise
+            log.warning("tiles.lost", raw_stack=str(section.raw))  # somebody deleted the stack, or tiles of it
+            await self.ingest(section)
+            await self._keeper.write(section.mipmapped, section.resolution_nm, put)
+
+    async def _is_source_lacking(self, section: Section) -> bool:
+        if await self._client.stack(section.raw) is None:
+            return True
+        there = {tile.tile_id for tile in await self._client.tile_bounds(section.raw, section.z)}
+        return not {spec.tile_id for spec in section.specs} <= there
 
 
 def section_of(montage: Montage, watch: WatchSettings, content: bytes) -> Section:

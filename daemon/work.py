@@ -46,6 +46,7 @@ class Work:
             close_after_s=self._close_after_s,
             may_close=self._may_close,
             on_complete=self._completed,
+            on_lost=self._lost,
             gate=self.gate,
         )
         self.disks = MipmapDisks(self.settings, self.journal, on_change=self._wake)
@@ -79,6 +80,9 @@ class Work:
 
     def _close_after_s(self, montage: Montage) -> float:
         return 0.0 if self.close_at_end else self.pipeline.close_after_s(montage)
+
+    async def _lost(self, montage_id: int) -> None:
+        await self.pipeline.take_up(montage_id)
 
     async def _completed(self, montage_ids: tuple[int, ...]) -> None:
         await self.pipeline.completed(montage_ids)

@@ -172,7 +172,9 @@ class RenderRefused(RenderFault):
 
 
 class StackMissing(RenderFault):
-    """render-ws does not know the stack."""
+    """render-ws does not know the stack. Who may create it tries again a few times; somebody may go on deleting it."""
+
+    waiting_helps = Waiting.LIMITED
 
 
 class StackNotLoading(RenderFault):

@@ -94,6 +94,7 @@ async def test_one_close_at_a_time_though_somebody_who_waited_for_it_gave_up(com
         may_close=lambda: True,
         gate=RenderGate(client, on_open=lambda: None),
         on_complete=on_complete,
+        on_lost=lambda _: asyncio.sleep(0),
     )
 
     async def hold() -> None:

@@ -1,0 +1,172 @@
+"""What others do to files and stacks in the middle of the work."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.rig import Rig, digest_tree, fetch, verify_levels, wait_for
+
+
+def row_at(rig: Rig, metafile: Path) -> dict[str, Any]:
+    """The newest montage of a path, SUPERSEDED or not."""
+    return max((row for row in rig.montages() if row["metafile"] == str(metafile)), key=lambda row: row["id"])
+
+
+def events(rig: Rig, row: dict[str, Any]) -> list[dict[str, Any]]:
+    return fetch(f"{rig.url}/api/montages/{row['id']}")["events"]
+
+
+@pytest.fixture
+def started(rig: Rig) -> Rig:
+    rig.settings |= {"watch.scan_interval_s": 0.5, "watch.arrival_timeout_s": 3.0}
+    rig.start_standin()
+    rig.start()
+    return rig
+
+
+def hold_apply(rig: Rig) -> None:
+    """No levels are applied until the stand-in behaves again."""
+    rig.tell_standin(match="s_mips", kind="status", status=500)
+
+
+def test_a_directory_renamed_while_its_tiles_are_read_is_done_under_its_new_name(started, write):
+    rig = started
+    written = write(tiles=40, size=(2048, 2048), specimen_id="s")
+    rig.wait_until("ingested", written.metafile)
+    old, new = written.metafile.parent, written.metafile.parent.with_name("renamed")
+    old.rename(new)
+    moved = new / written.metafile.name
+    rig.wait_until("complete", moved)
+    wait_for(lambda: row_at(rig, written.metafile)["state"] == "superseded", 20, "the old path is superseded")
+    assert f"moved to {moved}" in str(events(rig, row_at(rig, written.metafile))[-1]["detail"])
+    tiles = rig.tiles("s_mips", 1050.0)
+    assert all("/renamed/" in tile["mipmapLevels"]["0"]["imageUrl"] for tile in tiles.values())
+    verify_levels(tiles)
+    assert rig.stack_state("s_mips") == "COMPLETE"
+
+
+@pytest.mark.slow
+def test_a_directory_moved_away_and_back_after_the_work_is_done_under_the_path_that_it_has(started, write):
+    rig = started
+    written = write(specimen_id="s")
+    rig.wait_until("complete", written.metafile)
+    there = written.metafile.parent.with_name("elsewhere")
+    written.metafile.parent.rename(there)
+    rig.wait_until("complete", there / written.metafile.name)
+    assert row_at(rig, written.metafile)["state"] == "superseded"
+    there.rename(written.metafile.parent)
+    rig.wait_until("complete", written.metafile)
+    assert row_at(rig, there / written.metafile.name)["state"] == "superseded"
+    urls = [tile["mipmapLevels"]["0"]["imageUrl"] for tile in rig.tiles("s_mips", 1050.0).values()]
+    assert not [url for url in urls if "elsewhere" in url]
+
+
+@pytest.mark.slow
+def test_a_directory_moved_out_of_the_watch_fails_with_a_hint_and_holds_up_no_stack_and_goes_on_when_it_is_back(
+    started, write
+):
+    rig = started
+    hold_apply(rig)
+    written = write(specimen_id="s")
+    rig.wait_until("mipmapped", written.metafile)
+    away = rig.root / "away"
+    written.metafile.parent.rename(away)
+    rig.tell_standin()
+    wait_for(lambda: row_at(rig, written.metafile)["state"] == "failed", 60, lambda: str(rig.montages()))
+    fault = row_at(rig, written.metafile)["fault"]
+    assert "moved, renamed or deleted" in fault["problem"]
+    assert "another path" in fault["hint"]
+    other = write(1051, specimen_id="s")
+    rig.wait_until("complete", other.metafile)
+    assert rig.stack_state("s_raw") == "COMPLETE"
+    away.rename(written.metafile.parent)
+    wait_for(lambda: row_at(rig, written.metafile)["state"] == "complete", 60, lambda: str(rig.montages()))
+    assert len(rig.tiles("s_mips", 1050.0)) == 4
+
+
+def test_the_same_files_under_a_second_path_are_done_once(started, write):
+    """Hard links stand for a bind mount, and for a watch that overlaps another through a link."""
+    rig = started
+    written = write(specimen_id="s")
+    rig.wait_until("complete", written.metafile)
+    files = digest_tree(rig.mipmaps)
+    second = written.metafile.parent.with_name("second_path")
+    shutil.copytree(written.metafile.parent, second, copy_function=os.link)
+    alias = second / written.metafile.name
+    rig.wait_until("ignored", alias)
+    assert str(written.metafile) in row_at(rig, alias)["waiting_for"]
+    assert row_at(rig, written.metafile)["state"] == "complete"
+    assert digest_tree(rig.mipmaps) == files
+
+
+@pytest.mark.slow
+def test_two_paths_that_come_at_once_are_done_once(rig, write):
+    rig.start_standin()
+    written = write(specimen_id="s")
+    shutil.copytree(written.metafile.parent, written.metafile.parent.with_name("other"), copy_function=os.link)
+    rig.start()
+    wait_for(lambda: sorted(row["state"] for row in rig.montages()) == ["complete", "ignored"], 60, "one of them")
+
+
+@pytest.mark.parametrize("deleted", ["s_raw", pytest.param("s_mips", marks=pytest.mark.slow)])
+def test_a_stack_deleted_before_levels_are_applied_is_made_again(started, write, deleted):
+    rig = started
+    hold_apply(rig)
+    written = write(specimen_id="s")
+    rig.wait_until("mipmapped", written.metafile)
+    rig.tell_standin()
+    fetch(rig.stack_url(deleted), method="DELETE")
+    rig.wait_until("complete", written.metafile)
+    assert len(rig.tiles("s_raw", 1050.0)) == 4
+    assert verify_levels(rig.tiles("s_mips", 1050.0)) == 24
+
+
+@pytest.mark.parametrize("deleted", ["s_raw", pytest.param("s_mips", marks=pytest.mark.slow)])
+def test_a_stack_deleted_before_it_is_closed_is_filled_again_and_no_level_is_made_twice(rig, write, deleted):
+    rig.settings |= {"watch.stacks.close_after_s": 3.0}
+    rig.start_standin()
+    rig.start()
+    written = write(specimen_id="s")
+    rig.wait_until("applied", written.metafile)
+    times = {path: path.stat().st_mtime_ns for path in rig.mipmaps.rglob("*.tif")}
+    fetch(rig.stack_url(deleted), method="DELETE")
+    rig.wait_until("complete", written.metafile)
+    assert len(rig.tiles("s_raw", 1050.0)) == 4
+    assert verify_levels(rig.tiles("s_mips", 1050.0)) == 24
+    assert rig.stack_state("s_mips") == rig.stack_state("s_raw") == "COMPLETE"
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert "tiles_lost" in [event["event"] for event in events(rig, row_at(rig, written.metafile))]
+
+
+@pytest.mark.slow
+def test_a_stack_closed_by_others_at_each_step_is_reopened(started, write):
+    rig = started
+    sections = [write(1050 + number, specimen_id="s") for number in range(3)]
+
+    def close_and_look() -> bool:
+        for stack in ("s_raw", "s_mips"):
+            fetch(f"{rig.stack_url(stack)}/state/COMPLETE", method="PUT")
+        return all((rig.montage_of(section.metafile) or {}).get("state") == "complete" for section in sections)
+
+    wait_for(close_and_look, 90, lambda: str(rig.montages()))
+    assert all(verify_levels(rig.tiles("s_mips", 1050.0 + number)) == 24 for number in range(3))
+
+
+@pytest.mark.parametrize("locked", ["s_raw", pytest.param("s_mips", marks=pytest.mark.slow)])
+def test_a_stack_set_read_only_is_a_person_s_decision_and_fails_what_would_write_to_it(rig, write, locked):
+    rig.start_standin()
+    rig.start()
+    first = write(1050, specimen_id="s")
+    rig.wait_until("complete", first.metafile)
+    fetch(f"{rig.stack_url(locked)}/state/READ_ONLY", method="PUT")
+    second, other = write(1051, specimen_id="s"), write(1052, specimen_id="another")
+    rig.wait_until("failed", second.metafile)
+    rig.wait_until("complete", other.metafile)
+    fault = rig.montage_of(second.metafile)["fault"]
+    assert locked in fault["subject"]
+    assert "READ_ONLY" in fault["problem"]
+    assert fault["hint"]
+    assert rig.ready()["ready"]

@@ -1,0 +1,63 @@
+"""What the wall clock, which may be set, has to say while a metafile settles."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from daemon.settle import NotYet, Settler
+from handlers.errors import MetafileFault
+
+WATCH: Any = SimpleNamespace(
+    ignore=(), directory=Path("/nowhere"), arrival_timeout_s=60.0, settle_s=1.0, scan_interval_s=5.0
+)
+
+
+class Clocks:
+    def __init__(self) -> None:
+        self.monotonic, self.wall = 100.0, 1_000_000.0
+        self.settler = Settler(lambda: self.monotonic, lambda: self.wall)
+        self.montage: Any = SimpleNamespace(id=1, metafile=Path("/nowhere/_metadata_1_.json"), changed_at=self.wall)
+
+    async def look(self) -> Any:
+        return await self.settler.not_yet(self.montage, WATCH)
+
+
+@pytest.mark.parametrize("step_s", [-1e6, 1e6])
+async def test_a_step_of_the_wall_clock_makes_no_montage_older_or_younger(step_s):
+    clocks = Clocks()
+    assert isinstance(await clocks.look(), NotYet)
+    clocks.wall += step_s
+    clocks.monotonic += 50.0
+    assert isinstance(await clocks.look(), NotYet)
+    clocks.monotonic += 11.0
+    with pytest.raises(MetafileFault, match="is gone since it was noticed"):
+        await clocks.look()
+
+
+async def test_a_montage_from_the_future_is_as_old_as_this_process_knows_it():
+    clocks = Clocks()
+    clocks.montage.changed_at += 1e6
+    await clocks.look()
+    clocks.monotonic += 61.0
+    with pytest.raises(MetafileFault):
+        await clocks.look()
+
+
+async def test_what_the_last_process_waited_counts(monkeypatch):
+    clocks = Clocks()
+    clocks.wall += 61.0
+    with pytest.raises(MetafileFault):
+        await clocks.look()
+
+
+async def test_a_montage_that_is_noticed_again_is_waited_for_anew():
+    clocks = Clocks()
+    await clocks.look()
+    clocks.monotonic += 59.0
+    clocks.wall += 59.0
+    clocks.montage.changed_at = clocks.wall
+    await clocks.look()
+    clocks.monotonic += 59.0
+    assert isinstance(await clocks.look(), NotYet)
