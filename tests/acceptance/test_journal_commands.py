@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from daemon.lookup import NotSelectable
+from daemon.rebuild import back_up
 from tests.acceptance.rig import Rig, digest_tree, fetch, temwatch, verify_levels
 
 Z = 1050.0
@@ -60,14 +62,12 @@ def test_a_copy_made_while_the_daemon_writes_is_whole_and_the_daemon_goes_on_fro
         ("nowhere/x.sqlite", "is no directory"),
     ],
 )
-def test_a_back_up_goes_over_no_file_but_a_former_one(rig: Rig, target, said):
-    rig.render_url = "http://127.0.0.1:1/render-ws/v1"
-    precious = rig.root / "precious.txt"
+def test_a_back_up_goes_over_no_file_but_a_former_one(tmp_path, target, said):
+    precious = tmp_path / "precious.txt"
     precious.write_text("mine")
-    journal(rig).write_bytes(b"")
-    done = run(rig, "journal", "backup", rig.root / target)
-    assert done.returncode == 2
-    assert said in done.stderr
+    (tmp_path / "daemon.sqlite").write_bytes(b"")
+    with pytest.raises(NotSelectable, match=said):
+        back_up(tmp_path / "daemon.sqlite", tmp_path / target)
     assert precious.read_text() == "mine"
 
 

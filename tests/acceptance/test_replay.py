@@ -145,6 +145,7 @@ def test_interrupted_it_leaves_the_work_with_the_daemon_and_says_so(running_rig:
     running_rig.wait_until("complete", section.metafile, timeout_s=90)
 
 
+@pytest.mark.slow
 def test_a_superseded_content_is_not_put_over_what_the_file_holds_now(running_rig: Rig, write):
     section = write()
     running_rig.wait_until("complete", section.metafile)
@@ -190,6 +191,7 @@ def test_without_a_daemon_only_what_is_selected_is_worked_on(rig: Rig, write):
     assert other.metafile.exists()
 
 
+@pytest.mark.slow
 def test_without_a_daemon_a_glob_and_a_z_select_metafiles_never_seen(rig: Rig, write):
     rig.start_standin()
     sections = {grid: write(grid) for grid in (1050, 1051)}
@@ -242,6 +244,7 @@ def test_interrupted_without_a_daemon_the_work_stays_for_its_next_start(rig: Rig
     rig.wait_until("complete", section.metafile)
 
 
+@pytest.mark.slow
 def test_on_a_terminal_a_bar_shows_how_far_it_is(rig: Rig, write):
     rig.start_standin()
     section = write()
@@ -262,6 +265,7 @@ def test_on_a_terminal_a_bar_shows_how_far_it_is(rig: Rig, write):
     assert b"1 complete, 0 not complete" in shown
 
 
+@pytest.mark.slow
 def test_a_proxy_in_the_environment_is_not_asked_for_the_daemon(running_rig: Rig, write):
     section = write()
     running_rig.wait_until("complete", section.metafile)
@@ -290,6 +294,7 @@ def test_a_set_that_the_watch_ignores_is_told_so_when_it_is_named(rig: Rig, writ
     assert "the watch daemon ignores it: its name matches ignore = *_reference_*" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_link_into_the_watched_directory_leads_to_the_montage_behind_it(rig: Rig, write, tmp_path):
     rig.start_standin()
     section = write()
@@ -318,6 +323,7 @@ def test_bad_usage_ends_with_2_and_one_line_that_names_the_parameter(rig: Rig, a
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_the_daemon_refuses_a_path_in_the_same_words_and_with_the_same_code(running_rig: Rig):
     done = replay(running_rig, "/elsewhere")
     assert done.returncode == 2

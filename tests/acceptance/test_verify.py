@@ -157,6 +157,7 @@ def test_every_damage_is_told_with_the_step_that_mends_it_and_mended_from_the_re
             assert verify_levels(rig.tiles(stacks(rig, sections[name])[1], Z)) == 4 * 6
 
 
+@pytest.mark.slow
 def test_what_the_path_builder_derives_is_held_against_the_stack(rig: Rig, write):
     rig.settings["watch.mipmaps.apply"] = "path_builder"
     rig.start_standin()
@@ -170,6 +171,7 @@ def test_what_the_path_builder_derives_is_held_against_the_stack(rig: Rig, write
     assert (difference["kind"], difference["from"]) == ("path_builder", "apply")
 
 
+@pytest.mark.slow
 def test_a_stack_is_to_be_closed_unless_it_is_being_filled(running_rig: Rig, complete, write):
     raw, _ = stacks(running_rig, complete)
     fetch(f"{running_rig.stack_url(raw)}/state/LOADING", method="PUT")
@@ -179,6 +181,7 @@ def test_a_stack_is_to_be_closed_unless_it_is_being_filled(running_rig: Rig, com
     assert report(running_rig)["differences"] == []
 
 
+@pytest.mark.slow
 def test_masks_are_verified_too(rig: Rig, write, tmp_path):
     from PIL import Image
 
