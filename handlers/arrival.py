@@ -1,5 +1,6 @@
 """What of a metafile has arrived: its bytes, and its images by their headers."""
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,8 @@ def check_images(metafile: Metafile, directory: Path) -> Arrival:
     ------
     ImageFault
         If an image has another size than the metafile's header says: that cannot be meant.
+    MetafileFault
+        If it names an image as no disk can.
     StorageFault
         If the directory cannot be looked at.
     """
@@ -58,11 +61,14 @@ def check_images(metafile: Metafile, directory: Path) -> Arrival:
             seen.append((found.st_size, found.st_mtime_ns))
             info = inspect_image(path, directory)
             bits.add(info.bits)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             missing.append(ImageProblem(path, f"{path.name} is missing"))
         except ImageFault as fault:
             unreadable.append(ImageProblem(path, f"{path.name} {fault.problem}"))
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # no waiting makes a disk take such a name
+                problem = f"img_path {tile.img_path[:60]!r}... is a longer name than the disk takes"
+                raise MetafileFault(str(directory), problem, "see what wrote the metafile") from error
             raise storage_fault(str(path), "look at the image", error) from error
         else:
             try:

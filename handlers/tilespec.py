@@ -304,7 +304,7 @@ def tile_ids_for(metafile: Metafile, z: float, options: TileSpecOptions | None =
         "roi_index": header.roi_index,
         "specimen_id": header.specimen_id or "",
     }
-    ids = tuple(_tile_id(options.tile_id, shared, tile) for tile in metafile.tiles)
+    ids = tuple(_tile_id(options.tile_id, shared, tile, header.metafile_name) for tile in metafile.tiles)
     doubled = [tile_id for tile_id, times in Counter(ids).items() if times > 1]
     if doubled:
         names = ", ".join(doubled[:_EXAMPLES]) + (" and others" if len(doubled) > _EXAMPLES else "")
@@ -314,7 +314,7 @@ def tile_ids_for(metafile: Metafile, z: float, options: TileSpecOptions | None =
     return ids
 
 
-def _tile_id(template: str, shared: Mapping[str, str | int], tile: TileRecord) -> str:
+def _tile_id(template: str, shared: Mapping[str, str | int], tile: TileRecord, metafile_name: str) -> str:
     own = {"raster_col": tile.raster_col, "raster_row": tile.raster_row, "raster_index": tile.raster_index}
     try:
         tile_id = template.format(basename=tile.basename, **own, **shared)
@@ -322,6 +322,8 @@ def _tile_id(template: str, shared: Mapping[str, str | int], tile: TileRecord) -
         raise SettingsFault("tilespecs.tile_id", f"{template!r} cannot be filled: {error}") from None
     if not tile_id or "/" in tile_id or not tile_id.isprintable():
         hint = "a tile id is a part of URLs, where / cannot stand"
+        if not tile.basename.isprintable():
+            raise MetafileFault(metafile_name, f"img_path {tile.img_path!r} makes the tile id {tile_id!r}", hint)
         raise SettingsFault("tilespecs.tile_id", f"{template!r} makes the id {tile_id!r}", hint)
     return tile_id
 
