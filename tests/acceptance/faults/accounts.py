@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,7 +135,8 @@ def _wrong(tile: dict[str, Any], levels: int, inside: Path) -> str:
 
     def pixels(level: int) -> np.ndarray[Any, Any]:
         path = uri_to_path(named[str(level)]["imageUrl"])
-        with Image.open(inside / path.relative_to("/")) as image:
+        # Of oddities in metadata Pillow only warns, and so they do no harm.
+        with warnings.catch_warnings(action="ignore"), Image.open(inside / path.relative_to("/")) as image:
             return np.asarray(image).astype(np.float64)
 
     try:
