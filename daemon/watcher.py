@@ -62,6 +62,8 @@ class Timing:
     """How long an overflow stays visible."""
     stuck_s: float = 60.0
     """A look that has not moved for this long is stuck: the file server does not answer."""
+    claim_s: float = 5.0
+    """How long to wait at the start for roots to be claimed; those that hang are told by the first look."""
     stop_s: float = 2.0
     """How long to wait for a thread when stopping."""
 
@@ -95,6 +97,7 @@ class Watcher:
         """Every root is watched, or it was found out why it cannot be."""
         self.caught_up = asyncio.Event()
         """What was there at the start has been handed over."""
+        self._timing = timing or Timing()
         self._group: asyncio.TaskGroup | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._make = partial(
@@ -104,7 +107,7 @@ class Watcher:
             state_directory=state_directory,
             open_hints=open_hints,
             read_mounts=read_mounts,
-            timing=timing or Timing(),
+            timing=self._timing,
         )
         known = known_metafiles or {}
         self._watches = {root.name: self._make(root, known_metafiles=known.get(root.name, 0)) for root in roots}
@@ -118,8 +121,7 @@ class Watcher:
             If another process owns one of the roots. Roots that are not there yet are taken when they appear.
         """
         try:
-            for watch in self._watches.values():
-                await watch.claim()
+            await self._claim()
             async with asyncio.TaskGroup() as self._group:
                 for watch in self._watches.values():
                     self._start(watch)
@@ -127,8 +129,19 @@ class Watcher:
                 await asyncio.Event().wait()
         finally:
             self._group = None
-            for watch in self._watches.values():
-                await watch.end()
+            await asyncio.gather(*(watch.end() for watch in self._watches.values()))
+
+    async def _claim(self) -> None:
+        """Takes every root, all at once; one whose file server does not answer is taken when it does."""
+        claims = [asyncio.create_task(watch.claim(), name=f"claim {name}") for name, watch in self._watches.items()]
+        try:
+            done, _ = await asyncio.wait(claims, timeout=self._timing.claim_s)
+            for claim in done:
+                claim.result()
+        finally:
+            for claim in claims:
+                claim.cancel()  # its thread goes on, and the first look waits for it
+            await asyncio.wait(claims)
 
     def health(self) -> tuple[RootHealth, ...]:
         """How each root is doing."""
@@ -148,8 +161,7 @@ class Watcher:
         """Watches these roots from now on; those that have not changed go on undisturbed. Only while `run` runs."""
         wanted = {root.name: root for root in roots}
         leaving = [watch for name, watch in self._watches.items() if wanted.get(name) != watch.root]
-        for watch in leaving:
-            await self._stop(watch)
+        await asyncio.gather(*(self._stop(watch) for watch in leaving))
         known = {(watch.root.name, watch.root.directory): watch.metafiles for watch in leaving}
         kept = {watch.root.name: watch for watch in self._watches.values() if watch not in leaving}
         self._watches = {
@@ -250,7 +262,9 @@ class _RootWatch:
             self.caught_up.set()
 
     async def end(self) -> None:
-        """Ends the pass under way, the events and the ownership. May be called again."""
+        """Ends the pass under way, the events and the ownership. Does nothing when it is called again."""
+        if self._lookout.tree.stop.is_set():
+            return
         self._lookout.tree.stop.set()
         if self._call is not None and not self._call.done():
             await asyncio.wait([self._call], timeout=self._timing.stop_s)
@@ -268,12 +282,17 @@ class _RootWatch:
 
     async def _blocking(self, work: Callable[[], Result]) -> Result:
         self._loop = asyncio.get_running_loop()
+        await self._until_done()  # a claim may hang still, and one thread at a time looks
         call = in_thread(partial(self._lookout.attend, work), f"look {self.root.name}")
         self._call, self._call_began = call, time.monotonic()  # type: ignore[assignment]
-        while not call.done():  # when this is cancelled the call goes on, and `end` waits for it
-            await asyncio.wait([call], timeout=self._timing.stuck_s)
-            self._report()
+        await self._until_done()
         return call.result()
+
+    async def _until_done(self) -> None:
+        """Until the call under way has ended; when this is cancelled the call goes on, and `end` waits for it."""
+        while self._call is not None and not self._call.done():
+            await asyncio.wait([self._call], timeout=self._timing.stuck_s)
+            self._report()
 
     # --- rhythm
 
@@ -470,6 +489,8 @@ class _RootWatch:
 
     def _report(self) -> None:
         """Logs what has changed since the last time, once, and tells whoever waits for the root."""
+        if self._stuck() is not None:  # it was found out why it cannot be watched: nobody need wait for it
+            self.watching.set()
         status, reasons = self._status(), self._reasons()
         codes = frozenset(reason.code for reason in reasons)
         if (status, codes) != self._told:

@@ -706,3 +706,68 @@ async def test_a_root_whose_settings_change_is_watched_by_the_new_ones(tmp_path)
         assert seen.paths == []
         await watcher.replace_roots([replace(root, pattern="*.meta")])
         await seen.all_of([old])
+
+
+@pytest.fixture
+def dead_server(tmp_path, monkeypatch):
+    """A directory whose file server does not answer when it is to be locked."""
+    free, dead = threading.Event(), tmp_path / "dead"
+    dead.mkdir()
+
+    def lock(directory, state_directory=None):
+        if directory == dead:
+            free.wait(60)
+        return lock_root(directory, state_directory)
+
+    monkeypatch.setattr("daemon.watching.lookout.lock_root", lock)
+    yield dead, free
+    free.set()
+
+
+async def until(condition):
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  what other tasks bring about
+            await asyncio.sleep(0.02)
+
+
+async def test_a_dead_file_server_at_the_start_holds_up_no_other_root(tmp_path, dead_server):
+    dead, free = dead_server
+    alive = tmp_path / "alive"
+    alive.mkdir()
+    (alive / "_metadata_1_.json").write_text("{}")
+    seen = Seen()
+    roots = [replace(root_at(dead), name="dead"), replace(root_at(alive), name="alive")]
+    watcher = Watcher(roots, seen, timing=replace(QUICK, claim_s=0.3))
+    task = asyncio.create_task(watcher.run())
+    try:
+        async with asyncio.timeout(20):
+            await watcher.watching.wait()
+        await until(lambda: watcher.is_observable("alive") and watcher.health()[1].metafiles_seen)
+        assert watcher.health()[0].status is RootStatus.UNREACHABLE
+        free.set()
+        await until(lambda: watcher.is_observable("dead"))
+    finally:
+        task.cancel()
+        began = time.monotonic()
+        await asyncio.wait([task])
+    assert time.monotonic() - began < 10
+
+
+async def test_roots_that_hang_when_the_watcher_stops_are_waited_for_together(tmp_path, monkeypatch):
+    free = threading.Event()
+    monkeypatch.setattr("daemon.watching.lookout.lock_root", lambda *_: free.wait(60))
+    roots = []
+    for number in range(8):
+        (tmp_path / str(number)).mkdir()
+        roots.append(replace(root_at(tmp_path / str(number)), name=f"r{number}"))
+    watcher = Watcher(roots, Seen(), timing=replace(QUICK, claim_s=0.1, stop_s=0.5))
+    task = asyncio.create_task(watcher.run())
+    try:
+        async with asyncio.timeout(20):
+            await watcher.watching.wait()
+        task.cancel()
+        began = time.monotonic()
+        await asyncio.wait([task])
+        assert time.monotonic() - began < 3.0  # one after the other, and twice each, it was 8 s
+    finally:
+        free.set()
