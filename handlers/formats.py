@@ -2,11 +2,14 @@
 output."""
 
 import io
+import struct
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from handlers.errors import SettingsFault
@@ -30,6 +33,14 @@ PNG_COMPRESSIONS = tuple(str(level) for level in range(10))
 _PILLOW_NAMES = {"tif": "TIFF", "png": "PNG", "jpg": "JPEG"}
 FORMATS = tuple(_PILLOW_NAMES)
 """By extension."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A file in memory, and its pixels."""
+
+    content: bytes | bytearray
+    pixels: Grey
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +90,23 @@ class Encoding:
         return self.extension != "jpg"
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the files are those that `plain_page` makes."""
+        return self.extension == "tif" and self.compression in (None, "none") and sys.byteorder == "little"
+
+    @property
     def depths(self) -> frozenset[int]:
         """Bits per pixel that it can hold."""
         return frozenset({8, 16}) if self.lossless else frozenset({8})
+
+    def page(self, pixels: Grey) -> Page:
+        """The file of these pixels."""
+        if not self.is_plain:
+            return Page(self.encoded(pixels), pixels)
+        height, width = pixels.shape
+        page = plain_page(width, height, pixels.itemsize * 8)
+        page.pixels[...] = pixels
+        return page
 
     def encoded(self, pixels: Grey) -> bytes:
         """The file's content. Made in memory: Pillow, writing to a file itself, would not notice that a disk took only
@@ -103,3 +128,21 @@ class Encoding:
 
 PLAIN_TIFF = Encoding("tif")
 """What every reader of TIFF reads, ImageJ's among them."""
+
+
+def plain_page(width: int, height: int, bits: int) -> Page:
+    """An uncompressed TIFF of one strip, whose pixels are to be set where they are: in the file.
+
+    Byte for byte the file that Pillow would write of the same pixels.
+    """
+    pixel_bytes = width * height * bits // 8
+    size = ((256, 4, width), (257, 4, height), (258, 3, bits))
+    grey = ((259, 3, 1), (262, 3, 1))  # not packed, black is zero
+    layout = "<2sHIH108sI"  # nine tags of twelve bytes
+    start = struct.calcsize(layout)
+    one_strip = ((273, 4, start), (278, 4, height), (279, 4, pixel_bytes), (284, 3, 1))
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in (*size, *grey, *one_strip))
+    content = bytearray(start + pixel_bytes)
+    content[:start] = struct.pack(layout, b"II", 42, 8, 9, entries, 0)
+    pixels = np.ndarray((height, width), np.uint8 if bits == 8 else np.uint16, content, start)
+    return Page(content, pixels)

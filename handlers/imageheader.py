@@ -8,10 +8,11 @@ import errno
 import os
 import stat
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,6 +49,15 @@ _TYPES = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 16: (8, "Q")}
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """Whole rows of pixels, one behind the other in a file."""
+
+    offset: int
+    """Of the first byte."""
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class ImageInfo:
     """What the header of an image file says."""
 
@@ -60,6 +70,8 @@ class ImageInfo:
     file_bytes: int
     has_more_pages: bool = False
     """Whether a TIFF holds further images; the first one counts."""
+    runs: tuple[Run, ...] = field(default=(), repr=False)
+    """Where its rows lie as they would in memory, first to last; empty if they have to be decoded, or nobody asked."""
 
     @property
     def mode(self) -> str:
@@ -120,14 +132,19 @@ def inspect_image(path: Path, root: Path | None = None, *, mask: bool = False) -
         return read_header(file, path, mask=mask)
 
 
-def read_header(file: BinaryIO, path: Path, *, mask: bool = False) -> ImageInfo:
-    """`inspect_image` of a file that is open."""
+def read_header(file: BinaryIO, path: Path, *, mask: bool = False, with_runs: bool = False) -> ImageInfo:
+    """`inspect_image` of a file that is open.
+
+    Parameters
+    ----------
+    with_runs : whether to find out where its rows lie; a file of thousands of strips takes its time.
+    """
     file_bytes = os.fstat(file.fileno()).st_size
     magic = os.pread(file.fileno(), 4, 0)
     try:
         name, _ = _decoder_for(magic)
         if name == "tif":
-            return _TiffHeader(file.fileno(), file_bytes, magic).info(mask=mask)
+            return _TiffHeader(file.fileno(), file_bytes, magic).info(mask=mask, with_runs=with_runs)
         return _info_by_pillow(file, name, file_bytes, mask=mask)
     except _Unfit as unfit:
         raise ImageFault(str(path), str(unfit), unfit.hint) from unfit
@@ -207,7 +224,7 @@ class _TiffHeader:
     """
 
     WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 256, 257, 258, 259, 262, 277, 339
-    ORIENTATION = 274
+    ORIENTATION, FILL_ORDER, ROWS_PER_STRIP = 274, 266, 278
     STRIPS, TILES = (273, 279), (324, 325)
     """Tags of offsets and of byte counts."""
 
@@ -224,7 +241,7 @@ class _TiffHeader:
         (self._directory,) = self._unpack(self._word, self._read(where, self._word_bytes))
         self._entries, self._has_more = self._read_entries()
 
-    def info(self, *, mask: bool) -> ImageInfo:
+    def info(self, *, mask: bool, with_runs: bool) -> ImageInfo:
         """The image, all of its pixels being inside the file."""
         width, height = self._one(self.WIDTH), self._one(self.HEIGHT)
         bits = self._bits(mask=mask)
@@ -233,7 +250,8 @@ class _TiffHeader:
         if self._one(self.ORIENTATION, 1) != 1:
             raise _Unfit("is stored turned or mirrored (TIFF tag Orientation)", "save it the way it is to be seen")
         self._require_whole(width, height, bits)
-        return ImageInfo(width, height, bits, "tif", self._file_bytes, self._has_more)
+        runs = self._runs(width, height, bits) if with_runs else ()
+        return ImageInfo(width, height, bits, "tif", self._file_bytes, self._has_more, runs)
 
     def _bits(self, *, mask: bool) -> int:
         samples, photometric = self._one(self.SAMPLES, 1), self._one(self.PHOTOMETRIC)
@@ -270,6 +288,30 @@ class _TiffHeader:
             raise _Unfit("does not say where all of its pixels are: it was not written to its end")
         if uncompressed and sum(counts) < needed:
             raise _Unfit(f"holds {sum(counts)} bytes of pixels, but its size needs {needed}")
+
+    def _runs(self, width: int, height: int, bits: int) -> tuple[Run, ...]:
+        """The rows, if they lie in the file as they would in memory: not packed, in this machine's byte order."""
+        if self._one(self.COMPRESSION, 1) != 1 or self.TILES[0] in self._entries or bits not in (8, 16):
+            return ()
+        foreign = bits == 16 and self._order != ("<" if sys.byteorder == "little" else ">")
+        if foreign or self._one(self.FILL_ORDER, 1) != 1:
+            return ()
+        offsets = self._values(self.STRIPS[0])
+        counts = self._values(self.STRIPS[1]) if self.STRIPS[1] in self._entries else None
+        rows_each = min(self._one(self.ROWS_PER_STRIP, height), height)
+        if rows_each == 0 or len(offsets) != -(-height // rows_each):
+            return ()
+        row_bytes = width * bits // 8
+        runs: list[Run] = []
+        for index, offset in enumerate(offsets):
+            rows = min(rows_each, height - index * rows_each)
+            if counts and counts[index] < rows * row_bytes:
+                return ()
+            if runs and runs[-1].offset + runs[-1].rows * row_bytes == offset:
+                runs[-1] = Run(runs[-1].offset, runs[-1].rows + rows)
+            else:
+                runs.append(Run(offset, rows))
+        return tuple(runs)
 
     def _read_entries(self) -> tuple[dict[int, tuple[int, int, bytes]], bool]:
         """Tag -> (type, count, the value or its offset); and whether another directory follows."""

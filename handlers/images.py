@@ -14,6 +14,7 @@ import socket
 import time
 import warnings
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,13 @@ import numpy as np
 from PIL import Image
 
 from handlers import errors
+from handlers.areamean import unbiased
 from handlers.errors import Fault, ImageFault, ImagesMissing, SettingsFault, StorageFault, WorkerFault, storage_fault
-from handlers.formats import PLAIN_TIFF, Encoding
+from handlers.formats import PLAIN_TIFF, Encoding, Page
 from handlers.greyvalues import FULL_RANGE, Grey, IntensityRange
 from handlers.imageheader import UNREADABLE, ImageInfo, decoder, inspect_image, opened, read_header
 from handlers.mipmaps import MEAN, Reduction, level_size, reduce_levels
+from handlers.workbench import Kind, Workbench, bench_for
 
 if TYPE_CHECKING:
     from handlers.sourceimages import RenderSource
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["Encoding", "FaultReport", "ImageInfo", "MadeLevel", "MipmapJob", "MipmapReport", "Reduction"]
 __all__ += ["inspect_image", "make_mipmaps", "verify_level"]
 
+READ_BACK_BYTES = 64 * 1024
+"""At once: what was read is compared while it is in the cache."""
 STALE_S = 3600.0
 """A temporary file that has not changed for this long is nobody's, whoever made it."""
 
@@ -140,9 +145,8 @@ def make_mipmaps(job: MipmapJob) -> MipmapReport:
         paths = dict(job.outputs)
         wanted = paths.keys() - {level.level for level in kept}
         if wanted:
-            image = _level0(job)
-            for level, reduced in reduce_levels(image, wanted, job.reduction, job.to_8bit):
-                made.append(_publish(level, paths[level], reduced, job.encoding))
+            with _pages(job, wanted, original) as pages:
+                made.extend(_publish(level, paths[level], page, job.encoding) for level, page in pages)
     except Fault as found:
         fault = found
     except MemoryError:
@@ -270,6 +274,42 @@ def _valid_levels(job: MipmapJob, original: _Original) -> Iterator[MadeLevel]:
             yield MadeLevel(level, path, width, height, mode, info.file_bytes)
 
 
+@contextmanager
+def _pages(job: MipmapJob, levels: AbstractSet[int], original: _Original) -> Iterator[Iterator[tuple[int, Page]]]:
+    """Each of the levels with its file's content, lowest first; in memory that is used again after the context."""
+    if job.reduction.function != MEAN.function:
+        reduced = reduce_levels(_level0(job), levels, job.reduction, job.to_8bit)
+        yield ((level, job.encoding.page(pixels)) for level, pixels in reduced)
+        return
+    image = None if job.source is None else _level0(job)
+    bits = max(8, original.bits) if image is None else image.itemsize * 8
+    with bench_for(Kind(job.width, job.height, bits, tuple(sorted(levels)), job.to_8bit)) as bench:
+        yield _mean_pages(job, bench, image, original)
+
+
+def _mean_pages(
+    job: MipmapJob, bench: Workbench, image: Grey | None, original: _Original
+) -> Iterator[tuple[int, Page]]:
+    biased = _fill_from_file(job, bench, original) if image is None else bench.fill(image)
+    for level, page in bench.pages.items():
+        if level in biased:
+            image = _level0(job) if image is None else image
+            page.pixels[...] = unbiased(image, level, job.to_8bit if image.dtype == np.uint16 else None)
+        yield level, page if job.encoding.is_plain else job.encoding.page(page.pixels)
+
+
+def _fill_from_file(job: MipmapJob, bench: Workbench, original: _Original) -> list[int]:
+    """Fills the bench, out of the file itself if its pixels lie there as they are; its levels that are biased."""
+    with _told(job.level0), opened(job.level0, job.root) as file:
+        info = read_header(file, job.level0, mask=job.is_mask, with_runs=True)
+        _require_size(info, job.level0, job.width, job.height)
+        if info.bits != original.bits:
+            raise ImageFault(str(job.level0), f"had {original.bits} bits, now {info.bits}", "let it be written once")
+        if info.runs:
+            return bench.fill_from_file(file.fileno(), info.runs)
+    return bench.fill(_level0(job))
+
+
 def _level0(job: MipmapJob) -> Grey:
     """The pixels of the image that the job is about."""
     if job.source is None:
@@ -339,21 +379,21 @@ def _absent(path: Path, error: OSError) -> Fault:
     return storage_fault(str(path.parent), "find any file in the directory of the image", error)
 
 
-def _publish(level: int, path: Path, pixels: Grey, encoding: Encoding) -> MadeLevel:
+def _publish(level: int, path: Path, page: Page, encoding: Encoding) -> MadeLevel:
     """Writes a level beside its place, reads it back, and puts it into its place, where the header is read again."""
-    height, width = pixels.shape
-    mode = "L" if pixels.dtype == np.uint8 else "I;16"
-    content = encoding.encoded(pixels)
+    height, width = page.pixels.shape
+    mode = "L" if page.pixels.dtype == np.uint8 else "I;16"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
         temporary = path.with_name(_temporary_name(path.name))
         try:
-            _write_durably(temporary, content)
-            _require_same(path, verify_level(temporary, width, height, mode), pixels, encoding)
+            _write_durably(temporary, page.content)
+            _require_same(path, temporary, page, encoding)
             temporary.replace(path)
-        finally:
+        except BaseException:
             _remove(temporary)
+            raise
         _sync(path.parent)
         found = inspect_image(path)
     except OSError as error:
@@ -362,21 +402,43 @@ def _publish(level: int, path: Path, pixels: Grey, encoding: Encoding) -> MadeLe
         raise storage_fault(str(path), f"write level {level}", error) from error
     except (ImageFault, ImagesMissing) as fault:
         raise _reads_differently(path, str(fault)) from fault
-    if (found.width, found.height, found.mode, found.file_bytes) != (width, height, mode, len(content)):
+    if (found.width, found.height, found.mode, found.file_bytes) != (width, height, mode, len(page.content)):
         raise _reads_differently(path, f"{found}")
-    return MadeLevel(level, path, width, height, mode, len(content))
+    return MadeLevel(level, path, width, height, mode, len(page.content))
 
 
-def _require_same(path: Path, found: Grey, pixels: Grey, encoding: Encoding) -> None:
-    if encoding.lossless and not np.array_equal(found, pixels):
+def _require_same(path: Path, temporary: Path, page: Page, encoding: Encoding) -> None:
+    """Returns if what was written for a path reads back.
+
+    A plain file holds the very pixels, so its bytes are compared; any other is decoded.
+    """
+    if encoding.is_plain:
+        if not _holds(temporary, page.content):
+            raise _reads_differently(path, "its bytes differ")
+        return
+    height, width = page.pixels.shape
+    found = verify_level(temporary, width, height, "L" if page.pixels.dtype == np.uint8 else "I;16")
+    if encoding.lossless and not np.array_equal(found, page.pixels):
         raise _reads_differently(path, "its pixels differ")
+
+
+def _holds(path: Path, content: bytes | bytearray) -> bool:
+    """Whether a file consists of these bytes."""
+    piece, expected, offset = bytearray(READ_BACK_BYTES), memoryview(content), 0
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(piece):
+            found = piece if count == len(piece) else piece[:count]
+            if found != expected[offset : offset + count]:  # a bytearray compares by memcmp, a memoryview does not
+                return False
+            offset += count
+    return offset == len(content)
 
 
 def _reads_differently(path: Path, how: str) -> StorageFault:
     return StorageFault(str(path), f"reads back differently from what was written: {how}", "look at the disk's health")
 
 
-def _write_durably(path: Path, content: bytes) -> None:
+def _write_durably(path: Path, content: bytes | bytearray) -> None:
     with path.open("xb", buffering=0) as file:
         rest = memoryview(content)
         while rest:
@@ -411,7 +473,13 @@ _TEMPORARY = re.compile(r"\..+\.(?P<maker>[0-9a-f]{8}-(?P<pid>\d+)-\d+)-\d+\.tmp
 def _temporary_name(name: str) -> str:
     """A name beside the final one, which says who writes; no other writer has it."""
     short = name if len(os.fsencode(name)) <= 180 else hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
-    return f".{short}.{_maker(os.getpid())}-{next(_counter)}.tmp"
+    return f".{short}.{_own_name(os.getpid())}-{next(_counter)}.tmp"
+
+
+@functools.lru_cache(maxsize=1)
+def _own_name(pid: int) -> str | None:
+    """`_maker` of this process; asked once, but again after a fork."""
+    return _maker(pid)
 
 
 def _maker(pid: int) -> str | None:

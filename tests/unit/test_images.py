@@ -854,14 +854,16 @@ class TestDisksThatFail:
         assert report.fault.kind == "SettingsFault"
         assert not leftovers(output_dir)
 
+    @pytest.mark.parametrize(("function", "where"), [("mean", "bench_for"), ("max", "reduce_levels")])
     def test_memory_that_runs_out_is_reported(
-        self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
+        self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch, function: str, where: str
     ) -> None:
         def fail(*arguments: Any) -> None:
             raise MemoryError
 
-        monkeypatch.setattr(images, "reduce_levels", fail)
-        assert isinstance(fault_of(job_for(level0, output_dir)), WorkerFault)
+        monkeypatch.setattr(images, where, fail)
+        job = job_for(level0, output_dir, reduction=Reduction("block_reduce", function))
+        assert isinstance(fault_of(job), WorkerFault)
 
 
 class TestLeftovers:

@@ -1,0 +1,116 @@
+"""The memory that a worker process makes levels in, kept from tile to tile.
+
+The pages of fresh memory cost more than the arithmetic: a strip of level 0 is read into the same place again and again,
+and the levels are rounded straight into their files' contents, which are where those of the tile before were.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from handlers.areamean import means
+from handlers.formats import plain_page
+from handlers.greyvalues import Grey, IntensityRange
+from handlers.imageheader import Run
+from handlers.mipmaps import level_size
+
+KEPT = 2
+"""Benches for which nobody has a use at the moment; a process that works in several threads has more in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Images and levels that can be made in the same memory."""
+
+    width: int
+    height: int
+    bits: int
+    """Of level 0, 8 or 16."""
+    levels: tuple[int, ...]
+    to_8bit: IntensityRange | None
+
+
+class Workbench:
+    """A strip of level 0 and the levels, by area mean."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
+        to_8bit = kind.to_8bit if kind.bits == 16 else None
+        bits = 8 if to_8bit else kind.bits
+        self.pages = {n: plain_page(*level_size(kind.width, kind.height, n), bits) for n in kind.levels}
+        """Level -> its file, once it is filled."""
+        outputs = {level: page.pixels for level, page in self.pages.items()}
+        self._means = means(kind.width, kind.height, kind.bits, outputs, to_8bit)
+        rows = min(self._means.rows_at_once, kind.height)
+        self._row_bytes = kind.width * kind.bits // 8
+        self._bytes = bytearray(rows * self._row_bytes)
+        self._strip = np.ndarray((rows, kind.width), np.uint8 if kind.bits == 8 else np.uint16, self._bytes)
+
+    def fill_from_file(self, descriptor: int, runs: Iterable[Run]) -> list[int]:
+        """Makes the levels of rows as they are read; the levels whose mean error is more than it may be.
+
+        Raises
+        ------
+        EOFError
+            If the file ends before its rows do.
+        """
+        self._means.begin()
+        strip, row_bytes = memoryview(self._bytes), self._row_bytes
+        filled = 0
+        for run in runs:
+            offset, left = run.offset, run.rows
+            while left:
+                rows = min(left, len(self._strip) - filled)
+                _read_into(descriptor, strip[filled * row_bytes : (filled + rows) * row_bytes], offset)
+                offset, left, filled = offset + rows * row_bytes, left - rows, filled + rows
+                if filled == len(self._strip):
+                    self._means.add(self._strip)
+                    filled = 0
+        if filled:
+            self._means.add(self._strip[:filled])
+        return self._means.biased()
+
+    def fill(self, image: Grey) -> list[int]:
+        """`fill_from_file` of an image that had to be decoded; (H, W)."""
+        whole: Grey = image if image.flags.c_contiguous else image.copy()
+        self._means.begin()
+        for start in range(0, self._kind.height, self._means.rows_at_once):
+            self._means.add(whole[start : start + self._means.rows_at_once])
+        return self._means.biased()
+
+
+_idle: list[tuple[Kind, Workbench]] = []
+
+
+@contextmanager
+def bench_for(kind: Kind) -> Iterator[Workbench]:
+    """A bench that nobody else works at until it is given back; one that was used before, if there is one."""
+    bench = _taken(kind) or Workbench(kind)
+    try:
+        yield bench
+    finally:
+        _idle.append((kind, bench))
+        del _idle[:-KEPT]
+
+
+def _taken(kind: Kind) -> Workbench | None:
+    """Takes a bench out of the idle ones. Each call of a list's method is one step for other threads."""
+    for entry in reversed(_idle.copy()):
+        if entry[0] == kind:
+            try:
+                _idle.remove(entry)
+            except ValueError:  # another thread was faster
+                continue
+            return entry[1]
+    return None
+
+
+def _read_into(descriptor: int, place: memoryview, offset: int) -> None:
+    while place:
+        count = os.preadv(descriptor, [place], offset)
+        if count == 0:
+            raise EOFError("the file became shorter while it was read")
+        place, offset = place[count:], offset + count
