@@ -1,0 +1,232 @@
+"""Target 4: from a metafile noticed to its tile specs in the stack, read back; and what a tile spec costs."""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks import processes, sections
+from benchmarks.common import Options, Outcome, Plot, Row, interleaved, median_cpu_s, median_ratio, run_script
+from daemon.demo.section import SectionPlan
+from handlers.metafile import image_path, parse_metafile
+from handlers.renderanswers import RESOLVED_TILES
+from handlers.resolvedtiles import check_upload, differences, upload_bodies, without_nulls
+from handlers.tilespec import tile_specs_for
+
+SETTLE_S = 0.5
+LIMITS_S = {200: 0.3, 2772: 1.5, 20_000: 5.0}
+RUNS = {200: 7, 2772: 5, 20_000: 3}
+SPECS = 2772
+Z = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """One montage, noticed and ingested."""
+
+    latency_s: float
+    """From its being noticed to its tile specs having been read back, less the settle time."""
+    after_settling_s: float
+    """Of that, what followed the last look at its images."""
+    daemon_cpu_s: float
+    standin_cpu_s: float
+
+
+def measure(options: Options) -> Outcome:
+    """Latencies of whole montages, then the CPU of the same tile specs beside render-python's."""
+    runs = {50: 2, 200: 2} if options.quick else RUNS
+    measured = latencies(options.directory, runs)
+    rows = [_latency_row(tiles, found) for tiles, found in measured.items()]
+    spec_row, facts = specs_against_render_python(60 if options.quick else SPECS, 2 if options.quick else 7)
+    points = [(float(tiles), statistics.median(each.latency_s for each in found)) for tiles, found in measured.items()]
+    plot = Plot(
+        "ingest",
+        "From a metafile noticed to its tile specs in the stack",
+        "tiles of the montage",
+        "seconds beyond the settle time",
+        {"measured": points, "target": [(float(tiles), limit) for tiles, limit in LIMITS_S.items()]},
+        log_x=True,
+        log_y=True,
+    )
+    return Outcome([*rows, *spec_row], [plot], facts)
+
+
+def _latency_row(tiles: int, found: list[Ingested]) -> Row:
+    def middle(value: Callable[[Ingested], float]) -> float:
+        return statistics.median(map(value, found))
+
+    cpu_s, standin_s = middle(lambda each: each.daemon_cpu_s), middle(lambda each: each.standin_cpu_s)
+    return Row(
+        4,
+        f"metafile noticed to tile specs read back, {tiles:,} tiles",
+        middle(lambda each: each.latency_s),
+        "s",
+        limit=LIMITS_S.get(tiles),
+        floor=standin_s,
+        floor_is="the stand-in's own CPU, contained in it",
+        note=f"daemon's CPU {cpu_s:.3f} s, {1e6 * cpu_s / tiles:.0f} us a tile; "
+        f"{middle(lambda each: each.after_settling_s):.3f} s of it after settling",
+    )
+
+
+def latencies(directory: Path, runs: Mapping[int, int]) -> dict[int, list[Ingested]]:
+    """Montages of each size, one after the other, to a daemon that makes no mipmaps of them."""
+    acquisition = directory / "acquisition"
+    acquisition.mkdir()
+    image = sections.write_image(directory / "image.tif", (1024, 1024))
+    found: dict[int, list[Ingested]] = {tiles: [] for tiles in runs}
+    with processes.standin(directory) as (standin, render_url):
+        config = processes.write_config(
+            directory,
+            render_url,
+            acquisition,
+            watch={"settle_s": SETTLE_S},
+            mipmaps={"min_free_bytes": 2**60},  # never there: nothing else is under way while this is measured
+        )
+        with processes.daemon(directory, config) as (program, url):
+            number = 0
+            for tiles in sorted(runs):
+                for _ in range(runs[tiles] + 1):
+                    section = sections.plan(tiles, (1024, 1024), number)
+                    sections.link_images(section, acquisition, image)
+                    found[tiles].append(_ingest(section, acquisition, program, standin, url))
+                    number += 1
+                del found[tiles][0]  # the first of a size warms up
+    return found
+
+
+def _ingest(
+    section: SectionPlan, acquisition: Path, program: processes.Program, standin: processes.Program, url: str
+) -> Ingested:
+    before = program.cpu_s(), standin.cpu_s()
+    metafile = sections.put_metafile(section, acquisition)
+    query = f"{url}/api/montages?metafile={metafile}"
+
+    def ingested() -> dict[str, Any] | None:
+        rows = processes.fetch(query)["montages"]
+        return rows[0] if rows and rows[0]["state"] == "ingested" else None
+
+    row = processes.wait_for(ingested, 120, f"{metafile} ingested", every_s=0.05)
+    after = program.cpu_s(), standin.cpu_s()
+    assert row is not None
+    events = {
+        each["event"]: datetime.fromisoformat(each["at"]).timestamp()
+        for each in processes.fetch(f"{url}/api/montages/{row['id']}")["events"]
+    }
+    return Ingested(
+        latency_s=events["ingested"] - events["noticed"] - SETTLE_S,
+        after_settling_s=events["ingested"] - events["settled"],
+        daemon_cpu_s=after[0] - before[0],
+        standin_cpu_s=after[1] - before[1],
+    )
+
+
+# --- beside render-python
+
+
+def specs_against_render_python(tiles: int, runs: int) -> tuple[list[Row], dict[str, Any]]:
+    """CPU of the tile specs of one metafile: read, made, written as JSON, read back, compared."""
+    content = sections.metafile_text(sections.plan(tiles, (3840, 3840), 0))
+    directory = Path("/data/section")
+    answer = _answer(content, directory)
+    works: dict[str, Callable[[], object]] = {"ours": lambda: _ours(content, directory, answer)}
+    try:
+        import renderapi  # noqa: F401
+
+        works["render-python"] = lambda: _render_python(content, directory, answer)
+    except ImportError:
+        pass
+    taken = interleaved(works, runs)
+    cpu_us = {name: 1e6 * median_cpu_s(found) / tiles for name, found in taken.items()}
+    ratio = None
+    if "render-python" in taken:
+        ratio = median_ratio([each.cpu_s for each in taken["render-python"]], [each.cpu_s for each in taken["ours"]])
+    row = Row(
+        4,
+        "CPU of a tile spec: metafile read, spec made, serialised, read back, compared",
+        cpu_us["ours"],
+        "us",
+        limit=None if ratio is None else 3.0,
+        at_most=False,
+        peer=cpu_us.get("render-python"),
+        peer_is="render-python's TileSpec objects",
+        ratio=ratio,
+        ratio_is="peer / measured",
+        judged=ratio,
+        note="" if ratio else "render-python is not installed",
+    )
+    return [row], {"cpu_us_per_tile_spec": cpu_us}
+
+
+def _answer(content: bytes, directory: Path) -> bytes:
+    """What render-ws shows of the specs: the same, with the bounds that it derived."""
+    specs = [spec.to_json() for spec in tile_specs_for(parse_metafile(content, "metafile"), Z, directory)]
+    derived = {"minX": 0.0, "minY": 0.0, "maxX": 3840.0, "maxY": 3840.0, "meshCellSize": 64.0}
+    shown = {spec["tileId"]: {**spec, **derived} for spec in specs}
+    return json.dumps({"transformIdToSpecMap": {}, "tileIdToSpecMap": shown}).encode()
+
+
+def _ours(content: bytes, directory: Path, answer: bytes) -> None:
+    specs = [spec.to_json() for spec in tile_specs_for(parse_metafile(content, "metafile"), Z, directory)]
+    check_upload("bench", Z, specs)
+    upload_bodies(specs, {})
+    shown = RESOLVED_TILES.validate_json(answer).tile_id_to_spec_map
+    wrong = [line for spec in specs for line in differences(without_nulls(spec), shown[spec["tileId"]])]
+    assert not wrong, wrong[:3]
+
+
+def _render_python(content: bytes, directory: Path, answer: bytes) -> None:
+    from renderapi.image_pyramid import ImagePyramid, MipMap
+    from renderapi.layout import Layout
+    from renderapi.resolvedtiles import ResolvedTiles
+    from renderapi.tilespec import TileSpec
+    from renderapi.transform import AffineModel
+
+    header, data = json.loads(content)
+    metadata, tiles = header["metadata"], data["data"]
+    camera = metadata["camera_info"]
+    places = [
+        (int(tile["img_meta"]["stage_pos"][0] / tile["img_meta"]["pixel_size_x_move"]),) for tile in tiles
+    ]  # stands for the geometry, which is the lesser part
+    left = min(place[0] for place in places)
+    specs = [
+        TileSpec(
+            tileId=f"{Path(tile['img_path']).stem}.{Z}",
+            z=Z,
+            width=camera["width"],
+            height=camera["height"],
+            minint=0,
+            maxint=255,
+            layout=Layout(
+                sectionId=str(Z),
+                scopeId=metadata["temca_id"],
+                cameraId=camera["camera_id"],
+                imageRow=tile["img_meta"]["raster_pos"][1],
+                imageCol=tile["img_meta"]["raster_pos"][0],
+                stageX=tile["img_meta"]["stage_pos"][0],
+                stageY=tile["img_meta"]["stage_pos"][1],
+                rotation=tile["img_meta"]["angle"],
+                pixelsize=4.0,
+            ),
+            tforms=[AffineModel(B0=place[0] - left, B1=0)],
+            imagePyramid=ImagePyramid({0: MipMap(imageUrl=image_path(directory, tile["img_path"]).as_uri())}),
+        )
+        for tile, place in zip(tiles, places, strict=True)
+    ]
+    sent = {spec.tileId: spec.to_dict() for spec in specs}
+    json.dumps({"transformIdToSpecMap": {}, "tileIdToSpecMap": sent})
+    shown = ResolvedTiles(json=json.loads(answer))
+    seen = {spec.tileId: spec.to_dict() for spec in shown.tilespecs}
+    assert all(seen[tile_id]["layout"]["sectionId"] == spec["layout"]["sectionId"] for tile_id, spec in sent.items())
+    assert all(seen[tile_id]["mipmapLevels"].keys() == spec["mipmapLevels"].keys() for tile_id, spec in sent.items())
+    assert all(
+        seen[tile_id]["transforms"].keys() == spec["transforms"].keys() and seen[tile_id]["z"] == spec["z"]
+        for tile_id, spec in sent.items()
+    )
+
+
+if __name__ == "__main__":
+    run_script("ingest", measure)

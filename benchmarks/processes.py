@@ -1,0 +1,189 @@
+"""The daemon and the stand-in as processes, what they say, and what they cost: processor seconds and memory."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from benchmarks.common import TICKS
+
+T = TypeVar("T")
+
+
+def wait_for(condition: Callable[[], T], timeout_s: float, what: str, every_s: float = 0.02) -> T:
+    """The condition's first true value. Raises TimeoutError."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(every_s)
+    raise TimeoutError(f"not within {timeout_s:g} s: {what}")
+
+
+def fetch(url: str, data: bytes | None = None, method: str = "GET") -> Any:
+    """JSON, or text, at a URL, whatever its status; None if nobody answers."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data, method=method), timeout=60) as response:
+            text = response.read()
+    except urllib.error.HTTPError as error:
+        text = error.read()
+    except OSError:
+        return None
+    with contextlib.suppress(ValueError):
+        return json.loads(text)
+    return text.decode()
+
+
+class Program:
+    """A Python module run as a process of its own, its output in a file."""
+
+    def __init__(self, log: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
+        self.log = log
+        self.began = time.monotonic()
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(
+                [*prefix, sys.executable, "-m", *arguments],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def lines(self) -> list[str]:
+        return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+
+    def said(self, event: str) -> dict[str, Any] | None:
+        """The first line of the log that tells this event."""
+        for line in self.lines():
+            if event in line:
+                with contextlib.suppress(ValueError):
+                    told = json.loads(line)
+                    if told.get("event") == event:
+                        return dict(told)
+        return None
+
+    def cpu_s(self) -> float:
+        """Processor seconds of the process, of its children, and of theirs, living or ended."""
+        return sum(_cpu_s(pid) for pid in family(self.pid))
+
+    def memory_bytes(self) -> int:
+        """Memory that only this process and its children hold; what they share among them is counted once."""
+        return sum(_pss_bytes(pid) for pid in family(self.pid))
+
+    def stop(self, timeout_s: float = 60.0) -> None:
+        """SIGTERM, and whatever is left after the time is killed."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout_s)
+        self.kill()
+
+    def kill(self) -> None:
+        """kill -9 of it and of what it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def family(pid: int) -> list[int]:
+    """A process and all below it that live."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        children = [int(each) for task in tasks for each in (task / "children").read_text().split()]
+    except OSError:
+        return [pid]
+    return [pid, *(member for child in children for member in family(child))]
+
+
+def _cpu_s(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(int(field) for field in fields[11:15]) / TICKS
+
+
+def _pss_bytes(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:")), 0)
+
+
+@contextlib.contextmanager
+def standin(directory: Path) -> Iterator[tuple[Program, str]]:
+    """A stand-in for render-ws, and its URL."""
+    program = Program(directory / "standin.log", "daemon", "standin", "--port", "0")
+    try:
+        url = wait_for(
+            lambda: next((line for line in program.lines() if line.startswith("http")), ""), 60, "the stand-in's URL"
+        )
+        yield program, url
+    finally:
+        program.kill()
+
+
+@contextlib.contextmanager
+def daemon(
+    directory: Path, config: Path, *, timeout_s: float = 120.0, name: str = "daemon", prefix: tuple[str, ...] = ()
+) -> Iterator[tuple[Program, str]]:
+    """A daemon that has said it is ready, and its URL. It is killed at the end."""
+    program = Program(directory / f"{name}.log", "daemon", "run", "--config", str(config), prefix=prefix)
+
+    def ready() -> dict[str, Any] | None:
+        if program.process.poll() is not None:
+            raise RuntimeError("the daemon ended:\n" + "\n".join(program.lines()[-20:]))
+        return program.said("daemon.ready")
+
+    try:
+        yield program, str(wait_for(ready, timeout_s, f"daemon.ready in {program.log}")["url"])  # type: ignore[index]
+    finally:
+        program.kill()
+
+
+def write_config(
+    directory: Path,
+    render_url: str,
+    acquisition: Path,
+    *,
+    watch: Mapping[str, object] | None = None,
+    stacks: Mapping[str, object] | None = None,
+    mipmaps: Mapping[str, object] | None = None,
+    workers: Mapping[str, object] | None = None,
+) -> Path:
+    """A configuration file: short times, and what else is given."""
+    parts: dict[str, Mapping[str, object]] = {
+        "[render]": {"url": render_url, "owner": "bench", "project": "bench"},
+        "[journal]": {"path": directory / "journal.sqlite"},
+        "[http]": {"port": 0},
+        "[log]": {"format": "json"},
+        "[workers]": workers or {},
+        "[[watch]]": {"name": "bench", "directory": acquisition, "settle_s": 0.5, **(watch or {})},
+        "[watch.z]": {"rule": "grid"},
+        "[watch.stacks]": {"raw": "{specimen_id}_raw", "mipmapped": "{specimen_id}_mips", **(stacks or {})},
+        "[watch.mipmaps]": {"output_dir": directory / "mipmaps", **(mipmaps or {})},
+    }
+    lines = [
+        line
+        for head, values in parts.items()
+        for line in (head, *(f"{key} = {_toml(value)}" for key, value in values.items()))
+    ]
+    config = directory / "config.toml"
+    config.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return config
+
+
+def _toml(value: object) -> str:
+    return json.dumps(str(value) if isinstance(value, Path) else value)

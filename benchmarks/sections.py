@@ -1,0 +1,77 @@
+"""Sections for the daemon to find: true metafiles over images that are links to one and the same file.
+
+So a section of 20,000 tiles of 30 MB takes the room of one tile. What the daemon does with it is the same: it opens,
+reads, decodes, writes and reads back each of them.
+"""
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+
+from daemon.demo.microscope import tiff_bytes
+from daemon.demo.pytemca import TileStatistics, metafile_bytes
+from daemon.demo.section import SectionPlan, plan_section
+
+OLD_S = 3600
+_STATISTICS = TileStatistics(minimum=10_000, maximum=50_000, mean=32_000, std_dev=30, focus_score=22.0)
+
+
+def tissue_like(size: tuple[int, int], bits: int = 8) -> np.ndarray:
+    """A frame (H, W) of grains of four pixels, which compresses and rounds as no flat one would."""
+    width, height = size
+    shape = (-(-height // 4), -(-width // 4))
+    grains = np.random.default_rng(0).integers(40, 220, shape, np.uint8)
+    frame = grains.repeat(4, axis=0).repeat(4, axis=1)[:height, :width]
+    return frame if bits == 8 else frame.astype(np.uint16) * 257
+
+
+def write_image(path: Path, size: tuple[int, int], bits: int = 8) -> Path:
+    """An uncompressed TIFF, written an hour ago."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(tiff_bytes(tissue_like(size, bits)))
+    age(path)
+    return path
+
+
+def plan(tiles: int, size: tuple[int, int], number: int, *, temca: str = "temca2", bits: int = 8) -> SectionPlan:
+    """The plan of the section of this number, from 0 on."""
+    return plan_section(
+        tiles=tiles,
+        size=size,
+        bits=bits,
+        grid=1000 + number,
+        temca_id=temca,
+        specimen_id=f"{temca}_block",
+        created_at=datetime(2024, 5, 1, tzinfo=UTC) + timedelta(minutes=number),
+    )
+
+
+def link_images(section: SectionPlan, root: Path, image: Path) -> Path:
+    """The images of a section, each a link to `image`; its directory, without a metafile."""
+    directory = Path(root, section.directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    for tile in section.tiles:
+        os.link(image, directory / tile.image_name)
+    return directory
+
+
+def metafile_text(section: SectionPlan) -> bytes:
+    """The section's metafile."""
+    return metafile_bytes(section, [_STATISTICS] * len(section.tiles))
+
+
+def put_metafile(section: SectionPlan, root: Path) -> Path:
+    """Writes the metafile beside its place and renames it, as a careful writer does."""
+    path = Path(root, section.directory, section.metafile_name)
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(metafile_text(section))
+    part.replace(path)
+    return path
+
+
+def age(path: Path) -> None:
+    """Sets a file's times back, so that nothing waits for it to settle."""
+    then = path.stat().st_mtime - OLD_S
+    os.utime(path, (then, then))
