@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from handlers.greyvalues import Grey, IntensityRange, Rounding
+from handlers.greyvalues import FULL_RANGE, Grey, IntensityRange, Rounding
 
 LIBRARY = Path(__file__).with_name("libareamean.so")
 HIGHEST_LEVEL = 8
@@ -31,7 +31,7 @@ class _Level(ctypes.Structure):
         ("remainder", ctypes.c_uint64),
         *((name, ctypes.c_void_p) for name in ("out", "sums")),
         *((name, ctypes.c_uint64) for name in ("low", "high", "factor", "half", "divisor", "multiplier")),
-        *((name, ctypes.c_int32) for name in ("before", "after", "sum_bytes", "out_bytes", "method", "unused")),
+        *((name, ctypes.c_int32) for name in ("before", "after", "sum_bytes", "out_bytes", "method", "whole_range")),
     )
 
 
@@ -79,6 +79,7 @@ class CompiledMeans:
             entry.sums, entry.sum_bytes = sums.ctypes.data, sums.itemsize
             if level in outputs:
                 _set_output(entry, outputs[level], self._rules[level])
+                entry.whole_range = to_8bit == FULL_RANGE and self._rules[level].factor == 1
 
     @staticmethod
     def can_do(levels: frozenset[int]) -> bool:

@@ -34,7 +34,8 @@ typedef struct {
     uint64_t factor, half, divisor, multiplier;
     int32_t before, after;         /* shifts before and after the multiplication */
     int32_t sum_bytes, out_bytes;  /* 2 or 4; 1 or 2 */
-    int32_t method, unused;
+    int32_t method;
+    int32_t whole_range; /* neither limits nor factor change any sum */
 } level_t;
 
 #define SUMS(NAME, VALUE, PAIR, BITS, SUM)                                                                             \
@@ -89,7 +90,8 @@ ROUND(round_32_to_16, uint32_t, uint16_t)
 
 /* The same for any divisor: (sum >> before) * multiplier >> after is the quotient, as the caller has made sure. */
 #define SCALE(NAME, PRODUCT)                                                                                           \
-    FAST static uint64_t NAME(const uint32_t *sums, uint8_t *out, int64_t width, int64_t y, const level_t *level) {    \
+    INLINE uint64_t NAME##_within(const uint32_t *sums, uint8_t *out, int64_t width, int64_t y, const level_t *level,  \
+                                  const int whole_range) {                                                             \
         const uint32_t low = (uint32_t)level->low, high = (uint32_t)level->high, factor = (uint32_t)level->factor;     \
         const uint32_t divisor = (uint32_t)level->divisor, multiplier = (uint32_t)level->multiplier;                   \
         const int before = level->before, after = level->after;                                                       \
@@ -102,9 +104,12 @@ ROUND(round_32_to_16, uint32_t, uint16_t)
             uint8_t *restrict to = out + from;                                                                         \
             PRODUCT left = 0;                                                                                          \
             for (int x = 0; x < run; x++) {                                                                            \
-                uint32_t sum = in[x] < low ? low : in[x];                                                              \
-                sum = sum > high ? high : sum;                                                                         \
-                const uint32_t raised = (sum - low) * factor + halves[x];                                              \
+                uint32_t sum = in[x];                                                                                  \
+                if (!whole_range) {                                                                                    \
+                    sum = sum < low ? low : sum;                                                                       \
+                    sum = ((sum > high ? high : sum) - low) * factor;                                                  \
+                }                                                                                                      \
+                const uint32_t raised = sum + halves[x];                                                               \
                 const uint32_t grey = (uint32_t)(((PRODUCT)(raised >> before) * multiplier) >> after);                 \
                 to[x] = (uint8_t)grey;                                                                                 \
                 left += raised - grey * divisor;                                                                       \
@@ -112,6 +117,10 @@ ROUND(round_32_to_16, uint32_t, uint16_t)
             remainder += left;                                                                                         \
         }                                                                                                              \
         return remainder;                                                                                              \
+    }                                                                                                                  \
+    FAST static uint64_t NAME(const uint32_t *sums, uint8_t *out, int64_t width, int64_t y, const level_t *level) {    \
+        if (level->whole_range) return NAME##_within(sums, out, width, y, level, 1);                                   \
+        return NAME##_within(sums, out, width, y, level, 0);                                                           \
     }
 SCALE(scale_by_32, uint32_t)
 SCALE(scale_by_64, uint64_t)
