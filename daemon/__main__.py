@@ -278,8 +278,8 @@ def replay(
     state.
     The running daemon does the work where there is one. Exit 0: all are COMPLETE, or nothing is selected; 1: not all.
     """
-    from daemon.replaying import replay as work
-    from daemon.replaying import requests_for, requests_of
+    from daemon.replay.command import replay as work
+    from daemon.replay.command import requests_for, requests_of
     from daemon.service import set_up_logging
 
     if from_report is not None and (paths or zs or state or since):
@@ -309,7 +309,7 @@ def verify(
 
     Without a selection: all of them. Exit 0: no difference; 1: differences, or something could not be judged.
     """
-    from daemon.replaying import requests_for
+    from daemon.replay.command import requests_for
     from daemon.service import set_up_logging
     from daemon.verify import verify as work
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from daemon.config import ConfigError, Settings
 from daemon.health import Facts, Metrics, reasons_not_ready
-from daemon.replay import Replayer
+from daemon.replay.replayer import Replayer
 from daemon.secondlook import SecondLook
 from daemon.service import SystemdNotifier, watchdog_interval_s
 from daemon.status import http_url

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from daemon.config import Settings, WatchSettings
 from daemon.journal import Journal, Montage, Settled, connect_read_only, journal_fault
-from daemon.lookup import NotSelectable
+from daemon.replay.lookup import NotSelectable
 from daemon.settle import settled_of
 from daemon.states import MontageState
 from daemon.steps import Section, section_of

@@ -19,8 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from daemon.config import Settings, WatchSettings
 from daemon.journal import Journal, Montage
-from daemon.lookup import Lookup
-from daemon.selection import Selection
+from daemon.replay.lookup import Lookup
+from daemon.replay.selection import Selection
 from daemon.states import UNFINISHED, MontageState
 from daemon.steps import Section, section_of
 from handlers.arrival import read_metafile

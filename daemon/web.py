@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from daemon.config import HttpSettings, read_token
 from daemon.health import Facts, Metrics, reasons_not_ready, warnings
 from daemon.journal import Journal, Montage
-from daemon.lookup import NotSelectable
-from daemon.replay import Replayer, plan_json
-from daemon.selection import Action, ReplayRequest
+from daemon.replay.lookup import NotSelectable
+from daemon.replay.replayer import Replayer, plan_json
+from daemon.replay.selection import Action, ReplayRequest
 from daemon.states import MontageState
 from handlers.errors import Fault, SettingsFault
 

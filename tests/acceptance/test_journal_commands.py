@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.lookup import NotSelectable
 from daemon.rebuild import back_up
+from daemon.replay.lookup import NotSelectable
 from tests.acceptance.rig import Rig, digest_tree, fetch, temwatch, verify_levels
 
 Z = 1050.0

@@ -78,7 +78,7 @@ async def test_another_programs_database_is_not_taken_for_a_journal(tmp_path):
 
 
 async def test_a_journal_that_another_program_locks_is_refused_with_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr("daemon.journal.BUSY_S", 0.1)
+    monkeypatch.setattr("daemon.journal.file.BUSY_S", 0.1)
     path = tmp_path / "journal.sqlite"
     await filled(path, 1)
     with closing(sqlite3.connect(path, isolation_level=None)) as shell:

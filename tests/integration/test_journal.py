@@ -226,7 +226,7 @@ async def test_a_journal_whose_directory_is_missing_is_refused_with_a_hint(tmp_p
 
 
 async def test_a_locked_journal_is_waited_for_and_nothing_is_lost(path, monkeypatch):
-    monkeypatch.setattr("daemon.journal.RETRY_S", 0.05)
+    monkeypatch.setattr("daemon.journal.journal.RETRY_S", 0.05)
     async with Journal(path) as journal:
         journal._connection.execute("PRAGMA busy_timeout = 10")
         with closing(sqlite3.connect(path)) as other:

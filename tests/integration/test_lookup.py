@@ -8,9 +8,9 @@ import pytest
 
 from daemon.config import Settings
 from daemon.journal import Journal
-from daemon.lookup import Lookup, NotSelectable
-from daemon.replay import plan_within
-from daemon.selection import Action, Candidate, Selection, plan
+from daemon.replay.lookup import Lookup, NotSelectable
+from daemon.replay.replayer import plan_within
+from daemon.replay.selection import Action, Candidate, Selection, plan
 from daemon.states import Step
 from daemon.watcher import FoundBy, Sighting
 from handlers.errors import MetafileFault, StorageFault

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from daemon.config import HttpSettings, Settings
 from daemon.health import Facts, Metrics
 from daemon.journal import Journal
-from daemon.replay import Replayer
+from daemon.replay.replayer import Replayer
 from daemon.watcher import FoundBy, Sighting
 from daemon.web import LONGEST_BODY, Posts, make_app
 from handlers.errors import MetafileFault

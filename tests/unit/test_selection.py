@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from daemon.journal import Montage
-from daemon.selection import (
+from daemon.replay.selection import (
     Action,
     Candidate,
     OnDisk,

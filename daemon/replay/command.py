@@ -19,9 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from daemon.config import Settings, read_token
 from daemon.journal import Journal
-from daemon.lookup import Lookup, NotSelectable
-from daemon.replay import Replayer, plan_json, plan_within
-from daemon.selection import Action, ReplayRequest, parse_since
+from daemon.replay.lookup import Lookup, NotSelectable
+from daemon.replay.replayer import Replayer, plan_json, plan_within
+from daemon.replay.selection import Action, ReplayRequest, parse_since
 from daemon.states import UNFINISHED, MontageState
 from daemon.status import ask
 from daemon.watching.ownership import JournalHeld, lock_journal, lock_root, noted

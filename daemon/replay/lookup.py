@@ -12,7 +12,7 @@ from pathlib import Path
 
 from daemon.config import Settings, WatchSettings
 from daemon.journal import Journal, Montage
-from daemon.selection import Candidate, OnDisk, Place, Selection, is_glob, is_selected, parse_since
+from daemon.replay.selection import Candidate, OnDisk, Place, Selection, is_glob, is_selected, parse_since
 from daemon.states import UNFINISHED, MontageState
 from daemon.watching.mounts import is_within
 from daemon.watching.scan import NameRule, Tree

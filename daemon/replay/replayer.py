@@ -9,9 +9,9 @@ import structlog
 
 from daemon.config import Settings
 from daemon.journal import Journal
-from daemon.lookup import Lookup
 from daemon.pipeline import Pipeline
-from daemon.selection import Action, Candidate, Plan, ReplayRequest, plan
+from daemon.replay.lookup import Lookup
+from daemon.replay.selection import Action, Candidate, Plan, ReplayRequest, plan
 from daemon.states import Step
 from daemon.watcher import FoundBy, Sighting
 
