@@ -16,6 +16,7 @@ from pathlib import Path
 from daemon.config import WatchSettings
 from daemon.journal import Montage, Settled
 from handlers.arrival import Arrival, ImageProblem, check_images, depth_warnings, read_metafile, too_large
+from handlers.consistency import Finding, Severity, check_metafile
 from handlers.errors import (
     Evidence,
     Fault,
@@ -29,14 +30,7 @@ from handlers.errors import (
     ZFault,
     storage_fault,
 )
-from handlers.metafile import (
-    MAX_METAFILE_BYTES,
-    Finding,
-    Metafile,
-    Severity,
-    check_metafile,
-    parse_metafile,
-)
+from handlers.metafile import MAX_METAFILE_BYTES, Metafile, parse_metafile
 from handlers.render import StackId
 from handlers.rendernames import legal_stack_name
 from handlers.tilespec import tile_ids_for

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from handlers.arrival import Arrival, check_images, depth_warnings, read_metafile
 from handlers.blocking import blocking
+from handlers.consistency import Severity, check_metafile
 from handlers.errors import Fault, ImageFault, ImagesMissing, MetafileFault, ReadBackDiffers
-from handlers.metafile import Metafile, Severity, check_metafile, parse_metafile
+from handlers.metafile import Metafile, parse_metafile
 from handlers.render import RenderClient, StackId, TileBounds
 from handlers.rendernames import tile_segment
 from handlers.resolvedtiles import MOST_TILES, Json, some, tile_ids

@@ -9,8 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from handlers.consistency import Finding, Severity
 from handlers.errors import SettingsFault, ZFault, storage_fault
-from handlers.metafile import Finding, Header, Metafile, Severity
+from handlers.metafile import Header, Metafile
 
 DEFAULT_NAME_PATTERN: Final = r"_(?P<z>\d+)_\d+_\.json$"
 """Finds the grid of a section in `_metadata_{time}_{session}_{grid}_{roi}_.json`."""

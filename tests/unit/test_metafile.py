@@ -14,17 +14,9 @@ from hypothesis import strategies as st
 from sections import DATA, LENS_SET, MONTAGE, NAME, NO_DATA, Change, header, metafile, section
 
 from handlers import metafile as metafile_module
+from handlers.consistency import Finding, Severity, check_metafile
 from handlers.errors import MetafileFault, MetafilePartial, Waiting
-from handlers.metafile import (
-    EdgeSide,
-    Finding,
-    Metafile,
-    Severity,
-    check_metafile,
-    image_path,
-    is_reference_name,
-    parse_metafile,
-)
+from handlers.metafile import EdgeSide, Metafile, image_path, is_reference_name, parse_metafile
 
 real_data = pytest.mark.skipif(not DATA.is_dir(), reason=NO_DATA)
 BOM = b"\xef\xbb\xbf"

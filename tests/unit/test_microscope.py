@@ -17,8 +17,9 @@ from daemon.demo import microscope
 from daemon.demo.microscope import Arrival, Delivery, MetafileForm, PixelSource, write_section, write_tiles_for
 from daemon.demo.section import SectionPlan, TilePlan, plan_section, roi_cells
 from daemon.demo.tissue import SECTION_THICKNESS, Tissue
+from handlers.consistency import check_metafile
 from handlers.geometry import stage_to_pixel
-from handlers.metafile import check_metafile, parse_metafile
+from handlers.metafile import parse_metafile
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 REAL_METAFILE = DATA / "_metadata_20170829130146_295434_5LC_0064_01_redo_001050_0_.json"

@@ -1,0 +1,267 @@
+"""Whether a metafile can be meant: every disagreement with itself and with its name, as errors and warnings. Pure."""
+
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, TypeVar
+
+from handlers.geometry import Point
+from handlers.metafile import IMAGE_NAME, EdgeMatch, EdgeSide, Header, Metafile, TileRecord, shown
+
+STEP_TOLERANCE: Final = 0.02
+"""How far the step between neighbours may be off, as a fraction of the frame's width (x) or height (y).
+
+Twice the worst of the real files: the stages of 2017 are up to 36 px off in frames of 3840 (0.94 %), those of 2018 less
+than one. And well within the narrowest overlap in use (7 %): tiles whose step passes do overlap."""
+
+CALIBRATION_TOLERANCE: Final = 0.001
+"""How far two pixel sizes that should be one may differ, relative to them: 4 px across a frame of 3840."""
+
+MOVE_SIZE_TOLERANCE: Final = 0.05
+"""How far the pixel size that stage motion shows may be from the nominal one, relative to it."""
+
+REFERENCE_NAME_DELAY_S: Final = 600.0
+"""How far the time in the name of a lens-correction set may be from the header's; in the field it is seconds."""
+
+_METAFILE_NAME = re.compile(r"_metadata_(\d{14})_(.+)_\.json", re.DOTALL)
+_TIME = re.compile(r"\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])[0-5]\d[0-5]\d(\d{3})?")
+_EXAMPLES = 3
+_NEIGHBOUR: Final[Mapping[EdgeSide, tuple[int, int]]] = {
+    EdgeSide.LEFT: (-1, 0),
+    EdgeSide.TOP: (0, -1),
+    EdgeSide.RIGHT: (1, 0),
+}
+_T = TypeVar("_T")
+
+
+class Severity(StrEnum):
+    ERROR = "error"
+    """The metafile cannot be meant."""
+    WARNING = "warning"
+    """It is off in a way that may have a reason; a strict watch fails it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something in a metafile that disagrees with something else in it."""
+
+    severity: Severity
+    text: str
+
+
+def check_metafile(
+    metafile: Metafile, file_name: str, *, step_tolerance: float = STEP_TOLERANCE
+) -> tuple[Finding, ...]:
+    """Every disagreement of a metafile with itself and with its name, errors first; none for a sound one.
+
+    Parameters
+    ----------
+    file_name : the metafile's own name, without directory.
+    step_tolerance : see STEP_TOLERANCE.
+    """
+    tiles = metafile.tiles
+    findings = [
+        *_check_file_name(metafile.header, file_name),
+        *_check_image_names(metafile),
+        *_check_duplicates(tiles),
+        *_check_raster_index(tiles),
+        *_check_time_stamps(metafile),
+        *_check_uniform(metafile),
+        *_check_calibration(metafile.header),
+        *_check_steps(metafile, step_tolerance),
+        *_check_matches(tiles),
+        *_check_z_index(metafile.header),
+        *_check_shared_transform(metafile),
+    ]
+    return tuple(sorted(findings, key=lambda finding: finding.severity is not Severity.ERROR))
+
+
+def _error(text: str) -> Finding:
+    return Finding(Severity.ERROR, text)
+
+
+def _warning(text: str) -> Finding:
+    return Finding(Severity.WARNING, text)
+
+
+def _gathered(make: Callable[[str], Finding], what: str, cases: list[str]) -> list[Finding]:
+    """One finding for all cases of a kind, the first few of them named."""
+    if not cases:
+        return []
+    more = len(cases) - _EXAMPLES
+    return [make(f"{what}: {'; '.join(cases[:_EXAMPLES])}" + (f"; and {more} more" if more > 0 else ""))]
+
+
+def _check_file_name(header: Header, file_name: str) -> Iterator[Finding]:
+    named, told = _METAFILE_NAME.fullmatch(file_name), header.metafile_name
+    if named is None:
+        yield _warning(f"the name {file_name!r} is not of the form of {told!r}: it cannot be compared with the header")
+        return
+    if named[2] != f"{header.session_id}_{header.grid}_{header.roi_index}" or not _names_time(header, named[1]):
+        yield _error(f"the name {file_name!r} contradicts the header, by which it is {told!r}")
+
+
+def _names_time(header: Header, named: str) -> bool:
+    """Whether the time in a metafile's name is the header's; that of a lens-correction set may be seconds off."""
+    if named == header.roi_creation_time:
+        return True
+    if not header.is_reference or not _TIME.fullmatch(header.roi_creation_time) or not _TIME.fullmatch(named):
+        return False
+    return abs(_rough_seconds(named) - _rough_seconds(header.roi_creation_time)) <= REFERENCE_NAME_DELAY_S
+
+
+def _rough_seconds(time: str) -> int:
+    """Seconds from an arbitrary start, right for differences within a month: all that names are compared for."""
+    year, month, day = int(time[:4]), int(time[4:6]), int(time[6:8])
+    days = (year * 12 + month) * 31 + day
+    return days * 86400 + int(time[8:10]) * 3600 + int(time[10:12]) * 60 + int(time[12:14])
+
+
+def _check_image_names(metafile: Metafile) -> Iterator[Finding]:
+    header, contradicting, unknown = metafile.header, [], []
+    start = f"{header.session_id}_{header.grid}_{header.roi_index}"
+    for number, tile in enumerate(metafile.tiles):
+        named = IMAGE_NAME.fullmatch(tile.img_path)
+        if named is None:
+            unknown.append(f"data[{number}] {tile.img_path!r}")
+        elif named[2] != f"{start}_{tile.raster_col}_{tile.raster_row}":
+            contradicting.append(
+                f"data[{number}] {tile.img_path!r} should end in '_{start}_{tile.raster_col}_{tile.raster_row}'"
+            )
+    yield from _gathered(_error, "image names contradict the header or raster_pos", contradicting)
+    yield from _gathered(_warning, "image names are not of pyTEMCA's form and cannot be compared", unknown)
+
+
+def _check_duplicates(tiles: tuple[TileRecord, ...]) -> Iterator[Finding]:
+    """Every image, every tile id and every place occurs once."""
+    paths = Counter(tile.img_path for tile in tiles)
+    yield from _gathered(_error, "img_path occurs more than once", _repeated(paths))
+    names = Counter({tile.img_path: tile.basename for tile in tiles}.values())
+    yield from _gathered(
+        _error, "images differ in directory or extension only, so tiles would share an id", _repeated(names)
+    )
+    places = Counter(tile.raster_pos for tile in tiles)
+    yield from _gathered(_error, "raster_pos (column, row) occurs more than once", _repeated(places))
+
+
+def _repeated(counts: Mapping[_T, int]) -> list[str]:
+    return [f"{value!r} ({times} times)" for value, times in counts.items() if times > 1]
+
+
+def _check_raster_index(tiles: tuple[TileRecord, ...]) -> Iterator[Finding]:
+    """The order of acquisition counts from 0 to n-1."""
+    found = Counter(tile.raster_index for tile in tiles)
+    yield from _gathered(_warning, "raster_index occurs more than once", _repeated(found))
+    missing = [str(number) for number in range(len(tiles)) if number not in found]
+    yield from _gathered(_warning, f"raster_index is missing between 0 and {len(tiles) - 1}", missing)
+
+
+def _check_time_stamps(metafile: Metafile) -> Iterator[Finding]:
+    """The times in the image names rise with raster_index, from roi_creation_time on."""
+    in_order = sorted(metafile.tiles, key=lambda tile: tile.raster_index)
+    stamps = [(stamp, tile.img_path) for tile in in_order if (stamp := tile.time_stamp) is not None]
+    wrong = [repr(name) for stamp, name in stamps if not _TIME.fullmatch(stamp)]
+    yield from _gathered(_warning, "image names begin with what is no time", wrong)
+    back = [
+        f"{name!r} after {name_before!r}"
+        for (before, name_before), (stamp, name) in itertools.pairwise(stamps)
+        if stamp <= before
+    ]
+    yield from _gathered(_warning, "time stamps do not rise with raster_index", back)
+    created = metafile.header.roi_creation_time
+    if stamps and not metafile.header.is_reference and stamps[0][0][:14] < created:
+        yield _warning(f"the first image, {stamps[0][1]!r}, is older than the region, set up at {created}")
+
+
+def _check_uniform(metafile: Metafile) -> Iterator[Finding]:
+    """One angle and one pixel size in all tiles, and those of the header."""
+    tiles, highmag = metafile.tiles, metafile.header.highmag
+    for name, told, values in (
+        ("angle", highmag.angle_deg, {tile.angle_deg for tile in tiles}),
+        ("pixel_size", highmag.nm_per_pix, {tile.pixel_size_nm for tile in tiles}),
+        ("pixel_size_x_move", None, {tile.pixel_size_x_move_nm for tile in tiles}),
+        ("pixel_size_y_move", None, {tile.pixel_size_y_move_nm for tile in tiles}),
+    ):
+        if len(values) > 1:
+            yield _warning(f"{name} is not the same in all tiles: {min(values)} to {max(values)}")
+        elif told is not None and not math.isclose(told, min(values), rel_tol=CALIBRATION_TOLERANCE):
+            yield _warning(f"{name} is {min(values)} in the tiles and {told} in the header's highmag calibration")
+    first = tiles[0]
+    for name, size in (("x", first.pixel_size_x_move_nm), ("y", first.pixel_size_y_move_nm)):
+        if not math.isclose(size, first.pixel_size_nm, rel_tol=MOVE_SIZE_TOLERANCE):
+            yield _warning(f"pixel_size_{name}_move is {size}, far from the nominal {first.pixel_size_nm}")
+
+
+def _check_calibration(header: Header) -> Iterator[Finding]:
+    x, y = header.highmag.x_nm_per_pix, header.highmag.y_nm_per_pix
+    if not math.isclose(x, y, rel_tol=CALIBRATION_TOLERANCE):
+        yield _warning(
+            f"highmag calibration is {x} nm per pixel in x and {y} in y; the layout of a tile spec has x only"
+        )
+
+
+def _check_steps(metafile: Metafile, tolerance: float) -> Iterator[Finding]:
+    """Neighbours in the grid stand one step apart: (width, 0) or (0, height), less the overlap."""
+    header, camera = metafile.header, metafile.header.camera
+    if header.overlap is None:
+        yield _warning("the header has no overlap: the steps between tiles cannot be checked")
+        return
+    places = {tile.raster_pos: tile.position_px for tile in metafile.tiles}
+    slack = tolerance * camera.width, tolerance * camera.height
+    steps = (camera.width * (1 - header.overlap), 0.0), (0.0, camera.height * (1 - header.overlap))
+    for what, neighbour, step in zip(("column", "row"), ((1, 0), (0, 1)), steps, strict=True):
+        off = list(_steps_off(places, neighbour, step, slack))
+        expected = f"({step[0]:.1f}, {step[1]:.1f}) px, within ({slack[0]:.1f}, {slack[1]:.1f})"
+        yield from _gathered(_warning, f"stage positions are off the grid: a {what} step should be {expected}", off)
+
+
+def _steps_off(
+    places: Mapping[tuple[int, int], Point], neighbour: tuple[int, int], step: Point, slack: Point
+) -> Iterator[str]:
+    """The steps to neighbours that are off by more than `slack` in x or y, in words."""
+    for here, (x, y) in places.items():
+        there = here[0] + neighbour[0], here[1] + neighbour[1]
+        if there in places:
+            dx, dy = places[there][0] - x, places[there][1] - y
+            if abs(dx - step[0]) > slack[0] or abs(dy - step[1]) > slack[1]:
+                yield f"from {here} to {there} it is ({dx:.1f}, {dy:.1f})"
+
+
+def _check_matches(tiles: tuple[TileRecord, ...]) -> Iterator[Finding]:
+    """match_quality is -1 exactly where no neighbour was imaged before; a match stands at its tile or the neighbour."""
+    imaged = {tile.raster_pos: tile.raster_index for tile in tiles}
+    wrong_quality, wrong_place = [], []
+    for tile, match, other in _edges(tiles):
+        is_there = imaged.get(other, tile.raster_index) < tile.raster_index
+        if match.match_quality is not None and is_there == (match.match_quality == -1):
+            wrong_quality.append(f"{tile.raster_pos} {match.side} has {match.match_quality}")
+        if (match.col, match.row) not in {tile.raster_pos, other, (None, None)}:
+            wrong_place.append(f"{tile.raster_pos} {match.side} stands at {(match.col, match.row)}")
+    yield from _gathered(_warning, "match_quality is not -1 exactly where the neighbour is absent", wrong_quality)
+    yield from _gathered(_warning, "template matches are recorded for other places", wrong_place)
+
+
+def _edges(tiles: tuple[TileRecord, ...]) -> Iterator[tuple[TileRecord, EdgeMatch, tuple[int, int]]]:
+    """Every template match with its tile and the grid position of the neighbour."""
+    for tile in tiles:
+        for match in tile.matcher or ():
+            if match.side is not None:
+                dcol, drow = _NEIGHBOUR[match.side]
+                yield tile, match, (tile.raster_col + dcol, tile.raster_row + drow)
+
+
+def _check_z_index(header: Header) -> Iterator[Finding]:
+    grid = header.grid_number
+    if header.z_index is not None and grid is not None and header.z_index != grid:
+        yield _warning(f"z_index is {header.z_index}, the grid {header.grid}")
+
+
+def _check_shared_transform(metafile: Metafile) -> Iterator[Finding]:
+    """A sharedTransform is an object or null."""
+    left_over = (metafile.extra or {}).get("sharedTransform")
+    if left_over is not None:
+        yield _warning(f"sharedTransform should be an object, not {shown(left_over)}")
