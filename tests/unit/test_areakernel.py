@@ -1,0 +1,136 @@
+"""The compiled area mean against the one by numpy: the same pixels, and the same verdict on their mean error."""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers import areakernel
+from handlers.areakernel import DIVIDE, MULTIPLY, MULTIPLY_WIDE, CompiledMeans, division
+from handlers.areamean import MeansByNumpy, mean_levels, means
+from handlers.greyvalues import FULL_RANGE, Grey, IntensityRange, Rounding
+
+pytestmark = pytest.mark.skipif(areakernel.library() is None, reason="the kernel was not built: no C compiler")
+
+KINDS: list[tuple[Any, IntensityRange | None]] = [
+    (np.uint8, None),
+    (np.uint16, None),
+    (np.uint16, FULL_RANGE),
+    (np.uint16, (1000, 1510)),
+    (np.uint16, (100, 40001)),
+    (np.uint16, (7, 8)),
+    (np.uint16, (300, 65535)),
+]
+
+
+def levels_by(
+    kind: Any, image: Grey, levels: int, to_8bit: IntensityRange | None
+) -> tuple[Mapping[int, Grey], list[int]]:
+    """Pixels of each level, and which levels are biased."""
+    height, width = image.shape
+    depth = np.uint8 if to_8bit else image.dtype
+    outputs: dict[int, Grey] = {n: np.full((height >> n, width >> n), 77, depth) for n in range(1, levels + 1)}
+    reducer = kind(width, height, image.itemsize * 8, outputs, to_8bit)
+    for _ in range(2):  # what the first image left behind does not matter to the second
+        reducer.begin()
+        for start in range(0, height, reducer.rows_at_once):
+            reducer.add(image[start : start + reducer.rows_at_once])
+    return outputs, reducer.biased()
+
+
+def require_same(image: Grey, levels: int, to_8bit: IntensityRange | None) -> None:
+    compiled, biased = levels_by(CompiledMeans, image, levels, to_8bit)
+    expected, expected_biased = levels_by(MeansByNumpy, image, levels, to_8bit)
+    for level in expected:
+        np.testing.assert_array_equal(compiled[level], expected[level])
+    assert biased == expected_biased
+
+
+@pytest.mark.parametrize(("depth", "to_8bit"), KINDS)
+@pytest.mark.parametrize("size", [(256, 512), (259, 515), (1100, 577), (64, 2050), (511, 257)])
+def test_compiled_and_numpy_make_the_same_pixels(depth: Any, to_8bit: IntensityRange | None, size: Any) -> None:
+    image = np.random.default_rng(5).integers(0, np.iinfo(depth).max, size, depth, endpoint=True)
+    require_same(image, 6, to_8bit)
+
+
+@pytest.mark.parametrize(("depth", "to_8bit"), KINDS)
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_brightest_image_does_not_overflow_at_any_level(
+    depth: Any, to_8bit: IntensityRange | None, share: float
+) -> None:
+    image = np.full((512, 768), int(np.iinfo(depth).max * share), depth)
+    require_same(image, areakernel.HIGHEST_LEVEL, to_8bit)
+
+
+@given(st.data())
+def test_any_image_in_any_range_is_the_same(data: st.DataObject) -> None:
+    height, width = data.draw(st.integers(2, 40)), data.draw(st.integers(2, 600))
+    depth: Any = data.draw(st.sampled_from([np.uint8, np.uint16]))
+    limits = st.lists(st.integers(0, 65535), min_size=2, max_size=2, unique=True)
+    low, high = sorted(data.draw(limits))
+    to_8bit = (low, high) if depth is np.uint16 and data.draw(st.booleans()) else None
+    values = data.draw(st.lists(st.integers(0, int(np.iinfo(depth).max)), min_size=1, max_size=4))
+    image = np.random.default_rng(data.draw(st.integers(0, 99))).choice(np.array(values, depth), (height, width))
+    require_same(image, min(height, width).bit_length() - 1, to_8bit)
+
+
+def test_levels_nobody_wants_are_passed_through() -> None:
+    image = np.random.default_rng(5).integers(0, 256, (128, 200), np.uint8)
+    outputs: dict[int, Grey] = {3: np.zeros((16, 25), np.uint8)}
+    reducer = CompiledMeans(200, 128, 8, outputs, None)
+    reducer.add(image)
+    np.testing.assert_array_equal(outputs[3], dict(mean_levels(image, frozenset({1, 2, 3}), None))[3])
+
+
+@pytest.mark.parametrize(("level", "kind"), [(8, CompiledMeans), (9, MeansByNumpy)])
+def test_sums_beyond_32_bits_are_left_to_numpy(level: int, kind: type) -> None:
+    outputs: dict[int, Grey] = {level: np.zeros((1, 1), np.uint16)}
+    assert isinstance(means(1 << level, 1 << level, 16, outputs, None), kind)
+
+
+def test_a_machine_without_the_library_uses_numpy(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    areakernel.library.cache_clear()
+    try:
+        monkeypatch.setattr(areakernel, "LIBRARY", tmp_path / "none.so")
+        outputs: dict[int, Grey] = {1: np.zeros((1, 1), np.uint8)}
+        assert isinstance(means(2, 2, 8, outputs, None), MeansByNumpy)
+    finally:
+        areakernel.library.cache_clear()
+
+
+class TestDivision:
+    @given(st.integers(1, 65535), st.integers(1, 8), st.integers(0, 1 << 32))
+    def test_it_is_exact_for_every_number_that_occurs(self, span: int, level: int, seed: int) -> None:
+        rule = Rounding.of(4**level, (0, span))
+        largest = rule.largest + rule.divisor // 2
+        method, before, multiplier, after = division(rule.divisor, largest)
+        if method == DIVIDE:
+            return
+        seeded = seed % (largest + 1)
+        edges = [q * rule.divisor + d for q in (0, 1, seeded // rule.divisor, largest // rule.divisor) for d in (-1, 0)]
+        for number in {seeded, largest, *(edge for edge in edges if 0 <= edge <= largest)}:
+            product = (number >> before) * multiplier
+            assert product < 1 << (32 if method == MULTIPLY else 64)
+            assert product >> after == number // rule.divisor
+
+    @given(st.integers(1, 65535), st.integers(1, 8))
+    def test_its_error_is_too_small_to_reach_the_next_integer(self, span: int, level: int) -> None:
+        rule = Rounding.of(4**level, (0, span))
+        largest = rule.largest + rule.divisor // 2
+        method, before, multiplier, after = division(rule.divisor, largest)
+        if method != DIVIDE:
+            too_much = Fraction(multiplier, 1 << after) - Fraction(1, rule.divisor >> before)
+            assert 0 <= too_much * (largest >> before) < Fraction(1, rule.divisor >> before)
+
+    def test_the_full_range_needs_no_more_than_32_bits(self) -> None:
+        kinds = [division(257 * 4**n, 65535 * 4**n + 257 * 4**n // 2)[0] for n in range(1, 8)]
+        assert set(kinds) == {MULTIPLY}
+
+    def test_odd_ranges_are_divided_one_way_or_another(self) -> None:
+        rules = [Rounding.of(4**n, (100, 40001)) for n in (1, 8)]
+        kinds = [division(rule.divisor, rule.largest + rule.divisor // 2)[0] for rule in rules]
+        assert kinds == [MULTIPLY_WIDE, DIVIDE]

@@ -1,0 +1,282 @@
+"""Plain files read and written without a decoder: the same pixels as with one, in memory that is used again."""
+
+import io
+import os
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from handlers import images, workbench
+from handlers.formats import Encoding, plain_page
+from handlers.greyvalues import Grey
+from handlers.imageheader import ImageInfo, Run, inspect_image, opened, read_header
+from handlers.images import MipmapJob, make_mipmaps, verify_level
+from handlers.mipmaps import reduce_levels
+from handlers.workbench import Kind, Workbench, bench_for
+from tests.unit.test_images import grey_tags, leftovers, save, tiff
+
+DEPTHS = (np.uint8, np.uint16)
+
+
+def noise(depth: Any, width: int, height: int, seed: int = 3) -> Grey:
+    return np.random.default_rng(seed).integers(0, np.iinfo(depth).max, (height, width), depth, endpoint=True)
+
+
+def job_of(file: Path, output_dir: Path, pixels: npt.NDArray[Any], levels: int = 3, **changes: Any) -> MipmapJob:
+    outputs = tuple((level, output_dir / f"{level}" / f"{file.name}.tif") for level in range(1, levels + 1))
+    height, width = pixels.shape
+    return replace(MipmapJob("t", file, outputs, width, height, convert_to_8bit=False), **changes)
+
+
+def info_of(file: Path) -> ImageInfo:
+    with opened(file) as content:
+        return read_header(content, file, with_runs=True)
+
+
+def strips(pixels: Grey, rows_each: int, gap: int = 0, **options: Any) -> bytes:
+    """A TIFF of several strips, with bytes between them that are no pixels."""
+    height, width = pixels.shape
+    parts = [pixels[start : start + rows_each].tobytes() for start in range(0, height, rows_each)]
+    tables = 2 * 4 * len(parts)
+    tags = [*grey_tags(width, height, pixels.itemsize * 8)[:-1], (278, 4, rows_each), (273, 4, 0), (279, 4, 0)]
+    start = len(tiff(b"", *tags, **options))
+    offsets = [start + tables + sum(len(part) + gap for part in parts[:index]) for index in range(len(parts))]
+    table = np.array([*offsets, *map(len, parts)], "<u4").tobytes()
+    content = bytearray(tiff(b"", *tags, **options))
+    for tag, where in ((273, start), (279, start + 4 * len(parts))):
+        entry = content.index(tag.to_bytes(2, "little") + b"\4\0")
+        content[entry + 4 : entry + 12] = len(parts).to_bytes(4, "little") + where.to_bytes(4, "little")
+    return bytes(content) + table + b"".join(part + b"\xee" * gap for part in parts)
+
+
+class TestPlainFiles:
+    @given(st.integers(1, 70), st.integers(1, 70), st.sampled_from(DEPTHS))
+    def test_a_plain_page_is_the_file_that_pillow_writes(self, width: int, height: int, depth: Any) -> None:
+        pixels = noise(depth, width, height)
+        page = plain_page(width, height, pixels.itemsize * 8)
+        page.pixels[...] = pixels
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "TIFF")
+        assert bytes(page.content) == buffer.getvalue()
+
+    @pytest.mark.parametrize("depth", DEPTHS)
+    def test_what_a_level_s_file_holds_is_what_a_decoder_reads_from_it(self, tmp_path: Path, depth: Any) -> None:
+        pixels = noise(depth, 333, 257)
+        report = make_mipmaps(job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels))
+        expected = dict(reduce_levels(pixels, [1, 2, 3]))
+        assert report.fault is None
+        for made in report.made:
+            assert np.array_equal(verify_level(made.path, made.width, made.height, made.mode), expected[made.level])
+            assert inspect_image(made.path).file_bytes == made.bytes
+
+    @pytest.mark.parametrize("place", [0, 4, 60, 121, 122, -1])
+    def test_any_bit_that_reads_back_differently_is_found_out(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+    ) -> None:
+        def flipped(path: Path, content: bytes) -> None:
+            changed = bytearray(content)
+            changed[place] ^= 1
+            path.write_bytes(changed)
+
+        monkeypatch.setattr(images, "_write_durably", flipped)
+        pixels = noise(np.uint8, 64, 64)
+        report = make_mipmaps(job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels))
+        assert report.fault is not None
+        assert "reads back differently" in report.fault.problem
+        assert [path for path in (tmp_path / "m").rglob("*") if path.is_file()] == []
+
+    def test_bytes_too_many_are_found_out(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(images, "_write_durably", lambda path, content: path.write_bytes(bytes(content) + b"\0"))
+        pixels = noise(np.uint8, 64, 64)
+        report = make_mipmaps(job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels))
+        assert report.fault is not None
+        assert "reads back differently" in report.fault.problem
+        assert not leftovers(tmp_path / "m")
+
+
+class TestLevel0InPlace:
+    def require_as_decoded(self, file: Path, pixels: Grey, runs: Sequence[Run] | None = None) -> None:
+        """Asserts that reading the file in place gives the levels that Pillow's pixels give."""
+        with Image.open(file) as decoded:
+            assert np.array_equal(np.asarray(decoded), pixels)
+        info = info_of(file)
+        assert info.runs
+        if runs is not None:
+            assert list(info.runs) == runs
+        height, width = pixels.shape
+        bench = Workbench(Kind(width, height, pixels.itemsize * 8, (1, 2), None))
+        with file.open("rb") as content:
+            assert bench.fill_from_file(content.fileno(), info.runs) == bench.fill(pixels)
+            bench.fill_from_file(content.fileno(), info.runs)
+        for level, expected in reduce_levels(pixels, [1, 2]):
+            assert np.array_equal(bench.pages[level].pixels, expected)
+
+    @pytest.mark.parametrize("depth", DEPTHS)
+    @pytest.mark.parametrize("rows_each", [1, 3, 8, 150, 299])
+    @pytest.mark.parametrize("gap", [0, 5])
+    def test_strips_of_any_height_with_or_without_gaps(
+        self, tmp_path: Path, depth: Any, rows_each: int, gap: int
+    ) -> None:
+        pixels = noise(depth, 1001, 300)
+        file = tmp_path / "a.tif"
+        file.write_bytes(strips(pixels, rows_each, gap))
+        self.require_as_decoded(file, pixels)
+        assert len(info_of(file).runs) == (1 if gap == 0 else -(-300 // rows_each))
+
+    def test_one_strip_is_one_run(self, tmp_path: Path) -> None:
+        pixels = noise(np.uint8, 40, 30)
+        self.require_as_decoded(save(tmp_path / "a.tif", pixels), pixels, [Run(122, 30)])
+
+    @pytest.mark.parametrize("options", [{"order": ">"}, {"big": True}])
+    def test_big_tiff_is_read_in_place_and_foreign_byte_order_is_decoded(
+        self, tmp_path: Path, options: dict[str, Any]
+    ) -> None:
+        pixels = noise(np.uint16, 40, 30)
+        content = pixels.astype(">u2").tobytes() if "order" in options else pixels.tobytes()
+        file = tmp_path / "a.tif"
+        file.write_bytes(tiff(content, *grey_tags(40, 30, 16), **options))
+        assert bool(info_of(file).runs) == ("big" in options)
+        report = make_mipmaps(job_of(file, tmp_path / "m", pixels, 1))
+        (expected,) = reduce_levels(pixels, [1])
+        assert np.array_equal(verify_level(report.made[0].path, 20, 15, "I;16"), expected[1])
+
+    @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+    def test_packed_pixels_are_decoded(self, tmp_path: Path, compression: str) -> None:
+        pixels = noise(np.uint8, 40, 30)
+        assert info_of(save(tmp_path / "a.tif", pixels, compression=compression)).runs == ()
+
+    def test_reversed_bits_are_not_taken_as_they_lie(self, tmp_path: Path) -> None:
+        file = tmp_path / "a.tif"
+        file.write_bytes(tiff(bytes(1200), *grey_tags(40, 30), (266, 3, 2)))
+        assert info_of(file).runs == ()
+
+    @pytest.mark.parametrize(("rows_per_strip", "runs"), [(0, 0), (10, 0), (0xFFFFFFFF, 1)])
+    def test_strips_that_do_not_add_up_are_left_to_the_decoder(
+        self, tmp_path: Path, rows_per_strip: int, runs: int
+    ) -> None:
+        file = tmp_path / "a.tif"
+        file.write_bytes(tiff(bytes(1200), *grey_tags(40, 30)[:-1], (278, 4, rows_per_strip)))
+        assert len(info_of(file).runs) == runs
+
+    def test_an_image_cut_short_while_it_is_read_is_a_bad_image(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pixels = noise(np.uint8, 600, 600)
+        file = save(tmp_path / "a.tif", pixels)
+        header = images.read_header
+
+        def and_then_cut(content: Any, path: Path, **options: Any) -> ImageInfo:
+            info = header(content, path, **options)
+            if options.get("with_runs"):
+                os.truncate(file, 200_000)
+            return info
+
+        monkeypatch.setattr(images, "read_header", and_then_cut)
+        report = make_mipmaps(job_of(file, tmp_path / "m", pixels))
+        assert report.fault is not None
+        assert report.fault.kind == "ImageFault"
+        assert "became shorter" in report.fault.problem
+        assert not report.made
+
+
+class TestMemoryUsedAgain:
+    def test_a_tile_shows_nothing_of_the_one_before(self, tmp_path: Path) -> None:
+        for seed in range(3):
+            pixels = noise(np.uint8, 128, 96, seed)
+            report = make_mipmaps(job_of(save(tmp_path / f"{seed}.tif", pixels), tmp_path / "m", pixels))
+            expected = dict(reduce_levels(pixels, [1, 2, 3]))
+            for made in report.made:
+                assert np.array_equal(verify_level(made.path, made.width, made.height, "L"), expected[made.level])
+
+    def test_an_even_grey_between_two_integers_is_spread_and_the_next_tile_is_not(self, tmp_path: Path) -> None:
+        quarter = np.full((256, 256), 100, np.uint8)
+        quarter[::2, ::2] = 101
+        for name, pixels in (("a.tif", quarter), ("b.tif", noise(np.uint8, 256, 256)), ("c.tif", quarter)):
+            report = make_mipmaps(job_of(save(tmp_path / name, pixels), tmp_path / "m", pixels))
+            for made in report.made:
+                found = verify_level(made.path, made.width, made.height, "L")
+                assert abs(found.mean() - pixels.mean()) <= 0.1
+
+    def test_the_same_bench_comes_back_unless_somebody_works_at_it(self) -> None:
+        kind = Kind(64, 64, 8, (1, 2), None)
+        with bench_for(kind) as first, bench_for(kind) as second:
+            assert first is not second
+        with bench_for(kind) as third:
+            assert third in (first, second)
+
+    def test_no_more_benches_are_kept_than_are_of_use(self) -> None:
+        for width in range(10, 20):
+            with bench_for(Kind(width, 64, 8, (1,), None)):
+                pass
+        assert len(workbench._idle) == workbench.KEPT
+
+    def test_threads_do_not_meet_in_one_bench(self, tmp_path: Path) -> None:
+        tiles = [noise(np.uint8, 512, 512, seed) for seed in range(4)]
+        jobs = [job_of(save(tmp_path / f"{n}.tif", tile), tmp_path / "m", tile) for n, tile in enumerate(tiles)]
+        wrong: list[str] = []
+
+        def work(job: MipmapJob, pixels: Grey) -> None:
+            expected = dict(reduce_levels(pixels, [1, 2, 3]))
+            for _ in range(5):
+                report = make_mipmaps(job)
+                wrong.extend(
+                    f"{job.level0} {made.level}"
+                    for made in report.made
+                    if not np.array_equal(verify_level(made.path, made.width, made.height, "L"), expected[made.level])
+                )
+                if report.fault:
+                    wrong.append(report.fault.problem)
+
+        threads = [threading.Thread(target=work, args=pair) for pair in zip(jobs, tiles, strict=True)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+
+    @pytest.mark.parametrize("grey", ["noise", "even"])
+    def test_a_worker_takes_no_more_than_three_times_its_image(self, tmp_path: Path, grey: str) -> None:
+        side = 3000
+        pixels = noise(np.uint8, side, side)
+        if grey == "even":  # whose rounding is spread, which takes the image a second time
+            pixels = np.where(pixels < 64, 101, 100).astype(np.uint8)
+        save(tmp_path / "a.tif", pixels)
+        save(tmp_path / "small.tif", pixels[:100, :100])
+        program = f"""
+import resource
+from pathlib import Path
+from handlers.images import MipmapJob, make_mipmaps
+def made(name, side):
+    outputs = tuple((n, Path({str(tmp_path)!r}) / str(n) / name) for n in range(1, 7))
+    report = make_mipmaps(MipmapJob("t", Path({str(tmp_path)!r}) / name, outputs, side, side))
+    assert len(report.made) == 6, report
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(made("small.tif", 100), made("a.tif", {side}))
+"""
+        before, peak = map(int, subprocess.check_output([sys.executable, "-c", program], text=True).split())
+        assert peak - before <= 3 * pixels.nbytes
+        assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 >= peak
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg"])
+def test_other_formats_are_made_of_the_same_pixels(tmp_path: Path, extension: str) -> None:
+    pixels = noise(np.uint8, 256, 192)
+    file = save(tmp_path / "a.tif", pixels)
+    plain = make_mipmaps(job_of(file, tmp_path / "m", pixels))
+    other = make_mipmaps(job_of(file, tmp_path / extension, pixels, encoding=Encoding(extension)))
+    for one, two in zip(plain.made, other.made, strict=True):
+        first = verify_level(one.path, one.width, one.height, "L")
+        second = verify_level(two.path, two.width, two.height, "L")
+        assert np.array_equal(first, second) if extension == "png" else first.shape == second.shape
