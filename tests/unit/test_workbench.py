@@ -175,7 +175,7 @@ class TestLevel0InPlace:
     ) -> None:
         pixels = noise(np.uint8, 600, 600)
         file = save(tmp_path / "a.tif", pixels)
-        header = images.read_header
+        header = read_header
 
         def and_then_cut(content: Any, path: Path, **options: Any) -> ImageInfo:
             info = header(content, path, **options)
