@@ -1,0 +1,57 @@
+"""Memory of the daemon process stays bounded, whatever is waiting. Slow: the figures are printed (pytest -s)."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from daemon.demo.microscope import plan_section, write_section
+from tests.acceptance.rig import Rig, fetch, wait_for
+
+MIB = 2**20
+
+
+def peak_bytes(rig: Rig) -> int:
+    """The most memory that the daemon's own process held so far, without its workers."""
+    assert rig.daemon is not None
+    lines = Path(f"/proc/{rig.daemon.process.pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_section_of_20_000_tiles_takes_bounded_memory(rig: Rig):
+    plan = plan_section(tiles=20_000, size=(64, 64), grid=1050, specimen_id="s")
+    written = write_section(plan, rig.acquisition, pixels="noise")
+    rig.settings |= {"watch.mipmaps.levels": 1, "watch.arrival_timeout_s": 600}
+    rig.start_standin()
+    rig.start()
+    idle = peak_bytes(rig)
+    began = time.monotonic()
+    rig.wait_until("complete", written.metafile, timeout_s=1500)
+    peak = peak_bytes(rig)
+    count = rig.montage_of(written.metafile)["tiles"]
+    print(f"\n{count} tiles: idle {idle / MIB:.0f} MiB, peak {peak / MIB:.0f} MiB, {time.monotonic() - began:.0f} s")  # noqa: T201  what the test is for
+    assert count >= 20_000
+    assert peak < 1024 * MIB
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_thousand_montages_that_wait_take_bounded_memory(rig: Rig):
+    rig.start_standin()
+    rig.start()
+    idle = peak_bytes(rig)
+    rig.tell_standin(match=".", kind="status", status=503)
+    for number in range(1000):
+        plan = plan_section(tiles=4, size=(64, 64), grid=1050 + number, specimen_id="s")
+        write_section(plan, rig.acquisition, pixels="noise")
+
+    def settled() -> int:
+        counts = fetch(f"{rig.url}/api/montages?limit=1")["counts"]
+        return sum(states.get("settled", 0) for states in counts.values())
+
+    wait_for(lambda: settled() == 1000, 900, lambda: f"{settled()} settled")
+    peak = peak_bytes(rig)
+    print(f"\n1000 montages waiting: idle {idle / MIB:.0f} MiB, peak {peak / MIB:.0f} MiB")  # noqa: T201  what the test is for
+    assert peak - idle < 128 * MIB
