@@ -137,12 +137,15 @@ def _wrong(tile: dict[str, Any], levels: int, inside: Path) -> str:
         path = uri_to_path(named[str(level)]["imageUrl"])
         # Of oddities in metadata Pillow only warns, and so they do no harm.
         with warnings.catch_warnings(action="ignore"), Image.open(inside / path.relative_to("/")) as image:
-            return np.asarray(image).astype(np.float64)
+            return np.asarray(image)
 
     try:
         raw = pixels(0)
         for level in range(1, levels + 1):
-            if wrong := differs(raw, pixels(level), level):
+            reduced = pixels(level)
+            # The daemon's default: levels of images with 16 bits have 8, the full range becoming 0 to 255.
+            scale = 255 / 65535 if (raw.dtype, reduced.dtype) == (np.uint16, np.uint8) else 1.0
+            if wrong := differs(raw * scale, reduced.astype(np.float64), level):
                 return f"{tile['tileId']} level {level}: {wrong}"
     except OSError as error:
         return f"{tile['tileId']}: {error}"
