@@ -32,7 +32,7 @@ from handlers.render import StackId
 log = structlog.get_logger()
 
 LIMITS: Mapping[Step, int] = {Step.SETTLE: 4, Step.INGEST: 4, Step.MIPMAPS: 3, Step.APPLY: 4}
-"""Montages in each step at once. Several at mipmaps, so that workers have tiles while one montage ends."""
+"""Montages of one watch in each step at once. Several at mipmaps: workers have tiles while one montage ends."""
 NEEDS_RENDER = frozenset({Step.INGEST, Step.APPLY})
 
 

@@ -1,6 +1,7 @@
 """Which montages may start their next step now: in order of acquisition, within limits, not before their time. Pure."""
 
 import heapq
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -23,12 +24,13 @@ class Schedule:
 
     Parameters
     ----------
-    limits : how many montages may be in each step at once.
+    limits : how many montages of one watch may be in each step at once. Of each watch: where the file server of one
+        has died, its montages hang in their steps, and those of the others must not wait for them.
     """
 
     def __init__(self, limits: Mapping[Step, int]) -> None:
         self._limits = limits
-        self._ready: dict[Step, list[Ticket]] = {step: [] for step in limits}
+        self._ready: defaultdict[tuple[Step, str], list[Ticket]] = defaultdict(list)
         self._delayed: list[tuple[float, Ticket]] = []
         self._taken: dict[int, Ticket] = {}
         self._known: dict[int, Ticket] = {}
@@ -63,24 +65,27 @@ class Schedule:
             self.remove(ticket.montage_id)
 
     def take(self, now: float, may_start: Callable[[Ticket], bool]) -> list[Ticket]:
-        """Tickets that start now; each counts against its step's limit until it is removed or added again."""
+        """Tickets that start now, the oldest first asked; each counts against its limit until it is removed or added
+        again."""
         while self._delayed and self._delayed[0][0] <= now:
             ticket = heapq.heappop(self._delayed)[1]
             if self._known.get(ticket.montage_id) is ticket:
-                heapq.heappush(self._ready[ticket.step], ticket)
-        return [ticket for step in self._ready for ticket in self._take_step(step, may_start)]
+                heapq.heappush(self._ready[ticket.step, ticket.watch], ticket)
+        lines = sorted((line[0], key) for key, line in self._ready.items() if line)
+        return [ticket for _, key in lines for ticket in self._take_of(key, may_start)]
 
-    def _take_step(self, step: Step, may_start: Callable[[Ticket], bool]) -> list[Ticket]:
-        room = self._limits[step] - sum(ticket.step is step for ticket in self._taken.values())
+    def _take_of(self, key: tuple[Step, str], may_start: Callable[[Ticket], bool]) -> list[Ticket]:
+        line = self._ready[key]
+        room = self._limits[key[0]] - sum((ticket.step, ticket.watch) == key for ticket in self._taken.values())
         started: list[Ticket] = []
         passed_over: list[Ticket] = []
-        while self._ready[step] and len(started) < room:
-            ticket = heapq.heappop(self._ready[step])
+        while line and len(started) < room:
+            ticket = heapq.heappop(line)
             if self._known.get(ticket.montage_id) is not ticket:
                 continue
             (started if may_start(ticket) else passed_over).append(ticket)
         for ticket in passed_over:
-            heapq.heappush(self._ready[step], ticket)
+            heapq.heappush(line, ticket)
         self._taken.update((ticket.montage_id, ticket) for ticket in started)
         return started
 

@@ -3,9 +3,11 @@
 The daemon works in it until it is stopped; a replay without a daemon until the montages it was asked for have ended.
 """
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import structlog
@@ -16,12 +18,15 @@ from daemon.gate import RenderGate
 from daemon.health import Metrics
 from daemon.journal import Journal, Montage
 from daemon.keeper import StackKeeper
-from daemon.pipeline import Pipeline
+from daemon.pipeline import LIMITS, Pipeline
 from daemon.steps import Steps
 from handlers.executors import WorkerPool, open_executor
 from handlers.render import RenderClient
 
 log = structlog.get_logger()
+
+SPARE_THREADS = 16
+"""For what looks at files beside the steps: disks, FAILED montages, executors that start and end."""
 
 
 @dataclass
@@ -104,6 +109,9 @@ async def open_work(
         If the journal or the executor cannot be had.
     """
     now = settings()
+    # One for every step that can be under way: threads that hang on a dead mount take none from the other watches.
+    threads = SPARE_THREADS + sum(LIMITS.values()) * len(now.watch)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="files"))
     async with contextlib.AsyncExitStack() as stack:
         journal = await stack.enter_async_context(Journal(now.journal.path))
         url = await stack.enter_async_context(render_url(now))

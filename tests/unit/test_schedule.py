@@ -9,8 +9,8 @@ from daemon.states import Step
 from handlers.errors import ImageFault, RenderUnavailable, WorkerFault
 
 
-def ticket(number: int, step: Step = Step.INGEST) -> Ticket:
-    return Ticket(f"_metadata_2017{number:04}", number, step, "temca2")
+def ticket(number: int, step: Step = Step.INGEST, watch: str = "temca2") -> Ticket:
+    return Ticket(f"_metadata_2017{number:04}", number, step, watch)
 
 
 def started(tickets: list[Ticket]) -> list[int]:
@@ -33,6 +33,24 @@ def test_a_step_takes_no_more_montages_than_its_limit_until_one_ends():
     assert schedule.take(0.0, lambda _: True) == []
     schedule.finish(first[0])
     assert started(schedule.take(0.0, lambda _: True)) == [2]
+
+
+def test_montages_that_hang_on_a_dead_file_server_hold_up_none_of_another_watch():
+    schedule = Schedule({Step.INGEST: 2})
+    for number in (1, 2, 3):
+        schedule.add(ticket(number))
+    assert started(schedule.take(0.0, lambda _: True)) == [1, 2]
+    schedule.add(ticket(4, watch="temca3"))
+    assert started(schedule.take(0.0, lambda _: True)) == [4]
+
+
+def test_the_oldest_of_all_watches_is_asked_first():
+    schedule = Schedule({Step.INGEST: 1})
+    schedule.add(ticket(2, watch="a"))
+    schedule.add(ticket(1, watch="b"))
+    asked: list[int] = []
+    schedule.take(0.0, lambda each: asked.append(each.montage_id) or True)
+    assert asked == [1, 2]
 
 
 def test_a_montage_that_waits_does_not_hold_up_the_ones_behind_it():
