@@ -24,7 +24,6 @@ from handlers.resolvedtiles import (
     differences,
     shared_transforms,
     some,
-    without_nulls,
 )
 from handlers.tilelevels import Levels, check_levels, with_levels
 from handlers.writing import leave_stack, restore_stack, write_while_loading
@@ -354,4 +353,4 @@ def _compare(subject: str, specs: Collection[Json], transforms: Mapping[str, Jso
 
 
 def _differences(name: str, sent: Json, there: Json | None) -> list[str]:
-    return [f"{name}: not shown"] if there is None else list(differences(without_nulls(sent), there, name))
+    return [f"{name}: not shown"] if there is None else list(differences(sent, there, name))

@@ -327,9 +327,14 @@ def image_path(directory: Path, img_path: str) -> Path:
     >>> image_path(Path("/data/001050/0"), "a_88_0.tif")
     PosixPath('/data/001050/0/a_88_0.tif')
     """
+    refuse_unsafe(img_path, directory)
+    return directory / img_path
+
+
+def refuse_unsafe(img_path: str, directory: Path) -> None:
+    """Raises MetafileFault for the name of an image that is absolute or leads out of the directory."""
     if _PLAIN_NAME.fullmatch(img_path) is None:
         _refuse_path(img_path, "img_path", str(directory))
-    return directory / img_path
 
 
 def is_reference_name(file_name: str) -> bool:

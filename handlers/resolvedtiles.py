@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
+from pydantic_core import to_json
+
 from handlers.errors import RenderRefused
 from handlers.rendernames import tile_segment
 
@@ -108,7 +110,7 @@ def upload_bodies(
     size = 0
     for tile_id, spec in zip(tile_ids(specs), specs, strict=True):
         text = _encoded(tile_id, spec)
-        needed = {name: texts[name] for name in referenced(tile_id, spec, transforms)}
+        needed = {name: texts[name] for name in referenced(tile_id, spec, transforms)} if _REFERENCE in text else {}
         cost = _size({tile_id: text}) + _size({name: text for name, text in needed.items() if name not in names})
         if chunk and (len(chunk) >= most_tiles or size + cost > most_bytes):
             bodies.append(_body(chunk, names))
@@ -120,7 +122,21 @@ def upload_bodies(
     return [*bodies, _body(chunk, names)]
 
 
+_REFERENCE = b'"type":"ref"'
+"""How it is written that a transform is a reference: where this is not, there is none to be looked for."""
+_SUSPICIOUS = (b"null", b"NaN", b"Infinity")
+
+
 def _encoded(subject: str, spec: Json) -> bytes:
+    """The spec as JSON without nulls. Few hold any, and to look for one in the text costs little."""
+    try:
+        text = to_json(spec)
+    except ValueError:  # text that is not Unicode, from a file name, which JSON carries in escapes
+        text = b"null"
+    return _strictly_encoded(subject, spec) if any(each in text for each in _SUSPICIOUS) else text
+
+
+def _strictly_encoded(subject: str, spec: Json) -> bytes:
     try:
         return json.dumps(without_nulls(spec), allow_nan=False, separators=(",", ":")).encode()
     except ValueError as error:
@@ -183,14 +199,17 @@ _URLS = ("imageUrl", "maskUrl")
 
 
 def differences(sent: Any, shown: Any, where: str = "") -> Iterator[str]:
-    """What a stack shows otherwise than it was sent, as lines that name the place.
+    """What a stack shows otherwise than it was sent, as lines that name the place. What was sent as null counts as not
+    sent.
 
     render-ws adds fields of its own (bounds, meshCellSize, type), so more is no difference, except more mipmap levels
     or more transforms. URLs of files are equal if they name the same path.
     """
+    if sent == shown:
+        return
     if isinstance(sent, Mapping) and isinstance(shown, Mapping):
         yield from _member_differences(sent, shown, where)
-    elif isinstance(sent, list) and isinstance(shown, list) and len(sent) == len(shown):
+    elif isinstance(sent, list | tuple) and isinstance(shown, list) and len(sent) == len(shown):
         for index, (one, other) in enumerate(zip(sent, shown, strict=True)):
             yield from differences(one, other, f"{where}[{index}]")
     elif not _same(sent, shown, where.rpartition(".")[2]):
@@ -199,16 +218,15 @@ def differences(sent: Any, shown: Any, where: str = "") -> Iterator[str]:
 
 def _member_differences(sent: Json, shown: Json, where: str) -> Iterator[str]:
     for key, value in sent.items():
-        place = f"{where}.{key}" if where else key
-        if value is None:
+        if value is None or value == shown.get(key):
             continue
-        if key not in shown:
-            if value not in ({}, []):
-                yield f"{place}: sent {_short(value)}, not shown"
-        else:
+        place = f"{where}.{key}" if where else key
+        if key in shown:
             yield from differences(value, shown[key], place)
+        elif without_nulls(value) not in ({}, []):
+            yield f"{place}: sent {_short(value)}, not shown"
     if where.endswith("mipmapLevels"):
-        for key in sorted(shown.keys() - sent.keys()):
+        for key in sorted(key for key in shown if sent.get(key) is None):
             yield f"{where}.{key}: not sent, shown {_short(shown[key])}"
 
 

@@ -4,7 +4,7 @@ import hashlib
 import math
 import string
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import Any, Final, Self
 
 from handlers.errors import Fault, MetafileFault, SettingsFault
 from handlers.geometry import Point
-from handlers.metafile import Header, Metafile, TileRecord, image_path
-from handlers.uris import path_to_uri
+from handlers.metafile import Metafile, TileRecord, refuse_unsafe
+from handlers.uris import path_to_uri, quoted
 
 Json = Mapping[str, Any]
 
@@ -62,7 +62,17 @@ class Layout:
     """Fields not known here, as found."""
 
     def to_json(self) -> dict[str, Any]:
-        known = {name: getattr(self, attribute) for name, attribute in _LAYOUT.items()}
+        known = {
+            "sectionId": self.section_id,
+            "temca": self.temca,
+            "camera": self.camera,
+            "imageRow": self.image_row,
+            "imageCol": self.image_col,
+            "stageX": self.stage_x,
+            "stageY": self.stage_y,
+            "rotation": self.rotation,
+            "pixelsize": self.pixelsize,
+        }
         return {**self.other, **_present(known)}
 
     @classmethod
@@ -132,7 +142,7 @@ class TileSpec:
             "maxIntensity": self.maximum_intensity,
             "layout": None if self.layout is None else self.layout.to_json(),
         }
-        levels = {str(number): level.to_json() for number, level in sorted(self.mipmap_levels.items())}
+        levels = {str(number): self.mipmap_levels[number].to_json() for number in sorted(self.mipmap_levels)}
         specs = [dict(transform) for transform in self.transforms]
         return {
             **self.other,
@@ -174,7 +184,10 @@ _TILE_SPEC: Final = {
 
 
 def _present(fields: Json) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
+    present = dict(fields)
+    for name in [name for name, value in fields.items() if value is None]:
+        del present[name]
+    return present
 
 
 def _rest(fields: Json, known: Iterable[str]) -> dict[str, Any]:
@@ -274,6 +287,8 @@ def tile_specs_for(
     mask = None if options.mask is None else path_to_uri(options.mask)
     refs: tuple[Json, ...] = () if shared_transform_id is None else ({"type": "ref", "refId": shared_transform_id},)
     ids = tile_ids_for(metafile, z, options)
+    images = _image_uris(image_directory, metafile.tiles)
+    layouts = _layouts(metafile, options.section_id or str(float(z)))
     translations = translations_for(metafile.tiles, options.positions, options.origin)
     camera = metafile.header.camera
     return tuple(
@@ -284,12 +299,20 @@ def tile_specs_for(
             height=camera.height,
             minimum_intensity=options.minimum_intensity,
             maximum_intensity=options.maximum_intensity,
-            layout=_layout(metafile.header, tile, options.section_id or str(float(z))),
-            mipmap_levels={0: MipmapLevel(path_to_uri(image_path(image_directory, tile.img_path)), mask)},
+            layout=layout,
+            mipmap_levels={0: MipmapLevel(image, mask)},
             transforms=(*refs, translation_spec(translation)),
         )
-        for tile_id, tile, translation in zip(ids, metafile.tiles, translations, strict=True)
+        for tile_id, image, layout, translation in zip(ids, images, layouts, translations, strict=True)
     )
+
+
+def _image_uris(directory: Path, tiles: Iterable[TileRecord]) -> Iterator[str]:
+    """URIs of the tiles' images; the directory, which they share, is put into one once."""
+    base = path_to_uri(directory / "x").removesuffix("x")
+    for tile in tiles:
+        refuse_unsafe(tile.img_path, directory)
+        yield base + quoted(tile.img_path)
 
 
 def tile_ids_for(metafile: Metafile, z: float, options: TileSpecOptions | None = None) -> tuple[str, ...]:
@@ -328,18 +351,21 @@ def _tile_id(template: str, shared: Mapping[str, str | int], tile: TileRecord, m
     return tile_id
 
 
-def _layout(header: Header, tile: TileRecord, section_id: str) -> Layout:
-    return Layout(
-        section_id=section_id,
-        temca=header.temca_id,
-        camera=header.camera.camera_id,
-        image_row=tile.raster_row,
-        image_col=tile.raster_col,
-        stage_x=tile.stage_x_nm,
-        stage_y=tile.stage_y_nm,
-        rotation=tile.angle_deg,
-        pixelsize=header.highmag.x_nm_per_pix,
-    )
+def _layouts(metafile: Metafile, section_id: str) -> Iterator[Layout]:
+    header = metafile.header
+    temca, camera, pixelsize = header.temca_id, header.camera.camera_id, header.highmag.x_nm_per_pix
+    for tile in metafile.tiles:
+        yield Layout(
+            section_id=section_id,
+            temca=temca,
+            camera=camera,
+            image_row=tile.raster_row,
+            image_col=tile.raster_col,
+            stage_x=tile.stage_x_nm,
+            stage_y=tile.stage_y_nm,
+            rotation=tile.angle_deg,
+            pixelsize=pixelsize,
+        )
 
 
 def translations_for(tiles: Iterable[TileRecord], positions: Positions, origin: Origin) -> tuple[Point, ...]:

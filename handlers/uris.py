@@ -29,7 +29,12 @@ def path_to_uri(path: Path | str) -> str:
         raise Fault(text, "is not an absolute path", "give the full path, from / on")
     if "\0" in text:
         raise Fault(repr(text), "holds a zero byte, which no path can")
-    return "file://" + quote(os.fsencode(re.sub("/+", "/", text)), safe=_UNQUOTED)
+    return "file://" + quoted(re.sub("/+", "/", text))
+
+
+def quoted(text: str) -> str:
+    """A path, or a part of one, percent-encoded as it stands in a URI."""
+    return quote(os.fsencode(text), safe=_UNQUOTED)
 
 
 def uri_to_path(uri: str) -> Path:
