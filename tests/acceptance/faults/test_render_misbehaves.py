@@ -111,7 +111,7 @@ def cases(routes: tuple[list[Route], list[Route]], misbehaviours: Iterable[Misbe
 def is_taken_for_work(route: Route, misbehaviour: Misbehaviour) -> bool:
     """Whether the daemon rightly takes the fault for work that goes on: it looks for an hour before it asks again.
 
-    A proxy says 504 of a derivation that takes longer than the proxy waits. That this one was never begun, nobody tells.
+    A proxy says 504 of a derivation that takes longer than it waits. Nobody tells that this one was never begun.
     """
     return misbehaviour.get("status") == 504 and route[1].endswith("/state/COMPLETE")
 
@@ -167,6 +167,7 @@ def test_every_misbehaviour_at_every_request_is_made_up_for(tmp_path, scale, ent
     ways = Counter(str(case.misbehaviour["kind"]) for case in chosen)
     hardest = sum(ways[kind] for kind in AFTER_THE_WORK)
     note = f"{len(routes[0])} requests of a new montage, {len(routes[1])} of a replaced one, each struck in "
-    note += f"{len(kinds(scale))} ways; {hardest} times the work was done and its answer cut, lost or late; 504 to COMPLETE is left out"
+    note += f"{len(kinds(scale))} ways; {hardest} times the work was done and its answer cut, lost or late; "
+    note += "504 to COMPLETE is left out"
     enter(FaultRun("render-ws misbehaves", struck, **account.counts(), note=note))
     assert not account.problems
