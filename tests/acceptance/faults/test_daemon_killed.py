@@ -117,7 +117,7 @@ def tiles_recorded(journal: Path) -> frozenset[str]:
 
 
 def write_sections(root: Path, count: int) -> list[Written]:
-    """Small tiles: a life of a second has to end some, also on a loaded machine. A montage without progress in ten lives
+    """Small tiles: each life of a second has to get some done, under load too. A montage without progress in ten lives
     is parked as what kills the daemon."""
     plans = [section_plan(FIRST_GRID + k, 20, size=(512, 512), seed=k) for k in range(count)]
     return [write_section(plan, root, pixels="noise") for plan in plans]
