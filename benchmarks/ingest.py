@@ -1,6 +1,7 @@
 """Target 4: from a metafile noticed to its tile specs in the stack, read back; and what a tile spec costs."""
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -180,19 +181,19 @@ def _ours(metafile: Metafile, directory: Path, answer: bytes) -> None:
 
 
 def _render_python(plain: Any, directory: Path, answer: bytes) -> None:
+    """The same with render-python: its objects, what it does of them for a PUT, and its objects of the answer."""
     from renderapi.image_pyramid import ImagePyramid, MipMap
     from renderapi.layout import Layout
     from renderapi.resolvedtiles import ResolvedTiles
     from renderapi.tilespec import TileSpec
     from renderapi.transform import AffineModel
+    from renderapi.utils import renderdumps
 
     header, data = plain
     metadata, tiles = header["metadata"], data["data"]
     camera = metadata["camera_info"]
-    places = [
-        (int(tile["img_meta"]["stage_pos"][0] / tile["img_meta"]["pixel_size_x_move"]),) for tile in tiles
-    ]  # stands for the geometry, which is the lesser part
-    left = min(place[0] for place in places)
+    places = [_place(tile["img_meta"]) for tile in tiles]
+    left, top = min(x for x, _ in places), min(y for _, y in places)
     specs = [
         TileSpec(
             tileId=f"{Path(tile['img_path']).stem}.{Z}",
@@ -212,21 +213,23 @@ def _render_python(plain: Any, directory: Path, answer: bytes) -> None:
                 rotation=tile["img_meta"]["angle"],
                 pixelsize=4.0,
             ),
-            tforms=[AffineModel(B0=place[0] - left, B1=0)],
+            tforms=[AffineModel(B0=x - left, B1=y - top)],
             imagePyramid=ImagePyramid({0: MipMap(imageUrl=image_path(directory, tile["img_path"]).as_uri())}),
         )
-        for tile, place in zip(tiles, places, strict=True)
+        for tile, (x, y) in zip(tiles, places, strict=True)
     ]
-    sent = {spec.tileId: spec.to_dict() for spec in specs}
-    json.dumps({"transformIdToSpecMap": {}, "tileIdToSpecMap": sent})
-    shown = ResolvedTiles(json=json.loads(answer))
-    seen = {spec.tileId: spec.to_dict() for spec in shown.tilespecs}
-    assert all(seen[tile_id]["layout"]["sectionId"] == spec["layout"]["sectionId"] for tile_id, spec in sent.items())
-    assert all(seen[tile_id]["mipmapLevels"].keys() == spec["mipmapLevels"].keys() for tile_id, spec in sent.items())
-    assert all(
-        seen[tile_id]["transforms"].keys() == spec["transforms"].keys() and seen[tile_id]["z"] == spec["z"]
-        for tile_id, spec in sent.items()
-    )
+    renderdumps(ResolvedTiles(specs)).encode()
+    shown = {spec.tileId: spec for spec in ResolvedTiles(json=json.loads(answer)).tilespecs}
+    for spec in specs:
+        sent, there = spec.to_dict(), shown[spec.tileId].to_dict()
+        assert all(there[key] == value for key, value in sent.items()), spec.tileId
+
+
+def _place(image: Any) -> tuple[int, int]:
+    """Pixels (x, y), truncated, as asap-modules computes them."""
+    angle = math.radians(image["angle"])
+    x, y = (image["stage_pos"][axis] / image[f"pixel_size_{'xy'[axis]}_move"] for axis in (0, 1))
+    return int(x * math.cos(angle) + y * math.sin(angle)), int(-x * math.sin(angle) + y * math.cos(angle))
 
 
 if __name__ == "__main__":
