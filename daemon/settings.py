@@ -326,8 +326,8 @@ class MipmapSettings(_Section):
     quality: int | None = Field(None, ge=1, le=100, **example(95, off=True))
     """Quality of jpg. Left out: 95."""
     compression: str | int | None = Field(None, **example("lzw", off=True))
-    """Of tiff "none", "lzw", "deflate" or "packbits"; of png 0 (none) to 9 (smallest). Left out: none for tiff, 6 for
-    png. The pixels are the same with any."""
+    """Of tiff "none", "lzw", "deflate" or "packbits"; of png 0 (none) to 9 (smallest). Left out: none for tiff, a
+    quick one for png. The pixels are the same with any."""
     convert_to_8bit: bool = True
     """Whether levels of 16-bit images are written with 8 bits. 8-bit images stay as they are."""
     range_16bit: tuple[int, int] = (0, 65535)

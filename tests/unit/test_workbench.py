@@ -280,3 +280,17 @@ def test_other_formats_are_made_of_the_same_pixels(tmp_path: Path, extension: st
         first = verify_level(one.path, one.width, one.height, "L")
         second = verify_level(two.path, two.width, two.height, "L")
         assert np.array_equal(first, second) if extension == "png" else first.shape == second.shape
+
+
+@given(st.integers(1, 70), st.integers(1, 70), st.sampled_from(DEPTHS), st.booleans())
+def test_a_png_decodes_to_the_pixels_it_was_made_of(width: int, height: int, depth: Any, is_even: bool) -> None:
+    pixels = np.full((height, width), 200, depth) if is_even else noise(depth, width, height)
+    with Image.open(io.BytesIO(Encoding("png").encoded(pixels))) as decoded:
+        decoded.load()
+        assert decoded.format == "PNG"
+        assert decoded.mode == ("L" if depth is np.uint8 else "I;16")
+        assert np.array_equal(np.asarray(decoded), pixels)
+
+
+def test_an_even_png_is_small() -> None:
+    assert len(Encoding("png").encoded(np.full((1000, 1000), 200, np.uint8))) < 10_000
