@@ -157,6 +157,9 @@ def _flock(descriptor: int, directory: Path) -> bool:
 
 def _owned(directory: Path, descriptor: int) -> Fault:
     owner = _owner(descriptor)
+    if owner == os.getpid():
+        hint = "drop one of the two watches; a metafile belongs to one"
+        return SettingsFault(shown(directory), "is the directory of another watch under a second name", hint)
     who = f" (process {owner})" if owner else ""
     hint = "stop the other one, or let one of them watch another directory"
     return SettingsFault(shown(directory), f"is watched by another temwatch{who}", hint)

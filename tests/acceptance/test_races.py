@@ -2,12 +2,13 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.acceptance.rig import Rig, digest_tree, fetch, verify_levels, wait_for
+from tests.acceptance.rig import Rig, digest_tree, fetch, temwatch, verify_levels, wait_for
 
 
 def row_at(rig: Rig, metafile: Path) -> dict[str, Any]:
@@ -111,6 +112,59 @@ def test_two_paths_that_come_at_once_are_done_once(rig, write):
     wait_for(lambda: sorted(row["state"] for row in rig.montages()) == ["complete", "ignored"], 60, "one of them")
 
 
+def with_second_watch(rig: Rig, directory: Path) -> None:
+    """Gives the rig's configuration another watch of the same kind."""
+    alone = rig.config_text()
+    watch = alone[alone.index("[[watch]]") :].replace(f'"{rig.acquisition}"', f'"{directory}"')
+    whole = alone + watch.replace('name = "daemon"', 'name = "linked"')
+    rig.config_text = lambda: whole  # type: ignore[method-assign]
+
+
+def test_a_watch_that_reaches_into_the_tree_of_another_through_a_link_does_nothing_twice(rig, write):
+    rig.start_standin()
+    written = write(specimen_id="s")
+    link = rig.root / "link"
+    link.symlink_to(rig.acquisition / "demo")
+    with_second_watch(rig, link)
+    _done_once(rig, written.metafile)
+
+
+def test_a_watch_of_the_directory_of_another_through_a_link_is_refused(rig):
+    rig.start_standin()
+    link = rig.root / "link"
+    link.symlink_to(rig.acquisition)
+    with_second_watch(rig, link)
+    with pytest.raises(AssertionError, match="another watch under a second name"):
+        rig.start()
+    assert rig.daemon.process.wait(30) == 1
+
+
+def test_a_bind_mount_inside_a_tree_does_nothing_twice(rig, write, tmp_path):
+    script = tmp_path / "mounted"
+    script.write_text('#!/bin/sh\nmkdir -p "$A/again" && mount --bind "$A/demo" "$A/again" && exec "$@"\n')
+    script.chmod(0o755)
+    probe = subprocess.run(["unshare", "-rm", "true"], capture_output=True)
+    if probe.returncode:
+        pytest.skip(f"no mount namespace can be had here: {probe.stderr.decode()}")
+    rig.prefix = ("unshare", "-rm", "env", f"A={rig.acquisition}", str(script))
+    rig.start_standin()
+    written = write(specimen_id="s")
+    _done_once(rig, written.metafile)
+
+
+def _done_once(rig: Rig, metafile: Path) -> None:
+    """One of the two ways to the files is COMPLETE, the other IGNORED."""
+    rig.start()
+    wait_for(
+        lambda: sorted(row["state"] for row in rig.montages()) == ["complete", "ignored"],
+        60,
+        lambda: str(rig.montages()),
+    )
+    tiles = rig.tiles("s_mips", 1050.0)
+    assert verify_levels(tiles) == 4 * 6
+    assert {row["metafile"].rpartition("/")[2] for row in rig.montages()} == {metafile.name}
+
+
 @pytest.mark.parametrize("deleted", ["s_raw", pytest.param("s_mips", marks=pytest.mark.slow)])
 def test_a_stack_deleted_before_levels_are_applied_is_made_again(started, write, deleted):
     rig = started
@@ -170,3 +224,8 @@ def test_a_stack_set_read_only_is_a_person_s_decision_and_fails_what_would_write
     assert "READ_ONLY" in fault["problem"]
     assert fault["hint"]
     assert rig.ready()["ready"]
+    fetch(f"{rig.stack_url(locked)}/state/COMPLETE", method="PUT")
+    config = str(rig.root / f"{rig.name}.toml")
+    assert temwatch("replay", str(second.metafile), "--config", config).returncode == 0
+    rig.wait_until("complete", second.metafile)
+    assert verify_levels(rig.tiles("s_mips", 1051.0)) == 24
