@@ -3,12 +3,10 @@
 Commands import what they need when they are called, so that `temwatch --help` answers at once.
 """
 
-import asyncio
 import json
 import os
 import sys
 from collections.abc import Callable, Coroutine
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
@@ -27,7 +25,7 @@ CONFIG_OPTION = click.option(
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(version("temwatch"), prog_name="temwatch")
+@click.version_option(package_name="temwatch", prog_name="temwatch")
 def main() -> None:
     """Watches TEMCA acquisition directories and brings every montage into render-ws, with mipmaps, verified."""
 
@@ -185,6 +183,8 @@ def journal() -> None:
 @CONFIG_OPTION
 def backup(file: Path, config_path: Path | None) -> None:
     """Copy the journal to FILE, also while the daemon runs. FILE is replaced if it is a journal."""
+    import asyncio
+
     from daemon.rebuild import back_up
 
     settings = _settings_or_exit(config_path)
@@ -337,6 +337,8 @@ def _http_url(config_path: Path | None) -> str:
 
 def _run_or_exit(work: Coroutine[Any, Any, Any]) -> Any:
     """The coroutine's result; a fault that a user can cause ends the program with its text, never a traceback."""
+    import asyncio
+
     from handlers.errors import Fault
 
     try:

@@ -13,11 +13,11 @@ from typing import Any
 from handlers.blocking import blocking
 from handlers.errors import Fault, ImageFault, ReadBackDiffers, RenderRefused, RenderUnavailable
 from handlers.failures import Failure
-from handlers.layers import ZRange, absent_layer, find_layers, no_layers
+from handlers.layers import absent_layer, find_layers, no_layers
 from handlers.mipmapplan import MipmapPlan, faulty_levels, level0_of, level_uris
 from handlers.pathbuilder import check_derived, merged_builder
 from handlers.render import PathBuilder, RenderClient, ResolvedTiles, StackId
-from handlers.rendernames import format_z
+from handlers.rendernames import ZRange, format_z
 from handlers.resolvedtiles import (
     MOST_TILES,
     Json,

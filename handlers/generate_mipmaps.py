@@ -14,9 +14,10 @@ from handlers.errors import Fault
 from handlers.executors import WorkerPool, open_executor, run_job
 from handlers.failures import Failure
 from handlers.images import MipmapJob, MipmapReport
-from handlers.layers import ZRange, absent_layer, find_layers, no_layers
+from handlers.layers import absent_layer, find_layers, no_layers
 from handlers.mipmapplan import MipmapPlan, level0_of, mask_job, tile_job
 from handlers.render import RenderClient, StackId
+from handlers.rendernames import ZRange
 
 LAYERS_AT_ONCE = 2
 """The tiles of the next layer are fetched, and given to idle workers, while those of the last one end."""

@@ -6,14 +6,7 @@ from dataclasses import dataclass
 from handlers.errors import Fault, ReadBackDiffers
 from handlers.failures import Failure
 from handlers.render import RenderClient, StackId
-
-
-@dataclass(frozen=True, slots=True)
-class ZRange:
-    """Every z from first to last, both included."""
-
-    first: float
-    last: float
+from handlers.rendernames import ZRange
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,14 @@ def tile_segment(tile_id: str) -> str:
     return quote(tile_id, safe="")
 
 
+@dataclass(frozen=True, slots=True)
+class ZRange:
+    """Every z from first to last, both included."""
+
+    first: float
+    last: float
+
+
 def create_timestamp(moment: datetime) -> str:
     """The moment in UTC with exactly three decimals of a second.
 

@@ -1,6 +1,8 @@
-"""The three import commands: parameters in, handler called, result out. Exit codes: 0 done, 1 failed, 2 bad usage."""
+"""The three import commands: parameters in, handler called, result out. Exit codes: 0 done, 1 failed, 2 bad usage.
 
-import asyncio
+Each imports what does its work when it is called: --help, and what is wrong with parameters, come at once.
+"""
+
 import contextlib
 import logging
 import os
@@ -8,7 +10,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
@@ -26,7 +28,9 @@ from daemon.oneshot.parameters import (
 )
 from handlers.errors import Fault
 from handlers.failures import plain_z
-from handlers.render import RenderClient
+
+if TYPE_CHECKING:
+    from handlers.render import RenderClient
 
 log = logging.getLogger("temwatch")
 
@@ -54,6 +58,8 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         parameters = parse(command.parameters, arguments, f"temwatch {name}")
     except UsageError as error:
         return _say(2, *error.problems)
+    import asyncio
+
     logging.basicConfig(level=parameters.log_level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     try:
         with _progress(command.unit) as progress:
@@ -178,7 +184,9 @@ COMMANDS: Mapping[str, Command] = {
 }
 
 
-def _client(parameters: CommandParameters, connections: int = 4) -> RenderClient:
+def _client(parameters: CommandParameters, connections: int = 4) -> "RenderClient":
+    from handlers.render import RenderClient
+
     return RenderClient(parameters.render.base_url, connections=min(connections, MOST_CONNECTIONS))
 
 

@@ -13,8 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from handlers.errors import Fault
-from handlers.layers import ZRange
-from handlers.rendernames import StackId, check_name, checked_base_url
+from handlers.rendernames import StackId, ZRange, check_name, checked_base_url
 from handlers.uris import canonical_extension, path_to_uri, uri_to_path
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]

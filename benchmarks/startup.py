@@ -1,0 +1,77 @@
+"""Target 7: how soon the commands answer, and whether they import what they do not use."""
+
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+from benchmarks.common import Options, Outcome, Row, interleaved, median_cpu_s, median_wall_s, number, run_script
+
+LIMIT_S = 0.3
+COMMANDS = ("generate_EM_tilespecs_from_metafile", "generate_mipmaps", "apply_mipmaps_to_render")
+HEAVY = (
+    *("PIL", "aiofiles", "aiohttp", "asyncio", "distributed", "multiprocessing", "numpy", "prometheus_client"),
+    *("pydantic_settings", "rich", "scipy", "skimage", "sqlite3", "structlog", "tenacity", "watchdog"),
+)
+"""What takes long to import, and what a help text has no use for; pydantic has: parameters are its models."""
+WORK = {
+    "handlers.generate_tilespecs": ("numpy", "skimage", "multiprocessing", "sqlite3", "watchdog", "structlog"),
+    "handlers.generate_mipmaps": ("aiofiles", "sqlite3", "watchdog", "structlog", "prometheus_client"),
+    "handlers.apply_mipmaps": ("numpy", "skimage", "multiprocessing", "aiofiles", "sqlite3", "watchdog", "structlog"),
+}
+"""What each command's work imports, and what that work has no use for."""
+
+
+def measure(options: Options) -> Outcome:
+    """Whole processes, each in turn."""
+    commands = {"temwatch --help": ["--help"]} | {f"temwatch {name} --help": [name, "--help"] for name in COMMANDS}
+    works = {name: _runner(["-m", "daemon", *arguments]) for name, arguments in commands.items()}
+    works["python"] = _runner(["-c", "pass"])
+    taken = interleaved(works, 3 if options.quick else 15)
+    floor = median_wall_s(taken["python"])
+    rows = [
+        Row(
+            7,
+            name,
+            median_wall_s(taken[name]),
+            "s",
+            limit=LIMIT_S if name == "temwatch --help" else None,
+            floor=floor,
+            floor_is="an empty Python program",
+            note=f"CPU {number(median_cpu_s(taken[name]))} s, fastest {min(each.wall_s for each in taken[name]):.3f} s",
+        )
+        for name in commands
+    ]
+    unused = {name: _imported(["-m", "daemon", *arguments], HEAVY) for name, arguments in commands.items()}
+    unused |= {name: _imported(["-c", f"import {name}"], modules) for name, modules in WORK.items()}
+    rows += [
+        Row(
+            7,
+            f"imported and not used: {name}",
+            len(found),
+            "modules",
+            limit=0,
+            note=", ".join(found),
+        )
+        for name, found in unused.items()
+    ]
+    own = statistics.median(each.wall_s for each in taken["temwatch --help"]) - floor
+    return Outcome(rows, facts={"unused": unused, "help_less_python_s": own})
+
+
+def _runner(arguments: Sequence[str]) -> Callable[[], None]:
+    def run() -> None:
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+    return run
+
+
+def _imported(arguments: Sequence[str], heavy: Sequence[str]) -> list[str]:
+    """Those of the modules that a program imports."""
+    done = subprocess.run([sys.executable, "-X", "importtime", *arguments], check=True, capture_output=True, text=True)
+    names = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    return [name for name in heavy if name in names]
+
+
+if __name__ == "__main__":
+    run_script("startup", measure)
