@@ -233,4 +233,4 @@ def judge(deaths: list[Death], made: dict[str, int], file_of: dict[str, str]) ->
 def test_a_run_killed_at_random_moments_ends_like_an_undisturbed_one(tmp_path, scale, enter):
     seed = secrets.randbelow(10**6)
     tell(f"seed {seed}")
-    enter(survive(tmp_path, scale.pick(200, 12, 3), seed))
+    enter(survive(tmp_path, scale.pick(200, 12, 2), seed))

@@ -131,7 +131,7 @@ def status_of(answer: bytes) -> int | None:
 
 @pytest.mark.timeout(600)
 def test_no_request_takes_the_daemon_out_of_service(tmp_path, scale, enter):
-    count, seed = scale.pick(5000, 1000, 100), secrets.randbelow(10**6)
+    count, seed = scale.pick(5000, 1000, 50), secrets.randbelow(10**6)
     chance = random.Random(seed)
     rig = Rig(tmp_path, {"watch.mipmaps.levels": LEVELS, "workers.count": 1})
     with running(rig), contextlib.ExitStack() as slow:
