@@ -62,9 +62,14 @@ def mean_levels(image: Grey, levels: frozenset[int], to_8bit: IntensityRange | N
 
 def unbiased(image: Grey, level: int, to_8bit: IntensityRange | None) -> Grey:
     """The level with its rounding errors carried from pixel to pixel: its mean is that of the image."""
-    brightest, sums = int(np.iinfo(image.dtype).max), image
-    for step in range(1, level + 1):
-        sums = _sums_of_four(sums, _type_for(brightest, step))
+    brightest, (height, width) = int(np.iinfo(image.dtype).max), image.shape
+    sums = np.empty((height >> level, width >> level), _type_for(brightest, level))
+    rows_at_once = _strip_rows(width * image.itemsize, level)
+    for top in range(0, height, rows_at_once):
+        part: Sums = image[top : top + rows_at_once]
+        for step in range(1, level + 1):
+            part = _sums_of_four(part, _type_for(brightest, step))
+        sums[top >> level : (top >> level) + len(part)] = part
     return Rounding.of(4**level, to_8bit).carried(sums, np.dtype(np.uint8) if to_8bit else image.dtype)
 
 
@@ -78,7 +83,7 @@ class MeansByNumpy:
         self._outputs = dict(outputs)
         self._rules = {level: Rounding.of(4**level, to_8bit) for level in outputs}
         self._highest = max(outputs, default=0)
-        self.rows_at_once = max(1, STRIP_BYTES // (width * depth // 8) >> self._highest) << self._highest
+        self.rows_at_once = _strip_rows(width * depth // 8, self._highest)
         self._row = 0
         self._excess = dict.fromkeys(outputs, 0)
 
@@ -102,6 +107,11 @@ class MeansByNumpy:
             for level, rule in self._rules.items()
             if rule.is_biased(self._excess[level], self._outputs[level].size)
         ]
+
+
+def _strip_rows(row_bytes: int, level: int) -> int:
+    """Rows of level 0 that fill a strip, and whole rows of the level."""
+    return max(1, STRIP_BYTES // row_bytes >> level) << level
 
 
 def _type_for(brightest: int, level: int) -> np.dtype[np.unsignedinteger]:

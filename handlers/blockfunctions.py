@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from skimage.measure import block_reduce
 
 from handlers.greyvalues import Grey, IntensityRange, scaled
 
@@ -88,6 +87,8 @@ def _from_level_0(
 
 def _reduced(image: Grey, side: int, function: BlockFunction) -> Grey:
     """A function of each block of side x side pixels; an odd last row or column is left out."""
+    from skimage.measure import block_reduce  # the few that need it wait for it
+
     height, width = (size // side for size in image.shape)
     reduced = np.empty((height, width), image.dtype)
     whole = image[: height * side, : width * side]

@@ -17,7 +17,7 @@ IntensityRange = tuple[int, int]
 FULL_RANGE: IntensityRange = (0, 65535)
 BIAS_LIMIT = 0.09
 """Mean error of a level, in grey values, from which on its rounding is spread over the image; 0.1 is promised."""
-PIECE = 1 << 20
+PIECE = 1 << 18
 """Pixels among which a rounding error is spread."""
 CARRIED_AT_ONCE = 1 << 16
 """Of these, so many at once: more would only take more memory."""

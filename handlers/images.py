@@ -40,6 +40,8 @@ __all__ += ["inspect_image", "make_mipmaps", "verify_level"]
 
 READ_BACK_BYTES = 64 * 1024
 """At once: what was read is compared while it is in the cache."""
+ROWS_OF_PILLOW = 256
+"""Handed over at once: of a whole image there would be two more copies for a moment."""
 STALE_S = 3600.0
 """A temporary file that has not changed for this long is nobody's, whoever made it."""
 
@@ -359,10 +361,12 @@ def _pixels(image: Image.Image, info: ImageInfo, path: Path) -> Grey:
     # Given its memory, Pillow does not hold the size against a large camera; it was compared with the one expected.
     image.im = Image.new(image.mode, image.size, None).im
     image.load()
-    if image.mode == "1":
-        return np.asarray(image.convert("L"))
-    pixels: Grey = np.asarray(image)
-    return pixels if pixels.dtype == np.uint8 else pixels.astype(np.uint16, copy=False)
+    grey = image.convert("L") if image.mode == "1" else image
+    pixels = np.empty((grey.height, grey.width), np.uint16 if info.bits == 16 else np.uint8)
+    for top in range(0, grey.height, ROWS_OF_PILLOW):
+        rows = grey.crop((0, top, grey.width, min(top + ROWS_OF_PILLOW, grey.height)))
+        pixels[top : top + ROWS_OF_PILLOW] = np.asarray(rows)
+    return pixels
 
 
 def _broken(path: Path, error: Exception) -> ImageFault:

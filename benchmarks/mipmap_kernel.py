@@ -1,0 +1,433 @@
+"""Target 1: one tile, six levels, in one process: against the floor, and against other ways of doing it."""
+
+import functools
+import io
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from benchmarks.common import Options, Outcome, Plot, Row, Taken, interleaved, median_ratio, median_wall_s, run_script
+from handlers.areakernel import library
+from handlers.areamean import MeansByNumpy, means
+from handlers.formats import Encoding
+from handlers.images import MipmapJob, make_mipmaps
+
+LEVELS = tuple(range(1, 7))
+SIDES = (3840, 5504)
+PLACES = ("temwatch", "floor", "peer")
+PEER_RUNS = 3
+"""The old tool takes a hundred times as long as the floor."""
+Pixels = npt.NDArray[Any]
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A tile and what becomes of it."""
+
+    side: int
+    bits: int
+    to_8bit: bool
+
+    @property
+    def name(self) -> str:
+        depth = "16 made 8 bit" if self.to_8bit else f"{self.bits} bit"
+        return f"{self.side}x{self.side}, {depth}"
+
+
+def measure(options: Options) -> Outcome:
+    """Whole tiles from file to files; the arithmetic alone; encoders; a worker's memory."""
+    sides, runs = ((512, 1024), 5) if options.quick else (SIDES, 31)
+    rows: list[Row] = []
+    facts: dict[str, Any] = {"compiled": library() is not None}
+    speeds: dict[str, list[tuple[float, float]]] = {}
+    for side in sides:
+        for bits, to_8bit in ((8, False), (16, False), (16, True)):
+            case = Case(side, bits, to_8bit)
+            works = tile_works(case, options.directory)
+            own = times({name: works[name] for name in ("temwatch", "floor")}, options.directory, runs)
+            beside = times(works, options.directory, PEER_RUNS)
+            rows += [floor_row(case, own, beside), old_tool_row(case, beside)]
+            taken = beside | own
+            facts[case.name] = {name: seconds_of(each) for name, each in taken.items()}
+            for name, each in taken.items():
+                speeds.setdefault(f"{name}, {bits} bit", []).append((side**2 / 1e6, median_wall_s(each) * 1e3))
+    kernel_rows, facts["kernel"] = kernels(sides[0])
+    encoder_rows, facts["encoders"] = encoders(sides[0] // 2, runs // 3)
+    rows += [*kernel_rows, *encoder_rows, memory(options.directory, sides[-1])]
+    plot = Plot(
+        "mipmap_kernel",
+        "One tile, six levels, uncompressed TIFF",
+        "megapixels",
+        "milliseconds",
+        {name: points for name, points in speeds.items() if name.startswith(("temwatch", "floor", "OpenCV", "Pillow"))},
+    )
+    return Outcome(rows, [plot], facts)
+
+
+def seconds_of(taken: Sequence[Taken]) -> dict[str, float]:
+    """Minimum and median of the wall clock, and the median of the processor's time."""
+    return {
+        "min_s": min(each.wall_s for each in taken),
+        "median_s": median_wall_s(taken),
+        "cpu_s": statistics.median(each.cpu_s for each in taken),
+    }
+
+
+# --- a whole tile
+
+
+def tile_works(case: Case, directory: Path) -> dict[str, Work]:
+    """Each way from a tile's file to the files of its levels; the first two are temwatch and the floor."""
+    pixels = texture(case.side, case.bits)
+    level0 = directory / "tile.tif"
+    Image.fromarray(pixels).save(level0)
+    made = directory / "temwatch"
+    outputs = tuple((level, made / f"{level}.tif") for level in LEVELS)
+    job = MipmapJob("tile", level0, outputs, case.side, case.side, convert_to_8bit=case.to_8bit)
+    if (report := make_mipmaps(job)).fault is not None:
+        raise RuntimeError(str(report.fault))
+    contents = [path.read_bytes() for _, path in outputs]
+    works: dict[str, Work] = {
+        "temwatch": functools.partial(make_mipmaps, job),
+        "floor": floor(level0, contents, directory / "floor"),
+    }
+    for name, work in peers(case).items():
+        works[name] = functools.partial(work, level0, directory / "peer")
+    for place in PLACES:
+        (directory / place).mkdir(exist_ok=True)
+    return works
+
+
+def times(works: Mapping[str, Work], directory: Path, runs: int) -> dict[str, list[Taken]]:
+    """Of the works run in turn, each into empty directories: to replace a file would take its time, too."""
+
+    def empty() -> None:
+        for place in PLACES:
+            for path in (directory / place).glob("*.tif"):
+                path.unlink()
+
+    steps = {step: do for name, work in works.items() for step, do in ((f"empty for {name}", empty), (name, work))}
+    taken = interleaved(steps, runs)
+    return {name: taken[name] for name in works}
+
+
+def floor(level0: Path, contents: list[bytes], directory: Path) -> Work:
+    """Reads the bytes of level 0, into memory that is used again, and writes those of the levels; nothing else."""
+    memory = bytearray(level0.stat().st_size)
+
+    def work() -> None:
+        with level0.open("rb", buffering=0) as file:
+            file.readinto(memory)
+        for level, content in zip(LEVELS, contents, strict=True):
+            with (directory / f"{level}.tif").open("wb", buffering=0) as file:
+                file.write(content)
+
+    return work
+
+
+def peers(case: Case) -> dict[str, Callable[[Path, Path], None]]:
+    """Others, which neither verify nor sync what they write."""
+    import cv2
+    import pyvips
+    import tinybrain
+    from skimage.measure import block_reduce
+
+    def converted(image: Pixels) -> Pixels:
+        return (image // 257).astype(np.uint8) if case.to_8bit else image
+
+    def old_tool(level0: Path, place: Path) -> None:
+        """As asap-modules does it: each level of the one before, truncated."""
+        with Image.open(level0) as file:
+            image = converted(np.asarray(file))
+        for level in LEVELS:
+            image = block_reduce(image, (2, 2), np.mean).astype(image.dtype)
+            Image.fromarray(image).save(place / f"{level}.tif")
+
+    def pillow_reduce(level0: Path, place: Path) -> None:
+        with Image.open(level0) as file:
+            for level in LEVELS:
+                file.reduce(2**level).save(place / f"{level}.tif")
+
+    def pillow_resize(level0: Path, place: Path) -> None:
+        with Image.open(level0) as file:
+            for level in LEVELS:
+                size = (file.width >> level, file.height >> level)
+                file.resize(size, Image.Resampling.BOX).save(place / f"{level}.tif")
+
+    def opencv(level0: Path, place: Path) -> None:
+        image = cv2.imread(str(level0), cv2.IMREAD_UNCHANGED)
+        for level in LEVELS:
+            image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+            shown = cv2.convertScaleAbs(image, alpha=1 / 257) if case.to_8bit else image
+            cv2.imwrite(str(place / f"{level}.tif"), shown, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+
+    def by_tinybrain(level0: Path, place: Path) -> None:
+        with Image.open(level0) as file:
+            image = converted(np.asarray(file))
+        made = tinybrain.downsample_with_averaging(image[:, :, np.newaxis], (2, 2, 1), num_mips=len(LEVELS))
+        for level, reduced in zip(LEVELS, made, strict=True):
+            Image.fromarray(np.ascontiguousarray(reduced[:, :, 0])).save(place / f"{level}.tif")
+
+    def vips(level0: Path, place: Path) -> None:
+        image = pyvips.Image.new_from_file(str(level0)).copy_memory()
+        for level in LEVELS:
+            image = image.shrink(2, 2)
+            shown = (image / 257).cast("uchar") if case.to_8bit else image
+            shown.tiffsave(str(place / f"{level}.tif"))
+
+    ways = {"block_reduce + Pillow": old_tool, "OpenCV": opencv, "tinybrain": by_tinybrain, "pyvips": vips}
+    if case.bits == 8:  # Pillow reduces no 16-bit images
+        ways |= {"Pillow reduce": pillow_reduce, "Pillow resize": pillow_resize}
+    return ways
+
+
+def floor_row(case: Case, own: Mapping[str, Sequence[Taken]], beside: Mapping[str, Sequence[Taken]]) -> Row:
+    """Against the floor, and beside the quickest of the others."""
+    walls = {name: [each.wall_s for each in many] for name, many in own.items()}
+    cpus = {name: [each.cpu_s for each in many] for name, many in own.items()}
+    over_floor = median_ratio(walls["temwatch"], walls["floor"])
+    cpu_over_floor = median_ratio(cpus["temwatch"], cpus["floor"])
+    best = min(walls["temwatch"]) / min(walls["floor"])
+    others = {name: median_wall_s(many) for name, many in beside.items() if name not in own}
+    quickest = min(others, key=others.__getitem__)
+    return Row(
+        1,
+        f"tile of {case.name}, six levels, tif",
+        median_wall_s(own["temwatch"]) * 1e3,
+        "ms",
+        1.5,
+        floor=median_wall_s(own["floor"]) * 1e3,
+        floor_is="bytes in, bytes out",
+        peer=others[quickest] * 1e3,
+        peer_is=f"{quickest}, unverified",
+        ratio=over_floor,
+        ratio_is="measured / floor",
+        judged=over_floor,
+        note=f"of processor time {cpu_over_floor:.2f}, of the quickest runs {best:.2f}",
+    )
+
+
+def old_tool_row(case: Case, beside: Mapping[str, Sequence[Taken]]) -> Row:
+    """Against the old tool's way."""
+    old, own = beside["block_reduce + Pillow"], beside["temwatch"]
+    ratio = median_ratio([each.wall_s for each in old], [each.wall_s for each in own])
+    return Row(
+        1,
+        f"the same against the old tool, {case.name}",
+        median_wall_s(own) * 1e3,
+        "ms",
+        12,
+        at_most=False,
+        peer=median_wall_s(old) * 1e3,
+        peer_is="block_reduce + Pillow, unverified",
+        ratio=ratio,
+        ratio_is="peer / measured",
+        judged=ratio,
+    )
+
+
+# --- the arithmetic alone
+
+
+def kernels(side: int) -> tuple[list[Row], dict[str, Any]]:
+    """Levels of an array in memory: time, and how far from the exact mean."""
+    rows: list[Row] = []
+    facts: dict[str, Any] = {}
+    for bits in (8, 16):
+        image = texture(side, bits)
+        works = kernel_works(image)
+        errors = {name: worst_errors(image, work()) for name, work in works.items()}
+        taken = interleaved(works, 5)
+        facts[f"{bits} bit"] = {name: {**seconds_of(taken[name]), **errors[name]} for name in works}
+        for name, many in taken.items():
+            off = errors[name]
+            rows.append(
+                Row(
+                    1,
+                    f"arithmetic alone, {side}x{side}, {bits} bit: {name}",
+                    median_wall_s(many) * 1e3,
+                    "ms",
+                    note=f"off by {off['largest']:.2f} at most, {off['mean']:+.3f} on average at the worst level",
+                )
+            )
+    return rows, facts
+
+
+def kernel_works(image: Pixels) -> dict[str, Callable[[], list[Pixels]]]:
+    import cv2
+    import tinybrain
+    from skimage.measure import block_reduce
+
+    height, width = image.shape
+    depth = image.itemsize * 8
+
+    def temwatch(kind: Callable[..., Any]) -> Callable[[], list[Pixels]]:
+        outputs = {level: np.empty((height >> level, width >> level), image.dtype) for level in LEVELS}
+        reducer = kind(width, height, depth, outputs, None)
+
+        def work() -> list[Pixels]:
+            reducer.begin()
+            for start in range(0, height, reducer.rows_at_once):
+                reducer.add(image[start : start + reducer.rows_at_once])
+            reducer.biased()
+            return list(outputs.values())
+
+        return work
+
+    def chained(step: Callable[[Pixels], Pixels]) -> Callable[[], list[Pixels]]:
+        def work() -> list[Pixels]:
+            made = [image]
+            for _ in LEVELS:
+                made.append(step(made[-1]))
+            return made[1:]
+
+        return work
+
+    def by_tinybrain() -> list[Pixels]:
+        made = tinybrain.downsample_with_averaging(image[:, :, np.newaxis], (2, 2, 1), num_mips=len(LEVELS))
+        return [level[:, :, 0] for level in made]
+
+    works = {
+        "temwatch": temwatch(means),
+        "temwatch by numpy": temwatch(MeansByNumpy),
+        "OpenCV": chained(lambda one: cv2.resize(one, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)),
+        "tinybrain": by_tinybrain,
+        "block_reduce": chained(lambda one: block_reduce(one, (2, 2), np.mean).astype(one.dtype)),
+    }
+    if depth == 8:
+        whole = Image.fromarray(image)
+        works["Pillow reduce"] = lambda: [np.asarray(whole.reduce(2**level)) for level in LEVELS]
+    return works
+
+
+def worst_errors(image: Pixels, levels: Sequence[Pixels]) -> dict[str, float]:
+    """The largest error of a pixel, and the mean error of the level where that is largest; grey values."""
+    largest, mean = 0.0, 0.0
+    for level, reduced in zip(LEVELS, levels, strict=True):
+        side = 2**level
+        blocks = image.reshape(image.shape[0] // side, side, image.shape[1] // side, side)
+        error = reduced - blocks.mean(axis=(1, 3), dtype=np.float64)
+        largest = max(largest, float(np.abs(error).max()))
+        mean = max(mean, float(error.mean()), key=abs)
+    return {"largest": largest, "mean": mean}
+
+
+# --- encoders
+
+
+def encoders(side: int, runs: int) -> tuple[list[Row], dict[str, Any]]:
+    """png and jpg of a level 1, in memory."""
+    import cv2
+    import pyvips
+
+    pixels = texture(side, 8)
+
+    def pillow(kind: str, **how: Any) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, kind, **how)
+        return buffer.getvalue()
+
+    picture = pyvips.Image.new_from_array(pixels)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 95]
+    ways: dict[str, dict[str, Callable[[], Any]]] = {
+        "png": {
+            "temwatch": lambda: Encoding("png").encoded(pixels),
+            "Pillow": lambda: pillow("PNG"),
+            "OpenCV": lambda: cv2.imencode(".png", pixels)[1],
+        },
+        "jpg": {
+            "temwatch": lambda: Encoding("jpg").encoded(pixels),
+            "OpenCV": lambda: cv2.imencode(".jpg", pixels, quality)[1],
+            "pyvips": lambda: picture.jpegsave_buffer(Q=95),
+        },
+    }
+    rows, facts = [], {}
+    for kind, works in ways.items():
+        sizes = {name: len(work()) for name, work in works.items()}
+        taken = interleaved(works, max(3, runs))
+        middle = {name: statistics.median(each.cpu_s for each in many) * 1e3 for name, many in taken.items()}
+        best = min((name for name in works if name != "temwatch"), key=middle.__getitem__)
+        ratio = median_ratio([each.cpu_s for each in taken["temwatch"]], [each.cpu_s for each in taken[best]])
+        facts[kind] = {name: {"cpu_ms": middle[name], "bytes": sizes[name]} for name in works}
+        sizes_text = ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in sizes.items())
+        rows.append(
+            Row(
+                1,
+                f"{kind} of {side}x{side}",
+                middle["temwatch"],
+                "ms of CPU",
+                1.1,  # the same library by two doors: the rest is noise
+                peer=middle[best],
+                peer_is=best,
+                ratio=ratio,
+                ratio_is="measured / peer",
+                judged=ratio,
+                note=sizes_text,
+            )
+        )
+    return rows, facts
+
+
+# --- memory
+
+WORKER = """
+import sys
+from pathlib import Path
+from handlers.images import MipmapJob, make_mipmaps
+def peak_bytes(name, side):
+    outputs = tuple((n, Path(sys.argv[1]) / f"{n}.tif") for n in range(1, 7))
+    report = make_mipmaps(MipmapJob("t", Path(sys.argv[1]) / name, outputs, side, side))
+    assert report.fault is None, report
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+print(peak_bytes("small.tif", 64), peak_bytes("large.tif", int(sys.argv[2])))
+"""
+
+
+def memory(directory: Path, side: int) -> Row:
+    """Peak of a process that makes a tile whose rounding has to be spread, which takes the most."""
+    even = np.where(texture(side, 8) < 64, 101, 100).astype(np.uint8)
+    Image.fromarray(even).save(directory / "large.tif")
+    Image.fromarray(even[:64, :64]).save(directory / "small.tif")
+    command = [sys.executable, "-c", WORKER, os.fspath(directory), str(side)]
+    before, peak = map(int, subprocess.check_output(command, text=True).split())
+    ratio = (peak - before) / even.nbytes
+    return Row(
+        1,
+        f"peak memory of a worker, {side}x{side}, 8 bit, at worst",
+        peak / 2**20,
+        "MiB",
+        3.0,
+        floor=even.nbytes / 2**20,
+        floor_is="level 0",
+        ratio=ratio,
+        ratio_is="(peak - interpreter) / level 0",
+        judged=ratio,
+        note=f"interpreter and imports {before / 2**20:.0f} MiB",
+    )
+
+
+@functools.cache
+def texture(side: int, bits: int) -> Pixels:
+    """Grey as a microscope's: soft shapes, and noise."""
+    random = np.random.default_rng(0)
+    coarse = random.normal(size=(side // 32 + 1, side // 32 + 1)).astype(np.float32)
+    soft = np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
+    grey = 128 + 30 * soft + random.normal(scale=8, size=(side, side)).astype(np.float32)
+    if bits == 8:
+        return np.clip(grey, 0, 255).astype(np.uint8)
+    return np.clip(grey * 257, 0, 65535).astype(np.uint16)
+
+
+if __name__ == "__main__":
+    run_script("mipmap_kernel", measure)

@@ -1,0 +1,161 @@
+"""Target 2: what two workers are worth, what a job costs beside its work, and how long a worker takes to import."""
+
+import asyncio
+import functools
+import os
+import pickle
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import wait
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.common import Options, Outcome, Plot, Row, interleaved, median_cpu_s, median_ratio, run_script
+from handlers.executors import WorkerPool, open_executor, run_job
+from handlers.images import MipmapJob
+
+LEVELS = range(1, 7)
+IMPORTS = "import handlers.images, handlers.worker"
+SPIN = range(4_000_000)
+"""To be summed: some 0.1 s that need no memory, for what two processes are worth here in any case."""
+
+
+def measure(options: Options) -> Outcome:
+    """Throughput of one and two workers in turn, then of the smallest jobs, then imports."""
+    side, tiles, rounds = (1024, 8, 3) if options.quick else (3840, 24, 7)
+    jobs = jobs_for(options.directory, side, tiles)
+    rows, facts = [], {}
+    with ExitStack() as stack:
+        runner = stack.enter_context(asyncio.Runner())  # locks of a pool belong to one loop
+        pools = {count: stack.enter_context(open_executor("processes", count)) for count in (1, 2)}
+        for pool in pools.values():
+            runner.run(reports(pool, jobs))  # memory that workers keep is there, and the files are
+        rates, spins = scaling(runner, pools, jobs, rounds)
+        rows.append(scaling_row(side, rates, spins))
+        facts["tiles_per_s"] = {count: statistics.median(each) for count, each in rates.items()}
+        small = jobs_for(options.directory, 64, 1)[0]
+        rows += overhead_rows(runner, pools[1], small, 50 if options.quick else 400)
+    rows.append(import_row(5 if options.quick else 15))
+    plot = Plot(
+        "worker_pool",
+        f"Tiles of {side}x{side}, 8 bit, six levels",
+        "workers",
+        "tiles per second",
+        {"measured": [(count, statistics.median(each)) for count, each in rates.items()]},
+    )
+    return Outcome(rows, [plot], facts)
+
+
+def jobs_for(directory: Path, side: int, tiles: int) -> list[MipmapJob]:
+    """Jobs of one image each, which are links to the same file."""
+    image = directory / f"{side}.tif"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side), np.uint8)).save(image)
+    job = MipmapJob("", image, (), side, side)
+
+    def one(number: int) -> MipmapJob:
+        level0 = directory / f"{side}-{number}.tif"
+        os.link(image, level0)
+        outputs = tuple((level, directory / f"{level}" / level0.name) for level in LEVELS)
+        return replace(job, tile_id=f"tile.{number}", level0=level0, outputs=outputs)
+
+    return [one(number) for number in range(tiles)]
+
+
+async def reports(pool: WorkerPool, jobs: Sequence[MipmapJob]) -> None:
+    """Returns when all jobs were done, as the daemon has them done."""
+    for report in await asyncio.gather(*(run_job(pool, job) for job in jobs)):
+        if report.fault is not None:
+            raise RuntimeError(str(report.fault))
+
+
+def scaling(
+    runner: asyncio.Runner, pools: dict[int, WorkerPool], jobs: list[MipmapJob], rounds: int
+) -> tuple[dict[int, list[float]], dict[int, list[float]]]:
+    """Tiles per second, and spins per second, of each pool, round by round."""
+    rates: dict[int, list[float]] = {count: [] for count in pools}
+    spins: dict[int, list[float]] = {count: [] for count in pools}
+    for _ in range(rounds):
+        for count, pool in pools.items():
+            began = time.perf_counter()
+            runner.run(reports(pool, jobs))
+            rates[count].append(len(jobs) / (time.perf_counter() - began))
+            began = time.perf_counter()
+            wait([pool.executor.submit(sum, SPIN) for _ in range(4)])
+            spins[count].append(4 / (time.perf_counter() - began))
+    return rates, spins
+
+
+def scaling_row(side: int, rates: dict[int, list[float]], spins: dict[int, list[float]]) -> Row:
+    """Two workers over one, beside what two are worth where nothing is read or written."""
+    gain, best = median_ratio(rates[2], rates[1]), median_ratio(spins[2], spins[1])
+    return Row(
+        2,
+        f"tiles of {side}x{side}, 8 bit, through two workers",
+        statistics.median(rates[2]),
+        "tiles/s",
+        1.85,
+        at_most=False,
+        peer=statistics.median(rates[1]),
+        peer_is="one worker",
+        ratio=gain,
+        ratio_is="two workers / one",
+        judged=gain,
+        note=f"two processes that only add numbers gain {best:.2f} in the same rounds",
+    )
+
+
+def overhead_rows(runner: asyncio.Runner, pool: WorkerPool, job: MipmapJob, jobs: int) -> list[Row]:
+    """Submit to report, less what the worker says that it took; one job at a time, and many waiting."""
+    alone = runner.run(one_by_one(pool, job, jobs))
+    began = time.perf_counter()
+    futures = [pool.submit(job) for _ in range(jobs)]
+    work_s = sum(future.result().seconds for future in futures)
+    waiting = (time.perf_counter() - began - work_s) / jobs
+    packed = pickle.dumps(job)
+    pickled = interleaved({"both ways": lambda: pickle.loads(pickle.dumps(job))}, 200)["both ways"]
+    note = f"a job is {len(packed)} bytes, pickled and back in {median_cpu_s(pickled) * 1e6:.0f} us"
+    middle, tail = statistics.median(alone) * 1e3, statistics.quantiles(alone, n=20)[-1] * 1e3
+    return [
+        Row(2, "overhead of a job, submit to report, one at a time", middle, "ms", 1.0, note=f"95 %: {tail:.2f} ms"),
+        Row(2, "overhead of a job, with others waiting", waiting * 1e3, "ms", 1.0, note=note),
+    ]
+
+
+async def one_by_one(pool: WorkerPool, job: MipmapJob, jobs: int) -> list[float]:
+    """Seconds that each took beyond its work."""
+    beyond: list[float] = []
+    for _ in range(jobs):
+        began = time.perf_counter()
+        report = await run_job(pool, job)
+        beyond.append(time.perf_counter() - began - report.seconds)
+    return beyond
+
+
+def import_row(runs: int) -> Row:
+    """What a worker imports, in a new interpreter, less the interpreter."""
+
+    def run(code: str) -> None:
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+    taken = interleaved({"worker": functools.partial(run, IMPORTS), "bare": functools.partial(run, "pass")}, runs)
+    walls = [each.wall_s - bare.wall_s for each, bare in zip(taken["worker"], taken["bare"], strict=True)]
+    cpu = median_cpu_s(taken["worker"]) - median_cpu_s(taken["bare"])
+    heavy = subprocess.run(
+        [sys.executable, "-c", f"{IMPORTS}\nimport sys; print('skimage' in sys.modules, 'scipy' in sys.modules)"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    note = f"of the processor {cpu:.3f} s; scikit-image {'imported' if 'True' in heavy else 'not imported'}"
+    return Row(2, "imports of a worker", statistics.median(walls), "s", 0.3, note=note)
+
+
+if __name__ == "__main__":
+    run_script("worker_pool", measure)
