@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Encoding", "FaultReport", "ImageInfo", "MadeLevel", "MipmapJob", "MipmapReport", "Reduction"]
 __all__ += ["inspect_image", "make_mipmaps", "verify_level"]
 
-READ_BACK_BYTES = 64 * 1024
+READ_BACK_BYTES = 128 * 1024
 """At once: what was read is compared while it is in the cache."""
 ROWS_OF_PILLOW = 256
 """Handed over at once: of a whole image there would be two more copies for a moment."""
