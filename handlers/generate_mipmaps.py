@@ -199,30 +199,42 @@ async def make_all(
     Parameters
     ----------
     record : is given the reports that came in while it was busy with the former ones.
-    slots : how many jobs may be with the executor at once, shared with whoever else uses it.
+    slots : how many jobs may be with the executor, or done and not recorded; shared with whoever else uses it.
     stop : once set no further job is begun; those under way are still reported.
     """
-    reports: asyncio.Queue[MipmapReport | None] = asyncio.Queue()
+    reports: asyncio.Queue[_Report | None] = asyncio.Queue()
     async with asyncio.TaskGroup() as group:
         group.create_task(_submit(pool, jobs, reports, slots, stop), name="submit mipmaps")
-        while (batch := await _batch(reports))[-1] is not None:
-            await record([report for report in batch if report])
-        if remaining := [report for report in batch if report]:
-            await record(remaining)
+        while None not in (batch := await _batch(reports)):
+            done = [each for each in batch if each]
+            await record([each.report for each in done])
+            for each in done:
+                each.is_recorded.set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """A report on its way to be recorded."""
+
+    report: MipmapReport
+    is_recorded: asyncio.Event
 
 
 async def _submit(
     pool: WorkerPool,
     jobs: Sequence[MipmapJob],
-    reports: asyncio.Queue[MipmapReport | None],
+    reports: asyncio.Queue[_Report | None],
     slots: asyncio.Semaphore,
     stop: asyncio.Event,
 ) -> None:
-    """Gives the jobs to the executor as slots become free; puts None behind the last report."""
+    """Gives the jobs to the executor as slots become free; puts None when the last report is recorded."""
 
     async def work(job: MipmapJob) -> None:
         try:
-            reports.put_nowait(await run_job(pool, job))
+            done = _Report(await run_job(pool, job), asyncio.Event())
+            reports.put_nowait(done)
+            # Were the slot free sooner, a slow journal would let pile up what a crash makes do again.
+            await done.is_recorded.wait()
         finally:
             slots.release()
 
@@ -236,7 +248,7 @@ async def _submit(
     reports.put_nowait(None)
 
 
-async def _batch(reports: asyncio.Queue[MipmapReport | None]) -> list[MipmapReport | None]:
+async def _batch(reports: asyncio.Queue[_Report | None]) -> list[_Report | None]:
     """Everything in the queue, at least one."""
     batch = [await reports.get()]
     while not reports.empty():

@@ -1,0 +1,29 @@
+"""Jobs given to the workers and reports on their way into the journal: together never more than there are slots."""
+
+import asyncio
+
+from daemon.demo.microscope import plan_section, write_section
+from handlers.executors import open_executor
+from handlers.generate_mipmaps import make_all
+from handlers.images import MipmapJob
+
+
+async def test_a_slow_journal_lets_no_more_tiles_be_made_than_there_are_slots(tmp_path):
+    section = write_section(plan_section(tiles=12, size=(64, 64)), tmp_path, pixels="noise")
+    jobs = [MipmapJob(image.stem, image, ((1, tmp_path / "mipmaps" / image.name),), 64, 64) for image in section.images]
+    recorded, most_unrecorded = 0, 0
+
+    async def record(reports):
+        nonlocal recorded, most_unrecorded
+        await asyncio.sleep(0.2)  # a busy disk: the tiles are far quicker
+        made = len(list((tmp_path / "mipmaps").glob("*.tif")))
+        most_unrecorded = max(most_unrecorded, made - recorded)
+        assert not [report.fault for report in reports if report.fault]
+        recorded += len(reports)
+
+    with open_executor("processes", 2) as pool:
+        slots = asyncio.Semaphore(3)
+        await make_all(pool, jobs, record, slots=slots, stop=asyncio.Event())
+    assert recorded == len(jobs)
+    assert 1 <= most_unrecorded <= 3
+    assert not slots.locked()
