@@ -75,7 +75,7 @@ class Program:
 
     def cpu_s(self) -> float:
         """Processor seconds of the process, of its children, and of theirs, living or ended."""
-        return sum(_cpu_s(pid) for pid in family(self.pid))
+        return sum(cpu_of(pid) for pid in family(self.pid))
 
     def memory_bytes(self) -> int:
         """Memory that only this process and its children hold; what they share among them is counted once."""
@@ -106,7 +106,8 @@ def family(pid: int) -> list[int]:
     return [pid, *(member for child in children for member in family(child))]
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_of(pid: int) -> float:
+    """Processor seconds of a process and of its children that have ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
