@@ -2,7 +2,9 @@
 
 import functools
 import io
+import itertools
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -23,6 +25,9 @@ from handlers.images import MipmapJob, make_mipmaps
 
 LEVELS = tuple(range(1, 7))
 SIDES = (3840, 5504)
+TILE = "tile.tif"
+COPIES = 9
+"""Of a tile: more than any cache holds."""
 PLACES = ("temwatch", "floor", "peer")
 PEER_RUNS = 3
 """The old tool takes a hundred times as long as the floor."""
@@ -89,8 +94,10 @@ def seconds_of(taken: Sequence[Taken]) -> dict[str, float]:
 def tile_works(case: Case, directory: Path) -> dict[str, Work]:
     """Each way from a tile's file to the files of its levels; the first two are temwatch and the floor."""
     pixels = texture(case.side, case.bits)
-    level0 = directory / "tile.tif"
-    Image.fromarray(pixels).save(level0)
+    level0 = directory / TILE
+    for number in range(COPIES):
+        Image.fromarray(pixels).save(directory / f"copy-{number}.tif")
+    shutil.copyfile(directory / "copy-0.tif", level0)
     made = directory / "temwatch"
     outputs = tuple((level, made / f"{level}.tif") for level in LEVELS)
     job = MipmapJob("tile", level0, outputs, case.side, case.side, convert_to_8bit=case.to_8bit)
@@ -109,14 +116,20 @@ def tile_works(case: Case, directory: Path) -> dict[str, Work]:
 
 
 def times(works: Mapping[str, Work], directory: Path, runs: int) -> dict[str, list[Taken]]:
-    """Of the works run in turn, each into empty directories: to replace a file would take its time, too."""
+    """Of the works run in turn, each with a tile that nobody has read lately, and into empty directories.
 
-    def empty() -> None:
+    A tile that has just arrived is in no processor's cache; and to replace a file would take its time, too.
+    """
+    copies = itertools.cycle(sorted(directory.glob("copy-*.tif")))
+
+    def prepare() -> None:
+        (directory / TILE).unlink()
+        os.link(next(copies), directory / TILE)
         for place in PLACES:
             for path in (directory / place).glob("*.tif"):
                 path.unlink()
 
-    steps = {step: do for name, work in works.items() for step, do in ((f"empty for {name}", empty), (name, work))}
+    steps = {step: do for name, work in works.items() for step, do in ((f"before {name}", prepare), (name, work))}
     taken = interleaved(steps, runs)
     return {name: taken[name] for name in works}
 
