@@ -1,0 +1,169 @@
+"""Target 5: a tree of a million files in 10,000 directories: the idle daemon, its scans, its memory."""
+
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from benchmarks import processes
+from benchmarks.common import Options, Outcome, Row, interleaved, median_cpu_s, median_ratio, median_wall_s, run_script
+from daemon.watching.hints import HintBox, open_hints
+from daemon.watching.lookout import Lookout
+from daemon.watching.mounts import read_mounts
+from daemon.watching.roots import WatchRoot
+
+DIRECTORIES = 10_000
+FILES = 100
+"""In each, one of them a metafile."""
+IDLE_S = 30.0
+PER_PARENT = 100
+
+
+def measure(options: Options) -> Outcome:
+    """`find` and our own scans in turn on the same tree, then a daemon that has nothing to do in it."""
+    directories = 500 if options.quick else DIRECTORIES
+    root = options.directory / "acquisition"
+    make_tree(root, directories)
+    state = options.directory / "state"
+    state.mkdir()
+    lookouts: list[Lookout] = []
+
+    def start() -> None:
+        """What a daemon does before it is ready: watches asked for, everything listed."""
+        if lookouts:
+            lookouts.pop().close()
+        lookout = lookout_on(root, state)
+        lookout.open()
+        lookout.survey(everything=True)
+        lookouts.append(lookout)
+
+    def find() -> None:
+        subprocess.run(["find", str(root), "-name", "_metadata_*.json"], stdout=subprocess.DEVNULL, check=True)
+
+    runs = 2 if options.quick else 5
+    taken = interleaved({"find": find, "start": start}, runs)
+    lookout = lookouts[0]
+    time.sleep(2.5)  # what was new is looked at again until mtimes can be trusted
+    lookout.survey()
+    again = interleaved({"find": find, "following": lookout.survey}, runs)
+    lookout.close()
+    find_s = median_wall_s(taken["find"])
+    start_ratio = median_ratio([each.wall_s for each in taken["start"]], [each.wall_s for each in taken["find"]])
+    again_ratio = median_ratio([each.wall_s for each in again["following"]], [each.wall_s for each in again["find"]])
+    size = f"{directories * FILES:,} files in {directories:,} directories"
+    rows = [
+        Row(
+            5,
+            f"start: watches asked for and everything listed, {size}",
+            median_wall_s(taken["start"]),
+            "s",
+            limit=2.0,
+            floor=find_s,
+            floor_is="find",
+            ratio=start_ratio,
+            ratio_is="measured / floor",
+            judged=start_ratio,
+            note=f"CPU {median_cpu_s(taken['start']):.2f} s, find's {median_cpu_s(taken['find']):.2f} s",
+        ),
+        Row(
+            5,
+            "following scan, nothing changed",
+            median_wall_s(again["following"]),
+            "s",
+            limit=0.2,
+            floor=median_wall_s(again["find"]),
+            floor_is="find",
+            ratio=again_ratio,
+            ratio_is="measured / floor",
+            judged=again_ratio,
+        ),
+        *_idle_rows(options, root, directories),
+    ]
+    return Outcome(rows, facts={"taken": {name: [each.wall_s for each in found] for name, found in taken.items()}})
+
+
+def make_tree(root: Path, directories: int) -> None:
+    """Directories of empty files, linked to a few: a million inodes would take the memory of the machine."""
+    root.mkdir()
+    image, metafile = root.parent / "image.tif", root.parent / "metafile.json"
+    image.touch()
+    metafile.write_text("{}")
+    for number in range(directories):
+        place = root / f"{number // PER_PARENT:04d}" / f"{number:06d}"
+        place.mkdir(parents=True)
+        base = f"{place}/"
+        os.link(metafile, f"{base}_metadata_2024{number:010d}_block_{number:06d}_0_.json")
+        for tile in range(FILES - 1):
+            os.link(image, f"{base}{tile:017d}_block_{number:06d}_0_{tile % 10}_{tile // 10}.tif")
+    then = time.time() - 86_400
+    for path, _, _ in os.walk(root, topdown=False):
+        os.utime(path, (then, then))
+    os.utime(metafile, (then, then))
+
+
+def lookout_on(root: Path, state: Path) -> Lookout:
+    """What looks at a root in the daemon, with watchdog's events."""
+    return Lookout(
+        WatchRoot("bench", root),
+        HintBox(lambda: None),
+        known_metafiles=0,
+        open_hints=open_hints,
+        read_mounts=read_mounts,
+        state_directory=state,
+        granularity_s=2.0,
+    )
+
+
+def _idle_rows(options: Options, root: Path, directories: int) -> list[Row]:
+    """A daemon on the tree, and one on an empty directory: what the tree costs while nothing happens."""
+    idle_s = 5.0 if options.quick else IDLE_S
+    empty = options.directory / "nothing"
+    (empty / "here").mkdir(parents=True)
+    memory: dict[str, int] = {}
+    share: dict[str, float] = {}
+    with processes.standin(options.directory) as (_, render_url):
+        for name, watched in (("tree", root), ("empty", empty)):
+            place = options.directory / name
+            place.mkdir()
+            # Its metafiles are not what is to be measured: none of them is taken up.
+            watch = {"ignore": ["_metadata_*"], "scan_interval_s": 60}
+            config = processes.write_config(place, render_url, watched, watch=watch)
+            with processes.daemon(place, config, timeout_s=300) as (program, url):
+                _wait_until_caught_up(url)
+                before, began = program.cpu_s(), time.monotonic()
+                threading.Event().wait(idle_s)
+                share[name] = (program.cpu_s() - before) / (time.monotonic() - began)
+                memory[name] = program.memory_bytes()
+    return [
+        Row(
+            5,
+            f"CPU of the idle daemon over {idle_s:.0f} s, {directories * FILES:,} files",
+            100 * share["tree"],
+            "% of a core",
+            limit=0.5,
+            floor=100 * share["empty"],
+            floor_is="watching an empty directory",
+            note="one pass over mtimes comes every 60 s beside",
+        ),
+        Row(
+            5,
+            "memory for each watched directory",
+            (memory["tree"] - memory["empty"]) / directories,
+            "bytes",
+            note=f"daemon {memory['tree'] / 2**20:.0f} MiB, {memory['empty'] / 2**20:.0f} MiB with nothing to watch;"
+            " the kernel's own 1 KiB a watch besides",
+        ),
+    ]
+
+
+def _wait_until_caught_up(url: str) -> None:
+    def watching() -> bool:
+        answer = processes.fetch(f"{url}/readyz")
+        return bool(answer) and answer["watches"][0]["status"] == "watching"
+
+    processes.wait_for(watching, 300, "the daemon watching", every_s=0.2)
+
+
+if __name__ == "__main__":
+    run_script("watching", measure)
