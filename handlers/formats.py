@@ -35,6 +35,11 @@ _PILLOW_NAMES = {"tif": "TIFF", "png": "PNG", "jpg": "JPEG"}
 FORMATS = tuple(_PILLOW_NAMES)
 """By extension."""
 
+_PLAIN_START = "<2sHIH108sI"
+"""Byte order, version and place of the only directory; it, of nine tags of twelve bytes; no other follows."""
+PLAIN_START_BYTES = struct.calcsize(_PLAIN_START)
+"""Of an uncompressed TIFF, before its pixels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -141,12 +146,11 @@ def plain_page(width: int, height: int, bits: int) -> Page:
     pixel_bytes = width * height * bits // 8
     size = ((256, 4, width), (257, 4, height), (258, 3, bits))
     grey = ((259, 3, 1), (262, 3, 1))  # not packed, black is zero
-    layout = "<2sHIH108sI"  # nine tags of twelve bytes
-    start = struct.calcsize(layout)
+    start = PLAIN_START_BYTES
     one_strip = ((273, 4, start), (278, 4, height), (279, 4, pixel_bytes), (284, 3, 1))
     entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in (*size, *grey, *one_strip))
     content = bytearray(start + pixel_bytes)
-    content[:start] = struct.pack(layout, b"II", 42, 8, 9, entries, 0)
+    content[:start] = struct.pack(_PLAIN_START, b"II", 42, 8, 9, entries, 0)
     pixels = np.ndarray((height, width), np.uint8 if bits == 8 else np.uint16, content, start)
     return Page(content, pixels)
 

@@ -26,7 +26,7 @@ from PIL import Image
 from handlers import errors
 from handlers.areamean import unbiased
 from handlers.errors import Fault, ImageFault, ImagesMissing, SettingsFault, StorageFault, WorkerFault, storage_fault
-from handlers.formats import PLAIN_TIFF, Encoding, Page
+from handlers.formats import PLAIN_START_BYTES, PLAIN_TIFF, Encoding, Page
 from handlers.greyvalues import FULL_RANGE, Grey, IntensityRange
 from handlers.imageheader import UNREADABLE, ImageInfo, decoder, inspect_image, opened, read_header
 from handlers.mipmaps import MEAN, Reduction, level_size, reduce_levels
@@ -399,15 +399,13 @@ def _publish(level: int, path: Path, page: Page, encoding: Encoding) -> MadeLeve
             _remove(temporary)
             raise
         _sync(path.parent)
-        found = inspect_image(path)
+        _require_in_place(path, page, encoding)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise SettingsFault("mipmaps.output_dir", f"makes names too long for the disk: {path}") from error
         raise storage_fault(str(path), f"write level {level}", error) from error
     except (ImageFault, ImagesMissing) as fault:
         raise _reads_differently(path, str(fault)) from fault
-    if (found.width, found.height, found.mode, found.file_bytes) != (width, height, mode, len(page.content)):
-        raise _reads_differently(path, f"{found}")
     return MadeLevel(level, path, width, height, mode, len(page.content))
 
 
@@ -426,9 +424,26 @@ def _require_same(path: Path, temporary: Path, page: Page, encoding: Encoding) -
         raise _reads_differently(path, "its pixels differ")
 
 
+def _require_in_place(path: Path, page: Page, encoding: Encoding) -> None:
+    """Returns if the file at its final place is of the length, and has the header, of the one that was read back."""
+    height, width = page.pixels.shape
+    if encoding.is_plain:
+        with opened(path) as file:
+            start = os.pread(file.fileno(), PLAIN_START_BYTES, 0)
+            is_same = start == page.content[:PLAIN_START_BYTES]
+            file_bytes = os.fstat(file.fileno()).st_size
+        found = f"{file_bytes} bytes that begin with {start[:16]!r}"
+    else:
+        info = inspect_image(path)
+        is_same = (info.width, info.height, info.bits) == (width, height, page.pixels.itemsize * 8)
+        file_bytes, found = info.file_bytes, f"{info}"
+    if not is_same or file_bytes != len(page.content):
+        raise _reads_differently(path, found)
+
+
 def _holds(path: Path, content: bytes | bytearray) -> bool:
     """Whether a file consists of these bytes."""
-    piece, expected, offset = bytearray(READ_BACK_BYTES), memoryview(content), 0
+    piece, expected, offset = bytearray(min(READ_BACK_BYTES, len(content) + 1)), memoryview(content), 0
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(piece):
             found = piece if count == len(piece) else piece[:count]

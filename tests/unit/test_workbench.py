@@ -293,3 +293,21 @@ def test_a_png_decodes_to_the_pixels_it_was_made_of(width: int, height: int, dep
 
 def test_an_even_png_is_small() -> None:
     assert len(Encoding("png").encoded(np.full((1000, 1000), 200, np.uint8))) < 10_000
+
+
+@pytest.mark.parametrize("damage", ["header", "length"])
+def test_a_rename_that_leaves_another_file_in_place_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    def replaced(source: Path, target: Path) -> None:
+        content = bytearray(source.read_bytes())
+        content = content[:-1] if damage == "length" else bytes(20) + content[20:]
+        target.write_bytes(content)
+
+    pixels = noise(np.uint8, 64, 64)
+    job = job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels)
+    monkeypatch.setattr(Path, "replace", replaced)
+    report = make_mipmaps(job)
+    assert report.fault is not None
+    assert "reads back differently" in report.fault.problem
+    assert not report.made
