@@ -10,6 +10,7 @@ import os
 import platform
 import resource
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -100,6 +101,7 @@ def run_script(name: str, measure: Callable[[Options], Outcome], argv: Sequence[
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args(argv)
     began, others = time.monotonic(), others_busy_s()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # data, and processes started, are not left behind
     directory = Path(tempfile.mkdtemp(prefix=f"temwatch-bench-{name}-", dir=arguments.on))
     try:
         outcome = measure(Options(directory, arguments.quick))
@@ -236,7 +238,13 @@ def file_system(directory: Path) -> str:
     return max(over, key=lambda mount: len(mount[0]))[1]
 
 
+def idle_s() -> float:
+    """Processor seconds that the machine has had nothing to do for, ever, over all of its cores."""
+    fields = [int(each) for each in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:]]
+    return (fields[3] + fields[4]) / TICKS
+
+
 def others_busy_s() -> float:
     """Processor seconds that others than this process and its ended children have used, ever."""
     fields = [int(each) for each in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:]]
-    return (sum(fields[:8]) - fields[3] - fields[4]) / TICKS - own_cpu_s()
+    return sum(fields[:8]) / TICKS - idle_s() - own_cpu_s()

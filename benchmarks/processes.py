@@ -140,7 +140,7 @@ def standin(directory: Path) -> Iterator[tuple[Program, str]]:
 def daemon(
     directory: Path, config: Path, *, timeout_s: float = 120.0, name: str = "daemon", prefix: tuple[str, ...] = ()
 ) -> Iterator[tuple[Program, str]]:
-    """A daemon that has said it is ready, and its URL. It is killed at the end."""
+    """A daemon that has said it is ready, and its URL. It is stopped at the end."""
     program = Program(directory / f"{name}.log", "daemon", "run", "--config", str(config), prefix=prefix)
 
     def ready() -> dict[str, Any] | None:
@@ -151,7 +151,7 @@ def daemon(
     try:
         yield program, str(wait_for(ready, timeout_s, f"daemon.ready in {program.log}")["url"])  # type: ignore[index]
     finally:
-        program.kill()
+        program.stop(20.0)
 
 
 def write_config(

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import processes, sections
-from benchmarks.common import Options, Outcome, Plot, Row, cores, own_cpu_s, run_script
+from benchmarks.common import Options, Outcome, Plot, Row, cores, idle_s, own_cpu_s, run_script
 from daemon.demo.section import SectionPlan
 from handlers.uris import mipmap_path
 
@@ -34,6 +34,16 @@ OFFERED_S = 75.0
 SHARE_OFFERED = 0.85
 """Of the measured capacity: what the second part of the run offers, if the target's rate is out of reach."""
 PROFILE_S = 8
+WAITS = (
+    "_worker (concurrent/futures/thread.py",
+    "Condition.wait ",
+    "Connection._recv ",
+    "EpollSelector.select",
+    "InotifyFD.",
+    "SemLock.",
+    "_PollLikeSelector.select",
+)
+"""Functions that a sampler finds in a system call while they wait."""
 
 
 @dataclass
@@ -89,6 +99,7 @@ class _Scene:
         self.run = Run()
         self.capacity = 0.0
         self.cpu: dict[str, float] = {}
+        self.idle_share = self.own_share = 0.0
         self.profiles: dict[str, list[tuple[str, float]]] = {}
         self.offered_from = 0.0
         self._number = 0
@@ -100,7 +111,7 @@ class _Scene:
         """As many sections at once as keep every core busy; sets the capacity in tiles a second."""
         self._give()
         self._wait_until_complete()  # warms up: imports, stacks created
-        before = self._cpu()
+        before, idle = self._cpu(), idle_s()
         made, began = self._made(), time.monotonic()
         given = [self._give() for _ in range(count)]
         profiling = threading.Thread(target=self._profile)
@@ -109,6 +120,8 @@ class _Scene:
         processes.wait_for(lambda: self._made() >= wanted, 600, "the backlog worked off", every_s=0.1)
         seconds = time.monotonic() - began
         after = self._cpu()
+        self.idle_share = (idle_s() - idle) / seconds / cores()
+        self.own_share = sum(after[name] - before[name] for name in before) / seconds / cores()
         self.capacity = (wanted - made) / seconds
         self.cpu = {name: (after[name] - before[name]) / (wanted - made) for name in before}
         profiling.join()
@@ -228,13 +241,14 @@ class _Scene:
 
 
 def profile_of(raw: str, most: int = 14) -> list[tuple[str, float]]:
-    """Functions that were running, with their share of the samples, most first."""
+    """Functions that were running, waits left out, with their share of what remains, most first."""
     own: Counter[str] = Counter()
     for line in raw.splitlines():
         stack, _, count = line.rpartition(" ")
-        own[stack.rpartition(";")[2].rpartition(":")[0]] += int(count)
-    total = sum(own.values())
-    return [(name, count / total) for name, count in own.most_common(most)]
+        function = stack.rpartition(";")[2].rpartition(":")[0] + ")"
+        if not function.startswith(WAITS):
+            own[function] += int(count)
+    return [(name, count / own.total()) for name, count in own.most_common(most)]
 
 
 def write_cost_s(image: Path, directory: Path) -> float:
@@ -297,6 +311,13 @@ def _outcome(scene: _Scene, offered: float, write_s: float) -> Outcome:
             at_most=False,
             note=f"{len(run.rows)} montages",
         ),
+        Row(
+            3,
+            "of the cores, taken by other programs or idle while saturated",
+            100 * (1 - scene.own_share),
+            "%",
+            note=f"idle {100 * scene.idle_share:.0f} %, ours {100 * scene.own_share:.0f} %: the rest is other programs'",
+        ),
         Row(3, "CPU of a tile, daemon and workers", 1000 * work_s, "ms", note=f"with all else {1000 * cpu_s:.1f} ms"),
         Row(3, "CPU of writing a tile, not in the run", 1000 * write_s, "ms"),
         Row(3, "memory of the daemon with its workers, most", max(s["memory"] for s in run.samples) / 2**20, "MiB"),
@@ -316,6 +337,8 @@ def _outcome(scene: _Scene, offered: float, write_s: float) -> Outcome:
         "capacity_tiles_per_s": scene.capacity,
         "offered_tiles_per_s": offered,
         "cpu_s_per_tile": {**scene.cpu, "writing, not in the run": write_s},
+        "own_share": scene.own_share,
+        "idle_share": scene.idle_share,
         "megapixels": SIZE[0] * SIZE[1] / 1e6,
         "cores": cores(),
         "profiles": scene.profiles,
