@@ -316,7 +316,7 @@ def _outcome(scene: _Scene, offered: float, write_s: float) -> Outcome:
             "of the cores, taken by other programs or idle while saturated",
             100 * (1 - scene.own_share),
             "%",
-            note=f"idle {100 * scene.idle_share:.0f} %, ours {100 * scene.own_share:.0f} %: the rest is other programs'",
+            note=f"idle {100 * scene.idle_share:.0f} %, ours {100 * scene.own_share:.0f} %, others have the rest",
         ),
         Row(3, "CPU of a tile, daemon and workers", 1000 * work_s, "ms", note=f"with all else {1000 * cpu_s:.1f} ms"),
         Row(3, "CPU of writing a tile, not in the run", 1000 * write_s, "ms"),
