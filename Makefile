@@ -24,7 +24,7 @@ test-all: $(READY) ## run every test, the long ones too
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
 
 SCALE ?= full
-faults: $(READY) ## inject every fault and print what was lost: nothing (half an hour; SCALE=short: four minutes)
+faults: $(READY) ## inject every fault and print what was lost: nothing (half an hour; SCALE=short: five minutes)
 	$(BIN)/python -m tests.acceptance.faults --scale $(SCALE)
 
 BENCHED := $(VENV)/.bench-ready
