@@ -9,9 +9,9 @@ from daemon.demo.section import SectionPlan
 
 SIZE = (64, 64)
 LEVELS = 2
-TILES = {10: 20, 100: 6, 1000: 2, 10_000: 1}
+TILES = {10: 10, 100: 4, 1000: 2, 10_000: 1}
 """Tiles of a montage -> how many of them, one after the other."""
-WAITING = {1: 20, 10: 3, 100: 1, 1000: 1}
+WAITING = {1: 15, 10: 3, 100: 1, 1000: 1}
 """Montages that come at once -> how often."""
 TILES_OF_WAITING = 4
 FLAT = 1.2
@@ -89,7 +89,7 @@ class _Bench:
             render_url,
             self._acquisition,
             watch={"settle_s": 0.2},
-            stacks={"close_after_s": 0.2},
+            stacks={"close_after_s": 1},
             mipmaps={"levels": LEVELS},
         )
         self._daemon = processes.daemon(self._directory, config)
