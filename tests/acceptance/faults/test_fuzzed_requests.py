@@ -129,6 +129,7 @@ def status_of(answer: bytes) -> int | None:
     return int(match[1]) if match else None
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_no_request_takes_the_daemon_out_of_service(tmp_path, scale, enter):
     count, seed = scale.pick(5000, 1000, 50), secrets.randbelow(10**6)
