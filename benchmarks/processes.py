@@ -100,10 +100,17 @@ def family(pid: int) -> list[int]:
     """A process and all below it that live."""
     try:
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        children = [int(each) for task in tasks for each in (task / "children").read_text().split()]
     except OSError:
         return [pid]
+    children = [int(child) for task in tasks for child in _children_of_thread(task)]
     return [pid, *(member for child in children for member in family(child))]
+
+
+def _children_of_thread(task: Path) -> list[str]:
+    try:
+        return (task / "children").read_text().split()
+    except OSError:
+        return []  # the thread has ended since the listing
 
 
 def cpu_of(pid: int) -> float:

@@ -1,0 +1,89 @@
+"""What the benchmarks say of what they measured: verdicts, the table, the capacity planner. Nobody's timing."""
+
+from dataclasses import asdict
+
+import pytest
+
+from benchmarks.common import Row, median_ratio, number
+from benchmarks.plan import Costs, Scope, Server, check, costs_of, plan
+from benchmarks.report import put_between, table_md
+from benchmarks.sustained import profile_of
+
+COSTS = Costs(daemon_s=0.008, worker_s_per_megapixel=0.0008)
+MACHINE = {
+    "processor": "a processor",
+    "cores": 2,
+    "memory_gib": 8.0,
+    "system": "Linux 6",
+    "python": "3.11.7",
+    "data_on": "tmpfs",
+    "load": [0.0, 0.0, 0.0],
+    "others_share": 0.1,
+}
+
+
+def test_a_target_is_judged_by_the_ratio_where_one_is_asked_for_and_else_by_what_was_measured() -> None:
+    assert Row(5, "scan", 9.0, "s", limit=2.0, judged=1.5).is_met
+    assert not Row(4, "ingest", 9.0, "s", limit=2.0).is_met
+    assert Row(3, "rate", 21.9, "tiles/s", limit=18.4, at_most=False).is_met
+    assert Row(5, "memory", 1.0, "MiB").is_met is None
+
+
+def test_the_ratio_of_runs_made_in_turn_is_not_that_of_their_medians() -> None:
+    assert median_ratio([1.0, 20.0, 3.0], [1.0, 10.0, 1.0]) == 2.0
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.01234, "0.0123"), (12345.6, "12,346"), (0.0, "0"), (None, "")])
+def test_figures_have_three_digits_or_all_before_the_point(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+def test_a_missed_target_stands_out_in_the_table() -> None:
+    row = Row(5, "start", 5.0, "s", limit=2.0, judged=2.8, ratio=2.8, ratio_is="measured / floor", note="a|b")
+    result = {"benchmark": "x", "quick": False, "seconds": 3, "machine": MACHINE, "plots": [], "facts": {}}
+    table = table_md([{**result, "rows": [{**asdict(row), "met": row.is_met}]}])
+    assert "| 5 | start | **5 s** |" in table
+    assert "| **no** | a\\|b |" in table
+    assert "others 10 %" in table
+
+
+def test_a_page_keeps_what_stands_around_the_table() -> None:
+    page = "before\n<!-- table -->\nold\n<!-- end of table -->\nafter\n"
+    assert put_between(page, "table", "new\n") == page.replace("old", "new")
+    with pytest.raises(SystemExit, match="no marks"):
+        put_between("nothing", "table", "new")
+
+
+def test_what_is_used_up_first_bounds_the_scopes_of_a_server() -> None:
+    assert plan(Server(4, 1e6), Scope(), COSTS).limit == "cores"
+    assert plan(Server(64, 100), Scope(), COSTS).limit == "disk"
+    assert plan(Server(1000, 1e9), Scope(), COSTS).limit == "the daemon's own process"
+
+
+def test_twice_the_cores_bear_twice_the_scopes_until_something_else_bounds_them() -> None:
+    few, many = (plan(Server(cores, 1e6), Scope(), COSTS).by_cores for cores in (4, 8))
+    assert many == pytest.approx(2 * few)
+
+
+def test_sixteen_bits_cost_more_of_disk_and_cores() -> None:
+    of_8, of_16 = (plan(Server(4, 500), Scope(bits=bits), COSTS) for bits in (8, 16))
+    assert of_16.by_cores < of_8.by_cores
+    assert of_16.by_disk < of_8.by_disk
+
+
+def test_the_planner_says_how_far_it_is_off_the_measured_run() -> None:
+    facts = {
+        "cpu_s_per_tile": {"daemon": 0.01, "workers": 0.03, "stand-in": 0.0, "writing, not in the run": 9.0},
+        "megapixels": 30.0,
+        "cores": 2,
+        "own_share": 0.6,
+        "idle_share": 0.2,
+        "capacity_tiles_per_s": 36.0,
+    }
+    assert costs_of(facts) == Costs(0.01, 0.001)
+    assert check(facts).endswith("reckoned 40: -10 %")
+
+
+def test_waiting_is_no_part_of_a_profile() -> None:
+    raw = "main (a.py:1);work (b.py:2) 30\nmain (a.py:1);Condition.wait (threading.py:331) 900\nother (c.py:3) 10"
+    assert profile_of(raw) == [("work (b.py)", 0.75), ("other (c.py)", 0.25)]
