@@ -277,6 +277,39 @@ def test_nulls_are_left_out_and_numbers_that_json_does_not_know_are_refused() ->
         upload_bodies([tile("t", stageX=math.nan)], {})
 
 
+def test_text_that_looks_like_a_null_or_a_number_json_does_not_know_is_kept() -> None:
+    labels = ["null", "NaN", "Infinity", 'say "type":"ref"']
+    body = json.loads(upload_bodies([tile("t", labels=labels)], {})[0])
+    assert body["tileIdToSpecMap"]["t"]["labels"] == labels
+
+
+def test_a_file_name_that_is_no_unicode_is_written_in_escapes() -> None:
+    body = upload_bodies([tile("t", groupId="a\udcff")], {})[0]
+    assert body.isascii()
+    assert json.loads(body)["tileIdToSpecMap"]["t"]["groupId"] == "a\udcff"
+
+
+def test_what_was_sent_as_null_counts_as_not_sent() -> None:
+    assert list(differences({"mask": None, "layout": {"camera": None}}, {"z": 1.0})) == []
+    lines = list(
+        differences({"mipmapLevels": {"0": {}, "1": None}}, {"mipmapLevels": {"0": {}, "1": {"imageUrl": "a"}}})
+    )
+    assert len(lines) == 1
+    assert "mipmapLevels.1: not sent" in lines[0]
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+        max_leaves=12,
+    )
+)
+def test_an_upload_holds_what_it_was_given_without_nulls(value: object) -> None:
+    body = json.loads(upload_bodies([tile("t", found=value)], {})[0])
+    assert body["tileIdToSpecMap"]["t"] == without_nulls(tile("t", found=value))
+
+
 @pytest.mark.parametrize(
     ("specs", "words"),
     [
