@@ -12,6 +12,14 @@ from handlers.errors import Fault, SettingsFault, StorageFault
 
 Connection = sqlite3.Connection
 
+
+class UnusableJournal(SettingsFault):
+    """The journal's file is damaged, of a newer version, or something else. Starting again does not help: a person has
+    to choose between a back-up and rebuilding."""
+
+    exit_code = 2
+
+
 BUSY_S = 10.0
 """How long another connection's lock is waited for."""
 MIGRATIONS: tuple[str, ...] = tuple(
@@ -28,7 +36,7 @@ def connect(path: Path) -> Connection:
 
     Raises
     ------
-    SettingsFault
+    UnusableJournal
         If it is damaged, of a newer version, or something else than a journal.
     StorageFault, sqlite3.OperationalError
         If it cannot be opened or written.
@@ -101,14 +109,14 @@ def _version(connection: Connection, path: Path) -> int:
     """The journal's version; 0 for a file without tables."""
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > len(MIGRATIONS):
-        raise SettingsFault(
+        raise UnusableJournal(
             "journal.path",
             f"{path} was written by a newer temwatch (journal version {version}, this one knows {len(MIGRATIONS)})",
             "run the newer temwatch, or restore a back-up made before the upgrade",
         )
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if tables and (version == 0 or "montages" not in tables):
-        raise SettingsFault("journal.path", f"{path} is a database, but not a journal", "name another file")
+        raise UnusableJournal("journal.path", f"{path} is a database, but not a journal", "name another file")
     return version if tables else 0
 
 
@@ -125,7 +133,7 @@ def migrate(connection: Connection, path: Path) -> None:
 
     Raises
     ------
-    SettingsFault
+    UnusableJournal
         If the journal is of a newer version than this program knows, or no journal.
     """
     version = _version(connection, path)
@@ -174,6 +182,6 @@ def journal_fault(path: Path, error: sqlite3.DatabaseError) -> Fault:
     return _damaged(path, str(error))
 
 
-def _damaged(path: Path, how: str) -> SettingsFault:
+def _damaged(path: Path, how: str) -> UnusableJournal:
     hint = "restore a back-up, or run `temwatch journal rebuild`, which keeps the damaged file under another name"
-    return SettingsFault("journal.path", f"{path} is not a whole journal: {how}", hint)
+    return UnusableJournal("journal.path", f"{path} is not a whole journal: {how}", hint)
