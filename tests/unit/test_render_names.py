@@ -165,7 +165,7 @@ NO_STACK = "stack with owner 'o', project 'p', and name 's' does not exist"
         (500, "", "", RenderBroken, Waiting.LIMITED),
         (501, "text/html", "", RenderBroken, Waiting.LIMITED),
         (400, "text/html", "Unrecognized token 'NaN'", RenderRefused, Waiting.NEVER),
-        (404, "text/plain", NO_STACK, StackMissing, Waiting.NEVER),
+        (404, "text/plain", NO_STACK, StackMissing, Waiting.LIMITED),
         (404, "text/html", "Not Found", RenderRefused, Waiting.NEVER),
         (404, "application/json", "", RenderRefused, Waiting.NEVER),
         (301, "text/html", "", RenderRefused, Waiting.NEVER),
