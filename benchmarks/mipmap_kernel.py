@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from benchmarks.common import Options, Outcome, Plot, Row, Taken, interleaved, median_ratio, median_wall_s, run_script
-from handlers.areakernel import library
+from handlers.areakernel import compiled_code
 from handlers.areamean import MeansByNumpy, means
 from handlers.formats import Encoding
 from handlers.images import MipmapJob, make_mipmaps
@@ -53,7 +53,7 @@ def measure(options: Options) -> Outcome:
     """Whole tiles from file to files; the arithmetic alone; encoders; a worker's memory."""
     sides, runs = ((512, 1024), 5) if options.quick else (SIDES, 31)
     rows: list[Row] = []
-    facts: dict[str, Any] = {"compiled": library() is not None}
+    facts: dict[str, Any] = {"compiled": compiled_code() is not None}
     speeds: dict[str, list[tuple[float, float]]] = {}
     for side in sides:
         for bits, to_8bit in ((8, False), (16, False), (16, True)):

@@ -36,7 +36,7 @@ class _Level(ctypes.Structure):
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
+def compiled_code() -> ctypes.CDLL | None:
     """The compiled code; None where it was not built, or not for this machine or version."""
     try:
         loaded = ctypes.CDLL(str(LIBRARY))
@@ -63,7 +63,7 @@ class CompiledMeans:
     def __init__(
         self, width: int, height: int, depth: int, outputs: Mapping[int, Grey], to_8bit: IntensityRange | None
     ) -> None:
-        loaded = library()
+        loaded = compiled_code()
         if loaded is None:
             raise OSError(f"{LIBRARY} was not built")
         self._add_rows = loaded.temwatch_add_rows
@@ -84,7 +84,7 @@ class CompiledMeans:
     @staticmethod
     def can_do(levels: frozenset[int]) -> bool:
         """Whether the code is there, and these levels are within its integers."""
-        return max(levels, default=0) <= HIGHEST_LEVEL and library() is not None
+        return max(levels, default=0) <= HIGHEST_LEVEL and compiled_code() is not None
 
     @property
     def rows_at_once(self) -> int:

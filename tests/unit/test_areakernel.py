@@ -14,7 +14,7 @@ from handlers.areakernel import DIVIDE, MULTIPLY, MULTIPLY_WIDE, CompiledMeans, 
 from handlers.areamean import MeansByNumpy, mean_levels, means
 from handlers.greyvalues import FULL_RANGE, Grey, IntensityRange, Rounding
 
-pytestmark = pytest.mark.skipif(areakernel.library() is None, reason="the kernel was not built: no C compiler")
+pytestmark = pytest.mark.skipif(areakernel.compiled_code() is None, reason="the kernel was not built: no C compiler")
 
 KINDS: list[tuple[Any, IntensityRange | None]] = [
     (np.uint8, None),
@@ -93,13 +93,13 @@ def test_sums_beyond_32_bits_are_left_to_numpy(level: int, kind: type) -> None:
 
 
 def test_a_machine_without_the_library_uses_numpy(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    areakernel.library.cache_clear()
+    areakernel.compiled_code.cache_clear()
     try:
         monkeypatch.setattr(areakernel, "LIBRARY", tmp_path / "none.so")
         outputs: dict[int, Grey] = {1: np.zeros((1, 1), np.uint8)}
         assert isinstance(means(2, 2, 8, outputs, None), MeansByNumpy)
     finally:
-        areakernel.library.cache_clear()
+        areakernel.compiled_code.cache_clear()
 
 
 class TestDivision:
