@@ -18,10 +18,10 @@ demo: $(READY) ## run the main job: a simulated microscope, the daemon, a stand-
 	$(BIN)/temwatch demo
 
 test: $(READY) ## run the tests (under five minutes)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: $(READY) ## run every test, the long ones too
-	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow"
 
 SCALE ?= full
 faults: $(READY) ## inject every fault and print what was lost: nothing (half an hour; SCALE=short: five minutes)
