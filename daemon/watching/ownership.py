@@ -159,7 +159,8 @@ def _owned(directory: Path, descriptor: int) -> Fault:
     owner = _owner(descriptor)
     if owner == os.getpid():
         hint = "drop one of the two watches; a metafile belongs to one"
-        return SettingsFault(shown(directory), "is the directory of another watch under a second name", hint)
+        problem = "is watched by another temwatch, or by another watch of this one under a second name"
+        return SettingsFault(shown(directory), problem, hint)
     who = f" (process {owner})" if owner else ""
     hint = "stop the other one, or let one of them watch another directory"
     return SettingsFault(shown(directory), f"is watched by another temwatch{who}", hint)

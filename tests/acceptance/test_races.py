@@ -134,7 +134,7 @@ def test_a_watch_of_the_directory_of_another_through_a_link_is_refused(rig):
     link = rig.root / "link"
     link.symlink_to(rig.acquisition)
     with_second_watch(rig, link)
-    with pytest.raises(AssertionError, match="another watch under a second name"):
+    with pytest.raises(AssertionError, match="another watch of this one under a second name"):
         rig.start()
     assert rig.daemon.process.wait(30) == 1
 
