@@ -116,7 +116,7 @@ def _version(connection: Connection, path: Path) -> int:
         )
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if tables and (version == 0 or "montages" not in tables):
-        raise UnusableJournal("journal.path", f"{path} is a database, but not a journal", "name another file")
+        raise _foreign(path, "its tables are others")
     return version if tables else 0
 
 
@@ -174,12 +174,23 @@ _HINTS = {
 def journal_fault(path: Path, error: sqlite3.DatabaseError) -> Fault:
     """The fault that an error of SQLite stands for."""
     if isinstance(error, sqlite3.OperationalError):
+        if _code(error) == sqlite3.SQLITE_ERROR:  # a table or column that every journal has is not there
+            return _foreign(path, str(error))
         hint = "see that its directory exists, is writable by the service's user, has free space, and is a local disk"
-        hint = _HINTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, hint)
+        hint = _HINTS.get(_code(error), hint)
         return StorageFault(str(path), f"the journal cannot be used: {error}", hint)
     if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
         raise error  # our bug, not the file's
     return _damaged(path, str(error))
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0 where the module itself raised the error."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _foreign(path: Path, how: str) -> UnusableJournal:
+    return UnusableJournal("journal.path", f"{path} is a database, but not a journal: {how}", "name another file")
 
 
 def _damaged(path: Path, how: str) -> UnusableJournal:

@@ -69,11 +69,18 @@ async def test_a_journal_whose_main_file_is_gone_is_not_begun_anew_over_its_wal(
     assert WAY_BACK in text
 
 
-async def test_another_programs_database_is_not_taken_for_a_journal(tmp_path):
+@pytest.mark.parametrize(
+    "tables",
+    [
+        "CREATE TABLE recipes (name TEXT)",
+        "CREATE TABLE montages (camera TEXT); PRAGMA user_version = 1",
+    ],
+    ids=["other tables", "other columns"],
+)
+async def test_another_programs_database_is_not_taken_for_a_journal(tmp_path, tables):
     path = tmp_path / "journal.sqlite"
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE recipes (name TEXT)")
-        connection.commit()
+        connection.executescript(tables)
     assert "is a database, but not a journal" in await opened(path)
 
 

@@ -118,7 +118,7 @@ REFUSED = (
     Refusal(garbage_for_a_header, 2, "is not a whole journal"),
     Refusal(something_else, 2, "is not a whole journal"),
     Refusal(newer_schema, 2, "was written by a newer temwatch"),
-    Refusal(another_program, 2, "journal"),
+    Refusal(another_program, 2, "is a database, but not a journal"),
     Refusal(a_directory_in_its_place, 1, "journal"),
     Refusal(its_directory_is_gone, 1, "journal"),
 )
