@@ -178,6 +178,8 @@ class Lookout:
         told = self._discoveries(self.tree.look_at((), news), unseen)
         discoveries += [replace(each, announced=True) for each in told]
         discoveries += self._discoveries(self.tree.look_at((), _outermost(asked)), unseen)
+        # What came since the last pass is missed, too, should the next one find nothing.
+        self._before = max(self._before, self.tree.content)
         return self._view(discoveries, None)
 
     def attend(self, work: Callable[[], Result]) -> Result:

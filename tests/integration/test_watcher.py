@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 
 from daemon.watcher import FoundBy, RootStatus, Timing, Watcher, WatchMode, WatchRoot, lock_root
-from daemon.watching.mounts import Mount
+from daemon.watching.hints import HintBox
+from daemon.watching.lookout import Lookout
+from daemon.watching.mounts import Mount, read_mounts
 from handlers.errors import SettingsFault, StorageFault
 
 QUICK = Timing(coalesce_s=0.02, grace_s=0.3, granularity_s=0.3, stuck_s=0.5, stop_s=1.0)
@@ -549,6 +551,25 @@ async def test_a_root_that_loses_all_its_metafiles_is_paused_until_one_is_back(t
         back = metafile(tmp_path / "0", "_metadata_2_.json")
         await seen.whole(back)
         await poll_until(lambda: only(watcher).status is RootStatus.WATCHING)
+
+
+def test_what_only_an_event_has_told_of_is_missed_too_when_the_next_pass_finds_the_root_empty(tmp_path):
+    lookout = Lookout(
+        root_at(tmp_path),
+        HintBox(lambda: None),
+        known_metafiles=0,
+        open_hints=Silent,
+        read_mounts=read_mounts,
+        state_directory=None,
+        granularity_s=0.3,
+    )
+    with contextlib.closing(lookout):
+        lookout.open()
+        lookout.survey()
+        path = metafile(tmp_path)
+        assert [each.found.path for each in lookout.follow([str(tmp_path)], (), ()).discoveries] == [str(path)]
+        path.unlink()
+        assert lookout.survey().is_empty
 
 
 async def test_an_empty_root_is_an_alarm_at_the_start_if_the_journal_knows_better(tmp_path):
