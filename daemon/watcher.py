@@ -1,7 +1,7 @@
 """Watches the acquisition directories: events wake it, its own scans decide, sightings come out.
 
-Order at the start of a root: watch, then scan, then hand over what was there. Nothing in a root is ever written, moved
-or deleted, and no content is read. That a metafile is gone is never concluded.
+Order at the start of a root: watch a directory, list it, go on with those in it; then hand over what was there. Nothing
+in a root is ever written, moved or deleted, and no content is read. That a metafile is gone is never concluded.
 """
 
 import asyncio
@@ -94,7 +94,7 @@ class Watcher:
         timing: Timing | None = None,
     ) -> None:
         self.watching = asyncio.Event()
-        """Every root is watched, or it was found out why it cannot be."""
+        """Every root is watched, what is below it once its first pass comes there; or it was found out why not."""
         self.caught_up = asyncio.Event()
         """What was there at the start has been handed over."""
         self._timing = timing or Timing()
@@ -462,7 +462,7 @@ class _RootWatch:
 
     def _stuck(self) -> Reason | None:
         """Why the look under way gets nowhere, if that is so."""
-        if not self._is_looking() or self._lookout.is_opening:
+        if not self._is_looking():
             return None
         still_s = time.monotonic() - max(self._call_began, self._lookout.tree.moved_at)
         if still_s < self._timing.stuck_s:

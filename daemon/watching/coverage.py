@@ -1,6 +1,6 @@
 """Which directories the kernel really watches, read from /proc/self/fdinfo.
 
-The library does not say: past the watch limit it leaves directories out without a word.
+Having asked for a watch says little: past the limit there is none, and what is moved or mounted over takes its along.
 """
 
 import os
@@ -41,12 +41,6 @@ def inotify_descriptors() -> frozenset[int]:
         except OSError:
             continue  # closed since the listing
     return frozenset(found)
-
-
-def descriptors_watching(inode: int) -> frozenset[int]:
-    """inotify instances whose first watch is a directory of this inode number: those made to watch its tree."""
-    first = f"inotify wd:1 ino:{inode:x} ".encode()
-    return frozenset(each for each in inotify_descriptors() if first in _fdinfo(each))
 
 
 def _fdinfo(descriptor: int) -> bytes:

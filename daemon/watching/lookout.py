@@ -5,7 +5,6 @@ Every method may block for as long as a file server likes; one thread at a time 
 
 import os
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -86,7 +85,7 @@ class Lookout:
         self._path = os.fspath(root.directory)
         self._real = self._path
         self._names = NameRule(root.pattern, root.ignore)
-        self.tree = Tree(self._path, self._names, granularity_s=granularity_s)
+        self.tree = Tree(self._path, self._names, granularity_s=granularity_s, before_listing=self._watch_directory)
         self._sink = sink
         self._open_hints = open_hints
         self._read_mounts = read_mounts
@@ -105,13 +104,8 @@ class Lookout:
         self._measured: int | None = None
         self._unwatched_passes = 0
         self._is_changed = True
+        self._is_unlisted = False
         self._is_empty = False
-        self._is_opening = threading.Event()
-
-    @property
-    def is_opening(self) -> bool:
-        """Whether watches are being added, which takes long in a large tree and shows no progress."""
-        return self._is_opening.is_set()
 
     def claim(self) -> None:
         """Takes the root for this process; leaves one that is not there for later.
@@ -129,7 +123,7 @@ class Lookout:
             self._identity = _identity(self._path)
 
     def open(self) -> View:
-        """Reaches the root and asks for its events; looks at nothing yet."""
+        """Reaches the root and asks for its own events; looks at nothing yet, and so knows no directory below it."""
         trouble = self._reach()
         if trouble is None:
             self._watch(distrust=False)
@@ -156,7 +150,7 @@ class Lookout:
             self._is_empty = self._is_changed = True
             return self._view([], None)
         unseen = self._unseen()
-        everything = everything or distrust or self._is_changed or unseen is None
+        everything = everything or distrust or self._is_changed or self._is_unlisted or unseen is None
         found = self.tree.pass_over(unseen or (), everything=everything)
         if self.tree.stop.is_set():
             return self._view([], None)
@@ -242,7 +236,7 @@ class Lookout:
             self._unwatch()
             return
         now = time.monotonic()
-        if self._hints is not None and (not self._hints.is_alive() or distrust or self._is_left_out(now)):
+        if self._hints is not None and (distrust or not self._hints.is_alive()):
             log.info("watch.renewing_events", watch=self._root.name)
             self._unwatch()
         if (
@@ -256,27 +250,25 @@ class Lookout:
         mode = self._root.mode
         return mode is WatchMode.EVENTS or (mode is WatchMode.AUTO and not self._mounts[0].is_remote)
 
-    def _is_left_out(self, now: float) -> bool:
-        """Whether directories stay without a watch for no reason known: watchdog 6 forgets those moved in."""
-        if self._unwatched_passes < 2 or self._coverage.limit_reached or now < self._retry_at:
-            return False
-        self._retry_at = now + self._retry_s
-        self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
-        return True
-
     def _ask_for_events(self, now: float) -> None:
-        self._is_opening.set()
-        sink = self._sink if self._real == self._path else _Renamed(self._sink, self._real, self._path)
         try:
-            self._hints = self._open_hints(self._real, self._names.accepts, sink)
+            self._hints = self._open_hints(self._path, self._names.accepts, self._sink)
+            self._is_unlisted = True
             self._refused = None
         except OSError as error:
             self._refused = Reason("events_refused", refusal(error))
             self._refused_at_limit = watch_limit()
             self._retry_at = now + self._retry_s
             self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
-        finally:
-            self._is_opening.clear()
+
+    def _watch_directory(self, path: str) -> None:
+        """Asks for a directory's events before it is listed: what comes after that is told, what came before is seen.
+
+        One that has its watch already keeps it. So whatever took the watch away, the next listing brings it back; and
+        polled, which directories without a watch are, means listed.
+        """
+        if self._hints is not None:
+            self._hints.watch(path)
 
     def _unwatch(self) -> None:
         if self._hints is not None:
@@ -324,6 +316,8 @@ class Lookout:
             return self._view([], Reason("unreachable", f"cannot be read: {self.tree.failures[self._path]}"))
         if everything or self._coverage.unwatched or self._measured != self.tree.changes:
             self._measure()
+        if everything:
+            self._is_unlisted = False
         is_first = self._is_changed
         self._is_empty = is_suddenly_empty(self._before, self.tree.content)
         self._is_changed = self._is_empty
@@ -383,27 +377,6 @@ class Lookout:
             yield Reason("watch_limit", f"watch limit reached: {counts}; raise fs.inotify.max_user_watches")
         elif self._unwatched_passes >= 2 and coverage.unwatched:
             yield Reason("unwatched", f"{counts}, the others are polled: {some(sorted(coverage.unwatched))}")
-
-
-class _Renamed:
-    """Hints of a root that is a symbolic link name what it points to; passed on as named in the configuration."""
-
-    def __init__(self, sink: HintSink, real: str, path: str) -> None:
-        self._sink = sink
-        self._real = real
-        self._path = path
-
-    def file(self, path: str) -> None:
-        """See HintSink."""
-        self._sink.file(self._path + path[len(self._real) :])
-
-    def tree(self, directory: str) -> None:
-        """See HintSink."""
-        self._sink.tree(self._path + directory[len(self._real) :])
-
-    def overflow(self) -> None:
-        """See HintSink."""
-        self._sink.overflow()
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -62,13 +62,13 @@ class NameRule:
 
     pattern: str
     ignore: tuple[str, ...] = ()
-    prefix: str = field(init=False)
-    """What every accepted name starts with: rejects images at the price of one comparison."""
+    initial: str = field(init=False)
+    """What every accepted name starts with, if that is known: rejects images without a call."""
     _matches: Callable[[str], object] = field(init=False, repr=False, compare=False)
     _ignored: Callable[[str], object] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "prefix", re.split(r"[*?\[]", self.pattern, maxsplit=1)[0])
+        object.__setattr__(self, "initial", re.split(r"[*?\[]", self.pattern, maxsplit=1)[0][:1])
         object.__setattr__(self, "_matches", re.compile(fnmatch.translate(self.pattern)).match)
         unwanted = "|".join(fnmatch.translate(pattern) for pattern in self.ignore)
         object.__setattr__(self, "_ignored", re.compile(unwanted).match if unwanted else None)
@@ -89,6 +89,7 @@ class Tree:
     names : which files are metafiles.
     granularity_s : how coarse the mtimes of the file system may be. A directory whose mtime was new is listed again
         once this time has gone by: a second change within the same tick leaves the same mtime.
+    before_listing : called with each directory that is about to be listed: the time to ask for its events.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Tree:
         names: NameRule,
         *,
         granularity_s: float = 2.0,
+        before_listing: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -119,6 +121,7 @@ class Tree:
         """Directory under way."""
         self._names = names
         self._granularity_s = granularity_s
+        self._before_listing = before_listing
         self._clock = clock
         self._wall_ns = wall_ns
         self._files: dict[str, dict[str, Stamp]] = {}
@@ -186,6 +189,7 @@ class Tree:
 
     def _list_known(self, path: str, now: tuple[int, int, int], found: list[Found], *, deep: bool) -> list[str]:
         began = self._clock()
+        self._before_listing(path)
         try:
             below = self._list(path, found)
         except FileNotFoundError:
@@ -208,16 +212,15 @@ class Tree:
         """Directories directly below; the metafiles go to the known files, and to `found` where they differ."""
         base = path if path.endswith("/") else path + "/"
         below: list[str] = []
-        names: list[os.DirEntry[str]] = []
-        prefix, accepts = self._names.prefix, self._names.accepts
+        named: list[os.DirEntry[str]] = []
+        initial, accepts = self._names.initial, self._names.accepts
         with os.scandir(path) as entries:
             for entry in entries:
-                name = entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    below.append(base + name)
-                elif name.startswith(prefix) and accepts(name):
-                    names.append(entry)
-        self._compare(path, base, names, found)
+                    below.append(base + entry.name)
+                elif initial in entry.name[0] and accepts(entry.name):
+                    named.append(entry)
+        self._compare(path, base, named, found)
         return below
 
     def _compare(self, path: str, base: str, entries: list[os.DirEntry[str]], found: list[Found]) -> None:

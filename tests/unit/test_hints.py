@@ -32,11 +32,3 @@ def test_too_many_different_hints_ask_for_a_look_at_everything() -> None:
     batch = box.take()
     assert batch.is_flooded
     assert len(batch.files) == MOST_HINTS
-
-
-def test_two_words_about_one_overflow_count_once() -> None:
-    box, bell = box_with_bell()
-    box.overflow()
-    box.overflow()
-    assert box.take().overflows == 1
-    assert len(bell) == 1

@@ -54,6 +54,26 @@ def test_a_pass_finds_metafiles_at_any_depth_and_nothing_else(tmp_path: Path) ->
     assert paths(tree(tmp_path).pass_over()) == [str(deep)]
 
 
+def test_what_comes_once_the_events_of_a_directory_are_asked_for_is_in_its_listing(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    asked: list[str] = []
+
+    def ask(directory: str) -> None:
+        asked.append(directory)
+        metafile(Path(directory))
+
+    found = Tree(str(tmp_path), NAMES, before_listing=ask).pass_over()
+    assert asked == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")]
+    assert paths(found) == sorted(f"{directory}/_metadata_1_.json" for directory in asked)
+
+
+@pytest.mark.parametrize("pattern", ["*_metadata_*.json", "?metadata*", "[_]metadata*", "_*"])
+def test_a_pattern_may_begin_with_anything(tmp_path: Path, pattern: str) -> None:
+    path = metafile(tmp_path)
+    (tmp_path / "image.tif").touch()
+    assert paths(Tree(str(tmp_path), NameRule(pattern)).pass_over()) == [str(path)]
+
+
 def test_a_metafile_is_found_once_while_it_stays_the_same(tmp_path: Path) -> None:
     metafile(tmp_path)
     looked = tree(tmp_path)

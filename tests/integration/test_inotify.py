@@ -1,0 +1,143 @@
+"""Events of single directories: told for those that were asked for, under the name they were asked for with."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from daemon.watching.coverage import inotify_descriptors
+from daemon.watching.hints import Batch, HintBox, Hints, open_hints
+from daemon.watching.scan import NameRule
+
+
+class Listener:
+    """Gathers hints until they hold what is waited for."""
+
+    def __init__(self) -> None:
+        self.files: set[str] = set()
+        self.trees: set[str] = set()
+        self.overflows = 0
+        self._rung = threading.Event()
+        self.box = HintBox(self._rung.set)
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not holds():
+            assert self._rung.wait(deadline - time.monotonic()), (self.files, self.trees)
+            self._rung.clear()
+            self._gather(self.box.take())
+
+    def _gather(self, batch: Batch) -> None:
+        self.files |= batch.files
+        self.trees |= batch.trees
+        self.overflows += batch.overflows
+
+
+@contextlib.contextmanager
+def listening(root: Path) -> Iterator[tuple[Listener, Hints]]:
+    listener = Listener()
+    hints = open_hints(str(root), NameRule("_metadata_*.json").accepts, listener.box)
+    try:
+        yield listener, hints
+    finally:
+        hints.close()
+
+
+def touch(path: Path) -> str:
+    path.touch()
+    return str(path)
+
+
+def test_only_directories_that_were_asked_for_tell(tmp_path: Path) -> None:
+    (tmp_path / "asked").mkdir()
+    (tmp_path / "other").mkdir()
+    with listening(tmp_path) as (told, hints):
+        hints.watch(str(tmp_path / "asked"))
+        touch(tmp_path / "other" / "_metadata_1_.json")
+        expected = {touch(tmp_path / "asked" / "_metadata_2_.json"), touch(tmp_path / "_metadata_3_.json")}
+        told.until(lambda: expected <= told.files)
+        assert told.files == expected
+
+
+def test_images_are_not_worth_a_hint(tmp_path: Path) -> None:
+    with listening(tmp_path) as (told, _):
+        touch(tmp_path / "tile.tif")
+        (tmp_path / "0").mkdir()
+        told.until(lambda: bool(told.trees))
+        assert (told.files, told.trees) == (set(), {str(tmp_path / "0")})
+
+
+def test_a_directory_asked_for_again_tells_under_its_new_name(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    with listening(tmp_path) as (told, hints):
+        hints.watch(str(old))
+        old.rename(new)
+        told.until(lambda: str(new) in told.trees)
+        hints.watch(str(new))
+        path = touch(new / "_metadata_1_.json")
+        told.until(lambda: path in told.files)
+
+
+def test_a_link_below_the_root_is_not_watched_and_one_that_is_the_root_is(tmp_path: Path) -> None:
+    outside, inside, root = tmp_path / "outside", tmp_path / "inside", tmp_path / "root"
+    outside.mkdir()
+    inside.mkdir()
+    root.symlink_to(inside)
+    (inside / "link").symlink_to(outside)
+    with listening(root) as (told, hints):
+        hints.watch(str(root / "link"))
+        touch(outside / "_metadata_1_.json")
+        path = touch(root / "_metadata_2_.json")
+        told.until(lambda: bool(told.files))
+        assert told.files == {path}
+
+
+def test_events_lost_in_a_full_queue_are_told_as_lost(tmp_path: Path) -> None:
+    most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    held = threading.Event()
+
+    def accepts(_: str) -> bool:
+        return held.wait(60)
+
+    listener = Listener()
+    hints = open_hints(str(tmp_path), accepts, listener.box)
+    try:
+        names = [tmp_path / f"{number}" for number in range(3)]
+        for number in range(most + 1_000):  # consecutive events that are alike count once
+            os.close(os.open(names[number % 3], os.O_WRONLY | os.O_CREAT))
+        held.set()
+        listener.until(lambda: listener.overflows > 0)
+    finally:
+        held.set()
+        hints.close()
+
+
+def test_a_root_that_is_gone_ends_its_events(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    with listening(root) as (_, hints):
+        assert hints.is_alive()
+        root.rmdir()
+        deadline = time.monotonic() + 10
+        while hints.is_alive():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_root_that_cannot_be_watched_leaves_nothing_open(tmp_path: Path) -> None:
+    before = inotify_descriptors(), len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(FileNotFoundError):
+        open_hints(str(tmp_path / "missing"), str.isprintable, Listener().box)
+    assert (inotify_descriptors(), len(list(Path("/proc/self/fd").iterdir()))) == before
+
+
+def test_what_was_closed_has_given_its_watches_back(tmp_path: Path) -> None:
+    with listening(tmp_path) as (_, hints):
+        assert hints.descriptors()
+        assert hints.descriptors() <= inotify_descriptors()
+    assert not hints.descriptors() & inotify_descriptors()
