@@ -6,9 +6,9 @@ from pathlib import Path
 
 import aiofiles
 
-from handlers.errors import Evidence, ImageFault, MetafileFault, storage_fault
-from handlers.imageheader import ImageInfo, inspect_image
-from handlers.metafile import MAX_METAFILE_BYTES, Metafile, image_path
+from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault, storage_fault
+from handlers.imageheader import ImageDirectory, ImageInfo
+from handlers.metafile import MAX_METAFILE_BYTES, Camera, Metafile, refuse_unsafe
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class Arrival:
     unreadable: tuple[ImageProblem, ...]
 
     newest_mtime_ns: int
+    """Of the images that are whole, as is `fingerprint`."""
     fingerprint: int
     """Changes when any image changes its size or mtime."""
     bits: frozenset[int] = frozenset()
@@ -54,30 +55,43 @@ def check_images(metafile: Metafile, directory: Path) -> Arrival:
     missing, unreadable = [], []
     seen: list[tuple[int, int]] = []
     bits: set[int] = set()
-    for tile in metafile.tiles:
-        path = image_path(directory, tile.img_path)
-        try:
-            found = path.stat()
-            seen.append((found.st_size, found.st_mtime_ns))
-            info = inspect_image(path, directory)
-            bits.add(info.bits)
-        except (FileNotFoundError, NotADirectoryError):
-            missing.append(ImageProblem(path, f"{path.name} is missing"))
-        except ImageFault as fault:
-            unreadable.append(ImageProblem(path, f"{path.name} {fault.problem}"))
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:  # no waiting makes a disk take such a name
-                problem = f"img_path {tile.img_path[:60]!r}... is a longer name than the disk takes"
-                raise MetafileFault(str(directory), problem, "see what wrote the metafile") from error
-            raise storage_fault(str(path), "look at the image", error) from error
-        else:
+    with ImageDirectory(directory) as images:
+        for tile in metafile.tiles:
+            refuse_unsafe(tile.img_path, directory)
             try:
-                _require_size(path, info, camera.width, camera.height)
+                info, identity = images.inspect(tile.img_path)
+            except (FileNotFoundError, NotADirectoryError):
+                path = directory / tile.img_path
+                missing.append(ImageProblem(path, f"{path.name} is missing"))
             except ImageFault as fault:
-                # As it was before it was read: one that is replaced meanwhile is another.
-                raise fault.seen_on(Evidence(path, (found.st_size, found.st_mtime_ns, found.st_ino))) from None
+                path = directory / tile.img_path
+                unreadable.append(ImageProblem(path, f"{path.name} {fault.problem}"))
+            except OSError as error:
+                raise _cannot_look(directory, tile.img_path, error) from error
+            else:
+                if info.width != camera.width or info.height != camera.height:
+                    path = directory / tile.img_path
+                    # As it was before it was read: one that is replaced meanwhile is another.
+                    raise _other_size(path, info, camera).seen_on(Evidence(path, identity))
+                seen.append(identity[:2])
+                bits.add(info.bits)
     newest_mtime_ns = max((mtime for _, mtime in seen), default=0)
     return Arrival(tuple(missing), tuple(unreadable), newest_mtime_ns, hash(tuple(seen)), frozenset(bits))
+
+
+def _cannot_look(directory: Path, img_path: str, error: OSError) -> MetafileFault | StorageFault:
+    if error.errno == errno.ENAMETOOLONG:  # no waiting makes a disk take such a name
+        problem = f"img_path {img_path[:60]!r}... is a longer name than the disk takes"
+        return MetafileFault(str(directory), problem, "see what wrote the metafile")
+    return storage_fault(str(directory / img_path), "look at the image", error)
+
+
+def _other_size(path: Path, info: ImageInfo, camera: Camera) -> ImageFault:
+    return ImageFault(
+        str(path),
+        f"is {info.width}x{info.height} pixels, but its metafile's camera_info says {camera.width}x{camera.height}",
+        "find out which of the two is wrong; nothing was ingested",
+    )
 
 
 def depth_warnings(bits: frozenset[int], maximum_intensity: float) -> list[str]:
@@ -93,15 +107,6 @@ def depth_warnings(bits: frozenset[int], maximum_intensity: float) -> list[str]:
     if bits == {8} and maximum_intensity > 255:
         return [f"images have 8 bits per pixel, but only {maximum_intensity:g} is shown white: they will look dark"]
     return []
-
-
-def _require_size(path: Path, info: ImageInfo, width: int, height: int) -> None:
-    if (info.width, info.height) != (width, height):
-        raise ImageFault(
-            str(path),
-            f"is {info.width}x{info.height} pixels, but its metafile's camera_info says {width}x{height}",
-            "find out which of the two is wrong; nothing was ingested",
-        )
 
 
 async def read_metafile(path: Path) -> bytes:

@@ -11,14 +11,15 @@ import struct
 import sys
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import BinaryIO, Self
 
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
-from handlers.errors import ImageFault
+from handlers.errors import FileIdentity, ImageFault
 
 MAX_TAGS = 4096
 MAX_PIECES = 1 << 20
@@ -79,6 +80,12 @@ class ImageInfo:
         return {1: "1", 8: "L", 16: "I;16"}[self.bits]
 
 
+_OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+"""O_NONBLOCK: a named pipe would otherwise wait for a writer for ever."""
+_HEAD_BYTES = 4096
+"""What is read of a file at first: a page, since no disk and no file server reads less."""
+
+
 @contextmanager
 def opened(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
     """A regular file, open for reading.
@@ -94,9 +101,8 @@ def opened(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
     OSError
         As it comes; what a missing file means the caller knows.
     """
-    # O_NONBLOCK: a named pipe would otherwise wait for a writer for ever.
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, _OPEN_FLAGS)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):  # links in a circle; a socket
             raise _not_a_file(path) from error
@@ -139,15 +145,89 @@ def read_header(file: BinaryIO, path: Path, *, mask: bool = False, with_runs: bo
     ----------
     with_runs : whether to find out where its rows lie; a file of thousands of strips takes its time.
     """
-    file_bytes = os.fstat(file.fileno()).st_size
-    magic = os.pread(file.fileno(), 4, 0)
+    descriptor = file.fileno()
     try:
-        name, _ = _decoder_for(magic)
-        if name == "tif":
-            return _TiffHeader(file.fileno(), file_bytes, magic).info(mask=mask, with_runs=with_runs)
-        return _info_by_pillow(file, name, file_bytes, mask=mask)
+        file_bytes = os.fstat(descriptor).st_size
+        head = os.pread(descriptor, _HEAD_BYTES, 0)
+        return _info_and_extent(descriptor, file_bytes, head, mask=mask, with_runs=with_runs)[0]
     except _Unfit as unfit:
         raise ImageFault(str(path), str(unfit), unfit.hint) from unfit
+
+
+class ImageDirectory:
+    """A directory whose images are looked at one after the other, each by one short read; a context manager.
+
+    The kernel is shown the way to the directory once. A file that is opened by its name in there, no link being
+    followed, lies there: only of links has to be asked where they lead. And files of one camera begin alike: where all
+    bytes that a header was made out from, and the length of the file, are those of the file before, so is what it says.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self._before: tuple[int, bytes, ImageInfo] | None = None
+        """Of the TIFF file before: its length, its beginning as far as it was looked at, and what that said."""
+
+    def __enter__(self) -> Self:
+        # One that cannot be opened shows when its images are looked at.
+        with suppress(OSError):
+            self._descriptor = os.open(self._path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def inspect(self, name: str) -> tuple[ImageInfo, FileIdentity]:
+        """`inspect_image` of a file in the directory or below it, and which file it was, from before it was read.
+
+        Raises
+        ------
+        ImageFault, OSError
+            As `inspect_image`.
+        """
+        if self._descriptor is None or "/" in name:
+            return self._inspect_by_path(name)
+        try:
+            descriptor = os.open(name, _OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=self._descriptor)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return self._inspect_by_path(name)
+            if error.errno == errno.ENXIO:
+                raise _not_a_file(self._path / name) from error
+            raise
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise _not_a_file(self._path / name)
+            return self._info(descriptor, found.st_size), _identity(found)
+        except _Unfit as unfit:
+            raise ImageFault(str(self._path / name), str(unfit), unfit.hint) from unfit
+        finally:
+            os.close(descriptor)
+
+    def _info(self, descriptor: int, file_bytes: int) -> ImageInfo:
+        head = os.pread(descriptor, _HEAD_BYTES, 0)
+        if self._before is not None:
+            bytes_before, beginning, info = self._before
+            if file_bytes == bytes_before and head.startswith(beginning):
+                return info
+        info, looked_at = _info_and_extent(descriptor, file_bytes, head)
+        if looked_at is not None:
+            self._before = file_bytes, head[:looked_at], info
+        return info
+
+    def _inspect_by_path(self, name: str) -> tuple[ImageInfo, FileIdentity]:
+        path = self._path / name
+        with opened(path, self._path) as file:
+            found = os.fstat(file.fileno())
+            return read_header(file, path), _identity(found)
+
+
+def _identity(found: os.stat_result) -> FileIdentity:
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def decoder(file: BinaryIO) -> ImageFile.ImageFile:
@@ -200,6 +280,18 @@ def _require_grey(bits: int, *, mask: bool) -> None:
         raise _Unfit("is a mask with 16 bits per pixel", "save it with 8: 0 where clear, 255 where opaque")
 
 
+def _info_and_extent(
+    descriptor: int, file_bytes: int, head: bytes, *, mask: bool = False, with_runs: bool = False
+) -> tuple[ImageInfo, int | None]:
+    """What the header says, and from how many bytes of the file's beginning; None if others were needed, too."""
+    name, _ = _decoder_for(head[:4])
+    if name == "tif":
+        header = _TiffHeader(descriptor, file_bytes, head)
+        return header.info(mask=mask, with_runs=with_runs), header.looked_at
+    with os.fdopen(descriptor, "rb", closefd=False) as file:
+        return _info_by_pillow(file, name, file_bytes, mask=mask), None
+
+
 def _info_by_pillow(file: BinaryIO, name: str, file_bytes: int, *, mask: bool) -> ImageInfo:
     try:
         image = decoder(file)
@@ -228,15 +320,17 @@ class _TiffHeader:
     STRIPS, TILES = (273, 279), (324, 325)
     """Tags of offsets and of byte counts."""
 
-    def __init__(self, descriptor: int, file_bytes: int, magic: bytes) -> None:
+    def __init__(self, descriptor: int, file_bytes: int, head: bytes) -> None:
         self._descriptor = descriptor
         self._file_bytes = file_bytes
-        self._order = "<" if magic[0:1] == b"I" else ">"
-        self._big = b"+" in magic
+        self._order = "<" if head[0:1] == b"I" else ">"
+        self._big = head[2:3] == b"+"
         self._word = "Q" if self._big else "I"
         self._word_bytes = 8 if self._big else 4
-        self._near = b""
+        self._near = head
         self._near_at = 0
+        self.looked_at: int | None = 4
+        """Bytes of the head, from its first, that all was made out from so far; None once others were read."""
         where = 8 if self._big else 4
         (self._directory,) = self._unpack(self._word, self._read(where, self._word_bytes))
         self._entries, self._has_more = self._read_entries()
@@ -348,10 +442,13 @@ class _TiffHeader:
         if not 0 <= inside <= len(self._near) - length:
             if offset + length > self._file_bytes:
                 raise _Unfit(f"is cut short: it has {self._file_bytes} bytes, and its header needs {offset + length}")
-            self._near = os.pread(self._descriptor, max(length, 4096), offset)
+            self._near = os.pread(self._descriptor, max(length, _HEAD_BYTES), offset)
             self._near_at, inside = offset, 0
+            self.looked_at = None
             if len(self._near) < length:
                 raise _Unfit("became shorter while it was read")
+        elif self.looked_at is not None:
+            self.looked_at = max(self.looked_at, inside + length)
         return self._near[inside : inside + length]
 
     def _unpack(self, letters: str, raw: bytes) -> tuple[int, ...]:

@@ -1,0 +1,115 @@
+"""The images of a directory, looked at one after the other: each by itself, however alike they are."""
+
+import os
+import socket
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from daemon.demo.microscope import tiff_bytes
+from handlers.errors import ImageFault
+from handlers.imageheader import ImageDirectory, inspect_image
+
+FRAME = np.full((40, 60), 7, np.uint8)
+
+
+def tiff_with_its_directory_behind(frame: np.ndarray) -> bytes:
+    """As libtiff writes them: first the pixels, then what says where they are."""
+    height, width = frame.shape
+    pixels = frame.tobytes()
+    tags = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, height)]
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in [*tags, (279, len(pixels))]]
+    head = struct.pack("<4sI", b"II*\0", 8 + len(pixels))
+    return head + pixels + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+
+
+@pytest.mark.parametrize("form", [tiff_bytes, tiff_with_its_directory_behind])
+def test_every_image_says_what_it_says_when_looked_at_alone(tmp_path, form) -> None:
+    shapes = [(40, 60), (40, 60), (60, 40), (40, 60), (24, 100)]  # each of 2,400 pixels: as long as the one before
+    for number, shape in enumerate(shapes):
+        (tmp_path / f"{number}.tif").write_bytes(form(np.zeros(shape, np.uint8)))
+    Image.fromarray(FRAME).save(tmp_path / "5.tif", format="PNG")
+    (tmp_path / "6.tif").write_bytes(form(FRAME.astype(np.uint16)) if form is tiff_bytes else form(FRAME))
+    with ImageDirectory(tmp_path) as images:
+        for number in range(7):
+            path = tmp_path / f"{number}.tif"
+            found = path.stat()
+            identity = found.st_size, found.st_mtime_ns, found.st_ino
+            assert images.inspect(path.name) == (inspect_image(path), identity)
+
+
+@pytest.mark.parametrize("form", [tiff_bytes, tiff_with_its_directory_behind])
+@pytest.mark.parametrize("kept", [0, 3, 100, 2_000, -1])
+def test_one_cut_short_after_a_whole_one_that_begins_alike_is_found_out(tmp_path, form, kept: int) -> None:
+    (tmp_path / "whole.tif").write_bytes(form(FRAME))
+    (tmp_path / "short.tif").write_bytes(form(FRAME)[:kept])
+    with ImageDirectory(tmp_path) as images:
+        images.inspect("whole.tif")
+        with pytest.raises(ImageFault, match=r"short\.tif"):
+            images.inspect("short.tif")
+        assert images.inspect("whole.tif")[0] == inspect_image(tmp_path / "whole.tif")
+
+
+def test_one_of_the_same_length_with_zeros_for_a_header_is_found_out(tmp_path) -> None:
+    whole = tiff_bytes(FRAME)
+    (tmp_path / "whole.tif").write_bytes(whole)
+    for first, last in ((0, 8), (8, 60), (60, 122)):
+        (tmp_path / "hole.tif").write_bytes(whole[:first] + bytes(last - first) + whole[last:])
+        with ImageDirectory(tmp_path) as images:
+            images.inspect("whole.tif")
+            with pytest.raises(ImageFault):
+                images.inspect("hole.tif")
+
+
+def test_links_are_followed_inside_the_directory_and_refused_outside(tmp_path) -> None:
+    inside, outside = tmp_path / "section", tmp_path / "elsewhere.tif"
+    (inside / "raw").mkdir(parents=True)
+    outside.write_bytes(tiff_bytes(FRAME))
+    (inside / "raw" / "a.tif").write_bytes(tiff_bytes(FRAME))
+    (inside / "within.tif").symlink_to("raw/a.tif")
+    (inside / "out.tif").symlink_to(outside)
+    (inside / "round.tif").symlink_to("round.tif")
+    (tmp_path / "by-link").symlink_to(inside)
+    for directory in (inside, tmp_path / "by-link"):
+        with ImageDirectory(directory) as images:
+            there = inspect_image(inside / "raw" / "a.tif")
+            assert images.inspect("within.tif")[0] == images.inspect("raw/a.tif")[0] == there
+            with pytest.raises(ImageFault, match="lies outside"):
+                images.inspect("out.tif")
+            with pytest.raises(ImageFault, match="is not a regular file"):
+                images.inspect("round.tif")
+
+
+def test_what_is_no_file_is_refused_without_waiting_for_it(tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe.tif")
+    (tmp_path / "directory.tif").mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket.tif"))
+        with ImageDirectory(tmp_path) as images:
+            for name in ("pipe.tif", "directory.tif", "socket.tif"):
+                with pytest.raises(ImageFault, match="is not a regular file"):
+                    images.inspect(name)
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: None])
+def test_images_of_a_directory_that_is_none_are_missing(tmp_path, make) -> None:
+    make(tmp_path / "section")
+    with ImageDirectory(tmp_path / "section") as images, pytest.raises((FileNotFoundError, NotADirectoryError)):
+        images.inspect("a.tif")
+
+
+def test_looking_leaves_no_file_open(tmp_path) -> None:
+    (tmp_path / "whole.tif").write_bytes(tiff_bytes(FRAME))
+    (tmp_path / "short.tif").write_bytes(b"II*\0")
+    Image.fromarray(FRAME).save(tmp_path / "a.png")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with ImageDirectory(tmp_path) as images:
+        for _ in range(3):
+            images.inspect("whole.tif")
+            images.inspect("a.png")
+            with pytest.raises(ImageFault):
+                images.inspect("short.tif")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
