@@ -34,20 +34,33 @@ def main() -> None:
 @CONFIG_OPTION
 def run(config_path: Path | None) -> None:
     """Run the daemon until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
+    settings = _settings_or_exit(config_path)
+    examination = _begin_ahead(settings)
     from daemon.app import Daemon
     from daemon.config import load_settings
     from daemon.service import set_up_logging
     from handlers.executors import leave_if_workers_hang
 
-    settings = _settings_or_exit(config_path)
     set_up_logging(settings.log.level, settings.log.format)
     _collect_seldom()
     exit_code = 1
     try:
-        _run_or_exit(Daemon(settings, lambda: load_settings(config_path)).run())
+        _run_or_exit(Daemon(settings, lambda: load_settings(config_path), examination).run())
         exit_code = 0
     finally:
         leave_if_workers_hang(exit_code)
+
+
+def _begin_ahead(settings: Any) -> Any:
+    """Begins what takes time without this process's Python, which has much to import still: the journal's examination,
+    which is returned, and the server of worker processes, which imports for itself."""
+    from handlers.worker import start_server
+
+    if settings.workers.executor == "processes":
+        start_server()
+    from daemon.journal import examine_ahead
+
+    return examine_ahead(settings.journal.path)
 
 
 def _collect_seldom() -> None:

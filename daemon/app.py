@@ -12,6 +12,7 @@ from aiohttp import web
 
 from daemon.config import ConfigError, Settings
 from daemon.health import Facts, Metrics, reasons_not_ready
+from daemon.journal import Examination
 from daemon.replay.replayer import Replayer
 from daemon.secondlook import SecondLook
 from daemon.service import SystemdNotifier, watchdog_interval_s
@@ -37,11 +38,15 @@ class Daemon:
     Parameters
     ----------
     load : reads the configuration anew, for SIGHUP; raises ConfigError.
+    examination : of the journal, if one was begun ahead.
     """
 
-    def __init__(self, settings: Settings, load: Callable[[], Settings]) -> None:
+    def __init__(
+        self, settings: Settings, load: Callable[[], Settings], examination: Examination | None = None
+    ) -> None:
         self._settings = settings
         self._load = load
+        self._examination = examination
         self._notifier = SystemdNotifier()
         self._metrics = Metrics()
         self._stop = asyncio.Event()
@@ -65,7 +70,12 @@ class Daemon:
         async with contextlib.AsyncExitStack() as stack:
             lock = stack.enter_context(lock_journal(self._settings.journal.path))
             work = await stack.enter_async_context(
-                open_work(lambda: self._settings, is_observable=self._is_observable, metrics=self._metrics)
+                open_work(
+                    lambda: self._settings,
+                    is_observable=self._is_observable,
+                    metrics=self._metrics,
+                    examination=self._examination,
+                )
             )
             self._journal, self._client, self._gate = work.journal, work.client, work.gate
             self._keeper, self._pipeline, self._disks = work.keeper, work.pipeline, work.disks

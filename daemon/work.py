@@ -16,7 +16,7 @@ from daemon.config import Settings
 from daemon.disks import MipmapDisks
 from daemon.gate import RenderGate
 from daemon.health import Metrics
-from daemon.journal import Journal, Montage
+from daemon.journal import Examination, Journal, Montage
 from daemon.keeper import StackKeeper
 from daemon.pipeline import LIMITS, Pipeline
 from daemon.steps import Steps
@@ -100,8 +100,13 @@ async def open_work(
     is_observable: Callable[[str], bool],
     metrics: Metrics | None = None,
     close_at_end: bool = False,
+    examination: Examination | None = None,
 ) -> AsyncIterator[Work]:
     """The parts, their resources opened in order; the caller owns the journal's lock and runs the parts' tasks.
+
+    Parameters
+    ----------
+    examination : of the journal, if one was begun ahead.
 
     Raises
     ------
@@ -113,7 +118,7 @@ async def open_work(
     threads = SPARE_THREADS + sum(LIMITS.values()) * len(now.watch)
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="files"))
     async with contextlib.AsyncExitStack() as stack:
-        journal = await stack.enter_async_context(Journal(now.journal.path))
+        journal = await stack.enter_async_context(Journal(now.journal.path, examination=examination))
         url = await stack.enter_async_context(render_url(now))
         client = await stack.enter_async_context(RenderClient(url))
         count = now.workers.count or os.cpu_count() or 1

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from multiprocessing import connection, resource_tracker
+from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +37,17 @@ class WorkerProcess(ForkServerProcess):
     def terminate(self) -> None:
         """Kills it: SIGTERM is blocked, and a pool that broke ends its other workers by it."""
         self.kill()
+
+
+def start_server() -> None:
+    """Starts the server that worker processes are forked from, where there is none yet.
+
+    A pool does that itself; who knows that there will be one can have the server import what workers need meanwhile.
+    """
+    resource_tracker.ensure_running()  # first: starting it unblocks signals
+    forkserver.set_forkserver_preload(PRELOADED)
+    with _without_main(), _blocked():
+        forkserver.ensure_running()
 
 
 class WorkerContext(ForkServerContext):

@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 import structlog
 
 from daemon.journal import rows
-from daemon.journal.file import Connection, connect, connect_read_only, journal_fault, transaction
+from daemon.journal.file import Connection, Examination, connect, connect_read_only, journal_fault, transaction
 from daemon.journal.records import Montage, Outcome, Settled, Settling
 from daemon.states import Event, MontageState, Step
 from daemon.watcher import Sighting
@@ -38,6 +38,7 @@ class Journal:
     Parameters
     ----------
     read_only : for looking at it, beside a running daemon too. Nothing is made, migrated or waited for.
+    examination : of this file, if one was begun ahead.
 
     Raises
     ------
@@ -47,10 +48,18 @@ class Journal:
         If it cannot be opened, or, unless it is opened for reading only, not be written.
     """
 
-    def __init__(self, path: Path, clock: Clock = time.time, *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock = time.time,
+        *,
+        read_only: bool = False,
+        examination: Examination | None = None,
+    ) -> None:
         self.path = path
         self._clock = clock
         self._read_only = read_only
+        self._examination = examination
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._connection: Connection | None = None
         self.fault: StorageFault | None = None
@@ -68,7 +77,10 @@ class Journal:
 
     def _open(self) -> None:
         try:
-            self._connection = connect_read_only(self.path) if self._read_only else connect(self.path)
+            if self._read_only:
+                self._connection = connect_read_only(self.path)
+            else:
+                self._connection = connect(self.path, self._examination)
         except sqlite3.DatabaseError as error:
             raise journal_fault(self.path, error) from error
 

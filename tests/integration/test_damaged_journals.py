@@ -5,12 +5,13 @@ import shutil
 import sqlite3
 import subprocess
 import zlib
+from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from daemon.journal import MIGRATIONS, Journal, connect_read_only
+from daemon.journal import MIGRATIONS, Examination, Journal, connect_read_only, examine_ahead
 from daemon.states import MontageState
 from daemon.watcher import FoundBy, Sighting
 from handlers.errors import MetafileFault, SettingsFault, StorageFault
@@ -26,14 +27,15 @@ async def filled(path: Path, montages: int = 40) -> None:
             await journal.fail(montage_id, MetafileFault(str(name), "has no data " * 20))
 
 
-async def opened(path: Path) -> str:
+async def opened(path: Path, *, ahead: bool = False) -> str:
     """The text with which the journal is refused."""
     with pytest.raises(SettingsFault) as refused:
-        async with Journal(path):
+        async with Journal(path, examination=examine_ahead(path) if ahead else None):
             pass
     return str(refused.value)
 
 
+@pytest.mark.parametrize("ahead", [False, True], ids=["", "examined ahead"])
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -47,16 +49,36 @@ async def opened(path: Path) -> str:
     ],
     ids=["emptied", "cut in its header", "cut at a page", "cut within a page", "zeroed", "JSON", "zeroed from page 3"],
 )
-async def test_a_damaged_journal_is_refused_in_one_line_that_names_the_way_back(tmp_path, damage, said):
+async def test_a_damaged_journal_is_refused_in_one_line_that_names_the_way_back(tmp_path, damage, said, ahead):
     path = tmp_path / "journal.sqlite"
     await filled(path)
     damage(path)
     before = path.read_bytes()
-    text = await opened(path)
+    text = await opened(path, ahead=ahead)
     assert said in text
     assert WAY_BACK in text
     assert "\n" not in text
     assert path.read_bytes() == before
+
+
+async def test_an_examination_ahead_makes_no_journal_and_hinders_none(tmp_path):
+    path = tmp_path / "journal.sqlite"
+    examination = examine_ahead(path)
+    with pytest.raises(sqlite3.OperationalError):
+        examination.result(timeout=10)
+    assert not path.exists()
+    async with Journal(path, examination=examination) as journal:
+        assert await journal.montages() == []
+
+
+async def test_what_an_examination_ahead_found_decides(tmp_path):
+    path = tmp_path / "journal.sqlite"
+    await filled(path)
+    found: Examination = Future()
+    found.set_result("*** in database main ***\nPage 5 is never used")
+    with pytest.raises(SettingsFault, match="Page 5 is never used"):
+        async with Journal(path, examination=found):
+            pass
 
 
 async def test_a_journal_whose_main_file_is_gone_is_not_begun_anew_over_its_wal(tmp_path):

@@ -525,6 +525,24 @@ def test_a_console_script_is_not_imported_by_the_workers(tmp_path: Path) -> None
     assert done.stdout.split() == ["False", str(script)], done.stderr
 
 
+def test_a_server_started_ahead_is_the_one_that_workers_are_forked_from() -> None:
+    """In a process of its own: here there is a server already."""
+    code = textwrap.dedent("""
+        import os
+        from pathlib import Path
+        from handlers.worker import start_server
+        start_server()
+        mine = f"/proc/self/task/{os.getpid()}/children"
+        before = Path(mine).read_text().split()
+        from handlers.executors import open_executor
+        with open_executor("processes", 1) as pool:
+            print(str(pool.executor.submit(os.getppid).result()) in before)
+            print(Path(mine).read_text().split() == before)
+    """)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["True", "True"], done.stderr
+
+
 def test_no_thread_and_no_process_is_left_when_a_pool_is_closed(tmp_path: Path) -> None:
     threads = set(threading.enumerate())
     with open_executor("processes", 2) as opened:
