@@ -24,6 +24,14 @@ _AFFINE: Final = "mpicbg.trakem2.transform.AffineModel2D"
 _EXAMPLES = 3
 
 
+_NOTHING: Final[Json] = {}
+
+
+def _nothing() -> Json:
+    """One and the same empty object, for the many records that have nothing to put there."""
+    return _NOTHING
+
+
 class Positions(StrEnum):
     """How the position of a tile in pixels becomes its translation."""
 
@@ -58,7 +66,7 @@ class Layout:
     """Degrees, stage to camera."""
     pixelsize: float | None = None
     """Nanometres per pixel in x."""
-    other: Json = field(default_factory=dict)
+    other: Json = field(default_factory=_nothing)
     """Fields not known here, as found."""
 
     def to_json(self) -> dict[str, Any]:
@@ -73,7 +81,7 @@ class Layout:
             "rotation": self.rotation,
             "pixelsize": self.pixelsize,
         }
-        return {**self.other, **_present(known)}
+        return _joined(self.other, known)
 
     @classmethod
     def from_json(cls, layout: Json) -> Self:
@@ -99,11 +107,11 @@ class MipmapLevel:
 
     image_url: str | None
     mask_url: str | None = None
-    other: Json = field(default_factory=dict)
+    other: Json = field(default_factory=_nothing)
     """Loader types and slice numbers, as found."""
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.other, **_present({"imageUrl": self.image_url, "maskUrl": self.mask_url})}
+        return _joined(self.other, {"imageUrl": self.image_url, "maskUrl": self.mask_url})
 
     @classmethod
     def from_json(cls, level: Json) -> Self:
@@ -126,9 +134,9 @@ class TileSpec:
     mipmap_levels: Mapping[int, MipmapLevel]
     transforms: tuple[Json, ...]
     """render's transform specs, applied from the first to the last."""
-    other: Json = field(default_factory=dict)
+    other: Json = field(default_factory=_nothing)
     """Other fields of the tile spec, as found: bounds, channels, labels, groupId."""
-    other_transform_fields: Json = field(default_factory=dict)
+    other_transform_fields: Json = field(default_factory=_nothing)
     """Fields of the transform list beside its type and its specs, as found."""
 
     def to_json(self) -> dict[str, Any]:
@@ -142,14 +150,11 @@ class TileSpec:
             "maxIntensity": self.maximum_intensity,
             "layout": None if self.layout is None else self.layout.to_json(),
         }
-        levels = {str(number): self.mipmap_levels[number].to_json() for number in sorted(self.mipmap_levels)}
+        spec = _joined(self.other, known)
+        spec["mipmapLevels"] = {str(number): level.to_json() for number, level in sorted(self.mipmap_levels.items())}
         specs = [dict(transform) for transform in self.transforms]
-        return {
-            **self.other,
-            **_present(known),
-            "mipmapLevels": levels,
-            "transforms": {**self.other_transform_fields, "type": "list", "specList": specs},
-        }
+        spec["transforms"] = {**self.other_transform_fields, "type": "list", "specList": specs}
+        return spec
 
     @classmethod
     def from_json(cls, spec: Json) -> Self:
@@ -183,11 +188,12 @@ _TILE_SPEC: Final = {
 }
 
 
-def _present(fields: Json) -> dict[str, Any]:
-    present = dict(fields)
-    for name in [name for name, value in fields.items() if value is None]:
-        del present[name]
-    return present
+def _joined(other: Json, known: dict[str, Any]) -> dict[str, Any]:
+    """Both, without what is None among the known; most tiles of a section have nothing but what is known, and all of
+    it."""
+    if None in known.values():
+        known = {name: value for name, value in known.items() if value is not None}
+    return {**other, **known} if other else known
 
 
 def _rest(fields: Json, known: Iterable[str]) -> dict[str, Any]:
@@ -338,9 +344,15 @@ def tile_ids_for(metafile: Metafile, z: float, options: TileSpecOptions | None =
 
 
 def _tile_id(template: str, shared: Mapping[str, str | int], tile: TileRecord, metafile_name: str) -> str:
-    own = {"raster_col": tile.raster_col, "raster_row": tile.raster_row, "raster_index": tile.raster_index}
+    fields = {
+        **shared,
+        "basename": tile.basename,
+        "raster_col": tile.raster_col,
+        "raster_row": tile.raster_row,
+        "raster_index": tile.raster_index,
+    }
     try:
-        tile_id = template.format(basename=tile.basename, **own, **shared)
+        tile_id = template.format_map(fields)
     except (ValueError, LookupError, AttributeError) as error:
         raise SettingsFault("tilespecs.tile_id", f"{template!r} cannot be filled: {error}") from None
     if not tile_id or "/" in tile_id or not tile_id.isprintable():

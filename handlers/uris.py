@@ -11,6 +11,9 @@ _UNQUOTED = "/!$&'()*+,;=:@"
 """Left as they are, beside letters, digits and `_.-~`: all that RFC 3986 allows in a path. The fewer escapes, the more
 often render's MipmapPathBuilder, which takes a URI for text, finds the file that the writer made."""
 
+_PLAIN = re.compile(r"[A-Za-z0-9_.~/!$&'()*+,;=:@-]*")
+"""What needs no escape: nearly every name that a microscope gives."""
+
 _EXTENSIONS = {"tif": "tif", "tiff": "tif", "png": "png", "jpg": "jpg", "jpeg": "jpg"}
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
@@ -34,6 +37,8 @@ def path_to_uri(path: Path | str) -> str:
 
 def quoted(text: str) -> str:
     """A path, or a part of one, percent-encoded as it stands in a URI."""
+    if _PLAIN.fullmatch(text):
+        return text
     return quote(os.fsencode(text), safe=_UNQUOTED)
 
 

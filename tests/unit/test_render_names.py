@@ -273,8 +273,9 @@ def test_nulls_are_left_out_and_numbers_that_json_does_not_know_are_refused() ->
     body = json.loads(upload_bodies([tile("t", meshCellSize=None, layout={"camera": None, "temca": "5"})], {})[0])
     assert "meshCellSize" not in body["tileIdToSpecMap"]["t"]
     assert body["tileIdToSpecMap"]["t"]["layout"] == {"temca": "5"}
-    with pytest.raises(RenderRefused, match=r"'t'.*JSON"):
-        upload_bodies([tile("t", stageX=math.nan)], {})
+    for number in (math.nan, math.inf, -math.inf):
+        with pytest.raises(RenderRefused, match=r"'t'.*JSON"):
+            upload_bodies([tile("t", stageX=number)], {})
 
 
 def test_text_that_looks_like_a_null_or_a_number_json_does_not_know_is_kept() -> None:
@@ -335,6 +336,13 @@ def test_spellings_of_a_file_url_are_equal(url: str) -> None:
 def test_urls_of_other_schemes_are_compared_as_they_are() -> None:
     assert canonical_url("s3://bucket/a%20b.tif") == "s3://bucket/a%20b.tif"
     assert canonical_url("file:///d/a.tif") != canonical_url("file:///d/b.tif")
+
+
+def test_a_level_more_than_was_sent_is_a_difference() -> None:
+    sent = {"tileId": "t", "mipmapLevels": {"0": {"imageUrl": "file:/d/a.tif"}}}
+    more = {**sent["mipmapLevels"], "1": {"imageUrl": "file:/m/1/a.tif"}}
+    (line,) = differences(sent, {**sent, "minX": 1.0, "mipmapLevels": more})
+    assert line.startswith("mipmapLevels.1: not sent")
 
 
 def test_what_render_adds_is_no_difference() -> None:
