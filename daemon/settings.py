@@ -25,7 +25,7 @@ from handlers.errors import Fault, SettingsFault
 from handlers.formats import Encoding
 from handlers.metafile import Header, Metafile
 from handlers.mipmapplan import MipmapPlan
-from handlers.mipmaps import Reduction
+from handlers.reduction import Reduction
 from handlers.rendernames import check_name, checked_base_url, legal_stack_name
 from handlers.tilespec import Origin, Positions, TileSpecOptions
 from handlers.uris import path_builder_agrees

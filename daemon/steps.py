@@ -32,7 +32,8 @@ from handlers.generate_mipmaps import make_all
 from handlers.generate_tilespecs import ingest_tiles
 from handlers.images import MipmapReport
 from handlers.metafile import Metafile, image_path, parse_metafile
-from handlers.mipmapplan import Level0, MipmapPlan, absent_levels, level_uris, mask_job, tile_job
+from handlers.mipmapjobs import mask_job, tile_job
+from handlers.mipmapplan import Level0, MipmapPlan, absent_levels, level_uris
 from handlers.render import PathBuilder, RenderClient, StackId
 from handlers.tilespec import TileSpec, shared_transform_for, tile_specs_for
 

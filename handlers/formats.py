@@ -1,5 +1,8 @@
 """Image file formats that levels are written in: what each can hold, and how it packs the pixels. Does no input or
-output."""
+output.
+
+Most who name a format write no file: numpy is imported where pixels are packed.
+"""
 
 import io
 import struct
@@ -8,14 +11,15 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image
 
 from handlers.errors import SettingsFault
-from handlers.greyvalues import Grey
 from handlers.uris import canonical_extension
+
+if TYPE_CHECKING:
+    from handlers.greyvalues import Grey
 
 DEFAULT_QUALITY = 95
 
@@ -46,7 +50,7 @@ class Page:
     """A file in memory, and its pixels."""
 
     content: bytes | bytearray
-    pixels: Grey
+    pixels: "Grey"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ class Encoding:
         """Bits per pixel that it can hold."""
         return frozenset({8, 16}) if self.lossless else frozenset({8})
 
-    def page(self, pixels: Grey) -> Page:
+    def page(self, pixels: "Grey") -> Page:
         """The file of these pixels."""
         if not self.is_plain:
             return Page(self.encoded(pixels), pixels)
@@ -114,7 +118,7 @@ class Encoding:
         page.pixels[...] = pixels
         return page
 
-    def encoded(self, pixels: Grey) -> bytes:
+    def encoded(self, pixels: "Grey") -> bytes:
         """The file's content. Made in memory: Pillow, writing to a file itself, would not notice that a disk took only
         a part."""
         if self.extension == "png" and self.compression is None:
@@ -151,15 +155,19 @@ def plain_page(width: int, height: int, bits: int) -> Page:
     entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in (*size, *grey, *one_strip))
     content = bytearray(start + pixel_bytes)
     content[:start] = struct.pack(_PLAIN_START, b"II", 42, 8, 9, entries, 0)
+    import numpy as np
+
     pixels = np.ndarray((height, width), np.uint8 if bits == 8 else np.uint16, content, start)
     return Page(content, pixels)
 
 
-def _quick_png(pixels: Grey) -> bytes:
+def _quick_png(pixels: "Grey") -> bytes:
     """A PNG file of differences between neighbours, packed without a search for repetitions.
 
     There are hardly any in the noise of a microscope: the search takes four fifths of an encoder's time, and saves 2 %.
     """
+    import numpy as np
+
     height, width = pixels.shape
     pixel_bytes = pixels.itemsize
     rows = pixels.astype(">u2" if pixel_bytes == 2 else np.uint8, copy=False).view(np.uint8)

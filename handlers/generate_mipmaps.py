@@ -15,7 +15,8 @@ from handlers.executors import WorkerPool, open_executor, run_job
 from handlers.failures import Failure
 from handlers.images import MipmapJob, MipmapReport
 from handlers.layers import absent_layer, find_layers, no_layers
-from handlers.mipmapplan import MipmapPlan, level0_of, mask_job, tile_job
+from handlers.mipmapjobs import mask_job, tile_job
+from handlers.mipmapplan import MipmapPlan, level0_of
 from handlers.render import RenderClient, StackId
 from handlers.rendernames import ZRange
 

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from handlers.reduction import FULL_RANGE as FULL_RANGE
+from handlers.reduction import IntensityRange as IntensityRange
+
 Grey = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 """A grey image, (H, W), axis 0 is y."""
 Sums = npt.NDArray[np.unsignedinteger]
 """Sums of the level-0 pixels under each pixel of a level, (H, W)."""
-IntensityRange = tuple[int, int]
-"""The 16-bit values that become 0 and 255; what lies outside becomes the nearer of the two."""
-
-FULL_RANGE: IntensityRange = (0, 65535)
 BIAS_LIMIT = 0.09
 """Mean error of a level, in grey values, from which on its rounding is spread over the image; 0.1 is promised."""
 PIECE = 1 << 18

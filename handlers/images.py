@@ -29,7 +29,8 @@ from handlers.errors import Fault, ImageFault, ImagesMissing, SettingsFault, Sto
 from handlers.formats import PLAIN_START_BYTES, PLAIN_TIFF, Encoding, Page
 from handlers.greyvalues import FULL_RANGE, Grey, IntensityRange
 from handlers.imageheader import UNREADABLE, ImageInfo, decoder, inspect_image, opened, read_header
-from handlers.mipmaps import MEAN, Reduction, level_size, reduce_levels
+from handlers.mipmaps import reduce_levels
+from handlers.reduction import MEAN, Reduction, level_size
 from handlers.workbench import Kind, Workbench, bench_for
 
 if TYPE_CHECKING:

@@ -1,19 +1,16 @@
-"""Which mipmap files belong to which tile: how they are made, where they live, and the jobs that make them."""
+"""Which mipmap files belong to which tile: how they are made, and where they live."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from handlers.errors import ImageFault, SettingsFault
+from handlers.errors import ImageFault
 from handlers.formats import PLAIN_TIFF, Encoding
-from handlers.greyvalues import FULL_RANGE, IntensityRange
 from handlers.imageheader import inspect_image
-from handlers.images import MipmapJob
-from handlers.mipmaps import MASK, MEAN, Reduction, level_size
+from handlers.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
 from handlers.rendernames import StackId, checked_base_url
 from handlers.resolvedtiles import image_holder, level_0
-from handlers.sourceimages import RenderSource
 from handlers.uris import mipmap_path, path_to_uri, uri_to_path
 
 LevelUris = Mapping[int, tuple[str, str | None]]
@@ -89,46 +86,6 @@ class MipmapPlan:
     def path_builder(self) -> dict[str, object]:
         """render's mipmapPathBuilder that derives these very files."""
         return {"rootPath": f"{self.output_dir}/", "numberOfLevels": self.levels, "extension": self.extension}
-
-
-def tile_job(tile: Level0, plan: MipmapPlan, root: Path | None = None) -> MipmapJob:
-    """The job that makes a tile's levels; `root` is the directory that the image may not lead out of."""
-    return MipmapJob(
-        tile_id=tile.tile_id,
-        level0=tile.image,
-        outputs=plan.outputs(tile.image),
-        width=tile.width,
-        height=tile.height,
-        reduction=plan.reduction,
-        encoding=plan.encoding,
-        convert_to_8bit=plan.convert_to_8bit,
-        intensity_range=plan.range_16bit,
-        root=root,
-        force=plan.force,
-        maximum_intensity=tile.maximum_intensity,
-        source=RenderSource.of_image(plan.stack_url, tile.tile_id, tile.maximum_intensity) if plan.stack_url else None,
-    )
-
-
-def mask_job(tile: Level0, plan: MipmapPlan) -> MipmapJob:
-    """The job that makes the levels of a tile's mask, of the tile's sizes: a pixel is clear only if its whole block is.
-
-    Its `tile_id` is the mask's path: many tiles share one mask.
-    """
-    if tile.mask is None:
-        raise SettingsFault("tilespecs.mask", f"tile {tile.tile_id} has no mask")
-    return MipmapJob(
-        tile_id=str(tile.mask),
-        level0=tile.mask,
-        outputs=plan.outputs(tile.mask, mask=True),
-        width=tile.width,
-        height=tile.height,
-        reduction=MASK,
-        encoding=plan.mask_encoding,
-        is_mask=True,
-        force=plan.force,
-        source=RenderSource.of_mask(plan.stack_url, tile.tile_id) if plan.stack_url else None,
-    )
 
 
 def level_uris(tile: Level0, plan: MipmapPlan) -> LevelUris:

@@ -1,19 +1,18 @@
-"""Mipmap levels of one image as arrays: sizes, and how a level is made of level 0. Pure.
+"""Mipmap levels of one image as arrays: what makes a level of level 0. Pure.
 
 Level n of an image is its reduction by 2^n in x and y. Every level is defined by level 0 itself, never by a rounded
 level between: `areamean`, `blockfunctions` and `resizing` hold the ways of making one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 
 from handlers.areamean import mean_levels
 from handlers.blockfunctions import max_levels, median_levels, min_levels, mode_levels
-from handlers.errors import SettingsFault
-from handlers.greyvalues import Grey, IntensityRange
+from handlers.greyvalues import Grey
+from handlers.reduction import MEAN, IntensityRange, Reduction, level_size
 from handlers.resizing import FILTERS
 
 Reducer = Callable[[Grey, frozenset[int], IntensityRange | None], Iterator[tuple[int, Grey]]]
@@ -22,56 +21,11 @@ FUNCTIONS: Mapping[str, Reducer] = MappingProxyType(
     {"mean": mean_levels, "median": median_levels, "min": min_levels, "max": max_levels, "mode": mode_levels}
 )
 """What a pixel is of its block, by name."""
-METHODS: Mapping[str, Mapping[str, Reducer]] = MappingProxyType(
+REDUCERS: Mapping[str, Mapping[str, Reducer]] = MappingProxyType(
     {"block_reduce": FUNCTIONS, "PIL": FILTERS, "render": MappingProxyType({"mean": mean_levels})}
 )
-"""Method -> function -> how. With "render" the pixels of level 0 come from render-ws, and are reduced as any others."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reduction:
-    """How levels are made of level 0.
-
-    Parameters
-    ----------
-    method : "block_reduce", "PIL" or "render", a key of METHODS.
-    function : of the blocks: mean, median, min, max or mode with block_reduce; one of Pillow's filters NEAREST, BOX,
-        BILINEAR, HAMMING, BICUBIC, LANCZOS with PIL; mean with render.
-
-    Raises
-    ------
-    SettingsFault
-        If there is no such method, or none of its functions is so called.
-
-    >>> Reduction("PIL", "LANCZOS")
-    Reduction(method='PIL', function='LANCZOS')
-    """
-
-    method: str = "block_reduce"
-    function: str = "mean"
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise SettingsFault("mipmaps.method", f"{self.method!r} is not one of {', '.join(METHODS)}")
-        functions = METHODS[self.method]
-        if self.function not in functions:
-            key = "mipmaps.filter" if self.method == "PIL" else "mipmaps.function"
-            known = ", ".join(functions)
-            raise SettingsFault(key, f"{self.function!r} is not one that {self.method} has: {known}")
-
-
-MEAN = Reduction("block_reduce", "mean")
-MASK = Reduction("block_reduce", "min")
-"""The one for masks: two values stay these two, and a pixel is opaque only if its whole block is."""
-
-
-def level_size(width: int, height: int, level: int) -> tuple[int, int]:
-    """Width and height of a mipmap level: an odd last row or column is dropped, as render does. May be 0.
-
-    >>> level_size(2760, 2330, 1), level_size(2760, 2330, 3)
-    ((1380, 1165), (345, 291))
-    """
-    return width >> level, height >> level
+"""Method -> function -> how, for all that `reduction.METHODS` names. With "render" the pixels of level 0 come from
+render-ws, and are reduced as any others."""
 
 
 def reduce_levels(
@@ -103,5 +57,5 @@ def reduce_levels(
         raise ValueError(f"levels {sorted(wanted)} of a {width}x{height} image: empty, or below 1")
     if to_8bit and not 0 <= to_8bit[0] < to_8bit[1] <= 65535:
         raise ValueError(f"{to_8bit} is not an intensity range")
-    reducer = METHODS[reduction.method][reduction.function]
+    reducer = REDUCERS[reduction.method][reduction.function]
     return reducer(image, wanted, to_8bit if image.dtype == np.uint16 else None)

@@ -14,7 +14,7 @@ from handlers.errors import Fault, ImageFault, ImagesMissing, RenderRefused
 from handlers.imageheader import inspect_image
 from handlers.images import verify_level
 from handlers.mipmapplan import Level0, LevelUris, MipmapPlan
-from handlers.mipmaps import level_size
+from handlers.reduction import level_size
 from handlers.renderanswers import PathBuilder
 from handlers.resolvedtiles import Json, canonical_url, image_holder, level_0
 from handlers.uris import uri_to_path

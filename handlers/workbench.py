@@ -15,7 +15,7 @@ from handlers.areamean import means
 from handlers.formats import plain_page
 from handlers.greyvalues import Grey, IntensityRange
 from handlers.imageheader import Run
-from handlers.mipmaps import level_size
+from handlers.reduction import level_size
 
 KEPT = 2
 """Benches for which nobody has a use at the moment; a process that works in several threads has more in use."""

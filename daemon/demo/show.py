@@ -27,7 +27,7 @@ from rich.table import Table
 from daemon.demo.picture import compose_section, save_picture
 from daemon.states import UNFINISHED, MontageState
 from handlers.errors import Fault, SettingsFault
-from handlers.mipmaps import level_size
+from handlers.reduction import level_size
 from handlers.render import RenderClient, StackId, StackState
 from handlers.uris import uri_to_path
 

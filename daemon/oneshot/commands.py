@@ -113,7 +113,7 @@ async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) ->
     from handlers.formats import Encoding
     from handlers.generate_mipmaps import generate_mipmaps
     from handlers.mipmapplan import MipmapPlan
-    from handlers.mipmaps import Reduction
+    from handlers.reduction import Reduction
 
     stack = parameters.stack_id(parameters.input_stack)
     plan = MipmapPlan(

@@ -314,7 +314,7 @@ class MipmapParameters(_Layers):
         low, high = self.intensity_range
         if not 0 <= low < high <= 65535:
             raise ValueError(f"intensity_range: {low}, {high} are not ascending values from 0 to 65535")
-        from handlers.formats import Encoding  # which loads numpy, that only this command needs
+        from handlers.formats import Encoding  # which loads Pillow, that only this command needs
 
         try:
             Encoding(self.imgformat, self.quality, self.compression)

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from handlers.mipmaps import level_size
+from handlers.reduction import level_size
 from handlers.uris import uri_to_path
 
 UNFINISHED = ("noticed", "settled", "ingested", "mipmapped", "applied")

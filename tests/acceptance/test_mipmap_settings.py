@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handlers.mipmaps import MEAN, Reduction, reduce_levels
+from handlers.mipmaps import reduce_levels
+from handlers.reduction import MEAN, Reduction
 from tests.acceptance.rig import verify_levels
 
 MIPS = "20314_2L_mips"

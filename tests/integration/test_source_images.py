@@ -17,8 +17,9 @@ from handlers import sourceimages
 from handlers.errors import AnswerLate, Fault, ImageFault, RenderBroken, RenderRefused, RenderUnavailable, Waiting
 from handlers.formats import PLAIN_TIFF
 from handlers.images import MipmapJob, MipmapReport, make_mipmaps, verify_level
-from handlers.mipmapplan import MipmapPlan, level0_of, mask_job, tile_job
-from handlers.mipmaps import MEAN, Reduction
+from handlers.mipmapjobs import mask_job, tile_job
+from handlers.mipmapplan import MipmapPlan, level0_of
+from handlers.reduction import MEAN, Reduction
 from tests.integration.standin_control import RAW, Standin, client_of, standin, tile_spec
 
 WIDTH, HEIGHT = 101, 77

@@ -19,7 +19,7 @@ from daemon.config import (
     remarks,
 )
 from handlers.formats import Encoding
-from handlers.mipmaps import Reduction
+from handlers.reduction import Reduction
 from handlers.zrule import ZRuleKind
 
 ROOT = Path(__file__).resolve().parents[2]

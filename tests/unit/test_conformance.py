@@ -19,7 +19,7 @@ from skimage.measure import block_reduce
 
 from handlers.formats import Encoding
 from handlers.images import MipmapJob, make_mipmaps
-from handlers.mipmaps import Reduction
+from handlers.reduction import Reduction
 
 LEVELS = 6
 SIZES = {"even": (256, 192), "odd": (257, 211)}

@@ -34,8 +34,9 @@ from handlers.errors import (
 from handlers.formats import Encoding
 from handlers.imageheader import decoder
 from handlers.images import FaultReport, MipmapJob, MipmapReport, inspect_image, make_mipmaps, verify_level
-from handlers.mipmapplan import Level0, MipmapPlan, absent_levels, level_uris, mask_job, tile_job
-from handlers.mipmaps import MASK, METHODS, Reduction
+from handlers.mipmapjobs import mask_job, tile_job
+from handlers.mipmapplan import Level0, MipmapPlan, absent_levels, level_uris
+from handlers.reduction import MASK, METHODS, Reduction
 from handlers.uris import uri_to_path
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"

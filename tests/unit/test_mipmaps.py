@@ -14,13 +14,18 @@ from PIL import Image
 from handlers import blockfunctions
 from handlers.errors import SettingsFault
 from handlers.greyvalues import FULL_RANGE, rounded, smallest_type
-from handlers.mipmaps import MASK, MEAN, METHODS, Reduction, level_size, reduce_levels
+from handlers.mipmaps import REDUCERS, reduce_levels
+from handlers.reduction import MASK, MEAN, METHODS, Reduction, level_size
 from handlers.resizing import FILTERS
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 ALL_LEVELS = range(1, 7)
 DEPTHS = [np.uint8, np.uint16]
 EVERY = [Reduction(method, function) for method, functions in METHODS.items() for function in functions]
+
+
+def test_what_can_be_named_is_what_can_be_made() -> None:
+    assert {method: tuple(functions) for method, functions in REDUCERS.items()} == METHODS
 
 
 def reduced(

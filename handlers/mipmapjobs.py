@@ -1,0 +1,49 @@
+"""The jobs that make a tile's mipmap files, as a plan has them."""
+
+from pathlib import Path
+
+from handlers.errors import SettingsFault
+from handlers.images import MipmapJob
+from handlers.mipmapplan import Level0, MipmapPlan
+from handlers.reduction import MASK
+from handlers.sourceimages import RenderSource
+
+
+def tile_job(tile: Level0, plan: MipmapPlan, root: Path | None = None) -> MipmapJob:
+    """The job that makes a tile's levels; `root` is the directory that the image may not lead out of."""
+    return MipmapJob(
+        tile_id=tile.tile_id,
+        level0=tile.image,
+        outputs=plan.outputs(tile.image),
+        width=tile.width,
+        height=tile.height,
+        reduction=plan.reduction,
+        encoding=plan.encoding,
+        convert_to_8bit=plan.convert_to_8bit,
+        intensity_range=plan.range_16bit,
+        root=root,
+        force=plan.force,
+        maximum_intensity=tile.maximum_intensity,
+        source=RenderSource.of_image(plan.stack_url, tile.tile_id, tile.maximum_intensity) if plan.stack_url else None,
+    )
+
+
+def mask_job(tile: Level0, plan: MipmapPlan) -> MipmapJob:
+    """The job that makes the levels of a tile's mask, of the tile's sizes: a pixel is clear only if its whole block is.
+
+    Its `tile_id` is the mask's path: many tiles share one mask.
+    """
+    if tile.mask is None:
+        raise SettingsFault("tilespecs.mask", f"tile {tile.tile_id} has no mask")
+    return MipmapJob(
+        tile_id=str(tile.mask),
+        level0=tile.mask,
+        outputs=plan.outputs(tile.mask, mask=True),
+        width=tile.width,
+        height=tile.height,
+        reduction=MASK,
+        encoding=plan.mask_encoding,
+        is_mask=True,
+        force=plan.force,
+        source=RenderSource.of_mask(plan.stack_url, tile.tile_id) if plan.stack_url else None,
+    )

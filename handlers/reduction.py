@@ -1,0 +1,69 @@
+"""How a level is made of level 0, in words: sizes, methods, the range that 16-bit values are scaled from. Pure.
+
+Whoever only has to know what levels are to be like needs this, and not what makes them, which takes numpy.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from handlers.errors import SettingsFault
+
+IntensityRange = tuple[int, int]
+"""The 16-bit values that become 0 and 255; what lies outside becomes the nearer of the two."""
+FULL_RANGE: IntensityRange = (0, 65535)
+
+METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "block_reduce": ("mean", "median", "min", "max", "mode"),
+        "PIL": ("NEAREST", "BOX", "BILINEAR", "HAMMING", "BICUBIC", "LANCZOS"),
+        "render": ("mean",),
+    }
+)
+"""Method -> its functions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """How levels are made of level 0.
+
+    Parameters
+    ----------
+    method : "block_reduce", "PIL" or "render", a key of METHODS.
+    function : of the blocks: mean, median, min, max or mode with block_reduce; one of Pillow's filters NEAREST, BOX,
+        BILINEAR, HAMMING, BICUBIC, LANCZOS with PIL; mean with render.
+
+    Raises
+    ------
+    SettingsFault
+        If there is no such method, or none of its functions is so called.
+
+    >>> Reduction("PIL", "LANCZOS")
+    Reduction(method='PIL', function='LANCZOS')
+    """
+
+    method: str = "block_reduce"
+    function: str = "mean"
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise SettingsFault("mipmaps.method", f"{self.method!r} is not one of {', '.join(METHODS)}")
+        functions = METHODS[self.method]
+        if self.function not in functions:
+            key = "mipmaps.filter" if self.method == "PIL" else "mipmaps.function"
+            known = ", ".join(functions)
+            raise SettingsFault(key, f"{self.function!r} is not one that {self.method} has: {known}")
+
+
+MEAN = Reduction("block_reduce", "mean")
+MASK = Reduction("block_reduce", "min")
+"""The one for masks: two values stay these two, and a pixel is opaque only if its whole block is."""
+
+
+def level_size(width: int, height: int, level: int) -> tuple[int, int]:
+    """Width and height of a mipmap level: an odd last row or column is dropped, as render does. May be 0.
+
+    >>> level_size(2760, 2330, 1), level_size(2760, 2330, 3)
+    ((1380, 1165), (345, 291))
+    """
+    return width >> level, height >> level
