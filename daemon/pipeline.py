@@ -92,7 +92,7 @@ class Pipeline:
         self._metrics = metrics
         self._is_observable = is_observable
         self._clock = clock
-        self._settler = Settler(clock)
+        self._settler = Settler(clock, metafiles=steps.metafiles)
         self._schedule = Schedule(LIMITS)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._tries = Tries()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from daemon.config import WatchSettings
 from daemon.journal import Montage, Settled
+from daemon.parsed import ParsedMetafiles
 from handlers.arrival import Arrival, ImageProblem, check_images, depth_warnings, read_metafile, too_large
 from handlers.consistency import Finding, Severity, check_metafile
 from handlers.errors import (
@@ -30,7 +31,7 @@ from handlers.errors import (
     ZFault,
     storage_fault,
 )
-from handlers.metafile import MAX_METAFILE_BYTES, Metafile, parse_metafile
+from handlers.metafile import MAX_METAFILE_BYTES, Metafile
 from handlers.render import StackId
 from handlers.rendernames import legal_stack_name
 from handlers.tilespec import tile_ids_for
@@ -91,13 +92,18 @@ class Settler:
     ----------
     clock : monotonic seconds, for quiet times.
     wall_clock : seconds since 1970, for the age of what the journal noticed.
+    metafiles : where those that parse are kept for the steps that follow.
     """
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, wall_clock: Callable[[], float] = time.time
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        metafiles: ParsedMetafiles | None = None,
     ) -> None:
         self._clock = clock
         self._wall_clock = wall_clock
+        self._metafiles = metafiles or ParsedMetafiles()
         self._observed: dict[int, _Observation] = {}
         self._ages: dict[int, _Age] = {}
 
@@ -182,7 +188,7 @@ class Settler:
             If the metafile or its images cannot be meant, or did not become whole in time.
         """
         try:
-            metafile = await asyncio.to_thread(parse_metafile, content, str(montage.metafile))
+            metafile = await self._metafiles.parse(content, digest, str(montage.metafile))
         except MetafilePartial as fault:
             return self._partial(montage, watch, fault)
         if metafile.header.is_reference and watch.reference_sets == "ignore":

@@ -15,6 +15,7 @@ from daemon.disks import MipmapDisks
 from daemon.health import Metrics
 from daemon.journal import Journal, Montage
 from daemon.keeper import StackKeeper
+from daemon.parsed import ParsedMetafiles
 from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
 from handlers.arrival import read_metafile
 from handlers.errors import (
@@ -127,6 +128,8 @@ class Steps:
         self._metrics = metrics
         self._slots = asyncio.Semaphore(in_flight)
         self._gone_since: dict[int, float] = {}
+        self.metafiles = ParsedMetafiles()
+        """Those parsed last; settling parses them first."""
 
     def stop(self) -> None:
         """Lets the tiles under way end, and starts no more."""
@@ -149,11 +152,13 @@ class Steps:
                 raise self._gone(montage, watch) from None
             raise
         self._gone_since.pop(montage.id, None)
-        if hashlib.sha256(content).hexdigest() != montage.digest:
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != montage.digest:
             raise MetafileChanged(
                 str(montage.metafile), "changed after it had settled", "what it holds now is taken up by the next scan"
             )
-        return await asyncio.to_thread(section_of, montage, watch, content)
+        metafile = await self.metafiles.parse(content, digest, str(montage.metafile))
+        return await asyncio.to_thread(section_with, montage, watch, metafile)
 
     def _gone(self, montage: Montage, watch: WatchSettings) -> MetafileFault:
         gone_s = time.monotonic() - self._gone_since.setdefault(montage.id, time.monotonic())
@@ -272,8 +277,12 @@ class Steps:
 
 
 def section_of(montage: Montage, watch: WatchSettings, content: bytes) -> Section:
-    """A settled montage with what the content of its metafile says."""
-    metafile = parse_metafile(content, str(montage.metafile))
+    """A settled montage with what the content of its metafile says. Raises as `parse_metafile` and `section_with`."""
+    return section_with(montage, watch, parse_metafile(content, str(montage.metafile)))
+
+
+def section_with(montage: Montage, watch: WatchSettings, metafile: Metafile) -> Section:
+    """A settled montage with its metafile. Raises as `tile_specs_for` and `shared_transform_for`."""
     assert montage.z is not None
     assert montage.raw_stack is not None
     assert montage.mipmapped_stack is not None

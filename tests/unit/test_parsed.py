@@ -1,0 +1,60 @@
+"""Metafiles parsed once for all steps, and how many of them are kept."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from daemon.demo.microscope import plan_section, write_section
+from daemon.parsed import ParsedMetafiles
+from handlers.errors import MetafilePartial
+from handlers.metafile import parse_metafile
+
+
+@pytest.fixture
+def contents(tmp_path: Path) -> list[bytes]:
+    """Three metafiles of one length that differ in their grid."""
+    sections = [plan_section(tiles=4, size=(64, 64), grid=grid) for grid in (1001, 1002, 1003)]
+    written = [write_section(each, tmp_path, pixels="flat").metafile.read_bytes() for each in sections]
+    assert len({len(each) for each in written}) == 1
+    return written
+
+
+def digest_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+async def test_the_same_content_is_parsed_once(contents) -> None:
+    metafiles = ParsedMetafiles()
+    for content in contents:
+        first = await metafiles.parse(content, digest_of(content), "metafile")
+        assert first == parse_metafile(content, "metafile")
+        assert await metafiles.parse(content, digest_of(content), "metafile") is first
+
+
+async def test_those_asked_for_last_are_kept_up_to_a_length(contents) -> None:
+    metafiles = ParsedMetafiles(most_bytes=2 * len(contents[0]))
+    one, two, three = [(content, digest_of(content), "metafile") for content in contents]
+    first, second = await metafiles.parse(*one), await metafiles.parse(*two)
+    assert await metafiles.parse(*one) is first
+    await metafiles.parse(*three)
+    assert await metafiles.parse(*one) is first
+    assert await metafiles.parse(*two) is not second
+
+
+async def test_one_longer_than_is_kept_is_parsed_each_time_and_ousts_no_other(contents) -> None:
+    metafiles = ParsedMetafiles(most_bytes=len(contents[0]))
+    kept, longer = (contents[0], digest_of(contents[0]), "kept"), contents[1] + b" "
+    first = await metafiles.parse(*kept)
+    found = [await metafiles.parse(longer, digest_of(longer), "longer") for _ in range(2)]
+    assert found[0] == found[1]
+    assert found[0] is not found[1]
+    assert await metafiles.parse(*kept) is first
+
+
+async def test_a_metafile_that_is_cut_off_is_named_each_time(contents) -> None:
+    metafiles, part = ParsedMetafiles(), contents[0][:-20]
+    for subject in ("first.json", "second.json"):
+        with pytest.raises(MetafilePartial) as caught:
+            await metafiles.parse(part, digest_of(part), subject)
+        assert caught.value.subject == subject
