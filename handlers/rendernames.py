@@ -151,11 +151,16 @@ def tile_segment(tile_id: str) -> str:
     >>> tile_segment("a;b 1.1050.0")
     'a%3Bb%201.1050.0'
     """
+    require_tile_id(tile_id)
+    return quote(tile_id, safe="")
+
+
+def require_tile_id(tile_id: str) -> None:
+    """Raise RenderRefused for an id that `tile_segment` would refuse."""
     if tile_id in ("", ".", "..") or "/" in tile_id:
         raise RenderRefused(
             f"tile '{tile_id}'", "has an id that no render-ws URL can carry", "choose a tile_id template without '/'"
         )
-    return quote(tile_id, safe="")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from pydantic_core import to_json
 
 from handlers.errors import RenderRefused
-from handlers.rendernames import tile_segment
+from handlers.rendernames import require_tile_id
 
 Json = Mapping[str, Any]
 
@@ -31,7 +31,7 @@ def tile_ids(specs: Iterable[Json]) -> tuple[str, ...]:
         tile_id = spec.get("tileId")
         if not isinstance(tile_id, str):
             raise RenderRefused("tile spec", "has no tileId")
-        tile_segment(tile_id)
+        require_tile_id(tile_id)
         ids.append(tile_id)
     return tuple(ids)
 
