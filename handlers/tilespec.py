@@ -27,8 +27,8 @@ _EXAMPLES = 3
 _NOTHING: Final[Json] = {}
 """Of the many records that have nothing to put there; one and the same.
 
-The records of a tile are named tuples: a section has thousands of them, and frozen dataclasses take three times as long
-to make."""
+The records of a tile are named tuples: a section has thousands of them, and frozen dataclasses take more than twice as
+long to make (5.5 us for the three of a tile, where these take 2.1)."""
 
 
 class Positions(StrEnum):
