@@ -289,9 +289,7 @@ def kernel_works(image: Pixels) -> dict[str, Callable[[], list[Pixels]]]:
         reducer = kind(width, height, depth, outputs, None)
 
         def work() -> list[Pixels]:
-            reducer.begin()
-            for start in range(0, height, reducer.rows_at_once):
-                reducer.add(image[start : start + reducer.rows_at_once])
+            reducer.add_image(image)
             reducer.biased()
             return list(outputs.values())
 

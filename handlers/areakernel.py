@@ -6,7 +6,9 @@ while it works.
 
 import ctypes
 import functools
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,14 @@ import numpy.typing as npt
 
 from handlers.greyvalues import FULL_RANGE, Grey, IntensityRange, Rounding
 
+Runs = Sequence[tuple[int, int]]
+"""Where an image lies in a file, from its first row to its last: offset of a byte, and how many whole rows follow."""
 LIBRARY = Path(__file__).with_name("libareamean.so")
 HIGHEST_LEVEL = 8
 """Sums of 4^8 16-bit pixels fit 32 bits; those of more do not."""
-BYTES_AT_ONCE = 512 * 1024
-"""Of level 0: few enough to stay in a cache until they are summed, enough for the calls not to count."""
+BYTES_AT_ONCE = 192 * 1024
+"""Of level 0: few enough to stay in the second-level cache until they are summed, enough for the calls not to count."""
+CUT_SHORT = "the file became shorter while it was read"
 
 SHIFT, MULTIPLY, MULTIPLY_WIDE, DIVIDE = range(4)
 
@@ -38,17 +43,17 @@ class _Level(ctypes.Structure):
 @functools.cache
 def compiled_code() -> ctypes.CDLL | None:
     """The compiled code; None where it was not built, or not for this machine or version."""
+    size, short, place = ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p
     try:
         loaded = ctypes.CDLL(str(LIBRARY))
+        loaded.temwatch_add_rows.argtypes = (place, size, place, size, size, short)
+        loaded.temwatch_add_rows.restype = None
+        loaded.temwatch_add_file.argtypes = (place, size, short, place, size, size, short, place, size)
+        loaded.temwatch_add_file.restype = short
         of_this_version = loaded.temwatch_level_bytes() == ctypes.sizeof(_Level)
     except (OSError, AttributeError):
         return None
-    if not of_this_version:
-        return None
-    number = ctypes.c_int64
-    loaded.temwatch_add_rows.argtypes = (ctypes.c_void_p, number, ctypes.c_void_p, number, number, ctypes.c_int32)
-    loaded.temwatch_add_rows.restype = None
-    return loaded
+    return loaded if of_this_version else None
 
 
 class CompiledMeans:
@@ -66,8 +71,10 @@ class CompiledMeans:
         loaded = compiled_code()
         if loaded is None:
             raise OSError(f"{LIBRARY} was not built")
-        self._add_rows = loaded.temwatch_add_rows
+        self._add_rows, self._add_file = loaded.temwatch_add_rows, loaded.temwatch_add_file
         self._row_bytes, self._pixel_bytes = width * depth // 8, depth // 8
+        self._strip_rows = max(2, BYTES_AT_ONCE // self._row_bytes // 2 * 2)
+        self._strip = np.empty(self._strip_rows * self._row_bytes, np.uint8)
         self._outputs = dict(outputs)
         self._rules = {level: Rounding.of(4**level, to_8bit) for level in outputs}
         highest = max(outputs, default=0)
@@ -86,21 +93,29 @@ class CompiledMeans:
         """Whether the code is there, and these levels are within its integers."""
         return max(levels, default=0) <= HIGHEST_LEVEL and compiled_code() is not None
 
-    @property
-    def rows_at_once(self) -> int:
-        """Rows of level 0 that are best added together."""
-        return max(2, BYTES_AT_ONCE // self._row_bytes // 2 * 2)
-
-    def begin(self) -> None:
-        """Forgets the rows that were added."""
+    def _begin(self) -> None:
         for entry in self._levels:
             entry.rows = entry.remainder = 0
 
-    def add(self, rows: Grey) -> None:
-        """Takes the next rows of level 0, whole and contiguous; an even number of them but for the last ones."""
-        self._add_rows(
-            self._levels, len(self._levels), rows.ctypes.data, self._row_bytes, rows.shape[0], self._pixel_bytes
+    def add_image(self, image: Grey) -> None:
+        """Takes level 0, (H, W), contiguous."""
+        self._begin()
+        rows, row_bytes, pixel_bytes = image.shape[0], self._row_bytes, self._pixel_bytes
+        self._add_rows(self._levels, len(self._levels), image.ctypes.data, row_bytes, rows, pixel_bytes)
+
+    def add_file(self, descriptor: int, runs: Runs) -> None:
+        """Takes level 0 as its rows lie in an open file. Raises EOFError where that ends too early, and OSError."""
+        self._begin()
+        numbers = chain.from_iterable(runs)
+        failed = self._add_file(
+            *(self._levels, len(self._levels)),
+            *(descriptor, (ctypes.c_int64 * (2 * len(runs)))(*numbers), len(runs)),
+            *(self._row_bytes, self._pixel_bytes, self._strip.ctypes.data, self._strip_rows),
         )
+        if failed > 0:
+            raise EOFError(CUT_SHORT)
+        if failed < 0:
+            raise OSError(-failed, os.strerror(-failed))
 
     def biased(self) -> list[int]:
         """Levels whose mean error is more than it may be, once all rows were added."""

@@ -2,12 +2,14 @@
  * row of is summed, rounded and written.
  *
  * Exactly what areamean.py computes with numpy, bit for bit; the tests hold the two together. Plain C, no library, no
- * memory of its own, no state but what the caller hands in. The inner loops are written for the compiler to vectorise:
- * constant shifts, accumulators as narrow as the values.
+ * memory of its own, no state but what the caller hands in; of the system it asks for bytes of a file alone. The inner
+ * loops are written for the compiler to vectorise: constant shifts, accumulators as narrow as the values.
  */
 
+#include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <unistd.h>
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__)
 #define FAST __attribute__((target_clones("avx2", "default")))
@@ -173,4 +175,44 @@ void temwatch_add_rows(level_t *level, int64_t levels, const void *rows, int64_t
     const char *row = rows;
     for (int64_t y = 0; y + 1 < count && level->rows < level->height; y += 2, row += 2 * row_bytes)
         add_row(level, levels, row, row + row_bytes, pixel_bytes);
+}
+
+/* Whole rows, one behind the other in a file; `Run` of imageheader.py. */
+typedef struct {
+    int64_t offset, rows;
+} run_t;
+
+enum { WHOLE = 0, CUT_SHORT = 1 };
+
+/* WHOLE, CUT_SHORT, or the error's number, negative. */
+static int32_t read_whole(int32_t descriptor, char *place, int64_t bytes, int64_t offset) {
+    while (bytes > 0) {
+        const ssize_t count = pread(descriptor, place, (size_t)bytes, (off_t)offset);
+        if (count == 0) return CUT_SHORT;
+        if (count < 0 && errno != EINTR) return -errno;
+        if (count > 0) place += count, offset += count, bytes -= count;
+    }
+    return WHOLE;
+}
+
+/* Takes all rows of level 0 as they lie in a file, by a strip of an even number of rows that stays in the cache. Returns
+ * what `read_whole` does. */
+int32_t temwatch_add_file(level_t *level, int64_t levels, int32_t descriptor, const run_t *runs, int64_t run_count,
+                          int64_t row_bytes, int32_t pixel_bytes, char *strip, int64_t strip_rows) {
+    int64_t filled = 0;
+    for (const run_t *run = runs; run < runs + run_count; run++) {
+        int64_t offset = run->offset, left = run->rows;
+        while (left > 0) {
+            const int64_t room = strip_rows - filled, rows = left < room ? left : room;
+            const int32_t failed = read_whole(descriptor, strip + filled * row_bytes, rows * row_bytes, offset);
+            if (failed) return failed;
+            offset += rows * row_bytes, left -= rows, filled += rows;
+            if (filled == strip_rows) {
+                temwatch_add_rows(level, levels, strip, row_bytes, filled, pixel_bytes);
+                filled = 0;
+            }
+        }
+    }
+    temwatch_add_rows(level, levels, strip, row_bytes, filled, pixel_bytes);
+    return WHOLE;
 }

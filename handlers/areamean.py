@@ -1,16 +1,17 @@
-"""Levels by area mean, the kernel that every tile of a day goes through. Pure.
+"""Levels by area mean, the kernel that every tile of a day goes through.
 
 Integer block sums are kept exact from level to level, so that rounding happens once per pixel and never adds up. Rows
-are taken a few at a time, and every level is made of them while they are in the cache: what costs is not arithmetic but
-memory that is touched for the first time.
+are taken a few at a time, as they are read, and every level is made of them while they are in the cache: what costs is
+not arithmetic but memory that is touched for the first time.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
 
-from handlers.areakernel import CompiledMeans
+from handlers.areakernel import CUT_SHORT, CompiledMeans, Runs
 from handlers.greyvalues import Grey, IntensityRange, Rounding, Sums, smallest_type
 
 STRIP_BYTES = 512 * 1024
@@ -18,20 +19,16 @@ STRIP_BYTES = 512 * 1024
 
 
 class Means(Protocol):
-    """Fills the levels of an image as its rows come."""
+    """Fills the levels of one image after the other."""
 
-    @property
-    def rows_at_once(self) -> int:
-        """Rows of level 0 that are best added together."""
+    def add_image(self, image: Grey) -> None:
+        """Takes level 0, (H, W), contiguous."""
 
-    def begin(self) -> None:
-        """Forgets the rows that were added."""
-
-    def add(self, rows: Grey) -> None:
-        """Takes the next `rows_at_once` rows of level 0, whole and contiguous; fewer if they are the last."""
+    def add_file(self, descriptor: int, runs: Runs) -> None:
+        """Takes level 0 as its rows lie in an open file. Raises EOFError where that ends too early, and OSError."""
 
     def biased(self) -> list[int]:
-        """Levels whose mean error is more than it may be, once all rows were added."""
+        """Levels of the last image whose mean error is more than it may be."""
 
 
 def means(width: int, height: int, depth: int, outputs: Mapping[int, Grey], to_8bit: IntensityRange | None) -> Means:
@@ -53,8 +50,7 @@ def mean_levels(image: Grey, levels: frozenset[int], to_8bit: IntensityRange | N
     whole: Grey = image if image.flags.c_contiguous else image.copy()
     outputs = {n: np.empty((height >> n, width >> n), np.uint8 if to_8bit else image.dtype) for n in sorted(levels)}
     reducer = means(width, height, image.itemsize * 8, outputs, to_8bit)
-    for start in range(0, height, reducer.rows_at_once):
-        reducer.add(whole[start : start + reducer.rows_at_once])
+    reducer.add_image(whole)
     biased = reducer.biased()
     for level, output in outputs.items():
         yield level, unbiased(image, level, to_8bit) if level in biased else output
@@ -79,19 +75,30 @@ class MeansByNumpy:
     def __init__(
         self, width: int, height: int, depth: int, outputs: Mapping[int, Grey], to_8bit: IntensityRange | None
     ) -> None:
-        self._height, self._brightest = height, (1 << depth) - 1
+        self._brightest = (1 << depth) - 1
         self._outputs = dict(outputs)
         self._rules = {level: Rounding.of(4**level, to_8bit) for level in outputs}
         self._highest = max(outputs, default=0)
-        self.rows_at_once = _strip_rows(width * depth // 8, self._highest)
+        rows = min(_strip_rows(width * depth // 8, self._highest), height)
+        self._strip = np.empty((rows, width), np.uint8 if depth == 8 else np.uint16)
         self._row = 0
-        self._excess = dict.fromkeys(outputs, 0)
+        self._excess: dict[int, int] = {}
 
-    def begin(self) -> None:
+    def add_image(self, image: Grey) -> None:
+        self._begin()
+        for start in range(0, len(image), len(self._strip)):
+            self._add(image[start : start + len(self._strip)])
+
+    def add_file(self, descriptor: int, runs: Runs) -> None:
+        self._begin()
+        for rows in _strips_of(descriptor, runs, self._strip):
+            self._add(rows)
+
+    def _begin(self) -> None:
         self._row = 0
         self._excess = dict.fromkeys(self._outputs, 0)
 
-    def add(self, rows: Grey) -> None:
+    def _add(self, rows: Grey) -> None:
         sums: Sums = rows
         for level in range(1, self._highest + 1):
             sums = _sums_of_four(sums, _type_for(self._brightest, level))
@@ -107,6 +114,30 @@ class MeansByNumpy:
             for level, rule in self._rules.items()
             if rule.is_biased(self._excess[level], self._outputs[level].size)
         ]
+
+
+def _strips_of(descriptor: int, runs: Runs, strip: Grey) -> Iterator[Grey]:
+    """The strip, full of rows again and again; less of it at the end."""
+    row_bytes, filled = strip.itemsize * strip.shape[1], 0
+    for start, count in runs:
+        offset, left = start, count
+        while left:
+            rows = min(left, len(strip) - filled)
+            _read_into(descriptor, strip[filled : filled + rows].view(np.uint8).data.cast("B"), offset)
+            offset, left, filled = offset + rows * row_bytes, left - rows, filled + rows
+            if filled == len(strip):
+                yield strip
+                filled = 0
+    if filled:
+        yield strip[:filled]
+
+
+def _read_into(descriptor: int, place: memoryview, offset: int) -> None:
+    while place:
+        count = os.preadv(descriptor, [place], offset)
+        if count == 0:
+            raise EOFError(CUT_SHORT)
+        place, offset = place[count:], offset + count
 
 
 def _strip_rows(row_bytes: int, level: int) -> int:

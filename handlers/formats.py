@@ -52,6 +52,11 @@ class Page:
     content: bytes | bytearray
     pixels: "Grey"
 
+    @property
+    def mode(self) -> str:
+        """Pillow's name for the pixels: L, or I;16."""
+        return "L" if self.pixels.itemsize == 1 else "I;16"
+
 
 @dataclass(frozen=True, slots=True)
 class Encoding:

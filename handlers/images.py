@@ -4,16 +4,9 @@
 report, never an exception.
 """
 
-import errno
-import functools
-import hashlib
-import itertools
 import os
-import re
-import socket
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,14 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from handlers import errors
 from handlers.areamean import unbiased
-from handlers.errors import Fault, ImageFault, ImagesMissing, SettingsFault, StorageFault, WorkerFault, storage_fault
-from handlers.formats import PLAIN_START_BYTES, PLAIN_TIFF, Encoding, Page
+from handlers.decoding import read_image, require_size, told, verify_level
+from handlers.errors import Fault, ImageFault, SettingsFault, WorkerFault
+from handlers.formats import PLAIN_TIFF, Encoding, Page
 from handlers.greyvalues import FULL_RANGE, Grey, IntensityRange
-from handlers.imageheader import UNREADABLE, ImageInfo, decoder, inspect_image, opened, read_header
+from handlers.imageheader import ImageInfo, inspect_image, opened, read_header
+from handlers.levelfiles import put_in_place, sync_directories
 from handlers.mipmaps import reduce_levels
 from handlers.reduction import MEAN, Reduction, level_size
 from handlers.workbench import Kind, Workbench, bench_for
@@ -38,13 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Encoding", "FaultReport", "ImageInfo", "MadeLevel", "MipmapJob", "MipmapReport", "Reduction"]
 __all__ += ["inspect_image", "make_mipmaps", "verify_level"]
-
-READ_BACK_BYTES = 128 * 1024
-"""At once: what was read is compared while it is in the cache."""
-ROWS_OF_PILLOW = 256
-"""Handed over at once: of a whole image there would be two more copies for a moment."""
-STALE_S = 3600.0
-"""A temporary file that has not changed for this long is nobody's, whoever made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +136,7 @@ def make_mipmaps(job: MipmapJob) -> MipmapReport:
         wanted = paths.keys() - {level.level for level in kept}
         if wanted:
             with _pages(job, wanted, original) as pages:
-                made.extend(_publish(level, paths[level], page, job.encoding) for level, page in pages)
+                _write(pages, paths, job.encoding, made)
     except Fault as found:
         fault = found
     except MemoryError:
@@ -167,22 +154,17 @@ def make_mipmaps(job: MipmapJob) -> MipmapReport:
     )
 
 
-def verify_level(path: Path, width: int, height: int, mode: str) -> Grey:
-    """The pixels of a level's file, which decodes and is of the size and mode wanted.
-
-    Raises
-    ------
-    ImageFault
-        If it is not.
-    ImagesMissing
-        If it is not there.
-    StorageFault
-        If it cannot be read.
-    """
-    pixels, info = _read(path, width, height)
-    if info.mode != mode:
-        raise ImageFault(str(path), f"has mode {info.mode}, not {mode}", "have the mipmaps made again")
-    return pixels
+def _write(
+    pages: Iterator[tuple[int, Page]], paths: Mapping[int, Path], encoding: Encoding, made: list[MadeLevel]
+) -> None:
+    """Puts the files of the levels into their places, and adds to `made` what is there."""
+    try:
+        for level, page in pages:
+            put_in_place(level, paths[level], page, encoding)
+            height, width = page.pixels.shape
+            made.append(MadeLevel(level, paths[level], width, height, page.mode, len(page.content)))
+    finally:
+        sync_directories({level.path.parent for level in made})
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,9 +211,9 @@ def _look_at(job: MipmapJob) -> _Original:
 
 
 def _original_of_file(job: MipmapJob) -> _Original:
-    with _told(job.level0), opened(job.level0, job.root) as file:
+    with told(job.level0), opened(job.level0, job.root) as file:
         info = read_header(file, job.level0, mask=job.is_mask)
-        _require_size(info, job.level0, job.width, job.height)
+        require_size(info, job.level0, job.width, job.height)
         return _Original(info.bits, os.fstat(file.fileno()).st_mtime_ns, tuple(_notes(job, info)))
 
 
@@ -270,7 +252,7 @@ def _valid_levels(job: MipmapJob, original: _Original) -> Iterator[MadeLevel]:
             # Of an equal age it may have been made of what the file held before: clocks of file systems tick slowly.
             if original.mtime_ns is None or path.stat().st_mtime_ns <= original.mtime_ns:
                 continue
-            _, info = _read(path, width, height)
+            _, info = read_image(path, width, height)
         except (Fault, OSError):
             continue
         if (info.mode, info.format) == (mode, job.encoding.extension):
@@ -303,9 +285,9 @@ def _mean_pages(
 
 def _fill_from_file(job: MipmapJob, bench: Workbench, original: _Original) -> list[int]:
     """Fills the bench, out of the file itself if its pixels lie there as they are; its levels that are biased."""
-    with _told(job.level0), opened(job.level0, job.root) as file:
+    with told(job.level0), opened(job.level0, job.root) as file:
         info = read_header(file, job.level0, mask=job.is_mask, with_runs=True)
-        _require_size(info, job.level0, job.width, job.height)
+        require_size(info, job.level0, job.width, job.height)
         if info.bits != original.bits:
             raise ImageFault(str(job.level0), f"had {original.bits} bits, now {info.bits}", "let it be written once")
         if info.runs:
@@ -316,228 +298,7 @@ def _fill_from_file(job: MipmapJob, bench: Workbench, original: _Original) -> li
 def _level0(job: MipmapJob) -> Grey:
     """The pixels of the image that the job is about."""
     if job.source is None:
-        return _read(job.level0, job.width, job.height, root=job.root, mask=job.is_mask)[0]
+        return read_image(job.level0, job.width, job.height, root=job.root, mask=job.is_mask)[0]
     from handlers.sourceimages import fetch_level0  # the few that need it wait for http and pydantic
 
     return fetch_level0(job.source, job.width, job.height, job.to_8bit or FULL_RANGE)
-
-
-def _read(
-    path: Path, width: int, height: int, *, root: Path | None = None, mask: bool = False
-) -> tuple[Grey, ImageInfo]:
-    """Pixels and header of an image of a given size; the header is compared with it before anything is decoded."""
-    with _told(path), opened(path, root) as file:
-        info = read_header(file, path, mask=mask)
-        _require_size(info, path, width, height)
-        with warnings.catch_warnings():  # of oddities in metadata, nobody reads them
-            warnings.simplefilter("ignore")
-            return _pixels(decoder(file), info, path), info
-
-
-def _require_size(info: ImageInfo, path: Path, width: int, height: int) -> None:
-    if (info.width, info.height) != (width, height):
-        raise ImageFault(
-            str(path), f"is {info.width}x{info.height} pixels, not {width}x{height}", "see which of the two is right"
-        )
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Makes a Fault of what reading an image may raise."""
-    try:
-        yield
-    except UNREADABLE as error:
-        raise _broken(path, error) from error
-    except FileNotFoundError as error:
-        raise _absent(path, error) from error
-    except OSError as error:
-        if error.errno is None:  # Pillow's way of saying that the content is wrong
-            raise _broken(path, error) from error
-        raise storage_fault(str(path), "read the image", error) from error
-
-
-def _pixels(image: Image.Image, info: ImageInfo, path: Path) -> Grey:
-    if image.size != (info.width, info.height):
-        raise ImageFault(str(path), f"is {image.size} for Pillow, but its header says {info}", "acquire it again")
-    # Given its memory, Pillow does not hold the size against a large camera; it was compared with the one expected.
-    image.im = Image.new(image.mode, image.size, None).im
-    image.load()
-    grey = image.convert("L") if image.mode == "1" else image
-    pixels = np.empty((grey.height, grey.width), np.uint16 if info.bits == 16 else np.uint8)
-    for top in range(0, grey.height, ROWS_OF_PILLOW):
-        rows = grey.crop((0, top, grey.width, min(top + ROWS_OF_PILLOW, grey.height)))
-        pixels[top : top + ROWS_OF_PILLOW] = np.asarray(rows)
-    return pixels
-
-
-def _broken(path: Path, error: Exception) -> ImageFault:
-    return ImageFault(str(path), f"cannot be decoded: {error}", "copy or acquire the image again")
-
-
-def _absent(path: Path, error: OSError) -> Fault:
-    """One file gone is an image missing; with its directory gone, or empty, it is the mount."""
-    try:
-        if any(path.parent.iterdir()):
-            return ImagesMissing(str(path), "is not there", "copy it there again")
-    except OSError as worse:
-        return storage_fault(str(path.parent), "look into the directory of the image", worse)
-    return storage_fault(str(path.parent), "find any file in the directory of the image", error)
-
-
-def _publish(level: int, path: Path, page: Page, encoding: Encoding) -> MadeLevel:
-    """Writes a level beside its place, reads it back, and puts it into its place, where the header is read again."""
-    height, width = page.pixels.shape
-    mode = "L" if page.pixels.dtype == np.uint8 else "I;16"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent)
-        temporary = path.with_name(_temporary_name(path.name))
-        try:
-            _write_durably(temporary, page.content)
-            _require_same(path, temporary, page, encoding)
-            temporary.replace(path)
-        except BaseException:
-            _remove(temporary)
-            raise
-        _sync(path.parent)
-        _require_in_place(path, page, encoding)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise SettingsFault("mipmaps.output_dir", f"makes names too long for the disk: {path}") from error
-        raise storage_fault(str(path), f"write level {level}", error) from error
-    except (ImageFault, ImagesMissing) as fault:
-        raise _reads_differently(path, str(fault)) from fault
-    return MadeLevel(level, path, width, height, mode, len(page.content))
-
-
-def _require_same(path: Path, temporary: Path, page: Page, encoding: Encoding) -> None:
-    """Returns if what was written for a path reads back.
-
-    A plain file holds the very pixels, so its bytes are compared; any other is decoded.
-    """
-    if encoding.is_plain:
-        if not _holds(temporary, page.content):
-            raise _reads_differently(path, "its bytes differ")
-        return
-    height, width = page.pixels.shape
-    found = verify_level(temporary, width, height, "L" if page.pixels.dtype == np.uint8 else "I;16")
-    if encoding.lossless and not np.array_equal(found, page.pixels):
-        raise _reads_differently(path, "its pixels differ")
-
-
-def _require_in_place(path: Path, page: Page, encoding: Encoding) -> None:
-    """Returns if the file at its final place is of the length, and has the header, of the one that was read back."""
-    height, width = page.pixels.shape
-    if encoding.is_plain:
-        with opened(path) as file:
-            start = os.pread(file.fileno(), PLAIN_START_BYTES, 0)
-            is_same = start == page.content[:PLAIN_START_BYTES]
-            file_bytes = os.fstat(file.fileno()).st_size
-        found = f"{file_bytes} bytes that begin with {start[:16]!r}"
-    else:
-        info = inspect_image(path)
-        is_same = (info.width, info.height, info.bits) == (width, height, page.pixels.itemsize * 8)
-        file_bytes, found = info.file_bytes, f"{info}"
-    if not is_same or file_bytes != len(page.content):
-        raise _reads_differently(path, found)
-
-
-def _holds(path: Path, content: bytes | bytearray) -> bool:
-    """Whether a file consists of these bytes."""
-    piece, expected, offset = bytearray(min(READ_BACK_BYTES, len(content) + 1)), memoryview(content), 0
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(piece):
-            found = piece if count == len(piece) else piece[:count]
-            if found != expected[offset : offset + count]:  # a bytearray compares by memcmp, a memoryview does not
-                return False
-            offset += count
-    return offset == len(content)
-
-
-def _reads_differently(path: Path, how: str) -> StorageFault:
-    return StorageFault(str(path), f"reads back differently from what was written: {how}", "look at the disk's health")
-
-
-def _write_durably(path: Path, content: bytes | bytearray) -> None:
-    with path.open("xb", buffering=0) as file:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[file.write(rest) :]
-        os.fsync(file.fileno())
-
-
-def _sync(directory: Path) -> None:
-    """Makes a rename survive a power cut: the journal is about to say that the level is there."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without it
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _remove(temporary: Path) -> None:
-    """Removes a temporary file; where that fails it is left to `_sweep`, and the fault under way is the one told."""
-    try:
-        temporary.unlink(missing_ok=True)
-    except OSError:
-        return
-
-
-_counter = itertools.count()
-_TEMPORARY = re.compile(r"\..+\.(?P<maker>[0-9a-f]{8}-(?P<pid>\d+)-\d+)-\d+\.tmp")
-
-
-def _temporary_name(name: str) -> str:
-    """A name beside the final one, which says who writes; no other writer has it."""
-    short = name if len(os.fsencode(name)) <= 180 else hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
-    return f".{short}.{_own_name(os.getpid())}-{next(_counter)}.tmp"
-
-
-@functools.lru_cache(maxsize=1)
-def _own_name(pid: int) -> str | None:
-    """`_maker` of this process; asked once, but again after a fork."""
-    return _maker(pid)
-
-
-def _maker(pid: int) -> str | None:
-    """Machine, process id and start time: a process as no other was or will be. None if there is no such process."""
-    try:
-        start = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return None
-    return f"{_machine()}-{pid}-{start}"
-
-
-@functools.cache
-def _machine() -> str:
-    """Where a process id means what it means here: this host, this process namespace."""
-    text = f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
-    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-
-
-@functools.lru_cache(maxsize=4096)
-def _sweep(directory: Path) -> None:
-    """Removes what writers who are dead left in a directory.
-
-    Once for each process and directory: a directory may hold all tiles of a section, and after the death of a worker
-    the pool is made of new processes.
-    """
-    with os.scandir(directory) as entries:
-        leftovers = [entry for entry in entries if entry.name.startswith(".") and _is_leftover(entry)]
-    for entry in leftovers:
-        _remove(Path(entry.path))
-
-
-def _is_leftover(entry: os.DirEntry[str]) -> bool:
-    match = _TEMPORARY.fullmatch(entry.name)
-    if match is None:
-        return False
-    if match["maker"].startswith(f"{_machine()}-"):
-        return _maker(int(match["pid"])) != match["maker"]
-    try:
-        return time.time() - entry.stat(follow_symlinks=False).st_mtime > STALE_S
-    except OSError:
-        return False

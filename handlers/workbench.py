@@ -4,17 +4,14 @@ The pages of fresh memory cost more than the arithmetic: a strip of level 0 is r
 and the levels are rounded straight into their files' contents, which are where those of the tile before were.
 """
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
-
+from handlers.areakernel import Runs
 from handlers.areamean import means
 from handlers.formats import plain_page
 from handlers.greyvalues import Grey, IntensityRange
-from handlers.imageheader import Run
 from handlers.reduction import level_size
 
 KEPT = 2
@@ -44,41 +41,23 @@ class Workbench:
         """Level -> its file, once it is filled."""
         outputs = {level: page.pixels for level, page in self.pages.items()}
         self._means = means(kind.width, kind.height, kind.bits, outputs, to_8bit)
-        rows = min(self._means.rows_at_once, kind.height)
-        self._row_bytes = kind.width * kind.bits // 8
-        self._bytes = bytearray(rows * self._row_bytes)
-        self._strip = np.ndarray((rows, kind.width), np.uint8 if kind.bits == 8 else np.uint16, self._bytes)
 
-    def fill_from_file(self, descriptor: int, runs: Iterable[Run]) -> list[int]:
+    def fill_from_file(self, descriptor: int, runs: Runs) -> list[int]:
         """Makes the levels of rows as they are read; the levels whose mean error is more than it may be.
 
         Raises
         ------
         EOFError
             If the file ends before its rows do.
+        OSError
+            If it cannot be read.
         """
-        self._means.begin()
-        strip, row_bytes = memoryview(self._bytes), self._row_bytes
-        filled = 0
-        for run in runs:
-            offset, left = run.offset, run.rows
-            while left:
-                rows = min(left, len(self._strip) - filled)
-                _read_into(descriptor, strip[filled * row_bytes : (filled + rows) * row_bytes], offset)
-                offset, left, filled = offset + rows * row_bytes, left - rows, filled + rows
-                if filled == len(self._strip):
-                    self._means.add(self._strip)
-                    filled = 0
-        if filled:
-            self._means.add(self._strip[:filled])
+        self._means.add_file(descriptor, runs)
         return self._means.biased()
 
     def fill(self, image: Grey) -> list[int]:
         """`fill_from_file` of an image that had to be decoded; (H, W)."""
-        whole: Grey = image if image.flags.c_contiguous else image.copy()
-        self._means.begin()
-        for start in range(0, self._kind.height, self._means.rows_at_once):
-            self._means.add(whole[start : start + self._means.rows_at_once])
+        self._means.add_image(image if image.flags.c_contiguous else image.copy())
         return self._means.biased()
 
 
@@ -106,11 +85,3 @@ def _taken(kind: Kind) -> Workbench | None:
                 continue
             return entry[1]
     return None
-
-
-def _read_into(descriptor: int, place: memoryview, offset: int) -> None:
-    while place:
-        count = os.preadv(descriptor, [place], offset)
-        if count == 0:
-            raise EOFError("the file became shorter while it was read")
-        place, offset = place[count:], offset + count

@@ -36,9 +36,7 @@ def levels_by(
     outputs: dict[int, Grey] = {n: np.full((height >> n, width >> n), 77, depth) for n in range(1, levels + 1)}
     reducer = kind(width, height, image.itemsize * 8, outputs, to_8bit)
     for _ in range(2):  # what the first image left behind does not matter to the second
-        reducer.begin()
-        for start in range(0, height, reducer.rows_at_once):
-            reducer.add(image[start : start + reducer.rows_at_once])
+        reducer.add_image(image)
     return outputs, reducer.biased()
 
 
@@ -82,7 +80,7 @@ def test_levels_nobody_wants_are_passed_through() -> None:
     image = np.random.default_rng(5).integers(0, 256, (128, 200), np.uint8)
     outputs: dict[int, Grey] = {3: np.zeros((16, 25), np.uint8)}
     reducer = CompiledMeans(200, 128, 8, outputs, None)
-    reducer.add(image)
+    reducer.add_image(image)
     np.testing.assert_array_equal(outputs[3], dict(mean_levels(image, frozenset({1, 2, 3}), None))[3])
 
 

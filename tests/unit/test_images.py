@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from handlers import images
+from handlers import decoding, images, levelfiles
 from handlers.errors import (
     Fault,
     ImageFault,
@@ -494,7 +494,7 @@ def test_level_0_is_decoded_once_however_many_levels_are_made(
         decoded.append(Path(f"/proc/self/fd/{file.fileno()}").readlink())
         return decoder(file)
 
-    monkeypatch.setattr(images, "decoder", counted)
+    monkeypatch.setattr(decoding, "decoder", counted)
     assert len(make_mipmaps(job_for(level0, output_dir, levels=3)).made) == 3
     assert len([path for path in decoded if path == level0]) == 1
 
@@ -672,7 +672,7 @@ class TestRefusedImages:
     def test_16_bits_do_not_go_into_jpeg_and_nothing_is_decoded_to_find_out(
         self, tmp_path: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(images, "decoder", None)
+        monkeypatch.setattr(decoding, "decoder", None)
         file = save(tmp_path / "a.tif", texture(np.uint16))
         fault = fault_of(job_for(file, output_dir, extension="jpg", convert_to_8bit=False))
         assert isinstance(fault, SettingsFault)
@@ -835,10 +835,10 @@ class TestDisksThatFail:
     def test_a_disk_that_returns_other_pixels_is_found_out_before_anybody_sees_them(
         self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def corrupt(path: Path, content: bytes) -> None:
-            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-
-        monkeypatch.setattr(images, "_write_durably", corrupt)
+        write = levelfiles._write_durably
+        monkeypatch.setattr(
+            levelfiles, "_write_durably", lambda path, content: write(path, content[:-1] + bytes([content[-1] ^ 1]))
+        )
         fault = fault_of(job_for(level0, output_dir))
         assert isinstance(fault, StorageFault)
         assert "reads back differently" in str(fault)
@@ -846,7 +846,8 @@ class TestDisksThatFail:
     def test_a_write_that_is_cut_short_without_a_word_is_found_out(
         self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(images, "_write_durably", lambda path, content: path.write_bytes(content[:-5]))
+        write = levelfiles._write_durably
+        monkeypatch.setattr(levelfiles, "_write_durably", lambda path, content: write(path, content[:-5]))
         assert "reads back differently" in str(fault_of(job_for(level0, output_dir)))
 
     def test_too_long_a_name_is_no_reason_to_wait(self, tmp_path: Path, output_dir: Path) -> None:
@@ -870,7 +871,7 @@ class TestDisksThatFail:
 class TestLeftovers:
     @pytest.fixture(autouse=True)
     def _process_that_has_swept_nothing(self) -> None:
-        images._sweep.cache_clear()
+        levelfiles._sweep.cache_clear()
 
     def dead_pid(self) -> int:
         process = subprocess.Popen(["true"])
@@ -881,7 +882,7 @@ class TestLeftovers:
         job = job_for(level0, output_dir, levels=1)
         directory = job.outputs[0][1].parent
         directory.mkdir(parents=True)
-        old = directory / f".other.tif.tif.{images._machine()}-{self.dead_pid()}-123-0.tmp"
+        old = directory / f".other.tif.tif.{levelfiles._machine()}-{self.dead_pid()}-123-0.tmp"
         old.write_bytes(b"half a lev")
         assert make_mipmaps(job).fault is None
         assert [path.name for path in directory.iterdir()] == ["image.tif.tif"]
@@ -891,7 +892,7 @@ class TestLeftovers:
         directory = job.outputs[0][1].parent
         directory.mkdir(parents=True)
         names = {
-            f".a.tif.tif.{images._maker(os.getppid())}-0.tmp",  # a process at work
+            f".a.tif.tif.{levelfiles._maker(os.getppid())}-0.tmp",  # a process at work
             ".b.tif.tif.00000000-1-1-0.tmp",  # of another machine
             ".hidden",
             "note.tmp",
@@ -916,7 +917,7 @@ class TestLeftovers:
         job = job_for(level0, output_dir, levels=1)
         directory = job.outputs[0][1].parent
         directory.mkdir(parents=True)
-        old = directory / f".b.tif.tif.{images._machine()}-{os.getppid()}-1-0.tmp"
+        old = directory / f".b.tif.tif.{levelfiles._machine()}-{os.getppid()}-1-0.tmp"
         old.write_bytes(b"")
         make_mipmaps(job)
         assert not old.exists()

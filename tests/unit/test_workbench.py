@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from handlers import images, workbench
+from handlers import images, levelfiles, workbench
 from handlers.formats import Encoding, plain_page
 from handlers.greyvalues import Grey
 from handlers.imageheader import ImageInfo, Run, inspect_image, opened, read_header
@@ -84,12 +84,14 @@ class TestPlainFiles:
     def test_any_bit_that_reads_back_differently_is_found_out(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
     ) -> None:
+        write = levelfiles._write_durably
+
         def flipped(path: Path, content: bytes) -> None:
             changed = bytearray(content)
             changed[place] ^= 1
-            path.write_bytes(changed)
+            write(path, changed)
 
-        monkeypatch.setattr(images, "_write_durably", flipped)
+        monkeypatch.setattr(levelfiles, "_write_durably", flipped)
         pixels = noise(np.uint8, 64, 64)
         report = make_mipmaps(job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels))
         assert report.fault is not None
@@ -97,7 +99,8 @@ class TestPlainFiles:
         assert [path for path in (tmp_path / "m").rglob("*") if path.is_file()] == []
 
     def test_bytes_too_many_are_found_out(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(images, "_write_durably", lambda path, content: path.write_bytes(bytes(content) + b"\0"))
+        write = levelfiles._write_durably
+        monkeypatch.setattr(levelfiles, "_write_durably", lambda path, content: write(path, content + b"\0"))
         pixels = noise(np.uint8, 64, 64)
         report = make_mipmaps(job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels))
         assert report.fault is not None

@@ -1,0 +1,96 @@
+"""The pixels of an image file, whose size is known before: it is held against the header before anything is decoded."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from handlers.errors import Fault, ImageFault, ImagesMissing, storage_fault
+from handlers.greyvalues import Grey
+from handlers.imageheader import UNREADABLE, ImageInfo, decoder, opened, read_header
+
+ROWS_OF_PILLOW = 256
+"""Handed over at once: of a whole image there would be two more copies for a moment."""
+
+
+def read_image(
+    path: Path, width: int, height: int, *, root: Path | None = None, mask: bool = False
+) -> tuple[Grey, ImageInfo]:
+    """Pixels and header of an image of a given size; the header is compared with it before anything is decoded."""
+    with told(path), opened(path, root) as file:
+        info = read_header(file, path, mask=mask)
+        require_size(info, path, width, height)
+        with warnings.catch_warnings():  # of oddities in metadata, nobody reads them
+            warnings.simplefilter("ignore")
+            return _pixels(decoder(file), info, path), info
+
+
+def require_size(info: ImageInfo, path: Path, width: int, height: int) -> None:
+    if (info.width, info.height) != (width, height):
+        raise ImageFault(
+            str(path), f"is {info.width}x{info.height} pixels, not {width}x{height}", "see which of the two is right"
+        )
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Makes a Fault of what reading an image may raise."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise _broken(path, error) from error
+    except FileNotFoundError as error:
+        raise _absent(path, error) from error
+    except OSError as error:
+        if error.errno is None:  # Pillow's way of saying that the content is wrong
+            raise _broken(path, error) from error
+        raise storage_fault(str(path), "read the image", error) from error
+
+
+def _pixels(image: Image.Image, info: ImageInfo, path: Path) -> Grey:
+    if image.size != (info.width, info.height):
+        raise ImageFault(str(path), f"is {image.size} for Pillow, but its header says {info}", "acquire it again")
+    # Given its memory, Pillow does not hold the size against a large camera; it was compared with the one expected.
+    image.im = Image.new(image.mode, image.size, None).im
+    image.load()
+    grey = image.convert("L") if image.mode == "1" else image
+    pixels = np.empty((grey.height, grey.width), np.uint16 if info.bits == 16 else np.uint8)
+    for top in range(0, grey.height, ROWS_OF_PILLOW):
+        rows = grey.crop((0, top, grey.width, min(top + ROWS_OF_PILLOW, grey.height)))
+        pixels[top : top + ROWS_OF_PILLOW] = np.asarray(rows)
+    return pixels
+
+
+def _broken(path: Path, error: Exception) -> ImageFault:
+    return ImageFault(str(path), f"cannot be decoded: {error}", "copy or acquire the image again")
+
+
+def _absent(path: Path, error: OSError) -> Fault:
+    """One file gone is an image missing; with its directory gone, or empty, it is the mount."""
+    try:
+        if any(path.parent.iterdir()):
+            return ImagesMissing(str(path), "is not there", "copy it there again")
+    except OSError as worse:
+        return storage_fault(str(path.parent), "look into the directory of the image", worse)
+    return storage_fault(str(path.parent), "find any file in the directory of the image", error)
+
+
+def verify_level(path: Path, width: int, height: int, mode: str) -> Grey:
+    """The pixels of a level's file, which decodes and is of the size and mode wanted.
+
+    Raises
+    ------
+    ImageFault
+        If it is not.
+    ImagesMissing
+        If it is not there.
+    StorageFault
+        If it cannot be read.
+    """
+    pixels, info = read_image(path, width, height)
+    if info.mode != mode:
+        raise ImageFault(str(path), f"has mode {info.mode}, not {mode}", "have the mipmaps made again")
+    return pixels
