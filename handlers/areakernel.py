@@ -6,6 +6,7 @@ while it works.
 
 import ctypes
 import functools
+import mmap
 import os
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -74,7 +75,7 @@ class CompiledMeans:
         self._add_rows, self._add_file = loaded.temwatch_add_rows, loaded.temwatch_add_file
         self._row_bytes, self._pixel_bytes = width * depth // 8, depth // 8
         self._strip_rows = max(2, BYTES_AT_ONCE // self._row_bytes // 2 * 2)
-        self._strip = np.empty(self._strip_rows * self._row_bytes, np.uint8)
+        self._strip = np.empty(self._strip_rows * self._row_bytes + 2 * mmap.PAGESIZE, np.uint8)
         self._outputs = dict(outputs)
         self._rules = {level: Rounding.of(4**level, to_8bit) for level in outputs}
         highest = max(outputs, default=0)

@@ -23,7 +23,7 @@ from handlers.errors import ImageFault, ImagesMissing, SettingsFault, StorageFau
 from handlers.formats import PLAIN_START_BYTES, Encoding, Page
 from handlers.imageheader import inspect_image
 
-READ_BACK_BYTES = 128 * 1024
+READ_BACK_BYTES = 64 * 1024
 """At once: what was read is compared while it is in the cache."""
 STALE_S = 3600.0
 """A temporary file that has not changed for this long is nobody's, whoever made it."""
