@@ -201,7 +201,7 @@ class ImageDirectory:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise _not_a_file(self._path / name)
-            return self._info(descriptor, found.st_size), _identity(found)
+            return self._info(descriptor, found.st_size), identity_of(found)
         except _Unfit as unfit:
             raise ImageFault(str(self._path / name), str(unfit), unfit.hint) from unfit
         finally:
@@ -222,10 +222,11 @@ class ImageDirectory:
         path = self._path / name
         with opened(path, self._path) as file:
             found = os.fstat(file.fileno())
-            return read_header(file, path), _identity(found)
+            return read_header(file, path), identity_of(found)
 
 
-def _identity(found: os.stat_result) -> FileIdentity:
+def identity_of(found: os.stat_result) -> FileIdentity:
+    """What tells a file from another one at its place, or from itself written anew."""
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 

@@ -11,17 +11,17 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from handlers import errors
 from handlers.areamean import unbiased
 from handlers.decoding import read_image, require_size, told, verify_level
-from handlers.errors import Fault, ImageFault, SettingsFault, WorkerFault
+from handlers.errors import Fault, FileIdentity, ImageFault, SettingsFault, StorageFault, WorkerFault
 from handlers.formats import PLAIN_TIFF, Encoding, Page
 from handlers.greyvalues import FULL_RANGE, Grey, IntensityRange
-from handlers.imageheader import ImageInfo, inspect_image, opened, read_header
+from handlers.imageheader import ImageInfo, Run, identity_of, inspect_image, opened, read_header
 from handlers.levelfiles import put_in_place, sync_directories
 from handlers.mipmaps import reduce_levels
 from handlers.reduction import MEAN, Reduction, level_size
@@ -157,14 +157,18 @@ def make_mipmaps(job: MipmapJob) -> MipmapReport:
 def _write(
     pages: Iterator[tuple[int, Page]], paths: Mapping[int, Path], encoding: Encoding, made: list[MadeLevel]
 ) -> None:
-    """Puts the files of the levels into their places, and adds to `made` what is there."""
+    """Puts the files of the levels into their places, and adds to `made` what is there to stay."""
     try:
         for level, page in pages:
             put_in_place(level, paths[level], page, encoding)
             height, width = page.pixels.shape
             made.append(MadeLevel(level, paths[level], width, height, page.mode, len(page.content)))
     finally:
-        sync_directories({level.path.parent for level in made})
+        try:
+            sync_directories({level.path.parent for level in made})
+        except StorageFault:
+            made.clear()
+            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +179,10 @@ class _Original:
     mtime_ns: int | None
     """None if only render-ws can reach the file."""
     notes: tuple[str, ...] = ()
+    runs: tuple[Run, ...] = ()
+    """Where its rows lie in the file; empty if they have to be decoded."""
+    identity: FileIdentity | None = None
+    """Of the file that all this was read from."""
 
 
 def _require_sense(job: MipmapJob) -> None:
@@ -212,9 +220,14 @@ def _look_at(job: MipmapJob) -> _Original:
 
 def _original_of_file(job: MipmapJob) -> _Original:
     with told(job.level0), opened(job.level0, job.root) as file:
-        info = read_header(file, job.level0, mask=job.is_mask)
-        require_size(info, job.level0, job.width, job.height)
-        return _Original(info.bits, os.fstat(file.fileno()).st_mtime_ns, tuple(_notes(job, info)))
+        return _described(job, file)
+
+
+def _described(job: MipmapJob, file: BinaryIO) -> _Original:
+    found = os.fstat(file.fileno())
+    info = read_header(file, job.level0, mask=job.is_mask, with_runs=True)
+    require_size(info, job.level0, job.width, job.height)
+    return _Original(info.bits, found.st_mtime_ns, tuple(_notes(job, info)), info.runs, identity_of(found))
 
 
 def _notes(job: MipmapJob, info: ImageInfo) -> Iterator[str]:
@@ -286,12 +299,12 @@ def _mean_pages(
 def _fill_from_file(job: MipmapJob, bench: Workbench, original: _Original) -> list[int]:
     """Fills the bench, out of the file itself if its pixels lie there as they are; its levels that are biased."""
     with told(job.level0), opened(job.level0, job.root) as file:
-        info = read_header(file, job.level0, mask=job.is_mask, with_runs=True)
-        require_size(info, job.level0, job.width, job.height)
-        if info.bits != original.bits:
-            raise ImageFault(str(job.level0), f"had {original.bits} bits, now {info.bits}", "let it be written once")
-        if info.runs:
-            return bench.fill_from_file(file.fileno(), info.runs)
+        same = identity_of(os.fstat(file.fileno())) == original.identity
+        now = original if same else _described(job, file)
+        if now.bits != original.bits:
+            raise ImageFault(str(job.level0), f"had {original.bits} bits, now {now.bits}", "let it be written once")
+        if now.runs:
+            return bench.fill_from_file(file.fileno(), now.runs)
     return bench.fill(_level0(job))
 
 

@@ -42,13 +42,13 @@ def put_in_place(level: int, path: Path, page: Page, encoding: Encoding) -> None
     SettingsFault
         If the name is longer than the disk takes.
     """
-    directory, is_plain = path.parent, encoding.is_plain
+    is_plain = encoding.is_plain
     try:
-        temporary = directory / _temporary_name(path.name)
+        temporary = f"{path.parent}/{_temporary_name(path.name)}"
         try:
             _write_durably(temporary, page.content)
             _require_same(path, temporary, page, encoding, is_plain)
-            temporary.replace(path)
+            os.replace(temporary, path)  # noqa: PTH105  no path of it is wanted
         except BaseException:
             _remove(temporary)
             raise
@@ -73,7 +73,7 @@ def sync_directories(directories: Iterable[Path]) -> None:
             raise storage_fault(str(directory), "write the names of the levels", error) from error
 
 
-def _require_same(path: Path, temporary: Path, page: Page, encoding: Encoding, is_plain: bool) -> None:
+def _require_same(path: Path, temporary: str, page: Page, encoding: Encoding, is_plain: bool) -> None:
     """Returns if what was written for a path reads back.
 
     A plain file holds the very pixels, so its bytes are compared; any other is decoded.
@@ -83,7 +83,7 @@ def _require_same(path: Path, temporary: Path, page: Page, encoding: Encoding, i
             raise _reads_differently(path, "its bytes differ")
         return
     height, width = page.pixels.shape
-    found = verify_level(temporary, width, height, page.mode)
+    found = verify_level(Path(temporary), width, height, page.mode)
     if encoding.lossless and not np.array_equal(found, page.pixels):
         raise _reads_differently(path, "its pixels differ")
 
@@ -111,7 +111,7 @@ def _start_and_length(path: Path) -> tuple[bytes, int]:
         os.close(descriptor)
 
 
-def _holds(path: Path, content: bytes | bytearray) -> bool:
+def _holds(path: str, content: bytes | bytearray) -> bool:
     """Whether a file consists of these bytes."""
     piece, expected, offset = bytearray(min(READ_BACK_BYTES, len(content) + 1)), memoryview(content), 0
     descriptor = os.open(path, _READ)
@@ -130,7 +130,7 @@ def _reads_differently(path: Path, how: str) -> StorageFault:
     return StorageFault(str(path), f"reads back differently from what was written: {how}", "look at the disk's health")
 
 
-def _write_durably(path: Path, content: bytes | bytearray) -> None:
+def _write_durably(path: str, content: bytes | bytearray) -> None:
     descriptor = _created(path)
     try:
         rest = memoryview(content)
@@ -141,14 +141,14 @@ def _write_durably(path: Path, content: bytes | bytearray) -> None:
         os.close(descriptor)
 
 
-def _created(path: Path) -> int:
+def _created(path: str) -> int:
     """Descriptor of a new file; its directory is made if need be, and rid of what dead writers left."""
-    directory = path.parent
+    directory = path.rpartition("/")[0]
     try:
         _sweep(directory)
         return os.open(path, _CREATE, 0o666)
     except FileNotFoundError:
-        directory.mkdir(parents=True, exist_ok=True)
+        Path(directory).mkdir(parents=True, exist_ok=True)
         return os.open(path, _CREATE, 0o666)
 
 
@@ -163,10 +163,10 @@ def _sync(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _remove(temporary: Path) -> None:
+def _remove(temporary: str) -> None:
     """Removes a temporary file; where that fails it is left to `_sweep`, and the fault under way is the one told."""
     try:
-        temporary.unlink(missing_ok=True)
+        os.unlink(temporary)  # noqa: PTH108  as above
     except OSError:
         return
 
@@ -204,7 +204,7 @@ def _machine() -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _sweep(directory: Path) -> None:
+def _sweep(directory: str) -> None:
     """Removes what writers who are dead left in a directory.
 
     Once for each process and directory: a directory may hold all tiles of a section, and after the death of a worker
@@ -213,7 +213,7 @@ def _sweep(directory: Path) -> None:
     with os.scandir(directory) as entries:
         leftovers = [entry for entry in entries if entry.name.startswith(".") and _is_leftover(entry)]
     for entry in leftovers:
-        _remove(Path(entry.path))
+        _remove(entry.path)
 
 
 def _is_leftover(entry: os.DirEntry[str]) -> bool:

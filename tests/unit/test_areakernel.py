@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,35 @@ def test_any_image_in_any_range_is_the_same(data: st.DataObject) -> None:
     values = data.draw(st.lists(st.integers(0, int(np.iinfo(depth).max)), min_size=1, max_size=4))
     image = np.random.default_rng(data.draw(st.integers(0, 99))).choice(np.array(values, depth), (height, width))
     require_same(image, min(height, width).bit_length() - 1, to_8bit)
+
+
+@pytest.mark.parametrize("kind", [CompiledMeans, MeansByNumpy])
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+@pytest.mark.parametrize("rows_each", [1, 7, 90, 400])
+@pytest.mark.parametrize("start", [0, 8, 122, 4095])
+def test_rows_read_from_a_file_are_the_image_wherever_they_lie(
+    tmp_path: Path, kind: Any, depth: Any, rows_each: int, start: int
+) -> None:
+    image = np.random.default_rng(5).integers(0, np.iinfo(depth).max, (395, 1500), depth, endpoint=True)
+    runs, content = [], bytes(start)
+    for top in range(0, len(image), rows_each):
+        rows = image[top : top + rows_each]
+        runs.append((len(content), len(rows)))
+        content += rows.tobytes() + b"\xee" * 5
+    file = tmp_path / "rows"
+    file.write_bytes(content)
+    levels: list[dict[int, Grey]] = [{n: np.zeros((395 >> n, 1500 >> n), depth) for n in (1, 2, 5)} for _ in range(2)]
+    by_file, by_memory = (kind(1500, 395, image.itemsize * 8, outputs, None) for outputs in levels)
+    with file.open("rb") as opened:
+        by_file.add_file(opened.fileno(), runs)
+        by_memory.add_image(image)
+        assert by_file.biased() == by_memory.biased()
+        for one, two in zip(*(outputs.values() for outputs in levels), strict=True):
+            np.testing.assert_array_equal(one, two)
+        with pytest.raises(EOFError, match="became shorter"):
+            by_file.add_file(opened.fileno(), [*runs, (len(content) - 9, 1)])
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        by_file.add_file(-1, runs)
 
 
 def test_levels_nobody_wants_are_passed_through() -> None:

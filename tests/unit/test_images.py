@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import socket
+import stat
 import struct
 import subprocess
 import time
@@ -821,8 +822,7 @@ class TestDisksThatFail:
             raise OSError(number, os.strerror(number))
 
         with monkeypatch.context() as patch:
-            owner: Any = os if call in ("fsync", "scandir") else Path
-            patch.setattr(owner, call, fail)
+            patch.setattr(Path if call == "mkdir" else os, call, fail)
             report = make_mipmaps(job_for(level0, output_dir))
         assert [path for path in output_dir.rglob("*") if path.is_file()] == []
         assert report.fault is not None
@@ -831,6 +831,41 @@ class TestDisksThatFail:
         assert "level 1" in fault.problem
         assert os.strerror(number) in fault.problem
         assert fault.subject.endswith("1/image.tif.tif")
+
+    def test_levels_whose_directory_cannot_be_synced_do_not_count_as_made(
+        self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sync = os.fsync
+
+        def fail(descriptor: int) -> None:
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            sync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", fail)
+        report = make_mipmaps(job_for(level0, output_dir))
+        assert report.fault is not None
+        assert report.fault.kind == "StorageFault"
+        assert str(output_dir) in report.fault.subject
+        assert not report.made
+
+    def test_the_directory_of_every_level_in_place_is_synced_once_even_if_a_later_level_fails(
+        self, tmp_path: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        synced: list[Path] = []
+        sync = os.fsync
+
+        def watched(descriptor: int) -> None:
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+            sync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", watched)
+        job = job_for(save(tmp_path / "a.tif", texture()), output_dir, levels=3)
+        job.outputs[2][1].mkdir(parents=True)  # what level 3 cannot replace
+        report = make_mipmaps(job)
+        assert [made.level for made in report.made] == [1, 2]
+        assert sorted(synced) == sorted({made.path.parent for made in report.made})
 
     def test_a_disk_that_returns_other_pixels_is_found_out_before_anybody_sees_them(
         self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch

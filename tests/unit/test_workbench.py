@@ -126,6 +126,28 @@ class TestLevel0InPlace:
             assert np.array_equal(bench.pages[level].pixels, expected)
 
     @pytest.mark.parametrize("depth", DEPTHS)
+    def test_an_image_written_anew_after_it_was_looked_at_is_looked_at_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depth: Any
+    ) -> None:
+        pixels, newer = noise(np.uint8, 64, 48), noise(depth, 64, 48, seed=4)
+        file = save(tmp_path / "a.tif", pixels)
+        look = images._look_at
+
+        def then_replaced(job: MipmapJob) -> Any:
+            original = look(job)
+            file.write_bytes(strips(newer, 7, gap=3))
+            return original
+
+        monkeypatch.setattr(images, "_look_at", then_replaced)
+        report = make_mipmaps(job_of(file, tmp_path / "m", pixels, 1))
+        if depth is np.uint16:
+            assert report.fault is not None
+            assert "had 8 bits, now 16" in report.fault.problem
+        else:
+            (expected,) = reduce_levels(newer, [1])
+            assert np.array_equal(verify_level(report.made[0].path, 32, 24, "L"), expected[1])
+
+    @pytest.mark.parametrize("depth", DEPTHS)
     @pytest.mark.parametrize("rows_each", [1, 3, 8, 150, 299])
     @pytest.mark.parametrize("gap", [0, 5])
     def test_strips_of_any_height_with_or_without_gaps(
@@ -177,15 +199,13 @@ class TestLevel0InPlace:
     ) -> None:
         pixels = noise(np.uint8, 600, 600)
         file = save(tmp_path / "a.tif", pixels)
-        header = read_header
+        fill = Workbench.fill_from_file
 
-        def and_then_cut(content: Any, path: Path, **options: Any) -> ImageInfo:
-            info = header(content, path, **options)
-            if options.get("with_runs"):
-                os.truncate(file, 200_000)
-            return info
+        def cut(bench: Workbench, *arguments: Any) -> list[int]:
+            os.truncate(file, 200_000)
+            return fill(bench, *arguments)
 
-        monkeypatch.setattr(images, "read_header", and_then_cut)
+        monkeypatch.setattr(Workbench, "fill_from_file", cut)
         report = make_mipmaps(job_of(file, tmp_path / "m", pixels))
         assert report.fault is not None
         assert report.fault.kind == "ImageFault"
@@ -302,14 +322,14 @@ def test_an_even_png_is_small() -> None:
 def test_a_rename_that_leaves_another_file_in_place_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    def replaced(source: Path, target: Path) -> None:
-        content = bytearray(source.read_bytes())
+    def replaced(source: str, target: Path) -> None:
+        content = bytearray(Path(source).read_bytes())
         content = content[:-1] if damage == "length" else bytes(20) + content[20:]
         target.write_bytes(content)
 
     pixels = noise(np.uint8, 64, 64)
     job = job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels)
-    monkeypatch.setattr(Path, "replace", replaced)
+    monkeypatch.setattr(os, "replace", replaced)
     report = make_mipmaps(job)
     assert report.fault is not None
     assert "reads back differently" in report.fault.problem
