@@ -165,14 +165,14 @@ def specs_against_render_python(tiles: int, runs: int) -> tuple[list[Row], dict[
 
 def _answer(metafile: Metafile, directory: Path) -> bytes:
     """What render-ws shows of the specs: the same, with the bounds that it derived."""
-    specs = [spec.to_json() for spec in tile_specs_for(metafile, Z, directory)]
+    specs = tile_specs_for(metafile, Z, directory)
     derived = {"minX": 0.0, "minY": 0.0, "maxX": 3840.0, "maxY": 3840.0, "meshCellSize": 64.0}
     shown = {spec["tileId"]: {**spec, **derived} for spec in specs}
     return json.dumps({"transformIdToSpecMap": {}, "tileIdToSpecMap": shown}).encode()
 
 
 def _ours(metafile: Metafile, directory: Path, answer: bytes) -> None:
-    specs = [spec.to_json() for spec in tile_specs_for(metafile, Z, directory)]
+    specs = tile_specs_for(metafile, Z, directory)
     check_upload("bench", Z, specs)
     upload_bodies(specs, {})
     shown = RESOLVED_TILES.validate_json(answer).tile_id_to_spec_map

@@ -311,10 +311,9 @@ class Rebuilder:
     ) -> tuple[MontageState, str]:
         """How far the montage has come, as far as that can be seen, and by what."""
         plan, tiles = section.watch.mipmap_plan(), section.level0()
-        specs = [spec.to_json() for spec in section.specs]
-        if any(check_tiles(str(section.raw), section.z, specs, in_raw, INGEST)):
+        if any(check_tiles(str(section.raw), section.z, section.specs, in_raw, INGEST)):
             return MontageState.NOTICED, ""
-        evidence = f"{len(specs)} tiles stand in {section.raw}"
+        evidence = f"{len(section.specs)} tiles stand in {section.raw}"
         if await asyncio.to_thread(absent_levels, tiles, plan):
             return MontageState.INGESTED, evidence
         evidence += f"; their levels 1 to {plan.levels} are in {plan.output_dir}"
@@ -323,7 +322,7 @@ class Rebuilder:
         stack = str(section.mipmapped)
         named = partial(check_levels_named, stack, levels, in_mipmapped, derived=by_builder)
         unnamed = [
-            *check_tiles(stack, section.z, specs, in_mipmapped, APPLY),
+            *check_tiles(stack, section.z, section.specs, in_mipmapped, APPLY),
             *await asyncio.to_thread(lambda: list(named())),
         ]
         if unnamed or (by_builder and not await self._derives(section.mipmapped, plan.path_builder())):

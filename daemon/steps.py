@@ -94,7 +94,7 @@ class Section:
         mask = Path(self.watch.tilespecs.mask) if self.watch.tilespecs.mask else None
         brightest = self.watch.tilespecs.maximum_intensity
         return [
-            Level0(spec.tile_id, image_path(directory, tile.img_path), mask, camera.width, camera.height, brightest)
+            Level0(spec["tileId"], image_path(directory, tile.img_path), mask, camera.width, camera.height, brightest)
             for spec, tile in zip(self.specs, self.metafile.tiles, strict=True)
         ]
 
@@ -174,11 +174,10 @@ class Steps:
     async def ingest(self, section: Section) -> None:
         """Puts the tile specs into the raw stack and reads them back."""
         unwanted = await self._journal.superseded_tile_ids(section.montage)
-        specs = [spec.to_json() for spec in section.specs]
         transforms = {section.transform["id"]: section.transform} if section.transform else {}
 
         async def put() -> None:
-            await ingest_tiles(self._client, section.raw, section.z, specs, transforms, unwanted=unwanted)
+            await ingest_tiles(self._client, section.raw, section.z, section.specs, transforms, unwanted=unwanted)
 
         await self._keeper.write(section.raw, section.resolution_nm, put)
 
@@ -273,7 +272,7 @@ class Steps:
         if await self._client.stack(section.raw) is None:
             return True
         there = {tile.tile_id for tile in await self._client.tile_bounds(section.raw, section.z)}
-        return not {spec.tile_id for spec in section.specs} <= there
+        return not {spec["tileId"] for spec in section.specs} <= there
 
 
 def section_of(montage: Montage, watch: WatchSettings, content: bytes) -> Section:

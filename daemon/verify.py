@@ -208,8 +208,7 @@ class Verifier:
         return dict(layer.tile_id_to_spec_map) if layer else {}
 
     async def _tiles(self, section: Section, stack: StackId, shown: Mapping[str, Json], start: str) -> list[Difference]:
-        expected = [spec.to_json() for spec in section.specs]
-        found = list(check_tiles(str(stack), section.z, expected, shown, start))
+        found = list(check_tiles(str(stack), section.z, section.specs, shown, start))
         missing = [each for each in found if each.kind is Kind.TILE_MISSING]
         elsewhere = {each: await self._elsewhere(stack, each) for each in missing[:SOUGHT]}
         return [elsewhere.get(each) or each for each in found]

@@ -90,14 +90,13 @@ async def generate_tilespecs(
     parsed, warnings = await asyncio.to_thread(_examine, metafile, await read_metafile(metafile), directory, z, options)
     transform = shared_transform_for(parsed) if shared_transform else None
     specs = tile_specs_for(parsed, z, directory, options, shared_transform_id=transform["id"] if transform else None)
-    jsons = [spec.to_json() for spec in specs]
     transforms = {transform["id"]: transform} if transform else {}
     calibration = parsed.header.highmag
 
     async def put() -> IngestReport:
         others = await client.tile_bounds(stack, z) if overwrite_layer else ()
         unwanted = [tile.tile_id for tile in others]
-        return await ingest_tiles(client, stack, z, jsons, transforms, unwanted=unwanted)
+        return await ingest_tiles(client, stack, z, specs, transforms, unwanted=unwanted)
 
     before = await client.stack(stack)
     try:

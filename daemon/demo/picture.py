@@ -241,7 +241,7 @@ def _tiles_in(text: bytes, source: str) -> Json:
 def _tiles_of_metafile(path: Path) -> Json:
     metafile = parse_metafile(path.read_bytes(), str(path))
     specs = tile_specs_for(metafile, 0.0, path.parent)
-    return {"tileIdToSpecMap": {spec.tile_id: spec.to_json() for spec in specs}}
+    return {"tileIdToSpecMap": {spec["tileId"]: spec for spec in specs}}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
