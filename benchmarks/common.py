@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
+DISK_RESULTS = RESULTS / "disk"
+"""Of the same scripts with their data there instead of in memory."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 

@@ -46,8 +46,11 @@ class Case:
 
     @property
     def name(self) -> str:
-        depth = "16 made 8 bit" if self.to_8bit else f"{self.bits} bit"
-        return f"{self.side}x{self.side}, {depth}"
+        return f"{self.side}x{self.side}, {self.depth}"
+
+    @property
+    def depth(self) -> str:
+        return "16 made 8 bit" if self.to_8bit else f"{self.bits} bit"
 
 
 def measure(options: Options) -> Outcome:
@@ -66,7 +69,7 @@ def measure(options: Options) -> Outcome:
             taken = beside | own
             facts[case.name] = {name: seconds_of(each) for name, each in taken.items()}
             for name, each in taken.items():
-                speeds.setdefault(f"{name}, {bits} bit", []).append((side**2 / 1e6, median_wall_s(each) * 1e3))
+                speeds.setdefault(f"{name}, {case.depth}", []).append((side**2 / 1e6, median_wall_s(each) * 1e3))
     kernel_rows, facts["kernel"] = kernels(sides[0])
     encoder_rows, facts["encoders"] = encoders(sides[0] // 2, runs // 3)
     rows += [*kernel_rows, *encoder_rows, memory(options.directory, sides[-1])]
@@ -75,7 +78,7 @@ def measure(options: Options) -> Outcome:
         "One tile, six levels, uncompressed TIFF",
         "megapixels",
         "milliseconds",
-        {name: points for name, points in speeds.items() if name.startswith(("temwatch", "floor", "OpenCV", "Pillow"))},
+        {name: points for name, points in speeds.items() if name.startswith(("temwatch", "floor", "OpenCV"))},
     )
     return Outcome(rows, [plot], facts)
 

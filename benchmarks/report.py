@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS, number
+from benchmarks.common import DISK_RESULTS, RESULTS, number
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PICTURE = "performance.png"
-_HEAD = ("target", "what", "measured", "floor", "peer", "ratio", "asked", "met", "remarks")
+_HEAD = ("target", "what", "measured", "on disk", "floor", "peer", "ratio", "asked", "met", "remarks")
 
 
 def read_results(directory: Path) -> list[dict[str, Any]]:
@@ -23,24 +23,36 @@ def read_results(directory: Path) -> list[dict[str, Any]]:
     )
 
 
-def table_md(results: Sequence[dict[str, Any]]) -> str:
-    """The table, and a line about the machine for each script."""
+def table_md(results: Sequence[dict[str, Any]], on_disk: Sequence[dict[str, Any]] = ()) -> str:
+    """The table, and a line about the machine for each script.
+
+    Parameters
+    ----------
+    on_disk : results of some of the scripts with their data on a disk.
+    """
+    there = {row["what"]: row for result in on_disk for row in result["rows"]}
     lines = [f"| {' | '.join(_HEAD)} |", f"|{' --- |' * len(_HEAD)}"]
-    lines += [f"| {' | '.join(_cells(row))} |" for result in results for row in result["rows"]]
-    return "\n".join([*lines, "", *_machine_lines(results), ""])
+    lines += [f"| {' | '.join(_cells(row, there.get(row['what'])))} |" for result in results for row in result["rows"]]
+    return "\n".join([*lines, "", *_machine_lines([*results, *on_disk]), ""])
 
 
-def _cells(row: dict[str, Any]) -> Iterable[str]:
+def _cells(row: dict[str, Any], on_disk: dict[str, Any] | None) -> Iterable[str]:
     unit = row["unit"]
     yield str(row["target"])
     yield row["what"]
     yield f"**{number(row['measured'])} {unit}**"
+    yield "" if on_disk is None else _on_disk(on_disk)
     yield "" if row["floor"] is None else f"{number(row['floor'])} {unit} ({row['floor_is']})"
     yield "" if row["peer"] is None else f"{number(row['peer'])} {unit} ({row['peer_is']})"
     yield "" if row["ratio"] is None else f"{number(row['ratio'])} ({row['ratio_is']})"
     yield "" if row["limit"] is None else f"{'≤' if row['at_most'] else '≥'} {number(row['limit'])}"
     yield {None: "", True: "yes", False: "**no**"}[row["met"]]
     yield row["note"].replace("|", "\\|")
+
+
+def _on_disk(row: dict[str, Any]) -> str:
+    ratio = "" if row["ratio"] is None else f", {number(row['ratio'])}"
+    return f"{number(row['measured'])} {row['unit']}{ratio}"
 
 
 def _machine_lines(results: Sequence[dict[str, Any]]) -> Iterable[str]:
@@ -132,10 +144,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not results:
         print(f"nothing was measured in {arguments.results}: run make bench", file=sys.stderr)
         return 1
-    table = table_md(results)
+    on_disk = read_results(arguments.results / DISK_RESULTS.name)
+    table = table_md(results, on_disk)
     (arguments.results / "table.md").write_text(table, encoding="utf-8")
     rows = [
-        {"benchmark": each["benchmark"], "machine": each["machine"], **row} for each in results for row in each["rows"]
+        {"benchmark": each["benchmark"], "machine": each["machine"], **row}
+        for each in [*results, *on_disk]
+        for row in each["rows"]
     ]
     (arguments.results / "table.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     picture = draw(results, arguments.results)

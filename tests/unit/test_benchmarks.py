@@ -41,8 +41,9 @@ def test_figures_have_three_digits_or_all_before_the_point(value: float | None, 
 def test_a_missed_target_stands_out_in_the_table() -> None:
     row = Row(5, "start", 5.0, "s", limit=2.0, judged=2.8, ratio=2.8, ratio_is="measured / floor", note="a|b")
     result = {"benchmark": "x", "quick": False, "seconds": 3, "machine": MACHINE, "plots": [], "facts": {}}
-    table = table_md([{**result, "rows": [{**asdict(row), "met": row.is_met}]}])
-    assert "| 5 | start | **5 s** |" in table
+    rows = [{**asdict(row), "met": row.is_met}]
+    table = table_md([{**result, "rows": rows}], [{**result, "rows": [{**rows[0], "measured": 7.0, "ratio": 3.5}]}])
+    assert "| 5 | start | **5 s** | 7 s, 3.5 |" in table
     assert "| **no** | a\\|b |" in table
     assert "others 10 %" in table
 
