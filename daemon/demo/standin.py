@@ -6,6 +6,7 @@ renders no sections, and of transforms it knows the affine ones. Told to, it mis
 
     POST /faults {"match": "^PUT .*resolvedTiles", "kind": "status", "status": 503, "times": 2}
     DELETE /faults
+    DELETE /state        as newly started: without stacks, misbehaviour and requests seen
     GET /requests        what was asked: [{"method", "path", "status"}], status null where no answer was given
 
 `match` is searched for in "METHOD path?query"; for the kinds see standin_faults.py.
@@ -90,6 +91,7 @@ class StandIn:
         app = web.Application(middlewares=middlewares, client_max_size=0)
         app.router.add_post("/faults", self._add_fault)
         app.router.add_delete("/faults", self._clear_faults)
+        app.router.add_delete("/state", self._begin_anew)
         app.router.add_get("/requests", self._list_requests)
         for method, path, handler in (*self._service_routes(), *self._stack_routes(), *self._tile_routes()):
             for slash in ("", "/"):
@@ -192,6 +194,12 @@ class StandIn:
 
     async def _clear_faults(self, _: web.Request) -> web.Response:
         self._misbehaviour.clear()
+        return web.Response(status=204)
+
+    async def _begin_anew(self, _: web.Request) -> web.Response:
+        self._store = Store()
+        self._misbehaviour.clear()
+        self._requests.clear()
         return web.Response(status=204)
 
     async def _list_requests(self, _: web.Request) -> web.Response:

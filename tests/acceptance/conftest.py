@@ -7,15 +7,25 @@ from typing import Any
 import pytest
 
 from daemon.demo.microscope import SectionPlan, Written, plan_section, write_section
-from tests.acceptance.rig import Rig
+from tests.acceptance.rig import Rig, Standins
 
 SHARED_DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
+@pytest.fixture(scope="session")
+def standins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standins]:
+    """Stand-ins for one test after the other."""
+    standins = Standins(tmp_path_factory.mktemp("standins"))
+    try:
+        yield standins
+    finally:
+        standins.close()
+
+
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
+def rig(tmp_path: Path, standins: Standins) -> Iterator[Rig]:
     """A rig with nothing started; whatever the test starts is ended."""
-    rig = Rig(tmp_path)
+    rig = Rig(tmp_path, standins=standins)
     try:
         yield rig
     finally:

@@ -90,6 +90,54 @@ class Program:
         self.process.wait()
 
 
+class Standins:
+    """Stand-ins that one test hands on to the next: each begins with an empty one, and few have to be started."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._started: list[Program] = []
+        self._idle: list[tuple[Program, str]] = []
+
+    def take(self) -> tuple[Program, str]:
+        """A stand-in without stacks, and its URL."""
+        while self._idle:
+            program, url = self._idle.pop()
+            if program.process.poll() is None:
+                # Now, not when it was given back: the daemon before may have left a request under way.
+                fetch(control_url(url, "state"), method="DELETE")
+                return program, url
+        log = self._directory / f"{len(self._started)}.log"
+        program = Program(log, "daemon", "standin", "--port", "0")
+        self._started.append(program)
+        return program, url_said_in(program, 0)
+
+    def give_back(self, program: Program, url: str) -> bool:
+        """Whether it is one of these, which the next test gets if it is still there."""
+        if program not in self._started:
+            return False
+        self._idle.append((program, url))
+        return True
+
+    def close(self) -> None:
+        for program in self._started:
+            program.end()
+
+
+def url_said_in(program: Program, known: int) -> str:
+    """What a stand-in prints when it is ready, after `known` lines of its log."""
+    url = wait_for(
+        lambda: next((line for line in program.lines()[known:] if line.startswith("http")), None),
+        30,
+        f"the stand-in's URL in {program.log}",
+    )
+    return str(url)
+
+
+def control_url(render_url: str, name: str) -> str:
+    """Of the stand-in's own pages beside render-ws."""
+    return f"{render_url.split('/render-ws')[0]}/{name}"
+
+
 @dataclass
 class Rig:
     """One acquisition tree, one mipmap tree, a stand-in, and a daemon that can be killed and started again."""
@@ -103,6 +151,8 @@ class Rig:
     standin: Program | None = None
     daemon: Program | None = None
     url: str = ""
+    standins: Standins | None = None
+    """Where a stand-in is to come from that is started without options; None starts one for this rig alone."""
 
     def __post_init__(self) -> None:
         self.acquisition = self.root / "acquisition"
@@ -112,14 +162,13 @@ class Rig:
     # --- processes
 
     def start_standin(self, port: int = 0, *arguments: str) -> None:
+        if self.standins and port == 0 and not arguments:
+            self.standin, self.render_url = self.standins.take()
+            return
         log = self.root / "standin.log"
         known = len(log.read_text().splitlines()) if log.exists() else 0
         self.standin = Program(log, "daemon", "standin", "--port", str(port), *arguments)
-        self.render_url = wait_for(
-            lambda: next((line for line in self.standin.lines()[known:] if line.startswith("http")), None),
-            30,
-            f"the stand-in's URL in {log}",
-        )
+        self.render_url = url_said_in(self.standin, known)
 
     def config(self) -> Path:
         """The daemon's configuration as a file."""
@@ -147,9 +196,11 @@ class Rig:
         return None
 
     def close(self) -> None:
-        for program in (self.daemon, self.standin):
-            if program is not None:
-                program.end()
+        if self.daemon is not None:
+            self.daemon.end()
+        if self.standin is None or (self.standins and self.standins.give_back(self.standin, self.render_url)):
+            return
+        self.standin.end()
 
     def config_text(self) -> str:
         watch: dict[str, Any] = {
@@ -229,11 +280,10 @@ class Rig:
 
     def tell_standin(self, **fault: Any) -> None:
         """Has the stand-in misbehave; without arguments, behave again."""
-        control = self.render_url.split("/render-ws")[0] + "/faults"
-        fetch(control, method="POST" if fault else "DELETE", body=fault or None)
+        fetch(control_url(self.render_url, "faults"), method="POST" if fault else "DELETE", body=fault or None)
 
     def requests(self) -> list[dict[str, Any]]:
-        return fetch(self.render_url.split("/render-ws")[0] + "/requests")
+        return fetch(control_url(self.render_url, "requests"))
 
 
 def _toml(values: dict[str, Any]) -> str:

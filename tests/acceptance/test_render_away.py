@@ -11,7 +11,7 @@ import pytest
 
 from daemon.demo.microscope import Written, write_section
 from tests.acceptance.conftest import section_plan
-from tests.acceptance.rig import Program, Rig, fetch, running, verify_levels, wait_for
+from tests.acceptance.rig import Program, Rig, fetch, running, url_said_in, verify_levels, wait_for
 
 STEPS = {
     "the raw stack is looked at": r"GET .*/stack/RAW$",
@@ -150,9 +150,7 @@ def start_keeping_standin(rig: Rig, port: int = 0) -> int:
     log: Path = rig.root / "standin.log"
     known = len(log.read_text().splitlines()) if log.exists() else 0
     rig.standin = Program(log, "daemon.demo.standin", "--port", str(port), "--state", str(rig.root / "stacks.json"))
-    rig.render_url = wait_for(
-        lambda: next((line for line in rig.standin.lines()[known:] if line.startswith("http")), None), 30, "its URL"
-    )
+    rig.render_url = url_said_in(rig.standin, known)
     return int(rig.render_url.split(":")[2].split("/")[0])
 
 

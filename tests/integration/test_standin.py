@@ -140,6 +140,16 @@ async def test_faults_are_struck_in_the_order_given_and_forgotten_at_once(stack:
     assert (await stack.ask("GET", "/zValues")).status == 200
 
 
+async def test_told_to_forget_it_is_as_if_newly_started(stack: StackUnderTest) -> None:
+    await misbehave(stack, "status", "zValues", status=504)
+    async with stack.service.http.delete(URL(stack.service.url).with_path("/state")) as answer:
+        assert answer.status == 204
+    assert await requests(stack) == []
+    assert (await stack.ask("GET")).status == 404
+    await stack.create()
+    assert (await stack.ask("GET", "/zValues")).status == 200
+
+
 @pytest.mark.parametrize(
     "body",
     [{}, {"match": "x"}, {"match": "x", "kind": "explode"}, {"match": "(", "kind": "cut"}, {"match": "x", "tims": 1}],
