@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all faults bench lock-bench lint types contracts check lock config-example clean
+.PHONY: help demo test test-slow test-all faults bench lock-bench lint types contracts check lock config-example clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -17,11 +17,15 @@ $(READY): requirements.lock pyproject.toml .ci/bootstrap.py
 demo: $(READY) ## run the main job: a simulated microscope, the daemon, a stand-in render-ws
 	$(BIN)/temwatch demo
 
+# Most tests wait for processes now and then: four at a time keep two cores busy.
+PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
 test: $(READY) ## run the tests (under five minutes)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST)
 
-test-all: $(READY) ## run every test, the long ones too
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow"
+test-slow: $(READY) ## run the long tests, which `make test` leaves out
+	$(PYTEST) -m slow
+
+test-all: test test-slow ## run every test
 
 SCALE ?= full
 faults: $(READY) ## inject every fault and print what was lost: nothing (half an hour; SCALE=short: five minutes)

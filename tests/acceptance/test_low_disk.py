@@ -2,9 +2,12 @@
 
 import shutil
 
+import pytest
+
 from tests.acceptance.rig import Rig, digest_tree, fetch, verify_levels, wait_for
 
 
+@pytest.mark.slow
 def test_a_disk_that_runs_low_in_the_middle_of_a_step_stops_it_and_nothing_is_done_twice(rig: Rig, write):
     """What is to be kept is set so that a file of somebody else's decides."""
     rig.start_standin()

@@ -21,13 +21,12 @@ def ingested_in_order(rig: Rig) -> list[int]:
     return [place for _, place in sorted(times)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "outage",
     [
         {"match": ".", "kind": "status", "status": 503},
-        pytest.param(
-            {"match": "stack", "kind": "status", "status": 500, "text": "the database is gone"}, marks=pytest.mark.slow
-        ),
+        {"match": "stack", "kind": "status", "status": 500, "text": "the database is gone"},
     ],
     ids=["away", "pings_alone_are_answered"],
 )

@@ -28,6 +28,10 @@ def started(rig: Rig) -> Rig:
     return rig
 
 
+def attempts(rig: Rig, row: dict[str, Any]) -> list[dict[str, Any]]:
+    return fetch(f"{rig.url}/api/montages/{row['id']}")["attempts"]
+
+
 def hold_apply(rig: Rig) -> None:
     """No levels are applied until the stand-in behaves again."""
     rig.tell_standin(match="s_mips", kind="status", status=500)
@@ -73,6 +77,9 @@ def test_a_directory_moved_out_of_the_watch_fails_with_a_hint_and_holds_up_no_st
     hold_apply(rig)
     written = write(specimen_id="s")
     rig.wait_until("mipmapped", written.metafile)
+    # An attempt under way has read the metafile; the next one has not.
+    row = row_at(rig, written.metafile)
+    wait_for(lambda: (last := attempts(rig, row)[-1])["step"] == "apply" and last["ended_at"], 30, "apply failed once")
     away = rig.root / "away"
     written.metafile.parent.rename(away)
     rig.tell_standin()

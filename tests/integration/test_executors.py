@@ -304,7 +304,7 @@ class TestAWorkerThatDies:
 class TestAWorkerThatHangs:
     """As on a dead mount; with processes, and with the workers of a dask scheduler."""
 
-    @pytest.fixture(params=["processes", "dask"])
+    @pytest.fixture(params=["processes", pytest.param("dask", marks=pytest.mark.slow)])
     def limited(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerPool]:
         monkeypatch.setattr(executors, "make_mipmaps", hanging_in_tiles_called_hang)
         kind: ExecutorKind = request.param

@@ -143,6 +143,7 @@ def cases() -> Iterator[tuple[Reduction, Encoding, str, str]]:
                     yield from ((reduction, encoding, depth, size) for size in SIZES)
 
 
+@pytest.mark.slow
 def test_every_level_is_what_its_reference_says_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # thousands of small files, none of which outlives this
     expected = {
