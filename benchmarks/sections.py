@@ -5,6 +5,7 @@ reads, decodes, writes and reads back each of them.
 """
 
 import os
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -48,13 +49,26 @@ def plan(tiles: int, size: tuple[int, int], number: int, *, temca: str = "temca2
     )
 
 
+MOST_LINKS = 60_000
+"""To one file; ext4 takes 65,000."""
+
+
 def link_images(section: SectionPlan, root: Path, image: Path) -> Path:
     """The images of a section, each a link to `image`; its directory, without a metafile."""
     directory = Path(root, section.directory)
     directory.mkdir(parents=True, exist_ok=True)
     for tile in section.tiles:
+        if image.stat().st_nlink >= MOST_LINKS:
+            _replace_by_copy(image)
         os.link(image, directory / tile.image_name)
     return directory
+
+
+def _replace_by_copy(image: Path) -> None:
+    """Puts a copy in the place of an image that has as many links as a file may have."""
+    copy = image.with_suffix(".copy")
+    shutil.copyfile(image, copy)
+    copy.replace(image)
 
 
 def metafile_text(section: SectionPlan) -> bytes:
