@@ -99,8 +99,8 @@ def run_script(name: str, measure: Callable[[Options], Outcome], argv: Sequence[
     """Measures, writes `results/<name>.json`, prints the rows."""
     parser = argparse.ArgumentParser(f"python -m benchmarks.{name}", description=sys.modules["__main__"].__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller sizes, to see that it works")
-    parser.add_argument("--on", type=Path, default=default_directory(), help="where data go; default: tmpfs")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--on", type=_absolute, default=default_directory(), help="where data go; default: tmpfs")
+    parser.add_argument("--output", type=_absolute, default=RESULTS)
     arguments = parser.parse_args(argv)
     began, others = time.monotonic(), others_busy_s()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # data, and processes started, are not left behind
@@ -123,6 +123,10 @@ def run_script(name: str, measure: Callable[[Options], Outcome], argv: Sequence[
     (arguments.output / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for row in outcome.rows:
         print(text_of(row), flush=True)
+
+
+def _absolute(name: str) -> Path:
+    return Path(name).absolute()
 
 
 def text_of(row: Row) -> str:

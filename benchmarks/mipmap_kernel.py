@@ -90,7 +90,8 @@ def measure(options: Options) -> Outcome:
         "One tile, six levels, uncompressed TIFF",
         "megapixels",
         "milliseconds",
-        {name: points for name, points in speeds.items() if name.startswith(("temwatch", "floor", "OpenCV"))},
+        {name: points for name, points in speeds.items() if name.startswith(("temwatch", "floor", "OpenCV, 8"))},
+        log_y=True,
     )
     return Outcome(rows, [plot], facts)
 

@@ -111,7 +111,7 @@ def _draw(axis: Any, plot: dict[str, Any]) -> None:
         axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
     if len(plot["lines"]) > 1:
-        axis.legend(fontsize="small")
+        axis.legend(fontsize="x-small")
 
 
 def profile_md(results: Sequence[dict[str, Any]]) -> str:

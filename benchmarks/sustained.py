@@ -39,7 +39,7 @@ WAITS = (
     "Condition.wait ",
     "Connection._recv ",
     "EpollSelector.select",
-    "InotifyFD.",
+    "Inotify.read ",
     "SemLock.",
     "_PollLikeSelector.select",
 )
