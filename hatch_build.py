@@ -33,7 +33,7 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]  # hatchling's o
 def build() -> str:
     """Compiles the library into its place, whole or not at all; what went wrong, if anything did."""
     compiler = os.environ.get("CC", "cc").split()
-    descriptor, made = tempfile.mkstemp(suffix=".so", dir=PACKAGE)
+    descriptor, made = tempfile.mkstemp(suffix=".so", dir=LIBRARY.parent)
     os.close(descriptor)
     try:
         command = [*compiler, *FLAGS, "-o", made, str(SOURCE)]

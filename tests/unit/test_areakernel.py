@@ -1,6 +1,6 @@
 """The compiled area mean against the one by numpy: the same pixels, and the same verdict on their mean error."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import hatch_build
 from handlers import areakernel
 from handlers.areakernel import DIVIDE, MULTIPLY, MULTIPLY_WIDE, CompiledMeans, division
 from handlers.areamean import MeansByNumpy, mean_levels, means
@@ -63,6 +64,27 @@ def test_the_brightest_image_does_not_overflow_at_any_level(
 ) -> None:
     image = np.full((512, 768), int(np.iinfo(depth).max * share), depth)
     require_same(image, areakernel.HIGHEST_LEVEL, to_8bit)
+
+
+@pytest.fixture
+def portable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The code as it is for processors that the registers of x86-64 are not known of."""
+    monkeypatch.setattr(hatch_build, "LIBRARY", tmp_path / "portable.so")
+    monkeypatch.setattr(hatch_build, "FLAGS", (*hatch_build.FLAGS, "-DPORTABLE"))
+    if hatch_build.build():
+        pytest.skip("no C compiler")
+    monkeypatch.setattr(areakernel, "LIBRARY", tmp_path / "portable.so")
+    areakernel.compiled_code.cache_clear()
+    yield
+    areakernel.compiled_code.cache_clear()
+
+
+@pytest.mark.usefixtures("portable")
+@pytest.mark.parametrize(("depth", "to_8bit"), KINDS)
+def test_other_processors_make_the_same_pixels(depth: Any, to_8bit: IntensityRange | None) -> None:
+    image = np.random.default_rng(5).integers(0, np.iinfo(depth).max, (259, 1030), depth, endpoint=True)
+    require_same(image, 6, to_8bit)
+    require_same(np.full((256, 512), np.iinfo(depth).max, depth), areakernel.HIGHEST_LEVEL, to_8bit)
 
 
 @given(st.data())
