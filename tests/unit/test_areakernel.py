@@ -66,14 +66,21 @@ def test_the_brightest_image_does_not_overflow_at_any_level(
     require_same(image, areakernel.HIGHEST_LEVEL, to_8bit)
 
 
-@pytest.fixture
-def portable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def portable_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The code as it is for processors that the registers of x86-64 are not known of."""
-    monkeypatch.setattr(hatch_build, "LIBRARY", tmp_path / "portable.so")
-    monkeypatch.setattr(hatch_build, "FLAGS", (*hatch_build.FLAGS, "-DPORTABLE"))
-    if hatch_build.build():
-        pytest.skip("no C compiler")
-    monkeypatch.setattr(areakernel, "LIBRARY", tmp_path / "portable.so")
+    library = tmp_path_factory.mktemp("portable") / "portable.so"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hatch_build, "LIBRARY", library)
+        patch.setattr(hatch_build, "FLAGS", (*hatch_build.FLAGS, "-DPORTABLE"))
+        if problem := hatch_build.build():
+            pytest.skip(problem)
+    return library
+
+
+@pytest.fixture
+def portable(portable_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(areakernel, "LIBRARY", portable_library)
     areakernel.compiled_code.cache_clear()
     yield
     areakernel.compiled_code.cache_clear()
