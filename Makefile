@@ -17,8 +17,9 @@ $(READY): requirements.lock pyproject.toml .ci/bootstrap.py
 demo: $(READY) ## run the main job: a simulated microscope, the daemon, a stand-in render-ws
 	$(BIN)/temwatch demo
 
-# Most tests wait for processes now and then: four at a time keep two cores busy.
-PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
+# Most tests wait for processes now and then: four at a time keep two cores busy. They start hundreds of processes, each of which
+# would compile temwatch anew where Python is told to keep no bytecode.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist worksteal
 test: $(READY) ## run the tests (under five minutes)
 	$(PYTEST)
 

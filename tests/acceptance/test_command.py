@@ -71,11 +71,10 @@ def test_status_and_health_tell_of_a_running_daemon_and_status_of_a_stopped_one(
 def test_health_ends_with_1_and_the_reason_when_render_is_away(running_rig: Rig):
     running_rig.standin.end()
 
-    def not_ready() -> subprocess.CompletedProcess[str] | None:
-        asked = temwatch("health", "--url", running_rig.url)
-        return asked if asked.returncode == 1 else None
-
-    assert "render-ws is away" in wait_for(not_ready, 40).stdout
+    wait_for(lambda: running_rig.ready().get("ready") is False, 40, "not ready")
+    asked = temwatch("health", "--url", running_rig.url)
+    assert asked.returncode == 1
+    assert "render-ws is away" in asked.stdout
 
 
 def test_a_port_that_is_taken_is_one_line_and_exit_code_1(running_rig: Rig, tmp_path):

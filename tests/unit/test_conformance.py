@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image, ImageFilter
-from scipy import stats
 from skimage.measure import block_reduce
 
 from handlers.formats import Encoding
@@ -68,6 +67,8 @@ def exact_mean(image: npt.NDArray[Any], level: int) -> FloatImage:
 
 
 def scipy_mode(blocks: npt.NDArray[Any], axis: tuple[int, ...]) -> npt.NDArray[Any]:
+    from scipy import stats  # takes a second, which only this test is to pay
+
     return np.asarray(stats.mode(blocks.reshape(*blocks.shape[:2], -1), axis=-1).mode)
 
 
