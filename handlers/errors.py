@@ -8,6 +8,7 @@ Fault
 |-- ImageFault            an image cannot be read, or is not what its header says
 |-- StorageFault          a disk or mount that is full, gone or read-only
 |-- WorkerFault           a worker process died or hung
+|   `-- WorkersUnavailable  ... or no worker can be had at all now
 |-- SettingsFault         a setting that cannot be obeyed
 `-- RenderFault           render-ws ...
     |-- RenderUnavailable   ... cannot be reached, or a proxy answers for it
@@ -137,6 +138,12 @@ class WorkerFault(Fault):
     """A worker process that died or was stopped in the middle of a job."""
 
     waiting_helps = Waiting.LIMITED
+
+
+class WorkersUnavailable(WorkerFault):
+    """Workers that do not start, or whose scheduler does not answer: no job's doing, and no reason to give one up."""
+
+    waiting_helps = Waiting.ALWAYS
 
 
 class SettingsFault(Fault):

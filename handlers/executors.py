@@ -20,7 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from handlers.errors import SettingsFault, WorkerFault
+from handlers.errors import SettingsFault, WorkerFault, WorkersUnavailable
 from handlers.images import FaultReport, MipmapJob, MipmapReport, make_mipmaps
 from handlers.worker import WorkerContext, begin_work, linger
 
@@ -219,7 +219,7 @@ class Backend:
     """A kind of executor."""
 
     start: Callable[[int], Executor]
-    """Starts one with that many workers; takes a while. Raises WorkerFault if it does not come up."""
+    """Starts one with that many workers; takes a while. Raises WorkersUnavailable if it does not come up."""
     end: Callable[[Executor, float], None]
     """Ends one; jobs under way are given so many seconds."""
     lost: tuple[type[BaseException], ...] = ()
@@ -357,7 +357,7 @@ class WorkerPool:
             if self.executor is not former:
                 return False
             if self._closed:
-                raise WorkerFault("workers", "have been sent home", "the job is done again after the next start")
+                raise WorkersUnavailable("workers", "have been sent home", "the job is done again after the next start")
             if self._failed and self._failed_at >= asked_at:  # while this job waited, another one tried in vain
                 raise self._failed
             try:
@@ -548,7 +548,7 @@ def _start_processes(count: int, niceness: int) -> ProcessExecutor:
         executor.start_all(START_TIMEOUT_S)
     except (BrokenExecutor, TimeoutError) as error:
         executor.end(0.0)
-        raise WorkerFault(
+        raise WorkersUnavailable(
             "worker processes",
             f"did not start: {error or type(error).__name__}",
             "see the limits of processes and memory",
@@ -580,7 +580,8 @@ def _dask_backend(scheduler: str | None) -> Backend:
         try:
             client: Any = Client(scheduler, timeout=CONNECT_TIMEOUT_S, set_as_default=False)  # type: ignore[no-untyped-call]
         except (OSError, ValueError) as error:
-            raise WorkerFault(f"dask scheduler {scheduler}", f"does not answer: {error}", "start it") from error
+            problem = f"does not answer: {error}"
+            raise WorkersUnavailable(f"dask scheduler {scheduler}", problem, "start it") from error
         executor: Executor = client.get_executor(pure=False)
         clients[executor] = client
         return executor

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from handlers import executors
-from handlers.errors import SettingsFault, StorageFault, Waiting, WorkerFault
+from handlers.errors import SettingsFault, StorageFault, Waiting, WorkerFault, WorkersUnavailable
 from handlers.executors import Backend, ExecutorKind, ProcessExecutor, WorkerPool, open_executor, run_job
 from handlers.images import MipmapJob, MipmapReport
 from tests.integration.hanging import hanging_in_tiles_called_hang
@@ -156,7 +156,7 @@ class TestOpening:
     def test_a_scheduler_that_does_not_answer_is_a_worker_fault(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.importorskip("distributed")
         monkeypatch.setattr(executors, "CONNECT_TIMEOUT_S", 0.3)
-        with pytest.raises(WorkerFault, match="does not answer"), open_executor("dask", 1, "tcp://127.0.0.1:9"):
+        with pytest.raises(WorkersUnavailable, match="does not answer"), open_executor("dask", 1, "tcp://127.0.0.1:9"):
             pass
 
 
@@ -277,13 +277,24 @@ class TestAWorkerThatDies:
             tried.append(count)
             if len(tried) > 1:
                 time.sleep(0.1)
-                raise WorkerFault("worker processes", "did not start")
+                raise WorkersUnavailable("worker processes", "did not start")
             return Broken()
 
         broken = WorkerPool(Backend(start, lambda executor, timeout_s: None, lost=(BrokenExecutor,)), 2)
         reports = await asyncio.gather(*(run_job(broken, job_for(tmp_path, name)) for name in "abc"))
-        assert [report.fault.kind for report in reports if report.fault] == ["WorkerFault"] * 3
+        assert [report.fault.kind for report in reports if report.fault] == ["WorkersUnavailable"] * 3
         assert len(tried) == 2
+
+    def test_workers_that_are_killed_as_they_start_are_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As where memory is short: the job that would have come first is not to blame."""
+
+        def killed(executor: ProcessExecutor, timeout_s: float) -> None:
+            raise BrokenExecutor("A process in the process pool was terminated abruptly")
+
+        monkeypatch.setattr(ProcessExecutor, "start_all", killed)
+        with pytest.raises(WorkersUnavailable, match="did not start") as failed, open_executor("processes", 1):
+            pass
+        assert failed.value.waiting_helps is Waiting.ALWAYS
 
     async def test_a_job_that_is_cancelled_stays_cancelled(self, processes: WorkerPool, tmp_path: Path) -> None:
         for _ in range(8):
