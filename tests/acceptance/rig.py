@@ -172,8 +172,11 @@ class Rig:
 
     def config(self) -> Path:
         """The daemon's configuration as a file."""
-        config = self.root / f"{self.name}.toml"
-        config.write_text(self.config_text())
+        config, text = self.root / f"{self.name}.toml", self.config_text()
+        if not config.exists() or config.read_text() != text:  # never half there for a process that has yet to read it
+            written = config.with_suffix(".new")
+            written.write_text(text)
+            written.replace(config)
         return config
 
     def start(self) -> None:

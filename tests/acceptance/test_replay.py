@@ -230,6 +230,7 @@ def test_interrupted_without_a_daemon_the_work_stays_for_its_next_start(rig: Rig
 
     def settled() -> bool:
         status = json.loads(temwatch("status", "--json", "--config", str(rig.config())).stdout)
+        assert command.poll() is None, command.communicate()
         return status["counts"] == {"daemon": {"settled": 1}}
 
     wait_for(settled, 40)
