@@ -316,7 +316,7 @@ class _TiffHeader:
     """
 
     WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 256, 257, 258, 259, 262, 277, 339
-    ORIENTATION, FILL_ORDER, ROWS_PER_STRIP = 274, 266, 278
+    ORIENTATION, FILL_ORDER, ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH = 274, 266, 278, 322, 323
     STRIPS, TILES = (273, 279), (324, 325)
     """Tags of offsets and of byte counts."""
 
@@ -375,6 +375,9 @@ class _TiffHeader:
             counts = self._values(counts_tag)
         if len(counts) != len(offsets):
             raise _Unfit(f"has {len(offsets)} pieces of pixels, but {len(counts)} lengths of them")
+        pieces = self._pieces(width, height)
+        if len(offsets) < pieces:  # a decoder would leave the rest as it found the memory
+            raise _Unfit(f"has {len(offsets)} pieces of pixels, but its size needs {pieces}")
         end = max(map(int.__add__, offsets, counts))
         if end > self._file_bytes:
             raise _Unfit(f"is cut short: it has {self._file_bytes} of {end} bytes")
@@ -382,6 +385,16 @@ class _TiffHeader:
             raise _Unfit("does not say where all of its pixels are: it was not written to its end")
         if uncompressed and sum(counts) < needed:
             raise _Unfit(f"holds {sum(counts)} bytes of pixels, but its size needs {needed}")
+
+    def _pieces(self, width: int, height: int) -> int:
+        """How many strips or tiles hold all pixels."""
+        if self.TILES[0] in self._entries:
+            piece = self._one(self.TILE_WIDTH), self._one(self.TILE_LENGTH)
+        else:
+            piece = width, self._one(self.ROWS_PER_STRIP, height)
+        if 0 in piece:
+            raise _Unfit("has pieces of pixels without a size")
+        return -(-width // piece[0]) * -(-height // piece[1])
 
     def _runs(self, width: int, height: int, bits: int) -> tuple[Run, ...]:
         """The rows, if they lie in the file as they would in memory: not packed, in this machine's byte order."""
@@ -393,7 +406,7 @@ class _TiffHeader:
         offsets = self._values(self.STRIPS[0])
         counts = self._values(self.STRIPS[1]) if self.STRIPS[1] in self._entries else None
         rows_each = min(self._one(self.ROWS_PER_STRIP, height), height)
-        if rows_each == 0 or len(offsets) != -(-height // rows_each):
+        if len(offsets) != self._pieces(width, height):
             return ()
         row_bytes = width * bits // 8
         runs: list[Run] = []

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from handlers import images, levelfiles, workbench
+from handlers.errors import ImageFault
 from handlers.formats import Encoding, plain_page
 from handlers.greyvalues import Grey
 from handlers.imageheader import ImageInfo, Run, inspect_image, opened, read_header
@@ -186,13 +187,36 @@ class TestLevel0InPlace:
         file.write_bytes(tiff(bytes(1200), *grey_tags(40, 30), (266, 3, 2)))
         assert info_of(file).runs == ()
 
-    @pytest.mark.parametrize(("rows_per_strip", "runs"), [(0, 0), (10, 0), (0xFFFFFFFF, 1)])
-    def test_strips_that_do_not_add_up_are_left_to_the_decoder(
-        self, tmp_path: Path, rows_per_strip: int, runs: int
+    @pytest.mark.parametrize("rows_per_strip", [30, 31, 0xFFFFFFFF])
+    def test_a_strip_may_have_room_for_more_rows_than_there_are(self, tmp_path: Path, rows_per_strip: int) -> None:
+        file = tmp_path / "a.tif"
+        file.write_bytes(tiff(bytes(1200), *grey_tags(40, 30)[:-1], (278, 4, rows_per_strip)))
+        assert len(info_of(file).runs) == 1
+
+    @pytest.mark.parametrize(
+        ("rows_per_strip", "problem"), [(0, "without a size"), (10, "1 pieces of pixels, but its size needs 3")]
+    )
+    def test_rows_that_no_strip_holds_are_refused_and_not_left_as_memory_was(
+        self, tmp_path: Path, rows_per_strip: int, problem: str
     ) -> None:
         file = tmp_path / "a.tif"
         file.write_bytes(tiff(bytes(1200), *grey_tags(40, 30)[:-1], (278, 4, rows_per_strip)))
-        assert len(info_of(file).runs) == runs
+        with pytest.raises(ImageFault, match=problem):
+            info_of(file)
+
+    @pytest.mark.parametrize(
+        ("length", "problem"), [(16, ""), (8, "1 pieces of pixels, but its size needs 2"), (0, "size")]
+    )
+    def test_so_are_those_that_no_tile_holds(self, tmp_path: Path, length: int, problem: str) -> None:
+        file = tmp_path / "a.tif"
+        tags = [tag for tag in grey_tags(16, 16) if tag[0] not in (273, 278, 279)]
+        start = len(tiff(b"", *tags, (322, 4, 16), (323, 4, length), (324, 4, 0), (325, 4, 256)))
+        file.write_bytes(tiff(bytes(256), *tags, (322, 4, 16), (323, 4, length), (324, 4, start), (325, 4, 256)))
+        if problem:
+            with pytest.raises(ImageFault, match=problem):
+                info_of(file)
+        else:
+            assert info_of(file).runs == ()
 
     def test_an_image_cut_short_while_it_is_read_is_a_bad_image(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
