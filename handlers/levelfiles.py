@@ -188,12 +188,15 @@ def _own_name(pid: int) -> str | None:
 
 
 def _maker(pid: int) -> str | None:
-    """Machine, process id and start time: a process as no other was or will be. None if there is no such process."""
+    """Machine, process id and start time: a process as no other was or will be. None if there is no such process.
+
+    One that has ended, and whose parent has not asked how, is none: of a pool that was killed nobody asks at once.
+    """
     try:
-        start = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return f"{_machine()}-{pid}-{start}"
+    return None if state in "ZX" else f"{_machine()}-{pid}-{fields[18]}"
 
 
 @functools.cache

@@ -922,6 +922,20 @@ class TestLeftovers:
         assert make_mipmaps(job).fault is None
         assert [path.name for path in directory.iterdir()] == ["image.tif.tif"]
 
+    def test_so_are_those_of_a_worker_that_ended_and_was_not_asked_how(self, level0: Path, output_dir: Path) -> None:
+        job = job_for(level0, output_dir, levels=1)
+        directory = job.outputs[0][1].parent
+        directory.mkdir(parents=True)
+        with subprocess.Popen(["sleep", "60"]) as worker:
+            old = directory / f".other.tif.tif.{levelfiles._maker(worker.pid)}-0.tmp"
+            old.write_bytes(b"half a lev")
+            worker.kill()
+            stat_file = Path(f"/proc/{worker.pid}/stat")
+            while stat_file.read_text().rpartition(")")[2].split()[0] != "Z":
+                time.sleep(0.01)
+            assert make_mipmaps(job).fault is None
+        assert not old.exists()
+
     def test_those_of_writers_at_work_and_files_of_others_stay(self, level0: Path, output_dir: Path) -> None:
         job = job_for(level0, output_dir, levels=1)
         directory = job.outputs[0][1].parent
