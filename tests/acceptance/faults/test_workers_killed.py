@@ -46,14 +46,15 @@ def test_workers_killed_at_random_moments_cost_no_tile_and_no_montage(tmp_path, 
                 plan = section_plan(FIRST_GRID + len(metafiles), 12, size=(512, 512), seed=len(metafiles))
                 metafiles.append(write_section(plan, rig.acquisition, pixels="noise").metafile)
                 continue
+            # First the pause, then the look: else nearly every kill would hit a pool that is on its way up.
+            time.sleep(chance.uniform(0.1, 0.6))
             candidates = [pid for pid in workers_of(rig.daemon.process.pid) if pid not in killed]
             if not candidates:
-                continue  # the new pool is on its way up
+                continue
             victim = chance.choice(candidates)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
                 killed.add(victim)
-            time.sleep(chance.uniform(0.1, 0.6))
         wait_until_ended(rig, metafiles, 240)
         account = audit(rig, metafiles, levels=LEVELS)
         assert fetch(f"{rig.url}/healthz") == {"alive": True}
