@@ -15,7 +15,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -69,7 +69,7 @@ class ProcessExecutor(ProcessPoolExecutor):
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """The result to come. Raises BrokenExecutor if the pool broke, or breaks while it starts a worker for this."""
         try:
-            return super().submit(fn, *args, **kwargs)
+            return _tolerant(super().submit(fn, *args, **kwargs))
         except (OSError, EOFError) as error:
             raise BrokenProcessPool(f"no worker process could be started: {error}") from error
 
@@ -119,6 +119,21 @@ class ProcessExecutor(ProcessPoolExecutor):
         if code in (0, UNKNOWN_EXIT):
             return ""
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _tolerant(future: Future[T]) -> Future[T]:
+    """The future, which may be told of an exception though it was cancelled.
+
+    Of a pool that breaks, Python 3.11 tells all jobs; at one that was cancelled it stops, and those behind it would
+    never hear.
+    """
+
+    def set_exception(exception: BaseException | None) -> None:
+        with contextlib.suppress(InvalidStateError):
+            Future.set_exception(future, exception)
+
+    future.set_exception = set_exception  # type: ignore[method-assign]
+    return future
 
 
 class JobHangs(Exception):  # noqa: N818  not an error yet: what becomes of the job is decided by the pool

@@ -285,6 +285,15 @@ class TestAWorkerThatDies:
         assert [report.fault.kind for report in reports if report.fault] == ["WorkersUnavailable"] * 3
         assert len(tried) == 2
 
+    def test_a_job_that_was_cancelled_keeps_no_other_from_hearing_that_the_pool_broke(self) -> None:
+        with open_executor("processes", 1) as pool:
+            assert isinstance(pool.executor, ProcessExecutor)
+            futures = [pool.executor.submit(time.sleep, 60) for _ in range(6)]
+            assert futures[4].cancel()
+            os.kill(pool.executor.pids()[0], signal.SIGKILL)
+            for future in (*futures[:4], futures[5]):
+                assert isinstance(future.exception(timeout=20), BrokenExecutor)
+
     def test_workers_that_are_killed_as_they_start_are_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """As where memory is short: the job that would have come first is not to blame."""
 
