@@ -360,7 +360,7 @@ def _scan(watch: WatchSettings) -> list[_Found]:
     seen = tree.look_at((), (str(watch.directory),))
     for directory, why in tree.failures.items():
         raise StorageFault(shown(directory), f"cannot be looked at: {why}", "mount it, or let temwatch read it")
-    sightings = [Sighting(watch.name, Path(each.path), *each.stamp, FoundBy.REBUILD) for each in seen]
+    sightings = [Sighting(watch.name, Path(each.path), each.identity, FoundBy.REBUILD) for each in seen]
     return [_Found(watch, sighting) for sighting in sorted(sightings, key=lambda each: (each.path.name, each.path))]
 
 
@@ -372,7 +372,7 @@ def _as_montage(found: _Found, settled: Settled) -> Montage:
         watch=sighting.watch,
         metafile=sighting.path,
         digest=settled.digest,
-        identity=(sighting.size, sighting.mtime_ns, sighting.inode),
+        identity=sighting.identity,
         acquired=sighting.path.name,
         state=MontageState.SETTLED,
         failed_in=None,

@@ -1,6 +1,6 @@
 """Whether a metafile and its images have arrived whole, and what montage they make.
 
-A metafile settles when its size and mtime have not changed for a while, it parses, it does not contradict itself, and
+A metafile settles when its identity has not changed for a while, it parses, it does not contradict itself, and
 every image that it names is there, whole, with the size that its header implies. Until then it is waited for, visibly.
 """
 
@@ -21,7 +21,6 @@ from handlers.consistency import Finding, Severity, check_metafile
 from handlers.errors import (
     Evidence,
     Fault,
-    FileIdentity,
     ImageFault,
     ImagesMissing,
     MetafileFault,
@@ -31,6 +30,7 @@ from handlers.errors import (
     ZFault,
     storage_fault,
 )
+from handlers.identity import FileIdentity
 from handlers.metafile import MAX_METAFILE_BYTES, Metafile
 from handlers.render import StackId
 from handlers.rendernames import legal_stack_name
@@ -71,7 +71,7 @@ class _Observation:
     awaited_since: float = 0.0
     looks: int = 0
     fingerprint: int | None = None
-    """Of the sizes and mtimes of all images, when they were looked at last."""
+    """Of the identities of all images, when they were looked at last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +237,7 @@ class Settler:
         self, observation: _Observation, arrival: Arrival, montage: Montage, watch: WatchSettings
     ) -> NotYet | None:
         """Copy programs give a file its length before its content: images newer than the metafile must be quiet."""
-        if arrival.newest_mtime_ns <= montage.identity[1] or arrival.fingerprint == observation.fingerprint:
+        if arrival.newest_mtime_ns <= montage.identity.mtime_ns or arrival.fingerprint == observation.fingerprint:
             return None
         observation.fingerprint = arrival.fingerprint
         return NotYet("images are new or still changing", watch.settle_s)
@@ -289,11 +289,11 @@ def _stat_identity(path: Path) -> FileIdentity | None:
         return None
     except OSError as error:
         raise storage_fault(str(path), "look at the metafile", error) from error
-    return found.st_size, found.st_mtime_ns, found.st_ino
+    return FileIdentity.of(found)
 
 
 def _identity_of(path: Path, root: Path) -> FileIdentity | None:
-    """(size, mtime, inode) of a metafile that may be read; None if it is gone."""
+    """Identity of a metafile that may be read; None if it is gone."""
     identity = _stat_identity(path)
     if identity is None:
         return None
@@ -303,8 +303,8 @@ def _identity_of(path: Path, root: Path) -> FileIdentity | None:
         )
     if not path.resolve().is_relative_to(root.resolve()):
         raise MetafileFault(str(path), f"lies outside {root} when links are followed", "watch the directory it lies in")
-    if identity[0] > MAX_METAFILE_BYTES:
-        raise too_large(path, str(identity[0]))
+    if identity.size > MAX_METAFILE_BYTES:
+        raise too_large(path, str(identity.size))
     return identity
 
 

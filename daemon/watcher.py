@@ -379,10 +379,10 @@ class _RootWatch:
         await self._deliver()
 
     def _sighting(self, discovery: Discovery, found_by: FoundBy) -> Sighting:
-        path, stamp, _ = discovery.found
+        path, identity, _ = discovery.found
         if discovery.announced or self._trust.was_announced(path):
             found_by = FoundBy.EVENT
-        return Sighting(self.root.name, Path(path), stamp.size, stamp.mtime_ns, stamp.inode, found_by)
+        return Sighting(self.root.name, Path(path), identity, found_by)
 
     async def _deliver(self) -> None:
         self._fault = None

@@ -7,6 +7,7 @@ from pathlib import Path
 import aiofiles
 
 from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault, storage_fault
+from handlers.identity import FileIdentity
 from handlers.imageheader import ImageDirectory, ImageInfo
 from handlers.metafile import MAX_METAFILE_BYTES, Camera, Metafile, refuse_unsafe
 
@@ -29,7 +30,7 @@ class Arrival:
     newest_mtime_ns: int
     """Of the images that are whole, as is `fingerprint`."""
     fingerprint: int
-    """Changes when any image changes its size or mtime."""
+    """Changes when any image changes its identity."""
     bits: frozenset[int] = frozenset()
     """Bits per pixel of the images that are whole."""
 
@@ -53,7 +54,7 @@ def check_images(metafile: Metafile, directory: Path) -> Arrival:
     """
     camera = metafile.header.camera
     missing, unreadable = [], []
-    seen: list[tuple[int, int]] = []
+    seen: list[FileIdentity] = []
     bits: set[int] = set()
     with ImageDirectory(directory) as images:
         for tile in metafile.tiles:
@@ -73,9 +74,9 @@ def check_images(metafile: Metafile, directory: Path) -> Arrival:
                     path = directory / tile.img_path
                     # As it was before it was read: one that is replaced meanwhile is another.
                     raise _other_size(path, info, camera).seen_on(Evidence(path, identity))
-                seen.append(identity[:2])
+                seen.append(identity)
                 bits.add(info.bits)
-    newest_mtime_ns = max((mtime for _, mtime in seen), default=0)
+    newest_mtime_ns = max((identity.mtime_ns for identity in seen), default=0)
     return Arrival(tuple(missing), tuple(unreadable), newest_mtime_ns, hash(tuple(seen)), frozenset(bits))
 
 

@@ -31,6 +31,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
+from handlers.identity import FileIdentity
+
 
 class Waiting(StrEnum):
     """Whether the same work can succeed later."""
@@ -41,10 +43,6 @@ class Waiting(StrEnum):
     """Perhaps: a few attempts, then a person looks."""
     ALWAYS = "always"
     """The cause lies outside and passes: a service, a mount, a disk."""
-
-
-FileIdentity = tuple[int, int, int]
-"""size in bytes, mtime in ns, inode: what tells one content of a file from another without reading it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +60,16 @@ class Evidence:
             found = path.stat()
         except OSError:
             return cls(path, None)
-        return cls(path, (found.st_size, found.st_mtime_ns, found.st_ino))
+        return cls(path, FileIdentity.of(found))
 
     def has_changed(self, now: Self) -> bool:
         """Whether there is another file now. One that is gone, or cannot be looked at, mends nothing.
 
-        >>> Evidence(Path("a"), None).has_changed(Evidence(Path("a"), (1, 2, 3)))
-        True
-        >>> Evidence(Path("a"), (1, 2, 3)).has_changed(Evidence(Path("a"), None))
-        False
+        >>> there = Evidence(Path("a"), FileIdentity(1, 2, 3, 4))
+        >>> Evidence(Path("a"), None).has_changed(there), there.has_changed(Evidence(Path("a"), None))
+        (True, False)
         """
-        return now.identity is not None and now.identity != self.identity
+        return now.identity is not None and not now.identity.matches(self.identity)
 
 
 class Fault(Exception):  # noqa: N818  the word of the field; subclasses name the fault itself

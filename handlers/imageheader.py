@@ -19,7 +19,8 @@ from typing import BinaryIO, NamedTuple, Self
 
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
-from handlers.errors import FileIdentity, ImageFault
+from handlers.errors import ImageFault
+from handlers.identity import FileIdentity
 
 MAX_TAGS = 4096
 MAX_PIECES = 1 << 20
@@ -201,7 +202,7 @@ class ImageDirectory:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise _not_a_file(self._path / name)
-            return self._info(descriptor, found.st_size), identity_of(found)
+            return self._info(descriptor, found.st_size), FileIdentity.of(found)
         except _Unfit as unfit:
             raise ImageFault(str(self._path / name), str(unfit), unfit.hint) from unfit
         finally:
@@ -222,12 +223,7 @@ class ImageDirectory:
         path = self._path / name
         with opened(path, self._path) as file:
             found = os.fstat(file.fileno())
-            return read_header(file, path), identity_of(found)
-
-
-def identity_of(found: os.stat_result) -> FileIdentity:
-    """What tells a file from another one at its place, or from itself written anew."""
-    return found.st_size, found.st_mtime_ns, found.st_ino
+            return read_header(file, path), FileIdentity.of(found)
 
 
 def decoder(file: BinaryIO) -> ImageFile.ImageFile:

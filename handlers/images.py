@@ -18,10 +18,11 @@ import numpy as np
 from handlers import errors
 from handlers.areamean import unbiased
 from handlers.decoding import read_image, require_size, told, verify_level
-from handlers.errors import Fault, FileIdentity, ImageFault, SettingsFault, StorageFault, WorkerFault
+from handlers.errors import Fault, ImageFault, SettingsFault, StorageFault, WorkerFault
 from handlers.formats import PLAIN_TIFF, Encoding, Page
 from handlers.greyvalues import FULL_RANGE, Grey, IntensityRange
-from handlers.imageheader import ImageInfo, Run, identity_of, inspect_image, opened, read_header
+from handlers.identity import FileIdentity
+from handlers.imageheader import ImageInfo, Run, inspect_image, opened, read_header
 from handlers.levelfiles import put_in_place, sync_directories
 from handlers.mipmaps import reduce_levels
 from handlers.reduction import MEAN, Reduction, level_size
@@ -227,7 +228,7 @@ def _described(job: MipmapJob, file: BinaryIO) -> _Original:
     found = os.fstat(file.fileno())
     info = read_header(file, job.level0, mask=job.is_mask, with_runs=True)
     require_size(info, job.level0, job.width, job.height)
-    return _Original(info.bits, found.st_mtime_ns, tuple(_notes(job, info)), info.runs, identity_of(found))
+    return _Original(info.bits, found.st_mtime_ns, tuple(_notes(job, info)), info.runs, FileIdentity.of(found))
 
 
 def _notes(job: MipmapJob, info: ImageInfo) -> Iterator[str]:
@@ -299,7 +300,7 @@ def _mean_pages(
 def _fill_from_file(job: MipmapJob, bench: Workbench, original: _Original) -> list[int]:
     """Fills the bench, out of the file itself if its pixels lie there as they are; its levels that are biased."""
     with told(job.level0), opened(job.level0, job.root) as file:
-        same = identity_of(os.fstat(file.fileno())) == original.identity
+        same = FileIdentity.of(os.fstat(file.fileno())) == original.identity
         now = original if same else _described(job, file)
         if now.bits != original.bits:
             raise ImageFault(str(job.level0), f"had {original.bits} bits, now {now.bits}", "let it be written once")

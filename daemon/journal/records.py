@@ -7,6 +7,7 @@ from typing import Self
 
 from daemon.states import MontageState
 from handlers.errors import Fault
+from handlers.identity import FileIdentity
 
 
 class Outcome(StrEnum):
@@ -47,8 +48,8 @@ class Montage:
     watch: str
     metafile: Path
     digest: str | None
-    identity: tuple[int, int, int]
-    """size in bytes, mtime in ns, inode: what stat said when the file was last noticed."""
+    identity: FileIdentity
+    """What stat said when the file was last noticed."""
     acquired: str
     """File name; sorts by acquisition time."""
     state: MontageState

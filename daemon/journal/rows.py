@@ -13,6 +13,7 @@ from daemon.journal.records import FaultRecord, Montage, Outcome, Settled, Settl
 from daemon.states import UNFINISHED, Event, MontageState, Step, advance, replay_start
 from daemon.watcher import Sighting
 from handlers.errors import Evidence, Fault
+from handlers.identity import FileIdentity
 from handlers.uris import path_to_uri, uri_to_path
 
 Connection = sqlite3.Connection
@@ -20,8 +21,8 @@ Connection = sqlite3.Connection
 log = structlog.get_logger()
 
 _COLUMNS = (
-    "id, watch, metafile, digest, size, mtime_ns, inode, acquired, state, failed_in, z, raw_stack, mipmapped_stack,"
-    " tile_count, findings, fault, waiting_for, attempt, crashes, noticed_at, changed_at, complete_at"
+    "id, watch, metafile, digest, size, mtime_ns, ctime_ns, inode, acquired, state, failed_in, z, raw_stack,"
+    " mipmapped_stack, tile_count, findings, fault, waiting_for, attempt, crashes, noticed_at, changed_at, complete_at"
 )
 # The newest row of a metafile: the content that the path held last.
 _LATEST_OF_METAFILE = f"SELECT {_COLUMNS} FROM montages WHERE metafile = ? ORDER BY id DESC LIMIT 1"  # noqa: S608
@@ -35,15 +36,15 @@ UNFINISHED_STATES = ", ".join(f"'{state}'" for state in sorted(UNFINISHED))
 
 def _montage(row: Sequence[Any]) -> Montage:
     (
-        montage_id, watch, metafile, digest, size, mtime_ns, inode, acquired, state, failed_in, z, raw, mipmapped,
-        tile_count, findings, fault, waiting_for, attempt, crashes, noticed_at, changed_at, complete_at,
+        montage_id, watch, metafile, digest, size, mtime_ns, ctime_ns, inode, acquired, state, failed_in, z, raw,
+        mipmapped, tile_count, findings, fault, waiting_for, attempt, crashes, noticed_at, changed_at, complete_at,
     ) = row  # fmt: skip
     return Montage(
         id=montage_id,
         watch=watch,
         metafile=uri_to_path(metafile),
         digest=digest,
-        identity=(size, mtime_ns, inode),
+        identity=FileIdentity(size, mtime_ns, ctime_ns, inode),
         acquired=acquired,
         state=MontageState(state),
         failed_in=MontageState(failed_in) if failed_in else None,
@@ -83,17 +84,19 @@ def _fault_json(fault: Fault | None) -> str | None:
 
 def notice(connection: Connection, sighting: Sighting, now: float, *, anew: bool = False) -> int | None:
     metafile = path_to_uri(sighting.path)
-    identity = (sighting.size, sighting.mtime_ns, sighting.inode)
+    identity = sighting.identity
     latest = find(connection, _LATEST_OF_METAFILE, (metafile,))
     if latest is None or latest.digest is not None:
         # SUPERSEDED is the newest row of a path only if its file had moved away: it is back.
-        is_known = latest is not None and latest.identity == identity and latest.state is not MontageState.SUPERSEDED
-        if is_known and not anew:
+        is_known = latest is not None and _is_as_noticed(connection, latest, identity)
+        is_back = latest is not None and latest.state is MontageState.SUPERSEDED
+        if is_known and not is_back and not anew:
             return None
         return _insert(connection, sighting, metafile, now)
-    if latest.identity == identity and not anew:
+    is_known = _is_as_noticed(connection, latest, identity)
+    if is_known and not anew:
         return None
-    if latest.identity == identity and latest.state is MontageState.NOTICED:
+    if is_known and latest.state is MontageState.NOTICED:
         return latest.id
     _set_identity(connection, latest.id, identity)
     if latest.state in (MontageState.NOTICED, MontageState.FAILED):
@@ -101,16 +104,23 @@ def notice(connection: Connection, sighting: Sighting, now: float, *, anew: bool
     return latest.id
 
 
+def _is_as_noticed(connection: Connection, montage: Montage, identity: FileIdentity) -> bool:
+    """Whether a montage's file is the one that was noticed; a row without a change time takes it over."""
+    if not identity.matches(montage.identity):
+        return False
+    if montage.identity.ctime_ns is None:
+        _set_identity(connection, montage.id, identity)
+    return True
+
+
 def _insert(connection: Connection, sighting: Sighting, metafile: str, now: float) -> int:
     cursor = connection.execute(
-        "INSERT INTO montages (watch, metafile, size, mtime_ns, inode, acquired, state, noticed_at, changed_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO montages (watch, metafile, size, mtime_ns, ctime_ns, inode, acquired, state, noticed_at,"
+        " changed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             sighting.watch,
             metafile,
-            sighting.size,
-            sighting.mtime_ns,
-            sighting.inode,
+            *sighting.identity,
             metafile.rsplit("/", 1)[1],
             advance(None, Event.NOTICED),
             now,
@@ -139,8 +149,10 @@ def enter(
     return montage_id
 
 
-def _set_identity(connection: Connection, montage_id: int, identity: tuple[int, int, int]) -> None:
-    connection.execute("UPDATE montages SET size = ?, mtime_ns = ?, inode = ? WHERE id = ?", (*identity, montage_id))
+def _set_identity(connection: Connection, montage_id: int, identity: FileIdentity) -> None:
+    connection.execute(
+        "UPDATE montages SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE id = ?", (*identity, montage_id)
+    )
 
 
 def _insert_event(
@@ -229,9 +241,13 @@ def fail(connection: Connection, montage_id: int, fault: Fault, digest: str | No
         "UPDATE montages SET fault = ?, attempt = ? WHERE id = ?", (json.dumps(told), attempt, montage_id)
     )
     if fault.evidence is not None:
-        identity = fault.evidence.identity or (None, None, None)
+        identity = fault.evidence.identity or (None, None, None, None)
         values = (montage_id, path_to_uri(fault.evidence.path), *identity)
-        connection.execute("INSERT OR REPLACE INTO awaited VALUES (?, ?, ?, ?, ?)", values)
+        connection.execute(
+            "INSERT OR REPLACE INTO awaited (montage_id, file, size, mtime_ns, ctime_ns, inode)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            values,
+        )
     if digest is not None:
         # Only where no other row holds this content: the identity is (metafile, digest).
         connection.execute("UPDATE OR IGNORE montages SET digest = ? WHERE id = ?", (digest, montage_id))
@@ -240,12 +256,12 @@ def fail(connection: Connection, montage_id: int, fault: Fault, digest: str | No
 
 def awaited(connection: Connection) -> list[tuple[int, str, Evidence]]:
     query = (
-        "SELECT id, watch, awaited.file, awaited.size, awaited.mtime_ns, awaited.inode FROM awaited"
+        "SELECT id, watch, awaited.file, awaited.size, awaited.mtime_ns, awaited.ctime_ns, awaited.inode FROM awaited"
         " JOIN montages ON id = montage_id ORDER BY acquired, id"
     )
     return [
-        (montage_id, watch, Evidence(uri_to_path(file), None if size is None else (size, mtime_ns, inode)))
-        for montage_id, watch, file, size, mtime_ns, inode in connection.execute(query)
+        (montage_id, watch, Evidence(uri_to_path(file), None if identity[0] is None else FileIdentity(*identity)))
+        for montage_id, watch, file, *identity in connection.execute(query)
     ]
 
 

@@ -19,6 +19,7 @@ from daemon.watching.scan import NameRule, Tree
 from daemon.watching.words import shown
 from handlers.arrival import read_metafile
 from handlers.errors import Fault, SettingsFault, StorageFault
+from handlers.identity import FileIdentity
 from handlers.metafile import parse_metafile
 from handlers.zrule import z_for
 
@@ -168,7 +169,7 @@ class Lookup:
         found = await asyncio.to_thread(_stat, candidate.metafile)
         if found is None:
             return candidate
-        same = [row for row in candidate.known if row.identity == (found.size, found.mtime_ns, found.inode)]
+        same = [row for row in candidate.known if row.identity.matches(found.identity)]
         if same:
             return replace(candidate, on_disk=replace(found, digest=same[0].digest))
         return await self._read(replace(candidate, on_disk=found), want_z=want_z)
@@ -225,9 +226,9 @@ def _stat(path: Path) -> OnDisk | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        return OnDisk(0, 0, 0, None, unreadable=f"cannot be looked at: {error.strerror}")
+        return OnDisk(FileIdentity(0, 0, None, 0), None, unreadable=f"cannot be looked at: {error.strerror}")
     unreadable = "" if stat.S_ISREG(found.st_mode) else "is not a regular file; links and devices are not followed"
-    return OnDisk(found.st_size, found.st_mtime_ns, found.st_ino, None, unreadable=unreadable)
+    return OnDisk(FileIdentity.of(found), None, unreadable=unreadable)
 
 
 def _z_of(path: Path, content: bytes, watch: WatchSettings) -> float | None:

@@ -72,7 +72,7 @@ def plan_within(candidate: Candidate, step: Step, settings: Settings) -> Plan:
 def _sighting(candidate: Candidate) -> Sighting:
     found = candidate.on_disk
     assert found is not None
-    return Sighting(candidate.watch, candidate.metafile, found.size, found.mtime_ns, found.inode, FoundBy.REPLAY)
+    return Sighting(candidate.watch, candidate.metafile, found.identity, FoundBy.REPLAY)
 
 
 def plan_json(planned: Plan) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from daemon.journal import Montage
 from daemon.states import UNFINISHED, MontageState, Step, replay_start
+from handlers.identity import FileIdentity
 
 MOST_PATHS = 5_000
 """Paths of one selection."""
@@ -172,9 +173,7 @@ class Action(StrEnum):
 class OnDisk:
     """A metafile as it lies there."""
 
-    size: int
-    mtime_ns: int
-    inode: int
+    identity: FileIdentity
     digest: str | None
     """None if it was not read."""
     z: float | None = None
@@ -250,7 +249,7 @@ def _fits_unknown(candidate: Candidate, on_disk: OnDisk, selection: Selection, s
         return False
     if selection.z and on_disk.z not in selection.z:
         return False
-    return since_s is None or on_disk.mtime_ns / 1e9 >= since_s
+    return since_s is None or on_disk.identity.mtime_ns / 1e9 >= since_s
 
 
 def _state_fits(state: MontageState, selection: Selection, *, named: bool) -> bool:

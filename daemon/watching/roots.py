@@ -5,6 +5,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
+from handlers.identity import FileIdentity
+
 
 class WatchMode(StrEnum):
     """Where news of a root comes from. Scans decide in each of them."""
@@ -65,15 +67,12 @@ class WatchRoot:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A metafile that is new, or whose size, mtime or inode changed. Nothing is known of its content."""
+    """A metafile that is new, or whose identity changed. Nothing is known of its content."""
 
     watch: str
     """Name of the root."""
     path: Path
-    size: int
-    """Bytes."""
-    mtime_ns: int
-    inode: int
+    identity: FileIdentity
     found_by: FoundBy
 
 

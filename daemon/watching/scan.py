@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from daemon.watching.mounts import is_within
+from handlers.identity import FileIdentity
 
 Value = TypeVar("Value")
 
@@ -23,19 +24,11 @@ SKEW_NS = 3_600 * 10**9
 """How wrong a file server's clock may be when an mtime is judged to be recent."""
 
 
-class Stamp(NamedTuple):
-    """What tells one content of a file from another without reading it."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-
-
 class Found(NamedTuple):
     """A metafile that is new, or not what it was."""
 
     path: str
-    stamp: Stamp
+    identity: FileIdentity
     is_new: bool
     """Whether its name was not there before."""
 
@@ -124,7 +117,7 @@ class Tree:
         self._before_listing = before_listing
         self._clock = clock
         self._wall_ns = wall_ns
-        self._files: dict[str, dict[str, Stamp]] = {}
+        self._files: dict[str, dict[str, FileIdentity]] = {}
         self._hot: dict[str, float] = {}
 
     @property
@@ -225,7 +218,7 @@ class Tree:
 
     def _compare(self, path: str, base: str, entries: list[os.DirEntry[str]], found: list[Found]) -> None:
         known = self._files.get(path, {})
-        present: dict[str, Stamp] = {}
+        present: dict[str, FileIdentity] = {}
         strangers = 0
         for entry in entries:
             try:
@@ -235,10 +228,10 @@ class Tree:
             if not stat.S_ISREG(status.st_mode):
                 strangers += 1
                 continue
-            stamp = Stamp(status.st_size, status.st_mtime_ns, status.st_ino)
-            present[entry.name] = stamp
-            if known.get(entry.name) != stamp:
-                found.append(Found(base + entry.name, stamp, entry.name not in known))
+            identity = FileIdentity.of(status)
+            present[entry.name] = identity
+            if known.get(entry.name) != identity:
+                found.append(Found(base + entry.name, identity, entry.name not in known))
         _keep(self._files, path, present)
         _keep(self.strangers, path, strangers)
 

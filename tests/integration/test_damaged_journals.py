@@ -15,15 +15,19 @@ from daemon.journal import MIGRATIONS, Examination, Journal, connect_read_only, 
 from daemon.states import MontageState
 from daemon.watcher import FoundBy, Sighting
 from handlers.errors import MetafileFault, SettingsFault, StorageFault
+from handlers.identity import FileIdentity
 
 WAY_BACK = "temwatch journal rebuild"
+
+ANY = FileIdentity(1, 1, 1, 1)
 
 
 async def filled(path: Path, montages: int = 40) -> None:
     async with Journal(path) as journal:
         for number in range(montages):
             name = Path(f"/data/{number:04d}/_metadata_{number}_{'x' * 80}.json")
-            montage_id = await journal.notice(Sighting("temca2", name, 10, number, number, FoundBy.SCAN))
+            identity = FileIdentity(10, number, number, number)
+            montage_id = await journal.notice(Sighting("temca2", name, identity, FoundBy.SCAN))
             await journal.fail(montage_id, MetafileFault(str(name), "has no data " * 20))
 
 
@@ -162,17 +166,17 @@ async def test_a_journal_of_version_1_is_migrated_and_keeps_what_it_held(tmp_pat
 async def test_a_journal_is_read_beside_the_daemon_that_writes_it(tmp_path):
     path = tmp_path / "journal.sqlite"
     async with Journal(path) as writer:
-        await writer.notice(Sighting("temca2", Path("/data/_metadata_1.json"), 1, 1, 1, FoundBy.SCAN))
+        await writer.notice(Sighting("temca2", Path("/data/_metadata_1.json"), ANY, FoundBy.SCAN))
         async with Journal(path, read_only=True) as reader:
             assert len(await reader.montages()) == 1
             with pytest.raises(StorageFault, match="readonly"):
-                await reader.notice(Sighting("temca2", Path("/data/_metadata_2.json"), 1, 1, 1, FoundBy.SCAN))
+                await reader.notice(Sighting("temca2", Path("/data/_metadata_2.json"), ANY, FoundBy.SCAN))
 
 
 async def test_a_journal_left_by_a_crash_is_read_with_what_only_its_wal_holds(tmp_path):
     path = tmp_path / "journal.sqlite"
     async with Journal(path) as writer:
-        await writer.notice(Sighting("temca2", Path("/data/_metadata_1.json"), 1, 1, 1, FoundBy.SCAN))
+        await writer.notice(Sighting("temca2", Path("/data/_metadata_1.json"), ANY, FoundBy.SCAN))
         crashed = tmp_path / "crashed.sqlite"
         for suffix in ("", "-wal"):
             shutil.copy(f"{path}{suffix}", f"{crashed}{suffix}")
@@ -183,7 +187,7 @@ async def test_a_journal_left_by_a_crash_is_read_with_what_only_its_wal_holds(tm
 async def test_montages_are_asked_for_by_directory_and_not_by_the_beginning_of_its_name(tmp_path):
     async with Journal(tmp_path / "journal.sqlite") as journal:
         for number, name in enumerate(["/data/a/x.json", "/data/a/b/y.json", "/data/ab/z.json", "/data/a.json"]):
-            await journal.notice(Sighting("temca2", Path(name), 1, number, number, FoundBy.SCAN))
+            await journal.notice(Sighting("temca2", Path(name), FileIdentity(1, number, number, number), FoundBy.SCAN))
         below = await journal.montages(below=Path("/data/a"))
         assert sorted(montage.metafile.name for montage in below) == ["x.json", "y.json"]
         assert len(await journal.montages(below=Path("/"))) == 4

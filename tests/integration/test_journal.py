@@ -12,13 +12,19 @@ from daemon.journal import MIGRATIONS, Journal, Outcome, Settled, connect
 from daemon.states import Event, MontageState, Step, fold
 from daemon.watcher import FoundBy, Sighting
 from handlers.errors import ImageFault, MetafileFault, SettingsFault, StorageFault
+from handlers.identity import FileIdentity
 
-SIGHTING = Sighting("temca2", Path("/data/temca2/_metadata_20170829_1_.json"), 100, 1_000, 7, FoundBy.SCAN)
+IDENTITY = FileIdentity(100, 1_000, 1_000, 7)
+SIGHTING = Sighting("temca2", Path("/data/temca2/_metadata_20170829_1_.json"), IDENTITY, FoundBy.SCAN)
 STACK = "em/v1/s_raw"
 
 
 def settled(digest: str = "aa", tiles: tuple[str, ...] = ("t1", "t2"), mipmapped: str = STACK) -> Settled:
     return Settled(digest, 1050.0, STACK, mipmapped, tiles, ())
+
+
+def changed(**identity: int) -> Sighting:
+    return replace(SIGHTING, identity=IDENTITY._replace(**identity))
 
 
 @pytest.fixture
@@ -54,24 +60,40 @@ async def test_the_same_file_seen_again_is_one_montage(path):
 async def test_a_metafile_that_changes_before_it_settles_is_still_one_montage(path):
     async with Journal(path) as journal:
         first = await journal.notice(SIGHTING)
-        assert await journal.notice(replace(SIGHTING, size=200)) == first
-        assert (await journal.montage(first)).identity == (200, 1_000, 7)
+        assert await journal.notice(changed(size=200)) == first
+        assert (await journal.montage(first)).identity == (200, 1_000, 1_000, 7)
 
 
 async def test_a_metafile_touched_after_it_is_done_is_recognised_and_not_done_twice(path):
     async with Journal(path) as journal:
         done = await completed(journal)
-        again = await journal.notice(replace(SIGHTING, mtime_ns=2_000))
+        again = await journal.notice(changed(mtime_ns=2_000))
         assert again != done
         assert await journal.recognise(again, "aa") == done
         assert [montage.state for montage in await journal.montages()] == [MontageState.COMPLETE]
-        assert await journal.notice(replace(SIGHTING, mtime_ns=2_000)) is None
+        assert await journal.notice(changed(mtime_ns=2_000)) is None
+
+
+async def test_a_metafile_rewritten_under_its_old_size_time_and_inode_is_seen(path):
+    async with Journal(path) as journal:
+        done = await completed(journal)
+        again = await journal.notice(changed(ctime_ns=2_000))
+        assert again not in (None, done)
+
+
+async def test_a_montage_of_a_journal_without_change_times_takes_over_the_one_of_the_next_sighting(path):
+    async with Journal(path) as journal:
+        done = await completed(journal)
+        await journal.run(lambda connection: connection.execute("UPDATE montages SET ctime_ns = NULL"))
+        assert await journal.notice(changed(ctime_ns=2_000)) is None
+        assert (await journal.montage(done)).identity == changed(ctime_ns=2_000).identity
+        assert await journal.notice(changed(ctime_ns=3_000)) is not None
 
 
 async def test_other_content_at_the_same_path_supersedes(path):
     async with Journal(path) as journal:
         done = await completed(journal)
-        again = await journal.notice(replace(SIGHTING, mtime_ns=2_000))
+        again = await journal.notice(changed(mtime_ns=2_000))
         assert await journal.recognise(again, "bb") is None
         settling = await journal.settle(again, settled("bb", ("t2", "t3")))
         assert (settling.kept, settling.superseded) == (again, (done,))
@@ -82,9 +104,9 @@ async def test_other_content_at_the_same_path_supersedes(path):
 async def test_content_that_comes_back_is_done_anew_because_the_other_one_overwrote_it(path):
     async with Journal(path) as journal:
         first = await completed(journal)
-        other = await journal.notice(replace(SIGHTING, mtime_ns=2_000))
+        other = await journal.notice(changed(mtime_ns=2_000))
         await journal.settle(other, settled("bb"))
-        back = await journal.notice(replace(SIGHTING, mtime_ns=3_000))
+        back = await journal.notice(changed(mtime_ns=3_000))
         assert await journal.recognise(back, "aa") is None
         settling = await journal.settle(back, settled("aa"))
         assert (settling.kept, settling.superseded) == (first, (other,))
@@ -96,7 +118,7 @@ async def test_a_failed_metafile_that_changes_is_looked_at_again(path):
     async with Journal(path) as journal:
         montage_id = await journal.notice(SIGHTING)
         await journal.fail(montage_id, MetafileFault("x", "is not JSON"))
-        assert await journal.notice(replace(SIGHTING, size=300)) == montage_id
+        assert await journal.notice(changed(size=300)) == montage_id
         montage = await journal.montage(montage_id)
         assert montage.state is MontageState.NOTICED
         assert montage.fault is None
@@ -106,7 +128,7 @@ async def test_the_same_bad_content_failing_twice_stays_one_montage(path):
     async with Journal(path) as journal:
         first = await journal.notice(SIGHTING)
         await journal.fail(first, MetafileFault("x", "has no data"), digest="cc")
-        again = await journal.notice(replace(SIGHTING, mtime_ns=2_000))
+        again = await journal.notice(changed(mtime_ns=2_000))
         await journal.fail(again, MetafileFault("x", "has no data"), digest="cc")
         assert [(montage.id, montage.state) for montage in await journal.montages()] == [(first, MontageState.FAILED)]
 
@@ -173,7 +195,7 @@ async def test_a_montage_is_complete_when_every_stack_it_went_to_was_closed(path
 async def test_the_state_is_the_fold_of_the_events(path):
     async with Journal(path) as journal:
         await completed(journal)
-        other = await journal.notice(replace(SIGHTING, mtime_ns=2_000))
+        other = await journal.notice(changed(mtime_ns=2_000))
         await journal.settle(other, settled("bb"))
         await journal.fail(other, ImageFault("t", "is cut short"))
         await journal.record(other, Event.RETRIED)

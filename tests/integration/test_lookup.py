@@ -14,6 +14,7 @@ from daemon.replay.selection import Action, Candidate, Selection, plan
 from daemon.states import Step
 from daemon.watcher import FoundBy, Sighting
 from handlers.errors import MetafileFault, StorageFault
+from handlers.identity import FileIdentity
 
 
 class Ground:
@@ -38,7 +39,7 @@ class Ground:
 
     async def failed(self, path: Path, watch: str = "a") -> int:
         found = path.stat()
-        sighting = Sighting(watch, path, found.st_size, found.st_mtime_ns, found.st_ino, FoundBy.SCAN)
+        sighting = Sighting(watch, path, FileIdentity.of(found), FoundBy.SCAN)
         montage_id = await self.journal.notice(sighting)
         await self.journal.fail(montage_id, MetafileFault(str(path), "has no data"))
         return montage_id

@@ -17,6 +17,7 @@ from daemon.replay.replayer import Replayer
 from daemon.watcher import FoundBy, Sighting
 from daemon.web import LONGEST_BODY, Posts, make_app
 from handlers.errors import MetafileFault
+from handlers.identity import FileIdentity
 from tests.unit.test_health import WELL
 
 TOKEN = "0123456789abcdef0123"
@@ -55,7 +56,7 @@ class Face:
         path = self.directory / f"_metadata_{number}_.json"
         path.write_text("{}")
         found = path.stat()
-        sighting = Sighting("temca2", path, found.st_size, found.st_mtime_ns, found.st_ino, FoundBy.SCAN)
+        sighting = Sighting("temca2", path, FileIdentity.of(found), FoundBy.SCAN)
         montage_id = await self.journal.notice(sighting)
         await self.journal.fail(montage_id, MetafileFault("m", "has no data"))
         return montage_id

@@ -16,6 +16,7 @@ from daemon.secondlook import SecondLook
 from daemon.states import Event, MontageState
 from daemon.watcher import FoundBy, Sighting
 from handlers.errors import Evidence, ImagesMissing
+from handlers.identity import FileIdentity
 
 SETTINGS: Any = SimpleNamespace(watch=[SimpleNamespace(scan_interval_s=0.01)])
 
@@ -41,7 +42,7 @@ class Bench:
         self.taken_up.append(montage_id)
 
     async def failed(self, evidence: Evidence | None, number: int = 0, watch: str = "w") -> int:
-        sighting = Sighting(watch, Path(f"/data/_metadata_{number}_.json"), 1, 1, number, FoundBy.SCAN)
+        sighting = Sighting(watch, Path(f"/data/_metadata_{number}_.json"), FileIdentity(1, 1, 1, number), FoundBy.SCAN)
         montage_id = await self.journal.notice(sighting)
         assert montage_id is not None
         await self.fail_again(montage_id, evidence)

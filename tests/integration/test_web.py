@@ -15,6 +15,7 @@ from daemon.journal import Journal
 from daemon.watcher import FoundBy, Sighting
 from daemon.web import make_app
 from handlers.errors import MetafileFault
+from handlers.identity import FileIdentity
 from tests.unit.test_health import WELL
 
 
@@ -46,7 +47,7 @@ async def face(tmp_path: Path) -> AsyncIterator[Face]:
 
 async def noticed(journal: Journal, number: int) -> int:
     path = Path(f"/data/_metadata_{number}_.json")
-    montage_id = await journal.notice(Sighting("temca2", path, 10, number, number, FoundBy.SCAN))
+    montage_id = await journal.notice(Sighting("temca2", path, FileIdentity(10, number, number, number), FoundBy.SCAN))
     assert montage_id is not None
     return montage_id
 

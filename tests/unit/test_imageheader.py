@@ -11,6 +11,7 @@ from PIL import Image
 
 from daemon.demo.microscope import tiff_bytes
 from handlers.errors import ImageFault
+from handlers.identity import FileIdentity
 from handlers.imageheader import ImageDirectory, inspect_image
 
 FRAME = np.full((40, 60), 7, np.uint8)
@@ -36,8 +37,7 @@ def test_every_image_says_what_it_says_when_looked_at_alone(tmp_path, form) -> N
     with ImageDirectory(tmp_path) as images:
         for number in range(7):
             path = tmp_path / f"{number}.tif"
-            found = path.stat()
-            identity = found.st_size, found.st_mtime_ns, found.st_ino
+            identity = FileIdentity.of(path.stat())
             assert images.inspect(path.name) == (inspect_image(path), identity)
 
 

@@ -98,7 +98,7 @@ def test_a_file_rewritten_in_place_is_found_by_a_pass_over_everything(tmp_path: 
     looked.pass_over()
     path.write_text("longer than before")
     (found,) = looked.pass_over(everything=True)
-    assert (found.stamp.size, found.is_new) == (18, False)
+    assert (found.identity.size, found.is_new) == (18, False)
 
 
 def test_a_second_change_within_the_same_tick_of_the_file_system_is_not_missed(tmp_path: Path) -> None:
@@ -288,9 +288,9 @@ def test_whatever_is_done_to_a_tree_every_metafile_there_is_found(tmp_path: Path
         for _ in range(3):
             microscopist.act()
         clock.now += 0.5
-        found |= {each.path: each.stamp.size for each in looked.pass_over()}
+        found |= {each.path: each.identity.size for each in looked.pass_over()}
         assert microscopist.metafiles() <= found.keys()
-    found |= {each.path: each.stamp.size for each in looked.pass_over(everything=True)}
+    found |= {each.path: each.identity.size for each in looked.pass_over(everything=True)}
     present = microscopist.metafiles()
     assert {path: Path(path).stat().st_size for path in present} == {path: found[path] for path in present}
     assert looked.content.metafiles == len(present)

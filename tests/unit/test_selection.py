@@ -24,6 +24,7 @@ from daemon.replay.selection import (
     plan,
 )
 from daemon.states import MontageState, Step
+from handlers.identity import FileIdentity
 
 NOW = datetime(2026, 7, 2, 12, 0, tzinfo=timezone(timedelta(hours=2)))
 PATH = Path("/data/temca2/20170829/_metadata_1.json")
@@ -56,7 +57,7 @@ def montage(state: str = "complete", **changes) -> Montage:
 
 
 def candidate(*known: Montage, named: bool = False, digest: str | None = "aa", **changes) -> Candidate:
-    return Candidate("temca2", PATH, known, OnDisk(10, 150 * 10**9, 30, digest, **changes), named)
+    return Candidate("temca2", PATH, known, OnDisk(FileIdentity(10, 150 * 10**9, 0, 30), digest, **changes), named)
 
 
 # --- times

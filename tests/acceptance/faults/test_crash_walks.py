@@ -44,6 +44,7 @@ from daemon.states import (
 )
 from daemon.watcher import FoundBy, Sighting
 from handlers.errors import MetafileFault
+from handlers.identity import FileIdentity
 from tests.acceptance.faults.rows import FaultRun, Scale, scale_asked_for
 
 T = TypeVar("T")
@@ -148,7 +149,7 @@ class CrashWalk(RuleBasedStateMachine):
 
     def _sight(self, number: int, content: int, at: int) -> None:
         path = Path(f"/data/_metadata_{number}_.json")
-        self._do(self.journal.notice(Sighting("walk", path, content, at, 1, FoundBy.SCAN)))
+        self._do(self.journal.notice(Sighting("walk", path, FileIdentity(content, at, at, 1), FoundBy.SCAN)))
 
     @rule(stack=st.sampled_from([RAW, MIPS]))
     def somebody_else_closes(self, stack: str) -> None:
@@ -316,7 +317,7 @@ class CrashWalk(RuleBasedStateMachine):
     def nothing_that_was_seen_is_forgotten(self) -> None:
         known = {(str(each.metafile), each.identity) for each in self._montages()}
         for number, (content, at) in self.world.contents.items():
-            assert (f"/data/_metadata_{number}_.json", (content, at, 1)) in known
+            assert (f"/data/_metadata_{number}_.json", (content, at, at, 1)) in known
 
     @invariant()
     def the_state_is_the_fold_of_the_events(self) -> None:

@@ -16,13 +16,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from daemon.watcher import Sighting, Timing, Watcher, WatchRoot
 from daemon.watching.hints import Hints, HintSink, OpenHints, open_hints
+from handlers.identity import FileIdentity
 from tests.acceptance.faults.rows import FaultRun, Scale, scale_asked_for
 
 QUICK = Timing(coalesce_s=0.01, grace_s=0.2, granularity_s=0.1, stuck_s=5.0, stop_s=2.0)
 SCALE = scale_asked_for() or Scale.TINY
 EXAMPLES = SCALE.pick(60, 8, 5)
 KNOWN_WITHIN_S = 20.0
-Stamp = tuple[int, int, int]
 
 
 class Mute:
@@ -96,7 +96,7 @@ class FileActions(RuleBasedStateMachine):
         self.root.mkdir()
         self.outside.mkdir()
         self.loop = asyncio.new_event_loop()
-        self.last: dict[Path, Stamp] = {}
+        self.last: dict[Path, FileIdentity] = {}
         self.number = 0
         self.directories = [self.root]
         self.moved_out: list[Path] = []
@@ -110,7 +110,7 @@ class FileActions(RuleBasedStateMachine):
         self.loop.run_until_complete(asyncio.wait_for(self.watcher.caught_up.wait(), 20))
 
     async def _take(self, sighting: Sighting) -> None:
-        self.last[sighting.path] = (sighting.size, sighting.mtime_ns, sighting.inode)
+        self.last[sighting.path] = sighting.identity
 
     # --- what people, programs and mounts do
 
@@ -225,11 +225,10 @@ class FileActions(RuleBasedStateMachine):
 
     # --- what must be known
 
-    def _unknown(self) -> dict[Path, tuple[Stamp, Stamp | None]]:
+    def _unknown(self) -> dict[Path, tuple[FileIdentity, FileIdentity | None]]:
         """Files whose last sighting is not what they are now."""
-        stamps = {path: path.stat() for path in self._metafiles()}
-        are = {path: (stamp.st_size, stamp.st_mtime_ns, stamp.st_ino) for path, stamp in stamps.items()}
-        return {path: (stamp, self.last.get(path)) for path, stamp in are.items() if self.last.get(path) != stamp}
+        are = {path: FileIdentity.of(path.stat()) for path in self._metafiles()}
+        return {path: (now, self.last.get(path)) for path, now in are.items() if self.last.get(path) != now}
 
     def teardown(self) -> None:
         try:

@@ -1,0 +1,40 @@
+"""What tells one content of a file from another: a cheap hint without reading it, and a digest of its bytes."""
+
+import os
+from typing import NamedTuple, Self
+
+
+class FileIdentity(NamedTuple):
+    """Size, times and inode of a file: a hint that costs one stat.
+
+    Two equal identities are not a proof of equal bytes, and two different ones are not a proof of different bytes: a
+    copy program sets the modification time as it likes, and a change of permissions sets a new change time. Where the
+    identity differs, a digest of the bytes decides.
+    """
+
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    """Last change of the content, as the writer likes to have it."""
+    ctime_ns: int | None
+    """Last change of content or attributes, set by the file system alone. None in journals that did not keep it."""
+    inode: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Self:
+        """The identity that a stat shows."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+    def matches(self, other: "FileIdentity | None") -> bool:
+        """Whether both are the same, as far as both know: a change time that one of them lacks is not compared.
+
+        >>> FileIdentity(1, 2, 3, 4).matches(FileIdentity(1, 2, None, 4))
+        True
+        >>> FileIdentity(1, 2, 3, 4).matches(FileIdentity(1, 2, 5, 4)), FileIdentity(1, 2, 3, 4).matches(None)
+        (False, False)
+        """
+        if other is None:
+            return False
+        if self.ctime_ns is None or other.ctime_ns is None:
+            return (self.size, self.mtime_ns, self.inode) == (other.size, other.mtime_ns, other.inode)
+        return self == other
