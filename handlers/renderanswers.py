@@ -173,7 +173,7 @@ def plain_text(body: bytes) -> str:
 
 
 def is_absent(status: int, content_type: str) -> bool:
-    """Whether render-ws itself says that a thing does not exist; its 404 in HTML means a URL that it does not know."""
+    """Whether render-ws says that a thing does not exist. For a URL that it does not know its 404 has no body."""
     return status == 404 and content_type == "text/plain"
 
 

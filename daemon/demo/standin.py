@@ -23,6 +23,7 @@ import re
 import secrets
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -42,16 +43,15 @@ from daemon.demo.standin_http import (
     java_double,
     json_body,
     layer_of,
-    no_parameter,
     pretty,
     pretty_if_any,
     stack_key,
     text_if_any,
     touches,
-    wrong_type,
+    unrouted,
     z_range,
 )
-from daemon.demo.standin_images import Window, lowest_level, rendered, require_files
+from daemon.demo.standin_images import ImageCache, Window, lowest_level, rendered, require_files
 from daemon.demo.standin_specs import Json, Refusal
 from daemon.demo.standin_store import Stack, StackKey, State, Store
 
@@ -61,6 +61,7 @@ IDLE_S = 30.0
 _OWNER = "/owner/{owner}"
 _PROJECT = _OWNER + "/project/{project}"
 _STACK = _PROJECT + "/stack/{stack}"
+_BOX = _STACK + r"/z/{z}/box/{box:[^,/]+,[^,/]+,[^,/]+,[^,/]+},{scale}"
 _Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _Route = tuple[str, str, _Answering]
 """Method, path after the base, handler."""
@@ -79,6 +80,7 @@ class StandIn:
         self._state = state
         self._store = Store(json.loads(state.read_bytes()) if state is not None and state.exists() else ())
         self._derive_s = derive_s
+        self._images = ImageCache()
         self._requests: list[Json] = []
         self._misbehaviour = Misbehaviour()
         for fault in faults:
@@ -95,7 +97,8 @@ class StandIn:
         app.router.add_get("/requests", self._list_requests)
         for method, path, handler in (*self._service_routes(), *self._stack_routes(), *self._tile_routes()):
             for slash in ("", "/"):
-                app.router.add_route(method, f"{BASE}{path}{slash}", handler)
+                for each in ("GET", "HEAD") if method == "GET" else (method,):
+                    app.router.add_route(each, f"{BASE}{path}{slash}", handler)
         return app
 
     def _service_routes(self) -> list[_Route]:
@@ -109,6 +112,7 @@ class StandIn:
             ("GET", _OWNER + "/stackIds", self._stack_ids),
             ("GET", _PROJECT + "/stacks", self._stacks),
             ("GET", _PROJECT + "/stackIds", self._stack_ids),
+            ("DELETE", "/imageProcessorCache/allEntries", self._clear_images),
             ("PUT", _OWNER + "/validate-json/{kind:tile|tile-array|transform|transform-array}", self._validate),
         ]
 
@@ -123,6 +127,7 @@ class StandIn:
             ("GET", _STACK + "/bounds", self._stack_bounds),
             ("GET", _STACK + "/zValues", self._z_values),
             ("GET", _STACK + "/sectionData", self._section_data),
+            ("GET", _STACK + "/mergedZValues", self._merged_z_values),
             *self._value_routes("resolutionValues", self._resolution, self._put_resolution, _RESOLUTION),
             *self._value_routes("mipmapPathBuilder", self._path_builder, self._put_path_builder, _PATH_BUILDER),
             *self._value_routes("cycle", self._cycle, self._put_cycle, _CYCLE),
@@ -158,6 +163,9 @@ class StandIn:
             ("DELETE", _STACK + "/tile/{tile}", self._delete_tile),
             ("GET", _STACK + "/tile/{tile}/validation-info", self._validation_info),
             ("GET", _STACK + "/tile/{tile}/{what:source|mask}/{format:png|jpeg|tiff}-image", self._image),
+            ("GET", _STACK + "/tile/{tile}/{format:png|jpeg|tiff|tiff16}-image", self._tile_image),
+            ("GET", _STACK + "/tile/{tile}/render-parameters", self._render_parameters),
+            ("GET", _BOX + "/{format:png|jpeg|tiff|tiff16}-image", self._box_image),
             ("GET", _STACK + "/transform/{transform}", self._transform),
         ]
 
@@ -198,6 +206,7 @@ class StandIn:
 
     async def _begin_anew(self, _: web.Request) -> web.Response:
         self._store = Store()
+        self._images.clear()
         self._misbehaviour.clear()
         self._requests.clear()
         return web.Response(status=204)
@@ -215,6 +224,10 @@ class StandIn:
 
     async def _unique_id(self, _: web.Request) -> web.Response:
         return web.Response(text=secrets.token_hex(12))
+
+    async def _clear_images(self, _: web.Request) -> web.Response:
+        self._images.clear()
+        return web.Response()
 
     async def _owners(self, _: web.Request) -> web.Response:
         return compact(sorted({stack.key.owner for stack in self._store.listed()}))
@@ -268,7 +281,7 @@ class StandIn:
     async def _set_state(self, request: web.Request) -> web.Response:
         name = request.match_info["state"]
         if name not in set(State):
-            raise no_parameter(name)
+            raise unrouted(404)
         stack = self._stack(request)
         if store.set_state(stack, State(name)):
             derived = store.begin_derivation(stack)
@@ -301,7 +314,7 @@ class StandIn:
         if stack.stats is None:
             raise Refusal(
                 400,
-                f"Stats for {stack.key.collection.rstrip('_')} have not been stored.  "
+                f"Stats for {stack.key} have not been stored.  "
                 "If all data has been loaded for this stack, setting its state to "
                 "COMPLETE will trigger derivation and storage of all the stack's stats.",
             )
@@ -313,15 +326,23 @@ class StandIn:
         return compact([z for z in zs if is_wanted(z)])
 
     async def _section_data(self, request: web.Request) -> web.Response:
+        return compact(self._aggregated(request))
+
+    async def _merged_z_values(self, request: web.Request) -> web.Response:
+        sections = Counter(row["z"] for row in self._aggregated(request))
+        return compact(sorted(z for z, count in sections.items() if count > 1))
+
+    def _aggregated(self, request: web.Request) -> list[Json]:
+        """The section data of the last derivation, in the range of z that the query asks for."""
         is_wanted = z_range(request)
         stack = self._stack(request)
         if stack.section_data is None:
             raise Refusal(
                 400,
-                f"section data not available for stack {stack.key.stack}, "
-                "setting its state to COMPLETE will generate it",
+                f"section data not aggregated for {stack.key}, "
+                "set stack state to COMPLETE to generate the aggregate collection",
             )
-        return compact([row for row in stack.section_data if is_wanted(row.get("z"))])
+        return [row for row in stack.section_data if is_wanted(row["z"])]
 
     # -- values of a stack ---------------------------------------------------------------------------------------------
 
@@ -342,9 +363,8 @@ class StandIn:
 
     async def _put_resolution(self, request: web.Request) -> web.Response:
         values = specs.read_numbers(await json_body(request), "List")
-        if len(values) != len(_RESOLUTION):
-            raise Refusal(400, "resolution values must have three elements")
-        return await self._set_values(request, _RESOLUTION, values)
+        keys = _RESOLUTION[: len(values)]
+        return await self._set_values(request, keys, values[: len(keys)])
 
     async def _path_builder(self, request: web.Request) -> web.Response:
         return pretty_if_any(self._stack(request).version.get("mipmapPathBuilder"))
@@ -372,7 +392,7 @@ class StandIn:
 
     async def _put_box_root(self, request: web.Request) -> web.Response:
         if request.content_type != "text/plain":
-            raise wrong_type(request)
+            raise unrouted(415)
         return await self._set_values(request, _BOX_ROOT, [await request.text()])
 
     # -- writing tiles -------------------------------------------------------------------------------------------------
@@ -436,21 +456,25 @@ class StandIn:
             raise Refusal(404, f"no matching tiles found in stack {stack.key.stack}")
         return compact(store.resolved(stack, tiles))
 
-    def _layer(self, request: web.Request, status: int) -> tuple[Stack, float, list[Json]]:
-        """A layer that has tiles; the status is that of one without."""
+    def _layer(self, request: web.Request) -> tuple[Stack, float, list[Json]]:
+        """A layer that has tiles. Raises Refusal, 400, for one without."""
         z = layer_of(request)
         stack = self._stack(request)
         tiles = store.tiles_at(stack, z)
         if not tiles:
-            raise Refusal(status, f"stack {stack.key.stack} does not contain any tiles with a z value of {z}")
+            raise Refusal(400, f"stack {stack.key.stack} does not contain any tiles with a z value of {z}")
         return stack, z, tiles
 
     async def _resolved_of_layer(self, request: web.Request) -> web.Response:
-        stack, _, tiles = self._layer(request, 404)
+        z = layer_of(request)
+        stack = self._stack(request)
+        tiles = store.tiles_at(stack, z)
+        if not tiles:
+            raise Refusal(404, f"no tile specifications found in {stack.key} for z={z}")
         return compact(store.resolved(stack, tiles))
 
     async def _flattened_of_layer(self, request: web.Request) -> web.Response:
-        stack, _, tiles = self._layer(request, 400)
+        stack, _, tiles = self._layer(request)
         return compact(store.with_flattened_transforms(stack, tiles))
 
     async def _flattened_with_ids(self, request: web.Request) -> web.Response:
@@ -461,10 +485,14 @@ class StandIn:
 
     async def _bounds_in_layer(self, request: web.Request) -> web.Response:
         z = layer_of(request)
-        return compact([store.tile_bounds(tile) for tile in store.tiles_at(self._stack(request), z)])
+        stack = self._stack(request)
+        store.require_tile_collection(stack)
+        return compact([store.tile_bounds(tile) for tile in store.tiles_at(stack, z)])
 
     async def _bounds_in_section(self, request: web.Request) -> web.Response:
-        tiles = store.tiles_of_section(self._stack(request), request.match_info["section"])
+        stack = self._stack(request)
+        store.require_tile_collection(stack)
+        tiles = store.tiles_of_section(stack, request.match_info["section"])
         return compact([store.tile_bounds(tile) for tile in tiles])
 
     async def _section_data_of_layer(self, request: web.Request) -> web.Response:
@@ -472,13 +500,11 @@ class StandIn:
         return compact(store.section_data(store.tiles_at(self._stack(request), z)))
 
     async def _bounds_of_layer(self, request: web.Request) -> web.Response:
-        _, z, tiles = self._layer(request, 400)
+        _, z, tiles = self._layer(request)
         return pretty({**store.bounds_of(tiles), "minZ": z, "maxZ": z})
 
     async def _tile_count(self, request: web.Request) -> web.Response:
-        z = layer_of(request)
-        x, y, width, height = (java_double(part) for part in request.match_info["box"].split(","))
-        box = {"minX": x, "minY": y, "maxX": x + width, "maxY": y + height}
+        z, box = layer_of(request), _sides(request)
         return compact(sum(touches(tile, box) for tile in store.tiles_at(self._stack(request), z)))
 
     async def _tile_ids(self, request: web.Request) -> web.Response:
@@ -506,7 +532,27 @@ class StandIn:
         tile = store.tile_of(stack, request.match_info["tile"])
         await asyncio.to_thread(require_files, tile)
         specs.derive_bounds(dict(tile), stack.transforms)
-        return pretty({"tileId": tile["tileId"]})
+        return web.Response()
+
+    async def _render_parameters(self, request: web.Request) -> web.Response:
+        stack = self._stack(request)
+        tile = store.tile_of(stack, request.match_info["tile"])
+        return pretty(specs.render_parameters(store.with_flattened_transforms(stack, [tile])[0]))
+
+    async def _tile_image(self, request: web.Request) -> web.Response:
+        return await self._unrendered([store.tile_of(self._stack(request), request.match_info["tile"])])
+
+    async def _box_image(self, request: web.Request) -> web.Response:
+        box = _sides(request)
+        return await self._unrendered(
+            [tile for tile in store.tiles_at(self._stack(request), layer_of(request)) if touches(tile, box)]
+        )
+
+    async def _unrendered(self, tiles: Iterable[Json]) -> web.Response:
+        """What render-ws looks at before it renders tiles. The stand-in renders none."""
+        for tile in tiles:
+            await asyncio.to_thread(require_files, tile)
+        return web.Response(status=501, text="the stand-in serves raw images and masks, and renders no tiles")
 
     async def _image(self, request: web.Request) -> web.Response:
         window = Window(
@@ -517,12 +563,18 @@ class StandIn:
         stack = self._stack(request)
         tile = store.tile_of(stack, request.match_info["tile"])
         key = "imageUrl" if request.match_info["what"] == "source" else "maskUrl"
-        path = lowest_level(tile, key)
-        await asyncio.to_thread(require_files, tile)
-        body, media_type = await asyncio.to_thread(rendered, path, request.match_info["format"], window)
+        image = await asyncio.to_thread(self._images.grey, lowest_level(tile, key))
+        size = int(tile.get("height", image.shape[0])), int(tile.get("width", image.shape[1]))
+        body, media_type = await asyncio.to_thread(rendered, image, size, request.match_info["format"], window)
         # As in render-ws the tag is the stack's time of change, which no write of a tile changes.
         headers = {"Cache-Control": "max-age=3600", "ETag": f'"{stack.modified}"'}
         return web.Response(body=body, content_type=media_type, headers=headers)
+
+
+def _sides(request: web.Request) -> dict[str, float | None]:
+    """The sides of the box that the path names as x, y, width and height."""
+    x, y, width, height = (java_double(part) for part in request.match_info["box"].split(","))
+    return {"minX": x, "minY": y, "maxX": x + width, "maxY": y + height}
 
 
 _RESOLUTION = ("stackResolutionX", "stackResolutionY", "stackResolutionZ")

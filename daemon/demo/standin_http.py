@@ -25,17 +25,17 @@ def stack_key(request: web.Request) -> StackKey:
 
 
 def java_double(value: str) -> float:
-    """What Java's Double makes of the text. Raises Refusal, 404 in HTML, where it makes nothing of it."""
+    """Return what Java's Double makes of the text. Raises Refusal, 404 without a body, where it is no number."""
     if value in ("NaN", "Infinity", "+Infinity", "-Infinity"):
         return float(value)
     if not _JAVA_DOUBLE.fullmatch(value):
-        raise no_parameter(value)
+        raise unrouted(404)
     return float(value.strip().rstrip("dDfF"))
 
 
-def no_parameter(value: str) -> Refusal:
-    """What the framework says of a part of a path or query that is none of the values it may be."""
-    return Refusal(404, f"RESTEASY003870: Unable to extract parameter from http request: {value}", html=True)
+def unrouted(status: int) -> Refusal:
+    """Return the framework's refusal of a path, a number in it, or a content type: a status and nothing else."""
+    return Refusal(status, None)
 
 
 def layer_of(request: web.Request) -> float:
@@ -78,7 +78,7 @@ async def json_body(request: web.Request) -> Any:
     """The JSON body, None if it is empty. NaN and Infinity are no JSON to Jackson."""
     raw = await request.read()
     if request.content_type != "application/json" and (raw or "Content-Type" in request.headers):
-        raise wrong_type(request)
+        raise unrouted(415)
     if not raw:
         return None
     try:
@@ -89,11 +89,6 @@ async def json_body(request: web.Request) -> Any:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"Non-standard token '{name}': enable JsonParser.Feature.ALLOW_NON_NUMERIC_NUMBERS to allow")
-
-
-def wrong_type(request: web.Request) -> Refusal:
-    """What the framework says of a body that is not of the type a route takes."""
-    return Refusal(415, f"RESTEASY003065: Cannot consume content type {request.content_type}", html=True)
 
 
 # -- answering ---------------------------------------------------------------------------------------------------------
@@ -126,21 +121,28 @@ def created(request: web.Request) -> web.Response:
 
 @web.middleware
 async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refusals, unknown paths and methods as render-ws or the server around it words them."""
+    """Answer refusals, unknown paths and methods as render-ws or the framework around it does."""
     if "%2f" in request.raw_path.partition("?")[0].lower():
-        return _html(400, "Ambiguous URI path separator")
+        return web.Response(status=404)
     try:
         return await handler(request)
     except Refusal as refusal:
+        if refusal.text is None:
+            return web.Response(status=refusal.status)
         if refusal.html:
             return _html(refusal.status, refusal.text)
         return web.Response(status=refusal.status, text=refusal.text)
     except web.HTTPNotFound:
-        return _html(404, f"RESTEASY003210: Could not find resource for full path: {request.url}")
+        return web.Response(status=404)
     except web.HTTPMethodNotAllowed as error:
-        answer = _html(405, f"RESTEASY003650: No resource method found for {request.method}, return 405")
-        answer.headers["Allow"] = error.headers["Allow"]
-        return answer
+        return _not_allowed(request.method, ", ".join(sorted({*error.allowed_methods, "OPTIONS"})))
+
+
+def _not_allowed(method: str, allowed: str) -> web.Response:
+    """The methods of a path: as a list for OPTIONS, as a header of the 405 for all others."""
+    if method == "OPTIONS":
+        return web.Response(text=allowed, headers={"Allow": allowed})
+    return web.Response(status=405, headers={"Allow": allowed})
 
 
 def _html(status: int, text: str) -> web.Response:

@@ -1,7 +1,9 @@
-"""Pixels of a tile's raw image or mask as render-ws serves them, its edge effect included."""
+"""Pixels of a tile's raw image or mask as render-ws serves them, its edge effect and its cache included."""
 
 import io
 import math
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,10 @@ _FORMATS = {
 }
 """Pillow's format, mode and media type: render-ws paints in colour whatever the source is."""
 _JPEG_QUALITY = 85
+_MESH_CELL_SIZE = 64
+"""render-ws measures the scale at the inner corners of a mesh of such cells. A smaller tile has none: scale 1."""
+_Stored = npt.NDArray[Any]
+_Pixels = npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +53,14 @@ def files_of(tile: Json) -> Iterator[tuple[str, str]]:
 def require_files(tile: Json) -> None:
     """Refuse a tile of which any file, at any level, is missing or empty: render-ws then renders it at no scale."""
     for key, url in files_of(tile):
-        path = path_of(url)
-        if not path.is_file() or path.stat().st_size == 0:
-            raise Refusal(400, f"cannot find {key} file '{url}'")
+        _require_file(key, path_of(url))
+
+
+def _require_file(key: str, path: Path) -> None:
+    if not path.is_file():
+        raise Refusal(400, f"cannot find {key} file '{path}'")
+    if path.stat().st_size == 0:
+        raise Refusal(400, f"{key} file '{path}' is empty")
 
 
 def lowest_level(tile: Json, key: str) -> Path:
@@ -62,51 +73,94 @@ def lowest_level(tile: Json, key: str) -> Path:
     return path_of(url)
 
 
-def rendered(path: Path, file_format: str, window: Window) -> tuple[bytes, str]:
-    """An image file in png, jpeg or tiff form, and its media type."""
+class ImageCache:
+    """Decoded images by file, the last ones used.
+
+    As in render-ws, no entry is ever compared with its file: a file that is rewritten keeps its old pixels here.
+    """
+
+    def __init__(self, most_bytes: int = 256 * 2**20) -> None:
+        self._most_bytes = most_bytes
+        self._images: OrderedDict[Path, _Stored] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def clear(self) -> None:
+        """Forget all images."""
+        with self._lock:
+            self._images.clear()
+
+    def grey(self, path: Path) -> _Stored:
+        """(H, W) of 8 or 16 bits. Raises Refusal, 400 or 500, for a file that is missing or no image."""
+        with self._lock:
+            if path not in self._images:
+                _require_file("imageUrl", path)
+                self._images[path] = _decoded(path)
+            self._images.move_to_end(path)
+            image = self._images[path]
+            while len(self._images) > 1 and sum(each.nbytes for each in self._images.values()) > self._most_bytes:
+                self._images.popitem(last=False)
+            return image
+
+
+def _decoded(path: Path) -> _Stored:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image if image.mode in ("L", "I;16", "I;16B") else image.convert("L"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise Refusal(500, f"failed to load {path}: {error}") from None
+
+
+def rendered(image: _Stored, size: tuple[int, int], file_format: str, window: Window) -> tuple[bytes, str]:
+    """An image in png, jpeg or tiff form on a canvas of (height, width) at scale 1, and its media type."""
     name, mode, media_type = _FORMATS[file_format]
-    image = Image.fromarray(reduced(_grey(path), window)).convert(mode)
+    painted = Image.fromarray(reduced(image.astype(np.uint32), size, window)).convert(mode)
     file = io.BytesIO()
-    image.save(file, name, **({"quality": _JPEG_QUALITY} if name == "JPEG" else {}))
+    painted.save(file, name, **({"quality": _JPEG_QUALITY} if name == "JPEG" else {}))
     return file.getvalue(), media_type
 
 
-def _grey(path: Path) -> npt.NDArray[np.uint32]:
-    """(H, W) of 8 or 16 bits."""
-    try:
-        with Image.open(path) as image:
-            pixels: npt.NDArray[Any] = np.asarray(image if image.mode in ("L", "I;16", "I;16B") else image.convert("L"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise Refusal(500, f"failed to load {path}: {error}") from None
-    return pixels.astype(np.uint32)
+def reduced(pixels: _Pixels, size: tuple[int, int], window: Window) -> npt.NDArray[np.uint8]:
+    """Pixels (H, W) as render-ws paints them on a canvas of the tile's (height, width), each times scale, cut off.
 
+    What lies outside the image is black. Below scale 1 the levels of the image are used, and row 0 and column 0 are
+    black: the grid of level n lies (1 - 2^-n) / 2 pixels off the one painted on. For a tile of 64 pixels or less in x
+    or y render-ws takes level 0 at any scale: every 2^n-th pixel, and no border.
 
-def reduced(pixels: npt.NDArray[np.uint32], window: Window) -> npt.NDArray[np.uint8]:
-    """Pixels (H, W) as render-ws paints them, of size floor(H * scale), floor(W * scale).
-
-    Below scale 1 row 0 and column 0 are black: the grid of level n lies (1 - 2^-n) / 2 pixels off the one painted on.
-
-    >>> reduced(np.full((4, 6), 9, np.uint32), Window(scale=0.5)).tolist()
+    >>> reduced(np.full((70, 66), 9, np.uint32), (70, 66), Window(scale=0.5))[:2, :3].tolist()
     [[0, 0, 0], [0, 9, 9]]
+    >>> reduced(np.arange(12, dtype=np.uint32).reshape(2, 6), (2, 8), Window(scale=0.5)).tolist()
+    [[0, 2, 4, 0]]
     """
-    level = max(0, math.floor(-math.log2(window.scale)))
-    size = [math.floor(side * window.scale) for side in pixels.shape]
+    has_levels = window.scale < 1 and min(size) > _MESH_CELL_SIZE
+    level = math.floor(-math.log2(window.scale)) if has_levels else 0
     for _ in range(level):
         pixels = _halved(pixels)
+    step = window.scale * 2**level
+    canvas = np.zeros([math.floor(side * window.scale) for side in size], np.uint8)
     rows, columns = (
-        np.minimum((np.arange(count) / (window.scale * 2**level)).astype(int), side - 1)
-        for count, side in zip(size, pixels.shape, strict=True)
+        (np.arange(there) / step).astype(int)[: math.ceil(side * step)]
+        for there, side in zip(canvas.shape, pixels.shape, strict=True)
     )
-    span = max(window.high - window.low, 1e-9)
-    values = np.clip((pixels[np.ix_(rows, columns)] - window.low) * (255.0 / span), 0, 255)
-    grey: npt.NDArray[np.uint8] = np.floor(values + 0.5).astype(np.uint8)
-    if window.scale < 1:
-        grey[:1, :] = 0
-        grey[:, :1] = 0
-    return grey
+    shown = pixels[np.ix_(rows[rows < pixels.shape[0]], columns[columns < pixels.shape[1]])]
+    canvas[: shown.shape[0], : shown.shape[1]] = _as_bytes(shown, window)
+    if has_levels:
+        canvas[:1, :] = 0
+        canvas[:, :1] = 0
+    return canvas
 
 
-def _halved(pixels: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+def _as_bytes(pixels: _Pixels, window: Window) -> npt.NDArray[np.uint8]:
+    """Grey values through a window: 256 steps over low to high, both included.
+
+    >>> _as_bytes(np.array([[0, 128, 129, 65535]], np.uint32), Window(high=65535)).tolist()
+    [[0, 1, 1, 255]]
+    """
+    above = np.maximum(pixels.astype(np.float64) - window.low, 0)
+    values = np.floor(above * (256.0 / (window.high - window.low + 1)) + 0.5)
+    return np.minimum(values, 255).astype(np.uint8)
+
+
+def _halved(pixels: _Pixels) -> _Pixels:
     """Half the size: means of 2 x 2 pixels cut off to integers; an odd last row or column is dropped."""
     height, width = (side // 2 * 2 for side in pixels.shape)
     even = pixels[:height, :width]

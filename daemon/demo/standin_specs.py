@@ -25,10 +25,11 @@ class Refusal(Exception):  # noqa: N818  an answer, not an error of the stand-in
 
     Parameters
     ----------
-    text : the body; render-ws puts it as text/plain, and its web framework as text/html.
+    text : the body; None for none, without a content type: how the web framework refuses what it cannot route.
+    html : how the web framework shows an exception; render-ws's own texts are text/plain.
     """
 
-    def __init__(self, status: int, text: str, *, html: bool = False) -> None:
+    def __init__(self, status: int, text: str | None, *, html: bool = False) -> None:
         super().__init__(status, text)
         self.status = status
         self.text = text
@@ -153,7 +154,7 @@ def read_path_builder(value: Any) -> Json:
     builder: Json = _path_builder(value, "MipmapPathBuilder")
     for key in ("rootPath", "numberOfLevels", "extension"):
         if key not in builder:
-            raise Refusal(400, f"mipmap path builder must have a {key}")
+            raise Refusal(400, f"{key} must be specified for MipmapPathBuilder")
     root = builder["rootPath"]
     return {**builder, "rootPath": root if root.endswith("/") else f"{root}/"}
 
@@ -266,6 +267,31 @@ def read_resolved(value: Any) -> tuple[list[Json], dict[str, Json]]:
     return [read_tile(tile) for tile in tiles.values()], {spec["id"]: spec for spec in shared if "id" in spec}
 
 
+def render_parameters(tile: Json) -> Json:
+    """How render-ws would render a tile that carries its transforms itself."""
+    return {
+        "meshCellSize": 64.0,
+        "minMeshCellSize": 0.0,
+        "x": tile["minX"],
+        "y": tile["minY"],
+        "width": int(tile["maxX"] - tile["minX"]),
+        "height": int(tile["maxY"] - tile["minY"]),
+        "scale": 1.0,
+        "areaOffset": False,
+        "convertToGray": False,
+        "quality": 0.85,
+        "numberOfThreads": 1,
+        "skipInterpolation": False,
+        "binaryMask": False,
+        "excludeMask": False,
+        "doFilter": False,
+        "addWarpFieldDebugOverlay": False,
+        "fillWithNoise": False,
+        "tileSpecs": [tile],
+        "minBoundsMeshCellSize": 64.0,
+    }
+
+
 # -- references and bounds -------------------------------------------------------------------------------------------
 
 
@@ -360,7 +386,7 @@ def _matrix(model: Json) -> tuple[float, ...]:
     except ValueError:
         numbers = []
     if len(numbers) != _COUNTS[kind]:
-        raise Refusal(400, f"transform class '{name}' cannot be initialized from dataString '{data}'")
+        raise Refusal(400, f"Inappropriate parameters for {name}")
     if kind == "AffineModel2D":
         return tuple(numbers)
     *turn, tx, ty = numbers

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from daemon.demo.standin_specs import (
     BOUNDS,
@@ -51,8 +50,8 @@ class StackKey:
             if not _LEGAL_NAME.fullmatch(name):
                 raise Refusal(
                     400,
-                    f"invalid {kind} name '{name}' specified, "
-                    "names may only contain alphanumeric or underscore '_' characters",
+                    f"invalid {kind} '{name}' specified, names may only contain alphanumeric or underscore '_' "
+                    "characters and may not contain consecutive underscores '_'",
                 )
         if len(self.owner) + len(self.project) + len(self.stack) > MOST_NAME_CHARACTERS:
             raise Refusal(400, f"collection name '{self.collection}transform' must be less than 111 characters")
@@ -61,6 +60,10 @@ class StackKey:
     def collection(self) -> str:
         """How the names of its database collections begin."""
         return f"{self.owner}__{self.project}__{self.stack}__"
+
+    def __str__(self) -> str:
+        """As render-ws names it in its texts."""
+        return f"stack with owner '{self.owner}', project '{self.project}', and name '{self.stack}'"
 
     def to_json(self) -> Json:
         """A StackId."""
@@ -136,10 +139,7 @@ class Store:
         """The stack. Raises Refusal, 404 in plain text, if there is none."""
         found = self._stacks.get(key)
         if found is None:
-            raise Refusal(
-                404,
-                f"stack with owner '{key.owner}', project '{key.project}', and name '{key.stack}' does not exist",
-            )
+            raise Refusal(404, f"{key} does not exist")
         return found
 
     def save_version(self, key: StackKey, version: Json) -> None:
@@ -250,7 +250,7 @@ def begin_derivation(stack: Stack) -> Derivation:
         raise Refusal(
             500,
             "Stack data aggregation returned no results because the stack has no tiles.  "
-            f"The {stack.key.collection}section collection was not changed.",
+            f"The aggregation query was render.{stack.key.collection}tile.aggregate([...]) .",
         )
     return Derivation(
         stats=_stats(stack),
@@ -278,12 +278,14 @@ def bounds_of(tiles: Iterable[Json]) -> Json:
 
 
 def section_data(tiles: Iterable[Json]) -> list[Json]:
-    """A row for every (section id, z)."""
-    sections: dict[tuple[Any, Any], list[Json]] = {}
+    """Return a row for every (section id, z). Tiles without a section id or a z are in none."""
+    sections: dict[tuple[str, float], list[Json]] = {}
     for tile in tiles:
-        sections.setdefault((tile.get("layout", {}).get("sectionId"), tile.get("z")), []).append(tile)
+        section_id, z = tile.get("layout", {}).get("sectionId"), tile.get("z")
+        if section_id is not None and z is not None:
+            sections.setdefault((section_id, z), []).append(tile)
     return [
-        without_nulls({"sectionId": section_id, "z": z, "tileCount": len(members), **bounds_of(members)})
+        {"sectionId": section_id, "z": z, "tileCount": len(members), **bounds_of(members)}
         for (section_id, z), members in sections.items()
     ]
 
@@ -335,10 +337,14 @@ def check_upload(tiles: Sequence[Json], transforms: Mapping[str, Json], z: float
             require_references(tile, transforms)
             derive_bounds(tile, transforms)
     if not tiles:
-        raise Refusal(400, "resolved tiles collection must contain at least one tile")
+        raise Refusal(400, "collection does not have any tiles (maybe they were removed by a prior validation process)")
     for tile in tiles:
         if any(key not in tile for key in BOUNDS):
-            raise Refusal(400, f"tile with id '{tile.get('tileId')}' is missing bounding box attributes")
+            raise Refusal(
+                400,
+                f"tile with id '{tile.get('tileId')}' is missing bounding box attributes "
+                "(minX, minY, maxX, and/or maxY)",
+            )
         if z is not None and tile.get("z") != z:
             raise Refusal(
                 400,
@@ -385,6 +391,12 @@ def tiles_at(stack: Stack, z: float) -> list[Json]:
     return by_id(tile for tile in stack.tiles.values() if tile.get("z") == z)
 
 
+def require_tile_collection(stack: Stack) -> None:
+    """Refuse to list tiles of an OFFLINE stack, whose collection was dropped; with 404."""
+    if stack.state is State.OFFLINE:
+        raise Refusal(404, f"{stack.key} does not exist")
+
+
 def tiles_of_section(stack: Stack, section_id: str) -> list[Json]:
     """Tiles of exactly this section id, by id."""
     return by_id(tile for tile in stack.tiles.values() if tile.get("layout", {}).get("sectionId") == section_id)
@@ -407,11 +419,7 @@ def tile_of(stack: Stack, tile_id: str) -> Json:
 def transform_of(stack: Stack, transform_id: str) -> Json:
     """The shared transform. Raises Refusal, 404, if there is none."""
     if transform_id not in stack.transforms:
-        raise Refusal(
-            404,
-            f"transform spec with id '{transform_id}' does not exist in the "
-            f"render.{stack.key.collection}transform collection",
-        )
+        raise Refusal(404, f"transform spec with id '{transform_id}' does not exist in the {stack.key}")
     return stack.transforms[transform_id]
 
 

@@ -30,7 +30,7 @@ SHARED_DIRECTORY = os.environ.get("TEMWATCH_CONTRACT_DIRECTORY", "")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status, media type without parameters, and body."""
+    """Status, media type without parameters ("" for none), and body."""
 
     status: int
     kind: str
@@ -63,7 +63,8 @@ class Service:
         url = URL(self.url + path, encoded=True)
         async with self.http.request(method, url, data=data, headers=headers, **more) as answer:
             got = await answer.read()
-            return Answer(answer.status, answer.content_type, got.decode(errors="replace"), got, answer.headers)
+            kind = answer.content_type if "Content-Type" in answer.headers else ""
+            return Answer(answer.status, kind, got.decode(errors="replace"), got, answer.headers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,22 +49,61 @@ async def test_a_raw_image_comes_whole_and_in_colour(stack: StackUnderTest, visi
         assert (shown[..., 1] == shown[..., 2]).all()
     jpeg = pixels(await stack.ask("GET", "/tile/a/source/jpeg-image?scale=1.0"))
     assert jpeg.shape == (*GREY.shape, 3)
-    assert (await stack.ask("GET", "/tile/a/source/gif-image")).said == (404, "text/html")
+    assert (await stack.ask("GET", "/tile/a/source/gif-image")).said == (404, "")
 
 
 @pytest.mark.parametrize("level", [1, 2])
-async def test_a_reduced_raw_image_has_a_black_first_row_and_column(
+async def test_a_raw_image_reduced_has_a_black_first_row_and_column(
     stack: StackUnderTest, visible: Path, level: int
 ) -> None:
-    await put_image(stack, visible, GREY)
+    large = np.random.default_rng(8).integers(0, 256, (67, 75), dtype=np.uint8)
+    await put_image(stack, visible, large)
     shown = pixels(await stack.ask("GET", f"/tile/a/source/png-image?scale={2.0**-level}"))[..., 0]
-    expected = GREY
+    expected = large
     for _ in range(level):
         expected = halved(expected)
     assert shown.shape == expected.shape
     assert (shown[1:, 1:] == expected[1:, 1:]).all()
     assert (shown[0, :] == 0).all()
     assert (shown[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(64, 75), (75, 64), (11, 14)])
+async def test_a_raw_image_of_64_pixels_or_less_is_decimated_and_has_no_border(
+    stack: StackUnderTest, visible: Path, shape: tuple[int, int]
+) -> None:
+    small = np.random.default_rng(8).integers(0, 256, shape, dtype=np.uint8)
+    await put_image(stack, visible, small)
+    shown = pixels(await stack.ask("GET", "/tile/a/source/png-image?scale=0.5"))[..., 0]
+    height, width = shape[0] // 2, shape[1] // 2
+    assert shown.shape == (height, width)
+    assert (shown == small[::2, ::2][:height, :width]).all()
+
+
+async def test_a_raw_image_and_a_mask_are_cropped_and_padded_to_the_size_of_the_tile_spec(
+    stack: StackUnderTest, visible: Path
+) -> None:
+    """Without a word: who needs the size of the file has to look at the file."""
+    url = (await put_image(stack, visible, GREY)).as_uri()
+    levels = {"0": {"imageUrl": url, "maskUrl": url}}
+    await stack.put(tile("a", width=GREY.shape[1] + 3, height=GREY.shape[0] - 2, mipmapLevels=levels))
+    for path in ("/tile/a/source/png-image", "/tile/a/mask/png-image"):
+        shown = pixels(await stack.ask("GET", path))[..., 0]
+        assert shown.shape == (GREY.shape[0] - 2, GREY.shape[1] + 3)
+        assert (shown[:, : GREY.shape[1]] == GREY[:-2]).all()
+        assert (shown[:, GREY.shape[1] :] == 0).all()
+
+
+async def test_a_file_rewritten_in_place_is_served_as_it_was_until_the_image_cache_is_cleared(
+    service: Service, stack: StackUnderTest, visible: Path
+) -> None:
+    await put_image(stack, visible, GREY)
+    assert (pixels(await stack.ask("GET", "/tile/a/source/png-image"))[..., 0] == GREY).all()
+    await put_image(stack, visible, 255 - GREY)
+    assert (pixels(await stack.ask("GET", "/tile/a/source/png-image"))[..., 0] == GREY).all()
+    cleared = await service.ask("DELETE", "/imageProcessorCache/allEntries")
+    assert (cleared.status, cleared.text) == (200, "")
+    assert (pixels(await stack.ask("GET", "/tile/a/source/png-image"))[..., 0] == 255 - GREY).all()
 
 
 async def test_16_bits_are_seen_through_a_window_of_8_unless_another_is_asked_for(
@@ -74,8 +113,18 @@ async def test_16_bits_are_seen_through_a_window_of_8_unless_another_is_asked_fo
     await put_image(stack, visible, deep)
     shown = pixels(await stack.ask("GET", "/tile/a/source/png-image"))[..., 0]
     assert shown.tolist() == [[0, 255, 255], [255, 255, 255]]
-    shown = pixels(await stack.ask("GET", "/tile/a/source/png-image?minIntensity=0&maxIntensity=65535"))[..., 0]
-    assert abs(shown.astype(int) - np.array([[0, 1, 1], [4, 117, 255]])).max() <= 1
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 65535), (1000, 50000), (0, 255), (255, 256)])
+async def test_16_bits_become_8_in_256_steps_from_the_least_to_the_greatest_value_of_the_window(
+    stack: StackUnderTest, visible: Path, low: int, high: int
+) -> None:
+    every = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    await put_image(stack, visible, every)
+    query = f"?minIntensity={low}&maxIntensity={high}"
+    shown = pixels(await stack.ask("GET", f"/tile/a/source/png-image{query}"))[..., 0]
+    expected = np.floor((every.astype(float) - low) * 256 / (high - low + 1) + 0.5)
+    assert (shown == np.clip(expected, 0, 255)).all()
 
 
 async def test_a_mask_is_served_where_there_is_one(stack: StackUnderTest, visible: Path) -> None:
@@ -85,23 +134,40 @@ async def test_a_mask_is_served_where_there_is_one(stack: StackUnderTest, visibl
     assert "no imageUrl specified" in answer.text
     mask = visible / "mask.png"
     Image.fromarray(255 - GREY).save(mask)
-    await stack.put(tile("a", mipmapLevels={"0": {"imageUrl": path.as_uri(), "maskUrl": mask.as_uri()}}))
+    levels = {"0": {"imageUrl": path.as_uri(), "maskUrl": mask.as_uri()}}
+    await stack.put(tile("a", width=GREY.shape[1], height=GREY.shape[0], mipmapLevels=levels))
     assert (pixels(await stack.ask("GET", "/tile/a/mask/png-image"))[..., 0] == 255 - GREY).all()
 
 
-async def test_one_missing_file_at_any_level_breaks_the_tile_at_all_scales(
+async def test_one_missing_file_at_any_level_breaks_the_tile_at_all_scales_but_not_its_raw_image(
     stack: StackUnderTest, visible: Path
 ) -> None:
-    missing = (visible / "not there.tif").as_uri()
-    await put_image(stack, visible, GREY, **{"3": {"imageUrl": missing}})
-    for path in ("/tile/a/source/png-image", "/tile/a/validation-info"):
+    missing = visible / "not there.tif"
+    await put_image(stack, visible, GREY, **{"3": {"imageUrl": missing.as_uri()}})
+    rendering = (
+        "/tile/a/png-image",
+        "/tile/a/png-image?scale=0.125",
+        "/z/1.0/box/0,0,9,9,1.0/png-image",
+        "/tile/a/validation-info",
+    )
+    for path in rendering:
+        answer = await stack.ask("GET", path)
+        assert (*answer.said, answer.text) == (400, "text/plain", f"cannot find imageUrl file '{missing}'")
+    assert (await stack.ask("GET", "/tile/a/source/png-image")).status == 200
+    missing.touch()
+    for path in rendering:
         answer = await stack.ask("GET", path)
         assert answer.said == (400, "text/plain")
-        assert f"cannot find imageUrl file '{missing}'" in answer.text
-    (visible / "not there.tif").touch()
-    assert (await stack.ask("GET", "/tile/a/source/png-image")).status == 400
+        assert f"'{missing}' is empty" in answer.text
     await put_image(stack, visible, GREY)
     assert (await stack.ask("GET", "/tile/a/validation-info")).status == 200
+
+
+async def test_a_raw_image_needs_the_file_of_the_lowest_level(stack: StackUnderTest, visible: Path) -> None:
+    path = visible / "not there.tif"
+    await stack.put(tile("a", mipmapLevels={"0": {"imageUrl": path.as_uri()}}))
+    answer = await stack.ask("GET", "/tile/a/source/png-image")
+    assert (*answer.said, answer.text) == (400, "text/plain", f"cannot find imageUrl file '{path}'")
 
 
 async def test_images_of_tiles_that_are_not_there_are_404_in_plain_text(

@@ -204,7 +204,10 @@ async def test_an_illegal_change_of_state_is_refused_in_words(stack: StackUnderT
 
 async def test_an_offline_stack_has_lost_its_tiles_and_cannot_be_completed(stack: StackUnderTest) -> None:
     await bring(stack, "OFFLINE")
-    assert await stack.tile_ids() == []
+    answer = await stack.ask("GET", "/z/1.0/tileBounds")
+    assert answer.said == (404, "text/plain")
+    assert "does not exist" in answer.text
+    assert (await stack.ask("GET", "/zValues")).json == []
     assert (await stack.state("COMPLETE")).status in (400, 500)
     assert (await stack.meta())["state"] == "OFFLINE"
     await stack.create()
@@ -212,11 +215,12 @@ async def test_an_offline_stack_has_lost_its_tiles_and_cannot_be_completed(stack
 
 
 @pytest.mark.parametrize("state", ["complete", "DONE"])
-async def test_an_unknown_state_is_a_404_in_html_whether_the_stack_exists_or_not(
+async def test_an_unknown_state_is_a_404_without_a_body_whether_the_stack_exists_or_not(
     stack: StackUnderTest, other: StackUnderTest, state: str
 ) -> None:
     for either in (stack, other):
-        assert (await either.state(state)).said == (404, "text/html")
+        answer = await either.state(state)
+        assert (*answer.said, answer.text) == (404, "", "")
 
 
 async def test_reopening_drops_the_statistics_and_counts_the_version_up(stack: StackUnderTest) -> None:
@@ -311,6 +315,25 @@ async def test_completing_counts_and_measures(stack: StackUnderTest) -> None:
     assert (rows[0]["minX"], rows[0]["maxX"], rows[0]["minY"], rows[0]["maxY"]) == (10.0, 320.0, 20.0, 110.0)
 
 
+async def test_tiles_without_a_section_id_are_in_no_section_data(stack: StackUnderTest) -> None:
+    """They count in the statistics of the stack, and tileBounds lists them."""
+    await stack.put(tile("a"), tile("b", layout={}), tile("c", layout=None), tile("d", z=2.0, layout=None))
+    await stack.state("COMPLETE")
+    for path in ("/sectionData", "/z/1.0/sectionData"):
+        rows = (await stack.ask("GET", path)).json
+        assert [(row["sectionId"], row["z"], row["tileCount"]) for row in rows] == [("1.0", 1.0, 1)], path
+    assert (await stack.ask("GET", "/z/2.0/sectionData")).json == []
+    assert (await stack.meta())["stats"]["tileCount"] == 4
+    assert await stack.tile_ids() == ["a", "b", "c"]
+
+
+async def test_a_z_of_several_sections_is_listed_as_merged(stack: StackUnderTest) -> None:
+    await stack.put(tile("a"), tile("b", layout={"sectionId": "1.1"}), tile("c", z=2.0))
+    assert (await stack.ask("GET", "/mergedZValues")).said == (400, "text/plain")
+    await stack.state("COMPLETE")
+    assert (await stack.ask("GET", "/mergedZValues")).json == [1.0]
+
+
 async def test_a_loading_stack_has_no_bounds_and_section_data_only_from_before(stack: StackUnderTest) -> None:
     await stack.put(tile("a"))
     for path in ("/bounds", "/sectionData"):
@@ -362,6 +385,12 @@ async def test_a_path_builder_needs_all_three_parts(stack: StackUnderTest, missi
     builder = {key: value for key, value in BUILDER.items() if key != missing}
     assert (await stack.ask("PUT", "/mipmapPathBuilder", builder)).status == 400
     assert (await stack.ask("GET", "/mipmapPathBuilder")).status == 204
+
+
+async def test_resolution_values_that_are_left_out_stay(stack: StackUnderTest) -> None:
+    await stack.ask("PUT", "/resolutionValues", [4, 5, 45])
+    assert (await stack.ask("PUT", "/resolutionValues", [6])).status == 200
+    assert (await stack.ask("GET", "/resolutionValues")).json == [6.0, 5.0, 45.0]
 
 
 async def test_other_values_are_set_shown_and_removed(stack: StackUnderTest) -> None:
@@ -439,11 +468,24 @@ async def test_a_trailing_slash_is_tolerated(service: Service, stack: StackUnder
     assert (await service.ask("GET", f"/owner/{OWNER}/stacks/")).status == 200
 
 
-async def test_unknown_paths_are_404_in_html_and_wrong_methods_405(service: Service, stack: StackUnderTest) -> None:
-    assert (await stack.ask("GET", "/z/1/mipmap-path")).said == (404, "text/html")
-    assert (await service.ask("GET", "/nowhere")).said == (404, "text/html")
-    assert (await stack.ask("DELETE", "/zValues")).status == 405
-    assert (await stack.ask("POST", "/resolvedTiles", {})).status == 405
+async def test_unknown_paths_are_404_and_wrong_methods_405_without_a_body(
+    service: Service, stack: StackUnderTest
+) -> None:
+    for answer, status in (
+        (await stack.ask("GET", "/z/1/mipmap-path"), 404),
+        (await service.ask("GET", "/nowhere"), 404),
+        (await stack.ask("DELETE", "/zValues"), 405),
+        (await stack.ask("POST", "/resolvedTiles", {}), 405),
+    ):
+        assert (*answer.said, answer.text) == (status, "", "")
+
+
+async def test_head_and_options_are_answered_wherever_get_is(stack: StackUnderTest) -> None:
+    head = await stack.ask("HEAD")
+    assert (*head.said, head.text) == (200, "application/json", "")
+    options = await stack.ask("OPTIONS")
+    assert options.said == (200, "text/plain")
+    assert set(options.text.split(", ")) == {"HEAD", "DELETE", "POST", "GET", "OPTIONS"}
 
 
 async def test_a_body_of_another_type_is_415(stack: StackUnderTest) -> None:
@@ -455,7 +497,8 @@ async def test_a_body_of_another_type_is_415(stack: StackUnderTest) -> None:
 
 
 async def test_a_slash_in_a_name_cannot_be_escaped(stack: StackUnderTest) -> None:
-    assert (await stack.ask("GET", "/tile/a%2Fb")).status == 400
+    answer = await stack.ask("GET", "/tile/a%2Fb")
+    assert (*answer.said, answer.text) == (404, "", "")
 
 
 async def test_ten_thousand_tiles_go_in_and_come_back_within_seconds(stack: StackUnderTest) -> None:
