@@ -3,6 +3,7 @@
 Commands import what they need when they are called, so that `temwatch --help` answers at once.
 """
 
+import io
 import json
 import os
 import sys
@@ -28,6 +29,9 @@ CONFIG_OPTION = click.option(
 @click.version_option(package_name="temwatch", prog_name="temwatch")
 def main() -> None:
     """Watches TEMCA acquisition directories and brings every montage into render-ws, with mipmaps, verified."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path may hold bytes that are not UTF-8
 
 
 @main.command()
@@ -82,7 +86,8 @@ def check_config(config_path: Path | None, print_example: bool) -> None:
         click.echo(example_toml(), nl=False)
         return
     settings = _settings_or_exit(config_path)
-    click.echo(f"render-ws  {settings.render.url}  owner {settings.render.owner}, project {settings.render.project}")
+    render = settings.render
+    click.echo(f"render-ws  {render.shown_url}  owner {render.owner}, project {render.project}")
     click.echo(f"journal    {settings.journal.path}")
     click.echo(f"http       {settings.http.host}:{settings.http.port}")
     click.echo(f"workers    {settings.workers.executor}, {settings.workers.count or os.cpu_count()} at once")
@@ -107,11 +112,12 @@ def _absence(directory: Path) -> str:
 def health(url: str | None, config_path: Path | None) -> None:
     """Ask the running daemon whether it is ready: exit 0 ready, 1 not ready, 2 unreachable."""
     from daemon.status import fetch
+    from handlers.uris import without_userinfo
 
     where = url or _http_url(config_path)
     answer = fetch(f"{where}/readyz")
     if answer is None or "ready" not in answer:
-        click.echo(f"unreachable: no temwatch answers at {where}", err=True)
+        click.echo(f"unreachable: no temwatch answers at {without_userinfo(where)}", err=True)
         sys.exit(2)
     click.echo("ready" if answer["ready"] else "not ready")
     for line in [*answer["reasons"], *answer["warnings"]]:

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from handlers.errors import SettingsFault
+from handlers.uris import without_userinfo
 
 Location = Sequence[str | int]
 """Keys and list positions from the root of the settings to a value, as in `("watch", 1, "z", "rule")`."""
@@ -114,14 +115,14 @@ _WANTED = {
 
 
 def shown(value: object) -> str:
-    """A value as the operator wrote it, cut to a readable length.
+    """A value as the operator wrote it, without passwords of URLs, cut to a readable length.
 
     >>> shown("gird"), shown(True)
     ("'gird'", 'true')
     """
     if isinstance(value, bool):
         return str(value).lower()
-    text = repr(value)
+    text = without_userinfo(repr(value))
     return text if len(text) <= 100 else text[:97] + "..."
 
 

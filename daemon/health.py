@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from daemon.states import MontageState, Step
 from daemon.watcher import RootHealth, RootStatus
+from daemon.watching.words import shown
 
 _TROUBLED = frozenset({RootStatus.UNREACHABLE, RootStatus.PAUSED})
 
@@ -136,8 +137,9 @@ class Metrics:
         for root in facts.roots:
             self._describe_root(root)
         for disk in facts.disks:
-            self._free.labels(disk.directory).set(disk.free_bytes or 0)
-            self._usable.labels(disk.directory).set(not disk.problem)
+            directory = shown(disk.directory)
+            self._free.labels(directory).set(disk.free_bytes or 0)
+            self._usable.labels(directory).set(not disk.problem)
         return generate_latest(self.registry)
 
     def _describe_root(self, root: RootHealth) -> None:

@@ -1,16 +1,23 @@
 """The daemon as a service: what it logs and how, and what it tells systemd."""
 
+import io
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, TextIO
 
 import sdnotify
 import structlog
 from structlog.typing import EventDict, Processor
 
+from handlers.uris import without_userinfo
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Stands in a path for a byte that is not UTF-8, as os.fsdecode gives it."""
 _QUIET = ("aiohttp.access", "asyncio", "watchdog", "PIL")
 """Loggers of libraries that say more than an operator wants; their warnings are let through."""
 
@@ -25,6 +32,8 @@ def set_up_logging(level: str = "info", format: str = "auto", stream: TextIO | N
     stream : standard output if left out.
     """
     stream = stream or sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # whatever the locale is
     readable = format == "console" or (format == "auto" and stream.isatty())
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
@@ -66,12 +75,24 @@ def _name_library(_logger: Any, _method: str, event: EventDict) -> EventDict:
 
 def _form(stream: TextIO, *, readable: bool) -> list[Processor]:
     if readable:
-        return [_spare_stack, structlog.dev.ConsoleRenderer(colors=stream.isatty(), timestamp_key="time")]
+        console = structlog.dev.ConsoleRenderer(colors=stream.isatty(), timestamp_key="time")
+        return [_spare_stack, console, partial(_printable, backslash="\\")]
     return [
         structlog.processors.format_exc_info,
         _what_first,
         structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
+        partial(_printable, backslash="\\\\"),  # inside a JSON string a backslash is written twice
     ]
+
+
+def _printable(_logger: Any, _method: str, line: str, *, backslash: str) -> str:
+    """The line without passwords of URLs, and as UTF-8 can hold it: a byte of a path that is not UTF-8 as `\\xe9`."""
+
+    def escape(found: re.Match[str]) -> str:
+        code = ord(found[0])
+        return f"{backslash}x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"{backslash}u{code:04x}"
+
+    return without_userinfo(_SURROGATE.sub(escape, line))
 
 
 def _spare_stack(_logger: Any, _method: str, event: EventDict) -> EventDict:
@@ -129,7 +150,7 @@ class SystemdNotifier:
     def _tell(self, state: str) -> None:
         if self._socket is not None:
             # sdnotify encodes as latin-1 and drops what has no place there; systemd reads UTF-8
-            self._socket.notify(state.encode().decode("latin-1"))
+            self._socket.notify(state.encode(errors="backslashreplace").decode("latin-1"))
 
 
 def watchdog_interval_s(environ: Mapping[str, str]) -> float | None:

@@ -113,8 +113,9 @@ class _Section(BaseModel):
 class RenderSettings(_Section):
     """The render-ws that takes the tile specs."""
 
-    url: Text = Field(**example("http://render:8080/render-ws/v1"))
-    """Address of the service up to its version. "embedded" runs the built-in stand-in, for trying things out."""
+    url: Text = Field(repr=False, **example("http://render:8080/render-ws/v1"))
+    """Address of the service up to its version. "embedded" runs the built-in stand-in, for trying things out. A user
+    and password in it, as in "http://user:password@render/render-ws/v1", go to the server and are shown nowhere."""
     owner: Text = Field(**example("em"))
     """Owner of the stacks in render-ws: letters and digits, joined by single underscores."""
     project: Text = Field(**example("v1"))
@@ -123,7 +124,10 @@ class RenderSettings(_Section):
     @field_validator("url")
     @classmethod
     def _url_is_an_address(cls, value: str) -> str:
-        return value if value == EMBEDDED else _obeyed(checked_base_url, value)
+        if value == EMBEDDED:
+            return value
+        _obeyed(checked_base_url, value)
+        return value.strip().rstrip("/")
 
     @field_validator("owner", "project")
     @classmethod
@@ -135,6 +139,11 @@ class RenderSettings(_Section):
     def embedded(self) -> bool:
         """Whether the built-in stand-in is to be run."""
         return self.url == EMBEDDED
+
+    @property
+    def shown_url(self) -> str:
+        """The address without user and password."""
+        return self.url if self.embedded else checked_base_url(self.url).url
 
 
 class JournalSettings(_Section):

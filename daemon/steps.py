@@ -193,7 +193,7 @@ class Steps:
         Fault
             After all tiles were tried: names those that could not be made.
         """
-        plan = section.watch.mipmap_plan().served_by(self._client.base_url, section.raw)
+        plan = section.watch.mipmap_plan().served_by(self._client.address, section.raw)
         if section.raw == section.mipmapped:
             async with self._keeper.holding(section.raw):
                 await self._make_levels(section, plan)

@@ -72,7 +72,7 @@ async def generate_mipmaps(
     layers = await find_layers(client, stack, zs)
     if not layers.present:
         raise no_layers(stack, zs)
-    tally, plan = _Tally(progress), plan.served_by(client.base_url, stack)
+    tally, plan = _Tally(progress), plan.served_by(client.address, stack)
     tally.failures += [absent_layer(stack, z) for z in layers.absent]
     slots, at_once = asyncio.Semaphore(in_flight), asyncio.Semaphore(LAYERS_AT_ONCE)
 

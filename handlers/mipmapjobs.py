@@ -1,5 +1,7 @@
 """The jobs that make a tile's mipmap files, as a plan has them."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from handlers.errors import SettingsFault
@@ -24,7 +26,7 @@ def tile_job(tile: Level0, plan: MipmapPlan, root: Path | None = None) -> Mipmap
         root=root,
         force=plan.force,
         maximum_intensity=tile.maximum_intensity,
-        source=RenderSource.of_image(plan.stack_url, tile.tile_id, tile.maximum_intensity) if plan.stack_url else None,
+        source=_source(plan, RenderSource.of_image, tile.tile_id, tile.maximum_intensity),
     )
 
 
@@ -45,5 +47,10 @@ def mask_job(tile: Level0, plan: MipmapPlan) -> MipmapJob:
         encoding=plan.mask_encoding,
         is_mask=True,
         force=plan.force,
-        source=RenderSource.of_mask(plan.stack_url, tile.tile_id) if plan.stack_url else None,
+        source=_source(plan, RenderSource.of_mask, tile.tile_id),
     )
+
+
+def _source(plan: MipmapPlan, make: Callable[..., RenderSource], *of: object) -> RenderSource | None:
+    """Where render-ws serves the image, by the maker for images or for masks; None if the file itself is read."""
+    return replace(make(plan.stack_url, *of), authorization=plan.authorization) if plan.stack_url else None

@@ -1,7 +1,7 @@
 """Which mipmap files belong to which tile: how they are made, and where they live."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,7 +9,7 @@ from handlers.errors import ImageFault
 from handlers.formats import PLAIN_TIFF, Encoding
 from handlers.imageheader import inspect_image
 from handlers.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
-from handlers.rendernames import StackId, checked_base_url
+from handlers.rendernames import BaseUrl, StackId
 from handlers.resolvedtiles import image_holder, level_0
 from handlers.uris import mipmap_path, path_to_uri, uri_to_path
 
@@ -41,7 +41,7 @@ class MipmapPlan:
     encoding : of images. Masks take png where it would blur them.
     range_16bit : the 16-bit values that become 0 and 255 where 16-bit images are converted.
     force : whether levels that are there and valid are made all the same.
-    stack_url : of the stack whose tiles render-ws serves; see `served_by`.
+    stack_url, authorization : of the stack whose tiles render-ws serves, and how to log in there; see `served_by`.
     """
 
     output_dir: Path
@@ -52,17 +52,13 @@ class MipmapPlan:
     range_16bit: IntensityRange = FULL_RANGE
     force: bool = True
     stack_url: str | None = None
+    authorization: str | None = field(default=None, repr=False)
 
-    def served_by(self, base_url: str, stack: StackId) -> Self:
-        """The plan for tiles of a stack: with the method "render" level 0 is asked of the service, which must be named.
-
-        Parameters
-        ----------
-        base_url : of the service, as in `http://render:8080/render-ws/v1`.
-        """
+    def served_by(self, service: BaseUrl, stack: StackId) -> Self:
+        """Return the plan for tiles of a stack: with the method "render" level 0 is asked of the service."""
         if self.reduction.method != "render":
             return self
-        return replace(self, stack_url=checked_base_url(base_url) + stack.path)
+        return replace(self, stack_url=service.url + stack.path, authorization=service.authorization)
 
     @property
     def extension(self) -> str:

@@ -42,7 +42,7 @@ from handlers.renderanswers import (
     speaks_of_stack,
 )
 from handlers.renderhttp import Answer, Patience, RenderHttp, Request, read_answer
-from handlers.rendernames import StackId, create_timestamp, format_z, tile_segment
+from handlers.rendernames import BaseUrl, StackId, create_timestamp, format_z, tile_segment
 from handlers.resolvedtiles import MOST_BYTES, MOST_TILES, Json, check_upload, some, upload_bodies, without_nulls
 
 _REOPENINGS = 3
@@ -152,8 +152,13 @@ class RenderClient:
 
     @property
     def base_url(self) -> str:
-        """The address of the service, without a slash at its end."""
+        """The address of the service, without a slash at its end, and without user and password."""
         return self._http.base_url
+
+    @property
+    def address(self) -> BaseUrl:
+        """The address of the service, and how to log in there."""
+        return self._http.address
 
     async def __aenter__(self) -> Self:
         await self._http.__aenter__()

@@ -213,8 +213,8 @@ def fault_of(subject: str, tried: str, status: int, content_type: str, text: str
 
 
 _REFUSALS = {
-    401: "render-ws knows no log-in: a proxy before it asks for one",
-    403: "render-ws forbids nothing: a proxy before it does",
+    401: "a proxy before render-ws asks for a log-in: see user and password in render.url",
+    403: "a proxy before render-ws forbids this: see user and password in render.url",
     405: _WRONG_URL,
     413: "a proxy limits the size of requests: let it pass at least 20 MB",
     415: "the body was not taken for JSON: see what a proxy does to Content-Type",

@@ -101,7 +101,8 @@ class RenderHttp:
 
     Parameters
     ----------
-    base_url : as in `http://render:8080/render-ws/v1`, with or without a slash at its end.
+    base_url : as in `http://render:8080/render-ws/v1`, with or without a slash at its end. A user and password in it
+        go into the header Authorization, and into no text.
     connections : requests under way at once; more wait their turn.
     tries : how often a repeatable request is sent.
     first_wait_s : longest wait before the second try; doubles, shortened at random.
@@ -115,7 +116,8 @@ class RenderHttp:
     def __init__(
         self, base_url: str, patience: Patience, *, connections: int = 8, tries: int = 3, first_wait_s: float = 0.25
     ) -> None:
-        self.base_url = checked_base_url(base_url)
+        self.address = checked_base_url(base_url)
+        self.base_url = self.address.url
         self.patience = patience
         self._connections = connections
         self._turns = asyncio.Semaphore(connections)
@@ -124,9 +126,12 @@ class RenderHttp:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        headers = {"User-Agent": user_agent(), "Accept-Encoding": "identity"}
+        if self.address.authorization:
+            headers["Authorization"] = self.address.authorization
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=KEEP_ALIVE_S),
-            headers={"User-Agent": user_agent(), "Accept-Encoding": "identity"},
+            headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             middlewares=(_send_once,),
         )

@@ -1,13 +1,15 @@
 """What may stand in a render-ws URL: stack names, z values, tile ids, times. Pure; checked before the first request."""
 
+import dataclasses
 import math
 import re
 import string
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from handlers.errors import RenderRefused, SettingsFault
 
@@ -182,14 +184,47 @@ def create_timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
-def checked_base_url(url: str) -> str:
-    """The URL of the service without a slash at its end, as in `http://render:8080/render-ws/v1`.
+@dataclass(frozen=True, slots=True)
+class BaseUrl:
+    """Address of a render-ws, apart from the user and password that may stand in its URL."""
 
-    Raises SettingsFault if it is no http URL, or carries a query.
+    url: str
+    """As in `http://render:8080/render-ws/v1`: without user and password, and without a slash at its end."""
+    authorization: str | None = dataclasses.field(default=None, repr=False)
+    """Value of the header Authorization, from the URL's user and password; None if it has none."""
+
+    def __str__(self) -> str:
+        return self.url
+
+
+def checked_base_url(url: str) -> BaseUrl:
+    """Parse the URL of the service, as in `http://render:8080/render-ws/v1` or `http://user:password@render/v1`.
+
+    Raises SettingsFault, which shows no password, if it is no http URL, or carries a query.
+
+    >>> str(checked_base_url("http://em:secret@render:8080/render-ws/v1/"))
+    'http://render:8080/render-ws/v1'
     """
-    parts = urlsplit(url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise SettingsFault(
-            "render.url", f"'{url}' is no address of a render-ws", "write it as in http://render:8080/render-ws/v1"
-        )
-    return url.strip().rstrip("/")
+    try:
+        parts = urlsplit(url.strip())
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        raise _no_address(url) from None
+    # An "@" after the host is a password that holds an unescaped "/".
+    if not is_address or parts.query or parts.fragment or "@" in parts.path:
+        raise _no_address(url)
+    userinfo, _, host = parts.netloc.rpartition("@")
+    return BaseUrl(f"{parts.scheme}://{host}{parts.path.rstrip('/')}", _basic(userinfo) if userinfo else None)
+
+
+def _basic(userinfo: str) -> str:
+    """Value of the header for a URL's user and password. Source: RFC 7617."""
+    user, _, password = userinfo.partition(":")
+    return "Basic " + b64encode(unquote_to_bytes(user) + b":" + unquote_to_bytes(password)).decode()
+
+
+def _no_address(url: str) -> SettingsFault:
+    hint = "write it as in http://render:8080/render-ws/v1, with %40, %2F, %3F and %23 for @, /, ? and # in a password"
+    # All before the last "@" may belong to a password.
+    shown = re.sub(r"^(\s*[A-Za-z][A-Za-z0-9+.-]*://)?.*@", r"\1", url, flags=re.DOTALL)
+    return SettingsFault("render.url", f"'{shown}' is no address of a render-ws", hint)

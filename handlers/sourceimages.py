@@ -7,7 +7,7 @@ http.client alone of the web; it is imported where a job needs it.
 import http.client
 import io
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -41,10 +41,12 @@ class RenderSource:
     ----------
     url : of the PNG, without a query.
     bits : of level 0, 8 or 16. render-ws does not tell: it serves 8 always.
+    authorization : value of the header of this name, where there is one to send.
     """
 
     url: str
     bits: int = 8
+    authorization: str | None = field(default=None, repr=False)
 
     @classmethod
     def of_image(cls, stack_url: str, tile_id: str, maximum_intensity: float) -> Self:
@@ -109,7 +111,7 @@ def _fetched(source: RenderSource, width: int, height: int, window: IntensityRan
     # Beside four bytes for each pixel there is little: PNG grows what it cannot compress by a thousandth.
     most_bytes = 5 * width * height + 2**20
     low, high = window
-    content = _get(f"{source.url}?scale=1.0&minIntensity={low}&maxIntensity={high}", source.url, most_bytes)
+    content = _get(source, f"?scale=1.0&minIntensity={low}&maxIntensity={high}", most_bytes)
     try:
         return _grey(PngImagePlugin.PngImageFile(io.BytesIO(content)), source.url, width, height)
     except (*UNREADABLE, OSError) as error:
@@ -136,15 +138,17 @@ def _grey(image: Image.Image, subject: str, width: int, height: int) -> Grey:
     return red
 
 
-def _get(url: str, subject: str, most_bytes: int) -> bytes:
+def _get(source: RenderSource, query: str, most_bytes: int) -> bytes:
     """The body of the answer. Follows nothing to another place."""
-    parts = urlsplit(url)
+    subject = source.url
+    headers = {"Accept": "image/png"} | ({"Authorization": source.authorization} if source.authorization else {})
+    parts = urlsplit(source.url)
     assert parts.hostname is not None
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname, parts.port, timeout=SILENCE_S)
     deadline = time.monotonic() + REQUEST_S
     try:
-        connection.request("GET", f"{parts.path}?{parts.query}", headers={"Accept": "image/png"})
+        connection.request("GET", parts.path + query, headers=headers)
         response = connection.getresponse()
         if response.status != http.client.OK:
             kind_of_text = response.headers.get_content_type()

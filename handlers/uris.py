@@ -18,6 +18,17 @@ _EXTENSIONS = {"tif": "tif", "tiff": "tif", "png": "png", "jpg": "jpg", "jpeg": 
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
+_USERINFO = re.compile(r"(?<=://)[^\s/?#]*@")
+
+
+def without_userinfo(text: str) -> str:
+    """The text with the user and password taken out of every URL in it: what may be printed and logged.
+
+    >>> without_userinfo("cannot reach http://em:secret@render:8080/render-ws/v1")
+    'cannot reach http://render:8080/render-ws/v1'
+    """
+    return _USERINFO.sub("", text) if "@" in text else text
+
 
 def path_to_uri(path: Path | str) -> str:
     """The `file:///...` URI of an absolute path, percent-encoded; repeated slashes become one.

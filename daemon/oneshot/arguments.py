@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from daemon.oneshot.parameters import Z_NAMES, CommandParameters, Parameters, canonical
+from handlers.uris import without_userinfo
 
 M = TypeVar("M", bound=CommandParameters)
 
@@ -50,6 +51,7 @@ def parse(model: type[M], arguments: Sequence[str], program: str) -> M:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        message = without_userinfo(message)
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown == message:
             raise UsageError(message.removeprefix("argument ").removeprefix("--"))
@@ -177,6 +179,6 @@ def _problem(error: Mapping[str, Any]) -> str:
     elif error["type"] == "extra_forbidden":
         text = "is no parameter; see --help"
     elif error["type"] != "value_error" and name:
-        shown = repr(error["input"])
+        shown = without_userinfo(repr(error["input"]))
         text = f"{shown if len(shown) < 100 else shown[:100] + '...'} will not do: {text[0].lower()}{text[1:]}"
     return f"{name}: {text}" if name else text

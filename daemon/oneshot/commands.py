@@ -124,7 +124,7 @@ async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) ->
         convert_to_8bit=parameters.convert_to_8bit,
         range_16bit=parameters.intensity_range,
         force=parameters.force_redo,
-    ).served_by(parameters.render.base_url, stack)
+    )
     with open_executor("processes", parameters.pool_size) as pool:
         async with _client(parameters) as client:
             report = await generate_mipmaps(

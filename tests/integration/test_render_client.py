@@ -1,6 +1,7 @@
 """The client of render-ws against a stand-in that keeps render-ws's rules, and misbehaves when told to."""
 
 import asyncio
+import base64
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -49,6 +50,33 @@ async def answering(answer: Callable[[web.Request], Awaitable[web.StreamResponse
         yield f"http://127.0.0.1:{runner.addresses[0][1]}/render-ws/v1"
     finally:
         await runner.cleanup()
+
+
+# -- logging in ------------------------------------------------------------------------------------------------------
+
+
+async def test_user_and_password_of_the_url_log_in_and_are_in_no_fault() -> None:
+    async def forbid(request: web.Request) -> web.StreamResponse:
+        given.append(request.headers.get("Authorization"))
+        return web.Response(status=403, text="not you")
+
+    given: list[str | None] = []
+    async with answering(forbid) as url, client_of(url.replace("//", "//em:pw4711@")) as client:
+        with pytest.raises(RenderRefused) as refused:
+            await client.ping()
+        assert client.base_url == url
+    assert given == ["Basic " + base64.b64encode(b"em:pw4711").decode()]
+    assert "pw4711" not in str(refused.value)
+
+
+async def test_a_service_that_is_away_is_named_without_its_password() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        async with client_of(f"http://em:pw4711@127.0.0.1:{taken.getsockname()[1]}/v1") as client:
+            with pytest.raises(RenderUnavailable) as away:
+                await client.stack(RAW)
+    assert "127.0.0.1" in str(away.value)
+    assert "pw4711" not in str(away.value)
 
 
 # -- creating and opening --------------------------------------------------------------------------------------------

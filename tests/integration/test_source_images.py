@@ -1,6 +1,7 @@
 """The method "render": level 0 as a stand-in render-ws serves it, and what becomes of a job when it does not."""
 
 import asyncio
+import base64
 import io
 import os
 import socket
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from PIL import Image
 
 from handlers import sourceimages
@@ -20,6 +23,7 @@ from handlers.images import MipmapJob, MipmapReport, make_mipmaps, verify_level
 from handlers.mipmapjobs import mask_job, tile_job
 from handlers.mipmapplan import MipmapPlan, level0_of
 from handlers.reduction import MEAN, Reduction
+from handlers.rendernames import checked_base_url
 from tests.integration.standin_control import RAW, Standin, client_of, standin, tile_spec
 
 WIDTH, HEIGHT = 101, 77
@@ -49,7 +53,7 @@ async def put_tile(service: Standin, image: Path, mask: Path | None = None, maxi
 
 def plan_for(service: Standin, output_dir: Path, **changes: Any) -> MipmapPlan:
     plan = MipmapPlan(output_dir, levels=3, reduction=RENDER)
-    return replace(plan.served_by(service.url, RAW), **changes)
+    return replace(plan.served_by(checked_base_url(service.url), RAW), **changes)
 
 
 async def made_of(job: MipmapJob) -> MipmapReport:
@@ -98,6 +102,27 @@ async def test_16_bits_come_through_the_window_that_makes_8_of_them(service: Sta
     exact = scaled.reshape(38, 2, 50, 2).mean(axis=(1, 3))
     # Rounded to bytes by render-ws before the mean, and once more after it.
     assert np.abs(level1 - exact).max() < 1.5
+
+
+async def test_the_worker_logs_in_with_user_and_password_of_the_url(service: Standin, tmp_path: Path) -> None:
+    async def forbid(request: web.Request) -> web.StreamResponse:
+        given.append(request.headers.get("Authorization"))
+        return web.Response(status=403, text="not you")
+
+    given: list[str | None] = []
+    spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
+    guard = web.Application()
+    guard.router.add_get("/{path:.*}", forbid)
+    async with TestServer(guard) as server:
+        guarded = checked_base_url(f"http://em:pw4711@127.0.0.1:{server.port}/render-ws/v1")
+        plan = MipmapPlan(tmp_path / "m", levels=3, reduction=RENDER).served_by(guarded, RAW)
+        job = tile_job(level0_of(spec), plan)
+        fault = await fault_of(job)
+    assert isinstance(fault, RenderRefused)
+    assert given == ["Basic " + base64.b64encode(b"em:pw4711").decode()]
+    shown = repr((plan, job, fault))
+    assert "pw4711" not in shown
+    assert given[0] not in shown
 
 
 async def test_16_bits_that_are_to_stay_16_are_refused_before_anything_is_asked(
@@ -165,7 +190,7 @@ async def test_a_service_that_is_away_is_waited_for(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         base_url = f"http://127.0.0.1:{unused.getsockname()[1]}/render-ws/v1"
-    plan = MipmapPlan(tmp_path, levels=1, reduction=RENDER).served_by(base_url, RAW)
+    plan = MipmapPlan(tmp_path, levels=1, reduction=RENDER).served_by(checked_base_url(base_url), RAW)
     spec = tile_spec("a", width=WIDTH, height=HEIGHT)
     fault = await fault_of(tile_job(level0_of(spec), plan))
     assert isinstance(fault, RenderUnavailable)
@@ -230,7 +255,9 @@ async def test_what_is_no_picture_of_the_tile_is_refused_and_leaves_no_level(
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/render-ws/v1"
-        plan = MipmapPlan(tmp_path / "m", levels=1, reduction=RENDER, encoding=PLAIN_TIFF).served_by(base_url, RAW)
+        plan = MipmapPlan(tmp_path / "m", levels=1, reduction=RENDER, encoding=PLAIN_TIFF).served_by(
+            checked_base_url(base_url), RAW
+        )
         fault = await fault_of(tile_job(level0_of(tile_spec("a", width=WIDTH, height=HEIGHT)), plan))
     assert type(fault) is kind
     assert words in str(fault)
@@ -238,5 +265,5 @@ async def test_what_is_no_picture_of_the_tile_is_refused_and_leaves_no_level(
 
 
 def test_other_methods_ask_nothing_of_the_service(tmp_path: Path) -> None:
-    plan = MipmapPlan(tmp_path).served_by("http://render:8080/render-ws/v1", RAW)
+    plan = MipmapPlan(tmp_path).served_by(checked_base_url("http://render:8080/render-ws/v1"), RAW)
     assert tile_job(level0_of(tile_spec("a")), plan).source is None

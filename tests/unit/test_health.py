@@ -84,3 +84,8 @@ def test_every_state_has_a_figure_for_every_watch_from_the_start():
     assert 'temwatch_attempts_total{outcome="done",step="ingest"} 1.0' in text
     assert "temwatch_ready 1.0" in text
     assert 'temwatch_watch_metafiles_found{by="scan",watch="temca2"} 1.0' in text
+
+
+def test_a_directory_that_is_not_utf_8_has_its_figures():
+    text = Metrics().text(replace(WELL, disks=(Disk("/data/probe_\udce4", 10**12, 10**9),)), {}).decode()
+    assert r'temwatch_disk_usable{directory="/data/probe_\\xe4"} 1.0' in text

@@ -1,5 +1,6 @@
 """Names, numbers and answers of render-ws: what is decided without a request."""
 
+import base64
 import json
 import math
 import pickle
@@ -135,10 +136,50 @@ def test_a_base_url_is_taken_with_and_without_a_slash_at_its_end() -> None:
     assert checked_base_url("http://r:8080/render-ws/v1/") == checked_base_url("http://r:8080/render-ws/v1")
 
 
-@pytest.mark.parametrize("url", ["render:8080", "ftp://r/v1", "http:///v1", "http://r/v1?x=1", ""])
+@pytest.mark.parametrize(
+    "url",
+    ["render:8080", "ftp://r/v1", "http:///v1", "http://r/v1?x=1", "", "http://r:x/v1", "http://r:0/", "http://[r/"],
+)
 def test_a_base_url_that_is_none_is_a_settings_fault(url: str) -> None:
     with pytest.raises(SettingsFault, match=r"render\.url"):
         checked_base_url(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "header"),
+    [
+        ("http://em:pw4711@r:8080/v1", "em:pw4711"),
+        ("http://em:p%40%2F4711@r:8080/v1", "em:p@/4711"),
+        ("http://em:p@4711@r:8080/v1", "em:p@4711"),
+        ("http://em:m%C3%BC4711@r:8080/v1/", "em:mü4711"),
+        ("http://token4711@r:8080/v1", "token4711:"),
+    ],
+)
+def test_user_and_password_of_a_base_url_are_kept_apart_from_it(url: str, header: str) -> None:
+    base_url = checked_base_url(url)
+    assert base_url.url == str(base_url) == "http://r:8080/v1"
+    assert base_url.authorization == "Basic " + base64.b64encode(header.encode()).decode()
+    assert "Basic" not in repr(base_url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://em:pw/4711@r/v1",
+        "http://em:80/pw4711@r/v1",
+        "http://em:pw#4711@r/v1",
+        "http://em:pw?4711@r/v1",
+        "http://em:p@4711@r:x/v1",
+        "ftp://em:pw4711@r/v1",
+        "em:pw4711@r/v1",
+        "http://em:[pw4711@r/v1",
+    ],
+)
+def test_a_base_url_that_is_refused_shows_no_password(url: str) -> None:
+    with pytest.raises(SettingsFault) as refused:
+        checked_base_url(url)
+    assert "4711" not in str(refused.value)
+    assert "r/v1" in str(refused.value) or "r:x/v1" in str(refused.value)
 
 
 NOT_LOADING = "Resolved tiles can only be saved to stacks in the LOADING state, but this stack's state is COMPLETE."

@@ -69,6 +69,58 @@ def test_in_service_every_record_is_one_json_object() -> None:
     assert "stack" not in broken
 
 
+ODD = """
+import logging, os, structlog, sys
+from daemon.service import set_up_logging
+
+set_up_logging("info", sys.argv[1])
+path = os.fsdecode(b"/data/probe_\\xe4 \\xc2\\xb5")
+structlog.get_logger().info("noticed", metafile=path, others=[{path: 1}])
+logging.getLogger("library").warning("odd: %s", path)
+structlog.get_logger().error("wide", text="\\ud83d")
+"""
+
+
+def bytes_said(code: str, form: str, locale: str = "C.UTF-8") -> bytes:
+    env = {**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0"}
+    run = subprocess.run([sys.executable, "-c", code, form], cwd=ROOT, capture_output=True, check=True, env=env)
+    assert run.stderr == b""
+    return run.stdout
+
+
+def test_a_path_that_is_not_utf_8_is_logged_with_escapes() -> None:
+    noticed, odd, wide = map(json.loads, bytes_said(ODD, "json").decode().splitlines())
+    assert noticed["metafile"] == "/data/probe_\\xe4 µ"
+    assert noticed["others"] == [{"/data/probe_\\xe4 µ": 1}]
+    assert odd["event"] == "odd: /data/probe_\\xe4 µ"
+    assert wide["text"] == "\\ud83d"
+
+
+@pytest.mark.parametrize("locale", ["C", "de_DE.ISO-8859-1"])
+def test_lines_are_utf_8_in_every_locale(locale: str) -> None:
+    assert len([json.loads(line) for line in bytes_said(ODD, "json", locale).decode().splitlines()]) == 3
+    assert len(bytes_said(ODD, "console", locale).decode().splitlines()) == 3
+
+
+SECRET = """
+import logging, structlog, sys
+from daemon.service import set_up_logging
+
+set_up_logging("info", sys.argv[1])
+url = "http://em:pw4711@render/v1"
+structlog.get_logger().info("away", urls=[url])
+logging.getLogger("library").warning("cannot reach %s", url)
+logging.getLogger("library").error("broke", exc_info=ValueError(url))
+"""
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_passwords_of_urls_are_not_logged(form: str) -> None:
+    said = bytes_said(SECRET, form).decode()
+    assert "pw4711" not in said
+    assert said.count("http://render/v1") == 3
+
+
 def test_the_level_holds_for_libraries_too() -> None:
     assert [json.loads(line)["event"] for line in speak("error", "json")] == ["step.broke"]
 
@@ -103,6 +155,8 @@ def test_systemd_hears_every_state(systemd: socket.socket) -> None:
     assert told() == "READY=1"
     notifier.status("3 under way,\n  tile 5 µm … done")
     assert told() == "STATUS=3 under way, tile 5 µm … done"
+    notifier.status("probe_\udce4")
+    assert told() == "STATUS=probe_\\udce4"
     notifier.reloading()
     assert told().startswith("RELOADING=1\nMONOTONIC_USEC=")
     notifier.watchdog()

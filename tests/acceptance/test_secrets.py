@@ -1,0 +1,98 @@
+"""The password of render.url is sent to its server and shown nowhere."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.rig import Rig, fetch, temwatch, wait_for
+
+PASSWORD = "pw4711"
+
+
+def test_the_password_of_the_url_is_in_no_output_of_the_daemon_and_its_commands(rig: Rig, write: Any) -> None:
+    rig.start_standin()
+    served = rig.render_url
+    rig.render_url = "http://em:pw4711@127.0.0.1:1/render-ws/v1"
+    rig.settings = {"log.level": "debug"}
+    section = write()
+    rig.start()
+    wait_for(lambda: "cannot be reached" in str(rig.ready()), 20, "render-ws is away")
+    wait_for(lambda: (rig.montage_of(section.metafile) or {}).get("state") == "settled", 20)
+    config = ("--config", str(rig.config()))
+    url = rig.url
+    outputs = {
+        "readyz": str(rig.ready()),
+        "metrics": str(fetch(f"{url}/metrics")),
+        "montages": str(rig.montages()),
+        "montage": str(fetch(f"{url}/api/montages/1")),
+        "replay over HTTP": str(fetch(f"{url}/api/replay", method="POST", body={"state": "all", "dry_run": True})),
+    }
+    commands: dict[str, tuple[str, ...]] = {
+        "status": (),
+        "status as JSON": ("--json",),
+        "health": ("--url", url),
+        "check-config": (),
+        "verify": (),
+        "replay": ("--dry-run",),
+    }
+    for name, arguments in commands.items():
+        options = arguments if name == "health" else (*arguments, *config)
+        done = temwatch(name.split()[0], *options)
+        outputs[name] = done.stdout + done.stderr
+    rig.daemon.stop()  # type: ignore[union-attr]
+    rebuilt = temwatch("journal", "rebuild", *config)
+    outputs["rebuild"] = rebuilt.stdout + rebuilt.stderr
+    outputs["log"] = "\n".join(rig.daemon.lines())  # type: ignore[union-attr]
+    assert "127.0.0.1:1/render-ws/v1" in outputs["readyz"]
+    assert "127.0.0.1:1/render-ws/v1" in outputs["rebuild"]
+    assert "127.0.0.1:1/render-ws/v1" in outputs["check-config"]
+    assert [name for name, text in outputs.items() if PASSWORD in text] == []
+    rig.render_url = served.replace("//", "//em:pw4711@")  # the stand-in takes any log-in
+    rig.start()
+    rig.wait_until("complete", section.metafile)
+    assert PASSWORD not in "\n".join(rig.daemon.lines())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://em:pw4711@render/v1",
+        "http://em:x/pw4711@render/v1",
+        "em:pw4711@render/v1",
+        "http://em:pw4711@render:x/v1",
+    ],
+)
+def test_a_url_that_is_refused_is_shown_without_its_password(tmp_path: Path, url: str) -> None:
+    rig = Rig(tmp_path, render_url=url)
+    done = temwatch("check-config", "--config", str(rig.config()))
+    assert done.returncode == 2
+    assert "render.url: " in done.stderr
+    assert PASSWORD not in done.stdout + done.stderr
+
+
+def test_the_import_commands_show_no_password(tmp_path: Path) -> None:
+    metafile = tmp_path / "_metadata_x_.json"
+    metafile.write_text("[]")
+    parameters: dict[str, Any] = {
+        "render": {"host": "http://em:pw4711@127.0.0.1", "port": 1, "owner": "em", "project": "v1"},
+        "metafile": str(metafile), "stack": "raw", "z": 1, "input_stack": "raw", "output_dir": str(tmp_path),
+        "mipmap_dir": str(tmp_path),
+    }  # fmt: skip
+    keys = {
+        "generate_EM_tilespecs_from_metafile": ("metafile", "stack"),
+        "generate_mipmaps": ("input_stack", "output_dir"),
+        "apply_mipmaps_to_render": ("input_stack", "mipmap_dir"),
+    }
+    for command, own in keys.items():
+        given = {key: parameters[key] for key in ("render", "z", *own)}
+        source = tmp_path / "input.json"
+        for variant in (given, {**given, "render": given["render"]["host"]}, {**given, "render": [given["render"]]}):
+            source.write_text(json.dumps(variant))
+            options = ("--input_json", str(source), "--log_level", "DEBUG", "--output_json", str(tmp_path / "out.json"))
+            done = temwatch(command, *options)
+            assert done.returncode in (1, 2), done.stdout + done.stderr
+            assert PASSWORD not in done.stdout + done.stderr
+        unknown = temwatch(command, "--render.hots", "http://em:pw4711@127.0.0.1", "--no_such=http://em:pw4711@h")
+        assert PASSWORD not in unknown.stdout + unknown.stderr
