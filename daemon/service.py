@@ -1,16 +1,17 @@
 """The daemon as a service: what it logs and how, and what it tells systemd."""
 
+import contextlib
 import io
 import logging
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, TextIO
 
-import sdnotify
 import structlog
 from structlog.typing import EventDict, Processor
 
@@ -112,10 +113,12 @@ class SystemdNotifier:
     """
 
     def __init__(self) -> None:
-        # sdnotify leaves a socket open where there is nothing to connect it to
-        self._socket = sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
-        if self._socket is not None and self._socket.socket is not None:
-            self._socket.socket.settimeout(1.0)  # a systemd that does not read must not stop the loop
+        address = os.environ.get("NOTIFY_SOCKET", "")
+        self._address = address.replace("@", "\0", 1) if address.startswith("@") else address  # "@": an abstract socket
+        self._socket: socket.socket | None = None
+        if address:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.settimeout(1.0)  # a systemd that does not read must not stop the loop
 
     def ready(self) -> None:
         """The service is up, or has reloaded."""
@@ -143,14 +146,14 @@ class SystemdNotifier:
 
     def close(self) -> None:
         """Gives the socket back."""
-        if self._socket is not None and self._socket.socket is not None:
-            self._socket.socket.close()
+        if self._socket is not None:
+            self._socket.close()
             self._socket = None
 
     def _tell(self, state: str) -> None:
         if self._socket is not None:
-            # sdnotify encodes as latin-1 and drops what has no place there; systemd reads UTF-8
-            self._socket.notify(state.encode(errors="backslashreplace").decode("latin-1"))
+            with contextlib.suppress(OSError):  # the service goes on without systemd
+                self._socket.sendto(state.encode(errors="backslashreplace"), self._address)
 
 
 def watchdog_interval_s(environ: Mapping[str, str]) -> float | None:

@@ -169,6 +169,17 @@ def test_systemd_hears_every_state(systemd: socket.socket) -> None:
     notifier.ready()  # says nothing, and does not fail
 
 
+def test_systemd_hears_through_an_abstract_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind("")  # the kernel chooses an abstract name
+        listening.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", "@" + listening.getsockname()[1:].decode())
+        notifier = SystemdNotifier()
+        notifier.ready()
+        assert listening.recv(4096) == b"READY=1"
+        notifier.close()
+
+
 def test_without_systemd_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notifier = SystemdNotifier()
