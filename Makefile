@@ -1,8 +1,10 @@
-# Every task is one target; `make help` lists them. The virtual environment is made from requirements.lock on first use.
+# Every task is one target; `make help` lists them. The virtual environment is made from requirements-dev.lock on first use.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BUILD_VENV := build/venv
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --no-build-isolation
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-all faults bench lock-bench lint types contracts check lock config-example clean
@@ -10,8 +12,10 @@ READY := $(VENV)/.ready
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-$(READY): requirements.lock pyproject.toml .ci/bootstrap.py
-	$(PYTHON) .ci/bootstrap.py $(VENV)
+$(READY): requirements-dev.lock pyproject.toml
+	.ci/venv $(PYTHON) $(VENV) requirements-dev.lock
+	$(PIP_INSTALL) --editable .
+	$(BIN)/pip check
 	@touch $@
 
 demo: $(READY) ## run the main job: a simulated microscope, the daemon, a stand-in render-ws
@@ -20,8 +24,9 @@ demo: $(READY) ## run the main job: a simulated microscope, the daemon, a stand-
 # Most tests wait for processes now and then: four at a time keep two cores busy. They start hundreds of processes, each of which
 # would compile temwatch anew where Python is told to keep no bytecode.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist worksteal
-test: $(READY) ## run the tests (under five minutes)
-	$(PYTEST)
+TESTS ?= tests
+test: $(READY) ## run the tests (under five minutes; TESTS=tests/unit: these alone)
+	$(PYTEST) $(TESTS)
 
 test-slow: $(READY) ## run the long tests, which `make test` leaves out
 	$(PYTEST) -m slow
@@ -33,8 +38,10 @@ faults: $(READY) ## inject every fault and print what was lost: nothing (half an
 	$(BIN)/python -m tests.acceptance.faults --scale $(SCALE)
 
 BENCHED := $(VENV)/.bench-ready
-$(BENCHED): $(READY) benchmarks/requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/requirements.lock
+$(BENCHED): $(READY) benchmarks/requirements-build.lock benchmarks/requirements.lock
+	$(PIP_INSTALL) --require-hashes -r benchmarks/requirements-build.lock
+	$(PIP_INSTALL) --require-hashes -r benchmarks/requirements.lock
+	$(BIN)/pip check
 	@touch $@
 
 bench: $(BENCHED) ## measure every target of docs/performance.md (under fifteen minutes), into benchmarks/results
@@ -52,13 +59,25 @@ contracts: $(READY) ## import contracts
 
 check: lint types contracts ## everything that needs no running
 
-lock: $(READY) ## renew requirements.lock from pyproject.toml (needs uv)
-	uv pip compile --quiet --upgrade --generate-hashes --no-header --python-version 3.11 --python-platform linux \
-	  pyproject.toml --group dev --extra dask -o requirements.lock
+$(BUILD_VENV)/.ready: requirements-build.lock
+	.ci/venv $(PYTHON) $(BUILD_VENV) requirements-build.lock
+	@touch $@
 
-lock-bench: $(READY) ## renew benchmarks/requirements.lock (needs uv)
-	uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 --python-platform linux \
-	  --group bench -c requirements.lock -o benchmarks/requirements.lock
+wheel: $(BUILD_VENV)/.ready ## build the wheel into dist, where it replaces any former one
+	rm -f dist/temwatch-*.whl
+	$(BUILD_VENV)/bin/python -m hatchling build --target wheel --directory dist
+
+# One lock for all supported versions of Python. The development lock comes first: the others hold the same versions. Only
+# wheels, since a source is built with whatever tools are newest; pyvips alone has none. (pip, reading "--only-binary :all:" in a
+# lock, forgets a "--no-binary" before it: the locks of the benchmarks state neither.)
+COMPILE := uv pip compile --quiet --upgrade --universal --fork-strategy fewest --python-version 3.11 \
+  --no-strip-extras --generate-hashes --only-binary :all: --no-header
+lock: ## renew all locks from pyproject.toml (needs uv)
+	$(COMPILE) pyproject.toml --extra dask --group dev --emit-build-options -o requirements-dev.lock
+	$(COMPILE) pyproject.toml --extra dask -c requirements-dev.lock --emit-build-options -o requirements.lock
+	$(COMPILE) --group build -c requirements-dev.lock --emit-build-options -o requirements-build.lock
+	$(COMPILE) --group bench --no-binary pyvips -c requirements-dev.lock -o benchmarks/requirements.lock
+	$(COMPILE) --group bench-build -c benchmarks/requirements.lock -o benchmarks/requirements-build.lock
 
 config-example: $(READY) ## write config.example.toml from the settings model
 	$(BIN)/temwatch check-config --print-example > config.example.toml

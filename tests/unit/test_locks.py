@@ -1,0 +1,144 @@
+"""Each lock is closed: a locked install never asks which version of a package is the newest."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PYTHONS = re.findall(r"Python :: (3\.\d+)", " ".join(PROJECT["project"]["classifiers"]))
+
+
+def group(name: str) -> list[str]:
+    """Requirements of one dependency group, with those of the groups that it includes."""
+    entries = PROJECT["dependency-groups"][name]
+    return [
+        requirement
+        for entry in entries
+        for requirement in ([entry] if isinstance(entry, str) else group(entry["include-group"]))
+    ]
+
+
+RUNTIME = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["dask"]]
+BUILD = PROJECT["build-system"]["requires"]
+ROOTS = {
+    "requirements.lock": RUNTIME,
+    "requirements-build.lock": [*BUILD, *group("build")],
+    "requirements-dev.lock": [*RUNTIME, *BUILD, *group("dev")],
+}
+"""What each lock has to hold. The locks of the benchmarks are installed, and tried, by a long test."""
+
+
+def pins_of(lock: Path) -> list[Requirement]:
+    """The pins of a lock; each has at least one digest."""
+    entries = re.split(r"\n(?=[A-Za-z0-9])", lock.read_text(encoding="utf-8"))
+    pinned = [entry for entry in entries if re.match(r"[A-Za-z0-9]", entry)]
+    assert [entry.splitlines()[0] for entry in pinned if "--hash=sha256:" not in entry] == []
+    return [Requirement(entry.split("\\")[0]) for entry in pinned]
+
+
+def environments() -> Iterator[dict[str, str]]:
+    """Marker environments: the first and a late patch release of each supported Python, on Linux x86_64."""
+    for python in PYTHONS:
+        for full in (f"{python}.0", f"{python}.99"):
+            yield default_environment() | {
+                "implementation_version": full,
+                "os_name": "posix",
+                "platform_machine": "x86_64",
+                "platform_system": "Linux",
+                "python_full_version": full,
+                "python_version": python,
+                "sys_platform": "linux",
+            }  # type: ignore[misc]  # a TypedDict, whose keys these are
+
+
+def requirements_of(pin: Requirement, environment: dict[str, str]) -> list[Requirement]:
+    """What a pin, with its extras, requires in an environment; nothing where it is not installed by its own marker."""
+    try:
+        installed = distribution(pin.name)
+    except PackageNotFoundError:
+        assert pin.marker is not None, f"{pin} is not installed"
+        assert not pin.marker.evaluate(), f"{pin} is not installed"
+        return []
+    assert pin.specifier.contains(installed.version, prereleases=True), f"{installed.version} is installed, not {pin}"
+    return [
+        required
+        for required in map(Requirement, installed.requires or [])
+        if any(applies(required, environment | {"extra": extra}) for extra in ("", *pin.extras))
+    ]
+
+
+def applies(requirement: Requirement, environment: dict[str, str]) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate(environment)
+
+
+def problem_with(required: Requirement, pinned: dict[str, Requirement]) -> str | None:
+    """Why the pins do not satisfy a requirement, or None."""
+    pin = pinned.get(canonicalize_name(required.name))
+    if pin is None:
+        return "is not pinned"
+    version = next(iter(pin.specifier)).version
+    if not required.specifier.contains(version, prereleases=True):
+        return f"is pinned to {version}"
+    if not required.extras <= pin.extras:
+        return "is pinned without the extra"
+    return None
+
+
+@pytest.mark.parametrize("lock", ROOTS)
+def test_every_requirement_of_every_pin_is_pinned(lock: str) -> None:
+    pins = pins_of(ROOT / lock)
+    assert len(PYTHONS) > 1
+    open_ends = set()
+    for environment in environments():
+        here = [pin for pin in pins if applies(pin, environment)]
+        pinned = {canonicalize_name(pin.name): pin for pin in here}
+        assert len(pinned) == len(here), "a package is pinned twice"
+        required = [("pyproject.toml", Requirement(root)) for root in ROOTS[lock]]
+        required += [(pin.name, each) for pin in here for each in requirements_of(pin, environment)]
+        for by, each in required:
+            problem = problem_with(each, pinned)
+            if problem:
+                open_ends.add(f"Python {environment['python_version']}: {by} requires {each}, which {problem}")
+    assert sorted(open_ends) == []
+
+
+def test_a_requirement_that_is_not_pinned_shows() -> None:
+    pinned = {"coverage": Requirement("coverage==7.17.3"), "zipp": Requirement("zipp==4.1.2")}
+    assert problem_with(Requirement("coverage>=7"), pinned) is None
+    assert problem_with(Requirement("coverage[toml]>=7"), pinned) == "is pinned without the extra"
+    assert problem_with(Requirement("Zipp>=5"), pinned) == "is pinned to 4.1.2"
+    assert problem_with(Requirement("tomli"), pinned) == "is not pinned"
+
+
+def test_all_locks_pin_the_same_versions() -> None:
+    locks = [*map(ROOT.joinpath, ROOTS), *(ROOT / "benchmarks").glob("*.lock")]
+    versions: dict[str, set[str]] = {}
+    for pin in (pin for lock in locks for pin in pins_of(lock)):
+        versions.setdefault(pin.name, set()).add(str(pin.specifier))
+    assert {name: pinned for name, pinned in versions.items() if len(pinned) > 1} == {}
+
+
+def test_servers_get_no_test_tool_and_build_nothing() -> None:
+    lock = ROOT / "requirements.lock"
+    pinned = {pin.name for pin in pins_of(lock)}
+    assert pinned & {Requirement(each).name for each in group("dev")} == {"packaging"}
+    assert "--only-binary :all:\n" in lock.read_text(encoding="utf-8")
+
+
+def test_no_file_names_the_host_of_a_package_registry() -> None:
+    hosts = re.compile(r"\b(pypi|pythonhosted|anaconda|debian|ubuntu|npmjs)\.(org|com)\b", re.IGNORECASE)
+    places = [ROOT / name for name in (".ci", "benchmarks", "daemon", "docs", "handlers", "systemd", "tests")]
+    files = [path for place in (ROOT, *places) for path in (place.glob("*") if place == ROOT else place.rglob("*"))]
+    texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file()}
+    assert len(texts) > 100
+    named = [str(path) for path, text in texts.items() if hosts.search(text)]
+    assert named == []
