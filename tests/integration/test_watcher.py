@@ -62,7 +62,7 @@ class Seen:
     async def whole(self, path, within_s=10.0):
         """Until the file has been seen with the size that it has."""
         size = path.stat().st_size
-        await self.until(lambda: any((each.path, each.size) == (path, size) for each in self.sightings), within_s)
+        await self.until(lambda: any((each.path, each.identity.size) == (path, size) for each in self.sightings), within_s)
         return self.last(path)
 
 
@@ -174,7 +174,7 @@ async def test_a_created_file_is_sighted_at_once_by_its_event(tmp_path):
         path = metafile(tmp_path)
         sighting = await seen.whole(path)
         assert sighting.found_by is FoundBy.EVENT
-        assert (sighting.watch, sighting.inode) == ("temca2", path.stat().st_ino)
+        assert (sighting.watch, sighting.identity.inode) == ("temca2", path.stat().st_ino)
         assert only(watcher).found_by_event >= 1
         assert only(watcher).found_only_by_scan == 0
 
@@ -187,7 +187,7 @@ async def test_a_file_written_slowly_is_sighted_again_when_it_is_closed(tmp_path
             for part in ("{", '"data"', ": []}"):
                 file.write(part)
                 file.flush()
-        assert (await seen.whole(path)).size == 12
+        assert (await seen.whole(path)).identity.size == 12
 
 
 async def test_a_file_renamed_into_place_is_sighted(tmp_path):
