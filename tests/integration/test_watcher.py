@@ -62,7 +62,8 @@ class Seen:
     async def whole(self, path, within_s=10.0):
         """Until the file has been seen with the size that it has."""
         size = path.stat().st_size
-        await self.until(lambda: any((each.path, each.identity.size) == (path, size) for each in self.sightings), within_s)
+        whole = path, size
+        await self.until(lambda: any((each.path, each.identity.size) == whole for each in self.sightings), within_s)
         return self.last(path)
 
 
