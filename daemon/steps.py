@@ -85,8 +85,7 @@ class Section:
     @property
     def resolution_nm(self) -> tuple[float, float, float]:
         """Pixel size in x and y from the calibration, section distance from the configuration."""
-        calibration = self.metafile.header.highmag
-        return calibration.x_nm_per_pix, calibration.y_nm_per_pix, self.watch.stacks.resolution_z
+        return *self.metafile.header.highmag.pixel_size_nm, self.watch.stacks.resolution_z
 
     def level0(self) -> list[Level0]:
         """The image, mask and size of every tile."""

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final, TypeVar
 
 from handlers.geometry import Point
-from handlers.metafile import IMAGE_NAME, EdgeMatch, EdgeSide, Header, Metafile, TileRecord, shown
+from handlers.metafile import IMAGE_NAME, EdgeMatch, EdgeSide, Header, Metafile, Numeral, TileRecord, shown
 
 STEP_TOLERANCE: Final = 0.02
 """How far the step between neighbours may be off, as a fraction of the frame's width (x) or height (y).
@@ -29,6 +29,7 @@ REFERENCE_NAME_DELAY_S: Final = 600.0
 
 _METAFILE_NAME = re.compile(r"_metadata_(\d{14})_(.+)_\.json", re.DOTALL)
 _TIME = re.compile(r"\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])[0-5]\d[0-5]\d(\d{3})?")
+_LEADING_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 _EXAMPLES = 3
 _NEIGHBOUR: Final[Mapping[EdgeSide, tuple[int, int]]] = {
     EdgeSide.LEFT: (-1, 0),
@@ -101,17 +102,40 @@ def _check_file_name(header: Header, file_name: str) -> Iterator[Finding]:
     if named is None:
         yield _warning(f"the name {file_name!r} is not of the form of {told!r}: it cannot be compared with the header")
         return
-    if named[2] != f"{header.session_id}_{header.grid}_{header.roi_index}" or not _names_time(header, named[1]):
-        yield _error(f"the name {file_name!r} contradicts the header, by which it is {told!r}")
+    if header.name_core is None:
+        lacking = [key for key in ("session_id", "grid", "roi_index") if getattr(header, key) is None]
+        yield _warning(f"the header lacks {' and '.join(lacking)}: names cannot be compared with it")
+    elif not _same_name(header, named[2], header.name_core) or not _names_time(header, named[1]):
+        text = f"the name {file_name!r} contradicts the header, by which it is {told!r}"
+        yield _contradiction(header)(text)
+
+
+def _has_numerals(header: Header) -> bool:
+    """Whether the header has a number for a part of the names."""
+    parts = header.roi_creation_time, header.session_id, header.grid
+    return any(isinstance(part, Numeral) for part in parts)
+
+
+def _same_name(header: Header, named: str, told: str) -> bool:
+    """Whether two names are the same; a number in the header has lost its leading zeros."""
+    if _has_numerals(header):
+        named, told = _LEADING_ZEROS.sub("", named), _LEADING_ZEROS.sub("", told)
+    return named == told
+
+
+def _contradiction(header: Header) -> Callable[[str], Finding]:
+    """Names contradict text; a number may have lost more than its leading zeros, and nothing was taken from it."""
+    return _warning if _has_numerals(header) else _error
 
 
 def _names_time(header: Header, named: str) -> bool:
     """Whether the time in a metafile's name is the header's; that of a lens-correction set may be seconds off."""
-    if named == header.roi_creation_time:
+    created = header.roi_creation_time
+    if created is None or named == created:
         return True
-    if not header.is_reference or not _TIME.fullmatch(header.roi_creation_time) or not _TIME.fullmatch(named):
+    if not header.is_reference or not _TIME.fullmatch(created) or not _TIME.fullmatch(named):
         return False
-    return abs(_rough_seconds(named) - _rough_seconds(header.roi_creation_time)) <= REFERENCE_NAME_DELAY_S
+    return abs(_rough_seconds(named) - _rough_seconds(created)) <= REFERENCE_NAME_DELAY_S
 
 
 def _rough_seconds(time: str) -> int:
@@ -123,16 +147,16 @@ def _rough_seconds(time: str) -> int:
 
 def _check_image_names(metafile: Metafile) -> Iterator[Finding]:
     header, contradicting, unknown = metafile.header, [], []
-    start = f"{header.session_id}_{header.grid}_{header.roi_index}"
+    start = header.name_core
     for number, tile in enumerate(metafile.tiles):
         named = IMAGE_NAME.fullmatch(tile.img_path)
         if named is None:
             unknown.append(f"data[{number}] {tile.img_path!r}")
-        elif named[2] != f"{start}_{tile.raster_col}_{tile.raster_row}":
+        elif start is not None and not _same_name(header, named[2], f"{start}_{tile.raster_col}_{tile.raster_row}"):
             contradicting.append(
                 f"data[{number}] {tile.img_path!r} should end in '_{start}_{tile.raster_col}_{tile.raster_row}'"
             )
-    yield from _gathered(_error, "image names contradict the header or raster_pos", contradicting)
+    yield from _gathered(_contradiction(header), "image names contradict the header or raster_pos", contradicting)
     yield from _gathered(_warning, "image names are not of pyTEMCA's form and cannot be compared", unknown)
 
 
@@ -155,15 +179,24 @@ def _repeated(counts: Mapping[_T, int]) -> list[str]:
 def _check_raster_index(tiles: tuple[TileRecord, ...]) -> Iterator[Finding]:
     """The order of acquisition counts from 0 to n-1."""
     found = Counter(tile.raster_index for tile in tiles)
+    absent = found.pop(None, 0)
+    if absent:
+        yield _warning(f"{absent} of {len(tiles)} tiles have no raster_index: their order cannot be checked")
+        return
     yield from _gathered(_warning, "raster_index occurs more than once", _repeated(found))
     missing = [str(number) for number in range(len(tiles)) if number not in found]
     yield from _gathered(_warning, f"raster_index is missing between 0 and {len(tiles) - 1}", missing)
 
 
+def _in_order(tiles: tuple[TileRecord, ...]) -> list[TileRecord]:
+    """The tiles that have a raster_index, by it."""
+    numbered = [(tile.raster_index, tile) for tile in tiles if tile.raster_index is not None]
+    return [tile for _, tile in sorted(numbered, key=lambda item: item[0])]
+
+
 def _check_time_stamps(metafile: Metafile) -> Iterator[Finding]:
     """The times in the image names rise with raster_index, from roi_creation_time on."""
-    in_order = sorted(metafile.tiles, key=lambda tile: tile.raster_index)
-    stamps = [(stamp, tile.img_path) for tile in in_order if (stamp := tile.time_stamp) is not None]
+    stamps = [(stamp, tile.img_path) for tile in _in_order(metafile.tiles) if (stamp := tile.time_stamp) is not None]
     wrong = [repr(name) for stamp, name in stamps if not _TIME.fullmatch(stamp)]
     yield from _gathered(_warning, "image names begin with what is no time", wrong)
     back = [
@@ -173,31 +206,32 @@ def _check_time_stamps(metafile: Metafile) -> Iterator[Finding]:
     ]
     yield from _gathered(_warning, "time stamps do not rise with raster_index", back)
     created = metafile.header.roi_creation_time
-    if stamps and not metafile.header.is_reference and stamps[0][0][:14] < created:
+    if created is not None and stamps and not metafile.header.is_reference and stamps[0][0][:14] < created:
         yield _warning(f"the first image, {stamps[0][1]!r}, is older than the region, set up at {created}")
 
 
 def _check_uniform(metafile: Metafile) -> Iterator[Finding]:
     """One angle and one pixel size in all tiles, and those of the header."""
     tiles, highmag = metafile.tiles, metafile.header.highmag
-    for name, told, values in (
+    for name, told, found in (
         ("angle", highmag.angle_deg, {tile.angle_deg for tile in tiles}),
         ("pixel_size", highmag.nm_per_pix, {tile.pixel_size_nm for tile in tiles}),
         ("pixel_size_x_move", None, {tile.pixel_size_x_move_nm for tile in tiles}),
         ("pixel_size_y_move", None, {tile.pixel_size_y_move_nm for tile in tiles}),
     ):
+        values = [value for value in found if value is not None]
         if len(values) > 1:
             yield _warning(f"{name} is not the same in all tiles: {min(values)} to {max(values)}")
-        elif told is not None and not math.isclose(told, min(values), rel_tol=CALIBRATION_TOLERANCE):
-            yield _warning(f"{name} is {min(values)} in the tiles and {told} in the header's highmag calibration")
-    first = tiles[0]
-    for name, size in (("x", first.pixel_size_x_move_nm), ("y", first.pixel_size_y_move_nm)):
-        if not math.isclose(size, first.pixel_size_nm, rel_tol=MOVE_SIZE_TOLERANCE):
-            yield _warning(f"pixel_size_{name}_move is {size}, far from the nominal {first.pixel_size_nm}")
+        elif told is not None and values and not math.isclose(told, values[0], rel_tol=CALIBRATION_TOLERANCE):
+            yield _warning(f"{name} is {values[0]} in the tiles and {told} in the header's highmag calibration")
+    nominal = tiles[0].pixel_size_nm
+    for name, size in (("x", tiles[0].pixel_size_x_move_nm), ("y", tiles[0].pixel_size_y_move_nm)):
+        if nominal is not None and not math.isclose(size, nominal, rel_tol=MOVE_SIZE_TOLERANCE):
+            yield _warning(f"pixel_size_{name}_move is {size}, far from the nominal {nominal}")
 
 
 def _check_calibration(header: Header) -> Iterator[Finding]:
-    x, y = header.highmag.x_nm_per_pix, header.highmag.y_nm_per_pix
+    x, y = header.highmag.pixel_size_nm
     if not math.isclose(x, y, rel_tol=CALIBRATION_TOLERANCE):
         yield _warning(
             f"highmag calibration is {x} nm per pixel in x and {y} in y; the layout of a tile spec has x only"
@@ -236,13 +270,20 @@ def _check_matches(tiles: tuple[TileRecord, ...]) -> Iterator[Finding]:
     imaged = {tile.raster_pos: tile.raster_index for tile in tiles}
     wrong_quality, wrong_place = [], []
     for tile, match, other in _edges(tiles):
-        is_there = imaged.get(other, tile.raster_index) < tile.raster_index
-        if match.match_quality is not None and is_there == (match.match_quality == -1):
+        if _contradicts(match.match_quality, tile.raster_index, imaged.get(other, tile.raster_index)):
             wrong_quality.append(f"{tile.raster_pos} {match.side} has {match.match_quality}")
-        if (match.col, match.row) not in {tile.raster_pos, other, (None, None)}:
-            wrong_place.append(f"{tile.raster_pos} {match.side} stands at {(match.col, match.row)}")
+        place = match.col, match.row
+        if None not in place and place not in {tile.raster_pos, other}:
+            wrong_place.append(f"{tile.raster_pos} {match.side} stands at {place}")
     yield from _gathered(_warning, "match_quality is not -1 exactly where the neighbour is absent", wrong_quality)
     yield from _gathered(_warning, "template matches are recorded for other places", wrong_place)
+
+
+def _contradicts(quality: int | None, here: int | None, there: int | None) -> bool:
+    """Whether a match's quality tells of a neighbour that was not imaged before, or the reverse, by raster_index."""
+    if quality is None or here is None or there is None:
+        return False
+    return (there < here) == (quality == -1)
 
 
 def _edges(tiles: tuple[TileRecord, ...]) -> Iterator[tuple[TileRecord, EdgeMatch, tuple[int, int]]]:

@@ -100,7 +100,7 @@ async def generate_tilespecs(
 
     before = await client.stack(stack)
     try:
-        resolution_nm = (calibration.x_nm_per_pix, calibration.y_nm_per_pix, resolution_z_nm)
+        resolution_nm = (*calibration.pixel_size_nm, resolution_z_nm)
         ingested = await write_while_loading(client, stack, resolution_nm, put)
         complete = await leave_stack(client, stack, before, (z,), close=close, whole=True)
     except Fault:

@@ -1,14 +1,15 @@
 """The metafile that pyTEMCA writes after a region: bytes -> frozen `Metafile`.
 
 Parsed by key, not by position: a list of objects, in any order and number, or one flat object. Unknown keys are
-tolerated. What tile specs, z or identity need is insisted on; what is only of interest (focus, statistics, template
-matches) is kept where it has its usual type, and counts as absent otherwise.
+tolerated. Values that tile specs need are required; docs/compatibility.md lists them. Every other value is kept where
+it has its usual type, and counts as absent otherwise, NaN included: who needs it (a z rule, a stack's name, a tile id)
+says that it is missing.
 """
 
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +24,7 @@ from pydantic import (
     Strict,
     TypeAdapter,
     ValidationError,
+    WrapValidator,
 )
 from pydantic_core import CoreSchema, core_schema, from_json
 
@@ -52,6 +54,44 @@ class _OrAbsent:
         return core_schema.with_default_schema(handler(source), default=None, on_error="default")
 
 
+class _Whole:
+    """Marks an integer that may be written as a float without a fraction, as in `256.0`.
+
+    No Python function is called for an integer: a metafile of 20,000 tiles has 300,000 of them.
+    """
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        whole_float = core_schema.no_info_after_validator_function(
+            int, core_schema.float_schema(strict=True, multiple_of=1, allow_inf_nan=False)
+        )
+        choices: list[CoreSchema | tuple[CoreSchema, str]] = [core_schema.int_schema(strict=True), whole_float]
+        either = core_schema.union_schema(choices, mode="left_to_right", custom_error_type="int_type")
+        return core_schema.chain_schema([either, handler(source)])
+
+
+class Numeral(str):
+    """Text that the metafile has as a number: names may spell it otherwise, as in `001050` for 1050."""
+
+    __slots__ = ()
+
+
+def _spelled(value: object, handler: Callable[[object], str]) -> str:
+    """Text as it is, a number in digits."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return Numeral(handler(str(value))) if is_number and not isinstance(value, bool) else handler(value)
+
+
+def _without_nan(value: Any) -> Any:
+    """A value of JSON with null for every NaN and Infinity in it."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _filled(text: str) -> str:
     if not text or not text.isprintable():
         raise ValueError("should be text of printable characters, at least one")
@@ -59,18 +99,23 @@ def _filled(text: str) -> str:
 
 
 _Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+_Int = Annotated[int, Strict(), Field(ge=-(2**63), lt=2**63), _Whole()]
 _Text = Annotated[str, Strict()]
-_Filled = Annotated[_Text, AfterValidator(_filled)]
-_Count = Annotated[int, Strict(), Field(ge=0, le=_MAX_INT)]
-_FrameSide = Annotated[int, Strict(), Field(ge=1, le=_MAX_FRAME)]
+_SpelledText = Annotated[_Text, WrapValidator(_spelled)]
+_Filled = Annotated[_Text, AfterValidator(_filled), WrapValidator(_spelled)]
+_Count = Annotated[int, Strict(), Field(ge=0, le=_MAX_INT), _Whole()]
+_FrameSide = Annotated[int, Strict(), Field(ge=1, le=_MAX_FRAME), _Whole()]
 _PixelSize = Annotated[_Number, Field(ge=_MIN_SIZE_NM, le=_MAX_SIZE_NM)]
 _StageNm = Annotated[_Number, Field(ge=-_MAX_STAGE_NM, le=_MAX_STAGE_NM)]
 _NumberOrAbsent = Annotated[_Number | None, _OrAbsent()]
-_IntOrAbsent = Annotated[Annotated[int, Strict(), Field(ge=-(2**63), lt=2**63)] | None, _OrAbsent()]
-_TextOrAbsent = Annotated[_Text | None, _OrAbsent()]
+_IntOrAbsent = Annotated[_Int | None, _OrAbsent()]
+_CountOrAbsent = Annotated[_Count | None, _OrAbsent()]
+_PixelSizeOrAbsent = Annotated[_PixelSize | None, _OrAbsent()]
+_TextOrAbsent = Annotated[_SpelledText | None, _OrAbsent()]
+_FilledOrAbsent = Annotated[_Filled | None, _OrAbsent()]
 _NumbersOrAbsent = Annotated[tuple[_Number, ...] | None, _OrAbsent()]
 _PointOrAbsent = Annotated[tuple[_Number, _Number] | None, _OrAbsent()]
-_ObjectOrAbsent = Annotated[dict[str, Any] | None, _OrAbsent()]
+_ObjectOrAbsent = Annotated[Annotated[dict[str, Any], AfterValidator(_without_nan)] | None, _OrAbsent()]
 
 
 def _in_image(*path: str | int) -> Any:
@@ -99,39 +144,44 @@ class Camera:
 class Calibration:
     """The calibration of one magnification."""
 
-    nm_per_pix: _PixelSize
     x_nm_per_pix: _PixelSize
-    y_nm_per_pix: _PixelSize
-    angle_deg: Annotated[_Number, Field(validation_alias="angle")]
+    y_nm_per_pix: _PixelSizeOrAbsent = None
+    nm_per_pix: _PixelSizeOrAbsent = None
+    angle_deg: Annotated[_NumberOrAbsent, Field(validation_alias="angle")] = None
     """Rotation from stage to camera."""
+
+    @property
+    def pixel_size_nm(self) -> Point:
+        """x, y; pixels are square where y is absent."""
+        return self.x_nm_per_pix, self.x_nm_per_pix if self.y_nm_per_pix is None else self.y_nm_per_pix
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
     """What the metafile says of the region as a whole."""
 
-    roi_creation_time: _Filled
-    """YYYYMMDDHHMMSS, the microscope's local time, when the region was set up."""
-    session_id: _Filled
-    grid: _Filled
-    """Barcode of the aperture: six digits for sections, `<14 digits>_reference` for lens-correction sets."""
-    roi_index: _Count
-    """Number of the region within the aperture, from 0."""
     temca_id: _Filled
     camera: Annotated[Camera, Field(validation_alias="camera_info")]
     highmag: Annotated[Calibration, Field(validation_alias=AliasPath("calibration", "highmag"))]
+    roi_creation_time: _FilledOrAbsent = None
+    """YYYYMMDDHHMMSS, the microscope's local time, when the region was set up."""
+    session_id: _FilledOrAbsent = None
+    grid: _FilledOrAbsent = None
+    """Barcode of the aperture: six digits for sections, `<14 digits>_reference` for lens-correction sets."""
+    roi_index: _CountOrAbsent = None
+    """Number of the region within the aperture, from 0."""
     lowmag: Annotated[
         Annotated[Calibration | None, _OrAbsent()], Field(validation_alias=AliasPath("calibration", "lowmag"))
     ] = None
-    overlap: Annotated[_Number, Field(ge=0, lt=1)] | None = None
+    overlap: Annotated[Annotated[_Number, Field(ge=0, lt=1)] | None, _OrAbsent()] = None
     """Nominal overlap of neighbours, a fraction of the frame, in both directions."""
-    specimen_id: _Text | None = None
+    specimen_id: _TextOrAbsent = None
     """Name of the block; None where the microscope was not told."""
-    media: _Text | None = None
+    media: _TextOrAbsent = None
     """The substrate, as in `tape`."""
-    media_id: _Text | None = None
+    media_id: _TextOrAbsent = None
     """The reel, as in `0151`."""
-    z_index: Annotated[Annotated[int, Strict()] | _Number | None, _OrAbsent()] = None
+    z_index: Annotated[_Int | _Number | None, Field(union_mode="left_to_right"), _OrAbsent()] = None
     """Number of the section on its media, not its z in the volume; None for lens-correction sets."""
     lims_specimen_id: _TextOrAbsent = None
     roi_center_nm: Annotated[_PointOrAbsent, Field(validation_alias="roi_center")] = None
@@ -156,17 +206,23 @@ class Header:
     @property
     def is_reference(self) -> bool:
         """Whether this is a lens-correction set, by its aperture."""
-        return "reference" in self.grid
+        return self.grid is not None and "reference" in self.grid
 
     @property
     def grid_number(self) -> int | None:
         """The number of a section's aperture; None for a lens-correction set."""
-        return int(self.grid) if re.fullmatch("[0-9]{1,18}", self.grid) else None
+        return int(self.grid) if self.grid is not None and re.fullmatch("[0-9]{1,18}", self.grid) else None
+
+    @property
+    def name_core(self) -> str | None:
+        """What the names of the metafile and of its images share; None where the header lacks a part of it."""
+        parts = self.session_id, self.grid, self.roi_index
+        return None if None in parts else "_".join(map(str, parts))
 
     @property
     def metafile_name(self) -> str:
         """The name that pyTEMCA gives the metafile of this header."""
-        return f"_metadata_{self.roi_creation_time}_{self.session_id}_{self.grid}_{self.roi_index}_.json"
+        return f"_metadata_{self.roi_creation_time or '*'}_{self.name_core or '*'}_.json"
 
 
 class EdgeSide(StrEnum):
@@ -222,15 +278,15 @@ class TileRecord:
     raster_col: Annotated[_Count, _in_image("raster_pos", 0)]
     """Place in the grid of the montage, from 0; a montage need not fill its rows or begin at column 0."""
     raster_row: Annotated[_Count, _in_image("raster_pos", 1)]
-    raster_index: Annotated[_Count, _in_image("raster_index")]
-    """Order of acquisition, from 0."""
     angle_deg: Annotated[_Number, _in_image("angle")]
     """Rotation from stage to camera."""
-    pixel_size_nm: Annotated[_PixelSize, _in_image("pixel_size")]
-    """Nominal nanometres per pixel."""
     pixel_size_x_move_nm: Annotated[_PixelSize, _in_image("pixel_size_x_move")]
     """Effective nanometres per pixel for stage motion in x."""
     pixel_size_y_move_nm: Annotated[_PixelSize, _in_image("pixel_size_y_move")]
+    raster_index: Annotated[_CountOrAbsent, _in_image("raster_index")] = None
+    """Order of acquisition, from 0."""
+    pixel_size_nm: Annotated[_PixelSizeOrAbsent, _in_image("pixel_size")] = None
+    """Nominal nanometres per pixel."""
     frames_per_second: Annotated[
         Annotated[Annotated[float, Field(allow_inf_nan=False)] | None, _OrAbsent()], _in_image("fps")
     ] = None
@@ -314,8 +370,9 @@ def parse_metafile(raw: bytes, subject: str) -> Metafile:
     for number, tile in enumerate(records):
         if _PLAIN_NAME.fullmatch(tile.img_path) is None:
             _refuse_path(tile.img_path, f"data[{number}].img_path", subject)
-    shared = parts.pop("sharedTransform") if isinstance(parts.get("sharedTransform"), dict) else None
-    return Metafile(header, tuple(records), shared, parts)
+    extra = _without_nan(parts)
+    shared = extra.pop("sharedTransform") if isinstance(extra.get("sharedTransform"), dict) else None
+    return Metafile(header, tuple(records), shared, extra)
 
 
 def image_path(directory: Path, img_path: str) -> Path:
@@ -356,43 +413,15 @@ def _json(raw: bytes, subject: str) -> object:
     if not raw.strip(b"\0"):
         raise MetafilePartial(subject, "has its length but no content yet", "it may still be under way")
     try:
-        return from_json(raw, allow_inf_nan=False, cache_strings="keys")
+        # NaN and Infinity are no JSON, but Python's json.dump writes them; the fields refuse them where it matters.
+        return from_json(raw, allow_inf_nan=True, cache_strings="keys")
     except ValueError as error:
         problem = str(error)
     if problem.startswith("EOF"):
         raise MetafilePartial(subject, f"is cut off: {problem}", "it may still be under way")
     if problem.startswith("recursion limit"):
         raise MetafileFault(subject, "is nested too deep for a metafile")
-    key = _not_a_number(raw)
-    if key:
-        raise MetafileFault(subject, f"{key}: NaN and Infinity are not numbers in JSON")
     raise MetafilePartial(subject, f"is not JSON: {problem}", "it may still be under way")
-
-
-def _not_a_number(raw: bytes) -> str:
-    """The key of the first NaN or Infinity in what is otherwise JSON; empty where it is not."""
-    try:
-        value = from_json(raw, allow_inf_nan=True, cache_strings="keys")
-    except ValueError:
-        return ""
-    paths = (path for path, leaf in _leaves(value, ()) if isinstance(leaf, float) and not math.isfinite(leaf))
-    return _key(_without_container(value, next(paths, ())))
-
-
-def _leaves(value: object, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], object]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _leaves(item, (*path, key))
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from _leaves(item, (*path, number))
-    else:
-        yield path, value
-
-
-def _without_container(value: object, path: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """The path from the element on, so that keys read alike for both containers."""
-    return path[1:] if isinstance(value, list) else path
 
 
 def _parts(value: object, subject: str) -> dict[str, Any]:

@@ -87,10 +87,14 @@ _TILE_ID_FIELDS: Final = (
 )
 
 
+def _fields_of(template: str) -> list[str]:
+    return [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+
+
 def _require_template(template: str) -> None:
     """Raise SettingsFault unless every field of the template is known; attributes and indices of fields are not."""
     try:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        names = _fields_of(template)
     except ValueError as error:
         raise SettingsFault("tilespecs.tile_id", f"{template!r} is not a template: {error}") from None
     for name in names:
@@ -168,7 +172,7 @@ def tile_ids_for(metafile: Metafile, z: float, options: TileSpecOptions | None =
     """The ids of a metafile's tiles, in its order. Raises as `tile_specs_for` does."""
     options = options or TileSpecOptions()
     header = metafile.header
-    shared: dict[str, str | int] = {
+    shared: dict[str, str | int | None] = {
         "z": str(float(z)),
         "section_id": options.section_id or str(float(z)),
         "session_id": header.session_id,
@@ -176,6 +180,7 @@ def tile_ids_for(metafile: Metafile, z: float, options: TileSpecOptions | None =
         "roi_index": header.roi_index,
         "specimen_id": header.specimen_id or "",
     }
+    _require_fields(options.tile_id, shared, metafile)
     ids = tuple(_tile_id(options.tile_id, shared, tile, header.metafile_name) for tile in metafile.tiles)
     doubled = [tile_id for tile_id, times in Counter(ids).items() if times > 1]
     if doubled:
@@ -186,7 +191,19 @@ def tile_ids_for(metafile: Metafile, z: float, options: TileSpecOptions | None =
     return ids
 
 
-def _tile_id(template: str, shared: Mapping[str, str | int], tile: TileRecord, metafile_name: str) -> str:
+def _require_fields(template: str, shared: Mapping[str, str | int | None], metafile: Metafile) -> None:
+    """Raise MetafileFault where the metafile lacks what the template names."""
+    lacking = [f"metadata.{name}" for name, value in shared.items() if value is None]
+    if any(tile.raster_index is None for tile in metafile.tiles):
+        lacking.append("data[].img_meta.raster_index")
+    wanted = _fields_of(template)
+    for key in lacking:
+        if key.rpartition(".")[2] in wanted:
+            problem = f"{key}: missing, and the tile ids of this watch need it"
+            raise MetafileFault(metafile.header.metafile_name, problem, "see tilespecs.tile_id")
+
+
+def _tile_id(template: str, shared: Mapping[str, str | int | None], tile: TileRecord, metafile_name: str) -> str:
     fields = {
         **shared,
         "basename": tile.basename,

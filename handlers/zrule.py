@@ -11,7 +11,7 @@ from typing import Final
 
 from handlers.consistency import Finding, Severity
 from handlers.errors import SettingsFault, ZFault, storage_fault
-from handlers.metafile import Header, Metafile
+from handlers.metafile import Header, Metafile, Numeral
 
 DEFAULT_NAME_PATTERN: Final = r"_(?P<z>\d+)_\d+_\.json$"
 """Finds the grid of a section in `_metadata_{time}_{session}_{grid}_{roi}_.json`."""
@@ -117,7 +117,16 @@ def z_for(metafile: Metafile, metafile_path: Path, rule: ZRule) -> float:
 
 def offset_for(header: Header, rule: ZRule) -> float:
     """The offset of the section's reel, or the general one where the rule lists no such reel."""
-    return rule.offset if header.media_id is None else rule.offsets_by_media.get(header.media_id, rule.offset)
+    own = _own_offset(header, rule)
+    return rule.offset if own is None else own
+
+
+def _own_offset(header: Header, rule: ZRule) -> float | None:
+    """The offset that is listed for the section's reel; one that the header has as a number lacks its leading zeros."""
+    media = header.media_id
+    if media is None or media in rule.offsets_by_media or not isinstance(media, Numeral):
+        return rule.offsets_by_media.get(media or "")
+    return next((offset for listed, offset in rule.offsets_by_media.items() if _means(media, listed)), None)
 
 
 def check_z(metafile: Metafile, z: float, rule: ZRule) -> tuple[Finding, ...]:
@@ -127,7 +136,7 @@ def check_z(metafile: Metafile, z: float, rule: ZRule) -> tuple[Finding, ...]:
     """
     header = metafile.header
     texts = []
-    if rule.offsets_by_media and header.media_id not in rule.offsets_by_media:
+    if rule.offsets_by_media and _own_offset(header, rule) is None:
         listed = ", ".join(sorted(rule.offsets_by_media))
         texts.append(f"media_id {header.media_id!r} has no offset of its own ({listed} have): {rule.offset} was added")
     own = z - offset_for(header, rule)
@@ -144,6 +153,8 @@ def _z_of_header(header: Header, name: str) -> float:
 
 
 def _z_of_grid(header: Header, name: str) -> float:
+    if header.grid is None:
+        raise ZFault(name, "metadata.grid: missing, and the z rule needs it", 'use z.rule = "name", "table" or "fixed"')
     if header.grid_number is None:
         raise ZFault(name, f"the grid {header.grid!r} is not a number", 'use z.rule = "table" or "fixed" for such sets')
     return float(header.grid_number)
@@ -168,9 +179,9 @@ def _finite(value: str | float, what: str, name: str) -> float:
 
 def _z_of_table(header: Header, name: str, table: ZTable) -> float:
     facts = {
-        "grid": header.grid,
-        "roi_index": str(header.roi_index),
-        "session_id": header.session_id,
+        "grid": header.grid or "",
+        "roi_index": "" if header.roi_index is None else str(header.roi_index),
+        "session_id": header.session_id or "",
         "specimen_id": header.specimen_id or "",
         "media_id": header.media_id or "",
         "metafile": name,

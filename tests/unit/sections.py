@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -109,3 +110,25 @@ def section(change: Change | None = None, *, width: int = 4, height: int = 3) ->
 
 def metafile(change: Change | None = None) -> Metafile:
     return parse_metafile(json.dumps(section(change)).encode(), NAME)
+
+
+def flat(change: Change | None = None) -> dict[str, Any]:
+    """A section as one object."""
+    head, data = section(change)
+    return {**head, **data}
+
+
+def key_of(path: tuple[str | int, ...]) -> str:
+    """A path in words, as in `data[7].img_meta.angle`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)[1:]
+
+
+def put(document: Any, key: str, value: object) -> None:
+    """Set the value of a key such as `data[7].img_meta.angle`; `...` removes it."""
+    *parents, last = [int(step) if step.isdigit() else step for step in re.findall(r"[^.\[\]]+", key)]
+    for step in parents:
+        document = document[step]
+    if value is ...:
+        del document[last]
+    else:
+        document[last] = value

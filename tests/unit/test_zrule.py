@@ -53,6 +53,18 @@ def test_a_reel_without_offset_of_its_own_gets_the_general_one_and_a_warning() -
         assert "0147" in finding.text
 
 
+@pytest.mark.parametrize("media_id", [147, 147.0, "0147"])
+def test_a_reel_whose_number_lost_its_leading_zeros_has_its_offset(media_id: object) -> None:
+    rule = ZRule(ZRuleKind.GRID, 500, {"0147": 100000})
+    assert z(rule, told(media_id=media_id)) == 100042
+    assert check_z(metafile(told(media_id=media_id)), 100042, rule) == ()
+
+
+def test_a_header_without_grid_has_no_z_by_the_grid() -> None:
+    with pytest.raises(ZFault, match=r"metadata\.grid: missing"):
+        z(ZRule(ZRuleKind.GRID), told(grid=None))
+
+
 def test_a_fraction_of_z_is_kept() -> None:
     assert z(ZRule(ZRuleKind.FIXED, fixed=5.5)) == 5.5
     assert z(ZRule(ZRuleKind.HEADER), told(z_index=5.5)) == 5.5

@@ -1,0 +1,218 @@
+"""Every value of a metafile: whether it is needed, and what becomes of one that is missing or of another type."""
+
+import dataclasses
+import json
+import re
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import AliasPath
+from pydantic.fields import FieldInfo
+from sections import NAME, flat, key_of, put
+
+from handlers.consistency import Severity, check_metafile
+from handlers.errors import MetafileFault
+from handlers.metafile import Calibration, Camera, EdgeMatch, Header, Metafile, TileRecord, parse_metafile
+from handlers.tilespec import TileSpecOptions, tile_ids_for, tile_specs_for
+
+COMPATIBILITY = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
+ROI = Path("/data/roi")
+
+NEEDED = {
+    "metadata": {"temca_id", "camera_info", "calibration.highmag"},
+    "metadata.camera_info": {"width", "height", "camera_id"},
+    "metadata.calibration.highmag": {"x_nm_per_pix"},
+    "data[7]": {
+        "img_path",
+        *("img_meta.stage_pos[0]", "img_meta.stage_pos[1]", "img_meta.raster_pos[0]", "img_meta.raster_pos[1]"),
+        *("img_meta.angle", "img_meta.pixel_size_x_move", "img_meta.pixel_size_y_move"),
+    },
+    "data[7].matcher[0]": set[str](),
+}
+"""Where a record stands -> its values without which there is no tile spec. No other value is needed."""
+RECORDS = dict(zip(NEEDED, (Header, Camera, Calibration, TileRecord, EdgeMatch), strict=True))
+TEXTS = {
+    *("metadata.roi_creation_time", "metadata.session_id", "metadata.grid", "metadata.temca_id"),
+    *("metadata.specimen_id", "metadata.media", "metadata.media_id", "metadata.lims_specimen_id", "metadata.notes"),
+    *("metadata.placement_id", "metadata.server_copy_destination", "metadata.tape_id"),
+    *("metadata.camera_info.camera_id", "metadata.camera_info.camera_model"),
+}
+COUNTS = {
+    *("metadata.roi_index", "metadata.z_index", "metadata.objective_focus", "metadata.n_edge_matches"),
+    *(f"metadata.camera_info.{key}" for key in ("width", "height", "camera_bpp", "pixel_depth", "exposure", "gain")),
+    *(f"data[7].img_meta.{key}" for key in ("raster_pos[0]", "raster_pos[1]", "raster_index")),
+    *("data[7].min", "data[7].max"),
+    *(f"data[7].matcher[0].{key}" for key in ("position", "row", "col", "match_quality")),
+}
+
+
+def model_fields(record: type) -> Iterator[tuple[str, str]]:
+    """Attribute and key of each field of a record, as in ("stage_x_nm", "img_meta.stage_pos[0]")."""
+    hints = typing.get_type_hints(record, include_extras=True)
+    for field in dataclasses.fields(record):
+        infos = [info for info in getattr(hints[field.name], "__metadata__", ()) if isinstance(info, FieldInfo)]
+        alias = next((info.validation_alias for info in infos if info.validation_alias), field.name)
+        yield field.name, key_of(tuple(alias.path)) if isinstance(alias, AliasPath) else str(alias)
+
+
+FIELDS = {
+    f"{place}.{key}": (place, attribute) for place, record in RECORDS.items() for attribute, key in model_fields(record)
+}
+NEEDED_FIELDS = sorted(f"{place}.{key}" for place, keys in NEEDED.items() for key in keys)
+OTHER_FIELDS = sorted(FIELDS.keys() - set(NEEDED_FIELDS))
+
+
+def whole_document() -> dict[str, Any]:
+    """A metafile with a value for every field."""
+    document = flat()
+    document["metadata"] |= {"tape_id": "T1", "aperture_centroid": {"x": 1.5, "y": -2}}
+    document["data"][7]["matcher"][0] |= {"pX": [1, 2.5], "pY": [3, 4], "qX": [5, 6], "qY": [7, 8]}
+    return document
+
+
+def read(document: Any) -> Metafile:
+    return parse_metafile(json.dumps(document).encode(), NAME)
+
+
+def value_of(found: Metafile, key: str) -> object:
+    """What the metafile has in the place of a key."""
+    place, attribute = FIELDS[key]
+    matcher = found.tiles[7].matcher
+    records: dict[str, Any] = {
+        "metadata": found.header,
+        "metadata.camera_info": found.header.camera,
+        "metadata.calibration.highmag": found.header.highmag,
+        "data[7]": found.tiles[7],
+        "data[7].matcher[0]": matcher[0] if matcher else None,
+    }
+    return getattr(records[place], attribute)
+
+
+def spoiled(key: str, value: object) -> dict[str, Any]:
+    document = whole_document()
+    put(document, key, value)
+    return document
+
+
+def test_the_keys_that_are_needed_are_fields() -> None:
+    assert set(NEEDED_FIELDS) < FIELDS.keys()
+    assert FIELDS.keys() >= TEXTS | COUNTS
+    plain = read(whole_document())
+    assert [key for key in FIELDS if value_of(plain, key) is None] == []
+
+
+WRONG = {
+    "gone": ...,
+    "null": None,
+    "NaN": float("nan"),
+    "Infinity": float("inf"),
+    "-Infinity": float("-inf"),
+    "true": True,
+    "a list": [[]],
+    "an object": {"a": 1},
+    "huge": 10**400,
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("key", NEEDED_FIELDS)
+def test_a_value_that_is_needed_fails_the_metafile_and_is_named(key: str, wrong: str) -> None:
+    if wrong == "huge" and key in TEXTS:
+        assert value_of(read(spoiled(key, WRONG[wrong])), key) == str(WRONG[wrong])
+        return
+    with pytest.raises(MetafileFault) as caught:
+        read(spoiled(key, WRONG[wrong]))
+    whole = key.removesuffix("[0]") if wrong == "gone" else key  # without its first value a list lacks the second one
+    assert caught.value.problem.startswith(whole)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("key", OTHER_FIELDS)
+def test_a_value_that_nobody_needs_counts_as_absent_and_changes_no_tile_spec(key: str, wrong: str) -> None:
+    document = spoiled(key, WRONG[wrong])
+    found = read(document)
+    assert tile_specs_for(found, 42, ROI) == tile_specs_for(read(whole_document()), 42, ROI)
+    if wrong not in ("true", "an object", "huge"):  # which some values may be
+        assert value_of(found, key) in (None, (), ((),))
+    assert Severity.ERROR not in {finding.severity for finding in check_metafile(found, NAME)}
+
+
+@pytest.mark.parametrize("key", sorted(TEXTS))
+@pytest.mark.parametrize(("number", "text"), [(594089217, "594089217"), (151.0, "151"), (2.5, "2.5"), (0, "0")])
+def test_a_number_where_text_is_usual_is_taken_as_text(key: str, number: float, text: str) -> None:
+    found = read(spoiled(key, number))
+    assert value_of(found, key) == text
+    assert Severity.ERROR not in {finding.severity for finding in check_metafile(found, NAME)}
+
+
+@pytest.mark.parametrize("key", sorted(COUNTS))
+def test_a_whole_float_where_an_integer_is_usual_is_that_integer(key: str) -> None:
+    usual = value_of(read(whole_document()), key)
+    assert isinstance(usual, int)
+    found = value_of(read(spoiled(key, float(usual))), key)
+    assert (found, type(found)) == (usual, int)
+
+
+@pytest.mark.parametrize("key", sorted(COUNTS))
+def test_a_fraction_is_no_integer(key: str) -> None:
+    document = spoiled(key, 1.5)
+    if key in NEEDED_FIELDS:
+        with pytest.raises(MetafileFault, match=re.escape(f"{key}: should be a valid integer, not 1.5")):
+            read(document)
+    else:
+        assert value_of(read(document), key) in (None, 1.5)
+
+
+def test_nan_deep_in_what_the_scope_appended_becomes_null() -> None:
+    document = whole_document()
+    nan = float("nan")
+    document["metadata"]["beam_centering"]["offset"] = [0.5, nan]
+    document |= {"tile_qc": [{"score": nan}], "sharedTransform": {"className": "x", "metaData": {"error": nan}}}
+    found = read(document)
+    assert found.extra == {"tile_qc": [{"score": None}]}
+    assert found.shared_transform == {"className": "x", "metaData": {"error": None}}
+    assert found.header.beam_centering is not None
+    assert found.header.beam_centering["offset"] == [0.5, None]
+
+
+def test_the_documentation_says_of_every_value_whether_it_is_needed() -> None:
+    rows = re.findall(r"^\| (`.+?`(?:, `.+?`)*) \| (yes|no)\b", COMPATIBILITY.read_text(), re.MULTILINE)
+    told = {key.strip("`"): needed == "yes" for keys, needed in rows for key in keys.split(", ")}
+    fields = {re.sub(r"\[\d]", "[]", re.sub(r"(_pos)\[\d]$", r"\1", key)): key in NEEDED_FIELDS for key in FIELDS}
+    assert told == fields
+
+
+def test_a_number_in_the_header_is_compared_with_names_without_leading_zeros() -> None:
+    assert check_metafile(read(spoiled("metadata.grid", 42)), NAME) == ()
+    found = check_metafile(read(spoiled("metadata.grid", 43)), NAME)
+    assert {finding.severity for finding in found} == {Severity.WARNING}
+    assert any("contradicts the header" in finding.text for finding in found)
+
+
+@pytest.mark.parametrize("key", ["session_id", "grid", "roi_index"])
+def test_without_a_part_of_the_names_they_cannot_be_compared_and_a_warning_says_so(key: str) -> None:
+    texts = [finding.text for finding in check_metafile(read(spoiled(f"metadata.{key}", ...)), NAME)]
+    assert f"the header lacks {key}: names cannot be compared with it" in texts
+
+
+def test_without_raster_index_the_order_cannot_be_checked_and_a_warning_says_so() -> None:
+    texts = [finding.text for finding in check_metafile(read(spoiled("data[7].img_meta.raster_index", ...)), NAME)]
+    assert texts == ["1 of 11 tiles have no raster_index: their order cannot be checked"]
+
+
+@pytest.mark.parametrize(
+    ("key", "template"),
+    [
+        ("data[7].img_meta.raster_index", "{grid}.{raster_index:03d}"),
+        *((f"metadata.{key}", f"{{basename}}_{{{key}}}") for key in ("session_id", "grid", "roi_index")),
+    ],
+)
+def test_a_tile_id_that_needs_what_the_metafile_lacks_names_it(key: str, template: str) -> None:
+    found = read(spoiled(key, ...))
+    with pytest.raises(MetafileFault, match=rf"{re.escape(key.replace('[7]', '[]'))}: missing") as caught:
+        tile_ids_for(found, 42, TileSpecOptions(tile_id=template))
+    assert caught.value.hint == "see tilespecs.tile_id"
+    assert tile_ids_for(found, 42, TileSpecOptions(tile_id="{basename}"))
