@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import time
 import urllib.error
 import urllib.request
 from typing import Any
@@ -11,6 +12,8 @@ from daemon.states import UNFINISHED, MontageState
 from daemon.watching.ownership import noted
 
 TIMEOUT_S = 10.0
+MOST_BYTES = 512 * 2**20
+"""A longer answer is none of a daemon's."""
 SHOWN = 200
 
 
@@ -22,19 +25,33 @@ def ask(
     data = None if body is None else json.dumps(body).encode()
     try:
         request = urllib.request.Request(url, data, headers)  # noqa: S310  the operator's own URL
-        # A proxy that the environment names is for the world outside: it knows no daemon on this machine.
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with direct.open(request, timeout=timeout_s) as response:
-            status, text = response.status, response.read()
-    except urllib.error.HTTPError as error:
-        status, text = error.code, error.read()
+        status, text = _answer_to(request, timeout_s)
+        answer = json.loads(text)
     except (OSError, ValueError, http.client.HTTPException):
         return None
-    try:
-        answer = json.loads(text)
-    except ValueError:
-        return None
     return (status, answer) if isinstance(answer, dict) else None
+
+
+def _answer_to(request: urllib.request.Request, timeout_s: float) -> tuple[int, bytes]:
+    """Status and body, whatever the status. The time-out is for the beginning of the answer, and again for its body."""
+    # A proxy that the environment names is for the world outside: it knows no daemon on this machine.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(request, timeout=timeout_s) as response:
+            return response.status, _body(response, timeout_s)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, _body(error, timeout_s)
+
+
+def _body(response: Any, timeout_s: float) -> bytes:
+    """The body to its end. Raises TimeoutError for one that is too long, or takes too long byte by byte."""
+    body, deadline = bytearray(), time.monotonic() + timeout_s
+    while piece := response.read1(2**20):
+        body += piece
+        if len(body) > MOST_BYTES or time.monotonic() > deadline:
+            raise TimeoutError
+    return bytes(body)
 
 
 def fetch(url: str) -> dict[str, Any] | None:

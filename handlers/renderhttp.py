@@ -162,23 +162,23 @@ class RenderHttp:
     async def _send(self, request: Request) -> Answer:
         assert self._session is not None, "used outside its context"
         limit_s = request.limit_s or self.patience.request_s
+        silence_s = min(limit_s, self.patience.silence_s)
         try:
             async with self._session.request(
                 request.method,
                 URL(self.base_url + request.path, encoded=True),
                 data=None if request.body is None else io.BytesIO(request.body),
                 headers=None if request.body is None else {"Content-Type": "application/json"},
-                timeout=aiohttp.ClientTimeout(
-                    total=limit_s, sock_connect=self.patience.connect_s, sock_read=min(limit_s, self.patience.silence_s)
-                ),
+                timeout=aiohttp.ClientTimeout(total=limit_s, sock_connect=self.patience.connect_s, sock_read=silence_s),
                 allow_redirects=False,
             ) as response:
                 return await _read(request, response)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise self._unreachable(request, error) from error
+        except aiohttp.SocketTimeoutError as error:
+            raise _late(request, f"render-ws was silent for {silence_s:g} s") from error
         except TimeoutError as error:
-            problem = f"tried to {request.tried}, and no answer came in time ({limit_s:.0f} s at most)"
-            raise AnswerLate(request.subject, problem, "see the load of render-ws and of its database") from error
+            raise _late(request, f"no whole answer came within {limit_s:g} s") from error
         except aiohttp.ClientError as error:
             problem = f"tried to {request.tried}, and the connection broke ({_said(error)})"
             raise AnswerLost(request.subject, problem, "see whether render-ws was restarted") from error
@@ -202,6 +202,11 @@ def read_answer(kind: TypeAdapter[T], body: bytes, request: Request) -> T:
         ) from None
 
 
+def _late(request: Request, problem: str) -> AnswerLate:
+    hint = "see the load of render-ws and of its database"
+    return AnswerLate(request.subject, f"tried to {request.tried}, and {problem}", hint)
+
+
 def _said(error: Exception) -> str:
     return str(error) or type(error).__name__
 
@@ -209,19 +214,22 @@ def _said(error: Exception) -> str:
 async def _read(request: Request, response: ClientResponse) -> Answer:
     """The answer, or the fault it stands for, raised."""
     if response.status < 300:
-        return Answer(absent=False, body=await _read_all(request, response), text="")
-    body = await response.content.read(MOST_ERROR_BYTES) if response.status != 304 else b""
-    text = plain_text(body)
+        body = await _read_up_to(response, MOST_ANSWER_BYTES)
+        if len(body) > MOST_ANSWER_BYTES:
+            mib = MOST_ANSWER_BYTES // 2**20
+            raise RenderRefused(request.subject, f"tried to {request.tried}, and the answer is longer than {mib} MiB")
+        return Answer(absent=False, body=body, text="")
+    text = plain_text(await _read_up_to(response, MOST_ERROR_BYTES))
     if is_absent(response.status, response.content_type):
         return Answer(absent=True, body=b"", text=text)
     raise fault_of(request.subject, request.tried, response.status, response.content_type, text)
 
 
-async def _read_all(request: Request, response: ClientResponse) -> bytes:
+async def _read_up_to(response: ClientResponse, most_bytes: int) -> bytes:
+    """Return the body; of a longer one a little more than `most_bytes`. A single read may end at any TCP segment."""
     body = bytearray()
     async for piece in response.content.iter_any():
         body += piece
-        if len(body) > MOST_ANSWER_BYTES:
-            mib = MOST_ANSWER_BYTES // 2**20
-            raise RenderRefused(request.subject, f"tried to {request.tried}, and the answer is longer than {mib} MiB")
+        if len(body) > most_bytes:
+            break
     return bytes(body)

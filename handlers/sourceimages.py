@@ -152,11 +152,11 @@ def _get(source: RenderSource, query: str, most_bytes: int) -> bytes:
         response = connection.getresponse()
         if response.status != http.client.OK:
             kind_of_text = response.headers.get_content_type()
-            text = plain_text(response.read(MOST_ERROR_BYTES))
+            text = plain_text(_read_up_to(response, subject, MOST_ERROR_BYTES, deadline))
             raise fault_of(subject, "fetch the raw image", response.status, kind_of_text, text)
         return _body(response, subject, most_bytes, deadline)
     except TimeoutError as error:
-        raise _late(subject, SILENCE_S) from error
+        raise _late(subject, f"was silent for {SILENCE_S:g} s") from error
     except http.client.HTTPException as error:
         raise AnswerLost(subject, f"broke off its answer: {error!r}", "see that render-ws runs") from error
     except OSError as error:
@@ -166,17 +166,26 @@ def _get(source: RenderSource, query: str, most_bytes: int) -> bytes:
 
 
 def _body(response: http.client.HTTPResponse, subject: str, most_bytes: int, deadline: float) -> bytes:
-    body = bytearray()
-    while piece := response.read(PIECE_BYTES):
-        body += piece
-        if len(body) > most_bytes:
-            raise RenderBroken(subject, f"answers with more than {most_bytes} bytes", "see what answers there")
-        if time.monotonic() > deadline:
-            raise _late(subject, REQUEST_S)
+    body = _read_up_to(response, subject, most_bytes, deadline)
+    if len(body) > most_bytes:
+        raise RenderBroken(subject, f"answers with more than {most_bytes} bytes", "see what answers there")
     if response.length:  # http.client itself says nothing
         raise http.client.IncompleteRead(b"", response.length)
+    return body
+
+
+def _read_up_to(response: http.client.HTTPResponse, subject: str, most_bytes: int, deadline: float) -> bytes:
+    """Return the body; of a longer one a little more than `most_bytes`.
+
+    `read1` returns what has come: `read` waits for a whole piece, for ever where bytes come one by one.
+    """
+    body = bytearray()
+    while len(body) <= most_bytes and (piece := response.read1(PIECE_BYTES)):
+        body += piece
+        if time.monotonic() > deadline:
+            raise _late(subject, f"gave no whole answer within {REQUEST_S:g} s")
     return bytes(body)
 
 
-def _late(subject: str, limit_s: float) -> Fault:
-    return AnswerLate(subject, f"did not answer within {limit_s:.0f} s", "see that render-ws is not overloaded")
+def _late(subject: str, problem: str) -> Fault:
+    return AnswerLate(subject, problem, "see that render-ws is not overloaded")

@@ -457,6 +457,29 @@ async def test_an_answer_that_never_comes_is_not_waited_for_again(service: Stand
         assert await client.stack(RAW) is None
 
 
+@pytest.mark.parametrize(
+    ("patience", "words"),
+    [
+        (Patience(connect_s=1, silence_s=0.2, request_s=30), "and render-ws was silent for 0.2 s"),
+        (Patience(connect_s=1, silence_s=30, request_s=0.2), "and no whole answer came within 0.2 s"),
+    ],
+)
+async def test_a_late_answer_says_whether_silence_or_the_whole_time_ended_it(patience: Patience, words: str) -> None:
+    async def trickle(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while patience.silence_s > patience.request_s:
+                await answer.write(b" ")
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(5)
+        return answer
+
+    async with answering(trickle) as url, client_of(url, patience=patience) as client:
+        with pytest.raises(AnswerLate, match=words):
+            await client.stack(RAW)
+
+
 async def test_creating_and_completing_are_sent_once_however_they_end() -> None:
     sent: list[str] = []
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import os
 import socket
@@ -211,7 +212,35 @@ async def test_a_service_that_hangs_is_given_up_and_waited_for(
     monkeypatch.setattr(sourceimages, "SILENCE_S", 0.2)
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
     await service.misbehave("png-image", "stall", seconds=2.0)
-    assert isinstance(await fault_of(tile_job(level0_of(spec), plan_for(service, tmp_path / "m"))), AnswerLate)
+    fault = await fault_of(tile_job(level0_of(spec), plan_for(service, tmp_path / "m")))
+    assert isinstance(fault, AnswerLate)
+    assert "was silent for 0.2 s" in str(fault)
+
+
+async def test_an_image_that_comes_byte_by_byte_is_given_up_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sourceimages, "REQUEST_S", 0.3)
+    hung_up = asyncio.Event()
+
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: 5000\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        writer.close()
+        hung_up.set()
+
+    async with await asyncio.start_server(trickle, "127.0.0.1", 0) as server:
+        base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/render-ws/v1"
+        plan = MipmapPlan(tmp_path / "m", levels=1, reduction=RENDER).served_by(checked_base_url(base_url), RAW)
+        fault = await fault_of(tile_job(level0_of(tile_spec("a", width=WIDTH, height=HEIGHT)), plan))
+        await hung_up.wait()
+    assert isinstance(fault, AnswerLate)
+    assert "gave no whole answer within 0.3 s" in str(fault)
 
 
 class Canned:
