@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import structlog
 from aiohttp import web
 
+from daemon.collector import collect_while_idle
 from daemon.config import ConfigError, Settings
 from daemon.health import Facts, Metrics, reasons_not_ready
 from daemon.journal import Examination
@@ -151,6 +152,7 @@ class Daemon:
                 group.create_task(self._keeper.run(), name="stack keeper"),
                 group.create_task(self._report(), name="status"),
                 group.create_task(self._ping_watchdog(), name="watchdog"),
+                group.create_task(collect_while_idle(lambda: not self._pipeline.under_way), name="garbage collector"),
             ]
             await self._watcher.watching.wait()
             self._notifier.ready()

@@ -33,6 +33,8 @@ log = structlog.get_logger()
 
 LIMITS: Mapping[Step, int] = {Step.SETTLE: 4, Step.INGEST: 4, Step.MIPMAPS: 3, Step.APPLY: 4}
 """Montages of one watch in each step at once. Several at mipmaps: workers have tiles while one montage ends."""
+RESUMED_PER_TURN = 500
+"""Montages of a backlog that are scheduled before the event loop attends to something else."""
 NEEDS_RENDER = frozenset({Step.INGEST, Step.APPLY})
 
 
@@ -119,7 +121,9 @@ class Pipeline:
         """Puts everything in line that the journal holds unfinished and that is not in line already."""
         watches = {watch.name for watch in self._settings().watch}
         rows = await self._journal.unfinished()
-        for montage_id, acquired, state, watch in rows:
+        for index, (montage_id, acquired, state, watch) in enumerate(rows):
+            if index % RESUMED_PER_TURN == RESUMED_PER_TURN - 1:
+                await asyncio.sleep(0)
             if montage_id in self._schedule or montage_id in self._tasks:
                 continue
             if watch not in watches:
@@ -202,7 +206,7 @@ class Pipeline:
         async with asyncio.TaskGroup() as group:
             while not self._stopping:
                 self._changed.clear()
-                for ticket in self._schedule.take(self._clock(), self._may_start):
+                for ticket in self._schedule.take(self._clock(), self._is_open, self._may_start):
                     task = group.create_task(self._attend(ticket), name=f"montage {ticket.montage_id} {ticket.step}")
                     self._tasks[ticket.montage_id] = task
                 with contextlib.suppress(TimeoutError):
@@ -230,14 +234,18 @@ class Pipeline:
         """How many montages wait for a step."""
         return len(self._schedule) - len(self._tasks)
 
+    def _is_open(self, step: Step, watch_name: str) -> bool:
+        """Whether this step of this watch's montages may be started now."""
+        watch = self._watch(watch_name)
+        if watch is None or not self._is_observable(watch_name):
+            return False
+        if step is Step.MIPMAPS:
+            return self._disks.is_usable(watch.mipmaps.output_dir)
+        return step not in NEEDS_RENDER or self._gate.is_open
+
     def _may_start(self, ticket: Ticket) -> bool:
         if ticket.montage_id in self._tasks:
             return False
-        watch = self._watch(ticket.watch)
-        if watch is None or not self._is_observable(ticket.watch):
-            return False
-        if ticket.step is Step.MIPMAPS:
-            return self._disks.is_usable(watch.mipmaps.output_dir)
         return ticket.step not in NEEDS_RENDER or self._gate.admit(ticket.montage_id)  # last: what is admitted begins
 
     def _pause_s(self) -> float:

@@ -64,22 +64,32 @@ class Schedule:
         if self._known.get(ticket.montage_id) is ticket:
             self.remove(ticket.montage_id)
 
-    def take(self, now: float, may_start: Callable[[Ticket], bool]) -> list[Ticket]:
-        """Tickets that start now, the oldest first asked; each counts against its limit until it is removed or added
-        again."""
+    def take(
+        self, now: float, is_open: Callable[[Step, str], bool], may_start: Callable[[Ticket], bool]
+    ) -> list[Ticket]:
+        """Tickets that start now, the oldest first; each counts against its limit until it is removed or added again.
+
+        Parameters
+        ----------
+        is_open : whether a step of a watch may be started at all. It is asked before each ticket, so that a step that
+            waits for a service costs the same with one ticket and with 100,000.
+        may_start : whether this ticket may start; one that may not does not hold up those behind it.
+        """
         while self._delayed and self._delayed[0][0] <= now:
             ticket = heapq.heappop(self._delayed)[1]
             if self._known.get(ticket.montage_id) is ticket:
                 heapq.heappush(self._ready[ticket.step, ticket.watch], ticket)
         lines = sorted((line[0], key) for key, line in self._ready.items() if line)
-        return [ticket for _, key in lines for ticket in self._take_of(key, may_start)]
+        return [ticket for _, key in lines for ticket in self._take_of(key, is_open, may_start)]
 
-    def _take_of(self, key: tuple[Step, str], may_start: Callable[[Ticket], bool]) -> list[Ticket]:
+    def _take_of(
+        self, key: tuple[Step, str], is_open: Callable[[Step, str], bool], may_start: Callable[[Ticket], bool]
+    ) -> list[Ticket]:
         line = self._ready[key]
         room = self._limits[key[0]] - sum((ticket.step, ticket.watch) == key for ticket in self._taken.values())
         started: list[Ticket] = []
         passed_over: list[Ticket] = []
-        while line and len(started) < room:
+        while line and len(started) < room and is_open(*key):
             ticket = heapq.heappop(line)
             if self._known.get(ticket.montage_id) is not ticket:
                 continue

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,10 @@ from handlers.errors import (
 from handlers.executors import WorkerPool
 from handlers.generate_mipmaps import make_all
 from handlers.generate_tilespecs import ingest_tiles
-from handlers.images import MipmapReport
+from handlers.images import MipmapJob, MipmapReport
 from handlers.metafile import Metafile, image_path, parse_metafile
 from handlers.mipmapjobs import mask_job, tile_job
-from handlers.mipmapplan import Level0, MipmapPlan, absent_levels, level_uris
+from handlers.mipmapplan import Level0, LevelUris, MipmapPlan, absent_levels, level_uris
 from handlers.render import PathBuilder, RenderClient, StackId
 from handlers.tilespec import TileSpec, shared_transform_for, tile_specs_for
 
@@ -202,11 +202,7 @@ class Steps:
     async def _make_levels(self, section: Section, plan: MipmapPlan) -> None:
         await self._disks.require(section.watch.mipmaps)
         made = await self._journal.tiles_made(section.montage.id)
-        tiles = section.level0()
-        directory = section.montage.metafile.parent
-        jobs = [tile_job(tile, plan, directory) for tile in tiles if tile.tile_id not in made]
-        if tiles[0].mask is not None and str(tiles[0].mask) not in made:
-            jobs.append(mask_job(tiles[0], plan))
+        jobs = await asyncio.to_thread(_jobs, section, plan, made)
         faults: list[Fault] = []
         notes: list[str] = []
 
@@ -220,7 +216,7 @@ class Steps:
         if notes:
             log.warning("images.odd", images=len(notes), first=notes[0])
         if faults:
-            raise _one_fault(section.montage, faults, len(tiles))
+            raise _one_fault(section.montage, faults, len(section.specs))
         if halt.is_set() and len(await self._journal.tiles_made(section.montage.id)) < len(made) + len(jobs):
             self._disks.raise_fault(output_dir)
             raise Stopped
@@ -244,10 +240,7 @@ class Steps:
             If a level's file is not there: a URL that leads nowhere breaks the tile at every scale.
         """
         plan = section.watch.mipmap_plan()
-        tiles = section.level0()
-        if await asyncio.to_thread(absent_levels, tiles, plan):
-            raise MipmapsLost
-        levels = {tile.tile_id: level_uris(tile, plan) for tile in tiles}
+        levels = await asyncio.to_thread(_levels_on_disk, section, plan)
         unwanted = await self._journal.superseded_tile_ids(section.montage)
 
         async def put() -> None:
@@ -272,6 +265,24 @@ class Steps:
             return True
         there = {tile.tile_id for tile in await self._client.tile_bounds(section.raw, section.z)}
         return not {spec["tileId"] for spec in section.specs} <= there
+
+
+def _jobs(section: Section, plan: MipmapPlan, made: Collection[str]) -> list[MipmapJob]:
+    """One job for each tile, and one for the mask that all tiles share, except those recorded as made."""
+    tiles = section.level0()
+    directory = section.montage.metafile.parent
+    jobs = [tile_job(tile, plan, directory) for tile in tiles if tile.tile_id not in made]
+    if tiles[0].mask is not None and str(tiles[0].mask) not in made:
+        jobs.append(mask_job(tiles[0], plan))
+    return jobs
+
+
+def _levels_on_disk(section: Section, plan: MipmapPlan) -> dict[str, LevelUris]:
+    """The URIs of each tile's levels, by its id. Raises MipmapsLost if a level's file is not there."""
+    tiles = section.level0()
+    if absent_levels(tiles, plan):
+        raise MipmapsLost
+    return {tile.tile_id: level_uris(tile, plan) for tile in tiles}
 
 
 def section_of(montage: Montage, watch: WatchSettings, content: bytes) -> Section:

@@ -13,6 +13,7 @@ from typing import Any
 from handlers.blocking import blocking
 from handlers.errors import Fault, ImageFault, ReadBackDiffers, RenderRefused, RenderUnavailable
 from handlers.failures import Failure
+from handlers.layeranswers import release
 from handlers.layers import absent_layer, find_layers, no_layers
 from handlers.mipmapplan import MipmapPlan, faulty_levels, level0_of, level_uris
 from handlers.pathbuilder import check_derived, merged_builder
@@ -218,13 +219,16 @@ async def apply_mipmaps(
     StackNotLoading
         If the target is closed; reopen it and apply again.
     """
-    check_levels(str(source), levels_by_tile)
+    await asyncio.to_thread(check_levels, str(source), levels_by_tile)
     found = await _layer(client, source, z)
-    specs = _montage(source, z, found, levels_by_tile)
-    edited = [with_levels(spec, levels_by_tile[spec["tileId"]]) for spec in specs]
+    edited = await asyncio.to_thread(_edited, source, z, found, levels_by_tile)
     request_count = await _put_and_compare(client, target, z, edited, found.transform_id_to_spec_map, most_tiles)
     deleted = await _delete(client, target, z, set(unwanted) - set(levels_by_tile))
-    return ApplyReport(source, target, z, len(edited), *_counts(levels_by_tile), request_count, deleted)
+    report = ApplyReport(
+        source, target, z, len(edited), *await asyncio.to_thread(_counts, levels_by_tile), request_count, deleted
+    )
+    await asyncio.to_thread(release, edited, found.tile_id_to_spec_map)
+    return report
 
 
 async def apply_path_builder(
@@ -256,10 +260,9 @@ async def apply_path_builder(
     ReadBackDiffers
         If the source lacks tiles, or the target shows another builder or other tiles than were put.
     """
-    check_levels(str(source), levels_by_tile)
+    await asyncio.to_thread(check_levels, str(source), levels_by_tile)
     found = await _layer(client, source, z)
-    specs = _montage(source, z, found, levels_by_tile)
-    check_derived(target, specs, levels_by_tile, builder)
+    specs = await asyncio.to_thread(_derived, source, target, z, found, levels_by_tile, builder)
     merged = merged_builder(str(target), await client.path_builder(target), builder)
     request_count = 0
     if target != source:
@@ -267,7 +270,11 @@ async def apply_path_builder(
     await _set_builder(client, target, merged)
     deleted = await _delete(client, target, z, set(unwanted) - set(levels_by_tile))
     own = tuple(str(spec["tileId"]) for spec in specs if len(spec.get("mipmapLevels") or {}) > 1)
-    return ApplyReport(source, target, z, len(specs), *_counts(levels_by_tile), request_count, deleted, own)
+    report = ApplyReport(
+        source, target, z, len(specs), *await asyncio.to_thread(_counts, levels_by_tile), request_count, deleted, own
+    )
+    await asyncio.to_thread(release, specs, found.tile_id_to_spec_map)
+    return report
 
 
 def _counts(levels_by_tile: Mapping[str, Levels]) -> tuple[int, int]:
@@ -315,6 +322,28 @@ def _montage(stack: StackId, z: float, found: ResolvedTiles, wanted: Collection[
     return [tiles[tile_id] for tile_id in wanted]
 
 
+def _derived(
+    source: StackId,
+    target: StackId,
+    z: float,
+    found: ResolvedTiles,
+    levels_by_tile: Mapping[str, Levels],
+    builder: PathBuilder,
+) -> list[dict[str, Any]]:
+    """A montage's tiles, for which the builder derives the levels that were made."""
+    specs = _montage(source, z, found, levels_by_tile)
+    check_derived(target, specs, levels_by_tile, builder)
+    return specs
+
+
+def _edited(
+    stack: StackId, z: float, found: ResolvedTiles, levels_by_tile: Mapping[str, Levels]
+) -> list[dict[str, Any]]:
+    """A montage's tiles with their levels."""
+    specs = _montage(stack, z, found, levels_by_tile)
+    return [with_levels(spec, levels_by_tile[spec["tileId"]]) for spec in specs]
+
+
 def _by_id(found: ResolvedTiles) -> dict[str, dict[str, Any]]:
     return {spec["tileId"]: spec for spec in found.tile_id_to_spec_map.values() if "tileId" in spec}
 
@@ -328,12 +357,18 @@ async def _put_and_compare(
     most_tiles: int,
 ) -> int:
     """Put the specs with the transforms they need, and see that the stack shows them; the number of requests."""
-    needed = shared_transforms(specs, transforms)
-    has_bounds = all(spec.get(side) is not None for spec in specs for side in ("minX", "minY", "maxX", "maxY"))
+    needed, has_bounds = await asyncio.to_thread(_examined, specs, transforms)
     count = await client.put_tiles(target, z, specs, needed, derive=not has_bounds, most_tiles=most_tiles)
     shown = await _layer(client, target, z)
-    _compare(f"{target} z {format_z(z)}", specs, needed, shown)
+    await asyncio.to_thread(_compare, f"{target} z {format_z(z)}", specs, needed, shown)
+    await asyncio.to_thread(release, shown.tile_id_to_spec_map)
     return count
+
+
+def _examined(specs: list[dict[str, Any]], transforms: Mapping[str, Json]) -> tuple[dict[str, Json], bool]:
+    """The transforms that the tiles need, and whether every tile brings its bounds."""
+    has_bounds = all(spec.get(side) is not None for spec in specs for side in ("minX", "minY", "maxX", "maxY"))
+    return shared_transforms(specs, transforms), has_bounds
 
 
 def _compare(subject: str, specs: Collection[Json], transforms: Mapping[str, Json], shown: ResolvedTiles) -> None:

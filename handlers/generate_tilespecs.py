@@ -175,25 +175,27 @@ async def ingest_tiles(
     RenderFault
         Others, as of the client.
     """
-    wanted = tile_ids(specs)
-    leftover = sorted(set(unwanted) - set(wanted))
+    leftover = await asyncio.to_thread(_leftover, specs, unwanted)
+    request_count = await client.put_tiles(stack, z, specs, shared_transforms, most_tiles=most_tiles)
+    there = await client.tile_bounds(stack, z)
+    await asyncio.to_thread(_check, stack, z, specs, there)
+    if leftover:
+        there = await client.delete_tiles(stack, z, leftover)
+        await asyncio.to_thread(_check, stack, z, specs, there)
+    return IngestReport(stack, z, len(specs), len(there) - len(specs), request_count, leftover)
+
+
+def _leftover(specs: Sequence[Json], unwanted: Collection[str]) -> tuple[str, ...]:
+    """The unwanted ids that are not among the specs, in order. Raises RenderRefused for an id that no URL can carry."""
+    leftover = tuple(sorted(set(unwanted) - set(tile_ids(specs))))
     for tile_id in leftover:
         tile_segment(tile_id)
-    request_count = await client.put_tiles(stack, z, specs, shared_transforms, most_tiles=most_tiles)
-    there = _by_id(await client.tile_bounds(stack, z))
-    _check(stack, z, specs, there)
-    if leftover:
-        there = _by_id(await client.delete_tiles(stack, z, leftover))
-        _check(stack, z, specs, there)
-    return IngestReport(stack, z, len(wanted), len(there) - len(wanted), request_count, tuple(leftover))
+    return leftover
 
 
-def _by_id(bounds: Collection[TileBounds]) -> dict[str, TileBounds]:
-    return {tile.tile_id: tile for tile in bounds}
-
-
-def _check(stack: StackId, z: float, specs: Sequence[Json], there: Mapping[str, TileBounds]) -> None:
+def _check(stack: StackId, z: float, specs: Sequence[Json], bounds: Collection[TileBounds]) -> None:
     """Refuse to go on unless every tile is there, at its z, in its section."""
+    there = {tile.tile_id: tile for tile in bounds}
     missing = [tile_id for tile_id in tile_ids(specs) if tile_id not in there]
     if missing:
         raise ReadBackDiffers(

@@ -22,21 +22,18 @@ from handlers.errors import (
     StackNotLoading,
     StackReopened,
 )
+from handlers.layeranswers import RESOLVED_TILES, TILE_BOUNDS, ResolvedTiles, TileBounds
 from handlers.renderanswers import (
     LOCKED,
     OBJECT,
     PATH_BUILDER,
-    RESOLVED_TILES,
     SECTION_DATA,
     STACK_META,
-    TILE_BOUNDS,
     Z_VALUES,
     PathBuilder,
-    ResolvedTiles,
     SectionData,
     StackMeta,
     StackState,
-    TileBounds,
     fault_of,
     locked_fault,
     speaks_of_stack,
@@ -178,7 +175,7 @@ class RenderClient:
         """What render-ws says of the stack; None if it does not exist."""
         request = Request("GET", stack.path, str(stack), "look at the stack")
         answer = await self._http.ask(request)
-        return None if answer.absent else read_answer(STACK_META, answer.body, request)
+        return None if answer.absent else await read_answer(STACK_META, answer.body, request)
 
     async def create_stack(
         self, stack: StackId, resolution_nm: tuple[float, float, float], notes: str = ""
@@ -375,8 +372,7 @@ class RenderClient:
             If the stack is COMPLETE; nothing of the failed request is stored. Reopen, then put again.
         """
         subject = f"{stack} z {format_z(z)}"
-        check_upload(subject, z, specs)
-        bodies = upload_bodies(specs, transforms or {}, most_tiles, most_bytes)
+        bodies = await asyncio.to_thread(_bodies, subject, z, specs, transforms or {}, most_tiles, most_bytes)
         path = f"{_layer(stack, z)}/resolvedTiles" + ("?deriveData=true" if derive else "")
         for body in bodies:
             await self._ask(Request("PUT", path, subject, "put tiles", body))
@@ -413,12 +409,12 @@ class RenderClient:
         path = f"{stack.path}/tile/{tile_segment(tile_id)}"
         request = Request("GET", path, str(stack), f"read tile '{tile_id}'")
         body = await self._ask_for_part(request)
-        return None if body is None else read_answer(OBJECT, body, request)
+        return None if body is None else await read_answer(OBJECT, body, request)
 
     async def tile_bounds(self, stack: StackId, z: float) -> tuple[TileBounds, ...]:
         """Ids, section ids and bounds of all tiles of a z; empty if there are none. Raises StackMissing."""
         request = Request("GET", f"{_layer(stack, z)}/tileBounds", f"{stack} z {format_z(z)}", "list tiles")
-        return read_answer(TILE_BOUNDS, await self._ask(request), request)
+        return await read_answer(TILE_BOUNDS, await self._ask(request), request)
 
     async def resolved_tiles(self, stack: StackId, z: float) -> ResolvedTiles | None:
         """All tiles of a z as stored, references intact; None if it is empty. Raises StackMissing.
@@ -427,26 +423,26 @@ class RenderClient:
         """
         request = Request("GET", f"{_layer(stack, z)}/resolvedTiles", f"{stack} z {format_z(z)}", "read tiles")
         body = await self._ask_for_part(request)
-        return None if body is None else read_answer(RESOLVED_TILES, body, request)
+        return None if body is None else await read_answer(RESOLVED_TILES, body, request)
 
     async def section_data(self, stack: StackId, z: float) -> tuple[SectionData, ...]:
         """Sections of a z with their tile counts, as derived when the stack was last completed; stale in LOADING."""
         number = format_z(z)
         path = f"{stack.path}/sectionData?minZ={number}&maxZ={number}"
         request = Request("GET", path, str(stack), "read section data")
-        return read_answer(SECTION_DATA, await self._ask(request), request)
+        return await read_answer(SECTION_DATA, await self._ask(request), request)
 
     async def z_values(self, stack: StackId) -> tuple[float, ...]:
         """All z of the stack in order, as they are now. Raises StackMissing."""
         request = Request("GET", f"{stack.path}/zValues", str(stack), "list z values")
-        found = read_answer(Z_VALUES, await self._ask(request), request)
+        found = await read_answer(Z_VALUES, await self._ask(request), request)
         return tuple(sorted(found))
 
     async def path_builder(self, stack: StackId) -> PathBuilder | None:
         """The stack's mipmap path builder; None if it has none. Raises StackMissing."""
         request = Request("GET", f"{stack.path}/mipmapPathBuilder", str(stack), "read the path builder")
         body = await self._ask(request)
-        return read_answer(PATH_BUILDER, body, request) if body.strip() else None
+        return await read_answer(PATH_BUILDER, body, request) if body.strip() else None
 
     async def put_path_builder(self, stack: StackId, builder: PathBuilder) -> None:
         """Set the stack's mipmap path builder, in LOADING or COMPLETE; another one is replaced."""
@@ -482,6 +478,14 @@ def _reopened(stack: StackId) -> StackReopened:
 
 def _layer(stack: StackId, z: float) -> str:
     return f"{stack.path}/z/{format_z(z)}"
+
+
+def _bodies(
+    subject: str, z: float, specs: Sequence[Json], transforms: Mapping[str, Json], most_tiles: int, most_bytes: int
+) -> list[bytes]:
+    """The bodies of the requests that put these tiles. Takes 0.3 s for 20,000 tiles."""
+    check_upload(subject, z, specs)
+    return upload_bodies(specs, transforms, most_tiles, most_bytes)
 
 
 def _json(subject: str, value: object) -> bytes:

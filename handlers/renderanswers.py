@@ -117,18 +117,6 @@ class StackMeta(_Record):
         return self.current_version.mipmap_path_builder
 
 
-class TileBounds(_Record):
-    """One tile of a layer as tileBounds lists it; positions in level-0 pixels of the layer."""
-
-    tile_id: str
-    z: float
-    section_id: str | None = None
-    min_x: float | None = None
-    min_y: float | None = None
-    max_x: float | None = None
-    max_y: float | None = None
-
-
 class SectionData(_Record):
     """Tiles of one (section id, z), as derived when the stack was last completed."""
 
@@ -137,23 +125,10 @@ class SectionData(_Record):
     section_id: str | None = None
 
 
-class ResolvedTiles(_Record):
-    """Tiles and the shared transforms that they refer to, as JSON, so that nothing is lost on the way back."""
-
-    tile_id_to_spec_map: dict[str, dict[str, Any]]
-    transform_id_to_spec_map: dict[str, dict[str, Any]] = {}
-
-    def to_json(self) -> dict[str, Any]:
-        """Both maps under render-ws's names."""
-        return self.model_dump(by_alias=True)
-
-
 STACK_META = TypeAdapter(StackMeta)
 PATH_BUILDER = TypeAdapter(PathBuilder)
-TILE_BOUNDS = TypeAdapter(tuple[TileBounds, ...])
 SECTION_DATA = TypeAdapter(tuple[SectionData, ...])
 Z_VALUES = TypeAdapter(tuple[float, ...])
-RESOLVED_TILES = TypeAdapter(ResolvedTiles)
 OBJECT = TypeAdapter(dict[str, Any])
 
 

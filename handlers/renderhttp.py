@@ -7,11 +7,12 @@ import asyncio
 import importlib.metadata
 import io
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import aiohttp
+import msgspec
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 from yarl import URL
 
@@ -20,11 +21,14 @@ from handlers.renderanswers import fault_of, is_absent, plain_text
 from handlers.rendernames import checked_base_url
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 MOST_ANSWER_BYTES = 512 * 2**20
 """A longer answer is refused: 50,000 tiles, the most that render-ws gives at once, take some 200 MiB."""
 MOST_ERROR_BYTES = 64 * 2**10
 """What is read of an error's body."""
+READ_AT_ONCE_BYTES = 64 * 2**10
+"""A longer answer is read in a thread: reading it would hold up the event loop."""
 KEEP_ALIVE_S = 15.0
 """render-ws drops a connection after 30 s of silence; ours must be gone before, or a request runs into the closing."""
 
@@ -188,18 +192,36 @@ class RenderHttp:
         return RenderUnavailable(request.subject, problem, "see that render-ws runs and render.url is its address")
 
 
-def read_answer(kind: TypeAdapter[T], body: bytes, request: Request) -> T:
-    """The body as a record; RenderBroken, naming the first field that is wrong, if it is none."""
+class Reader(Protocol[T_co]):
+    """What reads the body of an answer."""
+
+    def validate_json(self, body: bytes, /) -> T_co:
+        """The record. Raises pydantic.ValidationError or msgspec.DecodeError."""
+
+
+async def read_answer(kind: Reader[T], body: bytes, request: Request) -> T:
+    """The body as a record, a long one read in a thread.
+
+    Raises
+    ------
+    RenderBroken
+        If the body is no such record; names the first field that is wrong.
+    """
     try:
-        return kind.validate_json(body)
+        if len(body) <= READ_AT_ONCE_BYTES:
+            return kind.validate_json(body)
+        return await asyncio.to_thread(kind.validate_json, body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"
-        raise RenderBroken(
-            request.subject,
-            f"tried to {request.tried}, and the answer cannot be read: {where}: {first['msg']}",
-            "see that render.url leads to a render-ws, and what its log says",
-        ) from None
+        problem = f"{where}: {first['msg']}"
+    except msgspec.DecodeError as error:
+        problem = str(error)
+    raise RenderBroken(
+        request.subject,
+        f"tried to {request.tried}, and the answer cannot be read: {problem}",
+        "see that render.url leads to a render-ws, and what its log says",
+    )
 
 
 def _late(request: Request, problem: str) -> AnswerLate:
@@ -227,9 +249,11 @@ async def _read(request: Request, response: ClientResponse) -> Answer:
 
 async def _read_up_to(response: ClientResponse, most_bytes: int) -> bytes:
     """Return the body; of a longer one a little more than `most_bytes`. A single read may end at any TCP segment."""
-    body = bytearray()
+    pieces: list[bytes] = []
+    length = 0
     async for piece in response.content.iter_any():
-        body += piece
-        if len(body) > most_bytes:
+        pieces.append(piece)
+        length += len(piece)
+        if length > most_bytes:
             break
-    return bytes(body)
+    return b"".join(pieces)

@@ -13,6 +13,10 @@ def ticket(number: int, step: Step = Step.INGEST, watch: str = "temca2") -> Tick
     return Ticket(f"_metadata_2017{number:04}", number, step, watch)
 
 
+def always(*_: object) -> bool:
+    return True
+
+
 def started(tickets: list[Ticket]) -> list[int]:
     return [each.montage_id for each in tickets]
 
@@ -21,27 +25,27 @@ def test_montages_start_in_order_of_acquisition():
     schedule = Schedule({Step.INGEST: 2})
     for number in (3, 1, 2):
         schedule.add(ticket(number))
-    assert started(schedule.take(0.0, lambda _: True)) == [1, 2]
+    assert started(schedule.take(0.0, always, lambda _: True)) == [1, 2]
 
 
 def test_a_step_takes_no_more_montages_than_its_limit_until_one_ends():
     schedule = Schedule({Step.INGEST: 1})
     schedule.add(ticket(1))
     schedule.add(ticket(2))
-    first = schedule.take(0.0, lambda _: True)
+    first = schedule.take(0.0, always, lambda _: True)
     assert started(first) == [1]
-    assert schedule.take(0.0, lambda _: True) == []
+    assert schedule.take(0.0, always, lambda _: True) == []
     schedule.finish(first[0])
-    assert started(schedule.take(0.0, lambda _: True)) == [2]
+    assert started(schedule.take(0.0, always, lambda _: True)) == [2]
 
 
 def test_montages_that_hang_on_a_dead_file_server_hold_up_none_of_another_watch():
     schedule = Schedule({Step.INGEST: 2})
     for number in (1, 2, 3):
         schedule.add(ticket(number))
-    assert started(schedule.take(0.0, lambda _: True)) == [1, 2]
+    assert started(schedule.take(0.0, always, lambda _: True)) == [1, 2]
     schedule.add(ticket(4, watch="temca3"))
-    assert started(schedule.take(0.0, lambda _: True)) == [4]
+    assert started(schedule.take(0.0, always, lambda _: True)) == [4]
 
 
 def test_the_oldest_of_all_watches_is_asked_first():
@@ -49,7 +53,7 @@ def test_the_oldest_of_all_watches_is_asked_first():
     schedule.add(ticket(2, watch="a"))
     schedule.add(ticket(1, watch="b"))
     asked: list[int] = []
-    schedule.take(0.0, lambda each: asked.append(each.montage_id) or True)
+    schedule.take(0.0, always, lambda each: asked.append(each.montage_id) or True)
     assert asked == [1, 2]
 
 
@@ -57,7 +61,7 @@ def test_a_montage_that_waits_does_not_hold_up_the_ones_behind_it():
     schedule = Schedule({Step.INGEST: 1})
     schedule.add(ticket(1), not_before=100.0)
     schedule.add(ticket(2))
-    assert started(schedule.take(0.0, lambda _: True)) == [2]
+    assert started(schedule.take(0.0, always, lambda _: True)) == [2]
     assert schedule.next_time() == 100.0
 
 
@@ -65,24 +69,48 @@ def test_a_montage_that_may_not_start_yet_stays_in_line():
     schedule = Schedule({Step.INGEST: 2})
     schedule.add(ticket(1))
     schedule.add(ticket(2))
-    assert started(schedule.take(0.0, lambda each: each.montage_id != 1)) == [2]
-    assert started(schedule.take(0.0, lambda _: True)) == [1]
+    assert started(schedule.take(0.0, always, lambda each: each.montage_id != 1)) == [2]
+    assert started(schedule.take(0.0, always, lambda _: True)) == [1]
 
 
 def test_steps_have_limits_of_their_own():
     schedule = Schedule({Step.INGEST: 1, Step.APPLY: 1})
     schedule.add(ticket(1))
     schedule.add(ticket(2, Step.APPLY))
-    assert sorted(started(schedule.take(0.0, lambda _: True))) == [1, 2]
+    assert sorted(started(schedule.take(0.0, always, lambda _: True))) == [1, 2]
 
 
 def test_a_montage_put_in_line_again_while_its_step_ends_keeps_its_new_place():
     schedule = Schedule({Step.INGEST: 1, Step.MIPMAPS: 1})
     schedule.add(ticket(1))
-    taken = schedule.take(0.0, lambda _: True)[0]
+    taken = schedule.take(0.0, always, lambda _: True)[0]
     schedule.add(ticket(1, Step.MIPMAPS))
     schedule.finish(taken)
-    assert [each.step for each in schedule.take(0.0, lambda _: True)] == [Step.MIPMAPS]
+    assert [each.step for each in schedule.take(0.0, always, lambda _: True)] == [Step.MIPMAPS]
+
+
+def test_a_step_that_waits_for_a_service_is_asked_about_once_and_none_of_its_tickets_is():
+    schedule = Schedule({Step.INGEST: 4, Step.SETTLE: 1})
+    for number in range(100):
+        schedule.add(ticket(number))
+    schedule.add(ticket(100, Step.SETTLE))
+    asked: list[Step] = []
+
+    def is_open(step: Step, _: str) -> bool:
+        asked.append(step)
+        return step is Step.SETTLE
+
+    assert started(schedule.take(0.0, is_open, lambda each: each.step is Step.SETTLE)) == [100]
+    assert asked.count(Step.INGEST) == 1
+
+
+def test_a_service_that_takes_one_piece_to_try_is_asked_no_further():
+    schedule = Schedule({Step.INGEST: 4})
+    for number in range(100):
+        schedule.add(ticket(number))
+    tried: list[int] = []
+    assert started(schedule.take(0.0, lambda *_: not tried, lambda each: tried.append(each.montage_id) or True)) == [0]
+    assert tried == [0]
 
 
 ACTIONS = st.sampled_from(["add", "hasten", "remove", "take", "finish"])
@@ -102,7 +130,7 @@ def test_no_montage_is_started_twice_at_once_and_no_limit_is_passed(actions):
         elif action == "finish" and number in running:
             schedule.finish(running.pop(number))
         elif action == "take":
-            for each in schedule.take(float(number), lambda _: True):
+            for each in schedule.take(float(number), always, lambda _: True):
                 assert each.montage_id not in running
                 running[each.montage_id] = each
         assert len(running) <= 2

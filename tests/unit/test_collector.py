@@ -1,0 +1,59 @@
+"""When the garbage collector makes a full pass."""
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import Callable
+
+from daemon.collector import collect_while_idle, no_full_passes
+
+
+def full_passes() -> int:
+    return gc.get_stats()[2]["collections"]
+
+
+async def until(holds: Callable[[], bool], within_s: float = 10.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not holds():  # noqa: ASYNC110  polled from outside
+            await asyncio.sleep(0.001)
+
+
+def make_garbage() -> None:
+    """Enough young objects that survive to make the collector want a full pass."""
+    kept = [{"n": [number]} for number in range(400_000)]
+    assert len(kept) == 400_000
+
+
+def test_the_collector_makes_no_full_pass_by_itself():
+    gc.collect()
+    with no_full_passes():
+        before = full_passes()
+        make_garbage()
+        assert full_passes() == before
+    assert gc.get_threshold()[2] < 100
+
+
+async def test_a_full_pass_is_made_while_the_daemon_is_idle():
+    idle = False
+    task = asyncio.create_task(collect_while_idle(lambda: idle, every_s=0.001))
+    await asyncio.sleep(0.05)
+    before = full_passes()
+    await asyncio.sleep(0.05)
+    assert full_passes() == before
+    idle = True
+    await until(lambda: full_passes() > before)
+    await end(task)
+
+
+async def test_a_daemon_that_is_never_idle_gets_full_passes_too():
+    before = full_passes()
+    task = asyncio.create_task(collect_while_idle(lambda: False, every_s=0.001, longest_s=0.01))
+    await until(lambda: full_passes() > before + 1)
+    await end(task)
+    assert gc.get_threshold()[2] < 100
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
