@@ -10,14 +10,14 @@ from benchmarks.common import Options, Outcome, Row, interleaved, median_cpu_s, 
 LIMIT_S = 0.3
 COMMANDS = ("generate_EM_tilespecs_from_metafile", "generate_mipmaps", "apply_mipmaps_to_render")
 HEAVY = (
-    *("PIL", "aiofiles", "aiohttp", "asyncio", "distributed", "multiprocessing", "numpy", "prometheus_client"),
+    *("PIL", "aiohttp", "asyncio", "distributed", "multiprocessing", "numpy", "prometheus_client"),
     *("pydantic_settings", "rich", "scipy", "skimage", "sqlite3", "structlog", "tenacity", "watchdog"),
 )
 """What takes long to import, and what a help text has no use for; pydantic has: parameters are its models."""
 WORK = {
     "handlers.generate_tilespecs": ("numpy", "skimage", "multiprocessing", "sqlite3", "watchdog", "structlog"),
-    "handlers.generate_mipmaps": ("aiofiles", "sqlite3", "watchdog", "structlog", "prometheus_client"),
-    "handlers.apply_mipmaps": ("numpy", "skimage", "multiprocessing", "aiofiles", "sqlite3", "watchdog", "structlog"),
+    "handlers.generate_mipmaps": ("sqlite3", "watchdog", "structlog", "prometheus_client"),
+    "handlers.apply_mipmaps": ("numpy", "skimage", "multiprocessing", "sqlite3", "watchdog", "structlog"),
 }
 """What each command's work imports, and what that work has no use for."""
 

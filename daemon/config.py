@@ -5,7 +5,6 @@ Nothing is read at import. `Settings(...)` by itself reads nothing either.
 
 import os
 import re
-import stat
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -32,6 +31,7 @@ from daemon.settings import (
     ZSettings,
 )
 from handlers.errors import Fault, SettingsFault
+from handlers.regularfile import NotRegular, read_regular
 
 __all__ = [
     "ConfigError",
@@ -231,12 +231,12 @@ def read_token(http: HttpSettings) -> str | None:
     if path is None:
         return None
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            raw = file.read(4097)
+        raw, status = read_regular(path, 4097)
+    except NotRegular as error:
+        raise SettingsFault("http.token_file", str(error)) from None
     except OSError as error:
         raise SettingsFault("http.token_file", f"{path} cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(mode) or mode & 0o027:
+    if status.st_mode & 0o027:
         raise SettingsFault("http.token_file", f"{path} is open to other users", f"chmod 0640 {path}")
     token = raw.decode("ascii", "replace").strip()
     if not _SHORTEST_TOKEN <= len(token) <= 4096 or not token.isascii() or not token.isprintable() or " " in token:

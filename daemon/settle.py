@@ -16,7 +16,15 @@ from pathlib import Path
 from daemon.config import WatchSettings
 from daemon.journal import Montage, Settled
 from daemon.parsed import ParsedMetafiles
-from handlers.arrival import Arrival, ImageProblem, check_images, depth_warnings, read_metafile, too_large
+from handlers.arrival import (
+    Arrival,
+    ImageProblem,
+    check_images,
+    depth_warnings,
+    not_a_metafile,
+    read_metafile,
+    too_large,
+)
 from handlers.consistency import Finding, Severity, check_metafile
 from handlers.errors import (
     Evidence,
@@ -298,9 +306,7 @@ def _identity_of(path: Path, root: Path) -> FileIdentity | None:
     if identity is None:
         return None
     if not stat.S_ISREG(path.stat(follow_symlinks=False).st_mode):
-        raise MetafileFault(
-            str(path), "is not a regular file", "links and devices are not followed; put the file itself there"
-        )
+        raise not_a_metafile(path)
     if not path.resolve().is_relative_to(root.resolve()):
         raise MetafileFault(str(path), f"lies outside {root} when links are followed", "watch the directory it lies in")
     if identity.size > MAX_METAFILE_BYTES:

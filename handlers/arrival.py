@@ -1,15 +1,15 @@
 """What of a metafile has arrived: its bytes, and its images by their headers."""
 
+import asyncio
 import errno
 from dataclasses import dataclass
 from pathlib import Path
-
-import aiofiles
 
 from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault, storage_fault
 from handlers.identity import FileIdentity
 from handlers.imageheader import ImageDirectory, ImageInfo
 from handlers.metafile import MAX_METAFILE_BYTES, Camera, Metafile, refuse_unsafe
+from handlers.regularfile import NotRegular, read_regular
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,24 +110,36 @@ def depth_warnings(bits: frozenset[int], maximum_intensity: float) -> list[str]:
     return []
 
 
-async def read_metafile(path: Path) -> bytes:
-    """Content of a file that is no longer than a metafile may be.
+async def read_metafile(path: Path, *, follow_links: bool = False) -> bytes:
+    """`metafile_content`, in a thread."""
+    return await asyncio.to_thread(metafile_content, path, follow_links=follow_links)
+
+
+def metafile_content(path: Path, *, follow_links: bool = False) -> bytes:
+    """Return the content of a file that is no longer than a metafile may be. Blocking.
 
     Raises
     ------
     MetafileFault
-        If it is longer.
+        If it is longer, or not a regular file.
     StorageFault
         If it cannot be read.
     """
     try:
-        async with aiofiles.open(path, "rb") as file:
-            content: bytes = await file.read(MAX_METAFILE_BYTES + 1)
+        content, _ = read_regular(path, MAX_METAFILE_BYTES + 1, follow_links=follow_links)
+    except NotRegular as error:
+        raise not_a_metafile(path) from error
     except OSError as error:
         raise storage_fault(str(path), "read the metafile", error) from error
     if len(content) > MAX_METAFILE_BYTES:
         raise too_large(path, f"over {MAX_METAFILE_BYTES}")
     return content
+
+
+def not_a_metafile(path: Path) -> MetafileFault:
+    """Return the fault of a metafile that is a link, a directory, a pipe, a socket or a device."""
+    hint = "links and devices are not followed; put the file itself there"
+    return MetafileFault(str(path), NotRegular.problem, hint)
 
 
 def too_large(path: Path, size: str) -> MetafileFault:

@@ -87,7 +87,8 @@ async def generate_tilespecs(
     """
     directory = image_directory or metafile.parent
     options = options or TileSpecOptions()
-    parsed, warnings = await asyncio.to_thread(_examine, metafile, await read_metafile(metafile), directory, z, options)
+    content = await read_metafile(metafile, follow_links=True)
+    parsed, warnings = await asyncio.to_thread(_examine, metafile, content, directory, z, options)
     transform = shared_transform_for(parsed) if shared_transform else None
     specs = tile_specs_for(parsed, z, directory, options, shared_transform_id=transform["id"] if transform else None)
     transforms = {transform["id"]: transform} if transform else {}

@@ -4,9 +4,7 @@ TIFF headers are read here rather than by Pillow: settling asks this of every im
 copied must show without decoding it.
 """
 
-import errno
 import os
-import stat
 import struct
 import sys
 import zlib
@@ -21,6 +19,7 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlug
 
 from handlers.errors import ImageFault
 from handlers.identity import FileIdentity
+from handlers.regularfile import NotRegular, open_regular
 
 MAX_TAGS = 4096
 MAX_PIECES = 1 << 20
@@ -80,8 +79,6 @@ class ImageInfo:
         return {1: "1", 8: "L", 16: "I;16"}[self.bits]
 
 
-_OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-"""O_NONBLOCK: a named pipe would otherwise wait for a writer for ever."""
 _HEAD_BYTES = 4096
 """What is read of a file at first: a page, since no disk and no file server reads less."""
 
@@ -102,14 +99,10 @@ def opened(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
         As it comes; what a missing file means the caller knows.
     """
     try:
-        descriptor = os.open(path, _OPEN_FLAGS)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):  # links in a circle; a socket
-            raise _not_a_file(path) from error
-        raise
+        descriptor, _ = open_regular(path)
+    except NotRegular as error:
+        raise _not_a_file(path) from error
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise _not_a_file(path)
         if root is not None:
             _require_below(descriptor, path, root)
     except BaseException:
@@ -191,17 +184,12 @@ class ImageDirectory:
         if self._descriptor is None or "/" in name:
             return self._inspect_by_path(name)
         try:
-            descriptor = os.open(name, _OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=self._descriptor)
-        except OSError as error:
-            if error.errno == errno.ELOOP:
+            descriptor, found = open_regular(name, follow_links=False, directory=self._descriptor)
+        except NotRegular as error:
+            if error.is_link:
                 return self._inspect_by_path(name)
-            if error.errno == errno.ENXIO:
-                raise _not_a_file(self._path / name) from error
-            raise
+            raise _not_a_file(self._path / name) from error
         try:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise _not_a_file(self._path / name)
             return self._info(descriptor, found.st_size), FileIdentity.of(found)
         except _Unfit as unfit:
             raise ImageFault(str(self._path / name), str(unfit), unfit.hint) from unfit

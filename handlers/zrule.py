@@ -12,6 +12,7 @@ from typing import Final
 from handlers.consistency import Finding, Severity
 from handlers.errors import SettingsFault, ZFault, storage_fault
 from handlers.metafile import Header, Metafile, Numeral
+from handlers.regularfile import NotRegular, read_regular
 
 DEFAULT_NAME_PATTERN: Final = r"_(?P<z>\d+)_\d+_\.json$"
 """Finds the grid of a section in `_metadata_{time}_{session}_{grid}_{roi}_.json`."""
@@ -218,9 +219,10 @@ def read_z_table(path: Path) -> ZTable:
     Raises SettingsFault naming the line for what cannot be meant, StorageFault if the file cannot be read now.
     """
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_TABLE_BYTES + 1)
-    except (FileNotFoundError, IsADirectoryError) as error:
+        raw, _ = read_regular(path, MAX_TABLE_BYTES + 1)
+    except NotRegular as error:
+        raise SettingsFault("z.table", str(error)) from error
+    except FileNotFoundError as error:
         raise SettingsFault("z.table", f"{path} cannot be read: {error.strerror}") from error
     except OSError as error:
         raise storage_fault(str(path), "read the z table", error) from error

@@ -167,7 +167,6 @@ class TestWorkerProcesses:
         unwanted = {
             "daemon",
             "aiohttp",
-            "aiofiles",
             "asyncio",
             "structlog",
             "sqlite3",

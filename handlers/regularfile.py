@@ -1,0 +1,63 @@
+"""Opening a file that somebody else names: nobody waits for it, and only a regular file is read."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+"""O_NONBLOCK: opening a named pipe would otherwise wait for a writer for ever."""
+
+
+class NotRegular(Exception):  # noqa: N818  each caller makes the fault of it that its file has
+    """The name leads to a directory, pipe, socket or device, in a circle, or to a link that is not followed."""
+
+    problem = "is not a regular file"
+
+    def __init__(self, path: str, *, is_link: bool = False) -> None:
+        super().__init__(f"{path} {self.problem}")
+        self.is_link = is_link
+        """Whether it is a link, which the caller asked not to follow."""
+
+
+def open_regular(
+    path: Path | str, *, follow_links: bool = True, directory: int | None = None
+) -> tuple[int, os.stat_result]:
+    """Return the descriptor and the status of a regular file, open for reading. The caller closes the descriptor.
+
+    Parameters
+    ----------
+    follow_links : whether the last part of the path may be a link.
+    directory : descriptor of the directory that a relative path begins in.
+
+    Raises
+    ------
+    NotRegular
+        If it is not a regular file.
+    OSError
+        As it comes.
+    """
+    try:
+        descriptor = os.open(path, _FLAGS | (0 if follow_links else os.O_NOFOLLOW), dir_fd=directory)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, or links in a circle; a socket
+            raise NotRegular(str(path), is_link=error.errno == errno.ELOOP and not follow_links) from error
+        raise
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotRegular(str(path))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, status
+
+
+def read_regular(path: Path, most_bytes: int, *, follow_links: bool = True) -> tuple[bytes, os.stat_result]:
+    """Return the first bytes of a regular file, at most so many, and its status before they were read.
+
+    Raises as `open_regular`.
+    """
+    descriptor, status = open_regular(path, follow_links=follow_links)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(most_bytes), status

@@ -1,0 +1,89 @@
+"""A pipe, socket or device where somebody names a file: refused in words, never waited for."""
+
+import asyncio
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sections import section
+
+from daemon.config import read_token
+from daemon.settings import HttpSettings
+from handlers.arrival import check_images, read_metafile
+from handlers.errors import Fault
+from handlers.imageheader import inspect_image
+from handlers.metafile import parse_metafile
+from handlers.zrule import read_z_table
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def listening(path: Path) -> None:
+    with closing(socket.socket(socket.AF_UNIX)) as server:
+        server.bind(str(path))
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def directory(path: Path) -> None:
+    path.mkdir()
+
+
+def metafile(path: Path) -> object:
+    return asyncio.run(read_metafile(path, follow_links=True))
+
+
+def image_of_a_metafile(path: Path) -> object:
+    document = section(lambda _, tiles: tiles[0].update(img_path=path.name))
+    arrival = check_images(parse_metafile(json.dumps(document).encode(), "m"), path.parent)
+    raise Fault(str(path), arrival.unreadable[0].why)
+
+
+READERS: list[Callable[[Path], object]] = [
+    metafile,
+    read_z_table,
+    inspect_image,
+    image_of_a_metafile,
+    lambda path: inspect_image(path, mask=True),
+    lambda path: read_token(HttpSettings(token_file=path)),
+]
+NAMES = ["metafile", "z table", "image", "image of a metafile", "mask", "token"]
+
+
+def outcome_of(read: Callable[[Path], object], path: Path) -> object:
+    """What the reader returned or raised; the test fails if it is not back in time."""
+    outcomes: list[object] = []
+
+    def run() -> None:
+        try:
+            outcomes.append(read(path))
+        except Exception as error:  # noqa: BLE001  looked at below
+            outcomes.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert outcomes, "the reader hangs"
+    return outcomes[0]
+
+
+@pytest.mark.parametrize("put", [fifo, listening, device, directory])
+@pytest.mark.parametrize("read", READERS, ids=NAMES)
+def test_what_is_no_regular_file_is_refused_in_words_and_hangs_nobody(
+    tmp_path: Path, read: Callable[[Path], object], put: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "named.tif"
+    put(path)
+    outcome = outcome_of(read, path)
+    assert isinstance(outcome, Fault), outcome
+    assert "named.tif" in str(outcome)
+    assert "regular file" in str(outcome) or "outside" in str(outcome), outcome
