@@ -115,7 +115,7 @@ def health(url: str | None, config_path: Path | None) -> None:
     from handlers.uris import without_userinfo
 
     where = url or _http_url(config_path)
-    answer = fetch(f"{where}/readyz")
+    answer = fetch(f"{where.rstrip('/')}/readyz")
     if answer is None or "ready" not in answer:
         click.echo(f"unreachable: no temwatch answers at {without_userinfo(where)}", err=True)
         sys.exit(2)
@@ -359,8 +359,9 @@ def _settings_or_exit(config_path: Path | None) -> Any:
 
 
 def _http_url(config_path: Path | None) -> str:
-    http = _settings_or_exit(config_path).http
-    return f"http://{http.host}:{http.port}"
+    from daemon.status import daemon_urls
+
+    return daemon_urls(_settings_or_exit(config_path))[0]
 
 
 def _run_or_exit(work: Coroutine[Any, Any, Any]) -> Any:

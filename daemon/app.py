@@ -80,6 +80,12 @@ class Daemon:
             )
             self._journal, self._client, self._gate = work.journal, work.client, work.gate
             self._keeper, self._pipeline, self._disks = work.keeper, work.pipeline, work.disks
+            self._watcher = Watcher(
+                [watch.watch_root() for watch in self._settings.watch],
+                self._pipeline.notice,
+                known_metafiles=await self._journal.known_metafiles(),
+                state_directory=self._settings.journal.path.parent,
+            )
             await stack.enter_async_context(self._serve_http())
             lock.note(self.url)  # where `temwatch replay` finds this daemon, whatever its port
             await self._work()
@@ -91,7 +97,8 @@ class Daemon:
     async def _serve_http(self) -> AsyncIterator[None]:
         replayer = Replayer(lambda: self._settings, self._journal, self._pipeline)
         posts = Posts(self._settings.http, replayer)
-        runner = web.AppRunner(make_app(self._journal, self._metrics, self.facts, posts), access_log=None)
+        app = make_app(self._journal, self._metrics, self.facts, posts, lambda: self._settings.http)
+        runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         http = self._settings.http
         try:
@@ -113,12 +120,6 @@ class Daemon:
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
-        self._watcher = Watcher(
-            [watch.watch_root() for watch in self._settings.watch],
-            self._pipeline.notice,
-            known_metafiles=await self._journal.known_metafiles(),
-            state_directory=self._settings.journal.path.parent,
-        )
         for number, handler in (
             (signal.SIGTERM, self._on_stop),
             (signal.SIGINT, self._on_stop),

@@ -88,6 +88,7 @@ AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
 OptionalPath = Annotated[AbsolutePath | None, BeforeValidator(_not_set)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 OptionalText = Annotated[str | None, BeforeValidator(_not_set)]
+HostName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
 Glob = Annotated[Text, AfterValidator(_file_name_glob)]
 
 
@@ -165,6 +166,10 @@ class HttpSettings(_Section):
     taken only where `host` is this machine's own loopback address. The file must be closed to other users, and the
     token at least 16 characters long. Empty: none."""
 
+    allowed_hosts: tuple[HostName, ...] = Field((), **example([]))
+    """Further names under which the daemon may be asked where `host` is loopback, as behind a proxy on this machine;
+    without a port. Names of the loopback itself always pass; requests under other names are refused, since a page in a
+    browser here could make them."""
     backlog_limit_s: float = Field(7200, gt=0)
     """Seconds that a montage may take before the daemon says that it is not ready: its backlog is too old."""
 

@@ -69,6 +69,13 @@ def http_url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host and not host.startswith("[") else f"http://{host}:{port}"
 
 
+def daemon_urls(settings: Settings) -> tuple[str, ...]:
+    """Where the daemon may answer: where it listened last, if the configuration leaves the port to the system."""
+    http = settings.http
+    configured, last = http_url(http.host, http.port), noted(settings.journal.path)
+    return tuple(filter(None, (last, configured) if http.port == 0 else (configured, last)))
+
+
 async def read_status(settings: Settings) -> dict[str, Any]:
     """Readiness, counts by watch and state, and the montages that are unfinished or FAILED.
 
@@ -77,15 +84,14 @@ async def read_status(settings: Settings) -> dict[str, Any]:
     Fault
         If no daemon answers and the journal cannot be read.
     """
-    configured = http_url(settings.http.host, settings.http.port)
+    urls = daemon_urls(settings)
     wanted = ",".join([*sorted(UNFINISHED), MontageState.FAILED])
-    # The second is where a daemon of this journal listened last, if the configuration leaves the port to the system.
-    for url in filter(None, (configured, noted(settings.journal.path))):
+    for url in urls:
         ready = fetch(f"{url}/readyz")
         listed = fetch(f"{url}/api/montages?state={wanted}&limit={SHOWN}")
         if ready is not None and listed is not None and "ready" in ready:
             return {"running": True, "url": url, **ready, **listed}
-    return {"running": False, "url": configured, **await _from_journal(settings)}
+    return {"running": False, "url": urls[0], **await _from_journal(settings)}
 
 
 async def _from_journal(settings: Settings) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import hmac
 import ipaddress
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Middleware
 from pydantic import ValidationError
 
 from daemon.config import HttpSettings, read_token
@@ -31,11 +32,21 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def make_app(
-    journal: Journal, metrics: Metrics, facts: Callable[[], Awaitable[Facts]], posts: "Posts | None" = None
+    journal: Journal,
+    metrics: Metrics,
+    facts: Callable[[], Awaitable[Facts]],
+    posts: "Posts | None" = None,
+    http: Callable[[], HttpSettings] = HttpSettings,
 ) -> web.Application:
-    """The routes, answering from the journal and from `facts`; those that change something only with `posts`."""
+    """Return the routes, which answer from the journal and from `facts`.
+
+    Parameters
+    ----------
+    posts : the routes that change something; None leaves them out.
+    http : says under which names the daemon may be asked.
+    """
     logging.getLogger("aiohttp.server").addFilter(_in_one_line)
-    app = web.Application(middlewares=[_answer_as_json], client_max_size=LONGEST_BODY)
+    app = web.Application(middlewares=[_answer_as_json, _host_check(http)], client_max_size=LONGEST_BODY)
     pages = _Pages(journal, metrics, facts)
     app.add_routes(
         [
@@ -70,6 +81,42 @@ async def _answer_as_json(request: web.Request, handler: _Handler) -> web.Stream
         if error.status < 400:
             raise
         return web.json_response({"error": error.reason}, status=error.status)
+
+
+def _host_check(http: Callable[[], HttpSettings]) -> Middleware:
+    """Refuse requests under a strange name where only this machine can connect.
+
+    A page in a browser here can give its own name the address 127.0.0.1 (DNS rebinding), and would then read what the
+    daemon says. Source: Syncthing, lib/api `localhostMiddleware`.
+    """
+
+    @web.middleware
+    async def check(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        host = request.headers.get("Host")  # only HTTP/1.0 does without, and no browser speaks that
+        if host is not None and http().loopback and not is_known_host(host, http().allowed_hosts):
+            raise web.HTTPForbidden(reason=_STRANGE_HOST)
+        return await handler(request)
+
+    return check
+
+
+_STRANGE_HOST = "Host: not a name of this machine's loopback, and not in http.allowed_hosts"
+
+
+def is_known_host(authority: str, allowed: Collection[str]) -> bool:
+    """Whether the Host of a request names this machine's loopback, or is one of the allowed names.
+
+    >>> is_known_host("localhost:8787", ()), is_known_host("[::1]", ()), is_known_host("rebound.example", ())
+    (True, True, False)
+    """
+    name = re.sub(r":\d*$", "", authority.strip().lower())
+    if name.removesuffix(".") == "localhost" or name in (each.lower() for each in allowed):
+        return True
+    bracketed = re.fullmatch(r"\[(.*)\]", name)
+    try:
+        return ipaddress.ip_address(bracketed[1] if bracketed else name).is_loopback
+    except ValueError:
+        return False
 
 
 class _Pages:
@@ -148,8 +195,8 @@ class Posts:
     """What changes something: `POST /api/replay`.
 
     A page in an operator's browser can send requests to this machine, too. So a POST must be JSON (which another
-    site's page cannot send without being asked for leave), must not say that it comes from elsewhere, and must call
-    the daemon by a name that is this machine's own, or carry the token.
+    site's page cannot send without being asked for leave), must not say that it comes from elsewhere, and must carry
+    the token where there is one.
     """
 
     def __init__(self, http: HttpSettings, replayer: Replayer) -> None:
@@ -189,30 +236,17 @@ class Posts:
                 return 401, "Authorization: Bearer TOKEN is required"
             if not hmac.compare_digest(given.encode(errors="replace"), f"Bearer {token}".encode()):
                 return 403, "Authorization: not the token"
-        return _refusal_of_a_page(request, self._http)
+        return _refusal_of_a_page(request)
 
 
-def _refusal_of_a_page(request: web.Request, http: HttpSettings) -> tuple[int, str] | None:
+def _refusal_of_a_page(request: web.Request) -> tuple[int, str] | None:
     if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
         return 403, "Sec-Fetch-Site: not from pages of other sites"
     if request.headers.get("Origin", f"http://{request.host}") != f"http://{request.host}":
         return 403, "Origin: not from pages of other sites"
-    if http.loopback and not _is_own_name(request.host, http.host):
-        return 403, "Host: not a name of this machine's loopback"
     if request.content_type != "application/json":
         return 415, "Content-Type: must be application/json"
     return None
-
-
-def _is_own_name(authority: str, configured: str) -> bool:
-    """Whether the Host of a request is loopback: another name that leads here was made to by a stranger's DNS."""
-    name = re.sub(r":\d*$", "", authority).strip("[]").lower()
-    if name in ("localhost", configured.strip("[]").lower()):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _error(status: int, text: str) -> web.Response:
@@ -312,6 +346,6 @@ def _path(text: str) -> Path:
 
 def _limit(request: web.Request) -> int:
     text = request.query.get("limit", "100")
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= LONGEST_LIST):
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= LONGEST_LIST):
         raise web.HTTPBadRequest(reason=f"limit: a whole number from 1 to {LONGEST_LIST}")
     return int(text)

@@ -86,3 +86,13 @@ def test_a_port_that_is_taken_is_one_line_and_exit_code_1(running_rig: Rig, tmp_
     assert done.returncode == 1
     assert done.stderr.startswith("http.port: cannot listen on 127.0.0.1:")
     assert "Traceback" not in done.stderr
+
+
+def test_health_and_status_find_a_daemon_on_ipv6_and_on_a_port_of_the_systems_choice(rig: Rig):
+    rig.settings = {"http.host": "::1"}
+    rig.start_standin()
+    rig.start()
+    config = ("--config", str(rig.config()))
+    assert rig.url.startswith("http://[::1]:")
+    assert "ready" in temwatch("health", *config).stdout
+    assert rig.url in temwatch("status", *config).stdout

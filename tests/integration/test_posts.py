@@ -76,7 +76,8 @@ async def face(tmp_path: Path) -> AsyncIterator[Face]:
         async def facts() -> Facts:
             return WELL
 
-        async with TestClient(TestServer(make_app(journal, Metrics(), facts, face.posts))) as client:
+        app = make_app(journal, Metrics(), facts, face.posts, lambda: face.posts._http)
+        async with TestClient(TestServer(app)) as client:
             face.client = client
             yield face
 

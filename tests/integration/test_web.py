@@ -10,6 +10,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from daemon.config import HttpSettings
 from daemon.health import Facts, Metrics
 from daemon.journal import Journal
 from daemon.watcher import FoundBy, Sighting
@@ -26,6 +27,7 @@ class Face:
         self.client = client
         self.journal = journal
         self.facts: Facts = WELL
+        self.http = HttpSettings()
 
     async def get(self, path: str) -> tuple[int, dict]:
         async with self.client.get(path) as answer:
@@ -40,7 +42,7 @@ async def face(tmp_path: Path) -> AsyncIterator[Face]:
         async def facts() -> Facts:
             return holder[0].facts
 
-        async with TestClient(TestServer(make_app(journal, Metrics(), facts))) as client:
+        async with TestClient(TestServer(make_app(journal, Metrics(), facts, http=lambda: holder[0].http))) as client:
             holder.append(Face(client, journal))
             yield holder[0]
 
@@ -92,6 +94,12 @@ async def test_one_montage_comes_with_its_events_and_attempts(face):
         ("/api/montages?z=abc", 400),
         ("/api/montages?limit=0", 400),
         ("/api/montages?limit=1e9", 400),
+        ("/api/montages?limit=000000001999999", 400),
+        ("/api/montages?limit=10001", 400),
+        ("/api/montages?limit=" + "9" * 30, 400),
+        ("/api/montages?limit=" + "0" * 30 + "1", 400),
+        ("/api/montages?limit=%C2%B2", 400),
+        ("/api/montages?id=" + "9" * 30, 400),
         ("/nowhere", 404),
     ],
 )
@@ -99,6 +107,42 @@ async def test_what_cannot_be_answered_is_refused_in_one_sentence(face, path, st
     answered, body = await face.get(path)
     assert answered == status
     assert set(body) == {"error"}
+
+
+EVERY_ROUTE = ("/healthz", "/readyz", "/metrics", "/api/montages", "/api/montages/1", "/nowhere")
+
+
+STRANGE = ("evil.example", "evil.example:8787", "127.0.0.1.evil.example", "10.0.0.1", "[fe80::1]", "localhost.evil", "")
+OWN = ("localhost", "LOCALHOST:8787", "localhost.", "127.0.0.1:1", "127.9.9.9", "[::1]", "[::1]:8787")
+
+
+@pytest.mark.parametrize("host", STRANGE)
+@pytest.mark.parametrize("path", EVERY_ROUTE)
+async def test_on_loopback_a_request_under_a_strange_name_is_refused_everywhere(face, path, host):
+    """Else a page whose name its owner lets lead to 127.0.0.1 reads what the daemon says (DNS rebinding)."""
+    async with face.client.get(path, headers={"Host": host}) as answer:
+        assert answer.status == 403
+        assert "http.allowed_hosts" in (await answer.json())["error"]
+
+
+@pytest.mark.parametrize("host", [*OWN, "render-pc:8787", "em.example"])
+async def test_on_loopback_names_of_the_machine_and_those_allowed_are_served(face, host):
+    face.http = HttpSettings(allowed_hosts=("render-pc", "EM.example"))
+    async with face.client.get("/healthz", headers={"Host": host}) as answer:
+        assert answer.status == 200
+
+
+async def test_a_request_without_a_host_is_no_browsers(face):
+    reader, writer = await asyncio.open_connection(face.client.server.host, face.client.server.port)
+    writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
+    assert b" 200 " in await reader.readline()
+    writer.close()
+
+
+async def test_where_other_machines_can_connect_every_name_is_served(face):
+    face.http = HttpSettings(host="0.0.0.0")
+    async with face.client.get("/healthz", headers={"Host": "em-server.example"}) as answer:
+        assert answer.status == 200
 
 
 async def test_posting_to_a_page_is_refused(face):
