@@ -97,15 +97,17 @@ def connect_read_only(path: Path) -> Connection:
     Raises as `connect` does.
     """
     where = quote(str(path))
-    connection = _open(path, f"file:{where}?mode=ro")
     try:
-        connection.execute("SELECT count(*) FROM sqlite_schema")
+        return _open_read_only(path, f"file:{where}?mode=ro")
     except sqlite3.OperationalError:
-        connection.close()
         if Path(f"{path}-wal").exists():
             raise
-        # Nobody has it open, and nothing can be made beside it, as SQLite would like to.
-        connection = _open(path, f"file:{where}?mode=ro&immutable=1")
+    # Nobody has it open, and nothing can be made beside it, as SQLite would like to.
+    return _open_read_only(path, f"file:{where}?mode=ro&immutable=1")
+
+
+def _open_read_only(path: Path, uri: str) -> Connection:
+    connection = _open(path, uri)
     try:
         if _version(connection, path) == 0:
             raise _damaged(path, "it holds no tables")

@@ -66,7 +66,14 @@ class Journal:
         """Why the journal cannot be written now; None while it can."""
 
     async def __aenter__(self) -> Self:
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+        except (
+            BaseException
+        ):  # a thread that opens the file goes on although its task was cancelled: close it afterwards
+            self._thread.submit(self._close)
+            self._thread.shutdown(wait=False)
+            raise
         return self
 
     async def __aexit__(

@@ -1,17 +1,20 @@
 """Journals that are damaged, locked, of an older version or something else: refused in one line, or read anyway."""
 
+import asyncio
 import os
 import shutil
 import sqlite3
 import subprocess
+import threading
 import zlib
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from daemon.journal import MIGRATIONS, Examination, Journal, connect_read_only, examine_ahead
+from daemon.journal.file import UnusableJournal, connect
 from daemon.states import MontageState
 from daemon.watcher import FoundBy, Sighting
 from handlers.errors import MetafileFault, SettingsFault, StorageFault
@@ -63,6 +66,60 @@ async def test_a_damaged_journal_is_refused_in_one_line_that_names_the_way_back(
     assert WAY_BACK in text
     assert "\n" not in text
     assert path.read_bytes() == before
+
+
+def descriptors_of(path: Path) -> list[str]:
+    """Open files of this process whose names begin with `path`."""
+    held = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the one that lists the others
+            held.append(str(descriptor.readlink()))
+    return [name for name in held if name.startswith(str(path))]
+
+
+@pytest.mark.parametrize("opening", [connect, connect_read_only])
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"not a database" * 100, sqlite3.DatabaseError),
+        (b"SQLite format 3\0" + bytes(8000), sqlite3.DatabaseError),
+        (b"", UnusableJournal),
+    ],
+    ids=["text", "zeroed but for its first words", "empty"],
+)
+def test_a_journal_that_is_refused_is_not_held_open(tmp_path, opening, content, error):
+    path = tmp_path / "journal.sqlite"
+    path.write_bytes(content)
+    with pytest.raises(error) as refused:  # keeps the frames, and so what they hold
+        opening(path)
+    assert refused.value
+    assert descriptors_of(path) == []
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_a_journal_whose_opening_is_cancelled_is_closed(tmp_path, monkeypatch, read_only):
+    path = tmp_path / "journal.sqlite"
+    await filled(path, 1)
+    is_opening, goes_on = threading.Event(), threading.Event()
+    opening = connect_read_only if read_only else connect
+
+    def slowly(*arguments):
+        is_opening.set()
+        assert goes_on.wait(10)
+        return opening(*arguments)
+
+    monkeypatch.setattr(f"daemon.journal.journal.{opening.__name__}", slowly)
+    task = asyncio.create_task(Journal(path, read_only=read_only).__aenter__())
+    assert await asyncio.to_thread(is_opening.wait, 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    writers = [thread for thread in threading.enumerate() if thread.name.startswith("journal")]
+    assert len(writers) == 1
+    goes_on.set()
+    await asyncio.to_thread(writers[0].join, 10)
+    assert not writers[0].is_alive()
+    assert descriptors_of(path) == []
 
 
 async def test_an_examination_ahead_makes_no_journal_and_hinders_none(tmp_path):
