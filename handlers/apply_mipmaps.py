@@ -27,7 +27,7 @@ from handlers.resolvedtiles import (
     some,
 )
 from handlers.tilelevels import Levels, check_levels, with_levels
-from handlers.writing import leave_stack, restore_stack, write_while_loading
+from handlers.writing import PartialResolution, completed, leave_stack, restore_stack, write_while_loading
 
 _MOST_DIFFERENCES = 5
 """Named in a fault; the others are counted."""
@@ -85,6 +85,7 @@ async def apply_mipmaps_to_stack(
     zs: Collection[float] | ZRange,
     plan: MipmapPlan,
     *,
+    resolution_nm: PartialResolution = (None, None, None),
     overwrite_layers: bool = False,
     close: bool = False,
     at_once: int = 1,
@@ -99,6 +100,7 @@ async def apply_mipmaps_to_stack(
     ----------
     zs : layers by their z, or a range, as for `generate_mipmaps`.
     plan : with which the levels were made.
+    resolution_nm : x, y, z of a target that has to be created; None is that of the source.
     overwrite_layers : whether tiles that the source does not have are deleted from the target's layers at the end.
     close : whether the target is made COMPLETE at the end, nothing having failed.
     at_once : layers done at the same time.
@@ -112,14 +114,14 @@ async def apply_mipmaps_to_stack(
     if not layers.present:
         raise no_layers(source, zs)
     meta = await client.stack(source)
-    resolution_nm = (meta.resolution_nm if meta else None) or (1.0, 1.0, 1.0)
+    created_with = completed(resolution_nm, (meta.resolution_nm if meta else None) or (1.0, 1.0, 1.0))
     before = await client.stack(target)
     failures = [absent_layer(source, z) for z in layers.absent]
     slots, done = asyncio.Semaphore(at_once), itertools.count(1)
 
     async def work(z: float) -> int:
         async with slots:
-            applied = await _apply_layer(client, source, target, z, plan, resolution_nm, overwrite_layers, failures)
+            applied = await _apply_layer(client, source, target, z, plan, created_with, overwrite_layers, failures)
         progress(next(done), len(layers.present))
         return applied
 

@@ -17,7 +17,7 @@ from handlers.render import RenderClient, StackId, TileBounds
 from handlers.rendernames import tile_segment
 from handlers.resolvedtiles import MOST_TILES, Json, some, tile_ids
 from handlers.tilespec import TileSpecOptions, shared_transform_for, tile_specs_for
-from handlers.writing import leave_stack, restore_stack, write_while_loading
+from handlers.writing import PartialResolution, completed, leave_stack, restore_stack, write_while_loading
 from handlers.zrule import ZRule, ZRuleKind, check_z
 
 RESOLUTION_Z_NM = 45.0
@@ -61,6 +61,7 @@ async def generate_tilespecs(
     options: TileSpecOptions | None = None,
     shared_transform: bool = False,
     resolution_z_nm: float = RESOLUTION_Z_NM,
+    resolution_nm: PartialResolution = (None, None, None),
     overwrite_layer: bool = False,
     close: bool = False,
 ) -> TilespecsReport:
@@ -75,7 +76,8 @@ async def generate_tilespecs(
     image_directory : where the images are; by default where the metafile is.
     options : intensities, section id, mask, positions; by default tile specs as asap-modules makes them.
     shared_transform : whether tiles refer to the lens correction that the metafile may hold.
-    resolution_z_nm : of a stack that has to be created.
+    resolution_z_nm : of a stack that has to be created; x and y are the calibration's.
+    resolution_nm : x, y, z that go before both.
     overwrite_layer : whether other tiles of this z are deleted, once the new ones are seen in the stack.
     close : whether the stack is made COMPLETE at the end.
 
@@ -101,8 +103,8 @@ async def generate_tilespecs(
 
     before = await client.stack(stack)
     try:
-        resolution_nm = (*calibration.pixel_size_nm, resolution_z_nm)
-        ingested = await write_while_loading(client, stack, resolution_nm, put)
+        created_with = completed(resolution_nm, (*calibration.pixel_size_nm, resolution_z_nm))
+        ingested = await write_while_loading(client, stack, created_with, put)
         complete = await leave_stack(client, stack, before, (z,), close=close, whole=True)
     except Fault:
         await restore_stack(client, stack, before)

@@ -15,6 +15,20 @@ REOPENINGS = 20
 REOPEN_DELAY_S = 0.2
 """About; two writers that close each other's stack must not do so in step."""
 
+Resolution = tuple[float, float, float]
+"""Nanometres in x, y, z."""
+PartialResolution = tuple[float | None, float | None, float | None]
+
+
+def completed(wanted: PartialResolution, otherwise: Resolution) -> Resolution:
+    """The resolution that is wanted, and the other one where it says nothing.
+
+    >>> completed((None, None, 40.0), (4.0, 4.0, 45.0))
+    (4.0, 4.0, 40.0)
+    """
+    x, y, z = (other if own is None else own for own, other in zip(wanted, otherwise, strict=True))
+    return x, y, z
+
 
 async def write_while_loading(
     client: RenderClient,

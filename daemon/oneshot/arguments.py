@@ -29,8 +29,8 @@ class UsageError(Exception):
         self.problems = problems
 
 
-def parse(model: type[M], arguments: Sequence[str], program: str) -> M:
-    """The parameters that the arguments give.
+def parse(model: type[M], arguments: Sequence[str], program: str) -> tuple[M, list[str]]:
+    """The parameters that the arguments give, and a warning for each value that is ignored.
 
     Raises
     ------
@@ -40,13 +40,14 @@ def parse(model: type[M], arguments: Sequence[str], program: str) -> M:
         After --help or --print_schema, with 0.
     """
     flags = _nested(vars(_parser(model, program).parse_args(arguments)))
-    values = _merged(model, _of_file(flags.get("input_json")), flags)
+    values, warnings = _merged(model, _of_file(flags.get("input_json")), flags)
     try:
-        return model.model_validate(values)
+        parameters = model.model_validate(values)
     except ValidationError as error:
         raise UsageError(*dict.fromkeys(map(_problem, error.errors()))) from None
     except RecursionError:
         raise UsageError("input_json: is nested too deeply") from None
+    return parameters, [*warnings, *parameters.warnings]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -99,7 +100,8 @@ def _flags(model: type[Parameters], prefix: str = "") -> Iterator[tuple[list[str
         if isinstance(kind, type) and issubclass(kind, Parameters):
             yield from _flags(kind, f"{prefix}{name}.")
         else:
-            yield [f"{prefix}{one}" for one in (name, *model.ALIASES.get(name, ()))], info
+            others = [one for one in model.NAMES.get(name, ()) if one != name]
+            yield [f"{prefix}{one}" for one in (name, *others)], info
 
 
 def _metavar(info: FieldInfo) -> str:
@@ -155,19 +157,18 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _merged(model: type[CommandParameters], of_file: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The file's parameters with those of the flags in their places, whatever names they go by."""
-    try:
-        below, above = canonical(model, of_file), canonical(model, flags)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+def _merged(
+    model: type[CommandParameters], of_file: Mapping[str, Any], flags: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """The file's parameters with those of the flags in their places, whatever names they go by; and what is ignored."""
+    (below, of_file_alone), (above, of_flags) = canonical(model, of_file), canonical(model, flags)
     if above.keys() & Z_NAMES:  # one way to say z goes before all others
         below = {name: value for name, value in below.items() if name not in Z_NAMES}
     merged = {**below, **above}
     for name in below.keys() & above.keys():
         if isinstance(below[name], dict) and isinstance(above[name], dict):
             merged[name] = {**below[name], **above[name]}
-    return merged
+    return merged, of_file_alone + of_flags
 
 
 def _problem(error: Mapping[str, Any]) -> str:

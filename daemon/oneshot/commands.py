@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
 from daemon.oneshot.arguments import UsageError, parse
 from daemon.oneshot.parameters import (
     ApplyParameters,
@@ -21,6 +19,7 @@ from daemon.oneshot.parameters import (
     CommandParameters,
     MipmapParameters,
     MipmapResult,
+    Result,
     TilespecsParameters,
     TilespecsResult,
     prefix_of,
@@ -38,7 +37,7 @@ MOST_CONNECTIONS = 32
 FAILURES_SHOWN = 20
 
 Progress = Callable[[int, int], None]
-Work = Callable[[Any, Progress], Coroutine[Any, Any, BaseModel]]
+Work = Callable[[Any, Progress], Coroutine[Any, Any, Result]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +54,23 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     """Runs the command of this name; its exit code."""
     command = COMMANDS[name]
     try:
-        parameters = parse(command.parameters, arguments, f"temwatch {name}")
+        parameters, ignored = parse(command.parameters, arguments, f"temwatch {name}")
     except UsageError as error:
         return _say(2, *error.problems)
+    _say(0, *(f"WARNING {warning}" for warning in ignored))
     import asyncio
 
     logging.basicConfig(level=parameters.log_level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     try:
         with _progress(command.unit) as progress:
             result = asyncio.run(command.work(parameters, progress))
+        result = result.model_copy(update={"warnings": [*ignored, *result.warnings]})
         _put_out(result, parameters.output_json)
     except Fault as fault:
         return _say(1, str(fault))
     except KeyboardInterrupt:
         return _say(130, "stopped; what is done stays done, run it again for the rest")
-    failures = getattr(result, "failures", [])
+    failures = result.failures
     shown = [_line(failure) for failure in failures[:FAILURES_SHOWN]]
     more = [f"and {len(failures) - FAILURES_SHOWN} more"] if len(failures) > FAILURES_SHOWN else []
     return _say(1 if failures else 0, *shown, *more)
@@ -97,6 +98,7 @@ async def _generate_tilespecs(parameters: TilespecsParameters, progress: Progres
             options=options,
             shared_transform=parameters.shared_transform,
             resolution_z_nm=parameters.resolution_z,
+            resolution_nm=parameters.output_stackVersion.resolution_nm,
             overwrite_layer=parameters.overwrite_zlayer,
             close=parameters.close_stack,
         )
@@ -163,6 +165,7 @@ async def _apply_mipmaps(parameters: ApplyParameters, progress: Progress) -> App
             parameters.stack_id(output_stack),
             parameters.wanted_zs,
             plan,
+            resolution_nm=parameters.output_stackVersion.resolution_nm,
             overwrite_layers=parameters.overwrite_zlayer,
             close=parameters.close_stack,
             at_once=parameters.pool_size,
@@ -206,7 +209,7 @@ def _progress(unit: str) -> Iterator[Progress]:
         yield lambda done, known: bar.update(task, completed=done, total=known)
 
 
-def _put_out(result: BaseModel, path: Path | None) -> None:
+def _put_out(result: Result, path: Path | None) -> None:
     """Prints a result, or puts it into a file, which is whole or not there."""
     text = result.model_dump_json(indent=2) + "\n"
     if path is None:

@@ -1,12 +1,13 @@
 """Parameters and results of the three import commands, as the tools that they replace have them.
 
 Names, types, defaults and aliases are those of asap-modules; docs/compatibility.md lists what differs. Values may be
-strings that mean numbers or booleans. Parameters that those tools do not have come last in each model.
+strings that mean numbers or booleans. Parameters that those tools do not have come last in each model. A path is
+resolved, symbolic links included, and a URI is taken as it stands: so do those tools.
 """
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -22,13 +23,25 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 def _path(value: object) -> object:
     """An absolute path, of a path or a file: URI."""
+    return _location(value, Path.absolute)
+
+
+def _resolved_path(value: object) -> object:
+    """An absolute path, of a path, whose symbolic links are resolved, or of a file: URI."""
+    return _location(value, Path.resolve)
+
+
+def _location(value: object, absolute: Callable[[Path], Path]) -> object:
     if not isinstance(value, str | Path):
         return value
     text = str(value)
     if not text:
         raise ValueError("is empty")
     if not _SCHEME.match(text):
-        return Path(text).absolute()
+        try:
+            return absolute(Path(text))
+        except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a zero byte
+            raise ValueError(f"{text!r} cannot be resolved: {error}") from None
     try:
         return uri_to_path(text)
     except Fault as fault:
@@ -64,9 +77,11 @@ def _format(text: str) -> str:
 
 
 def _several(value: object) -> object:
-    """A list, of a list or of a string such as `[1, 2]` or `1,2`."""
+    """A list, of a list or of a string such as `[1, 2]` or `1,2`; a flag's words are one such string."""
     if isinstance(value, int | float):
         return [value]
+    if isinstance(value, list) and all(isinstance(word, str) for word in value):
+        value = " ".join(value)
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
@@ -90,15 +105,23 @@ def _none_if_said(value: object) -> object:
     return None if value in ("", "None", "none", "null") else value
 
 
+def _log_level(value: object) -> object:
+    return (
+        {"WARN": "WARNING", "FATAL": "CRITICAL"}.get(value.upper(), value.upper()) if isinstance(value, str) else value
+    )
+
+
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
 
 SomePath = Annotated[Path, BeforeValidator(_path)]
-ExistingFile = Annotated[SomePath, AfterValidator(_existing_file)]
-Directory = Annotated[SomePath, BeforeValidator(_directory)]
+ResolvedPath = Annotated[Path, BeforeValidator(_resolved_path)]
+ExistingFile = Annotated[ResolvedPath, AfterValidator(_existing_file)]
+Directory = Annotated[ResolvedPath, BeforeValidator(_directory)]
 Name = Annotated[str, AfterValidator(_name)]
 Z = Annotated[float, Field(allow_inf_nan=False)]
+Resolution = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Levels = Annotated[int, Field(ge=1, le=16), BeforeValidator(_highest_level)]
 ImageFormat = Annotated[str, AfterValidator(_format)]
 
@@ -108,27 +131,27 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
-    ALIASES: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Other names of parameters."""
+    NAMES: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """All names of a parameter that has several, its own among them; the first one that is given counts."""
 
     @model_validator(mode="before")
     @classmethod
     def _one_name_each(cls, values: Any) -> Any:
-        return canonical(cls, values) if isinstance(values, Mapping) else values
+        return canonical(cls, values)[0] if isinstance(values, Mapping) else values
 
 
-def canonical(model: type[Parameters], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values under their parameters' own names. Raises ValueError where two names of one say different things."""
-    own_name = {alias: name for name, aliases in model.ALIASES.items() for alias in aliases}
-    result: dict[str, Any] = {}
-    said_as: dict[str, str] = {}
-    for key, value in values.items():
-        name = own_name.get(key, key)
-        if name in result and result[name] != value and value is not None and result[name] is not None:
-            raise ValueError(f"{key}: is another name of {said_as[name]}, and the two differ")
-        if name not in result or value is not None:
-            result[name], said_as[name] = value, key
-    return result
+def canonical(model: type[Parameters], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The values under their parameters' own names, and a warning for each value that another name's overrides."""
+    result = dict(values)
+    warnings: list[str] = []
+    for own, names in model.NAMES.items():
+        given = {name: result.pop(name) for name in names if name in result}
+        said = [name for name in given if given[name] is not None]
+        if given:
+            result[own] = given[said[0]] if said else None
+        overridden = [name for name in said if given[name] != result[own]]
+        warnings += [f"{name}: {given[name]!r} is ignored, because {said[0]} is {result[own]!r}" for name in overridden]
+    return result, warnings
 
 
 class RenderParameters(Parameters):
@@ -160,7 +183,7 @@ class CommandParameters(Parameters):
     """What every command takes."""
 
     render: RenderParameters
-    log_level: Annotated[LogLevel, BeforeValidator(_upper)] = Field(
+    log_level: Annotated[LogLevel, BeforeValidator(_log_level)] = Field(
         "ERROR", description="least severe log lines on stderr"
     )
     input_json: SomePath | None = Field(None, description="file with parameters; flags go before it")
@@ -172,18 +195,68 @@ class CommandParameters(Parameters):
             raise ValueError(f"output_json: there is no directory {self.output_json.parent}")
         return self
 
+    @property
+    def warnings(self) -> list[str]:
+        """What was given without effect."""
+        return []
+
     def stack_id(self, name: str) -> StackId:
         """The full name of a stack."""
         return StackId(self.render.owner, self.render.project, name)
 
 
-Z_ALIASES: Mapping[str, tuple[str, ...]] = {
-    "z": ("z_index",),
-    "zstart": ("minZ",),
-    "zend": ("maxZ",),
-    "zValues": ("zs",),
+class StackVersionParameters(Parameters):
+    """What render-ws keeps of a stack; used where the stack is created."""
+
+    stackResolutionX: Resolution | None = Field(None, description="nanometres per pixel in x")  # noqa: N815
+    stackResolutionY: Resolution | None = Field(None, description="nanometres per pixel in y")  # noqa: N815
+    stackResolutionZ: Resolution | None = Field(None, description="nanometres between sections")  # noqa: N815
+    stackResolutionValues: Annotated[  # noqa: N815
+        tuple[Resolution, Resolution, Resolution] | None, BeforeValidator(_several)
+    ] = Field(None, description="the three in one list; each by itself goes before it")
+    createTimestamp: str | None = Field(None, description="not used")  # noqa: N815
+    versionNotes: str | None = Field(None, description="not used")  # noqa: N815
+    cycleNumber: int | None = Field(None, description="not used")  # noqa: N815
+    cycleStepNumber: int | None = Field(None, description="not used")  # noqa: N815
+    materializedBoxRootPath: str | None = Field(None, description="not used")  # noqa: N815
+    mipmapPathBuilder: dict[str, Any] | None = Field(None, description="not used")  # noqa: N815
+    cycle: dict[str, Any] | None = Field(None, description="not used")
+
+    @property
+    def resolution_nm(self) -> tuple[float | None, float | None, float | None]:
+        """x, y, z; None where it is not given."""
+        one_by_one = self.stackResolutionX, self.stackResolutionY, self.stackResolutionZ
+        x, y, z = (
+            own or common for own, common in zip(one_by_one, self.stackResolutionValues or (None,) * 3, strict=True)
+        )
+        return x, y, z
+
+    def unused(self) -> list[str]:
+        """A warning for each value that has no effect."""
+        used = {"stackResolutionX", "stackResolutionY", "stackResolutionZ", "stackResolutionValues"}
+        names = [name for name in type(self).model_fields if name not in used and getattr(self, name) is not None]
+        return [f"output_stackVersion.{name}: is not used" for name in names]
+
+
+class _IntoStack(CommandParameters):
+    """What the commands that write a stack take."""
+
+    output_stackVersion: Annotated[  # noqa: N815  its name
+        StackVersionParameters, BeforeValidator(lambda value: {} if value is None else value)
+    ] = Field(StackVersionParameters(), description="resolution of a stack that is created")
+
+    @property
+    def warnings(self) -> list[str]:
+        return self.output_stackVersion.unused()
+
+
+Z_NAMES_OF: Mapping[str, tuple[str, ...]] = {
+    "z": ("z", "z_index"),
+    "zstart": ("minZ", "zstart"),
+    "zend": ("maxZ", "zend"),
+    "zValues": ("zValues", "zs"),
 }
-Z_NAMES = frozenset(name for own, aliases in Z_ALIASES.items() for name in (own, *aliases))
+Z_NAMES = frozenset(name for names in Z_NAMES_OF.values() for name in names)
 """Every way to say z. zValues goes before z, and z before zstart and zend."""
 
 
@@ -220,15 +293,15 @@ class _Layers(CommandParameters):
         return ZRange(self.zstart, self.zend)
 
 
-class TilespecsParameters(_Layers):
+class TilespecsParameters(_Layers, _IntoStack):
     """generate_EM_tilespecs_from_metafile: tile specs of a pyTEMCA metafile, at stage coordinates, into a stack."""
 
-    ALIASES: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        **Z_ALIASES,
-        "stack": ("output_stack", "outputStack"),
-        "metafile": ("metafile_uri",),
-        "image_directory": ("image_prefix",),
-        "maskUrl": ("maskUrl_uri",),
+    NAMES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **Z_NAMES_OF,
+        "stack": ("output_stack", "stack", "outputStack"),
+        "metafile": ("metafile_uri", "metafile"),
+        "image_directory": ("image_prefix", "image_directory"),
+        "maskUrl": ("maskUrl_uri", "maskUrl"),
     }
 
     metafile: ExistingFile = Field(description="metadata file containing TEMCA acquisition data")
@@ -277,14 +350,14 @@ class TilespecsParameters(_Layers):
 class MipmapParameters(_Layers):
     """generate_mipmaps: mipmap levels of every tile of some layers of a stack."""
 
-    ALIASES: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        **Z_ALIASES,
-        "input_stack": ("stack", "inputStack"),
-        "output_dir": ("output_prefix",),
+    NAMES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **Z_NAMES_OF,
+        "input_stack": ("input_stack", "stack", "inputStack"),
+        "output_dir": ("output_prefix", "output_dir"),
     }
 
     input_stack: Name = Field(description="stack for which the mipmaps are to be generated")
-    output_dir: SomePath = Field(description="directory in which the mipmaps are stored")
+    output_dir: ResolvedPath = Field(description="directory in which the mipmaps are stored")
     method: Literal["block_reduce", "PIL", "render"] = Field(
         "block_reduce",
         description="'block_reduce': a function of each block of pixels; 'PIL': Pillow's filters; "
@@ -328,14 +401,14 @@ class MipmapParameters(_Layers):
         return {"block_reduce": self.block_func, "PIL": self.PIL_filter, "render": "mean"}[self.method]
 
 
-class ApplyParameters(_Layers):
+class ApplyParameters(_Layers, _IntoStack):
     """apply_mipmaps_to_render: mipmap levels that were made, into the tile specs of a stack."""
 
-    ALIASES: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        **Z_ALIASES,
-        "input_stack": ("inputStack",),
-        "output_stack": ("outputStack",),
-        "mipmap_dir": ("mipmap_prefix",),
+    NAMES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **Z_NAMES_OF,
+        "input_stack": ("input_stack", "inputStack"),
+        "output_stack": ("output_stack", "outputStack"),
+        "mipmap_dir": ("mipmap_prefix", "mipmap_dir"),
     }
 
     input_stack: Name = Field(description="stack with the tiles")
@@ -370,31 +443,34 @@ class Problem(BaseModel):
     hint: str
 
 
-class TilespecsResult(BaseModel):
-    """Result of generate_EM_tilespecs_from_metafile."""
+class Result(BaseModel):
+    """What every result has."""
 
-    stack: str = Field(description="stack to which generated tiles were added")
     tile_count: int
+    failures: list[Problem] = []
     warnings: list[str] = []
 
 
-class MipmapResult(BaseModel):
+class TilespecsResult(Result):
+    """Result of generate_EM_tilespecs_from_metafile."""
+
+    stack: str = Field(description="stack to which generated tiles were added")
+
+
+class MipmapResult(Result):
     """Result of generate_mipmaps."""
 
     levels: int
     output_prefix: str
     tile_count: int = Field(description="tiles whose mipmaps are all there")
-    failures: list[Problem] = []
-    warnings: list[str] = []
 
 
-class ApplyResult(BaseModel):
+class ApplyResult(Result):
     """Result of apply_mipmaps_to_render."""
 
     output_stack: str
     missing_ts_zs: list[int | float] = Field(description="z at which tiles lack their mipmaps")
     tile_count: int = Field(description="tiles that have their mipmaps")
-    failures: list[Problem] = []
 
 
 def prefix_of(directory: Path) -> str:

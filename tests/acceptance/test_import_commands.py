@@ -228,6 +228,117 @@ def test_input_files_that_were_written_for_the_old_tools_run_unchanged(facility:
     assert verify_levels(facility.tiles("mipmapped", 1015)) == 24
 
 
+PAIRS = [
+    (TILESPECS, "metafile_uri", "metafile", "/x/dummy_metafile.json"),
+    (TILESPECS, "image_prefix", "image_directory", "/x/images"),
+    (TILESPECS, "maskUrl_uri", "maskUrl", "/x/mask.png"),
+    (TILESPECS, "output_stack", "stack", "other"),
+    (TILESPECS, "z", "z_index", 7),
+    (MIPMAPS, "output_prefix", "output_dir", "/x/mips"),
+    (MIPMAPS, "input_stack", "stack", "other"),
+    (MIPMAPS, "zValues", "zs", [7]),
+    (MIPMAPS, "minZ", "zstart", 7),
+    (MIPMAPS, "maxZ", "zend", 1051),
+    (APPLY, "mipmap_prefix", "mipmap_dir", "/net/scratch"),
+    (APPLY, "input_stack", "inputStack", "other"),
+    (APPLY, "output_stack", "outputStack", "other"),
+]
+
+
+@pytest.mark.parametrize(("command", "counts", "ignored", "value"), PAIRS, ids=lambda value: str(value)[:20])
+def test_of_two_names_of_a_parameter_the_more_specific_counts_and_a_warning_names_the_other(
+    facility: Facility, command: str, counts: str, ignored: str, value: object
+) -> None:
+    section = facility.section()
+    facility.ingest(section)
+    facility.make()
+    (facility.root / "mask.png").write_bytes(b"")
+    mips = (facility.root / "mips").as_uri()
+    given: dict[str, dict[str, Any]] = {
+        TILESPECS: {
+            "metafile_uri": section.metafile.as_uri(),
+            "image_prefix": section.metafile.parent.as_uri(),
+            "maskUrl_uri": (facility.root / "mask.png").as_uri(),
+            "output_stack": "raw",
+            "z": 1050,
+        },
+        MIPMAPS: {"input_stack": "raw", "output_prefix": mips, "minZ": 1050, "maxZ": 1050, "levels": 1, "pool_size": 1},
+        APPLY: {"input_stack": "raw", "output_stack": "mips", "mipmap_prefix": mips, "z": 1050, "levels": 1},
+    }
+    if counts == "zValues":
+        given[MIPMAPS] |= {"zValues": [1050]}
+    plain = facility.run(command, **given[command])
+    assert facility.errors == []
+    result = facility.run(command, **given[command], **{ignored: value})
+    (warning,) = result.pop("warnings")
+    assert warning.startswith(f"{ignored}: {value!r} is ignored, because {counts} is ")
+    assert facility.errors == [f"WARNING {warning}"]
+    assert {**result, "warnings": []} == plain
+
+
+def test_null_in_place_of_a_more_specific_name_leaves_the_other(facility: Facility) -> None:
+    section = facility.section()
+    result = facility.run(
+        TILESPECS, metafile=str(section.metafile), metafile_uri=None, output_stack=None, stack="raw", z=1050
+    )
+    assert (result["stack"], result["tile_count"], result["warnings"]) == ("raw", 4, [])
+
+
+@pytest.mark.parametrize(
+    "words", [["[1050]"], ["1050"], ["[1050,", "1051]"], ["[1050, 1051]"], ["1050", "1051"], ["1050,1051"]], ids=repr
+)
+def test_several_z_may_be_one_word_of_a_flag_or_several(facility: Facility, words: list[str]) -> None:
+    for z in (1050, 1051):
+        facility.ingest(facility.section(z), z=z)
+    given = {"input_stack": "raw", "output_dir": str(facility.root / "mips"), "pool_size": 1, "levels": 1}
+    result = facility.run(MIPMAPS, "--zValues", *words, **given)
+    assert result["tile_count"] == (8 if "1051" in "".join(words) else 4)
+
+
+def test_a_stack_version_gives_the_resolution_of_a_stack_that_is_created(facility: Facility) -> None:
+    section = facility.section(pixel_size_nm=4.0)
+    given = {"stackResolutionX": 3.5, "stackResolutionZ": 40, "versionNotes": "first"}
+    result = facility.ingest(section, output_stackVersion=given)
+    assert result["warnings"] == ["output_stackVersion.versionNotes: is not used"]
+    facility.make(levels=1)
+    values = ["--output_stackVersion.stackResolutionValues", "[3, 3, 30]"]
+    facility.apply(*values, levels=1, output_stack="mips", output_stackVersion={"stackResolutionX": 2})
+    for stack, expected in (("raw", (3.5, 4.0, 40.0)), ("mips", (2.0, 3.0, 30.0))):
+        version = fetch(facility.stack_url(stack))["currentVersion"]
+        assert tuple(version[f"stackResolution{axis}"] for axis in "XYZ") == expected
+
+
+def test_links_in_paths_are_resolved_and_uris_are_taken_as_they_stand(facility: Facility) -> None:
+    section = facility.section()
+    real, link = section.metafile.parent, facility.root / "link"
+    link.symlink_to(real)
+    (facility.root / "real_mips").mkdir()
+    (facility.root / "mips").symlink_to("real_mips")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(real / "mask.png")
+    by_path = {"metafile": str(link / section.metafile.name), "maskUrl": str(link / "mask.png")}
+    by_uri = {f"{name}_uri": Path(path).as_uri() for name, path in by_path.items()}
+
+    def level0(**values: Any) -> set[str]:
+        facility.run(TILESPECS, stack="raw", z_index=1050, **values)
+        levels = [tile["mipmapLevels"]["0"] for tile in facility.tiles("raw").values()]
+        return {url.rpartition("/")[0] for level in levels for url in level.values()}
+
+    assert level0(**by_uri) == {link.as_uri()}
+    assert level0(**by_path, image_directory=str(link)) == {real.as_uri()}
+    assert level0(metafile=by_path["metafile"]) == {real.as_uri()}
+    made = facility.make(levels=1)
+    assert made["output_prefix"] == (facility.root / "real_mips").as_uri()
+    facility.apply(levels=1)
+    urls = [tile["mipmapLevels"]["1"]["imageUrl"] for tile in facility.tiles("raw").values()]
+    assert all(url.startswith(made["output_prefix"] + "/1/") for url in urls)
+
+
+def test_links_in_a_circle_are_named(facility: Facility) -> None:
+    (facility.root / "round").symlink_to("round")
+    facility.run(TILESPECS, code=2, metafile=str(facility.root / "round"), stack="raw", z=1)
+    assert facility.errors[0].startswith("metafile: ")
+
+
 def test_flags_go_before_the_file_whatever_name_either_uses(facility: Facility) -> None:
     section = facility.section()
     flags = ["--z", "7", "--output_stack", "flagged", "--close_stack", "True", "--render.project", facility.project]
@@ -615,7 +726,9 @@ WRONG = [
     (MIPMAPS, {"imgformat": "jpg", "compression": "lzw"}, "compression"),
     (MIPMAPS, {"intensity_range": [9, 3]}, "intensity_range"),
     (MIPMAPS, {"output_dir": "s3://bucket/mips"}, "output_dir"),
-    (MIPMAPS, {"output_prefix": "file:///elsewhere"}, "output_prefix"),
+    (MIPMAPS, {"output_prefix": "s3://bucket/mips"}, "output_dir"),
+    (MIPMAPS, {"z": None, "zValues": "[1, 2"}, "zValues"),
+    (MIPMAPS, {"output_stackVersion": {"stackResolutionX": 4}}, "output_stackVersion"),
     (MIPMAPS, {"input_stack": "no spaces"}, "input_stack"),
     (MIPMAPS, {"render": {"host": "h", "port": 8080, "owner": "em"}}, "render.project"),
     (MIPMAPS, {"render": {"host": "h", "port": "http", "owner": "em", "project": "p"}}, "render.port"),
@@ -630,7 +743,9 @@ WRONG = [
     (TILESPECS, {"minimum_intensity": 300}, "minimum_intensity"),
     (TILESPECS, {"z_index": None, "zstart": 1, "zend": 2}, "zstart"),
     (TILESPECS, {"z_index": None, "zValues": [1, 2]}, "zValues"),
-    (TILESPECS, {"output_stack": "other"}, "output_stack"),
+    (TILESPECS, {"metafile_uri": "file:///not/there/_metadata_1.json"}, "metafile"),
+    (TILESPECS, {"output_stackVersion": {"stackResolutionX": 0}}, "output_stackVersion.stackResolutionX"),
+    (TILESPECS, {"output_stackVersion": {"resolution": 4}}, "output_stackVersion.resolution"),
 ]
 
 
