@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
+import msgspec
 from pydantic import (
     AfterValidator,
     AliasPath,
@@ -364,15 +365,16 @@ def parse_metafile(raw: bytes, subject: str) -> Metafile:
             f"is larger than {MAX_METAFILE_BYTES // 2**20} MiB",
             "the metafile of a full section has 2.3 MB; see what this file is",
         )
-    parts = _parts(_json(raw.removeprefix(b"\xef\xbb\xbf"), subject), subject)
+    text = raw.removeprefix(b"\xef\xbb\xbf")
+    parts = _parts(_split(text) or _json(text, subject), subject)
     header = _validated(_HEADER, parts.pop("metadata"), "metadata", subject)
-    records = _validated(_TILES, _rows(parts.pop("data"), subject), "data", subject)
+    records = _records(_rows(parts.pop("data"), subject), subject)
     for number, tile in enumerate(records):
         if _PLAIN_NAME.fullmatch(tile.img_path) is None:
             _refuse_path(tile.img_path, f"data[{number}].img_path", subject)
     extra = _without_nan(parts)
     shared = extra.pop("sharedTransform") if isinstance(extra.get("sharedTransform"), dict) else None
-    return Metafile(header, tuple(records), shared, extra)
+    return Metafile(header, records, shared, extra)
 
 
 def image_path(directory: Path, img_path: str) -> Path:
@@ -407,14 +409,37 @@ _HEADER: Final = TypeAdapter(Header)
 _TILES: Final[TypeAdapter[list[TileRecord]]] = TypeAdapter(Annotated[list[TileRecord], FailFast()])
 
 
+_SPLIT: Final = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+_SPLIT_ROWS: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_ROWS_AT_ONCE: Final = 200
+
+
+def _split(raw: bytes) -> list[dict[str, object]] | None:
+    """The elements with the rows of `data` still as JSON text; None for what only `_json` can read, or refuse in words.
+
+    Reading 20,000 rows in one piece would hold the interpreter's lock for 0.1 s.
+    """
+    try:
+        return [
+            {key: _SPLIT_ROWS.decode(text) if key == "data" else _from_json(bytes(text)) for key, text in each.items()}
+            for each in _SPLIT.decode(raw)
+        ]
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return None
+
+
+def _from_json(text: bytes) -> Any:
+    # NaN and Infinity are no JSON, but Python's json.dump writes them; the fields refuse them where it matters.
+    return from_json(text, allow_inf_nan=True, cache_strings="keys")
+
+
 def _json(raw: bytes, subject: str) -> object:
     if not raw.strip():
         raise MetafilePartial(subject, "is empty", "it may still be under way")
     if not raw.strip(b"\0"):
         raise MetafilePartial(subject, "has its length but no content yet", "it may still be under way")
     try:
-        # NaN and Infinity are no JSON, but Python's json.dump writes them; the fields refuse them where it matters.
-        return from_json(raw, allow_inf_nan=True, cache_strings="keys")
+        return _from_json(raw)
     except ValueError as error:
         problem = str(error)
     if problem.startswith("EOF"):
@@ -457,21 +482,43 @@ def _rows(data: object, subject: str) -> list[object]:
     return data
 
 
-def _validated(adapter: TypeAdapter[_T], value: object, key: str, subject: str) -> _T:
+def _records(rows: list[object], subject: str) -> tuple[TileRecord, ...]:
+    """The tile records that the rows are, read a portion at a time."""
+    records: list[TileRecord] = []
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        values = [_row(row, subject) for row in rows[first : first + _ROWS_AT_ONCE]]
+        portion: list[TileRecord] = _validated(_TILES, values, "data", subject, first)
+        records += portion
+    return tuple(records)
+
+
+def _row(row: object, subject: str) -> object:
+    if not isinstance(row, msgspec.Raw):
+        return row
+    try:
+        return _from_json(bytes(row))
+    except ValueError as error:  # what splitting passes over: text that is not UTF-8, nesting too deep
+        raise MetafilePartial(subject, f"is not JSON: {error}", "it may still be under way") from None
+
+
+def _validated(adapter: TypeAdapter[_T], value: object, key: str, subject: str, first: int = 0) -> _T:
+    """The value as a record, or a list of them of which the first has this number."""
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        problems = list(dict.fromkeys(_problem(value, key, detail) for detail in error.errors(include_url=False)))
+        found = (_problem(value, key, detail, first) for detail in error.errors(include_url=False))
+        problems = list(dict.fromkeys(found))
         more = len(problems) - _MOST_PROBLEMS
         text = "; ".join(problems[:_MOST_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
         raise MetafileFault(subject, text) from None
 
 
-def _problem(value: object, key: str, detail: Mapping[str, Any]) -> str:
+def _problem(value: object, key: str, detail: Mapping[str, Any], first: int) -> str:
     """One finding of pydantic in words, at the deepest key that is there to blame."""
     path: tuple[str | int, ...] = ()
-    for step in detail["loc"]:
-        parent, value = value, _child(value, step)
+    for place in detail["loc"]:
+        parent, value = value, _child(value, place)
+        step = place + first if isinstance(place, int) and not path else place
         if value is _NOTHING:
             if isinstance(parent, dict | list):
                 return f"{_key((key, *path, step))}: missing"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,10 +20,12 @@ from daemon.web import make_app
 from daemon.work import open_work
 from handlers.apply_mipmaps import apply_mipmaps
 from handlers.generate_tilespecs import ingest_tiles
+from handlers.metafile import parse_metafile
 from handlers.mipmapplan import Level0, MipmapPlan, level_uris
 from handlers.render import RenderClient, StackId
 from tests.acceptance.rig import Standins
 from tests.loop_watch import TURN_S, watching_the_loop
+from tests.unit.sections import header, tile
 from tests.unit.test_health import WELL
 
 TILES = 20_000
@@ -115,6 +118,18 @@ async def test_a_section_of_20_000_tiles_is_ingested_and_applied_in_short_turns(
             assert (ingested.tile_count, applied.tile_count, applied.level_count) == (TILES, TILES, 6 * TILES)
 
         assert await longest_turn_s(work) < TURN_S
+
+
+async def test_a_metafile_of_20_000_tiles_is_parsed_in_short_turns():
+    places = [(column, row) for row in range(100) for column in range(TILES // 100)]
+    rows = [tile(places[:1], index, *place) for index, place in enumerate(places)]
+    content = json.dumps([{"metadata": header()}, {"data": rows}]).encode()
+
+    async def parse() -> None:
+        found = await asyncio.to_thread(parse_metafile, content, "metafile")
+        assert len(found.tiles) == TILES
+
+    assert await longest_turn_s(parse) < TURN_S
 
 
 async def test_a_backlog_of_100_000_montages_waits_for_render_ws_in_short_turns(tmp_path, journal_path):

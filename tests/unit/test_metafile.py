@@ -692,3 +692,18 @@ def test_errors_come_before_warnings() -> None:
     told = [finding.severity for finding in findings(spoil)]
     assert told == sorted(told)
     assert len(set(told)) == 2
+
+
+@pytest.mark.parametrize("number", [0, 199, 200, 450])
+@pytest.mark.parametrize("other", ["", "NaN"], ids=["split", "whole"])
+def test_a_bad_row_is_named_by_its_number_wherever_it_stands(number, other):
+    value = section()
+    row = value[1]["data"][0]
+    value[1]["data"] = [{**row, "img_path": f"{index}.tif"} for index in range(500)]
+    value[1]["data"][number]["img_meta"] = {**row["img_meta"], "stage_pos": [1.0]}
+    content = raw(value).replace(b'"overlap": ', b'"other": NaN, "overlap": ' if other else b'"overlap": ')
+    assert f"data[{number}].img_meta.stage_pos[1]: missing" in str(read(content))
+
+
+def test_a_row_that_is_not_utf_8_is_not_whole():
+    assert isinstance(read(raw(section()).replace(b'"img_path": "', b'"img_path": "\xff')), MetafilePartial)
