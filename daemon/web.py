@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import ipaddress
+import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -294,7 +295,14 @@ def montage_json(montage: Montage) -> dict[str, Any]:
 def _listing(rows: Sequence[Montage], counts: Mapping[str, Mapping[str, int]]) -> bytes:
     """The body of /api/montages: 10,000 montages take half a second."""
     encode = msgspec.json.Encoder().encode
-    montages = b",".join([encode(montage_json(row)) for row in rows])
+
+    def encoded(row: Mapping[str, Any]) -> bytes:
+        try:
+            return encode(row)
+        except UnicodeEncodeError:  # a path with bytes that are not UTF-8: json escapes them
+            return json.dumps(row).encode()
+
+    montages = b",".join([encoded(montage_json(row)) for row in rows])
     return b'{"montages":[%b],"counts":%b}' % (montages, encode(counts))
 
 
