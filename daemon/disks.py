@@ -31,6 +31,13 @@ STUCK_S = 30.0
 """A look that takes longer is stuck: the file server does not answer."""
 
 
+class Halt(asyncio.Event):
+    """Set as soon as no further tile is to be begun: the disk cannot take more, or the daemon stops."""
+
+    fault: StorageFault | None = None
+    """What was wrong with the disk when it was set first; it may be usable again since. None if the daemon stops."""
+
+
 class MipmapDisks:
     """The directories that mipmaps are written to, each on its own.
 
@@ -46,7 +53,7 @@ class MipmapDisks:
         self._seen: dict[Path, Disk] = {}
         self._used: set[Path] = set()
         self._looks: dict[Path, asyncio.Future[Disk]] = {}
-        self._halts: dict[Path, set[asyncio.Event]] = defaultdict(set)
+        self._halts: dict[Path, set[Halt]] = defaultdict(set)
         self._stopping = False
 
     # --- what steps ask
@@ -73,12 +80,12 @@ class MipmapDisks:
     def raise_fault(self, directory: Path) -> None:
         """Raises the StorageFault that the last look at the directory found, if it found one."""
         if not self.is_usable(directory):
-            raise StorageFault(str(directory), self._seen[directory].problem, "work goes on by itself")
+            raise _fault(self._seen[directory])
 
     @contextlib.contextmanager
-    def working(self, directory: Path) -> Iterator[asyncio.Event]:
-        """An event that is set as soon as no further tile is to be begun: the disk is low, or the daemon stops."""
-        halt = asyncio.Event()
+    def working(self, directory: Path) -> Iterator[Halt]:
+        """Yield what tells the work on a directory to begin no further tile."""
+        halt = Halt()
         if self._stopping:
             halt.set()
         self._halts[directory].add(halt)
@@ -100,7 +107,10 @@ class MipmapDisks:
         while True:
             wanted = {watch.mipmaps.output_dir: watch.mipmaps.min_free_bytes for watch in self._settings().watch}
             self._seen = {directory: disk for directory, disk in self._seen.items() if directory in wanted}
-            await self._look(list(wanted.items()))
+            try:
+                await self._look(list(wanted.items()))
+            except Exception:  # it would end the daemon
+                log.exception("disk.bug")
             busy = any(self._halts.values()) or not all(map(self.is_usable, wanted))
             await asyncio.sleep(BUSY_S if busy else IDLE_S)
 
@@ -130,6 +140,7 @@ class MipmapDisks:
         before, self._seen[directory] = self._seen.get(directory), found
         if found.problem:
             for halt in self._halts[directory]:
+                halt.fault = halt.fault or _fault(found)
                 halt.set()
             if before is None or not before.problem:
                 log.warning("disk.unusable", directory=str(directory), problem=found.problem)
@@ -147,6 +158,10 @@ class MipmapDisks:
     async def _begin_to_use(self, directory: Path) -> None:
         await asyncio.to_thread(_mark, directory)
         await self._journal.use_for_mipmaps(directory)
+
+
+def _fault(disk: Disk) -> StorageFault:
+    return StorageFault(disk.directory, disk.problem, "work goes on by itself")
 
 
 def _mark(directory: Path) -> None:

@@ -108,10 +108,16 @@ class RenderGate:
         try:
             await self._client.ping()
         except RenderFault as fault:
-            self._last_fault = fault
-            self._turn(circuit.silent(self._circuit, self._clock(), random.random()))  # noqa: S311  jitter
+            self._silent(fault)
+        except Exception as error:  # it would end the daemon
+            log.exception("render.probe_bug")
+            self._silent(RenderBroken(self._client.base_url, f"{type(error).__name__}: {error}"))
         else:
             self._turn(circuit.answered(self._circuit, self._clock()))
+
+    def _silent(self, fault: RenderFault) -> None:
+        self._last_fault = fault
+        self._turn(circuit.silent(self._circuit, self._clock(), random.random()))  # noqa: S311  jitter
 
     def _turn(self, following: Circuit) -> None:
         """Takes over what follows, says so where it matters, and wakes whoever waits."""

@@ -15,7 +15,7 @@ import structlog
 
 from daemon.gate import RenderGate
 from daemon.journal import Journal, Montage, Outcome
-from daemon.retry import Tries
+from daemon.retry import FIRST_DELAY_S, Tries
 from daemon.states import (
     Event,
     IllegalTransition,
@@ -30,7 +30,15 @@ from daemon.states import (
     release,
     want_closed,
 )
-from handlers.errors import Fault, ReadBackDiffers, RenderBroken, RenderUnavailable, StackMissing, StackReopened
+from handlers.errors import (
+    BugFault,
+    Fault,
+    ReadBackDiffers,
+    RenderBroken,
+    RenderUnavailable,
+    StackMissing,
+    StackReopened,
+)
 from handlers.render import RenderClient, StackId
 from handlers.writing import write_while_loading
 
@@ -47,7 +55,7 @@ class StackKeeper:
     may_close : whether stacks may be closed now at all.
     gate : whether render-ws is there to be asked.
     on_complete : called with the ids of montages that became COMPLETE.
-    on_lost : called with the id of a montage whose tiles somebody took out of a stack: it has to be applied again.
+    on_lost : called with a montage whose tiles somebody took out of a stack: it has to be applied again.
     """
 
     def __init__(
@@ -59,7 +67,7 @@ class StackKeeper:
         may_close: Callable[[], bool],
         gate: RenderGate,
         on_complete: Callable[[tuple[int, ...]], Awaitable[None]],
-        on_lost: Callable[[int], Awaitable[None]],
+        on_lost: Callable[[Montage], Awaitable[None]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
@@ -160,6 +168,9 @@ class StackKeeper:
         try:
             montages = await self._journal.montages(states=[MontageState.APPLIED], stack=str(stack), limit=100_000)
             closed = not montages or await self._close_for(stack, montages)
+        except Exception:  # it would end the daemon
+            log.exception("stack.close_bug", stack=str(stack))
+            self._waits_s[stack] = max(self._waits_s.get(stack, 0.0), FIRST_DELAY_S)
         finally:
             self._gate.leave(stack)
             self._uses[stack] = end_closing(self._uses[stack], self._clock(), closed=closed)
@@ -169,20 +180,22 @@ class StackKeeper:
             self._changed.set()
 
     async def _close_for(self, stack: StackId, montages: list[Montage]) -> bool:
-        attempts = {montage.id: await self._journal.begin_attempt(montage.id, Step.CLOSE) for montage in montages}
+        attempts = await self._journal.begin_attempts([montage.id for montage in montages], Step.CLOSE)
         try:
             await self._close_and_compare(stack, montages)
         except Fault as fault:
             await self._close_failed(stack, montages, attempts, fault)
             return False
+        except Exception as error:
+            log.exception("stack.close_bug", stack=str(stack))
+            await self._close_failed(stack, montages, attempts, BugFault.of(str(stack), error))
+            return False
         except asyncio.CancelledError:  # the daemon ends in good order: an attempt left open would count as a crash
-            for attempt in attempts.values():
-                await self._journal.end_attempt(attempt, Outcome.STOPPED)
+            await self._journal.end_attempts(attempts.values(), Outcome.STOPPED)
             raise
         self._gate.worked()
         complete = await self._journal.record_closing(str(stack), [montage.id for montage in montages])
-        for attempt in attempts.values():
-            await self._journal.end_attempt(attempt, Outcome.DONE)
+        await self._journal.end_attempts(attempts.values(), Outcome.DONE)
         for montage in montages:
             self._tries.forget(montage.id)
         log.info("stack.closed", stack=str(stack), montages=len(montages))
@@ -221,8 +234,7 @@ class StackKeeper:
             chance = random.random()  # noqa: S311  jitter
             delay_s = 0.0 if is_outage else self._tries.delay_s(montage.id, fault, montage.attempt + 1, chance)
             if delay_s is None:
-                self._tries.forget(montage.id)
-                await self._journal.fail(montage.id, fault)
+                await self._give_up(montage, fault)
             elif isinstance(fault, StackMissing | ReadBackDiffers):
                 await self._lose(montage, fault)
             else:
@@ -230,8 +242,13 @@ class StackKeeper:
         log.warning("stack.close_failed", stack=str(stack), fault=str(fault), montages=len(montages))
         self._waits_s[stack] = max(self._waits_s.get(stack, 0.0), min(delays, default=0.0))
 
+    async def _give_up(self, montage: Montage, fault: Fault) -> None:
+        self._tries.forget(montage.id)
+        with contextlib.suppress(IllegalTransition):  # superseded meanwhile
+            await self._journal.fail(montage.id, fault)
+
     async def _lose(self, montage: Montage, fault: Fault) -> None:
         """Has a montage applied again whose tiles are not in a stack that was to be closed."""
         with contextlib.suppress(IllegalTransition):  # superseded meanwhile
-            await self._journal.record(montage.id, Event.TILES_LOST, because=f"{fault.subject}: {fault.problem}")
-            await self._on_lost(montage.id)
+            because = f"{fault.subject}: {fault.problem}"
+            await self._on_lost(await self._journal.record(montage.id, Event.TILES_LOST, because=because))

@@ -6,10 +6,12 @@ time; otherwise the montage is FAILED and the others go on.
 
 import asyncio
 import contextlib
+import os
 import random
 import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -20,13 +22,13 @@ from daemon.gate import RenderGate
 from daemon.health import Metrics
 from daemon.journal import Journal, Montage, Outcome, Settled
 from daemon.keeper import StackKeeper
-from daemon.retry import CRASHES_BEFORE_PARKING, Tries, retry_delay_s
+from daemon.retry import CRASHES_BEFORE_PARKING, FIRST_DELAY_S, LONGEST_DELAY_S, Tries, retry_delay_s
 from daemon.schedule import Schedule, Ticket
 from daemon.settle import Ignored, NotYet, Settler
 from daemon.states import STEP_OF_STATE, Event, IllegalTransition, MontageState, Step
 from daemon.steps import MipmapsLost, Steps, Stopped
 from daemon.watcher import Sighting
-from handlers.errors import Fault, RenderBroken, RenderUnavailable, Waiting, WorkerFault
+from handlers.errors import BugFault, Fault, RenderBroken, RenderUnavailable, WorkerFault
 from handlers.render import StackId
 
 log = structlog.get_logger()
@@ -36,12 +38,6 @@ LIMITS: Mapping[Step, int] = {Step.SETTLE: 4, Step.INGEST: 4, Step.MIPMAPS: 3, S
 RESUMED_PER_TURN = 500
 """Montages of a backlog that are scheduled before the event loop attends to something else."""
 NEEDS_RENDER = frozenset({Step.INGEST, Step.APPLY})
-
-
-class BugFault(Fault):
-    """An exception that nobody answers: a fault of temwatch itself. Its traceback is in the log."""
-
-    waiting_helps = Waiting.LIMITED
 
 
 class Relation(StrEnum):
@@ -58,7 +54,7 @@ def _relation(path: Path, file: Path) -> Relation:
     try:
         return Relation.SAME if path.samefile(file) else Relation.OTHER
     except FileNotFoundError:
-        return Relation.GONE if file.exists() else Relation.OTHER
+        return Relation.GONE if os.path.exists(file) else Relation.OTHER  # noqa: PTH110  never raises
     except OSError:
         return Relation.OTHER
 
@@ -105,17 +101,26 @@ class Pipeline:
     # --- intake
 
     async def notice(self, sighting: Sighting) -> None:
-        """Journals a metafile that was seen, and puts it in line."""
-        montage_id = await self._journal.notice(sighting)
+        """Journals a metafile that was seen, and puts it in line.
+
+        Raises
+        ------
+        Fault
+            If it could not be journaled. Once it is, nothing keeps it from being put in line: it is no news again.
+        """
+        try:
+            montage_id = await self._journal.notice(sighting)
+        except Fault:
+            raise
+        except Exception as error:
+            log.exception("metafile.bug", metafile=str(sighting.path))
+            raise BugFault.of(str(sighting.path), error) from error
         if montage_id is None:
-            return
-        montage = await self._journal.montage(montage_id)
-        if montage is None or montage.state is not MontageState.NOTICED:
             return
         if montage_id not in self._schedule:
             log.info("metafile.noticed", metafile=str(sighting.path), montage=montage_id, by=str(sighting.found_by))
         if montage_id not in self._tasks:
-            self._put_in_line(montage)
+            self._enqueue(Ticket(sighting.path.name, montage_id, Step.SETTLE, sighting.watch))
 
     async def resume(self) -> None:
         """Puts everything in line that the journal holds unfinished and that is not in line already."""
@@ -128,26 +133,26 @@ class Pipeline:
                 continue
             if watch not in watches:
                 log.warning("montage.without_watch", montage=montage_id, watch=watch)
-            elif state is MontageState.APPLIED:
-                await self._hand_to_keeper(montage_id)
-            else:
+            elif state is not MontageState.APPLIED:
                 self._schedule.add(Ticket(acquired, montage_id, STEP_OF_STATE[state], watch))
+            elif montage := await self._journal.montage(montage_id):
+                await self.take_up(montage)
         log.info("journal.resumed", unfinished=len(rows))
 
-    async def take_up(self, montage_id: int, *, anew: bool = False) -> None:
-        """Puts an unfinished montage in line where it stands, unless it is there already.
+    async def take_up(self, montage: Montage, *, anew: bool = False) -> None:
+        """Puts a montage in line where it stands, if it is unfinished and not there already.
 
         Parameters
         ----------
+        montage : as the journal holds it now.
         anew : also where a ticket of it is in line: its step was the one before it was replayed.
         """
-        montage = await self._journal.montage(montage_id)
-        if montage is None or montage.state not in STEP_OF_STATE:
+        if montage.state not in STEP_OF_STATE:
             return
-        if not anew and (montage_id in self._schedule or montage_id in self._tasks):
+        if not anew and (montage.id in self._schedule or montage.id in self._tasks):
             return
         if montage.state is MontageState.APPLIED:
-            await self._hand_to_keeper(montage_id)
+            await self._hand_to_keeper(montage)
         else:
             self._put_in_line(montage)
 
@@ -161,20 +166,19 @@ class Pipeline:
         self._keeper.wake()
 
     def _put_in_line(self, montage: Montage, delay_s: float = 0.0) -> None:
-        step = STEP_OF_STATE[montage.state]
-        self._schedule.add(Ticket(montage.acquired, montage.id, step, montage.watch), self._clock() + delay_s)
+        self._enqueue(Ticket(montage.acquired, montage.id, STEP_OF_STATE[montage.state], montage.watch), delay_s)
+
+    def _enqueue(self, ticket: Ticket, delay_s: float = 0.0) -> None:
+        self._schedule.add(ticket, self._clock() + delay_s)
         self._changed.set()
 
-    async def _hand_to_keeper(self, montage_id: int) -> None:
-        montage = await self._journal.montage(montage_id)
-        if montage is None or montage.state is not MontageState.APPLIED:
-            return
+    async def _hand_to_keeper(self, montage: Montage) -> None:
         watch = self._watch(montage.watch)
         if watch is None or watch.stacks.close:
             self._keeper.touch(montage)
             return
-        await self._journal.record(montage_id, Event.COMPLETED, closed=False)
-        await self.completed((montage_id,))
+        await self._journal.record(montage.id, Event.COMPLETED, closed=False)
+        await self.completed((montage.id,))
 
     def close_after_s(self, montage: Montage) -> float:
         """How long the montage's stacks must be quiet before they are closed."""
@@ -209,6 +213,8 @@ class Pipeline:
                 for ticket in self._schedule.take(self._clock(), self._is_open, self._may_start):
                     task = group.create_task(self._attend(ticket), name=f"montage {ticket.montage_id} {ticket.step}")
                     self._tasks[ticket.montage_id] = task
+                    # A task that is cancelled before its first turn never comes to its own `finally`.
+                    task.add_done_callback(partial(self._let_go, ticket))
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._pause_s()):
                         await self._changed.wait()
@@ -265,23 +271,66 @@ class Pipeline:
     # --- one step of one montage
 
     async def _attend(self, ticket: Ticket) -> None:
+        """Take one step of one montage. No exception leaves here: it would end the daemon."""
         try:
-            montage = await self._journal.montage(ticket.montage_id)
-            watch = self._watch(ticket.watch)
-            if montage is None or watch is None or STEP_OF_STATE.get(montage.state) is not ticket.step:
-                return
-            with structlog.contextvars.bound_contextvars(
-                montage=montage.id, stack=montage.raw_stack, z=montage.z, metafile=str(montage.metafile)
-            ):
-                if not await self._parked(montage):
-                    await self._step(montage, watch, ticket.step)
-        except IllegalTransition:
-            log.info("montage.overtaken", montage=ticket.montage_id)  # superseded or replayed while the step ran
+            await self._take_step(ticket)
+        except Exception as error:  # the one place that answers for everything
+            log.exception("step.bug", montage=ticket.montage_id, step=str(ticket.step))
+            # The journal did not take the failure, so the montage cannot be given up either.
+            fault = BugFault.of(f"montage {ticket.montage_id}", error)
+            delay_s = self._tries.delay_s(ticket.montage_id, fault, 1, random.random())  # noqa: S311  jitter
+            self._enqueue(ticket, LONGEST_DELAY_S if delay_s is None else delay_s)
         finally:
-            self._gate.leave(ticket.montage_id)
-            self._schedule.finish(ticket)
-            del self._tasks[ticket.montage_id]
-            self._changed.set()
+            self._let_go(ticket)
+
+    def _let_go(self, ticket: Ticket, ended: "asyncio.Task[None] | None" = None) -> None:
+        """Release what a step holds; does nothing for a task that ended and had released it by itself."""
+        if ended is not None and self._tasks.get(ticket.montage_id) is not ended:
+            return
+        self._gate.leave(ticket.montage_id)
+        self._schedule.finish(ticket)
+        del self._tasks[ticket.montage_id]
+        self._changed.set()
+
+    async def _take_step(self, ticket: Ticket) -> None:
+        montage = await self._journal.montage(ticket.montage_id)
+        watch = self._watch(ticket.watch)
+        if montage is None or watch is None:
+            return
+        if STEP_OF_STATE.get(montage.state) is not ticket.step:
+            await self._overtaken(ticket)
+            return
+        with structlog.contextvars.bound_contextvars(
+            montage=montage.id, stack=montage.raw_stack, z=montage.z, metafile=str(montage.metafile)
+        ):
+            try:
+                if not await self._parked(montage):
+                    await self._try(montage, watch, ticket.step)
+            except IllegalTransition:
+                log.info("montage.overtaken")
+                await self._overtaken(ticket)
+
+    async def _try(self, montage: Montage, watch: WatchSettings, step: Step) -> None:
+        """Attempt the step, and decide what follows if it does not succeed."""
+        try:
+            await self._attempt(montage, watch, step)
+        except Fault as fault:
+            await self._failed(montage, step, fault)
+        except MipmapsLost:
+            log.warning("mipmaps.lost")
+            self._put_in_line(await self._journal.record(montage.id, Event.MIPMAPS_LOST))
+        except Stopped:
+            self._put_in_line(montage)  # a daemon that stops starts nothing more
+
+    async def _overtaken(self, ticket: Ticket) -> None:
+        """Enqueue a montage that was superseded or replayed while its step ran or waited, if it has a step to do."""
+        if not self._schedule.is_current(ticket):
+            return
+        montage = await self._journal.montage(ticket.montage_id)
+        if montage is not None and montage.state is MontageState.APPLIED:
+            await self._hand_to_keeper(montage)
+        elif montage is not None and montage.state in STEP_OF_STATE:
+            self._put_in_line(montage, FIRST_DELAY_S)
 
     async def _parked(self, montage: Montage) -> bool:
         if montage.crashes < CRASHES_BEFORE_PARKING:
@@ -294,13 +343,18 @@ class Pipeline:
         await self._fail(montage, fault)
         return True
 
-    async def _step(self, montage: Montage, watch: WatchSettings, step: Step) -> None:
+    async def _attempt(self, montage: Montage, watch: WatchSettings, step: Step) -> None:
+        """Perform the step as an attempt, unless something is still awaited. Every exception ends the attempt.
+
+        Raises
+        ------
+        Fault
+            BugFault for an exception that nobody answers.
+        Stopped, MipmapsLost, IllegalTransition
+            As the step does.
+        """
         if step is Step.SETTLE:
-            try:
-                awaited = await self._settler.not_yet(montage, watch)
-            except Fault as fault:
-                await self._failed(montage, step, fault)
-                return
+            awaited = await self._settler.not_yet(montage, watch)
             if awaited is not None:
                 await self._not_settled(montage, awaited)
                 return
@@ -308,29 +362,21 @@ class Pipeline:
         started = self._clock()
         try:
             outcome = await self._perform(montage, watch, step)
-        except (Stopped, asyncio.CancelledError) as stop:
-            await self._ended(attempt, step, Outcome.STOPPED, started)
-            if isinstance(stop, asyncio.CancelledError):
-                raise
-        except MipmapsLost:
-            await self._ended(attempt, step, Outcome.WAITING, started)
-            log.warning("mipmaps.lost")
-            self._put_in_line(await self._journal.record(montage.id, Event.MIPMAPS_LOST))
-        except Fault as fault:
-            await self._ended(attempt, step, Outcome.FAILED, started, fault)
-            await self._failed(montage, step, fault)
-        except IllegalTransition:
+        except (Stopped, IllegalTransition, asyncio.CancelledError):
             await self._ended(attempt, step, Outcome.STOPPED, started)
             raise
-        except Exception as error:  # the one place that answers for everything
-            bug = BugFault(
-                str(montage.metafile), f"{type(error).__name__}: {error}", "a bug in temwatch; please report it"
-            )
+        except MipmapsLost:
+            await self._ended(attempt, step, Outcome.WAITING, started)
+            raise
+        except Fault as fault:
+            await self._ended(attempt, step, Outcome.FAILED, started, fault)
+            raise
+        except Exception as error:
             log.exception("step.bug", step=str(step))
+            bug = BugFault.of(str(montage.metafile), error)
             await self._ended(attempt, step, Outcome.FAILED, started, bug)
-            await self._failed(montage, step, bug)
-        else:
-            await self._ended(attempt, step, outcome, started)
+            raise bug from error
+        await self._ended(attempt, step, outcome, started)
 
     async def _ended(
         self, attempt: int, step: Step, outcome: Outcome, started: float, fault: Fault | None = None
@@ -358,7 +404,7 @@ class Pipeline:
         following = await self._journal.record(montage.id, event)
         log.info(f"tiles.{event}", tiles=montage.tile_count, seconds=round(self._clock() - started, 2))
         if following.state is MontageState.APPLIED:
-            await self._hand_to_keeper(montage.id)
+            await self._hand_to_keeper(following)
         else:
             self._put_in_line(following)
         return Outcome.DONE

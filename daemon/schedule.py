@@ -59,9 +59,13 @@ class Schedule:
         self._known.pop(montage_id, None)
         self._taken.pop(montage_id, None)
 
+    def is_current(self, ticket: Ticket) -> bool:
+        """Whether this very ticket stands for its montage, which is not in line again or taken out."""
+        return self._known.get(ticket.montage_id) is ticket
+
     def finish(self, ticket: Ticket) -> None:
         """Ends a taken ticket, unless its montage is in line again already."""
-        if self._known.get(ticket.montage_id) is ticket:
+        if self.is_current(ticket):
             self.remove(ticket.montage_id)
 
     def take(

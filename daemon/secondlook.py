@@ -12,7 +12,7 @@ from functools import partial
 import structlog
 
 from daemon.config import Settings
-from daemon.journal import Journal
+from daemon.journal import Journal, Montage
 from daemon.states import Event, IllegalTransition
 from daemon.watching.threads import in_thread
 from handlers.errors import Evidence
@@ -41,7 +41,7 @@ class SecondLook:
         journal: Journal,
         *,
         is_observable: Callable[[str], bool],
-        take_up: Callable[[int], Awaitable[object]],
+        take_up: Callable[[Montage], Awaitable[object]],
     ) -> None:
         self._settings = settings
         self._journal = journal
@@ -53,7 +53,10 @@ class SecondLook:
         """Looks as often as the most impatient watch is scanned, for as long as the daemon runs."""
         while True:
             await asyncio.sleep(min(watch.scan_interval_s for watch in self._settings().watch))
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # it would end the daemon
+                log.exception("second_look.bug")
 
     async def look(self) -> int:
         """How many montages were taken up again."""
@@ -66,17 +69,27 @@ class SecondLook:
         if self._looks:
             await asyncio.wait(self._looks.values(), timeout=STUCK_S)
         ended = [watch for watch, look in self._looks.items() if look.done()]
-        changed = [each for watch in ended for each in self._looks.pop(watch).result()]
+        changed = [each for watch in ended for each in self._found(watch)]
         return sum([await self._retry(montage_id, evidence) for montage_id, evidence in changed])
+
+    def _found(self, watch: str) -> list[Awaited]:
+        look = self._looks.pop(watch)
+        if error := look.exception():  # it would end the daemon
+            log.error("second_look.bug", watch=watch, exc_info=error)
+            return []
+        return look.result()
 
     async def _retry(self, montage_id: int, evidence: Evidence) -> bool:
         how = "is there now" if evidence.identity is None else "has changed"
         try:
-            await self._journal.record(montage_id, Event.RETRIED, because=f"{evidence.path} {how}")
+            montage = await self._journal.record(montage_id, Event.RETRIED, because=f"{evidence.path} {how}")
+            log.info("montage.retried", montage=montage_id, because=f"{evidence.path} {how}")
+            await self._take_up(montage)
         except (IllegalTransition, LookupError):  # somebody replayed it, or it was superseded, meanwhile
             return False
-        log.info("montage.retried", montage=montage_id, because=f"{evidence.path} {how}")
-        await self._take_up(montage_id)
+        except Exception:  # it would end the daemon
+            log.exception("second_look.bug", montage=montage_id)
+            return False
         return True
 
 

@@ -5,7 +5,9 @@ every image that it names is there, whole, with the size that its header implies
 """
 
 import asyncio
+import errno
 import hashlib
+import os
 import stat
 import time
 from collections.abc import Callable
@@ -290,28 +292,41 @@ def _rule_and_z(metafile: Metafile, path: Path, watch: WatchSettings) -> tuple[Z
         raise fault.seen_on(before) if before else fault from None
 
 
-def _stat_identity(path: Path) -> FileIdentity | None:
+def _lstat(path: Path) -> os.stat_result | None:
+    """What a path leads to, links not followed; None if it is gone."""
     try:
-        found = path.stat(follow_symlinks=False)
-    except FileNotFoundError:
+        return path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise storage_fault(str(path), "look at the metafile", error) from error
-    return FileIdentity.of(found)
+
+
+def _stat_identity(path: Path) -> FileIdentity | None:
+    found = _lstat(path)
+    return FileIdentity.of(found) if found else None
 
 
 def _identity_of(path: Path, root: Path) -> FileIdentity | None:
-    """Identity of a metafile that may be read; None if it is gone."""
-    identity = _stat_identity(path)
-    if identity is None:
+    """Identity of a metafile that may be read; None if it is gone. It is looked at once: it may go at any moment."""
+    found = _lstat(path)
+    if found is None:
         return None
-    if not stat.S_ISREG(path.stat(follow_symlinks=False).st_mode):
+    if not stat.S_ISREG(found.st_mode):
         raise not_a_metafile(path)
-    if not path.resolve().is_relative_to(root.resolve()):
+    if not _is_within(path, root):
         raise MetafileFault(str(path), f"lies outside {root} when links are followed", "watch the directory it lies in")
-    if identity.size > MAX_METAFILE_BYTES:
-        raise too_large(path, str(identity.size))
-    return identity
+    if found.st_size > MAX_METAFILE_BYTES:
+        raise too_large(path, str(found.st_size))
+    return FileIdentity.of(found)
+
+
+def _is_within(path: Path, root: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, until Python 3.13
+        reason = error if isinstance(error, OSError) else OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        raise storage_fault(str(path), "follow the links to the metafile", reason) from error
 
 
 def _pause_s(watch: WatchSettings, looks: int) -> float:

@@ -218,8 +218,7 @@ class Steps:
         if faults:
             raise _one_fault(section.montage, faults, len(section.specs))
         if halt.is_set() and len(await self._journal.tiles_made(section.montage.id)) < len(made) + len(jobs):
-            self._disks.raise_fault(output_dir)
-            raise Stopped
+            raise halt.fault or Stopped
 
     async def _record(self, montage: Montage, reports: list[MipmapReport], faults: list[Fault]) -> None:
         told = [report.fault.to_fault() for report in reports if report.fault]

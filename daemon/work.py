@@ -86,8 +86,8 @@ class Work:
     def _close_after_s(self, montage: Montage) -> float:
         return 0.0 if self.close_at_end else self.pipeline.close_after_s(montage)
 
-    async def _lost(self, montage_id: int) -> None:
-        await self.pipeline.take_up(montage_id)
+    async def _lost(self, montage: Montage) -> None:
+        await self.pipeline.take_up(montage)
 
     async def _completed(self, montage_ids: tuple[int, ...]) -> None:
         await self.pipeline.completed(montage_ids)

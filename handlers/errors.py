@@ -10,6 +10,7 @@ Fault
 |-- WorkerFault           a worker process died or hung
 |   `-- WorkersUnavailable  ... or no worker can be had at all now
 |-- SettingsFault         a setting that cannot be obeyed
+|-- BugFault              an exception that nobody expected: temwatch itself is wrong
 `-- RenderFault           render-ws ...
     |-- RenderUnavailable   ... cannot be reached, or a proxy answers for it
     |   |-- AnswerLate        ... not in time: it may still be at work
@@ -145,6 +146,17 @@ class WorkersUnavailable(WorkerFault):
 
 class SettingsFault(Fault):
     """A setting that cannot be obeyed; the subject is the key's path, as in `watch[1].z.rule`."""
+
+
+class BugFault(Fault):
+    """An exception that nobody expected: a fault of temwatch itself. Its traceback is in the log."""
+
+    waiting_helps = Waiting.LIMITED
+
+    @classmethod
+    def of(cls, subject: str, error: Exception) -> Self:
+        """The fault of the montage or stack that was worked on."""
+        return cls(subject, f"{type(error).__name__}: {error}", "a bug in temwatch; please report it")
 
 
 class RenderFault(Fault):

@@ -227,12 +227,37 @@ class Journal:
     # --- attempts
 
     async def begin_attempt(self, montage_id: int, step: Step) -> int:
-        """Id of an attempt, journaled before it starts."""
-        return await self.run(lambda connection: rows.begin_attempt(connection, montage_id, step, self._clock()))
+        """Return the id of an attempt, journaled before it starts; STOPPED if the caller is cancelled meanwhile."""
+        return (await self.begin_attempts([montage_id], step))[montage_id]
+
+    async def begin_attempts(self, montage_ids: Sequence[int], step: Step) -> dict[int, int]:
+        """Return the attempt of each montage, journaled together; STOPPED if the caller is cancelled meanwhile."""
+        begun: dict[int, int] = {}
+
+        def begin(connection: Connection) -> dict[int, int]:
+            begun.update((each, rows.begin_attempt(connection, each, step, self._clock())) for each in montage_ids)
+            return begun
+
+        try:
+            return await self.run(begin)
+        except asyncio.CancelledError:
+            # The transaction may be still to come. The one thread takes this one after it.
+            await self.run(lambda connection: rows.stop_attempts(connection, begun, self._clock()))
+            raise
 
     async def end_attempt(self, attempt_id: int, outcome: Outcome, fault: Fault | None = None) -> None:
-        """Records how an attempt ended."""
-        await self.run(lambda connection: rows.end_attempt(connection, attempt_id, outcome, fault, self._clock()))
+        """Record how an attempt ended."""
+        await self.end_attempts([attempt_id], outcome, fault)
+
+    async def end_attempts(self, attempt_ids: Iterable[int], outcome: Outcome, fault: Fault | None = None) -> None:
+        """Record together that attempts ended in the same way."""
+        ended = tuple(attempt_ids)
+
+        def end(connection: Connection) -> None:
+            for attempt_id in ended:
+                rows.end_attempt(connection, attempt_id, outcome, fault, self._clock())
+
+        await self.run(end)
 
     async def count_crashes(self) -> int:
         """Ends the attempts that the last process left behind, counting each against its montage; their number."""

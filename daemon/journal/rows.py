@@ -337,6 +337,13 @@ def end_attempt(connection: Connection, attempt_id: int, outcome: Outcome, fault
         )
 
 
+def stop_attempts(connection: Connection, attempts: Mapping[int, int], now: float) -> None:
+    connection.executemany(
+        "UPDATE attempts SET ended_at = ?, outcome = ? WHERE montage_id = ? AND id = ? AND ended_at IS NULL",
+        [(now, Outcome.STOPPED, montage_id, attempt_id) for montage_id, attempt_id in attempts.items()],
+    )
+
+
 def count_crashes(connection: Connection, now: float) -> int:
     crashed = [row[0] for row in connection.execute(_CRASHED_ATTEMPTS).fetchall()]
     connection.executemany(

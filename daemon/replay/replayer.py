@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 
 from daemon.config import Settings
-from daemon.journal import Journal
+from daemon.journal import Journal, Montage
 from daemon.pipeline import Pipeline
 from daemon.replay.lookup import Lookup
 from daemon.replay.selection import Action, Candidate, Plan, ReplayRequest, plan
@@ -47,13 +47,17 @@ class Replayer:
             return planned
         if planned.action is Action.TAKE_IN:
             montage_id = await self._journal.take_in(_sighting(candidate))
-            await self._pipeline.take_up(montage_id)
             planned = replace(planned, montage_id=montage_id)
+            await self._take_up(await self._journal.montage(montage_id))
         elif planned.montage_id is not None:
             replayed = planned.action is Action.REPLAY and await self._journal.replay(planned.montage_id, step)
-            await self._pipeline.take_up(planned.montage_id, anew=bool(replayed))
+            await self._take_up(replayed or await self._journal.montage(planned.montage_id), anew=bool(replayed))
         log.info("montage.replayed", montage=planned.montage_id, metafile=str(planned.metafile), note=planned.note)
         return planned
+
+    async def _take_up(self, montage: Montage | None, *, anew: bool = False) -> None:
+        if montage is not None:
+            await self._pipeline.take_up(montage, anew=anew)
 
 
 def plan_within(candidate: Candidate, step: Step, settings: Settings) -> Plan:

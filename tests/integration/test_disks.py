@@ -14,10 +14,14 @@ from typing import Any
 
 import pytest
 
-from daemon import disks
+from daemon import disks, steps
 from daemon.disks import MARK, MipmapDisks, look_at
+from daemon.health import Disk
 from daemon.journal import Journal
+from daemon.states import MontageState
 from handlers.errors import StorageFault
+from tests.integration.inprocess import bench as at_work
+from tests.integration.inprocess import hurry
 
 
 def mipmaps(directory: Path, min_free_bytes: int = 0) -> Any:
@@ -176,3 +180,32 @@ def test_a_disk_that_fills_in_the_middle_of_a_write_keeps_whole_files_alone(tmp_
         pytest.skip("no mount namespace can be made here")
     done = subprocess.run(["unshare", "-Urm", "sh", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines() == ["StorageFault free space on the target", *["whole a.tif"] * whole], done.stderr
+
+
+async def test_a_disk_that_is_unusable_for_a_moment_leaves_no_montage_lying(tmp_path, monkeypatch):
+    """It is usable again by the time that the tiles under way have ended."""
+    hurry(monkeypatch)
+    monkeypatch.setattr(disks, "BUSY_S", 0.01)
+    real_look, real_make_all, dips = disks.look_at, steps.make_all, []
+
+    def look(directory: Path, needed_bytes: int, *, used: bool) -> Disk:
+        return (
+            Disk(str(directory), None, needed_bytes, "is gone")
+            if dips == ["now"]
+            else real_look(directory, needed_bytes, used=used)
+        )
+
+    async def make_all(*arguments: Any, stop: Any, **options: Any) -> None:
+        if not dips:
+            dips.append("now")
+            await stop.wait()
+            dips[:] = ["over"]
+            await until(lambda: work.work.disks.is_usable(tmp_path / "mipmaps"), "it is usable again")
+        await real_make_all(*arguments, stop=stop, **options)
+
+    monkeypatch.setattr(disks, "look_at", look)
+    monkeypatch.setattr(steps, "make_all", make_all)
+    async with at_work(tmp_path) as work:
+        metafile = work.write()
+        await work.notice(metafile)
+        await work.reaches(metafile, MontageState.COMPLETE)

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +166,23 @@ async def test_an_attempt_that_was_stopped_is_no_crash(path):
         montage_id = await journal.notice(SIGHTING)
         attempt = await journal.begin_attempt(montage_id, Step.SETTLE)
         await journal.end_attempt(attempt, Outcome.STOPPED)
+        assert await journal.count_crashes() == 0
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+async def test_an_attempt_whose_caller_is_cancelled_while_it_begins_is_no_crash(path, turns):
+    async with Journal(path) as journal:
+        montage_id = await journal.notice(SIGHTING)
+        free = threading.Event()
+        busy = asyncio.create_task(journal.run(lambda _: free.wait(30)))
+        beginning = asyncio.create_task(journal.begin_attempt(montage_id, Step.SETTLE))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        beginning.cancel()
+        free.set()
+        await asyncio.wait([busy, beginning])
+        assert beginning.cancelled()
+        assert [attempt["outcome"] for attempt in await journal.attempts(montage_id)] == ["stopped"]
         assert await journal.count_crashes() == 0
 
 

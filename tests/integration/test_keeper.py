@@ -58,10 +58,10 @@ class OneMontage:
     async def montages(self, **_: object) -> list[Applied]:
         return [Applied()]
 
-    async def begin_attempt(self, *_: object) -> int:
-        return 1
+    async def begin_attempts(self, *_: object) -> dict[int, int]:
+        return {1: 1}
 
-    async def end_attempt(self, *_: object) -> None: ...
+    async def end_attempts(self, *_: object) -> None: ...
 
     async def tile_ids(self, _: int) -> frozenset[str]:
         return frozenset()

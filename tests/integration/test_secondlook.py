@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from daemon import secondlook
-from daemon.journal import Journal
+from daemon.journal import Journal, Montage
 from daemon.secondlook import SecondLook
 from daemon.states import Event, MontageState
 from daemon.watcher import FoundBy, Sighting
@@ -38,8 +38,8 @@ class Bench:
             lambda: SETTINGS, journal, is_observable=lambda _: self.observable, take_up=self._take_up
         )
 
-    async def _take_up(self, montage_id: int) -> None:
-        self.taken_up.append(montage_id)
+    async def _take_up(self, montage: Montage) -> None:
+        self.taken_up.append(montage.id)
 
     async def failed(self, evidence: Evidence | None, number: int = 0, watch: str = "w") -> int:
         sighting = Sighting(watch, Path(f"/data/_metadata_{number}_.json"), FileIdentity(1, 1, 1, number), FoundBy.SCAN)

@@ -1,5 +1,9 @@
-"""Metafiles that are rewritten while they are read."""
+"""Metafiles that are rewritten, or that go, while they are looked at and read."""
 
+import contextlib
+import errno
+import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +12,7 @@ import pytest
 
 import daemon.settle
 from daemon.settle import Settler
+from handlers.errors import Fault
 
 
 @pytest.mark.parametrize("how", ["replaced", "rewritten", "cut short"])
@@ -41,3 +46,50 @@ async def test_a_metafile_that_changes_while_it_is_read_is_not_taken_for_what_wa
     read = await settler.read(montage)
     assert read is not None
     assert read[0] == path.read_bytes() != b"before"
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ESTALE, errno.EIO, errno.ELOOP])
+async def test_each_look_at_a_metafile_may_fail_and_is_a_fault_or_a_metafile_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    path = tmp_path / "_metadata_1_.json"
+    path.write_bytes(b"content")
+    montage: Any = SimpleNamespace(id=1, metafile=path, changed_at=time.time())
+    watch: Any = SimpleNamespace(
+        ignore=(), directory=tmp_path, arrival_timeout_s=60.0, settle_s=0.0, scan_interval_s=1.0
+    )
+    looks = Looks(path, code)
+    for name in ("stat", "lstat"):
+        monkeypatch.setattr(os, name, looks.counted(getattr(os, name)))
+    struck = 0
+    for spared in range(20):
+        settler = Settler()
+        looks.begin(spared)
+        with contextlib.suppress(Fault):
+            await settler.not_yet(montage, watch)
+            await settler.not_yet(montage, watch)
+            await settler.read(montage)
+        struck += looks.struck
+    assert struck >= 3
+
+
+class Looks:
+    """Looks at one path: so many succeed, and the rest fail."""
+
+    def __init__(self, path: Path, code: int) -> None:
+        self._path = str(path)
+        self._code = code
+
+    def begin(self, spared: int) -> None:
+        self._spared, self.struck = spared, False
+
+    def counted(self, real: Any) -> Any:
+        def look(path: Any, *arguments: Any, **options: Any) -> Any:
+            if str(path) == self._path:
+                self._spared -= 1
+                if self._spared < 0:
+                    self.struck = True
+                    raise OSError(self._code, os.strerror(self._code), self._path)
+            return real(path, *arguments, **options)
+
+        return look

@@ -1,0 +1,152 @@
+"""The whole daemon's work in this process: real journal, files and stand-in; tiles are made in this very thread."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Callable, MutableMapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+import daemon.circuit
+import daemon.keeper
+import daemon.pipeline
+import daemon.retry
+from daemon.config import Settings
+from daemon.demo.microscope import plan_section, write_section
+from daemon.demo.standin import serve_standin
+from daemon.health import Metrics
+from daemon.journal import Journal, Montage, rows
+from daemon.secondlook import SecondLook
+from daemon.states import MontageState
+from daemon.watcher import FoundBy, Sighting
+from daemon.work import Work
+from handlers.errors import Fault
+from handlers.executors import open_executor
+from handlers.identity import FileIdentity
+from handlers.render import RenderClient, StackId
+from handlers.uris import path_to_uri
+
+RAW, MIPS = StackId("em", "test", "s_raw"), StackId("em", "test", "s_mips")
+
+
+def settings_for(root: Path, url: str, **stacks: Any) -> Settings:
+    """One watch that settles at once and closes stacks as soon as they are quiet."""
+    watch = {
+        "name": "w",
+        "directory": str(root / "acquisition"),
+        "settle_s": 0.0,
+        "scan_interval_s": 1.0,
+        "z": {"rule": "grid"},
+        "stacks": {"raw": "s_raw", "mipmapped": "s_mips", "close_after_s": 0.0, **stacks},
+        "mipmaps": {"output_dir": str(root / "mipmaps"), "levels": 1},
+    }
+    return Settings.model_validate({"render": {"url": url, "owner": "em", "project": "test"}, "watch": [watch]})
+
+
+@dataclass
+class Bench:
+    """Work under way, and the tree that it works on."""
+
+    root: Path
+    work: Work
+    second_look: SecondLook
+    tasks: dict[str, asyncio.Task[None]]
+    said: list[MutableMapping[str, Any]]
+    """Lines of the log."""
+
+    def write(self, grid: int = 1050, *, size: tuple[int, int] = (64, 64)) -> Path:
+        """The metafile of a small section, written now."""
+        plan = plan_section(tiles=2, size=size, grid=grid, specimen_id="s")
+        return write_section(plan, self.root / "acquisition", pixels="noise").metafile
+
+    async def notice(self, metafile: Path) -> None:
+        """As the watcher does when it found the file: again at the next pass if it was not taken over."""
+        sighting = Sighting("w", metafile, FileIdentity.of(metafile.stat()), FoundBy.SCAN)
+        for _ in range(50):
+            with contextlib.suppress(Fault):
+                await self.work.pipeline.notice(sighting)
+                return
+        raise AssertionError(f"{metafile} is not taken over")
+
+    async def montage(self, metafile: Path) -> Montage | None:
+        """The newest of the metafile."""
+        with closing(sqlite3.connect(self.work.journal.path)) as connection:
+            return rows.find(connection, rows._LATEST_OF_METAFILE, (path_to_uri(metafile),))
+
+    async def reaches(self, metafile: Path, *states: MontageState, timeout_s: float = 30.0) -> Montage:
+        """The montage once it is in one of the states; fails if a part of the daemon ends before."""
+        montage = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                while (montage := await self.montage(metafile)) is None or montage.state not in states:
+                    self.check()
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise AssertionError(f"not {states}: {montage}") from None
+        return montage
+
+    async def until(self, condition: Callable[[], Any], timeout_s: float = 20.0) -> None:
+        """Waits for the outcome of other tasks; fails if a part of the daemon ends before."""
+        async with asyncio.timeout(timeout_s):
+            while not condition():
+                self.check()
+                await asyncio.sleep(0.01)
+
+    def check(self) -> None:
+        """No part of the daemon has ended."""
+        for name, task in self.tasks.items():
+            assert not task.done(), (name, task)
+
+    async def stop(self) -> None:
+        """In good order, as the daemon does."""
+        self.work.pipeline.stop()
+        await asyncio.wait([self.tasks["pipeline"]], timeout=20)
+        for task in self.tasks.values():
+            task.cancel()
+        await asyncio.wait(self.tasks.values())
+
+
+@contextlib.asynccontextmanager
+async def bench(root: Path, client: RenderClient | None = None, **stacks: Any) -> AsyncIterator[Bench]:
+    """The parts at work on `root`, with short pauses between attempts; `stacks` are settings of the watch."""
+    (root / "acquisition").mkdir(exist_ok=True)
+    async with contextlib.AsyncExitStack() as stack:
+        said = stack.enter_context(structlog.testing.capture_logs())
+        journal = await stack.enter_async_context(Journal(root / "journal.sqlite"))
+        if client is None:
+            url = await stack.enter_async_context(serve_standin())
+            client = await stack.enter_async_context(RenderClient(url))
+        settings = settings_for(root, client.base_url, **stacks)
+        pool = stack.enter_context(open_executor("inline", 1))
+        work = Work(lambda: settings, Metrics(), journal, client, lambda _: True, close_at_end=False)
+        work.assemble(pool, 1)
+        await journal.count_crashes()
+        await work.pipeline.resume()
+        second_look = SecondLook(lambda: settings, journal, is_observable=lambda _: True, take_up=work.pipeline.take_up)
+        parts = {
+            "pipeline": work.pipeline.run(),
+            "stack keeper": work.keeper.run(),
+            "render gate": work.gate.run(),
+            "mipmap disks": work.disks.run(),
+            "second look": second_look.run(),
+        }
+        tasks = {name: asyncio.create_task(part, name=name) for name, part in parts.items()}
+        bench = Bench(root, work, second_look, tasks, said)
+        try:
+            yield bench
+            bench.check()
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.wait(tasks.values())
+
+
+def hurry(monkeypatch: Any) -> None:
+    """Attempts follow one another without long pauses."""
+    for module in (daemon.retry, daemon.circuit, daemon.pipeline, daemon.keeper):
+        monkeypatch.setattr(module, "FIRST_DELAY_S", 0.01, raising=False)
+        monkeypatch.setattr(module, "LONGEST_DELAY_S", 0.05, raising=False)

@@ -1,0 +1,64 @@
+"""Steps that are cancelled, at each moment, leave nothing held and count as no crash."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.journal import Journal
+from daemon.states import MontageState
+from tests.integration.inprocess import bench, hurry
+
+
+async def test_a_step_cancelled_before_its_first_turn_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+    real = asyncio.TaskGroup.create_task
+    cancelled: list[asyncio.Task[Any]] = []
+
+    def cancel_at_once(group: asyncio.TaskGroup, work: Any, *, name: str | None = None, **options: Any) -> Any:
+        task = real(group, work, name=name, **options)
+        if (name or "").startswith("montage ") and not cancelled:
+            task.cancel()
+            cancelled.append(task)
+        return task
+
+    monkeypatch.setattr(asyncio.TaskGroup, "create_task", cancel_at_once)
+    async with bench(tmp_path) as work:
+        left: list[Any] = []
+        monkeypatch.setattr(work.work.gate, "leave", left.append)
+        metafile = work.write()
+        await work.notice(metafile)
+        await work.until(lambda: cancelled and cancelled[0].done() and not work.work.pipeline.under_way)
+        montage = await work.montage(metafile)
+        assert montage is not None
+        assert left == [montage.id]
+        assert work.work.pipeline.waiting == 0
+        await work.work.pipeline.take_up(montage)
+        await work.reaches(metafile, MontageState.COMPLETE)
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_step_cancelled_while_its_attempt_begins_is_no_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    hurry(monkeypatch)
+    begun = asyncio.Event()
+    real = Journal.begin_attempts
+
+    async def begin_attempts(journal: Journal, *arguments: Any) -> Any:
+        begun.set()
+        return await real(journal, *arguments)
+
+    monkeypatch.setattr(Journal, "begin_attempts", begin_attempts)
+    async with bench(tmp_path) as work:
+        await work.notice(work.write())
+        await begun.wait()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        work.work.pipeline.stop()
+        work.work.pipeline.cancel()
+        await work.tasks.pop("pipeline")
+        assert await work.work.journal.count_crashes() == 0
