@@ -403,9 +403,10 @@ class WatchSettings(_Section):
     full_scan_interval_s: float = Field(600, gt=0)
     """Seconds between two passes over every name, for mounts whose directory times lie."""
     settle_s: float = Field(2, ge=0)
-    """Seconds that a metafile must stay unchanged before it is read."""
+    """Seconds that a metafile, and the images that changed after it, must stay unchanged before they are read."""
     arrival_timeout_s: float = Field(3600, ge=0)
-    """Seconds that the images of a metafile are waited for; then the montage fails with the list of those missing."""
+    """Seconds that images are waited for that are missing, or have a placeholder for their time (1970, 1980); then the
+    montage fails with the list of them."""
     strict: bool = False
     """Whether what is only a warning (tiles off their own grid) fails a montage."""
     reference_sets: Literal["ignore", "ingest"] = "ignore"

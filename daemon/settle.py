@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -30,7 +30,6 @@ from handlers.arrival import (
 from handlers.consistency import Finding, Severity, check_metafile
 from handlers.errors import (
     Evidence,
-    Fault,
     ImageFault,
     ImagesMissing,
     MetafileFault,
@@ -50,6 +49,7 @@ from handlers.zrule import ZRule, check_z, z_for
 PATIENCE = 30
 """A file that is not whole, and has not changed for this many settle times, is broken and not on its way."""
 PATIENCE_AT_LEAST_S = 2.0
+LEAST_PAUSE_S = 0.1
 NAMES_SHOWN = 10
 
 
@@ -69,19 +69,26 @@ class Ignored:
     digest: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Awaited:
+    """One image that is not there or not whole; while it does not change the others need not be looked at."""
+
+    problem: ImageProblem
+    since: float
+    until_timeout: bool
+    """Whether it is waited for until `arrival_timeout_s`; otherwise until it has not changed for a while."""
+
+
 @dataclass(slots=True)
 class _Observation:
     """What was seen of a metafile that has not settled. In memory only: after a restart it is observed anew."""
 
     identity: FileIdentity
     since: float
-    awaited: Path | None = None
-    """One image that was not there or not whole; while it does not change the others need not be looked at."""
-    awaited_identity: FileIdentity | None = None
-    awaited_since: float = 0.0
-    looks: int = 0
+    awaited: _Awaited | None = None
     fingerprint: int | None = None
-    """Of the identities of all images, when they were looked at last."""
+    """Of the identities of all images, when all of them were whole at the last look."""
+    fingerprint_since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +161,7 @@ class Settler:
                 f"is gone since it was noticed, for more than {watch.arrival_timeout_s:g} s",
                 "copy it there again, and it is taken up by itself",
             ).seen_on(Evidence(montage.metafile, None))
-        return NotYet("the metafile is gone; it may come back", _pause_s(watch, 5))
+        return NotYet("the metafile is gone; it may come back", watch.scan_interval_s)
 
     def _age_s(self, montage: Montage) -> float:
         """Seconds since the montage was noticed; the wall clock, which may be set, is asked once in each process."""
@@ -165,18 +172,26 @@ class Settler:
         return age.then_s + self._clock() - age.seen_at
 
     async def _image_awaited(self, observation: _Observation, montage: Montage, watch: WatchSettings) -> NotYet | None:
-        if observation.awaited is None:
+        awaited = observation.awaited
+        if awaited is None:
             return None
-        present = (await asyncio.to_thread(Evidence.of, observation.awaited)).identity
-        if present != observation.awaited_identity:
-            observation.awaited_identity, observation.awaited_since = present, self._clock()
+        present = (await asyncio.to_thread(Evidence.of, awaited.problem.path)).identity
+        if present != awaited.problem.identity or self._is_too_late(awaited, montage, watch):
             return None
-        if present is None and self._age_s(montage) <= watch.arrival_timeout_s:
-            observation.looks += 1
-            return NotYet(f"image {observation.awaited.name} is not there yet", _pause_s(watch, observation.looks))
-        if present is not None and self._clock() - observation.awaited_since < _patience_s(watch):
-            return NotYet(f"image {observation.awaited.name} is not whole yet", _pause_s(watch, 1))
-        return None
+        return NotYet(f"image {awaited.problem.why}", self._pause_s(observation, watch))
+
+    def _is_too_late(self, awaited: _Awaited, montage: Montage, watch: WatchSettings) -> bool:
+        if awaited.until_timeout:
+            return self._age_s(montage) > watch.arrival_timeout_s
+        return self._clock() - awaited.since >= _patience_s(watch)
+
+    def _pause_s(self, observation: _Observation, watch: WatchSettings) -> float:
+        """Seconds until the next look: an eighth of the time waited so far, at most a scan's interval.
+
+        So what arrives is seen soon against the time that it took, and what never arrives costs little.
+        """
+        waited_s = self._clock() - observation.since
+        return float(min(watch.scan_interval_s, max(LEAST_PAUSE_S, watch.settle_s, waited_s / 8)))
 
     async def read(self, montage: Montage) -> tuple[bytes, str] | None:
         """Content of the metafile and its sha256; None if it changed while it was being read."""
@@ -205,59 +220,64 @@ class Settler:
             return Ignored("a lens-correction set, and reference_sets = ignore", digest)
         settled = await asyncio.to_thread(settled_of, metafile, montage.metafile, digest, watch, stack_id)
         arrival = await asyncio.to_thread(check_images, metafile, montage.metafile.parent)
-        awaited = await self._awaited(montage, arrival, len(metafile.tiles), watch)
+        awaited = self._awaited(montage, arrival, len(metafile.tiles), watch)
         warnings = depth_warnings(arrival.bits, watch.tilespecs.maximum_intensity)
         return awaited or replace(settled, findings=(*settled.findings, *warnings))
 
     def _partial(self, montage: Montage, watch: WatchSettings, fault: MetafilePartial) -> NotYet:
-        quiet_s = self._clock() - self._observed[montage.id].since
+        observation = self._observed[montage.id]
+        quiet_s = self._clock() - observation.since
         if quiet_s < _patience_s(watch):
-            return NotYet(f"the metafile is not whole yet: {fault.problem}", _pause_s(watch, 1))
+            return NotYet(f"the metafile is not whole yet: {fault.problem}", self._pause_s(observation, watch))
         raise MetafileFault(
             fault.subject,
             f"{fault.problem}, and has not changed for {quiet_s:.0f} s",
             "write it again; a new version is taken up by itself",
         )
 
-    async def _awaited(
-        self, montage: Montage, arrival: Arrival, image_count: int, watch: WatchSettings
-    ) -> NotYet | None:
-        """What image is awaited; None if all are there and whole."""
+    def _awaited(self, montage: Montage, arrival: Arrival, image_count: int, watch: WatchSettings) -> NotYet | None:
+        """Return what image is awaited; None if all are there, whole and quiet."""
         observation = self._observed[montage.id]
-        if arrival.whole:
-            return self._still_changing(observation, arrival, montage, watch)
-        if arrival.unreadable and self._out_of_patience(observation, arrival.unreadable[0].path, watch):
-            fault = _images_fault(montage.metafile, "cannot be used", arrival.unreadable, ImageFault)
+        on_their_way = {problem.path for problem in arrival.placeholders}
+        broken = tuple(problem for problem in arrival.unreadable if problem.path not in on_their_way)
+        late = (*arrival.missing, *arrival.placeholders)
+        if not broken and not late:
+            observation.awaited = None
+            return self._still_changing(observation, arrival, watch)
+        observation.fingerprint = None
+        awaited = self._wait_for(observation, (*broken, *late)[0], until_timeout=not broken)
+        if self._is_too_late(awaited, montage, watch):
+            fault = _broken_fault(montage, broken) if broken else _late_fault(montage, arrival, watch)
             # As it was before it was read: one that is replaced meanwhile is another.
-            raise fault.seen_on(Evidence(arrival.unreadable[0].path, observation.awaited_identity))
-        if arrival.missing and not arrival.unreadable and self._age_s(montage) > watch.arrival_timeout_s:
-            fault = _images_fault(
-                montage.metafile, f"have not arrived in {watch.arrival_timeout_s:g} s", arrival.missing, ImagesMissing
-            )
-            raise fault.seen_on(Evidence(arrival.missing[0].path, None))
-        problem = (arrival.unreadable or arrival.missing)[0]
-        present = (await asyncio.to_thread(Evidence.of, problem.path)).identity
-        if problem.path != observation.awaited or present != observation.awaited_identity:
-            observation.awaited, observation.awaited_identity = problem.path, present
-            observation.awaited_since = self._clock()
-        waiting = len(arrival.missing) + len(arrival.unreadable)
-        return NotYet(f"{waiting} of {image_count} images are not there yet: {problem.why}", _pause_s(watch, 1))
+            raise fault.seen_on(Evidence(awaited.problem.path, awaited.problem.identity))
+        reason = f"{len(broken) + len(late)} of {image_count} images are not there yet: {awaited.problem.why}"
+        return NotYet(reason, self._pause_s(observation, watch))
 
-    def _still_changing(
-        self, observation: _Observation, arrival: Arrival, montage: Montage, watch: WatchSettings
-    ) -> NotYet | None:
-        """Copy programs give a file its length before its content: images newer than the metafile must be quiet."""
-        if arrival.newest_mtime_ns <= montage.identity.mtime_ns or arrival.fingerprint == observation.fingerprint:
-            return None
-        observation.fingerprint = arrival.fingerprint
-        return NotYet("images are new or still changing", watch.settle_s)
-
-    def _out_of_patience(self, observation: _Observation, path: Path, watch: WatchSettings) -> bool:
-        return (
-            observation.awaited == path
-            and observation.awaited_identity is not None
-            and self._clock() - observation.awaited_since >= _patience_s(watch)
+    def _wait_for(self, observation: _Observation, problem: ImageProblem, *, until_timeout: bool) -> _Awaited:
+        before = observation.awaited
+        is_same = before is not None and (before.problem.path, before.problem.identity) == (
+            problem.path,
+            problem.identity,
         )
+        since = before.since if before is not None and is_same else self._clock()
+        observation.awaited = _Awaited(problem, since, until_timeout)
+        return observation.awaited
+
+    def _still_changing(self, observation: _Observation, arrival: Arrival, watch: WatchSettings) -> NotYet | None:
+        """Return what to wait for while images may still be written; None if all are quiet.
+
+        Copy programs give a file its length, and any modification time, before its content. The change time alone
+        tells: every write sets it, and no program can. Images that have not changed since the metafile did are quiet;
+        the others are if none of them changes for `settle_s`.
+        """
+        now, reason = self._clock(), "images are new or still changing"
+        if arrival.newest_ctime_ns <= (observation.identity.ctime_ns or 0):
+            return None
+        if arrival.fingerprint != observation.fingerprint:
+            observation.fingerprint, observation.fingerprint_since = arrival.fingerprint, now
+            return NotYet(reason, watch.settle_s)
+        quiet_s = now - observation.fingerprint_since
+        return NotYet(reason, watch.settle_s - quiet_s) if quiet_s < watch.settle_s else None
 
 
 def settled_of(
@@ -329,11 +349,6 @@ def _is_within(path: Path, root: Path) -> bool:
         raise storage_fault(str(path), "follow the links to the metafile", reason) from error
 
 
-def _pause_s(watch: WatchSettings, looks: int) -> float:
-    """Seconds until the next look: growing from the settle time, no longer than a scan's interval."""
-    return float(min(watch.scan_interval_s, max(0.1, watch.settle_s) * 2 ** min(looks, 10)))
-
-
 def _patience_s(watch: WatchSettings) -> float:
     return float(max(PATIENCE_AT_LEAST_S, PATIENCE * watch.settle_s))
 
@@ -354,13 +369,21 @@ def _stacks(metafile: Metafile, watch: WatchSettings, stack_id: Callable[[str], 
     return raw, mipmapped
 
 
-def _images_fault(
-    metafile: Path, what: str, problems: tuple[ImageProblem, ...], kind: type[ImageFault] | type[ImagesMissing]
-) -> Fault:
-    names = "; ".join(problem.why for problem in problems[:NAMES_SHOWN])
+def _broken_fault(montage: Montage, broken: Sequence[ImageProblem]) -> ImageFault:
+    problem = f"{len(broken)} of its images cannot be used: {_shown(broken)}"
+    hint = "copy them there again; the montage is then taken up by itself"
+    return ImageFault(str(montage.metafile), problem, hint)
+
+
+def _late_fault(montage: Montage, arrival: Arrival, watch: WatchSettings) -> ImagesMissing:
+    late = (*arrival.missing, *arrival.placeholders)
+    problem = f"{len(late)} of its images have not arrived in {watch.arrival_timeout_s:g} s: {_shown(late)}"
+    hint = "copy them there again; the montage is then taken up by itself"
+    if not arrival.missing:
+        hint = f"if they are whole, set their times, as in: touch {arrival.placeholders[0].path}; if not, {hint}"
+    return ImagesMissing(str(montage.metafile), problem, hint)
+
+
+def _shown(problems: Sequence[ImageProblem]) -> str:
     more = f"; and {len(problems) - NAMES_SHOWN} more" if len(problems) > NAMES_SHOWN else ""
-    return kind(
-        str(metafile),
-        f"{len(problems)} of its images {what}: {names}{more}",
-        "copy them there again; the montage is then taken up by itself",
-    )
+    return "; ".join(problem.why for problem in problems[:NAMES_SHOWN]) + more

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault, storage_fault
@@ -18,6 +19,8 @@ class ImageProblem:
 
     path: Path
     why: str
+    identity: FileIdentity | None = None
+    """Of the file; None if it is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +30,13 @@ class Arrival:
     missing: tuple[ImageProblem, ...]
     unreadable: tuple[ImageProblem, ...]
 
-    newest_mtime_ns: int
-    """Of the images that are whole, as is `fingerprint`."""
+    placeholders: tuple[ImageProblem, ...]
+    """Images whose time is one that a copy program sets until the content is there, readable or not."""
+
+    newest_ctime_ns: int
+    """Youngest change time of the images that are whole."""
     fingerprint: int
-    """Changes when any image changes its identity."""
+    """Changes when any of the images that are whole changes its identity."""
     bits: frozenset[int] = frozenset()
     """Bits per pixel of the images that are whole."""
 
@@ -52,32 +58,72 @@ def check_images(metafile: Metafile, directory: Path) -> Arrival:
     StorageFault
         If the directory cannot be looked at.
     """
-    camera = metafile.header.camera
-    missing, unreadable = [], []
-    seen: list[FileIdentity] = []
-    bits: set[int] = set()
+    seen = _Seen(directory, metafile.header.camera)
     with ImageDirectory(directory) as images:
         for tile in metafile.tiles:
             refuse_unsafe(tile.img_path, directory)
-            try:
-                info, identity = images.inspect(tile.img_path)
-            except (FileNotFoundError, NotADirectoryError):
-                path = directory / tile.img_path
-                missing.append(ImageProblem(path, f"{path.name} is missing"))
-            except ImageFault as fault:
-                path = directory / tile.img_path
-                unreadable.append(ImageProblem(path, f"{path.name} {fault.problem}"))
-            except OSError as error:
-                raise _cannot_look(directory, tile.img_path, error) from error
-            else:
-                if info.width != camera.width or info.height != camera.height:
-                    path = directory / tile.img_path
-                    # As it was before it was read: one that is replaced meanwhile is another.
-                    raise _other_size(path, info, camera).seen_on(Evidence(path, identity))
-                seen.append(identity)
-                bits.add(info.bits)
-    newest_mtime_ns = max((identity.mtime_ns for identity in seen), default=0)
-    return Arrival(tuple(missing), tuple(unreadable), newest_mtime_ns, hash(tuple(seen)), frozenset(bits))
+            seen.look_at(images, tile.img_path)
+    return seen.arrival()
+
+
+class _Seen:
+    """What was seen of the images so far."""
+
+    def __init__(self, directory: Path, camera: Camera) -> None:
+        self._directory = directory
+        self._camera = camera
+        self._missing: list[ImageProblem] = []
+        self._unreadable: list[ImageProblem] = []
+        self._placeholders: list[ImageProblem] = []
+        self._identities: list[FileIdentity] = []
+        self._bits: set[int] = set()
+
+    def look_at(self, images: ImageDirectory, img_path: str) -> None:
+        path = self._directory / img_path
+        try:
+            info, identity = images.inspect(img_path)
+        except (FileNotFoundError, NotADirectoryError):
+            self._missing.append(ImageProblem(path, f"{path.name} is missing"))
+        except ImageFault as fault:
+            self._cannot_read(path, fault, Evidence.of(path).identity)
+        except OSError as error:
+            raise _cannot_look(self._directory, img_path, error) from error
+        else:
+            self._read(path, info, identity)
+
+    def _cannot_read(self, path: Path, fault: ImageFault, identity: FileIdentity | None) -> None:
+        self._unreadable.append(ImageProblem(path, f"{path.name} {fault.problem}", identity))
+        if identity is not None and identity.has_placeholder_time:
+            self._placeholders.append(_placeholder(path, identity))
+
+    def _read(self, path: Path, info: ImageInfo, identity: FileIdentity) -> None:
+        if (info.width, info.height) != (self._camera.width, self._camera.height):
+            fault = _other_size(path, info, self._camera)
+            if not identity.has_placeholder_time:
+                # As it was before it was read: one that is replaced meanwhile is another.
+                raise fault.seen_on(Evidence(path, identity))
+            self._cannot_read(path, fault, identity)
+            return
+        if identity.has_placeholder_time:
+            self._placeholders.append(_placeholder(path, identity))
+        self._identities.append(identity)
+        self._bits.add(info.bits)
+
+    def arrival(self) -> Arrival:
+        return Arrival(
+            tuple(self._missing),
+            tuple(self._unreadable),
+            tuple(self._placeholders),
+            max((identity.ctime_ns or 0 for identity in self._identities), default=0),
+            hash(tuple(self._identities)),
+            frozenset(self._bits),
+        )
+
+
+def _placeholder(path: Path, identity: FileIdentity) -> ImageProblem:
+    moment = datetime.fromtimestamp(0, UTC) + timedelta(seconds=identity.mtime_ns // 10**9)
+    why = f"{path.name} has the time {moment:%Y-%m-%d %H:%M:%S}, a placeholder until its content is there"
+    return ImageProblem(path, why, identity)
 
 
 def _cannot_look(directory: Path, img_path: str, error: OSError) -> MetafileFault | StorageFault:

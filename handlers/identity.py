@@ -3,6 +3,11 @@
 import os
 from typing import NamedTuple, Self
 
+_DAY_NS = 86_400 * 10**9
+_UNIX_EPOCH_ENDS_NS = _DAY_NS * 3 // 2
+_FAT_EPOCH_NS = range(3651 * _DAY_NS, 3653 * _DAY_NS)
+"""A day on either side of 1980-01-01: FAT keeps local time, and a time zone is up to 14 hours off."""
+
 
 class FileIdentity(NamedTuple):
     """Size, times and inode of a file: a hint that costs one stat.
@@ -24,6 +29,18 @@ class FileIdentity(NamedTuple):
     def of(cls, status: os.stat_result) -> Self:
         """The identity that a stat shows."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+    @property
+    def has_placeholder_time(self) -> bool:
+        """Whether the modification time is one that a copy program sets until the content is there.
+
+        These are the epochs of Windows (1601, which some file systems clamp to 1901), UNIX (1970) and FAT (1980), each
+        in any time zone.
+
+        >>> FileIdentity(1, 0, 3, 4).has_placeholder_time, FileIdentity(1, 10**18, 3, 4).has_placeholder_time
+        (True, False)
+        """
+        return self.mtime_ns < _UNIX_EPOCH_ENDS_NS or self.mtime_ns in _FAT_EPOCH_NS
 
     def matches(self, other: "FileIdentity | None") -> bool:
         """Whether both are the same, as far as both know: a change time that one of them lacks is not compared.

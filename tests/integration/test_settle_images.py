@@ -1,0 +1,224 @@
+"""When the images of a metafile count as whole: real files, virtual time."""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from daemon.demo.microscope import plan_section, write_section
+from daemon.journal import Settled
+from daemon.settings import MipmapSettings, WatchSettings, ZSettings
+from daemon.settle import NotYet, Settler
+from handlers.errors import Fault, ImageFault, ImagesMissing
+from handlers.identity import FileIdentity
+from handlers.render import StackId
+
+SETTLE_S = 2.0
+ARRIVAL_TIMEOUT_S = 600.0
+HOUR = timedelta(hours=1)
+FAT_EPOCH = datetime(1980, 1, 1, tzinfo=UTC)
+
+
+class Bench:
+    """One metafile with its images, looked at as the pipeline does, while virtual time passes."""
+
+    def __init__(self, place: Path) -> None:
+        self.now = 1_000.0
+        self.section = write_section(plan_section(tiles=4, size=(64, 48)), place, pixels="noise")
+        self.images = sorted(self.section.directory.glob("*.tif"))
+        self.settler = Settler(lambda: self.now, lambda: self.now)
+        self.watch = WatchSettings(
+            name="w",
+            directory=place,
+            settle_s=SETTLE_S,
+            arrival_timeout_s=ARRIVAL_TIMEOUT_S,
+            z=ZSettings(rule="grid"),
+            mipmaps=MipmapSettings(output_dir=place.parent / "mipmaps"),
+        )
+        path = self.section.metafile
+        self.montage: Any = SimpleNamespace(
+            id=1, metafile=path, identity=FileIdentity.of(path.stat()), changed_at=self.now, findings=()
+        )
+        self.reasons: list[str] = []
+
+    async def look(self) -> Settled | NotYet:
+        """One attempt to settle."""
+        awaited = await self.settler.not_yet(self.montage, self.watch)
+        if awaited is None:
+            read = await self.settler.read(self.montage)
+            assert read is not None
+            awaited = await self.settler.examine(
+                self.montage, self.watch, *read, stack_id=lambda name: StackId("em", "v1", name)
+            )
+        assert isinstance(awaited, Settled | NotYet)
+        return awaited
+
+    async def run(self, until_s: float, each_look: Callable[[float], None] = lambda _: None) -> float | None:
+        """Seconds until it settled; None if it did not in time. `each_look` is called before each, with the time."""
+        started = self.now
+        while self.now - started <= until_s:
+            each_look(self.now - started)
+            found = await self.look()
+            if isinstance(found, Settled):
+                return self.now - started
+            self.reasons.append(found.reason)
+            self.now += found.again_in_s
+        return None
+
+    def make_older_than_the_metafile(self) -> None:
+        """Gives the metafile the youngest change time, as at the microscope."""
+        self.section.metafile.touch()
+
+
+def touched(path: Path, moment: datetime | float) -> None:
+    seconds = moment.timestamp() if isinstance(moment, datetime) else moment
+    os.utime(path, (seconds, seconds))
+
+
+async def test_images_written_before_their_metafile_need_no_second_look(tmp_path):
+    bench = Bench(tmp_path)
+    bench.make_older_than_the_metafile()
+    assert await bench.run(60) == SETTLE_S
+    assert bench.reasons == ["the metafile is new or still changing"]
+
+
+async def test_images_that_come_after_their_metafile_settle_as_soon_as_they_are_quiet(tmp_path):
+    bench = Bench(tmp_path)
+    last = bench.images[-1]
+    content = last.read_bytes()
+    last.unlink()
+
+    def arrive(after_s: float) -> None:
+        if after_s > 20 and not last.exists():
+            last.write_bytes(content)
+
+    settled_s = await bench.run(600, arrive)
+    assert settled_s is not None
+    seen_s = 20 * 9 / 8 + SETTLE_S
+    assert settled_s <= seen_s + SETTLE_S, bench.reasons
+
+
+async def test_images_that_arrive_one_after_the_other_cost_no_patience_either(tmp_path):
+    bench = Bench(tmp_path)
+    content = {path: path.read_bytes() for path in bench.images}
+    for path in bench.images:
+        path.unlink()
+
+    def arrive(after_s: float) -> None:
+        for number, path in enumerate(bench.images):
+            if after_s > 3 * number and not path.exists():
+                path.write_bytes(content[path])
+
+    settled_s = await bench.run(600, arrive)
+    assert settled_s is not None
+    assert settled_s <= 20, bench.reasons
+
+
+async def test_an_image_that_grows_is_awaited_and_settles_when_it_is_quiet(tmp_path):
+    bench = Bench(tmp_path)
+    last = bench.images[-1]
+    content = last.read_bytes()
+
+    def grow(after_s: float) -> None:
+        last.write_bytes(content[: int(len(content) * min(1.0, 0.3 + after_s / 40))])
+
+    def grow_until_whole(after_s: float) -> None:
+        if len(last.read_bytes()) < len(content) or after_s == 0:
+            grow(after_s)
+
+    settled_s = await bench.run(600, grow_until_whole)
+    assert settled_s is not None
+    assert 28 <= settled_s <= 40, bench.reasons
+
+
+async def test_an_image_written_on_under_one_and_the_same_time_is_still_changing(tmp_path):
+    bench = Bench(tmp_path)
+    bench.make_older_than_the_metafile()
+    last = bench.images[-1]
+    times = last.stat()
+
+    def write(after_s: float) -> None:
+        if after_s <= 20:
+            with last.open("r+b") as file:
+                file.seek(-8, os.SEEK_END)
+                file.write(b"abcdefgh")
+            os.utime(last, ns=(times.st_atime_ns, times.st_mtime_ns - 3_600 * 10**9))
+
+    settled_s = await bench.run(600, write)
+    assert settled_s is not None
+    assert 20 <= settled_s <= 30, bench.reasons
+    assert "images are new or still changing" in bench.reasons
+
+
+PLACEHOLDERS = {
+    "1970": 0.0,
+    "just after 1970": 1.0,
+    "-1": -1.0,
+    "1601": -11_644_473_600.0,
+    "FAT": FAT_EPOCH,
+    "FAT, UTC+14": FAT_EPOCH - 14 * HOUR,
+    "FAT, UTC-12": FAT_EPOCH + 12 * HOUR,
+    "FAT, two seconds on": FAT_EPOCH + timedelta(seconds=2),
+}
+
+
+@pytest.mark.parametrize("moment", PLACEHOLDERS.values(), ids=PLACEHOLDERS)
+async def test_an_image_with_a_placeholder_for_its_time_is_not_whole(tmp_path, moment):
+    bench = Bench(tmp_path)
+    last = bench.images[-1]
+    touched(last, moment)
+    bench.make_older_than_the_metafile()
+    assert await bench.run(ARRIVAL_TIMEOUT_S / 2) is None
+    assert any("placeholder" in reason for reason in bench.reasons)
+    touched(last, 1_700_000_000)
+    assert await bench.run(70) is not None, bench.reasons
+
+
+async def test_a_placeholder_that_stays_fails_the_montage_with_what_to_do(tmp_path):
+    bench = Bench(tmp_path)
+    for image in bench.images:
+        touched(image, FAT_EPOCH)
+    bench.make_older_than_the_metafile()
+    with pytest.raises(Fault, match="touch") as caught:
+        await bench.run(2 * ARRIVAL_TIMEOUT_S)
+    assert bench.now >= 1_000 + ARRIVAL_TIMEOUT_S
+    assert isinstance(caught.value, ImagesMissing)
+    assert bench.images[0].name in str(caught.value)
+    assert "1980-01-01" in str(caught.value)
+    assert caught.value.evidence is not None
+    assert caught.value.evidence.path == bench.images[0]
+    touched(bench.images[0], 1_700_000_000)
+    assert caught.value.evidence.has_changed(type(caught.value.evidence).of(bench.images[0]))
+
+
+async def test_an_unreadable_image_with_a_placeholder_is_on_its_way_and_not_broken(tmp_path):
+    bench = Bench(tmp_path)
+    last = bench.images[-1]
+    content = last.read_bytes()
+    last.write_bytes(bytes(len(content)))
+    touched(last, FAT_EPOCH)
+    bench.make_older_than_the_metafile()
+    assert await bench.run(ARRIVAL_TIMEOUT_S - 60) is None
+    last.write_bytes(content)
+    assert await bench.run(60 + 2 * SETTLE_S) is not None, bench.reasons
+
+
+async def test_a_broken_image_that_does_not_change_fails_after_its_patience(tmp_path):
+    bench = Bench(tmp_path)
+    bench.images[-1].write_bytes(bench.images[-1].read_bytes()[:-100])
+    bench.make_older_than_the_metafile()
+    with pytest.raises(ImageFault, match="is cut short"):
+        await bench.run(ARRIVAL_TIMEOUT_S)
+    assert bench.now < 1_000 + 30 * SETTLE_S + 20
+
+
+async def test_images_of_a_real_microscope_of_1981_are_no_placeholder(tmp_path):
+    bench = Bench(tmp_path)
+    for image in bench.images:
+        touched(image, datetime(1981, 5, 6, tzinfo=UTC))
+    bench.make_older_than_the_metafile()
+    assert await bench.run(60) == SETTLE_S
