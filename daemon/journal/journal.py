@@ -68,9 +68,8 @@ class Journal:
     async def __aenter__(self) -> Self:
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
-        except (
-            BaseException
-        ):  # a thread that opens the file goes on although its task was cancelled: close it afterwards
+        except BaseException:
+            # The thread opens the file although its task was cancelled: close the file afterwards.
             self._thread.submit(self._close)
             self._thread.shutdown(wait=False)
             raise

@@ -1,0 +1,149 @@
+"""docs/operations.md taken literally: its commands install and upgrade temwatch on a bare Debian 12."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "temwatch" / "debian-12.tar.gz"
+NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "build", "dist", "*.so")
+
+CERTIFICATES = Path("/etc/network-certificates.crt")
+EDITOR = "#!/bin/sh\n# The operator's part: the example is valid as it is.\ntest -w $1\n"
+
+
+class Debian:
+    """A root of Debian 12, entered by chroot with mounts and processes of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def run(self, script: str, directory: str = "/root") -> str:
+        """What a shell script prints; its first failing line fails the test."""
+        enter = f'mount -t proc proc "$0/proc" && exec chroot "$0" sh -exc \'cd "$0" && eval "$1"\' {directory} "$1"'
+        done = subprocess.run(
+            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", enter, self.root, script],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+
+def environment() -> dict[str, str]:
+    """A root login's, with the way to the network that this machine takes. No systemd runs: systemctl only enables."""
+    network = {name: value for name, value in os.environ.items() if re.match(r"PIP_|.*_proxy$", name, re.IGNORECASE)}
+    login = {"HOME": "/root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+    chroot = {"PIP_CERT": str(CERTIFICATES), "DEBIAN_FRONTEND": "noninteractive", "SYSTEMD_OFFLINE": "1"}
+    return network | login | chroot
+
+
+@pytest.fixture
+def debian(tmp_path: Path) -> Iterator[Debian]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: debootstrap and chroot")
+    if not shutil.which("debootstrap"):
+        pytest.skip("debootstrap is not installed")
+    if not CACHE.exists():
+        make_root(CACHE, tmp_path / "made")
+    root = tmp_path / "debian"
+    root.mkdir()
+    try:
+        subprocess.run(["tar", "-xzf", CACHE, "-C", root], check=True)
+        connect_to_network(root)
+        editor = root / "usr/local/bin/editor"
+        editor.write_text(EDITOR)
+        editor.chmod(0o755)
+        yield Debian(root)
+    finally:
+        shutil.rmtree(root)  # half a gigabyte
+
+
+def make_root(archive: Path, place: Path) -> None:
+    """An archive of a bare Debian 12 with systemd, under its name when it is whole."""
+    subprocess.run(
+        ["debootstrap", "--variant=minbase", "--include=systemd", "bookworm", place, debian_mirror()],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = archive.with_name(f".{archive.name}.{os.getpid()}")
+    subprocess.run(["tar", "-czf", unfinished, "-C", place, "."], check=True)
+    unfinished.rename(archive)
+    shutil.rmtree(place)
+
+
+def debian_mirror() -> str:
+    """The mirror of Debian's archive that this machine's apt uses."""
+    fields = "$(ORIGIN) $(LABEL) $(REPO_URI)"
+    listed = subprocess.run(
+        ["apt-get", "indextargets", "--format", fields, "Created-By: Packages"], capture_output=True, text=True
+    )
+    for line in listed.stdout.splitlines():
+        origin, label, uri = line.rsplit(maxsplit=2)
+        if (origin, label) == ("Debian", "Debian"):
+            return uri
+    pytest.skip("apt of this machine has no index of Debian's archive")
+
+
+def connect_to_network(root: Path) -> None:
+    """Names and certificates as this machine has them."""
+    for name in ("resolv.conf", "hosts", "pip.conf"):
+        if Path("/etc", name).exists():
+            shutil.copy(Path("/etc", name), root / "etc" / name)
+    shutil.copy("/etc/ssl/certs/ca-certificates.crt", root / CERTIFICATES.relative_to("/"))
+
+
+def commands(heading: str) -> list[str]:
+    """The shell commands of one chapter of docs/operations.md, block by block."""
+    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    chapters = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    blocks: list[str] = re.findall(r"^```sh\n(.*?)^```", chapters[heading], re.MULTILINE | re.DOTALL)
+    assert blocks
+    return blocks
+
+
+def check_out(root: Path, version: str) -> None:
+    """The working tree as a checkout of a version, over what is there."""
+    checkout = root / "root/temwatch"
+    shutil.copytree(ROOT, checkout, ignore=NOT_COPIED, dirs_exist_ok=True)
+    project = checkout / "pyproject.toml"
+    project.write_text(re.sub(r'^version = ".*"$', f'version = "{version}"', project.read_text(), flags=re.MULTILINE))
+
+
+def pins(lock: Path) -> set[str]:
+    """Names and versions in a lock that Python 3.11 on Linux installs."""
+    lines = re.findall(r"^([a-z0-9-]+)(?:\[.*?\])?==(\S+)(?: ; (.*))? \\$", lock.read_text(), re.MULTILINE)
+    return {f"{name}=={version}" for name, version, marker in lines if "win32" not in marker}
+
+
+def installed(debian: Debian) -> set[str]:
+    """Names and versions that the service's environment holds, but for those that every environment begins with."""
+    listed = debian.run("/opt/temwatch/bin/pip list --format=freeze --exclude pip --exclude setuptools")
+    found = re.findall(r"^([A-Za-z0-9._-]+)==(\S+)$", listed, re.MULTILINE)
+    return {f"{canonicalize_name(name)}=={version}" for name, version in found}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_commands_of_the_operations_guide_install_and_upgrade_on_debian_12(debian: Debian) -> None:
+    check_out(debian.root, "0.8.0")
+    for block in commands("Install"):
+        debian.run(block, "/root/temwatch")
+    locked = pins(ROOT / "requirements.lock")
+    assert installed(debian) == locked | {"temwatch==0.8.0"}
+
+    check_out(debian.root, "0.9.0")
+    for block in commands("Upgrade"):
+        debian.run(block, "/root/temwatch")
+    assert installed(debian) == locked | {"temwatch==0.9.0"}
+    assert "complete" in debian.run("/opt/temwatch/bin/temwatch demo --sections 1 --tiles 4", "/tmp")
