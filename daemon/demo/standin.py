@@ -83,14 +83,16 @@ class StandIn:
         self._images = ImageCache()
         self._requests: list[Json] = []
         self._misbehaviour = Misbehaviour()
+        self._under_way: set[asyncio.Task[object]] = set()
         for fault in faults:
             self._misbehaviour.add(fault)
 
     def application(self) -> web.Application:
         """The stand-in as an aiohttp application."""
         # 0 is no limit: render-ws has none, and a section of 20,000 tiles is over 16 MB.
-        middlewares = [self._log_and_misbehave, self._keep, answer_refusals]
+        middlewares = [self._count_in, self._log_and_misbehave, self._keep, answer_refusals]
         app = web.Application(middlewares=middlewares, client_max_size=0)
+        app.on_cleanup.append(self._end_requests)
         app.router.add_post("/faults", self._add_fault)
         app.router.add_delete("/faults", self._clear_faults)
         app.router.add_delete("/state", self._begin_anew)
@@ -170,6 +172,22 @@ class StandIn:
         ]
 
     # -- requests seen, and misbehaviour ------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _count_in(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        task = asyncio.current_task()
+        assert task is not None
+        self._under_way.add(task)
+        try:
+            return await handler(request)
+        finally:
+            self._under_way.discard(task)
+
+    async def _end_requests(self, _: web.Application) -> None:
+        """Cancel requests under way: aiohttp forgets those whose client has gone, and they would never end."""
+        for task in self._under_way:
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
 
     @web.middleware
     async def _log_and_misbehave(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -99,14 +99,17 @@ def test_a_link_below_the_root_is_not_watched_and_one_that_is_the_root_is(tmp_pa
 
 def test_events_lost_in_a_full_queue_are_told_as_lost(tmp_path: Path) -> None:
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
-    held = threading.Event()
+    held, reader_waits = threading.Event(), threading.Event()
 
     def accepts(_: str) -> bool:
+        reader_waits.set()
         return held.wait(60)
 
     listener = Listener()
     hints = open_hints(str(tmp_path), accepts, listener.box)
     try:
+        touch(tmp_path / "first")
+        assert reader_waits.wait(60)  # a reader that is not held yet would take events out of the queue
         names = [tmp_path / f"{number}" for number in range(3)]
         for number in range(most + 1_000):  # consecutive events that are alike count once
             os.close(os.open(names[number % 3], os.O_WRONLY | os.O_CREAT))

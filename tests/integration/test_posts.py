@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from daemon.config import HttpSettings, Settings
 from daemon.health import Facts, Metrics
-from daemon.journal import Journal
+from daemon.journal import Journal, Montage
 from daemon.replay.replayer import Replayer
 from daemon.watcher import FoundBy, Sighting
 from daemon.web import LONGEST_BODY, Posts, make_app
@@ -29,8 +29,8 @@ class Line:
     def __init__(self) -> None:
         self.taken_up: list[tuple[int, bool]] = []
 
-    async def take_up(self, montage_id: int, *, anew: bool = False) -> None:
-        self.taken_up.append((montage_id, anew))
+    async def take_up(self, montage: Montage, *, anew: bool = False) -> None:
+        self.taken_up.append((montage.id, anew))
 
 
 class Face:

@@ -809,7 +809,12 @@ async def test_a_dead_file_server_at_the_start_holds_up_no_other_root(tmp_path, 
 
 async def test_roots_that_hang_when_the_watcher_stops_are_waited_for_together(tmp_path, monkeypatch):
     free = threading.Event()
-    monkeypatch.setattr("daemon.watching.lookout.lock_root", lambda *_: free.wait(60))
+
+    def lock_at_last(directory, state_directory):
+        free.wait(60)
+        return lock_root(directory, state_directory)
+
+    monkeypatch.setattr("daemon.watching.lookout.lock_root", lock_at_last)
     roots = []
     for number in range(8):
         (tmp_path / str(number)).mkdir()

@@ -1,0 +1,71 @@
+"""What no test may leave behind: tasks, threads, and exceptions that nobody retrieved."""
+
+import asyncio
+import gc
+import inspect
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+GRACE_S = 5.0
+"""A thread or task that was told to end may take this long on a busy machine."""
+KEPT_BY_DISTRIBUTED = ("IO loop", "Dask-", "Profile", "TCP-Executor")
+"""In names of threads that distributed starts for a process, or for a worker in it, and does not end."""
+
+
+class _Unretrieved(logging.Handler):
+    """Collects what asyncio reports when a task or future is freed that nobody looked at."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.reports: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.reports.append(self.format(record))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fail a test after which a thread runs on or an exception was never retrieved."""
+    before = set(threading.enumerate())
+    unretrieved = _Unretrieved()
+    logger = logging.getLogger("asyncio")
+    logger.addHandler(unretrieved)
+    try:
+        yield
+    finally:
+        gc.collect(1)
+        logger.removeHandler(unretrieved)
+    assert not unretrieved.reports, "\n".join(unretrieved.reports)
+    assert not _left_running(before)
+
+
+@pytest.fixture(autouse=True)
+def async_tests_end_their_tasks(request: pytest.FixtureRequest, nothing_left_behind: None) -> None:
+    """Have `no_task_left_behind` look at an async test; another test needs no event loop."""
+    if inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
+        request.getfixturevalue("no_task_left_behind")
+
+
+@pytest.fixture
+async def no_task_left_behind() -> AsyncIterator[None]:
+    """Fail an async test, its fixtures ended, if one of its tasks is not done."""
+    before = asyncio.all_tasks()
+    yield
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    if left:  # the tasks of a server that was closed have been cancelled, and end now
+        _, left = await asyncio.wait(left, timeout=GRACE_S)
+    assert not left, "\n".join(map(repr, left))
+
+
+def _left_running(before: set[threading.Thread]) -> list[str]:
+    deadline = time.monotonic() + GRACE_S
+    while left := [thread for thread in threading.enumerate() if thread not in before and thread.is_alive()]:
+        names = [thread.name for thread in left if not any(part in thread.name for part in KEPT_BY_DISTRIBUTED)]
+        if not names or time.monotonic() > deadline:
+            return names
+        time.sleep(0.01)
+    return []
