@@ -1,9 +1,11 @@
 """Each lock is closed: a locked install never asks which version of a package is the newest."""
 
 import re
+import subprocess
+import sys
 import tomllib
-from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, distribution
+from collections.abc import Iterator, Mapping
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,12 @@ ROOTS = {
     "requirements-build.lock": [*BUILD, *group("build")],
     "requirements-dev.lock": [*RUNTIME, *BUILD, *group("dev")],
 }
-"""What each lock has to hold. The locks of the benchmarks are installed, and tried, by a long test."""
+"""What each lock has to hold, whose pins are installed where the tests run."""
+BENCHMARKS = {
+    "benchmarks/requirements-build.lock": group("bench-build"),
+    "benchmarks/requirements.lock": group("bench"),
+}
+Installed = Mapping[str, Distribution]
 
 
 def pins_of(lock: Path) -> list[Requirement]:
@@ -60,18 +67,23 @@ def environments() -> Iterator[dict[str, str]]:
             }  # type: ignore[misc]  # a TypedDict, whose keys these are
 
 
-def requirements_of(pin: Requirement, environment: dict[str, str]) -> list[Requirement]:
-    """What a pin, with its extras, requires in an environment; nothing where it is not installed by its own marker."""
-    try:
-        installed = distribution(pin.name)
-    except PackageNotFoundError:
+def installed_in(*directories: str) -> Installed:
+    """What is installed, by canonical name; in the environment of the tests if no directory is given."""
+    found = distributions(path=list(directories)) if directories else distributions()
+    return {canonicalize_name(each.metadata["Name"]): each for each in found}
+
+
+def requirements_of(pin: Requirement, environment: dict[str, str], installed: Installed) -> list[Requirement]:
+    """What a pin, with its extras, requires in an environment; nothing where its marker excludes the running Python."""
+    found = installed.get(canonicalize_name(pin.name))
+    if found is None:
         assert pin.marker is not None, f"{pin} is not installed"
         assert not pin.marker.evaluate(), f"{pin} is not installed"
         return []
-    assert pin.specifier.contains(installed.version, prereleases=True), f"{installed.version} is installed, not {pin}"
+    assert pin.specifier.contains(found.version, prereleases=True), f"{found.version} is installed, not {pin}"
     return [
         required
-        for required in map(Requirement, installed.requires or [])
+        for required in map(Requirement, found.requires or [])
         if any(applies(required, environment | {"extra": extra}) for extra in ("", *pin.extras))
     ]
 
@@ -93,22 +105,46 @@ def problem_with(required: Requirement, pinned: dict[str, Requirement]) -> str |
     return None
 
 
-@pytest.mark.parametrize("lock", ROOTS)
-def test_every_requirement_of_every_pin_is_pinned(lock: str) -> None:
+def open_ends(lock: str, roots: list[str], installed: Installed) -> list[str]:
+    """What is required, by the project or by a pin, and not pinned so, one sentence each."""
     pins = pins_of(ROOT / lock)
-    assert len(PYTHONS) > 1
-    open_ends = set()
+    found = set()
     for environment in environments():
         here = [pin for pin in pins if applies(pin, environment)]
         pinned = {canonicalize_name(pin.name): pin for pin in here}
         assert len(pinned) == len(here), "a package is pinned twice"
-        required = [("pyproject.toml", Requirement(root)) for root in ROOTS[lock]]
-        required += [(pin.name, each) for pin in here for each in requirements_of(pin, environment)]
+        required = [("pyproject.toml", Requirement(root)) for root in roots]
+        required += [(pin.name, each) for pin in here for each in requirements_of(pin, environment, installed)]
         for by, each in required:
             problem = problem_with(each, pinned)
             if problem:
-                open_ends.add(f"Python {environment['python_version']}: {by} requires {each}, which {problem}")
-    assert sorted(open_ends) == []
+                found.add(f"Python {environment['python_version']}: {by} requires {each}, which {problem}")
+    return sorted(found)
+
+
+def test_every_supported_python_is_named() -> None:
+    assert PYTHONS[0] == PROJECT["project"]["requires-python"].removeprefix(">=")
+    assert [f"3.{minor}" for minor in range(11, 11 + len(PYTHONS))] == PYTHONS
+    assert f"3.{sys.version_info.minor}" in PYTHONS
+
+
+@pytest.mark.parametrize("lock", ROOTS)
+def test_every_requirement_of_every_pin_is_pinned(lock: str) -> None:
+    assert open_ends(lock, ROOTS[lock], installed_in()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_locks_of_the_benchmarks_install_and_are_closed(tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    build, measure = BENCHMARKS
+    subprocess.run([".ci/venv", sys.executable, venv, build], cwd=ROOT, check=True)
+    pip = [venv / "bin/pip", "--disable-pip-version-check"]
+    install = [*pip, "install", "--no-deps", "--no-build-isolation", "--require-hashes"]
+    subprocess.run([*install, "-r", measure], cwd=ROOT, check=True)
+    subprocess.run([*pip, "check"], check=True)
+    installed = installed_in(*map(str, venv.glob("lib/python3.*/site-packages")))
+    assert {lock: open_ends(lock, roots, installed) for lock, roots in BENCHMARKS.items()} == {build: [], measure: []}
 
 
 def test_a_requirement_that_is_not_pinned_shows() -> None:

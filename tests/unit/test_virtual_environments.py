@@ -1,0 +1,72 @@
+"""`.ci/venv`, which makes every virtual environment: what it does about a Python that cannot make one."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / ".ci/venv"
+
+DEBIAN_PYTHON = """#!/bin/sh
+case "$2" in
+*"print("*) echo 3.13 ;;
+*ensurepip*) test -e "$0-venv" ;;
+esac
+"""
+APT = '#!/bin/sh\necho "apt-get $*" >> "$0.log"\ncase "$*" in *python3.13-venv*) touch "${0%/*}/python-venv" ;; esac\n'
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """Stand-ins that come first on the PATH: a Python 3.13 as Debian packages it, and apt-get."""
+    for name, text in {"python": DEBIAN_PYTHON, "apt-get": APT, "id": "#!/bin/sh\necho 0\n"}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    return tmp_path
+
+
+def make(programs: Path, python: Path) -> subprocess.CompletedProcess[str]:
+    path = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    command = [SCRIPT, python, programs / "venv", "requirements.lock"]
+    return subprocess.run(command, env=os.environ | path, capture_output=True, text=True)
+
+
+def test_root_gets_the_package_of_the_interpreters_own_version(programs: Path) -> None:
+    make(programs, programs / "python")
+    asked = (programs / "apt-get.log").read_text().splitlines()
+    assert asked[0].startswith("apt-get update")
+    assert asked[1].startswith("apt-get install")
+    assert asked[1].endswith("python3.13-venv")
+
+
+def test_another_user_reads_in_one_line_what_to_install(programs: Path) -> None:
+    (programs / "id").write_text("#!/bin/sh\necho 1000\n")
+    done = make(programs, programs / "python")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "as root, apt-get install python3.13-venv" in done.stderr
+    assert not (programs / "apt-get.log").exists()
+
+
+def test_a_python_that_has_what_it_takes_is_left_alone(programs: Path) -> None:
+    (programs / "python-venv").touch()
+    make(programs, programs / "python")
+    assert not (programs / "apt-get.log").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('case "$2" in *"print("*) echo 3.10 ;; *version_info*) exit 1 ;; esac', "temwatch needs Python 3.11 or newer"),
+        ("exit 127", "does not run"),
+    ],
+    ids=["too old", "a pyenv shim without its version"],
+)
+def test_an_interpreter_that_cannot_serve_is_named_in_one_line(programs: Path, text: str, said: str) -> None:
+    (programs / "python").write_text(f"#!/bin/sh\n{text}\n")
+    done = make(programs, programs / "python")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert said in done.stderr
+    assert str(programs / "python") in done.stderr
