@@ -9,26 +9,27 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
-from enum import StrEnum
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 import structlog
 
+from daemon import claims
+from daemon.claims import Claim
 from daemon.config import Settings, WatchSettings
 from daemon.disks import MipmapDisks
 from daemon.gate import RenderGate
 from daemon.health import Metrics
-from daemon.journal import Journal, Montage, Outcome, Settled
+from daemon.journal import Journal, Look, Montage, Outcome, Overtaken, Rival, Settled, Settling
 from daemon.keeper import StackKeeper
 from daemon.retry import CRASHES_BEFORE_PARKING, FIRST_DELAY_S, LONGEST_DELAY_S, Tries, retry_delay_s
 from daemon.schedule import Schedule, Ticket
-from daemon.settle import Ignored, NotYet, Settler
+from daemon.settle import Ignored, NotYet, Read, Settler
 from daemon.states import STEP_OF_STATE, Event, IllegalTransition, MontageState, Step
-from daemon.steps import MipmapsLost, Steps, Stopped
-from daemon.watcher import Sighting
+from daemon.steps import MetafileChanged, MipmapsLost, Steps, Stopped
+from daemon.watcher import FoundBy, Sighting
 from handlers.errors import BugFault, Fault, RenderBroken, RenderUnavailable, WorkerFault
+from handlers.identity import FileIdentity
 from handlers.render import StackId
 
 log = structlog.get_logger()
@@ -37,26 +38,9 @@ LIMITS: Mapping[Step, int] = {Step.SETTLE: 4, Step.INGEST: 4, Step.MIPMAPS: 3, S
 """Montages of one watch in each step at once. Several at mipmaps: workers have tiles while one montage ends."""
 RESUMED_PER_TURN = 500
 """Montages of a backlog that are scheduled before the event loop attends to something else."""
+RIVAL_PAUSE_S = 10.0
+"""Until it is tried again to look at a metafile whose watch cannot be accessed."""
 NEEDS_RENDER = frozenset({Step.INGEST, Step.APPLY})
-
-
-class Relation(StrEnum):
-    """What a path is to a file under another path with the same content."""
-
-    SAME = "same"
-    """The same file: by a link, a bind mount, an overlapping watch."""
-    GONE = "gone"
-    """Nothing is there any more: the file has moved."""
-    OTHER = "other"
-
-
-def _relation(path: Path, file: Path) -> Relation:
-    try:
-        return Relation.SAME if path.samefile(file) else Relation.OTHER
-    except FileNotFoundError:
-        return Relation.GONE if os.path.exists(file) else Relation.OTHER  # noqa: PTH110  never raises
-    except OSError:
-        return Relation.OTHER
 
 
 class Pipeline:
@@ -94,7 +78,6 @@ class Pipeline:
         self._schedule = Schedule(LIMITS)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._tries = Tries()
-        self._settling = asyncio.Lock()
         self._changed = asyncio.Event()
         self._stopping = False
 
@@ -119,8 +102,8 @@ class Pipeline:
             return
         if montage_id not in self._schedule:
             log.info("metafile.noticed", metafile=str(sighting.path), montage=montage_id, by=str(sighting.found_by))
-        if montage_id not in self._tasks:
-            self._enqueue(Ticket(sighting.path.name, montage_id, Step.SETTLE, sighting.watch))
+        # Also while a step of it runs, which may be about to end: what that step puts in line goes before.
+        self._enqueue(Ticket(sighting.path.name, montage_id, Step.SETTLE, sighting.watch))
 
     async def resume(self) -> None:
         """Puts everything in line that the journal holds unfinished and that is not in line already."""
@@ -149,7 +132,7 @@ class Pipeline:
         """
         if montage.state not in STEP_OF_STATE:
             return
-        if not anew and (montage.id in self._schedule or montage.id in self._tasks):
+        if not anew and self._schedule.is_waiting(montage.id):
             return
         if montage.state is MontageState.APPLIED:
             await self._hand_to_keeper(montage)
@@ -173,12 +156,18 @@ class Pipeline:
         self._changed.set()
 
     async def _hand_to_keeper(self, montage: Montage) -> None:
-        watch = self._watch(montage.watch)
-        if watch is None or watch.stacks.close:
-            self._keeper.touch(montage)
+        if self._hand_over(montage):
             return
         await self._journal.record(montage.id, Event.COMPLETED, closed=False)
         await self.completed((montage.id,))
+
+    def _hand_over(self, montage: Montage) -> bool:
+        """Has the montage's stacks closed; whether they are to be closed at all."""
+        watch = self._watch(montage.watch)
+        is_closed = watch is None or watch.stacks.close
+        if is_closed:
+            self._keeper.touch(montage)
+        return is_closed
 
     def close_after_s(self, montage: Montage) -> float:
         """How long the montage's stacks must be quiet before they are closed."""
@@ -414,80 +403,122 @@ class Pipeline:
         if read is None:
             await self._not_settled(montage, NotYet("the metafile is still changing", watch.settle_s))
             return Outcome.WAITING
-        content, digest = read
-        known = await self._journal.recognise(montage.id, digest)
-        if known is not None:
-            log.info("metafile.known", known_as=known)
-            self._settler.forget(montage.id)
-            return Outcome.DONE
+        return await self._settle_as_read(montage, watch, read)
+
+    async def _settle_as_read(self, montage: Montage, watch: WatchSettings, read: Read) -> Outcome:
+        look = Look(montage.id, montage.identity, read.identity, read.digest)
         try:
-            found = await self._settler.examine(montage, watch, content, digest, self._stack_id)
+            known = await self._journal.recognise(look)
+            if known is not None:
+                await self._settled(montage, known)
+                return Outcome.DONE
+            found = await self._settler.examine(montage, watch, read.content, read.digest, self._stack_id)
+            taken = await self._take(montage, look, found) if isinstance(found, Settled) else found
+        except Overtaken:
+            await self._not_settled(montage, NotYet("the metafile is still changing", watch.settle_s))
+            return Outcome.WAITING
         except Fault as fault:
             if retry_delay_s(fault, montage.attempt + 1, 0.5) is None:
-                await self._fail(montage, fault, digest)
+                await self._fail(montage, fault, look)
                 return Outcome.FAILED
             raise
-        if isinstance(found, NotYet | Ignored):
-            await self._not_settled(montage, found)
-            return Outcome.WAITING if isinstance(found, NotYet) else Outcome.DONE
-        async with self._settling:  # two paths of one file may settle at the same moment
-            twin = await self._twin(montage, found)
-            if twin is not None:
-                await self._not_settled(montage, Ignored(f"it is {twin.metafile}, under another path", digest))
-                return Outcome.DONE
-            settling = await self._journal.settle(montage.id, found)
+        if isinstance(taken, NotYet | Ignored):
+            await self._not_settled(montage, taken, look)
+            return Outcome.WAITING if isinstance(taken, NotYet) else Outcome.DONE
+        for finding in found.findings if isinstance(found, Settled) else ():
+            log.warning("metafile.finding", finding=finding)
+        await self._settled(montage, taken)
+        return Outcome.DONE
+
+    async def _take(self, montage: Montage, look: Look, found: Settled) -> Settling | NotYet | Ignored:
+        """Settles the montage once it is known what became of every other one that has to do with it.
+
+        Raises
+        ------
+        MetafileFault
+            If another metafile holds some of its tiles.
+        """
+        moved: dict[int, str] = {}
+        apart: set[int] = set()
+        while (settling := await self._journal.settle(look, found, moved=moved, apart=apart)).rivals:
+            for rival in settling.rivals:
+                judged = await self._judge(rival, montage, found.digest)
+                if isinstance(judged, NotYet | Ignored):
+                    return judged
+                if judged is None:
+                    apart.add(rival.montage.id)
+                else:
+                    moved[rival.montage.id] = judged
+        return settling
+
+    async def _judge(self, rival: Rival, montage: Montage, digest: str) -> NotYet | Ignored | str | None:
+        """Why a rival is superseded by the montage that settles, or why this one does not settle; None if both do."""
+        other = rival.montage
+        if not self._may_look_at(other):
+            reason = f"{other.metafile} names the same images, and its watch {other.watch} cannot be accessed"
+            return NotYet(reason, RIVAL_PAUSE_S) if rival.shared else None
+        seen = await asyncio.to_thread(claims.find, other, montage.metafile)
+        if seen.claim is Claim.GONE or (rival.shared and seen.claim is Claim.REPLACED):
+            return claims.why_ended(seen.claim, other, montage.metafile, digest)
+        if seen.claim is Claim.SAME_FILE and other.state is not MontageState.NOTICED:
+            return Ignored(f"it is {other.metafile}, under another path", seen.evidence)
+        if rival.shared:
+            raise claims.taken(rival, montage.metafile, seen.evidence)
+        return None
+
+    def _may_look_at(self, montage: Montage) -> bool:
+        """Whether it can be found out what its path holds; a watch that is configured no more cannot hang."""
+        return self._watch(montage.watch) is None or self._is_observable(montage.watch)
+
+    async def _settled(self, montage: Montage, settling: Settling) -> None:
         self._settler.forget(montage.id)
         await self._leave_off(settling.superseded)
         following = await self._journal.montage(settling.kept)
-        assert following is not None
-        for finding in found.findings:
-            log.warning("metafile.finding", finding=finding)
-        log.info("metafile.settled", tiles=len(found.tile_ids), z=found.z, stack=found.raw_stack)
-        self._put_in_line(following)
-        return Outcome.DONE
+        if settling.is_known:
+            log.info("metafile.known", known_as=settling.kept)
+        elif following is not None and following.state in STEP_OF_STATE:
+            log.info("metafile.settled", tiles=following.tile_count, z=following.z, stack=following.raw_stack)
+            self._put_in_line(following)
 
-    async def _twin(self, montage: Montage, found: Settled) -> Montage | None:
-        """The montage that is this very file under another path. Those whose file has moved here are superseded.
-
-        A copy is neither: it is a montage of its own.
-        """
-        for twin in await self._journal.twins(montage.id, found.digest):
-            if not self._is_observable(twin.watch):
-                continue
-            relation = await asyncio.to_thread(_relation, twin.metafile, montage.metafile)
-            if relation is Relation.SAME:
-                return twin
-            if relation is Relation.GONE and twin.raw_stack in (None, found.raw_stack) and twin.z in (None, found.z):
-                await self._journal.record(
-                    twin.id, Event.SUPERSEDED, by=montage.id, because=f"moved to {montage.metafile}"
-                )
-                await self._leave_off((twin.id,))
-        return None
-
-    async def _leave_off(self, superseded: tuple[int, ...]) -> None:
+    async def _leave_off(self, superseded: tuple[Montage, ...]) -> None:
         """Ends the work on montages whose path holds something else now, before the new content is ingested."""
-        for montage_id in superseded:
-            self._schedule.remove(montage_id)
-            task = self._tasks.get(montage_id)
+        for former in superseded:
+            self._schedule.remove(former.id)
+            self._settler.forget(former.id)
+            task = self._tasks.get(former.id)
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
-            log.info("montage.superseded", former=montage_id)
+            log.info("montage.superseded", former=former.id)
+            if former.state is MontageState.APPLIED:
+                self._hand_over(former)  # it had opened its stacks, and nothing may come that closes them
 
-    async def _not_settled(self, montage: Montage, found: NotYet | Ignored) -> None:
+    async def _not_settled(self, montage: Montage, found: NotYet | Ignored, look: Look | None = None) -> None:
         if isinstance(found, Ignored):
             self._settler.forget(montage.id)
-            await self._journal.ignore(montage.id, found.reason, found.digest)
+            await self._end_look(montage, self._journal.ignore(look or _unread(montage), found.reason, found.evidence))
             log.info("metafile.ignored", reason=found.reason)
             return
-        if found.reason != montage.waiting_for:
-            await self._journal.wait(montage.id, found.reason)
+        digest = look.digest if look else None
+        if found.reason != montage.waiting_for or digest is not None:
+            await self._journal.wait(montage.id, found.reason, digest)
         self._put_in_line(montage, found.again_in_s)
+
+    async def _end_look(self, montage: Montage, outcome: Awaitable[Settling]) -> None:
+        """Takes what the journal makes of a metafile that is not ingested; one that was noticed anew is read anew."""
+        try:
+            settling = await outcome
+        except Overtaken:
+            self._put_in_line(montage)
+        else:
+            await self._leave_off(settling.superseded)
 
     async def _failed(self, montage: Montage, step: Step, fault: Fault) -> None:
         """Decides whether the montage waits for another attempt or is FAILED."""
         if step in NEEDS_RENDER:
             self._gate.failed(montage.id, fault)
+        if isinstance(fault, MetafileChanged):
+            await self._take_in_again(montage)
         chance = random.random()  # noqa: S311  jitter
         if isinstance(fault, RenderUnavailable | RenderBroken) and not self._gate.is_closed_circuit:
             delay_s: float | None = self._tries.delay_in_outage_s(
@@ -502,7 +533,40 @@ class Pipeline:
             log.warning("step.waits", step=str(step), fault=str(fault), again_in_s=round(delay_s, 1))
         self._put_in_line(montage, delay_s)
 
-    async def _fail(self, montage: Montage, fault: Fault, digest: str | None = None) -> None:
+    async def _take_in_again(self, montage: Montage) -> None:
+        """Notices a metafile that holds another content than its montage, whatever a scan sees of it."""
+        try:
+            found = await asyncio.to_thread(montage.metafile.lstat)
+        except OSError:
+            return
+        sighting = Sighting(montage.watch, montage.metafile, FileIdentity.of(found), FoundBy.STEP)
+        following = await self._journal.montage(await self._journal.take_in(sighting))
+        if following is not None:
+            await self.take_up(following)
+
+    async def _fail(self, montage: Montage, fault: Fault, look: Look | None = None) -> None:
         self._tries.forget(montage.id)
         self._settler.forget(montage.id)
-        await self._journal.fail(montage.id, fault, digest=digest)
+        if await self._has_moved(montage, fault):
+            return
+        if montage.state is MontageState.NOTICED:
+            await self._end_look(montage, self._journal.refuse(look or _unread(montage), fault))
+        else:
+            await self._journal.fail(montage.id, fault)
+
+    async def _has_moved(self, montage: Montage, fault: Fault) -> bool:
+        """Whether the montage failed because its metafile is gone, and is superseded by the one that it became."""
+        evidence = fault.evidence
+        if evidence is None or evidence.path != montage.metafile or evidence.identity is not None:
+            return False
+        for other in await self._journal.alike(montage):
+            if await asyncio.to_thread(os.path.lexists, other.metafile):
+                await self._journal.move(montage.id, other)
+                log.info("montage.superseded", former=montage.id)
+                return True
+        return False
+
+
+def _unread(montage: Montage) -> Look:
+    """A look at a metafile that ended before anything was read."""
+    return Look(montage.id, montage.identity)

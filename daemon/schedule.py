@@ -59,6 +59,10 @@ class Schedule:
         self._known.pop(montage_id, None)
         self._taken.pop(montage_id, None)
 
+    def is_waiting(self, montage_id: int) -> bool:
+        """Whether a montage has a ticket in line that has not been taken."""
+        return montage_id in self._known and montage_id not in self._taken
+
     def is_current(self, ticket: Ticket) -> bool:
         """Whether this very ticket stands for its montage, which is not in line again or taken out."""
         return self._known.get(ticket.montage_id) is ticket

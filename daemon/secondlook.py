@@ -13,7 +13,6 @@ import structlog
 
 from daemon.config import Settings
 from daemon.journal import Journal, Montage
-from daemon.states import Event, IllegalTransition
 from daemon.watching.threads import in_thread
 from handlers.errors import Evidence
 
@@ -82,11 +81,11 @@ class SecondLook:
     async def _retry(self, montage_id: int, evidence: Evidence) -> bool:
         how = "is there now" if evidence.identity is None else "has changed"
         try:
-            montage = await self._journal.record(montage_id, Event.RETRIED, because=f"{evidence.path} {how}")
+            montage = await self._journal.retry(montage_id, f"{evidence.path} {how}")
+            if montage is None:
+                return False  # somebody replayed it, or it was superseded or noticed anew, meanwhile
             log.info("montage.retried", montage=montage_id, because=f"{evidence.path} {how}")
             await self._take_up(montage)
-        except (IllegalTransition, LookupError):  # somebody replayed it, or it was superseded, meanwhile
-            return False
         except Exception:  # it would end the daemon
             log.exception("second_look.bug", montage=montage_id)
             return False

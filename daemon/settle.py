@@ -66,7 +66,18 @@ class Ignored:
     """The watch does not ingest this set."""
 
     reason: str
-    digest: str | None = None
+    evidence: Evidence | None = None
+    """The file that has to change before it is looked at again, if there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A metafile that was read, and did not change meanwhile."""
+
+    content: bytes
+    digest: str
+    """sha256 of the content."""
+    identity: FileIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,14 +204,14 @@ class Settler:
         waited_s = self._clock() - observation.since
         return float(min(watch.scan_interval_s, max(LEAST_PAUSE_S, watch.settle_s, waited_s / 8)))
 
-    async def read(self, montage: Montage) -> tuple[bytes, str] | None:
-        """Content of the metafile and its sha256; None if it changed while it was being read."""
+    async def read(self, montage: Montage) -> Read | None:
+        """The metafile; None if it changed while it was being read."""
         content = await read_metafile(montage.metafile)
         identity = await asyncio.to_thread(_stat_identity, montage.metafile)
         observation = self._observed.get(montage.id)
         if observation is None or identity != observation.identity:
             return None
-        return content, hashlib.sha256(content).hexdigest()
+        return Read(content, hashlib.sha256(content).hexdigest(), identity)
 
     async def examine(
         self, montage: Montage, watch: WatchSettings, content: bytes, digest: str, stack_id: Callable[[str], StackId]
@@ -217,7 +228,7 @@ class Settler:
         except MetafilePartial as fault:
             return self._partial(montage, watch, fault)
         if metafile.header.is_reference and watch.reference_sets == "ignore":
-            return Ignored("a lens-correction set, and reference_sets = ignore", digest)
+            return Ignored("a lens-correction set, and reference_sets = ignore")
         settled = await asyncio.to_thread(settled_of, metafile, montage.metafile, digest, watch, stack_id)
         arrival = await asyncio.to_thread(check_images, metafile, montage.metafile.parent)
         awaited = self._awaited(montage, arrival, len(metafile.tiles), watch)

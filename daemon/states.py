@@ -4,6 +4,7 @@
        any but COMPLETE -> FAILED        any -> SUPERSEDED        NOTICED -> IGNORED
        FAILED -> the state it failed in (retried)
        FAILED, COMPLETE, SUPERSEDED -> SETTLED, INGESTED, MIPMAPPED or, never settled, NOTICED (replayed)
+       FAILED, IGNORED, SUPERSEDED -> NOTICED (renoticed: the metafile is looked at anew)
        NOTICED -> what stacks and files prove (rebuilt)
 
 Waiting for another attempt is not a state: a montage stays where it is until its step succeeds.
@@ -56,7 +57,7 @@ class Event(StrEnum):
     RETRIED = "retried"
     """A FAILED montage goes on where it failed; the detail holds that state."""
     RENOTICED = "renoticed"
-    """The metafile changed before it had settled, or after it had failed to."""
+    """The metafile is looked at anew: it changed, came back, or holds again what it had held before."""
     SEEN_AGAIN = "seen_again"
     """The metafile was rewritten with the same content: nothing to do."""
     MIPMAPS_LOST = "mipmaps_lost"
@@ -85,6 +86,8 @@ STEP_OF_STATE: Mapping[MontageState, Step] = {
 """The step that each unfinished state waits for; a state that is not here needs nothing done."""
 
 UNFINISHED = frozenset(STEP_OF_STATE)
+HAS_SETTLED = UNFINISHED - {MontageState.NOTICED} | {MontageState.COMPLETE}
+"""States of a montage whose tiles are in its stacks, or are on their way there."""
 _ORDER = tuple(STEP_OF_STATE)
 
 START_OF_STEP: Mapping[Step, MontageState] = {
@@ -103,7 +106,7 @@ _TABLE: Mapping[tuple[MontageState, Event], MontageState] = {
     (_S.MIPMAPPED, _E.MIPMAPS_LOST): _S.INGESTED,
     (_S.APPLIED, _E.TILES_LOST): _S.MIPMAPPED,
     (_S.APPLIED, _E.COMPLETED): _S.COMPLETE,
-    (_S.FAILED, _E.RENOTICED): _S.NOTICED,
+    **{(state, _E.RENOTICED): _S.NOTICED for state in (_S.FAILED, _S.IGNORED, _S.SUPERSEDED)},
     **{(state, _E.FAILED): _S.FAILED for state in UNFINISHED},
     **{(state, _E.SUPERSEDED): _S.SUPERSEDED for state in _S if state is not _S.SUPERSEDED},
     **{(state, _E.SEEN_AGAIN): state for state in _S},

@@ -172,7 +172,7 @@ class Steps:
 
     async def ingest(self, section: Section) -> None:
         """Puts the tile specs into the raw stack and reads them back."""
-        unwanted = await self._journal.superseded_tile_ids(section.montage)
+        unwanted = await self._journal.unwanted_tile_ids(section.montage, str(section.raw))
         transforms = {section.transform["id"]: section.transform} if section.transform else {}
 
         async def put() -> None:
@@ -240,7 +240,7 @@ class Steps:
         """
         plan = section.watch.mipmap_plan()
         levels = await asyncio.to_thread(_levels_on_disk, section, plan)
-        unwanted = await self._journal.superseded_tile_ids(section.montage)
+        unwanted = await self._journal.unwanted_tile_ids(section.montage, str(section.mipmapped))
 
         async def put() -> None:
             where = self._client, section.raw, section.mipmapped, section.z

@@ -53,6 +53,8 @@ class Evidence:
     path: Path
     identity: FileIdentity | None
     """As it was before the work; None if it was not there, or could not be looked at."""
+    or_gone: bool = False
+    """Whether its being gone mends the fault, too: it stands in the way."""
 
     @classmethod
     def of(cls, path: Path) -> Self:
@@ -64,13 +66,15 @@ class Evidence:
         return cls(path, FileIdentity.of(found))
 
     def has_changed(self, now: Self) -> bool:
-        """Whether there is another file now. One that is gone, or cannot be looked at, mends nothing.
+        """Whether there is another file now. One that is gone, or cannot be looked at, mends nothing by default.
 
         >>> there = Evidence(Path("a"), FileIdentity(1, 2, 3, 4))
         >>> Evidence(Path("a"), None).has_changed(there), there.has_changed(Evidence(Path("a"), None))
         (True, False)
         """
-        return now.identity is not None and not now.identity.matches(self.identity)
+        if now.identity is None:
+            return self.or_gone and self.identity is not None
+        return not now.identity.matches(self.identity)
 
 
 class Fault(Exception):  # noqa: N818  the word of the field; subclasses name the fault itself

@@ -7,7 +7,7 @@ together, with `synchronous=FULL`: what the journal has acknowledged survives a 
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +15,9 @@ from typing import Any, Self, TypeVar
 
 import structlog
 
-from daemon.journal import rows
+from daemon.journal import contents, rows, tilesets
 from daemon.journal.file import Connection, Examination, connect, connect_read_only, journal_fault, transaction
-from daemon.journal.records import Montage, Outcome, Settled, Settling
+from daemon.journal.records import Look, Montage, Outcome, Settled, Settling
 from daemon.states import Event, MontageState, Step
 from daemon.watcher import Sighting
 from handlers.errors import Evidence, Fault, StorageFault
@@ -130,85 +130,111 @@ class Journal:
 
     async def notice(self, sighting: Sighting) -> int | None:
         """Id of the montage that a sighting makes, or wakes; None if the journal knows this very file already."""
-        return await self.run(lambda connection: rows.notice(connection, sighting, self._clock()))
+        return await self.run(lambda connection: contents.notice(connection, sighting, self._clock()))
 
     async def take_in(self, sighting: Sighting) -> int:
         """Id of the montage that a metafile makes because somebody asked for it, known to the journal or not.
 
         Settling finds out whether its content is known already.
         """
-        montage_id = await self.run(lambda connection: rows.notice(connection, sighting, self._clock(), anew=True))
+        montage_id = await self.run(lambda connection: contents.notice(connection, sighting, self._clock(), anew=True))
         assert montage_id is not None
         return montage_id
 
     async def replay(self, montage_id: int, step: Step) -> Montage | None:
         """The COMPLETE or FAILED montage as it is once all from this step on is to be done again.
 
-        One that never came so far begins where it failed. None, and nothing is changed, if it is neither.
+        One that never came so far begins where it failed. None, and nothing is changed, if it is neither, or if its
+        metafile is to be read and was noticed anew since: that sighting decides.
         """
-        return await self.run(lambda connection: rows.replay(connection, montage_id, step, self._clock()))
+        return await self.run(lambda connection: contents.replay(connection, montage_id, step, self._clock()))
 
-    async def enter(self, sighting: Sighting, settled: Settled, state: MontageState, evidence: str) -> int:
-        """Id of a montage that is entered into a new journal as what stacks and files prove it to be."""
+    async def retry(self, montage_id: int, because: str) -> Montage | None:
+        """The FAILED or IGNORED montage as it is once it goes on where it stopped; None as for `replay`."""
+        return await self.run(lambda connection: contents.retry(connection, montage_id, because, self._clock()))
+
+    async def enter(self, sighting: Sighting, settled: Settled, state: MontageState, evidence: str) -> int | None:
+        """Id of a montage that is entered into a new journal as what stacks and files prove it to be.
+
+        None, and nothing is entered, if another metafile's montage holds some of its tiles.
+        """
         return await self.run(
-            lambda connection: rows.enter(connection, sighting, settled, state, evidence, self._clock())
+            lambda connection: contents.enter(connection, sighting, settled, state, evidence, self._clock())
         )
 
-    async def recognise(self, montage_id: int, digest: str) -> int | None:
-        """Id of the montage that already stands for this content and needs nothing; None if there is none.
+    async def recognise(self, look: Look) -> Settling | None:
+        """The montage that already stands for the content that was read, and needs nothing; None if there is none.
 
-        The montage that asked is then dropped: it never was another one.
+        The montage that was looked at is then dropped: it never was another one.
+
+        Raises
+        ------
+        Overtaken
+            As `settle`, `refuse` and `ignore` do, if the metafile was noticed anew since the look began.
         """
-        return await self.run(lambda connection: rows.recognise(connection, montage_id, digest, self._clock()))
+        return await self.run(lambda connection: contents.recognise(connection, look, self._clock()))
 
-    async def settle(self, montage_id: int, settled: Settled) -> Settling:
-        """Records that a metafile has settled; the same path's other contents are superseded."""
-        return await self.run(lambda connection: rows.settle(connection, montage_id, settled, self._clock()))
+    async def settle(
+        self, look: Look, settled: Settled, *, moved: Mapping[int, str] | None = None, apart: Collection[int] = ()
+    ) -> Settling:
+        """Records that a metafile has settled, unless rivals have to be looked at first.
+
+        Parameters
+        ----------
+        moved : rivals whose metafiles no longer hold what the montage stands for, each with the reason in words. They
+            are superseded, as are the other contents of the path.
+        apart : rivals that were looked at, and are other files without a tile of this one.
+        """
+        return await self.run(
+            lambda connection: contents.settle(connection, look, settled, moved or {}, apart, self._clock())
+        )
 
     async def record(self, montage_id: int, event: Event, **detail: object) -> Montage:
         """Records an event and the state that follows; the montage as it is then."""
         return await self.run(lambda connection: rows.record(connection, montage_id, event, self._clock(), detail))
 
-    async def ignore(self, montage_id: int, reason: str, digest: str | None) -> None:
-        """Records that the watch does not ingest this set, and why."""
-        await self.run(lambda connection: rows.ignore(connection, montage_id, reason, digest, self._clock()))
+    async def ignore(self, look: Look, reason: str, evidence: Evidence | None = None) -> Settling:
+        """Records that what a metafile holds is not ingested, and why.
 
-    async def fail(self, montage_id: int, fault: Fault, *, digest: str | None = None) -> Montage:
-        """Records that a montage failed, and why; `digest` is that of its content where settling got so far.
+        Parameters
+        ----------
+        evidence : the file that has to change before it is looked at again, if there is one.
+        """
+        return await self.run(lambda connection: contents.ignore(connection, look, reason, evidence, self._clock()))
+
+    async def refuse(self, look: Look, fault: Fault) -> Settling:
+        """Records that a metafile cannot be ingested as it is: its montage FAILED before it settled.
+
+        Other contents of the path that are not COMPLETE are superseded where the content was read.
+        """
+        settling, montage = await self.run(lambda connection: contents.refuse(connection, look, fault, self._clock()))
+        _log_failure(montage, fault)
+        return settling
+
+    async def fail(self, montage_id: int, fault: Fault) -> Montage:
+        """Records that a montage failed, and why.
 
         Says so in the log, too, whichever part gave the montage up: in the words that status and web show.
         """
-        montage = await self.run(lambda connection: rows.fail(connection, montage_id, fault, digest, self._clock()))
-        log.error(
-            "montage.failed",
-            montage=montage.id,
-            metafile=str(montage.metafile),
-            z=montage.z,
-            kind=type(fault).__name__,
-            subject=fault.subject,
-            problem=fault.problem,
-            hint=fault.hint,
-            failed_in=montage.failed_in,
-            attempt=montage.attempt,
-        )
+        montage = await self.run(lambda connection: contents.fail(connection, montage_id, fault, self._clock()))
+        _log_failure(montage, fault)
         return montage
 
-    async def wait(self, montage_id: int, reason: str) -> None:
-        """Records what a montage is waiting for, one sentence."""
-        await self.run(
-            lambda connection: connection.execute(
-                "UPDATE montages SET waiting_for = ? WHERE id = ? AND waiting_for IS NOT ?",
-                (reason, montage_id, reason),
-            )
-        )
+    async def wait(self, montage_id: int, reason: str, digest: str | None = None) -> None:
+        """Records what a montage is waiting for, one sentence, and the sha256 of its content where it was read."""
+        await self.run(lambda connection: contents.wait(connection, montage_id, reason, digest))
 
     async def awaited(self) -> list[tuple[int, str, Evidence]]:
-        """(id, watch, the file that has to change) of every montage that FAILED of a file."""
-        return await self.run(rows.awaited)
+        """(id, watch, the file that has to change) of every montage that FAILED, or is IGNORED, because of a file."""
+        return await self.run(contents.awaited)
 
-    async def twins(self, montage_id: int, digest: str) -> list[Montage]:
-        """Montages under other paths that hold the same content, but for those that are done with."""
-        return await self.run(lambda connection: rows.twins(connection, montage_id, digest))
+    async def alike(self, montage: Montage) -> list[Montage]:
+        """Montages of other paths that hold the same content, or whose file is the same one; none is superseded."""
+        return await self.run(lambda connection: contents.alike(connection, montage))
+
+    async def move(self, montage_id: int, onto: Montage) -> Montage | None:
+        """The montage once it is superseded by the one under the path that its metafile moved to; None if it was."""
+        return await self.run(lambda connection: contents.move(connection, montage_id, onto, self._clock()))
 
     async def is_used_for_mipmaps(self, directory: Path) -> bool:
         """Whether mipmaps were ever written to a directory."""
@@ -282,11 +308,14 @@ class Journal:
 
     async def tile_ids(self, montage_id: int) -> frozenset[str]:
         """Ids of a montage's tiles."""
-        return await self.run(lambda connection: rows.tile_ids(connection, "id = ?", (montage_id,)))
+        return await self.run(lambda connection: tilesets.tile_ids(connection, montage_id))
 
-    async def superseded_tile_ids(self, montage: Montage) -> frozenset[str]:
-        """Ids of tiles of the same metafile's former contents that this montage does not hold."""
-        return await self.run(lambda connection: rows.superseded_tile_ids(connection, montage))
+    async def unwanted_tile_ids(self, montage: Montage, stack: str) -> frozenset[str]:
+        """Ids of tiles in a stack that the montages superseded by this one had put there, and none holds any more.
+
+        Superseded are former contents of its path, and of paths that its metafile had before.
+        """
+        return await self.run(lambda connection: tilesets.unwanted_tile_ids(connection, montage, stack))
 
     async def record_closing(self, stack: str, montage_ids: Sequence[int]) -> tuple[int, ...]:
         """Records that a stack was closed for these APPLIED montages; those that became COMPLETE by it."""
@@ -354,3 +383,18 @@ class Journal:
                 connection.execute("SELECT watch, count(DISTINCT metafile) FROM montages GROUP BY watch")
             )
         )
+
+
+def _log_failure(montage: Montage, fault: Fault) -> None:
+    log.error(
+        "montage.failed",
+        montage=montage.id,
+        metafile=str(montage.metafile),
+        z=montage.z,
+        kind=type(fault).__name__,
+        subject=fault.subject,
+        problem=fault.problem,
+        hint=fault.hint,
+        failed_in=montage.failed_in,
+        attempt=montage.attempt,
+    )

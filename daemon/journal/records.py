@@ -86,11 +86,42 @@ class Settled:
     findings: tuple[str, ...]
 
 
+class Overtaken(Exception):  # noqa: N818  handled by looking anew
+    """A metafile was noticed anew while it was looked at: what the look found says nothing of what it holds now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at the metafile of a NOTICED montage: what it was about, and what was read."""
+
+    montage_id: int
+    noticed: FileIdentity
+    """The montage's identity in the journal when the look began."""
+    read: FileIdentity | None = None
+    """Of the file that was read: it may be newer than the last sighting. None if nothing was read."""
+    digest: str | None = None
+    """sha256 of what was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """Another metafile's montage that has to do with one that settles."""
+
+    montage: Montage
+    shared: tuple[str, ...]
+    """Tile ids that both name for the same stack and z, ascending; a tile belongs to one montage. Empty for one of the
+    same content, or of the same file, that has not settled."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settling:
-    """How the journal took a settled metafile."""
+    """How the journal took the outcome of a look."""
 
     kept: int
-    """The montage that goes on; another than the one that settled if the same content was known already."""
-    superseded: tuple[int, ...]
-    """Montages of the same path with other content, which go no further."""
+    """The montage that stands for the content; another than the one looked at if the same content was known before."""
+    superseded: tuple[Montage, ...] = ()
+    """Montages that go no further, as they were before: contents that are gone from the path, or moved to it."""
+    is_known: bool = False
+    """The content had settled before: nothing is to be done."""
+    rivals: tuple[Rival, ...] = ()
+    """What has to be looked at first. If there are any, nothing was recorded."""

@@ -2,17 +2,15 @@
 
 import json
 import sqlite3
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import structlog
 
-from daemon.journal.records import FaultRecord, Montage, Outcome, Settled, Settling
-from daemon.states import UNFINISHED, Event, MontageState, Step, advance, replay_start
-from daemon.watcher import Sighting
-from handlers.errors import Evidence, Fault
+from daemon.journal.records import FaultRecord, Montage, Outcome
+from daemon.states import UNFINISHED, Event, IllegalTransition, MontageState, Step, advance
+from handlers.errors import Fault
 from handlers.identity import FileIdentity
 from handlers.uris import path_to_uri, uri_to_path
 
@@ -20,21 +18,23 @@ Connection = sqlite3.Connection
 
 log = structlog.get_logger()
 
-_COLUMNS = (
+COLUMNS = (
     "id, watch, metafile, digest, size, mtime_ns, ctime_ns, inode, acquired, state, failed_in, z, raw_stack,"
     " mipmapped_stack, tile_count, findings, fault, waiting_for, attempt, crashes, noticed_at, changed_at, complete_at"
 )
-# The newest row of a metafile: the content that the path held last.
-_LATEST_OF_METAFILE = f"SELECT {_COLUMNS} FROM montages WHERE metafile = ? ORDER BY id DESC LIMIT 1"  # noqa: S608
-# Every other row of the metafile that settled, newest first.
-_OTHERS_OF_METAFILE = f"SELECT {_COLUMNS} FROM montages WHERE metafile = ? AND id <> ? ORDER BY id DESC"  # noqa: S608
-BY_ID = f"SELECT {_COLUMNS} FROM montages WHERE id = ?"  # noqa: S608
+# The row of a metafile that stands for what its path held last.
+HELD_LAST = f"SELECT {COLUMNS} FROM montages WHERE metafile = ? ORDER BY sighted DESC LIMIT 1"  # noqa: S608
+BY_ID = f"SELECT {COLUMNS} FROM montages WHERE id = ?"  # noqa: S608
+# The file of a montage that is superseded is in nobody's way any more: what waits for it to change sees a change.
+_STANDS_IN_NO_WAY = (
+    "UPDATE awaited SET size = -1, mtime_ns = -1, ctime_ns = -1, inode = -1 WHERE or_gone = 1 AND file = ?"
+)
 # Attempts that the last process began and never ended.
 _CRASHED_ATTEMPTS = "SELECT montage_id FROM attempts WHERE ended_at IS NULL"
 UNFINISHED_STATES = ", ".join(f"'{state}'" for state in sorted(UNFINISHED))
 
 
-def _montage(row: Sequence[Any]) -> Montage:
+def montage_of(row: Sequence[Any]) -> Montage:
     (
         montage_id, watch, metafile, digest, size, mtime_ns, ctime_ns, inode, acquired, state, failed_in, z, raw,
         mipmapped, tile_count, findings, fault, waiting_for, attempt, crashes, noticed_at, changed_at, complete_at,
@@ -65,97 +65,24 @@ def _montage(row: Sequence[Any]) -> Montage:
 
 def find(connection: Connection, query: str, values: Sequence[object]) -> Montage | None:
     row = connection.execute(query, values).fetchone()
-    return _montage(row) if row else None
+    return montage_of(row) if row else None
 
 
-def _need(connection: Connection, montage_id: int) -> Montage:
+def need(connection: Connection, montage_id: int) -> Montage:
     montage = find(connection, BY_ID, (montage_id,))
     if montage is None:
         raise LookupError(f"the journal holds no montage {montage_id}")
     return montage
 
 
-def _fault_json(fault: Fault | None) -> str | None:
+def fault_json(fault: Fault | None) -> str | None:
     if fault is None:
         return None
     record = FaultRecord.of(fault)
     return json.dumps({"kind": record.kind, "subject": record.subject, "problem": record.problem, "hint": record.hint})
 
 
-def notice(connection: Connection, sighting: Sighting, now: float, *, anew: bool = False) -> int | None:
-    metafile = path_to_uri(sighting.path)
-    identity = sighting.identity
-    latest = find(connection, _LATEST_OF_METAFILE, (metafile,))
-    if latest is None or latest.digest is not None:
-        # SUPERSEDED is the newest row of a path only if its file had moved away: it is back.
-        is_known = latest is not None and _is_as_noticed(connection, latest, identity)
-        is_back = latest is not None and latest.state is MontageState.SUPERSEDED
-        if is_known and not is_back and not anew:
-            return None
-        return _insert(connection, sighting, metafile, now)
-    is_known = _is_as_noticed(connection, latest, identity)
-    if is_known and not anew:
-        return None
-    if is_known and latest.state is MontageState.NOTICED:
-        return latest.id
-    _set_identity(connection, latest.id, identity)
-    if latest.state in (MontageState.NOTICED, MontageState.FAILED):
-        record(connection, latest.id, Event.RENOTICED, now, {"found_by": str(sighting.found_by)})
-    return latest.id
-
-
-def _is_as_noticed(connection: Connection, montage: Montage, identity: FileIdentity) -> bool:
-    """Whether a montage's file is the one that was noticed; a row without a change time takes it over."""
-    if not identity.matches(montage.identity):
-        return False
-    if montage.identity.ctime_ns is None:
-        _set_identity(connection, montage.id, identity)
-    return True
-
-
-def _insert(connection: Connection, sighting: Sighting, metafile: str, now: float) -> int:
-    cursor = connection.execute(
-        "INSERT INTO montages (watch, metafile, size, mtime_ns, ctime_ns, inode, acquired, state, noticed_at,"
-        " changed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            sighting.watch,
-            metafile,
-            *sighting.identity,
-            metafile.rsplit("/", 1)[1],
-            advance(None, Event.NOTICED),
-            now,
-            now,
-        ),
-    )
-    montage_id = int(cursor.lastrowid or 0)
-    _insert_event(connection, montage_id, Event.NOTICED, MontageState.NOTICED, now, {"found_by": sighting.found_by})
-    return montage_id
-
-
-def replay(connection: Connection, montage_id: int, step: Step, now: float) -> Montage | None:
-    montage = find(connection, BY_ID, (montage_id,))
-    if montage is None or montage.state not in (MontageState.COMPLETE, MontageState.FAILED):
-        return None
-    start = replay_start(montage.state, montage.failed_in, step)
-    return record(connection, montage_id, Event.REPLAYED, now, {"onto": start, "from": step})
-
-
-def enter(
-    connection: Connection, sighting: Sighting, settled: Settled, state: MontageState, evidence: str, now: float
-) -> int:
-    montage_id = _insert(connection, sighting, path_to_uri(sighting.path), now)
-    _store_settled(connection, montage_id, settled)
-    record(connection, montage_id, Event.REBUILT, now, {"onto": state, "evidence": evidence})
-    return montage_id
-
-
-def _set_identity(connection: Connection, montage_id: int, identity: FileIdentity) -> None:
-    connection.execute(
-        "UPDATE montages SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE id = ?", (*identity, montage_id)
-    )
-
-
-def _insert_event(
+def insert_event(
     connection: Connection,
     montage_id: int,
     event: Event,
@@ -170,150 +97,49 @@ def _insert_event(
 
 
 def record(connection: Connection, montage_id: int, event: Event, now: float, detail: Mapping[str, object]) -> Montage:
-    before = _need(connection, montage_id)
+    before = need(connection, montage_id)
     onto = MontageState(str(detail.get("onto", MontageState.SETTLED)))
     state = advance(before.state, event, failed_in=before.failed_in, onto=onto)
     if event is Event.RETRIED:
         detail = {**detail, "failed_in": before.failed_in}
-    _insert_event(connection, montage_id, event, state, now, detail)
+    insert_event(connection, montage_id, event, state, now, detail)
     if event is not Event.SEEN_AGAIN:
         connection.execute(
-            "UPDATE montages SET state = ?, changed_at = ?, complete_at = ?, failed_in = ?, fault = NULL,"
-            " waiting_for = NULL, attempt = 0, crashes = 0 WHERE id = ?",
+            "UPDATE montages SET state = ?, changed_at = ?, complete_at = ?, failed_in = ?, superseded_by = ?,"
+            " fault = NULL, waiting_for = NULL, attempt = 0, crashes = 0 WHERE id = ?",
             (
                 state,
                 now,
                 now if state is MontageState.COMPLETE else None,
                 before.state if state is MontageState.FAILED else None,
+                detail.get("by") if state is MontageState.SUPERSEDED else None,
                 montage_id,
             ),
         )
         connection.execute("DELETE FROM awaited WHERE montage_id = ?", (montage_id,))
+    if state is MontageState.NOTICED and before.digest is not None:
+        _forget_content(connection, before)
+    if state is MontageState.SUPERSEDED:
+        connection.execute(_STANDS_IN_NO_WAY, (path_to_uri(before.metafile),))
     # A replay makes all mipmaps again, unless it is one from the step after them.
     if state is MontageState.MIPMAPPED or (event is Event.REPLAYED and detail.get("from") != Step.APPLY):
         connection.execute("DELETE FROM tiles WHERE montage_id = ?", (montage_id,))
     if state is not MontageState.APPLIED or event is Event.APPLIED:
         connection.execute("DELETE FROM closings WHERE montage_id = ?", (montage_id,))
-    return _need(connection, montage_id)
+    return need(connection, montage_id)
 
 
-def _others(connection: Connection, montage: Montage) -> list[Montage]:
-    rows = connection.execute(_OTHERS_OF_METAFILE, (path_to_uri(montage.metafile), montage.id))
-    return [_montage(row) for row in rows.fetchall()]
+def may_be_read(connection: Connection, montage: Montage) -> bool:
+    """Whether a montage stands for what its path held last: no other content of a path is looked at."""
+    latest = find(connection, HELD_LAST, (path_to_uri(montage.metafile),))
+    return latest is not None and latest.id == montage.id
 
 
-def _supersede(connection: Connection, others: Iterable[Montage], by: int, now: float) -> tuple[int, ...]:
-    chosen = tuple(other.id for other in others if other.state is not MontageState.SUPERSEDED)
-    for montage_id in chosen:
-        record(connection, montage_id, Event.SUPERSEDED, now, {"by": by})
-    return chosen
-
-
-def _become(connection: Connection, montage: Montage, same: Montage) -> None:
-    """Two rows turn out to be one montage: the older stays, and stands for the file as it was noticed now."""
-    connection.execute("DELETE FROM montages WHERE id = ?", (montage.id,))
-    _set_identity(connection, same.id, montage.identity)
-
-
-def recognise(connection: Connection, montage_id: int, digest: str, now: float) -> int | None:
-    montage = _need(connection, montage_id)
-    others = _others(connection, montage)
-    same = next((other for other in others if other.digest == digest), None)
-    if same is None or same.state in (MontageState.FAILED, MontageState.SUPERSEDED):
-        return None
-    _become(connection, montage, same)
-    _supersede(connection, (other for other in others if other is not same), same.id, now)
-    record(connection, same.id, Event.SEEN_AGAIN, now, {})
-    return same.id
-
-
-def fail(connection: Connection, montage_id: int, fault: Fault, digest: str | None, now: float) -> Montage:
-    montage = _need(connection, montage_id)
-    same = next((other for other in _others(connection, montage) if digest and other.digest == digest), None)
-    if same is not None and same.state is MontageState.FAILED:
-        _become(connection, montage, same)
-        record(connection, same.id, Event.RENOTICED, now, {})
-        montage_id = same.id
-    attempt = _need(connection, montage_id).attempt
-    told = json.loads(_fault_json(fault) or "{}")
-    record(connection, montage_id, Event.FAILED, now, {"fault": told, "attempt": attempt})
-    connection.execute(
-        "UPDATE montages SET fault = ?, attempt = ? WHERE id = ?", (json.dumps(told), attempt, montage_id)
-    )
-    if fault.evidence is not None:
-        identity = fault.evidence.identity or (None, None, None, None)
-        values = (montage_id, path_to_uri(fault.evidence.path), *identity)
-        connection.execute(
-            "INSERT OR REPLACE INTO awaited (montage_id, file, size, mtime_ns, ctime_ns, inode)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            values,
-        )
-    if digest is not None:
-        # Only where no other row holds this content: the identity is (metafile, digest).
-        connection.execute("UPDATE OR IGNORE montages SET digest = ? WHERE id = ?", (digest, montage_id))
-    return _need(connection, montage_id)
-
-
-def awaited(connection: Connection) -> list[tuple[int, str, Evidence]]:
-    query = (
-        "SELECT id, watch, awaited.file, awaited.size, awaited.mtime_ns, awaited.ctime_ns, awaited.inode FROM awaited"
-        " JOIN montages ON id = montage_id ORDER BY acquired, id"
-    )
-    return [
-        (montage_id, watch, Evidence(uri_to_path(file), None if identity[0] is None else FileIdentity(*identity)))
-        for montage_id, watch, file, *identity in connection.execute(query)
-    ]
-
-
-def twins(connection: Connection, montage_id: int, digest: str) -> list[Montage]:
-    metafile = path_to_uri(_need(connection, montage_id).metafile)
-    query = (
-        f"SELECT {_COLUMNS} FROM montages WHERE digest = ? AND metafile <> ?"  # noqa: S608  constant text
-        " AND state NOT IN ('superseded', 'ignored') ORDER BY id"
-    )
-    return [_montage(row) for row in connection.execute(query, (digest, metafile)).fetchall()]
-
-
-def ignore(connection: Connection, montage_id: int, reason: str, digest: str | None, now: float) -> None:
-    record(connection, montage_id, Event.IGNORED, now, {"reason": reason})
-    connection.execute(
-        "UPDATE OR IGNORE montages SET digest = ?, waiting_for = ? WHERE id = ?", (digest, reason, montage_id)
-    )
-
-
-def settle(connection: Connection, montage_id: int, settled: Settled, now: float) -> Settling:
-    montage = _need(connection, montage_id)
-    others = _others(connection, montage)
-    same = next((other for other in others if other.digest == settled.digest), None)
-    kept = same.id if same else montage_id
-    superseded = _supersede(connection, (other for other in others if other is not same), kept, now)
-    event = Event.SETTLED
-    detail: dict[str, object] = {"tiles": len(settled.tile_ids), "z": settled.z}
-    if same is not None:
-        # The path holds again what had failed or been superseded: that montage is done anew.
-        _become(connection, montage, same)
-        event, detail = Event.REPLAYED, {**detail, "reason": "the metafile holds this content again"}
-    _store_settled(connection, kept, settled)
-    record(connection, kept, event, now, detail)
-    return Settling(kept, superseded)
-
-
-def _store_settled(connection: Connection, montage_id: int, settled: Settled) -> None:
-    connection.execute(
-        "UPDATE montages SET digest = ?, z = ?, raw_stack = ?, mipmapped_stack = ?, tile_count = ?, findings = ?"
-        " WHERE id = ?",
-        (
-            settled.digest,
-            settled.z,
-            settled.raw_stack,
-            settled.mipmapped_stack,
-            len(settled.tile_ids),
-            json.dumps(settled.findings),
-            montage_id,
-        ),
-    )
-    packed = zlib.compress("\n".join(settled.tile_ids).encode())
-    connection.execute("INSERT OR REPLACE INTO tile_sets VALUES (?, ?)", (montage_id, packed))
+def _forget_content(connection: Connection, montage: Montage) -> None:
+    """What is NOTICED has no digest: of the rows of a path one at most is to be read."""
+    if not may_be_read(connection, montage):
+        raise IllegalTransition(f"montage {montage.id} cannot be read again: its path has been noticed anew since")
+    connection.execute("UPDATE montages SET seen_digest = digest, digest = NULL WHERE id = ?", (montage.id,))
 
 
 def begin_attempt(connection: Connection, montage_id: int, step: Step, now: float) -> int:
@@ -327,13 +153,13 @@ def begin_attempt(connection: Connection, montage_id: int, step: Step, now: floa
 def end_attempt(connection: Connection, attempt_id: int, outcome: Outcome, fault: Fault | None, now: float) -> None:
     connection.execute(
         "UPDATE attempts SET ended_at = ?, outcome = ?, fault = ? WHERE id = ?",
-        (now, outcome, _fault_json(fault), attempt_id),
+        (now, outcome, fault_json(fault), attempt_id),
     )
     if outcome is not Outcome.DONE:  # after DONE the event has already set the montage's columns
         connection.execute(
             "UPDATE montages SET fault = coalesce(?, fault), crashes = 0"
             " WHERE id = (SELECT montage_id FROM attempts WHERE id = ?)",
-            (_fault_json(fault), attempt_id),
+            (fault_json(fault), attempt_id),
         )
 
 
@@ -361,20 +187,6 @@ def record_tiles(connection: Connection, montage_id: int, tile_ids: Sequence[str
     )
     # Progress: whatever ended the process before, it was not this montage's doing alone.
     connection.execute("UPDATE montages SET crashes = 0 WHERE id = ? AND crashes > 0", (montage_id,))
-
-
-def tile_ids(connection: Connection, where: str, values: Sequence[object]) -> frozenset[str]:
-    rows = connection.execute(
-        f"SELECT tile_ids FROM tile_sets JOIN montages ON id = montage_id WHERE {where}",  # noqa: S608  constant text
-        values,
-    )
-    return frozenset(tile_id for (packed,) in rows for tile_id in zlib.decompress(packed).decode().split("\n"))
-
-
-def superseded_tile_ids(connection: Connection, montage: Montage) -> frozenset[str]:
-    metafile = path_to_uri(montage.metafile)
-    former = tile_ids(connection, "metafile = ? AND id <> ?", (metafile, montage.id))
-    return former - tile_ids(connection, "id = ?", (montage.id,))
 
 
 def record_closing(connection: Connection, stack: str, montage_ids: Sequence[int], now: float) -> tuple[int, ...]:
@@ -423,9 +235,10 @@ def select(connection: Connection, where: Where, *, limit: int, newest: bool) ->
     conditions = list(where.conditions())
     text = " AND ".join(["1", *(condition for condition, _ in conditions)])
     values = [value for _, some in conditions for value in some]
-    order = "id DESC" if newest else "acquired, id"
-    query = f"SELECT {_COLUMNS} FROM montages WHERE {text} ORDER BY {order} LIMIT ?"  # noqa: S608
-    return [_montage(row) for row in connection.execute(query, (*values, limit))]
+    # Of one path what it held last comes first.
+    order = ("id DESC" if where.metafile is None else "sighted DESC") if newest else "acquired, id"
+    query = f"SELECT {COLUMNS} FROM montages WHERE {text} ORDER BY {order} LIMIT ?"  # noqa: S608
+    return [montage_of(row) for row in connection.execute(query, (*values, limit))]
 
 
 def unfinished(connection: Connection) -> list[tuple[int, str, MontageState, str]]:

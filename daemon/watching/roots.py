@@ -30,6 +30,8 @@ class FoundBy(StrEnum):
     """Somebody asked for it."""
     REBUILD = "rebuild"
     """A new journal was made, and it was there."""
+    STEP = "step"
+    """A step read it, and it held another content than its montage."""
 
 
 class RootStatus(StrEnum):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.journal import MIGRATIONS, Journal, Outcome, Settled, connect
+from daemon.journal import MIGRATIONS, Journal, Look, Outcome, Overtaken, Settled, Settling, connect
 from daemon.states import Event, MontageState, Step, fold
 from daemon.watcher import FoundBy, Sighting
 from handlers.errors import ImageFault, MetafileFault, SettingsFault, StorageFault
@@ -24,6 +24,17 @@ def settled(digest: str = "aa", tiles: tuple[str, ...] = ("t1", "t2"), mipmapped
     return Settled(digest, 1050.0, STACK, mipmapped, tiles, ())
 
 
+async def look_at(journal: Journal, montage_id: int, digest: str | None = "aa") -> Look:
+    """A look at a metafile that is as it was noticed."""
+    montage = await journal.montage(montage_id)
+    assert montage is not None
+    return Look(montage_id, montage.identity, montage.identity if digest else None, digest)
+
+
+async def settle(journal: Journal, montage_id: int, what: Settled) -> Settling:
+    return await journal.settle(await look_at(journal, montage_id, what.digest), what)
+
+
 def changed(**identity: int) -> Sighting:
     return replace(SIGHTING, identity=IDENTITY._replace(**identity))
 
@@ -36,7 +47,7 @@ def path(tmp_path: Path) -> Path:
 async def completed(journal: Journal, sighting: Sighting = SIGHTING, digest: str = "aa") -> int:
     montage_id = await journal.notice(sighting)
     assert montage_id is not None
-    kept = (await journal.settle(montage_id, settled(digest))).kept
+    kept = (await settle(journal, montage_id, settled(digest))).kept
     for event in (Event.INGESTED, Event.MIPMAPPED, Event.APPLIED, Event.COMPLETED):
         await journal.record(kept, event)
     return kept
@@ -70,7 +81,7 @@ async def test_a_metafile_touched_after_it_is_done_is_recognised_and_not_done_tw
         done = await completed(journal)
         again = await journal.notice(changed(mtime_ns=2_000))
         assert again != done
-        assert await journal.recognise(again, "aa") == done
+        assert (await journal.recognise(await look_at(journal, again, "aa"))).kept == done
         assert [montage.state for montage in await journal.montages()] == [MontageState.COMPLETE]
         assert await journal.notice(changed(mtime_ns=2_000)) is None
 
@@ -95,22 +106,22 @@ async def test_other_content_at_the_same_path_supersedes(path):
     async with Journal(path) as journal:
         done = await completed(journal)
         again = await journal.notice(changed(mtime_ns=2_000))
-        assert await journal.recognise(again, "bb") is None
-        settling = await journal.settle(again, settled("bb", ("t2", "t3")))
-        assert (settling.kept, settling.superseded) == (again, (done,))
+        assert await journal.recognise(await look_at(journal, again, "bb")) is None
+        settling = await settle(journal, again, settled("bb", ("t2", "t3")))
+        assert (settling.kept, [each.id for each in settling.superseded]) == (again, [done])
         assert (await journal.montage(done)).state is MontageState.SUPERSEDED
-        assert await journal.superseded_tile_ids(await journal.montage(again)) == {"t1"}
+        assert await journal.unwanted_tile_ids(await journal.montage(again), STACK) == {"t1"}
 
 
 async def test_content_that_comes_back_is_done_anew_because_the_other_one_overwrote_it(path):
     async with Journal(path) as journal:
         first = await completed(journal)
         other = await journal.notice(changed(mtime_ns=2_000))
-        await journal.settle(other, settled("bb"))
+        await settle(journal, other, settled("bb"))
         back = await journal.notice(changed(mtime_ns=3_000))
-        assert await journal.recognise(back, "aa") is None
-        settling = await journal.settle(back, settled("aa"))
-        assert (settling.kept, settling.superseded) == (first, (other,))
+        assert await journal.recognise(await look_at(journal, back, "aa")) is None
+        settling = await settle(journal, back, settled("aa"))
+        assert (settling.kept, [each.id for each in settling.superseded]) == (first, [other])
         assert (await journal.montage(first)).state is MontageState.SETTLED
         assert await journal.montage(back) is None
 
@@ -128,16 +139,77 @@ async def test_a_failed_metafile_that_changes_is_looked_at_again(path):
 async def test_the_same_bad_content_failing_twice_stays_one_montage(path):
     async with Journal(path) as journal:
         first = await journal.notice(SIGHTING)
-        await journal.fail(first, MetafileFault("x", "has no data"), digest="cc")
+        await journal.refuse(await look_at(journal, first, "cc"), MetafileFault("x", "has no data"))
         again = await journal.notice(changed(mtime_ns=2_000))
-        await journal.fail(again, MetafileFault("x", "has no data"), digest="cc")
+        await journal.refuse(await look_at(journal, again, "cc"), MetafileFault("x", "has no data"))
         assert [(montage.id, montage.state) for montage in await journal.montages()] == [(first, MontageState.FAILED)]
+
+
+OUTCOMES = {
+    "recognise": lambda journal, look: journal.recognise(look),
+    "settle": lambda journal, look: journal.settle(look, settled(look.digest)),
+    "refuse": lambda journal, look: journal.refuse(look, MetafileFault("x", "has no data")),
+    "ignore": lambda journal, look: journal.ignore(look, "a lens-correction set"),
+}
+
+
+@pytest.mark.parametrize("digest", ["aa", "bb"])
+@pytest.mark.parametrize("outcome", OUTCOMES)
+async def test_what_a_look_found_is_not_recorded_once_its_metafile_was_noticed_anew(path, outcome, digest):
+    async with Journal(path) as journal:
+        await completed(journal)
+        again = await journal.notice(changed(ctime_ns=2_000))
+        look = await look_at(journal, again, digest)
+        await journal.notice(changed(ctime_ns=3_000))
+        before = await journal.events(again)
+        with pytest.raises(Overtaken):
+            await OUTCOMES[outcome](journal, look)
+        assert await journal.events(again) == before
+        assert [each.state for each in await journal.montages()] == [MontageState.COMPLETE, MontageState.NOTICED]
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+async def test_what_was_read_counts_though_no_scan_has_seen_it_yet(path, outcome):
+    async with Journal(path) as journal:
+        await completed(journal)
+        again = await journal.notice(changed(ctime_ns=2_000))
+        look = replace(await look_at(journal, again), read=changed(ctime_ns=3_000).identity)
+        if outcome in ("refuse", "ignore"):
+            look = replace(look, digest="bb")
+        await OUTCOMES[outcome](journal, look)
+        assert await journal.notice(changed(ctime_ns=3_000)) is None
+
+
+async def test_a_failed_content_is_not_read_again_beside_a_newer_sighting(path):
+    async with Journal(path) as journal:
+        first = await journal.notice(SIGHTING)
+        await journal.refuse(await look_at(journal, first, "aa"), MetafileFault("x", "has no data"))
+        newer = await journal.notice(changed(ctime_ns=2_000))
+        assert await journal.retry(first, "an image is there now") is None
+        assert await journal.replay(first, Step.INGEST) is None
+        await journal.settle(await look_at(journal, newer, "bb"), settled("bb"))
+        states = [(each.id, each.state) for each in await journal.montages()]
+        assert states == [(first, MontageState.SUPERSEDED), (newer, MontageState.SETTLED)]
+
+
+async def test_a_content_that_settled_while_its_copy_was_read_is_not_done_twice(path):
+    async with Journal(path) as journal:
+        first = await journal.notice(SIGHTING)
+        await settle(journal, first, settled())
+        await journal.fail(first, ImageFault("t", "is cut short"))
+        again = await journal.notice(changed(ctime_ns=2_000))
+        look = await look_at(journal, again)
+        assert await journal.recognise(look) is None
+        await journal.retry(first, "t has changed")  # meanwhile
+        settling = await journal.settle(look, settled())
+        assert (settling.kept, settling.is_known) == (first, True)
+        assert [each.state for each in await journal.montages()] == [MontageState.SETTLED]
 
 
 async def test_a_failed_montage_tells_what_failed_where_and_what_to_do(path):
     async with Journal(path) as journal:
         montage_id = await journal.notice(SIGHTING)
-        await journal.settle(montage_id, settled())
+        await settle(journal, montage_id, settled())
         await journal.begin_attempt(montage_id, Step.INGEST)
         montage = await journal.fail(montage_id, ImageFault("t1.tif", "is cut short", "copy it again"))
         assert montage.failed_in is MontageState.SETTLED
@@ -148,7 +220,7 @@ async def test_a_failed_montage_tells_what_failed_where_and_what_to_do(path):
 async def test_an_attempt_that_never_ended_counts_as_a_crash_until_the_montage_makes_progress(path):
     async with Journal(path) as journal:
         montage_id = await journal.notice(SIGHTING)
-        await journal.settle(montage_id, settled())
+        await settle(journal, montage_id, settled())
     for crashes in (1, 2):
         async with Journal(path) as journal:
             await journal.begin_attempt(montage_id, Step.MIPMAPS)
@@ -189,7 +261,7 @@ async def test_an_attempt_whose_caller_is_cancelled_while_it_begins_is_no_crash(
 async def test_tiles_made_are_remembered_until_the_montage_is_mipmapped(path):
     async with Journal(path) as journal:
         montage_id = await journal.notice(SIGHTING)
-        await journal.settle(montage_id, settled())
+        await settle(journal, montage_id, settled())
         await journal.record(montage_id, Event.INGESTED)
         await journal.record_tiles(montage_id, ["t1"])
     async with Journal(path) as journal:
@@ -201,7 +273,7 @@ async def test_tiles_made_are_remembered_until_the_montage_is_mipmapped(path):
 async def test_a_montage_is_complete_when_every_stack_it_went_to_was_closed(path):
     async with Journal(path) as journal:
         montage_id = await journal.notice(SIGHTING)
-        await journal.settle(montage_id, settled(mipmapped="em/v1/s_mips"))
+        await settle(journal, montage_id, settled(mipmapped="em/v1/s_mips"))
         for event in (Event.INGESTED, Event.MIPMAPPED, Event.APPLIED):
             await journal.record(montage_id, event)
         assert await journal.record_closing(STACK, [montage_id]) == ()
@@ -214,12 +286,14 @@ async def test_the_state_is_the_fold_of_the_events(path):
     async with Journal(path) as journal:
         await completed(journal)
         other = await journal.notice(changed(mtime_ns=2_000))
-        await journal.settle(other, settled("bb"))
+        await settle(journal, other, settled("bb"))
         await journal.fail(other, ImageFault("t", "is cut short"))
         await journal.record(other, Event.RETRIED)
         await journal.fail(other, ImageFault("t", "is cut short"))
         await journal.replay(other, Step.APPLY)
-        await journal.enter(replace(SIGHTING, path=Path("/data/x.json")), settled(), MontageState.MIPMAPPED, "stacks")
+        await journal.enter(
+            replace(SIGHTING, path=Path("/data/x.json")), settled(tiles=("t9",)), MontageState.MIPMAPPED, "stacks"
+        )
         for montage in await journal.montages():
             events = [
                 (
@@ -286,3 +360,36 @@ async def test_every_migration_from_an_empty_file_gives_the_present_schema(path)
         assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2
         assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+BLIND_SINCE_BEFORE = """
+INSERT INTO montages (id, watch, metafile, digest, size, mtime_ns, inode, acquired, state, noticed_at, changed_at)
+VALUES (1, 'temca2', 'file:///data/a.json', 'aa', 1, 1, 1, 'a.json', 'complete', 0, 0),
+    (2, 'temca2', 'file:///data/a.json', NULL, 2, 2, 2, 'a.json', 'superseded', 0, 0),
+    (3, 'temca2', 'file:///data/b.json', 'bb', 3, 3, 3, 'b.json', 'superseded', 0, 0),
+    (4, 'temca2', 'file:///data/b.json', 'cc', 4, 4, 4, 'b.json', 'noticed', 0, 0),
+    (5, 'temca2', 'file:///data/c.json', 'dd', 5, 5, 5, 'c.json', 'noticed', 0, 0),
+    (6, 'temca2', 'file:///data/c.json', NULL, 6, 6, 6, 'c.json', 'noticed', 0, 0);
+INSERT INTO events (montage_id, at, event, state, detail) VALUES (3, 0, 'superseded', 'superseded', '{"by": 4}');
+"""
+
+
+async def test_a_journal_of_before_is_healed_of_contents_that_stood_in_one_another_s_way(path):
+    with closing(sqlite3.connect(path)) as connection:
+        for script in MIGRATIONS[:6]:
+            connection.executescript(script)
+        connection.executescript(BLIND_SINCE_BEFORE + "PRAGMA user_version = 6;")
+    async with Journal(path) as journal:
+        rows = {each.id: (each.digest, each.state) for each in await journal.montages()}
+        assert rows == {
+            1: ("aa", MontageState.COMPLETE),
+            3: ("bb", MontageState.SUPERSEDED),
+            4: (None, MontageState.NOTICED),
+            5: ("dd", MontageState.SUPERSEDED),
+            6: (None, MontageState.NOTICED),
+        }
+        for name, size, noticed in (("a", 2, True), ("a", 1, False), ("b", 4, False), ("c", 6, False)):
+            sighting = Sighting("temca2", Path(f"/data/{name}.json"), FileIdentity(size, size, 9, size), FoundBy.SCAN)
+            async with Journal(path.with_name(f"{name}{size}.sqlite")) as copy:
+                journal._connection.backup(copy._connection)
+                assert (await copy.notice(sighting) is not None) is noticed

@@ -45,7 +45,7 @@ async def test_a_metafile_that_changes_while_it_is_read_is_not_taken_for_what_wa
     await settler.not_yet(montage, watch)  # sees the new one
     read = await settler.read(montage)
     assert read is not None
-    assert read[0] == path.read_bytes() != b"before"
+    assert read.content == path.read_bytes() != b"before"
 
 
 @pytest.mark.parametrize("code", [errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ESTALE, errno.EIO, errno.ELOOP])

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from daemon.journal import Journal, Montage, Outcome, Settled
+from daemon.journal import Journal, Look, Montage, Outcome, Settled
 from daemon.states import (
     STEP_OF_STATE,
     Event,
@@ -213,7 +213,7 @@ class CrashWalk(RuleBasedStateMachine):
         ids = set(self._do(self.journal.tile_ids(montage_id)))
         if work.stack:
             self.world.is_loading[work.stack] = True
-            unwanted = self._do(self.journal.superseded_tile_ids(montage))
+            unwanted = self._do(self.journal.unwanted_tile_ids(montage, work.stack))
             self.world.tiles[work.stack] |= ids
             self.world.tiles[work.stack] -= unwanted
         elif work.step is Step.MIPMAPS:
@@ -248,12 +248,14 @@ class CrashWalk(RuleBasedStateMachine):
         number = int(montage.metafile.name.split("_")[2])
         content = self.world.contents[number][0]
         digest = f"content {content}"
-        if self._do(self.journal.recognise(montage_id, digest)) is not None:
-            return
-        settled = Settled(digest, float(number), RAW, MIPS, tile_ids(number, content), ())
-        for former in self._do(self.journal.settle(montage_id, settled)).superseded:
-            if former in self.under_way:
-                self._end(former, Outcome.STOPPED)
+        look = Look(montage_id, montage.identity, montage.identity, digest)
+        settling = self._do(self.journal.recognise(look))
+        if settling is None:
+            settled = Settled(digest, float(number), RAW, MIPS, tile_ids(number, content), ())
+            settling = self._do(self.journal.settle(look, settled))
+        for former in settling.superseded:
+            if former.id in self.under_way:
+                self._end(former.id, Outcome.STOPPED)
 
     def _end(self, montage_id: int, outcome: Outcome) -> None:
         work = self.under_way.pop(montage_id)

@@ -1,0 +1,369 @@
+"""A daemon in little: the journal, the pipeline, the scan and the second look are real, and so are metafiles.
+
+What a metafile says, what a step does and what a stack holds are toys, so that a thousand sequences of renames, copies
+and rewrites take seconds.
+"""
+
+import asyncio
+import hashlib
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from daemon.health import Metrics
+from daemon.journal import Journal, Montage, Settled
+from daemon.parsed import ParsedMetafiles
+from daemon.pipeline import Pipeline
+from daemon.schedule import Ticket
+from daemon.secondlook import SecondLook
+from daemon.settle import Ignored, NotYet, Settler
+from daemon.states import UNFINISHED, MontageState
+from daemon.steps import MetafileChanged, MetafileGone
+from daemon.watcher import FoundBy, Sighting
+from daemon.watching.scan import NameRule, Tree
+from handlers.errors import Evidence, ImageFault, ImagesMissing, MetafileFault
+from handlers.identity import FileIdentity
+
+RAW, MIPS = "em/test/raw", "em/test/mips"
+ARRIVAL_TIMEOUT_S = 1_000.0
+MOST_TURNS = 500
+
+
+def text_of(tiles: str, *, z: int = 1, note: str = "") -> str:
+    """What a toy metafile says: which tiles it names, at which z. A note makes another content of the same tiles."""
+    return f"tiles {tiles}\nz {z}\n{note}"
+
+
+BAD = "bad\n"
+LENS_SET = "lens set\n"
+"""What the watch ignores."""
+AWAITED = "awaits an image\n"
+"""Added to a content: one of its images is not there yet."""
+
+
+class ToySettler(Settler):
+    """Reads metafiles as the real one does; knows only toy contents."""
+
+    world: "World"
+
+    async def examine(
+        self, montage: Montage, watch: Any, content: bytes, digest: str, stack_id: object
+    ) -> Settled | NotYet | Ignored:
+        await self.world.let_happen("examine", montage.metafile)
+        text = content.decode()
+        if text.startswith(LENS_SET):
+            return Ignored("a lens-correction set")
+        if not text.startswith("tiles "):
+            raise MetafileFault(str(montage.metafile), "is not a metafile")
+        if AWAITED in text and not self.world.image.exists():
+            if self._age_s(montage) > watch.arrival_timeout_s:
+                fault = ImagesMissing(str(montage.metafile), "an image has not arrived")
+                raise fault.seen_on(Evidence(self.world.image, None))
+            return NotYet("an image is not there yet", 5.0)
+        tiles, z, z_line = tiles_of(text), 1.0, text.split("\n")[1]
+        z = float(z_line.split()[1])
+        return Settled(digest, z, RAW, MIPS, tuple(f"{tile}.{z}" for tile in sorted(tiles)), ())
+
+
+def tiles_of(text: str) -> set[str]:
+    return set(text.split("\n")[0].split()[1:])
+
+
+def ids_of(text: str) -> set[str]:
+    """Tile ids that a content makes."""
+    z = float(text.split("\n")[1].split()[1])
+    return {f"{tile}.{z}" for tile in tiles_of(text)}
+
+
+class ToyGate:
+    """render-ws is always there."""
+
+    is_closed_circuit = True
+    fault = None
+
+    is_open = True
+
+    def admit(self, work: object) -> bool:
+        return True
+
+    def leave(self, work: object) -> None: ...
+    def worked(self) -> None: ...
+    def failed(self, work: object, fault: object) -> None: ...
+
+
+class ToySteps:
+    """Steps whose stacks are dictionaries: tile id -> the metafile whose tile it is."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self._gone_since: dict[int, float] = {}
+        self.metafiles = ParsedMetafiles()
+
+    def stop(self) -> None: ...
+
+    async def section(self, montage: Montage, watch: Any) -> Montage:
+        world = self._world
+        await world.let_happen("section", montage.metafile)
+        try:
+            content = montage.metafile.read_bytes()
+        except OSError:
+            since = self._gone_since.setdefault(montage.id, world.now)
+            if world.now - since <= watch.arrival_timeout_s:
+                raise MetafileGone(str(montage.metafile), "is gone since it had settled") from None
+            fault = MetafileFault(str(montage.metafile), "is gone since it had settled, for long")
+            raise fault.seen_on(Evidence(montage.metafile, None)) from None
+        self._gone_since.pop(montage.id, None)
+        if hashlib.sha256(content).hexdigest() != montage.digest:
+            raise MetafileChanged(str(montage.metafile), "changed after it had settled")
+        return montage
+
+    async def ingest(self, montage: Montage) -> None:
+        await self._put(montage, RAW)
+
+    async def make_mipmaps(self, montage: Montage) -> None:
+        if str(montage.metafile) in self._world.broken:
+            raise ImageFault(str(montage.metafile), "an image is broken")
+
+    async def apply(self, montage: Montage) -> None:
+        await self._put(montage, MIPS)
+
+    async def _put(self, montage: Montage, stack: str) -> None:
+        world = self._world
+        unwanted = await world.unwanted(montage, stack)
+        world.closed.discard(stack)
+        world.stacks[stack] |= dict.fromkeys(await world.journal.tile_ids(montage.id), str(montage.metafile))
+        for tile_id in unwanted:
+            world.stacks[stack].pop(tile_id, None)
+
+
+class ToyKeeper:
+    """Closes stacks when it is told to."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.wanted: set[str] = set()
+
+    def touch(self, montage: Montage) -> None:
+        self.wanted |= set(montage.stacks)
+
+    def wake(self) -> None: ...
+
+    async def close(self) -> bool:
+        """Whether there was a stack to close."""
+        closing, self.wanted = self.wanted, set()
+        for stack in sorted(closing):
+            applied = await self._world.journal.montages(states=[MontageState.APPLIED], stack=stack)
+            await self._world.journal.record_closing(stack, [montage.id for montage in applied])
+            self._world.closed.add(stack)
+        return bool(closing)
+
+
+class World:
+    """What lies on disk, what the stacks hold, and the daemon between them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "acq"
+        self.root.mkdir()
+        self.now = 1_000.0
+        self.stacks: dict[str, dict[str, str]] = {RAW: {}, MIPS: {}}
+        self.closed: set[str] = {RAW, MIPS}
+        self.image = self.root / "image"
+        """What contents wait for that say so."""
+        self.broken: set[str] = set()
+        """Metafiles one of whose images cannot be read, as text."""
+        self.observable = True
+        self._happenings: dict[tuple[str, Path], Callable[[], Awaitable[object]]] = {}
+        self._journal_path = root / "journal.sqlite"
+        self.watch: Any = SimpleNamespace(
+            name="w",
+            directory=self.root,
+            ignore=("*_ignored_*",),
+            settle_s=0.0,
+            scan_interval_s=10.0,
+            arrival_timeout_s=ARRIVAL_TIMEOUT_S,
+            stacks=SimpleNamespace(close=True, close_after_s=0.0),
+            mipmaps=SimpleNamespace(output_dir=root / "mips"),
+        )
+        self.settings: Any = SimpleNamespace(
+            watch=[self.watch], render=SimpleNamespace(owner="em", project="test", path_map=())
+        )
+
+    # --- the daemon
+
+    async def start(self) -> None:
+        """Opens the journal and makes a daemon that remembers nothing else."""
+        self.journal = Journal(self._journal_path, clock=lambda: self.now)
+        await self.journal.__aenter__()
+        self.keeper, self.gate = ToyKeeper(self), ToyGate()
+        parts: Any = {"steps": ToySteps(self), "keeper": self.keeper, "gate": self.gate}
+        disks: Any = SimpleNamespace(is_usable=lambda directory: True)
+        self.pipeline = Pipeline(
+            settings=lambda: self.settings,
+            journal=self.journal,
+            disks=disks,
+            metrics=Metrics(),
+            is_observable=lambda _: self.observable,
+            clock=lambda: self.now,
+            **parts,
+        )
+        settler = ToySettler(lambda: self.now, lambda: self.now)
+        settler.world = self
+        self.pipeline._settler = settler
+        self.second_look = SecondLook(
+            lambda: self.settings,
+            self.journal,
+            is_observable=lambda _: self.observable,
+            take_up=self.pipeline.take_up,
+        )
+        self.tree = Tree(str(self.root), NameRule("_metadata_*.json"))
+        await self.pipeline.resume()
+
+    async def stop(self) -> None:
+        await self.journal.__aexit__(None, None, None)
+
+    async def restart(self) -> None:
+        """The process dies, and the next one starts."""
+        await self.stop()
+        await self.start()
+
+    async def scan(self) -> None:
+        """Every metafile that is new or not what it was is noticed."""
+        for found in self.tree.pass_over(everything=True):
+            await self.see(Path(found.path))
+
+    async def see(self, path: Path) -> None:
+        """A metafile is noticed as it is now."""
+        if (sighting := sighting_of(path)) is not None:
+            await self.pipeline.notice(sighting)
+
+    async def turn(self) -> bool:
+        """Whether a step was due now; one that was is done."""
+        schedule, pipeline = self.pipeline._schedule, self.pipeline
+        started: list[Ticket] = []
+
+        def may_start(ticket: Ticket) -> bool:
+            if started or not pipeline._may_start(ticket):
+                return False
+            started.append(ticket)
+            return True
+
+        for ticket in schedule.take(self.now, pipeline._is_open, may_start):
+            task = asyncio.ensure_future(pipeline._attend(ticket))
+            pipeline._tasks[ticket.montage_id] = task
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.result()
+        return bool(started)
+
+    async def run_due(self) -> None:
+        """Every step that is due at this moment, and those that follow."""
+        for _ in range(MOST_TURNS):
+            if not await self.turn():
+                return
+        raise AssertionError(f"no rest at {self.now}: {await self.told()}")
+
+    async def run_for(self, seconds: float) -> None:
+        """What the daemon does in some time without another scan or look at what FAILED."""
+        end = self.now + seconds
+        while True:
+            await self.run_due()
+            await self.keeper.close()
+            following = self.pipeline._schedule.next_time()
+            if following is None or following > end:
+                break
+            self.now = max(self.now, following)
+        self.now = end
+
+    async def work(self, seconds: float = 60.0) -> None:
+        """What the daemon does in some time, all scans, looks and closings included."""
+        end = self.now + seconds
+        while self.now < end:
+            await self.scan()
+            await self.second_look.look()
+            await self.run_for(min(self.watch.scan_interval_s, end - self.now))
+
+    async def rest(self) -> None:
+        """All that happens until nothing does any more; also what is given up after a time."""
+        for _ in range(4):
+            await self.work(ARRIVAL_TIMEOUT_S / 2 + 1)
+
+    # --- what people do
+
+    def path(self, name: str, number: int = 1) -> Path:
+        """A metafile in a directory of this name."""
+        return self.root / name / f"_metadata_{number}_.json"
+
+    def write(self, path: Path, text: str) -> None:
+        """Written anew, and renamed into its place."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_suffix(".new")
+        new.write_text(text)
+        new.replace(path)
+
+    def move(self, source: str, target: str) -> None:
+        (self.root / source).rename(self.root / target)
+
+    def copy(self, source: str, target: str) -> None:
+        shutil.copytree(self.root / source, self.root / target, dirs_exist_ok=True)
+
+    def link(self, source: str, target: str) -> None:
+        shutil.copytree(self.root / source, self.root / target, copy_function=os.link)
+
+    def hide_change(self, path: Path) -> None:
+        """The scan sees nothing of what became of a metafile, as where its times are too coarse."""
+        self.tree._files.setdefault(str(path.parent), {})[path.name] = FileIdentity.of(path.lstat())
+
+    def remove(self, name: str) -> None:
+        shutil.rmtree(self.root / name)
+
+    def when(self, step: str, path: Path, happening: Callable[[], Awaitable[object]]) -> None:
+        """Something happens once, the next time that a metafile is examined, or read for a step ("section")."""
+        self._happenings[step, path] = happening
+
+    async def let_happen(self, step: str, path: Path) -> None:
+        happening = self._happenings.pop((step, path), None)
+        if happening is not None:
+            await happening()
+
+    # --- what is found
+
+    async def unwanted(self, montage: Montage, stack: str) -> Collection[str]:
+        return await self.journal.unwanted_tile_ids(montage, stack)
+
+    async def montages(self) -> list[Montage]:
+        return await self.journal.montages(limit=10_000)
+
+    async def at(self, path: Path) -> list[Montage]:
+        """The montages of a path that nothing has superseded."""
+        rows = await self.journal.montages(metafile=path)
+        return [row for row in rows if row.state is not MontageState.SUPERSEDED]
+
+    async def states(self) -> dict[str, str]:
+        """Directory of each metafile -> states of its montages, those that were superseded only where all were."""
+        found: dict[str, list[Montage]] = {}
+        for row in sorted(await self.montages(), key=lambda each: each.id):
+            found.setdefault(row.metafile.parent.name, []).append(row)
+        live = {name: [row for row in rows if row.state is not MontageState.SUPERSEDED] for name, rows in found.items()}
+        return {name: " ".join(row.state for row in rows) or "superseded" for name, rows in live.items()}
+
+    async def told(self) -> list[str]:
+        """All montages in words."""
+        return [
+            f"{row.id} {row.metafile.parent.name}/{row.metafile.name} {row.digest and row.digest[:4]} {row.state}"
+            f" {row.fault or row.waiting_for or ''}"
+            for row in await self.montages()
+        ]
+
+    async def unfinished(self) -> list[Montage]:
+        return [row for row in await self.montages() if row.state in UNFINISHED]
+
+
+def sighting_of(path: Path) -> Sighting | None:
+    """The metafile as it is now; None if it is gone."""
+    try:
+        return Sighting("w", path, FileIdentity.of(path.lstat()), FoundBy.SCAN)
+    except FileNotFoundError:
+        return None

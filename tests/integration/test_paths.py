@@ -1,0 +1,367 @@
+"""Renames, copies and rewrites: at rest the stacks hold what lies on disk, and what the journal says is true."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from daemon.states import MontageState
+from tests.integration.small_world import ARRIVAL_TIMEOUT_S, AWAITED, BAD, LENS_SET, MIPS, RAW, World, ids_of, text_of
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(tmp_path)
+    await world.start()
+    yield world
+    await world.stop()
+
+
+def tiles_in(world: World, stack: str = MIPS) -> set[str]:
+    return {tile_id.split(".")[0] for tile_id in world.stacks[stack]}
+
+
+# --- a metafile that changes while it is looked at
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (text_of("t1 t2"), text_of("t2 t3")),
+        (BAD, text_of("t2 t3")),
+        (LENS_SET, text_of("t2 t3")),
+        (text_of("t1", note=AWAITED), text_of("t2 t3")),
+    ],
+    ids=["settled", "failed", "ignored", "waiting"],
+)
+async def test_a_metafile_rewritten_and_seen_while_it_is_looked_at_is_ingested_as_it_is(
+    world, before, after, restarted
+):
+    path = world.path("a")
+    world.write(path, before)
+
+    async def rewrite() -> None:
+        world.write(path, after)
+        await world.see(path)
+
+    world.when("examine", path, rewrite)
+    await world.work(1)
+    if restarted:
+        await world.restart()
+    await world.rest()
+    assert await world.states() == {"a": "complete"}
+    assert tiles_in(world) == {"t2", "t3"}
+
+
+@pytest.mark.parametrize("again", ["noticed", "retried"])
+async def test_what_is_taken_up_while_its_failed_step_comes_to_an_end_is_not_forgotten(world, monkeypatch, again):
+    path = world.path("a")
+    world.write(path, text_of("t1", note=AWAITED))
+    await world.scan()
+    if again == "noticed":
+        path.unlink()
+    real = world.journal.refuse
+
+    async def refuse_and_go_on(*args: object, **kwargs: object) -> object:
+        monkeypatch.undo()
+        refused = await real(*args, **kwargs)
+        if again == "noticed":
+            world.write(path, text_of("t1"))
+            await world.see(path)
+        else:
+            world.image.touch()
+            await world.second_look.look()
+        return refused
+
+    monkeypatch.setattr(world.journal, "refuse", refuse_and_go_on)
+    for _ in range(3):
+        await world.run_for(ARRIVAL_TIMEOUT_S / 2)
+    assert await world.states() == {"a": "complete"}
+
+
+async def test_a_known_content_rewritten_while_it_is_recognised_is_ingested_as_it_is(world, monkeypatch):
+    path = world.path("a")
+    world.write(path, text_of("t1 t2"))
+    await world.work()
+    world.write(path, text_of("t1 t2"))
+    real = world.journal.recognise
+
+    async def rewrite_first(*args: object, **kwargs: object) -> object:
+        monkeypatch.undo()
+        world.write(path, text_of("t2 t3"))
+        await world.see(path)
+        return await real(*args, **kwargs)
+
+    monkeypatch.setattr(world.journal, "recognise", rewrite_first)
+    await world.rest()
+    assert await world.states() == {"a": "complete"}
+    assert tiles_in(world) == {"t2", "t3"}
+
+
+async def test_a_metafile_rewritten_where_stat_shows_nothing_is_ingested_once_a_step_has_read_it(world, monkeypatch):
+    path = world.path("a")
+    world.write(path, text_of("t1 t2"))
+
+    async def rewrite() -> None:
+        world.write(path, text_of("t2 t3"))
+        world.hide_change(path)
+
+    world.when("section", path, rewrite)
+    await world.rest()
+    assert await world.states() == {"a": "complete"}
+    assert tiles_in(world) == {"t2", "t3"}
+
+
+# --- a failed section that is copied again
+
+
+@pytest.mark.parametrize("again", [text_of("t1 t2"), text_of("t1 t2 t3")], ids=["same content", "other content"])
+async def test_a_path_whose_failed_section_was_copied_again_does_not_go_blind(world, again):
+    path = world.path("a")
+    world.write(path, text_of("t1 t2", note=AWAITED))
+    await world.rest()
+    assert await world.states() == {"a": "failed"}
+    world.write(path, again)
+    await world.see(path)  # the copy is noticed first, and the failed montage is retried beside it
+    world.image.touch()
+    await world.second_look.look()
+    await world.rest()
+    assert await world.states() == {"a": "complete"}
+    world.write(path, text_of("t4"))
+    await world.rest()
+    assert await world.states() == {"a": "complete"}
+    assert tiles_in(world) == {"t4"}
+
+
+# --- two metafiles that name the same images
+
+
+async def test_the_second_of_two_metafiles_that_name_one_image_is_refused_with_both_names(world):
+    world.write(world.path("a"), text_of("t1 t2"))
+    await world.work()
+    world.write(world.path("a", 2), text_of("t2 t3"))
+    world.write(world.path("b"), text_of("t1 t2"))
+    await world.rest()
+    assert await world.states() == {"a": "complete failed", "b": "failed"}
+    for path in (world.path("a", 2), world.path("b")):
+        (refused,) = await world.at(path)
+        assert str(path) in str(refused.fault)
+        assert str(world.path("a")) in str(refused.fault)
+        assert "t2" in str(refused.fault) or "t1" in str(refused.fault)
+    assert world.stacks[RAW] == dict.fromkeys(ids_of(text_of("t1 t2")), str(world.path("a")))
+
+
+async def test_metafiles_of_another_z_or_of_other_images_are_no_rivals(world):
+    world.write(world.path("a"), text_of("t1 t2"))
+    world.write(world.path("b"), text_of("t3"))
+    world.write(world.path("c"), text_of("t1 t2", z=2))
+    await world.rest()
+    assert await world.states() == dict.fromkeys("abc", "complete")
+
+
+@pytest.mark.parametrize("how", ["deleted", "rewritten", "moved away"])
+async def test_a_refused_metafile_is_taken_up_once_the_first_holds_its_images_no_more(world, how):
+    world.write(world.path("a"), text_of("t1 t2"))
+    await world.work()
+    world.write(world.path("b"), text_of("t1 t3"))
+    await world.rest()
+    assert await world.states() == {"a": "complete", "b": "failed"}
+    if how == "deleted":
+        world.remove("a")
+    elif how == "rewritten":
+        world.write(world.path("a"), text_of("t2"))
+    else:
+        world.move("a", "../a")
+    await world.rest()
+    assert (await world.states())["b"] == "complete"
+    assert (await world.states())["a"] == ("complete" if how == "rewritten" else "superseded")
+    assert tiles_in(world) == ({"t1", "t2", "t3"} if how == "rewritten" else {"t1", "t3"})
+
+
+async def test_a_copy_that_replaces_its_original_becomes_the_one_that_the_stack_names(world):
+    world.write(world.path("a"), text_of("t1 t2"))
+    await world.work()
+    world.copy("a", "b")
+    await world.rest()
+    assert await world.states() == {"a": "complete", "b": "failed"}
+    world.remove("a")
+    await world.rest()
+    assert await world.states() == {"a": "superseded", "b": "complete"}
+    assert set(world.stacks[RAW].values()) == {str(world.path("b"))}
+
+
+async def test_two_sections_that_change_places_are_both_done_where_they_are(world):
+    world.write(world.path("a"), text_of("t1 t2"))
+    world.write(world.path("b"), text_of("t3"))
+    await world.work()
+    world.move("a", "c")
+    world.move("b", "a")
+    world.move("c", "b")
+    await world.rest()
+    assert await world.states() == {"a": "complete", "b": "complete"}
+    for stack in (RAW, MIPS):
+        assert {key.split(".")[0]: Path(value).parent.name for key, value in world.stacks[stack].items()} == {
+            "t1": "b",
+            "t2": "b",
+            "t3": "a",
+        }
+
+
+async def test_one_file_under_two_paths_is_done_once_and_under_the_other_path_when_the_first_goes(world):
+    world.write(world.path("a"), text_of("t1 t2"))
+    await world.work()
+    world.link("a", "b")
+    await world.rest()
+    assert await world.states() == {"a": "complete", "b": "ignored"}
+    world.remove("a")
+    await world.rest()
+    assert await world.states() == {"a": "superseded", "b": "complete"}
+    assert set(world.stacks[RAW].values()) == {str(world.path("b"))}
+
+
+@pytest.mark.parametrize("how", ["linked", "copied", "rewritten"])
+async def test_two_paths_that_settle_at_the_same_moment_are_done_once(world, how):
+    first, second = world.path("a"), world.path("b")
+    world.write(first, text_of("t1 t2"))
+    if how == "linked":
+        world.link("a", "b")
+    else:
+        world.write(second, text_of("t1 t2", note="" if how == "copied" else "again"))
+    world.when("examine", first, world.turn)
+    world.when("examine", second, world.turn)
+    await world.rest()
+    assert sorted((await world.states()).values()) == ["complete", "ignored" if how == "linked" else "failed"]
+
+
+# --- moves
+
+
+@pytest.mark.parametrize("how", ["renamed", "renamed twice", "copied and deleted", "linked and deleted"])
+@pytest.mark.parametrize("was_read", [False, True])
+async def test_a_metafile_that_moves_while_it_waits_is_superseded_by_the_one_under_its_new_path(world, how, was_read):
+    world.write(world.path("old"), text_of("t1 t2", note=AWAITED))
+    if was_read:
+        await world.work(30)
+    else:
+        await world.scan()
+    if how == "renamed twice":
+        world.move("old", "between")
+        await world.scan()
+        world.move("between", "new")
+    elif how == "renamed":
+        world.move("old", "new")
+    else:
+        (world.copy if how == "copied and deleted" else world.link)("old", "new")
+        await world.scan()
+        world.remove("old")
+    await world.work(30)
+    world.image.touch()
+    await world.rest()
+    found = await world.states()
+    assert found.pop("new") == "complete"
+    if how == "copied and deleted" and not was_read:
+        assert found == {"old": "failed"}  # nobody has read it, and the copy is another file
+    else:
+        assert set(found.values()) == {"superseded"}
+
+
+async def test_the_new_path_of_a_move_that_fails_is_the_only_failure(world):
+    world.write(world.path("old"), text_of("t1 t2", note=AWAITED))
+    await world.work(30)
+    world.move("old", "new")
+    await world.rest()
+    assert await world.states() == {"old": "superseded", "new": "failed"}
+
+
+async def test_tiles_of_a_renamed_section_stay_when_another_comes_to_its_old_path(world):
+    world.write(world.path("old"), text_of("t1 t2"))
+    await world.work()
+    world.move("old", "new")
+    await world.work()
+    world.write(world.path("old"), text_of("t1"))
+    await world.rest()
+    assert (await world.states())["new"] == "complete"
+    assert tiles_in(world, RAW) == tiles_in(world) == {"t1", "t2"}
+
+
+async def test_no_tile_of_a_montage_that_stands_is_deleted_by_another(world):
+    world.write(world.path("a"), text_of("t1 t2"))
+    await world.work()
+    world.write(world.path("a"), text_of("t1"))
+    world.write(world.path("b"), text_of("t2"))
+    await world.rest()
+    world.write(world.path("a"), text_of("t1", note="again"))
+    await world.rest()
+    assert await world.states() == {"a": "complete", "b": "complete"}
+    assert tiles_in(world, RAW) == tiles_in(world) == {"t1", "t2"}
+
+
+async def test_a_tile_is_remembered_across_a_rename(world):
+    path = world.path("old")
+    world.write(path, text_of("t1 t2"))
+    await world.work()
+    world.write(path, text_of("t1"))
+    await world.scan()
+    while not [row for row in await world.at(path) if row.state is MontageState.SETTLED]:
+        await world.turn()
+    world.move("old", "new")
+    await world.rest()
+    assert await world.states() == {"old": "superseded", "new": "complete"}
+    assert tiles_in(world, RAW) == tiles_in(world) == {"t1"}
+
+
+async def test_a_section_moved_and_rewritten_at_once_leaves_nothing_of_its_old_path(world):
+    world.write(world.path("old"), text_of("t1 t2"))
+    world.broken.add(str(world.path("old")))
+    await world.work(5)
+    world.move("old", "new")
+    world.write(world.path("new"), text_of("t1"))
+    await world.rest()
+    assert await world.states() == {"old": "superseded", "new": "complete"}
+    for stack in (RAW, MIPS):
+        assert world.stacks[stack] == dict.fromkeys(ids_of(text_of("t1")), str(world.path("new")))
+
+
+# --- contents that come and go
+
+
+@pytest.mark.parametrize("step", ["applied", "mipmapped", "ingested", "failed"])
+@pytest.mark.parametrize("text", [BAD, LENS_SET])
+async def test_what_is_unfinished_ends_when_its_path_holds_something_that_is_not_ingested(world, text, step):
+    path = world.path("a")
+    world.write(path, text_of("t1 t2"))
+    if step == "failed":
+        world.broken.add(str(path))
+    await world.scan()
+    while not [row for row in await world.at(path) if row.state == step]:
+        await world.turn()
+    world.write(path, text)
+    await world.rest()
+    assert await world.states() == {"a": "failed" if text == BAD else "ignored"}
+    assert world.closed == {RAW, MIPS} or step != "applied"
+
+
+async def test_what_is_complete_stays_when_its_path_holds_something_that_is_not_ingested(world):
+    path = world.path("a")
+    world.write(path, text_of("t1 t2"))
+    await world.work()
+    world.write(path, BAD)
+    await world.rest()
+    assert await world.states() == {"a": "complete failed"}
+    world.write(path, text_of("t1 t2"))
+    await world.rest()
+    assert await world.states() == {"a": "complete"}
+
+
+@pytest.mark.parametrize("text", [text_of("t1"), BAD, LENS_SET], ids=["valid", "bad", "ignored"])
+async def test_a_content_that_comes_back_is_what_its_path_holds(world, text):
+    path = world.path("a")
+    for each in (text, text_of("t2"), text, BAD, text):
+        world.write(path, each)
+        await world.rest()
+    count = len(await world.montages())
+    await world.restart()
+    await world.scan()
+    assert [row.metafile for row in await world.unfinished()] == []
+    assert len(await world.montages()) == count
