@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from daemon.config import Settings, WatchSettings
-from daemon.journal import Journal, Montage, Settled, connect_read_only, journal_fault
+from daemon.journal import Journal, Look, Montage, Settled, connect_read_only, journal_fault
 from daemon.replay.lookup import NotSelectable
 from daemon.settle import settled_of
 from daemon.states import MontageState
@@ -122,6 +123,27 @@ class _Layer:
     raw: str
     mipmapped: str
     z: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A metafile, and how far its montage is proved to be."""
+
+    found: _Found
+    settled: Settled | None
+    """None if it could not be read."""
+    state: MontageState
+    evidence: str
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether stacks and files prove more than that the metafile is there."""
+        return self.state is not MontageState.NOTICED
+
+    @property
+    def tile_ids(self) -> tuple[str, ...]:
+        """Ids of the tiles that it names."""
+        return self.settled.tile_ids if self.settled else ()
 
 
 @dataclass
@@ -230,7 +252,8 @@ class Rebuilder:
         assert montage_id is not None
         name = found.sighting.path.name
         if pattern := next((glob for glob in found.watch.ignore if fnmatchcase(name, glob)), None):
-            await self._journal.ignore(montage_id, f"its name matches ignore = {pattern}", None)
+            look = Look(montage_id, found.sighting.identity)
+            await self._journal.ignore(look, f"its name matches ignore = {pattern}")
             self._tally.count(MontageState.IGNORED)
         else:
             self._tally.count(MontageState.NOTICED)
@@ -273,15 +296,12 @@ class Rebuilder:
         raw, mipmapped = StackId.parse(layer.raw), StackId.parse(layer.mipmapped)
         in_raw = await self._shown(raw, layer.z)
         in_mipmapped = in_raw if raw == mipmapped else await self._shown(mipmapped, layer.z)
-        claimed: set[str] = set()
-        for found in metafiles:
-            read = await self._read(found)
-            if read is None:  # it changed since it was sorted into its layer
-                await self._notice(found)
-                continue
-            content, settled = read
-            claimed.update(settled.tile_ids)
-            await self._enter(found, content, settled, in_raw, in_mipmapped)
+        judged = [await self._judge(found, in_raw, in_mipmapped) for found in metafiles]
+        holders = Counter(tile_id for each in judged if each.is_proved for tile_id in each.tile_ids)
+        for each in judged:
+            # Where several metafiles seem to have made the same tile, none is believed.
+            await self._enter(each, is_sole=all(holders[tile_id] == 1 for tile_id in each.tile_ids))
+        claimed = {tile_id for each in judged for tile_id in each.tile_ids}
         for stack, shown_tiles in {raw: in_raw, mipmapped: in_mipmapped}.items():
             if extra := shown_tiles.keys() - claimed:
                 # Perhaps of a content that was replaced, perhaps somebody else's: nothing here may delete them.
@@ -290,21 +310,22 @@ class Rebuilder:
                     f"{some(extra, 3)}"
                 )
 
-    async def _enter(
-        self,
-        found: _Found,
-        content: bytes,
-        settled: Settled,
-        in_raw: Mapping[str, Json],
-        in_mipmapped: Mapping[str, Json],
-    ) -> None:
+    async def _judge(self, found: _Found, in_raw: Mapping[str, Json], in_mipmapped: Mapping[str, Json]) -> _Judged:
+        read = await self._read(found)
+        if read is None:  # it changed since it was sorted into its layer
+            return _Judged(found, None, MontageState.NOTICED, "")
+        content, settled = read
         section = await asyncio.to_thread(section_of, _as_montage(found, settled), found.watch, content)
-        state, evidence = await self._proved(section, in_raw, in_mipmapped)
-        if state is MontageState.NOTICED:
+        return _Judged(found, settled, *await self._proved(section, in_raw, in_mipmapped))
+
+    async def _enter(self, judged: _Judged, *, is_sole: bool) -> None:
+        found, settled = judged.found, judged.settled
+        if settled is None or not judged.is_proved or not is_sole:
             await self._notice(found)
-            return
-        await self._journal.enter(found.sighting, settled, state, evidence)
-        self._tally.count(state)
+        elif await self._journal.enter(found.sighting, settled, judged.state, judged.evidence) is None:
+            await self._notice(found)  # a montage of another pair of stacks holds tiles of it
+        else:
+            self._tally.count(judged.state)
 
     async def _proved(
         self, section: Section, in_raw: Mapping[str, Json], in_mipmapped: Mapping[str, Json]

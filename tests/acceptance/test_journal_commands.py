@@ -12,7 +12,7 @@ import pytest
 
 from daemon.rebuild import back_up
 from daemon.replay.lookup import NotSelectable
-from tests.acceptance.rig import Rig, digest_tree, fetch, temwatch, verify_levels
+from tests.acceptance.rig import Rig, digest_tree, fetch, temwatch, verify_levels, wait_for
 
 Z = 1050.0
 
@@ -162,6 +162,30 @@ def test_each_montage_is_entered_as_far_as_stacks_and_files_prove_it(rig: Rig, w
     for name in ("complete", "open", "levels_not_named", "a_level_gone", "a_tile_gone"):
         assert verify_levels(rig.tiles(stack(name, "mips"), float(grids[name]))) == 4 * 6
         assert rig.stack_state(stack(name, "mips")) == "COMPLETE"
+
+
+@pytest.mark.parametrize("where", ["the same directory", "another directory"])
+def test_of_metafiles_that_name_the_same_images_one_at_most_is_entered_and_one_is_done(rig: Rig, write, where):
+    rig.start_standin()
+    section = write(1050, specimen_id="s")
+    assert run(rig, "replay", rig.acquisition).returncode == 0
+    if where == "the same directory":
+        copy = section.metafile.with_name(section.metafile.name.replace("_0_.json", "_0_conflict.json"))
+        copy.write_bytes(section.metafile.read_bytes())
+    else:
+        directory = section.metafile.parent.with_name("copy")
+        shutil.copytree(section.metafile.parent, directory)
+        copy = directory / section.metafile.name
+    done = run(rig, "journal", "rebuild")
+    # The stack names images of the first directory, and does not tell which metafile there made its tiles.
+    assert ("2 noticed" if where == "the same directory" else "1 noticed, 1 complete") in done.stdout
+    rig.start()
+    states = ["complete", "failed"]
+    wait_for(lambda: sorted(row["state"] for row in rig.montages()) == states, 60, lambda: str(rig.montages()))
+    (refused,) = [row for row in rig.montages() if row["state"] == "failed"]
+    assert {refused["metafile"]} < {str(copy), str(section.metafile)}
+    assert str(copy) in str(refused["fault"])
+    assert str(section.metafile) in str(refused["fault"])
 
 
 def test_tiles_that_no_metafile_names_are_told_of_and_left(rig: Rig, write):
