@@ -4,16 +4,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-import numpy as np
-from PIL import Image
+from PIL import PngImagePlugin
 
-from handlers.errors import Fault, ImageFault, ImagesMissing, storage_fault
+from handlers.errors import Fault, ImageFault, ImagesMissing, Unfit, storage_fault
 from handlers.greyvalues import Grey
-from handlers.imageheader import UNREADABLE, ImageInfo, decoder, opened, read_header
+from handlers.imageheader import UNREADABLE, ImageInfo, opened, read_header
+from handlers.pillowpixels import array_of, jpeg_pixels
+from handlers.tiffpixels import tiff_pixels
 
-ROWS_OF_PILLOW = 256
-"""Handed over at once: of a whole image there would be two more copies for a moment."""
+MOST_EXTRA_BYTES = 1 << 24
+"""Of a JPEG beside its pixels: more than that is not read."""
 
 
 def read_image(
@@ -21,11 +23,11 @@ def read_image(
 ) -> tuple[Grey, ImageInfo]:
     """Pixels and header of an image of a given size; the header is compared with it before anything is decoded."""
     with told(path), opened(path, root) as file:
-        info = read_header(file, path, mask=mask)
+        info = read_header(file, path, mask=mask, with_layout=True)
         require_size(info, path, width, height)
         with warnings.catch_warnings():  # of oddities in metadata, nobody reads them
             warnings.simplefilter("ignore")
-            return _pixels(decoder(file), info, path), info
+            return _decoded(file, info), info
 
 
 def require_size(info: ImageInfo, path: Path, width: int, height: int) -> None:
@@ -40,6 +42,8 @@ def told(path: Path) -> Iterator[None]:
     """Makes a Fault of what reading an image may raise."""
     try:
         yield
+    except Unfit as unfit:
+        raise unfit.of(path) from unfit
     except UNREADABLE as error:
         raise _broken(path, error) from error
     except FileNotFoundError as error:
@@ -50,18 +54,13 @@ def told(path: Path) -> Iterator[None]:
         raise storage_fault(str(path), "read the image", error) from error
 
 
-def _pixels(image: Image.Image, info: ImageInfo, path: Path) -> Grey:
-    if image.size != (info.width, info.height):
-        raise ImageFault(str(path), f"is {image.size} for Pillow, but its header says {info}", "acquire it again")
-    # Given its memory, Pillow does not hold the size against a large camera; it was compared with the one expected.
-    image.im = Image.new(image.mode, image.size, None).im
-    image.load()
-    grey = image.convert("L") if image.mode == "1" else image
-    pixels = np.empty((grey.height, grey.width), np.uint16 if info.bits == 16 else np.uint8)
-    for top in range(0, grey.height, ROWS_OF_PILLOW):
-        rows = grey.crop((0, top, grey.width, min(top + ROWS_OF_PILLOW, grey.height)))
-        pixels[top : top + ROWS_OF_PILLOW] = np.asarray(rows)
-    return pixels
+def _decoded(file: BinaryIO, info: ImageInfo) -> Grey:
+    if info.layout is not None:
+        return tiff_pixels(file.fileno(), info.layout)
+    file.seek(0)
+    if info.format == "jpg":
+        return jpeg_pixels(file.read(4 * info.width * info.height + MOST_EXTRA_BYTES))
+    return array_of(PngImagePlugin.PngImageFile(file))
 
 
 def _broken(path: Path, error: Exception) -> ImageFault:

@@ -130,6 +130,18 @@ class ImageFault(Fault):
     """An image that cannot be decoded, or whose size or mode is not the one expected."""
 
 
+class Unfit(Exception):  # noqa: N818  it becomes a fault as soon as the file's name is known
+    """Why an image file cannot be used, as what follows its name."""
+
+    def __init__(self, problem: str, hint: str = "copy or acquire the image again") -> None:
+        super().__init__(problem)
+        self.hint = hint
+
+    def of(self, path: Path) -> ImageFault:
+        """The fault of an image."""
+        return ImageFault(str(path), str(self), self.hint)
+
+
 class StorageFault(Fault):
     """A disk or mount that cannot be read or written now."""
 

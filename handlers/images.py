@@ -22,10 +22,11 @@ from handlers.errors import Fault, ImageFault, SettingsFault, StorageFault, Work
 from handlers.formats import PLAIN_TIFF, Encoding, Page
 from handlers.greyvalues import FULL_RANGE, Grey, IntensityRange
 from handlers.identity import FileIdentity
-from handlers.imageheader import ImageInfo, Run, inspect_image, opened, read_header
+from handlers.imageheader import ImageInfo, inspect_image, opened, read_header
 from handlers.levelfiles import put_in_place, sync_directories
 from handlers.mipmaps import reduce_levels
 from handlers.reduction import MEAN, Reduction, level_size
+from handlers.tiffheader import Run
 from handlers.workbench import Kind, Workbench, bench_for
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def _original_of_file(job: MipmapJob) -> _Original:
 
 def _described(job: MipmapJob, file: BinaryIO) -> _Original:
     found = os.fstat(file.fileno())
-    info = read_header(file, job.level0, mask=job.is_mask, with_runs=True)
+    info = read_header(file, job.level0, mask=job.is_mask, with_layout=True)
     require_size(info, job.level0, job.width, job.height)
     return _Original(info.bits, found.st_mtime_ns, tuple(_notes(job, info)), info.runs, FileIdentity.of(found))
 

@@ -33,7 +33,6 @@ from handlers.errors import (
     WorkerFault,
 )
 from handlers.formats import Encoding
-from handlers.imageheader import decoder
 from handlers.images import FaultReport, MipmapJob, MipmapReport, inspect_image, make_mipmaps, verify_level
 from handlers.mipmapjobs import mask_job, tile_job
 from handlers.mipmapplan import Level0, MipmapPlan, absent_levels, level_uris
@@ -490,12 +489,13 @@ def test_level_0_is_decoded_once_however_many_levels_are_made(
     level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[Path] = []
+    decode = decoding._decoded
 
-    def counted(file: Any) -> Any:
+    def counted(file: Any, info: Any) -> Any:
         decoded.append(Path(f"/proc/self/fd/{file.fileno()}").readlink())
-        return decoder(file)
+        return decode(file, info)
 
-    monkeypatch.setattr(decoding, "decoder", counted)
+    monkeypatch.setattr(decoding, "_decoded", counted)
     assert len(make_mipmaps(job_for(level0, output_dir, levels=3)).made) == 3
     assert len([path for path in decoded if path == level0]) == 1
 
@@ -603,7 +603,7 @@ class TestRefusedImages:
             (b"II*\0\x08\0\0\0\0\0\0\0\0\0", "0 entries"),
             (b"MM\0*\xff\xff\xff\xff", "cut short"),
             (b"\x89PNG\r\n\x1a\n", "cannot be read"),
-            (b"\xff\xd8\xff\xe0 and no more", "cannot be read"),
+            (b"\xff\xd8\xff\xe0 and no more", "cut short"),
         ],
     )
     def test_what_is_no_image_is_refused(self, tmp_path: Path, output_dir: Path, content: bytes, words: str) -> None:
@@ -613,7 +613,7 @@ class TestRefusedImages:
         assert isinstance(fault, ImageFault)
         assert words in str(fault)
 
-    @pytest.mark.parametrize("form", ["TIFF", "PNG"])
+    @pytest.mark.parametrize("form", ["TIFF", "PNG", "JPEG"])
     def test_a_file_cut_short_shows_without_decoding_wherever_it_is_cut(self, tmp_path: Path, form: str) -> None:
         file = save(tmp_path / "a", texture(), format=form)
         whole = file.read_bytes()
@@ -673,7 +673,7 @@ class TestRefusedImages:
     def test_16_bits_do_not_go_into_jpeg_and_nothing_is_decoded_to_find_out(
         self, tmp_path: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(decoding, "decoder", None)
+        monkeypatch.setattr(decoding, "_decoded", None)
         file = save(tmp_path / "a.tif", texture(np.uint16))
         fault = fault_of(job_for(file, output_dir, extension="jpg", convert_to_8bit=False))
         assert isinstance(fault, SettingsFault)

@@ -21,9 +21,10 @@ from handlers import images, levelfiles, workbench
 from handlers.errors import ImageFault
 from handlers.formats import Encoding, plain_page
 from handlers.greyvalues import Grey
-from handlers.imageheader import ImageInfo, Run, inspect_image, opened, read_header
+from handlers.imageheader import ImageInfo, inspect_image, opened, read_header
 from handlers.images import MipmapJob, make_mipmaps, verify_level
 from handlers.mipmaps import reduce_levels
+from handlers.tiffheader import Run
 from handlers.workbench import Kind, Workbench, bench_for
 from tests.unit.test_images import grey_tags, leftovers, save, tiff
 
@@ -42,7 +43,7 @@ def job_of(file: Path, output_dir: Path, pixels: npt.NDArray[Any], levels: int =
 
 def info_of(file: Path) -> ImageInfo:
     with opened(file) as content:
-        return read_header(content, file, with_runs=True)
+        return read_header(content, file, with_layout=True)
 
 
 def strips(pixels: Grey, rows_each: int, gap: int = 0, **options: Any) -> bytes:

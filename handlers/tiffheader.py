@@ -1,0 +1,320 @@
+"""The header of a TIFF file: what its pixels are, how they are written, and where they lie, all of them in the file."""
+
+import functools
+import os
+import struct
+import sys
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from handlers import jpegstream, tiffcompression
+from handlers.errors import Unfit
+
+HEAD_BYTES = 4096
+"""What is read of a file at first: a page, since no disk and no file server reads less."""
+MAX_TAGS = 4096
+MAX_PIECES = 1 << 20
+"""Strips or tiles of one TIFF; more are a broken header."""
+MOST_TILE_PIXELS = 1 << 22
+"""A tile may be so large, or four times the image; a larger one would only take memory."""
+
+NATIVE_ORDER = "<" if sys.byteorder == "little" else ">"
+
+_TYPES = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 6: (1, "b"), 7: (1, "B"), 8: (2, "h"), 9: (4, "i"), 16: (8, "Q")}
+"""TIFF's integer types, and bytes: number -> (size, struct's letter)."""
+_NUMBERS = {2: "signed integers", 3: "floating point numbers", 5: "complex integers", 6: "complex numbers"}
+"""SampleFormat -> what it means, but for unsigned integers."""
+_NAMES = {
+    256: "ImageWidth",
+    257: "ImageLength",
+    262: "PhotometricInterpretation",
+    273: "StripOffsets",
+    279: "StripByteCounts",
+    322: "TileWidth",
+    323: "TileLength",
+    325: "TileByteCounts",
+}
+"""Tags that every TIFF needs."""
+_HINT = "save it uncompressed, or with LZW, Deflate or PackBits"
+
+
+class Run(NamedTuple):
+    """Whole rows of pixels, one behind the other in a file."""
+
+    offset: int
+    """Of the first byte."""
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class TiffLayout:
+    """What the pixels of a TIFF are, where they lie in its file, and how they are written."""
+
+    width: int
+    height: int
+    bits: int
+    """Per pixel: 8 or 16, or 1 in a mask."""
+    is_white_zero: bool
+    order: str
+    """Of the bytes in a number: < or >, as struct has it."""
+    has_reversed_bits: bool
+    """Whether the first bit of a byte is the lowest."""
+    compression: int
+    predictor: int
+    """1: none; 2: each value less the one to its left."""
+    is_tiled: bool
+    piece_width: int
+    """Of a strip or tile; strips are as wide as the image."""
+    piece_height: int
+    """The last strip may have fewer rows; tiles are filled up."""
+    offsets: tuple[int, ...]
+    """Of the pieces that hold the image, row by row; so are `lengths`."""
+    lengths: tuple[int, ...]
+    """In bytes; uncompressed pieces may be longer than that."""
+    jpeg_tables: bytes = b""
+    """What the JPEG data of all pieces share."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Of an uncompressed piece."""
+        return (self.piece_width * self.bits + 7) // 8
+
+    def rows_of(self, index: int) -> int:
+        """How many rows of the image a piece may hold, the last strip fewer than the others."""
+        return self.piece_height if self.is_tiled else min(self.piece_height, self.height - index * self.piece_height)
+
+    def runs(self) -> tuple[Run, ...]:
+        """The rows, if they lie in the file as they would in memory: not packed, in this machine's byte order."""
+        is_plain = self.compression == tiffcompression.NONE and not self.is_tiled and not self.has_reversed_bits
+        if not is_plain or self.bits == 1 or (self.bits == 16 and self.order != NATIVE_ORDER):
+            return ()
+        runs: list[Run] = []
+        for index, offset in enumerate(self.offsets):
+            rows = self.rows_of(index)
+            if runs and runs[-1].offset + runs[-1].rows * self.row_bytes == offset:
+                runs[-1] = Run(runs[-1].offset, runs[-1].rows + rows)
+            else:
+                runs.append(Run(offset, rows))
+        return tuple(runs)
+
+
+def require_grey(bits: int, *, mask: bool) -> None:
+    """Raise Unfit unless an image, or a mask, may have so many bits per pixel."""
+    if bits not in (8, 16) and not (mask and bits == 1):
+        kind = "one bit" if bits == 1 else f"{bits} bits"
+        raise Unfit(f"has {kind} per pixel", "grey images have 8 or 16; masks 8 or 1" if mask else "8 or 16 are read")
+    if mask and bits == 16:
+        raise Unfit("is a mask with 16 bits per pixel", "save it with 8: 0 where clear, 255 where opaque")
+
+
+class TiffHeader:
+    """The first directory of a TIFF or BigTIFF file.
+
+    Source: TIFF 6.0, sections 2 and 3 to 15. BigTIFF, and values that TIFF does not have, are read as by libtiff.
+    """
+
+    WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 256, 257, 258, 259, 262, 277, 339
+    ORIENTATION, FILL_ORDER, ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH = 274, 266, 278, 322, 323
+    PREDICTOR, JPEG_TABLES = 317, 347
+    STRIPS, TILES = (273, 279), (324, 325)
+    """Tags of offsets and of byte counts."""
+
+    def __init__(self, descriptor: int, file_bytes: int, head: bytes) -> None:
+        self._descriptor = descriptor
+        self._file_bytes = file_bytes
+        self._order = "<" if head[0:1] == b"I" else ">"
+        self._big = b"+" in head[2:4]
+        self._word = "Q" if self._big else "I"
+        self._word_bytes = 8 if self._big else 4
+        self._near = head
+        self._near_at = 0
+        self.looked_at: int | None = 4
+        """Bytes of the head, from its first, that all was made out from so far; None once others were read."""
+        where = 8 if self._big else 4
+        (self._directory,) = self._unpack(self._word, self._read(where, self._word_bytes))
+        self._entries, self.has_more_pages = self._read_entries()
+
+    def layout(self, *, mask: bool) -> TiffLayout:
+        """The layout of the first image, all of whose pixels are in the file, in a form that is decoded.
+
+        Raises Unfit for any other.
+        """
+        width, height = self._one(self.WIDTH), self._one(self.HEIGHT)
+        bits = self._bits(mask=mask)
+        if not (0 < width <= 65536 and 0 < height <= 65536):
+            raise Unfit(f"has an impossible size of {width}x{height} pixels")
+        if 2 <= self._one(self.ORIENTATION, 1) <= 8:  # readers take any other value for 1
+            raise Unfit("is stored turned or mirrored (TIFF tag Orientation)", "save it the way it is to be seen")
+        compression, predictor = self._compression(bits)
+        is_tiled = self.TILES[0] in self._entries
+        piece_width, piece_height = self._piece_size(width, height, bits, is_tiled=is_tiled)
+        count = -(-width // piece_width) * -(-height // piece_height)
+        offsets = self._offsets(count, is_tiled=is_tiled)
+        layout = TiffLayout(
+            width,
+            height,
+            bits,
+            self._one(self.PHOTOMETRIC) == 0,
+            self._order,
+            self._one(self.FILL_ORDER, 1) == 2,  # readers take any other value for 1
+            compression,
+            predictor,
+            is_tiled,
+            piece_width,
+            piece_height,
+            offsets,
+            (),
+            bytes(self._values(self.JPEG_TABLES)) if self.JPEG_TABLES in self._entries else b"",
+        )
+        layout = replace(layout, lengths=self._lengths(layout))
+        if compression == tiffcompression.JPEG:
+            self._require_jpeg(layout)
+        return layout
+
+    def _bits(self, *, mask: bool) -> int:
+        samples, photometric = self._one(self.SAMPLES, 1), self._one(self.PHOTOMETRIC)
+        if photometric == 3:
+            raise Unfit("holds a colour palette, not grey values", "save it as grey")
+        if samples != 1:
+            raise Unfit(f"holds colours ({samples} samples per pixel), not grey values", "save it as grey")
+        if photometric not in (0, 1):
+            raise Unfit(f"holds colours (PhotometricInterpretation {photometric}), not grey values", "save it as grey")
+        sample_format = self._one(self.SAMPLE_FORMAT, 1)
+        if sample_format not in (0, 1, 4):  # 4 is "undefined", which TIFF 6.0 has treated as unsigned; 0 is no value
+            found = _NUMBERS.get(sample_format, "numbers of no known kind")
+            raise Unfit(f"holds {found}, not unsigned grey values", "save it with 8 or 16 bits, unsigned")
+        bits = self._one(self.BITS, 1)
+        require_grey(bits, mask=mask)
+        if photometric == 0 and bits > 1:
+            raise Unfit("counts grey values from white to black (WhiteIsZero)", "save it as BlackIsZero")
+        return bits
+
+    def _compression(self, bits: int) -> tuple[int, int]:
+        """The compression, and its predictor."""
+        compression, predictor = self._one(self.COMPRESSION, 1), self._one(self.PREDICTOR, 1)
+        name = tiffcompression.name_of(compression)
+        if not tiffcompression.is_read(compression):
+            raise Unfit(f"is compressed with {name}, which is not read", _HINT)
+        if compression == tiffcompression.JPEG and bits != 8:
+            raise Unfit(f"has {bits} bits per pixel, compressed with {name}", _HINT)
+        # Beside any other compression some readers undo the differences, and some do not.
+        is_undone = predictor == 1 or (predictor == 2 and compression in tiffcompression.WITH_PREDICTOR and bits > 1)
+        if not is_undone:
+            raise Unfit(f"has the TIFF tag Predictor {predictor} with {bits} bits and {name}, which is not read", _HINT)
+        return compression, predictor
+
+    def _offsets(self, count: int, *, is_tiled: bool) -> tuple[int, ...]:
+        """Of so many pieces."""
+        offsets = self._values((self.TILES if is_tiled else self.STRIPS)[0])
+        if len(offsets) < count:  # a decoder would leave the rest as it found the memory
+            raise Unfit(f"has {len(offsets)} pieces of pixels, but its size needs {count}")
+        if len(offsets) > count and not is_tiled and self.ROWS_PER_STRIP not in self._entries:
+            raise Unfit(f"has {len(offsets)} strips, and no TIFF tag {self.ROWS_PER_STRIP} (RowsPerStrip)")
+        return offsets[:count]
+
+    def _lengths(self, layout: TiffLayout) -> tuple[int, ...]:
+        """Of its pieces; what pixels need where they are not compressed, even if no tag says it."""
+        offsets_tag, counts_tag = self.TILES if layout.is_tiled else self.STRIPS
+        is_plain, count = layout.compression == tiffcompression.NONE, len(layout.offsets)
+        needed = (layout.row_bytes * layout.piece_height,) * (count - 1) + (
+            layout.row_bytes * layout.rows_of(count - 1),
+        )
+        if is_plain and counts_tag not in self._entries:
+            self._require_inside(layout.offsets, needed)
+            return needed
+        counts, offset_count = self._values(counts_tag), self._entries[offsets_tag][1]
+        if len(counts) != offset_count:
+            raise Unfit(f"has {offset_count} pieces of pixels, but {len(counts)} lengths of them")
+        self._require_inside(layout.offsets, counts[:count])
+        if is_plain and any(map(int.__lt__, counts, needed)):
+            raise Unfit(f"holds {sum(counts)} bytes of pixels, but its size needs {sum(needed)}")
+        return needed if is_plain else counts[:count]
+
+    def _piece_size(self, width: int, height: int, bits: int, *, is_tiled: bool) -> tuple[int, int]:
+        """Of a strip or tile."""
+        if not is_tiled:
+            rows = min(self._one(self.ROWS_PER_STRIP, height), height)
+            if rows == 0:
+                raise Unfit("has pieces of pixels without a size")
+            return width, rows
+        across, down = self._one(self.TILE_WIDTH), self._one(self.TILE_LENGTH)
+        if across == 0 or down == 0:
+            raise Unfit("has pieces of pixels without a size")
+        if across * down > max(4 * width * height, MOST_TILE_PIXELS) or (bits == 1 and across % 8):
+            raise Unfit(f"has tiles of {across}x{down} pixels, which are not read")
+        return across, down
+
+    def _require_inside(self, offsets: tuple[int, ...], lengths: tuple[int, ...]) -> None:
+        end = max(map(int.__add__, offsets, lengths))
+        if end > self._file_bytes:
+            raise Unfit(f"is cut short: it has {self._file_bytes} of {end} bytes")
+        if min(offsets) < 8 or min(lengths) == 0:
+            raise Unfit("does not say where all of its pixels are: it was not written to its end")
+        if sum(lengths) > self._file_bytes:
+            raise Unfit("has pieces of pixels that overlap each other")
+
+    def _require_jpeg(self, layout: TiffLayout) -> None:
+        """Each piece is a stream of JPEG that can be decoded, and has its end."""
+        for index, (offset, length) in enumerate(zip(layout.offsets, layout.lengths, strict=True)):
+            frame = jpegstream.frame_of(functools.partial(self._part, offset, length))
+            width, rows = layout.piece_width, layout.rows_of(index)
+            if frame.width != width or frame.height < rows:
+                raise Unfit(f"has JPEG data of {frame.width}x{frame.height} pixels for {width}x{rows}")
+            jpegstream.require_end(self._part(offset, length, max(0, length - 16), 16))
+
+    def _part(self, offset: int, length: int, at: int, size: int) -> bytes:
+        """Bytes of a piece of pixels from `at` on, as far as it goes."""
+        return self._read(offset + at, min(size, length - at)) if at < length else b""
+
+    def _read_entries(self) -> tuple[dict[int, tuple[int, int, bytes]], bool]:
+        """Tag -> (type, count, the value or its offset); and whether another directory follows."""
+        count_letter, count_bytes, entry_bytes = ("Q", 8, 20) if self._big else ("H", 2, 12)
+        (count,) = self._unpack(count_letter, self._read(self._directory, count_bytes))
+        if not 0 < count <= MAX_TAGS:
+            raise Unfit(f"has a TIFF directory of {count} entries")
+        raw = self._read(self._directory + count_bytes, count * entry_bytes + self._word_bytes)
+        entries = struct.iter_unpack(f"{self._order}HH{self._word}{self._word_bytes}s", raw[: count * entry_bytes])
+        (following,) = self._unpack(self._word, raw[count * entry_bytes :])
+        by_tag: dict[int, tuple[int, int, bytes]] = {}
+        for tag, kind, number, value in entries:
+            by_tag.setdefault(tag, (kind, number, value))  # of a tag that stands there twice readers take the first
+        return by_tag, following != 0
+
+    def _one(self, tag: int, default: int | None = None) -> int:
+        """The only, or first, value of a tag."""
+        if tag not in self._entries and default is not None:
+            return default
+        return self._values(tag)[0]
+
+    def _values(self, tag: int) -> tuple[int, ...]:
+        if tag not in self._entries:
+            raise Unfit(f"lacks the TIFF tag {tag} ({_NAMES.get(tag, 'no name')})")
+        kind, count, value = self._entries[tag]
+        if kind not in _TYPES or not 0 < count <= MAX_PIECES:
+            raise Unfit(f"has a TIFF tag {tag} of type {kind} with {count} values")
+        size, letter = _TYPES[kind]
+        if size * count > self._word_bytes:
+            (offset,) = self._unpack(self._word, value)
+            value = self._read(offset, size * count)
+        values = self._unpack(f"{count}{letter}", value[: size * count])
+        if letter.islower() and min(values) < 0:
+            raise Unfit(f"has a TIFF tag {tag} with a value below zero")
+        return values
+
+    def _read(self, offset: int, length: int) -> bytes:
+        """Bytes of the file; small pieces come out of one larger read."""
+        inside = offset - self._near_at
+        if not 0 <= inside <= len(self._near) - length:
+            if offset + length > self._file_bytes:
+                raise Unfit(f"is cut short: it has {self._file_bytes} bytes, and its header needs {offset + length}")
+            self._near = os.pread(self._descriptor, max(length, HEAD_BYTES), offset)
+            self._near_at, inside = offset, 0
+            self.looked_at = None
+            if len(self._near) < length:
+                raise Unfit("became shorter while it was read")
+        elif self.looked_at is not None:
+            self.looked_at = max(self.looked_at, inside + length)
+        return self._near[inside : inside + length]
+
+    def _unpack(self, letters: str, raw: bytes) -> tuple[int, ...]:
+        return struct.unpack(self._order + letters, raw)

@@ -1,0 +1,148 @@
+"""The pixels of a TIFF, as its layout says where they lie and how they are written.
+
+Uncompressed pixels are read straight from the file. Compressed ones go through libtiff and libjpeg, by way of Pillow,
+in a plain TIFF that is made of the layout: what a header means is decided once, in `tiffheader`.
+"""
+
+import io
+import os
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from PIL import TiffImagePlugin
+
+from handlers import tiffcompression
+from handlers.errors import Unfit
+from handlers.greyvalues import Grey
+from handlers.pillowpixels import array_of, jpeg_pixels
+from handlers.tiffheader import TiffLayout
+
+Bytes = npt.NDArray[np.uint8]
+
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+"""Byte -> the same with its bits in the other order."""
+_SHORT, _LONG = 3, 4
+CUT_SHORT = "the file became shorter while it was read"
+
+
+def tiff_pixels(descriptor: int, layout: TiffLayout) -> Grey:
+    """The image, (H, W); one bit per pixel becomes 0 and 255.
+
+    Raises
+    ------
+    Unfit
+        If compressed data are broken, or end before the last row.
+    EOFError
+        If the file became shorter.
+    OSError
+        If it cannot be read.
+    """
+    if layout.compression == tiffcompression.NONE:
+        return _as_values(_plain_bytes(descriptor, layout), layout)
+    if layout.compression == tiffcompression.JPEG:
+        return _of_jpeg(descriptor, layout)
+    return _by_libtiff(descriptor, layout)
+
+
+def _piece(descriptor: int, layout: TiffLayout, index: int) -> bytes:
+    """The bytes of a strip or tile, each with its highest bit first."""
+    content = os.pread(descriptor, layout.lengths[index], layout.offsets[index])
+    while len(content) < layout.lengths[index]:
+        more = os.pread(descriptor, layout.lengths[index] - len(content), layout.offsets[index] + len(content))
+        if not more:
+            raise EOFError(CUT_SHORT)
+        content += more
+    # The bytes of a JPEG are never reversed: so does libtiff.
+    is_reversed = layout.has_reversed_bits and layout.compression != tiffcompression.JPEG
+    return content.translate(_REVERSED) if is_reversed else content
+
+
+def _places(layout: TiffLayout) -> Iterator[tuple[int, int, int]]:
+    """Index, top row and left column of each piece."""
+    across = -(-layout.width // layout.piece_width)
+    for index in range(len(layout.offsets)):
+        row, column = divmod(index, across)
+        yield index, row * layout.piece_height, column * layout.piece_width
+
+
+def _plain_bytes(descriptor: int, layout: TiffLayout) -> Bytes:
+    """The rows of the image as they are written, (H, bytes)."""
+    rows = np.empty((layout.height, (layout.width * layout.bits + 7) // 8), np.uint8)
+    for index, top, left in _places(layout):
+        piece = np.frombuffer(_piece(descriptor, layout, index), np.uint8).reshape(-1, layout.row_bytes)
+        place = rows[top : top + layout.piece_height, left * layout.bits // 8 :][:, : layout.row_bytes]
+        place[...] = piece[: place.shape[0], : place.shape[1]]
+    return rows
+
+
+def _as_values(rows: Bytes, layout: TiffLayout) -> Grey:
+    if layout.bits == 1:
+        bits = np.unpackbits(rows, axis=1, count=layout.width)
+        return np.where(bits == layout.is_white_zero, np.uint8(0), np.uint8(255))
+    if layout.bits == 8:
+        return rows
+    return rows.view(f"{layout.order}u2").astype(np.uint16, copy=False)
+
+
+def _of_jpeg(descriptor: int, layout: TiffLayout) -> Grey:
+    pixels = np.empty((layout.height, layout.width), np.uint8)
+    for index, top, left in _places(layout):
+        content = _piece(descriptor, layout, index)
+        if layout.jpeg_tables:  # a stream of its own, without pixels
+            content = layout.jpeg_tables[: layout.jpeg_tables.rindex(b"\xff\xd9")] + content[2:]
+        piece = jpeg_pixels(content)
+        place = pixels[top : top + layout.piece_height, left : left + layout.piece_width]
+        place[...] = piece[: place.shape[0], : place.shape[1]]
+    return pixels
+
+
+def _by_libtiff(descriptor: int, layout: TiffLayout) -> Grey:
+    image = TiffImagePlugin.TiffImageFile(io.BytesIO(_plain_tiff(descriptor, layout)))
+    try:
+        return array_of(image)
+    except OSError as error:
+        name = tiffcompression.name_of(layout.compression)
+        raise Unfit(f"cannot be decoded: its {name} data are broken or end too early") from error
+
+
+def _plain_tiff(descriptor: int, layout: TiffLayout) -> bytes:
+    """A TIFF with the same pixels, its header as plain as can be."""
+    offsets, content = [], bytearray(8)
+    for index in range(len(layout.offsets)):
+        offsets.append(len(content))
+        content += _piece(descriptor, layout, index)
+    content += bytes(len(content) % 2)
+    shape = (322, 323) if layout.is_tiled else (256, 278)
+    tags: dict[int, tuple[int, tuple[int, ...]]] = {
+        shape[0]: (_LONG, (layout.piece_width,)),
+        shape[1]: (_LONG, (layout.piece_height,)),
+        256: (_LONG, (layout.width,)),
+        257: (_LONG, (layout.height,)),
+        258: (_SHORT, (layout.bits,)),
+        259: (_SHORT, (layout.compression,)),
+        262: (_SHORT, (0 if layout.is_white_zero else 1,)),
+        277: (_SHORT, (1,)),
+        317: (_SHORT, (layout.predictor,)),
+        324 if layout.is_tiled else 273: (_LONG, tuple(offsets)),
+        325 if layout.is_tiled else 279: (_LONG, layout.lengths),
+    }
+    mark = b"II*\0" if layout.order == "<" else b"MM\0*"
+    content[:8] = mark + struct.pack(f"{layout.order}I", len(content))
+    return bytes(content + _directory(tags, len(content), layout.order))
+
+
+def _directory(tags: dict[int, tuple[int, tuple[int, ...]]], at: int, order: str) -> bytes:
+    """A TIFF directory that stands at an offset, with what does not fit into it behind."""
+    behind = at + 2 + 12 * len(tags) + 4
+    entries, values = struct.pack(f"{order}H", len(tags)), b""
+    for tag, (kind, numbers) in sorted(tags.items()):
+        packed = struct.pack(f"{order}{len(numbers)}{'H' if kind == _SHORT else 'I'}", *numbers)
+        entries += struct.pack(f"{order}HHI", tag, kind, len(numbers))
+        if len(packed) <= 4:
+            entries += packed.ljust(4, b"\0")
+        else:
+            entries += struct.pack(f"{order}I", behind + len(values))
+            values += packed
+    return entries + bytes(4) + values
