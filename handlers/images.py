@@ -185,6 +185,8 @@ class _Original:
     """Where its rows lie in the file; empty if they have to be decoded."""
     identity: FileIdentity | None = None
     """Of the file that all this was read from."""
+    has_size: bool = True
+    """Whether its size was compared with the one expected."""
 
 
 def _require_sense(job: MipmapJob) -> None:
@@ -251,11 +253,21 @@ def _original_of_source(job: MipmapJob, source: "RenderSource") -> _Original:
             f"render-ws serves 8 of the 16 bits of {job.level0}",
             "set mipmaps.convert_to_8bit = true, or another method",
         )
+    info, mtime_ns = _seen_here(job)
+    if info is not None:
+        require_size(info, job.level0, job.width, job.height)
+    return _Original(source.bits, mtime_ns, has_size=info is not None)
+
+
+def _seen_here(job: MipmapJob) -> tuple[ImageInfo | None, int | None]:
+    """What this machine sees of a file that render-ws serves: header and age, None for what cannot be read."""
     try:
         mtime_ns = job.level0.stat().st_mtime_ns
+        return inspect_image(job.level0, mask=job.is_mask), mtime_ns
     except OSError:
-        mtime_ns = None
-    return _Original(source.bits, mtime_ns)
+        return None, None
+    except ImageFault:  # of a kind that render-ws may read
+        return None, mtime_ns
 
 
 def _valid_levels(job: MipmapJob, original: _Original) -> Iterator[MadeLevel]:
@@ -278,10 +290,10 @@ def _valid_levels(job: MipmapJob, original: _Original) -> Iterator[MadeLevel]:
 def _pages(job: MipmapJob, levels: AbstractSet[int], original: _Original) -> Iterator[Iterator[tuple[int, Page]]]:
     """Each of the levels with its file's content, lowest first; in memory that is used again after the context."""
     if job.reduction.function != MEAN.function:
-        reduced = reduce_levels(_level0(job), levels, job.reduction, job.to_8bit)
+        reduced = reduce_levels(_level0(job, original), levels, job.reduction, job.to_8bit)
         yield ((level, job.encoding.page(pixels)) for level, pixels in reduced)
         return
-    image = None if job.source is None else _level0(job)
+    image = None if job.source is None else _level0(job, original)
     bits = max(8, original.bits) if image is None else image.itemsize * 8
     with bench_for(Kind(job.width, job.height, bits, tuple(sorted(levels)), job.to_8bit)) as bench:
         yield _mean_pages(job, bench, image, original)
@@ -293,7 +305,7 @@ def _mean_pages(
     biased = _fill_from_file(job, bench, original) if image is None else bench.fill(image)
     for level, page in bench.pages.items():
         if level in biased:
-            image = _level0(job) if image is None else image
+            image = _level0(job, original) if image is None else image
             page.pixels[...] = unbiased(image, level, job.to_8bit if image.dtype == np.uint16 else None)
         yield level, page if job.encoding.is_plain else job.encoding.page(page.pixels)
 
@@ -307,13 +319,19 @@ def _fill_from_file(job: MipmapJob, bench: Workbench, original: _Original) -> li
             raise ImageFault(str(job.level0), f"had {original.bits} bits, now {now.bits}", "let it be written once")
         if now.runs:
             return bench.fill_from_file(file.fileno(), now.runs)
-    return bench.fill(_level0(job))
+    return bench.fill(_level0(job, original))
 
 
-def _level0(job: MipmapJob) -> Grey:
+def _level0(job: MipmapJob, original: _Original) -> Grey:
     """The pixels of the image that the job is about."""
     if job.source is None:
         return read_image(job.level0, job.width, job.height, root=job.root, mask=job.is_mask)[0]
-    from handlers.sourceimages import fetch_level0  # the few that need it wait for http and pydantic
+    from handlers.sourceimages import (
+        fetch_level0,
+        require_served_size,
+    )  # the few that need it wait for http and pydantic
 
-    return fetch_level0(job.source, job.width, job.height, job.to_8bit or FULL_RANGE)
+    pixels = fetch_level0(job.source, job.width, job.height, job.to_8bit or FULL_RANGE)
+    if not original.has_size:
+        require_served_size(job.source, job.width, job.height)
+    return pixels

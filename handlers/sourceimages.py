@@ -6,15 +6,17 @@ http.client alone of the web; it is imported where a job needs it.
 
 import http.client
 import io
+import json
+import re
 import time
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from handlers.errors import AnswerLate, AnswerLost, Fault, ImageFault, RenderBroken, RenderUnavailable
+from handlers.errors import AnswerLate, AnswerLost, Fault, ImageFault, RenderBroken, RenderRefused, RenderUnavailable
 from handlers.greyvalues import Grey, IntensityRange
 from handlers.imageheader import UNREADABLE
 from handlers.renderanswers import fault_of, plain_text
@@ -25,7 +27,10 @@ SILENCE_S = 120.0
 REQUEST_S = 300.0
 """For a whole answer."""
 MOST_ERROR_BYTES = 64 * 2**10
+MOST_PARAMETERS_BYTES = 2**20
 PIECE_BYTES = 2**20
+CANVAS_PX = 8
+"""Side of the picture that shows whether a mask was kept."""
 
 BYTES_WINDOW: IntensityRange = (0, 255)
 """Shows 8-bit values as they are."""
@@ -97,6 +102,62 @@ def fetch_level0(source: RenderSource, width: int, height: int, window: Intensit
     return pixels
 
 
+def require_served_size(source: RenderSource, width: int, height: int) -> None:
+    """Return if render-ws shows that the image it serves has this size.
+
+    The canvas of a served image is that of the tile spec: a file of another size is cropped or padded with black. But
+    render-ws drops a mask whose size is not that of its image. So the image is asked for with a mask of the size that
+    is expected, which hides everything: it comes transparent if the sizes are equal, and opaque if not.
+
+    Raises
+    ------
+    ImageFault
+        If the size is another one, or does not show.
+    RenderFault
+        If render-ws is away or fails inside.
+
+    Source: render `UrlMipmapSource.getChannels`, `DynamicMaskLoader`, `ArgbRenderer.targetToARGBImage`.
+    """
+    try:
+        alpha = _alpha_under_mask(source, width, height)
+    except (RenderRefused, LookupError, TypeError, AttributeError) as problem:
+        raise _unknown_size(source, problem.problem if isinstance(problem, Fault) else repr(problem)) from problem
+    if not alpha.any():
+        return
+    if not (alpha == 255).all():
+        raise _unknown_size(source, "a picture came that is neither transparent nor opaque")
+    raise ImageFault(
+        source.url,
+        f"is not {width}x{height} pixels, as its tile spec says: render-ws would crop it, or pad it with black",
+        "see which of the two is right",
+    )
+
+
+def _alpha_under_mask(source: RenderSource, width: int, height: int) -> Grey:
+    """Alpha of a small picture of the image under a mask of this size that hides everything."""
+    kind = source.url.removesuffix("/png-image")
+    parameters = json.loads(_ask(source, "GET", f"{kind}/scale/1.0/render-parameters", MOST_PARAMETERS_BYTES))
+    spec = parameters["tileSpecs"][0]
+    levels = spec["channels"][0]["mipmapLevels"] if spec.get("channels") else spec["mipmapLevels"]
+    mask_url = f"mask://outside-box?minX=0&minY=0&maxX=0&maxY=0&width={width}&height={height}"
+    levels[min(levels, key=int)] |= {"maskUrl": mask_url, "maskLoaderType": "DYNAMIC_MASK"}
+    document: dict[str, Any] = {**parameters, "x": 0.0, "y": 0.0, "width": CANVAS_PX, "height": CANVAS_PX}
+    owner = re.match("(.*/owner/[^/]+)/project/", source.url)
+    assert owner is not None
+    content = _ask(source, "PUT", f"{owner[1]}/png-image", MOST_PARAMETERS_BYTES, json.dumps(document).encode())
+    image = _png(source, content)
+    image.load()
+    return np.asarray(image.getchannel("A"))
+
+
+def _unknown_size(source: RenderSource, problem: str) -> ImageFault:
+    return ImageFault(
+        source.url,
+        f"may be cropped or padded: its size cannot be found out, since the file cannot be read here and {problem}",
+        "let the workers read the file, or use another mipmaps.method",
+    )
+
+
 def _surely_exceeds_bytes(pixels: Grey, window: IntensityRange) -> bool:
     """Whether a value above 255 is needed for what the window shows."""
     low, high = window
@@ -111,13 +172,23 @@ def _fetched(source: RenderSource, width: int, height: int, window: IntensityRan
     # Beside four bytes for each pixel there is little: PNG grows what it cannot compress by a thousandth.
     most_bytes = 5 * width * height + 2**20
     low, high = window
-    content = _get(source, f"?scale=1.0&minIntensity={low}&maxIntensity={high}", most_bytes)
+    url = f"{source.url}?scale=1.0&minIntensity={low}&maxIntensity={high}"
+    image = _png(source, _ask(source, "GET", url, most_bytes))
     try:
-        return _grey(PngImagePlugin.PngImageFile(io.BytesIO(content)), source.url, width, height)
+        return _grey(image, source.url, width, height)
     except (*UNREADABLE, OSError) as error:
-        raise RenderBroken(
-            source.url, f"is not the PNG that was asked for: {error}", "see what answers there"
-        ) from None
+        raise _no_png(source, error) from None
+
+
+def _png(source: RenderSource, content: bytes) -> PngImagePlugin.PngImageFile:
+    try:
+        return PngImagePlugin.PngImageFile(io.BytesIO(content))
+    except (*UNREADABLE, OSError) as error:
+        raise _no_png(source, error) from None
+
+
+def _no_png(source: RenderSource, error: Exception) -> RenderBroken:
+    return RenderBroken(source.url, f"is not the PNG that was asked for: {error}", "see what answers there")
 
 
 def _grey(image: Image.Image, subject: str, width: int, height: int) -> Grey:
@@ -138,17 +209,18 @@ def _grey(image: Image.Image, subject: str, width: int, height: int) -> Grey:
     return red
 
 
-def _get(source: RenderSource, query: str, most_bytes: int) -> bytes:
+def _ask(source: RenderSource, method: str, url: str, most_bytes: int, body: bytes | None = None) -> bytes:
     """The body of the answer. Follows nothing to another place."""
     subject = source.url
-    headers = {"Accept": "image/png"} | ({"Authorization": source.authorization} if source.authorization else {})
-    parts = urlsplit(source.url)
+    headers = {} if body is None else {"Content-Type": "application/json"}
+    headers |= {"Authorization": source.authorization} if source.authorization else {}
+    parts = urlsplit(url)
     assert parts.hostname is not None
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname, parts.port, timeout=SILENCE_S)
     deadline = time.monotonic() + REQUEST_S
     try:
-        connection.request("GET", parts.path + query, headers=headers)
+        connection.request(method, f"{parts.path}?{parts.query}" if parts.query else parts.path, body, headers)
         response = connection.getresponse()
         if response.status != http.client.OK:
             kind_of_text = response.headers.get_content_type()

@@ -51,7 +51,15 @@ from daemon.demo.standin_http import (
     unrouted,
     z_range,
 )
-from daemon.demo.standin_images import ImageCache, Window, lowest_level, rendered, require_files
+from daemon.demo.standin_images import (
+    ImageCache,
+    Window,
+    lowest_level,
+    painted,
+    raw_parameters,
+    rendered,
+    require_files,
+)
 from daemon.demo.standin_specs import Json, Refusal
 from daemon.demo.standin_store import Stack, StackKey, State, Store
 
@@ -115,6 +123,7 @@ class StandIn:
             ("GET", _PROJECT + "/stacks", self._stacks),
             ("GET", _PROJECT + "/stackIds", self._stack_ids),
             ("DELETE", "/imageProcessorCache/allEntries", self._clear_images),
+            ("PUT", _OWNER + "/png-image", self._painted),
             ("PUT", _OWNER + "/validate-json/{kind:tile|tile-array|transform|transform-array}", self._validate),
         ]
 
@@ -165,6 +174,7 @@ class StandIn:
             ("DELETE", _STACK + "/tile/{tile}", self._delete_tile),
             ("GET", _STACK + "/tile/{tile}/validation-info", self._validation_info),
             ("GET", _STACK + "/tile/{tile}/{what:source|mask}/{format:png|jpeg|tiff}-image", self._image),
+            ("GET", _STACK + "/tile/{tile}/{what:source|mask}/scale/{scale}/render-parameters", self._raw_parameters),
             ("GET", _STACK + "/tile/{tile}/{format:png|jpeg|tiff|tiff16}-image", self._tile_image),
             ("GET", _STACK + "/tile/{tile}/render-parameters", self._render_parameters),
             ("GET", _BOX + "/{format:png|jpeg|tiff|tiff16}-image", self._box_image),
@@ -556,6 +566,16 @@ class StandIn:
         stack = self._stack(request)
         tile = store.tile_of(stack, request.match_info["tile"])
         return pretty(specs.render_parameters(store.with_flattened_transforms(stack, [tile])[0]))
+
+    async def _raw_parameters(self, request: web.Request) -> web.Response:
+        tile = store.tile_of(self._stack(request), request.match_info["tile"])
+        key = "imageUrl" if request.match_info["what"] == "source" else "maskUrl"
+        return pretty(raw_parameters(tile, key, java_double(request.match_info["scale"])))
+
+    async def _painted(self, request: web.Request) -> web.Response:
+        parameters = specs.object_of(await json_body(request), "RenderParameters")
+        body = await asyncio.to_thread(painted, parameters, self._images)
+        return web.Response(body=body, content_type="image/png")
 
     async def _tile_image(self, request: web.Request) -> web.Response:
         return await self._unrendered([store.tile_of(self._stack(request), request.match_info["tile"])])

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -108,6 +109,58 @@ def _decoded(path: Path) -> _Stored:
             return np.asarray(image if image.mode in ("L", "I;16", "I;16B") else image.convert("L"))
     except (OSError, UnidentifiedImageError) as error:
         raise Refusal(500, f"failed to load {path}: {error}") from None
+
+
+def raw_parameters(tile: Json, key: str, scale: float) -> Json:
+    """How render-ws would render a tile's raw image, or its mask as one: no tile spec but its file, no transforms."""
+    channel = next(iter(tile.get("channels", ())), tile)
+    levels: Json = channel.get("mipmapLevels", {})
+    level = min(levels, key=int)
+    image = {"imageUrl": levels[level].get(key)}
+    return {
+        "meshCellSize": float(_MESH_CELL_SIZE),
+        "minMeshCellSize": 0.0,
+        "x": 0.0,
+        "y": 0.0,
+        "width": int(tile.get("width", 0)),
+        "height": int(tile.get("height", 0)),
+        "scale": scale,
+        "skipInterpolation": True,
+        "tileSpecs": [{"channels": [{"mipmapLevels": {level: image}}], "transforms": {"type": "list", "specList": []}}],
+    }
+
+
+def painted(parameters: Json, images: ImageCache) -> bytes:
+    """A PNG of render parameters that were posted: one tile without transforms, at scale 1.
+
+    As render-ws does, a mask of another size than its image is dropped. Read in its source, and not yet seen answered.
+    """
+    (spec,) = parameters["tileSpecs"]
+    if spec.get("transforms", {}).get("specList") or parameters.get("scale", 1.0) != 1.0:
+        raise Refusal(501, "the stand-in renders no transforms")
+    levels = next(iter(spec.get("channels", ())), spec)["mipmapLevels"]
+    entry = levels[min(levels, key=int)]
+    image = images.grey(path_of(entry["imageUrl"]))
+    size = int(parameters["height"]), int(parameters["width"])
+    canvas = reduced(image.astype(np.uint32), size, Window())
+    mask = _mask(entry["maskUrl"], images) if "maskUrl" in entry else None
+    alpha = np.full(size, 255, np.uint8)
+    if mask is not None and mask.shape == image.shape:
+        alpha = reduced(mask.astype(np.uint32), size, Window())
+    file = io.BytesIO()
+    Image.fromarray(np.dstack([canvas, canvas, canvas, alpha])).save(file, "PNG")
+    return file.getvalue()
+
+
+def _mask(url: str, images: ImageCache) -> _Stored:
+    """A mask file, or a mask that a URL describes: opaque in a box."""
+    box = re.fullmatch(r"mask://outside-box\?minX=(\d+)&minY=(\d+)&maxX=(\d+)&maxY=(\d+)&width=(\d+)&height=(\d+)", url)
+    if box is None:
+        return images.grey(path_of(url))
+    left, top, right, bottom, width, height = map(int, box.groups())
+    mask = np.zeros((height, width), np.uint8)
+    mask[top:bottom, left:right] = 255
+    return mask
 
 
 def rendered(image: _Stored, size: tuple[int, int], file_format: str, window: Window) -> tuple[bytes, str]:

@@ -94,6 +94,27 @@ async def test_a_raw_image_and_a_mask_are_cropped_and_padded_to_the_size_of_the_
         assert (shown[:, GREY.shape[1] :] == 0).all()
 
 
+@pytest.mark.parametrize(("wider", "higher"), [(0, 0), (1, 0), (0, 1), (-1, 0), (0, -1)])
+async def test_a_mask_of_another_size_than_its_image_is_dropped_whatever_the_size_of_the_tile_spec(
+    service: Service, stack: StackUnderTest, visible: Path, wider: int, higher: int
+) -> None:
+    """So it shows the size of an image that render-ws alone can read."""
+    url = (await put_image(stack, visible, GREY)).as_uri()
+    await stack.put(tile("a", width=99, height=99, mipmapLevels={"0": {"imageUrl": url}}))
+    parameters = (await stack.ask("GET", "/tile/a/source/scale/1.0/render-parameters")).json
+    assert (parameters["width"], parameters["height"]) == (99, 99)
+    (spec,) = parameters["tileSpecs"]
+    levels = spec["channels"][0]["mipmapLevels"] if spec.get("channels") else spec["mipmapLevels"]
+    assert levels["0"]["imageUrl"] == url
+    width, height = GREY.shape[1] + wider, GREY.shape[0] + higher
+    mask = f"mask://outside-box?minX=0&minY=0&maxX=0&maxY=0&width={width}&height={height}"
+    levels["0"] |= {"maskUrl": mask, "maskLoaderType": "DYNAMIC_MASK"}
+    answer = await service.ask("PUT", f"/owner/{OWNER}/png-image", {**parameters, "width": 8, "height": 8})
+    shown = pixels(answer)
+    assert shown.shape == (8, 8, 4)
+    assert (shown[..., 3] == (0 if (wider, higher) == (0, 0) else 255)).all()
+
+
 async def test_a_file_rewritten_in_place_is_served_as_it_was_until_the_image_cache_is_cleared(
     service: Service, stack: StackUnderTest, visible: Path
 ) -> None:

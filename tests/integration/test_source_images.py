@@ -174,6 +174,57 @@ async def test_a_tile_of_another_size_than_its_spec_is_refused(service: Standin,
     assert "101x77 pixels, not 102x77" in str(await fault_of(tile_job(tile, plan_for(service, tmp_path / "m"))))
 
 
+SHAPES = [(HEIGHT, WIDTH - 22), (HEIGHT, WIDTH + 22), (HEIGHT - 1, WIDTH), (HEIGHT + 1, WIDTH), (WIDTH, HEIGHT)]
+
+
+def other_image(path: Path, shape: tuple[int, int]) -> Path:
+    return save(path, np.random.default_rng(5).integers(0, 255, shape, np.uint8))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_a_file_of_another_size_than_its_tile_spec_is_refused_though_render_ws_would_crop_or_pad_it(
+    service: Standin, tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    spec = await put_tile(service, other_image(tmp_path / "a.tif", shape))
+    fault = await fault_of(tile_job(level0_of(spec), plan_for(service, tmp_path / "m")))
+    assert isinstance(fault, ImageFault)
+    assert f"is {shape[1]}x{shape[0]} pixels, not {WIDTH}x{HEIGHT}" in str(fault)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_so_is_one_that_only_render_ws_can_read_as_render_ws_shows_its_size(
+    service: Standin, tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    spec = await put_tile(service, other_image(tmp_path / "a.tif", shape))
+    job = tile_job(level0_of(spec), plan_for(service, tmp_path / "m"))
+    fault = await fault_of(replace(job, level0=Path("/only/there/a.tif")))
+    assert isinstance(fault, ImageFault)
+    assert f"is not {WIDTH}x{HEIGHT} pixels" in str(fault)
+
+
+@pytest.mark.parametrize("shape", [(HEIGHT + 1, WIDTH), (HEIGHT - 1, WIDTH)])
+async def test_a_mask_of_another_size_is_refused_too(service: Standin, tmp_path: Path, shape: tuple[int, int]) -> None:
+    image = save(tmp_path / "a.tif", texture(np.uint8))
+    spec = await put_tile(service, image, save(tmp_path / "m.png", np.full(shape, 255, np.uint8)))
+    job = mask_job(level0_of(spec), plan_for(service, tmp_path / "mipmaps"))
+    for path in (job.level0, Path("/only/there/m.png")):
+        assert f"{WIDTH}x{HEIGHT}" in str(await fault_of(replace(job, level0=path)))
+
+
+@pytest.mark.parametrize(("match", "status"), [("GET .*render-parameters", 404), ("PUT .*png-image", 405)])
+async def test_where_render_ws_does_not_show_the_size_either_nothing_is_guessed(
+    service: Standin, tmp_path: Path, match: str, status: int
+) -> None:
+    spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
+    job = tile_job(level0_of(spec), plan_for(service, tmp_path / "m"))
+    await service.misbehave(match, "status", status=status)
+    assert (await made_of(job)).fault is None  # the file is here to be looked at
+    fault = await fault_of(replace(job, level0=Path("/only/there/a.tif"), force=True))
+    assert isinstance(fault, ImageFault)
+    assert "its size cannot be found out" in str(fault)
+    assert fault.waiting_helps is Waiting.NEVER
+
+
 async def test_a_tile_that_the_stack_lacks_is_a_refusal(service: Standin, tmp_path: Path) -> None:
     tile = level0_of(await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8))))
     fault = await fault_of(tile_job(replace(tile, tile_id="other"), plan_for(service, tmp_path / "m")))
