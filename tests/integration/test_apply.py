@@ -168,6 +168,25 @@ async def test_a_target_that_shows_something_else_than_was_put_is_seen(
     assert "tile 'b'" not in str(caught.value)
 
 
+async def test_a_target_that_shows_another_shared_transform_than_was_put_is_seen(
+    client: RenderClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another client replaces the lens correction between the upload and the reading."""
+    await ingest(client, [tile_spec("a", refs=("lens",))], "lens")
+    put_tiles = client.put_tiles
+
+    async def put_and_be_overtaken(*args: Any, **more: Any) -> int:
+        count = await put_tiles(*args, **more)
+        await put_tiles(
+            RAW, Z, [tile_spec("b", refs=("lens",))], {"lens": {**lens("lens"), "dataString": "1 0 0 1 7 7"}}
+        )
+        return count
+
+    monkeypatch.setattr(client, "put_tiles", put_and_be_overtaken)
+    with pytest.raises(ReadBackDiffers, match=r"transform 'lens'\.dataString"):
+        await apply_mipmaps(client, RAW, RAW, Z, {"a": levels("a")})
+
+
 @pytest.mark.parametrize("url", ["/m/1/a.tif", "file:///m/a b.tif", "m/a.tif", ""])
 async def test_a_level_at_what_is_no_uri_is_refused(client: RenderClient, url: str) -> None:
     with pytest.raises(RenderRefused, match="no URI"):

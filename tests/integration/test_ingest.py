@@ -3,13 +3,14 @@
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from standin_control import RAW, RESOLUTION_NM, Standin, client_of, lens, standin, tile_spec
 
 from handlers.errors import ReadBackDiffers, RenderRefused, RenderUnavailable, StackNotLoading
 from handlers.generate_tilespecs import ingest_tiles
-from handlers.render import RenderClient
+from handlers.render import RenderClient, TileBounds
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 Z = 1050.0
@@ -121,6 +122,31 @@ async def test_a_tile_that_is_not_there_after_the_upload_is_named(
     monkeypatch.setattr(client, "put_tiles", put_and_lose)
     with pytest.raises(ReadBackDiffers, match="1 of 2 tiles just put are not there: b"):
         await ingest_tiles(client, RAW, Z, [tile_spec("a"), tile_spec("b")], unwanted=["a_old"])
+
+
+@pytest.mark.parametrize(
+    "rival",
+    [tile_spec("b", 7.0, layout={"sectionId": "1050.0"}), tile_spec("b", layout={"sectionId": "other"})],
+    ids=["z", "section"],
+)
+async def test_a_tile_that_is_elsewhere_after_the_upload_is_named(
+    client: RenderClient, monkeypatch: pytest.MonkeyPatch, rival: dict[str, Any]
+) -> None:
+    """Another client, or render-ws itself, puts a tile at another z or into another section than was asked for."""
+    there = {tile.tile_id: tile for tile in await put_and_listed(client, [tile_spec("a"), tile_spec("b")])}
+    there["b"] = next(tile for tile in await put_and_listed(client, [rival]) if tile.tile_id == "b")
+
+    async def tile_bounds(*_: object) -> tuple[TileBounds, ...]:
+        return tuple(there.values())
+
+    monkeypatch.setattr(client, "tile_bounds", tile_bounds)
+    with pytest.raises(ReadBackDiffers, match="has tiles at another z or in another section than was put: b"):
+        await ingest_tiles(client, RAW, Z, [tile_spec("a"), tile_spec("b")])
+
+
+async def put_and_listed(client: RenderClient, specs: list[dict[str, Any]]) -> tuple[TileBounds, ...]:
+    await client.put_tiles(RAW, specs[0]["z"], specs)
+    return await client.tile_bounds(RAW, specs[0]["z"])
 
 
 async def test_a_tile_id_that_could_never_be_deleted_is_refused_before_anything_is_sent(
