@@ -348,7 +348,7 @@ class MipmapSettings(_Section):
     """16-bit values that become 0 and 255."""
     force: bool = True
     """Whether levels that are there already are made all the same. false keeps those that decode, have the right size
-    and depth, and are newer than their image."""
+    and depth, and say that they were made of their image as it is now, in the way configured here."""
     apply: Literal["tiles", "path_builder"] = "tiles"
     """"tiles" writes the levels into the tile specs, "path_builder" tells the stack once where they lie."""
     min_free_bytes: int = Field(256 * 1024**2, ge=0)

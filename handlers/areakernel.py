@@ -8,7 +8,7 @@ import ctypes
 import functools
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -25,6 +25,11 @@ HIGHEST_LEVEL = 8
 BYTES_AT_ONCE = 192 * 1024
 """Of level 0: few enough to stay in the second-level cache until they are summed, enough for the calls not to count."""
 CUT_SHORT = "the file became shorter while it was read"
+
+Seen = Callable[[int, memoryview], object]
+"""Is given each piece of a file as it is read, while it is in the cache: its offset, and its bytes."""
+_Seen = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+"""seen_t of areamean.c."""
 
 SHIFT, MULTIPLY, MULTIPLY_WIDE, DIVIDE = range(4)
 
@@ -49,8 +54,8 @@ def compiled_code() -> ctypes.CDLL | None:
         loaded = ctypes.CDLL(str(LIBRARY))
         loaded.temwatch_add_rows.argtypes = (place, size, place, size, size, short)
         loaded.temwatch_add_rows.restype = None
-        loaded.temwatch_add_file.argtypes = (place, size, short, place, size, size, short, place, size)
-        loaded.temwatch_add_file.restype = short
+        loaded.temwatch_take_file.argtypes = (place, size, short, place, size, size, short, place, size, _Seen)
+        loaded.temwatch_take_file.restype = short
         of_this_version = loaded.temwatch_level_bytes() == ctypes.sizeof(_Level)
     except (OSError, AttributeError):
         return None
@@ -72,7 +77,7 @@ class CompiledMeans:
         loaded = compiled_code()
         if loaded is None:
             raise OSError(f"{LIBRARY} was not built")
-        self._add_rows, self._add_file = loaded.temwatch_add_rows, loaded.temwatch_add_file
+        self._add_rows, self._take_file = loaded.temwatch_add_rows, loaded.temwatch_take_file
         self._row_bytes, self._pixel_bytes = width * depth // 8, depth // 8
         self._strip_rows = max(2, BYTES_AT_ONCE // self._row_bytes // 2 * 2)
         self._strip = np.empty(self._strip_rows * self._row_bytes + 2 * mmap.PAGESIZE, np.uint8)
@@ -104,14 +109,20 @@ class CompiledMeans:
         rows, row_bytes, pixel_bytes = image.shape[0], self._row_bytes, self._pixel_bytes
         self._add_rows(self._levels, len(self._levels), image.ctypes.data, row_bytes, rows, pixel_bytes)
 
-    def add_file(self, descriptor: int, runs: Runs) -> None:
+    def add_file(self, descriptor: int, runs: Runs, seen: Seen) -> None:
         """Takes level 0 as its rows lie in an open file. Raises EOFError where that ends too early, and OSError."""
         self._begin()
         numbers = chain.from_iterable(runs)
-        failed = self._add_file(
+        memory, begins = self._strip.data, self._strip.ctypes.data
+
+        def hand_over(piece: int, length: int, offset: int) -> None:
+            seen(offset, memory[piece - begins : piece - begins + length])
+
+        failed = self._take_file(
             *(self._levels, len(self._levels)),
             *(descriptor, (ctypes.c_int64 * (2 * len(runs)))(*numbers), len(runs)),
             *(self._row_bytes, self._pixel_bytes, self._strip.ctypes.data, self._strip_rows),
+            _Seen(hand_over),
         )
         if failed > 0:
             raise EOFError(CUT_SHORT)

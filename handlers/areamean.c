@@ -342,10 +342,13 @@ static char *away_from(int64_t offset, char *memory) {
     return (char *)(aligned + (wanted - aligned) % PAGE);
 }
 
+/* Is given each piece of the file while it is in the cache: where it lies in memory, its length, its offset. */
+typedef void (*seen_t)(const char *piece, int64_t bytes, int64_t offset);
+
 /* Takes all rows of level 0 as they lie in a file, by a strip of an even number of rows that stays in the cache; its
  * memory is two pages longer. Returns what `read_whole` does. */
-int32_t temwatch_add_file(level_t *level, int64_t levels, int32_t descriptor, const run_t *runs, int64_t run_count,
-                          int64_t row_bytes, int32_t pixel_bytes, char *memory, int64_t strip_rows) {
+int32_t temwatch_take_file(level_t *level, int64_t levels, int32_t descriptor, const run_t *runs, int64_t run_count,
+                           int64_t row_bytes, int32_t pixel_bytes, char *memory, int64_t strip_rows, seen_t seen) {
     char *strip = memory;
     int64_t filled = 0;
     for (const run_t *run = runs; run < runs + run_count; run++) {
@@ -355,6 +358,7 @@ int32_t temwatch_add_file(level_t *level, int64_t levels, int32_t descriptor, co
             if (filled == 0) strip = away_from(offset, memory);
             const int32_t failed = read_whole(descriptor, strip + filled * row_bytes, rows * row_bytes, offset);
             if (failed) return failed;
+            seen(strip + filled * row_bytes, rows * row_bytes, offset);
             offset += rows * row_bytes, left -= rows, filled += rows;
             if (filled == strip_rows) {
                 temwatch_add_rows(level, levels, strip, row_bytes, filled, pixel_bytes);

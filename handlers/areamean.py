@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from handlers.areakernel import CUT_SHORT, CompiledMeans, Runs
+from handlers.areakernel import CUT_SHORT, CompiledMeans, Runs, Seen
 from handlers.greyvalues import Grey, IntensityRange, Rounding, Sums, smallest_type
 
 STRIP_BYTES = 512 * 1024
@@ -24,7 +24,7 @@ class Means(Protocol):
     def add_image(self, image: Grey) -> None:
         """Takes level 0, (H, W), contiguous."""
 
-    def add_file(self, descriptor: int, runs: Runs) -> None:
+    def add_file(self, descriptor: int, runs: Runs, seen: Seen) -> None:
         """Takes level 0 as its rows lie in an open file. Raises EOFError where that ends too early, and OSError."""
 
     def biased(self) -> list[int]:
@@ -89,9 +89,9 @@ class MeansByNumpy:
         for start in range(0, len(image), len(self._strip)):
             self._add(image[start : start + len(self._strip)])
 
-    def add_file(self, descriptor: int, runs: Runs) -> None:
+    def add_file(self, descriptor: int, runs: Runs, seen: Seen) -> None:
         self._begin()
-        for rows in _strips_of(descriptor, runs, self._strip):
+        for rows in _strips_of(descriptor, runs, self._strip, seen):
             self._add(rows)
 
     def _begin(self) -> None:
@@ -116,14 +116,16 @@ class MeansByNumpy:
         ]
 
 
-def _strips_of(descriptor: int, runs: Runs, strip: Grey) -> Iterator[Grey]:
+def _strips_of(descriptor: int, runs: Runs, strip: Grey, seen: Seen) -> Iterator[Grey]:
     """The strip, full of rows again and again; less of it at the end."""
     row_bytes, filled = strip.itemsize * strip.shape[1], 0
     for start, count in runs:
         offset, left = start, count
         while left:
             rows = min(left, len(strip) - filled)
-            _read_into(descriptor, strip[filled : filled + rows].view(np.uint8).data.cast("B"), offset)
+            piece = strip[filled : filled + rows].view(np.uint8).data.cast("B")
+            _read_into(descriptor, piece, offset)
+            seen(offset, piece)
             offset, left, filled = offset + rows * row_bytes, left - rows, filled + rows
             if filled == len(strip):
                 yield strip

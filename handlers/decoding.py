@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from PIL import PngImagePlugin
 
+from handlers.contentdigest import snapshot
 from handlers.errors import Fault, ImageFault, ImagesMissing, Unfit, storage_fault
 from handlers.greyvalues import Grey
 from handlers.imageheader import UNREADABLE, ImageInfo, opened, read_header
@@ -23,11 +24,23 @@ def read_image(
 ) -> tuple[Grey, ImageInfo]:
     """Pixels and header of an image of a given size; the header is compared with it before anything is decoded."""
     with told(path), opened(path, root) as file:
-        info = read_header(file, path, mask=mask, with_layout=True)
-        require_size(info, path, width, height)
-        with warnings.catch_warnings():  # of oddities in metadata, nobody reads them
-            warnings.simplefilter("ignore")
-            return _decoded(file, info), info
+        return _read(file, path, width, height, mask=mask)
+
+
+def read_hashed(
+    path: Path, width: int, height: int, *, root: Path | None = None, mask: bool = False
+) -> tuple[Grey, bytes]:
+    """Pixels of an image of a given size, and the digest of the very bytes that they were decoded from."""
+    with told(path), opened(path, root) as file, snapshot(file) as (copy, digest):
+        return _read(copy, path, width, height, mask=mask)[0], digest
+
+
+def _read(file: BinaryIO, path: Path, width: int, height: int, *, mask: bool) -> tuple[Grey, ImageInfo]:
+    info = read_header(file, path, mask=mask, with_layout=True)
+    require_size(info, path, width, height)
+    with warnings.catch_warnings():  # of oddities in metadata, nobody reads them
+        warnings.simplefilter("ignore")
+        return _decoded(file, info), info
 
 
 def require_size(info: ImageInfo, path: Path, width: int, height: int) -> None:

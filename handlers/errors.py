@@ -6,6 +6,7 @@ Fault
 |-- ImagesMissing         images that the metafile names did not arrive in time
 |-- ZFault                no z can be found for the metafile
 |-- ImageFault            an image cannot be read, or is not what its header says
+|   `-- ImageChanging       ... or changed while it was read
 |-- StorageFault          a disk or mount that is full, gone or read-only
 |-- WorkerFault           a worker process died or hung
 |   `-- WorkersUnavailable  ... or no worker can be had at all now
@@ -128,6 +129,12 @@ class ZFault(Fault):
 
 class ImageFault(Fault):
     """An image that cannot be decoded, or whose size or mode is not the one expected."""
+
+
+class ImageChanging(ImageFault):
+    """An image that changed while it was read: somebody still writes it. Read again once it is quiet."""
+
+    waiting_helps = Waiting.ALWAYS
 
 
 class Unfit(Exception):  # noqa: N818  it becomes a fault as soon as the file's name is known

@@ -11,20 +11,22 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from handlers import errors
 from handlers.areamean import unbiased
-from handlers.decoding import read_image, require_size, told, verify_level
-from handlers.errors import Fault, ImageFault, SettingsFault, StorageFault, WorkerFault
-from handlers.formats import PLAIN_TIFF, Encoding, Page
+from handlers.contentdigest import DigestAlong, FileContent, content_of
+from handlers.decoding import read_hashed, read_image, require_size, told, verify_level
+from handlers.errors import Fault, ImageChanging, ImageFault, SettingsFault, StorageFault, WorkerFault
+from handlers.formats import PLAIN_TIFF, Encoding, Page, describe
 from handlers.greyvalues import FULL_RANGE, Grey, IntensityRange
 from handlers.identity import FileIdentity
 from handlers.imageheader import ImageInfo, inspect_image, opened, read_header
 from handlers.levelfiles import put_in_place, sync_directories
 from handlers.mipmaps import reduce_levels
+from handlers.provenance import made_how, provenance, provenance_in
 from handlers.reduction import MEAN, Reduction, level_size
 from handlers.tiffheader import Run
 from handlers.workbench import Kind, Workbench, bench_for
@@ -59,7 +61,7 @@ class MipmapJob:
     """Whether the image is a mask: it may then have one bit per pixel, and not 16."""
     force: bool = True
     """Whether levels that are there and valid are made all the same: valid ones decode, have the right size, mode and
-    format, and are newer than the file of level 0. What they show is not compared."""
+    format, and say that they were made of the bytes that level 0 holds now, in this way."""
     maximum_intensity: float | None = None
     """What its tile spec shows white; a note tells if it does not suit the bits of the image."""
     source: "RenderSource | None" = None
@@ -121,6 +123,8 @@ class MipmapReport:
     """Levels that were there and valid, and were not to be made all the same."""
     level0_bits: int | None = None
     """Bits per pixel of level 0, if it came to be looked at."""
+    level0: FileContent | None = None
+    """The file of level 0 as the levels show it; None with a fault, or if only render-ws can reach it."""
 
 
 def make_mipmaps(job: MipmapJob) -> MipmapReport:
@@ -153,6 +157,7 @@ def make_mipmaps(job: MipmapJob) -> MipmapReport:
         original.notes if original else (),
         kept,
         original.bits if original else None,
+        original.content if original and not fault else None,
     )
 
 
@@ -173,20 +178,25 @@ def _write(
             raise
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Original:
-    """Level 0 before it is decoded."""
+    """Level 0, as far as it was read."""
 
     bits: int
-    mtime_ns: int | None
-    """None if only render-ws can reach the file."""
+    identity: FileIdentity | None = None
+    """Of the file, from before anything of it was read; None if only render-ws can reach it."""
     notes: tuple[str, ...] = ()
     runs: tuple[Run, ...] = ()
     """Where its rows lie in the file; empty if they have to be decoded."""
-    identity: FileIdentity | None = None
-    """Of the file that all this was read from."""
     has_size: bool = True
     """Whether its size was compared with the one expected."""
+    digest: bytes | None = None
+    """Of the file's bytes, once all of them were read."""
+
+    @property
+    def content(self) -> FileContent | None:
+        """The file as it was read."""
+        return None if self.identity is None or self.digest is None else FileContent(self.identity, self.digest)
 
 
 def _require_sense(job: MipmapJob) -> None:
@@ -212,8 +222,7 @@ def _require_sense(job: MipmapJob) -> None:
 def _look_at(job: MipmapJob) -> _Original:
     """What is known of level 0 before it is decoded. Raises a Fault for what cannot be done with it."""
     original = _original_of_source(job, job.source) if job.source else _original_of_file(job)
-    bits = 16 if original.bits == 16 and not job.convert_to_8bit else 8
-    if bits not in job.encoding.depths:
+    if _level_bits(job, original) not in job.encoding.depths:
         raise SettingsFault(
             "mipmaps.format",
             f"{job.encoding.extension} cannot hold the 16 bits of {job.level0}",
@@ -224,14 +233,35 @@ def _look_at(job: MipmapJob) -> _Original:
 
 def _original_of_file(job: MipmapJob) -> _Original:
     with told(job.level0), opened(job.level0, job.root) as file:
-        return _described(job, file)
+        identity = FileIdentity.of(os.fstat(file.fileno()))
+        with _unless_changing(job, identity):
+            info = read_header(file, job.level0, mask=job.is_mask, with_layout=True)
+            require_size(info, job.level0, job.width, job.height)
+    return _Original(info.bits, identity, tuple(_notes(job, info)), info.runs)
 
 
-def _described(job: MipmapJob, file: BinaryIO) -> _Original:
-    found = os.fstat(file.fileno())
-    info = read_header(file, job.level0, mask=job.is_mask, with_layout=True)
-    require_size(info, job.level0, job.width, job.height)
-    return _Original(info.bits, found.st_mtime_ns, tuple(_notes(job, info)), info.runs, FileIdentity.of(found))
+@contextmanager
+def _unless_changing(job: MipmapJob, before: FileIdentity | None) -> Iterator[None]:
+    """Reads level 0 in the context: a file that cannot be used is no bad image if it changed meanwhile."""
+    try:
+        yield
+    except ImageFault:
+        _require_same(job, before)
+        raise
+
+
+def _require_same(job: MipmapJob, before: FileIdentity | None) -> None:
+    """Returns if the file of level 0 is what it was.
+
+    It is opened anew: that makes the client of a file server ask for its attributes, and finds one that was replaced.
+    """
+    if before is None:
+        return
+    with told(job.level0), opened(job.level0, job.root) as file:
+        now = FileIdentity.of(os.fstat(file.fileno()))
+    if now != before:
+        hint = "see what writes it; it is read again by itself"
+        raise ImageChanging(str(job.level0), "changed while it was read", hint)
 
 
 def _notes(job: MipmapJob, info: ImageInfo) -> Iterator[str]:
@@ -253,79 +283,138 @@ def _original_of_source(job: MipmapJob, source: "RenderSource") -> _Original:
             f"render-ws serves 8 of the 16 bits of {job.level0}",
             "set mipmaps.convert_to_8bit = true, or another method",
         )
-    info, mtime_ns = _seen_here(job)
+    info, content = _seen_here(job)
     if info is not None:
         require_size(info, job.level0, job.width, job.height)
-    return _Original(source.bits, mtime_ns, has_size=info is not None)
+    if content is None:
+        return _Original(source.bits, has_size=info is not None)
+    return _Original(source.bits, content.identity, has_size=info is not None, digest=content.digest)
 
 
-def _seen_here(job: MipmapJob) -> tuple[ImageInfo | None, int | None]:
-    """What this machine sees of a file that render-ws serves: header and age, None for what cannot be read."""
+def _seen_here(job: MipmapJob) -> tuple[ImageInfo | None, FileContent | None]:
+    """What this machine sees of a file that render-ws serves: header and content, None for what cannot be read."""
+    content = None
     try:
-        mtime_ns = job.level0.stat().st_mtime_ns
-        return inspect_image(job.level0, mask=job.is_mask), mtime_ns
+        with opened(job.level0, job.root) as file:
+            content = content_of(file.fileno())
+            return read_header(file, job.level0, mask=job.is_mask), content
     except OSError:
         return None, None
     except ImageFault:  # of a kind that render-ws may read
-        return None, mtime_ns
+        return None, content
 
 
 def _valid_levels(job: MipmapJob, original: _Original) -> Iterator[MadeLevel]:
     """The levels that need not be made. Whatever is wrong with one, it is made again, and the disk has its say then."""
     for level, path in job.outputs:
-        width, height = level_size(job.width, job.height, level)
-        mode = "I;16" if original.bits == 16 and not job.convert_to_8bit else "L"
-        try:
-            # Of an equal age it may have been made of what the file held before: clocks of file systems tick slowly.
-            if original.mtime_ns is None or path.stat().st_mtime_ns <= original.mtime_ns:
-                continue
-            _, info = read_image(path, width, height)
-        except (Fault, OSError):
+        text = _text_in(path)
+        if text is None or not text.endswith(f" {_how(job, original, level)}") or not _digest(job, original):
             continue
-        if (info.mode, info.format) == (mode, job.encoding.extension):
-            yield MadeLevel(level, path, width, height, mode, info.file_bytes)
+        made = _valid_level(job, original, level, path) if text == _text(job, original, level) else None
+        if made is not None:
+            yield made
+
+
+def _text_in(path: Path) -> str | None:
+    try:
+        return provenance_in(path)
+    except (Fault, OSError):
+        return None
+
+
+def _valid_level(job: MipmapJob, original: _Original, level: int, path: Path) -> MadeLevel | None:
+    width, height = level_size(job.width, job.height, level)
+    mode = "I;16" if _level_bits(job, original) == 16 else "L"
+    try:
+        _, info = read_image(path, width, height)
+    except (Fault, OSError):
+        return None
+    if (info.mode, info.format) != (mode, job.encoding.extension):
+        return None
+    return MadeLevel(level, path, width, height, mode, info.file_bytes)
+
+
+def _digest(job: MipmapJob, original: _Original) -> bytes | None:
+    """The digest of level 0, for which the file is read if it was not yet; None if it is out of reach."""
+    if original.digest is None and original.identity is not None:
+        with told(job.level0), opened(job.level0, job.root) as file:
+            original.digest = DigestAlong(file.fileno()).digest()
+        _require_same(job, original.identity)
+    return original.digest
+
+
+def _level_bits(job: MipmapJob, original: _Original) -> int:
+    return 16 if original.bits == 16 and not job.convert_to_8bit else 8
+
+
+def _how(job: MipmapJob, original: _Original, level: int) -> str:
+    return made_how(
+        level,
+        job.reduction,
+        _level_bits(job, original),
+        scaled_from=job.to_8bit if original.bits == 16 else None,
+        quality=job.encoding.jpeg_quality,
+        is_mask=job.is_mask,
+    )
+
+
+def _text(job: MipmapJob, original: _Original, level: int) -> str:
+    """What the file of a level says of how it was made; of what, only where that was read."""
+    return provenance(original.digest, _how(job, original, level)) if original.digest else ""
 
 
 @contextmanager
 def _pages(job: MipmapJob, levels: AbstractSet[int], original: _Original) -> Iterator[Iterator[tuple[int, Page]]]:
     """Each of the levels with its file's content, lowest first; in memory that is used again after the context."""
     if job.reduction.function != MEAN.function:
-        reduced = reduce_levels(_level0(job, original), levels, job.reduction, job.to_8bit)
-        yield ((level, job.encoding.page(pixels)) for level, pixels in reduced)
+        with _unless_changing(job, original.identity):
+            image = _level0(job, original)
+        _require_same(job, original.identity)
+        reduced = reduce_levels(image, levels, job.reduction, job.to_8bit)
+        yield ((level, job.encoding.page(pixels, _text(job, original, level))) for level, pixels in reduced)
         return
-    image = None if job.source is None else _level0(job, original)
-    bits = max(8, original.bits) if image is None else image.itemsize * 8
+    with _unless_changing(job, original.identity):
+        decoded = _level0(job, original) if job.source or not original.runs else None
+    bits = max(8, original.bits) if decoded is None else decoded.itemsize * 8
     with bench_for(Kind(job.width, job.height, bits, tuple(sorted(levels)), job.to_8bit)) as bench:
-        yield _mean_pages(job, bench, image, original)
+        with _unless_changing(job, original.identity):
+            _fill(job, bench, original, decoded)
+        _require_same(job, original.identity)
+        yield (_mean_page(job, original, level, page) for level, page in bench.pages.items())
 
 
-def _mean_pages(
-    job: MipmapJob, bench: Workbench, image: Grey | None, original: _Original
-) -> Iterator[tuple[int, Page]]:
-    biased = _fill_from_file(job, bench, original) if image is None else bench.fill(image)
-    for level, page in bench.pages.items():
-        if level in biased:
-            image = _level0(job, original) if image is None else image
-            page.pixels[...] = unbiased(image, level, job.to_8bit if image.dtype == np.uint16 else None)
-        yield level, page if job.encoding.is_plain else job.encoding.page(page.pixels)
+def _mean_page(job: MipmapJob, original: _Original, level: int, page: Page) -> tuple[int, Page]:
+    text = _text(job, original, level)
+    if not job.encoding.is_plain:
+        return level, job.encoding.page(page.pixels, text)
+    describe(page, text)
+    return level, page
+
+
+def _fill(job: MipmapJob, bench: Workbench, original: _Original, decoded: Grey | None) -> None:
+    """Fills the bench, out of the file itself if its pixels lie there as they are."""
+    image = decoded
+    for level in _fill_from_file(job, bench, original) if image is None else bench.fill(image):
+        image = _level0(job, original) if image is None else image
+        to_8bit = job.to_8bit if image.dtype == np.uint16 else None
+        bench.pages[level].pixels[...] = unbiased(image, level, to_8bit)
 
 
 def _fill_from_file(job: MipmapJob, bench: Workbench, original: _Original) -> list[int]:
-    """Fills the bench, out of the file itself if its pixels lie there as they are; its levels that are biased."""
     with told(job.level0), opened(job.level0, job.root) as file:
-        same = FileIdentity.of(os.fstat(file.fileno())) == original.identity
-        now = original if same else _described(job, file)
-        if now.bits != original.bits:
-            raise ImageFault(str(job.level0), f"had {original.bits} bits, now {now.bits}", "let it be written once")
-        if now.runs:
-            return bench.fill_from_file(file.fileno(), now.runs)
-    return bench.fill(_level0(job, original))
+        digest = DigestAlong(file.fileno())
+        biased = bench.fill_from_file(file.fileno(), original.runs, digest.take)
+        original.digest = digest.digest()
+    return biased
 
 
 def _level0(job: MipmapJob, original: _Original) -> Grey:
     """The pixels of the image that the job is about."""
     if job.source is None:
-        return read_image(job.level0, job.width, job.height, root=job.root, mask=job.is_mask)[0]
+        if original.digest is not None:
+            return read_image(job.level0, job.width, job.height, root=job.root, mask=job.is_mask)[0]
+        image, original.digest = read_hashed(job.level0, job.width, job.height, root=job.root, mask=job.is_mask)
+        return image
     from handlers.sourceimages import (
         fetch_level0,
         require_served_size,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from handlers.areakernel import Runs
+from handlers.areakernel import Runs, Seen
 from handlers.areamean import means
 from handlers.formats import plain_page
 from handlers.greyvalues import Grey, IntensityRange
@@ -42,8 +42,12 @@ class Workbench:
         outputs = {level: page.pixels for level, page in self.pages.items()}
         self._means = means(kind.width, kind.height, kind.bits, outputs, to_8bit)
 
-    def fill_from_file(self, descriptor: int, runs: Runs) -> list[int]:
+    def fill_from_file(self, descriptor: int, runs: Runs, seen: Seen) -> list[int]:
         """Makes the levels of rows as they are read; the levels whose mean error is more than it may be.
+
+        Parameters
+        ----------
+        seen : is given each piece of the file as it is read.
 
         Raises
         ------
@@ -52,7 +56,7 @@ class Workbench:
         OSError
             If it cannot be read.
         """
-        self._means.add_file(descriptor, runs)
+        self._means.add_file(descriptor, runs, seen)
         return self._means.biased()
 
     def fill(self, image: Grey) -> list[int]:

@@ -124,15 +124,18 @@ def test_rows_read_from_a_file_are_the_image_wherever_they_lie(
     levels: list[dict[int, Grey]] = [{n: np.zeros((395 >> n, 1500 >> n), depth) for n in (1, 2, 5)} for _ in range(2)]
     by_file, by_memory = (kind(1500, 395, image.itemsize * 8, outputs, None) for outputs in levels)
     with file.open("rb") as opened:
-        by_file.add_file(opened.fileno(), runs)
+        handed: list[tuple[int, bytes]] = []
+        by_file.add_file(opened.fileno(), runs, lambda offset, piece: handed.append((offset, bytes(piece))))
         by_memory.add_image(image)
+        assert b"".join(piece for _, piece in handed) == image.tobytes()
+        assert all(content[offset : offset + len(piece)] == piece for offset, piece in handed)
         assert by_file.biased() == by_memory.biased()
         for one, two in zip(*(outputs.values() for outputs in levels), strict=True):
             np.testing.assert_array_equal(one, two)
         with pytest.raises(EOFError, match="became shorter"):
-            by_file.add_file(opened.fileno(), [*runs, (len(content) - 9, 1)])
+            by_file.add_file(opened.fileno(), [*runs, (len(content) - 9, 1)], lambda *_: None)
     with pytest.raises(OSError, match="Bad file descriptor"):
-        by_file.add_file(-1, runs)
+        by_file.add_file(-1, runs, lambda *_: None)
 
 
 def test_levels_nobody_wants_are_passed_through() -> None:

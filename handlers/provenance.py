@@ -1,0 +1,99 @@
+"""What a level's file says of how it was made: one line of text, kept where its format keeps a description.
+
+A level is worth keeping only if it was made of the very bytes that its image holds now, in the way that is wanted now.
+Neither a time nor the pixels tell that. The text is the same in every run, and readers of images pass over it.
+"""
+
+import re
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+
+from handlers.formats import PNG_DESCRIPTION
+from handlers.imageheader import UNREADABLE, opened
+from handlers.reduction import IntensityRange, Reduction
+
+DESCRIPTION_TAG = 270
+"""TIFF's ImageDescription."""
+_VERSION = "temwatch 1"
+"""Another one makes every level anew: the rules of reduction have changed."""
+_DIGEST = re.compile(rf"{_VERSION} xxh128=([0-9a-f]{{32}}) ")
+
+
+def made_how(
+    level: int,
+    reduction: Reduction,
+    bits: int,
+    *,
+    scaled_from: IntensityRange | None = None,
+    quality: int | None = None,
+    is_mask: bool = False,
+) -> str:
+    """Return how a level is made, but for what it is made of.
+
+    Parameters
+    ----------
+    bits : of its pixels.
+    scaled_from : the 16-bit values that became 0 and 255, where level 0 has 16 bits and the level 8.
+    quality : of a JPEG.
+
+    >>> made_how(2, Reduction("block_reduce", "mean"), 8, scaled_from=(0, 65535))
+    'level=2 method=block_reduce function=mean bits=8 range=0:65535'
+    """
+    words = [f"level={level}", f"method={reduction.method}", f"function={reduction.function}", f"bits={bits}"]
+    words += [f"range={scaled_from[0]}:{scaled_from[1]}"] if scaled_from else []
+    words += [f"quality={quality}"] if quality else []
+    words += ["mask"] if is_mask else []
+    return " ".join(words)
+
+
+def provenance(digest: bytes, how: str) -> str:
+    """Return the text that a level's file carries.
+
+    Parameters
+    ----------
+    digest : of the bytes of level 0.
+    """
+    return f"{_VERSION} xxh128={digest.hex()} {how}"
+
+
+def level0_digest(text: str | None) -> bytes | None:
+    """Return the digest of the level 0 that a level was made of; None if the text does not say.
+
+    >>> level0_digest(provenance(bytes(16), "level=1"))
+    b'\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00'
+    """
+    found = _DIGEST.match(text or "")
+    return bytes.fromhex(found[1]) if found else None
+
+
+def provenance_in(path: Path) -> str | None:
+    """Return the text that the file of a level carries; None if it carries none, or is no image. Blocking.
+
+    Raises
+    ------
+    ImageFault, OSError
+        If it cannot be opened.
+    """
+    with opened(path) as file:
+        try:
+            text = _description(file)
+        except UNREADABLE:
+            return None
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            return None  # Pillow's way of saying that the content is wrong
+    return text.rstrip(" \0") if isinstance(text, str) else None
+
+
+def _description(file: BinaryIO) -> object:
+    magic = file.read(4)
+    file.seek(0)
+    if magic.startswith(b"\x89PNG"):
+        return PngImagePlugin.PngImageFile(file).info.get(PNG_DESCRIPTION)
+    if magic.startswith(b"\xff\xd8"):
+        comment = JpegImagePlugin.JpegImageFile(file).info.get("comment")
+        return comment.decode("ascii", "replace") if isinstance(comment, bytes) else None
+    return TiffImagePlugin.TiffImageFile(file).tag_v2.get(DESCRIPTION_TAG)

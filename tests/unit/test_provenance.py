@@ -1,0 +1,239 @@
+"""What a level's file says of how it was made, in each format, and what a job reports of the image that it read."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xxhash
+from PIL import Image
+
+from handlers import areakernel, images
+from handlers.formats import Encoding
+from handlers.identity import FileIdentity
+from handlers.images import MipmapJob, make_mipmaps
+from handlers.provenance import level0_digest, made_how, provenance, provenance_in
+from handlers.reduction import MASK, METHODS, Reduction
+
+WIDTH, HEIGHT = 96, 64
+ENCODINGS = [
+    Encoding("tif"),
+    Encoding("tif", compression="lzw"),
+    Encoding("tif", compression="deflate"),
+    Encoding("tif", compression="packbits"),
+    Encoding("png"),
+    Encoding("png", compression="0"),
+    Encoding("png", compression="9"),
+    Encoding("jpg"),
+]
+
+
+def noise(depth: Any = np.uint8, seed: int = 1) -> Any:
+    return np.random.default_rng(seed).integers(0, np.iinfo(depth).max, (HEIGHT, WIDTH), depth)
+
+
+def job_of(level0: Path, **changes: Any) -> MipmapJob:
+    encoding = changes.get("encoding", Encoding("tif"))
+    place = level0.parent / "levels"
+    outputs = tuple((level, place / str(level) / f"{level0.name}.{encoding.extension}") for level in (1, 2))
+    job = MipmapJob("t", level0, outputs, WIDTH, HEIGHT, root=level0.parent, force=False)
+    return replace(job, **changes)
+
+
+@pytest.fixture
+def level0(tmp_path: Path) -> Path:
+    path = tmp_path / "a.tif"
+    Image.fromarray(noise()).save(path)
+    return path
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
+def test_every_format_carries_its_text_in_and_out_and_decodes_as_before(level0: Path, encoding: Encoding) -> None:
+    job = job_of(level0, encoding=encoding)
+    made = make_mipmaps(job)
+    assert made.fault is None
+    digest = xxhash.xxh3_128(level0.read_bytes()).digest()
+    for level, path in job.outputs:
+        text = provenance_in(path)
+        assert text is not None
+        assert level0_digest(text) == digest
+        assert f"level={level} method=block_reduce function=mean bits=8" in text
+    again = make_mipmaps(job)
+    assert (again.made, [kept.level for kept in again.kept]) == ((), [1, 2])
+    first = [path.read_bytes() for _, path in job.outputs]
+    assert make_mipmaps(replace(job, force=True)).fault is None
+    assert [path.read_bytes() for _, path in job.outputs] == first
+
+
+MASK_JOB = {"reduction": MASK, "is_mask": True}
+CHANGES: list[dict[str, Any]] = [
+    {"reduction": Reduction("block_reduce", "median")},
+    {"reduction": Reduction("PIL", "BOX")},
+    MASK_JOB,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_a_level_made_in_another_way_is_made_again(level0: Path, change: dict[str, Any]) -> None:
+    job = job_of(level0)
+    make_mipmaps(job)
+    changed = replace(job, **change)
+    assert len(make_mipmaps(changed).made) == 2
+    assert len(make_mipmaps(changed).kept) == 2
+    assert len(make_mipmaps(job).made) == 2
+
+
+def test_a_level_of_another_range_depth_or_quality_is_made_again(tmp_path: Path) -> None:
+    level0 = tmp_path / "a.tif"
+    Image.fromarray(noise(np.uint16)).save(level0)
+    job = job_of(level0, intensity_range=(100, 40_000))
+    make_mipmaps(job)
+    assert len(make_mipmaps(job).kept) == 2
+    assert len(make_mipmaps(replace(job, intensity_range=(100, 50_000))).made) == 2
+    assert len(make_mipmaps(replace(job, convert_to_8bit=False)).made) == 2
+    jpg = job_of(level0, encoding=Encoding("jpg", quality=90))
+    make_mipmaps(jpg)
+    assert len(make_mipmaps(jpg).kept) == 2
+    assert len(make_mipmaps(replace(jpg, encoding=Encoding("jpg", quality=91))).made) == 2
+
+
+def test_the_longest_text_has_room_in_the_file() -> None:
+    longest = max((Reduction(method, function) for method in METHODS for function in METHODS[method]), key=_length)
+    how = made_how(10, longest, 16, scaled_from=(65_534, 65_535), quality=100, is_mask=True)
+    page = Encoding("tif").page(noise(), provenance(bytes(16), how))
+    assert how.encode() in bytes(page.content)
+
+
+def _length(reduction: Reduction) -> int:
+    return len(reduction.method + reduction.function)
+
+
+@pytest.mark.parametrize("content", [b"", b"II*\0", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"plain text"])
+def test_what_is_no_image_carries_no_text(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a").write_bytes(content)
+    assert provenance_in(tmp_path / "a") is None
+
+
+@pytest.mark.parametrize("text", [None, "", "a photograph", "temwatch 2 xxh128=00 level=1", "temwatch 1 xxh128=zz "])
+def test_the_text_of_somebody_else_names_no_image(text: str | None) -> None:
+    assert level0_digest(text) is None
+
+
+# --- what a job reports of the image
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "plain": lambda path: Image.fromarray(noise()).save(path, "TIFF"),
+    "16 bits": lambda path: Image.fromarray(noise(np.uint16)).save(path, "TIFF"),
+    "many strips": lambda path: Image.fromarray(noise()).save(path, "TIFF", strip_size=WIDTH * 3),
+    "with a text behind": lambda path: (
+        Image.fromarray(noise()).save(path, "TIFF"),
+        path.write_bytes(path.read_bytes() + b"trailing bytes" * 100_000),
+    ),
+    "lzw": lambda path: Image.fromarray(noise()).save(path, "TIFF", compression="tiff_lzw"),
+    "png": lambda path: Image.fromarray(noise()).save(path, "PNG"),
+    "jpg": lambda path: Image.fromarray(noise()).save(path, "JPEG"),
+    "even grey": lambda path: Image.fromarray(np.tile(np.uint8([100, 101]), (HEIGHT, WIDTH // 2))).save(path, "TIFF"),
+}
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("function", ["mean", "median"])
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_the_report_names_the_image_as_it_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], object], function: str, compiled: bool
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(areakernel.CompiledMeans, "can_do", lambda _: False)
+        monkeypatch.setattr("handlers.workbench._idle", [])
+    level0 = tmp_path / "a.tif"
+    write(level0)
+    report = make_mipmaps(job_of(level0, reduction=Reduction("block_reduce", function)))
+    assert report.fault is None
+    assert report.level0 is not None
+    assert report.level0.digest == xxhash.xxh3_128(level0.read_bytes()).digest()
+    assert report.level0.identity == FileIdentity.of(level0.stat())
+
+
+def test_it_does_so_of_a_mask_and_of_an_image_whose_levels_are_all_kept(tmp_path: Path) -> None:
+    mask = tmp_path / "m.png"
+    Image.fromarray(noise()).convert("1").save(mask)
+    for _ in range(2):
+        report = make_mipmaps(job_of(mask, **MASK_JOB))
+        assert report.level0 is not None
+        assert report.level0.digest == xxhash.xxh3_128(mask.read_bytes()).digest()
+    assert report.made == ()
+
+
+# --- an image that changes while it is read
+
+
+def rewritten_under_its_old_time(path: Path) -> None:
+    times = path.stat()
+    with path.open("r+b") as file:
+        file.seek(2_000)
+        file.write(b"other")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def replaced_by_one_of_its_time(path: Path) -> None:
+    times = path.stat()
+    other = path.with_name("other")
+    Image.fromarray(noise(seed=2)).save(other, "TIFF")
+    os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+    other.replace(path)
+
+
+def cut_short(path: Path) -> None:
+    os.truncate(path, 3_000)
+
+
+def spoiled(path: Path) -> None:
+    path.write_bytes(b"no image any more" * 1_000)
+
+
+READERS = ["handlers.images.read_header", "handlers.workbench.Workbench.fill_from_file", "handlers.images.read_hashed"]
+
+
+@pytest.mark.parametrize("change", [rewritten_under_its_old_time, replaced_by_one_of_its_time, cut_short, spoiled])
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("reader", READERS)
+def test_an_image_that_changes_while_it_is_read_makes_no_level_and_is_worth_waiting_for(
+    level0: Path, monkeypatch: pytest.MonkeyPatch, reader: str, before: bool, change: Callable[[Path], object]
+) -> None:
+    module, _, name = reader.rpartition(".")
+    owner: Any = images.Workbench if module.endswith("Workbench") else images
+    read = getattr(owner, name)
+
+    def changing(*arguments: Any, **named: Any) -> Any:
+        if before:
+            change(level0)
+        result = read(*arguments, **named)
+        if not before:
+            change(level0)
+        return result
+
+    monkeypatch.setattr(owner, name, changing)
+    median = Reduction("block_reduce", "median")
+    report = make_mipmaps(job_of(level0, **({"reduction": median} if name == "read_hashed" else {})))
+    assert report.fault is not None
+    assert report.fault.kind == "ImageChanging", report.fault
+    assert "changed while it was read" in report.fault.problem
+    assert (report.made, report.level0) == ((), None)
+    assert not list((level0.parent / "levels").rglob("*.tif"))
+
+
+def test_an_image_that_vanishes_while_it_is_read_is_missing(level0: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (level0.parent / "neighbour").touch()
+    fill = images.Workbench.fill_from_file
+
+    def vanishing(*arguments: Any) -> Any:
+        level0.unlink()
+        return fill(*arguments)
+
+    monkeypatch.setattr(images.Workbench, "fill_from_file", vanishing)
+    report = make_mipmaps(job_of(level0))
+    assert report.fault is not None
+    assert report.fault.kind == "ImagesMissing"
