@@ -1,0 +1,44 @@
+"""Thousands of simulated stories: the daemon in one process and in virtual time, tasks woken in random order."""
+
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.faults.rows import FaultRun, Scale
+
+ROOT = Path(__file__).resolve().parents[3]
+MOST_SEEDS = 10**9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_no_order_of_tasks_loses_a_montage(tmp_path: Path, scale: Scale, enter: Callable[[FaultRun], None]) -> None:
+    seeds, start = scale.pick(4000, 500, 50), random.randrange(MOST_SEEDS)
+    results = tmp_path / "results.jsonl"
+    command = [sys.executable, "-m", "tests.simulation", "--seeds", str(seeds), "--start", str(start)]
+    ended = subprocess.run(
+        [*command, "--results", str(results)], capture_output=True, text=True, cwd=ROOT, timeout=3500
+    )
+    sys.stdout.write(ended.stdout + ended.stderr)
+    stories = [json.loads(line) for line in results.read_text().splitlines()]
+    states: Counter[str] = Counter()
+    for story in stories:
+        states.update(story["states"])
+    enter(
+        FaultRun(
+            fault="simulated stories",
+            injected=sum(story["actions"] for story in stories),
+            montages=sum(states.values()),
+            complete=states["complete"],
+            failed=states["failed"],
+            lost=sum(bool(story["broken"]) for story in stories),
+            note=f"{seeds} seeds from {start} on; {ended.stdout.splitlines()[-1]}",
+        )
+    )
+    assert ended.returncode == 0, ended.stdout

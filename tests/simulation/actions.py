@@ -1,0 +1,213 @@
+"""What can happen in a story, and how the happenings of a story are drawn from its seed."""
+
+import json
+import random
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tests.simulation.sections import FEWER, VERSIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing that happens, by itself or with what follows from it."""
+
+    at: float
+    """Seconds after the start of the story."""
+    kind: str
+    """Name of the method of `Story` that does it, without its underscore."""
+    slot: int = 0
+    """Which section it concerns."""
+    version: int = 0
+    """Which content a section gets."""
+    how: str = ""
+    """In which way."""
+    seconds: float = 0.0
+    """How long it lasts, or what it waits for in between."""
+    number: int = 0
+    """Which tile, which stack."""
+
+    def __str__(self) -> str:
+        values = {key: value for key, value in asdict(self).items() if value and key not in ("at", "kind")}
+        return f"{self.at:7.2f} s  {self.kind} " + " ".join(f"{key}={value}" for key, value in values.items())
+
+    def to_json(self) -> dict[str, Any]:
+        """The action as JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All of a story but the order in which tasks run."""
+
+    slots: int
+    """Sections."""
+    settings: dict[str, Any]
+    """What the configuration says otherwise than usual."""
+    actions: tuple[Action, ...]
+
+    def only(self, chosen: list[int]) -> "Plan":
+        """The story with some of its actions, by their places in the list."""
+        return Plan(self.slots, self.settings, tuple(self.actions[index] for index in chosen))
+
+    def __str__(self) -> str:
+        lines = [f"{index:3}  {action}" for index, action in enumerate(self.actions)]
+        return "\n".join([f"sections {self.slots}, settings {json.dumps(self.settings)}", *lines])
+
+
+_LANDINGS = ("images first", "images first", "metafile first", "slow", "one late", "one cut")
+_STEPS = ("ingest", "mipmaps", "apply")
+_STACKS = 2
+_FAULTS = ("500", "503", "504", "refuse", "stall", "slow", "late", "lost")
+_REQUESTS = (
+    ".",
+    "^PUT .*resolvedTiles",
+    "^PUT .*state/COMPLETE",
+    "^PUT .*state/LOADING",
+    "^GET .*tileBounds",
+    "^GET .*resolvedTiles",
+    "^DELETE ",
+    "^POST ",
+)
+
+
+class _Draw:
+    """Draws actions one after the other."""
+
+    def __init__(self, chances: random.Random) -> None:
+        self._chances = chances
+        self.slots = chances.randint(1, 4)
+        self._slot = 0
+        self._weights = self._draw_weights()
+
+    def _draw_weights(self) -> dict[str, float]:
+        """How often each kind comes up in this story: each story has its favourites, and lacks some kinds."""
+        usual = {
+            "land": 6.0,
+            "rewrite": 5.0,
+            "back_and_forth": 3.0,
+            "again": 3.0,
+            "rename": 2.5,
+            "rename_file": 1.5,
+            "move_away": 1.5,
+            "delete": 1.5,
+            "touch": 1.0,
+            "twin": 1.0,
+            "spoil": 2.5,
+            "misbehave": 3.0,
+            "go_away": 2.0,
+            "lock": 1.5,
+            "delete_tile": 1.5,
+            "close": 1.0,
+            "delete_stack": 0.7,
+            "fill_disk": 2.0,
+            "stop": 1.5,
+            "crash": 2.5,
+            "kill_workers": 0.7,
+            "replay": 2.0,
+        }
+        return {kind: weight * self._chances.choice((0, 0.5, 1, 1, 3)) for kind, weight in usual.items()}
+
+    def action(self, at: float) -> Action:
+        """One action, at this time."""
+        kinds, weights = zip(*self._weights.items(), strict=True)
+        if not any(weights):
+            weights = (1.0,) * len(kinds)
+        kind = self._chances.choices(kinds, weights)[0]
+        if self._chances.random() < 0.4:
+            self._slot = self._chances.randrange(self.slots)
+        slot = self._slot
+        return getattr(self, f"_{kind}", self._plain)(at, kind, slot)
+
+    def _seconds(self, *bounds: float) -> float:
+        """Seconds up to one of the bounds, to a hundredth."""
+        return round(self._chances.random() * self._chances.choice(bounds), 2)
+
+    def _plain(self, at: float, kind: str, slot: int) -> Action:
+        return Action(at, kind, slot)
+
+    def _land(self, at: float, kind: str, slot: int) -> Action:
+        how = self._chances.choice(_LANDINGS)
+        return Action(at, kind, slot, self._version(), how, self._seconds(1, 6, 6, 60))
+
+    def _rewrite(self, at: float, kind: str, slot: int) -> Action:
+        how = self._chances.choice(("in place", "replaced", "slow"))
+        return Action(at, kind, slot, self._version(), how, self._seconds(0.5, 3))
+
+    def _back_and_forth(self, at: float, kind: str, slot: int) -> Action:
+        how = self._chances.choice(("in place", "replaced"))
+        return Action(at, kind, slot, self._version(), how, self._seconds(0.3, 2, 8), self._version())
+
+    def _again(self, at: float, kind: str, slot: int) -> Action:
+        return Action(at, kind, slot, how=self._chances.choice(("in place", "replaced")))
+
+    def _move_away(self, at: float, kind: str, slot: int) -> Action:
+        return Action(at, kind, slot, seconds=self._seconds(1, 5, 80))
+
+    def _twin(self, at: float, kind: str, slot: int) -> Action:
+        how = self._chances.choice(("beside", "elsewhere", "link"))
+        return Action(at, kind, slot, how=how, seconds=self._chances.choice((0.0, self._seconds(3, 30))))
+
+    def _delete(self, at: float, kind: str, slot: int) -> Action:
+        return Action(at, kind, slot, how=self._chances.choice(("metafile", "all")))
+
+    def _spoil(self, at: float, kind: str, slot: int) -> Action:
+        how = self._chances.choice(("missing", "cut", "other size"))
+        return Action(at, kind, slot, self._version(), how, self._seconds(10, 100, 200), self._chances.randrange(2))
+
+    def _misbehave(self, at: float, kind: str, slot: int) -> Action:
+        how = f"{self._chances.choice(_FAULTS)} {self._chances.choice(_REQUESTS)}"
+        return Action(at, kind, 0, 0, how, self._seconds(1, 6, 30), self._chances.choice((1, 1, 2, 5, 0)))
+
+    def _go_away(self, at: float, kind: str, slot: int) -> Action:
+        return Action(at, kind, seconds=self._seconds(1, 10, 60))
+
+    def _lock(self, at: float, kind: str, slot: int) -> Action:
+        seconds = self._chances.choice((0.0, self._seconds(3, 20)))
+        return Action(at, kind, seconds=seconds, number=self._chances.randrange(_STACKS))
+
+    def _delete_tile(self, at: float, kind: str, slot: int) -> Action:
+        return Action(at, kind, slot, how=self._chances.choice(("0", "1")), number=self._chances.randrange(_STACKS))
+
+    def _close(self, at: float, kind: str, slot: int) -> Action:
+        return Action(at, kind, number=self._chances.randrange(_STACKS))
+
+    def _delete_stack(self, at: float, kind: str, slot: int) -> Action:
+        return Action(at, kind, number=self._chances.randrange(_STACKS))
+
+    def _fill_disk(self, at: float, kind: str, slot: int) -> Action:
+        return Action(at, kind, seconds=self._chances.choice((1.5, 4.0, self._seconds(20))))
+
+    def _stop(self, at: float, kind: str, slot: int) -> Action:
+        return Action(at, kind, seconds=self._seconds(0.5, 5))
+
+    def _crash(self, at: float, kind: str, slot: int) -> Action:
+        return Action(at, kind, seconds=self._seconds(0.5, 5))
+
+    def _replay(self, at: float, kind: str, slot: int) -> Action:
+        return Action(at, kind, slot, how=self._chances.choice(_STEPS), number=self._chances.randrange(2))
+
+    def _version(self) -> int:
+        return self._chances.choice((*range(VERSIONS), FEWER))
+
+
+def draw(seed: int) -> Plan:
+    """The plan of a story."""
+    chances = random.Random(f"plan {seed}")
+    draw_one = _Draw(chances)
+    settings = {
+        "settle_s": chances.choice((0.2, 0.5, 2.0)),
+        "arrival_timeout_s": chances.choice((15.0, 60.0)),
+        "stacks.close_after_s": chances.choice((0.0, 1.0, 1.0, 5.0)),
+        "stacks.in_place": chances.random() < 0.15,
+        "mipmaps.apply": "path_builder" if chances.random() < 0.15 else "tiles",
+    }
+    at, actions = 0.5, []
+    for slot in range(draw_one.slots):
+        if chances.random() < 0.8:
+            actions.append(Action(round(at, 2), "land", slot, chances.randrange(VERSIONS), "images first"))
+            at += chances.random() * chances.choice((0.1, 3.0))
+    for _ in range(chances.randint(2, 12)):
+        at += chances.random() * chances.choice((0.1, 1.0, 1.0, 4.0, 20.0))
+        actions.append(draw_one.action(round(at, 2)))
+    return Plan(draw_one.slots, settings, tuple(actions))

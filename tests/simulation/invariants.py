@@ -1,0 +1,281 @@
+"""What must hold when a story has come to rest."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from daemon.demo.standin_store import Stack, State, section_data
+from daemon.journal import Montage
+from daemon.states import MontageState, StackPhase
+from daemon.steps import Section, section_of
+from handlers.errors import Fault
+from handlers.imageheader import inspect_image
+from handlers.metafile import parse_metafile
+from handlers.mipmapplan import level_uris
+from handlers.uris import uri_to_path
+from tests.simulation.journal import Row, folded_states
+
+if TYPE_CHECKING:
+    from tests.simulation.story import Story
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """An invariant that does not hold."""
+
+    invariant: str
+    text: str
+
+
+def check(story: "Story") -> list[Broken]:
+    """Everything that does not hold in a story at rest."""
+    rows = story.rows()
+    found: list[Broken] = []
+    for invariant, look in _INVARIANTS.items():
+        found += [Broken(invariant, text) for text in look(story, rows)]
+    return found
+
+
+def is_locked_fault(row: Row) -> bool:
+    """Whether a montage failed since somebody locked its stack: it then waits for a person to replay it."""
+    return row.state == "failed" and row.fault is not None and row.fault["kind"] == "StackLocked"
+
+
+# --- files and montages
+
+
+def _metafiles(story: "Story") -> list[Path]:
+    return sorted(story.acquisition.rglob("_metadata_*.json"))
+
+
+def _every_metafile_has_a_verdict(story: "Story", rows: list[Row]) -> Iterator[str]:
+    """Every metafile on disk is COMPLETE, or FAILED for a reason that is true now."""
+    for path in _metafiles(story):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        current = [row for row in rows if row.metafile == path and row.state != "superseded"]
+        name = path.relative_to(story.acquisition)
+        if any(row.digest == digest and row.failed_in == "noticed" for row in current):
+            # What the path held before keeps its verdict until the new content can take its place.
+            current = [row for row in current if row.digest == digest or row.state not in ("complete", "failed")]
+        if len(current) != 1:
+            yield f"{name} has {len(current)} montages that are not superseded: {'; '.join(map(str, current))}"
+        elif current[0].digest not in (digest, None):
+            yield f"{name} holds {digest[:6]}, but {current[0]}"
+        elif current[0].state == "failed":
+            why = _why_untrue(story, current[0], path, rows)
+            if why:
+                yield f"{current[0]}: {why}"
+        elif current[0].state == "ignored":
+            if not any(other != path and other.samefile(path) for other in _metafiles(story)):
+                yield f"{current[0]}"
+        elif current[0].state != "complete":
+            yield f"{current[0]}"
+
+
+def _why_untrue(story: "Story", row: Row, path: Path, rows: list[Row]) -> str:
+    """Why the reason that a montage failed for is not true; empty if it is."""
+    assert row.fault is not None
+    kind, problem = row.fault["kind"], row.fault["problem"]
+    try:
+        metafile = parse_metafile(path.read_bytes(), str(path))
+    except Fault as fault:
+        return "" if kind == "MetafileFault" and fault.problem in problem else "its metafile is faulty otherwise"
+    images = [path.parent / tile.img_path for tile in metafile.tiles]
+    if "an image belongs to one montage of a stack" in problem:
+        holders = [other for other in rows if str(other.metafile) in problem and other.metafile != path]
+        stands = any(other.state != "superseded" and other.metafile.exists() for other in holders)
+        return "" if stands else "nobody holds its tiles"
+    if kind == "ImagesMissing":
+        return "" if any(not image.exists() for image in images) else "all images are there"
+    if kind == "ImageFault":
+        size = metafile.header.camera.width, metafile.header.camera.height
+        return "" if any(_is_spoiled(image, size) for image in images) else "all images are sound"
+    if kind == "StackLocked":
+        states = [stack.state for name in story.stack_names if (stack := story.stack(name))]
+        return "" if State.READ_ONLY in states else f"the stacks are {states}"
+    return "no such reason is known to this check"
+
+
+def _is_spoiled(image: Path, size: tuple[int, int]) -> bool:
+    try:
+        info = inspect_image(image)
+    except (OSError, Fault):
+        return True
+    return (info.width, info.height) != size
+
+
+# --- stacks
+
+
+def _sections(story: "Story", rows: list[Row]) -> Iterator[tuple[Row, Section]]:
+    """COMPLETE montages whose metafile lies there, with what it says."""
+    for row in rows:
+        if row.state == "complete" and row.metafile.exists():
+            content = row.metafile.read_bytes()
+            if hashlib.sha256(content).hexdigest() == row.digest:
+                yield row, section_of(_montage(row), story.settings.watch[0], content)
+
+
+def _montage(row: Row) -> Montage:
+    values: dict[str, Any] = dict.fromkeys(Montage.__dataclass_fields__)
+    given = {"id": row.id, "metafile": row.metafile, "z": row.z, "raw_stack": row.raw_stack}
+    return Montage(**{**values, **given, "mipmapped_stack": row.mipmapped_stack, "state": MontageState(row.state)})
+
+
+def _stacks_equal_files(story: "Story", rows: list[Row]) -> Iterator[str]:
+    """The tiles of every COMPLETE montage stand in its stacks as its files say, levels and all."""
+    for row, section in _sections(story, rows):
+        plan = section.watch.mipmap_plan()
+        levels = {tile.tile_id: level_uris(tile, plan) for tile in section.level0()}
+        for name in {section.raw.stack, section.mipmapped.stack}:
+            stack = story.stack(name)
+            if stack is None:
+                yield f"stack {name} is not there; {row}"
+                continue
+            by_builder = section.watch.mipmaps.apply == "path_builder"
+            is_target = name == section.mipmapped.stack
+            if by_builder and is_target and not stack.version.get("mipmapPathBuilder"):
+                yield f"stack {name} has no path builder"
+            for spec in section.specs:
+                wanted = levels[spec["tileId"]] if is_target and not by_builder else {}
+                why = _why_not_equal(stack, spec, wanted)
+                if why:
+                    yield f"stack {name}, tile {spec['tileId']}: {why}; {row}"
+
+
+def _why_not_equal(stack: Stack, spec: dict[str, Any], levels: Any) -> str:
+    tile = stack.tiles.get(spec["tileId"])
+    if tile is None:
+        return "is not there"
+    for key, value in spec.items():
+        if key != "mipmapLevels" and _plain(tile.get(key)) != _plain(value):
+            return f"{key} is {tile.get(key)}, the file says {value}"
+    shown = {level: urls["imageUrl"] for level, urls in tile["mipmapLevels"].items()}
+    wanted = {"0": spec["mipmapLevels"]["0"]["imageUrl"]}
+    wanted |= {str(level): image_url for level, (image_url, _) in levels.items()}
+    return "" if shown == wanted else f"its levels are {shown}, they should be {wanted}"
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _nothing_vanished_is_shown(story: "Story", rows: list[Row]) -> Iterator[str]:
+    """No tile in a stack belongs only to contents whose successors are COMPLETE."""
+    by_id = {row.id: row for row in rows}
+    kept = {tile_id for row in rows if _successor(row, by_id).state != "complete" for tile_id in row.tile_ids}
+    kept |= {tile_id for row in rows if row.state == "complete" for tile_id in row.tile_ids}
+    for name in story.stack_names:
+        stack = story.stack(name)
+        for tile_id in sorted(set(stack.tiles if stack else ()) - kept):
+            yield f"stack {name} shows {tile_id}, which only superseded montages hold"
+
+
+def _successor(row: Row, by_id: dict[int, Row]) -> Row:
+    """What took a montage's place in the end. Its tiles stay until that is COMPLETE: no layer is ever empty."""
+    while row.state == "superseded" and row.superseded_by in by_id:
+        row = by_id[row.superseded_by]
+    return row
+
+
+def _stacks_are_closed(story: "Story", rows: list[Row]) -> Iterator[str]:
+    """Every stack is COMPLETE, or locked by somebody, and its statistics cover its tiles."""
+    for name in story.stack_names:
+        stack = story.stack(name)
+        if stack is None or stack.state is State.READ_ONLY:
+            continue
+        if stack.state is not State.COMPLETE:
+            if stack.tiles and any(row.state == "complete" and name in _names(row) for row in rows):
+                yield f"stack {name} is {stack.state}, with {len(stack.tiles)} tiles"
+        elif _counts(stack.section_data or []) != _counts(section_data(stack.tiles.values())):
+            yield f"stack {name} is COMPLETE, and its section data do not cover its tiles"
+
+
+def _names(row: Row) -> set[str]:
+    return {name.rpartition("/")[2] for name in (row.raw_stack, row.mipmapped_stack) if name}
+
+
+def _counts(data: list[dict[str, Any]]) -> dict[tuple[Any, Any], int]:
+    return {(each.get("sectionId"), each.get("z")): each["tileCount"] for each in data}
+
+
+def _levels_show_their_images(story: "Story", rows: list[Row]) -> Iterator[str]:
+    """The level files of every COMPLETE montage show what its images show."""
+    for row, section in _sections(story, rows):
+        for tile in section.level0():
+            if not tile.image.exists() or tile.image.stat().st_ctime > row.settled_at:
+                continue
+            grey = _grey(tile.image)
+            for level, (image_url, _) in level_uris(tile, section.watch.mipmap_plan()).items():
+                path = uri_to_path(image_url)
+                if not path.exists():
+                    yield f"level {level} of {tile.tile_id} is not there; {row}"
+                elif _grey(path) != grey:
+                    yield f"level {level} of {tile.tile_id} shows {_grey(path)}, its image {grey}; {row}"
+
+
+def _grey(path: Path) -> int:
+    with Image.open(path) as image:
+        low, high = image.getextrema()
+    assert low == high
+    return int(low)
+
+
+# --- the daemon and the journal
+
+
+def _events_fold_to_states(story: "Story", rows: list[Row]) -> Iterator[str]:
+    """The events of each montage lead to its state, and no attempt is open."""
+    folded = folded_states(story.reading)
+    open_ones = story.reading.execute("SELECT montage_id, step FROM attempts WHERE ended_at IS NULL").fetchall()
+    for row in rows:
+        if folded.get(row.id) != row.state:
+            yield f"{row}, but its events lead to {folded.get(row.id)}"
+    if open_ones:
+        yield f"attempts are open: {open_ones}"
+
+
+def _nothing_is_held(story: "Story", _: list[Row]) -> Iterator[str]:
+    """No task, ticket, hold or trial is left, and nothing waits to be handed over."""
+    daemon = story.daemon
+    assert daemon is not None
+    pipeline, keeper = daemon._pipeline, daemon._keeper
+    if pipeline.under_way or len(pipeline._schedule):
+        yield f"{pipeline.under_way} steps are under way, {len(pipeline._schedule)} tickets in line"
+    for stack, use in keeper._uses.items():
+        if use.holders or use.phase in (StackPhase.HELD, StackPhase.CLOSING):
+            yield f"stack {stack} is {use}"
+    if keeper._closing:
+        yield f"stacks are closing: {list(map(str, keeper._closing))}"
+    if not daemon._gate.is_closed_circuit:
+        yield f"the circuit is {daemon._gate._circuit}"
+    if any(daemon._disks._halts.values()):
+        yield "mipmaps are still being made"
+    if daemon._client._http._turns._value != daemon._client._http._connections:
+        yield "requests are under way"
+    for root in daemon._watcher.health():
+        if root.undelivered or root.reasons:
+            yield f"the watch has {root.undelivered} sightings to hand over; {root.reasons}"
+
+
+def _nothing_is_left_over(story: "Story", _: list[Row]) -> Iterator[str]:
+    """No temporary file is left among the mipmaps."""
+    for path in sorted(story.mipmaps.rglob("*.tmp")):
+        yield f"{path.relative_to(story.mipmaps)} is left"
+
+
+_INVARIANTS: dict[str, Callable[["Story", list[Row]], Iterator[str]]] = {
+    "every metafile has a verdict": _every_metafile_has_a_verdict,
+    "stacks equal files": _stacks_equal_files,
+    "nothing vanished is shown": _nothing_vanished_is_shown,
+    "stacks are closed": _stacks_are_closed,
+    "levels show their images": _levels_show_their_images,
+    "events fold to states": _events_fold_to_states,
+    "nothing is held": _nothing_is_held,
+    "nothing is left over": _nothing_is_left_over,
+}

@@ -1,0 +1,112 @@
+"""Sections as a microscope leaves them, in small: tiles of 8 x 8 pixels, one grey value each."""
+
+import functools
+import io
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+SIDE = 8
+_OVERLAP = 0.25
+_NM = 4.0
+_ANGLE_DEG = 90.0
+_SPECIMEN = "17797_1R"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One region of one section, which may be imaged again and again."""
+
+    grid: int
+    """z, too."""
+    roi_index: int
+
+    @property
+    def stem(self) -> str:
+        """What the names of all its files hold."""
+        return f"{_SPECIMEN}_151_{self.grid:06d}_{self.roi_index}"
+
+    @property
+    def metafile_name(self) -> str:
+        """Of its metafile."""
+        return f"_metadata_20180601120000_{self.stem}_.json"
+
+    def images(self, version: int) -> dict[str, bytes]:
+        """Its images by name, as this version shows them."""
+        return {
+            self.image_name(index, *place): tiff(grey(self, version, index))
+            for index, place in enumerate(_places(version))
+        }
+
+    def image_name(self, index: int, col: int, row: int) -> str:
+        """Of one tile: the same in every version that has it."""
+        return f"201806011201{index:02d}000_{self.stem}_{col}_{row}.tif"
+
+    def metafile(self, version: int) -> bytes:
+        """What its metafile says."""
+        places = _places(version)
+        tiles = [_tile(self, version, index, *place) for index, place in enumerate(places)]
+        return json.dumps([{"metadata": _header(self, version)}, {"data": tiles}]).encode()
+
+
+FEWER = 3
+"""The version that lacks a tile."""
+VERSIONS = 4
+
+
+def _places(version: int) -> list[tuple[int, int]]:
+    return [(0, 0), (1, 0)] if version == FEWER else [(0, 0), (1, 0), (0, 1)]
+
+
+def grey(section: Section, version: int, index: int) -> int:
+    """The grey value of a tile. Versions 0 and 1 have the same images: only the metafile was written again."""
+    shown = 0 if version == 1 else version
+    return 20 + (section.grid * 7 + section.roi_index * 29 + index * 13 + shown * 50) % 200
+
+
+@functools.cache
+def tiff(value: int) -> bytes:
+    """An image of one grey value."""
+    file = io.BytesIO()
+    Image.new("L", (SIDE, SIDE), value).save(file, "TIFF")
+    return file.getvalue()
+
+
+def _header(section: Section, version: int) -> dict[str, Any]:
+    calibration = {"nm_per_pix": _NM, "x_nm_per_pix": _NM, "y_nm_per_pix": _NM, "angle": _ANGLE_DEG}
+    return {
+        "roi_creation_time": "20180601120000",
+        "session_id": f"{_SPECIMEN}_151",
+        "grid": f"{section.grid:06d}",
+        "roi_index": section.roi_index,
+        "specimen_id": _SPECIMEN,
+        "temca_id": "temca2",
+        "camera_info": {"width": SIDE, "height": SIDE, "camera_id": "A5"},
+        "calibration": {"highmag": calibration, "lowmag": calibration},
+        "overlap": _OVERLAP,
+        "media": "tape",
+        "media_id": "0151",
+        "notes": f"version {version}",
+    }
+
+
+def _tile(section: Section, version: int, index: int, col: int, row: int) -> dict[str, Any]:
+    step_nm, angle = SIDE * (1 - _OVERLAP) * _NM, math.radians(_ANGLE_DEG)
+    x, y = col * step_nm, row * step_nm
+    moved = 10_000 * version  # each version has its own coordinates: a mixture of two shows in the stack
+    stage = [round(x * math.cos(angle) - y * math.sin(angle)) + moved, round(x * math.sin(angle) + y * math.cos(angle))]
+    return {
+        "img_path": section.image_name(index, col, row),
+        "img_meta": {
+            "stage_pos": stage,
+            "raster_pos": [col, row],
+            "raster_index": index,
+            "angle": _ANGLE_DEG,
+            "pixel_size": _NM,
+            "pixel_size_x_move": _NM,
+            "pixel_size_y_move": _NM,
+        },
+    }

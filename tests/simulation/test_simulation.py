@@ -1,0 +1,53 @@
+"""The simulation finds what is planted, and tells each story twice in the same way; `make faults` runs thousands."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.simulation.shrink import shrink
+
+ROOT = Path(__file__).resolve().parents[2]
+PLANT = """
+import sys
+from tests.simulation import substitutes
+substitutes.install()
+from daemon.journal import tilesets
+{fault}
+from tests.simulation.command import main
+sys.exit(main())
+"""
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=110
+    )
+
+
+def test_a_seed_tells_the_same_story_in_each_process() -> None:
+    stories = [run("-m", "tests.simulation", "--seed", "8").stdout for _ in range(2)]
+    first, second = (re.sub(r"/\S*/simulation-\w+", "", story) for story in stories)
+    assert len(first.splitlines()) > 50
+    assert first == second
+
+
+def test_a_planted_fault_is_found_and_shrunk_to_what_it_needs() -> None:
+    fault = "tilesets._FORMER = 'SELECT tile_ids FROM tile_sets WHERE montage_id = -:id AND :stack = :stack'"
+    ended = run("-c", PLANT.format(fault=fault), "--seeds", "40", "--shrink", "1")
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert "nothing vanished is shown" in ended.stdout
+    shrunk = re.search(r"python -m tests.simulation --seed \d+ --only ([\d,]+)", ended.stdout)
+    assert shrunk is not None, ended.stdout
+    assert len(shrunk[1].split(",")) <= 3
+
+
+def test_shrinking_keeps_what_the_failure_needs_and_nothing_else() -> None:
+    def fails(chosen: list[int], schedule: str) -> bool:
+        return {3, 11} <= set(chosen) and schedule in ("7", "7.1")
+
+    found = shrink(20, "7", fails)
+    assert found.chosen == [3, 11]
+    assert fails(found.chosen, found.schedule)

@@ -1,0 +1,89 @@
+"""Worker processes without processes: jobs are done in this thread, each at a virtual moment of its own."""
+
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, Future
+from typing import Any, TypeVar
+
+from tests.simulation.loop import SimulatedLoop, life
+
+T = TypeVar("T")
+
+
+class SimulatedWorkers(Executor):
+    """Stands for `handlers.executors.ProcessExecutor`: as many jobs at once as there are workers, first come, first
+    served."""
+
+    loop: SimulatedLoop
+    """Set before the first pool is made."""
+    longest_s = 0.2
+    """Of one job."""
+    _is_busy = False
+    """Whether a job is interrupted just now. Others wait: real workers share no memory."""
+
+    def __init__(self, count: int, niceness: int = 0) -> None:
+        self._free_at = [0.0] * count
+        self._is_ended = False
+        self._jobs: list[Future[Any]] = []
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """The result to come."""
+        if self._is_ended:
+            raise BrokenExecutor("the pool has ended")
+        future: Future[T] = Future()
+        loop, owner = self.loop, life.get()
+        worker = min(range(len(self._free_at)), key=self._free_at.__getitem__)
+        begins = max(loop.now, self._free_at[worker])
+        self._free_at[worker] = ends = begins + loop._chances.random() * self.longest_s
+
+        def begin() -> None:
+            if not self._is_ended:
+                future.set_running_or_notify_cancel()
+
+        def end() -> None:
+            if self._is_ended or not future.running() or loop.is_dead(owner):
+                return
+            if SimulatedWorkers._is_busy:
+                loop.call_later(0.01, end)
+                return
+            SimulatedWorkers._is_busy = True
+            try:
+                outcome = loop.interrupted(lambda: fn(*args, **kwargs))
+            except Exception as error:  # noqa: BLE001  an executor hands on whatever its function raises
+                future.set_exception(error)
+            else:
+                future.set_result(outcome)
+            finally:
+                SimulatedWorkers._is_busy = False
+
+        loop.call_at(begins, begin)
+        loop.call_at(ends + 1e-6, end)
+        self._jobs.append(future)
+        return future
+
+    def break_down(self) -> None:
+        """A worker is killed: the pool is broken, and every job in it is lost."""
+        self._is_ended = True
+        for job in self._jobs:
+            if not job.done():
+                job.set_exception(BrokenExecutor("a worker process was killed"))
+
+    def start_all(self, timeout_s: float) -> None:
+        """They are there at once."""
+
+    def end(self, timeout_s: float) -> None:
+        """Drops all jobs."""
+        self._is_ended = True
+        for job in self._jobs:
+            job.cancel()
+
+    def abandon(self) -> None:
+        """Drops all jobs."""
+        self.end(0.0)
+
+    def how_one_ended(self) -> str:
+        """As of the last that was killed."""
+        return "signal SIGKILL"
+
+    def pids(self) -> list[int]:
+        """There are none."""
+        return []
