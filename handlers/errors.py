@@ -22,6 +22,7 @@ Fault
     |-- StackNotLoading     ... has the stack in another state than LOADING
     |-- StackLocked         ... has it READ_ONLY or OFFLINE: a person's decision
     |-- StackReopened       ... has the stack LOADING again: another client writes to it
+    |-- SectionDataMissing  ... has no section data of the stack now: another client derives them
     `-- ReadBackDiffers     ... shows something else than what was written
 
 The edge that sees a fault chooses its class; whoever decides on a retry asks `waiting_helps`, and never reads the text.
@@ -228,6 +229,12 @@ class StackLocked(RenderFault):
 
 class StackReopened(RenderFault):
     """The stack was completed, and another client reopened it before that could be seen. It is closed again later."""
+
+    waiting_helps = Waiting.ALWAYS
+
+
+class SectionDataMissing(RenderFault):
+    """The stack was completed, and has no section data: another client derives them, or created the stack anew."""
 
     waiting_helps = Waiting.ALWAYS
 

@@ -14,6 +14,7 @@ from handlers.errors import (
     RenderFault,
     RenderRefused,
     RenderUnavailable,
+    SectionDataMissing,
     StackLocked,
     StackMissing,
     StackNotLoading,
@@ -136,6 +137,8 @@ _STATE_SAID = re.compile(r"(?:state is|state is currently|because it is) (LOADIN
 _TAG = re.compile(r"<(?:style|script).*?</(?:style|script)>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 _INPUT_FAULTS = ("has no tiles", "width and height must be set")
 """500s that blame what was sent, not the service."""
+_NO_SECTION_DATA = "section data not aggregated"
+"""A 400 that says nothing of what was sent. Just after COMPLETE it is a race with another client's COMPLETE."""
 _WRONG_URL = "a bug in our URL, or render.url is not the address of a render-ws (…/render-ws/v1)"
 _MOST_TEXT = 500
 """Characters of an answer that are worth repeating."""
@@ -216,6 +219,8 @@ def locked_fault(subject: str, state: StackState) -> StackLocked:
 
 
 def _fault_of_400_or_500(subject: str, problem: str, status: int, text: str) -> RenderFault:
+    if status == 400 and _NO_SECTION_DATA in text:
+        return SectionDataMissing(subject, problem, "another client completes the stack: it is looked at again")
     if status == 400 or any(words in text for words in _INPUT_FAULTS):
         return RenderRefused(subject, problem)
     return RenderBroken(subject, problem, "see the logs of render-ws and of its database")

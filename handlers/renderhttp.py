@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 from yarl import URL
 
-from handlers.errors import AnswerLate, AnswerLost, RenderBroken, RenderRefused, RenderUnavailable
+from handlers.errors import AnswerLate, AnswerLost, RenderBroken, RenderRefused, RenderUnavailable, SectionDataMissing
 from handlers.renderanswers import fault_of, is_absent, plain_text
 from handlers.rendernames import checked_base_url
 
@@ -92,7 +92,9 @@ async def _send_once(request: ClientRequest, handler: ClientHandlerType) -> Clie
 
 def _is_worth_another_try(error: BaseException) -> bool:
     """Whether seconds may help. After a late answer they will not: the caller has waited minutes already."""
-    return isinstance(error, RenderUnavailable | RenderBroken) and not isinstance(error, AnswerLate)
+    return isinstance(error, RenderUnavailable | RenderBroken | SectionDataMissing) and not isinstance(
+        error, AnswerLate
+    )
 
 
 def user_agent() -> str:

@@ -17,10 +17,12 @@ from handlers.errors import (
     RenderBroken,
     RenderRefused,
     RenderUnavailable,
+    SectionDataMissing,
     StackLocked,
     StackMissing,
     StackNotLoading,
     StackReopened,
+    Waiting,
 )
 from handlers.render import PathBuilder, Patience, Polling, RenderClient, StackState
 
@@ -390,6 +392,29 @@ async def test_a_stack_that_somebody_reopened_while_it_was_closed_is_closed_late
     async with answering(answer) as url, client_of(url) as client:
         with pytest.raises(StackReopened):
             await client.close(RAW)
+
+
+NOT_AGGREGATED = (
+    "section data not aggregated for stack s, set stack state to COMPLETE to generate the aggregate collection"
+)
+
+
+async def test_section_data_that_another_client_is_deriving_are_asked_for_again(
+    service: Standin, client: RenderClient
+) -> None:
+    await open_with_tiles(client, "a")
+    await service.misbehave("sectionData", "status", status=400, text=NOT_AGGREGATED, times=2)
+    report = await client.close(RAW, [1050.0])
+    assert report.differing == ()
+    assert len(await service.requests("PUT", "state/COMPLETE")) == 1
+
+
+async def test_section_data_that_stay_away_are_a_matter_of_waiting(service: Standin, client: RenderClient) -> None:
+    await open_with_tiles(client, "a")
+    await service.misbehave("sectionData", "status", status=400, text=NOT_AGGREGATED)
+    with pytest.raises(SectionDataMissing, match="section data not aggregated") as raised:
+        await client.close(RAW, [1050.0])
+    assert raised.value.waiting_helps is Waiting.ALWAYS
 
 
 async def test_a_stack_without_tiles_cannot_be_closed(client: RenderClient) -> None:
