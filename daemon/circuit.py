@@ -11,7 +11,7 @@ from enum import StrEnum
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 30.0
 BROKEN_IN_A_ROW = 3
-"""Different pieces of work that fail inside the service with no success between: it is the service, not the work."""
+"""Different pieces of work that fail inside with no success between: it is the service, although it can read."""
 UNTRIED_S = 60.0
 """Without any work to try, a service that gives signs of life counts as working after this time."""
 
@@ -40,6 +40,8 @@ class Circuit:
     """OPEN: when the next probe is due. HALF_OPEN: when it closes, should no work come."""
     trial: Hashable | None = None
     """The piece of work under way while HALF_OPEN."""
+    fails_work: bool = False
+    """Whether the outage began with such work: a trial that fails then is no fault of its own."""
     has_failed_at_work: bool = False
     """Whether in this outage it gave signs of life and failed all the same."""
     broken: frozenset[Hashable] = frozenset()
@@ -85,16 +87,20 @@ def failed(circuit: Circuit, work: Hashable, now: float, chance: float, *, is_aw
 
     Parameters
     ----------
-    is_away : no answer, or its proxy's; else it failed inside, of which the work itself may be the cause.
+    is_away : the service does not answer, or cannot even read; else the work itself may be the cause.
     """
     broken = circuit.broken if is_away else circuit.broken | {work}
     circuit = replace(circuit, broken=broken)
-    was_trial = circuit.phase is Phase.HALF_OPEN and circuit.trial == work
-    if circuit.phase is Phase.CLOSED and (is_away or len(broken) >= BROKEN_IN_A_ROW):
-        return _opened(circuit, now, chance, at_work=not is_away)
-    if was_trial or (circuit.phase is Phase.HALF_OPEN and is_away):
+    if circuit.phase is Phase.CLOSED:
+        fails_work = not is_away and len(broken) >= BROKEN_IN_A_ROW
+        if not (is_away or fails_work):
+            return circuit
+        return _opened(replace(circuit, fails_work=fails_work), now, chance, at_work=fails_work)
+    if circuit.phase is Phase.OPEN or not (is_away or circuit.trial == work):
+        return circuit
+    if is_away or circuit.fails_work:
         return _opened(circuit, now, chance, at_work=True)
-    return circuit
+    return replace(worked(circuit), broken=broken)
 
 
 def silent(circuit: Circuit, now: float, chance: float) -> Circuit:

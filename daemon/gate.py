@@ -10,12 +10,16 @@ import structlog
 from daemon import circuit
 from daemon.circuit import Circuit, Phase
 from handlers.errors import Fault, RenderBroken, RenderFault, RenderUnavailable
-from handlers.render import RenderClient
+from handlers.render import RenderClient, StackId
 
 log = structlog.get_logger()
 
 PROBE_EVERY_S = 15.0
 """While nothing speaks against the service."""
+HANGS_S = 20.0
+"""Work under way for so long, and none done since: the service is asked whether it can read."""
+PROBE_STACK = "temwatch"
+"""A stack that need not exist: to say so render-ws has to ask its database."""
 
 
 class RenderGate:
@@ -24,19 +28,28 @@ class RenderGate:
     Parameters
     ----------
     client : asked for a sign of life.
+    probe : the stack that is asked for to see whether render-ws can read.
     on_open : called when work may be sent again.
     """
 
     def __init__(
-        self, client: RenderClient, on_open: Callable[[], None], clock: Callable[[], float] = time.monotonic
+        self,
+        client: RenderClient,
+        probe: StackId,
+        on_open: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
+        self._stack = probe
         self._on_open = on_open
         self._clock = clock
         self._circuit = Circuit()
         self._changed = asyncio.Event()
         self._last_fault: RenderFault | None = None
         self._since = clock()
+        self._begun: dict[Hashable, float] = {}
+        self._worked_at = clock()
+        self._reading = asyncio.Lock()
 
     @property
     def fault(self) -> RenderFault | None:
@@ -68,27 +81,52 @@ class RenderGate:
         if not self._circuit.may_pass:
             return False
         self._circuit = circuit.begun(self._circuit, work)
+        self._begun[work] = self._clock()
         return True
 
     def leave(self, work: Hashable) -> None:
         """A piece of work ended; says nothing of the service unless `worked` or `failed` was told before."""
+        self._begun.pop(work, None)
         self._turn(circuit.left_off(self._circuit, work))
 
     def worked(self) -> None:
         """render-ws has done a piece of real work."""
+        self._worked_at = self._clock()
         self._turn(circuit.worked(self._circuit))
 
-    def failed(self, work: Hashable, fault: Fault) -> None:
-        """A piece of work failed. Any answer but that of a service that is away or broken shows one that works."""
+    async def failed(self, work: Hashable, fault: Fault) -> None:
+        """A piece of work failed. Any answer but that of a service that is away or broken shows one that works.
+
+        Of one that is broken the work itself may be the cause: the service is asked whether it can read.
+        """
         if not isinstance(fault, RenderFault):
             return
         if not isinstance(fault, RenderUnavailable | RenderBroken):
             self.worked()
             return
+        is_away = isinstance(fault, RenderUnavailable) or not await self._can_read()
         self._last_fault = fault
-        is_away = isinstance(fault, RenderUnavailable)
         chance = random.random()  # noqa: S311  jitter
         self._turn(circuit.failed(self._circuit, work, self._clock(), chance, is_away=is_away))
+
+    async def _can_read(self) -> bool:
+        """Whether render-ws can read from its database. In an outage it is not asked: its probe does that."""
+        async with self._reading:
+            if self._circuit.phase is Phase.OPEN:
+                return False
+            try:
+                await self._client.ask_database(self._stack)
+            except (RenderUnavailable, RenderBroken):
+                return False
+            except RenderFault:
+                pass  # an answer in words of render-ws
+            return True
+
+    @property
+    def _is_in_doubt(self) -> bool:
+        """Whether a sign of life alone says too little: in an outage, or where work takes long and none succeeds."""
+        last = max(self._worked_at, min(self._begun.values(), default=self._clock()))
+        return self._circuit.phase is not Phase.CLOSED or self._clock() - last > HANGS_S
 
     async def run(self) -> None:
         """Probes for as long as the daemon runs."""
@@ -107,6 +145,8 @@ class RenderGate:
     async def _probe(self) -> None:
         try:
             await self._client.ping()
+            if self._is_in_doubt:
+                await self._client.ask_database(self._stack)
         except RenderFault as fault:
             self._silent(fault)
         except Exception as error:  # it would end the daemon

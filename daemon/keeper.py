@@ -225,7 +225,7 @@ class StackKeeper:
     async def _close_failed(
         self, stack: StackId, montages: list[Montage], attempts: dict[int, int], fault: Fault
     ) -> None:
-        self._gate.failed(stack, fault)
+        await self._gate.failed(stack, fault)
         # In an outage the gate says when it is tried again, and nobody's attempts are used up.
         is_outage = isinstance(fault, RenderUnavailable | RenderBroken) and not self._gate.is_closed_circuit
         delays = []

@@ -235,7 +235,9 @@ class Pipeline:
         if watch is None or not self._is_observable(watch_name):
             return False
         if step is Step.MIPMAPS:
-            return self._disks.is_usable(watch.mipmaps.output_dir)
+            # Never a trial: one that takes an hour would keep all others waiting for its end.
+            can_read = watch.mipmaps.method != "render" or self._gate.is_closed_circuit
+            return can_read and self._disks.is_usable(watch.mipmaps.output_dir)
         return step not in NEEDS_RENDER or self._gate.is_open
 
     def _may_start(self, ticket: Ticket) -> bool:
@@ -515,8 +517,8 @@ class Pipeline:
 
     async def _failed(self, montage: Montage, step: Step, fault: Fault) -> None:
         """Decides whether the montage waits for another attempt or is FAILED."""
-        if step in NEEDS_RENDER:
-            self._gate.failed(montage.id, fault)
+        if step in NEEDS_RENDER or isinstance(fault, RenderUnavailable | RenderBroken):
+            await self._gate.failed(montage.id, fault)
         if isinstance(fault, MetafileChanged):
             await self._take_in_again(montage)
         chance = random.random()  # noqa: S311  jitter

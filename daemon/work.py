@@ -14,14 +14,14 @@ import structlog
 
 from daemon.config import Settings
 from daemon.disks import MipmapDisks
-from daemon.gate import RenderGate
+from daemon.gate import PROBE_STACK, RenderGate
 from daemon.health import Metrics
 from daemon.journal import Examination, Journal, Montage
 from daemon.keeper import StackKeeper
 from daemon.pipeline import LIMITS, Pipeline
 from daemon.steps import Steps
 from handlers.executors import WorkerPool, open_executor
-from handlers.render import RenderClient
+from handlers.render import RenderClient, StackId
 
 log = structlog.get_logger()
 
@@ -44,7 +44,9 @@ class Work:
 
     def assemble(self, pool: WorkerPool, workers: int) -> None:
         """Makes the parts; `workers` is how many tiles are made at once."""
-        self.gate = RenderGate(self.client, on_open=self._wake)
+        render = self.settings().render
+        probe = StackId(render.owner, render.project, PROBE_STACK)
+        self.gate = RenderGate(self.client, probe, on_open=self._wake)
         self.keeper = StackKeeper(
             self.client,
             self.journal,

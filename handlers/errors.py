@@ -13,10 +13,11 @@ Fault
 |-- SettingsFault         a setting that cannot be obeyed
 |-- BugFault              an exception that nobody expected: temwatch itself is wrong
 `-- RenderFault           render-ws ...
-    |-- RenderUnavailable   ... cannot be reached, or a proxy answers for it
+    |-- RenderUnavailable   ... cannot be reached, nor its database, or a proxy answers for it
     |   |-- AnswerLate        ... not in time: it may still be at work
     |   `-- AnswerLost        ... never: the connection broke after the request had gone out
-    |-- RenderBroken        ... fails inside, or answers with something unreadable
+    |-- RenderBroken        ... fails inside, or its answer cannot be read
+    |   `-- NotRender         ... does not answer: a proxy or another server does in its place
     |-- RenderRefused       ... refuses what it was sent
     |-- StackMissing        ... has no such stack
     |-- StackNotLoading     ... has the stack in another state than LOADING
@@ -188,7 +189,7 @@ class RenderFault(Fault):
 
 
 class RenderUnavailable(RenderFault):
-    """render-ws cannot be reached or answers for its proxy."""
+    """render-ws or its database cannot be reached."""
 
     waiting_helps = Waiting.ALWAYS
 
@@ -205,6 +206,10 @@ class RenderBroken(RenderFault):
     """render-ws fails inside (a 500 that is no word about a state), or its answer cannot be read."""
 
     waiting_helps = Waiting.LIMITED
+
+
+class NotRender(RenderBroken):
+    """An answer that render-ws never gives: a proxy or another server answers in its place."""
 
 
 class RenderRefused(RenderFault):

@@ -169,13 +169,26 @@ class RenderClient:
     async def ping(self) -> None:
         """Return if render-ws answers; RenderUnavailable or another RenderFault if not. Does not ask its database."""
         request = Request("GET", "/versionInfo", self.base_url, "ask for its version", repeatable=False)
-        await self._ask(replace(request, limit_s=self._patience.ping_s))
+        body = await self._ask(replace(request, limit_s=self._patience.ping_s))
+        if body.strip():  # a render-ws built without its version answers 204
+            await read_answer(OBJECT, body, request)
+
+    async def ask_database(self, stack: StackId) -> None:
+        """Return if render-ws can read from its database: says of a stack what it is, or that there is none."""
+        request = Request("GET", stack.path, self.base_url, "read from its database", repeatable=False)
+        await self._look_at(replace(request, limit_s=self._patience.ping_s))
 
     async def stack(self, stack: StackId) -> StackMeta | None:
         """What render-ws says of the stack; None if it does not exist."""
-        request = Request("GET", stack.path, str(stack), "look at the stack")
+        return await self._look_at(Request("GET", stack.path, str(stack), "look at the stack"))
+
+    async def _look_at(self, request: Request) -> StackMeta | None:
         answer = await self._http.ask(request)
-        return None if answer.absent else await read_answer(STACK_META, answer.body, request)
+        if not answer.absent:
+            return await read_answer(STACK_META, answer.body, request)
+        if not speaks_of_stack(answer.text):  # another server's 404
+            raise _absence(request, answer)
+        return None
 
     async def create_stack(
         self, stack: StackId, resolution_nm: tuple[float, float, float], notes: str = ""

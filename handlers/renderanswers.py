@@ -10,6 +10,7 @@ from pydantic.alias_generators import to_camel
 from handlers.errors import (
     AnswerLate,
     AnswerLost,
+    NotRender,
     RenderBroken,
     RenderFault,
     RenderRefused,
@@ -137,6 +138,16 @@ _STATE_SAID = re.compile(r"(?:state is|state is currently|because it is) (LOADIN
 _TAG = re.compile(r"<(?:style|script).*?</(?:style|script)>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 _INPUT_FAULTS = ("has no tiles", "width and height must be set")
 """500s that blame what was sent, not the service."""
+_DATABASE_AWAY = re.compile(
+    r"Timed out after \d+ ms while waiting|Client view of cluster state|NotWritablePrimary|\bnot (?:primary|master)\b"
+    r"|InterruptedAtShutdown|Exception opening socket|Prematurely reached end of stream|OutOfDiskSpace"
+    r"|No space left on device"
+)
+"""500s in the words of MongoDB and its driver: no request is to blame for them."""
+_ABSENCES = ("does not exist", "no tile specifications found", "no matching tiles")
+"""404s that render-ws itself gives."""
+_JAVA_SAID = re.compile(r"com\.fasterxml\.jackson|RESTEASY")
+"""In a 400 in HTML that render-ws gives: its JSON reader refuses what was sent."""
 _NO_SECTION_DATA = "section data not aggregated"
 """A 400 that says nothing of what was sent. Just after COMPLETE it is a race with another client's COMPLETE."""
 _WRONG_URL = "a bug in our URL, or render.url is not the address of a render-ws (…/render-ws/v1)"
@@ -176,9 +187,14 @@ def fault_of(subject: str, tried: str, status: int, content_type: str, text: str
     """
     problem = f"tried to {tried}, and render-ws answered {status}: {text or 'without a word'}"
     if status in (400, 500):
-        return _state_fault(subject, problem, text) or _fault_of_400_or_500(subject, problem, status, text)
-    if status == 404:
-        return _fault_of_404(subject, problem, content_type, text)
+        said_by_render = status == 500 or content_type != "text/html" or _JAVA_SAID.search(text) is not None
+        return _state_fault(subject, problem, text) or _fault_of_400_or_500(
+            subject, problem, status, text, said_by_render=said_by_render
+        )
+    if is_absent(status, content_type) and speaks_of_stack(text):
+        return StackMissing(subject, problem, "somebody deleted the stack, or its name is another")
+    if is_absent(status, content_type) and any(words in text for words in _ABSENCES):
+        return RenderRefused(subject, problem)
     if status == 504:
         return AnswerLate(subject, problem, "a proxy gave up waiting; render-ws may still be at work")
     if status == 502:
@@ -187,16 +203,19 @@ def fault_of(subject: str, tried: str, status: int, content_type: str, text: str
         return RenderUnavailable(subject, problem, "see that render-ws runs and is not overloaded")
     if status > 500:
         return RenderBroken(subject, problem, "see the log of render-ws or of the proxy before it")
-    return RenderRefused(subject, problem, _REFUSALS.get(status, "see that render.url leads straight to a render-ws"))
+    if status == 413:
+        return RenderRefused(subject, problem, "a proxy limits the size of requests: let it pass at least 20 MB")
+    return NotRender(subject, problem, _STRANGERS.get(status, "see that render.url leads straight to a render-ws"))
 
 
-_REFUSALS = {
+_STRANGERS = {
     401: "a proxy before render-ws asks for a log-in: see user and password in render.url",
     403: "a proxy before render-ws forbids this: see user and password in render.url",
+    404: _WRONG_URL,
     405: _WRONG_URL,
-    413: "a proxy limits the size of requests: let it pass at least 20 MB",
     415: "the body was not taken for JSON: see what a proxy does to Content-Type",
 }
+"""Hints for answers that render-ws does not give to our requests: a proxy or another server gave them."""
 
 
 def _state_fault(subject: str, problem: str, text: str) -> RenderFault | None:
@@ -218,17 +237,13 @@ def locked_fault(subject: str, state: StackState) -> StackLocked:
     return StackLocked(subject, f"the stack is {state}", hint.get(state, ""))
 
 
-def _fault_of_400_or_500(subject: str, problem: str, status: int, text: str) -> RenderFault:
+def _fault_of_400_or_500(subject: str, problem: str, status: int, text: str, *, said_by_render: bool) -> RenderFault:
+    if not said_by_render:
+        return NotRender(subject, problem, "a proxy refuses the request: see that render.url is right, https included")
     if status == 400 and _NO_SECTION_DATA in text:
         return SectionDataMissing(subject, problem, "another client completes the stack: it is looked at again")
     if status == 400 or any(words in text for words in _INPUT_FAULTS):
         return RenderRefused(subject, problem)
+    if _DATABASE_AWAY.search(text):
+        return RenderUnavailable(subject, problem, "see that the database of render-ws runs and has space")
     return RenderBroken(subject, problem, "see the logs of render-ws and of its database")
-
-
-def _fault_of_404(subject: str, problem: str, content_type: str, text: str) -> RenderFault:
-    if not is_absent(404, content_type):
-        return RenderRefused(subject, problem, _WRONG_URL)
-    if speaks_of_stack(text):
-        return StackMissing(subject, problem, "somebody deleted the stack, or its name is another")
-    return RenderRefused(subject, problem)

@@ -13,10 +13,18 @@ import aiohttp
 import msgspec
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
 from pydantic import ValidationError
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 from yarl import URL
 
-from handlers.errors import AnswerLate, AnswerLost, RenderBroken, RenderRefused, RenderUnavailable, SectionDataMissing
+from handlers.errors import (
+    AnswerLate,
+    AnswerLost,
+    NotRender,
+    RenderBroken,
+    RenderRefused,
+    RenderUnavailable,
+    SectionDataMissing,
+)
 from handlers.renderanswers import fault_of, is_absent, plain_text
 from handlers.rendernames import checked_base_url
 
@@ -29,6 +37,8 @@ MOST_ERROR_BYTES = 64 * 2**10
 """What is read of an error's body."""
 READ_AT_ONCE_BYTES = 64 * 2**10
 """A longer answer is read in a thread: reading it would hold up the event loop."""
+QUICK_S = 5.0
+"""After a failure that took longer to come, the caller has waited long enough: nothing is sent again."""
 KEEP_ALIVE_S = 15.0
 """render-ws drops a connection after 30 s of silence; ours must be gone before, or a request runs into the closing."""
 
@@ -91,10 +101,9 @@ async def _send_once(request: ClientRequest, handler: ClientHandlerType) -> Clie
 
 
 def _is_worth_another_try(error: BaseException) -> bool:
-    """Whether seconds may help. After a late answer they will not: the caller has waited minutes already."""
-    return isinstance(error, RenderUnavailable | RenderBroken | SectionDataMissing) and not isinstance(
-        error, AnswerLate
-    )
+    """Whether seconds may help. After a late answer, or the answer of another server, they will not."""
+    helped = RenderUnavailable | RenderBroken | SectionDataMissing
+    return isinstance(error, helped) and not isinstance(error, AnswerLate | NotRender)
 
 
 def user_agent() -> str:
@@ -157,7 +166,7 @@ class RenderHttp:
         """
         tries = self._tries if request.repeatable else 1
         patient = AsyncRetrying(
-            stop=stop_after_attempt(tries),
+            stop=stop_after_attempt(tries) | stop_after_delay(QUICK_S),
             wait=wait_random_exponential(multiplier=self._first_wait_s, max=2.0),
             retry=retry_if_exception(_is_worth_another_try),
             reraise=True,

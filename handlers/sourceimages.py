@@ -16,7 +16,16 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from handlers.errors import AnswerLate, AnswerLost, Fault, ImageFault, RenderBroken, RenderRefused, RenderUnavailable
+from handlers.errors import (
+    AnswerLate,
+    AnswerLost,
+    Fault,
+    ImageFault,
+    NotRender,
+    RenderBroken,
+    RenderRefused,
+    RenderUnavailable,
+)
 from handlers.greyvalues import Grey, IntensityRange
 from handlers.imageheader import UNREADABLE
 from handlers.renderanswers import fault_of, plain_text
@@ -120,7 +129,7 @@ def require_served_size(source: RenderSource, width: int, height: int) -> None:
     """
     try:
         alpha = _alpha_under_mask(source, width, height)
-    except (RenderRefused, LookupError, TypeError, AttributeError) as problem:
+    except (RenderRefused, NotRender, LookupError, TypeError, ValueError, AttributeError) as problem:
         raise _unknown_size(source, problem.problem if isinstance(problem, Fault) else repr(problem)) from problem
     if not alpha.any():
         return

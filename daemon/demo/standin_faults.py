@@ -23,7 +23,7 @@ class FaultKind(StrEnum):
     STALL = "stall"
     """Say nothing for `seconds`, then end the connection; nothing is done."""
     STATUS = "status"
-    """Answer `status` with `text`, or with a page like Jetty's; nothing is done."""
+    """Answer `status` with `text`, or with a page like Jetty's, at once or after `seconds`; nothing is done."""
     CUT_UPLOAD = "cut_upload"
     """End the connection in the middle of the request's body; nothing is done."""
     SLOW = "slow"
@@ -45,11 +45,17 @@ class Fault(BaseModel):
     kind: FaultKind
     status: int = 503
     text: str | None = None
-    seconds: float = 1.0
+    seconds: float | None = None
+    """None for a second, or for no wait where a status is answered."""
     times: int | None = None
     """How many requests it strikes; None for all."""
     skip: int = 0
     """How many matching requests are spared first."""
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds of a fault that is a wait."""
+        return 1.0 if self.seconds is None else self.seconds
 
 
 class Misbehaviour:
@@ -97,10 +103,11 @@ async def answer_with_fault(fault: Fault, request: web.Request, handler: Handler
         case FaultKind.REFUSE:
             return hang_up(request)
         case FaultKind.STALL:
-            await asyncio.sleep(fault.seconds)
+            await asyncio.sleep(fault.wait_s)
             return hang_up(request)
         case FaultKind.STATUS:
             await request.read()
+            await asyncio.sleep(fault.seconds or 0)
             return _page(fault, request)
         case FaultKind.CUT_UPLOAD:
             await request.content.readany()
@@ -110,7 +117,7 @@ async def answer_with_fault(fault: Fault, request: web.Request, handler: Handler
     answer = await handler(request)
     match fault.kind:
         case FaultKind.LATE:
-            await asyncio.sleep(fault.seconds)
+            await asyncio.sleep(fault.wait_s)
             return answer
         case FaultKind.CUT:
             return await _cut_in_two(request, answer)
@@ -136,7 +143,7 @@ def hang_up(request: web.Request) -> NoAnswer:
 
 
 async def _slowly(fault: Fault, request: web.Request, handler: Handler) -> web.StreamResponse:
-    token = slowness_s.set(fault.seconds)
+    token = slowness_s.set(fault.wait_s)
     try:
         return await handler(request)
     finally:

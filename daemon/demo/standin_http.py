@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable
 from html import escape
-from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
@@ -130,7 +129,7 @@ async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamR
         if refusal.text is None:
             return web.Response(status=refusal.status)
         if refusal.html:
-            return _html(refusal.status, refusal.text)
+            return web.Response(status=refusal.status, text=escape(refusal.text), content_type="text/html")
         return web.Response(status=refusal.status, text=refusal.text)
     except web.HTTPNotFound:
         return web.Response(status=404)
@@ -143,11 +142,3 @@ def _not_allowed(method: str, allowed: str) -> web.Response:
     if method == "OPTIONS":
         return web.Response(text=allowed, headers={"Allow": allowed})
     return web.Response(status=405, headers={"Allow": allowed})
-
-
-def _html(status: int, text: str) -> web.Response:
-    title = f"{status} {HTTPStatus(status).phrase}"
-    page = (
-        f"<html><head><title>{title}</title></head><body><h2>HTTP ERROR {title}</h2><p>{escape(text)}</p></body></html>"
-    )
-    return web.Response(status=status, text=page, content_type="text/html")

@@ -17,6 +17,7 @@ _Read = Callable[[Any, str], Any]
 
 BOUNDS = ("minX", "minY", "maxX", "maxY")
 _MESH_CELL_SIZE = 64.0
+_JACKSON = "com.fasterxml.jackson.databind.exc."
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -42,7 +43,10 @@ class Refusal(Exception):  # noqa: N818  an answer, not an error of the stand-in
 def unreadable(value: Any, wanted: str, where: str) -> Refusal:
     """Jackson's refusal of a value of another type."""
     return Refusal(
-        400, f"Cannot deserialize value of type `{wanted}` from {value!r} (through reference {where})", html=True
+        400,
+        f"{_JACKSON}MismatchedInputException: Cannot deserialize instance of `{wanted}` out of {value!r} "
+        f"(through reference chain: {where})",
+        html=True,
     )
 
 
@@ -208,7 +212,7 @@ def transform(value: Any, where: str) -> Json:
 
 def _transform_list(value: Any, where: str) -> Json:
     if object_of(value, where).get("type") != "list":
-        raise Refusal(400, "Could not resolve type id: missing type id property 'type' of ListTransformSpec", html=True)
+        raise Refusal(400, f"{_JACKSON}InvalidTypeIdException: missing type id property 'type'", html=True)
     return transform(value, where)
 
 

@@ -92,7 +92,7 @@ async def test_one_close_at_a_time_though_somebody_who_waited_for_it_gave_up(com
         kept,
         close_after_s=lambda _: 0.0,
         may_close=lambda: True,
-        gate=RenderGate(client, on_open=lambda: None),
+        gate=RenderGate(client, STACK, on_open=lambda: None),
         on_complete=on_complete,
         on_lost=lambda _: asyncio.sleep(0),
     )

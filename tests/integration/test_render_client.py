@@ -14,6 +14,7 @@ from standin_control import MIPS, RAW, RESOLUTION_NM, Standin, client_of, lens, 
 from handlers.errors import (
     AnswerLate,
     AnswerLost,
+    NotRender,
     RenderBroken,
     RenderRefused,
     RenderUnavailable,
@@ -64,7 +65,7 @@ async def test_user_and_password_of_the_url_log_in_and_are_in_no_fault() -> None
 
     given: list[str | None] = []
     async with answering(forbid) as url, client_of(url.replace("//", "//em:pw4711@")) as client:
-        with pytest.raises(RenderRefused) as refused:
+        with pytest.raises(NotRender) as refused:
             await client.ping()
         assert client.base_url == url
     assert given == ["Basic " + base64.b64encode(b"em:pw4711").decode()]
@@ -176,7 +177,7 @@ async def test_a_program_never_locks_a_stack(client: RenderClient) -> None:
 
 async def test_a_stack_that_exists_under_a_url_that_is_not_renders_blames_the_url(service: Standin) -> None:
     async with client_of(service.url.removesuffix("/v1")) as client:
-        with pytest.raises(RenderRefused, match=r"render\.url"):
+        with pytest.raises(NotRender, match=r"render\.url"):
             await client.create_stack(RAW, RESOLUTION_NM)
     assert await service.requests("POST") == []
 
@@ -541,7 +542,7 @@ async def test_a_redirect_is_refused_rather_than_followed() -> None:
         return web.Response(status=302, headers={"Location": "/elsewhere"})
 
     async with answering(redirect) as url, client_of(url) as client:
-        with pytest.raises(RenderRefused, match="302"):
+        with pytest.raises(NotRender, match="302"):
             await client.stack(RAW)
 
 

@@ -18,7 +18,16 @@ from aiohttp.test_utils import TestServer
 from PIL import Image
 
 from handlers import sourceimages
-from handlers.errors import AnswerLate, Fault, ImageFault, RenderBroken, RenderRefused, RenderUnavailable, Waiting
+from handlers.errors import (
+    AnswerLate,
+    Fault,
+    ImageFault,
+    NotRender,
+    RenderBroken,
+    RenderRefused,
+    RenderUnavailable,
+    Waiting,
+)
 from handlers.formats import PLAIN_TIFF
 from handlers.images import MipmapJob, MipmapReport, make_mipmaps, verify_level
 from handlers.mipmapjobs import mask_job, tile_job
@@ -121,7 +130,7 @@ async def test_the_worker_logs_in_with_user_and_password_of_the_url(service: Sta
         plan = MipmapPlan(tmp_path / "m", levels=3, reduction=RENDER).served_by(guarded, RAW)
         job = tile_job(level0_of(spec), plan)
         fault = await fault_of(job)
-    assert isinstance(fault, RenderRefused)
+    assert isinstance(fault, NotRender)
     assert given == ["Basic " + base64.b64encode(b"em:pw4711").decode()]
     shown = repr((plan, job, fault))
     assert "pw4711" not in shown
@@ -326,7 +335,7 @@ def png(image: Image.Image) -> bytes:
         (Canned(png(Image.new("L", (WIDTH, HEIGHT), 9))[:-60]), RenderBroken, "not the PNG"),
         (
             Canned(b"", b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/elsewhere"),
-            RenderRefused,
+            NotRender,
             "answered 302",
         ),
     ],

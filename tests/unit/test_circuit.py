@@ -30,6 +30,13 @@ def broken(circuit: Circuit, work: int, now: float = 0.0) -> Circuit:
     return failed(circuit, work, now, 0.5, is_away=False)
 
 
+def failing_at_work() -> Circuit:
+    circuit = Circuit()
+    for work in range(BROKEN_IN_A_ROW):
+        circuit = broken(circuit, work)
+    return circuit
+
+
 def test_a_service_that_is_away_gets_nothing_until_it_answered_and_then_one_piece_of_work():
     circuit = away(Circuit())
     assert circuit.phase is Phase.OPEN
@@ -44,7 +51,7 @@ def test_a_service_that_is_away_gets_nothing_until_it_answered_and_then_one_piec
 
 
 def test_a_service_that_answers_pings_and_fails_work_is_tried_ever_more_rarely():
-    now, delays, circuit = 0.0, [], away(Circuit())
+    now, delays, circuit = 0.0, [], failing_at_work()
     for number in range(10):
         delays.append(circuit.due_at - now)
         now = circuit.due_at
@@ -70,6 +77,20 @@ def test_several_that_fail_inside_with_no_success_between_are_an_outage():
     assert circuit.phase is Phase.OPEN
     circuit = broken(worked(broken(Circuit(), 1)), 2)
     assert circuit.phase is Phase.CLOSED
+
+
+def test_a_trial_that_fails_although_the_service_can_read_shows_that_it_is_back():
+    """The work is at fault: its attempts count from now on, and others go on."""
+    circuit = broken(begun(answered(away(Circuit()), 100.0), 7), 7, 100.0)
+    assert circuit.phase is Phase.CLOSED
+    assert circuit.broken == {7}
+    assert away(begun(answered(away(Circuit()), 100.0), 7), 7, 100.0).phase is Phase.OPEN
+
+
+def test_a_trial_that_fails_in_an_outage_of_all_work_is_no_proof_of_anything():
+    circuit = failing_at_work()
+    assert broken(begun(answered(circuit, 100.0), 7), 7, 100.0).phase is Phase.OPEN
+    assert not worked(circuit).fails_work
 
 
 def test_a_trial_that_says_nothing_of_the_service_lets_another_be_tried():

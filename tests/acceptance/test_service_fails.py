@@ -1,0 +1,106 @@
+"""render-ws answers and fails all its work: it counts as away, however few montages there are, and none is FAILED."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from daemon.demo.microscope import Written, write_section
+from tests.acceptance.conftest import section_plan
+from tests.acceptance.rig import Rig, fetch, running, wait_for
+
+DATABASE = r"^(?!GET .*/versionInfo)"
+"""Every request that needs the database of render-ws."""
+OUTAGES: dict[str, dict[str, Any]] = {
+    "the database is away": {"match": DATABASE, "status": 500, "text": "Timed out after 30000 ms while waiting"},
+    "each request is a 500 after a while": {"match": DATABASE, "status": 500, "seconds": 3},
+    "a page comes before it": {"match": ".", "status": 200},
+    "a page comes before all but its version": {"match": DATABASE, "status": 200},
+    "a proxy knows no such page": {"match": DATABASE, "status": 404, "text": "404 page not found"},
+    "a proxy sends elsewhere": {"match": DATABASE, "status": 302},
+    "a proxy asks who is there": {"match": DATABASE, "status": 401},
+    "a proxy wants another protocol": {"match": DATABASE, "status": 400},
+}
+
+
+@pytest.fixture(scope="module")
+def lasting_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """One rig for all tests; each has a specimen, and so stacks, of its own."""
+    with running(Rig(tmp_path_factory.mktemp("fails"))) as rig:
+        yield rig
+
+
+@pytest.fixture
+def well_rig(lasting_rig: Rig) -> Rig:
+    lasting_rig.tell_standin()
+    wait_for(lambda: lasting_rig.ready().get("ready"), 40, lambda: f"ready; {lasting_rig.ready()}")
+    return lasting_rig
+
+
+def image(rig: Rig, specimen: str, grid: int = 1050) -> Written:
+    """A section of a specimen, in a session of its own."""
+    plan = section_plan(grid, 4, specimen_id=specimen, session_id=f"{specimen}_session")
+    return write_section(plan, rig.acquisition, pixels="noise")
+
+
+def away_reasons(rig: Rig) -> list[str]:
+    return [reason for reason in rig.ready().get("reasons", ()) if reason.startswith("render-ws is away: ")]
+
+
+def attempts_of(rig: Rig, section: Written) -> list[dict[str, Any]]:
+    row = rig.montage_of(section.metafile)
+    return fetch(f"{rig.url}/api/montages/{row['id']}")["attempts"] if row else []
+
+
+@pytest.mark.parametrize(("specimen", "outage"), [(f"lone{n}", name) for n, name in enumerate(OUTAGES)])
+def test_a_lone_montage_waits_for_a_service_that_fails_all_its_work(well_rig, specimen, outage):
+    rig = well_rig
+    rig.tell_standin(kind="status", **OUTAGES[outage])
+    section = image(rig, specimen)
+    wait_for(lambda: away_reasons(rig), 60, lambda: f"not ready; {rig.ready()}; {rig.montage_of(section.metafile)}")
+    known = len(rig.requests())
+    wait_for(lambda: len(rig.requests()) >= known + 3, 60, "three more probes")
+    assert rig.montage_of(section.metafile)["state"] == "settled"
+    assert len(attempts_of(rig, section)) <= 3, "the service is asked, and not the montage tried, while it fails"
+    rig.tell_standin()
+    rig.wait_until("complete", section.metafile)
+    wait_for(lambda: rig.ready().get("ready"), 40, lambda: f"ready; {rig.ready()}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_database_that_is_away_for_minutes_is_told_within_one_and_fails_no_montage(rig):
+    """As render-ws behaves: each request is a 500 after 30 s."""
+    with running(rig):
+        rig.tell_standin(match=DATABASE, kind="status", status=500, seconds=30)
+        section = image(rig, "minutes")
+        wait_for(lambda: away_reasons(rig), 60, lambda: f"not ready; {rig.ready()}")
+        wait_for(lambda: len(rig.requests()) >= 20, 500, "an outage of minutes")
+        assert rig.montage_of(section.metafile)["state"] == "settled"
+        assert not rig.ready()["ready"]
+        rig.tell_standin()
+        rig.wait_until("complete", section.metafile, timeout_s=120)
+
+
+def test_a_lone_montage_that_render_ws_fails_on_is_failed_after_five_attempts(well_rig):
+    rig = well_rig
+    rig.tell_standin(match=r"PUT .*/stack/poison_raw/z/", kind="status", status=500, text="a bug in render-ws")
+    section = image(rig, "poison")
+    wait_for(lambda: (rig.montage_of(section.metafile) or {}).get("state") == "failed", 60, "FAILED")
+    assert rig.montage_of(section.metafile)["fault"]["kind"] == "RenderBroken"
+    assert len([each for each in attempts_of(rig, section) if each["step"] == "ingest"]) == 5
+    assert rig.ready()["ready"], rig.ready()
+    later = image(rig, "wholesome")
+    rig.wait_until("complete", later.metafile)
+
+
+def test_a_lone_montage_that_render_ws_fails_on_is_failed_after_an_outage_too(well_rig):
+    rig = well_rig
+    rig.tell_standin(match=r"PUT .*/stack/bitter_raw/z/", kind="status", status=500, text="a bug in render-ws")
+    rig.tell_standin(match=".", kind="status", status=503, times=60)
+    section = image(rig, "bitter")
+    wait_for(lambda: away_reasons(rig), 30, lambda: f"not ready; {rig.ready()}")
+    rig.tell_standin()
+    rig.tell_standin(match=r"PUT .*/stack/bitter_raw/z/", kind="status", status=500, text="a bug in render-ws")
+    wait_for(lambda: (rig.montage_of(section.metafile) or {}).get("state") == "failed", 100, "FAILED")
+    wait_for(lambda: rig.ready().get("ready"), 40, lambda: f"ready; {rig.ready()}")

@@ -1,0 +1,147 @@
+"""What the gate before render-ws makes of answers: a service that is away, one that fails, work that is at fault."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from standin_control import MIPS, RAW, Standin, client_of, standin
+
+from daemon import gate as gate_module
+from daemon.gate import RenderGate
+from handlers.errors import Fault, RenderBroken, RenderUnavailable, ZFault
+
+DATABASE = r"^(?!GET .*/versionInfo)"
+BROKEN = RenderBroken("em/v1/raw", "tried to put tiles, and render-ws answered 500: a bug")
+
+
+class Gated:
+    """A gate before a stand-in, its probes at hand."""
+
+    def __init__(self, service: Standin, gate: RenderGate) -> None:
+        self.service = service
+        self.gate = gate
+
+    async def failed(self, fault: Fault, work: int = 1) -> None:
+        assert self.gate.admit(work)
+        await self.gate.failed(work, fault)
+        self.gate.leave(work)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110  what is waited for has no event
+                await asyncio.sleep(0.01)
+
+    async def until_asked(self, times: int) -> None:
+        """Until the database was asked so often."""
+        async with asyncio.timeout(10):
+            while len(await self.service.requests("GET", RAW.path)) < times:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def gated() -> AsyncIterator[Gated]:
+    async with standin() as service, client_of(service.url) as client:
+        yield Gated(service, RenderGate(client, RAW, on_open=lambda: None))
+
+
+@contextlib.asynccontextmanager
+async def probing(gate: RenderGate) -> AsyncIterator[None]:
+    running = asyncio.create_task(gate.run())
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_work_that_fails_while_the_database_answers_is_at_fault_itself(gated: Gated) -> None:
+    for _ in range(10):
+        await gated.failed(BROKEN)
+    assert gated.gate.is_closed_circuit
+    assert gated.gate.fault is None
+    assert len(await gated.service.requests("GET", RAW.path)) == 10
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status": 500, "text": "Timed out after 30000 ms while waiting for a server"},
+        {"status": 500},
+        {"status": 200},
+        {"status": 200, "text": "{}"},
+        {"status": 404, "text": "404 page not found"},
+        {"status": 404},
+        {"status": 403},
+        {"status": 302},
+        {"status": 400},
+        {"kind": "stall", "seconds": 60},
+    ],
+)
+async def test_one_piece_of_work_that_fails_and_a_database_that_does_not_answer_are_an_outage(
+    gated: Gated, answer: dict[str, object]
+) -> None:
+    await gated.service.misbehave(DATABASE, **{"kind": "status", **answer})
+    await gated.failed(BROKEN)
+    assert not gated.gate.is_closed_circuit
+    assert gated.gate.fault is BROKEN
+    assert not gated.gate.admit(2)
+
+
+async def test_in_an_outage_each_failure_does_not_ask_again(gated: Gated) -> None:
+    await gated.service.misbehave(DATABASE, "status", status=500)
+    for work in range(4):
+        assert gated.gate.admit(work)
+    await asyncio.gather(*(gated.gate.failed(work, BROKEN) for work in range(4)))
+    assert len(await gated.service.requests("GET", RAW.path)) == 1
+
+
+async def test_what_other_answers_say_closes_an_outage(gated: Gated) -> None:
+    await gated.failed(RenderUnavailable("render", "away"))
+    assert gated.gate.fault is not None
+    await gated.gate.failed(1, ZFault("m", "no z"))
+    assert not gated.gate.is_closed_circuit
+    gated.gate.worked()
+    assert gated.gate.is_closed_circuit
+
+
+async def test_an_outage_ends_when_the_database_can_be_read_and_not_when_a_version_is_told(gated: Gated) -> None:
+    await gated.service.misbehave(DATABASE, "status", status=500)
+    await gated.failed(BROKEN)
+    known = len(await gated.service.requests("GET", RAW.path))
+    async with probing(gated.gate):
+        await gated.until_asked(known + 2)
+        assert not gated.gate.is_open
+        await gated.service.behave()
+        await gated.until(lambda: gated.gate.is_open)
+        assert gated.gate.admit(MIPS)
+
+
+@pytest.mark.parametrize("answer", [{"status": 200}, {"status": 404}, {"status": 200, "text": "[]"}])
+async def test_a_page_in_front_of_an_idle_service_is_seen(gated: Gated, answer: dict[str, object]) -> None:
+    await gated.service.misbehave(".", "status", **answer)
+    async with probing(gated.gate):
+        await gated.until(lambda: gated.gate.fault is not None)
+
+
+async def test_work_that_hangs_has_the_database_asked(gated: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "HANGS_S", 0.1)
+    monkeypatch.setattr(gate_module, "PROBE_EVERY_S", 0.02)
+    await gated.service.misbehave(DATABASE, "stall", seconds=60)
+    async with probing(gated.gate):
+        await asyncio.sleep(0.3)
+        assert gated.gate.fault is None, "nothing is under way, so nothing hangs"
+        assert gated.gate.admit(1)
+        await gated.until(lambda: gated.gate.fault is not None)
+        assert not gated.gate.is_open
+
+
+async def test_work_that_takes_long_is_no_outage_where_the_database_answers(
+    gated: Gated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_module, "HANGS_S", 0.1)
+    monkeypatch.setattr(gate_module, "PROBE_EVERY_S", 0.02)
+    async with probing(gated.gate):
+        assert gated.gate.admit(1)
+        await gated.until_asked(3)
+        assert gated.gate.is_closed_circuit
