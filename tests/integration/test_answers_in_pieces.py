@@ -17,7 +17,7 @@ from standin_control import MIPS, RAW, RESOLUTION_NM, client_of, lens, standin, 
 from test_render_client import answering
 
 from handlers.errors import Fault, RenderFault, StackNotLoading
-from handlers.render import PathBuilder, RenderClient, StackState
+from handlers.render import PathBuilder, Patience, RenderClient, StackState
 from handlers.sourceimages import RenderSource, fetch_level0
 
 Cut = Callable[[bytes], list[bytes]]
@@ -115,7 +115,7 @@ def comparable(outcome: Any, url: str) -> Any:
 
 
 async def outcomes_of(url: str, shown_url: str) -> dict[str, Any]:
-    async with client_of(url, tries=1) as client:
+    async with client_of(url, tries=1, patience=Patience()) as client:
         outcomes = {}
         for name, request in requests_of(client):
             try:
@@ -141,7 +141,7 @@ async def test_a_closed_stack_is_told_from_a_broken_service_however_its_text_is_
         await request.read()
         return await send_in_pieces(request, NOT_LOADING.encode(), cut, 500, "text/plain")
 
-    async with answering(say) as url, client_of(url, tries=1) as client:
+    async with answering(say) as url, client_of(url, tries=1, patience=Patience()) as client:
         with pytest.raises(StackNotLoading, match="this stack's state is COMPLETE"):
             await client.put_tiles(MIPS, 1050.0, [tile_spec("a")])
 
@@ -155,7 +155,7 @@ async def test_an_error_without_end_is_read_to_a_limit() -> None:
                 await answer.write(b"down " * 1000)
         return answer
 
-    async with answering(say) as url, client_of(url, tries=1) as client:
+    async with answering(say) as url, client_of(url, tries=1, patience=Patience()) as client:
         with pytest.raises(RenderFault, match="answered 500: down down"):
             await client.stack(RAW)
 
