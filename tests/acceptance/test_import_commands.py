@@ -28,6 +28,7 @@ from handlers.rendernames import StackId
 from handlers.uris import uri_to_path
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Rig, fetch, verify_levels
+from tests.unit import asap
 
 MONTAGE = "_metadata_20170829130146_295434_5LC_0064_01_redo_001050_0_.json"
 LENS_SET = "_metadata_20170502174048_295434_5LC_0064_01_20170502174047_reference_0_.json"
@@ -147,6 +148,36 @@ def test_the_three_commands_in_sequence_make_the_same_stacks_and_files_as_the_da
     assert {path: path.read_bytes() for path in rig.mipmaps.rglob("*.tif")} == files
     versions = [fetch(facility.stack_url(stack))["currentVersion"] for stack in ("20314_2L_mips", "mips")]
     assert len({(version["stackResolutionX"], version["stackResolutionZ"]) for version in versions}) == 1
+
+
+@pytest.mark.parametrize(
+    ("region", "given", "expected"),
+    [
+        (asap.MONTAGE, {"z": 1050}, {}),
+        (
+            asap.MONTAGE,
+            {"z_index": "1050", "minimum_intensity": 10, "maximum_intensity": "60000", "sectionId": "5LC_1050"},
+            {"minIntensity": 10, "maxIntensity": 60000, "sectionId": "5LC_1050"},
+        ),
+        (asap.LENS_SET, {"minZ": 7, "maxZ": 7}, {}),
+        (asap.MONTAGE, {"zValues": [1050], "positions": "exact"}, {"translation": "exact"}),
+        (asap.MONTAGE, {"z": 1050, "positions": "exact", "origin": "stage"}, {"translation": "on_stage"}),
+    ],
+    ids=["montage", "options", "lens set", "exact", "on the stage"],
+)
+def test_tile_specs_in_the_stack_equal_those_worked_out_by_hand(
+    facility: Facility, region: asap.Region, given: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    metafile = facility.root / region.name
+    metafile.write_bytes(region.raw())
+    prefix = Path(asap.IMAGES).as_uri()
+    facility.run(TILESPECS, metafile=str(metafile), output_stack="raw", image_prefix=prefix, **given)
+    found = facility.tiles("raw", region.z)
+    wanted = {spec["tileId"]: spec for spec in region.expected(**expected)}
+    assert found.keys() == wanted.keys()
+    derived = {"minX", "minY", "maxX", "maxY", "meshCellSize"}
+    for tile_id, spec in wanted.items():
+        assert {key: value for key, value in found[tile_id].items() if key not in derived} == spec
 
 
 @pytest.mark.parametrize(

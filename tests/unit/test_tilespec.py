@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import asap
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from sections import DATA, LENS_SET, MONTAGE, NAME, NO_DATA, metafile, section
 
+from handlers.consistency import check_metafile
 from handlers.errors import Fault, MetafileFault, SettingsFault
 from handlers.geometry import Point, stage_to_pixel
 from handlers.metafile import Metafile, TileRecord, parse_metafile
@@ -37,6 +39,38 @@ def specs(found: Metafile | None = None, z: float = 42, **options: Any) -> list[
 
 
 # -------------------------------------------------------------------------------------------------------- equal to asap
+
+
+@pytest.mark.parametrize(
+    ("region", "options", "expected"),
+    [
+        (asap.MONTAGE, {}, {}),
+        (asap.LENS_SET, {}, {}),
+        (
+            asap.MONTAGE,
+            {"minimum_intensity": 10, "maximum_intensity": 60000, "section_id": "5LC_1050"},
+            {"minIntensity": 10, "maxIntensity": 60000, "sectionId": "5LC_1050"},
+        ),
+        (asap.MONTAGE, {"mask": Path("/masks/camera 3.png")}, {"mask": {"maskUrl": "file:///masks/camera%203.png"}}),
+        (asap.MONTAGE, {"positions": Positions.EXACT}, {"translation": "exact"}),
+        (asap.MONTAGE, {"positions": Positions.EXACT, "origin": Origin.STAGE}, {"translation": "on_stage"}),
+    ],
+    ids=["montage", "lens set", "options", "mask", "exact", "on the stage"],
+)
+def test_tile_specs_equal_those_worked_out_by_hand_field_by_field(
+    region: asap.Region, options: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    found = parse_metafile(region.raw(), region.name)
+    made = tile_specs_for(found, region.z, Path(asap.IMAGES), TileSpecOptions(**options))
+    for one, wanted in zip(made, region.expected(**expected), strict=True):
+        assert one == wanted
+
+
+@pytest.mark.parametrize("region", [asap.MONTAGE, asap.LENS_SET], ids=["montage", "lens set"])
+def test_the_regions_worked_out_by_hand_contradict_themselves_in_nothing(region: asap.Region) -> None:
+    """The pixel sizes are all different, so that none can stand for another, and warnings say that alone."""
+    texts = [finding.text for finding in check_metafile(parse_metafile(region.raw(), region.name), region.name)]
+    assert [text for text in texts if "pixel" not in text and "off the grid" not in text] == []
 
 
 @real_data
