@@ -5,6 +5,7 @@ metafile is gone, moved, or holds something else.
 """
 
 import hashlib
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -45,27 +46,38 @@ def find(rival: Montage, metafile: Path) -> Finding:
     Overtaken
         If the other metafile is gone itself.
     StorageFault
-        If the rival's metafile cannot be accessed.
+        If one of them cannot be accessed.
     """
+    own, there = _stat(metafile), _stat(rival.metafile)
+    if own is None:
+        raise Overtaken
+    if there is not None and (own.st_dev, own.st_ino) == (there.st_dev, there.st_ino):
+        return Finding(Claim.SAME_FILE, _evidence(rival, there))
+    return Finding(_claim(rival, there), _evidence(rival, there))
+
+
+def claim_of(montage: Montage) -> Claim:
+    """Return what a montage's path holds now. Blocking. Raises StorageFault if it cannot be accessed."""
+    return _claim(montage, _stat(montage.metafile))
+
+
+def _stat(path: Path) -> os.stat_result | None:
     try:
-        own = metafile.stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise Overtaken from error
-    except OSError as error:
-        raise storage_fault(str(metafile), "look at the metafile", error) from error
-    try:
-        there = rival.metafile.stat()
+        return path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        return Finding(Claim.GONE, Evidence(rival.metafile, None, or_gone=True))
+        return None
     except OSError as error:
-        raise storage_fault(str(rival.metafile), "look at the metafile", error) from error
-    identity = FileIdentity.of(there)
-    evidence = Evidence(rival.metafile, identity, or_gone=True)
-    if (own.st_dev, own.st_ino) == (there.st_dev, there.st_ino):
-        return Finding(Claim.SAME_FILE, evidence)
-    if identity.matches(rival.identity):
-        return Finding(Claim.STANDS, evidence)
-    return Finding(_claim_of_content(rival), evidence)
+        raise storage_fault(str(path), "look at the metafile", error) from error
+
+
+def _evidence(rival: Montage, there: os.stat_result | None) -> Evidence:
+    return Evidence(rival.metafile, FileIdentity.of(there) if there else None, or_gone=True)
+
+
+def _claim(rival: Montage, there: os.stat_result | None) -> Claim:
+    if there is None:
+        return Claim.GONE
+    return Claim.STANDS if FileIdentity.of(there).matches(rival.identity) else _claim_of_content(rival)
 
 
 def _claim_of_content(rival: Montage) -> Claim:

@@ -6,7 +6,6 @@ time; otherwise the montage is FAILED and the others go on.
 
 import asyncio
 import contextlib
-import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -25,10 +24,10 @@ from daemon.keeper import StackKeeper
 from daemon.retry import CRASHES_BEFORE_PARKING, FIRST_DELAY_S, LONGEST_DELAY_S, Tries, retry_delay_s
 from daemon.schedule import Schedule, Ticket
 from daemon.settle import Ignored, NotYet, Read, Settler
-from daemon.states import STEP_OF_STATE, Event, IllegalTransition, MontageState, Step
+from daemon.states import STEP_OF_STATE, UNFINISHED, Event, IllegalTransition, MontageState, Step
 from daemon.steps import MetafileChanged, MipmapsLost, Steps, Stopped
 from daemon.watcher import FoundBy, Sighting
-from handlers.errors import BugFault, Fault, RenderBroken, RenderUnavailable, WorkerFault
+from handlers.errors import BugFault, Fault, RenderBroken, RenderUnavailable, StorageFault, WorkerFault
 from handlers.identity import FileIdentity
 from handlers.render import StackId
 
@@ -41,6 +40,8 @@ RESUMED_PER_TURN = 500
 RIVAL_PAUSE_S = 10.0
 """Until it is tried again to look at a metafile whose watch cannot be accessed."""
 NEEDS_RENDER = frozenset({Step.INGEST, Step.APPLY})
+NEEDS_METAFILE = (UNFINISHED | {MontageState.FAILED}) - {MontageState.APPLIED}
+"""States of montages that come to no end once their metafile is gone."""
 
 
 class Pipeline:
@@ -440,7 +441,7 @@ class Pipeline:
         MetafileFault
             If another metafile holds some of its tiles.
         """
-        moved: dict[int, str] = {}
+        moved: dict[Montage, str] = {}
         apart: set[int] = set()
         while (settling := await self._journal.settle(look, found, moved=moved, apart=apart)).rivals:
             for rival in settling.rivals:
@@ -450,7 +451,7 @@ class Pipeline:
                 if judged is None:
                     apart.add(rival.montage.id)
                 else:
-                    moved[rival.montage.id] = judged
+                    moved[rival.montage] = judged
         return settling
 
     async def _judge(self, rival: Rival, montage: Montage, digest: str) -> NotYet | Ignored | str | None:
@@ -512,8 +513,25 @@ class Pipeline:
             settling = await outcome
         except Overtaken:
             self._put_in_line(montage)
-        else:
-            await self._leave_off(settling.superseded)
+            return
+        await self._leave_off(settling.superseded)
+        if (kept := await self._journal.montage(settling.kept)) is not None:
+            await self._take_over(kept)
+
+    async def _take_over(self, montage: Montage) -> None:
+        """Supersedes what had not come to its end under paths that the montage's metafile had before."""
+        for former in await self._journal.alike(montage):
+            is_over = former.state in NEEDS_METAFILE and await self._claim_of(former) is Claim.GONE
+            if is_over and await self._journal.move(former, montage):
+                await self._leave_off((former,))
+
+    async def _claim_of(self, montage: Montage) -> Claim | None:
+        """What a montage's path holds now; None if that cannot be found out."""
+        if not self._may_look_at(montage):
+            return None
+        with contextlib.suppress(StorageFault):
+            return await asyncio.to_thread(claims.claim_of, montage)
+        return None
 
     async def _failed(self, montage: Montage, step: Step, fault: Fault) -> None:
         """Decides whether the montage waits for another attempt or is FAILED."""
@@ -562,9 +580,11 @@ class Pipeline:
         if evidence is None or evidence.path != montage.metafile or evidence.identity is not None:
             return False
         for other in await self._journal.alike(montage):
-            if await asyncio.to_thread(os.path.lexists, other.metafile):
-                await self._journal.move(montage.id, other)
-                log.info("montage.superseded", former=montage.id)
+            if await self._claim_of(other) is Claim.STANDS:
+                if await self._journal.move(montage, other):
+                    log.info("montage.superseded", former=montage.id)
+                else:
+                    self._put_in_line(montage)  # noticed anew meanwhile: it is back
                 return True
         return False
 

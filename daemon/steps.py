@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from daemon.health import Metrics
 from daemon.journal import Journal, Montage
 from daemon.keeper import StackKeeper
 from daemon.parsed import ParsedMetafiles
+from daemon.tileholds import TileHolds
 from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
 from handlers.arrival import read_metafile
 from handlers.errors import (
@@ -127,6 +128,7 @@ class Steps:
         self._metrics = metrics
         self._slots = asyncio.Semaphore(in_flight)
         self._gone_since: dict[int, float] = {}
+        self._holds = TileHolds()
         self.metafiles = ParsedMetafiles()
         """Those parsed last; settling parses them first."""
 
@@ -172,13 +174,22 @@ class Steps:
 
     async def ingest(self, section: Section) -> None:
         """Puts the tile specs into the raw stack and reads them back."""
-        unwanted = await self._journal.unwanted_tile_ids(section.montage, str(section.raw))
         transforms = {section.transform["id"]: section.transform} if section.transform else {}
 
-        async def put() -> None:
+        async def put(unwanted: frozenset[str]) -> None:
             await ingest_tiles(self._client, section.raw, section.z, section.specs, transforms, unwanted=unwanted)
 
-        await self._keeper.write(section.raw, section.resolution_nm, put)
+        await self._write(section, section.raw, put)
+
+    async def _write(
+        self, section: Section, stack: StackId, put: Callable[[frozenset[str]], Awaitable[object]]
+    ) -> None:
+        """Puts the montage's tiles into a stack, and deletes those of its predecessors that no montage holds."""
+        former = await self._journal.former_tile_ids(section.montage, str(stack))
+        async with self._holds.hold(stack, frozenset(spec["tileId"] for spec in section.specs), former):
+            # A montage that settles from now on waits with its tiles until these are deleted.
+            unwanted = await self._journal.unwanted_tile_ids(section.montage, str(stack)) if former else former
+            await self._keeper.write(stack, section.resolution_nm, lambda: put(unwanted))
 
     async def make_mipmaps(self, section: Section) -> None:
         """Makes the levels of every tile that has none yet, each recorded as soon as it is verified.
@@ -240,9 +251,8 @@ class Steps:
         """
         plan = section.watch.mipmap_plan()
         levels = await asyncio.to_thread(_levels_on_disk, section, plan)
-        unwanted = await self._journal.unwanted_tile_ids(section.montage, str(section.mipmapped))
 
-        async def put() -> None:
+        async def put(unwanted: frozenset[str]) -> None:
             where = self._client, section.raw, section.mipmapped, section.z
             if section.watch.mipmaps.apply == "path_builder":
                 builder = PathBuilder.model_validate(plan.path_builder())
@@ -251,13 +261,13 @@ class Steps:
                 await apply_mipmaps(*where, levels, unwanted=unwanted)
 
         try:
-            await self._keeper.write(section.mipmapped, section.resolution_nm, put)
+            await self._write(section, section.mipmapped, put)
         except (StackMissing, ReadBackDiffers):
             if not await self._is_source_lacking(section):
                 raise
             log.warning("tiles.lost", raw_stack=str(section.raw))  # somebody deleted the stack, or tiles of it
             await self.ingest(section)
-            await self._keeper.write(section.mipmapped, section.resolution_nm, put)
+            await self._write(section, section.mipmapped, put)
 
     async def _is_source_lacking(self, section: Section) -> bool:
         if await self._client.stack(section.raw) is None:

@@ -33,6 +33,8 @@ _UNREAD = f"SELECT {COLUMNS} FROM montages WHERE metafile = ? AND digest IS NULL
 # Every other row of a metafile, newest first.
 _OTHERS = f"SELECT {COLUMNS} FROM montages WHERE metafile = ? AND id <> ? ORDER BY id DESC"  # noqa: S608
 
+_NEED_NO_METAFILE = (MontageState.APPLIED, MontageState.COMPLETE)
+
 
 # --- sightings
 
@@ -166,7 +168,12 @@ def recognise(connection: Connection, look: Look, now: float) -> Settling | None
 
 
 def settle(
-    connection: Connection, look: Look, settled: Settled, moved: Mapping[int, str], apart: Collection[int], now: float
+    connection: Connection,
+    look: Look,
+    settled: Settled,
+    moved: Mapping[Montage, str],
+    apart: Collection[int],
+    now: float,
 ) -> Settling:
     montage = _looked_at(connection, look)
     others = _others(connection, montage)
@@ -175,15 +182,16 @@ def settle(
         return _see_again(connection, montage, same, others, now)
     found = tilesets.rivals(connection, montage, settled, look.read or montage.identity)
     # One that stood apart may have settled meanwhile: two paths of one file are looked at at the same moment.
+    gone = {montage.id: why for montage, why in moved.items()}
     unseen = tuple(
-        rival for rival in found if rival.montage.id not in moved and (rival.shared or rival.montage.id not in apart)
+        rival for rival in found if rival.montage.id not in gone and (rival.shared or rival.montage.id not in apart)
     )
     if unseen:
         return Settling(montage.id, rivals=unseen)
     kept = same.id if same else montage.id
     former = [other for other in others if other is not same]
     superseded = _supersede(connection, former, kept, now)
-    superseded += _supersede(connection, [need(connection, each) for each in moved], kept, now, moved)
+    superseded += _supersede(connection, [_as_judged(connection, each) for each in moved], kept, now, gone)
     event = Event.SETTLED
     detail: dict[str, object] = {"tiles": len(settled.tile_ids), "z": settled.z}
     if same is not None:
@@ -196,6 +204,14 @@ def settle(
     _store_settled(connection, kept, settled)
     record(connection, kept, event, now, detail)
     return Settling(kept, superseded)
+
+
+def _as_judged(connection: Connection, montage: Montage) -> Montage:
+    """The montage, if nothing happened to it since its path was looked at. Raises Overtaken if something did."""
+    present = find(connection, BY_ID, (montage.id,))
+    if present is None or (present.state, present.identity) != (montage.state, montage.identity):
+        raise Overtaken
+    return present
 
 
 def _store_settled(connection: Connection, montage_id: int, settled: Settled) -> None:
@@ -215,11 +231,12 @@ def _store_settled(connection: Connection, montage_id: int, settled: Settled) ->
     tilesets.store_tile_ids(connection, montage_id, settled.tile_ids)
 
 
-def _stand_for(connection: Connection, look: Look, now: float) -> Settling:
+def _stand_for(connection: Connection, look: Look, now: float, *, is_gone: bool = False) -> Settling:
     """Which row stands for a content that is not ingested: one that the path had, or the one that was looked at."""
     montage = _looked_at(connection, look)
     if look.digest is None:
-        return Settling(montage.id)
+        ended = [each for each in _others(connection, montage) if is_gone and each.state not in _NEED_NO_METAFILE]
+        return Settling(montage.id, _supersede(connection, ended, montage.id, now))
     others = _others(connection, montage)
     same = _with_digest(others, look.digest)
     if same is not None and same.state in HAS_SETTLED:
@@ -235,7 +252,8 @@ def _stand_for(connection: Connection, look: Look, now: float) -> Settling:
 
 
 def refuse(connection: Connection, look: Look, fault: Fault, now: float) -> tuple[Settling, Montage]:
-    settling = _stand_for(connection, look, now)
+    is_gone = fault.evidence is not None and fault.evidence.identity is None
+    settling = _stand_for(connection, look, now, is_gone=is_gone)
     fail(connection, settling.kept, fault, now)
     _set_digest(connection, settling.kept, look.digest)
     return settling, need(connection, settling.kept)
@@ -344,9 +362,11 @@ def alike(connection: Connection, montage: Montage) -> list[Montage]:
     return tilesets.alike(connection, path_to_uri(montage.metafile), digest, montage.identity)
 
 
-def move(connection: Connection, montage_id: int, onto: Montage, now: float) -> Montage | None:
-    montage = find(connection, BY_ID, (montage_id,))
-    if montage is None or montage.state is MontageState.SUPERSEDED:
-        return None
+def move(connection: Connection, montage: Montage, onto: Montage, now: float) -> bool:
+    try:
+        _as_judged(connection, montage)
+    except Overtaken:
+        return False
     because = f"moved to {onto.metafile}"
-    return record(connection, montage_id, Event.SUPERSEDED, now, {"by": onto.id, "because": because})
+    record(connection, montage.id, Event.SUPERSEDED, now, {"by": onto.id, "because": because})
+    return True

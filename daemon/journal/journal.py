@@ -175,14 +175,14 @@ class Journal:
         return await self.run(lambda connection: contents.recognise(connection, look, self._clock()))
 
     async def settle(
-        self, look: Look, settled: Settled, *, moved: Mapping[int, str] | None = None, apart: Collection[int] = ()
+        self, look: Look, settled: Settled, *, moved: Mapping[Montage, str] | None = None, apart: Collection[int] = ()
     ) -> Settling:
         """Records that a metafile has settled, unless rivals have to be looked at first.
 
         Parameters
         ----------
-        moved : rivals whose metafiles no longer hold what the montage stands for, each with the reason in words. They
-            are superseded, as are the other contents of the path.
+        moved : rivals whose metafiles no longer hold what the montage stands for, as they were when that was seen,
+            each with the reason in words. They are superseded, as are the other contents of the path.
         apart : rivals that were looked at, and are other files without a tile of this one.
         """
         return await self.run(
@@ -232,9 +232,9 @@ class Journal:
         """Montages of other paths that hold the same content, or whose file is the same one; none is superseded."""
         return await self.run(lambda connection: contents.alike(connection, montage))
 
-    async def move(self, montage_id: int, onto: Montage) -> Montage | None:
-        """The montage once it is superseded by the one under the path that its metafile moved to; None if it was."""
-        return await self.run(lambda connection: contents.move(connection, montage_id, onto, self._clock()))
+    async def move(self, montage: Montage, onto: Montage) -> bool:
+        """Whether it is recorded that a metafile moved to the path of another montage: nothing else happened to it."""
+        return await self.run(lambda connection: contents.move(connection, montage, onto, self._clock()))
 
     async def is_used_for_mipmaps(self, directory: Path) -> bool:
         """Whether mipmaps were ever written to a directory."""
@@ -310,11 +310,15 @@ class Journal:
         """Ids of a montage's tiles."""
         return await self.run(lambda connection: tilesets.tile_ids(connection, montage_id))
 
-    async def unwanted_tile_ids(self, montage: Montage, stack: str) -> frozenset[str]:
-        """Ids of tiles in a stack that the montages superseded by this one had put there, and none holds any more.
+    async def former_tile_ids(self, montage: Montage, stack: str) -> frozenset[str]:
+        """Ids of tiles that the montages superseded by this one had put into a stack, and this one does not hold.
 
         Superseded are former contents of its path, and of paths that its metafile had before.
         """
+        return await self.run(lambda connection: tilesets.former_tile_ids(connection, montage, stack))
+
+    async def unwanted_tile_ids(self, montage: Montage, stack: str) -> frozenset[str]:
+        """Those of `former_tile_ids` that no montage of the stack holds, unless it is superseded."""
         return await self.run(lambda connection: tilesets.unwanted_tile_ids(connection, montage, stack))
 
     async def record_closing(self, stack: str, montage_ids: Sequence[int]) -> tuple[int, ...]:

@@ -57,8 +57,12 @@ def tile_ids(connection: Connection, montage_id: int) -> frozenset[str]:
     return _tile_ids(connection, "SELECT tile_ids FROM tile_sets WHERE montage_id = :id", {"id": montage_id})
 
 
+def former_tile_ids(connection: Connection, montage: Montage, stack: str) -> frozenset[str]:
+    return _tile_ids(connection, _FORMER, {"id": montage.id, "stack": stack}) - tile_ids(connection, montage.id)
+
+
 def unwanted_tile_ids(connection: Connection, montage: Montage, stack: str) -> frozenset[str]:
-    former = _tile_ids(connection, _FORMER, {"id": montage.id, "stack": stack}) - tile_ids(connection, montage.id)
+    former = former_tile_ids(connection, montage, stack)
     # Most montages have no former tiles; only then is it worth unpacking all others.
     return former - _tile_ids(connection, _HELD, {"stack": stack}) if former else former
 

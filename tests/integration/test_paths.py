@@ -266,9 +266,11 @@ async def test_a_metafile_that_moves_while_it_waits_is_superseded_by_the_one_und
         assert set(found.values()) == {"superseded"}
 
 
-async def test_the_new_path_of_a_move_that_fails_is_the_only_failure(world):
+@pytest.mark.parametrize("had_failed", [False, True])
+async def test_the_new_path_of_a_move_that_fails_is_the_only_failure(world, had_failed):
     world.write(world.path("old"), text_of("t1 t2", note=AWAITED))
-    await world.work(30)
+    await (world.rest() if had_failed else world.work(30))
+    assert await world.states() == {"old": "failed" if had_failed else "noticed"}
     world.move("old", "new")
     await world.rest()
     assert await world.states() == {"old": "superseded", "new": "failed"}
@@ -321,6 +323,23 @@ async def test_a_section_moved_and_rewritten_at_once_leaves_nothing_of_its_old_p
     assert await world.states() == {"old": "superseded", "new": "complete"}
     for stack in (RAW, MIPS):
         assert world.stacks[stack] == dict.fromkeys(ids_of(text_of("t1")), str(world.path("new")))
+
+
+async def test_a_metafile_that_is_gone_fails_once_though_it_had_been_touched(world):
+    path = world.path("a")
+    world.write(path, text_of("t1"))
+    world.broken.add(str(path))
+    await world.work()
+    assert await world.states() == {"a": "failed"}
+    world.broken.clear()
+    world.write(path, text_of("t1"))
+    await world.scan()
+    world.remove("a")
+    await world.rest()
+    assert await world.states() == {"a": "failed"}
+    world.write(path, text_of("t1"))
+    await world.rest()
+    assert await world.states() == {"a": "complete"}
 
 
 # --- contents that come and go

@@ -1,0 +1,40 @@
+"""Who writes which tiles of a stack now: nobody deletes a tile while somebody else puts it there, or is about to."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from handlers.render import StackId
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Hold:
+    stack: StackId
+    puts: frozenset[str]
+    deletes: frozenset[str]
+
+    def excludes(self, other: "_Hold") -> bool:
+        return self.stack == other.stack and bool(self.puts & other.deletes or self.deletes & other.puts)
+
+
+class TileHolds:
+    """Lets writers of the same tiles take turns; all others write at the same time."""
+
+    def __init__(self) -> None:
+        self._holds: set[_Hold] = set()
+        self._released = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def hold(self, stack: StackId, puts: frozenset[str], deletes: frozenset[str]) -> AsyncIterator[None]:
+        """Hold tiles of a stack. Nothing is held while another writer is waited for: no two wait for each other."""
+        wanted = _Hold(stack, puts, deletes)
+        while any(wanted.excludes(each) for each in self._holds):
+            await self._released.wait()
+        self._holds.add(wanted)
+        try:
+            yield
+        finally:
+            self._holds.discard(wanted)
+            self._released.set()
+            self._released = asyncio.Event()

@@ -1,0 +1,139 @@
+"""Montages that write and delete the same tiles at the same moment: the journal is real, the stack is a set."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import daemon.steps
+from daemon.journal import Journal, Look, Settled
+from daemon.steps import Steps
+from daemon.tileholds import TileHolds
+from daemon.watcher import FoundBy, Sighting
+from handlers.identity import FileIdentity
+from handlers.render import StackId
+
+STACK = StackId("em", "test", "raw")
+NOTHING: frozenset[str] = frozenset()
+
+
+class Bench:
+    """Real steps over a stack that is a set; whoever deletes tiles waits before it does."""
+
+    def __init__(self, journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.journal = journal
+        self.shown: set[str] = set()
+        self.about_to_delete, self.may_delete = asyncio.Event(), asyncio.Event()
+        self._number = 0
+        keeper: Any = SimpleNamespace(write=self._write)
+        parts: dict[str, Any] = dict.fromkeys(("settings", "client", "disks", "pool", "metrics"))
+        self.steps = Steps(**parts, journal=journal, keeper=keeper, in_flight=1)
+        monkeypatch.setattr(daemon.steps, "ingest_tiles", self._ingest_tiles)
+
+    async def _write(self, stack: StackId, resolution_nm: object, put: Callable[[], Awaitable[object]]) -> None:
+        await put()
+
+    async def _ingest_tiles(
+        self,
+        client: object,
+        stack: StackId,
+        z: float,
+        specs: list[dict[str, str]],
+        transforms: object,
+        *,
+        unwanted: Collection[str],
+    ) -> None:
+        self.shown |= {spec["tileId"] for spec in specs}
+        if unwanted:
+            self.about_to_delete.set()
+            await self.may_delete.wait()
+            self.shown -= set(unwanted)
+
+    async def settle(self, name: str, *tiles: str) -> int:
+        self._number += 1
+        identity = FileIdentity(1, self._number, self._number, self._number)
+        montage_id = await self.journal.notice(Sighting("w", Path(f"/data/{name}.json"), identity, FoundBy.SCAN))
+        assert montage_id is not None
+        look = Look(montage_id, identity, identity, f"{self._number}")
+        settled = Settled(f"{self._number}", 1.0, str(STACK), str(STACK), tiles, ())
+        settling = await self.journal.settle(look, settled)
+        assert not settling.rivals
+        return montage_id
+
+    async def ingest(self, montage_id: int) -> None:
+        montage = await self.journal.montage(montage_id)
+        specs = [{"tileId": each} for each in await self.journal.tile_ids(montage_id)]
+        section: Any = SimpleNamespace(
+            montage=montage, raw=STACK, mipmapped=STACK, z=1.0, specs=specs, transform=None, resolution_nm=(1, 1, 1)
+        )
+        await self.steps.ingest(section)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    async with Journal(tmp_path / "journal.sqlite") as journal:
+        yield Bench(journal, monkeypatch)
+
+
+async def test_a_tile_that_goes_from_one_metafile_to_another_is_not_deleted_after_it_was_put(bench):
+    await bench.ingest(await bench.settle("a", "t1", "t2"))
+    without = await bench.settle("a", "t1")
+    deleting = asyncio.create_task(bench.ingest(without))
+    await bench.about_to_delete.wait()
+    taking_over = asyncio.create_task(bench.ingest(await bench.settle("b", "t2")))
+    others = asyncio.create_task(bench.ingest(await bench.settle("c", "t3")))
+    await others  # who shares no tile does not wait
+    assert not taking_over.done()
+    bench.may_delete.set()
+    await asyncio.gather(deleting, taking_over)
+    assert bench.shown == {"t1", "t2", "t3"}
+
+
+async def test_a_tile_that_another_metafile_took_over_before_is_not_deleted(bench):
+    await bench.ingest(await bench.settle("a", "t1", "t2"))
+    without = await bench.settle("a", "t1")
+    await bench.settle("b", "t2")
+    await bench.ingest(without)
+    assert bench.shown == {"t1", "t2"}
+
+
+async def test_two_that_exchange_tiles_do_not_wait_for_each_other():
+    holds = TileHolds()
+    done: list[str] = []
+
+    async def write(name: str, puts: str, deletes: str) -> None:
+        async with holds.hold(STACK, frozenset({puts}), frozenset({deletes})):
+            await asyncio.sleep(0)
+            done.append(name)
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(write("a", "t1", "t2"), write("b", "t2", "t1"))
+    assert sorted(done) == ["a", "b"]
+
+
+async def test_one_that_is_cancelled_holds_nothing_and_lets_the_others_go_on():
+    holds = TileHolds()
+    held = asyncio.Event()
+
+    async def write(puts: frozenset[str], deletes: frozenset[str], until: asyncio.Event) -> None:
+        async with holds.hold(STACK, puts, deletes):
+            held.set()
+            await until.wait()
+
+    never, at_once = asyncio.Event(), asyncio.Event()
+    at_once.set()
+    first = asyncio.create_task(write(NOTHING, frozenset({"t1"}), never))
+    await held.wait()
+    waiting = asyncio.create_task(write(frozenset({"t1"}), NOTHING, at_once))
+    given_up = asyncio.create_task(write(frozenset({"t1"}), frozenset({"t1"}), at_once))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    first.cancel()
+    async with asyncio.timeout(10):
+        await waiting
+        await asyncio.wait([first, given_up])
+    assert first.cancelled()
+    assert given_up.cancelled()
