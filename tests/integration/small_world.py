@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from daemon.config import Settings
 from daemon.health import Metrics
 from daemon.journal import Journal, Montage, Settled
 from daemon.parsed import ParsedMetafiles
@@ -91,7 +92,7 @@ class ToyGate:
 
     def leave(self, work: object) -> None: ...
     def worked(self) -> None: ...
-    def failed(self, work: object, fault: object) -> None: ...
+    async def failed(self, work: object, fault: object) -> None: ...
 
 
 class ToySteps:
@@ -177,19 +178,24 @@ class World:
         self.observable = True
         self._happenings: dict[tuple[str, Path], Callable[[], Awaitable[object]]] = {}
         self._journal_path = root / "journal.sqlite"
-        self.watch: Any = SimpleNamespace(
-            name="w",
-            directory=self.root,
-            ignore=("*_ignored_*",),
-            settle_s=0.0,
-            scan_interval_s=10.0,
-            arrival_timeout_s=ARRIVAL_TIMEOUT_S,
-            stacks=SimpleNamespace(close=True, close_after_s=0.0),
-            mipmaps=SimpleNamespace(output_dir=root / "mips"),
+        self.settings = Settings.model_validate(
+            {
+                "render": {"url": "http://nowhere:1/render-ws/v1", "owner": "em", "project": "test"},
+                "watch": [
+                    {
+                        "name": "w",
+                        "directory": self.root,
+                        "settle_s": 0.0,
+                        "z": {"rule": "grid"},
+                        "scan_interval_s": 10.0,
+                        "arrival_timeout_s": ARRIVAL_TIMEOUT_S,
+                        "stacks": {"raw": "raw", "mipmapped": "mips"},
+                        "mipmaps": {"output_dir": root / "mips"},
+                    }
+                ],
+            }
         )
-        self.settings: Any = SimpleNamespace(
-            watch=[self.watch], render=SimpleNamespace(owner="em", project="test", path_map=())
-        )
+        self.watch = self.settings.watch[0]
 
     # --- the daemon
 
