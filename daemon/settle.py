@@ -382,7 +382,7 @@ def _stacks(metafile: Metafile, watch: WatchSettings, stack_id: Callable[[str], 
 
 def _broken_fault(montage: Montage, broken: Sequence[ImageProblem]) -> ImageFault:
     problem = f"{len(broken)} of its images cannot be used: {_shown(broken)}"
-    hint = "copy them there again; the montage is then taken up by itself"
+    hint = f"{broken[0].hint}; the montage is then taken up by itself"
     return ImageFault(str(montage.metafile), problem, hint)
 
 

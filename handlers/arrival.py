@@ -21,6 +21,7 @@ class ImageProblem:
     why: str
     identity: FileIdentity | None = None
     """Of the file; None if it is not there."""
+    hint: str = "copy it there again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class _Seen:
             self._read(path, info, identity)
 
     def _cannot_read(self, path: Path, fault: ImageFault, identity: FileIdentity | None) -> None:
-        self._unreadable.append(ImageProblem(path, f"{path.name} {fault.problem}", identity))
+        self._unreadable.append(ImageProblem(path, f"{path.name} {fault.problem}", identity, fault.hint))
         if identity is not None and identity.has_placeholder_time:
             self._placeholders.append(_placeholder(path, identity))
 

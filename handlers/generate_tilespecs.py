@@ -135,7 +135,8 @@ def _image_warnings(arrival: Arrival, metafile: Metafile, directory: Path) -> li
     """Warns of images that this machine cannot see. Raises ImageFault or ImagesMissing if some are there and whole."""
     total = len(metafile.tiles)
     if arrival.unreadable:
-        raise ImageFault(str(directory), f"{len(arrival.unreadable)} of {total} images: {arrival.unreadable[0].why}")
+        first = arrival.unreadable[0]
+        raise ImageFault(str(directory), f"{len(arrival.unreadable)} of {total} images: {first.why}", first.hint)
     if 0 < len(arrival.missing) < total:
         names = some([problem.path.name for problem in arrival.missing])
         raise ImagesMissing(

@@ -29,6 +29,7 @@ from handlers.uris import uri_to_path
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Rig, fetch, verify_levels
 from tests.unit import asap
+from tests.unit.tiffs import Kind
 
 MONTAGE = "_metadata_20170829130146_295434_5LC_0064_01_redo_001050_0_.json"
 LENS_SET = "_metadata_20170502174048_295434_5LC_0064_01_20170502174047_reference_0_.json"
@@ -521,6 +522,17 @@ def test_an_image_that_is_wrong_beside_good_ones_fails_the_metafile_before_anyth
     facility.run(TILESPECS, code=1, metafile=str(section.metafile), stack="raw", z_index=1050)
     assert len(facility.errors) == 1
     assert image.name in facility.errors[0]
+    assert "raw" not in {entry["stackId"]["stack"] for entry in _stacks(facility)}
+
+
+def test_a_compression_that_is_not_read_is_named_with_what_to_save_it_as(facility: Facility) -> None:
+    section = facility.section(tiles=1)
+    with Image.open(section.images[0]) as image:
+        pixels = np.asarray(image)
+    section.images[0].write_bytes(Kind(tags={259: (3, [34712])}).file(pixels))
+    facility.run(TILESPECS, code=1, metafile=str(section.metafile), stack="raw", z_index=1050)
+    (error,) = facility.errors
+    assert "is compressed with JPEG 2000 (34712), which is not read (save it uncompressed, or with LZW" in error
     assert "raw" not in {entry["stackId"]["stack"] for entry in _stacks(facility)}
 
 

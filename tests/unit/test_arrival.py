@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tiffs import Kind
 
 from daemon.demo.microscope import plan_section, write_section
 from handlers.arrival import check_images
@@ -32,6 +34,15 @@ def test_a_file_where_the_name_wants_a_directory_is_an_image_missing(tmp_path):
     (directory / "images").write_text("no directory")
     (missing,) = check_images(metafile, directory).missing
     assert missing.path == directory / "images" / "tile.tif"
+
+
+def test_an_image_that_cannot_be_used_says_what_to_do_about_it(tmp_path):
+    directory, metafile = parsed_with_first_image(tmp_path, "a.tif")
+    lerc = Kind(tags={259: (3, [34887])})
+    (directory / "a.tif").write_bytes(lerc.file(np.zeros((64, 64), np.uint8)))
+    (unreadable,) = check_images(metafile, directory).unreadable
+    assert unreadable.why == "a.tif is compressed with LERC (34887), which is not read"
+    assert unreadable.hint == "save it uncompressed, or with LZW, Deflate or PackBits"
 
 
 def test_a_name_that_makes_no_tile_id_is_the_metafiles_fault(tmp_path):
