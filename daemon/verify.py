@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,7 +27,6 @@ from handlers.arrival import read_metafile
 from handlers.errors import Fault, SettingsFault, StackMissing
 from handlers.mipmapplan import level_uris
 from handlers.render import PathBuilder, RenderClient, ResolvedTiles, StackId, StackState
-from handlers.resolvedtiles import Json
 from handlers.verify import (
     APPLY,
     INGEST,
@@ -38,6 +37,7 @@ from handlers.verify import (
     check_mask_files,
     check_path_builder,
     check_tiles,
+    check_transform,
 )
 
 TILES_AT_ONCE = 256
@@ -195,20 +195,22 @@ class Verifier:
             builder = PathBuilder.model_validate(plan.path_builder())
             found += check_path_builder(str(stack), builder, await self._client.path_builder(stack))
         levels = {tile.tile_id: level_uris(tile, plan) for tile in section.level0()}
-        named = partial(check_levels_named, str(stack), levels, shown, derived=by_builder)
+        named = partial(check_levels_named, str(stack), levels, shown.tile_id_to_spec_map, derived=by_builder)
         found += await asyncio.to_thread(lambda: list(named()))
         return [*found, *await self._state(section, stack)]
 
-    async def _shown(self, stack: StackId, z: float) -> dict[str, Json] | Difference:
-        """Tile specs of a z by id."""
+    async def _shown(self, stack: StackId, z: float) -> ResolvedTiles | Difference:
+        """Tile specs and shared transforms of a z."""
         try:
-            layer: ResolvedTiles | None = await self._client.resolved_tiles(stack, z)
+            return await self._client.resolved_tiles(stack, z) or ResolvedTiles({})
         except StackMissing:
             return Difference(Kind.STACK_MISSING, None, str(stack), "does not exist", "replay it", INGEST)
-        return dict(layer.tile_id_to_spec_map) if layer else {}
 
-    async def _tiles(self, section: Section, stack: StackId, shown: Mapping[str, Json], start: str) -> list[Difference]:
-        found = list(check_tiles(str(stack), section.z, section.specs, shown, start))
+    async def _tiles(self, section: Section, stack: StackId, shown: ResolvedTiles, start: str) -> list[Difference]:
+        tiles, transforms = shown.tile_id_to_spec_map, shown.transform_id_to_spec_map
+        checked = partial(check_tiles, str(stack), section.z, section.specs, tiles, start)
+        found = await asyncio.to_thread(lambda: list(checked()))
+        found += check_transform(str(stack), section.transform, transforms, start)
         missing = [each for each in found if each.kind is Kind.TILE_MISSING]
         elsewhere = {each: await self._elsewhere(stack, each) for each in missing[:SOUGHT]}
         return [elsewhere.get(each) or each for each in found]

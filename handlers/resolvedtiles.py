@@ -206,7 +206,8 @@ def differences(sent: Any, shown: Any, where: str = "") -> Iterator[str]:
     sent.
 
     render-ws adds fields of its own (bounds, meshCellSize, type), so more is no difference, except more mipmap levels
-    or more transforms. URLs of files are equal if they name the same path.
+    or more transforms. URLs of files are equal if they name the same path, and parameters of transforms if their
+    numbers are equal.
     """
     if sent == shown or (_is_contained(sent, shown) and not where.endswith("mipmapLevels")):
         return
@@ -241,7 +242,21 @@ def _member_differences(sent: Json, shown: Json, where: str) -> Iterator[str]:
 def _same(sent: Any, shown: Any, key: str) -> bool:
     if key in _URLS and isinstance(sent, str) and isinstance(shown, str):
         return canonical_url(sent) == canonical_url(shown)
+    if key == "dataString" and isinstance(sent, str) and isinstance(shown, str):
+        return _numbers(sent) == _numbers(shown)
     return bool(sent == shown)
+
+
+def _numbers(data: str) -> list[float | str]:
+    """The parameters of a transform, however their numbers are written."""
+    return [_number(word) for word in data.split()]
+
+
+def _number(word: str) -> float | str:
+    try:
+        return float(word)
+    except ValueError:
+        return word
 
 
 def _short(value: Any) -> str:

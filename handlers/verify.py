@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from handlers.errors import Fault, ImageFault, ImagesMissing, RenderRefused
 from handlers.imageheader import inspect_image
@@ -16,7 +15,7 @@ from handlers.images import verify_level
 from handlers.mipmapplan import Level0, LevelUris, MipmapPlan
 from handlers.reduction import level_size
 from handlers.renderanswers import PathBuilder
-from handlers.resolvedtiles import Json, canonical_url, image_holder, level_0
+from handlers.resolvedtiles import Json, canonical_url, differences, image_holder, level_0
 from handlers.uris import uri_to_path
 
 INGEST, MIPMAPS, APPLY = "ingest", "mipmaps", "apply"
@@ -38,6 +37,8 @@ class Kind(StrEnum):
     TILE_MISSING = "tile_missing"
     TILE_ELSEWHERE = "tile_elsewhere"
     TILE_DIFFERS = "tile_differs"
+    """Another size, transform, intensity range or layout than was put."""
+    TRANSFORM_DIFFERS = "transform_differs"
     URL_MISSING = "url_missing"
     URL_DIFFERS = "url_differs"
     URL_DEAD = "url_dead"
@@ -146,7 +147,7 @@ def _check_levels(
 def check_tiles(
     stack: str, z: float, expected: Iterable[Json], shown: Mapping[str, Json], start: str
 ) -> Iterator[Difference]:
-    """Tiles that a stack lacks at z, or shows with another size or another image than the metafile's.
+    """Tiles that a stack lacks at z, or shows otherwise than the metafile makes them.
 
     Parameters
     ----------
@@ -167,10 +168,10 @@ def check_tiles(
 
 
 def _check_tile(stack: str, tile_id: str, spec: Json, there: Json, start: str) -> Iterator[Difference]:
-    sizes = [tuple(each.get(side) for side in ("width", "height")) for each in (spec, there)]
-    if sizes[0] != sizes[1]:
-        what = f"is {_size(sizes[1])} pixels, and its image {_size(sizes[0])}"
-        yield Difference(Kind.TILE_DIFFERS, tile_id, stack, what, _AGAIN, start)
+    """A tile spec compared field by field, its place in the stack aside; its levels above 0 are compared elsewhere."""
+    put = {key: value for key, value in spec.items() if key not in ("z", "mipmapLevels")}
+    for line in differences(put, there):
+        yield Difference(Kind.TILE_DIFFERS, tile_id, stack, line, _AGAIN, start)
     try:
         wanted, found = level_0(image_holder(spec)) or {}, level_0(image_holder(there)) or {}
     except RenderRefused as fault:
@@ -180,8 +181,20 @@ def _check_tile(stack: str, tile_id: str, spec: Json, there: Json, start: str) -
         yield from _check_url(stack, tile_id, f"level 0's {key}", wanted.get(key), found.get(key), start)
 
 
-def _size(sides: tuple[Any, ...]) -> str:
-    return "x".join("?" if side is None else f"{side:g}" for side in sides)
+def check_transform(stack: str, wanted: Json | None, shown: Mapping[str, Json], start: str) -> Iterator[Difference]:
+    """The transform that a montage's tiles share, compared with what the stack shows under its id.
+
+    Parameters
+    ----------
+    wanted : as the ingest puts it; None where the tiles share none.
+    shown : shared transforms that the stack shows at z, by id.
+    """
+    if wanted is None:
+        return
+    name = str(wanted["id"])
+    lines = differences(wanted, shown[name]) if name in shown else ["is not there"]
+    for line in lines:
+        yield Difference(Kind.TRANSFORM_DIFFERS, None, stack, f"shared transform '{name}': {line}", _AGAIN, start)
 
 
 def check_levels_named(

@@ -90,6 +90,21 @@ DAMAGE: dict[str, tuple[Callable[[Rig, Written], object], str, str | None]] = {
     "a tile moved to another z": (
         lambda rig, s: put(rig, stacks(rig, s)[1], lambda tile: tile.update(z=7.0), z=7.0), "tile_elsewhere", "apply",
     ),
+    "a tile moved in its layer": (
+        lambda rig, s: put(
+            rig, stacks(rig, s)[0], lambda tile: tile["transforms"]["specList"][-1].update(dataString="1 0 0 1 500 700")
+        ),
+        "tile_differs",
+        "ingest",
+    ),
+    "a changed intensity range": (
+        lambda rig, s: put(rig, stacks(rig, s)[1], lambda tile: tile.update(minIntensity=10)), "tile_differs", "apply",
+    ),
+    "another layout": (
+        lambda rig, s: put(rig, stacks(rig, s)[1], lambda tile: tile["layout"].update(imageCol=99)),
+        "tile_differs",
+        "apply",
+    ),
     "a level not named": (
         lambda rig, s: put(rig, stacks(rig, s)[1], lambda tile: tile["mipmapLevels"].pop("3")), "url_missing", "apply",
     ),
