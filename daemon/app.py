@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import structlog
 from aiohttp import web
@@ -74,6 +75,7 @@ class Daemon:
                 open_work(
                     lambda: self._settings,
                     is_observable=self._is_observable,
+                    look_again=self._look_again,
                     metrics=self._metrics,
                     examination=self._examination,
                 )
@@ -92,6 +94,9 @@ class Daemon:
 
     def _is_observable(self, watch: str) -> bool:
         return self._watcher.is_observable(watch)
+
+    def _look_again(self, metafile: Path) -> None:
+        self._watcher.look_again(metafile)
 
     @contextlib.asynccontextmanager
     async def _serve_http(self) -> AsyncIterator[None]:

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import structlog
 
@@ -50,6 +51,7 @@ class Pipeline:
     Parameters
     ----------
     is_observable : whether a watch's directory can be looked at now; steps of its montages wait while it cannot.
+    look_again : has a metafile sighted once more if it is there: its path was given up as one that it had moved from.
     stack_id : the full name of a stack in the configured owner and project.
     """
 
@@ -64,6 +66,7 @@ class Pipeline:
         disks: MipmapDisks,
         metrics: Metrics,
         is_observable: Callable[[str], bool],
+        look_again: Callable[[Path], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -74,6 +77,7 @@ class Pipeline:
         self._disks = disks
         self._metrics = metrics
         self._is_observable = is_observable
+        self._look_again = look_again
         self._clock = clock
         self._settler = Settler(clock, metafiles=steps.metafiles)
         self._schedule = Schedule(LIMITS)
@@ -475,7 +479,7 @@ class Pipeline:
 
     async def _settled(self, montage: Montage, settling: Settling) -> None:
         self._settler.forget(montage.id)
-        await self._leave_off(settling.superseded)
+        await self._leave_off(settling.superseded, montage.metafile)
         following = await self._journal.montage(settling.kept)
         if settling.is_known:
             log.info("metafile.known", known_as=settling.kept)
@@ -483,9 +487,11 @@ class Pipeline:
             log.info("metafile.settled", tiles=following.tile_count, z=following.z, stack=following.raw_stack)
             self._put_in_line(following)
 
-    async def _leave_off(self, superseded: tuple[Montage, ...]) -> None:
-        """Ends the work on montages whose path holds something else now, before the new content is ingested."""
+    async def _leave_off(self, superseded: tuple[Montage, ...], path: Path) -> None:
+        """Ends the work on superseded montages before the content of a path is ingested, which took their place."""
         for former in superseded:
+            if former.metafile != path:
+                self._look_again(former.metafile)  # back already, perhaps, without any look having missed it
             self._schedule.remove(former.id)
             self._settler.forget(former.id)
             task = self._tasks.get(former.id)
@@ -514,7 +520,7 @@ class Pipeline:
         except Overtaken:
             self._put_in_line(montage)
             return
-        await self._leave_off(settling.superseded)
+        await self._leave_off(settling.superseded, montage.metafile)
         if (kept := await self._journal.montage(settling.kept)) is not None:
             await self._take_over(kept)
 
@@ -523,7 +529,7 @@ class Pipeline:
         for former in await self._journal.alike(montage):
             is_over = former.state in NEEDS_METAFILE and await self._claim_of(former) is Claim.GONE
             if is_over and await self._journal.move(former, montage):
-                await self._leave_off((former,))
+                await self._leave_off((former,), montage.metafile)
 
     async def _claim_of(self, montage: Montage) -> Claim | None:
         """What a montage's path holds now; None if that cannot be found out."""
@@ -583,6 +589,7 @@ class Pipeline:
             if await self._claim_of(other) is Claim.STANDS:
                 if await self._journal.move(montage, other):
                     log.info("montage.superseded", former=montage.id)
+                    self._look_again(montage.metafile)
                 else:
                     self._put_in_line(montage)  # noticed anew meanwhile: it is back
                 return True

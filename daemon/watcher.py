@@ -157,6 +157,11 @@ class Watcher:
         asked = [watch.ask(directory) for watch in self._watches.values()]
         return any(asked)
 
+    def look_again(self, metafile: Path) -> None:
+        """Has a metafile sighted once more if it is there, though no look may have seen it gone."""
+        for watch in self._watches.values():
+            watch.doubt(metafile)
+
     async def replace_roots(self, roots: Iterable[WatchRoot]) -> None:
         """Watches these roots from now on; those that have not changed go on undisturbed. Only while `run` runs."""
         wanted = {root.name: root for root in roots}
@@ -419,6 +424,11 @@ class _RootWatch:
             self._asked.add(path)
         self._woken.set()
         return True
+
+    def doubt(self, metafile: Path) -> None:
+        """Has a metafile sighted once more if it lies here."""
+        self._lookout.tree.doubt(str(metafile))
+        self.ask(metafile.parent)
 
     def health(self) -> RootHealth:
         """How the root is doing."""

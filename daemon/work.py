@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
@@ -39,6 +40,8 @@ class Work:
     client: RenderClient
     is_observable: Callable[[str], bool]
     """Whether a watch's directory can be looked at now."""
+    look_again: Callable[[Path], object]
+    """Has a metafile sighted once more if it is there."""
     close_at_end: bool
     """Whether stacks are closed once, when no montage has a step to do, instead of when they have been quiet."""
 
@@ -76,6 +79,7 @@ class Work:
             disks=self.disks,
             metrics=self.metrics,
             is_observable=self.is_observable,
+            look_again=self.look_again,
         )
 
     def _wake(self) -> None:
@@ -100,6 +104,7 @@ async def open_work(
     settings: Callable[[], Settings],
     *,
     is_observable: Callable[[str], bool],
+    look_again: Callable[[Path], object] = lambda _: None,
     metrics: Metrics | None = None,
     close_at_end: bool = False,
     examination: Examination | None = None,
@@ -128,7 +133,7 @@ async def open_work(
         pool = stack.enter_context(
             open_executor(workers.executor, count, workers.dask_scheduler, job_timeout_s=workers.tile_timeout_s)
         )
-        work = Work(settings, metrics or Metrics(), journal, client, is_observable, close_at_end)
+        work = Work(settings, metrics or Metrics(), journal, client, is_observable, look_again, close_at_end)
         work.assemble(pool, count)
         yield work
 

@@ -119,11 +119,26 @@ class Tree:
         self._wall_ns = wall_ns
         self._files: dict[str, dict[str, FileIdentity]] = {}
         self._hot: dict[str, float] = {}
+        self._doubted: dict[str, set[str]] = {}
+        self._doubts = threading.Lock()
 
     @property
     def content(self) -> Content:
         """How much was there when last looked at."""
         return Content(sum(map(len, self._files.values())), max(0, len(self.directories) - 1))
+
+    def doubt(self, metafile: str) -> None:
+        """Count a metafile as changed when it is listed next: it may have been away between two looks.
+
+        Any thread may call this.
+        """
+        directory, name = os.path.split(metafile)
+        with self._doubts:
+            self._doubted.setdefault(directory, set()).add(name)
+
+    def _take_doubts(self, directory: str) -> set[str]:
+        with self._doubts:
+            return self._doubted.pop(directory, set())
 
     def pass_over(self, polled: Collection[str] = (), *, everything: bool = False) -> list[Found]:
         """Metafiles new or changed since the last pass, in the whole tree.
@@ -219,6 +234,7 @@ class Tree:
     def _compare(self, path: str, base: str, entries: list[os.DirEntry[str]], found: list[Found]) -> None:
         known = self._files.get(path, {})
         present: dict[str, FileIdentity] = {}
+        doubted = self._take_doubts(path)
         strangers = 0
         for entry in entries:
             try:
@@ -230,7 +246,7 @@ class Tree:
                 continue
             identity = FileIdentity.of(status)
             present[entry.name] = identity
-            if known.get(entry.name) != identity:
+            if known.get(entry.name) != identity or entry.name in doubted:
                 found.append(Found(base + entry.name, identity, entry.name not in known))
         _keep(self._files, path, present)
         _keep(self.strangers, path, strangers)
@@ -239,6 +255,7 @@ class Tree:
         if self.directories.pop(path, None):
             self.changes += 1
         self._files.pop(path, None)
+        self._take_doubts(path)
         self._hot.pop(path, None)
         self.failures.pop(path, None)
         self.strangers.pop(path, None)

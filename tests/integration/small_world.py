@@ -212,6 +212,7 @@ class World:
             disks=disks,
             metrics=Metrics(),
             is_observable=lambda _: self.observable,
+            look_again=lambda metafile: self.tree.doubt(str(metafile)),
             clock=lambda: self.now,
             **parts,
         )

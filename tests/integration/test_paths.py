@@ -299,6 +299,19 @@ async def test_no_tile_of_a_montage_that_stands_is_deleted_by_another(world):
     assert tiles_in(world, RAW) == tiles_in(world) == {"t1", "t2"}
 
 
+async def test_a_section_that_was_away_between_two_looks_while_a_copy_took_its_place_is_seen_again(world):
+    world.write(world.path("a"), text_of("t1 t2"))
+    await world.work()
+    world.copy("a", "b")
+    world.move("a", "../a")
+    await world.see(world.path("b"))
+    await world.run_for(1)
+    assert await world.states() == {"a": "superseded", "b": "complete"}
+    world.move("../a", "a")
+    await world.rest()
+    assert await world.states() == {"a": "failed", "b": "complete"}
+
+
 async def test_a_tile_is_remembered_across_a_rename(world):
     path = world.path("old")
     world.write(path, text_of("t1 t2"))

@@ -390,6 +390,20 @@ async def test_a_look_can_be_asked_for(tmp_path):
         await seen.whole(path)
 
 
+async def test_a_metafile_that_no_look_has_missed_is_sighted_once_more_when_that_is_asked_for(tmp_path):
+    path = metafile(tmp_path / "roi")
+    async with watching(root_at(tmp_path), open_hints=Silent) as (watcher, seen):
+        await seen.whole(path)
+        (tmp_path / "roi").rename(tmp_path / "away")
+        (tmp_path / "away").rename(tmp_path / "roi")
+        watcher.look_again(path)
+        await seen.until(lambda: seen.paths.count(path) == 2)
+        assert watcher.wake()
+        other = metafile(tmp_path / "other")
+        await seen.whole(other)
+        assert seen.paths.count(path) == 2
+
+
 async def test_a_system_that_refuses_to_watch_is_polled_and_health_says_what_to_raise(tmp_path):
     def refuse(root, accepts, sink):
         raise OSError(28, "inotify watch limit reached")
