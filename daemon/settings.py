@@ -121,6 +121,9 @@ class RenderSettings(_Section):
     """Owner of the stacks in render-ws: letters and digits, joined by single underscores."""
     project: Text = Field(**example("v1"))
     """Project of the stacks in render-ws: letters and digits, joined by single underscores."""
+    clear_image_cache: bool = True
+    """Whether render-ws is told to forget the images that it has read, once after mipmaps that were there before were
+    made again. It keeps images by their URL and shows the old pixels otherwise. It then reads all images anew."""
 
     @field_validator("url")
     @classmethod

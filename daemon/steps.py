@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import structlog
 from daemon.config import Settings, WatchSettings
 from daemon.disks import MipmapDisks
 from daemon.health import Metrics
+from daemon.imagecache import RenderImageCache
 from daemon.journal import Journal, Montage
 from daemon.keeper import StackKeeper
 from daemon.parsed import ParsedMetafiles
@@ -126,6 +127,7 @@ class Steps:
         self._disks = disks
         self._pool = pool
         self._metrics = metrics
+        self._images = RenderImageCache(client, lambda: settings().render.clear_image_cache)
         self._slots = asyncio.Semaphore(in_flight)
         self._gone_since: dict[int, float] = {}
         self._holds = TileHolds()
@@ -214,6 +216,9 @@ class Steps:
         await self._disks.require(section.watch.mipmaps)
         made = await self._journal.tiles_made(section.montage.id)
         jobs = await asyncio.to_thread(_jobs, section, plan, made)
+        self._images.begin(section.montage.id, is_resumed=bool(made))
+        if plan.reduction.method == "render" and await asyncio.to_thread(_replace_others, jobs):
+            await self._images.empty(section.raw)  # the pixels come from there
         faults: list[Fault] = []
         notes: list[str] = []
 
@@ -230,6 +235,7 @@ class Steps:
             raise _one_fault(section.montage, faults, len(section.specs))
         if halt.is_set() and len(await self._journal.tiles_made(section.montage.id)) < len(made) + len(jobs):
             raise halt.fault or Stopped
+        await self._images.settle(section.montage.id, section.raw)
 
     async def _record(self, montage: Montage, reports: list[MipmapReport], faults: list[Fault]) -> None:
         told = [report.fault.to_fault() for report in reports if report.fault]
@@ -237,6 +243,8 @@ class Steps:
         done = [report for report in reports if not report.fault]
         if done:
             await self._journal.record_tiles(montage.id, [report.tile_id for report in done])
+        if any(level.replaced for report in reports for level in report.made):
+            self._images.rewrote(montage.id)
         self._metrics.tiles.inc(len(done))
         self._metrics.files.inc(sum(len(report.made) for report in done))
         self._metrics.bytes.inc(sum(level.bytes for report in done for level in report.made))
@@ -284,6 +292,11 @@ def _jobs(section: Section, plan: MipmapPlan, made: Collection[str]) -> list[Mip
     if tiles[0].mask is not None and str(tiles[0].mask) not in made:
         jobs.append(mask_job(tiles[0], plan))
     return jobs
+
+
+def _replace_others(jobs: Iterable[MipmapJob]) -> bool:
+    """Whether the first level of one of the jobs is there already."""
+    return any(path.exists() for job in jobs for _, path in job.outputs[:1])
 
 
 def _levels_on_disk(section: Section, plan: MipmapPlan) -> dict[str, LevelUris]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handlers.blocking import run_blocking
-from handlers.errors import Fault
+from handlers.errors import Fault, RenderFault
 from handlers.executors import WorkerPool, open_executor, run_job
 from handlers.failures import Failure
 from handlers.images import MipmapJob, MipmapReport
@@ -54,15 +54,18 @@ async def generate_mipmaps(
     *,
     in_flight: int,
     progress: Progress = lambda done, known: None,
+    clear_image_cache: bool = True,
 ) -> MipmapsReport:
     """Make the mipmap levels of every tile of some layers of a stack, and of their masks. The stack is only read.
 
-    One bad tile does not stop the others. Tiles that share an image have its levels made once.
+    One bad tile does not stop the others. Tiles that share an image have its levels made once. Where levels took the
+    place of others, render-ws is told to forget the images that it has read: it would show the old ones.
 
     Parameters
     ----------
     zs : layers by their z, each of which has to be there, or a range, of which one has to be there.
     in_flight : images given to the workers at once; a few more than there are workers.
+    clear_image_cache : whether render-ws is told so.
 
     Raises
     ------
@@ -76,6 +79,9 @@ async def generate_mipmaps(
     tally.failures += [absent_layer(stack, z) for z in layers.absent]
     slots, at_once = asyncio.Semaphore(in_flight), asyncio.Semaphore(LAYERS_AT_ONCE)
 
+    if clear_image_cache and plan.reduction.method == "render":
+        await _empty_image_cache(client, tally)  # the pixels come from there
+
     async def work(z: float) -> None:
         async with at_once:
             await _make_layer(client, stack, z, plan, pool, slots, tally)
@@ -83,8 +89,18 @@ async def generate_mipmaps(
     async with asyncio.TaskGroup() as group:
         for z in layers.present:
             group.create_task(work(z), name=f"mipmaps z {z}")
+    if clear_image_cache and tally.replaced:
+        await _empty_image_cache(client, tally)
     failures = sorted(tally.failures, key=lambda failure: (failure.z, failure.tile_id or ""))
     return MipmapsReport(stack, tally.done - tally.failed, tally.files, tally.kept, tuple(failures), tuple(tally.notes))
+
+
+async def _empty_image_cache(client: RenderClient, tally: "_Tally") -> None:
+    """Have render-ws forget the images that it has read. Where it does not, a note says so: the levels are made."""
+    try:
+        await client.empty_image_cache()
+    except RenderFault as fault:
+        tally.notes.append(f"render-ws may show rewritten images as they were: {fault}")
 
 
 def generate_mipmaps_sync(
@@ -117,7 +133,7 @@ class _Tally:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self.known = self.done = self.failed = self.files = self.kept = 0
+        self.known = self.done = self.failed = self.files = self.kept = self.replaced = 0
         self.failures: list[Failure] = []
         self.notes: list[str] = []
 
@@ -156,6 +172,7 @@ async def _make_layer(
     async def record(reports: list[MipmapReport]) -> None:
         for report in reports:
             tally.files += len(report.made)
+            tally.replaced += sum(level.replaced for level in report.made)
             tally.kept += len(report.kept)
             tally.notes += report.notes[: MOST_NOTES - len(tally.notes)]
             if report.fault:

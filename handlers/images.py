@@ -84,6 +84,8 @@ class MadeLevel:
     mode: str
     """L for 8 bits, I;16 for 16."""
     bytes: int
+    replaced: bool = False
+    """Whether its place held a file before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +169,10 @@ def _write(
     """Puts the files of the levels into their places, and adds to `made` what is there to stay."""
     try:
         for level, page in pages:
+            replaced = os.path.lexists(paths[level])
             put_in_place(level, paths[level], page, encoding)
             height, width = page.pixels.shape
-            made.append(MadeLevel(level, paths[level], width, height, page.mode, len(page.content)))
+            made.append(MadeLevel(level, paths[level], width, height, page.mode, len(page.content), replaced))
     finally:
         try:
             sync_directories({level.path.parent for level in made})

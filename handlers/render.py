@@ -14,6 +14,7 @@ from typing import Any, Self
 from handlers.errors import (
     AnswerLate,
     AnswerLost,
+    NotRender,
     ReadBackDiffers,
     RenderFault,
     RenderRefused,
@@ -177,6 +178,19 @@ class RenderClient:
         """Return if render-ws can read from its database: says of a stack what it is, or that there is none."""
         request = Request("GET", stack.path, self.base_url, "read from its database", repeatable=False)
         await self._look_at(replace(request, limit_s=self._patience.ping_s))
+
+    async def empty_image_cache(self) -> None:
+        """Have render-ws forget the images that it has read. It keeps them by URL, whatever becomes of the files.
+
+        Raises
+        ------
+        NotRender
+            If it does not know how, or a proxy forbids it.
+        """
+        path = "/imageProcessorCache/allEntries"
+        request = Request("DELETE", path, self.base_url, "empty its image cache")
+        if (await self._ask(request)).strip():
+            raise NotRender(self.base_url, "was asked to empty its image cache, and answered with a page")
 
     async def stack(self, stack: StackId) -> StackMeta | None:
         """What render-ws says of the stack; None if it does not exist."""

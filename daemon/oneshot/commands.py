@@ -137,6 +137,7 @@ async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) ->
                 pool,
                 in_flight=2 * parameters.pool_size,
                 progress=progress,
+                clear_image_cache=parameters.clear_image_cache,
             )
     for note in report.notes:
         log.warning("%s", note)

@@ -381,6 +381,9 @@ class MipmapParameters(_Layers):
     intensity_range: Annotated[tuple[int, int], BeforeValidator(_several)] = Field(
         (0, 65535), description="16-bit values that become 0 and 255 with convert_to_8bit"
     )
+    clear_image_cache: bool = Field(
+        True, description="whether render-ws is told to read images anew where mipmaps that were there are made again"
+    )
 
     @model_validator(mode="after")
     def _can_be_written(self) -> "MipmapParameters":

@@ -99,6 +99,7 @@ def test_the_example_has_the_values_of_the_published_configuration() -> None:
         "url": "http://render:8080/render-ws/v1",
         "owner": "em",
         "project": "v1",
+        "clear_image_cache": True,
     }
     assert str(settings.journal.path) == "/var/lib/temwatch/journal.sqlite"
     assert (settings.http.host, settings.http.port, settings.http.token_file) == ("127.0.0.1", 8787, None)

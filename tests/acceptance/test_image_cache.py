@@ -1,0 +1,130 @@
+"""render-ws keeps images by URL: told to read them anew when mipmaps were made again, it shows no old pixels."""
+
+import io
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.acceptance.rig import Rig, fetch, running, temwatch, wait_for
+
+EMPTIED = "imageProcessorCache/allEntries"
+
+
+def asked(rig: Rig) -> list[int | None]:
+    """The answers to all requests to empty the cache."""
+    return [each["status"] for each in rig.requests() if each["path"].endswith(EMPTIED)]
+
+
+def shown(rig: Rig, stack: str, tile_id: str) -> np.ndarray[Any, Any]:
+    """A tile's raw image as render-ws shows it."""
+    with urllib.request.urlopen(f"{rig.stack_url(stack)}/tile/{tile_id}/source/png-image", timeout=30) as answer:
+        return np.asarray(Image.open(io.BytesIO(answer.read())))[..., 0]
+
+
+def complete(rig: Rig, write: Callable[..., Any]) -> tuple[Any, str, str]:
+    """A section that is done; its stack and one of its tiles."""
+    section = write()
+    rig.wait_until("complete", section.metafile)
+    stack = rig.montage_of(section.metafile)["raw_stack"].rpartition("/")[2]
+    return section, stack, min(rig.tiles(stack, 1050.0))
+
+
+def replay(rig: Rig, section: Any) -> None:
+    done = temwatch("replay", str(section.metafile), "--config", str(rig.config()))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def events(rig: Rig, name: str) -> list[str]:
+    return [line for line in rig.daemon.lines() if f'"{name}"' in line]
+
+
+def test_a_section_that_is_new_empties_no_cache(running_rig: Rig, write):
+    complete(running_rig, write)
+    assert asked(running_rig) == []
+
+
+def test_a_replay_empties_the_cache_once_and_the_new_pixels_are_shown(running_rig: Rig, write):
+    rig = running_rig
+    section, stack, tile_id = complete(rig, write)
+    before = shown(rig, stack, tile_id)
+    image = next(path for path in section.metafile.parent.glob("*.tif") if tile_id.startswith(path.stem))
+    Image.fromarray(255 - before).save(image)
+    assert (shown(rig, stack, tile_id) == before).all(), "the stand-in keeps what it read, as render-ws does"
+    replay(rig, section)
+    assert asked(rig) == [200]
+    assert (shown(rig, stack, tile_id) == 255 - before).all()
+    assert len(events(rig, "render.image_cache_emptied")) == 1
+
+
+def test_pixels_that_render_ws_serves_are_new_ones_when_a_section_is_made_again(rig: Rig, write):
+    """With the method "render" levels are made of what render-ws serves: of its cache, if nobody empties it before."""
+    rig.settings["watch.mipmaps.method"] = "render"
+    with running(rig):
+        section, stack, tile_id = complete(rig, write)
+        before = shown(rig, stack, tile_id)
+        image = next(path for path in section.metafile.parent.glob("*.tif") if tile_id.startswith(path.stem))
+        Image.fromarray(np.full_like(before, 7)).save(image)
+        replay(rig, section)
+        level = next(rig.mipmaps.rglob(f"1/**/{image.name}*"))
+        with Image.open(level) as reduced:
+            assert (np.asarray(reduced) == 7).all()
+
+
+def test_a_render_ws_that_cannot_empty_its_cache_is_no_fault_and_named_once(running_rig: Rig, write):
+    rig = running_rig
+    section, _, _ = complete(rig, write)
+    for status in (404, 403):
+        rig.tell_standin()
+        rig.tell_standin(match=EMPTIED, kind="status", status=status)
+        replay(rig, section)
+    assert asked(rig) == [404, 403]
+    assert len(events(rig, "render.image_cache_stays")) == 1
+    assert rig.ready()["ready"]
+
+
+def test_the_cache_is_emptied_when_render_ws_is_back_and_the_daemon_was_killed_meanwhile(rig: Rig, write):
+    with running(rig):
+        section, _, _ = complete(rig, write)
+        rig.tell_standin(match=EMPTIED, kind="status", status=503)
+        assert fetch(f"{rig.url}/api/replay", method="POST", body={"paths": [str(section.metafile)], "state": "all"})
+        wait_for(lambda: 503 in asked(rig), 30, "a request to empty the cache")
+        rig.daemon.kill()
+        rig.tell_standin()
+        rig.start()
+        rig.wait_until("complete", section.metafile)
+        assert asked(rig)[-1] == 200
+
+
+def test_the_cache_is_left_alone_where_that_is_wanted(rig: Rig, write):
+    rig.settings["render.clear_image_cache"] = False
+    with running(rig):
+        section, _, _ = complete(rig, write)
+        replay(rig, section)
+        assert asked(rig) == []
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_command_empties_the_cache_where_it_makes_levels_again(running_rig: Rig, write, tmp_path, wanted: bool):
+    rig = running_rig
+    _, stack, _ = complete(rig, write)
+    host, port = rig.render_url.split("/render-ws")[0].removeprefix("http://").split(":")
+    parameters = {
+        "render": {"host": host, "port": int(port), "owner": "em", "project": "test", "client_scripts": ""},
+        "input_stack": stack,
+        "output_dir": str(tmp_path / "levels"),
+        "z": 1050,
+        "levels": 2,
+        "pool_size": 1,
+        "clear_image_cache": wanted,
+    }
+    for times in (0, 1):
+        (tmp_path / "levels").mkdir(exist_ok=True)
+        arguments = [f"--{key}={value}" for key, value in parameters.items() if key != "render"]
+        arguments += [f"--render.{key}={value}" for key, value in parameters["render"].items()]
+        done = temwatch("generate_mipmaps", *arguments)
+        assert done.returncode == 0, done.stderr
+        assert len(asked(rig)) == (times if wanted else 0)
