@@ -174,6 +174,7 @@ class Daemon:
         log.info("daemon.draining", under_way=self._pipeline.under_way, waiting=self._pipeline.waiting)
         watching.cancel()
         self._pipeline.stop()
+        self._keeper.stop()
         hurry = asyncio.create_task(self._hurry.wait())
         await asyncio.wait([pipeline, hurry], timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()

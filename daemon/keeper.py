@@ -1,22 +1,26 @@
 """The one owner of each stack's state: opens stacks for writing, closes them when nobody writes and they are quiet.
 
-Other daemons may feed the same stacks. When one of them closes a stack under us, the write that is refused is repeated
-after reopening it; when we close it under them, they do the same.
+What was opened here is closed here, whatever becomes of the montage that it was opened for. Other daemons may feed the
+same stacks. When one of them closes a stack under us, the write that is refused is repeated after reopening it; when we
+close it under them, they do the same. Why it is so: docs/decisions/stack-keeper.md.
 """
 
 import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from functools import partial
 from typing import TypeVar
 
 import structlog
 
 from daemon.gate import RenderGate
 from daemon.journal import Journal, Montage, Outcome
-from daemon.retry import FIRST_DELAY_S, Tries
+from daemon.retry import FIRST_DELAY_S, LONGEST_DELAY_S, Tries, retry_delay_s
 from daemon.states import (
+    Closing,
     Event,
     IllegalTransition,
     MontageState,
@@ -24,8 +28,10 @@ from daemon.states import (
     StackUse,
     Step,
     begin_closing,
+    begin_writing,
     closes_in,
     end_closing,
+    end_writing,
     hold,
     release,
     want_closed,
@@ -35,15 +41,20 @@ from handlers.errors import (
     Fault,
     ReadBackDiffers,
     RenderBroken,
+    RenderRefused,
     RenderUnavailable,
+    StackLocked,
     StackMissing,
     StackReopened,
 )
-from handlers.render import RenderClient, StackId
+from handlers.render import LayerCheck, RenderClient, StackId
 from handlers.writing import write_while_loading
 
 log = structlog.get_logger()
 T = TypeVar("T")
+
+BLOCKED_S = 1.0
+"""A stack that is due and may not be closed yet is looked at again after this time."""
 
 
 class StackKeeper:
@@ -51,7 +62,7 @@ class StackKeeper:
 
     Parameters
     ----------
-    close_after_s : how long a stack of this name must have been quiet before it is closed.
+    closing : when the stacks of a watch are closed; None for never.
     may_close : whether stacks may be closed now at all.
     gate : whether render-ws is there to be asked.
     on_complete : called with the ids of montages that became COMPLETE.
@@ -63,7 +74,7 @@ class StackKeeper:
         client: RenderClient,
         journal: Journal,
         *,
-        close_after_s: Callable[[Montage], float],
+        closing: Callable[[str], Closing | None],
         may_close: Callable[[], bool],
         gate: RenderGate,
         on_complete: Callable[[tuple[int, ...]], Awaitable[None]],
@@ -72,183 +83,312 @@ class StackKeeper:
     ) -> None:
         self._client = client
         self._journal = journal
-        self._close_after_s = close_after_s
+        self._closing = closing
         self._may_close = may_close
         self._on_complete = on_complete
         self._on_lost = on_lost
         self._gate = gate
         self._clock = clock
         self._tries = Tries()
+        self._failures: dict[StackId, int] = {}
+        """Closes in a row that failed for no montage."""
         self._uses: dict[StackId, StackUse] = {}
-        self._waits_s: dict[StackId, float] = {}
-        self._closing: dict[StackId, asyncio.Event] = {}
+        self._times: dict[StackId, Closing] = {}
+        """When each stack that something waits for is closed."""
+        self._opened: set[StackId] = set()
+        """Stacks that the journal knows as opened by us."""
+        self._barred: dict[StackId, asyncio.Event] = {}
+        """Stacks that nobody may begin to write to: they are derived now, or will be when their writers have ended."""
         self._changed = asyncio.Event()
+        self._stopping = False
 
-    def phases(self) -> dict[StackId, StackPhase]:
-        """What is done with each stack now."""
-        return {stack: use.phase for stack, use in self._uses.items()}
+    # --- what waits for a close
+
+    async def resume(self) -> None:
+        """Has those stacks closed that a former process opened and did not close."""
+        for name, watch in await self._journal.open_stacks():
+            stack = StackId.parse(name)
+            self._opened.add(stack)
+            self._want_closed(stack, watch)
 
     def touch(self, montage: Montage) -> None:
         """An APPLIED montage waits for its stacks to be closed."""
         for name in montage.stacks:
-            stack = StackId.parse(name)
-            self._waits_s[stack] = max(self._waits_s.get(stack, 0.0), self._close_after_s(montage))
-            self._uses[stack] = want_closed(self._uses.get(stack, StackUse()), self._clock())
+            self._want_closed(StackId.parse(name), montage.watch)
+
+    def _want_closed(self, stack: StackId, watch: str) -> None:
+        times = self._closing(watch)
+        if times is None:
+            return
+        before = self._times.get(stack)
+        self._times[stack] = times if before is None else _both(before, times)
+        self._uses[stack] = want_closed(self._use(stack), self._clock())
         self._changed.set()
+
+    def _use(self, stack: StackId) -> StackUse:
+        return self._uses.get(stack, StackUse())
 
     def wake(self) -> None:
         """Something that closing waited for may have changed."""
         self._changed.set()
 
+    def is_barred(self, stack: StackId) -> bool:
+        """Whether nobody may begin to write to the stack now."""
+        return stack in self._barred
+
+    def stop(self) -> None:
+        """Begin no close any more; those under way go on."""
+        self._stopping = True
+        self._changed.set()
+
+    # --- writing
+
     @contextlib.asynccontextmanager
     async def holding(self, stack: StackId) -> AsyncIterator[None]:
-        """Keeps the stack from being closed by us. A close that is under way is waited for."""
-        self._uses[stack] = hold(self._uses.get(stack, StackUse()))
+        """Keeps the stack from being closed by us, unless that is overdue. A close that is under way is waited for."""
+        self._uses[stack] = hold(self._use(stack))
         try:
-            if stack in self._closing:
-                await self._closing[stack].wait()
+            while barred := self._barred.get(stack):
+                await barred.wait()
             yield
         finally:
             self._uses[stack] = release(self._uses[stack], self._clock())
             self._changed.set()
 
     async def write(
-        self, stack: StackId, resolution_nm: tuple[float, float, float], effect: Callable[[], Awaitable[T]]
+        self,
+        watch: str,
+        stack: StackId,
+        resolution_nm: tuple[float, float, float],
+        effect: Callable[[], Awaitable[T]],
     ) -> T:
         """The effect's result, run while the stack is LOADING; reopened and repeated when somebody closes it meanwhile.
 
-        The effect must be repeatable.
+        The stack is closed when it is quiet afterwards, whatever became of the effect. The effect must be repeatable.
         """
         async with self.holding(stack):
-            return await write_while_loading(
-                self._client,
-                stack,
-                resolution_nm,
-                effect,
-                on_closed=lambda: log.info("stack.reopened", stack=str(stack)),
-            )
+            self._uses[stack] = begin_writing(self._uses[stack])
+            try:
+                await self._will_open(stack, watch)
+                return await write_while_loading(
+                    self._client,
+                    stack,
+                    resolution_nm,
+                    effect,
+                    on_closed=lambda: log.info("stack.reopened", stack=str(stack)),
+                )
+            finally:
+                self._uses[stack] = end_writing(self._uses[stack])
+                self._want_closed(stack, watch)
+
+    async def _will_open(self, stack: StackId, watch: str) -> None:
+        """Has the journal remember that the stack is ours to close, before it is opened."""
+        if stack not in self._opened and self._closing(watch) is not None:
+            await self._journal.open_stack(str(stack), watch)
+            self._opened.add(stack)
+
+    # --- closing
 
     async def run(self) -> None:
         """Closes stacks as they fall due, for as long as the daemon runs."""
         async with asyncio.TaskGroup() as closing:
             while True:
                 self._changed.clear()
-                for stack in self._due():
-                    self._uses[stack] = begin_closing(self._uses[stack])
-                    self._closing[stack] = asyncio.Event()
+                for stack in self._begin():
                     closing.create_task(self._close(stack), name=f"close {stack}")
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._next_due_s()):
+                    async with asyncio.timeout(self._pause_s()):
                         await self._changed.wait()
 
-    def _due(self) -> list[StackId]:
-        if not self._may_close():
-            return []
+    def _begin(self) -> list[StackId]:
+        """The stacks whose close begins now. Those that wait for their writers alone take no others meanwhile."""
+        is_held_up = self._stopping or not self._may_close()
+        due = [] if is_held_up else [stack for stack, wait_s in self._closes_in().items() if wait_s == 0]
+        written = {stack for stack in due if self._uses[stack].writers} if self._gate.is_open else set[StackId]()
         # Asked last: what the gate admits begins.
-        return [stack for stack, wait_s in self._closes_in().items() if wait_s == 0 and self._gate.admit(stack)]
+        begun = [stack for stack in due if not self._uses[stack].writers and self._gate.admit(stack)]
+        for stack in begun:
+            self._uses[stack] = begin_closing(self._uses[stack], self._clock())
+        for stack in written.union(begun):
+            self._barred.setdefault(stack, asyncio.Event())
+        for stack in [stack for stack in self._barred if stack not in written and not self._is_closing(stack)]:
+            self._unbar(stack)
+        return begun
+
+    def _is_closing(self, stack: StackId) -> bool:
+        return self._uses[stack].phase is StackPhase.CLOSING
 
     def _closes_in(self) -> dict[StackId, float]:
-        """Seconds until each stack is due that a montage waits for, of those neither held nor closing.
-
-        One that closes may look quiet: its holder gave up while it waited for the close to end.
-        """
+        """Seconds until each stack is due."""
         now = self._clock()
-        open_ones = {stack: quiet_s for stack, quiet_s in self._waits_s.items() if stack not in self._closing}
-        waits = {stack: closes_in(self._uses[stack], now, quiet_s) for stack, quiet_s in open_ones.items()}
+        waits = {stack: closes_in(self._uses[stack], now, times) for stack, times in self._times.items()}
         return {stack: wait_s for stack, wait_s in waits.items() if wait_s is not None}
 
-    def _next_due_s(self) -> float | None:
-        due = self._closes_in().values()
-        if not due:
-            return None
-        return max(min(due), 0.01 if self._may_close() and self._gate.is_open else 1.0)
+    def _pause_s(self) -> float | None:
+        waits = self._closes_in().values()
+        # What is due and has not begun waits for writers, who wake us, or for something that may not.
+        return min((wait_s or BLOCKED_S for wait_s in waits), default=None)
 
     async def _close(self, stack: StackId) -> None:
-        closed = False
+        again_in_s: float | None = FIRST_DELAY_S
         try:
-            montages = await self._journal.montages(states=[MontageState.APPLIED], stack=str(stack), limit=100_000)
-            closed = not montages or await self._close_for(stack, montages)
+            again_in_s = await self._attempt(stack)
         except Exception:  # it would end the daemon
             log.exception("stack.close_bug", stack=str(stack))
-            self._waits_s[stack] = max(self._waits_s.get(stack, 0.0), FIRST_DELAY_S)
         finally:
             self._gate.leave(stack)
-            self._uses[stack] = end_closing(self._uses[stack], self._clock(), closed=closed)
-            if self._uses[stack].phase is StackPhase.IDLE:
-                self._waits_s.pop(stack, None)
-            self._closing.pop(stack).set()
+            use = end_closing(self._use(stack), self._clock(), closed=again_in_s is None, again_in_s=again_in_s or 0.0)
+            self._uses[stack] = use
+            if use.wanted_at is None:
+                self._times.pop(stack, None)
+            self._unbar(stack)
             self._changed.set()
 
-    async def _close_for(self, stack: StackId, montages: list[Montage]) -> bool:
+    async def _attempt(self, stack: StackId) -> float | None:
+        """Close a stack for all that waits for it; seconds until the next attempt, None if none is needed."""
+        montages = await self._journal.montages(states=[MontageState.APPLIED], stack=str(stack), limit=100_000)
+        if not montages and stack not in self._opened:
+            return None
         attempts = await self._journal.begin_attempts([montage.id for montage in montages], Step.CLOSE)
         try:
-            await self._close_and_compare(stack, montages)
+            return await self._close_for(stack, montages, attempts)
+        except (Exception, asyncio.CancelledError):  # an attempt left open would count as a crash
+            await self._journal.stop_attempts(attempts)
+            raise
+
+    async def _close_for(
+        self, stack: StackId, montages: Collection[Montage], attempts: Mapping[int, int]
+    ) -> float | None:
+        began = self._clock()
+        try:
+            faults = await self._close_and_compare(stack, montages)
         except Fault as fault:
-            await self._close_failed(stack, montages, attempts, fault)
-            return False
+            return await self._not_closed(stack, montages, attempts, fault)
         except Exception as error:
             log.exception("stack.close_bug", stack=str(stack))
-            await self._close_failed(stack, montages, attempts, BugFault.of(str(stack), error))
-            return False
-        except asyncio.CancelledError:  # the daemon ends in good order: an attempt left open would count as a crash
-            await self._journal.end_attempts(attempts.values(), Outcome.STOPPED)
-            raise
+            return await self._not_closed(stack, montages, attempts, BugFault.of(str(stack), error))
         self._gate.worked()
-        complete = await self._journal.record_closing(str(stack), [montage.id for montage in montages])
-        await self._journal.end_attempts(attempts.values(), Outcome.DONE)
-        for montage in montages:
-            self._tries.forget(montage.id)
-        log.info("stack.closed", stack=str(stack), montages=len(montages))
+        self._failures.pop(stack, None)
+        whole = [montage.id for montage in montages if montage.id not in faults]
+        complete = await self._journal.record_closing(str(stack), whole)
+        await self._journal.end_attempts((attempts[each] for each in whole), Outcome.DONE)
+        for montage_id in complete:
+            self._tries.forget(montage_id)
+        log.info("stack.closed", stack=str(stack), montages=len(whole), seconds=round(self._clock() - began, 1))
         await self._on_complete(complete)
-        return True
+        delays = [
+            await self._answer(montage, attempts[montage.id], faults[montage.id])
+            for montage in montages
+            if montage.id in faults
+        ]
+        return min((delay_s for delay_s in delays if delay_s is not None), default=None)
 
-    async def _close_and_compare(self, stack: StackId, montages: list[Montage]) -> None:
-        """Closes the stack, then sees that it still shows every tile of the montages it was closed for."""
-        layers = sorted({montage.z for montage in montages if montage.z is not None})
-        report = await self._client.close(stack, layers)
-        if report.differing:
-            zs = ", ".join(f"{section.z:g}" for section in report.differing)
-            raise StackReopened(
-                str(stack), f"is COMPLETE, but its section data miss tiles at z {zs}", "others write to it"
-            )
-        for z in layers:
-            shown = {bounds.tile_id for bounds in await self._client.tile_bounds(stack, z)}
-            for montage in montages:
-                missing = (await self._journal.tile_ids(montage.id)) - shown if montage.z == z else frozenset[str]()
-                if missing:
-                    raise ReadBackDiffers(
-                        str(stack),
-                        f"lacks {len(missing)} tiles of {montage.metafile.name} after closing, such as {min(missing)}",
-                        "somebody else deletes tiles from this stack; replay the montage",
-                    )
-
-    async def _close_failed(
-        self, stack: StackId, montages: list[Montage], attempts: dict[int, int], fault: Fault
-    ) -> None:
-        await self._gate.failed(stack, fault)
-        # In an outage the gate says when it is tried again, and nobody's attempts are used up.
-        is_outage = isinstance(fault, RenderUnavailable | RenderBroken) and not self._gate.is_closed_circuit
-        delays = []
+    async def _close_and_compare(self, stack: StackId, montages: Collection[Montage]) -> dict[int, Fault]:
+        """Close the stack, and look for every tile of the montages; what is wrong with each that is not whole in it."""
+        faults: dict[int, Fault] = {}
+        layers: defaultdict[float, list[Montage]] = defaultdict(list)
         for montage in montages:
-            await self._journal.end_attempt(attempts[montage.id], Outcome.FAILED, fault)
-            chance = random.random()  # noqa: S311  jitter
-            delay_s = 0.0 if is_outage else self._tries.delay_s(montage.id, fault, montage.attempt + 1, chance)
+            if montage.z is not None:
+                layers[montage.z].append(montage)
+
+        async def is_right(layer: LayerCheck) -> bool:
+            for montage in layers[layer.z]:
+                fault = _wrong(stack, montage, await self._journal.tile_ids(montage.id), layer)
+                faults.pop(montage.id, None)
+                if fault is not None:
+                    faults[montage.id] = fault
+            # Tiles that are gone come back by no second derivation.
+            return not any(isinstance(faults.get(each.id), StackReopened) for each in layers[layer.z])
+
+        try:
+            await self._client.close(
+                stack, sorted(layers), is_right=is_right, on_complete=partial(self._is_complete, stack)
+            )
+        except RenderRefused:
+            if await self._client.z_values(stack):
+                raise
+            return {montage.id: _emptied(stack, montage) for montage in montages}
+        return faults
+
+    async def _is_complete(self, stack: StackId) -> None:
+        """The stack may be opened again from now on, though its layers have yet to be compared."""
+        await self._journal.close_stack(str(stack))
+        self._opened.discard(stack)
+        self._unbar(stack)
+
+    def _unbar(self, stack: StackId) -> None:
+        if stack in self._barred:
+            self._barred.pop(stack).set()
+
+    async def _answer(self, montage: Montage, attempt: int, fault: Fault) -> float | None:
+        """What follows for one montage that is not whole in its stack: seconds until it is to be closed again."""
+        log.warning("montage.not_closed", montage=montage.id, metafile=str(montage.metafile), fault=str(fault))
+        await self._journal.end_attempt(attempt, Outcome.FAILED, fault)
+        return await self._follow(montage, fault)
+
+    async def _follow(self, montage: Montage, fault: Fault) -> float | None:
+        chance = random.random()  # noqa: S311  jitter
+        delay_s = self._tries.delay_s(montage.id, fault, montage.attempt + 1, chance)
+        with contextlib.suppress(IllegalTransition):  # superseded meanwhile
             if delay_s is None:
-                await self._give_up(montage, fault)
+                self._tries.forget(montage.id)
+                await self._journal.fail(montage.id, fault)
             elif isinstance(fault, StackMissing | ReadBackDiffers):
-                await self._lose(montage, fault)
-            else:
-                delays.append(delay_s)
+                because = f"{fault.subject}: {fault.problem}"
+                await self._on_lost(await self._journal.record(montage.id, Event.TILES_LOST, because=because))
+                return None
+        return delay_s
+
+    async def _not_closed(
+        self, stack: StackId, montages: Collection[Montage], attempts: Mapping[int, int], fault: Fault
+    ) -> float | None:
+        """What follows for all that waits for a stack that could not be closed."""
+        await self._gate.failed(stack, fault)
         log.warning("stack.close_failed", stack=str(stack), fault=str(fault), montages=len(montages))
-        self._waits_s[stack] = max(self._waits_s.get(stack, 0.0), min(delays, default=0.0))
+        await self._journal.end_attempts(attempts.values(), Outcome.FAILED, fault)
+        if isinstance(fault, RenderUnavailable | RenderBroken) and not self._gate.is_closed_circuit:
+            return 0.0  # the gate says when it is tried again, and nobody's attempts are used up
+        delays = [await self._follow(montage, fault) for montage in montages]
+        waiting = [delay_s for delay_s in delays if delay_s is not None]
+        return min(waiting) if waiting else await self._close_without_montages(stack, fault)
 
-    async def _give_up(self, montage: Montage, fault: Fault) -> None:
-        self._tries.forget(montage.id)
-        with contextlib.suppress(IllegalTransition):  # superseded meanwhile
-            await self._journal.fail(montage.id, fault)
+    async def _close_without_montages(self, stack: StackId, fault: Fault) -> float | None:
+        """Seconds until a stack is closed again that no montage waits for: it was opened here, and has to be closed."""
+        if isinstance(fault, StackLocked | StackMissing | RenderRefused):
+            self._failures.pop(stack, None)
+            await self._is_complete(stack)
+        if stack not in self._opened:
+            return None
+        self._failures[stack] = failures = self._failures.get(stack, 0) + 1
+        delay_s = retry_delay_s(fault, failures, random.random())  # noqa: S311  jitter
+        return LONGEST_DELAY_S if delay_s is None else delay_s
 
-    async def _lose(self, montage: Montage, fault: Fault) -> None:
-        """Has a montage applied again whose tiles are not in a stack that was to be closed."""
-        with contextlib.suppress(IllegalTransition):  # superseded meanwhile
-            because = f"{fault.subject}: {fault.problem}"
-            await self._on_lost(await self._journal.record(montage.id, Event.TILES_LOST, because=because))
+
+def _both(one: Closing, other: Closing) -> Closing:
+    """When a stack is closed that two watches write to: after the longer quiet, and at the sooner latest."""
+    latest = [each for each in (one.at_latest_s, other.at_latest_s) if each]
+    return Closing(max(one.after_s, other.after_s), min(latest, default=0.0))
+
+
+def _wrong(stack: StackId, montage: Montage, tile_ids: frozenset[str], layer: LayerCheck) -> Fault | None:
+    """What is wrong with a montage in the stack just closed; None if the derivation saw every tile of it."""
+    ours = [tile for tile in layer.tiles if tile.tile_id in tile_ids]
+    if missing := tile_ids.difference(tile.tile_id for tile in ours):
+        return ReadBackDiffers(
+            str(stack),
+            f"lacks {len(missing)} of {len(tile_ids)} tiles of {montage.metafile.name} after closing, "
+            f"such as {min(missing)}",
+            "somebody else deletes tiles from this stack; replay the montage",
+        )
+    if missed := layer.differing.intersection(tile.section_id for tile in ours if tile.section_id is not None):
+        return StackReopened(
+            str(stack),
+            f"is COMPLETE, but its section data miss tiles of section {min(missed)} at z {layer.z:g}",
+            "others write to it",
+        )
+    return None
+
+
+def _emptied(stack: StackId, montage: Montage) -> Fault:
+    problem = f"has no tiles, and was to have those of {montage.metafile.name}"
+    return ReadBackDiffers(str(stack), problem, "somebody else deletes tiles from this stack; replay the montage")

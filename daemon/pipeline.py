@@ -25,7 +25,7 @@ from daemon.keeper import StackKeeper
 from daemon.retry import CRASHES_BEFORE_PARKING, FIRST_DELAY_S, LONGEST_DELAY_S, Tries, retry_delay_s
 from daemon.schedule import Schedule, Ticket
 from daemon.settle import Ignored, NotYet, Read, Settler
-from daemon.states import STEP_OF_STATE, UNFINISHED, Event, IllegalTransition, MontageState, Step
+from daemon.states import STEP_OF_STATE, UNFINISHED, Closing, Event, IllegalTransition, MontageState, Step
 from daemon.steps import MetafileChanged, MipmapsLost, Steps, Stopped
 from daemon.watcher import FoundBy, Sighting
 from handlers.errors import BugFault, Fault, RenderBroken, RenderUnavailable, StorageFault, WorkerFault
@@ -125,6 +125,7 @@ class Pipeline:
                 self._schedule.add(Ticket(acquired, montage_id, STEP_OF_STATE[state], watch))
             elif montage := await self._journal.montage(montage_id):
                 await self.take_up(montage)
+        await self._keeper.resume()
         log.info("journal.resumed", unfinished=len(rows))
 
     async def take_up(self, montage: Montage, *, anew: bool = False) -> None:
@@ -168,16 +169,18 @@ class Pipeline:
 
     def _hand_over(self, montage: Montage) -> bool:
         """Has the montage's stacks closed; whether they are to be closed at all."""
-        watch = self._watch(montage.watch)
-        is_closed = watch is None or watch.stacks.close
+        is_closed = self.closing(montage.watch) is not None
         if is_closed:
             self._keeper.touch(montage)
         return is_closed
 
-    def close_after_s(self, montage: Montage) -> float:
-        """How long the montage's stacks must be quiet before they are closed."""
-        watch = self._watch(montage.watch)
-        return watch.stacks.close_after_s if watch else 0.0
+    def closing(self, watch: str) -> Closing | None:
+        """When the stacks of a watch are closed; None if never. At once for a watch that is no longer configured."""
+        settings = self._watch(watch)
+        if settings is None:
+            return Closing(0.0)
+        stacks = settings.stacks
+        return Closing(stacks.close_after_s, stacks.close_at_latest_s) if stacks.close else None
 
     async def completed(self, montage_ids: tuple[int, ...]) -> None:
         """Says that montages are COMPLETE."""

@@ -271,6 +271,9 @@ class StackSettings(_Section):
     """Whether a stack is set COMPLETE once it is quiet."""
     close_after_s: float = Field(60, ge=0)
     """Seconds without a montage under way before a stack is closed."""
+    close_at_latest_s: float = Field(900, ge=0)
+    """Seconds after which a stack that never gets quiet is closed all the same, and opened again for those that wait.
+    Between two such closes lies ten times the duration of the last one at least. 0: never."""
     resolution_z: float = Field(45.0, gt=0)
     """Thickness of a section in nanometres, for stacks that are created. x and y come from the calibration."""
 

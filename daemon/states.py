@@ -10,6 +10,7 @@
 Waiting for another attempt is not a state: a montage stays where it is until its step succeeds.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -188,13 +189,27 @@ class StackPhase(StrEnum):
     """What the keeper does with a stack."""
 
     IDLE = "idle"
-    """Nothing was written since it was last closed."""
+    """Nothing waits for it to be closed."""
     HELD = "held"
-    """Montages are writing to it."""
+    """Montages write to it, or are about to."""
     QUIET = "quiet"
-    """Nobody holds it, but it was written to; it closes when it has been quiet for long enough."""
+    """Nobody holds it; it closes when it has been quiet for long enough."""
     CLOSING = "closing"
     """render-ws derives its bounds and statistics."""
+
+
+CLOSE_SPACING = 10
+"""A stack that never gets quiet is open for at least so many times the duration of its last close."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """When a stack is closed; seconds."""
+
+    after_s: float
+    """Since somebody last held it."""
+    at_latest_s: float = 0.0
+    """Since something began to wait for the close, held or not; 0: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,47 +219,92 @@ class StackUse:
     Times are seconds of one monotonic clock.
     """
 
-    phase: StackPhase = StackPhase.IDLE
     holders: int = 0
+    """Steps that write to it, or keep it from being closed while they prepare to."""
+    writers: int = 0
+    """Holders that write now."""
     touched_at: float = 0.0
-    """When a holder last let go, or a close last failed."""
-    wanted_again: bool = False
-    """A montage asked for a close while one was under way, which may not have seen it."""
+    """When a holder last let go, or a close last ended."""
+    wanted_at: float | None = None
+    """Since when something waits for the stack to be closed."""
+    wanted_again_at: float | None = None
+    """The same for what came during a close, which may not have seen it."""
+    closing_since: float | None = None
+    closed_at: float = 0.0
+    """When a close last ended, well or not."""
+    close_took_s: float = 0.0
+    not_before: float = 0.0
+    """When a close that failed may be tried again."""
+
+    @property
+    def phase(self) -> StackPhase:
+        """What the keeper does with the stack now."""
+        if self.closing_since is not None:
+            return StackPhase.CLOSING
+        if self.holders:
+            return StackPhase.HELD
+        return StackPhase.IDLE if self.wanted_at is None else StackPhase.QUIET
 
 
 def hold(use: StackUse) -> StackUse:
-    """One more holder. A stack that is closing takes holders too: their writes will be refused once, and repeated."""
-    return StackUse(StackPhase.HELD, use.holders + 1, use.touched_at)
+    """One more holder."""
+    return replace(use, holders=use.holders + 1)
 
 
 def release(use: StackUse, now: float) -> StackUse:
-    """One holder fewer; the last one leaves the stack quiet."""
-    holders = use.holders - 1
-    return StackUse(StackPhase.HELD if holders else StackPhase.QUIET, holders, now)
+    """One holder fewer."""
+    return replace(use, holders=use.holders - 1, touched_at=now)
+
+
+def begin_writing(use: StackUse) -> StackUse:
+    """One of the holders writes from now on."""
+    return replace(use, writers=use.writers + 1)
+
+
+def end_writing(use: StackUse) -> StackUse:
+    """One of the writers holds on without writing."""
+    return replace(use, writers=use.writers - 1)
 
 
 def want_closed(use: StackUse, now: float) -> StackUse:
-    """The stack once a montage waits for its being closed."""
-    if use.phase is StackPhase.IDLE:
-        return StackUse(StackPhase.QUIET, 0, now)
-    return replace(use, wanted_again=True) if use.phase is StackPhase.CLOSING else use
-
-
-def begin_closing(use: StackUse) -> StackUse:
-    """The stack while render-ws completes it."""
-    return StackUse(StackPhase.CLOSING, use.holders, use.touched_at)
-
-
-def end_closing(use: StackUse, now: float, *, closed: bool) -> StackUse:
-    """The stack after a close: idle, or quiet and due again later if it failed; held if somebody came meanwhile."""
-    if use.phase is not StackPhase.CLOSING:
+    """The stack once something waits for its being closed."""
+    if use.phase is StackPhase.CLOSING:
+        return use if use.wanted_again_at is not None else replace(use, wanted_again_at=now)
+    if use.wanted_at is not None:
         return use
-    done = closed and not use.wanted_again
-    return StackUse(StackPhase.IDLE if done else StackPhase.QUIET, use.holders, now)
+    return replace(use, wanted_at=now, touched_at=now)
 
 
-def closes_in(use: StackUse, now: float, close_after_s: float) -> float | None:
-    """Seconds until the stack is to be closed: 0 when it is due, None while it is idle, held or closing."""
-    if use.phase is not StackPhase.QUIET:
+def begin_closing(use: StackUse, now: float) -> StackUse:
+    """The stack while render-ws completes it."""
+    return replace(use, closing_since=now)
+
+
+def end_closing(use: StackUse, now: float, *, closed: bool, again_in_s: float = 0.0) -> StackUse:
+    """The stack after a close. If it failed, what waited for it goes on waiting."""
+    assert use.closing_since is not None
+    return replace(
+        use,
+        touched_at=now,
+        wanted_at=use.wanted_again_at if closed else use.wanted_at,
+        wanted_again_at=None,
+        closing_since=None,
+        closed_at=now,
+        close_took_s=now - use.closing_since,
+        not_before=now + again_in_s,
+    )
+
+
+def closes_in(use: StackUse, now: float, closing: Closing) -> float | None:
+    """Seconds until the stack is to be closed: 0 when it is due, None while nothing tells when.
+
+    Writers that are there when it is due are let finish; see `writers`.
+    """
+    if use.wanted_at is None or use.phase is StackPhase.CLOSING:
         return None
-    return max(0.0, use.touched_at + close_after_s - now)
+    at = math.inf if use.holders else use.touched_at + closing.after_s
+    if closing.at_latest_s:
+        spaced_at = use.closed_at + CLOSE_SPACING * use.close_took_s
+        at = min(at, max(use.wanted_at + closing.at_latest_s, spaced_at))
+    at = max(at, use.not_before)
+    return None if at == math.inf else max(0.0, at - now)

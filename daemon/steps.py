@@ -191,7 +191,7 @@ class Steps:
         async with self._holds.hold(stack, frozenset(spec["tileId"] for spec in section.specs), former):
             # A montage that settles from now on waits with its tiles until these are deleted.
             unwanted = await self._journal.unwanted_tile_ids(section.montage, str(stack)) if former else former
-            await self._keeper.write(stack, section.resolution_nm, lambda: put(unwanted))
+            await self._keeper.write(section.watch.name, stack, section.resolution_nm, lambda: put(unwanted))
 
     async def make_mipmaps(self, section: Section) -> None:
         """Makes the levels of every tile that has none yet, each recorded as soon as it is verified.

@@ -20,6 +20,7 @@ from daemon.health import Metrics
 from daemon.journal import Examination, Journal, Montage
 from daemon.keeper import StackKeeper
 from daemon.pipeline import LIMITS, Pipeline
+from daemon.states import Closing
 from daemon.steps import Steps
 from handlers.executors import WorkerPool, open_executor
 from handlers.render import RenderClient, StackId
@@ -53,7 +54,7 @@ class Work:
         self.keeper = StackKeeper(
             self.client,
             self.journal,
-            close_after_s=self._close_after_s,
+            closing=self._closing,
             may_close=self._may_close,
             on_complete=self._completed,
             on_lost=self._lost,
@@ -89,8 +90,9 @@ class Work:
         resting = not (self.pipeline.under_way or self.pipeline.waiting)
         return resting or not self.close_at_end
 
-    def _close_after_s(self, montage: Montage) -> float:
-        return 0.0 if self.close_at_end else self.pipeline.close_after_s(montage)
+    def _closing(self, watch: str) -> Closing | None:
+        closing = self.pipeline.closing(watch)
+        return Closing(0.0) if closing and self.close_at_end else closing
 
     async def _lost(self, montage: Montage) -> None:
         await self.pipeline.take_up(montage)

@@ -6,7 +6,8 @@ seconds; longer waits are the caller's. Every failure is a RenderFault. Why it i
 
 import asyncio
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -48,6 +49,7 @@ _REOPENINGS = 3
 
 __all__ = [
     "CloseReport",
+    "LayerCheck",
     "PathBuilder",
     "Patience",
     "Polling",
@@ -83,9 +85,10 @@ class Polling:
 
 @dataclass(frozen=True, slots=True)
 class SectionCheck:
-    """Tiles of one z of a stack just closed."""
+    """Tiles of one section at one z of a stack just closed."""
 
     z: float
+    section_id: str
     derived: int
     """As counted by the derivation."""
     live: int
@@ -95,6 +98,22 @@ class SectionCheck:
     def agrees(self) -> bool:
         """Whether the derivation saw every tile; a write that raced with it may have been missed."""
         return self.derived == self.live
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCheck:
+    """All tiles of one z of a stack just closed, and what the derivation counted of each section."""
+
+    z: float
+    tiles: tuple[TileBounds, ...]
+    """As they are there now."""
+    sections: tuple[SectionCheck, ...]
+    """Tiles without a section id are in none: render-ws leaves them out of its section data."""
+
+    @property
+    def differing(self) -> frozenset[str]:
+        """Ids of the sections whose tiles the derivation missed, or has and are gone."""
+        return frozenset(section.section_id for section in self.sections if not section.agrees)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +130,14 @@ class CloseReport:
     def differing(self) -> tuple[SectionCheck, ...]:
         """Sections with tiles that the derivation missed, or has and are gone: others were writing all along."""
         return tuple(section for section in self.sections if not section.agrees)
+
+
+Judge = Callable[[LayerCheck], Awaitable[bool]]
+"""Whether a layer of a stack just closed is as it has to be."""
+
+
+async def _agrees(layer: LayerCheck) -> bool:
+    return not layer.differing
 
 
 class RenderClient:
@@ -292,7 +319,15 @@ class RenderClient:
             return meta
         raise StackNotLoading(str(stack), f"was made LOADING, and is {meta.state}", "another client closes it")
 
-    async def close(self, stack: StackId, zs: Collection[float] = (), *, deadline_s: float = 3600.0) -> CloseReport:
+    async def close(
+        self,
+        stack: StackId,
+        zs: Collection[float] = (),
+        *,
+        deadline_s: float = 3600.0,
+        is_right: Judge = _agrees,
+        on_complete: Callable[[], Awaitable[None]] | None = None,
+    ) -> CloseReport:
         """Make the stack COMPLETE, wait until it is, and compare its section data with the tiles that are there.
 
         COMPLETE is sent once: render-ws derives in the request, for minutes on a big stack, and giving up on the answer
@@ -302,8 +337,11 @@ class RenderClient:
 
         Parameters
         ----------
-        zs : sections to compare; a tile written during the derivation is in the stack but not in its data.
+        zs : layers to compare; a tile written during the derivation is in the stack but not in its data.
         deadline_s : how long to look.
+        is_right : judges each of these layers; those that are wrong are worth a second derivation, and judged again,
+            unless another client reopened the stack meanwhile.
+        on_complete : awaited once the stack is COMPLETE, before the layers are compared.
 
         Raises
         ------
@@ -319,14 +357,32 @@ class RenderClient:
         before = await self._existing(stack)
         was_complete = before.state is StackState.COMPLETE
         meta = before if was_complete else await self._complete(stack, before, deadline_s)
-        report = CloseReport(stack, meta, 0 if was_complete else 1, await self._sections(stack, zs))
-        if not report.differing:
-            return report
-        if (await self._existing(stack)).state is not StackState.COMPLETE:
-            raise _reopened(stack)
+        if on_complete is not None:
+            await on_complete()
+        sections, wrong = await self._compare(stack, zs, is_right)
+        if not wrong or (await self._existing(stack)).state is not StackState.COMPLETE:
+            return CloseReport(stack, meta, 0 if was_complete else 1, sections)
         await self.set_state(stack, StackState.LOADING)
         meta = await self._complete(stack, await self._existing(stack), deadline_s)
-        return CloseReport(stack, meta, report.derivations + 1, await self._sections(stack, zs))
+        kept = tuple(section for section in sections if section.z not in wrong)
+        again, _ = await self._compare(stack, wrong, is_right)
+        return CloseReport(stack, meta, 1 if was_complete else 2, kept + again)
+
+    async def _compare(
+        self, stack: StackId, zs: Collection[float], is_right: Judge
+    ) -> tuple[tuple[SectionCheck, ...], frozenset[float]]:
+        """Return every section of the layers, and the layers that are not as they have to be."""
+        sections: list[SectionCheck] = []
+        wrong = set()
+        derived: defaultdict[float, list[SectionData]] = defaultdict(list)
+        for each in await self.section_data(stack, min(zs), max(zs)) if zs else ():
+            derived[each.z].append(each)
+        for z in zs:
+            layer = _layer_check(z, derived[z], await self.tile_bounds(stack, z))
+            sections += layer.sections
+            if not await is_right(layer):
+                wrong.add(z)
+        return tuple(sections), frozenset(wrong)
 
     async def _complete(self, stack: StackId, before: StackMeta, deadline_s: float) -> StackMeta:
         if before.state in LOCKED:
@@ -356,13 +412,6 @@ class RenderClient:
                 )
             await asyncio.sleep(self._polling.delay_s(look))
             look += 1
-
-    async def _sections(self, stack: StackId, zs: Collection[float]) -> tuple[SectionCheck, ...]:
-        return tuple([await self._section(stack, z) for z in zs])
-
-    async def _section(self, stack: StackId, z: float) -> SectionCheck:
-        derived = sum(section.tile_count for section in await self.section_data(stack, z))
-        return SectionCheck(z, derived, len(await self.tile_bounds(stack, z)))
 
     async def _existing(self, stack: StackId) -> StackMeta:
         meta = await self.stack(stack)
@@ -452,10 +501,13 @@ class RenderClient:
         body = await self._ask_for_part(request)
         return None if body is None else await read_answer(RESOLVED_TILES, body, request)
 
-    async def section_data(self, stack: StackId, z: float) -> tuple[SectionData, ...]:
-        """Sections of a z with their tile counts, as derived when the stack was last completed; stale in LOADING."""
-        number = format_z(z)
-        path = f"{stack.path}/sectionData?minZ={number}&maxZ={number}"
+    async def section_data(self, stack: StackId, z: float, last_z: float | None = None) -> tuple[SectionData, ...]:
+        """Sections of a z, or of all from there to `last_z`, with their tile counts; stale in LOADING.
+
+        As derived when the stack was last completed. Tiles without a section id are left out.
+        """
+        first, last = format_z(z), format_z(z if last_z is None else last_z)
+        path = f"{stack.path}/sectionData?minZ={first}&maxZ={last}"
         request = Request("GET", path, str(stack), "read section data")
         return await read_answer(SECTION_DATA, await self._ask(request), request)
 
@@ -496,6 +548,13 @@ class RenderClient:
 
 def _absence(request: Request, answer: Answer) -> RenderFault:
     return fault_of(request.subject, request.tried, 404, "text/plain", answer.text)
+
+
+def _layer_check(z: float, derived: Collection[SectionData], tiles: tuple[TileBounds, ...]) -> LayerCheck:
+    counts = Counter({each.section_id: each.tile_count for each in derived})
+    live = Counter(tile.section_id for tile in tiles)
+    section_ids = sorted(each for each in counts.keys() | live.keys() if each is not None)
+    return LayerCheck(z, tiles, tuple(SectionCheck(z, each, counts[each], live[each]) for each in section_ids))
 
 
 def _reopened(stack: StackId) -> StackReopened:

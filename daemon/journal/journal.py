@@ -266,9 +266,14 @@ class Journal:
         try:
             return await self.run(begin)
         except asyncio.CancelledError:
-            # The transaction may be still to come. The one thread takes this one after it.
-            await self.run(lambda connection: rows.stop_attempts(connection, begun, self._clock()))
+            await self.stop_attempts(
+                begun
+            )  # the transaction may be still to come; the one thread takes this one after it
             raise
+
+    async def stop_attempts(self, attempts: Mapping[int, int]) -> None:
+        """Record as STOPPED those attempts, by montage, that have not ended."""
+        await self.run(lambda connection: rows.stop_attempts(connection, attempts, self._clock()))
 
     async def end_attempt(self, attempt_id: int, outcome: Outcome, fault: Fault | None = None) -> None:
         """Record how an attempt ended."""
@@ -324,6 +329,23 @@ class Journal:
     async def record_closing(self, stack: str, montage_ids: Sequence[int]) -> tuple[int, ...]:
         """Records that a stack was closed for these APPLIED montages; those that became COMPLETE by it."""
         return await self.run(lambda connection: rows.record_closing(connection, stack, montage_ids, self._clock()))
+
+    async def open_stack(self, stack: str, watch: str) -> None:
+        """Record that a stack is about to be opened for writing, for a montage of a watch."""
+        values = (stack, watch, self._clock())
+        await self.run(
+            lambda connection: connection.execute("INSERT OR REPLACE INTO open_stacks VALUES (?, ?, ?)", values)
+        )
+
+    async def close_stack(self, stack: str) -> None:
+        """Record that a stack that was opened needs no closing by us any more."""
+        await self.run(lambda connection: connection.execute("DELETE FROM open_stacks WHERE stack = ?", (stack,)))
+
+    async def open_stacks(self) -> list[tuple[str, str]]:
+        """Return each stack that was opened and not closed since, with the watch that it was opened for."""
+        return await self.run(
+            lambda connection: connection.execute("SELECT stack, watch FROM open_stacks ORDER BY stack").fetchall()
+        )
 
     # --- questions
 

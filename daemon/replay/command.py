@@ -433,6 +433,7 @@ async def _at_work(work: Work) -> AsyncIterator[None]:
         ]
         yield
         work.pipeline.stop()
+        work.keeper.stop()
         await asyncio.wait([pipeline], timeout=DRAIN_S)
         if not pipeline.done():
             work.pipeline.cancel()

@@ -104,10 +104,16 @@ class Bench:
     async def stop(self) -> None:
         """In good order, as the daemon does."""
         self.work.pipeline.stop()
+        self.work.keeper.stop()
         await asyncio.wait([self.tasks["pipeline"]], timeout=20)
+        await self.end()
+
+    async def end(self) -> None:
+        """At once."""
         for task in self.tasks.values():
             task.cancel()
         await asyncio.wait(self.tasks.values())
+        self.tasks.clear()
 
 
 @contextlib.asynccontextmanager
@@ -140,9 +146,8 @@ async def bench(root: Path, client: RenderClient | None = None, **stacks: Any) -
             yield bench
             bench.check()
         finally:
-            for task in tasks.values():
-                task.cancel()
-            await asyncio.wait(tasks.values())
+            if tasks:
+                await bench.end()
 
 
 def hurry(monkeypatch: Any) -> None:

@@ -1,27 +1,51 @@
 """Stacks closed by the whole work, in this process, while others interfere."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from daemon.demo.standin import serve_standin
 from daemon.states import Event, MontageState
-from handlers.errors import StackLocked
-from handlers.render import RenderClient, StackId
-from tests.integration.inprocess import RAW, bench, hurry
+from daemon.steps import Section, Steps
+from handlers.errors import ImageFault, StackLocked
+from handlers.render import RenderClient, StackId, StackState
+from tests.integration.inprocess import MIPS, RAW, Bench, bench, hurry
+
+
+@pytest.fixture(autouse=True)
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[RenderClient]:
+    async with serve_standin() as url, RenderClient(url) as client:
+        yield client
+
+
+async def state_of(client: RenderClient, stack: StackId) -> StackState | None:
+    meta = await client.stack(stack)
+    return meta.state if meta else None
+
+
+async def closed(client: RenderClient, *stacks: StackId) -> None:
+    async with asyncio.timeout(20):
+        while {await state_of(client, stack) for stack in stacks} != {StackState.COMPLETE}:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
 
 async def test_a_montage_superseded_while_its_stack_is_closed_and_locked_ends_no_part_of_the_daemon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hurry(monkeypatch)
-    async with bench(tmp_path) as work:
+    async with bench(tmp_path, close_after_s=0.2) as work:
         journal = work.work.journal
 
-        async def lock_and_supersede(_: RenderClient, stack: StackId, zs: Any = ()) -> Any:
-            if stack == RAW:
-                montage = await work.montage(metafile)
-                assert montage is not None
+        async def lock_and_supersede(_: RenderClient, stack: StackId, *arguments: Any, **options: Any) -> Any:
+            montage = await work.montage(metafile)
+            if stack == RAW and montage is not None and montage.state is MontageState.APPLIED:
                 await journal.record(montage.id, Event.SUPERSEDED)
             raise StackLocked(str(stack), "the stack is READ_ONLY")
 
@@ -34,3 +58,258 @@ async def test_a_montage_superseded_while_its_stack_is_closed_and_locked_ends_no
         later = work.write(1051)
         await work.notice(later)
         await work.reaches(later, MontageState.COMPLETE)
+
+
+async def test_a_montage_whose_tiles_somebody_goes_on_deleting_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = RenderClient.close
+
+    async def delete_and_close(client: RenderClient, stack: StackId, zs: Any = (), **options: Any) -> Any:
+        if stack == MIPS and 1050.0 in zs:
+            await client.set_state(stack, StackState.LOADING)
+            tile = (await client.tile_bounds(stack, 1050.0))[0]
+            await client.delete_tile(stack, tile.tile_id)
+        return await real(client, stack, zs, **options)
+
+    monkeypatch.setattr(RenderClient, "close", delete_and_close)
+    async with bench(tmp_path, close_after_s=0.3) as work:
+        bad, good = work.write(1050), work.write(1051)
+        for metafile in (bad, good):
+            await work.notice(metafile)
+        failed = await work.reaches(bad, MontageState.FAILED)
+        await work.reaches(good, MontageState.COMPLETE)
+        assert failed.fault is not None
+        assert failed.fault.problem.startswith(f"lacks 1 of 2 tiles of {bad.name} after closing, such as ")
+        montage = await work.montage(good)
+        assert montage is not None
+        events = [event["event"] for event in await work.work.journal.events(montage.id)]
+        assert events == ["noticed", "settled", "ingested", "mipmapped", "applied", "completed"]
+        assert await state_of(work.work.client, MIPS) is StackState.COMPLETE
+
+
+async def test_a_stack_that_somebody_empties_is_filled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, emptied = RenderClient.close, []
+
+    async def empty_and_close(client: RenderClient, stack: StackId, zs: Any = (), **options: Any) -> Any:
+        if stack == MIPS and zs and not emptied:
+            emptied.append(stack)
+            await client.set_state(stack, StackState.LOADING)
+            await client.delete_tiles(stack, 1050.0, [tile.tile_id for tile in await client.tile_bounds(stack, 1050.0)])
+        return await real(client, stack, zs, **options)
+
+    monkeypatch.setattr(RenderClient, "close", empty_and_close)
+    async with bench(tmp_path) as work:
+        metafile = work.write(1050)
+        await work.notice(metafile)
+        await work.reaches(metafile, MontageState.COMPLETE)
+        assert emptied
+        assert len(await work.work.client.tile_bounds(MIPS, 1050.0)) == 2
+
+
+async def test_a_foreign_tile_without_a_section_id_keeps_no_stack_open(tmp_path: Path, client: RenderClient) -> None:
+    foreign = {
+        "tileId": "foreign",
+        "z": 1050.0,
+        "width": 8,
+        "height": 8,
+        "mipmapLevels": {"0": {"imageUrl": "file:///data/foreign.tif"}},
+        "transforms": {"type": "list", "specList": []},
+    }
+    for stack in (RAW, MIPS):
+        await client.ensure_loading(stack, (4.0, 4.0, 45.0))
+        await client.put_tiles(stack, 1050.0, [foreign])
+    async with bench(tmp_path, client) as work:
+        metafile = work.write(1050)
+        await work.notice(metafile)
+        await work.reaches(metafile, MontageState.COMPLETE)
+        assert len(await client.tile_bounds(MIPS, 1050.0)) == 3
+
+
+async def write_on(work: Bench, metafiles: list[Path], enough: asyncio.Event) -> None:
+    """A section every 0.2 s, each before the stacks were quiet for long enough."""
+    while not enough.is_set():
+        metafiles.append(work.write(1050 + len(metafiles)))
+        await work.notice(metafiles[-1])
+        await asyncio.sleep(0.2)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+async def test_a_stack_that_never_gets_quiet_is_closed_at_the_latest_and_opened_again(
+    tmp_path: Path, client: RenderClient, in_place: bool
+) -> None:
+    stacks = {"mipmapped": None} if in_place else {}
+    async with bench(tmp_path, client, close_after_s=60.0, close_at_latest_s=0.6, **stacks) as work:
+        metafiles: list[Path] = []
+        enough = asyncio.Event()
+        writing = asyncio.create_task(write_on(work, metafiles, enough))
+        await work.until(lambda: len(metafiles) >= 3)
+        for _ in range(2):
+            await work.reaches(metafiles[-1], MontageState.COMPLETE)
+        enough.set()
+        await writing
+        for metafile in metafiles:
+            await work.reaches(metafile, MontageState.COMPLETE)
+        await closed(client, RAW)
+
+
+async def test_a_stack_that_never_gets_quiet_stays_open_where_that_is_asked_for(
+    tmp_path: Path, client: RenderClient
+) -> None:
+    async with bench(tmp_path, client, close_after_s=0.5, close_at_latest_s=0.0) as work:
+        metafiles: list[Path] = []
+        async with asyncio.timeout(30):
+            async with work.work.keeper.holding(RAW):
+                metafiles.append(work.write(1050))
+                await work.notice(metafiles[0])
+                await closed(client, MIPS)
+                assert (await work.reaches(metafiles[0], MontageState.APPLIED)).state is MontageState.APPLIED
+                assert await state_of(client, RAW) is StackState.LOADING
+        await work.reaches(metafiles[0], MontageState.COMPLETE)
+
+
+async def test_nobody_begins_to_write_to_a_stack_whose_close_is_overdue_until_it_was_closed(
+    tmp_path: Path, client: RenderClient
+) -> None:
+    async with bench(tmp_path, client, close_after_s=60.0, close_at_latest_s=0.3) as work:
+        keeper = work.work.keeper
+        done: list[str] = []
+        may_end = asyncio.Event()
+
+        async def write(name: str) -> None:
+            async def effect() -> None:
+                await client.put_tiles(RAW, 1.0, [{**TILE, "tileId": name}])
+                if name == "first":
+                    await may_end.wait()
+                done.append(f"{name} in version {(await client.stack(RAW)).current_version_number}")  # type: ignore[union-attr]
+
+            await keeper.write("w", RAW, (4.0, 4.0, 45.0), effect)
+
+        await write("zeroth")
+        first = asyncio.create_task(write("first"))
+        await work.until(lambda: keeper.is_barred(RAW))
+        second = asyncio.create_task(write("second"))
+        await asyncio.sleep(0.1)
+        assert not second.done()
+        may_end.set()
+        await asyncio.wait([first, second])
+        assert done == ["zeroth in version 0", "first in version 0", "second in version 1"]
+
+
+TILE = {
+    "z": 1.0,
+    "width": 8,
+    "height": 8,
+    "layout": {"sectionId": "1.0"},
+    "mipmapLevels": {"0": {"imageUrl": "file:///data/a.tif"}},
+    "transforms": {"type": "list", "specList": []},
+}
+
+
+async def fail_mipmaps(_: Steps, section: Section) -> None:
+    raise ImageFault(str(section.montage.metafile), "shows nothing")
+
+
+async def test_a_stack_reopened_for_a_montage_that_fails_is_closed_again(
+    tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench(tmp_path, client) as work:
+        good, bad = work.write(1050), work.write(1051)
+        await work.notice(good)
+        await work.reaches(good, MontageState.COMPLETE)
+        monkeypatch.setattr(Steps, "make_mipmaps", fail_mipmaps)
+        await work.notice(bad)
+        await work.reaches(bad, MontageState.FAILED)
+        await closed(client, RAW, MIPS)
+        assert len(await client.tile_bounds(RAW, 1051.0)) == 2
+        assert await work.work.journal.open_stacks() == []
+
+
+async def test_a_stack_left_open_by_a_process_that_ended_is_closed_by_the_next_one(
+    tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as failing:
+        failing.setattr(Steps, "make_mipmaps", fail_mipmaps)
+        async with bench(tmp_path, client, close_after_s=60.0) as work:
+            metafile = work.write(1050)
+            await work.notice(metafile)
+            await work.reaches(metafile, MontageState.FAILED)
+            assert await state_of(client, RAW) is StackState.LOADING
+    async with bench(tmp_path, client):
+        await closed(client, RAW)
+
+
+async def test_a_stack_locked_by_a_person_is_left_alone(
+    tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Steps, "make_mipmaps", fail_mipmaps)
+    async with bench(tmp_path, client, close_after_s=0.5) as work:
+        metafile = work.write(1050)
+        await work.notice(metafile)
+        await work.reaches(metafile, MontageState.FAILED)
+        monkeypatch.setattr(RenderClient, "close", locked)
+        await work.until(lambda: any(line["event"] == "stack.close_failed" for line in work.said))
+        async with asyncio.timeout(20):
+            while await work.work.journal.open_stacks():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert [line["event"] for line in work.said].count("stack.close_failed") == 1
+
+
+async def locked(_: RenderClient, stack: StackId, *arguments: Any, **options: Any) -> None:
+    raise StackLocked(str(stack), "the stack is READ_ONLY")
+
+
+async def test_a_keeper_that_stops_begins_no_close_and_one_that_is_cancelled_in_it_counts_no_crash(
+    tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[StackId] = []
+
+    async def hang(_: RenderClient, stack: StackId, *arguments: Any, **options: Any) -> None:
+        begun.append(stack)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(RenderClient, "close", hang)
+    async with bench(tmp_path, client, close_after_s=0.3) as work:
+        first, second = work.write(1050), work.write(1051)
+        await work.notice(first)
+        await work.reaches(first, MontageState.APPLIED)
+        await work.until(lambda: set(begun) == {RAW, MIPS})
+        await work.stop()
+        assert len(begun) == 2
+        montage = await work.montage(first)
+        assert montage is not None
+        outcomes = [each["outcome"] for each in await work.work.journal.attempts(montage.id) if each["step"] == "close"]
+        assert outcomes == ["stopped", "stopped"]
+        assert await work.work.journal.count_crashes() == 0
+    async with bench(tmp_path, client, close_after_s=0.3) as work:
+        work.work.keeper.stop()
+        await work.notice(second)
+        await work.reaches(second, MontageState.APPLIED)
+        await asyncio.sleep(0.5)
+        assert len(begun) == 2
+
+
+async def test_a_montage_whose_section_the_derivation_missed_waits_alone(
+    tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others go on writing to its section."""
+    real = RenderClient.section_data
+
+    async def miss_a_tile(client: RenderClient, *arguments: Any) -> Any:
+        found = await real(client, *arguments)
+        return tuple(
+            each.model_copy(update={"tile_count": each.tile_count - 1}) if each.z == 1050.0 else each for each in found
+        )
+
+    async with bench(tmp_path, client, close_after_s=0.3) as work:
+        missed, seen = work.write(1050), work.write(1051)
+        with monkeypatch.context() as racing:
+            racing.setattr(RenderClient, "section_data", miss_a_tile)
+            for metafile in (missed, seen):
+                await work.notice(metafile)
+            await work.reaches(seen, MontageState.COMPLETE)
+            await work.reaches(missed, MontageState.APPLIED)
+            problems = {line["fault"] for line in work.said if line["event"] == "montage.not_closed"}
+            assert all("its section data miss tiles of section 1050.0 at z 1050" in each for each in problems)
+            assert {line["metafile"] for line in work.said if line["event"] == "montage.not_closed"} == {str(missed)}
+        await work.reaches(missed, MontageState.COMPLETE)

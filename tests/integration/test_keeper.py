@@ -5,13 +5,13 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from daemon.gate import RenderGate
 from daemon.journal import Journal
 from daemon.keeper import StackKeeper
+from daemon.states import Closing
 from handlers.render import RenderClient, StackId
 
 STACK = StackId("em", "test", "s_raw")
@@ -24,18 +24,9 @@ class SlowRender:
     begun: int = 0
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def close(self, stack: StackId, zs: object = ()) -> Any:
+    async def close(self, stack: StackId, zs: object = (), **_: object) -> None:
         self.begun += 1
         await self.ended.wait()
-        return Closed()
-
-    async def tile_bounds(self, stack: StackId, z: float) -> list[Any]:
-        return []
-
-
-@dataclass(frozen=True)
-class Closed:
-    differing: tuple[()] = ()
 
 
 @dataclass(frozen=True)
@@ -43,6 +34,7 @@ class Applied:
     """What the keeper reads of a montage."""
 
     id: int = 1
+    watch: str = "w"
     z: float = 1.0
     metafile: Path = Path("/data/_metadata_1_.json")
     stacks: tuple[str, ...] = (str(STACK),)
@@ -90,7 +82,7 @@ async def test_one_close_at_a_time_though_somebody_who_waited_for_it_gave_up(com
     keeper = StackKeeper(
         client,
         kept,
-        close_after_s=lambda _: 0.0,
+        closing=lambda _: Closing(0.0),
         may_close=lambda: True,
         gate=RenderGate(client, STACK, on_open=lambda: None),
         on_complete=on_complete,

@@ -17,17 +17,18 @@ from handlers.render import RenderClient
 from tests.integration.inprocess import Bench, bench, hurry
 
 COLLABORATORS = (Journal, Settler, Steps, StackKeeper, MipmapDisks, RenderClient)
-ASKED_AT_THE_START = {"Journal.count_crashes", "Journal.unfinished"}
+ASKED_AT_THE_START = {"Journal.count_crashes", "Journal.unfinished", "Journal.open_stacks", "StackKeeper.resume"}
 NOT_ASKED = {
     # by replays, readers and repairs
     *("Journal.replay", "Journal.enter", "Journal.take_in", "Journal.counts", "Journal.oldest_unfinished_at"),
     *("Journal.known_metafiles", "Journal.events", "Journal.attempts", "Journal.forget_tiles"),
+    # of stacks that are not there, and for other ways to apply
     *("RenderClient.z_values", "RenderClient.put_path_builder", "RenderClient.path_builder"),
     *("RenderClient.tile", "RenderClient.delete_tile", "RenderClient.delete_tiles", "RenderClient.set_resolution"),
     # by what becomes of montages that moved, of those that fail after settling, and of a service that is away
     *("Journal.alike", "Journal.move", "Journal.retry", "Journal.fail", "RenderClient.ask_database"),
     # by what these tests do with the work themselves
-    *("Journal.run", "Steps.stop"),
+    *("Journal.run", "Journal.stop_attempts", "Steps.stop"),
 }
 
 

@@ -335,9 +335,10 @@ async def test_a_write_that_the_derivation_missed_is_seen_and_derived_again() ->
             states.append(StackState(last))
             return web.Response(status=201)
         if last == "tileBounds":
-            return web.json_response([{"tileId": "a", "z": 1050.0}, {"tileId": "b", "z": 1050.0}])
+            return web.json_response([{"tileId": each, "z": 1050.0, "sectionId": "1050.0"} for each in ("a", "b")])
         if last == "sectionData":
-            return web.json_response([{"z": 1050.0, "tileCount": states.count(StackState.COMPLETE)}])
+            count = states.count(StackState.COMPLETE)
+            return web.json_response([{"z": 1050.0, "sectionId": "1050.0", "tileCount": count}])
         return web.json_response({"state": states[-1]})
 
     async with answering(answer) as url, client_of(url) as client:
@@ -345,6 +346,18 @@ async def test_a_write_that_the_derivation_missed_is_seen_and_derived_again() ->
     assert states == [StackState.COMPLETE, StackState.LOADING, StackState.COMPLETE]
     assert report.derivations == 1
     assert report.differing == ()
+
+
+async def test_a_tile_without_a_section_id_is_in_no_section_data_and_keeps_no_stack_open(
+    service: Standin, client: RenderClient
+) -> None:
+    await open_with_tiles(client, "a")
+    foreign = {**tile_spec("foreign"), "layout": {}}
+    await client.put_tiles(RAW, 1050.0, [foreign])
+    report = await client.close(RAW, [1050.0])
+    assert report.derivations == 1
+    assert report.differing == ()
+    assert [(section.section_id, section.derived, section.live) for section in report.sections] == [("1050.0", 1, 1)]
 
 
 async def test_a_tile_put_by_another_client_during_the_derivation_is_in_the_section_data_at_the_end() -> None:
@@ -372,13 +385,13 @@ async def test_a_stack_reopened_to_be_written_is_not_closed_under_the_writer() -
             return web.Response(status=201)
         if last == "tileBounds":
             states.append(StackState.LOADING)
-            return web.json_response([{"tileId": "a", "z": 1050.0}])
+            return web.json_response([{"tileId": "a", "z": 1050.0, "sectionId": "1050.0"}])
         return web.json_response([] if last == "sectionData" else {"state": states[-1]})
 
     states = [StackState.COMPLETE]
     async with answering(answer) as url, client_of(url) as client:
-        with pytest.raises(StackReopened):
-            await client.close(RAW, [1050.0])
+        report = await client.close(RAW, [1050.0])
+    assert [(section.derived, section.live) for section in report.differing] == [(0, 1)]
     assert puts == []
 
 

@@ -116,7 +116,8 @@ def test_the_example_has_the_values_of_the_published_configuration() -> None:
     assert (watch.scan_interval_s, watch.settle_s, watch.arrival_timeout_s) == (60, 2, 3600)
     assert (watch.z.rule, watch.z.offset, watch.z.offsets_by_media) == (ZRuleKind.GRID, 0, {"0151": 130000})
     assert (watch.stacks.raw, watch.stacks.mipmapped) == ("{specimen_id}_raw", "{specimen_id}_mips")
-    assert (watch.stacks.close, watch.stacks.close_after_s, watch.stacks.resolution_z) == (True, 60, 45.0)
+    stacks = watch.stacks
+    assert (stacks.close, stacks.close_after_s, stacks.close_at_latest_s, stacks.resolution_z) == (True, 60, 900, 45.0)
     assert (watch.tilespecs.minimum_intensity, watch.tilespecs.maximum_intensity, watch.tilespecs.mask) == (
         0,
         255,

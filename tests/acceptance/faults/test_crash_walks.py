@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 from daemon.journal import Journal, Look, Montage, Outcome, Settled
 from daemon.states import (
     STEP_OF_STATE,
+    Closing,
     Event,
     IllegalTransition,
     MontageState,
@@ -281,10 +282,10 @@ class CrashWalk(RuleBasedStateMachine):
 
     @rule(stack=st.sampled_from([RAW, MIPS]))
     def begin_close(self, stack: str) -> None:
-        if stack in self.closing or closes_in(self.uses[stack], self.now, 0.0) != 0.0:
+        if stack in self.closing or closes_in(self.uses[stack], self.now, Closing(0.0)) != 0.0:
             return
         assert self.uses[stack].holders == 0
-        self.uses[stack] = begin_closing(self.uses[stack])
+        self.uses[stack] = begin_closing(self.uses[stack], self.now)
         applied = self._do(self.journal.montages(states=[MontageState.APPLIED], stack=stack))
         self.closing[stack] = [montage.id for montage in applied]
 
