@@ -128,7 +128,7 @@ async def bench(root: Path, client: RenderClient | None = None, **stacks: Any) -
             client = await stack.enter_async_context(RenderClient(url))
         settings = settings_for(root, client.base_url, **stacks)
         pool = stack.enter_context(open_executor("inline", 1))
-        work = Work(lambda: settings, Metrics(), journal, client, lambda _: True, close_at_end=False)
+        work = Work(lambda: settings, Metrics(), journal, client, lambda _: True, lambda _: None, close_at_end=False)
         work.assemble(pool, 1)
         await journal.count_crashes()
         await work.pipeline.resume()
