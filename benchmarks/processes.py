@@ -34,7 +34,8 @@ def fetch(url: str, data: bytes | None = None, method: str = "GET") -> Any:
         with urllib.request.urlopen(urllib.request.Request(url, data, method=method), timeout=60) as response:
             text = response.read()
     except urllib.error.HTTPError as error:
-        text = error.read()
+        with error:
+            text = error.read()
     except OSError:
         return None
     with contextlib.suppress(ValueError):

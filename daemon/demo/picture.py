@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -225,6 +226,8 @@ def _fetched(url: str) -> bytes:
             body: bytes = response.read()
             return body
     except OSError as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
         raise RenderUnavailable(url, f"could not fetch the tiles: {error}") from error
 
 

@@ -41,7 +41,8 @@ def fetch(url: str, *, method: str = "GET", body: Any = None) -> Any:
         with urllib.request.urlopen(request, timeout=30) as response:
             text = response.read()
     except urllib.error.HTTPError as error:
-        text = error.read()
+        with error:
+            text = error.read()
     except OSError:
         return None
     with contextlib.suppress(ValueError):

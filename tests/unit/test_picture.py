@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import numpy as np
 import pytest
@@ -181,7 +182,7 @@ def served() -> Iterator[tuple[str, dict[str, bytes]]]:
         def do_GET(self) -> None:
             self.send_response(200 if self.path in bodies else 404)
             self.end_headers()
-            self.wfile.write(bodies.get(self.path, b""))
+            self.wfile.write(bodies.get(self.path, b"nothing is here"))
 
         def log_message(self, *_: object) -> None:
             """Keeps quiet."""
@@ -204,8 +205,10 @@ def test_the_command_makes_the_picture_of_a_stack(
     assert picture.main([f"{url}/z/5/resolvedTiles", str(tmp_path / "a.png"), "--max-px", "4"]) == 0
     with Image.open(tmp_path / "a.png") as image:
         assert (image.size, image.getpixel((3, 3))) == ((4, 4), 77)
-    with pytest.raises(RenderUnavailable, match="404"):
+    with pytest.raises(RenderUnavailable, match="404") as refused:
         resolved_tiles_at(f"{url}/z/6/resolvedTiles")
+    assert isinstance(refused.value.__cause__, HTTPError)
+    assert refused.value.__cause__.closed
 
 
 def test_the_command_says_what_is_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

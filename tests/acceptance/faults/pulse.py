@@ -31,7 +31,10 @@ def felt(url: str, *, every_s: float = 0.2, patience_s: float = 10.0) -> Iterato
                 with urllib.request.urlopen(f"{url}/healthz", timeout=patience_s) as response:
                     if response.status != 200:
                         pulse.wrong.append(str(response.status))
-            except (OSError, urllib.error.HTTPError) as error:
+            except urllib.error.HTTPError as error:
+                with error:
+                    pulse.wrong.append(repr(error))
+            except OSError as error:
                 pulse.wrong.append(repr(error))
             pulse.answers += 1
             pulse.slowest_s = max(pulse.slowest_s, time.monotonic() - asked)
