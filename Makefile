@@ -12,7 +12,8 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compi
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-$(READY): requirements-dev.lock pyproject.toml
+# An editable installation compiles the kernel, which does not load once its source is another.
+$(READY): requirements-dev.lock pyproject.toml hatch_build.py handlers/areamean.c
 	.ci/venv $(PYTHON) $(VENV) requirements-dev.lock
 	$(PIP_INSTALL) --editable .
 	$(BIN)/pip check
