@@ -1,4 +1,8 @@
-"""The daemon and the stand-in as processes, for tests that watch them from outside."""
+"""The daemon and the stand-in as processes, for tests that watch them from outside.
+
+TEMWATCH_ACCEPTANCE_URL names a real render-ws to be used in place of the stand-in. Every test process works in a
+project of its own there and deletes its stacks. What needs the stand-in's controls, or its end, is skipped and says so.
+"""
 
 import contextlib
 import hashlib
@@ -10,16 +14,22 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from handlers.reduction import level_size
 from handlers.uris import uri_to_path
 
+REAL_URL = os.environ.get("TEMWATCH_ACCEPTANCE_URL", "").rstrip("/")
+SEES_FILES = os.environ.get("TEMWATCH_ACCEPTANCE_SEES_FILES", "") == "1"
+"""Whether the real render-ws sees the files of the tests under the same paths (see pytest's --basetemp)."""
+OWNER, PROJECT = ("temwatch", f"acceptance_{uuid.uuid4().hex}") if REAL_URL else ("em", "test")
 UNFINISHED = ("noticed", "settled", "ingested", "mipmapped", "applied")
 
 
@@ -124,6 +134,35 @@ class Standins:
             program.end()
 
 
+def is_real(render_url: str) -> bool:
+    """Whether this is the render-ws that was named, and no stand-in."""
+    return bool(REAL_URL) and render_url.startswith(REAL_URL)
+
+
+def require_seen_files(render_url: str) -> None:
+    """Skip the test where render-ws cannot see the files that it is to show."""
+    if is_real(render_url) and not SEES_FILES:
+        pytest.skip(f"{REAL_URL} need not see the files: set TEMWATCH_ACCEPTANCE_SEES_FILES=1 if it does")
+
+
+class RealService:
+    """Takes the place of the stand-in's process: a render-ws that runs elsewhere is neither stopped nor killed."""
+
+    def __getattr__(self, name: str) -> Any:
+        pytest.skip(f"stops or kills the stand-in: {REAL_URL} is left alone")
+
+    def end(self) -> None:
+        pytest.skip(f"ends the stand-in: {REAL_URL} is left alone")
+
+
+def delete_stacks() -> None:
+    """Delete whatever the tests have put into the real render-ws."""
+    for stack in fetch(f"{REAL_URL}/owner/{OWNER}/project/{PROJECT}/stackIds") or ():
+        url = f"{REAL_URL}/owner/{OWNER}/project/{PROJECT}/stack/{stack['stack']}"
+        fetch(f"{url}/state/COMPLETE", method="PUT")  # one that is READ_ONLY cannot be deleted
+        fetch(url, method="DELETE")
+
+
 def url_said_in(program: Program, known: int) -> str:
     """What a stand-in prints when it is ready, after `known` lines of its log."""
     url = wait_for(
@@ -135,7 +174,9 @@ def url_said_in(program: Program, known: int) -> str:
 
 
 def control_url(render_url: str, name: str) -> str:
-    """Of the stand-in's own pages beside render-ws."""
+    """Of the stand-in's own pages beside render-ws. Skips the test where a real render-ws has none."""
+    if is_real(render_url):
+        pytest.skip(f"needs the stand-in's controls: {REAL_URL} has none")
     return f"{render_url.split('/render-ws')[0]}/{name}"
 
 
@@ -149,7 +190,7 @@ class Rig:
     render_url: str = ""
     name: str = "daemon"
     prefix: tuple[str, ...] = ()
-    standin: Program | None = None
+    standin: Program | RealService | None = None
     daemon: Program | None = None
     url: str = ""
     standins: Standins | None = None
@@ -163,6 +204,12 @@ class Rig:
     # --- processes
 
     def start_standin(self, port: int = 0, *arguments: str) -> None:
+        if REAL_URL:
+            if port or arguments:
+                pytest.skip(f"needs a stand-in with options: {' '.join(arguments) or f'port {port}'}")
+            self.standin, self.render_url = RealService(), REAL_URL
+            delete_stacks()
+            return
         if self.standins and port == 0 and not arguments:
             self.standin, self.render_url = self.standins.take()
             return
@@ -202,6 +249,9 @@ class Rig:
     def close(self) -> None:
         if self.daemon is not None:
             self.daemon.end()
+        if isinstance(self.standin, RealService):
+            delete_stacks()
+            return
         if self.standin is None or (self.standins and self.standins.give_back(self.standin, self.render_url)):
             return
         self.standin.end()
@@ -221,7 +271,7 @@ class Rig:
             "mipmaps": {"output_dir": str(self.mipmaps), "levels": 6},
         }
         top: dict[str, dict[str, Any]] = {
-            "render": {"url": self.render_url, "owner": "em", "project": "test"},
+            "render": {"url": self.render_url, "owner": OWNER, "project": PROJECT},
             "journal": {"path": str(self.root / f"{self.name}.sqlite")},
             "http": {"port": 0},
             "log": {"format": "json"},
@@ -272,7 +322,7 @@ class Rig:
     # --- what render-ws shows
 
     def stack_url(self, stack: str) -> str:
-        return f"{self.render_url}/owner/em/project/test/stack/{stack}"
+        return f"{self.render_url}/owner/{OWNER}/project/{PROJECT}/stack/{stack}"
 
     def stack_state(self, stack: str) -> str | None:
         answer = fetch(self.stack_url(stack))

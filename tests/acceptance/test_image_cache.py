@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.acceptance.rig import Rig, fetch, running, temwatch, wait_for
+from tests.acceptance.rig import OWNER, PROJECT, Rig, fetch, require_seen_files, running, temwatch, wait_for
 
 EMPTIED = "imageProcessorCache/allEntries"
 
@@ -21,6 +21,7 @@ def asked(rig: Rig) -> list[int | None]:
 
 def shown(rig: Rig, stack: str, tile_id: str) -> np.ndarray[Any, Any]:
     """A tile's raw image as render-ws shows it."""
+    require_seen_files(rig.render_url)
     with urllib.request.urlopen(f"{rig.stack_url(stack)}/tile/{tile_id}/source/png-image", timeout=30) as answer:
         return np.asarray(Image.open(io.BytesIO(answer.read())))[..., 0]
 
@@ -113,7 +114,7 @@ def test_the_command_empties_the_cache_where_it_makes_levels_again(running_rig: 
     _, stack, _ = complete(rig, write)
     host, port = rig.render_url.split("/render-ws")[0].removeprefix("http://").split(":")
     parameters = {
-        "render": {"host": host, "port": int(port), "owner": "em", "project": "test", "client_scripts": ""},
+        "render": {"host": host, "port": int(port), "owner": OWNER, "project": PROJECT, "client_scripts": ""},
         "input_stack": stack,
         "output_dir": str(tmp_path / "levels"),
         "z": 1050,

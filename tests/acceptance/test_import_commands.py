@@ -27,7 +27,7 @@ from handlers.mipmapplan import MipmapPlan
 from handlers.rendernames import StackId
 from handlers.uris import uri_to_path
 from tests.acceptance.conftest import section_plan
-from tests.acceptance.rig import Rig, fetch, verify_levels
+from tests.acceptance.rig import OWNER, PROJECT, Rig, control_url, delete_stacks, fetch, is_real, verify_levels
 from tests.unit import asap
 from tests.unit.tiffs import Kind
 
@@ -51,7 +51,7 @@ class Facility:
     def render(self) -> dict[str, Any]:
         host, _, port = self.render_url.removeprefix("http://").partition("/")[0].partition(":")
         scripts = "/opt/render/render-ws-java-client/src/main/scripts"
-        return {"host": host, "port": int(port), "owner": "em", "project": self.project, "client_scripts": scripts}
+        return {"host": host, "port": int(port), "owner": OWNER, "project": self.project, "client_scripts": scripts}
 
     def section(self, grid: int = 1050, tiles: int = 4, **options: Any) -> Written:
         return write_section(section_plan(grid, tiles, **options), self.root / "acquisition", pixels="noise")
@@ -83,7 +83,7 @@ class Facility:
         return self.run(APPLY, *flags, code=code, **given | values)
 
     def stack_url(self, stack: str) -> str:
-        return f"{self.render_url}/owner/em/project/{self.project}/stack/{stack}"
+        return f"{self.render_url}/owner/{OWNER}/project/{self.project}/stack/{stack}"
 
     def state(self, stack: str) -> str:
         return str(fetch(self.stack_url(stack))["state"])
@@ -102,7 +102,7 @@ class Facility:
         fetch(self._control("faults"), method="DELETE")
 
     def _control(self, what: str) -> str:
-        return self.render_url.partition("/render-ws")[0] + f"/{what}"
+        return control_url(self.render_url, what)
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +118,13 @@ def facility(
     tmp_path: Path, standin_url: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Facility]:
     """A facility with a project of its own."""
-    made = Facility(tmp_path, standin_url, f"p{abs(hash(request.node.name)) % 10**9}", capsys)
+    project = PROJECT if is_real(standin_url) else f"p{abs(hash(request.node.name)) % 10**9}"
+    made = Facility(tmp_path, standin_url, project, capsys)
     yield made
-    made.behave()
+    if is_real(standin_url):
+        delete_stacks()
+    else:
+        made.behave()
 
 
 # --- the main job
@@ -138,7 +142,7 @@ def test_the_three_commands_in_sequence_make_the_same_stacks_and_files_as_the_da
     files = {path: path.read_bytes() for path in rig.mipmaps.rglob("*.tif")}
     shutil.rmtree(rig.mipmaps)
 
-    facility = Facility(rig.root, rig.render_url, "test", capsys)
+    facility = Facility(rig.root, rig.render_url, PROJECT, capsys)
     facility.run(TILESPECS, metafile=str(section.metafile), stack="raw", z_index=1050, close_stack=True)
     facility.run(MIPMAPS, input_stack="raw", output_dir=str(rig.mipmaps), z=1050, pool_size=2)
     facility.run(APPLY, input_stack="raw", output_stack="mips", mipmap_dir=str(rig.mipmaps), z=1050, close_stack="True")
@@ -732,7 +736,7 @@ def test_a_z_whose_upload_fails_is_missing_and_the_others_are_done(facility: Fac
 
 def test_the_handlers_can_be_called_with_plain_arguments_even_where_a_loop_runs(facility: Facility) -> None:
     section = facility.section()
-    raw, mips = StackId("em", facility.project, "raw"), StackId("em", facility.project, "mips")
+    raw, mips = StackId(OWNER, facility.project, "raw"), StackId(OWNER, facility.project, "mips")
     plan = MipmapPlan(facility.root / "mips", levels=2, encoding=Encoding("png"))
 
     async def notebook() -> tuple[Any, Any, Any]:
@@ -752,7 +756,7 @@ def test_the_handlers_can_be_called_with_plain_arguments_even_where_a_loop_runs(
 
 
 def _stacks(facility: Facility) -> list[dict[str, Any]]:
-    return list(fetch(f"{facility.render_url}/owner/em/project/{facility.project}/stacks") or [])
+    return list(fetch(f"{facility.render_url}/owner/{OWNER}/project/{facility.project}/stacks") or [])
 
 
 WRONG = [

@@ -12,7 +12,7 @@ import pytest
 
 from daemon.rebuild import back_up
 from daemon.replay.lookup import NotSelectable
-from tests.acceptance.rig import Rig, digest_tree, fetch, temwatch, verify_levels, wait_for
+from tests.acceptance.rig import OWNER, PROJECT, Rig, digest_tree, fetch, temwatch, verify_levels, wait_for
 
 Z = 1050.0
 
@@ -105,7 +105,7 @@ def test_the_daemon_refuses_a_damaged_journal_and_goes_on_with_the_rebuilt_one(r
     running_rig.wait_until("complete", *(section.metafile for section in sections))
     montage = fetch(f"{running_rig.url}/api/montages/{running_rig.montage_of(sections[0].metafile)['id']}")
     assert [event["event"] for event in montage["events"]] == ["noticed", "rebuilt"]
-    assert "tiles stand in em/test/" in montage["events"][1]["detail"]["evidence"]
+    assert f"tiles stand in {OWNER}/{PROJECT}/" in montage["events"][1]["detail"]["evidence"]
     assert digest_tree(running_rig.mipmaps) == files
     assert {each["method"] for each in running_rig.requests()[asked:]} == {"GET"}
     assert run(running_rig, "verify").returncode == 0

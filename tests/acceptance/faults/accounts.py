@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from handlers.uris import uri_to_path
-from tests.acceptance.rig import Rig, fetch
+from tests.acceptance.rig import OWNER, PROJECT, Rig, fetch
 
 ENDED = ("complete", "failed", "ignored")
 
@@ -114,7 +114,7 @@ def wait_until_ended(rig: Rig, metafiles: Collection[Path], timeout_s: float) ->
 
 def all_layers(rig: Rig) -> dict[tuple[str, float], dict[str, Any]]:
     """(stack, z) -> tile id -> tile, of everything that render-ws holds in the project."""
-    base = f"{rig.render_url}/owner/em/project/test"
+    base = f"{rig.render_url}/owner/{OWNER}/project/{PROJECT}"
     names = sorted(each["stack"] for each in fetch(f"{base}/stackIds"))
     return {(name, z): rig.tiles(name, z) for name in names for z in fetch(f"{base}/stack/{name}/zValues")}
 

@@ -1,0 +1,53 @@
+"""The rig with a render-ws that it did not start, as TEMWATCH_ACCEPTANCE_URL names one."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.acceptance import rig as rig_module
+from tests.acceptance.rig import REAL_URL, Program, Rig, Standins, fetch, verify_levels
+
+
+@pytest.fixture
+def elsewhere(standins: Standins, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Program, str]]:
+    """A stand-in that takes the place of a real render-ws."""
+    if REAL_URL:
+        pytest.skip("a real render-ws is named: every test shows this")
+    program, url = standins.take()
+    for name, value in (("REAL_URL", url), ("OWNER", "temwatch"), ("PROJECT", "acceptance_1")):
+        monkeypatch.setattr(rig_module, name, value)
+    yield program, url
+    monkeypatch.undo()
+    standins.give_back(program, url)
+
+
+def test_a_render_ws_that_runs_elsewhere_is_used_and_left_as_it_was(
+    elsewhere: tuple[Program, str], rig: Rig, write: Callable[..., object]
+) -> None:
+    program, url = elsewhere
+    fetch(f"{url}/owner/em/project/test/stack/other", method="POST", body={})
+    rig.start_standin()
+    rig.start()
+    section = write()
+    rig.wait_until("complete", section.metafile)
+    assert verify_levels(rig.tiles("20314_2L_mips", 1050.0)) == 24
+    assert len(fetch(f"{url}/owner/temwatch/project/acceptance_1/stackIds")) == 2
+    rig.close()
+    assert fetch(f"{url}/owner/temwatch/project/acceptance_1/stackIds") == []
+    assert [each["stack"] for each in fetch(f"{url}/owner/em/stackIds")] == ["other"]
+    assert program.process.poll() is None
+
+
+def test_what_needs_the_stand_in_itself_is_skipped_and_says_why(elsewhere: tuple[Program, str], rig: Rig) -> None:
+    rig.start_standin()
+    for need, reason in (
+        (rig.tell_standin, "controls"),
+        (rig.requests, "controls"),
+        (lambda: rig.start_standin(1234), "port 1234"),
+        (lambda: rig.start_standin(0, "--derive-s", "1"), "--derive-s"),
+        (lambda: rig.standin.kill, "left alone"),
+        (rig.standin.end, "left alone"),
+        (lambda: rig_module.require_seen_files(rig.render_url), "TEMWATCH_ACCEPTANCE_SEES_FILES"),
+    ):
+        with pytest.raises(pytest.skip.Exception, match=reason):
+            need()
