@@ -38,6 +38,9 @@ def main() -> None:
 @CONFIG_OPTION
 def run(config_path: Path | None) -> None:
     """Run the daemon until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
+    import atexit
+
+    atexit.register(_end_server)  # before multiprocessing is imported, and so after all that it does at the exit
     settings = _settings_or_exit(config_path)
     examination = _begin_ahead(settings)
     from daemon.app import Daemon
@@ -65,6 +68,12 @@ def _begin_ahead(settings: Any) -> Any:
     from daemon.journal import examine_ahead
 
     return examine_ahead(settings.journal.path)
+
+
+def _end_server() -> None:
+    from handlers.worker import end_server
+
+    end_server()
 
 
 def _collect_seldom() -> None:
@@ -123,6 +132,21 @@ def health(url: str | None, config_path: Path | None) -> None:
     for line in [*answer["reasons"], *answer["warnings"]]:
         click.echo(f"  {line}")
     sys.exit(0 if answer["ready"] else 1)
+
+
+@main.command()
+@CONFIG_OPTION
+def reload(config_path: Path | None) -> None:
+    """Have the running daemon take up its changed configuration: exit 0 in force, 1 not, 2 the file cannot be used."""
+    from daemon.reload import reload as work
+    from handlers.errors import Fault
+
+    settings = _settings_or_exit(config_path)
+    try:
+        work(settings)
+    except Fault as fault:
+        _exit(1, str(fault))
+    click.echo("the configuration is in force")
 
 
 @main.command()
@@ -368,10 +392,15 @@ def _run_or_exit(work: Coroutine[Any, Any, Any]) -> Any:
     """The coroutine's result; a fault that a user can cause ends the program with its text, never a traceback."""
     import asyncio
 
+    from daemon.watching.threads import DaemonThreads
     from handlers.errors import Fault
 
+    async def with_own_threads() -> Any:
+        asyncio.get_running_loop().set_default_executor(DaemonThreads("files"))
+        return await work
+
     try:
-        return asyncio.run(work)
+        return asyncio.run(with_own_threads())
     except Fault as fault:
         _exit(getattr(fault, "exit_code", 1), str(fault))
     except BaseExceptionGroup as group:

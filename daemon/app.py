@@ -5,33 +5,40 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import structlog
 from aiohttp import web
 
 from daemon.collector import collect_while_idle
-from daemon.config import ConfigError, Settings
+from daemon.config import Settings
 from daemon.health import Facts, Metrics, reasons_not_ready
 from daemon.journal import Examination
+from daemon.reload import Reloader
 from daemon.replay.replayer import Replayer
 from daemon.secondlook import SecondLook
-from daemon.service import SystemdNotifier, watchdog_interval_s
+from daemon.service import SystemdNotifier, set_up_logging, watchdog_interval_s
 from daemon.status import http_url
 from daemon.watcher import Watcher
 from daemon.watching.ownership import lock_journal
 from daemon.web import Posts, make_app
 from daemon.work import open_work
-from handlers.errors import SettingsFault
+from handlers.errors import SettingsFault, StorageFault
 
 log = structlog.get_logger()
 
 DRAIN_S = 45.0
 """How long steps under way may take to reach a point where they can be taken up again."""
+GIVE_UP_S = 5.0
+"""How long they may take to let go, once they are given up."""
+STOP_S = 60.0
+"""How long all of that may take together, with the end of the workers."""
 STATUS_EVERY_S = 5.0
-FIXED_WHILE_RUNNING = ("render", "journal", "http", "workers")
-"""Sections that only a restart changes."""
+HTTP_END_S = 3.0
+"""How long a request under way may take at the end."""
+ANSWER_S = 5.0
+"""How long the journal may take to answer what readiness asks."""
 
 
 class Daemon:
@@ -47,12 +54,16 @@ class Daemon:
         self, settings: Settings, load: Callable[[], Settings], examination: Examination | None = None
     ) -> None:
         self._settings = settings
-        self._load = load
         self._examination = examination
         self._notifier = SystemdNotifier()
         self._metrics = Metrics()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._task: asyncio.Task[object] | None = None
+        self._is_at_work = False
+        self._resumed = asyncio.Event()
+        self._started = asyncio.Event()
+        self._reloader = Reloader(load, lambda: self._settings, self._adopt, self._notifier)
         self.url = ""
         """Where the HTTP face listens, once it does."""
 
@@ -62,16 +73,39 @@ class Daemon:
         return self._settings
 
     async def run(self) -> None:
-        """Works until SIGTERM or SIGINT.
+        """Works until SIGTERM or SIGINT, which are heard from the start on.
 
         Raises
         ------
         Fault
             If the journal, a directory's lock or the HTTP port cannot be had.
         """
+        self._task = asyncio.current_task()
+        try:
+            with self._signals_heard():
+                await self._live()
+        except asyncio.CancelledError:
+            if not self._stop.is_set() or self._task is None:
+                raise
+            self._task.uncancel()
+            log.info("daemon.stopped_while_starting")
+
+    @contextlib.contextmanager
+    def _signals_heard(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        handlers = {signal.SIGTERM: self._on_stop, signal.SIGINT: self._on_stop, signal.SIGHUP: self._reloader.ask}
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    async def _live(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
             lock = stack.enter_context(lock_journal(self._settings.journal.path))
-            work = await stack.enter_async_context(
+            self._work = await stack.enter_async_context(
                 open_work(
                     lambda: self._settings,
                     is_observable=self._is_observable,
@@ -80,8 +114,8 @@ class Daemon:
                     examination=self._examination,
                 )
             )
-            self._journal, self._client, self._gate = work.journal, work.client, work.gate
-            self._keeper, self._pipeline, self._disks = work.keeper, work.pipeline, work.disks
+            self._journal, self._client, self._gate = self._work.journal, self._work.client, self._work.gate
+            self._keeper, self._pipeline, self._disks = self._work.keeper, self._work.pipeline, self._work.disks
             self._watcher = Watcher(
                 [watch.watch_root() for watch in self._settings.watch],
                 self._pipeline.notice,
@@ -90,7 +124,7 @@ class Daemon:
             )
             await stack.enter_async_context(self._serve_http())
             lock.note(self.url)  # where `temwatch replay` finds this daemon, whatever its port
-            await self._work()
+            await self._run_tasks()
 
     def _is_observable(self, watch: str) -> bool:
         return self._watcher.is_observable(watch)
@@ -102,8 +136,10 @@ class Daemon:
     async def _serve_http(self) -> AsyncIterator[None]:
         replayer = Replayer(lambda: self._settings, self._journal, self._pipeline)
         posts = Posts(self._settings.http, replayer)
-        app = make_app(self._journal, self._metrics, self.facts, posts, lambda: self._settings.http)
-        runner = web.AppRunner(app, access_log=None)
+        app = make_app(
+            self._journal, self._metrics, self.facts, posts, lambda: self._settings.http, self._reloader.to_json
+        )
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=HTTP_END_S)
         await runner.setup()
         http = self._settings.http
         try:
@@ -123,110 +159,120 @@ class Daemon:
 
     # --- work
 
-    async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number, handler in (
-            (signal.SIGTERM, self._on_stop),
-            (signal.SIGINT, self._on_stop),
-            (signal.SIGHUP, self._on_reload),
-        ):
-            loop.add_signal_handler(number, handler)
-        try:
-            await self._run_tasks()
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                loop.remove_signal_handler(number)
-
     async def _run_tasks(self) -> None:
+        second_look = SecondLook(
+            lambda: self._settings, self._journal, is_observable=self._is_observable, take_up=self._pipeline.take_up
+        )
         async with asyncio.TaskGroup() as group:
+            self._is_at_work = True
             watching = group.create_task(self._watcher.run(), name="watcher")
-            crashed = await self._journal.count_crashes()
-            if crashed:
-                log.warning("journal.crashed_attempts", attempts=crashed)
-            await self._pipeline.resume()
-            pipeline = group.create_task(self._pipeline.run(), name="pipeline")
-            second_look = SecondLook(
-                lambda: self._settings,
-                self._journal,
-                is_observable=self._is_observable,
-                take_up=self._pipeline.take_up,
-            )
-            others = [
-                group.create_task(second_look.run(), name="second look"),
-                group.create_task(self._gate.run(), name="render gate"),
-                group.create_task(self._disks.run(), name="mipmap disks"),
-                group.create_task(self._keeper.run(), name="stack keeper"),
-                group.create_task(self._report(), name="status"),
-                group.create_task(self._ping_watchdog(), name="watchdog"),
-                group.create_task(collect_while_idle(lambda: not self._pipeline.under_way), name="garbage collector"),
-            ]
-            await self._watcher.watching.wait()
-            self._notifier.ready()
-            log.info("daemon.ready", url=self.url, render=self._client.base_url, journal=str(self._journal.path))
+            pipeline = group.create_task(self._resume_and_run(), name="pipeline")
+            others = {
+                "second look": self._once_resumed(second_look.run),
+                "render gate": self._gate.run(),
+                "mipmap disks": self._disks.run(),
+                "stack keeper": self._once_resumed(self._keeper.run),
+                "start": self._tell_start(),
+                "reload": self._reloader.run(self._started),
+                "status": self._report(),
+                "watchdog": self._ping_watchdog(),
+                "garbage collector": collect_while_idle(lambda: not self._pipeline.under_way),
+            }
+            tasks = [group.create_task(work, name=name) for name, work in others.items()]
             await self._stop.wait()
-            await self._drain(watching, pipeline)
-            for task in others:
-                task.cancel()
+            await self._drain(watching, pipeline, tasks)
 
-    async def _drain(self, watching: asyncio.Task[None], pipeline: asyncio.Task[None]) -> None:
+    async def _resume_and_run(self) -> None:
+        crashed = await self._journal.count_crashes()  # before any attempt begins: it ends those that it finds
+        if crashed:
+            log.warning("journal.crashed_attempts", attempts=crashed)
+        await self._pipeline.resume()
+        self._resumed.set()
+        await self._pipeline.run()
+
+    async def _once_resumed(self, work: Callable[[], Awaitable[None]]) -> None:
+        await self._resumed.wait()
+        await work()
+
+    async def _tell_start(self) -> None:
+        await self._resumed.wait()
+        await self._watcher.watching.wait()
+        self._notifier.ready()
+        self._started.set()
+        log.info("daemon.ready", url=self.url, render=self._client.base_url, journal=str(self._journal.path))
+
+    async def _drain(
+        self, watching: asyncio.Task[None], pipeline: asyncio.Task[None], others: list[asyncio.Task[None]]
+    ) -> None:
         """Stage by stage: intake ends, steps under way reach a resting point, the rest is given up."""
+        began = time.monotonic()
         self._notifier.stopping()
         log.info("daemon.draining", under_way=self._pipeline.under_way, waiting=self._pipeline.waiting)
         watching.cancel()
         self._pipeline.stop()
         self._keeper.stop()
         hurry = asyncio.create_task(self._hurry.wait())
-        await asyncio.wait([pipeline, hurry], timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
+        # Steps that can record nothing come to no such point.
+        while self._resumed.is_set() and not self._journal.is_held_up and time.monotonic() < began + DRAIN_S:
+            if (await asyncio.wait([pipeline, hurry], timeout=0.5, return_when=asyncio.FIRST_COMPLETED))[0]:
+                break
+        await self._let_go(watching, pipeline, others)
+        self._work.pool.patience_s = 1.0 if hurry.done() else max(1.0, STOP_S - (time.monotonic() - began))
         hurry.cancel()
-        if not pipeline.done():
-            self._pipeline.cancel()
-            await asyncio.wait([pipeline], timeout=5)
         log.info("daemon.drained", waiting=self._pipeline.waiting)
+
+    async def _let_go(
+        self, watching: asyncio.Task[None], pipeline: asyncio.Task[None], others: list[asyncio.Task[None]]
+    ) -> None:
+        """Give up whatever is still under way; what cannot be recorded is not."""
+        if self._resumed.is_set():
+            self._pipeline.cancel()
+        else:
+            pipeline.cancel()
+        for task in others:
+            task.cancel()
+        rest = [watching, pipeline, *others]
+        _, left = await asyncio.wait(rest, timeout=GIVE_UP_S)
+        if left:
+            log.warning("journal.given_up", tasks=sorted(task.get_name() for task in left))
+            self._journal.give_up()
+            await asyncio.wait(left, timeout=GIVE_UP_S)
 
     def _on_stop(self) -> None:
         if self._stop.is_set():
             self._hurry.set()  # asked twice: do not wait for what is under way
         self._stop.set()
+        if not self._is_at_work and self._task is not None:
+            self._task.cancel()
 
-    # --- reload
-
-    def _on_reload(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._reload(), name="reload")
-        task.add_done_callback(lambda done: done.cancelled() or done.result())
-
-    async def _reload(self) -> None:
-        """Checks the configuration and swaps it, or keeps the one in force and says why."""
-        self._notifier.reloading()
-        try:
-            settings = await asyncio.to_thread(self._load)
-            changed = [name for name in FIXED_WHILE_RUNNING if getattr(settings, name) != getattr(self._settings, name)]
-            if changed:
-                raise ConfigError(
-                    tuple(f"{name}: cannot change while running; restart the service" for name in changed)
-                )
-        except ConfigError as error:
-            for problem in error.problems:
-                log.error("config.refused", problem=problem)
-        else:
-            self._settings = settings
-            await self._watcher.replace_roots([watch.watch_root() for watch in settings.watch])
-            await self._pipeline.resume()
-            self._pipeline.wake()
-            log.info("config.reloaded", watches=[watch.name for watch in settings.watch])
-        finally:
-            self._notifier.ready()
+    async def _adopt(self, settings: Settings) -> None:
+        """Work by a new configuration from now on."""
+        if settings.log != self._settings.log:
+            set_up_logging(settings.log.level, settings.log.format)
+        self._settings = settings
+        await self._watcher.replace_roots([watch.watch_root() for watch in settings.watch])
+        await self._pipeline.resume()
+        self._pipeline.wake()
 
     # --- what is told
 
     async def facts(self) -> Facts:
         """What readiness is judged by, now."""
-        oldest = await self._journal.oldest_unfinished_at() if self._journal.fault is None else None
+        journal_fault, oldest_s = self._journal.fault, None
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                oldest_s = await self._journal.oldest_unfinished_s()
+        except TimeoutError:
+            problem = f"the journal has not answered a question for {ANSWER_S:g} s"
+            journal_fault = journal_fault or StorageFault(
+                str(self._journal.path), problem, "see that its disk answers and that nobody has locked it"
+            )
         return Facts(
             roots=self._watcher.health(),
             disks=self._disks.facts(),
             render_fault=str(self._gate.fault) if self._gate.fault else None,
-            journal_fault=str(self._journal.fault) if self._journal.fault else None,
-            oldest_unfinished_s=None if oldest is None else time.time() - oldest,
+            journal_fault=str(journal_fault) if journal_fault else None,
+            oldest_unfinished_s=oldest_s,
             backlog_limit_s=self._settings.http.backlog_limit_s,
         )
 
@@ -239,12 +285,10 @@ class Daemon:
             self._notifier.status(f"{self._pipeline.under_way} under way, {self._pipeline.waiting} waiting; {state}")
 
     async def _ping_watchdog(self) -> None:
-        """Tells systemd that the loop turns and the journal's thread answers."""
+        """Tells systemd that the loop turns. A disk that hangs is told by readiness: a restart would not mend it."""
         interval_s = watchdog_interval_s(os.environ)
         if interval_s is None:
             return
         while True:
-            if self._journal.fault is None:
-                await self._journal.counts()
             self._notifier.watchdog()
             await asyncio.sleep(interval_s / 2)

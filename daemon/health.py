@@ -9,7 +9,7 @@ from daemon.states import MontageState, Step
 from daemon.watcher import RootHealth, RootStatus
 from daemon.watching.words import shown
 
-_TROUBLED = frozenset({RootStatus.UNREACHABLE, RootStatus.PAUSED})
+_TROUBLED = frozenset({RootStatus.OPENING, RootStatus.UNREACHABLE, RootStatus.PAUSED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def _reasons(facts: Facts) -> Iterable[str]:
         yield f"the journal cannot be written: {facts.journal_fault}"
     for root in facts.roots:
         if root.status in _TROUBLED:
-            why = "; ".join(root.reasons) or "no reason given"
+            why = "; ".join(root.reasons) or "not looked at yet"
             yield f"watch {root.name}: {root.directory} is {root.status}: {why}"
     for disk in facts.disks:
         if disk.problem:

@@ -188,8 +188,8 @@ class Pipeline:
             montage = await self._journal.montage(montage_id)
             if montage is None:
                 continue
-            seconds = (montage.complete_at or montage.changed_at) - montage.noticed_at
-            self._metrics.complete_seconds.observe(max(0.0, seconds))
+            seconds = self._journal.age_s(montage)
+            self._metrics.complete_seconds.observe(seconds)
             log.info(
                 "montage.complete",
                 montage=montage.id,

@@ -62,8 +62,8 @@ class Timing:
     """How long an overflow stays visible."""
     stuck_s: float = 60.0
     """A look that has not moved for this long is stuck: the file server does not answer."""
-    claim_s: float = 5.0
-    """How long to wait at the start for roots to be claimed; those that hang are told by the first look."""
+    opening_s: float = 5.0
+    """The same for a root that is opened, which asks for little; the start waits no longer for it."""
     stop_s: float = 2.0
     """How long to wait for a thread when stopping."""
 
@@ -135,7 +135,7 @@ class Watcher:
         """Takes every root, all at once; one whose file server does not answer is taken when it does."""
         claims = [asyncio.create_task(watch.claim(), name=f"claim {name}") for name, watch in self._watches.items()]
         try:
-            done, _ = await asyncio.wait(claims, timeout=self._timing.claim_s)
+            done, _ = await asyncio.wait(claims, timeout=self._timing.opening_s)
             for claim in done:
                 claim.result()
         finally:
@@ -163,7 +163,10 @@ class Watcher:
             watch.doubt(metafile)
 
     async def replace_roots(self, roots: Iterable[WatchRoot]) -> None:
-        """Watches these roots from now on; those that have not changed go on undisturbed. Only while `run` runs."""
+        """Watches these roots from now on; those that have not changed go on undisturbed. Only while `run` runs.
+
+        Returns when the new ones are watched, or it was found out why not.
+        """
         wanted = {root.name: root for root in roots}
         leaving = [watch for name, watch in self._watches.items() if wanted.get(name) != watch.root]
         await asyncio.gather(*(self._stop(watch) for watch in leaving))
@@ -173,8 +176,10 @@ class Watcher:
             name: kept.get(name) or self._make(root, known_metafiles=known.get((name, root.directory), 0))
             for name, root in wanted.items()
         }
-        for name in wanted.keys() - kept.keys():
-            self._start(self._watches[name])
+        new = [self._watches[name] for name in wanted.keys() - kept.keys()]
+        for watch in new:
+            self._start(watch)
+        await asyncio.gather(*(watch.watching.wait() for watch in new))
 
     def _start(self, watch: "_RootWatch") -> None:
         assert self._group is not None, "roots are replaced while the watcher runs"
@@ -296,8 +301,9 @@ class _RootWatch:
     async def _until_done(self) -> None:
         """Until the call under way has ended; when this is cancelled the call goes on, and `end` waits for it."""
         while self._call is not None and not self._call.done():
-            await asyncio.wait([self._call], timeout=self._timing.stuck_s)
-            self._report()
+            await asyncio.wait([self._call], timeout=max(0.05, self._patience_s - self._still_s()))
+            if self._view is not None or self._stuck() is not None:
+                self._report()
 
     # --- rhythm
 
@@ -411,7 +417,7 @@ class _RootWatch:
     @property
     def is_observable(self) -> bool:
         """Whether the root can be looked at now."""
-        return self._view is not None and self._status() not in {RootStatus.UNREACHABLE, RootStatus.PAUSED}
+        return self._status() not in {RootStatus.OPENING, RootStatus.UNREACHABLE, RootStatus.PAUSED}
 
     def ask(self, directory: Path | None) -> bool:
         """Asks for a look at a directory and all below it, or at everything; False if it does not lie here."""
@@ -461,21 +467,29 @@ class _RootWatch:
         view = self._view
         if self._stuck() is not None or (view is not None and view.trouble is not None):
             return RootStatus.UNREACHABLE
-        if view is not None and view.is_empty:
+        if view is None:
+            return RootStatus.OPENING
+        if view.is_empty:
             return RootStatus.PAUSED
-        if view is None or not self.caught_up.is_set():
+        if not self.caught_up.is_set():
             return RootStatus.CATCHING_UP
         return RootStatus.WATCHING if view.has_events and not self._trust.is_lying else RootStatus.POLLING
 
     def _is_looking(self) -> bool:
         return self._call is not None and not self._call.done()
 
+    @property
+    def _patience_s(self) -> float:
+        return self._timing.opening_s if self._view is None else self._timing.stuck_s
+
+    def _still_s(self) -> float:
+        """How long the look under way has not moved."""
+        return time.monotonic() - max(self._call_began, self._lookout.tree.moved_at)
+
     def _stuck(self) -> Reason | None:
         """Why the look under way gets nowhere, if that is so."""
-        if not self._is_looking():
-            return None
-        still_s = time.monotonic() - max(self._call_began, self._lookout.tree.moved_at)
-        if still_s < self._timing.stuck_s:
+        still_s = self._still_s()
+        if not self._is_looking() or still_s < self._patience_s:
             return None
         where = shown(self._lookout.tree.current)
         return Reason("stuck", f"the look at {where} has not answered for {still_s:.0f} s: see that its server is up")

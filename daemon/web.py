@@ -9,7 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -26,7 +26,11 @@ from daemon.replay.selection import Action, ReplayRequest
 from daemon.states import MontageState
 from handlers.errors import Fault, SettingsFault
 
+T = TypeVar("T")
+
 LONGEST_LIST = 10_000
+ANSWER_S = 10.0
+"""How long the journal may take to answer a request."""
 LONGEST_BODY = 2 * 1024**2
 """Bytes of a POST."""
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -38,6 +42,7 @@ def make_app(
     facts: Callable[[], Awaitable[Facts]],
     posts: "Posts | None" = None,
     http: Callable[[], HttpSettings] = HttpSettings,
+    reloads: Callable[[], dict[str, Any]] = dict,
 ) -> web.Application:
     """Return the routes, which answer from the journal and from `facts`.
 
@@ -45,10 +50,11 @@ def make_app(
     ----------
     posts : the routes that change something; None leaves them out.
     http : says under which names the daemon may be asked.
+    reloads : tells how the last reload of the configuration ended.
     """
     logging.getLogger("aiohttp.server").addFilter(_in_one_line)
     app = web.Application(middlewares=[_answer_as_json, _host_check(http)], client_max_size=LONGEST_BODY)
-    pages = _Pages(journal, metrics, facts)
+    pages = _Pages(journal, metrics, facts, reloads)
     app.add_routes(
         [
             web.get("/healthz", pages.healthz),
@@ -56,6 +62,7 @@ def make_app(
             web.get("/metrics", pages.metrics),
             web.get("/api/montages", pages.montages),
             web.get("/api/montages/{id}", pages.montage),
+            web.get("/api/reload", pages.reload),
         ]
     )
     if posts is not None:
@@ -121,10 +128,17 @@ def is_known_host(authority: str, allowed: Collection[str]) -> bool:
 
 
 class _Pages:
-    def __init__(self, journal: Journal, metrics: Metrics, facts: Callable[[], Awaitable[Facts]]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        metrics: Metrics,
+        facts: Callable[[], Awaitable[Facts]],
+        reloads: Callable[[], dict[str, Any]],
+    ) -> None:
         self._journal = journal
         self._metrics = metrics
         self._facts = facts
+        self._reloads = reloads
 
     async def healthz(self, _: web.Request) -> web.Response:
         """200 while the loop turns: an answer at all is the proof."""
@@ -156,32 +170,39 @@ class _Pages:
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Prometheus text format."""
-        text = self._metrics.text(await self._facts(), await self._journal.counts())
+        text = self._metrics.text(await self._facts(), await _in_time(self._journal.counts()))
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def montages(self, request: web.Request) -> web.Response:
         """Newest first: `?state=failed&z=1050&limit=100`, `?id=1,2,3`, `?metafile=/data/..._0_.json`."""
         metafile = request.query.get("metafile")
-        rows = await self._journal.montages(
-            states=_states(request),
-            z=_number(request, "z"),
-            ids=_ids(request),
-            metafile=_path(metafile) if metafile is not None else None,
-            limit=_limit(request),
-            newest_first=True,
+        rows = await _in_time(
+            self._journal.montages(
+                states=_states(request),
+                z=_number(request, "z"),
+                ids=_ids(request),
+                metafile=_path(metafile) if metafile is not None else None,
+                limit=_limit(request),
+                newest_first=True,
+            )
         )
-        counts = counts_json(await self._journal.counts())
+        counts = counts_json(await _in_time(self._journal.counts()))
         body = await asyncio.to_thread(_listing, rows, counts)
         return web.Response(body=body, content_type="application/json", charset="utf-8")
 
     async def montage(self, request: web.Request) -> web.Response:
         """One montage with its events and attempts."""
         text = request.match_info["id"]
-        montage = (
-            await self._journal.montage(int(text)) if text.isascii() and text.isdigit() and len(text) < 19 else None
-        )
-        if montage is None:
+        is_id = text.isascii() and text.isdigit() and len(text) < 19
+        body = await _in_time(self._whole(int(text))) if is_id else None
+        if body is None:
             raise web.HTTPNotFound(reason="no such montage")
+        return web.json_response(body)
+
+    async def _whole(self, montage_id: int) -> dict[str, Any] | None:
+        montage = await self._journal.montage(montage_id)
+        if montage is None:
+            return None
         body = montage_json(montage)
         body["events"] = [{**event, "at": _iso(event["at"])} for event in await self._journal.events(montage.id)]
         body["attempts"] = [
@@ -189,7 +210,20 @@ class _Pages:
             for attempt in await self._journal.attempts(montage.id)
         ]
         body["tiles_made"] = len(await self._journal.tiles_made(montage.id))
-        return web.json_response(body)
+        return body
+
+    async def reload(self, _: web.Request) -> web.Response:
+        """How the last reload of the configuration ended."""
+        return web.json_response(self._reloads())
+
+
+async def _in_time(question: Awaitable[T]) -> T:
+    """What the journal answers; 503 where its disk does not."""
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            return await question
+    except TimeoutError:
+        raise web.HTTPServiceUnavailable(reason="the journal does not answer: see that its disk does") from None
 
 
 class Posts:

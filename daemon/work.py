@@ -7,28 +7,25 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from daemon.config import Settings
+from daemon.config import Settings, WorkerSettings
 from daemon.disks import MipmapDisks
 from daemon.gate import PROBE_STACK, RenderGate
 from daemon.health import Metrics
 from daemon.journal import Examination, Journal, Montage
 from daemon.keeper import StackKeeper
-from daemon.pipeline import LIMITS, Pipeline
+from daemon.pipeline import Pipeline
 from daemon.states import Closing
 from daemon.steps import Steps
+from daemon.watching.threads import DaemonThreads
 from handlers.executors import WorkerPool, open_executor
 from handlers.render import RenderClient, StackId
 
 log = structlog.get_logger()
-
-SPARE_THREADS = 16
-"""For what looks at files beside the steps: disks, FAILED montages, executors that start and end."""
 
 
 @dataclass
@@ -48,6 +45,7 @@ class Work:
 
     def assemble(self, pool: WorkerPool, workers: int) -> None:
         """Makes the parts; `workers` is how many tiles are made at once."""
+        self.pool = pool
         render = self.settings().render
         probe = StackId(render.owner, render.project, PROBE_STACK)
         self.gate = RenderGate(self.client, probe, on_open=self._wake)
@@ -123,21 +121,27 @@ async def open_work(
         If the journal or the executor cannot be had.
     """
     now = settings()
-    # One for every step that can be under way: threads that hang on a dead mount take none from the other watches.
-    threads = SPARE_THREADS + sum(LIMITS.values()) * len(now.watch)
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="files"))
+    asyncio.get_running_loop().set_default_executor(DaemonThreads("files"))
     async with contextlib.AsyncExitStack() as stack:
         journal = await stack.enter_async_context(Journal(now.journal.path, examination=examination))
         url = await stack.enter_async_context(render_url(now))
         client = await stack.enter_async_context(RenderClient(url))
         count = now.workers.count or os.cpu_count() or 1
-        workers = now.workers
-        pool = stack.enter_context(
-            open_executor(workers.executor, count, workers.dask_scheduler, job_timeout_s=workers.tile_timeout_s)
-        )
+        pool = await stack.enter_async_context(_open_pool(now.workers, count))
         work = Work(settings, metrics or Metrics(), journal, client, is_observable, look_again, close_at_end)
         work.assemble(pool, count)
         yield work
+
+
+@contextlib.asynccontextmanager
+async def _open_pool(workers: WorkerSettings, count: int) -> AsyncIterator[WorkerPool]:
+    """The workers. They start and end in a thread: signals are heard meanwhile."""
+    opening = open_executor(workers.executor, count, workers.dask_scheduler, job_timeout_s=workers.tile_timeout_s)
+    pool = await asyncio.to_thread(opening.__enter__)
+    try:
+        yield pool
+    finally:
+        await asyncio.to_thread(opening.__exit__, None, None, None)
 
 
 @contextlib.asynccontextmanager

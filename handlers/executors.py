@@ -272,6 +272,8 @@ class WorkerPool:
         """How often the executor broke and was replaced."""
         self.hung = 0
         """How many jobs were given up because their workers hung."""
+        self.patience_s = END_TIMEOUT_S
+        """How long jobs under way may take at the end."""
 
     @property
     def executor(self) -> Executor:
@@ -409,7 +411,7 @@ class WorkerPool:
     def close(self) -> None:
         """Ends the workers; jobs not begun are dropped."""
         self._closed = True
-        self._backend.end(self.executor, END_TIMEOUT_S)
+        self._backend.end(self.executor, self.patience_s)
 
 
 async def _in_time(crew: Crew, future: Future[T], timeout_s: float) -> T:

@@ -21,6 +21,8 @@ PRELOADED = ["handlers.images", "handlers.worker"]
 """Imported once, by the process that the workers are forked from."""
 NOT_FOR_WORKERS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 """Sent to the whole group by a terminal or a service manager; the daemon decides what becomes of the jobs."""
+END_S = 3.0
+"""For the server of workers to end."""
 OOM_SCORE = 500
 """Where memory runs out the kernel is to take a worker, not the daemon."""
 
@@ -48,6 +50,30 @@ def start_server() -> None:
     forkserver.set_forkserver_preload(PRELOADED)
     with _without_main(), _blocked():
         forkserver.ensure_running()
+
+
+def end_server() -> None:
+    """End the server that workers are forked from, and multiprocessing's tracker of semaphores.
+
+    They end by themselves a moment after this process. A service manager that looks in between would kill them, and
+    tell of it. Called last: whoever frees a semaphore afterwards starts the tracker again.
+    """
+    deadline = time.monotonic() + END_S
+    server: Any = forkserver._forkserver  # multiprocessing has no public way
+    tracker: Any = resource_tracker._resource_tracker
+    for owner, pipe, process in ((server, "_forkserver_alive_fd", "_forkserver_pid"), (tracker, "_fd", "_pid")):
+        descriptor, pid = getattr(owner, pipe), getattr(owner, process)
+        if descriptor is not None and pid is not None:
+            setattr(owner, pipe, None)
+            setattr(owner, process, None)
+            os.close(descriptor)  # by which it knows that it is to end
+            _reap(pid, deadline)
+
+
+def _reap(pid: int, deadline: float) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
+            time.sleep(0.005)
 
 
 class WorkerContext(ForkServerContext):

@@ -22,8 +22,14 @@ class UnusableJournal(SettingsFault):
     exit_code = 2
 
 
+class JournalLocked(StorageFault):
+    """Another program has locked the journal."""
+
+
 BUSY_S = 10.0
-"""How long another connection's lock is waited for."""
+"""How long another connection's lock is waited for before it is told of, and while the journal is opened."""
+BRIEFLY_BUSY_S = 0.5
+"""How long one transaction waits for it: meanwhile its thread does nothing else."""
 MIGRATIONS: tuple[str, ...] = tuple(
     file.read_text(encoding="utf-8")
     for file in sorted(files("daemon.journal").joinpath("migrations").iterdir(), key=lambda file: file.name)
@@ -85,10 +91,23 @@ def connect(path: Path, examination: Examination | None = None) -> Connection:
         connection.execute("COMMIT")
         _examine(connection, path, examination)
         migrate(connection, path)
+        _wait_briefly(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def connect_beside(path: Path) -> Connection:
+    """A connection for reading beside one that writes, in a journal that `connect` has opened."""
+    connection = _open(path)
+    connection.execute("PRAGMA query_only = ON")
+    _wait_briefly(connection)
+    return connection
+
+
+def _wait_briefly(connection: Connection) -> None:
+    connection.execute(f"PRAGMA busy_timeout = {BRIEFLY_BUSY_S * 1000:.0f}")
 
 
 def connect_read_only(path: Path) -> Connection:
@@ -214,7 +233,8 @@ def journal_fault(path: Path, error: sqlite3.DatabaseError) -> Fault:
             return _foreign(path, str(error))
         hint = "see that its directory exists, is writable by the service's user, has free space, and is a local disk"
         hint = _HINTS.get(_code(error), hint)
-        return StorageFault(str(path), f"the journal cannot be used: {error}", hint)
+        kind = JournalLocked if _code(error) == sqlite3.SQLITE_BUSY else StorageFault
+        return kind(str(path), f"the journal cannot be used: {error}", hint)
     if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
         raise error  # our bug, not the file's
     return _damaged(path, str(error))

@@ -1,14 +1,14 @@
 """What is remembered: montages, their events and attempts, in one SQLite file.
 
-One thread owns the connection; callers await closures run on it. The event and the state that follows from it commit
-together, with `synchronous=FULL`: what the journal has acknowledged survives a crash of the process and of the machine.
+One thread owns the connection that writes, another one a connection that reads; callers await closures run on them. The
+event and the state that follows from it commit together, with `synchronous=FULL`: what the journal has acknowledged
+survives a crash of the process and of the machine. Readers see what is committed, and never wait for a writer.
 """
 
 import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -16,10 +16,22 @@ from typing import Any, Self, TypeVar
 import structlog
 
 from daemon.journal import contents, rows, tilesets
-from daemon.journal.file import Connection, Examination, connect, connect_read_only, journal_fault, transaction
+from daemon.journal.ages import Ages
+from daemon.journal.file import (
+    BUSY_S,
+    Connection,
+    Examination,
+    JournalLocked,
+    connect,
+    connect_beside,
+    connect_read_only,
+    journal_fault,
+    transaction,
+)
 from daemon.journal.records import Look, Montage, Outcome, Settled, Settling
 from daemon.states import Event, MontageState, Step
 from daemon.watcher import Sighting
+from daemon.watching.threads import DaemonThreads
 from handlers.errors import Evidence, Fault, StorageFault
 from handlers.uris import path_to_uri
 
@@ -29,7 +41,15 @@ Clock = Callable[[], float]
 log = structlog.get_logger()
 
 RETRY_S = 2.0
-"""Pause before a journal that could not be written is tried again."""
+"""Pause before a journal that could not be used is tried again."""
+LOCKED_RETRY_S = 0.1
+"""Pause before a journal that another program has locked is tried again."""
+HELD_UP_S = 3.0
+"""A lock that lasts longer is not waited for by a daemon that stops."""
+STUCK_S = 10.0
+"""A transaction that takes longer hangs: the disk does not answer."""
+CLOSE_S = 5.0
+"""How long the end waits for what is still to be recorded."""
 
 
 class Journal:
@@ -37,6 +57,7 @@ class Journal:
 
     Parameters
     ----------
+    steady : a clock that nobody sets, for ages.
     read_only : for looking at it, beside a running daemon too. Nothing is made, migrated or waited for.
     examination : of this file, if one was begun ahead.
 
@@ -53,75 +74,156 @@ class Journal:
         path: Path,
         clock: Clock = time.time,
         *,
+        steady: Clock = time.monotonic,
         read_only: bool = False,
         examination: Examination | None = None,
     ) -> None:
         self.path = path
         self._clock = clock
+        self._ages = Ages(clock, steady)
         self._read_only = read_only
         self._examination = examination
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        self._writer = DaemonThreads("journal", most=1)
+        self._reader = DaemonThreads("journal reader", most=1)
         self._connection: Connection | None = None
-        self.fault: StorageFault | None = None
+        self._reading: Connection | None = None
+        self._fault: StorageFault | None = None
+        self._began: float | None = None
+        """When the transaction under way began; None between two."""
+        self._locked_since: float | None = None
+        self._is_given_up = False
+
+    @property
+    def fault(self) -> StorageFault | None:
         """Why the journal cannot be written now; None while it can."""
+        began = self._began
+        if began is not None and (stuck_s := time.monotonic() - began) > STUCK_S:
+            problem = f"the journal has not answered for {stuck_s:.0f} s"
+            return StorageFault(str(self.path), problem, "see that its disk answers")
+        return self._fault
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether nothing can be recorded now, and could not for some seconds."""
+        locked_since = self._locked_since
+        return self.fault is not None or (locked_since is not None and time.monotonic() - locked_since > HELD_UP_S)
 
     async def __aenter__(self) -> Self:
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+            await asyncio.get_running_loop().run_in_executor(self._writer, self._open)
         except BaseException:
             # The thread opens the file although its task was cancelled: close the file afterwards.
-            self._thread.submit(self._close)
-            self._thread.shutdown(wait=False)
+            for close in (self._close_reading, self._close_writing):
+                self._writer.submit(close)
+            self._end_threads()
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
-        self._thread.shutdown()
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await loop.run_in_executor(self._reader, self._close_reading)
+                await loop.run_in_executor(self._writer, self._close_writing)  # the last to close tidies up the file
+        except TimeoutError:
+            log.error("journal.left_open", journal=str(self.path), hint="its disk does not answer")
+        finally:
+            self._end_threads()
+
+    def _end_threads(self) -> None:
+        for threads in (self._reader, self._writer):
+            threads.shutdown(wait=False)
 
     def _open(self) -> None:
         try:
-            if self._read_only:
-                self._connection = connect_read_only(self.path)
-            else:
+            if not self._read_only:
                 self._connection = connect(self.path, self._examination)
+            self._reading = connect_read_only(self.path) if self._read_only else connect_beside(self.path)
         except sqlite3.DatabaseError as error:
             raise journal_fault(self.path, error) from error
 
-    def _close(self) -> None:
+    def _close_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
+
+    def _close_writing(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
+    def give_up(self) -> None:
+        """Record nothing more: whoever waits for a journal that cannot be written is cancelled."""
+        self._is_given_up = True
+
     async def run(self, closure: Callable[[Connection], T]) -> T:
-        """The closure's result, run on the journal's thread in one transaction.
+        """The closure's result, run on the writer's thread in one transaction.
 
         A journal that cannot be written (its disk is full, say) is waited for: what is to be remembered is not given
         up, and whoever has something to record does nothing else meanwhile.
         """
+        if self._read_only:
+            raise StorageFault(str(self.path), "the journal is opened readonly")
         while True:
-            work = asyncio.get_running_loop().run_in_executor(self._thread, self._transact, closure)
+            if self._is_given_up:
+                raise asyncio.CancelledError("the journal is given up")
+            work = asyncio.get_running_loop().run_in_executor(self._writer, self._transact, closure)
             try:
                 # An outcome that is being written is not given up because the one who waits for it is cancelled.
                 result = await asyncio.shield(work)
             except StorageFault as fault:
-                if self._read_only:
-                    raise
-                if self.fault is None:
-                    log.error("journal.unwritable", fault=str(fault))
-                self.fault = fault
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._not_written(fault))
             else:
-                self.fault = None
+                self._fault = self._locked_since = None
                 return result
+
+    def _not_written(self, fault: StorageFault) -> float:
+        """Take note of a write that failed; seconds until it is tried again. A lock that passes soon is no fault."""
+        now = time.monotonic()
+        is_locked = isinstance(fault, JournalLocked)
+        if is_locked and self._locked_since is None:
+            self._locked_since = now
+        if is_locked and self._locked_since is not None and now - self._locked_since < BUSY_S:
+            return LOCKED_RETRY_S
+        if self._fault is None:
+            log.error("journal.unwritable", fault=str(fault))
+        self._fault = fault
+        return LOCKED_RETRY_S if is_locked else RETRY_S
 
     def _transact(self, closure: Callable[[Connection], T]) -> T:
         if self._connection is None:
             raise RuntimeError("the journal is closed")
+        if self._is_given_up:
+            raise StorageFault(str(self.path), "the journal is given up")
+        self._began = time.monotonic()
         try:
-            with transaction(self._connection, read_only=self._read_only) as connection:
+            with transaction(self._connection) as connection:
+                return closure(connection)
+        except sqlite3.DatabaseError as error:
+            raise journal_fault(self.path, error) from error
+        finally:
+            self._began = None
+
+    async def ask(self, closure: Callable[[Connection], T]) -> T:
+        """The closure's result, read in one transaction, whoever writes meanwhile.
+
+        A journal that cannot be read is waited for, unless it is opened for reading only.
+        """
+        while True:
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._reader, self._read, closure)
+            except StorageFault:
+                if self._read_only or self._is_given_up:
+                    raise
+                await asyncio.sleep(RETRY_S)
+
+    def _read(self, closure: Callable[[Connection], T]) -> T:
+        if self._reading is None:
+            raise RuntimeError("the journal is closed")
+        try:
+            with transaction(self._reading, read_only=True) as connection:
                 return closure(connection)
         except sqlite3.DatabaseError as error:
             raise journal_fault(self.path, error) from error
@@ -130,15 +232,27 @@ class Journal:
 
     async def notice(self, sighting: Sighting) -> int | None:
         """Id of the montage that a sighting makes, or wakes; None if the journal knows this very file already."""
-        return await self.run(lambda connection: contents.notice(connection, sighting, self._clock()))
+        return await self._notice(sighting)
 
     async def take_in(self, sighting: Sighting) -> int:
         """Id of the montage that a metafile makes because somebody asked for it, known to the journal or not.
 
         Settling finds out whether its content is known already.
         """
-        montage_id = await self.run(lambda connection: contents.notice(connection, sighting, self._clock(), anew=True))
+        montage_id = await self._notice(sighting, anew=True)
         assert montage_id is not None
+        return montage_id
+
+    async def _notice(self, sighting: Sighting, *, anew: bool = False) -> int | None:
+        def notice(connection: Connection) -> tuple[int | None, bool]:
+            now = self._clock()
+            montage_id = contents.notice(connection, sighting, now, anew=anew)
+            montage = rows.find(connection, rows.BY_ID, (montage_id,)) if montage_id is not None else None
+            return montage_id, montage is not None and montage.noticed_at == now
+
+        montage_id, is_new = await self.run(notice)
+        if montage_id is not None and is_new:
+            self._ages.begin(montage_id)
         return montage_id
 
     async def replay(self, montage_id: int, step: Step) -> Montage | None:
@@ -226,11 +340,11 @@ class Journal:
 
     async def awaited(self) -> list[tuple[int, str, Evidence]]:
         """(id, watch, the file that has to change) of every montage that FAILED, or is IGNORED, because of a file."""
-        return await self.run(contents.awaited)
+        return await self.ask(contents.awaited)
 
     async def alike(self, montage: Montage) -> list[Montage]:
         """Montages of other paths that hold the same content, or whose file is the same one; none is superseded."""
-        return await self.run(lambda connection: contents.alike(connection, montage))
+        return await self.ask(lambda connection: contents.alike(connection, montage))
 
     async def move(self, montage: Montage, onto: Montage) -> bool:
         """Whether it is recorded that a metafile moved to the path of another montage: nothing else happened to it."""
@@ -240,7 +354,7 @@ class Journal:
         """Whether mipmaps were ever written to a directory."""
         query = "SELECT 1 FROM mipmap_directories WHERE directory = ?"
         values = (path_to_uri(directory),)
-        return await self.run(lambda connection: connection.execute(query, values).fetchone() is not None)
+        return await self.ask(lambda connection: connection.execute(query, values).fetchone() is not None)
 
     async def use_for_mipmaps(self, directory: Path) -> None:
         """Records that mipmaps are about to be written to a directory."""
@@ -297,7 +411,7 @@ class Journal:
 
     async def tiles_made(self, montage_id: int) -> frozenset[str]:
         """Ids of the tiles whose mipmaps are recorded as made."""
-        return await self.run(
+        return await self.ask(
             lambda connection: frozenset(
                 row[0] for row in connection.execute("SELECT tile_id FROM tiles WHERE montage_id = ?", (montage_id,))
             )
@@ -313,18 +427,18 @@ class Journal:
 
     async def tile_ids(self, montage_id: int) -> frozenset[str]:
         """Ids of a montage's tiles."""
-        return await self.run(lambda connection: tilesets.tile_ids(connection, montage_id))
+        return await self.ask(lambda connection: tilesets.tile_ids(connection, montage_id))
 
     async def former_tile_ids(self, montage: Montage, stack: str) -> frozenset[str]:
         """Ids of tiles that the montages superseded by this one had put into a stack, and this one does not hold.
 
         Superseded are former contents of its path, and of paths that its metafile had before.
         """
-        return await self.run(lambda connection: tilesets.former_tile_ids(connection, montage, stack))
+        return await self.ask(lambda connection: tilesets.former_tile_ids(connection, montage, stack))
 
     async def unwanted_tile_ids(self, montage: Montage, stack: str) -> frozenset[str]:
         """Those of `former_tile_ids` that no montage of the stack holds, unless it is superseded."""
-        return await self.run(lambda connection: tilesets.unwanted_tile_ids(connection, montage, stack))
+        return await self.ask(lambda connection: tilesets.unwanted_tile_ids(connection, montage, stack))
 
     async def record_closing(self, stack: str, montage_ids: Sequence[int]) -> tuple[int, ...]:
         """Records that a stack was closed for these APPLIED montages; those that became COMPLETE by it."""
@@ -343,7 +457,7 @@ class Journal:
 
     async def open_stacks(self) -> list[tuple[str, str]]:
         """Return each stack that was opened and not closed since, with the watch that it was opened for."""
-        return await self.run(
+        return await self.ask(
             lambda connection: connection.execute("SELECT stack, watch FROM open_stacks ORDER BY stack").fetchall()
         )
 
@@ -351,7 +465,7 @@ class Journal:
 
     async def montage(self, montage_id: int) -> Montage | None:
         """The montage of this id."""
-        return await self.run(lambda connection: rows.find(connection, rows.BY_ID, (montage_id,)))
+        return await self.ask(lambda connection: rows.find(connection, rows.BY_ID, (montage_id,)))
 
     async def montages(
         self,
@@ -372,23 +486,23 @@ class Journal:
         metafile, below : a metafile, and a directory that metafiles lie anywhere below.
         """
         where = rows.Where(states, z, stack, ids, metafile, below)
-        return await self.run(lambda connection: rows.select(connection, where, limit=limit, newest=newest_first))
+        return await self.ask(lambda connection: rows.select(connection, where, limit=limit, newest=newest_first))
 
     async def unfinished(self) -> list[tuple[int, str, MontageState, str]]:
         """(id, acquired, state, watch) of every montage that has a step to do."""
-        return await self.run(rows.unfinished)
+        return await self.ask(rows.unfinished)
 
     async def events(self, montage_id: int) -> list[dict[str, Any]]:
         """Events of a montage, first to last."""
-        return await self.run(lambda connection: rows.events(connection, montage_id))
+        return await self.ask(lambda connection: rows.events(connection, montage_id))
 
     async def attempts(self, montage_id: int) -> list[dict[str, Any]]:
         """Attempts of a montage, first to last."""
-        return await self.run(lambda connection: rows.attempts(connection, montage_id))
+        return await self.ask(lambda connection: rows.attempts(connection, montage_id))
 
     async def counts(self) -> dict[tuple[str, MontageState], int]:
         """How many montages of each watch are in each state."""
-        return await self.run(
+        return await self.ask(
             lambda connection: {
                 (watch, MontageState(state)): count
                 for watch, state, count in connection.execute(
@@ -397,14 +511,21 @@ class Journal:
             }
         )
 
-    async def oldest_unfinished_at(self) -> float | None:
-        """When the montage that has waited longest was noticed, seconds since 1970 UTC."""
-        query = f"SELECT min(noticed_at) FROM montages WHERE state IN ({rows.UNFINISHED_STATES})"  # noqa: S608
-        return await self.run(lambda connection: connection.execute(query).fetchone()[0])
+    async def oldest_unfinished_s(self) -> float | None:
+        """Age of the unfinished montage that was noticed first, seconds; None if there is none."""
+        # The + keeps SQLite from walking over all rows in the order of their ids.
+        first = f"SELECT min(+id) FROM montages WHERE state IN ({rows.UNFINISHED_STATES})"  # noqa: S608  constant text
+        query = f"SELECT id, noticed_at FROM montages WHERE id = ({first})"  # noqa: S608  constant text
+        oldest = await self.ask(lambda connection: connection.execute(query).fetchone())
+        return None if oldest is None else self._ages.seconds(*oldest)
+
+    def age_s(self, montage: Montage) -> float:
+        """Seconds since the montage was noticed."""
+        return self._ages.seconds(montage.id, montage.noticed_at)
 
     async def known_metafiles(self) -> dict[str, int]:
         """How many metafiles of each watch the journal knows."""
-        return await self.run(
+        return await self.ask(
             lambda connection: dict(
                 connection.execute("SELECT watch, count(DISTINCT metafile) FROM montages GROUP BY watch")
             )

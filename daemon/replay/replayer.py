@@ -40,6 +40,8 @@ class Replayer:
             planned = [(candidate, plan_within(candidate, request.step, self._settings())) for candidate in selected]
             if request.dry_run:
                 return [each for _, each in planned]
+            if self._journal.fault is not None:  # nobody is to wait for an answer until somebody mends the disk
+                raise self._journal.fault
             return [await self._start(candidate, each, request.step) for candidate, each in planned]
 
     async def _start(self, candidate: Candidate, planned: Plan, step: Step) -> Plan:

@@ -84,6 +84,15 @@ def noted(journal: Path) -> str:
         return ""
 
 
+def journal_owner(journal: Path) -> int | None:
+    """The process that works with a journal; None if there is none, or the kernel does not tell."""
+    try:
+        with _lock_file(journal).open("rb") as file:
+            return _owner(file.fileno())
+    except OSError:
+        return None
+
+
 def _lock_file(journal: Path) -> Path:
     return journal.with_name(f"{journal.name}.lock")
 

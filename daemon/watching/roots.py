@@ -37,6 +37,8 @@ class FoundBy(StrEnum):
 class RootStatus(StrEnum):
     """How a root is doing."""
 
+    OPENING = "opening"
+    """Asked for its directory for the first time; nothing is known of it yet."""
     WATCHING = "watching"
     CATCHING_UP = "catching_up"
     """Watched, and what was there before is still being handed over."""

@@ -2,12 +2,97 @@
 
 import asyncio
 import contextlib
+import queue
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+
+MANY = 2**16
+"""Threads: more than there ever is work at once."""
+END_S = 3.0
+"""How long the end of an executor waits for work under way."""
+
+
+_Piece = tuple[Future[Any], Callable[[], Any]]
+
+
+class DaemonThreads(ThreadPoolExecutor):
+    """An executor whose threads hold up no exit: a thread that hangs on a dead file server is left behind.
+
+    There is a thread for each piece of work under way, so that one that hangs takes none from the others. The
+    interpreter waits for the threads of a ThreadPoolExecutor before it ends, for ever; asyncio takes no other class.
+
+    Parameters
+    ----------
+    name : of the threads.
+    most : threads at once; None for as many as there is work.
+    """
+
+    def __init__(self, name: str, most: int | None = None) -> None:
+        super().__init__(max_workers=most or MANY, thread_name_prefix=name)  # starts no thread by itself
+        self._name = name
+        self._most = most
+        self._queue: queue.SimpleQueue[_Piece | None] = queue.SimpleQueue()
+        self._own = threading.Lock()
+        self._queued = 0
+        self._idle = 0
+        self._started: list[threading.Thread] = []
+        self._closed = False
+
+    def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
+        """The result to come. Raises RuntimeError after `shutdown`."""
+        future: Future[Result] = Future()
+        with self._own:
+            if self._closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._queue.put((future, partial(fn, *args, **kwargs)))
+            self._queued += 1
+            if self._queued > self._idle and (self._most is None or len(self._started) < self._most):
+                self._start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more work; wait `END_S` at most for what is under way."""
+        with self._own:
+            self._closed = True
+            while cancel_futures and not self._queue.empty():
+                if piece := self._queue.get():
+                    piece[0].cancel()
+            for _ in self._started:
+                self._queue.put(None)
+        deadline = time.monotonic() + END_S
+        for thread in self._started if wait else ():
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._serve, name=f"{self._name} {len(self._started)}", daemon=True)
+        self._started.append(thread)
+        self._idle += 1
+        thread.start()
+
+    def _serve(self) -> None:
+        while piece := self._queue.get():
+            with self._own:
+                self._queued -= 1
+                self._idle -= 1
+            _settle(*piece)
+            del piece  # or its arguments live until the next one comes
+            with self._own:
+                self._idle += 1
+
+
+def _settle(future: Future[Result], work: Callable[[], Result]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(work())
+    except BaseException as error:  # noqa: BLE001  raised again where the future is awaited
+        future.set_exception(error)
 
 
 def in_thread(work: Callable[[], Result], name: str) -> asyncio.Future[Result]:

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import threading
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -340,9 +340,8 @@ async def test_a_journal_whose_directory_is_missing_is_refused_with_a_hint(tmp_p
 
 
 async def test_a_locked_journal_is_waited_for_and_nothing_is_lost(path, monkeypatch):
-    monkeypatch.setattr("daemon.journal.journal.RETRY_S", 0.05)
+    monkeypatch.setattr("daemon.journal.journal.BUSY_S", 0.01)
     async with Journal(path) as journal:
-        journal._connection.execute("PRAGMA busy_timeout = 10")
         with closing(sqlite3.connect(path)) as other:
             other.execute("BEGIN IMMEDIATE")
             noticing = asyncio.create_task(journal.notice(SIGHTING))
@@ -352,6 +351,79 @@ async def test_a_locked_journal_is_waited_for_and_nothing_is_lost(path, monkeypa
             other.execute("ROLLBACK")
         assert await noticing is not None
         assert journal.fault is None
+
+
+@contextmanager
+def locked(path):
+    """Another program holds the journal for writing."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+async def test_reads_do_not_wait_while_another_program_holds_the_journal(path):
+    async with Journal(path) as journal:
+        done = await completed(journal)
+        with locked(path):
+            noticing = asyncio.create_task(journal.notice(replace(SIGHTING, path=Path("/data/other.json"))))
+            async with asyncio.timeout(10):
+                assert (await journal.montage(done)).state is MontageState.COMPLETE
+                assert await journal.counts() == {("temca2", MontageState.COMPLETE): 1}
+                assert len(await journal.montages()) == 1
+                assert await journal.events(done)
+                assert await journal.oldest_unfinished_s() is None
+            assert not noticing.done()
+        assert await noticing
+
+
+async def test_a_reader_sees_what_was_recorded_before(path):
+    async with Journal(path) as journal:
+        for number in range(200):
+            montage_id = await journal.notice(replace(SIGHTING, path=Path(f"/data/{number}.json")))
+            assert (await journal.montage(montage_id)).state is MontageState.NOTICED
+
+
+async def test_a_lock_that_passes_soon_is_no_fault(path):
+    async with Journal(path) as journal:
+        with locked(path):
+            noticing = asyncio.create_task(journal.notice(SIGHTING))
+            await asyncio.sleep(1)
+            assert journal.fault is None
+        assert await noticing
+
+
+async def test_a_journal_that_stays_locked_is_given_up_and_closed(path):
+    with locked_at_last(path) as lock:
+        async with Journal(path) as journal:
+            lock()
+            waiting = [asyncio.create_task(journal.notice(SIGHTING)) for _ in range(50)]
+            await asyncio.sleep(0.1)
+            journal.give_up()
+            async with asyncio.timeout(20):
+                done, _ = await asyncio.wait(waiting)
+            assert all(task.cancelled() for task in done)
+
+
+@contextmanager
+def locked_at_last(path):
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(locked(path))
+
+
+async def test_a_disk_that_does_not_answer_is_told_and_holds_up_neither_readers_nor_the_end(path, monkeypatch):
+    monkeypatch.setattr("daemon.journal.journal.STUCK_S", 0.1)
+    monkeypatch.setattr("daemon.journal.journal.CLOSE_S", 0.1)
+    release = threading.Event()
+    async with Journal(path) as journal:
+        hanging = asyncio.create_task(journal.run(lambda _: release.wait()))
+        async with asyncio.timeout(20):
+            while journal.fault is None:  # noqa: ASYNC110  nothing tells of it
+                await asyncio.sleep(0.01)
+            assert "has not answered" in str(journal.fault)
+            assert await journal.counts() == {}
+        hanging.cancel()
+    release.set()
 
 
 async def test_every_migration_from_an_empty_file_gives_the_present_schema(path):

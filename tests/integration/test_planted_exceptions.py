@@ -20,7 +20,7 @@ COLLABORATORS = (Journal, Settler, Steps, StackKeeper, MipmapDisks, RenderClient
 ASKED_AT_THE_START = {"Journal.count_crashes", "Journal.unfinished", "Journal.open_stacks", "StackKeeper.resume"}
 NOT_ASKED = {
     # by replays, readers and repairs
-    *("Journal.replay", "Journal.enter", "Journal.counts", "Journal.oldest_unfinished_at"),
+    *("Journal.replay", "Journal.enter", "Journal.counts", "Journal.oldest_unfinished_s"),
     *("Journal.known_metafiles", "Journal.events", "Journal.attempts", "Journal.forget_tiles"),
     # of metafiles that are gone, or rewritten after they settled
     *("Journal.alike", "Journal.move", "Journal.take_in"),

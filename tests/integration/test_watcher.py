@@ -23,7 +23,7 @@ from daemon.watching.lookout import Lookout
 from daemon.watching.mounts import Mount, read_mounts
 from handlers.errors import SettingsFault, StorageFault
 
-QUICK = Timing(coalesce_s=0.02, grace_s=0.3, granularity_s=0.3, stuck_s=0.5, stop_s=1.0)
+QUICK = Timing(coalesce_s=0.02, grace_s=0.3, granularity_s=0.3, stuck_s=0.5, opening_s=0.5, stop_s=1.0)
 NEVER_S = 3_600.0
 OFTEN_S = 0.15
 HERE = Path(__file__).resolve()
@@ -805,7 +805,7 @@ async def test_a_dead_file_server_at_the_start_holds_up_no_other_root(tmp_path, 
     (alive / "_metadata_1_.json").write_text("{}")
     seen = Seen()
     roots = [replace(root_at(dead), name="dead"), replace(root_at(alive), name="alive")]
-    watcher = Watcher(roots, seen, timing=replace(QUICK, claim_s=0.3))
+    watcher = Watcher(roots, seen, timing=replace(QUICK, opening_s=0.3))
     task = asyncio.create_task(watcher.run())
     try:
         async with asyncio.timeout(20):
@@ -833,7 +833,7 @@ async def test_roots_that_hang_when_the_watcher_stops_are_waited_for_together(tm
     for number in range(8):
         (tmp_path / str(number)).mkdir()
         roots.append(replace(root_at(tmp_path / str(number)), name=f"r{number}"))
-    watcher = Watcher(roots, Seen(), timing=replace(QUICK, claim_s=0.1, stop_s=0.5))
+    watcher = Watcher(roots, Seen(), timing=replace(QUICK, opening_s=0.1, stop_s=0.5))
     task = asyncio.create_task(watcher.run())
     try:
         async with asyncio.timeout(20):

@@ -58,10 +58,14 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path, with_drop_in:
 
 
 def test_the_unit_waits_longer_than_the_daemon_drains() -> None:
-    from daemon.app import DRAIN_S
+    from daemon.app import DRAIN_S, GIVE_UP_S, HTTP_END_S, STOP_S
+    from daemon.journal.journal import CLOSE_S
+    from daemon.watching.threads import END_S
+    from handlers.executors import KILLED_S
 
     (stop,) = settings()["Service"]["TimeoutStopSec"]
-    assert int(stop.removesuffix("s")) >= DRAIN_S + 30
+    most_s = max(STOP_S, DRAIN_S + 2 * GIVE_UP_S + 1) + KILLED_S + HTTP_END_S + CLOSE_S + END_S
+    assert int(stop.removesuffix("s")) >= most_s + 10
 
 
 def test_the_unit_does_not_restart_what_a_restart_cannot_mend() -> None:
@@ -69,6 +73,12 @@ def test_the_unit_does_not_restart_what_a_restart_cannot_mend() -> None:
     assert service["Restart"] == ["on-failure"]
     assert service["RestartPreventExitStatus"] == ["2"]
     assert service["Type"] == ["notify"]
+
+
+def test_a_reload_waits_for_its_outcome() -> None:
+    assert settings()["Service"]["ExecReload"] == [
+        "/opt/temwatch/bin/temwatch reload --config /etc/temwatch/config.toml"
+    ]
 
 
 def test_the_unit_may_write_its_state_and_nothing_else() -> None:

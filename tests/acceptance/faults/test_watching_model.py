@@ -19,7 +19,7 @@ from daemon.watching.hints import Hints, HintSink, OpenHints, open_hints
 from handlers.identity import FileIdentity
 from tests.acceptance.faults.rows import FaultRun, Scale, scale_asked_for
 
-QUICK = Timing(coalesce_s=0.01, grace_s=0.2, granularity_s=0.1, stuck_s=5.0, stop_s=2.0)
+QUICK = Timing(coalesce_s=0.01, grace_s=0.2, granularity_s=0.1, stuck_s=5.0, opening_s=5.0, stop_s=2.0)
 SCALE = scale_asked_for() or Scale.TINY
 EXAMPLES = SCALE.pick(60, 8, 5)
 KNOWN_WITHIN_S = 20.0

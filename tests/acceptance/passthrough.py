@@ -1,0 +1,217 @@
+"""A directory mounted a second time by FUSE, so that its server can be stopped: then every access to it hangs.
+
+Run as `python -m tests.acceptance.passthrough DIRECTORY MOUNT` it is the server; `Mount` starts, stops and ends one.
+"""
+
+# ruff: noqa: PTH101, PTH102, PTH104, PTH106, PTH108, PTH208
+# Paths are bytes here, as libfuse gives them.
+
+import ctypes
+import ctypes.util
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+OPERATIONS = (
+    "getattr", "readlink", "mknod", "mkdir", "unlink", "rmdir", "symlink", "rename", "link", "chmod", "chown",
+    "truncate", "open", "read", "write", "statfs", "flush", "release", "fsync", "setxattr", "getxattr", "listxattr",
+    "removexattr", "opendir", "readdir", "releasedir", "fsyncdir", "init", "destroy", "access", "create", "lock",
+    "utimens", "bmap", "ioctl", "poll", "write_buf", "read_buf", "flock", "fallocate", "copy_file_range", "lseek",
+)  # fmt: skip
+"""Members of libfuse's `struct fuse_operations`, version 3, in order."""
+
+WHY_NOT = (
+    "no /dev/fuse"
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK)
+    else "fusermount3 is not installed: apt install fuse3"
+    if shutil.which("fusermount3") is None or ctypes.util.find_library("fuse3") is None
+    else "FUSE mounts need root here"
+    if os.geteuid() != 0
+    else ""
+)
+"""Why nothing can be mounted; empty if something can."""
+
+
+class Mount:
+    """What `source` holds, at `target` too, until the server stops."""
+
+    def __init__(self, source: Path, target: Path) -> None:
+        self.target = target
+        target.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "tests.acceptance.passthrough", str(source), str(target)]
+        self._server = subprocess.Popen(command, start_new_session=True)
+        deadline = time.monotonic() + 20
+        while not os.path.ismount(target):
+            assert self._server.poll() is None, "the FUSE server ended"
+            assert time.monotonic() < deadline, "the FUSE mount did not come up"
+            time.sleep(0.02)
+
+    def hang(self) -> None:
+        """Every access hangs from now on."""
+        self._server.send_signal(signal.SIGSTOP)
+
+    def answer(self) -> None:
+        """What hangs goes on."""
+        self._server.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """Whatever still hangs ends with an error."""
+        self._server.kill()
+        self._server.wait()
+        subprocess.run(["umount", "-l", str(self.target)], check=False)
+
+
+class _Stat(ctypes.Structure):
+    _fields_ = [
+        *((f"st_{name}", ctypes.c_ulong) for name in ("dev", "ino", "nlink")),
+        *((f"st_{name}", ctypes.c_uint) for name in ("mode", "uid", "gid", "pad")),
+        *((f"st_{name}", ctypes.c_ulong) for name in ("rdev", "size", "blksize", "blocks")),
+        ("times", ctypes.c_long * 6),
+        ("reserved", ctypes.c_long * 3),
+    ]
+
+
+class _Statvfs(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_ulong)
+        for name in (
+            "f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail", "f_fsid",
+            "f_flag", "f_namemax",
+        )
+    ] + [("spare", ctypes.c_int * 6)]  # fmt: skip
+
+
+_Fill = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_long, ctypes.c_int)
+_PATH, _ADDRESS, _NUMBER, _OFFSET = ctypes.c_char_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_long
+_SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "getattr": (_PATH, ctypes.POINTER(_Stat), _ADDRESS),
+    "mkdir": (_PATH, _NUMBER),
+    "unlink": (_PATH,),
+    "rmdir": (_PATH,),
+    "rename": (_PATH, _PATH, _NUMBER),
+    "chmod": (_PATH, _NUMBER, _ADDRESS),
+    "chown": (_PATH, _NUMBER, _NUMBER, _ADDRESS),
+    "truncate": (_PATH, _OFFSET, _ADDRESS),
+    "open": (_PATH, _ADDRESS),
+    "read": (_PATH, _ADDRESS, ctypes.c_size_t, _OFFSET, _ADDRESS),
+    "write": (_PATH, _ADDRESS, ctypes.c_size_t, _OFFSET, _ADDRESS),
+    "statfs": (_PATH, ctypes.POINTER(_Statvfs)),
+    "fsync": (_PATH, ctypes.c_int, _ADDRESS),
+    "fsyncdir": (_PATH, ctypes.c_int, _ADDRESS),
+    "readdir": (_PATH, _ADDRESS, _Fill, _OFFSET, _ADDRESS, ctypes.c_int),
+    "create": (_PATH, _NUMBER, _ADDRESS),
+    "utimens": (_PATH, ctypes.POINTER(ctypes.c_long * 4), _ADDRESS),
+}
+
+
+class _Passthrough:
+    """Each operation on the directory below, by path."""
+
+    def __init__(self, source: str) -> None:
+        self._source = os.fsencode(source)
+
+    def at(self, path: bytes) -> bytes:
+        return self._source + path
+
+    def getattr(self, path: bytes, stat: Any, _: Any) -> None:
+        found, into = os.lstat(self.at(path)), stat.contents
+        for name in ("ino", "nlink", "mode", "uid", "gid", "rdev", "size", "blksize", "blocks"):
+            setattr(into, f"st_{name}", getattr(found, f"st_{name}"))
+        for index, at_ns in enumerate((found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns)):
+            into.times[2 * index], into.times[2 * index + 1] = divmod(at_ns, 10**9)
+
+    def mkdir(self, path: bytes, mode: int) -> None:
+        os.mkdir(self.at(path), mode)
+
+    def unlink(self, path: bytes) -> None:
+        os.unlink(self.at(path))
+
+    def rmdir(self, path: bytes) -> None:
+        os.rmdir(self.at(path))
+
+    def rename(self, path: bytes, onto: bytes, _: int) -> None:
+        os.rename(self.at(path), self.at(onto))
+
+    def chmod(self, path: bytes, mode: int, _: Any) -> None:
+        os.chmod(self.at(path), mode)
+
+    def chown(self, path: bytes, user: int, group: int, _: Any) -> None:
+        os.chown(self.at(path), *((-1 if each == 2**32 - 1 else each) for each in (user, group)))
+
+    def truncate(self, path: bytes, size: int, _: Any) -> None:
+        os.truncate(self.at(path), size)
+
+    def open(self, path: bytes, _: Any) -> None:
+        os.lstat(self.at(path))
+
+    def create(self, path: bytes, mode: int, _: Any) -> None:
+        os.close(os.open(self.at(path), os.O_CREAT | os.O_WRONLY, mode))
+
+    def read(self, path: bytes, buffer: int, size: int, offset: int, _: Any) -> int:
+        descriptor = os.open(self.at(path), os.O_RDONLY)
+        try:
+            content = os.pread(descriptor, size, offset)
+        finally:
+            os.close(descriptor)
+        ctypes.memmove(buffer, content, len(content))
+        return len(content)
+
+    def write(self, path: bytes, buffer: int, size: int, offset: int, _: Any) -> int:
+        descriptor = os.open(self.at(path), os.O_WRONLY)
+        try:
+            return os.pwrite(descriptor, ctypes.string_at(buffer, size), offset)
+        finally:
+            os.close(descriptor)
+
+    def statfs(self, path: bytes, into: Any) -> None:
+        found = os.statvfs(self.at(path))
+        for name in ("bsize", "frsize", "blocks", "bfree", "bavail", "files", "ffree", "favail", "flag", "namemax"):
+            setattr(into.contents, f"f_{name}", getattr(found, f"f_{name}"))
+
+    def fsync(self, *_: Any) -> None:
+        """What is written is written."""
+
+    fsyncdir = fsync
+
+    def readdir(self, path: bytes, buffer: int, fill: Any, _: int, __: Any, ___: int) -> None:
+        for name in (b".", b"..", *os.listdir(self.at(path))):
+            fill(buffer, name, None, 0, 0)
+
+    def utimens(self, path: bytes, times: Any, _: Any) -> None:
+        accessed_s, accessed_ns, modified_s, modified_ns = times.contents
+        os.utime(self.at(path), ns=(accessed_s * 10**9 + accessed_ns, modified_s * 10**9 + modified_ns))
+
+
+def _answering(method: Callable[..., int | None]) -> Callable[..., int]:
+    def answer(*arguments: Any) -> int:
+        try:
+            return method(*arguments) or 0
+        except OSError as error:
+            return -(error.errno or errno.EIO)
+
+    return answer
+
+
+def serve(source: str, target: str) -> int:
+    """Serve a directory at another one until it is unmounted."""
+    library = ctypes.CDLL(ctypes.util.find_library("fuse3"))
+    operations = (ctypes.c_void_p * len(OPERATIONS))()
+    passthrough, kept = _Passthrough(source), []
+    for name, signature in _SIGNATURES.items():
+        function = ctypes.CFUNCTYPE(ctypes.c_int, *signature)(_answering(getattr(passthrough, name)))
+        kept.append(function)
+        operations[OPERATIONS.index(name)] = ctypes.cast(function, ctypes.c_void_p)
+    words = [b"passthrough", os.fsencode(target), b"-f", b"-s", b"-o", b"allow_other,attr_timeout=0,entry_timeout=0"]
+    argv = (ctypes.c_char_p * len(words))(*words)
+    return int(library.fuse_main_real(len(words), argv, operations, ctypes.sizeof(operations), None))
+
+
+if __name__ == "__main__":
+    sys.exit(serve(*sys.argv[1:]))

@@ -1,0 +1,64 @@
+"""Ages of montages while somebody sets the clock."""
+
+from daemon.journal.ages import Ages
+
+
+class Clocks:
+    def __init__(self) -> None:
+        self.now, self.set_s = 1000.0, 1.7e9
+        self.ages = Ages(self.wall, lambda: self.now)
+
+    def wall(self) -> float:
+        return self.now + self.set_s
+
+    def notice(self, montage_id: int) -> tuple[int, float]:
+        self.ages.begin(montage_id)
+        return montage_id, self.wall()
+
+
+def test_an_age_is_the_time_that_passed() -> None:
+    clocks = Clocks()
+    montage = clocks.notice(1)
+    clocks.now += 60
+    assert clocks.ages.seconds(*montage) == 60
+
+
+def test_a_clock_that_is_set_ahead_or_back_makes_no_montage_older_or_younger() -> None:
+    clocks = Clocks()
+    former = (4, clocks.wall() - 300)  # of a process before
+    first = clocks.notice(5)
+    clocks.now += 10
+    clocks.set_s += 7200
+    second = clocks.notice(6)
+    clocks.now += 10
+    clocks.set_s -= 10_000
+    clocks.now += 10
+    third = clocks.notice(7)
+    clocks.now += 10
+    ages = [round(clocks.ages.seconds(*montage), 3) for montage in (former, first, second, third)]
+    assert ages == [340, 40, 30, 10]
+
+
+def test_a_clock_that_was_set_twice_unseen_counts_for_all_before() -> None:
+    clocks = Clocks()
+    first = clocks.notice(1)
+    clocks.set_s += 3600
+    assert round(clocks.ages.seconds(*first), 3) == 0
+    clocks.set_s += 3600
+    clocks.now += 5
+    assert round(clocks.ages.seconds(*first), 3) == 5
+
+
+def test_a_clock_that_runs_a_little_fast_is_believed() -> None:
+    clocks = Clocks()
+    first = clocks.notice(1)
+    for _ in range(100):
+        clocks.now += 1
+        clocks.set_s += 0.01
+        clocks.ages.seconds(*first)
+    assert round(clocks.ages.seconds(*first), 3) == 101
+
+
+def test_a_montage_of_the_future_has_no_age() -> None:
+    clocks = Clocks()
+    assert clocks.ages.seconds(1, clocks.wall() + 3600) == 0

@@ -1,0 +1,144 @@
+"""Reloads: every key is applied or refused, one reload comes after the other, and the newest file wins."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.config import ConfigError, Settings
+from daemon.config_text import plain_fields, sections
+from daemon.reload import APPLIED, FIXED, Reloader, fixed_keys
+from daemon.service import SystemdNotifier
+
+CHANGED: dict[str, Any] = {
+    "render.url": "http://other/render-ws/v1",
+    "render.owner": "other",
+    "render.project": "other",
+    "journal.path": Path("/var/lib/other.sqlite"),
+    "http.host": "::1",
+    "http.token_file": Path("/etc/token"),
+    "http.allowed_hosts": ("other",),
+    "workers.executor": "dask",
+    "workers.dask_scheduler": "tcp://other:8786",
+}
+"""Another value of the keys whose other value cannot be made of the one they have."""
+
+
+def settings(**sections: Any) -> Settings:
+    watch = {"name": "temca2", "directory": "/data", "z": {"rule": "grid"}, "mipmaps": {"output_dir": "/mips"}}
+    render = {"url": "http://render/render-ws/v1", "owner": "em", "project": "v1"}
+    return Settings(**{"render": render, "watch": [watch], **sections})
+
+
+def keys_of_fixed_sections() -> Iterator[str]:
+    for section, _, model in sections(Settings):
+        if section in FIXED:
+            yield from (f"{section}.{key}" for key, _ in plain_fields(model))
+
+
+def test_every_section_is_applied_or_needs_a_restart() -> None:
+    assert set(Settings.model_fields) == APPLIED | FIXED
+    assert not APPLIED & FIXED
+
+
+@pytest.mark.parametrize("key", list(keys_of_fixed_sections()))
+def test_a_key_that_needs_a_restart_is_refused_by_its_name(key: str) -> None:
+    before = settings()
+    section, _, name = key.partition(".")
+    part = getattr(before, section)
+    present = getattr(part, name)
+    other = CHANGED[key] if key in CHANGED else not present if isinstance(present, bool) else present + 1
+    after = before.model_copy(update={section: part.model_copy(update={name: other})})
+    assert list(fixed_keys(before, after)) == [key]
+
+
+@pytest.mark.parametrize("section", ["log", "watch"])
+def test_the_keys_of_other_sections_are_applied(section: str) -> None:
+    watch = {"name": "other", "directory": "/other", "z": {"rule": "header"}, "mipmaps": {"output_dir": "/mips2"}}
+    after = settings(**{section: {"log": {"level": "debug", "format": "console"}, "watch": [watch]}[section]})
+    assert list(fixed_keys(settings(), after)) == []
+
+
+class File:
+    """A configuration file that somebody edits, and the daemon's side of a reload."""
+
+    def __init__(self) -> None:
+        self.content: Settings | Exception = settings()
+        self.in_force = settings()
+        self.loads = 0
+        self.adopting = 0
+        self.most_adopting = 0
+        self.reloader = Reloader(self.load, lambda: self.in_force, self.adopt, SystemdNotifier())
+
+    def load(self) -> Settings:
+        self.loads += 1
+        if isinstance(self.content, Exception):
+            raise self.content
+        return self.content
+
+    async def adopt(self, settings: Settings) -> None:
+        self.adopting += 1
+        self.most_adopting = max(self.most_adopting, self.adopting)
+        await asyncio.sleep(0.01)
+        self.in_force = settings
+        self.adopting -= 1
+
+    async def reloaded(self) -> dict[str, Any]:
+        while (told := self.reloader.to_json())["answered"] < told["asked"]:  # noqa: ASYNC110  nothing tells of it
+            await asyncio.sleep(0.001)
+        return told
+
+
+def watching(name: str) -> Settings:
+    watch = {"name": name, "directory": f"/{name}", "z": {"rule": "grid"}, "mipmaps": {"output_dir": "/mips"}}
+    return settings(watch=[watch])
+
+
+@pytest.fixture
+async def file() -> Any:
+    file, started = File(), asyncio.Event()
+    started.set()
+    running = asyncio.create_task(file.reloader.run(started))
+    yield file
+    running.cancel()
+
+
+async def test_reloads_come_one_after_the_other_and_the_newest_file_wins(file: File) -> None:
+    for number in range(20):
+        file.content = watching(f"w{number}")
+        file.reloader.ask()
+        await asyncio.sleep(0.003)
+    await file.reloaded()
+    assert file.in_force.watch[0].name == "w19"
+    assert file.most_adopting == 1
+
+
+async def test_a_file_that_is_refused_leaves_the_one_in_force_and_the_next_is_taken(file: File) -> None:
+    before = file.in_force
+    for refused, problems in (
+        (ConfigError(("watch[0].z: is required",)), ["watch[0].z: is required"]),
+        (settings(log={"level": "debug"}, http={"port": 1}), ["http.port: needs a restart"]),
+        (ZeroDivisionError("boom"), ["a bug in temwatch; please report it: ZeroDivisionError: boom"]),
+    ):
+        file.content = refused
+        file.reloader.ask()
+        assert (await file.reloaded())["problems"] == problems
+        assert file.in_force is before
+    file.content = watching("next")
+    file.reloader.ask()
+    assert (await file.reloaded())["problems"] == []
+    assert file.in_force.watch[0].name == "next"
+
+
+async def test_nothing_is_reloaded_before_the_daemon_has_started() -> None:
+    file, started = File(), asyncio.Event()
+    running = asyncio.create_task(file.reloader.run(started))
+    file.reloader.ask()
+    await asyncio.sleep(0.01)
+    assert file.loads == 0
+    started.set()
+    await file.reloaded()
+    assert file.loads == 1
+    running.cancel()

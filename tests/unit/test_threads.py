@@ -1,0 +1,88 @@
+"""Threads for work that may never end."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from daemon.watching.threads import DaemonThreads
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_work_that_hangs_takes_no_thread_from_the_rest() -> None:
+    threads, release = DaemonThreads("test"), threading.Event()
+    hanging = [threads.submit(release.wait) for _ in range(50)]
+    assert threads.submit(lambda: 5).result(10) == 5
+    release.set()
+    assert all(each.result(10) for each in hanging)
+    threads.shutdown()
+
+
+def test_threads_are_used_again() -> None:
+    threads = DaemonThreads("test")
+    names = {threads.submit(lambda: threading.current_thread().name).result(10) for _ in range(50)}
+    assert len(names) < 10
+    threads.shutdown()
+
+
+def test_one_thread_does_one_thing_after_the_other() -> None:
+    threads, done = DaemonThreads("test", most=1), list[int]()
+    pieces = [threads.submit(done.append, number) for number in range(100)]
+    threads.shutdown()
+    assert done == list(range(100))
+    assert all(piece.done() for piece in pieces)
+
+
+def test_an_exception_is_raised_where_the_result_is_asked_for() -> None:
+    threads = DaemonThreads("test")
+    with pytest.raises(ZeroDivisionError):
+        threads.submit(lambda: 1 // 0).result(10)
+    threads.shutdown()
+    with pytest.raises(RuntimeError):
+        threads.submit(print)
+
+
+def test_what_is_not_begun_can_be_cancelled_at_the_end() -> None:
+    threads, release = DaemonThreads("test", most=1), threading.Event()
+    begun, waiting = threads.submit(release.wait), threads.submit(print)
+    while not begun.running():
+        pass
+    threads.shutdown(wait=False, cancel_futures=True)
+    release.set()
+    assert begun.result(10)
+    assert waiting.cancelled()
+
+
+async def test_a_task_that_is_cancelled_leaves_its_thread_behind() -> None:
+    release, threads = threading.Event(), DaemonThreads("test")
+    asyncio.get_running_loop().set_default_executor(threads)
+    task = asyncio.create_task(asyncio.to_thread(release.wait))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    release.set()
+
+
+HANGING = """
+import asyncio, threading
+from daemon.watching import threads
+threads.END_S = 0.1
+
+async def main():
+    asyncio.get_running_loop().set_default_executor(threads.DaemonThreads("files"))
+    asyncio.ensure_future(asyncio.to_thread(threading.Event().wait))
+    await asyncio.sleep(0.1)
+
+asyncio.run(main())
+print("ended")
+"""
+
+
+def test_the_interpreter_ends_though_a_thread_hangs() -> None:
+    run = subprocess.run([sys.executable, "-c", HANGING], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "ended\n", "")
