@@ -313,3 +313,29 @@ async def test_a_montage_whose_section_the_derivation_missed_waits_alone(
             assert all("its section data miss tiles of section 1050.0 at z 1050" in each for each in problems)
             assert {line["metafile"] for line in work.said if line["event"] == "montage.not_closed"} == {str(missed)}
         await work.reaches(missed, MontageState.COMPLETE)
+
+
+async def test_a_montage_whose_tile_somebody_deletes_while_its_stack_is_closed_is_applied_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+    real = RenderClient.close
+    deleted: list[str] = []
+
+    async def delete_and_close(client: RenderClient, stack: StackId, zs: Any = (), **options: Any) -> Any:
+        if stack == MIPS and not deleted:
+            layer = await client.tile_bounds(stack, 1050.0)
+            deleted.append(layer[0].tile_id)
+            await client.delete_tiles(stack, 1050.0, deleted)
+        return await real(client, stack, zs, **options)
+
+    monkeypatch.setattr(RenderClient, "close", delete_and_close)
+    async with bench(tmp_path) as work:
+        metafile = work.write()
+        await work.notice(metafile)
+        montage = await work.reaches(metafile, MontageState.COMPLETE)
+        shown = {tile.tile_id for tile in await work.work.client.tile_bounds(MIPS, 1050.0)}
+        assert deleted
+        assert shown == await work.work.journal.tile_ids(montage.id)
+        events = [event["event"] for event in await work.work.journal.events(montage.id)]
+        assert events.count(Event.TILES_LOST) == 1

@@ -52,7 +52,7 @@ class Bench:
             read = await self.settler.read(self.montage)
             assert read is not None
             awaited = await self.settler.examine(
-                self.montage, self.watch, *read, stack_id=lambda name: StackId("em", "v1", name)
+                self.montage, self.watch, read.content, read.digest, stack_id=lambda name: StackId("em", "v1", name)
             )
         assert isinstance(awaited, Settled | NotYet)
         return awaited

@@ -33,7 +33,9 @@ class Bench:
         self.steps = Steps(**parts, journal=journal, keeper=keeper, in_flight=1)
         monkeypatch.setattr(daemon.steps, "ingest_tiles", self._ingest_tiles)
 
-    async def _write(self, stack: StackId, resolution_nm: object, put: Callable[[], Awaitable[object]]) -> None:
+    async def _write(
+        self, watch: str, stack: StackId, resolution_nm: object, put: Callable[[], Awaitable[object]]
+    ) -> None:
         await put()
 
     async def _ingest_tiles(
@@ -67,7 +69,14 @@ class Bench:
         montage = await self.journal.montage(montage_id)
         specs = [{"tileId": each} for each in await self.journal.tile_ids(montage_id)]
         section: Any = SimpleNamespace(
-            montage=montage, raw=STACK, mipmapped=STACK, z=1.0, specs=specs, transform=None, resolution_nm=(1, 1, 1)
+            montage=montage,
+            watch=SimpleNamespace(name="w"),
+            raw=STACK,
+            mipmapped=STACK,
+            z=1.0,
+            specs=specs,
+            transform=None,
+            resolution_nm=(1, 1, 1),
         )
         await self.steps.ingest(section)
 

@@ -1,0 +1,37 @@
+"""A metafile that is written again after it settled, before anything noticed it."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.states import MontageState
+from daemon.steps import Steps
+from tests.integration.inprocess import bench, hurry
+
+
+@pytest.mark.parametrize("state", [MontageState.SETTLED, MontageState.INGESTED, MontageState.MIPMAPPED])
+async def test_no_step_works_on_another_content_than_the_one_that_settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: MontageState
+) -> None:
+    hurry(monkeypatch)
+    changed: list[int] = []
+    real = Steps.section
+
+    async def change_before(steps: Steps, montage: Any, watch: Any) -> Any:
+        if montage.state is state and not changed:
+            montage.metafile.write_bytes(montage.metafile.read_bytes() + b"\n")
+            changed.append(montage.id)
+        return await real(steps, montage, watch)
+
+    monkeypatch.setattr(Steps, "section", change_before)
+    async with bench(tmp_path) as work:
+        metafile = work.write()
+        await work.notice(metafile)
+        await work.until(lambda: changed)
+        montage = await work.reaches(metafile, MontageState.COMPLETE)
+        assert montage.digest == hashlib.sha256(metafile.read_bytes()).hexdigest()
+        former = await work.work.journal.montage(changed[0])
+        assert former is not None
+        assert former.state is MontageState.SUPERSEDED

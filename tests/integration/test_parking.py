@@ -1,0 +1,42 @@
+"""A montage at which the process dies again and again is parked, and no montage that is less guilty."""
+
+from pathlib import Path
+
+import pytest
+
+from daemon.demo.microscope import plan_section, write_section
+from daemon.journal import Journal
+from daemon.retry import CRASHES_BEFORE_PARKING
+from daemon.states import MontageState, Step
+from daemon.watcher import FoundBy, Sighting
+from handlers.identity import FileIdentity
+from tests.integration.inprocess import bench, hurry
+
+
+async def killed_at(root: Path, metafile: Path, times: int) -> None:
+    """So many processes began to settle the metafile, and died."""
+    for _ in range(times):
+        async with Journal(root / "journal.sqlite") as journal:
+            await journal.count_crashes()
+            identity = FileIdentity.of(metafile.stat())
+            await journal.notice(Sighting("w", metafile, identity, FoundBy.SCAN))
+            (montage,) = await journal.montages(limit=2)
+            await journal.begin_attempts([montage.id], Step.SETTLE)
+
+
+@pytest.mark.parametrize("spared", [1, 0])
+async def test_a_montage_is_parked_at_the_tenth_crash_in_a_row_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spared: int
+) -> None:
+    hurry(monkeypatch)
+    assert CRASHES_BEFORE_PARKING == 10
+    plan = plan_section(tiles=2, size=(64, 64), grid=1050, specimen_id="s")
+    metafile = write_section(plan, tmp_path / "acquisition", pixels="noise").metafile
+    await killed_at(tmp_path, metafile, 10 - spared)
+    async with bench(tmp_path) as work:
+        montage = await work.reaches(metafile, MontageState.COMPLETE, MontageState.FAILED)
+        if spared:
+            assert (montage.state, montage.fault) == (MontageState.COMPLETE, None)
+        else:
+            assert montage.fault is not None
+            assert montage.fault.problem.startswith("the daemon died 10 times in a row")
