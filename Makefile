@@ -7,7 +7,7 @@ BUILD_VENV := build/venv
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all faults bench lock-bench lint types contracts check lock config-example clean
+.PHONY: help demo test test-slow test-all faults bench mutants lock-bench lint types contracts check lock config-example clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,16 @@ $(BENCHED): $(READY) benchmarks/requirements-build.lock benchmarks/requirements.
 bench: $(BENCHED) ## measure every target of docs/performance.md (under fifteen minutes), into benchmarks/results
 	$(BIN)/python -m benchmarks
 
+MUTATED := $(VENV)/.mutants-ready
+$(MUTATED): $(READY) requirements-mutants.lock
+	$(PIP_INSTALL) --require-hashes -r requirements-mutants.lock
+	$(BIN)/pip check
+	@touch $@
+
+# All modules, or MODULE=handlers/uris.py. ARGS="--sample 1000 --seed 1 --minutes 60": mutants of a module, drawn with a seed.
+mutants: $(MUTATED) ## plant faults in the modules that carry promises, and list those that no test notices (an hour)
+	$(BIN)/python -m tests.mutants $(ARGS) $(MODULE)
+
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -77,6 +87,7 @@ lock: ## renew all locks from pyproject.toml (needs uv)
 	$(COMPILE) pyproject.toml --extra dask --group dev --emit-build-options -o requirements-dev.lock
 	$(COMPILE) pyproject.toml --extra dask -c requirements-dev.lock --emit-build-options -o requirements.lock
 	$(COMPILE) --group build -c requirements-dev.lock --emit-build-options -o requirements-build.lock
+	$(COMPILE) --group mutants -c requirements-dev.lock --emit-build-options -o requirements-mutants.lock
 	$(COMPILE) --group bench --no-binary pyvips -c requirements-dev.lock -o benchmarks/requirements.lock
 	$(COMPILE) --group bench-build -c benchmarks/requirements.lock -o benchmarks/requirements-build.lock
 

@@ -41,6 +41,7 @@ BENCHMARKS = {
     "benchmarks/requirements-build.lock": group("bench-build"),
     "benchmarks/requirements.lock": group("bench"),
 }
+MUTANTS = "requirements-mutants.lock"
 Installed = Mapping[str, Distribution]
 
 
@@ -147,6 +148,15 @@ def test_the_locks_of_the_benchmarks_install_and_are_closed(tmp_path: Path) -> N
     assert {lock: open_ends(lock, roots, installed) for lock, roots in BENCHMARKS.items()} == {build: [], measure: []}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_lock_of_the_mutation_tool_installs_and_is_closed(tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    subprocess.run([".ci/venv", sys.executable, venv, MUTANTS], cwd=ROOT, check=True)
+    installed = installed_in(*map(str, venv.glob("lib/python3.*/site-packages")))
+    assert open_ends(MUTANTS, group("mutants"), installed) == []
+
+
 def test_a_requirement_that_is_not_pinned_shows() -> None:
     pinned = {"coverage": Requirement("coverage==7.17.3"), "zipp": Requirement("zipp==4.1.2")}
     assert problem_with(Requirement("coverage>=7"), pinned) is None
@@ -156,7 +166,7 @@ def test_a_requirement_that_is_not_pinned_shows() -> None:
 
 
 def test_all_locks_pin_the_same_versions() -> None:
-    locks = [*map(ROOT.joinpath, ROOTS), *(ROOT / "benchmarks").glob("*.lock")]
+    locks = [*map(ROOT.joinpath, (*ROOTS, MUTANTS)), *(ROOT / "benchmarks").glob("*.lock")]
     versions: dict[str, set[str]] = {}
     for pin in (pin for lock in locks for pin in pins_of(lock)):
         versions.setdefault(pin.name, set()).add(str(pin.specifier))

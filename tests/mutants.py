@@ -1,0 +1,226 @@
+"""Plants faults in the modules that carry promises, one at a time, and lists those that no test notices.
+
+    python -m tests.mutants [--sample 150] [--seed 1] [--minutes 60] [handlers/uris.py ...]
+
+mutmut makes the mutants and runs the tests. Each module is mutated in a copy of the repository below `build/mutants`.
+Mutants that change only texts or log lines are left out. docs/reliability.md says what became of the survivors.
+"""
+
+import argparse
+import ast
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from mutmut.mutation.file_mutation import mutate_file_contents
+from mutmut.utils.format_utils import get_mutant_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PLACE = ROOT / "build/mutants"
+COPIED = (
+    *("benchmarks", "daemon", "docs", "handlers", "systemd", "tests", ".ci"),
+    *("README.md", "CHANGELOG.md", "LICENSE", "Makefile", "config.example.toml", "hatch_build.py", "pyproject.toml"),
+    *("requirements.lock", "requirements-dev.lock", "requirements-build.lock", "requirements-mutants.lock"),
+)
+UNIT, INTEGRATION = "tests/unit/test_{}.py", "tests/integration/test_{}.py"
+TESTS: dict[str, tuple[str, ...]] = {
+    "daemon/settle.py": ("settle_clock", "settle_images", "settle_races", "secondlook", "paths"),
+    "handlers/arrival.py": ("arrival", "regularfile", "settle_images"),
+    "daemon/journal/rows.py": ("journal", "tile_holds", "lookup"),
+    "daemon/journal/contents.py": ("journal", "tile_holds", "secondlook", "lookup"),
+    "daemon/states.py": ("states", "journal", "keeper", "closing"),
+    "daemon/steps.py": ("steps", "tile_holds", "posts", "loop"),
+    "daemon/keeper.py": ("keeper", "closing", "loop"),
+    "daemon/claims.py": ("ownership", "disks"),
+    "daemon/tileholds.py": ("tile_holds",),
+    "handlers/generate_tilespecs.py": ("ingest", "apply"),
+    "handlers/apply_mipmaps.py": ("apply",),
+    "handlers/resolvedtiles.py": ("apply", "ingest", "render_names"),
+    "daemon/verify.py": ("verify",),
+    "handlers/verify.py": ("verify",),
+    "handlers/levelfiles.py": ("images", "making_all", "workbench"),
+    "handlers/regularfile.py": ("regularfile", "arrival"),
+    "handlers/identity.py": ("contentdigest", "provenance", "settle_images", "secondlook"),
+    "handlers/uris.py": ("uris", "images"),
+    "handlers/metafile.py": ("metafile", "metafile_fields", "arrival"),
+    "daemon/retry.py": ("schedule", "circuit"),
+    "daemon/circuit.py": ("circuit",),
+    "daemon/schedule.py": ("schedule",),
+    "daemon/web.py": ("web",),
+}
+"""What is mutated, and the names of the tests that are to notice."""
+OUTCOMES = {0: "survived", 1: "killed", 3: "killed", 33: "no test", 5: "no test", None: "not tried"}
+"""Of mutmut's exit codes; every other one is a time-out or a crash of the test run, which is noticed too."""
+
+
+class NotRun(Exception):  # noqa: N818  the tests fail without any mutant, as a rule
+    """No mutant of a module was tried."""
+
+
+@dataclass(frozen=True)
+class Mutants:
+    """Those of one module."""
+
+    all: int
+    chosen: tuple[str, ...]
+    texts: int
+    """How many change only texts or log lines, and are left out."""
+
+
+def mutants_of(module: str, place: Path) -> Mutants:
+    """Names of a module's mutants, as mutmut knows them in its workspace."""
+    code = (place / module).read_text(encoding="utf-8")
+    with contextlib.chdir(place):  # where its settings are
+        mutated = mutate_file_contents(module, code)
+    functions = {each.name: each for each in _functions(ast.parse(mutated.code))}
+    chosen = [name for name in mutated.mutant_names if not _is_text(name, functions)]
+    names = tuple(get_mutant_name(Path(module), name) for name in chosen)
+    return Mutants(len(mutated.mutant_names), names, len(mutated.mutant_names) - len(names))
+
+
+def _functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def _is_text(name: str, functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef]) -> bool:
+    mutant, original = functions[name], functions[f"{name.partition('__mutmut_')[0]}__mutmut_orig"]
+    return _without_texts(mutant) == _without_texts(original)
+
+
+def _without_texts(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    """What a function does, apart from what it says."""
+    plain = _WithoutTexts().visit(ast.parse(ast.unparse(function)))
+    plain.body[0].name = ""
+    return ast.dump(plain)
+
+
+class _WithoutTexts(ast.NodeTransformer):
+    """Drops prose, arguments of log calls, and those of exceptions where they are raised."""
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        return ast.Constant("text") if isinstance(node.value, str) and " " in node.value.strip() else node
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        says = any(isinstance(part, ast.Constant) and " " in str(part.value).strip() for part in node.values)
+        return ast.Constant("text") if says else self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        called = ast.unparse(node.func)
+        if called.startswith("log.") or called.endswith(("Fault", "Error")):
+            return ast.Call(node.func, [], [])
+        return self.generic_visit(node)
+
+
+def workspace(module: str) -> Path:
+    """A new copy of the repository in which mutmut is set to mutate the module."""
+    place = PLACE / module.removesuffix(".py").replace("/", ".")
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    for name in COPIED:
+        whole = ROOT / name
+        if whole.is_dir():
+            shutil.copytree(whole, place / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
+        else:
+            shutil.copy2(whole, place / name)
+    with (place / "pyproject.toml").open("a", encoding="utf-8") as settings:
+        settings.write(_settings(module))
+    return place
+
+
+def _settings(module: str) -> str:
+    names = [pattern.format(name) for name in TESTS[module] for pattern in (UNIT, INTEGRATION)]
+    values = {
+        "source_paths": ["daemon", "handlers"],
+        "only_mutate": [module],
+        "also_copy": [name for name in COPIED if name not in ("daemon", "handlers", "tests", "pyproject.toml")],
+        "pytest_add_cli_args": ["-p", "no:cacheprovider", "-p", "no:xdist"],
+        "pytest_add_cli_args_test_selection": [name for name in names if (ROOT / name).exists()],
+        "track_dependencies": False,
+        "use_git_change_detection": False,
+    }
+    lines = [f"{key} = {json.dumps(value)}\n" for key, value in values.items()]
+    return "\n[tool.mutmut]\n" + "".join(lines)
+
+
+def tried(place: Path, names: tuple[str, ...], until: float) -> Counter[str]:
+    """How many of the mutants came to which outcome; those not tried until a time on the monotonic clock are left."""
+    mutmut = Path(sys.executable).with_name("mutmut")
+    with (place / "log").open("wb") as log:
+        command = [str(mutmut), "run", "--max-children", "2", *names]
+        running = subprocess.Popen(command, cwd=place, stdout=log, stderr=log, start_new_session=True)
+        try:
+            code = running.wait(max(1.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            code = 0
+        finally:
+            if running.poll() is None:
+                os.killpg(running.pid, signal.SIGKILL)
+                running.wait()
+    if code:
+        raise NotRun(f"mutmut ended with {code}: see {place / 'log'}")
+    codes = _exit_codes(place)
+    outcomes = {name: OUTCOMES.get(codes.get(name), "killed") for name in names}
+    _list_survivors(mutmut, place, [name for name in names if outcomes[name] in ("survived", "no test")])
+    return Counter(outcomes.values())
+
+
+def _exit_codes(place: Path) -> dict[str, int | None]:
+    codes: dict[str, int | None] = {}
+    for path in (place / "mutants").rglob("*.meta"):
+        codes |= json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]
+    return codes
+
+
+def _list_survivors(mutmut: Path, place: Path, names: list[str]) -> None:
+    with place.with_name(f"{place.name}.survivors").open("wb") as survivors:
+        for name in names:
+            survivors.write(subprocess.run([mutmut, "show", name], cwd=place, capture_output=True, check=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("modules", nargs="*", default=list(TESTS))
+    parser.add_argument("--sample", type=int, default=150, help="mutants of a module at most, drawn at random")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--minutes", type=float, default=60.0, help="for all modules together")
+    asked = parser.parse_args()
+    until = time.monotonic() + 60 * asked.minutes
+    click.echo(f"seed {asked.seed}; survivors are listed in {PLACE.relative_to(ROOT)}/*.survivors\n")
+    click.echo("| module | mutants | texts | tried | killed | survived | no test |")
+    click.echo("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    failures = []
+    for module in asked.modules:
+        try:
+            click.echo(row(module, asked.sample, asked.seed, until))
+        except NotRun as failure:
+            failures.append(f"{module}: {failure}")
+    if failures:
+        raise SystemExit("\n".join(failures))
+
+
+def row(module: str, sample: int, seed: int, until: float) -> str:
+    """Line of the table for one module."""
+    place = workspace(module)
+    mutants = mutants_of(module, place)
+    chosen = mutants.chosen
+    if len(chosen) > sample:
+        chosen = tuple(sorted(random.Random(seed).sample(chosen, sample)))
+    found = tried(place, chosen, until)
+    done = len(chosen) - found["not tried"]
+    numbers = (mutants.all, mutants.texts, done, found["killed"], found["survived"], found["no test"])
+    return f"| {module} | " + " | ".join(f"{number:,}" for number in numbers) + " |"
+
+
+if __name__ == "__main__":
+    main()
