@@ -43,10 +43,13 @@ async def test_a_montage_superseded_while_its_stack_is_closed_and_locked_ends_no
     async with bench(tmp_path, close_after_s=0.2) as work:
         journal = work.work.journal
 
-        async def lock_and_supersede(_: RenderClient, stack: StackId, *arguments: Any, **options: Any) -> Any:
+        real = RenderClient.close
+
+        async def lock_and_supersede(client: RenderClient, stack: StackId, *arguments: Any, **options: Any) -> Any:
             montage = await work.montage(metafile)
-            if stack == RAW and montage is not None and montage.state is MontageState.APPLIED:
-                await journal.record(montage.id, Event.SUPERSEDED)
+            if stack != RAW or montage is None or montage.state is not MontageState.APPLIED:
+                return await real(client, stack, *arguments, **options)
+            await journal.record(montage.id, Event.SUPERSEDED)
             raise StackLocked(str(stack), "the stack is READ_ONLY")
 
         metafile = work.write()
