@@ -250,8 +250,8 @@ def _nothing_is_held(story: "Story", _: list[Row]) -> Iterator[str]:
     for stack, use in keeper._uses.items():
         if use.holders or use.phase in (StackPhase.HELD, StackPhase.CLOSING):
             yield f"stack {stack} is {use}"
-    if keeper._closing:
-        yield f"stacks are closing: {list(map(str, keeper._closing))}"
+    if keeper._barred:
+        yield f"nobody may write to stacks: {list(map(str, keeper._barred))}"
     if not daemon._gate.is_closed_circuit:
         yield f"the circuit is {daemon._gate._circuit}"
     if any(daemon._disks._halts.values()):
