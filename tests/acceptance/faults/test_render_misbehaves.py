@@ -1,4 +1,4 @@
-"""render-ws misbehaves once, in every way, at every request that the daemon makes in a montage's life."""
+"""render-ws misbehaves once, in every way, at every request in a montage's life; or fails all work for a while."""
 
 import json
 import re
@@ -16,6 +16,7 @@ from tests.acceptance.conftest import section_plan
 from tests.acceptance.faults.accounts import Audit, audit, present_rows, wait_until_ended
 from tests.acceptance.faults.rows import FaultRun, Scale
 from tests.acceptance.rig import Rig, running, wait_for
+from tests.acceptance.test_service_fails import OUTAGES, away_reasons
 
 LEVELS = 2
 AFTER_THE_WORK = (FaultKind.CUT, FaultKind.LOST, FaultKind.LATE, FaultKind.SLOW)
@@ -170,4 +171,37 @@ def test_every_misbehaviour_at_every_request_is_made_up_for(tmp_path, scale, ent
     note += f"{len(kinds(scale))} ways; {hardest} times the work was done and its answer cut, lost or late; "
     note += "504 to COMPLETE is left out"
     enter(FaultRun("render-ws misbehaves", struck, **account.counts(), note=note))
+    assert not account.problems
+
+
+def fail_all_work(rig: Rig, specimen: str, outage: str, *, before_closing: bool) -> Path:
+    """Has render-ws answer and fail all work while one montage alone is under way, for three probes."""
+    if not before_closing:
+        rig.tell_standin(kind="status", **OUTAGES[outage])
+    metafile = write_for(rig, specimen)
+    if before_closing:
+        rig.wait_until("applied", metafile)
+        rig.tell_standin(kind="status", **OUTAGES[outage])
+    wait_for(lambda: away_reasons(rig), 60, lambda: f"{outage}: not ready; {rig.ready()}")
+    known = len(rig.requests())
+    wait_for(lambda: len(rig.requests()) >= known + 3, 60, "three more probes")
+    rig.tell_standin()
+    wait_until_ended(rig, [metafile], 120)
+    return metafile
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_service_that_fails_all_work_of_a_lone_montage_is_waited_for(tmp_path, scale, enter):
+    outages = scale.pick(list(OUTAGES), list(OUTAGES)[:2], list(OUTAGES)[:1])
+    chosen = [(outage, late) for outage in outages for late in scale.pick((False, True), (False, True), (False,))]
+    rig = Rig(tmp_path, {"watch.mipmaps.levels": LEVELS, "workers.count": 1, "watch.stacks.close_after_s": 2})
+    with running(rig):
+        metafiles = [
+            fail_all_work(rig, f"lone{n}", outage, before_closing=late) for n, (outage, late) in enumerate(chosen)
+        ]
+        account = report(rig, metafiles)
+    note = f"{len(outages)} ways, each before a lone montage is ingested"
+    note += " and before its stacks are closed" if any(late for _, late in chosen) else ""
+    enter(FaultRun("render-ws fails all work", len(chosen), **account.counts(), note=note))
     assert not account.problems
