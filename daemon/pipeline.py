@@ -569,9 +569,9 @@ class Pipeline:
         except OSError:
             return
         sighting = Sighting(montage.watch, montage.metafile, FileIdentity.of(found), FoundBy.STEP)
-        following = await self._journal.montage(await self._journal.take_in(sighting))
-        if following is not None:
-            await self.take_up(following)
+        montage_id = await self._journal.doubt(montage.id, sighting)
+        if montage_id is not None:
+            self._enqueue(Ticket(montage.acquired, montage_id, Step.SETTLE, montage.watch))
 
     async def _fail(self, montage: Montage, fault: Fault, look: Look | None = None) -> None:
         self._tries.forget(montage.id)

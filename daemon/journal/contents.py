@@ -22,7 +22,7 @@ from daemon.journal.rows import (
     need,
     record,
 )
-from daemon.states import HAS_SETTLED, Event, MontageState, Step, advance, replay_start
+from daemon.states import HAS_SETTLED, UNFINISHED, Event, MontageState, Step, advance, replay_start
 from daemon.watcher import Sighting
 from handlers.errors import Evidence, Fault
 from handlers.identity import FileIdentity
@@ -62,6 +62,13 @@ def notice(connection: Connection, sighting: Sighting, now: float, *, anew: bool
     )
     record(connection, unread.id, Event.RENOTICED, now, {"found_by": str(sighting.found_by)})
     return unread.id
+
+
+def doubt(connection: Connection, montage_id: int, sighting: Sighting, now: float) -> int | None:
+    montage = find(connection, BY_ID, (montage_id,))
+    if montage is None or montage.state not in UNFINISHED or not may_be_read(connection, montage):
+        return None
+    return notice(connection, sighting, now, anew=True)
 
 
 def _is_as_noticed(connection: Connection, montage: Montage, identity: FileIdentity) -> bool:

@@ -232,25 +232,34 @@ class Journal:
 
     async def notice(self, sighting: Sighting) -> int | None:
         """Id of the montage that a sighting makes, or wakes; None if the journal knows this very file already."""
-        return await self._notice(sighting)
+        return await self._begin(lambda connection, now: contents.notice(connection, sighting, now))
 
     async def take_in(self, sighting: Sighting) -> int:
         """Id of the montage that a metafile makes because somebody asked for it, known to the journal or not.
 
         Settling finds out whether its content is known already.
         """
-        montage_id = await self._notice(sighting, anew=True)
+        montage_id = await self._begin(lambda connection, now: contents.notice(connection, sighting, now, anew=True))
         assert montage_id is not None
         return montage_id
 
-    async def _notice(self, sighting: Sighting, *, anew: bool = False) -> int | None:
-        def notice(connection: Connection) -> tuple[int | None, bool]:
+    async def doubt(self, montage_id: int, sighting: Sighting) -> int | None:
+        """Id of the montage that is to be read because an unfinished one's metafile holds another content.
+
+        None if that one is unfinished no more, or the metafile was noticed anew since: that sighting decides.
+        """
+        return await self._begin(lambda connection, now: contents.doubt(connection, montage_id, sighting, now))
+
+    async def _begin(self, notice: Callable[[Connection, float], int | None]) -> int | None:
+        """Id of the montage that is noticed; its age begins now if it is new."""
+
+        def begin(connection: Connection) -> tuple[int | None, bool]:
             now = self._clock()
-            montage_id = contents.notice(connection, sighting, now, anew=anew)
+            montage_id = notice(connection, now)
             montage = rows.find(connection, rows.BY_ID, (montage_id,)) if montage_id is not None else None
             return montage_id, montage is not None and montage.noticed_at == now
 
-        montage_id, is_new = await self.run(notice)
+        montage_id, is_new = await self.run(begin)
         if montage_id is not None and is_new:
             self._ages.begin(montage_id)
         return montage_id

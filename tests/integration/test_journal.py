@@ -192,6 +192,18 @@ async def test_a_failed_content_is_not_read_again_beside_a_newer_sighting(path):
         assert states == [(first, MontageState.SUPERSEDED), (newer, MontageState.SETTLED)]
 
 
+async def test_only_an_unfinished_content_that_was_noticed_last_is_doubted(path):
+    async with Journal(path) as journal:
+        first = await journal.notice(SIGHTING)
+        await settle(journal, first, settled())
+        second = await journal.doubt(first, SIGHTING)
+        assert second not in (None, first)
+        assert await journal.doubt(first, SIGHTING) is None
+        await settle(journal, second, settled("bb"))
+        assert await journal.doubt(first, SIGHTING) is None
+        assert len(await journal.montages()) == 2
+
+
 async def test_a_content_that_settled_while_its_copy_was_read_is_not_done_twice(path):
     async with Journal(path) as journal:
         first = await journal.notice(SIGHTING)
