@@ -162,17 +162,11 @@ class Pipeline:
         self._changed.set()
 
     async def _hand_to_keeper(self, montage: Montage) -> None:
-        if self._hand_over(montage):
+        if self.closing(montage.watch) is not None:
+            self._keeper.touch(montage)
             return
         await self._journal.record(montage.id, Event.COMPLETED, closed=False)
         await self.completed((montage.id,))
-
-    def _hand_over(self, montage: Montage) -> bool:
-        """Has the montage's stacks closed; whether they are to be closed at all."""
-        is_closed = self.closing(montage.watch) is not None
-        if is_closed:
-            self._keeper.touch(montage)
-        return is_closed
 
     def closing(self, watch: str) -> Closing | None:
         """When the stacks of a watch are closed; None if never. At once for a watch that is no longer configured."""
@@ -502,8 +496,6 @@ class Pipeline:
                 task.cancel()
                 await asyncio.wait([task])
             log.info("montage.superseded", former=former.id)
-            if former.state is MontageState.APPLIED:
-                self._hand_over(former)  # it had opened its stacks, and nothing may come that closes them
 
     async def _not_settled(self, montage: Montage, found: NotYet | Ignored, look: Look | None = None) -> None:
         if isinstance(found, Ignored):

@@ -25,7 +25,7 @@ COLUMNS = (
 # The row of a metafile that stands for what its path held last.
 HELD_LAST = f"SELECT {COLUMNS} FROM montages WHERE metafile = ? ORDER BY sighted DESC LIMIT 1"  # noqa: S608
 BY_ID = f"SELECT {COLUMNS} FROM montages WHERE id = ?"  # noqa: S608
-# The file of a montage that is superseded is in nobody's way any more: what waits for it to change sees a change.
+# The file of a montage that is superseded, or to be read, is in nobody's way: what waits for a change sees one.
 _STANDS_IN_NO_WAY = (
     "UPDATE awaited SET size = -1, mtime_ns = -1, ctime_ns = -1, inode = -1 WHERE or_gone = 1 AND file = ?"
 )
@@ -119,7 +119,7 @@ def record(connection: Connection, montage_id: int, event: Event, now: float, de
         connection.execute("DELETE FROM awaited WHERE montage_id = ?", (montage_id,))
     if state is MontageState.NOTICED and before.digest is not None:
         _forget_content(connection, before)
-    if state is MontageState.SUPERSEDED:
+    if state in (MontageState.SUPERSEDED, MontageState.NOTICED):
         connection.execute(_STANDS_IN_NO_WAY, (path_to_uri(before.metafile),))
     # A replay makes all mipmaps again, unless it is one from the step after them.
     if state is MontageState.MIPMAPPED or (event is Event.REPLAYED and detail.get("from") != Step.APPLY):

@@ -135,6 +135,7 @@ class ToySteps:
         world = self._world
         unwanted = await world.unwanted(montage, stack)
         world.closed.discard(stack)
+        world.keeper.wanted.add(stack)
         world.stacks[stack] |= dict.fromkeys(await world.journal.tile_ids(montage.id), str(montage.metafile))
         for tile_id in unwanted:
             world.stacks[stack].pop(tile_id, None)
@@ -151,6 +152,10 @@ class ToyKeeper:
         self.wanted |= set(montage.stacks)
 
     def wake(self) -> None: ...
+
+    async def resume(self) -> None:
+        """What was opened is closed, as the journal remembers."""
+        self.wanted |= {RAW, MIPS} - self._world.closed
 
     async def close(self) -> bool:
         """Whether there was a stack to close."""

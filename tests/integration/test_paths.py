@@ -160,6 +160,25 @@ async def test_metafiles_of_another_z_or_of_other_images_are_no_rivals(world):
     assert await world.states() == dict.fromkeys("abc", "complete")
 
 
+async def test_a_refused_metafile_is_taken_up_once_the_first_has_to_settle_anew_and_cannot(world):
+    first, second = world.path("a"), world.path("b")
+    world.image.touch()
+    world.write(first, text_of("t1", note=AWAITED))
+    world.broken.add(str(first))
+    await world.work()
+    world.write(second, text_of("t1"))
+    await world.work()
+    assert await world.states() == {"a": "failed", "b": "failed"}
+    world.image.unlink()
+    first.touch()
+    await world.rest()
+    assert await world.states() == {"a": "failed", "b": "complete"}
+    world.image.touch()
+    await world.rest()
+    assert await world.states() == {"a": "failed", "b": "complete"}
+    assert str(second) in str((await world.at(first))[0].fault)
+
+
 @pytest.mark.parametrize("how", ["deleted", "rewritten", "moved away"])
 async def test_a_refused_metafile_is_taken_up_once_the_first_holds_its_images_no_more(world, how):
     world.write(world.path("a"), text_of("t1 t2"))
