@@ -172,6 +172,7 @@ class Daemon:
                 "render gate": self._gate.run(),
                 "mipmap disks": self._disks.run(),
                 "stack keeper": self._once_resumed(self._keeper.run),
+                "late changes": self._once_resumed(self._work.late_changes.run),
                 "start": self._tell_start(),
                 "reload": self._reloader.run(self._started),
                 "status": self._report(),

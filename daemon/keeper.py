@@ -66,6 +66,7 @@ class StackKeeper:
     may_close : whether stacks may be closed now at all.
     gate : whether render-ws is there to be asked.
     on_complete : called with the ids of montages that became COMPLETE.
+    before_complete : awaited with montages whose stack was closed, before that is recorded: looks at their images.
     on_lost : called with a montage whose tiles somebody took out of a stack: it has to be applied again.
     """
 
@@ -78,6 +79,7 @@ class StackKeeper:
         may_close: Callable[[], bool],
         gate: RenderGate,
         on_complete: Callable[[tuple[int, ...]], Awaitable[None]],
+        before_complete: Callable[[Collection[Montage]], Awaitable[None]],
         on_lost: Callable[[Montage], Awaitable[None]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -86,6 +88,7 @@ class StackKeeper:
         self._closing = closing
         self._may_close = may_close
         self._on_complete = on_complete
+        self._before_complete = before_complete
         self._on_lost = on_lost
         self._gate = gate
         self._clock = clock
@@ -262,6 +265,7 @@ class StackKeeper:
         began = self._clock()
         try:
             faults = await self._close_and_compare(stack, montages)
+            await self._before_complete(montages)
         except Fault as fault:
             return await self._not_closed(stack, montages, attempts, fault)
         except Exception as error:

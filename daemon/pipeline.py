@@ -67,6 +67,7 @@ class Pipeline:
         metrics: Metrics,
         is_observable: Callable[[str], bool],
         look_again: Callable[[Path], object] = lambda _: None,
+        on_complete: Callable[[Montage], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -78,6 +79,7 @@ class Pipeline:
         self._metrics = metrics
         self._is_observable = is_observable
         self._look_again = look_again
+        self._on_complete = on_complete
         self._clock = clock
         self._settler = Settler(clock, metafiles=steps.metafiles)
         self._schedule = Schedule(LIMITS)
@@ -145,6 +147,12 @@ class Pipeline:
         else:
             self._put_in_line(montage)
 
+    async def images_changed(self, montage: Montage) -> None:
+        """Puts a montage in line whose images changed after their mipmaps were made, once they may be quiet."""
+        self._steps.expect_changes(montage.id)
+        watch = self._watch(montage.watch)
+        self._put_in_line(montage, watch.settle_s if watch else 0.0)
+
     def wake(self) -> None:
         """Something that steps wait for may have changed."""
         if self._gate.fault is None:
@@ -182,6 +190,7 @@ class Pipeline:
             montage = await self._journal.montage(montage_id)
             if montage is None:
                 continue
+            self._on_complete(montage)
             seconds = self._journal.age_s(montage)
             self._metrics.complete_seconds.observe(seconds)
             log.info(

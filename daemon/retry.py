@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, replace
 
-from handlers.errors import Fault, Waiting
+from handlers.errors import Fault, ImageChanging, Waiting
 
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 300.0
+CHANGING_DELAY_S = 15.0
+"""The longest delay while an image is being written: it costs one read, and its writer may end at any moment."""
 LIMITED_ATTEMPTS = 5
 """Attempts granted to faults that waiting may or may not help. Those that outages cost do not count."""
 CRASHES_BEFORE_PARKING = 10
@@ -31,7 +33,8 @@ def retry_delay_s(fault: Fault, attempt: int, chance: float) -> float | None:
         return None
     if fault.waiting_helps is Waiting.LIMITED and attempt >= LIMITED_ATTEMPTS:
         return None
-    plain: float = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(attempt - 1, 30))
+    longest_s = CHANGING_DELAY_S if isinstance(fault, ImageChanging) else LONGEST_DELAY_S
+    plain: float = min(longest_s, FIRST_DELAY_S * 2 ** min(attempt - 1, 30))
     return plain * (0.75 + 0.5 * chance)
 
 

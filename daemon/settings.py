@@ -413,6 +413,9 @@ class WatchSettings(_Section):
     arrival_timeout_s: float = Field(3600, ge=0)
     """Seconds that images are waited for that are missing, or have a placeholder for their time (1970, 1980); then the
     montage fails with the list of them."""
+    recheck_images_for_s: float = Field(3600, ge=0)
+    """Seconds that the images of a COMPLETE montage are looked at again, soon at first and then ever more rarely: a
+    copy may have stalled. The mipmaps of images that changed are made again. 0: not after it is COMPLETE."""
     strict: bool = False
     """Whether what is only a warning (tiles off their own grid) fails a montage."""
     reference_sets: Literal["ignore", "ingest"] = "ignore"

@@ -194,7 +194,7 @@ class Settler:
     def _is_too_late(self, awaited: _Awaited, montage: Montage, watch: WatchSettings) -> bool:
         if awaited.until_timeout:
             return self._age_s(montage) > watch.arrival_timeout_s
-        return self._clock() - awaited.since >= _patience_s(watch)
+        return self._clock() - awaited.since >= patience_s(watch)
 
     def _pause_s(self, observation: _Observation, watch: WatchSettings) -> float:
         """Seconds until the next look: an eighth of the time waited so far, at most a scan's interval.
@@ -238,7 +238,7 @@ class Settler:
     def _partial(self, montage: Montage, watch: WatchSettings, fault: MetafilePartial) -> NotYet:
         observation = self._observed[montage.id]
         quiet_s = self._clock() - observation.since
-        if quiet_s < _patience_s(watch):
+        if quiet_s < patience_s(watch):
             return NotYet(f"the metafile is not whole yet: {fault.problem}", self._pause_s(observation, watch))
         raise MetafileFault(
             fault.subject,
@@ -360,7 +360,8 @@ def _is_within(path: Path, root: Path) -> bool:
         raise storage_fault(str(path), "follow the links to the metafile", reason) from error
 
 
-def _patience_s(watch: WatchSettings) -> float:
+def patience_s(watch: WatchSettings) -> float:
+    """Seconds after which a file that is not whole, and has not changed, is broken and not on its way."""
     return float(max(PATIENCE_AT_LEAST_S, PATIENCE * watch.settle_s))
 
 

@@ -3,6 +3,7 @@
     NOTICED -> SETTLED -> INGESTED -> MIPMAPPED -> APPLIED -> COMPLETE
        any but COMPLETE -> FAILED        any -> SUPERSEDED        NOTICED -> IGNORED
        FAILED -> the state it failed in (retried)
+       MIPMAPPED, APPLIED, COMPLETE -> INGESTED (images changed: mipmaps of these are made again)
        FAILED, COMPLETE, SUPERSEDED -> SETTLED, INGESTED, MIPMAPPED or, never settled, NOTICED (replayed)
        FAILED, IGNORED, SUPERSEDED -> NOTICED (renoticed: the metafile is looked at anew)
        NOTICED -> what stacks and files prove (rebuilt)
@@ -63,6 +64,8 @@ class Event(StrEnum):
     """The metafile was rewritten with the same content: nothing to do."""
     MIPMAPS_LOST = "mipmaps_lost"
     """Levels that had been made are gone from disk and are to be made again."""
+    IMAGES_CHANGED = "images_changed"
+    """Images changed after their mipmaps were made, which are made again; the detail names them."""
     TILES_LOST = "tiles_lost"
     """Tiles that had been applied are gone from a stack: somebody deleted it, or them. They are put there again."""
 
@@ -105,6 +108,9 @@ _TABLE: Mapping[tuple[MontageState, Event], MontageState] = {
     (_S.INGESTED, _E.MIPMAPPED): _S.MIPMAPPED,
     (_S.MIPMAPPED, _E.APPLIED): _S.APPLIED,
     (_S.MIPMAPPED, _E.MIPMAPS_LOST): _S.INGESTED,
+    (_S.MIPMAPPED, _E.IMAGES_CHANGED): _S.INGESTED,
+    (_S.APPLIED, _E.IMAGES_CHANGED): _S.INGESTED,
+    (_S.COMPLETE, _E.IMAGES_CHANGED): _S.INGESTED,
     (_S.APPLIED, _E.TILES_LOST): _S.MIPMAPPED,
     (_S.APPLIED, _E.COMPLETED): _S.COMPLETE,
     **{(state, _E.RENOTICED): _S.NOTICED for state in (_S.FAILED, _S.IGNORED, _S.SUPERSEDED)},

@@ -17,12 +17,14 @@ from daemon.imagecache import RenderImageCache
 from daemon.journal import Journal, Montage
 from daemon.keeper import StackKeeper
 from daemon.parsed import ParsedMetafiles
+from daemon.settle import patience_s
 from daemon.tileholds import TileHolds
 from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
 from handlers.arrival import read_metafile
 from handlers.errors import (
     Evidence,
     Fault,
+    ImageChanging,
     ImageFault,
     MetafileFault,
     ReadBackDiffers,
@@ -33,6 +35,7 @@ from handlers.errors import (
 from handlers.executors import WorkerPool
 from handlers.generate_mipmaps import make_all
 from handlers.generate_tilespecs import ingest_tiles
+from handlers.identity import FileIdentity
 from handlers.images import MipmapJob, MipmapReport
 from handlers.metafile import Metafile, image_path, parse_metafile
 from handlers.mipmapjobs import mask_job, tile_job
@@ -131,6 +134,7 @@ class Steps:
         self._slots = asyncio.Semaphore(in_flight)
         self._gone_since: dict[int, float] = {}
         self._holds = TileHolds()
+        self._late: dict[int, dict[Path, tuple[FileIdentity | None, float]]] = {}
         self.metafiles = ParsedMetafiles()
         """Those parsed last; settling parses them first."""
 
@@ -224,7 +228,7 @@ class Steps:
 
         async def record(reports: list[MipmapReport]) -> None:
             notes.extend(note for report in reports for note in report.notes)
-            await self._record(section.montage, reports, faults)
+            await self._record(section, reports, faults)
 
         output_dir = section.watch.mipmaps.output_dir
         with self._disks.working(output_dir) as halt:
@@ -236,18 +240,38 @@ class Steps:
         if halt.is_set() and len(await self._journal.tiles_made(section.montage.id)) < len(made) + len(jobs):
             raise halt.fault or Stopped
         await self._images.settle(section.montage.id, section.raw)
+        self._late.pop(section.montage.id, None)
 
-    async def _record(self, montage: Montage, reports: list[MipmapReport], faults: list[Fault]) -> None:
+    async def _record(self, section: Section, reports: list[MipmapReport], faults: list[Fault]) -> None:
         told = [report.fault.to_fault() for report in reports if report.fault]
-        faults += [await asyncio.to_thread(_on_evidence, fault) for fault in told]
+        seen = [await asyncio.to_thread(_on_evidence, fault) for fault in told]
+        faults += [self._unless_quiet(section, fault) for fault in seen]
         done = [report for report in reports if not report.fault]
         if done:
-            await self._journal.record_tiles(montage.id, [report.tile_id for report in done])
+            await self._journal.record_tiles(section.montage.id, {report.tile_id: report.level0 for report in done})
         if any(level.replaced for report in reports for level in report.made):
-            self._images.rewrote(montage.id)
+            self._images.rewrote(section.montage.id)
         self._metrics.tiles.inc(len(done))
         self._metrics.files.inc(sum(len(report.made) for report in done))
         self._metrics.bytes.inc(sum(level.bytes for report in done for level in report.made))
+
+    def expect_changes(self, montage_id: int) -> None:
+        """Images of a montage changed after its mipmaps were made: they may still be written."""
+        self._late.setdefault(montage_id, {})
+
+    def _unless_quiet(self, section: Section, fault: Fault) -> Fault:
+        """The fault of an image that changed late: it is not broken before it has been quiet for a while."""
+        late, evidence = self._late.get(section.montage.id), fault.evidence
+        if late is None or evidence is None or not isinstance(fault, ImageFault):
+            return fault
+        identity, since = late.get(evidence.path, (None, 0.0))
+        if identity is None or identity != evidence.identity:
+            since = time.monotonic()
+            late[evidence.path] = evidence.identity, since
+        if time.monotonic() - since >= patience_s(section.watch):
+            return fault
+        problem = f"{fault.problem}; it changed after its mipmaps were made, and may still be written"
+        return ImageChanging(fault.subject, problem, fault.hint)
 
     async def apply(self, section: Section) -> None:
         """Makes the stack name the levels, and reads it back.

@@ -6,7 +6,7 @@ The daemon works in it until it is stopped; a replay without a daemon until the 
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from daemon.gate import PROBE_STACK, RenderGate
 from daemon.health import Metrics
 from daemon.journal import Examination, Journal, Montage
 from daemon.keeper import StackKeeper
+from daemon.latechanges import LateChanges
 from daemon.pipeline import Pipeline
 from daemon.states import Closing
 from daemon.steps import Steps
@@ -56,6 +57,7 @@ class Work:
             may_close=self._may_close,
             on_complete=self._completed,
             on_lost=self._lost,
+            before_complete=self._look_at_images,
             gate=self.gate,
         )
         self.disks = MipmapDisks(self.settings, self.journal, on_change=self._wake)
@@ -69,6 +71,9 @@ class Work:
             metrics=self.metrics,
             in_flight=workers + max(2, workers // 2),
         )
+        self.late_changes = LateChanges(
+            self.settings, self.journal, is_observable=self.is_observable, on_change=self._images_changed
+        )
         self.pipeline = Pipeline(
             settings=self.settings,
             journal=self.journal,
@@ -79,6 +84,7 @@ class Work:
             metrics=self.metrics,
             is_observable=self.is_observable,
             look_again=self.look_again,
+            on_complete=self.late_changes.watch,
         )
 
     def _wake(self) -> None:
@@ -91,6 +97,12 @@ class Work:
     def _closing(self, watch: str) -> Closing | None:
         closing = self.pipeline.closing(watch)
         return Closing(0.0) if closing and self.close_at_end else closing
+
+    async def _look_at_images(self, montages: Collection[Montage]) -> None:
+        await self.late_changes.look_before_complete(montages)
+
+    async def _images_changed(self, montage: Montage) -> None:
+        await self.pipeline.images_changed(montage)
 
     async def _lost(self, montage: Montage) -> None:
         await self.pipeline.take_up(montage)

@@ -9,6 +9,14 @@ _FAT_EPOCH_NS = range(3651 * _DAY_NS, 3653 * _DAY_NS)
 """A day on either side of 1980-01-01: FAT keeps local time, and a time zone is up to 14 hours off."""
 
 
+_LARGEST = (1 << 63) - 1
+
+
+def _storable(time_ns: int) -> int:
+    """The nearest time that the journal can hold: Windows counts from 1601, and a file server may send anything."""
+    return max(-_LARGEST, min(_LARGEST, time_ns))
+
+
 class FileIdentity(NamedTuple):
     """Size, times and inode of a file: a hint that costs one stat.
 
@@ -28,7 +36,9 @@ class FileIdentity(NamedTuple):
     @classmethod
     def of(cls, status: os.stat_result) -> Self:
         """The identity that a stat shows."""
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        return cls(
+            status.st_size, _storable(status.st_mtime_ns), _storable(status.st_ctime_ns), status.st_ino & _LARGEST
+        )
 
     @property
     def has_placeholder_time(self) -> bool:

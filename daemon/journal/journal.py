@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 import structlog
 
-from daemon.journal import contents, rows, tilesets
+from daemon.journal import contents, imagesread, rows, tilesets
 from daemon.journal.ages import Ages
 from daemon.journal.file import (
     BUSY_S,
@@ -32,6 +32,7 @@ from daemon.journal.records import Look, Montage, Outcome, Settled, Settling
 from daemon.states import Event, MontageState, Step
 from daemon.watcher import Sighting
 from daemon.watching.threads import DaemonThreads
+from handlers.contentdigest import FileContent
 from handlers.errors import Evidence, Fault, StorageFault
 from handlers.uris import path_to_uri
 
@@ -314,7 +315,13 @@ class Journal:
 
     async def record(self, montage_id: int, event: Event, **detail: object) -> Montage:
         """Records an event and the state that follows; the montage as it is then."""
-        return await self.run(lambda connection: rows.record(connection, montage_id, event, self._clock(), detail))
+
+        def work(connection: Connection) -> Montage:
+            if event is Event.MIPMAPPED:
+                imagesread.keep(connection, montage_id)
+            return rows.record(connection, montage_id, event, self._clock(), detail)
+
+        return await self.run(work)
 
     async def ignore(self, look: Look, reason: str, evidence: Evidence | None = None) -> Settling:
         """Records that what a metafile holds is not ingested, and why.
@@ -426,9 +433,35 @@ class Journal:
             )
         )
 
-    async def record_tiles(self, montage_id: int, tile_ids: Sequence[str]) -> None:
-        """Records tiles whose mipmaps are made and verified."""
-        await self.run(lambda connection: rows.record_tiles(connection, montage_id, tile_ids, self._clock()))
+    async def record_tiles(self, montage_id: int, contents: Mapping[str, FileContent | None]) -> None:
+        """Records tiles whose mipmaps are made and verified, each with its image as it was read, if that is known."""
+        await self.run(lambda connection: imagesread.record_tiles(connection, montage_id, contents, self._clock()))
+
+    async def images_read(self, montage_id: int) -> dict[str, FileContent]:
+        """The image of each tile as it was read, by tile id, of a montage that is MIPMAPPED or further."""
+        return await self.run(lambda connection: imagesread.images_read(connection, montage_id))
+
+    async def adopt_images(self, montage_id: int, contents: Mapping[str, FileContent]) -> None:
+        """Takes over the new identities of images whose bytes are the same as before."""
+        await self.run(lambda connection: imagesread.adopt(connection, montage_id, contents))
+
+    async def change_images(self, montage_id: int, changed: Mapping[str, str]) -> Montage:
+        """The montage as it is once the mipmaps of some tiles are to be made again; tile id -> name of its image.
+
+        Raises
+        ------
+        IllegalTransition
+            If the montage does not show them any more.
+        """
+        return await self.run(lambda connection: imagesread.change(connection, montage_id, changed, self._clock()))
+
+    async def watched_images(self) -> list[tuple[int, str, float]]:
+        """(id, watch, when it was COMPLETE) of every montage whose images are still looked at."""
+        return await self.run(imagesread.watched)
+
+    async def end_watching_images(self, montage_id: int) -> None:
+        """Records that the images of a montage are looked at no more."""
+        await self.run(lambda connection: imagesread.end_watch(connection, montage_id))
 
     async def forget_tiles(self, montage_id: int) -> None:
         """Forgets which tiles are made, so that all are made again."""

@@ -31,6 +31,7 @@ _STANDS_IN_NO_WAY = (
 )
 # Attempts that the last process began and never ended.
 _CRASHED_ATTEMPTS = "SELECT montage_id FROM attempts WHERE ended_at IS NULL"
+_HAS_READ_IMAGES = frozenset({MontageState.MIPMAPPED, MontageState.APPLIED, MontageState.COMPLETE, MontageState.FAILED})
 UNFINISHED_STATES = ", ".join(f"'{state}'" for state in sorted(UNFINISHED))
 
 
@@ -124,6 +125,10 @@ def record(connection: Connection, montage_id: int, event: Event, now: float, de
     # A replay makes all mipmaps again, unless it is one from the step after them.
     if state is MontageState.MIPMAPPED or (event is Event.REPLAYED and detail.get("from") != Step.APPLY):
         connection.execute("DELETE FROM tiles WHERE montage_id = ?", (montage_id,))
+    if state not in _HAS_READ_IMAGES:
+        connection.execute("DELETE FROM images_read WHERE montage_id = ?", (montage_id,))
+    if state is MontageState.COMPLETE:
+        connection.execute("UPDATE images_read SET is_watched = 1 WHERE montage_id = ?", (montage_id,))
     if state is not MontageState.APPLIED or event is Event.APPLIED:
         connection.execute("DELETE FROM closings WHERE montage_id = ?", (montage_id,))
     return need(connection, montage_id)
@@ -178,15 +183,6 @@ def count_crashes(connection: Connection, now: float) -> int:
     )
     connection.execute("UPDATE attempts SET ended_at = ?, outcome = ? WHERE ended_at IS NULL", (now, Outcome.CRASHED))
     return len(crashed)
-
-
-def record_tiles(connection: Connection, montage_id: int, tile_ids: Sequence[str], now: float) -> None:
-    connection.executemany(
-        "INSERT OR IGNORE INTO tiles (montage_id, tile_id, made_at) VALUES (?, ?, ?)",
-        [(montage_id, tile_id, now) for tile_id in tile_ids],
-    )
-    # Progress: whatever ended the process before, it was not this montage's doing alone.
-    connection.execute("UPDATE montages SET crashes = 0 WHERE id = ? AND crashes > 0", (montage_id,))
 
 
 def record_closing(connection: Connection, stack: str, montage_ids: Sequence[int], now: float) -> tuple[int, ...]:

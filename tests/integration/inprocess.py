@@ -139,6 +139,7 @@ async def bench(root: Path, client: RenderClient | None = None, **stacks: Any) -
             "render gate": work.gate.run(),
             "mipmap disks": work.disks.run(),
             "second look": second_look.run(),
+            "late changes": work.late_changes.run(),
         }
         tasks = {name: asyncio.create_task(part, name=name) for name, part in parts.items()}
         bench = Bench(root, work, second_look, tasks, said)

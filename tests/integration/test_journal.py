@@ -240,7 +240,7 @@ async def test_an_attempt_that_never_ended_counts_as_a_crash_until_the_montage_m
             assert await journal.count_crashes() == 1
             assert (await journal.montage(montage_id)).crashes == crashes
     async with Journal(path) as journal:
-        await journal.record_tiles(montage_id, ["t1"])
+        await journal.record_tiles(montage_id, {"t1": None})
         assert (await journal.montage(montage_id)).crashes == 0
         assert [attempt["outcome"] for attempt in await journal.attempts(montage_id)] == ["crashed", "crashed"]
 
@@ -275,7 +275,7 @@ async def test_tiles_made_are_remembered_until_the_montage_is_mipmapped(path):
         montage_id = await journal.notice(SIGHTING)
         await settle(journal, montage_id, settled())
         await journal.record(montage_id, Event.INGESTED)
-        await journal.record_tiles(montage_id, ["t1"])
+        await journal.record_tiles(montage_id, {"t1": None})
     async with Journal(path) as journal:
         assert await journal.tiles_made(montage_id) == {"t1"}
         await journal.record(montage_id, Event.MIPMAPPED)

@@ -86,6 +86,7 @@ async def test_one_close_at_a_time_though_somebody_who_waited_for_it_gave_up(com
         may_close=lambda: True,
         gate=RenderGate(client, STACK, on_open=lambda: None),
         on_complete=on_complete,
+        before_complete=lambda _: asyncio.sleep(0),
         on_lost=lambda _: asyncio.sleep(0),
     )
 

@@ -53,6 +53,17 @@ def test_lost_mipmaps_are_made_again_and_nothing_else():
     assert advance(MontageState.MIPMAPPED, Event.MIPMAPS_LOST) is MontageState.INGESTED
 
 
+@pytest.mark.parametrize("state", [MontageState.MIPMAPPED, MontageState.APPLIED, MontageState.COMPLETE])
+def test_images_that_changed_have_their_mipmaps_made_again_and_nothing_else(state):
+    assert advance(state, Event.IMAGES_CHANGED) is MontageState.INGESTED
+
+
+@pytest.mark.parametrize("state", [MontageState.SETTLED, MontageState.INGESTED, MontageState.FAILED, None])
+def test_images_that_no_level_shows_yet_change_nothing(state):
+    with pytest.raises(IllegalTransition):
+        advance(state, Event.IMAGES_CHANGED)
+
+
 def test_a_step_cannot_be_skipped():
     with pytest.raises(IllegalTransition):
         advance(MontageState.SETTLED, Event.MIPMAPPED)

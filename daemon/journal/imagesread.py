@@ -1,0 +1,184 @@
+"""The level 0 of each tile as it was read: identity and digest. Functions of the connection, as in `rows`.
+
+While a montage's mipmaps are made, each tile has a row. Once all are made, the rows become one compressed block: of a
+section of 2,772 tiles some 100 kB, most of it digests.
+"""
+
+import json
+import struct
+import zlib
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+
+from daemon.journal.records import Montage
+from daemon.journal.rows import Connection, need, record
+from daemon.states import Event
+from handlers.contentdigest import DIGEST_BYTES, FileContent
+from handlers.identity import FileIdentity
+
+NAMES_SHOWN = 5
+CHANGES_SHOWN = 10
+"""Findings on changed images that a montage keeps; the newest ones."""
+_CHANGED = "changed after their mipmaps were made"
+_NUMBERS = 4
+"""Of an identity: size, mtime, ctime, inode."""
+_MASK = (1 << 64) - 1
+_HEAD = struct.Struct("<BI")
+_LAYOUT = 1
+
+
+# --- one tile
+
+
+def to_row(content: FileContent | None) -> tuple[int | None, int | None, int | None, int | None, bytes | None]:
+    """Return the columns of a tile: size, mtime_ns, ctime_ns, inode, digest."""
+    return (*content.identity, content.digest) if content else (None, None, None, None, None)
+
+
+# --- all tiles of a montage, packed
+
+
+def pack(contents: Mapping[str, FileContent]) -> bytes:
+    """Return the block that holds the contents by tile id.
+
+    Numbers are kept as differences from tile to tile, byte by byte of equal weight: neighbours have been written within
+    a second of each other.
+    """
+    columns = list(zip(*(content.identity for content in contents.values()), strict=True)) or [()] * _NUMBERS
+    names = json.dumps(list(contents)).encode()
+    numbers = b"".join(_planes([number or 0 for number in column]) for column in columns)
+    digests = b"".join(content.digest for content in contents.values())
+    packed = zlib.compress(names) + zlib.compress(numbers)
+    return _HEAD.pack(_LAYOUT, len(contents)) + packed + digests
+
+
+def unpack(block: bytes) -> dict[str, FileContent]:
+    """Return the contents by tile id that `pack` was given."""
+    layout, count = _HEAD.unpack_from(block)
+    if layout != _LAYOUT:
+        raise ValueError(f"a block of layout {layout}")
+    names, rest = _decompressed(block[_HEAD.size :])
+    numbers, digests = _decompressed(rest)
+    columns = [_numbers(numbers[8 * count * index : 8 * count * (index + 1)]) for index in range(_NUMBERS)]
+    identities = (FileIdentity(*values) for values in zip(*columns, strict=True))
+    each = (digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES))
+    pairs = (FileContent(identity, digest) for identity, digest in zip(identities, each, strict=True))
+    return dict(zip(json.loads(names), pairs, strict=True))
+
+
+def _planes(values: Sequence[int]) -> bytes:
+    differences = array("Q", ((value - before) & _MASK for before, value in zip((0, *values), values, strict=False)))
+    raw = differences.tobytes()
+    return b"".join(raw[plane::8] for plane in range(8))
+
+
+def _numbers(planes: bytes) -> Iterator[int]:
+    count = len(planes) // 8
+    raw = bytearray(len(planes))
+    for plane in range(8):
+        raw[plane::8] = planes[plane * count : (plane + 1) * count]
+    for number in accumulate(array("Q", bytes(raw))):
+        value = number & _MASK
+        yield value - (1 << 64) if value >> 63 else value
+
+
+def _decompressed(packed: bytes) -> tuple[bytes, bytes]:
+    """The first of two compressed texts, and what follows it."""
+    unpacker = zlib.decompressobj()
+    return unpacker.decompress(packed), unpacker.unused_data
+
+
+# --- in the journal
+
+
+def keep(connection: Connection, montage_id: int) -> None:
+    """Turn the rows of the tiles whose image is known into the montage's block; the montage is MIPMAPPED."""
+    rows = connection.execute(
+        "SELECT tile_id, size, mtime_ns, ctime_ns, inode, digest FROM tiles"
+        " WHERE montage_id = ? AND digest IS NOT NULL",
+        (montage_id,),
+    )
+    contents = {tile_id: FileContent(FileIdentity(*identity), digest) for tile_id, *identity, digest in rows}
+    if contents:
+        _store(connection, montage_id, contents)
+
+
+def _store(connection: Connection, montage_id: int, contents: Mapping[str, FileContent]) -> None:
+    connection.execute("INSERT OR REPLACE INTO images_read VALUES (?, ?, 1)", (montage_id, pack(contents)))
+
+
+def images_read(connection: Connection, montage_id: int) -> dict[str, FileContent]:
+    row = connection.execute("SELECT contents FROM images_read WHERE montage_id = ?", (montage_id,)).fetchone()
+    return unpack(row[0]) if row else {}
+
+
+def adopt(connection: Connection, montage_id: int, contents: Mapping[str, FileContent]) -> None:
+    """Take over the new identities of images whose bytes are the same."""
+    before = images_read(connection, montage_id)
+    same = {tile_id: content for tile_id, content in contents.items() if _is_same(before.get(tile_id), content)}
+    if same:
+        connection.execute(
+            "UPDATE images_read SET contents = ? WHERE montage_id = ?", (pack({**before, **same}), montage_id)
+        )
+
+
+def _is_same(before: FileContent | None, now: FileContent) -> bool:
+    return before is not None and before.digest == now.digest
+
+
+def change(connection: Connection, montage_id: int, changed: Mapping[str, str], now: float) -> Montage:
+    """Have the mipmaps of some tiles made again; the others of the montage stay made.
+
+    Parameters
+    ----------
+    changed : tile id -> name of its image.
+    """
+    rest = {tile_id: each for tile_id, each in images_read(connection, montage_id).items() if tile_id not in changed}
+    shown = sorted(set(changed.values()))
+    more = f" and {len(shown) - NAMES_SHOWN} more" if len(shown) > NAMES_SHOWN else ""
+    names = ", ".join(shown[:NAMES_SHOWN]) + more
+    montage = record(
+        connection, montage_id, Event.IMAGES_CHANGED, now, {"images": len(shown), "names": shown[:NAMES_SHOWN]}
+    )
+    finding = f"{len(shown)} images {_CHANGED}: {names}"
+    others = [each for each in montage.findings if _CHANGED not in each]
+    former = [each for each in montage.findings if _CHANGED in each and each != finding]
+    findings = [*others, *former[1 - CHANGES_SHOWN :], finding]
+    connection.execute(
+        "UPDATE montages SET findings = ?, waiting_for = ? WHERE id = ?",
+        (json.dumps(findings), f"the mipmaps of {len(shown)} changed images are made again: {names}", montage_id),
+    )
+    insert_tiles(connection, montage_id, rest, now)
+    return need(connection, montage_id)
+
+
+def record_tiles(
+    connection: Connection, montage_id: int, contents: Mapping[str, FileContent | None], now: float
+) -> None:
+    insert_tiles(connection, montage_id, contents, now)
+    # Progress: whatever ended the process before, it was not this montage's doing alone.
+    connection.execute("UPDATE montages SET crashes = 0 WHERE id = ? AND crashes > 0", (montage_id,))
+
+
+def insert_tiles(
+    connection: Connection, montage_id: int, contents: Mapping[str, FileContent | None], now: float
+) -> None:
+    connection.executemany(
+        "INSERT OR REPLACE INTO tiles (montage_id, tile_id, made_at, size, mtime_ns, ctime_ns, inode, digest)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [(montage_id, tile_id, now, *to_row(content)) for tile_id, content in contents.items()],
+    )
+
+
+def watched(connection: Connection) -> list[tuple[int, str, float]]:
+    """(id, watch, when it was COMPLETE) of every montage whose images are still looked at."""
+    query = (
+        "SELECT id, watch, complete_at FROM images_read JOIN montages ON id = montage_id"
+        " WHERE is_watched = 1 AND state = 'complete' ORDER BY complete_at, id"
+    )
+    return connection.execute(query).fetchall()
+
+
+def end_watch(connection: Connection, montage_id: int) -> None:
+    connection.execute("UPDATE images_read SET is_watched = 0 WHERE montage_id = ?", (montage_id,))

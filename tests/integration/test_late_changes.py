@@ -1,0 +1,478 @@
+"""Images that change after their mipmaps were made: the daemon's work in this process, real files, real times."""
+
+import os
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from daemon import latechanges
+from daemon.journal import Montage
+from daemon.latechanges import LateChanges, next_look_s
+from daemon.states import Event, MontageState
+from handlers.contentdigest import FileContent
+from handlers.decoding import verify_level
+from handlers.identity import FileIdentity
+from tests.integration.inprocess import Bench, bench, hurry
+
+SIZE = (64, 64)
+COMPLETE, FAILED = MontageState.COMPLETE, MontageState.FAILED
+
+
+@pytest.fixture
+async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    hurry(monkeypatch)
+    monkeypatch.setattr(latechanges, "FIRST_LOOK_S", 0.05)
+    async with bench(tmp_path) as made:
+        yield made
+
+
+def images_of(metafile: Path) -> list[Path]:
+    return sorted(metafile.parent.glob("*.tif"))
+
+
+def pixels(seed: int) -> Any:
+    return np.random.default_rng(seed).integers(0, 255, SIZE[::-1], np.uint8)
+
+
+def levels_are_right(root: Path, image: Path) -> bool:
+    """Whether level 1 is the area mean of what the image holds now."""
+    with Image.open(image) as opened:
+        full = np.asarray(opened).astype(float)
+    exact = full.reshape(SIZE[1] // 2, 2, SIZE[0] // 2, 2).mean((1, 3))
+    made = verify_level(root / "mipmaps" / "1" / f"{image.relative_to('/')}.tif", SIZE[0] // 2, SIZE[1] // 2, "L")
+    return bool(np.abs(made - exact).max() <= 0.5)
+
+
+async def changed_ones(world: Bench, metafile: Path) -> list[dict[str, Any]]:
+    montage = await world.montage(metafile)
+    assert montage is not None
+    events = await world.work.journal.events(montage.id)
+    return [event["detail"] for event in events if event["event"] == Event.IMAGES_CHANGED]
+
+
+async def mended(world: Bench, metafile: Path) -> Montage:
+    """The montage once a change of its images has been noticed and it is COMPLETE again."""
+    await has_changed(world, metafile, 1)
+    return await world.reaches(metafile, COMPLETE, FAILED)
+
+
+async def has_changed(world: Bench, metafile: Path, times: int) -> None:
+    await world.until(lambda: len([line for line in world.said if line["event"] == "image.changed"]) >= times)
+
+
+# --- what is a change, and what is none
+
+
+def in_place_under_its_old_time(image: Path) -> None:
+    times = image.stat()
+    content = image.with_name("other")
+    Image.fromarray(pixels(7)).save(content, "TIFF")
+    image.write_bytes(content.read_bytes())
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def replaced_under_an_older_time(image: Path) -> None:
+    other = image.with_name("other")
+    Image.fromarray(pixels(8)).save(other, "TIFF")
+    os.utime(other, (1_400_000_000, 1_400_000_000))
+    other.replace(image)
+
+
+def replaced_under_a_time_in_the_future(image: Path) -> None:
+    other = image.with_name("other")
+    Image.fromarray(pixels(9)).save(other, "TIFF")
+    os.utime(other, (4_000_000_000, 4_000_000_000))
+    other.replace(image)
+
+
+@pytest.mark.parametrize(
+    "change", [in_place_under_its_old_time, replaced_under_an_older_time, replaced_under_a_time_in_the_future]
+)
+async def test_an_image_that_changes_after_its_montage_is_complete_is_made_again_and_no_other(world, change):
+    metafile = world.write(size=SIZE)
+    await world.notice(metafile)
+    await world.reaches(metafile, COMPLETE)
+    first, second = images_of(metafile)
+    level_of_other = world.root / "mipmaps" / "1" / f"{second.relative_to('/')}.tif"
+    before = FileIdentity.of(level_of_other.stat())
+    change(first)
+    montage = await mended(world, metafile)
+    assert montage.state is COMPLETE
+    assert levels_are_right(world.root, first)
+    assert FileIdentity.of(level_of_other.stat()) == before
+    assert montage.findings[-1] == f"1 images changed after their mipmaps were made: {first.name}"
+    (detail,) = await changed_ones(world, metafile)
+    assert detail == {"images": 1, "names": [first.name]}
+    (line,) = [each for each in world.said if each["event"] == "image.changed"]
+    assert (line["log_level"], line["images"], line["first"]) == ("warning", 1, first.name)
+
+
+async def test_one_that_changes_twice_is_made_twice(world):
+    metafile = world.write(size=SIZE)
+    await world.notice(metafile)
+    await world.reaches(metafile, COMPLETE)
+    first, _ = images_of(metafile)
+    replaced_under_an_older_time(first)
+    await mended(world, metafile)
+    in_place_under_its_old_time(first)
+    await has_changed(world, metafile, 2)
+    await world.reaches(metafile, COMPLETE)
+    assert levels_are_right(world.root, first)
+
+
+def touched(image: Path) -> None:
+    os.utime(image, (1_500_000_000, 1_500_000_000))
+
+
+def chmodded(image: Path) -> None:
+    image.chmod(0o640)
+
+
+def copied_away_and_back(image: Path) -> None:
+    other = image.with_name("other")
+    other.write_bytes(image.read_bytes())
+    other.replace(image)
+
+
+def deleted(image: Path) -> None:
+    image.unlink()
+
+
+@pytest.mark.parametrize("change", [touched, chmodded, copied_away_and_back, deleted])
+async def test_the_same_bytes_and_an_absent_file_are_no_change(world, change):
+    metafile = world.write(size=SIZE)
+    await world.notice(metafile)
+    montage = await world.reaches(metafile, COMPLETE)
+    first, second = images_of(metafile)
+    change(first)
+    replaced_under_an_older_time(second)  # once this is noticed the other one has been looked at, too
+    await mended(world, metafile)
+    (detail,) = await changed_ones(world, metafile)
+    assert detail["names"] == [second.name]
+    if change is not deleted:
+        read = await world.work.journal.images_read(montage.id)
+        assert FileIdentity.of(first.stat()) in [content.identity for content in read.values()]
+
+
+def spoiled(image: Path) -> None:
+    image.write_bytes(b"no image at all")
+
+
+def cut_short(image: Path) -> None:
+    os.truncate(image, image.stat().st_size - 100)
+
+
+def a_pipe(image: Path) -> None:
+    image.unlink()
+    os.mkfifo(image)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"), [(spoiled, "is not an image"), (cut_short, "is cut short"), (a_pipe, "is not a regular file")]
+)
+async def test_one_that_is_no_image_any_more_fails_the_montage_in_words_once_it_is_quiet(
+    world, monkeypatch, change, text
+):
+    monkeypatch.setattr("daemon.settle.PATIENCE_AT_LEAST_S", 0.3)
+    metafile = world.write(size=SIZE)
+    await world.notice(metafile)
+    await world.reaches(metafile, COMPLETE)
+    first, _ = images_of(metafile)
+    whole = first.read_bytes()
+    change(first)
+    montage = await world.reaches(metafile, FAILED)
+    assert montage.fault is not None
+    assert text in montage.fault.problem
+    assert first.name in f"{montage.fault.subject} {montage.fault.problem}"
+    assert "may still be written" not in montage.fault.problem
+    first.unlink()
+    first.write_bytes(whole)
+    await world.reaches(metafile, COMPLETE)
+
+
+async def test_one_that_is_being_written_is_waited_for_and_fails_nothing(world, monkeypatch):
+    monkeypatch.setattr("daemon.settle.PATIENCE_AT_LEAST_S", 20.0)
+    metafile = world.write(size=SIZE)
+    await world.notice(metafile)
+    montage = await world.reaches(metafile, COMPLETE)
+    first, _ = images_of(metafile)
+    replacement = first.with_name("other")
+    Image.fromarray(pixels(11)).save(replacement, "TIFF")
+    whole = replacement.read_bytes()
+    first.write_bytes(whole[: len(whole) // 2])
+    await world.until(lambda: [line for line in world.said if line["event"] == "step.waits"])
+    waiting = await world.work.journal.montage(montage.id)
+    assert waiting.state is MontageState.INGESTED
+    assert "may still be written" in waiting.fault.problem
+    first.write_bytes(whole)
+    await world.reaches(metafile, COMPLETE)
+    assert levels_are_right(world.root, first)
+    assert not [event for event in await world.work.journal.events(montage.id) if event["event"] == Event.FAILED]
+
+
+# --- when it is looked
+
+
+async def test_an_image_that_changes_before_its_stack_is_closed_keeps_the_montage_from_being_complete(
+    tmp_path, monkeypatch
+):
+    hurry(monkeypatch)
+    monkeypatch.setattr(latechanges, "FIRST_LOOK_S", 1_000.0)
+    async with bench(tmp_path, close_after_s=3_600.0) as world:
+        metafile = world.write(size=SIZE)
+        await world.notice(metafile)
+        montage = await world.reaches(metafile, MontageState.APPLIED)
+        first, _ = images_of(metafile)
+        in_place_under_its_old_time(first)
+        await world.work.late_changes.look_before_complete([montage])
+        following = await world.montage(metafile)
+        assert following.state is not MontageState.APPLIED
+        await world.reaches(metafile, MontageState.APPLIED)
+        assert levels_are_right(world.root, first)
+
+
+async def test_closing_a_stack_looks_at_the_images_of_its_montages(tmp_path, monkeypatch):
+    hurry(monkeypatch)
+    monkeypatch.setattr(latechanges, "FIRST_LOOK_S", 1_000.0)
+    async with bench(tmp_path) as world:
+        changed = False
+        close = world.work.client.close
+
+        async def close_and_change(*arguments: Any, **named: Any) -> Any:
+            nonlocal changed
+            if not changed:
+                in_place_under_its_old_time(images_of(metafile)[0])
+                changed = True
+            return await close(*arguments, **named)
+
+        monkeypatch.setattr(world.work.client, "close", close_and_change)
+        metafile = world.write(size=SIZE)
+        await world.notice(metafile)
+        montage = await mended(world, metafile)
+        assert montage.state is COMPLETE
+        assert levels_are_right(world.root, images_of(metafile)[0])
+        told = [event["event"] for event in await world.work.journal.events(montage.id)]
+        assert told.index("images_changed") < told.index("completed")
+        assert told.count("completed") == 1
+
+
+def test_looks_follow_one_another_at_growing_intervals_and_the_last_is_at_the_end():
+    ages, age_s = [], 0.0
+    while (due_s := next_look_s(age_s, 3600.0)) is not None:
+        ages.append(due_s)
+        age_s = due_s
+    assert ages == [5, 15, 45, 135, 405, 1215, 3600]
+    assert next_look_s(0.0, 0.0) is None
+    assert next_look_s(0.0, 3.0) == 3.0
+
+
+class Alone:
+    """Looks at images without anything else of the daemon, on the clocks that a test sets."""
+
+    def __init__(self, world: Bench) -> None:
+        self.now, self.wall = 1_000.0, 2_000_000_000.0
+        self.observable = True
+        self.put_in_line: list[int] = []
+        self.late = LateChanges(
+            world.work.settings,
+            world.work.journal,
+            is_observable=lambda _: self.observable,
+            on_change=self._on_change,
+            clock=lambda: self.now,
+            wall_clock=lambda: self.wall,
+        )
+
+    async def _on_change(self, montage: Montage) -> None:
+        self.put_in_line.append(montage.id)
+
+    async def look(self) -> int:
+        """What is due now is looked at; how many montages."""
+        taken = self.late._take_due()
+        for watch, due in taken.items():
+            await self.late._look_in_turn(watch, due)
+        return sum(map(len, taken.values()))
+
+
+@pytest.fixture
+async def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Bench, Alone, Montage]]:
+    hurry(monkeypatch)
+    monkeypatch.setattr(latechanges, "FIRST_LOOK_S", 5.0)
+    async with bench(tmp_path) as world:
+        metafile = world.write(size=SIZE)
+        await world.notice(metafile)
+        montage = await world.reaches(metafile, COMPLETE)
+        yield world, Alone(world), montage
+
+
+async def test_a_montage_is_looked_at_until_its_time_is_over(done):
+    world, alone, montage = done
+    alone.late.watch(montage)
+    looks = []
+    for second in range(4_000):
+        if await alone.look():
+            looks.append(second)
+        alone.now += 1.0
+    assert looks == [5, 15, 45, 135, 405, 1215, 3600]
+    assert await world.work.journal.watched_images() == []
+    assert alone.put_in_line == []
+
+
+@pytest.mark.parametrize(("age_s", "looks_later"), [(1.0, True), (100.0, True), (4_000.0, False), (-1e6, True)])
+async def test_the_next_process_goes_on_looking_and_looks_once_where_the_time_is_over(done, age_s, looks_later):
+    world, alone, montage = done
+    in_place_under_its_old_time(images_of(montage.metafile)[0])
+    alone.wall = montage.complete_at + age_s
+    await alone.late._resume()
+    assert await alone.look() == 0
+    alone.now += 5.0
+    assert await alone.look() == 1
+    assert alone.put_in_line == [montage.id]
+    assert (await world.work.journal.montage(montage.id)).state is MontageState.INGESTED
+
+
+async def test_one_whose_time_is_over_is_left_alone_after_its_last_look(done):
+    world, alone, montage = done
+    alone.wall = montage.complete_at + 4_000.0
+    await alone.late._resume()
+    alone.now += 5.0
+    assert await alone.look() == 1
+    assert await world.work.journal.watched_images() == []
+    alone.now += 10_000.0
+    assert await alone.look() == 0
+
+
+async def test_a_mount_that_is_away_is_no_change_and_its_images_are_looked_at_when_it_is_back(done):
+    world, alone, montage = done
+    alone.late.watch(montage)
+    in_place_under_its_old_time(images_of(montage.metafile)[0])
+    alone.observable = False
+    for _ in range(200):
+        alone.now += 60.0
+        await alone.look()
+    assert alone.put_in_line == []
+    assert await world.work.journal.watched_images() != []
+    alone.observable = True
+    alone.now += 60.0
+    assert await alone.look() == 1
+    assert alone.put_in_line == [montage.id]
+
+
+async def test_a_section_that_was_moved_away_is_left_alone_when_its_time_is_over(done):
+    world, alone, montage = done
+    alone.late.watch(montage)
+    montage.metafile.parent.rename(world.root / "archive")
+    alone.now += 5.0
+    assert await alone.look() == 1
+    assert await world.work.journal.watched_images() != []
+    alone.now += 4_000.0
+    assert await alone.look() == 1
+    assert await world.work.journal.watched_images() == []
+    assert alone.put_in_line == []
+
+
+async def test_a_look_that_hangs_holds_up_nothing_and_is_not_begun_again(done, monkeypatch):
+    world, alone, montage = done
+    monkeypatch.setattr(latechanges, "STUCK_S", 0.1)
+    free, begun = threading.Event(), []
+    look = latechanges.look_at_images
+
+    def hanging(*arguments: Any) -> Any:
+        begun.append(1)
+        free.wait(30)
+        return look(*arguments)
+
+    monkeypatch.setattr(latechanges, "look_at_images", hanging)
+    alone.late.watch(montage)
+    try:
+        for _ in range(5):
+            alone.now += 60.0
+            await alone.look()
+        await alone.late.look_before_complete([montage])
+        assert len(begun) == 1
+    finally:
+        free.set()
+    await world.until(lambda: not alone.late._stuck)
+    alone.now += 60.0
+    await alone.look()
+    assert len(begun) == 2
+
+
+async def test_a_look_that_stumbles_ends_no_other(done, monkeypatch):
+    _, alone, montage = done
+    look = latechanges.look_at_images
+    monkeypatch.setattr(latechanges, "look_at_images", lambda *_: 1 / 0)
+    alone.late.watch(montage)
+    alone.now += 5.0
+    assert await alone.look() == 1
+    monkeypatch.setattr(latechanges, "look_at_images", look)
+    in_place_under_its_old_time(images_of(montage.metafile)[0])
+    alone.now += 60.0
+    assert await alone.look() == 1
+    assert alone.put_in_line == [montage.id]
+
+
+async def test_one_that_was_superseded_or_replayed_is_looked_at_no_more(done):
+    world, alone, montage = done
+    alone.late.watch(montage)
+    await world.work.journal.record(montage.id, Event.SUPERSEDED)
+    in_place_under_its_old_time(images_of(montage.metafile)[0])
+    alone.now += 5.0
+    await alone.look()
+    assert alone.put_in_line == []
+    alone.now += 10_000.0
+    assert await alone.look() == 0
+
+
+async def test_a_metafile_that_holds_something_else_is_none_of_ours(done):
+    _, alone, montage = done
+    alone.late.watch(montage)
+    montage.metafile.write_text("[]")
+    in_place_under_its_old_time(images_of(montage.metafile)[0])
+    alone.now += 5.0
+    assert await alone.look() == 1
+    assert alone.put_in_line == []
+
+
+async def test_only_images_of_another_identity_are_read(done, monkeypatch):
+    _, alone, montage = done
+    read: list[int] = []
+    content_of = latechanges.content_of
+
+    def counting(descriptor: int) -> FileContent:
+        read.append(descriptor)
+        return content_of(descriptor)
+
+    monkeypatch.setattr(latechanges, "content_of", counting)
+    alone.late.watch(montage)
+    alone.now += 5.0
+    await alone.look()
+    assert read == []
+    touched(images_of(montage.metafile)[0])
+    for seconds in (10.0, 30.0):
+        alone.now += seconds
+        assert await alone.look() == 1
+    assert len(read) == 1
+
+
+async def test_a_mask_that_changes_is_made_again(tmp_path, monkeypatch):
+    hurry(monkeypatch)
+    monkeypatch.setattr(latechanges, "FIRST_LOOK_S", 0.05)
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.full(SIZE[::-1], 255, np.uint8)).save(mask)
+    async with bench(tmp_path) as world:
+        settings = world.work.settings()
+        tilespecs = settings.watch[0].tilespecs.model_copy(update={"mask": mask})
+        masked = settings.watch[0].model_copy(update={"tilespecs": tilespecs})
+        object.__setattr__(settings, "watch", (masked,))  # frozen: every part asks for the settings anew
+        metafile = world.write(size=SIZE)
+        await world.notice(metafile)
+        await world.reaches(metafile, COMPLETE)
+        Image.fromarray(np.zeros(SIZE[::-1], np.uint8)).save(mask)
+        await mended(world, metafile)
+        level = world.root / "mipmaps" / "1" / f"{mask.relative_to('/')}.tif"
+        assert not verify_level(level, SIZE[0] // 2, SIZE[1] // 2, "L").any()
