@@ -209,7 +209,9 @@ class LateChanges:
         finally:
             for each in looks:
                 each.cancel()
-            await asyncio.gather(*looks, return_exceptions=True)
+            for bug in await asyncio.gather(*looks, return_exceptions=True):
+                if isinstance(bug, Exception):  # it would keep the stack from being closed
+                    log.error("images.bug", exc_info=bug)
 
     # --- when
 
@@ -255,6 +257,16 @@ class LateChanges:
             self._busy.discard(watch)
 
     async def _look_when_due(self, due: _Due) -> None:
+        try:
+            await self._attend(due)
+        except Exception:  # it would end the daemon
+            log.exception("images.bug", montage=due.montage_id)
+            self._look_later(due)
+
+    def _look_later(self, due: _Due) -> None:
+        heapq.heappush(self._due, _Due(self._clock() + AWAY_S, due.montage_id, due.watch, due.complete_at))
+
+    async def _attend(self, due: _Due) -> None:
         montage = await self._journal.montage(due.montage_id)
         watch = self._watch(due.watch)
         if montage is None or montage.state is not MontageState.COMPLETE or watch is None:
@@ -266,8 +278,7 @@ class LateChanges:
         elif seen:
             self._enqueue(montage.id, due.watch, due.complete_at, self._clock())
         else:
-            again = _Due(self._clock() + AWAY_S, due.montage_id, due.watch, due.complete_at)
-            heapq.heappush(self._due, again)
+            self._look_later(due)
 
     async def _look(self, montage: Montage) -> bool:
         """Whether the images could be looked at. What changed is journaled, and put in line."""
@@ -295,9 +306,6 @@ class LateChanges:
             self._leave(montage.watch, looking)
         except Fault as fault:
             log.info("images.not_looked_at", montage=montage.id, fault=str(fault))
-        except Exception:
-            # A montage that a look stumbles over must not end the looks at all others.
-            log.exception("images.bug", montage=montage.id)
         except asyncio.CancelledError:
             self._leave(montage.watch, looking)
             raise

@@ -402,15 +402,23 @@ async def test_a_look_that_hangs_holds_up_nothing_and_is_not_begun_again(done, m
     assert len(begun) == 2
 
 
-async def test_a_look_that_stumbles_ends_no_other(done, monkeypatch):
-    _, alone, montage = done
-    look = latechanges.look_at_images
-    monkeypatch.setattr(latechanges, "look_at_images", lambda *_: 1 / 0)
+@pytest.mark.parametrize(
+    "stumbles",
+    ["look_at_images", "images_read", "change_images", "adopt_images", "end_watching_images", "montage"],
+)
+async def test_a_look_that_stumbles_ends_no_other_and_is_repeated(done, monkeypatch, stumbles):
+    world, alone, montage = done
+    first, second = images_of(montage.metafile)
+    in_place_under_its_old_time(first)
+    touched(second)
     alone.late.watch(montage)
-    alone.now += 5.0
-    assert await alone.look() == 1
-    monkeypatch.setattr(latechanges, "look_at_images", look)
-    in_place_under_its_old_time(images_of(montage.metafile)[0])
+    alone.now += 4_000.0 if stumbles == "end_watching_images" else 5.0
+    with monkeypatch.context() as patch:
+        owner = latechanges if stumbles == "look_at_images" else world.work.journal
+        patch.setattr(owner, stumbles, lambda *_: 1 / 0)
+        assert await alone.look() == 1
+        await alone.late.look_before_complete([montage])
+    assert [line for line in world.said if line["event"] == "images.bug"]
     alone.now += 60.0
     assert await alone.look() == 1
     assert alone.put_in_line == [montage.id]

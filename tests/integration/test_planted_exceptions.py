@@ -17,7 +17,10 @@ from handlers.render import RenderClient
 from tests.integration.inprocess import Bench, bench, hurry
 
 COLLABORATORS = (Journal, Settler, Steps, StackKeeper, MipmapDisks, RenderClient)
-ASKED_AT_THE_START = {"Journal.count_crashes", "Journal.unfinished", "Journal.open_stacks", "StackKeeper.resume"}
+ASKED_AT_THE_START = {
+    *("Journal.count_crashes", "Journal.unfinished", "Journal.open_stacks", "Journal.watched_images"),
+    "StackKeeper.resume",
+}
 NOT_ASKED = {
     # by replays, readers and repairs
     *("Journal.replay", "Journal.enter", "Journal.counts", "Journal.oldest_unfinished_s"),
@@ -28,6 +31,8 @@ NOT_ASKED = {
     *("RenderClient.z_values", "RenderClient.put_path_builder", "RenderClient.path_builder"),
     *("RenderClient.tile", "RenderClient.delete_tile", "RenderClient.delete_tiles", "RenderClient.set_resolution"),
     "RenderClient.ask_database",
+    # of images that change later, see test_late_changes.py
+    *("Journal.adopt_images", "Journal.change_images", "Journal.end_watching_images"),
     # by what these tests do with the work themselves
     *("Journal.run", "Journal.stop_attempts", "Steps.stop"),
 }
