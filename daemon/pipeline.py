@@ -25,7 +25,7 @@ from daemon.keeper import StackKeeper
 from daemon.retry import CRASHES_BEFORE_PARKING, FIRST_DELAY_S, LONGEST_DELAY_S, Tries, retry_delay_s
 from daemon.schedule import Schedule, Ticket
 from daemon.settle import Ignored, NotYet, Read, Settler
-from daemon.states import STEP_OF_STATE, UNFINISHED, Closing, Event, IllegalTransition, MontageState, Step
+from daemon.states import HAS_SETTLED, STEP_OF_STATE, UNFINISHED, Closing, Event, IllegalTransition, MontageState, Step
 from daemon.steps import MetafileChanged, MipmapsLost, Steps, Stopped
 from daemon.watcher import FoundBy, Sighting
 from handlers.errors import BugFault, Fault, RenderBroken, RenderUnavailable, StorageFault, WorkerFault
@@ -85,6 +85,7 @@ class Pipeline:
         self._schedule = Schedule(LIMITS)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._tries = Tries()
+        self._doubted: list[tuple[Montage, Sighting]] = []
         self._changed = asyncio.Event()
         self._stopping = False
 
@@ -210,6 +211,7 @@ class Pipeline:
         async with asyncio.TaskGroup() as group:
             while not self._stopping:
                 self._changed.clear()
+                await self._notice_doubted()
                 for ticket in self._schedule.take(self._clock(), self._is_open, self._may_start):
                     task = group.create_task(self._attend(ticket), name=f"montage {ticket.montage_id} {ticket.step}")
                     self._tasks[ticket.montage_id] = task
@@ -218,6 +220,21 @@ class Pipeline:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._pause_s()):
                         await self._changed.wait()
+
+    async def _notice_doubted(self) -> None:
+        """Notice the metafiles that steps found to hold another content.
+
+        A step does not do so itself: it may be cancelled once the journal has the sighting.
+        """
+        while self._doubted:
+            montage, sighting = self._doubted.pop()
+            try:
+                montage_id = await self._journal.doubt(montage.id, sighting)
+            except Exception:  # its montage finds the other content again at its next attempt
+                log.exception("metafile.bug", metafile=str(sighting.path))
+                continue
+            if montage_id is not None:
+                self._enqueue(Ticket(montage.acquired, montage_id, Step.SETTLE, montage.watch))
 
     def stop(self) -> None:
         """Starts nothing more; steps under way end at the next point where they can be taken up again."""
@@ -473,7 +490,7 @@ class Pipeline:
         seen = await asyncio.to_thread(claims.find, other, montage.metafile)
         if seen.claim is Claim.GONE or (rival.shared and seen.claim is Claim.REPLACED):
             return claims.why_ended(seen.claim, other, montage.metafile, digest)
-        if seen.claim is Claim.SAME_FILE and other.state is not MontageState.NOTICED:
+        if seen.claim is Claim.SAME_FILE and (other.failed_in or other.state) in HAS_SETTLED:
             return Ignored(f"it is {other.metafile}, under another path", seen.evidence)
         if rival.shared:
             raise claims.taken(rival, montage.metafile, seen.evidence)
@@ -548,7 +565,7 @@ class Pipeline:
         if step in NEEDS_RENDER or isinstance(fault, RenderUnavailable | RenderBroken):
             await self._gate.failed(montage.id, fault)
         if isinstance(fault, MetafileChanged):
-            await self._take_in_again(montage)
+            await self._doubt(montage)
         chance = random.random()  # noqa: S311  jitter
         if isinstance(fault, RenderUnavailable | RenderBroken) and not self._gate.is_closed_circuit:
             delay_s: float | None = self._tries.delay_in_outage_s(
@@ -563,16 +580,15 @@ class Pipeline:
             log.warning("step.waits", step=str(step), fault=str(fault), again_in_s=round(delay_s, 1))
         self._put_in_line(montage, delay_s)
 
-    async def _take_in_again(self, montage: Montage) -> None:
-        """Notices a metafile that holds another content than its montage, whatever a scan sees of it."""
+    async def _doubt(self, montage: Montage) -> None:
+        """Has a metafile noticed that holds another content than its montage, whatever a scan sees of it."""
         try:
             found = await asyncio.to_thread(montage.metafile.lstat)
         except OSError:
             return
         sighting = Sighting(montage.watch, montage.metafile, FileIdentity.of(found), FoundBy.STEP)
-        montage_id = await self._journal.doubt(montage.id, sighting)
-        if montage_id is not None:
-            self._enqueue(Ticket(montage.acquired, montage_id, Step.SETTLE, montage.watch))
+        self._doubted.append((montage, sighting))
+        self._changed.set()
 
     async def _fail(self, montage: Montage, fault: Fault, look: Look | None = None) -> None:
         self._tries.forget(montage.id)

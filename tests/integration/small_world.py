@@ -268,6 +268,7 @@ class World:
             await asyncio.wait([task])
             if not task.cancelled():
                 task.result()
+        await pipeline._notice_doubted()
         return bool(started)
 
     async def run_due(self) -> None:

@@ -1,13 +1,16 @@
 """Steps that are cancelled, at each moment, leave nothing held and count as no crash."""
 
 import asyncio
+import hashlib
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from daemon.journal import Journal
+from daemon.journal import Journal, Montage
 from daemon.states import MontageState
+from daemon.steps import Steps
 from tests.integration.inprocess import bench, hurry
 
 
@@ -62,3 +65,48 @@ async def test_a_step_cancelled_while_its_attempt_begins_is_no_crash(
         work.work.pipeline.cancel()
         await work.tasks.pop("pipeline")
         assert await work.work.journal.count_crashes() == 0
+
+
+async def test_a_content_that_a_cancelled_step_has_noticed_is_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+    real_section, real_run = Steps.section, Journal.run
+    changed, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def section(steps: Steps, montage: Montage, *arguments: Any) -> Any:
+        if not changed.is_set():
+            changed.set()
+            montage.metafile.write_bytes(montage.metafile.read_bytes() + b"\n")
+        return await real_section(steps, montage, *arguments)
+
+    async def run(journal: Journal, closure: Any) -> Any:
+        """Cancel whoever has just journaled that the metafile holds something else now."""
+        before = await unread()
+        result = await real_run(journal, closure)
+        task = asyncio.current_task()
+        if changed.is_set() and not cancelled.is_set() and not before and await unread():
+            assert task is not None
+            cancelled.set()
+            if task.get_name().startswith("montage "):
+                task.cancel()
+                await asyncio.sleep(0)
+        return result
+
+    async with bench(tmp_path) as work:
+
+        async def unread() -> bool:
+            rows = await real_run(work.work.journal, lambda connection: rows_of(connection, "digest IS NULL"))
+            return bool(rows)
+
+        monkeypatch.setattr(Steps, "section", section)
+        monkeypatch.setattr(Journal, "run", run)
+        metafile = work.write()
+        await work.notice(metafile)
+        await work.until(cancelled.is_set)
+        montage = await work.reaches(metafile, MontageState.COMPLETE)
+        assert montage.digest == hashlib.sha256(metafile.read_bytes()).hexdigest()
+
+
+def rows_of(connection: sqlite3.Connection, condition: str) -> list[Any]:
+    return connection.execute(f"SELECT id FROM montages WHERE {condition}").fetchall()

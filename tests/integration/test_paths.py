@@ -253,6 +253,21 @@ async def test_two_paths_that_settle_at_the_same_moment_are_done_once(world, how
     assert sorted((await world.states()).values()) == ["complete", "ignored" if how == "linked" else "failed"]
 
 
+async def test_a_metafile_is_not_ignored_for_another_path_of_it_whose_images_are_not_there(world):
+    world.write(world.path("a"), text_of("t1 t2", note=AWAITED))
+    world.link("a", "b")
+    await world.rest()
+    assert await world.states() == {"a": "failed", "b": "failed"}
+    world.image.touch()  # seen for one of the two paths: images lie beside the metafile, and were not linked
+    first, second = await world.journal.montages()
+    await world.pipeline.take_up(await world.journal.retry(first.id, "its image is there now"))
+    await world.run_for(1)
+    assert await world.states() == {"a": "complete", "b": "failed"}
+    await world.pipeline.take_up(await world.journal.retry(second.id, "its image is there now"))
+    await world.run_for(1)
+    assert await world.states() == {"a": "complete", "b": "ignored"}
+
+
 # --- moves
 
 

@@ -46,14 +46,15 @@ class SimulatedWorkers(Executor):
                 loop.call_later(0.01, end)
                 return
             SimulatedWorkers._is_busy = True
+            tell: Callable[[Any], None]
             try:
-                outcome = loop.interrupted(lambda: fn(*args, **kwargs))
+                tell, outcome = future.set_result, loop.interrupted(lambda: fn(*args, **kwargs))
             except Exception as error:  # noqa: BLE001  an executor hands on whatever its function raises
-                future.set_exception(error)
-            else:
-                future.set_result(outcome)
+                tell, outcome = future.set_exception, error
             finally:
                 SimulatedWorkers._is_busy = False
+            if not future.done():  # the pool may have broken meanwhile
+                tell(outcome)
 
         loop.call_at(begins, begin)
         loop.call_at(ends + 1e-6, end)
