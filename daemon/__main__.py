@@ -15,6 +15,8 @@ import click
 
 T = TypeVar("T")
 
+NOTES_S = 10.0
+"""How long `check-config` waits for the directories to answer."""
 MOST_ARGUMENTS = 5_000
 """Paths of one selection."""
 CONFIG_OPTION = click.option(
@@ -103,16 +105,29 @@ def check_config(config_path: Path | None, print_example: bool) -> None:
     for watch in settings.watch:
         stacks, mipmaps = watch.stacks, watch.mipmaps
         click.echo(f"watch {watch.name}")
-        click.echo(f"  reads    {watch.directory}{_absence(watch.directory)}, {watch.pattern}, mode {watch.mode}")
+        click.echo(f"  reads    {watch.directory}, {watch.pattern}, mode {watch.mode}")
         click.echo(f"  z        by rule {watch.z.rule}")
         click.echo(f"  stacks   {stacks.raw} -> {stacks.mipmapped or 'the same, in place'}; close {stacks.close}")
         click.echo(
             f"  mipmaps  {mipmaps.levels} levels, {mipmaps.format}, under {mipmaps.output_dir}; apply {mipmaps.apply}"
         )
+    for note in _notes(settings):
+        click.echo(f"note {note}")
 
 
-def _absence(directory: Path) -> str:
-    return "" if directory.is_dir() else " (not there now: it is waited for)"
+def _notes(settings: Any) -> list[str]:
+    """What a person should know before the daemon runs; a file server that does not answer ends the list."""
+    from concurrent.futures import wait
+
+    from daemon.config import remarks
+    from daemon.watching.threads import DaemonThreads
+
+    notes: list[str] = []
+    looking = DaemonThreads("notes").submit(lambda: notes.extend(remarks(settings)))
+    if wait([looking], timeout=NOTES_S).not_done:
+        return [*notes, f"a directory has not answered for {NOTES_S:g} s: see that its file server is up"]
+    looking.result()
+    return notes
 
 
 @main.command()
@@ -200,7 +215,10 @@ def standin(host: str, port: int) -> None:
     """Run the built-in render-ws stand-in alone, in memory."""
     from daemon.demo.standin import run_standin
 
-    _run_or_exit(run_standin(host, port))
+    try:
+        _run_or_exit(run_standin(host, port))
+    except OSError as error:
+        _exit(1, f"--port: cannot listen on {host}:{port}: {error.strerror or error} (choose another, or 0 for any)")
 
 
 def _import_command(name: str, summary: str) -> None:

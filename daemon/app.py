@@ -198,6 +198,7 @@ class Daemon:
     async def _tell_start(self) -> None:
         await self._resumed.wait()
         await self._watcher.watching.wait()
+        await self._disks.looked.wait()
         self._notifier.ready()
         self._started.set()
         log.info("daemon.ready", url=self.url, render=self._client.base_url, journal=str(self._journal.path))
@@ -275,6 +276,7 @@ class Daemon:
             journal_fault=str(journal_fault) if journal_fault else None,
             oldest_unfinished_s=oldest_s,
             backlog_limit_s=self._settings.http.backlog_limit_s,
+            preceded=self._work.steps.preceded,
         )
 
     async def _report(self) -> None:

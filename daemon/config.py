@@ -3,6 +3,7 @@
 Nothing is read at import. `Settings(...)` by itself reads nothing either.
 """
 
+import contextlib
 import os
 import re
 import sys
@@ -30,6 +31,9 @@ from daemon.settings import (
     WorkerSettings,
     ZSettings,
 )
+from daemon.watching.mounts import Mount, read_mounts, remote_mount
+from daemon.watching.words import shown
+from daemon.writable import outside_of_the_unit, refusal
 from handlers.errors import Fault, SettingsFault
 from handlers.regularfile import NotRegular, read_regular
 
@@ -207,7 +211,12 @@ def _with_variable(line: str, location: tuple[str | int, ...]) -> str:
 
 
 def file_problems(settings: Settings) -> Iterator[str]:
-    """One line for each small file that a setting names and that cannot be used."""
+    """One line for each file that a setting names and that cannot be used."""
+    home = None if settings.journal.allow_network else _network_mount(settings.journal.path)
+    if home is not None:
+        where = f"{settings.journal.path} lies on {home.file_system}, mounted at {shown(home.directory)}"
+        hint = "choose a local disk, or set journal.allow_network = true and see docs/operations.md"
+        yield f"journal.path: {where}: a database is not safe there, and hangs with its server ({hint})"
     try:
         read_token(settings.http)
     except SettingsFault as fault:
@@ -217,6 +226,15 @@ def file_problems(settings: Settings) -> Iterator[str]:
             watch.to_z_rule()
         except Fault as fault:
             yield f"watch[{index}].z.table: {fault.problem}" + (f" ({fault.hint})" if fault.hint else "")
+
+
+def _network_mount(path: Path) -> Mount | None:
+    home = remote_mount(os.fspath(path), read_mounts())
+    if home is not None and home.file_system == "autofs":  # what it mounts is known once it is asked for
+        with contextlib.suppress(OSError):
+            path.parent.stat()
+        home = remote_mount(os.fspath(path), read_mounts())
+    return home
 
 
 def read_token(http: HttpSettings) -> str | None:
@@ -247,25 +265,29 @@ def read_token(http: HttpSettings) -> str | None:
 
 
 def remarks(settings: Settings) -> Iterator[str]:
-    """One line for each key that can be obeyed but that a person should know of before the daemon runs."""
+    """One line for each key that can be obeyed but that a person should know of before the daemon runs.
+
+    May block for as long as the file servers of the directories like.
+    """
     for index, watch in enumerate(settings.watch):
         key = f"watch[{index}]"
         if not os.access(watch.directory, os.R_OK | os.X_OK):
             yield f"{key}.directory: {watch.directory} cannot be looked at now; it will be waited for"
-        if not _can_be_written(watch.mipmaps.output_dir):
-            yield f"{key}.mipmaps.output_dir: {watch.mipmaps.output_dir} cannot be written by this user"
         if watch.tilespecs.mask and not watch.tilespecs.mask.is_file():
             yield f"{key}.tilespecs.mask: {watch.tilespecs.mask} is not there now"
-    if not _can_be_written(settings.journal.path.parent):
-        yield f"journal.path: {settings.journal.path.parent} cannot be written by this user"
+    written = {
+        f"watch[{index}].mipmaps.output_dir": each.mipmaps.output_dir for index, each in enumerate(settings.watch)
+    }
+    for key, path in {"journal.path": settings.journal.path.parent, **written}.items():
+        try:
+            problem = refusal(path)
+        except OSError as error:
+            problem = f"cannot be looked at: {error.strerror or error}"
+        if problem:
+            yield f"{key}: {path} {problem}"
+    yield from outside_of_the_unit({**written, "journal.path": settings.journal.path.parent})
     if not settings.http.loopback:
         yield f"http.host: {settings.http.host} lets other machines read what is montaged here"
-
-
-def _can_be_written(directory: Path) -> bool:
-    """Whether the directory, or the nearest above it that exists, can be written."""
-    nearest = next(place for place in (directory, *directory.parents) if place.exists())
-    return os.access(nearest, os.W_OK | os.X_OK)
 
 
 # --- texts

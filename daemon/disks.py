@@ -18,6 +18,8 @@ from daemon.config import MipmapSettings, Settings
 from daemon.health import Disk
 from daemon.journal import Journal
 from daemon.watching.threads import in_thread
+from daemon.watching.words import told_apart
+from daemon.writable import nearest, refusal
 from handlers.errors import StorageFault, storage_fault
 
 log = structlog.get_logger()
@@ -27,8 +29,10 @@ MARK = ".temwatch"
 BUSY_S = 1.0
 """Between looks while mipmaps are made, or are waited for; the reserve has to last for so long."""
 IDLE_S = 10.0
-STUCK_S = 30.0
+STUCK_S = 10.0
 """A look that takes longer is stuck: the file server does not answer."""
+FIRST_LOOK_S = 5.0
+"""The start waits no longer for the first look."""
 
 
 class Halt(asyncio.Event):
@@ -55,6 +59,8 @@ class MipmapDisks:
         self._looks: dict[Path, asyncio.Future[Disk]] = {}
         self._halts: dict[Path, set[Halt]] = defaultdict(set)
         self._stopping = False
+        self.looked = asyncio.Event()
+        """Every directory was looked at once, or has not answered."""
 
     # --- what steps ask
 
@@ -105,20 +111,28 @@ class MipmapDisks:
     async def run(self) -> None:
         """Looks for as long as the daemon runs."""
         while True:
-            wanted = {watch.mipmaps.output_dir: watch.mipmaps.min_free_bytes for watch in self._settings().watch}
+            wanted = self._wanted()
             self._seen = {directory: disk for directory, disk in self._seen.items() if directory in wanted}
             try:
-                await self._look(list(wanted.items()))
+                await self._look(list(wanted.items()), STUCK_S if self.looked.is_set() else FIRST_LOOK_S)
             except Exception:  # it would end the daemon
                 log.exception("disk.bug")
+            self.looked.set()
             busy = any(self._halts.values()) or not all(map(self.is_usable, wanted))
             await asyncio.sleep(BUSY_S if busy else IDLE_S)
 
+    def _wanted(self) -> dict[Path, int]:
+        """Directories, and the bytes to be kept free there."""
+        return {watch.mipmaps.output_dir: watch.mipmaps.min_free_bytes for watch in self._settings().watch}
+
     def facts(self) -> tuple[Disk, ...]:
         """What the last look found."""
+        if not self.looked.is_set():
+            problem = "has not been looked at yet"
+            return tuple(Disk(str(directory), None, needed, problem) for directory, needed in self._wanted().items())
         return tuple(self._seen.values())
 
-    async def _look(self, wanted: list[tuple[Path, int]]) -> None:
+    async def _look(self, wanted: list[tuple[Path, int]], timeout_s: float = STUCK_S) -> None:
         for directory, needed_bytes in wanted:
             if directory not in self._looks:
                 used = await self._is_used(directory)
@@ -126,7 +140,7 @@ class MipmapDisks:
                 self._looks[directory] = in_thread(look, f"look at {directory}")
         looks = {directory: self._looks[directory] for directory, _ in wanted if directory in self._looks}
         if looks:
-            await asyncio.wait(looks.values(), timeout=STUCK_S)
+            await asyncio.wait(looks.values(), timeout=timeout_s)
         for directory, needed_bytes in wanted:
             if directory in looks:
                 self._take(directory, needed_bytes, looks[directory])
@@ -188,21 +202,15 @@ def look_at(directory: Path, needed_bytes: int, *, used: bool) -> Disk:
                 f"lacks its mark {MARK}, so it is not the directory that took mipmaps: mount that one, "
                 f"or, if this one is meant, touch {directory / MARK}",
             )
-        free_bytes = _free_bytes(directory)
+        free_bytes = shutil.disk_usage(nearest(directory)).free
+        problem = refusal(directory, used=used) or _shortage(free_bytes, needed_bytes)
     except OSError as error:
         return Disk(str(directory), None, needed_bytes, f"cannot be looked at: {error.strerror or error}")
-    return Disk(str(directory), free_bytes, needed_bytes, _shortage(free_bytes, needed_bytes))
+    return Disk(str(directory), free_bytes, needed_bytes, problem)
 
 
 def _shortage(free_bytes: int, needed_bytes: int) -> str:
     if free_bytes >= needed_bytes:
         return ""
-    return f"has {free_bytes / 1e9:.2f} GB free, less than the {needed_bytes / 1e9:.2f} GB to be kept: free space there"
-
-
-def _free_bytes(directory: Path) -> int:
-    """Free bytes on the disk that holds the directory, or will hold it once it is made."""
-    for place in (directory, *directory.parents):
-        with contextlib.suppress(FileNotFoundError):
-            return shutil.disk_usage(place).free
-    raise FileNotFoundError(directory)
+    free, needed = told_apart(free_bytes, needed_bytes)
+    return f"has {free} free, less than the {needed} to be kept: free space there"

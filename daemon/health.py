@@ -34,6 +34,8 @@ class Facts:
     journal_fault: str | None
     oldest_unfinished_s: float | None
     backlog_limit_s: float
+    preceded: int = 0
+    """Montages whose tiles somebody else had put."""
 
 
 def reasons_not_ready(facts: Facts) -> tuple[str, ...]:
@@ -58,13 +60,19 @@ def _reasons(facts: Facts) -> Iterable[str]:
 
 
 def warnings(facts: Facts) -> tuple[str, ...]:
-    """What a person should know although work goes on: events that lie, watches that are missing."""
-    return tuple(
-        f"watch {root.name}: {reason}"
-        for root in facts.roots
-        if root.status not in _TROUBLED
-        for reason in root.reasons
-    )
+    """What a person should know although work goes on: events that lie, watches that are missing, other writers."""
+    return tuple(_warnings(facts))
+
+
+def _warnings(facts: Facts) -> Iterable[str]:
+    for root in facts.roots:
+        if root.status not in _TROUBLED:
+            yield from (f"watch {root.name}: {reason}" for reason in root.reasons)
+    if facts.preceded:
+        yield (
+            f"the tiles of {facts.preceded} montages stood in their stack before this daemon put them: another program"
+            " writes them, perhaps a second temwatch that watches the same directory on another host"
+        )
 
 
 class Metrics:

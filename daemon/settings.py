@@ -155,6 +155,9 @@ class JournalSettings(_Section):
 
     path: AbsolutePath = Path("/var/lib/temwatch/journal.sqlite")
     """The SQLite file. It belongs on a local disk, never on a share, and outside every watched directory."""
+    allow_network: bool = False
+    """Whether `path` may lie on a network file system all the same. Locks and shared memory of SQLite may not work
+    there, so that a crash can damage the journal; and while the file server is away nothing can be recorded."""
 
 
 class HttpSettings(_Section):

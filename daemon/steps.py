@@ -135,6 +135,8 @@ class Steps:
         self._gone_since: dict[int, float] = {}
         self._holds = TileHolds()
         self._late: dict[int, dict[Path, tuple[FileIdentity | None, float]]] = {}
+        self.preceded = 0
+        """Montages whose tiles stood in their stack before they were put."""
         self.metafiles = ParsedMetafiles()
         """Those parsed last; settling parses them first."""
 
@@ -180,12 +182,29 @@ class Steps:
 
     async def ingest(self, section: Section) -> None:
         """Puts the tile specs into the raw stack and reads them back."""
+        others = await self._put_by_others(section)
         transforms = {section.transform["id"]: section.transform} if section.transform else {}
 
         async def put(unwanted: frozenset[str]) -> None:
             await ingest_tiles(self._client, section.raw, section.z, section.specs, transforms, unwanted=unwanted)
 
         await self._write(section, section.raw, put)
+        if others:
+            self.preceded += 1
+            hint = "see that no second temwatch watches this directory, on another host perhaps"
+            log.warning("tiles.of_another_writer", tiles=others, hint=hint)
+
+    async def _put_by_others(self, section: Section) -> int:
+        """How many of the tiles stand in the raw stack already though this daemon has put none of them."""
+        if not await self._journal.has_put_nothing(section.montage.id):
+            return 0
+        former = await self._journal.former_tile_ids(section.montage, str(section.raw))
+        try:
+            there = await self._client.tile_bounds(section.raw, section.z)
+        except StackMissing:
+            return 0
+        own = {spec["tileId"] for spec in section.specs} - former
+        return len(own.intersection(bounds.tile_id for bounds in there))
 
     async def _write(
         self, section: Section, stack: StackId, put: Callable[[frozenset[str]], Awaitable[object]]

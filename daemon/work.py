@@ -61,7 +61,7 @@ class Work:
             gate=self.gate,
         )
         self.disks = MipmapDisks(self.settings, self.journal, on_change=self._wake)
-        steps = Steps(
+        self.steps = Steps(
             settings=self.settings,
             journal=self.journal,
             client=self.client,
@@ -77,7 +77,7 @@ class Work:
         self.pipeline = Pipeline(
             settings=self.settings,
             journal=self.journal,
-            steps=steps,
+            steps=self.steps,
             keeper=self.keeper,
             gate=self.gate,
             disks=self.disks,

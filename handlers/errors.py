@@ -253,7 +253,9 @@ class ReadBackDiffers(RenderFault):
 _GONE_OR_FULL = {
     errno.ENOSPC: "free space on the target",
     errno.EDQUOT: "raise the quota of the target",
-    errno.EROFS: "remount the target writable",
+    errno.EROFS: "remount the target writable; a service must have it below a path of ReadWritePaths= of its unit",
+    errno.EBUSY: "another program has it open: it is tried again until that has closed it",
+    errno.ETXTBSY: "another program has it open: it is tried again until that has closed it",
     errno.EIO: "look at the disk's health",
     errno.ESTALE: "remount the share",
     errno.ENOTCONN: "remount the share",

@@ -482,6 +482,15 @@ class Journal:
         """Those of `former_tile_ids` that no montage of the stack holds, unless it is superseded."""
         return await self.ask(lambda connection: tilesets.unwanted_tile_ids(connection, montage, stack))
 
+    async def has_put_nothing(self, montage_id: int) -> bool:
+        """Whether no tile of a montage was ever put into a stack by this journal's daemon, as far as can be known."""
+        query = (
+            "SELECT NOT EXISTS (SELECT 1 FROM events WHERE montage_id = :id"
+            " AND event NOT IN ('noticed', 'renoticed', 'settled')) AND NOT EXISTS (SELECT 1 FROM attempts"
+            " WHERE montage_id = :id AND step = 'ingest' AND ended_at IS NOT NULL)"
+        )
+        return await self.ask(lambda connection: bool(connection.execute(query, {"id": montage_id}).fetchone()[0]))
+
     async def record_closing(self, stack: str, montage_ids: Sequence[int]) -> tuple[int, ...]:
         """Records that a stack was closed for these APPLIED montages; those that became COMPLETE by it."""
         return await self.run(lambda connection: rows.record_closing(connection, stack, montage_ids, self._clock()))

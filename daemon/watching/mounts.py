@@ -53,7 +53,8 @@ REMOTE = frozenset(
 )
 # fmt: on
 """Types where another machine can write without this kernel seeing it. autofs counts: what it will mount is unknown."""
-LOCAL_FUSE = frozenset({"fuseblk", "fuse.lxcfs", "fuse.portal"})
+LOCAL_FUSE = frozenset({"fuseblk", "fuse.fuse-overlayfs", "fuse.lxcfs", "fuse.portal"})
+_MOST_LINKS = 40
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
@@ -121,3 +122,32 @@ def mounts_of(root: str, mounts: Iterable[Mount]) -> tuple[Mount, ...]:
     below = [mount for mount in known if is_within(mount.directory, root) and mount.directory != root]
     home = max(above, key=lambda mount: len(mount.directory), default=Mount("/", "unknown"))
     return (home, *sorted(below, key=lambda mount: mount.directory))
+
+
+def remote_mount(path: str, mounts: Iterable[Mount]) -> Mount | None:
+    """The network mount that a path lies on; None if it lies on a disk of this machine.
+
+    Symbolic links are followed as far as none leads onto a network mount: its server is not asked, it may be away.
+
+    Parameters
+    ----------
+    path : absolute; what it names need not exist.
+    """
+    known, links = tuple(mounts), 0
+    here, parts = "/", path.split("/")
+    while parts:
+        part = parts.pop(0)
+        here = os.path.normpath(os.path.join(here, part))  # noqa: PTH118  as the kernel walks: what is here is no link
+        home = mounts_of(here, known)[0]
+        if home.is_remote:
+            return home
+        try:
+            target = os.readlink(here)  # noqa: PTH115  a path may hold undecodable bytes
+        except OSError:
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            return None
+        here, parts = os.path.dirname(here), target.split("/") + parts  # noqa: PTH120
+        here = "/" if target.startswith("/") else here
+    return None

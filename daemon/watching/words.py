@@ -21,3 +21,26 @@ def some(texts: Sequence[str], most: int = 3) -> str:
     """
     rest = len(texts) - most
     return ", ".join(texts[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def size(count: int) -> str:
+    """A number of bytes in the unit that shows it.
+
+    >>> size(512), size(1_000_000), size(1_500_000_000)
+    ('512 bytes', '1.00 MB', '1.50 GB')
+    """
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= factor:
+            return f"{count / factor:.2f} {unit}"
+    return f"{count} bytes"
+
+
+def told_apart(count: int, other: int) -> tuple[str, str]:
+    """Two numbers of bytes, in units that show which one is larger.
+
+    >>> told_apart(5 * 10**8, 10**9), told_apart(1_000_000, 1_000_001)
+    (('500.00 MB', '1.00 GB'), ('1,000,000 bytes', '1,000,001 bytes'))
+    """
+    if count != other and size(count) == size(other):
+        return f"{count:,} bytes", f"{other:,} bytes"
+    return size(count), size(other)

@@ -1,6 +1,7 @@
 """The `temwatch` command as a user types it: exit codes, one line for each thing that is wrong, never a traceback."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +97,23 @@ def test_health_and_status_find_a_daemon_on_ipv6_and_on_a_port_of_the_systems_ch
     assert rig.url.startswith("http://[::1]:")
     assert "ready" in temwatch("health", *config).stdout
     assert rig.url in temwatch("status", *config).stdout
+
+
+def test_a_stand_in_on_a_taken_port_says_so():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = temwatch("standin", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 1
+    assert done.stderr.startswith("--port: cannot listen on 127.0.0.1:")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_check_config_tells_what_may_keep_the_daemon_from_its_work(tmp_path):
+    rig = Rig(tmp_path, render_url="http://render/render-ws/v1")
+    rig.acquisition.rmdir()
+    rig.settings = {"http.host": "0.0.0.0"}
+    done = temwatch("check-config", "--config", str(rig.config()))
+    assert done.returncode == 0
+    assert f"note watch[0].directory: {rig.acquisition} cannot be looked at now; it will be waited for" in done.stdout
+    assert "note http.host: 0.0.0.0 lets other machines read" in done.stdout

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
 import sys
 import time
 import urllib.error
@@ -318,3 +319,40 @@ def test_a_stop_ends_though_files_hang(rig: Rig, write: Callable[..., Any], hang
         with timed(f"stop while {hanging} hangs", 85):
             assert rig.daemon.stop(90) == 0  # type: ignore[union-attr]
     assert not [line for line in rig.daemon.lines() if "Traceback" in line]  # type: ignore[union-attr]
+
+
+# --- where is written
+
+
+@needs_fuse
+def test_a_journal_on_a_network_file_system_is_refused_unless_somebody_insists(rig: Rig) -> None:
+    share = rig.root / "share"
+    rig.render_url = "http://127.0.0.1:1/render-ws/v1"
+    rig.settings = {"journal.path": str(share / "journal.sqlite")}
+    with mounted(share):
+        for command in ("run", "check-config"):
+            done = temwatch(command, "--config", str(rig.config()))
+            assert done.returncode == 2
+            assert done.stderr.startswith(f"journal.path: {share}/journal.sqlite lies on fuse.")
+        assert not list(share.iterdir())
+        rig.settings["journal.allow_network"] = True
+        assert temwatch("check-config", "--config", str(rig.config())).returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+def test_a_mipmap_directory_that_is_read_only_for_the_daemon_alone_is_not_ready(rig: Rig, write: Any) -> None:
+    """As in the sandbox of a unit whose ReadWritePaths= does not name it."""
+    rig.start_standin()
+    rig.mipmaps.mkdir()
+    mount = f"mount -t tmpfs -o ro none {rig.mipmaps}"
+    rig.prefix = ("unshare", "-m", "--propagation", "private", "sh", "-c", f'{mount} && exec "$@"', "sh")
+    rig.start()
+    section = write()
+    rig.wait_until("ingested", section.metafile)
+    (reason,) = rig.ready()["reasons"]
+    assert reason.startswith(f"{rig.mipmaps} cannot be written: mounted read-only here")
+    assert "ReadWritePaths=" in reason
+    remount = ["nsenter", "-t", str(rig.daemon.process.pid), "-m", "mount", "-o", "remount,rw", str(rig.mipmaps)]  # type: ignore[union-attr]
+    subprocess.run(remount, check=True)
+    rig.wait_until("complete", section.metafile)
+    assert rig.ready()["ready"]

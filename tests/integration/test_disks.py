@@ -209,3 +209,53 @@ async def test_a_disk_that_is_unusable_for_a_moment_leaves_no_montage_lying(tmp_
         metafile = work.write()
         await work.notice(metafile)
         await work.reaches(metafile, MontageState.COMPLETE)
+
+
+IN_A_READ_ONLY_MOUNT = """
+mkdir {0}/out && mount -t tmpfs -o ro none {0}/out && exec {1} -c '
+from pathlib import Path
+from daemon.disks import look_at
+print(look_at(Path("{0}/out/mipmaps"), 0, used=False).problem)
+print(look_at(Path("{0}/out"), 0, used=False).problem)
+'
+"""
+
+
+def test_a_directory_that_is_mounted_read_only_is_told_of_with_what_a_service_needs(tmp_path: Path) -> None:
+    script = IN_A_READ_ONLY_MOUNT.format(tmp_path, sys.executable)
+    run = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True)
+    if run.returncode and "not permitted" in run.stderr:
+        pytest.skip("mounts need root")
+    hint = "(remount it writable; a service must have it below a path of ReadWritePaths= of its unit)"
+    assert run.stdout.splitlines() == [
+        f"cannot be written at {tmp_path}/out: mounted read-only here {hint}",
+        f"cannot be written: mounted read-only here {hint}",
+    ]
+
+
+def test_a_directory_of_somebody_else_is_told_of_until_it_was_used(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert "by user" in look_at(tmp_path / "mipmaps", 0, used=False).problem
+    (tmp_path / MARK).touch()
+    assert look_at(tmp_path, 0, used=True).problem == ""
+
+
+def test_free_space_and_reserve_can_be_told_apart(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    problem = "has 1,000,000 bytes free, less than the 1,000,001 bytes to be kept: free space there"
+    assert look_at(tmp_path, 1_000_001, used=False).problem == problem
+    assert "has 1.00 MB free, less than the 268.44 MB" in look_at(tmp_path, 268_435_456, used=False).problem
+
+
+async def test_a_disk_that_was_not_looked_at_is_not_ready(tmp_path: Path, journal: Journal, monkeypatch: Any) -> None:
+    monkeypatch.setattr("daemon.disks.FIRST_LOOK_S", 0.1)
+    release = threading.Event()
+    monkeypatch.setattr("daemon.disks.look_at", lambda *_, **__: release.wait() and Disk(str(tmp_path), 1, 0))
+    bench = Bench(journal, mipmaps(tmp_path))
+    assert [disk.problem for disk in bench.disks.facts()] == ["has not been looked at yet"]
+    async with looking(bench):
+        async with asyncio.timeout(20):
+            await bench.disks.looked.wait()
+        assert "does not answer" in bench.disks.facts()[0].problem
+        release.set()
+        await until(lambda: not bench.disks.facts()[0].problem, "it answers")

@@ -18,6 +18,7 @@ from daemon.config import (
     reference_markdown,
     remarks,
 )
+from daemon.watching.mounts import Mount
 from handlers.formats import Encoding
 from handlers.reduction import Reduction
 from handlers.zrule import ZRuleKind
@@ -463,3 +464,26 @@ def test_masks_beside_jpg_are_png_which_no_path_builder_can_tell(write: Write) -
     assert (plan.extension, plan.mask_encoding.extension) == ("jpg", "png")
     (problem,) = problems_of(write(changed("quality", "apply = 'path_builder'\nquality", masked)))
     assert problem.startswith("watch[0].mipmaps.apply: 'path_builder' has one extension")
+
+
+NETWORK = (Mount("/", "ext4"), Mount("/share", "nfs4"))
+
+
+def test_a_journal_on_a_share_is_refused_unless_somebody_insists(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.config.read_mounts", lambda: NETWORK)
+    path = '[journal]\npath = "/share/temwatch/journal.sqlite"\n'
+    (problem,) = problems_of(write(SMALLEST + path))
+    assert problem.startswith("journal.path: /share/temwatch/journal.sqlite lies on nfs4, mounted at /share: ")
+    assert "journal.allow_network = true" in problem
+    load_settings(write(SMALLEST + path + "allow_network = true\n"))
+    load_settings(write(SMALLEST))
+
+
+def test_what_an_automount_mounts_decides(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = iter(
+        [Mount("/share", "autofs"), Mount("/share", "ext4"), Mount("/share", "autofs"), Mount("/share", "autofs")]
+    )
+    monkeypatch.setattr("daemon.config.read_mounts", lambda: (Mount("/", "ext4"), next(seen)))
+    config = write(SMALLEST + '[journal]\npath = "/share/journal.sqlite"\n')
+    load_settings(config)
+    assert "lies on autofs" in problems_of(config)[0]

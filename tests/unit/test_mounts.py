@@ -1,8 +1,10 @@
 """Which mount a directory lies on, and which mounts cannot tell of every change."""
 
+from pathlib import Path
+
 import pytest
 
-from daemon.watching.mounts import Mount, mounts_of, parse_mountinfo
+from daemon.watching.mounts import Mount, mounts_of, parse_mountinfo, remote_mount
 
 MOUNTINFO = rb"""22 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
@@ -54,3 +56,17 @@ def test_network_file_systems_are_remote(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "fuseblk", "unknown"])
 def test_disks_are_not_remote(kind: str) -> None:
     assert not Mount("/", kind).is_remote
+
+
+def test_a_file_on_a_share_is_known_by_its_path_and_by_links_to_it(tmp_path: Path) -> None:
+    share = tmp_path / "share"
+    mounts = (Mount("/", "ext4"), Mount(str(share), "nfs4"), Mount(str(share / "disk"), "xfs"))
+    here = tmp_path / "here"
+    (tmp_path / "link").symlink_to("here/deep/../onto")
+    (here / "deep").mkdir(parents=True)
+    (here / "onto").symlink_to(share)
+    (tmp_path / "circle").symlink_to("circle")
+    for path in ("share/journal", "share/a/../b", "link/journal", "link"):
+        assert remote_mount(f"{tmp_path}/{path}", mounts), path
+    for path in ("here/x", "absent/x", "circle/x"):
+        assert remote_mount(f"{tmp_path}/{path}", mounts) is None, path

@@ -75,6 +75,17 @@ def test_the_unit_does_not_restart_what_a_restart_cannot_mend() -> None:
     assert service["Type"] == ["notify"]
 
 
+def test_the_example_neither_requires_a_mount_nor_names_one_that_may_be_dead() -> None:
+    """Each left the service dead, or its start hanging, under a real systemd with the mount's server away."""
+    example = settings(DROP_IN)
+    assert not {"Requires", "RequiresMountsFor", "BindsTo", "Requisite"} & example["Unit"].keys()
+    mounts = {name for names in example["Unit"]["After"] for name in names.split()}
+    for key in ("ReadWritePaths", "ReadOnlyPaths"):
+        for path in (path for paths in example["Service"].get(key, ()) for path in paths.split()):
+            assert path.startswith("-"), "a directory that is not there must not keep the service from starting"
+            assert path.strip("-/").replace("/", "-") + ".mount" not in mounts
+
+
 def test_a_reload_waits_for_its_outcome() -> None:
     assert settings()["Service"]["ExecReload"] == [
         "/opt/temwatch/bin/temwatch reload --config /etc/temwatch/config.toml"

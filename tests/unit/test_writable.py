@@ -1,0 +1,49 @@
+"""What systemd lets the service write, as `check-config` tells it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from daemon.writable import outside_of_the_unit
+
+
+@pytest.fixture
+def unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a `systemctl` that stands first on the PATH says."""
+    said, program = tmp_path / "said", tmp_path / "bin" / "systemctl"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\n[ "$1 $2" = "show temwatch.service" ] && exec cat {said}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    said.write_text(
+        "LoadState=loaded\nProtectSystem=strict\nStateDirectory=temwatch\nReadWritePaths=-/data/out +/srv/m\n"
+    )
+    return said
+
+
+WRITTEN = {
+    "journal.path": Path("/var/lib/temwatch"),
+    "watch[0].mipmaps.output_dir": Path("/data/out/mipmaps"),
+    "watch[1].mipmaps.output_dir": Path("/data/output"),
+    "watch[2].mipmaps.output_dir": Path("/srv/m"),
+}
+
+
+def test_a_directory_outside_of_the_unit_is_told_of_with_the_line_to_add(unit: Path) -> None:
+    (line,) = outside_of_the_unit(WRITTEN)
+    assert line.startswith("watch[1].mipmaps.output_dir: /data/output is read-only for temwatch.service: ")
+    assert "ReadWritePaths=-/data/output" in line
+
+
+@pytest.mark.parametrize(
+    "said", ["LoadState=not-found\nProtectSystem=no\n", "LoadState=loaded\nProtectSystem=no\n", "", "nonsense"]
+)
+def test_without_a_sandbox_nothing_is_told(unit: Path, said: str) -> None:
+    unit.write_text(said)
+    assert list(outside_of_the_unit(WRITTEN)) == []
+
+
+def test_without_systemd_nothing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert list(outside_of_the_unit(WRITTEN)) == []
