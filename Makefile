@@ -3,11 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-BUILD_VENV := build/venv
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all faults bench mutants lock-bench lint types contracts check lock config-example clean
+.PHONY: help demo test test-slow test-all faults bench mutants lint types contracts check wheel lock config-example clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -70,13 +69,10 @@ contracts: $(READY) ## import contracts
 
 check: lint types contracts ## everything that needs no running
 
-$(BUILD_VENV)/.ready: requirements-build.lock
-	.ci/venv $(PYTHON) $(BUILD_VENV) requirements-build.lock
-	@touch $@
-
-wheel: $(BUILD_VENV)/.ready ## build the wheel into dist, where it replaces any former one
+wheel: ## build the wheel into dist, where it replaces any former one
+	.ci/venv $(PYTHON) build/venv requirements-build.lock
 	rm -f dist/temwatch-*.whl
-	$(BUILD_VENV)/bin/python -m hatchling build --target wheel --directory dist
+	build/venv/bin/python -m hatchling build --target wheel --directory dist
 
 # One lock for all supported versions of Python. The development lock comes first: the others hold the same versions. Only
 # wheels, since a source is built with whatever tools are newest; pyvips alone has none. (pip, reading "--only-binary :all:" in a
