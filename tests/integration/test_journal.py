@@ -294,6 +294,64 @@ async def test_a_montage_is_complete_when_every_stack_it_went_to_was_closed(path
         assert (await journal.montage(montage_id)).state is MontageState.COMPLETE
 
 
+async def test_a_montage_superseded_while_its_stack_closes_keeps_none_after_it_from_completing(path):
+    async with Journal(path) as journal:
+        ids = []
+        for number in (1, 2):
+            sighting = replace(SIGHTING, path=Path(f"/data/temca2/_metadata_{number}_.json"))
+            montage_id = await journal.notice(sighting)
+            await settle(journal, montage_id, settled(f"{number}", (f"t{number}",)))
+            for event in (Event.INGESTED, Event.MIPMAPPED, Event.APPLIED):
+                await journal.record(montage_id, event)
+            ids.append(montage_id)
+        await journal.record(ids[0], Event.SUPERSEDED)
+        assert await journal.record_closing(STACK, [999, *ids]) == (ids[1],)
+        assert [(await journal.montage(each)).state for each in ids] == [
+            MontageState.SUPERSEDED,
+            MontageState.COMPLETE,
+        ]
+
+
+async def test_a_replay_makes_all_mipmaps_again_and_a_second_look_only_those_not_made(path):
+    async with Journal(path) as journal:
+        montage_id = await journal.notice(SIGHTING)
+        await settle(journal, montage_id, settled())
+        await journal.record(montage_id, Event.INGESTED)
+        await journal.record_tiles(montage_id, {"t1": None})
+        await journal.fail(montage_id, ImageFault("t2", "is cut short"))
+        await journal.retry(montage_id, "t2 has changed")
+        assert await journal.tiles_made(montage_id) == {"t1"}
+        await journal.fail(montage_id, ImageFault("t2", "is cut short"))
+        await journal.replay(montage_id, Step.MIPMAPS)
+        assert await journal.tiles_made(montage_id) == frozenset()
+
+
+async def test_when_a_montage_became_complete_is_known_until_it_is_replayed(path):
+    async with Journal(path, clock=lambda: 77.0) as journal:
+        montage_id = await completed(journal)
+        assert (await journal.montage(montage_id)).complete_at == 77.0
+        await journal.replay(montage_id, Step.INGEST)
+        assert (await journal.montage(montage_id)).complete_at is None
+
+
+async def test_a_montage_tells_what_it_waits_for_and_what_is_odd_about_it(path):
+    async with Journal(path) as journal:
+        montage_id = await journal.notice(SIGHTING)
+        await journal.wait(montage_id, "an image is missing")
+        assert (await journal.montage(montage_id)).waiting_for == "an image is missing"
+        await settle(journal, montage_id, replace(settled(), findings=("odd", "odder")))
+        montage = await journal.montage(montage_id)
+        assert (montage.waiting_for, montage.findings) == (None, ("odd", "odder"))
+
+
+async def test_what_is_unfinished_is_taken_up_by_the_next_process_in_its_order(path):
+    async with Journal(path) as journal:
+        await completed(journal)
+        other = await journal.notice(changed(mtime_ns=2_000))
+    async with Journal(path) as journal:
+        assert await journal.unfinished() == [(other, SIGHTING.path.name, MontageState.NOTICED, "temca2")]
+
+
 async def test_the_state_is_the_fold_of_the_events(path):
     async with Journal(path) as journal:
         await completed(journal)

@@ -1,5 +1,7 @@
 """When the images of a metafile count as whole: real files, virtual time."""
 
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -11,9 +13,9 @@ import pytest
 
 from daemon.demo.microscope import plan_section, write_section
 from daemon.journal import Settled
-from daemon.settings import MipmapSettings, WatchSettings, ZSettings
+from daemon.settings import MipmapSettings, TilespecSettings, WatchSettings, ZSettings
 from daemon.settle import NotYet, Settler
-from handlers.errors import Fault, ImageFault, ImagesMissing
+from handlers.errors import Evidence, Fault, ImageFault, ImagesMissing, MetafileFault, ZFault
 from handlers.identity import FileIdentity
 from handlers.render import StackId
 
@@ -26,9 +28,9 @@ FAT_EPOCH = datetime(1980, 1, 1, tzinfo=UTC)
 class Bench:
     """One metafile with its images, looked at as the pipeline does, while virtual time passes."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, tiles: int = 4) -> None:
         self.now = 1_000.0
-        self.section = write_section(plan_section(tiles=4, size=(64, 48)), place, pixels="noise")
+        self.section = write_section(plan_section(tiles=tiles, size=(64, 48)), place, pixels="noise")
         self.images = sorted(self.section.directory.glob("*.tif"))
         self.settler = Settler(lambda: self.now, lambda: self.now)
         self.watch = WatchSettings(
@@ -222,3 +224,66 @@ async def test_images_of_a_real_microscope_of_1981_are_no_placeholder(tmp_path):
         touched(image, datetime(1981, 5, 6, tzinfo=UTC))
     bench.make_older_than_the_metafile()
     assert await bench.run(60) == SETTLE_S
+
+
+async def test_what_settles_is_what_the_metafile_says(tmp_path):
+    bench = Bench(tmp_path)
+    bench.watch = bench.watch.model_copy(update={"tilespecs": TilespecSettings(maximum_intensity=65535)})
+    bench.make_older_than_the_metafile()
+    assert isinstance(await bench.look(), NotYet)
+    bench.now += SETTLE_S
+    settled = await bench.look()
+    assert isinstance(settled, Settled)
+    content = bench.section.metafile.read_bytes()
+    grid = float(json.loads(content)[0]["metadata"]["grid"])
+    names = [tile["img_path"].removesuffix(".tif") for tile in json.loads(content)[1]["data"]]
+    assert settled.digest == hashlib.sha256(content).hexdigest()
+    assert settled.z == grid
+    assert settled.tile_ids == tuple(f"{name}.{grid}" for name in names)
+    assert {settled.raw_stack, settled.mipmapped_stack} == {"em/v1/20314_2L_raw"}
+    (warning,) = settled.findings
+    assert "only 65535 is shown white" in warning
+
+
+async def test_a_metafile_that_stays_cut_short_fails_after_its_patience_and_not_before(tmp_path):
+    bench = Bench(tmp_path)
+    content = bench.section.metafile.read_bytes()
+    bench.section.metafile.write_bytes(content[:-10])
+    patience_s = 30 * SETTLE_S
+    with pytest.raises(MetafileFault, match=r"has not changed for 6\d s"):
+        await bench.run(10 * patience_s)
+    assert patience_s <= bench.now - 1_000 <= patience_s * 9 / 8
+    assert "the metafile is not whole yet" in bench.reasons[-1]
+    bench.section.metafile.write_bytes(content)
+    assert await bench.run(60) is not None
+
+
+async def test_a_z_that_a_table_lacks_is_looked_up_again_when_the_table_changes(tmp_path):
+    bench = Bench(tmp_path)
+    table = tmp_path / "z.csv"
+    table.write_text("grid,z\n999999,1\n", encoding="utf-8")
+    bench.watch = bench.watch.model_copy(update={"z": ZSettings(rule="table", table=table)})
+    with pytest.raises(ZFault) as caught:
+        await bench.run(60)
+    assert caught.value.evidence == Evidence.of(table)
+
+
+async def test_a_z_that_no_rule_gives_waits_for_no_other_file(tmp_path):
+    bench = Bench(tmp_path)
+    bench.watch = bench.watch.model_copy(update={"z": ZSettings(rule="name", name_pattern="nowhere(?P<z>x)")})
+    with pytest.raises(ZFault) as caught:
+        await bench.run(60)
+    assert caught.value.evidence is None
+
+
+async def test_many_missing_images_are_named_in_part_and_counted(tmp_path):
+    bench = Bench(tmp_path, tiles=12)
+    for image in bench.images:
+        image.unlink()
+    with pytest.raises(ImagesMissing, match=r"12 of its images have not arrived .*; and 2 more") as caught:
+        await bench.run(2 * ARRIVAL_TIMEOUT_S)
+    assert caught.value.subject == str(bench.section.metafile)
+
+
+async def test_what_was_never_observed_can_be_forgotten(tmp_path):
+    Bench(tmp_path).settler.forget(7)

@@ -1,6 +1,8 @@
 """What of a metafile has arrived, where its image names lead nowhere."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,10 @@ import pytest
 from tiffs import Kind
 
 from daemon.demo.microscope import plan_section, write_section
-from handlers.arrival import check_images
-from handlers.errors import MetafileFault
+from handlers import arrival
+from handlers.arrival import check_images, depth_warnings, metafile_content, read_metafile
+from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault
+from handlers.imageheader import ImageDirectory
 from handlers.metafile import parse_metafile
 from handlers.tilespec import TileSpecOptions, tile_ids_for
 
@@ -50,3 +54,72 @@ def test_a_name_that_makes_no_tile_id_is_the_metafiles_fault(tmp_path):
     with pytest.raises(MetafileFault, match="makes the tile id") as caught:
         tile_ids_for(metafile, 1.0, TileSpecOptions())
     assert caught.value.subject == metafile.header.metafile_name
+
+
+def test_an_image_of_another_size_fails_the_montage_until_that_very_file_changes(tmp_path):
+    directory, metafile = parsed_with_first_image(tmp_path, "a.tif")
+    image = directory / "a.tif"
+    image.write_bytes(Kind().file(np.zeros((32, 48), np.uint8)))
+    with pytest.raises(ImageFault, match="is 48x32 pixels, but its metafile's camera_info says 64x64") as caught:
+        check_images(metafile, directory)
+    assert caught.value.subject == str(image)
+    assert caught.value.evidence == Evidence.of(image)
+
+
+def test_an_image_of_another_size_whose_time_is_a_placeholder_is_on_its_way(tmp_path):
+    directory, metafile = parsed_with_first_image(tmp_path, "a.tif")
+    image = directory / "a.tif"
+    image.write_bytes(Kind().file(np.zeros((32, 48), np.uint8)))
+    os.utime(image, (0, 0))
+    found = check_images(metafile, directory)
+    identity = Evidence.of(image).identity
+    assert [(each.path, each.identity) for each in found.unreadable] == [(image, identity)]
+    assert [(each.path, each.identity) for each in found.placeholders] == [(image, identity)]
+
+
+def test_a_disk_that_fails_while_images_are_looked_at_is_named_by_the_image(tmp_path, monkeypatch):
+    directory, metafile = parsed_with_first_image(tmp_path, "a.tif")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(ImageDirectory, "inspect", fail)
+    with pytest.raises(StorageFault, match="Input/output error") as caught:
+        check_images(metafile, directory)
+    assert caught.value.subject == str(directory / "a.tif")
+
+
+def test_depths_that_do_not_go_with_the_brightest_value_are_odd():
+    assert depth_warnings(frozenset({16}), 65535) == []
+    assert depth_warnings(frozenset({8}), 255) == []
+    assert depth_warnings(frozenset(), 256) == []
+    (line,) = depth_warnings(frozenset({8, 16}), 255)
+    assert "8 and 16 bits" in line
+    (line,) = depth_warnings(frozenset({16}), 255)
+    assert "everything above 255 white" in line
+    (line,) = depth_warnings(frozenset({8}), 256)
+    assert "only 256 is shown white" in line
+
+
+def test_a_metafile_may_be_as_long_as_the_limit_and_no_longer(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrival, "MAX_METAFILE_BYTES", 10)
+    path = tmp_path / "m.json"
+    path.write_bytes(b"0123456789")
+    assert metafile_content(path) == b"0123456789"
+    path.write_bytes(b"0123456789a")
+    with pytest.raises(MetafileFault, match="over 10 bytes") as caught:
+        metafile_content(path)
+    assert caught.value.subject == str(path)
+
+
+async def test_a_link_in_place_of_a_metafile_is_followed_only_where_that_is_asked(tmp_path):
+    (tmp_path / "m.json").write_bytes(b"content")
+    link = tmp_path / "link.json"
+    link.symlink_to("m.json")
+    assert await read_metafile(link, follow_links=True) == b"content"
+    with pytest.raises(MetafileFault, match="is not a regular file"):
+        await read_metafile(link)
+    with pytest.raises(StorageFault) as caught:
+        await read_metafile(tmp_path / "gone.json")
+    assert caught.value.subject == str(tmp_path / "gone.json")
+    assert isinstance(caught.value.__cause__, FileNotFoundError)

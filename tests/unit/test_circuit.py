@@ -14,6 +14,7 @@ from daemon.circuit import (
     begun,
     failed,
     left_off,
+    opening_delay_s,
     silent,
     worked,
 )
@@ -174,3 +175,57 @@ def test_who_fails_in_one_outage_after_the_other_waits_long_and_is_not_called_at
         assert tries.after_outage() == (1,)
     assert tries.delay_in_outage_s(1, LIMITED_ATTEMPTS + 1, 1.0, 0.5) == LONGEST_RETRY_S
     assert tries.after_outage() == ()
+
+
+def test_pauses_between_probes_vary_by_a_quarter():
+    assert [opening_delay_s(2, chance) for chance in (0.0, 0.5, 1.0)] == [1.5, 2.0, 2.5]
+
+
+def test_work_sent_while_the_service_is_well_is_no_trial():
+    assert begun(Circuit(), 1) == Circuit()
+
+
+def test_while_one_piece_of_work_is_tried_another_that_fails_inside_decides_nothing():
+    circuit = begun(answered(away(Circuit()), 100.0), 7)
+    assert broken(circuit, 8, 100.0).phase is Phase.HALF_OPEN
+    assert broken(circuit, 8, 100.0).trial == 7
+
+
+def test_work_that_still_fails_while_the_circuit_is_open_does_not_put_off_the_next_probe():
+    circuit = away(Circuit())
+    assert away(circuit, 2, 0.5) == circuit
+
+
+def test_a_service_that_failed_at_work_does_not_seem_well_though_it_answers_pings():
+    circuit = failing_at_work()
+    assert not answered(circuit, circuit.due_at).seems_well
+    tried = away(begun(answered(away(Circuit()), 100.0), 7), 7, 100.0)
+    assert not answered(tried, tried.due_at).seems_well
+    again = silent(tried, tried.due_at, 0.5)
+    assert not answered(again, again.due_at).seems_well
+    assert answered(away(Circuit()), 100.0).seems_well
+
+
+def test_signs_of_life_are_not_enough_before_that_or_while_work_is_tried():
+    circuit = answered(away(Circuit()), 100.0)
+    assert answered(circuit, 100.0 + UNTRIED_S - 0.1) == circuit
+    tried = begun(circuit, 7)
+    assert answered(tried, 100.0 + UNTRIED_S) == tried
+
+
+def test_an_answered_ping_does_not_excuse_work_that_failed_inside():
+    circuit = broken(Circuit(), 1)
+    assert answered(circuit, 100.0) == circuit
+
+
+def test_a_montage_that_made_progress_has_its_attempts_anew_and_waits_for_no_outage():
+    tries, limited = Tries(), ReadBackDiffers("stack", "differs")
+    for _ in range(LIMITED_ATTEMPTS):
+        given_up = tries.delay_s(1, limited, 1, 0.5) is None
+    tries.delay_in_outage_s(1, 1, 1.0, 0.5)
+    tries.delay_in_outage_s(2, 1, 1.0, 0.5)
+    assert given_up
+    tries.forget(1)
+    assert tries.after_outage() == (2,)
+    assert tries.delay_s(1, limited, 1, 0.5) == 1.0
+    tries.forget(3)  # never tried

@@ -18,6 +18,7 @@ from handlers.arrival import check_images, read_metafile
 from handlers.errors import Fault
 from handlers.imageheader import inspect_image
 from handlers.metafile import parse_metafile
+from handlers.regularfile import NotRegular, open_regular, read_regular
 from handlers.zrule import read_z_table
 
 
@@ -87,3 +88,20 @@ def test_what_is_no_regular_file_is_refused_in_words_and_hangs_nobody(
     assert isinstance(outcome, Fault), outcome
     assert "named.tif" in str(outcome)
     assert "regular file" in str(outcome) or "outside" in str(outcome), outcome
+
+
+def test_a_link_is_followed_unless_the_caller_refuses_links(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    link, circle = tmp_path / "link", tmp_path / "circle"
+    link.symlink_to("file")
+    circle.symlink_to("circle")
+    content, status = read_regular(link, 4)
+    assert (content, status.st_size) == (b"cont", 7)
+    os.close(open_regular(link)[0])
+    for path, follow_links, is_link in ((link, False, True), (circle, True, False)):
+        with pytest.raises(NotRegular, match=path.name) as caught:
+            open_regular(path, follow_links=follow_links)
+        assert caught.value.is_link is is_link
+    with pytest.raises(NotRegular) as caught:
+        open_regular(tmp_path)
+    assert caught.value.is_link is False

@@ -157,3 +157,64 @@ def test_a_fault_that_waiting_may_not_help_is_tried_a_few_times():
     fault = WorkerFault("tile.tif", "the worker died")
     assert retry_delay_s(fault, LIMITED_ATTEMPTS - 1, 0.5) is not None
     assert retry_delay_s(fault, LIMITED_ATTEMPTS, 0.5) is None
+
+
+def test_a_montage_in_line_again_no_longer_counts_against_the_limit():
+    schedule = Schedule({Step.INGEST: 1})
+    schedule.add(ticket(1))
+    schedule.take(0.0, always, always)
+    schedule.add(ticket(1), not_before=100.0)
+    schedule.add(ticket(2))
+    assert started(schedule.take(0.0, always, always)) == [2]
+
+
+def test_a_delay_that_is_ended_ends_at_once_and_only_that_of_a_montage_in_line():
+    schedule = Schedule({Step.INGEST: 1})
+    schedule.add(ticket(1), not_before=100.0)
+    schedule.hasten(1)
+    (taken,) = schedule.take(0.0, always, always)
+    schedule.hasten(1)
+    schedule.hasten(2)
+    assert schedule.is_current(taken)
+    assert schedule.take(0.0, always, always) == []
+
+
+def test_a_montage_taken_out_never_starts():
+    schedule = Schedule({Step.INGEST: 2})
+    schedule.add(ticket(1))
+    schedule.add(ticket(2), not_before=100.0)
+    schedule.remove(1)
+    schedule.remove(2)
+    schedule.remove(3)  # never in line
+    assert schedule.next_time() is None
+    assert schedule.take(200.0, always, always) == []
+    assert len(schedule) == 0
+
+
+def test_what_was_left_of_a_montage_in_line_again_holds_up_none_behind_it():
+    schedule = Schedule({Step.INGEST: 2})
+    schedule.add(ticket(1))
+    schedule.add(ticket(2))
+    assert schedule.take(0.0, lambda *_: False, always) == []
+    schedule.add(ticket(1), not_before=100.0)
+    assert started(schedule.take(0.0, always, always)) == [2]
+
+
+def test_the_next_time_is_that_of_a_montage_still_in_line():
+    schedule = Schedule({Step.INGEST: 2})
+    schedule.add(ticket(1), not_before=100.0)
+    schedule.add(ticket(2), not_before=200.0)
+    schedule.remove(1)
+    assert schedule.next_time() == 200.0
+
+
+def test_a_montage_waits_until_it_is_taken_and_is_known_until_it_is_done():
+    schedule = Schedule({Step.INGEST: 1})
+    assert not schedule.is_waiting(1)
+    schedule.add(ticket(1))
+    assert schedule.is_waiting(1)
+    (taken,) = schedule.take(0.0, always, always)
+    assert not schedule.is_waiting(1)
+    assert 1 in schedule
+    schedule.finish(taken)
+    assert 1 not in schedule
