@@ -26,7 +26,7 @@ from handlers.identity import FileIdentity
 from handlers.imageheader import ImageInfo, inspect_image, opened, read_header
 from handlers.levelfiles import put_in_place, sync_directories
 from handlers.mipmaps import reduce_levels
-from handlers.provenance import made_how, provenance, provenance_in
+from handlers.provenance import are_its_pixels, made_how, provenance, provenance_in, with_pixels, without_pixels
 from handlers.reduction import MEAN, Reduction, level_size
 from handlers.tiffheader import Run
 from handlers.workbench import Kind, Workbench, bench_for
@@ -311,9 +311,10 @@ def _valid_levels(job: MipmapJob, original: _Original) -> Iterator[MadeLevel]:
     """The levels that need not be made. Whatever is wrong with one, it is made again, and the disk has its say then."""
     for level, path in job.outputs:
         text = _text_in(path)
-        if text is None or not text.endswith(f" {_how(job, original, level)}") or not _digest(job, original):
+        said = without_pixels(text or "")
+        if text is None or not said.endswith(f" {_how(job, original, level)}") or not _digest(job, original):
             continue
-        made = _valid_level(job, original, level, path) if text == _text(job, original, level) else None
+        made = _valid_level(job, original, level, path, text) if said == _text(job, original, level) else None
         if made is not None:
             yield made
 
@@ -325,14 +326,14 @@ def _text_in(path: Path) -> str | None:
         return None
 
 
-def _valid_level(job: MipmapJob, original: _Original, level: int, path: Path) -> MadeLevel | None:
+def _valid_level(job: MipmapJob, original: _Original, level: int, path: Path, text: str) -> MadeLevel | None:
     width, height = level_size(job.width, job.height, level)
     mode = "I;16" if _level_bits(job, original) == 16 else "L"
     try:
-        _, info = read_image(path, width, height)
+        pixels, info = read_image(path, width, height)
     except (Fault, OSError):
         return None
-    if (info.mode, info.format) != (mode, job.encoding.extension):
+    if (info.mode, info.format) != (mode, job.encoding.extension) or not are_its_pixels(text, pixels):
         return None
     return MadeLevel(level, path, width, height, mode, info.file_bytes)
 
@@ -366,6 +367,12 @@ def _text(job: MipmapJob, original: _Original, level: int) -> str:
     return provenance(original.digest, _how(job, original, level)) if original.digest else ""
 
 
+def _own_text(job: MipmapJob, original: _Original, level: int, pixels: Grey) -> str:
+    """The text that the file of a level gets; with the digest of its pixels, which a JPEG would not keep."""
+    text = _text(job, original, level)
+    return text if job.encoding.jpeg_quality else with_pixels(text, pixels)
+
+
 @contextmanager
 def _pages(job: MipmapJob, levels: AbstractSet[int], original: _Original) -> Iterator[Iterator[tuple[int, Page]]]:
     """Each of the levels with its file's content, lowest first; in memory that is used again after the context."""
@@ -374,7 +381,7 @@ def _pages(job: MipmapJob, levels: AbstractSet[int], original: _Original) -> Ite
             image = _level0(job, original)
         _require_same(job, original.identity)
         reduced = reduce_levels(image, levels, job.reduction, job.to_8bit)
-        yield ((level, job.encoding.page(pixels, _text(job, original, level))) for level, pixels in reduced)
+        yield ((level, job.encoding.page(pixels, _own_text(job, original, level, pixels))) for level, pixels in reduced)
         return
     with _unless_changing(job, original.identity):
         decoded = _level0(job, original) if job.source or not original.runs else None
@@ -387,7 +394,7 @@ def _pages(job: MipmapJob, levels: AbstractSet[int], original: _Original) -> Ite
 
 
 def _mean_page(job: MipmapJob, original: _Original, level: int, page: Page) -> tuple[int, Page]:
-    text = _text(job, original, level)
+    text = _own_text(job, original, level, page.pixels)
     if not job.encoding.is_plain:
         return level, job.encoding.page(page.pixels, text)
     describe(page, text)

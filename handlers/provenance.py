@@ -6,19 +6,24 @@ Neither a time nor the pixels tell that. The text is the same in every run, and 
 
 import re
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
+import xxhash
 from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from handlers.formats import PNG_DESCRIPTION
 from handlers.imageheader import UNREADABLE, opened
 from handlers.reduction import IntensityRange, Reduction
 
+if TYPE_CHECKING:
+    from handlers.greyvalues import Grey
+
 DESCRIPTION_TAG = 270
 """TIFF's ImageDescription."""
 _VERSION = "temwatch 1"
 """Another one makes every level anew: the rules of reduction have changed."""
 _DIGEST = re.compile(rf"{_VERSION} xxh128=([0-9a-f]{{32}}) ")
+_PIXELS = re.compile(r" pixels=([0-9a-f]{32})$")
 
 
 def made_how(
@@ -56,6 +61,38 @@ def provenance(digest: bytes, how: str) -> str:
     digest : of the bytes of level 0.
     """
     return f"{_VERSION} xxh128={digest.hex()} {how}"
+
+
+def with_pixels(text: str, pixels: "Grey") -> str:
+    """Return the text with the digest of the level's own pixels behind it: the file then proves itself.
+
+    Parameters
+    ----------
+    text : as of `provenance`; an empty one stays empty.
+    pixels : (H, W), uint8 or uint16; of a format that keeps them as they are.
+    """
+    return f"{text} pixels={pixels_digest(pixels).hex()}" if text else ""
+
+
+def without_pixels(text: str) -> str:
+    """Return what a text says of how the level was made.
+
+    >>> without_pixels("temwatch 1 ... bits=8 pixels=" + "0" * 32)
+    'temwatch 1 ... bits=8'
+    """
+    return _PIXELS.sub("", text)
+
+
+def are_its_pixels(text: str | None, pixels: "Grey") -> bool:
+    """Return whether the pixels are those that the text of their file names; True where it names none."""
+    found = _PIXELS.search(text or "")
+    return found is None or bytes.fromhex(found[1]) == pixels_digest(pixels)
+
+
+def pixels_digest(pixels: "Grey") -> bytes:
+    """Return the XXH3-128 of pixels, row by row, 16-bit values in little-endian order."""
+    ordered = pixels.astype(pixels.dtype.newbyteorder("<"), order="C", copy=False)
+    return xxhash.xxh3_128_digest(ordered.data.cast("B"))
 
 
 def level0_digest(text: str | None) -> bytes | None:

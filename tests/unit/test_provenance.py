@@ -15,7 +15,7 @@ from handlers import areakernel, images
 from handlers.formats import Encoding
 from handlers.identity import FileIdentity
 from handlers.images import MipmapJob, make_mipmaps
-from handlers.provenance import level0_digest, made_how, provenance, provenance_in
+from handlers.provenance import are_its_pixels, level0_digest, made_how, provenance, provenance_in, with_pixels
 from handlers.reduction import MASK, METHODS, Reduction
 
 WIDTH, HEIGHT = 96, 64
@@ -103,8 +103,42 @@ def test_a_level_of_another_range_depth_or_quality_is_made_again(tmp_path: Path)
 def test_the_longest_text_has_room_in_the_file() -> None:
     longest = max((Reduction(method, function) for method in METHODS for function in METHODS[method]), key=_length)
     how = made_how(10, longest, 16, scaled_from=(65_534, 65_535), quality=100, is_mask=True)
-    page = Encoding("tif").page(noise(), provenance(bytes(16), how))
-    assert how.encode() in bytes(page.content)
+    text = with_pixels(provenance(bytes(16), how), noise())
+    assert text.encode() in bytes(Encoding("tif").page(noise(), text).content)
+
+
+@pytest.mark.parametrize("encoding", [each for each in ENCODINGS if each.extension != "jpg"], ids=str)
+@pytest.mark.parametrize("function", ["mean", "median"])
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16], ids=["8", "16"])
+def test_a_level_proves_its_own_pixels(tmp_path: Path, encoding: Encoding, function: str, depth: Any) -> None:
+    level0 = tmp_path / "a.tif"
+    Image.fromarray(noise(depth)).save(level0)
+    job = job_of(level0, encoding=encoding, convert_to_8bit=False, reduction=Reduction("block_reduce", function))
+    assert make_mipmaps(job).fault is None
+    for _, path in job.outputs:
+        pixels, text = np.asarray(Image.open(path)), provenance_in(path)
+        assert text is not None
+        assert "pixels=" in text
+        assert are_its_pixels(text, pixels)
+        other = pixels.copy()
+        other[-1, -1] ^= 1
+        assert not are_its_pixels(text, other)
+
+
+def test_a_level_of_which_a_byte_was_changed_is_made_again(level0: Path) -> None:
+    job = job_of(level0)
+    make_mipmaps(job)
+    (_, first), _ = job.outputs
+    before = first.read_bytes()
+    first.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    assert [made.level for made in make_mipmaps(job).made] == [1]
+    assert first.read_bytes() == before
+
+
+def test_a_text_that_names_no_pixels_speaks_for_any() -> None:
+    for text in (None, "", "somebody else's", provenance(bytes(16), "level=1")):
+        assert are_its_pixels(text, noise())
+    assert with_pixels("", noise()) == ""
 
 
 def _length(reduction: Reduction) -> int:
