@@ -226,7 +226,7 @@ class LateChanges:
         settings = self._watch(watch)
         until_s = settings.recheck_images_for_s if settings else 0.0
         due_s = next_look_s(now - complete_at, until_s)
-        if due_s is None and not at_once:
+        if until_s == 0 or (due_s is None and not at_once):
             return
         at = now + FIRST_LOOK_S if due_s is None or at_once else complete_at + due_s
         heapq.heappush(self._due, _Due(at, montage_id, watch, complete_at))

@@ -240,10 +240,16 @@ class Verifier:
     async def _files(self, section: Section) -> list[Difference]:
         loop = asyncio.get_running_loop()
         plan, tiles = section.watch.mipmap_plan(), section.level0()
-        found = await loop.run_in_executor(self._threads, check_mask_files, tiles[0], plan)
+        recorded = await self._journal.images_read(section.montage.id)
+        found = await loop.run_in_executor(
+            self._threads, check_mask_files, tiles[0], plan, recorded.get(str(tiles[0].mask))
+        )
         for first in range(0, len(tiles), TILES_AT_ONCE):
             part = tiles[first : first + TILES_AT_ONCE]
-            work = [loop.run_in_executor(self._threads, check_files, tile, plan) for tile in part]
+            work = [
+                loop.run_in_executor(self._threads, check_files, tile, plan, recorded.get(tile.tile_id))
+                for tile in part
+            ]
             found += [each for differences in await asyncio.gather(*work) for each in differences]
         return found
 

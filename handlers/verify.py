@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from handlers.contentdigest import FileContent, content_of
 from handlers.errors import Fault, ImageFault, ImagesMissing, RenderRefused
-from handlers.imageheader import inspect_image
+from handlers.identity import FileIdentity
+from handlers.imageheader import inspect_image, opened
 from handlers.images import verify_level
 from handlers.mipmapplan import Level0, LevelUris, MipmapPlan
+from handlers.provenance import level0_digest, provenance_in
 from handlers.reduction import level_size
 from handlers.renderanswers import PathBuilder
 from handlers.resolvedtiles import Json, canonical_url, differences, image_holder, level_0
@@ -20,8 +23,6 @@ from handlers.uris import uri_to_path
 
 INGEST, MIPMAPS, APPLY = "ingest", "mipmaps", "apply"
 _AGAIN = "replay it"
-_MTIME_SLACK_NS = 2 * 10**9
-"""How coarse the times of a file system may be (FAT: 2 s)."""
 
 
 class Kind(StrEnum):
@@ -66,23 +67,28 @@ class Difference:
 # --- files
 
 
-def check_files(tile: Level0, plan: MipmapPlan) -> list[Difference]:
-    """What is wrong with a tile's level 0 and with each of its levels, which are decoded. Blocking."""
+def check_files(tile: Level0, plan: MipmapPlan, recorded: FileContent | None = None) -> list[Difference]:
+    """What is wrong with a tile's level 0 and with each of its levels, which are decoded. Blocking.
+
+    Parameters
+    ----------
+    recorded : level 0 as it was read when its levels were made, where that is known.
+    """
     source = _check_source(tile.tile_id, tile.image, tile.width, tile.height)
     levels = plan.outputs(tile.image)
     bits = source.bits if plan.reduction.method != "render" else (16 if tile.maximum_intensity > 255 else 8)
     mode = "I;16" if bits == 16 and not plan.convert_to_8bit else "L"
-    return [*source.found, *_check_levels(tile, levels, mode, source.mtime_ns)]
+    return [*source.found, *_check_levels(tile, levels, mode), *_check_made_of(tile, levels, source, recorded)]
 
 
-def check_mask_files(tile: Level0, plan: MipmapPlan) -> list[Difference]:
+def check_mask_files(tile: Level0, plan: MipmapPlan, recorded: FileContent | None = None) -> list[Difference]:
     """The same for the mask that the tiles share."""
     if tile.mask is None:
         return []
     source = _check_source(None, tile.mask, tile.width, tile.height, mask=True)
     of_mask = Level0("", tile.mask, None, tile.width, tile.height)
-    levels = _check_levels(of_mask, plan.outputs(tile.mask, mask=True), "L", source.mtime_ns)
-    return [*source.found, *levels]
+    levels = plan.outputs(tile.mask, mask=True)
+    return [*source.found, *_check_levels(of_mask, levels, "L"), *_check_made_of(of_mask, levels, source, recorded)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +97,11 @@ class _Source:
 
     found: tuple[Difference, ...]
     bits: int = 8
-    mtime_ns: int | None = None
 
 
 def _check_source(tile_id: str | None, path: Path, width: int, height: int, *, mask: bool = False) -> _Source:
     try:
         info = inspect_image(path, mask=mask)
-        mtime_ns = path.stat().st_mtime_ns
     except FileNotFoundError:
         hint = "copy it there again; its levels still stand"
         return _Source((Difference(Kind.SOURCE_GONE, tile_id, str(path), "level 0 is not there", hint, None),))
@@ -105,24 +109,24 @@ def _check_source(tile_id: str | None, path: Path, width: int, height: int, *, m
         what = f"level 0 {fault.problem}"
         return _Source((Difference(Kind.SOURCE_CHANGED, tile_id, str(path), what, fault.hint, None),))
     except OSError as error:
-        what = f"level 0 cannot be read: {error.strerror or error}"
-        return _Source((Difference(Kind.NOT_CHECKED, tile_id, str(path), what, "see that its mount is there", None),))
+        return _Source((_not_read(tile_id, path, error),))
     if (info.width, info.height) != (width, height):
         what = f"level 0 is {info.width}x{info.height} pixels, and was {width}x{height}"
         hint = "find out who replaced it"
         return _Source((Difference(Kind.SOURCE_CHANGED, tile_id, str(path), what, hint, None),), info.bits)
-    return _Source((), info.bits, mtime_ns)
+    return _Source((), info.bits)
 
 
-def _check_levels(
-    tile: Level0, levels: Iterable[tuple[int, Path]], mode: str, source_mtime_ns: int | None
-) -> Iterator[Difference]:
+def _not_read(tile_id: str | None, path: Path, error: OSError) -> Difference:
+    what = f"level 0 cannot be read: {error.strerror or error}"
+    return Difference(Kind.NOT_CHECKED, tile_id, str(path), what, "see that its mount is there", None)
+
+
+def _check_levels(tile: Level0, levels: Iterable[tuple[int, Path]], mode: str) -> Iterator[Difference]:
     tile_id = tile.tile_id or None
-    older = []
     for level, path in levels:
         try:
             verify_level(path, *level_size(tile.width, tile.height, level), mode)
-            mtime_ns = path.stat().st_mtime_ns
         except (ImagesMissing, FileNotFoundError):
             yield Difference(Kind.LEVEL_MISSING, tile_id, str(path), f"level {level} is not there", _AGAIN, MIPMAPS)
         except ImageFault as fault:
@@ -133,12 +137,45 @@ def _check_levels(
             what = f"level {level} {getattr(fault, 'problem', fault)}"
             hint = getattr(fault, "hint", "see that its mount is there")
             yield Difference(Kind.NOT_CHECKED, tile_id, str(path), what, hint, MIPMAPS)
-        else:
-            if source_mtime_ns is not None and mtime_ns + _MTIME_SLACK_NS < source_mtime_ns:
-                older.append(level)
-    if older:
-        what = f"level 0 is newer than its levels {', '.join(map(str, older))}"
+
+
+def _check_made_of(
+    tile: Level0, levels: Iterable[tuple[int, Path]], source: _Source, recorded: FileContent | None
+) -> Iterator[Difference]:
+    """Whether the levels were made of the bytes that level 0 holds now. No time is compared."""
+    if source.found:
+        return
+    said = {level: digest for level, path in levels if (digest := _digest_said_by(path)) is not None}
+    if not said and recorded is None:
+        return  # levels of a former version, or of pixels that render-ws served
+    tile_id, what = tile.tile_id or None, ""
+    try:
+        digest = _digest_now(tile.image, recorded)
+    except OSError as error:
+        yield _not_read(tile_id, tile.image, error)
+        return
+    others = ", ".join(str(level) for level, each in said.items() if each != digest)
+    if recorded is not None and digest != recorded.digest:
+        what = "level 0 holds other bytes than those that its levels were made of"
+    elif others:
+        what = f"its levels {others} were made of other bytes than level 0 holds"
+    if what:
         yield Difference(Kind.SOURCE_CHANGED, tile_id, str(tile.image), what, _AGAIN, MIPMAPS)
+
+
+def _digest_said_by(path: Path) -> bytes | None:
+    try:
+        return level0_digest(provenance_in(path))
+    except (Fault, OSError):
+        return None  # told with the level
+
+
+def _digest_now(path: Path, recorded: FileContent | None) -> bytes:
+    """The digest of level 0, which is read only if its identity is not the recorded one."""
+    with opened(path) as file:
+        if recorded is not None and FileIdentity.of(os.fstat(file.fileno())).matches(recorded.identity):
+            return recorded.digest
+        return content_of(file.fileno()).digest
 
 
 # --- stacks; pure but for looking whether a file that is named is there

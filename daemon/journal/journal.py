@@ -439,7 +439,7 @@ class Journal:
 
     async def images_read(self, montage_id: int) -> dict[str, FileContent]:
         """The image of each tile as it was read, by tile id, of a montage that is MIPMAPPED or further."""
-        return await self.run(lambda connection: imagesread.images_read(connection, montage_id))
+        return await self.ask(lambda connection: imagesread.images_read(connection, montage_id))
 
     async def adopt_images(self, montage_id: int, contents: Mapping[str, FileContent]) -> None:
         """Takes over the new identities of images whose bytes are the same as before."""
@@ -457,7 +457,7 @@ class Journal:
 
     async def watched_images(self) -> list[tuple[int, str, float]]:
         """(id, watch, when it was COMPLETE) of every montage whose images are still looked at."""
-        return await self.run(imagesread.watched)
+        return await self.ask(imagesread.watched)
 
     async def end_watching_images(self, montage_id: int) -> None:
         """Records that the images of a montage are looked at no more."""

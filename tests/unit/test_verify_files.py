@@ -1,0 +1,117 @@
+"""Verifying files: whether levels were made of what their image holds now, whatever its times say."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from handlers import verify
+from handlers.contentdigest import FileContent
+from handlers.images import make_mipmaps
+from handlers.mipmapjobs import mask_job, tile_job
+from handlers.mipmapplan import Level0, MipmapPlan
+from handlers.verify import Kind, check_files, check_mask_files
+
+WIDTH, HEIGHT = 64, 48
+
+
+def pixels(seed: int) -> Any:
+    return np.random.default_rng(seed).integers(0, 255, (HEIGHT, WIDTH), np.uint8)
+
+
+def write(path: Path, seed: int, when_ns: int | None = None) -> None:
+    Image.fromarray(pixels(seed)).save(path, "TIFF")
+    if when_ns is not None:
+        os.utime(path, ns=(when_ns, when_ns))
+
+
+class Tile:
+    """A tile whose levels were made, and what was recorded of its image."""
+
+    def __init__(self, place: Path) -> None:
+        self.image = place / "a.tif"
+        write(self.image, 1)
+        self.level0 = Level0("a", self.image, None, WIDTH, HEIGHT)
+        self.plan = MipmapPlan(place / "mipmaps", levels=2)
+        self.made = self.make()
+
+    def make(self) -> FileContent:
+        report = make_mipmaps(tile_job(self.level0, self.plan))
+        assert report.level0 is not None
+        return report.level0
+
+    def level(self, number: int) -> Path:
+        return self.plan.path(number, self.image)
+
+    def found(self, recorded: FileContent | None) -> list[tuple[str, str | None]]:
+        return [(each.kind, each.start) for each in check_files(self.level0, self.plan, recorded)]
+
+
+@pytest.fixture
+def tile(tmp_path: Path) -> Tile:
+    return Tile(tmp_path)
+
+
+SOURCE_CHANGED = [(Kind.SOURCE_CHANGED, "mipmaps")]
+TIMES = {"older": 10**18, "the same": 0, "younger": 3 * 10**18}
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+@pytest.mark.parametrize("when", TIMES.values(), ids=TIMES)
+def test_an_image_replaced_under_any_time_is_found(tile, when, is_recorded):
+    write(tile.image, 2, when or tile.made.identity.mtime_ns)
+    assert tile.found(tile.made if is_recorded else None) == SOURCE_CHANGED
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+@pytest.mark.parametrize("when", TIMES.values(), ids=TIMES)
+def test_an_image_of_the_same_bytes_is_no_difference_under_any_time(tile, when, is_recorded):
+    os.utime(tile.image, ns=(when, when))
+    assert tile.found(tile.made if is_recorded else None) == []
+
+
+def test_a_level_made_of_another_image_is_found_though_the_image_is_the_recorded_one(tile):
+    other = Tile(tile.image.parent / "other") if (tile.image.parent / "other").mkdir() is None else None
+    assert other is not None
+    write(other.image, 7)
+    other.make()
+    tile.level(2).write_bytes(other.level(2).read_bytes())
+    (found,) = check_files(tile.level0, tile.plan, tile.made)
+    assert (found.kind, found.start) == (Kind.SOURCE_CHANGED, "mipmaps")
+    assert "levels 2" in found.what
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_levels_that_say_nothing_are_judged_by_the_record_alone(tile, is_recorded):
+    for number in (1, 2):
+        with Image.open(tile.level(number)) as opened:
+            plain = Image.fromarray(np.asarray(opened))
+        plain.save(tile.level(number), "TIFF")
+    recorded = tile.made if is_recorded else None
+    assert tile.found(recorded) == []
+    write(tile.image, 2)
+    assert tile.found(recorded) == (SOURCE_CHANGED if is_recorded else [])
+
+
+def test_an_image_that_is_as_recorded_is_not_read(tile, monkeypatch):
+    read: list[int] = []
+    monkeypatch.setattr(verify, "content_of", read.append)
+    assert tile.found(tile.made) == []
+    assert read == []
+
+
+def test_a_mask_is_judged_likewise(tmp_path):
+    mask = tmp_path / "m.png"
+    Image.fromarray(np.full((HEIGHT, WIDTH), 255, np.uint8)).save(mask)
+    level0 = Level0("a", tmp_path / "a.tif", mask, WIDTH, HEIGHT)
+    plan = MipmapPlan(tmp_path / "mipmaps", levels=2)
+    made = make_mipmaps(mask_job(level0, plan)).level0
+    os.utime(mask, (4e9, 4e9))
+    assert check_mask_files(level0, plan, made) == []
+    Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint8)).save(mask)
+    for recorded in (made, None):
+        (found,) = check_mask_files(level0, plan, recorded)
+        assert (found.kind, found.start) == (Kind.SOURCE_CHANGED, "mipmaps")
