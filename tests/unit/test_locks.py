@@ -157,6 +157,11 @@ def test_the_lock_of_the_mutation_tool_installs_and_is_closed(tmp_path: Path) ->
     assert open_ends(MUTANTS, group("mutants"), installed) == []
 
 
+def test_every_lock_is_known_to_these_tests() -> None:
+    found = [*ROOT.glob("*.lock"), *(ROOT / "benchmarks").glob("*.lock")]
+    assert {str(lock.relative_to(ROOT)) for lock in found} == {*ROOTS, *BENCHMARKS, MUTANTS}
+
+
 def test_a_requirement_that_is_not_pinned_shows() -> None:
     pinned = {"coverage": Requirement("coverage==7.17.3"), "zipp": Requirement("zipp==4.1.2")}
     assert problem_with(Requirement("coverage>=7"), pinned) is None
