@@ -189,7 +189,7 @@ class Candidate:
     watch: str
     metafile: Path
     known: tuple[Montage, ...]
-    """Its montages in the journal, newest first."""
+    """Its montages in the journal, first the one that stands for what the file held last."""
     on_disk: OnDisk | None
     """None if it is gone."""
     named: bool
@@ -199,11 +199,11 @@ class Candidate:
 
     @property
     def current(self) -> Montage | None:
-        """The montage of what the file holds now, else the one that is arriving, else the newest."""
+        """The montage that is to be read, else that of what the file holds now, else the newest."""
         digest = self.on_disk.digest if self.on_disk else None
+        arriving = [montage for montage in self.known if montage.state is MontageState.NOTICED]
         same = [montage for montage in self.known if digest and montage.digest == digest]
-        arriving = [montage for montage in self.known if montage.digest is None]
-        return next(iter([*same, *arriving, *self.known]), None)
+        return next(iter([*arriving, *same, *self.known]), None)
 
 
 @dataclass(frozen=True, slots=True)

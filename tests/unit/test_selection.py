@@ -246,6 +246,12 @@ def test_old_content_is_never_put_over_what_the_file_holds_now():
     assert (unseen.action, unseen.montage_id) == (Action.TAKE_IN, None)
 
 
+def test_what_is_to_be_read_is_waited_for_whatever_came_of_the_same_content_before():
+    arriving, before = montage("noticed", id=2, digest=None), failed("noticed", id=1, digest="same")
+    planned = plan(candidate(arriving, before, digest="same", named=True), Step.INGEST)
+    assert (planned.action, planned.montage_id) == (Action.WAIT, 2)
+
+
 def test_content_that_came_back_is_taken_in_as_the_watcher_would():
     old, new = montage("superseded", id=1, digest="old"), montage("complete", id=2, digest="new")
     planned = plan(candidate(new, old, digest="old", named=True), Step.APPLY)
