@@ -342,3 +342,31 @@ async def test_a_montage_whose_tile_somebody_deletes_while_its_stack_is_closed_i
         assert shown == await work.work.journal.tile_ids(montage.id)
         events = [event["event"] for event in await work.work.journal.events(montage.id)]
         assert events.count(Event.TILES_LOST) == 1
+
+
+async def test_a_close_that_a_bug_ends_is_a_failed_attempt_with_its_fault_and_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+    real = RenderClient.close
+    failed: list[StackId] = []
+
+    async def fail_once(client: RenderClient, stack: StackId, zs: Any = (), **options: Any) -> Any:
+        if zs and stack not in failed:  # closed for a montage, and not only because it was opened
+            failed.append(stack)
+            raise KeyError("planted")
+        return await real(client, stack, zs, **options)
+
+    monkeypatch.setattr(RenderClient, "close", fail_once)
+    async with bench(tmp_path) as work:
+        metafile = work.write()
+        await work.notice(metafile)
+        montage = await work.reaches(metafile, MontageState.COMPLETE)
+        closed = [{"event": "stack.closed", "stack": str(stack), "montages": 1}.items() for stack in (RAW, MIPS)]
+        await work.until(lambda: all(any(each <= line.items() for line in work.said) for each in closed))
+        attempts = [each for each in await work.work.journal.attempts(montage.id) if each["step"] == "close"]
+        assert sorted(each["outcome"] for each in attempts) == ["done", "done", "failed", "failed"]
+        assert {RAW, MIPS} == set(failed)
+        for each in attempts:
+            assert ("planted" in str(each["fault"])) == (each["outcome"] == "failed")
+        assert await work.work.journal.count_crashes() == 0

@@ -10,7 +10,7 @@ import pytest
 
 from daemon.gate import RenderGate
 from daemon.journal import Journal
-from daemon.keeper import StackKeeper
+from daemon.keeper import StackKeeper, _both
 from daemon.states import Closing
 from handlers.render import RenderClient, StackId
 
@@ -112,3 +112,9 @@ async def test_one_close_at_a_time_though_somebody_who_waited_for_it_gave_up(com
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
+
+
+def test_a_stack_of_two_watches_is_closed_after_the_longer_quiet_and_by_the_sooner_latest_time():
+    assert _both(Closing(1.0, 0.0), Closing(5.0, 60.0)) == Closing(5.0, 60.0)
+    assert _both(Closing(5.0, 90.0), Closing(1.0, 60.0)) == Closing(5.0, 60.0)
+    assert _both(Closing(5.0, 0.0), Closing(1.0, 0.0)) == Closing(5.0, 0.0)

@@ -707,3 +707,28 @@ def test_a_bad_row_is_named_by_its_number_wherever_it_stands(number, other):
 
 def test_a_row_that_is_not_utf_8_is_not_whole():
     assert isinstance(read(raw(section()).replace(b'"img_path": "', b'"img_path": "\xff')), MetafilePartial)
+
+
+def test_a_part_that_comes_twice_leaves_open_which_is_meant():
+    lens = {"sharedTransform": {"id": "lens", "type": "leaf"}}
+    for part in (*section(), lens):
+        fault = read(raw([*section(), lens, part]))
+        assert isinstance(fault, MetafileFault)
+        assert next(iter(part)) in str(fault)
+
+
+@pytest.mark.parametrize("width", [256.5, "256", float("inf"), True])
+def test_a_width_is_a_whole_number(width):
+    value = section()
+    value[0]["metadata"]["camera_info"]["width"] = width
+    fault = read(raw(value))
+    assert isinstance(fault, MetafileFault)
+    assert "camera_info.width" in str(fault)
+
+
+def test_a_width_may_be_written_as_a_float():
+    value = section()
+    value[0]["metadata"]["camera_info"]["width"] = 5504.0
+    found = read(raw(value))
+    assert isinstance(found, Metafile)
+    assert (type(found.header.camera.width), found.header.camera.width) == (int, 5504)
