@@ -1,0 +1,209 @@
+"""The unit under a real systemd: Debian 12 booted in namespaces of its own, temwatch installed as the guide says."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.passthrough import WHY_NOT, Mount
+from tests.acceptance.rig import wait_for
+from tests.acceptance.test_operations import Debian, check_out, commands, debian  # noqa: F401  a fixture
+
+BOOT = """
+set -e
+mount --bind "$ROOT" "$ROOT" && cd "$ROOT"
+mount -t proc proc proc
+mount -t sysfs -o ro sysfs sys
+mount -t tmpfs -o mode=755 tmpfs run
+mount -t tmpfs -o mode=1777 tmpfs tmp
+mount -t tmpfs -o mode=755 tmpfs dev
+for name in null zero full random urandom tty; do
+    mknod -m 666 dev/$name c $(stat -c '0x%t 0x%T' /dev/$name)
+done
+mkdir dev/shm dev/pts && mount -t tmpfs tmpfs dev/shm && mount -t devpts -o newinstance,ptmxmode=666 devpts dev/pts
+ln -s pts/ptmx dev/ptmx; ln -s /proc/self/fd dev/fd; ln -s fd/0 dev/stdin; ln -s fd/1 dev/stdout; ln -s fd/2 dev/stderr
+if [ "$UNIFIED" ]; then
+    mount -t cgroup2 cgroup sys/fs/cgroup
+else
+    mount -t tmpfs tmpfs sys/fs/cgroup && mkdir sys/fs/cgroup/systemd
+    mount -t cgroup -o none,name=systemd,xattr cgroup sys/fs/cgroup/systemd
+    legacy="systemd.unified_cgroup_hierarchy=no systemd.legacy_systemd_cgroup_controller=yes"
+fi
+mkdir -p mnt/share old && mount --bind "$SHARE" mnt/share
+pivot_root . old && umount -l /old && mount --make-rshared /
+exec env -i container=docker PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+    /lib/systemd/systemd --system --unit=basic.target --show-status=false $legacy
+"""
+"""What a container manager does before systemd runs."""
+
+LEFT_OUT = ("systemd-tmpfiles-setup", "systemd-tmpfiles-setup-dev", "systemd-tmpfiles-clean", "systemd-remount-fs")
+"""Units that are for whole machines."""
+
+CONFIG = """
+[render]
+url = "embedded"
+owner = "em"
+project = "v1"
+[workers]
+count = 1
+[[watch]]
+name = "temca2"
+directory = "/data/temca2"
+[watch.z]
+rule = "grid"
+[watch.mipmaps]
+output_dir = "/data/mipmaps/share"
+"""
+
+
+class Machine:
+    """A root of Debian 12 with systemd as its process 1."""
+
+    def __init__(self, root: Path, share: Path) -> None:
+        for unit in LEFT_OUT:
+            (root / f"etc/systemd/system/{unit}.service").symlink_to("/dev/null")
+        unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+        self._group = Path("/sys/fs/cgroup" if unified else "/sys/fs/cgroup/systemd", f"temwatch-test-{os.getpid()}")
+        self._group.mkdir()
+        enter = f'echo $$ > {self._group}/cgroup.procs && exec unshare -mpfuinC --propagation private --kill-child "$@"'
+        self._log = (root.parent / "systemd.log").open("w+b")
+        self._booting = subprocess.Popen(
+            ["sh", "-c", enter, "sh", "sh", "-c", BOOT],
+            env={**os.environ, "ROOT": str(root), "SHARE": str(share), "UNIFIED": "1" if unified else ""},
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        wait_for(self._is_up, 60, self._said)
+        self.run("ip link set lo up 2>/dev/null || ifconfig lo up 2>/dev/null || true")
+
+    def _said(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
+
+    def _is_up(self) -> bool:
+        assert self._booting.poll() is None, self._said()
+        with contextlib.suppress(AssertionError, IndexError):
+            return self.run("systemctl is-system-running || true").strip() in ("running", "degraded")
+        return False
+
+    def run(self, script: str, *, fails: bool = False) -> str:
+        """What a shell script prints there. It must succeed, or must not."""
+        children = Path(f"/proc/{self._booting.pid}/task/{self._booting.pid}/children").read_text().split()
+        done = subprocess.run(
+            ["nsenter", "-t", children[0], "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", "sh", "-c", script],
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+        )
+        assert (done.returncode != 0) is fails, done.stdout
+        return done.stdout
+
+    def show(self) -> str:
+        """The state of the service in three words."""
+        return " ".join(self.run("systemctl show -p ActiveState -p SubState -p Result --value temwatch").split())
+
+    def health(self) -> str:
+        """What `temwatch health` says."""
+        return self.run("runuser -u temwatch -- /opt/temwatch/bin/temwatch health || true")
+
+    def close(self) -> None:
+        """All its processes are killed."""
+        self._booting.kill()
+        self._booting.wait()
+        self._log.close()
+        wait_for(self._is_empty, 30)
+
+    def _is_empty(self) -> bool:
+        for group in sorted(self._group.rglob("*/"), reverse=True):
+            with contextlib.suppress(OSError):
+                group.rmdir()
+        with contextlib.suppress(OSError):
+            self._group.rmdir()
+        return not self._group.exists()
+
+
+@pytest.fixture
+def machine(debian: Debian, tmp_path: Path) -> Iterator[tuple[Machine, Mount]]:  # noqa: F811  the fixture
+    """A booted machine with temwatch installed, and a share that is mounted at /mnt/share."""
+    if WHY_NOT:
+        pytest.skip(WHY_NOT)
+    check_out(debian.root, "0.9.0")
+    for block in commands("Install"):
+        debian.run(block, "/root/temwatch")
+    debian.run("mkdir -p /data/temca2 /data/mipmaps/share && chown temwatch /data/mipmaps /data/mipmaps/share")
+    (debian.root / "etc/temwatch/config.toml").write_text(CONFIG)
+    # Not every machine that runs tests lets user namespaces be made within others.
+    (debian.root / "etc/systemd/system/temwatch.service.d/99-test.conf").write_text("[Service]\nPrivateUsers=no\n")
+    source, shown = tmp_path / "source", tmp_path / "share"
+    source.mkdir(mode=0o777)
+    source.chmod(0o777)
+    with contextlib.ExitStack() as stack:
+        share = Mount(source, shown)
+        stack.callback(share.close)
+        booted = Machine(debian.root, shown)
+        stack.callback(booted.close)
+        yield booted, share
+
+
+@contextlib.contextmanager
+def timed(what: str, most_s: float) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    took_s = time.monotonic() - began
+    os.write(1, f"{what}: {took_s:.1f} s\n".encode())
+    assert took_s < most_s, what
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not shutil.which("nsenter"), reason="nsenter is not installed")
+def test_the_unit_keeps_its_word_under_systemd(machine: tuple[Machine, Mount]) -> None:
+    there, share = machine
+    with timed("start", 60):
+        there.run("systemctl start temwatch")
+    assert there.show() == "success active running"
+    assert there.health().startswith("ready")
+
+    with timed("reload", 30):
+        there.run("systemctl reload temwatch")
+    there.run("cp /etc/temwatch/config.toml /root/good; sed -i s/grid/gird/ /etc/temwatch/config.toml")
+    there.run("systemctl reload temwatch", fails=True)
+    there.run('sed \'s/owner = "em"/owner = "me"/\' /root/good > /etc/temwatch/config.toml')
+    there.run("systemctl reload temwatch", fails=True)
+    assert "render.owner: needs a restart" in there.run("journalctl -u temwatch -o cat --no-pager")
+    there.run("cp /root/good /etc/temwatch/config.toml")
+    assert there.show() == "success active running"
+
+    with timed("stop", 60):
+        there.run("systemctl stop temwatch")
+    assert there.show() == "success inactive dead"
+    assert "SIGKILL" not in there.run("journalctl -u temwatch --no-pager")
+
+    share.hang()
+    there.run("mount --bind /mnt/share /data/mipmaps/share")
+    with timed("start while the share of the mipmaps hangs", 60):
+        there.run("systemctl start temwatch")
+    assert "/data/mipmaps/share does not answer" in there.health()
+    share.answer()
+    wait_for(lambda: there.health().startswith("ready"), 60, there.health)
+    share.hang()
+    wait_for(lambda: "does not answer" in there.health(), 60, there.health)
+    with timed("stop while the share of the mipmaps hangs", 85):
+        there.run("systemctl stop temwatch")
+    assert there.show() == "success inactive dead"
+    share.answer()
+
+    there.run("mkdir /data/elsewhere; chown temwatch /data/elsewhere")
+    there.run("sed -i 's#/data/mipmaps/share#/data/elsewhere#' /etc/temwatch/config.toml; systemctl start temwatch")
+    assert "/data/elsewhere cannot be written: mounted read-only here" in there.health()
+    notes = there.run("/opt/temwatch/bin/temwatch check-config")
+    assert "note watch[0].mipmaps.output_dir: /data/elsewhere is read-only for temwatch.service" in notes
