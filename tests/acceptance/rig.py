@@ -329,7 +329,9 @@ class Rig:
         return answer["state"] if isinstance(answer, dict) else None
 
     def tiles(self, stack: str, z: float) -> dict[str, Any]:
+        """Tile specs of a layer by id; none where render-ws says that there are none."""
         answer = fetch(f"{self.stack_url(stack)}/z/{z}/resolvedTiles")
+        assert answer is not None, "render-ws does not answer"
         return answer["tileIdToSpecMap"] if isinstance(answer, dict) else {}
 
     def tell_standin(self, **fault: Any) -> None:

@@ -310,7 +310,7 @@ def test_a_bad_configuration_at_sighup_is_refused_with_its_reason_and_the_old_on
     text = rig.config_text()
     bad = {
         "watch[0].z.rule": text.replace('rule = "grid"', 'rule = "gird"'),
-        "render: cannot change while running": text.replace('owner = "em"', 'owner = "other"'),
+        "render.owner: needs a restart": text.replace('owner = "em"', 'owner = "other"'),
         f"{rig.name}.toml": text.replace("[render]", "[render"),
     }
     for count, (words, spoiled) in enumerate(bad.items(), start=1):
