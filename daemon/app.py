@@ -235,6 +235,9 @@ class Daemon:
             task.cancel()
         rest = [watching, pipeline, *others]
         _, left = await asyncio.wait(rest, timeout=GIVE_UP_S)
+        if left and self._resumed.is_set():
+            self._pipeline.cancel()  # a second time: writes under way are given up unanswered
+            _, left = await asyncio.wait(left, timeout=1.0)
         if left:
             log.warning("journal.given_up", tasks=sorted(task.get_name() for task in left))
             self._journal.give_up()

@@ -301,8 +301,7 @@ class StackKeeper:
                 faults.pop(montage.id, None)
                 if fault is not None:
                     faults[montage.id] = fault
-            # Tiles that are gone come back by no second derivation.
-            return not any(isinstance(faults.get(each.id), StackReopened) for each in layers[layer.z])
+            return not layer.differing
 
         try:
             await self._client.close(

@@ -1,4 +1,7 @@
-"""Who writes which tiles of a stack now: nobody deletes a tile while somebody else puts it there, or is about to."""
+"""Who writes which tiles of a stack now: nobody puts or deletes a tile while somebody else does, or is about to.
+
+A content that is superseded may still be on its way into the stack when its successor begins to write the same tiles.
+"""
 
 import asyncio
 import contextlib
@@ -15,7 +18,9 @@ class _Hold:
     deletes: frozenset[str]
 
     def excludes(self, other: "_Hold") -> bool:
-        return self.stack == other.stack and bool(self.puts & other.deletes or self.deletes & other.puts)
+        if self.stack != other.stack:
+            return False
+        return not (self.puts.isdisjoint(other.puts | other.deletes) and self.deletes.isdisjoint(other.puts))
 
 
 class TileHolds:

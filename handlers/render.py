@@ -292,7 +292,7 @@ class RenderClient:
             raise RenderRefused(str(stack), f"is not to be made {state} by a program", "do it by hand if it is meant")
         request = Request("PUT", f"{stack.path}/state/{state}", str(stack), f"make the stack {state}", b"")
         if state is StackState.COMPLETE:
-            request = replace(request, repeatable=False, limit_s=self._patience.complete_s)
+            request = replace(request, repeatable=False, limit_s=self._patience.complete_s, abandonable=True)
         await self._ask(request)
 
     async def ensure_loading(

@@ -78,6 +78,13 @@ class Request:
     repeatable: bool = True
     limit_s: float | None = None
     """For the whole request, instead of the general one."""
+    abandonable: bool = False
+    """Whether a write may be given up unanswered when its caller is cancelled; what only reads always may."""
+
+    @property
+    def has_to_be_answered(self) -> bool:
+        """Whether a caller that is cancelled waits for the answer all the same."""
+        return self.method != "GET" and not self.abandonable
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +166,9 @@ class RenderHttp:
     async def ask(self, request: Request) -> Answer:
         """The answer to a request, sent again a few times within seconds where that is safe and may help.
 
+        A caller that is cancelled while a write is under way is not let go before that is answered: render-ws goes on
+        with it, and it must not land on what others write next. A second cancellation gives it up.
+
         Raises
         ------
         RenderFault
@@ -172,7 +182,19 @@ class RenderHttp:
             reraise=True,
         )
         async with self._turns:
-            return await patient(self._send, request)
+            return await patient(self._send_to_the_end if request.has_to_be_answered else self._send, request)
+
+    async def _send_to_the_end(self, request: Request) -> Answer:
+        sending = asyncio.create_task(self._send(request), name=f"{request.tried} {request.subject}")
+        try:
+            return await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            await asyncio.wait([sending])
+            raise
+        finally:
+            if not sending.done():
+                sending.cancel()
+                await asyncio.wait([sending])
 
     async def _send(self, request: Request) -> Answer:
         assert self._session is not None, "used outside its context"

@@ -438,6 +438,7 @@ async def _at_work(work: Work) -> AsyncIterator[None]:
         if not pipeline.done():
             work.pipeline.cancel()
             await asyncio.wait([pipeline], timeout=5)
+            work.pipeline.cancel()  # a second time: writes under way are given up unanswered
         for task in others:
             task.cancel()
 

@@ -58,9 +58,9 @@ class Bench:
     said: list[MutableMapping[str, Any]]
     """Lines of the log."""
 
-    def write(self, grid: int = 1050, *, size: tuple[int, int] = (64, 64)) -> Path:
+    def write(self, grid: int = 1050, *, tiles: int = 2, size: tuple[int, int] = (64, 64), **plan_of: Any) -> Path:
         """The metafile of a small section, written now."""
-        plan = plan_section(tiles=2, size=size, grid=grid, specimen_id="s")
+        plan = plan_section(tiles=tiles, size=size, grid=grid, specimen_id="s", **plan_of)
         return write_section(plan, self.root / "acquisition", pixels="noise").metafile
 
     async def notice(self, metafile: Path) -> None:

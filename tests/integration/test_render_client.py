@@ -270,6 +270,68 @@ async def test_a_path_builder_is_set_and_read_back(client: RenderClient) -> None
         await client.path_builder(MIPS)
 
 
+# -- cancelling ------------------------------------------------------------------------------------------------------
+
+
+class Held:
+    """A service that answers when the test lets it."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.may_answer = asyncio.Event()
+        self.answered = 0
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.asked.set()
+        await self.may_answer.wait()
+        self.answered += 1
+        return web.json_response({"state": "LOADING"}, status=201 if request.method == "PUT" else 200)
+
+
+async def test_a_write_that_is_cancelled_is_answered_before_its_caller_is_let_go() -> None:
+    held = Held()
+    async with answering(held.answer) as url, client_of(url) as client:
+        writing = asyncio.create_task(client.put_tiles(RAW, 1050.0, [tile_spec("a")]))
+        await held.asked.wait()
+        writing.cancel()
+        done, _ = await asyncio.wait([writing], timeout=0.2)
+        assert not done
+        held.may_answer.set()
+        await asyncio.wait([writing], timeout=10)
+        assert writing.cancelled()
+        assert held.answered == 1
+
+
+async def test_a_write_that_is_cancelled_twice_is_given_up() -> None:
+    held = Held()
+    async with answering(held.answer) as url, client_of(url) as client:
+        writing = asyncio.create_task(client.put_tiles(RAW, 1050.0, [tile_spec("a")]))
+        await held.asked.wait()
+        writing.cancel()
+        await asyncio.sleep(0)
+        writing.cancel()
+        await asyncio.wait([writing], timeout=10)
+        assert writing.cancelled()
+        assert held.answered == 0
+        held.may_answer.set()
+
+
+@pytest.mark.parametrize("asked", ["tile bounds", "complete"])
+async def test_what_reads_and_what_is_looked_up_again_is_given_up_at_once(asked: str) -> None:
+    held = Held()
+    async with answering(held.answer) as url, client_of(url) as client:
+        reads = (
+            client.tile_bounds(RAW, 1050.0) if asked == "tile bounds" else client.set_state(RAW, StackState.COMPLETE)
+        )
+        asking: asyncio.Task[object] = asyncio.create_task(reads)
+        await held.asked.wait()
+        asking.cancel()
+        await asyncio.wait([asking], timeout=10)
+        assert asking.cancelled()
+        assert held.answered == 0
+        held.may_answer.set()
+
+
 # -- closing ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,80 @@
+"""Writes of a content that was superseded while render-ws was still at work on them."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from daemon.demo.standin import serve_standin
+from daemon.demo.standin_faults import Fault, FaultKind
+from daemon.states import MontageState
+from handlers.render import RenderClient, StackId
+from tests.integration.inprocess import MIPS, RAW, hurry
+from tests.integration.inprocess import bench as at_work
+
+SLOW_S = 1.5
+
+
+@pytest.fixture(autouse=True)
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+
+
+@pytest.fixture(params=["s_raw/z", "s_mips/z"])
+async def slow_once(request: pytest.FixtureRequest) -> AsyncIterator[RenderClient]:
+    """A render-ws that takes its time for the first upload to a stack, between its look at the state and the effect."""
+    slow = Fault(match=f"PUT .*{request.param}/.*resolvedTiles", kind=FaultKind.SLOW, seconds=SLOW_S, times=1)
+    async with serve_standin(faults=[slow]) as url, RenderClient(url) as client:
+        yield client
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stacks that uploads were begun to."""
+    begun: list[str] = []
+    real = RenderClient.put_tiles
+
+    async def put_tiles(client: RenderClient, stack: object, *arguments: object, **options: object) -> int:
+        begun.append(str(stack))
+        return await real(client, stack, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(RenderClient, "put_tiles", put_tiles)
+    return begun
+
+
+async def positions(client: RenderClient, stack: StackId) -> dict[str, tuple[float | None, float | None]]:
+    found = await client.tile_bounds(stack, 1050.0)
+    return {tile.tile_id: (tile.min_x, tile.min_y) for tile in found}
+
+
+def stretch(metafile: Path, factor: float) -> None:
+    """Rewrite a metafile with the same images at other places."""
+    content = json.loads(metafile.read_bytes())
+    for tile in content[1]["data"]:
+        tile["img_meta"]["stage_pos"] = [round(factor * place) for place in tile["img_meta"]["stage_pos"]]
+    metafile.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("contents", [2, 3])
+async def test_an_upload_of_a_superseded_content_does_not_land_on_the_one_that_came_after(
+    tmp_path: Path, slow_once: RenderClient, sent: list[str], request: pytest.FixtureRequest, contents: int
+) -> None:
+    client = slow_once
+    slow = RAW if "raw" in request.node.callspec.params["slow_once"] else MIPS
+    async with at_work(tmp_path, client, close_after_s=0.2) as work:
+        metafile = work.write(tiles=3)
+        await work.notice(metafile)
+        await work.until(lambda: str(slow) in sent)
+        await asyncio.sleep(0.2)
+        for number in range(2, contents + 1):
+            stretch(metafile, 1.5)
+            await work.notice(metafile)
+            await asyncio.sleep(0.2 if number < contents else 0)
+        montage = await work.reaches(metafile, MontageState.COMPLETE)
+        await asyncio.sleep(SLOW_S)  # what was on its way has landed
+        raw, mips = await positions(client, RAW), await positions(client, MIPS)
+        assert len(raw) == montage.tile_count == 3
+        assert raw == mips
+        assert max(x for x, _ in raw.values() if x is not None) > 58 * 1.5 ** (contents - 1)
