@@ -59,6 +59,16 @@ def _reasons(facts: Facts) -> Iterable[str]:
         yield f"the oldest montage has waited {facts.oldest_unfinished_s / 3600:.1f} h"
 
 
+def away_watches(roots: Iterable[RootHealth]) -> dict[str, str]:
+    """One sentence for each watch whose directory cannot be accessed now: what its montages wait for."""
+    return {
+        root.name: f"the directory of watch {root.name} cannot be accessed: "
+        + ("; ".join(root.reasons) or "it was not looked at yet")
+        for root in roots
+        if root.status in _TROUBLED
+    }
+
+
 def warnings(facts: Facts) -> tuple[str, ...]:
     """What a person should know although work goes on: events that lie, watches that are missing, other writers."""
     return tuple(_warnings(facts))

@@ -28,6 +28,7 @@ from daemon.settle import Ignored, NotYet, Read, Settler
 from daemon.states import HAS_SETTLED, STEP_OF_STATE, UNFINISHED, Closing, Event, IllegalTransition, MontageState, Step
 from daemon.steps import MetafileChanged, MipmapsLost, Steps, Stopped
 from daemon.watcher import FoundBy, Sighting
+from daemon.watching.threads import answers_within
 from handlers.errors import BugFault, Fault, RenderBroken, RenderUnavailable, StorageFault, WorkerFault
 from handlers.identity import FileIdentity
 from handlers.render import StackId
@@ -487,7 +488,8 @@ class Pipeline:
         if not self._may_look_at(other):
             reason = f"{other.metafile} names the same images, and its watch {other.watch} cannot be accessed"
             return NotYet(reason, RIVAL_PAUSE_S) if rival.shared else None
-        seen = await asyncio.to_thread(claims.find, other, montage.metafile)
+        async with answers_within(other.metafile):
+            seen = await asyncio.to_thread(claims.find, other, montage.metafile)
         if seen.claim is Claim.GONE or (rival.shared and seen.claim is Claim.REPLACED):
             return claims.why_ended(seen.claim, other, montage.metafile, digest)
         if seen.claim is Claim.SAME_FILE and (other.failed_in or other.state) in HAS_SETTLED:
@@ -557,7 +559,8 @@ class Pipeline:
         if not self._may_look_at(montage):
             return None
         with contextlib.suppress(StorageFault):
-            return await asyncio.to_thread(claims.claim_of, montage)
+            async with answers_within(montage.metafile):
+                return await asyncio.to_thread(claims.claim_of, montage)
         return None
 
     async def _failed(self, montage: Montage, step: Step, fault: Fault) -> None:
@@ -583,8 +586,9 @@ class Pipeline:
     async def _doubt(self, montage: Montage) -> None:
         """Has a metafile noticed that holds another content than its montage, whatever a scan sees of it."""
         try:
-            found = await asyncio.to_thread(montage.metafile.lstat)
-        except OSError:
+            async with answers_within(montage.metafile):
+                found = await asyncio.to_thread(montage.metafile.lstat)
+        except (OSError, StorageFault):
             return
         sighting = Sighting(montage.watch, montage.metafile, FileIdentity.of(found), FoundBy.STEP)
         self._doubted.append((montage, sighting))

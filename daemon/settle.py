@@ -18,6 +18,7 @@ from pathlib import Path
 from daemon.config import WatchSettings
 from daemon.journal import Montage, Settled
 from daemon.parsed import ParsedMetafiles
+from daemon.watching.threads import answers_within
 from handlers.arrival import (
     Arrival,
     ImageProblem,
@@ -152,7 +153,8 @@ class Settler:
         """
         if pattern := next((glob for glob in watch.ignore if fnmatchcase(montage.metafile.name, glob)), None):
             return Ignored(f"its name matches ignore = {pattern}")
-        identity = await asyncio.to_thread(_identity_of, montage.metafile, watch.directory)
+        async with answers_within(montage.metafile):
+            identity = await asyncio.to_thread(_identity_of, montage.metafile, watch.directory)
         if identity is None:
             return self._gone(montage, watch)
         observation = self._observed.get(montage.id)
@@ -186,7 +188,8 @@ class Settler:
         awaited = observation.awaited
         if awaited is None:
             return None
-        present = (await asyncio.to_thread(Evidence.of, awaited.problem.path)).identity
+        async with answers_within(awaited.problem.path):
+            present = (await asyncio.to_thread(Evidence.of, awaited.problem.path)).identity
         if present != awaited.problem.identity or self._is_too_late(awaited, montage, watch):
             return None
         return NotYet(f"image {awaited.problem.why}", self._pause_s(observation, watch))
@@ -206,8 +209,9 @@ class Settler:
 
     async def read(self, montage: Montage) -> Read | None:
         """The metafile; None if it changed while it was being read."""
-        content = await read_metafile(montage.metafile)
-        identity = await asyncio.to_thread(_stat_identity, montage.metafile)
+        async with answers_within(montage.metafile):
+            content = await read_metafile(montage.metafile)
+            identity = await asyncio.to_thread(_stat_identity, montage.metafile)
         observation = self._observed.get(montage.id)
         if observation is None or identity != observation.identity:
             return None
@@ -229,8 +233,10 @@ class Settler:
             return self._partial(montage, watch, fault)
         if metafile.header.is_reference and watch.reference_sets == "ignore":
             return Ignored("a lens-correction set, and reference_sets = ignore")
-        settled = await asyncio.to_thread(settled_of, metafile, montage.metafile, digest, watch, stack_id)
-        arrival = await asyncio.to_thread(check_images, metafile, montage.metafile.parent)
+        async with answers_within(watch.z.table or montage.metafile, looks=len(metafile.tiles)):
+            settled = await asyncio.to_thread(settled_of, metafile, montage.metafile, digest, watch, stack_id)
+        async with answers_within(montage.metafile.parent, looks=len(metafile.tiles)):
+            arrival = await asyncio.to_thread(check_images, metafile, montage.metafile.parent)
         awaited = self._awaited(montage, arrival, len(metafile.tiles), watch)
         warnings = depth_warnings(arrival.bits, watch.tilespecs.maximum_intensity)
         return awaited or replace(settled, findings=(*settled.findings, *warnings))

@@ -133,6 +133,6 @@ def _montage_lines(montage: dict[str, Any]) -> list[str]:
         lines.append(f"            {where}{fault['problem']}{hint}")
         since = f", failed being {montage['failed_in']}" if montage["failed_in"] else ""
         lines.append(f"            {fault['kind']}, attempt {montage['attempt']}{since}")
-    elif montage["waiting_for"]:
+    if montage["waiting_for"]:
         lines.append(f"            waits: {montage['waiting_for']}")
     return lines

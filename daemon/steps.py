@@ -19,6 +19,7 @@ from daemon.keeper import StackKeeper
 from daemon.parsed import ParsedMetafiles
 from daemon.settle import patience_s
 from daemon.tileholds import TileHolds
+from daemon.watching.threads import answers_within
 from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
 from handlers.arrival import read_metafile
 from handlers.errors import (
@@ -155,7 +156,8 @@ class Steps:
             If it is gone; after `arrival_timeout_s` for good.
         """
         try:
-            content = await read_metafile(montage.metafile)
+            async with answers_within(montage.metafile):
+                content = await read_metafile(montage.metafile)
         except StorageFault as fault:
             if isinstance(fault.__cause__, FileNotFoundError):
                 raise self._gone(montage, watch) from None
@@ -263,7 +265,7 @@ class Steps:
 
     async def _record(self, section: Section, reports: list[MipmapReport], faults: list[Fault]) -> None:
         told = [report.fault.to_fault() for report in reports if report.fault]
-        seen = [await asyncio.to_thread(_on_evidence, fault) for fault in told]
+        seen = [await _seen(fault) for fault in told]
         faults += [self._unless_quiet(section, fault) for fault in seen]
         done = [report for report in reports if not report.fault]
         if done:
@@ -301,7 +303,8 @@ class Steps:
             If a level's file is not there: a URL that leads nowhere breaks the tile at every scale.
         """
         plan = section.watch.mipmap_plan()
-        levels = await asyncio.to_thread(_levels_on_disk, section, plan)
+        async with answers_within(plan.output_dir, looks=len(section.specs) * plan.levels):
+            levels = await asyncio.to_thread(_levels_on_disk, section, plan)
 
         async def put(unwanted: frozenset[str]) -> None:
             where = self._client, section.raw, section.mipmapped, section.z
@@ -370,6 +373,15 @@ def section_with(montage: Montage, watch: WatchSettings, metafile: Metafile) -> 
     )
     raw, mipmapped = StackId.parse(montage.raw_stack), StackId.parse(montage.mipmapped_stack)
     return Section(montage, watch, metafile, specs, transform, raw, mipmapped)
+
+
+async def _seen(fault: Fault) -> Fault:
+    """`_on_evidence`; the fault as it is where the file server does not answer."""
+    try:
+        async with answers_within(Path(fault.subject)):
+            return await asyncio.to_thread(_on_evidence, fault)
+    except StorageFault:
+        return fault
 
 
 def _on_evidence(fault: Fault) -> Fault:

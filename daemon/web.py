@@ -9,6 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,17 +19,18 @@ from aiohttp.typedefs import Middleware
 from pydantic import ValidationError
 
 from daemon.config import HttpSettings, read_token
-from daemon.health import Facts, Metrics, reasons_not_ready, warnings
+from daemon.health import Facts, Metrics, away_watches, reasons_not_ready, warnings
 from daemon.journal import Journal, Montage
 from daemon.replay.lookup import NotSelectable
 from daemon.replay.replayer import Replayer, plan_json
 from daemon.replay.selection import Action, ReplayRequest
-from daemon.states import MontageState
+from daemon.states import UNFINISHED, MontageState
 from handlers.errors import Fault, SettingsFault
 
 T = TypeVar("T")
 
 LONGEST_LIST = 10_000
+_NONE: Mapping[str, str] = MappingProxyType({})
 ANSWER_S = 10.0
 """How long the journal may take to answer a request."""
 LONGEST_BODY = 2 * 1024**2
@@ -187,7 +189,8 @@ class _Pages:
             )
         )
         counts = counts_json(await _in_time(self._journal.counts()))
-        body = await asyncio.to_thread(_listing, rows, counts)
+        away = away_watches((await _in_time(self._facts())).roots)
+        body = await asyncio.to_thread(_listing, rows, counts, away)
         return web.Response(body=body, content_type="application/json", charset="utf-8")
 
     async def montage(self, request: web.Request) -> web.Response:
@@ -203,7 +206,7 @@ class _Pages:
         montage = await self._journal.montage(montage_id)
         if montage is None:
             return None
-        body = montage_json(montage)
+        body = montage_json(montage, away_watches((await _in_time(self._facts())).roots))
         body["events"] = [{**event, "at": _iso(event["at"])} for event in await self._journal.events(montage.id)]
         body["attempts"] = [
             {**attempt, "started_at": _iso(attempt["started_at"]), "ended_at": _iso(attempt["ended_at"])}
@@ -300,9 +303,16 @@ def problems(error: ValidationError) -> str:
     return "; ".join(found)
 
 
-def montage_json(montage: Montage) -> dict[str, Any]:
-    """A montage as the web and `temwatch status --json` show it; times in ISO 8601, UTC."""
+def montage_json(montage: Montage, away: Mapping[str, str] = _NONE) -> dict[str, Any]:
+    """A montage as the web and `temwatch status --json` show it; times in ISO 8601, UTC.
+
+    Parameters
+    ----------
+    away : why a watch's directory cannot be accessed now: whatever its montages waited for before, they wait for that.
+    """
     fault = montage.fault
+    needs_directory = montage.state in UNFINISHED and montage.state is not MontageState.APPLIED
+    waiting_for = away.get(montage.watch) if needs_directory else None
     return {
         "id": montage.id,
         "watch": montage.watch,
@@ -318,7 +328,7 @@ def montage_json(montage: Montage) -> dict[str, Any]:
         "fault": None
         if fault is None
         else {"kind": fault.kind, "subject": fault.subject, "problem": fault.problem, "hint": fault.hint},
-        "waiting_for": montage.waiting_for,
+        "waiting_for": waiting_for or montage.waiting_for,
         "attempt": montage.attempt,
         "noticed_at": _iso(montage.noticed_at),
         "changed_at": _iso(montage.changed_at),
@@ -326,7 +336,7 @@ def montage_json(montage: Montage) -> dict[str, Any]:
     }
 
 
-def _listing(rows: Sequence[Montage], counts: Mapping[str, Mapping[str, int]]) -> bytes:
+def _listing(rows: Sequence[Montage], counts: Mapping[str, Mapping[str, int]], away: Mapping[str, str]) -> bytes:
     """The body of /api/montages: 10,000 montages take half a second."""
     encode = msgspec.json.Encoder().encode
 
@@ -336,7 +346,7 @@ def _listing(rows: Sequence[Montage], counts: Mapping[str, Mapping[str, int]]) -
         except UnicodeEncodeError:  # a path with bytes that are not UTF-8: json escapes them
             return json.dumps(row).encode()
 
-    montages = b",".join([encoded(montage_json(row)) for row in rows])
+    montages = b",".join([encoded(montage_json(row, away)) for row in rows])
     return b'{"montages":[%b],"counts":%b}' % (montages, encode(counts))
 
 

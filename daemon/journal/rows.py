@@ -162,8 +162,9 @@ def end_attempt(connection: Connection, attempt_id: int, outcome: Outcome, fault
     )
     if outcome is not Outcome.DONE:  # after DONE the event has already set the montage's columns
         connection.execute(
-            "UPDATE montages SET fault = coalesce(?, fault), crashes = 0"
-            " WHERE id = (SELECT montage_id FROM attempts WHERE id = ?)",
+            "UPDATE montages SET fault = coalesce(?1, fault), crashes = 0,"
+            " waiting_for = iif(?1 IS NULL, waiting_for, NULL)"
+            " WHERE id = (SELECT montage_id FROM attempts WHERE id = ?2)",
             (fault_json(fault), attempt_id),
         )
 

@@ -5,13 +5,18 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
+
+from handlers.errors import StorageFault
 
 Result = TypeVar("Result")
 
+ANSWER_S = 30.0
+"""How long one look at a file may take: a file server that is alive answers in milliseconds."""
 MANY = 2**16
 """Threads: more than there ever is work at once."""
 END_S = 3.0
@@ -93,6 +98,33 @@ def _settle(future: Future[Result], work: Callable[[], Result]) -> None:
         future.set_result(work())
     except BaseException as error:  # noqa: BLE001  raised again where the future is awaited
         future.set_exception(error)
+
+
+@contextlib.asynccontextmanager
+async def answers_within(path: Path, *, looks: int = 0) -> AsyncIterator[None]:
+    """A context for blocking work on files, in a thread, that is given up if it takes too long.
+
+    The thread is left to itself. What it would have found is looked for again by a later attempt; once the watcher has
+    seen that the directory cannot be accessed, there is none.
+
+    Parameters
+    ----------
+    looks : files that are looked at one after the other; each has a tenth of a second more.
+
+    Raises
+    ------
+    StorageFault
+        If it takes longer.
+    """
+    time_s = ANSWER_S + looks / 10
+    try:
+        async with asyncio.timeout(time_s) as limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():  # the file server reported it
+            raise
+        problem = f"cannot be accessed: its file server does not answer for {time_s:g} s"
+        raise StorageFault(str(path), problem, "see that its mount answers") from error
 
 
 def in_thread(work: Callable[[], Result], name: str) -> asyncio.Future[Result]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from daemon.config import HttpSettings
 from daemon.health import Facts, Metrics
 from daemon.journal import Journal
-from daemon.watcher import FoundBy, Sighting
+from daemon.watcher import FoundBy, RootStatus, Sighting
 from daemon.web import make_app
 from handlers.errors import MetafileFault
 from handlers.identity import FileIdentity
@@ -74,6 +74,24 @@ async def test_montages_come_newest_first_by_state_and_limited(face):
     assert body["counts"] == {"temca2": {"noticed": 4, "failed": 1}}
     _, body = await face.get("/api/montages?state=failed")
     assert [row["fault"]["hint"] for row in body["montages"]] == ["write it again"]
+
+
+@pytest.mark.parametrize("status", [RootStatus.UNREACHABLE, RootStatus.PAUSED, RootStatus.OPENING])
+async def test_a_montage_whose_directory_cannot_be_accessed_waits_for_that_whatever_it_waited_for_before(face, status):
+    ids = [await noticed(face.journal, number) for number in range(3)]
+    for montage_id in ids:
+        await face.journal.wait(montage_id, "the metafile is new or still changing")
+    await face.journal.fail(ids[2], MetafileFault("m", "has no data"))
+    away = replace(WELL.roots[0], status=status, reasons=("no answer from its file server for 61 s",))
+    face.facts = replace(WELL, roots=(away,))
+    _, listed = await face.get("/api/montages")
+    _, single = await face.get(f"/api/montages/{ids[0]}")
+    waits = {row["id"]: row["waiting_for"] for row in [*listed["montages"], single]}
+    text = "the directory of watch temca2 cannot be accessed: no answer from its file server for 61 s"
+    assert waits == {ids[0]: text, ids[1]: text, ids[2]: None}
+    face.facts = WELL
+    _, single = await face.get(f"/api/montages/{ids[0]}")
+    assert single["waiting_for"] == "the metafile is new or still changing"
 
 
 async def test_one_montage_comes_with_its_events_and_attempts(face):

@@ -1,0 +1,108 @@
+"""A file server that does not answer: no step waits for it for ever, and it is told so."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from daemon import settle
+from daemon.demo.microscope import plan_section, write_section
+from daemon.settings import MipmapSettings, WatchSettings, ZSettings
+from daemon.settle import Settler
+from daemon.steps import Steps
+from daemon.watching import threads
+from handlers import arrival
+from handlers.errors import StorageFault, Waiting
+from handlers.identity import FileIdentity
+from handlers.render import StackId
+
+
+@pytest.fixture
+def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any, str], None]]:
+    """Makes a blocking function hang until the test ends."""
+    free = threading.Event()
+
+    def hangs(owner: Any, name: str) -> None:
+        monkeypatch.setattr(owner, name, lambda *_, **__: free.wait(60))
+
+    monkeypatch.setattr(threads, "ANSWER_S", 0.2)
+    yield hangs
+    free.set()
+
+
+class Bench:
+    def __init__(self, place: Path) -> None:
+        section = write_section(plan_section(tiles=2, size=(64, 48)), place, pixels="flat")
+        self.images = sorted(section.directory.glob("*.tif"))
+        self.now = 0.0
+        self.settler = Settler(lambda: self.now, lambda: self.now)
+        self.watch = WatchSettings(
+            name="w",
+            directory=place,
+            settle_s=0,
+            z=ZSettings(rule="grid"),
+            mipmaps=MipmapSettings(output_dir=place.parent / "mipmaps"),
+        )
+        identity = FileIdentity.of(section.metafile.stat())
+        self.montage: Any = SimpleNamespace(id=1, metafile=section.metafile, identity=identity, changed_at=0.0)
+
+    async def not_yet(self) -> Any:
+        return await self.settler.not_yet(self.montage, self.watch)
+
+    async def read(self) -> Any:
+        await self.not_yet()
+        return await self.settler.read(self.montage)
+
+    async def examine(self) -> Any:
+        await self.not_yet()
+        content = self.montage.metafile.read_bytes()
+        return await self.settler.examine(self.montage, self.watch, content, "aa", lambda n: StackId("em", "v1", n))
+
+    async def await_an_image(self) -> Any:
+        self.images[0].unlink()
+        await self.examine()
+        self.now += 1.0
+        return await self.not_yet()
+
+    async def section(self) -> Any:
+        nothing: Any = SimpleNamespace()
+        at_work = Steps(
+            settings=nothing, journal=nothing, client=nothing, keeper=nothing, disks=nothing, pool=nothing,
+            metrics=nothing, in_flight=1,
+        )  # fmt: skip
+        return await at_work.section(self.montage, self.watch)
+
+
+HANGING = [
+    ("not_yet", settle, "_identity_of"),
+    ("read", arrival, "read_regular"),
+    ("read", settle, "_stat_identity"),
+    ("examine", settle, "check_images"),
+    ("await_an_image", settle.Evidence, "of"),
+    ("section", arrival, "read_regular"),
+]
+
+
+@pytest.mark.parametrize(("work", "owner", "name"), HANGING, ids=lambda each: str(each).rpartition(".")[2])
+async def test_a_look_at_a_file_that_gets_no_answer_is_given_up_and_repeated_later(tmp_path, hang, work, owner, name):
+    bench = Bench(tmp_path / "acquisition")
+    hang(owner, name)
+    with pytest.raises(StorageFault, match="does not answer") as caught:
+        await getattr(bench, work)()
+    assert caught.value.waiting_helps is Waiting.ALWAYS
+    assert str(tmp_path) in caught.value.subject
+    assert "mount" in caught.value.hint
+
+
+async def test_a_time_out_that_the_file_server_itself_reports_is_told_as_it_comes(tmp_path, monkeypatch):
+    bench = Bench(tmp_path / "acquisition")
+
+    def reported(*_: Any) -> Any:
+        raise TimeoutError(110, "Connection timed out")
+
+    monkeypatch.setattr(settle, "_identity_of", reported)
+    with pytest.raises(TimeoutError):
+        await bench.not_yet()
