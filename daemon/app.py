@@ -161,7 +161,11 @@ class Daemon:
 
     async def _run_tasks(self) -> None:
         second_look = SecondLook(
-            lambda: self._settings, self._journal, is_observable=self._is_observable, take_up=self._pipeline.take_up
+            lambda: self._settings,
+            self._journal,
+            is_observable=self._is_observable,
+            take_up=self._pipeline.take_up,
+            look_again=self._look_again,
         )
         async with asyncio.TaskGroup() as group:
             self._is_at_work = True

@@ -8,7 +8,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 
 from daemon.journal import tilesets
-from daemon.journal.records import Look, Montage, Overtaken, Settled, Settling
+from daemon.journal.records import Awaited, Look, Montage, Overtaken, Settled, Settling
 from daemon.journal.rows import (
     BY_ID,
     COLUMNS,
@@ -312,19 +312,30 @@ def _await(connection: Connection, montage_id: int, evidence: Evidence | None) -
     )
 
 
-def awaited(connection: Connection) -> list[tuple[int, str, Evidence]]:
+def awaited(connection: Connection) -> list[Awaited]:
     query = (
-        "SELECT id, watch, awaited.file, or_gone, awaited.size, awaited.mtime_ns, awaited.ctime_ns, awaited.inode"
-        " FROM awaited JOIN montages ON id = montage_id ORDER BY acquired, id"
+        "SELECT id, watch, metafile, awaited.file, or_gone, awaited.size, awaited.mtime_ns, awaited.ctime_ns,"
+        " awaited.inode FROM awaited JOIN montages ON id = montage_id ORDER BY acquired, id"
     )
     return [
-        (
+        Awaited(
             montage_id,
             watch,
+            uri_to_path(metafile),
             Evidence(uri_to_path(file), None if identity[0] is None else FileIdentity(*identity), bool(or_gone)),
         )
-        for montage_id, watch, file, or_gone, *identity in connection.execute(query)
+        for montage_id, watch, metafile, file, or_gone, *identity in connection.execute(query)
     ]
+
+
+def withdraw(connection: Connection, refused: Awaited, now: float) -> bool:
+    montage = find(connection, BY_ID, (refused.montage_id,))
+    other = find(connection, HELD_LAST, (path_to_uri(refused.evidence.path),))
+    if montage is None or montage.state not in (MontageState.FAILED, MontageState.IGNORED) or other is None:
+        return False
+    because = f"its metafile is gone, which was not ingested because of {refused.evidence.path}"
+    record(connection, montage.id, Event.SUPERSEDED, now, {"by": other.id, "because": because})
+    return True
 
 
 def retry(connection: Connection, montage_id: int, because: str, now: float) -> Montage | None:

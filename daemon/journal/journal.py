@@ -28,7 +28,7 @@ from daemon.journal.file import (
     journal_fault,
     transaction,
 )
-from daemon.journal.records import Look, Montage, Outcome, Settled, Settling
+from daemon.journal.records import Awaited, Look, Montage, Outcome, Settled, Settling
 from daemon.states import Event, MontageState, Step
 from daemon.watcher import Sighting
 from daemon.watching.threads import DaemonThreads
@@ -354,9 +354,13 @@ class Journal:
         """Records what a montage is waiting for, one sentence, and the sha256 of its content where it was read."""
         await self.run(lambda connection: contents.wait(connection, montage_id, reason, digest))
 
-    async def awaited(self) -> list[tuple[int, str, Evidence]]:
-        """(id, watch, the file that has to change) of every montage that FAILED, or is IGNORED, because of a file."""
+    async def awaited(self) -> list[Awaited]:
+        """Every montage that FAILED, or is IGNORED, because of a file, with that file."""
         return await self.ask(contents.awaited)
+
+    async def withdraw(self, refused: Awaited) -> bool:
+        """Whether a montage that was not ingested because of another metafile is superseded: its own was taken away."""
+        return await self.run(lambda connection: contents.withdraw(connection, refused, self._clock()))
 
     async def alike(self, montage: Montage) -> list[Montage]:
         """Montages of other paths that hold the same content, or whose file is the same one; none is superseded."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from daemon.states import MontageState
-from handlers.errors import Fault
+from handlers.errors import Evidence, Fault
 from handlers.identity import FileIdentity
 
 
@@ -111,6 +111,17 @@ class Rival:
     shared: tuple[str, ...]
     """Tile ids that both name for the same stack and z, ascending; a tile belongs to one montage. Empty for one of the
     same content, or of the same file, that has not settled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A montage that FAILED, or is IGNORED, because of a file."""
+
+    montage_id: int
+    watch: str
+    metafile: Path
+    evidence: Evidence
+    """The file that has to change before it is taken up again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,6 +229,7 @@ class World:
             self.journal,
             is_observable=lambda _: self.observable,
             take_up=self.pipeline.take_up,
+            look_again=lambda metafile: self.tree.doubt(str(metafile)),
         )
         self.tree = Tree(str(self.root), NameRule("_metadata_*.json"))
         await self.pipeline.resume()

@@ -198,6 +198,26 @@ async def test_a_refused_metafile_is_taken_up_once_the_first_holds_its_images_no
     assert tiles_in(world) == ({"t1", "t2", "t3"} if how == "rewritten" else {"t1", "t3"})
 
 
+@pytest.mark.parametrize("how", ["refused", "ignored"])
+async def test_a_metafile_that_was_not_ingested_because_of_another_and_is_taken_away_is_no_failure_any_more(world, how):
+    world.write(world.path("a"), text_of("t1 t2"))
+    await world.work()
+    if how == "refused":
+        world.write(world.path("b"), text_of("t1 t3"))
+    else:
+        world.link("a", "b")
+    await world.rest()
+    assert await world.states() == {"a": "complete", "b": "failed" if how == "refused" else "ignored"}
+    text = world.path("b").read_text()
+    world.remove("b")
+    await world.rest()
+    assert await world.states() == {"a": "complete", "b": "superseded"}
+    assert tiles_in(world) == {"t1", "t2"}
+    world.write(world.path("b"), text)
+    await world.rest()
+    assert await world.states() == {"a": "complete", "b": "failed"}
+
+
 async def test_a_copy_that_replaces_its_original_becomes_the_one_that_the_stack_names(world):
     world.write(world.path("a"), text_of("t1 t2"))
     await world.work()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from daemon import secondlook
-from daemon.journal import Journal, Montage
+from daemon.journal import Awaited, Journal, Montage
 from daemon.secondlook import SecondLook
 from daemon.states import Event, MontageState
 from daemon.watcher import FoundBy, Sighting
@@ -145,7 +145,7 @@ async def test_a_montage_superseded_between_look_and_retry_stays_so(journal, tmp
     bench, image = Bench(journal), tmp_path / "a.tif"
     montage_id = await bench.failed(Evidence.of(image))
     await journal.record(montage_id, Event.SUPERSEDED)
-    assert await bench.second._retry(montage_id, Evidence(image, None)) is False
+    assert await bench.second._retry(montage_id, f"{image} has changed") is False
     assert bench.taken_up == []
 
 
@@ -153,9 +153,13 @@ async def test_thousands_that_wait_cost_a_stat_each(journal, tmp_path):
     bench, table = Bench(journal), tmp_path / "z.csv"
     table.write_text("grid,z\n")
     now = Evidence.of(table)
-    rows = [(number, "w", now if number % 2 else Evidence(tmp_path / f"{number}.tif", None)) for number in range(5000)]
+    rows = [
+        Awaited(number, "w", image, now if number % 2 else Evidence(image, None))
+        for number in range(5000)
+        if (image := tmp_path / f"{number}.tif")
+    ]
 
-    async def awaited() -> list[Any]:
+    async def awaited() -> list[Awaited]:
         return rows
 
     journal.awaited = awaited  # type: ignore[method-assign]
