@@ -11,11 +11,12 @@ from pathlib import Path
 
 from handlers.contentdigest import FileContent, content_of
 from handlers.errors import Fault, ImageFault, ImagesMissing, RenderRefused
+from handlers.greyvalues import Grey
 from handlers.identity import FileIdentity
 from handlers.imageheader import inspect_image, opened
 from handlers.images import verify_level
 from handlers.mipmapplan import Level0, LevelUris, MipmapPlan
-from handlers.provenance import level0_digest, provenance_in
+from handlers.provenance import are_its_pixels, level0_digest, provenance_in
 from handlers.reduction import level_size
 from handlers.renderanswers import PathBuilder
 from handlers.resolvedtiles import Json, canonical_url, differences, image_holder, level_0
@@ -78,7 +79,11 @@ def check_files(tile: Level0, plan: MipmapPlan, recorded: FileContent | None = N
     levels = plan.outputs(tile.image)
     bits = source.bits if plan.reduction.method != "render" else (16 if tile.maximum_intensity > 255 else 8)
     mode = "I;16" if bits == 16 and not plan.convert_to_8bit else "L"
-    return [*source.found, *_check_levels(tile, levels, mode), *_check_made_of(tile, levels, source, recorded)]
+    return [
+        *source.found,
+        *_check_levels(tile, levels, mode, recorded),
+        *_check_made_of(tile, levels, source, recorded),
+    ]
 
 
 def check_mask_files(tile: Level0, plan: MipmapPlan, recorded: FileContent | None = None) -> list[Difference]:
@@ -88,7 +93,8 @@ def check_mask_files(tile: Level0, plan: MipmapPlan, recorded: FileContent | Non
     source = _check_source(None, tile.mask, tile.width, tile.height, mask=True)
     of_mask = Level0("", tile.mask, None, tile.width, tile.height)
     levels = plan.outputs(tile.mask, mask=True)
-    return [*source.found, *_check_levels(of_mask, levels, "L"), *_check_made_of(of_mask, levels, source, recorded)]
+    found = _check_levels(of_mask, levels, "L", recorded)
+    return [*source.found, *found, *_check_made_of(of_mask, levels, source, recorded)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +128,16 @@ def _not_read(tile_id: str | None, path: Path, error: OSError) -> Difference:
     return Difference(Kind.NOT_CHECKED, tile_id, str(path), what, "see that its mount is there", None)
 
 
-def _check_levels(tile: Level0, levels: Iterable[tuple[int, Path]], mode: str) -> Iterator[Difference]:
+def _check_levels(
+    tile: Level0, levels: Iterable[tuple[int, Path]], mode: str, recorded: FileContent | None
+) -> Iterator[Difference]:
     tile_id = tile.tile_id or None
     for level, path in levels:
         try:
-            verify_level(path, *level_size(tile.width, tile.height, level), mode)
+            pixels = verify_level(path, *level_size(tile.width, tile.height, level), mode)
+            if problem := _other_pixels(pixels, provenance_in(path), recorded):
+                what = f"level {level} {problem}"
+                yield Difference(Kind.LEVEL_BROKEN, tile_id, str(path), what, _AGAIN, MIPMAPS)
         except (ImagesMissing, FileNotFoundError):
             yield Difference(Kind.LEVEL_MISSING, tile_id, str(path), f"level {level} is not there", _AGAIN, MIPMAPS)
         except ImageFault as fault:
@@ -137,6 +148,15 @@ def _check_levels(tile: Level0, levels: Iterable[tuple[int, Path]], mode: str) -
             what = f"level {level} {getattr(fault, 'problem', fault)}"
             hint = getattr(fault, "hint", "see that its mount is there")
             yield Difference(Kind.NOT_CHECKED, tile_id, str(path), what, hint, MIPMAPS)
+
+
+def _other_pixels(pixels: Grey, text: str | None, recorded: FileContent | None) -> str:
+    """Why these are not the pixels that were written; empty if they are, or if nothing tells."""
+    if not are_its_pixels(text, pixels):
+        return "holds other pixels than were written"
+    if recorded is not None and level0_digest(text) is None:
+        return "was written by another program: it does not say what it was made of"
+    return ""
 
 
 def _check_made_of(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from daemon.demo.microscope import Written
 from tests.acceptance.rig import Rig, digest_tree, fetch, temwatch, verify_levels
@@ -39,8 +40,19 @@ def stacks(rig: Rig, section: Written) -> tuple[str, str]:
     return row["raw_stack"].rsplit("/", 1)[1], row["mipmapped_stack"].rsplit("/", 1)[1]
 
 
-def level(rig: Rig, section: Written, number: int) -> Path:
-    return rig.mipmaps / str(number) / f"{str(section.images[0]).lstrip('/')}.tif"
+def level(rig: Rig, section: Written, number: int, *, tile: int = 0) -> Path:
+    return rig.mipmaps / str(number) / f"{str(section.images[tile]).lstrip('/')}.tif"
+
+
+def flip_last_byte(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def whiten(path: Path) -> None:
+    with Image.open(path) as image:
+        white = Image.new(image.mode, image.size, 255)
+    white.save(path)
 
 
 def put(rig: Rig, stack: str, edit: Callable[[dict], object], z: float = Z) -> None:
@@ -85,6 +97,11 @@ def replace_under_an_older_time(image: Path, other: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Rig, Written], object], str, str | None]] = {
     "a level's file deleted": (lambda rig, s: level(rig, s, 2).unlink(), "level_missing", "mipmaps"),
     "a level cut short": (lambda rig, s: os.truncate(level(rig, s, 1), 900), "level_broken", "mipmaps"),
+    "a level with one changed byte": (lambda rig, s: flip_last_byte(level(rig, s, 1)), "level_broken", "mipmaps"),
+    "a level replaced by a white one": (lambda rig, s: whiten(level(rig, s, 2)), "level_broken", "mipmaps"),
+    "a level of another tile": (
+        lambda rig, s: level(rig, s, 2).write_bytes(level(rig, s, 2, tile=1).read_bytes()), "source_changed", "mipmaps",
+    ),
     "a level of another level's size": (
         lambda rig, s: level(rig, s, 2).write_bytes(level(rig, s, 3).read_bytes()), "level_broken", "mipmaps",
     ),
@@ -206,8 +223,6 @@ def test_a_stack_is_to_be_closed_unless_it_is_being_filled(running_rig: Rig, com
 
 @pytest.mark.slow
 def test_masks_are_verified_too(rig: Rig, write, tmp_path):
-    from PIL import Image
-
     mask = tmp_path / "mask.tif"
     Image.new("L", (128, 128), 255).save(mask)
     rig.settings["watch.tilespecs.mask"] = str(mask)
