@@ -29,14 +29,18 @@ class Bench:
         self.about_to_delete, self.may_delete = asyncio.Event(), asyncio.Event()
         self._number = 0
         keeper: Any = SimpleNamespace(write=self._write)
-        parts: dict[str, Any] = dict.fromkeys(("settings", "client", "disks", "pool", "metrics"))
-        self.steps = Steps(**parts, journal=journal, keeper=keeper, in_flight=1)
+        parts: dict[str, Any] = dict.fromkeys(("settings", "disks", "pool", "metrics"))
+        client: Any = SimpleNamespace(tile_bounds=self._tile_bounds)
+        self.steps = Steps(**parts, client=client, journal=journal, keeper=keeper, in_flight=1)
         monkeypatch.setattr(daemon.steps, "ingest_tiles", self._ingest_tiles)
 
     async def _write(
         self, watch: str, stack: StackId, resolution_nm: object, put: Callable[[], Awaitable[object]]
     ) -> None:
         await put()
+
+    async def _tile_bounds(self, stack: StackId, z: float) -> list[SimpleNamespace]:
+        return [SimpleNamespace(tile_id=each) for each in self.shown]
 
     async def _ingest_tiles(
         self,

@@ -229,3 +229,12 @@ def test_a_montage_that_made_progress_has_its_attempts_anew_and_waits_for_no_out
     assert tries.after_outage() == (2,)
     assert tries.delay_s(1, limited, 1, 0.5) == 1.0
     tries.forget(3)  # never tried
+
+
+def test_an_outage_counts_once_for_a_montage_however_often_it_fails_in_it():
+    tries = Tries()
+    delays = [
+        tries.delay_in_outage_s(1, 1, 10.0, chance) for chance in (0.0, 0.5, 1.0) for _ in range(LIMITED_ATTEMPTS)
+    ]
+    assert delays == [15.75] * LIMITED_ATTEMPTS + [21.0] * LIMITED_ATTEMPTS + [26.25] * LIMITED_ATTEMPTS
+    assert tries.after_outage() == (1,)

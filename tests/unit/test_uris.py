@@ -141,3 +141,23 @@ def test_tiff_means_tif_for_the_writer_and_for_the_stack() -> None:
 def test_a_mipmap_outside_its_place_is_refused(output_dir: str, level: int, level0: str) -> None:
     with pytest.raises(Fault):
         mipmap_path(Path(output_dir), level, Path(level0), "tif")
+
+
+def test_slashes_too_many_make_no_other_path() -> None:
+    assert path_to_uri("//data///a.tif") == "file:///data/a.tif"
+    assert str(uri_to_path("file:////data//a.tif")) == str(uri_to_path("//data//a.tif")) == "/data/a.tif"
+
+
+def test_a_mipmap_keeps_every_letter_of_the_path_of_its_image() -> None:
+    assert mipmap_path(Path("/mips"), 1, Path("/X/a.tif"), "tif") == Path("/mips/1/X/a.tif.tif")
+
+
+def test_what_a_path_may_hold_stands_in_its_uri_as_it_is() -> None:
+    assert path_to_uri("/a b/!$&'()*+,;=:@-._~.tif") == "file:///a%20b/!$&'()*+,;=:@-._~.tif"
+
+
+@pytest.mark.parametrize("uri", ["//a\0b", "file:a/b", "file:///a%00b", "file://host/a"])
+def test_a_uri_that_is_no_path_here_is_named(uri: str) -> None:
+    with pytest.raises(Fault) as caught:
+        uri_to_path(uri)
+    assert caught.value.subject == uri
