@@ -9,6 +9,11 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import settings
+
+# No test depends on how fast the machine is.
+settings.register_profile("temwatch", deadline=None)
+settings.load_profile("temwatch")
 
 GRACE_S = 5.0
 """A thread or task that was told to end may take this long on a busy machine."""
