@@ -103,6 +103,8 @@ class StackKeeper:
         self._barred: dict[StackId, asyncio.Event] = {}
         """Stacks that nobody may begin to write to: they are derived now, or will be when their writers have ended."""
         self._changed = asyncio.Event()
+        self._at_rest = asyncio.Event()
+        self._at_rest.set()
         self._stopping = False
 
     # --- what waits for a close
@@ -126,10 +128,15 @@ class StackKeeper:
         before = self._times.get(stack)
         self._times[stack] = times if before is None else _both(before, times)
         self._uses[stack] = want_closed(self._use(stack), self._clock())
+        self._at_rest.clear()
         self._changed.set()
 
     def _use(self, stack: StackId) -> StackUse:
         return self._uses.get(stack, StackUse())
+
+    async def at_rest(self) -> None:
+        """Return when no stack waits to be closed."""
+        await self._at_rest.wait()
 
     def wake(self) -> None:
         """Something that closing waited for may have changed."""
@@ -244,6 +251,8 @@ class StackKeeper:
             self._uses[stack] = use
             if use.wanted_at is None:
                 self._times.pop(stack, None)
+            if not self._times:
+                self._at_rest.set()
             self._unbar(stack)
             self._changed.set()
 

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -244,12 +244,14 @@ class Steps:
         self._images.begin(section.montage.id, is_resumed=bool(made))
         if plan.reduction.method == "render" and await asyncio.to_thread(_replace_others, jobs):
             await self._images.empty(section.raw)  # the pixels come from there
+        async with answers_within(section.montage.metafile.parent, looks=len(jobs)):
+            before = await asyncio.to_thread(_evidence, jobs)  # an image that is mended during its job has changed
         faults: list[Fault] = []
         notes: list[str] = []
 
         async def record(reports: list[MipmapReport]) -> None:
             notes.extend(note for report in reports for note in report.notes)
-            await self._record(section, reports, faults)
+            await self._record(section, reports, faults, before)
 
         output_dir = section.watch.mipmaps.output_dir
         with self._disks.working(output_dir) as halt:
@@ -263,9 +265,11 @@ class Steps:
         await self._images.settle(section.montage.id, section.raw)
         self._late.pop(section.montage.id, None)
 
-    async def _record(self, section: Section, reports: list[MipmapReport], faults: list[Fault]) -> None:
+    async def _record(
+        self, section: Section, reports: list[MipmapReport], faults: list[Fault], before: Mapping[str, Evidence]
+    ) -> None:
         told = [report.fault.to_fault() for report in reports if report.fault]
-        seen = [await _seen(fault) for fault in told]
+        seen = [await _seen(fault, before) for fault in told]
         faults += [self._unless_quiet(section, fault) for fault in seen]
         done = [report for report in reports if not report.fault]
         if done:
@@ -375,21 +379,31 @@ def section_with(montage: Montage, watch: WatchSettings, metafile: Metafile) -> 
     return Section(montage, watch, metafile, specs, transform, raw, mipmapped)
 
 
-async def _seen(fault: Fault) -> Fault:
+async def _seen(fault: Fault, before: Mapping[str, Evidence]) -> Fault:
     """`_on_evidence`; the fault as it is where the file server does not answer."""
     try:
         async with answers_within(Path(fault.subject)):
-            return await asyncio.to_thread(_on_evidence, fault)
+            return await asyncio.to_thread(_on_evidence, fault, before)
     except StorageFault:
         return fault
 
 
-def _on_evidence(fault: Fault) -> Fault:
-    """The fault of a job, naming its image as what has to change where waiting cannot help it."""
-    image = Path(fault.subject)
-    return (
-        fault if fault.waiting_helps is Waiting.ALWAYS or not image.is_absolute() else fault.seen_on(Evidence.of(image))
-    )
+def _evidence(jobs: Sequence[MipmapJob]) -> dict[str, Evidence]:
+    """The image of each job as it is now, by the subject of its faults."""
+    return {str(image): Evidence.of(image) for image in {job.level0 for job in jobs}}
+
+
+def _on_evidence(fault: Fault, before: Mapping[str, Evidence]) -> Fault:
+    """The fault of a job, naming its image, or the level that it is about, as what has to change.
+
+    Parameters
+    ----------
+    before : images as they were before their jobs, by their paths.
+    """
+    path = Path(fault.subject)
+    if fault.waiting_helps is Waiting.ALWAYS or not path.is_absolute():
+        return fault
+    return fault.seen_on(before.get(fault.subject) or Evidence.of(path))
 
 
 def _one_fault(montage: Montage, faults: list[Fault], tile_count: int) -> Fault:

@@ -432,6 +432,10 @@ async def _at_work(work: Work) -> AsyncIterator[None]:
             group.create_task(work.keeper.run(), name="stack keeper"),
         ]
         yield
+        if not (work.pipeline.under_way or work.pipeline.waiting):  # stacks opened for what FAILED are closed, too
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_S):
+                    await work.keeper.at_rest()
         work.pipeline.stop()
         work.keeper.stop()
         await asyncio.wait([pipeline], timeout=DRAIN_S)

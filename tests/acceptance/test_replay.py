@@ -191,6 +191,16 @@ def test_without_a_daemon_only_what_is_selected_is_worked_on(rig: Rig, write):
     assert other.metafile.exists()
 
 
+def test_without_a_daemon_a_stack_that_was_opened_for_a_montage_that_fails_is_closed(rig: Rig, write):
+    rig.start_standin()
+    written = write(1050, specimen_id="s")
+    assert replay(rig, written.metafile).returncode == 0
+    rig.settings["watch.mipmaps.levels"] = 9  # more than an image of 128 pixels has
+    done = replay(rig, written.metafile)
+    assert done.returncode == 1, done.stdout
+    assert rig.stack_state("s_raw") == rig.stack_state("s_mips") == "COMPLETE"
+
+
 @pytest.mark.slow
 def test_without_a_daemon_a_glob_and_a_z_select_metafiles_never_seen(rig: Rig, write):
     rig.start_standin()

@@ -1,0 +1,46 @@
+"""What has to change before a FAILED montage is taken up again: its file as it was before the work that failed."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon import steps
+from daemon.states import MontageState
+from handlers.images import MipmapJob, MipmapReport
+from tests.integration.inprocess import bench, hurry
+
+
+async def test_an_image_that_is_mended_while_its_job_fails_has_its_montage_taken_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+    real = steps.make_all
+    failed: list[str] = []
+
+    async def mend_before_it_is_told(
+        pool: Any, jobs: Sequence[MipmapJob], record: Callable[[list[MipmapReport]], Awaitable[None]], **options: Any
+    ) -> None:
+        async def mend_and_record(reports: list[MipmapReport]) -> None:
+            failed.extend(report.fault.subject for report in reports if report.fault)
+            image.write_bytes(good)
+            await record(reports)
+
+        await real(pool, jobs, mend_and_record, **options)
+
+    async def spoil_and_require(*_: object) -> None:
+        if not failed:
+            image.write_bytes(b"no image")
+
+    monkeypatch.setattr(steps, "make_all", mend_before_it_is_told)
+    async with bench(tmp_path) as work:
+        metafile = work.write()
+        image = min(metafile.parent.glob("*.tif"))
+        good = image.read_bytes()
+        monkeypatch.setattr(work.work.disks, "require", spoil_and_require)
+        await work.notice(metafile)
+        await work.reaches(metafile, MontageState.COMPLETE)
+        assert failed == [str(image)]
+        events = [line["event"] for line in work.said]
+        assert events.count("montage.failed") == events.count("montage.retried") == 1
