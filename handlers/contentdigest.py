@@ -1,6 +1,7 @@
 """The digest of a file's bytes: XXH3 of 128 bits, as `xxhsum -H2` prints it."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple
@@ -11,6 +12,8 @@ from handlers.identity import FileIdentity
 
 DIGEST_BYTES = 16
 _PIECE_BYTES = 1 << 20
+_TICK_NS = 20_000_000
+"""Longer than any kernel's tick: within one, two writes leave the same change time."""
 
 
 class FileContent(NamedTuple):
@@ -65,9 +68,23 @@ class DigestAlong:
             self._at += len(piece)
 
 
+def settled_identity(descriptor: int) -> FileIdentity:
+    """Return the identity of an open file: any write from now on makes it another one. Blocking, for a tick at most.
+
+    Clocks of file systems tick every few milliseconds. A write within the tick of the one before leaves the same
+    times, so a file that was written a moment ago is left until the tick is over.
+    """
+    identity = FileIdentity.of(os.fstat(descriptor))
+    age_ns = time.time_ns() - (identity.ctime_ns or 0)
+    if not -_TICK_NS < age_ns < _TICK_NS:
+        return identity
+    time.sleep((_TICK_NS - age_ns) / 1e9)
+    return FileIdentity.of(os.fstat(descriptor))
+
+
 def content_of(descriptor: int) -> FileContent:
     """Return the content of an open file. Blocking."""
-    identity = FileIdentity.of(os.fstat(descriptor))
+    identity = settled_identity(descriptor)
     return FileContent(identity, DigestAlong(descriptor).digest())
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from handlers import errors
 from handlers.areamean import unbiased
-from handlers.contentdigest import DigestAlong, FileContent, content_of
+from handlers.contentdigest import DigestAlong, FileContent, content_of, settled_identity
 from handlers.decoding import read_hashed, read_image, require_size, told, verify_level
 from handlers.errors import Fault, ImageChanging, ImageFault, SettingsFault, StorageFault, WorkerFault
 from handlers.formats import PLAIN_TIFF, Encoding, Page, describe
@@ -236,7 +236,7 @@ def _look_at(job: MipmapJob) -> _Original:
 
 def _original_of_file(job: MipmapJob) -> _Original:
     with told(job.level0), opened(job.level0, job.root) as file:
-        identity = FileIdentity.of(os.fstat(file.fileno()))
+        identity = settled_identity(file.fileno())
         with _unless_changing(job, identity):
             info = read_header(file, job.level0, mask=job.is_mask, with_layout=True)
             require_size(info, job.level0, job.width, job.height)

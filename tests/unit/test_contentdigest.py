@@ -1,15 +1,22 @@
 """The digest of a file that is read piece by piece."""
 
+import os
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.contentdigest import DIGEST_BYTES, DigestAlong, content_of, snapshot
+from handlers import contentdigest
+from handlers.contentdigest import DIGEST_BYTES, DigestAlong, content_of, settled_identity, snapshot
 from handlers.identity import FileIdentity
 
 CONTENT = bytes(range(256)) * 40
+REAL_FSTAT = os.fstat
 
 
 @given(st.lists(st.tuples(st.integers(0, len(CONTENT)), st.integers(0, 500)), max_size=8), st.booleans())
@@ -51,3 +58,34 @@ def test_the_content_of_a_file_is_its_identity_and_its_digest(tmp_path: Path) ->
     path.write_bytes(CONTENT)
     with path.open("rb") as file:
         assert content_of(file.fileno()) == (FileIdentity.of(path.stat()), xxhash.xxh3_128(CONTENT).digest())
+
+
+def coarse(descriptor: int) -> Any:
+    """The status of a file on a file system whose clock ticks every ten milliseconds."""
+    found = REAL_FSTAT(descriptor)
+    ticks = {name: getattr(found, name) // 10_000_000 * 10_000_000 for name in ("st_mtime_ns", "st_ctime_ns")}
+    return SimpleNamespace(st_size=found.st_size, st_ino=found.st_ino, **ticks)
+
+
+def test_a_write_within_the_tick_of_the_one_before_shows_all_the_same(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(contentdigest.os, "fstat", coarse)
+    path = tmp_path / "a"
+    for number in range(20):
+        path.write_bytes(bytes(100))
+        with path.open("r+b") as file:
+            before = settled_identity(file.fileno())
+            os.pwrite(file.fileno(), bytes([number + 1]), 50)
+            assert FileIdentity.of(coarse(file.fileno())) != before
+
+
+@pytest.mark.parametrize("ahead_s", [-3600.0, 3600.0])
+def test_a_file_server_whose_clock_is_wrong_is_not_waited_for(tmp_path: Path, monkeypatch, ahead_s: float) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(CONTENT)
+    slept: list[float] = []
+    monkeypatch.setattr(contentdigest.time, "sleep", slept.append)
+    now = time.time_ns
+    monkeypatch.setattr(contentdigest.time, "time_ns", lambda: now() - int(ahead_s * 10**9))
+    with path.open("rb") as file:
+        assert settled_identity(file.fileno()) == FileIdentity.of(path.stat())
+    assert slept == []
