@@ -10,6 +10,7 @@ import ctypes
 import ctypes.util
 import errno
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -27,11 +28,15 @@ OPERATIONS = (
 )  # fmt: skip
 """Members of libfuse's `struct fuse_operations`, version 3, in order."""
 
+READ = 0
+"""Number of the system call by which the server waits for a request; it reads files by others."""
 WHY_NOT = (
     "no /dev/fuse"
     if not os.access("/dev/fuse", os.R_OK | os.W_OK)
     else "fusermount3 is not installed: apt install fuse3"
     if shutil.which("fusermount3") is None or ctypes.util.find_library("fuse3") is None
+    else "its structures are those of x86-64"
+    if platform.machine() != "x86_64"
     else "FUSE mounts need root here"
     if os.geteuid() != 0
     else ""
@@ -54,8 +59,16 @@ class Mount:
             time.sleep(0.02)
 
     def hang(self) -> None:
-        """Every access hangs from now on."""
-        self._server.send_signal(signal.SIGSTOP)
+        """Every access hangs from now on, as on a hard NFS mount: killing whoever hangs ends it.
+
+        What waits for a request that the server has taken cannot be killed: it is stopped while it waits for one.
+        """
+        while True:
+            self._server.send_signal(signal.SIGSTOP)
+            if Path(f"/proc/{self._server.pid}/syscall").read_text().startswith(f"{READ} "):
+                return
+            self._server.send_signal(signal.SIGCONT)
+            time.sleep(0.001)
 
     def answer(self) -> None:
         """What hangs goes on."""

@@ -535,3 +535,17 @@ async def test_a_journal_of_before_is_healed_of_contents_that_stood_in_one_anoth
             async with Journal(path.with_name(f"{name}{size}.sqlite")) as copy:
                 journal._connection.backup(copy._connection)
                 assert (await copy.notice(sighting) is not None) is noticed
+
+
+async def test_a_clock_that_is_set_makes_no_montage_look_old(path):
+    now, set_s = [1000.0], [1.7e9]
+    async with Journal(path, clock=lambda: now[0] + set_s[0], steady=lambda: now[0]) as journal:
+        assert await journal.oldest_unfinished_s() is None
+        montage_id = await journal.notice(SIGHTING)
+        now[0] += 60
+        set_s[0] += 7200
+        assert await journal.oldest_unfinished_s() == pytest.approx(60)
+        await journal.notice(replace(SIGHTING, path=Path("/data/other.json")))
+        now[0] += 60
+        assert await journal.oldest_unfinished_s() == pytest.approx(120)
+        assert journal.age_s(await journal.montage(montage_id)) == pytest.approx(120)
