@@ -32,6 +32,8 @@ from handlers.tilespec import tile_ids_for
 
 log = structlog.get_logger()
 
+RESUME_AGAIN_S = 1.0
+"""Pause before the journal is asked again for what the last process watched."""
 FIRST_LOOK_S = 5.0
 """After a montage is COMPLETE."""
 GROWTH = 3.0
@@ -176,7 +178,8 @@ class LateChanges:
 
     async def run(self) -> None:
         """Looks at images as they fall due, those of montages that the last process watched among them."""
-        await self._resume()
+        while not await self._is_resumed():  # noqa: ASYNC110  nothing says that the journal can be asked again
+            await asyncio.sleep(RESUME_AGAIN_S)
         async with asyncio.TaskGroup() as group:
             while True:
                 self._changed.clear()
@@ -214,6 +217,14 @@ class LateChanges:
                     log.error("images.bug", exc_info=bug)
 
     # --- when
+
+    async def _is_resumed(self) -> bool:
+        try:
+            await self._resume()
+        except Exception:  # it would end the daemon
+            log.exception("images.bug")
+            return False
+        return True
 
     async def _resume(self) -> None:
         """Takes over what the last process watched. The wall clock, which may be set, is asked once."""
