@@ -186,7 +186,10 @@ def test_servers_get_no_test_tool_and_build_nothing() -> None:
 
 
 def test_no_file_names_the_host_of_a_package_registry() -> None:
-    hosts = re.compile(r"\b(pypi|pythonhosted|anaconda|debian|ubuntu|npmjs)\.(org|com)\b", re.IGNORECASE)
+    # Spelled backwards: this file is searched, too.
+    backwards = "ipyp", "detsohnohtyp", "adnocana", "naibed", "utnubu", "sjmpn"
+    names = "|".join(name[::-1] for name in backwards)
+    hosts = re.compile(rf"\b({names})\.(org|com)\b", re.IGNORECASE)
     places = [ROOT / name for name in (".ci", "benchmarks", "daemon", "docs", "handlers", "systemd", "tests")]
     files = [path for place in (ROOT, *places) for path in (place.glob("*") if place == ROOT else place.rglob("*"))]
     texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file()}
