@@ -53,6 +53,9 @@ from handlers.writing import write_while_loading
 log = structlog.get_logger()
 T = TypeVar("T")
 
+BARRED_S = 600.0
+"""A derivation is waited for so long before tiles are written. It may never have begun: a proxy answered for render-ws.
+Tiles that are put during one are taken or refused; what it missed is derived again."""
 BLOCKED_S = 1.0
 """A stack that is due and may not be closed yet is looked at again after this time."""
 
@@ -158,12 +161,17 @@ class StackKeeper:
         """Keeps the stack from being closed by us, unless that is overdue. A close that is under way is waited for."""
         self._uses[stack] = hold(self._use(stack))
         try:
-            while barred := self._barred.get(stack):
-                await barred.wait()
+            await self._until_open(stack)
             yield
         finally:
             self._uses[stack] = release(self._uses[stack], self._clock())
             self._changed.set()
+
+    async def _until_open(self, stack: StackId) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BARRED_S):
+                while barred := self._barred.get(stack):
+                    await barred.wait()
 
     async def write(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import daemon.keeper
 from daemon.demo.standin import serve_standin
 from daemon.states import Event, MontageState
 from daemon.steps import Section, Steps
@@ -197,6 +198,27 @@ async def test_nobody_begins_to_write_to_a_stack_whose_close_is_overdue_until_it
         may_end.set()
         await asyncio.wait([first, second])
         assert done == ["zeroth in version 0", "first in version 0", "second in version 1"]
+
+
+async def test_a_derivation_that_never_ends_holds_nobody_up_for_ever(
+    tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[StackId] = []
+
+    async def hang(_: RenderClient, stack: StackId, *arguments: Any, **options: Any) -> None:
+        begun.append(stack)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(RenderClient, "close", hang)
+    monkeypatch.setattr(daemon.keeper, "BARRED_S", 0.3)
+    async with bench(tmp_path, client, close_after_s=0.0) as work:
+        first, second = work.write(1050), work.write(1051)
+        await work.notice(first)
+        await work.reaches(first, MontageState.APPLIED)
+        await work.until(lambda: set(begun) == {RAW, MIPS})
+        await work.notice(second)
+        await work.reaches(second, MontageState.APPLIED)
+        assert len(begun) == 2
 
 
 TILE = {

@@ -210,4 +210,5 @@ def draw(seed: int) -> Plan:
     for _ in range(chances.randint(2, 12)):
         at += chances.random() * chances.choice((0.1, 1.0, 1.0, 4.0, 20.0))
         actions.append(draw_one.action(round(at, 2)))
+    settings["stacks.close_at_latest_s"] = chances.choice((0.0, 0.5, 3.0, 900.0))
     return Plan(draw_one.slots, settings, tuple(actions))
