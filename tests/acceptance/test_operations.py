@@ -146,4 +146,4 @@ def test_the_commands_of_the_operations_guide_install_and_upgrade_on_debian_12(d
     for block in commands("Upgrade"):
         debian.run(block, "/root/temwatch")
     assert installed(debian) == locked | {"temwatch==0.9.0"}
-    assert "complete" in debian.run("/opt/temwatch/bin/temwatch demo --sections 1 --tiles 4", "/tmp")
+    assert "all verified" in debian.run("/opt/temwatch/bin/temwatch demo --sections 1 --tiles 4", "/tmp")

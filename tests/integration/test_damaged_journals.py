@@ -100,6 +100,7 @@ def test_a_journal_that_is_refused_is_not_held_open(tmp_path, opening, content, 
 async def test_a_journal_whose_opening_is_cancelled_is_closed(tmp_path, monkeypatch, read_only):
     path = tmp_path / "journal.sqlite"
     await filled(path, 1)
+    before = set(threading.enumerate())
     is_opening, goes_on = threading.Event(), threading.Event()
     opening = connect_read_only if read_only else connect
 
@@ -114,9 +115,9 @@ async def test_a_journal_whose_opening_is_cancelled_is_closed(tmp_path, monkeypa
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    writers = [thread for thread in threading.enumerate() if thread.name.startswith("journal")]
-    assert len(writers) == 1
+    writers = [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("journal")]
     goes_on.set()
+    assert len(writers) == 1
     await asyncio.to_thread(writers[0].join, 10)
     assert not writers[0].is_alive()
     assert descriptors_of(path) == []
