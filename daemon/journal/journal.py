@@ -114,8 +114,7 @@ class Journal:
             await asyncio.get_running_loop().run_in_executor(self._writer, self._open)
         except BaseException:
             # The thread opens the file although its task was cancelled: close the file afterwards.
-            for close in (self._close_reading, self._close_writing):
-                self._writer.submit(close)
+            self._writer.submit(self._close_reading)
             self._end_threads()
             raise
         return self
@@ -134,7 +133,9 @@ class Journal:
             self._end_threads()
 
     def _end_threads(self) -> None:
-        for threads in (self._reader, self._writer):
+        """End both threads; what a disk that does not answer has kept open they close first."""
+        for threads, close in ((self._reader, self._close_reading), (self._writer, self._close_writing)):
+            threads.submit(close)
             threads.shutdown(wait=False)
 
     def _open(self) -> None:

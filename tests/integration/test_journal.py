@@ -14,6 +14,7 @@ from daemon.states import Event, MontageState, Step, fold
 from daemon.watcher import FoundBy, Sighting
 from handlers.errors import ImageFault, MetafileFault, SettingsFault, StorageFault
 from handlers.identity import FileIdentity
+from tests.integration.descriptors import descriptors_of
 
 IDENTITY = FileIdentity(100, 1_000, 1_000, 7)
 SIGHTING = Sighting("temca2", Path("/data/temca2/_metadata_20170829_1_.json"), IDENTITY, FoundBy.SCAN)
@@ -494,6 +495,9 @@ async def test_a_disk_that_does_not_answer_is_told_and_holds_up_neither_readers_
             assert await journal.counts() == {}
         hanging.cancel()
     release.set()
+    async with asyncio.timeout(20):
+        while descriptors_of(path):  # noqa: ASYNC110  the threads close them, and nobody is told
+            await asyncio.sleep(0.01)
 
 
 async def test_every_migration_from_an_empty_file_gives_the_present_schema(path):
