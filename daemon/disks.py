@@ -83,6 +83,17 @@ class MipmapDisks:
         await self._look([(directory, mipmaps.min_free_bytes)])
         self.raise_fault(directory)
 
+    async def require_mark(self, directory: Path) -> None:
+        """Returns if the directory is the one that took mipmaps, whatever room it has.
+
+        Raises
+        ------
+        StorageFault
+            If it lacks its mark: its mount is gone, and what lies in its place is hidden once the mount is back.
+        """
+        if await self._is_used(directory) and not await asyncio.to_thread((directory / MARK).exists):
+            raise StorageFault(str(directory), _lacks_its_mark(directory), "work goes on by itself")
+
     def raise_fault(self, directory: Path) -> None:
         """Raises the StorageFault that the last look at the directory found, if it found one."""
         if not self.is_usable(directory):
@@ -195,18 +206,19 @@ def look_at(directory: Path, needed_bytes: int, *, used: bool) -> Disk:
     """
     try:
         if used and not (directory / MARK).exists():
-            return Disk(
-                str(directory),
-                None,
-                needed_bytes,
-                f"lacks its mark {MARK}, so it is not the directory that took mipmaps: mount that one, "
-                f"or, if this one is meant, touch {directory / MARK}",
-            )
+            return Disk(str(directory), None, needed_bytes, _lacks_its_mark(directory))
         free_bytes = shutil.disk_usage(nearest(directory)).free
         problem = refusal(directory, used=used) or _shortage(free_bytes, needed_bytes)
     except OSError as error:
         return Disk(str(directory), None, needed_bytes, f"cannot be looked at: {error.strerror or error}")
     return Disk(str(directory), free_bytes, needed_bytes, problem)
+
+
+def _lacks_its_mark(directory: Path) -> str:
+    return (
+        f"lacks its mark {MARK}, so it is not the directory that took mipmaps: mount that one, "
+        f"or, if this one is meant, touch {directory / MARK}"
+    )
 
 
 def _shortage(free_bytes: int, needed_bytes: int) -> str:

@@ -305,9 +305,12 @@ class Steps:
         ------
         MipmapsLost
             If a level's file is not there: a URL that leads nowhere breaks the tile at every scale.
+        StorageFault
+            If the directory of the levels is not the one that took them.
         """
         plan = section.watch.mipmap_plan()
         async with answers_within(plan.output_dir, looks=len(section.specs) * plan.levels):
+            await self._disks.require_mark(plan.output_dir)
             levels = await asyncio.to_thread(_levels_on_disk, section, plan)
 
         async def put(unwanted: frozenset[str]) -> None:

@@ -211,6 +211,41 @@ async def test_a_disk_that_is_unusable_for_a_moment_leaves_no_montage_lying(tmp_
         await work.reaches(metafile, MontageState.COMPLETE)
 
 
+async def test_levels_written_below_a_mount_that_had_gone_are_made_again_once_it_is_back(tmp_path, monkeypatch):
+    """The mount goes as the tiles are made, which nothing notices before the next look at it."""
+    hurry(monkeypatch)
+    levels, mount = tmp_path / "mipmaps", tmp_path / "mount"
+    real_make, real_apply, applied = steps.Steps.make_mipmaps, steps.Steps.apply, asyncio.Event()
+    made: list[Any] = []
+
+    async def make(self: Any, section: Any) -> None:
+        await real_make(self, section)
+        made.append(section)
+        if len(made) == 1:
+            levels.rename(mount)
+            shutil.copytree(mount, levels, ignore=shutil.ignore_patterns(MARK))
+            for written in list(mount.rglob("*.tif")):
+                written.unlink()
+
+    async def apply(self: Any, section: Any) -> None:
+        try:
+            await real_apply(self, section)
+        finally:
+            applied.set()
+
+    monkeypatch.setattr(steps.Steps, "make_mipmaps", make)
+    monkeypatch.setattr(steps.Steps, "apply", apply)
+    async with at_work(tmp_path) as work:
+        metafile = work.write()
+        await work.notice(metafile)
+        await applied.wait()
+        shutil.rmtree(levels)
+        mount.rename(levels)
+        await work.reaches(metafile, MontageState.COMPLETE)
+        assert len(list(levels.rglob("*.tif"))) == 2
+        assert len(made) == 2
+
+
 IN_A_READ_ONLY_MOUNT = """
 mkdir {0}/out && mount -t tmpfs -o ro none {0}/out && exec {1} -c '
 from pathlib import Path
