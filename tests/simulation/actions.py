@@ -92,6 +92,8 @@ class _Draw:
             "move_away": 1.5,
             "delete": 1.5,
             "touch": 1.0,
+            "image_again": 1.0,
+            "unmount": 1.0,
             "twin": 1.0,
             "spoil": 2.5,
             "misbehave": 3.0,
@@ -105,6 +107,8 @@ class _Draw:
             "crash": 2.5,
             "kill_workers": 0.7,
             "replay": 2.0,
+            "reload": 0.7,
+            "hold_journal": 0.7,
         }
         return {kind: weight * self._chances.choice((0, 0.5, 1, 1, 3)) for kind, weight in usual.items()}
 
@@ -140,6 +144,13 @@ class _Draw:
 
     def _again(self, at: float, kind: str, slot: int) -> Action:
         return Action(at, kind, slot, how=self._chances.choice(("in place", "replaced")))
+
+    def _image_again(self, at: float, kind: str, slot: int) -> Action:
+        how = self._chances.choice(("in place", "replaced"))
+        return Action(at, kind, slot, self._version(), how, number=self._chances.choice((1, 3)))
+
+    def _unmount(self, at: float, kind: str, slot: int) -> Action:
+        return Action(at, kind, how=self._chances.choice(("acquisition", "mipmaps")), seconds=self._seconds(2, 15))
 
     def _move_away(self, at: float, kind: str, slot: int) -> Action:
         return Action(at, kind, slot, seconds=self._seconds(1, 5, 80))
@@ -187,6 +198,12 @@ class _Draw:
     def _replay(self, at: float, kind: str, slot: int) -> Action:
         return Action(at, kind, slot, how=self._chances.choice(_STEPS), number=self._chances.randrange(2))
 
+    def _reload(self, at: float, kind: str, slot: int) -> Action:
+        return Action(at, kind, how=self._chances.choice(("settle_s", "close_after_s")), seconds=self._seconds(2, 20))
+
+    def _hold_journal(self, at: float, kind: str, slot: int) -> Action:
+        return Action(at, kind, seconds=self._seconds(1, 8))
+
     def _version(self) -> int:
         return self._chances.choice((*range(VERSIONS), FEWER))
 
@@ -199,6 +216,7 @@ def draw(seed: int) -> Plan:
         "settle_s": chances.choice((0.2, 0.5, 2.0)),
         "arrival_timeout_s": chances.choice((15.0, 60.0)),
         "stacks.close_after_s": chances.choice((0.0, 1.0, 1.0, 5.0)),
+        "stacks.close_at_latest_s": chances.choice((0, 900, 900, 15)),
         "stacks.in_place": chances.random() < 0.15,
         "mipmaps.apply": "path_builder" if chances.random() < 0.15 else "tiles",
     }

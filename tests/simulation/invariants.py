@@ -184,16 +184,15 @@ def _successor(row: Row, by_id: dict[int, Row]) -> Row:
 
 
 def _stacks_are_closed(story: "Story", rows: list[Row]) -> Iterator[str]:
-    """Every stack is COMPLETE, or locked by somebody, and its statistics cover its tiles."""
+    """Every stack of a COMPLETE montage is COMPLETE, or locked by somebody, and its statistics cover its tiles."""
     for name in story.stack_names:
         stack = story.stack(name)
-        if stack is None or stack.state is State.READ_ONLY:
+        if stack is None or not any(row.state == "complete" and name in _names(row) for row in rows):
             continue
-        if stack.state is not State.COMPLETE:
-            if stack.tiles and any(row.state == "complete" and name in _names(row) for row in rows):
-                yield f"stack {name} is {stack.state}, with {len(stack.tiles)} tiles"
+        if stack.state not in (State.COMPLETE, State.READ_ONLY):
+            yield f"stack {name} is {stack.state}, with {len(stack.tiles)} tiles"
         elif _counts(stack.section_data or []) != _counts(section_data(stack.tiles.values())):
-            yield f"stack {name} is COMPLETE, and its section data do not cover its tiles"
+            yield f"stack {name} is {stack.state}, and its section data do not cover its tiles"
 
 
 def _names(row: Row) -> set[str]:
@@ -208,22 +207,31 @@ def _levels_show_their_images(story: "Story", rows: list[Row]) -> Iterator[str]:
     """The level files of every COMPLETE montage show what its images show."""
     for row, section in _sections(story, rows):
         for tile in section.level0():
-            if not tile.image.exists() or tile.image.stat().st_ctime > row.settled_at:
-                continue
             grey = _grey(tile.image)
             for level, (image_url, _) in level_uris(tile, section.watch.mipmap_plan()).items():
                 path = uri_to_path(image_url)
                 if not path.exists():
                     yield f"level {level} of {tile.tile_id} is not there; {row}"
-                elif _grey(path) != grey:
+                elif grey is not None and _grey(path) != grey:
                     yield f"level {level} of {tile.tile_id} shows {_grey(path)}, its image {grey}; {row}"
 
 
-def _grey(path: Path) -> int:
-    with Image.open(path) as image:
-        low, high = image.getextrema()
-    assert low == high
-    return int(low)
+def stale_montages(story: "Story") -> list[Row]:
+    """COMPLETE montages whose levels show something else than their images."""
+    rows = story.rows()
+    return [row for row in rows if row.state == "complete" and any(_levels_show_their_images(story, [row]))]
+
+
+def _grey(path: Path) -> int | None:
+    """The one grey value of an image; None if it is gone, -1 if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            low, high = image.getextrema()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, SyntaxError):
+        return -1
+    return int(low) if low == high else -1
 
 
 # --- the daemon and the journal

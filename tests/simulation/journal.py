@@ -13,7 +13,7 @@ from handlers.uris import uri_to_path
 _ROWS = (
     "SELECT id, metafile, digest, state, failed_in, z, raw_stack, mipmapped_stack, fault, waiting_for, tile_ids,"
     " (SELECT max(at) FROM events WHERE events.montage_id = montages.id AND event IN ('settled', 'replayed')),"
-    " superseded_by"
+    " superseded_by, complete_at"
     " FROM montages LEFT JOIN tile_sets ON id = montage_id ORDER BY id"
 )
 _EVENTS = "SELECT montage_id, event, state, detail FROM events ORDER BY id"
@@ -37,6 +37,7 @@ class Row:
     settled_at: float
     """When it settled last, seconds since 1970; 0 if it never did."""
     superseded_by: int | None
+    complete_at: float
 
     def __str__(self) -> str:
         why = f" ({self.fault['kind']}: {self.fault['problem']})" if self.fault else ""
@@ -52,7 +53,7 @@ def read_rows(connection: sqlite3.Connection) -> list[Row]:
 
 
 def _row(values: tuple[Any, ...]) -> Row:
-    number, metafile, digest, state, failed_in, z, raw, mips, fault, waiting_for, packed, settled_at, by = values
+    number, metafile, digest, state, failed_in, z, raw, mips, fault, waiting_for, packed, settled_at, by, at = values
     return Row(
         number,
         uri_to_path(metafile),
@@ -67,6 +68,7 @@ def _row(values: tuple[Any, ...]) -> Row:
         frozenset(zlib.decompress(packed).decode().split("\n")) if packed else frozenset(),
         settled_at or 0.0,
         by,
+        at or 0.0,
     )
 
 

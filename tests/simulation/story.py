@@ -24,13 +24,14 @@ import handlers.renderhttp
 from daemon.config import Settings
 from daemon.demo import standin
 from daemon.demo.standin_faults import Fault, FaultKind
-from daemon.demo.standin_store import Stack, StackKey
+from daemon.demo.standin_store import Stack, StackKey, State
 from daemon.journal.file import connect
+from daemon.latechanges import next_look_s
 from daemon.watcher import Watcher
 from daemon.watching.mounts import Mount
 from tests.simulation import substitutes
 from tests.simulation.actions import Action, Plan
-from tests.simulation.invariants import Broken, check, is_locked_fault
+from tests.simulation.invariants import Broken, check, is_locked_fault, stale_montages
 from tests.simulation.journal import Row, read_rows
 from tests.simulation.loop import GoesInCircles, SimulatedLoop, life, running
 from tests.simulation.sections import Section, tiff
@@ -45,6 +46,8 @@ QUIET_S = 45.0
 REST_S = 9_000.0
 """A story that has not come to rest after this time never will: longer than the hour that a late COMPLETE is given."""
 STEP_S = 2.5
+RECHECK_S = 3_000.0
+"""How long images are looked at again."""
 
 
 @dataclass
@@ -107,6 +110,8 @@ class Story:
         self._life = 0
         self._locked: set[str] = set()
         self._twins = 0
+        self._unmounted: set[Path] = set()
+        self._holding: sqlite3.Connection | None = None
         self.lost_by_others: set[tuple[str, str]] = set()
         """(stack, tile id) of what somebody deleted after its montage was COMPLETE: nobody would notice."""
         self.acquisition = place / "acquisition"
@@ -172,8 +177,8 @@ class Story:
             return
         self._break("every exception is answered", f"{context['message']}: {_told(context.get('exception'))}")
 
-    def _make_settings(self) -> Settings:
-        said = dict(self.plan.settings)
+    def _make_settings(self, **changed: Any) -> Settings:
+        said = {**self.plan.settings, **changed}
         in_place = said.pop("stacks.in_place", False)
         watch: dict[str, Any] = {
             "name": "scope",
@@ -181,6 +186,7 @@ class Story:
             "mode": "poll",
             "scan_interval_s": 5,
             "full_scan_interval_s": 20,
+            "recheck_images_for_s": RECHECK_S,
             "z": {"rule": "grid"},
             "stacks": {"raw": "{specimen_id}_raw"} | ({} if in_place else {"mipmapped": "{specimen_id}_mips"}),
             "mipmaps": {"output_dir": self.mipmaps, "levels": 2},
@@ -208,7 +214,7 @@ class Story:
         for happening in happenings:
             await happening
         await self._calm()
-        if await self._rest() and await self._repair():
+        if await self._rest() and (await self._repair() or await self._await_next_look()):
             await self._rest()
         if not self.outcome.broken:
             await self._until_no_request_is_under_way()
@@ -232,6 +238,7 @@ class Story:
         self.standin._misbehaviour.clear()
         self.network.come_back()
         self.machine.disk_is_full = False
+        self._release_journal()
         for stack in sorted(self._locked):
             await self._ask_render("PUT", stack, "/state/COMPLETE")
         self._locked.clear()
@@ -256,6 +263,20 @@ class Story:
         await self._ask_daemon({"paths": paths, "state": "all", "from": "ingest"})
         self.lost_by_others.clear()
         return True
+
+    async def _await_next_look(self) -> bool:
+        """Waits until images that changed after their montage was COMPLETE have been looked at again.
+
+        Returns
+        -------
+        bool
+            Whether there were any.
+        """
+        due = [row.complete_at + _next_look_s(row) + STEP_S for row in stale_montages(self)]
+        if due:
+            self.say(f"-- {len(due)} montages wait for the next look at their images")
+            await asyncio.sleep(max(0.0, max(due) - self.machine.wall()))
+        return bool(due)
 
     def _is_to_be_repaired(self, row: Row, lost: set[str]) -> bool:
         return is_locked_fault(row) or (row.state == "complete" and not lost.isdisjoint(row.tile_ids))
@@ -327,13 +348,12 @@ class Story:
         """A stack as render-ws holds it."""
         return self.standin._store.find(StackKey("em", "test", name))
 
-    async def _ask_render(self, method: str, stack: str, path: str) -> int | None:
-        """What somebody else asks of render-ws: its status."""
+    async def _ask_render(self, method: str, stack: str, path: str) -> None:
+        """Somebody else asks something of render-ws; what came of it the store tells."""
         url = URL(f"/render-ws/v1/owner/em/project/test/stack/{stack}{path}")
         application = self.network._application
         assert application is not None
-        answer = await handle(application._handle, self.loop, method, url, b"", {"Host": "render:8080"})
-        return answer.status if answer else None
+        await handle(application._handle, self.loop, method, url, b"", {"Host": "render:8080"})
 
     async def _ask_daemon(self, body: dict[str, Any]) -> None:
         """POST /api/replay."""
@@ -360,9 +380,11 @@ class Story:
 
     def _start_daemon(self) -> None:
         self.say("-- the daemon starts")
+        self._release_journal()  # it would refuse to start, and systemd start it again
         self.daemon = daemon.app.Daemon(self.settings, lambda: self.settings)
         self._daemon_context = self.loop.begin_life()
         self._life = self.loop.last_life
+        self._life_began = self.machine.wall()
         self._run = self.loop.create_task(self.daemon.run(), name="daemon", context=self._daemon_context)
 
     async def _stop(self, action: Action) -> None:
@@ -394,7 +416,10 @@ class Story:
         left = [task for task in left if not task.done()]
         if left:
             self._break("no task is left", ", ".join(task.get_name() for task in left))
-        open_ones = self.reading.execute("SELECT montage_id, step FROM attempts WHERE ended_at IS NULL").fetchall()
+        # Those of a life that ended by a crash are counted at the start, which a stop may have cut short.
+        open_ones = self.reading.execute(
+            "SELECT montage_id, step FROM attempts WHERE ended_at IS NULL AND started_at >= ?", (self._life_began,)
+        ).fetchall()
         if open_ones:
             self._break("a stop in good order is no crash", f"attempts are left open: {open_ones}")
         self.loop.end_life(self._life)
@@ -421,6 +446,27 @@ class Story:
         await asyncio.sleep(action.seconds)
         self._start_daemon()
 
+    async def _reload(self, action: Action) -> None:
+        """The configuration is changed, and the daemon told so."""
+        key = action.how if action.how == "settle_s" else f"stacks.{action.how}"
+        self.settings = self._make_settings(**{key: action.seconds})
+        self.loop.send_signal(signal.SIGHUP)
+
+    async def _hold_journal(self, action: Action) -> None:
+        """Another program holds the journal's lock, an sqlite3 shell for example."""
+        if self._run is None or self._holding is not None or "_watcher" not in vars(self.daemon):
+            return
+        with contextlib.suppress(sqlite3.OperationalError):  # the daemon writes just now
+            self._holding = sqlite3.Connection(self.journal, timeout=0, isolation_level=None)
+            self._holding.execute("BEGIN IMMEDIATE")
+        await asyncio.sleep(action.seconds)
+        self._release_journal()
+
+    def _release_journal(self) -> None:
+        if self._holding is not None:
+            self._holding.close()
+            self._holding = None
+
     async def _kill_workers(self, _: Action) -> None:
         with contextlib.suppress(AttributeError):  # not that far yet
             self.daemon._pipeline._steps._pool.executor.break_down()  # type: ignore[union-attr]
@@ -434,6 +480,8 @@ class Story:
     # --- what people do with files
 
     def _write(self, path: Path, content: bytes, *, replaced: bool = False) -> None:
+        if self.acquisition in self._unmounted:
+            raise OSError(f"{path} cannot be written: its disk is not mounted")
         path.parent.mkdir(parents=True, exist_ok=True)
         written = path.with_name(f".{path.name}.part") if replaced else path
         written.write_bytes(content)
@@ -521,6 +569,26 @@ class Story:
             self._write(slot.directory / name, content, replaced=action.how == "replaced")
         self._write(slot.metafile, slot.section.metafile(slot.version), replaced=action.how == "replaced")
 
+    async def _image_again(self, action: Action) -> None:
+        """Images are acquired again, and the metafile stays as it is."""
+        slot = self.slots[action.slot]
+        for name, content in list(slot.section.images(action.version).items())[: action.number]:
+            if (slot.directory / name).exists():
+                self._write(slot.directory / name, content, replaced=action.how == "replaced")
+
+    async def _unmount(self, action: Action) -> None:
+        """A disk is gone for a while. What is written in its place meanwhile is hidden once it is back."""
+        directory = self.acquisition if action.how == "acquisition" else self.mipmaps
+        elsewhere = self.place / f"{directory.name}.unmounted"
+        if not directory.exists() or elsewhere.exists():
+            return
+        directory.rename(elsewhere)
+        self._unmounted.add(directory)
+        await asyncio.sleep(action.seconds)
+        shutil.rmtree(directory, ignore_errors=True)
+        elsewhere.rename(directory)
+        self._unmounted.discard(directory)
+
     async def _touch(self, action: Action) -> None:
         self.machine.changed(self.slots[action.slot].metafile)
         self._touched(self.slots[action.slot].directory)
@@ -532,7 +600,7 @@ class Story:
         self._move(slot, self.acquisition / (base if slot.moves % 3 == 0 else f"{base}_moved{slot.moves}"))
 
     def _move(self, slot: Slot, target: Path) -> None:
-        if target.exists() or not slot.directory.exists():
+        if target.exists() or not slot.directory.exists() or self.acquisition in self._unmounted:
             return
         before, slot.directory = slot.directory, target
         before.rename(target)
@@ -637,7 +705,9 @@ class Story:
     async def _lock(self, action: Action) -> None:
         name = self._stack_name(action)
         await self._ask_render("PUT", name, "/state/COMPLETE")
-        if await self._ask_render("PUT", name, "/state/READ_ONLY") != 201:
+        await self._ask_render("PUT", name, "/state/READ_ONLY")
+        stack = self.stack(name)
+        if stack is None or stack.state is not State.READ_ONLY:
             return
         self._locked.add(name)
         if action.seconds:
@@ -655,14 +725,16 @@ class Story:
         if stack is None or not stack.tiles:
             return
         tile_id = sorted(stack.tiles)[action.slot % len(stack.tiles)]
-        if await self._ask_render("DELETE", name, f"/tile/{tile_id}") == 200:
+        await self._ask_render("DELETE", name, f"/tile/{tile_id}")
+        if tile_id not in stack.tiles:
             self._note_losses(name, {tile_id})
 
     async def _delete_stack(self, action: Action) -> None:
         name = self._stack_name(action)
         stack = self.stack(name)
         tiles = set(stack.tiles) if stack else set()
-        if await self._ask_render("DELETE", name, "") == 200:
+        await self._ask_render("DELETE", name, "")
+        if self.stack(name) is not stack:
             self._note_losses(name, tiles)
 
     def _note_losses(self, stack: str, tile_ids: set[str]) -> None:
@@ -672,6 +744,12 @@ class Story:
         self.machine.disk_is_full = True
         await asyncio.sleep(action.seconds)
         self.machine.disk_is_full = False
+
+
+def _next_look_s(row: Row) -> float:
+    """When the images of a COMPLETE montage are looked at that have changed, as its age."""
+    changed_at = max(image.stat().st_ctime for image in row.metafile.parent.glob("*.tif"))
+    return next_look_s(changed_at - row.complete_at, RECHECK_S) or 0.0
 
 
 def _told(error: BaseException | None) -> str:

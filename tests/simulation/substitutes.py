@@ -242,7 +242,7 @@ def _fstat(descriptor: int) -> os.stat_result:
 
 
 def _scandir(path: Any = ".") -> Any:
-    if _current is None or isinstance(path, int):
+    if _current is None:
         return _real_scandir(path)
     _before_file_call()
     with _real_scandir(path) as entries:
@@ -275,18 +275,21 @@ def _flock(descriptor: Any, operation: int) -> None:
         _current.hold_lock(descriptor if isinstance(descriptor, int) else descriptor.fileno())
 
 
+_WAITS = {"PRAGMA synchronous": "PRAGMA synchronous = OFF", "PRAGMA busy_timeout": "PRAGMA busy_timeout = 0"}
+
+
 class _QuickConnection(sqlite3.Connection):
-    """A connection that waits for no disk: a story has no power cuts."""
+    """A connection that waits for no disk, since a story has no power cuts, and in no real time for a lock."""
 
     def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
         """See sqlite3.Connection."""
-        return super().execute("PRAGMA synchronous = OFF" if sql.startswith("PRAGMA synchronous") else sql, *values)
+        return super().execute(_WAITS.get(sql.partition(" =")[0], sql), *values)
 
 
 def _connect(*args: Any, **kwargs: Any) -> sqlite3.Connection:
     if _current is None:
         return _real_connect(*args, **kwargs)
-    connection = _real_connect(*args, factory=_QuickConnection, **kwargs)
+    connection = _real_connect(*args, **{**kwargs, "factory": _QuickConnection, "timeout": 0})
     _current.hold_connection(connection)
     return connection
 
