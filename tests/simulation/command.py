@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ def main() -> int:
     parser.add_argument("--shrink-s", type=float, default=300.0, metavar="S", help="spend S seconds on each of them")
     parser.add_argument("--results", type=Path, metavar="FILE", help="write what came of each seed, as JSON lines")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # a limit of time; the directory is removed all the same
     with theatre() as stage:
         return _tell_one(stage, asked) if asked.seed is not None else _tell_many(stage, asked)
 
