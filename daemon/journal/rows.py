@@ -161,10 +161,11 @@ def end_attempt(connection: Connection, attempt_id: int, outcome: Outcome, fault
         (now, outcome, fault_json(fault), attempt_id),
     )
     if outcome is not Outcome.DONE:  # after DONE the event has already set the montage's columns
+        # One that has ended meanwhile has its own reason: two stacks of a montage may be closed at once.
         connection.execute(
-            "UPDATE montages SET fault = coalesce(?1, fault), crashes = 0,"
+            "UPDATE montages SET fault = coalesce(?1, fault), crashes = 0,"  # noqa: S608  constant text
             " waiting_for = iif(?1 IS NULL, waiting_for, NULL)"
-            " WHERE id = (SELECT montage_id FROM attempts WHERE id = ?2)",
+            f" WHERE id = (SELECT montage_id FROM attempts WHERE id = ?2) AND state IN ({UNFINISHED_STATES})",
             (fault_json(fault), attempt_id),
         )
 

@@ -553,3 +553,23 @@ async def test_a_clock_that_is_set_makes_no_montage_look_old(path):
         now[0] += 60
         assert await journal.oldest_unfinished_s() == pytest.approx(120)
         assert journal.age_s(await journal.montage(montage_id)) == pytest.approx(120)
+
+
+async def test_an_attempt_that_ends_late_leaves_a_failed_montage_its_own_reason(path):
+    """Both stacks of a montage are closed at once: each close is an attempt."""
+    async with Journal(path) as journal:
+        montage_id = await journal.notice(SIGHTING)
+        await settle(journal, montage_id, settled())
+        for event in (Event.INGESTED, Event.MIPMAPPED, Event.APPLIED):
+            await journal.record(montage_id, event)
+        first, second = [await journal.begin_attempt(montage_id, Step.CLOSE) for _ in range(2)]
+        await journal.end_attempt(first, Outcome.FAILED, ImageFault("stack", "is locked"))
+        await journal.fail(montage_id, ImageFault("stack", "is locked"))
+        await journal.end_attempt(second, Outcome.FAILED, StorageFault("other stack", "does not answer"))
+        montage = await journal.montage(montage_id)
+        assert montage.state is MontageState.FAILED
+        assert montage.fault.problem == "is locked"
+        assert [each["fault"]["problem"] for each in await journal.attempts(montage_id)] == [
+            "is locked",
+            "does not answer",
+        ]
