@@ -110,6 +110,30 @@ def test_the_same_files_under_a_second_path_are_done_once(started, write):
     assert digest_tree(rig.mipmaps) == files
 
 
+@pytest.mark.parametrize("apply", ["tiles", "path_builder"])
+def test_a_copy_is_refused_with_both_names_and_takes_the_place_of_its_original_once_that_is_gone(rig, write, apply):
+    rig.settings |= {"watch.scan_interval_s": 0.5, "watch.mipmaps.apply": apply}
+    rig.start_standin()
+    rig.start()
+    written = write(specimen_id="s")
+    rig.wait_until("complete", written.metafile)
+    directory = written.metafile.parent.with_name("copy")
+    shutil.copytree(written.metafile.parent, directory)
+    copy = directory / written.metafile.name
+    rig.wait_until("failed", copy)
+    fault = row_at(rig, copy)["fault"]
+    assert (fault["kind"], fault["subject"]) == ("MetafileFault", str(copy))
+    assert str(written.metafile) in fault["problem"]
+    assert "take one of the two metafiles away" in fault["hint"]
+    assert row_at(rig, written.metafile)["state"] == "complete"
+    shutil.rmtree(written.metafile.parent)
+    wait_for(lambda: row_at(rig, copy)["state"] == "complete", 60, lambda: str(rig.montages()))
+    assert row_at(rig, written.metafile)["state"] == "superseded"
+    tiles = rig.tiles("s_mips", 1050.0)
+    assert all("/copy/" in tile["mipmapLevels"]["0"]["imageUrl"] for tile in tiles.values())
+    assert len(tiles) == 4
+
+
 @pytest.mark.slow
 def test_two_paths_that_come_at_once_are_done_once(rig, write):
     rig.start_standin()
