@@ -150,6 +150,7 @@ def _supersede(
 def _become(connection: Connection, montage: Montage, same: Montage) -> None:
     """Two rows turn out to be one montage: the older stays, and stands for the file as it was noticed now."""
     sighted = connection.execute("SELECT sighted FROM montages WHERE id = ?", (montage.id,)).fetchone()[0]
+    connection.execute("UPDATE montages SET superseded_by = ? WHERE superseded_by = ?", (same.id, montage.id))
     connection.execute("DELETE FROM montages WHERE id = ?", (montage.id,))
     _set_identity(connection, same.id, montage.identity)
     connection.execute("UPDATE montages SET sighted = ? WHERE id = ?", (sighted, same.id))

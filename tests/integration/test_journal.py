@@ -193,6 +193,21 @@ async def test_a_failed_content_is_not_read_again_beside_a_newer_sighting(path):
         assert states == [(first, MontageState.SUPERSEDED), (newer, MontageState.SETTLED)]
 
 
+async def test_a_predecessor_is_not_forgotten_when_its_successor_turns_out_to_be_a_known_content(path):
+    elsewhere = replace(SIGHTING, path=Path("/data/elsewhere.json"))
+    async with Journal(path) as journal:
+        known = await journal.notice(elsewhere)
+        await settle(journal, known, settled("aa", ("t1",)))
+        other = await journal.notice(replace(elsewhere, identity=changed(ctime_ns=2_000).identity))
+        await settle(journal, other, settled("bb", ("t2",)))
+        former = await journal.notice(SIGHTING)
+        await settle(journal, former, settled("cc", ("t3",)))
+        again = await journal.notice(replace(elsewhere, identity=changed(ctime_ns=3_000).identity))
+        assert await journal.move(await journal.montage(former), await journal.montage(again))
+        assert (await settle(journal, again, settled("aa", ("t1",)))).kept == known
+        assert await journal.unwanted_tile_ids(await journal.montage(known), STACK) == {"t2", "t3"}
+
+
 async def test_only_an_unfinished_content_that_was_noticed_last_is_doubted(path):
     async with Journal(path) as journal:
         first = await journal.notice(SIGHTING)

@@ -277,8 +277,8 @@ class PathWalk(RuleBasedStateMachine):
             assert latest.state is MontageState.COMPLETE, told
 
     async def _check_gone(self, latest: Montage, told: str) -> None:
-        """What FAILED and is gone is not on disk under another path: it would have moved there."""
-        if latest.state is MontageState.FAILED and latest.digest is not None:
+        """What FAILED because it is gone is not on disk under another path: it would have moved there."""
+        if latest.state is MontageState.FAILED and "is gone since" in str(latest.fault):
             alike = [each.metafile for each in await self.world.journal.alike(latest)]
             assert not [each for each in alike if each.exists()], told
 
