@@ -44,7 +44,7 @@ def wait_for(condition: Callable[[], Any], timeout_s: float = 60.0, what: str | 
 
 
 def fetch(url: str, *, method: str = "GET", body: Any = None) -> Any:
-    """JSON at a URL whatever its status; None if nobody answers."""
+    """JSON at a URL whatever its status; None if nobody answers, whose reason is then in the test's output."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
     try:
@@ -53,7 +53,8 @@ def fetch(url: str, *, method: str = "GET", body: Any = None) -> Any:
     except urllib.error.HTTPError as error:
         with error:
             text = error.read()
-    except OSError:
+    except OSError as error:
+        sys.stderr.write(f"{method} {url}: {error!r}\n")
         return None
     with contextlib.suppress(ValueError):
         return json.loads(text)
@@ -330,8 +331,7 @@ class Rig:
 
     def tiles(self, stack: str, z: float) -> dict[str, Any]:
         """Tile specs of a layer by id; none where render-ws says that there are none."""
-        answer = fetch(f"{self.stack_url(stack)}/z/{z}/resolvedTiles")
-        assert answer is not None, "render-ws does not answer"
+        answer = wait_for(lambda: fetch(f"{self.stack_url(stack)}/z/{z}/resolvedTiles"), 60, "an answer of render-ws")
         return answer["tileIdToSpecMap"] if isinstance(answer, dict) else {}
 
     def tell_standin(self, **fault: Any) -> None:

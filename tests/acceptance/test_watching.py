@@ -107,6 +107,7 @@ def said(rig: Rig, event: str) -> list[dict[str, Any]]:
 
 
 def find_a_burst(rig: Rig, count: int) -> None:
+    wait_until_ready(rig)  # what the first pass finds is counted neither as announced nor as missed
     metafiles = write_burst(rig.acquisition, count)
     section = image(rig.acquisition / "burst_0000" / "roi")
     wait_until_found(rig, metafiles)
