@@ -1,1 +1,1 @@
-"""The parts of the watcher: what a root is, hints from events, passes of scans, mounts, trust in events, ownership."""
+"""Directories to sightings: events as hints, scans as the truth."""

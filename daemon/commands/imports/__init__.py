@@ -1,0 +1,1 @@
+"""The three import commands: parameters, flags and JSON files, results."""

@@ -1,1 +1,0 @@
-"""The three import commands that run once and end, with the parameters that asap-modules' scripts have."""

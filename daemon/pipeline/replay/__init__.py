@@ -1,0 +1,1 @@
+"""Which montages a person means, and how they are done again."""
