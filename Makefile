@@ -12,7 +12,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 # An editable installation compiles the kernel, which does not load once its source is another.
-$(READY): requirements-dev.lock pyproject.toml hatch_build.py handlers/areamean.c
+$(READY): requirements-dev.lock pyproject.toml hatch_build.py handlers/mipmaps/area_mean.c
 	.ci/venv $(PYTHON) $(VENV) requirements-dev.lock
 	$(PIP_INSTALL) --editable .
 	$(BIN)/pip check

@@ -12,8 +12,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-PACKAGE = Path(__file__).resolve().parent / "handlers"
-SOURCE, LIBRARY = PACKAGE / "areamean.c", PACKAGE / "libareamean.so"
+PACKAGE = Path(__file__).resolve().parent / "handlers" / "mipmaps"
+SOURCE, LIBRARY = PACKAGE / "area_mean.c", PACKAGE / "libarea_mean.so"
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror=incompatible-pointer-types")
 
 
@@ -25,7 +25,7 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]  # hatchling's o
         if problem:
             self.app.display_warning(f"the mipmap kernel is left to numpy, which is slower: {problem}")
             return
-        build_data["artifacts"].append("handlers/libareamean.so")
+        build_data["artifacts"].append("handlers/mipmaps/libarea_mean.so")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks import processes, sections
 from benchmarks.common import Options, Outcome, Plot, Row, run_script
-from daemon.demo.section import SectionPlan
+from daemon.simulator.section import SectionPlan
 
 SIZE = (64, 64)
 LEVELS = 2

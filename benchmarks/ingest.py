@@ -11,11 +11,11 @@ from typing import Any
 
 from benchmarks import processes, sections
 from benchmarks.common import Options, Outcome, Plot, Row, interleaved, median_cpu_s, median_ratio, run_script
-from daemon.demo.section import SectionPlan
-from handlers.metafile import Metafile, image_path, parse_metafile
-from handlers.renderanswers import RESOLVED_TILES
-from handlers.resolvedtiles import check_upload, differences, upload_bodies
-from handlers.tilespec import tile_specs_for
+from daemon.simulator.section import SectionPlan
+from handlers.acquisition.metafile import Metafile, image_path, parse_metafile
+from handlers.acquisition.tilespec import tile_specs_for
+from handlers.render.responses import RESOLVED_TILES
+from handlers.render.tiles import check_upload, differences, upload_bodies
 
 SETTLE_S = 0.5
 LIMITS_S = {200: 0.3, 2772: 1.5, 20_000: 5.0}

@@ -30,10 +30,10 @@ from benchmarks.common import (
     median_wall_s,
     run_script,
 )
-from handlers.areakernel import compiled_code
-from handlers.areamean import MeansByNumpy, means
-from handlers.formats import Encoding
-from handlers.images import MipmapJob, make_mipmaps
+from handlers.images.encode import Encoding
+from handlers.mipmaps.area_mean import MeansByNumpy, means
+from handlers.mipmaps.kernel import compiled_code
+from handlers.mipmaps.make import MipmapJob, make_mipmaps
 
 LEVELS = tuple(range(1, 7))
 SIDES = (3840, 5504)
@@ -415,7 +415,7 @@ def encoders(side: int, runs: int) -> tuple[list[Row], dict[str, Any]]:
 WORKER = """
 import sys
 from pathlib import Path
-from handlers.images import MipmapJob, make_mipmaps
+from handlers.mipmaps.make import MipmapJob, make_mipmaps
 def peak_bytes(name, side):
     outputs = tuple((n, Path(sys.argv[1]) / f"{n}.tif") for n in range(1, 7))
     report = make_mipmaps(MipmapJob("t", Path(sys.argv[1]) / name, outputs, side, side))

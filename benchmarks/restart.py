@@ -8,8 +8,8 @@ from pathlib import Path
 
 from benchmarks import processes
 from benchmarks.common import Options, Outcome, Row, run_script
-from daemon.journal import connect
-from daemon.states import Event, MontageState
+from daemon.journal.file import connect
+from daemon.montages.states import Event, MontageState
 from handlers.uris import path_to_uri
 
 MONTAGES = 100_000

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from daemon.demo.microscope import tiff_bytes
-from daemon.demo.pytemca import TileStatistics, metafile_bytes
-from daemon.demo.section import SectionPlan, plan_section
+from daemon.simulator.microscope import tiff_bytes
+from daemon.simulator.pytemca import TileStatistics, metafile_bytes
+from daemon.simulator.section import SectionPlan, plan_section
 
 OLD_S = 3600
 _STATISTICS = TileStatistics(minimum=10_000, maximum=50_000, mean=32_000, std_dev=30, focus_score=22.0)

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks import processes, sections
 from benchmarks.common import Options, Outcome, Plot, Row, cores, idle_s, own_cpu_s, run_script
-from daemon.demo.section import SectionPlan
+from daemon.simulator.section import SectionPlan
 from handlers.uris import mipmap_path
 
 SCOPES = 6

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from benchmarks import processes
 from benchmarks.common import Options, Outcome, Row, interleaved, median_cpu_s, median_ratio, median_wall_s, run_script
-from daemon.watching.hints import HintBox, open_hints
-from daemon.watching.lookout import Lookout
+from daemon.watching.event_hints import HintBox, open_hints
 from daemon.watching.mounts import read_mounts
+from daemon.watching.root import Lookout
 from daemon.watching.roots import WatchRoot
 
 DIRECTORIES = 10_000

@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.common import Options, Outcome, Plot, Row, interleaved, median_cpu_s, median_ratio, run_script
-from handlers.executors import WorkerPool, open_executor, run_job
-from handlers.images import MipmapJob
+from handlers.mipmaps.make import MipmapJob
+from handlers.workers.pool import WorkerPool, open_executor, run_job
 
 LEVELS = range(1, 7)
-IMPORTS = "import handlers.images, handlers.worker"
+IMPORTS = "import handlers.mipmaps.make, handlers.workers.worker"
 SPIN = range(4_000_000)
 """To be summed: some 0.1 s that need no memory, for what two processes are worth here in any case."""
 

@@ -46,9 +46,9 @@ def run(config_path: Path | None) -> None:
     settings = _settings_or_exit(config_path)
     examination = _begin_ahead(settings)
     from daemon.app import Daemon
-    from daemon.config import load_settings
-    from daemon.service import set_up_logging
-    from handlers.executors import leave_if_workers_hang
+    from daemon.config.load import load_settings
+    from daemon.system.service import set_up_logging
+    from handlers.workers.pool import leave_if_workers_hang
 
     set_up_logging(settings.log.level, settings.log.format)
     _collect_seldom()
@@ -63,17 +63,17 @@ def run(config_path: Path | None) -> None:
 def _begin_ahead(settings: Any) -> Any:
     """Begins what takes time without this process's Python, which has much to import still: the journal's examination,
     which is returned, and the server of worker processes, which imports for itself."""
-    from handlers.worker import start_server
+    from handlers.workers.worker import start_server
 
     if settings.workers.executor == "processes":
         start_server()
-    from daemon.journal import examine_ahead
+    from daemon.journal.file import examine_ahead
 
     return examine_ahead(settings.journal.path)
 
 
 def _end_server() -> None:
-    from handlers.worker import end_server
+    from handlers.workers.worker import end_server
 
     end_server()
 
@@ -92,7 +92,7 @@ def _collect_seldom() -> None:
 def check_config(config_path: Path | None, print_example: bool) -> None:
     """Say what would be watched and where it would be written, or what is wrong, key by key."""
     if print_example:
-        from daemon.config import example_toml
+        from daemon.config.load import example_toml
 
         click.echo(example_toml(), nl=False)
         return
@@ -119,8 +119,8 @@ def _notes(settings: Any) -> list[str]:
     """What a person should know before the daemon runs; a file server that does not answer ends the list."""
     from concurrent.futures import wait
 
-    from daemon.config import remarks
-    from daemon.watching.threads import DaemonThreads
+    from daemon.config.load import remarks
+    from daemon.system.threads import DaemonThreads
 
     notes: list[str] = []
     looking = DaemonThreads("notes").submit(lambda: notes.extend(remarks(settings)))
@@ -135,7 +135,7 @@ def _notes(settings: Any) -> list[str]:
 @CONFIG_OPTION
 def health(url: str | None, config_path: Path | None) -> None:
     """Ask the running daemon whether it is ready: exit 0 ready, 1 not ready, 2 unreachable."""
-    from daemon.status import fetch
+    from daemon.commands.daemon_client import fetch
     from handlers.uris import without_userinfo
 
     where = url or _http_url(config_path)
@@ -153,7 +153,7 @@ def health(url: str | None, config_path: Path | None) -> None:
 @CONFIG_OPTION
 def reload(config_path: Path | None) -> None:
     """Have the running daemon take up its changed configuration: exit 0 in force, 1 not, 2 the file cannot be used."""
-    from daemon.reload import reload as work
+    from daemon.commands.reload import reload as work
     from handlers.errors import Fault
 
     settings = _settings_or_exit(config_path)
@@ -169,7 +169,7 @@ def reload(config_path: Path | None) -> None:
 @CONFIG_OPTION
 def status(as_json: bool, config_path: Path | None) -> None:
     """Show what is done, under way, waiting and failed: from the running daemon, else from the journal."""
-    from daemon.status import read_status, status_text
+    from daemon.commands.status import read_status, status_text
 
     settings = _settings_or_exit(config_path)
     report = _run_or_exit(read_status(settings))
@@ -196,7 +196,7 @@ def status(as_json: bool, config_path: Path | None) -> None:
 )
 def demo(sections: int, tiles: int, size: str, directory: Path | None, keep: bool, output: Path) -> None:
     """Run the main job: a simulated microscope, the daemon, a stand-in render-ws, each a process of its own."""
-    from daemon.demo.show import Show, parse_size
+    from daemon.simulator.show import Show, parse_size
 
     try:
         width, height = parse_size(size)
@@ -213,7 +213,7 @@ def demo(sections: int, tiles: int, size: str, directory: Path | None, keep: boo
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535))
 def standin(host: str, port: int) -> None:
     """Run the built-in render-ws stand-in alone, in memory."""
-    from daemon.demo.standin import run_standin
+    from daemon.simulator.standin import run_standin
 
     try:
         _run_or_exit(run_standin(host, port))
@@ -233,7 +233,7 @@ def _import_command(name: str, summary: str) -> None:
     )
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     def command(arguments: tuple[str, ...]) -> None:
-        from daemon.oneshot.commands import run_command
+        from daemon.commands.imports.commands import run_command
 
         sys.exit(run_command(name, arguments))
 
@@ -255,7 +255,7 @@ def backup(file: Path, config_path: Path | None) -> None:
     """Copy the journal to FILE, also while the daemon runs. FILE is replaced if it is a journal."""
     import asyncio
 
-    from daemon.rebuild import back_up
+    from daemon.commands.journal import back_up
 
     settings = _settings_or_exit(config_path)
     target = file.absolute()
@@ -270,8 +270,8 @@ def rebuild(config_path: Path | None) -> None:
 
     The daemon must not run. A journal that is there is kept under another name.
     """
-    from daemon.rebuild import rebuild as work
-    from daemon.service import set_up_logging
+    from daemon.commands.journal import rebuild as work
+    from daemon.system.service import set_up_logging
 
     settings = _settings_or_exit(config_path)
     set_up_logging("warning", settings.log.format, sys.stderr)
@@ -348,9 +348,9 @@ def replay(
     state.
     The running daemon does the work where there is one. Exit 0: all are COMPLETE, or nothing is selected; 1: not all.
     """
-    from daemon.replay.command import replay as work
-    from daemon.replay.command import requests_for, requests_of
-    from daemon.service import set_up_logging
+    from daemon.commands.replay import replay as work
+    from daemon.commands.replay import requests_for, requests_of
+    from daemon.system.service import set_up_logging
 
     if from_report is not None and (paths or zs or state or since):
         raise click.UsageError("--from-report says which montages: give no PATH, --z, --state or --since with it")
@@ -379,9 +379,9 @@ def verify(
 
     Without a selection: all of them. Exit 0: no difference; 1: differences, or something could not be judged.
     """
-    from daemon.replay.command import requests_for
-    from daemon.service import set_up_logging
-    from daemon.verify import verify as work
+    from daemon.commands.replay import requests_for
+    from daemon.commands.verify import verify as work
+    from daemon.system.service import set_up_logging
 
     if state == "failed":
         raise click.UsageError("--state failed: only COMPLETE montages can be verified")
@@ -392,7 +392,7 @@ def verify(
 
 
 def _settings_or_exit(config_path: Path | None) -> Any:
-    from daemon.config import ConfigError, load_settings
+    from daemon.config.load import ConfigError, load_settings
 
     try:
         return load_settings(config_path)
@@ -401,7 +401,7 @@ def _settings_or_exit(config_path: Path | None) -> Any:
 
 
 def _http_url(config_path: Path | None) -> str:
-    from daemon.status import daemon_urls
+    from daemon.commands.daemon_client import daemon_urls
 
     return daemon_urls(_settings_or_exit(config_path))[0]
 
@@ -410,7 +410,7 @@ def _run_or_exit(work: Coroutine[Any, Any, Any]) -> Any:
     """The coroutine's result; a fault that a user can cause ends the program with its text, never a traceback."""
     import asyncio
 
-    from daemon.watching.threads import DaemonThreads
+    from daemon.system.threads import DaemonThreads
     from handlers.errors import Fault
 
     async def with_own_threads() -> Any:

@@ -11,19 +11,20 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
-from daemon.collector import collect_while_idle
-from daemon.config import Settings
-from daemon.health import Facts, Metrics, reasons_not_ready
-from daemon.journal import Examination
-from daemon.reload import Reloader
-from daemon.replay.replayer import Replayer
-from daemon.secondlook import SecondLook
-from daemon.service import SystemdNotifier, set_up_logging, watchdog_interval_s
-from daemon.status import http_url
-from daemon.watcher import Watcher
-from daemon.watching.ownership import lock_journal
-from daemon.web import Posts, make_app
-from daemon.work import open_work
+from daemon.config.load import Settings
+from daemon.config.reload import Reloader
+from daemon.config.settings import http_url
+from daemon.journal.file import Examination
+from daemon.pipeline.assembly import open_work
+from daemon.pipeline.health import Facts, Metrics, reasons_not_ready
+from daemon.pipeline.recheck import SecondLook
+from daemon.pipeline.replay.replayer import Replayer
+from daemon.simulator.embedded import serve_if_embedded
+from daemon.system.collector import collect_while_idle
+from daemon.system.locks import lock_journal
+from daemon.system.service import SystemdNotifier, set_up_logging, watchdog_interval_s
+from daemon.watching.watcher import Watcher
+from daemon.web.routes import Posts, make_app
 from handlers.errors import SettingsFault, StorageFault
 
 log = structlog.get_logger()
@@ -105,6 +106,7 @@ class Daemon:
     async def _live(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
             lock = stack.enter_context(lock_journal(self._settings.journal.path))
+            render_url = await stack.enter_async_context(serve_if_embedded(self._settings.render))
             self._work = await stack.enter_async_context(
                 open_work(
                     lambda: self._settings,
@@ -112,6 +114,7 @@ class Daemon:
                     look_again=self._look_again,
                     metrics=self._metrics,
                     examination=self._examination,
+                    render_url=render_url,
                 )
             )
             self._journal, self._client, self._gate = self._work.journal, self._work.client, self._work.gate

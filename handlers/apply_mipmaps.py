@@ -10,24 +10,18 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from handlers.blocking import blocking
 from handlers.errors import Fault, ImageFault, ReadBackDiffers, RenderRefused, RenderUnavailable
-from handlers.failures import Failure
-from handlers.layeranswers import release
-from handlers.layers import absent_layer, find_layers, no_layers
-from handlers.mipmapplan import MipmapPlan, faulty_levels, level0_of, level_uris
-from handlers.pathbuilder import check_derived, merged_builder
-from handlers.render import PathBuilder, RenderClient, ResolvedTiles, StackId
-from handlers.rendernames import ZRange, format_z
-from handlers.resolvedtiles import (
-    MOST_TILES,
-    Json,
-    differences,
-    shared_transforms,
-    some,
-)
-from handlers.tilelevels import Levels, check_levels, with_levels
-from handlers.writing import PartialResolution, completed, leave_stack, restore_stack, write_while_loading
+from handlers.mipmaps.plan import MipmapPlan, faulty_levels, level0_of, level_uris
+from handlers.render.client import PathBuilder, RenderClient, ResolvedTiles, StackId
+from handlers.render.failures import Failure
+from handlers.render.layer_responses import release
+from handlers.render.levels import Levels, check_levels, with_levels
+from handlers.render.names import ZRange, format_z
+from handlers.render.path_builder import check_derived, merged_builder
+from handlers.render.sessions import PartialResolution, completed, leave_stack, restore_stack, write_while_loading
+from handlers.render.tiles import MOST_TILES, Json, differences, shared_transforms, some
+from handlers.render.z_values import absent_layer, find_layers, no_layers
+from handlers.sync import blocking
 
 _MOST_DIFFERENCES = 5
 """Named in a fault; the others are counted."""

@@ -9,16 +9,16 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from handlers.blocking import run_blocking
 from handlers.errors import Fault, RenderFault
-from handlers.executors import WorkerPool, open_executor, run_job
-from handlers.failures import Failure
-from handlers.images import MipmapJob, MipmapReport
-from handlers.layers import absent_layer, find_layers, no_layers
-from handlers.mipmapjobs import mask_job, tile_job
-from handlers.mipmapplan import MipmapPlan, level0_of
-from handlers.render import RenderClient, StackId
-from handlers.rendernames import ZRange
+from handlers.mipmaps.jobs import mask_job, tile_job
+from handlers.mipmaps.make import MipmapJob, MipmapReport
+from handlers.mipmaps.plan import MipmapPlan, level0_of
+from handlers.render.client import RenderClient, StackId
+from handlers.render.failures import Failure
+from handlers.render.names import ZRange
+from handlers.render.z_values import absent_layer, find_layers, no_layers
+from handlers.sync import run_blocking
+from handlers.workers.pool import WorkerPool, open_executor, run_job
 
 LAYERS_AT_ONCE = 2
 """The tiles of the next layer are fetched, and given to idle workers, while those of the last one end."""

@@ -8,17 +8,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from handlers.arrival import Arrival, check_images, depth_warnings, read_metafile
-from handlers.blocking import blocking
-from handlers.consistency import Severity, check_metafile
+from handlers.acquisition.arrival import Arrival, check_images, depth_warnings, read_metafile
+from handlers.acquisition.consistency import Severity, check_metafile
+from handlers.acquisition.metafile import Metafile, parse_metafile
+from handlers.acquisition.tilespec import TileSpecOptions, shared_transform_for, tile_specs_for
+from handlers.acquisition.z import ZRule, ZRuleKind, check_z
 from handlers.errors import Fault, ImageFault, ImagesMissing, MetafileFault, ReadBackDiffers
-from handlers.metafile import Metafile, parse_metafile
-from handlers.render import RenderClient, StackId, TileBounds
-from handlers.rendernames import tile_segment
-from handlers.resolvedtiles import MOST_TILES, Json, some, tile_ids
-from handlers.tilespec import TileSpecOptions, shared_transform_for, tile_specs_for
-from handlers.writing import PartialResolution, completed, leave_stack, restore_stack, write_while_loading
-from handlers.zrule import ZRule, ZRuleKind, check_z
+from handlers.render.client import RenderClient, StackId, TileBounds
+from handlers.render.names import tile_segment
+from handlers.render.sessions import PartialResolution, completed, leave_stack, restore_stack, write_while_loading
+from handlers.render.tiles import MOST_TILES, Json, some, tile_ids
+from handlers.sync import blocking
 
 RESOLUTION_Z_NM = 45.0
 """Thickness of a section in a stack that has to be created, unless another is given."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from handlers.render import RenderClient
+from handlers.render.client import RenderClient
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from handlers.contentdigest import FileContent, content_of
 from handlers.errors import Fault, ImageFault, ImagesMissing, RenderRefused
-from handlers.greyvalues import Grey
 from handlers.identity import FileIdentity
-from handlers.imageheader import inspect_image, opened
-from handlers.images import verify_level
-from handlers.mipmapplan import Level0, LevelUris, MipmapPlan
-from handlers.provenance import are_its_pixels, level0_digest, provenance_in
-from handlers.reduction import level_size
-from handlers.renderanswers import PathBuilder
-from handlers.resolvedtiles import Json, canonical_url, differences, image_holder, level_0
+from handlers.images.digest import FileContent, content_of
+from handlers.images.header import inspect_image, opened
+from handlers.images.pixels import Grey
+from handlers.images.provenance import are_its_pixels, level0_digest, provenance_in
+from handlers.images.reduction import level_size
+from handlers.mipmaps.make import verify_level
+from handlers.mipmaps.plan import Level0, LevelUris, MipmapPlan
+from handlers.render.responses import PathBuilder
+from handlers.render.tiles import Json, canonical_url, differences, image_holder, level_0
 from handlers.uris import uri_to_path
 
 INGEST, MIPMAPS, APPLY = "ingest", "mipmaps", "apply"

@@ -17,22 +17,24 @@ from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
-from daemon.config import Settings, WatchSettings
-from daemon.journal import Journal, Look, Montage, Settled, connect_read_only, journal_fault
-from daemon.replay.lookup import NotSelectable
-from daemon.settle import settled_of
-from daemon.states import MontageState
-from daemon.steps import Section, section_of
-from daemon.watcher import FoundBy, Sighting
-from daemon.watching.ownership import JournalHeld, lock_journal
+from daemon.config.load import Settings, WatchSettings
+from daemon.journal.file import connect_read_only, journal_fault
+from daemon.journal.journal import Journal
+from daemon.montages.records import Look, Montage, Settled
+from daemon.montages.sighting import FoundBy, Sighting
+from daemon.montages.states import MontageState
+from daemon.pipeline.replay.lookup import NotSelectable
+from daemon.pipeline.settle import settled_of
+from daemon.pipeline.steps import Section, section_of
+from daemon.system.locks import JournalHeld, lock_journal
+from daemon.system.text import shown
 from daemon.watching.scan import NameRule, Tree
-from daemon.watching.words import shown
-from handlers.arrival import read_metafile
+from handlers.acquisition.arrival import read_metafile
+from handlers.acquisition.metafile import parse_metafile
 from handlers.errors import Fault, SettingsFault, StackMissing, StorageFault, storage_fault
-from handlers.metafile import parse_metafile
-from handlers.mipmapplan import absent_levels, level_uris
-from handlers.render import PathBuilder, RenderClient, StackId, StackState
-from handlers.resolvedtiles import Json, some
+from handlers.mipmaps.plan import absent_levels, level_uris
+from handlers.render.client import PathBuilder, RenderClient, StackId, StackState
+from handlers.render.tiles import Json, some
 from handlers.verify import APPLY, INGEST, check_levels_named, check_path_builder, check_tiles
 
 COMPANIONS = ("", "-wal", "-shm", "-journal")

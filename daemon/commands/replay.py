@@ -17,16 +17,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from daemon.config import Settings, read_token
-from daemon.journal import Journal
-from daemon.replay.lookup import Lookup, NotSelectable
-from daemon.replay.replayer import Replayer, plan_json, plan_within
-from daemon.replay.selection import Action, ReplayRequest, parse_since
-from daemon.states import UNFINISHED, MontageState
-from daemon.status import ask
-from daemon.watching.ownership import JournalHeld, lock_journal, lock_root, noted
-from daemon.web import montage_json, problems
-from daemon.work import Work, open_work
+from daemon.commands.daemon_client import ask
+from daemon.config.load import Settings, read_token
+from daemon.journal.journal import Journal
+from daemon.montages.presentation import montage_json
+from daemon.montages.states import UNFINISHED, MontageState
+from daemon.pipeline.assembly import Work, open_work
+from daemon.pipeline.replay.lookup import Lookup, NotSelectable
+from daemon.pipeline.replay.replayer import Replayer, plan_json, plan_within
+from daemon.pipeline.replay.selection import Action, ReplayRequest, parse_since, problems
+from daemon.simulator.embedded import serve_if_embedded
+from daemon.system.locks import JournalHeld, lock_journal, lock_root, noted
 from handlers.errors import Fault
 
 Row = dict[str, Any]
@@ -402,9 +403,15 @@ async def _here(
             if watch.directory.is_dir():
                 locks.enter_context(lock_root(watch.directory, settings.journal.path.parent))
         # Nobody else will come: stacks are closed once, when all is in them, without waiting for quiet.
-        async with open_work(
-            lambda: settings, is_observable=lambda name: _is_there(settings, name), close_at_end=True
-        ) as work:
+        async with (
+            serve_if_embedded(settings.render) as render_url,
+            open_work(
+                lambda: settings,
+                is_observable=lambda name: _is_there(settings, name),
+                close_at_end=True,
+                render_url=render_url,
+            ) as work,
+        ):
             await work.journal.count_crashes()
             replayer = Replayer(lambda: settings, work.journal, work.pipeline)
             plans = [plan_json(plan) for request in requests for plan in await replayer.replay(request)]

@@ -1,79 +1,12 @@
 """What `temwatch status` and `temwatch health` show: asked of the running daemon, else read from the journal."""
 
-import http.client
-import json
-import time
-import urllib.error
-import urllib.request
 from typing import Any
 
-from daemon.config import Settings
-from daemon.states import UNFINISHED, MontageState
-from daemon.watching.ownership import noted
+from daemon.commands.daemon_client import daemon_urls, fetch
+from daemon.config.load import Settings
+from daemon.montages.states import UNFINISHED, MontageState
 
-TIMEOUT_S = 10.0
-MOST_BYTES = 512 * 2**20
-"""A longer answer is none of a daemon's."""
 SHOWN = 200
-
-
-def ask(
-    url: str, body: dict[str, Any] | None = None, token: str | None = None, timeout_s: float = TIMEOUT_S
-) -> tuple[int, dict[str, Any]] | None:
-    """Status and JSON object that a URL answers, to a POST where a body is given; None if there is none."""
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
-    data = None if body is None else json.dumps(body).encode()
-    try:
-        request = urllib.request.Request(url, data, headers)  # noqa: S310  the operator's own URL
-        status, text = _answer_to(request, timeout_s)
-        answer = json.loads(text)
-    except (OSError, ValueError, http.client.HTTPException):
-        return None
-    return (status, answer) if isinstance(answer, dict) else None
-
-
-def _answer_to(request: urllib.request.Request, timeout_s: float) -> tuple[int, bytes]:
-    """Status and body, whatever the status. The time-out is for the beginning of the answer, and again for its body."""
-    # A proxy that the environment names is for the world outside: it knows no daemon on this machine.
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with direct.open(request, timeout=timeout_s) as response:
-            return response.status, _body(response, timeout_s)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, _body(error, timeout_s)
-
-
-def _body(response: Any, timeout_s: float) -> bytes:
-    """The body to its end. Raises TimeoutError for one that is too long, or takes too long byte by byte."""
-    body, deadline = bytearray(), time.monotonic() + timeout_s
-    while piece := response.read1(2**20):
-        body += piece
-        if len(body) > MOST_BYTES or time.monotonic() > deadline:
-            raise TimeoutError
-    return bytes(body)
-
-
-def fetch(url: str) -> dict[str, Any] | None:
-    """JSON object at a URL, whatever the status; None if nobody answers, or not in JSON."""
-    answer = ask(url)
-    return answer[1] if answer else None
-
-
-def http_url(host: str, port: int) -> str:
-    """Address of the daemon's HTTP face.
-
-    >>> http_url("127.0.0.1", 8787), http_url("::1", 8787)
-    ('http://127.0.0.1:8787', 'http://[::1]:8787')
-    """
-    return f"http://[{host}]:{port}" if ":" in host and not host.startswith("[") else f"http://{host}:{port}"
-
-
-def daemon_urls(settings: Settings) -> tuple[str, ...]:
-    """Where the daemon may answer: where it listened last, if the configuration leaves the port to the system."""
-    http = settings.http
-    configured, last = http_url(http.host, http.port), noted(settings.journal.path)
-    return tuple(filter(None, (last, configured) if http.port == 0 else (configured, last)))
 
 
 async def read_status(settings: Settings) -> dict[str, Any]:
@@ -95,8 +28,8 @@ async def read_status(settings: Settings) -> dict[str, Any]:
 
 
 async def _from_journal(settings: Settings) -> dict[str, Any]:
-    from daemon.journal import Journal
-    from daemon.web import counts_json, montage_json
+    from daemon.journal.journal import Journal
+    from daemon.montages.presentation import counts_json, montage_json
 
     if not settings.journal.path.exists():
         return {"counts": {}, "montages": []}

@@ -17,16 +17,17 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from daemon.config import Settings, WatchSettings
-from daemon.journal import Journal, Montage
-from daemon.replay.lookup import Lookup
-from daemon.replay.selection import Selection
-from daemon.states import UNFINISHED, MontageState
-from daemon.steps import Section, section_of
-from handlers.arrival import read_metafile
+from daemon.config.load import Settings, WatchSettings
+from daemon.journal.journal import Journal
+from daemon.montages.records import Montage
+from daemon.montages.states import UNFINISHED, MontageState
+from daemon.pipeline.replay.lookup import Lookup
+from daemon.pipeline.replay.selection import Selection
+from daemon.pipeline.steps import Section, section_of
+from handlers.acquisition.arrival import read_metafile
 from handlers.errors import Fault, SettingsFault, StackMissing
-from handlers.mipmapplan import level_uris
-from handlers.render import PathBuilder, RenderClient, ResolvedTiles, StackId, StackState
+from handlers.mipmaps.plan import level_uris
+from handlers.render.client import PathBuilder, RenderClient, ResolvedTiles, StackId, StackState
 from handlers.verify import (
     APPLY,
     INGEST,

@@ -16,9 +16,8 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource
 from pydantic_settings.exceptions import SettingsError
 
-from daemon.config_errors import ConfigError, problem_line, unknown_key
-from daemon.config_text import markdown_reference, toml_example
-from daemon.settings import (
+from daemon.config.errors import ConfigError, problem_line, unknown_key
+from daemon.config.settings import (
     ENVIRONMENT_PREFIX,
     HttpSettings,
     LogSettings,
@@ -31,11 +30,12 @@ from daemon.settings import (
     WorkerSettings,
     ZSettings,
 )
+from daemon.config.text import markdown_reference, toml_example
+from daemon.config.writable import outside_of_the_unit, refusal
+from daemon.system.text import shown
 from daemon.watching.mounts import Mount, read_mounts, remote_mount
-from daemon.watching.words import shown
-from daemon.writable import outside_of_the_unit, refusal
 from handlers.errors import Fault, SettingsFault
-from handlers.regularfile import NotRegular, read_regular
+from handlers.regular_file import NotRegular, read_regular
 
 __all__ = [
     "ConfigError",
@@ -310,12 +310,12 @@ model, and a test compares the two."""
 
 
 def example_toml() -> str:
-    """The text of config.example.toml, as `python -m daemon.config` prints it."""
+    """The text of config.example.toml, as `python -m daemon.config.load` prints it."""
     return toml_example(Settings, _EXAMPLE_HEAD)
 
 
 def reference_markdown() -> str:
-    """The text of docs/configuration.md, as `python -m daemon.config reference` prints it."""
+    """The text of docs/configuration.md, as `python -m daemon.config.load reference` prints it."""
     return markdown_reference(Settings, _REFERENCE_HEAD)
 
 

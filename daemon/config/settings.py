@@ -1,4 +1,4 @@
-"""The settings tree: every key with its type, bounds, default and meaning. Reads nothing; `daemon.config` loads it."""
+"""The settings tree: every key with its type, bounds, default and meaning. Pure; `daemon.config.load` reads files."""
 
 import ipaddress
 from collections.abc import Callable
@@ -18,18 +18,18 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from daemon.config_errors import RefusedKeyError, is_section, shown
-from daemon.config_text import example
+from daemon.config.errors import RefusedKeyError, is_section, shown
+from daemon.config.text import example
 from daemon.watching.roots import WatchMode, WatchRoot
+from handlers.acquisition.metafile import Header, Metafile
+from handlers.acquisition.tilespec import Origin, Positions, TileSpecOptions
+from handlers.acquisition.z import DEFAULT_NAME_PATTERN, ZRule, ZRuleKind, read_z_table
 from handlers.errors import Fault, SettingsFault
-from handlers.formats import Encoding
-from handlers.metafile import Header, Metafile
-from handlers.mipmapplan import MipmapPlan
-from handlers.reduction import Reduction
-from handlers.rendernames import check_name, checked_base_url, legal_stack_name
-from handlers.tilespec import Origin, Positions, TileSpecOptions
+from handlers.images.encode import Encoding
+from handlers.images.reduction import Reduction
+from handlers.mipmaps.plan import MipmapPlan
+from handlers.render.names import check_name, checked_base_url, legal_stack_name
 from handlers.uris import path_builder_agrees
-from handlers.zrule import DEFAULT_NAME_PATTERN, ZRule, ZRuleKind, read_z_table
 
 T = TypeVar("T")
 
@@ -602,3 +602,12 @@ def _require_apart(index: int, watch: WatchSettings, other: int, before: WatchSe
             f"watch[{index}].directory",
             f"{watch.directory} overlaps {before.directory} of watch[{other}]; a metafile belongs to one watch",
         )
+
+
+def http_url(host: str, port: int) -> str:
+    """Address of the daemon's HTTP face.
+
+    >>> http_url("127.0.0.1", 8787), http_url("::1", 8787)
+    ('http://127.0.0.1:8787', 'http://[::1]:8787')
+    """
+    return f"http://[{host}]:{port}" if ":" in host and not host.startswith("[") else f"http://{host}:{port}"

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from daemon.config_errors import bounds, is_section, section_of
+from daemon.config.errors import bounds, is_section, section_of
 
 Section = tuple[str, bool, type[BaseModel]]
 """Dotted name, whether it repeats, model."""

@@ -6,8 +6,8 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from daemon.system.text import shown
 from daemon.watching.mounts import is_within
-from daemon.watching.words import shown
 
 UNIT = "temwatch.service"
 ASK_S = 5.0

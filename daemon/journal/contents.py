@@ -7,8 +7,7 @@ that was noticed last stands for what the path holds; a content that comes back 
 import json
 from collections.abc import Collection, Iterable, Mapping
 
-from daemon.journal import tilesets
-from daemon.journal.records import Awaited, Look, Montage, Overtaken, Settled, Settling
+from daemon.journal import tile_sets as tilesets
 from daemon.journal.rows import (
     BY_ID,
     COLUMNS,
@@ -22,8 +21,9 @@ from daemon.journal.rows import (
     need,
     record,
 )
-from daemon.states import HAS_SETTLED, UNFINISHED, Event, MontageState, Step, advance, replay_start
-from daemon.watcher import Sighting
+from daemon.montages.records import Awaited, Look, Montage, Overtaken, Settled, Settling
+from daemon.montages.sighting import Sighting
+from daemon.montages.states import HAS_SETTLED, UNFINISHED, Event, MontageState, Step, advance, replay_start
 from handlers.errors import Evidence, Fault
 from handlers.identity import FileIdentity
 from handlers.uris import path_to_uri, uri_to_path

@@ -11,11 +11,11 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
-from daemon.journal.records import Montage
 from daemon.journal.rows import Connection, need, record
-from daemon.states import Event
-from handlers.contentdigest import DIGEST_BYTES, FileContent
+from daemon.montages.records import Montage
+from daemon.montages.states import Event
 from handlers.identity import FileIdentity
+from handlers.images.digest import DIGEST_BYTES, FileContent
 
 NAMES_SHOWN = 5
 CHANGES_SHOWN = 10

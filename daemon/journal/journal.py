@@ -15,7 +15,9 @@ from typing import Any, Self, TypeVar
 
 import structlog
 
-from daemon.journal import contents, imagesread, rows, tilesets
+from daemon.journal import contents, rows
+from daemon.journal import images_read as imagesread
+from daemon.journal import tile_sets as tilesets
 from daemon.journal.ages import Ages
 from daemon.journal.file import (
     BUSY_S,
@@ -28,12 +30,12 @@ from daemon.journal.file import (
     journal_fault,
     transaction,
 )
-from daemon.journal.records import Awaited, Look, Montage, Outcome, Settled, Settling
-from daemon.states import Event, MontageState, Step
-from daemon.watcher import Sighting
-from daemon.watching.threads import DaemonThreads
-from handlers.contentdigest import FileContent
+from daemon.montages.records import Awaited, Look, Montage, Outcome, Settled, Settling
+from daemon.montages.sighting import Sighting
+from daemon.montages.states import Event, MontageState, Step
+from daemon.system.threads import DaemonThreads
 from handlers.errors import Evidence, Fault, StorageFault
+from handlers.images.digest import FileContent
 from handlers.uris import path_to_uri
 
 T = TypeVar("T")

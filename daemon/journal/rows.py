@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from daemon.journal.records import FaultRecord, Montage, Outcome
-from daemon.states import UNFINISHED, Event, IllegalTransition, MontageState, Step, advance
+from daemon.montages.records import FaultRecord, Montage, Outcome
+from daemon.montages.states import UNFINISHED, Event, IllegalTransition, MontageState, Step, advance
 from handlers.errors import Fault
 from handlers.identity import FileIdentity
 from handlers.uris import path_to_uri, uri_to_path

@@ -3,9 +3,9 @@
 import zlib
 from collections.abc import Sequence
 
-from daemon.journal.records import Montage, Rival, Settled
 from daemon.journal.rows import COLUMNS, Connection, montage_of
-from daemon.states import HAS_SETTLED
+from daemon.montages.records import Montage, Rival, Settled
+from daemon.montages.states import HAS_SETTLED
 from handlers.identity import FileIdentity
 from handlers.uris import path_to_uri
 

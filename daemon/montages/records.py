@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from daemon.states import MontageState
+from daemon.montages.states import MontageState
 from handlers.errors import Evidence, Fault
 from handlers.identity import FileIdentity
 

@@ -12,19 +12,21 @@ from pathlib import Path
 
 import structlog
 
-from daemon.config import Settings, WorkerSettings
-from daemon.disks import MipmapDisks
-from daemon.gate import PROBE_STACK, RenderGate
-from daemon.health import Metrics
-from daemon.journal import Examination, Journal, Montage
-from daemon.keeper import StackKeeper
-from daemon.latechanges import LateChanges
-from daemon.pipeline import Pipeline
-from daemon.states import Closing
-from daemon.steps import Steps
-from daemon.watching.threads import DaemonThreads
-from handlers.executors import WorkerPool, open_executor
-from handlers.render import RenderClient, StackId
+from daemon.config.load import Settings, WorkerSettings
+from daemon.journal.file import Examination
+from daemon.journal.journal import Journal
+from daemon.montages.records import Montage
+from daemon.montages.states import Closing
+from daemon.pipeline.health import Metrics
+from daemon.pipeline.late_changes import LateChanges
+from daemon.pipeline.output_disks import MipmapDisks
+from daemon.pipeline.render_gate import PROBE_STACK, RenderGate
+from daemon.pipeline.runner import Pipeline
+from daemon.pipeline.stacks import StackKeeper
+from daemon.pipeline.steps import Steps
+from daemon.system.threads import DaemonThreads
+from handlers.render.client import RenderClient, StackId
+from handlers.workers.pool import WorkerPool, open_executor
 
 log = structlog.get_logger()
 
@@ -120,12 +122,14 @@ async def open_work(
     metrics: Metrics | None = None,
     close_at_end: bool = False,
     examination: Examination | None = None,
+    render_url: str = "",
 ) -> AsyncIterator[Work]:
     """The parts, their resources opened in order; the caller owns the journal's lock and runs the parts' tasks.
 
     Parameters
     ----------
     examination : of the journal, if one was begun ahead.
+    render_url : where render-ws answers, if not where the settings say: an embedded stand-in listens on a free port.
 
     Raises
     ------
@@ -136,8 +140,7 @@ async def open_work(
     asyncio.get_running_loop().set_default_executor(DaemonThreads("files"))
     async with contextlib.AsyncExitStack() as stack:
         journal = await stack.enter_async_context(Journal(now.journal.path, examination=examination))
-        url = await stack.enter_async_context(render_url(now))
-        client = await stack.enter_async_context(RenderClient(url))
+        client = await stack.enter_async_context(RenderClient(render_url or now.render.url))
         count = now.workers.count or os.cpu_count() or 1
         pool = await stack.enter_async_context(_open_pool(now.workers, count))
         work = Work(settings, metrics or Metrics(), journal, client, is_observable, look_again, close_at_end)
@@ -154,16 +157,3 @@ async def _open_pool(workers: WorkerSettings, count: int) -> AsyncIterator[Worke
         yield pool
     finally:
         await asyncio.to_thread(opening.__exit__, None, None, None)
-
-
-@contextlib.asynccontextmanager
-async def render_url(settings: Settings) -> AsyncIterator[str]:
-    """Where render-ws is; for `embedded` a stand-in that lives as long as the context."""
-    if settings.render.url != "embedded":
-        yield settings.render.url
-        return
-    from daemon.demo.standin import serve_standin
-
-    async with serve_standin() as url:
-        log.warning("render.embedded", url=url, note="a stand-in in memory, for trying things out; nothing is kept")
-        yield url

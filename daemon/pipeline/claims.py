@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from daemon.journal import Montage, Overtaken, Rival
-from handlers.arrival import metafile_content
+from daemon.montages.records import Montage, Overtaken, Rival
+from handlers.acquisition.arrival import metafile_content
 from handlers.errors import Evidence, MetafileFault, StorageFault, storage_fault
 from handlers.identity import FileIdentity
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from daemon.states import MontageState, Step
-from daemon.watcher import RootHealth, RootStatus
-from daemon.watching.words import shown
+from daemon.montages.states import MontageState, Step
+from daemon.system.text import shown
+from daemon.watching.watcher import RootHealth, RootStatus
 
 _TROUBLED = frozenset({RootStatus.OPENING, RootStatus.UNREACHABLE, RootStatus.PAUSED})
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from handlers.errors import RenderBroken, RenderRefused
-from handlers.render import RenderClient, StackId
+from handlers.render.client import RenderClient, StackId
 
 log = structlog.get_logger()
 

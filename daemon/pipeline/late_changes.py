@@ -18,17 +18,18 @@ from pathlib import Path
 
 import structlog
 
-from daemon.config import Settings, WatchSettings
-from daemon.journal import Journal, Montage
-from daemon.states import IllegalTransition, MontageState
-from daemon.watching.threads import in_thread
-from handlers.arrival import metafile_content
-from handlers.contentdigest import FileContent, content_of
+from daemon.config.load import Settings, WatchSettings
+from daemon.journal.journal import Journal
+from daemon.montages.records import Montage
+from daemon.montages.states import IllegalTransition, MontageState
+from daemon.system.threads import in_thread
+from handlers.acquisition.arrival import metafile_content
+from handlers.acquisition.metafile import image_path, parse_metafile
+from handlers.acquisition.tilespec import tile_ids_for
 from handlers.errors import Fault, storage_fault
 from handlers.identity import FileIdentity
-from handlers.metafile import image_path, parse_metafile
-from handlers.regularfile import NotRegular, open_regular
-from handlers.tilespec import tile_ids_for
+from handlers.images.digest import FileContent, content_of
+from handlers.regular_file import NotRegular, open_regular
 
 log = structlog.get_logger()
 

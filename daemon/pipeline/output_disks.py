@@ -14,12 +14,12 @@ from pathlib import Path
 
 import structlog
 
-from daemon.config import MipmapSettings, Settings
-from daemon.health import Disk
-from daemon.journal import Journal
-from daemon.watching.threads import in_thread
-from daemon.watching.words import told_apart
-from daemon.writable import nearest, refusal
+from daemon.config.load import MipmapSettings, Settings
+from daemon.config.writable import nearest, refusal
+from daemon.journal.journal import Journal
+from daemon.pipeline.health import Disk
+from daemon.system.text import told_apart
+from daemon.system.threads import in_thread
 from handlers.errors import StorageFault, storage_fault
 
 log = structlog.get_logger()

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import structlog
 
-from daemon.config import Settings
-from daemon.journal import Awaited, Journal, Montage
-from daemon.watching.threads import in_thread
+from daemon.config.load import Settings
+from daemon.journal.journal import Journal
+from daemon.montages.records import Awaited, Montage
+from daemon.system.threads import in_thread
 from handlers.errors import Evidence
 
 log = structlog.get_logger()

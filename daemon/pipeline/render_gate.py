@@ -7,10 +7,10 @@ from collections.abc import Callable, Hashable
 
 import structlog
 
-from daemon import circuit
-from daemon.circuit import Circuit, Phase
+from daemon.pipeline import circuit_breaker as circuit
+from daemon.pipeline.circuit_breaker import Circuit, Phase
 from handlers.errors import Fault, RenderBroken, RenderFault, RenderUnavailable
-from handlers.render import RenderClient, StackId
+from handlers.render.client import RenderClient, StackId
 
 log = structlog.get_logger()
 

@@ -14,24 +14,34 @@ from pathlib import Path
 
 import structlog
 
-from daemon import claims
-from daemon.claims import Claim
-from daemon.config import Settings, WatchSettings
-from daemon.disks import MipmapDisks
-from daemon.gate import RenderGate
-from daemon.health import Metrics
-from daemon.journal import Journal, Look, Montage, Outcome, Overtaken, Rival, Settled, Settling
-from daemon.keeper import StackKeeper
-from daemon.retry import CRASHES_BEFORE_PARKING, FIRST_DELAY_S, LONGEST_DELAY_S, Tries, retry_delay_s
-from daemon.schedule import Schedule, Ticket
-from daemon.settle import Ignored, NotYet, Read, Settler
-from daemon.states import HAS_SETTLED, STEP_OF_STATE, UNFINISHED, Closing, Event, IllegalTransition, MontageState, Step
-from daemon.steps import MetafileChanged, MipmapsLost, Steps, Stopped
-from daemon.watcher import FoundBy, Sighting
-from daemon.watching.threads import answers_within
+from daemon.config.load import Settings, WatchSettings
+from daemon.journal.journal import Journal
+from daemon.montages.records import Look, Montage, Outcome, Overtaken, Rival, Settled, Settling
+from daemon.montages.sighting import FoundBy, Sighting
+from daemon.montages.states import (
+    HAS_SETTLED,
+    STEP_OF_STATE,
+    UNFINISHED,
+    Closing,
+    Event,
+    IllegalTransition,
+    MontageState,
+    Step,
+)
+from daemon.pipeline import claims
+from daemon.pipeline.claims import Claim
+from daemon.pipeline.health import Metrics
+from daemon.pipeline.output_disks import MipmapDisks
+from daemon.pipeline.render_gate import RenderGate
+from daemon.pipeline.retry import CRASHES_BEFORE_PARKING, FIRST_DELAY_S, LONGEST_DELAY_S, Tries, retry_delay_s
+from daemon.pipeline.schedule import Schedule, Ticket
+from daemon.pipeline.settle import Ignored, NotYet, Read, Settler
+from daemon.pipeline.stacks import StackKeeper
+from daemon.pipeline.steps import MetafileChanged, MipmapsLost, Steps, Stopped
+from daemon.system.threads import answers_within
 from handlers.errors import BugFault, Fault, RenderBroken, RenderUnavailable, StorageFault, WorkerFault
 from handlers.identity import FileIdentity
-from handlers.render import StackId
+from handlers.render.client import StackId
 
 log = structlog.get_logger()
 

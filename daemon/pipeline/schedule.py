@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from daemon.states import Step
+from daemon.montages.states import Step
 
 
 @dataclass(frozen=True, slots=True, order=True)

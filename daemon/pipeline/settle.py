@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from daemon.config import WatchSettings
-from daemon.journal import Montage, Settled
-from daemon.parsed import ParsedMetafiles
-from daemon.watching.threads import answers_within
-from handlers.arrival import (
+from daemon.config.load import WatchSettings
+from daemon.montages.records import Montage, Settled
+from daemon.pipeline.metafile_cache import ParsedMetafiles
+from daemon.system.threads import answers_within
+from handlers.acquisition.arrival import (
     Arrival,
     ImageProblem,
     check_images,
@@ -28,7 +28,10 @@ from handlers.arrival import (
     read_metafile,
     too_large,
 )
-from handlers.consistency import Finding, Severity, check_metafile
+from handlers.acquisition.consistency import Finding, Severity, check_metafile
+from handlers.acquisition.metafile import MAX_METAFILE_BYTES, Metafile
+from handlers.acquisition.tilespec import tile_ids_for
+from handlers.acquisition.z import ZRule, check_z, z_for
 from handlers.errors import (
     Evidence,
     ImageFault,
@@ -41,11 +44,8 @@ from handlers.errors import (
     storage_fault,
 )
 from handlers.identity import FileIdentity
-from handlers.metafile import MAX_METAFILE_BYTES, Metafile
-from handlers.render import StackId
-from handlers.rendernames import legal_stack_name
-from handlers.tilespec import tile_ids_for
-from handlers.zrule import ZRule, check_z, z_for
+from handlers.render.client import StackId
+from handlers.render.names import legal_stack_name
 
 PATIENCE = 30
 """A file that is not whole, and has not changed for this many settle times, is broken and not on its way."""

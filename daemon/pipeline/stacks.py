@@ -16,10 +16,9 @@ from typing import TypeVar
 
 import structlog
 
-from daemon.gate import RenderGate
-from daemon.journal import Journal, Montage, Outcome
-from daemon.retry import FIRST_DELAY_S, LONGEST_DELAY_S, Tries, retry_delay_s
-from daemon.states import (
+from daemon.journal.journal import Journal
+from daemon.montages.records import Montage, Outcome
+from daemon.montages.states import (
     Closing,
     Event,
     IllegalTransition,
@@ -36,6 +35,8 @@ from daemon.states import (
     release,
     want_closed,
 )
+from daemon.pipeline.render_gate import RenderGate
+from daemon.pipeline.retry import FIRST_DELAY_S, LONGEST_DELAY_S, Tries, retry_delay_s
 from handlers.errors import (
     BugFault,
     Fault,
@@ -47,8 +48,8 @@ from handlers.errors import (
     StackMissing,
     StackReopened,
 )
-from handlers.render import LayerCheck, RenderClient, StackId
-from handlers.writing import write_while_loading
+from handlers.render.client import LayerCheck, RenderClient, StackId
+from handlers.render.sessions import write_while_loading
 
 log = structlog.get_logger()
 T = TypeVar("T")

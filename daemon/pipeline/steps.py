@@ -10,18 +10,21 @@ from typing import Any
 
 import structlog
 
-from daemon.config import Settings, WatchSettings
-from daemon.disks import MipmapDisks
-from daemon.health import Metrics
-from daemon.imagecache import RenderImageCache
-from daemon.journal import Journal, Montage
-from daemon.keeper import StackKeeper
-from daemon.parsed import ParsedMetafiles
-from daemon.settle import patience_s
-from daemon.tileholds import TileHolds
-from daemon.watching.threads import answers_within
+from daemon.config.load import Settings, WatchSettings
+from daemon.journal.journal import Journal
+from daemon.montages.records import Montage
+from daemon.pipeline.health import Metrics
+from daemon.pipeline.image_cache import RenderImageCache
+from daemon.pipeline.metafile_cache import ParsedMetafiles
+from daemon.pipeline.output_disks import MipmapDisks
+from daemon.pipeline.settle import patience_s
+from daemon.pipeline.stacks import StackKeeper
+from daemon.pipeline.tile_holds import TileHolds
+from daemon.system.threads import answers_within
+from handlers.acquisition.arrival import read_metafile
+from handlers.acquisition.metafile import Metafile, image_path, parse_metafile
+from handlers.acquisition.tilespec import TileSpec, shared_transform_for, tile_specs_for
 from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
-from handlers.arrival import read_metafile
 from handlers.errors import (
     Evidence,
     Fault,
@@ -33,16 +36,14 @@ from handlers.errors import (
     StorageFault,
     Waiting,
 )
-from handlers.executors import WorkerPool
 from handlers.generate_mipmaps import make_all
 from handlers.generate_tilespecs import ingest_tiles
 from handlers.identity import FileIdentity
-from handlers.images import MipmapJob, MipmapReport
-from handlers.metafile import Metafile, image_path, parse_metafile
-from handlers.mipmapjobs import mask_job, tile_job
-from handlers.mipmapplan import Level0, LevelUris, MipmapPlan, absent_levels, level_uris
-from handlers.render import PathBuilder, RenderClient, StackId
-from handlers.tilespec import TileSpec, shared_transform_for, tile_specs_for
+from handlers.mipmaps.jobs import mask_job, tile_job
+from handlers.mipmaps.make import MipmapJob, MipmapReport
+from handlers.mipmaps.plan import Level0, LevelUris, MipmapPlan, absent_levels, level_uris
+from handlers.render.client import PathBuilder, RenderClient, StackId
+from handlers.workers.pool import WorkerPool
 
 log = structlog.get_logger()
 

@@ -1,6 +1,6 @@
 """A simulated TEMCA: writes the tiles and the metafile of planned sections as the microscope, or its copy job, would.
 
-    python -m daemon.demo.microscope /data/temca2 --sections 3 --tiles 12 --size 1024x1024
+    python -m daemon.simulator.microscope /data/temca2 --sections 3 --tiles 12 --size 1024x1024
 
 prints one JSON object per file delivered and exits 0 when all are there.
 """
@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from daemon.demo.pytemca import MetafileForm, TileStatistics, metafile_bytes
-from daemon.demo.section import SectionPlan, TilePlan, plan_section
+from daemon.simulator.pytemca import MetafileForm, TileStatistics, metafile_bytes
+from daemon.simulator.section import SectionPlan, TilePlan, plan_section
 
 __all__ = [
     "Arrival",
@@ -281,7 +281,7 @@ def _overlap(text: str) -> float:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m daemon.demo.microscope", description="A simulated TEMCA.")
+    parser = argparse.ArgumentParser("python -m daemon.simulator.microscope", description="A simulated TEMCA.")
     add = parser.add_argument
     add("directory", type=Path, help="where the sections go, as <project>/<TEMCAn>/<session>/<grid>/<roi>/")
     add("--sections", type=_positive, default=3, metavar="N")

@@ -1,8 +1,8 @@
 """A picture of a section, put together from what a stack says: the files at its URLs, placed by its transforms.
 
     URL=http://127.0.0.1:8080/render-ws/v1/owner/em/project/v1/stack/20314_2L_mips/z/1050/resolvedTiles
-    python -m daemon.demo.picture $URL 1050.png
-    python -m daemon.demo.picture /data/temca2/.../_metadata_..._.json section.png
+    python -m daemon.simulator.picture $URL 1050.png
+    python -m daemon.simulator.picture /data/temca2/.../_metadata_..._.json section.png
 
 The source is the resolved tiles of one z, at a URL or in a file; or a metafile, whose tiles the stage then places.
 """
@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from handlers.acquisition.metafile import parse_metafile
+from handlers.acquisition.tilespec import tile_specs_for
 from handlers.errors import Fault, ImageFault, RenderUnavailable
-from handlers.metafile import parse_metafile
-from handlers.tilespec import tile_specs_for
 from handlers.uris import uri_to_path
 
 Json = Mapping[str, Any]
@@ -249,7 +249,7 @@ def _tiles_of_metafile(path: Path) -> Json:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when the picture is written, 1 when something is in the way."""
-    parser = argparse.ArgumentParser("python -m daemon.demo.picture", description="A picture of a section.")
+    parser = argparse.ArgumentParser("python -m daemon.simulator.picture", description="A picture of a section.")
     parser.add_argument("source", help="URL or file of a section's resolved tiles, or a metafile")
     parser.add_argument("png", type=Path, help="the file to write")
     parser.add_argument("--max-px", type=int, default=2048, metavar="N", help="longest side at most")

@@ -7,7 +7,7 @@ from enum import StrEnum
 from math import hypot
 from typing import Any
 
-from daemon.demo.section import SectionPlan, TilePlan
+from daemon.simulator.section import SectionPlan, TilePlan
 
 _EDGE_MATCHES = 3
 

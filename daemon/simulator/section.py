@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from daemon.demo.tissue import SECTION_THICKNESS, Tissue
+from daemon.simulator.tissue import SECTION_THICKNESS, Tissue
 
 TILE_PERIOD_S = 1035 / 2772
 """What a production section of 2018 took per tile."""

@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from daemon.demo.picture import compose_section, save_picture
-from daemon.states import UNFINISHED, MontageState
+from daemon.montages.states import UNFINISHED, MontageState
+from daemon.simulator.picture import compose_section, save_picture
 from handlers.errors import Fault, SettingsFault
-from handlers.reduction import level_size
-from handlers.render import RenderClient, StackId, StackState
+from handlers.images.reduction import level_size
+from handlers.render.client import RenderClient, StackId, StackState
 from handlers.uris import uri_to_path
 
 LOOK_EVERY_S = 0.3
@@ -128,7 +128,7 @@ class Show:
             *("--size", f"{self.width}x{self.height}"),
             *("--metafile-first", str(min(2, self.sections))),
         ]
-        async with process("microscope", self.output, "-m", "daemon.demo.microscope", *arguments) as started:
+        async with process("microscope", self.output, "-m", "daemon.simulator.microscope", *arguments) as started:
             yield started
 
     # --- the run

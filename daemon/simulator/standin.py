@@ -11,7 +11,7 @@ renders no sections, and of transforms it knows the affine ones. Told to, it mis
 
 `match` is searched for in "METHOD path?query"; for the kinds see standin_faults.py.
 
-    python -m daemon.demo.standin --port 8080
+    python -m daemon.simulator.standin --port 8080
 """
 
 import argparse
@@ -31,10 +31,10 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from daemon.demo import standin_specs as specs
-from daemon.demo import standin_store as store
-from daemon.demo.standin_faults import Fault, Misbehaviour, NoAnswer, answer_with_fault, parse_fault, slowness_s
-from daemon.demo.standin_http import (
+from daemon.simulator import standin_specs as specs
+from daemon.simulator import standin_store as store
+from daemon.simulator.standin_faults import Fault, Misbehaviour, NoAnswer, answer_with_fault, parse_fault, slowness_s
+from daemon.simulator.standin_http import (
     answer_refusals,
     box_of,
     compact,
@@ -51,7 +51,7 @@ from daemon.demo.standin_http import (
     unrouted,
     z_range,
 )
-from daemon.demo.standin_images import (
+from daemon.simulator.standin_images import (
     ImageCache,
     Window,
     lowest_level,
@@ -60,8 +60,8 @@ from daemon.demo.standin_images import (
     rendered,
     require_files,
 )
-from daemon.demo.standin_specs import Json, Refusal
-from daemon.demo.standin_store import Stack, StackKey, State, Store
+from daemon.simulator.standin_specs import Json, Refusal
+from daemon.simulator.standin_store import Stack, StackKey, State, Store
 
 BASE = "/render-ws/v1"
 IDLE_S = 30.0
@@ -671,7 +671,7 @@ async def run_standin(host: str, port: int, *, derive_s: float = 0.0, state: Pat
 
 
 def main() -> None:
-    """The command line of `python -m daemon.demo.standin`."""
+    """The command line of `python -m daemon.simulator.standin`."""
     parser = argparse.ArgumentParser(description="A stand-in for render-ws, in memory.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", default=8080, type=int, help="0 for any free one")

@@ -9,8 +9,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from daemon.demo.standin_specs import BOUNDS, Json, Refusal
-from daemon.demo.standin_store import StackKey
+from daemon.simulator.standin_specs import BOUNDS, Json, Refusal
+from daemon.simulator.standin_store import StackKey
 
 # -- reading requests --------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from daemon.demo.standin_specs import Json, Refusal
+from daemon.simulator.standin_specs import Json, Refusal
 
 _FORMATS = {
     "png": ("PNG", "RGBA", "image/png"),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from daemon.demo.standin_specs import (
+from daemon.simulator.standin_specs import (
     BOUNDS,
     Json,
     Refusal,

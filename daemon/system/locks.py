@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from daemon.watching.words import shown
+from daemon.system.text import shown
 from handlers.errors import Fault, SettingsFault, storage_fault
 
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN})

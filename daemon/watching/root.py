@@ -13,13 +13,13 @@ from typing import TypeVar
 
 import structlog
 
+from daemon.system.locks import RootLock, lock_root
+from daemon.system.text import shown, some
 from daemon.watching.coverage import BLIND, Coverage, compare, inotify_descriptors, read_watches, watch_limit
-from daemon.watching.hints import Hints, HintSink, OpenHints, refusal
+from daemon.watching.event_hints import Hints, HintSink, OpenHints, refusal
 from daemon.watching.mounts import Mount, is_within, mounts_of
-from daemon.watching.ownership import RootLock, lock_root
 from daemon.watching.roots import MountMode, Reason, WatchMode, WatchRoot
 from daemon.watching.scan import NOTHING, Content, Found, NameRule, Tree, is_suddenly_empty
-from daemon.watching.words import shown, some
 from handlers.errors import Fault, StorageFault
 
 log = structlog.get_logger()

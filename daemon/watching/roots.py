@@ -5,8 +5,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from handlers.identity import FileIdentity
-
 
 class WatchMode(StrEnum):
     """Where news of a root comes from. Scans decide in each of them."""
@@ -17,21 +15,6 @@ class WatchMode(StrEnum):
     """Events on any file system, until they prove wrong."""
     POLL = "poll"
     """Scans by name at every interval."""
-
-
-class FoundBy(StrEnum):
-    """What drew attention to a metafile."""
-
-    EVENT = "event"
-    SCAN = "scan"
-    START = "start"
-    """It was there when watching began."""
-    REPLAY = "replay"
-    """Somebody asked for it."""
-    REBUILD = "rebuild"
-    """A new journal was made, and it was there."""
-    STEP = "step"
-    """A step read it, and it held another content than its montage."""
 
 
 class RootStatus(StrEnum):
@@ -67,17 +50,6 @@ class WatchRoot:
     """From one pass over directory mtimes to the next; polled directories are listed then."""
     full_scan_interval_s: float = 600.0
     """From one pass that lists every directory to the next."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sighting:
-    """A metafile that is new, or whose identity changed. Nothing is known of its content."""
-
-    watch: str
-    """Name of the root."""
-    path: Path
-    identity: FileIdentity
-    found_by: FoundBy
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import structlog
 
-from daemon.watching.hints import Batch, HintBox, OpenHints, open_hints
-from daemon.watching.lookout import Discovery, Lookout, View
+from daemon.montages.sighting import FoundBy, Sighting
+from daemon.system.locks import RootLock, lock_root
+from daemon.system.text import shown
+from daemon.system.threads import Result, in_thread
+from daemon.watching.event_hints import Batch, HintBox, OpenHints, open_hints
+from daemon.watching.event_reliability import Trust
 from daemon.watching.mounts import Mount, is_within, read_mounts
-from daemon.watching.ownership import RootLock, lock_root
-from daemon.watching.roots import FoundBy, MountMode, Reason, RootHealth, RootStatus, Sighting, WatchMode, WatchRoot
-from daemon.watching.threads import Result, in_thread
-from daemon.watching.trust import Trust
-from daemon.watching.words import shown
+from daemon.watching.root import Discovery, Lookout, View
+from daemon.watching.roots import MountMode, Reason, RootHealth, RootStatus, WatchMode, WatchRoot
 from handlers.errors import Fault, Waiting
 
 __all__ = [

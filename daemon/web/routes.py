@@ -7,9 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,19 +16,20 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 from pydantic import ValidationError
 
-from daemon.config import HttpSettings, read_token
-from daemon.health import Facts, Metrics, away_watches, reasons_not_ready, warnings
-from daemon.journal import Journal, Montage
-from daemon.replay.lookup import NotSelectable
-from daemon.replay.replayer import Replayer, plan_json
-from daemon.replay.selection import Action, ReplayRequest
-from daemon.states import UNFINISHED, MontageState
+from daemon.config.load import HttpSettings, read_token
+from daemon.journal.journal import Journal
+from daemon.montages.presentation import counts_json, iso_time, montage_json
+from daemon.montages.records import Montage
+from daemon.montages.states import MontageState
+from daemon.pipeline.health import Facts, Metrics, away_watches, reasons_not_ready, warnings
+from daemon.pipeline.replay.lookup import NotSelectable
+from daemon.pipeline.replay.replayer import Replayer, plan_json
+from daemon.pipeline.replay.selection import Action, ReplayRequest, problems
 from handlers.errors import Fault, SettingsFault
 
 T = TypeVar("T")
 
 LONGEST_LIST = 10_000
-_NONE: Mapping[str, str] = MappingProxyType({})
 ANSWER_S = 10.0
 """How long the journal may take to answer a request."""
 LONGEST_BODY = 2 * 1024**2
@@ -207,9 +206,9 @@ class _Pages:
         if montage is None:
             return None
         body = montage_json(montage, away_watches((await _in_time(self._facts())).roots))
-        body["events"] = [{**event, "at": _iso(event["at"])} for event in await self._journal.events(montage.id)]
+        body["events"] = [{**event, "at": iso_time(event["at"])} for event in await self._journal.events(montage.id)]
         body["attempts"] = [
-            {**attempt, "started_at": _iso(attempt["started_at"]), "ended_at": _iso(attempt["ended_at"])}
+            {**attempt, "started_at": iso_time(attempt["started_at"]), "ended_at": iso_time(attempt["ended_at"])}
             for attempt in await self._journal.attempts(montage.id)
         ]
         body["tiles_made"] = len(await self._journal.tiles_made(montage.id))
@@ -292,50 +291,6 @@ def _error(status: int, text: str) -> web.Response:
     return web.json_response({"error": text}, status=status, headers=headers)
 
 
-def problems(error: ValidationError) -> str:
-    """What is wrong with a request, each thing after the name of its key."""
-    found = []
-    for problem in error.errors(include_url=False, include_input=False):
-        place = ".".join(map(str, problem["loc"])) or "body"
-        known = ", ".join(field.alias or name for name, field in ReplayRequest.model_fields.items())
-        text = f"unknown; there are {known}" if problem["type"] == "extra_forbidden" else problem["msg"]
-        found.append(f"{place}: {text.removeprefix('Value error, ')}")
-    return "; ".join(found)
-
-
-def montage_json(montage: Montage, away: Mapping[str, str] = _NONE) -> dict[str, Any]:
-    """A montage as the web and `temwatch status --json` show it; times in ISO 8601, UTC.
-
-    Parameters
-    ----------
-    away : why a watch's directory cannot be accessed now: whatever its montages waited for before, they wait for that.
-    """
-    fault = montage.fault
-    needs_directory = montage.state in UNFINISHED and montage.state is not MontageState.APPLIED
-    waiting_for = away.get(montage.watch) if needs_directory else None
-    return {
-        "id": montage.id,
-        "watch": montage.watch,
-        "metafile": str(montage.metafile),
-        "digest": montage.digest,
-        "state": str(montage.state),
-        "failed_in": montage.failed_in,
-        "z": montage.z,
-        "raw_stack": montage.raw_stack,
-        "mipmapped_stack": montage.mipmapped_stack,
-        "tiles": montage.tile_count,
-        "findings": list(montage.findings),
-        "fault": None
-        if fault is None
-        else {"kind": fault.kind, "subject": fault.subject, "problem": fault.problem, "hint": fault.hint},
-        "waiting_for": waiting_for or montage.waiting_for,
-        "attempt": montage.attempt,
-        "noticed_at": _iso(montage.noticed_at),
-        "changed_at": _iso(montage.changed_at),
-        "complete_at": _iso(montage.complete_at),
-    }
-
-
 def _listing(rows: Sequence[Montage], counts: Mapping[str, Mapping[str, int]], away: Mapping[str, str]) -> bytes:
     """The body of /api/montages: 10,000 montages take half a second."""
     encode = msgspec.json.Encoder().encode
@@ -348,18 +303,6 @@ def _listing(rows: Sequence[Montage], counts: Mapping[str, Mapping[str, int]], a
 
     montages = b",".join([encoded(montage_json(row, away)) for row in rows])
     return b'{"montages":[%b],"counts":%b}' % (montages, encode(counts))
-
-
-def counts_json(counts: Mapping[tuple[str, MontageState], int]) -> dict[str, dict[str, int]]:
-    """Counts of montages as watch -> state -> number."""
-    by_watch: dict[str, dict[str, int]] = {}
-    for (watch, state), count in counts.items():
-        by_watch.setdefault(watch, {})[str(state)] = count
-    return by_watch
-
-
-def _iso(seconds: float | None) -> str | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def _states(request: web.Request) -> list[MontageState] | None:

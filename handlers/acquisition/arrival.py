@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from handlers.acquisition.metafile import MAX_METAFILE_BYTES, Camera, Metafile, refuse_unsafe
 from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault, storage_fault
 from handlers.identity import FileIdentity
-from handlers.imageheader import ImageDirectory, ImageInfo
-from handlers.metafile import MAX_METAFILE_BYTES, Camera, Metafile, refuse_unsafe
-from handlers.regularfile import NotRegular, read_regular
+from handlers.images.header import ImageDirectory, ImageInfo
+from handlers.regular_file import NotRegular, read_regular
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeVar
 
-from handlers.geometry import Point
-from handlers.metafile import IMAGE_NAME, EdgeMatch, EdgeSide, Header, Metafile, Numeral, TileRecord, shown
+from handlers.acquisition.geometry import Point
+from handlers.acquisition.metafile import (
+    IMAGE_NAME,
+    EdgeMatch,
+    EdgeSide,
+    Header,
+    Metafile,
+    Numeral,
+    TileRecord,
+    shown,
+)
 
 STEP_TOLERANCE: Final = 0.02
 """How far the step between neighbours may be off, as a fraction of the frame's width (x) or height (y).

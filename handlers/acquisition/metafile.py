@@ -29,8 +29,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema, from_json
 
+from handlers.acquisition.geometry import Point, stage_to_pixel
 from handlers.errors import MetafileFault, MetafilePartial
-from handlers.geometry import Point, stage_to_pixel
 
 MAX_METAFILE_BYTES: Final = 128 * 1024 * 1024
 """Far above the 2.3 MB of a full production section; what is larger is something else."""

@@ -10,9 +10,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from handlers.acquisition.geometry import Point
+from handlers.acquisition.metafile import Metafile, TileRecord, refuse_unsafe
 from handlers.errors import MetafileFault, SettingsFault
-from handlers.geometry import Point
-from handlers.metafile import Metafile, TileRecord, refuse_unsafe
 from handlers.uris import path_to_uri, quoted
 
 Json = Mapping[str, Any]

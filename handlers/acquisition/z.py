@@ -9,10 +9,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from handlers.consistency import Finding, Severity
+from handlers.acquisition.consistency import Finding, Severity
+from handlers.acquisition.metafile import Header, Metafile, Numeral
 from handlers.errors import SettingsFault, ZFault, storage_fault
-from handlers.metafile import Header, Metafile, Numeral
-from handlers.regularfile import NotRegular, read_regular
+from handlers.regular_file import NotRegular, read_regular
 
 DEFAULT_NAME_PATTERN: Final = r"_(?P<z>\d+)_\d+_\.json$"
 """Finds the grid of a section in `_metadata_{time}_{session}_{grid}_{roi}_.json`."""

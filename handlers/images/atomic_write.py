@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from handlers.decoding import verify_level
 from handlers.errors import ImageFault, ImagesMissing, SettingsFault, StorageFault, storage_fault
-from handlers.formats import PLAIN_START_BYTES, Encoding, Page
-from handlers.imageheader import inspect_image
+from handlers.images.decode import verify_level
+from handlers.images.encode import PLAIN_START_BYTES, Encoding, Page
+from handlers.images.header import inspect_image
 
 READ_BACK_BYTES = 64 * 1024
 """At once: what was read is compared while it is in the cache."""

@@ -8,12 +8,12 @@ from typing import BinaryIO
 
 from PIL import PngImagePlugin
 
-from handlers.contentdigest import snapshot
 from handlers.errors import Fault, ImageFault, ImagesMissing, Unfit, storage_fault
-from handlers.greyvalues import Grey
-from handlers.imageheader import UNREADABLE, ImageInfo, opened, read_header
-from handlers.pillowpixels import array_of, jpeg_pixels
-from handlers.tiffpixels import tiff_pixels
+from handlers.images.digest import snapshot
+from handlers.images.header import UNREADABLE, ImageInfo, opened, read_header
+from handlers.images.pillow_pixels import array_of, jpeg_pixels
+from handlers.images.pixels import Grey
+from handlers.images.tiff_pixels import tiff_pixels
 
 MOST_EXTRA_BYTES = 1 << 24
 """Of a JPEG beside its pixels: more than that is not read."""

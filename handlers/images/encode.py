@@ -19,7 +19,7 @@ from handlers.errors import SettingsFault
 from handlers.uris import canonical_extension
 
 if TYPE_CHECKING:
-    from handlers.greyvalues import Grey
+    from handlers.images.pixels import Grey
 
 DEFAULT_QUALITY = 95
 

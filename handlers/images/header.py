@@ -16,11 +16,11 @@ from typing import BinaryIO, Self
 
 from PIL import Image, PngImagePlugin
 
-from handlers import jpegstream
 from handlers.errors import ImageFault, Unfit
 from handlers.identity import FileIdentity
-from handlers.regularfile import NotRegular, open_regular
-from handlers.tiffheader import HEAD_BYTES, Run, TiffHeader, TiffLayout, require_grey
+from handlers.images import jpeg_stream as jpegstream
+from handlers.images.tiff_header import HEAD_BYTES, Run, TiffHeader, TiffLayout, require_grey
+from handlers.regular_file import NotRegular, open_regular
 
 PNG_END = b"IEND\xaeB`\x82"
 

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin
 
 from handlers.errors import Unfit
-from handlers.greyvalues import Grey
-from handlers.jpegstream import with_baits
+from handlers.images.jpeg_stream import with_baits
+from handlers.images.pixels import Grey
 
 ROWS_AT_ONCE = 256
 """Handed over by Pillow: of a whole image there would be two more copies for a moment."""

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from handlers.reduction import FULL_RANGE as FULL_RANGE
-from handlers.reduction import IntensityRange as IntensityRange
+from handlers.images.reduction import FULL_RANGE as FULL_RANGE
+from handlers.images.reduction import IntensityRange as IntensityRange
 
 Grey = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 """A grey image, (H, W), axis 0 is y."""

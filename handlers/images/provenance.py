@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, BinaryIO
 import xxhash
 from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
-from handlers.formats import PNG_DESCRIPTION
-from handlers.imageheader import UNREADABLE, opened
-from handlers.reduction import IntensityRange, Reduction
+from handlers.images.encode import PNG_DESCRIPTION
+from handlers.images.header import UNREADABLE, opened
+from handlers.images.reduction import IntensityRange, Reduction
 
 if TYPE_CHECKING:
-    from handlers.greyvalues import Grey
+    from handlers.images.pixels import Grey
 
 DESCRIPTION_TAG = 270
 """TIFF's ImageDescription."""

@@ -26,10 +26,10 @@ from handlers.errors import (
     RenderRefused,
     RenderUnavailable,
 )
-from handlers.greyvalues import Grey, IntensityRange
-from handlers.imageheader import UNREADABLE
-from handlers.renderanswers import fault_of, plain_text
-from handlers.rendernames import tile_segment
+from handlers.images.header import UNREADABLE
+from handlers.images.pixels import Grey, IntensityRange
+from handlers.render.names import tile_segment
+from handlers.render.responses import fault_of, plain_text
 
 SILENCE_S = 120.0
 """Until render-ws begins to answer, and between two pieces of the answer."""

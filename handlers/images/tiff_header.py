@@ -7,8 +7,9 @@ import sys
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from handlers import jpegstream, tiffcompression
 from handlers.errors import Unfit
+from handlers.images import jpeg_stream as jpegstream
+from handlers.images import tiff_compression as tiffcompression
 
 HEAD_BYTES = 4096
 """What is read of a file at first: a page, since no disk and no file server reads less."""

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import TiffImagePlugin
 
-from handlers import tiffcompression
 from handlers.errors import Unfit
-from handlers.greyvalues import Grey
-from handlers.pillowpixels import array_of, jpeg_pixels
-from handlers.tiffheader import TiffLayout
+from handlers.images import tiff_compression as tiffcompression
+from handlers.images.pillow_pixels import array_of, jpeg_pixels
+from handlers.images.pixels import Grey
+from handlers.images.tiff_header import TiffLayout
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -1,7 +1,7 @@
 /* Levels by area mean, row pair by row pair: while a pair is in the first-level cache, every level that it completes a
  * row of is summed, rounded and written.
  *
- * Exactly what areamean.py computes with numpy, bit for bit; the tests hold the two together. Plain C, no library, no
+ * Exactly what area_mean.py computes with numpy, bit for bit; the tests hold the two together. Plain C, no library, no
  * memory of its own, no state but what the caller hands in; of the system it asks for bytes of a file alone. The
  * portable loops are written for the compiler to vectorise: constant shifts, accumulators as narrow as the values.
  */

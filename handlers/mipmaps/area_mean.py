@@ -11,8 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from handlers.areakernel import CUT_SHORT, CompiledMeans, Runs, Seen
-from handlers.greyvalues import Grey, IntensityRange, Rounding, Sums, smallest_type
+from handlers.images.pixels import Grey, IntensityRange, Rounding, Sums, smallest_type
+from handlers.mipmaps.kernel import CUT_SHORT, CompiledMeans, Runs, Seen
 
 STRIP_BYTES = 512 * 1024
 """Of level 0, for numpy: less would be lost between its calls, more would leave the cache."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from handlers.greyvalues import Grey, IntensityRange, scaled
+from handlers.images.pixels import Grey, IntensityRange, scaled
 
 BlockFunction = Callable[..., npt.NDArray[Any]]
 """Takes blocks (H, W, side, side) and axis = (2, 3); returns (H, W)."""

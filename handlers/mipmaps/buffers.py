@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from handlers.areakernel import Runs, Seen
-from handlers.areamean import means
-from handlers.formats import plain_page
-from handlers.greyvalues import Grey, IntensityRange
-from handlers.reduction import level_size
+from handlers.images.encode import plain_page
+from handlers.images.pixels import Grey, IntensityRange
+from handlers.images.reduction import level_size
+from handlers.mipmaps.area_mean import means
+from handlers.mipmaps.kernel import Runs, Seen
 
 KEPT = 2
 """Benches for which nobody has a use at the moment; a process that works in several threads has more in use."""

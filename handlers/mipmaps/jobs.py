@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from handlers.errors import SettingsFault
-from handlers.images import MipmapJob
-from handlers.mipmapplan import Level0, MipmapPlan
-from handlers.reduction import MASK
-from handlers.sourceimages import RenderSource
+from handlers.images.reduction import MASK
+from handlers.images.source import RenderSource
+from handlers.mipmaps.make import MipmapJob
+from handlers.mipmaps.plan import Level0, MipmapPlan
 
 
 def tile_job(tile: Level0, plan: MipmapPlan, root: Path | None = None) -> MipmapJob:

@@ -1,4 +1,4 @@
-"""The area mean in compiled code (areamean.c), where it was built; `areamean` does without, more slowly.
+"""The area mean in compiled code (area_mean.c), where it was built; `area_mean` does without, more slowly.
 
 It is no extension module but a plain library, called through ctypes: one build serves every Python, and threads run
 while it works.
@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from handlers.greyvalues import FULL_RANGE, Grey, IntensityRange, Rounding
+from handlers.images.pixels import FULL_RANGE, Grey, IntensityRange, Rounding
 
 Runs = Sequence[tuple[int, int]]
 """Where an image lies in a file, from its first row to its last: offset of a byte, and how many whole rows follow."""
-LIBRARY = Path(__file__).with_name("libareamean.so")
+LIBRARY = Path(__file__).with_name("libarea_mean.so")
 HIGHEST_LEVEL = 8
 """Sums of 4^8 16-bit pixels fit 32 bits; those of more do not."""
 BYTES_AT_ONCE = 192 * 1024
@@ -29,13 +29,13 @@ CUT_SHORT = "the file became shorter while it was read"
 Seen = Callable[[int, memoryview], object]
 """Is given each piece of a file as it is read, while it is in the cache: its offset, and its bytes."""
 _Seen = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-"""seen_t of areamean.c."""
+"""seen_t of area_mean.c."""
 
 SHIFT, MULTIPLY, MULTIPLY_WIDE, DIVIDE = range(4)
 
 
 class _Level(ctypes.Structure):
-    """level_t of areamean.c."""
+    """level_t of area_mean.c."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("width", "height", "rows")),
@@ -63,7 +63,7 @@ def compiled_code() -> ctypes.CDLL | None:
 
 
 class CompiledMeans:
-    """`areamean.MeansByNumpy`, compiled: the same in, the same out.
+    """`area_mean.MeansByNumpy`, compiled: the same in, the same out.
 
     Raises
     ------

@@ -16,23 +16,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from handlers import errors
-from handlers.areamean import unbiased
-from handlers.contentdigest import DigestAlong, FileContent, content_of, settled_identity
-from handlers.decoding import read_hashed, read_image, require_size, told, verify_level
 from handlers.errors import Fault, ImageChanging, ImageFault, SettingsFault, StorageFault, WorkerFault
-from handlers.formats import PLAIN_TIFF, Encoding, Page, describe
-from handlers.greyvalues import FULL_RANGE, Grey, IntensityRange
 from handlers.identity import FileIdentity
-from handlers.imageheader import ImageInfo, inspect_image, opened, read_header
-from handlers.levelfiles import put_in_place, sync_directories
-from handlers.mipmaps import reduce_levels
-from handlers.provenance import are_its_pixels, made_how, provenance, provenance_in, with_pixels, without_pixels
-from handlers.reduction import MEAN, Reduction, level_size
-from handlers.tiffheader import Run
-from handlers.workbench import Kind, Workbench, bench_for
+from handlers.images.atomic_write import put_in_place, sync_directories
+from handlers.images.decode import read_hashed, read_image, require_size, told, verify_level
+from handlers.images.digest import DigestAlong, FileContent, content_of, settled_identity
+from handlers.images.encode import PLAIN_TIFF, Encoding, Page, describe
+from handlers.images.header import ImageInfo, inspect_image, opened, read_header
+from handlers.images.pixels import FULL_RANGE, Grey, IntensityRange
+from handlers.images.provenance import are_its_pixels, made_how, provenance, provenance_in, with_pixels, without_pixels
+from handlers.images.reduction import MEAN, Reduction, level_size
+from handlers.images.tiff_header import Run
+from handlers.mipmaps.area_mean import unbiased
+from handlers.mipmaps.buffers import Kind, Workbench, bench_for
+from handlers.mipmaps.reduce import reduce_levels
 
 if TYPE_CHECKING:
-    from handlers.sourceimages import RenderSource
+    from handlers.images.source import RenderSource
 
 __all__ = ["Encoding", "FaultReport", "ImageInfo", "MadeLevel", "MipmapJob", "MipmapReport", "Reduction"]
 __all__ += ["inspect_image", "make_mipmaps", "verify_level"]
@@ -425,10 +425,10 @@ def _level0(job: MipmapJob, original: _Original) -> Grey:
             return read_image(job.level0, job.width, job.height, root=job.root, mask=job.is_mask)[0]
         image, original.digest = read_hashed(job.level0, job.width, job.height, root=job.root, mask=job.is_mask)
         return image
-    from handlers.sourceimages import (
+    from handlers.images.source import (  # the few that need it wait for http and pydantic
         fetch_level0,
         require_served_size,
-    )  # the few that need it wait for http and pydantic
+    )
 
     pixels = fetch_level0(job.source, job.width, job.height, job.to_8bit or FULL_RANGE)
     if not original.has_size:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from handlers.errors import ImageFault
-from handlers.formats import PLAIN_TIFF, Encoding
-from handlers.imageheader import inspect_image
-from handlers.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
-from handlers.rendernames import BaseUrl, StackId
-from handlers.resolvedtiles import image_holder, level_0
+from handlers.images.encode import PLAIN_TIFF, Encoding
+from handlers.images.header import inspect_image
+from handlers.images.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
+from handlers.render.names import BaseUrl, StackId
+from handlers.render.tiles import image_holder, level_0
 from handlers.uris import mipmap_path, path_to_uri, uri_to_path
 
 LevelUris = Mapping[int, tuple[str, str | None]]

@@ -1,7 +1,7 @@
 """Mipmap levels of one image as arrays: what makes a level of level 0. Pure.
 
 Level n of an image is its reduction by 2^n in x and y. Every level is defined by level 0 itself, never by a rounded
-level between: `areamean`, `blockfunctions` and `resizing` hold the ways of making one.
+level between: `area_mean`, `block_functions` and `resize` hold the ways of making one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,11 +9,11 @@ from types import MappingProxyType
 
 import numpy as np
 
-from handlers.areamean import mean_levels
-from handlers.blockfunctions import max_levels, median_levels, min_levels, mode_levels
-from handlers.greyvalues import Grey
-from handlers.reduction import MEAN, IntensityRange, Reduction, level_size
-from handlers.resizing import FILTERS
+from handlers.images.pixels import Grey
+from handlers.images.reduction import MEAN, IntensityRange, Reduction, level_size
+from handlers.mipmaps.area_mean import mean_levels
+from handlers.mipmaps.block_functions import max_levels, median_levels, min_levels, mode_levels
+from handlers.mipmaps.resize import FILTERS
 
 Reducer = Callable[[Grey, frozenset[int], IntensityRange | None], Iterator[tuple[int, Grey]]]
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import numpy as np
 from PIL import Image
 
-from handlers.greyvalues import Grey, IntensityRange, scaled
+from handlers.images.pixels import Grey, IntensityRange, scaled
 
 
 def resized_levels(

@@ -24,8 +24,9 @@ from handlers.errors import (
     StackNotLoading,
     StackReopened,
 )
-from handlers.layeranswers import RESOLVED_TILES, TILE_BOUNDS, ResolvedTiles, TileBounds
-from handlers.renderanswers import (
+from handlers.render.layer_responses import RESOLVED_TILES, TILE_BOUNDS, ResolvedTiles, TileBounds
+from handlers.render.names import BaseUrl, StackId, create_timestamp, format_z, tile_segment
+from handlers.render.responses import (
     LOCKED,
     OBJECT,
     PATH_BUILDER,
@@ -40,9 +41,8 @@ from handlers.renderanswers import (
     locked_fault,
     speaks_of_stack,
 )
-from handlers.renderhttp import Answer, Patience, RenderHttp, Request, read_answer
-from handlers.rendernames import BaseUrl, StackId, create_timestamp, format_z, tile_segment
-from handlers.resolvedtiles import MOST_BYTES, MOST_TILES, Json, check_upload, some, upload_bodies, without_nulls
+from handlers.render.tiles import MOST_BYTES, MOST_TILES, Json, check_upload, some, upload_bodies, without_nulls
+from handlers.render.transport import Answer, Patience, RenderHttp, Request, read_answer
 
 _REOPENINGS = 3
 """How often a stack is reopened that others close at the same moment, before the caller is told."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from handlers.errors import Fault
-from handlers.rendernames import format_z
+from handlers.render.names import format_z
 
 
 @dataclass(frozen=True, slots=True)

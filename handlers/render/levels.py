@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from handlers.errors import RenderRefused
-from handlers.resolvedtiles import Json, image_holder, level_0
+from handlers.render.tiles import Json, image_holder, level_0
 
 Levels = Mapping[int, tuple[str, str | None]]
 """Mipmap level, from 1, to the URLs of its image and of its mask, if it has one."""

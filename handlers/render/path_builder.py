@@ -3,10 +3,10 @@
 from collections.abc import Collection, Mapping
 
 from handlers.errors import RenderRefused
-from handlers.renderanswers import PathBuilder
-from handlers.rendernames import StackId
-from handlers.resolvedtiles import Json, canonical_url, level_0
-from handlers.tilelevels import Levels
+from handlers.render.levels import Levels
+from handlers.render.names import StackId
+from handlers.render.responses import PathBuilder
+from handlers.render.tiles import Json, canonical_url, level_0
 
 
 def merged_builder(subject: str, there: PathBuilder | None, wanted: PathBuilder) -> PathBuilder:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
 from handlers.errors import RenderFault, StackNotLoading, StackReopened
-from handlers.render import RenderClient, StackId, StackMeta, StackState
+from handlers.render.client import RenderClient, StackId, StackMeta, StackState
 
 T = TypeVar("T")
 

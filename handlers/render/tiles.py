@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from pydantic_core import to_json
 
 from handlers.errors import RenderRefused
-from handlers.rendernames import require_tile_id
+from handlers.render.names import require_tile_id
 
 Json = Mapping[str, Any]
 

@@ -25,8 +25,8 @@ from handlers.errors import (
     RenderUnavailable,
     SectionDataMissing,
 )
-from handlers.renderanswers import fault_of, is_absent, plain_text
-from handlers.rendernames import checked_base_url
+from handlers.render.names import checked_base_url
+from handlers.render.responses import fault_of, is_absent, plain_text
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

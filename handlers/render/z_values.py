@@ -4,9 +4,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from handlers.errors import Fault, ReadBackDiffers
-from handlers.failures import Failure
-from handlers.render import RenderClient, StackId
-from handlers.rendernames import ZRange
+from handlers.render.client import RenderClient, StackId
+from handlers.render.failures import Failure
+from handlers.render.names import ZRange
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from handlers.errors import SettingsFault, WorkerFault, WorkersUnavailable
-from handlers.images import FaultReport, MipmapJob, MipmapReport, make_mipmaps
-from handlers.worker import WorkerContext, begin_work, linger
+from handlers.mipmaps.make import FaultReport, MipmapJob, MipmapReport, make_mipmaps
+from handlers.workers.worker import WorkerContext, begin_work, linger
 
 ExecutorKind = Literal["processes", "inline", "dask"]
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-PRELOADED = ["handlers.images", "handlers.worker"]
+PRELOADED = ["handlers.mipmaps.make", "handlers.workers.worker"]
 """Imported once, by the process that the workers are forked from."""
 NOT_FOR_WORKERS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 """Sent to the whole group by a terminal or a service manager; the daemon decides what becomes of the jobs."""

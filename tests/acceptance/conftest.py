@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from daemon.demo.microscope import SectionPlan, Written, plan_section, write_section
+from daemon.simulator.microscope import SectionPlan, Written, plan_section, write_section
 from tests.acceptance.rig import Rig, Standins
 
 SHARED_DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from handlers.reduction import level_size
+from handlers.images.reduction import level_size
 from handlers.uris import uri_to_path
 
 REAL_URL = os.environ.get("TEMWATCH_ACCEPTANCE_URL", "").rstrip("/")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from daemon.demo.microscope import Written, write_section
+from daemon.simulator.microscope import Written, write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Rig, wait_for
 

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daemon.demo.microscope import Written, write_section
-from daemon.oneshot.commands import run_command
+from daemon.commands.imports.commands import run_command
+from daemon.simulator.microscope import Written, write_section
 from handlers.apply_mipmaps import apply_mipmaps_to_stack_sync
-from handlers.formats import Encoding
 from handlers.generate_mipmaps import generate_mipmaps_sync
 from handlers.generate_tilespecs import generate_tilespecs_sync
-from handlers.mipmapplan import MipmapPlan
-from handlers.rendernames import StackId
+from handlers.images.encode import Encoding
+from handlers.mipmaps.plan import MipmapPlan
+from handlers.render.names import StackId
 from handlers.uris import uri_to_path
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import OWNER, PROJECT, Rig, control_url, delete_stacks, fetch, is_real, verify_levels
@@ -656,16 +656,16 @@ def test_method_render_takes_its_pixels_from_the_service(facility: Facility) -> 
 
 
 def test_the_pool_has_the_size_that_was_asked_for(facility: Facility, monkeypatch: pytest.MonkeyPatch) -> None:
-    import handlers.executors
+    import handlers.workers.pool
 
     asked: list[int] = []
-    real = handlers.executors.ProcessExecutor.__init__
+    real = handlers.workers.pool.ProcessExecutor.__init__
 
     def counted(self: Any, count: int, *more: Any) -> None:
         asked.append(count)
         real(self, count, *more)
 
-    monkeypatch.setattr(handlers.executors.ProcessExecutor, "__init__", counted)
+    monkeypatch.setattr(handlers.workers.pool.ProcessExecutor, "__init__", counted)
     facility.ingest(facility.section())
     facility.make(pool_size=2)
     assert asked == [2]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.rebuild import back_up
-from daemon.replay.lookup import NotSelectable
+from daemon.commands.journal import back_up
+from daemon.pipeline.replay.lookup import NotSelectable
 from tests.acceptance.rig import OWNER, PROJECT, Rig, digest_tree, fetch, temwatch, verify_levels, wait_for
 
 Z = 1050.0

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handlers.mipmaps import reduce_levels
-from handlers.reduction import MEAN, Reduction
+from handlers.images.reduction import MEAN, Reduction
+from handlers.mipmaps.reduce import reduce_levels
 from tests.acceptance.rig import verify_levels
 
 MIPS = "20314_2L_mips"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.demo.microscope import Written, write_section
+from daemon.simulator.microscope import Written, write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Program, Rig, fetch, running, url_said_in, verify_levels, wait_for
 
@@ -149,7 +149,9 @@ def start_keeping_standin(rig: Rig, port: int = 0) -> int:
     """Starts a stand-in that finds its stacks again after a kill; its port."""
     log: Path = rig.root / "standin.log"
     known = len(log.read_text().splitlines()) if log.exists() else 0
-    rig.standin = Program(log, "daemon.demo.standin", "--port", str(port), "--state", str(rig.root / "stacks.json"))
+    rig.standin = Program(
+        log, "daemon.simulator.standin", "--port", str(port), "--state", str(rig.root / "stacks.json")
+    )
     rig.render_url = url_said_in(rig.standin, known)
     return int(rig.render_url.split(":")[2].split("/")[0])
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from daemon.demo.microscope import Written, write_section
+from daemon.simulator.microscope import Written, write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Rig, fetch, running, wait_for
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from daemon.demo.microscope import Written
+from daemon.simulator.microscope import Written
 from tests.acceptance.rig import Rig, fetch, verify_levels, wait_for
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from daemon.demo.microscope import Written
+from daemon.simulator.microscope import Written
 from tests.acceptance.rig import Rig, digest_tree, fetch, temwatch, verify_levels
 
 Z = 1050.0

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from daemon.demo.microscope import Written, write_section
+from daemon.simulator.microscope import Written, write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Program, Rig, fetch, running, verify_levels, wait_for
 

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from handlers.images import MipmapJob, MipmapReport
+from handlers.mipmaps.make import MipmapJob, MipmapReport
 
 
 def hanging_in_tiles_called_hang(job: MipmapJob) -> MipmapReport:

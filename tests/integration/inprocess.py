@@ -11,24 +11,26 @@ from typing import Any
 
 import structlog
 
-import daemon.circuit
-import daemon.keeper
-import daemon.pipeline
-import daemon.retry
-from daemon.config import Settings
-from daemon.demo.microscope import plan_section, write_section
-from daemon.demo.standin import serve_standin
-from daemon.health import Metrics
-from daemon.journal import Journal, Montage, rows
-from daemon.secondlook import SecondLook
-from daemon.states import MontageState
-from daemon.watcher import FoundBy, Sighting
-from daemon.work import Work
+import daemon.pipeline.circuit_breaker
+import daemon.pipeline.retry
+import daemon.pipeline.runner
+import daemon.pipeline.stacks
+from daemon.config.load import Settings
+from daemon.journal import rows
+from daemon.journal.journal import Journal
+from daemon.montages.records import Montage
+from daemon.montages.sighting import FoundBy, Sighting
+from daemon.montages.states import MontageState
+from daemon.pipeline.assembly import Work
+from daemon.pipeline.health import Metrics
+from daemon.pipeline.recheck import SecondLook
+from daemon.simulator.microscope import plan_section, write_section
+from daemon.simulator.standin import serve_standin
 from handlers.errors import Fault
-from handlers.executors import open_executor
 from handlers.identity import FileIdentity
-from handlers.render import RenderClient, StackId
+from handlers.render.client import RenderClient, StackId
 from handlers.uris import path_to_uri
+from handlers.workers.pool import open_executor
 
 RAW, MIPS = StackId("em", "test", "s_raw"), StackId("em", "test", "s_mips")
 
@@ -153,6 +155,11 @@ async def bench(root: Path, client: RenderClient | None = None, **stacks: Any) -
 
 def hurry(monkeypatch: Any) -> None:
     """Attempts follow one another without long pauses."""
-    for module in (daemon.retry, daemon.circuit, daemon.pipeline, daemon.keeper):
+    for module in (
+        daemon.pipeline.retry,
+        daemon.pipeline.circuit_breaker,
+        daemon.pipeline.runner,
+        daemon.pipeline.stacks,
+    ):
         monkeypatch.setattr(module, "FIRST_DELAY_S", 0.01, raising=False)
         monkeypatch.setattr(module, "LONGEST_DELAY_S", 0.05, raising=False)

@@ -13,17 +13,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from daemon.config import Settings
-from daemon.health import Metrics
-from daemon.journal import Journal, Montage, Settled
-from daemon.parsed import ParsedMetafiles
-from daemon.pipeline import Pipeline
-from daemon.schedule import Ticket
-from daemon.secondlook import SecondLook
-from daemon.settle import Ignored, NotYet, Settler
-from daemon.states import UNFINISHED, MontageState
-from daemon.steps import MetafileChanged, MetafileGone
-from daemon.watcher import FoundBy, Sighting
+from daemon.config.load import Settings
+from daemon.journal.journal import Journal
+from daemon.montages.records import Montage, Settled
+from daemon.montages.sighting import FoundBy, Sighting
+from daemon.montages.states import UNFINISHED, MontageState
+from daemon.pipeline.health import Metrics
+from daemon.pipeline.metafile_cache import ParsedMetafiles
+from daemon.pipeline.recheck import SecondLook
+from daemon.pipeline.runner import Pipeline
+from daemon.pipeline.schedule import Ticket
+from daemon.pipeline.settle import Ignored, NotYet, Settler
+from daemon.pipeline.steps import MetafileChanged, MetafileGone
 from daemon.watching.scan import NameRule, Tree
 from handlers.errors import Evidence, ImageFault, ImagesMissing, MetafileFault
 from handlers.identity import FileIdentity

@@ -8,8 +8,8 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from daemon.demo.standin import serve_standin
-from handlers.render import Patience, Polling, RenderClient, StackId
+from daemon.simulator.standin import serve_standin
+from handlers.render.client import Patience, Polling, RenderClient, StackId
 
 RAW = StackId("em", "v1", "raw")
 MIPS = StackId("em", "v1", "mips")

@@ -17,8 +17,8 @@ from standin_control import MIPS, RAW, RESOLUTION_NM, client_of, lens, standin, 
 from test_render_client import answering
 
 from handlers.errors import Fault, RenderFault, StackNotLoading
-from handlers.render import PathBuilder, Patience, RenderClient, StackState
-from handlers.sourceimages import RenderSource, fetch_level0
+from handlers.images.source import RenderSource, fetch_level0
+from handlers.render.client import PathBuilder, Patience, RenderClient, StackState
 
 Cut = Callable[[bytes], list[bytes]]
 NOT_LOADING = "Resolved tiles can only be saved to stacks in the LOADING state, but this stack's state is COMPLETE."

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from daemon.journal import Journal, Montage
-from daemon.states import MontageState
-from daemon.steps import Steps
+from daemon.journal.journal import Journal
+from daemon.montages.records import Montage
+from daemon.montages.states import MontageState
+from daemon.pipeline.steps import Steps
 from tests.integration.inprocess import bench, hurry
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from daemon.states import MontageState
-from daemon.steps import Steps
+from daemon.montages.states import MontageState
+from daemon.pipeline.steps import Steps
 from tests.integration.inprocess import bench, hurry
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-import daemon.keeper
-from daemon.demo.standin import serve_standin
-from daemon.states import Event, MontageState
-from daemon.steps import Section, Steps
+import daemon.pipeline.stacks
+from daemon.montages.states import Event, MontageState
+from daemon.pipeline.steps import Section, Steps
+from daemon.simulator.standin import serve_standin
 from handlers.errors import ImageFault, StackLocked
-from handlers.render import RenderClient, StackId, StackState
+from handlers.render.client import RenderClient, StackId, StackState
 from tests.integration.inprocess import MIPS, RAW, Bench, bench, hurry
 
 
@@ -210,7 +210,7 @@ async def test_a_derivation_that_never_ends_holds_nobody_up_for_ever(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(RenderClient, "close", hang)
-    monkeypatch.setattr(daemon.keeper, "BARRED_S", 0.3)
+    monkeypatch.setattr(daemon.pipeline.stacks, "BARRED_S", 0.3)
     async with bench(tmp_path, client, close_after_s=0.0) as work:
         first, second = work.write(1050), work.write(1051)
         await work.notice(first)

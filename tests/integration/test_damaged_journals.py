@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from daemon.journal import MIGRATIONS, Examination, Journal, connect_read_only, examine_ahead
-from daemon.journal.file import UnusableJournal, connect
-from daemon.states import MontageState
-from daemon.watcher import FoundBy, Sighting
+from daemon.journal.file import MIGRATIONS, Examination, UnusableJournal, connect, connect_read_only, examine_ahead
+from daemon.journal.journal import Journal
+from daemon.montages.sighting import FoundBy, Sighting
+from daemon.montages.states import MontageState
 from handlers.errors import MetafileFault, SettingsFault, StorageFault
 from handlers.identity import FileIdentity
 from tests.integration.descriptors import descriptors_of

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from daemon import settle
-from daemon.demo.microscope import plan_section, write_section
-from daemon.settings import MipmapSettings, WatchSettings, ZSettings
-from daemon.settle import Settler
-from daemon.steps import Steps
-from daemon.watching import threads
-from handlers import arrival
+from daemon.config.settings import MipmapSettings, WatchSettings, ZSettings
+from daemon.pipeline import settle
+from daemon.pipeline.settle import Settler
+from daemon.pipeline.steps import Steps
+from daemon.simulator.microscope import plan_section, write_section
+from daemon.system import threads
+from handlers.acquisition import arrival
 from handlers.errors import StorageFault, Waiting
 from handlers.identity import FileIdentity
-from handlers.render import StackId
+from handlers.render.client import StackId
 
 
 @pytest.fixture

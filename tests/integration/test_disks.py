@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from daemon import disks, steps
-from daemon.disks import MARK, MipmapDisks, look_at
-from daemon.health import Disk
-from daemon.journal import Journal
-from daemon.states import MontageState
+from daemon.journal.journal import Journal
+from daemon.montages.states import MontageState
+from daemon.pipeline import output_disks as disks
+from daemon.pipeline import steps
+from daemon.pipeline.health import Disk
+from daemon.pipeline.output_disks import MARK, MipmapDisks, look_at
 from handlers.errors import StorageFault
 from tests.integration.inprocess import bench as at_work
 from tests.integration.inprocess import hurry
@@ -152,7 +153,7 @@ FULL_DISK = """
     from pathlib import Path
     import numpy as np
     from PIL import Image
-    from handlers.images import MipmapJob, make_mipmaps
+    from handlers.mipmaps.make import MipmapJob, make_mipmaps
 
     target, level0 = Path(sys.argv[1]), Path(sys.argv[2])
     pixels = np.random.default_rng(0).integers(0, 256, (2048, 2048), np.uint8)
@@ -249,7 +250,7 @@ async def test_levels_written_below_a_mount_that_had_gone_are_made_again_once_it
 IN_A_READ_ONLY_MOUNT = """
 mkdir {0}/out && mount -t tmpfs -o ro none {0}/out && exec {1} -c '
 from pathlib import Path
-from daemon.disks import look_at
+from daemon.pipeline.output_disks import look_at
 print(look_at(Path("{0}/out/mipmaps"), 0, used=False).problem)
 print(look_at(Path("{0}/out"), 0, used=False).problem)
 '
@@ -283,9 +284,11 @@ def test_free_space_and_reserve_can_be_told_apart(tmp_path: Path, monkeypatch: A
 
 
 async def test_a_disk_that_was_not_looked_at_is_not_ready(tmp_path: Path, journal: Journal, monkeypatch: Any) -> None:
-    monkeypatch.setattr("daemon.disks.FIRST_LOOK_S", 0.1)
+    monkeypatch.setattr("daemon.pipeline.output_disks.FIRST_LOOK_S", 0.1)
     release = threading.Event()
-    monkeypatch.setattr("daemon.disks.look_at", lambda *_, **__: release.wait() and Disk(str(tmp_path), 1, 0))
+    monkeypatch.setattr(
+        "daemon.pipeline.output_disks.look_at", lambda *_, **__: release.wait() and Disk(str(tmp_path), 1, 0)
+    )
     bench = Bench(journal, mipmaps(tmp_path))
     assert [disk.problem for disk in bench.disks.facts()] == ["has not been looked at yet"]
     async with looking(bench):

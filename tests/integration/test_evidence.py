@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from daemon import steps
-from daemon.states import MontageState
-from handlers.images import MipmapJob, MipmapReport
+from daemon.montages.states import MontageState
+from daemon.pipeline import steps
+from handlers.mipmaps.make import MipmapJob, MipmapReport
 from tests.integration.inprocess import bench, hurry
 
 

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handlers import executors
 from handlers.errors import SettingsFault, StorageFault, Waiting, WorkerFault, WorkersUnavailable
-from handlers.executors import Backend, ExecutorKind, ProcessExecutor, WorkerPool, open_executor, run_job
-from handlers.images import MipmapJob, MipmapReport
+from handlers.mipmaps.make import MipmapJob, MipmapReport
+from handlers.workers import pool as executors
+from handlers.workers.pool import Backend, ExecutorKind, ProcessExecutor, WorkerPool, open_executor, run_job
 from tests.integration.hanging import hanging_in_tiles_called_hang
 
 SIDE = 64
@@ -163,7 +163,7 @@ class TestOpening:
 class TestWorkerProcesses:
     def test_they_import_no_more_than_they_need(self, processes: WorkerPool) -> None:
         names = set(processes.executor.submit(eval, "set(__import__('sys').modules)").result(20))
-        assert "handlers.images" in names
+        assert "handlers.mipmaps.make" in names
         unwanted = {
             "daemon",
             "aiohttp",
@@ -175,7 +175,7 @@ class TestWorkerProcesses:
             "watchdog",
         }
         assert not names & unwanted
-        assert "handlers.executors" not in names
+        assert "handlers.workers.pool" not in names
 
     def test_signals_for_the_daemon_do_not_reach_them_or_their_server(self, processes: WorkerPool) -> None:
         executor = processes.executor
@@ -440,8 +440,8 @@ def killed_by_tiles_called_killer(job: MipmapJob) -> MipmapReport:
 DAEMON = """
     import asyncio, os, sys
     from pathlib import Path
-    from handlers.executors import open_executor, run_job
-    from handlers.images import MipmapJob
+    from handlers.workers.pool import open_executor, run_job
+    from handlers.mipmaps.make import MipmapJob
 
     async def main():
         level0, side, directory = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
@@ -533,7 +533,7 @@ def test_a_console_script_is_not_imported_by_the_workers(tmp_path: Path) -> None
         textwrap.dedent("""
             import sys
             import sqlite3
-            from handlers.executors import open_executor
+            from handlers.workers.pool import open_executor
             if __name__ == "__main__":
                 with open_executor("processes", 1) as pool:
                     print(pool.executor.submit(eval, "'sqlite3' in __import__('sys').modules").result())
@@ -549,11 +549,11 @@ def test_a_server_started_ahead_is_the_one_that_workers_are_forked_from() -> Non
     code = textwrap.dedent("""
         import os
         from pathlib import Path
-        from handlers.worker import start_server
+        from handlers.workers.worker import start_server
         start_server()
         mine = f"/proc/self/task/{os.getpid()}/children"
         before = Path(mine).read_text().split()
-        from handlers.executors import open_executor
+        from handlers.workers.pool import open_executor
         with open_executor("processes", 1) as pool:
             print(str(pool.executor.submit(os.getppid).result()) in before)
             print(Path(mine).read_text().split() == before)

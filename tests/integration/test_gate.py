@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from standin_control import MIPS, RAW, Standin, client_of, standin
 
-from daemon import gate as gate_module
-from daemon.gate import RenderGate
+from daemon.pipeline import render_gate as gate_module
+from daemon.pipeline.render_gate import RenderGate
 from handlers.errors import Fault, RenderBroken, RenderUnavailable, ZFault
 
 DATABASE = r"^(?!GET .*/versionInfo)"

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.journal import MIGRATIONS, Journal, Look, Settled
-from daemon.journal.imagesread import CHANGES_SHOWN, pack, unpack
-from daemon.states import Event, IllegalTransition, MontageState, Step, fold
-from daemon.watcher import FoundBy, Sighting
-from handlers.contentdigest import DIGEST_BYTES, FileContent
+from daemon.journal.file import MIGRATIONS
+from daemon.journal.images_read import CHANGES_SHOWN, pack, unpack
+from daemon.journal.journal import Journal
+from daemon.montages.records import Look, Settled
+from daemon.montages.sighting import FoundBy, Sighting
+from daemon.montages.states import Event, IllegalTransition, MontageState, Step, fold
 from handlers.identity import FileIdentity
+from handlers.images.digest import DIGEST_BYTES, FileContent
 
 TILES = 2772
 """Of a full section."""

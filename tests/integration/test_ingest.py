@@ -10,7 +10,7 @@ from standin_control import RAW, RESOLUTION_NM, Standin, client_of, lens, standi
 
 from handlers.errors import ReadBackDiffers, RenderRefused, RenderUnavailable, StackNotLoading
 from handlers.generate_tilespecs import ingest_tiles
-from handlers.render import RenderClient, TileBounds
+from handlers.render.client import RenderClient, TileBounds
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 Z = 1050.0

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from daemon.watching.coverage import inotify_descriptors
-from daemon.watching.hints import Batch, HintBox, Hints, open_hints
+from daemon.watching.event_hints import Batch, HintBox, Hints, open_hints
 from daemon.watching.scan import NameRule
 
 

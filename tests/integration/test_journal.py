@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from daemon.journal import MIGRATIONS, Journal, Look, Outcome, Overtaken, Settled, Settling, connect
-from daemon.states import Event, MontageState, Step, fold
-from daemon.watcher import FoundBy, Sighting
+from daemon.journal.file import MIGRATIONS, connect
+from daemon.journal.journal import Journal
+from daemon.montages.records import Look, Outcome, Overtaken, Settled, Settling
+from daemon.montages.sighting import FoundBy, Sighting
+from daemon.montages.states import Event, MontageState, Step, fold
 from handlers.errors import ImageFault, MetafileFault, SettingsFault, StorageFault
 from handlers.identity import FileIdentity
 from tests.integration.descriptors import descriptors_of

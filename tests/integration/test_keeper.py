@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from daemon.gate import RenderGate
-from daemon.journal import Journal
-from daemon.keeper import StackKeeper, _both
-from daemon.states import Closing
-from handlers.render import RenderClient, StackId
+from daemon.journal.journal import Journal
+from daemon.montages.states import Closing
+from daemon.pipeline.render_gate import RenderGate
+from daemon.pipeline.stacks import StackKeeper, _both
+from handlers.render.client import RenderClient, StackId
 
 STACK = StackId("em", "test", "s_raw")
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daemon import latechanges
-from daemon.journal import Montage
-from daemon.latechanges import LateChanges, next_look_s
-from daemon.states import Event, MontageState
-from handlers.contentdigest import FileContent
-from handlers.decoding import verify_level
+from daemon.montages.records import Montage
+from daemon.montages.states import Event, MontageState
+from daemon.pipeline import late_changes as latechanges
+from daemon.pipeline.late_changes import LateChanges, next_look_s
 from handlers.identity import FileIdentity
-from handlers.render import StackId
+from handlers.images.decode import verify_level
+from handlers.images.digest import FileContent
+from handlers.render.client import StackId
 from tests.integration.inprocess import MIPS, Bench, bench, hurry
 
 SIZE = (64, 64)
@@ -179,7 +179,7 @@ def a_pipe(image: Path) -> None:
 async def test_one_that_is_no_image_any_more_fails_the_montage_in_words_once_it_is_quiet(
     world, monkeypatch, change, text
 ):
-    monkeypatch.setattr("daemon.settle.PATIENCE_AT_LEAST_S", 0.3)
+    monkeypatch.setattr("daemon.pipeline.settle.PATIENCE_AT_LEAST_S", 0.3)
     metafile = world.write(size=SIZE)
     await world.notice(metafile)
     await world.reaches(metafile, COMPLETE)
@@ -197,7 +197,7 @@ async def test_one_that_is_no_image_any_more_fails_the_montage_in_words_once_it_
 
 
 async def test_one_that_is_being_written_is_waited_for_and_fails_nothing(world, monkeypatch):
-    monkeypatch.setattr("daemon.settle.PATIENCE_AT_LEAST_S", 20.0)
+    monkeypatch.setattr("daemon.pipeline.settle.PATIENCE_AT_LEAST_S", 20.0)
     metafile = world.write(size=SIZE)
     await world.notice(metafile)
     montage = await world.reaches(metafile, COMPLETE)

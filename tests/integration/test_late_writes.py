@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from daemon.demo.standin import serve_standin
-from daemon.demo.standin_faults import Fault, FaultKind
-from daemon.states import MontageState
-from handlers.render import RenderClient, StackId
+from daemon.montages.states import MontageState
+from daemon.simulator.standin import serve_standin
+from daemon.simulator.standin_faults import Fault, FaultKind
+from handlers.render.client import RenderClient, StackId
 from tests.integration.inprocess import MIPS, RAW, hurry
 from tests.integration.inprocess import bench as at_work
 

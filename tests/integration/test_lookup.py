@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from daemon.config import Settings
-from daemon.journal import Journal
-from daemon.replay.lookup import Lookup, NotSelectable
-from daemon.replay.replayer import plan_within
-from daemon.replay.selection import Action, Candidate, Selection, plan
-from daemon.states import Step
-from daemon.watcher import FoundBy, Sighting
+from daemon.config.load import Settings
+from daemon.journal.journal import Journal
+from daemon.montages.sighting import FoundBy, Sighting
+from daemon.montages.states import Step
+from daemon.pipeline.replay.lookup import Lookup, NotSelectable
+from daemon.pipeline.replay.replayer import plan_within
+from daemon.pipeline.replay.selection import Action, Candidate, Selection, plan
 from handlers.errors import MetafileFault, StorageFault
 from handlers.identity import FileIdentity
 

@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from daemon.collector import no_full_passes
-from daemon.config import load_settings
-from daemon.health import Metrics
-from daemon.journal import Journal
+from daemon.config.load import load_settings
 from daemon.journal.file import connect
-from daemon.web import make_app
-from daemon.work import open_work
+from daemon.journal.journal import Journal
+from daemon.pipeline.assembly import open_work
+from daemon.pipeline.health import Metrics
+from daemon.system.collector import no_full_passes
+from daemon.web.routes import make_app
+from handlers.acquisition.metafile import parse_metafile
 from handlers.apply_mipmaps import apply_mipmaps
 from handlers.generate_tilespecs import ingest_tiles
-from handlers.metafile import parse_metafile
-from handlers.mipmapplan import Level0, MipmapPlan, level_uris
-from handlers.render import RenderClient, StackId
+from handlers.mipmaps.plan import Level0, MipmapPlan, level_uris
+from handlers.render.client import RenderClient, StackId
 from tests.acceptance.rig import Standins
 from tests.loop_watch import TURN_S, watching_the_loop
 from tests.unit.sections import header, tile

@@ -2,10 +2,10 @@
 
 import asyncio
 
-from daemon.demo.microscope import plan_section, write_section
-from handlers.executors import open_executor
+from daemon.simulator.microscope import plan_section, write_section
 from handlers.generate_mipmaps import make_all
-from handlers.images import MipmapJob
+from handlers.mipmaps.make import MipmapJob
+from handlers.workers.pool import open_executor
 
 
 async def test_a_slow_journal_lets_no_more_tiles_be_made_than_there_are_slots(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from daemon.watching.ownership import lock_journal, lock_root
+from daemon.system.locks import lock_journal, lock_root
 from handlers.errors import SettingsFault, StorageFault
 
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from daemon.demo.microscope import plan_section, write_section
-from daemon.journal import Journal
-from daemon.retry import CRASHES_BEFORE_PARKING
-from daemon.states import MontageState, Step
-from daemon.watcher import FoundBy, Sighting
+from daemon.journal.journal import Journal
+from daemon.montages.sighting import FoundBy, Sighting
+from daemon.montages.states import MontageState, Step
+from daemon.pipeline.retry import CRASHES_BEFORE_PARKING
+from daemon.simulator.microscope import plan_section, write_section
 from handlers.identity import FileIdentity
 from tests.integration.inprocess import bench, hurry
 

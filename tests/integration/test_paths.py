@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.states import MontageState
+from daemon.montages.states import MontageState
 from tests.integration.small_world import ARRIVAL_TIMEOUT_S, AWAITED, BAD, LENS_SET, MIPS, RAW, World, ids_of, text_of
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from daemon.disks import MipmapDisks
-from daemon.journal import Journal
-from daemon.keeper import StackKeeper
-from daemon.settle import Settler
-from daemon.states import MontageState
-from daemon.steps import Steps
-from handlers.render import RenderClient
+from daemon.journal.journal import Journal
+from daemon.montages.states import MontageState
+from daemon.pipeline.output_disks import MipmapDisks
+from daemon.pipeline.settle import Settler
+from daemon.pipeline.stacks import StackKeeper
+from daemon.pipeline.steps import Steps
+from handlers.render.client import RenderClient
 from tests.integration.inprocess import Bench, bench, hurry
 
 COLLABORATORS = (Journal, Settler, Steps, StackKeeper, MipmapDisks, RenderClient)

@@ -10,12 +10,13 @@ from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daemon.config import HttpSettings, Settings
-from daemon.health import Facts, Metrics
-from daemon.journal import Journal, Montage
-from daemon.replay.replayer import Replayer
-from daemon.watcher import FoundBy, Sighting
-from daemon.web import LONGEST_BODY, Posts, make_app
+from daemon.config.load import HttpSettings, Settings
+from daemon.journal.journal import Journal
+from daemon.montages.records import Montage
+from daemon.montages.sighting import FoundBy, Sighting
+from daemon.pipeline.health import Facts, Metrics
+from daemon.pipeline.replay.replayer import Replayer
+from daemon.web.routes import LONGEST_BODY, Posts, make_app
 from handlers.errors import MetafileFault
 from handlers.identity import FileIdentity
 from tests.unit.test_health import WELL

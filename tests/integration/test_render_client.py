@@ -25,7 +25,7 @@ from handlers.errors import (
     StackReopened,
     Waiting,
 )
-from handlers.render import PathBuilder, Patience, Polling, RenderClient, StackState
+from handlers.render.client import PathBuilder, Patience, Polling, RenderClient, StackState
 
 
 @pytest.fixture
@@ -622,7 +622,7 @@ async def test_a_redirect_is_refused_rather_than_followed() -> None:
 
 
 async def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handlers.renderhttp.MOST_ANSWER_BYTES", 1000)
+    monkeypatch.setattr("handlers.render.transport.MOST_ANSWER_BYTES", 1000)
 
     async def flood(request: web.Request) -> web.StreamResponse:
         return web.Response(text="[" + "1," * 5000 + "1]", content_type="application/json")

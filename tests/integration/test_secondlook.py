@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from daemon import secondlook
-from daemon.journal import Awaited, Journal, Montage
-from daemon.secondlook import SecondLook
-from daemon.states import Event, MontageState
-from daemon.watcher import FoundBy, Sighting
+from daemon.journal.journal import Journal
+from daemon.montages.records import Awaited, Montage
+from daemon.montages.sighting import FoundBy, Sighting
+from daemon.montages.states import Event, MontageState
+from daemon.pipeline import recheck as secondlook
+from daemon.pipeline.recheck import SecondLook
 from handlers.errors import Evidence, ImagesMissing
 from handlers.identity import FileIdentity
 

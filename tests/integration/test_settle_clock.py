@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from daemon.settle import NotYet, Settler
+from daemon.pipeline.settle import NotYet, Settler
 from handlers.errors import MetafileFault
 
 WATCH: Any = SimpleNamespace(

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from daemon.demo.microscope import plan_section, write_section
-from daemon.journal import Settled
-from daemon.settings import MipmapSettings, TilespecSettings, WatchSettings, ZSettings
-from daemon.settle import NotYet, Settler
+from daemon.config.settings import MipmapSettings, TilespecSettings, WatchSettings, ZSettings
+from daemon.montages.records import Settled
+from daemon.pipeline.settle import NotYet, Settler
+from daemon.simulator.microscope import plan_section, write_section
 from handlers.errors import Evidence, Fault, ImageFault, ImagesMissing, MetafileFault, ZFault
 from handlers.identity import FileIdentity
-from handlers.render import StackId
+from handlers.render.client import StackId
 
 SETTLE_S = 2.0
 ARRIVAL_TIMEOUT_S = 600.0

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-import daemon.settle
-from daemon.settle import Settler
+import daemon.pipeline.settle
+from daemon.pipeline.settle import Settler
 from handlers.errors import Fault
 
 
@@ -27,7 +27,7 @@ async def test_a_metafile_that_changes_while_it_is_read_is_not_taken_for_what_wa
     )
     settler = Settler()
     await settler.not_yet(montage, watch)
-    real = daemon.settle.read_metafile
+    real = daemon.pipeline.settle.read_metafile
 
     async def read_and_change(asked: Path) -> bytes:
         content = await real(asked)
@@ -39,7 +39,7 @@ async def test_a_metafile_that_changes_while_it_is_read_is_not_taken_for_what_wa
             path.write_bytes(b"after, and longer" if how == "rewritten" else b"bef")
         return content
 
-    monkeypatch.setattr(daemon.settle, "read_metafile", read_and_change)
+    monkeypatch.setattr(daemon.pipeline.settle, "read_metafile", read_and_change)
     assert await settler.read(montage) is None
     monkeypatch.undo()
     await settler.not_yet(montage, watch)  # sees the new one

@@ -17,7 +17,6 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from PIL import Image
 
-from handlers import sourceimages
 from handlers.errors import (
     AnswerLate,
     Fault,
@@ -28,12 +27,13 @@ from handlers.errors import (
     RenderUnavailable,
     Waiting,
 )
-from handlers.formats import PLAIN_TIFF
-from handlers.images import MipmapJob, MipmapReport, make_mipmaps, verify_level
-from handlers.mipmapjobs import mask_job, tile_job
-from handlers.mipmapplan import MipmapPlan, level0_of
-from handlers.reduction import MEAN, Reduction
-from handlers.rendernames import checked_base_url
+from handlers.images import source as sourceimages
+from handlers.images.encode import PLAIN_TIFF
+from handlers.images.reduction import MEAN, Reduction
+from handlers.mipmaps.jobs import mask_job, tile_job
+from handlers.mipmaps.make import MipmapJob, MipmapReport, make_mipmaps, verify_level
+from handlers.mipmaps.plan import MipmapPlan, level0_of
+from handlers.render.names import checked_base_url
 from tests.integration.standin_control import RAW, Standin, client_of, standin, tile_spec
 
 WIDTH, HEIGHT = 101, 77

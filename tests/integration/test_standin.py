@@ -16,8 +16,8 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from daemon.demo.standin import serve_standin
-from daemon.demo.standin_faults import Fault
+from daemon.simulator.standin import serve_standin
+from daemon.simulator.standin_faults import Fault
 from tests.contract.conftest import Service, StackUnderTest, affine, session, tile, upload
 
 
@@ -266,7 +266,7 @@ async def test_twenty_thousand_tiles_of_16_megabytes_go_in_and_come_back(stack: 
 @contextlib.contextmanager
 def process(*arguments: str) -> Any:
     """The stand-in as a process, and its URL."""
-    command = [sys.executable, "-m", "daemon.demo.standin", *arguments]
+    command = [sys.executable, "-m", "daemon.simulator.standin", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         try:
             assert running.stdout is not None

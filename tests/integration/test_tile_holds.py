@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-import daemon.steps
-from daemon.journal import Journal, Look, Settled
-from daemon.steps import Steps
-from daemon.tileholds import TileHolds
-from daemon.watcher import FoundBy, Sighting
+import daemon.pipeline.steps
+from daemon.journal.journal import Journal
+from daemon.montages.records import Look, Settled
+from daemon.montages.sighting import FoundBy, Sighting
+from daemon.pipeline.steps import Steps
+from daemon.pipeline.tile_holds import TileHolds
 from handlers.identity import FileIdentity
-from handlers.render import StackId
+from handlers.render.client import StackId
 
 STACK = StackId("em", "test", "raw")
 NOTHING: frozenset[str] = frozenset()
@@ -32,7 +33,7 @@ class Bench:
         parts: dict[str, Any] = dict.fromkeys(("settings", "disks", "pool", "metrics"))
         client: Any = SimpleNamespace(tile_bounds=self._tile_bounds)
         self.steps = Steps(**parts, client=client, journal=journal, keeper=keeper, in_flight=1)
-        monkeypatch.setattr(daemon.steps, "ingest_tiles", self._ingest_tiles)
+        monkeypatch.setattr(daemon.pipeline.steps, "ingest_tiles", self._ingest_tiles)
 
     async def _write(
         self, watch: str, stack: StackId, resolution_nm: object, put: Callable[[], Awaitable[object]]

@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from daemon.demo.standin import serve_standin
-from daemon.health import warnings
-from daemon.states import MontageState, Step
-from handlers.render import RenderClient
+from daemon.montages.states import MontageState, Step
+from daemon.pipeline.health import warnings
+from daemon.simulator.standin import serve_standin
+from handlers.render.client import RenderClient
 from tests.integration.inprocess import bench, hurry
 from tests.unit.test_health import WELL
 

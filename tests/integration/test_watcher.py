@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 from watchdog.utils import BaseThread
 
-from daemon.watcher import FoundBy, RootStatus, Timing, Watcher, WatchMode, WatchRoot, lock_root
-from daemon.watching.hints import HintBox, open_hints
-from daemon.watching.lookout import Lookout
+from daemon.montages.sighting import FoundBy
+from daemon.watching.event_hints import HintBox, open_hints
 from daemon.watching.mounts import Mount, read_mounts
+from daemon.watching.root import Lookout
+from daemon.watching.watcher import RootStatus, Timing, Watcher, WatchMode, WatchRoot, lock_root
 from handlers.errors import SettingsFault, StorageFault
 
 QUICK = Timing(coalesce_s=0.02, grace_s=0.3, granularity_s=0.3, stuck_s=0.5, opening_s=0.5, stop_s=1.0)
@@ -434,7 +435,7 @@ async def test_watching_threads_that_die_are_replaced(tmp_path):
 LIMITED = """
 import asyncio, json, sys
 from pathlib import Path
-from daemon.watcher import Timing, Watcher, WatchRoot
+from daemon.watching.watcher import Timing, Watcher, WatchRoot
 
 async def main(root, count):
     seen = set()
@@ -727,7 +728,7 @@ async def test_a_root_that_another_owns_is_refused_at_the_start(tmp_path):
 async def test_a_root_that_another_process_owns_is_taken_when_that_dies(tmp_path):
     root = root_at(tmp_path / "later", scan_interval_s=OFTEN_S)
     program = (
-        "import sys, time; from pathlib import Path; from daemon.watcher import lock_root\n"
+        "import sys, time; from pathlib import Path; from daemon.watching.watcher import lock_root\n"
         "lock = lock_root(Path(sys.argv[1])); print('mine', flush=True); time.sleep(60)"
     )
     async with watching(root) as (watcher, seen):
@@ -787,7 +788,7 @@ def dead_server(tmp_path, monkeypatch):
             free.wait(60)
         return lock_root(directory, state_directory)
 
-    monkeypatch.setattr("daemon.watching.lookout.lock_root", lock)
+    monkeypatch.setattr("daemon.watching.root.lock_root", lock)
     yield dead, free
     free.set()
 
@@ -828,7 +829,7 @@ async def test_roots_that_hang_when_the_watcher_stops_are_waited_for_together(tm
         free.wait(60)
         return lock_root(directory, state_directory)
 
-    monkeypatch.setattr("daemon.watching.lookout.lock_root", lock_at_last)
+    monkeypatch.setattr("daemon.watching.root.lock_root", lock_at_last)
     roots = []
     for number in range(8):
         (tmp_path / str(number)).mkdir()

@@ -10,11 +10,12 @@ from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daemon.config import HttpSettings
-from daemon.health import Facts, Metrics
-from daemon.journal import Journal
-from daemon.watcher import FoundBy, RootStatus, Sighting
-from daemon.web import make_app
+from daemon.config.load import HttpSettings
+from daemon.journal.journal import Journal
+from daemon.montages.sighting import FoundBy, Sighting
+from daemon.pipeline.health import Facts, Metrics
+from daemon.watching.watcher import RootStatus
+from daemon.web.routes import make_app
 from handlers.errors import MetafileFault
 from handlers.identity import FileIdentity
 from tests.unit.test_health import WELL

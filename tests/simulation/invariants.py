@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from daemon.demo.standin_store import Stack, State, section_data
-from daemon.journal import Montage
-from daemon.states import MontageState, StackPhase
-from daemon.steps import Section, section_of
+from daemon.montages.records import Montage
+from daemon.montages.states import MontageState, StackPhase
+from daemon.pipeline.steps import Section, section_of
+from daemon.simulator.standin_store import Stack, State, section_data
+from handlers.acquisition.metafile import parse_metafile
 from handlers.errors import Fault
-from handlers.imageheader import inspect_image
-from handlers.metafile import parse_metafile
-from handlers.mipmapplan import level_uris
+from handlers.images.header import inspect_image
+from handlers.mipmaps.plan import level_uris
 from handlers.uris import uri_to_path
 from tests.simulation.journal import Row, folded_states
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daemon.states import Event, MontageState, fold
+from daemon.montages.states import Event, MontageState, fold
 from handlers.uris import uri_to_path
 
 _ROWS = (

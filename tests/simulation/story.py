@@ -19,16 +19,16 @@ import structlog
 from yarl import URL
 
 import daemon.app
-import handlers.executors
-import handlers.renderhttp
-from daemon.config import Settings
-from daemon.demo import standin
-from daemon.demo.standin_faults import Fault, FaultKind
-from daemon.demo.standin_store import Stack, StackKey, State
+import handlers.render.transport
+import handlers.workers.pool
+from daemon.config.load import Settings
 from daemon.journal.file import connect
-from daemon.latechanges import next_look_s
-from daemon.watcher import Watcher
+from daemon.pipeline.late_changes import next_look_s
+from daemon.simulator import standin
+from daemon.simulator.standin_faults import Fault, FaultKind
+from daemon.simulator.standin_store import Stack, StackKey, State
 from daemon.watching.mounts import Mount
+from daemon.watching.watcher import Watcher
 from tests.simulation import substitutes
 from tests.simulation.actions import Action, Plan
 from tests.simulation.invariants import Broken, check, is_locked_fault, stale_montages
@@ -156,8 +156,8 @@ class Story:
         self.outcome.broken.append(Broken(invariant, text))
 
     def _listen(self) -> None:
-        handlers.renderhttp.aiohttp.ClientSession = Session  # type: ignore[misc,assignment]
-        handlers.executors.ProcessExecutor = SimulatedWorkers  # type: ignore[misc,assignment]
+        handlers.render.transport.aiohttp.ClientSession = Session  # type: ignore[misc,assignment]
+        handlers.workers.pool.ProcessExecutor = SimulatedWorkers  # type: ignore[misc,assignment]
         Session.network = self.network
         Watcher.__init__.__kwdefaults__["read_mounts"] = lambda: (Mount("/", "tmpfs"),)
         self.network.serve(self.standin.application())

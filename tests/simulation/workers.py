@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class SimulatedWorkers(Executor):
-    """Stands for `handlers.executors.ProcessExecutor`: as many jobs at once as there are workers, first come, first
+    """Stands for `handlers.workers.pool.ProcessExecutor`: as many jobs at once as there are workers, first come, first
     served."""
 
     loop: SimulatedLoop

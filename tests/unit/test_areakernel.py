@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hatch_build
-from handlers import areakernel
-from handlers.areakernel import DIVIDE, MULTIPLY, MULTIPLY_WIDE, CompiledMeans, division
-from handlers.areamean import MeansByNumpy, mean_levels, means
-from handlers.greyvalues import FULL_RANGE, Grey, IntensityRange, Rounding
+from handlers.images.pixels import FULL_RANGE, Grey, IntensityRange, Rounding
+from handlers.mipmaps import kernel as areakernel
+from handlers.mipmaps.area_mean import MeansByNumpy, mean_levels, means
+from handlers.mipmaps.kernel import DIVIDE, MULTIPLY, MULTIPLY_WIDE, CompiledMeans, division
 
 pytestmark = pytest.mark.skipif(areakernel.compiled_code() is None, reason="the kernel was not built: no C compiler")
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from tiffs import Kind
 
-from daemon.demo.microscope import plan_section, write_section
-from handlers import arrival
-from handlers.arrival import check_images, depth_warnings, metafile_content, read_metafile
+from daemon.simulator.microscope import plan_section, write_section
+from handlers.acquisition import arrival
+from handlers.acquisition.arrival import check_images, depth_warnings, metafile_content, read_metafile
+from handlers.acquisition.metafile import parse_metafile
+from handlers.acquisition.tilespec import TileSpecOptions, tile_ids_for
 from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault
-from handlers.imageheader import ImageDirectory
-from handlers.metafile import parse_metafile
-from handlers.tilespec import TileSpecOptions, tile_ids_for
+from handlers.images.header import ImageDirectory
 
 
 def parsed_with_first_image(place: Path, img_path: str):

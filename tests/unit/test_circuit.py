@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.circuit import (
+from daemon.pipeline.circuit_breaker import (
     BROKEN_IN_A_ROW,
     LONGEST_DELAY_S,
     UNTRIED_S,
@@ -18,8 +18,8 @@ from daemon.circuit import (
     silent,
     worked,
 )
-from daemon.retry import LIMITED_ATTEMPTS, Tries
-from daemon.retry import LONGEST_DELAY_S as LONGEST_RETRY_S
+from daemon.pipeline.retry import LIMITED_ATTEMPTS, Tries
+from daemon.pipeline.retry import LONGEST_DELAY_S as LONGEST_RETRY_S
 from handlers.errors import ReadBackDiffers, RenderUnavailable
 
 

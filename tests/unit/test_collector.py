@@ -5,7 +5,7 @@ import contextlib
 import gc
 from collections.abc import Callable
 
-from daemon.collector import collect_while_idle, no_full_passes
+from daemon.system.collector import collect_while_idle, no_full_passes
 
 
 def full_passes() -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daemon.config import (
+from daemon.config.load import (
     ConfigError,
     Settings,
     config_path,
@@ -19,9 +19,9 @@ from daemon.config import (
     remarks,
 )
 from daemon.watching.mounts import Mount
-from handlers.formats import Encoding
-from handlers.reduction import Reduction
-from handlers.zrule import ZRuleKind
+from handlers.acquisition.z import ZRuleKind
+from handlers.images.encode import Encoding
+from handlers.images.reduction import Reduction
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,7 +89,7 @@ def test_the_example_file_is_what_the_model_says_and_loads() -> None:
 
 def test_the_reference_page_is_what_the_model_says() -> None:
     assert (ROOT / "docs" / "configuration.md").read_text() == reference_markdown(), (
-        "run: python -m daemon.config reference > docs/configuration.md"
+        "run: python -m daemon.config.load reference > docs/configuration.md"
     )
 
 
@@ -470,7 +470,7 @@ NETWORK = (Mount("/", "ext4"), Mount("/share", "nfs4"))
 
 
 def test_a_journal_on_a_share_is_refused_unless_somebody_insists(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daemon.config.read_mounts", lambda: NETWORK)
+    monkeypatch.setattr("daemon.config.load.read_mounts", lambda: NETWORK)
     path = '[journal]\npath = "/share/temwatch/journal.sqlite"\n'
     (problem,) = problems_of(write(SMALLEST + path))
     assert problem.startswith("journal.path: /share/temwatch/journal.sqlite lies on nfs4, mounted at /share: ")
@@ -483,7 +483,7 @@ def test_what_an_automount_mounts_decides(write: Write, monkeypatch: pytest.Monk
     seen = iter(
         [Mount("/share", "autofs"), Mount("/share", "ext4"), Mount("/share", "autofs"), Mount("/share", "autofs")]
     )
-    monkeypatch.setattr("daemon.config.read_mounts", lambda: (Mount("/", "ext4"), next(seen)))
+    monkeypatch.setattr("daemon.config.load.read_mounts", lambda: (Mount("/", "ext4"), next(seen)))
     config = write(SMALLEST + '[journal]\npath = "/share/journal.sqlite"\n')
     load_settings(config)
     assert "lies on autofs" in problems_of(config)[0]

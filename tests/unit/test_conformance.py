@@ -16,9 +16,9 @@ import pytest
 from PIL import Image, ImageFilter
 from skimage.measure import block_reduce
 
-from handlers.formats import Encoding
-from handlers.images import MipmapJob, make_mipmaps
-from handlers.reduction import Reduction
+from handlers.images.encode import Encoding
+from handlers.images.reduction import Reduction
+from handlers.mipmaps.make import MipmapJob, make_mipmaps
 
 LEVELS = 6
 SIZES = {"even": (256, 192), "odd": (257, 211)}

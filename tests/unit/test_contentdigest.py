@@ -11,9 +11,9 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers import contentdigest
-from handlers.contentdigest import DIGEST_BYTES, DigestAlong, content_of, settled_identity, snapshot
 from handlers.identity import FileIdentity
+from handlers.images import digest as contentdigest
+from handlers.images.digest import DIGEST_BYTES, DigestAlong, content_of, settled_identity, snapshot
 
 CONTENT = bytes(range(256)) * 40
 REAL_FSTAT = os.fstat

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from daemon.health import Disk, Facts, Metrics, reasons_not_ready, warnings
-from daemon.states import MontageState, Step
-from daemon.watcher import RootHealth, RootStatus
+from daemon.montages.states import MontageState, Step
+from daemon.pipeline.health import Disk, Facts, Metrics, reasons_not_ready, warnings
+from daemon.watching.watcher import RootHealth, RootStatus
 
 ROOT = RootHealth(
     name="temca2",

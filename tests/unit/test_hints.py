@@ -1,6 +1,6 @@
 """Hints are gathered: many events, one wake-up."""
 
-from daemon.watching.hints import MOST_HINTS, Batch, HintBox
+from daemon.watching.event_hints import MOST_HINTS, Batch, HintBox
 
 
 def box_with_bell() -> tuple[HintBox, list[None]]:

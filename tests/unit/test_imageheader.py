@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daemon.demo.microscope import tiff_bytes
+from daemon.simulator.microscope import tiff_bytes
 from handlers.errors import ImageFault
 from handlers.identity import FileIdentity
-from handlers.imageheader import ImageDirectory, inspect_image
+from handlers.images.header import ImageDirectory, inspect_image
 
 FRAME = np.full((40, 60), 7, np.uint8)
 

@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from handlers import decoding, images, levelfiles
 from handlers.errors import (
     Fault,
     ImageFault,
@@ -32,12 +31,15 @@ from handlers.errors import (
     Waiting,
     WorkerFault,
 )
-from handlers.formats import Encoding
-from handlers.images import FaultReport, MipmapJob, MipmapReport, inspect_image, make_mipmaps, verify_level
-from handlers.mipmapjobs import mask_job, tile_job
-from handlers.mipmapplan import Level0, MipmapPlan, absent_levels, level_uris
-from handlers.pillowpixels import ROWS_AT_ONCE
-from handlers.reduction import MASK, METHODS, Reduction
+from handlers.images import atomic_write as levelfiles
+from handlers.images import decode as decoding
+from handlers.images.encode import Encoding
+from handlers.images.pillow_pixels import ROWS_AT_ONCE
+from handlers.images.reduction import MASK, METHODS, Reduction
+from handlers.mipmaps import make as images
+from handlers.mipmaps.jobs import mask_job, tile_job
+from handlers.mipmaps.make import FaultReport, MipmapJob, MipmapReport, inspect_image, make_mipmaps, verify_level
+from handlers.mipmaps.plan import Level0, MipmapPlan, absent_levels, level_uris
 from handlers.uris import uri_to_path
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sections import DATA, LENS_SET, MONTAGE, NAME, NO_DATA, Change, flat, header, key_of, metafile, put, section
 
-from handlers import metafile as metafile_module
-from handlers.consistency import Finding, Severity, check_metafile
+from handlers.acquisition import metafile as metafile_module
+from handlers.acquisition.consistency import Finding, Severity, check_metafile
+from handlers.acquisition.metafile import EdgeSide, Metafile, image_path, is_reference_name, parse_metafile
 from handlers.errors import MetafileFault, MetafilePartial, Waiting
-from handlers.metafile import EdgeSide, Metafile, image_path, is_reference_name, parse_metafile
 
 real_data = pytest.mark.skipif(not DATA.is_dir(), reason=NO_DATA)
 BOM = b"\xef\xbb\xbf"

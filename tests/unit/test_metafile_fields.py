@@ -13,10 +13,10 @@ from pydantic import AliasPath
 from pydantic.fields import FieldInfo
 from sections import NAME, flat, key_of, put
 
-from handlers.consistency import Severity, check_metafile
+from handlers.acquisition.consistency import Severity, check_metafile
+from handlers.acquisition.metafile import Calibration, Camera, EdgeMatch, Header, Metafile, TileRecord, parse_metafile
+from handlers.acquisition.tilespec import TileSpecOptions, tile_ids_for, tile_specs_for
 from handlers.errors import MetafileFault
-from handlers.metafile import Calibration, Camera, EdgeMatch, Header, Metafile, TileRecord, parse_metafile
-from handlers.tilespec import TileSpecOptions, tile_ids_for, tile_specs_for
 
 COMPATIBILITY = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 ROI = Path("/data/roi")

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daemon.demo import microscope
-from daemon.demo.microscope import Arrival, Delivery, MetafileForm, PixelSource, write_section, write_tiles_for
-from daemon.demo.section import SectionPlan, TilePlan, plan_section, roi_cells
-from daemon.demo.tissue import SECTION_THICKNESS, Tissue
-from handlers.consistency import check_metafile
-from handlers.geometry import stage_to_pixel
-from handlers.metafile import parse_metafile
+from daemon.simulator import microscope
+from daemon.simulator.microscope import Arrival, Delivery, MetafileForm, PixelSource, write_section, write_tiles_for
+from daemon.simulator.section import SectionPlan, TilePlan, plan_section, roi_cells
+from daemon.simulator.tissue import SECTION_THICKNESS, Tissue
+from handlers.acquisition.consistency import check_metafile
+from handlers.acquisition.geometry import stage_to_pixel
+from handlers.acquisition.metafile import parse_metafile
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 REAL_METAFILE = DATA / "_metadata_20170829130146_295434_5LC_0064_01_redo_001050_0_.json"
@@ -327,7 +327,7 @@ def test_tissue_has_the_greys_of_a_stained_section() -> None:
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "daemon.demo.microscope", *arguments]
+    command = [sys.executable, "-m", "daemon.simulator.microscope", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from handlers import blockfunctions
 from handlers.errors import SettingsFault
-from handlers.greyvalues import FULL_RANGE, rounded, smallest_type
-from handlers.mipmaps import REDUCERS, reduce_levels
-from handlers.reduction import MASK, MEAN, METHODS, Reduction, level_size
-from handlers.resizing import FILTERS
+from handlers.images.pixels import FULL_RANGE, rounded, smallest_type
+from handlers.images.reduction import MASK, MEAN, METHODS, Reduction, level_size
+from handlers.mipmaps import block_functions as blockfunctions
+from handlers.mipmaps.reduce import REDUCERS, reduce_levels
+from handlers.mipmaps.resize import FILTERS
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 ALL_LEVELS = range(1, 7)

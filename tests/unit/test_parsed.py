@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from daemon.demo.microscope import plan_section, write_section
-from daemon.parsed import ParsedMetafiles
+from daemon.pipeline.metafile_cache import ParsedMetafiles
+from daemon.simulator.microscope import plan_section, write_section
+from handlers.acquisition.metafile import parse_metafile
 from handlers.errors import MetafilePartial
-from handlers.metafile import parse_metafile
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daemon.demo import picture
-from daemon.demo.microscope import write_section
-from daemon.demo.picture import compose_section, resolved_tiles_at, save_picture
-from daemon.demo.section import plan_section
+from daemon.simulator import picture
+from daemon.simulator.microscope import write_section
+from daemon.simulator.picture import compose_section, resolved_tiles_at, save_picture
+from daemon.simulator.section import plan_section
 from handlers.errors import Fault, ImageFault, RenderUnavailable
 from handlers.uris import path_to_uri
 

@@ -11,12 +11,13 @@ import pytest
 import xxhash
 from PIL import Image
 
-from handlers import areakernel, images
-from handlers.formats import Encoding
 from handlers.identity import FileIdentity
-from handlers.images import MipmapJob, make_mipmaps
-from handlers.provenance import are_its_pixels, level0_digest, made_how, provenance, provenance_in, with_pixels
-from handlers.reduction import MASK, METHODS, Reduction
+from handlers.images.encode import Encoding
+from handlers.images.provenance import are_its_pixels, level0_digest, made_how, provenance, provenance_in, with_pixels
+from handlers.images.reduction import MASK, METHODS, Reduction
+from handlers.mipmaps import kernel as areakernel
+from handlers.mipmaps import make as images
+from handlers.mipmaps.make import MipmapJob, make_mipmaps
 
 WIDTH, HEIGHT = 96, 64
 ENCODINGS = [
@@ -181,7 +182,7 @@ def test_the_report_names_the_image_as_it_was_read(
 ) -> None:
     if not compiled:
         monkeypatch.setattr(areakernel.CompiledMeans, "can_do", lambda _: False)
-        monkeypatch.setattr("handlers.workbench._idle", [])
+        monkeypatch.setattr("handlers.mipmaps.buffers._idle", [])
     level0 = tmp_path / "a.tif"
     write(level0)
     report = make_mipmaps(job_of(level0, reduction=Reduction("block_reduce", function)))
@@ -228,7 +229,11 @@ def spoiled(path: Path) -> None:
     path.write_bytes(b"no image any more" * 1_000)
 
 
-READERS = ["handlers.images.read_header", "handlers.workbench.Workbench.fill_from_file", "handlers.images.read_hashed"]
+READERS = [
+    "handlers.mipmaps.make.read_header",
+    "handlers.mipmaps.buffers.Workbench.fill_from_file",
+    "handlers.mipmaps.make.read_hashed",
+]
 
 
 @pytest.mark.parametrize("change", [rewritten_under_its_old_time, replaced_by_one_of_its_time, cut_short, spoiled])

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from sections import section
 
-from daemon.config import read_token
-from daemon.settings import HttpSettings
-from handlers.arrival import check_images, read_metafile
+from daemon.config.load import read_token
+from daemon.config.settings import HttpSettings
+from handlers.acquisition.arrival import check_images, read_metafile
+from handlers.acquisition.metafile import parse_metafile
+from handlers.acquisition.z import read_z_table
 from handlers.errors import Fault
-from handlers.imageheader import inspect_image
-from handlers.metafile import parse_metafile
-from handlers.regularfile import NotRegular, open_regular, read_regular
-from handlers.zrule import read_z_table
+from handlers.images.header import inspect_image
+from handlers.regular_file import NotRegular, open_regular, read_regular
 
 
 def fifo(path: Path) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from daemon.config import ConfigError, Settings
-from daemon.config_text import plain_fields, sections
-from daemon.reload import APPLIED, FIXED, Reloader, fixed_keys
-from daemon.service import SystemdNotifier
+from daemon.config.load import ConfigError, Settings
+from daemon.config.reload import APPLIED, FIXED, Reloader, fixed_keys
+from daemon.config.text import plain_fields, sections
+from daemon.system.service import SystemdNotifier
 
 CHANGED: dict[str, Any] = {
     "render.url": "http://other/render-ws/v1",

@@ -25,8 +25,7 @@ from handlers.errors import (
     StackNotLoading,
     Waiting,
 )
-from handlers.renderanswers import PathBuilder, fault_of, plain_text
-from handlers.rendernames import (
+from handlers.render.names import (
     StackId,
     check_name,
     checked_base_url,
@@ -36,7 +35,8 @@ from handlers.rendernames import (
     legal_stack_name,
     tile_segment,
 )
-from handlers.resolvedtiles import (
+from handlers.render.responses import PathBuilder, fault_of, plain_text
+from handlers.render.tiles import (
     canonical_url,
     check_upload,
     differences,

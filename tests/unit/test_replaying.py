@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from daemon.__main__ import main
-from daemon.replay.command import PATHS_AT_ONCE, outcome_line, requests_for, requests_of
-from daemon.replay.lookup import NotSelectable
+from daemon.commands.replay import PATHS_AT_ONCE, outcome_line, requests_for, requests_of
+from daemon.pipeline.replay.lookup import NotSelectable
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_what_is_no_report_is_refused(text):
 
 def test_one_z_option_takes_all_numbers_that_follow(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr("daemon.replay.command.requests_for", lambda paths, **given: asked.append((paths, given)))
+    monkeypatch.setattr("daemon.commands.replay.requests_for", lambda paths, **given: asked.append((paths, given)))
     settings = tmp_path / "none.toml"
     monkeypatch.setattr("daemon.__main__._settings_or_exit", lambda path: asked.append(path) or _Quiet())
-    monkeypatch.setattr("daemon.service.set_up_logging", lambda *_: None)
-    monkeypatch.setattr("daemon.replay.command.replay", lambda *_: None)
+    monkeypatch.setattr("daemon.system.service.set_up_logging", lambda *_: None)
+    monkeypatch.setattr("daemon.commands.replay.replay", lambda *_: None)
     monkeypatch.setattr("daemon.__main__._run_or_exit", lambda _: 0)
     line = ["replay", "/data", "--z", "1050", "-1", "2.5", "--state", "all", "--z", "7", "--config", str(settings)]
     assert CliRunner().invoke(main, line).exit_code == 0

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from handlers.errors import RenderRefused
-from handlers.resolvedtiles import canonical_url, differences, referenced, shared_transforms, upload_bodies
+from handlers.render.tiles import canonical_url, differences, referenced, shared_transforms, upload_bodies
 
 
 def tile(tile_id: str, *refs: str, **more: Any) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.retry import LIMITED_ATTEMPTS, LONGEST_DELAY_S, retry_delay_s
-from daemon.schedule import Schedule, Ticket
-from daemon.states import Step
+from daemon.montages.states import Step
+from daemon.pipeline.retry import LIMITED_ATTEMPTS, LONGEST_DELAY_S, retry_delay_s
+from daemon.pipeline.schedule import Schedule, Ticket
 from handlers.errors import ImageFault, RenderUnavailable, WorkerFault
 
 

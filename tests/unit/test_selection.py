@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from daemon.journal import Montage
-from daemon.replay.selection import (
+from daemon.montages.records import Montage
+from daemon.montages.states import MontageState, Step
+from daemon.pipeline.replay.selection import (
     Action,
     Candidate,
     OnDisk,
@@ -23,7 +24,6 @@ from daemon.replay.selection import (
     parse_since,
     plan,
 )
-from daemon.states import MontageState, Step
 from handlers.identity import FileIdentity
 
 NOW = datetime(2026, 7, 2, 12, 0, tzinfo=timezone(timedelta(hours=2)))

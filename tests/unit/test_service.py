@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from daemon.service import SystemdNotifier, watchdog_interval_s
+from daemon.system.service import SystemdNotifier, watchdog_interval_s
 
 ROOT = Path(__file__).resolve().parents[2]
 
 SPEAK = """
 import logging, sys, warnings
 import structlog
-from daemon.service import set_up_logging
+from daemon.system.service import set_up_logging
 
 set_up_logging(*sys.argv[1:])
 log = structlog.get_logger()
@@ -71,7 +71,7 @@ def test_in_service_every_record_is_one_json_object() -> None:
 
 ODD = """
 import logging, os, structlog, sys
-from daemon.service import set_up_logging
+from daemon.system.service import set_up_logging
 
 set_up_logging("info", sys.argv[1])
 path = os.fsdecode(b"/data/probe_\\xe4 \\xc2\\xb5")
@@ -104,7 +104,7 @@ def test_lines_are_utf_8_in_every_locale(locale: str) -> None:
 
 SECRET = """
 import logging, structlog, sys
-from daemon.service import set_up_logging
+from daemon.system.service import set_up_logging
 
 set_up_logging("info", sys.argv[1])
 url = "http://em:pw4711@render/v1"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.states import (
+from daemon.montages.states import (
     STEP_OF_STATE,
     UNFINISHED,
     Closing,

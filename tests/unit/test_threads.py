@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.watching.threads import DaemonThreads
+from daemon.system.threads import DaemonThreads
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiffs import COMPRESSORS, Kind, Pixels
 
-from handlers import tiffcompression
-from handlers.decoding import read_image
 from handlers.errors import ImageFault
-from handlers.imageheader import inspect_image
-from handlers.images import MipmapJob, make_mipmaps, verify_level
+from handlers.images import tiff_compression as tiffcompression
+from handlers.images.decode import read_image
+from handlers.images.header import inspect_image
+from handlers.mipmaps.make import MipmapJob, make_mipmaps, verify_level
 
 WIDTH, HEIGHT = 53, 41
 LIBTIFFS = sorted(set(COMPRESSORS) - {1})

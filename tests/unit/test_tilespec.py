@@ -12,11 +12,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from sections import DATA, LENS_SET, MONTAGE, NAME, NO_DATA, metafile, section
 
-from handlers.consistency import check_metafile
-from handlers.errors import Fault, MetafileFault, SettingsFault
-from handlers.geometry import Point, stage_to_pixel
-from handlers.metafile import Metafile, TileRecord, parse_metafile
-from handlers.tilespec import (
+from handlers.acquisition.consistency import check_metafile
+from handlers.acquisition.geometry import Point, stage_to_pixel
+from handlers.acquisition.metafile import Metafile, TileRecord, parse_metafile
+from handlers.acquisition.tilespec import (
     Origin,
     Positions,
     TileSpecOptions,
@@ -25,6 +24,7 @@ from handlers.tilespec import (
     tile_specs_for,
     translations_for,
 )
+from handlers.errors import Fault, MetafileFault, SettingsFault
 
 real_data = pytest.mark.skipif(not DATA.is_dir(), reason=NO_DATA)
 ROI = Path("/data/temca2/000042/0")

@@ -1,6 +1,6 @@
 """Events are believed by what they announce, not by the name of a file system."""
 
-from daemon.watching.trust import LIES_TO_FALL, OUTCOMES, Trust
+from daemon.watching.event_reliability import LIES_TO_FALL, OUTCOMES, Trust
 
 GRACE_S = 5.0
 

@@ -8,14 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.errors import Fault, SettingsFault
-from handlers.uris import (
-    canonical_extension,
-    mipmap_path,
-    mipmap_uri,
-    path_builder_agrees,
-    path_to_uri,
-    uri_to_path,
-)
+from handlers.uris import canonical_extension, mipmap_path, mipmap_uri, path_builder_agrees, path_to_uri, uri_to_path
 
 names = st.binary(min_size=1, max_size=12).filter(lambda raw: not {b"/", b"\0"} & {raw[i : i + 1] for i in range(12)})
 """File names of any bytes that a file system takes."""

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from handlers import verify
-from handlers.contentdigest import FileContent
-from handlers.images import make_mipmaps
-from handlers.mipmapjobs import mask_job, tile_job
-from handlers.mipmapplan import Level0, MipmapPlan
+from handlers.images.digest import FileContent
+from handlers.mipmaps.jobs import mask_job, tile_job
+from handlers.mipmaps.make import make_mipmaps
+from handlers.mipmaps.plan import Level0, MipmapPlan
 from handlers.verify import Kind, check_files, check_mask_files
 
 WIDTH, HEIGHT = 64, 48

@@ -18,16 +18,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from handlers import images, levelfiles, workbench
-from handlers.contentdigest import DigestAlong
 from handlers.errors import ImageFault
-from handlers.formats import Encoding
-from handlers.greyvalues import Grey
-from handlers.imageheader import ImageInfo, inspect_image, opened, read_header
-from handlers.images import MipmapJob, make_mipmaps, verify_level
-from handlers.mipmaps import reduce_levels
-from handlers.tiffheader import Run
-from handlers.workbench import Kind, Workbench, bench_for
+from handlers.images import atomic_write as levelfiles
+from handlers.images.digest import DigestAlong
+from handlers.images.encode import Encoding
+from handlers.images.header import ImageInfo, inspect_image, opened, read_header
+from handlers.images.pixels import Grey
+from handlers.images.tiff_header import Run
+from handlers.mipmaps import buffers as workbench
+from handlers.mipmaps import make as images
+from handlers.mipmaps.buffers import Kind, Workbench, bench_for
+from handlers.mipmaps.make import MipmapJob, make_mipmaps, verify_level
+from handlers.mipmaps.reduce import reduce_levels
 from tests.unit.test_images import grey_tags, leftovers, save, tiff
 
 DEPTHS = (np.uint8, np.uint16)
@@ -308,7 +310,7 @@ class TestMemoryUsedAgain:
         save(tmp_path / "small.tif", pixels[:100, :100])
         program = f"""
 from pathlib import Path
-from handlers.images import MipmapJob, make_mipmaps
+from handlers.mipmaps.make import MipmapJob, make_mipmaps
 def made(name, side):
     outputs = tuple((n, Path({str(tmp_path)!r}) / str(n) / name) for n in range(1, 7))
     report = make_mipmaps(MipmapJob("t", Path({str(tmp_path)!r}) / name, outputs, side, side))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.writable import outside_of_the_unit
+from daemon.config.writable import outside_of_the_unit
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sections import NAME, Change, metafile
 
+from handlers.acquisition.z import ZRule, ZRuleKind, ZTable, check_z, parse_z_table, read_z_table, z_for
 from handlers.errors import SettingsFault, StorageFault, ZFault
-from handlers.zrule import ZRule, ZRuleKind, ZTable, check_z, parse_z_table, read_z_table, z_for
 
 PATH = Path("/data/temca2/17797_1R_151/000042/0") / NAME
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from daemon.oneshot.parameters import Z_NAMES, CommandParameters, Parameters, canonical
+from daemon.commands.imports.parameters import Z_NAMES, CommandParameters, Parameters, canonical
 from handlers.uris import without_userinfo
 
 M = TypeVar("M", bound=CommandParameters)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daemon.oneshot.arguments import UsageError, parse
-from daemon.oneshot.parameters import (
+from daemon.commands.imports.arguments import UsageError, parse
+from daemon.commands.imports.parameters import (
     ApplyParameters,
     ApplyResult,
     CommandParameters,
@@ -26,10 +26,10 @@ from daemon.oneshot.parameters import (
     problems,
 )
 from handlers.errors import Fault
-from handlers.failures import plain_z
+from handlers.render.failures import plain_z
 
 if TYPE_CHECKING:
-    from handlers.render import RenderClient
+    from handlers.render.client import RenderClient
 
 log = logging.getLogger("temwatch")
 
@@ -77,8 +77,8 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
 
 
 async def _generate_tilespecs(parameters: TilespecsParameters, progress: Progress) -> TilespecsResult:
+    from handlers.acquisition.tilespec import Origin, Positions, TileSpecOptions
     from handlers.generate_tilespecs import generate_tilespecs
-    from handlers.tilespec import Origin, Positions, TileSpecOptions
 
     options = TileSpecOptions(
         minimum_intensity=parameters.minimum_intensity,
@@ -111,11 +111,11 @@ async def _generate_tilespecs(parameters: TilespecsParameters, progress: Progres
 
 
 async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) -> MipmapResult:
-    from handlers.executors import open_executor
-    from handlers.formats import Encoding
     from handlers.generate_mipmaps import generate_mipmaps
-    from handlers.mipmapplan import MipmapPlan
-    from handlers.reduction import Reduction
+    from handlers.images.encode import Encoding
+    from handlers.images.reduction import Reduction
+    from handlers.mipmaps.plan import MipmapPlan
+    from handlers.workers.pool import open_executor
 
     stack = parameters.stack_id(parameters.input_stack)
     plan = MipmapPlan(
@@ -154,8 +154,8 @@ async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) ->
 
 async def _apply_mipmaps(parameters: ApplyParameters, progress: Progress) -> ApplyResult:
     from handlers.apply_mipmaps import apply_mipmaps_to_stack
-    from handlers.formats import Encoding
-    from handlers.mipmapplan import MipmapPlan
+    from handlers.images.encode import Encoding
+    from handlers.mipmaps.plan import MipmapPlan
 
     output_stack = parameters.output_stack or parameters.input_stack
     plan = MipmapPlan(parameters.mipmap_dir, levels=parameters.levels, encoding=Encoding(parameters.imgformat))
@@ -189,7 +189,7 @@ COMMANDS: Mapping[str, Command] = {
 
 
 def _client(parameters: CommandParameters, connections: int = 4) -> "RenderClient":
-    from handlers.render import RenderClient
+    from handlers.render.client import RenderClient
 
     return RenderClient(parameters.render.base_url, connections=min(connections, MOST_CONNECTIONS))
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from handlers.errors import Fault
-from handlers.rendernames import StackId, ZRange, check_name, checked_base_url
+from handlers.render.names import StackId, ZRange, check_name, checked_base_url
 from handlers.uris import canonical_extension, path_to_uri, uri_to_path
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
@@ -390,7 +390,7 @@ class MipmapParameters(_Layers):
         low, high = self.intensity_range
         if not 0 <= low < high <= 65535:
             raise ValueError(f"intensity_range: {low}, {high} are not ascending values from 0 to 65535")
-        from handlers.formats import Encoding  # which loads Pillow, that only this command needs
+        from handlers.images.encode import Encoding  # which loads Pillow, that only this command needs
 
         try:
             Encoding(self.imgformat, self.quality, self.compression)

@@ -10,18 +10,19 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from daemon.config import Settings, WatchSettings
-from daemon.journal import Journal, Montage
-from daemon.replay.selection import Candidate, OnDisk, Place, Selection, is_glob, is_selected, parse_since
-from daemon.states import UNFINISHED, MontageState
+from daemon.config.load import Settings, WatchSettings
+from daemon.journal.journal import Journal
+from daemon.montages.records import Montage
+from daemon.montages.states import UNFINISHED, MontageState
+from daemon.pipeline.replay.selection import Candidate, OnDisk, Place, Selection, is_glob, is_selected, parse_since
+from daemon.system.text import shown
 from daemon.watching.mounts import is_within
 from daemon.watching.scan import NameRule, Tree
-from daemon.watching.words import shown
-from handlers.arrival import read_metafile
+from handlers.acquisition.arrival import read_metafile
+from handlers.acquisition.metafile import parse_metafile
+from handlers.acquisition.z import z_for
 from handlers.errors import Fault, SettingsFault, StorageFault
 from handlers.identity import FileIdentity
-from handlers.metafile import parse_metafile
-from handlers.zrule import z_for
 
 MANY = 10**9
 AT_ONCE = 8

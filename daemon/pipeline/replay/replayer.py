@@ -7,13 +7,14 @@ from typing import Any
 
 import structlog
 
-from daemon.config import Settings
-from daemon.journal import Journal, Montage
-from daemon.pipeline import Pipeline
-from daemon.replay.lookup import Lookup
-from daemon.replay.selection import Action, Candidate, Plan, ReplayRequest, plan
-from daemon.states import Step
-from daemon.watcher import FoundBy, Sighting
+from daemon.config.load import Settings
+from daemon.journal.journal import Journal
+from daemon.montages.records import Montage
+from daemon.montages.sighting import FoundBy, Sighting
+from daemon.montages.states import Step
+from daemon.pipeline.replay.lookup import Lookup
+from daemon.pipeline.replay.selection import Action, Candidate, Plan, ReplayRequest, plan
+from daemon.pipeline.runner import Pipeline
 
 log = structlog.get_logger()
 

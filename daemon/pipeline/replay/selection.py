@@ -12,10 +12,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from daemon.journal import Montage
-from daemon.states import UNFINISHED, MontageState, Step, replay_start
+from daemon.montages.records import Montage
+from daemon.montages.states import UNFINISHED, MontageState, Step, replay_start
 from handlers.identity import FileIdentity
 
 MOST_PATHS = 5_000
@@ -312,3 +312,14 @@ def _plan(candidate: Candidate, action: Action, start: MontageState | None, note
         start,
         note,
     )
+
+
+def problems(error: ValidationError) -> str:
+    """What is wrong with a request, each thing after the name of its key."""
+    found = []
+    for problem in error.errors(include_url=False, include_input=False):
+        place = ".".join(map(str, problem["loc"])) or "body"
+        known = ", ".join(field.alias or name for name, field in ReplayRequest.model_fields.items())
+        text = f"unknown; there are {known}" if problem["type"] == "extra_forbidden" else problem["msg"]
+        found.append(f"{place}: {text.removeprefix('Value error, ')}")
+    return "; ".join(found)

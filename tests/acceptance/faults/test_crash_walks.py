@@ -1,6 +1,6 @@
 """The state machines walked at random, with crashes between effect and commit: what must always hold is looked at.
 
-The journal is real, on SQLite; the tables are those of `daemon.states`; stacks and files are sets of names.
+The journal is real, on SQLite; the tables are those of `daemon.montages.states`; stacks and files are sets of names.
 """
 
 import asyncio
@@ -25,8 +25,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from daemon.journal import Journal, Look, Montage, Outcome, Settled
-from daemon.states import (
+from daemon.journal.journal import Journal
+from daemon.montages.records import Look, Montage, Outcome, Settled
+from daemon.montages.sighting import FoundBy, Sighting
+from daemon.montages.states import (
     STEP_OF_STATE,
     Closing,
     Event,
@@ -43,7 +45,6 @@ from daemon.states import (
     release,
     want_closed,
 )
-from daemon.watcher import FoundBy, Sighting
 from handlers.errors import MetafileFault
 from handlers.identity import FileIdentity
 from tests.acceptance.faults.rows import FaultRun, Scale, scale_asked_for

@@ -20,7 +20,7 @@ import pytest
 from watchdog.events import FileMovedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from daemon.demo.microscope import Written, write_section
+from daemon.simulator.microscope import Written, write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.faults.accounts import audit
 from tests.acceptance.faults.rows import FaultRun

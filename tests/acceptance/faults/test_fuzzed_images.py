@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from daemon.demo.microscope import Written, write_section
-from handlers.images import MipmapJob, make_mipmaps
+from daemon.simulator.microscope import Written, write_section
+from handlers.mipmaps.make import MipmapJob, make_mipmaps
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.faults.accounts import (
     all_layers,

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from daemon.demo.microscope import write_section
+from daemon.simulator.microscope import write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.faults.accounts import audit
 from tests.acceptance.faults.pulse import felt

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.demo.microscope import Written, write_section
+from daemon.simulator.microscope import Written, write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.faults.accounts import audit, present_rows
 from tests.acceptance.faults.rows import FaultRun

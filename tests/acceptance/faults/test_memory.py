@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.demo.microscope import plan_section, write_section
+from daemon.simulator.microscope import plan_section, write_section
 from tests.acceptance.faults.rows import Scale
 from tests.acceptance.rig import Rig, fetch, wait_for
 

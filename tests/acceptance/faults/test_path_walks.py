@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from daemon.journal import Montage
-from daemon.states import HAS_SETTLED, Event, MontageState, Step, fold
+from daemon.montages.records import Montage
+from daemon.montages.states import HAS_SETTLED, Event, MontageState, Step, fold
 from tests.acceptance.faults.rows import FaultRun, Scale, scale_asked_for
 from tests.integration.small_world import ARRIVAL_TIMEOUT_S, AWAITED, BAD, LENS_SET, MIPS, RAW, World, ids_of, text_of
 

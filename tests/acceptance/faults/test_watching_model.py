@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from daemon.watcher import Sighting, Timing, Watcher, WatchRoot
-from daemon.watching.hints import Hints, HintSink, OpenHints, open_hints
+from daemon.montages.sighting import Sighting
+from daemon.watching.event_hints import Hints, HintSink, OpenHints, open_hints
+from daemon.watching.watcher import Timing, Watcher, WatchRoot
 from handlers.identity import FileIdentity
 from tests.acceptance.faults.rows import FaultRun, Scale, scale_asked_for
 

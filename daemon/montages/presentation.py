@@ -1,0 +1,57 @@
+"""Montages as JSON: what the web, `temwatch status` and `temwatch replay` show."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+
+from daemon.montages.records import Montage
+from daemon.montages.states import UNFINISHED, MontageState
+
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+def montage_json(montage: Montage, away: Mapping[str, str] = _NONE) -> dict[str, Any]:
+    """A montage as the web and `temwatch status --json` show it; times in ISO 8601, UTC.
+
+    Parameters
+    ----------
+    away : why a watch's directory cannot be accessed now: whatever its montages waited for before, they wait for that.
+    """
+    fault = montage.fault
+    needs_directory = montage.state in UNFINISHED and montage.state is not MontageState.APPLIED
+    waiting_for = away.get(montage.watch) if needs_directory else None
+    return {
+        "id": montage.id,
+        "watch": montage.watch,
+        "metafile": str(montage.metafile),
+        "digest": montage.digest,
+        "state": str(montage.state),
+        "failed_in": montage.failed_in,
+        "z": montage.z,
+        "raw_stack": montage.raw_stack,
+        "mipmapped_stack": montage.mipmapped_stack,
+        "tiles": montage.tile_count,
+        "findings": list(montage.findings),
+        "fault": None
+        if fault is None
+        else {"kind": fault.kind, "subject": fault.subject, "problem": fault.problem, "hint": fault.hint},
+        "waiting_for": waiting_for or montage.waiting_for,
+        "attempt": montage.attempt,
+        "noticed_at": iso_time(montage.noticed_at),
+        "changed_at": iso_time(montage.changed_at),
+        "complete_at": iso_time(montage.complete_at),
+    }
+
+
+def counts_json(counts: Mapping[tuple[str, MontageState], int]) -> dict[str, dict[str, int]]:
+    """Counts of montages as watch -> state -> number."""
+    by_watch: dict[str, dict[str, int]] = {}
+    for (watch, state), count in counts.items():
+        by_watch.setdefault(watch, {})[str(state)] = count
+    return by_watch
+
+
+def iso_time(seconds: float | None) -> str | None:
+    """A UNIX time as ISO 8601, UTC, to the millisecond; None stays None."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
