@@ -70,7 +70,7 @@ async def test_a_task_that_is_cancelled_leaves_its_thread_behind() -> None:
 
 HANGING = """
 import asyncio, threading
-from daemon.watching import threads
+from daemon.system import threads
 threads.END_S = 0.1
 
 async def main():
