@@ -10,7 +10,7 @@ from benchmarks import processes
 from benchmarks.common import Options, Outcome, Row, interleaved, median_cpu_s, median_ratio, median_wall_s, run_script
 from daemon.watching.event_hints import HintBox, open_hints
 from daemon.watching.mounts import read_mounts
-from daemon.watching.root import Lookout
+from daemon.watching.root import RootScanner
 from daemon.watching.roots import WatchRoot
 
 DIRECTORIES = 10_000
@@ -27,7 +27,7 @@ def measure(options: Options) -> Outcome:
     make_tree(root, directories)
     state = options.directory / "state"
     state.mkdir()
-    lookouts: list[Lookout] = []
+    lookouts: list[RootScanner] = []
 
     def start() -> None:
         """What a daemon does before it is ready: watches asked for, everything listed."""
@@ -102,9 +102,9 @@ def make_tree(root: Path, directories: int) -> None:
     os.utime(metafile, (then, then))
 
 
-def lookout_on(root: Path, state: Path) -> Lookout:
+def lookout_on(root: Path, state: Path) -> RootScanner:
     """What looks at a root in the daemon, with watchdog's events."""
-    return Lookout(
+    return RootScanner(
         WatchRoot("bench", root),
         HintBox(lambda: None),
         known_metafiles=0,

@@ -15,9 +15,9 @@ from daemon.config.load import Settings
 from daemon.config.reload import Reloader
 from daemon.config.settings import http_url
 from daemon.journal.file import Examination
-from daemon.pipeline.assembly import open_work
+from daemon.pipeline.assembly import open_assembly
 from daemon.pipeline.health import Facts, Metrics, reasons_not_ready
-from daemon.pipeline.recheck import SecondLook
+from daemon.pipeline.recheck import Recheck
 from daemon.pipeline.replay.replayer import Replayer
 from daemon.simulator.embedded import serve_if_embedded
 from daemon.system.collector import collect_while_idle
@@ -108,7 +108,7 @@ class Daemon:
             lock = stack.enter_context(lock_journal(self._settings.journal.path))
             render_url = await stack.enter_async_context(serve_if_embedded(self._settings.render))
             self._work = await stack.enter_async_context(
-                open_work(
+                open_assembly(
                     lambda: self._settings,
                     is_observable=self._is_observable,
                     look_again=self._look_again,
@@ -163,11 +163,11 @@ class Daemon:
     # --- work
 
     async def _run_tasks(self) -> None:
-        second_look = SecondLook(
+        recheck = Recheck(
             lambda: self._settings,
             self._journal,
             is_observable=self._is_observable,
-            take_up=self._pipeline.take_up,
+            enqueue=self._pipeline.enqueue,
             look_again=self._look_again,
         )
         async with asyncio.TaskGroup() as group:
@@ -175,7 +175,7 @@ class Daemon:
             watching = group.create_task(self._watcher.run(), name="watcher")
             pipeline = group.create_task(self._resume_and_run(), name="pipeline")
             others = {
-                "second look": self._once_resumed(second_look.run),
+                "second look": self._once_resumed(recheck.run),
                 "render gate": self._gate.run(),
                 "mipmap disks": self._disks.run(),
                 "stack keeper": self._once_resumed(self._keeper.run),
@@ -258,7 +258,7 @@ class Daemon:
             self._task.cancel()
 
     async def _adopt(self, settings: Settings) -> None:
-        """Work by a new configuration from now on."""
+        """Assembly by a new configuration from now on."""
         if settings.log != self._settings.log:
             set_up_logging(settings.log.level, settings.log.format)
         self._settings = settings

@@ -19,9 +19,10 @@ from handlers.render.levels import Levels, check_levels, with_levels
 from handlers.render.names import ZRange, format_z
 from handlers.render.path_builder import check_derived, merged_builder
 from handlers.render.sessions import PartialResolution, completed, leave_stack, restore_stack, write_while_loading
-from handlers.render.tiles import MOST_TILES, Json, differences, shared_transforms, some
+from handlers.render.tiles import MOST_TILES, Json, differences, shared_transforms
 from handlers.render.z_values import absent_layer, find_layers, no_layers
-from handlers.sync import blocking
+from handlers.sync import synchronous
+from handlers.text import abbreviate
 
 _MOST_DIFFERENCES = 5
 """Named in a fault; the others are counted."""
@@ -130,7 +131,7 @@ async def apply_mipmaps_to_stack(
     return LayersReport(target, layers.present, sum(task.result() for task in tasks), tuple(failures), complete)
 
 
-apply_mipmaps_to_stack_sync = blocking(apply_mipmaps_to_stack)
+apply_mipmaps_to_stack_sync = synchronous(apply_mipmaps_to_stack)
 """`apply_mipmaps_to_stack` for callers that do not await; the client is given as the URL of the service."""
 
 
@@ -312,7 +313,7 @@ def _montage(stack: StackId, z: float, found: ResolvedTiles, wanted: Collection[
     if missing:
         raise ReadBackDiffers(
             subject,
-            f"{len(missing)} of {len(wanted)} tiles of the montage are not there: {some(missing)}",
+            f"{len(missing)} of {len(wanted)} tiles of the montage are not there: {abbreviate(sorted(missing), 5)}",
             "ingest the montage again",
         )
     return [tiles[tile_id] for tile_id in wanted]
@@ -375,10 +376,9 @@ def _compare(subject: str, specs: Collection[Json], transforms: Mapping[str, Jso
     ]
     found = [line for name, sent, there in pairs for line in _differences(name, sent, there)]
     if found:
-        more = f" and {len(found) - _MOST_DIFFERENCES} more" if len(found) > _MOST_DIFFERENCES else ""
         raise ReadBackDiffers(
             subject,
-            f"shows other tiles than were put: {'; '.join(found[:_MOST_DIFFERENCES])}{more}",
+            f"shows other tiles than were put: {abbreviate(found, _MOST_DIFFERENCES, '; ')}",
             "another client writes the same tiles",
         )
 

@@ -17,7 +17,7 @@ from handlers.render.client import RenderClient, StackId
 from handlers.render.failures import Failure
 from handlers.render.names import ZRange
 from handlers.render.z_values import absent_layer, find_layers, no_layers
-from handlers.sync import run_blocking
+from handlers.sync import run_sync
 from handlers.workers.pool import WorkerPool, open_executor, run_job
 
 LAYERS_AT_ONCE = 2
@@ -125,7 +125,7 @@ def generate_mipmaps_sync(
             return await generate_mipmaps(client, stack, zs, plan, pool, in_flight=2 * workers, progress=progress)
 
     with open_executor("processes", workers) as pool:
-        return run_blocking(work)
+        return run_sync(work)
 
 
 class _Tally:

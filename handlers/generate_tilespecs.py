@@ -17,8 +17,9 @@ from handlers.errors import Fault, ImageFault, ImagesMissing, MetafileFault, Rea
 from handlers.render.client import RenderClient, StackId, TileBounds
 from handlers.render.names import tile_segment
 from handlers.render.sessions import PartialResolution, completed, leave_stack, restore_stack, write_while_loading
-from handlers.render.tiles import MOST_TILES, Json, some, tile_ids
-from handlers.sync import blocking
+from handlers.render.tiles import MOST_TILES, Json, tile_ids
+from handlers.sync import synchronous
+from handlers.text import abbreviate
 
 RESOLUTION_Z_NM = 45.0
 """Thickness of a section in a stack that has to be created, unless another is given."""
@@ -112,7 +113,7 @@ async def generate_tilespecs(
     return TilespecsReport(ingested, warnings, complete)
 
 
-generate_tilespecs_sync = blocking(generate_tilespecs)
+generate_tilespecs_sync = synchronous(generate_tilespecs)
 """`generate_tilespecs` for callers that do not await; the client is given as the URL of the service."""
 
 
@@ -138,7 +139,7 @@ def _image_warnings(arrival: Arrival, metafile: Metafile, directory: Path) -> li
         first = arrival.unreadable[0]
         raise ImageFault(str(directory), f"{len(arrival.unreadable)} of {total} images: {first.why}", first.hint)
     if 0 < len(arrival.missing) < total:
-        names = some([problem.path.name for problem in arrival.missing])
+        names = abbreviate(sorted([problem.path.name for problem in arrival.missing]), 5)
         raise ImagesMissing(
             str(directory), f"lacks {len(arrival.missing)} of {total} images: {names}", "copy them there first"
         )
@@ -204,13 +205,14 @@ def _check(stack: StackId, z: float, specs: Sequence[Json], bounds: Collection[T
     if missing:
         raise ReadBackDiffers(
             f"{stack} z {z}",
-            f"{len(missing)} of {len(specs)} tiles just put are not there: {some(missing)}",
+            f"{len(missing)} of {len(specs)} tiles just put are not there: {abbreviate(sorted(missing), 5)}",
             "another client deletes or moves them, or render-ws reads from a replica",
         )
     elsewhere = [str(spec["tileId"]) for spec in specs if _is_elsewhere(spec, there[spec["tileId"]])]
     if elsewhere:
         raise ReadBackDiffers(
-            f"{stack} z {z}", f"has tiles at another z or in another section than was put: {some(elsewhere)}"
+            f"{stack} z {z}",
+            f"has tiles at another z or in another section than was put: {abbreviate(sorted(elsewhere), 5)}",
         )
 
 

@@ -11,7 +11,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def run_blocking(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def run_sync(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """The result of a coroutine function; in a thread of its own where a loop runs already, as in a notebook."""
     try:
         asyncio.get_running_loop()
@@ -21,7 +21,7 @@ def run_blocking(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return pool.submit(asyncio.run, work()).result()
 
 
-def blocking(
+def synchronous(
     work: Callable[Concatenate[RenderClient, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[str, P], T]:
     """A handler that takes the base URL of render-ws, as in `http://render:8080/render-ws/v1`, instead of a client, and
@@ -32,7 +32,7 @@ def blocking(
             async with RenderClient(render_url) as client:
                 return await work(client, *args, **kwargs)
 
-        return run_blocking(with_client)
+        return run_sync(with_client)
 
     call.__name__, call.__qualname__, call.__doc__ = f"{work.__name__}_sync", f"{work.__name__}_sync", work.__doc__
     return call

@@ -27,14 +27,14 @@ from daemon.pipeline.replay.lookup import NotSelectable
 from daemon.pipeline.settle import settled_of
 from daemon.pipeline.steps import Section, section_of
 from daemon.system.locks import JournalHeld, lock_journal
-from daemon.system.text import shown
 from daemon.watching.scan import NameRule, Tree
 from handlers.acquisition.arrival import read_metafile
 from handlers.acquisition.metafile import parse_metafile
 from handlers.errors import Fault, SettingsFault, StackMissing, StorageFault, storage_fault
 from handlers.mipmaps.plan import absent_levels, level_uris
 from handlers.render.client import PathBuilder, RenderClient, StackId, StackState
-from handlers.render.tiles import Json, some
+from handlers.render.tiles import Json
+from handlers.text import abbreviate, printable
 from handlers.verify import APPLY, INGEST, check_levels_named, check_path_builder, check_tiles
 
 COMPANIONS = ("", "-wal", "-shm", "-journal")
@@ -83,12 +83,12 @@ def back_up(journal: Path, target: Path) -> int:
 
 def _require_target(journal: Path, target: Path) -> None:
     if not target.parent.is_dir():
-        raise NotSelectable("FILE", f"{shown(target.parent)} is no directory")
+        raise NotSelectable("FILE", f"{printable(target.parent)} is no directory")
     taken = {Path(f"{journal.resolve()}{suffix}") for suffix in (*COMPANIONS, ".lock")}
     if target.resolve() in taken:
-        raise NotSelectable("FILE", f"{shown(target)} is the journal itself", "name another file")
+        raise NotSelectable("FILE", f"{printable(target)} is the journal itself", "name another file")
     if target.exists() and not _is_journal(target):
-        raise NotSelectable("FILE", f"{shown(target)} is there, and is no back-up", "name another file")
+        raise NotSelectable("FILE", f"{printable(target)} is there, and is no back-up", "name another file")
 
 
 def _is_journal(path: Path) -> bool:
@@ -309,7 +309,7 @@ class Rebuilder:
                 # Perhaps of a content that was replaced, perhaps somebody else's: nothing here may delete them.
                 self._tally.unclaimed.append(
                     f"{stack} z {layer.z:g} shows {len(extra)} tiles that no metafile names, and they are left: "
-                    f"{some(extra, 3)}"
+                    f"{abbreviate(sorted(extra))}"
                 )
 
     async def _judge(self, found: _Found, in_raw: Mapping[str, Json], in_mipmapped: Mapping[str, Json]) -> _Judged:
@@ -382,7 +382,7 @@ def _scan(watch: WatchSettings) -> list[_Found]:
     tree = Tree(str(watch.directory), NameRule(watch.pattern))
     seen = tree.look_at((), (str(watch.directory),))
     for directory, why in tree.failures.items():
-        raise StorageFault(shown(directory), f"cannot be looked at: {why}", "mount it, or let temwatch read it")
+        raise StorageFault(printable(directory), f"cannot be looked at: {why}", "mount it, or let temwatch read it")
     sightings = [Sighting(watch.name, Path(each.path), each.identity, FoundBy.REBUILD) for each in seen]
     return [_Found(watch, sighting) for sighting in sorted(sightings, key=lambda each: (each.path.name, each.path))]
 

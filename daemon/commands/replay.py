@@ -22,7 +22,7 @@ from daemon.config.load import Settings, read_token
 from daemon.journal.journal import Journal
 from daemon.montages.presentation import montage_json
 from daemon.montages.states import UNFINISHED, MontageState
-from daemon.pipeline.assembly import Work, open_work
+from daemon.pipeline.assembly import Assembly, open_assembly
 from daemon.pipeline.replay.lookup import Lookup, NotSelectable
 from daemon.pipeline.replay.replayer import Replayer, plan_json, plan_within
 from daemon.pipeline.replay.selection import Action, ReplayRequest, parse_since, problems
@@ -405,7 +405,7 @@ async def _here(
         # Nobody else will come: stacks are closed once, when all is in them, without waiting for quiet.
         async with (
             serve_if_embedded(settings.render) as render_url,
-            open_work(
+            open_assembly(
                 lambda: settings,
                 is_observable=lambda name: _is_there(settings, name),
                 close_at_end=True,
@@ -429,7 +429,7 @@ def _is_there(settings: Settings, name: str) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def _at_work(work: Work) -> AsyncIterator[None]:
+async def _at_work(work: Assembly) -> AsyncIterator[None]:
     """The parts at work; at the end steps under way come to a point where they can be taken up again."""
     async with asyncio.TaskGroup() as group:
         pipeline = group.create_task(work.pipeline.run(), name="pipeline")

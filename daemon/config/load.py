@@ -32,10 +32,10 @@ from daemon.config.settings import (
 )
 from daemon.config.text import markdown_reference, toml_example
 from daemon.config.writable import outside_of_the_unit, refusal
-from daemon.system.text import shown
 from daemon.watching.mounts import Mount, read_mounts, remote_mount
 from handlers.errors import Fault, SettingsFault
 from handlers.regular_file import NotRegular, read_regular
+from handlers.text import printable
 
 __all__ = [
     "ConfigError",
@@ -214,7 +214,7 @@ def file_problems(settings: Settings) -> Iterator[str]:
     """One line for each file that a setting names and that cannot be used."""
     home = None if settings.journal.allow_network else _network_mount(settings.journal.path)
     if home is not None:
-        where = f"{settings.journal.path} lies on {home.file_system}, mounted at {shown(home.directory)}"
+        where = f"{settings.journal.path} lies on {home.file_system}, mounted at {printable(home.directory)}"
         hint = "choose a local disk, or set journal.allow_network = true and see docs/operations.md"
         yield f"journal.path: {where}: a database is not safe there, and hangs with its server ({hint})"
     try:

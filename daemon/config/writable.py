@@ -6,8 +6,8 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from daemon.system.text import shown
 from daemon.watching.mounts import is_within
+from handlers.text import printable
 
 UNIT = "temwatch.service"
 ASK_S = 5.0
@@ -37,7 +37,7 @@ def refusal(directory: Path, *, used: bool = False) -> str:
         If it cannot be looked at.
     """
     place = nearest(directory)
-    at = "" if place == directory else f" at {shown(place)}"
+    at = "" if place == directory else f" at {printable(place)}"
     if os.statvfs(place).f_flag & os.ST_RDONLY:
         return f"cannot be written{at}: mounted read-only here ({_READ_ONLY})"
     if not used and not os.access(place, os.W_OK | os.X_OK):

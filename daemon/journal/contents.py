@@ -39,7 +39,7 @@ _NEED_NO_METAFILE = (MontageState.APPLIED, MontageState.COMPLETE)
 # --- sightings
 
 
-def notice(connection: Connection, sighting: Sighting, now: float, *, anew: bool = False) -> int | None:
+def notice(connection: Connection, sighting: Sighting, now: float, *, force: bool = False) -> int | None:
     metafile = path_to_uri(sighting.path)
     latest = find(connection, HELD_LAST, (metafile,))
     # SUPERSEDED is what stands for a path only if its file had moved away: it is back.
@@ -48,7 +48,7 @@ def notice(connection: Connection, sighting: Sighting, now: float, *, anew: bool
         and latest.state is not MontageState.SUPERSEDED
         and _is_as_noticed(connection, latest, sighting.identity)
     )
-    if is_known and not anew:
+    if is_known and not force:
         return None
     unread = find(connection, _UNREAD, (metafile,))
     if unread is None:
@@ -68,7 +68,7 @@ def doubt(connection: Connection, montage_id: int, sighting: Sighting, now: floa
     montage = find(connection, BY_ID, (montage_id,))
     if montage is None or montage.state not in UNFINISHED or not may_be_read(connection, montage):
         return None
-    return notice(connection, sighting, now, anew=True)
+    return notice(connection, sighting, now, force=True)
 
 
 def _is_as_noticed(connection: Connection, montage: Montage, identity: FileIdentity) -> bool:

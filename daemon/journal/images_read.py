@@ -16,6 +16,7 @@ from daemon.montages.records import Montage
 from daemon.montages.states import Event
 from handlers.identity import FileIdentity
 from handlers.images.digest import DIGEST_BYTES, FileContent
+from handlers.text import abbreviate
 
 NAMES_SHOWN = 5
 CHANGES_SHOWN = 10
@@ -136,8 +137,7 @@ def change(connection: Connection, montage_id: int, changed: Mapping[str, str], 
     """
     rest = {tile_id: each for tile_id, each in images_read(connection, montage_id).items() if tile_id not in changed}
     shown = sorted(set(changed.values()))
-    more = f" and {len(shown) - NAMES_SHOWN} more" if len(shown) > NAMES_SHOWN else ""
-    names = ", ".join(shown[:NAMES_SHOWN]) + more
+    names = abbreviate(shown, NAMES_SHOWN)
     montage = record(
         connection, montage_id, Event.IMAGES_CHANGED, now, {"images": len(shown), "names": shown[:NAMES_SHOWN]}
     )

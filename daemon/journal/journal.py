@@ -243,7 +243,7 @@ class Journal:
 
         Settling finds out whether its content is known already.
         """
-        montage_id = await self._begin(lambda connection, now: contents.notice(connection, sighting, now, anew=True))
+        montage_id = await self._begin(lambda connection, now: contents.notice(connection, sighting, now, force=True))
         assert montage_id is not None
         return montage_id
 

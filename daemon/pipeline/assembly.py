@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 
 @dataclass
-class Work:
+class Assembly:
     """The parts that bring montages to COMPLETE. They need one another, so each finds the others here."""
 
     settings: Callable[[], Settings]
@@ -107,14 +107,14 @@ class Work:
         await self.pipeline.images_changed(montage)
 
     async def _lost(self, montage: Montage) -> None:
-        await self.pipeline.take_up(montage)
+        await self.pipeline.enqueue(montage)
 
     async def _completed(self, montage_ids: tuple[int, ...]) -> None:
         await self.pipeline.completed(montage_ids)
 
 
 @contextlib.asynccontextmanager
-async def open_work(
+async def open_assembly(
     settings: Callable[[], Settings],
     *,
     is_observable: Callable[[str], bool],
@@ -123,7 +123,7 @@ async def open_work(
     close_at_end: bool = False,
     examination: Examination | None = None,
     render_url: str = "",
-) -> AsyncIterator[Work]:
+) -> AsyncIterator[Assembly]:
     """The parts, their resources opened in order; the caller owns the journal's lock and runs the parts' tasks.
 
     Parameters
@@ -143,7 +143,7 @@ async def open_work(
         client = await stack.enter_async_context(RenderClient(render_url or now.render.url))
         count = now.workers.count or os.cpu_count() or 1
         pool = await stack.enter_async_context(_open_pool(now.workers, count))
-        work = Work(settings, metrics or Metrics(), journal, client, is_observable, look_again, close_at_end)
+        work = Assembly(settings, metrics or Metrics(), journal, client, is_observable, look_again, close_at_end)
         work.assemble(pool, count)
         yield work
 

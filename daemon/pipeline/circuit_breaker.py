@@ -72,7 +72,7 @@ def begun(circuit: Circuit, work: Hashable) -> Circuit:
     return replace(circuit, trial=work) if circuit.phase is Phase.HALF_OPEN else circuit
 
 
-def left_off(circuit: Circuit, work: Hashable) -> Circuit:
+def cancelled(circuit: Circuit, work: Hashable) -> Circuit:
     """... once one ended that says nothing of the service."""
     return replace(circuit, trial=None) if circuit.trial == work else circuit
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from daemon.montages.states import MontageState, Step
-from daemon.system.text import shown
 from daemon.watching.watcher import RootHealth, RootStatus
+from handlers.text import printable
 
 _TROUBLED = frozenset({RootStatus.OPENING, RootStatus.UNREACHABLE, RootStatus.PAUSED})
 
@@ -155,7 +155,7 @@ class Metrics:
         for root in facts.roots:
             self._describe_root(root)
         for disk in facts.disks:
-            directory = shown(disk.directory)
+            directory = printable(disk.directory)
             self._free.labels(directory).set(disk.free_bytes or 0)
             self._usable.labels(directory).set(not disk.problem)
         return generate_latest(self.registry)

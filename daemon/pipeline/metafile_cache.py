@@ -9,7 +9,7 @@ MOST_BYTES = 16 * 2**20
 memory."""
 
 
-class ParsedMetafiles:
+class MetafileCache:
     """Metafiles by the digest of their content.
 
     Whoever asks has read the file and made the digest of what it holds now: nothing is taken for granted of the file,

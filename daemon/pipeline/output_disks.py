@@ -18,9 +18,9 @@ from daemon.config.load import MipmapSettings, Settings
 from daemon.config.writable import nearest, refusal
 from daemon.journal.journal import Journal
 from daemon.pipeline.health import Disk
-from daemon.system.text import told_apart
 from daemon.system.threads import in_thread
 from handlers.errors import StorageFault, storage_fault
+from handlers.text import distinct_byte_sizes
 
 log = structlog.get_logger()
 
@@ -224,5 +224,5 @@ def _lacks_its_mark(directory: Path) -> str:
 def _shortage(free_bytes: int, needed_bytes: int) -> str:
     if free_bytes >= needed_bytes:
         return ""
-    free, needed = told_apart(free_bytes, needed_bytes)
+    free, needed = distinct_byte_sizes(free_bytes, needed_bytes)
     return f"has {free} free, less than the {needed} to be kept: free space there"

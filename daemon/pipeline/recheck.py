@@ -36,13 +36,13 @@ class _Change:
     """The metafile itself was taken away, which had not been ingested because of another one."""
 
 
-class SecondLook:
+class Recheck:
     """Looks from time to time at the files that FAILED montages wait for.
 
     Parameters
     ----------
     is_observable : whether a watch's directory can be looked at now; its montages are left alone while it cannot.
-    take_up : puts a montage in line.
+    enqueue : puts a montage in line.
     look_again : has a metafile sighted once more if it is there.
     """
 
@@ -52,13 +52,13 @@ class SecondLook:
         journal: Journal,
         *,
         is_observable: Callable[[str], bool],
-        take_up: Callable[[Montage], Awaitable[object]],
+        enqueue: Callable[[Montage], Awaitable[object]],
         look_again: Callable[[Path], object] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._journal = journal
         self._is_observable = is_observable
-        self._take_up = take_up
+        self._enqueue = enqueue
         self._look_again = look_again
         self._looks: dict[str, asyncio.Future[list[_Change]]] = {}
 
@@ -69,7 +69,7 @@ class SecondLook:
             try:
                 await self.look()
             except Exception:  # it would end the daemon
-                log.exception("second_look.bug")
+                log.exception("recheck.bug")
 
     async def look(self) -> int:
         """How many montages were taken up again."""
@@ -88,7 +88,7 @@ class SecondLook:
     def _found(self, watch: str) -> list[_Change]:
         look = self._looks.pop(watch)
         if error := look.exception():  # it would end the daemon
-            log.error("second_look.bug", watch=watch, exc_info=error)
+            log.error("recheck.bug", watch=watch, exc_info=error)
             return []
         return look.result()
 
@@ -100,7 +100,7 @@ class SecondLook:
                 return False
             return await self._retry(change.awaited.montage_id, f"{change.awaited.evidence.path} {change.how}")
         except Exception:  # it would end the daemon
-            log.exception("second_look.bug", montage=change.awaited.montage_id)
+            log.exception("recheck.bug", montage=change.awaited.montage_id)
             return False
 
     async def _withdraw(self, awaited: Awaited) -> None:
@@ -113,7 +113,7 @@ class SecondLook:
         if montage is None:
             return False  # somebody replayed it, or it was superseded or noticed anew, meanwhile
         log.info("montage.retried", montage=montage_id, because=because)
-        await self._take_up(montage)
+        await self._enqueue(montage)
         return True
 
 

@@ -87,7 +87,7 @@ class RenderGate:
     def leave(self, work: Hashable) -> None:
         """A piece of work ended; says nothing of the service unless `worked` or `failed` was told before."""
         self._begun.pop(work, None)
-        self._turn(circuit.left_off(self._circuit, work))
+        self._turn(circuit.cancelled(self._circuit, work))
 
     def worked(self) -> None:
         """render-ws has done a piece of real work."""

@@ -138,21 +138,21 @@ class Pipeline:
             elif state is not MontageState.APPLIED:
                 self._schedule.add(Ticket(acquired, montage_id, STEP_OF_STATE[state], watch))
             elif montage := await self._journal.montage(montage_id):
-                await self.take_up(montage)
+                await self.enqueue(montage)
         await self._keeper.resume()
         log.info("journal.resumed", unfinished=len(rows))
 
-    async def take_up(self, montage: Montage, *, anew: bool = False) -> None:
+    async def enqueue(self, montage: Montage, *, force: bool = False) -> None:
         """Puts a montage in line where it stands, if it is unfinished and not there already.
 
         Parameters
         ----------
         montage : as the journal holds it now.
-        anew : also where a ticket of it is in line: its step was the one before it was replayed.
+        force : also where a ticket of it is in line: its step was the one before it was replayed.
         """
         if montage.state not in STEP_OF_STATE:
             return
-        if not anew and self._schedule.is_waiting(montage.id):
+        if not force and self._schedule.is_waiting(montage.id):
             return
         if montage.state is MontageState.APPLIED:
             await self._hand_to_keeper(montage)
@@ -514,7 +514,7 @@ class Pipeline:
 
     async def _settled(self, montage: Montage, settling: Settling) -> None:
         self._settler.forget(montage.id)
-        await self._leave_off(settling.superseded, montage.metafile)
+        await self._cancel(settling.superseded, montage.metafile)
         following = await self._journal.montage(settling.kept)
         if settling.is_known:
             log.info("metafile.known", known_as=settling.kept)
@@ -522,7 +522,7 @@ class Pipeline:
             log.info("metafile.settled", tiles=following.tile_count, z=following.z, stack=following.raw_stack)
             self._put_in_line(following)
 
-    async def _leave_off(self, superseded: tuple[Montage, ...], path: Path) -> None:
+    async def _cancel(self, superseded: tuple[Montage, ...], path: Path) -> None:
         """Ends the work on superseded montages before the content of a path is ingested, which took their place."""
         for former in superseded:
             if former.metafile != path:
@@ -553,7 +553,7 @@ class Pipeline:
         except Overtaken:
             self._put_in_line(montage)
             return
-        await self._leave_off(settling.superseded, montage.metafile)
+        await self._cancel(settling.superseded, montage.metafile)
         if (kept := await self._journal.montage(settling.kept)) is not None:
             await self._take_over(kept)
 
@@ -562,7 +562,7 @@ class Pipeline:
         for former in await self._journal.alike(montage):
             is_over = former.state in NEEDS_METAFILE and await self._claim_of(former) is Claim.GONE
             if is_over and await self._journal.move(former, montage):
-                await self._leave_off((former,), montage.metafile)
+                await self._cancel((former,), montage.metafile)
 
     async def _claim_of(self, montage: Montage) -> Claim | None:
         """What a montage's path holds now; None if that cannot be found out."""

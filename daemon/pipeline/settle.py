@@ -17,7 +17,7 @@ from pathlib import Path
 
 from daemon.config.load import WatchSettings
 from daemon.montages.records import Montage, Settled
-from daemon.pipeline.metafile_cache import ParsedMetafiles
+from daemon.pipeline.metafile_cache import MetafileCache
 from daemon.system.threads import answers_within
 from handlers.acquisition.arrival import (
     Arrival,
@@ -46,6 +46,7 @@ from handlers.errors import (
 from handlers.identity import FileIdentity
 from handlers.render.client import StackId
 from handlers.render.names import legal_stack_name
+from handlers.text import abbreviate
 
 PATIENCE = 30
 """A file that is not whole, and has not changed for this many settle times, is broken and not on its way."""
@@ -128,11 +129,11 @@ class Settler:
         self,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
-        metafiles: ParsedMetafiles | None = None,
+        metafiles: MetafileCache | None = None,
     ) -> None:
         self._clock = clock
         self._wall_clock = wall_clock
-        self._metafiles = metafiles or ParsedMetafiles()
+        self._metafiles = metafiles or MetafileCache()
         self._observed: dict[int, _Observation] = {}
         self._ages: dict[int, _Age] = {}
 
@@ -374,9 +375,8 @@ def patience_s(watch: WatchSettings) -> float:
 def _findings(path: Path, findings: tuple[Finding, ...], *, strict: bool) -> tuple[str, ...]:
     wrong = [finding.text for finding in findings if strict or finding.severity is Severity.ERROR]
     if wrong:
-        more = f"; and {len(wrong) - NAMES_SHOWN} more" if len(wrong) > NAMES_SHOWN else ""
         hint = "with strict = false warnings do not stop a montage" if strict else "see what wrote this metafile"
-        raise MetafileFault(str(path), "; ".join(wrong[:NAMES_SHOWN]) + more, hint)
+        raise MetafileFault(str(path), abbreviate(wrong, NAMES_SHOWN, "; "), hint)
     return tuple(finding.text for finding in findings)
 
 
@@ -403,5 +403,4 @@ def _late_fault(montage: Montage, arrival: Arrival, watch: WatchSettings) -> Ima
 
 
 def _shown(problems: Sequence[ImageProblem]) -> str:
-    more = f"; and {len(problems) - NAMES_SHOWN} more" if len(problems) > NAMES_SHOWN else ""
-    return "; ".join(problem.why for problem in problems[:NAMES_SHOWN]) + more
+    return abbreviate([problem.why for problem in problems], NAMES_SHOWN, "; ")

@@ -15,7 +15,7 @@ from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.pipeline.health import Metrics
 from daemon.pipeline.image_cache import RenderImageCache
-from daemon.pipeline.metafile_cache import ParsedMetafiles
+from daemon.pipeline.metafile_cache import MetafileCache
 from daemon.pipeline.output_disks import MipmapDisks
 from daemon.pipeline.settle import patience_s
 from daemon.pipeline.stacks import StackKeeper
@@ -43,6 +43,7 @@ from handlers.mipmaps.jobs import mask_job, tile_job
 from handlers.mipmaps.make import MipmapJob, MipmapReport
 from handlers.mipmaps.plan import Level0, LevelUris, MipmapPlan, absent_levels, level_uris
 from handlers.render.client import PathBuilder, RenderClient, StackId
+from handlers.text import abbreviate
 from handlers.workers.pool import WorkerPool
 
 log = structlog.get_logger()
@@ -139,7 +140,7 @@ class Steps:
         self._late: dict[int, dict[Path, tuple[FileIdentity | None, float]]] = {}
         self.preceded = 0
         """Montages whose tiles stood in their stack before they were put."""
-        self.metafiles = ParsedMetafiles()
+        self.metafiles = MetafileCache()
         """Those parsed last; settling parses them first."""
 
     def stop(self) -> None:
@@ -416,12 +417,11 @@ def _one_fault(montage: Montage, faults: list[Fault], tile_count: int) -> Fault:
     worst = min(faults, key=lambda fault: order[fault.waiting_helps])
     if len(faults) == 1:
         return worst
-    texts = "; ".join(f"{Path(fault.subject).name}: {fault.problem}" for fault in faults[:FAULTS_SHOWN])
-    more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
+    texts = abbreviate([f"{Path(fault.subject).name}: {fault.problem}" for fault in faults], FAULTS_SHOWN, "; ")
     kind = type(worst) if worst.waiting_helps is not Waiting.NEVER else ImageFault
     one = kind(
         str(montage.metafile),
-        f"mipmaps of {len(faults)} of {tile_count} tiles could not be made: {texts}{more}",
+        f"mipmaps of {len(faults)} of {tile_count} tiles could not be made: {texts}",
         worst.hint,
     )
     return one.seen_on(worst.evidence) if worst.evidence else one

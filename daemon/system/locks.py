@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from daemon.system.text import shown
 from handlers.errors import Fault, SettingsFault, storage_fault
+from handlers.text import printable
 
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN})
 _PROC_LOCKS = Path("/proc/locks")
@@ -116,9 +116,9 @@ def lock_journal(journal: Path) -> RootLock:
         who = f" (process {owner})" if owner else ""
         if error.errno in _HELD:
             hint = "each daemon has a journal of its own"
-            raise JournalHeld("journal.path", f"{shown(journal)} is used by another temwatch{who}", hint) from error
+            raise JournalHeld("journal.path", f"{printable(journal)} is used by another temwatch{who}", hint) from error
         hint = "keep the journal on a local disk"
-        raise SettingsFault("journal.path", f"{shown(journal)} is where nothing can be locked", hint) from error
+        raise SettingsFault("journal.path", f"{printable(journal)} is where nothing can be locked", hint) from error
     lock = RootLock(journal.parent, descriptor, is_on_directory=False)
     lock.note("")  # of the owner before
     return lock
@@ -127,14 +127,14 @@ def lock_journal(journal: Path) -> RootLock:
 def _lock_beside(directory: Path, state_directory: Path | None) -> RootLock:
     if state_directory is None:
         hint = "give the daemon a state directory on a local disk"
-        raise SettingsFault(shown(directory), "its file system has no locks", hint)
+        raise SettingsFault(printable(directory), "its file system has no locks", hint)
     name = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:16]
     descriptor = _open(state_directory / f"{name}.lock", os.O_RDWR | os.O_CREAT)
     try:
         if _flock(descriptor, directory):
             return RootLock(directory, descriptor, is_on_directory=False)
         hint = "keep the journal on a local disk"
-        raise SettingsFault(shown(directory), f"neither it nor {shown(state_directory)} can be locked", hint)
+        raise SettingsFault(printable(directory), f"neither it nor {printable(state_directory)} can be locked", hint)
     except BaseException:
         os.close(descriptor)
         raise
@@ -144,7 +144,7 @@ def _open(path: Path, flags: int) -> int:
     try:
         return os.open(path, flags | os.O_CLOEXEC, 0o640)
     except OSError as error:
-        raise storage_fault(shown(path), "open it to lock it", error) from error
+        raise storage_fault(printable(path), "open it to lock it", error) from error
 
 
 def _flock(descriptor: int, directory: Path) -> bool:
@@ -169,10 +169,10 @@ def _owned(directory: Path, descriptor: int) -> Fault:
     if owner == os.getpid():
         hint = "drop one of the two watches; a metafile belongs to one"
         problem = "is watched by another temwatch, or by another watch of this one under a second name"
-        return SettingsFault(shown(directory), problem, hint)
+        return SettingsFault(printable(directory), problem, hint)
     who = f" (process {owner})" if owner else ""
     hint = "stop the other one, or let one of them watch another directory"
-    return SettingsFault(shown(directory), f"is watched by another temwatch{who}", hint)
+    return SettingsFault(printable(directory), f"is watched by another temwatch{who}", hint)
 
 
 def _owner(descriptor: int) -> int | None:

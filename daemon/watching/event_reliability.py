@@ -10,7 +10,7 @@ OUTCOMES = 10
 ANNOUNCEMENTS_KEPT = 10_000
 
 
-class Trust:
+class EventReliability:
     """Compares what events announced with what scans found. Times are seconds of one monotonic clock.
 
     Parameters

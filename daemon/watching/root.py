@@ -14,13 +14,13 @@ from typing import TypeVar
 import structlog
 
 from daemon.system.locks import RootLock, lock_root
-from daemon.system.text import shown, some
 from daemon.watching.coverage import BLIND, Coverage, compare, inotify_descriptors, read_watches, watch_limit
 from daemon.watching.event_hints import Hints, HintSink, OpenHints, refusal
 from daemon.watching.mounts import Mount, is_within, mounts_of
 from daemon.watching.roots import MountMode, Reason, WatchMode, WatchRoot
 from daemon.watching.scan import NOTHING, Content, Found, NameRule, Tree, is_suddenly_empty
 from handlers.errors import Fault, StorageFault
+from handlers.text import abbreviate, printable
 
 log = structlog.get_logger()
 
@@ -60,7 +60,7 @@ class View:
     """Whether events come, at least from the mount that the root lies on."""
 
 
-class Lookout:
+class RootScanner:
     """Looks at one root.
 
     Parameters
@@ -205,7 +205,7 @@ class Lookout:
         if identity != self._identity:
             # Recreated, or mounted or unmounted: lock and watches hold on to what was there before.
             if self._identity is not None:
-                log.warning("watch.root_changed", watch=self._root.name, directory=shown(self._path))
+                log.warning("watch.root_changed", watch=self._root.name, directory=printable(self._path))
             self._leave()
             self._identity = identity
             self._is_changed = True
@@ -359,15 +359,15 @@ class Lookout:
             yield self._refused
         yield from self._coverage_reasons()
         here = {mount.directory for mount in self._mounts}
-        gone = [shown(each) for each, mount in self._mounts_seen.items() if each not in here]
+        gone = [printable(each) for each, mount in self._mounts_seen.items() if each not in here]
         if gone:
-            yield Reason("mount_gone", f"no longer mounted: {some(gone)}")
+            yield Reason("mount_gone", f"no longer mounted: {abbreviate(gone)}")
         if self.tree.failures:
-            texts = [f"{shown(path)} ({why})" for path, why in sorted(self.tree.failures.items())]
-            yield Reason("unreadable", f"{len(texts)} of its directories cannot be read: {some(texts)}")
+            texts = [f"{printable(path)} ({why})" for path, why in sorted(self.tree.failures.items())]
+            yield Reason("unreadable", f"{len(texts)} of its directories cannot be read: {abbreviate(texts)}")
         if self.tree.strangers:
             count = sum(self.tree.strangers.values())
-            where = some([shown(path) for path in sorted(self.tree.strangers)])
+            where = abbreviate([printable(path) for path in sorted(self.tree.strangers)])
             yield Reason("strangers", f"{count} named like a metafile, but not a regular file, in {where}")
 
     def _coverage_reasons(self) -> Iterable[Reason]:
@@ -376,7 +376,7 @@ class Lookout:
         if coverage.limit_reached:
             yield Reason("watch_limit", f"watch limit reached: {counts}; raise fs.inotify.max_user_watches")
         elif self._unwatched_passes >= 2 and coverage.unwatched:
-            yield Reason("unwatched", f"{counts}, the others are polled: {some(sorted(coverage.unwatched))}")
+            yield Reason("unwatched", f"{counts}, the others are polled: {abbreviate(sorted(coverage.unwatched))}")
 
 
 def _identity(path: str) -> tuple[int, int] | None:

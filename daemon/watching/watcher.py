@@ -16,14 +16,14 @@ import structlog
 
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.system.locks import RootLock, lock_root
-from daemon.system.text import shown
 from daemon.system.threads import Result, in_thread
 from daemon.watching.event_hints import Batch, HintBox, OpenHints, open_hints
-from daemon.watching.event_reliability import Trust
+from daemon.watching.event_reliability import EventReliability
 from daemon.watching.mounts import Mount, is_within, read_mounts
-from daemon.watching.root import Discovery, Lookout, View
+from daemon.watching.root import Discovery, RootScanner, View
 from daemon.watching.roots import MountMode, Reason, RootHealth, RootStatus, WatchMode, WatchRoot
 from handlers.errors import Fault, Waiting
+from handlers.text import printable
 
 __all__ = [
     "FoundBy",
@@ -226,8 +226,8 @@ class _RootWatch:
         self._woken = asyncio.Event()
         self._box = HintBox(self._notify)
         self._asked: set[str] = set()
-        self._trust = Trust(timing.grace_s)
-        self._lookout = Lookout(
+        self._reliability = EventReliability(timing.grace_s)
+        self._scanner = RootScanner(
             root,
             self._box,
             known_metafiles=known_metafiles,
@@ -253,12 +253,12 @@ class _RootWatch:
 
     async def claim(self) -> None:
         """Takes the root for this process, if it is there. Raises SettingsFault if another has it."""
-        await self._blocking(self._lookout.claim)
+        await self._blocking(self._scanner.claim)
 
     async def run(self) -> None:
         """Watches until cancelled."""
         try:
-            self._view = await self._blocking(self._lookout.open)
+            self._view = await self._blocking(self._scanner.open)
             self._report()
             self.watching.set()
             await self._pass(everything=True)
@@ -274,15 +274,15 @@ class _RootWatch:
 
     async def end(self) -> None:
         """Ends the pass under way, the events and the ownership. Does nothing when it is called again."""
-        if self._lookout.tree.stop.is_set():
+        if self._scanner.tree.stop.is_set():
             return
-        self._lookout.tree.stop.set()
+        self._scanner.tree.stop.set()
         if self._call is not None and not self._call.done():
             await asyncio.wait([self._call], timeout=self._timing.stop_s)
             if not self._call.done():
-                log.warning("watch.thread_left", watch=self.root.name, directory=shown(self._lookout.tree.current))
+                log.warning("watch.thread_left", watch=self.root.name, directory=printable(self._scanner.tree.current))
                 return  # it hangs in the file system: what it uses cannot be closed under it
-        closing = in_thread(self._lookout.close, f"close {self.root.name}")
+        closing = in_thread(self._scanner.close, f"close {self.root.name}")
         await asyncio.wait([closing], timeout=self._timing.stop_s)
 
     def _notify(self) -> None:
@@ -294,7 +294,7 @@ class _RootWatch:
     async def _blocking(self, work: Callable[[], Result]) -> Result:
         self._loop = asyncio.get_running_loop()
         await self._until_done()  # a claim may hang still, and one thread at a time looks
-        call = in_thread(partial(self._lookout.attend, work), f"look {self.root.name}")
+        call = in_thread(partial(self._scanner.attend, work), f"look {self.root.name}")
         self._call, self._call_began = call, time.monotonic()  # type: ignore[assignment]
         await self._until_done()
         return call.result()
@@ -335,8 +335,8 @@ class _RootWatch:
     def _hear(self, batch: Batch) -> None:
         now = time.monotonic()
         for path in batch.files:
-            self._trust.announce(path, now)
-        self._trust.announce_trees(batch.trees)
+            self._reliability.announce(path, now)
+        self._reliability.announce_trees(batch.trees)
         if batch.overflows or batch.is_flooded:
             self._pass_due = min(self._pass_due, self._ended_at() + self._timing.overflow_spacing_s)
         if batch.overflows:
@@ -344,25 +344,25 @@ class _RootWatch:
             self._overflow_at = now
             # What was rewritten in place shows only when its directory is listed.
             self._full_due = min(self._full_due, now + self.root.scan_interval_s)
-            self._trust.excuse(now + self.root.scan_interval_s + self._timing.grace_s)
+            self._reliability.excuse(now + self.root.scan_interval_s + self._timing.grace_s)
 
     async def _follow(self, batch: Batch, asked: Iterable[str]) -> None:
         began = time.monotonic()
         directories = {path.rpartition("/")[0] for path in batch.files}
-        view = await self._blocking(partial(self._lookout.follow, directories, batch.trees, asked))
+        view = await self._blocking(partial(self._scanner.follow, directories, batch.trees, asked))
         self._follow_s = time.monotonic() - began
         await self._adopt(view, FoundBy.SCAN)
 
     async def _pass(self, *, everything: bool) -> None:
         began = time.monotonic()
-        look = partial(self._lookout.survey, everything=everything, distrust=self._trust.is_lying)
+        look = partial(self._scanner.survey, everything=everything, distrust=self._reliability.is_lying)
         view = await self._blocking(look)
         ended = time.monotonic()
         self._last_scan = (time.time(), ended - began)
         self._pass_due = ended + self.root.scan_interval_s
         if everything:
             self._full_due = ended + self.root.full_scan_interval_s
-        self._trust.judge(ended)
+        self._reliability.judge(ended)
         await self._adopt(view, FoundBy.START if view.is_first else FoundBy.SCAN)
 
     def _ended_at(self) -> float:
@@ -381,7 +381,7 @@ class _RootWatch:
             sighting = self._sighting(discovery, found_by)
             self._undelivered[discovery.found.path] = sighting
             if sighting.found_by is not FoundBy.START:
-                self._trust.find(
+                self._reliability.find(
                     discovery.found.path,
                     now,
                     announced=discovery.announced,
@@ -392,7 +392,7 @@ class _RootWatch:
 
     def _sighting(self, discovery: Discovery, found_by: FoundBy) -> Sighting:
         path, identity, _ = discovery.found
-        if discovery.announced or self._trust.was_announced(path):
+        if discovery.announced or self._reliability.was_announced(path):
             found_by = FoundBy.EVENT
         return Sighting(self.root.name, Path(path), identity, found_by)
 
@@ -434,7 +434,7 @@ class _RootWatch:
 
     def doubt(self, metafile: Path) -> None:
         """Has a metafile sighted once more if it lies here."""
-        self._lookout.tree.doubt(str(metafile))
+        self._scanner.tree.doubt(str(metafile))
         self.ask(metafile.parent)
 
     def health(self) -> RootHealth:
@@ -450,19 +450,19 @@ class _RootWatch:
             directories_seen=view.coverage.seen,
             directories_watched=view.coverage.watched,
             metafiles_seen=view.content.metafiles,
-            found_by_event=self._trust.found_by_event,
-            found_only_by_scan=self._trust.found_only_by_scan,
+            found_by_event=self._reliability.found_by_event,
+            found_only_by_scan=self._reliability.found_only_by_scan,
             overflows=self._overflows,
             undelivered=len(self._undelivered),
             last_scan_at=self._last_scan[0] if self._last_scan else None,
             last_scan_s=self._last_scan[1] if self._last_scan else None,
             scan_running_s=running_s,
-            scan_directories=self._lookout.tree.looked_at,
+            scan_directories=self._scanner.tree.looked_at,
         )
 
     def _modes(self, view: View) -> Iterable[MountMode]:
         for mode in view.modes:
-            yield MountMode(mode.directory, mode.file_system, WatchMode.POLL) if self._trust.is_lying else mode
+            yield MountMode(mode.directory, mode.file_system, WatchMode.POLL) if self._reliability.is_lying else mode
 
     def _status(self) -> RootStatus:
         view = self._view
@@ -474,7 +474,7 @@ class _RootWatch:
             return RootStatus.PAUSED
         if not self.caught_up.is_set():
             return RootStatus.CATCHING_UP
-        return RootStatus.WATCHING if view.has_events and not self._trust.is_lying else RootStatus.POLLING
+        return RootStatus.WATCHING if view.has_events and not self._reliability.is_lying else RootStatus.POLLING
 
     def _is_looking(self) -> bool:
         return self._call is not None and not self._call.done()
@@ -485,21 +485,21 @@ class _RootWatch:
 
     def _still_s(self) -> float:
         """How long the look under way has not moved."""
-        return time.monotonic() - max(self._call_began, self._lookout.tree.moved_at)
+        return time.monotonic() - max(self._call_began, self._scanner.tree.moved_at)
 
     def _stuck(self) -> Reason | None:
         """Why the look under way gets nowhere, if that is so."""
         still_s = self._still_s()
         if not self._is_looking() or still_s < self._patience_s:
             return None
-        where = shown(self._lookout.tree.current)
+        where = printable(self._scanner.tree.current)
         return Reason("stuck", f"the look at {where} has not answered for {still_s:.0f} s: see that its server is up")
 
     def _reasons(self) -> list[Reason]:
         view = self._view or View()
         reasons = [reason for reason in (self._stuck(), view.trouble) if reason] + list(view.reasons)
-        if self._trust.is_lying:
-            missed = self._trust.found_only_by_scan
+        if self._reliability.is_lying:
+            missed = self._reliability.found_only_by_scan
             reasons.append(
                 Reason("lying", f"{missed} metafiles came without an event: polled, events are not believed")
             )

@@ -20,6 +20,7 @@ from handlers.acquisition.metafile import (
     TileRecord,
     shown,
 )
+from handlers.text import abbreviate
 
 STEP_TOLERANCE: Final = 0.02
 """How far the step between neighbours may be off, as a fraction of the frame's width (x) or height (y).
@@ -102,8 +103,7 @@ def _gathered(make: Callable[[str], Finding], what: str, cases: list[str]) -> li
     """One finding for all cases of a kind, the first few of them named."""
     if not cases:
         return []
-    more = len(cases) - _EXAMPLES
-    return [make(f"{what}: {'; '.join(cases[:_EXAMPLES])}" + (f"; and {more} more" if more > 0 else ""))]
+    return [make(f"{what}: {abbreviate(cases, _EXAMPLES, '; ')}")]
 
 
 def _check_file_name(header: Header, file_name: str) -> Iterator[Finding]:

@@ -31,6 +31,7 @@ from pydantic_core import CoreSchema, core_schema, from_json
 
 from handlers.acquisition.geometry import Point, stage_to_pixel
 from handlers.errors import MetafileFault, MetafilePartial
+from handlers.text import abbreviate
 
 MAX_METAFILE_BYTES: Final = 128 * 1024 * 1024
 """Far above the 2.3 MB of a full production section; what is larger is something else."""
@@ -508,9 +509,7 @@ def _validated(adapter: TypeAdapter[_T], value: object, key: str, subject: str, 
     except ValidationError as error:
         found = (_problem(value, key, detail, first) for detail in error.errors(include_url=False))
         problems = list(dict.fromkeys(found))
-        more = len(problems) - _MOST_PROBLEMS
-        text = "; ".join(problems[:_MOST_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
-        raise MetafileFault(subject, text) from None
+        raise MetafileFault(subject, abbreviate(problems, _MOST_PROBLEMS, "; ")) from None
 
 
 def _problem(value: object, key: str, detail: Mapping[str, Any], first: int) -> str:

@@ -30,7 +30,7 @@ class Kind:
     to_8bit: IntensityRange | None
 
 
-class Workbench:
+class LevelBuffers:
     """A strip of level 0 and the levels, by area mean."""
 
     def __init__(self, kind: Kind) -> None:
@@ -65,13 +65,13 @@ class Workbench:
         return self._means.biased()
 
 
-_idle: list[tuple[Kind, Workbench]] = []
+_idle: list[tuple[Kind, LevelBuffers]] = []
 
 
 @contextmanager
-def bench_for(kind: Kind) -> Iterator[Workbench]:
+def buffers_for(kind: Kind) -> Iterator[LevelBuffers]:
     """A bench that nobody else works at until it is given back; one that was used before, if there is one."""
-    bench = _taken(kind) or Workbench(kind)
+    bench = _taken(kind) or LevelBuffers(kind)
     try:
         yield bench
     finally:
@@ -79,7 +79,7 @@ def bench_for(kind: Kind) -> Iterator[Workbench]:
         del _idle[:-KEPT]
 
 
-def _taken(kind: Kind) -> Workbench | None:
+def _taken(kind: Kind) -> LevelBuffers | None:
     """Takes a bench out of the idle ones. Each call of a list's method is one step for other threads."""
     for entry in reversed(_idle.copy()):
         if entry[0] == kind:

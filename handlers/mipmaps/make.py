@@ -28,7 +28,7 @@ from handlers.images.provenance import are_its_pixels, made_how, provenance, pro
 from handlers.images.reduction import MEAN, Reduction, level_size
 from handlers.images.tiff_header import Run
 from handlers.mipmaps.area_mean import unbiased
-from handlers.mipmaps.buffers import Kind, Workbench, bench_for
+from handlers.mipmaps.buffers import Kind, LevelBuffers, buffers_for
 from handlers.mipmaps.reduce import reduce_levels
 
 if TYPE_CHECKING:
@@ -386,7 +386,7 @@ def _pages(job: MipmapJob, levels: AbstractSet[int], original: _Original) -> Ite
     with _unless_changing(job, original.identity):
         decoded = _level0(job, original) if job.source or not original.runs else None
     bits = max(8, original.bits) if decoded is None else decoded.itemsize * 8
-    with bench_for(Kind(job.width, job.height, bits, tuple(sorted(levels)), job.to_8bit)) as bench:
+    with buffers_for(Kind(job.width, job.height, bits, tuple(sorted(levels)), job.to_8bit)) as bench:
         with _unless_changing(job, original.identity):
             _fill(job, bench, original, decoded)
         _require_same(job, original.identity)
@@ -401,7 +401,7 @@ def _mean_page(job: MipmapJob, original: _Original, level: int, page: Page) -> t
     return level, page
 
 
-def _fill(job: MipmapJob, bench: Workbench, original: _Original, decoded: Grey | None) -> None:
+def _fill(job: MipmapJob, bench: LevelBuffers, original: _Original, decoded: Grey | None) -> None:
     """Fills the bench, out of the file itself if its pixels lie there as they are."""
     image = decoded
     for level in _fill_from_file(job, bench, original) if image is None else bench.fill(image):
@@ -410,7 +410,7 @@ def _fill(job: MipmapJob, bench: Workbench, original: _Original, decoded: Grey |
         bench.pages[level].pixels[...] = unbiased(image, level, to_8bit)
 
 
-def _fill_from_file(job: MipmapJob, bench: Workbench, original: _Original) -> list[int]:
+def _fill_from_file(job: MipmapJob, bench: LevelBuffers, original: _Original) -> list[int]:
     with told(job.level0), opened(job.level0, job.root) as file:
         digest = DigestAlong(file.fileno())
         biased = bench.fill_from_file(file.fileno(), original.runs, digest.take)

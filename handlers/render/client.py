@@ -41,8 +41,9 @@ from handlers.render.responses import (
     locked_fault,
     speaks_of_stack,
 )
-from handlers.render.tiles import MOST_BYTES, MOST_TILES, Json, check_upload, some, upload_bodies, without_nulls
+from handlers.render.tiles import MOST_BYTES, MOST_TILES, Json, check_upload, upload_bodies, without_nulls
 from handlers.render.transport import Answer, Patience, RenderHttp, Request, read_answer
+from handlers.text import abbreviate
 
 _REOPENINGS = 3
 """How often a stack is reopened that others close at the same moment, before the caller is told."""
@@ -476,7 +477,9 @@ class RenderClient:
         left = [tile_id for tile_id in tile_ids if tile_id in at_z or await self.tile(stack, tile_id) is not None]
         if left:
             raise ReadBackDiffers(
-                str(stack), f"still has tiles that were deleted: {some(left)}", "another client puts them"
+                str(stack),
+                f"still has tiles that were deleted: {abbreviate(sorted(left), 5)}",
+                "another client puts them",
             )
         return there
 

@@ -6,7 +6,7 @@ Works on the JSON itself: a round trip through a model of ours would lose what w
 import json
 import posixpath
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from json.encoder import encode_basestring_ascii
 from typing import Any
 from urllib.parse import unquote
@@ -15,6 +15,7 @@ from pydantic_core import to_json
 
 from handlers.errors import RenderRefused
 from handlers.render.names import require_tile_id
+from handlers.text import abbreviate
 
 Json = Mapping[str, Any]
 
@@ -36,16 +37,6 @@ def tile_ids(specs: Iterable[Json]) -> tuple[str, ...]:
     return tuple(ids)
 
 
-def some(names: Collection[str], most: int = 5) -> str:
-    """The first few names in order, and how many more there are.
-
-    >>> some(["b", "a", "c"], most=2)
-    'a, b and 1 more'
-    """
-    first = ", ".join(sorted(names)[:most])
-    return first if len(names) <= most else f"{first} and {len(names) - most} more"
-
-
 def check_upload(subject: str, z: float, specs: Sequence[Json]) -> None:
     """Refuse what render-ws would refuse, or take and lose: no tiles, another z, one id twice.
 
@@ -56,10 +47,10 @@ def check_upload(subject: str, z: float, specs: Sequence[Json]) -> None:
     ids = tile_ids(specs)
     twice = [tile_id for tile_id, count in Counter(ids).items() if count > 1]
     if twice:
-        raise RenderRefused(subject, f"was given tile ids twice: {some(twice)}")
+        raise RenderRefused(subject, f"was given tile ids twice: {abbreviate(sorted(twice), 5)}")
     elsewhere = [tile_id for tile_id, spec in zip(ids, specs, strict=True) if spec.get("z") != z]
     if elsewhere:
-        raise RenderRefused(subject, f"was given tiles of another z than {z}: {some(elsewhere)}")
+        raise RenderRefused(subject, f"was given tiles of another z than {z}: {abbreviate(sorted(elsewhere), 5)}")
 
 
 def references(spec: Any) -> Iterator[str]:

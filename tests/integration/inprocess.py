@@ -21,9 +21,9 @@ from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import MontageState
-from daemon.pipeline.assembly import Work
+from daemon.pipeline.assembly import Assembly
 from daemon.pipeline.health import Metrics
-from daemon.pipeline.recheck import SecondLook
+from daemon.pipeline.recheck import Recheck
 from daemon.simulator.microscope import plan_section, write_section
 from daemon.simulator.standin import serve_standin
 from handlers.errors import Fault
@@ -51,11 +51,11 @@ def settings_for(root: Path, url: str, **stacks: Any) -> Settings:
 
 @dataclass
 class Bench:
-    """Work under way, and the tree that it works on."""
+    """Assembly under way, and the tree that it works on."""
 
     root: Path
-    work: Work
-    second_look: SecondLook
+    work: Assembly
+    recheck: Recheck
     tasks: dict[str, asyncio.Task[None]]
     said: list[MutableMapping[str, Any]]
     """Lines of the log."""
@@ -130,21 +130,23 @@ async def bench(root: Path, client: RenderClient | None = None, **stacks: Any) -
             client = await stack.enter_async_context(RenderClient(url))
         settings = settings_for(root, client.base_url, **stacks)
         pool = stack.enter_context(open_executor("inline", 1))
-        work = Work(lambda: settings, Metrics(), journal, client, lambda _: True, lambda _: None, close_at_end=False)
+        work = Assembly(
+            lambda: settings, Metrics(), journal, client, lambda _: True, lambda _: None, close_at_end=False
+        )
         work.assemble(pool, 1)
         await journal.count_crashes()
         await work.pipeline.resume()
-        second_look = SecondLook(lambda: settings, journal, is_observable=lambda _: True, take_up=work.pipeline.take_up)
+        recheck = Recheck(lambda: settings, journal, is_observable=lambda _: True, enqueue=work.pipeline.enqueue)
         parts = {
             "pipeline": work.pipeline.run(),
             "stack keeper": work.keeper.run(),
             "render gate": work.gate.run(),
             "mipmap disks": work.disks.run(),
-            "second look": second_look.run(),
+            "second look": recheck.run(),
             "late changes": work.late_changes.run(),
         }
         tasks = {name: asyncio.create_task(part, name=name) for name, part in parts.items()}
-        bench = Bench(root, work, second_look, tasks, said)
+        bench = Bench(root, work, recheck, tasks, said)
         try:
             yield bench
             bench.check()

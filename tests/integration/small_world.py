@@ -19,8 +19,8 @@ from daemon.montages.records import Montage, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import UNFINISHED, MontageState
 from daemon.pipeline.health import Metrics
-from daemon.pipeline.metafile_cache import ParsedMetafiles
-from daemon.pipeline.recheck import SecondLook
+from daemon.pipeline.metafile_cache import MetafileCache
+from daemon.pipeline.recheck import Recheck
 from daemon.pipeline.runner import Pipeline
 from daemon.pipeline.schedule import Ticket
 from daemon.pipeline.settle import Ignored, NotYet, Settler
@@ -102,7 +102,7 @@ class ToySteps:
     def __init__(self, world: "World") -> None:
         self._world = world
         self._gone_since: dict[int, float] = {}
-        self.metafiles = ParsedMetafiles()
+        self.metafiles = MetafileCache()
 
     def stop(self) -> None: ...
 
@@ -225,11 +225,11 @@ class World:
         settler = ToySettler(lambda: self.now, lambda: self.now)
         settler.world = self
         self.pipeline._settler = settler
-        self.second_look = SecondLook(
+        self.recheck = Recheck(
             lambda: self.settings,
             self.journal,
             is_observable=lambda _: self.observable,
-            take_up=self.pipeline.take_up,
+            enqueue=self.pipeline.enqueue,
             look_again=lambda metafile: self.tree.doubt(str(metafile)),
         )
         self.tree = Tree(str(self.root), NameRule("_metadata_*.json"))
@@ -297,7 +297,7 @@ class World:
         end = self.now + seconds
         while self.now < end:
             await self.scan()
-            await self.second_look.look()
+            await self.recheck.look()
             await self.run_for(min(self.watch.scan_interval_s, end - self.now))
 
     async def rest(self) -> None:

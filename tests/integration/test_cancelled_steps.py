@@ -40,7 +40,7 @@ async def test_a_step_cancelled_before_its_first_turn_holds_nothing(
         assert montage is not None
         assert left == [montage.id]
         assert work.work.pipeline.waiting == 0
-        await work.work.pipeline.take_up(montage)
+        await work.work.pipeline.enqueue(montage)
         await work.reaches(metafile, MontageState.COMPLETE)
 
 

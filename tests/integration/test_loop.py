@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from daemon.config.load import load_settings
 from daemon.journal.file import connect
 from daemon.journal.journal import Journal
-from daemon.pipeline.assembly import open_work
+from daemon.pipeline.assembly import open_assembly
 from daemon.pipeline.health import Metrics
 from daemon.system.collector import no_full_passes
 from daemon.web.routes import make_app
@@ -156,7 +156,7 @@ mipmapped = "mips"
 output_dir = "{tmp_path / "mips"}"
 """)
     settings = load_settings(config)
-    async with open_work(lambda: settings, is_observable=lambda _: True) as work, running(work) as tasks:
+    async with open_assembly(lambda: settings, is_observable=lambda _: True) as work, running(work) as tasks:
 
         async def wait() -> None:
             await work.pipeline.resume()

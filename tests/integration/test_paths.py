@@ -71,7 +71,7 @@ async def test_what_is_taken_up_while_its_failed_step_comes_to_an_end_is_not_for
             await world.see(path)
         else:
             world.image.touch()
-            await world.second_look.look()
+            await world.recheck.look()
         return refused
 
     monkeypatch.setattr(world.journal, "refuse", refuse_and_go_on)
@@ -125,7 +125,7 @@ async def test_a_path_whose_failed_section_was_copied_again_does_not_go_blind(wo
     world.write(path, again)
     await world.see(path)  # the copy is noticed first, and the failed montage is retried beside it
     world.image.touch()
-    await world.second_look.look()
+    await world.recheck.look()
     await world.rest()
     assert await world.states() == {"a": "complete"}
     world.write(path, text_of("t4"))
@@ -280,10 +280,10 @@ async def test_a_metafile_is_not_ignored_for_another_path_of_it_whose_images_are
     assert await world.states() == {"a": "failed", "b": "failed"}
     world.image.touch()  # seen for one of the two paths: images lie beside the metafile, and were not linked
     first, second = await world.journal.montages()
-    await world.pipeline.take_up(await world.journal.retry(first.id, "its image is there now"))
+    await world.pipeline.enqueue(await world.journal.retry(first.id, "its image is there now"))
     await world.run_for(1)
     assert await world.states() == {"a": "complete", "b": "failed"}
-    await world.pipeline.take_up(await world.journal.retry(second.id, "its image is there now"))
+    await world.pipeline.enqueue(await world.journal.retry(second.id, "its image is there now"))
     await world.run_for(1)
     assert await world.states() == {"a": "complete", "b": "ignored"}
 

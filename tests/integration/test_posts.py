@@ -28,10 +28,10 @@ class Line:
     """Remembers what is put in line, as the pipeline would."""
 
     def __init__(self) -> None:
-        self.taken_up: list[tuple[int, bool]] = []
+        self.enqueued: list[tuple[int, bool]] = []
 
-    async def take_up(self, montage: Montage, *, anew: bool = False) -> None:
-        self.taken_up.append((montage.id, anew))
+    async def enqueue(self, montage: Montage, *, force: bool = False) -> None:
+        self.enqueued.append((montage.id, force))
 
 
 class Face:
@@ -89,7 +89,7 @@ async def test_what_is_failed_is_replayed_and_told(face):
     assert status == 202
     (plan,) = body["montages"]
     assert (plan["id"], plan["action"], plan["start"]) == (montage_id, "replay", "noticed")
-    assert face.line.taken_up == [(montage_id, True)]
+    assert face.line.enqueued == [(montage_id, True)]
     assert (await face.journal.montage(montage_id)).state == "noticed"
 
 
@@ -99,7 +99,7 @@ async def test_posted_again_it_is_waited_for_and_not_done_twice(face):
     await face.post({"paths": [path]})
     status, body = await face.post({"paths": [path]})
     assert (status, body["montages"][0]["action"]) == (202, "wait")
-    assert face.line.taken_up == [(montage_id, True), (montage_id, False)]
+    assert face.line.enqueued == [(montage_id, True), (montage_id, False)]
     assert [event["event"] for event in await face.journal.events(montage_id)] == ["noticed", "failed", "replayed"]
 
 
@@ -117,7 +117,7 @@ async def test_a_dry_run_changes_nothing(face):
     montage_id = await face.failed()
     status, body = await face.post({"dry_run": True})
     assert (status, body["dry_run"], body["montages"][0]["action"]) == (200, True, "replay")
-    assert face.line.taken_up == []
+    assert face.line.enqueued == []
     assert (await face.journal.montage(montage_id)).state == "failed"
 
 

@@ -15,7 +15,7 @@ from daemon.montages.records import Awaited, Montage
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event, MontageState
 from daemon.pipeline import recheck as secondlook
-from daemon.pipeline.recheck import SecondLook
+from daemon.pipeline.recheck import Recheck
 from handlers.errors import Evidence, ImagesMissing
 from handlers.identity import FileIdentity
 
@@ -34,13 +34,11 @@ class Bench:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.observable = True
-        self.taken_up: list[int] = []
-        self.second = SecondLook(
-            lambda: SETTINGS, journal, is_observable=lambda _: self.observable, take_up=self._take_up
-        )
+        self.enqueued: list[int] = []
+        self.second = Recheck(lambda: SETTINGS, journal, is_observable=lambda _: self.observable, enqueue=self._enqueue)
 
-    async def _take_up(self, montage: Montage) -> None:
-        self.taken_up.append(montage.id)
+    async def _enqueue(self, montage: Montage) -> None:
+        self.enqueued.append(montage.id)
 
     async def failed(self, evidence: Evidence | None, number: int = 0, watch: str = "w") -> int:
         sighting = Sighting(watch, Path(f"/data/_metadata_{number}_.json"), FileIdentity(1, 1, 1, number), FoundBy.SCAN)
@@ -60,7 +58,7 @@ async def test_an_image_that_arrives_has_its_montage_taken_up_again_and_the_even
     assert await bench.second.look() == 0
     image.write_bytes(b"pixels")
     assert await bench.second.look() == 1
-    assert bench.taken_up == [montage_id]
+    assert bench.enqueued == [montage_id]
     montage = await journal.montage(montage_id)
     assert montage is not None
     assert montage.state is MontageState.NOTICED
@@ -97,7 +95,7 @@ async def test_what_is_awaited_is_known_to_the_next_process(tmp_path):
     async with Journal(tmp_path / "journal.sqlite") as journal:
         bench = Bench(journal)
         assert await bench.second.look() == 1
-        assert bench.taken_up == [montage_id]
+        assert bench.enqueued == [montage_id]
 
 
 async def test_a_montage_that_was_replayed_or_failed_of_no_file_is_not_looked_at(journal, tmp_path):
@@ -147,7 +145,7 @@ async def test_a_montage_superseded_between_look_and_retry_stays_so(journal, tmp
     montage_id = await bench.failed(Evidence.of(image))
     await journal.record(montage_id, Event.SUPERSEDED)
     assert await bench.second._retry(montage_id, f"{image} has changed") is False
-    assert bench.taken_up == []
+    assert bench.enqueued == []
 
 
 async def test_thousands_that_wait_cost_a_stat_each(journal, tmp_path):

@@ -38,7 +38,7 @@ async def test_tiles_that_another_journals_daemon_has_put_are_told_of(tmp_path: 
             assert second.work.steps.preceded == 1
             replayed = await second.work.journal.replay(1, Step.INGEST)
             assert replayed is not None
-            await second.work.pipeline.take_up(replayed, anew=True)
+            await second.work.pipeline.enqueue(replayed, force=True)
             await second.reaches(metafile, MontageState.COMPLETE)
             assert len(told(second)) == 1  # what it put itself is its own
             await second.stop()

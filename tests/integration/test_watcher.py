@@ -20,7 +20,7 @@ from watchdog.utils import BaseThread
 from daemon.montages.sighting import FoundBy
 from daemon.watching.event_hints import HintBox, open_hints
 from daemon.watching.mounts import Mount, read_mounts
-from daemon.watching.root import Lookout
+from daemon.watching.root import RootScanner
 from daemon.watching.watcher import RootStatus, Timing, Watcher, WatchMode, WatchRoot, lock_root
 from handlers.errors import SettingsFault, StorageFault
 
@@ -602,7 +602,7 @@ async def test_a_root_that_loses_all_its_metafiles_is_paused_until_one_is_back(t
 
 
 def test_what_only_an_event_has_told_of_is_missed_too_when_the_next_pass_finds_the_root_empty(tmp_path):
-    lookout = Lookout(
+    lookout = RootScanner(
         root_at(tmp_path),
         HintBox(lambda: None),
         known_metafiles=0,

@@ -12,8 +12,8 @@ from daemon.pipeline.circuit_breaker import (
     Phase,
     answered,
     begun,
+    cancelled,
     failed,
-    left_off,
     opening_delay_s,
     silent,
     worked,
@@ -96,8 +96,8 @@ def test_a_trial_that_fails_in_an_outage_of_all_work_is_no_proof_of_anything():
 
 def test_a_trial_that_says_nothing_of_the_service_lets_another_be_tried():
     circuit = begun(answered(away(Circuit()), 100.0), 7)
-    assert left_off(circuit, 8) == circuit
-    assert left_off(circuit, 7).may_pass
+    assert cancelled(circuit, 8) == circuit
+    assert cancelled(circuit, 7).may_pass
 
 
 def test_without_any_work_signs_of_life_are_enough_after_a_while():
@@ -133,7 +133,7 @@ def test_whatever_happens_half_open_lets_one_through_and_open_none_and_it_never_
             case "away" | "broken":
                 circuit = failed(circuit, work, now, chance, is_away=step == "away")
             case "leave":
-                circuit = left_off(circuit, work)
+                circuit = cancelled(circuit, work)
             case "answer":
                 circuit = answered(circuit, now)
             case "silence":

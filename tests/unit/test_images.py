@@ -899,7 +899,7 @@ class TestDisksThatFail:
         assert report.fault.kind == "SettingsFault"
         assert not leftovers(output_dir)
 
-    @pytest.mark.parametrize(("function", "where"), [("mean", "bench_for"), ("max", "reduce_levels")])
+    @pytest.mark.parametrize(("function", "where"), [("mean", "buffers_for"), ("max", "reduce_levels")])
     def test_memory_that_runs_out_is_reported(
         self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch, function: str, where: str
     ) -> None:

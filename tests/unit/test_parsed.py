@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.pipeline.metafile_cache import ParsedMetafiles
+from daemon.pipeline.metafile_cache import MetafileCache
 from daemon.simulator.microscope import plan_section, write_section
 from handlers.acquisition.metafile import parse_metafile
 from handlers.errors import MetafilePartial
@@ -25,7 +25,7 @@ def digest_of(content: bytes) -> str:
 
 
 async def test_the_same_content_is_parsed_once(contents) -> None:
-    metafiles = ParsedMetafiles()
+    metafiles = MetafileCache()
     for content in contents:
         first = await metafiles.parse(content, digest_of(content), "metafile")
         assert first == parse_metafile(content, "metafile")
@@ -33,7 +33,7 @@ async def test_the_same_content_is_parsed_once(contents) -> None:
 
 
 async def test_those_asked_for_last_are_kept_up_to_a_length(contents) -> None:
-    metafiles = ParsedMetafiles(most_bytes=2 * len(contents[0]))
+    metafiles = MetafileCache(most_bytes=2 * len(contents[0]))
     one, two, three = [(content, digest_of(content), "metafile") for content in contents]
     first, second = await metafiles.parse(*one), await metafiles.parse(*two)
     assert await metafiles.parse(*one) is first
@@ -43,7 +43,7 @@ async def test_those_asked_for_last_are_kept_up_to_a_length(contents) -> None:
 
 
 async def test_one_longer_than_is_kept_is_parsed_each_time_and_ousts_no_other(contents) -> None:
-    metafiles = ParsedMetafiles(most_bytes=len(contents[0]))
+    metafiles = MetafileCache(most_bytes=len(contents[0]))
     kept, longer = (contents[0], digest_of(contents[0]), "kept"), contents[1] + b" "
     first = await metafiles.parse(*kept)
     found = [await metafiles.parse(longer, digest_of(longer), "longer") for _ in range(2)]
@@ -53,7 +53,7 @@ async def test_one_longer_than_is_kept_is_parsed_each_time_and_ousts_no_other(co
 
 
 async def test_a_metafile_that_is_cut_off_is_named_each_time(contents) -> None:
-    metafiles, part = ParsedMetafiles(), contents[0][:-20]
+    metafiles, part = MetafileCache(), contents[0][:-20]
     for subject in ("first.json", "second.json"):
         with pytest.raises(MetafilePartial) as caught:
             await metafiles.parse(part, digest_of(part), subject)

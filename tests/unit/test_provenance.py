@@ -231,7 +231,7 @@ def spoiled(path: Path) -> None:
 
 READERS = [
     "handlers.mipmaps.make.read_header",
-    "handlers.mipmaps.buffers.Workbench.fill_from_file",
+    "handlers.mipmaps.buffers.LevelBuffers.fill_from_file",
     "handlers.mipmaps.make.read_hashed",
 ]
 
@@ -243,7 +243,7 @@ def test_an_image_that_changes_while_it_is_read_makes_no_level_and_is_worth_wait
     level0: Path, monkeypatch: pytest.MonkeyPatch, reader: str, before: bool, change: Callable[[Path], object]
 ) -> None:
     module, _, name = reader.rpartition(".")
-    owner: Any = images.Workbench if module.endswith("Workbench") else images
+    owner: Any = images.LevelBuffers if module.endswith("LevelBuffers") else images
     read = getattr(owner, name)
 
     def changing(*arguments: Any, **named: Any) -> Any:
@@ -266,13 +266,13 @@ def test_an_image_that_changes_while_it_is_read_makes_no_level_and_is_worth_wait
 
 def test_an_image_that_vanishes_while_it_is_read_is_missing(level0: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (level0.parent / "neighbour").touch()
-    fill = images.Workbench.fill_from_file
+    fill = images.LevelBuffers.fill_from_file
 
     def vanishing(*arguments: Any) -> Any:
         level0.unlink()
         return fill(*arguments)
 
-    monkeypatch.setattr(images.Workbench, "fill_from_file", vanishing)
+    monkeypatch.setattr(images.LevelBuffers, "fill_from_file", vanishing)
     report = make_mipmaps(job_of(level0))
     assert report.fault is not None
     assert report.fault.kind == "ImagesMissing"

@@ -27,7 +27,7 @@ from handlers.images.pixels import Grey
 from handlers.images.tiff_header import Run
 from handlers.mipmaps import buffers as workbench
 from handlers.mipmaps import make as images
-from handlers.mipmaps.buffers import Kind, Workbench, bench_for
+from handlers.mipmaps.buffers import Kind, LevelBuffers, buffers_for
 from handlers.mipmaps.make import MipmapJob, make_mipmaps, verify_level
 from handlers.mipmaps.reduce import reduce_levels
 from tests.unit.test_images import grey_tags, leftovers, save, tiff
@@ -129,7 +129,7 @@ class TestLevel0InPlace:
         if runs is not None:
             assert list(info.runs) == runs
         height, width = pixels.shape
-        bench = Workbench(Kind(width, height, pixels.itemsize * 8, (1, 2), None))
+        bench = LevelBuffers(Kind(width, height, pixels.itemsize * 8, (1, 2), None))
         with file.open("rb") as content:
             digest = DigestAlong(content.fileno())
             assert bench.fill_from_file(content.fileno(), info.runs, digest.take) == bench.fill(pixels)
@@ -232,13 +232,13 @@ class TestLevel0InPlace:
     ) -> None:
         pixels = noise(np.uint8, 600, 600)
         file = save(tmp_path / "a.tif", pixels)
-        fill = Workbench.fill_from_file
+        fill = LevelBuffers.fill_from_file
 
-        def cut(bench: Workbench, *arguments: Any) -> list[int]:
+        def cut(bench: LevelBuffers, *arguments: Any) -> list[int]:
             os.truncate(file, 200_000)
             return fill(bench, *arguments)
 
-        monkeypatch.setattr(Workbench, "fill_from_file", cut)
+        monkeypatch.setattr(LevelBuffers, "fill_from_file", cut)
         report = make_mipmaps(job_of(file, tmp_path / "m", pixels))
         assert report.fault is not None
         assert report.fault.kind == "ImageChanging"
@@ -265,14 +265,14 @@ class TestMemoryUsedAgain:
 
     def test_the_same_bench_comes_back_unless_somebody_works_at_it(self) -> None:
         kind = Kind(64, 64, 8, (1, 2), None)
-        with bench_for(kind) as first, bench_for(kind) as second:
+        with buffers_for(kind) as first, buffers_for(kind) as second:
             assert first is not second
-        with bench_for(kind) as third:
+        with buffers_for(kind) as third:
             assert third in (first, second)
 
     def test_no_more_benches_are_kept_than_are_of_use(self) -> None:
         for width in range(10, 20):
-            with bench_for(Kind(width, 64, 8, (1,), None)):
+            with buffers_for(Kind(width, 64, 8, (1,), None)):
                 pass
         assert len(workbench._idle) == workbench.KEPT
 

@@ -15,7 +15,6 @@ from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.montages.states import UNFINISHED, MontageState
 from daemon.pipeline.replay.selection import Candidate, OnDisk, Place, Selection, is_glob, is_selected, parse_since
-from daemon.system.text import shown
 from daemon.watching.mounts import is_within
 from daemon.watching.scan import NameRule, Tree
 from handlers.acquisition.arrival import read_metafile
@@ -23,6 +22,7 @@ from handlers.acquisition.metafile import parse_metafile
 from handlers.acquisition.z import z_for
 from handlers.errors import Fault, SettingsFault, StorageFault
 from handlers.identity import FileIdentity
+from handlers.text import printable
 
 MANY = 10**9
 AT_ONCE = 8
@@ -128,7 +128,7 @@ class Lookup:
             stems = [(root, stem) for root in roots if (stem := root.stem(place)) is not None]
             if not stems:
                 watched = ", ".join(f"{root.watch.name} ({root.directory})" for root in roots)
-                raise NotSelectable("PATH", f"{shown(text)} lies in no watched directory", f"watched: {watched}")
+                raise NotSelectable("PATH", f"{printable(text)} lies in no watched directory", f"watched: {watched}")
             for root, stem in stems:
                 covered = await self._covered(root, stem, place)
                 met += len(covered)
@@ -202,10 +202,11 @@ def _place(text: str) -> Place:
 
 def _require_sense(text: str, real: str, watch: WatchSettings) -> None:
     if not os.path.lexists(real):
-        raise NotSelectable("PATH", f"{shown(text)} is not there, and the journal knows nothing there")
+        raise NotSelectable("PATH", f"{printable(text)} is not there, and the journal knows nothing there")
     if not Path(real).is_dir():
         raise NotSelectable(
-            "PATH", f"{shown(text)} is no metafile of the watch {watch.name}: its name does not match {watch.pattern}"
+            "PATH",
+            f"{printable(text)} is no metafile of the watch {watch.name}: its name does not match {watch.pattern}",
         )
 
 
@@ -217,7 +218,7 @@ def _metafiles(root: Root, stem: str) -> list[str]:
     tree = Tree(root.directory, NameRule(root.watch.pattern))
     found = tree.look_at((), (stem,))
     for directory, why in tree.failures.items():
-        raise StorageFault(shown(directory), f"cannot be looked at: {why}", "mount it, or let temwatch read it")
+        raise StorageFault(printable(directory), f"cannot be looked at: {why}", "mount it, or let temwatch read it")
     return [each.path for each in found]
 
 

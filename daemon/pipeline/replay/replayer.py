@@ -51,16 +51,16 @@ class Replayer:
         if planned.action is Action.TAKE_IN:
             montage_id = await self._journal.take_in(_sighting(candidate))
             planned = replace(planned, montage_id=montage_id)
-            await self._take_up(await self._journal.montage(montage_id))
+            await self._enqueue(await self._journal.montage(montage_id))
         elif planned.montage_id is not None:
             replayed = planned.action is Action.REPLAY and await self._journal.replay(planned.montage_id, step)
-            await self._take_up(replayed or await self._journal.montage(planned.montage_id), anew=bool(replayed))
+            await self._enqueue(replayed or await self._journal.montage(planned.montage_id), force=bool(replayed))
         log.info("montage.replayed", montage=planned.montage_id, metafile=str(planned.metafile), note=planned.note)
         return planned
 
-    async def _take_up(self, montage: Montage | None, *, anew: bool = False) -> None:
+    async def _enqueue(self, montage: Montage | None, *, force: bool = False) -> None:
         if montage is not None:
-            await self._pipeline.take_up(montage, anew=anew)
+            await self._pipeline.enqueue(montage, force=force)
 
 
 def plan_within(candidate: Candidate, step: Step, settings: Settings) -> Plan:

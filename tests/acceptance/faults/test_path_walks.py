@@ -149,7 +149,7 @@ class PathWalk(RuleBasedStateMachine):
     async def _replay(self, montage: Montage, step: Step) -> None:
         replayed = await self.world.journal.replay(montage.id, step)
         if replayed is not None:
-            await self.world.pipeline.take_up(replayed, anew=True)
+            await self.world.pipeline.enqueue(replayed, force=True)
 
     # --- what the daemon does
 
@@ -168,7 +168,7 @@ class PathWalk(RuleBasedStateMachine):
 
     @rule()
     def look_again(self) -> None:
-        self._do(self.world.second_look.look())
+        self._do(self.world.recheck.look())
 
     @rule()
     def close(self) -> None:

@@ -83,11 +83,11 @@ def replace_and_wait(rig: Rig, metafiles: list[Path], timeout_s: float = 600) ->
     for metafile in metafiles:
         drop_last_tile(metafile)
 
-    def taken_up() -> bool:
+    def enqueued() -> bool:
         rows = present_rows(rig)
         return all(path in rows and rows[path]["id"] != before[path] for path in metafiles)
 
-    wait_for(taken_up, timeout_s, "the replaced metafiles")
+    wait_for(enqueued, timeout_s, "the replaced metafiles")
     wait_until_ended(rig, metafiles, timeout_s)
 
 
