@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from handlers.errors import Fault, RenderFault
-from handlers.mipmaps.jobs import mask_job, tile_job
 from handlers.mipmaps.make import MipmapJob, MipmapReport
 from handlers.mipmaps.plan import MipmapPlan, level0_of
+from handlers.mipmaps.tile_jobs import mask_job, tile_job
 from handlers.render.client import RenderClient, StackId
 from handlers.render.failures import Failure
 from handlers.render.names import ZRange

@@ -49,7 +49,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "handlers/render/tiles.py": ("resolvedtiles", "apply", "ingest", "render_names"),
     "daemon/commands/verify.py": ("verify",),
     "handlers/verify.py": ("verify",),
-    "handlers/images/atomic_write.py": ("images", "making_all"),
+    "handlers/mipmaps/atomic_write.py": ("images", "making_all"),
     "handlers/regular_file.py": ("regularfile", "arrival"),
     "handlers/identity.py": ("contentdigest", "provenance", "settle_images", "secondlook"),
     "handlers/uris.py": ("doctests", "uris", "images"),

@@ -39,9 +39,9 @@ from handlers.errors import (
 from handlers.generate_mipmaps import make_all
 from handlers.generate_tilespecs import ingest_tiles
 from handlers.identity import FileIdentity
-from handlers.mipmaps.jobs import mask_job, tile_job
 from handlers.mipmaps.make import MipmapJob, MipmapReport
 from handlers.mipmaps.plan import Level0, LevelUris, MipmapPlan, absent_levels, level_uris
+from handlers.mipmaps.tile_jobs import mask_job, tile_job
 from handlers.render.client import PathBuilder, RenderClient, StackId
 from handlers.text import abbreviate
 from handlers.workers.pool import WorkerPool

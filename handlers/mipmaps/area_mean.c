@@ -29,7 +29,7 @@ typedef uint64_t __attribute__((aligned(1), may_alias)) pair_of_32;
 
 enum method { SHIFT, MULTIPLY, MULTIPLY_WIDE, DIVIDE };
 
-/* The order of the fields is that of areakernel.py. */
+/* The order of the fields is that of `_Level` in kernel.py. */
 typedef struct {
     int64_t width, height;
     int64_t rows;       /* done so far */
@@ -312,7 +312,7 @@ void temwatch_add_rows(level_t *level, int64_t levels, const void *rows, int64_t
         add_row(level, levels, row, row + row_bytes, pixel_bytes);
 }
 
-/* Whole rows, one behind the other in a file; `Run` of imageheader.py. */
+/* Whole rows, one behind the other in a file; `Run` of tiff_header.py. */
 typedef struct {
     int64_t offset, rows;
 } run_t;

@@ -18,7 +18,6 @@ import numpy as np
 from handlers import errors
 from handlers.errors import Fault, ImageChanging, ImageFault, SettingsFault, StorageFault, WorkerFault
 from handlers.identity import FileIdentity
-from handlers.images.atomic_write import put_in_place, sync_directories
 from handlers.images.decode import read_hashed, read_image, require_size, told, verify_level
 from handlers.images.digest import DigestAlong, FileContent, content_of, settled_identity
 from handlers.images.encode import PLAIN_TIFF, Encoding, Page, describe
@@ -28,6 +27,7 @@ from handlers.images.provenance import are_its_pixels, made_how, provenance, pro
 from handlers.images.reduction import MEAN, Reduction, level_size
 from handlers.images.tiff_header import Run
 from handlers.mipmaps.area_mean import unbiased
+from handlers.mipmaps.atomic_write import put_in_place, sync_directories
 from handlers.mipmaps.buffers import Kind, LevelBuffers, buffers_for
 from handlers.mipmaps.reduce import reduce_levels
 

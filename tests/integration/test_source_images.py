@@ -30,9 +30,9 @@ from handlers.errors import (
 from handlers.images import source as sourceimages
 from handlers.images.encode import PLAIN_TIFF
 from handlers.images.reduction import MEAN, Reduction
-from handlers.mipmaps.jobs import mask_job, tile_job
 from handlers.mipmaps.make import MipmapJob, MipmapReport, make_mipmaps, verify_level
 from handlers.mipmaps.plan import MipmapPlan, level0_of
+from handlers.mipmaps.tile_jobs import mask_job, tile_job
 from handlers.render.names import checked_base_url
 from tests.integration.standin_control import RAW, Standin, client_of, standin, tile_spec
 

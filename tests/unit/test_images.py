@@ -31,15 +31,15 @@ from handlers.errors import (
     Waiting,
     WorkerFault,
 )
-from handlers.images import atomic_write as levelfiles
 from handlers.images import decode as decoding
 from handlers.images.encode import Encoding
 from handlers.images.pillow_pixels import ROWS_AT_ONCE
 from handlers.images.reduction import MASK, METHODS, Reduction
+from handlers.mipmaps import atomic_write
 from handlers.mipmaps import make as images
-from handlers.mipmaps.jobs import mask_job, tile_job
 from handlers.mipmaps.make import FaultReport, MipmapJob, MipmapReport, inspect_image, make_mipmaps, verify_level
 from handlers.mipmaps.plan import Level0, MipmapPlan, absent_levels, level_uris
+from handlers.mipmaps.tile_jobs import mask_job, tile_job
 from handlers.uris import uri_to_path
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -878,9 +878,9 @@ class TestDisksThatFail:
     def test_a_disk_that_returns_other_pixels_is_found_out_before_anybody_sees_them(
         self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        write = levelfiles._write_durably
+        write = atomic_write._write_durably
         monkeypatch.setattr(
-            levelfiles, "_write_durably", lambda path, content: write(path, content[:-1] + bytes([content[-1] ^ 1]))
+            atomic_write, "_write_durably", lambda path, content: write(path, content[:-1] + bytes([content[-1] ^ 1]))
         )
         fault = fault_of(job_for(level0, output_dir))
         assert isinstance(fault, StorageFault)
@@ -889,8 +889,8 @@ class TestDisksThatFail:
     def test_a_write_that_is_cut_short_without_a_word_is_found_out(
         self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        write = levelfiles._write_durably
-        monkeypatch.setattr(levelfiles, "_write_durably", lambda path, content: write(path, content[:-5]))
+        write = atomic_write._write_durably
+        monkeypatch.setattr(atomic_write, "_write_durably", lambda path, content: write(path, content[:-5]))
         assert "reads back differently" in str(fault_of(job_for(level0, output_dir)))
 
     def test_too_long_a_name_is_no_reason_to_wait(self, tmp_path: Path, output_dir: Path) -> None:
@@ -914,7 +914,7 @@ class TestDisksThatFail:
 class TestLeftovers:
     @pytest.fixture(autouse=True)
     def _process_that_has_swept_nothing(self) -> None:
-        levelfiles._sweep.cache_clear()
+        atomic_write._sweep.cache_clear()
 
     def dead_pid(self) -> int:
         process = subprocess.Popen(["true"])
@@ -925,7 +925,7 @@ class TestLeftovers:
         job = job_for(level0, output_dir, levels=1)
         directory = job.outputs[0][1].parent
         directory.mkdir(parents=True)
-        old = directory / f".other.tif.tif.{levelfiles._machine()}-{self.dead_pid()}-123-0.tmp"
+        old = directory / f".other.tif.tif.{atomic_write._machine()}-{self.dead_pid()}-123-0.tmp"
         old.write_bytes(b"half a lev")
         assert make_mipmaps(job).fault is None
         assert [path.name for path in directory.iterdir()] == ["image.tif.tif"]
@@ -935,7 +935,7 @@ class TestLeftovers:
         directory = job.outputs[0][1].parent
         directory.mkdir(parents=True)
         with subprocess.Popen(["sleep", "60"]) as worker:
-            old = directory / f".other.tif.tif.{levelfiles._maker(worker.pid)}-0.tmp"
+            old = directory / f".other.tif.tif.{atomic_write._maker(worker.pid)}-0.tmp"
             old.write_bytes(b"half a lev")
             worker.kill()
             stat_file = Path(f"/proc/{worker.pid}/stat")
@@ -949,7 +949,7 @@ class TestLeftovers:
         directory = job.outputs[0][1].parent
         directory.mkdir(parents=True)
         names = {
-            f".a.tif.tif.{levelfiles._maker(os.getppid())}-0.tmp",  # a process at work
+            f".a.tif.tif.{atomic_write._maker(os.getppid())}-0.tmp",  # a process at work
             ".b.tif.tif.00000000-1-1-0.tmp",  # of another machine
             ".hidden",
             "note.tmp",
@@ -974,7 +974,7 @@ class TestLeftovers:
         job = job_for(level0, output_dir, levels=1)
         directory = job.outputs[0][1].parent
         directory.mkdir(parents=True)
-        old = directory / f".b.tif.tif.{levelfiles._machine()}-{os.getppid()}-1-0.tmp"
+        old = directory / f".b.tif.tif.{atomic_write._machine()}-{os.getppid()}-1-0.tmp"
         old.write_bytes(b"")
         make_mipmaps(job)
         assert not old.exists()

@@ -14,7 +14,7 @@ from PIL import Image
 from handlers.errors import SettingsFault
 from handlers.images.pixels import FULL_RANGE, rounded, smallest_type
 from handlers.images.reduction import MASK, MEAN, METHODS, Reduction, level_size
-from handlers.mipmaps import block_functions as blockfunctions
+from handlers.mipmaps import block_functions
 from handlers.mipmaps.reduce import REDUCERS, reduce_levels
 from handlers.mipmaps.resize import FILTERS
 
@@ -319,7 +319,7 @@ class TestOtherFunctions:
     ) -> None:
         image = np.random.default_rng(1).integers(0, 9, (133, 87), depth)
         whole = dict(reduce_levels(image, ALL_LEVELS, Reduction(function=function)))
-        monkeypatch.setattr(blockfunctions, "BAND", 600)
+        monkeypatch.setattr(block_functions, "BAND", 600)
         for level, pixels in reduce_levels(image, ALL_LEVELS, Reduction(function=function)):
             np.testing.assert_array_equal(pixels, whole[level])
 

@@ -15,7 +15,7 @@ from handlers.identity import FileIdentity
 from handlers.images.encode import Encoding
 from handlers.images.provenance import are_its_pixels, level0_digest, made_how, provenance, provenance_in, with_pixels
 from handlers.images.reduction import MASK, METHODS, Reduction
-from handlers.mipmaps import kernel as areakernel
+from handlers.mipmaps import kernel
 from handlers.mipmaps import make as images
 from handlers.mipmaps.make import MipmapJob, make_mipmaps
 
@@ -181,7 +181,7 @@ def test_the_report_names_the_image_as_it_was_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], object], function: str, compiled: bool
 ) -> None:
     if not compiled:
-        monkeypatch.setattr(areakernel.CompiledMeans, "can_do", lambda _: False)
+        monkeypatch.setattr(kernel.CompiledMeans, "can_do", lambda _: False)
         monkeypatch.setattr("handlers.mipmaps.buffers._idle", [])
     level0 = tmp_path / "a.tif"
     write(level0)

@@ -10,9 +10,9 @@ from PIL import Image
 
 from handlers import verify
 from handlers.images.digest import FileContent
-from handlers.mipmaps.jobs import mask_job, tile_job
 from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.plan import Level0, MipmapPlan
+from handlers.mipmaps.tile_jobs import mask_job, tile_job
 from handlers.verify import Kind, check_files, check_mask_files
 
 WIDTH, HEIGHT = 64, 48

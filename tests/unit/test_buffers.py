@@ -19,13 +19,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from handlers.errors import ImageFault
-from handlers.images import atomic_write as levelfiles
 from handlers.images.digest import DigestAlong
 from handlers.images.encode import Encoding
 from handlers.images.header import ImageInfo, inspect_image, opened, read_header
 from handlers.images.pixels import Grey
 from handlers.images.tiff_header import Run
-from handlers.mipmaps import buffers as workbench
+from handlers.mipmaps import atomic_write, buffers
 from handlers.mipmaps import make as images
 from handlers.mipmaps.buffers import Kind, LevelBuffers, buffers_for
 from handlers.mipmaps.make import MipmapJob, make_mipmaps, verify_level
@@ -95,14 +94,14 @@ class TestPlainFiles:
     def test_any_bit_that_reads_back_differently_is_found_out(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
     ) -> None:
-        write = levelfiles._write_durably
+        write = atomic_write._write_durably
 
         def flipped(path: Path, content: bytes) -> None:
             changed = bytearray(content)
             changed[place] ^= 1
             write(path, changed)
 
-        monkeypatch.setattr(levelfiles, "_write_durably", flipped)
+        monkeypatch.setattr(atomic_write, "_write_durably", flipped)
         pixels = noise(np.uint8, 64, 64)
         report = make_mipmaps(job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels))
         assert report.fault is not None
@@ -110,8 +109,8 @@ class TestPlainFiles:
         assert [path for path in (tmp_path / "m").rglob("*") if path.is_file()] == []
 
     def test_bytes_too_many_are_found_out(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        write = levelfiles._write_durably
-        monkeypatch.setattr(levelfiles, "_write_durably", lambda path, content: write(path, content + b"\0"))
+        write = atomic_write._write_durably
+        monkeypatch.setattr(atomic_write, "_write_durably", lambda path, content: write(path, content + b"\0"))
         pixels = noise(np.uint8, 64, 64)
         report = make_mipmaps(job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels))
         assert report.fault is not None
@@ -274,7 +273,7 @@ class TestMemoryUsedAgain:
         for width in range(10, 20):
             with buffers_for(Kind(width, 64, 8, (1,), None)):
                 pass
-        assert len(workbench._idle) == workbench.KEPT
+        assert len(buffers._idle) == buffers.KEPT
 
     def test_threads_do_not_meet_in_one_bench(self, tmp_path: Path) -> None:
         tiles = [noise(np.uint8, 512, 512, seed) for seed in range(4)]

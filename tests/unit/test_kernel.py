@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 import hatch_build
 from handlers.images.pixels import FULL_RANGE, Grey, IntensityRange, Rounding
-from handlers.mipmaps import kernel as areakernel
+from handlers.mipmaps import kernel
 from handlers.mipmaps.area_mean import MeansByNumpy, mean_levels, means
 from handlers.mipmaps.kernel import DIVIDE, MULTIPLY, MULTIPLY_WIDE, CompiledMeans, division
 
-pytestmark = pytest.mark.skipif(areakernel.compiled_code() is None, reason="the kernel was not built: no C compiler")
+pytestmark = pytest.mark.skipif(kernel.compiled_code() is None, reason="the kernel was not built: no C compiler")
 
 KINDS: list[tuple[Any, IntensityRange | None]] = [
     (np.uint8, None),
@@ -63,7 +63,7 @@ def test_the_brightest_image_does_not_overflow_at_any_level(
     depth: Any, to_8bit: IntensityRange | None, share: float
 ) -> None:
     image = np.full((512, 768), int(np.iinfo(depth).max * share), depth)
-    require_same(image, areakernel.HIGHEST_LEVEL, to_8bit)
+    require_same(image, kernel.HIGHEST_LEVEL, to_8bit)
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +80,10 @@ def portable_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def portable(portable_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(areakernel, "LIBRARY", portable_library)
-    areakernel.compiled_code.cache_clear()
+    monkeypatch.setattr(kernel, "LIBRARY", portable_library)
+    kernel.compiled_code.cache_clear()
     yield
-    areakernel.compiled_code.cache_clear()
+    kernel.compiled_code.cache_clear()
 
 
 @pytest.mark.usefixtures("portable")
@@ -91,7 +91,7 @@ def portable(portable_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 def test_other_processors_make_the_same_pixels(depth: Any, to_8bit: IntensityRange | None) -> None:
     image = np.random.default_rng(5).integers(0, np.iinfo(depth).max, (259, 1030), depth, endpoint=True)
     require_same(image, 6, to_8bit)
-    require_same(np.full((256, 512), np.iinfo(depth).max, depth), areakernel.HIGHEST_LEVEL, to_8bit)
+    require_same(np.full((256, 512), np.iinfo(depth).max, depth), kernel.HIGHEST_LEVEL, to_8bit)
 
 
 @given(st.data())
@@ -153,13 +153,13 @@ def test_sums_beyond_32_bits_are_left_to_numpy(level: int, kind: type) -> None:
 
 
 def test_a_machine_without_the_library_uses_numpy(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    areakernel.compiled_code.cache_clear()
+    kernel.compiled_code.cache_clear()
     try:
-        monkeypatch.setattr(areakernel, "LIBRARY", tmp_path / "none.so")
+        monkeypatch.setattr(kernel, "LIBRARY", tmp_path / "none.so")
         outputs: dict[int, Grey] = {1: np.zeros((1, 1), np.uint8)}
         assert isinstance(means(2, 2, 8, outputs, None), MeansByNumpy)
     finally:
-        areakernel.compiled_code.cache_clear()
+        kernel.compiled_code.cache_clear()
 
 
 class TestDivision:
