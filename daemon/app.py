@@ -286,7 +286,7 @@ class Daemon:
             journal_fault=str(journal_fault) if journal_fault else None,
             oldest_unfinished_s=oldest_s,
             backlog_limit_s=self._settings.http.backlog_limit_s,
-            preceded=self._work.steps.preceded,
+            put_by_others=self._work.steps.put_by_others,
         )
 
     async def _report(self) -> None:

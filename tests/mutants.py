@@ -57,6 +57,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "daemon/pipeline/retry.py": ("doctests", "schedule", "circuit", "closing"),
     "daemon/pipeline/circuit_breaker.py": ("circuit",),
     "daemon/pipeline/schedule.py": ("schedule",),
+    "daemon/pipeline/stack_use.py": ("stack_use",),
     "daemon/web/routes.py": ("web",),
 }
 """What is mutated, and the names of the tests that are to notice."""

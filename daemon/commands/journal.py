@@ -20,7 +20,7 @@ from pathlib import Path
 from daemon.config.load import Settings, WatchSettings
 from daemon.journal.file import connect_read_only, journal_fault
 from daemon.journal.journal import Journal
-from daemon.montages.records import Look, Montage, Settled
+from daemon.montages.records import Inspection, Montage, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import MontageState
 from daemon.pipeline.replay.lookup import NotSelectable
@@ -254,7 +254,7 @@ class Rebuilder:
         assert montage_id is not None
         name = found.sighting.path.name
         if pattern := next((glob for glob in found.watch.ignore if fnmatchcase(name, glob)), None):
-            look = Look(montage_id, found.sighting.identity)
+            look = Inspection(montage_id, found.sighting.identity)
             await self._journal.ignore(look, f"its name matches ignore = {pattern}")
             self._tally.count(MontageState.IGNORED)
         else:

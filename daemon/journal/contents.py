@@ -21,7 +21,7 @@ from daemon.journal.rows import (
     need,
     record,
 )
-from daemon.montages.records import Awaited, Look, Montage, Overtaken, Settled, Settling
+from daemon.montages.records import AwaitedFile, Inspection, Montage, Settled, SettleResult, StaleInspection
 from daemon.montages.sighting import Sighting
 from daemon.montages.states import HAS_SETTLED, UNFINISHED, Event, MontageState, Step, advance, replay_start
 from handlers.errors import Evidence, Fault
@@ -114,15 +114,15 @@ def _set_identity(connection: Connection, montage_id: int, identity: FileIdentit
 # --- outcomes of a look
 
 
-def _looked_at(connection: Connection, look: Look) -> Montage:
-    """The montage, which from now on stands for what was read. Raises Overtaken if it was noticed anew since."""
+def _looked_at(connection: Connection, look: Inspection) -> Montage:
+    """The montage, which from now on stands for what was read. Raises StaleInspection if it was noticed anew since."""
     montage = find(connection, BY_ID, (look.montage_id,))
     if montage is None or montage.state is not MontageState.NOTICED:
-        raise Overtaken
+        raise StaleInspection
     if montage.identity.matches(look.read):
         return montage
     if montage.identity != look.noticed:
-        raise Overtaken
+        raise StaleInspection
     if look.read is not None:  # newer than the last sighting: no scan came in between
         _set_identity(connection, montage.id, look.read)
     return need(connection, montage.id)
@@ -158,15 +158,15 @@ def _become(connection: Connection, montage: Montage, same: Montage) -> None:
 
 def _see_again(
     connection: Connection, montage: Montage, same: Montage, others: Iterable[Montage], now: float
-) -> Settling:
+) -> SettleResult:
     """The content had settled before, and is what the path holds: all else that it held has ended."""
     _become(connection, montage, same)
     superseded = _supersede(connection, (other for other in others if other.id != same.id), same.id, now)
     record(connection, same.id, Event.SEEN_AGAIN, now, {})
-    return Settling(same.id, superseded, is_known=True)
+    return SettleResult(same.id, superseded, is_known=True)
 
 
-def recognise(connection: Connection, look: Look, now: float) -> Settling | None:
+def recognise(connection: Connection, look: Inspection, now: float) -> SettleResult | None:
     montage = _looked_at(connection, look)
     others = _others(connection, montage)
     same = _with_digest(others, look.digest)
@@ -177,12 +177,12 @@ def recognise(connection: Connection, look: Look, now: float) -> Settling | None
 
 def settle(
     connection: Connection,
-    look: Look,
+    look: Inspection,
     settled: Settled,
     moved: Mapping[Montage, str],
     apart: Collection[int],
     now: float,
-) -> Settling:
+) -> SettleResult:
     montage = _looked_at(connection, look)
     others = _others(connection, montage)
     same = _with_digest(others, settled.digest)
@@ -195,7 +195,7 @@ def settle(
         rival for rival in found if rival.montage.id not in gone and (rival.shared or rival.montage.id not in apart)
     )
     if unseen:
-        return Settling(montage.id, rivals=unseen)
+        return SettleResult(montage.id, rivals=unseen)
     kept = same.id if same else montage.id
     former = [other for other in others if other is not same]
     superseded = _supersede(connection, former, kept, now)
@@ -211,14 +211,14 @@ def settle(
             event, detail = Event.REPLAYED, {**detail, "reason": "the metafile holds this content again"}
     _store_settled(connection, kept, settled)
     record(connection, kept, event, now, detail)
-    return Settling(kept, superseded)
+    return SettleResult(kept, superseded)
 
 
 def _as_judged(connection: Connection, montage: Montage) -> Montage:
-    """The montage, if nothing happened to it since its path was looked at. Raises Overtaken if something did."""
+    """The montage, if nothing happened to it since its path was looked at. Raises StaleInspection if something did."""
     present = find(connection, BY_ID, (montage.id,))
     if present is None or (present.state, present.identity) != (montage.state, montage.identity):
-        raise Overtaken
+        raise StaleInspection
     return present
 
 
@@ -239,16 +239,16 @@ def _store_settled(connection: Connection, montage_id: int, settled: Settled) ->
     tilesets.store_tile_ids(connection, montage_id, settled.tile_ids)
 
 
-def _stand_for(connection: Connection, look: Look, now: float, *, is_gone: bool = False) -> Settling:
+def _stand_for(connection: Connection, look: Inspection, now: float, *, is_gone: bool = False) -> SettleResult:
     """Which row stands for a content that is not ingested: one that the path had, or the one that was looked at."""
     montage = _looked_at(connection, look)
     if look.digest is None:
         ended = [each for each in _others(connection, montage) if is_gone and each.state not in _NEED_NO_METAFILE]
-        return Settling(montage.id, _supersede(connection, ended, montage.id, now))
+        return SettleResult(montage.id, _supersede(connection, ended, montage.id, now))
     others = _others(connection, montage)
     same = _with_digest(others, look.digest)
     if same is not None and same.state in HAS_SETTLED:
-        raise Overtaken  # its way goes on: another look will recognise it
+        raise StaleInspection  # its way goes on: another look will recognise it
     kept = montage.id
     if same is not None:
         kept = same.id
@@ -256,10 +256,10 @@ def _stand_for(connection: Connection, look: Look, now: float, *, is_gone: bool 
         record(connection, kept, Event.RENOTICED, now, {})
     # What is COMPLETE stays, as its tiles do; what is on its way or FAILED can never come to its end.
     ended = [other for other in others if other is not same and other.state is not MontageState.COMPLETE]
-    return Settling(kept, _supersede(connection, ended, kept, now))
+    return SettleResult(kept, _supersede(connection, ended, kept, now))
 
 
-def refuse(connection: Connection, look: Look, fault: Fault, now: float) -> tuple[Settling, Montage]:
+def refuse(connection: Connection, look: Inspection, fault: Fault, now: float) -> tuple[SettleResult, Montage]:
     is_gone = fault.evidence is not None and fault.evidence.identity is None
     settling = _stand_for(connection, look, now, is_gone=is_gone)
     fail(connection, settling.kept, fault, now)
@@ -267,7 +267,9 @@ def refuse(connection: Connection, look: Look, fault: Fault, now: float) -> tupl
     return settling, need(connection, settling.kept)
 
 
-def ignore(connection: Connection, look: Look, reason: str, evidence: Evidence | None, now: float) -> Settling:
+def ignore(
+    connection: Connection, look: Inspection, reason: str, evidence: Evidence | None, now: float
+) -> SettleResult:
     settling = _stand_for(connection, look, now)
     record(connection, settling.kept, Event.IGNORED, now, {"reason": reason})
     connection.execute("UPDATE montages SET waiting_for = ? WHERE id = ?", (reason, settling.kept))
@@ -313,13 +315,13 @@ def _await(connection: Connection, montage_id: int, evidence: Evidence | None) -
     )
 
 
-def awaited(connection: Connection) -> list[Awaited]:
+def awaited(connection: Connection) -> list[AwaitedFile]:
     query = (
         "SELECT id, watch, metafile, awaited.file, or_gone, awaited.size, awaited.mtime_ns, awaited.ctime_ns,"
         " awaited.inode FROM awaited JOIN montages ON id = montage_id ORDER BY acquired, id"
     )
     return [
-        Awaited(
+        AwaitedFile(
             montage_id,
             watch,
             uri_to_path(metafile),
@@ -329,7 +331,7 @@ def awaited(connection: Connection) -> list[Awaited]:
     ]
 
 
-def withdraw(connection: Connection, refused: Awaited, now: float) -> bool:
+def withdraw(connection: Connection, refused: AwaitedFile, now: float) -> bool:
     montage = find(connection, BY_ID, (refused.montage_id,))
     other = find(connection, HELD_LAST, (path_to_uri(refused.evidence.path),))
     if montage is None or montage.state not in (MontageState.FAILED, MontageState.IGNORED) or other is None:
@@ -384,7 +386,7 @@ def alike(connection: Connection, montage: Montage) -> list[Montage]:
 def move(connection: Connection, montage: Montage, onto: Montage, now: float) -> bool:
     try:
         _as_judged(connection, montage)
-    except Overtaken:
+    except StaleInspection:
         return False
     because = f"moved to {onto.metafile}"
     record(connection, montage.id, Event.SUPERSEDED, now, {"by": onto.id, "because": because})

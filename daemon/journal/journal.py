@@ -30,7 +30,7 @@ from daemon.journal.file import (
     journal_fault,
     transaction,
 )
-from daemon.montages.records import Awaited, Look, Montage, Outcome, Settled, Settling
+from daemon.montages.records import AwaitedFile, Inspection, Montage, Outcome, Settled, SettleResult
 from daemon.montages.sighting import Sighting
 from daemon.montages.states import Event, MontageState, Step
 from daemon.system.threads import DaemonThreads
@@ -289,21 +289,26 @@ class Journal:
             lambda connection: contents.enter(connection, sighting, settled, state, evidence, self._clock())
         )
 
-    async def recognise(self, look: Look) -> Settling | None:
+    async def recognise(self, look: Inspection) -> SettleResult | None:
         """The montage that already stands for the content that was read, and needs nothing; None if there is none.
 
         The montage that was looked at is then dropped: it never was another one.
 
         Raises
         ------
-        Overtaken
+        StaleInspection
             As `settle`, `refuse` and `ignore` do, if the metafile was noticed anew since the look began.
         """
         return await self.run(lambda connection: contents.recognise(connection, look, self._clock()))
 
     async def settle(
-        self, look: Look, settled: Settled, *, moved: Mapping[Montage, str] | None = None, apart: Collection[int] = ()
-    ) -> Settling:
+        self,
+        look: Inspection,
+        settled: Settled,
+        *,
+        moved: Mapping[Montage, str] | None = None,
+        apart: Collection[int] = (),
+    ) -> SettleResult:
         """Records that a metafile has settled, unless rivals have to be looked at first.
 
         Parameters
@@ -326,7 +331,7 @@ class Journal:
 
         return await self.run(work)
 
-    async def ignore(self, look: Look, reason: str, evidence: Evidence | None = None) -> Settling:
+    async def ignore(self, look: Inspection, reason: str, evidence: Evidence | None = None) -> SettleResult:
         """Records that what a metafile holds is not ingested, and why.
 
         Parameters
@@ -335,7 +340,7 @@ class Journal:
         """
         return await self.run(lambda connection: contents.ignore(connection, look, reason, evidence, self._clock()))
 
-    async def refuse(self, look: Look, fault: Fault) -> Settling:
+    async def refuse(self, look: Inspection, fault: Fault) -> SettleResult:
         """Records that a metafile cannot be ingested as it is: its montage FAILED before it settled.
 
         Other contents of the path that are not COMPLETE are superseded where the content was read.
@@ -357,11 +362,11 @@ class Journal:
         """Records what a montage is waiting for, one sentence, and the sha256 of its content where it was read."""
         await self.run(lambda connection: contents.wait(connection, montage_id, reason, digest))
 
-    async def awaited(self) -> list[Awaited]:
+    async def awaited(self) -> list[AwaitedFile]:
         """Every montage that FAILED, or is IGNORED, because of a file, with that file."""
         return await self.ask(contents.awaited)
 
-    async def withdraw(self, refused: Awaited) -> bool:
+    async def withdraw(self, refused: AwaitedFile) -> bool:
         """Whether a montage that was not ingested because of another metafile is superseded: its own was taken away."""
         return await self.run(lambda connection: contents.withdraw(connection, refused, self._clock()))
 

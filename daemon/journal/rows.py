@@ -100,7 +100,7 @@ def insert_event(
 def record(connection: Connection, montage_id: int, event: Event, now: float, detail: Mapping[str, object]) -> Montage:
     before = need(connection, montage_id)
     onto = MontageState(str(detail.get("onto", MontageState.SETTLED)))
-    state = advance(before.state, event, failed_in=before.failed_in, onto=onto)
+    state = advance(before.state, event, failed_in=before.failed_in, target=onto)
     if event is Event.RETRIED:
         detail = {**detail, "failed_in": before.failed_in}
     insert_event(connection, montage_id, event, state, now, detail)

@@ -1,1 +1,1 @@
-"""What a montage is: its states and events, its record, the sighting that begins it."""
+"""Values of a montage: its states and events, its journal record, its JSON form, the sighting that begins it."""

@@ -1,4 +1,4 @@
-"""Montages as JSON: what the web, `temwatch status` and `temwatch replay` show."""
+"""JSON form of montages, for the web, `temwatch status` and `temwatch replay`."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,16 +11,17 @@ from daemon.montages.states import UNFINISHED, MontageState
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
-def montage_json(montage: Montage, away: Mapping[str, str] = _NONE) -> dict[str, Any]:
-    """A montage as the web and `temwatch status --json` show it; times in ISO 8601, UTC.
+def montage_json(montage: Montage, inaccessible: Mapping[str, str] = _NONE) -> dict[str, Any]:
+    """Return a montage as the web and `temwatch status --json` show it; times in ISO 8601, UTC.
 
     Parameters
     ----------
-    away : why a watch's directory cannot be accessed now: whatever its montages waited for before, they wait for that.
+    inaccessible : watch name -> why its directory cannot be accessed now. Montages that need the directory wait for it,
+        whatever they waited for before.
     """
     fault = montage.fault
     needs_directory = montage.state in UNFINISHED and montage.state is not MontageState.APPLIED
-    waiting_for = away.get(montage.watch) if needs_directory else None
+    waiting_for = inaccessible.get(montage.watch) if needs_directory else None
     return {
         "id": montage.id,
         "watch": montage.watch,
@@ -45,7 +46,7 @@ def montage_json(montage: Montage, away: Mapping[str, str] = _NONE) -> dict[str,
 
 
 def counts_json(counts: Mapping[tuple[str, MontageState], int]) -> dict[str, dict[str, int]]:
-    """Counts of montages as watch -> state -> number."""
+    """Return counts of montages as watch -> state -> number."""
     by_watch: dict[str, dict[str, int]] = {}
     for (watch, state), count in counts.items():
         by_watch.setdefault(watch, {})[str(state)] = count
@@ -53,5 +54,5 @@ def counts_json(counts: Mapping[tuple[str, MontageState], int]) -> dict[str, dic
 
 
 def iso_time(seconds: float | None) -> str | None:
-    """A UNIX time as ISO 8601, UTC, to the millisecond; None stays None."""
+    """Return a UNIX time as ISO 8601, UTC, with milliseconds; None stays None."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -1,4 +1,4 @@
-"""What the journal keeps, as values: montages, faults, outcomes of attempts. Pure."""
+"""Records of the journal as values: montages, faults, outcomes of attempts. Pure."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,16 +16,16 @@ class Outcome(StrEnum):
     DONE = "done"
     FAILED = "failed"
     WAITING = "waiting"
-    """What it needs is not there yet."""
+    """A precondition is missing: a file, or mipmaps that were deleted."""
     STOPPED = "stopped"
-    """The daemon was asked to stop."""
+    """The daemon stopped, or the montage was superseded or replayed during the step."""
     CRASHED = "crashed"
-    """The process died in it."""
+    """The process died during the attempt."""
 
 
 @dataclass(frozen=True, slots=True)
 class FaultRecord:
-    """A fault as the journal and the web show it."""
+    """A fault as the journal stores it and the web shows it."""
 
     kind: str
     subject: str
@@ -42,16 +42,16 @@ class FaultRecord:
 
 @dataclass(frozen=True, slots=True)
 class Montage:
-    """One row of the journal: a metafile of one content."""
+    """One row of the journal: a metafile with one content."""
 
     id: int
     watch: str
     metafile: Path
     digest: str | None
     identity: FileIdentity
-    """What stat said when the file was last noticed."""
+    """Of the file when it was last noticed."""
     acquired: str
-    """File name; sorts by acquisition time."""
+    """Name of the metafile; sorts by acquisition time."""
     state: MontageState
     failed_in: MontageState | None
     z: float | None
@@ -70,13 +70,13 @@ class Montage:
 
     @property
     def stacks(self) -> tuple[str, ...]:
-        """The stacks it is written to, each once."""
+        """The stacks that the montage is written to, without duplicates."""
         return tuple(dict.fromkeys(name for name in (self.raw_stack, self.mipmapped_stack) if name))
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What settling found out about a montage."""
+    """Facts about a montage that settling derived from its metafile."""
 
     digest: str
     z: float
@@ -86,53 +86,53 @@ class Settled:
     findings: tuple[str, ...]
 
 
-class Overtaken(Exception):  # noqa: N818  handled by looking anew
-    """A metafile was noticed anew while it was looked at: what the look found says nothing of what it holds now."""
+class StaleInspection(Exception):  # noqa: N818  not an error: the metafile is inspected again
+    """The metafile was noticed again during its inspection, so the result says nothing about its present content."""
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """One look at the metafile of a NOTICED montage: what it was about, and what was read."""
+class Inspection:
+    """One inspection of the metafile of a NOTICED montage: which identity was expected, which content was read."""
 
     montage_id: int
     noticed: FileIdentity
-    """The montage's identity in the journal when the look began."""
+    """Identity of the metafile in the journal when the inspection began."""
     read: FileIdentity | None = None
-    """Of the file that was read: it may be newer than the last sighting. None if nothing was read."""
+    """Identity of the file that was read; it may be newer than `noticed`. None if nothing was read."""
     digest: str | None = None
-    """sha256 of what was read."""
+    """SHA-256 of the content that was read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """Another metafile's montage that has to do with one that settles."""
+    """The montage of another metafile that has tiles, content or the file itself in common with a settling montage."""
 
     montage: Montage
     shared: tuple[str, ...]
-    """Tile ids that both name for the same stack and z, ascending; a tile belongs to one montage. Empty for one of the
-    same content, or of the same file, that has not settled."""
+    """Tile ids that both metafiles name for the same stack and z, ascending. Empty for an unsettled rival that has the
+    same content or is the same file."""
 
 
 @dataclass(frozen=True, slots=True)
-class Awaited:
-    """A montage that FAILED, or is IGNORED, because of a file."""
+class AwaitedFile:
+    """A file that has to change before a FAILED or IGNORED montage is retried."""
 
     montage_id: int
     watch: str
     metafile: Path
     evidence: Evidence
-    """The file that has to change before it is taken up again."""
+    """The file, as it was when the montage failed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Settling:
-    """How the journal took the outcome of a look."""
+class SettleResult:
+    """What the journal recorded for an inspection."""
 
     kept: int
-    """The montage that stands for the content; another than the one looked at if the same content was known before."""
+    """Id of the montage that represents the content. It differs from the inspected one if the content was known."""
     superseded: tuple[Montage, ...] = ()
-    """Montages that go no further, as they were before: contents that are gone from the path, or moved to it."""
+    """Montages that were superseded, as they were before: their content is gone from the path, or moved to it."""
     is_known: bool = False
-    """The content had settled before: nothing is to be done."""
+    """Whether the content had settled before: no work follows."""
     rivals: tuple[Rival, ...] = ()
-    """What has to be looked at first. If there are any, nothing was recorded."""
+    """Montages whose metafiles have to be inspected first. If there are any, nothing was recorded."""

@@ -1,4 +1,4 @@
-"""A metafile that somebody has found, and what drew attention to it."""
+"""Sighting of a metafile: its path, its identity, and how it was found."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,26 +8,26 @@ from handlers.identity import FileIdentity
 
 
 class FoundBy(StrEnum):
-    """What drew attention to a metafile."""
+    """How a metafile was found."""
 
     EVENT = "event"
     SCAN = "scan"
     START = "start"
-    """It was there when watching began."""
+    """It was present when the watch was opened."""
     REPLAY = "replay"
-    """Somebody asked for it."""
+    """An operator asked for it by `temwatch replay`."""
     REBUILD = "rebuild"
-    """A new journal was made, and it was there."""
+    """It was present when a journal was rebuilt."""
     STEP = "step"
-    """A step read it, and it held another content than its montage."""
+    """A step read it and found another content than that of its montage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A metafile that is new, or whose identity changed. Nothing is known of its content."""
+    """A metafile that is new, or whose identity changed. Its content has not been read."""
 
     watch: str
-    """Name of the root."""
+    """Name of the watch."""
     path: Path
     identity: FileIdentity
     found_by: FoundBy

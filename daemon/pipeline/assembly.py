@@ -16,12 +16,12 @@ from daemon.config.load import Settings, WorkerSettings
 from daemon.journal.file import Examination
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
-from daemon.montages.states import Closing
 from daemon.pipeline.health import Metrics
 from daemon.pipeline.late_changes import LateChanges
 from daemon.pipeline.output_disks import MipmapDisks
 from daemon.pipeline.render_gate import PROBE_STACK, RenderGate
-from daemon.pipeline.runner import Pipeline
+from daemon.pipeline.runner import PipelineRunner
+from daemon.pipeline.stack_use import CloseRule
 from daemon.pipeline.stacks import StackKeeper
 from daemon.pipeline.steps import Steps
 from daemon.system.threads import DaemonThreads
@@ -76,7 +76,7 @@ class Assembly:
         self.late_changes = LateChanges(
             self.settings, self.journal, is_observable=self.is_observable, on_change=self._images_changed
         )
-        self.pipeline = Pipeline(
+        self.pipeline = PipelineRunner(
             settings=self.settings,
             journal=self.journal,
             steps=self.steps,
@@ -96,9 +96,9 @@ class Assembly:
         resting = not (self.pipeline.under_way or self.pipeline.waiting)
         return resting or not self.close_at_end
 
-    def _closing(self, watch: str) -> Closing | None:
+    def _closing(self, watch: str) -> CloseRule | None:
         closing = self.pipeline.closing(watch)
-        return Closing(0.0) if closing and self.close_at_end else closing
+        return CloseRule(0.0) if closing and self.close_at_end else closing
 
     async def _look_at_images(self, montages: Collection[Montage]) -> None:
         await self.late_changes.look_before_complete(montages)

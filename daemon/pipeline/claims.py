@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from daemon.montages.records import Montage, Overtaken, Rival
+from daemon.montages.records import Montage, Rival, StaleInspection
 from handlers.acquisition.arrival import metafile_content
 from handlers.errors import Evidence, MetafileFault, StorageFault, storage_fault
 from handlers.identity import FileIdentity
@@ -43,14 +43,14 @@ def find(rival: Montage, metafile: Path) -> Finding:
 
     Raises
     ------
-    Overtaken
+    StaleInspection
         If the other metafile is gone itself.
     StorageFault
         If one of them cannot be accessed.
     """
     own, there = _stat(metafile), _stat(rival.metafile)
     if own is None:
-        raise Overtaken
+        raise StaleInspection
     if there is not None and (own.st_dev, own.st_ino) == (there.st_dev, there.st_ino):
         return Finding(Claim.SAME_FILE, _evidence(rival, there))
     return Finding(_claim(rival, there), _evidence(rival, there))

@@ -34,7 +34,7 @@ class Facts:
     journal_fault: str | None
     oldest_unfinished_s: float | None
     backlog_limit_s: float
-    preceded: int = 0
+    put_by_others: int = 0
     """Montages whose tiles somebody else had put."""
 
 
@@ -59,7 +59,7 @@ def _reasons(facts: Facts) -> Iterable[str]:
         yield f"the oldest montage has waited {facts.oldest_unfinished_s / 3600:.1f} h"
 
 
-def away_watches(roots: Iterable[RootHealth]) -> dict[str, str]:
+def inaccessible_watches(roots: Iterable[RootHealth]) -> dict[str, str]:
     """One sentence for each watch whose directory cannot be accessed now: what its montages wait for."""
     return {
         root.name: f"the directory of watch {root.name} cannot be accessed: "
@@ -78,10 +78,10 @@ def _warnings(facts: Facts) -> Iterable[str]:
     for root in facts.roots:
         if root.status not in _TROUBLED:
             yield from (f"watch {root.name}: {reason}" for reason in root.reasons)
-    if facts.preceded:
+    if facts.put_by_others:
         yield (
-            f"the tiles of {facts.preceded} montages stood in their stack before this daemon put them: another program"
-            " writes them, perhaps a second temwatch that watches the same directory on another host"
+            f"the tiles of {facts.put_by_others} montages were in their stack before this daemon put them: "
+            "another program writes them, perhaps a second temwatch on another host that watches the same directory"
         )
 
 

@@ -16,7 +16,7 @@ import structlog
 
 from daemon.config.load import Settings
 from daemon.journal.journal import Journal
-from daemon.montages.records import Awaited, Montage
+from daemon.montages.records import AwaitedFile, Montage
 from daemon.system.threads import in_thread
 from handlers.errors import Evidence
 
@@ -30,7 +30,7 @@ STUCK_S = 10.0
 class _Change:
     """What became of a file that a montage waited for."""
 
-    awaited: Awaited
+    awaited: AwaitedFile
     how: str
     is_withdrawn: bool
     """The metafile itself was taken away, which had not been ingested because of another one."""
@@ -73,7 +73,7 @@ class Recheck:
 
     async def look(self) -> int:
         """How many montages were taken up again."""
-        by_watch: dict[str, list[Awaited]] = defaultdict(list)
+        by_watch: dict[str, list[AwaitedFile]] = defaultdict(list)
         for each in await self._journal.awaited():
             by_watch[each.watch].append(each)
         for watch, awaited in by_watch.items():
@@ -103,7 +103,7 @@ class Recheck:
             log.exception("recheck.bug", montage=change.awaited.montage_id)
             return False
 
-    async def _withdraw(self, awaited: Awaited) -> None:
+    async def _withdraw(self, awaited: AwaitedFile) -> None:
         if await self._journal.withdraw(awaited):
             log.info("montage.superseded", former=awaited.montage_id)
             self._look_again(awaited.metafile)
@@ -117,7 +117,7 @@ class Recheck:
         return True
 
 
-def _changes(awaited: Sequence[Awaited]) -> list[_Change]:
+def _changes(awaited: Sequence[AwaitedFile]) -> list[_Change]:
     now: dict[Path, Evidence] = {}  # thousands of montages may wait for one z table
     changes = []
     for each in awaited:

@@ -16,13 +16,12 @@ import structlog
 
 from daemon.config.load import Settings, WatchSettings
 from daemon.journal.journal import Journal
-from daemon.montages.records import Look, Montage, Outcome, Overtaken, Rival, Settled, Settling
+from daemon.montages.records import Inspection, Montage, Outcome, Rival, Settled, SettleResult, StaleInspection
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import (
     HAS_SETTLED,
     STEP_OF_STATE,
     UNFINISHED,
-    Closing,
     Event,
     IllegalTransition,
     MontageState,
@@ -36,6 +35,7 @@ from daemon.pipeline.render_gate import RenderGate
 from daemon.pipeline.retry import CRASHES_BEFORE_PARKING, FIRST_DELAY_S, LONGEST_DELAY_S, Tries, retry_delay_s
 from daemon.pipeline.schedule import Schedule, Ticket
 from daemon.pipeline.settle import Ignored, NotYet, Read, Settler
+from daemon.pipeline.stack_use import CloseRule
 from daemon.pipeline.stacks import StackKeeper
 from daemon.pipeline.steps import MetafileChanged, MipmapsLost, Steps, Stopped
 from daemon.system.threads import answers_within
@@ -56,7 +56,7 @@ NEEDS_METAFILE = (UNFINISHED | {MontageState.FAILED}) - {MontageState.APPLIED}
 """States of montages that come to no end once their metafile is gone."""
 
 
-class Pipeline:
+class PipelineRunner:
     """The daemon's work.
 
     Parameters
@@ -188,13 +188,13 @@ class Pipeline:
         await self._journal.record(montage.id, Event.COMPLETED, closed=False)
         await self.completed((montage.id,))
 
-    def closing(self, watch: str) -> Closing | None:
+    def closing(self, watch: str) -> CloseRule | None:
         """When the stacks of a watch are closed; None if never. At once for a watch that is no longer configured."""
         settings = self._watch(watch)
         if settings is None:
-            return Closing(0.0)
+            return CloseRule(0.0)
         stacks = settings.stacks
-        return Closing(stacks.close_after_s, stacks.close_at_latest_s) if stacks.close else None
+        return CloseRule(stacks.close_after_s, stacks.close_at_latest_s) if stacks.close else None
 
     async def completed(self, montage_ids: tuple[int, ...]) -> None:
         """Says that montages are COMPLETE."""
@@ -447,7 +447,7 @@ class Pipeline:
         return await self._settle_as_read(montage, watch, read)
 
     async def _settle_as_read(self, montage: Montage, watch: WatchSettings, read: Read) -> Outcome:
-        look = Look(montage.id, montage.identity, read.identity, read.digest)
+        look = Inspection(montage.id, montage.identity, read.identity, read.digest)
         try:
             known = await self._journal.recognise(look)
             if known is not None:
@@ -455,7 +455,7 @@ class Pipeline:
                 return Outcome.DONE
             found = await self._settler.examine(montage, watch, read.content, read.digest, self._stack_id)
             taken = await self._take(montage, look, found) if isinstance(found, Settled) else found
-        except Overtaken:
+        except StaleInspection:
             await self._not_settled(montage, NotYet("the metafile is still changing", watch.settle_s))
             return Outcome.WAITING
         except Fault as fault:
@@ -471,7 +471,7 @@ class Pipeline:
         await self._settled(montage, taken)
         return Outcome.DONE
 
-    async def _take(self, montage: Montage, look: Look, found: Settled) -> Settling | NotYet | Ignored:
+    async def _take(self, montage: Montage, look: Inspection, found: Settled) -> SettleResult | NotYet | Ignored:
         """Settles the montage once it is known what became of every other one that has to do with it.
 
         Raises
@@ -512,7 +512,7 @@ class Pipeline:
         """Whether it can be found out what its path holds; a watch that is configured no more cannot hang."""
         return self._watch(montage.watch) is None or self._is_observable(montage.watch)
 
-    async def _settled(self, montage: Montage, settling: Settling) -> None:
+    async def _settled(self, montage: Montage, settling: SettleResult) -> None:
         self._settler.forget(montage.id)
         await self._cancel(settling.superseded, montage.metafile)
         following = await self._journal.montage(settling.kept)
@@ -535,7 +535,7 @@ class Pipeline:
                 await asyncio.wait([task])
             log.info("montage.superseded", former=former.id)
 
-    async def _not_settled(self, montage: Montage, found: NotYet | Ignored, look: Look | None = None) -> None:
+    async def _not_settled(self, montage: Montage, found: NotYet | Ignored, look: Inspection | None = None) -> None:
         if isinstance(found, Ignored):
             self._settler.forget(montage.id)
             await self._end_look(montage, self._journal.ignore(look or _unread(montage), found.reason, found.evidence))
@@ -546,11 +546,11 @@ class Pipeline:
             await self._journal.wait(montage.id, found.reason, digest)
         self._put_in_line(montage, found.again_in_s)
 
-    async def _end_look(self, montage: Montage, outcome: Awaitable[Settling]) -> None:
+    async def _end_look(self, montage: Montage, outcome: Awaitable[SettleResult]) -> None:
         """Takes what the journal makes of a metafile that is not ingested; one that was noticed anew is read anew."""
         try:
             settling = await outcome
-        except Overtaken:
+        except StaleInspection:
             self._put_in_line(montage)
             return
         await self._cancel(settling.superseded, montage.metafile)
@@ -604,7 +604,7 @@ class Pipeline:
         self._doubted.append((montage, sighting))
         self._changed.set()
 
-    async def _fail(self, montage: Montage, fault: Fault, look: Look | None = None) -> None:
+    async def _fail(self, montage: Montage, fault: Fault, look: Inspection | None = None) -> None:
         self._tries.forget(montage.id)
         self._settler.forget(montage.id)
         if await self._has_moved(montage, fault):
@@ -630,6 +630,6 @@ class Pipeline:
         return False
 
 
-def _unread(montage: Montage) -> Look:
+def _unread(montage: Montage) -> Inspection:
     """A look at a metafile that ended before anything was read."""
-    return Look(montage.id, montage.identity)
+    return Inspection(montage.id, montage.identity)

@@ -18,25 +18,22 @@ import structlog
 
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage, Outcome
-from daemon.montages.states import (
-    Closing,
-    Event,
-    IllegalTransition,
-    MontageState,
+from daemon.montages.states import Event, IllegalTransition, MontageState, Step
+from daemon.pipeline.render_gate import RenderGate
+from daemon.pipeline.retry import FIRST_DELAY_S, LONGEST_DELAY_S, Tries, retry_delay_s
+from daemon.pipeline.stack_use import (
+    CloseRule,
     StackPhase,
     StackUse,
-    Step,
     begin_closing,
     begin_writing,
-    closes_in,
+    close_due_in_s,
     end_closing,
     end_writing,
     hold,
     release,
-    want_closed,
+    request_close,
 )
-from daemon.pipeline.render_gate import RenderGate
-from daemon.pipeline.retry import FIRST_DELAY_S, LONGEST_DELAY_S, Tries, retry_delay_s
 from handlers.errors import (
     BugFault,
     Fault,
@@ -79,7 +76,7 @@ class StackKeeper:
         client: RenderClient,
         journal: Journal,
         *,
-        closing: Callable[[str], Closing | None],
+        closing: Callable[[str], CloseRule | None],
         may_close: Callable[[], bool],
         gate: RenderGate,
         on_complete: Callable[[tuple[int, ...]], Awaitable[None]],
@@ -100,7 +97,7 @@ class StackKeeper:
         self._failures: dict[StackId, int] = {}
         """Closes in a row that failed for no montage."""
         self._uses: dict[StackId, StackUse] = {}
-        self._times: dict[StackId, Closing] = {}
+        self._times: dict[StackId, CloseRule] = {}
         """When each stack that something waits for is closed."""
         self._opened: set[StackId] = set()
         """Stacks that the journal knows as opened by us."""
@@ -131,7 +128,7 @@ class StackKeeper:
             return
         before = self._times.get(stack)
         self._times[stack] = times if before is None else _both(before, times)
-        self._uses[stack] = want_closed(self._use(stack), self._clock())
+        self._uses[stack] = request_close(self._use(stack), self._clock())
         self._at_rest.clear()
         self._changed.set()
 
@@ -240,7 +237,7 @@ class StackKeeper:
     def _closes_in(self) -> dict[StackId, float]:
         """Seconds until each stack is due."""
         now = self._clock()
-        waits = {stack: closes_in(self._uses[stack], now, times) for stack, times in self._times.items()}
+        waits = {stack: close_due_in_s(self._uses[stack], now, times) for stack, times in self._times.items()}
         return {stack: wait_s for stack, wait_s in waits.items() if wait_s is not None}
 
     def _pause_s(self) -> float | None:
@@ -256,9 +253,9 @@ class StackKeeper:
             log.exception("stack.close_bug", stack=str(stack))
         finally:
             self._gate.leave(stack)
-            use = end_closing(self._use(stack), self._clock(), closed=again_in_s is None, again_in_s=again_in_s or 0.0)
+            use = end_closing(self._use(stack), self._clock(), closed=again_in_s is None, retry_in_s=again_in_s or 0.0)
             self._uses[stack] = use
-            if use.wanted_at is None:
+            if use.requested_at is None:
                 self._times.pop(stack, None)
             if not self._times:
                 self._at_rest.set()
@@ -385,10 +382,10 @@ class StackKeeper:
         return LONGEST_DELAY_S if delay_s is None else delay_s
 
 
-def _both(one: Closing, other: Closing) -> Closing:
+def _both(one: CloseRule, other: CloseRule) -> CloseRule:
     """When a stack is closed that two watches write to: after the longer quiet, and at the sooner latest."""
     latest = [each for each in (one.at_latest_s, other.at_latest_s) if each]
-    return Closing(max(one.after_s, other.after_s), min(latest, default=0.0))
+    return CloseRule(max(one.after_s, other.after_s), min(latest, default=0.0))
 
 
 def _wrong(stack: StackId, montage: Montage, tile_ids: frozenset[str], layer: LayerCheck) -> Fault | None:

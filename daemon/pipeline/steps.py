@@ -138,7 +138,7 @@ class Steps:
         self._gone_since: dict[int, float] = {}
         self._holds = TileHolds()
         self._late: dict[int, dict[Path, tuple[FileIdentity | None, float]]] = {}
-        self.preceded = 0
+        self.put_by_others = 0
         """Montages whose tiles stood in their stack before they were put."""
         self.metafiles = MetafileCache()
         """Those parsed last; settling parses them first."""
@@ -194,7 +194,7 @@ class Steps:
 
         await self._write(section, section.raw, put)
         if others:
-            self.preceded += 1
+            self.put_by_others += 1
             hint = "see that no second temwatch watches this directory, on another host perhaps"
             log.warning("tiles.of_another_writer", tiles=others, hint=hint)
 

@@ -21,7 +21,7 @@ from daemon.journal.journal import Journal
 from daemon.montages.presentation import counts_json, iso_time, montage_json
 from daemon.montages.records import Montage
 from daemon.montages.states import MontageState
-from daemon.pipeline.health import Facts, Metrics, away_watches, reasons_not_ready, warnings
+from daemon.pipeline.health import Facts, Metrics, inaccessible_watches, reasons_not_ready, warnings
 from daemon.pipeline.replay.lookup import NotSelectable
 from daemon.pipeline.replay.replayer import Replayer, plan_json
 from daemon.pipeline.replay.selection import Action, ReplayRequest, problems
@@ -188,7 +188,7 @@ class _Pages:
             )
         )
         counts = counts_json(await _in_time(self._journal.counts()))
-        away = away_watches((await _in_time(self._facts())).roots)
+        away = inaccessible_watches((await _in_time(self._facts())).roots)
         body = await asyncio.to_thread(_listing, rows, counts, away)
         return web.Response(body=body, content_type="application/json", charset="utf-8")
 
@@ -205,7 +205,7 @@ class _Pages:
         montage = await self._journal.montage(montage_id)
         if montage is None:
             return None
-        body = montage_json(montage, away_watches((await _in_time(self._facts())).roots))
+        body = montage_json(montage, inaccessible_watches((await _in_time(self._facts())).roots))
         body["events"] = [{**event, "at": iso_time(event["at"])} for event in await self._journal.events(montage.id)]
         body["attempts"] = [
             {**attempt, "started_at": iso_time(attempt["started_at"]), "ended_at": iso_time(attempt["ended_at"])}

@@ -21,7 +21,7 @@ from daemon.montages.states import UNFINISHED, MontageState
 from daemon.pipeline.health import Metrics
 from daemon.pipeline.metafile_cache import MetafileCache
 from daemon.pipeline.recheck import Recheck
-from daemon.pipeline.runner import Pipeline
+from daemon.pipeline.runner import PipelineRunner
 from daemon.pipeline.schedule import Ticket
 from daemon.pipeline.settle import Ignored, NotYet, Settler
 from daemon.pipeline.steps import MetafileChanged, MetafileGone
@@ -212,7 +212,7 @@ class World:
         self.keeper, self.gate = ToyKeeper(self), ToyGate()
         parts: Any = {"steps": ToySteps(self), "keeper": self.keeper, "gate": self.gate}
         disks: Any = SimpleNamespace(is_usable=lambda directory: True)
-        self.pipeline = Pipeline(
+        self.pipeline = PipelineRunner(
             settings=lambda: self.settings,
             journal=self.journal,
             disks=disks,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from daemon.journal.file import MIGRATIONS
 from daemon.journal.images_read import CHANGES_SHOWN, pack, unpack
 from daemon.journal.journal import Journal
-from daemon.montages.records import Look, Settled
+from daemon.montages.records import Inspection, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event, IllegalTransition, MontageState, Step, fold
 from handlers.identity import FileIdentity
@@ -86,7 +86,7 @@ async def ingested(journal: Journal, count: int = 3) -> int:
     montage_id = await journal.notice(SIGHTING)
     assert montage_id is not None
     settled = Settled("aa", 1050.0, STACK, STACK, tile_ids(count), ("odd",))
-    await journal.settle(Look(montage_id, IDENTITY, IDENTITY, "aa"), settled)
+    await journal.settle(Inspection(montage_id, IDENTITY, IDENTITY, "aa"), settled)
     await journal.record(montage_id, Event.INGESTED)
     return montage_id
 

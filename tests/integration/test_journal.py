@@ -11,7 +11,7 @@ import pytest
 
 from daemon.journal.file import MIGRATIONS, connect
 from daemon.journal.journal import Journal
-from daemon.montages.records import Look, Outcome, Overtaken, Settled, Settling
+from daemon.montages.records import Inspection, Outcome, Settled, SettleResult, StaleInspection
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event, MontageState, Step, fold
 from handlers.errors import ImageFault, MetafileFault, SettingsFault, StorageFault
@@ -27,14 +27,14 @@ def settled(digest: str = "aa", tiles: tuple[str, ...] = ("t1", "t2"), mipmapped
     return Settled(digest, 1050.0, STACK, mipmapped, tiles, ())
 
 
-async def look_at(journal: Journal, montage_id: int, digest: str | None = "aa") -> Look:
+async def look_at(journal: Journal, montage_id: int, digest: str | None = "aa") -> Inspection:
     """A look at a metafile that is as it was noticed."""
     montage = await journal.montage(montage_id)
     assert montage is not None
-    return Look(montage_id, montage.identity, montage.identity if digest else None, digest)
+    return Inspection(montage_id, montage.identity, montage.identity if digest else None, digest)
 
 
-async def settle(journal: Journal, montage_id: int, what: Settled) -> Settling:
+async def settle(journal: Journal, montage_id: int, what: Settled) -> SettleResult:
     return await journal.settle(await look_at(journal, montage_id, what.digest), what)
 
 
@@ -165,7 +165,7 @@ async def test_what_a_look_found_is_not_recorded_once_its_metafile_was_noticed_a
         look = await look_at(journal, again, digest)
         await journal.notice(changed(ctime_ns=3_000))
         before = await journal.events(again)
-        with pytest.raises(Overtaken):
+        with pytest.raises(StaleInspection):
             await OUTCOMES[outcome](journal, look)
         assert await journal.events(again) == before
         assert [each.state for each in await journal.montages()] == [MontageState.COMPLETE, MontageState.NOTICED]

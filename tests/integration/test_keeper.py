@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from daemon.journal.journal import Journal
-from daemon.montages.states import Closing
 from daemon.pipeline.render_gate import RenderGate
+from daemon.pipeline.stack_use import CloseRule
 from daemon.pipeline.stacks import StackKeeper, _both
 from handlers.render.client import RenderClient, StackId
 
@@ -82,7 +82,7 @@ async def test_one_close_at_a_time_though_somebody_who_waited_for_it_gave_up(com
     keeper = StackKeeper(
         client,
         kept,
-        closing=lambda _: Closing(0.0),
+        closing=lambda _: CloseRule(0.0),
         may_close=lambda: True,
         gate=RenderGate(client, STACK, on_open=lambda: None),
         on_complete=on_complete,
@@ -115,6 +115,6 @@ async def test_one_close_at_a_time_though_somebody_who_waited_for_it_gave_up(com
 
 
 def test_a_stack_of_two_watches_is_closed_after_the_longer_quiet_and_by_the_sooner_latest_time():
-    assert _both(Closing(1.0, 0.0), Closing(5.0, 60.0)) == Closing(5.0, 60.0)
-    assert _both(Closing(5.0, 90.0), Closing(1.0, 60.0)) == Closing(5.0, 60.0)
-    assert _both(Closing(5.0, 0.0), Closing(1.0, 0.0)) == Closing(5.0, 0.0)
+    assert _both(CloseRule(1.0, 0.0), CloseRule(5.0, 60.0)) == CloseRule(5.0, 60.0)
+    assert _both(CloseRule(5.0, 90.0), CloseRule(1.0, 60.0)) == CloseRule(5.0, 60.0)
+    assert _both(CloseRule(5.0, 0.0), CloseRule(1.0, 0.0)) == CloseRule(5.0, 0.0)

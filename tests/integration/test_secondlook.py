@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from daemon.journal.journal import Journal
-from daemon.montages.records import Awaited, Montage
+from daemon.montages.records import AwaitedFile, Montage
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event, MontageState
 from daemon.pipeline import recheck as secondlook
@@ -153,12 +153,12 @@ async def test_thousands_that_wait_cost_a_stat_each(journal, tmp_path):
     table.write_text("grid,z\n")
     now = Evidence.of(table)
     rows = [
-        Awaited(number, "w", image, now if number % 2 else Evidence(image, None))
+        AwaitedFile(number, "w", image, now if number % 2 else Evidence(image, None))
         for number in range(5000)
         if (image := tmp_path / f"{number}.tif")
     ]
 
-    async def awaited() -> list[Awaited]:
+    async def awaited() -> list[AwaitedFile]:
         return rows
 
     journal.awaited = awaited  # type: ignore[method-assign]

@@ -10,7 +10,7 @@ import pytest
 
 import daemon.pipeline.steps
 from daemon.journal.journal import Journal
-from daemon.montages.records import Look, Settled
+from daemon.montages.records import Inspection, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.pipeline.steps import Steps
 from daemon.pipeline.tile_holds import TileHolds
@@ -64,7 +64,7 @@ class Bench:
         identity = FileIdentity(1, self._number, self._number, self._number)
         montage_id = await self.journal.notice(Sighting("w", Path(f"/data/{name}.json"), identity, FoundBy.SCAN))
         assert montage_id is not None
-        look = Look(montage_id, identity, identity, f"{self._number}")
+        look = Inspection(montage_id, identity, identity, f"{self._number}")
         settled = Settled(f"{self._number}", 1.0, str(STACK), str(STACK), tiles, ())
         settling = await self.journal.settle(look, settled)
         assert not settling.rivals

@@ -35,12 +35,12 @@ async def test_tiles_that_another_journals_daemon_has_put_are_told_of(tmp_path: 
             await second.reaches(metafile, MontageState.COMPLETE)
             (line,) = told(second)
             assert line["tiles"] == 2
-            assert second.work.steps.preceded == 1
+            assert second.work.steps.put_by_others == 1
             replayed = await second.work.journal.replay(1, Step.INGEST)
             assert replayed is not None
             await second.work.pipeline.enqueue(replayed, force=True)
             await second.reaches(metafile, MontageState.COMPLETE)
             assert len(told(second)) == 1  # what it put itself is its own
             await second.stop()
-    (warning,) = warnings(replace(WELL, preceded=1))
+    (warning,) = warnings(replace(WELL, put_by_others=1))
     assert "second temwatch" in warning

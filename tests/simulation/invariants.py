@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from daemon.montages.records import Montage
-from daemon.montages.states import MontageState, StackPhase
+from daemon.montages.states import MontageState
+from daemon.pipeline.stack_use import StackPhase
 from daemon.pipeline.steps import Section, section_of
 from daemon.simulator.standin_store import Stack, State, section_data
 from handlers.acquisition.metafile import parse_metafile

@@ -14,7 +14,7 @@ from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Step
 from daemon.pipeline.replay.lookup import Lookup
 from daemon.pipeline.replay.selection import Action, Candidate, Plan, ReplayRequest, plan
-from daemon.pipeline.runner import Pipeline
+from daemon.pipeline.runner import PipelineRunner
 
 log = structlog.get_logger()
 
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 class Replayer:
     """Plans replays, and starts them in a pipeline. One request at a time."""
 
-    def __init__(self, settings: Callable[[], Settings], journal: Journal, pipeline: Pipeline) -> None:
+    def __init__(self, settings: Callable[[], Settings], journal: Journal, pipeline: PipelineRunner) -> None:
         self._settings = settings
         self._journal = journal
         self._pipeline = pipeline

@@ -26,24 +26,26 @@ from hypothesis.stateful import (
 )
 
 from daemon.journal.journal import Journal
-from daemon.montages.records import Look, Montage, Outcome, Settled
+from daemon.montages.records import Inspection, Montage, Outcome, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import (
     STEP_OF_STATE,
-    Closing,
     Event,
     IllegalTransition,
     MontageState,
+    Step,
+    fold,
+)
+from daemon.pipeline.stack_use import (
+    CloseRule,
     StackPhase,
     StackUse,
-    Step,
     begin_closing,
-    closes_in,
+    close_due_in_s,
     end_closing,
-    fold,
     hold,
     release,
-    want_closed,
+    request_close,
 )
 from handlers.errors import MetafileFault
 from handlers.identity import FileIdentity
@@ -250,7 +252,7 @@ class CrashWalk(RuleBasedStateMachine):
         number = int(montage.metafile.name.split("_")[2])
         content = self.world.contents[number][0]
         digest = f"content {content}"
-        look = Look(montage_id, montage.identity, montage.identity, digest)
+        look = Inspection(montage_id, montage.identity, montage.identity, digest)
         settling = self._do(self.journal.recognise(look))
         if settling is None:
             settled = Settled(digest, float(number), RAW, MIPS, tile_ids(number, content), ())
@@ -279,11 +281,11 @@ class CrashWalk(RuleBasedStateMachine):
 
     def _want_closed(self) -> None:
         for stack in self.uses:
-            self.uses[stack] = want_closed(self.uses[stack], self.now)
+            self.uses[stack] = request_close(self.uses[stack], self.now)
 
     @rule(stack=st.sampled_from([RAW, MIPS]))
     def begin_close(self, stack: str) -> None:
-        if stack in self.closing or closes_in(self.uses[stack], self.now, Closing(0.0)) != 0.0:
+        if stack in self.closing or close_due_in_s(self.uses[stack], self.now, CloseRule(0.0)) != 0.0:
             return
         assert self.uses[stack].holders == 0
         self.uses[stack] = begin_closing(self.uses[stack], self.now)

@@ -1,0 +1,127 @@
+"""Stack life cycle: which steps use a stack, what waits for its close, when the close is due. Pure."""
+
+import math
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+
+class StackPhase(StrEnum):
+    """What the stack keeper does with a stack."""
+
+    IDLE = "idle"
+    """Nothing waits for the stack to be closed."""
+    HELD = "held"
+    """Montages write to the stack, or are about to."""
+    QUIET = "quiet"
+    """No montage holds the stack; it is closed after the quiet time."""
+    CLOSING = "closing"
+    """render-ws computes the bounds and statistics of the stack."""
+
+
+CLOSE_SPACING = 10
+"""A stack that never gets quiet stays open for at least this many times the duration of its last close."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseRule:
+    """When a stack is closed; seconds."""
+
+    after_s: float
+    """Quiet time: seconds since the last holder released the stack."""
+    at_latest_s: float = 0.0
+    """Seconds since the close was requested, whether the stack is held or not; 0: no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class StackUse:
+    """How one stack is used. Times are seconds of one monotonic clock."""
+
+    holders: int = 0
+    """Steps that write to the stack, or prepare to write and keep it from being closed."""
+    writers: int = 0
+    """Holders that write now."""
+    used_at: float = 0.0
+    """When a holder last released the stack, or a close last ended."""
+    requested_at: float | None = None
+    """When the pending close was requested; None if no close is pending."""
+    requested_again_at: float | None = None
+    """When the next close was requested while this one runs: the running close may have missed the latest tiles."""
+    closing_since: float | None = None
+    closed_at: float = 0.0
+    """When a close last ended, successful or not."""
+    close_took_s: float = 0.0
+    retry_at: float = 0.0
+    """When a close that failed may be retried."""
+
+    @property
+    def phase(self) -> StackPhase:
+        """What the stack keeper does with the stack now."""
+        if self.closing_since is not None:
+            return StackPhase.CLOSING
+        if self.holders:
+            return StackPhase.HELD
+        return StackPhase.IDLE if self.requested_at is None else StackPhase.QUIET
+
+
+def hold(use: StackUse) -> StackUse:
+    """Add a holder."""
+    return replace(use, holders=use.holders + 1)
+
+
+def release(use: StackUse, now: float) -> StackUse:
+    """Remove a holder."""
+    return replace(use, holders=use.holders - 1, used_at=now)
+
+
+def begin_writing(use: StackUse) -> StackUse:
+    """Count one of the holders as a writer."""
+    return replace(use, writers=use.writers + 1)
+
+
+def end_writing(use: StackUse) -> StackUse:
+    """Count one of the writers as a holder only."""
+    return replace(use, writers=use.writers - 1)
+
+
+def request_close(use: StackUse, now: float) -> StackUse:
+    """Request a close; the earliest pending request counts."""
+    if use.phase is StackPhase.CLOSING:
+        return use if use.requested_again_at is not None else replace(use, requested_again_at=now)
+    if use.requested_at is not None:
+        return use
+    return replace(use, requested_at=now, used_at=now)
+
+
+def begin_closing(use: StackUse, now: float) -> StackUse:
+    """Begin the close."""
+    return replace(use, closing_since=now)
+
+
+def end_closing(use: StackUse, now: float, *, closed: bool, retry_in_s: float = 0.0) -> StackUse:
+    """End the close. If it failed, its request stays pending."""
+    assert use.closing_since is not None
+    return replace(
+        use,
+        used_at=now,
+        requested_at=use.requested_again_at if closed else use.requested_at,
+        requested_again_at=None,
+        closing_since=None,
+        closed_at=now,
+        close_took_s=now - use.closing_since,
+        retry_at=now + retry_in_s,
+    )
+
+
+def close_due_in_s(use: StackUse, now: float, rule: CloseRule) -> float | None:
+    """Return the seconds until the stack is to be closed: 0 if the close is due, None if no time is known yet.
+
+    A stack may be due while it has writers: the close begins when they have ended.
+    """
+    if use.requested_at is None or use.phase is StackPhase.CLOSING:
+        return None
+    at = math.inf if use.holders else use.used_at + rule.after_s
+    if rule.at_latest_s:
+        spaced_at = use.closed_at + CLOSE_SPACING * use.close_took_s
+        at = min(at, max(use.requested_at + rule.at_latest_s, spaced_at))
+    at = max(at, use.retry_at)
+    return None if at == math.inf else max(0.0, at - now)
