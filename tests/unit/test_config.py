@@ -16,8 +16,8 @@ from daemon.config.load import (
     load_settings,
     read_token,
     reference_markdown,
-    remarks,
 )
+from daemon.config.remarks import remarks
 from daemon.watching.mounts import Mount
 from handlers.acquisition.z import ZRuleKind
 from handlers.images.encode import Encoding

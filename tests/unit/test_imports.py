@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks.startup import WORK
+from benchmarks.startup import HEAVY, WORK
 
 
 @pytest.mark.parametrize("module", WORK)
@@ -13,3 +13,9 @@ def test_the_work_of_a_command_imports_nothing_that_it_does_not_use(module: str)
     code = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not set(WORK[module]) & set(done.stdout.split())
+
+
+def test_the_help_imports_nothing_heavy() -> None:
+    code = "import sys, daemon.__main__; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not set(HEAVY) & set(done.stdout.split())

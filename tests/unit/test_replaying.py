@@ -73,10 +73,10 @@ def test_one_z_option_takes_all_numbers_that_follow(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr("daemon.commands.replay.requests_for", lambda paths, **given: asked.append((paths, given)))
     settings = tmp_path / "none.toml"
-    monkeypatch.setattr("daemon.__main__._settings_or_exit", lambda path: asked.append(path) or _Quiet())
+    monkeypatch.setattr("daemon.commands.cli.montages.settings_or_exit", lambda path: asked.append(path) or _Quiet())
     monkeypatch.setattr("daemon.system.service.set_up_logging", lambda *_: None)
     monkeypatch.setattr("daemon.commands.replay.replay", lambda *_: None)
-    monkeypatch.setattr("daemon.__main__._run_or_exit", lambda _: 0)
+    monkeypatch.setattr("daemon.commands.cli.montages.run_or_exit", lambda _: 0)
     line = ["replay", "/data", "--z", "1050", "-1", "2.5", "--state", "all", "--z", "7", "--config", str(settings)]
     assert CliRunner().invoke(main, line).exit_code == 0
     paths, given = asked[1]

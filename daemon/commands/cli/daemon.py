@@ -1,0 +1,115 @@
+"""Commands about the daemon and its configuration: check-config, status, health, reload."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from daemon.commands.cli.exits import FAILED, exit_with, run_or_exit, settings_or_exit
+from daemon.commands.cli.options import config_option
+
+REMARKS_S = 10.0
+"""How long `check-config` waits for the directories to answer."""
+NOT_READY, UNREACHABLE = 1, 2
+"""Exit codes of `health`."""
+
+
+@click.command("check-config", short_help="Check the configuration and show its effect.")
+@config_option
+@click.option("--print-example", is_flag=True, help="Print config.example.toml and exit.")
+def check_config(config_path: Path | None, print_example: bool) -> None:
+    """Show which directories are watched and where results are written, or list each wrong key."""
+    if print_example:
+        from daemon.config.load import example_toml
+
+        click.echo(example_toml(), nl=False)
+        return
+    settings = settings_or_exit(config_path)
+    render = settings.render
+    click.echo(f"render-ws  {render.shown_url}  owner {render.owner}, project {render.project}")
+    click.echo(f"journal    {settings.journal.path}")
+    click.echo(f"http       {settings.http.host}:{settings.http.port}")
+    click.echo(f"workers    {settings.workers.executor}, {settings.workers.count or os.cpu_count()} at once")
+    for watch in settings.watch:
+        stacks, mipmaps = watch.stacks, watch.mipmaps
+        click.echo(f"watch {watch.name}")
+        click.echo(f"  reads    {watch.directory}, {watch.pattern}, mode {watch.mode}")
+        click.echo(f"  z        by rule {watch.z.rule}")
+        click.echo(f"  stacks   {stacks.raw} -> {stacks.mipmapped or 'the same, in place'}; close {stacks.close}")
+        click.echo(
+            f"  mipmaps  {mipmaps.levels} levels, {mipmaps.format}, under {mipmaps.output_dir}; apply {mipmaps.apply}"
+        )
+    for remark in _remarks(settings):
+        click.echo(f"note {remark}")
+
+
+def _remarks(settings: Any) -> list[str]:
+    """Return what a person should know before the daemon starts. A file server that hangs ends the list."""
+    from concurrent.futures import wait
+
+    from daemon.config.remarks import remarks
+    from daemon.system.threads import DaemonThreads
+
+    found: list[str] = []
+    looking = DaemonThreads("remarks").submit(lambda: found.extend(remarks(settings)))
+    if wait([looking], timeout=REMARKS_S).not_done:
+        return [*found, f"a directory has not answered for {REMARKS_S:g} s: check that its file server is up"]
+    looking.result()
+    return found
+
+
+@click.command(short_help="Show whether the daemon is ready, and its montages.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@config_option
+def status(as_json: bool, config_path: Path | None) -> None:
+    """Show whether the daemon is ready, and which montages are done, unfinished or failed.
+
+    Asks the running daemon. Without one, reads the journal.
+    """
+    from daemon.commands.status import read_status, status_text
+
+    settings = settings_or_exit(config_path)
+    report = run_or_exit(read_status(settings))
+    click.echo(json.dumps(report, indent=2) if as_json else status_text(report), nl=as_json)
+
+
+@click.command(short_help="Report by exit code whether the daemon is ready.")
+@click.option("--url", help="Address of the daemon. Default: the configured one.")
+@config_option
+def health(url: str | None, config_path: Path | None) -> None:
+    """Ask the running daemon whether it is ready.
+
+    Exit code: 0 ready, 1 not ready, 2 unreachable.
+    """
+    from daemon.commands.daemon_client import daemon_urls, fetch
+    from handlers.uris import without_userinfo
+
+    address = url or daemon_urls(settings_or_exit(config_path))[0]
+    answer = fetch(f"{address.rstrip('/')}/readyz")
+    if answer is None or "ready" not in answer:
+        exit_with(UNREACHABLE, f"unreachable: no temwatch answers at {without_userinfo(address)}")
+    click.echo("ready" if answer["ready"] else "not ready")
+    for line in [*answer["reasons"], *answer["warnings"]]:
+        click.echo(f"  {line}")
+    sys.exit(0 if answer["ready"] else NOT_READY)
+
+
+@click.command(short_help="Make the daemon read its configuration again.")
+@config_option
+def reload(config_path: Path | None) -> None:
+    """Make the running daemon read its configuration again.
+
+    Exit code: 0 the new configuration is in force, 1 it is not, 2 the file cannot be used.
+    """
+    from daemon.commands.reload import reload as request_reload
+    from handlers.errors import Fault
+
+    settings = settings_or_exit(config_path)
+    try:
+        request_reload(settings)
+    except Fault as fault:
+        exit_with(FAILED, str(fault))
+    click.echo("the configuration is in force")

@@ -1,0 +1,127 @@
+"""Commands about montages and the journal: replay, verify, journal."""
+
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from daemon.commands.cli.exits import input_or_exit, run_or_exit, settings_or_exit
+from daemon.commands.cli.options import SelectingCommand, config_option, selecting
+
+MOST_PATHS = 5_000
+"""Paths of one selection of `verify`."""
+
+
+@click.command(cls=SelectingCommand, short_help="Process failed or selected montages again.")
+@selecting
+@click.option(
+    "--from",
+    "start",
+    type=click.Choice(["ingest", "mipmaps", "apply"]),
+    help="First step to repeat.  [default: ingest]",
+)
+@click.option(
+    "--from-report",
+    type=click.File("r"),
+    help="Repair the differences in a report of `temwatch verify --json`; - reads standard input.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
+@config_option
+def replay(
+    paths: tuple[str, ...],
+    zs: tuple[float, ...],
+    state: str | None,
+    since: str | None,
+    start: str | None,
+    from_report: TextIO | None,
+    dry_run: bool,
+    config_path: Path | None,
+) -> None:
+    """Process montages again, selected by PATH (metafile, directory or glob), z, state and time.
+
+    Without --state: FAILED montages, metafiles below PATH that are not in the journal, and each metafile that PATH
+    names itself, in any state. A running daemon does the work; without a daemon, this command does it.
+
+    Exit code: 0 all are COMPLETE or none is selected, 1 some are not COMPLETE.
+    """
+    from daemon.commands.replay import replay as work
+    from daemon.commands.replay import requests_for, requests_of
+    from daemon.system.service import set_up_logging
+
+    if from_report is not None and (paths or zs or state or since):
+        raise click.UsageError("--from-report selects the montages: omit PATH, --z, --state and --since")
+    settings = settings_or_exit(config_path)
+    set_up_logging("warning", settings.log.format, sys.stderr)
+    given: dict[str, Any] = {"z": zs, "state": state, "since": since, "from": start, "dry_run": dry_run}
+    requests = input_or_exit(
+        lambda: requests_of(from_report.read(), start, dry_run=dry_run) if from_report else requests_for(paths, **given)
+    )
+    sys.exit(run_or_exit(work(settings, requests, click.echo)))
+
+
+@click.command(cls=SelectingCommand, short_help="Compare montages with stacks and files.")
+@selecting
+@click.option("--json", "as_json", is_flag=True, help="Print a report for `temwatch replay --from-report`.")
+@config_option
+def verify(
+    paths: tuple[str, ...],
+    zs: tuple[float, ...],
+    state: str | None,
+    since: str | None,
+    as_json: bool,
+    config_path: Path | None,
+) -> None:
+    """Compare COMPLETE montages with their stacks and mipmap files, and report every difference.
+
+    Changes nothing. Without a selection it compares all COMPLETE montages.
+
+    Exit code: 0 no difference, 1 differences, or a montage could not be compared.
+    """
+    from daemon.commands.replay import requests_for
+    from daemon.commands.verify import verify as work
+    from daemon.system.service import set_up_logging
+
+    if state == "failed":
+        raise click.UsageError("--state failed: only COMPLETE montages can be verified")
+    settings = settings_or_exit(config_path)
+    set_up_logging("warning", settings.log.format, sys.stderr)
+    (selection,) = input_or_exit(lambda: requests_for(paths, most_paths=MOST_PATHS, z=zs, state=state, since=since))
+    sys.exit(run_or_exit(work(settings, selection, click.echo, as_json=as_json)))
+
+
+@click.group(short_help="Back up the journal, or rebuild a lost one.")
+def journal() -> None:
+    """Back up the journal, or rebuild a lost one."""
+
+
+@journal.command(short_help="Copy the journal to FILE.")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@config_option
+def backup(file: Path, config_path: Path | None) -> None:
+    """Copy the journal to FILE. The daemon may run.
+
+    An existing FILE is replaced if it is a journal.
+    """
+    import asyncio
+
+    from daemon.commands.journal import back_up
+
+    settings = settings_or_exit(config_path)
+    montages = run_or_exit(asyncio.to_thread(back_up, settings.journal.path, file.absolute()))
+    click.echo(f"{montages} montages are in {file}")
+
+
+@journal.command(short_help="Rebuild a lost or damaged journal.")
+@config_option
+def rebuild(config_path: Path | None) -> None:
+    """Rebuild a lost or damaged journal from the watched directories, the stacks and the mipmap files.
+
+    The daemon must not run. An existing journal is kept under another name.
+    """
+    from daemon.commands.journal import rebuild as work
+    from daemon.system.service import set_up_logging
+
+    settings = settings_or_exit(config_path)
+    set_up_logging("warning", settings.log.format, sys.stderr)
+    run_or_exit(work(settings, click.echo))

@@ -1,0 +1,80 @@
+"""Commands that need neither daemon nor configuration: the three import commands, demo, standin."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from daemon.commands.cli.exits import FAILED, exit_with, run_or_exit
+
+
+def _import_command(name: str, summary: str) -> click.Command:
+    """Return an import command, whose arguments are parsed in the manner of asap-modules instead of click's."""
+
+    @click.command(
+        name,
+        help=summary,
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True},
+        epilog="See --help.",
+    )
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def command(arguments: tuple[str, ...]) -> None:
+        from daemon.commands.imports.commands import run_command
+
+        sys.exit(run_command(name, arguments))
+
+    return command
+
+
+import_commands = (
+    _import_command("generate_EM_tilespecs_from_metafile", "Put the tile specs of one metafile into a stack."),
+    _import_command("generate_mipmaps", "Make the mipmaps of given z values of a stack."),
+    _import_command("apply_mipmaps_to_render", "Write mipmap levels into the tile specs of a stack."),
+)
+
+
+@click.command(short_help="Show temwatch at work with a simulated microscope.")
+@click.option("--sections", default=3, show_default=True, type=click.IntRange(1, 50), help="Sections to image.")
+@click.option("--tiles", default=24, show_default=True, type=click.IntRange(4, 3000), help="Tiles per section, about.")
+@click.option("--size", default="1024x1024", show_default=True, metavar="WxH", help="Pixels of a tile.")
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Watch this directory instead of a simulated microscope.",
+)
+@click.option("--keep", is_flag=True, help="Leave everything running at the end, and print the addresses.")
+@click.option(
+    "--output",
+    default=Path("demo-output"),
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory of tiles, mipmaps, journal and pictures.",
+)
+def demo(sections: int, tiles: int, size: str, directory: Path | None, keep: bool, output: Path) -> None:
+    """Run a simulated microscope, the daemon and a stand-in for render-ws, each as a process."""
+    from daemon.simulator.show import Show, parse_size
+
+    try:
+        width, height = parse_size(size)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--size") from None
+    show = Show(
+        sections=sections, tiles=tiles, width=width, height=height, directory=directory, keep=keep, output=output
+    )
+    sys.exit(0 if run_or_exit(show.run()) else FAILED)
+
+
+@click.command(short_help="Run a stand-in for render-ws, in memory.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any free port.")
+def standin(host: str, port: int) -> None:
+    """Run a stand-in for render-ws in memory, until Ctrl-C."""
+    from daemon.simulator.standin import run_standin
+
+    try:
+        run_or_exit(run_standin(host, port))
+    except OSError as error:
+        problem = f"cannot listen on {host}:{port}: {error.strerror or error}"
+        exit_with(FAILED, f"--port: {problem} (choose another port, or 0 for any free port)")

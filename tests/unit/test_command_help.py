@@ -1,0 +1,61 @@
+"""Help texts of the command: two groups, each text whole, no line beyond 80 columns."""
+
+from collections.abc import Iterator
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from daemon.__main__ import main
+
+COLUMNS = 80
+GROUPS = ("Daemon:", "One-shot commands, without a daemon:")
+
+
+def command_lines(command: click.Command = main, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Words of every command and group that click writes a help text for."""
+    if command.add_help_option:
+        yield words
+    for name, each in getattr(command, "commands", {}).items():
+        yield from command_lines(each, (*words, name))
+
+
+def help_of(*words: str) -> list[str]:
+    shown = CliRunner().invoke(main, [*words, "--help"], prog_name="temwatch", terminal_width=COLUMNS)
+    assert shown.exit_code == 0, shown.output
+    return shown.output.splitlines()
+
+
+@pytest.mark.parametrize("words", list(command_lines()), ids=" ".join)
+def test_every_help_text_fits_80_columns_and_is_not_cut(words: tuple[str, ...]) -> None:
+    lines = help_of(*words)
+    assert [line for line in lines if len(line) > COLUMNS] == []
+    assert [line for line in lines if line.rstrip().endswith("...") and not line.startswith("Usage:")] == []
+
+
+def test_the_help_lists_every_command_once_in_one_of_two_groups() -> None:
+    lines = help_of()
+    headings = [line for line in lines if line.endswith(":") and not line.startswith((" ", "Options"))]
+    assert headings == list(GROUPS)
+    listed = lines[lines.index(GROUPS[0]) :]
+    assert {name: sum(line.split()[:1] == [name] for line in listed) for name in main.commands} == dict.fromkeys(
+        main.commands, 1
+    )
+
+
+def test_every_option_says_what_it_does() -> None:
+    silent = [
+        f"{' '.join(words)} {parameter.opts[0]}"
+        for words in command_lines()
+        for parameter in _command(words).params
+        if isinstance(parameter, click.Option) and not parameter.help
+    ]
+    assert silent == []
+
+
+def _command(words: tuple[str, ...]) -> click.Command:
+    command: click.Command = main
+    for word in words:
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+    return command
