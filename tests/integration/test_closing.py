@@ -304,7 +304,8 @@ async def test_a_keeper_that_stops_begins_no_close_and_one_that_is_cancelled_in_
         montage = await work.montage(first)
         assert montage is not None
         outcomes = [each["outcome"] for each in await work.work.journal.attempts(montage.id) if each["step"] == "close"]
-        assert outcomes == ["stopped", "stopped"]
+        # The raw stack's close may have begun before the montage was APPLIED: then it is an attempt of the other alone.
+        assert outcomes in (["stopped"], ["stopped", "stopped"])
         assert await work.work.journal.count_crashes() == 0
     async with bench(tmp_path, client, close_after_s=0.3) as work:
         work.work.keeper.stop()
@@ -334,6 +335,7 @@ async def test_a_montage_whose_section_the_derivation_missed_waits_alone(
                 await work.notice(metafile)
             await work.reaches(seen, MontageState.COMPLETE)
             await work.reaches(missed, MontageState.APPLIED)
+            await work.until(lambda: any(line["event"] == "montage.not_closed" for line in work.said))
             problems = {line["fault"] for line in work.said if line["event"] == "montage.not_closed"}
             assert all("its section data miss tiles of section 1050.0 at z 1050" in each for each in problems)
             assert {line["metafile"] for line in work.said if line["event"] == "montage.not_closed"} == {str(missed)}
