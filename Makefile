@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all faults bench mutants lint types contracts check wheel lock config-example clean
+.PHONY: help demo test test-slow test-all faults bench mutants lint types contracts spelling check wheel lock config-example clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -67,7 +67,10 @@ types: $(READY) ## mypy, strict
 contracts: $(READY) ## import contracts
 	$(BIN)/lint-imports
 
-check: lint types contracts ## everything that needs no running
+spelling: $(READY) ## codespell, over every file
+	$(BIN)/codespell
+
+check: lint types contracts spelling ## everything that needs no running
 
 wheel: ## build the wheel into dist, where it replaces any former one
 	.ci/venv $(PYTHON) build/venv requirements-build.lock

@@ -30,7 +30,16 @@ ROOT = Path(__file__).resolve().parents[1]
 PLACE = ROOT / "build/mutants"
 COPIED = (
     *("benchmarks", "daemon", "docs", "handlers", "systemd", "tests", ".ci"),
-    *("README.md", "CHANGELOG.md", "LICENSE", "Makefile", "config.example.toml", "hatch_build.py", "pyproject.toml"),
+    *(
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "LICENSE",
+        "Makefile",
+        "config.example.toml",
+        "hatch_build.py",
+        "pyproject.toml",
+    ),
     *("requirements.lock", "requirements-dev.lock", "requirements-build.lock", "requirements-mutants.lock"),
 )
 UNIT, INTEGRATION = "tests/unit/test_{}.py", "tests/integration/test_{}.py"

@@ -1,24 +1,165 @@
-"""The documents say what is so."""
+"""The documents agree with the code and with each other."""
 
+import ast
 import re
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+DECISIONS = [path for path in (ROOT / "docs/decisions").glob("*.md") if path.name != "README.md"]
+PACKAGES = ("daemon", "handlers")
+Arrow = tuple[str, str]
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
 def test_every_test_that_the_compatibility_table_names_exists() -> None:
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/compatibility.md").read_text(encoding="utf-8")))
+    named = set(re.findall(r"`(test_\w+)`", read("docs/compatibility.md")))
     source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     assert len(named) > 40
     assert sorted(named - set(re.findall(r"def (test_\w+)", source))) == []
 
 
-def test_every_link_between_documents_leads_somewhere() -> None:
-    documents = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]
-    dead = [
-        f"{document.name}: {target}"
-        for document in documents
-        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text(encoding="utf-8"))
-        if "://" not in target and not (document.parent / target).exists()
-    ]
+def links(text: str) -> set[tuple[str, str]]:
+    """Path and anchor of each link to a document."""
+    return {
+        (path, anchor)
+        for path, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)[^)]*\)", text)
+        if "://" not in path and not path.startswith("mailto:")
+    }
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives to the headings."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_a_heading_of_it(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    dead = []
+    for path, anchor in links(text):
+        target = document.parent / path if path else document
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
+            dead.append(f"{path}#{anchor}")
     assert dead == []
+
+
+def test_the_indexes_name_every_document() -> None:
+    for index in ("docs/README.md", "docs/decisions/README.md"):
+        directory = (ROOT / index).parent
+        named = {path for path, _ in links(read(index))}
+        assert {path.name for path in directory.glob("*.md")} - {"README.md"} <= named
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The picture of the rooms
+
+
+def picture() -> tuple[dict[str, frozenset[str]], set[Arrow]]:
+    """The boxes of the picture, each with the modules in it, and the arrows between boxes."""
+    drawn = re.search(r"```mermaid\n(.*?)```", read("docs/architecture.md"), re.DOTALL)
+    assert drawn
+    boxes: dict[str, frozenset[str]] = {}
+    for package, body in re.findall(r"subgraph (\w+)\n(.*?)\n  end", drawn[1], re.DOTALL):
+        for box, names in re.findall(r'(\w+)\["(.*?)"\]', body):
+            boxes[box] = frozenset(f"{package}.{name}" for name in names.split(", "))
+    return boxes, set(re.findall(r"(\w+) --> (\w+)", drawn[1]))
+
+
+def modules() -> dict[str, Path]:
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+    }
+
+
+def rooms() -> set[str]:
+    """The packages and modules just below the two packages."""
+    return {".".join(name.split(".")[:2]) for name in modules()} - set(PACKAGES)
+
+
+def imported(source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imports(boxes: dict[str, frozenset[str]]) -> set[Arrow]:
+    """Which box imports which, by the code."""
+    known = modules()
+    box_of = {name: box for box, names in boxes.items() for name in names}
+    arrows = set()
+    for name, path in known.items():
+        importer = box_of.get(".".join(name.split(".")[:2]))
+        for target in imported(path.read_text(encoding="utf-8")):
+            box = box_of.get(".".join(target.split(".")[:2])) if target in known else None
+            if importer and box and box != importer:
+                arrows.add((importer, box))
+    return arrows
+
+
+def reached(start: str, arrows: set[Arrow]) -> set[str]:
+    found: set[str] = set()
+    waiting = [start]
+    while waiting:
+        here = waiting.pop()
+        new = {head for tail, head in arrows if tail == here} - found
+        found |= new
+        waiting += new
+    return found
+
+
+def layers(package: str) -> dict[str, int]:
+    """The floor of each room, from the import contract of its package; the top is 0."""
+    contracts = tomllib.loads(read("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    (rows,) = [
+        contract["layers"]
+        for contract in contracts
+        if contract["type"] == "layers" and contract["layers"][-1].startswith(f"{package}.")
+    ]
+    return {room: floor for floor, row in enumerate(rows) for room in re.split(r" [|:] ", row)}
+
+
+def test_the_picture_shows_every_room_once() -> None:
+    boxes, _ = picture()
+    shown = [room for names in boxes.values() for room in names]
+    assert sorted(shown) == sorted(rooms())
+
+
+def test_the_picture_has_an_arrow_for_each_import_that_does_not_follow_from_others() -> None:
+    boxes, drawn = picture()
+    actual = imports(boxes)
+    needed = {(tail, head) for tail, head in actual if head not in reached(tail, actual - {(tail, head)})}
+    assert sorted(drawn ^ needed) == [], "draw an import that is new, erase an arrow that no import makes"
+
+
+def test_the_contracts_order_every_room_and_no_arrow_of_the_picture_goes_up() -> None:
+    boxes, drawn = picture()
+    floors = layers("daemon") | layers("handlers")
+    assert sorted(floors) == sorted(rooms())
+    for tail, head in drawn:
+        below = {(upper, lower) for upper in boxes[tail] for lower in boxes[head]}
+        within = {(upper, lower) for upper, lower in below if upper.split(".")[0] == lower.split(".")[0]}
+        assert within or all(upper.startswith("daemon.") for upper, _ in below)
+        assert all(floors[upper] < floors[lower] for upper, lower in within), f"{tail} --> {head}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_room_says_in_one_sentence_what_belongs_in_it_and_exports_nothing(package: str) -> None:
+    for path in (ROOT / package).glob("*/__init__.py"):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        assert len(body) == 1, path
+        assert isinstance(body[0], ast.Expr), path
+        assert isinstance(body[0].value, ast.Constant), path
