@@ -12,7 +12,9 @@ from typing import Any
 from benchmarks import processes, sections
 from benchmarks.common import Options, Outcome, Plot, Row, interleaved, median_cpu_s, median_ratio, run_script
 from daemon.simulator.section import SectionPlan
-from handlers.acquisition.metafile import Metafile, image_path, parse_metafile
+from handlers.acquisition.image_names import image_path
+from handlers.acquisition.metafile import Metafile
+from handlers.acquisition.parse import parse_metafile
 from handlers.acquisition.tilespec import tile_specs_for
 from handlers.render.responses import RESOLVED_TILES
 from handlers.render.tiles import check_upload, differences, upload_bodies

@@ -94,7 +94,7 @@ class Fault(Exception):  # noqa: N818  the word of the field; subclasses name th
 
     waiting_helps = Waiting.NEVER
     evidence: Evidence | None = None
-    """What has to change before the same work can succeed, if it is one file; set by `seen_on`."""
+    """What has to change before the same work can succeed, if it is one file; set by `with_evidence`."""
 
     def __init__(self, subject: str, problem: str, hint: str = "") -> None:
         super().__init__(subject, problem, hint)
@@ -102,7 +102,7 @@ class Fault(Exception):  # noqa: N818  the word of the field; subclasses name th
         self.problem = problem
         self.hint = hint
 
-    def seen_on(self, evidence: Evidence) -> Self:
+    def with_evidence(self, evidence: Evidence) -> Self:
         """The fault itself, which from now on names the file that has to change."""
         self.evidence = evidence
         return self
@@ -139,7 +139,7 @@ class ImageChanging(ImageFault):
     waiting_helps = Waiting.ALWAYS
 
 
-class Unfit(Exception):  # noqa: N818  it becomes a fault as soon as the file's name is known
+class InvalidImage(Exception):  # noqa: N818  it becomes a fault as soon as the file's name is known
     """Why an image file cannot be used, as what follows its name."""
 
     def __init__(self, problem: str, hint: str = "copy or acquire the image again") -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from handlers.acquisition.arrival import Arrival, check_images, depth_warnings, read_metafile
 from handlers.acquisition.consistency import Severity, check_metafile
-from handlers.acquisition.metafile import Metafile, parse_metafile
+from handlers.acquisition.metafile import Metafile
+from handlers.acquisition.parse import parse_metafile
 from handlers.acquisition.tilespec import TileSpecOptions, shared_transform_for, tile_specs_for
 from handlers.acquisition.z import ZRule, ZRuleKind, check_z
 from handlers.errors import Fault, ImageFault, ImagesMissing, MetafileFault, ReadBackDiffers

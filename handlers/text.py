@@ -1,4 +1,4 @@
-"""Paths, lists and numbers of bytes as people read them. Pure."""
+"""Paths, lists, values and numbers of bytes as people read them. Pure."""
 
 import os
 from collections.abc import Sequence
@@ -24,6 +24,22 @@ def abbreviate(texts: Sequence[str], most: int = 3, separator: str = ", ") -> st
     rest = len(texts) - most
     before_rest = "" if separator == ", " else separator.rstrip()
     return separator.join(texts[:most]) + (f"{before_rest} and {rest} more" if rest > 0 else "")
+
+
+def excerpt(value: object) -> str:
+    """Return a value of JSON as text that is short enough for a message.
+
+    >>> excerpt([1, 2]), excerpt(None), excerpt("a")
+    ('a list of 2', 'null', "'a'")
+    """
+    if isinstance(value, dict | list):
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def byte_size(count: int) -> str:

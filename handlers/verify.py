@@ -12,9 +12,9 @@ from pathlib import Path
 from handlers.errors import Fault, ImageFault, ImagesMissing, RenderRefused
 from handlers.identity import FileIdentity
 from handlers.images.digest import FileContent, content_of
-from handlers.images.header import inspect_image, opened
+from handlers.images.header import inspect_image, open_image
 from handlers.images.pixels import Grey
-from handlers.images.provenance import are_its_pixels, level0_digest, provenance_in
+from handlers.images.provenance import level0_digest, pixels_match, read_provenance
 from handlers.images.reduction import level_size
 from handlers.mipmaps.make import verify_level
 from handlers.mipmaps.plan import Level0, LevelUris, MipmapPlan
@@ -135,7 +135,7 @@ def _check_levels(
     for level, path in levels:
         try:
             pixels = verify_level(path, *level_size(tile.width, tile.height, level), mode)
-            if problem := _other_pixels(pixels, provenance_in(path), recorded):
+            if problem := _other_pixels(pixels, read_provenance(path), recorded):
                 what = f"level {level} {problem}"
                 yield Difference(Kind.LEVEL_BROKEN, tile_id, str(path), what, _AGAIN, MIPMAPS)
         except (ImagesMissing, FileNotFoundError):
@@ -152,7 +152,7 @@ def _check_levels(
 
 def _other_pixels(pixels: Grey, text: str | None, recorded: FileContent | None) -> str:
     """Why these are not the pixels that were written; empty if they are, or if nothing tells."""
-    if not are_its_pixels(text, pixels):
+    if not pixels_match(text, pixels):
         return "holds other pixels than were written"
     if recorded is not None and level0_digest(text) is None:
         return "was written by another program: it does not say what it was made of"
@@ -185,14 +185,14 @@ def _check_made_of(
 
 def _digest_said_by(path: Path) -> bytes | None:
     try:
-        return level0_digest(provenance_in(path))
+        return level0_digest(read_provenance(path))
     except (Fault, OSError):
         return None  # told with the level
 
 
 def _digest_now(path: Path, recorded: FileContent | None) -> bytes:
     """The digest of level 0, which is read only if its identity is not the recorded one."""
-    with opened(path) as file:
+    with open_image(path) as file:
         if recorded is not None and FileIdentity.of(os.fstat(file.fileno())).matches(recorded.identity):
             return recorded.digest
         return content_of(file.fileno()).digest

@@ -29,7 +29,7 @@ from daemon.pipeline.steps import Section, section_of
 from daemon.system.locks import JournalHeld, lock_journal
 from daemon.watching.scan import NameRule, Tree
 from handlers.acquisition.arrival import read_metafile
-from handlers.acquisition.metafile import parse_metafile
+from handlers.acquisition.parse import parse_metafile
 from handlers.errors import Fault, SettingsFault, StackMissing, StorageFault, storage_fault
 from handlers.mipmaps.plan import absent_levels, level_uris
 from handlers.render.client import PathBuilder, RenderClient, StackId, StackState

@@ -108,4 +108,4 @@ def taken(rival: Rival, metafile: Path, evidence: Evidence) -> MetafileFault:
         f"names {len(rival.shared)} tiles that {holder.metafile} holds in {holder.raw_stack} at z {holder.z:g}, "
         f"such as {rival.shared[0]}: an image belongs to one montage of a stack",
         f"take one of the two metafiles away; once {holder.metafile} is gone, this one is taken up by itself",
-    ).seen_on(evidence)
+    ).with_evidence(evidence)

@@ -24,7 +24,8 @@ from daemon.montages.records import Montage
 from daemon.montages.states import IllegalTransition, MontageState
 from daemon.system.threads import in_thread
 from handlers.acquisition.arrival import metafile_content
-from handlers.acquisition.metafile import image_path, parse_metafile
+from handlers.acquisition.image_names import image_path
+from handlers.acquisition.parse import parse_metafile
 from handlers.acquisition.tilespec import tile_ids_for
 from handlers.errors import Fault, storage_fault
 from handlers.identity import FileIdentity

@@ -2,7 +2,8 @@
 
 import asyncio
 
-from handlers.acquisition.metafile import Metafile, parse_metafile
+from handlers.acquisition.metafile import Metafile
+from handlers.acquisition.parse import parse_metafile
 
 MOST_BYTES = 16 * 2**20
 """Of the texts of the metafiles kept: one of 20,000 tiles, or seven of full sections. Parsed they take about twice the

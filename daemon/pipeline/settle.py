@@ -29,7 +29,8 @@ from handlers.acquisition.arrival import (
     too_large,
 )
 from handlers.acquisition.consistency import Finding, Severity, check_metafile
-from handlers.acquisition.metafile import MAX_METAFILE_BYTES, Metafile
+from handlers.acquisition.metafile import Metafile
+from handlers.acquisition.parse import MAX_METAFILE_BYTES
 from handlers.acquisition.tilespec import tile_ids_for
 from handlers.acquisition.z import ZRule, check_z, z_for
 from handlers.errors import (
@@ -174,7 +175,7 @@ class Settler:
                 str(montage.metafile),
                 f"is gone since it was noticed, for more than {watch.arrival_timeout_s:g} s",
                 "copy it there again, and it is taken up by itself",
-            ).seen_on(Evidence(montage.metafile, None))
+            ).with_evidence(Evidence(montage.metafile, None))
         return NotYet("the metafile is gone; it may come back", watch.scan_interval_s)
 
     def _age_s(self, montage: Montage) -> float:
@@ -267,7 +268,7 @@ class Settler:
         if self._is_too_late(awaited, montage, watch):
             fault = _broken_fault(montage, broken) if broken else _late_fault(montage, arrival, watch)
             # As it was before it was read: one that is replaced meanwhile is another.
-            raise fault.seen_on(Evidence(awaited.problem.path, awaited.problem.identity))
+            raise fault.with_evidence(Evidence(awaited.problem.path, awaited.problem.identity))
         reason = f"{len(broken) + len(late)} of {image_count} images are not there yet: {awaited.problem.why}"
         return NotYet(reason, self._pause_s(observation, watch))
 
@@ -327,7 +328,7 @@ def _rule_and_z(metafile: Metafile, path: Path, watch: WatchSettings) -> tuple[Z
         rule = watch.to_z_rule()
         return rule, z_for(metafile, path, rule)
     except (ZFault, SettingsFault) as fault:
-        raise fault.seen_on(before) if before else fault from None
+        raise fault.with_evidence(before) if before else fault from None
 
 
 def _lstat(path: Path) -> os.stat_result | None:

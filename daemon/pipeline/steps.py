@@ -22,7 +22,9 @@ from daemon.pipeline.stacks import StackKeeper
 from daemon.pipeline.tile_holds import TileHolds
 from daemon.system.threads import answers_within
 from handlers.acquisition.arrival import read_metafile
-from handlers.acquisition.metafile import Metafile, image_path, parse_metafile
+from handlers.acquisition.image_names import image_path
+from handlers.acquisition.metafile import Metafile
+from handlers.acquisition.parse import parse_metafile
 from handlers.acquisition.tilespec import TileSpec, shared_transform_for, tile_specs_for
 from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
 from handlers.errors import (
@@ -182,7 +184,7 @@ class Steps:
         problem = (
             f"is gone since it had settled, for more than {watch.arrival_timeout_s:g} s: moved, renamed or deleted"
         )
-        return MetafileFault(subject, problem, hint).seen_on(Evidence(montage.metafile, None))
+        return MetafileFault(subject, problem, hint).with_evidence(Evidence(montage.metafile, None))
 
     async def ingest(self, section: Section) -> None:
         """Puts the tile specs into the raw stack and reads them back."""
@@ -408,7 +410,7 @@ def _on_evidence(fault: Fault, before: Mapping[str, Evidence]) -> Fault:
     path = Path(fault.subject)
     if fault.waiting_helps is Waiting.ALWAYS or not path.is_absolute():
         return fault
-    return fault.seen_on(before.get(fault.subject) or Evidence.of(path))
+    return fault.with_evidence(before.get(fault.subject) or Evidence.of(path))
 
 
 def _one_fault(montage: Montage, faults: list[Fault], tile_count: int) -> Fault:
@@ -424,4 +426,4 @@ def _one_fault(montage: Montage, faults: list[Fault], tile_count: int) -> Fault:
         f"mipmaps of {len(faults)} of {tile_count} tiles could not be made: {texts}",
         worst.hint,
     )
-    return one.seen_on(worst.evidence) if worst.evidence else one
+    return one.with_evidence(worst.evidence) if worst.evidence else one

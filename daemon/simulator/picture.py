@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from handlers.acquisition.metafile import parse_metafile
+from handlers.acquisition.parse import parse_metafile
 from handlers.acquisition.tilespec import tile_specs_for
 from handlers.errors import Fault, ImageFault, RenderUnavailable
 from handlers.uris import uri_to_path

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from handlers.acquisition.metafile import MAX_METAFILE_BYTES, Camera, Metafile, refuse_unsafe
+from handlers.acquisition.image_names import require_contained
+from handlers.acquisition.metafile import Camera, Metafile
+from handlers.acquisition.parse import MAX_METAFILE_BYTES
 from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault, storage_fault
 from handlers.identity import FileIdentity
 from handlers.images.header import ImageDirectory, ImageInfo
@@ -62,7 +64,7 @@ def check_images(metafile: Metafile, directory: Path) -> Arrival:
     seen = _Seen(directory, metafile.header.camera)
     with ImageDirectory(directory) as images:
         for tile in metafile.tiles:
-            refuse_unsafe(tile.img_path, directory)
+            require_contained(tile.img_path, directory)
             seen.look_at(images, tile.img_path)
     return seen.arrival()
 
@@ -102,7 +104,7 @@ class _Seen:
             fault = _other_size(path, info, self._camera)
             if not identity.has_placeholder_time:
                 # As it was before it was read: one that is replaced meanwhile is another.
-                raise fault.seen_on(Evidence(path, identity))
+                raise fault.with_evidence(Evidence(path, identity))
             self._cannot_read(path, fault, identity)
             return
         if identity.has_placeholder_time:

@@ -9,18 +9,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeVar
 
+from handlers.acquisition.fields import Numeral
 from handlers.acquisition.geometry import Point
-from handlers.acquisition.metafile import (
-    IMAGE_NAME,
-    EdgeMatch,
-    EdgeSide,
-    Header,
-    Metafile,
-    Numeral,
-    TileRecord,
-    shown,
-)
-from handlers.text import abbreviate
+from handlers.acquisition.image_names import IMAGE_NAME
+from handlers.acquisition.metafile import EdgeMatch, EdgeSide, Header, Metafile, TileRecord
+from handlers.text import abbreviate, excerpt
 
 STEP_TOLERANCE: Final = 0.02
 """How far the step between neighbours may be off, as a fraction of the frame's width (x) or height (y).
@@ -314,4 +307,4 @@ def _check_shared_transform(metafile: Metafile) -> Iterator[Finding]:
     """A sharedTransform is an object or null."""
     left_over = (metafile.extra or {}).get("sharedTransform")
     if left_over is not None:
-        yield _warning(f"sharedTransform should be an object, not {shown(left_over)}")
+        yield _warning(f"sharedTransform should be an object, not {excerpt(left_over)}")

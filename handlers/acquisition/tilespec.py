@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from handlers.acquisition.geometry import Point
-from handlers.acquisition.metafile import Metafile, TileRecord, refuse_unsafe
+from handlers.acquisition.image_names import require_contained
+from handlers.acquisition.metafile import Metafile, TileRecord
 from handlers.errors import MetafileFault, SettingsFault
 from handlers.uris import path_to_uri, quoted
 
@@ -164,7 +165,7 @@ def _image_uris(directory: Path, tiles: Iterable[TileRecord]) -> Iterator[str]:
     """URIs of the tiles' images; the directory, which they share, is put into one once."""
     base = path_to_uri(directory / "x").removesuffix("x")
     for tile in tiles:
-        refuse_unsafe(tile.img_path, directory)
+        require_contained(tile.img_path, directory)
         yield base + quoted(tile.img_path)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from handlers.acquisition.consistency import Finding, Severity
-from handlers.acquisition.metafile import Header, Metafile, Numeral
+from handlers.acquisition.fields import Numeral
+from handlers.acquisition.metafile import Header, Metafile
 from handlers.errors import SettingsFault, ZFault, storage_fault
 from handlers.regular_file import NotRegular, read_regular
 

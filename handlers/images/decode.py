@@ -8,9 +8,9 @@ from typing import BinaryIO
 
 from PIL import PngImagePlugin
 
-from handlers.errors import Fault, ImageFault, ImagesMissing, Unfit, storage_fault
+from handlers.errors import Fault, ImageFault, ImagesMissing, InvalidImage, storage_fault
 from handlers.images.digest import snapshot
-from handlers.images.header import UNREADABLE, ImageInfo, opened, read_header
+from handlers.images.header import UNREADABLE, ImageInfo, open_image, read_header
 from handlers.images.pillow_pixels import array_of, jpeg_pixels
 from handlers.images.pixels import Grey
 from handlers.images.tiff_pixels import tiff_pixels
@@ -23,7 +23,7 @@ def read_image(
     path: Path, width: int, height: int, *, root: Path | None = None, mask: bool = False
 ) -> tuple[Grey, ImageInfo]:
     """Pixels and header of an image of a given size; the header is compared with it before anything is decoded."""
-    with told(path), opened(path, root) as file:
+    with translate_errors(path), open_image(path, root) as file:
         return _read(file, path, width, height, mask=mask)
 
 
@@ -31,7 +31,7 @@ def read_hashed(
     path: Path, width: int, height: int, *, root: Path | None = None, mask: bool = False
 ) -> tuple[Grey, bytes]:
     """Pixels of an image of a given size, and the digest of the very bytes that they were decoded from."""
-    with told(path), opened(path, root) as file, snapshot(file) as (copy, digest):
+    with translate_errors(path), open_image(path, root) as file, snapshot(file) as (copy, digest):
         return _read(copy, path, width, height, mask=mask)[0], digest
 
 
@@ -51,11 +51,11 @@ def require_size(info: ImageInfo, path: Path, width: int, height: int) -> None:
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def translate_errors(path: Path) -> Iterator[None]:
     """Makes a Fault of what reading an image may raise."""
     try:
         yield
-    except Unfit as unfit:
+    except InvalidImage as unfit:
         raise unfit.of(path) from unfit
     except UNREADABLE as error:
         raise _broken(path, error) from error

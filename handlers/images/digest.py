@@ -25,7 +25,7 @@ class FileContent(NamedTuple):
     """Of all its bytes."""
 
 
-class DigestAlong:
+class RunningDigest:
     """The digest of a file that somebody else reads piece by piece: its bytes are hashed while they are in the cache.
 
     What nobody hands over, such as a header, is read here. Pieces may come in any order; where they do not rise, the
@@ -85,7 +85,7 @@ def settled_identity(descriptor: int) -> FileIdentity:
 def content_of(descriptor: int) -> FileContent:
     """Return the content of an open file. Blocking."""
     identity = settled_identity(descriptor)
-    return FileContent(identity, DigestAlong(descriptor).digest())
+    return FileContent(identity, RunningDigest(descriptor).digest())
 
 
 @contextmanager

@@ -126,7 +126,7 @@ class Encoding:
         height, width = pixels.shape
         page = plain_page(width, height, pixels.itemsize * 8)
         page.pixels[...] = pixels
-        describe(page, description)
+        set_description(page, description)
         return page
 
     def encoded(self, pixels: "Grey", description: str = "") -> bytes:
@@ -181,7 +181,7 @@ def plain_page(width: int, height: int, bits: int) -> Page:
     return Page(content, pixels)
 
 
-def describe(page: Page, description: str) -> None:
+def set_description(page: Page, description: str) -> None:
     """Set the text of a page that `plain_page` made."""
     assert isinstance(page.content, bytearray)
     page.content[_DESCRIPTION_AT : _DESCRIPTION_AT + _DESCRIPTION_BYTES] = _plain_description(description)

@@ -16,9 +16,9 @@ from typing import BinaryIO, Self
 
 from PIL import Image, PngImagePlugin
 
-from handlers.errors import ImageFault, Unfit
+from handlers.errors import ImageFault, InvalidImage
 from handlers.identity import FileIdentity
-from handlers.images import jpeg_stream as jpegstream
+from handlers.images import jpeg_stream
 from handlers.images.tiff_header import HEAD_BYTES, Run, TiffHeader, TiffLayout, require_grey
 from handlers.regular_file import NotRegular, open_regular
 
@@ -66,7 +66,7 @@ class ImageInfo:
 
 
 @contextmanager
-def opened(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
+def open_image(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
     """A regular file, open for reading.
 
     Parameters
@@ -109,7 +109,7 @@ def inspect_image(path: Path, root: Path | None = None, *, mask: bool = False) -
     OSError
         As it comes; what a missing file means the caller knows.
     """
-    with opened(path, root) as file:
+    with open_image(path, root) as file:
         return read_header(file, path, mask=mask)
 
 
@@ -125,7 +125,7 @@ def read_header(file: BinaryIO, path: Path, *, mask: bool = False, with_layout: 
         file_bytes = os.fstat(descriptor).st_size
         head = os.pread(descriptor, HEAD_BYTES, 0)
         return _info_and_extent(descriptor, file_bytes, head, mask=mask, with_layout=with_layout)[0]
-    except Unfit as unfit:
+    except InvalidImage as unfit:
         raise unfit.of(path) from unfit
 
 
@@ -173,7 +173,7 @@ class ImageDirectory:
             raise _not_a_file(self._path / name) from error
         try:
             return self._info(descriptor, found.st_size), FileIdentity.of(found)
-        except Unfit as unfit:
+        except InvalidImage as unfit:
             raise unfit.of(self._path / name) from unfit
         finally:
             os.close(descriptor)
@@ -191,7 +191,7 @@ class ImageDirectory:
 
     def _inspect_by_path(self, name: str) -> tuple[ImageInfo, FileIdentity]:
         path = self._path / name
-        with opened(path, self._path) as file:
+        with open_image(path, self._path) as file:
             found = os.fstat(file.fileno())
             return read_header(file, path), FileIdentity.of(found)
 
@@ -201,7 +201,7 @@ def _format_of(magic: bytes) -> str:
         if magic.startswith(beginnings):
             return name
     shown = f"is not an image: it begins with {magic!r}" if magic else "is empty"
-    raise Unfit(shown, "TIFF, PNG and JPEG are read")
+    raise InvalidImage(shown, "TIFF, PNG and JPEG are read")
 
 
 def _not_a_file(path: Path) -> ImageFault:
@@ -238,9 +238,9 @@ def _tiff_info(header: TiffHeader, file_bytes: int, *, mask: bool, with_layout: 
 
 
 def _jpeg_info(descriptor: int, file_bytes: int) -> ImageInfo:
-    frame = jpegstream.frame_of(lambda offset, length: os.pread(descriptor, length, offset))
-    tail_at = max(frame.data_at, file_bytes - jpegstream.TAIL_BYTES)
-    jpegstream.require_end(os.pread(descriptor, jpegstream.TAIL_BYTES, tail_at))
+    frame = jpeg_stream.frame_of(lambda offset, length: os.pread(descriptor, length, offset))
+    tail_at = max(frame.data_at, file_bytes - jpeg_stream.TAIL_BYTES)
+    jpeg_stream.require_end(os.pread(descriptor, jpeg_stream.TAIL_BYTES, tail_at))
     return ImageInfo(frame.width, frame.height, 8, "jpg", file_bytes)
 
 
@@ -249,14 +249,16 @@ def _png_info(file: BinaryIO, file_bytes: int, *, mask: bool) -> ImageInfo:
     try:
         image = PngImagePlugin.PngImageFile(file)
     except UNREADABLE as error:
-        raise Unfit(f"has a header that cannot be read: {error}") from error
+        raise InvalidImage(f"has a header that cannot be read: {error}") from error
     except OSError as error:
         if error.errno is not None:
             raise
-        raise Unfit(f"has a header that cannot be read: {error}") from error
+        raise InvalidImage(f"has a header that cannot be read: {error}") from error
     if image.mode not in _MODE_BITS:
-        raise Unfit(f"holds {_WHY_NOT.get(image.mode, f'colours ({image.mode})')}, not grey values", "save it as grey")
+        raise InvalidImage(
+            f"holds {_WHY_NOT.get(image.mode, f'colours ({image.mode})')}, not grey values", "save it as grey"
+        )
     require_grey(_MODE_BITS[image.mode], mask=mask)
     if PNG_END not in os.pread(file.fileno(), 4096, max(0, file_bytes - 4096)):
-        raise Unfit("is cut short: the end of a PNG file is missing")
+        raise InvalidImage("is cut short: the end of a PNG file is missing")
     return ImageInfo(*image.size, _MODE_BITS[image.mode], "png", file_bytes)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from handlers.errors import Unfit
+from handlers.errors import InvalidImage
 
 START, END = b"\xff\xd8", b"\xff\xd9"
 TAIL_BYTES: Final = 65536
@@ -50,11 +50,11 @@ def frame_of(read: Read) -> Frame:
 
     Raises
     ------
-    Unfit
+    InvalidImage
         If it is something else, or the stream ends before its first scan.
     """
     if read(0, 2) != START:
-        raise Unfit("has JPEG data without a beginning")
+        raise InvalidImage("has JPEG data without a beginning")
     size: tuple[int, int] | None = None
     is_progressive = False
     for marker, at, length in _segments(read, 2):
@@ -63,8 +63,8 @@ def frame_of(read: Read) -> Frame:
         elif marker == _SOS and size is not None:
             return Frame(*size, is_progressive, at + length)
         elif marker in (_SOS, _EOI):
-            raise Unfit("has JPEG data without a frame")
-    raise Unfit("is cut short: its JPEG header does not end")
+            raise InvalidImage("has JPEG data without a frame")
+    raise InvalidImage("is cut short: its JPEG header does not end")
 
 
 def _segments(read: Read, at: int) -> Iterator[tuple[int, int, int]]:
@@ -72,7 +72,9 @@ def _segments(read: Read, at: int) -> Iterator[tuple[int, int, int]]:
     for _ in range(_MOST_SEGMENTS):
         head = read(at, 4)
         if len(head) < 2 or head[0] != 0xFF:
-            raise Unfit("is cut short: its JPEG header does not end" if len(head) < 2 else "has a broken JPEG header")
+            raise InvalidImage(
+                "is cut short: its JPEG header does not end" if len(head) < 2 else "has a broken JPEG header"
+            )
         if head[1] == 0xFF:  # fills up
             at += 1
         elif head[1] in _ALONE:
@@ -83,7 +85,7 @@ def _segments(read: Read, at: int) -> Iterator[tuple[int, int, int]]:
         else:
             length = int.from_bytes(head[2:4], "big")
             if length < 2:
-                raise Unfit("has a broken JPEG header")
+                raise InvalidImage("has a broken JPEG header")
             yield head[1], at + 4, length - 2
             at += 2 + length
 
@@ -91,24 +93,24 @@ def _segments(read: Read, at: int) -> Iterator[tuple[int, int, int]]:
 def _grey_size(marker: int, fields: bytes) -> tuple[int, int]:
     if marker not in _READ:
         kind = _PROCESSES.get(marker, "arithmetic-coded or hierarchical")
-        raise Unfit(f"is a {kind} JPEG, which is not read", "save it as a baseline JPEG, or as TIFF")
+        raise InvalidImage(f"is a {kind} JPEG, which is not read", "save it as a baseline JPEG, or as TIFF")
     if len(fields) < 6:
-        raise Unfit("is cut short: its JPEG header does not end")
+        raise InvalidImage("is cut short: its JPEG header does not end")
     bits, components = fields[0], fields[5]
     if components != 1:
-        raise Unfit(f"holds colours ({components} components), not grey values", "save it as grey")
+        raise InvalidImage(f"holds colours ({components} components), not grey values", "save it as grey")
     if bits != 8:
-        raise Unfit(f"has {bits} bits per pixel", "JPEG is read with 8; save it as TIFF")
+        raise InvalidImage(f"has {bits} bits per pixel", "JPEG is read with 8; save it as TIFF")
     height, width = int.from_bytes(fields[1:3], "big"), int.from_bytes(fields[3:5], "big")
     if not width or not height:
-        raise Unfit(f"has an impossible size of {width}x{height} pixels")
+        raise InvalidImage(f"has an impossible size of {width}x{height} pixels")
     return width, height
 
 
 def require_end(tail: bytes) -> None:
-    """Raise Unfit unless the last bytes of the data have the end marker, which coded pixels never hold."""
+    """Raise InvalidImage unless the last bytes of the data have the end marker, which coded pixels never hold."""
     if END not in tail:
-        raise Unfit("is cut short: the end of its JPEG data is missing")
+        raise InvalidImage("is cut short: the end of its JPEG data is missing")
 
 
 def with_baits(content: bytes) -> tuple[bytes, bytes]:
@@ -118,7 +120,7 @@ def with_baits(content: bytes) -> tuple[bytes, bytes]:
 
     Raises
     ------
-    Unfit
+    InvalidImage
         If the end marker, one between parts of the data, or a whole scan is missing.
     """
     ends = list(_data_ends(content, frame_of(lambda at, length: content[at : at + length])))
@@ -140,20 +142,20 @@ def _data_ends(content: bytes, frame: Frame) -> Iterator[int]:
             if marker in (_SOS, _EOI):
                 break
         else:
-            raise Unfit("has a broken JPEG header")
+            raise InvalidImage("has a broken JPEG header")
         if marker == _SOS:
             coefficients.update(_whole_coefficients(content[begin : begin + 6]))
             ends = list(_scan_ends(content, at, -(-blocks // interval) - 1 if interval else 0))
             yield from ends
             at = ends[-1]
     if frame.is_progressive and len(coefficients) < 64:
-        raise Unfit(f"is cut short: its JPEG data have {len(coefficients)} of 64 coefficients in full")
+        raise InvalidImage(f"is cut short: its JPEG data have {len(coefficients)} of 64 coefficients in full")
 
 
 def _whole_coefficients(scan: bytes) -> range:
     """Coefficients of which the scan of one component has the last bits."""
     if len(scan) < 6:
-        raise Unfit("is cut short: the header of a JPEG scan does not end")
+        raise InvalidImage("is cut short: the header of a JPEG scan does not end")
     first, last, low_bit = scan[3], scan[4], scan[5] & 15
     return range(first, last + 1) if low_bit == 0 else range(0)
 
@@ -165,8 +167,8 @@ def _scan_ends(content: bytes, at: int, restarts: int) -> Iterator[int]:
         yield match.start()
         if not 0xD0 <= marker <= 0xD7:
             if found < restarts:
-                raise Unfit(f"is cut short: {found} of {restarts} restart markers are in its JPEG data")
+                raise InvalidImage(f"is cut short: {found} of {restarts} restart markers are in its JPEG data")
             return
         if marker != 0xD0 + found % 8:
-            raise Unfit("lacks a part of its JPEG data: restart markers are out of order")
-    raise Unfit("is cut short: the end of its JPEG data is missing")
+            raise InvalidImage("lacks a part of its JPEG data: restart markers are out of order")
+    raise InvalidImage("is cut short: the end of its JPEG data is missing")

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin
 
-from handlers.errors import Unfit
+from handlers.errors import InvalidImage
 from handlers.images.jpeg_stream import with_baits
 from handlers.images.pixels import Grey
 
@@ -34,10 +34,10 @@ def jpeg_pixels(content: bytes) -> Grey:
 
     Raises
     ------
-    Unfit
+    InvalidImage
         If its data end before its last row, which libjpeg would decode to grey.
     """
     pixels, others = (array_of(JpegImagePlugin.JpegImageFile(io.BytesIO(one))) for one in with_baits(content))
     if not np.array_equal(pixels, others):
-        raise Unfit("is cut short: its JPEG data end before its last row")
+        raise InvalidImage("is cut short: its JPEG data end before its last row")
     return pixels

@@ -12,7 +12,7 @@ import xxhash
 from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from handlers.images.encode import PNG_DESCRIPTION
-from handlers.images.header import UNREADABLE, opened
+from handlers.images.header import UNREADABLE, open_image
 from handlers.images.reduction import IntensityRange, Reduction
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _DIGEST = re.compile(rf"{_VERSION} xxh128=([0-9a-f]{{32}}) ")
 _PIXELS = re.compile(r" pixels=([0-9a-f]{32})$")
 
 
-def made_how(
+def recipe_of(
     level: int,
     reduction: Reduction,
     bits: int,
@@ -43,7 +43,7 @@ def made_how(
     scaled_from : the 16-bit values that became 0 and 255, where level 0 has 16 bits and the level 8.
     quality : of a JPEG.
 
-    >>> made_how(2, Reduction("block_reduce", "mean"), 8, scaled_from=(0, 65535))
+    >>> recipe_of(2, Reduction("block_reduce", "mean"), 8, scaled_from=(0, 65535))
     'level=2 method=block_reduce function=mean bits=8 range=0:65535'
     """
     words = [f"level={level}", f"method={reduction.method}", f"function={reduction.function}", f"bits={bits}"]
@@ -83,7 +83,7 @@ def without_pixels(text: str) -> str:
     return _PIXELS.sub("", text)
 
 
-def are_its_pixels(text: str | None, pixels: "Grey") -> bool:
+def pixels_match(text: str | None, pixels: "Grey") -> bool:
     """Return whether the pixels are those that the text of their file names; True where it names none."""
     found = _PIXELS.search(text or "")
     return found is None or bytes.fromhex(found[1]) == pixels_digest(pixels)
@@ -105,7 +105,7 @@ def level0_digest(text: str | None) -> bytes | None:
     return bytes.fromhex(found[1]) if found else None
 
 
-def provenance_in(path: Path) -> str | None:
+def read_provenance(path: Path) -> str | None:
     """Return the text that the file of a level carries; None if it carries none, or is no image. Blocking.
 
     Raises
@@ -113,7 +113,7 @@ def provenance_in(path: Path) -> str | None:
     ImageFault, OSError
         If it cannot be opened.
     """
-    with opened(path) as file:
+    with open_image(path) as file:
         try:
             text = _description(file)
         except UNREADABLE:

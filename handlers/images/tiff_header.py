@@ -7,9 +7,8 @@ import sys
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from handlers.errors import Unfit
-from handlers.images import jpeg_stream as jpegstream
-from handlers.images import tiff_compression as tiffcompression
+from handlers.errors import InvalidImage
+from handlers.images import jpeg_stream, tiff_compression
 
 HEAD_BYTES = 4096
 """What is read of a file at first: a page, since no disk and no file server reads less."""
@@ -86,7 +85,7 @@ class TiffLayout:
 
     def runs(self) -> tuple[Run, ...]:
         """The rows, if they lie in the file as they would in memory: not packed, in this machine's byte order."""
-        is_plain = self.compression == tiffcompression.NONE and not self.is_tiled and not self.has_reversed_bits
+        is_plain = self.compression == tiff_compression.NONE and not self.is_tiled and not self.has_reversed_bits
         if not is_plain or self.bits == 1 or (self.bits == 16 and self.order != NATIVE_ORDER):
             return ()
         runs: list[Run] = []
@@ -100,12 +99,14 @@ class TiffLayout:
 
 
 def require_grey(bits: int, *, mask: bool) -> None:
-    """Raise Unfit unless an image, or a mask, may have so many bits per pixel."""
+    """Raise InvalidImage unless an image, or a mask, may have so many bits per pixel."""
     if bits not in (8, 16) and not (mask and bits == 1):
         kind = "one bit" if bits == 1 else f"{bits} bits"
-        raise Unfit(f"has {kind} per pixel", "grey images have 8 or 16; masks 8 or 1" if mask else "8 or 16 are read")
+        raise InvalidImage(
+            f"has {kind} per pixel", "grey images have 8 or 16; masks 8 or 1" if mask else "8 or 16 are read"
+        )
     if mask and bits == 16:
-        raise Unfit("is a mask with 16 bits per pixel", "save it with 8: 0 where clear, 255 where opaque")
+        raise InvalidImage("is a mask with 16 bits per pixel", "save it with 8: 0 where clear, 255 where opaque")
 
 
 class TiffHeader:
@@ -138,14 +139,16 @@ class TiffHeader:
     def layout(self, *, mask: bool) -> TiffLayout:
         """The layout of the first image, all of whose pixels are in the file, in a form that is decoded.
 
-        Raises Unfit for any other.
+        Raises InvalidImage for any other.
         """
         width, height = self._one(self.WIDTH), self._one(self.HEIGHT)
         bits = self._bits(mask=mask)
         if not (0 < width <= 65536 and 0 < height <= 65536):
-            raise Unfit(f"has an impossible size of {width}x{height} pixels")
+            raise InvalidImage(f"has an impossible size of {width}x{height} pixels")
         if 2 <= self._one(self.ORIENTATION, 1) <= 8:  # readers take any other value for 1
-            raise Unfit("is stored turned or mirrored (TIFF tag Orientation)", "save it the way it is to be seen")
+            raise InvalidImage(
+                "is stored turned or mirrored (TIFF tag Orientation)", "save it the way it is to be seen"
+            )
         compression, predictor = self._compression(bits)
         is_tiled = self.TILES[0] in self._entries
         piece_width, piece_height = self._piece_size(width, height, bits, is_tiled=is_tiled)
@@ -168,55 +171,59 @@ class TiffHeader:
             bytes(self._values(self.JPEG_TABLES)) if self.JPEG_TABLES in self._entries else b"",
         )
         layout = replace(layout, lengths=self._lengths(layout))
-        if compression == tiffcompression.JPEG:
+        if compression == tiff_compression.JPEG:
             self._require_jpeg(layout)
         return layout
 
     def _bits(self, *, mask: bool) -> int:
         samples, photometric = self._one(self.SAMPLES, 1), self._one(self.PHOTOMETRIC)
         if photometric == 3:
-            raise Unfit("holds a colour palette, not grey values", "save it as grey")
+            raise InvalidImage("holds a colour palette, not grey values", "save it as grey")
         if samples != 1:
-            raise Unfit(f"holds colours ({samples} samples per pixel), not grey values", "save it as grey")
+            raise InvalidImage(f"holds colours ({samples} samples per pixel), not grey values", "save it as grey")
         if photometric not in (0, 1):
-            raise Unfit(f"holds colours (PhotometricInterpretation {photometric}), not grey values", "save it as grey")
+            raise InvalidImage(
+                f"holds colours (PhotometricInterpretation {photometric}), not grey values", "save it as grey"
+            )
         sample_format = self._one(self.SAMPLE_FORMAT, 1)
         if sample_format not in (0, 1, 4):  # 4 is "undefined", which TIFF 6.0 has treated as unsigned; 0 is no value
             found = _NUMBERS.get(sample_format, "numbers of no known kind")
-            raise Unfit(f"holds {found}, not unsigned grey values", "save it with 8 or 16 bits, unsigned")
+            raise InvalidImage(f"holds {found}, not unsigned grey values", "save it with 8 or 16 bits, unsigned")
         bits = self._one(self.BITS, 1)
         require_grey(bits, mask=mask)
         if photometric == 0 and bits > 1:
-            raise Unfit("counts grey values from white to black (WhiteIsZero)", "save it as BlackIsZero")
+            raise InvalidImage("counts grey values from white to black (WhiteIsZero)", "save it as BlackIsZero")
         return bits
 
     def _compression(self, bits: int) -> tuple[int, int]:
         """The compression, and its predictor."""
         compression, predictor = self._one(self.COMPRESSION, 1), self._one(self.PREDICTOR, 1)
-        name = tiffcompression.name_of(compression)
-        if not tiffcompression.is_read(compression):
-            raise Unfit(f"is compressed with {name}, which is not read", _HINT)
-        if compression == tiffcompression.JPEG and bits != 8:
-            raise Unfit(f"has {bits} bits per pixel, compressed with {name}", _HINT)
+        name = tiff_compression.name_of(compression)
+        if not tiff_compression.is_read(compression):
+            raise InvalidImage(f"is compressed with {name}, which is not read", _HINT)
+        if compression == tiff_compression.JPEG and bits != 8:
+            raise InvalidImage(f"has {bits} bits per pixel, compressed with {name}", _HINT)
         # Beside any other compression some readers undo the differences, and some do not.
-        is_undone = predictor == 1 or (predictor == 2 and compression in tiffcompression.WITH_PREDICTOR and bits > 1)
+        is_undone = predictor == 1 or (predictor == 2 and compression in tiff_compression.WITH_PREDICTOR and bits > 1)
         if not is_undone:
-            raise Unfit(f"has the TIFF tag Predictor {predictor} with {bits} bits and {name}, which is not read", _HINT)
+            raise InvalidImage(
+                f"has the TIFF tag Predictor {predictor} with {bits} bits and {name}, which is not read", _HINT
+            )
         return compression, predictor
 
     def _offsets(self, count: int, *, is_tiled: bool) -> tuple[int, ...]:
         """Of so many pieces."""
         offsets = self._values((self.TILES if is_tiled else self.STRIPS)[0])
         if len(offsets) < count:  # a decoder would leave the rest as it found the memory
-            raise Unfit(f"has {len(offsets)} pieces of pixels, but its size needs {count}")
+            raise InvalidImage(f"has {len(offsets)} pieces of pixels, but its size needs {count}")
         if len(offsets) > count and not is_tiled and self.ROWS_PER_STRIP not in self._entries:
-            raise Unfit(f"has {len(offsets)} strips, and no TIFF tag {self.ROWS_PER_STRIP} (RowsPerStrip)")
+            raise InvalidImage(f"has {len(offsets)} strips, and no TIFF tag {self.ROWS_PER_STRIP} (RowsPerStrip)")
         return offsets[:count]
 
     def _lengths(self, layout: TiffLayout) -> tuple[int, ...]:
         """Of its pieces; what pixels need where they are not compressed, even if no tag says it."""
         offsets_tag, counts_tag = self.TILES if layout.is_tiled else self.STRIPS
-        is_plain, count = layout.compression == tiffcompression.NONE, len(layout.offsets)
+        is_plain, count = layout.compression == tiff_compression.NONE, len(layout.offsets)
         needed = (layout.row_bytes * layout.piece_height,) * (count - 1) + (
             layout.row_bytes * layout.rows_of(count - 1),
         )
@@ -225,10 +232,10 @@ class TiffHeader:
             return needed
         counts, offset_count = self._values(counts_tag), self._entries[offsets_tag][1]
         if len(counts) != offset_count:
-            raise Unfit(f"has {offset_count} pieces of pixels, but {len(counts)} lengths of them")
+            raise InvalidImage(f"has {offset_count} pieces of pixels, but {len(counts)} lengths of them")
         self._require_inside(layout.offsets, counts[:count])
         if is_plain and any(map(int.__lt__, counts, needed)):
-            raise Unfit(f"holds {sum(counts)} bytes of pixels, but its size needs {sum(needed)}")
+            raise InvalidImage(f"holds {sum(counts)} bytes of pixels, but its size needs {sum(needed)}")
         return needed if is_plain else counts[:count]
 
     def _piece_size(self, width: int, height: int, bits: int, *, is_tiled: bool) -> tuple[int, int]:
@@ -236,32 +243,32 @@ class TiffHeader:
         if not is_tiled:
             rows = min(self._one(self.ROWS_PER_STRIP, height), height)
             if rows == 0:
-                raise Unfit("has pieces of pixels without a size")
+                raise InvalidImage("has pieces of pixels without a size")
             return width, rows
         across, down = self._one(self.TILE_WIDTH), self._one(self.TILE_LENGTH)
         if across == 0 or down == 0:
-            raise Unfit("has pieces of pixels without a size")
+            raise InvalidImage("has pieces of pixels without a size")
         if across * down > max(4 * width * height, MOST_TILE_PIXELS) or (bits == 1 and across % 8):
-            raise Unfit(f"has tiles of {across}x{down} pixels, which are not read")
+            raise InvalidImage(f"has tiles of {across}x{down} pixels, which are not read")
         return across, down
 
     def _require_inside(self, offsets: tuple[int, ...], lengths: tuple[int, ...]) -> None:
         end = max(map(int.__add__, offsets, lengths))
         if end > self._file_bytes:
-            raise Unfit(f"is cut short: it has {self._file_bytes} of {end} bytes")
+            raise InvalidImage(f"is cut short: it has {self._file_bytes} of {end} bytes")
         if min(offsets) < 8 or min(lengths) == 0:
-            raise Unfit("does not say where all of its pixels are: it was not written to its end")
+            raise InvalidImage("does not say where all of its pixels are: it was not written to its end")
         if sum(lengths) > self._file_bytes:
-            raise Unfit("has pieces of pixels that overlap each other")
+            raise InvalidImage("has pieces of pixels that overlap each other")
 
     def _require_jpeg(self, layout: TiffLayout) -> None:
         """Each piece is a stream of JPEG that can be decoded, and has its end."""
         for index, (offset, length) in enumerate(zip(layout.offsets, layout.lengths, strict=True)):
-            frame = jpegstream.frame_of(functools.partial(self._part, offset, length))
+            frame = jpeg_stream.frame_of(functools.partial(self._part, offset, length))
             width, rows = layout.piece_width, layout.rows_of(index)
             if frame.width != width or frame.height < rows:
-                raise Unfit(f"has JPEG data of {frame.width}x{frame.height} pixels for {width}x{rows}")
-            jpegstream.require_end(self._part(offset, length, max(0, length - 16), 16))
+                raise InvalidImage(f"has JPEG data of {frame.width}x{frame.height} pixels for {width}x{rows}")
+            jpeg_stream.require_end(self._part(offset, length, max(0, length - 16), 16))
 
     def _part(self, offset: int, length: int, at: int, size: int) -> bytes:
         """Bytes of a piece of pixels from `at` on, as far as it goes."""
@@ -272,7 +279,7 @@ class TiffHeader:
         count_letter, count_bytes, entry_bytes = ("Q", 8, 20) if self._big else ("H", 2, 12)
         (count,) = self._unpack(count_letter, self._read(self._directory, count_bytes))
         if not 0 < count <= MAX_TAGS:
-            raise Unfit(f"has a TIFF directory of {count} entries")
+            raise InvalidImage(f"has a TIFF directory of {count} entries")
         raw = self._read(self._directory + count_bytes, count * entry_bytes + self._word_bytes)
         entries = struct.iter_unpack(f"{self._order}HH{self._word}{self._word_bytes}s", raw[: count * entry_bytes])
         (following,) = self._unpack(self._word, raw[count * entry_bytes :])
@@ -289,17 +296,17 @@ class TiffHeader:
 
     def _values(self, tag: int) -> tuple[int, ...]:
         if tag not in self._entries:
-            raise Unfit(f"lacks the TIFF tag {tag} ({_NAMES.get(tag, 'no name')})")
+            raise InvalidImage(f"lacks the TIFF tag {tag} ({_NAMES.get(tag, 'no name')})")
         kind, count, value = self._entries[tag]
         if kind not in _TYPES or not 0 < count <= MAX_PIECES:
-            raise Unfit(f"has a TIFF tag {tag} of type {kind} with {count} values")
+            raise InvalidImage(f"has a TIFF tag {tag} of type {kind} with {count} values")
         size, letter = _TYPES[kind]
         if size * count > self._word_bytes:
             (offset,) = self._unpack(self._word, value)
             value = self._read(offset, size * count)
         values = self._unpack(f"{count}{letter}", value[: size * count])
         if letter.islower() and min(values) < 0:
-            raise Unfit(f"has a TIFF tag {tag} with a value below zero")
+            raise InvalidImage(f"has a TIFF tag {tag} with a value below zero")
         return values
 
     def _read(self, offset: int, length: int) -> bytes:
@@ -307,12 +314,14 @@ class TiffHeader:
         inside = offset - self._near_at
         if not 0 <= inside <= len(self._near) - length:
             if offset + length > self._file_bytes:
-                raise Unfit(f"is cut short: it has {self._file_bytes} bytes, and its header needs {offset + length}")
+                raise InvalidImage(
+                    f"is cut short: it has {self._file_bytes} bytes, and its header needs {offset + length}"
+                )
             self._near = os.pread(self._descriptor, max(length, HEAD_BYTES), offset)
             self._near_at, inside = offset, 0
             self.looked_at = None
             if len(self._near) < length:
-                raise Unfit("became shorter while it was read")
+                raise InvalidImage("became shorter while it was read")
         elif self.looked_at is not None:
             self.looked_at = max(self.looked_at, inside + length)
         return self._near[inside : inside + length]

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import TiffImagePlugin
 
-from handlers.errors import Unfit
-from handlers.images import tiff_compression as tiffcompression
+from handlers.errors import InvalidImage
+from handlers.images import tiff_compression
 from handlers.images.pillow_pixels import array_of, jpeg_pixels
 from handlers.images.pixels import Grey
 from handlers.images.tiff_header import TiffLayout
@@ -32,16 +32,16 @@ def tiff_pixels(descriptor: int, layout: TiffLayout) -> Grey:
 
     Raises
     ------
-    Unfit
+    InvalidImage
         If compressed data are broken, or end before the last row.
     EOFError
         If the file became shorter.
     OSError
         If it cannot be read.
     """
-    if layout.compression == tiffcompression.NONE:
+    if layout.compression == tiff_compression.NONE:
         return _as_values(_plain_bytes(descriptor, layout), layout)
-    if layout.compression == tiffcompression.JPEG:
+    if layout.compression == tiff_compression.JPEG:
         return _of_jpeg(descriptor, layout)
     return _by_libtiff(descriptor, layout)
 
@@ -55,7 +55,7 @@ def _piece(descriptor: int, layout: TiffLayout, index: int) -> bytes:
             raise EOFError(CUT_SHORT)
         content += more
     # The bytes of a JPEG are never reversed: so does libtiff.
-    is_reversed = layout.has_reversed_bits and layout.compression != tiffcompression.JPEG
+    is_reversed = layout.has_reversed_bits and layout.compression != tiff_compression.JPEG
     return content.translate(_REVERSED) if is_reversed else content
 
 
@@ -103,8 +103,8 @@ def _by_libtiff(descriptor: int, layout: TiffLayout) -> Grey:
     try:
         return array_of(image)
     except OSError as error:
-        name = tiffcompression.name_of(layout.compression)
-        raise Unfit(f"cannot be decoded: its {name} data are broken or end too early") from error
+        name = tiff_compression.name_of(layout.compression)
+        raise InvalidImage(f"cannot be decoded: its {name} data are broken or end too early") from error
 
 
 def _plain_tiff(descriptor: int, layout: TiffLayout) -> bytes:

@@ -18,12 +18,12 @@ import numpy as np
 from handlers import errors
 from handlers.errors import Fault, ImageChanging, ImageFault, SettingsFault, StorageFault, WorkerFault
 from handlers.identity import FileIdentity
-from handlers.images.decode import read_hashed, read_image, require_size, told, verify_level
-from handlers.images.digest import DigestAlong, FileContent, content_of, settled_identity
-from handlers.images.encode import PLAIN_TIFF, Encoding, Page, describe
-from handlers.images.header import ImageInfo, inspect_image, opened, read_header
+from handlers.images.decode import read_hashed, read_image, require_size, translate_errors, verify_level
+from handlers.images.digest import FileContent, RunningDigest, content_of, settled_identity
+from handlers.images.encode import PLAIN_TIFF, Encoding, Page, set_description
+from handlers.images.header import ImageInfo, inspect_image, open_image, read_header
 from handlers.images.pixels import FULL_RANGE, Grey, IntensityRange
-from handlers.images.provenance import are_its_pixels, made_how, provenance, provenance_in, with_pixels, without_pixels
+from handlers.images.provenance import pixels_match, provenance, read_provenance, recipe_of, with_pixels, without_pixels
 from handlers.images.reduction import MEAN, Reduction, level_size
 from handlers.images.tiff_header import Run
 from handlers.mipmaps.area_mean import unbiased
@@ -235,7 +235,7 @@ def _look_at(job: MipmapJob) -> _Original:
 
 
 def _original_of_file(job: MipmapJob) -> _Original:
-    with told(job.level0), opened(job.level0, job.root) as file:
+    with translate_errors(job.level0), open_image(job.level0, job.root) as file:
         identity = settled_identity(file.fileno())
         with _unless_changing(job, identity):
             info = read_header(file, job.level0, mask=job.is_mask, with_layout=True)
@@ -260,7 +260,7 @@ def _require_same(job: MipmapJob, before: FileIdentity | None) -> None:
     """
     if before is None:
         return
-    with told(job.level0), opened(job.level0, job.root) as file:
+    with translate_errors(job.level0), open_image(job.level0, job.root) as file:
         now = FileIdentity.of(os.fstat(file.fileno()))
     if now != before:
         hint = "see what writes it; it is read again by itself"
@@ -298,7 +298,7 @@ def _seen_here(job: MipmapJob) -> tuple[ImageInfo | None, FileContent | None]:
     """What this machine sees of a file that render-ws serves: header and content, None for what cannot be read."""
     content = None
     try:
-        with opened(job.level0, job.root) as file:
+        with open_image(job.level0, job.root) as file:
             content = content_of(file.fileno())
             return read_header(file, job.level0, mask=job.is_mask), content
     except OSError:
@@ -321,7 +321,7 @@ def _valid_levels(job: MipmapJob, original: _Original) -> Iterator[MadeLevel]:
 
 def _text_in(path: Path) -> str | None:
     try:
-        return provenance_in(path)
+        return read_provenance(path)
     except (Fault, OSError):
         return None
 
@@ -333,7 +333,7 @@ def _valid_level(job: MipmapJob, original: _Original, level: int, path: Path, te
         pixels, info = read_image(path, width, height)
     except (Fault, OSError):
         return None
-    if (info.mode, info.format) != (mode, job.encoding.extension) or not are_its_pixels(text, pixels):
+    if (info.mode, info.format) != (mode, job.encoding.extension) or not pixels_match(text, pixels):
         return None
     return MadeLevel(level, path, width, height, mode, info.file_bytes)
 
@@ -341,8 +341,8 @@ def _valid_level(job: MipmapJob, original: _Original, level: int, path: Path, te
 def _digest(job: MipmapJob, original: _Original) -> bytes | None:
     """The digest of level 0, for which the file is read if it was not yet; None if it is out of reach."""
     if original.digest is None and original.identity is not None:
-        with told(job.level0), opened(job.level0, job.root) as file:
-            original.digest = DigestAlong(file.fileno()).digest()
+        with translate_errors(job.level0), open_image(job.level0, job.root) as file:
+            original.digest = RunningDigest(file.fileno()).digest()
         _require_same(job, original.identity)
     return original.digest
 
@@ -352,7 +352,7 @@ def _level_bits(job: MipmapJob, original: _Original) -> int:
 
 
 def _how(job: MipmapJob, original: _Original, level: int) -> str:
-    return made_how(
+    return recipe_of(
         level,
         job.reduction,
         _level_bits(job, original),
@@ -397,7 +397,7 @@ def _mean_page(job: MipmapJob, original: _Original, level: int, page: Page) -> t
     text = _own_text(job, original, level, page.pixels)
     if not job.encoding.is_plain:
         return level, job.encoding.page(page.pixels, text)
-    describe(page, text)
+    set_description(page, text)
     return level, page
 
 
@@ -411,8 +411,8 @@ def _fill(job: MipmapJob, bench: LevelBuffers, original: _Original, decoded: Gre
 
 
 def _fill_from_file(job: MipmapJob, bench: LevelBuffers, original: _Original) -> list[int]:
-    with told(job.level0), opened(job.level0, job.root) as file:
-        digest = DigestAlong(file.fileno())
+    with translate_errors(job.level0), open_image(job.level0, job.root) as file:
+        digest = RunningDigest(file.fileno())
         biased = bench.fill_from_file(file.fileno(), original.runs, digest.take)
         original.digest = digest.digest()
     return biased

@@ -63,7 +63,7 @@ class ToySettler(Settler):
         if AWAITED in text and not self.world.image.exists():
             if self._age_s(montage) > watch.arrival_timeout_s:
                 fault = ImagesMissing(str(montage.metafile), "an image has not arrived")
-                raise fault.seen_on(Evidence(self.world.image, None))
+                raise fault.with_evidence(Evidence(self.world.image, None))
             return NotYet("an image is not there yet", 5.0)
         tiles, z, z_line = tiles_of(text), 1.0, text.split("\n")[1]
         z = float(z_line.split()[1])
@@ -116,7 +116,7 @@ class ToySteps:
             if world.now - since <= watch.arrival_timeout_s:
                 raise MetafileGone(str(montage.metafile), "is gone since it had settled") from None
             fault = MetafileFault(str(montage.metafile), "is gone since it had settled, for long")
-            raise fault.seen_on(Evidence(montage.metafile, None)) from None
+            raise fault.with_evidence(Evidence(montage.metafile, None)) from None
         self._gone_since.pop(montage.id, None)
         if hashlib.sha256(content).hexdigest() != montage.digest:
             raise MetafileChanged(str(montage.metafile), "changed after it had settled")

@@ -49,7 +49,7 @@ class Bench:
 
     async def fail_again(self, montage_id: int, evidence: Evidence | None) -> None:
         fault = ImagesMissing("image", "is not there")
-        await self.journal.fail(montage_id, fault.seen_on(evidence) if evidence else fault)
+        await self.journal.fail(montage_id, fault.with_evidence(evidence) if evidence else fault)
 
 
 async def test_an_image_that_arrives_has_its_montage_taken_up_again_and_the_events_say_why(journal, tmp_path):

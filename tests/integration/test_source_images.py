@@ -27,7 +27,7 @@ from handlers.errors import (
     RenderUnavailable,
     Waiting,
 )
-from handlers.images import source as sourceimages
+from handlers.images import source
 from handlers.images.encode import PLAIN_TIFF
 from handlers.images.reduction import MEAN, Reduction
 from handlers.mipmaps.make import MipmapJob, MipmapReport, make_mipmaps, verify_level
@@ -271,7 +271,7 @@ async def test_an_answer_that_breaks_off_is_waited_for(service: Standin, tmp_pat
 async def test_a_service_that_hangs_is_given_up_and_waited_for(
     service: Standin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sourceimages, "SILENCE_S", 0.2)
+    monkeypatch.setattr(source, "SILENCE_S", 0.2)
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
     await service.misbehave("png-image", "stall", seconds=2.0)
     fault = await fault_of(tile_job(level0_of(spec), plan_for(service, tmp_path / "m")))
@@ -282,7 +282,7 @@ async def test_a_service_that_hangs_is_given_up_and_waited_for(
 async def test_an_image_that_comes_byte_by_byte_is_given_up_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sourceimages, "REQUEST_S", 0.3)
+    monkeypatch.setattr(source, "REQUEST_S", 0.3)
     hung_up = asyncio.Event()
 
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -14,7 +14,7 @@ from daemon.montages.states import MontageState
 from daemon.pipeline.stack_use import StackPhase
 from daemon.pipeline.steps import Section, section_of
 from daemon.simulator.standin_store import Stack, State, section_data
-from handlers.acquisition.metafile import parse_metafile
+from handlers.acquisition.parse import parse_metafile
 from handlers.errors import Fault
 from handlers.images.header import inspect_image
 from handlers.mipmaps.plan import level_uris

@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from handlers.acquisition.metafile import Metafile, parse_metafile
+from handlers.acquisition.metafile import Metafile
+from handlers.acquisition.parse import parse_metafile
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 MONTAGE = DATA / "_metadata_20170829130146_295434_5LC_0064_01_redo_001050_0_.json"

@@ -12,7 +12,7 @@ from tiffs import Kind
 from daemon.simulator.microscope import plan_section, write_section
 from handlers.acquisition import arrival
 from handlers.acquisition.arrival import check_images, depth_warnings, metafile_content, read_metafile
-from handlers.acquisition.metafile import parse_metafile
+from handlers.acquisition.parse import parse_metafile
 from handlers.acquisition.tilespec import TileSpecOptions, tile_ids_for
 from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault
 from handlers.images.header import ImageDirectory

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from handlers.errors import ImageFault
-from handlers.images.digest import DigestAlong
+from handlers.images.digest import RunningDigest
 from handlers.images.encode import Encoding
-from handlers.images.header import ImageInfo, inspect_image, opened, read_header
+from handlers.images.header import ImageInfo, inspect_image, open_image, read_header
 from handlers.images.pixels import Grey
 from handlers.images.tiff_header import Run
 from handlers.mipmaps import atomic_write, buffers
@@ -45,7 +45,7 @@ def job_of(file: Path, output_dir: Path, pixels: npt.NDArray[Any], levels: int =
 
 
 def info_of(file: Path) -> ImageInfo:
-    with opened(file) as content:
+    with open_image(file) as content:
         return read_header(content, file, with_layout=True)
 
 
@@ -130,7 +130,7 @@ class TestLevel0InPlace:
         height, width = pixels.shape
         bench = LevelBuffers(Kind(width, height, pixels.itemsize * 8, (1, 2), None))
         with file.open("rb") as content:
-            digest = DigestAlong(content.fileno())
+            digest = RunningDigest(content.fileno())
             assert bench.fill_from_file(content.fileno(), info.runs, digest.take) == bench.fill(pixels)
             assert digest.digest() == xxhash.xxh3_128(file.read_bytes()).digest()
             bench.fill_from_file(content.fileno(), info.runs, digest.take)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.identity import FileIdentity
-from handlers.images import digest as contentdigest
-from handlers.images.digest import DIGEST_BYTES, DigestAlong, content_of, settled_identity, snapshot
+from handlers.images import digest as digest_module
+from handlers.images.digest import DIGEST_BYTES, RunningDigest, content_of, settled_identity, snapshot
 
 CONTENT = bytes(range(256)) * 40
 REAL_FSTAT = os.fstat
@@ -26,7 +26,7 @@ def test_pieces_of_any_order_and_any_gaps_make_the_digest_of_the_file(
     path: Path = tmp_path_factory.mktemp("digest") / "a"
     path.write_bytes(CONTENT)
     with path.open("rb") as file:
-        digest = DigestAlong(file.fileno())
+        digest = RunningDigest(file.fileno())
         for offset, length in sorted(pieces) if rising else pieces:
             digest.take(offset, memoryview(CONTENT[offset : offset + length]))
         assert digest.digest() == xxhash.xxh3_128(CONTENT).digest()
@@ -36,7 +36,7 @@ def test_the_pieces_are_what_is_hashed_and_not_what_the_file_holds_later(tmp_pat
     path = tmp_path / "a"
     path.write_bytes(CONTENT)
     with path.open("r+b") as file:
-        digest = DigestAlong(file.fileno())
+        digest = RunningDigest(file.fileno())
         digest.take(0, memoryview(CONTENT))
         file.write(b"something else")
         file.flush()
@@ -68,7 +68,7 @@ def coarse(descriptor: int) -> Any:
 
 
 def test_a_write_within_the_tick_of_the_one_before_shows_all_the_same(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(contentdigest.os, "fstat", coarse)
+    monkeypatch.setattr(digest_module.os, "fstat", coarse)
     path = tmp_path / "a"
     for number in range(20):
         path.write_bytes(bytes(100))
@@ -83,9 +83,9 @@ def test_a_file_server_whose_clock_is_wrong_is_not_waited_for(tmp_path: Path, mo
     path = tmp_path / "a"
     path.write_bytes(CONTENT)
     slept: list[float] = []
-    monkeypatch.setattr(contentdigest.time, "sleep", slept.append)
+    monkeypatch.setattr(digest_module.time, "sleep", slept.append)
     now = time.time_ns
-    monkeypatch.setattr(contentdigest.time, "time_ns", lambda: now() - int(ahead_s * 10**9))
+    monkeypatch.setattr(digest_module.time, "time_ns", lambda: now() - int(ahead_s * 10**9))
     with path.open("rb") as file:
         assert settled_identity(file.fileno()) == FileIdentity.of(path.stat())
     assert slept == []

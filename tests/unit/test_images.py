@@ -31,7 +31,7 @@ from handlers.errors import (
     Waiting,
     WorkerFault,
 )
-from handlers.images import decode as decoding
+from handlers.images import decode
 from handlers.images.encode import Encoding
 from handlers.images.pillow_pixels import ROWS_AT_ONCE
 from handlers.images.reduction import MASK, METHODS, Reduction
@@ -496,13 +496,13 @@ def test_level_0_is_decoded_once_however_many_levels_are_made(
     level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[Path] = []
-    decode = decoding._decoded
+    decoder = decode._decoded
 
     def counted(file: Any, info: Any) -> Any:
         decoded.append(Path(f"/proc/self/fd/{file.fileno()}").readlink())
-        return decode(file, info)
+        return decoder(file, info)
 
-    monkeypatch.setattr(decoding, "_decoded", counted)
+    monkeypatch.setattr(decode, "_decoded", counted)
     assert len(make_mipmaps(job_for(level0, output_dir, levels=3)).made) == 3
     assert len([path for path in decoded if path == level0]) == 1
 
@@ -681,7 +681,7 @@ class TestRefusedImages:
     def test_16_bits_do_not_go_into_jpeg_and_nothing_is_decoded_to_find_out(
         self, tmp_path: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(decoding, "_decoded", None)
+        monkeypatch.setattr(decode, "_decoded", None)
         file = save(tmp_path / "a.tif", texture(np.uint16))
         fault = fault_of(job_for(file, output_dir, extension="jpg", convert_to_8bit=False))
         assert isinstance(fault, SettingsFault)

@@ -14,7 +14,8 @@ from pydantic.fields import FieldInfo
 from sections import NAME, flat, key_of, put
 
 from handlers.acquisition.consistency import Severity, check_metafile
-from handlers.acquisition.metafile import Calibration, Camera, EdgeMatch, Header, Metafile, TileRecord, parse_metafile
+from handlers.acquisition.metafile import Calibration, Camera, EdgeMatch, Header, Metafile, TileRecord
+from handlers.acquisition.parse import parse_metafile
 from handlers.acquisition.tilespec import TileSpecOptions, tile_ids_for, tile_specs_for
 from handlers.errors import MetafileFault
 
@@ -160,7 +161,7 @@ def test_a_whole_float_where_an_integer_is_usual_is_that_integer(key: str) -> No
 def test_a_fraction_is_no_integer(key: str) -> None:
     document = spoiled(key, 1.5)
     if key in NEEDED_FIELDS:
-        with pytest.raises(MetafileFault, match=re.escape(f"{key}: should be a valid integer, not 1.5")):
+        with pytest.raises(MetafileFault, match=re.escape(f"{key}: should be a valid integer, found 1.5")):
             read(document)
     else:
         assert value_of(read(document), key) in (None, 1.5)

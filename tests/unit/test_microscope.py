@@ -19,7 +19,7 @@ from daemon.simulator.section import SectionPlan, TilePlan, plan_section, roi_ce
 from daemon.simulator.tissue import SECTION_THICKNESS, Tissue
 from handlers.acquisition.consistency import check_metafile
 from handlers.acquisition.geometry import stage_to_pixel
-from handlers.acquisition.metafile import parse_metafile
+from handlers.acquisition.parse import parse_metafile
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 REAL_METAFILE = DATA / "_metadata_20170829130146_295434_5LC_0064_01_redo_001050_0_.json"

@@ -7,7 +7,7 @@ import pytest
 
 from daemon.pipeline.metafile_cache import MetafileCache
 from daemon.simulator.microscope import plan_section, write_section
-from handlers.acquisition.metafile import parse_metafile
+from handlers.acquisition.parse import parse_metafile
 from handlers.errors import MetafilePartial
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from handlers.identity import FileIdentity
 from handlers.images.encode import Encoding
-from handlers.images.provenance import are_its_pixels, level0_digest, made_how, provenance, provenance_in, with_pixels
+from handlers.images.provenance import level0_digest, pixels_match, provenance, read_provenance, recipe_of, with_pixels
 from handlers.images.reduction import MASK, METHODS, Reduction
 from handlers.mipmaps import kernel
 from handlers.mipmaps import make as images
@@ -58,7 +58,7 @@ def test_every_format_carries_its_text_in_and_out_and_decodes_as_before(level0: 
     assert made.fault is None
     digest = xxhash.xxh3_128(level0.read_bytes()).digest()
     for level, path in job.outputs:
-        text = provenance_in(path)
+        text = read_provenance(path)
         assert text is not None
         assert level0_digest(text) == digest
         assert f"level={level} method=block_reduce function=mean bits=8" in text
@@ -103,7 +103,7 @@ def test_a_level_of_another_range_depth_or_quality_is_made_again(tmp_path: Path)
 
 def test_the_longest_text_has_room_in_the_file() -> None:
     longest = max((Reduction(method, function) for method in METHODS for function in METHODS[method]), key=_length)
-    how = made_how(10, longest, 16, scaled_from=(65_534, 65_535), quality=100, is_mask=True)
+    how = recipe_of(10, longest, 16, scaled_from=(65_534, 65_535), quality=100, is_mask=True)
     text = with_pixels(provenance(bytes(16), how), noise())
     assert text.encode() in bytes(Encoding("tif").page(noise(), text).content)
 
@@ -117,13 +117,13 @@ def test_a_level_proves_its_own_pixels(tmp_path: Path, encoding: Encoding, funct
     job = job_of(level0, encoding=encoding, convert_to_8bit=False, reduction=Reduction("block_reduce", function))
     assert make_mipmaps(job).fault is None
     for _, path in job.outputs:
-        pixels, text = np.asarray(Image.open(path)), provenance_in(path)
+        pixels, text = np.asarray(Image.open(path)), read_provenance(path)
         assert text is not None
         assert "pixels=" in text
-        assert are_its_pixels(text, pixels)
+        assert pixels_match(text, pixels)
         other = pixels.copy()
         other[-1, -1] ^= 1
-        assert not are_its_pixels(text, other)
+        assert not pixels_match(text, other)
 
 
 def test_a_level_of_which_a_byte_was_changed_is_made_again(level0: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_level_of_which_a_byte_was_changed_is_made_again(level0: Path) -> None
 
 def test_a_text_that_names_no_pixels_speaks_for_any() -> None:
     for text in (None, "", "somebody else's", provenance(bytes(16), "level=1")):
-        assert are_its_pixels(text, noise())
+        assert pixels_match(text, noise())
     assert with_pixels("", noise()) == ""
 
 
@@ -149,7 +149,7 @@ def _length(reduction: Reduction) -> int:
 @pytest.mark.parametrize("content", [b"", b"II*\0", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"plain text"])
 def test_what_is_no_image_carries_no_text(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a").write_bytes(content)
-    assert provenance_in(tmp_path / "a") is None
+    assert read_provenance(tmp_path / "a") is None
 
 
 @pytest.mark.parametrize("text", [None, "", "a photograph", "temwatch 2 xxh128=00 level=1", "temwatch 1 xxh128=zz "])

@@ -16,7 +16,7 @@ from PIL import Image
 from tiffs import COMPRESSORS, Kind, Pixels
 
 from handlers.errors import ImageFault
-from handlers.images import tiff_compression as tiffcompression
+from handlers.images import tiff_compression
 from handlers.images.decode import read_image
 from handlers.images.header import inspect_image
 from handlers.mipmaps.make import MipmapJob, make_mipmaps, verify_level
@@ -93,7 +93,7 @@ def test_every_combination_that_the_header_accepts_is_decoded_pixel_for_pixel_an
     pixels = noise(depth)
     assume(depth is not bool or kind.predictor == 1)
     content = kind.file(pixels)
-    if kind.predictor == 2 and kind.compression not in tiffcompression.WITH_PREDICTOR:
+    if kind.predictor == 2 and kind.compression not in tiff_compression.WITH_PREDICTOR:
         assert "Predictor 2" in refusal(tmp_path / "a.tif", content).problem
     else:
         require_read(tmp_path / "a.tif", content, pixels)
@@ -109,11 +109,11 @@ def test_so_does_tifffile_read_them(tmp_path: Path, kind: Kind, depth: Any) -> N
     np.testing.assert_array_equal(found, pixels)
 
 
-@pytest.mark.parametrize("compression", sorted({*tiffcompression.NAMES, 0, 12345, 65535} - {*COMPRESSORS, 7}))
+@pytest.mark.parametrize("compression", sorted({*tiff_compression.NAMES, 0, 12345, 65535} - {*COMPRESSORS, 7}))
 def test_any_other_compression_is_refused_by_its_name(tmp_path: Path, compression: int) -> None:
     kind = Kind(tags={259: (3, [compression])})
     fault = refusal(tmp_path / "a.tif", kind.file(noise()))
-    assert fault.problem == f"is compressed with {tiffcompression.name_of(compression)}, which is not read"
+    assert fault.problem == f"is compressed with {tiff_compression.name_of(compression)}, which is not read"
     assert "save it uncompressed" in fault.hint
 
 
@@ -129,7 +129,7 @@ def test_the_compressions_that_are_asked_about_have_their_names(tmp_path: Path) 
 def test_a_compression_that_pillow_was_built_without_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiffcompression, "_is_built_in", lambda name: name != "zstd")
+    monkeypatch.setattr(tiff_compression, "_is_built_in", lambda name: name != "zstd")
     assert "Zstandard (50000)" in refusal(tmp_path / "a.tif", Kind(compression=50000).file(noise())).problem
 
 
@@ -245,7 +245,7 @@ def test_a_strip_or_tile_whose_data_end_early_is_refused(
     path.write_bytes(kind.file_of(pieces, pixels))
     with pytest.raises(ImageFault, match="data are broken or end too early") as caught:
         decoded(path, pixels)
-    assert tiffcompression.name_of(compression) in caught.value.problem
+    assert tiff_compression.name_of(compression) in caught.value.problem
 
 
 def jpeg(pixels: Pixels, **options: Any) -> bytes:

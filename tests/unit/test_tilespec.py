@@ -14,7 +14,8 @@ from sections import DATA, LENS_SET, MONTAGE, NAME, NO_DATA, metafile, section
 
 from handlers.acquisition.consistency import check_metafile
 from handlers.acquisition.geometry import Point, stage_to_pixel
-from handlers.acquisition.metafile import Metafile, TileRecord, parse_metafile
+from handlers.acquisition.metafile import Metafile, TileRecord
+from handlers.acquisition.parse import parse_metafile
 from handlers.acquisition.tilespec import (
     Origin,
     Positions,

@@ -18,7 +18,7 @@ from daemon.pipeline.replay.selection import Candidate, OnDisk, Place, Selection
 from daemon.watching.mounts import is_within
 from daemon.watching.scan import NameRule, Tree
 from handlers.acquisition.arrival import read_metafile
-from handlers.acquisition.metafile import parse_metafile
+from handlers.acquisition.parse import parse_metafile
 from handlers.acquisition.z import z_for
 from handlers.errors import Fault, SettingsFault, StorageFault
 from handlers.identity import FileIdentity
