@@ -45,7 +45,8 @@ from handlers.errors import (
     StackMissing,
     StackReopened,
 )
-from handlers.render.client import LayerCheck, RenderClient, StackId
+from handlers.render.client import RenderClient, StackId
+from handlers.render.closing import LayerCheck, close_stack
 from handlers.render.sessions import write_while_loading
 
 log = structlog.get_logger()
@@ -319,8 +320,8 @@ class StackKeeper:
             return not layer.differing
 
         try:
-            await self._client.close(
-                stack, sorted(layers), is_right=is_right, on_complete=partial(self._is_complete, stack)
+            await close_stack(
+                self._client, stack, sorted(layers), is_right=is_right, on_complete=partial(self._is_complete, stack)
             )
         except RenderRefused:
             if await self._client.z_values(stack):

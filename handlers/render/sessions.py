@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from handlers.errors import RenderFault, StackNotLoading, StackReopened
 from handlers.render.client import RenderClient, StackId, StackMeta, StackState
+from handlers.render.closing import close_stack
+from handlers.render.opening import ensure_loading
 
 T = TypeVar("T")
 
@@ -53,7 +55,7 @@ async def write_while_loading(
     """
     for _ in range(REOPENINGS):
         try:
-            await client.ensure_loading(stack, resolution_nm)
+            await ensure_loading(client, stack, resolution_nm)
             return await effect()
         except StackNotLoading:
             on_closed()
@@ -77,7 +79,7 @@ async def leave_stack(
     if not whole:
         return await restore_stack(client, stack, before)
     if close:
-        report = await client.close(stack, zs)
+        report = await close_stack(client, stack, zs)
         if report.differing:
             differing = ", ".join(f"{section.z:g}" for section in report.differing)
             raise StackReopened(
@@ -93,7 +95,7 @@ async def restore_stack(client: RenderClient, stack: StackId, before: StackMeta 
     if before is None or before.state is not StackState.COMPLETE:
         return False
     try:
-        await client.close(stack)
+        await close_stack(client, stack)
     except RenderFault:
         return False
     return True

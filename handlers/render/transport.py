@@ -58,6 +58,25 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
+class Polling:
+    """Delays between readings of a stack's state while render-ws completes it; seconds."""
+
+    first_s: float = 0.25
+    """Before the second reading; each further delay is half as long again."""
+    longest_s: float = 15.0
+    lost_s: float = 30.0
+    """How long to poll after the connection broke: render-ws may have received COMPLETE."""
+
+    def delay_s(self, poll: int) -> float:
+        """Return the seconds to wait after a reading; 0 is the first.
+
+        >>> Polling().delay_s(0), Polling().delay_s(2), Polling().delay_s(50)
+        (0.25, 0.5625, 15.0)
+        """
+        return float(min(self.longest_s, self.first_s * 1.5 ** min(poll, 100)))
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What to ask for.
 

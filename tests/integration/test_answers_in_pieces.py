@@ -19,6 +19,8 @@ from test_render_client import answering
 from handlers.errors import Fault, RenderFault, StackNotLoading
 from handlers.images.source import RenderSource, fetch_level0
 from handlers.render.client import PathBuilder, Patience, RenderClient, StackState
+from handlers.render.closing import close_stack
+from handlers.render.opening import ensure_loading
 
 Cut = Callable[[bytes], list[bytes]]
 NOT_LOADING = "Resolved tiles can only be saved to stacks in the LOADING state, but this stack's state is COMPLETE."
@@ -82,9 +84,9 @@ def requests_of(client: RenderClient) -> Iterator[tuple[str, Awaitable[Any]]]:
     yield "no stack", client.stack(RAW)
     yield "no stack to list", client.tile_bounds(RAW, 1050.0)
     yield "no stack to put into", client.put_tiles(RAW, 1050.0, tiles, {"lens": lens()})
-    yield "create", client.ensure_loading(RAW, RESOLUTION_NM)
+    yield "create", ensure_loading(client, RAW, RESOLUTION_NM)
     yield "resolution", client.set_resolution(RAW, RESOLUTION_NM)
-    yield "nothing to close", client.close(RAW)
+    yield "nothing to close", close_stack(client, RAW)
     yield "no tiles", client.resolved_tiles(RAW, 1050.0)
     yield "no section data", client.section_data(RAW, 1050.0)
     yield "no builder", client.path_builder(RAW)
@@ -99,7 +101,7 @@ def requests_of(client: RenderClient) -> Iterator[tuple[str, Awaitable[Any]]]:
     yield "z values", client.z_values(RAW)
     yield "set builder", client.put_path_builder(RAW, builder)
     yield "builder", client.path_builder(RAW)
-    yield "close", client.close(RAW, [1050.0])
+    yield "close", close_stack(client, RAW, [1050.0])
     yield "section data", client.section_data(RAW, 1050.0)
     yield "put when closed", client.put_tiles(RAW, 1050.0, tiles, {"lens": lens()})
     yield "delete when closed", client.delete_tile(RAW, "t1")
@@ -165,7 +167,7 @@ async def test_raw_images_and_refusals_of_them_are_read_to_the_end(tmp_path: Pat
     image = np.random.default_rng(3).integers(0, 256, (80, 100), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "a.tif")
     async with standin() as service, in_pieces(service.url, cut) as url, client_of(service.url) as client:
-        await client.ensure_loading(RAW, RESOLUTION_NM)
+        await ensure_loading(client, RAW, RESOLUTION_NM)
         levels = {"0": {"imageUrl": (tmp_path / "a.tif").as_uri()}}
         await client.put_tiles(RAW, 1050.0, [tile_spec("a", mipmapLevels=levels)])
         source = RenderSource.of_image(url + RAW.path, "a", 255)

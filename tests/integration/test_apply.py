@@ -11,7 +11,9 @@ from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
 from handlers.errors import ReadBackDiffers, RenderRefused, StackNotLoading
 from handlers.generate_tilespecs import ingest_tiles
 from handlers.render.client import PathBuilder, RenderClient, StackId
+from handlers.render.closing import close_stack
 from handlers.render.levels import Levels, with_levels
+from handlers.render.opening import ensure_loading
 
 Z = 1050.0
 BUILDER = PathBuilder(root_path="/m", number_of_levels=3, extension="tif")
@@ -26,8 +28,8 @@ async def service() -> AsyncIterator[Standin]:
 @pytest.fixture
 async def client(service: Standin) -> AsyncIterator[RenderClient]:
     async with client_of(service.url) as client:
-        await client.ensure_loading(RAW, RESOLUTION_NM)
-        await client.ensure_loading(MIPS, RESOLUTION_NM)
+        await ensure_loading(client, RAW, RESOLUTION_NM)
+        await ensure_loading(client, MIPS, RESOLUTION_NM)
         yield client
 
 
@@ -140,7 +142,7 @@ async def test_tiles_no_longer_wanted_leave_the_second_stack_too(client: RenderC
 
 async def test_a_closed_target_is_reported_as_such(client: RenderClient) -> None:
     await ingest(client, [tile_spec("a")])
-    await client.close(RAW)
+    await close_stack(client, RAW)
     with pytest.raises(StackNotLoading):
         await apply_mipmaps(client, RAW, RAW, Z, {"a": levels("a")})
     await apply_mipmaps(client, RAW, MIPS, Z, {"a": levels("a")})

@@ -13,6 +13,8 @@ from daemon.pipeline.steps import Section, Steps
 from daemon.simulator.standin import serve_standin
 from handlers.errors import ImageFault, StackLocked
 from handlers.render.client import RenderClient, StackId, StackState
+from handlers.render.closing import close_stack
+from handlers.render.opening import ensure_loading
 from tests.integration.inprocess import MIPS, RAW, Bench, bench, hurry
 
 
@@ -44,7 +46,7 @@ async def test_a_montage_superseded_while_its_stack_is_closed_and_locked_ends_no
     async with bench(tmp_path, close_after_s=0.2) as work:
         journal = work.work.journal
 
-        real = RenderClient.close
+        real = close_stack
 
         async def lock_and_supersede(client: RenderClient, stack: StackId, *arguments: Any, **options: Any) -> Any:
             montage = await work.montage(metafile)
@@ -55,7 +57,7 @@ async def test_a_montage_superseded_while_its_stack_is_closed_and_locked_ends_no
 
         metafile = work.write()
         with monkeypatch.context() as locked:
-            locked.setattr(RenderClient, "close", lock_and_supersede)
+            locked.setattr(daemon.pipeline.stacks, "close_stack", lock_and_supersede)
             await work.notice(metafile)
             await work.reaches(metafile, MontageState.SUPERSEDED)
             await work.until(lambda: any(line["event"] == "stack.close_failed" for line in work.said))
@@ -67,7 +69,7 @@ async def test_a_montage_superseded_while_its_stack_is_closed_and_locked_ends_no
 async def test_a_montage_whose_tiles_somebody_goes_on_deleting_fails_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = RenderClient.close
+    real = close_stack
 
     async def delete_and_close(client: RenderClient, stack: StackId, zs: Any = (), **options: Any) -> Any:
         if stack == MIPS and 1050.0 in zs:
@@ -76,7 +78,7 @@ async def test_a_montage_whose_tiles_somebody_goes_on_deleting_fails_alone(
             await client.delete_tile(stack, tile.tile_id)
         return await real(client, stack, zs, **options)
 
-    monkeypatch.setattr(RenderClient, "close", delete_and_close)
+    monkeypatch.setattr(daemon.pipeline.stacks, "close_stack", delete_and_close)
     async with bench(tmp_path, close_after_s=0.3) as work:
         bad, good = work.write(1050), work.write(1051)
         for metafile in (bad, good):
@@ -93,7 +95,7 @@ async def test_a_montage_whose_tiles_somebody_goes_on_deleting_fails_alone(
 
 
 async def test_a_stack_that_somebody_empties_is_filled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, emptied = RenderClient.close, []
+    real, emptied = close_stack, []
 
     async def empty_and_close(client: RenderClient, stack: StackId, zs: Any = (), **options: Any) -> Any:
         if stack == MIPS and zs and not emptied:
@@ -102,7 +104,7 @@ async def test_a_stack_that_somebody_empties_is_filled_again(tmp_path: Path, mon
             await client.delete_tiles(stack, 1050.0, [tile.tile_id for tile in await client.tile_bounds(stack, 1050.0)])
         return await real(client, stack, zs, **options)
 
-    monkeypatch.setattr(RenderClient, "close", empty_and_close)
+    monkeypatch.setattr(daemon.pipeline.stacks, "close_stack", empty_and_close)
     async with bench(tmp_path) as work:
         metafile = work.write(1050)
         await work.notice(metafile)
@@ -121,7 +123,7 @@ async def test_a_foreign_tile_without_a_section_id_keeps_no_stack_open(tmp_path:
         "transforms": {"type": "list", "specList": []},
     }
     for stack in (RAW, MIPS):
-        await client.ensure_loading(stack, (4.0, 4.0, 45.0))
+        await ensure_loading(client, stack, (4.0, 4.0, 45.0))
         await client.put_tiles(stack, 1050.0, [foreign])
     async with bench(tmp_path, client) as work:
         metafile = work.write(1050)
@@ -209,7 +211,7 @@ async def test_a_derivation_that_never_ends_holds_nobody_up_for_ever(
         begun.append(stack)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(RenderClient, "close", hang)
+    monkeypatch.setattr(daemon.pipeline.stacks, "close_stack", hang)
     monkeypatch.setattr(daemon.pipeline.stacks, "BARRED_S", 0.3)
     async with bench(tmp_path, client, close_after_s=0.0) as work:
         first, second = work.write(1050), work.write(1051)
@@ -272,7 +274,7 @@ async def test_a_stack_locked_by_a_person_is_left_alone(
         metafile = work.write(1050)
         await work.notice(metafile)
         await work.reaches(metafile, MontageState.FAILED)
-        monkeypatch.setattr(RenderClient, "close", locked)
+        monkeypatch.setattr(daemon.pipeline.stacks, "close_stack", locked)
         await work.until(lambda: any(line["event"] == "stack.close_failed" for line in work.said))
         async with asyncio.timeout(20):
             while await work.work.journal.open_stacks():  # noqa: ASYNC110
@@ -293,7 +295,7 @@ async def test_a_keeper_that_stops_begins_no_close_and_one_that_is_cancelled_in_
         begun.append(stack)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(RenderClient, "close", hang)
+    monkeypatch.setattr(daemon.pipeline.stacks, "close_stack", hang)
     async with bench(tmp_path, client, close_after_s=0.3) as work:
         first, second = work.write(1050), work.write(1051)
         await work.notice(first)
@@ -346,7 +348,7 @@ async def test_a_montage_whose_tile_somebody_deletes_while_its_stack_is_closed_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hurry(monkeypatch)
-    real = RenderClient.close
+    real = close_stack
     deleted: list[str] = []
 
     async def delete_and_close(client: RenderClient, stack: StackId, zs: Any = (), **options: Any) -> Any:
@@ -356,7 +358,7 @@ async def test_a_montage_whose_tile_somebody_deletes_while_its_stack_is_closed_i
             await client.delete_tiles(stack, 1050.0, deleted)
         return await real(client, stack, zs, **options)
 
-    monkeypatch.setattr(RenderClient, "close", delete_and_close)
+    monkeypatch.setattr(daemon.pipeline.stacks, "close_stack", delete_and_close)
     async with bench(tmp_path) as work:
         metafile = work.write()
         await work.notice(metafile)
@@ -372,7 +374,7 @@ async def test_a_close_that_a_bug_ends_is_a_failed_attempt_with_its_fault_and_do
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hurry(monkeypatch)
-    real = RenderClient.close
+    real = close_stack
     failed: list[StackId] = []
 
     async def fail_once(client: RenderClient, stack: StackId, zs: Any = (), **options: Any) -> Any:
@@ -381,7 +383,7 @@ async def test_a_close_that_a_bug_ends_is_a_failed_attempt_with_its_fault_and_do
             raise KeyError("planted")
         return await real(client, stack, zs, **options)
 
-    monkeypatch.setattr(RenderClient, "close", fail_once)
+    monkeypatch.setattr(daemon.pipeline.stacks, "close_stack", fail_once)
     async with bench(tmp_path) as work:
         metafile = work.write()
         await work.notice(metafile)

@@ -11,6 +11,8 @@ from standin_control import RAW, RESOLUTION_NM, Standin, client_of, lens, standi
 from handlers.errors import ReadBackDiffers, RenderRefused, RenderUnavailable, StackNotLoading
 from handlers.generate_tilespecs import ingest_tiles
 from handlers.render.client import RenderClient, TileBounds
+from handlers.render.closing import close_stack
+from handlers.render.opening import ensure_loading
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 Z = 1050.0
@@ -25,7 +27,7 @@ async def service() -> AsyncIterator[Standin]:
 @pytest.fixture
 async def client(service: Standin) -> AsyncIterator[RenderClient]:
     async with client_of(service.url) as client:
-        await client.ensure_loading(RAW, RESOLUTION_NM)
+        await ensure_loading(client, RAW, RESOLUTION_NM)
         yield client
 
 
@@ -100,10 +102,10 @@ async def test_an_upload_whose_answer_is_cut_off_is_sent_again(service: Standin,
 
 async def test_a_stack_closed_by_somebody_else_is_reported_as_such(client: RenderClient) -> None:
     await ingest_tiles(client, RAW, Z, [tile_spec("a")])
-    await client.close(RAW)
+    await close_stack(client, RAW)
     with pytest.raises(StackNotLoading):
         await ingest_tiles(client, RAW, Z, [tile_spec("b")])
-    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await ensure_loading(client, RAW, RESOLUTION_NM)
     await ingest_tiles(client, RAW, Z, [tile_spec("b")])
     assert await ids(client) == ["a", "b"]
 

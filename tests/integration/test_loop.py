@@ -23,6 +23,8 @@ from handlers.apply_mipmaps import apply_mipmaps
 from handlers.generate_tilespecs import ingest_tiles
 from handlers.mipmaps.plan import Level0, MipmapPlan, level_uris
 from handlers.render.client import RenderClient, StackId
+from handlers.render.closing import close_stack
+from handlers.render.opening import ensure_loading
 from tests.acceptance.rig import Standins
 from tests.loop_watch import TURN_S, watching_the_loop
 from tests.unit.sections import header, tile
@@ -111,10 +113,10 @@ async def test_a_section_of_20_000_tiles_is_ingested_and_applied_in_short_turns(
     async with RenderClient(standin) as client:
 
         async def work() -> None:
-            await client.ensure_loading(STACK, (4.0, 4.0, 45.0))
+            await ensure_loading(client, STACK, (4.0, 4.0, 45.0))
             ingested = await ingest_tiles(client, STACK, 1050.0, specs)
             applied = await apply_mipmaps(client, STACK, STACK, 1050.0, levels)
-            await client.close(STACK, [1050.0])
+            await close_stack(client, STACK, [1050.0])
             assert (ingested.tile_count, applied.tile_count, applied.level_count) == (TILES, TILES, 6 * TILES)
 
         assert await longest_turn_s(work) < TURN_S

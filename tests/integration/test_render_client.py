@@ -26,6 +26,8 @@ from handlers.errors import (
     Waiting,
 )
 from handlers.render.client import PathBuilder, Patience, Polling, RenderClient, StackState
+from handlers.render.closing import close_stack
+from handlers.render.opening import create_stack, ensure_loading
 
 
 @pytest.fixture
@@ -96,7 +98,7 @@ async def test_a_stack_that_does_not_exist_is_none_and_its_tiles_are_a_fault(cli
 async def test_a_stack_is_created_with_its_resolution_and_looked_at(service: Standin) -> None:
     moment = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
     async with client_of(service.url, now=lambda: moment) as client:
-        meta = await client.create_stack(RAW, RESOLUTION_NM, "by a test")
+        meta = await create_stack(client, RAW, RESOLUTION_NM, "by a test")
     assert meta.state is StackState.LOADING
     assert meta.resolution_nm == RESOLUTION_NM
     assert meta.current_version.version_notes == "by a test"
@@ -104,10 +106,10 @@ async def test_a_stack_is_created_with_its_resolution_and_looked_at(service: Sta
 
 
 async def test_an_existing_stack_is_never_created_again(service: Standin, client: RenderClient) -> None:
-    await client.create_stack(RAW, RESOLUTION_NM)
+    await create_stack(client, RAW, RESOLUTION_NM)
     await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
-    await client.close(RAW)
-    meta = await client.create_stack(RAW, (1.0, 1.0, 1.0))
+    await close_stack(client, RAW)
+    meta = await create_stack(client, RAW, (1.0, 1.0, 1.0))
     assert meta.state is StackState.COMPLETE
     assert meta.resolution_nm == RESOLUTION_NM
     assert len(await service.requests("POST")) == 1
@@ -117,7 +119,7 @@ async def test_the_resolution_of_an_existing_stack_is_set_where_it_has_none(
     service: Standin, client: RenderClient
 ) -> None:
     await service.send("POST", RAW.path, {})
-    meta = await client.ensure_loading(RAW, RESOLUTION_NM)
+    meta = await ensure_loading(client, RAW, RESOLUTION_NM)
     assert meta.resolution_nm == RESOLUTION_NM
     assert len(await service.requests("POST")) == 1
 
@@ -125,7 +127,7 @@ async def test_the_resolution_of_an_existing_stack_is_set_where_it_has_none(
 async def test_two_clients_that_create_a_stack_at_once_both_find_it_open(service: Standin) -> None:
     async with client_of(service.url) as one, client_of(service.url) as other:
         await service.misbehave(f"^POST .*{RAW.stack}$", "late", seconds=0.2, times=2)
-        metas = await asyncio.gather(one.ensure_loading(RAW, RESOLUTION_NM), other.ensure_loading(RAW, RESOLUTION_NM))
+        metas = await asyncio.gather(ensure_loading(one, RAW, RESOLUTION_NM), ensure_loading(other, RAW, RESOLUTION_NM))
     assert {meta.state for meta in metas} == {StackState.LOADING}
     assert {meta.resolution_nm for meta in metas} == {RESOLUTION_NM}
 
@@ -138,16 +140,16 @@ async def test_a_stack_whose_creation_got_no_answer_is_looked_at_and_not_created
     await service.misbehave("^POST ", kind, seconds=0.6, times=1)
     async with client_of(service.url, patience=impatient) as client:
         with contextlib.suppress(RenderUnavailable):
-            await client.create_stack(RAW, RESOLUTION_NM)
+            await create_stack(client, RAW, RESOLUTION_NM)
         assert len(await service.requests("POST")) <= 1
-        assert (await client.create_stack(RAW, RESOLUTION_NM)).state is StackState.LOADING
+        assert (await create_stack(client, RAW, RESOLUTION_NM)).state is StackState.LOADING
 
 
 async def test_a_complete_stack_is_reopened(client: RenderClient) -> None:
-    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await ensure_loading(client, RAW, RESOLUTION_NM)
     await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
-    closed = await client.close(RAW)
-    meta = await client.ensure_loading(RAW, RESOLUTION_NM)
+    closed = await close_stack(client, RAW)
+    meta = await ensure_loading(client, RAW, RESOLUTION_NM)
     assert meta.state is StackState.LOADING
     assert meta.stats is None
     assert meta.current_version_number == closed.meta.current_version_number + 1
@@ -157,14 +159,14 @@ async def test_a_complete_stack_is_reopened(client: RenderClient) -> None:
 async def test_a_stack_locked_by_a_person_is_left_alone(
     service: Standin, client: RenderClient, state: StackState
 ) -> None:
-    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await ensure_loading(client, RAW, RESOLUTION_NM)
     await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
-    await client.close(RAW)
+    await close_stack(client, RAW)
     await service.send("PUT", f"{RAW.path}/state/{state}")
     with pytest.raises(StackLocked, match=state):
-        await client.ensure_loading(RAW, RESOLUTION_NM)
+        await ensure_loading(client, RAW, RESOLUTION_NM)
     with pytest.raises(StackLocked, match=state):
-        await client.close(RAW)
+        await close_stack(client, RAW)
     with pytest.raises(StackLocked, match=state):
         await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
     assert len(await service.requests("PUT", "state/LOADING")) == 0
@@ -178,7 +180,7 @@ async def test_a_program_never_locks_a_stack(client: RenderClient) -> None:
 async def test_a_stack_that_exists_under_a_url_that_is_not_renders_blames_the_url(service: Standin) -> None:
     async with client_of(service.url.removesuffix("/v1")) as client:
         with pytest.raises(NotRender, match=r"render\.url"):
-            await client.create_stack(RAW, RESOLUTION_NM)
+            await create_stack(client, RAW, RESOLUTION_NM)
     assert await service.requests("POST") == []
 
 
@@ -186,7 +188,7 @@ async def test_a_stack_that_exists_under_a_url_that_is_not_renders_blames_the_ur
 
 
 async def test_tiles_go_in_chunks_that_each_carry_the_shared_transforms(service: Standin, client: RenderClient) -> None:
-    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await ensure_loading(client, RAW, RESOLUTION_NM)
     specs = [tile_spec(f"t{n}", x=100 * n, refs=("lens",)) for n in range(7)]
     count = await client.put_tiles(RAW, 1050.0, specs, {"lens": lens(), "unused": lens("unused")}, most_tiles=3)
     assert count == 3
@@ -200,14 +202,14 @@ async def test_tiles_go_in_chunks_that_each_carry_the_shared_transforms(service:
 
 
 async def test_an_upload_bigger_than_a_mebibyte_arrives(client: RenderClient) -> None:
-    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await ensure_loading(client, RAW, RESOLUTION_NM)
     specs = [tile_spec(f"t{n}", labels=["x" * 1000]) for n in range(1500)]
     assert await client.put_tiles(RAW, 1050.0, specs) == 1
     assert len(await client.tile_bounds(RAW, 1050.0)) == 1500
 
 
 async def test_nothing_is_sent_of_an_upload_that_cannot_be_meant(service: Standin, client: RenderClient) -> None:
-    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await ensure_loading(client, RAW, RESOLUTION_NM)
     for specs in ([], [tile_spec("a", 5.0)], [tile_spec("a"), tile_spec("a")], [tile_spec("a", refs=("absent",))]):
         with pytest.raises(RenderRefused):
             await client.put_tiles(RAW, 1050.0, specs)
@@ -215,9 +217,9 @@ async def test_nothing_is_sent_of_an_upload_that_cannot_be_meant(service: Standi
 
 
 async def test_a_closed_stack_is_told_from_a_broken_service(service: Standin, client: RenderClient) -> None:
-    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await ensure_loading(client, RAW, RESOLUTION_NM)
     await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
-    await client.close(RAW)
+    await close_stack(client, RAW)
     before = len(await service.requests("PUT", "resolvedTiles"))
     with pytest.raises(StackNotLoading):
         await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
@@ -230,13 +232,13 @@ async def test_a_closed_stack_is_told_from_a_broken_service(service: Standin, cl
 
 
 async def test_what_render_refuses_comes_back_in_its_own_words(client: RenderClient) -> None:
-    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await ensure_loading(client, RAW, RESOLUTION_NM)
     with pytest.raises(RenderRefused, match="bounding box"):
         await client.put_tiles(RAW, 1050.0, [tile_spec("a")], derive=False)
 
 
 async def test_tiles_with_strange_names_are_read_and_deleted_one_by_one(client: RenderClient) -> None:
-    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await ensure_loading(client, RAW, RESOLUTION_NM)
     strange = "a;b c%20ü#?+&=.1050.0"
     await client.put_tiles(RAW, 1050.0, [tile_spec(strange), tile_spec("b")])
     spec = await client.tile(RAW, strange)
@@ -249,7 +251,7 @@ async def test_tiles_with_strange_names_are_read_and_deleted_one_by_one(client: 
 
 
 async def test_an_empty_layer_is_none_and_lists_no_tiles(client: RenderClient) -> None:
-    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await ensure_loading(client, RAW, RESOLUTION_NM)
     assert await client.resolved_tiles(RAW, 7.5) is None
     assert await client.tile_bounds(RAW, 7.5) == ()
     await client.put_tiles(RAW, 7.5, [tile_spec("a", 7.5)])
@@ -258,7 +260,7 @@ async def test_an_empty_layer_is_none_and_lists_no_tiles(client: RenderClient) -
 
 
 async def test_a_path_builder_is_set_and_read_back(client: RenderClient) -> None:
-    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await ensure_loading(client, RAW, RESOLUTION_NM)
     assert await client.path_builder(RAW) is None
     builder = PathBuilder(root_path="/m", number_of_levels=6, extension="tif")
     await client.put_path_builder(RAW, builder)
@@ -336,19 +338,19 @@ async def test_what_reads_and_what_is_looked_up_again_is_given_up_at_once(asked:
 
 
 async def open_with_tiles(client: RenderClient, *tile_ids: str) -> None:
-    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await ensure_loading(client, RAW, RESOLUTION_NM)
     await client.put_tiles(RAW, 1050.0, [tile_spec(tile_id) for tile_id in tile_ids])
 
 
 async def test_closing_derives_once_and_counts_what_is_there(service: Standin, client: RenderClient) -> None:
     await open_with_tiles(client, "a", "b")
-    report = await client.close(RAW, [1050.0])
+    report = await close_stack(client, RAW, [1050.0])
     assert report.meta.state is StackState.COMPLETE
     assert report.meta.stats is not None
     assert report.meta.stats.tile_count == 2
     assert [(section.z, section.derived, section.live) for section in report.sections] == [(1050.0, 2, 2)]
     assert report.derivations == 1
-    again = await client.close(RAW, [1050.0])
+    again = await close_stack(client, RAW, [1050.0])
     assert again.derivations == 0
     assert again.differing == ()
     assert len(await service.requests("PUT", "state/COMPLETE")) == 1
@@ -359,7 +361,7 @@ async def test_a_late_answer_to_complete_is_waited_for_by_looking_and_not_by_ask
 ) -> None:
     await open_with_tiles(client, "a")
     await service.misbehave("state/COMPLETE", "late", seconds=1.0, times=1)
-    report = await client.close(RAW, [1050.0])
+    report = await close_stack(client, RAW, [1050.0])
     assert report.meta.state is StackState.COMPLETE
     assert report.differing == ()
     assert len(await service.requests("PUT", "state/COMPLETE")) <= 1
@@ -369,10 +371,10 @@ async def test_a_connection_cut_during_complete_does_not_send_it_again(service: 
     await open_with_tiles(client, "a")
     await service.misbehave("state/COMPLETE", "cut", times=1)
     try:
-        report = await client.close(RAW, [1050.0])
+        report = await close_stack(client, RAW, [1050.0])
     except RenderUnavailable:
         assert len(await service.requests("PUT", "state/COMPLETE")) == 1
-        report = await client.close(RAW, [1050.0])
+        report = await close_stack(client, RAW, [1050.0])
     else:
         assert len(await service.requests("PUT", "state/COMPLETE")) == 1
     assert report.meta.state is StackState.COMPLETE
@@ -384,7 +386,7 @@ async def test_a_derivation_that_does_not_end_by_the_deadline_is_a_matter_of_wai
     await open_with_tiles(client, "a")
     await service.misbehave("state/COMPLETE", "stall", seconds=30, times=1)
     with pytest.raises(RenderUnavailable, match="still LOADING"):
-        await client.close(RAW, deadline_s=0.5)
+        await close_stack(client, RAW, deadline_s=0.5)
 
 
 async def test_a_write_that_the_derivation_missed_is_seen_and_derived_again() -> None:
@@ -404,7 +406,7 @@ async def test_a_write_that_the_derivation_missed_is_seen_and_derived_again() ->
         return web.json_response({"state": states[-1]})
 
     async with answering(answer) as url, client_of(url) as client:
-        report = await client.close(RAW, [1050.0])
+        report = await close_stack(client, RAW, [1050.0])
     assert states == [StackState.COMPLETE, StackState.LOADING, StackState.COMPLETE]
     assert report.derivations == 1
     assert report.differing == ()
@@ -416,7 +418,7 @@ async def test_a_tile_without_a_section_id_is_in_no_section_data_and_keeps_no_st
     await open_with_tiles(client, "a")
     foreign = {**tile_spec("foreign"), "layout": {}}
     await client.put_tiles(RAW, 1050.0, [foreign])
-    report = await client.close(RAW, [1050.0])
+    report = await close_stack(client, RAW, [1050.0])
     assert report.derivations == 1
     assert report.differing == ()
     assert [(section.section_id, section.derived, section.live) for section in report.sections] == [("1050.0", 1, 1)]
@@ -425,7 +427,7 @@ async def test_a_tile_without_a_section_id_is_in_no_section_data_and_keeps_no_st
 async def test_a_tile_put_by_another_client_during_the_derivation_is_in_the_section_data_at_the_end() -> None:
     async with standin(derive_s=0.6) as service, client_of(service.url) as one, client_of(service.url) as other:
         await open_with_tiles(one, "a")
-        closing = asyncio.create_task(one.close(RAW, [1050.0]))
+        closing = asyncio.create_task(close_stack(one, RAW, [1050.0]))
         async with asyncio.timeout(5):
             while not await service.requests("PUT", "state/COMPLETE"):  # noqa: ASYNC110  the stand-in has no event
                 await asyncio.sleep(0.01)
@@ -452,7 +454,7 @@ async def test_a_stack_reopened_to_be_written_is_not_closed_under_the_writer() -
 
     states = [StackState.COMPLETE]
     async with answering(answer) as url, client_of(url) as client:
-        report = await client.close(RAW, [1050.0])
+        report = await close_stack(client, RAW, [1050.0])
     assert [(section.derived, section.live) for section in report.differing] == [(0, 1)]
     assert puts == []
 
@@ -467,7 +469,7 @@ async def test_a_stack_that_somebody_reopened_while_it_was_closed_is_closed_late
 
     async with answering(answer) as url, client_of(url) as client:
         with pytest.raises(StackReopened):
-            await client.close(RAW)
+            await close_stack(client, RAW)
 
 
 NOT_AGGREGATED = (
@@ -480,7 +482,7 @@ async def test_section_data_that_another_client_is_deriving_are_asked_for_again(
 ) -> None:
     await open_with_tiles(client, "a")
     await service.misbehave("sectionData", "status", status=400, text=NOT_AGGREGATED, times=2)
-    report = await client.close(RAW, [1050.0])
+    report = await close_stack(client, RAW, [1050.0])
     assert report.differing == ()
     assert len(await service.requests("PUT", "state/COMPLETE")) == 1
 
@@ -489,16 +491,16 @@ async def test_section_data_that_stay_away_are_a_matter_of_waiting(service: Stan
     await open_with_tiles(client, "a")
     await service.misbehave("sectionData", "status", status=400, text=NOT_AGGREGATED)
     with pytest.raises(SectionDataMissing, match="section data not aggregated") as raised:
-        await client.close(RAW, [1050.0])
+        await close_stack(client, RAW, [1050.0])
     assert raised.value.waiting_helps is Waiting.ALWAYS
 
 
 async def test_a_stack_without_tiles_cannot_be_closed(client: RenderClient) -> None:
-    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await ensure_loading(client, RAW, RESOLUTION_NM)
     with pytest.raises(RenderRefused, match="no tiles"):
-        await client.close(RAW)
+        await close_stack(client, RAW)
     with pytest.raises(StackMissing):
-        await client.close(MIPS)
+        await close_stack(client, MIPS)
 
 
 # -- faults of the way there -----------------------------------------------------------------------------------------
@@ -512,7 +514,7 @@ async def test_a_service_that_is_not_there_is_unavailable() -> None:
             with pytest.raises(RenderUnavailable, match="cannot be reached"):
                 await client.ping()
             with pytest.raises(RenderUnavailable, match=str(RAW)):
-                await client.create_stack(RAW, RESOLUTION_NM)
+                await create_stack(client, RAW, RESOLUTION_NM)
 
 
 async def test_ping_returns_when_render_answers_and_not_when_it_stalls(service: Standin, client: RenderClient) -> None:
@@ -526,7 +528,7 @@ async def test_ping_returns_when_render_answers_and_not_when_it_stalls(service: 
 async def test_reading_and_putting_tiles_get_over_two_failures(
     service: Standin, client: RenderClient, status: int
 ) -> None:
-    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await ensure_loading(client, RAW, RESOLUTION_NM)
     await service.misbehave("resolvedTiles", "status", status=status, times=2)
     await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
     await service.misbehave("tileBounds", "status", status=status, times=2)
@@ -534,7 +536,7 @@ async def test_reading_and_putting_tiles_get_over_two_failures(
 
 
 async def test_a_failure_that_lasts_is_told_after_three_tries(service: Standin, client: RenderClient) -> None:
-    await client.ensure_loading(RAW, RESOLUTION_NM)
+    await ensure_loading(client, RAW, RESOLUTION_NM)
     await service.misbehave("resolvedTiles", "status", status=503, times=100)
     with pytest.raises(RenderUnavailable):
         await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
@@ -594,7 +596,7 @@ async def test_creating_and_completing_are_sent_once_however_they_end() -> None:
 
     async with answering(hang_up) as url, client_of(url) as client:
         with pytest.raises(AnswerLost):
-            await client.create_stack(RAW, RESOLUTION_NM)
+            await create_stack(client, RAW, RESOLUTION_NM)
         with pytest.raises(AnswerLost):
             await client.set_state(RAW, StackState.COMPLETE)
         assert [line for line in sent if not line.startswith("GET")] == ["POST raw", "PUT COMPLETE"]

@@ -34,6 +34,7 @@ from handlers.mipmaps.make import MipmapJob, MipmapReport, make_mipmaps, verify_
 from handlers.mipmaps.plan import MipmapPlan, level0_of
 from handlers.mipmaps.tile_jobs import mask_job, tile_job
 from handlers.render.names import checked_base_url
+from handlers.render.opening import ensure_loading
 from tests.integration.standin_control import RAW, Standin, client_of, standin, tile_spec
 
 WIDTH, HEIGHT = 101, 77
@@ -43,7 +44,7 @@ RENDER = Reduction("render")
 @pytest.fixture
 async def service() -> AsyncIterator[Standin]:
     async with standin() as running, client_of(running.url) as client:
-        await client.ensure_loading(RAW, (4.0, 4.0, 45.0))
+        await ensure_loading(client, RAW, (4.0, 4.0, 45.0))
         yield running
 
 
