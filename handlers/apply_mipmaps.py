@@ -18,14 +18,12 @@ from handlers.render.layer_responses import release
 from handlers.render.levels import Levels, check_levels, with_levels
 from handlers.render.names import ZRange, format_z
 from handlers.render.path_builder import check_derived, merged_builder
+from handlers.render.read_back import delete_tiles, put_and_compare, read_layer, set_path_builder, tiles_by_id
 from handlers.render.sessions import PartialResolution, completed, leave_stack, restore_stack, write_while_loading
-from handlers.render.tiles import MOST_TILES, Json, differences, shared_transforms
-from handlers.render.z_values import absent_layer, find_layers, no_layers
+from handlers.render.tiles import MOST_TILES
+from handlers.render.z_values import absent_z_failure, find_z, no_tiles_fault
 from handlers.sync import synchronous
 from handlers.text import abbreviate
-
-_MOST_DIFFERENCES = 5
-"""Named in a fault; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,30 +103,30 @@ async def apply_mipmaps_to_stack(
     RenderFault
         If the source cannot be asked for its layers, has none of those wanted, or the target cannot be closed.
     """
-    layers = await find_layers(client, source, zs)
-    if not layers.present:
-        raise no_layers(source, zs)
+    found_z = await find_z(client, source, zs)
+    if not found_z.present:
+        raise no_tiles_fault(source, zs)
     meta = await client.stack(source)
     created_with = completed(resolution_nm, (meta.resolution_nm if meta else None) or (1.0, 1.0, 1.0))
     before = await client.stack(target)
-    failures = [absent_layer(source, z) for z in layers.absent]
+    failures = [absent_z_failure(source, z) for z in found_z.absent]
     slots, done = asyncio.Semaphore(at_once), itertools.count(1)
 
     async def work(z: float) -> int:
         async with slots:
             applied = await _apply_layer(client, source, target, z, plan, created_with, overwrite_layers, failures)
-        progress(next(done), len(layers.present))
+        progress(next(done), len(found_z.present))
         return applied
 
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work(z), name=f"apply z {z}") for z in layers.present]
+            tasks = [group.create_task(work(z), name=f"apply z {z}") for z in found_z.present]
         failures.sort(key=lambda failure: (failure.z, failure.tile_id or ""))
-        complete = await leave_stack(client, target, before, layers.present, close=close, whole=not failures)
+        complete = await leave_stack(client, target, before, found_z.present, close=close, whole=not failures)
     except Fault:
         await restore_stack(client, target, before)
         raise
-    return LayersReport(target, layers.present, sum(task.result() for task in tasks), tuple(failures), complete)
+    return LayersReport(target, found_z.present, sum(task.result() for task in tasks), tuple(failures), complete)
 
 
 apply_mipmaps_to_stack_sync = synchronous(apply_mipmaps_to_stack)
@@ -152,15 +150,15 @@ async def _apply_layer(
         )
         return 0
     try:
-        found = await _layer(client, source, z)
-        edited, faulty = await asyncio.to_thread(_with_levels_of_files, _by_id(found).values(), z, plan)
+        found = await read_layer(client, source, z)
+        edited, faulty = await asyncio.to_thread(_with_levels_of_files, tiles_by_id(found).values(), z, plan)
         specs = edited + ([] if source == target else [spec for spec, _ in faulty])
 
         async def put() -> None:
-            await _put_and_compare(client, target, z, specs, found.transform_id_to_spec_map, MOST_TILES)
+            await put_and_compare(client, target, z, specs, found.transform_id_to_spec_map, MOST_TILES)
             if overwrite and target != source:
                 there = {tile.tile_id for tile in await client.tile_bounds(target, z)}
-                await _delete(client, target, z, there - set(_by_id(found)))
+                await delete_tiles(client, target, z, there - set(tiles_by_id(found)))
 
         if specs:
             await write_while_loading(client, target, resolution_nm, put)
@@ -217,10 +215,10 @@ async def apply_mipmaps(
         If the target is closed; reopen it and apply again.
     """
     await asyncio.to_thread(check_levels, str(source), levels_by_tile)
-    found = await _layer(client, source, z)
+    found = await read_layer(client, source, z)
     edited = await asyncio.to_thread(_edited, source, z, found, levels_by_tile)
-    request_count = await _put_and_compare(client, target, z, edited, found.transform_id_to_spec_map, most_tiles)
-    deleted = await _delete(client, target, z, set(unwanted) - set(levels_by_tile))
+    request_count = await put_and_compare(client, target, z, edited, found.transform_id_to_spec_map, most_tiles)
+    deleted = await delete_tiles(client, target, z, set(unwanted) - set(levels_by_tile))
     report = ApplyReport(
         source, target, z, len(edited), *await asyncio.to_thread(_counts, levels_by_tile), request_count, deleted
     )
@@ -258,14 +256,14 @@ async def apply_path_builder(
         If the source lacks tiles, or the target shows another builder or other tiles than were put.
     """
     await asyncio.to_thread(check_levels, str(source), levels_by_tile)
-    found = await _layer(client, source, z)
+    found = await read_layer(client, source, z)
     specs = await asyncio.to_thread(_derived, source, target, z, found, levels_by_tile, builder)
     merged = merged_builder(str(target), await client.path_builder(target), builder)
     request_count = 0
     if target != source:
-        request_count = await _put_and_compare(client, target, z, specs, found.transform_id_to_spec_map, most_tiles)
-    await _set_builder(client, target, merged)
-    deleted = await _delete(client, target, z, set(unwanted) - set(levels_by_tile))
+        request_count = await put_and_compare(client, target, z, specs, found.transform_id_to_spec_map, most_tiles)
+    await set_path_builder(client, target, merged)
+    deleted = await delete_tiles(client, target, z, set(unwanted) - set(levels_by_tile))
     own = tuple(str(spec["tileId"]) for spec in specs if len(spec.get("mipmapLevels") or {}) > 1)
     report = ApplyReport(
         source, target, z, len(specs), *await asyncio.to_thread(_counts, levels_by_tile), request_count, deleted, own
@@ -280,35 +278,11 @@ def _counts(levels_by_tile: Mapping[str, Levels]) -> tuple[int, int]:
     return len(urls), sum(mask is not None for _, mask in urls)
 
 
-async def _delete(client: RenderClient, target: StackId, z: float, unwanted: Collection[str]) -> tuple[str, ...]:
-    if unwanted:
-        await client.delete_tiles(target, z, sorted(unwanted))
-    return tuple(sorted(unwanted))
-
-
-async def _set_builder(client: RenderClient, target: StackId, builder: PathBuilder) -> None:
-    await client.put_path_builder(target, builder)
-    shown = await client.path_builder(target)
-    if shown is None or shown.normalized() != builder:
-        raise ReadBackDiffers(
-            str(target),
-            f"was given {builder.to_json()} as path builder, and shows {shown and shown.to_json()}",
-            "another client changed the stack at the same moment",
-        )
-
-
-async def _layer(client: RenderClient, stack: StackId, z: float) -> ResolvedTiles:
-    found = await client.resolved_tiles(stack, z)
-    if found is None:
-        raise ReadBackDiffers(f"{stack} z {format_z(z)}", "has no tiles", "ingest the montage again, or see its z")
-    return found
-
-
 def _montage(stack: StackId, z: float, found: ResolvedTiles, wanted: Collection[str]) -> list[dict[str, Any]]:
     subject = f"{stack} z {format_z(z)}"
     if not wanted:
         raise RenderRefused(subject, "was given no tiles to apply mipmaps to")
-    tiles = _by_id(found)
+    tiles = tiles_by_id(found)
     missing = [tile_id for tile_id in wanted if tile_id not in tiles]
     if missing:
         raise ReadBackDiffers(
@@ -339,49 +313,3 @@ def _edited(
     """A montage's tiles with their levels."""
     specs = _montage(stack, z, found, levels_by_tile)
     return [with_levels(spec, levels_by_tile[spec["tileId"]]) for spec in specs]
-
-
-def _by_id(found: ResolvedTiles) -> dict[str, dict[str, Any]]:
-    return {spec["tileId"]: spec for spec in found.tile_id_to_spec_map.values() if "tileId" in spec}
-
-
-async def _put_and_compare(
-    client: RenderClient,
-    target: StackId,
-    z: float,
-    specs: list[dict[str, Any]],
-    transforms: Mapping[str, Json],
-    most_tiles: int,
-) -> int:
-    """Put the specs with the transforms they need, and see that the stack shows them; the number of requests."""
-    needed, has_bounds = await asyncio.to_thread(_examined, specs, transforms)
-    count = await client.put_tiles(target, z, specs, needed, derive=not has_bounds, most_tiles=most_tiles)
-    shown = await _layer(client, target, z)
-    await asyncio.to_thread(_compare, f"{target} z {format_z(z)}", specs, needed, shown)
-    await asyncio.to_thread(release, shown.tile_id_to_spec_map)
-    return count
-
-
-def _examined(specs: list[dict[str, Any]], transforms: Mapping[str, Json]) -> tuple[dict[str, Json], bool]:
-    """The transforms that the tiles need, and whether every tile brings its bounds."""
-    has_bounds = all(spec.get(side) is not None for spec in specs for side in ("minX", "minY", "maxX", "maxY"))
-    return shared_transforms(specs, transforms), has_bounds
-
-
-def _compare(subject: str, specs: Collection[Json], transforms: Mapping[str, Json], shown: ResolvedTiles) -> None:
-    tiles = _by_id(shown)
-    pairs = [(f"tile '{spec['tileId']}'", spec, tiles.get(spec["tileId"])) for spec in specs]
-    pairs += [
-        (f"transform '{name}'", spec, shown.transform_id_to_spec_map.get(name)) for name, spec in transforms.items()
-    ]
-    found = [line for name, sent, there in pairs for line in _differences(name, sent, there)]
-    if found:
-        raise ReadBackDiffers(
-            subject,
-            f"shows other tiles than were put: {abbreviate(found, _MOST_DIFFERENCES, '; ')}",
-            "another client writes the same tiles",
-        )
-
-
-def _differences(name: str, sent: Json, there: Json | None) -> list[str]:
-    return [f"{name}: not shown"] if there is None else list(differences(sent, there, name))

@@ -16,7 +16,7 @@ from handlers.mipmaps.tile_jobs import mask_job, tile_job
 from handlers.render.client import RenderClient, StackId
 from handlers.render.failures import Failure
 from handlers.render.names import ZRange
-from handlers.render.z_values import absent_layer, find_layers, no_layers
+from handlers.render.z_values import absent_z_failure, find_z, no_tiles_fault
 from handlers.sync import run_sync
 from handlers.workers.pool import WorkerPool, open_executor, run_job
 
@@ -72,11 +72,11 @@ async def generate_mipmaps(
     RenderFault
         If the stack cannot be asked for its layers, or has none of those wanted.
     """
-    layers = await find_layers(client, stack, zs)
-    if not layers.present:
-        raise no_layers(stack, zs)
+    found_z = await find_z(client, stack, zs)
+    if not found_z.present:
+        raise no_tiles_fault(stack, zs)
     tally, plan = _Tally(progress), plan.served_by(client.address, stack)
-    tally.failures += [absent_layer(stack, z) for z in layers.absent]
+    tally.failures += [absent_z_failure(stack, z) for z in found_z.absent]
     slots, at_once = asyncio.Semaphore(in_flight), asyncio.Semaphore(LAYERS_AT_ONCE)
 
     if clear_image_cache and plan.reduction.method == "render":
@@ -87,7 +87,7 @@ async def generate_mipmaps(
             await _make_layer(client, stack, z, plan, pool, slots, tally)
 
     async with asyncio.TaskGroup() as group:
-        for z in layers.present:
+        for z in found_z.present:
             group.create_task(work(z), name=f"mipmaps z {z}")
     if clear_image_cache and tally.replaced:
         await _empty_image_cache(client, tally)

@@ -1,50 +1,49 @@
-"""Layers of a stack, all tiles of one z: which of those asked for it has."""
+"""Which of the requested z a stack has."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from handlers.errors import Fault, ReadBackDiffers
-from handlers.render.client import RenderClient, StackId
+from handlers.render.client import RenderClient
 from handlers.render.failures import Failure
-from handlers.render.names import ZRange
+from handlers.render.names import StackId, ZRange
 
 
 @dataclass(frozen=True, slots=True)
-class Layers:
-    """z of a stack that were asked for."""
+class FoundZ:
+    """The requested z of a stack, ascending."""
 
     present: tuple[float, ...]
-    """Ascending."""
     absent: tuple[float, ...]
-    """Asked for one by one, and not there. What a range lacks is no fault: reels have gaps."""
+    """Only z that were listed. A z that a range lacks is no fault: reels have gaps."""
 
 
-def layers_among(z_values: Iterable[float], wanted: Collection[float] | ZRange) -> Layers:
-    """Which of a stack's z are wanted.
+def match_z(z_values: Iterable[float], wanted: Collection[float] | ZRange) -> FoundZ:
+    """Return which of the wanted z are among a stack's z values.
 
-    >>> layers_among([1.0, 2.0, 5.5], [2, 3])
-    Layers(present=(2.0,), absent=(3.0,))
-    >>> layers_among([1.0, 2.0, 5.5], ZRange(2, 9))
-    Layers(present=(2.0, 5.5), absent=())
+    >>> match_z([1.0, 2.0, 5.5], [2, 3])
+    FoundZ(present=(2.0,), absent=(3.0,))
+    >>> match_z([1.0, 2.0, 5.5], ZRange(2, 9))
+    FoundZ(present=(2.0, 5.5), absent=())
     """
-    there = {float(z) for z in z_values}
+    of_stack = {float(z) for z in z_values}
     if isinstance(wanted, ZRange):
-        return Layers(tuple(sorted(z for z in there if wanted.first <= z <= wanted.last)), ())
-    asked = {float(z) for z in wanted}
-    return Layers(tuple(sorted(asked & there)), tuple(sorted(asked - there)))
+        return FoundZ(tuple(sorted(z for z in of_stack if wanted.first <= z <= wanted.last)), ())
+    listed = {float(z) for z in wanted}
+    return FoundZ(tuple(sorted(listed & of_stack)), tuple(sorted(listed - of_stack)))
 
 
-async def find_layers(client: RenderClient, stack: StackId, wanted: Collection[float] | ZRange) -> Layers:
-    """Which of the wanted z the stack has now. Raises StackMissing, or another RenderFault."""
-    return layers_among(await client.z_values(stack), wanted)
+async def find_z(client: RenderClient, stack: StackId, wanted: Collection[float] | ZRange) -> FoundZ:
+    """Return which of the wanted z the stack has. Raises StackMissing, or another RenderFault."""
+    return match_z(await client.z_values(stack), wanted)
 
 
-def no_layers(stack: StackId, zs: Collection[float] | ZRange) -> Fault:
-    """What is said when a stack has nothing of what was asked for."""
+def no_tiles_fault(stack: StackId, zs: Collection[float] | ZRange) -> Fault:
+    """Return the fault of a stack that has none of the wanted z."""
     wanted = f"from z {zs.first:g} to {zs.last:g}" if isinstance(zs, ZRange) else ", ".join(f"z {z:g}" for z in zs)
-    return ReadBackDiffers(str(stack), f"has no tiles at {wanted}", "see z, and whether its metafiles were ingested")
+    return ReadBackDiffers(str(stack), f"has no tiles at {wanted}", "check z, and whether its metafiles were ingested")
 
 
-def absent_layer(stack: StackId, z: float) -> Failure:
-    """The failure of a z that was asked for by itself and is not there."""
+def absent_z_failure(stack: StackId, z: float) -> Failure:
+    """Return the failure of a listed z that the stack does not have."""
     return Failure(z, None, ReadBackDiffers(str(stack), f"has no tiles at z {z:g}", "ingest its metafile first"))

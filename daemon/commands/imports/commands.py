@@ -15,16 +15,11 @@ from typing import TYPE_CHECKING, Any
 from daemon.commands.imports.arguments import UsageError, parse
 from daemon.commands.imports.parameters import (
     ApplyParameters,
-    ApplyResult,
     CommandParameters,
     MipmapParameters,
-    MipmapResult,
-    Result,
     TilespecsParameters,
-    TilespecsResult,
-    prefix_of,
-    problems,
 )
+from daemon.commands.imports.results import ApplyResult, MipmapResult, Result, TilespecsResult, prefix_of, problems
 from handlers.errors import Fault
 from handlers.render.failures import plain_z
 

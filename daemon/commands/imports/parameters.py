@@ -5,125 +5,28 @@ strings that mean numbers or booleans. Parameters that those tools do not have c
 resolved, symbolic links included, and a URI is taken as it stands: so do those tools.
 """
 
-import json
-import re
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from daemon.commands.imports.values import (
+    Directory,
+    ExistingFile,
+    ImageFormat,
+    Levels,
+    LogLevel,
+    Name,
+    Resolution,
+    ResolvedPath,
+    SomePath,
+    Z,
+    none_if_named,
+    split_list,
+    upper_case,
+)
 from handlers.errors import Fault
-from handlers.render.names import StackId, ZRange, check_name, checked_base_url
-from handlers.uris import canonical_extension, path_to_uri, uri_to_path
-
-LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-
-
-def _path(value: object) -> object:
-    """An absolute path, of a path or a file: URI."""
-    return _location(value, Path.absolute)
-
-
-def _resolved_path(value: object) -> object:
-    """An absolute path, of a path, whose symbolic links are resolved, or of a file: URI."""
-    return _location(value, Path.resolve)
-
-
-def _location(value: object, absolute: Callable[[Path], Path]) -> object:
-    if not isinstance(value, str | Path):
-        return value
-    text = str(value)
-    if not text:
-        raise ValueError("is empty")
-    if not _SCHEME.match(text):
-        try:
-            return absolute(Path(text))
-        except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a zero byte
-            raise ValueError(f"{text!r} cannot be resolved: {error}") from None
-    try:
-        return uri_to_path(text)
-    except Fault as fault:
-        raise ValueError(f"{fault.problem}: {text} ({fault.hint})") from None
-
-
-def _existing_file(path: Path) -> Path:
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
-    return path
-
-
-def _directory(value: object) -> object:
-    """A path is that of a directory which is here; a URI may be one that only render-ws sees."""
-    if isinstance(value, str | Path) and not _SCHEME.match(str(value)) and not Path(value).is_dir():
-        raise ValueError(f"there is no directory {value}")
-    return value
-
-
-def _name(text: str) -> str:
-    try:
-        check_name("name", text)
-    except Fault as fault:
-        raise ValueError(f"'{text}' {fault.problem}: {fault.hint}") from None
-    return text
-
-
-def _format(text: str) -> str:
-    try:
-        return canonical_extension(text)
-    except Fault as fault:
-        raise ValueError(fault.problem) from None
-
-
-def _several(value: object) -> object:
-    """A list, of a list or of a string such as `[1, 2]` or `1,2`; a flag's words are one such string."""
-    if isinstance(value, int | float):
-        return [value]
-    if isinstance(value, list) and all(isinstance(word, str) for word in value):
-        value = " ".join(value)
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        try:
-            return json.loads(value)
-        except ValueError:
-            raise ValueError(f"{value} is not a list") from None
-    return [part for part in re.split(r"[,\s]+", value.strip()) if part]
-
-
-def _highest_level(value: object) -> object:
-    """The highest level, of a number or of the list of all levels in any order."""
-    if not isinstance(value, list):
-        return value
-    if sorted(value) != list(range(1, len(value) + 1)):
-        raise ValueError(f"{value} has a gap or a repetition: every level from 1 on is made")
-    return len(value)
-
-
-def _none_if_said(value: object) -> object:
-    return None if value in ("", "None", "none", "null") else value
-
-
-def _log_level(value: object) -> object:
-    return (
-        {"WARN": "WARNING", "FATAL": "CRITICAL"}.get(value.upper(), value.upper()) if isinstance(value, str) else value
-    )
-
-
-def _upper(value: object) -> object:
-    return value.upper() if isinstance(value, str) else value
-
-
-SomePath = Annotated[Path, BeforeValidator(_path)]
-ResolvedPath = Annotated[Path, BeforeValidator(_resolved_path)]
-ExistingFile = Annotated[ResolvedPath, AfterValidator(_existing_file)]
-Directory = Annotated[ResolvedPath, BeforeValidator(_directory)]
-Name = Annotated[str, AfterValidator(_name)]
-Z = Annotated[float, Field(allow_inf_nan=False)]
-Resolution = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Levels = Annotated[int, Field(ge=1, le=16), BeforeValidator(_highest_level)]
-ImageFormat = Annotated[str, AfterValidator(_format)]
+from handlers.render.names import StackId, ZRange, checked_base_url
 
 
 class Parameters(BaseModel):
@@ -183,9 +86,7 @@ class CommandParameters(Parameters):
     """What every command takes."""
 
     render: RenderParameters
-    log_level: Annotated[LogLevel, BeforeValidator(_log_level)] = Field(
-        "ERROR", description="least severe log lines on stderr"
-    )
+    log_level: LogLevel = Field("ERROR", description="least severe log lines on stderr")
     input_json: SomePath | None = Field(None, description="file with parameters; flags go before it")
     output_json: SomePath | None = Field(None, description="file for the result; stdout without it")
 
@@ -212,7 +113,7 @@ class StackVersionParameters(Parameters):
     stackResolutionY: Resolution | None = Field(None, description="nanometres per pixel in y")  # noqa: N815
     stackResolutionZ: Resolution | None = Field(None, description="nanometres between sections")  # noqa: N815
     stackResolutionValues: Annotated[  # noqa: N815
-        tuple[Resolution, Resolution, Resolution] | None, BeforeValidator(_several)
+        tuple[Resolution, Resolution, Resolution] | None, BeforeValidator(split_list)
     ] = Field(None, description="the three in one list; each by itself goes before it")
     createTimestamp: str | None = Field(None, description="not used")  # noqa: N815
     versionNotes: str | None = Field(None, description="not used")  # noqa: N815
@@ -264,7 +165,7 @@ class _Layers(CommandParameters):
     z: Z | None = Field(None, description="z of the section in the stack; fractions are kept")
     zstart: Z | None = Field(None, description="first z of a range")
     zend: Z | None = Field(None, description="last z of a range")
-    zValues: Annotated[list[Z] | None, BeforeValidator(_several)] = Field(  # noqa: N815  its name
+    zValues: Annotated[list[Z] | None, BeforeValidator(split_list)] = Field(  # noqa: N815  its name
         None, description="several z"
     )
 
@@ -367,7 +268,7 @@ class MipmapParameters(_Layers):
         "mean", description="of method block_reduce: what stands for a block of pixels"
     )
     PIL_filter: Annotated[
-        Literal["NEAREST", "BOX", "BILINEAR", "HAMMING", "BICUBIC", "LANCZOS"], BeforeValidator(_upper)
+        Literal["NEAREST", "BOX", "BILINEAR", "HAMMING", "BICUBIC", "LANCZOS"], BeforeValidator(upper_case)
     ] = Field("NEAREST", description="of method PIL: the filter")
     imgformat: ImageFormat = Field("tiff", validate_default=True, description="tif, tiff, png or jpg")
     levels: Levels = Field(6, description="number of levels of mipmaps")
@@ -378,7 +279,7 @@ class MipmapParameters(_Layers):
     compression: str | None = Field(
         None, description="of tif none, lzw, deflate or packbits; of png 0 to 9; by default none for tif, 6 for png"
     )
-    intensity_range: Annotated[tuple[int, int], BeforeValidator(_several)] = Field(
+    intensity_range: Annotated[tuple[int, int], BeforeValidator(split_list)] = Field(
         (0, 65535), description="16-bit values that become 0 and 255 with convert_to_8bit"
     )
     clear_image_cache: bool = Field(
@@ -415,7 +316,7 @@ class ApplyParameters(_Layers, _IntoStack):
     }
 
     input_stack: Name = Field(description="stack with the tiles")
-    output_stack: Annotated[Name | None, BeforeValidator(_none_if_said)] = Field(
+    output_stack: Annotated[Name | None, BeforeValidator(none_if_named)] = Field(
         None, description="stack to which they go with their mipmaps; by default the same, in place"
     )
     mipmap_dir: Directory = Field(description="directory in which the mipmaps are")
@@ -433,54 +334,3 @@ class ApplyParameters(_Layers, _IntoStack):
         if isinstance(values, Mapping) and "stack" in values:
             raise ValueError("stack: is ambiguous; say input_stack or output_stack")
         return values
-
-
-class Problem(BaseModel):
-    """Why a tile, or a whole z, could not be done."""
-
-    z: int | float
-    tileId: str | None = None  # noqa: N815  render's name
-    kind: str
-    subject: str
-    problem: str
-    hint: str
-
-
-class Result(BaseModel):
-    """What every result has."""
-
-    tile_count: int
-    failures: list[Problem] = []
-    warnings: list[str] = []
-
-
-class TilespecsResult(Result):
-    """Result of generate_EM_tilespecs_from_metafile."""
-
-    stack: str = Field(description="stack to which generated tiles were added")
-
-
-class MipmapResult(Result):
-    """Result of generate_mipmaps."""
-
-    levels: int
-    output_prefix: str
-    tile_count: int = Field(description="tiles whose mipmaps are all there")
-
-
-class ApplyResult(Result):
-    """Result of apply_mipmaps_to_render."""
-
-    output_stack: str
-    missing_ts_zs: list[int | float] = Field(description="z at which tiles lack their mipmaps")
-    tile_count: int = Field(description="tiles that have their mipmaps")
-
-
-def prefix_of(directory: Path) -> str:
-    """The URI prefix that a directory is."""
-    return path_to_uri(directory)
-
-
-def problems(failures: Iterable[Any]) -> list[Problem]:
-    """Failures of a handler for a result."""
-    return [Problem.model_validate(failure.to_json()) for failure in failures]

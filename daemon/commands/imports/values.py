@@ -1,0 +1,121 @@
+"""Values of the import commands' parameters: what a flag or a JSON file may hold, and what becomes of it."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from handlers.errors import Fault
+from handlers.render.names import check_name
+from handlers.uris import canonical_extension, uri_to_path
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+
+
+def _path(value: object) -> object:
+    """An absolute path, of a path or a file: URI."""
+    return _location(value, Path.absolute)
+
+
+def _resolved_path(value: object) -> object:
+    """An absolute path, of a path, whose symbolic links are resolved, or of a file: URI."""
+    return _location(value, Path.resolve)
+
+
+def _location(value: object, absolute: Callable[[Path], Path]) -> object:
+    if not isinstance(value, str | Path):
+        return value
+    text = str(value)
+    if not text:
+        raise ValueError("is empty")
+    if not _SCHEME.match(text):
+        try:
+            return absolute(Path(text))
+        except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a zero byte
+            raise ValueError(f"{text!r} cannot be resolved: {error}") from None
+    try:
+        return uri_to_path(text)
+    except Fault as fault:
+        raise ValueError(f"{fault.problem}: {text} ({fault.hint})") from None
+
+
+def _existing_file(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    return path
+
+
+def _directory(value: object) -> object:
+    """A path is that of a directory which is here; a URI may be one that only render-ws sees."""
+    if isinstance(value, str | Path) and not _SCHEME.match(str(value)) and not Path(value).is_dir():
+        raise ValueError(f"there is no directory {value}")
+    return value
+
+
+def _name(text: str) -> str:
+    try:
+        check_name("name", text)
+    except Fault as fault:
+        raise ValueError(f"'{text}' {fault.problem}: {fault.hint}") from None
+    return text
+
+
+def _format(text: str) -> str:
+    try:
+        return canonical_extension(text)
+    except Fault as fault:
+        raise ValueError(fault.problem) from None
+
+
+def split_list(value: object) -> object:
+    """A list, of a list or of a string such as `[1, 2]` or `1,2`; a flag's words are one such string."""
+    if isinstance(value, int | float):
+        return [value]
+    if isinstance(value, list) and all(isinstance(word, str) for word in value):
+        value = " ".join(value)
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError(f"{value} is not a list") from None
+    return [part for part in re.split(r"[,\s]+", value.strip()) if part]
+
+
+def _highest_level(value: object) -> object:
+    """The highest level, of a number or of the list of all levels in any order."""
+    if not isinstance(value, list):
+        return value
+    if sorted(value) != list(range(1, len(value) + 1)):
+        raise ValueError(f"{value} has a gap or a repetition: every level from 1 on is made")
+    return len(value)
+
+
+def none_if_named(value: object) -> object:
+    return None if value in ("", "None", "none", "null") else value
+
+
+def _log_level(value: object) -> object:
+    return (
+        {"WARN": "WARNING", "FATAL": "CRITICAL"}.get(value.upper(), value.upper()) if isinstance(value, str) else value
+    )
+
+
+def upper_case(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_log_level)]
+SomePath = Annotated[Path, BeforeValidator(_path)]
+ResolvedPath = Annotated[Path, BeforeValidator(_resolved_path)]
+ExistingFile = Annotated[ResolvedPath, AfterValidator(_existing_file)]
+Directory = Annotated[ResolvedPath, BeforeValidator(_directory)]
+Name = Annotated[str, AfterValidator(_name)]
+Z = Annotated[float, Field(allow_inf_nan=False)]
+Resolution = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Levels = Annotated[int, Field(ge=1, le=16), BeforeValidator(_highest_level)]
+ImageFormat = Annotated[str, AfterValidator(_format)]

@@ -1,0 +1,194 @@
+"""Verifying one COMPLETE montage: its stacks and mipmap files are read again. Nothing is changed."""
+
+import asyncio
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+
+from daemon.config.load import Settings, WatchSettings
+from daemon.journal.journal import Journal
+from daemon.montages.records import Montage
+from daemon.montages.states import UNFINISHED
+from daemon.pipeline.steps import Section, section_of
+from handlers.acquisition.arrival import read_metafile
+from handlers.errors import Fault, StackMissing
+from handlers.mipmaps.plan import level_uris
+from handlers.render.client import PathBuilder, RenderClient, ResolvedTiles, StackId, StackState
+from handlers.verify import (
+    APPLY,
+    INGEST,
+    Difference,
+    Kind,
+    check_files,
+    check_levels_named,
+    check_mask_files,
+    check_path_builder,
+    check_tiles,
+    check_transform,
+)
+
+TILES_AT_ONCE = 256
+"""Tiles whose files are given to the threads together."""
+SOUGHT = 20
+"""Missing tiles of a montage that are looked for at another z."""
+_STEPS = (INGEST, "mipmaps", APPLY)
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What became of one montage's verification."""
+
+    montage: Montage
+    differences: tuple[Difference, ...]
+    tiles: int = 0
+    files: int = 0
+    """Mipmap files decoded."""
+    note: str = ""
+    """Why it was not judged, where that is so."""
+
+    @property
+    def start(self) -> str | None:
+        """The first step of the replay that mends all that a replay can mend."""
+        steps = [difference.start for difference in self.differences]
+        return next((step for step in _STEPS if step in steps), None)
+
+
+class Verifier:
+    """Verifies one montage after another.
+
+    Parameters
+    ----------
+    threads : for reading files; decoding takes most of the time.
+    """
+
+    def __init__(self, settings: Settings, journal: Journal, client: RenderClient, threads: ThreadPoolExecutor) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._client = client
+        self._threads = threads
+        self._stacks_told: set[str] = set()
+
+    async def verify(self, montage: Montage) -> Verified:
+        """What differs of a COMPLETE montage.
+
+        Raises
+        ------
+        Fault
+            If render-ws or the journal cannot be asked.
+        """
+        watch = next((watch for watch in self._settings.watch if watch.name == montage.watch), None)
+        if watch is None:
+            return Verified(montage, (), note=f"its watch {montage.watch} is not in the configuration")
+        section = await self._section(montage, watch)
+        if isinstance(section, Difference):
+            return await self._judged(Verified(montage, (section,)))
+        found = [*await self._raw(section), *await self._mipmapped(section), *await self._files(section)]
+        files = len(section.metafile.tiles) * watch.mipmaps.levels
+        return await self._judged(Verified(montage, tuple(found), len(section.metafile.tiles), files))
+
+    async def _judged(self, verified: Verified) -> Verified:
+        """Without its differences if the montage was worked on meanwhile."""
+        before = verified.montage
+        now = await self._journal.montage(before.id)
+        if now is not None and (now.state, now.changed_at) == (before.state, before.changed_at):
+            return verified
+        return replace(verified, differences=(), note="it was worked on meanwhile; verify it again")
+
+    async def _section(self, montage: Montage, watch: WatchSettings) -> Section | Difference:
+        path = str(montage.metafile)
+        try:
+            if not await asyncio.to_thread(os.path.lexists, path):
+                hint = "copy it there again: without it the montage cannot be replayed or verified"
+                return Difference(Kind.METAFILE_GONE, None, path, "the metafile is gone", hint, None)
+            content = await read_metafile(montage.metafile)
+            if hashlib.sha256(content).hexdigest() != montage.digest:
+                what = "the metafile holds another content than what was ingested"
+                hint = "the running daemon takes it up by itself; or replay it"
+                return Difference(Kind.METAFILE_CHANGED, None, path, what, hint, INGEST)
+            return await asyncio.to_thread(section_of, montage, watch, content)
+        except Fault as fault:
+            return Difference(Kind.NOT_CHECKED, None, path, f"the metafile {fault.problem}", fault.hint, None)
+
+    # --- stacks
+
+    async def _raw(self, section: Section) -> list[Difference]:
+        if section.raw == section.mipmapped:
+            return []
+        shown = await self._shown(section.raw, section.z)
+        if isinstance(shown, Difference):
+            return [shown]
+        found = await self._tiles(section, section.raw, shown, INGEST)
+        return [*found, *await self._state(section, section.raw)]
+
+    async def _mipmapped(self, section: Section) -> list[Difference]:
+        stack, z = section.mipmapped, section.z
+        shown = await self._shown(stack, z)
+        start = INGEST if section.raw == stack else APPLY
+        if isinstance(shown, Difference):
+            return [replace(shown, start=start)]
+        plan = section.watch.mipmap_plan()
+        by_builder = section.watch.mipmaps.apply == "path_builder"
+        found = await self._tiles(section, stack, shown, start)
+        if by_builder:
+            builder = PathBuilder.model_validate(plan.path_builder())
+            found += check_path_builder(str(stack), builder, await self._client.path_builder(stack))
+        levels = {tile.tile_id: level_uris(tile, plan) for tile in section.level0()}
+        named = partial(check_levels_named, str(stack), levels, shown.tile_id_to_spec_map, derived=by_builder)
+        found += await asyncio.to_thread(lambda: list(named()))
+        return [*found, *await self._state(section, stack)]
+
+    async def _shown(self, stack: StackId, z: float) -> ResolvedTiles | Difference:
+        """Tile specs and shared transforms of a z."""
+        try:
+            return await self._client.resolved_tiles(stack, z) or ResolvedTiles({})
+        except StackMissing:
+            return Difference(Kind.STACK_MISSING, None, str(stack), "does not exist", "replay it", INGEST)
+
+    async def _tiles(self, section: Section, stack: StackId, shown: ResolvedTiles, start: str) -> list[Difference]:
+        tiles, transforms = shown.tile_id_to_spec_map, shown.transform_id_to_spec_map
+        checked = partial(check_tiles, str(stack), section.z, section.specs, tiles, start)
+        found = await asyncio.to_thread(lambda: list(checked()))
+        found += check_transform(str(stack), section.transform, transforms, start)
+        missing = [each for each in found if each.kind is Kind.TILE_MISSING]
+        elsewhere = {each: await self._elsewhere(stack, each) for each in missing[:SOUGHT]}
+        return [elsewhere.get(each) or each for each in found]
+
+    async def _elsewhere(self, stack: StackId, missing: Difference) -> Difference | None:
+        assert missing.tile_id is not None
+        spec = await self._client.tile(stack, missing.tile_id)
+        if spec is None:
+            return None
+        return replace(missing, kind=Kind.TILE_ELSEWHERE, what=f"{missing.what}, but at z {spec.get('z')}")
+
+    async def _state(self, section: Section, stack: StackId) -> list[Difference]:
+        """Whether the stack is closed, told once for each stack. One that is being filled need not be."""
+        if str(stack) in self._stacks_told or not section.watch.stacks.close:
+            return []
+        self._stacks_told.add(str(stack))
+        meta = await self._client.stack(stack)
+        if meta is None or meta.state in (StackState.COMPLETE, StackState.READ_ONLY):
+            return []
+        if await self._journal.montages(states=UNFINISHED, stack=str(stack), limit=1):
+            return []
+        what = f"is {meta.state} and not COMPLETE, though nothing that the journal knows is written to it"
+        return [Difference(Kind.STACK_STATE, None, str(stack), what, "see who opened it, or replay", APPLY)]
+
+    # --- files
+
+    async def _files(self, section: Section) -> list[Difference]:
+        loop = asyncio.get_running_loop()
+        plan, tiles = section.watch.mipmap_plan(), section.level0()
+        recorded = await self._journal.images_read(section.montage.id)
+        found = await loop.run_in_executor(
+            self._threads, check_mask_files, tiles[0], plan, recorded.get(str(tiles[0].mask))
+        )
+        for first in range(0, len(tiles), TILES_AT_ONCE):
+            part = tiles[first : first + TILES_AT_ONCE]
+            work = [
+                loop.run_in_executor(self._threads, check_files, tile, plan, recorded.get(tile.tile_id))
+                for tile in part
+            ]
+            found += [each for differences in await asyncio.gather(*work) for each in differences]
+        return found
