@@ -59,6 +59,12 @@ def test_the_indexes_name_every_document() -> None:
         assert {path.name for path in directory.glob("*.md")} - {"README.md"} <= named
 
 
+@pytest.mark.parametrize("decision", DECISIONS, ids=lambda path: str(path.name))
+def test_every_decision_has_the_same_form(decision: Path) -> None:
+    headings = re.findall(r"^## (.*)$", decision.read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings == ["Context", "Decision", "Consequences", "Figures"]
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # The picture of the rooms
 
