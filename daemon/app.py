@@ -222,7 +222,7 @@ class Daemon:
         self._keeper.stop()
         hurry = asyncio.create_task(self._hurry.wait())
         # Steps that can record nothing come to no such point.
-        while self._resumed.is_set() and not self._journal.is_held_up and time.monotonic() < began + DRAIN_S:
+        while self._resumed.is_set() and not self._journal.is_blocked and time.monotonic() < began + DRAIN_S:
             if (await asyncio.wait([pipeline, hurry], timeout=0.5, return_when=asyncio.FIRST_COMPLETED))[0]:
                 break
         await self._let_go(watching, pipeline, others)

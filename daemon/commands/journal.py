@@ -324,7 +324,7 @@ class Rebuilder:
         found, settled = judged.found, judged.settled
         if settled is None or not judged.is_proved or not is_sole:
             await self._notice(found)
-        elif await self._journal.enter(found.sighting, settled, judged.state, judged.evidence) is None:
+        elif await self._journal.restore(found.sighting, settled, judged.state, judged.evidence) is None:
             await self._notice(found)  # a montage of another pair of stacks holds tiles of it
         else:
             self._tally.count(judged.state)

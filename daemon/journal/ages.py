@@ -1,23 +1,23 @@
-"""How old montages are, though somebody sets the clock."""
+"""Ages of montages that do not change when the wall clock is set."""
 
 from collections.abc import Callable
 
 Clock = Callable[[], float]
 
 SET_S = 1.0
-"""A clock that differs by more than this from a steady one was set."""
+"""The wall clock was set if it has moved by more than this against a steady clock."""
 
 
 class Ages:
-    """Ages of montages in seconds: the time that passed, whatever the wall clock was set to meanwhile.
+    """Ages of montages in seconds, corrected for steps of the wall clock.
 
-    The journal holds the time that the wall clock showed. A montage that was noticed before the clock was set has the
-    smaller id, so the first new id after that tells which ages the step concerns.
+    The journal stores wall-clock times. Ids ascend, so the first id after a step of the clock tells which montages were
+    noticed before it: their ages are corrected by the step.
 
     Parameters
     ----------
     wall : seconds since 1970 UTC.
-    steady : a clock that nobody sets.
+    steady : a clock that is never set.
     """
 
     def __init__(self, wall: Clock, steady: Clock) -> None:
@@ -25,20 +25,20 @@ class Ages:
         self._steady = steady
         self._ahead_s = wall() - steady()
         self._steps: list[tuple[float, int | None]] = []
-        """By how much the clock was set, and the last id of before; None until a montage is noticed after it."""
+        """Each step of the clock, seconds, with the last id before it; None until a montage is noticed after it."""
 
     def begin(self, montage_id: int) -> None:
-        """This montage is new."""
-        self._see_steps()
+        """Take note of a new montage."""
+        self._detect_step()
         self._steps = [(step_s, montage_id - 1 if last is None else last) for step_s, last in self._steps]
 
     def seconds(self, montage_id: int, noticed_at: float) -> float:
-        """Age of a montage that was noticed when the wall clock showed `noticed_at`."""
-        self._see_steps()
+        """Return the age of a montage that was noticed when the wall clock showed `noticed_at`."""
+        self._detect_step()
         set_s = sum(step_s for step_s, last in self._steps if last is None or montage_id <= last)
         return max(0.0, self._wall() - noticed_at - set_s)
 
-    def _see_steps(self) -> None:
+    def _detect_step(self) -> None:
         ahead_s = self._wall() - self._steady()
         if abs(ahead_s - self._ahead_s) > SET_S:
             self._steps.append((ahead_s - self._ahead_s, None))

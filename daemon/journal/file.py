@@ -1,4 +1,4 @@
-"""The journal's file: opened, examined, made, migrated; what its faults mean."""
+"""The journal's file: open, examine, create and migrate it; turn SQLite's errors into faults."""
 
 import os
 import sqlite3
@@ -16,8 +16,10 @@ Connection = sqlite3.Connection
 
 
 class UnusableJournal(SettingsFault):
-    """The journal's file is damaged, of a newer version, or something else. Starting again does not help: a person has
-    to choose between a back-up and rebuilding."""
+    """The journal's file is damaged, of a newer version, or not a journal.
+
+    A restart does not help: a person has to choose between a back-up and a rebuild.
+    """
 
     exit_code = 2
 
@@ -27,25 +29,25 @@ class JournalLocked(StorageFault):
 
 
 BUSY_S = 10.0
-"""How long another connection's lock is waited for before it is told of, and while the journal is opened."""
+"""A lock of another connection becomes a fault after this time; opening waits for it as long."""
 BRIEFLY_BUSY_S = 0.5
-"""How long one transaction waits for it: meanwhile its thread does nothing else."""
+"""One transaction waits this long for a lock: its thread can do nothing else meanwhile."""
 MIGRATIONS: tuple[str, ...] = tuple(
     file.read_text(encoding="utf-8")
     for file in sorted(files("daemon.journal").joinpath("migrations").iterdir(), key=lambda file: file.name)
 )
-"""SQL that takes the journal from version n to n + 1; `PRAGMA user_version` holds n."""
+"""SQL that migrates the journal from version n to n + 1; `PRAGMA user_version` holds n."""
 
 
 Examination = Future[str]
-"""What SQLite's `quick_check` says of a journal; "ok" if it is whole."""
+"""Result of SQLite's `quick_check`; "ok" if the journal is whole."""
 
 
 def examine_ahead(path: Path) -> Examination:
-    """An examination begun in a thread, for `connect` to wait for: half a second for 100,000 montages, without Python.
+    """Start the examination in a thread, so that the process can import modules meanwhile.
 
-    It needs no lock of ours: it writes nothing, and reads what the last transaction left. Whoever gets the lock
-    afterwards had nobody write in between, or is refused it.
+    It takes half a second for 100,000 montages and does not hold the GIL. It needs no lock: it only reads, and only the
+    process that gets the journal's lock calls `connect`.
     """
     examination: Examination = Future()
 
@@ -53,7 +55,7 @@ def examine_ahead(path: Path) -> Examination:
         try:
             with closing(_open(path, f"file:{quote(str(path))}?mode=rw")) as connection:
                 examination.set_result(_quick_check(connection))
-        except BaseException as error:  # noqa: BLE001  raised again where it is waited for
+        except BaseException as error:  # noqa: BLE001  raised again in `connect`
             examination.set_exception(error)
 
     threading.Thread(target=run, name="journal examination", daemon=True).start()
@@ -61,23 +63,23 @@ def examine_ahead(path: Path) -> Examination:
 
 
 def connect(path: Path, examination: Examination | None = None) -> Connection:
-    """A connection to the journal at `path`, made if it is not there, examined, migrated to the present version.
+    """Return a connection to the journal at `path`: created if absent, examined, migrated to the present version.
 
-    A new journal gets its name when it is whole, so that an empty file of this name is always a damaged one.
+    A new journal is complete before it gets its name, so an empty file with this name is always a damaged journal.
 
     Parameters
     ----------
-    examination : one that was begun ahead, when this process had no reason yet to write the journal.
+    examination : an examination of this file that was started earlier.
 
     Raises
     ------
     UnusableJournal
-        If it is damaged, of a newer version, or something else than a journal.
+        If the file is damaged, of a newer version, or not a journal.
     StorageFault, sqlite3.OperationalError
-        If it cannot be opened or written.
+        If the file cannot be opened or written.
     """
     if not path.exists():
-        _make(path)
+        _create(path)
         examination = None
     elif path.stat().st_size == 0:
         raise _damaged(path, "it is empty")
@@ -87,7 +89,7 @@ def connect(path: Path, examination: Examination | None = None) -> Connection:
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("BEGIN IMMEDIATE")  # what cannot be written is found out now, not at the first metafile
+        connection.execute("BEGIN IMMEDIATE")  # fails now, not at the first metafile, if the file cannot be written
         connection.execute("COMMIT")
         _examine(connection, path, examination)
         migrate(connection, path)
@@ -99,7 +101,7 @@ def connect(path: Path, examination: Examination | None = None) -> Connection:
 
 
 def connect_beside(path: Path) -> Connection:
-    """A connection for reading beside one that writes, in a journal that `connect` has opened."""
+    """Return a second connection, for reading, to a journal that `connect` has opened."""
     connection = _open(path)
     connection.execute("PRAGMA query_only = ON")
     _wait_briefly(connection)
@@ -111,17 +113,14 @@ def _wait_briefly(connection: Connection) -> None:
 
 
 def connect_read_only(path: Path) -> Connection:
-    """A connection that cannot write, to a journal that is there.
-
-    Raises as `connect` does.
-    """
+    """Return a connection that cannot write to an existing journal. Raises the same faults as `connect`."""
     where = quote(str(path))
     try:
         return _open_read_only(path, f"file:{where}?mode=ro")
     except sqlite3.OperationalError:
         if Path(f"{path}-wal").exists():
             raise
-    # Nobody has it open, and nothing can be made beside it, as SQLite would like to.
+    # No process has it open, and the directory is read-only: SQLite cannot create its -wal and -shm files there.
     return _open_read_only(path, f"file:{where}?mode=ro&immutable=1")
 
 
@@ -144,11 +143,11 @@ def _open(path: Path, uri: str = "") -> Connection:
     return connection
 
 
-def _make(path: Path) -> None:
-    """An empty journal, whole before it has its name."""
-    for left in ("-wal", "-journal"):
-        if Path(f"{path}{left}").exists():
-            raise _damaged(path, f"it is gone, but its {left} file is there")
+def _create(path: Path) -> None:
+    """Create an empty journal; it is complete before it gets its name."""
+    for companion in ("-wal", "-journal"):
+        if Path(f"{path}{companion}").exists():
+            raise _damaged(path, f"it is missing, but its {companion} file exists")
     unfinished = path.with_name(f".{path.name}.new")
     unfinished.unlink(missing_ok=True)
     with closing(_open(unfinished)) as connection:
@@ -157,17 +156,17 @@ def _make(path: Path) -> None:
 
 
 def _version(connection: Connection, path: Path) -> int:
-    """The journal's version; 0 for a file without tables."""
+    """Return the journal's version; 0 for a file without tables."""
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > len(MIGRATIONS):
         raise UnusableJournal(
             "journal.path",
             f"{path} was written by a newer temwatch (journal version {version}, this one knows {len(MIGRATIONS)})",
-            "run the newer temwatch, or restore a back-up made before the upgrade",
+            "run the newer temwatch, or restore a back-up from before the upgrade",
         )
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if tables and (version == 0 or "montages" not in tables):
-        raise _foreign(path, "its tables are others")
+        raise _foreign(path, "it has other tables")
     return version if tables else 0
 
 
@@ -184,21 +183,21 @@ def _quick_check(connection: Connection) -> str:
 
 
 def migrate(connection: Connection, path: Path) -> None:
-    """Brings an older journal up to the present version, one version a transaction.
+    """Migrate an older journal to the present version, one transaction for each version.
 
     Raises
     ------
     UnusableJournal
-        If the journal is of a newer version than this program knows, or no journal.
+        If the file was written by a newer temwatch, or is not a journal.
     """
     version = _version(connection, path)
     for following, script in enumerate(MIGRATIONS[version:], start=version + 1):
-        # executescript commits what is open, so the transaction stands inside the script.
+        # executescript commits an open transaction, so the script contains its own.
         connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {following};\nCOMMIT;")
 
 
 class transaction:  # noqa: N801  reads as a statement
-    """`with transaction(connection)`: all of it is committed, or nothing."""
+    """`with transaction(connection)`: commit at the end, roll back after an exception."""
 
     def __init__(self, connection: Connection, *, read_only: bool = False) -> None:
         self._connection = connection
@@ -218,37 +217,39 @@ class transaction:  # noqa: N801  reads as a statement
 
 
 _HINTS = {
-    sqlite3.SQLITE_BUSY: "another program holds it, an sqlite3 shell perhaps: end it",
-    sqlite3.SQLITE_READONLY: "let the service's user write it and its directory, on a disk that is mounted writable",
+    sqlite3.SQLITE_BUSY: "another program has locked it, an sqlite3 shell for example: end that program",
+    sqlite3.SQLITE_READONLY: "let the service's user write the file and its directory; mount its disk writable",
     sqlite3.SQLITE_FULL: "free space on its disk",
-    sqlite3.SQLITE_IOERR: "look at the disk's health",
+    sqlite3.SQLITE_IOERR: "check the disk's health",
 }
-"""By SQLite's primary result code."""
+"""Hints by SQLite's primary result code."""
 
 
 def journal_fault(path: Path, error: sqlite3.DatabaseError) -> Fault:
-    """The fault that an error of SQLite stands for."""
+    """Return the fault for an error of SQLite. Raises errors that are bugs of this program."""
     if isinstance(error, sqlite3.OperationalError):
-        if _code(error) == sqlite3.SQLITE_ERROR:  # a table or column that every journal has is not there
+        if _code(error) == sqlite3.SQLITE_ERROR:  # a table or column that every journal has is missing
             return _foreign(path, str(error))
-        hint = "see that its directory exists, is writable by the service's user, has free space, and is a local disk"
+        hint = "check that its directory exists on a local disk, has free space, and is writable for the service's user"
         hint = _HINTS.get(_code(error), hint)
         kind = JournalLocked if _code(error) == sqlite3.SQLITE_BUSY else StorageFault
         return kind(str(path), f"the journal cannot be used: {error}", hint)
     if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
-        raise error  # our bug, not the file's
+        raise error  # a bug of this program, not a damaged file
     return _damaged(path, str(error))
 
 
 def _code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code; 0 where the module itself raised the error."""
+    """Return SQLite's primary result code; 0 if Python's module raised the error."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def _foreign(path: Path, how: str) -> UnusableJournal:
-    return UnusableJournal("journal.path", f"{path} is a database, but not a journal: {how}", "name another file")
+def _foreign(path: Path, reason: str) -> UnusableJournal:
+    return UnusableJournal(
+        "journal.path", f"{path} is an SQLite database but not a journal: {reason}", "name another file"
+    )
 
 
-def _damaged(path: Path, how: str) -> UnusableJournal:
-    hint = "restore a back-up, or run `temwatch journal rebuild`, which keeps the damaged file under another name"
-    return UnusableJournal("journal.path", f"{path} is not a whole journal: {how}", hint)
+def _damaged(path: Path, reason: str) -> UnusableJournal:
+    hint = "restore a back-up, or run `temwatch journal rebuild`; it keeps the damaged file under another name"
+    return UnusableJournal("journal.path", f"{path} is a damaged journal: {reason}", hint)

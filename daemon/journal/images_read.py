@@ -1,7 +1,7 @@
-"""The level 0 of each tile as it was read: identity and digest. Functions of the connection, as in `rows`.
+"""The image of each tile as it was read: identity and digest. Functions of the connection, as in `rows`.
 
-While a montage's mipmaps are made, each tile has a row. Once all are made, the rows become one compressed block: of a
-section of 2,772 tiles some 100 kB, most of it digests.
+While a montage's mipmaps are made, each tile has a row. When all are made, the rows become one compressed block: about
+100 kB for a section of 2,772 tiles, most of it digests.
 """
 
 import json
@@ -18,12 +18,12 @@ from handlers.identity import FileIdentity
 from handlers.images.digest import DIGEST_BYTES, FileContent
 from handlers.text import abbreviate
 
-NAMES_SHOWN = 5
-CHANGES_SHOWN = 10
-"""Findings on changed images that a montage keeps; the newest ones."""
+MAX_NAMES = 5
+MAX_CHANGES = 10
+"""A montage keeps this many findings about changed images, the newest ones."""
 _CHANGED = "changed after their mipmaps were made"
 _NUMBERS = 4
-"""Of an identity: size, mtime, ctime, inode."""
+"""Numbers of an identity: size, mtime, ctime, inode."""
 _MASK = (1 << 64) - 1
 _HEAD = struct.Struct("<BI")
 _LAYOUT = 1
@@ -41,10 +41,10 @@ def to_row(content: FileContent | None) -> tuple[int | None, int | None, int | N
 
 
 def pack(contents: Mapping[str, FileContent]) -> bytes:
-    """Return the block that holds the contents by tile id.
+    """Return the compressed block of the contents by tile id.
 
-    Numbers are kept as differences from tile to tile, byte by byte of equal weight: neighbours have been written within
-    a second of each other.
+    Numbers are stored as differences from tile to tile, bytes of equal weight together: neighbouring files were written
+    within a second of each other, so most of these bytes are equal.
     """
     columns = list(zip(*(content.identity for content in contents.values()), strict=True)) or [()] * _NUMBERS
     names = json.dumps(list(contents)).encode()
@@ -55,10 +55,10 @@ def pack(contents: Mapping[str, FileContent]) -> bytes:
 
 
 def unpack(block: bytes) -> dict[str, FileContent]:
-    """Return the contents by tile id that `pack` was given."""
+    """Return the contents by tile id of a block that `pack` made. Raises ValueError for an unknown layout."""
     layout, count = _HEAD.unpack_from(block)
     if layout != _LAYOUT:
-        raise ValueError(f"a block of layout {layout}")
+        raise ValueError(f"images_read: layout {_LAYOUT} expected, found {layout}")
     names, rest = _decompressed(block[_HEAD.size :])
     numbers, digests = _decompressed(rest)
     columns = [_numbers(numbers[8 * count * index : 8 * count * (index + 1)]) for index in range(_NUMBERS)]
@@ -85,7 +85,7 @@ def _numbers(planes: bytes) -> Iterator[int]:
 
 
 def _decompressed(packed: bytes) -> tuple[bytes, bytes]:
-    """The first of two compressed texts, and what follows it."""
+    """Return the first of two compressed parts, decompressed, and the bytes after it."""
     unpacker = zlib.decompressobj()
     return unpacker.decompress(packed), unpacker.unused_data
 
@@ -94,7 +94,7 @@ def _decompressed(packed: bytes) -> tuple[bytes, bytes]:
 
 
 def keep(connection: Connection, montage_id: int) -> None:
-    """Turn the rows of the tiles whose image is known into the montage's block; the montage is MIPMAPPED."""
+    """Pack the rows of the tiles whose image is known into the montage's block."""
     rows = connection.execute(
         "SELECT tile_id, size, mtime_ns, ctime_ns, inode, digest FROM tiles"
         " WHERE montage_id = ? AND digest IS NOT NULL",
@@ -109,14 +109,15 @@ def _store(connection: Connection, montage_id: int, contents: Mapping[str, FileC
     connection.execute("INSERT OR REPLACE INTO images_read VALUES (?, ?, 1)", (montage_id, pack(contents)))
 
 
-def images_read(connection: Connection, montage_id: int) -> dict[str, FileContent]:
+def contents_of(connection: Connection, montage_id: int) -> dict[str, FileContent]:
+    """Return identity and digest of each tile's image, by tile id; empty if the montage has no block."""
     row = connection.execute("SELECT contents FROM images_read WHERE montage_id = ?", (montage_id,)).fetchone()
     return unpack(row[0]) if row else {}
 
 
 def adopt(connection: Connection, montage_id: int, contents: Mapping[str, FileContent]) -> None:
-    """Take over the new identities of images whose bytes are the same."""
-    before = images_read(connection, montage_id)
+    """Store the new identities of images whose bytes have not changed."""
+    before = contents_of(connection, montage_id)
     same = {tile_id: content for tile_id, content in contents.items() if _is_same(before.get(tile_id), content)}
     if same:
         connection.execute(
@@ -129,25 +130,25 @@ def _is_same(before: FileContent | None, now: FileContent) -> bool:
 
 
 def change(connection: Connection, montage_id: int, changed: Mapping[str, str], now: float) -> Montage:
-    """Have the mipmaps of some tiles made again; the others of the montage stay made.
+    """Set the montage back to make the mipmaps of changed images again; the mipmaps of other tiles stay.
 
     Parameters
     ----------
     changed : tile id -> name of its image.
     """
-    rest = {tile_id: each for tile_id, each in images_read(connection, montage_id).items() if tile_id not in changed}
-    shown = sorted(set(changed.values()))
-    names = abbreviate(shown, NAMES_SHOWN)
+    rest = {tile_id: each for tile_id, each in contents_of(connection, montage_id).items() if tile_id not in changed}
+    images = sorted(set(changed.values()))
+    names = abbreviate(images, MAX_NAMES)
     montage = record(
-        connection, montage_id, Event.IMAGES_CHANGED, now, {"images": len(shown), "names": shown[:NAMES_SHOWN]}
+        connection, montage_id, Event.IMAGES_CHANGED, now, {"images": len(images), "names": images[:MAX_NAMES]}
     )
-    finding = f"{len(shown)} images {_CHANGED}: {names}"
+    finding = f"{len(images)} images {_CHANGED}: {names}"
     others = [each for each in montage.findings if _CHANGED not in each]
     former = [each for each in montage.findings if _CHANGED in each and each != finding]
-    findings = [*others, *former[1 - CHANGES_SHOWN :], finding]
+    findings = [*others, *former[1 - MAX_CHANGES :], finding]
     connection.execute(
         "UPDATE montages SET findings = ?, waiting_for = ? WHERE id = ?",
-        (json.dumps(findings), f"the mipmaps of {len(shown)} changed images are made again: {names}", montage_id),
+        (json.dumps(findings), f"making the mipmaps of {len(images)} changed images again: {names}", montage_id),
     )
     insert_tiles(connection, montage_id, rest, now)
     return need(connection, montage_id)
@@ -156,14 +157,16 @@ def change(connection: Connection, montage_id: int, changed: Mapping[str, str], 
 def record_tiles(
     connection: Connection, montage_id: int, contents: Mapping[str, FileContent | None], now: float
 ) -> None:
+    """Record tiles whose mipmaps are made, each with its image as it was read, if that is known."""
     insert_tiles(connection, montage_id, contents, now)
-    # Progress: whatever ended the process before, it was not this montage's doing alone.
+    # The montage makes progress, so it is not what crashed the process before.
     connection.execute("UPDATE montages SET crashes = 0 WHERE id = ? AND crashes > 0", (montage_id,))
 
 
 def insert_tiles(
     connection: Connection, montage_id: int, contents: Mapping[str, FileContent | None], now: float
 ) -> None:
+    """Insert or replace the rows of tiles."""
     connection.executemany(
         "INSERT OR REPLACE INTO tiles (montage_id, tile_id, made_at, size, mtime_ns, ctime_ns, inode, digest)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -172,7 +175,7 @@ def insert_tiles(
 
 
 def watched(connection: Connection) -> list[tuple[int, str, float]]:
-    """(id, watch, when it was COMPLETE) of every montage whose images are still looked at."""
+    """Return (id, watch, time of completion) of every montage whose images are still rechecked."""
     query = (
         "SELECT id, watch, complete_at FROM images_read JOIN montages ON id = montage_id"
         " WHERE is_watched = 1 AND state = 'complete' ORDER BY complete_at, id"
@@ -181,4 +184,5 @@ def watched(connection: Connection) -> list[tuple[int, str, float]]:
 
 
 def end_watch(connection: Connection, montage_id: int) -> None:
+    """Stop rechecking the images of a montage."""
     connection.execute("UPDATE images_read SET is_watched = 0 WHERE montage_id = ?", (montage_id,))

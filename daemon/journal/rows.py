@@ -1,12 +1,10 @@
-"""What is read and written in the journal, each a function of the connection, run in one transaction."""
+"""Rows of the journal's tables. Functions of the connection, each run in one transaction."""
 
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import structlog
 
 from daemon.montages.records import FaultRecord, Montage, Outcome
 from daemon.montages.states import UNFINISHED, Event, IllegalTransition, MontageState, Step, advance
@@ -16,17 +14,15 @@ from handlers.uris import path_to_uri, uri_to_path
 
 Connection = sqlite3.Connection
 
-log = structlog.get_logger()
-
 COLUMNS = (
     "id, watch, metafile, digest, size, mtime_ns, ctime_ns, inode, acquired, state, failed_in, z, raw_stack,"
     " mipmapped_stack, tile_count, findings, fault, waiting_for, attempt, crashes, noticed_at, changed_at, complete_at"
 )
-# The row of a metafile that stands for what its path held last.
-HELD_LAST = f"SELECT {COLUMNS} FROM montages WHERE metafile = ? ORDER BY sighted DESC LIMIT 1"  # noqa: S608
+# The row of a metafile that stands for what its path holds now.
+LATEST_OF_PATH = f"SELECT {COLUMNS} FROM montages WHERE metafile = ? ORDER BY sighted DESC LIMIT 1"  # noqa: S608
 BY_ID = f"SELECT {COLUMNS} FROM montages WHERE id = ?"  # noqa: S608
-# The file of a montage that is superseded, or to be read, is in nobody's way: what waits for a change sees one.
-_STANDS_IN_NO_WAY = (
+# Mark a metafile as changed for every montage that waits until it changes or is gone.
+_RELEASE_WAITING = (
     "UPDATE awaited SET size = -1, mtime_ns = -1, ctime_ns = -1, inode = -1 WHERE or_gone = 1 AND file = ?"
 )
 # Attempts that the last process began and never ended.
@@ -36,6 +32,7 @@ UNFINISHED_STATES = ", ".join(f"'{state}'" for state in sorted(UNFINISHED))
 
 
 def montage_of(row: Sequence[Any]) -> Montage:
+    """Return the montage of a row of `COLUMNS`."""
     (
         montage_id, watch, metafile, digest, size, mtime_ns, ctime_ns, inode, acquired, state, failed_in, z, raw,
         mipmapped, tile_count, findings, fault, waiting_for, attempt, crashes, noticed_at, changed_at, complete_at,
@@ -65,20 +62,21 @@ def montage_of(row: Sequence[Any]) -> Montage:
 
 
 def find(connection: Connection, query: str, values: Sequence[object]) -> Montage | None:
+    """Return the first montage of a query; None if there is none."""
     row = connection.execute(query, values).fetchone()
     return montage_of(row) if row else None
 
 
 def need(connection: Connection, montage_id: int) -> Montage:
+    """Return the montage with this id. Raises LookupError if there is none."""
     montage = find(connection, BY_ID, (montage_id,))
     if montage is None:
         raise LookupError(f"the journal holds no montage {montage_id}")
     return montage
 
 
-def fault_json(fault: Fault | None) -> str | None:
-    if fault is None:
-        return None
+def fault_json(fault: Fault) -> str:
+    """Return a fault as the journal stores it."""
     record = FaultRecord.of(fault)
     return json.dumps({"kind": record.kind, "subject": record.subject, "problem": record.problem, "hint": record.hint})
 
@@ -91,6 +89,7 @@ def insert_event(
     now: float,
     detail: Mapping[str, object],
 ) -> None:
+    """Append an event and the state that followed."""
     connection.execute(
         "INSERT INTO events (montage_id, at, event, state, detail) VALUES (?, ?, ?, ?, ?)",
         (montage_id, now, event, state, json.dumps(detail)),
@@ -98,6 +97,13 @@ def insert_event(
 
 
 def record(connection: Connection, montage_id: int, event: Event, now: float, detail: Mapping[str, object]) -> Montage:
+    """Record an event and the state that follows; return the montage.
+
+    Raises
+    ------
+    IllegalTransition
+        If the event cannot happen in the montage's state.
+    """
     before = need(connection, montage_id)
     onto = MontageState(str(detail.get("onto", MontageState.SETTLED)))
     state = advance(before.state, event, failed_in=before.failed_in, target=onto)
@@ -119,10 +125,10 @@ def record(connection: Connection, montage_id: int, event: Event, now: float, de
         )
         connection.execute("DELETE FROM awaited WHERE montage_id = ?", (montage_id,))
     if state is MontageState.NOTICED and before.digest is not None:
-        _forget_content(connection, before)
+        _clear_digest(connection, before)
     if state in (MontageState.SUPERSEDED, MontageState.NOTICED):
-        connection.execute(_STANDS_IN_NO_WAY, (path_to_uri(before.metafile),))
-    # A replay makes all mipmaps again, unless it is one from the step after them.
+        connection.execute(_RELEASE_WAITING, (path_to_uri(before.metafile),))
+    # A replay makes all mipmaps again, unless it starts at a later step.
     if state is MontageState.MIPMAPPED or (event is Event.REPLAYED and detail.get("from") != Step.APPLY):
         connection.execute("DELETE FROM tiles WHERE montage_id = ?", (montage_id,))
     if state not in _HAS_READ_IMAGES:
@@ -134,20 +140,21 @@ def record(connection: Connection, montage_id: int, event: Event, now: float, de
     return need(connection, montage_id)
 
 
-def may_be_read(connection: Connection, montage: Montage) -> bool:
-    """Whether a montage stands for what its path held last: no other content of a path is looked at."""
-    latest = find(connection, HELD_LAST, (path_to_uri(montage.metafile),))
+def is_latest_of_path(connection: Connection, montage: Montage) -> bool:
+    """Whether a montage stands for what its path holds now; former contents of a path cannot be read."""
+    latest = find(connection, LATEST_OF_PATH, (path_to_uri(montage.metafile),))
     return latest is not None and latest.id == montage.id
 
 
-def _forget_content(connection: Connection, montage: Montage) -> None:
-    """What is NOTICED has no digest: of the rows of a path one at most is to be read."""
-    if not may_be_read(connection, montage):
-        raise IllegalTransition(f"montage {montage.id} cannot be read again: its path has been noticed anew since")
+def _clear_digest(connection: Connection, montage: Montage) -> None:
+    """Make the montage the unread one of its path, of which there is at most one."""
+    if not is_latest_of_path(connection, montage):
+        raise IllegalTransition(f"montage {montage.id} cannot be read again: its path has been noticed again since")
     connection.execute("UPDATE montages SET seen_digest = digest, digest = NULL WHERE id = ?", (montage.id,))
 
 
 def begin_attempt(connection: Connection, montage_id: int, step: Step, now: float) -> int:
+    """Return the id of a new attempt."""
     connection.execute("UPDATE montages SET attempt = attempt + 1 WHERE id = ?", (montage_id,))
     cursor = connection.execute(
         "INSERT INTO attempts (montage_id, step, started_at) VALUES (?, ?, ?)", (montage_id, step, now)
@@ -156,21 +163,23 @@ def begin_attempt(connection: Connection, montage_id: int, step: Step, now: floa
 
 
 def end_attempt(connection: Connection, attempt_id: int, outcome: Outcome, fault: Fault | None, now: float) -> None:
+    """Record how an attempt ended, and its fault in the montage while that is unfinished."""
+    stored = fault_json(fault) if fault else None
     connection.execute(
-        "UPDATE attempts SET ended_at = ?, outcome = ?, fault = ? WHERE id = ?",
-        (now, outcome, fault_json(fault), attempt_id),
+        "UPDATE attempts SET ended_at = ?, outcome = ?, fault = ? WHERE id = ?", (now, outcome, stored, attempt_id)
     )
     if outcome is not Outcome.DONE:  # after DONE the event has already set the montage's columns
-        # One that has ended meanwhile has its own reason: two stacks of a montage may be closed at once.
+        # Two stacks of a montage may be closed at once: a montage that the other attempt has ended keeps its fault.
         connection.execute(
             "UPDATE montages SET fault = coalesce(?1, fault), crashes = 0,"  # noqa: S608  constant text
             " waiting_for = iif(?1 IS NULL, waiting_for, NULL)"
             f" WHERE id = (SELECT montage_id FROM attempts WHERE id = ?2) AND state IN ({UNFINISHED_STATES})",
-            (fault_json(fault), attempt_id),
+            (stored, attempt_id),
         )
 
 
 def stop_attempts(connection: Connection, attempts: Mapping[int, int], now: float) -> None:
+    """Record as STOPPED the attempts, by montage, that have not ended."""
     connection.executemany(
         "UPDATE attempts SET ended_at = ?, outcome = ? WHERE montage_id = ? AND id = ? AND ended_at IS NULL",
         [(now, Outcome.STOPPED, montage_id, attempt_id) for montage_id, attempt_id in attempts.items()],
@@ -178,6 +187,7 @@ def stop_attempts(connection: Connection, attempts: Mapping[int, int], now: floa
 
 
 def count_crashes(connection: Connection, now: float) -> int:
+    """Record as CRASHED every attempt that has not ended, and count each in its montage; return their number."""
     crashed = [row[0] for row in connection.execute(_CRASHED_ATTEMPTS).fetchall()]
     connection.executemany(
         "UPDATE montages SET crashes = crashes + 1, attempt = max(0, attempt - 1) WHERE id = ?",
@@ -188,11 +198,12 @@ def count_crashes(connection: Connection, now: float) -> int:
 
 
 def record_closing(connection: Connection, stack: str, montage_ids: Sequence[int], now: float) -> tuple[int, ...]:
+    """Record that a stack was closed for APPLIED montages; return the ids of those that became COMPLETE."""
     complete = []
     for montage_id in montage_ids:
         montage = find(connection, BY_ID, (montage_id,))
         if montage is None or montage.state is not MontageState.APPLIED:
-            continue  # superseded or replayed while the stack was closing
+            continue  # it was superseded or replayed while the stack was closing
         connection.execute("INSERT OR IGNORE INTO closings VALUES (?, ?, ?)", (montage_id, stack, now))
         rows = connection.execute("SELECT stack FROM closings WHERE montage_id = ?", (montage_id,))
         if {row[0] for row in rows} >= set(montage.stacks):
@@ -202,7 +213,7 @@ def record_closing(connection: Connection, stack: str, montage_ids: Sequence[int
 
 
 class Where(NamedTuple):
-    """What `montages` asks for."""
+    """Conditions of `select`; None does not restrict."""
 
     states: Iterable[MontageState] | None
     z: float | None
@@ -212,7 +223,7 @@ class Where(NamedTuple):
     below: Path | None
 
     def conditions(self) -> Iterator[tuple[str, list[object]]]:
-        """SQL conditions, each with its values."""
+        """Yield SQL conditions, each with its values."""
         if self.states is not None:
             states = list(self.states)
             yield f"state IN ({', '.join('?' * len(states))})", [*states]
@@ -230,21 +241,24 @@ class Where(NamedTuple):
 
 
 def select(connection: Connection, where: Where, *, limit: int, newest: bool) -> list[Montage]:
+    """Return the montages that match all conditions, in order of acquisition or newest first."""
     conditions = list(where.conditions())
     text = " AND ".join(["1", *(condition for condition, _ in conditions)])
     values = [value for _, some in conditions for value in some]
-    # Of one path what it held last comes first.
+    # The newest of one path is the content that was sighted last, not the one with the highest id.
     order = ("id DESC" if where.metafile is None else "sighted DESC") if newest else "acquired, id"
     query = f"SELECT {COLUMNS} FROM montages WHERE {text} ORDER BY {order} LIMIT ?"  # noqa: S608
     return [montage_of(row) for row in connection.execute(query, (*values, limit))]
 
 
 def unfinished(connection: Connection) -> list[tuple[int, str, MontageState, str]]:
+    """Return (id, acquired, state, watch) of every unfinished montage."""
     query = f"SELECT id, acquired, state, watch FROM montages WHERE state IN ({UNFINISHED_STATES})"  # noqa: S608
     return [(row[0], row[1], MontageState(row[2]), row[3]) for row in connection.execute(query)]
 
 
 def events(connection: Connection, montage_id: int) -> list[dict[str, Any]]:
+    """Return the events of a montage in order."""
     rows = connection.execute(
         "SELECT at, event, state, detail FROM events WHERE montage_id = ? ORDER BY id", (montage_id,)
     )
@@ -254,6 +268,7 @@ def events(connection: Connection, montage_id: int) -> list[dict[str, Any]]:
 
 
 def attempts(connection: Connection, montage_id: int) -> list[dict[str, Any]]:
+    """Return the attempts of a montage in order."""
     rows = connection.execute(
         "SELECT step, started_at, ended_at, outcome, fault FROM attempts WHERE montage_id = ? ORDER BY id",
         (montage_id,),

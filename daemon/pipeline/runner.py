@@ -240,7 +240,7 @@ class PipelineRunner:
         while self._doubted:
             montage, sighting = self._doubted.pop()
             try:
-                montage_id = await self._journal.doubt(montage.id, sighting)
+                montage_id = await self._journal.notice_changed(montage.id, sighting)
             except Exception:  # its montage finds the other content again at its next attempt
                 log.exception("metafile.bug", metafile=str(sighting.path))
                 continue
@@ -559,7 +559,7 @@ class PipelineRunner:
 
     async def _take_over(self, montage: Montage) -> None:
         """Supersedes what had not come to its end under paths that the montage's metafile had before."""
-        for former in await self._journal.alike(montage):
+        for former in await self._journal.duplicates(montage):
             is_over = former.state in NEEDS_METAFILE and await self._claim_of(former) is Claim.GONE
             if is_over and await self._journal.move(former, montage):
                 await self._cancel((former,), montage.metafile)
@@ -619,7 +619,7 @@ class PipelineRunner:
         evidence = fault.evidence
         if evidence is None or evidence.path != montage.metafile or evidence.identity is not None:
             return False
-        for other in await self._journal.alike(montage):
+        for other in await self._journal.duplicates(montage):
             if await self._claim_of(other) is Claim.STANDS:
                 if await self._journal.move(montage, other):
                     log.info("montage.superseded", former=montage.id)

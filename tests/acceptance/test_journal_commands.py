@@ -91,7 +91,7 @@ def test_the_daemon_refuses_a_damaged_journal_and_goes_on_with_the_rebuilt_one(r
     refused = run(running_rig, "run")
     assert refused.returncode == 2, "systemd would start it again and again"
     assert len(refused.stderr.splitlines()) == 1
-    assert "is not a whole journal" in refused.stderr
+    assert "is a damaged journal" in refused.stderr
     assert "temwatch journal rebuild" in refused.stderr
 
     files, asked = digest_tree(running_rig.mipmaps), len(running_rig.requests())

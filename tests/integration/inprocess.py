@@ -77,7 +77,7 @@ class Bench:
     async def montage(self, metafile: Path) -> Montage | None:
         """What the metafile held last."""
         with closing(sqlite3.connect(self.work.journal.path)) as connection:
-            return rows.find(connection, rows.HELD_LAST, (path_to_uri(metafile),))
+            return rows.find(connection, rows.LATEST_OF_PATH, (path_to_uri(metafile),))
 
     async def reaches(self, metafile: Path, *states: MontageState, timeout_s: float = 30.0) -> Montage:
         """The montage once it is in one of the states; fails if a part of the daemon ends before."""

@@ -72,7 +72,7 @@ async def test_a_content_that_a_cancelled_step_has_noticed_is_taken_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hurry(monkeypatch)
-    real_section, real_run = Steps.section, Journal.run
+    real_section, real_write = Steps.section, Journal.write
     changed, cancelled = asyncio.Event(), asyncio.Event()
 
     async def section(steps: Steps, montage: Montage, *arguments: Any) -> Any:
@@ -81,10 +81,10 @@ async def test_a_content_that_a_cancelled_step_has_noticed_is_taken_up(
             montage.metafile.write_bytes(montage.metafile.read_bytes() + b"\n")
         return await real_section(steps, montage, *arguments)
 
-    async def run(journal: Journal, closure: Any) -> Any:
+    async def write(journal: Journal, closure: Any) -> Any:
         """Cancel whoever has just journaled that the metafile holds something else now."""
         before = await unread()
-        result = await real_run(journal, closure)
+        result = await real_write(journal, closure)
         task = asyncio.current_task()
         if changed.is_set() and not cancelled.is_set() and not before and await unread():
             assert task is not None
@@ -97,11 +97,11 @@ async def test_a_content_that_a_cancelled_step_has_noticed_is_taken_up(
     async with bench(tmp_path) as work:
 
         async def unread() -> bool:
-            rows = await real_run(work.work.journal, lambda connection: rows_of(connection, "digest IS NULL"))
+            rows = await real_write(work.work.journal, lambda connection: rows_of(connection, "digest IS NULL"))
             return bool(rows)
 
         monkeypatch.setattr(Steps, "section", section)
-        monkeypatch.setattr(Journal, "run", run)
+        monkeypatch.setattr(Journal, "write", write)
         metafile = work.write()
         await work.notice(metafile)
         await work.until(cancelled.is_set)

@@ -48,12 +48,15 @@ async def opened(path: Path, *, ahead: bool = False) -> str:
     ("damage", "said"),
     [
         (lambda path: os.truncate(path, 0), "it is empty"),
-        (lambda path: os.truncate(path, 300), "not a whole journal"),
-        (lambda path: os.truncate(path, path.stat().st_size // 2 // 4096 * 4096), "not a whole journal"),
-        (lambda path: os.truncate(path, path.stat().st_size - 1000), "not a whole journal"),
-        (lambda path: path.write_bytes(bytes(path.stat().st_size)), "not a whole journal"),
+        (lambda path: os.truncate(path, 300), "a damaged journal"),
+        (lambda path: os.truncate(path, path.stat().st_size // 2 // 4096 * 4096), "a damaged journal"),
+        (lambda path: os.truncate(path, path.stat().st_size - 1000), "a damaged journal"),
+        (lambda path: path.write_bytes(bytes(path.stat().st_size)), "a damaged journal"),
         (lambda path: path.write_bytes(b"{}" * 5000), "not a database"),
-        (lambda path: path.write_bytes(path.read_bytes()[:8192] + bytes(path.stat().st_size - 8192)), "not a whole"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:8192] + bytes(path.stat().st_size - 8192)),
+            "a damaged journal",
+        ),
     ],
     ids=["emptied", "cut in its header", "cut at a page", "cut within a page", "zeroed", "JSON", "zeroed from page 3"],
 )
@@ -101,7 +104,7 @@ async def test_a_journal_whose_opening_is_cancelled_is_closed(tmp_path, monkeypa
         assert goes_on.wait(10)
         return opening(*arguments)
 
-    monkeypatch.setattr(f"daemon.journal.journal.{opening.__name__}", slowly)
+    monkeypatch.setattr(f"daemon.journal.connection.{opening.__name__}", slowly)
     task = asyncio.create_task(Journal(path, read_only=read_only).__aenter__())
     assert await asyncio.to_thread(is_opening.wait, 10)
     task.cancel()
@@ -142,7 +145,7 @@ async def test_a_journal_whose_main_file_is_gone_is_not_begun_anew_over_its_wal(
     path.unlink()
     Path(f"{path}-wal").write_bytes(b"what was not yet in the main file")
     text = await opened(path)
-    assert "is gone, but its -wal file is there" in text
+    assert "is missing, but its -wal file exists" in text
     assert WAY_BACK in text
 
 
@@ -158,7 +161,7 @@ async def test_another_programs_database_is_not_taken_for_a_journal(tmp_path, ta
     path = tmp_path / "journal.sqlite"
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(tables)
-    assert "is a database, but not a journal" in await opened(path)
+    assert "is an SQLite database but not a journal" in await opened(path)
 
 
 async def test_a_journal_that_another_program_locks_is_refused_with_what_to_do(tmp_path, monkeypatch):
@@ -167,7 +170,7 @@ async def test_a_journal_that_another_program_locks_is_refused_with_what_to_do(t
     await filled(path, 1)
     with closing(sqlite3.connect(path, isolation_level=None)) as shell:
         shell.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StorageFault, match="end it"):
+        with pytest.raises(StorageFault, match="end that program"):
             async with Journal(path):
                 pass
 
@@ -180,7 +183,7 @@ async def test_a_journal_on_a_read_only_disk_is_refused_with_what_to_do_and_can_
     if mounted.returncode:
         pytest.skip("needs the right to mount")
     try:
-        with pytest.raises(StorageFault, match="mounted writable"):
+        with pytest.raises(StorageFault, match="mount its disk writable"):
             async with Journal(path):
                 pass
         async with Journal(path, read_only=True) as journal:
@@ -220,7 +223,7 @@ async def test_a_journal_is_read_beside_the_daemon_that_writes_it(tmp_path):
         await writer.notice(Sighting("temca2", Path("/data/_metadata_1.json"), ANY, FoundBy.SCAN))
         async with Journal(path, read_only=True) as reader:
             assert len(await reader.montages()) == 1
-            with pytest.raises(StorageFault, match="readonly"):
+            with pytest.raises(StorageFault, match="for reading only"):
                 await reader.notice(Sighting("temca2", Path("/data/_metadata_2.json"), ANY, FoundBy.SCAN))
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.journal.file import MIGRATIONS
-from daemon.journal.images_read import CHANGES_SHOWN, pack, unpack
+from daemon.journal.images_read import MAX_CHANGES, pack, unpack
 from daemon.journal.journal import Journal
 from daemon.montages.records import Inspection, Settled
 from daemon.montages.sighting import FoundBy, Sighting
@@ -67,7 +67,7 @@ def test_any_time_and_any_inode_of_a_file_server_can_be_kept(seconds, inode):
 
 
 def test_a_block_of_another_layout_is_not_misread():
-    with pytest.raises(ValueError, match="layout 9"):
+    with pytest.raises(ValueError, match="found 9"):
         unpack(b"\x09" + pack({})[1:])
 
 
@@ -143,7 +143,7 @@ async def test_images_that_changed_are_read_again_and_no_others(journal, state):
     montage = await journal.change_images(montage_id, {first: "a.tif"})
     assert montage.state is MontageState.INGESTED
     assert montage.findings == ("odd", "1 images changed after their mipmaps were made: a.tif")
-    assert montage.waiting_for == "the mipmaps of 1 changed images are made again: a.tif"
+    assert montage.waiting_for == "making the mipmaps of 1 changed images again: a.tif"
     assert await journal.tiles_made(montage_id) == set(others)
     last = (await journal.events(montage_id))[-1]
     assert (last["event"], last["detail"]) == ("images_changed", {"images": 1, "names": ["a.tif"]})
@@ -156,14 +156,14 @@ async def test_images_that_changed_are_read_again_and_no_others(journal, state):
 
 async def test_a_montage_that_changes_again_and_again_keeps_the_last_findings_alone(journal):
     montage_id = await complete(journal)
-    for number in range(2 * CHANGES_SHOWN):
+    for number in range(2 * MAX_CHANGES):
         montage = await journal.change_images(montage_id, {tile_ids(3)[0]: f"{number}.tif"})
         await journal.record_tiles(montage_id, {tile_ids(3)[0]: content(number)})
         for event in (Event.MIPMAPPED, Event.APPLIED, Event.COMPLETED):
             await journal.record(montage_id, event)
     assert montage.findings[0] == "odd"
-    assert len(montage.findings) == 1 + CHANGES_SHOWN
-    assert montage.findings[-1].endswith(f": {2 * CHANGES_SHOWN - 1}.tif")
+    assert len(montage.findings) == 1 + MAX_CHANGES
+    assert montage.findings[-1].endswith(f": {2 * MAX_CHANGES - 1}.tif")
 
 
 async def test_many_changed_images_are_counted_and_a_few_are_named(journal):

@@ -99,7 +99,7 @@ async def test_a_metafile_rewritten_under_its_old_size_time_and_inode_is_seen(pa
 async def test_a_montage_of_a_journal_without_change_times_takes_over_the_one_of_the_next_sighting(path):
     async with Journal(path) as journal:
         done = await completed(journal)
-        await journal.run(lambda connection: connection.execute("UPDATE montages SET ctime_ns = NULL"))
+        await journal.write(lambda connection: connection.execute("UPDATE montages SET ctime_ns = NULL"))
         assert await journal.notice(changed(ctime_ns=2_000)) is None
         assert (await journal.montage(done)).identity == changed(ctime_ns=2_000).identity
         assert await journal.notice(changed(ctime_ns=3_000)) is not None
@@ -214,11 +214,11 @@ async def test_only_an_unfinished_content_that_was_noticed_last_is_doubted(path)
     async with Journal(path) as journal:
         first = await journal.notice(SIGHTING)
         await settle(journal, first, settled())
-        second = await journal.doubt(first, SIGHTING)
+        second = await journal.notice_changed(first, SIGHTING)
         assert second not in (None, first)
-        assert await journal.doubt(first, SIGHTING) is None
+        assert await journal.notice_changed(first, SIGHTING) is None
         await settle(journal, second, settled("bb"))
-        assert await journal.doubt(first, SIGHTING) is None
+        assert await journal.notice_changed(first, SIGHTING) is None
         assert len(await journal.montages()) == 2
 
 
@@ -276,7 +276,7 @@ async def test_an_attempt_whose_caller_is_cancelled_while_it_begins_is_no_crash(
     async with Journal(path) as journal:
         montage_id = await journal.notice(SIGHTING)
         free = threading.Event()
-        busy = asyncio.create_task(journal.run(lambda _: free.wait(30)))
+        busy = asyncio.create_task(journal.write(lambda _: free.wait(30)))
         beginning = asyncio.create_task(journal.begin_attempt(montage_id, Step.SETTLE))
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -379,7 +379,7 @@ async def test_the_state_is_the_fold_of_the_events(path):
         await journal.record(other, Event.RETRIED)
         await journal.fail(other, ImageFault("t", "is cut short"))
         await journal.replay(other, Step.APPLY)
-        await journal.enter(
+        await journal.restore(
             replace(SIGHTING, path=Path("/data/x.json")), settled(tiles=("t9",)), MontageState.MIPMAPPED, "stacks"
         )
         for montage in await journal.montages():
@@ -415,20 +415,20 @@ async def test_a_journal_of_a_newer_version_is_refused_with_a_way_out(path):
 
 async def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(path):
     path.write_bytes(b"not a database" * 100)
-    with pytest.raises(SettingsFault, match="not a whole journal"):
+    with pytest.raises(SettingsFault, match="a damaged journal"):
         async with Journal(path):
             pass
     assert path.read_bytes() == b"not a database" * 100
 
 
 async def test_a_journal_whose_directory_is_missing_is_refused_with_a_hint(tmp_path):
-    with pytest.raises(StorageFault, match="see that its directory exists"):
+    with pytest.raises(StorageFault, match="check that its directory exists"):
         async with Journal(tmp_path / "absent" / "journal.sqlite"):
             pass
 
 
 async def test_a_locked_journal_is_waited_for_and_nothing_is_lost(path, monkeypatch):
-    monkeypatch.setattr("daemon.journal.journal.BUSY_S", 0.01)
+    monkeypatch.setattr("daemon.journal.connection.BUSY_S", 0.01)
     async with Journal(path) as journal:
         with closing(sqlite3.connect(path)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -500,11 +500,11 @@ def locked_at_last(path):
 
 
 async def test_a_disk_that_does_not_answer_is_told_and_holds_up_neither_readers_nor_the_end(path, monkeypatch):
-    monkeypatch.setattr("daemon.journal.journal.STUCK_S", 0.1)
-    monkeypatch.setattr("daemon.journal.journal.CLOSE_S", 0.1)
+    monkeypatch.setattr("daemon.journal.connection.STUCK_S", 0.1)
+    monkeypatch.setattr("daemon.journal.connection.CLOSE_S", 0.1)
     release = threading.Event()
     async with Journal(path) as journal:
-        hanging = asyncio.create_task(journal.run(lambda _: release.wait()))
+        hanging = asyncio.create_task(journal.write(lambda _: release.wait()))
         async with asyncio.timeout(20):
             while journal.fault is None:  # noqa: ASYNC110  nothing tells of it
                 await asyncio.sleep(0.01)
@@ -554,7 +554,7 @@ async def test_a_journal_of_before_is_healed_of_contents_that_stood_in_one_anoth
         for name, size, noticed in (("a", 2, True), ("a", 1, False), ("b", 4, False), ("c", 6, False)):
             sighting = Sighting("temca2", Path(f"/data/{name}.json"), FileIdentity(size, size, 9, size), FoundBy.SCAN)
             async with Journal(path.with_name(f"{name}{size}.sqlite")) as copy:
-                journal._connection.backup(copy._connection)
+                journal._writer.backup(copy._writer)
                 assert (await copy.notice(sighting) is not None) is noticed
 
 

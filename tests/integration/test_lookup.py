@@ -111,7 +111,7 @@ async def test_what_lies_in_the_place_of_a_metafile_and_is_none_is_not_opened(gr
 async def test_the_content_decides_and_not_what_stat_says_of_it(ground):
     path = ground.put("a/_metadata_1.json", "{} ")
     montage_id = await ground.failed(path)
-    await ground.journal.run(lambda connection: connection.execute("UPDATE montages SET digest = 'of what it held'"))
+    await ground.journal.write(lambda connection: connection.execute("UPDATE montages SET digest = 'of what it held'"))
     times = path.stat()
     path.write_text("[] ")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))

@@ -23,10 +23,10 @@ ASKED_AT_THE_START = {
 }
 NOT_ASKED = {
     # by replays, readers and repairs
-    *("Journal.replay", "Journal.enter", "Journal.counts", "Journal.oldest_unfinished_s"),
-    *("Journal.known_metafiles", "Journal.events", "Journal.attempts", "Journal.forget_tiles"),
+    *("Journal.replay", "Journal.restore", "Journal.counts", "Journal.oldest_unfinished_s"),
+    *("Journal.known_metafiles", "Journal.events", "Journal.attempts"),
     # of metafiles that are gone, or rewritten after they settled
-    *("Journal.alike", "Journal.move", "Journal.take_in"),
+    *("Journal.duplicates", "Journal.move", "Journal.notice_again"),
     # of stacks that are not there, and for other ways to apply
     *("RenderClient.z_values", "RenderClient.put_path_builder", "RenderClient.path_builder"),
     *("RenderClient.tile", "RenderClient.delete_tile", "RenderClient.delete_tiles", "RenderClient.set_resolution"),
@@ -34,7 +34,7 @@ NOT_ASKED = {
     # of images that change later, see test_late_changes.py
     *("Journal.adopt_images", "Journal.change_images", "Journal.end_watching_images"),
     # by what these tests do with the work themselves
-    *("Journal.run", "Journal.stop_attempts", "Steps.stop"),
+    *("Journal.write", "Journal.stop_attempts", "Steps.stop"),
 }
 
 

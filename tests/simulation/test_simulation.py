@@ -17,7 +17,7 @@ PLANT = """
 import sys
 from tests.simulation import substitutes
 substitutes.install()
-from daemon.journal import tilesets
+from daemon.journal import tile_sets
 {fault}
 from tests.simulation.command import main
 sys.exit(main())
@@ -48,7 +48,7 @@ def test_a_seed_tells_the_same_story_in_each_process() -> None:
 
 
 def test_a_planted_fault_is_found_and_shrunk_to_what_it_needs() -> None:
-    fault = "tilesets._FORMER = 'SELECT tile_ids FROM tile_sets WHERE montage_id = -:id AND :stack = :stack'"
+    fault = "tile_sets._FORMER = 'SELECT tile_ids FROM tile_sets WHERE montage_id = -:id AND :stack = :stack'"
     ended = run("-c", PLANT.format(fault=fault), "--seeds", "40", "--shrink", "1")
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert "nothing vanished is shown" in ended.stdout

@@ -59,7 +59,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path, with_drop_in:
 
 def test_the_unit_waits_longer_than_the_daemon_drains() -> None:
     from daemon.app import DRAIN_S, GIVE_UP_S, HTTP_END_S, STOP_S
-    from daemon.journal.journal import CLOSE_S
+    from daemon.journal.connection import CLOSE_S
     from daemon.system.threads import END_S
     from handlers.workers.pool import KILLED_S
 

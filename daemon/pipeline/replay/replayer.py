@@ -49,7 +49,7 @@ class Replayer:
         if planned.action is Action.REFUSE:
             return planned
         if planned.action is Action.TAKE_IN:
-            montage_id = await self._journal.take_in(_sighting(candidate))
+            montage_id = await self._journal.notice_again(_sighting(candidate))
             planned = replace(planned, montage_id=montage_id)
             await self._enqueue(await self._journal.montage(montage_id))
         elif planned.montage_id is not None:

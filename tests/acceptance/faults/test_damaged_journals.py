@@ -108,17 +108,17 @@ class Refusal:
 
 
 REFUSED = (
-    Refusal(empty, 2, "is not a whole journal"),
-    Refusal(without_tables, 2, "is not a whole journal"),
-    Refusal(gone_with_its_wal_left, 2, "-wal file is there"),
-    Refusal(truncated, 2, "is not a whole journal"),
-    Refusal(truncated_to_its_header, 2, "is not a whole journal"),
-    Refusal(zeroed, 2, "is not a whole journal"),
-    Refusal(zeroed_from_the_second_page, 2, "is not a whole journal"),
-    Refusal(garbage_for_a_header, 2, "is not a whole journal"),
-    Refusal(something_else, 2, "is not a whole journal"),
+    Refusal(empty, 2, "is a damaged journal"),
+    Refusal(without_tables, 2, "is a damaged journal"),
+    Refusal(gone_with_its_wal_left, 2, "-wal file exists"),
+    Refusal(truncated, 2, "is a damaged journal"),
+    Refusal(truncated_to_its_header, 2, "is a damaged journal"),
+    Refusal(zeroed, 2, "is a damaged journal"),
+    Refusal(zeroed_from_the_second_page, 2, "is a damaged journal"),
+    Refusal(garbage_for_a_header, 2, "is a damaged journal"),
+    Refusal(something_else, 2, "is a damaged journal"),
     Refusal(newer_schema, 2, "was written by a newer temwatch"),
-    Refusal(another_program, 2, "is a database, but not a journal"),
+    Refusal(another_program, 2, "is an SQLite database but not a journal"),
     Refusal(a_directory_in_its_place, 1, "journal"),
     Refusal(its_directory_is_gone, 1, "journal"),
 )

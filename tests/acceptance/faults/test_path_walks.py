@@ -279,7 +279,7 @@ class PathWalk(RuleBasedStateMachine):
     async def _check_gone(self, latest: Montage, told: str) -> None:
         """What FAILED because it is gone is not on disk under another path: it would have moved there."""
         if latest.state is MontageState.FAILED and "is gone since" in str(latest.fault):
-            alike = [each.metafile for each in await self.world.journal.alike(latest)]
+            alike = [each.metafile for each in await self.world.journal.duplicates(latest)]
             assert not [each for each in alike if each.exists()], told
 
     async def _is_alias(self, path: Path, reason: str) -> bool:
@@ -307,7 +307,7 @@ class PathWalk(RuleBasedStateMachine):
         """Tiles of unfinished contents whose path then held what is not ingested: nothing came that deletes them."""
         by_id = {row.id: row for row in rows}
         successors = dict(
-            await self.world.journal.run(
+            await self.world.journal.write(
                 lambda connection: connection.execute(
                     "SELECT id, superseded_by FROM montages WHERE superseded_by IS NOT NULL"
                 ).fetchall()

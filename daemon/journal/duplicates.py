@@ -1,0 +1,94 @@
+"""Montages of other paths with the same content, file or tiles. Functions of the connection, as in `rows`.
+
+A tile belongs to one montage of a stack.
+"""
+
+from daemon.journal.rows import BY_ID, COLUMNS, Connection, find, montage_of, record
+from daemon.journal.tile_sets import unpack_tile_ids
+from daemon.montages.records import Montage, Rival, Settled, StaleInspection
+from daemon.montages.states import HAS_SETTLED, Event, MontageState
+from handlers.identity import FileIdentity
+from handlers.uris import path_to_uri
+
+_SETTLED_STATES = ", ".join(f"'{state}'" for state in sorted(HAS_SETTLED))
+# Montages of other metafiles that put tiles into one of two stacks at a z, or did before they failed; tile ids last.
+_TILE_OWNERS = (
+    f"SELECT {COLUMNS}, tile_ids FROM montages JOIN tile_sets ON montage_id = id"  # noqa: S608  constant text
+    f" WHERE z = :z AND metafile <> :metafile AND coalesce(failed_in, state) IN ({_SETTLED_STATES})"
+    " AND (raw_stack IN (:raw, :mipmapped) OR mipmapped_stack IN (:raw, :mipmapped))"
+    " AND (first_id IS NULL OR (first_id <= :last AND last_id >= :first)) ORDER BY id"
+)
+# Montages of other metafiles with a content, or with a file of this size, mtime and inode. A move renews the ctime.
+_DUPLICATES = (
+    f"SELECT {COLUMNS} FROM montages WHERE metafile <> :metafile AND state <> 'superseded' AND id IN ("  # noqa: S608
+    "SELECT id FROM montages WHERE digest = :digest UNION SELECT id FROM montages WHERE seen_digest = :digest"
+    " UNION SELECT id FROM montages WHERE inode = :inode AND size = :size AND mtime_ns = :mtime_ns) ORDER BY id"
+)
+
+
+def of_montage(connection: Connection, montage: Montage) -> list[Montage]:
+    """Return the montages of other metafiles with the content or the file of a montage."""
+    query = "SELECT coalesce(digest, seen_digest) FROM montages WHERE id = ?"
+    digest = connection.execute(query, (montage.id,)).fetchone()[0]
+    return _duplicates(connection, path_to_uri(montage.metafile), digest, montage.identity)
+
+
+def tile_owners(connection: Connection, metafile: str, settled: Settled) -> list[Rival]:
+    """Return the montages of other metafiles that own some of the tiles."""
+    wanted = frozenset(settled.tile_ids)
+    values = {
+        "z": settled.z,
+        "metafile": metafile,
+        "raw": settled.raw_stack,
+        "mipmapped": settled.mipmapped_stack,
+        "first": min(wanted, default=""),
+        "last": max(wanted, default=""),
+    }
+    owners = [
+        Rival(montage_of(row), tuple(sorted(wanted.intersection(unpack_tile_ids(packed)))))
+        for *row, packed in connection.execute(_TILE_OWNERS, values)
+    ]
+    return [owner for owner in owners if owner.shared]
+
+
+def rivals(connection: Connection, montage: Montage, settled: Settled, identity: FileIdentity) -> list[Rival]:
+    """Return the montages of other metafiles that own tiles of this one, or may be this one under another path."""
+    metafile = path_to_uri(montage.metafile)
+    found = tile_owners(connection, metafile, settled)
+    known = {rival.montage.id for rival in found}
+    for other in _duplicates(connection, metafile, settled.digest, identity):
+        has_same_target = other.raw_stack in (None, settled.raw_stack) and other.z in (None, settled.z)
+        may_be_same = has_same_target and other.digest in (None, settled.digest)
+        if may_be_same and other.id not in known and other.state is not MontageState.IGNORED:
+            found.append(Rival(other, ()))
+    return found
+
+
+def move(connection: Connection, montage: Montage, onto: Montage, now: float) -> bool:
+    """Supersede a montage whose metafile moved to the path of another; False if it changed meanwhile."""
+    try:
+        require_unchanged(connection, montage)
+    except StaleInspection:
+        return False
+    because = f"moved to {onto.metafile}"
+    record(connection, montage.id, Event.SUPERSEDED, now, {"by": onto.id, "because": because})
+    return True
+
+
+def require_unchanged(connection: Connection, montage: Montage) -> Montage:
+    """Return the montage. Raises StaleInspection if its state or its file changed since its path was checked."""
+    present = find(connection, BY_ID, (montage.id,))
+    if present is None or (present.state, present.identity) != (montage.state, montage.identity):
+        raise StaleInspection
+    return present
+
+
+def _duplicates(connection: Connection, metafile: str, digest: str | None, identity: FileIdentity) -> list[Montage]:
+    values = {
+        "metafile": metafile,
+        "digest": digest,
+        "inode": identity.inode,
+        "size": identity.size,
+        "mtime_ns": identity.mtime_ns,
+    }
+    return [montage_of(row) for row in connection.execute(_DUPLICATES, values)]

@@ -1,0 +1,162 @@
+"""Questions to the journal; each is answered in one read transaction."""
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from daemon.journal import duplicates, images_read, retries, rows, tile_sets
+from daemon.journal.ages import Ages
+from daemon.journal.connection import JournalConnection
+from daemon.journal.file import Examination
+from daemon.montages.records import AwaitedFile, Montage
+from daemon.montages.states import MontageState
+from handlers.images.digest import FileContent
+from handlers.uris import path_to_uri
+
+Clock = Callable[[], float]
+
+# The + keeps SQLite from walking over all rows in the order of their ids.
+_FIRST_UNFINISHED = f"SELECT min(+id) FROM montages WHERE state IN ({rows.UNFINISHED_STATES})"  # noqa: S608  constant
+_OLDEST_UNFINISHED = f"SELECT id, noticed_at FROM montages WHERE id = ({_FIRST_UNFINISHED})"  # noqa: S608  constant text
+_HAS_PUT_NOTHING = (
+    "SELECT NOT EXISTS (SELECT 1 FROM events WHERE montage_id = :id"
+    " AND event NOT IN ('noticed', 'renoticed', 'settled')) AND NOT EXISTS (SELECT 1 FROM attempts"
+    " WHERE montage_id = :id AND step = 'ingest' AND ended_at IS NOT NULL)"
+)
+
+
+class JournalQueries(JournalConnection):
+    """The journal's questions. Parameters and exceptions: see `Journal`."""
+
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock = time.time,
+        *,
+        steady: Clock = time.monotonic,
+        read_only: bool = False,
+        examination: Examination | None = None,
+    ) -> None:
+        super().__init__(path, read_only=read_only, examination=examination)
+        self._clock = clock
+        self._ages = Ages(clock, steady)
+
+    # --- montages
+
+    async def montage(self, montage_id: int) -> Montage | None:
+        """Return the montage with this id."""
+        return await self.read(lambda connection: rows.find(connection, rows.BY_ID, (montage_id,)))
+
+    async def montages(
+        self,
+        *,
+        states: Iterable[MontageState] | None = None,
+        z: float | None = None,
+        stack: str | None = None,
+        ids: Iterable[int] | None = None,
+        metafile: Path | None = None,
+        below: Path | None = None,
+        limit: int = 1000,
+        newest_first: bool = False,
+    ) -> list[Montage]:
+        """Return the montages that match every given condition, in order of acquisition.
+
+        Parameters
+        ----------
+        metafile : path of one metafile.
+        below : directory that contains the metafiles, at any depth.
+        """
+        where = rows.Where(states, z, stack, ids, metafile, below)
+        return await self.read(lambda connection: rows.select(connection, where, limit=limit, newest=newest_first))
+
+    async def unfinished(self) -> list[tuple[int, str, MontageState, str]]:
+        """Return (id, acquired, state, watch) of every montage that has a step to do."""
+        return await self.read(rows.unfinished)
+
+    async def awaited(self) -> list[AwaitedFile]:
+        """Return every montage that is FAILED or IGNORED because of a file, with that file."""
+        return await self.read(retries.awaited)
+
+    async def duplicates(self, montage: Montage) -> list[Montage]:
+        """Return the montages of other paths that have the same content or the same file and are not SUPERSEDED."""
+        return await self.read(lambda connection: duplicates.of_montage(connection, montage))
+
+    async def events(self, montage_id: int) -> list[dict[str, Any]]:
+        """Return the events of a montage in order."""
+        return await self.read(lambda connection: rows.events(connection, montage_id))
+
+    async def attempts(self, montage_id: int) -> list[dict[str, Any]]:
+        """Return the attempts of a montage in order."""
+        return await self.read(lambda connection: rows.attempts(connection, montage_id))
+
+    # --- numbers
+
+    async def counts(self) -> dict[tuple[str, MontageState], int]:
+        """Return the number of montages by watch and state."""
+        query = "SELECT watch, state, count(*) FROM montages GROUP BY watch, state"
+        return await self.read(
+            lambda connection: {
+                (watch, MontageState(state)): count for watch, state, count in connection.execute(query)
+            }
+        )
+
+    async def known_metafiles(self) -> dict[str, int]:
+        """Return the number of metafiles in the journal by watch."""
+        query = "SELECT watch, count(DISTINCT metafile) FROM montages GROUP BY watch"
+        return await self.read(lambda connection: dict(connection.execute(query)))
+
+    async def oldest_unfinished_s(self) -> float | None:
+        """Return the age of the unfinished montage that was noticed first, seconds; None if all are finished."""
+        oldest = await self.read(lambda connection: connection.execute(_OLDEST_UNFINISHED).fetchone())
+        return None if oldest is None else self._ages.seconds(*oldest)
+
+    def age_s(self, montage: Montage) -> float:
+        """Return the seconds since the montage was noticed."""
+        return self._ages.seconds(montage.id, montage.noticed_at)
+
+    # --- tiles, images, stacks
+
+    async def tiles_made(self, montage_id: int) -> frozenset[str]:
+        """Return the ids of the tiles whose mipmaps are recorded as made; empty once the montage is MIPMAPPED."""
+        query = "SELECT tile_id FROM tiles WHERE montage_id = ?"
+        return await self.read(lambda connection: frozenset(row[0] for row in connection.execute(query, (montage_id,))))
+
+    async def images_read(self, montage_id: int) -> dict[str, FileContent]:
+        """Return identity and digest of each tile's image as it was read, by tile id; empty before MIPMAPPED."""
+        return await self.read(lambda connection: images_read.contents_of(connection, montage_id))
+
+    async def watched_images(self) -> list[tuple[int, str, float]]:
+        """Return (id, watch, time of completion) of every montage whose images are still rechecked."""
+        return await self.read(images_read.watched)
+
+    async def tile_ids(self, montage_id: int) -> frozenset[str]:
+        """Return the ids of a montage's tiles."""
+        return await self.read(lambda connection: tile_sets.tile_ids(connection, montage_id))
+
+    async def former_tile_ids(self, montage: Montage, stack: str) -> frozenset[str]:
+        """Return the ids of tiles that superseded montages had put into a stack and that this montage lacks.
+
+        Superseded are the former contents of its path, and of the paths that its metafile was moved from.
+        """
+        return await self.read(lambda connection: tile_sets.former_tile_ids(connection, montage, stack))
+
+    async def unwanted_tile_ids(self, montage: Montage, stack: str) -> frozenset[str]:
+        """Return the `former_tile_ids` that belong to no montage of the stack except SUPERSEDED ones."""
+        return await self.read(lambda connection: tile_sets.unwanted_tile_ids(connection, montage, stack))
+
+    async def has_put_nothing(self, montage_id: int) -> bool:
+        """Whether this daemon has certainly never put a tile of the montage into a stack."""
+        values = {"id": montage_id}
+        return await self.read(lambda connection: bool(connection.execute(_HAS_PUT_NOTHING, values).fetchone()[0]))
+
+    async def open_stacks(self) -> list[tuple[str, str]]:
+        """Return each stack that was opened and not closed since, with the watch that it was opened for."""
+        query = "SELECT stack, watch FROM open_stacks ORDER BY stack"
+        return await self.read(lambda connection: connection.execute(query).fetchall())
+
+    async def is_used_for_mipmaps(self, directory: Path) -> bool:
+        """Whether mipmaps were ever written to a directory."""
+        query = "SELECT 1 FROM mipmap_directories WHERE directory = ?"
+        values = (path_to_uri(directory),)
+        return await self.read(lambda connection: connection.execute(query, values).fetchone() is not None)

@@ -1,0 +1,71 @@
+"""Montages that go on after a retry or a replay. Functions of the connection, each run in one transaction."""
+
+from daemon.journal.rows import BY_ID, LATEST_OF_PATH, Connection, find, is_latest_of_path, record
+from daemon.montages.records import AwaitedFile, Montage
+from daemon.montages.states import Event, MontageState, Step, replay_start
+from handlers.errors import Evidence
+from handlers.identity import FileIdentity
+from handlers.uris import path_to_uri, uri_to_path
+
+_AWAITED = (
+    "SELECT id, watch, metafile, awaited.file, or_gone, awaited.size, awaited.mtime_ns, awaited.ctime_ns,"
+    " awaited.inode FROM awaited JOIN montages ON id = montage_id ORDER BY acquired, id"
+)
+
+
+def await_change(connection: Connection, montage_id: int, evidence: Evidence | None) -> None:
+    """Store the file whose change makes the daemon retry the montage."""
+    if evidence is None:
+        return
+    connection.execute(
+        "INSERT OR REPLACE INTO awaited (montage_id, file, size, mtime_ns, ctime_ns, inode, or_gone)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (montage_id, path_to_uri(evidence.path), *(evidence.identity or (None,) * 4), evidence.or_gone),
+    )
+
+
+def awaited(connection: Connection) -> list[AwaitedFile]:
+    """Return every montage that waits for a file to change, with that file."""
+    return [
+        AwaitedFile(
+            montage_id,
+            watch,
+            uri_to_path(metafile),
+            Evidence(uri_to_path(file), None if identity[0] is None else FileIdentity(*identity), bool(or_gone)),
+        )
+        for montage_id, watch, metafile, file, or_gone, *identity in connection.execute(_AWAITED)
+    ]
+
+
+def withdraw(connection: Connection, refused: AwaitedFile, now: float) -> bool:
+    """Supersede a montage that another metafile kept from being ingested and whose own metafile is gone."""
+    montage = find(connection, BY_ID, (refused.montage_id,))
+    other = find(connection, LATEST_OF_PATH, (path_to_uri(refused.evidence.path),))
+    if montage is None or montage.state not in (MontageState.FAILED, MontageState.IGNORED) or other is None:
+        return False
+    because = f"its metafile is gone; it was not ingested because of {refused.evidence.path}"
+    record(connection, montage.id, Event.SUPERSEDED, now, {"by": other.id, "because": because})
+    return True
+
+
+def retry(connection: Connection, montage_id: int, because: str, now: float) -> Montage | None:
+    """Return the FAILED or IGNORED montage after it was resumed where it stopped; None if it cannot be."""
+    montage = find(connection, BY_ID, (montage_id,))
+    if montage is None or montage.state not in (MontageState.FAILED, MontageState.IGNORED):
+        return None
+    is_read_again = montage.state is MontageState.IGNORED or montage.failed_in is MontageState.NOTICED
+    if is_read_again and not is_latest_of_path(connection, montage):
+        return None
+    event = Event.RETRIED if montage.state is MontageState.FAILED else Event.RENOTICED
+    return record(connection, montage_id, event, now, {"because": because})
+
+
+def replay(connection: Connection, montage_id: int, step: Step, now: float) -> Montage | None:
+    """Return the COMPLETE or FAILED montage after it was set back to a step; None if it cannot be."""
+    montage = find(connection, BY_ID, (montage_id,))
+    if montage is None or montage.state not in (MontageState.COMPLETE, MontageState.FAILED):
+        return None
+    start = replay_start(montage.state, montage.failed_in, step)
+    if start is MontageState.NOTICED and not is_latest_of_path(connection, montage):
+        return None
+    return record(connection, montage_id, Event.REPLAYED, now, {"onto": start, "from": step})
