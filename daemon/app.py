@@ -11,9 +11,8 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
-from daemon.config.load import Settings
 from daemon.config.reload import Reloader
-from daemon.config.settings import http_url
+from daemon.config.settings import Settings, http_url
 from daemon.journal.file import Examination
 from daemon.pipeline.assembly import open_assembly
 from daemon.pipeline.health import Facts, Metrics, reasons_not_ready

@@ -7,8 +7,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from daemon.config.load import Settings
-from daemon.config.settings import http_url
+from daemon.config.settings import Settings, http_url
 from daemon.system.locks import noted
 
 TIMEOUT_S = 10.0

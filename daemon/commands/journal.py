@@ -17,7 +17,8 @@ from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
-from daemon.config.load import Settings, WatchSettings
+from daemon.config.settings import Settings
+from daemon.config.watch_settings import WatchSettings
 from daemon.journal.file import connect_read_only, journal_fault
 from daemon.journal.journal import Journal
 from daemon.montages.records import Inspection, Montage, Settled

@@ -7,7 +7,7 @@ from typing import Any
 
 from daemon.commands.daemon_client import daemon_urls, fetch
 from daemon.config.errors import ConfigError
-from daemon.config.load import Settings
+from daemon.config.settings import Settings
 from daemon.system.locks import journal_owner
 from handlers.errors import Fault
 

@@ -18,7 +18,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from daemon.commands.daemon_client import ask
-from daemon.config.load import Settings, read_token
+from daemon.config.files import read_token
+from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.montages.presentation import montage_json
 from daemon.montages.states import UNFINISHED, MontageState

@@ -3,7 +3,7 @@
 from typing import Any
 
 from daemon.commands.daemon_client import daemon_urls, fetch
-from daemon.config.load import Settings
+from daemon.config.settings import Settings
 from daemon.montages.states import UNFINISHED, MontageState
 
 SHOWN = 200

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in one line per key: the key's path, what was found, what is allowed. Pure."""
+"""Error messages of a configuration: one line per key, with its path, the value found and the values allowed. Pure."""
 
 import difflib
 import re
@@ -22,7 +22,7 @@ class ConfigError(SettingsFault):
 
     Parameters
     ----------
-    problems : one line each, beginning with the key's path, or with the file and line.
+    problems : one line each, starting with the key's path, or with the file and line.
     """
 
     def __init__(self, problems: tuple[str, ...]) -> None:
@@ -35,12 +35,12 @@ class ConfigError(SettingsFault):
 
 
 class RefusedKeyError(ValueError):
-    """What a validator of a whole section has against one of its keys.
+    """A key that a validator of a whole section refuses.
 
     Parameters
     ----------
-    key : the key below the section, dotted.
-    problem : what is wrong and what is allowed.
+    key : dotted path below the section.
+    problem : the value found and the values allowed.
     """
 
     def __init__(self, key: str, problem: str) -> None:
@@ -50,7 +50,7 @@ class RefusedKeyError(ValueError):
 
 
 def key_path(location: Location) -> str:
-    """The path as an operator writes it.
+    """Return the path in the form that an operator writes.
 
     >>> key_path(("watch", 1, "z", "rule"))
     'watch[1].z.rule'
@@ -62,7 +62,7 @@ def key_path(location: Location) -> str:
 
 
 def problem_line(error: ErrorDetails, root: type[BaseModel]) -> str:
-    """One line for one of pydantic's error details about `root`."""
+    """Return the line for one of pydantic's error details about `root`."""
     location = [part for part in error["loc"] if part != "[key]"]
     cause = error.get("ctx", {}).get("error")
     if isinstance(cause, RefusedKeyError):
@@ -71,8 +71,8 @@ def problem_line(error: ErrorDetails, root: type[BaseModel]) -> str:
 
 
 def _problem(error: ErrorDetails, location: Location, root: type[BaseModel]) -> str:
-    """What is wrong with the value at the location, and what is allowed."""
-    kind, found, context = error["type"], shown(error["input"]), error.get("ctx", {})
+    """Return the value found at the location and the values allowed."""
+    kind, found, context = error["type"], quoted(error["input"]), error.get("ctx", {})
     field = field_at(root, location)
     match kind:
         case "extra_forbidden":
@@ -80,23 +80,23 @@ def _problem(error: ErrorDetails, location: Location, root: type[BaseModel]) -> 
         case "missing":
             return f"is required{': ' + _first_sentence(field) if field else ''}"
         case "too_short":
-            return "needs at least one"
+            return "needs at least one entry"
         case "enum" | "literal_error":
             return f"{found} is not one of {', '.join(_choices(context))}"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
             return f"{found} is out of range: {_range(field, kind, context)}"
         case "value_error":
             return str(context["error"])
-        case _ if kind in _WANTED:
-            return f"{found} is not {_WANTED[kind]}"
+        case _ if kind in _EXPECTED:
+            return f"{found} is not {_EXPECTED[kind]}"
         case _:
             return f"{found}: {error['msg']}"
 
 
-_WANTED = {
+_EXPECTED = {
     "string_type": "a text in quotes",
     "string_too_short": "a text: it is empty",
-    "string_pattern_mismatch": "made of letters, digits, '.', '_' and '-' alone",
+    "string_pattern_mismatch": "made of letters, digits, '.', '_' and '-' only",
     "int_type": "a whole number",
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
@@ -108,16 +108,16 @@ _WANTED = {
     "tuple_type": "a list",
     "dict_type": "a table",
     "model_type": "a table",
-    "too_long": "that short a list",
+    "too_long": "a list of the expected length",
     "path_type": "an absolute path in quotes",
 }
-"""What each of pydantic's complaints asks for instead."""
+"""The expected value for each of pydantic's error types."""
 
 
-def shown(value: object) -> str:
-    """A value as the operator wrote it, without passwords of URLs, cut to a readable length.
+def quoted(value: object) -> str:
+    """Return a value as the operator wrote it, without passwords in URLs, at most 100 characters long.
 
-    >>> shown("gird"), shown(True)
+    >>> quoted("gird"), quoted(True)
     ("'gird'", 'true')
     """
     if isinstance(value, bool):
@@ -127,7 +127,7 @@ def shown(value: object) -> str:
 
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
-    """Refusal of a key, with the one that was probably meant."""
+    """Return the refusal of a key, with the most similar known key."""
     close = difflib.get_close_matches(key, known, n=1)
     return (
         f"is not a known key; did you mean {close[0]!r}?"
@@ -137,7 +137,7 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
 
 
 def field_at(root: type[BaseModel], location: Location) -> FieldInfo | None:
-    """The field that a location names; None where it names none, as inside a list of plain values."""
+    """Return the field at a location; None if there is none, as inside a list of plain values."""
     field: FieldInfo | None = None
     model: type[BaseModel] | None = root
     for part in location:
@@ -149,7 +149,7 @@ def field_at(root: type[BaseModel], location: Location) -> FieldInfo | None:
 
 
 def section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """The model of a field that holds a section, or a list of sections; None for a plain value."""
+    """Return the model of a field that holds a section or a list of sections; None for a plain value."""
     pending: list[Any] = [field.annotation]
     while pending:
         annotation = pending.pop()
@@ -160,19 +160,19 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def is_section(field: FieldInfo) -> bool:
-    """Whether the field holds one section, rather than a list of them or a value."""
+    """Whether the field holds exactly one section, not a list of sections or a value."""
     return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
 def known_keys(root: type[BaseModel], location: Location) -> tuple[str, ...]:
-    """Keys of the section at a location."""
+    """Return the keys of the section at a location."""
     field = field_at(root, location) if location else None
     model = section_of(field) if field else root
     return tuple(model.model_fields) if model else ()
 
 
 def _first_sentence(field: FieldInfo) -> str:
-    """What the field means, in a few words."""
+    """Return the first sentence of a field's description."""
     text = re.split(r"(?<=[a-z)])[.;] ", " ".join((field.description or "").split()))[0].rstrip(".")
     return text[:1].lower() + text[1:] if not text[:2].isupper() else text
 
@@ -190,13 +190,12 @@ _BOUNDS = {
 
 
 def _range(field: FieldInfo | None, kind: str, context: Mapping[str, Any]) -> str:
-    """The bounds of a field in words; the one that was broken where they stand elsewhere."""
-    own = bounds(field) if field else ""
-    return own or _BOUNDS[kind].format(next(iter(context.values())))
+    """Return the bounds of a field in words, or the violated bound if the field itself has none."""
+    return (bounds(field) if field else "") or _BOUNDS[kind].format(next(iter(context.values())))
 
 
 def bounds(field: FieldInfo) -> str:
-    """The bounds of a field in words, empty where it has none."""
+    """Return the bounds of a field in words; empty if it has none."""
     words = []
     for rule in field.metadata:
         if isinstance(rule, Gt):

@@ -1,4 +1,4 @@
-"""A changed configuration, taken up by the running daemon: one reload after the other, so that the newest file wins."""
+"""Reload a changed configuration in the running daemon, one reload at a time, so that the newest file wins."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -7,25 +7,26 @@ from typing import Any
 import structlog
 from pydantic import BaseModel
 
-from daemon.config.load import ConfigError, Settings
+from daemon.config.errors import ConfigError
+from daemon.config.settings import Settings
 from daemon.system.service import SystemdNotifier
 
 log = structlog.get_logger()
 
 APPLIED = frozenset({"log", "watch"})
-"""Sections whose keys take effect by a reload."""
+"""Sections that a reload can change."""
 FIXED = frozenset({"render", "journal", "http", "workers"})
-"""Sections whose keys a restart alone changes: a file that changes one is refused."""
+"""Sections that only a restart can change: a file with such a change is refused."""
 
 
 class Reloader:
-    """Reloads when it is asked to, and remembers how the last reload ended.
+    """Reloads the configuration on request, and keeps the result of the last reload.
 
     Parameters
     ----------
     load : reads the configuration; raises ConfigError.
-    current : the configuration in force.
-    adopt : puts another one in force.
+    current : returns the configuration in force.
+    adopt : puts a configuration in force.
     """
 
     def __init__(
@@ -45,16 +46,16 @@ class Reloader:
         self._problems: tuple[str, ...] = ()
 
     def ask(self) -> None:
-        """The file may have changed. One that changes while it is read is read again."""
+        """Request a reload. A request during a reload leads to another one."""
         self._asked += 1
         self._wanted.set()
 
     def to_json(self) -> dict[str, Any]:
-        """How many reloads were asked for and answered, and the problems of the last one; for GET /api/reload."""
+        """Return the numbers of reloads requested and done, and the problems of the last one, for GET /api/reload."""
         return {"asked": self._asked, "answered": self._answered, "problems": list(self._problems)}
 
     async def run(self, started: asyncio.Event) -> None:
-        """Reload for as long as the daemon runs; during the start nothing is reloaded."""
+        """Perform requested reloads until cancelled; the first one waits until the daemon has started."""
         await started.wait()
         while True:
             await self._wanted.wait()
@@ -64,7 +65,7 @@ class Reloader:
             self._answered = asked
 
     async def _reload(self) -> tuple[str, ...]:
-        """Check the configuration and put it in force, or keep the one in force; the problems that it has."""
+        """Put the configuration of the file in force, unless it has problems; return these."""
         self._notifier.reloading()
         try:
             settings = await asyncio.to_thread(self._load)
@@ -76,7 +77,7 @@ class Reloader:
             for problem in error.problems:
                 log.error("config.refused", problem=problem)
             return error.problems
-        except Exception as error:  # it would end the daemon
+        except Exception as error:  # a bug must not end the daemon
             log.exception("config.reload_bug")
             return (f"a bug in temwatch; please report it: {type(error).__name__}: {error}",)
         finally:
@@ -86,7 +87,7 @@ class Reloader:
 
 
 def fixed_keys(before: Settings, after: Settings) -> Iterator[str]:
-    """Keys that differ and that a reload cannot change, dotted."""
+    """Yield the dotted keys that differ and that a reload cannot change."""
     for section in type(before).model_fields:
         if section not in APPLIED:
             yield from _differing(section, getattr(before, section), getattr(after, section))

@@ -1,4 +1,4 @@
-"""The settings tree as text: the example file and the reference page, from the fields' own documentation. Pure."""
+"""Render the settings tree as an example file and as a reference page, from the fields' documentation. Pure."""
 
 import json
 import textwrap
@@ -18,12 +18,12 @@ Section = tuple[str, bool, type[BaseModel]]
 
 
 def example(value: object, *, off: bool = False) -> dict[str, Any]:
-    """Arguments of `Field` for the value that the example file shows; `off` shows the line commented out."""
+    """Return arguments of `Field`: the value in the example file; with `off`, its line is a comment."""
     return {"examples": [value], "json_schema_extra": {"off": True} if off else None}
 
 
 def sections(root: type[BaseModel], prefix: str = "") -> Iterator[Section]:
-    """Every section below `root`, in file order."""
+    """Yield every section below `root`, in file order."""
     for name, field in root.model_fields.items():
         model = section_of(field)
         if model is None:
@@ -34,12 +34,12 @@ def sections(root: type[BaseModel], prefix: str = "") -> Iterator[Section]:
 
 
 def plain_fields(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
-    """The keys of a section that hold values rather than sections."""
+    """Return the keys of a section that hold values, not sections."""
     return ((name, field) for name, field in model.model_fields.items() if section_of(field) is None)
 
 
 def toml_example(root: type[BaseModel], head: str) -> str:
-    """A file that loads, with every key, its meaning above it."""
+    """Return a file that loads and shows every key below its meaning."""
     blocks = [_comment(head)]
     for name, repeats, model in sections(root):
         title = f"[[{name}]]" if repeats else f"[{name}]"
@@ -51,7 +51,7 @@ def toml_example(root: type[BaseModel], head: str) -> str:
 
 
 def markdown_reference(root: type[BaseModel], head: str) -> str:
-    """The reference page: one table per section."""
+    """Return the reference page: one table per section."""
     blocks = [head]
     for name, repeats, model in sections(root):
         title = f"## `[[{name}]]`" if repeats else f"## `[{name}]`"
@@ -64,7 +64,7 @@ def markdown_reference(root: type[BaseModel], head: str) -> str:
 
 
 def type_text(field: FieldInfo) -> str:
-    """The type of a value in words, with its bounds or choices."""
+    """Return the type of a value in words, with its bounds or choices."""
     limits = bounds(field)
     return _type_words(field.annotation) + (f", {limits}" if limits else "")
 
@@ -97,13 +97,13 @@ def _default_text(field: FieldInfo) -> str:
 
 
 def _meaning(field: FieldInfo) -> str:
-    """Comment above a key: its meaning, then what holds where the line is left out and shows something else."""
+    """Return the comment above a key: its meaning, then its default if the example shows another value."""
     meaning = _prose(field.description)
     if field.is_required():
         return f"{meaning} Required."
     default = field.get_default(call_default_factory=True)
-    told = default is None or _example_value(field) == default
-    return meaning if told else f"{meaning} Default: {toml_value(default) if default else 'none'}."
+    is_documented = default is None or _example_value(field) == default
+    return meaning if is_documented else f"{meaning} Default: {toml_value(default) if default else 'none'}."
 
 
 def _example_value(field: FieldInfo) -> object:
@@ -117,7 +117,7 @@ def _toml_line(key: str, field: FieldInfo) -> str:
 
 
 def toml_value(value: object) -> str:
-    """A value as TOML.
+    """Return a value as TOML.
 
     >>> toml_value(("a", 1, True)), toml_value({"0151": 2.0})
     ('["a", 1, true]', '{ "0151" = 2 }')

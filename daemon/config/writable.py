@@ -1,4 +1,4 @@
-"""Where this process may write, and where systemd lets the service write."""
+"""Whether this process may write in a directory, and whether systemd lets the service do so."""
 
 import os
 import pwd
@@ -11,13 +11,13 @@ from handlers.text import printable
 
 UNIT = "temwatch.service"
 ASK_S = 5.0
-"""How long systemd may take to answer."""
+"""Seconds that systemctl may take to answer."""
 
 _READ_ONLY = "remount it writable; a service must have it below a path of ReadWritePaths= of its unit"
 
 
 def nearest(directory: Path) -> Path:
-    """The directory, or the nearest above it that exists: there it will be made."""
+    """Return the directory, or its nearest parent that exists. Raises FileNotFoundError if none does."""
     for place in (directory, *directory.parents):
         if place.exists():
             return place
@@ -25,23 +25,24 @@ def nearest(directory: Path) -> Path:
 
 
 def refusal(directory: Path, *, used: bool = False) -> str:
-    """Why nothing can be written in a directory, or in the nearest above it that exists; empty if something can.
+    """Return why nothing can be written in a directory (or its nearest existing parent); empty if something can.
 
     Parameters
     ----------
-    used : whether something was written there before: then the directories below it decide, not its own rights.
+    used : whether files were written there before; then its own permissions are not checked, because only its
+        subdirectories have to be writable.
 
     Raises
     ------
     OSError
-        If it cannot be looked at.
+        If the directory cannot be accessed.
     """
     place = nearest(directory)
     at = "" if place == directory else f" at {printable(place)}"
     if os.statvfs(place).f_flag & os.ST_RDONLY:
         return f"cannot be written{at}: mounted read-only here ({_READ_ONLY})"
     if not used and not os.access(place, os.W_OK | os.X_OK):
-        return f"cannot be written{at} by user {_user()}: let that user write there"
+        return f"cannot be written{at} by user {_user()}: give that user write permission"
     return ""
 
 
@@ -53,9 +54,9 @@ def _user() -> str:
 
 
 def outside_of_the_unit(written: Mapping[str, Path]) -> Iterator[str]:
-    """One line for each key whose path the service must write and the sandbox of its unit keeps read-only.
+    """Yield one line for each key whose path the sandbox of the service's unit makes read-only.
 
-    Says nothing where systemd does not know the unit, or does not run.
+    Yields nothing if systemd does not run or does not know the unit.
     """
     unit = _properties()
     if unit.get("LoadState") != "loaded" or unit.get("ProtectSystem") != "strict":
@@ -65,16 +66,16 @@ def outside_of_the_unit(written: Mapping[str, Path]) -> Iterator[str]:
     for key, path in written.items():
         if not any(is_within(str(path), each) for each in open_paths):
             yield (
-                f"{key}: {path} is read-only for {UNIT}: add ReadWritePaths=-{path} to a drop-in of it,"
-                " or a directory of a local disk above it where it is on a share"
+                f"{key}: {path} is read-only for {UNIT}: add ReadWritePaths=-{path} to a drop-in of the unit;"
+                " for a share, add a parent directory on a local disk instead"
             )
 
 
 def _properties() -> dict[str, str]:
     names = "LoadState,ProtectSystem,ReadWritePaths,StateDirectory"
     try:
-        said = subprocess.run(  # noqa: S603  constant words
-            ["systemctl", "show", UNIT, "--property", names],  # noqa: S607  as an operator would ask
+        output = subprocess.run(  # noqa: S603  constant words
+            ["systemctl", "show", UNIT, "--property", names],  # noqa: S607  found on the PATH
             capture_output=True,
             text=True,
             errors="replace",
@@ -83,4 +84,4 @@ def _properties() -> dict[str, str]:
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return {}
-    return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+    return dict(line.split("=", 1) for line in output.splitlines() if "=" in line)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from daemon.config.load import Settings, WorkerSettings
+from daemon.config.settings import Settings, WorkerSettings
 from daemon.journal.file import Examination
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage

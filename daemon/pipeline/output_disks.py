@@ -14,7 +14,8 @@ from pathlib import Path
 
 import structlog
 
-from daemon.config.load import MipmapSettings, Settings
+from daemon.config.mipmap_settings import MipmapSettings
+from daemon.config.settings import Settings
 from daemon.config.writable import nearest, refusal
 from daemon.journal.journal import Journal
 from daemon.pipeline.health import Disk

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from daemon.config.load import Settings
+from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.montages.records import AwaitedFile, Montage
 from daemon.system.threads import in_thread

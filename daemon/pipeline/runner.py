@@ -14,7 +14,8 @@ from pathlib import Path
 
 import structlog
 
-from daemon.config.load import Settings, WatchSettings
+from daemon.config.settings import Settings
+from daemon.config.watch_settings import WatchSettings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Inspection, Montage, Outcome, Rival, Settled, SettleResult, StaleInspection
 from daemon.montages.sighting import FoundBy, Sighting

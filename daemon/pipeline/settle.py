@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from daemon.config.load import WatchSettings
+from daemon.config.watch_settings import WatchSettings
 from daemon.montages.records import Montage, Settled
 from daemon.pipeline.metafile_cache import MetafileCache
 from daemon.system.threads import answers_within

@@ -10,7 +10,8 @@ from typing import Any
 
 import structlog
 
-from daemon.config.load import Settings, WatchSettings
+from daemon.config.settings import Settings
+from daemon.config.watch_settings import WatchSettings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.pipeline.health import Metrics

@@ -16,7 +16,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 from pydantic import ValidationError
 
-from daemon.config.load import HttpSettings, read_token
+from daemon.config.files import read_token
+from daemon.config.settings import HttpSettings
 from daemon.journal.journal import Journal
 from daemon.montages.presentation import counts_json, iso_time, montage_json
 from daemon.montages.records import Montage

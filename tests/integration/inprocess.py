@@ -15,7 +15,7 @@ import daemon.pipeline.circuit_breaker
 import daemon.pipeline.retry
 import daemon.pipeline.runner
 import daemon.pipeline.stacks
-from daemon.config.load import Settings
+from daemon.config.settings import Settings
 from daemon.journal import rows
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from daemon.config.load import Settings
+from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage, Settled
 from daemon.montages.sighting import FoundBy, Sighting

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from daemon.config.settings import MipmapSettings, WatchSettings, ZSettings
+from daemon.config.mipmap_settings import MipmapSettings
+from daemon.config.watch_settings import WatchSettings, ZSettings
 from daemon.pipeline import settle
 from daemon.pipeline.settle import Settler
 from daemon.pipeline.steps import Steps

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.config.load import Settings
+from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Step

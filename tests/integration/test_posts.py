@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daemon.config.load import HttpSettings, Settings
+from daemon.config.settings import HttpSettings, Settings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.montages.sighting import FoundBy, Sighting

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from daemon.config.settings import MipmapSettings, TilespecSettings, WatchSettings, ZSettings
+from daemon.config.mipmap_settings import MipmapSettings
+from daemon.config.watch_settings import TilespecSettings, WatchSettings, ZSettings
 from daemon.montages.records import Settled
 from daemon.pipeline.settle import NotYet, Settler
 from daemon.simulator.microscope import plan_section, write_section

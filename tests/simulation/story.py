@@ -21,7 +21,7 @@ from yarl import URL
 import daemon.app
 import handlers.render.transport
 import handlers.workers.pool
-from daemon.config.load import Settings
+from daemon.config.settings import Settings
 from daemon.journal.file import connect
 from daemon.pipeline.late_changes import next_look_s
 from daemon.simulator import standin

@@ -1,4 +1,4 @@
-"""Settings: what is taken, what is refused and in which words."""
+"""Settings: which values are accepted, and how refused values are reported."""
 
 import os
 import pickle
@@ -8,16 +8,12 @@ from typing import Any
 
 import pytest
 
-from daemon.config.load import (
-    ConfigError,
-    Settings,
-    config_path,
-    example_toml,
-    load_settings,
-    read_token,
-    reference_markdown,
-)
+from daemon.config.errors import ConfigError
+from daemon.config.files import read_token
+from daemon.config.load import config_path, load_settings
+from daemon.config.reference import example_toml, reference_markdown
 from daemon.config.remarks import remarks
+from daemon.config.settings import Settings
 from daemon.watching.mounts import Mount
 from handlers.acquisition.z import ZRuleKind
 from handlers.images.encode import Encoding
@@ -79,17 +75,17 @@ def changed(old: str, new: str, text: str = SMALLEST) -> str:
     return text.replace(old, new)
 
 
-# --- what is taken
+# --- accepted
 
 
-def test_the_example_file_is_what_the_model_says_and_loads() -> None:
+def test_the_example_file_equals_the_model_and_loads() -> None:
     assert (ROOT / "config.example.toml").read_text() == example_toml(), "run: make config-example"
     assert load_settings(ROOT / "config.example.toml").watch[0].name == "temca2"
 
 
-def test_the_reference_page_is_what_the_model_says() -> None:
+def test_the_reference_page_equals_the_model() -> None:
     assert (ROOT / "docs" / "configuration.md").read_text() == reference_markdown(), (
-        "run: python -m daemon.config.load reference > docs/configuration.md"
+        "run: python -m daemon.config.reference > docs/configuration.md"
     )
 
 
@@ -132,7 +128,7 @@ def test_the_example_has_the_values_of_the_published_configuration() -> None:
     assert (watch.mipmaps.format, watch.mipmaps.convert_to_8bit, watch.mipmaps.apply) == ("tiff", True, "tiles")
 
 
-def test_a_few_keys_are_enough(write: Write) -> None:
+def test_the_required_keys_are_enough(write: Write) -> None:
     settings = load_settings(write(SMALLEST))
     assert settings.render.url == "http://render:8080/render-ws/v1"
     assert settings.watch[0].stacks.mipmapped is None
@@ -142,13 +138,13 @@ def test_a_few_keys_are_enough(write: Write) -> None:
     assert settings.watch[0].tilespec_options().tile_id == "{basename}.{z}"
 
 
-def test_settings_do_not_change(write: Write) -> None:
+def test_settings_are_frozen(write: Write) -> None:
     settings = load_settings(write(SMALLEST))
     with pytest.raises(ValueError, match="frozen"):
         settings.watch[0].mipmaps.levels = 2
 
 
-def test_caller_wins_over_environment_over_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_caller_overrides_the_environment_and_that_the_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(SMALLEST + "[http]\nport = 1\nhost = 'localhost'\n")
     monkeypatch.setenv("TEMWATCH_HTTP__PORT", "2")
     monkeypatch.setenv("TEMWATCH_RENDER__URL", "embedded")
@@ -157,7 +153,7 @@ def test_caller_wins_over_environment_over_file(write: Write, monkeypatch: pytes
     assert load_settings(path).http.port == 2
 
 
-def test_one_watch_of_several_is_reached_from_the_environment(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_can_set_keys_of_one_of_several_watches(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMWATCH_WATCH__1__MIPMAPS__OUTPUT_DIR", "/scratch")
     monkeypatch.setenv("TEMWATCH_WATCH__1__IGNORE", '["*.bak"]')
     first, second = load_settings(write(SMALLEST + SECOND)).watch
@@ -174,7 +170,7 @@ def test_settings_made_directly_read_no_environment(monkeypatch: pytest.MonkeyPa
     assert Settings(**values).http.port == 8787
 
 
-def test_the_file_is_the_one_given_else_the_one_of_the_environment_else_that_of_etc(
+def test_the_configuration_file_is_the_option_else_the_variable_else_the_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert config_path(None) == Path("/etc/temwatch/config.toml")
@@ -183,17 +179,17 @@ def test_the_file_is_the_one_given_else_the_one_of_the_environment_else_that_of_
     assert config_path(Path("/given.toml")) == Path("/given.toml")
 
 
-# --- what is refused, in one line per key
+# --- refused, one line per key
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "expected"),
     [
         ('"grid"', '"gird"', "watch[0].z.rule: 'gird' is not one of header, grid, name, table, fixed"),
         ('owner = "em"', "", "render.owner: is required: owner of the stacks in render-ws"),
         ("[watch.z]", "patern = 'x'\n[watch.z]", "watch[0].patern: is not a known key; did you mean 'pattern'?"),
         ('"/data/temca2"', '"data"', "watch[0].directory: 'data' is not an absolute path"),
-        ('"/data/temca2"', '"/a/../b"', "watch[0].directory: '/a/../b' leads through '..': write"),
+        ('"/data/temca2"', '"/a/../b"', "watch[0].directory: '/a/../b' contains '..': write"),
         ('"/data/temca2"', "3", "watch[0].directory: 3 is not an absolute path in quotes"),
         ('"em"', '"e__m"', "render.owner: 'e__m' is no name for render-ws (use letters and digits"),
         ("http://render", "render", "render.url: 'render:8080/render-ws/v1/' is no address of a render-ws"),
@@ -203,7 +199,7 @@ def test_the_file_is_the_one_given_else_the_one_of_the_environment_else_that_of_
         ("[watch.z]", "strict = 'perhaps'\n[watch.z]", "watch[0].strict: 'perhaps' is not true or false"),
         ("[watch.z]", "ignore = 'x'\n[watch.z]", "watch[0].ignore: 'x' is not a list"),
         ("[watch.z]", "pattern = 'a/b'\n[watch.z]", "watch[0].pattern: 'a/b' is not a pattern for a file name"),
-        ('"temca2"', '"temca 2"', "watch[0].name: 'temca 2' is not made of letters, digits, '.', '_' and '-' alone"),
+        ('"temca2"', '"temca 2"', "watch[0].name: 'temca 2' is not made of letters, digits, '.', '_' and '-' only"),
         ("output_dir", "levels = 0\noutput_dir", "watch[0].mipmaps.levels: 0 is out of range: at least 1, at most 12"),
         ("output_dir", "levels = 1.5\noutput_dir", "watch[0].mipmaps.levels: 1.5 is not a whole number"),
         (
@@ -211,17 +207,21 @@ def test_the_file_is_the_one_given_else_the_one_of_the_environment_else_that_of_
             "format = 'bmp'\noutput_dir",
             "watch[0].mipmaps.format: 'bmp' is not one of tiff, tif, png, jpg, jpeg",
         ),
-        ("output_dir", "range_16bit = [9, 3]\noutput_dir", "watch[0].mipmaps.range_16bit: [9, 3] is not two"),
+        ("output_dir", "range_16bit = [9, 3]\noutput_dir", "watch[0].mipmaps.range_16bit: [9, 3] are not two"),
         (
             "output_dir",
             "method = 'nope'\noutput_dir",
             "watch[0].mipmaps.method: 'nope' is not one of block_reduce, PIL",
         ),
         ("output_dir", "function = 'sum'\noutput_dir", "watch[0].mipmaps.function: 'sum' is not one of mean, median"),
-        ("output_dir", "method = 'render'\nfunction = 'min'\noutput_dir", "watch[0].mipmaps.function: is read with"),
+        (
+            "output_dir",
+            "method = 'render'\nfunction = 'min'\noutput_dir",
+            "watch[0].mipmaps.function: is only valid with",
+        ),
         ("output_dir", "method = 'PIL'\noutput_dir", "watch[0].mipmaps.filter: is required with method"),
         ("output_dir", "method = 'PIL'\nfilter = 'FOO'\noutput_dir", "watch[0].mipmaps.filter: 'FOO' is not one of"),
-        ("output_dir", "filter = 'BOX'\noutput_dir", 'watch[0].mipmaps.filter: is read with method = "PIL" alone'),
+        ("output_dir", "filter = 'BOX'\noutput_dir", 'watch[0].mipmaps.filter: is only valid with method = "PIL"'),
         ("output_dir", "quality = 90\noutput_dir", "watch[0].mipmaps.quality: tif has none"),
         (
             "output_dir",
@@ -242,20 +242,22 @@ def test_the_file_is_the_one_given_else_the_one_of_the_environment_else_that_of_
         (
             "[[watch]]",
             "[workers]\ndask_scheduler = 'x'\n[[watch]]",
-            'workers.dask_scheduler: is read with executor = "dask" alone',
+            'workers.dask_scheduler: is only valid with executor = "dask"',
         ),
         ('rule = "grid"', 'rule = "fixed"', 'watch[0].z.z: is required with rule = "fixed"'),
         ('rule = "grid"', 'rule = "table"', 'watch[0].z.table: is required with rule = "table"'),
-        ('rule = "grid"', 'rule = "grid"\nz = 3', 'watch[0].z.z: is read with rule = "fixed" alone, and'),
+        ('rule = "grid"', 'rule = "grid"\nz = 3', 'watch[0].z.z: is only valid with rule = "fixed", and'),
     ],
 )
-def test_a_wrong_value_is_told_with_its_key_and_what_is_allowed(write: Write, old: str, new: str, told: str) -> None:
+def test_a_wrong_value_is_reported_with_its_key_and_the_allowed_values(
+    write: Write, old: str, new: str, expected: str
+) -> None:
     (problem,) = problems_of(write(changed(old, new)))
-    assert problem.startswith(told)
+    assert problem.startswith(expected)
 
 
 @pytest.mark.parametrize(
-    ("section", "line", "told"),
+    ("section", "line", "expected"),
     [
         ("z", 'name_pattern = "[0-9]+"', "watch[0].z.name_pattern: '[0-9]+' has no group z"),
         ("z", 'name_pattern = "("', "watch[0].z.name_pattern: '(' is not a regular expression"),
@@ -265,16 +267,16 @@ def test_a_wrong_value_is_told_with_its_key_and_what_is_allowed(write: Write, ol
         ("tilespecs", "minimum_intensity = 255", "watch[0].tilespecs.minimum_intensity: 255 is not below"),
     ],
 )
-def test_a_template_or_pattern_is_checked_before_anything_is_watched(
-    write: Write, section: str, line: str, told: str
+def test_a_template_or_pattern_is_checked_when_settings_are_loaded(
+    write: Write, section: str, line: str, expected: str
 ) -> None:
     rule = 'rule = "grid"'
     new = f'rule = "name"\n{line}' if section == "z" else f"{rule}\n[watch.{section}]\n{line}"
     (problem,) = problems_of(write(changed(rule, new)))
-    assert problem.startswith(told)
+    assert problem.startswith(expected)
 
 
-def test_every_problem_is_told_at_once(write: Write) -> None:
+def test_all_problems_are_reported_at_once(write: Write) -> None:
     text = changed('"grid"', '"gird"', changed('owner = "em"', "")) + "[[watch]]\nname = 'b'\n"
     keys = [problem.split(": ")[0] for problem in problems_of(write(text))]
     assert keys == [
@@ -292,7 +294,7 @@ def test_an_empty_file_names_each_key_that_is_needed(write: Write) -> None:
 
 
 @pytest.mark.parametrize("watched", ["/data/temca2", "/data/temca2/deeper", "/data"])
-def test_watches_that_meet_are_refused(write: Write, watched: str) -> None:
+def test_overlapping_watches_are_refused(write: Write, watched: str) -> None:
     second = changed("/data/temca3", watched, changed("/data/mipmaps", "/mips", SECOND))
     (problem,) = problems_of(write(changed("/data/mipmaps", "/mips") + second))
     assert problem == (
@@ -300,38 +302,38 @@ def test_watches_that_meet_are_refused(write: Write, watched: str) -> None:
     )
 
 
-def test_neighbours_with_a_common_beginning_do_not_meet(write: Write) -> None:
+def test_neighbours_with_a_common_name_prefix_do_not_overlap(write: Write) -> None:
     assert len(load_settings(write(SMALLEST + changed("/data/temca3", "/data/temca22", SECOND))).watch) == 2
 
 
-def test_a_name_is_given_once(write: Write) -> None:
+def test_a_watch_name_used_twice_is_refused(write: Write) -> None:
     (problem,) = problems_of(write(SMALLEST + changed('"temca3"', '"temca2"', SECOND)))
-    assert problem == "watch[1].name: 'temca2' is the name of watch[0] too"
+    assert problem == "watch[1].name: 'temca2' is already the name of watch[0]"
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         (
             changed("/data/mipmaps", "/data/temca2/mips"),
-            "watch[0].mipmaps.output_dir: /data/temca2/mips lies in the watch",
+            "watch[0].mipmaps.output_dir: /data/temca2/mips is inside the watched",
         ),
         (
             changed("/data/mipmaps", "/data"),
-            "watch[0].mipmaps.output_dir: /data holds the watched directory /data/temca2",
+            "watch[0].mipmaps.output_dir: /data contains the watched directory /data/temca2",
         ),
         (
             SMALLEST + "[journal]\npath = '/data/temca2/j'\n",
-            "journal.path: /data/temca2/j lies in the watched directory",
+            "journal.path: /data/temca2/j is inside the watched directory",
         ),
     ],
 )
-def test_nothing_is_written_where_is_watched(write: Write, text: str, told: str) -> None:
+def test_writing_in_a_watched_directory_is_refused(write: Write, text: str, expected: str) -> None:
     (problem,) = problems_of(write(text))
-    assert problem.startswith(told)
+    assert problem.startswith(expected)
 
 
-def test_a_path_builder_is_refused_where_it_would_look_for_other_names(write: Write) -> None:
+def test_a_path_builder_is_refused_if_a_url_escapes_the_directory(write: Write) -> None:
     text = changed("/data/temca2", "/data/tape 151", changed("output_dir", 'apply = "path_builder"\noutput_dir'))
     (problem,) = problems_of(write(text))
     assert problem.startswith("watch[0].mipmaps.apply: 'path_builder' cannot be used for images below /data/tape 151")
@@ -340,7 +342,7 @@ def test_a_path_builder_is_refused_where_it_would_look_for_other_names(write: Wr
 def test_reference_sets_cannot_be_both_ingested_and_ignored(write: Write) -> None:
     wanted = 'reference_sets = "ingest"\n'
     (problem,) = problems_of(write(changed("[watch.z]", wanted + "[watch.z]")))
-    assert problem == "watch[0].reference_sets: 'ingest' contradicts ignore, which keeps them out by '*_reference_*'"
+    assert problem == "watch[0].reference_sets: 'ingest' contradicts '*_reference_*' in ignore, which matches them"
     assert load_settings(write(changed("[watch.z]", wanted + "ignore = []\n[watch.z]"))).watch[0].ignore == ()
 
 
@@ -348,7 +350,7 @@ def test_reference_sets_cannot_be_both_ingested_and_ignored(write: Write) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ('[render]\nurl = "x"\nowner = \n', ":3:9: Invalid value"),
         ('[render]\nurl = "x\n', ":2:"),
@@ -356,25 +358,25 @@ def test_reference_sets_cannot_be_both_ingested_and_ignored(write: Write) -> Non
         ("a = [1,\n2", ":2"),
     ],
 )
-def test_malformed_toml_is_told_with_file_and_line(write: Write, text: str, told: str) -> None:
+def test_malformed_toml_is_reported_with_file_and_line(write: Write, text: str, expected: str) -> None:
     path = write(text)
     (problem,) = problems_of(path)
-    assert problem.startswith(f"{path}{told}")
+    assert problem.startswith(f"{path}{expected}")
 
 
-def test_text_that_is_not_utf8_is_told_with_its_line(tmp_path: Path) -> None:
+def test_text_that_is_not_utf8_is_reported_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_bytes(b"[render]\nowner = '\xe9m'\n")
     assert problems_of(path) == (f"{path}:2: is not UTF-8",)
 
 
-def test_a_file_that_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_with_a_hint(tmp_path: Path) -> None:
     (problem,) = problems_of(tmp_path / "none.toml")
-    assert problem.startswith(f"{tmp_path / 'none.toml'}: there is no such file (start from config.example.toml")
+    assert problem.startswith(f"{tmp_path / 'none.toml'}: no such file (copy config.example.toml there")
     assert problems_of(tmp_path) == (f"{tmp_path}: cannot be read: Is a directory",)
 
 
-def test_a_variable_of_no_section_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_of_an_unknown_section_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMWATCH_RENDR__URL", "http://x")
     assert problems_of(write(SMALLEST)) == ("TEMWATCH_RENDR__URL: 'rendr' is not a known key; did you mean 'render'?",)
 
@@ -391,15 +393,13 @@ def test_a_list_that_is_not_json_is_refused(write: Write, monkeypatch: pytest.Mo
     assert "JSON" in problem
 
 
-def test_a_watch_that_is_not_there_is_not_made_by_the_environment(
-    write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_cannot_add_a_watch(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMWATCH_WATCH__1__STRICT", "true")
     (problem,) = problems_of(write(SMALLEST))
-    assert problem == "TEMWATCH_WATCH__1__...: the file has no watch[1]; it has 1, numbered from 0"
+    assert problem == "TEMWATCH_WATCH__1__...: there is no watch[1]; watches in the file: 1, numbered from 0"
 
 
-def test_a_z_table_is_read_before_anything_is_watched(write: Write, tmp_path: Path) -> None:
+def test_a_z_table_is_checked_when_settings_are_loaded(write: Write, tmp_path: Path) -> None:
     table = tmp_path / "z.csv"
     path = write(changed('rule = "grid"', f'rule = "table"\ntable = "{table}"'))
     (problem,) = problems_of(path)
@@ -411,9 +411,7 @@ def test_a_z_table_is_read_before_anything_is_watched(write: Write, tmp_path: Pa
 @pytest.mark.parametrize(
     ("mode", "content"), [(0o644, "a" * 32), (0o660, "a" * 32), (0o600, "short"), (0o600, "a b" * 9)]
 )
-def test_a_token_that_others_can_read_or_guess_is_refused(
-    write: Write, tmp_path: Path, mode: int, content: str
-) -> None:
+def test_a_readable_or_short_token_is_refused(write: Write, tmp_path: Path, mode: int, content: str) -> None:
     token = tmp_path / "token"
     token.write_text(content)
     token.chmod(mode)
@@ -421,7 +419,7 @@ def test_a_token_that_others_can_read_or_guess_is_refused(
     assert problem.startswith(f"http.token_file: {token} ")
 
 
-def test_a_closed_token_file_gives_its_token(write: Write, tmp_path: Path) -> None:
+def test_a_token_is_read_from_a_private_file_and_never_shown(write: Write, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("0123456789abcdef\n")
     token.chmod(0o640)
@@ -434,30 +432,30 @@ def test_a_closed_token_file_gives_its_token(write: Write, tmp_path: Path) -> No
     ("host", "loopback"),
     [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("render", False)],
 )
-def test_loopback_is_known_by_its_address(write: Write, host: str, loopback: bool) -> None:
+def test_a_host_that_is_not_loopback_is_remarked(write: Write, host: str, loopback: bool) -> None:
     settings = load_settings(write(SMALLEST + f'[http]\nhost = "{host}"\n'))
     assert settings.http.loopback is loopback
     assert any(remark.startswith("http.host: ") for remark in remarks(settings)) is not loopback
 
 
-def test_what_is_not_there_now_is_remarked_not_refused(write: Write) -> None:
-    told = list(remarks(load_settings(write(changed("/data/temca2", "/nowhere/temca2")))))
-    assert "watch[0].directory: /nowhere/temca2 cannot be looked at now; it will be waited for" in told
+def test_a_missing_directory_is_remarked_and_not_refused(write: Write) -> None:
+    remarked = list(remarks(load_settings(write(changed("/data/temca2", "/nowhere/temca2")))))
+    assert "watch[0].directory: /nowhere/temca2 cannot be looked at now; it will be waited for" in remarked
 
 
-def test_a_refusal_survives_the_way_between_processes() -> None:
+def test_a_configuration_error_can_be_pickled() -> None:
     refusal = pickle.loads(pickle.dumps(ConfigError(("a: b", "c: d"))))
     assert refusal.problems == ("a: b", "c: d")
     assert str(refusal) == "a: b\nc: d"
 
 
-def test_the_plan_is_what_the_mipmap_keys_say(write: Write) -> None:
+def test_the_mipmap_plan_follows_the_keys(write: Write) -> None:
     keys = "method = 'PIL'\nfilter = 'LANCZOS'\nformat = 'png'\ncompression = 9\nforce = false\noutput_dir"
     plan = load_settings(write(changed("output_dir", keys))).watch[0].mipmap_plan()
     assert (plan.reduction, plan.encoding, plan.force) == (Reduction("PIL", "LANCZOS"), Encoding("png", None, 9), False)
 
 
-def test_masks_beside_jpg_are_png_which_no_path_builder_can_tell(write: Write) -> None:
+def test_masks_of_jpg_mipmaps_are_png_and_exclude_a_path_builder(write: Write) -> None:
     keys = "format = 'jpg'\nquality = 80\noutput_dir"
     masked = changed("output_dir", keys) + '[watch.tilespecs]\nmask = "/data/mask.png"\n'
     plan = load_settings(write(masked)).watch[0].mipmap_plan()
@@ -469,21 +467,21 @@ def test_masks_beside_jpg_are_png_which_no_path_builder_can_tell(write: Write) -
 NETWORK = (Mount("/", "ext4"), Mount("/share", "nfs4"))
 
 
-def test_a_journal_on_a_share_is_refused_unless_somebody_insists(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daemon.config.load.read_mounts", lambda: NETWORK)
+def test_a_journal_on_a_share_is_refused_without_allow_network(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.config.files.read_mounts", lambda: NETWORK)
     path = '[journal]\npath = "/share/temwatch/journal.sqlite"\n'
     (problem,) = problems_of(write(SMALLEST + path))
-    assert problem.startswith("journal.path: /share/temwatch/journal.sqlite lies on nfs4, mounted at /share: ")
+    assert problem.startswith("journal.path: /share/temwatch/journal.sqlite is on nfs4, mounted at /share: ")
     assert "journal.allow_network = true" in problem
     load_settings(write(SMALLEST + path + "allow_network = true\n"))
     load_settings(write(SMALLEST))
 
 
-def test_what_an_automount_mounts_decides(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_system_below_an_automount_decides(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = iter(
         [Mount("/share", "autofs"), Mount("/share", "ext4"), Mount("/share", "autofs"), Mount("/share", "autofs")]
     )
-    monkeypatch.setattr("daemon.config.load.read_mounts", lambda: (Mount("/", "ext4"), next(seen)))
+    monkeypatch.setattr("daemon.config.files.read_mounts", lambda: (Mount("/", "ext4"), next(seen)))
     config = write(SMALLEST + '[journal]\npath = "/share/journal.sqlite"\n')
     load_settings(config)
-    assert "lies on autofs" in problems_of(config)[0]
+    assert "is on autofs" in problems_of(config)[0]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sections import section
 
-from daemon.config.load import read_token
+from daemon.config.files import read_token
 from daemon.config.settings import HttpSettings
 from handlers.acquisition.arrival import check_images, read_metafile
 from handlers.acquisition.parse import parse_metafile

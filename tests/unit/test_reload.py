@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from daemon.config.load import ConfigError, Settings
+from daemon.config.errors import ConfigError
 from daemon.config.reload import APPLIED, FIXED, Reloader, fixed_keys
+from daemon.config.settings import Settings
 from daemon.config.text import plain_fields, sections
 from daemon.system.service import SystemdNotifier
 
@@ -23,7 +24,7 @@ CHANGED: dict[str, Any] = {
     "workers.executor": "dask",
     "workers.dask_scheduler": "tcp://other:8786",
 }
-"""Another value of the keys whose other value cannot be made of the one they have."""
+"""Another valid value for keys that cannot simply be incremented or negated."""
 
 
 def settings(**sections: Any) -> Settings:
@@ -44,7 +45,7 @@ def test_every_section_is_applied_or_needs_a_restart() -> None:
 
 
 @pytest.mark.parametrize("key", list(keys_of_fixed_sections()))
-def test_a_key_that_needs_a_restart_is_refused_by_its_name(key: str) -> None:
+def test_a_changed_key_that_needs_a_restart_is_named(key: str) -> None:
     before = settings()
     section, _, name = key.partition(".")
     part = getattr(before, section)
@@ -55,14 +56,14 @@ def test_a_key_that_needs_a_restart_is_refused_by_its_name(key: str) -> None:
 
 
 @pytest.mark.parametrize("section", ["log", "watch"])
-def test_the_keys_of_other_sections_are_applied(section: str) -> None:
+def test_changes_of_log_and_watch_need_no_restart(section: str) -> None:
     watch = {"name": "other", "directory": "/other", "z": {"rule": "header"}, "mipmaps": {"output_dir": "/mips2"}}
     after = settings(**{section: {"log": {"level": "debug", "format": "console"}, "watch": [watch]}[section]})
     assert list(fixed_keys(settings(), after)) == []
 
 
 class File:
-    """A configuration file that somebody edits, and the daemon's side of a reload."""
+    """A configuration file, and the functions of the daemon that a reload calls."""
 
     def __init__(self) -> None:
         self.content: Settings | Exception = settings()
@@ -86,9 +87,9 @@ class File:
         self.adopting -= 1
 
     async def reloaded(self) -> dict[str, Any]:
-        while (told := self.reloader.to_json())["answered"] < told["asked"]:  # noqa: ASYNC110  nothing tells of it
+        while (result := self.reloader.to_json())["answered"] < result["asked"]:  # noqa: ASYNC110  there is no event for it
             await asyncio.sleep(0.001)
-        return told
+        return result
 
 
 def watching(name: str) -> Settings:
@@ -115,7 +116,7 @@ async def test_reloads_come_one_after_the_other_and_the_newest_file_wins(file: F
     assert file.most_adopting == 1
 
 
-async def test_a_file_that_is_refused_leaves_the_one_in_force_and_the_next_is_taken(file: File) -> None:
+async def test_a_refused_file_changes_nothing_and_the_next_valid_one_is_applied(file: File) -> None:
     before = file.in_force
     for refused, problems in (
         (ConfigError(("watch[0].z: is required",)), ["watch[0].z: is required"]),

@@ -1,4 +1,4 @@
-"""What systemd lets the service write, as `check-config` tells it."""
+"""Directories that the sandbox of the systemd unit makes read-only."""
 
 import os
 from pathlib import Path
@@ -10,16 +10,16 @@ from daemon.config.writable import outside_of_the_unit
 
 @pytest.fixture
 def unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What a `systemctl` that stands first on the PATH says."""
-    said, program = tmp_path / "said", tmp_path / "bin" / "systemctl"
+    """The output of a fake `systemctl` that is first on the PATH."""
+    output, program = tmp_path / "said", tmp_path / "bin" / "systemctl"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\n[ "$1 $2" = "show temwatch.service" ] && exec cat {said}\n')
+    program.write_text(f'#!/bin/sh\n[ "$1 $2" = "show temwatch.service" ] && exec cat {output}\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    said.write_text(
+    output.write_text(
         "LoadState=loaded\nProtectSystem=strict\nStateDirectory=temwatch\nReadWritePaths=-/data/out +/srv/m\n"
     )
-    return said
+    return output
 
 
 WRITTEN = {
@@ -30,20 +30,20 @@ WRITTEN = {
 }
 
 
-def test_a_directory_outside_of_the_unit_is_told_of_with_the_line_to_add(unit: Path) -> None:
+def test_a_directory_outside_of_the_unit_is_reported_with_the_line_to_add(unit: Path) -> None:
     (line,) = outside_of_the_unit(WRITTEN)
     assert line.startswith("watch[1].mipmaps.output_dir: /data/output is read-only for temwatch.service: ")
     assert "ReadWritePaths=-/data/output" in line
 
 
 @pytest.mark.parametrize(
-    "said", ["LoadState=not-found\nProtectSystem=no\n", "LoadState=loaded\nProtectSystem=no\n", "", "nonsense"]
+    "output", ["LoadState=not-found\nProtectSystem=no\n", "LoadState=loaded\nProtectSystem=no\n", "", "nonsense"]
 )
-def test_without_a_sandbox_nothing_is_told(unit: Path, said: str) -> None:
-    unit.write_text(said)
+def test_without_a_sandbox_nothing_is_reported(unit: Path, output: str) -> None:
+    unit.write_text(output)
     assert list(outside_of_the_unit(WRITTEN)) == []
 
 
-def test_without_systemd_nothing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_systemd_nothing_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert list(outside_of_the_unit(WRITTEN)) == []

@@ -23,13 +23,13 @@ NOT_READY, UNREACHABLE = 1, 2
 def check_config(config_path: Path | None, print_example: bool) -> None:
     """Show which directories are watched and where results are written, or list each wrong key."""
     if print_example:
-        from daemon.config.load import example_toml
+        from daemon.config.reference import example_toml
 
         click.echo(example_toml(), nl=False)
         return
     settings = settings_or_exit(config_path)
     render = settings.render
-    click.echo(f"render-ws  {render.shown_url}  owner {render.owner}, project {render.project}")
+    click.echo(f"render-ws  {render.public_url}  owner {render.owner}, project {render.project}")
     click.echo(f"journal    {settings.journal.path}")
     click.echo(f"http       {settings.http.host}:{settings.http.port}")
     click.echo(f"workers    {settings.workers.executor}, {settings.workers.count or os.cpu_count()} at once")

@@ -26,7 +26,8 @@ def exit_with(code: int, *lines: str) -> NoReturn:
 
 def settings_or_exit(config_path: Path | None) -> Any:
     """Return the settings, or end the program with one line for each key that is refused."""
-    from daemon.config.load import ConfigError, load_settings
+    from daemon.config.errors import ConfigError
+    from daemon.config.load import load_settings
 
     try:
         return load_settings(config_path)

@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from daemon.config.load import Settings
+from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.montages.sighting import FoundBy, Sighting

@@ -1,0 +1,68 @@
+"""Files that settings name: the token, the tables of z, the journal's file system."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from daemon.config.settings import HttpSettings, Settings
+from daemon.watching.mounts import Mount, read_mounts, remote_mount
+from handlers.errors import Fault, SettingsFault
+from handlers.regular_file import NotRegular, read_regular
+from handlers.text import printable
+
+_SHORTEST_TOKEN = 16
+
+
+def file_problems(settings: Settings) -> Iterator[str]:
+    """Yield one line for each file that is named by a setting and cannot be used."""
+    mount = None if settings.journal.allow_network else _network_mount(settings.journal.path)
+    if mount is not None:
+        where = f"{settings.journal.path} is on {mount.file_system}, mounted at {printable(mount.directory)}"
+        hint = "choose a local disk, or read docs/operations.md and set journal.allow_network = true"
+        yield f"journal.path: {where}: a database is not safe there, and hangs with the file server ({hint})"
+    try:
+        read_token(settings.http)
+    except SettingsFault as fault:
+        yield str(fault)
+    for index, watch in enumerate(settings.watch):
+        try:
+            watch.to_z_rule()
+        except Fault as fault:
+            yield f"watch[{index}].z.table: {fault.problem}" + (f" ({fault.hint})" if fault.hint else "")
+
+
+def _network_mount(path: Path) -> Mount | None:
+    mount = remote_mount(os.fspath(path), read_mounts())
+    if mount is not None and mount.file_system == "autofs":
+        with contextlib.suppress(OSError):
+            path.parent.stat()  # mounts the file system
+        mount = remote_mount(os.fspath(path), read_mounts())
+    return mount
+
+
+def read_token(http: HttpSettings) -> str | None:
+    """Return the token that a POST must carry; None if no file is configured.
+
+    Raises
+    ------
+    SettingsFault
+        If the file cannot be read, is open to other users, or holds no token of at least 16 characters.
+    """
+    path = http.token_file
+    if path is None:
+        return None
+    try:
+        raw, status = read_regular(path, 4097)
+    except NotRegular as error:
+        raise SettingsFault("http.token_file", str(error)) from None
+    except OSError as error:
+        raise SettingsFault("http.token_file", f"{path} cannot be read: {error.strerror}") from None
+    if status.st_mode & 0o027:
+        raise SettingsFault("http.token_file", f"{path} is open to other users", f"chmod 0640 {path}")
+    token = raw.decode("ascii", "replace").strip()
+    if not _SHORTEST_TOKEN <= len(token) <= 4096 or not token.isascii() or not token.isprintable() or " " in token:
+        raise SettingsFault(
+            "http.token_file", f"{path} holds no token", "write one line there, for example by: openssl rand -hex 32"
+        )
+    return token

@@ -1,0 +1,79 @@
+"""The section [watch.mipmaps]. Pure."""
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from daemon.config.errors import RefusedKeyError
+from daemon.config.section import AbsolutePath, Section
+from daemon.config.text import example
+from handlers.errors import SettingsFault
+from handlers.images.encode import Encoding
+from handlers.images.reduction import Reduction
+
+
+class MipmapSettings(Section):
+    """The mipmaps: reduced images of each tile."""
+
+    output_dir: AbsolutePath = Field(**example("/data/mipmaps"))
+    """Directory of the mipmaps, outside every watched directory. The file of a level is
+    {output_dir}/{level}/{absolute path of the image}.{extension}."""
+    method: Literal["block_reduce", "PIL", "render"] = "block_reduce"
+    """How a level is made. "block_reduce": each pixel is a function of the level-0 pixels that it covers. "PIL": level
+    0 is resized by a filter of Pillow. "render": level 0 is fetched from render-ws, for files that only render-ws can
+    read, and reduced by the mean."""
+    function: Literal["mean", "median", "min", "max", "mode"] = "mean"
+    """Function of method "block_reduce". "mode", the most frequent value, is for label images. Masks use "min"."""
+    filter: Literal["NEAREST", "BOX", "BILINEAR", "HAMMING", "BICUBIC", "LANCZOS"] | None = Field(
+        None, **example("LANCZOS", off=True)
+    )
+    """Filter of method "PIL", by its name in Pillow. Required with method = "PIL", invalid with any other."""
+    levels: int = Field(6, ge=1, le=12)
+    """Highest mipmap level. Level n is reduced 2^n times in x and y."""
+    format: Literal["tiff", "tif", "png", "jpg", "jpeg"] = "tiff"
+    """File format of the levels. The extension is tif, png or jpg, as render-ws expects. jpg has 8 bits only. Masks of
+    jpg levels are written as png."""
+    quality: int | None = Field(None, ge=1, le=100, **example(95, off=True))
+    """Quality of jpg. Not set: 95."""
+    compression: str | int | None = Field(None, **example("lzw", off=True))
+    """For tiff "none", "lzw", "deflate" or "packbits"; for png 0 (none) to 9 (smallest). Not set: none for tiff, fast
+    compression for png. Compression does not change the pixels."""
+    convert_to_8bit: bool = True
+    """Whether levels of 16-bit images are written with 8 bits. 8-bit images keep their depth."""
+    range_16bit: tuple[int, int] = (0, 65535)
+    """The 16-bit values that become 0 and 255."""
+    force: bool = True
+    """Whether existing levels are made again. false keeps a level that decodes, has the right size and depth, and was
+    made of the present image with the present settings."""
+    apply: Literal["tiles", "path_builder"] = "tiles"
+    """"tiles": the levels are written into the tile specs. "path_builder": the stack gets a path builder, once."""
+    min_free_bytes: int = Field(256 * 1024**2, ge=0)
+    """Free bytes to keep on the disk of `output_dir`. With less, no mipmaps are made and the daemon is not ready."""
+
+    @field_validator("range_16bit")
+    @classmethod
+    def _range_ascends(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 0 <= value[0] < value[1] <= 65535:
+            raise ValueError(f"{list(value)} are not two ascending values from 0 to 65535")
+        return value
+
+    @model_validator(mode="after")
+    def _keys_go_with_the_method(self) -> Self:
+        for key, unset, method in (("function", "mean", "block_reduce"), ("filter", None, "PIL")):
+            if getattr(self, key) != unset and self.method != method:
+                raise RefusedKeyError(key, f'is only valid with method = "{method}", and method is "{self.method}"')
+        if self.method == "PIL" and self.filter is None:
+            raise RefusedKeyError("filter", 'is required with method = "PIL"')
+        try:
+            self.encoding()
+        except SettingsFault as fault:
+            raise RefusedKeyError(fault.subject.removeprefix("mipmaps."), fault.problem) from None
+        return self
+
+    def reduction(self) -> Reduction:
+        """Return how levels are made of level 0."""
+        return Reduction(self.method, self.filter or self.function)
+
+    def encoding(self) -> Encoding:
+        """Return the file format of a level. Raises SettingsFault, which names the key."""
+        return Encoding(self.format, self.quality, self.compression)

@@ -1,0 +1,74 @@
+"""What the sections of the settings have in common: their base class and the types of their values. Pure."""
+
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, model_validator
+
+from daemon.config.errors import is_section, quoted
+from handlers.errors import Fault
+
+T = TypeVar("T")
+
+
+def _none_if_empty(value: object) -> object:
+    return None if value == "" else value
+
+
+def _absolute(value: object) -> object:
+    if not isinstance(value, str | Path):
+        return value
+    text = str(value)
+    if not text.startswith("/") or "\0" in text:
+        raise ValueError(f"{quoted(text)} is not an absolute path")
+    if ".." in PurePosixPath(text).parts:
+        raise ValueError(f"{quoted(text)} contains '..': write the path without it")
+    return Path(text)
+
+
+def _file_name_glob(value: str) -> str:
+    if "/" in value:
+        raise ValueError(f"{quoted(value)} is not a pattern for a file name: it contains '/'")
+    return value
+
+
+def check_with(rule: Callable[..., T], *arguments: object, subject: str = "") -> T:
+    """Return the result of a rule; raise its fault as the ValueError that pydantic collects.
+
+    Parameters
+    ----------
+    subject : the value, for a rule whose fault does not name it.
+    """
+    try:
+        return rule(*arguments)
+    except Fault as fault:
+        hint = f" ({fault.hint})" if fault.hint else ""
+        raise ValueError(f"{subject} {fault.problem}{hint}".strip()) from None
+
+
+AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
+OptionalPath = Annotated[AbsolutePath | None, BeforeValidator(_none_if_empty)]
+Text = Annotated[str, StringConstraints(min_length=1)]
+OptionalText = Annotated[str | None, BeforeValidator(_none_if_empty)]
+HostName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
+Glob = Annotated[Text, AfterValidator(_file_name_glob)]
+
+
+def with_empty_sections(model: type[BaseModel], value: Any) -> Any:
+    """Add an empty table for each required section that is missing, so that its required keys are reported."""
+    if not isinstance(value, dict):
+        return value
+    absent = [name for name, field in model.model_fields.items() if field.is_required() and is_section(field)]
+    return {**{name: {} for name in absent}, **value}
+
+
+class Section(BaseModel):
+    """Base of a section: values do not change, unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _add_missing_sections(cls, value: Any) -> Any:
+        return with_empty_sections(cls, value)

@@ -1,0 +1,272 @@
+"""The section [[watch]] and the sections below it. Pure, except for the reader of z tables."""
+
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from daemon.config.errors import RefusedKeyError, quoted
+from daemon.config.mipmap_settings import MipmapSettings
+from daemon.config.section import AbsolutePath, Glob, OptionalPath, OptionalText, Section, Text, check_with
+from daemon.config.text import example
+from daemon.watching.roots import WatchMode, WatchRoot
+from handlers.acquisition.metafile import Header, Metafile
+from handlers.acquisition.tilespec import Origin, Positions, TileSpecOptions
+from handlers.acquisition.z import DEFAULT_NAME_PATTERN, ZRule, ZRuleKind, read_z_table
+from handlers.mipmaps.plan import MipmapPlan
+from handlers.render.names import legal_stack_name
+from handlers.uris import path_builder_agrees
+
+NAME_FIELDS = (
+    "specimen_id",
+    "grid",
+    "roi_index",
+    "session_id",
+    "temca_id",
+    "media",
+    "media_id",
+    "tape_id",
+    "z_index",
+    "lims_specimen_id",
+    "placement_id",
+    "roi_creation_time",
+)
+"""Header fields that a stack's name may contain."""
+
+
+class ZSettings(Section):
+    """How z, a section's place in the stack, follows from its metafile."""
+
+    rule: ZRuleKind = Field(**example("grid"))
+    """Source of z. "header": z_index in the header. "grid": grid in the header, as a number. "name": the metafile's
+    name, by `name_pattern`. "table": the file `table`. "fixed": always `z`."""
+    offset: float = 0
+    """Number of sections that is added to the z of the rule."""
+    offsets_by_media: dict[str, float] = Field(default_factory=dict, **example({"0151": 130000}))
+    """Offset of each tape (media_id in the header), in place of `offset`. A tape that is not listed takes `offset`."""
+    name_pattern: OptionalText = Field(None, **example(DEFAULT_NAME_PATTERN, off=True))
+    """Regular expression with a group named z. It is searched in the metafile's name, or in its whole path if the
+    expression contains a "/". Only valid with rule = "name". Not set: an expression that finds the grid."""
+    table: OptionalPath = Field(None, **example("/etc/temwatch/z.csv", off=True))
+    """CSV file with a header row, a column z, and at least one of the columns grid, roi_index, session_id, specimen_id,
+    media_id and metafile, which select the row. Only valid with rule = "table"."""
+    z: float | None = Field(None, **example(1, off=True))
+    """The z of every section. Only valid with rule = "fixed"."""
+
+    @field_validator("name_pattern")
+    @classmethod
+    def _pattern_finds_z(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_with(ZRule, ZRuleKind.NAME, 0.0, {}, value)
+        return value
+
+    @model_validator(mode="after")
+    def _keys_go_with_the_rule(self) -> Self:
+        for key, rule in _Z_KEYS.items():
+            given = getattr(self, key) is not None
+            if given and self.rule is not rule:
+                raise RefusedKeyError(key, f'is only valid with rule = "{rule}", and rule is "{self.rule}"')
+            if not given and self.rule is rule and rule is not ZRuleKind.NAME:
+                raise RefusedKeyError(key, f'is required with rule = "{rule}"')
+        return self
+
+
+_Z_KEYS = {"name_pattern": ZRuleKind.NAME, "table": ZRuleKind.TABLE, "z": ZRuleKind.FIXED}
+"""Keys of one rule only."""
+
+
+class StackSettings(Section):
+    """The stacks that receive a montage."""
+
+    raw: Text = "{specimen_id}_raw"
+    """Name of the stack of raw tile specs. Header fields stand in braces. A character that render-ws does not accept in
+    a name becomes an underscore."""
+    mipmapped: OptionalText = Field(None, **example("{specimen_id}_mips"))
+    """Name of the stack of tile specs with mipmap levels. Not set: the raw stack is updated in place."""
+    close: bool = True
+    """Whether the daemon sets a stack to COMPLETE when it is quiet."""
+    close_after_s: float = Field(60, ge=0)
+    """Seconds without a montage in progress after which a stack is closed."""
+    close_at_latest_s: float = Field(900, ge=0)
+    """Seconds after which a stack that is never quiet is closed anyway, and then reopened for waiting montages. Between
+    two such closes there is at least ten times the duration of the last one. 0: never."""
+    resolution_z: float = Field(45.0, gt=0)
+    """Thickness of a section in nanometres, for new stacks. The x and y resolutions come from the calibration."""
+
+    @field_validator("raw", "mipmapped")
+    @classmethod
+    def _names_known_fields(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_with(legal_stack_name, value, dict.fromkeys(NAME_FIELDS, "x"), subject=quoted(value))
+        return value
+
+
+class TilespecSettings(Section):
+    """Contents of a tile spec besides the position."""
+
+    minimum_intensity: int = Field(0, ge=0, le=65535)
+    """Intensity that is displayed as black."""
+    maximum_intensity: int = Field(255, ge=0, le=65535)
+    """Intensity that is displayed as white."""
+    mask: OptionalPath = Field(None, **example(""))
+    """Mask image of every tile, of the same size as the tiles. It gets mipmaps too. Empty: no mask."""
+    positions: Positions = Positions.INTEGER
+    """"integer": whole pixels, as in asap-modules. "exact": the unrounded positions of the stage."""
+    origin: Origin = Origin.ROI
+    """"roi": each region starts at (0, 0). "stage": all regions of a z share the origin of the stage."""
+    tile_id: Text = "{basename}.{z}"
+    """Template of the tile ids. {basename} is the image's file name without its extension, {z} is z as a decimal. Also
+    {section_id}, {session_id}, {grid}, {roi_index}, {specimen_id}, {raster_col}, {raster_row} and {raster_index}."""
+    section_id: OptionalText = Field(None, **example("", off=True))
+    """Section id of the tiles. Not set: z."""
+    shared_transform: bool = False
+    """Whether a lens-correction transform of the metafile is put into the stack and referenced by the tiles."""
+
+    @field_validator("tile_id")
+    @classmethod
+    def _template_is_known(cls, value: str) -> str:
+        check_with(lambda: TileSpecOptions(tile_id=value))
+        return value
+
+    @model_validator(mode="after")
+    def _range_is_not_empty(self) -> Self:
+        if self.minimum_intensity >= self.maximum_intensity:
+            raise RefusedKeyError(
+                "minimum_intensity",
+                f"{self.minimum_intensity} is not below maximum_intensity, which is {self.maximum_intensity}",
+            )
+        return self
+
+
+class WatchSettings(Section):
+    """A watched directory; one table for each. Each metafile below the directory becomes a montage."""
+
+    name: Annotated[str, StringConstraints(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")] = Field(**example("temca2"))
+    """Name of the watch in logs, metrics and the journal: letters, digits, '.', '_' and '-'. Do not rename a watch: the
+    journal identifies its montages by this name."""
+    directory: AbsolutePath = Field(**example("/data/temca2"))
+    """Top of the directory tree to watch. The daemon never writes there."""
+    pattern: Glob = "_metadata_*.json"
+    """Pattern of the file names of metafiles."""
+    ignore: tuple[Glob, ...] = ("*_reference_*",)
+    """Patterns of metafiles that are recorded as ignored."""
+    mode: WatchMode = WatchMode.AUTO
+    """"events": file-system events start a scan at once. "poll": scans at intervals only. "auto": "poll" on network
+    mounts and where events miss files, else "events"."""
+    scan_interval_s: float = Field(60, gt=0)
+    """Seconds between two scans of the directories that changed."""
+    full_scan_interval_s: float = Field(600, gt=0)
+    """Seconds between two scans of all directories, for mounts whose directory times are unreliable."""
+    settle_s: float = Field(2, ge=0)
+    """Seconds that a metafile, and the images that changed after it, must stay unchanged before they are read."""
+    arrival_timeout_s: float = Field(3600, ge=0)
+    """Seconds to wait for images that are missing or have a placeholder as their time (1970, 1980). Then the montage
+    fails and lists them."""
+    recheck_images_for_s: float = Field(3600, ge=0)
+    """Seconds for which the images of a COMPLETE montage are checked for changes, at growing intervals, because a copy
+    may have stalled. Mipmaps of changed images are made again. 0: no check after COMPLETE."""
+    strict: bool = False
+    """Whether a warning (tiles off their own grid) fails a montage."""
+    reference_sets: Literal["ignore", "ingest"] = "ignore"
+    """"ignore": lens-correction sets, recognized by their header, are recorded as ignored. "ingest": they are processed
+    as montages, and no pattern of `ignore` may match them."""
+    specimen: OptionalText = Field(None, **example("unknown", off=True))
+    """Value for a missing specimen_id in a header. Not set: a metafile without it fails if a stack's name needs it."""
+    z: ZSettings
+    """How z follows from a metafile."""
+    stacks: StackSettings = StackSettings()
+    """The stacks that receive a montage."""
+    tilespecs: TilespecSettings = TilespecSettings()
+    """Contents of a tile spec."""
+    mipmaps: MipmapSettings
+    """The mipmaps."""
+
+    @model_validator(mode="after")
+    def _paths_suit_the_path_builder(self) -> Self:
+        if self.mipmaps.apply == "path_builder" and not path_builder_agrees(self.directory):
+            raise RefusedKeyError(
+                "mipmaps.apply",
+                f"'path_builder' cannot be used for images below {self.directory}: a URL escapes some of its "
+                "characters, so render-ws would look for files that do not exist; use 'tiles'",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _masks_suit_the_path_builder(self) -> Self:
+        masked = self.tilespecs.mask is not None and not self.mipmaps.encoding().lossless
+        if self.mipmaps.apply == "path_builder" and masked:
+            raise RefusedKeyError(
+                "mipmaps.apply",
+                "'path_builder' has one extension for images and masks, but masks are not written as jpg; use 'tiles'",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ignore_lets_reference_sets_pass(self) -> Self:
+        matching = [glob for glob in self.ignore if fnmatchcase("_metadata_1_s_20170502174047_reference_0_.json", glob)]
+        if self.reference_sets == "ingest" and matching:
+            raise RefusedKeyError(
+                "reference_sets", f"'ingest' contradicts {matching[0]!r} in ignore, which matches them"
+            )
+        return self
+
+    def watch_root(self) -> WatchRoot:
+        """Return the watcher's part of the settings. The watcher ignores nothing: ignored metafiles are recorded."""
+        return WatchRoot(
+            name=self.name,
+            directory=self.directory,
+            pattern=self.pattern,
+            ignore=(),
+            mode=self.mode,
+            scan_interval_s=self.scan_interval_s,
+            full_scan_interval_s=self.full_scan_interval_s,
+        )
+
+    def to_z_rule(self) -> ZRule:
+        """Return the rule for z; reads the table of a rule that has one.
+
+        Raises
+        ------
+        SettingsFault
+            If the table is invalid.
+        StorageFault
+            If the table cannot be read.
+        """
+        return ZRule(
+            rule=self.z.rule,
+            offset=self.z.offset,
+            offsets_by_media=self.z.offsets_by_media,
+            name_pattern=self.z.name_pattern,
+            table=read_z_table(self.z.table) if self.z.table else None,
+            fixed=self.z.z,
+        )
+
+    def tilespec_options(self) -> TileSpecOptions:
+        """Return how tile specs follow from a metafile."""
+        return TileSpecOptions(
+            minimum_intensity=self.tilespecs.minimum_intensity,
+            maximum_intensity=self.tilespecs.maximum_intensity,
+            section_id=self.tilespecs.section_id,
+            mask=self.tilespecs.mask,
+            positions=self.tilespecs.positions,
+            origin=self.tilespecs.origin,
+            tile_id=self.tilespecs.tile_id,
+        )
+
+    def mipmap_plan(self) -> MipmapPlan:
+        """Return how and where mipmaps are made."""
+        return MipmapPlan(
+            output_dir=self.mipmaps.output_dir,
+            levels=self.mipmaps.levels,
+            reduction=self.mipmaps.reduction(),
+            encoding=self.mipmaps.encoding(),
+            convert_to_8bit=self.mipmaps.convert_to_8bit,
+            range_16bit=self.mipmaps.range_16bit,
+            force=self.mipmaps.force,
+        )
+
+    def name_facts(self, metafile: Metafile) -> dict[str, object]:
+        """Return the header fields for a stack's name; `specimen` takes the place of a missing specimen_id."""
+        header: Header = metafile.header
+        facts = {field: getattr(header, field) for field in NAME_FIELDS}
+        return {**facts, "specimen_id": header.specimen_id or self.specimen}
