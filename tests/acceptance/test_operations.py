@@ -137,13 +137,13 @@ def installed(debian: Debian) -> set[str]:
 @pytest.mark.timeout(900)
 def test_the_commands_of_the_operations_guide_install_and_upgrade_on_debian_12(debian: Debian) -> None:
     check_out(debian.root, "0.8.0")
-    for block in commands("Install"):
+    for block in commands("How do I install it?"):
         debian.run(block, "/root/temwatch")
     locked = pins(ROOT / "requirements.lock")
     assert installed(debian) == locked | {"temwatch==0.8.0"}
 
     check_out(debian.root, "0.9.0")
-    for block in commands("Upgrade"):
+    for block in commands("How do I upgrade it?"):
         debian.run(block, "/root/temwatch")
     assert installed(debian) == locked | {"temwatch==0.9.0"}
     assert "all verified" in debian.run("/opt/temwatch/bin/temwatch demo --sections 1 --tiles 4", "/tmp")
