@@ -32,8 +32,9 @@ from benchmarks.common import (
 )
 from handlers.images.encode import Encoding
 from handlers.mipmaps.area_mean import MeansByNumpy, means
+from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.kernel import compiled_code
-from handlers.mipmaps.make import MipmapJob, make_mipmaps
+from handlers.mipmaps.make import make_mipmaps
 
 LEVELS = tuple(range(1, 7))
 SIDES = (3840, 5504)
@@ -415,7 +416,8 @@ def encoders(side: int, runs: int) -> tuple[list[Row], dict[str, Any]]:
 WORKER = """
 import sys
 from pathlib import Path
-from handlers.mipmaps.make import MipmapJob, make_mipmaps
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.make import make_mipmaps
 def peak_bytes(name, side):
     outputs = tuple((n, Path(sys.argv[1]) / f"{n}.tif") for n in range(1, 7))
     report = make_mipmaps(MipmapJob("t", Path(sys.argv[1]) / name, outputs, side, side))

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.common import Options, Outcome, Plot, Row, interleaved, median_cpu_s, median_ratio, run_script
-from handlers.mipmaps.make import MipmapJob
+from handlers.mipmaps.job import MipmapJob
 from handlers.workers.pool import WorkerPool, open_executor, run_job
 
 LEVELS = range(1, 7)

@@ -39,7 +39,7 @@ def run(config_path: Path | None) -> None:
     from daemon.app import Daemon
     from daemon.config.load import load_settings
     from daemon.system.service import set_up_logging
-    from handlers.workers.pool import leave_if_workers_hang
+    from handlers.workers.processes import exit_if_workers_hang
 
     set_up_logging(settings.log.level, settings.log.format)
     _collect_seldom()
@@ -48,7 +48,7 @@ def run(config_path: Path | None) -> None:
         run_or_exit(Daemon(settings, lambda: load_settings(config_path), examination).run())
         exit_code = 0
     finally:
-        leave_if_workers_hang(exit_code)
+        exit_if_workers_hang(exit_code)
 
 
 def _begin_ahead(settings: Any) -> Any:

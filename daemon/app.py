@@ -225,7 +225,7 @@ class Daemon:
             if (await asyncio.wait([pipeline, hurry], timeout=0.5, return_when=asyncio.FIRST_COMPLETED))[0]:
                 break
         await self._let_go(watching, pipeline, others)
-        self._work.pool.patience_s = 1.0 if hurry.done() else max(1.0, STOP_S - (time.monotonic() - began))
+        self._work.pool.drain_s = 1.0 if hurry.done() else max(1.0, STOP_S - (time.monotonic() - began))
         hurry.cancel()
         log.info("daemon.drained", waiting=self._pipeline.waiting)
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from handlers.errors import Fault, RenderFault
-from handlers.mipmaps.make import MipmapJob, MipmapReport
+from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.plan import MipmapPlan, level0_of
+from handlers.mipmaps.report import MipmapReport
 from handlers.mipmaps.tile_jobs import mask_job, tile_job
 from handlers.render.client import RenderClient, StackId
 from handlers.render.failures import Failure

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from handlers.errors import Fault, ImageFault, ImagesMissing, RenderRefused
 from handlers.identity import FileIdentity
+from handlers.images.decode import verify_level
 from handlers.images.digest import FileContent, content_of
 from handlers.images.header import inspect_image, open_image
 from handlers.images.pixels import Grey
 from handlers.images.provenance import level0_digest, pixels_match, read_provenance
 from handlers.images.reduction import level_size
-from handlers.mipmaps.make import verify_level
 from handlers.mipmaps.plan import Level0, LevelUris, MipmapPlan
 from handlers.render.responses import PathBuilder
 from handlers.render.tiles import Json, canonical_url, differences, image_holder, level_0

@@ -42,8 +42,9 @@ from handlers.errors import (
 from handlers.generate_mipmaps import make_all
 from handlers.generate_tilespecs import ingest_tiles
 from handlers.identity import FileIdentity
-from handlers.mipmaps.make import MipmapJob, MipmapReport
+from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.plan import Level0, LevelUris, MipmapPlan, absent_levels, level_uris
+from handlers.mipmaps.report import MipmapReport
 from handlers.mipmaps.tile_jobs import mask_job, tile_job
 from handlers.render.client import PathBuilder, RenderClient, StackId
 from handlers.text import abbreviate

@@ -1,26 +1,29 @@
-"""The memory that a worker process makes levels in, kept from tile to tile.
+"""The memory in which a worker makes levels by area mean, kept from tile to tile.
 
-The pages of fresh memory cost more than the arithmetic: a strip of level 0 is read into the same place again and again,
-and the levels are rounded straight into their files' contents, which are where those of the tile before were.
+New pages of memory cost more than the arithmetic. So every strip of level 0 is read into the same memory, and levels
+are rounded straight into the content of their files, which lies where that of the previous tile lay.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from handlers.images.encode import plain_page
+import numpy as np
+
+from handlers.images.encode import Page, plain_page
+from handlers.images.level0 import Level0
 from handlers.images.pixels import Grey, IntensityRange
 from handlers.images.reduction import level_size
-from handlers.mipmaps.area_mean import means
+from handlers.mipmaps.area_mean import means, unbiased
 from handlers.mipmaps.kernel import Runs, Seen
 
 KEPT = 2
-"""Benches for which nobody has a use at the moment; a process that works in several threads has more in use."""
+"""Number of unused buffers that are kept; a process with several threads has more of them in use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Images and levels that can be made in the same memory."""
+    """Images and levels that need the same buffers."""
 
     width: int
     height: int
@@ -31,10 +34,9 @@ class Kind:
 
 
 class LevelBuffers:
-    """A strip of level 0 and the levels, by area mean."""
+    """A strip of level 0, and the files of its levels by area mean."""
 
     def __init__(self, kind: Kind) -> None:
-        self._kind = kind
         to_8bit = kind.to_8bit if kind.bits == 16 else None
         bits = 8 if to_8bit else kind.bits
         self.pages = {n: plain_page(*level_size(kind.width, kind.height, n), bits) for n in kind.levels}
@@ -43,11 +45,11 @@ class LevelBuffers:
         self._means = means(kind.width, kind.height, kind.bits, outputs, to_8bit)
 
     def fill_from_file(self, descriptor: int, runs: Runs, seen: Seen) -> list[int]:
-        """Makes the levels of rows as they are read; the levels whose mean error is more than it may be.
+        """Fill the levels from rows as they are read. Return the levels whose mean error exceeds the limit.
 
         Parameters
         ----------
-        seen : is given each piece of the file as it is read.
+        seen : gets each piece of the file as it is read.
 
         Raises
         ------
@@ -60,9 +62,36 @@ class LevelBuffers:
         return self._means.biased()
 
     def fill(self, image: Grey) -> list[int]:
-        """`fill_from_file` of an image that had to be decoded; (H, W)."""
+        """Fill the levels from a decoded image, (H, W). Return the levels whose mean error exceeds the limit."""
         self._means.add_image(image if image.flags.c_contiguous else image.copy())
         return self._means.biased()
+
+
+@contextmanager
+def reduced_to_mean(
+    level0: Level0, width: int, height: int, levels: tuple[int, ...], to_8bit: IntensityRange | None
+) -> Iterator[Mapping[int, Page]]:
+    """Context with the levels of an image by area mean; its memory is used again after it.
+
+    Rows are read straight from the file if they lie there as in memory; otherwise the image is decoded first.
+
+    Raises
+    ------
+    Fault
+        As level 0 raises; ImageChanging if the file changed until all of it was read.
+    """
+    image = None if level0.runs else level0.pixels()
+    bits = image.itemsize * 8 if image is not None else level0.bits
+    with buffers_for(Kind(width, height, bits, levels, to_8bit)) as buffers:
+        for level in buffers.fill(image) if image is not None else _stream(level0, buffers):
+            image = level0.pixels() if image is None else image
+            buffers.pages[level].pixels[...] = unbiased(image, level, to_8bit if image.dtype == np.uint16 else None)
+        level0.require_unchanged()
+        yield buffers.pages
+
+
+def _stream(level0: Level0, buffers: LevelBuffers) -> list[int]:
+    return level0.stream(lambda descriptor, digest: buffers.fill_from_file(descriptor, level0.runs, digest.take))
 
 
 _idle: list[tuple[Kind, LevelBuffers]] = []
@@ -70,22 +99,22 @@ _idle: list[tuple[Kind, LevelBuffers]] = []
 
 @contextmanager
 def buffers_for(kind: Kind) -> Iterator[LevelBuffers]:
-    """A bench that nobody else works at until it is given back; one that was used before, if there is one."""
-    bench = _taken(kind) or LevelBuffers(kind)
+    """Context with buffers that nobody else uses meanwhile; used ones if there are any of this kind."""
+    buffers = _take_idle(kind) or LevelBuffers(kind)
     try:
-        yield bench
+        yield buffers
     finally:
-        _idle.append((kind, bench))
+        _idle.append((kind, buffers))
         del _idle[:-KEPT]
 
 
-def _taken(kind: Kind) -> LevelBuffers | None:
-    """Takes a bench out of the idle ones. Each call of a list's method is one step for other threads."""
+def _take_idle(kind: Kind) -> LevelBuffers | None:
+    """Take buffers out of the idle ones. Each call of a list's method is atomic among threads."""
     for entry in reversed(_idle.copy()):
         if entry[0] == kind:
             try:
                 _idle.remove(entry)
-            except ValueError:  # another thread was faster
+            except ValueError:  # another thread took it
                 continue
             return entry[1]
     return None

@@ -7,7 +7,7 @@ from pathlib import Path
 from handlers.errors import SettingsFault
 from handlers.images.reduction import MASK
 from handlers.images.source import RenderSource
-from handlers.mipmaps.make import MipmapJob
+from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.plan import Level0, MipmapPlan
 
 

@@ -1,4 +1,4 @@
-"""What a worker process is: how it starts, what it lets in, and when it ends.
+"""How a worker process starts, which signals reach it, and when it ends.
 
 Worker processes import this module, so it imports little.
 """
@@ -18,55 +18,57 @@ from types import ModuleType
 from typing import Any
 
 PRELOADED = ["handlers.mipmaps.make", "handlers.workers.worker"]
-"""Imported once, by the process that the workers are forked from."""
+"""Modules that the fork server imports, once for all workers."""
 NOT_FOR_WORKERS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-"""Sent to the whole group by a terminal or a service manager; the daemon decides what becomes of the jobs."""
+"""A terminal or a service manager sends these to the whole group; the daemon decides what happens to the jobs."""
 END_S = 3.0
-"""For the server of workers to end."""
+"""Longest wait for the fork server to end."""
+NICENESS = 5
+"""Added to the niceness of the parent process, whose event loop comes first on a busy machine."""
 OOM_SCORE = 500
-"""Where memory runs out the kernel is to take a worker, not the daemon."""
+"""Makes the kernel kill a worker, not the daemon, when memory runs out."""
 
 
 class WorkerProcess(ForkServerProcess):
-    """A process forked from a small server, which has imported what workers need and nothing else."""
+    """A process forked from the fork server, which has imported what workers need and nothing else."""
 
     def start(self) -> None:
-        """Starts it, and the server where there is none yet, both deaf to the signals that are for the daemon."""
-        resource_tracker.ensure_running()  # first: starting it unblocks signals
+        """Start the process, and the fork server if there is none yet; both block the daemon's signals."""
+        resource_tracker.ensure_running()  # first: its start unblocks signals
         with _without_main(), _blocked():
             super().start()
 
     def terminate(self) -> None:
-        """Kills it: SIGTERM is blocked, and a pool that broke ends its other workers by it."""
+        """Kill the process: SIGTERM, by which a broken pool ends its other workers, is blocked."""
         self.kill()
 
 
 def start_server() -> None:
-    """Starts the server that worker processes are forked from, where there is none yet.
+    """Start the fork server if there is none yet.
 
-    A pool does that itself; who knows that there will be one can have the server import what workers need meanwhile.
+    A pool does this itself. A caller that will open a pool can let the server import its modules meanwhile.
     """
-    resource_tracker.ensure_running()  # first: starting it unblocks signals
+    resource_tracker.ensure_running()  # first: its start unblocks signals
     forkserver.set_forkserver_preload(PRELOADED)
     with _without_main(), _blocked():
         forkserver.ensure_running()
 
 
 def end_server() -> None:
-    """End the server that workers are forked from, and multiprocessing's tracker of semaphores.
+    """End the fork server and multiprocessing's tracker of semaphores, and reap both.
 
-    They end by themselves a moment after this process. A service manager that looks in between would kill them, and
-    tell of it. Called last: whoever frees a semaphore afterwards starts the tracker again.
+    Without this call they end a moment after this process, and a service manager kills and reports what is left.
+    Call it last: freeing a semaphore afterwards starts the tracker again.
     """
     deadline = time.monotonic() + END_S
-    server: Any = forkserver._forkserver  # multiprocessing has no public way
+    server: Any = forkserver._forkserver  # multiprocessing has no public interface for this
     tracker: Any = resource_tracker._resource_tracker
     for owner, pipe, process in ((server, "_forkserver_alive_fd", "_forkserver_pid"), (tracker, "_fd", "_pid")):
         descriptor, pid = getattr(owner, pipe), getattr(owner, process)
         if descriptor is not None and pid is not None:
             setattr(owner, pipe, None)
             setattr(owner, process, None)
-            os.close(descriptor)  # by which it knows that it is to end
+            os.close(descriptor)  # both processes end when their pipe closes
             _reap(pid, deadline)
 
 
@@ -77,7 +79,7 @@ def _reap(pid: int, deadline: float) -> None:
 
 
 class WorkerContext(ForkServerContext):
-    """Makes worker processes, and remembers them."""
+    """Multiprocessing context that makes worker processes, and remembers them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,50 +87,45 @@ class WorkerContext(ForkServerContext):
         self.set_forkserver_preload(PRELOADED)
 
     def Process(self, *args: Any, **kwargs: Any) -> WorkerProcess:  # type: ignore[override]  # noqa: N802  the name that executors call
-        """A worker process, not started yet."""
+        """Return a worker process that is not started yet."""
         process = WorkerProcess(*args, **kwargs)
         self.started.append(process)
         return process
 
     def kill(self) -> None:
-        """Kills every process made here that has not been seen to end.
+        """Kill every process of this context that is not known to have ended.
 
-        Does not look: the executor's thread does, and an exit status can be read only once.
+        Reads no exit status: the executor's thread does, and a status can be read only once.
         """
         for process in self.started:
             if process.pid is not None:
                 process.kill()
 
 
-def begin_work(niceness: int) -> None:
-    """First thing that a worker process does.
-
-    Parameters
-    ----------
-    niceness : added to that of the daemon, so that its loop comes first.
-    """
-    # A daemon that is killed cannot end its workers; they must not go on writing beside those of the next one.
+def begin_work() -> None:
+    """Prepare a worker process: it ends with its parent, gives way to it, and is killed first when memory runs out."""
+    # A killed daemon cannot end its workers; they must not write beside the workers of the next daemon.
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), name="parent watch", daemon=True).start()
-    os.nice(niceness)
+        threading.Thread(target=_exit_with, args=(parent.sentinel,), name="parent watch", daemon=True).start()
+    os.nice(NICENESS)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
 
 
-def linger(seconds: float) -> None:
-    """Keeps a worker process busy until its fellows have started, too."""
+def occupy_worker(seconds: float) -> None:
+    """Keep a worker busy until all other workers have started."""
     time.sleep(seconds)
 
 
-def _end_with(sentinel: int) -> None:
+def _exit_with(sentinel: int) -> None:
     connection.wait([sentinel])
     os._exit(1)
 
 
 @contextlib.contextmanager
 def _blocked() -> Iterator[None]:
-    """Blocks the signals that are not for workers, in this thread, and so in what it starts."""
+    """Block the signals that are not for workers in this thread; a process that it starts inherits the mask."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_WORKERS)
     try:
         yield
@@ -138,7 +135,7 @@ def _blocked() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_main() -> Iterator[None]:
-    """Hides the main module: worker processes would import it, and the whole daemon with it."""
+    """Hide the main module: worker processes would import it, and with it the whole daemon."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:

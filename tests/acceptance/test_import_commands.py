@@ -656,16 +656,16 @@ def test_method_render_takes_its_pixels_from_the_service(facility: Facility) -> 
 
 
 def test_the_pool_has_the_size_that_was_asked_for(facility: Facility, monkeypatch: pytest.MonkeyPatch) -> None:
-    import handlers.workers.pool
+    import handlers.workers.processes
 
     asked: list[int] = []
-    real = handlers.workers.pool.ProcessExecutor.__init__
+    real = handlers.workers.processes.ProcessExecutor.__init__
 
     def counted(self: Any, count: int, *more: Any) -> None:
         asked.append(count)
         real(self, count, *more)
 
-    monkeypatch.setattr(handlers.workers.pool.ProcessExecutor, "__init__", counted)
+    monkeypatch.setattr(handlers.workers.processes.ProcessExecutor, "__init__", counted)
     facility.ingest(facility.section())
     facility.make(pool_size=2)
     assert asked == [2]

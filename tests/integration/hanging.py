@@ -4,7 +4,8 @@ import os
 import signal
 import time
 
-from handlers.mipmaps.make import MipmapJob, MipmapReport
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.report import MipmapReport
 
 
 def hanging_in_tiles_called_hang(job: MipmapJob) -> MipmapReport:

@@ -153,7 +153,8 @@ FULL_DISK = """
     from pathlib import Path
     import numpy as np
     from PIL import Image
-    from handlers.mipmaps.make import MipmapJob, make_mipmaps
+    from handlers.mipmaps.job import MipmapJob
+    from handlers.mipmaps.make import make_mipmaps
 
     target, level0 = Path(sys.argv[1]), Path(sys.argv[2])
     pixels = np.random.default_rng(0).integers(0, 256, (2048, 2048), np.uint8)

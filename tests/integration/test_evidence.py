@@ -8,7 +8,8 @@ import pytest
 
 from daemon.montages.states import MontageState
 from daemon.pipeline import steps
-from handlers.mipmaps.make import MipmapJob, MipmapReport
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.report import MipmapReport
 from tests.integration.inprocess import bench, hurry
 
 

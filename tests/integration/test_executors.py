@@ -20,9 +20,15 @@ import pytest
 from PIL import Image
 
 from handlers.errors import SettingsFault, StorageFault, Waiting, WorkerFault, WorkersUnavailable
-from handlers.mipmaps.make import MipmapJob, MipmapReport
-from handlers.workers import pool as executors
-from handlers.workers.pool import Backend, ExecutorKind, ProcessExecutor, WorkerPool, open_executor, run_job
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.report import MipmapReport
+from handlers.workers import dask
+from handlers.workers import pool as worker_pool
+from handlers.workers import processes as worker_processes
+from handlers.workers.backend import Backend
+from handlers.workers.pool import ExecutorKind, WorkerPool, open_executor, run_job
+from handlers.workers.processes import ProcessExecutor
+from handlers.workers.worker import NICENESS, WorkerContext
 from tests.integration.hanging import hanging_in_tiles_called_hang
 
 SIDE = 64
@@ -136,7 +142,7 @@ class TestEveryKind:
 
     async def test_a_submitted_function_s_exception_comes_back(self, pool: WorkerPool) -> None:
         with pytest.raises(ZeroDivisionError):
-            await executors.outcome(pool.executor.submit(divmod, 1, 0))
+            await worker_pool.result_of(pool.executor.submit(divmod, 1, 0))
 
     async def test_two_copies_of_a_job_at_once_end_in_whole_files(self, pool: WorkerPool, tmp_path: Path) -> None:
         reports = await asyncio.gather(*(run_job(pool, job_for(tmp_path)) for _ in range(6)))
@@ -150,12 +156,15 @@ class TestOpening:
             pass
 
     def test_no_workers_are_a_settings_fault(self) -> None:
-        with pytest.raises(SettingsFault, match=r"workers\.count"), open_executor("processes", 0):
+        with (
+            pytest.raises(SettingsFault, match=r"workers\.count: expected 1 .* found 0"),
+            open_executor("processes", 0),
+        ):
             pass
 
     def test_a_scheduler_that_does_not_answer_is_a_worker_fault(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.importorskip("distributed")
-        monkeypatch.setattr(executors, "CONNECT_TIMEOUT_S", 0.3)
+        monkeypatch.setattr(dask, "CONNECT_TIMEOUT_S", 0.3)
         with pytest.raises(WorkersUnavailable, match="does not answer"), open_executor("dask", 1, "tcp://127.0.0.1:9"):
             pass
 
@@ -198,9 +207,8 @@ class TestWorkerProcesses:
         score = processes.executor.submit(eval, "open('/proc/self/oom_score_adj').read()").result(20)
         assert int(score) > int(Path("/proc/self/oom_score_adj").read_text())
 
-    def test_they_give_way_to_the_daemon_where_that_is_wanted(self) -> None:
-        with open_executor("processes", 1, niceness=3) as opened:
-            assert opened.executor.submit(os.nice, 0).result(20) == os.nice(0) + 3
+    def test_they_give_way_to_the_daemon(self, processes: WorkerPool) -> None:
+        assert processes.executor.submit(os.nice, 0).result(20) == min(19, os.nice(0) + NICENESS)
 
     def test_they_end_with_the_pool(self) -> None:
         with open_executor("processes", 2) as opened:
@@ -212,7 +220,7 @@ class TestWorkerProcesses:
         assert not [pid for pid in pids if is_running(pid)]
 
     def test_one_that_hangs_at_shutdown_is_killed_after_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(executors, "END_TIMEOUT_S", 0.3)
+        monkeypatch.setattr(worker_pool, "END_TIMEOUT_S", 0.3)
         started = time.monotonic()
         with open_executor("processes", 1) as opened:
             hanging = opened.executor.submit(time.sleep, 60)
@@ -246,7 +254,7 @@ class TestAWorkerThatDies:
     async def test_the_job_that_kills_it_is_told_from_the_others(
         self, processes: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(executors, "make_mipmaps", killed_by_tiles_called_killer)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", killed_by_tiles_called_killer)
         jobs = [job_for(tmp_path, name) for name in ("a", "b", "killer", "c", "d")]
         reports = await asyncio.gather(*(run_job(processes, job) for job in jobs))
         assert [report.tile_id for report in reports if report.fault] == ["killer"]
@@ -260,7 +268,7 @@ class TestAWorkerThatDies:
     async def test_two_jobs_that_kill_are_both_found(
         self, processes: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(executors, "make_mipmaps", killed_by_tiles_called_killer)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", killed_by_tiles_called_killer)
         jobs = [job_for(tmp_path, name) for name in ("killer1", "a", "killer2")]
         reports = await asyncio.gather(*(run_job(processes, job) for job in jobs))
         assert [report.tile_id for report in reports if report.fault] == ["killer1", "killer2"]
@@ -279,7 +287,7 @@ class TestAWorkerThatDies:
                 raise WorkersUnavailable("worker processes", "did not start")
             return Broken()
 
-        broken = WorkerPool(Backend(start, lambda executor, timeout_s: None, lost=(BrokenExecutor,)), 2)
+        broken = WorkerPool(Backend(start, lambda executor, timeout_s: None, broken=(BrokenExecutor,)), 2)
         reports = await asyncio.gather(*(run_job(broken, job_for(tmp_path, name)) for name in "abc"))
         assert [report.fault.kind for report in reports if report.fault] == ["WorkersUnavailable"] * 3
         assert len(tried) == 2
@@ -316,8 +324,8 @@ class TestAWorkerThatDies:
     async def test_a_job_that_the_executor_drops_is_not_taken_for_a_cancelled_task(self) -> None:
         future: Future[MipmapReport] = Future()
         future.cancel()
-        with pytest.raises(executors.JobDropped):
-            await executors.outcome(future)
+        with pytest.raises(worker_pool.JobDropped):
+            await worker_pool.result_of(future)
 
 
 class TestAWorkerThatHangs:
@@ -325,7 +333,7 @@ class TestAWorkerThatHangs:
 
     @pytest.fixture(params=["processes", pytest.param("dask", marks=pytest.mark.slow)])
     def limited(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerPool]:
-        monkeypatch.setattr(executors, "make_mipmaps", hanging_in_tiles_called_hang)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
         kind: ExecutorKind = request.param
         address = request.getfixturevalue("dask_processes") if kind == "dask" else None
         # The first job of a dask worker imports numpy.
@@ -369,7 +377,7 @@ class TestAProcessThatHangs:
     async def test_it_is_killed_and_its_fellows_end_what_they_are_at(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(executors, "make_mipmaps", hanging_in_tiles_called_hang)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
         with open_executor("processes", 2, job_timeout_s=2.0) as pool:
             first = pool.executor
             assert isinstance(first, ProcessExecutor)
@@ -384,12 +392,12 @@ class TestAProcessThatHangs:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A process that waits for a dead mount does not die of SIGKILL until the mount answers."""
-        monkeypatch.setattr(executors, "make_mipmaps", hanging_in_tiles_called_hang)
-        monkeypatch.setattr(executors, "KILLED_S", 0.3)
-        monkeypatch.setattr(executors, "END_TIMEOUT_S", 0.3)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
+        monkeypatch.setattr(worker_processes, "KILLED_S", 0.3)
+        monkeypatch.setattr(worker_pool, "END_TIMEOUT_S", 0.3)
         immortal: list[int] = []
-        kill = executors.WorkerContext.kill
-        monkeypatch.setattr(executors.WorkerContext, "kill", lambda context: None)
+        kill = WorkerContext.kill
+        monkeypatch.setattr(WorkerContext, "kill", lambda context: None)
         with open_executor("processes", 1, job_timeout_s=2.0) as pool:
             assert isinstance(pool.executor, ProcessExecutor)
             hung = pool.executor
@@ -410,7 +418,7 @@ class TestAProcessThatHangs:
     async def test_a_suspect_that_hangs_when_it_is_run_alone_is_given_up_too(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(executors, "make_mipmaps", hanging_in_tiles_called_hang)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
         with open_executor("processes", 1, job_timeout_s=2.0) as pool:
             began = time.monotonic()
             with pytest.raises(WorkerFault, match="given up"):
@@ -421,7 +429,7 @@ class TestAProcessThatHangs:
     async def test_killers_hangers_and_good_tiles_of_several_montages_are_told_apart(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(executors, "make_mipmaps", hanging_in_tiles_called_hang)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
         names = [f"{kind}_{montage}" for montage in "xy" for kind in ("killer", "good1", "hang", "good2", "good3")]
         with open_executor("processes", 2, job_timeout_s=4.0) as pool:
             reports = await asyncio.gather(*(run_job(pool, job_for(tmp_path, name)) for name in names))
@@ -441,7 +449,7 @@ DAEMON = """
     import asyncio, os, sys
     from pathlib import Path
     from handlers.workers.pool import open_executor, run_job
-    from handlers.mipmaps.make import MipmapJob
+    from handlers.mipmaps.job import MipmapJob
 
     async def main():
         level0, side, directory = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])

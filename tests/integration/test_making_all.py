@@ -4,7 +4,7 @@ import asyncio
 
 from daemon.simulator.microscope import plan_section, write_section
 from handlers.generate_mipmaps import make_all
-from handlers.mipmaps.make import MipmapJob
+from handlers.mipmaps.job import MipmapJob
 from handlers.workers.pool import open_executor
 
 

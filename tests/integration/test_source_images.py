@@ -28,10 +28,13 @@ from handlers.errors import (
     Waiting,
 )
 from handlers.images import source
+from handlers.images.decode import verify_level
 from handlers.images.encode import PLAIN_TIFF
 from handlers.images.reduction import MEAN, Reduction
-from handlers.mipmaps.make import MipmapJob, MipmapReport, make_mipmaps, verify_level
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.plan import MipmapPlan, level0_of
+from handlers.mipmaps.report import MipmapReport
 from handlers.mipmaps.tile_jobs import mask_job, tile_job
 from handlers.render.names import checked_base_url
 from handlers.render.opening import ensure_loading

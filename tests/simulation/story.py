@@ -20,7 +20,7 @@ from yarl import URL
 
 import daemon.app
 import handlers.render.transport
-import handlers.workers.pool
+import handlers.workers.processes
 from daemon.config.settings import Settings
 from daemon.journal.file import connect
 from daemon.pipeline.late_changes import next_look_s
@@ -157,7 +157,7 @@ class Story:
 
     def _listen(self) -> None:
         handlers.render.transport.aiohttp.ClientSession = Session  # type: ignore[misc,assignment]
-        handlers.workers.pool.ProcessExecutor = SimulatedWorkers  # type: ignore[misc,assignment]
+        handlers.workers.processes.ProcessExecutor = SimulatedWorkers  # type: ignore[misc,assignment]
         Session.network = self.network
         Watcher.__init__.__kwdefaults__["read_mounts"] = lambda: (Mount("/", "tmpfs"),)
         self.network.serve(self.standin.application())

@@ -10,8 +10,7 @@ T = TypeVar("T")
 
 
 class SimulatedWorkers(Executor):
-    """Stands for `handlers.workers.pool.ProcessExecutor`: as many jobs at once as there are workers, first come, first
-    served."""
+    """Stands for `handlers.workers.processes.ProcessExecutor`: does as many jobs at once as there are workers."""
 
     loop: SimulatedLoop
     """Set before the first pool is made."""
@@ -20,7 +19,7 @@ class SimulatedWorkers(Executor):
     _is_busy = False
     """Whether a job is interrupted just now. Others wait: real workers share no memory."""
 
-    def __init__(self, count: int, niceness: int = 0) -> None:
+    def __init__(self, count: int) -> None:
         self._free_at = [0.0] * count
         self._is_ended = False
         self._jobs: list[Future[Any]] = []
@@ -81,8 +80,8 @@ class SimulatedWorkers(Executor):
         """Drops all jobs."""
         self.end(0.0)
 
-    def how_one_ended(self) -> str:
-        """As of the last that was killed."""
+    def exit_reason(self) -> str:
+        """Return what a killed worker would show."""
         return "signal SIGKILL"
 
     def pids(self) -> list[int]:

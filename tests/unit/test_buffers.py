@@ -19,15 +19,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from handlers.errors import ImageFault
+from handlers.images.decode import verify_level
 from handlers.images.digest import RunningDigest
 from handlers.images.encode import Encoding
 from handlers.images.header import ImageInfo, inspect_image, open_image, read_header
 from handlers.images.pixels import Grey
 from handlers.images.tiff_header import Run
-from handlers.mipmaps import atomic_write, buffers
-from handlers.mipmaps import make as images
+from handlers.mipmaps import atomic_write, buffers, make
 from handlers.mipmaps.buffers import Kind, LevelBuffers, buffers_for
-from handlers.mipmaps.make import MipmapJob, make_mipmaps, verify_level
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.reduce import reduce_levels
 from tests.unit.test_images import grey_tags, leftovers, save, tiff
 
@@ -143,14 +144,14 @@ class TestLevel0InPlace:
     ) -> None:
         pixels, newer = noise(np.uint8, 64, 48), noise(depth, 64, 48, seed=4)
         file = save(tmp_path / "a.tif", pixels)
-        look = images._look_at
+        open_level0 = make.open_level0
 
         def then_replaced(job: MipmapJob) -> Any:
-            original = look(job)
+            level0 = open_level0(job)
             file.write_bytes(strips(newer, 7, gap=3))
-            return original
+            return level0
 
-        monkeypatch.setattr(images, "_look_at", then_replaced)
+        monkeypatch.setattr(make, "open_level0", then_replaced)
         report = make_mipmaps(job_of(file, tmp_path / "m", pixels, 1))
         assert report.fault is not None
         assert report.fault.kind == "ImageChanging"
@@ -309,7 +310,8 @@ class TestMemoryUsedAgain:
         save(tmp_path / "small.tif", pixels[:100, :100])
         program = f"""
 from pathlib import Path
-from handlers.mipmaps.make import MipmapJob, make_mipmaps
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.make import make_mipmaps
 def made(name, side):
     outputs = tuple((n, Path({str(tmp_path)!r}) / str(n) / name) for n in range(1, 7))
     report = make_mipmaps(MipmapJob("t", Path({str(tmp_path)!r}) / name, outputs, side, side))

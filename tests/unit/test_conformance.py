@@ -18,7 +18,8 @@ from skimage.measure import block_reduce
 
 from handlers.images.encode import Encoding
 from handlers.images.reduction import Reduction
-from handlers.mipmaps.make import MipmapJob, make_mipmaps
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.make import make_mipmaps
 
 LEVELS = 6
 SIZES = {"even": (256, 192), "odd": (257, 211)}

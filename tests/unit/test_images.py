@@ -32,13 +32,17 @@ from handlers.errors import (
     WorkerFault,
 )
 from handlers.images import decode
+from handlers.images.decode import verify_level
 from handlers.images.encode import Encoding
+from handlers.images.header import inspect_image
+from handlers.images.level0 import FileLevel0
 from handlers.images.pillow_pixels import ROWS_AT_ONCE
 from handlers.images.reduction import MASK, METHODS, Reduction
-from handlers.mipmaps import atomic_write
-from handlers.mipmaps import make as images
-from handlers.mipmaps.make import FaultReport, MipmapJob, MipmapReport, inspect_image, make_mipmaps, verify_level
+from handlers.mipmaps import atomic_write, make
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.plan import Level0, MipmapPlan, absent_levels, level_uris
+from handlers.mipmaps.report import FaultReport, MipmapReport
 from handlers.mipmaps.tile_jobs import mask_job, tile_job
 from handlers.uris import uri_to_path
 
@@ -315,7 +319,8 @@ class TestLevelsThatAreThere:
         self, job: MipmapJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         before = identities(job)
-        monkeypatch.setattr(images, "_level0", None)
+        monkeypatch.setattr(FileLevel0, "pixels", None)
+        monkeypatch.setattr(FileLevel0, "stream", None)
         report = make_mipmaps(job)
         assert (report.fault, report.made, report.level0_bits) == (None, (), 8)
         assert [(kept.level, kept.path) for kept in report.kept] == list(job.outputs)
@@ -899,14 +904,14 @@ class TestDisksThatFail:
         assert report.fault.kind == "SettingsFault"
         assert not leftovers(output_dir)
 
-    @pytest.mark.parametrize(("function", "where"), [("mean", "buffers_for"), ("max", "reduce_levels")])
+    @pytest.mark.parametrize(("function", "where"), [("mean", "reduced_to_mean"), ("max", "reduce_levels")])
     def test_memory_that_runs_out_is_reported(
         self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch, function: str, where: str
     ) -> None:
         def fail(*arguments: Any) -> None:
             raise MemoryError
 
-        monkeypatch.setattr(images, where, fail)
+        monkeypatch.setattr(make, where, fail)
         job = job_for(level0, output_dir, reduction=Reduction("block_reduce", function))
         assert isinstance(fault_of(job), WorkerFault)
 

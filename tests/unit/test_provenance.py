@@ -12,12 +12,14 @@ import xxhash
 from PIL import Image
 
 from handlers.identity import FileIdentity
+from handlers.images import level0 as level0_module
 from handlers.images.encode import Encoding
 from handlers.images.provenance import level0_digest, pixels_match, provenance, read_provenance, recipe_of, with_pixels
 from handlers.images.reduction import MASK, METHODS, Reduction
 from handlers.mipmaps import kernel
-from handlers.mipmaps import make as images
-from handlers.mipmaps.make import MipmapJob, make_mipmaps
+from handlers.mipmaps.buffers import LevelBuffers
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.make import make_mipmaps
 
 WIDTH, HEIGHT = 96, 64
 ENCODINGS = [
@@ -230,9 +232,9 @@ def spoiled(path: Path) -> None:
 
 
 READERS = [
-    "handlers.mipmaps.make.read_header",
+    "handlers.images.level0.read_header",
     "handlers.mipmaps.buffers.LevelBuffers.fill_from_file",
-    "handlers.mipmaps.make.read_hashed",
+    "handlers.images.level0.read_hashed",
 ]
 
 
@@ -243,7 +245,7 @@ def test_an_image_that_changes_while_it_is_read_makes_no_level_and_is_worth_wait
     level0: Path, monkeypatch: pytest.MonkeyPatch, reader: str, before: bool, change: Callable[[Path], object]
 ) -> None:
     module, _, name = reader.rpartition(".")
-    owner: Any = images.LevelBuffers if module.endswith("LevelBuffers") else images
+    owner: Any = LevelBuffers if module.endswith("LevelBuffers") else level0_module
     read = getattr(owner, name)
 
     def changing(*arguments: Any, **named: Any) -> Any:
@@ -266,13 +268,13 @@ def test_an_image_that_changes_while_it_is_read_makes_no_level_and_is_worth_wait
 
 def test_an_image_that_vanishes_while_it_is_read_is_missing(level0: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (level0.parent / "neighbour").touch()
-    fill = images.LevelBuffers.fill_from_file
+    fill = LevelBuffers.fill_from_file
 
     def vanishing(*arguments: Any) -> Any:
         level0.unlink()
         return fill(*arguments)
 
-    monkeypatch.setattr(images.LevelBuffers, "fill_from_file", vanishing)
+    monkeypatch.setattr(LevelBuffers, "fill_from_file", vanishing)
     report = make_mipmaps(job_of(level0))
     assert report.fault is not None
     assert report.fault.kind == "ImagesMissing"

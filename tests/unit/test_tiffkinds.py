@@ -17,9 +17,10 @@ from tiffs import COMPRESSORS, Kind, Pixels
 
 from handlers.errors import ImageFault
 from handlers.images import tiff_compression
-from handlers.images.decode import read_image
+from handlers.images.decode import read_image, verify_level
 from handlers.images.header import inspect_image
-from handlers.mipmaps.make import MipmapJob, make_mipmaps, verify_level
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.make import make_mipmaps
 
 WIDTH, HEIGHT = 53, 41
 LIBTIFFS = sorted(set(COMPRESSORS) - {1})

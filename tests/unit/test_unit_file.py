@@ -61,7 +61,7 @@ def test_the_unit_waits_longer_than_the_daemon_drains() -> None:
     from daemon.app import DRAIN_S, GIVE_UP_S, HTTP_END_S, STOP_S
     from daemon.journal.connection import CLOSE_S
     from daemon.system.threads import END_S
-    from handlers.workers.pool import KILLED_S
+    from handlers.workers.processes import KILLED_S
 
     (stop,) = settings()["Service"]["TimeoutStopSec"]
     most_s = max(STOP_S, DRAIN_S + 2 * GIVE_UP_S + 1) + KILLED_S + HTTP_END_S + CLOSE_S + END_S

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from daemon.simulator.microscope import Written, write_section
-from handlers.mipmaps.make import MipmapJob, make_mipmaps
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.make import make_mipmaps
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.faults.accounts import (
     all_layers,

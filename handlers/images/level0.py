@@ -1,0 +1,154 @@
+"""Level 0 as a file: its header, pixels and digest, all of one content of the file.
+
+A file that changes while it is read is reported as changing, never as a bad image, and gives no levels.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from handlers.errors import ImageChanging, ImageFault
+from handlers.identity import FileIdentity
+from handlers.images.decode import read_hashed, read_image, require_size, translate_errors
+from handlers.images.digest import FileContent, RunningDigest, settled_identity
+from handlers.images.header import open_image, read_header
+from handlers.images.pixels import Grey
+from handlers.images.tiff_header import Run
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Level0File:
+    """Which file holds level 0, and what is expected of it."""
+
+    path: Path
+    width: int
+    height: int
+    root: Path | None = None
+    """Directory that must contain the file after all links are followed; None: any."""
+    is_mask: bool = False
+
+
+class Level0(Protocol):
+    """Level 0 of a job, as a worker reads it."""
+
+    @property
+    def bits(self) -> int:
+        """Bits per pixel."""
+
+    @property
+    def has_more_pages(self) -> bool:
+        """Whether the file holds further images; the first is used."""
+
+    @property
+    def runs(self) -> Sequence[Run]:
+        """Where the rows lie in the file as in memory; empty if they have to be decoded."""
+
+    @property
+    def digest(self) -> bytes | None:
+        """The digest of the file's bytes; None if they were not read."""
+
+    @property
+    def content(self) -> FileContent | None:
+        """The file as it was read; None if it was not."""
+
+    def known_digest(self) -> bytes | None:
+        """Return the digest of the file's bytes, which are read if need be; None if only render-ws can read them."""
+
+    def pixels(self) -> Grey:
+        """Return the decoded pixels, (H, W)."""
+
+    def stream(self, read: Callable[[int, RunningDigest], T]) -> T:
+        """Return what `read` makes of the open file, by its descriptor; only where there are runs.
+
+        `read` passes each piece that it reads to the digest.
+        """
+
+    def require_unchanged(self) -> None:
+        """Raise ImageChanging if the file has changed since it was opened first."""
+
+
+class FileLevel0:
+    """Level 0 that this machine reads.
+
+    Raises
+    ------
+    ImageFault
+        If the file is no image that can be used, or has another size.
+    ImageChanging
+        If it changes while it is read.
+    ImagesMissing, StorageFault
+        If it cannot be read.
+    """
+
+    def __init__(self, file: Level0File) -> None:
+        self._file = file
+        self.digest: bytes | None = None
+        with translate_errors(file.path), open_image(file.path, file.root) as opened_file:
+            self._identity = settled_identity(opened_file.fileno())
+            with self._unless_changing():
+                info = read_header(opened_file, file.path, mask=file.is_mask, with_layout=True)
+                require_size(info, file.path, file.width, file.height)
+        self.bits = info.bits
+        self.has_more_pages = info.has_more_pages
+        self.runs = info.runs
+
+    def pixels(self) -> Grey:
+        """Return the decoded pixels, (H, W). The first call takes the digest of the bytes that it decodes."""
+        file = self._file
+        with self._unless_changing():
+            if self.digest is not None:
+                return read_image(file.path, file.width, file.height, root=file.root, mask=file.is_mask)[0]
+            image, self.digest = read_hashed(file.path, file.width, file.height, root=file.root, mask=file.is_mask)
+        return image
+
+    def stream(self, read: Callable[[int, RunningDigest], T]) -> T:
+        """Return what `read` makes of the open file, and keep the digest of its bytes."""
+        file = self._file
+        with self._unless_changing(), translate_errors(file.path), open_image(file.path, file.root) as opened_file:
+            digest = RunningDigest(opened_file.fileno())
+            result = read(opened_file.fileno(), digest)
+            self.digest = digest.digest()
+        return result
+
+    def known_digest(self) -> bytes | None:
+        """Return the digest of the file's bytes; the first call reads them."""
+        if self.digest is None:
+            with translate_errors(self._file.path), open_image(self._file.path, self._file.root) as opened_file:
+                self.digest = RunningDigest(opened_file.fileno()).digest()
+            self.require_unchanged()
+        return self.digest
+
+    def require_unchanged(self) -> None:
+        """Raise ImageChanging if the file has changed since it was opened first."""
+        require_same_file(self._file, self._identity)
+
+    @contextmanager
+    def _unless_changing(self) -> Iterator[None]:
+        """Context that reads the file: an unusable file that has changed meanwhile is no bad image."""
+        try:
+            yield
+        except ImageFault:
+            self.require_unchanged()
+            raise
+
+    @property
+    def content(self) -> FileContent | None:
+        """The file as it was read; None if not all of it was."""
+        return FileContent(self._identity, self.digest) if self.digest else None
+
+
+def require_same_file(file: Level0File, before: FileIdentity) -> None:
+    """Raise ImageChanging if the file has another identity now.
+
+    Opens the path again: the client of a file server then asks for its attributes, and a replaced file shows.
+    """
+    with translate_errors(file.path), open_image(file.path, file.root) as opened_file:
+        now = FileIdentity.of(os.fstat(opened_file.fileno()))
+    if now != before:
+        hint = "find what writes it; temwatch reads it again by itself"
+        raise ImageChanging(str(file.path), "changed while it was read", hint)

@@ -1,0 +1,92 @@
+"""Level 0 as render-ws serves it. Its file is compared and hashed as well where this machine can read it.
+
+Knows http and pydantic, so it is imported where a job needs it.
+"""
+
+from collections.abc import Callable
+from typing import NoReturn
+
+from handlers.errors import ImageFault
+from handlers.images.decode import require_size
+from handlers.images.digest import FileContent, RunningDigest, content_of
+from handlers.images.header import ImageInfo, open_image, read_header
+from handlers.images.level0 import Level0File, require_same_file
+from handlers.images.pixels import Grey, IntensityRange
+from handlers.images.source import RenderSource, fetch_level0, require_served_size
+
+
+class ServedLevel0:
+    """Level 0 that render-ws serves.
+
+    Parameters
+    ----------
+    file : the file that render-ws reads.
+    window : the 16-bit values that become 0 and 255.
+
+    Raises
+    ------
+    ImageFault
+        If the file has another size, as far as this machine can read it.
+    """
+
+    has_more_pages = False
+    runs = ()
+
+    def __init__(self, file: Level0File, source: RenderSource, window: IntensityRange) -> None:
+        self._file, self._source, self._window = file, source, window
+        self.bits = source.bits
+        info, self.content = _read_here(file)
+        self._has_known_size = info is not None
+        if info is not None:
+            require_size(info, file.path, file.width, file.height)
+
+    @property
+    def digest(self) -> bytes | None:
+        """The digest of the file's bytes; None if this machine cannot read them."""
+        return self.content.digest if self.content else None
+
+    def known_digest(self) -> bytes | None:
+        """Return `digest`: the file was read, or cannot be."""
+        return self.digest
+
+    def pixels(self) -> Grey:
+        """Return the pixels, (H, W), uint8.
+
+        Raises
+        ------
+        RenderFault, ImageFault
+            As `fetch_level0` and `require_served_size`.
+        ImageChanging
+            Instead of ImageFault if the file has changed meanwhile.
+        """
+        file = self._file
+        try:
+            pixels = fetch_level0(self._source, file.width, file.height, self._window)
+            if not self._has_known_size:
+                require_served_size(self._source, file.width, file.height)
+        except ImageFault:
+            self.require_unchanged()
+            raise
+        return pixels
+
+    def stream(self, read: Callable[[int, RunningDigest], object]) -> NoReturn:
+        """Raise: rows that render-ws serves do not lie in a file as in memory."""
+        raise ValueError(f"{self._source.url} has no runs")
+
+    def require_unchanged(self) -> None:
+        """Raise ImageChanging if the file has changed since it was read; return if this machine cannot read it."""
+        if self.content is not None:
+            require_same_file(self._file, self.content.identity)
+
+
+def _read_here(file: Level0File) -> tuple[ImageInfo | None, FileContent | None]:
+    """Return header and content of the file; None for what this machine cannot read."""
+    content = None
+    try:
+        with open_image(file.path, file.root) as opened_file:
+            content = content_of(opened_file.fileno())
+            return read_header(opened_file, file.path, mask=file.is_mask), content
+    except OSError:
+        return None, None
+    except ImageFault:  # render-ws may read images of this kind
+        return None, content

@@ -1,0 +1,86 @@
+"""The job of a worker: the levels of one image."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from handlers.errors import ImageFault, SettingsFault
+from handlers.images.encode import PLAIN_TIFF, Encoding
+from handlers.images.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
+
+if TYPE_CHECKING:
+    from handlers.images.source import RenderSource
+
+
+@dataclass(frozen=True, slots=True)
+class MipmapJob:
+    """The levels to make of one image."""
+
+    tile_id: str
+    level0: Path
+    outputs: tuple[tuple[int, Path], ...]
+    """(level, its file), in any order. Missing directories are made."""
+    width: int
+    """Of level 0, from its metafile. An image of another size is refused before it is decoded."""
+    height: int
+    reduction: Reduction = MEAN
+    encoding: Encoding = PLAIN_TIFF
+    convert_to_8bit: bool = True
+    """Whether levels of a 16-bit image have 8 bits. 8-bit images stay as they are."""
+    intensity_range: IntensityRange | None = None
+    """The 16-bit values that become 0 and 255; None: 0 and 65535."""
+    root: Path | None = None
+    """Directory that must contain the image after all links are followed; None: any."""
+    is_mask: bool = False
+    """Whether the image is a mask. A mask may have 1 bit per pixel, and must not have 16."""
+    force: bool = True
+    """Whether to make valid existing levels again. A level is valid if it decodes, has the right size, mode and format,
+    and its text names the present bytes of level 0 and this way of making it."""
+    maximum_intensity: float | None = None
+    """The value that the tile spec shows white. The report has a note if it does not suit the bits of the image."""
+    source: "RenderSource | None" = None
+    """Where render-ws serves level 0; None: the file is read. Method "render" needs a source."""
+
+    @property
+    def to_8bit(self) -> IntensityRange | None:
+        """The range that 16-bit values are scaled from; None: they are not scaled."""
+        return (self.intensity_range or FULL_RANGE) if self.convert_to_8bit else None
+
+    def level_bits(self, level0_bits: int) -> int:
+        """Return the bits per pixel of the levels, by those of level 0.
+
+        Raises
+        ------
+        SettingsFault
+            If the format cannot hold them.
+        """
+        bits = 16 if level0_bits == 16 and not self.convert_to_8bit else 8
+        if bits not in self.encoding.depths:
+            raise SettingsFault(
+                "mipmaps.format",
+                f"{self.encoding.extension} cannot hold the 16 bits of {self.level0}",
+                "set mipmaps.convert_to_8bit = true, or another format",
+            )
+        return bits
+
+    def require_possible(self) -> None:
+        """Raise a Fault if the job contradicts itself: checks everything that needs no image."""
+        levels = [level for level, _ in self.outputs]
+        if self.is_mask and not self.encoding.lossless:
+            raise SettingsFault("mipmaps.format", f"{self.encoding.extension} blurs the masks", "use tif or png")
+        if self.reduction.method == "render" and self.source is None:
+            raise SettingsFault("mipmaps.method", "method render needs to know where render-ws serves the image")
+        if len(set(levels)) < len(levels) or min(levels, default=1) < 1:
+            raise SettingsFault("mipmaps.levels", f"expected different levels from 1 on, found {levels}")
+        if any(path == self.level0 for _, path in self.outputs):
+            raise SettingsFault("mipmaps.output_dir", f"a level would replace the image {self.level0}")
+        low, high = self.intensity_range or FULL_RANGE
+        if not 0 <= low < high <= 65535:
+            problem = f"expected two ascending values from 0 to 65535, found {low}, {high}"
+            raise SettingsFault("mipmaps.range_16bit", problem)
+        if 0 in level_size(self.width, self.height, max(levels, default=0)):
+            raise ImageFault(
+                str(self.level0),
+                f"is {self.width}x{self.height} pixels: level {max(levels)} is empty",
+                "make fewer levels",
+            )

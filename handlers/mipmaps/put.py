@@ -1,0 +1,50 @@
+"""Reduced levels become files: encoded with their text, written atomically, verified."""
+
+import os
+from collections.abc import Iterable
+
+from handlers.errors import StorageFault
+from handlers.images.encode import Page, set_description
+from handlers.images.level0 import Level0
+from handlers.images.pixels import Grey
+from handlers.mipmaps.atomic_write import put_in_place, sync_directories
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.level_text import LevelText
+from handlers.mipmaps.report import MadeLevel
+
+ReducedLevel = tuple[int, Grey | Page]
+"""A level and its pixels; a page if the pixels already lie in the content of an uncompressed TIFF."""
+
+
+def put_levels(levels: Iterable[ReducedLevel], job: MipmapJob, level0: Level0, made: list[MadeLevel]) -> None:
+    """Put the files of the levels in place, and add to `made` those that will stay.
+
+    Raises
+    ------
+    StorageFault, SettingsFault
+        As `put_in_place`. Levels that were made before stay in `made`.
+    """
+    paths, texts = dict(job.outputs), LevelText(job, level0.bits)
+    try:
+        for level, reduced in levels:
+            page = _page(job, texts, level, reduced, level0.digest)
+            replaced = os.path.lexists(paths[level])
+            put_in_place(level, paths[level], page, job.encoding)
+            height, width = page.pixels.shape
+            made.append(MadeLevel(level, paths[level], width, height, page.mode, len(page.content), replaced))
+    finally:
+        try:
+            sync_directories({level.path.parent for level in made})
+        except StorageFault:
+            made.clear()
+            raise
+
+
+def _page(job: MipmapJob, texts: LevelText, level: int, reduced: Grey | Page, digest: bytes | None) -> Page:
+    """Return the content of a level's file."""
+    pixels = reduced.pixels if isinstance(reduced, Page) else reduced
+    text = texts.of_pixels(level, digest, pixels)
+    if not isinstance(reduced, Page) or not job.encoding.is_plain:
+        return job.encoding.page(pixels, text)
+    set_description(reduced, text)
+    return reduced

@@ -1,0 +1,64 @@
+"""The report of a worker: what became of a job, as it travels between processes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from handlers import errors
+from handlers.errors import Fault
+from handlers.images.digest import FileContent
+
+
+@dataclass(frozen=True, slots=True)
+class FaultReport:
+    """A fault as values."""
+
+    kind: str
+    """Name of its class in `errors`."""
+    subject: str
+    problem: str
+    hint: str
+
+    @classmethod
+    def of(cls, fault: Fault) -> "FaultReport":
+        """Return the report of a fault. A class that `errors` lacks becomes its nearest base class there."""
+        kind = next(base for base in type(fault).__mro__ if getattr(errors, base.__name__, None) is base)
+        return cls(kind.__name__, fault.subject, fault.problem, fault.hint)
+
+    def to_fault(self) -> Fault:
+        """Return the fault."""
+        kind: type[Fault] = getattr(errors, self.kind)
+        return kind(self.subject, self.problem, self.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class MadeLevel:
+    """A level that is in place and verified."""
+
+    level: int
+    path: Path
+    width: int
+    height: int
+    mode: str
+    """L for 8 bits, I;16 for 16."""
+    bytes: int
+    replaced: bool = False
+    """Whether there was a file before."""
+
+
+@dataclass(frozen=True, slots=True)
+class MipmapReport:
+    """What became of a job."""
+
+    tile_id: str
+    made: tuple[MadeLevel, ...] = ()
+    """Levels that were written; with a fault those that were written before it."""
+    seconds: float = 0.0
+    fault: FaultReport | None = None
+    notes: tuple[str, ...] = ()
+    """Remarks about the image for a person; its levels were made all the same."""
+    kept: tuple[MadeLevel, ...] = ()
+    """Levels that existed and were valid, so that the job left them."""
+    level0_bits: int | None = None
+    """Bits per pixel of level 0; None if its header was not read."""
+    level0: FileContent | None = None
+    """The file from which the levels were made; None with a fault, or if only render-ws can read the file."""

@@ -1,0 +1,26 @@
+"""What the pool needs from each kind of executor: starting, ending and replacing its workers."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A kind of executor, as the functions that the pool calls."""
+
+    start: Callable[[int], Executor]
+    """Starts an executor with this number of workers. Blocks until they answer; raises WorkersUnavailable."""
+    end: Callable[[Executor, float], None]
+    """Ends an executor; jobs under way get this number of seconds."""
+    broken: tuple[type[BaseException], ...] = ()
+    """What a future raises when its worker, or the connection to it, is lost. The pool then replaces the executor."""
+    killed_by_job: tuple[type[BaseException], ...] = ()
+    """What a future raises when its own job has killed workers. The executor goes on."""
+    exit_reason: Callable[[Executor], str] = lambda executor: ""
+    """Returns in words how a worker of an ended executor died; empty if that is not known."""
+    abandon: Callable[[Executor], None] | None = None
+    """Leaves an executor that has a hanging worker, once all its other jobs have ended. None: the executor is kept."""
+    replace_worker: Callable[[Executor, str, Callable[[], object]], None] | None = None
+    """Replaces the worker that hangs in the job with this key. Calls the last argument, which forgets the job, first.
+    None: jobs have no keys."""

@@ -1,0 +1,71 @@
+"""The workers of a dask scheduler, on this machine or on others."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor
+from typing import Any
+
+from handlers.errors import SettingsFault, WorkersUnavailable
+from handlers.workers.backend import Backend
+
+CONNECT_TIMEOUT_S = 10.0
+"""Longest wait for an answer of the scheduler."""
+RESTART_TIMEOUT_S = 60.0
+"""Longest wait for a nanny to restart its worker."""
+
+
+def dask_backend(scheduler: str | None) -> Backend:
+    """Return the backend for the workers of a dask scheduler.
+
+    Jobs are not pure: the same job may have to run twice.
+
+    Raises
+    ------
+    SettingsFault
+        If dask is not installed.
+    """
+    try:
+        from distributed import Client, KilledWorker
+        from distributed.client import ClosedClientError
+        from distributed.comm.core import CommClosedError
+    except ImportError as error:
+        raise SettingsFault("workers.executor", "dask is not installed", "pip install 'temwatch[dask]'") from error
+    clients: dict[Executor, Any] = {}
+
+    def start(count: int) -> Executor:
+        try:
+            client: Any = Client(scheduler, timeout=CONNECT_TIMEOUT_S, set_as_default=False)  # type: ignore[no-untyped-call]
+        except (OSError, ValueError) as error:
+            problem = f"does not answer: {error}"
+            raise WorkersUnavailable(f"dask scheduler {scheduler}", problem, "start it") from error
+        executor: Executor = client.get_executor(pure=False)
+        clients[executor] = client
+        return executor
+
+    def end(executor: Executor, timeout_s: float) -> None:
+        executor.shutdown(wait=False)  # dask cancels unfinished jobs here
+        clients.pop(executor).close()
+
+    def replace_worker(executor: Executor, key: str, forget: Callable[[], object]) -> None:
+        client = clients[executor]
+
+        def holders() -> list[str]:
+            return [address for address, keys in client.processing().items() if key in keys]
+
+        hanging = holders()
+        forget()  # before the restart: the scheduler would give the job to the next worker
+        deadline = time.monotonic() + CONNECT_TIMEOUT_S
+        while holders() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        # A worker without a nanny cannot be restarted; the job keeps one of its threads.
+        with contextlib.suppress(ValueError, OSError):
+            client.restart_workers(hanging, timeout=RESTART_TIMEOUT_S, raise_for_error=False)
+
+    return Backend(
+        start,
+        end,
+        broken=(BrokenExecutor, ClosedClientError, CommClosedError),
+        killed_by_job=(KilledWorker,),
+        replace_worker=replace_worker,
+    )

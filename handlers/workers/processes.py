@@ -1,0 +1,166 @@
+"""Worker processes on this machine: a pool of them starts, ends, and is killed when a worker hangs."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from handlers.errors import WorkersUnavailable
+from handlers.workers.backend import Backend
+from handlers.workers.worker import WorkerContext, begin_work, occupy_worker
+
+T = TypeVar("T")
+
+START_TIMEOUT_S = 60.0
+"""Longest wait for all worker processes to answer."""
+KILLED_S = 5.0
+"""Longest wait for killed processes to be gone. A process that reads a dead mount stays until the mount answers."""
+UNKNOWN_EXIT = 255
+"""Exit code that multiprocessing reports for a process whose end it did not see."""
+
+
+class ProcessExecutor(ProcessPoolExecutor):
+    """A pool of worker processes that ignore the daemon's signals and end when this process ends."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._context = WorkerContext()
+        super().__init__(count, mp_context=self._context, initializer=begin_work)
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Return the future of a job.
+
+        Raises
+        ------
+        BrokenExecutor
+            If the pool is broken, or cannot start a worker for the job.
+        """
+        try:
+            return _tolerate_cancelled(super().submit(fn, *args, **kwargs))
+        except (OSError, EOFError) as error:
+            raise BrokenProcessPool(f"no worker process could be started: {error}") from error
+
+    def start_all(self, timeout_s: float) -> None:
+        """Return when every worker has started.
+
+        Raises
+        ------
+        BrokenExecutor, TimeoutError
+            If a worker has not started.
+        """
+        deadline = time.monotonic() + timeout_s
+        while len(self._context.started) < self._count:
+            # One job for each worker, long enough for the first to be busy still when the last job comes.
+            jobs = [self.submit(occupy_worker, 0.02 * self._count) for _ in range(self._count)]
+            for job in jobs:
+                job.result(deadline - time.monotonic())
+
+    def end(self, timeout_s: float) -> None:
+        """Cancel waiting jobs, wait for running jobs, and kill the processes after the time-out.
+
+        A time-out of 0 kills at once. A broken pool needs that: a worker that died while it waited for work still holds
+        the lock of the queue, and a new worker would wait for this lock for ever.
+
+        Returns `KILLED_S` after the kill at the latest: a process that reads a dead mount cannot be killed.
+        """
+        options = {"wait": True, "cancel_futures": True}
+        ending = threading.Thread(target=self.shutdown, kwargs=options, name="end workers", daemon=True)
+        ending.start()
+        ending.join(timeout_s)
+        if ending.is_alive():
+            self._context.kill()
+            ending.join(KILLED_S)
+
+    def abandon(self) -> None:
+        """Kill the processes without waiting for their end."""
+        self._context.kill()
+        self.shutdown(wait=False, cancel_futures=True)
+
+    def pids(self) -> list[int]:
+        """Return the process ids of running workers."""
+        return [process.pid for process in self._context.started if process.pid and process.is_alive()]
+
+    def exit_reason(self) -> str:
+        """Return in words how the first failed worker ended; empty if that is not known."""
+        code = next((process.exitcode for process in self._context.started if process.exitcode), 0)
+        if code in (0, UNKNOWN_EXIT):
+            return ""
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _tolerate_cancelled(future: Future[T]) -> Future[T]:
+    """Return the future, which ignores an exception that comes after its cancellation.
+
+    When a pool breaks, Python 3.11 calls `set_exception` on every future. A cancelled future raises InvalidStateError,
+    and the futures behind it never resolve.
+    """
+
+    def set_exception(exception: BaseException | None) -> None:
+        with contextlib.suppress(InvalidStateError):
+            Future.set_exception(future, exception)
+
+    future.set_exception = set_exception  # type: ignore[method-assign]
+    return future
+
+
+def processes_backend() -> Backend:
+    """Return the backend for worker processes on this machine."""
+    return Backend(
+        _start,
+        _end,
+        broken=(BrokenExecutor,),
+        exit_reason=_exit_reason,
+        abandon=_abandon,
+    )
+
+
+def exit_if_workers_hang(exit_code: int) -> None:
+    """End this process at once if worker processes are left that could not be killed; otherwise return.
+
+    At its end the interpreter joins its child processes, which takes as long as their mount does not answer.
+    """
+    if multiprocessing.active_children():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+
+
+def _start(count: int) -> ProcessExecutor:
+    """Return a pool whose processes all run.
+
+    A pool that starts its processes as jobs come may break while one of them starts; `concurrent.futures` does not
+    handle that.
+    """
+    executor = ProcessExecutor(count)
+    try:
+        executor.start_all(START_TIMEOUT_S)
+    except (BrokenExecutor, TimeoutError) as error:
+        executor.end(0.0)
+        raise WorkersUnavailable(
+            "worker processes",
+            f"did not start: {error or type(error).__name__}",
+            "check the limits of processes and memory",
+        ) from error
+    return executor
+
+
+def _end(executor: Executor, timeout_s: float) -> None:
+    assert isinstance(executor, ProcessExecutor)
+    executor.end(timeout_s)
+
+
+def _exit_reason(executor: Executor) -> str:
+    assert isinstance(executor, ProcessExecutor)
+    return executor.exit_reason()
+
+
+def _abandon(executor: Executor) -> None:
+    assert isinstance(executor, ProcessExecutor)
+    executor.abandon()
