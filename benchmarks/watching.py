@@ -27,27 +27,27 @@ def measure(options: Options) -> Outcome:
     make_tree(root, directories)
     state = options.directory / "state"
     state.mkdir()
-    lookouts: list[RootScanner] = []
+    scanners: list[RootScanner] = []
 
     def start() -> None:
         """What a daemon does before it is ready: watches asked for, everything listed."""
-        if lookouts:
-            lookouts.pop().close()
-        lookout = lookout_on(root, state)
-        lookout.open()
-        lookout.survey(everything=True)
-        lookouts.append(lookout)
+        if scanners:
+            scanners.pop().close()
+        scanner = scanner_of(root, state)
+        scanner.open()
+        scanner.scan(everything=True)
+        scanners.append(scanner)
 
     def find() -> None:
         subprocess.run(["find", str(root), "-name", "_metadata_*.json"], stdout=subprocess.DEVNULL, check=True)
 
     runs = 2 if options.quick else 5
     taken = interleaved({"find": find, "start": start}, runs)
-    lookout = lookouts[0]
+    scanner = scanners[0]
     time.sleep(2.5)  # what was new is looked at again until mtimes can be trusted
-    lookout.survey()
-    again = interleaved({"find": find, "following": lookout.survey}, runs)
-    lookout.close()
+    scanner.scan()
+    again = interleaved({"find": find, "following": scanner.scan}, runs)
+    scanner.close()
     find_s = median_wall_s(taken["find"])
     start_ratio = median_ratio([each.wall_s for each in taken["start"]], [each.wall_s for each in taken["find"]])
     again_ratio = median_ratio([each.wall_s for each in again["following"]], [each.wall_s for each in again["find"]])
@@ -102,7 +102,7 @@ def make_tree(root: Path, directories: int) -> None:
     os.utime(metafile, (then, then))
 
 
-def lookout_on(root: Path, state: Path) -> RootScanner:
+def scanner_of(root: Path, state: Path) -> RootScanner:
     """What looks at a root in the daemon, with watchdog's events."""
     return RootScanner(
         WatchRoot("bench", root),

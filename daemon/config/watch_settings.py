@@ -216,7 +216,6 @@ class WatchSettings(Section):
             name=self.name,
             directory=self.directory,
             pattern=self.pattern,
-            ignore=(),
             mode=self.mode,
             scan_interval_s=self.scan_interval_s,
             full_scan_interval_s=self.full_scan_interval_s,

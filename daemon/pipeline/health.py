@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from daemon.montages.states import MontageState, Step
-from daemon.watching.watcher import RootHealth, RootStatus
+from daemon.watching.roots import RootHealth, RootStatus
 from handlers.text import printable
 
 _TROUBLED = frozenset({RootStatus.OPENING, RootStatus.UNREACHABLE, RootStatus.PAUSED})

@@ -1,6 +1,7 @@
-"""Which directories the kernel really watches, read from /proc/self/fdinfo.
+"""Which directories the kernel watches, read from /proc/self/fdinfo.
 
-Having asked for a watch says little: past the limit there is none, and what is moved or mounted over takes its along.
+A request for a watch proves nothing: past the limit the kernel refuses it, and a directory that is moved or mounted
+over keeps its watch under another path.
 """
 
 import os
@@ -16,23 +17,23 @@ _LIMITS = (Path("/proc/sys/fs/inotify/max_user_watches"), Path("/proc/sys/user/m
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What a look at the watches of a root gave."""
+    """How many directories of a root the kernel watches."""
 
     seen: int
-    """Directories known."""
+    """Known directories."""
     watched: int
-    """Those of them that the kernel watches for us."""
+    """Known directories that the kernel watches for this process."""
     unwatched: frozenset[str] = frozenset()
-    """Paths of the others."""
+    """Known directories that it does not watch."""
     limit_reached: bool = False
-    """Whether this process holds as many watches as the system lets its user have."""
+    """Whether directories are unwatched and this process holds as many watches as its user may have."""
 
 
-BLIND = Coverage(0, 0)
+UNMEASURED = Coverage(0, 0)
 
 
 def inotify_descriptors() -> frozenset[int]:
-    """File descriptors of this process's inotify instances."""
+    """Return the file descriptors of this process's inotify instances."""
     found = []
     for entry in Path("/proc/self/fd").iterdir():
         try:
@@ -51,9 +52,9 @@ def _fdinfo(descriptor: int) -> bytes:
 
 
 def parse_watches(fdinfo: bytes) -> frozenset[tuple[int, int]]:
-    """(st_dev, st_ino) of each watch in the text of an inotify instance's fdinfo.
+    """Return (st_dev, st_ino) of each watch in the fdinfo of an inotify instance.
 
-    Source: proc(5). The kernel prints its own form of a device number there, major << 20 | minor, in hexadecimal.
+    Source: proc(5). The kernel prints a device number as major << 20 | minor there, in hexadecimal.
 
     >>> parse_watches(b"inotify wd:1 ino:3c4a3 sdev:fe00000 mask:100") == {(os.makedev(0xFE, 0), 0x3C4A3)}
     True
@@ -65,12 +66,12 @@ def parse_watches(fdinfo: bytes) -> frozenset[tuple[int, int]]:
 
 
 def read_watches(descriptors: Iterable[int]) -> frozenset[tuple[int, int]]:
-    """(st_dev, st_ino) of every watch of some inotify instances; an instance closed meanwhile has none."""
+    """Return (st_dev, st_ino) of every watch of some inotify instances; a closed instance has none."""
     return frozenset[tuple[int, int]]().union(*(parse_watches(_fdinfo(each)) for each in descriptors))
 
 
 def watch_limit() -> int | None:
-    """Watches that one user may have, by sysctl and by user namespace; None where the kernel does not tell."""
+    """Return how many watches a user may have; None where neither sysctl nor user namespace limits them."""
     limits = []
     for path in _LIMITS:
         try:
@@ -87,11 +88,11 @@ def compare(
     limit: int | None,
     held: int,
 ) -> Coverage:
-    """What part of the directories is watched.
+    """Compare the directories of a root with the watches of the kernel.
 
     Parameters
     ----------
-    root : path of the watch root, which tells how far device and inode numbers can be compared.
+    root : path of the watch root; its own watch shows whether device and inode numbers can be compared.
     directories : path -> (mtime_ns, st_dev, st_ino).
     watches : (st_dev, st_ino) of the root's watches.
     limit : watches that one user may have.
@@ -108,9 +109,9 @@ def _unwatched(
     home = directories.get(root)
     if home is None or home[1:] in watches:
         return frozenset(path for path, (_, device, inode) in directories.items() if (device, inode) not in watches)
-    # btrfs subvolumes stat with another device number than the one that their watches are listed under.
+    # stat reports another device number for a btrfs subvolume than fdinfo does.
     inodes = frozenset(inode for _, inode in watches)
     if home[2] in inodes:
         return frozenset(path for path, (_, _, inode) in directories.items() if inode not in inodes)
-    # Some overlays renumber inodes too: then only the count can be compared.
+    # Some overlay file systems also renumber inodes: then only the counts can be compared.
     return frozenset() if len(watches) >= len(directories) else frozenset(directories)

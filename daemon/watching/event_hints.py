@@ -1,7 +1,7 @@
-"""Events of the operating system, as hints where to look: never the truth about what is there.
+"""Events of the operating system as hints where to scan: only scans say which files exist.
 
-Events get lost: on overflow of the kernel's queue, past the watch limit, on network file systems. What is told is
-collected here, so that fifty thousand events make one scan and not fifty thousand.
+Events get lost: when the kernel's queue overflows, past the watch limit, on network file systems. Hints are collected
+here, so that fifty thousand events cause one scan.
 """
 
 import contextlib
@@ -19,32 +19,32 @@ from watchdog.observers.api import BaseObserver
 from daemon.watching.inotify import DirectoryEmitter, Inotify
 
 MOST_HINTS = 10_000
-"""Distinct hints kept; beyond, they say no more than that the whole tree needs a look."""
+"""Distinct hints kept. Beyond that the whole tree is scanned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Hints collected since the last time."""
+    """Hints collected since the previous `take`."""
 
     files: frozenset[str] = frozenset()
-    """Metafiles created, closed or moved in."""
+    """Metafiles that were created, closed or moved in."""
     trees: frozenset[str] = frozenset()
-    """Directories created or moved in."""
+    """Directories that were created or moved in."""
     overflows: int = 0
-    """Times that events were lost."""
+    """How often events were lost."""
     is_flooded: bool = False
-    """Whether there were more hints than are kept."""
+    """Whether hints were dropped because there were too many."""
 
     def __bool__(self) -> bool:
         return bool(self.files or self.trees or self.overflows or self.is_flooded)
 
 
 class HintBox:
-    """Where watching threads put hints, and the scanning task takes them. Any thread may call it.
+    """Holds the hints of watching threads until the scanning task takes them. Any thread may call it.
 
     Parameters
     ----------
-    notify : called, from whichever thread, when the box ceases to be empty.
+    notify : called from the thread that puts the first hint into the empty box.
     """
 
     def __init__(self, notify: Callable[[], None]) -> None:
@@ -54,30 +54,30 @@ class HintBox:
         self._trees: set[str] = set()
         self._overflows = 0
         self._is_flooded = False
-        self._is_told = False
+        self._is_notified = False
 
     def file(self, path: str) -> None:
-        """A metafile came or changed."""
+        """Add a metafile that came or changed."""
         self._put(self._files, path)
 
     def tree(self, directory: str) -> None:
-        """A directory came, and perhaps something in it."""
+        """Add a directory that came, perhaps with content."""
         self._put(self._trees, directory)
 
     def overflow(self) -> None:
-        """Events were lost."""
+        """Record that events were lost."""
         with self._lock:
             self._overflows += 1
-        self._tell()
+        self._notify_once()
 
     def take(self) -> Batch:
-        """All hints since the last time; leaves the box empty."""
+        """Return all hints since the previous call, and empty the box."""
         with self._lock:
             batch = Batch(frozenset(self._files), frozenset(self._trees), self._overflows, self._is_flooded)
             self._files.clear()
             self._trees.clear()
             self._overflows = 0
-            self._is_flooded = self._is_told = False
+            self._is_flooded = self._is_notified = False
         return batch
 
     def _put(self, hints: set[str], path: str) -> None:
@@ -86,51 +86,51 @@ class HintBox:
                 hints.add(path)
             else:
                 self._is_flooded = True
-        self._tell()
+        self._notify_once()
 
-    def _tell(self) -> None:
+    def _notify_once(self) -> None:
         with self._lock:
-            if self._is_told:
+            if self._is_notified:
                 return
-            self._is_told = True
+            self._is_notified = True
         self._notify()
 
 
 class HintSink(Protocol):
-    """What watching threads put hints into."""
+    """Receives the hints of watching threads."""
 
     def file(self, path: str) -> None:
-        """A metafile came or changed."""
+        """Add a metafile that came or changed."""
 
     def tree(self, directory: str) -> None:
-        """A directory came, and perhaps something in it."""
+        """Add a directory that came, perhaps with content."""
 
     def overflow(self) -> None:
-        """Events were lost."""
+        """Record that events were lost."""
 
 
 class Hints(Protocol):
-    """Events of one tree being put into a box, until closed."""
+    """Hints from the events of one tree, until closed."""
 
     def watch(self, directory: str) -> None:
-        """Asks for the events of a directory below the root, which is about to be listed. Does nothing if it cannot."""
+        """Request events of a directory below the root that is about to be listed. Ignores a refusal."""
 
     def is_alive(self) -> bool:
-        """Whether events can still come."""
+        """Whether the watching threads still run."""
 
     def descriptors(self) -> frozenset[int] | None:
-        """inotify instances that serve it; None where coverage cannot be measured."""
+        """Return the inotify instances in use; None where coverage cannot be measured."""
 
     def close(self) -> None:
-        """No more hints come afterwards. Blocks until the watching threads have ended."""
+        """End the watching threads, and wait for them."""
 
 
 OpenHints = Callable[[str, Callable[[str], bool], HintSink], Hints]
-"""(root, accepts(name), sink) -> Hints. Raises OSError where the system refuses."""
+"""(root, accepts(name), sink) -> Hints. Raises OSError where the system refuses to watch."""
 
 
 def open_hints(root: str, accepts: Callable[[str], bool], sink: HintSink) -> Hints:
-    """Watches a root; for each directory below it `Hints.watch` is to be called.
+    """Watch a root by inotify. Call `Hints.watch` for each directory below it.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def open_hints(root: str, accepts: Callable[[str], bool], sink: HintSink) -> Hin
     """
     inotify = Inotify(root)
     emitter = partial(DirectoryEmitter, inotify=inotify, accepts=accepts, on_overflow=sink.overflow)
-    # Called as the class would be.
+    # BaseObserver calls the partial as it would call the class.
     observer = BaseObserver(emitter)  # type: ignore[arg-type]
     observer.schedule(_Handler(sink), root)
     observer.start()
@@ -147,16 +147,16 @@ def open_hints(root: str, accepts: Callable[[str], bool], sink: HintSink) -> Hin
 
 
 def refusal(error: OSError) -> str:
-    """Why the system does not let a tree be watched, with what to do about it."""
+    """Explain why the system refused to watch a tree, with a hint."""
     if error.errno == errno.ENOSPC:
-        return "watch limit reached: no directory could be watched; raise fs.inotify.max_user_watches"
+        return "watch limit reached: no directory is watched; raise fs.inotify.max_user_watches"
     if error.errno == errno.EMFILE:
         return "too many inotify instances or open files; raise fs.inotify.max_user_instances or LimitNOFILE"
     return f"the directory cannot be watched: {error.strerror or error}"
 
 
 class _Handler(FileSystemEventHandler):
-    """Puts one hint into the box for each event, in watchdog's thread."""
+    """Puts a hint into the sink for each event, in watchdog's thread."""
 
     def __init__(self, sink: HintSink) -> None:
         self._sink = sink
@@ -171,7 +171,7 @@ class _Handler(FileSystemEventHandler):
 
 
 class _Watch:
-    """A tree watched by an observer of its own, so that a thread that dies takes no other root with it."""
+    """A tree with an observer of its own, so that a thread that dies affects no other root."""
 
     def __init__(self, observer: BaseObserver, inotify: Inotify) -> None:
         self._observer = observer
@@ -179,7 +179,7 @@ class _Watch:
         self._threads = [observer, *observer.emitters]
 
     def watch(self, directory: str) -> None:
-        with contextlib.suppress(OSError):  # what is not watched is found by comparing, and polled
+        with contextlib.suppress(OSError):  # the comparison with the kernel's watches finds it, and it is polled
             self._inotify.watch(directory)
 
     def is_alive(self) -> bool:

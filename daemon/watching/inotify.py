@@ -1,7 +1,7 @@
-"""Events of single directories, asked for one by one as a pass comes to them: an emitter for watchdog's observers.
+"""An emitter for watchdog's observers that watches the directories a pass names, one by one.
 
-watchdog's own walks the whole tree to ask for its events, which costs as much as the pass that follows. A pass knows
-every directory anyway, asks for each one's events before it lists it, and so misses nothing in between.
+watchdog's own emitter walks the whole tree to request its events, which costs as much as the pass that follows. A pass
+visits every directory anyway, requests its events before it lists it, and so misses nothing in between.
 """
 
 import contextlib
@@ -26,26 +26,26 @@ DONT_FOLLOW = 0x0200_0000
 IS_DIRECTORY = 0x4000_0000
 WANTED = CLOSE_WRITE | MOVED_TO | CREATE | ONLY_DIRECTORY
 _HEAD = struct.Struct("iIII")
-"""Watch, mask, cookie, length of the name that follows, padded with zeros."""
+"""Watch, mask, cookie, length of the name that follows; the name is padded with zeros."""
 _READ_BYTES = 1 << 16
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Notice(NamedTuple):
-    """What the kernel said."""
+    """One event of the kernel."""
 
     path: str
-    """What it is about; empty if nobody knows."""
+    """Path of the file or directory; empty if unknown."""
     mask: int
     is_root: bool
-    """Whether it is about the root itself, and not about something in a directory."""
+    """Whether the event concerns the root itself and not an entry of a directory."""
 
 
 class Inotify:
-    """An inotify instance that watches a root, and below it what it is asked to.
+    """An inotify instance that watches a root and the directories below it that `watch` names.
 
-    One thread may ask for watches while another reads. Nothing is lost between the two: whoever asks for a watch lists
-    the directory afterwards.
+    One thread may add watches while another reads. No change is lost in between: the thread that adds a watch lists the
+    directory afterwards.
 
     Raises
     ------
@@ -68,26 +68,26 @@ class Inotify:
         self._poll.register(self._bell, select.POLLIN)
 
     def watch(self, directory: str) -> int:
-        """Asks for the events of one directory, or learns under which name a watched one is to be found now.
+        """Request the events of one directory; for a watched directory, record its present path.
 
         Raises
         ------
         OSError
-            If it cannot be watched; it is no directory, for example.
+            If it cannot be watched, for example because it is no directory.
         """
-        # The root may be a symbolic link; those below it are not followed.
+        # The root may be a symbolic link; links below it are not followed.
         mask = WANTED if directory == self._root else WANTED | DONT_FOLLOW
         watch = _checked(_libc.inotify_add_watch(self.descriptor, os.fsencode(directory), mask), directory)
         self._paths[watch] = directory
         return watch
 
     def read(self) -> Iterator[Notice]:
-        """What has happened since the last time; blocks until something has, or `wake` is called."""
+        """Yield the events since the previous call; wait for one, or for `wake`."""
         self._poll.poll()
         try:
             buffer = os.read(self.descriptor, _READ_BYTES)
         except BlockingIOError:
-            return  # woken
+            return  # `wake` was called
         at = 0
         while at < len(buffer):
             watch, mask, _, length = _HEAD.unpack_from(buffer, at)
@@ -99,16 +99,16 @@ class Inotify:
             yield Notice(path, mask, watch == self._root_watch and not name)
 
     def wake(self) -> None:
-        """Ends a `read` that waits, from any thread, and those after it."""
+        """End the waiting of this and all later `read` calls, from any thread."""
         os.eventfd_write(self._bell, 1)
 
     def close(self) -> None:
-        """Ends all watches. Only when nobody reads any more: another file may get the number of the descriptor."""
+        """End all watches. Call it only after the reader has ended: the descriptor's number may be reused."""
         self._close()
 
 
 class DirectoryEmitter(EventEmitter):
-    """Puts into watchdog's queue what concerns a metafile or a directory, as little as that is among the images.
+    """Queues events of metafiles and directories for watchdog, and drops those of images.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ class DirectoryEmitter(EventEmitter):
         self._on_overflow = on_overflow
 
     def queue_events(self, timeout: float) -> None:
-        """See EventEmitter. Ends the thread when the root is gone, even if another comes by the same name."""
+        """See EventEmitter. Ends the thread when the root is gone, even if a new directory takes its name."""
         for path, mask, is_root in self._inotify.read():
             if mask & QUEUE_OVERFLOW:
                 self._on_overflow()

@@ -1,4 +1,4 @@
-"""Which file system a directory lies on, and whether the kernel can tell of every change there."""
+"""Which file system a directory lies on, and whether the kernel sees every change there."""
 
 import os
 import re
@@ -8,51 +8,14 @@ from pathlib import Path
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 
-# fmt: off  one name per line would be a page
-REMOTE = frozenset(
-    (
-        "9p",
-        "acfs",
-        "afs",
-        "autofs",
-        "beegfs",
-        "ceph",
-        "cifs",
-        "coda",
-        "davfs",
-        "drvfs",
-        "fhgfs",
-        "gfs",
-        "gfs2",
-        "glusterfs",
-        "gpfs",
-        "hvsock",
-        "kafs",
-        "lustre",
-        "mfs",
-        "mvfs",
-        "ncp",
-        "ncpfs",
-        "nfs",
-        "nfs4",
-        "ocfs2",
-        "orangefs",
-        "panfs",
-        "pfs",
-        "prl_fs",
-        "pvfs2",
-        "quobyte",
-        "smb2",
-        "smb3",
-        "smbfs",
-        "vboxsf",
-        "virtiofs",
-        "vmhgfs",
-        "wekafs",
-    )
-)
+# fmt: off
+REMOTE = frozenset((
+    "9p", "acfs", "afs", "autofs", "beegfs", "ceph", "cifs", "coda", "davfs", "drvfs", "fhgfs", "gfs", "gfs2",
+    "glusterfs", "gpfs", "hvsock", "kafs", "lustre", "mfs", "mvfs", "ncp", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs",
+    "panfs", "pfs", "prl_fs", "pvfs2", "quobyte", "smb2", "smb3", "smbfs", "vboxsf", "virtiofs", "vmhgfs", "wekafs",
+))
 # fmt: on
-"""Types where another machine can write without this kernel seeing it. autofs counts: what it will mount is unknown."""
+"""Types on which another machine can write unseen by this kernel. autofs too: what it mounts later is unknown."""
 LOCAL_FUSE = frozenset({"fuseblk", "fuse.fuse-overlayfs", "fuse.lxcfs", "fuse.portal"})
 _MOST_LINKS = 40
 
@@ -64,21 +27,21 @@ class Mount:
     """One line of mountinfo."""
 
     directory: str
-    """Where it is mounted; undecodable bytes as surrogates, as os.fsdecode gives them."""
+    """Mount point; undecodable bytes as surrogates, as os.fsdecode returns them."""
     file_system: str
     """Type as the kernel names it: ext4, nfs4, fuse.sshfs."""
 
     @property
     def is_remote(self) -> bool:
-        """Whether others can write there unseen: network and cluster file systems, and any kind of FUSE but disks."""
+        """Whether other machines can write there unseen: network and cluster file systems, most of FUSE."""
         kind = self.file_system
         return kind in REMOTE or (kind.partition(".")[0] in {"fuse", "fuseblk"} and kind not in LOCAL_FUSE)
 
 
 def parse_mountinfo(raw: bytes) -> tuple[Mount, ...]:
-    """The mounts in force; of several on one directory, the last hides the others.
+    """Return the visible mounts: of several on one directory, the last hides the others.
 
-    Source: proc(5), /proc/pid/mountinfo. Lines of another form are passed over.
+    Source: proc(5), /proc/pid/mountinfo. Lines of another form are skipped.
 
     >>> parse_mountinfo(b"36 35 98:0 / /data/raw\\\\040tiles rw shared:1 master:2 - nfs4 server:/x rw")
     (Mount(directory='/data/raw tiles', file_system='nfs4'),)
@@ -94,7 +57,7 @@ def parse_mountinfo(raw: bytes) -> tuple[Mount, ...]:
 
 
 def read_mounts(path: Path = MOUNTINFO) -> tuple[Mount, ...]:
-    """The mounts that this process sees; empty where the kernel does not tell."""
+    """Return the mounts that this process sees; none where the kernel does not report them."""
     try:
         return parse_mountinfo(path.read_bytes())
     except OSError:
@@ -102,7 +65,7 @@ def read_mounts(path: Path = MOUNTINFO) -> tuple[Mount, ...]:
 
 
 def is_within(path: str, directory: str) -> bool:
-    """Whether a path is a directory or lies below it, by name.
+    """Whether a path equals a directory or lies below it, by name.
 
     >>> is_within("/data/a", "/data"), is_within("/database", "/data"), is_within("/x", "/")
     (True, False, True)
@@ -111,7 +74,7 @@ def is_within(path: str, directory: str) -> bool:
 
 
 def mounts_of(root: str, mounts: Iterable[Mount]) -> tuple[Mount, ...]:
-    """The mount that a root lies on, then those below the root, by directory.
+    """Return the mount that a root lies on, then the mounts below the root, by directory.
 
     Parameters
     ----------
@@ -125,19 +88,19 @@ def mounts_of(root: str, mounts: Iterable[Mount]) -> tuple[Mount, ...]:
 
 
 def remote_mount(path: str, mounts: Iterable[Mount]) -> Mount | None:
-    """The network mount that a path lies on; None if it lies on a disk of this machine.
+    """Return the network mount that a path lies on; None if it lies on a disk of this machine.
 
-    Symbolic links are followed as far as none leads onto a network mount: its server is not asked, it may be away.
+    Symbolic links are followed until a network mount is reached: its server is not accessed, since it may be down.
 
     Parameters
     ----------
-    path : absolute; what it names need not exist.
+    path : absolute; need not exist.
     """
     known, links = tuple(mounts), 0
     here, parts = "/", path.split("/")
     while parts:
         part = parts.pop(0)
-        here = os.path.normpath(os.path.join(here, part))  # noqa: PTH118  as the kernel walks: what is here is no link
+        here = os.path.normpath(os.path.join(here, part))  # noqa: PTH118  `here` holds no link, so `..` means its parent
         home = mounts_of(here, known)[0]
         if home.is_remote:
             return home

@@ -1,4 +1,4 @@
-"""What is watched, what is seen, and what is told about it: the records of the watcher."""
+"""Records of the watcher: the roots, and their health."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,100 +7,98 @@ from typing import NamedTuple
 
 
 class WatchMode(StrEnum):
-    """Where news of a root comes from. Scans decide in each of them."""
+    """How changes of a root are noticed. Scans run in every mode."""
 
     AUTO = "auto"
-    """Events, but on network file systems."""
+    """By events, except on network file systems."""
     EVENTS = "events"
-    """Events on any file system, until they prove wrong."""
+    """By events on any file system, until events prove unreliable."""
     POLL = "poll"
-    """Scans by name at every interval."""
+    """By scans alone: every directory is listed at every interval."""
 
 
 class RootStatus(StrEnum):
-    """How a root is doing."""
+    """State of a root."""
 
     OPENING = "opening"
-    """Asked for its directory for the first time; nothing is known of it yet."""
+    """Its directory is accessed for the first time; nothing is known of it yet."""
     WATCHING = "watching"
     CATCHING_UP = "catching_up"
-    """Watched, and what was there before is still being handed over."""
+    """Watched; the metafiles that were there at the start are still being handed over."""
     POLLING = "polling"
-    """No events, or none that can be believed: new metafiles are found at the next interval."""
+    """No events, or unreliable ones: new metafiles are found at the next interval."""
     PAUSED = "paused"
-    """Suddenly empty. Absence means nothing; somebody has to look."""
+    """Suddenly empty. Nothing is concluded from that; a person has to check."""
     UNREACHABLE = "unreachable"
-    """Could not be looked at; tried again every interval."""
+    """Cannot be accessed; retried every interval."""
 
 
 @dataclass(frozen=True, slots=True)
 class WatchRoot:
-    """A directory to watch, with everything below it."""
+    """A directory that is watched with everything below it."""
 
     name: str
-    """What the configuration calls it; unique."""
+    """Name in the configuration; unique."""
     directory: Path
     """Absolute. May be a symbolic link; those below it are not followed."""
     pattern: str = "_metadata_*.json"
     """Shell pattern of metafile names, without their directory."""
-    ignore: tuple[str, ...] = ()
-    """Shell patterns of names to leave out."""
     mode: WatchMode = WatchMode.AUTO
     scan_interval_s: float = 60.0
-    """From one pass over directory mtimes to the next; polled directories are listed then."""
+    """From one pass over directory mtimes to the next; each lists the polled directories."""
     full_scan_interval_s: float = 600.0
     """From one pass that lists every directory to the next."""
 
 
 @dataclass(frozen=True, slots=True)
 class MountMode:
-    """How one mount of a root is watched now."""
+    """How a mount of a root is watched now."""
 
     directory: Path
     file_system: str
-    """As the kernel names it."""
+    """Type as the kernel names it."""
     mode: WatchMode
     """EVENTS or POLL."""
 
 
 class Reason(NamedTuple):
-    """Something wrong with a root."""
+    """A problem of a root."""
 
     code: str
-    """Same while the same thing is wrong; what is logged once."""
+    """Stays the same while the problem lasts, so that it is logged once."""
     text: str
-    """For people; numbers in it may change."""
+    """For people; its numbers may change."""
 
 
 @dataclass(frozen=True, slots=True)
 class RootHealth:
-    """Everything there is to tell about a root now."""
+    """Health of a root now."""
 
     name: str
     directory: Path
     status: RootStatus
     modes: tuple[MountMode, ...]
-    """The mount that the root lies on, then those below it; empty before the first look."""
+    """The mount that the root lies on, then the mounts below it; empty before the first scan."""
     reasons: tuple[str, ...]
-    """What is wrong, one sentence each; empty if nothing is."""
+    """Problems, one sentence each."""
     directories_seen: int
-    """The root among them."""
+    """Includes the root."""
     directories_watched: int
-    """By the kernel, for events; 0 where it is not asked to or where that cannot be measured."""
+    """Directories that the kernel watches; 0 where it does not, or where that cannot be measured."""
     metafiles_seen: int
     found_by_event: int
-    """Metafiles, new or changed, that an event announced."""
+    """New or changed metafiles that an event announced."""
     found_only_by_scan: int
-    """Those that none did. Beside `found_by_event` this measures how much events lie here."""
+    """New or changed metafiles that no event announced. With `found_by_event` it shows how reliable events are."""
     overflows: int
-    """Times that the kernel's event queue overflowed."""
+    """Overflows of the kernel's event queue."""
     undelivered: int
-    """Sightings that could not be handed over; tried again at each pass."""
+    """Sightings that the pipeline did not take; offered again at each pass."""
     last_scan_at: float | None
     """End of the last pass, UNIX time; None before the first."""
     last_scan_s: float | None
-    """How long it took."""
+    """Duration of the last pass."""
     scan_running_s: float | None
     """Age of the pass under way, if there is one."""
     scan_directories: int
-    """Directories looked at, ever; moves while a pass does."""
+    """Directories scanned since the start; grows while a pass makes progress."""

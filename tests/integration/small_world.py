@@ -218,7 +218,7 @@ class World:
             disks=disks,
             metrics=Metrics(),
             is_observable=lambda _: self.observable,
-            look_again=lambda metafile: self.tree.doubt(str(metafile)),
+            look_again=lambda metafile: self.tree.mark_changed(str(metafile)),
             clock=lambda: self.now,
             **parts,
         )
@@ -230,7 +230,7 @@ class World:
             self.journal,
             is_observable=lambda _: self.observable,
             enqueue=self.pipeline.enqueue,
-            look_again=lambda metafile: self.tree.doubt(str(metafile)),
+            look_again=lambda metafile: self.tree.mark_changed(str(metafile)),
         )
         self.tree = Tree(str(self.root), NameRule("_metadata_*.json"))
         await self.pipeline.resume()

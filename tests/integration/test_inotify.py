@@ -1,4 +1,4 @@
-"""Events of single directories: told for those that were asked for, under the name they were asked for with."""
+"""Events of single directories: reported for the watched ones, under the path that the watch was requested with."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from daemon.watching.scan import NameRule
 
 
 class Listener:
-    """Gathers hints until they hold what is waited for."""
+    """Collects hints until a condition holds."""
 
     def __init__(self) -> None:
         self.files: set[str] = set()
@@ -52,35 +52,35 @@ def touch(path: Path) -> str:
     return str(path)
 
 
-def test_only_directories_that_were_asked_for_tell(tmp_path: Path) -> None:
+def test_only_watched_directories_report_events(tmp_path: Path) -> None:
     (tmp_path / "asked").mkdir()
     (tmp_path / "other").mkdir()
-    with listening(tmp_path) as (told, hints):
+    with listening(tmp_path) as (listener, hints):
         hints.watch(str(tmp_path / "asked"))
         touch(tmp_path / "other" / "_metadata_1_.json")
         expected = {touch(tmp_path / "asked" / "_metadata_2_.json"), touch(tmp_path / "_metadata_3_.json")}
-        told.until(lambda: expected <= told.files)
-        assert told.files == expected
+        listener.until(lambda: expected <= listener.files)
+        assert listener.files == expected
 
 
-def test_images_are_not_worth_a_hint(tmp_path: Path) -> None:
-    with listening(tmp_path) as (told, _):
+def test_images_cause_no_hint(tmp_path: Path) -> None:
+    with listening(tmp_path) as (listener, _):
         touch(tmp_path / "tile.tif")
         (tmp_path / "0").mkdir()
-        told.until(lambda: bool(told.trees))
-        assert (told.files, told.trees) == (set(), {str(tmp_path / "0")})
+        listener.until(lambda: bool(listener.trees))
+        assert (listener.files, listener.trees) == (set(), {str(tmp_path / "0")})
 
 
-def test_a_directory_asked_for_again_tells_under_its_new_name(tmp_path: Path) -> None:
+def test_a_directory_watched_again_reports_events_under_its_new_name(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
-    with listening(tmp_path) as (told, hints):
+    with listening(tmp_path) as (listener, hints):
         hints.watch(str(old))
         old.rename(new)
-        told.until(lambda: str(new) in told.trees)
+        listener.until(lambda: str(new) in listener.trees)
         hints.watch(str(new))
         path = touch(new / "_metadata_1_.json")
-        told.until(lambda: path in told.files)
+        listener.until(lambda: path in listener.files)
 
 
 def test_a_link_below_the_root_is_not_watched_and_one_that_is_the_root_is(tmp_path: Path) -> None:
@@ -89,15 +89,15 @@ def test_a_link_below_the_root_is_not_watched_and_one_that_is_the_root_is(tmp_pa
     inside.mkdir()
     root.symlink_to(inside)
     (inside / "link").symlink_to(outside)
-    with listening(root) as (told, hints):
+    with listening(root) as (listener, hints):
         hints.watch(str(root / "link"))
         touch(outside / "_metadata_1_.json")
         path = touch(root / "_metadata_2_.json")
-        told.until(lambda: bool(told.files))
-        assert told.files == {path}
+        listener.until(lambda: bool(listener.files))
+        assert listener.files == {path}
 
 
-def test_events_lost_in_a_full_queue_are_told_as_lost(tmp_path: Path) -> None:
+def test_events_lost_in_a_full_queue_are_reported_as_an_overflow(tmp_path: Path) -> None:
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     held, reader_waits = threading.Event(), threading.Event()
 
@@ -109,7 +109,7 @@ def test_events_lost_in_a_full_queue_are_told_as_lost(tmp_path: Path) -> None:
     hints = open_hints(str(tmp_path), accepts, listener.box)
     try:
         touch(tmp_path / "first")
-        assert reader_waits.wait(60)  # a reader that is not held yet would take events out of the queue
+        assert reader_waits.wait(60)  # a reader that is not blocked yet would drain the queue
         names = [tmp_path / f"{number}" for number in range(3)]
         for number in range(most + 1_000):  # consecutive events that are alike count once
             os.close(os.open(names[number % 3], os.O_WRONLY | os.O_CREAT))
@@ -139,7 +139,7 @@ def test_a_root_that_cannot_be_watched_leaves_nothing_open(tmp_path: Path) -> No
     assert (inotify_descriptors(), len(list(Path("/proc/self/fd").iterdir()))) == before
 
 
-def test_what_was_closed_has_given_its_watches_back(tmp_path: Path) -> None:
+def test_closed_hints_release_their_watches(tmp_path: Path) -> None:
     with listening(tmp_path) as (_, hints):
         assert hints.descriptors()
         assert hints.descriptors() <= inotify_descriptors()

@@ -14,7 +14,7 @@ from daemon.config.settings import HttpSettings
 from daemon.journal.journal import Journal
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.pipeline.health import Facts, Metrics
-from daemon.watching.watcher import RootStatus
+from daemon.watching.roots import RootStatus
 from daemon.web.routes import make_app
 from handlers.errors import MetafileFault
 from handlers.identity import FileIdentity

@@ -503,7 +503,8 @@ class Story:
     def _wake(self, directory: Path) -> None:
         watcher = getattr(self.daemon, "_watcher", None)
         if self._run is not None and watcher is not None:
-            self._daemon_context.run(self.loop.call_later, self._chances.random() * 0.3, watcher.wake, directory)
+            hint = directory / "no_metafile"  # the watcher then scans the directory
+            self._daemon_context.run(self.loop.call_later, self._chances.random() * 0.3, watcher.look_again, hint)
 
     async def _write_slowly(self, path: Path, content: bytes, seconds: float) -> None:
         half = len(content) // 2

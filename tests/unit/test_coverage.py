@@ -1,4 +1,4 @@
-"""What part of a tree the kernel watches."""
+"""Which directories of a tree the kernel watches."""
 
 import os
 
@@ -15,17 +15,17 @@ inotify wd:2 ino:3 sdev:fe00001 mask:3ce ignored_mask:0 fhandle-bytes:8 fhandle-
 """
 
 
-def test_watches_are_read_with_the_numbers_that_stat_gives() -> None:
+def test_watches_are_read_with_the_numbers_that_stat_returns() -> None:
     assert parse_watches(FDINFO) == {(DISK, 2), (DISK, 3)}
 
 
-def test_directories_without_a_watch_are_named() -> None:
+def test_directories_without_a_watch_are_listed() -> None:
     coverage = compare("/data", TREE, parse_watches(FDINFO), limit=8192, held=2)
     assert (coverage.seen, coverage.watched, coverage.unwatched) == (3, 2, {"/data/b"})
     assert not coverage.limit_reached
 
 
-def test_as_many_watches_as_allowed_is_the_limit_reached() -> None:
+def test_the_limit_is_reached_with_as_many_watches_as_allowed() -> None:
     assert compare("/data", TREE, parse_watches(FDINFO), limit=2, held=2).limit_reached
 
 
@@ -34,17 +34,17 @@ def test_the_limit_does_not_matter_while_everything_is_watched() -> None:
     assert not compare("/data", TREE, watches, limit=3, held=3).limit_reached
 
 
-def test_inode_numbers_alone_decide_where_device_numbers_differ_as_on_btrfs() -> None:
+def test_only_inode_numbers_are_compared_where_device_numbers_differ_as_on_btrfs() -> None:
     subvolume = {path: (0, os.makedev(0, 55), inode) for path, (_, _, inode) in TREE.items()}
     assert compare("/data", subvolume, parse_watches(FDINFO), None, 2).unwatched == {"/data/b"}
 
 
-def test_only_the_count_decides_where_inode_numbers_differ_too() -> None:
+def test_only_the_counts_are_compared_where_inode_numbers_also_differ() -> None:
     renumbered = {path: (0, 77, inode + 100) for path, (_, _, inode) in TREE.items()}
     assert compare("/data", renumbered, parse_watches(FDINFO), None, 2).watched == 0
     enough = frozenset((DISK, inode) for inode in (2, 3, 4))
     assert compare("/data", renumbered, enough, None, 3).watched == 3
 
 
-def test_a_group_without_watches_watches_nothing() -> None:
+def test_without_watches_every_directory_is_unwatched() -> None:
     assert compare("/data", TREE, frozenset(), 8192, 0).unwatched == set(TREE)

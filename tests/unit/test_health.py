@@ -5,7 +5,7 @@ from pathlib import Path
 
 from daemon.montages.states import MontageState, Step
 from daemon.pipeline.health import Disk, Facts, Metrics, reasons_not_ready, warnings
-from daemon.watching.watcher import RootHealth, RootStatus
+from daemon.watching.roots import RootHealth, RootStatus
 
 ROOT = RootHealth(
     name="temca2",

@@ -1,4 +1,4 @@
-"""Which mount a directory lies on, and which mounts cannot tell of every change."""
+"""Which mount a directory lies on, and on which mounts changes go unseen."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_the_last_of_several_mounts_on_one_directory_counts() -> None:
     ]
 
 
-def test_a_directory_whose_name_only_begins_alike_is_not_below() -> None:
+def test_a_directory_with_the_same_prefix_is_not_below() -> None:
     directories = [mount.directory for mount in mounts_of("/data/temca2", parse_mountinfo(MOUNTINFO))]
     assert "/data/temca20" not in directories
 
@@ -42,7 +42,7 @@ def test_undecodable_bytes_in_a_mount_point_survive() -> None:
     assert mount.directory == "/data/caf\udce9"
 
 
-def test_a_root_has_a_mount_even_where_the_kernel_tells_nothing() -> None:
+def test_a_root_has_a_mount_where_the_kernel_reports_none() -> None:
     assert mounts_of("/data", ()) == (Mount("/", "unknown"),)
 
 
@@ -58,7 +58,7 @@ def test_disks_are_not_remote(kind: str) -> None:
     assert not Mount("/", kind).is_remote
 
 
-def test_a_file_on_a_share_is_known_by_its_path_and_by_links_to_it(tmp_path: Path) -> None:
+def test_a_file_on_a_share_is_recognised_by_its_path_and_through_links(tmp_path: Path) -> None:
     share = tmp_path / "share"
     mounts = (Mount("/", "ext4"), Mount(str(share), "nfs4"), Mount(str(share / "disk"), "xfs"))
     here = tmp_path / "here"

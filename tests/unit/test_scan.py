@@ -1,4 +1,4 @@
-"""Passes over a directory tree: what they find, what they need not look at, and what does not stop them."""
+"""Passes over a directory tree: which metafiles they find, which directories they skip, and what does not stop them."""
 
 import os
 import random
@@ -13,12 +13,12 @@ import pytest
 
 from daemon.watching.scan import Content, NameRule, Tree, is_suddenly_empty
 
-NAMES = NameRule("_metadata_*.json", ("*_reference_*",))
+NAMES = NameRule("_metadata_*.json")
 LONG_AGO = (1_500_000_000, 1_500_000_000)
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -49,12 +49,12 @@ def paths(found: list) -> list[str]:
 
 def test_a_pass_finds_metafiles_at_any_depth_and_nothing_else(tmp_path: Path) -> None:
     deep = metafile(tmp_path / "a" / "b" / "c")
-    metafile(tmp_path / "a", "_metadata_reference_1.json")
+    metafile(tmp_path / "a", "_Metadata_1.json")
     metafile(tmp_path, "image.tif")
     assert paths(tree(tmp_path).pass_over()) == [str(deep)]
 
 
-def test_what_comes_once_the_events_of_a_directory_are_asked_for_is_in_its_listing(tmp_path: Path) -> None:
+def test_a_listing_shows_what_came_when_the_events_of_its_directory_were_requested(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     asked: list[str] = []
 
@@ -76,76 +76,76 @@ def test_a_pattern_may_begin_with_anything(tmp_path: Path, pattern: str) -> None
 
 def test_a_metafile_is_found_once_while_it_stays_the_same(tmp_path: Path) -> None:
     metafile(tmp_path)
-    looked = tree(tmp_path)
-    assert len(looked.pass_over()) == 1
-    assert looked.pass_over(everything=True) == []
+    scanned = tree(tmp_path)
+    assert len(scanned.pass_over()) == 1
+    assert scanned.pass_over(everything=True) == []
 
 
 def test_a_directory_that_did_not_change_is_not_listed(tmp_path: Path) -> None:
     path = metafile(tmp_path / "a")
     age(tmp_path / "a", tmp_path)
-    looked = tree(tmp_path)
-    looked.pass_over()
+    scanned = tree(tmp_path)
+    scanned.pass_over()
     path.write_text("rewritten in place, which leaves the directory's mtime alone")
-    assert looked.pass_over() == []
-    assert paths(looked.pass_over({str(tmp_path / "a")})) == [str(path)]
+    assert scanned.pass_over() == []
+    assert paths(scanned.pass_over({str(tmp_path / "a")})) == [str(path)]
 
 
 def test_a_file_rewritten_in_place_is_found_by_a_pass_over_everything(tmp_path: Path) -> None:
     path = metafile(tmp_path)
     age(tmp_path)
-    looked = tree(tmp_path)
-    looked.pass_over()
+    scanned = tree(tmp_path)
+    scanned.pass_over()
     path.write_text("longer than before")
-    (found,) = looked.pass_over(everything=True)
+    (found,) = scanned.pass_over(everything=True)
     assert (found.identity.size, found.is_new) == (18, False)
 
 
-def test_a_second_change_within_the_same_tick_of_the_file_system_is_not_missed(tmp_path: Path) -> None:
+def test_a_second_change_within_the_same_tick_of_the_file_system_is_found(tmp_path: Path) -> None:
     clock = Clock()
-    looked = tree(tmp_path, clock)
-    looked.pass_over()
+    scanned = tree(tmp_path, clock)
+    scanned.pass_over()
     metafile(tmp_path, "_metadata_1_.json")
     seen = tmp_path.stat()
-    assert len(looked.pass_over()) == 1
+    assert len(scanned.pass_over()) == 1
     metafile(tmp_path, "_metadata_2_.json")
     os.utime(tmp_path, ns=(seen.st_atime_ns, seen.st_mtime_ns))  # as if the clock had not ticked in between
     clock.now += 1
-    assert len(looked.pass_over()) == 1
+    assert len(scanned.pass_over()) == 1
 
 
-def test_a_directory_is_left_alone_once_its_change_is_old(tmp_path: Path) -> None:
+def test_a_directory_is_not_listed_again_once_its_change_is_old(tmp_path: Path) -> None:
     clock = Clock()
     path = metafile(tmp_path)
-    looked = tree(tmp_path, clock)
-    looked.pass_over()
+    scanned = tree(tmp_path, clock)
+    scanned.pass_over()
     clock.now += 5
-    looked.pass_over()
+    scanned.pass_over()
     path.write_text("longer than before")
-    assert looked.pass_over() == []
+    assert scanned.pass_over() == []
 
 
-def test_directories_that_vanish_are_forgotten_without_a_word(tmp_path: Path) -> None:
+def test_directories_that_vanish_are_forgotten(tmp_path: Path) -> None:
     path = metafile(tmp_path / "a" / "b")
-    looked = tree(tmp_path)
-    looked.pass_over()
+    scanned = tree(tmp_path)
+    scanned.pass_over()
     path.unlink()
     path.parent.rmdir()
     path.parent.parent.rmdir()
-    assert looked.pass_over() == []
-    assert list(looked.directories) == [str(tmp_path)]
-    assert looked.content == Content(0, 0)
+    assert scanned.pass_over() == []
+    assert list(scanned.directories) == [str(tmp_path)]
+    assert scanned.content == Content(0, 0)
 
 
-def test_a_directory_moved_in_is_looked_through_whatever_its_age(tmp_path: Path) -> None:
+def test_a_directory_that_is_moved_in_is_scanned_even_if_its_mtime_is_old(tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
     root.mkdir()
     path = metafile(outside / "roi" / "0")
     age(path, outside / "roi" / "0", outside / "roi", outside)
-    looked = tree(root)
-    looked.pass_over()
+    scanned = tree(root)
+    scanned.pass_over()
     outside.rename(root / "session")
-    assert paths(looked.pass_over()) == [str(root / "session" / "roi" / "0" / path.name)]
+    assert paths(scanned.pass_over()) == [str(root / "session" / "roi" / "0" / path.name)]
 
 
 def test_links_to_directories_are_not_followed(tmp_path: Path) -> None:
@@ -160,24 +160,24 @@ def test_links_to_directories_are_not_followed(tmp_path: Path) -> None:
 def test_a_directory_replaced_by_a_link_is_forgotten_with_all_below_it(tmp_path: Path) -> None:
     root = tmp_path / "root"
     metafile(root / "a" / "b")
-    looked = tree(root)
-    looked.pass_over()
+    scanned = tree(root)
+    scanned.pass_over()
     (root / "a").rename(tmp_path / "elsewhere")
     (root / "a").symlink_to(tmp_path / "elsewhere")
-    looked.pass_over()
-    assert list(looked.directories) == [str(root)]
+    scanned.pass_over()
+    assert list(scanned.directories) == [str(root)]
 
 
-def test_a_link_with_the_name_of_a_metafile_is_counted_and_left_alone(tmp_path: Path) -> None:
+def test_a_link_with_the_name_of_a_metafile_is_counted_and_not_followed(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     (root / "_metadata_1_.json").symlink_to(metafile(tmp_path / "outside"))
-    looked = tree(root)
-    assert looked.pass_over() == []
-    assert looked.strangers == {str(root): 1}
+    scanned = tree(root)
+    assert scanned.pass_over() == []
+    assert scanned.irregular == {str(root): 1}
 
 
-def test_names_that_are_no_utf8_come_through(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_found(tmp_path: Path) -> None:
     raw = os.fsencode(tmp_path) + b"/caf\xe9"
     os.mkdir(raw)  # noqa: PTH102  bytes paths
     with open(raw + b"/_metadata_\xff_.json", "wb") as file:  # noqa: PTH123  bytes paths
@@ -186,7 +186,7 @@ def test_names_that_are_no_utf8_come_through(tmp_path: Path) -> None:
     assert os.fsencode(found.path) == raw + b"/_metadata_\xff_.json"
 
 
-def test_a_tree_deeper_than_python_recurses_is_looked_through(tmp_path: Path) -> None:
+def test_a_tree_deeper_than_the_recursion_limit_is_scanned(tmp_path: Path) -> None:
     here = os.open(tmp_path, os.O_RDONLY)
     try:
         path = str(tmp_path)
@@ -197,48 +197,48 @@ def test_a_tree_deeper_than_python_recurses_is_looked_through(tmp_path: Path) ->
             here, path = below, path + "/d"
     finally:
         os.close(here)
-    looked = tree(tmp_path)
+    scanned = tree(tmp_path)
     try:
-        looked.pass_over()
+        scanned.pass_over()
     finally:
         subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)  # shutil recurses, and so would pytest's clean-up
-    assert looked.content.directories > sys.getrecursionlimit()
+    assert scanned.content.directories > sys.getrecursionlimit()
 
 
 def test_hints_are_followed_where_they_point_and_nowhere_else(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
-    looked = tree(tmp_path)
-    looked.pass_over()
+    scanned = tree(tmp_path)
+    scanned.pass_over()
     in_a, in_c = metafile(tmp_path / "a"), metafile(tmp_path / "c" / "new")
     metafile(tmp_path / "b")
-    assert paths(looked.look_at([str(tmp_path / "a")], [str(tmp_path / "c" / "new")])) == [str(in_a), str(in_c)]
+    assert paths(scanned.look_at([str(tmp_path / "a")], [str(tmp_path / "c" / "new")])) == [str(in_a), str(in_c)]
 
 
-def test_a_pass_ends_at_the_next_directory_when_told_to(tmp_path: Path) -> None:
+def test_a_pass_ends_at_the_next_directory_once_stop_is_set(tmp_path: Path) -> None:
     for number in range(5):
         metafile(tmp_path / str(number))
-    looked = tree(tmp_path)
-    looked.stop.set()
-    assert looked.pass_over() == []
-    assert looked.looked_at == 0
+    scanned = tree(tmp_path)
+    scanned.stop.set()
+    assert scanned.pass_over() == []
+    assert scanned.looked_at == 0
 
 
-def test_the_tree_counts_what_watches_would_have_to_follow(tmp_path: Path) -> None:
+def test_the_tree_counts_directories_that_come_and_go(tmp_path: Path) -> None:
     metafile(tmp_path / "a")
-    looked = tree(tmp_path)
-    looked.pass_over()
-    before = looked.changes
+    scanned = tree(tmp_path)
+    scanned.pass_over()
+    before = scanned.changes
     metafile(tmp_path / "a", "_metadata_2_.json")
-    looked.pass_over()
-    assert looked.changes == before
+    scanned.pass_over()
+    assert scanned.changes == before
     (tmp_path / "a").rename(tmp_path / "b")
-    looked.pass_over()
-    assert looked.changes == before + 2
+    scanned.pass_over()
+    assert scanned.changes == before + 2
 
 
 class Microscopist:
-    """Does to a tree whatever one can do to a tree, at random."""
+    """Writes, rewrites, moves and removes files and directories at random."""
 
     def __init__(self, root: Path, seed: int) -> None:
         self._root = root
@@ -280,25 +280,25 @@ class Microscopist:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_whatever_is_done_to_a_tree_every_metafile_there_is_found(tmp_path: Path, seed: int) -> None:
+def test_every_metafile_is_found_after_random_changes_of_the_tree(tmp_path: Path, seed: int) -> None:
     microscopist, clock = Microscopist(tmp_path, seed), Clock()
-    looked = tree(tmp_path, clock)
+    scanned = tree(tmp_path, clock)
     found: dict[str, int] = {}
     for _ in range(30):
         for _ in range(3):
             microscopist.act()
         clock.now += 0.5
-        found |= {each.path: each.identity.size for each in looked.pass_over()}
+        found |= {each.path: each.identity.size for each in scanned.pass_over()}
         assert microscopist.metafiles() <= found.keys()
-    found |= {each.path: each.identity.size for each in looked.pass_over(everything=True)}
+    found |= {each.path: each.identity.size for each in scanned.pass_over(everything=True)}
     present = microscopist.metafiles()
     assert {path: Path(path).stat().st_size for path in present} == {path: found[path] for path in present}
-    assert looked.content.metafiles == len(present)
+    assert scanned.content.metafiles == len(present)
 
 
 @pytest.fixture
 def open_directory() -> Iterator[Path]:
-    """A directory that anybody may enter."""
+    """A directory that every user may enter."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -306,7 +306,7 @@ def open_directory() -> Iterator[Path]:
 
 @pytest.fixture
 def nobody() -> Iterator[None]:
-    """Not being root, whom no permission stops."""
+    """Run without the rights of root, which may read everything."""
     if os.geteuid() != 0:
         yield
         return
@@ -317,23 +317,21 @@ def nobody() -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_a_directory_that_must_not_be_read_is_told_and_tried_again(
-    open_directory: Path, request: pytest.FixtureRequest
-) -> None:
+def test_an_unreadable_directory_is_reported_and_retried(open_directory: Path, request: pytest.FixtureRequest) -> None:
     closed = metafile(open_directory / "closed").parent
     beside = metafile(open_directory / "open")
     closed.chmod(0)
     request.getfixturevalue("nobody")
-    looked = tree(open_directory)
-    assert paths(looked.pass_over()) == [str(beside)]
-    assert looked.failures == {str(closed): "Permission denied"}
+    scanned = tree(open_directory)
+    assert paths(scanned.pass_over()) == [str(beside)]
+    assert scanned.failures == {str(closed): "Permission denied"}
     if os.getuid() == 0:
         os.seteuid(0)
     closed.chmod(0o755)
     if os.getuid() == 0:
         os.seteuid(65534)
-    assert paths(looked.pass_over()) == [str(closed / "_metadata_1_.json")]
-    assert looked.failures == {}
+    assert paths(scanned.pass_over()) == [str(closed / "_metadata_1_.json")]
+    assert scanned.failures == {}
 
 
 @pytest.mark.parametrize(

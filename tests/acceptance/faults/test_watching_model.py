@@ -16,7 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from daemon.montages.sighting import Sighting
 from daemon.watching.event_hints import Hints, HintSink, OpenHints, open_hints
-from daemon.watching.watcher import Timing, Watcher, WatchRoot
+from daemon.watching.root_watch import Timing
+from daemon.watching.roots import WatchRoot
+from daemon.watching.watcher import Watcher
 from handlers.identity import FileIdentity
 from tests.acceptance.faults.rows import FaultRun, Scale, scale_asked_for
 

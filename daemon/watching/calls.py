@@ -1,0 +1,90 @@
+"""Calls that a file server may block for ever: one at a time for each root, each in a thread of its own."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+
+from daemon.system.threads import Result, in_thread
+from daemon.watching.root import RootScanner
+from daemon.watching.roots import Reason
+from handlers.text import printable
+
+log = structlog.get_logger()
+
+_SHORTEST_WAIT_S = 0.05
+
+
+class RootCalls:
+    """Runs the methods of one scanner in threads, and notices when a call makes no progress.
+
+    Parameters
+    ----------
+    name : of the root.
+    limit_s : a call without progress for this long is stuck. May be changed.
+    stop_s : how long `end` waits for the call under way, and again for closing the scanner.
+    on_wait : called when a call ends and, until then, each time that `limit_s` may have passed.
+    """
+
+    def __init__(
+        self, name: str, scanner: RootScanner, *, limit_s: float, stop_s: float, on_wait: Callable[[], None]
+    ) -> None:
+        self.limit_s = limit_s
+        self._name = name
+        self._scanner = scanner
+        self._stop_s = stop_s
+        self._on_wait = on_wait
+        self._call: asyncio.Future[object] | None = None
+        self._began = 0.0
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """Run a method of the scanner in a thread once the previous call has ended.
+
+        Cancelling this leaves the thread running: `end` waits for it.
+        """
+        await self._wait()
+        call = in_thread(partial(self._scanner.attend, work), f"scan {self._name}")
+        self._call, self._began = call, time.monotonic()  # type: ignore[assignment]
+        await self._wait()
+        return call.result()
+
+    async def _wait(self) -> None:
+        while self._call is not None and not self._call.done():
+            await asyncio.wait([self._call], timeout=max(_SHORTEST_WAIT_S, self.limit_s - self._idle_s()))
+            self._on_wait()
+
+    async def end(self) -> None:
+        """End the call under way, then close the scanner. Does nothing when it is called again."""
+        if self._scanner.tree.stop.is_set():
+            return
+        self._scanner.tree.stop.set()
+        if self._call is not None and not self._call.done():
+            await asyncio.wait([self._call], timeout=self._stop_s)
+            if not self._call.done():
+                where = printable(self._scanner.tree.current)
+                log.warning("watch.thread_abandoned", watch=self._name, directory=where)
+                return  # the thread still uses what `close` would close; `attend` closes it when the call returns
+        closing = in_thread(self._scanner.close, f"close {self._name}")
+        await asyncio.wait([closing], timeout=self._stop_s)
+
+    @property
+    def running_s(self) -> float | None:
+        """Age of the call under way; None if there is none."""
+        return time.monotonic() - self._began if self._is_running() else None
+
+    def stuck(self) -> Reason | None:
+        """Why the call under way counts as stuck; None if it does not."""
+        idle_s = self._idle_s()
+        if not self._is_running() or idle_s < self.limit_s:
+            return None
+        where = printable(self._scanner.tree.current)
+        return Reason("stuck", f"{where} has not answered for {idle_s:.0f} s: check that its file server is up")
+
+    def _is_running(self) -> bool:
+        return self._call is not None and not self._call.done()
+
+    def _idle_s(self) -> float:
+        """Seconds since the call under way began its last directory."""
+        return time.monotonic() - max(self._began, self._scanner.tree.moved_at)

@@ -1,0 +1,331 @@
+"""One watch root in the event loop: when it is scanned, and where the results go."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from daemon.montages.sighting import FoundBy, Sighting
+from daemon.system.threads import Result
+from daemon.watching.calls import RootCalls
+from daemon.watching.event_hints import Batch, HintBox, OpenHints
+from daemon.watching.event_reliability import EventReliability
+from daemon.watching.handover import HandOver, OnSighting
+from daemon.watching.mounts import Mount, is_within
+from daemon.watching.root import Discovery, RootScanner, View
+from daemon.watching.roots import MountMode, Reason, RootHealth, RootStatus, WatchMode, WatchRoot
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Times that are not configurable, in seconds."""
+
+    coalesce_s: float = 0.05
+    """Hints are collected for this long before they are followed."""
+    coalesce_most_s: float = 5.0
+    """Hints are collected for this long at most, where following them takes long."""
+    grace_s: float = 5.0
+    """If a scan finds a metafile and its event does not come within this time, no event announced it."""
+    granularity_s: float = 2.0
+    """Granularity of mtimes (FAT: 2 s)."""
+    overflow_spacing_s: float = 1.0
+    """Shortest time between passes that overflows cause."""
+    overflow_shown_s: float = 900.0
+    """How long the health reports an overflow."""
+    stuck_s: float = 60.0
+    """A scan without progress for this long is stuck: the file server does not answer."""
+    opening_s: float = 5.0
+    """The same while a root is opened, which needs few calls. The start waits no longer for a root."""
+    stop_s: float = 2.0
+    """How long stopping waits for a thread."""
+
+
+class RootWatch:
+    """Decides when a root is scanned, and hands over what the scans find.
+
+    Parameters
+    ----------
+    known_metafiles : see `RootScanner`.
+    state_directory : see `lock_root`.
+    """
+
+    def __init__(
+        self,
+        root: WatchRoot,
+        *,
+        on_sighting: OnSighting,
+        known_metafiles: int,
+        state_directory: Path | None,
+        open_hints: OpenHints,
+        read_mounts: Callable[[], Iterable[Mount]],
+        timing: Timing,
+    ) -> None:
+        self.root = root
+        self.watching = asyncio.Event()
+        """The root is watched, or the reason why it is not is known."""
+        self.caught_up = asyncio.Event()
+        """The metafiles that were there at the start have been handed over."""
+        self._timing = timing
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._woken = asyncio.Event()
+        self._box = HintBox(self._wake)
+        self._rescans: set[str] = set()
+        self._reliability = EventReliability(timing.grace_s)
+        self._scanner = RootScanner(
+            root,
+            self._box,
+            known_metafiles=known_metafiles,
+            open_hints=open_hints,
+            read_mounts=read_mounts,
+            state_directory=state_directory,
+            granularity_s=timing.granularity_s,
+        )
+        self._calls = RootCalls(
+            root.name,
+            self._scanner,
+            limit_s=timing.opening_s,
+            stop_s=timing.stop_s,
+            on_wait=self._report_if_known,
+        )
+        self._handover = HandOver(on_sighting)
+        self._view: View | None = None
+        self._pass_due = self._full_due = 0.0
+        self._follow_s = 0.0
+        self._overflows = 0
+        self._overflow_at = float("-inf")
+        self._last_scan: tuple[float, float] | None = None
+        self._reported: tuple[RootStatus | None, frozenset[str]] = (None, frozenset())
+
+    # --- life
+
+    async def claim(self) -> None:
+        """Lock the root for this process if it exists. Raises SettingsFault if another process holds the lock."""
+        await self._call(self._scanner.claim)
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        try:
+            self._set_view(await self._call(self._scanner.open))
+            self._report()
+            self.watching.set()
+            await self._pass(everything=True)
+            self.caught_up.set()
+            self._report()
+            while True:
+                await self._wait_until_due()
+                await self._scan_what_is_due()
+        finally:
+            await self.end()
+            self.watching.set()
+            self.caught_up.set()
+
+    async def end(self) -> None:
+        """End the scan under way and the events, and release the lock. Does nothing when it is called again."""
+        await self._calls.end()
+
+    def _wake(self) -> None:
+        """Wake the loop because there are hints. Any thread may call this."""
+        with contextlib.suppress(RuntimeError):  # the loop has closed
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._woken.set)
+
+    async def _call(self, work: Callable[[], Result]) -> Result:
+        self._loop = asyncio.get_running_loop()
+        return await self._calls.run(work)
+
+    def _set_view(self, view: View) -> None:
+        self._view = view
+        self._calls.limit_s = self._timing.stuck_s
+
+    # --- rhythm
+
+    async def _wait_until_due(self) -> None:
+        """Wait until a pass is due or hints come; let hints accumulate for a moment."""
+        due_s = min(self._pass_due, self._full_due) - time.monotonic()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, due_s)):
+                await self._woken.wait()
+                await asyncio.sleep(self._coalesce_s())
+        self._woken.clear()
+
+    def _coalesce_s(self) -> float:
+        """At least three times as long as following hints took last: so scans take a quarter of the time at most."""
+        return min(max(self._timing.coalesce_s, 3 * self._follow_s), self._timing.coalesce_most_s)
+
+    async def _scan_what_is_due(self) -> None:
+        batch = self._box.take()
+        rescans, self._rescans = self._rescans, set()
+        self._note_hints(batch)
+        if not self._is_in_trouble() and (batch.files or batch.trees or rescans):
+            await self._follow(batch, rescans)
+        now = time.monotonic()
+        if now >= self._full_due or now >= self._pass_due or self._is_in_trouble():
+            await self._pass(everything=now >= self._full_due)
+        self._report()
+
+    def _note_hints(self, batch: Batch) -> None:
+        now = time.monotonic()
+        for path in batch.files:
+            self._reliability.announce(path, now)
+        self._reliability.announce_trees(batch.trees)
+        if batch.overflows or batch.is_flooded:
+            ended_at = self._pass_due - self.root.scan_interval_s
+            self._pass_due = min(self._pass_due, ended_at + self._timing.overflow_spacing_s)
+        if batch.overflows:
+            self._overflows += batch.overflows
+            self._overflow_at = now
+            # Only listing finds the files that were rewritten in place.
+            self._full_due = min(self._full_due, now + self.root.scan_interval_s)
+            self._reliability.explain_losses(now + self.root.scan_interval_s + self._timing.grace_s)
+
+    async def _follow(self, batch: Batch, rescans: Iterable[str]) -> None:
+        began = time.monotonic()
+        directories = {path.rpartition("/")[0] for path in batch.files}.union(rescans)
+        view = await self._call(partial(self._scanner.follow, directories, batch.trees))
+        self._follow_s = time.monotonic() - began
+        await self._adopt(view, FoundBy.SCAN)
+
+    async def _pass(self, *, everything: bool) -> None:
+        began = time.monotonic()
+        unreliable = self._reliability.is_unreliable
+        view = await self._call(partial(self._scanner.scan, everything=everything, events_unreliable=unreliable))
+        ended = time.monotonic()
+        self._last_scan = (time.time(), ended - began)
+        self._pass_due = ended + self.root.scan_interval_s
+        if everything:
+            self._full_due = ended + self.root.full_scan_interval_s
+        self._reliability.judge(ended)
+        await self._adopt(view, FoundBy.START if view.is_first else FoundBy.SCAN)
+
+    def _is_in_trouble(self) -> bool:
+        return self._view is None or self._view.trouble is not None or self._view.is_empty
+
+    def look_again(self, metafile: Path) -> None:
+        """Scan a metafile of this root again now, and report it even if it seems unchanged."""
+        if not is_within(str(metafile), str(self.root.directory)):
+            return
+        self._scanner.tree.mark_changed(str(metafile))
+        self._rescans.add(str(metafile.parent))
+        self._woken.set()
+
+    # --- handing over
+
+    async def _adopt(self, view: View, found_by: FoundBy) -> None:
+        """Take over the result of a scan and hand over its sightings, with those left from before."""
+        self._set_view(view)
+        now = time.monotonic()
+        for discovery in view.discoveries:
+            sighting = self._sighting(discovery, found_by)
+            self._handover.add(discovery.found.path, sighting)
+            if sighting.found_by is not FoundBy.START:
+                self._reliability.find(
+                    discovery.found.path,
+                    now,
+                    announced=discovery.announced,
+                    events_expected=discovery.events_expected,
+                )
+        self._report()
+        await self._handover.deliver()
+
+    def _sighting(self, discovery: Discovery, found_by: FoundBy) -> Sighting:
+        path, identity, _ = discovery.found
+        if discovery.announced or self._reliability.was_announced(path):
+            found_by = FoundBy.EVENT
+        return Sighting(self.root.name, Path(path), identity, found_by)
+
+    # --- health
+
+    @property
+    def metafiles(self) -> int:
+        """Number of known metafiles."""
+        return self._view.content.metafiles if self._view else 0
+
+    @property
+    def is_observable(self) -> bool:
+        """Whether the root can be accessed now."""
+        return self._status() not in {RootStatus.OPENING, RootStatus.UNREACHABLE, RootStatus.PAUSED}
+
+    def health(self) -> RootHealth:
+        """Return the health of the root."""
+        view = self._view or View()
+        return RootHealth(
+            name=self.root.name,
+            directory=self.root.directory,
+            status=self._status(),
+            modes=tuple(self._modes(view)),
+            reasons=tuple(reason.text for reason in self._reasons()),
+            directories_seen=view.coverage.seen,
+            directories_watched=view.coverage.watched,
+            metafiles_seen=view.content.metafiles,
+            found_by_event=self._reliability.found_by_event,
+            found_only_by_scan=self._reliability.found_only_by_scan,
+            overflows=self._overflows,
+            undelivered=len(self._handover),
+            last_scan_at=self._last_scan[0] if self._last_scan else None,
+            last_scan_s=self._last_scan[1] if self._last_scan else None,
+            scan_running_s=self._calls.running_s,
+            scan_directories=self._scanner.tree.looked_at,
+        )
+
+    def _modes(self, view: View) -> Iterable[MountMode]:
+        for mode in view.modes:
+            polled = MountMode(mode.directory, mode.file_system, WatchMode.POLL)
+            yield polled if self._reliability.is_unreliable else mode
+
+    def _status(self) -> RootStatus:
+        view = self._view
+        if self._calls.stuck() is not None or (view is not None and view.trouble is not None):
+            return RootStatus.UNREACHABLE
+        if view is None:
+            return RootStatus.OPENING
+        if view.is_empty:
+            return RootStatus.PAUSED
+        if not self.caught_up.is_set():
+            return RootStatus.CATCHING_UP
+        return RootStatus.WATCHING if view.has_events and not self._reliability.is_unreliable else RootStatus.POLLING
+
+    def _reasons(self) -> list[Reason]:
+        view = self._view or View()
+        own = (self._calls.stuck(), view.trouble)
+        events = (self._unreliable_events(), self._overflow(), self._handover.reason())
+        return [reason for reason in (*own, *view.reasons, *events) if reason]
+
+    def _unreliable_events(self) -> Reason | None:
+        if not self._reliability.is_unreliable:
+            return None
+        missed = self._reliability.found_only_by_scan
+        text = f"events are unreliable: {missed} metafiles came without an event; the directory is polled"
+        return Reason("events_unreliable", text)
+
+    def _overflow(self) -> Reason | None:
+        ago_s = time.monotonic() - self._overflow_at
+        if ago_s >= self._timing.overflow_shown_s:
+            return None
+        often = "once" if self._overflows == 1 else f"{self._overflows} times"
+        text = f"the event queue overflowed {often}, last {ago_s:.0f} s ago: scans find what it lost"
+        return Reason("overflow", text)
+
+    def _report_if_known(self) -> None:
+        if self._view is not None or self._calls.stuck() is not None:
+            self._report()
+
+    def _report(self) -> None:
+        """Log what has changed since the last report."""
+        if self._calls.stuck() is not None:  # the reason why the root is not watched is known: nothing waits for it
+            self.watching.set()
+        status, reasons = self._status(), self._reasons()
+        codes = frozenset(reason.code for reason in reasons)
+        before_status, before_codes = self._reported
+        if (status, codes) == (before_status, before_codes):
+            return
+        new = [reason.text for reason in reasons if reason.code not in before_codes]
+        level = log.warning if new else log.info
+        level("watch.state", watch=self.root.name, status=str(status), new=new, over=sorted(before_codes - codes))
+        self._reported = (status, codes)
