@@ -204,7 +204,7 @@ class Daemon:
     async def _tell_start(self) -> None:
         await self._resumed.wait()
         await self._watcher.watching.wait()
-        await self._disks.looked.wait()
+        await self._disks.checked.wait()
         self._notifier.ready()
         self._started.set()
         log.info("daemon.ready", url=self.url, render=self._client.base_url, journal=str(self._journal.path))

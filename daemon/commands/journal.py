@@ -25,8 +25,8 @@ from daemon.montages.records import Inspection, Montage, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import MontageState
 from daemon.pipeline.replay.lookup import NotSelectable
+from daemon.pipeline.section import Section, section_from_content
 from daemon.pipeline.settle import settled_of
-from daemon.pipeline.steps import Section, section_of
 from daemon.system.locks import JournalHeld, lock_journal
 from daemon.watching.scan import NameRule, Tree
 from handlers.acquisition.arrival import read_metafile
@@ -318,7 +318,7 @@ class Rebuilder:
         if read is None:  # it changed since it was sorted into its layer
             return _Judged(found, None, MontageState.NOTICED, "")
         content, settled = read
-        section = await asyncio.to_thread(section_of, _as_montage(found, settled), found.watch, content)
+        section = await asyncio.to_thread(section_from_content, _as_montage(found, settled), found.watch, content)
         return _Judged(found, settled, *await self._proved(section, in_raw, in_mipmapped))
 
     async def _enter(self, judged: _Judged, *, is_sole: bool) -> None:

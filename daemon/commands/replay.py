@@ -443,7 +443,7 @@ async def _at_work(work: Assembly) -> AsyncIterator[None]:
         if not (work.pipeline.under_way or work.pipeline.waiting):  # stacks opened for what FAILED are closed, too
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DRAIN_S):
-                    await work.keeper.at_rest()
+                    await work.keeper.wait_until_closed()
         work.pipeline.stop()
         work.keeper.stop()
         await asyncio.wait([pipeline], timeout=DRAIN_S)

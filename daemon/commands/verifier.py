@@ -12,7 +12,7 @@ from daemon.config.watch_settings import WatchSettings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.montages.states import UNFINISHED
-from daemon.pipeline.steps import Section, section_of
+from daemon.pipeline.section import Section, section_from_content
 from handlers.acquisition.arrival import read_metafile
 from handlers.errors import Fault, StackMissing
 from handlers.mipmaps.plan import level_uris
@@ -108,7 +108,7 @@ class Verifier:
                 what = "the metafile holds another content than what was ingested"
                 hint = "the running daemon takes it up by itself; or replay it"
                 return Difference(Kind.METAFILE_CHANGED, None, path, what, hint, INGEST)
-            return await asyncio.to_thread(section_of, montage, watch, content)
+            return await asyncio.to_thread(section_from_content, montage, watch, content)
         except Fault as fault:
             return Difference(Kind.NOT_CHECKED, None, path, f"the metafile {fault.problem}", fault.hint, None)
 

@@ -18,7 +18,7 @@ from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.pipeline.health import Metrics
 from daemon.pipeline.late_changes import LateChanges
-from daemon.pipeline.output_disks import MipmapDisks
+from daemon.pipeline.output_disks import OutputDisks
 from daemon.pipeline.render_gate import PROBE_STACK, RenderGate
 from daemon.pipeline.runner import PipelineRunner
 from daemon.pipeline.stack_use import CloseRule
@@ -55,14 +55,14 @@ class Assembly:
         self.keeper = StackKeeper(
             self.client,
             self.journal,
-            closing=self._closing,
+            close_rule=self._close_rule,
             may_close=self._may_close,
             on_complete=self._completed,
-            on_lost=self._lost,
+            on_tiles_lost=self._tiles_lost,
             before_complete=self._look_at_images,
             gate=self.gate,
         )
-        self.disks = MipmapDisks(self.settings, self.journal, on_change=self._wake)
+        self.disks = OutputDisks(self.settings, self.journal, on_usable=self._wake)
         self.steps = Steps(
             settings=self.settings,
             journal=self.journal,
@@ -96,9 +96,9 @@ class Assembly:
         resting = not (self.pipeline.under_way or self.pipeline.waiting)
         return resting or not self.close_at_end
 
-    def _closing(self, watch: str) -> CloseRule | None:
-        closing = self.pipeline.closing(watch)
-        return CloseRule(0.0) if closing and self.close_at_end else closing
+    def _close_rule(self, watch: str) -> CloseRule | None:
+        rule = self.pipeline.close_rule(watch)
+        return CloseRule(0.0) if rule and self.close_at_end else rule
 
     async def _look_at_images(self, montages: Collection[Montage]) -> None:
         await self.late_changes.look_before_complete(montages)
@@ -106,7 +106,7 @@ class Assembly:
     async def _images_changed(self, montage: Montage) -> None:
         await self.pipeline.images_changed(montage)
 
-    async def _lost(self, montage: Montage) -> None:
+    async def _tiles_lost(self, montage: Montage) -> None:
         await self.pipeline.enqueue(montage)
 
     async def _completed(self, montage_ids: tuple[int, ...]) -> None:

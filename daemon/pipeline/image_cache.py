@@ -1,6 +1,6 @@
-"""render-ws's cache of images: emptied when files were rewritten that it may have read before.
+"""Image cache of render-ws: emptied when files were rewritten that render-ws may have read before.
 
-render-ws keeps an image by its URL, and never sees that the file changed: it goes on showing the old pixels.
+render-ws caches an image by its URL and does not notice that the file changed: it goes on showing the old pixels.
 """
 
 from collections.abc import Callable
@@ -14,60 +14,62 @@ log = structlog.get_logger()
 
 
 class RenderImageCache:
-    """Remembers which montages rewrote files, and has the cache emptied once for each.
+    """Remembers which montages rewrote files, and empties the cache once for each.
 
     Parameters
     ----------
-    is_wanted : whether the cache is to be emptied at all.
+    is_enabled : whether the cache is to be emptied at all.
     """
 
-    def __init__(self, client: RenderClient, is_wanted: Callable[[], bool]) -> None:
+    def __init__(self, client: RenderClient, is_enabled: Callable[[], bool]) -> None:
         self._client = client
-        self._is_wanted = is_wanted
-        self._rewrote: dict[int, bool] = {}
-        self._has_told = False
+        self._is_enabled = is_enabled
+        self._has_rewritten: dict[int, bool] = {}
+        self._has_warned = False
 
     def begin(self, montage_id: int, *, is_resumed: bool) -> None:
-        """Mipmaps of a montage are begun, or gone on with.
+        """Begin or resume the mipmaps of a montage.
 
         Parameters
         ----------
-        is_resumed : whether some were made before. If that was before a restart they may have replaced others.
+        is_resumed : whether some levels were made before. A former process may have replaced files then.
         """
-        self._rewrote.setdefault(montage_id, is_resumed)
+        self._has_rewritten.setdefault(montage_id, is_resumed)
 
-    def rewrote(self, montage_id: int) -> None:
-        """A file of the montage took the place of another."""
-        self._rewrote[montage_id] = True
+    def mark_rewritten(self, montage_id: int) -> None:
+        """Remember that the montage replaced a file."""
+        self._has_rewritten[montage_id] = True
 
-    async def settle(self, montage_id: int, stack: StackId) -> None:
-        """All files of the montage are in place: empty the cache if one of them replaced another.
+    async def finish(self, montage_id: int, stack: StackId) -> None:
+        """Empty the cache if a file of the finished montage replaced another one.
 
-        Raises RenderUnavailable, and the montage is remembered.
+        Raises RenderFault as `empty`; the montage is then remembered.
         """
-        if self._rewrote.get(montage_id):
+        if self._has_rewritten.get(montage_id):
             await self.empty(stack)
-        self._rewrote.pop(montage_id, None)
+        self._has_rewritten.pop(montage_id, None)
 
     async def empty(self, stack: StackId) -> None:
-        """Have the cache emptied. A render-ws that does not know how, or whose proxy forbids it, is no fault.
+        """Empty the cache. A render-ws without this request, or a proxy that forbids it, is only logged.
 
         Raises
         ------
         RenderFault
-            If render-ws is away, or something else answers in its place.
+            If render-ws is unavailable, or another service answers in its place.
         """
-        if not self._is_wanted():
+        if not self._is_enabled():
             return
         try:
             await self._client.empty_image_cache()
         except (RenderRefused, RenderBroken) as fault:
             await self._client.ask_database(stack)
-            self._tell_once(str(fault))
+            self._warn_once(str(fault))
         else:
             log.info("render.image_cache_emptied")
 
-    def _tell_once(self, fault: str) -> None:
-        if not self._has_told:
-            log.warning("render.image_cache_stays", fault=fault, note="rewritten images may be shown as they were")
-        self._has_told = True
+    def _warn_once(self, fault: str) -> None:
+        if not self._has_warned:
+            log.warning(
+                "render.image_cache_stays", fault=fault, note="render-ws may show the old pixels of rewritten images"
+            )
+        self._has_warned = True

@@ -1,7 +1,7 @@
-"""Whether the disks that mipmaps are written to can take more: looked at while work goes on, not only before it.
+"""Output disks: whether the directories of the mipmaps can be written, checked before and during the work.
 
-A directory that took mipmaps carries a mark, an empty file. Where the mark is missing later, the directory is not the
-same one: its mount is gone, and what were written there would fill the disk below.
+A directory that mipmaps were written to carries a marker file. If the marker file is missing later, the mount is gone:
+writing would fill the parent disk.
 """
 
 import asyncio
@@ -25,84 +25,86 @@ from handlers.text import distinct_byte_sizes
 
 log = structlog.get_logger()
 
-MARK = ".temwatch"
-"""Name of the empty file in a directory that took mipmaps."""
+MARKER = ".temwatch"
+"""Name of the empty marker file in a directory that mipmaps were written to."""
 BUSY_S = 1.0
-"""Between looks while mipmaps are made, or are waited for; the reserve has to last for so long."""
+"""Between checks while mipmaps are made, or wait for a disk. The reserve has to last for this time."""
 IDLE_S = 10.0
 STUCK_S = 10.0
-"""A look that takes longer is stuck: the file server does not answer."""
-FIRST_LOOK_S = 5.0
-"""The start waits no longer for the first look."""
+"""A check that takes longer is stuck: the file server does not answer."""
+FIRST_CHECK_S = 5.0
+"""The longest time that the start waits for the first check."""
+
+RESUMES_HINT = "work resumes by itself"
 
 
 class Halt(asyncio.Event):
-    """Set as soon as no further tile is to be begun: the disk cannot take more, or the daemon stops."""
+    """Set when no further tile may be begun: the disk is not usable, or the daemon stops."""
 
     fault: StorageFault | None = None
-    """What was wrong with the disk when it was set first; it may be usable again since. None if the daemon stops."""
+    """First fault of the disk, which may be usable again since. None if the daemon stops."""
 
 
-class MipmapDisks:
-    """The directories that mipmaps are written to, each on its own.
+class OutputDisks:
+    """The output directories of all watches, each checked by itself.
 
     Parameters
     ----------
-    on_change : called when one can take mipmaps again.
+    on_usable : called when a directory can be written again.
     """
 
-    def __init__(self, settings: Callable[[], Settings], journal: Journal, on_change: Callable[[], None]) -> None:
+    def __init__(self, settings: Callable[[], Settings], journal: Journal, on_usable: Callable[[], None]) -> None:
         self._settings = settings
         self._journal = journal
-        self._on_change = on_change
-        self._seen: dict[Path, Disk] = {}
+        self._on_usable = on_usable
+        self._found: dict[Path, Disk] = {}
         self._used: set[Path] = set()
-        self._looks: dict[Path, asyncio.Future[Disk]] = {}
+        self._checks: dict[Path, asyncio.Future[Disk]] = {}
         self._halts: dict[Path, set[Halt]] = defaultdict(set)
         self._stopping = False
-        self.looked = asyncio.Event()
-        """Every directory was looked at once, or has not answered."""
+        self.checked = asyncio.Event()
+        """Set when every directory was checked once, or has not answered."""
 
-    # --- what steps ask
+    # --- for the steps
 
     def is_usable(self, directory: Path) -> bool:
-        """Whether mipmaps may be written there, by the last look; True where none was taken yet."""
-        disk = self._seen.get(directory)
+        """Whether mipmaps may be written there by the last check; True before the first one."""
+        disk = self._found.get(directory)
         return disk is None or not disk.problem
 
     async def require(self, mipmaps: MipmapSettings) -> None:
-        """Returns if mipmaps may be written to the directory now; the first time it is made and marked.
+        """Check that mipmaps may be written to the directory; make and mark it the first time.
 
         Raises
         ------
         StorageFault
-            If its disk has not the free space that is to be kept, is gone, or cannot be written.
+            If the directory is missing or cannot be written, or its disk has less than `min_free_bytes` free.
         """
         directory = mipmaps.output_dir
         if not await self._is_used(directory):
             await self._begin_to_use(directory)
-        await self._look([(directory, mipmaps.min_free_bytes)])
+        await self._check([(directory, mipmaps.min_free_bytes)])
         self.raise_fault(directory)
 
-    async def require_mark(self, directory: Path) -> None:
-        """Returns if the directory is the one that took mipmaps, whatever room it has.
+    async def require_marker(self, directory: Path) -> None:
+        """Check that the directory is the one that mipmaps were written to; its free space does not matter.
 
         Raises
         ------
         StorageFault
-            If it lacks its mark: its mount is gone, and what lies in its place is hidden once the mount is back.
+            If its marker file is missing.
         """
-        if await self._is_used(directory) and not await asyncio.to_thread((directory / MARK).exists):
-            raise StorageFault(str(directory), _lacks_its_mark(directory), "work goes on by itself")
+        if await self._is_used(directory) and not await asyncio.to_thread((directory / MARKER).exists):
+            raise StorageFault(str(directory), _marker_missing(directory), RESUMES_HINT)
 
     def raise_fault(self, directory: Path) -> None:
-        """Raises the StorageFault that the last look at the directory found, if it found one."""
+        """Raise the StorageFault that the last check of the directory found, if any."""
         if not self.is_usable(directory):
-            raise _fault(self._seen[directory])
+            raise _fault(self._found[directory])
 
     @contextlib.contextmanager
     def working(self, directory: Path) -> Iterator[Halt]:
-        """Yield what tells the work on a directory to begin no further tile."""
+        """Yield an event that is set when no further tile may be begun in the directory."""
         halt = Halt()
         if self._stopping:
             halt.set()
@@ -113,57 +115,58 @@ class MipmapDisks:
             self._halts[directory].discard(halt)
 
     def stop(self) -> None:
-        """No further tile is begun anywhere."""
+        """Begin no further tile in any directory."""
         self._stopping = True
         for halt in [halt for halts in self._halts.values() for halt in halts]:
             halt.set()
 
-    # --- looking
+    # --- checks
 
     async def run(self) -> None:
-        """Looks for as long as the daemon runs."""
+        """Check all directories from time to time, until cancelled."""
         while True:
             wanted = self._wanted()
-            self._seen = {directory: disk for directory, disk in self._seen.items() if directory in wanted}
+            self._found = {directory: disk for directory, disk in self._found.items() if directory in wanted}
             try:
-                await self._look(list(wanted.items()), STUCK_S if self.looked.is_set() else FIRST_LOOK_S)
+                await self._check(list(wanted.items()), STUCK_S if self.checked.is_set() else FIRST_CHECK_S)
             except Exception:  # it would end the daemon
                 log.exception("disk.bug")
-            self.looked.set()
+            self.checked.set()
             busy = any(self._halts.values()) or not all(map(self.is_usable, wanted))
             await asyncio.sleep(BUSY_S if busy else IDLE_S)
 
     def _wanted(self) -> dict[Path, int]:
-        """Directories, and the bytes to be kept free there."""
+        """Return directory -> bytes to be kept free."""
         return {watch.mipmaps.output_dir: watch.mipmaps.min_free_bytes for watch in self._settings().watch}
 
     def facts(self) -> tuple[Disk, ...]:
-        """What the last look found."""
-        if not self.looked.is_set():
-            problem = "has not been looked at yet"
+        """Return the results of the last check."""
+        if not self.checked.is_set():
+            problem = "has not been checked yet"
             return tuple(Disk(str(directory), None, needed, problem) for directory, needed in self._wanted().items())
-        return tuple(self._seen.values())
+        return tuple(self._found.values())
 
-    async def _look(self, wanted: list[tuple[Path, int]], timeout_s: float = STUCK_S) -> None:
+    async def _check(self, wanted: list[tuple[Path, int]], timeout_s: float = STUCK_S) -> None:
         for directory, needed_bytes in wanted:
-            if directory not in self._looks:
+            if directory not in self._checks:
                 used = await self._is_used(directory)
-                look = partial(look_at, directory, needed_bytes, used=used)
-                self._looks[directory] = in_thread(look, f"look at {directory}")
-        looks = {directory: self._looks[directory] for directory, _ in wanted if directory in self._looks}
-        if looks:
-            await asyncio.wait(looks.values(), timeout=timeout_s)
+                check = partial(check_directory, directory, needed_bytes, used=used)
+                self._checks[directory] = in_thread(check, f"check {directory}")
+        checks = {directory: self._checks[directory] for directory, _ in wanted if directory in self._checks}
+        if checks:
+            await asyncio.wait(checks.values(), timeout=timeout_s)
         for directory, needed_bytes in wanted:
-            if directory in looks:
-                self._take(directory, needed_bytes, looks[directory])
+            if directory in checks:
+                self._adopt(directory, needed_bytes, checks[directory])
 
-    def _take(self, directory: Path, needed_bytes: int, look: asyncio.Future[Disk]) -> None:
-        if look.done():
-            self._looks.pop(directory, None)
-            found = look.result()
+    def _adopt(self, directory: Path, needed_bytes: int, check: asyncio.Future[Disk]) -> None:
+        """Keep the result of a check; halt the work in a directory that is not usable."""
+        if check.done():
+            self._checks.pop(directory, None)
+            found = check.result()
         else:
-            found = Disk(str(directory), None, needed_bytes, "does not answer: see that its file server is up")
-        before, self._seen[directory] = self._seen.get(directory), found
+            found = Disk(str(directory), None, needed_bytes, "does not answer: check its file server")
+        before, self._found[directory] = self._found.get(directory), found
         if found.problem:
             for halt in self._halts[directory]:
                 halt.fault = halt.fault or _fault(found)
@@ -172,9 +175,9 @@ class MipmapDisks:
                 log.warning("disk.unusable", directory=str(directory), problem=found.problem)
         elif before is not None and before.problem:
             log.info("disk.usable", directory=str(directory), free_bytes=found.free_bytes)
-            self._on_change()
+            self._on_usable()
 
-    # --- the mark
+    # --- the marker
 
     async def _is_used(self, directory: Path) -> bool:
         if directory not in self._used and await self._journal.is_used_for_mipmaps(directory):
@@ -187,38 +190,38 @@ class MipmapDisks:
 
 
 def _fault(disk: Disk) -> StorageFault:
-    return StorageFault(disk.directory, disk.problem, "work goes on by itself")
+    return StorageFault(disk.directory, disk.problem, RESUMES_HINT)
 
 
 def _mark(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / MARK).touch()
+        (directory / MARKER).touch()
     except OSError as error:
         raise storage_fault(str(directory), "use the mipmap directory", error) from error
 
 
-def look_at(directory: Path, needed_bytes: int, *, used: bool) -> Disk:
-    """What a mipmap directory is like now. May block for as long as its file server likes.
+def check_directory(directory: Path, needed_bytes: int, *, used: bool) -> Disk:
+    """Return the state of an output directory. Blocks for as long as its file server does not answer.
 
     Parameters
     ----------
-    used : whether it took mipmaps before, and so must carry its mark.
+    used : whether mipmaps were written to it before, so that it must carry the marker file.
     """
     try:
-        if used and not (directory / MARK).exists():
-            return Disk(str(directory), None, needed_bytes, _lacks_its_mark(directory))
+        if used and not (directory / MARKER).exists():
+            return Disk(str(directory), None, needed_bytes, _marker_missing(directory))
         free_bytes = shutil.disk_usage(nearest(directory)).free
         problem = refusal(directory, used=used) or _shortage(free_bytes, needed_bytes)
     except OSError as error:
-        return Disk(str(directory), None, needed_bytes, f"cannot be looked at: {error.strerror or error}")
+        return Disk(str(directory), None, needed_bytes, f"cannot be accessed: {error.strerror or error}")
     return Disk(str(directory), free_bytes, needed_bytes, problem)
 
 
-def _lacks_its_mark(directory: Path) -> str:
+def _marker_missing(directory: Path) -> str:
     return (
-        f"lacks its mark {MARK}, so it is not the directory that took mipmaps: mount that one, "
-        f"or, if this one is meant, touch {directory / MARK}"
+        f"lacks the marker file {MARKER}, so its mount is probably gone: mount it, "
+        f"or, if this directory is the right one, touch {directory / MARKER}"
     )
 
 
@@ -226,4 +229,4 @@ def _shortage(free_bytes: int, needed_bytes: int) -> str:
     if free_bytes >= needed_bytes:
         return ""
     free, needed = distinct_byte_sizes(free_bytes, needed_bytes)
-    return f"has {free} free, less than the {needed} to be kept: free space there"
+    return f"has {free} free, but min_free_bytes is {needed}: free space there"

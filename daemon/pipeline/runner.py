@@ -31,14 +31,16 @@ from daemon.montages.states import (
 from daemon.pipeline import claims
 from daemon.pipeline.claims import Claim
 from daemon.pipeline.health import Metrics
-from daemon.pipeline.output_disks import MipmapDisks
+from daemon.pipeline.mipmap_step import Stopped
+from daemon.pipeline.output_disks import OutputDisks
 from daemon.pipeline.render_gate import RenderGate
 from daemon.pipeline.retry import CRASHES_BEFORE_PARKING, FIRST_DELAY_S, LONGEST_DELAY_S, Tries, retry_delay_s
 from daemon.pipeline.schedule import Schedule, Ticket
+from daemon.pipeline.section import MetafileChanged
 from daemon.pipeline.settle import Ignored, NotYet, Read, Settler
 from daemon.pipeline.stack_use import CloseRule
 from daemon.pipeline.stacks import StackKeeper
-from daemon.pipeline.steps import MetafileChanged, MipmapsLost, Steps, Stopped
+from daemon.pipeline.steps import MipmapsLost, Steps
 from daemon.system.threads import answers_within
 from handlers.errors import BugFault, Fault, RenderBroken, RenderUnavailable, StorageFault, WorkerFault
 from handlers.identity import FileIdentity
@@ -75,7 +77,7 @@ class PipelineRunner:
         steps: Steps,
         keeper: StackKeeper,
         gate: RenderGate,
-        disks: MipmapDisks,
+        disks: OutputDisks,
         metrics: Metrics,
         is_observable: Callable[[str], bool],
         look_again: Callable[[Path], object] = lambda _: None,
@@ -183,13 +185,13 @@ class PipelineRunner:
         self._changed.set()
 
     async def _hand_to_keeper(self, montage: Montage) -> None:
-        if self.closing(montage.watch) is not None:
-            self._keeper.touch(montage)
+        if self.close_rule(montage.watch) is not None:
+            self._keeper.request_close_for(montage)
             return
         await self._journal.record(montage.id, Event.COMPLETED, closed=False)
         await self.completed((montage.id,))
 
-    def closing(self, watch: str) -> CloseRule | None:
+    def close_rule(self, watch: str) -> CloseRule | None:
         """When the stacks of a watch are closed; None if never. At once for a watch that is no longer configured."""
         settings = self._watch(watch)
         if settings is None:

@@ -125,3 +125,13 @@ def close_due_in_s(use: StackUse, now: float, rule: CloseRule) -> float | None:
         at = min(at, max(use.requested_at + rule.at_latest_s, spaced_at))
     at = max(at, use.retry_at)
     return None if at == math.inf else max(0.0, at - now)
+
+
+def merge_rules(first: CloseRule, second: CloseRule) -> CloseRule:
+    """Return the rule of a stack that two watches write to: the longer quiet time, the earlier latest time.
+
+    >>> merge_rules(CloseRule(5.0, 90.0), CloseRule(1.0, 60.0))
+    CloseRule(after_s=5.0, at_latest_s=60.0)
+    """
+    latest = [rule.at_latest_s for rule in (first, second) if rule.at_latest_s]
+    return CloseRule(max(first.after_s, second.after_s), min(latest, default=0.0))

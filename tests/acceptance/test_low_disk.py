@@ -59,7 +59,7 @@ def test_a_mipmap_directory_whose_mount_is_gone_takes_nothing(rig: Rig, write):
     assert rig.daemon.stop() == 0
     rig.start()
     second = write(1051, specimen_id="s")
-    wait_for(lambda: any("lacks its mark" in reason for reason in rig.ready().get("reasons", ())), 30, "not ready")
+    wait_for(lambda: any("lacks the marker" in reason for reason in rig.ready().get("reasons", ())), 30, "not ready")
     rig.wait_until("ingested", second.metafile)
     assert list(rig.mipmaps.iterdir()) == []
     rig.mipmaps.rmdir()

@@ -14,6 +14,7 @@ import structlog
 import daemon.pipeline.circuit_breaker
 import daemon.pipeline.retry
 import daemon.pipeline.runner
+import daemon.pipeline.stack_closer
 import daemon.pipeline.stacks
 from daemon.config.settings import Settings
 from daemon.journal import rows
@@ -162,6 +163,7 @@ def hurry(monkeypatch: Any) -> None:
         daemon.pipeline.circuit_breaker,
         daemon.pipeline.runner,
         daemon.pipeline.stacks,
+        daemon.pipeline.stack_closer,
     ):
         monkeypatch.setattr(module, "FIRST_DELAY_S", 0.01, raising=False)
         monkeypatch.setattr(module, "LONGEST_DELAY_S", 0.05, raising=False)

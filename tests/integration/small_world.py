@@ -23,8 +23,8 @@ from daemon.pipeline.metafile_cache import MetafileCache
 from daemon.pipeline.recheck import Recheck
 from daemon.pipeline.runner import PipelineRunner
 from daemon.pipeline.schedule import Ticket
+from daemon.pipeline.section import MetafileChanged, MetafileGone
 from daemon.pipeline.settle import Ignored, NotYet, Settler
-from daemon.pipeline.steps import MetafileChanged, MetafileGone
 from daemon.watching.scan import NameRule, Tree
 from handlers.errors import Evidence, ImageFault, ImagesMissing, MetafileFault
 from handlers.identity import FileIdentity
@@ -101,7 +101,7 @@ class ToySteps:
 
     def __init__(self, world: "World") -> None:
         self._world = world
-        self._gone_since: dict[int, float] = {}
+        self._missing_since: dict[int, float] = {}
         self.metafiles = MetafileCache()
 
     def stop(self) -> None: ...
@@ -112,14 +112,14 @@ class ToySteps:
         try:
             content = montage.metafile.read_bytes()
         except OSError:
-            since = self._gone_since.setdefault(montage.id, world.now)
+            since = self._missing_since.setdefault(montage.id, world.now)
             if world.now - since <= watch.arrival_timeout_s:
-                raise MetafileGone(str(montage.metafile), "is gone since it had settled") from None
-            fault = MetafileFault(str(montage.metafile), "is gone since it had settled, for long")
+                raise MetafileGone(str(montage.metafile), "was deleted after it settled") from None
+            fault = MetafileFault(str(montage.metafile), "was deleted after it settled, and has been missing for long")
             raise fault.with_evidence(Evidence(montage.metafile, None)) from None
-        self._gone_since.pop(montage.id, None)
+        self._missing_since.pop(montage.id, None)
         if hashlib.sha256(content).hexdigest() != montage.digest:
-            raise MetafileChanged(str(montage.metafile), "changed after it had settled")
+            raise MetafileChanged(str(montage.metafile), "changed after it settled")
         return montage
 
     async def ingest(self, montage: Montage) -> None:
@@ -149,7 +149,7 @@ class ToyKeeper:
         self._world = world
         self.wanted: set[str] = set()
 
-    def touch(self, montage: Montage) -> None:
+    def request_close_for(self, montage: Montage) -> None:
         self.wanted |= set(montage.stacks)
 
     def wake(self) -> None: ...

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+import daemon.pipeline.stack_closer
 import daemon.pipeline.stacks
 from daemon.montages.states import Event, MontageState
-from daemon.pipeline.steps import Section, Steps
+from daemon.pipeline.section import Section
+from daemon.pipeline.steps import Steps
 from daemon.simulator.standin import serve_standin
 from handlers.errors import ImageFault, StackLocked
 from handlers.render.client import RenderClient, StackId, StackState
@@ -57,7 +59,7 @@ async def test_a_montage_superseded_while_its_stack_is_closed_and_locked_ends_no
 
         metafile = work.write()
         with monkeypatch.context() as locked:
-            locked.setattr(daemon.pipeline.stacks, "close_stack", lock_and_supersede)
+            locked.setattr(daemon.pipeline.stack_closer, "close_stack", lock_and_supersede)
             await work.notice(metafile)
             await work.reaches(metafile, MontageState.SUPERSEDED)
             await work.until(lambda: any(line["event"] == "stack.close_failed" for line in work.said))
@@ -78,7 +80,7 @@ async def test_a_montage_whose_tiles_somebody_goes_on_deleting_fails_alone(
             await client.delete_tile(stack, tile.tile_id)
         return await real(client, stack, zs, **options)
 
-    monkeypatch.setattr(daemon.pipeline.stacks, "close_stack", delete_and_close)
+    monkeypatch.setattr(daemon.pipeline.stack_closer, "close_stack", delete_and_close)
     async with bench(tmp_path, close_after_s=0.3) as work:
         bad, good = work.write(1050), work.write(1051)
         for metafile in (bad, good):
@@ -104,7 +106,7 @@ async def test_a_stack_that_somebody_empties_is_filled_again(tmp_path: Path, mon
             await client.delete_tiles(stack, 1050.0, [tile.tile_id for tile in await client.tile_bounds(stack, 1050.0)])
         return await real(client, stack, zs, **options)
 
-    monkeypatch.setattr(daemon.pipeline.stacks, "close_stack", empty_and_close)
+    monkeypatch.setattr(daemon.pipeline.stack_closer, "close_stack", empty_and_close)
     async with bench(tmp_path) as work:
         metafile = work.write(1050)
         await work.notice(metafile)
@@ -193,7 +195,7 @@ async def test_nobody_begins_to_write_to_a_stack_whose_close_is_overdue_until_it
 
         await write("zeroth")
         first = asyncio.create_task(write("first"))
-        await work.until(lambda: keeper.is_barred(RAW))
+        await work.until(lambda: keeper.is_blocked(RAW))
         second = asyncio.create_task(write("second"))
         await asyncio.sleep(0.1)
         assert not second.done()
@@ -211,8 +213,8 @@ async def test_a_derivation_that_never_ends_holds_nobody_up_for_ever(
         begun.append(stack)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(daemon.pipeline.stacks, "close_stack", hang)
-    monkeypatch.setattr(daemon.pipeline.stacks, "BARRED_S", 0.3)
+    monkeypatch.setattr(daemon.pipeline.stack_closer, "close_stack", hang)
+    monkeypatch.setattr(daemon.pipeline.stacks, "MOST_BLOCKED_S", 0.3)
     async with bench(tmp_path, client, close_after_s=0.0) as work:
         first, second = work.write(1050), work.write(1051)
         await work.notice(first)
@@ -274,7 +276,7 @@ async def test_a_stack_locked_by_a_person_is_left_alone(
         metafile = work.write(1050)
         await work.notice(metafile)
         await work.reaches(metafile, MontageState.FAILED)
-        monkeypatch.setattr(daemon.pipeline.stacks, "close_stack", locked)
+        monkeypatch.setattr(daemon.pipeline.stack_closer, "close_stack", locked)
         await work.until(lambda: any(line["event"] == "stack.close_failed" for line in work.said))
         async with asyncio.timeout(20):
             while await work.work.journal.open_stacks():  # noqa: ASYNC110
@@ -295,7 +297,7 @@ async def test_a_keeper_that_stops_begins_no_close_and_one_that_is_cancelled_in_
         begun.append(stack)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(daemon.pipeline.stacks, "close_stack", hang)
+    monkeypatch.setattr(daemon.pipeline.stack_closer, "close_stack", hang)
     async with bench(tmp_path, client, close_after_s=0.3) as work:
         first, second = work.write(1050), work.write(1051)
         await work.notice(first)
@@ -339,7 +341,7 @@ async def test_a_montage_whose_section_the_derivation_missed_waits_alone(
             await work.reaches(missed, MontageState.APPLIED)
             await work.until(lambda: any(line["event"] == "montage.not_closed" for line in work.said))
             problems = {line["fault"] for line in work.said if line["event"] == "montage.not_closed"}
-            assert all("its section data miss tiles of section 1050.0 at z 1050" in each for each in problems)
+            assert all("its section data lack tiles of section 1050.0 at z 1050" in each for each in problems)
             assert {line["metafile"] for line in work.said if line["event"] == "montage.not_closed"} == {str(missed)}
         await work.reaches(missed, MontageState.COMPLETE)
 
@@ -358,7 +360,7 @@ async def test_a_montage_whose_tile_somebody_deletes_while_its_stack_is_closed_i
             await client.delete_tiles(stack, 1050.0, deleted)
         return await real(client, stack, zs, **options)
 
-    monkeypatch.setattr(daemon.pipeline.stacks, "close_stack", delete_and_close)
+    monkeypatch.setattr(daemon.pipeline.stack_closer, "close_stack", delete_and_close)
     async with bench(tmp_path) as work:
         metafile = work.write()
         await work.notice(metafile)
@@ -383,7 +385,7 @@ async def test_a_close_that_a_bug_ends_is_a_failed_attempt_with_its_fault_and_do
             raise KeyError("planted")
         return await real(client, stack, zs, **options)
 
-    monkeypatch.setattr(daemon.pipeline.stacks, "close_stack", fail_once)
+    monkeypatch.setattr(daemon.pipeline.stack_closer, "close_stack", fail_once)
     async with bench(tmp_path) as work:
         metafile = work.write()
         await work.notice(metafile)

@@ -16,10 +16,11 @@ import pytest
 
 from daemon.journal.journal import Journal
 from daemon.montages.states import MontageState
+from daemon.pipeline import mipmap_step
 from daemon.pipeline import output_disks as disks
-from daemon.pipeline import steps
 from daemon.pipeline.health import Disk
-from daemon.pipeline.output_disks import MARK, MipmapDisks, look_at
+from daemon.pipeline.output_disks import MARKER, OutputDisks, check_directory
+from daemon.pipeline.steps import Steps
 from handlers.errors import StorageFault
 from tests.integration.inprocess import bench as at_work
 from tests.integration.inprocess import hurry
@@ -41,7 +42,7 @@ class Bench:
     def __init__(self, journal: Journal, *wanted: Any) -> None:
         self.wanted = list(wanted)
         self.woken = 0
-        self.disks = MipmapDisks(self._settings, journal, self._wake)
+        self.disks = OutputDisks(self._settings, journal, self._wake)
 
     def _settings(self) -> Any:
         return SimpleNamespace(watch=[SimpleNamespace(mipmaps=each) for each in self.wanted])
@@ -69,7 +70,7 @@ async def looking(bench: Bench) -> AsyncIterator[None]:
 async def test_a_directory_is_made_and_marked_when_it_is_used_first(journal, tmp_path):
     target = tmp_path / "a" / "mipmaps"
     await Bench(journal).disks.require(mipmaps(target))
-    assert [path.name for path in target.iterdir()] == [MARK]
+    assert [path.name for path in target.iterdir()] == [MARKER]
     assert await journal.is_used_for_mipmaps(target)
 
 
@@ -79,15 +80,15 @@ async def test_a_directory_that_took_mipmaps_and_lost_its_mark_is_refused_also_a
     shutil.rmtree(target)
     target.mkdir()  # the mount point, without what was mounted on it
     for bench in (Bench(journal), Bench(journal)):
-        with pytest.raises(StorageFault, match=r"lacks its mark .* mount that one"):
+        with pytest.raises(StorageFault, match=r"lacks the marker file .* mount it"):
             await bench.disks.require(mipmaps(target))
     assert list(target.iterdir()) == []
-    (target / MARK).touch()
+    (target / MARKER).touch()
     await Bench(journal).disks.require(mipmaps(target))
 
 
 async def test_a_disk_below_its_reserve_is_refused_with_figures(journal, tmp_path):
-    with pytest.raises(StorageFault, match="GB free, less than the"):
+    with pytest.raises(StorageFault, match="GB free, but min_free_bytes is"):
         await Bench(journal).disks.require(mipmaps(tmp_path / "m", 10**18))
 
 
@@ -119,7 +120,7 @@ async def test_a_mount_that_goes_in_the_middle_halts_the_work(journal, tmp_path,
     await bench.disks.require(target)
     async with looking(bench):
         with bench.disks.working(target.output_dir) as halt:
-            (target.output_dir / MARK).unlink()
+            (target.output_dir / MARKER).unlink()
             await until(halt.is_set, "halt")
 
 
@@ -136,7 +137,7 @@ async def test_a_disk_that_does_not_answer_is_not_waited_for(journal, tmp_path, 
     monkeypatch.setattr(disks, "STUCK_S", 0.1)
     free = threading.Event()
     monkeypatch.setattr(
-        disks, "look_at", lambda *arguments, **options: free.wait(30) and look_at(*arguments, **options)
+        disks, "check_directory", lambda *arguments, **options: free.wait(30) and check_directory(*arguments, **options)
     )
     bench, target = Bench(journal), mipmaps(tmp_path / "m")
     try:
@@ -188,13 +189,13 @@ async def test_a_disk_that_is_unusable_for_a_moment_leaves_no_montage_lying(tmp_
     """It is usable again by the time that the tiles under way have ended."""
     hurry(monkeypatch)
     monkeypatch.setattr(disks, "BUSY_S", 0.01)
-    real_look, real_make_all, dips = disks.look_at, steps.make_all, []
+    real_check, real_make_all, dips = disks.check_directory, mipmap_step.make_all, []
 
     def look(directory: Path, needed_bytes: int, *, used: bool) -> Disk:
         return (
             Disk(str(directory), None, needed_bytes, "is gone")
             if dips == ["now"]
-            else real_look(directory, needed_bytes, used=used)
+            else real_check(directory, needed_bytes, used=used)
         )
 
     async def make_all(*arguments: Any, stop: Any, **options: Any) -> None:
@@ -205,8 +206,8 @@ async def test_a_disk_that_is_unusable_for_a_moment_leaves_no_montage_lying(tmp_
             await until(lambda: work.work.disks.is_usable(tmp_path / "mipmaps"), "it is usable again")
         await real_make_all(*arguments, stop=stop, **options)
 
-    monkeypatch.setattr(disks, "look_at", look)
-    monkeypatch.setattr(steps, "make_all", make_all)
+    monkeypatch.setattr(disks, "check_directory", look)
+    monkeypatch.setattr(mipmap_step, "make_all", make_all)
     async with at_work(tmp_path) as work:
         metafile = work.write()
         await work.notice(metafile)
@@ -217,7 +218,7 @@ async def test_levels_written_below_a_mount_that_had_gone_are_made_again_once_it
     """The mount goes as the tiles are made, which nothing notices before the next look at it."""
     hurry(monkeypatch)
     levels, mount = tmp_path / "mipmaps", tmp_path / "mount"
-    real_make, real_apply, applied = steps.Steps.make_mipmaps, steps.Steps.apply, asyncio.Event()
+    real_make, real_apply, applied = Steps.make_mipmaps, Steps.apply, asyncio.Event()
     made: list[Any] = []
 
     async def make(self: Any, section: Any) -> None:
@@ -225,7 +226,7 @@ async def test_levels_written_below_a_mount_that_had_gone_are_made_again_once_it
         made.append(section)
         if len(made) == 1:
             levels.rename(mount)
-            shutil.copytree(mount, levels, ignore=shutil.ignore_patterns(MARK))
+            shutil.copytree(mount, levels, ignore=shutil.ignore_patterns(MARKER))
             for written in list(mount.rglob("*.tif")):
                 written.unlink()
 
@@ -235,8 +236,8 @@ async def test_levels_written_below_a_mount_that_had_gone_are_made_again_once_it
         finally:
             applied.set()
 
-    monkeypatch.setattr(steps.Steps, "make_mipmaps", make)
-    monkeypatch.setattr(steps.Steps, "apply", apply)
+    monkeypatch.setattr(Steps, "make_mipmaps", make)
+    monkeypatch.setattr(Steps, "apply", apply)
     async with at_work(tmp_path) as work:
         metafile = work.write()
         await work.notice(metafile)
@@ -251,9 +252,9 @@ async def test_levels_written_below_a_mount_that_had_gone_are_made_again_once_it
 IN_A_READ_ONLY_MOUNT = """
 mkdir {0}/out && mount -t tmpfs -o ro none {0}/out && exec {1} -c '
 from pathlib import Path
-from daemon.pipeline.output_disks import look_at
-print(look_at(Path("{0}/out/mipmaps"), 0, used=False).problem)
-print(look_at(Path("{0}/out"), 0, used=False).problem)
+from daemon.pipeline.output_disks import check_directory
+print(check_directory(Path("{0}/out/mipmaps"), 0, used=False).problem)
+print(check_directory(Path("{0}/out"), 0, used=False).problem)
 '
 """
 
@@ -272,29 +273,32 @@ def test_a_directory_that_is_mounted_read_only_is_told_of_with_what_a_service_ne
 
 def test_a_directory_of_somebody_else_is_told_of_until_it_was_used(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    assert "by user" in look_at(tmp_path / "mipmaps", 0, used=False).problem
-    (tmp_path / MARK).touch()
-    assert look_at(tmp_path, 0, used=True).problem == ""
+    assert "by user" in check_directory(tmp_path / "mipmaps", 0, used=False).problem
+    (tmp_path / MARKER).touch()
+    assert check_directory(tmp_path, 0, used=True).problem == ""
 
 
 def test_free_space_and_reserve_can_be_told_apart(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
-    problem = "has 1,000,000 bytes free, less than the 1,000,001 bytes to be kept: free space there"
-    assert look_at(tmp_path, 1_000_001, used=False).problem == problem
-    assert "has 1.00 MB free, less than the 268.44 MB" in look_at(tmp_path, 268_435_456, used=False).problem
+    problem = "has 1,000,000 bytes free, but min_free_bytes is 1,000,001 bytes: free space there"
+    assert check_directory(tmp_path, 1_000_001, used=False).problem == problem
+    assert (
+        "has 1.00 MB free, but min_free_bytes is 268.44 MB"
+        in check_directory(tmp_path, 268_435_456, used=False).problem
+    )
 
 
 async def test_a_disk_that_was_not_looked_at_is_not_ready(tmp_path: Path, journal: Journal, monkeypatch: Any) -> None:
-    monkeypatch.setattr("daemon.pipeline.output_disks.FIRST_LOOK_S", 0.1)
+    monkeypatch.setattr("daemon.pipeline.output_disks.FIRST_CHECK_S", 0.1)
     release = threading.Event()
     monkeypatch.setattr(
-        "daemon.pipeline.output_disks.look_at", lambda *_, **__: release.wait() and Disk(str(tmp_path), 1, 0)
+        "daemon.pipeline.output_disks.check_directory", lambda *_, **__: release.wait() and Disk(str(tmp_path), 1, 0)
     )
     bench = Bench(journal, mipmaps(tmp_path))
-    assert [disk.problem for disk in bench.disks.facts()] == ["has not been looked at yet"]
+    assert [disk.problem for disk in bench.disks.facts()] == ["has not been checked yet"]
     async with looking(bench):
         async with asyncio.timeout(20):
-            await bench.disks.looked.wait()
+            await bench.disks.checked.wait()
         assert "does not answer" in bench.disks.facts()[0].problem
         release.set()
         await until(lambda: not bench.disks.facts()[0].problem, "it answers")

@@ -1,4 +1,4 @@
-"""The keeper of stacks while a close takes long: others come, and go again."""
+"""The stack keeper during a long close: holders arrive and leave."""
 
 import asyncio
 import contextlib
@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from daemon.journal.journal import Journal
+from daemon.pipeline import stack_closer
 from daemon.pipeline.render_gate import RenderGate
-from daemon.pipeline.stack_use import CloseRule
-from daemon.pipeline.stacks import StackKeeper, _both
+from daemon.pipeline.stack_use import CloseRule, merge_rules
+from daemon.pipeline.stacks import StackKeeper
 from handlers.render.client import RenderClient, StackId
 
 STACK = StackId("em", "test", "s_raw")
@@ -19,19 +20,19 @@ STACK = StackId("em", "test", "s_raw")
 
 @dataclass
 class SlowRender:
-    """Takes as long to complete a stack as the test wants."""
+    """Client whose close ends when the test says so."""
 
     begun: int = 0
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def close(self, stack: StackId, zs: object = (), **_: object) -> None:
+    async def close_stack(self, *_: object, **__: object) -> None:
         self.begun += 1
         await self.ended.wait()
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What the keeper reads of a montage."""
+    """The fields of a montage that the keeper reads."""
 
     id: int = 1
     watch: str = "w"
@@ -65,13 +66,14 @@ class OneMontage:
 
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  what is waited for has no event
+        while not condition():  # noqa: ASYNC110  the condition has no event
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("comes_and_goes", [False, True])
-async def test_one_close_at_a_time_though_somebody_who_waited_for_it_gave_up(comes_and_goes):
+@pytest.mark.parametrize("holder_arrives", [False, True])
+async def test_a_holder_that_gives_up_waiting_does_not_start_a_second_close(monkeypatch, holder_arrives):
     render, journal = SlowRender(), OneMontage()
+    monkeypatch.setattr(stack_closer, "close_stack", render.close_stack)
     client: RenderClient = render  # type: ignore[assignment]
     kept: Journal = journal  # type: ignore[assignment]
     completed: list[tuple[int, ...]] = []
@@ -82,12 +84,12 @@ async def test_one_close_at_a_time_though_somebody_who_waited_for_it_gave_up(com
     keeper = StackKeeper(
         client,
         kept,
-        closing=lambda _: CloseRule(0.0),
+        close_rule=lambda _: CloseRule(0.0),
         may_close=lambda: True,
         gate=RenderGate(client, STACK, on_open=lambda: None),
         on_complete=on_complete,
         before_complete=lambda _: asyncio.sleep(0),
-        on_lost=lambda _: asyncio.sleep(0),
+        on_tiles_lost=lambda _: asyncio.sleep(0),
     )
 
     async def hold() -> None:
@@ -95,9 +97,9 @@ async def test_one_close_at_a_time_though_somebody_who_waited_for_it_gave_up(com
             raise AssertionError("held while it is being closed")
 
     running = asyncio.create_task(keeper.run())
-    keeper.touch(Applied())  # type: ignore[arg-type]
+    keeper.request_close_for(Applied())  # type: ignore[arg-type]
     await until(lambda: render.begun)
-    if comes_and_goes:
+    if holder_arrives:
         holder = asyncio.create_task(hold())
         await asyncio.sleep(0)
         holder.cancel()
@@ -114,7 +116,7 @@ async def test_one_close_at_a_time_though_somebody_who_waited_for_it_gave_up(com
         await running
 
 
-def test_a_stack_of_two_watches_is_closed_after_the_longer_quiet_and_by_the_sooner_latest_time():
-    assert _both(CloseRule(1.0, 0.0), CloseRule(5.0, 60.0)) == CloseRule(5.0, 60.0)
-    assert _both(CloseRule(5.0, 90.0), CloseRule(1.0, 60.0)) == CloseRule(5.0, 60.0)
-    assert _both(CloseRule(5.0, 0.0), CloseRule(1.0, 0.0)) == CloseRule(5.0, 0.0)
+def test_a_stack_of_two_watches_uses_the_longer_quiet_time_and_the_earlier_latest_time():
+    assert merge_rules(CloseRule(1.0, 0.0), CloseRule(5.0, 60.0)) == CloseRule(5.0, 60.0)
+    assert merge_rules(CloseRule(5.0, 90.0), CloseRule(1.0, 60.0)) == CloseRule(5.0, 60.0)
+    assert merge_rules(CloseRule(5.0, 0.0), CloseRule(1.0, 0.0)) == CloseRule(5.0, 0.0)

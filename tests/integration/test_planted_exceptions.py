@@ -9,14 +9,14 @@ import pytest
 
 from daemon.journal.journal import Journal
 from daemon.montages.states import MontageState
-from daemon.pipeline.output_disks import MipmapDisks
+from daemon.pipeline.output_disks import OutputDisks
 from daemon.pipeline.settle import Settler
 from daemon.pipeline.stacks import StackKeeper
 from daemon.pipeline.steps import Steps
 from handlers.render.client import RenderClient
 from tests.integration.inprocess import Bench, bench, hurry
 
-COLLABORATORS = (Journal, Settler, Steps, StackKeeper, MipmapDisks, RenderClient)
+COLLABORATORS = (Journal, Settler, Steps, StackKeeper, OutputDisks, RenderClient)
 ASKED_AT_THE_START = {
     *("Journal.count_crashes", "Journal.unfinished", "Journal.open_stacks", "Journal.watched_images"),
     "StackKeeper.resume",

@@ -11,8 +11,8 @@ from PIL import Image
 
 from daemon.montages.records import Montage
 from daemon.montages.states import MontageState
+from daemon.pipeline.section import Section, section_from_content
 from daemon.pipeline.stack_use import StackPhase
-from daemon.pipeline.steps import Section, section_of
 from daemon.simulator.standin_store import Stack, State, section_data
 from handlers.acquisition.parse import parse_metafile
 from handlers.errors import Fault
@@ -119,7 +119,7 @@ def _sections(story: "Story", rows: list[Row]) -> Iterator[tuple[Row, Section]]:
         if row.state == "complete" and row.metafile.exists():
             content = row.metafile.read_bytes()
             if hashlib.sha256(content).hexdigest() == row.digest:
-                yield row, section_of(_montage(row), story.settings.watch[0], content)
+                yield row, section_from_content(_montage(row), story.settings.watch[0], content)
 
 
 def _montage(row: Row) -> Montage:
@@ -259,8 +259,8 @@ def _nothing_is_held(story: "Story", _: list[Row]) -> Iterator[str]:
     for stack, use in keeper._uses.items():
         if use.holders or use.phase in (StackPhase.HELD, StackPhase.CLOSING):
             yield f"stack {stack} is {use}"
-    if keeper._barred:
-        yield f"nobody may write to stacks: {list(map(str, keeper._barred))}"
+    if keeper._blocked:
+        yield f"stacks are blocked: {list(map(str, keeper._blocked))}"
     if not daemon._gate.is_closed_circuit:
         yield f"the circuit is {daemon._gate._circuit}"
     if any(daemon._disks._halts.values()):

@@ -469,7 +469,7 @@ class Story:
 
     async def _kill_workers(self, _: Action) -> None:
         with contextlib.suppress(AttributeError):  # not that far yet
-            self.daemon._pipeline._steps._pool.executor.break_down()  # type: ignore[union-attr]
+            self.daemon._work.pool.executor.break_down()  # type: ignore[union-attr]
 
     async def _replay(self, action: Action) -> None:
         slot = self.slots[action.slot]

@@ -246,7 +246,7 @@ def test_a_mipmap_mount_that_vanishes_and_comes_back_costs_nothing(tmp_path, sca
             rounds(scale),
             lambda: mounts.unmount(mountpoint),
             lambda: mounts.mount("--bind", str(server), str(mountpoint)),
-            ("Read-only", "read-only", "lacks its mark"),
+            ("Read-only", "read-only", "lacks the marker file"),
         )
         account = audit(rig, metafiles, levels=LEVELS, inside=mounts.root)
         assert "Traceback" not in rig.daemon.log.read_text()

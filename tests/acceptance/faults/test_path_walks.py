@@ -278,7 +278,8 @@ class PathWalk(RuleBasedStateMachine):
 
     async def _check_gone(self, latest: Montage, told: str) -> None:
         """What FAILED because it is gone is not on disk under another path: it would have moved there."""
-        if latest.state is MontageState.FAILED and "is gone since" in str(latest.fault):
+        gone = ("is gone since", "after it settled")
+        if latest.state is MontageState.FAILED and any(text in str(latest.fault) for text in gone):
             alike = [each.metafile for each in await self.world.journal.duplicates(latest)]
             assert not [each for each in alike if each.exists()], told
 

@@ -1,0 +1,136 @@
+"""Mipmap step: makes the levels of every tile of a montage in the workers, and records each verified tile."""
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping
+
+import structlog
+
+from daemon.journal.journal import Journal
+from daemon.pipeline.changing_images import ChangingImages
+from daemon.pipeline.health import Metrics
+from daemon.pipeline.image_cache import RenderImageCache
+from daemon.pipeline.output_disks import OutputDisks
+from daemon.pipeline.section import Section
+from daemon.pipeline.stacks import StackKeeper
+from daemon.pipeline.tile_faults import add_evidence, image_evidence, merge_faults
+from daemon.system.threads import answers_within
+from handlers.errors import Evidence, Fault
+from handlers.generate_mipmaps import make_all
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.plan import MipmapPlan
+from handlers.mipmaps.report import MipmapReport
+from handlers.mipmaps.tile_jobs import mask_job, tile_job
+from handlers.render.client import RenderClient
+from handlers.workers.pool import WorkerPool
+
+log = structlog.get_logger()
+
+
+class Stopped(Exception):  # noqa: N818  not an error: the daemon was asked to stop
+    """The step ended between two tiles; the tiles made so far are recorded."""
+
+
+class MipmapStep:
+    """Makes mipmaps of several montages at once.
+
+    Parameters
+    ----------
+    in_flight : tiles given to the workers at once, over all montages; a little more than there are workers.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        client: RenderClient,
+        keeper: StackKeeper,
+        disks: OutputDisks,
+        pool: WorkerPool,
+        metrics: Metrics,
+        image_cache: RenderImageCache,
+        in_flight: int,
+    ) -> None:
+        self._journal = journal
+        self._client = client
+        self._keeper = keeper
+        self._disks = disks
+        self._pool = pool
+        self._metrics = metrics
+        self._image_cache = image_cache
+        self._slots = asyncio.Semaphore(in_flight)
+        self.changing_images = ChangingImages()
+
+    async def make(self, section: Section) -> None:
+        """Make the levels of every tile that is not recorded as made.
+
+        Raises
+        ------
+        Stopped
+            If the daemon was asked to stop; the tiles made so far are recorded.
+        StorageFault
+            If the disk of the mipmaps ran low or went away; the tiles made so far are recorded.
+        Fault
+            After all tiles were tried: names the tiles whose levels could not be made.
+        """
+        plan = section.watch.mipmap_plan().served_by(self._client.address, section.raw)
+        if section.raw == section.mipmapped:
+            async with self._keeper.holding(section.raw):
+                await self._make_levels(section, plan)
+        else:
+            await self._make_levels(section, plan)
+
+    async def _make_levels(self, section: Section, plan: MipmapPlan) -> None:
+        await self._disks.require(section.watch.mipmaps)
+        made = await self._journal.tiles_made(section.montage.id)
+        jobs = await asyncio.to_thread(_jobs, section, plan, made)
+        self._image_cache.begin(section.montage.id, is_resumed=bool(made))
+        if plan.reduction.method == "render" and await asyncio.to_thread(_is_any_level_present, jobs):
+            await self._image_cache.empty(section.raw)  # the pixels are read through this cache
+        async with answers_within(section.montage.metafile.parent, looks=len(jobs)):
+            before = await asyncio.to_thread(image_evidence, jobs)
+        faults: list[Fault] = []
+        notes: list[str] = []
+
+        async def record(reports: list[MipmapReport]) -> None:
+            notes.extend(note for report in reports for note in report.notes)
+            await self._record(section, reports, faults, before)
+
+        with self._disks.working(section.watch.mipmaps.output_dir) as halt:
+            await make_all(self._pool, jobs, record, slots=self._slots, stop=halt)
+        if notes:
+            log.warning("images.odd", images=len(notes), first=notes[0])
+        if faults:
+            raise merge_faults(section.montage, faults, len(section.specs))
+        if halt.is_set() and len(await self._journal.tiles_made(section.montage.id)) < len(made) + len(jobs):
+            raise halt.fault or Stopped
+        await self._image_cache.finish(section.montage.id, section.raw)
+        self.changing_images.forget(section.montage.id)
+
+    async def _record(
+        self, section: Section, reports: list[MipmapReport], faults: list[Fault], before: Mapping[str, Evidence]
+    ) -> None:
+        found = [await add_evidence(report.fault.to_fault(), before) for report in reports if report.fault]
+        faults += [self.changing_images.fault_for_now(section.montage.id, section.watch, fault) for fault in found]
+        done = [report for report in reports if not report.fault]
+        if done:
+            await self._journal.record_tiles(section.montage.id, {report.tile_id: report.level0 for report in done})
+        if any(level.replaced for report in reports for level in report.made):
+            self._image_cache.mark_rewritten(section.montage.id)
+        self._metrics.tiles.inc(len(done))
+        self._metrics.files.inc(sum(len(report.made) for report in done))
+        self._metrics.bytes.inc(sum(level.bytes for report in done for level in report.made))
+
+
+def _jobs(section: Section, plan: MipmapPlan, made: Collection[str]) -> list[MipmapJob]:
+    """Return a job for each tile, and for the mask that all tiles share, except those recorded as made."""
+    tiles = section.level0()
+    directory = section.montage.metafile.parent
+    jobs = [tile_job(tile, plan, directory) for tile in tiles if tile.tile_id not in made]
+    if tiles[0].mask is not None and str(tiles[0].mask) not in made:
+        jobs.append(mask_job(tiles[0], plan))
+    return jobs
+
+
+def _is_any_level_present(jobs: Iterable[MipmapJob]) -> bool:
+    """Whether the first level of any job is on disk already."""
+    return any(path.exists() for job in jobs for _, path in job.outputs[:1])

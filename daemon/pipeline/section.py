@@ -1,0 +1,136 @@
+"""Section: a settled montage with its metafile, tile specs and stacks, as the steps use it."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from daemon.config.watch_settings import WatchSettings
+from daemon.montages.records import Montage
+from daemon.pipeline.metafile_cache import MetafileCache
+from daemon.system.threads import answers_within
+from handlers.acquisition.arrival import read_metafile
+from handlers.acquisition.image_names import image_path
+from handlers.acquisition.metafile import Metafile
+from handlers.acquisition.parse import parse_metafile
+from handlers.acquisition.tilespec import TileSpec, shared_transform_for, tile_specs_for
+from handlers.errors import Evidence, MetafileFault, StorageFault, Waiting
+from handlers.mipmaps.plan import Level0
+from handlers.render.client import StackId
+
+
+class MetafileChanged(MetafileFault):
+    """The file holds another content than its montage; the next scan makes a new montage of it."""
+
+    waiting_helps = Waiting.ALWAYS
+
+
+class MetafileGone(MetafileFault):
+    """The file is missing; it may reappear there or under another path."""
+
+    waiting_helps = Waiting.ALWAYS
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A montage with the content of its metafile."""
+
+    montage: Montage
+    watch: WatchSettings
+    metafile: Metafile
+    specs: tuple[TileSpec, ...]
+    transform: Mapping[str, Any] | None
+    """Lens correction shared by the tiles; None if the metafile has none or the watch does not use it."""
+    raw: StackId
+    mipmapped: StackId
+
+    @property
+    def z(self) -> float:
+        """Place of the section in the stack."""
+        assert self.montage.z is not None
+        return self.montage.z
+
+    @property
+    def resolution_nm(self) -> tuple[float, float, float]:
+        """Pixel size in x and y from the calibration, section distance from the configuration."""
+        return *self.metafile.header.highmag.pixel_size_nm, self.watch.stacks.resolution_z
+
+    def level0(self) -> list[Level0]:
+        """Return the image, mask and size of every tile."""
+        directory, camera = self.montage.metafile.parent, self.metafile.header.camera
+        mask = Path(self.watch.tilespecs.mask) if self.watch.tilespecs.mask else None
+        brightest = self.watch.tilespecs.maximum_intensity
+        return [
+            Level0(spec["tileId"], image_path(directory, tile.img_path), mask, camera.width, camera.height, brightest)
+            for spec, tile in zip(self.specs, self.metafile.tiles, strict=True)
+        ]
+
+
+def section_from_content(montage: Montage, watch: WatchSettings, content: bytes) -> Section:
+    """Return the section of a settled montage. Raises as `parse_metafile` and `section_from_metafile`."""
+    return section_from_metafile(montage, watch, parse_metafile(content, str(montage.metafile)))
+
+
+def section_from_metafile(montage: Montage, watch: WatchSettings, metafile: Metafile) -> Section:
+    """Return the section of a settled montage. Raises as `tile_specs_for` and `shared_transform_for`."""
+    assert montage.z is not None
+    assert montage.raw_stack is not None
+    assert montage.mipmapped_stack is not None
+    transform = shared_transform_for(metafile) if watch.tilespecs.shared_transform else None
+    specs = tile_specs_for(
+        metafile,
+        montage.z,
+        montage.metafile.parent,
+        watch.tilespec_options(),
+        shared_transform_id=transform["id"] if transform else None,
+    )
+    raw, mipmapped = StackId.parse(montage.raw_stack), StackId.parse(montage.mipmapped_stack)
+    return Section(montage, watch, metafile, specs, transform, raw, mipmapped)
+
+
+class SectionReader:
+    """Reads the metafiles of settled montages again, before each step."""
+
+    def __init__(self) -> None:
+        self.metafiles = MetafileCache()
+        """Shared with settling, which parses the metafiles first."""
+        self._missing_since: dict[int, float] = {}
+
+    async def read(self, montage: Montage, watch: WatchSettings) -> Section:
+        """Return the section; the metafile must still hold the content that settled.
+
+        Raises
+        ------
+        MetafileChanged
+            If the metafile holds another content.
+        MetafileGone, MetafileFault
+            If the metafile is missing: up to `arrival_timeout_s`, and after that.
+        """
+        try:
+            async with answers_within(montage.metafile):
+                content = await read_metafile(montage.metafile)
+        except StorageFault as fault:
+            if isinstance(fault.__cause__, FileNotFoundError):
+                raise self._missing(montage, watch) from None
+            raise
+        self._missing_since.pop(montage.id, None)
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != montage.digest:
+            raise MetafileChanged(
+                str(montage.metafile), "changed after it settled", "the next scan reads its present content"
+            )
+        metafile = await self.metafiles.parse(content, digest, str(montage.metafile))
+        return await asyncio.to_thread(section_from_metafile, montage, watch, metafile)
+
+    def _missing(self, montage: Montage, watch: WatchSettings) -> MetafileFault:
+        missing_s = time.monotonic() - self._missing_since.setdefault(montage.id, time.monotonic())
+        subject, problem = str(montage.metafile), "was moved, renamed or deleted after it settled"
+        hint = "move it back to resume this montage; under another path it makes a new montage"
+        if missing_s <= watch.arrival_timeout_s:
+            return MetafileGone(subject, problem, hint)
+        self._missing_since.pop(montage.id)
+        problem += f", and has been missing for more than {watch.arrival_timeout_s:g} s"
+        return MetafileFault(subject, problem, hint).with_evidence(Evidence(montage.metafile, None))

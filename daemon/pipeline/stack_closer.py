@@ -1,0 +1,215 @@
+"""One close of a stack: make it COMPLETE, compare its layers, and record what follows for each of its montages."""
+
+import asyncio
+import contextlib
+import random
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
+
+import structlog
+
+from daemon.journal.journal import Journal
+from daemon.montages.records import Montage, Outcome
+from daemon.montages.states import Event, IllegalTransition, MontageState, Step
+from daemon.pipeline.opened_stacks import OpenedStacks
+from daemon.pipeline.render_gate import RenderGate
+from daemon.pipeline.retry import LONGEST_DELAY_S, Tries, retry_delay_s
+from handlers.errors import (
+    BugFault,
+    Fault,
+    ReadBackDiffers,
+    RenderBroken,
+    RenderRefused,
+    RenderUnavailable,
+    StackLocked,
+    StackMissing,
+    StackReopened,
+)
+from handlers.render.client import RenderClient, StackId
+from handlers.render.closing import LayerCheck, close_stack
+
+log = structlog.get_logger()
+
+DELETED_HINT = "another program deletes tiles from this stack; replay the montage"
+
+
+class StackCloser:
+    """Closes stacks and journals the outcome.
+
+    Parameters
+    ----------
+    on_closed : called when render-ws has completed a stack: steps may open it again, while its layers are compared.
+    on_complete, before_complete, on_tiles_lost : as for StackKeeper.
+    """
+
+    def __init__(
+        self,
+        client: RenderClient,
+        journal: Journal,
+        gate: RenderGate,
+        opened: OpenedStacks,
+        *,
+        on_closed: Callable[[StackId], None],
+        on_complete: Callable[[tuple[int, ...]], Awaitable[None]],
+        before_complete: Callable[[Collection[Montage]], Awaitable[None]],
+        on_tiles_lost: Callable[[Montage], Awaitable[None]],
+        clock: Callable[[], float],
+    ) -> None:
+        self._client = client
+        self._journal = journal
+        self._gate = gate
+        self._opened = opened
+        self._on_closed = on_closed
+        self._on_complete = on_complete
+        self._before_complete = before_complete
+        self._on_tiles_lost = on_tiles_lost
+        self._clock = clock
+        self._tries = Tries()
+        self._failures: dict[StackId, int] = {}
+        """Consecutive failed closes of stacks without a waiting montage."""
+
+    async def close(self, stack: StackId) -> float | None:
+        """Close a stack for all its APPLIED montages.
+
+        Returns
+        -------
+        Seconds until the next attempt; None if no further close is needed.
+        """
+        montages = await self._journal.montages(states=[MontageState.APPLIED], stack=str(stack), limit=100_000)
+        if not montages and stack not in self._opened:
+            return None
+        attempts = await self._journal.begin_attempts([montage.id for montage in montages], Step.CLOSE)
+        try:
+            return await self._attempt(stack, montages, attempts)
+        except (Exception, asyncio.CancelledError):  # an attempt left open would count as a crash
+            await self._journal.stop_attempts(attempts)
+            raise
+
+    async def _attempt(
+        self, stack: StackId, montages: Collection[Montage], attempts: Mapping[int, int]
+    ) -> float | None:
+        began = self._clock()
+        try:
+            faults = await self._close_and_compare(stack, montages)
+            await self._before_complete(montages)
+        except Fault as fault:
+            return await self._not_closed(stack, montages, attempts, fault)
+        except Exception as error:
+            log.exception("stack.close_bug", stack=str(stack))
+            return await self._not_closed(stack, montages, attempts, BugFault.of(str(stack), error))
+        self._gate.worked()
+        self._failures.pop(stack, None)
+        present = [montage.id for montage in montages if montage.id not in faults]
+        complete = await self._journal.record_closing(str(stack), present)
+        await self._journal.end_attempts((attempts[each] for each in present), Outcome.DONE)
+        for montage_id in complete:
+            self._tries.forget(montage_id)
+        log.info("stack.closed", stack=str(stack), montages=len(present), seconds=round(self._clock() - began, 1))
+        await self._on_complete(complete)
+        delays = [
+            await self._record_fault(montage, attempts[montage.id], faults[montage.id])
+            for montage in montages
+            if montage.id in faults
+        ]
+        return min((delay_s for delay_s in delays if delay_s is not None), default=None)
+
+    async def _close_and_compare(self, stack: StackId, montages: Collection[Montage]) -> dict[int, Fault]:
+        """Close the stack and look up every tile of the montages; return the fault of each montage that lacks some."""
+        faults: dict[int, Fault] = {}
+        by_z: defaultdict[float, list[Montage]] = defaultdict(list)
+        for montage in montages:
+            if montage.z is not None:
+                by_z[montage.z].append(montage)
+
+        async def is_right(layer: LayerCheck) -> bool:
+            for montage in by_z[layer.z]:
+                fault = _fault_in_layer(stack, montage, await self._journal.tile_ids(montage.id), layer)
+                faults.pop(montage.id, None)
+                if fault is not None:
+                    faults[montage.id] = fault
+            return not layer.differing
+
+        try:
+            on_complete = partial(self._closed, stack)
+            await close_stack(self._client, stack, sorted(by_z), is_right=is_right, on_complete=on_complete)
+        except RenderRefused:
+            if await self._client.z_values(stack):
+                raise
+            return {montage.id: _empty_stack_fault(stack, montage) for montage in montages}
+        return faults
+
+    async def _closed(self, stack: StackId) -> None:
+        await self._opened.discard(stack)
+        self._on_closed(stack)
+
+    async def _record_fault(self, montage: Montage, attempt: int, fault: Fault) -> float | None:
+        """Record the fault of a montage that lacks tiles in a closed stack. Returns as `_retry_or_fail`."""
+        log.warning("montage.not_closed", montage=montage.id, metafile=str(montage.metafile), fault=str(fault))
+        await self._journal.end_attempt(attempt, Outcome.FAILED, fault)
+        return await self._retry_or_fail(montage, fault)
+
+    async def _retry_or_fail(self, montage: Montage, fault: Fault) -> float | None:
+        """Return the seconds until the montage's stack is closed again.
+
+        None if the montage FAILED, or is applied again first.
+        """
+        chance = random.random()  # noqa: S311  jitter
+        delay_s = self._tries.delay_s(montage.id, fault, montage.attempt + 1, chance)
+        with contextlib.suppress(IllegalTransition):  # the montage was superseded during the close
+            if delay_s is None:
+                self._tries.forget(montage.id)
+                await self._journal.fail(montage.id, fault)
+            elif isinstance(fault, StackMissing | ReadBackDiffers):
+                because = f"{fault.subject}: {fault.problem}"
+                await self._on_tiles_lost(await self._journal.record(montage.id, Event.TILES_LOST, because=because))
+                return None
+        return delay_s
+
+    async def _not_closed(
+        self, stack: StackId, montages: Collection[Montage], attempts: Mapping[int, int], fault: Fault
+    ) -> float | None:
+        """Record that a stack could not be closed; return the seconds until the next attempt, None if none follows."""
+        await self._gate.failed(stack, fault)
+        log.warning("stack.close_failed", stack=str(stack), fault=str(fault), montages=len(montages))
+        await self._journal.end_attempts(attempts.values(), Outcome.FAILED, fault)
+        if isinstance(fault, RenderUnavailable | RenderBroken) and not self._gate.is_closed_circuit:
+            return 0.0  # the gate decides when to retry, and no montage loses an attempt
+        delays = [await self._retry_or_fail(montage, fault) for montage in montages]
+        waiting = [delay_s for delay_s in delays if delay_s is not None]
+        return min(waiting) if waiting else await self._close_without_montages(stack, fault)
+
+    async def _close_without_montages(self, stack: StackId, fault: Fault) -> float | None:
+        """Return the seconds until the next close of a stack that has no waiting montage but was opened here."""
+        if isinstance(fault, StackLocked | StackMissing | RenderRefused):
+            self._failures.pop(stack, None)
+            await self._closed(stack)
+        if stack not in self._opened:
+            return None
+        self._failures[stack] = failures = self._failures.get(stack, 0) + 1
+        delay_s = retry_delay_s(fault, failures, random.random())  # noqa: S311  jitter
+        return LONGEST_DELAY_S if delay_s is None else delay_s
+
+
+def _fault_in_layer(stack: StackId, montage: Montage, tile_ids: frozenset[str], layer: LayerCheck) -> Fault | None:
+    """Return the fault of a montage whose tiles the layer or its section data lack; None if every tile was derived."""
+    ours = [tile for tile in layer.tiles if tile.tile_id in tile_ids]
+    if missing := tile_ids.difference(tile.tile_id for tile in ours):
+        return ReadBackDiffers(
+            str(stack),
+            f"lacks {len(missing)} of {len(tile_ids)} tiles of {montage.metafile.name} after closing, "
+            f"such as {min(missing)}",
+            DELETED_HINT,
+        )
+    if missed := layer.differing.intersection(tile.section_id for tile in ours if tile.section_id is not None):
+        return StackReopened(
+            str(stack),
+            f"is COMPLETE, but its section data lack tiles of section {min(missed)} at z {layer.z:g}",
+            "another program writes to this stack",
+        )
+    return None
+
+
+def _empty_stack_fault(stack: StackId, montage: Montage) -> Fault:
+    problem = f"expected the tiles of {montage.metafile.name}, but the stack is empty"
+    return ReadBackDiffers(str(stack), problem, DELETED_HINT)

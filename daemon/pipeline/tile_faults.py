@@ -1,0 +1,57 @@
+"""Faults of single tiles: the file whose change ends a fault, and the one fault of a montage with several."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from daemon.montages.records import Montage
+from daemon.system.threads import answers_within
+from handlers.errors import Evidence, Fault, ImageFault, StorageFault, Waiting
+from handlers.mipmaps.job import MipmapJob
+from handlers.text import abbreviate
+
+FAULTS_SHOWN = 10
+
+
+def image_evidence(jobs: Sequence[MipmapJob]) -> dict[str, Evidence]:
+    """Return the present identity of the image of each job, by the subject of its faults. Blocking."""
+    return {str(image): Evidence.of(image) for image in {job.level0 for job in jobs}}
+
+
+async def add_evidence(fault: Fault, before: Mapping[str, Evidence]) -> Fault:
+    """Return the fault of a job with the image or level that has to change before a retry can help.
+
+    Without it if the file server does not answer.
+
+    Parameters
+    ----------
+    before : `image_evidence` from before the jobs: an image that was repaired during its job has changed since.
+    """
+    try:
+        async with answers_within(Path(fault.subject)):
+            return await asyncio.to_thread(_add_evidence, fault, before)
+    except StorageFault:
+        return fault
+
+
+def _add_evidence(fault: Fault, before: Mapping[str, Evidence]) -> Fault:
+    path = Path(fault.subject)
+    if fault.waiting_helps is Waiting.ALWAYS or not path.is_absolute():
+        return fault
+    return fault.with_evidence(before.get(fault.subject) or Evidence.of(path))
+
+
+def merge_faults(montage: Montage, faults: Sequence[Fault], tile_count: int) -> Fault:
+    """Return one fault for the montage: the worst decides, that is the fault that waiting helps least."""
+    order = {Waiting.NEVER: 0, Waiting.LIMITED: 1, Waiting.ALWAYS: 2}
+    worst = min(faults, key=lambda fault: order[fault.waiting_helps])
+    if len(faults) == 1:
+        return worst
+    texts = abbreviate([f"{Path(fault.subject).name}: {fault.problem}" for fault in faults], FAULTS_SHOWN, "; ")
+    kind = type(worst) if worst.waiting_helps is not Waiting.NEVER else ImageFault
+    merged = kind(
+        str(montage.metafile),
+        f"mipmaps of {len(faults)} of {tile_count} tiles could not be made: {texts}",
+        worst.hint,
+    )
+    return merged.with_evidence(worst.evidence) if worst.evidence else merged
