@@ -1,1 +1,1 @@
-"""What a microscope left on disk, as values: metafile, tiles, positions, z, and whether the images have arrived."""
+"""Files of a microscope as values: metafile, tiles, positions, z, and whether the images have arrived."""

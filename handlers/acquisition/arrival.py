@@ -1,4 +1,4 @@
-"""What of a metafile has arrived: its bytes, and its images by their headers."""
+"""Whether a metafile and its images have arrived: bytes of the one, headers of the others."""
 
 import asyncio
 import errno
@@ -17,60 +17,60 @@ from handlers.regular_file import NotRegular, read_regular
 
 @dataclass(frozen=True, slots=True)
 class ImageProblem:
-    """An image that is not there or not whole."""
+    """An image that is missing, incomplete or still a placeholder."""
 
     path: Path
     why: str
     identity: FileIdentity | None = None
-    """Of the file; None if it is not there."""
+    """Identity of the file; None if there is none."""
     hint: str = "copy it there again"
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """Which images of a metafile are not there yet, and which are there but cannot be read."""
+    """State of all images of a metafile."""
 
     missing: tuple[ImageProblem, ...]
     unreadable: tuple[ImageProblem, ...]
 
     placeholders: tuple[ImageProblem, ...]
-    """Images whose time is one that a copy program sets until the content is there, readable or not."""
+    """Images with a modification time that a copy program sets until it has copied the content, readable or not."""
 
     newest_ctime_ns: int
-    """Youngest change time of the images that are whole."""
+    """Latest change time of the complete images."""
     fingerprint: int
-    """Changes when any of the images that are whole changes its identity."""
+    """Hash of the identities of the complete images: it changes when any of them changes."""
     bits: frozenset[int] = frozenset()
-    """Bits per pixel of the images that are whole."""
+    """Bits per pixel of the complete images."""
 
     @property
     def whole(self) -> bool:
-        """Whether every image is there and whole."""
+        """Whether every image is there and complete."""
         return not self.missing and not self.unreadable
 
 
 def check_images(metafile: Metafile, directory: Path) -> Arrival:
-    """Looks at the header and length of every image; decodes none. None may lead out of the directory.
+    """Check the header and length of every image, without decoding any. No image may lie outside the directory.
 
     Raises
     ------
     ImageFault
-        If an image has another size than the metafile's header says: that cannot be meant.
+        If the size of an image differs from that in the metafile's header.
     MetafileFault
-        If it names an image as no disk can.
+        If the name of an image is invalid.
     StorageFault
-        If the directory cannot be looked at.
+        If an image cannot be accessed.
     """
-    seen = _Seen(directory, metafile.header.camera)
+    check = _ImageCheck(directory, metafile.header.camera)
     with ImageDirectory(directory) as images:
         for tile in metafile.tiles:
             require_contained(tile.img_path, directory)
-            seen.look_at(images, tile.img_path)
-    return seen.arrival()
+            check.inspect(images, tile.img_path)
+    return check.arrival()
 
 
-class _Seen:
-    """What was seen of the images so far."""
+class _ImageCheck:
+    """Results of the images inspected so far."""
 
     def __init__(self, directory: Path, camera: Camera) -> None:
         self._directory = directory
@@ -81,31 +81,31 @@ class _Seen:
         self._identities: list[FileIdentity] = []
         self._bits: set[int] = set()
 
-    def look_at(self, images: ImageDirectory, img_path: str) -> None:
+    def inspect(self, images: ImageDirectory, img_path: str) -> None:
         path = self._directory / img_path
         try:
             info, identity = images.inspect(img_path)
         except (FileNotFoundError, NotADirectoryError):
             self._missing.append(ImageProblem(path, f"{path.name} is missing"))
         except ImageFault as fault:
-            self._cannot_read(path, fault, Evidence.of(path).identity)
+            self._add_unreadable(path, fault, Evidence.of(path).identity)
         except OSError as error:
-            raise _cannot_look(self._directory, img_path, error) from error
+            raise _access_fault(self._directory, img_path, error) from error
         else:
-            self._read(path, info, identity)
+            self._add(path, info, identity)
 
-    def _cannot_read(self, path: Path, fault: ImageFault, identity: FileIdentity | None) -> None:
+    def _add_unreadable(self, path: Path, fault: ImageFault, identity: FileIdentity | None) -> None:
         self._unreadable.append(ImageProblem(path, f"{path.name} {fault.problem}", identity, fault.hint))
         if identity is not None and identity.has_placeholder_time:
             self._placeholders.append(_placeholder(path, identity))
 
-    def _read(self, path: Path, info: ImageInfo, identity: FileIdentity) -> None:
+    def _add(self, path: Path, info: ImageInfo, identity: FileIdentity) -> None:
         if (info.width, info.height) != (self._camera.width, self._camera.height):
-            fault = _other_size(path, info, self._camera)
+            fault = _size_fault(path, info, self._camera)
             if not identity.has_placeholder_time:
-                # As it was before it was read: one that is replaced meanwhile is another.
+                # The identity from before the file was read: a replacement made meanwhile counts as a change.
                 raise fault.with_evidence(Evidence(path, identity))
-            self._cannot_read(path, fault, identity)
+            self._add_unreadable(path, fault, identity)
             return
         if identity.has_placeholder_time:
             self._placeholders.append(_placeholder(path, identity))
@@ -125,27 +125,28 @@ class _Seen:
 
 def _placeholder(path: Path, identity: FileIdentity) -> ImageProblem:
     moment = datetime.fromtimestamp(0, UTC) + timedelta(seconds=identity.mtime_ns // 10**9)
-    why = f"{path.name} has the time {moment:%Y-%m-%d %H:%M:%S}, a placeholder until its content is there"
+    time = f"{moment:%Y-%m-%d %H:%M:%S}"
+    why = f"{path.name} has the time {time}, a placeholder that copy programs set until the content is there"
     return ImageProblem(path, why, identity)
 
 
-def _cannot_look(directory: Path, img_path: str, error: OSError) -> MetafileFault | StorageFault:
-    if error.errno == errno.ENAMETOOLONG:  # no waiting makes a disk take such a name
-        problem = f"img_path {img_path[:60]!r}... is a longer name than the disk takes"
-        return MetafileFault(str(directory), problem, "see what wrote the metafile")
-    return storage_fault(str(directory / img_path), "look at the image", error)
+def _access_fault(directory: Path, img_path: str, error: OSError) -> MetafileFault | StorageFault:
+    if error.errno == errno.ENAMETOOLONG:  # waiting does not help
+        problem = f"img_path {img_path[:60]!r}... is longer than the disk's limit for names"
+        return MetafileFault(str(directory), problem, "check the program that wrote the metafile")
+    return storage_fault(str(directory / img_path), "access the image", error)
 
 
-def _other_size(path: Path, info: ImageInfo, camera: Camera) -> ImageFault:
+def _size_fault(path: Path, info: ImageInfo, camera: Camera) -> ImageFault:
     return ImageFault(
         str(path),
-        f"is {info.width}x{info.height} pixels, but its metafile's camera_info says {camera.width}x{camera.height}",
-        "find out which of the two is wrong; nothing was ingested",
+        f"should have {camera.width}x{camera.height} pixels by the metafile, has {info.width}x{info.height}",
+        "correct the image or the metafile; nothing was ingested",
     )
 
 
 def depth_warnings(bits: frozenset[int], maximum_intensity: float) -> list[str]:
-    """What is odd about the bits per pixel of a montage's images, and the value that render is to show white.
+    """Return warnings about the bits per pixel of a montage's images and the value that render displays white.
 
     >>> depth_warnings(frozenset({8}), 255)
     []
@@ -153,24 +154,26 @@ def depth_warnings(bits: frozenset[int], maximum_intensity: float) -> list[str]:
     if len(bits) > 1:
         return [f"images have {' and '.join(map(str, sorted(bits)))} bits per pixel"]
     if bits == {16} and maximum_intensity <= 255:
-        return [f"images have 16 bits per pixel, but render shows everything above {maximum_intensity:g} white"]
+        return [f"images have 16 bits per pixel, but render displays all values above {maximum_intensity:g} white"]
     if bits == {8} and maximum_intensity > 255:
-        return [f"images have 8 bits per pixel, but only {maximum_intensity:g} is shown white: they will look dark"]
+        return [
+            f"images have 8 bits per pixel, but render displays only {maximum_intensity:g} white: they will look dark"
+        ]
     return []
 
 
 async def read_metafile(path: Path, *, follow_links: bool = False) -> bytes:
-    """`metafile_content`, in a thread."""
+    """Call `metafile_content` in a thread."""
     return await asyncio.to_thread(metafile_content, path, follow_links=follow_links)
 
 
 def metafile_content(path: Path, *, follow_links: bool = False) -> bytes:
-    """Return the content of a file that is no longer than a metafile may be. Blocking.
+    """Return the content of a metafile of at most MAX_METAFILE_BYTES. Blocking.
 
     Raises
     ------
     MetafileFault
-        If it is longer, or not a regular file.
+        If the file is longer, or not a regular file.
     StorageFault
         If it cannot be read.
     """
@@ -181,20 +184,20 @@ def metafile_content(path: Path, *, follow_links: bool = False) -> bytes:
     except OSError as error:
         raise storage_fault(str(path), "read the metafile", error) from error
     if len(content) > MAX_METAFILE_BYTES:
-        raise too_large(path, f"over {MAX_METAFILE_BYTES}")
+        raise too_large(path, f"more than {MAX_METAFILE_BYTES}")
     return content
 
 
 def not_a_metafile(path: Path) -> MetafileFault:
     """Return the fault of a metafile that is a link, a directory, a pipe, a socket or a device."""
-    hint = "links and devices are not followed; put the file itself there"
+    hint = "put the file itself there: links and devices are not followed"
     return MetafileFault(str(path), NotRegular.problem, hint)
 
 
 def too_large(path: Path, size: str) -> MetafileFault:
-    """What is said of a metafile that is longer than one may be; `size` in bytes, in words."""
+    """Return the fault of a metafile that is larger than MAX_METAFILE_BYTES; `size` in bytes, as text."""
     return MetafileFault(
         str(path),
-        f"is {size} bytes long; a metafile is read up to {MAX_METAFILE_BYTES} bytes",
-        "a section of 20,000 tiles needs about 17 MB; see what wrote this file",
+        f"should have at most {MAX_METAFILE_BYTES} bytes, has {size}",
+        "check which program wrote this file: a section of 20,000 tiles needs about 17 MB",
     )

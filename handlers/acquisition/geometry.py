@@ -7,7 +7,7 @@ Point = tuple[float, float]
 
 
 def stage_to_pixel(stage_nm: Point, pixel_size_nm: Point, angle_deg: float) -> Point:
-    """Position of a tile in level-0 pixels, axes turned into the camera frame, origin at the stage's.
+    """Return the position of a tile in level-0 pixels of the camera frame, relative to the stage's origin.
 
     In this frame the columns of a montage run along +x and its rows along +y.
 
@@ -20,8 +20,8 @@ def stage_to_pixel(stage_nm: Point, pixel_size_nm: Point, angle_deg: float) -> P
     >>> stage_to_pixel((3500.0, -7000.0), (3.5, 3.5), 0.0)
     (1000.0, -2000.0)
 
-    Source: metafile fields stage_pos, pixel_size_x_move, pixel_size_y_move, angle. The order of the operations is that
-    of asap-modules, so that positions truncated to integers equal its own.
+    Source: metafile fields stage_pos, pixel_size_x_move, pixel_size_y_move, angle. The operations have the order of
+    asap-modules, so that positions truncated to integers are equal.
     """
     angle = math.radians(angle_deg)
     cosine, sine = math.cos(angle), math.sin(angle)

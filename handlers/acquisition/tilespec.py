@@ -1,4 +1,4 @@
-"""The tile spec, render's record of a tile, and how tile specs follow from a metafile. Pure."""
+"""Tile specs, render's records of tiles, made from a metafile. Pure."""
 
 import hashlib
 import math
@@ -14,51 +14,51 @@ from handlers.acquisition.geometry import Point
 from handlers.acquisition.image_names import require_contained
 from handlers.acquisition.metafile import Metafile, TileRecord
 from handlers.errors import MetafileFault, SettingsFault
+from handlers.text import abbreviate, excerpt
 from handlers.uris import path_to_uri, quoted
 
 Json = Mapping[str, Any]
 
 DEFAULT_TILE_ID: Final = "{basename}.{z}"
-"""That of asap-modules."""
+"""The template of asap-modules."""
 
 _AFFINE: Final = "mpicbg.trakem2.transform.AffineModel2D"
-_EXAMPLES = 3
 
 
 TileSpec = dict[str, Any]
-"""Render's record of a tile, as it goes over the wire: id, z, size, intensity range, layout, mipmap levels, transforms.
+"""Render's record of a tile as JSON: id, z, size, intensity range, layout, mipmap levels, transforms.
 
-What others have put into one stays: no class of ours stands between."""
+A plain dict, so that unknown fields of other programs survive a round trip."""
 
 
 class Positions(StrEnum):
-    """How the position of a tile in pixels becomes its translation."""
+    """Rounding of a tile's position in pixels."""
 
     INTEGER = "integer"
     """Truncated toward zero before the origin is subtracted, as asap-modules does."""
     EXACT = "exact"
-    """As computed, written with ten decimals."""
+    """Not rounded; written with ten decimals."""
 
 
 class Origin(StrEnum):
-    """What the translations of the tiles are counted from."""
+    """Origin of the tiles' translations."""
 
     ROI = "roi"
-    """The smallest x and y of the region's own tiles: every region begins at (0, 0)."""
+    """The smallest x and y of the region's own tiles: every region starts at (0, 0)."""
     STAGE = "stage"
-    """The origin of the stage, turned into the camera frame: regions of one z keep their places to each other."""
+    """The origin of the stage, rotated into the camera frame: regions of one z keep their relative positions."""
 
 
 @dataclass(frozen=True, slots=True)
 class TileSpecOptions:
-    """What the user decides about tile specs. Raises SettingsFault, subject the setting, for what cannot be obeyed."""
+    """The user's options for tile specs. Raises SettingsFault, with the setting as subject, for an invalid value."""
 
     minimum_intensity: int = 0
     maximum_intensity: int = 255
     section_id: str | None = None
-    """None: z as a float in decimal, as in `1050.0`."""
+    """None: z in decimal notation, as in `1050.0`."""
     mask: Path | None = None
-    """One mask image for every tile, absolute; white counts."""
+    """Absolute path of one mask image for every tile; white pixels are opaque."""
     positions: Positions = Positions.INTEGER
     origin: Origin = Origin.ROI
     tile_id: str = DEFAULT_TILE_ID
@@ -67,10 +67,10 @@ class TileSpecOptions:
 
     def __post_init__(self) -> None:
         if self.minimum_intensity >= self.maximum_intensity:
-            limits = f"{self.minimum_intensity} and {self.maximum_intensity}"
-            raise SettingsFault("tilespecs.minimum_intensity", f"minimum and maximum intensity are {limits}")
+            problem = f"should be less than the maximum {self.maximum_intensity}, is {self.minimum_intensity}"
+            raise SettingsFault("tilespecs.minimum_intensity", problem)
         if self.mask is not None and not self.mask.is_absolute():
-            raise SettingsFault("tilespecs.mask", f"{str(self.mask)!r} is not an absolute path")
+            raise SettingsFault("tilespecs.mask", f"should be an absolute path, is {str(self.mask)!r}")
         _require_template(self.tile_id)
 
 
@@ -93,14 +93,16 @@ def _fields_of(template: str) -> list[str]:
 
 
 def _require_template(template: str) -> None:
-    """Raise SettingsFault unless every field of the template is known; attributes and indices of fields are not."""
+    """Raise SettingsFault unless every field of the template is known; attributes and indices are not allowed."""
     try:
         names = _fields_of(template)
     except ValueError as error:
-        raise SettingsFault("tilespecs.tile_id", f"{template!r} is not a template: {error}") from None
+        raise SettingsFault("tilespecs.tile_id", f"should be a template, is {template!r}: {error}") from None
     for name in names:
         if name not in _TILE_ID_FIELDS:
-            raise SettingsFault("tilespecs.tile_id", f"{{{name}}} is not one of {', '.join(_TILE_ID_FIELDS)}")
+            raise SettingsFault(
+                "tilespecs.tile_id", f"fields should be among {', '.join(_TILE_ID_FIELDS)}; found {{{name}}}"
+            )
 
 
 def tile_specs_for(
@@ -111,20 +113,20 @@ def tile_specs_for(
     *,
     shared_transform_id: str | None = None,
 ) -> tuple[TileSpec, ...]:
-    """The tile specs of a metafile, in its order; by default equal to those of asap-modules, field by field.
+    """Return the tile specs of a metafile, in its order; by default equal to those of asap-modules, field by field.
 
     Parameters
     ----------
-    z : the section's place in the stack; a fraction is kept.
-    image_directory : absolute; where the images are, the metafile's own directory unless they were moved.
-    shared_transform_id : id of a transform that the stack has or is sent along, applied before the translation.
+    z : the section's place in the stack, not rounded.
+    image_directory : absolute path of the images: the metafile's own directory unless they were moved.
+    shared_transform_id : id of a transform in the stack or in the same upload, applied before the translation.
 
     Raises
     ------
     MetafileFault
         If two tiles would share an id, or an img_path leads out of the directory.
     SettingsFault
-        If the tile_id template makes an id that cannot stand in a URL of render-ws.
+        If the tile_id template makes an id that is invalid in a URL of render-ws.
     """
     options = options or TileSpecOptions()
     header, z = metafile.header, float(z)
@@ -149,7 +151,7 @@ def tile_specs_for(
                 "camera": camera.camera_id,
                 "imageRow": tile.raster_row,
                 "imageCol": tile.raster_col,
-                "stageX": tile.stage_x_nm,  # nanometres, as is stageY, and pixelsize in x
+                "stageX": tile.stage_x_nm,  # stageX and stageY in nanometres; pixelsize is that in x
                 "stageY": tile.stage_y_nm,
                 "rotation": tile.angle_deg,
                 "pixelsize": pixelsize,
@@ -162,7 +164,7 @@ def tile_specs_for(
 
 
 def _image_uris(directory: Path, tiles: Iterable[TileRecord]) -> Iterator[str]:
-    """URIs of the tiles' images; the directory, which they share, is put into one once."""
+    """Yield the URIs of the tiles' images; the shared directory is encoded once."""
     base = path_to_uri(directory / "x").removesuffix("x")
     for tile in tiles:
         require_contained(tile.img_path, directory)
@@ -170,7 +172,7 @@ def _image_uris(directory: Path, tiles: Iterable[TileRecord]) -> Iterator[str]:
 
 
 def tile_ids_for(metafile: Metafile, z: float, options: TileSpecOptions | None = None) -> tuple[str, ...]:
-    """The ids of a metafile's tiles, in its order. Raises as `tile_specs_for` does."""
+    """Return the ids of a metafile's tiles, in its order. Raises as `tile_specs_for` does."""
     options = options or TileSpecOptions()
     header = metafile.header
     shared: dict[str, str | int | None] = {
@@ -183,25 +185,23 @@ def tile_ids_for(metafile: Metafile, z: float, options: TileSpecOptions | None =
     }
     _require_fields(options.tile_id, shared, metafile)
     ids = tuple(_tile_id(options.tile_id, shared, tile, header.metafile_name) for tile in metafile.tiles)
-    doubled = [tile_id for tile_id, times in Counter(ids).items() if times > 1]
-    if doubled:
-        names = ", ".join(doubled[:_EXAMPLES]) + (" and others" if len(doubled) > _EXAMPLES else "")
-        raise MetafileFault(
-            header.metafile_name, f"several tiles would have the id {names}", "see img_path, and tilespecs.tile_id"
-        )
+    duplicates = [tile_id for tile_id, times in Counter(ids).items() if times > 1]
+    if duplicates:
+        problem = f"every tile should have its own id; several tiles would have {abbreviate(duplicates)}"
+        raise MetafileFault(header.metafile_name, problem, "check img_path and tilespecs.tile_id")
     return ids
 
 
 def _require_fields(template: str, shared: Mapping[str, str | int | None], metafile: Metafile) -> None:
-    """Raise MetafileFault where the metafile lacks what the template names."""
+    """Raise MetafileFault if the metafile lacks a value that the template names."""
     lacking = [f"metadata.{name}" for name, value in shared.items() if value is None]
     if any(tile.raster_index is None for tile in metafile.tiles):
         lacking.append("data[].img_meta.raster_index")
     wanted = _fields_of(template)
     for key in lacking:
         if key.rpartition(".")[2] in wanted:
-            problem = f"{key}: missing, and the tile ids of this watch need it"
-            raise MetafileFault(metafile.header.metafile_name, problem, "see tilespecs.tile_id")
+            problem = f"{key}: missing, but the tile ids of this watch need it"
+            raise MetafileFault(metafile.header.metafile_name, problem, "check tilespecs.tile_id")
 
 
 def _tile_id(template: str, shared: Mapping[str, str | int | None], tile: TileRecord, metafile_name: str) -> str:
@@ -217,18 +217,20 @@ def _tile_id(template: str, shared: Mapping[str, str | int | None], tile: TileRe
     except (ValueError, LookupError, AttributeError) as error:
         raise SettingsFault("tilespecs.tile_id", f"{template!r} cannot be filled: {error}") from None
     if not tile_id or "/" in tile_id or not tile_id.isprintable():
-        hint = "a tile id is a part of URLs, where / cannot stand"
+        hint = "tile ids are parts of URLs: they may not be empty, nor hold / or unprintable characters"
         if not tile.basename.isprintable():
-            raise MetafileFault(metafile_name, f"img_path {tile.img_path!r} makes the tile id {tile_id!r}", hint)
-        raise SettingsFault("tilespecs.tile_id", f"{template!r} makes the id {tile_id!r}", hint)
+            raise MetafileFault(
+                metafile_name, f"img_path {tile.img_path!r} gives the invalid tile id {tile_id!r}", hint
+            )
+        raise SettingsFault("tilespecs.tile_id", f"{template!r} gives the invalid tile id {tile_id!r}", hint)
     return tile_id
 
 
 def translations_for(tiles: Iterable[TileRecord], positions: Positions, origin: Origin) -> tuple[Point, ...]:
-    """Translation (x, y) of each tile, pixels at level 0 in the camera frame, in the order of the tiles.
+    """Return the translation (x, y) of each tile in level-0 pixels of the camera frame, in the order of the tiles.
 
-    With the origin `roi` the smallest x and the smallest y are 0. With `stage` they may be negative; then regions of
-    one z stand to each other as they do on the stage, also when they come in different metafiles.
+    With the origin `roi` the smallest x and the smallest y are 0. With `stage` they may be negative: regions of one z
+    keep their relative positions on the stage, also across metafiles.
     """
     places = [tile.position_px for tile in tiles]
     if positions is Positions.INTEGER:
@@ -240,7 +242,7 @@ def translations_for(tiles: Iterable[TileRecord], positions: Positions, origin: 
 
 
 def translation_spec(translation: Point) -> Json:
-    """A translation in pixels as a transform spec, in the form of asap-modules: ten decimals.
+    """Return the transform spec of a translation in pixels, with ten decimals as asap-modules writes them.
 
     >>> translation_spec((271413.0, 11.0))["dataString"]
     '1.0000000000 0.0000000000 0.0000000000 1.0000000000 271413.0000000000 11.0000000000'
@@ -251,11 +253,12 @@ def translation_spec(translation: Point) -> Json:
 
 
 def shared_transform_for(metafile: Metafile) -> Json | None:
-    """The lens-correction transform that the scope appended, as a transform spec that render takes; None without one.
+    """Return the lens-correction transform of a metafile as a transform spec; None if the metafile has none.
 
-    It always has an `id`: its own, or one made from its content, so that regions with the same lens share it.
+    The spec always has an `id`: that of the metafile, or a hash of its content, so that regions with the same lens
+    share a transform.
 
-    Raises MetafileFault if it is not a transform.
+    Raises MetafileFault if the transform is invalid.
     """
     found = metafile.shared_transform
     if found is None:
@@ -263,9 +266,9 @@ def shared_transform_for(metafile: Metafile) -> Json | None:
     subject = metafile.header.metafile_name
     for name in ("className", "dataString"):
         if not isinstance(found.get(name), str) or not found[name]:
-            raise MetafileFault(subject, f"sharedTransform.{name}: missing or not text")
+            raise MetafileFault(subject, f"sharedTransform.{name}: should be text, is {excerpt(found.get(name))}")
     if found.get("type", "leaf") != "leaf":
-        raise MetafileFault(subject, f"sharedTransform.type: should be leaf, not {found['type']!r}")
+        raise MetafileFault(subject, f"sharedTransform.type: should be 'leaf', is {excerpt(found['type'])}")
     own_id = found.get("id") or found.get("transformId")
     return {
         **{key: value for key, value in found.items() if key != "transformId"},

@@ -243,7 +243,7 @@ async def test_what_settles_is_what_the_metafile_says(tmp_path):
     assert settled.tile_ids == tuple(f"{name}.{grid}" for name in names)
     assert {settled.raw_stack, settled.mipmapped_stack} == {"em/v1/20314_2L_raw"}
     (warning,) = settled.findings
-    assert "only 65535 is shown white" in warning
+    assert "displays only 65535 white" in warning
 
 
 async def test_a_metafile_that_stays_cut_short_fails_after_its_patience_and_not_before(tmp_path):

@@ -260,10 +260,10 @@ def test_a_wrong_value_is_reported_with_its_key_and_the_allowed_values(
     ("section", "line", "expected"),
     [
         ("z", 'name_pattern = "[0-9]+"', "watch[0].z.name_pattern: '[0-9]+' has no group z"),
-        ("z", 'name_pattern = "("', "watch[0].z.name_pattern: '(' is not a regular expression"),
+        ("z", 'name_pattern = "("', "watch[0].z.name_pattern: should be a regular expression, is '('"),
         ("stacks", 'raw = "{specimen}_raw"', "watch[0].stacks.raw: '{specimen}_raw' has no plain field in {specimen}"),
         ("stacks", 'raw = "{specimen_id"', "watch[0].stacks.raw: '{specimen_id' is no stack name template"),
-        ("tilespecs", 'tile_id = "{name}"', "watch[0].tilespecs.tile_id: {name} is not one of basename, z"),
+        ("tilespecs", 'tile_id = "{name}"', "watch[0].tilespecs.tile_id: fields should be among basename, z"),
         ("tilespecs", "minimum_intensity = 255", "watch[0].tilespecs.minimum_intensity: 255 is not below"),
     ],
 )

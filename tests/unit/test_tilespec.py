@@ -372,7 +372,7 @@ def test_a_template_that_makes_no_usable_id_is_refused(template: str) -> None:
 
 
 def test_tiles_never_share_an_id() -> None:
-    with pytest.raises(MetafileFault, match="several tiles would have the id 000042"):
+    with pytest.raises(MetafileFault, match="several tiles would have 000042"):
         tile_ids_for(metafile(), 1, TileSpecOptions(tile_id="{grid}"))
     twice = metafile(lambda _, tiles: tiles[4].update(img_path=tiles[3]["img_path"]))
     with pytest.raises(MetafileFault, match="several tiles"):
