@@ -45,7 +45,7 @@ class FaultRun:
     """Montages put in; 0 where the fault concerns none."""
     complete: int = 0
     failed: int = 0
-    """FAILED as they should: naming their file."""
+    """FAILED as expected: naming their file."""
     lost: int = 0
     """Montages that ended otherwise than they should, or of which a tile or a level is missing or wrong."""
     duplicated: int = 0
@@ -80,7 +80,7 @@ HEADINGS = (
     "injected",
     "montages",
     "COMPLETE",
-    "FAILED as they should",
+    "FAILED as expected",
     "lost",
     "duplicated",
     "left over",
