@@ -1,7 +1,7 @@
-"""The apply step: mipmap levels of one montage's tiles into a stack, by rewriting the tiles or by a path builder.
+"""The apply step: put the mipmap levels of one montage into a stack, in its tile specs or by a path builder.
 
-Tiles are edited as JSON, only this montage's, only their mipmap levels; what is not understood here survives.
-`apply_mipmaps_to_stack` does whole layers, `apply_mipmaps_to_stack_sync` the same for scripts and notebooks.
+Only the mipmap levels of this montage's tiles are edited, as JSON: unknown fields survive. `apply_mipmaps_to_stack`
+does whole layers; `apply_mipmaps_to_stack_sync` is its form for scripts and notebooks.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from handlers.render.levels import Levels, check_levels, with_levels
 from handlers.render.names import ZRange, format_z
 from handlers.render.path_builder import check_derived, merged_builder
 from handlers.render.read_back import delete_tiles, put_and_compare, read_layer, set_path_builder, tiles_by_id
-from handlers.render.sessions import PartialResolution, completed, leave_stack, restore_stack, write_while_loading
+from handlers.render.sessions import PartialResolution, fill_resolution, leave_stack, restore_stack, write_while_loading
 from handlers.render.tiles import MOST_TILES
 from handlers.render.z_values import absent_z_failure, find_z, no_tiles_fault
 from handlers.sync import synchronous
@@ -28,7 +28,7 @@ from handlers.text import abbreviate
 
 @dataclass(frozen=True, slots=True)
 class ApplyReport:
-    """Mipmap levels that a stack shows, read back and compared."""
+    """A montage whose mipmap levels were put into a stack, read back and compared."""
 
     source: StackId
     target: StackId
@@ -36,39 +36,39 @@ class ApplyReport:
     tile_count: int
     """Tiles of this montage."""
     level_count: int
-    """Levels above 0 that those tiles have now, over all tiles."""
+    """Levels above 0 that these tiles have now, summed over the tiles."""
     mask_count: int
-    """Of these, levels with a mask."""
+    """Those of these levels that have a mask."""
     request_count: int
-    """Uploads of tiles that it took; 0 where the path builder alone was set."""
+    """Uploads of tiles; 0 if only the path builder was set."""
     deleted: tuple[str, ...]
-    """Ids that were no longer wanted, and are gone."""
+    """Ids of the unwanted tiles that were deleted."""
     tiles_with_own_levels: tuple[str, ...] = ()
-    """By path builder: tiles that name levels above 0 themselves, which go before what the builder derives."""
+    """With a path builder: tiles that name levels above 0 themselves. These override the derived levels."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayersReport:
-    """Layers whose tiles have mipmap levels in a stack, read back and compared."""
+    """Layers whose mipmap levels were put into a stack, read back and compared."""
 
     target: StackId
     zs: tuple[float, ...]
-    """Layers that were there to be done."""
+    """Layers of the source that were processed."""
     tile_count: int
     """Tiles that have their levels now."""
     failures: tuple[Failure, ...]
-    """Tiles, and whole z, that have not."""
+    """Tiles, and whole z, that lack them."""
     complete: bool
-    """Whether the stack was left COMPLETE; LOADING if not."""
+    """Whether the stack is COMPLETE at the end; else it is LOADING."""
 
     @property
     def missing_zs(self) -> tuple[float, ...]:
-        """Every z at which something is missing."""
+        """Every z with a failure, ascending."""
         return tuple(sorted({failure.z for failure in self.failures}))
 
 
 Progress = Callable[[int, int], None]
-"""Is told how many layers are done, of how many."""
+"""Called with the number of layers that are done, and the number of all layers."""
 
 
 async def apply_mipmaps_to_stack(
@@ -84,30 +84,30 @@ async def apply_mipmaps_to_stack(
     at_once: int = 1,
     progress: Progress = lambda done, known: None,
 ) -> LayersReport:
-    """Take every tile of some layers of the source, set its mipmap levels, put it into the target, compare.
+    """Read the tiles of some layers from the source, set their mipmap levels, put them into the target, compare.
 
-    The files of a tile's levels are looked at first. A tile that lacks one is a failure; it comes to the target as it
-    is in the source, so that no tile is lost, and does not stop the others. Source and target may be the same stack.
+    The files of a tile's levels are checked first. A tile that lacks a level is a failure and does not stop the others;
+    it is put into the target as it is in the source, so that no tile is lost. Source and target may be the same stack.
 
     Parameters
     ----------
-    zs : layers by their z, or a range, as for `generate_mipmaps`.
-    plan : with which the levels were made.
-    resolution_nm : x, y, z of a target that has to be created; None is that of the source.
-    overwrite_layers : whether tiles that the source does not have are deleted from the target's layers at the end.
-    close : whether the target is made COMPLETE at the end, nothing having failed.
-    at_once : layers done at the same time.
+    zs : z of the layers, or a range, as for `generate_mipmaps`.
+    plan : the plan of the levels that were made.
+    resolution_nm : x, y, z of a target that is created; None means the value of the source.
+    overwrite_layers : whether tiles that the source lacks are deleted from the target's layers at the end.
+    close : whether the target is made COMPLETE at the end, if nothing failed.
+    at_once : layers processed at the same time.
 
     Raises
     ------
     RenderFault
-        If the source cannot be asked for its layers, has none of those wanted, or the target cannot be closed.
+        If the layers cannot be listed, none of those wanted exists, or the target cannot be closed.
     """
     found_z = await find_z(client, source, zs)
     if not found_z.present:
         raise no_tiles_fault(source, zs)
     meta = await client.stack(source)
-    created_with = completed(resolution_nm, (meta.resolution_nm if meta else None) or (1.0, 1.0, 1.0))
+    created_with = fill_resolution(resolution_nm, (meta.resolution_nm if meta else None) or (1.0, 1.0, 1.0))
     before = await client.stack(target)
     failures = [absent_z_failure(source, z) for z in found_z.absent]
     slots, done = asyncio.Semaphore(at_once), itertools.count(1)
@@ -130,7 +130,7 @@ async def apply_mipmaps_to_stack(
 
 
 apply_mipmaps_to_stack_sync = synchronous(apply_mipmaps_to_stack)
-"""`apply_mipmaps_to_stack` for callers that do not await; the client is given as the URL of the service."""
+"""`apply_mipmaps_to_stack` for callers that do not await; takes the URL of render-ws instead of a client."""
 
 
 async def _apply_layer(
@@ -143,11 +143,10 @@ async def _apply_layer(
     overwrite: bool,
     failures: list[Failure],
 ) -> int:
-    """How many tiles of a layer have their levels now; the others join the failures."""
+    """Apply one layer, add its failures, and return the number of tiles that have their levels now."""
     if any(isinstance(failure.fault, RenderUnavailable) for failure in failures):
-        failures.append(
-            Failure(z, None, RenderUnavailable(client.base_url, "was away before, and was not asked again"))
-        )
+        problem = "was not available for an earlier layer, so this layer was not tried"
+        failures.append(Failure(z, None, RenderUnavailable(client.base_url, problem)))
         return 0
     try:
         found = await read_layer(client, source, z)
@@ -157,8 +156,8 @@ async def _apply_layer(
         async def put() -> None:
             await put_and_compare(client, target, z, specs, found.transform_id_to_spec_map, MOST_TILES)
             if overwrite and target != source:
-                there = {tile.tile_id for tile in await client.tile_bounds(target, z)}
-                await delete_tiles(client, target, z, there - set(tiles_by_id(found)))
+                present = {tile.tile_id for tile in await client.tile_bounds(target, z)}
+                await delete_tiles(client, target, z, present - set(tiles_by_id(found)))
 
         if specs:
             await write_while_loading(client, target, resolution_nm, put)
@@ -172,7 +171,7 @@ async def _apply_layer(
 def _with_levels_of_files(
     specs: Collection[dict[str, Any]], z: float, plan: MipmapPlan
 ) -> tuple[list[dict[str, Any]], list[tuple[dict[str, Any], Failure]]]:
-    """Tiles with their levels, whose files are there; and tiles that cannot have them, as they were."""
+    """Return the tiles whose files exist, with their levels, and the other tiles unchanged, with their failures."""
     edited, faulty = [], []
     for spec in specs:
         try:
@@ -195,28 +194,28 @@ async def apply_mipmaps(
     unwanted: Collection[str] = (),
     most_tiles: int = MOST_TILES,
 ) -> ApplyReport:
-    """Take a montage's tiles from the source, set their mipmap levels, put them into the target, read back, compare.
+    """Read a montage's tiles from the source, set their mipmap levels, put them into the target, compare.
 
-    The levels above 0 become exactly the given ones; levels of an earlier run are gone. Level 0, bounds, transforms,
+    The given levels replace all levels above 0, those of an earlier run included. Level 0, bounds, transforms,
     references and unknown fields stay as found. Source and target may be the same stack.
 
     Parameters
     ----------
-    levels_by_tile : for each tile of the montage its levels; the files must be in place, as render-ws will read them.
-    unwanted : ids of the montage's earlier tiles; those that it no longer has are deleted from the target at the end.
+    levels_by_tile : the levels of each tile of the montage. Their files must exist, since render-ws reads them.
+    unwanted : ids of the montage's earlier tiles. Those that it no longer has are deleted from the target at the end.
 
     Raises
     ------
     ReadBackDiffers
-        If the source lacks tiles of the montage, or the target shows something else than was put.
+        If the source lacks tiles of the montage, or the target shows another value than was put.
     RenderRefused
-        If a tile cannot take the levels: no level 0, several channels, a mask that would be lost, a URL that is none.
+        If a tile has no level 0, several channels, or a mask that its levels lack; or if a URL is invalid.
     StackNotLoading
-        If the target is closed; reopen it and apply again.
+        If the target is closed: reopen it and apply again.
     """
     await asyncio.to_thread(check_levels, str(source), levels_by_tile)
     found = await read_layer(client, source, z)
-    edited = await asyncio.to_thread(_edited, source, z, found, levels_by_tile)
+    edited = await asyncio.to_thread(_specs_with_levels, source, z, found, levels_by_tile)
     request_count = await put_and_compare(client, target, z, edited, found.transform_id_to_spec_map, most_tiles)
     deleted = await delete_tiles(client, target, z, set(unwanted) - set(levels_by_tile))
     report = ApplyReport(
@@ -237,27 +236,27 @@ async def apply_path_builder(
     unwanted: Collection[str] = (),
     most_tiles: int = MOST_TILES,
 ) -> ApplyReport:
-    """Set the target's path builder, so that render-ws derives the given levels of a montage's tiles itself.
+    """Set the target's path builder, so that render-ws itself derives the given levels of a montage's tiles.
 
-    On a second stack the tiles are put first, as found in the source. A builder that is there already is kept if it
-    has the same root and extension; its level count is only ever raised.
+    If the target is another stack, the tiles are put there first, as found in the source. A present builder with the
+    same root and extension is kept; its level count is only raised.
 
     Parameters
     ----------
-    levels_by_tile : as for `apply_mipmaps`: every URL must be the one that the builder derives.
-    builder : what to set.
+    levels_by_tile : as for `apply_mipmaps`; the builder must derive exactly these URLs.
+    builder : the wanted path builder.
     unwanted : as for `apply_mipmaps`.
 
     Raises
     ------
     RenderRefused
-        If the stack has another builder, or the builder would derive another file than was made.
+        If the stack has another builder, or the builder derives other paths than those of the files.
     ReadBackDiffers
         If the source lacks tiles, or the target shows another builder or other tiles than were put.
     """
     await asyncio.to_thread(check_levels, str(source), levels_by_tile)
     found = await read_layer(client, source, z)
-    specs = await asyncio.to_thread(_derived, source, target, z, found, levels_by_tile, builder)
+    specs = await asyncio.to_thread(_specs_to_derive, source, target, z, found, levels_by_tile, builder)
     merged = merged_builder(str(target), await client.path_builder(target), builder)
     request_count = 0
     if target != source:
@@ -273,7 +272,7 @@ async def apply_path_builder(
 
 
 def _counts(levels_by_tile: Mapping[str, Levels]) -> tuple[int, int]:
-    """How many levels, and how many of them with a mask."""
+    """Return the number of levels, and the number of levels with a mask."""
     urls = [url for levels in levels_by_tile.values() for url in levels.values()]
     return len(urls), sum(mask is not None for _, mask in urls)
 
@@ -287,13 +286,13 @@ def _montage(stack: StackId, z: float, found: ResolvedTiles, wanted: Collection[
     if missing:
         raise ReadBackDiffers(
             subject,
-            f"{len(missing)} of {len(wanted)} tiles of the montage are not there: {abbreviate(sorted(missing), 5)}",
+            f"{len(missing)} of {len(wanted)} tiles of the montage are missing: {abbreviate(sorted(missing), 5)}",
             "ingest the montage again",
         )
     return [tiles[tile_id] for tile_id in wanted]
 
 
-def _derived(
+def _specs_to_derive(
     source: StackId,
     target: StackId,
     z: float,
@@ -301,15 +300,15 @@ def _derived(
     levels_by_tile: Mapping[str, Levels],
     builder: PathBuilder,
 ) -> list[dict[str, Any]]:
-    """A montage's tiles, for which the builder derives the levels that were made."""
+    """Return a montage's tiles. Raises RenderRefused unless the builder derives their levels."""
     specs = _montage(source, z, found, levels_by_tile)
     check_derived(target, specs, levels_by_tile, builder)
     return specs
 
 
-def _edited(
+def _specs_with_levels(
     stack: StackId, z: float, found: ResolvedTiles, levels_by_tile: Mapping[str, Levels]
 ) -> list[dict[str, Any]]:
-    """A montage's tiles with their levels."""
+    """Return a montage's tiles with their levels."""
     specs = _montage(stack, z, found, levels_by_tile)
     return [with_levels(spec, levels_by_tile[spec["tileId"]]) for spec in specs]

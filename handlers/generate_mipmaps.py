@@ -1,6 +1,6 @@
-"""The mipmap step: having the levels of tiles made by an executor.
+"""The mipmap step: workers make the levels of tiles.
 
-`generate_mipmaps` is the whole of it for layers of a stack, `generate_mipmaps_sync` the same for scripts and notebooks.
+`generate_mipmaps` does it for layers of a stack; `generate_mipmaps_sync` is its form for scripts and notebooks.
 """
 
 import asyncio
@@ -22,28 +22,29 @@ from handlers.sync import run_sync
 from handlers.workers.pool import WorkerPool, open_executor, run_job
 
 LAYERS_AT_ONCE = 2
-"""The tiles of the next layer are fetched, and given to idle workers, while those of the last one end."""
+"""Layers at the same time: idle workers take tiles of the next layer while the last tiles of one are made."""
 
 MOST_NOTES = 20
+"""Notes of a report."""
 
 Progress = Callable[[int, int], None]
-"""Is told how many tiles are done, of how many known so far."""
+"""Called with the number of tiles that are done, and the number of tiles known so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class MipmapsReport:
-    """What became of the tiles of some layers."""
+    """Outcome of the mipmaps of some layers."""
 
     stack: StackId
     tile_count: int
-    """Tiles whose levels are all there and verified."""
+    """Tiles that have all their levels, verified."""
     file_count: int
-    """Levels of images and masks that were written."""
+    """Levels that were written, those of masks included."""
     kept_count: int
-    """Levels that were there and valid, and were left."""
+    """Valid levels that were kept."""
     failures: tuple[Failure, ...]
     notes: tuple[str, ...] = ()
-    """What a person may want to know of images whose levels were made; the first few of them."""
+    """Oddities of images whose levels were made; at most MOST_NOTES."""
 
 
 async def generate_mipmaps(
@@ -59,32 +60,32 @@ async def generate_mipmaps(
 ) -> MipmapsReport:
     """Make the mipmap levels of every tile of some layers of a stack, and of their masks. The stack is only read.
 
-    One bad tile does not stop the others. Tiles that share an image have its levels made once. Where levels took the
-    place of others, render-ws is told to forget the images that it has read: it would show the old ones.
+    A bad tile does not stop the others. The levels of an image that several tiles share are made once. If levels were
+    replaced, the image cache of render-ws is cleared: it would show the old levels.
 
     Parameters
     ----------
-    zs : layers by their z, each of which has to be there, or a range, of which one has to be there.
-    in_flight : images given to the workers at once; a few more than there are workers.
-    clear_image_cache : whether render-ws is told so.
+    zs : z of the layers, each of which must exist, or a range, of which one layer must exist.
+    in_flight : most images given to the workers at once; a few more than there are workers.
+    clear_image_cache : whether the image cache is cleared; with method `render` also before the pixels are fetched.
 
     Raises
     ------
     RenderFault
-        If the stack cannot be asked for its layers, or has none of those wanted.
+        If the layers cannot be listed, or none of those wanted exists.
     """
     found_z = await find_z(client, stack, zs)
     if not found_z.present:
         raise no_tiles_fault(stack, zs)
     tally, plan = _Tally(progress), plan.served_by(client.address, stack)
     tally.failures += [absent_z_failure(stack, z) for z in found_z.absent]
-    slots, at_once = asyncio.Semaphore(in_flight), asyncio.Semaphore(LAYERS_AT_ONCE)
+    slots, layer_slots = asyncio.Semaphore(in_flight), asyncio.Semaphore(LAYERS_AT_ONCE)
 
     if clear_image_cache and plan.reduction.method == "render":
-        await _empty_image_cache(client, tally)  # the pixels come from there
+        await _empty_image_cache(client, tally)  # this method takes its pixels from that cache
 
     async def work(z: float) -> None:
-        async with at_once:
+        async with layer_slots:
             await _make_layer(client, stack, z, plan, pool, slots, tally)
 
     async with asyncio.TaskGroup() as group:
@@ -97,11 +98,11 @@ async def generate_mipmaps(
 
 
 async def _empty_image_cache(client: RenderClient, tally: "_Tally") -> None:
-    """Have render-ws forget the images that it has read. Where it does not, a note says so: the levels are made."""
+    """Clear the image cache of render-ws. A fault becomes a note, since the levels are made all the same."""
     try:
         await client.empty_image_cache()
     except RenderFault as fault:
-        tally.notes.append(f"render-ws may show rewritten images as they were: {fault}")
+        tally.notes.append(f"render-ws may show the old levels, which its image cache holds: {fault}")
 
 
 def generate_mipmaps_sync(
@@ -113,12 +114,12 @@ def generate_mipmaps_sync(
     workers: int = 1,
     progress: Progress = lambda done, known: None,
 ) -> MipmapsReport:
-    """`generate_mipmaps` for callers that do not await, with worker processes of its own.
+    """`generate_mipmaps` for callers that do not await, with its own worker processes.
 
     Parameters
     ----------
     render_url : as in `http://render:8080/render-ws/v1`.
-    workers : processes.
+    workers : number of processes.
     """
 
     async def work() -> MipmapsReport:
@@ -130,7 +131,7 @@ def generate_mipmaps_sync(
 
 
 class _Tally:
-    """What has been done so far, over all layers."""
+    """Counts and failures so far, over all layers."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -189,7 +190,7 @@ async def _make_layer(
 def _jobs(
     specs: Sequence[Mapping[str, Any]], z: float, plan: MipmapPlan, tally: _Tally
 ) -> tuple[list[MipmapJob], dict[str, set[str]]]:
-    """One job for each image and mask, and the tiles that wait for each, by the job's tile id."""
+    """Return one job for each image and mask, and for each job's tile id the ids of the tiles that need it."""
     jobs: dict[object, MipmapJob] = {}
     tiles_of: dict[str, set[str]] = defaultdict(set)
     for spec in specs:
@@ -213,13 +214,13 @@ async def make_all(
     slots: asyncio.Semaphore,
     stop: asyncio.Event,
 ) -> None:
-    """Has the jobs done, and awaits `record` with their reports as they end. One bad tile does not stop the others.
+    """Run the jobs in the pool, and await `record` with their reports as they end. A bad tile does not stop the others.
 
     Parameters
     ----------
-    record : is given the reports that came in while it was busy with the former ones.
-    slots : how many jobs may be with the executor, or done and not recorded; shared with whoever else uses it.
-    stop : once set no further job is begun; those under way are still reported.
+    record : called with the reports that arrived during its last call.
+    slots : limits the jobs that are in the pool, or done and not recorded; shared by all users of the pool.
+    stop : once it is set, no further job starts; running jobs are still recorded.
     """
     reports: asyncio.Queue[_Report | None] = asyncio.Queue()
     async with asyncio.TaskGroup() as group:
@@ -233,7 +234,7 @@ async def make_all(
 
 @dataclass(frozen=True, slots=True)
 class _Report:
-    """A report on its way to be recorded."""
+    """A report that waits to be recorded."""
 
     report: MipmapReport
     is_recorded: asyncio.Event
@@ -246,13 +247,13 @@ async def _submit(
     slots: asyncio.Semaphore,
     stop: asyncio.Event,
 ) -> None:
-    """Gives the jobs to the executor as slots become free; puts None when the last report is recorded."""
+    """Submit the jobs as slots become free; put None into the queue when the last report is recorded."""
 
     async def work(job: MipmapJob) -> None:
         try:
             done = _Report(await run_job(pool, job), asyncio.Event())
             reports.put_nowait(done)
-            # Were the slot free sooner, a slow journal would let pile up what a crash makes do again.
+            # A slot that is released earlier lets unrecorded reports pile up behind a slow journal; a crash loses them.
             await done.is_recorded.wait()
         finally:
             slots.release()
@@ -268,7 +269,7 @@ async def _submit(
 
 
 async def _batch(reports: asyncio.Queue[_Report | None]) -> list[_Report | None]:
-    """Everything in the queue, at least one."""
+    """Wait for the queue to hold an entry, and take all its entries."""
     batch = [await reports.get()]
     while not reports.empty():
         batch.append(reports.get_nowait())

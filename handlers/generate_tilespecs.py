@@ -1,6 +1,6 @@
-"""The ingest step: tile specs of one montage into a stack, read back.
+"""The ingest step: put the tile specs of one montage into a stack and read them back.
 
-`generate_tilespecs` is the whole of it for one metafile, `generate_tilespecs_sync` the same for scripts and notebooks.
+`generate_tilespecs` does it for one metafile; `generate_tilespecs_sync` is its form for scripts and notebooks.
 """
 
 import asyncio
@@ -17,40 +17,40 @@ from handlers.acquisition.z import ZRule, ZRuleKind, check_z
 from handlers.errors import Fault, ImageFault, ImagesMissing, MetafileFault, ReadBackDiffers
 from handlers.render.client import RenderClient, StackId, TileBounds
 from handlers.render.names import tile_segment
-from handlers.render.sessions import PartialResolution, completed, leave_stack, restore_stack, write_while_loading
+from handlers.render.sessions import PartialResolution, fill_resolution, leave_stack, restore_stack, write_while_loading
 from handlers.render.tiles import MOST_TILES, Json, tile_ids
 from handlers.sync import synchronous
 from handlers.text import abbreviate
 
 RESOLUTION_Z_NM = 45.0
-"""Thickness of a section in a stack that has to be created, unless another is given."""
+"""Default thickness of a section in a stack that is created."""
 
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """Tiles that are in the stack, read back."""
+    """Tiles that were put into a stack and read back."""
 
     stack: StackId
     z: float
     tile_count: int
     """Tiles of this montage."""
     other_tile_count: int
-    """Tiles of this z that are not this montage's."""
+    """Tiles of other montages at this z."""
     request_count: int
-    """Uploads that it took."""
+    """Number of uploads."""
     deleted: tuple[str, ...]
-    """Ids that were no longer wanted, and are gone."""
+    """Ids of the unwanted tiles that were deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class TilespecsReport:
-    """A metafile whose tile specs are in a stack, read back."""
+    """A metafile whose tile specs were put into a stack and read back."""
 
     ingested: IngestReport
     warnings: tuple[str, ...]
-    """What a person may want to look at, though the tiles are in the stack."""
+    """Oddities of the metafile and its images that did not prevent the ingest."""
     complete: bool
-    """Whether the stack was left COMPLETE; LOADING if not."""
+    """Whether the stack is COMPLETE at the end; else it is LOADING."""
 
 
 async def generate_tilespecs(
@@ -69,34 +69,34 @@ async def generate_tilespecs(
 ) -> TilespecsReport:
     """Put the tile specs of one metafile into a stack at stage coordinates, and read them back.
 
-    The stack is created, with the metafile's calibration, where it does not exist. Images are looked at by their
-    headers: some of them missing, cut short or of another size is a fault. All of them missing is a warning: this
-    machine may not see them where render-ws does.
+    An absent stack is created with the metafile's calibration. The header of every image is checked: an image that is
+    missing, cut short or of another size is a fault. If all images are missing, that is a warning: render-ws may see
+    a directory that this machine does not.
 
     Parameters
     ----------
-    image_directory : where the images are; by default where the metafile is.
-    options : intensities, section id, mask, positions; by default tile specs as asap-modules makes them.
-    shared_transform : whether tiles refer to the lens correction that the metafile may hold.
-    resolution_z_nm : of a stack that has to be created; x and y are the calibration's.
-    resolution_nm : x, y, z that go before both.
-    overwrite_layer : whether other tiles of this z are deleted, once the new ones are seen in the stack.
+    image_directory : directory of the images; by default that of the metafile.
+    options : intensities, section id, mask, positions; the default gives the tile specs of asap-modules.
+    shared_transform : whether tiles refer to the lens correction of the metafile, if it has one.
+    resolution_z_nm : z resolution of a stack that is created; x and y are those of the calibration.
+    resolution_nm : x, y, z of a stack that is created; each overrides the values above.
+    overwrite_layer : whether other tiles of this z are deleted after the new tiles have been read back.
     close : whether the stack is made COMPLETE at the end.
 
     Raises
     ------
     Fault
-        MetafileFault, ImageFault, ImagesMissing or StorageFault for what is on disk; RenderFault for the stack, which
-        then is left in the state in which it was found.
+        MetafileFault, ImageFault, ImagesMissing or StorageFault for files; RenderFault for the stack, whose former
+        state is restored.
     """
     directory = image_directory or metafile.parent
     options = options or TileSpecOptions()
     content = await read_metafile(metafile, follow_links=True)
-    parsed, warnings = await asyncio.to_thread(_examine, metafile, content, directory, z, options)
-    transform = shared_transform_for(parsed) if shared_transform else None
-    specs = tile_specs_for(parsed, z, directory, options, shared_transform_id=transform["id"] if transform else None)
+    montage, warnings = await asyncio.to_thread(_examine, metafile, content, directory, z, options)
+    transform = shared_transform_for(montage) if shared_transform else None
+    specs = tile_specs_for(montage, z, directory, options, shared_transform_id=transform["id"] if transform else None)
     transforms = {transform["id"]: transform} if transform else {}
-    calibration = parsed.header.highmag
+    calibration = montage.header.highmag
 
     async def put() -> IngestReport:
         others = await client.tile_bounds(stack, z) if overwrite_layer else ()
@@ -105,7 +105,7 @@ async def generate_tilespecs(
 
     before = await client.stack(stack)
     try:
-        created_with = completed(resolution_nm, (*calibration.pixel_size_nm, resolution_z_nm))
+        created_with = fill_resolution(resolution_nm, (*calibration.pixel_size_nm, resolution_z_nm))
         ingested = await write_while_loading(client, stack, created_with, put)
         complete = await leave_stack(client, stack, before, (z,), close=close, whole=True)
     except Fault:
@@ -115,18 +115,18 @@ async def generate_tilespecs(
 
 
 generate_tilespecs_sync = synchronous(generate_tilespecs)
-"""`generate_tilespecs` for callers that do not await; the client is given as the URL of the service."""
+"""`generate_tilespecs` for callers that do not await; takes the URL of render-ws instead of a client."""
 
 
 def _examine(
     path: Path, content: bytes, directory: Path, z: float, options: TileSpecOptions
 ) -> tuple[Metafile, tuple[str, ...]]:
-    """The metafile, which can be meant, and what is odd about it and its images."""
+    """Return the parsed metafile, and the warnings about it and its images. Raises a fault if either is invalid."""
     metafile = parse_metafile(content, str(path))
     findings = [*check_metafile(metafile, path.name), *check_z(metafile, z, ZRule(ZRuleKind.FIXED, fixed=z))]
-    wrong = [finding.text for finding in findings if finding.severity is Severity.ERROR]
-    if wrong:
-        raise MetafileFault(str(path), "; ".join(wrong), "see what wrote this metafile")
+    errors = [finding.text for finding in findings if finding.severity is Severity.ERROR]
+    if errors:
+        raise MetafileFault(str(path), "; ".join(errors), "check the program that wrote this metafile")
     arrival = check_images(metafile, directory)
     warnings = [finding.text for finding in findings]
     warnings += _image_warnings(arrival, metafile, directory)
@@ -134,7 +134,7 @@ def _examine(
 
 
 def _image_warnings(arrival: Arrival, metafile: Metafile, directory: Path) -> list[str]:
-    """Warns of images that this machine cannot see. Raises ImageFault or ImagesMissing if some are there and whole."""
+    """Return a warning if all images are missing. Raises ImageFault or ImagesMissing if only some are unusable."""
     total = len(metafile.tiles)
     if arrival.unreadable:
         first = arrival.unreadable[0]
@@ -145,7 +145,9 @@ def _image_warnings(arrival: Arrival, metafile: Metafile, directory: Path) -> li
             str(directory), f"lacks {len(arrival.missing)} of {total} images: {names}", "copy them there first"
         )
     if arrival.missing:
-        return [f"none of the {total} images is in {directory}: their tile specs were made unseen"]
+        return [
+            f"none of the {total} images is in {directory}: their tile specs were made without a check of the images"
+        ]
     return []
 
 
@@ -159,40 +161,40 @@ async def ingest_tiles(
     unwanted: Collection[str] = (),
     most_tiles: int = MOST_TILES,
 ) -> IngestReport:
-    """Put a montage's tiles, read back that each is there at this z, then delete those no longer wanted.
+    """Put a montage's tiles, check that each is in the stack at this z, then delete its unwanted tiles.
 
-    The order keeps a layer from ever being empty: new tiles are there, and seen, before old ones go. Doing it again,
-    wholly or from the middle, ends in the same stack.
+    The layer is never empty: old tiles are deleted only after the new ones have been read back. A repetition, whole or
+    from the middle, ends in the same stack.
 
     Parameters
     ----------
     specs : tile specs as render-ws JSON, all of this z.
     shared_transforms : transforms that specs refer to, by id.
-    unwanted : ids of this montage's earlier tiles, at any z; those that are not among the specs are deleted. No other
+    unwanted : ids of this montage's earlier tiles, at any z. Those that are not among the specs are deleted; no other
         tile is.
-    most_tiles : of one upload.
+    most_tiles : tiles of one upload.
 
     Raises
     ------
     StackNotLoading
-        If somebody closed the stack; reopen it and ingest again.
+        If another client closed the stack: reopen it and ingest again.
     ReadBackDiffers
-        If a tile is not there afterwards, or an unwanted one still is.
+        If a tile is missing afterwards, or an unwanted tile still exists.
     RenderFault
-        Others, as of the client.
+        As raised by the client.
     """
     leftover = await asyncio.to_thread(_leftover, specs, unwanted)
     request_count = await client.put_tiles(stack, z, specs, shared_transforms, most_tiles=most_tiles)
-    there = await client.tile_bounds(stack, z)
-    await asyncio.to_thread(_check, stack, z, specs, there)
+    present = await client.tile_bounds(stack, z)
+    await asyncio.to_thread(_check, stack, z, specs, present)
     if leftover:
-        there = await client.delete_tiles(stack, z, leftover)
-        await asyncio.to_thread(_check, stack, z, specs, there)
-    return IngestReport(stack, z, len(specs), len(there) - len(specs), request_count, leftover)
+        present = await client.delete_tiles(stack, z, leftover)
+        await asyncio.to_thread(_check, stack, z, specs, present)
+    return IngestReport(stack, z, len(specs), len(present) - len(specs), request_count, leftover)
 
 
 def _leftover(specs: Sequence[Json], unwanted: Collection[str]) -> tuple[str, ...]:
-    """The unwanted ids that are not among the specs, in order. Raises RenderRefused for an id that no URL can carry."""
+    """Return the unwanted ids that are not among the specs, sorted. Raises RenderRefused for an id no URL can hold."""
     leftover = tuple(sorted(set(unwanted) - set(tile_ids(specs))))
     for tile_id in leftover:
         tile_segment(tile_id)
@@ -200,23 +202,23 @@ def _leftover(specs: Sequence[Json], unwanted: Collection[str]) -> tuple[str, ..
 
 
 def _check(stack: StackId, z: float, specs: Sequence[Json], bounds: Collection[TileBounds]) -> None:
-    """Refuse to go on unless every tile is there, at its z, in its section."""
-    there = {tile.tile_id: tile for tile in bounds}
-    missing = [tile_id for tile_id in tile_ids(specs) if tile_id not in there]
+    """Check that every tile is in the stack, at its z and in its section. Raises ReadBackDiffers."""
+    present = {tile.tile_id: tile for tile in bounds}
+    missing = [tile_id for tile_id in tile_ids(specs) if tile_id not in present]
     if missing:
         raise ReadBackDiffers(
             f"{stack} z {z}",
-            f"{len(missing)} of {len(specs)} tiles just put are not there: {abbreviate(sorted(missing), 5)}",
+            f"{len(missing)} of {len(specs)} tiles that were put are missing: {abbreviate(sorted(missing), 5)}",
             "another client deletes or moves them, or render-ws reads from a replica",
         )
-    elsewhere = [str(spec["tileId"]) for spec in specs if _is_elsewhere(spec, there[spec["tileId"]])]
+    elsewhere = [str(spec["tileId"]) for spec in specs if _is_elsewhere(spec, present[spec["tileId"]])]
     if elsewhere:
         raise ReadBackDiffers(
             f"{stack} z {z}",
-            f"has tiles at another z or in another section than was put: {abbreviate(sorted(elsewhere), 5)}",
+            f"has tiles at another z or in another section than they were put: {abbreviate(sorted(elsewhere), 5)}",
         )
 
 
-def _is_elsewhere(spec: Json, seen: TileBounds) -> bool:
+def _is_elsewhere(spec: Json, shown: TileBounds) -> bool:
     section_id = (spec.get("layout") or {}).get("sectionId")
-    return seen.z != spec["z"] or (section_id is not None and seen.section_id not in (None, section_id))
+    return shown.z != spec["z"] or (section_id is not None and shown.section_id not in (None, section_id))

@@ -1,4 +1,4 @@
-"""Calling the handlers from a script or a notebook, where nobody awaits."""
+"""Calling the handlers from a script or a notebook, without `await`."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def run_sync(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """The result of a coroutine function; in a thread of its own where a loop runs already, as in a notebook."""
+    """Run a coroutine function and return its result; in a new thread if a loop is running, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -24,8 +24,9 @@ def run_sync(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 def synchronous(
     work: Callable[Concatenate[RenderClient, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[str, P], T]:
-    """A handler that takes the base URL of render-ws, as in `http://render:8080/render-ws/v1`, instead of a client, and
-    returns when it is done. Raises what the handler raises, and SettingsFault for a URL that is none."""
+    """Turn a handler into a function that takes the base URL of render-ws, as in `http://render:8080/render-ws/v1`,
+    instead of a client. It raises the faults of the handler, and SettingsFault for an invalid URL.
+    """
 
     def call(render_url: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
         async def with_client() -> T:

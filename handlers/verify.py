@@ -1,6 +1,6 @@
-"""Verifying a montage that is done: its tiles as stacks show them, its mipmap files as they lie on disk.
+"""Verifying a COMPLETE montage: its tiles in the stacks, its mipmap files on disk.
 
-Every difference says what it is of, what can be done, and from which step on doing the montage again mends it.
+Every difference names its subject, a hint, and the step from which a replay repairs it.
 """
 
 import os
@@ -23,16 +23,16 @@ from handlers.render.tiles import Json, canonical_url, differences, image_holder
 from handlers.uris import uri_to_path
 
 INGEST, MIPMAPS, APPLY = "ingest", "mipmaps", "apply"
-_AGAIN = "replay it"
+_REPLAY = "replay it"
 
 
 class Kind(StrEnum):
-    """What differs."""
+    """The kind of a difference."""
 
     METAFILE_GONE = "metafile_gone"
     METAFILE_CHANGED = "metafile_changed"
     NOT_CHECKED = "not_checked"
-    """It could not be looked at; what it is like is unknown."""
+    """It could not be read, so its state is unknown."""
     STACK_MISSING = "stack_missing"
     STACK_STATE = "stack_state"
     PATH_BUILDER = "path_builder"
@@ -52,56 +52,56 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not as a COMPLETE montage has it."""
+    """A value that differs from that of a COMPLETE montage."""
 
     kind: Kind
     tile_id: str | None
-    """None for what is not of one tile."""
+    """None if the difference does not concern a single tile."""
     where: str
     """A file, or a stack."""
     what: str
     hint: str
     start: str | None
-    """ingest, mipmaps or apply: the step from which a replay mends it; None if none does."""
+    """ingest, mipmaps or apply: the step from which a replay repairs it; None if no replay does."""
 
 
 # --- files
 
 
 def check_files(tile: Level0, plan: MipmapPlan, recorded: FileContent | None = None) -> list[Difference]:
-    """What is wrong with a tile's level 0 and with each of its levels, which are decoded. Blocking.
+    """Check a tile's level 0 and decode each of its levels. Blocking.
 
     Parameters
     ----------
-    recorded : level 0 as it was read when its levels were made, where that is known.
+    recorded : level 0 as it was read when its levels were made, if that is known.
     """
     source = _check_source(tile.tile_id, tile.image, tile.width, tile.height)
     levels = plan.outputs(tile.image)
     bits = source.bits if plan.reduction.method != "render" else (16 if tile.maximum_intensity > 255 else 8)
     mode = "I;16" if bits == 16 and not plan.convert_to_8bit else "L"
     return [
-        *source.found,
+        *source.differences,
         *_check_levels(tile, levels, mode, recorded),
-        *_check_made_of(tile, levels, source, recorded),
+        *_check_origin(tile, levels, source, recorded),
     ]
 
 
 def check_mask_files(tile: Level0, plan: MipmapPlan, recorded: FileContent | None = None) -> list[Difference]:
-    """The same for the mask that the tiles share."""
+    """Check the mask that the tiles share, in the same way."""
     if tile.mask is None:
         return []
     source = _check_source(None, tile.mask, tile.width, tile.height, mask=True)
     of_mask = Level0("", tile.mask, None, tile.width, tile.height)
     levels = plan.outputs(tile.mask, mask=True)
     found = _check_levels(of_mask, levels, "L", recorded)
-    return [*source.found, *found, *_check_made_of(of_mask, levels, source, recorded)]
+    return [*source.differences, *found, *_check_origin(of_mask, levels, source, recorded)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """An image of level 0."""
+    """A level-0 image and its differences."""
 
-    found: tuple[Difference, ...]
+    differences: tuple[Difference, ...]
     bits: int = 8
 
 
@@ -109,23 +109,23 @@ def _check_source(tile_id: str | None, path: Path, width: int, height: int, *, m
     try:
         info = inspect_image(path, mask=mask)
     except FileNotFoundError:
-        hint = "copy it there again; its levels still stand"
-        return _Source((Difference(Kind.SOURCE_GONE, tile_id, str(path), "level 0 is not there", hint, None),))
+        hint = "copy it there again; its levels are not affected"
+        return _Source((Difference(Kind.SOURCE_GONE, tile_id, str(path), "level 0 is missing", hint, None),))
     except ImageFault as fault:
         what = f"level 0 {fault.problem}"
         return _Source((Difference(Kind.SOURCE_CHANGED, tile_id, str(path), what, fault.hint, None),))
     except OSError as error:
-        return _Source((_not_read(tile_id, path, error),))
+        return _Source((_unread(tile_id, path, error),))
     if (info.width, info.height) != (width, height):
-        what = f"level 0 is {info.width}x{info.height} pixels, and was {width}x{height}"
+        what = f"level 0 has {info.width}x{info.height} pixels, expected {width}x{height}"
         hint = "find out who replaced it"
         return _Source((Difference(Kind.SOURCE_CHANGED, tile_id, str(path), what, hint, None),), info.bits)
     return _Source((), info.bits)
 
 
-def _not_read(tile_id: str | None, path: Path, error: OSError) -> Difference:
+def _unread(tile_id: str | None, path: Path, error: OSError) -> Difference:
     what = f"level 0 cannot be read: {error.strerror or error}"
-    return Difference(Kind.NOT_CHECKED, tile_id, str(path), what, "see that its mount is there", None)
+    return Difference(Kind.NOT_CHECKED, tile_id, str(path), what, "check that its mount is there", None)
 
 
 def _check_levels(
@@ -135,102 +135,102 @@ def _check_levels(
     for level, path in levels:
         try:
             pixels = verify_level(path, *level_size(tile.width, tile.height, level), mode)
-            if problem := _other_pixels(pixels, read_provenance(path), recorded):
+            if problem := _pixel_problem(pixels, read_provenance(path), recorded):
                 what = f"level {level} {problem}"
-                yield Difference(Kind.LEVEL_BROKEN, tile_id, str(path), what, _AGAIN, MIPMAPS)
+                yield Difference(Kind.LEVEL_BROKEN, tile_id, str(path), what, _REPLAY, MIPMAPS)
         except (ImagesMissing, FileNotFoundError):
-            yield Difference(Kind.LEVEL_MISSING, tile_id, str(path), f"level {level} is not there", _AGAIN, MIPMAPS)
+            yield Difference(Kind.LEVEL_MISSING, tile_id, str(path), f"level {level} is missing", _REPLAY, MIPMAPS)
         except ImageFault as fault:
             what = f"level {level} {fault.problem}"
-            yield Difference(Kind.LEVEL_BROKEN, tile_id, str(path), what, _AGAIN, MIPMAPS)
+            yield Difference(Kind.LEVEL_BROKEN, tile_id, str(path), what, _REPLAY, MIPMAPS)
         except (Fault, OSError) as fault:
-            # The directory is gone or empty: a level lost, or a mount; a replay makes the one and waits for the other.
+            # The directory is gone or empty. A replay makes lost levels again, and waits for a lost mount.
             what = f"level {level} {getattr(fault, 'problem', fault)}"
-            hint = getattr(fault, "hint", "see that its mount is there")
+            hint = getattr(fault, "hint", "check that its mount is there")
             yield Difference(Kind.NOT_CHECKED, tile_id, str(path), what, hint, MIPMAPS)
 
 
-def _other_pixels(pixels: Grey, text: str | None, recorded: FileContent | None) -> str:
-    """Why these are not the pixels that were written; empty if they are, or if nothing tells."""
+def _pixel_problem(pixels: Grey, text: str | None, recorded: FileContent | None) -> str:
+    """Return why these pixels are not those that were written; empty if they are, or if it is not known."""
     if not pixels_match(text, pixels):
         return "holds other pixels than were written"
     if recorded is not None and level0_digest(text) is None:
-        return "was written by another program: it does not say what it was made of"
+        return "was written by another program: its file does not name the digest of its level 0"
     return ""
 
 
-def _check_made_of(
+def _check_origin(
     tile: Level0, levels: Iterable[tuple[int, Path]], source: _Source, recorded: FileContent | None
 ) -> Iterator[Difference]:
-    """Whether the levels were made of the bytes that level 0 holds now. No time is compared."""
-    if source.found:
+    """Check that the levels were made of the bytes that level 0 holds now. Times are not compared."""
+    if source.differences:
         return
-    said = {level: digest for level, path in levels if (digest := _digest_said_by(path)) is not None}
-    if not said and recorded is None:
-        return  # levels of a former version, or of pixels that render-ws served
+    named = {level: digest for level, path in levels if (digest := _named_digest(path)) is not None}
+    if not named and recorded is None:
+        return  # levels of a former version, or made of pixels from render-ws
     tile_id, what = tile.tile_id or None, ""
     try:
-        digest = _digest_now(tile.image, recorded)
+        digest = _digest_of(tile.image, recorded)
     except OSError as error:
-        yield _not_read(tile_id, tile.image, error)
+        yield _unread(tile_id, tile.image, error)
         return
-    others = ", ".join(str(level) for level, each in said.items() if each != digest)
+    others = ", ".join(str(level) for level, origin in named.items() if origin != digest)
     if recorded is not None and digest != recorded.digest:
-        what = "level 0 holds other bytes than those that its levels were made of"
+        what = "level 0 holds other bytes than its levels were made of"
     elif others:
         what = f"its levels {others} were made of other bytes than level 0 holds"
     if what:
-        yield Difference(Kind.SOURCE_CHANGED, tile_id, str(tile.image), what, _AGAIN, MIPMAPS)
+        yield Difference(Kind.SOURCE_CHANGED, tile_id, str(tile.image), what, _REPLAY, MIPMAPS)
 
 
-def _digest_said_by(path: Path) -> bytes | None:
+def _named_digest(path: Path) -> bytes | None:
     try:
         return level0_digest(read_provenance(path))
     except (Fault, OSError):
-        return None  # told with the level
+        return None  # reported with the level
 
 
-def _digest_now(path: Path, recorded: FileContent | None) -> bytes:
-    """The digest of level 0, which is read only if its identity is not the recorded one."""
+def _digest_of(path: Path, recorded: FileContent | None) -> bytes:
+    """Return the digest of level 0. The file is read only if its identity differs from the recorded one."""
     with open_image(path) as file:
         if recorded is not None and FileIdentity.of(os.fstat(file.fileno())).matches(recorded.identity):
             return recorded.digest
         return content_of(file.fileno()).digest
 
 
-# --- stacks; pure but for looking whether a file that is named is there
+# --- stacks; pure, except that files of further levels are looked up
 
 
 def check_tiles(
     stack: str, z: float, expected: Iterable[Json], shown: Mapping[str, Json], start: str
 ) -> Iterator[Difference]:
-    """Tiles that a stack lacks at z, or shows otherwise than the metafile makes them.
+    """Yield the tiles that a stack lacks at z, or that differ from those of the metafile.
 
     Parameters
     ----------
     expected : tile specs as the ingest makes them.
-    shown : tile specs that the stack shows at z, by id.
+    shown : tile specs of the stack at z, by id.
     start : the step that puts tiles into this stack.
     """
     for spec in expected:
         tile_id = str(spec["tileId"])
-        there = shown.get(tile_id)
-        if there is None:
-            yield Difference(Kind.TILE_MISSING, tile_id, stack, f"is not at z {z:g}", _AGAIN, start)
+        found = shown.get(tile_id)
+        if found is None:
+            yield Difference(Kind.TILE_MISSING, tile_id, stack, f"is not at z {z:g}", _REPLAY, start)
             continue
-        if there.get("z") != z:
-            what = f"says z {there.get('z')} and not {z:g}"
-            yield Difference(Kind.TILE_ELSEWHERE, tile_id, stack, what, _AGAIN, start)
-        yield from _check_tile(stack, tile_id, spec, there, start)
+        if found.get("z") != z:
+            what = f"has z {found.get('z')}, expected {z:g}"
+            yield Difference(Kind.TILE_ELSEWHERE, tile_id, stack, what, _REPLAY, start)
+        yield from _check_tile(stack, tile_id, spec, found, start)
 
 
-def _check_tile(stack: str, tile_id: str, spec: Json, there: Json, start: str) -> Iterator[Difference]:
-    """A tile spec compared field by field, its place in the stack aside; its levels above 0 are compared elsewhere."""
+def _check_tile(stack: str, tile_id: str, spec: Json, shown: Json, start: str) -> Iterator[Difference]:
+    """Compare a tile spec field by field, except z and the levels above 0, which have checks of their own."""
     put = {key: value for key, value in spec.items() if key not in ("z", "mipmapLevels")}
-    for line in differences(put, there):
-        yield Difference(Kind.TILE_DIFFERS, tile_id, stack, line, _AGAIN, start)
+    for line in differences(put, shown):
+        yield Difference(Kind.TILE_DIFFERS, tile_id, stack, line, _REPLAY, start)
     try:
-        wanted, found = level_0(image_holder(spec)) or {}, level_0(image_holder(there)) or {}
+        wanted, found = level_0(image_holder(spec)) or {}, level_0(image_holder(shown)) or {}
     except RenderRefused as fault:
         yield Difference(Kind.TILE_DIFFERS, tile_id, stack, fault.problem, fault.hint, None)
         return
@@ -239,29 +239,29 @@ def _check_tile(stack: str, tile_id: str, spec: Json, there: Json, start: str) -
 
 
 def check_transform(stack: str, wanted: Json | None, shown: Mapping[str, Json], start: str) -> Iterator[Difference]:
-    """The transform that a montage's tiles share, compared with what the stack shows under its id.
+    """Compare the transform that a montage's tiles share with the stack's transform of the same id.
 
     Parameters
     ----------
-    wanted : as the ingest puts it; None where the tiles share none.
-    shown : shared transforms that the stack shows at z, by id.
+    wanted : the transform as the ingest makes it; None if the tiles share none.
+    shown : shared transforms of the stack at z, by id.
     """
     if wanted is None:
         return
     name = str(wanted["id"])
-    lines = differences(wanted, shown[name]) if name in shown else ["is not there"]
+    lines = differences(wanted, shown[name]) if name in shown else ["is missing"]
     for line in lines:
-        yield Difference(Kind.TRANSFORM_DIFFERS, None, stack, f"shared transform '{name}': {line}", _AGAIN, start)
+        yield Difference(Kind.TRANSFORM_DIFFERS, None, stack, f"shared transform '{name}': {line}", _REPLAY, start)
 
 
 def check_levels_named(
     stack: str, levels_by_tile: Mapping[str, LevelUris], shown: Mapping[str, Json], *, derived: bool = False
 ) -> Iterator[Difference]:
-    """Levels that tiles of a stack do not name, or name at another URL, and further ones whose files are not there.
+    """Yield the levels that tiles do not name or name at another URL, and further levels whose files are missing.
 
     Parameters
     ----------
-    derived : whether the stack's path builder names the levels, so that tiles need not.
+    derived : whether the stack's path builder derives the levels, so that tiles need not name them.
     """
     for tile_id, levels in levels_by_tile.items():
         if tile_id not in shown:
@@ -269,7 +269,7 @@ def check_levels_named(
         try:
             named = image_holder(shown[tile_id]).get("mipmapLevels") or {}
         except RenderRefused:
-            continue  # told with the tile
+            continue  # reported with the tile
         for level, urls in levels.items():
             entry = named.get(str(level)) or {}
             if derived and not entry:
@@ -285,10 +285,10 @@ def _check_url(
     stack: str, tile_id: str, what: str, wanted: str | None, found: str | None, start: str
 ) -> Iterator[Difference]:
     if wanted is not None and found is None:
-        yield Difference(Kind.URL_MISSING, tile_id, stack, f"{what} is not named", _AGAIN, start)
+        yield Difference(Kind.URL_MISSING, tile_id, stack, f"{what} is not named", _REPLAY, start)
     elif found is not None and (wanted is None or canonical_url(wanted) != canonical_url(found)):
-        instead = f"and not {wanted}" if wanted else "and was to name none"
-        yield Difference(Kind.URL_DIFFERS, tile_id, stack, f"{what} is {found}, {instead}", _AGAIN, start)
+        expected = f"expected {wanted}" if wanted else "expected none"
+        yield Difference(Kind.URL_DIFFERS, tile_id, stack, f"{what} is {found}, {expected}", _REPLAY, start)
 
 
 def _check_alive(stack: str, tile_id: str, level: str, entry: Json) -> Iterator[Difference]:
@@ -297,19 +297,19 @@ def _check_alive(stack: str, tile_id: str, level: str, entry: Json) -> Iterator[
         try:
             dead = url is not None and not os.path.exists(uri_to_path(url))  # noqa: PTH110  never raises
         except Fault:
-            continue  # of another scheme: not ours to follow
+            continue  # another scheme: not a file
         if dead:
-            what = f"level {level}'s {key} leads nowhere: {url}"
-            yield Difference(Kind.URL_DEAD, tile_id, stack, what, _AGAIN, APPLY)
+            what = f"level {level}'s {key} names a missing file: {url}"
+            yield Difference(Kind.URL_DEAD, tile_id, stack, what, _REPLAY, APPLY)
 
 
 def check_path_builder(stack: str, wanted: PathBuilder, found: PathBuilder | None) -> Iterator[Difference]:
-    """Whether a stack's path builder derives the levels that were made."""
+    """Check that a stack's path builder derives the levels that were made."""
     if found is None:
-        yield Difference(Kind.PATH_BUILDER, None, stack, "has no mipmap path builder", _AGAIN, APPLY)
+        yield Difference(Kind.PATH_BUILDER, None, stack, "has no mipmap path builder", _REPLAY, APPLY)
         return
     wanted, found = wanted.normalized(), found.normalized()
     same_rule = (canonical_url(wanted.root_path), wanted.extension) == (canonical_url(found.root_path), found.extension)
     if not same_rule or found.image_mipmap_pattern_string or found.number_of_levels < wanted.number_of_levels:
         what = f"has the path builder {found.to_json()}, which does not derive the levels that were made"
-        yield Difference(Kind.PATH_BUILDER, None, stack, what, "see who set it, then replay", APPLY)
+        yield Difference(Kind.PATH_BUILDER, None, stack, what, "find out who set it, then replay", APPLY)

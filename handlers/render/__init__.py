@@ -1,1 +1,1 @@
-"""The render-ws client: requests, answers, names, tile specs as they go over the wire."""
+"""The render-ws client: requests, answers, legal names, tile specs in the form that render-ws exchanges."""

@@ -26,8 +26,8 @@ from handlers.render.responses import (
     SectionData,
     StackMeta,
     StackState,
+    concerns_stack,
     fault_of,
-    speaks_of_stack,
 )
 from handlers.render.tiles import MOST_BYTES, MOST_TILES, Json, check_upload, upload_bodies, without_nulls
 from handlers.render.transport import Answer, Patience, Polling, RenderHttp, Request, read_answer
@@ -136,7 +136,7 @@ class RenderClient:
         answer = await self._http.ask(request)
         if not answer.absent:
             return await read_answer(STACK_META, answer.body, request)
-        if not speaks_of_stack(answer.text):  # a 404 of another server
+        if not concerns_stack(answer.text):  # a 404 of another server
             raise _absence(request, answer)
         return None
 
@@ -144,7 +144,7 @@ class RenderClient:
         """Read the stack. Raises StackMissing if it does not exist."""
         meta = await self.stack(stack)
         if meta is None:
-            raise StackMissing(str(stack), "does not exist", "somebody deleted the stack, or its name is another")
+            raise StackMissing(str(stack), "does not exist", "check the stack's name, and whether somebody deleted it")
         return meta
 
     async def post_version(self, stack: StackId, resolution_nm: tuple[float, float, float], notes: str = "") -> None:
@@ -303,7 +303,7 @@ class RenderClient:
     async def _ask_for_part(self, request: Request) -> bytes | None:
         """Return the body of the answer; None if the stack exists and its part does not. Raises StackMissing."""
         answer = await self._http.ask(request)
-        if answer.absent and speaks_of_stack(answer.text):
+        if answer.absent and concerns_stack(answer.text):
             raise _absence(request, answer)
         return None if answer.absent else answer.body
 

@@ -1,4 +1,4 @@
-"""What could not be done of a larger piece of work, by z and tile, while the rest went on."""
+"""Failures of single tiles or layers, while the rest of the work continues."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from handlers.render.names import format_z
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One tile, or one z as a whole, with what stood in the way."""
+    """The fault of one tile, or of one z as a whole."""
 
     z: float
     tile_id: str | None
@@ -16,7 +16,7 @@ class Failure:
     fault: Fault
 
     def to_json(self) -> dict[str, object]:
-        """The failure for an output file."""
+        """Return the failure as it is written into an output file."""
         tile = {} if self.tile_id is None else {"tileId": self.tile_id}
         fault = {"subject": self.fault.subject, "problem": self.fault.problem, "hint": self.fault.hint}
         return {"z": plain_z(self.z), **tile, "kind": type(self.fault).__name__, **fault}
@@ -27,7 +27,7 @@ class Failure:
 
 
 def plain_z(z: float) -> int | float:
-    """z as workflow engines know it: an integer where it is one.
+    """Return z as workflow engines write it: an integer where it has no fraction.
 
     >>> plain_z(1050.0), plain_z(5.5)
     (1050, 5.5)

@@ -1,4 +1,4 @@
-"""What may stand in a render-ws URL: stack names, z values, tile ids, times. Pure; checked before the first request."""
+"""Values in render-ws URLs: stack names, z, tile ids, times, the base URL. Checked before the first request. Pure."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 from handlers.errors import RenderRefused, SettingsFault
 
 MOST_NAME_CHARACTERS = 96
-"""Owner, project and stack together: render-ws joins them to a collection name of at most 111 characters."""
+"""Of owner, project and stack together: render-ws joins them to a collection name of at most 111 characters."""
 
 _NAME = re.compile(r"[A-Za-z0-9]+(?:_[A-Za-z0-9]+)*")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9]+")
@@ -22,12 +22,12 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9]+")
 
 @dataclass(frozen=True, slots=True)
 class StackId:
-    """The full name of a stack. Making one checks it by render-ws's rules, so that no request carries a bad name.
+    """The full name of a stack. The constructor checks it by the rules of render-ws.
 
     Raises
     ------
     RenderRefused
-        If a part is not a legal name, or the three together are too long.
+        If a part is not a legal name, or the three parts together are too long.
 
     Source: render `CollectionNameUtil.validateValue`, `StackId`.
     """
@@ -43,7 +43,7 @@ class StackId:
         if length > MOST_NAME_CHARACTERS:
             raise RenderRefused(
                 str(self),
-                f"owner, project and stack have {length} characters together, render-ws takes {MOST_NAME_CHARACTERS}",
+                f"owner, project and stack have {length} characters together, render-ws allows {MOST_NAME_CHARACTERS}",
                 "shorten one of the three names",
             )
 
@@ -52,14 +52,14 @@ class StackId:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The stack named `owner/project/stack`, as `str` writes it. Raises RenderRefused.
+        """Parse `owner/project/stack`, the form that `str` writes. Raises RenderRefused.
 
         >>> StackId.parse("em/v1/17797_raw").stack
         '17797_raw'
         """
         parts = text.split("/")
         if len(parts) != 3:
-            raise RenderRefused(f"stack '{text}'", "is not named as owner/project/stack")
+            raise RenderRefused(f"stack '{text}'", "expected a name of the form owner/project/stack")
         return cls(*parts)
 
     @property
@@ -69,43 +69,39 @@ class StackId:
 
 
 def check_name(kind: str, name: str) -> None:
-    """Refuse a name of a stack, project or owner that render-ws would refuse.
+    """Refuse a stack, project or owner name that render-ws would refuse. Raises RenderRefused.
 
-    Legal are runs of ASCII letters and digits, joined by single underscores. Raises RenderRefused.
+    A legal name consists of runs of ASCII letters and digits, joined by single underscores.
     """
     if not _NAME.fullmatch(name):
         raise RenderRefused(
             f"{kind} '{name}'",
-            "is no name for render-ws",
+            "is not a legal name in render-ws",
             "use letters and digits, joined by single underscores",
         )
 
 
 def legal_name(text: str) -> str:
-    """The text with every run of other characters made one underscore.
-
-    Raises RenderRefused if nothing is left of it.
+    """Replace every run of other characters by one underscore. Raises RenderRefused if no letter or digit is left.
 
     >>> legal_name("AIBS-17797.R1__raw")
     'AIBS_17797_R1_raw'
     """
     name = _NOT_IN_NAMES.sub("_", text).strip("_")
     if not name:
-        raise RenderRefused(
-            f"stack name '{text}'", "has no letter or digit", "give the stack a name that render-ws takes"
-        )
+        raise RenderRefused(f"stack name '{text}'", "has no letter or digit", "choose a name with letters or digits")
     return name
 
 
 def legal_stack_name(template: str, fields: Mapping[str, object]) -> str:
-    """The template with header fields filled in, made legal for render-ws.
+    """Fill header fields into a template and make the result a legal name.
 
     Raises
     ------
     SettingsFault
-        If the template names something that is no field.
+        If the template names an unknown field.
     RenderRefused
-        If a field it names has no value here, or nothing legal is left.
+        If one of its fields has no value in this header, or no letter or digit is left.
 
     >>> legal_stack_name("{specimen_id}_raw", {"specimen_id": "17797-1R"})
     '17797_1R_raw'
@@ -117,7 +113,9 @@ def _template_parts(template: str, fields: Mapping[str, object]) -> list[str]:
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise SettingsFault(template, f"is no stack name template: {error}", "write fields as {specimen_id}") from None
+        raise SettingsFault(
+            template, f"is not a template of a stack name: {error}", "write fields as {specimen_id}"
+        ) from None
     filled = []
     for literal, field, spec, conversion in parts:
         filled.append(literal)
@@ -125,16 +123,16 @@ def _template_parts(template: str, fields: Mapping[str, object]) -> list[str]:
             continue
         if field not in fields or spec or conversion:
             known = ", ".join(sorted(fields))
-            raise SettingsFault(template, f"has no plain field in {{{field}}}", f"use one of {known}")
+            raise SettingsFault(template, f"names {{{field}}}, which is not a plain field", f"use one of {known}")
         value = fields[field]
         if value is None or not str(value).strip():
-            raise RenderRefused(template, f"the metafile's header has no {field} to name the stack by", "")
+            raise RenderRefused(template, f"the metafile's header has no {field}, which the stack's name needs", "")
         filled.append(str(value))
     return filled
 
 
 def format_z(z: float) -> str:
-    """z as Java writes a double, which is how render-ws and the field's tools spell it.
+    """Return z in the form in which Java prints a double: render-ws and asap-modules use it. Raises RenderRefused.
 
     >>> format_z(1050), format_z(5.5), format_z(-0.0)
     ('1050.0', '5.5', '0.0')
@@ -146,9 +144,9 @@ def format_z(z: float) -> str:
 
 
 def tile_segment(tile_id: str) -> str:
-    """The tile id, percent-encoded for one segment of a path.
+    """Return the tile id percent-encoded, as one segment of a URL path.
 
-    Raises RenderRefused for ids that no segment can carry: Jetty refuses an encoded slash, and dots name directories.
+    Raises RenderRefused for an id that is not possible there: Jetty refuses an encoded slash, dots name directories.
 
     >>> tile_segment("a;b 1.1050.0")
     'a%3Bb%201.1050.0'
@@ -161,7 +159,7 @@ def require_tile_id(tile_id: str) -> None:
     """Raise RenderRefused for an id that `tile_segment` would refuse."""
     if tile_id in ("", ".", "..") or "/" in tile_id:
         raise RenderRefused(
-            f"tile '{tile_id}'", "has an id that no render-ws URL can carry", "choose a tile_id template without '/'"
+            f"tile '{tile_id}'", "has an id that no render-ws URL can hold", "choose a tile_id template without '/'"
         )
 
 
@@ -174,9 +172,9 @@ class ZRange:
 
 
 def create_timestamp(moment: datetime) -> str:
-    """The moment in UTC with exactly three decimals of a second.
+    """Return the moment in UTC with exactly three decimals of a second.
 
-    render-ws takes six decimals for that many milliseconds, and refuses none at all or `+00:00`.
+    render-ws reads six decimals as milliseconds, and refuses times without decimals or with `+00:00`.
 
     >>> create_timestamp(datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC))
     '2024-05-06T07:08:09.123Z'
@@ -186,12 +184,12 @@ def create_timestamp(moment: datetime) -> str:
 
 @dataclass(frozen=True, slots=True)
 class BaseUrl:
-    """Address of a render-ws, apart from the user and password that may stand in its URL."""
+    """Address of a render-ws, without the user and password that its URL may hold."""
 
     url: str
-    """As in `http://render:8080/render-ws/v1`: without user and password, and without a slash at its end."""
+    """As in `http://render:8080/render-ws/v1`: without user, password and final slash."""
     authorization: str | None = dataclasses.field(default=None, repr=False)
-    """Value of the header Authorization, from the URL's user and password; None if it has none."""
+    """Value of the header Authorization, made of the URL's user and password; None without them."""
 
     def __str__(self) -> str:
         return self.url
@@ -200,7 +198,7 @@ class BaseUrl:
 def checked_base_url(url: str) -> BaseUrl:
     """Parse the URL of the service, as in `http://render:8080/render-ws/v1` or `http://user:password@render/v1`.
 
-    Raises SettingsFault, which shows no password, if it is no http URL, or carries a query.
+    Raises SettingsFault, which shows no password, if it is not an http or https URL, or has a query.
 
     >>> str(checked_base_url("http://em:secret@render:8080/render-ws/v1/"))
     'http://render:8080/render-ws/v1'
@@ -209,22 +207,24 @@ def checked_base_url(url: str) -> BaseUrl:
         parts = urlsplit(url.strip())
         is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        raise _no_address(url) from None
-    # An "@" after the host is a password that holds an unescaped "/".
+        raise _invalid_address(url) from None
+    # An "@" in the path comes from a password with an unescaped "/".
     if not is_address or parts.query or parts.fragment or "@" in parts.path:
-        raise _no_address(url)
+        raise _invalid_address(url)
     userinfo, _, host = parts.netloc.rpartition("@")
     return BaseUrl(f"{parts.scheme}://{host}{parts.path.rstrip('/')}", _basic(userinfo) if userinfo else None)
 
 
 def _basic(userinfo: str) -> str:
-    """Value of the header for a URL's user and password. Source: RFC 7617."""
+    """Return the header's value for a URL's user and password. Source: RFC 7617."""
     user, _, password = userinfo.partition(":")
     return "Basic " + b64encode(unquote_to_bytes(user) + b":" + unquote_to_bytes(password)).decode()
 
 
-def _no_address(url: str) -> SettingsFault:
-    hint = "write it as in http://render:8080/render-ws/v1, with %40, %2F, %3F and %23 for @, /, ? and # in a password"
-    # All before the last "@" may belong to a password.
+def _invalid_address(url: str) -> SettingsFault:
+    hint = (
+        "expected the form http://render:8080/render-ws/v1, with %40, %2F, %3F and %23 for @, /, ? and # in a password"
+    )
+    # Everything before the last "@" may belong to a password.
     shown = re.sub(r"^(\s*[A-Za-z][A-Za-z0-9+.-]*://)?.*@", r"\1", url, flags=re.DOTALL)
-    return SettingsFault("render.url", f"'{shown}' is no address of a render-ws", hint)
+    return SettingsFault("render.url", f"'{shown}' is not an address of render-ws", hint)

@@ -1,4 +1,4 @@
-"""A stack's mipmap path builder: merged with the one that is there, and held against the files that were made. Pure."""
+"""A stack's mipmap path builder: merged with the present builder, and compared with the files that were made. Pure."""
 
 from collections.abc import Collection, Mapping
 
@@ -9,53 +9,55 @@ from handlers.render.responses import PathBuilder
 from handlers.render.tiles import Json, canonical_url, level_0
 
 
-def merged_builder(subject: str, there: PathBuilder | None, wanted: PathBuilder) -> PathBuilder:
-    """The builder to set on a stack: the wanted one, or the one there with its level count raised.
+def merged_builder(subject: str, present: PathBuilder | None, wanted: PathBuilder) -> PathBuilder:
+    """Return the builder to set on a stack: the wanted one, or the present one with its level count raised.
 
-    Raises RenderRefused if the one there derives other names: levels that other tiles rely on would be lost.
+    Raises RenderRefused if the present builder derives other names: other tiles would lose their levels.
     """
     wanted = wanted.normalized()
-    if there is None:
+    if present is None:
         return wanted
-    there = there.normalized()
+    present = present.normalized()
     rule, wanted_rule = (
         (canonical_url(builder.root_path), builder.extension, builder.image_mipmap_pattern_string)
-        for builder in (there, wanted)
+        for builder in (present, wanted)
     )
     if rule != wanted_rule:
         raise RenderRefused(
             subject,
-            f"has a path builder for {there.root_path} and {there.extension}, not for {wanted.root_path} and "
+            f"has a path builder for {present.root_path} and {present.extension}, not for {wanted.root_path} and "
             f"{wanted.extension}",
-            "write mipmaps to that root in that format, or use another stack, or apply to tiles",
+            'write mipmaps to that root in that format, use another stack, or set mipmaps.apply = "tiles"',
         )
-    return there.model_copy(update={"number_of_levels": max(there.number_of_levels, wanted.number_of_levels)})
+    return present.model_copy(update={"number_of_levels": max(present.number_of_levels, wanted.number_of_levels)})
 
 
 def check_derived(
     target: StackId, specs: Collection[Json], levels_by_tile: Mapping[str, Levels], builder: PathBuilder
 ) -> None:
-    """Refuse a builder that would name other files than were made. Raises RenderRefused."""
+    """Refuse a builder that derives other paths than those of the files that were made. Raises RenderRefused."""
     for spec in specs:
         raw = level_0(spec)
         if spec.get("channels") or not raw:
             raise RenderRefused(
-                f"{target} tile '{spec['tileId']}'", "has channels, or no level 0, to derive names from"
+                f"{target} tile '{spec['tileId']}'", "has channels or no level 0: no path can be derived"
             )
         for level, (image, mask) in levels_by_tile[spec["tileId"]].items():
             made = {"imageUrl": image} | ({"maskUrl": mask} if mask else {})
             for key in ("imageUrl", "maskUrl"):
                 if key in raw or key in made:
-                    _check_name(f"{target} tile '{spec['tileId']}'", builder, level, raw.get(key), made.get(key))
+                    _check_path(f"{target} tile '{spec['tileId']}'", builder, level, raw.get(key), made.get(key))
 
 
-def _check_name(subject: str, builder: PathBuilder, level: int, source: str | None, made: str | None) -> None:
+def _check_path(subject: str, builder: PathBuilder, level: int, source: str | None, made: str | None) -> None:
     derived = builder.derived_path(source, level) if source else None
     if derived is None or made is None or canonical_url(derived) != canonical_url(made):
         raise RenderRefused(
             subject,
-            f"has level {level} at {made}, where the path builder derives {derived}",
-            "apply to tiles, or write mipmaps where the builder looks",
+            f"has level {level} at {made}, and the path builder derives {derived}",
+            'set mipmaps.apply = "tiles", or write mipmaps where the builder expects them',
         )
     if level > builder.number_of_levels:
-        raise RenderRefused(subject, f"has a level {level}, the path builder ends at {builder.number_of_levels}")
+        raise RenderRefused(
+            subject, f"has a level {level}, and the path builder ends at level {builder.number_of_levels}"
+        )

@@ -1,4 +1,4 @@
-"""What render-ws answers, read: its records as frozen models, its errors as faults. Pure."""
+"""Answers of render-ws: its records as frozen models, its errors as faults. Pure."""
 
 import re
 from enum import StrEnum
@@ -26,9 +26,9 @@ class StackState(StrEnum):
     """The states of a stack (render `StackMetaData.StackState`)."""
 
     LOADING = "LOADING"
-    """Takes tiles; has no statistics."""
+    """Accepts tiles; has no statistics."""
     COMPLETE = "COMPLETE"
-    """Statistics and section data are derived; takes no tiles."""
+    """Has statistics and section data; accepts no tiles."""
     READ_ONLY = "READ_ONLY"
     """Locked by a person."""
     OFFLINE = "OFFLINE"
@@ -39,33 +39,33 @@ LOCKED = frozenset({StackState.READ_ONLY, StackState.OFFLINE})
 
 
 class _Record(BaseModel):
-    """A record of render-ws: camelCase there, snake_case here, keys we do not need left out."""
+    """A record of render-ws: camelCase there, snake_case here; unused keys are dropped."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
 
 
 class PathBuilder(_Record):
-    """The stack's rule for where mipmap levels lie that its tiles do not name (render `MipmapPathBuilder`)."""
+    """The stack's rule for the paths of mipmap levels that its tiles do not name (render `MipmapPathBuilder`)."""
 
     root_path: str
-    """Directory of all levels; render-ws stores it with a slash at its end."""
+    """Directory of all levels; render-ws stores it with a final slash."""
     number_of_levels: int
-    """The highest level that may be derived."""
+    """The highest level that is derived."""
     extension: str
-    """tif, png or jpg, appended to the name of level 0."""
+    """tif, png or jpg; appended to the name of level 0."""
     image_mipmap_pattern_string: str | None = None
-    """Another rule for derived names (H5 files); we never set it."""
+    """Another rule for the paths (H5 files); temwatch never sets it."""
 
     def normalized(self) -> "PathBuilder":
-        """The same builder, its root with one slash at the end."""
+        """Return the builder with exactly one slash at the end of its root."""
         return self.model_copy(update={"root_path": self.root_path.rstrip("/") + "/"})
 
     def to_json(self) -> dict[str, Any]:
-        """The builder as render-ws takes it, no nulls."""
+        """Return the builder in the form of render-ws, without nulls."""
         return self.model_dump(by_alias=True, exclude_none=True)
 
     def derived_path(self, source_url: str, level: int) -> str:
-        """The path that render-ws derives for a level from a level-0 URL; slashes not yet collapsed.
+        """Return the path that render-ws derives from a level-0 URL; repeated slashes are kept.
 
         >>> PathBuilder(root_path="/m/", number_of_levels=6, extension="tif").derived_path("file:///d/a.tif", 2)
         '/m/2///d/a.tif.tif'
@@ -76,7 +76,7 @@ class PathBuilder(_Record):
 
 
 class StackVersion(_Record):
-    """What was said when the stack was created, and since."""
+    """Values given when the stack was created, or set since."""
 
     create_timestamp: str | None = None
     version_notes: str | None = None
@@ -96,11 +96,11 @@ class StackStats(_Record):
 
 
 class StackMeta(_Record):
-    """A stack as render-ws describes it."""
+    """The metadata of a stack."""
 
     state: StackState
     current_version_number: int = 0
-    """Counts creations over each other and every reopening of a COMPLETE stack."""
+    """Grows when an existing stack is created again, and whenever a COMPLETE stack is reopened."""
     last_modified_timestamp: str | None = None
     current_version: StackVersion = StackVersion()
     stats: StackStats | None = None
@@ -108,7 +108,7 @@ class StackMeta(_Record):
 
     @property
     def resolution_nm(self) -> tuple[float, float, float] | None:
-        """Nanometres per pixel in x and y and per section in z; None unless all three are set."""
+        """Nanometres per pixel in x and y and between sections in z; None unless all three are set."""
         version = self.current_version
         x, y, z = version.stack_resolution_x, version.stack_resolution_y, version.stack_resolution_z
         return None if x is None or y is None or z is None else (x, y, z)
@@ -134,116 +134,120 @@ Z_VALUES = TypeAdapter(tuple[float, ...])
 OBJECT = TypeAdapter(dict[str, Any])
 
 
-_STATE_SAID = re.compile(r"(?:state is|state is currently|because it is) (LOADING|COMPLETE|READ_ONLY|OFFLINE)\b")
+_STATE_TEXT = re.compile(r"(?:state is|state is currently|because it is) (LOADING|COMPLETE|READ_ONLY|OFFLINE)\b")
 _TAG = re.compile(r"<(?:style|script).*?</(?:style|script)>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 _INPUT_FAULTS = ("has no tiles", "width and height must be set")
-"""500s that blame what was sent, not the service."""
+"""Texts of 500s that report invalid input, not a failure of the service."""
 _DATABASE_AWAY = re.compile(
     r"Timed out after \d+ ms while waiting|Client view of cluster state|NotWritablePrimary|\bnot (?:primary|master)\b"
     r"|InterruptedAtShutdown|Exception opening socket|Prematurely reached end of stream|OutOfDiskSpace"
     r"|No space left on device"
 )
-"""500s in the words of MongoDB and its driver: no request is to blame for them."""
+"""Texts of MongoDB and its driver in 500s: the database fails, not the request."""
 _ABSENCES = ("does not exist", "no tile specifications found", "no matching tiles")
-"""404s that render-ws itself gives."""
-_JAVA_SAID = re.compile(r"com\.fasterxml\.jackson|RESTEASY")
-"""In a 400 in HTML that render-ws gives: its JSON reader refuses what was sent."""
+"""Texts of 404s that render-ws itself sends."""
+_JAVA_TEXT = re.compile(r"com\.fasterxml\.jackson|RESTEASY")
+"""In a 400 with an HTML body from render-ws itself: its JSON parser refuses the request."""
 _NO_SECTION_DATA = "section data not aggregated"
-"""A 400 that says nothing of what was sent. Just after COMPLETE it is a race with another client's COMPLETE."""
+"""Text of a 400 that does not concern the request: just after COMPLETE, another client's COMPLETE races with ours."""
 _WRONG_URL = "a bug in our URL, or render.url is not the address of a render-ws (…/render-ws/v1)"
 _MOST_TEXT = 500
-"""Characters of an answer that are worth repeating."""
+"""Characters of an answer that a fault repeats."""
 
 
 def plain_text(body: bytes) -> str:
-    """An error's body as one line of text without markup, cut where it becomes long."""
+    """Return an error's body as one short line of text without markup."""
     text = " ".join(_TAG.sub(" ", body.decode("utf-8", errors="replace")).split())
     return text if len(text) <= _MOST_TEXT else text[:_MOST_TEXT] + " …"
 
 
 def is_absent(status: int, content_type: str) -> bool:
-    """Whether render-ws says that a thing does not exist. For a URL that it does not know its 404 has no body."""
+    """Return whether render-ws reports that a thing does not exist. Its 404 for an unknown URL has no text."""
     return status == 404 and content_type == "text/plain"
 
 
-def speaks_of_stack(text: str) -> bool:
-    """Whether a 404 says that the stack is missing, rather than something in it."""
+def concerns_stack(text: str) -> bool:
+    """Return whether a 404 reports a missing stack, not a missing part of it."""
     return text.startswith("stack with owner")
 
 
 def fault_of(subject: str, tried: str, status: int, content_type: str, text: str) -> RenderFault:
-    """The fault that an answer other than success stands for.
+    """Return the fault that an error answer stands for.
 
-    Status alone does not tell: render-ws says 500 for a closed stack, and 404 for a URL that it does not understand.
+    The status is not enough: render-ws sends 500 for a closed stack, and 404 for an unknown URL.
 
     Parameters
     ----------
-    subject : the stack or tile asked about.
-    tried : what was asked, as in "put tiles".
+    subject : the stack or tile of the request.
+    tried : the action, as in "put tiles".
     content_type : without parameters, as in "text/plain".
     text : the body as plain text.
 
     Source: render `RenderServiceUtil.throwServiceException` and the texts of its callers.
     """
-    problem = f"tried to {tried}, and render-ws answered {status}: {text or 'without a word'}"
+    problem = f"tried to {tried}, and render-ws answered {status}: {text or 'no text'}"
     if status in (400, 500):
-        said_by_render = status == 500 or content_type != "text/html" or _JAVA_SAID.search(text) is not None
+        is_from_render = status == 500 or content_type != "text/html" or _JAVA_TEXT.search(text) is not None
         return _state_fault(subject, problem, text) or _fault_of_400_or_500(
-            subject, problem, status, text, said_by_render=said_by_render
+            subject, problem, status, text, is_from_render=is_from_render
         )
-    if is_absent(status, content_type) and speaks_of_stack(text):
-        return StackMissing(subject, problem, "somebody deleted the stack, or its name is another")
+    if is_absent(status, content_type) and concerns_stack(text):
+        return StackMissing(subject, problem, "check the stack's name, and whether somebody deleted it")
     if is_absent(status, content_type) and any(words in text for words in _ABSENCES):
         return RenderRefused(subject, problem)
     if status == 504:
-        return AnswerLate(subject, problem, "a proxy gave up waiting; render-ws may still be at work")
+        return AnswerLate(subject, problem, "a proxy stopped waiting; render-ws may still be at work")
     if status == 502:
-        return AnswerLost(subject, problem, "see that render-ws runs behind its proxy")
+        return AnswerLost(subject, problem, "check that render-ws runs behind its proxy")
     if status in (408, 429, 503):
-        return RenderUnavailable(subject, problem, "see that render-ws runs and is not overloaded")
+        return RenderUnavailable(subject, problem, "check that render-ws runs and is not overloaded")
     if status > 500:
-        return RenderBroken(subject, problem, "see the log of render-ws or of the proxy before it")
+        return RenderBroken(subject, problem, "read the log of render-ws or of its proxy")
     if status == 413:
-        return RenderRefused(subject, problem, "a proxy limits the size of requests: let it pass at least 20 MB")
-    return NotRender(subject, problem, _STRANGERS.get(status, "see that render.url leads straight to a render-ws"))
+        return RenderRefused(subject, problem, "a proxy limits the size of requests: allow at least 20 MB")
+    return NotRender(
+        subject, problem, _FOREIGN_HINTS.get(status, "check that render.url is the address of a render-ws")
+    )
 
 
-_STRANGERS = {
-    401: "a proxy before render-ws asks for a log-in: see user and password in render.url",
-    403: "a proxy before render-ws forbids this: see user and password in render.url",
+_FOREIGN_HINTS = {
+    401: "a proxy in front of render-ws asks for a log-in: check user and password in render.url",
+    403: "a proxy in front of render-ws forbids this: check user and password in render.url",
     404: _WRONG_URL,
     405: _WRONG_URL,
-    415: "the body was not taken for JSON: see what a proxy does to Content-Type",
+    415: "the body was not accepted as JSON: check whether a proxy changes Content-Type",
 }
-"""Hints for answers that render-ws does not give to our requests: a proxy or another server gave them."""
+"""Hints for statuses that render-ws does not send to our requests: a proxy or another server sent them."""
 
 
 def _state_fault(subject: str, problem: str, text: str) -> RenderFault | None:
-    said = _STATE_SAID.search(text)
-    state = said and StackState(said[1])
+    match = _STATE_TEXT.search(text)
+    state = match and StackState(match[1])
     if state in LOCKED:
         return locked_fault(subject, state)
     if state is StackState.COMPLETE or (state is None and "in the LOADING state" in text):
-        return StackNotLoading(subject, problem, "another client closed the stack: reopen it and put again")
+        return StackNotLoading(subject, problem, "another client closed the stack: reopen it and put the tiles again")
     return None
 
 
 def locked_fault(subject: str, state: StackState) -> StackLocked:
-    """The fault of a stack that only a person may unlock."""
+    """Return the fault of a stack that only a person may unlock."""
     hint = {
-        StackState.READ_ONLY: "somebody froze this stack: set it COMPLETE to write on, or choose another stack name",
+        StackState.READ_ONLY: "somebody froze this stack: set it COMPLETE to continue, or choose another stack name",
         StackState.OFFLINE: "its tiles were dropped: delete the stack, or choose another stack name, then replay",
     }
     return StackLocked(subject, f"the stack is {state}", hint.get(state, ""))
 
 
-def _fault_of_400_or_500(subject: str, problem: str, status: int, text: str, *, said_by_render: bool) -> RenderFault:
-    if not said_by_render:
-        return NotRender(subject, problem, "a proxy refuses the request: see that render.url is right, https included")
+def _fault_of_400_or_500(subject: str, problem: str, status: int, text: str, *, is_from_render: bool) -> RenderFault:
+    if not is_from_render:
+        return NotRender(subject, problem, "a proxy refuses the request: check render.url, also whether it needs https")
     if status == 400 and _NO_SECTION_DATA in text:
-        return SectionDataMissing(subject, problem, "another client completes the stack: it is looked at again")
+        return SectionDataMissing(
+            subject, problem, "another client completes the stack at the same time; temwatch checks it again"
+        )
     if status == 400 or any(words in text for words in _INPUT_FAULTS):
         return RenderRefused(subject, problem)
     if _DATABASE_AWAY.search(text):
-        return RenderUnavailable(subject, problem, "see that the database of render-ws runs and has space")
-    return RenderBroken(subject, problem, "see the logs of render-ws and of its database")
+        return RenderUnavailable(subject, problem, "check that the database of render-ws runs and has free space")
+    return RenderBroken(subject, problem, "read the logs of render-ws and of its database")

@@ -1,4 +1,4 @@
-"""Writing to a stack that others may close: it is opened first, what was refused is repeated, its state restored."""
+"""Writing to a stack that other clients may close: open it, repeat a refused write, restore its state."""
 
 import asyncio
 import random
@@ -13,22 +13,22 @@ from handlers.render.opening import ensure_loading
 T = TypeVar("T")
 
 REOPENINGS = 20
-"""How often a stack that others close is reopened for one write."""
+"""How often a stack that other clients close is reopened for one write."""
 REOPEN_DELAY_S = 0.2
-"""About; two writers that close each other's stack must not do so in step."""
+"""Mean delay before a stack is reopened; it varies, so that two writers do not stay in step."""
 
 Resolution = tuple[float, float, float]
 """Nanometres in x, y, z."""
 PartialResolution = tuple[float | None, float | None, float | None]
 
 
-def completed(wanted: PartialResolution, otherwise: Resolution) -> Resolution:
-    """The resolution that is wanted, and the other one where it says nothing.
+def fill_resolution(wanted: PartialResolution, fallback: Resolution) -> Resolution:
+    """Return the wanted resolution, with the missing values taken from the fallback.
 
-    >>> completed((None, None, 40.0), (4.0, 4.0, 45.0))
+    >>> fill_resolution((None, None, 40.0), (4.0, 4.0, 45.0))
     (4.0, 4.0, 40.0)
     """
-    x, y, z = (other if own is None else own for own, other in zip(wanted, otherwise, strict=True))
+    x, y, z = (default if value is None else value for value, default in zip(wanted, fallback, strict=True))
     return x, y, z
 
 
@@ -40,18 +40,18 @@ async def write_while_loading(
     *,
     on_closed: Callable[[], None] = lambda: None,
 ) -> T:
-    """The effect's result, run while the stack is LOADING; reopened and repeated when somebody closes it meanwhile.
+    """Open the stack, run a write, and return its result; reopen and repeat if another client closed the stack.
 
     Parameters
     ----------
-    resolution_nm : x, y, z of the stack, should it have to be created.
-    effect : repeatable.
-    on_closed : called when the stack turns out to have been closed.
+    resolution_nm : x, y, z of a stack that has to be created.
+    effect : the write; must be repeatable.
+    on_closed : called whenever the stack was closed by another client.
 
     Raises
     ------
     StackNotLoading
-        If others closed it again and again.
+        If other clients closed it every time.
     """
     for _ in range(REOPENINGS):
         try:
@@ -66,15 +66,22 @@ async def write_while_loading(
 async def leave_stack(
     client: RenderClient, stack: StackId, before: StackMeta | None, zs: Collection[float], *, close: bool, whole: bool
 ) -> bool:
-    """Whether a stack that was written to was left COMPLETE.
-
-    It is closed where that is wanted and all that was to be written is there. Where something is missing it is left as
-    it was found: COMPLETE again if it was, else LOADING, which shows that it is not finished.
+    """End a write: close the stack, or restore its former state. Return whether the stack is COMPLETE now.
 
     Parameters
     ----------
-    before : the stack before it was written to; None if it did not exist.
+    before : the stack before the write; None if it did not exist.
     zs : layers that were written; the statistics of the closed stack are compared with them.
+    close : whether the stack is closed if the write is whole.
+    whole : whether everything was written. If not, the stack becomes COMPLETE only if it was COMPLETE before; else it
+        stays LOADING, which shows that it is not finished.
+
+    Raises
+    ------
+    StackReopened
+        If the section data of the closed stack miss tiles.
+    RenderFault
+        If the stack cannot be closed.
     """
     if not whole:
         return await restore_stack(client, stack, before)
@@ -83,14 +90,15 @@ async def leave_stack(
         if report.differing:
             differing = ", ".join(f"{section.z:g}" for section in report.differing)
             raise StackReopened(
-                str(stack), f"is COMPLETE, but its section data miss tiles at z {differing}", "close it again"
+                str(stack), f"is COMPLETE, but its section data lack tiles at z {differing}", "close it again"
             )
     return close
 
 
 async def restore_stack(client: RenderClient, stack: StackId, before: StackMeta | None) -> bool:
-    """Makes a stack COMPLETE again that was so before; whether it was. For use where a fault is under way already:
-    what goes wrong here is not raised.
+    """Close a stack again if it was COMPLETE before the write. Return whether it is COMPLETE now.
+
+    Raises no RenderFault, since the caller already handles a fault.
     """
     if before is None or before.state is not StackState.COMPLETE:
         return False

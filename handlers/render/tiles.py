@@ -1,6 +1,6 @@
-"""Tile specs and shared transforms as render-ws carries them (resolvedTiles): what refers to what, uploads, comparison.
+"""Tile specs and shared transforms (resolvedTiles): references, bodies of uploads, comparison. Pure.
 
-Works on the JSON itself: a round trip through a model of ours would lose what we do not know. Pure.
+Works on the JSON itself: a model would lose the fields that it does not know.
 """
 
 import json
@@ -20,13 +20,13 @@ from handlers.text import abbreviate
 Json = Mapping[str, Any]
 
 MOST_TILES = 5_000
-"""Tiles of one upload."""
+"""Most tiles of one upload."""
 MOST_BYTES = 10_000_000
-"""Bytes of one upload, shared transforms included; a single tile may exceed it."""
+"""Most bytes of one upload, shared transforms included; a single tile may exceed it."""
 
 
 def tile_ids(specs: Iterable[Json]) -> tuple[str, ...]:
-    """The ids of the specs, in order. Raises RenderRefused for a spec without one, or an id that no URL can carry."""
+    """Return the ids of the specs, in order. Raises RenderRefused for a missing id, or one that no URL can hold."""
     ids = []
     for spec in specs:
         tile_id = spec.get("tileId")
@@ -38,23 +38,23 @@ def tile_ids(specs: Iterable[Json]) -> tuple[str, ...]:
 
 
 def check_upload(subject: str, z: float, specs: Sequence[Json]) -> None:
-    """Refuse what render-ws would refuse, or take and lose: no tiles, another z, one id twice.
+    """Refuse an upload without tiles, with another z, or with duplicate ids. Raises RenderRefused.
 
-    Raises RenderRefused.
+    render-ws would refuse these, or accept them and lose tiles.
     """
     if not specs:
         raise RenderRefused(subject, "was given no tiles to put")
     ids = tile_ids(specs)
-    twice = [tile_id for tile_id, count in Counter(ids).items() if count > 1]
-    if twice:
-        raise RenderRefused(subject, f"was given tile ids twice: {abbreviate(sorted(twice), 5)}")
+    duplicates = [tile_id for tile_id, count in Counter(ids).items() if count > 1]
+    if duplicates:
+        raise RenderRefused(subject, f"was given duplicate tile ids: {abbreviate(sorted(duplicates), 5)}")
     elsewhere = [tile_id for tile_id, spec in zip(ids, specs, strict=True) if spec.get("z") != z]
     if elsewhere:
-        raise RenderRefused(subject, f"was given tiles of another z than {z}: {abbreviate(sorted(elsewhere), 5)}")
+        raise RenderRefused(subject, f"was given tiles of another z, expected {z}: {abbreviate(sorted(elsewhere), 5)}")
 
 
 def references(spec: Any) -> Iterator[str]:
-    """Ids of shared transforms that a transform spec refers to: itself, in its list, or at the ends of a blend."""
+    """Yield the ids of shared transforms in a transform spec: its own, those of its list, those of an interpolation."""
     if not isinstance(spec, Mapping):
         return
     if spec.get("type") == "ref":
@@ -64,25 +64,25 @@ def references(spec: Any) -> Iterator[str]:
 
 
 def referenced(tile_id: str, spec: Json, transforms: Mapping[str, Json]) -> tuple[str, ...]:
-    """Ids of all shared transforms that a tile needs, in the order in which they are met; those they need, too.
+    """Return the ids of all shared transforms that a tile needs, directly or through others, in order of appearance.
 
-    Raises RenderRefused if one is not among the transforms.
+    Raises RenderRefused if one of them is missing.
     """
     found: dict[str, None] = {}
-    ahead = list(references(spec.get("transforms")))
-    while ahead:
-        name = ahead.pop(0)
+    queue = list(references(spec.get("transforms")))
+    while queue:
+        name = queue.pop(0)
         if name in found:
             continue
         if name not in transforms:
-            raise RenderRefused(f"tile '{tile_id}'", f"refers to shared transform '{name}', which is not there")
+            raise RenderRefused(f"tile '{tile_id}'", f"refers to shared transform '{name}', which is missing")
         found[name] = None
-        ahead.extend(references(transforms[name]))
+        queue.extend(references(transforms[name]))
     return tuple(found)
 
 
 def shared_transforms(specs: Sequence[Json], transforms: Mapping[str, Json]) -> dict[str, Json]:
-    """Those of the transforms that the tiles need."""
+    """Return the transforms that the tiles need."""
     ids = tile_ids(specs)
     needed = {name for tile_id, spec in zip(ids, specs, strict=True) for name in referenced(tile_id, spec, transforms)}
     return {name: spec for name, spec in transforms.items() if name in needed}
@@ -91,43 +91,43 @@ def shared_transforms(specs: Sequence[Json], transforms: Mapping[str, Json]) -> 
 def upload_bodies(
     specs: Sequence[Json], transforms: Mapping[str, Json], most_tiles: int = MOST_TILES, most_bytes: int = MOST_BYTES
 ) -> list[bytes]:
-    """Bodies of the requests that put these tiles, each with every shared transform that its tiles need.
+    """Return the bodies of the requests that put these tiles, each with every shared transform that its tiles need.
 
-    render-ws does not look into its database for transforms that an upload leaves out.
+    render-ws does not search its database for transforms that an upload leaves out.
     """
     shared = {name: _member(name, spec) for name, spec in transforms.items()}
     bodies: list[bytes] = []
     tiles: list[bytes] = []
-    along: dict[str, bytes] = {}
+    included: dict[str, bytes] = {}
     size = 0
     for tile_id, spec in zip(tile_ids(specs), specs, strict=True):
         tile = _member(tile_id, spec)
         needed = {name: shared[name] for name in referenced(tile_id, spec, transforms)} if _REFERENCE in tile else {}
-        cost = len(tile) + 1 + _size(needed, along)
+        cost = len(tile) + 1 + _size(needed, included)
         if tiles and (len(tiles) >= most_tiles or size + cost > most_bytes):
-            bodies.append(_body(tiles, along))
-            tiles, along, size = [], {}, 0
-            cost = len(tile) + 1 + _size(needed, along)
+            bodies.append(_body(tiles, included))
+            tiles, included, size = [], {}, 0
+            cost = len(tile) + 1 + _size(needed, included)
         tiles.append(tile)
-        along |= needed
+        included |= needed
         size += cost
-    return [*bodies, _body(tiles, along)]
+    return [*bodies, _body(tiles, included)]
 
 
 _REFERENCE = b'"type":"ref"'
-"""How it is written that a transform is a reference: where this is not, there is none to be looked for."""
+"""The JSON text of every reference to a transform. A tile without it has no references."""
 
 
 def _member(name: str, value: Json) -> bytes:
-    """A member of a JSON object, by its name."""
+    """Return a member of a JSON object."""
     return encode_basestring_ascii(name).encode() + b":" + _encoded(name, value)
 
 
 def _encoded(subject: str, spec: Json) -> bytes:
-    """The spec as JSON without nulls. Few hold any, and to look for one in the text costs little."""
+    """Return the spec as JSON without nulls. Few specs hold one, and a search in the text is cheap."""
     try:
         text = to_json(spec, inf_nan_mode="null")
-    except ValueError:  # text that is not Unicode, from a file name, which JSON carries in escapes
+    except ValueError:  # a lone surrogate, from a file name that is not UTF-8; json.dumps escapes it
         text = b"null"
     return _strictly_encoded(subject, spec) if b"null" in text else text
 
@@ -139,9 +139,9 @@ def _strictly_encoded(subject: str, spec: Json) -> bytes:
         raise RenderRefused(f"'{subject}'", f"cannot be written as JSON: {error}") from None
 
 
-def _size(needed: Mapping[str, bytes], there: Mapping[str, bytes]) -> int:
-    """Bytes of those members that are not there yet, with their commas."""
-    return sum(len(member) + 1 for name, member in needed.items() if name not in there)
+def _size(needed: Mapping[str, bytes], included: Mapping[str, bytes]) -> int:
+    """Return the bytes of the members that are not included yet, with their commas."""
+    return sum(len(member) + 1 for name, member in needed.items() if name not in included)
 
 
 def _body(tiles: Iterable[bytes], transforms: Mapping[str, bytes]) -> bytes:
@@ -150,11 +150,11 @@ def _body(tiles: Iterable[bytes], transforms: Mapping[str, bytes]) -> bytes:
 
 
 def image_holder(spec: Json) -> Json:
-    """The part of a tile spec whose mipmap levels render-ws shows: the spec itself, or its only channel.
+    """Return the part of a tile spec whose mipmap levels render-ws shows: the spec itself, or its only channel.
 
-    With channels render-ws ignores the top-level levels. Of several channels it cannot be known whose image is meant.
+    render-ws ignores the top-level levels of a tile with channels.
 
-    Raises RenderRefused for several channels, or one whose image is another than that of the spec.
+    Raises RenderRefused for several channels, which are ambiguous, or for a channel with another image than the spec.
     """
     channels = spec.get("channels") or []
     if not channels:
@@ -163,7 +163,7 @@ def image_holder(spec: Json) -> Json:
     if len(channels) > 1 or (own and of_channel and not _same_image(own, of_channel)):
         raise RenderRefused(
             f"tile '{spec.get('tileId')}'",
-            f"has {len(channels)} channels, and nothing says of which the mipmap levels are",
+            f"has {len(channels)} channels, so its image is ambiguous",
             "use tiles with one image each",
         )
     holder: Json = channels[0]
@@ -171,7 +171,7 @@ def image_holder(spec: Json) -> Json:
 
 
 def level_0(holder: Json) -> dict[str, Any] | None:
-    """URLs of the image and mask of mipmap level 0 of a tile spec or channel; None if it has none."""
+    """Return the URLs of level 0 of a tile spec or channel, image and mask; None if it has no level 0."""
     entry = (holder.get("mipmapLevels") or {}).get("0")
     return dict(entry) if entry else None
 
@@ -181,7 +181,7 @@ def _same_image(one: Json, other: Json) -> bool:
 
 
 def without_nulls(value: Any) -> Any:
-    """The value without members that are null: render-ws reads some nulls as zero, and trips over others."""
+    """Return the value without null members: render-ws reads some nulls as zero and fails at others."""
     if isinstance(value, Mapping):
         return {key: without_nulls(member) for key, member in value.items() if member is not None}
     if isinstance(value, list | tuple):
@@ -193,12 +193,11 @@ _URLS = ("imageUrl", "maskUrl")
 
 
 def differences(sent: Any, shown: Any, where: str = "") -> Iterator[str]:
-    """What a stack shows otherwise than it was sent, as lines that name the place. What was sent as null counts as not
-    sent.
+    """Yield a line for each place where a stack shows another value than was sent.
 
-    render-ws adds fields of its own (bounds, meshCellSize, type), so more is no difference, except more mipmap levels
-    or more transforms. URLs of files are equal if they name the same path, and parameters of transforms if their
-    numbers are equal.
+    render-ws adds fields (bounds, meshCellSize, type), so an additional field is no difference, except an additional
+    mipmap level or transform. A null that was sent counts as not sent. File URLs are equal if they name the same path,
+    parameters of transforms if their numbers are equal.
     """
     if sent == shown or (_is_contained(sent, shown) and not where.endswith("mipmapLevels")):
         return
@@ -212,7 +211,7 @@ def differences(sent: Any, shown: Any, where: str = "") -> Iterator[str]:
 
 
 def _is_contained(sent: Any, shown: Any) -> bool:
-    """Whether every member is shown as it was sent: of nearly all tiles that is all there is to say."""
+    """Return whether every member is shown as sent: the fast path, which nearly all tiles take."""
     return isinstance(sent, dict) and isinstance(shown, dict) and sent.items() <= shown.items()
 
 
@@ -239,7 +238,7 @@ def _same(sent: Any, shown: Any, key: str) -> bool:
 
 
 def _numbers(data: str) -> list[float | str]:
-    """The parameters of a transform, however their numbers are written."""
+    """Return the parameters of a transform, with numbers as floats."""
     return [_number(word) for word in data.split()]
 
 
@@ -256,7 +255,7 @@ def _short(value: Any) -> str:
 
 
 def canonical_url(url: str) -> str:
-    """The one spelling for all URLs of a file that mean the same path: `file:/d/a b.tif`, unescaped.
+    """Return one spelling for all file URLs of the same path: `file:/d/a b.tif`, unescaped.
 
     >>> canonical_url("file:///d/a%20b.tif") == canonical_url("file:/d/a%20b.tif") == canonical_url("/d/a b.tif")
     True

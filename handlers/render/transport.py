@@ -1,6 +1,6 @@
-"""One request to render-ws and its answer: connections, time limits, the few repeats that are safe, faults.
+"""One request to render-ws and its answer: connections, time limits, safe retries, faults.
 
-docs/decisions/render-client.md says why it is as it is.
+docs/decisions/render-client.md gives the reasons.
 """
 
 import asyncio
@@ -32,28 +32,28 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 MOST_ANSWER_BYTES = 512 * 2**20
-"""A longer answer is refused: 50,000 tiles, the most that render-ws gives at once, take some 200 MiB."""
+"""A longer answer is refused. 50,000 tiles, the most that render-ws sends at once, take about 200 MiB."""
 MOST_ERROR_BYTES = 64 * 2**10
-"""What is read of an error's body."""
+"""Bytes of an error's body that are read."""
 READ_AT_ONCE_BYTES = 64 * 2**10
-"""A longer answer is read in a thread: reading it would hold up the event loop."""
+"""A longer answer is parsed in a thread: parsing it would block the event loop."""
 QUICK_S = 5.0
-"""After a failure that took longer to come, the caller has waited long enough: nothing is sent again."""
+"""A request whose failures took longer in total is not sent again: the caller has waited long enough."""
 KEEP_ALIVE_S = 15.0
-"""render-ws drops a connection after 30 s of silence; ours must be gone before, or a request runs into the closing."""
+"""render-ws closes an idle connection after 30 s. Ours closes first, or a request could meet a closing connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to wait for what; seconds."""
+    """Time limits of requests; seconds."""
 
     connect_s: float = 10.0
     silence_s: float = 120.0
-    """From the end of a request to the answer, and between two pieces of it."""
+    """From the end of a request to its answer, and between two pieces of the answer."""
     request_s: float = 300.0
-    """For a whole request and its answer."""
+    """For a request and its whole answer."""
     complete_s: float = 30.0
-    """For the answer to COMPLETE, which comes after the whole derivation: past it the stack is looked at instead."""
+    """For the answer to COMPLETE, which comes only after the derivation. Past it the stack's state is polled."""
     ping_s: float = 10.0
 
 
@@ -78,15 +78,15 @@ class Polling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to ask for.
+    """A request to render-ws.
 
     Parameters
     ----------
     path : after the base URL, percent-encoded, with its query.
     subject : the stack or layer concerned, for faults.
-    tried : for faults, as in "put tiles".
-    body : JSON; empty for a request that says all in its path; None for one without a body.
-    repeatable : whether sending it twice is as good as once.
+    tried : the action, for faults, as in "put tiles".
+    body : JSON; empty if the path holds everything; None for a request without a body.
+    repeatable : whether sending it twice has the same effect as once.
     """
 
     method: str
@@ -96,28 +96,28 @@ class Request:
     body: bytes | None = None
     repeatable: bool = True
     limit_s: float | None = None
-    """For the whole request, instead of the general one."""
+    """Time limit of this request, instead of `Patience.request_s`."""
     abandonable: bool = False
-    """Whether a write may be given up unanswered when its caller is cancelled; what only reads always may."""
+    """Whether a cancelled caller may drop a write before it is answered. A read may always be dropped."""
 
     @property
-    def has_to_be_answered(self) -> bool:
-        """Whether a caller that is cancelled waits for the answer all the same."""
+    def must_be_answered(self) -> bool:
+        """Whether a cancelled caller still waits for the answer."""
         return self.method != "GET" and not self.abandonable
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A success, or render-ws saying that a thing does not exist."""
+    """A success, or a 404 by which render-ws reports that a thing does not exist."""
 
     absent: bool
     body: bytes
     text: str
-    """What it says of the absent thing."""
+    """Text of that 404."""
 
 
 async def _send_once(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-    """Keep aiohttp from repeating PUT and DELETE by itself when a connection breaks: COMPLETE is a PUT."""
+    """Stop aiohttp from repeating PUT and DELETE when a connection breaks: COMPLETE is a PUT."""
     try:
         return await handler(request)
     except aiohttp.ClientConnectorError:
@@ -126,14 +126,14 @@ async def _send_once(request: ClientRequest, handler: ClientHandlerType) -> Clie
         raise aiohttp.ClientConnectionError(str(error)) from error
 
 
-def _is_worth_another_try(error: BaseException) -> bool:
-    """Whether seconds may help. After a late answer, or the answer of another server, they will not."""
-    helped = RenderUnavailable | RenderBroken | SectionDataMissing
-    return isinstance(error, helped) and not isinstance(error, AnswerLate | NotRender)
+def _is_worth_retrying(error: BaseException) -> bool:
+    """Return whether a retry within seconds may help. After a late answer, or one of another server, it does not."""
+    retryable = RenderUnavailable | RenderBroken | SectionDataMissing
+    return isinstance(error, retryable) and not isinstance(error, AnswerLate | NotRender)
 
 
 def user_agent() -> str:
-    """What requests say of themselves: temwatch and its version."""
+    """Return the User-Agent of requests: temwatch and its version."""
     return f"temwatch/{importlib.metadata.version('temwatch')}"
 
 
@@ -142,16 +142,16 @@ class RenderHttp:
 
     Parameters
     ----------
-    base_url : as in `http://render:8080/render-ws/v1`, with or without a slash at its end. A user and password in it
-        go into the header Authorization, and into no text.
-    connections : requests under way at once; more wait their turn.
+    base_url : as in `http://render:8080/render-ws/v1`; a slash at its end is allowed. A user and password in it are
+        sent in the header Authorization and never shown.
+    connections : most requests at once; further ones wait.
     tries : how often a repeatable request is sent.
-    first_wait_s : longest wait before the second try; doubles, shortened at random.
+    first_wait_s : longest wait before the second try; it doubles from try to try, and a random part of it is taken.
 
     Raises
     ------
     SettingsFault
-        If the base URL is no http address.
+        If the base URL is not an http or https URL.
     """
 
     def __init__(
@@ -183,25 +183,25 @@ class RenderHttp:
         await self._session.close()
 
     async def ask(self, request: Request) -> Answer:
-        """The answer to a request, sent again a few times within seconds where that is safe and may help.
+        """Send a request and return its answer; retry within seconds where that is safe and may help.
 
-        A caller that is cancelled while a write is under way is not let go before that is answered: render-ws goes on
-        with it, and it must not land on what others write next. A second cancellation gives it up.
+        A caller that is cancelled during a write still waits for the answer: render-ws finishes the write, which must
+        not land on top of a later one. A second cancellation drops the write.
 
         Raises
         ------
         RenderFault
-            The kind says what was wrong; for 404s in plain text see `Answer.absent`.
+            Its class names the kind. A 404 in plain text is no fault: see `Answer.absent`.
         """
         tries = self._tries if request.repeatable else 1
-        patient = AsyncRetrying(
+        retrying = AsyncRetrying(
             stop=stop_after_attempt(tries) | stop_after_delay(QUICK_S),
             wait=wait_random_exponential(multiplier=self._first_wait_s, max=2.0),
-            retry=retry_if_exception(_is_worth_another_try),
+            retry=retry_if_exception(_is_worth_retrying),
             reraise=True,
         )
         async with self._turns:
-            return await patient(self._send_to_the_end if request.has_to_be_answered else self._send, request)
+            return await retrying(self._send_to_the_end if request.must_be_answered else self._send, request)
 
     async def _send_to_the_end(self, request: Request) -> Answer:
         sending = asyncio.create_task(self._send(request), name=f"{request.tried} {request.subject}")
@@ -216,7 +216,7 @@ class RenderHttp:
                 await asyncio.wait([sending])
 
     async def _send(self, request: Request) -> Answer:
-        assert self._session is not None, "used outside its context"
+        assert self._session is not None, "not entered as a context manager"
         limit_s = request.limit_s or self.patience.request_s
         silence_s = min(limit_s, self.patience.silence_s)
         try:
@@ -232,32 +232,34 @@ class RenderHttp:
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise self._unreachable(request, error) from error
         except aiohttp.SocketTimeoutError as error:
-            raise _late(request, f"render-ws was silent for {silence_s:g} s") from error
+            raise _late(request, f"render-ws sent nothing for {silence_s:g} s") from error
         except TimeoutError as error:
-            raise _late(request, f"no whole answer came within {limit_s:g} s") from error
+            raise _late(request, f"the answer was not complete after {limit_s:g} s") from error
         except aiohttp.ClientError as error:
-            problem = f"tried to {request.tried}, and the connection broke ({_said(error)})"
-            raise AnswerLost(request.subject, problem, "see whether render-ws was restarted") from error
+            problem = f"tried to {request.tried}, and the connection broke ({_text_of(error)})"
+            raise AnswerLost(request.subject, problem, "check whether render-ws was restarted") from error
 
     def _unreachable(self, request: Request, error: Exception) -> RenderUnavailable:
-        problem = f"tried to {request.tried}, and {self.base_url} cannot be reached ({_said(error)})"
-        return RenderUnavailable(request.subject, problem, "see that render-ws runs and render.url is its address")
+        problem = f"tried to {request.tried}, and {self.base_url} cannot be reached ({_text_of(error)})"
+        return RenderUnavailable(
+            request.subject, problem, "check that render-ws runs and that render.url is its address"
+        )
 
 
 class Reader(Protocol[T_co]):
-    """What reads the body of an answer."""
+    """A parser of answer bodies."""
 
     def validate_json(self, body: bytes, /) -> T_co:
-        """The record. Raises pydantic.ValidationError or msgspec.DecodeError."""
+        """Return the record. Raises pydantic.ValidationError or msgspec.DecodeError."""
 
 
 async def read_answer(kind: Reader[T], body: bytes, request: Request) -> T:
-    """The body as a record, a long one read in a thread.
+    """Return the body as a record. A long body is parsed in a thread.
 
     Raises
     ------
     RenderBroken
-        If the body is no such record; names the first field that is wrong.
+        If the body is not such a record; names the first invalid field.
     """
     try:
         if len(body) <= READ_AT_ONCE_BYTES:
@@ -272,21 +274,21 @@ async def read_answer(kind: Reader[T], body: bytes, request: Request) -> T:
     raise RenderBroken(
         request.subject,
         f"tried to {request.tried}, and the answer cannot be read: {problem}",
-        "see that render.url leads to a render-ws, and what its log says",
+        "check that render.url is the address of a render-ws, and read its log",
     )
 
 
 def _late(request: Request, problem: str) -> AnswerLate:
-    hint = "see the load of render-ws and of its database"
+    hint = "check the load of render-ws and of its database"
     return AnswerLate(request.subject, f"tried to {request.tried}, and {problem}", hint)
 
 
-def _said(error: Exception) -> str:
+def _text_of(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
 async def _read(request: Request, response: ClientResponse) -> Answer:
-    """The answer, or the fault it stands for, raised."""
+    """Return the answer, or raise the fault that it stands for."""
     if response.status < 300:
         body = await _read_up_to(response, MOST_ANSWER_BYTES)
         if len(body) > MOST_ANSWER_BYTES:
@@ -300,7 +302,7 @@ async def _read(request: Request, response: ClientResponse) -> Answer:
 
 
 async def _read_up_to(response: ClientResponse, most_bytes: int) -> bytes:
-    """Return the body; of a longer one a little more than `most_bytes`. A single read may end at any TCP segment."""
+    """Return the body, cut a little after `most_bytes`. Reads in a loop, since a read may end at any TCP segment."""
     pieces: list[bytes] = []
     length = 0
     async for piece in response.content.iter_any():

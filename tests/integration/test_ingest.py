@@ -122,7 +122,7 @@ async def test_a_tile_that_is_not_there_after_the_upload_is_named(
         return count
 
     monkeypatch.setattr(client, "put_tiles", put_and_lose)
-    with pytest.raises(ReadBackDiffers, match="1 of 2 tiles just put are not there: b"):
+    with pytest.raises(ReadBackDiffers, match="1 of 2 tiles that were put are missing: b"):
         await ingest_tiles(client, RAW, Z, [tile_spec("a"), tile_spec("b")], unwanted=["a_old"])
 
 
@@ -142,7 +142,7 @@ async def test_a_tile_that_is_elsewhere_after_the_upload_is_named(
         return tuple(there.values())
 
     monkeypatch.setattr(client, "tile_bounds", tile_bounds)
-    with pytest.raises(ReadBackDiffers, match="has tiles at another z or in another section than was put: b"):
+    with pytest.raises(ReadBackDiffers, match="has tiles at another z or in another section than they were put: b"):
         await ingest_tiles(client, RAW, Z, [tile_spec("a"), tile_spec("b")])
 
 

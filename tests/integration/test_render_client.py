@@ -563,8 +563,8 @@ async def test_an_answer_that_never_comes_is_not_waited_for_again(service: Stand
 @pytest.mark.parametrize(
     ("patience", "words"),
     [
-        (Patience(connect_s=1, silence_s=0.2, request_s=30), "and render-ws was silent for 0.2 s"),
-        (Patience(connect_s=1, silence_s=30, request_s=0.2), "and no whole answer came within 0.2 s"),
+        (Patience(connect_s=1, silence_s=0.2, request_s=30), "and render-ws sent nothing for 0.2 s"),
+        (Patience(connect_s=1, silence_s=30, request_s=0.2), "and the answer was not complete after 0.2 s"),
     ],
 )
 async def test_a_late_answer_says_whether_silence_or_the_whole_time_ended_it(patience: Patience, words: str) -> None:

@@ -54,7 +54,7 @@ def test_letters_and_digits_joined_by_single_underscores_are_a_name(name: str) -
 
 @pytest.mark.parametrize("name", ["", "_a", "a_", "a__b", "a-b", "a.b", "a b", "a/b", "é", "a\n", "٣"])
 def test_a_name_that_render_refuses_is_refused_before_any_request(name: str) -> None:
-    with pytest.raises(RenderRefused, match="is no name"):
+    with pytest.raises(RenderRefused, match="is not a legal name"):
         StackId("em", "v1", name)
 
 
@@ -294,7 +294,7 @@ def test_a_shared_transform_brings_along_those_that_it_refers_to() -> None:
 
 
 def test_a_reference_to_a_transform_that_is_not_there_is_refused_before_any_request() -> None:
-    with pytest.raises(RenderRefused, match="'lens', which is not there"):
+    with pytest.raises(RenderRefused, match="'lens', which is missing"):
         upload_bodies([tile("t", refs=("lens",))], {})
 
 
@@ -364,7 +364,7 @@ def test_an_upload_holds_what_it_was_given_without_nulls(value: object) -> None:
     ("specs", "words"),
     [
         ([], "no tiles"),
-        ([tile("a"), tile("a")], "twice: a"),
+        ([tile("a"), tile("a")], "duplicate tile ids: a"),
         ([tile("a", z=6.0)], "another z"),
         ([{"z": 5.0}], "no tileId"),
         ([tile("a/b")], "no render-ws URL"),
