@@ -39,6 +39,9 @@ MIGRATIONS: tuple[str, ...] = tuple(
 """SQL that migrates the journal from version n to n + 1; `PRAGMA user_version` holds n."""
 
 
+COMPANIONS = ("", "-wal", "-shm", "-journal")
+"""Suffixes of the files of a journal."""
+
 Examination = Future[str]
 """Result of SQLite's `quick_check`; "ok" if the journal is whole."""
 
@@ -153,6 +156,21 @@ def _create(path: Path) -> None:
     with closing(_open(unfinished)) as connection:
         migrate(connection, unfinished)
     unfinished.rename(path)
+
+
+def remove_journal(path: Path) -> None:
+    """Remove a journal and its companions, if they exist."""
+    for companion in COMPANIONS:
+        Path(f"{path}{companion}").unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or directory is on disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _version(connection: Connection, path: Path) -> int:

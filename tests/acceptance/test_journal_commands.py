@@ -56,13 +56,13 @@ def test_a_copy_made_while_the_daemon_writes_is_whole_and_the_daemon_goes_on_fro
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("precious.txt", "is there, and is no back-up"),
+        ("precious.txt", "exists and is not a back-up"),
         ("daemon.sqlite", "is the journal itself"),
         ("daemon.sqlite-wal", "is the journal itself"),
-        ("nowhere/x.sqlite", "is no directory"),
+        ("nowhere/x.sqlite", "is not a directory"),
     ],
 )
-def test_a_back_up_goes_over_no_file_but_a_former_one(tmp_path, target, said):
+def test_a_back_up_replaces_no_file_but_a_former_back_up(tmp_path, target, said):
     precious = tmp_path / "precious.txt"
     precious.write_text("mine")
     (tmp_path / "daemon.sqlite").write_bytes(b"")
@@ -97,7 +97,7 @@ def test_the_daemon_refuses_a_damaged_journal_and_goes_on_with_the_rebuilt_one(r
     files, asked = digest_tree(running_rig.mipmaps), len(running_rig.requests())
     done = run(running_rig, "journal", "rebuild")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "is made anew: 2 complete" in done.stdout
+    assert "is rebuilt: 2 complete" in done.stdout
     (kept,) = running_rig.root.glob("daemon.sqlite.before-*")
     assert kept.read_bytes() == damaged
     assert str(kept) in done.stdout
@@ -105,7 +105,7 @@ def test_the_daemon_refuses_a_damaged_journal_and_goes_on_with_the_rebuilt_one(r
     running_rig.wait_until("complete", *(section.metafile for section in sections))
     montage = fetch(f"{running_rig.url}/api/montages/{running_rig.montage_of(sections[0].metafile)['id']}")
     assert [event["event"] for event in montage["events"]] == ["noticed", "rebuilt"]
-    assert f"tiles stand in {OWNER}/{PROJECT}/" in montage["events"][1]["detail"]["evidence"]
+    assert f"tiles are in {OWNER}/{PROJECT}/" in montage["events"][1]["detail"]["evidence"]
     assert digest_tree(running_rig.mipmaps) == files
     assert {each["method"] for each in running_rig.requests()[asked:]} == {"GET"}
     assert run(running_rig, "verify").returncode == 0
@@ -194,7 +194,7 @@ def test_tiles_that_no_metafile_names_are_told_of_and_left(rig: Rig, write):
     assert run(rig, "replay", rig.acquisition).returncode == 0
     other.metafile.unlink()
     done = run(rig, "journal", "rebuild")
-    assert "shows 4 tiles that no metafile names, and they are left" in done.stdout
+    assert "shows 4 tiles that no metafile names; they are kept" in done.stdout
     assert "1 complete" in done.stdout
     (stack,) = [word for word in done.stdout.split() if word.endswith("_raw")][:1]
     assert len(rig.tiles(stack.rsplit("/", 1)[1], Z)) == 8
@@ -218,7 +218,7 @@ def test_a_rebuild_that_cannot_see_everything_leaves_the_journal_as_it_was(rig: 
     before = journal(rig).read_bytes()
     rig.acquisition.rename(rig.root / "unmounted")
     gone = run(rig, "journal", "rebuild")
-    assert (gone.returncode, "is not there" in gone.stderr) == (1, True)
+    assert (gone.returncode, "does not exist" in gone.stderr) == (1, True)
     (rig.root / "unmounted").rename(rig.acquisition)
     rig.standin.end()
     away = run(rig, "journal", "rebuild")

@@ -83,7 +83,7 @@ def test_a_dry_run_says_what_would_be_done_and_changes_nothing(running_rig: Rig,
     done = replay(running_rig, running_rig.acquisition, "--state", "all", "--dry-run")
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
-        f"replay   {section.metafile}: is complete; all is done again from ingest on",
+        f"replay   {section.metafile}: is complete; every step from ingest on is repeated",
         "1 to replay; nothing was changed",
     ]
     assert running_rig.montages() == known
@@ -97,7 +97,7 @@ def test_what_is_selected_is_failed_unless_it_is_named_itself(running_rig: Rig, 
         done = replay(running_rig, *arguments)
         assert (done.returncode, done.stdout) == (
             0,
-            "nothing is selected: no montage fits, so there is nothing to do\n",
+            "no montage matches the selection: nothing to do\n",
         ), arguments
     assert "replayed" not in events_of(running_rig, section.metafile)
     for arguments in (("--z", 1, 1050, "--state", "complete"), ("--state", "all", "--since", "1h")):
@@ -140,7 +140,7 @@ def test_interrupted_it_leaves_the_work_with_the_daemon_and_says_so(running_rig:
     command.send_signal(signal.SIGINT)
     said, _ = command.communicate(timeout=30)
     assert command.returncode == 130
-    assert f"the daemon at {running_rig.url} goes on" in said
+    assert f"the daemon at {running_rig.url} continues" in said
     running_rig.tell_standin()
     running_rig.wait_until("complete", section.metafile, timeout_s=90)
 
@@ -208,8 +208,8 @@ def test_without_a_daemon_a_glob_and_a_z_select_metafiles_never_seen(rig: Rig, w
     pattern = f"{rig.acquisition}/**/_metadata_*"
     done = replay(rig, pattern, "--z", "1051", "--dry-run")
     assert done.stdout.splitlines() == [
-        f"take in  {sections[1051].metafile}: the journal never saw it; it is taken in",
-        "1 to take in; nothing was changed",
+        f"notice   {sections[1051].metafile}: the journal does not know it; it is noticed now",
+        "1 to notice; nothing was changed",
     ]
     assert not (rig.root / "daemon.sqlite").exists()
 
@@ -248,7 +248,7 @@ def test_interrupted_without_a_daemon_the_work_stays_for_its_next_start(rig: Rig
     said, problems = command.communicate(timeout=60)
     assert command.returncode == 130
     assert "0 complete, 0 not complete, 1 under way" in said
-    assert "the daemon goes on with it at its next start" in said
+    assert "the daemon continues with them at its next start" in said
     assert "Traceback" not in problems
     rig.tell_standin()
     rig.start()
@@ -292,7 +292,7 @@ def test_a_metafile_that_is_gone_is_refused_and_ends_the_command_with_1(rig: Rig
     section.metafile.unlink()
     done = replay(rig, section.metafile)
     assert done.returncode == 1
-    assert "the metafile is gone; copy it there again" in done.stdout
+    assert "the metafile does not exist; copy it back" in done.stdout
 
 
 def test_a_set_that_the_watch_ignores_is_told_so_when_it_is_named(rig: Rig, write):
@@ -319,10 +319,10 @@ def test_a_link_into_the_watched_directory_leads_to_the_montage_behind_it(rig: R
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("/elsewhere",), "PATH: /elsewhere lies in no watched directory (watched: daemon ("),
-        (("{acquisition}/nothing.json",), "is not there, and the journal knows nothing there"),
+        (("/elsewhere",), "PATH: /elsewhere is in no watched directory (watched: daemon ("),
+        (("{acquisition}/nothing.json",), "does not exist, and the journal knows no metafile there"),
         (("{acquisition}/picture.tif",), "its name does not match _metadata_*.json"),
-        (("--from-report", "{acquisition}/picture.tif"), "--from-report: is no report of temwatch verify --json"),
+        (("--from-report", "{acquisition}/picture.tif"), "--from-report: is not a report of temwatch verify --json"),
     ],
 )
 def test_bad_usage_ends_with_2_and_one_line_that_names_the_parameter(rig: Rig, arguments, said):
@@ -338,4 +338,4 @@ def test_bad_usage_ends_with_2_and_one_line_that_names_the_parameter(rig: Rig, a
 def test_the_daemon_refuses_a_path_in_the_same_words_and_with_the_same_code(running_rig: Rig):
     done = replay(running_rig, "/elsewhere")
     assert done.returncode == 2
-    assert done.stderr.startswith("PATH: /elsewhere lies in no watched directory")
+    assert done.stderr.startswith("PATH: /elsewhere is in no watched directory")

@@ -245,7 +245,7 @@ def test_render_ws_away_is_a_fault_and_no_difference(running_rig: Rig, complete)
 
 
 def test_bad_usage_ends_with_2(running_rig: Rig):
-    for arguments, said in ((("--state", "failed"), "only COMPLETE"), (("/elsewhere",), "PATH: /elsewhere lies in no")):
+    for arguments, said in ((("--state", "failed"), "only COMPLETE"), (("/elsewhere",), "PATH: /elsewhere is in no")):
         done = verify(running_rig, *arguments)
         assert done.returncode == 2
         assert said in done.stderr

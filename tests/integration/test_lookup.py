@@ -95,7 +95,7 @@ async def test_what_the_journal_knows_is_found_though_its_file_is_gone(ground):
     (found,) = await ground.find(path)
     assert plan(found, Step.INGEST).action is Action.REFUSE
     assert await ground.names(ground.root / "a" / "x") == ["a/x/_metadata_1.json"]
-    with pytest.raises(NotSelectable, match="is not there, and the journal knows nothing there"):
+    with pytest.raises(NotSelectable, match="does not exist, and the journal knows no metafile there"):
         await ground.find(ground.root / "a" / "_metadata_2.json")
 
 
@@ -117,7 +117,7 @@ async def test_the_content_decides_and_not_what_stat_says_of_it(ground):
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     (found,) = await ground.find(path)
     assert found.known[0].id == montage_id
-    assert plan(found, Step.INGEST).action is Action.TAKE_IN
+    assert plan(found, Step.INGEST).action is Action.NOTICE
 
 
 async def test_a_directory_that_cannot_be_listed_is_a_fault_and_not_nothing(ground, monkeypatch):
@@ -130,7 +130,7 @@ async def test_a_directory_that_cannot_be_listed_is_a_fault_and_not_nothing(grou
         return scandir(directory)
 
     monkeypatch.setattr(os, "scandir", denied)
-    with pytest.raises(StorageFault, match="cannot be looked at: Permission denied"):
+    with pytest.raises(StorageFault, match="cannot be accessed: Permission denied"):
         await ground.find(ground.root / "a")
 
 

@@ -128,11 +128,11 @@ async def test_nothing_selected_is_200_and_an_empty_list(face):
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ({"sate": "failed"}, "sate: unknown; there are paths, z, state, since, from, dry_run"),
+        ({"sate": "failed"}, "sate: unknown; the keys are paths, z, state, since, from, dry_run"),
         ({"state": "nope"}, "state: "),
         ({"paths": ["relative"]}, "paths.0: 'relative' is not an absolute path"),
-        ({"paths": ["/elsewhere"]}, "PATH: /elsewhere lies in no watched directory"),
-        ({"since": "soon\nlater"}, "since: 'soon\\nlater' is no time"),
+        ({"paths": ["/elsewhere"]}, "PATH: /elsewhere is in no watched directory"),
+        ({"since": "soon\nlater"}, "since: 'soon\\nlater' is not a time"),
         ({"from": "close"}, "from: "),
         ([], "body: "),
         (b"{", "body: "),
@@ -140,7 +140,7 @@ async def test_nothing_selected_is_200_and_an_empty_list(face):
         (b"[" * 50_000, "body: "),
     ],
 )
-async def test_a_body_that_cannot_be_meant_is_400_with_the_key_named(face, body, said):
+async def test_an_invalid_body_is_400_and_names_the_key(face, body, said):
     status, answer = await face.post(body)
     assert status == 400
     assert answer["error"].startswith(said)

@@ -1,4 +1,4 @@
-"""What the command line of `temwatch replay` asks for, and how outcomes read."""
+"""Requests from the command line of `temwatch replay`, and the text of outcomes."""
 
 import json
 from pathlib import Path
@@ -7,45 +7,46 @@ import pytest
 from click.testing import CliRunner
 
 from daemon.__main__ import main
-from daemon.commands.replay import PATHS_AT_ONCE, outcome_line, requests_for, requests_of
+from daemon.commands.replay.progress import outcome_line
+from daemon.commands.replay.requests import MAX_PATHS, requests_for, requests_of
 from daemon.pipeline.replay.lookup import NotSelectable
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"since": "soon"}, "--since: 'soon' is no time: give 2h or 3d"),
-        ({"since": "2100-01-01"}, "--since: '2100-01-01' lies ahead"),
+        ({"since": "soon"}, "--since: 'soon' is not a time: give 2h or 3d"),
+        ({"since": "2100-01-01"}, "--since: '2100-01-01' is in the future"),
         ({"z": (float("nan"),)}, "--z: "),
         ({"from": "close"}, "--from: "),
         ({"state": "noticed"}, "--state: "),
     ],
 )
-def test_a_parameter_that_cannot_be_meant_is_named(given, said):
+def test_an_invalid_parameter_is_named(given, said):
     with pytest.raises(NotSelectable) as refused:
         requests_for([], **given)
     assert str(refused.value).startswith(said)
     assert "\n" not in str(refused.value)
 
 
-def test_paths_are_those_of_the_directory_that_the_command_is_called_in(tmp_path, monkeypatch):
+def test_relative_paths_are_resolved_against_the_current_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (request,) = requests_for(["a/_metadata_1.json", "/b"])
     assert request.paths == (f"{tmp_path}/a/_metadata_1.json", "/b")
 
 
-def test_a_time_leaves_the_command_with_its_zone():
+def test_a_time_is_sent_with_its_zone():
     (request,) = requests_for([], since="2026-01-05")
     assert request.since[:11] == "2026-01-05T"
     assert request.since[-6] in "+-"
 
 
-def test_many_paths_are_several_requests():
-    parts = requests_for([f"/data/{number}" for number in range(PATHS_AT_ONCE + 1)])
-    assert [len(part.paths) for part in parts] == [PATHS_AT_ONCE, 1]
+def test_many_paths_are_split_into_several_requests():
+    parts = requests_for([f"/data/{number}" for number in range(MAX_PATHS + 1)])
+    assert [len(part.paths) for part in parts] == [MAX_PATHS, 1]
 
 
-def test_a_report_is_replayed_each_montage_from_the_step_that_mends_it():
+def test_each_montage_of_a_report_is_replayed_from_the_step_that_repairs_it():
     entries = [
         {"metafile": "/d/1.json", "from": "mipmaps", "montage": 1},
         {"metafile": "/d/2.json", "from": "apply"},
@@ -64,18 +65,20 @@ def test_a_report_is_replayed_each_montage_from_the_step_that_mends_it():
 @pytest.mark.parametrize(
     "text", ["", "{}", "[1]", '{"replay": [{"from": "apply"}]}', '{"replay": [{"metafile": "x"}]}']
 )
-def test_what_is_no_report_is_refused(text):
-    with pytest.raises(NotSelectable, match="is no report of temwatch verify --json"):
+def test_a_text_that_is_not_a_report_is_refused(text):
+    with pytest.raises(NotSelectable, match="is not a report of temwatch verify --json"):
         requests_of(text, None)
 
 
-def test_one_z_option_takes_all_numbers_that_follow(monkeypatch, tmp_path):
+def test_one_z_option_takes_all_following_numbers(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr("daemon.commands.replay.requests_for", lambda paths, **given: asked.append((paths, given)))
+    monkeypatch.setattr(
+        "daemon.commands.replay.requests.requests_for", lambda paths, **given: asked.append((paths, given))
+    )
     settings = tmp_path / "none.toml"
     monkeypatch.setattr("daemon.commands.cli.montages.settings_or_exit", lambda path: asked.append(path) or _Quiet())
     monkeypatch.setattr("daemon.system.service.set_up_logging", lambda *_: None)
-    monkeypatch.setattr("daemon.commands.replay.replay", lambda *_: None)
+    monkeypatch.setattr("daemon.commands.replay.command.replay", lambda *_: None)
     monkeypatch.setattr("daemon.commands.cli.montages.run_or_exit", lambda _: 0)
     line = ["replay", "/data", "--z", "1050", "-1", "2.5", "--state", "all", "--z", "7", "--config", str(settings)]
     assert CliRunner().invoke(main, line).exit_code == 0
@@ -88,7 +91,7 @@ class _Quiet:
         format = "json"
 
 
-def test_an_outcome_says_what_failed_and_what_can_be_done():
+def test_an_outcome_names_the_failure_and_the_hint():
     row = {"state": "failed", "metafile": "/d/1.json", "waiting_for": None}
     fault = {"kind": "ImageFault", "subject": "/d/1.tif", "problem": "is cut short", "hint": "copy it again"}
     assert outcome_line(row | {"fault": fault}) == "failed      /d/1.json: /d/1.tif: is cut short (copy it again)"

@@ -86,7 +86,7 @@ def test_what_is_no_time_is_refused_with_what_is_one(text):
 
 
 def test_a_time_ahead_is_refused():
-    with pytest.raises(ValueError, match="lies ahead"):
+    with pytest.raises(ValueError, match="is in the future"):
         parse_since("2027-01-01", NOW)
 
 
@@ -223,8 +223,8 @@ def test_a_replay_begins_with_the_step_asked_for_or_where_the_montage_came_to(ro
 
 
 def test_a_montage_that_never_came_to_the_step_is_told_so():
-    assert "never settled; it begins at its beginning" in plan(candidate(failed("noticed")), Step.APPLY).note
-    assert "never came to apply; it goes on where it failed" in plan(candidate(failed("ingested")), Step.APPLY).note
+    assert "never settled; it starts with the first step" in plan(candidate(failed("noticed")), Step.APPLY).note
+    assert "never reached apply; it resumes where it failed" in plan(candidate(failed("ingested")), Step.APPLY).note
 
 
 def test_an_unfinished_montage_is_waited_for_even_when_its_file_is_gone():
@@ -243,7 +243,7 @@ def test_old_content_is_never_put_over_what_the_file_holds_now():
     planned = plan(candidate(new, old, digest="new", named=True), Step.INGEST)
     assert (planned.action, planned.montage_id) == (Action.REPLAY, 2)
     unseen = plan(candidate(old, digest="unseen", named=True), Step.INGEST)
-    assert (unseen.action, unseen.montage_id) == (Action.TAKE_IN, None)
+    assert (unseen.action, unseen.montage_id) == (Action.NOTICE, None)
 
 
 def test_what_is_to_be_read_is_waited_for_whatever_came_of_the_same_content_before():
@@ -255,7 +255,7 @@ def test_what_is_to_be_read_is_waited_for_whatever_came_of_the_same_content_befo
 def test_content_that_came_back_is_taken_in_as_the_watcher_would():
     old, new = montage("superseded", id=1, digest="old"), montage("complete", id=2, digest="new")
     planned = plan(candidate(new, old, digest="old", named=True), Step.APPLY)
-    assert planned.action is Action.TAKE_IN
+    assert planned.action is Action.NOTICE
     assert "superseded" in planned.note
 
 

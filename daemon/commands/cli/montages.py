@@ -9,7 +9,7 @@ import click
 from daemon.commands.cli.exits import input_or_exit, run_or_exit, settings_or_exit
 from daemon.commands.cli.options import SelectingCommand, config_option, selecting
 
-MOST_PATHS = 5_000
+MAX_PATHS = 5_000
 """Paths of one selection of `verify`."""
 
 
@@ -45,8 +45,8 @@ def replay(
 
     Exit code: 0 all are COMPLETE or none is selected, 1 some are not COMPLETE.
     """
-    from daemon.commands.replay import replay as work
-    from daemon.commands.replay import requests_for, requests_of
+    from daemon.commands.replay.command import replay as work
+    from daemon.commands.replay.requests import requests_for, requests_of
     from daemon.system.service import set_up_logging
 
     if from_report is not None and (paths or zs or state or since):
@@ -78,7 +78,7 @@ def verify(
 
     Exit code: 0 no difference, 1 differences, or a montage could not be compared.
     """
-    from daemon.commands.replay import requests_for
+    from daemon.commands.replay.requests import requests_for
     from daemon.commands.verify import verify as work
     from daemon.system.service import set_up_logging
 
@@ -86,7 +86,7 @@ def verify(
         raise click.UsageError("--state failed: only COMPLETE montages can be verified")
     settings = settings_or_exit(config_path)
     set_up_logging("warning", settings.log.format, sys.stderr)
-    (selection,) = input_or_exit(lambda: requests_for(paths, most_paths=MOST_PATHS, z=zs, state=state, since=since))
+    (selection,) = input_or_exit(lambda: requests_for(paths, max_paths=MAX_PATHS, z=zs, state=state, since=since))
     sys.exit(run_or_exit(work(settings, selection, click.echo, as_json=as_json)))
 
 
@@ -119,7 +119,7 @@ def rebuild(config_path: Path | None) -> None:
 
     The daemon must not run. An existing journal is kept under another name.
     """
-    from daemon.commands.journal import rebuild as work
+    from daemon.commands.rebuild import rebuild as work
     from daemon.system.service import set_up_logging
 
     settings = settings_or_exit(config_path)

@@ -1,1 +1,1 @@
-"""Which montages a person means, and how they are done again."""
+"""Which montages a selection matches, and how they are replayed."""

@@ -1,4 +1,4 @@
-"""Finds what a selection means: in the journal, and on disk where it names paths."""
+"""Find the metafiles that a selection matches: in the journal, and on disk if it names paths."""
 
 import asyncio
 import hashlib
@@ -25,20 +25,21 @@ from handlers.errors import Fault, SettingsFault, StorageFault
 from handlers.identity import FileIdentity
 from handlers.text import printable
 
-MANY = 10**9
-AT_ONCE = 8
-"""Metafiles read at once."""
+UNLIMITED = 10**9
+"""Limit of a question to the journal that is to return all rows."""
+CONCURRENT_READS = 8
+"""Metafiles read at the same time."""
 
 
 class NotSelectable(SettingsFault):
-    """A selection that can mean no montage; the subject is its parameter."""
+    """An invalid selection; the subject is the parameter."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A watch's directory, and where it really lies when links are followed."""
+    """A watch's directory, and its path with symbolic links resolved."""
 
     watch: WatchSettings
     directory: str
@@ -48,27 +49,27 @@ class Root:
     def of(cls, watch: WatchSettings) -> "Root":
         return cls(watch, str(watch.directory), os.path.realpath(watch.directory))
 
-    def really(self, path: str) -> str:
-        """Where a path below the directory really lies; the watcher follows no links below it."""
+    def resolve(self, path: str) -> str:
+        """Return the resolved path of a path below the directory; the watcher follows no links below it."""
         return self.real + path.removeprefix(self.directory)
 
-    def named(self, real: str) -> str:
-        """The path below the directory of what really lies there."""
+    def unresolve(self, real: str) -> str:
+        """Return the path below the directory of a resolved path."""
         return self.directory + real.removeprefix(self.real)
 
     def stem(self, place: Place) -> str | None:
-        """Where below the directory everything lies that the place covers; None if nothing can."""
+        """Return the path below the directory that contains everything the place covers; None if there is none."""
         if is_within(place.stem, self.real):
-            return self.named(place.stem)
+            return self.unresolve(place.stem)
         return self.directory if is_within(self.real, place.stem) else None
 
 
 class Lookup:
-    """Answers what a selection means now.
+    """Finds the metafiles that a selection matches.
 
     Parameters
     ----------
-    journal : None if there is none yet: then all is unknown that lies on disk.
+    journal : None if there is none yet: then every metafile on disk is unknown.
     """
 
     def __init__(self, settings: Callable[[], Settings], journal: Journal | None) -> None:
@@ -76,14 +77,14 @@ class Lookup:
         self._journal = journal
 
     async def candidates(self, selection: Selection) -> list[Candidate]:
-        """The selected metafiles in order of acquisition, each with what the journal and the disk hold of it.
+        """Return the selected metafiles in order of acquisition, each with its rows and its file.
 
         Raises
         ------
         NotSelectable
-            If a path lies outside of every watch, is no metafile, or is not there and unknown.
+            If a path is outside of every watch, is not a metafile, or neither exists nor is in the journal.
         StorageFault
-            If a directory cannot be looked at.
+            If a directory cannot be accessed.
         """
         since = parse_since(selection.since, datetime.now().astimezone()) if selection.since else None
         since_s = since.timestamp() if since else None
@@ -92,7 +93,7 @@ class Lookup:
             found = await self._by_path(selection, roots)
         else:
             found = await self._by_state(selection)
-        slots = asyncio.Semaphore(AT_ONCE)
+        slots = asyncio.Semaphore(CONCURRENT_READS)
 
         async def judged(candidate: Candidate) -> Candidate | None:
             async with slots:
@@ -101,11 +102,11 @@ class Lookup:
                 whole = await self._read(candidate, want_z=bool(selection.z))
                 return whole if is_selected(whole, selection, since_s) else None
 
-        quick = [await self._glance(candidate, want_z=bool(selection.z)) for candidate in found]
+        quick = [await self._identify(candidate, want_z=bool(selection.z)) for candidate in found]
         chosen = await asyncio.gather(*(judged(candidate) for candidate in quick))
         return sorted(filter(None, chosen), key=lambda each: (each.metafile.name, each.metafile))
 
-    # --- what may be meant
+    # --- candidates
 
     async def _by_state(self, selection: Selection) -> list[Candidate]:
         if self._journal is None:
@@ -116,7 +117,7 @@ class Lookup:
             "complete": [MontageState.COMPLETE],
             "all": [*UNFINISHED, MontageState.FAILED, MontageState.COMPLETE],
         }[selection.state]
-        rows = await self._journal.montages(states=states, limit=MANY)
+        rows = await self._journal.montages(states=states, limit=UNLIMITED)
         wanted = {row.metafile: row.watch for row in rows if not selection.z or row.z in selection.z}
         known = {path: await self._known(path) for path in wanted}
         return [self._candidate(watch, path, known[path], named=False) for path, watch in wanted.items()]
@@ -129,31 +130,31 @@ class Lookup:
             stems = [(root, stem) for root in roots if (stem := root.stem(place)) is not None]
             if not stems:
                 watched = ", ".join(f"{root.watch.name} ({root.directory})" for root in roots)
-                raise NotSelectable("PATH", f"{printable(text)} lies in no watched directory", f"watched: {watched}")
+                raise NotSelectable("PATH", f"{printable(text)} is in no watched directory", f"watched: {watched}")
             for root, stem in stems:
                 covered = await self._covered(root, stem, place)
                 met += len(covered)
                 for path in covered:
-                    if path not in found or place.path == root.really(str(path)):
-                        named = place.path == root.really(str(path))
+                    if path not in found or place.path == root.resolve(str(path)):
+                        named = place.path == root.resolve(str(path))
                         found[path] = self._candidate(root.watch.name, path, await self._known(path), named=named)
             if not met and not place.is_glob:
-                await asyncio.to_thread(_require_sense, text, place.path, stems[0][0].watch)
+                await asyncio.to_thread(_require_metafile_path, text, place.path, stems[0][0].watch)
         return list(found.values())
 
     async def _covered(self, root: Root, stem: str, place: Place) -> list[Path]:
         on_disk = await asyncio.to_thread(_metafiles, root, stem)
         journaled: list[Montage] = []
         if self._journal is not None:
-            journaled = await self._journal.montages(below=Path(stem), limit=MANY)
-            journaled += await self._journal.montages(metafile=Path(stem), limit=MANY)
+            journaled = await self._journal.montages(below=Path(stem), limit=UNLIMITED)
+            journaled += await self._journal.montages(metafile=Path(stem), limit=UNLIMITED)
         paths = dict.fromkeys([*(Path(path) for path in on_disk), *(row.metafile for row in journaled)])
-        return [path for path in paths if place.covers(root.really(str(path)))]
+        return [path for path in paths if place.covers(root.resolve(str(path)))]
 
     async def _known(self, path: Path) -> tuple[Montage, ...]:
         if self._journal is None:
             return ()
-        return tuple(await self._journal.montages(metafile=path, limit=MANY, newest_first=True))
+        return tuple(await self._journal.montages(metafile=path, limit=UNLIMITED, newest_first=True))
 
     def _candidate(self, watch: str, path: Path, known: tuple[Montage, ...], *, named: bool) -> Candidate:
         settings = self._watch(watch)
@@ -164,10 +165,10 @@ class Lookup:
     def _watch(self, name: str) -> WatchSettings | None:
         return next((watch for watch in self._settings().watch if watch.name == name), None)
 
-    # --- what lies there
+    # --- files
 
-    async def _glance(self, candidate: Candidate, *, want_z: bool) -> Candidate:
-        """With what stat says; read only where that does not tell which of its contents the file holds."""
+    async def _identify(self, candidate: Candidate, *, want_z: bool) -> Candidate:
+        """Add the file's identity and digest. The file is read only if the journal does not know the identity."""
         found = await asyncio.to_thread(_stat, candidate.metafile)
         if found is None:
             return candidate
@@ -193,7 +194,7 @@ class Lookup:
 
 
 def _place(text: str) -> Place:
-    """What a path of a selection means; one that is there is meant as it is written, wildcards or not."""
+    """Return the place that a path names. An existing path is taken literally, even if it contains wildcards."""
     if not is_glob(text) or os.path.lexists(text):
         return Place(os.path.realpath(text), is_glob=False)
     stem = Place(os.path.normpath(text), is_glob=True).stem
@@ -201,25 +202,25 @@ def _place(text: str) -> Place:
     return Place(os.path.join(os.path.realpath(stem), rest), is_glob=True)  # noqa: PTH118  text with wildcards
 
 
-def _require_sense(text: str, real: str, watch: WatchSettings) -> None:
+def _require_metafile_path(text: str, real: str, watch: WatchSettings) -> None:
     if not os.path.lexists(real):
-        raise NotSelectable("PATH", f"{printable(text)} is not there, and the journal knows nothing there")
+        raise NotSelectable("PATH", f"{printable(text)} does not exist, and the journal knows no metafile there")
     if not Path(real).is_dir():
         raise NotSelectable(
             "PATH",
-            f"{printable(text)} is no metafile of the watch {watch.name}: its name does not match {watch.pattern}",
+            f"{printable(text)} is not a metafile of the watch {watch.name}: its name does not match {watch.pattern}",
         )
 
 
 def _metafiles(root: Root, stem: str) -> list[str]:
-    """Paths of the metafiles at and below a place in a watch's directory."""
+    """Return the paths of the metafiles at and below a path in a watch's directory."""
     if not Path(stem).is_dir():
         named = fnmatchcase(Path(stem).name, root.watch.pattern) and os.path.lexists(stem)
         return [stem] if named else []
     tree = Tree(root.directory, NameRule(root.watch.pattern))
     found = tree.look_at((), (stem,))
     for directory, why in tree.failures.items():
-        raise StorageFault(printable(directory), f"cannot be looked at: {why}", "mount it, or let temwatch read it")
+        raise StorageFault(printable(directory), f"cannot be accessed: {why}", "mount it, or let temwatch read it")
     return [each.path for each in found]
 
 
@@ -229,13 +230,13 @@ def _stat(path: Path) -> OnDisk | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        return OnDisk(FileIdentity(0, 0, None, 0), None, unreadable=f"cannot be looked at: {error.strerror}")
-    unreadable = "" if stat.S_ISREG(found.st_mode) else "is not a regular file; links and devices are not followed"
+        return OnDisk(FileIdentity(0, 0, None, 0), None, unreadable=f"cannot be accessed: {error.strerror}")
+    unreadable = "" if stat.S_ISREG(found.st_mode) else "is not a regular file; links and devices are not read"
     return OnDisk(FileIdentity.of(found), None, unreadable=unreadable)
 
 
 def _z_of(path: Path, content: bytes, watch: WatchSettings) -> float | None:
-    """The z that the metafile will have; None if none follows from it."""
+    """Return the z that the metafile will have; None if it has none."""
     try:
         return z_for(parse_metafile(content, str(path)), path, watch.to_z_rule())
     except Fault:

@@ -1,4 +1,4 @@
-"""Replays montages: what a request selects is planned, then put in line in the pipeline that runs here."""
+"""Plan the replay of the montages that a request selects, and enqueue them in the pipeline."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 
 class Replayer:
-    """Plans replays, and starts them in a pipeline. One request at a time."""
+    """Plans replays and starts them in a pipeline, one request at a time."""
 
     def __init__(self, settings: Callable[[], Settings], journal: Journal, pipeline: PipelineRunner) -> None:
         self._settings = settings
@@ -29,26 +29,26 @@ class Replayer:
         self._one_at_a_time = asyncio.Lock()
 
     async def replay(self, request: ReplayRequest) -> list[Plan]:
-        """What is done with each selected montage; already under way unless it is a dry run.
+        """Return the plan for each selected montage, after starting it unless the request is a dry run.
 
         Raises
         ------
         Fault
-            If a path can mean no montage, or a directory cannot be looked at.
+            If the selection is invalid, a directory cannot be accessed, or the journal cannot be written.
         """
         async with self._one_at_a_time:
             selected = await Lookup(self._settings, self._journal).candidates(request)
             planned = [(candidate, plan_within(candidate, request.step, self._settings())) for candidate in selected]
             if request.dry_run:
                 return [each for _, each in planned]
-            if self._journal.fault is not None:  # nobody is to wait for an answer until somebody mends the disk
+            if self._journal.fault is not None:  # otherwise the caller would wait until the disk is repaired
                 raise self._journal.fault
             return [await self._start(candidate, each, request.step) for candidate, each in planned]
 
     async def _start(self, candidate: Candidate, planned: Plan, step: Step) -> Plan:
         if planned.action is Action.REFUSE:
             return planned
-        if planned.action is Action.TAKE_IN:
+        if planned.action is Action.NOTICE:
             montage_id = await self._journal.notice_again(_sighting(candidate))
             planned = replace(planned, montage_id=montage_id)
             await self._enqueue(await self._journal.montage(montage_id))
@@ -64,12 +64,12 @@ class Replayer:
 
 
 def plan_within(candidate: Candidate, step: Step, settings: Settings) -> Plan:
-    """The plan for a candidate; refused where its watch is no longer configured."""
+    """Return the plan for a candidate; REFUSE if its watch is no longer configured."""
     planned = plan(candidate, step)
     current = candidate.current
-    # What goes on does so under the watch that found it; what is taken in belongs to the one that covers it now.
-    goes_on = current is not None and planned.action in (Action.REPLAY, Action.WAIT)
-    watch = current.watch if current is not None and goes_on else candidate.watch
+    # A known montage keeps the watch that found it; a metafile that is noticed gets the watch that covers it now.
+    keeps_watch = current is not None and planned.action in (Action.REPLAY, Action.WAIT)
+    watch = current.watch if current is not None and keeps_watch else candidate.watch
     if watch in {each.name for each in settings.watch}:
         return planned
     note = f"its watch {watch} is not in the configuration"
@@ -83,7 +83,7 @@ def _sighting(candidate: Candidate) -> Sighting:
 
 
 def plan_json(planned: Plan) -> dict[str, Any]:
-    """A plan as `POST /api/replay` answers it."""
+    """Return a plan as `POST /api/replay` shows it."""
     return {
         "id": planned.montage_id,
         "metafile": str(planned.metafile),

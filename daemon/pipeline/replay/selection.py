@@ -1,6 +1,6 @@
-"""Which montages somebody means, and what a replay does with each. Pure: no clock, file or journal.
+"""Which montages a selection matches, and what a replay does with each. Pure: no clock, file or journal.
 
-A selection is the same on the command line, in `POST /api/replay` and for `temwatch verify`.
+The command line, `POST /api/replay` and `temwatch verify` use the same selection.
 """
 
 import re
@@ -18,7 +18,7 @@ from daemon.montages.records import Montage
 from daemon.montages.states import UNFINISHED, MontageState, Step, replay_start
 from handlers.identity import FileIdentity
 
-MOST_PATHS = 5_000
+MAX_PATHS = 5_000
 """Paths of one selection."""
 
 _MAGIC = re.compile(r"[*?\[]")
@@ -27,10 +27,10 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 
 def parse_since(text: str, now: datetime) -> datetime:
-    """The moment that a text means: "2h" or "3d" before now, an ISO 8601 date, or a date with a time.
+    """Return the time that a text gives: "2h" or "3d" before now, an ISO 8601 date, or a date with a time.
 
-    What names no zone is meant in the zone of `now`, which is the local one of whoever asks; a date is its midnight.
-    Raises ValueError for anything else, and for what lies ahead.
+    A time without a zone is in the zone of `now`; a date means its midnight. Raises ValueError for any other text, and
+    for a time in the future.
 
     >>> from datetime import UTC
     >>> noon = datetime(2026, 7, 2, 12, tzinfo=UTC)
@@ -43,13 +43,13 @@ def parse_since(text: str, now: datetime) -> datetime:
         moment = datetime.fromisoformat(text.strip())
     except (ValueError, OverflowError):
         raise ValueError(
-            f"{text!r} is no time: give 2h or 3d for that long ago, a date as 2026-07-01, or 2026-07-01T18:30, "
+            f"{text!r} is not a time: give 2h or 3d for that long ago, a date as 2026-07-01, or 2026-07-01T18:30, "
             "in local time unless a zone follows, as in 2026-07-01T18:30+02:00"
         ) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=now.tzinfo)
     if moment > now:
-        raise ValueError(f"{text!r} lies ahead: it is {now.isoformat(timespec='seconds')} now")
+        raise ValueError(f"{text!r} is in the future: it is {now.isoformat(timespec='seconds')} now")
     return moment
 
 
@@ -68,45 +68,45 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Selection(BaseModel):
-    """Montages by path, z, state and time; all that is given must fit, any of several paths or z."""
+    """Montages by path, z, state and time. Every given field must match; of several paths or z, one must match."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    paths: tuple[Annotated[str, AfterValidator(_absolute)], ...] = Field((), max_length=MOST_PATHS)
-    """Metafiles, directories (everything below) and globs, absolute."""
-    z: tuple[Finite, ...] = Field((), max_length=MOST_PATHS)
+    paths: tuple[Annotated[str, AfterValidator(_absolute)], ...] = Field((), max_length=MAX_PATHS)
+    """Metafiles, directories (with all metafiles below them) and globs; absolute."""
+    z: tuple[Finite, ...] = Field((), max_length=MAX_PATHS)
     state: Literal["failed", "complete", "all"] | None = None
-    """None: what is FAILED, and what is named itself whatever its state."""
+    """None: FAILED montages, and metafiles that are named themselves in any state."""
     since: Annotated[str, AfterValidator(_since)] | None = None
-    """Montages that came to their state since then, and metafiles never seen that were written since then."""
+    """Montages that changed state since then, and metafiles unknown to the journal that were written since then."""
 
 
 class ReplayRequest(Selection):
-    """What is to be replayed, and how: the body of `POST /api/replay`."""
+    """A selection and how to replay it: the body of `POST /api/replay`."""
 
     start: Literal["ingest", "mipmaps", "apply"] = Field("ingest", alias="from")
-    """The step from which on everything is done again."""
+    """The first step that is repeated."""
     dry_run: bool = False
-    """Whether only to say what would be done."""
+    """Only report what would be done."""
 
     @property
     def step(self) -> Step:
-        """The first step."""
+        """The first step that is repeated."""
         return Step(self.start)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One path of a selection, with its links followed."""
+    """One path of a selection, with symbolic links resolved."""
 
     path: str
     """A metafile, a directory, or a glob."""
     is_glob: bool
 
     def covers(self, path: str) -> bool:
-        """Whether it is the path, or a directory above it, or a glob that means either.
+        """Whether this place is the path, a directory above it, or a glob that matches either.
 
-        In a glob `*` and `?` stay within a name, and `**` is any number of directories.
+        In a glob, `*` and `?` match within a name, and `**` matches any number of directories.
 
         >>> Place("/data/*/2017*", True).covers("/data/temca2/20170502/_metadata_1.json")
         True
@@ -125,7 +125,7 @@ class Place:
 
     @property
     def stem(self) -> str:
-        """The path, or what stands before a glob's first wildcard."""
+        """The path, or the part of a glob before the first wildcard."""
         if not self.is_glob:
             return self.path
         parts = Path(self.path).parts
@@ -134,7 +134,7 @@ class Place:
 
 
 def is_glob(text: str) -> bool:
-    """Whether a text holds a wildcard."""
+    """Whether a text contains a wildcard."""
     return bool(_MAGIC.search(text))
 
 
@@ -147,7 +147,7 @@ def _following(parts: Sequence[str], at: int, name: str) -> Iterable[int]:
 
 
 def _past_stars(parts: Sequence[str], reached: set[int]) -> set[int]:
-    """Also the places behind each `**`, which may stand for no directory at all."""
+    """Add the position after each `**`, which may match no directory at all."""
     found = set(reached)
     for at in sorted(reached):
         while at < len(parts) and parts[at] == "**":
@@ -160,46 +160,46 @@ class Action(StrEnum):
     """What a replay does with a montage."""
 
     REPLAY = "replay"
-    """Its steps are done again."""
-    TAKE_IN = "take_in"
-    """Its metafile is taken in as if the watcher had seen it just now."""
+    """Its steps are repeated."""
+    NOTICE = "notice"
+    """Its metafile is noticed as if the watcher had just found it."""
     WAIT = "wait"
-    """It is unfinished: its work goes on, and is waited for."""
+    """It is under way: the command waits until it ends."""
     REFUSE = "refuse"
-    """Nothing can be done with it; the note says why."""
+    """It cannot be replayed; the note says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class OnDisk:
-    """A metafile as it lies there."""
+    """A metafile on disk."""
 
     identity: FileIdentity
     digest: str | None
-    """None if it was not read."""
+    """None if the file was not read."""
     z: float | None = None
-    """Where z was asked for, and the journal does not know the file: as its content says."""
+    """From the content, if z is selected and the journal does not know the file."""
     unreadable: str = ""
-    """Why it could not be read, where that is so."""
+    """The reason why the file could not be read; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A metafile that a selection may mean, with all that is known of it."""
+    """A metafile that a selection may match, with its rows in the journal and its file."""
 
     watch: str
     metafile: Path
     known: tuple[Montage, ...]
-    """Its montages in the journal, first the one that stands for what the file held last."""
+    """Its montages in the journal, the one for the content that was sighted last first."""
     on_disk: OnDisk | None
-    """None if it is gone."""
+    """None if the file is gone."""
     named: bool
-    """Whether it was named itself, not by a directory or a glob."""
+    """Whether the selection names the metafile itself, not a directory or a glob."""
     ignored_by: str | None = None
-    """Pattern of the watch's `ignore` that its name matches."""
+    """The pattern of the watch's `ignore` that its name matches."""
 
     @property
     def current(self) -> Montage | None:
-        """The montage that is to be read, else that of what the file holds now, else the newest."""
+        """The NOTICED montage, otherwise that of the file's present content, otherwise the newest."""
         digest = self.on_disk.digest if self.on_disk else None
         arriving = [montage for montage in self.known if montage.state is MontageState.NOTICED]
         same = [montage for montage in self.known if digest and montage.digest == digest]
@@ -208,27 +208,22 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done with one selected montage."""
+    """What a replay does with one selected montage."""
 
     action: Action
     watch: str
     metafile: Path
     montage_id: int | None
-    """None where the journal does not know it yet."""
+    """None if the journal does not know the metafile yet."""
     state: MontageState | None
     z: float | None
     start: MontageState | None
-    """The state from which it goes on."""
+    """The state to which the montage is set back."""
     note: str
-
-    @property
-    def line(self) -> str:
-        """For a person: what, then why."""
-        return f"{self.action.replace('_', ' '):<8} {self.metafile}: {self.note}"
 
 
 def is_selected(candidate: Candidate, selection: Selection, since_s: float | None) -> bool:
-    """Whether the selection means the candidate.
+    """Whether the selection matches the candidate.
 
     Parameters
     ----------
@@ -261,14 +256,12 @@ def _state_fits(state: MontageState, selection: Selection, *, named: bool) -> bo
 
 
 def plan(candidate: Candidate, step: Step) -> Plan:
-    """What a replay from a step does with a selected candidate."""
+    """Return what a replay from a step does with a selected candidate."""
     montage, on_disk = candidate.current, candidate.on_disk
     if montage is not None and montage.state in UNFINISHED:
-        return _plan(candidate, Action.WAIT, montage.state, f"is under way ({montage.state}); it is waited for")
+        return _plan(candidate, Action.WAIT, montage.state, f"is under way ({montage.state}); waiting until it ends")
     if on_disk is None:
-        return _plan(
-            candidate, Action.REFUSE, None, "the metafile is gone; copy it there again, and it can be replayed"
-        )
+        return _plan(candidate, Action.REFUSE, None, "the metafile does not exist; copy it back, then replay it")
     if on_disk.unreadable:
         return _plan(candidate, Action.REFUSE, None, on_disk.unreadable)
     if montage is not None and montage.state is MontageState.IGNORED:
@@ -277,30 +270,30 @@ def plan(candidate: Candidate, step: Step) -> Plan:
         note = f"the watch {candidate.watch} ignores it: its name matches ignore = {candidate.ignored_by}"
         return _plan(candidate, Action.REFUSE, None, note)
     if montage is None:
-        return _plan(candidate, Action.TAKE_IN, MontageState.NOTICED, "the journal never saw it; it is taken in")
+        return _plan(candidate, Action.NOTICE, MontageState.NOTICED, "the journal does not know it; it is noticed now")
     if montage.digest not in (None, on_disk.digest):
-        note = f"holds another content than the journal knows ({montage.state}); it is taken in anew"
-        return _plan(candidate, Action.TAKE_IN, MontageState.NOTICED, note)
+        note = f"its content differs from the one in the journal ({montage.state}); it is noticed again"
+        return _plan(candidate, Action.NOTICE, MontageState.NOTICED, note)
     if montage.state is MontageState.SUPERSEDED:
-        note = "holds again the content that was superseded; it is taken in anew"
-        return _plan(candidate, Action.TAKE_IN, MontageState.NOTICED, note)
+        note = "holds a superseded content again; it is noticed again"
+        return _plan(candidate, Action.NOTICE, MontageState.NOTICED, note)
     start = replay_start(montage.state, montage.failed_in, step)
     return _plan(candidate, Action.REPLAY, start, _replay_note(montage, start, step))
 
 
 def _replay_note(montage: Montage, start: MontageState, step: Step) -> str:
-    note = f"is {montage.state}; all is done again from {step} on"
+    note = f"is {montage.state}; every step from {step} on is repeated"
     if start is MontageState.NOTICED:
-        return f"is {montage.state} and never settled; it begins at its beginning"
+        return f"is {montage.state} and never settled; it starts with the first step"
     if start is montage.failed_in and start is not replay_start(MontageState.COMPLETE, None, step):
-        return f"is {montage.state} and never came to {step}; it goes on where it failed, being {start}"
+        return f"is {montage.state} and never reached {step}; it resumes where it failed ({start})"
     return note
 
 
 def _plan(candidate: Candidate, action: Action, start: MontageState | None, note: str) -> Plan:
     montage = candidate.current
-    # What is taken in is a montage of its own until settling knows better.
-    known = None if action is Action.TAKE_IN else montage
+    # A noticed metafile is a new montage until settling recognises its content.
+    known = None if action is Action.NOTICE else montage
     z = montage.z if montage else (candidate.on_disk.z if candidate.on_disk else None)
     return Plan(
         action,
@@ -315,11 +308,11 @@ def _plan(candidate: Candidate, action: Action, start: MontageState | None, note
 
 
 def problems(error: ValidationError) -> str:
-    """What is wrong with a request, each thing after the name of its key."""
+    """Return the problems of a request, each after the name of its key."""
     found = []
     for problem in error.errors(include_url=False, include_input=False):
         place = ".".join(map(str, problem["loc"])) or "body"
         known = ", ".join(field.alias or name for name, field in ReplayRequest.model_fields.items())
-        text = f"unknown; there are {known}" if problem["type"] == "extra_forbidden" else problem["msg"]
+        text = f"unknown; the keys are {known}" if problem["type"] == "extra_forbidden" else problem["msg"]
         found.append(f"{place}: {text.removeprefix('Value error, ')}")
     return "; ".join(found)

@@ -1,0 +1,1 @@
+"""`temwatch replay`: requests from the command line, their execution, and progress."""

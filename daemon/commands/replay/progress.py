@@ -1,0 +1,121 @@
+"""Follow montages to their end, and show the outcome of each."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from daemon.commands.replay.sources import Row, Source
+from daemon.montages.states import UNFINISHED, MontageState
+from daemon.pipeline.replay.selection import Action
+
+POLL_S = 0.5
+MAX_IDS = 200
+"""Ids of one question."""
+
+
+@dataclass
+class Outcomes:
+    """The outcome of each selected montage: a bar on a terminal, otherwise one line each."""
+
+    console: Console = field(default_factory=lambda: Console(soft_wrap=True, highlight=False))
+    good: int = 0
+    bad: int = 0
+    left: int = 0
+    """Montages that had not ended when the command was stopped."""
+
+    @contextlib.contextmanager
+    def progress(self, total: int) -> Iterator[Self]:
+        """Show a bar for `total` montages, on a terminal."""
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+        )  # fmt: skip
+        with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as progress:
+            self._progress = progress
+            self._task = progress.add_task("montages", total=total, note="")
+            yield self
+
+    def add_ended(self, row: Row) -> None:
+        """Count and show a montage that has ended."""
+        is_complete = row["state"] == MontageState.COMPLETE
+        self.good += is_complete
+        self.bad += not is_complete
+        if not (is_complete and self.console.is_terminal):
+            self.console.print(escape(outcome_line(row)))
+        self._progress.advance(self._task)
+
+    def add_refused(self, plan: Row) -> None:
+        """Count and show a selected montage that cannot be replayed."""
+        self.bad += 1
+        self.console.print(escape(f"refused     {plan['metafile']}: {plan['note']}"))
+        self._progress.advance(self._task)
+
+    def show_waiting(self, rows: Iterable[Row]) -> None:
+        """Show the reason why the first of these montages waits."""
+        reason = next((reason for row in rows if (reason := waiting_reason(row))), "")
+        self._progress.update(self._task, note=escape(reason))
+
+    def summary(self) -> str:
+        """Return one line for all montages."""
+        parts = [f"{self.good} complete", f"{self.bad} not complete"]
+        return ", ".join([*parts, f"{self.left} under way"] if self.left else parts)
+
+
+def waiting_reason(row: Row) -> str:
+    """Return the reason why an unfinished montage waits; empty if it does not."""
+    fault = row.get("fault")
+    return f"{fault['problem']}" if fault else str(row.get("waiting_for") or "")
+
+
+def outcome_line(row: Row) -> str:
+    """Return how a montage ended, one line."""
+    head = f"{row['state']:<11} {row['metafile']}"
+    fault = row["fault"]
+    if row["state"] == MontageState.COMPLETE:
+        return f"{head}: z {row['z']:g}, {row['tiles']} tiles, {row['mipmapped_stack']}"
+    if row["state"] == MontageState.SUPERSEDED:
+        return f"{head}: the file was replaced meanwhile; its new content is another montage"
+    if fault is None:
+        return f"{head}: {row['waiting_for'] or 'no reason is recorded'}"
+    subject = "" if fault["subject"] == row["metafile"] else f"{fault['subject']}: "
+    return f"{head}: {subject}{fault['problem']}" + (f" ({fault['hint']})" if fault["hint"] else "")
+
+
+async def follow(plans: Sequence[Row], source: Source, outcomes: Outcomes, stop: asyncio.Event) -> None:
+    """Return when every montage of the plans has ended, or `stop` is set."""
+    pending = {plan["id"]: plan["metafile"] for plan in plans if plan["action"] != Action.REFUSE}
+    for plan in plans:
+        if plan["action"] == Action.REFUSE:
+            outcomes.add_refused(plan)
+    while pending and not stop.is_set():
+        rows = await _poll(pending, source)
+        for montage_id, row in rows.items():
+            if row["state"] not in UNFINISHED:
+                del pending[montage_id]
+                outcomes.add_ended(row)
+        outcomes.show_waiting(row for row in rows.values() if row["state"] in UNFINISHED)
+        if pending:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), POLL_S)
+    outcomes.left = len(pending)
+
+
+async def _poll(pending: dict[int, str], source: Source) -> dict[int, Row]:
+    """Return the pending montages by the id under which each is awaited."""
+    found: dict[int, Row] = {}
+    rest = iter(pending)
+    while part := list(islice(rest, MAX_IDS)):
+        found.update({row["id"]: row for row in await source.by_id(part)})
+    for montage_id in pending.keys() - found.keys():
+        # Settling recognised the content and merged the montage into the one that had it before.
+        row = await source.of_metafile(pending[montage_id])
+        if row is not None:
+            found[montage_id] = row
+    return found

@@ -1,0 +1,100 @@
+"""Requests for a replay, from the command line or from a report of `temwatch verify`."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from daemon.pipeline.replay.lookup import NotSelectable
+from daemon.pipeline.replay.selection import ReplayRequest, parse_since, problems
+
+MAX_PATHS = 2_000
+"""Paths of one request."""
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    metafile: str
+    start: Literal["ingest", "mipmaps", "apply"] | None = Field(alias="from")
+
+
+class _Report(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    replay: list[_Entry]
+
+
+def requests_of(report: str, start: str | None, *, dry_run: bool = False) -> list[ReplayRequest]:
+    """Return requests for the montages of a report of `temwatch verify --json`, each from the step that repairs it.
+
+    Parameters
+    ----------
+    start : the step for all of them instead, if given.
+
+    Raises
+    ------
+    NotSelectable
+        If the text is not such a report.
+    """
+    try:
+        entries = _Report.model_validate_json(report).replay
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        raise NotSelectable(
+            "--from-report", f"is not a report of temwatch verify --json: {where}: {first['msg']}"
+        ) from None
+    by_step: dict[str, list[str]] = {}
+    for entry in entries:
+        if step := start or entry.start:
+            by_step.setdefault(step, []).append(entry.metafile)
+    return [
+        ReplayRequest.model_validate({"paths": part, "from": step, "dry_run": dry_run})
+        for step, paths in by_step.items()
+        for part in _split(dict.fromkeys(paths), MAX_PATHS)
+    ]
+
+
+def requests_for(paths: Sequence[str], *, max_paths: int = MAX_PATHS, **given: Any) -> list[ReplayRequest]:
+    """Return requests for the arguments of the command line, each with at most `max_paths` paths.
+
+    Raises
+    ------
+    NotSelectable
+        Naming the parameter that is invalid.
+    """
+    absolute = [os.path.join(Path.cwd(), path) for path in paths]  # noqa: PTH118  keeps links and dots as written
+    present = {key: value for key, value in given.items() if value not in (None, ())}
+    try:
+        if (since := given.get("since")) is not None:  # local time here may differ from the daemon's
+            present["since"] = _iso_time(since)
+        parts = list(_split(absolute, max_paths)) or [[]]
+        return [ReplayRequest.model_validate({**present, "paths": part}) for part in parts]
+    except ValueError as error:
+        if not isinstance(error, ValidationError):
+            raise NotSelectable("--since", str(error)) from None
+        key, _, text = problems(error).partition(": ")
+        raise NotSelectable(parameter(key), text) from None
+
+
+def parameter(key: str) -> str:
+    """Return the name on the command line of a request's key.
+
+    >>> parameter("dry_run"), parameter("paths.0")
+    ('--dry-run', 'PATH')
+    """
+    name = key.partition(".")[0]
+    return "PATH" if name in ("paths", "PATH") else f"--{name.replace('_', '-')}"
+
+
+def _iso_time(since: str) -> str:
+    return parse_since(since, datetime.now().astimezone()).isoformat()
+
+
+def _split(values: Iterable[str], size: int) -> Iterator[list[str]]:
+    rest = iter(values)
+    while part := list(islice(rest, size)):
+        yield part
