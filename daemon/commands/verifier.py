@@ -31,37 +31,37 @@ from handlers.verify import (
 )
 
 TILES_AT_ONCE = 256
-"""Tiles whose files are given to the threads together."""
-SOUGHT = 20
-"""Missing tiles of a montage that are looked for at another z."""
+"""Tiles whose files the threads check in one batch."""
+MOST_SEARCHED = 20
+"""Missing tiles of a montage that are searched for at another z."""
 _STEPS = (INGEST, "mipmaps", APPLY)
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What became of one montage's verification."""
+    """Outcome of one montage's verification."""
 
     montage: Montage
     differences: tuple[Difference, ...]
     tiles: int = 0
     files: int = 0
-    """Mipmap files decoded."""
-    note: str = ""
-    """Why it was not judged, where that is so."""
+    """Mipmap files that were decoded."""
+    not_judged_because: str = ""
+    """Why the montage was not judged; empty if it was."""
 
     @property
     def start(self) -> str | None:
-        """The first step of the replay that mends all that a replay can mend."""
+        """The first step of the replay that repairs all that a replay can repair."""
         steps = [difference.start for difference in self.differences]
         return next((step for step in _STEPS if step in steps), None)
 
 
 class Verifier:
-    """Verifies one montage after another.
+    """Verifier of one montage at a time.
 
     Parameters
     ----------
-    threads : for reading files; decoding takes most of the time.
+    threads : read and decode files; decoding takes most of the time.
     """
 
     def __init__(self, settings: Settings, journal: Journal, client: RenderClient, threads: ThreadPoolExecutor) -> None:
@@ -69,19 +69,19 @@ class Verifier:
         self._journal = journal
         self._client = client
         self._threads = threads
-        self._stacks_told: set[str] = set()
+        self._stacks_checked: set[str] = set()
 
     async def verify(self, montage: Montage) -> Verified:
-        """What differs of a COMPLETE montage.
+        """Return the differences of a COMPLETE montage.
 
         Raises
         ------
         Fault
-            If render-ws or the journal cannot be asked.
+            If render-ws or the journal does not answer.
         """
         watch = next((watch for watch in self._settings.watch if watch.name == montage.watch), None)
         if watch is None:
-            return Verified(montage, (), note=f"its watch {montage.watch} is not in the configuration")
+            return Verified(montage, (), not_judged_because=f"its watch {montage.watch} is not in the configuration")
         section = await self._section(montage, watch)
         if isinstance(section, Difference):
             return await self._judged(Verified(montage, (section,)))
@@ -90,12 +90,12 @@ class Verifier:
         return await self._judged(Verified(montage, tuple(found), len(section.metafile.tiles), files))
 
     async def _judged(self, verified: Verified) -> Verified:
-        """Without its differences if the montage was worked on meanwhile."""
+        """Drop the differences if the montage was worked on meanwhile."""
         before = verified.montage
         now = await self._journal.montage(before.id)
         if now is not None and (now.state, now.changed_at) == (before.state, before.changed_at):
             return verified
-        return replace(verified, differences=(), note="it was worked on meanwhile; verify it again")
+        return replace(verified, differences=(), not_judged_because="it was worked on meanwhile; verify it again")
 
     async def _section(self, montage: Montage, watch: WatchSettings) -> Section | Difference:
         path = str(montage.metafile)
@@ -105,8 +105,8 @@ class Verifier:
                 return Difference(Kind.METAFILE_GONE, None, path, "the metafile is gone", hint, None)
             content = await read_metafile(montage.metafile)
             if hashlib.sha256(content).hexdigest() != montage.digest:
-                what = "the metafile holds another content than what was ingested"
-                hint = "the running daemon takes it up by itself; or replay it"
+                what = "the metafile holds other content than was ingested"
+                hint = "the running daemon ingests it by itself; without a daemon, replay it"
                 return Difference(Kind.METAFILE_CHANGED, None, path, what, hint, INGEST)
             return await asyncio.to_thread(section_from_content, montage, watch, content)
         except Fault as fault:
@@ -141,7 +141,7 @@ class Verifier:
         return [*found, *await self._state(section, stack)]
 
     async def _shown(self, stack: StackId, z: float) -> ResolvedTiles | Difference:
-        """Tile specs and shared transforms of a z."""
+        """Read the tile specs and shared transforms of a z."""
         try:
             return await self._client.resolved_tiles(stack, z) or ResolvedTiles({})
         except StackMissing:
@@ -152,11 +152,12 @@ class Verifier:
         checked = partial(check_tiles, str(stack), section.z, section.specs, tiles, start)
         found = await asyncio.to_thread(lambda: list(checked()))
         found += check_transform(str(stack), section.transform, transforms, start)
-        missing = [each for each in found if each.kind is Kind.TILE_MISSING]
-        elsewhere = {each: await self._elsewhere(stack, each) for each in missing[:SOUGHT]}
-        return [elsewhere.get(each) or each for each in found]
+        missing = [difference for difference in found if difference.kind is Kind.TILE_MISSING]
+        elsewhere = {difference: await self._elsewhere(stack, difference) for difference in missing[:MOST_SEARCHED]}
+        return [elsewhere.get(difference) or difference for difference in found]
 
     async def _elsewhere(self, stack: StackId, missing: Difference) -> Difference | None:
+        """Search for a missing tile at another z."""
         assert missing.tile_id is not None
         spec = await self._client.tile(stack, missing.tile_id)
         if spec is None:
@@ -164,17 +165,17 @@ class Verifier:
         return replace(missing, kind=Kind.TILE_ELSEWHERE, what=f"{missing.what}, but at z {spec.get('z')}")
 
     async def _state(self, section: Section, stack: StackId) -> list[Difference]:
-        """Whether the stack is closed, told once for each stack. One that is being filled need not be."""
-        if str(stack) in self._stacks_told or not section.watch.stacks.close:
+        """Check once for each stack that it is closed. A stack with unfinished montages need not be."""
+        if str(stack) in self._stacks_checked or not section.watch.stacks.close:
             return []
-        self._stacks_told.add(str(stack))
+        self._stacks_checked.add(str(stack))
         meta = await self._client.stack(stack)
         if meta is None or meta.state in (StackState.COMPLETE, StackState.READ_ONLY):
             return []
         if await self._journal.montages(states=UNFINISHED, stack=str(stack), limit=1):
             return []
-        what = f"is {meta.state} and not COMPLETE, though nothing that the journal knows is written to it"
-        return [Difference(Kind.STACK_STATE, None, str(stack), what, "see who opened it, or replay", APPLY)]
+        what = f"is {meta.state}, expected COMPLETE: no unfinished montage of the journal writes to it"
+        return [Difference(Kind.STACK_STATE, None, str(stack), what, "find out who opened it, or replay", APPLY)]
 
     # --- files
 
@@ -191,5 +192,5 @@ class Verifier:
                 loop.run_in_executor(self._threads, check_files, tile, plan, recorded.get(tile.tile_id))
                 for tile in part
             ]
-            found += [each for differences in await asyncio.gather(*work) for each in differences]
+            found += [difference for differences in await asyncio.gather(*work) for difference in differences]
         return found

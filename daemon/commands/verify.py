@@ -1,6 +1,6 @@
-"""`temwatch verify`: reads stacks and mipmap files of COMPLETE montages again, and tells every difference.
+"""`temwatch verify`: read stacks and mipmap files of COMPLETE montages again and report every difference.
 
-It changes nothing, and runs beside the daemon or without one. Of several montages one at a time is in memory.
+It changes nothing, and runs with or without the daemon. It holds one montage at a time in memory.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from handlers.verify import Difference
 
 @dataclass
 class Totals:
-    """Counts over all montages, and what is to be replayed."""
+    """Counts over all montages, and the replays that repair them."""
 
     montages: int = 0
     tiles: int = 0
@@ -38,10 +38,12 @@ class Totals:
     replay: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, verified: Verified) -> None:
-        """Counts one montage."""
+        """Count one montage."""
         montage = verified.montage
-        if verified.note:
-            self.not_judged.append({"metafile": str(montage.metafile), "montage": montage.id, "why": verified.note})
+        if verified.not_judged_because:
+            self.not_judged.append(
+                {"metafile": str(montage.metafile), "montage": montage.id, "why": verified.not_judged_because}
+            )
             return
         self.montages += 1
         self.tiles += verified.tiles
@@ -53,7 +55,7 @@ class Totals:
 
 
 def difference_json(montage: Montage, difference: Difference) -> dict[str, Any]:
-    """A difference as the report holds it."""
+    """Return a difference as an entry of the JSON report."""
     return {
         "metafile": str(montage.metafile),
         "montage": montage.id,
@@ -68,7 +70,7 @@ def difference_json(montage: Montage, difference: Difference) -> dict[str, Any]:
 
 
 def difference_line(montage: Montage, difference: Difference) -> str:
-    """A difference for a person: montage, tile, what, and what to do."""
+    """Return a difference as a line of text: montage, tile, problem, hint."""
     tile = f"tile {difference.tile_id}: " if difference.tile_id else ""
     where = "" if difference.where == str(montage.metafile) else f"{difference.where}: "
     hint = f"{difference.hint}, from {difference.start}" if difference.start else difference.hint
@@ -77,18 +79,22 @@ def difference_line(montage: Montage, difference: Difference) -> str:
 
 @contextlib.asynccontextmanager
 async def open_verifier(settings: Settings) -> AsyncIterator[tuple[Verifier, Journal]]:
-    """A verifier and the journal that it reads.
+    """Open a verifier and the journal that it reads.
 
     Raises
     ------
     SettingsFault
-        If there is no journal, or render-ws lives in the daemon alone.
+        If there is no journal, or render-ws is the daemon's embedded stand-in.
     """
     if settings.render.embedded:
-        problem = "the embedded stand-in lives in the daemon alone and cannot be verified from outside"
-        raise SettingsFault("render.url", problem, "run `temwatch standin` and name its URL")
+        problem = "the embedded stand-in runs inside the daemon and cannot be verified from outside"
+        raise SettingsFault("render.url", problem, "run `temwatch standin` and set render.url to its URL")
     if not settings.journal.path.exists():
-        raise SettingsFault("journal.path", f"{settings.journal.path} is not there", "nothing was ever done with it")
+        raise SettingsFault(
+            "journal.path",
+            f"{settings.journal.path} does not exist",
+            "check the path; a daemon with this configuration has never run",
+        )
     workers = settings.workers.count or os.cpu_count() or 1
     async with Journal(settings.journal.path, read_only=True) as journal, RenderClient(settings.render.url) as client:
         with ThreadPoolExecutor(workers, thread_name_prefix="verify") as threads:
@@ -96,7 +102,7 @@ async def open_verifier(settings: Settings) -> AsyncIterator[tuple[Verifier, Jou
 
 
 async def select(settings: Settings, journal: Journal, selection: Selection) -> list[Montage]:
-    """The COMPLETE montages that a selection means."""
+    """Return the COMPLETE montages of a selection."""
     chosen = selection.model_copy(update={"state": selection.state or "complete"})
     candidates = await Lookup(lambda: settings, journal).candidates(chosen)
     montages = [candidate.current for candidate in candidates]
@@ -107,56 +113,56 @@ async def select(settings: Settings, journal: Journal, selection: Selection) -> 
 
 
 async def verify(settings: Settings, selection: Selection, say: Callable[[str], None], *, as_json: bool) -> int:
-    """The command's exit code: 1 if anything differs or could not be judged. Tells each difference as it is found.
+    """Report each difference as it is found. Return the exit code: 1 if anything differs or was not judged.
 
     Raises
     ------
     NotSelectable
-        If the selection can mean no montage.
+        If the selection is invalid.
     Fault
-        If render-ws or the journal cannot be asked.
+        If render-ws or the journal does not answer.
     """
     totals = Totals()
-    tell = _Report(say) if as_json else _Lines(say)
+    report = _JsonReport(say) if as_json else _TextReport(say)
     async with open_verifier(settings) as (verifier, journal):
         montages = await select(settings, journal, selection)
-        tell.begin()
+        report.begin()
         with _bar(len(montages)) as advance:
             for montage in montages:
                 verified = await verifier.verify(montage)
                 totals.add(verified)
-                tell.montage(verified)
+                report.montage(verified)
                 advance()
-    tell.end(totals)
+    report.end(totals)
     return 1 if totals.differences or totals.not_judged else 0
 
 
-class _Lines:
-    """For a person."""
+class _TextReport:
+    """Report for a person."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
 
     def begin(self) -> None:
-        """Nothing to say yet."""
+        """Start the report."""
 
     def montage(self, verified: Verified) -> None:
-        """A line for each difference."""
+        """Print a line for each difference."""
         for difference in verified.differences:
             self._say(difference_line(verified.montage, difference))
-        if verified.note:
-            self._say(f"{verified.montage.metafile}: not judged: {verified.note}")
+        if verified.not_judged_because:
+            self._say(f"{verified.montage.metafile}: not judged: {verified.not_judged_because}")
 
     def end(self, totals: Totals) -> None:
-        """One line for all."""
+        """Print one line with the totals."""
         differing = f"{totals.differences} differences in {len(totals.replay)} montages"
         not_judged = f"; {len(totals.not_judged)} not judged" if totals.not_judged else ""
         found = differing if totals.differences else "no difference"
         self._say(f"{totals.montages} montages, {totals.tiles} tiles, {totals.files} mipmap files: {found}{not_judged}")
 
 
-class _Report(_Lines):
-    """For a program, and for `temwatch replay --from-report`: JSON, written as it is found."""
+class _JsonReport(_TextReport):
+    """Report for a program and for `temwatch replay --from-report`, written difference by difference."""
 
     def begin(self) -> None:
         self._say('{"differences": [')
@@ -180,7 +186,7 @@ class _Report(_Lines):
 
 @contextlib.contextmanager
 def _bar(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on the terminal, if there is one: standard output may be a file."""
+    """Show a progress bar on stderr if that is a terminal."""
     console = Console(stderr=True)
     columns = TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:

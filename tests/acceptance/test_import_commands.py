@@ -1,4 +1,4 @@
-"""The three import commands: what a workflow engine gives them, what it gets, and what then is in the stacks."""
+"""The three import commands: input files and flags, results, and the contents of the stacks afterwards."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ TILESPECS, MIPMAPS, APPLY = "generate_EM_tilespecs_from_metafile", "generate_mip
 
 @dataclass
 class Facility:
-    """What a workflow engine has: a render-ws, a directory, input files."""
+    """The environment of a workflow engine: a render-ws, a directory, input files."""
 
     root: Path
     render_url: str
@@ -62,7 +62,7 @@ class Facility:
         return path
 
     def run(self, name: str, *flags: str, code: int = 0, **values: Any) -> dict[str, Any]:
-        """The command's result; it has to end with this exit code."""
+        """Run a command, check its exit code, and return its result."""
         self.capsys.readouterr()
         ended = run_command(name, ["--input_json", str(self.input(**values)), *flags])
         shown = self.capsys.readouterr()
@@ -117,7 +117,7 @@ def standin_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def facility(
     tmp_path: Path, standin_url: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Facility]:
-    """A facility with a project of its own."""
+    """A facility with its own project."""
     project = PROJECT if is_real(standin_url) else f"p{abs(hash(request.node.name)) % 10**9}"
     made = Facility(tmp_path, standin_url, project, capsys)
     yield made
@@ -220,7 +220,7 @@ def test_tile_specs_equal_those_of_the_tool_that_is_replaced(
         assert {key: value for key, value in found[tile_id].items() if key not in derived} == spec
 
 
-def test_the_command_itself_is_a_process_with_an_exit_code_and_a_result_on_stdout(facility: Facility) -> None:
+def test_the_installed_command_prints_its_result_on_stdout_and_sets_the_exit_code(facility: Facility) -> None:
     section = facility.section()
     command = [sys.executable, "-m", "daemon", TILESPECS, "--input_json", str(facility.input(z_index=1050))]
     ended = subprocess.run(
@@ -234,7 +234,7 @@ def test_the_command_itself_is_a_process_with_an_exit_code_and_a_result_on_stdou
 
 
 def test_input_files_that_were_written_for_the_old_tools_run_unchanged(facility: Facility) -> None:
-    """The keys and the kinds of values of asap's own examples: booleans as strings, zstart and zend, tif, PIL."""
+    """Keys and types of values of the examples of asap-modules: booleans as strings, zstart and zend, tif, PIL."""
     section = facility.section()
     facility.run(
         TILESPECS,
@@ -282,7 +282,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("command", "counts", "ignored", "value"), PAIRS, ids=lambda value: str(value)[:20])
-def test_of_two_names_of_a_parameter_the_more_specific_counts_and_a_warning_names_the_other(
+def test_the_more_specific_name_of_a_parameter_counts_and_a_warning_names_the_other(
     facility: Facility, command: str, counts: str, ignored: str, value: object
 ) -> None:
     section = facility.section()
@@ -312,7 +312,7 @@ def test_of_two_names_of_a_parameter_the_more_specific_counts_and_a_warning_name
     assert {**result, "warnings": []} == plain
 
 
-def test_null_in_place_of_a_more_specific_name_leaves_the_other(facility: Facility) -> None:
+def test_a_null_under_the_more_specific_name_counts_as_not_given(facility: Facility) -> None:
     section = facility.section()
     result = facility.run(
         TILESPECS, metafile=str(section.metafile), metafile_uri=None, output_stack=None, stack="raw", z=1050
@@ -323,7 +323,7 @@ def test_null_in_place_of_a_more_specific_name_leaves_the_other(facility: Facili
 @pytest.mark.parametrize(
     "words", [["[1050]"], ["1050"], ["[1050,", "1051]"], ["[1050, 1051]"], ["1050", "1051"], ["1050,1051"]], ids=repr
 )
-def test_several_z_may_be_one_word_of_a_flag_or_several(facility: Facility, words: list[str]) -> None:
+def test_a_list_of_z_may_be_one_word_of_a_flag_or_several(facility: Facility, words: list[str]) -> None:
     for z in (1050, 1051):
         facility.ingest(facility.section(z), z=z)
     given = {"input_stack": "raw", "output_dir": str(facility.root / "mips"), "pool_size": 1, "levels": 1}
@@ -344,7 +344,7 @@ def test_a_stack_version_gives_the_resolution_of_a_stack_that_is_created(facilit
         assert tuple(version[f"stackResolution{axis}"] for axis in "XYZ") == expected
 
 
-def test_links_in_paths_are_resolved_and_uris_are_taken_as_they_stand(facility: Facility) -> None:
+def test_links_in_paths_are_resolved_and_uris_are_taken_literally(facility: Facility) -> None:
     section = facility.section()
     real, link = section.metafile.parent, facility.root / "link"
     link.symlink_to(real)
@@ -369,13 +369,13 @@ def test_links_in_paths_are_resolved_and_uris_are_taken_as_they_stand(facility: 
     assert all(url.startswith(made["output_prefix"] + "/1/") for url in urls)
 
 
-def test_links_in_a_circle_are_named(facility: Facility) -> None:
+def test_a_cycle_of_links_is_named(facility: Facility) -> None:
     (facility.root / "round").symlink_to("round")
     facility.run(TILESPECS, code=2, metafile=str(facility.root / "round"), stack="raw", z=1)
     assert facility.errors[0].startswith("metafile: ")
 
 
-def test_flags_go_before_the_file_whatever_name_either_uses(facility: Facility) -> None:
+def test_flags_override_the_file_under_any_name(facility: Facility) -> None:
     section = facility.section()
     flags = ["--z", "7", "--output_stack", "flagged", "--close_stack", "True", "--render.project", facility.project]
     result = facility.run(
@@ -502,7 +502,7 @@ def test_a_mask_is_named_by_every_tile(facility: Facility) -> None:
     assert {tile["mipmapLevels"]["0"]["maskUrl"] for tile in facility.tiles("raw").values()} == {mask.as_uri()}
 
 
-def test_a_z_other_than_the_headers_and_images_that_cannot_be_seen_are_warnings(facility: Facility) -> None:
+def test_a_z_that_contradicts_the_header_and_images_that_are_not_visible_are_warnings(facility: Facility) -> None:
     section = facility.section()
     for image in section.images:
         image.unlink()
@@ -512,9 +512,7 @@ def test_a_z_other_than_the_headers_and_images_that_cannot_be_seen_are_warnings(
 
 
 @pytest.mark.parametrize("spoil", ["missing", "cut short", "other size"])
-def test_an_image_that_is_wrong_beside_good_ones_fails_the_metafile_before_anything_is_put(
-    facility: Facility, spoil: str
-) -> None:
+def test_one_invalid_image_fails_the_metafile_before_any_upload(facility: Facility, spoil: str) -> None:
     section = facility.section()
     image = section.images[2]
     if spoil == "missing":
@@ -529,7 +527,7 @@ def test_an_image_that_is_wrong_beside_good_ones_fails_the_metafile_before_anyth
     assert "raw" not in {entry["stackId"]["stack"] for entry in _stacks(facility)}
 
 
-def test_a_compression_that_is_not_read_is_named_with_what_to_save_it_as(facility: Facility) -> None:
+def test_an_unsupported_compression_is_named_with_the_supported_ones(facility: Facility) -> None:
     section = facility.section(tiles=1)
     with Image.open(section.images[0]) as image:
         pixels = np.asarray(image)
@@ -540,7 +538,7 @@ def test_a_compression_that_is_not_read_is_named_with_what_to_save_it_as(facilit
     assert "raw" not in {entry["stackId"]["stack"] for entry in _stacks(facility)}
 
 
-def test_a_stack_that_was_complete_is_so_again_after_a_failure(facility: Facility) -> None:
+def test_a_complete_stack_is_complete_again_after_a_failure(facility: Facility) -> None:
     facility.ingest(facility.section(), close_stack=True)
     facility.misbehave(r"PUT .*/z/1051.0/resolvedTiles.*", "status", status=500)
     section = facility.section(1051)
@@ -551,7 +549,7 @@ def test_a_stack_that_was_complete_is_so_again_after_a_failure(facility: Facilit
 # --- mipmaps
 
 
-def test_a_bad_tile_is_told_with_its_reason_and_the_others_get_their_mipmaps(facility: Facility) -> None:
+def test_a_bad_tile_is_reported_with_its_reason_and_the_others_get_their_mipmaps(facility: Facility) -> None:
     section = facility.section()
     facility.ingest(section)
     bad, colour = section.images[1], section.images[2]
@@ -584,7 +582,7 @@ def test_without_force_redo_only_what_is_missing_or_broken_is_made(facility: Fac
     assert kept.stat().st_mtime_ns != times[kept]
 
 
-def test_a_range_takes_the_layers_that_are_there_and_single_ones_have_to_be_there(facility: Facility) -> None:
+def test_a_range_takes_the_existing_layers_and_listed_ones_must_exist(facility: Facility) -> None:
     facility.ingest(facility.section(1050))
     facility.ingest(facility.section(1052), z=1052)
     assert facility.make("--zstart", "1000", "--zend", "2000")["tile_count"] == 8
@@ -640,7 +638,7 @@ def test_what_generate_writes_is_what_apply_names(facility: Facility, imgformat:
 
 
 def pixels_below(directory: Path) -> dict[Path, bytes]:
-    """Of every level; the files say of themselves how they were made."""
+    """Return the pixels of every level; the files themselves differ in their provenance."""
     return {path: Image.open(path).tobytes() for path in directory.rglob("*.tif")}
 
 
@@ -820,7 +818,7 @@ def test_a_wrong_value_ends_with_exit_code_2_and_one_line_that_names_it(
     ("text", "told"),
     [("{", "not JSON"), ("[1]", "no object"), ('{"z": 1, "z": 2}', "twice"), (None, "cannot be read")],
 )
-def test_an_input_file_that_is_none_ends_with_exit_code_2(
+def test_an_invalid_input_file_ends_with_exit_code_2(
     facility: Facility, capsys: pytest.CaptureFixture[str], text: str | None, told: str
 ) -> None:
     path = facility.root / "input.json"

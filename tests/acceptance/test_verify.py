@@ -1,4 +1,4 @@
-"""`temwatch verify`: each kind of damage is told with its tile and the step that mends it; replay takes the report."""
+"""`temwatch verify` reports each kind of damage with its tile and the step that repairs it; replay reads the report."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def delete(rig: Rig, stack: str) -> None:
     fetch(f"{url}/state/COMPLETE", method="PUT")
 
 
-def test_a_montage_in_order_has_no_difference_and_nothing_is_changed(running_rig: Rig, complete):
+def test_an_intact_montage_has_no_difference_and_nothing_is_changed(running_rig: Rig, complete):
     before = digest_tree(running_rig.root / "mipmaps"), running_rig.requests()
     done = verify(running_rig)
     assert (done.returncode, done.stdout) == (0, "1 montages, 4 tiles, 24 mipmap files: no difference\n")
@@ -164,8 +164,8 @@ DAMAGE: dict[str, tuple[Callable[[Rig, Written], object], str, str | None]] = {
 }  # fmt: skip
 
 
-def test_every_damage_is_told_with_the_step_that_mends_it_and_mended_from_the_report(rig: Rig, write, tmp_path):
-    """One stack and one z for each damage, so that all are there at once."""
+def test_every_damage_is_reported_with_the_step_that_repairs_it_and_repaired_from_the_report(rig: Rig, write, tmp_path):
+    """One stack and one z for each damage, so that one run finds them all."""
     rig.settings |= {"watch.stacks.raw": "s{grid}_raw", "watch.stacks.mipmapped": "s{grid}_mips"}
     rig.settings |= {"watch.z.rule": "fixed", "watch.z.z": Z, "watch.recheck_images_for_s": 0}
     rig.start_standin()
@@ -198,7 +198,7 @@ def test_every_damage_is_told_with_the_step_that_mends_it_and_mended_from_the_re
 
 
 @pytest.mark.slow
-def test_what_the_path_builder_derives_is_held_against_the_stack(rig: Rig, write):
+def test_levels_that_the_path_builder_derives_are_compared_with_the_stack(rig: Rig, write):
     rig.settings["watch.mipmaps.apply"] = "path_builder"
     rig.start_standin()
     rig.start()
@@ -212,7 +212,7 @@ def test_what_the_path_builder_derives_is_held_against_the_stack(rig: Rig, write
 
 
 @pytest.mark.slow
-def test_a_stack_is_to_be_closed_unless_it_is_being_filled(running_rig: Rig, complete, write):
+def test_an_open_stack_is_a_difference_unless_montages_are_unfinished(running_rig: Rig, complete, write):
     raw, _ = stacks(running_rig, complete)
     fetch(f"{running_rig.stack_url(raw)}/state/LOADING", method="PUT")
     assert [each["kind"] for each in report(running_rig)["differences"]] == ["stack_state"]
@@ -235,7 +235,7 @@ def test_masks_are_verified_too(rig: Rig, write, tmp_path):
     assert (difference["kind"], difference["tile"], difference["from"]) == ("level_missing", None, "mipmaps")
 
 
-def test_render_ws_away_is_a_fault_and_no_difference(running_rig: Rig, complete):
+def test_an_unreachable_render_ws_is_a_fault_and_no_difference(running_rig: Rig, complete):
     running_rig.standin.end()
     done = verify(running_rig)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""A stand-in render-ws for tests: told to misbehave, and asked what it was sent."""
+"""Control of a stand-in render-ws in tests: make it misbehave, list the requests that it received."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ class Standin:
     http: aiohttp.ClientSession
 
     async def misbehave(self, match: str, kind: str, **more: object) -> None:
-        """Answer requests otherwise from now on whose "METHOD path" the regular expression matches."""
+        """From now on, misbehave on requests whose "METHOD path" matches the regular expression."""
         url = URL(self.url).with_path("/faults")
         async with self.http.post(url, json={"match": match, "kind": kind, **more}) as answer:
             assert answer.status < 300, await answer.text()
@@ -35,14 +35,14 @@ class Standin:
             assert answer.status < 300
 
     async def requests(self, method: str = "", part: str = "") -> list[str]:
-        """What was sent so far, as "METHOD path status"."""
+        """Return the requests so far, as "METHOD path status"."""
         async with self.http.get(URL(self.url).with_path("/requests")) as answer:
             log = await answer.json()
         lines = [f"{entry['method']} {entry['path']} {entry['status']}" for entry in log]
         return [line for line in lines if line.startswith(method) and part in line]
 
     async def send(self, method: str, path: str, body: object = None) -> Any:
-        """Do something behind the client's back, as another client would."""
+        """Send a request as another client."""
         async with self.http.request(method, self.url + path, json=body) as answer:
             assert answer.status < 300, await answer.text()
             return await answer.json(content_type=None) if answer.content_length else None
@@ -50,13 +50,13 @@ class Standin:
 
 @contextlib.asynccontextmanager
 async def standin(derive_s: float = 0.0) -> AsyncIterator[Standin]:
-    """A stand-in that runs for as long as the context, and takes so long over COMPLETE."""
+    """Run a stand-in that needs `derive_s` for COMPLETE."""
     async with serve_standin(derive_s=derive_s) as url, aiohttp.ClientSession() as http:
         yield Standin(url, http)
 
 
 def client_of(url: str, **more: Any) -> RenderClient:
-    """A client with little patience."""
+    """Return a client with short time limits."""
     patience = Patience(connect_s=2, silence_s=2, request_s=3, complete_s=0.3, ping_s=0.5)
     polling = Polling(first_s=0.02, longest_s=0.1, lost_s=1.0)
     return RenderClient(url, patience=more.pop("patience", patience), polling=polling, first_wait_s=0.01, **more)
@@ -65,7 +65,7 @@ def client_of(url: str, **more: Any) -> RenderClient:
 def tile_spec(
     tile_id: str, z: float = 1050.0, *, x: int = 0, refs: tuple[str, ...] = (), **more: Any
 ) -> dict[str, Any]:
-    """A tile spec as the ingest step puts it; its level 0 is at /raw/<tile id>.tif."""
+    """Return a tile spec of the ingest step; its level 0 is at /raw/<tile id>.tif."""
     affine = {"type": "leaf", "className": "mpicbg.trakem2.transform.AffineModel2D", "dataString": f"1 0 0 1 {x} 0"}
     return {
         "tileId": tile_id,
@@ -82,7 +82,7 @@ def tile_spec(
 
 
 def lens(name: str = "lens") -> dict[str, Any]:
-    """A shared transform that changes nothing."""
+    """Return a shared transform that is the identity."""
     return {
         "type": "leaf",
         "id": name,

@@ -35,7 +35,7 @@ def two_segments(body: bytes) -> list[bytes]:
 
 
 def byte_by_byte(body: bytes) -> list[bytes]:
-    """The first bytes one by one, a long rest in a few pieces."""
+    """Split the first bytes one by one, and a long rest into a few pieces."""
     size = max(1, len(body) // 20)
     rest = [body[at : at + size] for at in range(30, len(body), size)]
     return [*(body[at : at + 1] for at in range(min(30, len(body)))), *rest]
@@ -48,7 +48,7 @@ def chunked(body: bytes) -> list[bytes]:
 async def send_in_pieces(
     request: web.Request, body: bytes, cut: Cut, status: int = 200, kind: str | None = None
 ) -> web.StreamResponse:
-    """Answer with this body, a moment between its pieces; without its length where it is chunked."""
+    """Send the body with a pause between its pieces; a chunked body has no Content-Length."""
     answer = web.StreamResponse(status=status, headers={"Content-Type": kind} if kind else {})
     if cut is not chunked:
         answer.content_length = len(body)
@@ -62,7 +62,7 @@ async def send_in_pieces(
 
 @contextlib.asynccontextmanager
 async def in_pieces(upstream: str, cut: Cut) -> AsyncIterator[str]:
-    """A proxy before a service, which cuts every answer's body to pieces; yields its URL."""
+    """Run a proxy that splits the body of every answer into pieces; yield its URL."""
     async with aiohttp.ClientSession() as http:
 
         async def forward(request: web.Request) -> web.StreamResponse:
@@ -77,7 +77,7 @@ async def in_pieces(upstream: str, cut: Cut) -> AsyncIterator[str]:
 
 
 def requests_of(client: RenderClient) -> Iterator[tuple[str, Awaitable[Any]]]:
-    """Every kind of request that the client sends, successes and refusals, in an order that makes sense."""
+    """Yield every kind of request that the client sends, successes and refusals, in a valid order."""
     tiles = [tile_spec(f"t{n}", refs=("lens",)) for n in range(3)]
     builder = PathBuilder(root_path="/m", number_of_levels=6, extension="tif")
     yield "ping", client.ping()
@@ -109,7 +109,7 @@ def requests_of(client: RenderClient) -> Iterator[tuple[str, Awaitable[Any]]]:
 
 
 def comparable(outcome: Any, url: str) -> Any:
-    """An outcome without what differs from service to service: its URL, times."""
+    """Return an outcome without the values that differ between services: URL and times."""
     if isinstance(outcome, RenderFault):
         return type(outcome).__name__, str(outcome).replace(url, "URL")
     meta = getattr(outcome, "meta", outcome)
@@ -138,7 +138,7 @@ async def test_every_request_of_the_client_ends_as_it_does_when_answers_come_who
 
 
 @pytest.mark.parametrize("cut", [two_segments, byte_by_byte, chunked])
-async def test_a_closed_stack_is_told_from_a_broken_service_however_its_text_is_cut(cut: Cut) -> None:
+async def test_a_closed_stack_and_a_broken_service_are_told_apart_however_the_text_is_split(cut: Cut) -> None:
     async def say(request: web.Request) -> web.StreamResponse:
         await request.read()
         return await send_in_pieces(request, NOT_LOADING.encode(), cut, 500, "text/plain")
@@ -193,7 +193,7 @@ async def test_the_health_command_reads_its_answer_to_the_end(cut: Cut, ready: b
     assert all(reason in said for reason in reasons)
 
 
-async def test_an_answer_to_the_health_command_that_breaks_off_is_none() -> None:
+async def test_the_health_command_treats_a_truncated_answer_as_no_answer() -> None:
     async def say(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse(status=503, headers={"Content-Type": "application/json", "Content-Length": "100"})
         await answer.prepare(request)

@@ -1,4 +1,4 @@
-"""The apply step: levels of one montage's tiles, in place or into a second stack; everything else survives."""
+"""The apply step: levels of one montage's tiles, in place or in a second stack; all other fields survive."""
 
 import copy
 from collections.abc import AsyncIterator, Iterable
@@ -86,7 +86,7 @@ async def test_all_but_the_levels_survives(client: RenderClient) -> None:
 
 
 async def test_bounds_are_kept_and_not_derived_anew(client: RenderClient, service: Standin) -> None:
-    """Bounds in a stack may come from a finer rule than the server's own."""
+    """Bounds in a stack may be more exact than those that the server derives."""
     spec = tile_spec("a", minX=0.25, minY=0.0, maxX=100.5, maxY=80.0)
     await client.put_tiles(RAW, Z, [spec], derive=False)
     await apply_mipmaps(client, RAW, MIPS, Z, {"a": levels("a")})
@@ -132,7 +132,7 @@ async def test_tiles_missing_in_the_source_are_named_and_nothing_is_put(client: 
     assert await service.requests("PUT", f"{MIPS.path}/z") == []
 
 
-async def test_tiles_no_longer_wanted_leave_the_second_stack_too(client: RenderClient) -> None:
+async def test_unwanted_tiles_are_deleted_from_the_second_stack_too(client: RenderClient) -> None:
     await ingest(client, [tile_spec("a"), tile_spec("b")])
     await apply_mipmaps(client, RAW, MIPS, Z, {"a": levels("a"), "b": levels("b")})
     report = await apply_mipmaps(client, RAW, MIPS, Z, {"b": levels("b")}, unwanted=["a", "b"])
@@ -140,7 +140,7 @@ async def test_tiles_no_longer_wanted_leave_the_second_stack_too(client: RenderC
     assert set(await tiles(client, MIPS)) == {"b"}
 
 
-async def test_a_closed_target_is_reported_as_such(client: RenderClient) -> None:
+async def test_a_closed_target_is_reported_as_closed(client: RenderClient) -> None:
     await ingest(client, [tile_spec("a")])
     await close_stack(client, RAW)
     with pytest.raises(StackNotLoading):
@@ -148,7 +148,7 @@ async def test_a_closed_target_is_reported_as_such(client: RenderClient) -> None
     await apply_mipmaps(client, RAW, MIPS, Z, {"a": levels("a")})
 
 
-async def test_a_target_that_shows_something_else_than_was_put_is_seen(
+async def test_a_target_that_shows_other_tiles_than_were_put_is_a_fault(
     client: RenderClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another client writes the same tile between the upload and the reading."""
@@ -170,7 +170,7 @@ async def test_a_target_that_shows_something_else_than_was_put_is_seen(
     assert "tile 'b'" not in str(caught.value)
 
 
-async def test_a_target_that_shows_another_shared_transform_than_was_put_is_seen(
+async def test_a_target_that_shows_another_shared_transform_than_was_put_is_a_fault(
     client: RenderClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another client replaces the lens correction between the upload and the reading."""
@@ -190,7 +190,7 @@ async def test_a_target_that_shows_another_shared_transform_than_was_put_is_seen
 
 
 @pytest.mark.parametrize("url", ["/m/1/a.tif", "file:///m/a b.tif", "m/a.tif", ""])
-async def test_a_level_at_what_is_no_uri_is_refused(client: RenderClient, url: str) -> None:
+async def test_a_level_whose_url_is_not_a_uri_is_refused(client: RenderClient, url: str) -> None:
     with pytest.raises(RenderRefused, match="not a URI"):
         await apply_mipmaps(client, RAW, RAW, Z, {"a": {1: (url, None)}})
 
@@ -223,7 +223,7 @@ def test_the_levels_of_a_tile_with_one_channel_go_where_render_looks() -> None:
         [channel("a", "file:///raw/quite_another.tif")],
     ],
 )
-def test_channels_whose_image_cannot_be_known_are_refused(channels: list[dict[str, Any]]) -> None:
+def test_ambiguous_channels_are_refused(channels: list[dict[str, Any]]) -> None:
     with pytest.raises(RenderRefused, match="channel"):
         with_levels(tile_spec("a", channels=channels), levels("a"))
 
@@ -294,7 +294,7 @@ async def test_a_path_builder_needs_the_levels_of_masks_too(client: RenderClient
     await apply_path_builder(client, RAW, RAW, Z, {"a": levels("a", mask="/masks/m.tif")}, BUILDER)
 
 
-async def test_tiles_whose_own_levels_go_before_the_builder_are_named(client: RenderClient) -> None:
+async def test_tiles_whose_own_levels_override_the_builder_are_reported(client: RenderClient) -> None:
     await ingest(client, [tile_spec("a"), tile_spec("b")])
     await apply_mipmaps(client, RAW, RAW, Z, {"a": levels("a")})
     report = await apply_path_builder(client, RAW, RAW, Z, {"a": levels("a"), "b": levels("b")}, BUILDER)

@@ -1,4 +1,4 @@
-"""The ingest step: tiles into a stack, read back; a section replaced without ever being empty."""
+"""The ingest step: tiles are put and read back; a section that is replaced is never empty."""
 
 import json
 from collections.abc import AsyncIterator
@@ -61,7 +61,7 @@ async def test_tiles_of_other_montages_at_the_same_z_are_left_alone(client: Rend
     assert await ids(client) == ["mine", "other1", "other2"]
 
 
-async def test_tiles_no_longer_wanted_are_deleted_after_the_new_ones_are_seen(
+async def test_unwanted_tiles_are_deleted_after_the_new_ones_are_read_back(
     service: Standin, client: RenderClient
 ) -> None:
     await ingest_tiles(client, RAW, Z, [tile_spec("a"), tile_spec("b"), tile_spec("c")])
@@ -100,7 +100,7 @@ async def test_an_upload_whose_answer_is_cut_off_is_sent_again(service: Standin,
     assert await ids(client) == ["a"]
 
 
-async def test_a_stack_closed_by_somebody_else_is_reported_as_such(client: RenderClient) -> None:
+async def test_a_stack_that_another_client_closed_is_reported_as_closed(client: RenderClient) -> None:
     await ingest_tiles(client, RAW, Z, [tile_spec("a")])
     await close_stack(client, RAW)
     with pytest.raises(StackNotLoading):
@@ -110,9 +110,7 @@ async def test_a_stack_closed_by_somebody_else_is_reported_as_such(client: Rende
     assert await ids(client) == ["a", "b"]
 
 
-async def test_a_tile_that_is_not_there_after_the_upload_is_named(
-    client: RenderClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_tile_missing_after_the_upload_is_named(client: RenderClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another client deletes a tile between the upload and the reading."""
     put_tiles = client.put_tiles
 
@@ -131,10 +129,10 @@ async def test_a_tile_that_is_not_there_after_the_upload_is_named(
     [tile_spec("b", 7.0, layout={"sectionId": "1050.0"}), tile_spec("b", layout={"sectionId": "other"})],
     ids=["z", "section"],
 )
-async def test_a_tile_that_is_elsewhere_after_the_upload_is_named(
+async def test_a_tile_at_another_z_or_section_after_the_upload_is_named(
     client: RenderClient, monkeypatch: pytest.MonkeyPatch, rival: dict[str, Any]
 ) -> None:
-    """Another client, or render-ws itself, puts a tile at another z or into another section than was asked for."""
+    """Another client, or render-ws itself, puts a tile at another z or into another section."""
     there = {tile.tile_id: tile for tile in await put_and_listed(client, [tile_spec("a"), tile_spec("b")])}
     there["b"] = next(tile for tile in await put_and_listed(client, [rival]) if tile.tile_id == "b")
 

@@ -1,4 +1,4 @@
-"""Jobs given to the workers and reports on their way into the journal: together never more than there are slots."""
+"""Jobs in the pool and unrecorded reports together never exceed the slots."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from handlers.mipmaps.job import MipmapJob
 from handlers.workers.pool import open_executor
 
 
-async def test_a_slow_journal_lets_no_more_tiles_be_made_than_there_are_slots(tmp_path):
+async def test_a_slow_journal_limits_the_tiles_in_work_to_the_slots(tmp_path):
     section = write_section(plan_section(tiles=12, size=(64, 64)), tmp_path, pixels="noise")
     jobs = [MipmapJob(image.stem, image, ((1, tmp_path / "mipmaps" / image.name),), 64, 64) for image in section.images]
     recorded, most_unrecorded = 0, 0

@@ -1,4 +1,4 @@
-"""The client of render-ws against a stand-in that keeps render-ws's rules, and misbehaves when told to."""
+"""The client against a stand-in that follows the rules of render-ws and misbehaves on request."""
 
 import asyncio
 import base64
@@ -44,7 +44,7 @@ async def client(service: Standin) -> AsyncIterator[RenderClient]:
 
 @contextlib.asynccontextmanager
 async def answering(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
-    """A server that gives every request the same answer, as proxies and strangers do."""
+    """A server that gives every request the same answer, as proxies and foreign servers do."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -60,7 +60,7 @@ async def answering(answer: Callable[[web.Request], Awaitable[web.StreamResponse
 # -- logging in ------------------------------------------------------------------------------------------------------
 
 
-async def test_user_and_password_of_the_url_log_in_and_are_in_no_fault() -> None:
+async def test_the_urls_user_and_password_authenticate_and_appear_in_no_fault() -> None:
     async def forbid(request: web.Request) -> web.StreamResponse:
         given.append(request.headers.get("Authorization"))
         return web.Response(status=403, text="not you")
@@ -74,7 +74,7 @@ async def test_user_and_password_of_the_url_log_in_and_are_in_no_fault() -> None
     assert "pw4711" not in str(refused.value)
 
 
-async def test_a_service_that_is_away_is_named_without_its_password() -> None:
+async def test_an_unreachable_service_is_named_without_its_password() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         async with client_of(f"http://em:pw4711@127.0.0.1:{taken.getsockname()[1]}/v1") as client:
@@ -87,7 +87,7 @@ async def test_a_service_that_is_away_is_named_without_its_password() -> None:
 # -- creating and opening --------------------------------------------------------------------------------------------
 
 
-async def test_a_stack_that_does_not_exist_is_none_and_its_tiles_are_a_fault(client: RenderClient) -> None:
+async def test_reading_an_absent_stack_gives_none_and_reading_its_tiles_a_fault(client: RenderClient) -> None:
     assert await client.stack(RAW) is None
     with pytest.raises(StackMissing):
         await client.tile_bounds(RAW, 1050.0)
@@ -95,7 +95,7 @@ async def test_a_stack_that_does_not_exist_is_none_and_its_tiles_are_a_fault(cli
         await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
 
 
-async def test_a_stack_is_created_with_its_resolution_and_looked_at(service: Standin) -> None:
+async def test_a_stack_is_created_with_its_resolution_and_read_back(service: Standin) -> None:
     moment = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
     async with client_of(service.url, now=lambda: moment) as client:
         meta = await create_stack(client, RAW, RESOLUTION_NM, "by a test")
@@ -115,9 +115,7 @@ async def test_an_existing_stack_is_never_created_again(service: Standin, client
     assert len(await service.requests("POST")) == 1
 
 
-async def test_the_resolution_of_an_existing_stack_is_set_where_it_has_none(
-    service: Standin, client: RenderClient
-) -> None:
+async def test_an_existing_stack_without_a_resolution_gets_one(service: Standin, client: RenderClient) -> None:
     await service.send("POST", RAW.path, {})
     meta = await ensure_loading(client, RAW, RESOLUTION_NM)
     assert meta.resolution_nm == RESOLUTION_NM
@@ -133,7 +131,7 @@ async def test_two_clients_that_create_a_stack_at_once_both_find_it_open(service
 
 
 @pytest.mark.parametrize("kind", ["late", "cut"])
-async def test_a_stack_whose_creation_got_no_answer_is_looked_at_and_not_created_twice(
+async def test_a_lost_answer_to_a_creation_makes_the_client_read_the_stack_not_create_it_again(
     service: Standin, kind: str
 ) -> None:
     impatient = Patience(connect_s=1, silence_s=0.3, request_s=0.3)
@@ -177,7 +175,7 @@ async def test_a_program_never_locks_a_stack(client: RenderClient) -> None:
         await client.set_state(RAW, StackState.OFFLINE)
 
 
-async def test_a_stack_that_exists_under_a_url_that_is_not_renders_blames_the_url(service: Standin) -> None:
+async def test_a_404_of_another_server_blames_the_url_and_not_the_stack(service: Standin) -> None:
     async with client_of(service.url.removesuffix("/v1")) as client:
         with pytest.raises(NotRender, match=r"render\.url"):
             await create_stack(client, RAW, RESOLUTION_NM)
@@ -208,7 +206,7 @@ async def test_an_upload_bigger_than_a_mebibyte_arrives(client: RenderClient) ->
     assert len(await client.tile_bounds(RAW, 1050.0)) == 1500
 
 
-async def test_nothing_is_sent_of_an_upload_that_cannot_be_meant(service: Standin, client: RenderClient) -> None:
+async def test_nothing_of_an_invalid_upload_is_sent(service: Standin, client: RenderClient) -> None:
     await ensure_loading(client, RAW, RESOLUTION_NM)
     for specs in ([], [tile_spec("a", 5.0)], [tile_spec("a"), tile_spec("a")], [tile_spec("a", refs=("absent",))]):
         with pytest.raises(RenderRefused):
@@ -216,7 +214,9 @@ async def test_nothing_is_sent_of_an_upload_that_cannot_be_meant(service: Standi
     assert await service.requests("PUT", "resolvedTiles") == []
 
 
-async def test_a_closed_stack_is_told_from_a_broken_service(service: Standin, client: RenderClient) -> None:
+async def test_a_closed_stack_and_a_broken_service_raise_different_faults(
+    service: Standin, client: RenderClient
+) -> None:
     await ensure_loading(client, RAW, RESOLUTION_NM)
     await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
     await close_stack(client, RAW)
@@ -276,7 +276,7 @@ async def test_a_path_builder_is_set_and_read_back(client: RenderClient) -> None
 
 
 class Held:
-    """A service that answers when the test lets it."""
+    """A service that answers when the test releases it."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -290,7 +290,7 @@ class Held:
         return web.json_response({"state": "LOADING"}, status=201 if request.method == "PUT" else 200)
 
 
-async def test_a_write_that_is_cancelled_is_answered_before_its_caller_is_let_go() -> None:
+async def test_a_cancelled_write_still_waits_for_its_answer() -> None:
     held = Held()
     async with answering(held.answer) as url, client_of(url) as client:
         writing = asyncio.create_task(client.put_tiles(RAW, 1050.0, [tile_spec("a")]))
@@ -304,7 +304,7 @@ async def test_a_write_that_is_cancelled_is_answered_before_its_caller_is_let_go
         assert held.answered == 1
 
 
-async def test_a_write_that_is_cancelled_twice_is_given_up() -> None:
+async def test_a_write_that_is_cancelled_twice_is_dropped() -> None:
     held = Held()
     async with answering(held.answer) as url, client_of(url) as client:
         writing = asyncio.create_task(client.put_tiles(RAW, 1050.0, [tile_spec("a")]))
@@ -319,7 +319,7 @@ async def test_a_write_that_is_cancelled_twice_is_given_up() -> None:
 
 
 @pytest.mark.parametrize("asked", ["tile bounds", "complete"])
-async def test_what_reads_and_what_is_looked_up_again_is_given_up_at_once(asked: str) -> None:
+async def test_cancelled_reads_and_complete_are_dropped_at_once(asked: str) -> None:
     held = Held()
     async with answering(held.answer) as url, client_of(url) as client:
         reads = (
@@ -342,7 +342,7 @@ async def open_with_tiles(client: RenderClient, *tile_ids: str) -> None:
     await client.put_tiles(RAW, 1050.0, [tile_spec(tile_id) for tile_id in tile_ids])
 
 
-async def test_closing_derives_once_and_counts_what_is_there(service: Standin, client: RenderClient) -> None:
+async def test_closing_derives_once_and_counts_the_tiles(service: Standin, client: RenderClient) -> None:
     await open_with_tiles(client, "a", "b")
     report = await close_stack(client, RAW, [1050.0])
     assert report.meta.state is StackState.COMPLETE
@@ -356,7 +356,7 @@ async def test_closing_derives_once_and_counts_what_is_there(service: Standin, c
     assert len(await service.requests("PUT", "state/COMPLETE")) == 1
 
 
-async def test_a_late_answer_to_complete_is_waited_for_by_looking_and_not_by_asking_again(
+async def test_after_a_late_answer_to_complete_the_state_is_polled_and_complete_not_sent_again(
     service: Standin, client: RenderClient
 ) -> None:
     await open_with_tiles(client, "a")
@@ -380,9 +380,7 @@ async def test_a_connection_cut_during_complete_does_not_send_it_again(service: 
     assert report.meta.state is StackState.COMPLETE
 
 
-async def test_a_derivation_that_does_not_end_by_the_deadline_is_a_matter_of_waiting(
-    service: Standin, client: RenderClient
-) -> None:
+async def test_a_derivation_beyond_the_deadline_is_retried_later(service: Standin, client: RenderClient) -> None:
     await open_with_tiles(client, "a")
     await service.misbehave("state/COMPLETE", "stall", seconds=30, times=1)
     with pytest.raises(RenderUnavailable, match="still LOADING"):
@@ -390,7 +388,7 @@ async def test_a_derivation_that_does_not_end_by_the_deadline_is_a_matter_of_wai
 
 
 async def test_a_write_that_the_derivation_missed_is_seen_and_derived_again() -> None:
-    """A stack that is COMPLETE, whose section data lack a tile: its write passed the state check before."""
+    """The stack is COMPLETE and its section data lack a tile, whose write passed the state check before."""
     states = [StackState.COMPLETE]
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -439,7 +437,7 @@ async def test_a_tile_put_by_another_client_during_the_derivation_is_in_the_sect
 
 
 async def test_a_stack_reopened_to_be_written_is_not_closed_under_the_writer() -> None:
-    """The section data lack a tile because another client reopened the stack and has just put it."""
+    """The section data lack a tile because another client has reopened the stack and put it."""
     puts: list[str] = []
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -487,7 +485,7 @@ async def test_section_data_that_another_client_is_deriving_are_asked_for_again(
     assert len(await service.requests("PUT", "state/COMPLETE")) == 1
 
 
-async def test_section_data_that_stay_away_are_a_matter_of_waiting(service: Standin, client: RenderClient) -> None:
+async def test_section_data_that_stay_absent_are_retried_later(service: Standin, client: RenderClient) -> None:
     await open_with_tiles(client, "a")
     await service.misbehave("sectionData", "status", status=400, text=NOT_AGGREGATED)
     with pytest.raises(SectionDataMissing, match="section data not aggregated") as raised:
@@ -525,7 +523,7 @@ async def test_ping_returns_when_render_answers_and_not_when_it_stalls(service: 
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])
-async def test_reading_and_putting_tiles_get_over_two_failures(
+async def test_reading_and_putting_tiles_survive_two_failures(
     service: Standin, client: RenderClient, status: int
 ) -> None:
     await ensure_loading(client, RAW, RESOLUTION_NM)
@@ -535,7 +533,7 @@ async def test_reading_and_putting_tiles_get_over_two_failures(
     assert len(await client.tile_bounds(RAW, 1050.0)) == 1
 
 
-async def test_a_failure_that_lasts_is_told_after_three_tries(service: Standin, client: RenderClient) -> None:
+async def test_a_lasting_failure_is_reported_after_three_tries(service: Standin, client: RenderClient) -> None:
     await ensure_loading(client, RAW, RESOLUTION_NM)
     await service.misbehave("resolvedTiles", "status", status=503, times=100)
     with pytest.raises(RenderUnavailable):
@@ -543,7 +541,7 @@ async def test_a_failure_that_lasts_is_told_after_three_tries(service: Standin, 
     assert len(await service.requests("PUT", "resolvedTiles")) == 3
 
 
-async def test_a_connection_cut_in_the_middle_of_an_answer_is_got_over(service: Standin, client: RenderClient) -> None:
+async def test_a_connection_cut_in_the_middle_of_an_answer_is_retried(service: Standin, client: RenderClient) -> None:
     await open_with_tiles(client, *(f"t{n}" for n in range(50)))
     await service.misbehave("GET .*resolvedTiles", "cut", times=1)
     layer = await client.resolved_tiles(RAW, 1050.0)
@@ -551,7 +549,7 @@ async def test_a_connection_cut_in_the_middle_of_an_answer_is_got_over(service: 
     assert len(layer.tile_id_to_spec_map) == 50
 
 
-async def test_an_answer_that_never_comes_is_not_waited_for_again(service: Standin) -> None:
+async def test_a_request_that_timed_out_is_not_sent_again(service: Standin) -> None:
     async with client_of(service.url, patience=Patience(silence_s=0.3, request_s=0.3)) as client:
         await service.misbehave("^GET ", "stall", seconds=30)
         with pytest.raises(AnswerLate):
@@ -567,7 +565,7 @@ async def test_an_answer_that_never_comes_is_not_waited_for_again(service: Stand
         (Patience(connect_s=1, silence_s=30, request_s=0.2), "and the answer was not complete after 0.2 s"),
     ],
 )
-async def test_a_late_answer_says_whether_silence_or_the_whole_time_ended_it(patience: Patience, words: str) -> None:
+async def test_a_time_out_says_which_limit_ended_it(patience: Patience, words: str) -> None:
     async def trickle(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse()
         await answer.prepare(request)
@@ -605,7 +603,7 @@ async def test_creating_and_completing_are_sent_once_however_they_end() -> None:
         assert sent.count("PUT LOADING") == 3
 
 
-async def test_a_page_of_another_service_is_no_answer() -> None:
+async def test_a_page_of_another_service_is_refused() -> None:
     async def page(request: web.Request) -> web.StreamResponse:
         return web.Response(text="<html>please log in</html>", content_type="text/html")
 
@@ -634,7 +632,7 @@ async def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch)
             await client.z_values(RAW)
 
 
-async def test_requests_say_who_asks_and_never_compress() -> None:
+async def test_requests_name_temwatch_and_never_ask_for_compression() -> None:
     seen: list[web.Request] = []
 
     async def look(request: web.Request) -> web.StreamResponse:
@@ -653,7 +651,7 @@ async def test_requests_say_who_asks_and_never_compress() -> None:
     assert seen[0].path_qs == f"/render-ws/v1{RAW.path}/z/1050.0/resolvedTiles?deriveData=true"
 
 
-async def test_no_more_requests_are_under_way_than_allowed() -> None:
+async def test_concurrent_requests_stay_within_the_limit() -> None:
     under_way = most = 0
 
     async def slow(request: web.Request) -> web.StreamResponse:
@@ -669,7 +667,7 @@ async def test_no_more_requests_are_under_way_than_allowed() -> None:
     assert most == 3
 
 
-def test_looks_at_a_stack_come_slower_up_to_a_ceiling() -> None:
+def test_polling_slows_down_to_a_longest_delay() -> None:
     delays = [Polling(first_s=0.5, longest_s=10).delay_s(look) for look in range(200)]
     assert delays[0] == 0.5
     assert delays == sorted(delays)

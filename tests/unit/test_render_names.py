@@ -1,4 +1,4 @@
-"""Names, numbers and answers of render-ws: what is decided without a request."""
+"""Names, numbers and answers of render-ws: everything that is decided without a request."""
 
 import base64
 import json
@@ -48,7 +48,7 @@ from handlers.render.tiles import (
 
 
 @pytest.mark.parametrize("name", ["a", "17797_1R_raw", "A1_b2", "0"])
-def test_letters_and_digits_joined_by_single_underscores_are_a_name(name: str) -> None:
+def test_letters_and_digits_joined_by_single_underscores_are_a_legal_name(name: str) -> None:
     check_name("stack", name)
 
 
@@ -72,7 +72,7 @@ def test_a_stack_is_read_back_from_its_full_name() -> None:
 
 
 @given(st.text())
-def test_a_text_becomes_a_name_that_render_takes_or_is_refused(text: str) -> None:
+def test_a_text_becomes_a_legal_name_or_is_refused(text: str) -> None:
     try:
         name = legal_name(text)
     except RenderRefused:
@@ -85,7 +85,7 @@ def test_a_stack_name_template_takes_fields_of_the_header() -> None:
     assert legal_stack_name("{specimen_id}_{grid}_raw", {"specimen_id": "1-2", "grid": 7}) == "1_2_7_raw"
 
 
-def test_a_stack_name_template_with_an_unknown_field_names_those_there_are() -> None:
+def test_a_template_with_an_unknown_field_lists_the_known_ones() -> None:
     with pytest.raises(SettingsFault, match="specimen_id"):
         legal_stack_name("{specimen}_raw", {"specimen_id": "1"})
     with pytest.raises(SettingsFault):
@@ -94,7 +94,7 @@ def test_a_stack_name_template_with_an_unknown_field_names_those_there_are() -> 
         legal_stack_name("{specimen_id", {"specimen_id": "1"})
 
 
-def test_a_header_without_the_field_that_names_the_stack_is_refused() -> None:
+def test_a_header_without_the_field_of_the_stacks_name_is_refused() -> None:
     with pytest.raises(RenderRefused, match="no specimen_id"):
         legal_stack_name("{specimen_id}_raw", {"specimen_id": None})
 
@@ -105,7 +105,7 @@ def test_z_is_written_as_java_writes_a_double(z: float, text: str) -> None:
 
 
 @pytest.mark.parametrize("z", [math.nan, math.inf])
-def test_a_z_that_is_no_number_is_refused(z: float) -> None:
+def test_a_z_that_is_not_finite_is_refused(z: float) -> None:
     with pytest.raises(RenderRefused):
         format_z(z)
 
@@ -115,7 +115,7 @@ def test_a_tile_id_is_encoded_for_one_segment_of_a_path() -> None:
 
 
 @pytest.mark.parametrize("tile_id", ["a/b", "", ".", ".."])
-def test_a_tile_id_that_no_path_can_carry_is_refused(tile_id: str) -> None:
+def test_a_tile_id_that_no_url_can_hold_is_refused(tile_id: str) -> None:
     with pytest.raises(RenderRefused):
         tile_segment(tile_id)
 
@@ -141,7 +141,7 @@ def test_a_base_url_is_taken_with_and_without_a_slash_at_its_end() -> None:
     "url",
     ["render:8080", "ftp://r/v1", "http:///v1", "http://r/v1?x=1", "", "http://r:x/v1", "http://r:0/", "http://[r/"],
 )
-def test_a_base_url_that_is_none_is_a_settings_fault(url: str) -> None:
+def test_an_invalid_base_url_is_a_settings_fault(url: str) -> None:
     with pytest.raises(SettingsFault, match=r"render\.url"):
         checked_base_url(url)
 
@@ -228,7 +228,7 @@ NO_STACK = "stack with owner 'o', project 'p', and name 's' does not exist"
         (504, "text/html", "", AnswerLate, Waiting.ALWAYS),
     ],
 )
-def test_an_answer_other_than_success_stands_for_one_fault(
+def test_every_error_answer_stands_for_one_fault(
     status: int, content_type: str, text: str, kind: type[RenderFault], waiting: Waiting
 ) -> None:
     fault = fault_of("o/p/s", "put tiles", status, content_type, text)
@@ -249,7 +249,7 @@ def test_a_404_in_html_blames_the_url_and_not_the_stack() -> None:
     assert "render.url" in fault.hint
 
 
-def test_a_stack_called_like_a_state_does_not_change_what_an_answer_means() -> None:
+def test_a_stack_named_like_a_state_does_not_change_the_fault() -> None:
     text = NO_STACK.replace("'s'", "'state_READ_ONLY'")
     assert type(fault_of("o/p/state_READ_ONLY", "look", 404, "text/plain", text)) is StackMissing
     broken = "Data for stack OFFLINE_LOADING is beyond us"
@@ -270,7 +270,7 @@ def tile(tile_id: str, z: float = 5.0, refs: tuple[str, ...] = (), **more: objec
 LENS = {"type": "leaf", "id": "lens", "className": "c", "dataString": "d"}
 
 
-def test_references_are_found_in_lists_and_in_blends() -> None:
+def test_references_are_found_in_lists_and_interpolations() -> None:
     spec = {
         "type": "list",
         "specList": [
@@ -282,7 +282,7 @@ def test_references_are_found_in_lists_and_in_blends() -> None:
     assert list(references(spec)) == ["a", "b", "c"]
 
 
-def test_a_shared_transform_brings_along_those_that_it_refers_to() -> None:
+def test_a_shared_transform_includes_those_that_it_refers_to() -> None:
     nested = {"id": "nested", "type": "list", "specList": [{"type": "ref", "refId": "lens"}]}
     circular = {"id": "circular", "type": "ref", "refId": "circular"}
     transforms = {"lens": LENS, "nested": nested, "circular": circular, "other": LENS}
@@ -293,7 +293,7 @@ def test_a_shared_transform_brings_along_those_that_it_refers_to() -> None:
     }
 
 
-def test_a_reference_to_a_transform_that_is_not_there_is_refused_before_any_request() -> None:
+def test_a_reference_to_a_missing_transform_is_refused_before_any_request() -> None:
     with pytest.raises(RenderRefused, match="'lens', which is missing"):
         upload_bodies([tile("t", refs=("lens",))], {})
 
@@ -318,7 +318,7 @@ def test_uploads_hold_every_tile_once_and_stay_below_the_limit_of_bytes(lengths:
         assert len(body) <= most + 60 or len(content["tileIdToSpecMap"]) == 1
 
 
-def test_nulls_are_left_out_and_numbers_that_json_does_not_know_are_refused() -> None:
+def test_nulls_are_left_out_and_numbers_that_json_cannot_hold_are_refused() -> None:
     body = json.loads(upload_bodies([tile("t", meshCellSize=None, layout={"camera": None, "temca": "5"})], {})[0])
     assert "meshCellSize" not in body["tileIdToSpecMap"]["t"]
     assert body["tileIdToSpecMap"]["t"]["layout"] == {"temca": "5"}
@@ -327,13 +327,13 @@ def test_nulls_are_left_out_and_numbers_that_json_does_not_know_are_refused() ->
             upload_bodies([tile("t", stageX=number)], {})
 
 
-def test_text_that_looks_like_a_null_or_a_number_json_does_not_know_is_kept() -> None:
+def test_text_that_looks_like_a_null_or_an_invalid_number_is_kept() -> None:
     labels = ["null", "NaN", "Infinity", 'say "type":"ref"']
     body = json.loads(upload_bodies([tile("t", labels=labels)], {})[0])
     assert body["tileIdToSpecMap"]["t"]["labels"] == labels
 
 
-def test_a_file_name_that_is_no_unicode_is_written_in_escapes() -> None:
+def test_a_file_name_that_is_not_unicode_is_escaped() -> None:
     body = upload_bodies([tile("t", groupId="a\udcff")], {})[0]
     assert body.isascii()
     assert json.loads(body)["tileIdToSpecMap"]["t"]["groupId"] == "a\udcff"
@@ -355,7 +355,7 @@ def test_what_was_sent_as_null_counts_as_not_sent() -> None:
         max_leaves=12,
     )
 )
-def test_an_upload_holds_what_it_was_given_without_nulls(value: object) -> None:
+def test_an_upload_holds_the_given_specs_without_nulls(value: object) -> None:
     body = json.loads(upload_bodies([tile("t", found=value)], {})[0])
     assert body["tileIdToSpecMap"]["t"] == without_nulls(tile("t", found=value))
 
@@ -387,20 +387,20 @@ def test_urls_of_other_schemes_are_compared_as_they_are() -> None:
     assert canonical_url("file:///d/a.tif") != canonical_url("file:///d/b.tif")
 
 
-def test_a_level_more_than_was_sent_is_a_difference() -> None:
+def test_an_additional_level_is_a_difference() -> None:
     sent = {"tileId": "t", "mipmapLevels": {"0": {"imageUrl": "file:/d/a.tif"}}}
     more = {**sent["mipmapLevels"], "1": {"imageUrl": "file:/m/1/a.tif"}}
     (line,) = differences(sent, {**sent, "minX": 1.0, "mipmapLevels": more})
     assert line.startswith("mipmapLevels.1: not sent")
 
 
-def test_what_render_adds_is_no_difference() -> None:
+def test_fields_that_render_adds_are_no_difference() -> None:
     sent = {"tileId": "t", "z": 5, "mipmapLevels": {"0": {"imageUrl": "file:///d/a.tif"}}, "labels": [], "g": None}
     shown = {"tileId": "t", "z": 5.0, "minX": 1.0, "mipmapLevels": {"0": {"imageUrl": "file:/d/a.tif"}}}
     assert list(differences(sent, shown)) == []
 
 
-def test_a_level_too_many_too_few_or_elsewhere_is_a_difference() -> None:
+def test_an_additional_missing_or_moved_level_is_a_difference() -> None:
     sent = {"mipmapLevels": {"0": {"imageUrl": "file:/a"}, "1": {"imageUrl": "file:/b"}, "2": {"imageUrl": "file:/c"}}}
     shown = {"mipmapLevels": {"0": {"imageUrl": "file:/a"}, "1": {"imageUrl": "file:/x"}, "3": {"imageUrl": "file:/d"}}}
     lines = list(differences(sent, shown, "tile 't'"))

@@ -1,4 +1,4 @@
-"""What tile specs refer to, how they are put into uploads, and when a stack shows what was sent."""
+"""References of tile specs, bodies of uploads, and the comparison of a stack with what was sent."""
 
 import json
 from typing import Any
@@ -18,20 +18,20 @@ def lens(name: str, *refs: str) -> dict[str, Any]:
     return {"id": name, "type": "list", "specList": [{"type": "ref", "refId": ref} for ref in refs]}
 
 
-def test_a_transform_named_twice_hides_none_behind_it() -> None:
+def test_a_duplicate_reference_hides_no_later_one() -> None:
     transforms = {name: lens(name) for name in ("a", "b", "c")} | {"d": lens("d", "a", "c")}
     assert referenced("t", tile("t", "a", "a", "b"), transforms) == ("a", "b")
     assert referenced("t", tile("t", "d", "a", "b"), transforms) == ("d", "a", "b", "c")
     assert set(shared_transforms([tile("t", "a", "a", "b")], transforms)) == {"a", "b"}
 
 
-def test_the_tile_whose_transform_is_not_there_is_named() -> None:
+def test_the_tile_whose_transform_is_missing_is_named() -> None:
     with pytest.raises(RenderRefused, match=r"tile 't2'.*'x'"):
         shared_transforms([tile("t1"), tile("t2", "x")], {})
 
 
 @pytest.mark.parametrize("most_bytes", range(300, 1200, 7))
-def test_an_upload_is_as_long_as_it_may_be_and_never_longer(most_bytes: int) -> None:
+def test_uploads_are_filled_up_to_the_limit_and_never_exceed_it(most_bytes: int) -> None:
     transforms = {name: lens(name) | {"note": "n" * 60} for name in ("a", "b")}
     specs = [tile(f"t{number}", "ab"[number // 5], note="n" * (10 * number)) for number in range(10)]
     bodies = upload_bodies(specs, transforms, most_bytes=most_bytes)
@@ -48,7 +48,7 @@ def refs_of(spec: dict[str, Any]) -> set[str]:
     return {ref["refId"] for ref in spec["transforms"]["specList"]}
 
 
-def test_text_that_is_not_unicode_goes_into_an_upload_without_blanks_or_numbers_that_are_none() -> None:
+def test_non_unicode_text_is_escaped_and_invalid_numbers_are_refused() -> None:
     odd = {"tileId": "t", "z": 1.0, "label": "a\udcff", "x": None}
     (body,) = upload_bodies([odd], {})
     assert b" " not in body
@@ -71,7 +71,7 @@ def test_parameters_of_a_transform_are_equal_if_their_numbers_are() -> None:
     assert line == "transforms.specList[1].dataString: sent '0 1.5', shown '0 1.6'"
 
 
-def test_other_texts_are_equal_only_letter_by_letter() -> None:
+def test_other_texts_are_compared_literally() -> None:
     assert list(differences({"groupId": "1 0"}, {"groupId": "1.0 0"})) != []
     assert list(differences({"label": "file:/a"}, {"label": "file:///a"})) != []
     assert list(differences({"imageUrl": "file:/a"}, {"imageUrl": "file:///a"})) == []
@@ -80,7 +80,7 @@ def test_other_texts_are_equal_only_letter_by_letter() -> None:
     assert list(differences({"x": 1}, {"x": "1"})) != []
 
 
-def test_a_transform_more_or_less_is_a_difference() -> None:
+def test_an_additional_or_missing_transform_is_a_difference() -> None:
     one, two = transformed("1 0"), transformed("1 0", "1 0")
     assert list(differences(one, two)) != []
     assert list(differences(two, one)) != []

@@ -1,4 +1,4 @@
-"""What `temwatch verify` compares of a tile in a stack: each field of it, planted with a difference."""
+"""The comparison of a tile in a stack by `temwatch verify`: each field, with a planted difference."""
 
 import copy
 from collections.abc import Callable
@@ -79,7 +79,7 @@ def test_a_tile_as_it_was_put_has_no_difference_however_render_writes_its_number
     assert list(check_tiles("em/v1/raw", 7.0, [SPEC], shown(rewrite), INGEST)) == []
 
 
-def test_a_tile_that_is_not_there_is_missing():
+def test_an_absent_tile_is_reported_as_missing():
     assert [each.kind for each in check_tiles("em/v1/raw", 7.0, [SPEC], {}, INGEST)] == [Kind.TILE_MISSING]
 
 

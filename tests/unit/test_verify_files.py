@@ -1,4 +1,4 @@
-"""Verifying files: whether levels were made of what their image holds now, whatever its times say."""
+"""Verifying files: whether levels were made of the present bytes of their image, whatever its times are."""
 
 import os
 from pathlib import Path
@@ -29,7 +29,7 @@ def write(path: Path, seed: int, when_ns: int | None = None) -> None:
 
 
 class Tile:
-    """A tile whose levels were made, and what was recorded of its image."""
+    """A tile with levels, and the record of its image."""
 
     def __init__(self, place: Path) -> None:
         self.image = place / "a.tif"
@@ -85,7 +85,7 @@ def test_a_level_made_of_another_image_is_found_though_the_image_is_the_recorded
 
 
 @pytest.mark.parametrize("is_recorded", [True, False])
-def test_levels_that_say_nothing_are_not_ours_where_there_is_a_record(tile, is_recorded):
+def test_levels_without_provenance_are_foreign_if_their_image_is_recorded(tile, is_recorded):
     for number in (1, 2):
         with Image.open(tile.level(number)) as opened:
             plain = Image.fromarray(np.asarray(opened))
@@ -97,14 +97,14 @@ def test_levels_that_say_nothing_are_not_ours_where_there_is_a_record(tile, is_r
     assert tile.found(recorded) == broken + (SOURCE_CHANGED if is_recorded else [])
 
 
-def test_an_image_that_is_as_recorded_is_not_read(tile, monkeypatch):
+def test_an_unchanged_image_is_not_read(tile, monkeypatch):
     read: list[int] = []
     monkeypatch.setattr(verify, "content_of", read.append)
     assert tile.found(tile.made) == []
     assert read == []
 
 
-def test_a_mask_is_judged_likewise(tmp_path):
+def test_a_mask_is_verified_in_the_same_way(tmp_path):
     mask = tmp_path / "m.png"
     Image.fromarray(np.full((HEIGHT, WIDTH), 255, np.uint8)).save(mask)
     level0 = Level0("a", tmp_path / "a.tif", mask, WIDTH, HEIGHT)

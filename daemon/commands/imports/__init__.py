@@ -1,1 +1,1 @@
-"""The three import commands: parameters, flags and JSON files, results."""
+"""The three import commands: parameters from flags and JSON files, the work, results."""

@@ -1,6 +1,6 @@
-"""Parameters of a one-shot command from a JSON file, from flags, or from both, the flags going before the file.
+"""Parameters of an import command from a JSON file, from flags, or from both. Flags override the file.
 
-As users of argschema know it: `--z_index 1050`, `--render.host em-131fs`, `--close_stack True`.
+Flags have the form of argschema: `--z_index 1050`, `--render.host em-131fs`, `--close_stack True`.
 """
 
 import argparse
@@ -22,7 +22,7 @@ MAX_INPUT_BYTES = 16 * 1024 * 1024
 
 
 class UsageError(Exception):
-    """Input that cannot be meant. Each problem is one line that begins with the parameter's name."""
+    """Invalid input. Each problem is one line that begins with the parameter's name."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("; ".join(problems))
@@ -30,14 +30,14 @@ class UsageError(Exception):
 
 
 def parse(model: type[M], arguments: Sequence[str], program: str) -> tuple[M, list[str]]:
-    """The parameters that the arguments give, and a warning for each value that is ignored.
+    """Parse the arguments. Return the parameters, and a warning for each value that is ignored.
 
     Raises
     ------
     UsageError
-        If one is missing, unknown, or has a value that it cannot have.
+        If a parameter is missing, unknown, or has an invalid value.
     SystemExit
-        After --help or --print_schema, with 0.
+        With 0 after --help or --print_schema.
     """
     flags = _nested(vars(_parser(model, program).parse_args(arguments)))
     values, warnings = _merged(model, _of_file(flags.get("input_json")), flags)
@@ -60,7 +60,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _PrintSchema(argparse.Action):
-    """Prints the JSON schema of the parameters and ends."""
+    """Print the JSON schema of the parameters and exit."""
 
     def __init__(self, *, model: type[BaseModel], **options: Any) -> None:
         super().__init__(nargs=0, **options)
@@ -79,8 +79,8 @@ def _parser(model: type[CommandParameters], program: str) -> argparse.ArgumentPa
     parser.add_argument("-h", "--help", action="help", help="show this text")
     parser.add_argument("--print_schema", action=_PrintSchema, model=model, help="print the parameters' JSON schema")
     for names, info in _flags(model):
-        many = info.annotation is not None and "list" in str(info.annotation)
-        options: dict[str, Any] = {"nargs": "+"} if many else {}
+        is_list = info.annotation is not None and "list" in str(info.annotation)
+        options: dict[str, Any] = {"nargs": "+"} if is_list else {}
         if info.annotation is bool:
             options = {"nargs": "?", "const": "true"}
         parser.add_argument(
@@ -94,14 +94,14 @@ def _parser(model: type[CommandParameters], program: str) -> argparse.ArgumentPa
 
 
 def _flags(model: type[Parameters], prefix: str = "") -> Iterator[tuple[list[str], FieldInfo]]:
-    """Every parameter with its names, nested ones as `render.host`."""
+    """Yield every parameter with its names, nested ones as `render.host`."""
     for name, info in model.model_fields.items():
         kind = info.annotation
         if isinstance(kind, type) and issubclass(kind, Parameters):
             yield from _flags(kind, f"{prefix}{name}.")
         else:
-            others = [one for one in model.NAMES.get(name, ()) if one != name]
-            yield [f"{prefix}{one}" for one in (name, *others)], info
+            aliases = [alias for alias in model.NAMES.get(name, ()) if alias != name]
+            yield [f"{prefix}{each}" for each in (name, *aliases)], info
 
 
 def _metavar(info: FieldInfo) -> str:
@@ -118,7 +118,7 @@ def _help(info: FieldInfo) -> str:
 
 
 def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """{"render.host": 1} as {"render": {"host": 1}}."""
+    """Return {"render.host": 1} as {"render": {"host": 1}}."""
     result: dict[str, Any] = {}
     for name, value in flags.items():
         *parents, last = name.split(".")
@@ -130,7 +130,7 @@ def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_file(path: str | None) -> dict[str, Any]:
-    """The object that a JSON file holds."""
+    """Return the object in a JSON file. Raises UsageError."""
     if path is None:
         return {}
     try:
@@ -144,7 +144,7 @@ def _of_file(path: str | None) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"input_json: {path} is not JSON: {error}") from None
     if not isinstance(values, dict):
-        raise UsageError(f"input_json: {path} holds no object of parameters")
+        raise UsageError(f"input_json: {path} holds no object, expected the parameters as an object")
     return values
 
 
@@ -160,19 +160,18 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _merged(
     model: type[CommandParameters], of_file: Mapping[str, Any], flags: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The file's parameters with those of the flags in their places, whatever names they go by; and what is ignored."""
-    (below, of_file_alone), (above, of_flags) = canonical(model, of_file), canonical(model, flags)
-    if above.keys() & Z_NAMES:  # one way to say z goes before all others
-        below = {name: value for name, value in below.items() if name not in Z_NAMES}
-    merged = {**below, **above}
-    for name in below.keys() & above.keys():
-        if isinstance(below[name], dict) and isinstance(above[name], dict):
-            merged[name] = {**below[name], **above[name]}
-    return merged, of_file_alone + of_flags
+    """Override the file's parameters by the flags, under any of their names. Return them, and the warnings."""
+    (merged, file_warnings), (given, flag_warnings) = canonical(model, of_file), canonical(model, flags)
+    if given.keys() & Z_NAMES:  # a z in a flag overrides every form of z in the file
+        merged = {name: value for name, value in merged.items() if name not in Z_NAMES}
+    for name, value in given.items():
+        both_nested = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = {**merged[name], **value} if both_nested else value
+    return merged, file_warnings + flag_warnings
 
 
 def _problem(error: Mapping[str, Any]) -> str:
-    """One line on a value that pydantic refused, beginning with the parameter's name."""
+    """Return one line about a value that pydantic refused. It begins with the parameter's name."""
     name = ".".join(str(part) for part in error["loc"])
     text = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "missing":
@@ -181,5 +180,5 @@ def _problem(error: Mapping[str, Any]) -> str:
         text = "is no parameter; see --help"
     elif error["type"] != "value_error" and name:
         shown = without_userinfo(repr(error["input"]))
-        text = f"{shown if len(shown) < 100 else shown[:100] + '...'} will not do: {text[0].lower()}{text[1:]}"
+        text = f"{shown if len(shown) < 100 else shown[:100] + '...'} is invalid: {text[0].lower()}{text[1:]}"
     return f"{name}: {text}" if name else text

@@ -1,6 +1,7 @@
-"""The three import commands: parameters in, handler called, result out. Exit codes: 0 done, 1 failed, 2 bad usage.
+"""The three import commands: read parameters, call the handler, write the result.
 
-Each imports what does its work when it is called: --help, and what is wrong with parameters, come at once.
+Exit codes: 0 done, 1 failed, 2 invalid input, 130 stopped. A handler is imported only when it is called, so that --help
+and errors in parameters appear at once.
 """
 
 import contextlib
@@ -37,16 +38,16 @@ Work = Callable[[Any, Progress], Coroutine[Any, Any, Result]]
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A one-shot command."""
+    """An import command."""
 
     parameters: type[CommandParameters]
     work: Work
     unit: str
-    """What its progress counts."""
+    """Unit of its progress."""
 
 
 def run_command(name: str, arguments: Sequence[str]) -> int:
-    """Runs the command of this name; its exit code."""
+    """Run the command of this name and return its exit code."""
     command = COMMANDS[name]
     try:
         parameters, ignored = parse(command.parameters, arguments, f"temwatch {name}")
@@ -60,7 +61,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         with _progress(command.unit) as progress:
             result = asyncio.run(command.work(parameters, progress))
         result = result.model_copy(update={"warnings": [*ignored, *result.warnings]})
-        _put_out(result, parameters.output_json)
+        _write_result(result, parameters.output_json)
     except Fault as fault:
         return _say(1, str(fault))
     except KeyboardInterrupt:
@@ -137,7 +138,7 @@ async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) ->
     for note in report.notes:
         log.warning("%s", note)
     counts = (report.tile_count, report.file_count, report.kept_count)
-    log.info("%d tiles have their mipmaps, %d files were written, %d were there and valid", *counts)
+    log.info("%d tiles have their mipmaps, %d files were written, %d valid files were kept", *counts)
     return MipmapResult(
         levels=parameters.levels,
         output_prefix=prefix_of(parameters.output_dir),
@@ -191,7 +192,7 @@ def _client(parameters: CommandParameters, connections: int = 4) -> "RenderClien
 
 @contextlib.contextmanager
 def _progress(unit: str) -> Iterator[Progress]:
-    """Shows how far the work is, on a terminal; says nothing elsewhere."""
+    """Show a progress bar on stderr if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda done, known: None
         return
@@ -205,8 +206,8 @@ def _progress(unit: str) -> Iterator[Progress]:
         yield lambda done, known: bar.update(task, completed=done, total=known)
 
 
-def _put_out(result: Result, path: Path | None) -> None:
-    """Prints a result, or puts it into a file, which is whole or not there."""
+def _write_result(result: Result, path: Path | None) -> None:
+    """Print the result, or write it into a file, which never exists in part."""
     text = result.model_dump_json(indent=2) + "\n"
     if path is None:
         sys.stdout.write(text)

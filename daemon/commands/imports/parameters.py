@@ -1,8 +1,8 @@
-"""Parameters and results of the three import commands, as the tools that they replace have them.
+"""Parameters of the three import commands: a table of fields.
 
-Names, types, defaults and aliases are those of asap-modules; docs/compatibility.md lists what differs. Values may be
-strings that mean numbers or booleans. Parameters that those tools do not have come last in each model. A path is
-resolved, symbolic links included, and a URI is taken as it stands: so do those tools.
+Names, types, defaults and aliases are those of asap-modules; docs/compatibility.md lists the differences. Numbers and
+booleans may be given as strings. New parameters stand last in each model. The symbolic links of a path are resolved and
+a URI is taken literally, as asap-modules does.
 """
 
 from collections.abc import Mapping
@@ -30,12 +30,12 @@ from handlers.render.names import StackId, ZRange, checked_base_url
 
 
 class Parameters(BaseModel):
-    """What all of them have in common: a value that is not understood is refused, by its name."""
+    """Base of all parameters: unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     NAMES: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """All names of a parameter that has several, its own among them; the first one that is given counts."""
+    """For each parameter with several names: all of them, its own included. The first name that is given counts."""
 
     @model_validator(mode="before")
     @classmethod
@@ -44,28 +44,30 @@ class Parameters(BaseModel):
 
 
 def canonical(model: type[Parameters], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The values under their parameters' own names, and a warning for each value that another name's overrides."""
+    """Return the values under their parameters' own names, and a warning for each value that another name overrides."""
     result = dict(values)
     warnings: list[str] = []
     for own, names in model.NAMES.items():
         given = {name: result.pop(name) for name in names if name in result}
-        said = [name for name in given if given[name] is not None]
+        names_with_value = [name for name in given if given[name] is not None]
         if given:
-            result[own] = given[said[0]] if said else None
-        overridden = [name for name in said if given[name] != result[own]]
-        warnings += [f"{name}: {given[name]!r} is ignored, because {said[0]} is {result[own]!r}" for name in overridden]
+            result[own] = given[names_with_value[0]] if names_with_value else None
+        for name in names_with_value:
+            if given[name] != result[own]:
+                counts = f"{names_with_value[0]} is {result[own]!r}"
+                warnings.append(f"{name}: {given[name]!r} is ignored, because {counts}")
     return result, warnings
 
 
 class RenderParameters(Parameters):
     """The render web service."""
 
-    host: str = Field(min_length=1, description="render host, with or without http://")
-    port: int = Field(ge=1, le=65535, description="render port")
-    owner: Name = Field(description="render default owner")
-    project: Name = Field(description="render default project")
-    client_scripts: str = Field("", description="path to render client scripts; not used: no Java is started")
-    memGB: str = Field("5G", description="java heap memory; not used: no Java is started")  # noqa: N815  its name
+    host: str = Field(min_length=1, description="host of render-ws, with or without http://")
+    port: int = Field(ge=1, le=65535, description="port of render-ws")
+    owner: Name = Field(description="owner of the stacks")
+    project: Name = Field(description="project of the stacks")
+    client_scripts: str = Field("", description="not used: no Java is started")
+    memGB: str = Field("5G", description="not used: no Java is started")  # noqa: N815  its name
 
     @model_validator(mode="after")
     def _has_an_address(self) -> "RenderParameters":
@@ -83,12 +85,12 @@ class RenderParameters(Parameters):
 
 
 class CommandParameters(Parameters):
-    """What every command takes."""
+    """Parameters of every command."""
 
     render: RenderParameters
-    log_level: LogLevel = Field("ERROR", description="least severe log lines on stderr")
-    input_json: SomePath | None = Field(None, description="file with parameters; flags go before it")
-    output_json: SomePath | None = Field(None, description="file for the result; stdout without it")
+    log_level: LogLevel = Field("ERROR", description="lowest level of the log lines on stderr")
+    input_json: SomePath | None = Field(None, description="file with parameters; flags override it")
+    output_json: SomePath | None = Field(None, description="file for the result; without it the result goes to stdout")
 
     @model_validator(mode="after")
     def _result_has_a_place(self) -> "CommandParameters":
@@ -98,23 +100,23 @@ class CommandParameters(Parameters):
 
     @property
     def warnings(self) -> list[str]:
-        """What was given without effect."""
+        """A warning for each value that has no effect."""
         return []
 
     def stack_id(self, name: str) -> StackId:
-        """The full name of a stack."""
+        """Return the full name of a stack."""
         return StackId(self.render.owner, self.render.project, name)
 
 
 class StackVersionParameters(Parameters):
-    """What render-ws keeps of a stack; used where the stack is created."""
+    """Metadata of a stack, used when the stack is created."""
 
     stackResolutionX: Resolution | None = Field(None, description="nanometres per pixel in x")  # noqa: N815
     stackResolutionY: Resolution | None = Field(None, description="nanometres per pixel in y")  # noqa: N815
     stackResolutionZ: Resolution | None = Field(None, description="nanometres between sections")  # noqa: N815
     stackResolutionValues: Annotated[  # noqa: N815
         tuple[Resolution, Resolution, Resolution] | None, BeforeValidator(split_list)
-    ] = Field(None, description="the three in one list; each by itself goes before it")
+    ] = Field(None, description="x, y, z as a list; the single values override it")
     createTimestamp: str | None = Field(None, description="not used")  # noqa: N815
     versionNotes: str | None = Field(None, description="not used")  # noqa: N815
     cycleNumber: int | None = Field(None, description="not used")  # noqa: N815
@@ -125,10 +127,10 @@ class StackVersionParameters(Parameters):
 
     @property
     def resolution_nm(self) -> tuple[float | None, float | None, float | None]:
-        """x, y, z; None where it is not given."""
-        one_by_one = self.stackResolutionX, self.stackResolutionY, self.stackResolutionZ
+        """x, y, z; None where a value is not given."""
+        single = self.stackResolutionX, self.stackResolutionY, self.stackResolutionZ
         x, y, z = (
-            own or common for own, common in zip(one_by_one, self.stackResolutionValues or (None,) * 3, strict=True)
+            value or default for value, default in zip(single, self.stackResolutionValues or (None,) * 3, strict=True)
         )
         return x, y, z
 
@@ -140,7 +142,7 @@ class StackVersionParameters(Parameters):
 
 
 class _IntoStack(CommandParameters):
-    """What the commands that write a stack take."""
+    """Parameters of the commands that write a stack."""
 
     output_stackVersion: Annotated[  # noqa: N815  its name
         StackVersionParameters, BeforeValidator(lambda value: {} if value is None else value)
@@ -158,10 +160,12 @@ Z_NAMES_OF: Mapping[str, tuple[str, ...]] = {
     "zValues": ("zValues", "zs"),
 }
 Z_NAMES = frozenset(name for names in Z_NAMES_OF.values() for name in names)
-"""Every way to say z. zValues goes before z, and z before zstart and zend."""
+"""All names of parameters that give z. zValues overrides z, and z overrides zstart and zend."""
 
 
 class _Layers(CommandParameters):
+    """Parameters that give the layers."""
+
     z: Z | None = Field(None, description="z of the section in the stack; fractions are kept")
     zstart: Z | None = Field(None, description="first z of a range")
     zend: Z | None = Field(None, description="last z of a range")
@@ -184,7 +188,7 @@ class _Layers(CommandParameters):
 
     @property
     def wanted_zs(self) -> tuple[float, ...] | ZRange:
-        """Layers that are meant."""
+        """z of the layers."""
         if self.zValues is not None:
             return tuple(self.zValues)
         if self.z is not None:
@@ -195,7 +199,7 @@ class _Layers(CommandParameters):
 
 
 class TilespecsParameters(_Layers, _IntoStack):
-    """generate_EM_tilespecs_from_metafile: tile specs of a pyTEMCA metafile, at stage coordinates, into a stack."""
+    """generate_EM_tilespecs_from_metafile: put tile specs of a pyTEMCA metafile into a stack, at stage coordinates."""
 
     NAMES: ClassVar[Mapping[str, tuple[str, ...]]] = {
         **Z_NAMES_OF,
@@ -205,28 +209,24 @@ class TilespecsParameters(_Layers, _IntoStack):
         "maskUrl": ("maskUrl_uri", "maskUrl"),
     }
 
-    metafile: ExistingFile = Field(description="metadata file containing TEMCA acquisition data")
-    stack: Name = Field(description="stack to which tiles should be added")
-    image_directory: Directory | None = Field(
-        None, description="directory of the images; by default that of the metafile"
-    )
-    minimum_intensity: int = Field(0, description="intensity value to interpret as black")
-    maximum_intensity: int = Field(255, description="intensity value to interpret as white")
+    metafile: ExistingFile = Field(description="metafile of a pyTEMCA montage")
+    stack: Name = Field(description="stack that the tiles are added to")
+    image_directory: Directory | None = Field(None, description="directory of the images; by default the metafile's")
+    minimum_intensity: int = Field(0, description="intensity that is shown as black")
+    maximum_intensity: int = Field(255, description="intensity that is shown as white")
     sectionId: str | None = Field(  # noqa: N815  its name
-        None, min_length=1, description="section id of the tiles; by default z as a float, in decimal"
+        None, min_length=1, description="section id of the tiles; by default z, as in 1050.0"
     )
     maskUrl: ExistingFile | None = Field(None, description="mask image of every tile")  # noqa: N815  its name
-    overwrite_zlayer: bool = Field(
-        False, description="whether other tiles of this z are deleted, once the new ones are there"
-    )
-    close_stack: bool = Field(False, description="whether to set the stack COMPLETE afterwards")
-    pool_size: int = Field(1, ge=1, le=1024, description="connections to render at once")
-    resolution_z: float = Field(45.0, gt=0, description="nanometres between sections, for a stack that is created")
+    overwrite_zlayer: bool = Field(False, description="whether other tiles of this z are deleted after the upload")
+    close_stack: bool = Field(False, description="whether the stack is set COMPLETE at the end")
+    pool_size: int = Field(1, ge=1, le=1024, description="most connections to render-ws at once")
+    resolution_z: float = Field(45.0, gt=0, description="nanometres between sections of a stack that is created")
     positions: Literal["integer", "exact"] = Field(
-        "integer", description="tile positions truncated to whole pixels, or as computed"
+        "integer", description="tile positions truncated to whole pixels, or exact"
     )
     origin: Literal["roi", "stage"] = Field(
-        "roi", description="each region at its own origin, or all regions of a z at the stage's"
+        "roi", description="each region at its own origin, or all regions of a z at that of the stage"
     )
     shared_transform: bool = Field(False, description="whether tiles refer to the metafile's lens correction")
 
@@ -249,7 +249,7 @@ class TilespecsParameters(_Layers, _IntoStack):
 
 
 class MipmapParameters(_Layers):
-    """generate_mipmaps: mipmap levels of every tile of some layers of a stack."""
+    """generate_mipmaps: make the mipmap levels of every tile of some layers of a stack."""
 
     NAMES: ClassVar[Mapping[str, tuple[str, ...]]] = {
         **Z_NAMES_OF,
@@ -257,33 +257,33 @@ class MipmapParameters(_Layers):
         "output_dir": ("output_prefix", "output_dir"),
     }
 
-    input_stack: Name = Field(description="stack for which the mipmaps are to be generated")
-    output_dir: ResolvedPath = Field(description="directory in which the mipmaps are stored")
+    input_stack: Name = Field(description="stack whose tiles get mipmaps")
+    output_dir: ResolvedPath = Field(description="directory that the mipmaps are written to")
     method: Literal["block_reduce", "PIL", "render"] = Field(
         "block_reduce",
-        description="'block_reduce': a function of each block of pixels; 'PIL': Pillow's filters; "
-        "'render': pixels as render-ws shows them, then the mean",
+        description="block_reduce: a function of each block of pixels; PIL: a filter of Pillow; "
+        "render: the mean of the pixels that render-ws shows",
     )
     block_func: Literal["mean", "median", "min", "max", "mode"] = Field(
-        "mean", description="of method block_reduce: what stands for a block of pixels"
+        "mean", description="function of method block_reduce"
     )
     PIL_filter: Annotated[
         Literal["NEAREST", "BOX", "BILINEAR", "HAMMING", "BICUBIC", "LANCZOS"], BeforeValidator(upper_case)
-    ] = Field("NEAREST", description="of method PIL: the filter")
+    ] = Field("NEAREST", description="filter of method PIL")
     imgformat: ImageFormat = Field("tiff", validate_default=True, description="tif, tiff, png or jpg")
-    levels: Levels = Field(6, description="number of levels of mipmaps")
+    levels: Levels = Field(6, description="number of mipmap levels")
     convert_to_8bit: bool = Field(True, description="whether 16-bit images get 8-bit mipmaps")
-    force_redo: bool = Field(True, description="whether mipmaps are made again that are there and valid")
+    force_redo: bool = Field(True, description="whether valid mipmaps are made again")
     pool_size: int = Field(20, ge=1, le=1024, description="worker processes")
-    quality: int | None = Field(None, ge=1, le=100, description="of jpg; 95 by default")
+    quality: int | None = Field(None, ge=1, le=100, description="quality of jpg; by default 95")
     compression: str | None = Field(
-        None, description="of tif none, lzw, deflate or packbits; of png 0 to 9; by default none for tif, 6 for png"
+        None, description="tif: none, lzw, deflate or packbits, by default none; png: 0 to 9, by default 6"
     )
     intensity_range: Annotated[tuple[int, int], BeforeValidator(split_list)] = Field(
-        (0, 65535), description="16-bit values that become 0 and 255 with convert_to_8bit"
+        (0, 65535), description="16-bit values that convert_to_8bit turns into 0 and 255"
     )
     clear_image_cache: bool = Field(
-        True, description="whether render-ws is told to read images anew where mipmaps that were there are made again"
+        True, description="whether the image cache of render-ws is cleared if mipmaps were replaced"
     )
 
     @model_validator(mode="after")
@@ -291,7 +291,7 @@ class MipmapParameters(_Layers):
         low, high = self.intensity_range
         if not 0 <= low < high <= 65535:
             raise ValueError(f"intensity_range: {low}, {high} are not ascending values from 0 to 65535")
-        from handlers.images.encode import Encoding  # which loads Pillow, that only this command needs
+        from handlers.images.encode import Encoding  # loads Pillow, which only this command needs
 
         try:
             Encoding(self.imgformat, self.quality, self.compression)
@@ -301,12 +301,12 @@ class MipmapParameters(_Layers):
 
     @property
     def function(self) -> str:
-        """The function or filter that goes with the method."""
+        """The function or filter of the method."""
         return {"block_reduce": self.block_func, "PIL": self.PIL_filter, "render": "mean"}[self.method]
 
 
 class ApplyParameters(_Layers, _IntoStack):
-    """apply_mipmaps_to_render: mipmap levels that were made, into the tile specs of a stack."""
+    """apply_mipmaps_to_render: put mipmap levels that were made into the tile specs of a stack."""
 
     NAMES: ClassVar[Mapping[str, tuple[str, ...]]] = {
         **Z_NAMES_OF,
@@ -317,20 +317,20 @@ class ApplyParameters(_Layers, _IntoStack):
 
     input_stack: Name = Field(description="stack with the tiles")
     output_stack: Annotated[Name | None, BeforeValidator(none_if_named)] = Field(
-        None, description="stack to which they go with their mipmaps; by default the same, in place"
+        None, description="stack that gets the tiles with their mipmaps; by default the input stack"
     )
-    mipmap_dir: Directory = Field(description="directory in which the mipmaps are")
+    mipmap_dir: Directory = Field(description="directory of the mipmaps")
     imgformat: ImageFormat = Field("tiff", validate_default=True, description="tif, tiff, png or jpg")
-    levels: Levels = Field(6, description="number of levels of mipmaps")
-    close_stack: bool = Field(False, description="whether to set the output stack COMPLETE afterwards")
+    levels: Levels = Field(6, description="number of mipmap levels")
+    close_stack: bool = Field(False, description="whether the output stack is set COMPLETE at the end")
     overwrite_zlayer: bool = Field(
-        False, description="whether tiles are deleted from the output stack's z that the input stack does not have"
+        False, description="whether tiles that the input stack lacks are deleted from the output stack's z"
     )
-    pool_size: int = Field(20, ge=1, le=1024, description="layers worked on at once")
+    pool_size: int = Field(20, ge=1, le=1024, description="layers processed at the same time")
 
     @model_validator(mode="before")
     @classmethod
     def _says_which_stack(cls, values: Any) -> Any:
         if isinstance(values, Mapping) and "stack" in values:
-            raise ValueError("stack: is ambiguous; say input_stack or output_stack")
+            raise ValueError("stack: is ambiguous; use input_stack or output_stack")
         return values

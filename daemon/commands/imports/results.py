@@ -1,4 +1,4 @@
-"""Results of the import commands, as they go into the output file."""
+"""Results of the import commands, as they are written into the output file."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +10,7 @@ from handlers.uris import path_to_uri
 
 
 class Problem(BaseModel):
-    """Why a tile, or a whole z, could not be done."""
+    """Why one tile, or a whole z, failed."""
 
     z: int | float
     tileId: str | None = None  # noqa: N815  render's name
@@ -21,7 +21,7 @@ class Problem(BaseModel):
 
 
 class Result(BaseModel):
-    """What every result has."""
+    """Fields of every result."""
 
     tile_count: int
     failures: list[Problem] = []
@@ -31,7 +31,7 @@ class Result(BaseModel):
 class TilespecsResult(Result):
     """Result of generate_EM_tilespecs_from_metafile."""
 
-    stack: str = Field(description="stack to which generated tiles were added")
+    stack: str = Field(description="stack that the tiles were added to")
 
 
 class MipmapResult(Result):
@@ -39,7 +39,7 @@ class MipmapResult(Result):
 
     levels: int
     output_prefix: str
-    tile_count: int = Field(description="tiles whose mipmaps are all there")
+    tile_count: int = Field(description="tiles that have all their mipmaps")
 
 
 class ApplyResult(Result):
@@ -51,10 +51,10 @@ class ApplyResult(Result):
 
 
 def prefix_of(directory: Path) -> str:
-    """The URI prefix that a directory is."""
+    """Return a directory as a URI."""
     return path_to_uri(directory)
 
 
 def problems(failures: Iterable[Any]) -> list[Problem]:
-    """Failures of a handler for a result."""
+    """Return the failures of a handler as entries of a result."""
     return [Problem.model_validate(failure.to_json()) for failure in failures]

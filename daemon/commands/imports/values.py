@@ -1,4 +1,4 @@
-"""Values of the import commands' parameters: what a flag or a JSON file may hold, and what becomes of it."""
+"""Types of the import commands' parameters: which values a flag or a JSON file may hold, and how they are read."""
 
 import json
 import re
@@ -16,12 +16,12 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 def _path(value: object) -> object:
-    """An absolute path, of a path or a file: URI."""
+    """Return the absolute path of a path or a file: URI."""
     return _location(value, Path.absolute)
 
 
 def _resolved_path(value: object) -> object:
-    """An absolute path, of a path, whose symbolic links are resolved, or of a file: URI."""
+    """Return the absolute path of a path, its symbolic links resolved, or of a file: URI, taken literally."""
     return _location(value, Path.resolve)
 
 
@@ -34,7 +34,7 @@ def _location(value: object, absolute: Callable[[Path], Path]) -> object:
     if not _SCHEME.match(text):
         try:
             return absolute(Path(text))
-        except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a zero byte
+        except (OSError, RuntimeError, ValueError) as error:  # a cycle of links; a zero byte
             raise ValueError(f"{text!r} cannot be resolved: {error}") from None
     try:
         return uri_to_path(text)
@@ -49,7 +49,7 @@ def _existing_file(path: Path) -> Path:
 
 
 def _directory(value: object) -> object:
-    """A path is that of a directory which is here; a URI may be one that only render-ws sees."""
+    """Refuse a path that is not a directory here. A URI is accepted: only render-ws may see its directory."""
     if isinstance(value, str | Path) and not _SCHEME.match(str(value)) and not Path(value).is_dir():
         raise ValueError(f"there is no directory {value}")
     return value
@@ -71,7 +71,7 @@ def _format(text: str) -> str:
 
 
 def split_list(value: object) -> object:
-    """A list, of a list or of a string such as `[1, 2]` or `1,2`; a flag's words are one such string."""
+    """Return a list from a list or a string such as `[1, 2]` or `1,2`. The words of a flag form one such string."""
     if isinstance(value, int | float):
         return [value]
     if isinstance(value, list) and all(isinstance(word, str) for word in value):
@@ -87,11 +87,11 @@ def split_list(value: object) -> object:
 
 
 def _highest_level(value: object) -> object:
-    """The highest level, of a number or of the list of all levels in any order."""
+    """Return the highest level from a number or from the list of all levels in any order."""
     if not isinstance(value, list):
         return value
     if sorted(value) != list(range(1, len(value) + 1)):
-        raise ValueError(f"{value} has a gap or a repetition: every level from 1 on is made")
+        raise ValueError(f"{value} has a gap or a duplicate, expected every level from 1")
     return len(value)
 
 
