@@ -1,1 +1,1 @@
-"""What temwatch costs, measured: one script a target, `python -m benchmarks` for all of them."""
+"""Measurements of what temwatch costs: one script for each target; `python -m benchmarks` runs all."""

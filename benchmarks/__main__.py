@@ -1,6 +1,6 @@
-"""Measures every target, one script after the other, and gathers the table: `python -m benchmarks [--quick]`.
+"""Measure every target, one script after the other, and write the table: `python -m benchmarks [--quick]`.
 
-What depends on the disk is measured twice: on tmpfs, and where the results are kept.
+Scripts that depend on the disk run twice: on tmpfs, and on the disk of the results.
 """
 
 import argparse
@@ -14,13 +14,13 @@ from benchmarks.common import DISK_RESULTS, RESULTS, file_system
 SCRIPTS = ("mipmap_kernel", "worker_pool", "sustained", "ingest", "watching", "restart", "startup", "cliff")
 ON_DISK = ("mipmap_kernel", "worker_pool", "sustained", "ingest")
 LONGEST_S = 300.0
-"""Of one script: one that hangs must not take the others with it."""
+"""Time-out of one script, so that a script that hangs does not stop the others."""
 
 
 def main() -> int:
-    """0 when every script has measured; targets may be missed nevertheless, the table says which."""
+    """Return 0 if every script has measured; the table says which targets are missed."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="smaller sizes, to see that all works")
+    parser.add_argument("--quick", action="store_true", help="smaller sizes, only to test the scripts")
     parser.add_argument("scripts", nargs="*", metavar="SCRIPT", help=f"some of {', '.join(SCRIPTS)}; default: all")
     arguments = parser.parse_args()
     unknown = set(arguments.scripts) - set(SCRIPTS)
@@ -44,7 +44,7 @@ def _measured_on_disk(name: str, options: list[str]) -> bool:
 
 
 def _measured(name: str, options: list[str]) -> bool:
-    """Whether the script came to its end."""
+    """Return whether the script succeeded."""
     print(f"--- {name} {' '.join(options)}", flush=True)
     began = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", f"benchmarks.{name}", *options])

@@ -10,15 +10,15 @@ from daemon.simulator.section import SectionPlan
 SIZE = (64, 64)
 LEVELS = 2
 TILES = {10: 10, 100: 4, 1000: 2, 10_000: 1}
-"""Tiles of a montage -> how many of them, one after the other."""
+"""Tiles of a montage -> number of such montages, one after the other."""
 WAITING = {1: 15, 10: 3, 100: 1, 1000: 1}
-"""Montages that come at once -> how often."""
+"""Montages that arrive at once -> repetitions."""
 TILES_OF_WAITING = 4
 FLAT = 1.2
 
 
 def measure(options: Options) -> Outcome:
-    """CPU of the daemon with its workers, from the metafile to COMPLETE."""
+    """Measure the CPU of the daemon with its workers, from the metafile to COMPLETE."""
     tiles = {10: 3, 100: 1} if options.quick else TILES
     waiting = {1: 3, 10: 1} if options.quick else WAITING
     with _Bench(options.directory / "tiles") as bench:
@@ -42,7 +42,7 @@ def measure(options: Options) -> Outcome:
 
 
 def _fixed(by_tiles: dict[int, float]) -> float:
-    """What a montage costs whatever its size: where the line through the two smallest sizes begins."""
+    """Return the fixed cost of a montage: the intercept of the line through the two smallest sizes."""
     few, more = sorted(by_tiles)[:2]
     slope = (by_tiles[more] - by_tiles[few]) / (more - few)
     return max(0.0, by_tiles[few] - slope * few)
@@ -72,7 +72,7 @@ def _plot(name: str, title: str, x_label: str, found: dict[int, float]) -> Plot:
 
 
 class _Bench:
-    """A daemon with a stand-in, given montages until they are COMPLETE."""
+    """A daemon with a stand-in; montages are delivered and awaited until they are COMPLETE."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -102,7 +102,7 @@ class _Bench:
         self._standin.__exit__(None, None, None)
 
     def cpu_s(self, sizes: Sequence[int], times: int) -> float:
-        """CPU seconds for montages of these sizes that come at once, mean over some times."""
+        """Return the CPU seconds for montages of these sizes that arrive at once, the mean of some repetitions."""
         total = 0.0
         for _ in range(times):
             planned = [self._plan(tiles) for tiles in sizes]

@@ -1,4 +1,4 @@
-"""What every benchmark script shares: rows of the table, plots, the machine, medians of interleaved runs.
+"""Shared by every benchmark script: rows of the table, plots, the machine, medians of interleaved runs.
 
 A script is a function from `Options` to an `Outcome`, ended by `run_script(name, measure)`. It writes
 `benchmarks/results/<name>.json`, which `benchmarks.report` gathers into the table.
@@ -22,7 +22,7 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DISK_RESULTS = RESULTS / "disk"
-"""Of the same scripts with their data there instead of in memory."""
+"""Results of the same scripts with their data on a disk instead of in memory."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -31,30 +31,30 @@ class Row:
     """One line of the table."""
 
     target: int
-    """Number of the target that it belongs to: see docs/performance.md."""
+    """Number of its target: see docs/performance.md."""
     what: str
     measured: float
     unit: str
     limit: float | None = None
-    """What the target asks of `judged`; None where it asks nothing."""
+    """Limit for `judged`; None if the target sets none."""
     at_most: bool = True
     """Whether the limit is an upper one."""
     floor: float | None = None
-    """What cannot be undercut, in the same unit."""
+    """Lower bound, in the same unit."""
     floor_is: str = ""
     peer: float | None = None
-    """Another way of doing the same, in the same unit."""
+    """Result of another way to do the same, in the same unit."""
     peer_is: str = ""
     ratio: float | None = None
     ratio_is: str = ""
-    """Which quotient, as in `measured / floor`."""
+    """Description of the quotient, as in `measured / floor`."""
     judged: float | None = None
-    """What the limit is compared with: the measured value, or the ratio. None: the measured value."""
+    """The value that is compared with the limit: the measured value, or the ratio. None: the measured value."""
     note: str = ""
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the target is met; None if it asks nothing of this row."""
+        """Whether the target is met; None if this row has no limit."""
         if self.limit is None:
             return None
         value = self.measured if self.judged is None else self.judged
@@ -63,10 +63,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """One picture: lines of points, by their label."""
+    """One plot: lines of points, by their label."""
 
     name: str
-    """Of the file, without its ending."""
+    """Name of the file, without its extension."""
     title: str
     x_label: str
     y_label: str
@@ -77,33 +77,35 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a script measured."""
+    """Results of one script."""
 
     rows: Sequence[Row]
     plots: Sequence[Plot] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Raw figures, for whoever wants to look behind the table; JSON."""
+    """Raw figures behind the table; JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a script is run."""
+    """Options of a script."""
 
     directory: Path
-    """Where data may be written: empty, on tmpfs unless asked otherwise, removed afterwards."""
+    """Empty directory for data, on tmpfs by default, removed afterwards."""
     quick: bool
-    """Smaller sizes: whether the script works, not what the machine can do."""
+    """Smaller sizes: tests the script, and measures nothing."""
 
 
 def run_script(name: str, measure: Callable[[Options], Outcome], argv: Sequence[str] | None = None) -> None:
-    """Measures, writes `results/<name>.json`, prints the rows."""
+    """Measure, write `results/<name>.json` and print the rows."""
     parser = argparse.ArgumentParser(f"python -m benchmarks.{name}", description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--quick", action="store_true", help="smaller sizes, to see that it works")
-    parser.add_argument("--on", type=_absolute, default=default_directory(), help="where data go; default: tmpfs")
+    parser.add_argument("--quick", action="store_true", help="smaller sizes, only to test the script")
+    parser.add_argument(
+        "--on", type=_absolute, default=default_directory(), help="directory for the data; default: tmpfs"
+    )
     parser.add_argument("--output", type=_absolute, default=RESULTS)
     arguments = parser.parse_args(argv)
     began, others = time.monotonic(), others_busy_s()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # data, and processes started, are not left behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave no data and no process behind
     directory = Path(tempfile.mkdtemp(prefix=f"temwatch-bench-{name}-", dir=arguments.on))
     try:
         outcome = measure(Options(directory, arguments.quick))
@@ -130,7 +132,7 @@ def _absolute(name: str) -> Path:
 
 
 def text_of(row: Row) -> str:
-    """The row on one line."""
+    """Return the row as one line."""
     parts = [f"{row.target}  {row.what}: {number(row.measured)} {row.unit}"]
     parts += [f"floor {number(row.floor)} ({row.floor_is})"] if row.floor is not None else []
     parts += [f"peer {number(row.peer)} ({row.peer_is})"] if row.peer is not None else []
@@ -141,7 +143,7 @@ def text_of(row: Row) -> str:
 
 
 def number(value: float | None) -> str:
-    """A figure with three significant digits.
+    """Return a figure with three significant digits.
 
     >>> number(0.012345), number(1234567), number(12.0), number(None)
     ('0.0123', '1,234,567', '12', '')
@@ -158,24 +160,24 @@ def number(value: float | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Seconds that one run took."""
+    """Seconds of one run."""
 
     wall_s: float
     cpu_s: float
-    """Of this process and of children that have ended meanwhile."""
+    """CPU of this process and of its children that have ended meanwhile."""
 
 
 def time_of(work: Callable[[], object]) -> Taken:
-    """What one run of the work takes."""
+    """Measure one run of the work."""
     began, cpu = time.perf_counter(), own_cpu_s()
     work()
     return Taken(time.perf_counter() - began, own_cpu_s() - cpu)
 
 
 def interleaved(works: Mapping[str, Callable[[], object]], runs: int) -> dict[str, list[Taken]]:
-    """Times of several pieces of work, each run in turn, so that what the machine does besides hits all alike.
+    """Run several pieces of work in turn, so that other load of the machine affects all alike.
 
-    One run of each goes before, and is not counted.
+    A first run of each is not counted.
     """
     for work in works.values():
         work()
@@ -192,17 +194,17 @@ def median_wall_s(taken: Sequence[Taken]) -> float:
 
 
 def median_cpu_s(taken: Sequence[Taken]) -> float:
-    """Median of the processor seconds, which a busy machine disturbs less."""
+    """Median of the CPU seconds, which a busy machine disturbs less."""
     return statistics.median(each.cpu_s for each in taken)
 
 
 def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """Median of the quotients of runs that were made in turn."""
+    """Median of the quotients of neighbouring runs."""
     return statistics.median(one / other for one, other in zip(above, below, strict=True))
 
 
 def own_cpu_s() -> float:
-    """Processor seconds of this process and of its children that have ended."""
+    """CPU seconds of this process and of its children that have ended."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
@@ -211,13 +213,13 @@ def own_cpu_s() -> float:
 
 
 def default_directory() -> Path:
-    """A file system in memory, so that the noise of the disk stays out."""
+    """Return a directory on a file system in memory, without the noise of a disk."""
     memory = Path("/dev/shm")
     return memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def machine(directory: Path) -> dict[str, Any]:
-    """What it is measured on, as far as it bears on the figures."""
+    """Facts about the machine that influence the figures."""
     info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     models = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -238,19 +240,19 @@ def cores() -> int:
 
 
 def file_system(directory: Path) -> str:
-    """Kind of the file system that a directory lies on."""
+    """Type of a directory's file system."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
     over = [(mount[1], mount[2]) for mount in mounts if directory.resolve().is_relative_to(mount[1])]
     return max(over, key=lambda mount: len(mount[0]))[1]
 
 
 def idle_s() -> float:
-    """Processor seconds that the machine has had nothing to do for, ever, over all of its cores."""
+    """Idle CPU seconds of all cores since the machine's start."""
     fields = [int(each) for each in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:]]
     return (fields[3] + fields[4]) / TICKS
 
 
 def others_busy_s() -> float:
-    """Processor seconds that others than this process and its ended children have used, ever."""
+    """CPU seconds of all other programs since the machine's start."""
     fields = [int(each) for each in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:]]
     return sum(fields[:8]) / TICKS - idle_s() - own_cpu_s()

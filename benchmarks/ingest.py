@@ -1,4 +1,4 @@
-"""Target 4: from a metafile noticed to its tile specs in the stack, read back; and what a tile spec costs."""
+"""Target 4: time from noticing a metafile to its tile specs read back from the stack; CPU of a tile spec."""
 
 import json
 import math
@@ -28,18 +28,18 @@ Z = 1000.0
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """One montage, noticed and ingested."""
+    """Times of one ingested montage."""
 
     latency_s: float
-    """From its being noticed to its tile specs having been read back, less the settle time."""
+    """Seconds from noticing to the read-back of the tile specs, less the settle time."""
     after_settling_s: float
-    """Of that, what followed the last look at its images."""
+    """Seconds of those after the last check of its images."""
     daemon_cpu_s: float
     standin_cpu_s: float
 
 
 def measure(options: Options) -> Outcome:
-    """Latencies of whole montages, then the CPU of the same tile specs beside render-python's."""
+    """Measure the latencies of whole montages, then the CPU of the same tile specs, also with render-python."""
     runs = {50: 2, 200: 2} if options.quick else RUNS
     measured = latencies(options.directory, runs)
     rows = [_latency_row(tiles, found) for tiles, found in measured.items()]
@@ -76,7 +76,7 @@ def _latency_row(tiles: int, found: list[Ingested]) -> Row:
 
 
 def latencies(directory: Path, runs: Mapping[int, int]) -> dict[int, list[Ingested]]:
-    """Montages of each size, one after the other, to a daemon that makes no mipmaps of them."""
+    """Deliver montages of each size, one after the other, to a daemon that makes no mipmaps."""
     acquisition = directory / "acquisition"
     acquisition.mkdir()
     image = sections.write_image(directory / "image.tif", (1024, 1024))
@@ -87,7 +87,7 @@ def latencies(directory: Path, runs: Mapping[int, int]) -> dict[int, list[Ingest
             render_url,
             acquisition,
             watch={"settle_s": SETTLE_S},
-            mipmaps={"min_free_bytes": 2**60},  # never there: nothing else is under way while this is measured
+            mipmaps={"min_free_bytes": 2**60},  # mipmaps wait for ever, so nothing else runs meanwhile
         )
         with processes.daemon(directory, config) as (program, url):
             number = 0
@@ -131,7 +131,7 @@ def _ingest(
 
 
 def specs_against_render_python(tiles: int, runs: int) -> tuple[list[Row], dict[str, Any]]:
-    """CPU of the tile specs of one metafile that has been parsed: made, written as JSON, read back, compared."""
+    """Measure the CPU of a parsed metafile's tile specs: make, serialise, read back, compare."""
     content = sections.metafile_text(sections.plan(tiles, (3840, 3840), 0))
     directory = Path("/data/section")
     metafile, plain = parse_metafile(content, "metafile"), json.loads(content)
@@ -166,7 +166,7 @@ def specs_against_render_python(tiles: int, runs: int) -> tuple[list[Row], dict[
 
 
 def _answer(metafile: Metafile, directory: Path) -> bytes:
-    """What render-ws shows of the specs: the same, with the bounds that it derived."""
+    """Return the specs as render-ws returns them: with the bounds that it derives."""
     specs = tile_specs_for(metafile, Z, directory)
     derived = {"minX": 0.0, "minY": 0.0, "maxX": 3840.0, "maxY": 3840.0, "meshCellSize": 64.0}
     shown = {spec["tileId"]: {**spec, **derived} for spec in specs}
@@ -183,7 +183,7 @@ def _ours(metafile: Metafile, directory: Path, answer: bytes) -> None:
 
 
 def _render_python(plain: Any, directory: Path, answer: bytes) -> None:
-    """The same with render-python: its objects, what it does of them for a PUT, and its objects of the answer."""
+    """Do the same with render-python: its objects, its body of a PUT, and its objects of the answer."""
     from renderapi.image_pyramid import ImagePyramid, MipMap
     from renderapi.layout import Layout
     from renderapi.resolvedtiles import ResolvedTiles
@@ -228,7 +228,7 @@ def _render_python(plain: Any, directory: Path, answer: bytes) -> None:
 
 
 def _place(image: Any) -> tuple[int, int]:
-    """Pixels (x, y), truncated, as asap-modules computes them."""
+    """Return pixels (x, y), truncated, as asap-modules does."""
     angle = math.radians(image["angle"])
     x, y = (image["stage_pos"][axis] / image[f"pixel_size_{'xy'[axis]}_move"] for axis in (0, 1))
     return int(x * math.cos(angle) + y * math.sin(angle)), int(-x * math.sin(angle) + y * math.cos(angle))

@@ -1,4 +1,4 @@
-"""Target 1: one tile, six levels, in one process: against the floor, and against other ways of doing it."""
+"""Target 1: one tile, six levels, in one process: compared with the floor and with other libraries."""
 
 import functools
 import io
@@ -40,7 +40,7 @@ LEVELS = tuple(range(1, 7))
 SIDES = (3840, 5504)
 TILE = "tile.tif"
 COPIES = 9
-"""Of a tile: more than any cache holds."""
+"""Bytes that no cache holds."""
 PLACES = ("temwatch", "floor", "peer")
 PEER_RUNS = 3
 """The old tool takes a hundred times as long as the floor."""
@@ -50,7 +50,7 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A tile and what becomes of it."""
+    """A tile and its settings."""
 
     side: int
     bits: int
@@ -66,7 +66,7 @@ class Case:
 
 
 def measure(options: Options) -> Outcome:
-    """Whole tiles from file to files; the arithmetic alone; encoders; a worker's memory."""
+    """Measure whole tiles, the arithmetic alone, the encoders, and a worker's memory."""
     sides, runs = ((512, 1024), 5) if options.quick else (SIDES, 31)
     rows: list[Row] = []
     facts: dict[str, Any] = {"compiled": compiled_code() is not None}
@@ -82,7 +82,7 @@ def measure(options: Options) -> Outcome:
             facts[case.name] = {name: seconds_of(each) for name, each in taken.items()}
             for name, each in taken.items():
                 speeds.setdefault(f"{name}, {case.depth}", []).append((side**2 / 1e6, median_wall_s(each) * 1e3))
-    if file_system(options.directory) == "tmpfs":  # what a disk does not change is measured once
+    if file_system(options.directory) == "tmpfs":  # independent of the disk: measured once
         kernel_rows, facts["kernel"] = kernels(sides[0])
         encoder_rows, facts["encoders"] = encoders(sides[0] // 2, runs // 3)
         rows += [*kernel_rows, *encoder_rows, memory(options.directory, sides[-1])]
@@ -110,7 +110,7 @@ def seconds_of(taken: Sequence[Taken]) -> dict[str, float]:
 
 
 def tile_works(case: Case, directory: Path) -> dict[str, Work]:
-    """Each way from a tile's file to the files of its levels; the first two are temwatch and the floor."""
+    """Return each way from a tile's file to its level files; the first two are temwatch and the floor."""
     pixels = texture(case.side, case.bits)
     level0 = directory / TILE
     for number in range(COPIES):
@@ -134,9 +134,9 @@ def tile_works(case: Case, directory: Path) -> dict[str, Work]:
 
 
 def times(works: Mapping[str, Work], directory: Path, runs: int) -> dict[str, list[Taken]]:
-    """Of the works run in turn, each with a tile that nobody has read lately, and into empty directories.
+    """Times of the works, run in turn, each with a tile that is in no cache, and into empty directories.
 
-    A tile that has just arrived is in no processor's cache; and to replace a file would take its time, too.
+    A tile that has just arrived is in no CPU cache, and replacing a file costs time, too.
     """
     copies = itertools.cycle(sorted(directory.glob("copy-*.tif")))
 
@@ -153,10 +153,10 @@ def times(works: Mapping[str, Work], directory: Path, runs: int) -> dict[str, li
 
 
 def floor(level0: Path, contents: list[bytes], directory: Path) -> Work:
-    """Reads the bytes of level 0, into memory that is used again, and writes those of the levels; nothing else.
+    """Read the bytes of level 0 into a reused buffer and write those of the levels; nothing else.
 
-    The memory begins with a page. To addresses a little above those that it reads from, modulo a page, some processors
-    copy four times as slowly, and whether ordinary memory is so placed is chance.
+    The buffer is page-aligned. Some processors copy four times as slowly to addresses a little above those that they
+    read from, modulo a page, and ordinary memory is so placed by chance.
     """
     memory = mmap.mmap(-1, level0.stat().st_size)
 
@@ -171,7 +171,7 @@ def floor(level0: Path, contents: list[bytes], directory: Path) -> Work:
 
 
 def peers(case: Case) -> dict[str, Callable[[Path, Path], None]]:
-    """Others, which neither verify nor sync what they write."""
+    """Other libraries, which neither verify nor sync their files."""
     import cv2
     import pyvips
     import tinybrain
@@ -181,7 +181,7 @@ def peers(case: Case) -> dict[str, Callable[[Path, Path], None]]:
         return (image // 257).astype(np.uint8) if case.to_8bit else image
 
     def old_tool(level0: Path, place: Path) -> None:
-        """As asap-modules does it: each level of the one before, truncated."""
+        """Make the levels as asap-modules does: each from the one before, truncated."""
         with Image.open(level0) as file:
             image = converted(np.asarray(file))
         for level in LEVELS:
@@ -227,7 +227,7 @@ def peers(case: Case) -> dict[str, Callable[[Path, Path], None]]:
 
 
 def floor_row(case: Case, own: Mapping[str, Sequence[Taken]], beside: Mapping[str, Sequence[Taken]]) -> Row:
-    """Against the floor, and beside the quickest of the others."""
+    """Compare with the floor, and with the quickest of the others."""
     walls = {name: [each.wall_s for each in many] for name, many in own.items()}
     cpus = {name: [each.cpu_s for each in many] for name, many in own.items()}
     over_floor = median_ratio(walls["temwatch"], walls["floor"])
@@ -253,7 +253,7 @@ def floor_row(case: Case, own: Mapping[str, Sequence[Taken]], beside: Mapping[st
 
 
 def old_tool_row(case: Case, beside: Mapping[str, Sequence[Taken]]) -> Row:
-    """Against the old tool's way."""
+    """Compare with the old tool."""
     old, own = beside["block_reduce + Pillow"], beside["temwatch"]
     ratio = median_ratio([each.wall_s for each in old], [each.wall_s for each in own])
     return Row(
@@ -275,7 +275,7 @@ def old_tool_row(case: Case, beside: Mapping[str, Sequence[Taken]]) -> Row:
 
 
 def kernels(side: int) -> tuple[list[Row], dict[str, Any]]:
-    """Levels of an array in memory: time, and how far from the exact mean."""
+    """Measure levels of an array in memory: time, and distance from the exact mean."""
     rows: list[Row] = []
     facts: dict[str, Any] = {}
     for bits in (8, 16):
@@ -399,7 +399,7 @@ def encoders(side: int, runs: int) -> tuple[list[Row], dict[str, Any]]:
                 f"{kind} of {side}x{side}",
                 middle["temwatch"],
                 "ms of CPU",
-                1.1,  # the same library by two doors: the rest is noise
+                1.1,  # the same library through two interfaces: the rest is noise
                 peer=middle[best],
                 peer_is=best,
                 ratio=ratio,
@@ -429,7 +429,7 @@ print(peak_bytes("small.tif", 64), peak_bytes("large.tif", int(sys.argv[2])))
 
 
 def memory(directory: Path, side: int) -> Row:
-    """Peak of a process that makes a tile whose rounding has to be spread, which takes the most."""
+    """Measure the peak of a process that makes a tile with spread rounding, which takes the most memory."""
     even = 100 + (np.random.default_rng(0).integers(0, 4, (side, side), np.uint8) == 0).astype(np.uint8)
     Image.fromarray(even).save(directory / "large.tif")
     Image.fromarray(even[:64, :64]).save(directory / "small.tif")
@@ -453,7 +453,7 @@ def memory(directory: Path, side: int) -> Row:
 
 @functools.cache
 def texture(side: int, bits: int) -> Pixels:
-    """Grey as a microscope's: soft shapes, and noise."""
+    """Return grey values like a microscope's: soft shapes, and noise."""
     random = np.random.default_rng(0)
     coarse = random.normal(size=(side // 32 + 1, side // 32 + 1)).astype(np.float32)
     soft = np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))

@@ -1,7 +1,7 @@
-"""How many scopes one server serves: `python -m benchmarks.plan --cores 16 --disk 2000`.
+"""Number of scopes that one server serves: `python -m benchmarks.plan --cores 16 --disk 2000`.
 
-Reckons with what the last sustained run measured: CPU of a tile in the daemon, which does not grow with its pixels, and
-in the workers, which does. With no option it reckons the measured run itself, and says how far that is off.
+Computes with the last sustained run: CPU of a tile in the daemon, which does not grow with its pixels, and
+in the workers, which does. Without options it computes the measured run itself, and prints the difference.
 """
 
 import argparse
@@ -15,16 +15,16 @@ from typing import Any
 from benchmarks.common import RESULTS, number
 
 PYRAMID = 1 / 3
-"""Pixels of all levels above 0, of those of level 0."""
+"""Pixels of all levels above 0, as a share of those of level 0."""
 HEADROOM = 0.8
-"""Of cores and disk: the rest is for bursts, for a backlog to be worked off, and for what else runs there."""
+"""Usable share of cores and disk: the rest is for bursts, for a backlog, and for other programs."""
 WORK_16BIT = 1.5
-"""CPU of a worker for a 16-bit tile, of that for an 8-bit one: it reads twice as much and writes the same."""
+"""CPU of a worker for a 16-bit tile, relative to an 8-bit tile: it reads twice as much and writes the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What one tile costs, as measured."""
+    """Measured cost of one tile."""
 
     daemon_s: float
     """CPU."""
@@ -36,12 +36,12 @@ class Costs:
 class Server:
     cores: float
     disk_mb_s: float
-    """Reading and writing together, sustained."""
+    """Sustained, reading and writing together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """One microscope, while it images without pause."""
+    """One microscope that images without pause."""
 
     megapixels: float = 30.3
     """Of a tile."""
@@ -51,12 +51,12 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many scopes each resource bears."""
+    """Number of scopes that each resource serves."""
 
     by_cores: float
     by_disk: float
     by_daemon: float
-    """By the one core that the daemon's own process can use."""
+    """Bound by the one core that the daemon's own process can use."""
 
     @property
     def scopes(self) -> float:
@@ -64,13 +64,13 @@ class Plan:
 
     @property
     def limit(self) -> str:
-        """What is used up first."""
+        """The resource that is used up first."""
         limits = {"cores": self.by_cores, "disk": self.by_disk, "the daemon's own process": self.by_daemon}
         return min(limits, key=lambda name: limits[name])
 
 
 def plan(server: Server, scope: Scope, costs: Costs, headroom: float = HEADROOM) -> Plan:
-    """The plan for scopes of one kind.
+    """Return the plan for scopes of one kind.
 
     >>> costs = Costs(daemon_s=0.005, worker_s_per_megapixel=0.001)
     >>> round(plan(Server(cores=4, disk_mb_s=1e9), Scope(megapixels=15, tiles_per_s=4), costs).by_cores, 1)
@@ -88,24 +88,24 @@ def plan(server: Server, scope: Scope, costs: Costs, headroom: float = HEADROOM)
 
 
 def costs_of(facts: dict[str, Any]) -> Costs:
-    """What a sustained run tells of costs."""
+    """Return the costs that a sustained run measured."""
     cpu_s = facts["cpu_s_per_tile"]
     return Costs(cpu_s["daemon"], cpu_s["workers"] / facts["megapixels"])
 
 
 def check(facts: dict[str, Any]) -> str:
-    """The measured run reckoned by its own costs: what was to be expected of the cores that it had, and what came."""
+    """Compare the measured run with the rate expected from its own costs and its cores."""
     cpu_s = sum(value for name, value in facts["cpu_s_per_tile"].items() if not name.startswith("writing"))
     had = facts["cores"] * (facts["own_share"] + facts["idle_share"])
     expected, measured = had / cpu_s, facts["capacity_tiles_per_s"]
     return (
         f"measured run: {number(measured)} tiles/s on {had:.2f} of {facts['cores']} cores that others left free,"
-        f" reckoned {number(expected)}: {100 * (measured / expected - 1):+.0f} %"
+        f" computed {number(expected)}: {100 * (measured / expected - 1):+.0f} %"
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the plan; exit code 1 without a measured run."""
+    """Print the plan; exit code 1 without a measured run."""
     parser = argparse.ArgumentParser("python -m benchmarks.plan", description=__doc__)
     parser.add_argument("--cores", type=float, default=2.0)
     parser.add_argument("--disk", type=float, default=1e6, metavar="MB/S", help="reading and writing together")

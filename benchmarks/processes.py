@@ -1,4 +1,4 @@
-"""The daemon and the stand-in as processes, what they say, and what they cost: processor seconds and memory."""
+"""The daemon and the stand-in as processes: their logs and answers, their CPU seconds and memory."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def wait_for(condition: Callable[[], T], timeout_s: float, what: str, every_s: float = 0.02) -> T:
-    """The condition's first true value. Raises TimeoutError."""
+    """Return the condition's first true value. Raises TimeoutError."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if value := condition():
@@ -29,7 +29,7 @@ def wait_for(condition: Callable[[], T], timeout_s: float, what: str, every_s: f
 
 
 def fetch(url: str, data: bytes | None = None, method: str = "GET") -> Any:
-    """JSON, or text, at a URL, whatever its status; None if nobody answers."""
+    """Return the JSON, or text, at a URL, with any status; None without an answer."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, data, method=method), timeout=60) as response:
             text = response.read()
@@ -44,7 +44,7 @@ def fetch(url: str, data: bytes | None = None, method: str = "GET") -> Any:
 
 
 class Program:
-    """A Python module run as a process of its own, its output in a file."""
+    """A Python module as a process, its output in a file."""
 
     def __init__(self, log: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
         self.log = log
@@ -65,7 +65,7 @@ class Program:
         return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
 
     def said(self, event: str) -> dict[str, Any] | None:
-        """The first line of the log that tells this event."""
+        """Return the first log line of this event."""
         for line in self.lines():
             if event in line:
                 with contextlib.suppress(ValueError):
@@ -75,15 +75,15 @@ class Program:
         return None
 
     def cpu_s(self) -> float:
-        """Processor seconds of the process, of its children, and of theirs, living or ended."""
+        """CPU seconds of the process and all its descendants, living or ended."""
         return sum(cpu_of(pid) for pid in family(self.pid))
 
     def memory_bytes(self) -> int:
-        """Memory that only this process and its children hold; what they share among them is counted once."""
+        """Memory of this process and its children; shared memory counts once."""
         return sum(_pss_bytes(pid) for pid in family(self.pid))
 
     def stop(self, timeout_s: float = 60.0) -> None:
-        """SIGTERM, and whatever is left after the time is killed."""
+        """Send SIGTERM; kill what is left after the time."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -91,14 +91,14 @@ class Program:
         self.kill()
 
     def kill(self) -> None:
-        """kill -9 of it and of what it started."""
+        """Kill it and its children with SIGKILL."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
 
 
 def family(pid: int) -> list[int]:
-    """A process and all below it that live."""
+    """Return a process and its living descendants."""
     try:
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
     except OSError:
@@ -111,11 +111,11 @@ def _children_of_thread(task: Path) -> list[str]:
     try:
         return (task / "children").read_text().split()
     except OSError:
-        return []  # the thread has ended since the listing
+        return []  # the thread has ended meanwhile
 
 
 def cpu_of(pid: int) -> float:
-    """Processor seconds of a process and of its children that have ended."""
+    """CPU seconds of a process and of its children that have ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -133,7 +133,7 @@ def _pss_bytes(pid: int) -> int:
 
 @contextlib.contextmanager
 def standin(directory: Path) -> Iterator[tuple[Program, str]]:
-    """A stand-in for render-ws, and its URL."""
+    """Yield a stand-in for render-ws and its URL."""
     program = Program(directory / "standin.log", "daemon", "standin", "--port", "0")
     try:
         url = wait_for(
@@ -148,7 +148,7 @@ def standin(directory: Path) -> Iterator[tuple[Program, str]]:
 def daemon(
     directory: Path, config: Path, *, timeout_s: float = 120.0, name: str = "daemon", prefix: tuple[str, ...] = ()
 ) -> Iterator[tuple[Program, str]]:
-    """A daemon that has said it is ready, and its URL. It is stopped at the end."""
+    """Yield a ready daemon and its URL; stop it at the end."""
     program = Program(directory / f"{name}.log", "daemon", "run", "--config", str(config), prefix=prefix)
 
     def ready() -> dict[str, Any] | None:
@@ -172,7 +172,7 @@ def write_config(
     mipmaps: Mapping[str, object] | None = None,
     workers: Mapping[str, object] | None = None,
 ) -> Path:
-    """A configuration file: short times, and what else is given."""
+    """Write a configuration file: short times, and the given keys."""
     parts: dict[str, Mapping[str, object]] = {
         "[render]": {"url": render_url, "owner": "bench", "project": "bench"},
         "[journal]": {"path": directory / "journal.sqlite"},

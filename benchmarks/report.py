@@ -15,7 +15,7 @@ _HEAD = ("target", "what", "measured", "on disk", "floor", "peer", "ratio", "ask
 
 
 def read_results(directory: Path) -> list[dict[str, Any]]:
-    """What the scripts have written, in order of their targets."""
+    """Return the results of the scripts, in order of their targets."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(directory.glob("*.json"))]
     results = [each for each in found if isinstance(each, dict) and "rows" in each and "benchmark" in each]
     return sorted(
@@ -24,7 +24,7 @@ def read_results(directory: Path) -> list[dict[str, Any]]:
 
 
 def table_md(results: Sequence[dict[str, Any]], on_disk: Sequence[dict[str, Any]] = ()) -> str:
-    """The table, and a line about the machine for each script.
+    """Return the table, and a line about the machine for each script.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def _machine_lines(results: Sequence[dict[str, Any]]) -> Iterable[str]:
 
 
 def draw(results: Sequence[dict[str, Any]], directory: Path) -> Path | None:
-    """All plots in one picture, and each in its own; None where matplotlib is not installed."""
+    """Draw all plots in one picture, and each in its own; None if matplotlib is not installed."""
     plots = [plot for result in results for plot in result["plots"]]
     try:
         import matplotlib as mpl
@@ -115,7 +115,7 @@ def _draw(axis: Any, plot: dict[str, Any]) -> None:
 
 
 def profile_md(results: Sequence[dict[str, Any]]) -> str:
-    """Where the daemon and a worker spent their time under load."""
+    """Return a table of where the daemon and a worker spent their time under load."""
     profiles: dict[str, list[tuple[str, float]]] = next(
         (each["facts"]["profiles"] for each in results if each["facts"].get("profiles")), {}
     )
@@ -126,7 +126,7 @@ def profile_md(results: Sequence[dict[str, Any]]) -> str:
 
 
 def put_between(text: str, name: str, content: str) -> str:
-    """The text with new content between its marks of this name."""
+    """Return the text with new content between its marks of this name."""
     head, first, rest = text.partition(f"<!-- {name} -->\n")
     _, last, tail = rest.partition(f"<!-- end of {name} -->")
     if not (first and last):
@@ -135,7 +135,7 @@ def put_between(text: str, name: str, content: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the table; exit code 1 if nothing was measured."""
+    """Write the table; exit code 1 if nothing was measured."""
     parser = argparse.ArgumentParser("python -m benchmarks.report", description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--docs", action="store_true", help="copy table, profile and picture into docs/")

@@ -1,4 +1,4 @@
-"""Target 6: a daemon that starts with 100,000 finished montages in its journal, and answers about them."""
+"""Target 6: the start of a daemon with 100,000 finished montages in its journal, and its answers."""
 
 import statistics
 import time
@@ -30,7 +30,7 @@ STEPS = ("settle", "ingest", "mipmaps", "apply")
 
 
 def measure(options: Options) -> Outcome:
-    """The daemon started some times over, and asked; with an empty journal for comparison."""
+    """Start the daemon several times and query it; also with an empty journal."""
     montages = 2_000 if options.quick else MONTAGES
     runs = 2 if options.quick else 3
     acquisition = options.directory / "acquisition"
@@ -89,7 +89,7 @@ def _answer_ms(url: str) -> float:
 
 
 def fill(path: Path, montages: int, acquisition: Path) -> None:
-    """A journal of montages that went their way and are COMPLETE, `TILES` tiles each."""
+    """Write a journal of COMPLETE montages, `TILES` tiles each."""
     numbers = range(1, montages + 1)
     root = path_to_uri(acquisition)
     tile_ids = "\n".join(f"{tile:017d}_block_000001_0_{tile % 15}_{tile // 15}.1.0" for tile in range(TILES))

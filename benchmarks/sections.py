@@ -1,7 +1,7 @@
-"""Sections for the daemon to find: true metafiles over images that are links to one and the same file.
+"""Sections for the daemon: real metafiles over images that are links to one file.
 
-So a section of 20,000 tiles of 30 MB takes the room of one tile. What the daemon does with it is the same: it opens,
-reads, decodes, writes and reads back each of them.
+A section of 20,000 tiles of 30 MB takes the space of one tile. The daemon does the same work: it opens,
+reads, decodes, writes and reads back each tile.
 """
 
 import os
@@ -20,7 +20,7 @@ _STATISTICS = TileStatistics(minimum=10_000, maximum=50_000, mean=32_000, std_de
 
 
 def tissue_like(size: tuple[int, int], bits: int = 8) -> np.ndarray:
-    """A frame (H, W) of grains of four pixels, which compresses and rounds as no flat one would."""
+    """Return a frame (H, W) of grains of four pixels, which compresses and rounds like a real image."""
     width, height = size
     shape = (-(-height // 4), -(-width // 4))
     grains = np.random.default_rng(0).integers(40, 220, shape, np.uint8)
@@ -29,7 +29,7 @@ def tissue_like(size: tuple[int, int], bits: int = 8) -> np.ndarray:
 
 
 def write_image(path: Path, size: tuple[int, int], bits: int = 8) -> Path:
-    """An uncompressed TIFF, written an hour ago."""
+    """Write an uncompressed TIFF with the time of an hour ago."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(tiff_bytes(tissue_like(size, bits)))
     age(path)
@@ -37,7 +37,7 @@ def write_image(path: Path, size: tuple[int, int], bits: int = 8) -> Path:
 
 
 def plan(tiles: int, size: tuple[int, int], number: int, *, temca: str = "temca2", bits: int = 8) -> SectionPlan:
-    """The plan of the section of this number, from 0 on."""
+    """Return the plan of the section of this number, from 0 on."""
     return plan_section(
         tiles=tiles,
         size=size,
@@ -50,11 +50,11 @@ def plan(tiles: int, size: tuple[int, int], number: int, *, temca: str = "temca2
 
 
 MOST_LINKS = 60_000
-"""To one file; ext4 takes 65,000."""
+"""Links to one file; ext4 allows 65,000."""
 
 
 def link_images(section: SectionPlan, root: Path, image: Path) -> Path:
-    """The images of a section, each a link to `image`; its directory, without a metafile."""
+    """Make the images of a section, each a link to `image`; return its directory, without a metafile."""
     directory = Path(root, section.directory)
     directory.mkdir(parents=True, exist_ok=True)
     for tile in section.tiles:
@@ -65,19 +65,19 @@ def link_images(section: SectionPlan, root: Path, image: Path) -> Path:
 
 
 def _replace_by_copy(image: Path) -> None:
-    """Puts a copy in the place of an image that has as many links as a file may have."""
+    """Replace an image by a copy when it has as many links as a file may have."""
     copy = image.with_suffix(".copy")
     shutil.copyfile(image, copy)
     copy.replace(image)
 
 
 def metafile_text(section: SectionPlan) -> bytes:
-    """The section's metafile."""
+    """Return the section's metafile."""
     return metafile_bytes(section, [_STATISTICS] * len(section.tiles))
 
 
 def put_metafile(section: SectionPlan, root: Path) -> Path:
-    """Writes the metafile beside its place and renames it, as a careful writer does."""
+    """Write the metafile beside its place and rename it, as a careful writer does."""
     path = Path(root, section.directory, section.metafile_name)
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(metafile_text(section))
@@ -86,6 +86,6 @@ def put_metafile(section: SectionPlan, root: Path) -> Path:
 
 
 def age(path: Path) -> None:
-    """Sets a file's times back, so that nothing waits for it to settle."""
+    """Set a file's times back, so that it settles at once."""
     then = path.stat().st_mtime - OLD_S
     os.utime(path, (then, then))

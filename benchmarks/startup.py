@@ -13,17 +13,17 @@ HEAVY = (
     *("PIL", "aiohttp", "asyncio", "distributed", "multiprocessing", "numpy", "prometheus_client"),
     *("pydantic_settings", "rich", "scipy", "skimage", "sqlite3", "structlog", "tenacity", "watchdog"),
 )
-"""What takes long to import, and what a help text has no use for; pydantic has: parameters are its models."""
+"""Modules that take long to import and that a help text does not need. It needs pydantic: parameters are its models."""
 WORK = {
     "handlers.generate_tilespecs": ("numpy", "skimage", "multiprocessing", "sqlite3", "watchdog", "structlog"),
     "handlers.generate_mipmaps": ("sqlite3", "watchdog", "structlog", "prometheus_client"),
     "handlers.apply_mipmaps": ("numpy", "skimage", "multiprocessing", "sqlite3", "watchdog", "structlog"),
 }
-"""What each command's work imports, and what that work has no use for."""
+"""Module of each command's work -> modules that the work does not need."""
 
 
 def measure(options: Options) -> Outcome:
-    """Whole processes, each in turn."""
+    """Measure whole processes, in turn."""
     commands = {"temwatch --help": ["--help"]} | {f"temwatch {name} --help": [name, "--help"] for name in COMMANDS}
     works = {name: _runner(["-m", "daemon", *arguments]) for name, arguments in commands.items()}
     works["python"] = _runner(["-c", "pass"])
@@ -67,7 +67,7 @@ def _runner(arguments: Sequence[str]) -> Callable[[], None]:
 
 
 def _imported(arguments: Sequence[str], heavy: Sequence[str]) -> list[str]:
-    """Those of the modules that a program imports."""
+    """Return those of the modules that a program imports."""
     done = subprocess.run([sys.executable, "-X", "importtime", *arguments], check=True, capture_output=True, text=True)
     names = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     return [name for name in heavy if name in names]

@@ -1,7 +1,7 @@
 """Target 3: six 50-megapixel scopes at once, through the whole daemon, with uploads, mipmaps, journal and closing.
 
-Images are links to one tile, so that the run fits into memory; what writing them would cost is measured beside. What is
-COMPLETE is counted, file by file, and deleted.
+Images are links to one tile, so that the run fits into memory; the cost of writing them is measured separately.
+COMPLETE montages are counted, file by file, and deleted.
 """
 
 import shutil
@@ -28,11 +28,11 @@ TARGET_TILES_PER_S = 18.4
 SIZE = (5504, 5504)
 LEVELS = 6
 TILES = 48
-"""Of a section. Real ones hold some hundreds to 3,000; the rate is the same, the bursts come more often."""
+"""Tiles of a section. Real sections have some hundreds to 3,000; the rate is the same, the bursts are more frequent."""
 SATURATED_SECTIONS = 8
 OFFERED_S = 75.0
 SHARE_OFFERED = 0.85
-"""Of the measured capacity: what the second part of the run offers, if the target's rate is out of reach."""
+"""Share of the measured capacity that the second part of the run offers, if the target's rate is out of reach."""
 PROFILE_S = 8
 WAITS = (
     "_worker (concurrent/futures/thread.py",
@@ -43,25 +43,25 @@ WAITS = (
     "SemLock.",
     "_PollLikeSelector.select",
 )
-"""Functions that a sampler finds in a system call while they wait."""
+"""Functions in which a sampler finds a waiting thread."""
 
 
 @dataclass
 class Run:
-    """What the run saw."""
+    """Observations of the run."""
 
     began: float = field(default_factory=time.monotonic)
     samples: list[dict[str, float]] = field(default_factory=list)
     given: dict[str, SectionPlan] = field(default_factory=dict)
-    """By the path of the metafile."""
+    """Keys are paths of metafiles."""
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """COMPLETE montages, as the daemon tells of them."""
+    """COMPLETE montages, as the daemon reports them."""
     files: int = 0
-    """Levels seen on disk, of montages that were COMPLETE."""
+    """Level files on disk of COMPLETE montages."""
 
 
 def measure(options: Options) -> Outcome:
-    """Saturated first, which gives the capacity; then offered what six scopes deliver, or what it can bear."""
+    """Saturate the daemon, which gives the capacity; then offer the rate of six scopes, or what it can serve."""
     tiles = 6 if options.quick else TILES
     acquisition = options.directory / "acquisition"
     acquisition.mkdir()
@@ -108,7 +108,7 @@ class _Scene:
     # --- the two parts
 
     def saturate(self, count: int) -> None:
-        """As many sections at once as keep every core busy; sets the capacity in tiles a second."""
+        """Deliver as many sections at once as keep every core busy; sets the capacity in tiles a second."""
         self._give()
         self._wait_until_complete()  # warms up: imports, stacks created
         before, idle = self._cpu(), idle_s()
@@ -128,7 +128,7 @@ class _Scene:
         self._wait_until_complete()
 
     def offer(self, tiles_per_s: float, seconds: float) -> None:
-        """Sections in the rhythm of six scopes, none in step with another."""
+        """Deliver sections at the rate of six scopes that are not in step."""
         self.offered_from = time.monotonic() - self.run.began
         period_s = SCOPES * self.tiles / tiles_per_s
         due = sorted(
@@ -151,11 +151,11 @@ class _Scene:
         self.run.given[str(metafile)] = section
         return sections.put_metafile(section, self.acquisition)
 
-    # --- what is seen meanwhile
+    # --- observation
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Samples and cleans up until the end."""
+        """Sample and clean up until the end."""
         thread = threading.Thread(target=self._watch)
         thread.start()
         try:
@@ -209,7 +209,7 @@ class _Scene:
         }
 
     def _profile(self) -> None:
-        """Where the daemon and its busiest worker spend their time, sampled from outside."""
+        """Sample from outside where the daemon and its busiest worker spend their time."""
         main, *others = processes.family(self.program.pid)
         busiest = max(others, key=processes.cpu_of)
         runs = {name: self._sample(name, pid) for name, pid in (("daemon", main), ("worker", busiest))}
@@ -241,7 +241,7 @@ class _Scene:
 
 
 def profile_of(raw: str, most: int = 14) -> list[tuple[str, float]]:
-    """Functions that were running, waits left out, with their share of what remains, most first."""
+    """Return the running functions, without waits, with their share of the rest, largest first."""
     own: Counter[str] = Counter()
     for line in raw.splitlines():
         stack, _, count = line.rpartition(" ")
@@ -252,7 +252,7 @@ def profile_of(raw: str, most: int = 14) -> list[tuple[str, float]]:
 
 
 def write_cost_s(image: Path, directory: Path) -> float:
-    """CPU seconds that writing one tile takes, as a microscope on this machine would."""
+    """Measure the CPU seconds of writing one tile."""
     content = image.read_bytes()
     taken = []
     for number in range(8):
@@ -352,7 +352,7 @@ def _plot(run: Run, name: str, title: str, unit: str, value: Callable[[dict[str,
 
 
 def _growth_per_s(samples: list[dict[str, float]]) -> float:
-    """Slope of the line through the backlog, the ends, where it rises and falls, left out."""
+    """Return the slope of the line through the backlog, without the ends, where it rises and falls."""
     kept = samples[len(samples) // 6 : -max(1, len(samples) // 6)]
     if len(kept) < 3:
         return 0.0

@@ -15,13 +15,13 @@ from daemon.watching.roots import WatchRoot
 
 DIRECTORIES = 10_000
 FILES = 100
-"""In each, one of them a metafile."""
+"""Files of each directory, one of them a metafile."""
 IDLE_S = 30.0
 PER_PARENT = 100
 
 
 def measure(options: Options) -> Outcome:
-    """`find` and our own scans in turn on the same tree, then a daemon that has nothing to do in it."""
+    """Run `find` and our own scans in turn on the same tree, then an idle daemon."""
     directories = 500 if options.quick else DIRECTORIES
     root = options.directory / "acquisition"
     make_tree(root, directories)
@@ -30,7 +30,7 @@ def measure(options: Options) -> Outcome:
     scanners: list[RootScanner] = []
 
     def start() -> None:
-        """What a daemon does before it is ready: watches asked for, everything listed."""
+        """Do what a daemon does before it is ready: request watches, list everything."""
         if scanners:
             scanners.pop().close()
         scanner = scanner_of(root, state)
@@ -44,7 +44,7 @@ def measure(options: Options) -> Outcome:
     runs = 2 if options.quick else 5
     taken = interleaved({"find": find, "start": start}, runs)
     scanner = scanners[0]
-    time.sleep(2.5)  # what was new is looked at again until mtimes can be trusted
+    time.sleep(2.5)  # new directories are listed again until their mtimes can be trusted
     scanner.scan()
     again = interleaved({"find": find, "following": scanner.scan}, runs)
     scanner.close()
@@ -84,7 +84,7 @@ def measure(options: Options) -> Outcome:
 
 
 def make_tree(root: Path, directories: int) -> None:
-    """Directories of empty files, linked to a few: a million inodes would take the memory of the machine."""
+    """Make directories of links to a few empty files: a million inodes would take the memory of the machine."""
     root.mkdir()
     image, metafile = root.parent / "image.tif", root.parent / "metafile.json"
     image.touch()
@@ -116,7 +116,7 @@ def scanner_of(root: Path, state: Path) -> RootScanner:
 
 
 def _idle_rows(options: Options, root: Path, directories: int) -> list[Row]:
-    """A daemon on the tree, and one on an empty directory: what the tree costs while nothing happens."""
+    """Compare a daemon on the tree with one on an empty directory, while nothing happens."""
     idle_s = 5.0 if options.quick else IDLE_S
     empty = options.directory / "nothing"
     (empty / "here").mkdir(parents=True)
@@ -126,7 +126,7 @@ def _idle_rows(options: Options, root: Path, directories: int) -> list[Row]:
         for name, watched in (("tree", root), ("empty", empty)):
             place = options.directory / name
             place.mkdir()
-            # Its metafiles are not what is to be measured: none of them is taken up.
+            # Its metafiles are not to be measured: none of them is processed.
             watch = {"ignore": ["_metadata_*"], "scan_interval_s": 60}
             config = processes.write_config(place, render_url, watched, watch=watch)
             with processes.daemon(place, config, timeout_s=300) as (program, url):

@@ -1,4 +1,4 @@
-"""Target 2: what two workers are worth, what a job costs beside its work, and how long a worker takes to import."""
+"""Target 2: throughput of two workers, overhead of a job, and import time of a worker."""
 
 import asyncio
 import functools
@@ -24,20 +24,20 @@ from handlers.workers.pool import WorkerPool, open_executor, run_job
 LEVELS = range(1, 7)
 IMPORTS = "import handlers.mipmaps.make, handlers.workers.worker"
 SPIN = range(4_000_000)
-"""To be summed: some 0.1 s that need no memory, for what two processes are worth here in any case."""
+"""Numbers to be summed in some 0.1 s without memory: the gain of two processes on this machine in any case."""
 
 
 def measure(options: Options) -> Outcome:
-    """Throughput of one and two workers in turn, then of the smallest jobs, then imports."""
+    """Measure the throughput of one and two workers in turn, then the smallest jobs, then the imports."""
     side, rounds = (1024, 3) if options.quick else (3840, 7)
     rows, facts, lines = [], {}, {}
     with ExitStack() as stack:
-        runner = stack.enter_context(asyncio.Runner())  # locks of a pool belong to one loop
+        runner = stack.enter_context(asyncio.Runner())  # a pool's locks belong to one event loop
         pools = {count: stack.enter_context(open_executor("processes", count)) for count in (1, 2)}
         for size, tiles in ((side // 2, 48), (side, 24), (side * 43 // 30, 12)):
             jobs = jobs_for(options.directory, size, tiles)
             for pool in pools.values():
-                runner.run(reports(pool, jobs))  # memory that workers keep is there, and the files are
+                runner.run(reports(pool, jobs))  # warm up: workers have their buffers, and the files exist
             rates, spins = scaling(runner, pools, jobs, rounds)
             if size == side:
                 rows.append(scaling_row(side, rates, spins))
@@ -52,7 +52,7 @@ def measure(options: Options) -> Outcome:
 
 
 def jobs_for(directory: Path, side: int, tiles: int) -> list[MipmapJob]:
-    """Jobs of one image each, which are links to the same file."""
+    """Return jobs of one image each, links to the same file."""
     image = directory / f"{side}.tif"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side), np.uint8)).save(image)
     job = MipmapJob("", image, (), side, side)
@@ -67,7 +67,7 @@ def jobs_for(directory: Path, side: int, tiles: int) -> list[MipmapJob]:
 
 
 async def reports(pool: WorkerPool, jobs: Sequence[MipmapJob]) -> None:
-    """Returns when all jobs were done, as the daemon has them done."""
+    """Run all jobs as the daemon does."""
     for report in await asyncio.gather(*(run_job(pool, job) for job in jobs)):
         if report.fault is not None:
             raise RuntimeError(str(report.fault))
@@ -76,7 +76,7 @@ async def reports(pool: WorkerPool, jobs: Sequence[MipmapJob]) -> None:
 def scaling(
     runner: asyncio.Runner, pools: dict[int, WorkerPool], jobs: list[MipmapJob], rounds: int
 ) -> tuple[dict[int, list[float]], dict[int, list[float]]]:
-    """Tiles per second, and spins per second, of each pool, round by round."""
+    """Return tiles per second, and spins per second, of each pool, by round."""
     rates: dict[int, list[float]] = {count: [] for count in pools}
     spins: dict[int, list[float]] = {count: [] for count in pools}
     for _ in range(rounds):
@@ -91,7 +91,7 @@ def scaling(
 
 
 def scaling_row(side: int, rates: dict[int, list[float]], spins: dict[int, list[float]]) -> Row:
-    """Two workers over one, beside what two are worth where nothing is read or written."""
+    """Compare two workers with one, and with two processes that neither read nor write."""
     gain, best = median_ratio(rates[2], rates[1]), median_ratio(spins[2], spins[1])
     return Row(
         2,
@@ -110,7 +110,7 @@ def scaling_row(side: int, rates: dict[int, list[float]], spins: dict[int, list[
 
 
 def overhead_rows(runner: asyncio.Runner, pool: WorkerPool, job: MipmapJob, jobs: int) -> list[Row]:
-    """Submit to report, less what the worker says that it took; one job at a time, and many waiting."""
+    """Measure submit to report, less the worker's own time; one job at a time, and with many waiting."""
     alone = runner.run(one_by_one(pool, job, jobs))
     began = time.perf_counter()
     futures = [pool.submit(job) for _ in range(jobs)]
@@ -127,7 +127,7 @@ def overhead_rows(runner: asyncio.Runner, pool: WorkerPool, job: MipmapJob, jobs
 
 
 async def one_by_one(pool: WorkerPool, job: MipmapJob, jobs: int) -> list[float]:
-    """Seconds that each took beyond its work."""
+    """Return the seconds of each job beyond its work."""
     beyond: list[float] = []
     for _ in range(jobs):
         began = time.perf_counter()
@@ -137,7 +137,7 @@ async def one_by_one(pool: WorkerPool, job: MipmapJob, jobs: int) -> list[float]
 
 
 def import_row(directory: Path, runs: int) -> Row:
-    """What a worker imports, in a new interpreter, less the interpreter; compiled before, as after any first start."""
+    """Measure a worker's imports in a new interpreter, less the interpreter; modules are compiled before."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment["PYTHONPYCACHEPREFIX"] = os.fspath(directory / "pycache")
 

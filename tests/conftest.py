@@ -1,4 +1,4 @@
-"""What no test may leave behind: tasks, threads, and exceptions that nobody retrieved."""
+"""Fixtures that fail a test which leaves tasks, threads or unretrieved exceptions behind."""
 
 import asyncio
 import gc
@@ -16,13 +16,13 @@ settings.register_profile("temwatch", deadline=None)
 settings.load_profile("temwatch")
 
 GRACE_S = 5.0
-"""A thread or task that was told to end may take this long on a busy machine."""
+"""Time for a stopped thread or task to end on a busy machine."""
 KEPT_BY_DISTRIBUTED = ("IO loop", "Dask-", "Profile", "TCP-Executor")
-"""In names of threads that distributed starts for a process, or for a worker in it, and does not end."""
+"""Parts of the names of threads that distributed starts once for a process or a worker, and never ends."""
 
 
 class _Unretrieved(logging.Handler):
-    """Collects what asyncio reports when a task or future is freed that nobody looked at."""
+    """Collect asyncio's reports of tasks and futures that are freed with an unretrieved exception."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -50,7 +50,7 @@ def nothing_left_behind() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def async_tests_end_their_tasks(request: pytest.FixtureRequest, nothing_left_behind: None) -> None:
-    """Have `no_task_left_behind` look at an async test; another test needs no event loop."""
+    """Apply `no_task_left_behind` to async tests; other tests need no event loop."""
     if inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
         request.getfixturevalue("no_task_left_behind")
 
@@ -61,7 +61,7 @@ async def no_task_left_behind() -> AsyncIterator[None]:
     before = asyncio.all_tasks()
     yield
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
-    if left:  # the tasks of a server that was closed have been cancelled, and end now
+    if left:  # the tasks of a closed server are cancelled, and end now
         _, left = await asyncio.wait(left, timeout=GRACE_S)
     assert not left, "\n".join(map(repr, left))
 

@@ -1,7 +1,7 @@
-"""How long the event loop is held up: the longest time between two of its turns.
+"""Watch for long turns of the event loop: the longest time between two of its turns.
 
-Time is the CPU time of this process: what other processes take on a shared machine counts for nothing, while code that
-keeps the interpreter's lock in another thread counts like code on the loop.
+Time is the CPU time of this process: other processes on a shared machine do not count, while code that
+holds the interpreter's lock in another thread counts like code on the loop.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 TURN_S = 0.05
-"""The longest turn that anything may cost."""
+"""The longest turn that is allowed."""
 
 
 @dataclass
@@ -24,7 +24,7 @@ class LoopWatch:
 
 @contextlib.contextmanager
 def watching_the_loop(every_s: float = 0.002) -> Iterator[LoopWatch]:
-    """Watches the running loop while the context lasts."""
+    """Watch the running loop within the context."""
     watch, loop = LoopWatch(), asyncio.get_running_loop()
 
     def look(before_s: float) -> None:

@@ -1,9 +1,9 @@
-"""Plants faults in the modules that carry promises, one at a time, and lists those that no test notices.
+"""Plant faults in the modules that carry promises, one at a time, and list those that no test notices.
 
     python -m tests.mutants [--sample 150] [--seed 1] [--minutes 60] [handlers/uris.py ...]
 
 mutmut makes the mutants and runs the tests. Each module is mutated in a copy of the repository below `build/mutants`.
-Mutants that change only texts or log lines are left out. docs/reliability.md says what became of the survivors.
+Mutants that change only texts or log lines are left out. docs/reliability.md lists the survivors and the arguments about them.
 """
 
 import argparse
@@ -72,9 +72,9 @@ TESTS: dict[str, tuple[str, ...]] = {
     "daemon/pipeline/stack_use.py": ("stack_use",),
     "daemon/web/routes.py": ("web",),
 }
-"""What is mutated, and the names of the tests that are to notice."""
+"""Mutated module -> names of the tests that should notice."""
 OUTCOMES = {0: "survived", 1: "killed", 3: "killed", 33: "no test", 5: "no test", None: "not tried"}
-"""Of mutmut's exit codes; every other one is a time-out or a crash of the test run, which is noticed too."""
+"""mutmut's exit code -> outcome. Every other code is a time-out or a crash of the test run: noticed, too."""
 
 
 class NotRun(Exception):  # noqa: N818  the tests fail without any mutant, as a rule
@@ -83,18 +83,18 @@ class NotRun(Exception):  # noqa: N818  the tests fail without any mutant, as a 
 
 @dataclass(frozen=True)
 class Mutants:
-    """Those of one module."""
+    """The mutants of one module."""
 
     all: int
     chosen: tuple[str, ...]
     texts: int
-    """How many change only texts or log lines, and are left out."""
+    """Number of mutants that change only texts or log lines, and are left out."""
 
 
 def mutants_of(module: str, place: Path) -> Mutants:
-    """Names of a module's mutants, as mutmut knows them in its workspace."""
+    """Return a module's mutants, with mutmut's names for them in its workspace."""
     code = (place / module).read_text(encoding="utf-8")
-    with contextlib.chdir(place):  # where its settings are
+    with contextlib.chdir(place):  # the directory of its settings
         mutated = mutate_file_contents(module, code)
     functions = {each.name: each for each in _functions(ast.parse(mutated.code))}
     chosen = [name for name in mutated.mutant_names if not _is_text(name, functions)]
@@ -112,14 +112,14 @@ def _is_text(name: str, functions: dict[str, ast.FunctionDef | ast.AsyncFunction
 
 
 def _without_texts(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """What a function does, apart from what it says."""
+    """Return a function's code without its texts."""
     plain = _WithoutTexts().visit(ast.parse(ast.unparse(function)))
     plain.body[0].name = ""
     return ast.dump(plain)
 
 
 class _WithoutTexts(ast.NodeTransformer):
-    """Drops prose, arguments of log calls, and those of exceptions where they are raised."""
+    """Drop prose, arguments of log calls, and arguments of raised exceptions."""
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
         return ast.Constant("text") if isinstance(node.value, str) and " " in node.value.strip() else node
@@ -141,7 +141,7 @@ class _WithoutTexts(ast.NodeTransformer):
 
 
 def workspace(module: str) -> Path:
-    """A new copy of the repository in which mutmut is set to mutate the module."""
+    """Make a new copy of the repository with settings for mutmut to mutate the module."""
     place = PLACE / module.removesuffix(".py").replace("/", ".")
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
@@ -172,7 +172,7 @@ def _settings(module: str) -> str:
 
 
 def tried(place: Path, names: tuple[str, ...], until: float) -> Counter[str]:
-    """How many of the mutants came to which outcome; those not tried until a time on the monotonic clock are left."""
+    """Try the mutants until a time on the monotonic clock; return the number of each outcome."""
     mutmut = Path(sys.executable).with_name("mutmut")
     with (place / "log").open("wb") as log:
         command = [str(mutmut), "run", "--max-children", "2", *names]
@@ -228,7 +228,7 @@ def main() -> None:
 
 
 def row(module: str, sample: int, seed: int, until: float) -> str:
-    """Line of the table for one module."""
+    """Return the line of the table for one module."""
     place = workspace(module)
     mutants = mutants_of(module, place)
     chosen = mutants.chosen

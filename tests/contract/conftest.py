@@ -1,7 +1,7 @@
 """One contract, two services: the stand-in always, and a real render-ws at TEMWATCH_CONTRACT_URL where that is set.
 
-Requests are raw, so that what is held to the contract is the service and not our client. Every test has stacks of its
-own, deleted at its end.
+Requests are raw, so that the service is tested and not our client. Every test has its own stacks,
+which are deleted at its end.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ SHARED_DIRECTORY = os.environ.get("TEMWATCH_CONTRACT_DIRECTORY", "")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status, media type without parameters ("" for none), and body."""
+    """Status, media type without parameters ("" for none), and body of an answer."""
 
     status: int
     kind: str
@@ -56,7 +56,7 @@ class Service:
     is_real: bool
 
     async def ask(self, method: str, path: str, body: Any = None, **more: Any) -> Answer:
-        """Send a request; `body` goes as JSON, bytes as they are."""
+        """Send a request; `body` is sent as JSON, bytes unchanged."""
         headers = {"Content-Type": "application/json", **more.pop("headers", {})}
         raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         data = None if raw is None else io.BytesIO(raw)
@@ -69,7 +69,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class StackUnderTest:
-    """A stack of the test's own."""
+    """A stack that belongs to the test."""
 
     service: Service
     name: str
@@ -86,7 +86,7 @@ class StackUnderTest:
         assert answer.status == 201, answer
 
     async def put(self, *specs: dict[str, Any], transforms: tuple[dict[str, Any], ...] = ()) -> None:
-        """Tiles into the stack, bounds derived."""
+        """Put tiles into the stack, with derived bounds."""
         answer = await self.ask("PUT", "/resolvedTiles?deriveData=true", upload(*specs, transforms=transforms))
         assert answer.status == 201, answer
 
@@ -107,7 +107,7 @@ class StackUnderTest:
 
 
 async def _send_once(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-    """Keep aiohttp from repeating a PUT by itself when its connection breaks."""
+    """Keep aiohttp from repeating a PUT when its connection breaks."""
     try:
         return await handler(request)
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
@@ -115,12 +115,12 @@ async def _send_once(request: ClientRequest, handler: ClientHandlerType) -> Clie
 
 
 def session() -> aiohttp.ClientSession:
-    """A client that sends what it is told to, once."""
+    """A client that sends every request exactly once."""
     return aiohttp.ClientSession(middlewares=(_send_once,))
 
 
 def upload(*specs: dict[str, Any], transforms: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
-    """The body of a PUT of resolved tiles."""
+    """Return the body of a PUT of resolved tiles."""
     return {
         "transformIdToSpecMap": {spec["id"]: spec for spec in transforms},
         "tileIdToSpecMap": {str(spec.get("tileId")): spec for spec in specs},
@@ -173,7 +173,7 @@ async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
 
 @pytest.fixture
 async def other(service: Service) -> AsyncIterator[StackUnderTest]:
-    """A second name, nothing created."""
+    """A second name of a stack that does not exist."""
     stack = StackUnderTest(service, f"t{uuid.uuid4().hex}")
     yield stack
     await stack.remove()
@@ -181,7 +181,7 @@ async def other(service: Service) -> AsyncIterator[StackUnderTest]:
 
 @pytest.fixture
 async def absent(service: Service) -> AsyncIterator[StackUnderTest]:
-    """A name, nothing created."""
+    """A name of a stack that does not exist."""
     stack = StackUnderTest(service, f"t{uuid.uuid4().hex}")
     yield stack
     await stack.remove()
@@ -189,7 +189,7 @@ async def absent(service: Service) -> AsyncIterator[StackUnderTest]:
 
 @pytest.fixture
 async def stack(absent: StackUnderTest) -> StackUnderTest:
-    """A stack just created."""
+    """A new stack."""
     await absent.create()
     return absent
 

@@ -21,7 +21,7 @@ def pixels(answer: Answer) -> np.ndarray[Any, Any]:
 
 
 def halved(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """2 x 2 means, cut off to integers; odd rows and columns dropped."""
+    """Return 2 x 2 means, truncated to integers; odd rows and columns are dropped."""
     height, width = image.shape[0] // 2, image.shape[1] // 2
     blocks = image[: 2 * height, : 2 * width].astype(int).reshape(height, 2, width, 2)
     means: np.ndarray[Any, Any] = blocks.sum(axis=(1, 3)) // 4
@@ -29,7 +29,7 @@ def halved(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 async def put_image(stack: StackUnderTest, directory: Path, image: np.ndarray[Any, Any], **levels: Any) -> Path:
-    """Tile `a` with this image, and further levels as given."""
+    """Put tile `a` with this image and the given further levels."""
     path = directory / "a b.tif"
     Image.fromarray(image).save(path)
     url = path.as_uri()
@@ -83,7 +83,7 @@ async def test_a_raw_image_of_64_pixels_or_less_is_decimated_and_has_no_border(
 async def test_a_raw_image_and_a_mask_are_cropped_and_padded_to_the_size_of_the_tile_spec(
     stack: StackUnderTest, visible: Path
 ) -> None:
-    """Without a word: who needs the size of the file has to look at the file."""
+    """It happens silently: a client that needs the size of the file must read the file."""
     url = (await put_image(stack, visible, GREY)).as_uri()
     levels = {"0": {"imageUrl": url, "maskUrl": url}}
     await stack.put(tile("a", width=GREY.shape[1] + 3, height=GREY.shape[0] - 2, mipmapLevels=levels))
@@ -98,7 +98,7 @@ async def test_a_raw_image_and_a_mask_are_cropped_and_padded_to_the_size_of_the_
 async def test_a_mask_of_another_size_than_its_image_is_dropped_whatever_the_size_of_the_tile_spec(
     service: Service, stack: StackUnderTest, visible: Path, wider: int, higher: int
 ) -> None:
-    """So it shows the size of an image that render-ws alone can read."""
+    """This shows the size of an image that only render-ws can read."""
     url = (await put_image(stack, visible, GREY)).as_uri()
     await stack.put(tile("a", width=99, height=99, mipmapLevels={"0": {"imageUrl": url}}))
     parameters = (await stack.ask("GET", "/tile/a/source/scale/1.0/render-parameters")).json

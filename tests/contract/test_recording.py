@@ -1,6 +1,6 @@
-"""Every request of a recording of the real render-ws, sent again in its order: the answers are the recorded ones.
+"""Every request of a recording of the real render-ws gets the recorded answer, in the recorded order.
 
-Compared are status, content type, and the text or JSON, but for what no client can rely on: the texts of Java
+Status, content type, and the text or JSON are compared, except parts on which no client can rely: the texts of Java
 exceptions, the queries to the database, times.
 """
 
@@ -22,7 +22,7 @@ QUERY = "  The aggregation query was "
 
 @pytest.fixture
 async def project(service: Service) -> AsyncIterator[str]:
-    """A project without stacks; those that the recording makes are deleted at the end."""
+    """A project without stacks; the stacks of the recording are deleted at the end."""
     name = f"r{uuid.uuid4().hex}"
     yield name
     for stack in ("s", "s2"):
@@ -32,7 +32,7 @@ async def project(service: Service) -> AsyncIterator[str]:
 
 
 def recorded(project: str) -> list[dict[str, Any]]:
-    """The requests and answers, their owner and project replaced."""
+    """Return the requests and answers with owner and project replaced."""
     renamed = RECORDING.replace("dif__PROJECT", f"{OWNER}__{project}").replace("PROJECT", project)
     rows: list[dict[str, Any]] = json.loads(renamed.replace("'dif'", f"'{OWNER}'").replace('"dif"', f'"{OWNER}"'))[
         "requests"
@@ -41,14 +41,14 @@ def recorded(project: str) -> list[dict[str, Any]]:
 
 
 def body_of(row: dict[str, Any]) -> bytes | None:
-    """The body as it was sent: a text in the recording is the raw body."""
+    """Return the body as it was sent: a text in the recording is the raw body."""
     if row["body"] is None:
         return None
     return row["body"].encode() if isinstance(row["body"], str) else json.dumps(row["body"]).encode()
 
 
 def comparable(value: Any) -> Any:
-    """JSON without its times, and lists in one order: the service promises none."""
+    """Return JSON without its times, and with sorted lists: the service promises no order."""
     if isinstance(value, dict):
         return {key: "TIME" if key in TIMES else comparable(member) for key, member in value.items()}
     if isinstance(value, list):
@@ -57,7 +57,7 @@ def comparable(value: Any) -> Any:
 
 
 def said_in(row: dict[str, Any]) -> tuple[int, str, Any]:
-    """Status, content type, and what a client can rely on of the body."""
+    """Return status, content type, and the parts of the body on which a client can rely."""
     answer = row["answer"]
     if row["content_type"] == "application/json" and answer != "":
         return row["status"], row["content_type"], comparable(answer)
@@ -69,7 +69,7 @@ def said_in(row: dict[str, Any]) -> tuple[int, str, Any]:
 
 
 def as_row(row: dict[str, Any], answer: Answer) -> dict[str, Any]:
-    """The row with this answer in place of the recorded one."""
+    """Return the row with this answer in place of the recorded one."""
     body = answer.json if answer.kind == "application/json" and answer.body else answer.text
     return {**row, "status": answer.status, "content_type": answer.kind, "answer": body}
 

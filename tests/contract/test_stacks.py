@@ -1,4 +1,4 @@
-"""The life of a stack: names, versions, states, what COMPLETE derives, what the lists show."""
+"""The life of a stack: names, versions, states, derived data, lists."""
 
 import asyncio
 import re
@@ -226,7 +226,7 @@ async def test_an_unknown_state_is_a_404_without_a_body_whether_the_stack_exists
 async def test_reopening_drops_the_statistics_and_counts_the_version_up(stack: StackUnderTest) -> None:
     await bring(stack, "COMPLETE")
     before = await stack.meta()
-    await asyncio.sleep(0.002)  # its times count milliseconds
+    await asyncio.sleep(0.002)  # its times are in milliseconds
     await stack.state("LOADING")
     after = await stack.meta()
     assert "stats" not in after
@@ -280,7 +280,7 @@ async def test_a_read_only_stack_is_guarded_with_500(stack: StackUnderTest) -> N
     assert await stack.tile_ids() == ["a"]
 
 
-# -- what COMPLETE derives -------------------------------------------------------------------------------------------
+# -- data that COMPLETE derives -----------------------------------------------------------------------------------------
 
 
 async def test_completing_counts_and_measures(stack: StackUnderTest) -> None:
@@ -316,7 +316,7 @@ async def test_completing_counts_and_measures(stack: StackUnderTest) -> None:
 
 
 async def test_tiles_without_a_section_id_are_in_no_section_data(stack: StackUnderTest) -> None:
-    """They count in the statistics of the stack, and tileBounds lists them."""
+    """The stack's statistics and tileBounds include them."""
     await stack.put(tile("a"), tile("b", layout={}), tile("c", layout=None), tile("d", z=2.0, layout=None))
     await stack.state("COMPLETE")
     for path in ("/sectionData", "/z/1.0/sectionData"):
@@ -502,7 +502,7 @@ async def test_a_slash_in_a_name_cannot_be_escaped(stack: StackUnderTest) -> Non
 
 
 async def test_ten_thousand_tiles_go_in_and_come_back_within_seconds(stack: StackUnderTest) -> None:
-    """No limit of aiohttp's own stands in the way of a section of 20,000 tiles; half of that keeps the test short."""
+    """aiohttp's own limits allow a section of 20,000 tiles; half of that keeps the test short."""
     specs = [tile(f"tile_{n:05d}", affine(1, 0, 0, 1, n, 0), labels=["x" * 300]) for n in range(10_000)]
     begun = time.monotonic()
     await stack.put(*specs)

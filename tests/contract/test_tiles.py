@@ -1,4 +1,4 @@
-"""Tiles of a stack: what is taken and what is refused, bounds, replacement, reading, deletion."""
+"""Tiles of a stack: accepted and refused tiles, bounds, replacement, reading, deletion."""
 
 import json
 from typing import Any
@@ -166,7 +166,7 @@ async def test_nulls_are_no_omissions(stack: StackUnderTest) -> None:
     assert (await stack.ask("PUT", "/resolvedTiles?deriveData=true", body)).status == 500
 
 
-# -- what is stored --------------------------------------------------------------------------------------------------
+# -- stored fields --------------------------------------------------------------------------------------------------
 
 
 async def test_a_tile_comes_back_as_it_was_sent_with_bounds_and_mesh_cell_size(stack: StackUnderTest) -> None:

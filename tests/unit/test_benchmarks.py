@@ -1,4 +1,4 @@
-"""What the benchmarks say of what they measured: verdicts, the table, the capacity planner. Nobody's timing."""
+"""Verdicts of the benchmarks, their table, and the capacity planner. Nothing here is timed."""
 
 from dataclasses import asdict
 
@@ -82,7 +82,7 @@ def test_the_planner_says_how_far_it_is_off_the_measured_run() -> None:
         "capacity_tiles_per_s": 36.0,
     }
     assert costs_of(facts) == Costs(0.01, 0.001)
-    assert check(facts).endswith("reckoned 40: -10 %")
+    assert check(facts).endswith("computed 40: -10 %")
 
 
 def test_waiting_is_no_part_of_a_profile() -> None:

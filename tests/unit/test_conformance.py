@@ -1,6 +1,6 @@
 """Every method, format and bit depth against its reference, as one table.
 
-The references share no code with what they judge: scikit-image's `block_reduce` with numpy's and scipy's functions,
+The references share no code with the code under test: scikit-image's `block_reduce` with numpy's and scipy's functions,
 Pillow's `resize`, and means in float64. `pytest -s` shows the table; it is written to a file in any case.
 """
 
@@ -23,7 +23,7 @@ from handlers.mipmaps.make import make_mipmaps
 
 LEVELS = 6
 SIZES = {"even": (256, 192), "odd": (257, 211)}
-"""(width, height); the odd height is odd at levels 1 and 5, too."""
+"""(width, height); the odd height stays odd at levels 1 and 5."""
 DEPTHS: dict[str, tuple[Any, bool]] = {"8": (np.uint8, True), "16": (np.uint16, False), "16 to 8": (np.uint16, True)}
 """Bits in the table -> (level 0, whether it is converted)."""
 ENCODINGS = [
@@ -38,7 +38,7 @@ ENCODINGS = [
     Encoding("jpg", quality=50),
 ]
 JPEG_TOLERANCE = {None: (20, 1.5), 50: (90, 4.0)}
-"""Quality -> (largest, mean) error that JPEG may add, in grey values, on the images below."""
+"""Quality -> (largest, mean) error that JPEG may add to the images below, in grey values."""
 
 FloatImage = npt.NDArray[np.float64]
 Reference = Callable[[npt.NDArray[Any], int], FloatImage]
@@ -50,7 +50,7 @@ def whole_blocks(image: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
 
 
 def by_skimage(function: Callable[..., Any]) -> Reference:
-    """The level as `block_reduce` makes it of level 0, its values whole."""
+    """Return the level that `block_reduce` makes from level 0, as whole numbers."""
 
     def reference(image: npt.NDArray[Any], level: int) -> FloatImage:
         side = 2**level
@@ -68,13 +68,13 @@ def exact_mean(image: npt.NDArray[Any], level: int) -> FloatImage:
 
 
 def scipy_mode(blocks: npt.NDArray[Any], axis: tuple[int, ...]) -> npt.NDArray[Any]:
-    from scipy import stats  # takes a second, which only this test is to pay
+    from scipy import stats  # takes a second, and only this test needs it
 
     return np.asarray(stats.mode(blocks.reshape(*blocks.shape[:2], -1), axis=-1).mode)
 
 
 def by_pillow(name: str) -> Reference:
-    """The level as Pillow resizes the whole blocks of level 0: 8 bits as they are, 16 as floats."""
+    """Return the level that Pillow resizes from the whole blocks of level 0: 8 bits as they are, 16 bits as floats."""
 
     def reference(image: npt.NDArray[Any], level: int) -> FloatImage:
         height, width = (size >> level for size in image.shape)
@@ -97,11 +97,11 @@ REFERENCES: dict[Reduction, Reference] = {
         for name in ("NEAREST", "BOX", "BILINEAR", "HAMMING", "BICUBIC", "LANCZOS")
     },
 }
-"""The method "render" differs in where level 0 comes from alone; tests/integration holds it against "block_reduce"."""
+"""The method "render" differs only in the source of level 0; tests/integration compares it with "block_reduce"."""
 
 
 def picture(depth: Any, width: int, height: int) -> npt.NDArray[Any]:
-    """Structure with noise on it, to both ends of the range, its values uneven in number."""
+    """Return structure with noise, up to both ends of the range, its values of unequal frequency."""
     generator = np.random.default_rng(23)
     rough = Image.fromarray(generator.integers(0, 256, (height, width), np.uint8))
     smooth = np.asarray(rough.filter(ImageFilter.GaussianBlur(6)), np.float64)
@@ -111,7 +111,7 @@ def picture(depth: Any, width: int, height: int) -> npt.NDArray[Any]:
 
 
 def to_8bit(exact: FloatImage) -> FloatImage:
-    """The full 16-bit range as 0 to 255, not rounded."""
+    """Map the full 16-bit range to 0 to 255, not rounded."""
     return exact * 255 / 65535
 
 
@@ -137,7 +137,7 @@ HEAD = f"{'method':<22}{'format':<14}{'bits':<9}{'sizes':<6}{'largest':>9}{'mean
 
 
 def cases() -> Iterator[tuple[Reduction, Encoding, str, str]]:
-    """Every one there is; 16 bits do not go into JPEG."""
+    """Return every case; JPEG has no 16 bits."""
     for reduction in REFERENCES:
         for encoding in ENCODINGS:
             for depth, (_, converted) in DEPTHS.items():
@@ -147,7 +147,7 @@ def cases() -> Iterator[tuple[Reduction, Encoding, str, str]]:
 
 @pytest.mark.slow
 def test_every_level_is_what_its_reference_says_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # thousands of small files, none of which outlives this
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # thousands of small files, all removed at the end
     expected = {
         (reduction, depth, size): expected_levels(reduction, depth, size)
         for reduction in REFERENCES
@@ -170,7 +170,7 @@ def test_every_level_is_what_its_reference_says_it_is(tmp_path: Path, monkeypatc
 
 
 def expected_levels(reduction: Reduction, depth: str, size: str) -> dict[int, FloatImage]:
-    """What the reference says of each level; exact for the mean, else as whole numbers."""
+    """Return the reference of each level: exact for the mean, otherwise as whole numbers."""
     kind, converted = DEPTHS[depth]
     image, reference = picture(kind, *SIZES[size]), REFERENCES[reduction]
     levels = {level: reference(image, level) for level in range(1, LEVELS + 1)}
@@ -189,7 +189,7 @@ def row_of(
     expected: dict[int, FloatImage],
     output_dir: Path,
 ) -> Row:
-    """The case's levels made, read by Pillow alone, and held against what is promised."""
+    """Make the levels of the case, read them with Pillow alone, and compare them with the promise."""
     outputs = tuple((level, output_dir / f"{level}.{encoding.extension}") for level in range(1, LEVELS + 1))
     job = MipmapJob("a", image, outputs, *SIZES[size], reduction, encoding, convert_to_8bit=DEPTHS[depth][1])
     report = make_mipmaps(job)

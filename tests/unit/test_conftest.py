@@ -1,4 +1,4 @@
-"""What a test leaves behind fails it: each kind is left by a test of a run of its own."""
+"""A test that leaves something behind fails: each kind in a test run of its own."""
 
 from pathlib import Path
 

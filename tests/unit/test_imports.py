@@ -1,4 +1,4 @@
-"""What a command's work has no use for is not imported with it: the command answers sooner, and takes less memory."""
+"""Commands import only the modules that their work uses: they answer sooner, and take less memory."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Each lock is closed: a locked install never asks which version of a package is the newest."""
+"""Each lock is closed: a locked installation never looks for the newest version of a package."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ PYTHONS = re.findall(r"Python :: (3\.\d+)", " ".join(PROJECT["project"]["classif
 
 
 def group(name: str) -> list[str]:
-    """Requirements of one dependency group, with those of the groups that it includes."""
+    """Return the requirements of a dependency group and of the groups that it includes."""
     entries = PROJECT["dependency-groups"][name]
     return [
         requirement
@@ -36,7 +36,7 @@ ROOTS = {
     "requirements-build.lock": [*BUILD, *group("build")],
     "requirements-dev.lock": [*RUNTIME, *BUILD, *group("dev")],
 }
-"""What each lock has to hold, whose pins are installed where the tests run."""
+"""Requirements of each lock whose pins are installed in the environment of the tests."""
 BENCHMARKS = {
     "benchmarks/requirements-build.lock": group("bench-build"),
     "benchmarks/requirements.lock": group("bench"),
@@ -46,7 +46,7 @@ Installed = Mapping[str, Distribution]
 
 
 def pins_of(lock: Path) -> list[Requirement]:
-    """The pins of a lock; each has at least one digest."""
+    """Return the pins of a lock; each has at least one digest."""
     entries = re.split(r"\n(?=[A-Za-z0-9])", lock.read_text(encoding="utf-8"))
     pinned = [entry for entry in entries if re.match(r"[A-Za-z0-9]", entry)]
     assert [entry.splitlines()[0] for entry in pinned if "--hash=sha256:" not in entry] == []
@@ -69,13 +69,13 @@ def environments() -> Iterator[dict[str, str]]:
 
 
 def installed_in(*directories: str) -> Installed:
-    """What is installed, by canonical name; in the environment of the tests if no directory is given."""
+    """Return the installed distributions by canonical name; without a directory, those of the tests' environment."""
     found = distributions(path=list(directories)) if directories else distributions()
     return {canonicalize_name(each.metadata["Name"]): each for each in found}
 
 
 def requirements_of(pin: Requirement, environment: dict[str, str], installed: Installed) -> list[Requirement]:
-    """What a pin, with its extras, requires in an environment; nothing where its marker excludes the running Python."""
+    """Return what a pin with its extras requires in an environment; nothing if its marker excludes this Python."""
     found = installed.get(canonicalize_name(pin.name))
     if found is None:
         assert pin.marker is not None, f"{pin} is not installed"
@@ -94,7 +94,7 @@ def applies(requirement: Requirement, environment: dict[str, str]) -> bool:
 
 
 def problem_with(required: Requirement, pinned: dict[str, Requirement]) -> str | None:
-    """Why the pins do not satisfy a requirement, or None."""
+    """Return why the pins do not satisfy a requirement, or None."""
     pin = pinned.get(canonicalize_name(required.name))
     if pin is None:
         return "is not pinned"
@@ -107,7 +107,7 @@ def problem_with(required: Requirement, pinned: dict[str, Requirement]) -> str |
 
 
 def open_ends(lock: str, roots: list[str], installed: Installed) -> list[str]:
-    """What is required, by the project or by a pin, and not pinned so, one sentence each."""
+    """Return one sentence for each requirement, of the project or of a pin, that the pins do not satisfy."""
     pins = pins_of(ROOT / lock)
     found = set()
     for environment in environments():
@@ -186,7 +186,7 @@ def test_servers_get_no_test_tool_and_build_nothing() -> None:
 
 
 def test_no_file_names_the_host_of_a_package_registry() -> None:
-    # Spelled backwards: this file is searched, too.
+    # Spelled backwards, since this file is searched, too.
     backwards = "ipyp", "detsohnohtyp", "adnocana", "naibed", "utnubu", "sjmpn"
     names = "|".join(name[::-1] for name in backwards)
     hosts = re.compile(rf"\b({names})\.(org|com)\b", re.IGNORECASE)

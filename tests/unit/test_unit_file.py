@@ -1,4 +1,4 @@
-"""The systemd unit: sound by systemd's own judgement, and in step with the daemon."""
+"""The systemd unit: accepted by systemd, and consistent with the daemon."""
 
 import re
 import shutil
@@ -48,7 +48,7 @@ def test_the_service_is_exposed_less_than_two() -> None:
 @pytest.mark.parametrize("with_drop_in", [False, True])
 def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path, with_drop_in: bool) -> None:
     installed = tmp_path / UNIT.name
-    # systemd asks whether the program is there; it is where the unit says on an installed machine alone
+    # systemd checks that the program exists; only an installed machine has it at the unit's path
     installed.write_text(UNIT.read_text().replace("/opt/temwatch/bin/temwatch", sys.executable))
     if with_drop_in:
         (tmp_path / f"{UNIT.name}.d").mkdir()
@@ -76,13 +76,13 @@ def test_the_unit_does_not_restart_what_a_restart_cannot_mend() -> None:
 
 
 def test_the_example_neither_requires_a_mount_nor_names_one_that_may_be_dead() -> None:
-    """Each left the service dead, or its start hanging, under a real systemd with the mount's server away."""
+    """Each setting left the service dead, or its start hanging, under a real systemd with the mount's server away."""
     example = settings(DROP_IN)
     assert not {"Requires", "RequiresMountsFor", "BindsTo", "Requisite"} & example["Unit"].keys()
     mounts = {name for names in example["Unit"]["After"] for name in names.split()}
     for key in ("ReadWritePaths", "ReadOnlyPaths"):
         for path in (path for paths in example["Service"].get(key, ()) for path in paths.split()):
-            assert path.startswith("-"), "a directory that is not there must not keep the service from starting"
+            assert path.startswith("-"), "a missing directory must not keep the service from starting"
             assert path.strip("-/").replace("/", "-") + ".mount" not in mounts
 
 

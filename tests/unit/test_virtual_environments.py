@@ -1,4 +1,4 @@
-"""`.ci/venv`, which makes every virtual environment: what it does about a Python that cannot make one."""
+"""`.ci/venv`, which makes every virtual environment, with a Python that cannot make one."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ APT = '#!/bin/sh\necho "apt-get $*" >> "$0.log"\ncase "$*" in *python3.13-venv*)
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """Stand-ins that come first on the PATH: a Python 3.13 as Debian packages it, and apt-get."""
+    """Stand-ins first on the PATH: a Python 3.13 as Debian packages it, and apt-get."""
     for name, text in {"python": DEBIAN_PYTHON, "apt-get": APT, "id": "#!/bin/sh\necho 0\n"}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
