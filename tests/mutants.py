@@ -3,7 +3,7 @@
     python -m tests.mutants [--sample 150] [--seed 1] [--minutes 60] [handlers/uris.py ...]
 
 mutmut makes the mutants and runs the tests. Each module is mutated in a copy of the repository below `build/mutants`.
-Mutants that change only texts or log lines are left out. docs/reliability.md lists the survivors and the arguments about them.
+Mutants that change only texts or log lines are left out. docs/reliability.md argues the survivors.
 """
 
 import argparse

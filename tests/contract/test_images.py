@@ -127,7 +127,7 @@ async def test_a_file_rewritten_in_place_is_served_as_it_was_until_the_image_cac
     assert (pixels(await stack.ask("GET", "/tile/a/source/png-image"))[..., 0] == 255 - GREY).all()
 
 
-async def test_16_bits_are_seen_through_a_window_of_8_unless_another_is_asked_for(
+async def test_16_bits_are_served_through_a_window_of_8_unless_another_is_requested(
     stack: StackUnderTest, visible: Path
 ) -> None:
     deep = np.array([[0, 255, 256], [1000, 30000, 65535]], dtype=np.uint16)
@@ -191,9 +191,7 @@ async def test_a_raw_image_needs_the_file_of_the_lowest_level(stack: StackUnderT
     assert (*answer.said, answer.text) == (400, "text/plain", f"cannot find imageUrl file '{path}'")
 
 
-async def test_images_of_tiles_that_are_not_there_are_404_in_plain_text(
-    stack: StackUnderTest, other: StackUnderTest
-) -> None:
+async def test_images_of_missing_tiles_are_404_in_plain_text(stack: StackUnderTest, other: StackUnderTest) -> None:
     for either in (stack, other):
         for path in ("/tile/T/source/png-image", "/tile/T/validation-info"):
             assert (await either.ask("GET", path)).said == (404, "text/plain")

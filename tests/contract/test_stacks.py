@@ -69,7 +69,7 @@ async def test_a_stack_can_be_created_from_nothing_but_braces_and_not_from_an_em
     assert (await absent.meta())["currentVersion"] == {}
 
 
-async def test_what_a_version_does_not_know_is_dropped(absent: StackUnderTest) -> None:
+async def test_unknown_fields_of_a_version_are_dropped(absent: StackUnderTest) -> None:
     await absent.create(somethingElse=1, cycleNumber="3")
     version = (await absent.meta())["currentVersion"]
     assert "somethingElse" not in version
@@ -97,7 +97,7 @@ async def test_a_creation_time_in_another_form_is_refused(absent: StackUnderTest
     assert (await absent.ask("GET")).status == 404
 
 
-async def test_posting_again_keeps_the_tiles_and_replaces_all_that_was_said(stack: StackUnderTest) -> None:
+async def test_posting_again_keeps_the_tiles_and_replaces_all_values(stack: StackUnderTest) -> None:
     await stack.ask("PUT", "/resolutionValues", [4, 4, 45])
     await stack.put(tile("a"))
     assert (await stack.state("COMPLETE")).status == 201
@@ -191,7 +191,9 @@ async def test_a_legal_change_of_state_answers_201_without_a_body(
         ("OFFLINE", "READ_ONLY"),
     ],
 )
-async def test_an_illegal_change_of_state_is_refused_in_words(stack: StackUnderTest, start: str, wanted: str) -> None:
+async def test_an_illegal_change_of_state_is_refused_with_a_reason(
+    stack: StackUnderTest, start: str, wanted: str
+) -> None:
     await bring(stack, start)
     answer = await stack.state(wanted)
     assert answer.said == (400, "text/plain")
@@ -280,7 +282,7 @@ async def test_a_read_only_stack_is_guarded_with_500(stack: StackUnderTest) -> N
     assert await stack.tile_ids() == ["a"]
 
 
-# -- data that COMPLETE derives -----------------------------------------------------------------------------------------
+# -- derived data ---------------------------------------------------------------------------------------------------
 
 
 async def test_completing_counts_and_measures(stack: StackUnderTest) -> None:

@@ -31,7 +31,7 @@ async def test_an_upload_answers_201_with_its_own_address_and_no_body(stack: Sta
     assert await stack.tile_ids() == ["a"]
 
 
-async def test_an_upload_without_a_body_is_refused_in_words(stack: StackUnderTest) -> None:
+async def test_an_upload_without_a_body_is_refused_with_a_reason(stack: StackUnderTest) -> None:
     for path in ("/resolvedTiles", "/z/1.0/resolvedTiles"):
         answer = await stack.ask("PUT", path)
         assert (*answer.said, answer.text) == (400, "text/plain", "no resolved tiles provided")
@@ -53,7 +53,7 @@ async def test_an_upload_without_a_body_is_refused_in_words(stack: StackUnderTes
         b'{"tileIdToSpecMap": {"a": {"tileId": "a", "mipmapLevels": {"zero": {}}}}}',
     ],
 )
-async def test_what_is_no_upload_is_refused_in_html_before_the_stack_is_looked_at(
+async def test_an_invalid_upload_is_refused_in_html_before_the_stack_is_checked(
     stack: StackUnderTest, other: StackUnderTest, body: bytes
 ) -> None:
     for either in (stack, other):
@@ -210,7 +210,7 @@ async def test_a_tile_comes_back_as_it_was_sent_with_bounds_and_mesh_cell_size(s
     assert (await stack.ask("GET", "/transform/lens")).json == LENS
 
 
-async def test_what_render_does_not_know_is_dropped_in_silence(stack: StackUnderTest) -> None:
+async def test_unknown_fields_are_dropped_silently(stack: StackUnderTest) -> None:
     await stack.put(tile("a", ourOwn=1, layout={"sectionId": "1.0", "focus": 2}, meshCellSize=32.0))
     spec = await stored(stack, "a")
     assert "ourOwn" not in spec
@@ -249,7 +249,7 @@ async def test_a_transform_without_a_type_is_a_leaf(stack: StackUnderTest) -> No
         (({"type": "list", "specList": [ref("shift"), affine(1, 0, 0, 1, 0, 5)]},), (10, 25, 110, 105)),
     ],
 )
-async def test_bounds_are_cut_off_toward_zero_and_their_extent_rounded_up(
+async def test_bounds_are_truncated_toward_zero_and_their_extent_rounded_up(
     stack: StackUnderTest, transforms: tuple[dict[str, Any], ...], expected: tuple[float, ...]
 ) -> None:
     await stack.put(tile("a", *transforms), transforms=(affine(1, 0, 0, 1, 10, 20, id="shift"),))
@@ -381,7 +381,7 @@ async def test_ids_come_back_through_any_characters_but_a_slash(stack: StackUnde
     assert answer.json["tileId"] == "a;b c%20ü#?+&=.1050.0"
 
 
-async def test_tile_ids_of_a_stack_that_is_not_there_are_none(absent: StackUnderTest) -> None:
+async def test_a_missing_stack_has_no_tile_ids(absent: StackUnderTest) -> None:
     answer = await absent.ask("GET", "/tileIds")
     assert (answer.status, answer.json) == (200, [])
 

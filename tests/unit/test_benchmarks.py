@@ -22,7 +22,7 @@ MACHINE = {
 }
 
 
-def test_a_target_is_judged_by_the_ratio_where_one_is_asked_for_and_else_by_what_was_measured() -> None:
+def test_a_target_is_compared_with_the_ratio_if_there_is_one_else_with_the_measured_value() -> None:
     assert Row(5, "scan", 9.0, "s", limit=2.0, judged=1.5).is_met
     assert not Row(4, "ingest", 9.0, "s", limit=2.0).is_met
     assert Row(3, "rate", 21.9, "tiles/s", limit=18.4, at_most=False).is_met
@@ -55,13 +55,13 @@ def test_a_page_keeps_what_stands_around_the_table() -> None:
         put_between("nothing", "table", "new")
 
 
-def test_what_is_used_up_first_bounds_the_scopes_of_a_server() -> None:
+def test_the_resource_that_is_used_up_first_bounds_the_scopes_of_a_server() -> None:
     assert plan(Server(4, 1e6), Scope(), COSTS).limit == "cores"
     assert plan(Server(64, 100), Scope(), COSTS).limit == "disk"
     assert plan(Server(1000, 1e9), Scope(), COSTS).limit == "the daemon's own process"
 
 
-def test_twice_the_cores_bear_twice_the_scopes_until_something_else_bounds_them() -> None:
+def test_twice_the_cores_serve_twice_the_scopes_until_another_resource_bounds_them() -> None:
     few, many = (plan(Server(cores, 1e6), Scope(), COSTS).by_cores for cores in (4, 8))
     assert many == pytest.approx(2 * few)
 

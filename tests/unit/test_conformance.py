@@ -146,7 +146,7 @@ def cases() -> Iterator[tuple[Reduction, Encoding, str, str]]:
 
 
 @pytest.mark.slow
-def test_every_level_is_what_its_reference_says_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_level_equals_its_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # thousands of small files, all removed at the end
     expected = {
         (reduction, depth, size): expected_levels(reduction, depth, size)

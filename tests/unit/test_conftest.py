@@ -34,7 +34,7 @@ async def test_it():
 
 
 @pytest.mark.parametrize("left", LEFT)
-def test_what_a_test_leaves_behind_fails_it(pytester, monkeypatch, left):
+def test_a_test_that_leaves_something_behind_fails(pytester, monkeypatch, left):
     pytester.makeini("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function")
     own = (Path(__file__).parents[1] / "conftest.py").read_text(encoding="utf-8")
     pytester.makeconftest(own.replace("GRACE_S = 5.0", "GRACE_S = 0.1"))

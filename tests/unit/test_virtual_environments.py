@@ -49,7 +49,7 @@ def test_another_user_reads_in_one_line_what_to_install(programs: Path) -> None:
     assert not (programs / "apt-get.log").exists()
 
 
-def test_a_python_that_has_what_it_takes_is_left_alone(programs: Path) -> None:
+def test_a_complete_python_needs_no_package(programs: Path) -> None:
     (programs / "python-venv").touch()
     make(programs, programs / "python")
     assert not (programs / "apt-get.log").exists()
@@ -63,7 +63,7 @@ def test_a_python_that_has_what_it_takes_is_left_alone(programs: Path) -> None:
     ],
     ids=["too old", "a pyenv shim without its version"],
 )
-def test_an_interpreter_that_cannot_serve_is_named_in_one_line(programs: Path, text: str, said: str) -> None:
+def test_an_unusable_interpreter_is_named_in_one_line(programs: Path, text: str, said: str) -> None:
     (programs / "python").write_text(f"#!/bin/sh\n{text}\n")
     done = make(programs, programs / "python")
     assert done.returncode == 1
