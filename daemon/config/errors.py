@@ -79,6 +79,8 @@ def _problem(error: ErrorDetails, location: Location, root: type[BaseModel]) -> 
             return unknown_key(str(location[-1]), known_keys(root, location[:-1]))
         case "missing":
             return f"is required{': ' + _first_sentence(field) if field else ''}"
+        case "tuple_type" | "model_type" if field is not None and section_of(field) is not None:
+            return _brackets(location, error["input"], repeats=kind == "tuple_type")
         case "too_short":
             return "needs at least one entry"
         case "enum" | "literal_error":
@@ -91,6 +93,20 @@ def _problem(error: ErrorDetails, location: Location, root: type[BaseModel]) -> 
             return f"{found} is not {_EXPECTED[kind]}"
         case _:
             return f"{found}: {error['msg']}"
+
+
+def _brackets(location: Location, value: object, *, repeats: bool) -> str:
+    """Return how to write the heading of a section that is not a table, or not a list of tables."""
+    name = ".".join(part for part in location if isinstance(part, str))
+    if repeats and isinstance(value, Mapping) and all(isinstance(key, int) for key in value):
+        return f"the environment sets keys of it, but the file has no [[{name}]]"
+    if repeats and isinstance(value, Mapping):
+        return f"write [[{name}]] in double brackets above each {name}: there may be several"
+    if repeats:
+        return f"{quoted(value)} is not a list of tables: write [[{name}]] above each {name}"
+    if isinstance(value, list):
+        return f"write [{name}] in single brackets: there is only one"
+    return f"{quoted(value)} is not a table: write its keys below [{name}]"
 
 
 _EXPECTED = {

@@ -1,7 +1,6 @@
 """Where settings come from: a TOML file and the environment, read as tables and merged."""
 
 import os
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic_settings.exceptions import SettingsError
 
 from daemon.config.errors import ConfigError, unknown_key
 from daemon.config.settings import ENVIRONMENT_PREFIX, Settings
+from daemon.config.toml_problem import toml_problem
 from daemon.config.watch_settings import WatchSettings
 
 
@@ -38,20 +38,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError((_toml_problem(path, text, str(error)),)) from None
-
-
-def _toml_problem(path: Path, text: str, message: str) -> str:
-    """Return `file:line:column: problem`, from tomllib's own message.
-
-    >>> _toml_problem(Path("c.toml"), "", "Invalid value (at line 3, column 5)")
-    'c.toml:3:5: Invalid value'
-    """
-    found = re.fullmatch(r"(?s)(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", message)
-    if found is None:
-        return f"{path}: {message}"
-    where = f"{found[2]}:{found[3]}" if found[2] else str(len(text.splitlines()) or 1)
-    return f"{path}:{where}: {' '.join(found[1].split())}"
+        raise ConfigError((toml_problem(path, text, str(error)),)) from None
 
 
 def read_environment() -> dict[str, Any]:

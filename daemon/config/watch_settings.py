@@ -42,7 +42,7 @@ class ZSettings(Section):
     name, by `name_pattern`. "table": the file `table`. "fixed": always `z`."""
     offset: float = 0
     """Number of sections that is added to the z of the rule."""
-    offsets_by_media: dict[str, float] = Field(default_factory=dict, **example({"0151": 130000}))
+    offsets_by_media: dict[str, float] = Field(default_factory=dict, **example({"0151": 130000}, off=True))
     """Offset of each tape (media_id in the header), in place of `offset`. A tape that is not listed takes `offset`."""
     name_pattern: OptionalText = Field(None, **example(DEFAULT_NAME_PATTERN, off=True))
     """Regular expression with a group named z. It is searched in the metafile's name, or in its whole path if the
@@ -69,6 +69,32 @@ class ZSettings(Section):
             if not given and self.rule is rule and rule is not ZRuleKind.NAME:
                 raise RefusedKeyError(key, f'is required with rule = "{rule}"')
         return self
+
+    @property
+    def description(self) -> str:
+        """The whole rule in words, with its offsets."""
+        return f"{self._source}; {self._offsets}"
+
+    @property
+    def _source(self) -> str:
+        match self.rule:
+            case ZRuleKind.HEADER:
+                return "z_index of the header"
+            case ZRuleKind.GRID:
+                return "grid of the header"
+            case ZRuleKind.NAME:
+                return f"group z of {self.name_pattern or DEFAULT_NAME_PATTERN} in the metafile's name"
+            case ZRuleKind.TABLE:
+                return f"table {self.table}"
+            case ZRuleKind.FIXED:
+                return f"always {self.z:g}"
+
+    @property
+    def _offsets(self) -> str:
+        if not self.offsets_by_media:
+            return f"offset {self.offset:+g}" if self.offset else "no offset"
+        by_tape = [f"{offset:+g} on tape {media}" for media, offset in self.offsets_by_media.items()]
+        return ", ".join(["offset " + by_tape[0], *by_tape[1:], f"{self.offset:+g} on other tapes"])
 
 
 _Z_KEYS = {"name_pattern": ZRuleKind.NAME, "table": ZRuleKind.TABLE, "z": ZRuleKind.FIXED}

@@ -333,7 +333,7 @@ def test_a_journal_on_a_network_file_system_is_refused_unless_somebody_insists(r
         for command in ("run", "check-config"):
             done = temwatch(command, "--config", str(rig.config()))
             assert done.returncode == 2
-            assert done.stderr.startswith(f"journal.path: {share}/journal.sqlite lies on fuse.")
+            assert done.stderr.startswith(f"journal.path: {share}/journal.sqlite is on fuse.")
         assert not list(share.iterdir())
         rig.settings["journal.allow_network"] = True
         assert temwatch("check-config", "--config", str(rig.config())).returncode == 0

@@ -2,7 +2,9 @@
 
 import os
 import pickle
+import tomllib
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from daemon.config.load import config_path, load_settings
 from daemon.config.reference import example_toml, reference_markdown
 from daemon.config.remarks import remarks
 from daemon.config.settings import Settings
+from daemon.config.text import plain_fields, sections, toml_value
 from daemon.watching.mounts import Mount
 from handlers.acquisition.z import ZRuleKind
 from handlers.images.encode import Encoding
@@ -111,7 +114,7 @@ def test_the_example_has_the_values_of_the_published_configuration() -> None:
         ("*_reference_*",),
     )
     assert (watch.scan_interval_s, watch.settle_s, watch.arrival_timeout_s) == (60, 2, 3600)
-    assert (watch.z.rule, watch.z.offset, watch.z.offsets_by_media) == (ZRuleKind.GRID, 0, {"0151": 130000})
+    assert (watch.z.rule, watch.z.offset, watch.z.offsets_by_media) == (ZRuleKind.GRID, 0, {})
     assert (watch.stacks.raw, watch.stacks.mipmapped) == ("{specimen_id}_raw", "{specimen_id}_mips")
     stacks = watch.stacks
     assert (stacks.close, stacks.close_after_s, stacks.close_at_latest_s, stacks.resolution_z) == (True, 60, 900, 45.0)
@@ -280,6 +283,61 @@ def test_a_template_or_pattern_is_checked_when_settings_are_loaded(
     assert problem.startswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("[[watch]]", "[watch]", "watch: write [[watch]] in double brackets above each watch: there may be several"),
+        ("[render]", "[[render]]", "render: write [render] in single brackets: there is only one"),
+        ("[watch.z]", "[[watch.z]]", "watch[0].z: write [watch.z] in single brackets: there is only one"),
+        ("[[watch]]", "http = 8787\n[[watch]]", "render.http: is not a known key; known are url, owner, project"),
+    ],
+)
+def test_brackets_of_the_other_kind_are_corrected(write: Write, old: str, new: str, expected: str) -> None:
+    (problem,) = problems_of(write(changed(old, new)))
+    assert problem.startswith(expected)
+
+
+def test_a_section_given_as_a_value_is_corrected(write: Write) -> None:
+    assert problems_of(write("http = 8787\n" + SMALLEST)) == ("http: 8787 is not a table: write its keys below [http]",)
+
+
+def test_a_watch_of_the_environment_alone_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMWATCH_WATCH__0__NAME", "a")
+    (problem,) = problems_of(write(SMALLEST[: SMALLEST.index("[[watch]]")]))
+    assert problem == "watch: the environment sets keys of it, but the file has no [[watch]]"
+
+
+def test_no_value_of_the_example_silently_changes_results() -> None:
+    """Whoever edits the required keys only gets the defaults, except for a second stack, which check-config shows."""
+    example = tomllib.loads((ROOT / "config.example.toml").read_text())
+    example["watch"] = example["watch"][0]
+    differing = []
+    for name, _, model in sections(Settings):
+        table = reduce(lambda table, key: table[key], name.split("."), example)
+        for key, field in plain_fields(model):
+            default = None if field.is_required() else field.get_default(call_default_factory=True)
+            if key in table and not field.is_required() and toml_value(table[key]) != toml_value("" if default is None else default):
+                differing.append(f"{name}.{key}")
+    assert [key for key in differing if key != "watch.stacks.mipmapped"] == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ('rule = "grid"', "grid of the header; no offset"),
+        ('rule = "header"\noffset = -2', "z_index of the header; offset -2"),
+        (
+            'rule = "grid"\noffset = 5\noffsets_by_media = { "0151" = 130000, "0152" = 0 }',
+            "grid of the header; offset +130000 on tape 0151, +0 on tape 0152, +5 on other tapes",
+        ),
+        ('rule = "fixed"\nz = 3.5', "always 3.5; no offset"),
+        ('rule = "name"\nname_pattern = "s(?P<z>.)"', "group z of s(?P<z>.) in the metafile's name; no offset"),
+    ],
+)
+def test_the_whole_z_rule_is_described(write: Write, lines: str, expected: str) -> None:
+    assert load_settings(write(changed('rule = "grid"', lines))).watch[0].z.description == expected
+
+
 def test_all_problems_are_reported_at_once(write: Write) -> None:
     text = changed('"grid"', '"gird"', changed('owner = "em"', "")) + "[[watch]]\nname = 'b'\n"
     keys = [problem.split(": ")[0] for problem in problems_of(write(text))]
@@ -356,9 +414,18 @@ def test_reference_sets_cannot_be_both_ingested_and_ignored(write: Write) -> Non
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('[render]\nurl = "x"\nowner = \n', ":3:9: Invalid value"),
+        ('[render]\nurl = "x"\nowner = \n', ":3:9: owner has no value: write one after the '='"),
         ('[render]\nurl = "x\n', ":2:"),
-        ("[render]\n[render]\n", ":2:"),
+        ("[render]\n[render]\n", ":2:8: [render] is there twice: move its keys below one heading"),
+        ('[render]\nowner = "a"\nowner = "b"\n', ":3:12: the key owner is set twice in this table: delete one"),
+        ("[[watch]]\nname = temca2\n", ':2:8: temca2 is not a value: write a text in quotes, as in name = "temca2"'),
+        ("[http]\nhost = 127.0.0.1\n", ":2:13: 127.0.0.1 is not a value: write a text in quotes, as in host ="),
+        ('[http]\nhost = "\\data"\n', ":2:11: a backslash in double quotes starts an escape"),
+        ("[[watch]]\ndirectory = /data/a # here\n", ":2:13: /data/a is not a value: write a text in quotes, as in"),
+        ("[[watch]]\nstrict = True\n", ":2:10: True is not a value: write strict = true"),
+        ("[watch]\nname = 'a'\n[[watch]]\n", ":3:8: [watch] and [[watch]] exclude each other"),
+        ("[[watch]]\n[watch.z]\n[watch.z]\n", ":3:9: [watch.z] is there twice for one watch: start each watch with"),
+        ('[http]\nhost = "a\n', ":2:10: a quote is not closed"),
         ("a = [1,\n2", ":2"),
     ],
 )

@@ -37,7 +37,7 @@ def check_config(config_path: Path | None, print_example: bool) -> None:
         stacks, mipmaps = watch.stacks, watch.mipmaps
         click.echo(f"watch {watch.name}")
         click.echo(f"  reads    {watch.directory}, {watch.pattern}, mode {watch.mode}")
-        click.echo(f"  z        by rule {watch.z.rule}")
+        click.echo(f"  z        {watch.z.description}")
         click.echo(f"  stacks   {stacks.raw} -> {stacks.mipmapped or 'the same, in place'}; close {stacks.close}")
         click.echo(
             f"  mipmaps  {mipmaps.levels} levels, {mipmaps.format}, under {mipmaps.output_dir}; apply {mipmaps.apply}"
