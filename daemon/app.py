@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -12,7 +13,7 @@ import structlog
 from aiohttp import web
 
 from daemon.config.reload import Reloader
-from daemon.config.settings import Settings, http_url
+from daemon.config.settings import HttpSettings, Settings, http_url
 from daemon.journal.file import Examination
 from daemon.pipeline.assembly import open_assembly
 from daemon.pipeline.health import Facts, Metrics, reasons_not_ready
@@ -39,6 +40,12 @@ HTTP_END_S = 3.0
 """How long a request under way may take at the end."""
 ANSWER_S = 5.0
 """How long the journal may take to answer what readiness asks."""
+
+
+class UnusablePort(SettingsFault):
+    """The address or the port can never be listened on by this user. A restart does not help."""
+
+    exit_code = 2
 
 
 class Daemon:
@@ -125,6 +132,7 @@ class Daemon:
                 state_directory=self._settings.journal.path.parent,
             )
             await stack.enter_async_context(self._serve_http())
+            self._log_watches()
             lock.note(self.url)  # where `temwatch replay` finds this daemon, whatever its port
             await self._run_tasks()
 
@@ -149,11 +157,7 @@ class Daemon:
             try:
                 await site.start()
             except OSError as error:
-                raise SettingsFault(
-                    "http.port",
-                    f"cannot listen on {http.host}:{http.port}: {error.strerror}",
-                    "another daemon may be running",
-                ) from error
+                raise _port_fault(http, error) from error
             self.url = http_url(http.host, runner.addresses[0][1])
             yield
         finally:
@@ -261,11 +265,16 @@ class Daemon:
         if settings.log != self._settings.log:
             set_up_logging(settings.log.level, settings.log.format)
         self._settings = settings
+        self._log_watches()
         await self._watcher.replace_roots([watch.watch_root() for watch in settings.watch])
         await self._pipeline.resume()
         self._pipeline.wake()
 
     # --- what is told
+
+    def _log_watches(self) -> None:
+        for watch in self._settings.watch:
+            log.info("watch.configured", watch=watch.name, directory=str(watch.directory), z=watch.z.description)
 
     async def facts(self) -> Facts:
         """What readiness is judged by, now."""
@@ -304,3 +313,11 @@ class Daemon:
         while True:
             self._notifier.watchdog()
             await asyncio.sleep(interval_s / 2)
+
+
+def _port_fault(http: HttpSettings, error: OSError) -> SettingsFault:
+    """Return the fault of an address that cannot be listened on. A restart helps if the port becomes free."""
+    problem = f"cannot listen on {http.host}:{http.port}: {error.strerror}"
+    if error.errno == errno.EADDRINUSE:
+        return SettingsFault("http.port", problem, "stop the other program, or choose another port")
+    return UnusablePort("http.port", problem, "choose an address of this machine and a port that the user may open")

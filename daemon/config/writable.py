@@ -42,11 +42,12 @@ def refusal(directory: Path, *, used: bool = False) -> str:
     if os.statvfs(place).f_flag & os.ST_RDONLY:
         return f"cannot be written{at}: mounted read-only here ({_READ_ONLY})"
     if not used and not os.access(place, os.W_OK | os.X_OK):
-        return f"cannot be written{at} by user {_user()}: give that user write permission"
+        return f"cannot be written{at} by user {user_name()}: give that user write permission"
     return ""
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Return the name of the user who runs this process, or its number if it has no name."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:

@@ -8,11 +8,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from handlers.errors import Fault, SettingsFault, storage_fault
+from handlers.errors import Fault, SettingsFault, StorageFault, storage_fault
 from handlers.text import printable
 
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN})
+_NEEDS_A_PERSON = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS})
 _PROC_LOCKS = Path("/proc/locks")
+
+
+class UnusableJournalDirectory(SettingsFault):
+    """The journal's directory does not exist, or this user may not write there. A restart does not help."""
+
+    exit_code = 2
 
 
 class JournalHeld(SettingsFault):
@@ -104,10 +111,19 @@ def lock_journal(journal: Path) -> RootLock:
     ------
     JournalHeld
         If another process works with it.
+    UnusableJournalDirectory
+        If no file can be created beside it before a person changes something.
     StorageFault
-        If the lock file cannot be made.
+        If the lock file cannot be made for another reason.
     """
-    descriptor = _open(_lock_file(journal), os.O_RDWR | os.O_CREAT)
+    try:
+        descriptor = _open(_lock_file(journal), os.O_RDWR | os.O_CREAT)
+    except StorageFault as fault:
+        if getattr(fault.__cause__, "errno", None) in _NEEDS_A_PERSON:
+            hint = "create the directory and let the service's user write there"
+            problem = f"no file can be created in {printable(journal.parent)}: {fault.__cause__.strerror}"  # type: ignore[union-attr]
+            raise UnusableJournalDirectory("journal.path", problem, hint) from fault
+        raise
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -89,6 +89,29 @@ def test_a_port_that_is_taken_is_one_line_and_exit_code_1(running_rig: Rig, tmp_
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"journal.path": "/nowhere/journal.sqlite"}, "journal.path: no file can be created in /nowhere: No such file"),
+        ({"http.host": "192.0.2.1"}, "http.port: cannot listen on 192.0.2.1:0: "),
+    ],
+)
+def test_run_ends_with_2_if_only_a_person_can_help_and_check_config_says_so_before(rig: Rig, settings, said):
+    rig.render_url = "http://127.0.0.1:1/render-ws/v1"
+    rig.settings = settings
+    config = ("--config", str(rig.config()))
+    assert temwatch("check-config", *config).returncode == 2
+    done = temwatch("run", *config)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith(said)
+
+
+def test_the_log_names_the_whole_z_rule_of_each_watch(running_rig: Rig):
+    configured = [line for line in running_rig.daemon.lines() if "watch.configured" in line]
+    assert len(configured) == 1
+    assert '"z": "grid of the header; ' in configured[0]
+
+
 def test_health_and_status_find_a_daemon_on_ipv6_and_on_a_port_of_the_systems_choice(rig: Rig):
     rig.settings = {"http.host": "::1"}
     rig.start_standin()
@@ -109,11 +132,13 @@ def test_a_stand_in_on_a_taken_port_says_so():
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_check_config_tells_what_may_keep_the_daemon_from_its_work(tmp_path):
+def test_check_config_notes_what_the_daemon_would_wait_for(tmp_path):
     rig = Rig(tmp_path, render_url="http://render/render-ws/v1")
     rig.acquisition.rmdir()
     rig.settings = {"http.host": "0.0.0.0"}
     done = temwatch("check-config", "--config", str(rig.config()))
     assert done.returncode == 0
-    assert f"note watch[0].directory: {rig.acquisition} cannot be looked at now; it will be waited for" in done.stdout
+    assert (
+        f"note watch[0].directory: there is no directory {rig.acquisition} now: the daemon waits for it" in done.stdout
+    )
     assert "note http.host: 0.0.0.0 lets other machines read" in done.stdout

@@ -2,8 +2,8 @@
 
 import pytest
 
-from daemon.system.locks import lock_journal, lock_root
-from handlers.errors import SettingsFault, StorageFault
+from daemon.system.locks import UnusableJournalDirectory, lock_journal, lock_root
+from handlers.errors import SettingsFault
 
 
 def test_a_journal_in_use_is_refused_naming_the_process(tmp_path):
@@ -21,7 +21,7 @@ def test_a_journal_given_up_can_be_taken_again(tmp_path):
 
 
 def test_a_journal_whose_directory_is_missing_is_refused(tmp_path):
-    with pytest.raises(StorageFault, match="could not open it to lock it"):
+    with pytest.raises(UnusableJournalDirectory, match="no file can be created in"):
         lock_journal(tmp_path / "absent" / "journal.sqlite")
 
 

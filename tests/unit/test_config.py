@@ -14,7 +14,6 @@ from daemon.config.errors import ConfigError
 from daemon.config.files import read_token
 from daemon.config.load import config_path, load_settings
 from daemon.config.reference import example_toml, reference_markdown
-from daemon.config.remarks import remarks
 from daemon.config.settings import Settings
 from daemon.config.text import plain_fields, sections, toml_value
 from daemon.watching.mounts import Mount
@@ -316,7 +315,11 @@ def test_no_value_of_the_example_silently_changes_results() -> None:
         table = reduce(lambda table, key: table[key], name.split("."), example)
         for key, field in plain_fields(model):
             default = None if field.is_required() else field.get_default(call_default_factory=True)
-            if key in table and not field.is_required() and toml_value(table[key]) != toml_value("" if default is None else default):
+            if (
+                key in table
+                and not field.is_required()
+                and toml_value(table[key]) != toml_value("" if default is None else default)
+            ):
                 differing.append(f"{name}.{key}")
     assert [key for key in differing if key != "watch.stacks.mipmapped"] == []
 
@@ -503,15 +506,8 @@ def test_a_token_is_read_from_a_private_file_and_never_shown(write: Write, tmp_p
     ("host", "loopback"),
     [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("render", False)],
 )
-def test_a_host_that_is_not_loopback_is_remarked(write: Write, host: str, loopback: bool) -> None:
-    settings = load_settings(write(SMALLEST + f'[http]\nhost = "{host}"\n'))
-    assert settings.http.loopback is loopback
-    assert any(remark.startswith("http.host: ") for remark in remarks(settings)) is not loopback
-
-
-def test_a_missing_directory_is_remarked_and_not_refused(write: Write) -> None:
-    remarked = list(remarks(load_settings(write(changed("/data/temca2", "/nowhere/temca2")))))
-    assert "watch[0].directory: /nowhere/temca2 cannot be looked at now; it will be waited for" in remarked
+def test_loopback_addresses_are_recognized(write: Write, host: str, loopback: bool) -> None:
+    assert load_settings(write(SMALLEST + f'[http]\nhost = "{host}"\n')).http.loopback is loopback
 
 
 def test_a_configuration_error_can_be_pickled() -> None:

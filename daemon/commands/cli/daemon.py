@@ -1,64 +1,47 @@
 """Commands about the daemon and its configuration: check-config, status, health, reload."""
 
 import json
-import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
-from daemon.commands.cli.exits import FAILED, exit_with, run_or_exit, settings_or_exit
+from daemon.commands.cli.exits import BAD_INPUT, FAILED, exit_with, run_or_exit, settings_or_exit
 from daemon.commands.cli.options import config_option
 
-REMARKS_S = 10.0
-"""How long `check-config` waits for the directories to answer."""
 NOT_READY, UNREACHABLE = 1, 2
 """Exit codes of `health`."""
 
 
 @click.command("check-config", short_help="Check the configuration and show its effect.")
 @config_option
+@click.option("--probe", is_flag=True, help="Also ask render-ws whether it answers.")
 @click.option("--print-example", is_flag=True, help="Print config.example.toml and exit.")
-def check_config(config_path: Path | None, print_example: bool) -> None:
-    """Show which directories are watched and where results are written, or list each wrong key."""
+def check_config(config_path: Path | None, probe: bool, print_example: bool) -> None:
+    """Show which directories are watched and where results are written, or list each wrong key.
+
+    A line that starts with "note" is about a directory, a file or a service that the daemon would wait for.
+
+    Exit code: 0 the daemon can start, 2 it cannot, for the reasons on standard error.
+    """
     if print_example:
         from daemon.config.reference import example_toml
 
         click.echo(example_toml(), nl=False)
         return
+    from daemon.commands.check_config import effect, preflight, render_finding
+
     settings = settings_or_exit(config_path)
-    render = settings.render
-    click.echo(f"render-ws  {render.public_url}  owner {render.owner}, project {render.project}")
-    click.echo(f"journal    {settings.journal.path}")
-    click.echo(f"http       {settings.http.host}:{settings.http.port}")
-    click.echo(f"workers    {settings.workers.executor}, {settings.workers.count or os.cpu_count()} at once")
-    for watch in settings.watch:
-        stacks, mipmaps = watch.stacks, watch.mipmaps
-        click.echo(f"watch {watch.name}")
-        click.echo(f"  reads    {watch.directory}, {watch.pattern}, mode {watch.mode}")
-        click.echo(f"  z        {watch.z.description}")
-        click.echo(f"  stacks   {stacks.raw} -> {stacks.mipmapped or 'the same, in place'}; close {stacks.close}")
-        click.echo(
-            f"  mipmaps  {mipmaps.levels} levels, {mipmaps.format}, under {mipmaps.output_dir}; apply {mipmaps.apply}"
-        )
-    for remark in _remarks(settings):
-        click.echo(f"note {remark}")
-
-
-def _remarks(settings: Any) -> list[str]:
-    """Return what a person should know before the daemon starts. A file server that hangs ends the list."""
-    from concurrent.futures import wait
-
-    from daemon.config.remarks import remarks
-    from daemon.system.threads import DaemonThreads
-
-    found: list[str] = []
-    looking = DaemonThreads("remarks").submit(lambda: found.extend(remarks(settings)))
-    if wait([looking], timeout=REMARKS_S).not_done:
-        return [*found, f"a directory has not answered for {REMARKS_S:g} s: check that its file server is up"]
-    looking.result()
-    return found
+    for line in effect(settings):
+        click.echo(line)
+    findings = preflight(settings)
+    if probe and (finding := run_or_exit(render_finding(settings.render))):
+        findings.append(finding)
+    for finding in findings:
+        if not finding.prevents_start:
+            click.echo(f"note {finding}")
+    if reasons := [str(finding) for finding in findings if finding.prevents_start]:
+        exit_with(BAD_INPUT, *reasons)
 
 
 @click.command(short_help="Show whether the daemon is ready, and its montages.")

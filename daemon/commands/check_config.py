@@ -1,0 +1,184 @@
+"""`temwatch check-config`: the effect of a configuration, and a preflight of the start and the work of the daemon."""
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from concurrent.futures import wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from daemon.commands.daemon_client import ask
+from daemon.config.settings import RenderSettings, Settings, http_url
+from daemon.config.watch_settings import WatchSettings
+from daemon.config.writable import outside_of_the_unit, refusal, user_name
+from daemon.system.locks import journal_owner
+from daemon.system.threads import DaemonThreads
+from handlers.errors import RenderFault
+
+ANSWER_S = 10.0
+"""How long the directories may take to answer."""
+PORT_ANSWER_S = 1.0
+"""How long whatever listens on the port may take to show that it is temwatch."""
+USUAL_PATH = "/render-ws/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A result of the preflight."""
+
+    key: str
+    """Key of the configuration, dotted."""
+    text: str
+    prevents_start: bool = False
+    """Whether `temwatch run` would end with it. Otherwise the daemon starts, and waits or warns."""
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.text}"
+
+
+def effect(settings: Settings) -> Iterator[str]:
+    """Yield lines that show what the daemon would read, where it would write, and by which rules."""
+    render = settings.render
+    yield f"render-ws  {render.public_url}  owner {render.owner}, project {render.project}"
+    yield f"journal    {settings.journal.path}"
+    yield f"http       {settings.http.host}:{settings.http.port}"
+    yield f"workers    {settings.workers.executor}, {settings.workers.count or os.cpu_count()} at once"
+    for watch in settings.watch:
+        stacks, mipmaps = watch.stacks, watch.mipmaps
+        yield f"watch {watch.name}"
+        yield f"  reads    {watch.directory}, {watch.pattern}, mode {watch.mode}"
+        yield f"  z        {watch.z.description}"
+        yield f"  stacks   {stacks.raw} -> {stacks.mipmapped or 'the same, in place'}; close {stacks.close}"
+        yield f"  mipmaps  {mipmaps.levels} levels, {mipmaps.format}, under {mipmaps.output_dir}; apply {mipmaps.apply}"
+
+
+def preflight(settings: Settings) -> list[Finding]:
+    """Return what may keep the daemon from its work. A file server that hangs ends the list."""
+    findings: list[Finding] = []
+    threads = DaemonThreads("preflight")
+    checks = threads.submit(lambda: findings.extend(_findings(settings)))
+    threads.shutdown(wait=False)
+    if wait([checks], timeout=ANSWER_S).not_done:
+        text = f"a directory has not answered for {ANSWER_S:g} s: check that its file server is up"
+        return [*findings, Finding("watch", text)]
+    checks.result()
+    return findings
+
+
+def _findings(settings: Settings) -> Iterator[Finding]:
+    yield from _render_findings(settings.render)
+    yield from _journal_findings(settings.journal.path)
+    yield from _http_findings(settings)
+    for index, watch in enumerate(settings.watch):
+        yield from _watch_findings(f"watch[{index}]", watch)
+    written = {f"watch[{i}].mipmaps.output_dir": each.mipmaps.output_dir for i, each in enumerate(settings.watch)}
+    for line in outside_of_the_unit({**written, "journal.path": settings.journal.path.parent}):
+        key, _, text = line.partition(": ")
+        yield Finding(key, text)
+
+
+def _render_findings(render: RenderSettings) -> Iterator[Finding]:
+    if not render.embedded and not render.public_url.endswith(USUAL_PATH):
+        yield Finding("render.url", f"{render.public_url} does not end with {USUAL_PATH}, the usual path of render-ws")
+
+
+async def render_finding(render: RenderSettings) -> Finding | None:
+    """Ask render-ws for a sign of life and for one read of its database; None if both succeed."""
+    from daemon.pipeline.render_gate import PROBE_STACK
+    from handlers.render.client import RenderClient, StackId
+
+    if render.embedded:
+        return None
+    async with RenderClient(render.url) as client:
+        try:
+            await client.ping()
+            await client.ask_database(StackId(render.owner, render.project, PROBE_STACK))
+        except RenderFault as fault:
+            return Finding("render.url", str(fault))
+    return None
+
+
+def _journal_findings(path: Path) -> Iterator[Finding]:
+    try:
+        if not _is_directory(path.parent):
+            yield Finding("journal.path", f"there is no directory {path.parent}: create it", prevents_start=True)
+        elif problem := refusal(path.parent):
+            yield Finding("journal.path", f"{path.parent} {problem}", prevents_start=True)
+        elif path.exists() and not os.access(path, os.R_OK | os.W_OK):
+            yield Finding(
+                "journal.path", f"{path} cannot be read and written by user {user_name()}", prevents_start=True
+            )
+    except OSError as error:
+        yield Finding("journal.path", _inaccessible(path.parent, error), prevents_start=True)
+
+
+def _http_findings(settings: Settings) -> Iterator[Finding]:
+    http = settings.http
+    if not http.loopback:
+        yield Finding("http.host", f"{http.host} lets other machines read the list of montages")
+    if journal_owner(settings.journal.path) is not None or _is_temwatch(http_url(http.host, http.port)):
+        return  # the daemon itself is on the port
+    try:
+        kind, _, _, _, address = socket.getaddrinfo(http.host.strip("[]"), http.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(kind, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except socket.gaierror as error:
+        yield Finding("http.host", f"{http.host} has no address: {error.strerror}", prevents_start=True)
+    except OSError as error:
+        yield Finding(*_port_problem(http.host, http.port, error), prevents_start=True)
+
+
+def _is_temwatch(url: str) -> bool:
+    answer = ask(f"{url}/healthz", timeout_s=PORT_ANSWER_S)
+    return answer is not None and "alive" in answer[1]
+
+
+def _port_problem(host: str, port: int, error: OSError) -> tuple[str, str]:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "http.port", f"{port} is used by another program: choose another port"
+        case errno.EACCES:
+            return "http.port", f"user {user_name()} may not listen on {port}: choose a port above 1023"
+        case errno.EADDRNOTAVAIL:
+            return "http.host", f"{host} is not an address of this machine"
+        case _:
+            return "http.port", f"cannot listen on {host}:{port}: {error.strerror}"
+
+
+def _watch_findings(key: str, watch: WatchSettings) -> Iterator[Finding]:
+    directory, mask, output_dir = watch.directory, watch.tilespecs.mask, watch.mipmaps.output_dir
+    try:
+        if not _is_directory(directory):
+            yield Finding(f"{key}.directory", f"there is no directory {directory} now: the daemon waits for it")
+        elif not os.access(directory, os.R_OK | os.X_OK):
+            yield Finding(f"{key}.directory", f"{directory} cannot be read by user {user_name()}: the daemon waits")
+    except OSError as error:
+        yield Finding(f"{key}.directory", f"{_inaccessible(directory, error)}: the daemon waits for it")
+    try:
+        if mask and not stat.S_ISREG(mask.stat().st_mode):
+            yield Finding(f"{key}.tilespecs.mask", f"{mask} is not a file")
+    except OSError as error:
+        yield Finding(f"{key}.tilespecs.mask", _inaccessible(Path(str(mask)), error))
+    try:
+        problem = refusal(output_dir)
+    except OSError as error:
+        yield Finding(f"{key}.mipmaps.output_dir", _inaccessible(output_dir, error))
+    else:
+        if problem:
+            yield Finding(f"{key}.mipmaps.output_dir", f"{output_dir} {problem}")
+
+
+def _is_directory(path: Path) -> bool:
+    """Whether the path is a directory; False if it does not exist. Raises OSError if it cannot be accessed."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _inaccessible(path: Path, error: OSError) -> str:
+    user = f" by user {user_name()}" if isinstance(error, PermissionError) else ""
+    return f"{path} cannot be accessed{user}: {error.strerror or error}"

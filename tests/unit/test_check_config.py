@@ -1,0 +1,143 @@
+"""The preflight of `temwatch check-config`: one plain sentence for each thing the daemon needs and does not have."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.commands.check_config import Finding, effect, preflight, render_finding
+from daemon.config.settings import Settings
+from daemon.system.locks import lock_journal
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., Settings]:
+    """Settings of a daemon that can start, with other values for some sections."""
+    for name in ("acquisition", "mipmaps", "journal"):
+        (tmp_path / name).mkdir()
+
+    def make(watch: dict[str, Any] | None = None, **sections: Any) -> Settings:
+        of_watch = {
+            "name": "temca2",
+            "directory": str(tmp_path / "acquisition"),
+            "z": {"rule": "grid", "offset": 7},
+            "mipmaps": {"output_dir": str(tmp_path / "mipmaps")},
+            **(watch or {}),
+        }
+        values: dict[str, Any] = {
+            "render": {"url": "http://127.0.0.1:1/render-ws/v1", "owner": "em", "project": "v1"},
+            "journal": {"path": str(tmp_path / "journal" / "journal.sqlite")},
+            "http": {"port": 0},
+            "watch": [of_watch],
+        }
+        return Settings(**{**values, **sections})
+
+    return make
+
+
+def test_nothing_is_found_where_all_is_well(settings: Callable[..., Settings]) -> None:
+    assert preflight(settings()) == []
+
+
+def test_the_effect_shows_the_whole_z_rule(settings: Callable[..., Settings]) -> None:
+    assert "  z        grid of the header; offset +7" in list(effect(settings()))
+
+
+def test_a_journal_directory_that_does_not_exist_prevents_the_start(
+    settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    found = preflight(settings(journal={"path": str(tmp_path / "no" / "journal.sqlite")}))
+    assert found == [Finding("journal.path", f"there is no directory {tmp_path}/no: create it", prevents_start=True)]
+
+
+def test_a_port_in_use_prevents_the_start(settings: Callable[..., Settings]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        other.close()
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", port))
+            taken.listen(0)
+            found = preflight(settings(http={"port": port}))
+    text = f"{port} is used by another program: choose another port"
+    assert found == [Finding("http.port", text, prevents_start=True)]
+
+
+def test_the_port_of_the_running_daemon_is_no_problem(settings: Callable[..., Settings]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as daemon:
+        wanted = settings(http={"port": daemon.getsockname()[1]})
+        with lock_journal(wanted.journal.path):
+            assert preflight(wanted) == []
+
+
+def test_an_address_of_another_machine_prevents_the_start(settings: Callable[..., Settings]) -> None:
+    found = preflight(settings(http={"host": "192.0.2.1", "port": 0}))
+    assert Finding("http.host", "192.0.2.1 is not an address of this machine", prevents_start=True) in found
+
+
+def test_a_url_without_the_usual_path_is_noted(settings: Callable[..., Settings]) -> None:
+    found = preflight(settings(render={"url": "http://em:secret@127.0.0.1:1/", "owner": "em", "project": "v1"}))
+    text = "http://127.0.0.1:1 does not end with /render-ws/v1, the usual path of render-ws"
+    assert found == [Finding("render.url", text)]
+
+
+async def test_a_render_ws_that_does_not_answer_is_noted(settings: Callable[..., Settings]) -> None:
+    found = await render_finding(settings().render)
+    assert found is not None
+    assert found.key == "render.url"
+    assert "http://127.0.0.1:1/render-ws/v1" in found.text
+    assert not found.prevents_start
+
+
+def test_directories_and_files_that_do_not_exist_are_noted(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    found = preflight(settings({"directory": "/nowhere/temca2", "tilespecs": {"mask": f"{tmp_path}/mask.png"}}))
+    assert found == [
+        Finding("watch[0].directory", "there is no directory /nowhere/temca2 now: the daemon waits for it"),
+        Finding("watch[0].tilespecs.mask", f"{tmp_path}/mask.png cannot be accessed: No such file or directory"),
+    ]
+
+
+def test_a_name_that_no_file_system_takes_is_noted(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    name = str(tmp_path / ("x" * 300))
+    found = preflight(settings({"directory": name, "mipmaps": {"output_dir": f"{name}m"}}))
+    assert [finding.key for finding in found] == ["watch[0].directory", "watch[0].mipmaps.output_dir"]
+    assert all(finding.text.count("File name too long") == 1 for finding in found)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed")
+def test_a_closed_directory_is_a_plain_sentence_for_another_user(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    for name in ("acquisition", "mipmaps", "journal"):
+        (closed / name).mkdir(parents=True)
+    closed.chmod(0o700)
+    code = f"""
+import os
+from daemon.commands.check_config import preflight
+from daemon.config.settings import Settings
+import encodings.idna  # the interpreter may be unreadable for the other user
+settings = Settings(
+    render=dict(url="http://127.0.0.1:1/render-ws/v1", owner="em", project="v1"),
+    journal=dict(path="{closed}/journal/journal.sqlite"),
+    http=dict(port=0),
+    watch=[dict(name="a", directory="{closed}/acquisition", z=dict(rule="grid"),
+                tilespecs=dict(mask="{closed}/mask.png"), mipmaps=dict(output_dir="{closed}/mipmaps"))],
+)
+os.setgid({NOBODY}), os.setuid({NOBODY})
+print(*preflight(settings), sep="\\n")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [
+        "journal.path",
+        "watch[0].directory",
+        "watch[0].tilespecs.mask",
+        "watch[0].mipmaps.output_dir",
+    ]
+    assert all("cannot be accessed by user" in line and "Permission denied" in line for line in lines)
