@@ -12,13 +12,14 @@ from typing import Any
 
 from handlers.errors import Fault, ImageFault, ReadBackDiffers, RenderRefused, RenderUnavailable
 from handlers.mipmaps.plan import MipmapPlan, faulty_levels, level0_of, level_uris
-from handlers.render.client import PathBuilder, RenderClient, ResolvedTiles, StackId
+from handlers.render.client import RenderClient
 from handlers.render.failures import Failure
-from handlers.render.layer_responses import release
+from handlers.render.layer_responses import ResolvedTiles, release
 from handlers.render.levels import Levels, check_levels, with_levels
-from handlers.render.names import ZRange, format_z
+from handlers.render.names import StackId, ZRange, format_z
 from handlers.render.path_builder import check_derived, merged_builder
 from handlers.render.read_back import delete_tiles, put_and_compare, read_layer, set_path_builder, tiles_by_id
+from handlers.render.responses import PathBuilder
 from handlers.render.sessions import PartialResolution, fill_resolution, leave_stack, restore_stack, write_while_loading
 from handlers.render.tiles import MOST_TILES
 from handlers.render.z_values import absent_z_failure, find_z, no_tiles_fault

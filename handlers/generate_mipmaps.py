@@ -14,9 +14,9 @@ from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.plan import MipmapPlan, level0_of
 from handlers.mipmaps.report import MipmapReport
 from handlers.mipmaps.tile_jobs import mask_job, tile_job
-from handlers.render.client import RenderClient, StackId
+from handlers.render.client import RenderClient
 from handlers.render.failures import Failure
-from handlers.render.names import ZRange
+from handlers.render.names import StackId, ZRange
 from handlers.render.z_values import absent_z_failure, find_z, no_tiles_fault
 from handlers.sync import run_sync
 from handlers.workers.pool import WorkerPool, open_executor, run_job

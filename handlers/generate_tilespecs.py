@@ -15,8 +15,9 @@ from handlers.acquisition.parse import parse_metafile
 from handlers.acquisition.tilespec import TileSpecOptions, shared_transform_for, tile_specs_for
 from handlers.acquisition.z import ZRule, ZRuleKind, check_z
 from handlers.errors import Fault, ImageFault, ImagesMissing, MetafileFault, ReadBackDiffers
-from handlers.render.client import RenderClient, StackId, TileBounds
-from handlers.render.names import tile_segment
+from handlers.render.client import RenderClient
+from handlers.render.layer_responses import TileBounds
+from handlers.render.names import StackId, tile_segment
 from handlers.render.sessions import PartialResolution, fill_resolution, leave_stack, restore_stack, write_while_loading
 from handlers.render.tiles import MOST_TILES, Json, tile_ids
 from handlers.sync import synchronous

@@ -87,7 +87,8 @@ def _render_findings(render: RenderSettings) -> Iterator[Finding]:
 async def render_finding(render: RenderSettings) -> Finding | None:
     """Ask render-ws for a sign of life and for one read of its database; None if both succeed."""
     from daemon.pipeline.render_gate import PROBE_STACK
-    from handlers.render.client import RenderClient, StackId
+    from handlers.render.client import RenderClient
+    from handlers.render.names import StackId
 
     if render.embedded:
         return None

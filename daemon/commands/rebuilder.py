@@ -26,7 +26,9 @@ from handlers.acquisition.arrival import read_metafile
 from handlers.acquisition.parse import parse_metafile
 from handlers.errors import Fault, StackMissing, StorageFault
 from handlers.mipmaps.plan import absent_levels, level_uris
-from handlers.render.client import PathBuilder, RenderClient, StackId, StackState
+from handlers.render.client import RenderClient
+from handlers.render.names import StackId
+from handlers.render.responses import PathBuilder, StackState
 from handlers.render.tiles import Json
 from handlers.text import abbreviate, printable
 from handlers.verify import APPLY, INGEST, check_levels_named, check_path_builder, check_tiles

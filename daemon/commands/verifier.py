@@ -16,7 +16,10 @@ from daemon.pipeline.section import Section, section_from_content
 from handlers.acquisition.arrival import read_metafile
 from handlers.errors import Fault, StackMissing
 from handlers.mipmaps.plan import level_uris
-from handlers.render.client import PathBuilder, RenderClient, ResolvedTiles, StackId, StackState
+from handlers.render.client import RenderClient
+from handlers.render.layer_responses import ResolvedTiles
+from handlers.render.names import StackId
+from handlers.render.responses import PathBuilder, StackState
 from handlers.verify import (
     APPLY,
     INGEST,

@@ -25,7 +25,8 @@ from daemon.pipeline.stack_use import CloseRule
 from daemon.pipeline.stacks import StackKeeper
 from daemon.pipeline.steps import Steps
 from daemon.system.threads import DaemonThreads
-from handlers.render.client import RenderClient, StackId
+from handlers.render.client import RenderClient
+from handlers.render.names import StackId
 from handlers.workers.pool import WorkerPool, open_executor
 
 log = structlog.get_logger()

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import structlog
 
 from handlers.errors import RenderBroken, RenderRefused
-from handlers.render.client import RenderClient, StackId
+from handlers.render.client import RenderClient
+from handlers.render.names import StackId
 
 log = structlog.get_logger()
 

@@ -1,7 +1,7 @@
 """Stacks that this daemon opened and still has to close; the journal keeps them across restarts."""
 
 from daemon.journal.journal import Journal
-from handlers.render.client import StackId
+from handlers.render.names import StackId
 
 
 class OpenedStacks:

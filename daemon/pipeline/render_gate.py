@@ -10,7 +10,8 @@ import structlog
 from daemon.pipeline import circuit_breaker as circuit
 from daemon.pipeline.circuit_breaker import Circuit, Phase
 from handlers.errors import Fault, RenderBroken, RenderFault, RenderUnavailable
-from handlers.render.client import RenderClient, StackId
+from handlers.render.client import RenderClient
+from handlers.render.names import StackId
 
 log = structlog.get_logger()
 

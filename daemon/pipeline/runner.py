@@ -44,7 +44,7 @@ from daemon.pipeline.steps import MipmapsLost, Steps
 from daemon.system.threads import answers_within
 from handlers.errors import BugFault, Fault, RenderBroken, RenderUnavailable, StorageFault, WorkerFault
 from handlers.identity import FileIdentity
-from handlers.render.client import StackId
+from handlers.render.names import StackId
 
 log = structlog.get_logger()
 

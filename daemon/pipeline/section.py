@@ -19,7 +19,7 @@ from handlers.acquisition.parse import parse_metafile
 from handlers.acquisition.tilespec import TileSpec, shared_transform_for, tile_specs_for
 from handlers.errors import Evidence, MetafileFault, StorageFault, Waiting
 from handlers.mipmaps.plan import Level0
-from handlers.render.client import StackId
+from handlers.render.names import StackId
 
 
 class MetafileChanged(MetafileFault):

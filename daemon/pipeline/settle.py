@@ -45,8 +45,7 @@ from handlers.errors import (
     storage_fault,
 )
 from handlers.identity import FileIdentity
-from handlers.render.client import StackId
-from handlers.render.names import legal_stack_name
+from handlers.render.names import StackId, legal_stack_name
 from handlers.text import abbreviate
 
 PATIENCE = 30

@@ -26,8 +26,9 @@ from handlers.errors import (
     StackMissing,
     StackReopened,
 )
-from handlers.render.client import RenderClient, StackId
+from handlers.render.client import RenderClient
 from handlers.render.closing import LayerCheck, close_stack
+from handlers.render.names import StackId
 
 log = structlog.get_logger()
 

@@ -33,7 +33,8 @@ from daemon.pipeline.stack_use import (
     release,
     request_close,
 )
-from handlers.render.client import RenderClient, StackId
+from handlers.render.client import RenderClient
+from handlers.render.names import StackId
 from handlers.render.sessions import write_while_loading
 
 log = structlog.get_logger()

@@ -21,7 +21,9 @@ from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
 from handlers.errors import ReadBackDiffers, StackMissing
 from handlers.generate_tilespecs import ingest_tiles
 from handlers.mipmaps.plan import LevelUris, MipmapPlan, absent_levels, level_uris
-from handlers.render.client import PathBuilder, RenderClient, StackId
+from handlers.render.client import RenderClient
+from handlers.render.names import StackId
+from handlers.render.responses import PathBuilder
 from handlers.workers.pool import WorkerPool
 
 log = structlog.get_logger()

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from handlers.render.client import StackId
+from handlers.render.names import StackId
 
 
 @dataclass(frozen=True, eq=False, slots=True)

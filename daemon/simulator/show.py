@@ -28,7 +28,9 @@ from daemon.montages.states import UNFINISHED, MontageState
 from daemon.simulator.picture import compose_section, save_picture
 from handlers.errors import Fault, SettingsFault
 from handlers.images.reduction import level_size
-from handlers.render.client import RenderClient, StackId, StackState
+from handlers.render.client import RenderClient
+from handlers.render.names import StackId
+from handlers.render.responses import StackState
 from handlers.uris import uri_to_path
 
 LOOK_EVERY_S = 0.3

@@ -33,19 +33,6 @@ from handlers.render.tiles import MOST_BYTES, MOST_TILES, Json, check_upload, up
 from handlers.render.transport import Answer, Patience, Polling, RenderHttp, Request, read_answer
 from handlers.text import abbreviate
 
-__all__ = [
-    "PathBuilder",
-    "Patience",
-    "Polling",
-    "RenderClient",
-    "ResolvedTiles",
-    "SectionData",
-    "StackId",
-    "StackMeta",
-    "StackState",
-    "TileBounds",
-]
-
 
 class RenderClient:
     """A pool of connections to one render-ws; used as an async context manager.
@@ -147,12 +134,11 @@ class RenderClient:
             raise StackMissing(str(stack), "does not exist", "check the stack's name, and whether somebody deleted it")
         return meta
 
-    async def post_version(self, stack: StackId, resolution_nm: tuple[float, float, float], notes: str = "") -> None:
+    async def post_version(self, stack: StackId, resolution_nm: tuple[float, float, float]) -> None:
         """Create the stack, or a new version of it. Never repeated: `create_stack` says what an old version loses."""
         x, y, z = resolution_nm
         version = {
             "createTimestamp": create_timestamp(self._now()),
-            "versionNotes": notes or None,
             "stackResolutionX": x,
             "stackResolutionY": y,
             "stackResolutionZ": z,

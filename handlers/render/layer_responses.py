@@ -16,15 +16,11 @@ _SPEC = msgspec.json.Decoder(dict[str, Any])
 
 
 class TileBounds(msgspec.Struct, frozen=True, rename="camel"):
-    """One tile of a layer, as tileBounds lists it; positions in level-0 pixels of the layer."""
+    """One tile of a layer, as tileBounds lists it; its bounds are not read."""
 
     tile_id: str
     z: float
     section_id: str | None = None
-    min_x: float | None = None
-    min_y: float | None = None
-    max_x: float | None = None
-    max_y: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

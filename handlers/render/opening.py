@@ -12,9 +12,7 @@ _REOPENINGS = 3
 """How often a stack is reopened that another client closes at the same moment, before StackNotLoading is raised."""
 
 
-async def create_stack(
-    client: RenderClient, stack: StackId, resolution_nm: tuple[float, float, float], notes: str = ""
-) -> StackMeta:
+async def create_stack(client: RenderClient, stack: StackId, resolution_nm: tuple[float, float, float]) -> StackMeta:
     """Create the stack with this resolution if it does not exist; set the resolution if the stack has none.
 
     Creating over an existing stack reopens it and drops its statistics, resolution and path builder. So a stack is
@@ -29,19 +27,17 @@ async def create_stack(
     RenderUnavailable
         If the stack does not exist afterwards; calling again is safe.
     """
-    meta = await client.stack(stack) or await _create(client, stack, resolution_nm, notes)
+    meta = await client.stack(stack) or await _create(client, stack, resolution_nm)
     if meta.resolution_nm is None and meta.state not in LOCKED:
         await client.set_resolution(stack, resolution_nm)
         meta = await client.existing_stack(stack)
     return meta
 
 
-async def _create(
-    client: RenderClient, stack: StackId, resolution_nm: tuple[float, float, float], notes: str
-) -> StackMeta:
+async def _create(client: RenderClient, stack: StackId, resolution_nm: tuple[float, float, float]) -> StackMeta:
     unknown: RenderUnavailable | None = None
     try:
-        await client.post_version(stack, resolution_nm, notes)
+        await client.post_version(stack, resolution_nm)
     except (AnswerLate, AnswerLost) as fault:
         unknown = fault
     meta = await client.stack(stack)
@@ -54,9 +50,7 @@ async def _create(
     return meta
 
 
-async def ensure_loading(
-    client: RenderClient, stack: StackId, resolution_nm: tuple[float, float, float], notes: str = ""
-) -> StackMeta:
+async def ensure_loading(client: RenderClient, stack: StackId, resolution_nm: tuple[float, float, float]) -> StackMeta:
     """Create the stack if it is absent, reopen it if it is COMPLETE, and return it as it was last read: LOADING.
 
     Raises
@@ -66,7 +60,7 @@ async def ensure_loading(
     StackNotLoading
         If another client closed it each time it was reopened.
     """
-    meta = await create_stack(client, stack, resolution_nm, notes)
+    meta = await create_stack(client, stack, resolution_nm)
     for _ in range(_REOPENINGS):
         if meta.state in LOCKED:
             raise locked_fault(str(stack), meta.state)

@@ -78,21 +78,9 @@ class PathBuilder(_Record):
 class StackVersion(_Record):
     """Values given when the stack was created, or set since."""
 
-    create_timestamp: str | None = None
-    version_notes: str | None = None
     stack_resolution_x: float | None = None
     stack_resolution_y: float | None = None
     stack_resolution_z: float | None = None
-    mipmap_path_builder: PathBuilder | None = None
-
-
-class StackStats(_Record):
-    """Derived when the stack became COMPLETE."""
-
-    section_count: int | None = None
-    """Number of distinct z values, not of section ids."""
-    tile_count: int | None = None
-    transform_count: int | None = None
 
 
 class StackMeta(_Record):
@@ -101,10 +89,7 @@ class StackMeta(_Record):
     state: StackState
     current_version_number: int = 0
     """Grows when an existing stack is created again, and whenever a COMPLETE stack is reopened."""
-    last_modified_timestamp: str | None = None
     current_version: StackVersion = StackVersion()
-    stats: StackStats | None = None
-    """None while LOADING."""
 
     @property
     def resolution_nm(self) -> tuple[float, float, float] | None:
@@ -112,11 +97,6 @@ class StackMeta(_Record):
         version = self.current_version
         x, y, z = version.stack_resolution_x, version.stack_resolution_y, version.stack_resolution_z
         return None if x is None or y is None or z is None else (x, y, z)
-
-    @property
-    def path_builder(self) -> PathBuilder | None:
-        """The stack's mipmap path builder, if it has one."""
-        return self.current_version.mipmap_path_builder
 
 
 class SectionData(_Record):

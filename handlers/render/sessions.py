@@ -6,9 +6,11 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
 from handlers.errors import RenderFault, StackNotLoading, StackReopened
-from handlers.render.client import RenderClient, StackId, StackMeta, StackState
+from handlers.render.client import RenderClient
 from handlers.render.closing import close_stack
+from handlers.render.names import StackId
 from handlers.render.opening import ensure_loading
+from handlers.render.responses import StackMeta, StackState
 
 T = TypeVar("T")
 

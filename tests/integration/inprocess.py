@@ -29,7 +29,8 @@ from daemon.simulator.microscope import plan_section, write_section
 from daemon.simulator.standin import serve_standin
 from handlers.errors import Fault
 from handlers.identity import FileIdentity
-from handlers.render.client import RenderClient, StackId
+from handlers.render.client import RenderClient
+from handlers.render.names import StackId
 from handlers.uris import path_to_uri
 from handlers.workers.pool import open_executor
 

@@ -9,7 +9,9 @@ import aiohttp
 from yarl import URL
 
 from daemon.simulator.standin import serve_standin
-from handlers.render.client import Patience, Polling, RenderClient, StackId
+from handlers.render.client import RenderClient
+from handlers.render.names import StackId
+from handlers.render.transport import Patience, Polling
 
 RAW = StackId("em", "v1", "raw")
 MIPS = StackId("em", "v1", "mips")

@@ -18,9 +18,11 @@ from test_render_client import answering
 
 from handlers.errors import Fault, RenderFault, StackNotLoading
 from handlers.images.source import RenderSource, fetch_level0
-from handlers.render.client import PathBuilder, Patience, RenderClient, StackState
+from handlers.render.client import RenderClient
 from handlers.render.closing import close_stack
 from handlers.render.opening import ensure_loading
+from handlers.render.responses import PathBuilder, StackState
+from handlers.render.transport import Patience
 
 Cut = Callable[[bytes], list[bytes]]
 NOT_LOADING = "Resolved tiles can only be saved to stacks in the LOADING state, but this stack's state is COMPLETE."

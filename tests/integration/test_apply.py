@@ -10,10 +10,12 @@ from standin_control import MIPS, RAW, RESOLUTION_NM, Standin, client_of, lens, 
 from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
 from handlers.errors import ReadBackDiffers, RenderRefused, StackNotLoading
 from handlers.generate_tilespecs import ingest_tiles
-from handlers.render.client import PathBuilder, RenderClient, StackId
+from handlers.render.client import RenderClient
 from handlers.render.closing import close_stack
 from handlers.render.levels import Levels, with_levels
+from handlers.render.names import StackId
 from handlers.render.opening import ensure_loading
+from handlers.render.responses import PathBuilder
 
 Z = 1050.0
 BUILDER = PathBuilder(root_path="/m", number_of_levels=3, extension="tif")

@@ -14,9 +14,11 @@ from daemon.pipeline.section import Section
 from daemon.pipeline.steps import Steps
 from daemon.simulator.standin import serve_standin
 from handlers.errors import ImageFault, StackLocked
-from handlers.render.client import RenderClient, StackId, StackState
+from handlers.render.client import RenderClient
 from handlers.render.closing import close_stack
+from handlers.render.names import StackId
 from handlers.render.opening import ensure_loading
+from handlers.render.responses import StackState
 from tests.integration.inprocess import MIPS, RAW, Bench, bench, hurry
 
 

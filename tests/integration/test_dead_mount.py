@@ -18,7 +18,7 @@ from daemon.system import threads
 from handlers.acquisition import arrival
 from handlers.errors import StorageFault, Waiting
 from handlers.identity import FileIdentity
-from handlers.render.client import StackId
+from handlers.render.names import StackId
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from standin_control import RAW, RESOLUTION_NM, Standin, client_of, lens, standi
 
 from handlers.errors import ReadBackDiffers, RenderRefused, RenderUnavailable, StackNotLoading
 from handlers.generate_tilespecs import ingest_tiles
-from handlers.render.client import RenderClient, TileBounds
+from handlers.render.client import RenderClient
 from handlers.render.closing import close_stack
+from handlers.render.layer_responses import TileBounds
 from handlers.render.opening import ensure_loading
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"

@@ -13,7 +13,8 @@ from daemon.pipeline import stack_closer
 from daemon.pipeline.render_gate import RenderGate
 from daemon.pipeline.stack_use import CloseRule, merge_rules
 from daemon.pipeline.stacks import StackKeeper
-from handlers.render.client import RenderClient, StackId
+from handlers.render.client import RenderClient
+from handlers.render.names import StackId
 
 STACK = StackId("em", "test", "s_raw")
 

@@ -17,7 +17,7 @@ from daemon.pipeline.late_changes import LateChanges, next_look_s
 from handlers.identity import FileIdentity
 from handlers.images.decode import verify_level
 from handlers.images.digest import FileContent
-from handlers.render.client import StackId
+from handlers.render.names import StackId
 from tests.integration.inprocess import MIPS, Bench, bench, hurry
 
 SIZE = (64, 64)

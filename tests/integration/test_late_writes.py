@@ -10,7 +10,8 @@ import pytest
 from daemon.montages.states import MontageState
 from daemon.simulator.standin import serve_standin
 from daemon.simulator.standin_faults import Fault, FaultKind
-from handlers.render.client import RenderClient, StackId
+from handlers.render.client import RenderClient
+from handlers.render.names import StackId
 from tests.integration.inprocess import MIPS, RAW, hurry
 from tests.integration.inprocess import bench as at_work
 
@@ -45,8 +46,9 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def positions(client: RenderClient, stack: StackId) -> dict[str, tuple[float | None, float | None]]:
-    found = await client.tile_bounds(stack, 1050.0)
-    return {tile.tile_id: (tile.min_x, tile.min_y) for tile in found}
+    found = await client.resolved_tiles(stack, 1050.0)
+    specs = found.tile_id_to_spec_map if found else {}
+    return {tile_id: (spec["minX"], spec["minY"]) for tile_id, spec in specs.items()}
 
 
 def stretch(metafile: Path, factor: float) -> None:

@@ -22,8 +22,9 @@ from handlers.acquisition.parse import parse_metafile
 from handlers.apply_mipmaps import apply_mipmaps
 from handlers.generate_tilespecs import ingest_tiles
 from handlers.mipmaps.plan import Level0, MipmapPlan, level_uris
-from handlers.render.client import RenderClient, StackId
+from handlers.render.client import RenderClient
 from handlers.render.closing import close_stack
+from handlers.render.names import StackId
 from handlers.render.opening import ensure_loading
 from tests.acceptance.rig import Standins
 from tests.loop_watch import TURN_S, watching_the_loop

@@ -18,7 +18,7 @@ from daemon.pipeline.settle import NotYet, Settler
 from daemon.simulator.microscope import plan_section, write_section
 from handlers.errors import Evidence, Fault, ImageFault, ImagesMissing, MetafileFault, ZFault
 from handlers.identity import FileIdentity
-from handlers.render.client import StackId
+from handlers.render.names import StackId
 
 SETTLE_S = 2.0
 ARRIVAL_TIMEOUT_S = 600.0

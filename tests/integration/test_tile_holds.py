@@ -15,7 +15,7 @@ from daemon.montages.sighting import FoundBy, Sighting
 from daemon.pipeline.steps import Steps
 from daemon.pipeline.tile_holds import TileHolds
 from handlers.identity import FileIdentity
-from handlers.render.client import StackId
+from handlers.render.names import StackId
 
 STACK = StackId("em", "test", "raw")
 NOTHING: frozenset[str] = frozenset()
