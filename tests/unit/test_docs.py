@@ -1,10 +1,12 @@
 """The documents agree with the code and with each other."""
 
 import ast
+import itertools
 import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -57,6 +59,21 @@ def test_the_indexes_name_every_document() -> None:
         directory = (ROOT / index).parent
         named = {path for path, _ in links(read(index))}
         assert {path.name for path in directory.glob("*.md")} - {"README.md"} <= named
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_of_the_code_that_a_document_names_exists(document: Path) -> None:
+    named = re.findall(
+        r"(?<![\w/])((?:daemon|handlers|tests|benchmarks|systemd)/[\w/.-]*\w)", document.read_text(encoding="utf-8")
+    )
+    missing = [path for path in named if not any((ROOT / f"{path}{end}").exists() for end in ("", ".py"))]
+    assert missing in ([], ["benchmarks/results"])  # `make bench` makes that one
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_lines_outside_of_tables_and_code_have_at_most_120_columns(document: Path) -> None:
+    prose = re.sub(r"```.*?```|^\|.*?$", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    assert [line for line in prose.splitlines() if len(line) > 120] == []
 
 
 @pytest.mark.parametrize("decision", DECISIONS, ids=lambda path: str(path.name))
@@ -169,3 +186,27 @@ def test_every_room_says_in_one_sentence_what_belongs_in_it_and_exports_nothing(
         assert len(body) == 1, path
         assert isinstance(body[0], ast.Expr), path
         assert isinstance(body[0].value, ast.Constant), path
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The walks
+
+
+def walks() -> dict[str, list[str]]:
+    """The functions of each walk, in order."""
+    (chapter,) = re.findall(r"^## Two walks\n(.*?)^## ", read("docs/architecture.md"), re.DOTALL | re.MULTILINE)
+    parts = re.split(r"^### (.*)$", chapter, flags=re.MULTILINE)
+    return {
+        name: re.findall(r"^\| `([\w.]+)`", text, re.MULTILINE)
+        for name, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+@pytest.mark.parametrize("walk", walks())
+def test_every_stop_of_a_walk_exists_and_no_room_is_entered_twice(walk: str) -> None:
+    stops = walks()[walk]
+    assert len(stops) > 5
+    for stop in stops:
+        assert callable(resolve_name(stop))
+    entered = [room for room, _ in itertools.groupby(".".join(stop.split(".")[:2]) for stop in stops)]
+    assert len(entered) == len(set(entered))
