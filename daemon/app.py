@@ -1,4 +1,4 @@
-"""The daemon put together: resources opened in order, one task group, shutdown in stages."""
+"""The daemon: opens its resources in order, runs its parts in one task group, shuts down in stages."""
 
 import asyncio
 import contextlib
@@ -24,22 +24,23 @@ from daemon.system.collector import collect_while_idle
 from daemon.system.locks import lock_journal
 from daemon.system.service import SystemdNotifier, set_up_logging, watchdog_interval_s
 from daemon.watching.watcher import Watcher
-from daemon.web.routes import Posts, make_app
+from daemon.web.posts import Posts
+from daemon.web.routes import make_app
 from handlers.errors import SettingsFault, StorageFault
 
 log = structlog.get_logger()
 
 DRAIN_S = 45.0
-"""How long steps under way may take to reach a point where they can be taken up again."""
+"""Running steps get this long to reach a point from which they can resume."""
 GIVE_UP_S = 5.0
-"""How long they may take to let go, once they are given up."""
+"""Cancelled steps get this long to end."""
 STOP_S = 60.0
-"""How long all of that may take together, with the end of the workers."""
+"""Time for the whole shutdown, the end of the workers included."""
 STATUS_EVERY_S = 5.0
 HTTP_END_S = 3.0
-"""How long a request under way may take at the end."""
+"""HTTP requests under way get this long to end."""
 ANSWER_S = 5.0
-"""How long the journal may take to answer what readiness asks."""
+"""Time-out of the journal's answer for readiness."""
 
 
 class UnusablePort(SettingsFault):
@@ -53,8 +54,8 @@ class Daemon:
 
     Parameters
     ----------
-    load : reads the configuration anew, for SIGHUP; raises ConfigError.
-    examination : of the journal, if one was begun ahead.
+    load : reads the configuration again, for SIGHUP; raises ConfigError.
+    examination : an examination of the journal that was started earlier.
     """
 
     def __init__(
@@ -72,25 +73,25 @@ class Daemon:
         self._started = asyncio.Event()
         self._reloader = Reloader(load, lambda: self._settings, self._adopt, self._notifier)
         self.url = ""
-        """Where the HTTP face listens, once it does."""
+        """URL of the HTTP server; empty until it listens."""
 
     @property
     def settings(self) -> Settings:
-        """The configuration in force."""
+        """The present configuration."""
         return self._settings
 
     async def run(self) -> None:
-        """Works until SIGTERM or SIGINT, which are heard from the start on.
+        """Run until SIGTERM or SIGINT; both are handled from the start.
 
         Raises
         ------
         Fault
-            If the journal, a directory's lock or the HTTP port cannot be had.
+            If the journal, the lock of a directory or the HTTP port is not available.
         """
         self._task = asyncio.current_task()
         try:
-            with self._signals_heard():
-                await self._live()
+            with self._handle_signals():
+                await self._open_and_run()
         except asyncio.CancelledError:
             if not self._stop.is_set() or self._task is None:
                 raise
@@ -98,7 +99,7 @@ class Daemon:
             log.info("daemon.stopped_while_starting")
 
     @contextlib.contextmanager
-    def _signals_heard(self) -> Iterator[None]:
+    def _handle_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         handlers = {signal.SIGTERM: self._on_stop, signal.SIGINT: self._on_stop, signal.SIGHUP: self._reloader.ask}
         for number, handler in handlers.items():
@@ -109,7 +110,7 @@ class Daemon:
             for number in handlers:
                 loop.remove_signal_handler(number)
 
-    async def _live(self) -> None:
+    async def _open_and_run(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
             lock = stack.enter_context(lock_journal(self._settings.journal.path))
             render_url = await stack.enter_async_context(serve_if_embedded(self._settings.render))
@@ -133,7 +134,7 @@ class Daemon:
             )
             await stack.enter_async_context(self._serve_http())
             self._log_watches()
-            lock.note(self.url)  # where `temwatch replay` finds this daemon, whatever its port
+            lock.note(self.url)  # `temwatch replay` reads it to find the daemon's port
             await self._run_tasks()
 
     def _is_observable(self, watch: str) -> bool:
@@ -183,7 +184,7 @@ class Daemon:
                 "mipmap disks": self._disks.run(),
                 "stack keeper": self._once_resumed(self._keeper.run),
                 "late changes": self._once_resumed(self._work.late_changes.run),
-                "start": self._tell_start(),
+                "start": self._announce_start(),
                 "reload": self._reloader.run(self._started),
                 "status": self._report(),
                 "watchdog": self._ping_watchdog(),
@@ -205,7 +206,7 @@ class Daemon:
         await self._resumed.wait()
         await work()
 
-    async def _tell_start(self) -> None:
+    async def _announce_start(self) -> None:
         await self._resumed.wait()
         await self._watcher.watching.wait()
         await self._disks.checked.wait()
@@ -216,7 +217,7 @@ class Daemon:
     async def _drain(
         self, watching: asyncio.Task[None], pipeline: asyncio.Task[None], others: list[asyncio.Task[None]]
     ) -> None:
-        """Stage by stage: intake ends, steps under way reach a resting point, the rest is given up."""
+        """Stop in stages: end intake, let running steps reach a point from which they can resume, cancel the rest."""
         began = time.monotonic()
         self._notifier.stopping()
         log.info("daemon.draining", under_way=self._pipeline.under_way, waiting=self._pipeline.waiting)
@@ -224,19 +225,19 @@ class Daemon:
         self._pipeline.stop()
         self._keeper.stop()
         hurry = asyncio.create_task(self._hurry.wait())
-        # Steps that can record nothing come to no such point.
+        # While the journal is blocked, steps cannot reach such a point.
         while self._resumed.is_set() and not self._journal.is_blocked and time.monotonic() < began + DRAIN_S:
             if (await asyncio.wait([pipeline, hurry], timeout=0.5, return_when=asyncio.FIRST_COMPLETED))[0]:
                 break
-        await self._let_go(watching, pipeline, others)
+        await self._cancel_all(watching, pipeline, others)
         self._work.pool.drain_s = 1.0 if hurry.done() else max(1.0, STOP_S - (time.monotonic() - began))
         hurry.cancel()
         log.info("daemon.drained", waiting=self._pipeline.waiting)
 
-    async def _let_go(
+    async def _cancel_all(
         self, watching: asyncio.Task[None], pipeline: asyncio.Task[None], others: list[asyncio.Task[None]]
     ) -> None:
-        """Give up whatever is still under way; what cannot be recorded is not."""
+        """Cancel every task; if the journal still blocks one, give the journal up."""
         if self._resumed.is_set():
             self._pipeline.cancel()
         else:
@@ -246,7 +247,7 @@ class Daemon:
         rest = [watching, pipeline, *others]
         _, left = await asyncio.wait(rest, timeout=GIVE_UP_S)
         if left and self._resumed.is_set():
-            self._pipeline.cancel()  # a second time: writes under way are given up unanswered
+            self._pipeline.cancel()  # the second call also abandons writes under way
             _, left = await asyncio.wait(left, timeout=1.0)
         if left:
             log.warning("journal.given_up", tasks=sorted(task.get_name() for task in left))
@@ -255,13 +256,13 @@ class Daemon:
 
     def _on_stop(self) -> None:
         if self._stop.is_set():
-            self._hurry.set()  # asked twice: do not wait for what is under way
+            self._hurry.set()  # the second signal: do not wait for running steps
         self._stop.set()
         if not self._is_at_work and self._task is not None:
             self._task.cancel()
 
     async def _adopt(self, settings: Settings) -> None:
-        """Assembly by a new configuration from now on."""
+        """Apply a new configuration."""
         if settings.log != self._settings.log:
             set_up_logging(settings.log.level, settings.log.format)
         self._settings = settings
@@ -270,14 +271,14 @@ class Daemon:
         await self._pipeline.resume()
         self._pipeline.wake()
 
-    # --- what is told
+    # --- readiness and status
 
     def _log_watches(self) -> None:
         for watch in self._settings.watch:
             log.info("watch.configured", watch=watch.name, directory=str(watch.directory), z=watch.z.description)
 
     async def facts(self) -> Facts:
-        """What readiness is judged by, now."""
+        """Return the facts that readiness depends on."""
         journal_fault, oldest_s = self._journal.fault, None
         try:
             async with asyncio.timeout(ANSWER_S):
@@ -285,7 +286,7 @@ class Daemon:
         except TimeoutError:
             problem = f"the journal has not answered a question for {ANSWER_S:g} s"
             journal_fault = journal_fault or StorageFault(
-                str(self._journal.path), problem, "see that its disk answers and that nobody has locked it"
+                str(self._journal.path), problem, "check that its disk answers and that no other program has locked it"
             )
         return Facts(
             roots=self._watcher.health(),
@@ -298,7 +299,7 @@ class Daemon:
         )
 
     async def _report(self) -> None:
-        """Keeps `systemctl status` telling what goes on."""
+        """Keep the status line of `systemctl status` up to date."""
         while True:
             await asyncio.sleep(STATUS_EVERY_S)
             reasons = reasons_not_ready(await self.facts())
@@ -306,7 +307,7 @@ class Daemon:
             self._notifier.status(f"{self._pipeline.under_way} under way, {self._pipeline.waiting} waiting; {state}")
 
     async def _ping_watchdog(self) -> None:
-        """Tells systemd that the loop turns. A disk that hangs is told by readiness: a restart would not mend it."""
+        """Tell systemd that the event loop runs. A hanging disk is reported by readiness: a restart would not help."""
         interval_s = watchdog_interval_s(os.environ)
         if interval_s is None:
             return

@@ -31,7 +31,7 @@ def states(rig: Rig) -> dict[str, str]:
     return {row["metafile"]: row["state"] for row in rig.montages()}
 
 
-def test_a_copy_made_while_the_daemon_writes_is_whole_and_the_daemon_goes_on_from_it(running_rig: Rig, write, tmp_path):
+def test_a_backup_made_while_the_daemon_writes_is_whole_and_can_be_restored(running_rig: Rig, write, tmp_path):
     first = write(1050)
     running_rig.wait_until("complete", first.metafile)
     second = write(1051)
@@ -71,7 +71,7 @@ def test_a_back_up_replaces_no_file_but_a_former_back_up(tmp_path, target, said)
     assert precious.read_text() == "mine"
 
 
-def test_a_damaged_journal_is_not_backed_up_as_if_it_were_whole(rig: Rig):
+def test_a_damaged_journal_is_not_backed_up(rig: Rig):
     rig.render_url = "http://127.0.0.1:1/render-ws/v1"
     journal(rig).write_bytes(b"SQLite format 3\0" + bytes(8000))
     done = run(rig, "journal", "backup", rig.root / "copy.sqlite")
@@ -82,7 +82,7 @@ def test_a_damaged_journal_is_not_backed_up_as_if_it_were_whole(rig: Rig):
     assert not list(rig.root.glob(".copy*"))
 
 
-def test_the_daemon_refuses_a_damaged_journal_and_goes_on_with_the_rebuilt_one(running_rig: Rig, write):
+def test_the_daemon_refuses_a_damaged_journal_and_runs_with_the_rebuilt_one(running_rig: Rig, write):
     sections = [write(1050), write(1051)]
     running_rig.wait_until("complete", *(section.metafile for section in sections))
     assert running_rig.daemon.stop() == 0
@@ -111,7 +111,7 @@ def test_the_daemon_refuses_a_damaged_journal_and_goes_on_with_the_rebuilt_one(r
     assert run(running_rig, "verify").returncode == 0
 
 
-def test_each_montage_is_entered_as_far_as_stacks_and_files_prove_it(rig: Rig, write):
+def test_each_montage_is_restored_in_the_state_that_stacks_and_files_prove(rig: Rig, write):
     rig.settings |= {"watch.stacks.raw": "s{grid}_raw", "watch.stacks.mipmapped": "s{grid}_mips"}
     rig.start_standin()
     grids = {"complete": 1, "open": 2, "levels_not_named": 3, "a_level_gone": 4, "a_tile_gone": 5, "replaced": 6}
@@ -165,7 +165,7 @@ def test_each_montage_is_entered_as_far_as_stacks_and_files_prove_it(rig: Rig, w
 
 
 @pytest.mark.parametrize("where", ["the same directory", "another directory"])
-def test_of_metafiles_that_name_the_same_images_one_at_most_is_entered_and_one_is_done(rig: Rig, write, where):
+def test_of_two_metafiles_with_the_same_images_one_becomes_complete(rig: Rig, write, where):
     rig.start_standin()
     section = write(1050, specimen_id="s")
     assert run(rig, "replay", rig.acquisition).returncode == 0
@@ -188,7 +188,7 @@ def test_of_metafiles_that_name_the_same_images_one_at_most_is_entered_and_one_i
     assert str(section.metafile) in str(refused["fault"])
 
 
-def test_tiles_that_no_metafile_names_are_told_of_and_left(rig: Rig, write):
+def test_tiles_that_no_metafile_names_are_reported_and_kept(rig: Rig, write):
     rig.start_standin()
     section, other = write(1050), write(1050, roi_index=1)
     assert run(rig, "replay", rig.acquisition).returncode == 0
@@ -201,7 +201,7 @@ def test_tiles_that_no_metafile_names_are_told_of_and_left(rig: Rig, write):
     assert section.metafile.exists()
 
 
-def test_a_rebuild_beside_a_running_daemon_is_refused_and_the_journal_is_as_it_was(running_rig: Rig, write):
+def test_a_rebuild_beside_a_running_daemon_is_refused(running_rig: Rig, write):
     section = write()
     running_rig.wait_until("complete", section.metafile)
     done = run(running_rig, "journal", "rebuild")
@@ -211,7 +211,7 @@ def test_a_rebuild_beside_a_running_daemon_is_refused_and_the_journal_is_as_it_w
     assert states(running_rig) == {str(section.metafile): "complete"}
 
 
-def test_a_rebuild_that_cannot_see_everything_leaves_the_journal_as_it_was(rig: Rig, write):
+def test_a_rebuild_without_a_directory_or_render_ws_leaves_the_journal_unchanged(rig: Rig, write):
     rig.start_standin()
     section = write()
     assert run(rig, "replay", section.metafile).returncode == 0

@@ -66,7 +66,7 @@ def _mips(rig: Rig, section) -> str:
     return rig.montage_of(section.metafile)["mipmapped_stack"]
 
 
-def test_from_apply_the_stack_is_written_again_and_no_mipmap_is_made(running_rig: Rig, write):
+def test_a_replay_from_apply_writes_the_stack_and_makes_no_mipmap(running_rig: Rig, write):
     section = write()
     running_rig.wait_until("complete", section.metafile)
     before = mtimes(running_rig)
@@ -90,7 +90,7 @@ def test_a_dry_run_says_what_would_be_done_and_changes_nothing(running_rig: Rig,
     assert events_of(running_rig, section.metafile) == events
 
 
-def test_what_is_selected_is_failed_unless_it_is_named_itself(running_rig: Rig, write):
+def test_only_failed_montages_are_selected_unless_a_metafile_is_named(running_rig: Rig, write):
     section = write()
     running_rig.wait_until("complete", section.metafile)
     for arguments in ((), (running_rig.acquisition,), (f"{running_rig.acquisition}/**",), ("--z", 1, 2, 1050)):
@@ -127,7 +127,7 @@ def test_a_replay_while_work_is_under_way_waits_for_it_and_does_not_double_it(ru
     assert "replayed" not in events_of(running_rig, section.metafile)
 
 
-def test_interrupted_it_leaves_the_work_with_the_daemon_and_says_so(running_rig: Rig, write):
+def test_an_interrupted_replay_leaves_the_work_to_the_daemon(running_rig: Rig, write):
     section = write()
     running_rig.wait_until("complete", section.metafile)
     running_rig.tell_standin(match="", kind="status", status=503)
@@ -146,7 +146,7 @@ def test_interrupted_it_leaves_the_work_with_the_daemon_and_says_so(running_rig:
 
 
 @pytest.mark.slow
-def test_a_superseded_content_is_not_put_over_what_the_file_holds_now(running_rig: Rig, write):
+def test_a_superseded_content_does_not_replace_the_present_content(running_rig: Rig, write):
     section = write()
     running_rig.wait_until("complete", section.metafile)
     old = section.metafile.read_bytes()
@@ -165,7 +165,7 @@ def test_a_superseded_content_is_not_put_over_what_the_file_holds_now(running_ri
 # --- without a daemon
 
 
-def test_without_a_daemon_it_takes_in_metafiles_never_seen_and_brings_them_to_complete(rig: Rig, write):
+def test_without_a_daemon_unknown_metafiles_become_complete(rig: Rig, write):
     rig.start_standin()
     sections = [write(grid) for grid in (1050, 1051)]
     done = replay(rig, rig.acquisition)
@@ -191,7 +191,7 @@ def test_without_a_daemon_only_what_is_selected_is_worked_on(rig: Rig, write):
     assert other.metafile.exists()
 
 
-def test_without_a_daemon_a_stack_that_was_opened_for_a_montage_that_fails_is_closed(rig: Rig, write):
+def test_without_a_daemon_the_stack_of_a_failed_montage_is_closed(rig: Rig, write):
     rig.start_standin()
     written = write(1050, specimen_id="s")
     assert replay(rig, written.metafile).returncode == 0
@@ -202,7 +202,7 @@ def test_without_a_daemon_a_stack_that_was_opened_for_a_montage_that_fails_is_cl
 
 
 @pytest.mark.slow
-def test_without_a_daemon_a_glob_and_a_z_select_metafiles_never_seen(rig: Rig, write):
+def test_without_a_daemon_a_glob_and_a_z_select_unknown_metafiles(rig: Rig, write):
     rig.start_standin()
     sections = {grid: write(grid) for grid in (1050, 1051)}
     pattern = f"{rig.acquisition}/**/_metadata_*"
@@ -214,7 +214,7 @@ def test_without_a_daemon_a_glob_and_a_z_select_metafiles_never_seen(rig: Rig, w
     assert not (rig.root / "daemon.sqlite").exists()
 
 
-def test_what_a_stopped_daemon_left_failed_is_mended_without_it(rig: Rig, write):
+def test_a_montage_that_a_stopped_daemon_left_failed_is_replayed_without_it(rig: Rig, write):
     metafile = failed_for_want_of_a_z(rig, write)
     assert rig.daemon.stop() == 0
     (rig.root / "z.csv").write_text("grid,z\n1050,1050\n")
@@ -227,7 +227,7 @@ def test_what_a_stopped_daemon_left_failed_is_mended_without_it(rig: Rig, write)
     assert str(metafile) in done.stdout
 
 
-def test_interrupted_without_a_daemon_the_work_stays_for_its_next_start(rig: Rig, write):
+def test_an_interrupted_replay_without_a_daemon_resumes_at_its_next_start(rig: Rig, write):
     rig.start_standin()
     section = write()
     rig.tell_standin(match="", kind="status", status=503)
@@ -256,7 +256,7 @@ def test_interrupted_without_a_daemon_the_work_stays_for_its_next_start(rig: Rig
 
 
 @pytest.mark.slow
-def test_on_a_terminal_a_bar_shows_how_far_it_is(rig: Rig, write):
+def test_on_a_terminal_a_bar_shows_the_progress(rig: Rig, write):
     rig.start_standin()
     section = write()
     terminal, end = pty.openpty()
@@ -295,7 +295,7 @@ def test_a_metafile_that_is_gone_is_refused_and_ends_the_command_with_1(rig: Rig
     assert "the metafile does not exist; copy it back" in done.stdout
 
 
-def test_a_set_that_the_watch_ignores_is_told_so_when_it_is_named(rig: Rig, write):
+def test_an_ignored_set_that_is_named_is_refused_with_the_reason(rig: Rig, write):
     rig.start_standin()
     section = write()
     reference = section.metafile.with_name("_metadata_20170502174047_reference_0_.json")

@@ -1,4 +1,4 @@
-"""Journals that are damaged, locked, of an older version or something else: refused in one line, or read anyway."""
+"""Journals that are damaged, locked, of an older version or not journals: refused in one line, or read."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ from handlers.errors import MetafileFault, SettingsFault, StorageFault
 from handlers.identity import FileIdentity
 from tests.integration.descriptors import descriptors_of
 
-WAY_BACK = "temwatch journal rebuild"
+RECOVERY = "temwatch journal rebuild"
 
 ANY = FileIdentity(1, 1, 1, 1)
 
@@ -36,7 +36,7 @@ async def filled(path: Path, montages: int = 40) -> None:
 
 
 async def opened(path: Path, *, ahead: bool = False) -> str:
-    """The text with which the journal is refused."""
+    """Return the text of the refusal."""
     with pytest.raises(SettingsFault) as refused:
         async with Journal(path, examination=examine_ahead(path) if ahead else None):
             pass
@@ -60,14 +60,14 @@ async def opened(path: Path, *, ahead: bool = False) -> str:
     ],
     ids=["emptied", "cut in its header", "cut at a page", "cut within a page", "zeroed", "JSON", "zeroed from page 3"],
 )
-async def test_a_damaged_journal_is_refused_in_one_line_that_names_the_way_back(tmp_path, damage, said, ahead):
+async def test_a_damaged_journal_is_refused_in_one_line_that_names_the_recovery(tmp_path, damage, said, ahead):
     path = tmp_path / "journal.sqlite"
     await filled(path)
     damage(path)
     before = path.read_bytes()
     text = await opened(path, ahead=ahead)
     assert said in text
-    assert WAY_BACK in text
+    assert RECOVERY in text
     assert "\n" not in text
     assert path.read_bytes() == before
 
@@ -119,7 +119,7 @@ async def test_a_journal_whose_opening_is_cancelled_is_closed(tmp_path, monkeypa
     assert descriptors_of(path) == []
 
 
-async def test_an_examination_ahead_makes_no_journal_and_hinders_none(tmp_path):
+async def test_an_early_examination_creates_no_journal_and_takes_no_lock(tmp_path):
     path = tmp_path / "journal.sqlite"
     examination = examine_ahead(path)
     with pytest.raises(sqlite3.OperationalError):
@@ -129,7 +129,7 @@ async def test_an_examination_ahead_makes_no_journal_and_hinders_none(tmp_path):
         assert await journal.montages() == []
 
 
-async def test_what_an_examination_ahead_found_decides(tmp_path):
+async def test_the_result_of_an_early_examination_is_used(tmp_path):
     path = tmp_path / "journal.sqlite"
     await filled(path)
     found: Examination = Future()
@@ -139,14 +139,14 @@ async def test_what_an_examination_ahead_found_decides(tmp_path):
             pass
 
 
-async def test_a_journal_whose_main_file_is_gone_is_not_begun_anew_over_its_wal(tmp_path):
+async def test_a_missing_journal_is_not_created_beside_its_wal(tmp_path):
     path = tmp_path / "journal.sqlite"
     await filled(path)
     path.unlink()
     Path(f"{path}-wal").write_bytes(b"what was not yet in the main file")
     text = await opened(path)
     assert "is missing, but its -wal file exists" in text
-    assert WAY_BACK in text
+    assert RECOVERY in text
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ async def test_a_journal_whose_main_file_is_gone_is_not_begun_anew_over_its_wal(
     ],
     ids=["other tables", "other columns"],
 )
-async def test_another_programs_database_is_not_taken_for_a_journal(tmp_path, tables):
+async def test_the_database_of_another_program_is_refused(tmp_path, tables):
     path = tmp_path / "journal.sqlite"
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(tables)
@@ -192,7 +192,7 @@ async def test_a_journal_on_a_read_only_disk_is_refused_with_what_to_do_and_can_
         subprocess.run(["umount", path.parent], check=True)
 
 
-async def test_a_journal_of_version_1_is_migrated_and_keeps_what_it_held(tmp_path):
+async def test_a_journal_of_version_1_is_migrated_without_loss(tmp_path):
     path = tmp_path / "journal.sqlite"
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(MIGRATIONS[0])
@@ -227,7 +227,7 @@ async def test_a_journal_is_read_beside_the_daemon_that_writes_it(tmp_path):
                 await reader.notice(Sighting("temca2", Path("/data/_metadata_2.json"), ANY, FoundBy.SCAN))
 
 
-async def test_a_journal_left_by_a_crash_is_read_with_what_only_its_wal_holds(tmp_path):
+async def test_a_journal_left_by_a_crash_is_read_with_its_wal(tmp_path):
     path = tmp_path / "journal.sqlite"
     async with Journal(path) as writer:
         await writer.notice(Sighting("temca2", Path("/data/_metadata_1.json"), ANY, FoundBy.SCAN))
@@ -238,7 +238,7 @@ async def test_a_journal_left_by_a_crash_is_read_with_what_only_its_wal_holds(tm
         assert connection.execute("SELECT count(*) FROM montages").fetchone() == (1,)
 
 
-async def test_montages_are_asked_for_by_directory_and_not_by_the_beginning_of_its_name(tmp_path):
+async def test_montages_are_selected_by_directory_and_not_by_a_prefix_of_its_name(tmp_path):
     async with Journal(tmp_path / "journal.sqlite") as journal:
         for number, name in enumerate(["/data/a/x.json", "/data/a/b/y.json", "/data/ab/z.json", "/data/a.json"]):
             await journal.notice(Sighting("temca2", Path(name), FileIdentity(1, number, number, number), FoundBy.SCAN))

@@ -1,4 +1,4 @@
-"""What has to change before a FAILED montage is taken up again: its file as it was before the work that failed."""
+"""The file that has to change before a FAILED montage is retried: as it was before the failed step."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the journal knows of the images that a montage's mipmaps were made of."""
+"""The journal's record of the images that a montage's mipmaps were made from."""
 
 import os
 import random
@@ -29,7 +29,7 @@ numbers = st.integers(-(2**63), 2**63 - 1)
 
 
 def content(number: int) -> FileContent:
-    """An image as a microscope writes it: one after the other, each at its own moment."""
+    """Return identity and digest of the n-th image that a microscope wrote."""
     chance = random.Random(number)
     written_ns = 1_504_011_706_000_000_000 + number * 900_000_000 + chance.randrange(10**9)
     changed_ns = written_ns + chance.randrange(10**7)
@@ -53,12 +53,12 @@ CONTENTS = st.builds(
 
 
 @given(st.dictionaries(st.text(), CONTENTS))
-def test_a_block_gives_back_what_went_into_it(contents):
+def test_unpacking_a_block_returns_the_packed_contents(contents):
     assert unpack(pack(contents)) == contents
 
 
 @pytest.mark.parametrize(("seconds", "inode"), [(-11_644_473_600, 1), (2**40, 2**64 - 1)])
-def test_any_time_and_any_inode_of_a_file_server_can_be_kept(seconds, inode):
+def test_every_time_and_inode_can_be_packed(seconds, inode):
     ns = seconds * 10**9
     identity = FileIdentity.of(os.stat_result((0, inode, *[0] * 8, 0.0, 0.0, 0.0, ns, ns, ns)))
     with closing(sqlite3.connect(":memory:")) as connection:
@@ -66,7 +66,7 @@ def test_any_time_and_any_inode_of_a_file_server_can_be_kept(seconds, inode):
     assert unpack(pack({"a": FileContent(identity, bytes(DIGEST_BYTES))}))["a"].identity == identity
 
 
-def test_a_block_of_another_layout_is_not_misread():
+def test_a_block_of_another_layout_is_refused():
     with pytest.raises(ValueError, match="found 9"):
         unpack(b"\x09" + pack({})[1:])
 
@@ -109,7 +109,7 @@ async def require_that_events_fold_to_the_state(journal: Journal, montage_id: in
     assert fold((event, named and MontageState(named)) for event, named in events) is montage.state
 
 
-async def test_what_was_read_is_known_until_the_montage_is_done_anew(journal):
+async def test_the_images_read_are_kept_until_the_montage_is_done_again(journal):
     montage_id = await complete(journal)
     expected = {tile_id: content(number) for number, tile_id in enumerate(tile_ids(3))}
     assert await journal.images_read(montage_id) == expected
@@ -122,7 +122,7 @@ async def test_what_was_read_is_known_until_the_montage_is_done_anew(journal):
     assert await journal.images_read(montage_id) == {}
 
 
-async def test_it_is_known_to_the_next_process_in_the_middle_of_the_mipmaps_too(tmp_path):
+async def test_the_images_read_are_kept_when_the_process_ends_during_the_mipmaps(tmp_path):
     async with Journal(tmp_path / "journal.sqlite") as journal:
         montage_id = await ingested(journal)
         await journal.record_tiles(montage_id, {tile_ids(3)[0]: content(0)})
@@ -133,7 +133,7 @@ async def test_it_is_known_to_the_next_process_in_the_middle_of_the_mipmaps_too(
 
 
 @pytest.mark.parametrize("state", [MontageState.MIPMAPPED, MontageState.APPLIED, MontageState.COMPLETE])
-async def test_images_that_changed_are_read_again_and_no_others(journal, state):
+async def test_only_changed_images_are_read_again(journal, state):
     montage_id = await complete(journal)
     if state is not MontageState.COMPLETE:
         await journal.replay(montage_id, Step.APPLY)
@@ -154,7 +154,7 @@ async def test_images_that_changed_are_read_again_and_no_others(journal, state):
     assert await journal.images_read(montage_id) == expected
 
 
-async def test_a_montage_that_changes_again_and_again_keeps_the_last_findings_alone(journal):
+async def test_a_montage_keeps_only_the_newest_findings_about_changed_images(journal):
     montage_id = await complete(journal)
     for number in range(2 * MAX_CHANGES):
         montage = await journal.change_images(montage_id, {tile_ids(3)[0]: f"{number}.tif"})
@@ -173,7 +173,7 @@ async def test_many_changed_images_are_counted_and_a_few_are_named(journal):
     assert montage.findings[-1].endswith(" and 45 more")
 
 
-async def test_a_montage_that_was_superseded_meanwhile_stays_so(journal):
+async def test_a_montage_superseded_meanwhile_stays_superseded(journal):
     montage_id = await complete(journal)
     await journal.record(montage_id, Event.SUPERSEDED)
     with pytest.raises(IllegalTransition):
@@ -181,7 +181,7 @@ async def test_a_montage_that_was_superseded_meanwhile_stays_so(journal):
     assert await journal.images_read(montage_id) == {}
 
 
-async def test_a_new_identity_of_the_same_bytes_is_taken_over_and_one_of_other_bytes_is_not(journal):
+async def test_a_new_identity_is_adopted_only_if_the_bytes_are_the_same(journal):
     montage_id = await complete(journal)
     first, second, _ = tile_ids(3)
     touched = FileContent(content(0).identity._replace(ctime_ns=5), content(0).digest)
@@ -205,7 +205,7 @@ async def test_images_are_watched_from_complete_until_that_ends(journal):
     assert len(await journal.watched_images()) == 1
 
 
-async def test_tiles_of_a_former_journal_are_made_and_their_images_are_unknown(tmp_path):
+async def test_tiles_of_an_older_journal_count_as_made_without_known_images(tmp_path):
     path = tmp_path / "journal.sqlite"
     async with Journal(path) as journal:
         montage_id = await ingested(journal)

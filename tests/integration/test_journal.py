@@ -27,15 +27,15 @@ def settled(digest: str = "aa", tiles: tuple[str, ...] = ("t1", "t2"), mipmapped
     return Settled(digest, 1050.0, STACK, mipmapped, tiles, ())
 
 
-async def look_at(journal: Journal, montage_id: int, digest: str | None = "aa") -> Inspection:
-    """A look at a metafile that is as it was noticed."""
+async def inspect(journal: Journal, montage_id: int, digest: str | None = "aa") -> Inspection:
+    """Return an inspection of an unchanged metafile."""
     montage = await journal.montage(montage_id)
     assert montage is not None
     return Inspection(montage_id, montage.identity, montage.identity if digest else None, digest)
 
 
 async def settle(journal: Journal, montage_id: int, what: Settled) -> SettleResult:
-    return await journal.settle(await look_at(journal, montage_id, what.digest), what)
+    return await journal.settle(await inspect(journal, montage_id, what.digest), what)
 
 
 def changed(**identity: int) -> Sighting:
@@ -84,7 +84,7 @@ async def test_a_metafile_touched_after_it_is_done_is_recognised_and_not_done_tw
         done = await completed(journal)
         again = await journal.notice(changed(mtime_ns=2_000))
         assert again != done
-        assert (await journal.recognise(await look_at(journal, again, "aa"))).kept == done
+        assert (await journal.recognise(await inspect(journal, again, "aa"))).kept == done
         assert [montage.state for montage in await journal.montages()] == [MontageState.COMPLETE]
         assert await journal.notice(changed(mtime_ns=2_000)) is None
 
@@ -96,7 +96,7 @@ async def test_a_metafile_rewritten_under_its_old_size_time_and_inode_is_seen(pa
         assert again not in (None, done)
 
 
-async def test_a_montage_of_a_journal_without_change_times_takes_over_the_one_of_the_next_sighting(path):
+async def test_a_row_without_a_change_time_adopts_that_of_the_next_sighting(path):
     async with Journal(path) as journal:
         done = await completed(journal)
         await journal.write(lambda connection: connection.execute("UPDATE montages SET ctime_ns = NULL"))
@@ -109,20 +109,20 @@ async def test_other_content_at_the_same_path_supersedes(path):
     async with Journal(path) as journal:
         done = await completed(journal)
         again = await journal.notice(changed(mtime_ns=2_000))
-        assert await journal.recognise(await look_at(journal, again, "bb")) is None
+        assert await journal.recognise(await inspect(journal, again, "bb")) is None
         settling = await settle(journal, again, settled("bb", ("t2", "t3")))
         assert (settling.kept, [each.id for each in settling.superseded]) == (again, [done])
         assert (await journal.montage(done)).state is MontageState.SUPERSEDED
         assert await journal.unwanted_tile_ids(await journal.montage(again), STACK) == {"t1"}
 
 
-async def test_content_that_comes_back_is_done_anew_because_the_other_one_overwrote_it(path):
+async def test_a_content_that_comes_back_is_done_again(path):
     async with Journal(path) as journal:
         first = await completed(journal)
         other = await journal.notice(changed(mtime_ns=2_000))
         await settle(journal, other, settled("bb"))
         back = await journal.notice(changed(mtime_ns=3_000))
-        assert await journal.recognise(await look_at(journal, back, "aa")) is None
+        assert await journal.recognise(await inspect(journal, back, "aa")) is None
         settling = await settle(journal, back, settled("aa"))
         assert (settling.kept, [each.id for each in settling.superseded]) == (first, [other])
         assert (await journal.montage(first)).state is MontageState.SETTLED
@@ -142,60 +142,60 @@ async def test_a_failed_metafile_that_changes_is_looked_at_again(path):
 async def test_the_same_bad_content_failing_twice_stays_one_montage(path):
     async with Journal(path) as journal:
         first = await journal.notice(SIGHTING)
-        await journal.refuse(await look_at(journal, first, "cc"), MetafileFault("x", "has no data"))
+        await journal.refuse(await inspect(journal, first, "cc"), MetafileFault("x", "has no data"))
         again = await journal.notice(changed(mtime_ns=2_000))
-        await journal.refuse(await look_at(journal, again, "cc"), MetafileFault("x", "has no data"))
+        await journal.refuse(await inspect(journal, again, "cc"), MetafileFault("x", "has no data"))
         assert [(montage.id, montage.state) for montage in await journal.montages()] == [(first, MontageState.FAILED)]
 
 
 OUTCOMES = {
-    "recognise": lambda journal, look: journal.recognise(look),
-    "settle": lambda journal, look: journal.settle(look, settled(look.digest)),
-    "refuse": lambda journal, look: journal.refuse(look, MetafileFault("x", "has no data")),
-    "ignore": lambda journal, look: journal.ignore(look, "a lens-correction set"),
+    "recognise": lambda journal, inspection: journal.recognise(inspection),
+    "settle": lambda journal, inspection: journal.settle(inspection, settled(inspection.digest)),
+    "refuse": lambda journal, inspection: journal.refuse(inspection, MetafileFault("x", "has no data")),
+    "ignore": lambda journal, inspection: journal.ignore(inspection, "a lens-correction set"),
 }
 
 
 @pytest.mark.parametrize("digest", ["aa", "bb"])
 @pytest.mark.parametrize("outcome", OUTCOMES)
-async def test_what_a_look_found_is_not_recorded_once_its_metafile_was_noticed_anew(path, outcome, digest):
+async def test_a_stale_inspection_is_not_recorded(path, outcome, digest):
     async with Journal(path) as journal:
         await completed(journal)
         again = await journal.notice(changed(ctime_ns=2_000))
-        look = await look_at(journal, again, digest)
+        inspection = await inspect(journal, again, digest)
         await journal.notice(changed(ctime_ns=3_000))
         before = await journal.events(again)
         with pytest.raises(StaleInspection):
-            await OUTCOMES[outcome](journal, look)
+            await OUTCOMES[outcome](journal, inspection)
         assert await journal.events(again) == before
         assert [each.state for each in await journal.montages()] == [MontageState.COMPLETE, MontageState.NOTICED]
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
-async def test_what_was_read_counts_though_no_scan_has_seen_it_yet(path, outcome):
+async def test_an_inspection_of_a_file_newer_than_its_sighting_is_recorded(path, outcome):
     async with Journal(path) as journal:
         await completed(journal)
         again = await journal.notice(changed(ctime_ns=2_000))
-        look = replace(await look_at(journal, again), read=changed(ctime_ns=3_000).identity)
+        inspection = replace(await inspect(journal, again), read=changed(ctime_ns=3_000).identity)
         if outcome in ("refuse", "ignore"):
-            look = replace(look, digest="bb")
-        await OUTCOMES[outcome](journal, look)
+            inspection = replace(inspection, digest="bb")
+        await OUTCOMES[outcome](journal, inspection)
         assert await journal.notice(changed(ctime_ns=3_000)) is None
 
 
 async def test_a_failed_content_is_not_read_again_beside_a_newer_sighting(path):
     async with Journal(path) as journal:
         first = await journal.notice(SIGHTING)
-        await journal.refuse(await look_at(journal, first, "aa"), MetafileFault("x", "has no data"))
+        await journal.refuse(await inspect(journal, first, "aa"), MetafileFault("x", "has no data"))
         newer = await journal.notice(changed(ctime_ns=2_000))
         assert await journal.retry(first, "an image is there now") is None
         assert await journal.replay(first, Step.INGEST) is None
-        await journal.settle(await look_at(journal, newer, "bb"), settled("bb"))
+        await journal.settle(await inspect(journal, newer, "bb"), settled("bb"))
         states = [(each.id, each.state) for each in await journal.montages()]
         assert states == [(first, MontageState.SUPERSEDED), (newer, MontageState.SETTLED)]
 
 
-async def test_a_predecessor_is_not_forgotten_when_its_successor_turns_out_to_be_a_known_content(path):
+async def test_a_predecessor_is_kept_when_its_successor_is_merged_into_a_known_content(path):
     elsewhere = replace(SIGHTING, path=Path("/data/elsewhere.json"))
     async with Journal(path) as journal:
         known = await journal.notice(elsewhere)
@@ -210,7 +210,7 @@ async def test_a_predecessor_is_not_forgotten_when_its_successor_turns_out_to_be
         assert await journal.unwanted_tile_ids(await journal.montage(known), STACK) == {"t2", "t3"}
 
 
-async def test_only_an_unfinished_content_that_was_noticed_last_is_doubted(path):
+async def test_only_the_latest_unfinished_content_of_a_path_is_noticed_as_changed(path):
     async with Journal(path) as journal:
         first = await journal.notice(SIGHTING)
         await settle(journal, first, settled())
@@ -228,15 +228,15 @@ async def test_a_content_that_settled_while_its_copy_was_read_is_not_done_twice(
         await settle(journal, first, settled())
         await journal.fail(first, ImageFault("t", "is cut short"))
         again = await journal.notice(changed(ctime_ns=2_000))
-        look = await look_at(journal, again)
-        assert await journal.recognise(look) is None
+        inspection = await inspect(journal, again)
+        assert await journal.recognise(inspection) is None
         await journal.retry(first, "t has changed")  # meanwhile
-        settling = await journal.settle(look, settled())
+        settling = await journal.settle(inspection, settled())
         assert (settling.kept, settling.is_known) == (first, True)
         assert [each.state for each in await journal.montages()] == [MontageState.SETTLED]
 
 
-async def test_a_failed_montage_tells_what_failed_where_and_what_to_do(path):
+async def test_a_failed_montage_keeps_fault_state_and_hint(path):
     async with Journal(path) as journal:
         montage_id = await journal.notice(SIGHTING)
         await settle(journal, montage_id, settled())
@@ -272,7 +272,7 @@ async def test_an_attempt_that_was_stopped_is_no_crash(path):
 
 
 @pytest.mark.parametrize("turns", [1, 3])
-async def test_an_attempt_whose_caller_is_cancelled_while_it_begins_is_no_crash(path, turns):
+async def test_an_attempt_cancelled_while_it_begins_is_no_crash(path, turns):
     async with Journal(path) as journal:
         montage_id = await journal.notice(SIGHTING)
         free = threading.Event()
@@ -312,7 +312,7 @@ async def test_a_montage_is_complete_when_every_stack_it_went_to_was_closed(path
         assert (await journal.montage(montage_id)).state is MontageState.COMPLETE
 
 
-async def test_a_montage_superseded_while_its_stack_closes_keeps_none_after_it_from_completing(path):
+async def test_a_montage_superseded_while_its_stack_closes_does_not_block_the_others(path):
     async with Journal(path) as journal:
         ids = []
         for number in (1, 2):
@@ -330,7 +330,7 @@ async def test_a_montage_superseded_while_its_stack_closes_keeps_none_after_it_f
         ]
 
 
-async def test_a_replay_makes_all_mipmaps_again_and_a_second_look_only_those_not_made(path):
+async def test_a_replay_makes_all_mipmaps_again_and_a_retry_only_the_missing_ones(path):
     async with Journal(path) as journal:
         montage_id = await journal.notice(SIGHTING)
         await settle(journal, montage_id, settled())
@@ -344,7 +344,7 @@ async def test_a_replay_makes_all_mipmaps_again_and_a_second_look_only_those_not
         assert await journal.tiles_made(montage_id) == frozenset()
 
 
-async def test_when_a_montage_became_complete_is_known_until_it_is_replayed(path):
+async def test_the_time_of_completion_is_kept_until_a_replay(path):
     async with Journal(path, clock=lambda: 77.0) as journal:
         montage_id = await completed(journal)
         assert (await journal.montage(montage_id)).complete_at == 77.0
@@ -352,7 +352,7 @@ async def test_when_a_montage_became_complete_is_known_until_it_is_replayed(path
         assert (await journal.montage(montage_id)).complete_at is None
 
 
-async def test_a_montage_tells_what_it_waits_for_and_what_is_odd_about_it(path):
+async def test_a_montage_keeps_its_waiting_reason_and_its_findings(path):
     async with Journal(path) as journal:
         montage_id = await journal.notice(SIGHTING)
         await journal.wait(montage_id, "an image is missing")
@@ -362,7 +362,7 @@ async def test_a_montage_tells_what_it_waits_for_and_what_is_odd_about_it(path):
         assert (montage.waiting_for, montage.findings) == (None, ("odd", "odder"))
 
 
-async def test_what_is_unfinished_is_taken_up_by_the_next_process_in_its_order(path):
+async def test_unfinished_montages_are_listed_for_the_next_process(path):
     async with Journal(path) as journal:
         await completed(journal)
         other = await journal.notice(changed(mtime_ns=2_000))
@@ -405,7 +405,7 @@ async def test_an_event_that_cannot_happen_leaves_no_trace(path):
         assert await journal.events(done) == before
 
 
-async def test_a_journal_of_a_newer_version_is_refused_with_a_way_out(path):
+async def test_a_journal_of_a_newer_version_is_refused_with_a_hint(path):
     with closing(connect(path)) as connection:
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     with pytest.raises(SettingsFault, match="written by a newer temwatch"):
@@ -413,7 +413,7 @@ async def test_a_journal_of_a_newer_version_is_refused_with_a_way_out(path):
             pass
 
 
-async def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(path):
+async def test_a_file_that_is_not_a_journal_is_refused_and_unchanged(path):
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(SettingsFault, match="a damaged journal"):
         async with Journal(path):
@@ -427,7 +427,7 @@ async def test_a_journal_whose_directory_is_missing_is_refused_with_a_hint(tmp_p
             pass
 
 
-async def test_a_locked_journal_is_waited_for_and_nothing_is_lost(path, monkeypatch):
+async def test_writes_wait_for_a_locked_journal(path, monkeypatch):
     monkeypatch.setattr("daemon.journal.connection.BUSY_S", 0.01)
     async with Journal(path) as journal:
         with closing(sqlite3.connect(path)) as other:
@@ -443,14 +443,14 @@ async def test_a_locked_journal_is_waited_for_and_nothing_is_lost(path, monkeypa
 
 @contextmanager
 def locked(path):
-    """Another program holds the journal for writing."""
+    """Lock the journal from another connection."""
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
         other.execute("ROLLBACK")
 
 
-async def test_reads_do_not_wait_while_another_program_holds_the_journal(path):
+async def test_reads_do_not_wait_for_a_locked_journal(path):
     async with Journal(path) as journal:
         done = await completed(journal)
         with locked(path):
@@ -465,7 +465,7 @@ async def test_reads_do_not_wait_while_another_program_holds_the_journal(path):
         assert await noticing
 
 
-async def test_a_reader_sees_what_was_recorded_before(path):
+async def test_a_read_sees_every_earlier_write(path):
     async with Journal(path) as journal:
         for number in range(200):
             montage_id = await journal.notice(replace(SIGHTING, path=Path(f"/data/{number}.json")))
@@ -481,7 +481,7 @@ async def test_a_lock_that_passes_soon_is_no_fault(path):
         assert await noticing
 
 
-async def test_a_journal_that_stays_locked_is_given_up_and_closed(path):
+async def test_giving_up_a_locked_journal_cancels_the_waiting_writes(path):
     with locked_at_last(path) as lock:
         async with Journal(path) as journal:
             lock()
@@ -499,7 +499,7 @@ def locked_at_last(path):
         yield lambda: stack.enter_context(locked(path))
 
 
-async def test_a_disk_that_does_not_answer_is_told_and_holds_up_neither_readers_nor_the_end(path, monkeypatch):
+async def test_a_hanging_write_is_a_fault_and_blocks_neither_reads_nor_closing(path, monkeypatch):
     monkeypatch.setattr("daemon.journal.connection.STUCK_S", 0.1)
     monkeypatch.setattr("daemon.journal.connection.CLOSE_S", 0.1)
     release = threading.Event()
@@ -525,7 +525,7 @@ async def test_every_migration_from_an_empty_file_gives_the_present_schema(path)
         assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
 
 
-BLIND_SINCE_BEFORE = """
+TWO_UNREAD_CONTENTS = """
 INSERT INTO montages (id, watch, metafile, digest, size, mtime_ns, inode, acquired, state, noticed_at, changed_at)
 VALUES (1, 'temca2', 'file:///data/a.json', 'aa', 1, 1, 1, 'a.json', 'complete', 0, 0),
     (2, 'temca2', 'file:///data/a.json', NULL, 2, 2, 2, 'a.json', 'superseded', 0, 0),
@@ -537,11 +537,11 @@ INSERT INTO events (montage_id, at, event, state, detail) VALUES (3, 0, 'superse
 """
 
 
-async def test_a_journal_of_before_is_healed_of_contents_that_stood_in_one_another_s_way(path):
+async def test_migration_repairs_paths_with_two_unread_contents(path):
     with closing(sqlite3.connect(path)) as connection:
         for script in MIGRATIONS[:6]:
             connection.executescript(script)
-        connection.executescript(BLIND_SINCE_BEFORE + "PRAGMA user_version = 6;")
+        connection.executescript(TWO_UNREAD_CONTENTS + "PRAGMA user_version = 6;")
     async with Journal(path) as journal:
         rows = {each.id: (each.digest, each.state) for each in await journal.montages()}
         assert rows == {
@@ -558,7 +558,7 @@ async def test_a_journal_of_before_is_healed_of_contents_that_stood_in_one_anoth
                 assert (await copy.notice(sighting) is not None) is noticed
 
 
-async def test_a_clock_that_is_set_makes_no_montage_look_old(path):
+async def test_setting_the_clock_does_not_change_ages(path):
     now, set_s = [1000.0], [1.7e9]
     async with Journal(path, clock=lambda: now[0] + set_s[0], steady=lambda: now[0]) as journal:
         assert await journal.oldest_unfinished_s() is None
@@ -572,7 +572,7 @@ async def test_a_clock_that_is_set_makes_no_montage_look_old(path):
         assert journal.age_s(await journal.montage(montage_id)) == pytest.approx(120)
 
 
-async def test_an_attempt_that_ends_late_leaves_a_failed_montage_its_own_reason(path):
+async def test_an_attempt_that_ends_late_does_not_overwrite_the_fault_of_a_failed_montage(path):
     """Both stacks of a montage are closed at once: each close is an attempt."""
     async with Journal(path) as journal:
         montage_id = await journal.notice(SIGHTING)

@@ -1,4 +1,4 @@
-"""Finding what a selection means, on real directories and a real journal."""
+"""The metafiles that a selection matches, on real directories and a real journal."""
 
 import os
 from collections.abc import AsyncIterator
@@ -71,13 +71,13 @@ async def test_directories_globs_and_metafiles_are_found_in_order_of_acquisition
     assert await ground.names(twice, twice, ground.root / "b") == ["b/_metadata_2.json"]
 
 
-async def test_a_name_with_brackets_that_is_there_is_no_glob(ground):
+async def test_an_existing_name_with_brackets_is_not_a_glob(ground):
     path = ground.put("a/[1]/_metadata_1.json")
     ground.put("a/1/_metadata_2.json")
     assert await ground.names(path.parent) == ["a/[1]/_metadata_1.json"]
 
 
-async def test_links_to_a_watch_lead_into_it_and_links_out_of_it_are_refused(ground):
+async def test_links_into_a_watch_are_followed_and_links_out_of_it_are_refused(ground):
     ground.put("a/_metadata_1.json")
     ground.put("elsewhere/_metadata_2.json")
     (ground.root / "link").symlink_to(ground.root / "a")
@@ -88,7 +88,7 @@ async def test_links_to_a_watch_lead_into_it_and_links_out_of_it_are_refused(gro
         await ground.find(ground.root / "a" / "out")
 
 
-async def test_what_the_journal_knows_is_found_though_its_file_is_gone(ground):
+async def test_a_montage_is_found_although_its_file_is_missing(ground):
     path = ground.put("a/x/_metadata_1.json")
     await ground.failed(path)
     path.unlink()
@@ -99,7 +99,7 @@ async def test_what_the_journal_knows_is_found_though_its_file_is_gone(ground):
         await ground.find(ground.root / "a" / "_metadata_2.json")
 
 
-async def test_what_lies_in_the_place_of_a_metafile_and_is_none_is_not_opened(ground):
+async def test_a_special_file_with_the_name_of_a_metafile_is_not_opened(ground):
     path = ground.root / "a" / "_metadata_1.json"
     os.mkfifo(path)
     (found,) = await ground.find(path)
@@ -108,7 +108,7 @@ async def test_what_lies_in_the_place_of_a_metafile_and_is_none_is_not_opened(gr
     assert "is not a regular file" in refused.note
 
 
-async def test_the_content_decides_and_not_what_stat_says_of_it(ground):
+async def test_a_changed_file_is_identified_by_its_content(ground):
     path = ground.put("a/_metadata_1.json", "{} ")
     montage_id = await ground.failed(path)
     await ground.journal.write(lambda connection: connection.execute("UPDATE montages SET digest = 'of what it held'"))
@@ -120,7 +120,7 @@ async def test_the_content_decides_and_not_what_stat_says_of_it(ground):
     assert plan(found, Step.INGEST).action is Action.NOTICE
 
 
-async def test_a_directory_that_cannot_be_listed_is_a_fault_and_not_nothing(ground, monkeypatch):
+async def test_a_directory_that_cannot_be_listed_is_a_fault(ground, monkeypatch):
     path = ground.put("a/x/_metadata_1.json")
     scandir = os.scandir
 
@@ -142,7 +142,7 @@ async def test_a_montage_of_a_watch_that_is_no_longer_configured_is_refused(grou
         assert (refused.action, refused.note) == (Action.REFUSE, "its watch former is not in the configuration")
 
 
-async def test_without_paths_the_journal_alone_is_asked(ground):
+async def test_without_paths_only_the_journal_is_searched(ground):
     ground.put("a/_metadata_2.json")
     await ground.failed(ground.put("a/_metadata_1.json"))
     assert await ground.names() == ["a/_metadata_1.json"]

@@ -1,4 +1,4 @@
-"""A montage at which the process dies again and again is parked, and no montage that is less guilty."""
+"""A montage whose step crashes the process repeatedly is parked; other montages are not."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from handlers.identity import FileIdentity
 from tests.integration.inprocess import bench, hurry
 
 
-async def killed_at(root: Path, metafile: Path, times: int) -> None:
-    """So many processes began to settle the metafile, and died."""
+async def crash(root: Path, metafile: Path, times: int) -> None:
+    """Begin `times` attempts at settling that never end."""
     for _ in range(times):
         async with Journal(root / "journal.sqlite") as journal:
             await journal.count_crashes()
@@ -32,7 +32,7 @@ async def test_a_montage_is_parked_at_the_tenth_crash_in_a_row_and_not_before(
     assert CRASHES_BEFORE_PARKING == 10
     plan = plan_section(tiles=2, size=(64, 64), grid=1050, specimen_id="s")
     metafile = write_section(plan, tmp_path / "acquisition", pixels="noise").metafile
-    await killed_at(tmp_path, metafile, 10 - spared)
+    await crash(tmp_path, metafile, 10 - spared)
     async with bench(tmp_path) as work:
         montage = await work.reaches(metafile, MontageState.COMPLETE, MontageState.FAILED)
         if spared:

@@ -1,4 +1,4 @@
-"""`POST /api/replay` on a real server: who may post, what is understood, and what is answered."""
+"""`POST /api/replay` on a real server: access, bodies, answers."""
 
 import io
 import json
@@ -16,7 +16,8 @@ from daemon.montages.records import Montage
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.pipeline.health import Facts, Metrics
 from daemon.pipeline.replay.replayer import Replayer
-from daemon.web.routes import LONGEST_BODY, Posts, make_app
+from daemon.web.posts import Posts
+from daemon.web.routes import MAX_BODY_BYTES, make_app
 from handlers.errors import MetafileFault
 from handlers.identity import FileIdentity
 from tests.unit.test_health import WELL
@@ -25,7 +26,7 @@ TOKEN = "0123456789abcdef0123"
 
 
 class Line:
-    """Remembers what is put in line, as the pipeline would."""
+    """Records the montages that are enqueued."""
 
     def __init__(self) -> None:
         self.enqueued: list[tuple[int, bool]] = []
@@ -83,7 +84,7 @@ async def face(tmp_path: Path) -> AsyncIterator[Face]:
             yield face
 
 
-async def test_what_is_failed_is_replayed_and_told(face):
+async def test_failed_montages_are_replayed_and_listed(face):
     montage_id = await face.failed()
     status, body = await face.post({})
     assert status == 202
@@ -93,7 +94,7 @@ async def test_what_is_failed_is_replayed_and_told(face):
     assert (await face.journal.montage(montage_id)).state == "noticed"
 
 
-async def test_posted_again_it_is_waited_for_and_not_done_twice(face):
+async def test_a_repeated_post_does_not_repeat_the_work(face):
     montage_id = await face.failed()
     path = str(face.directory / "_metadata_1_.json")
     await face.post({"paths": [path]})
@@ -103,7 +104,7 @@ async def test_posted_again_it_is_waited_for_and_not_done_twice(face):
     assert [event["event"] for event in await face.journal.events(montage_id)] == ["noticed", "failed", "replayed"]
 
 
-async def test_a_metafile_never_seen_is_taken_in_once(face):
+async def test_an_unknown_metafile_is_noticed_once(face):
     (face.directory / "deep").mkdir()
     (face.directory / "deep" / "_metadata_9_.json").write_text("{}")
     for _ in range(2):
@@ -148,7 +149,7 @@ async def test_an_invalid_body_is_400_and_names_the_key(face, body, said):
 
 
 async def test_a_body_that_is_too_large_is_not_read(face):
-    assert (await face.post(b" " * (LONGEST_BODY + 1)))[0] == 413
+    assert (await face.post(b" " * (MAX_BODY_BYTES + 1)))[0] == 413
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ async def test_a_body_that_is_too_large_is_not_read(face):
         ({"Host": "127.0.0.1:1", "Origin": "http://127.0.0.1:1", "Sec_Fetch_Site": "same-origin"}, 202),
     ],
 )
-async def test_pages_of_other_sites_cannot_replay_through_an_operators_browser(face, headers, status):
+async def test_a_post_from_a_page_of_another_site_is_refused(face, headers, status):
     montage_id = await face.failed()
     assert (await face.post({}, **headers))[0] == status
     assert ((await face.journal.montage(montage_id)).state == "failed") is (status != 202)
@@ -195,7 +196,7 @@ def token_file(tmp_path: Path) -> Path:
     ],
 )
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-async def test_where_there_is_a_token_it_has_to_come_along(face, token_file, host, authorization, status):
+async def test_a_post_must_carry_the_token(face, token_file, host, authorization, status):
     await face.failed()
     face.guarded(token_file=token_file, host=host)
     headers = {} if authorization is None else {"Authorization": authorization}
@@ -204,14 +205,14 @@ async def test_where_there_is_a_token_it_has_to_come_along(face, token_file, hos
     assert TOKEN not in json.dumps(body)
 
 
-async def test_without_a_token_nothing_can_be_posted_to_a_daemon_that_other_machines_reach(face):
+async def test_without_a_token_a_daemon_open_to_other_machines_refuses_every_post(face):
     await face.failed()
     face.guarded(host="0.0.0.0")
     status, body = await face.post({})
     assert (status, "http.token_file" in body["error"]) == (403, True)
 
 
-async def test_a_token_that_cannot_be_read_closes_the_door(face, token_file):
+async def test_an_unreadable_token_file_refuses_every_post(face, token_file):
     face.guarded(token_file=token_file)
     token_file.chmod(0o644)
     status, body = await face.post({}, Authorization=f"Bearer {TOKEN}")
@@ -228,5 +229,5 @@ KEYS = st.sampled_from(["paths", "z", "state", "since", "from", "dry_run", "othe
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.dictionaries(KEYS, JSON | st.lists(st.just("/") | st.text(max_size=9).map("/".__add__)), max_size=4))
-async def test_no_body_makes_it_stumble(face, body):
+async def test_every_body_is_answered_or_refused(face, body):
     assert (await face.post(json.dumps(body).encode(errors="surrogatepass")))[0] in (200, 202, 400, 503)

@@ -1,4 +1,4 @@
-"""The daemon's HTTP face over a real journal: what it answers, and that nothing sent to it makes it stumble."""
+"""The daemon's HTTP routes over a real journal."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ from tests.unit.test_health import WELL
 
 
 class Face:
-    """A client of the daemon's routes, with the facts they answer from."""
+    """A client of the daemon's routes, with the facts of readiness."""
 
     def __init__(self, client: TestClient, journal: Journal) -> None:
         self.client = client
@@ -55,7 +55,7 @@ async def noticed(journal: Journal, number: int) -> int:
     return montage_id
 
 
-async def test_alive_is_said_whatever_is_wrong(face):
+async def test_liveness_is_200_while_the_daemon_is_not_ready(face):
     face.facts = replace(WELL, render_fault="away")
     assert await face.get("/healthz") == (200, {"alive": True})
 
@@ -78,7 +78,7 @@ async def test_montages_come_newest_first_by_state_and_limited(face):
 
 
 @pytest.mark.parametrize("status", [RootStatus.UNREACHABLE, RootStatus.PAUSED, RootStatus.OPENING])
-async def test_a_montage_whose_directory_cannot_be_accessed_waits_for_that_whatever_it_waited_for_before(face, status):
+async def test_a_montage_of_an_inaccessible_directory_is_shown_as_waiting_for_the_directory(face, status):
     ids = [await noticed(face.journal, number) for number in range(3)]
     for montage_id in ids:
         await face.journal.wait(montage_id, "the metafile is new or still changing")
@@ -122,7 +122,7 @@ async def test_one_montage_comes_with_its_events_and_attempts(face):
         ("/nowhere", 404),
     ],
 )
-async def test_what_cannot_be_answered_is_refused_in_one_sentence(face, path, status):
+async def test_an_invalid_request_is_refused_in_one_sentence(face, path, status):
     answered, body = await face.get(path)
     assert answered == status
     assert set(body) == {"error"}
@@ -131,40 +131,48 @@ async def test_what_cannot_be_answered_is_refused_in_one_sentence(face, path, st
 EVERY_ROUTE = ("/healthz", "/readyz", "/metrics", "/api/montages", "/api/montages/1", "/nowhere")
 
 
-STRANGE = ("evil.example", "evil.example:8787", "127.0.0.1.evil.example", "10.0.0.1", "[fe80::1]", "localhost.evil", "")
-OWN = ("localhost", "LOCALHOST:8787", "localhost.", "127.0.0.1:1", "127.9.9.9", "[::1]", "[::1]:8787")
+UNKNOWN_HOSTS = (
+    "evil.example",
+    "evil.example:8787",
+    "127.0.0.1.evil.example",
+    "10.0.0.1",
+    "[fe80::1]",
+    "localhost.evil",
+    "",
+)
+LOOPBACK_HOSTS = ("localhost", "LOCALHOST:8787", "localhost.", "127.0.0.1:1", "127.9.9.9", "[::1]", "[::1]:8787")
 
 
-@pytest.mark.parametrize("host", STRANGE)
+@pytest.mark.parametrize("host", UNKNOWN_HOSTS)
 @pytest.mark.parametrize("path", EVERY_ROUTE)
-async def test_on_loopback_a_request_under_a_strange_name_is_refused_everywhere(face, path, host):
-    """Else a page whose name its owner lets lead to 127.0.0.1 reads what the daemon says (DNS rebinding)."""
+async def test_on_loopback_an_unknown_host_name_is_refused_on_every_route(face, path, host):
+    """Otherwise a page that points its own name to 127.0.0.1 could read the answers (DNS rebinding)."""
     async with face.client.get(path, headers={"Host": host}) as answer:
         assert answer.status == 403
         assert "http.allowed_hosts" in (await answer.json())["error"]
 
 
-@pytest.mark.parametrize("host", [*OWN, "render-pc:8787", "em.example"])
-async def test_on_loopback_names_of_the_machine_and_those_allowed_are_served(face, host):
+@pytest.mark.parametrize("host", [*LOOPBACK_HOSTS, "render-pc:8787", "em.example"])
+async def test_on_loopback_loopback_names_and_allowed_names_are_served(face, host):
     face.http = HttpSettings(allowed_hosts=("render-pc", "EM.example"))
     async with face.client.get("/healthz", headers={"Host": host}) as answer:
         assert answer.status == 200
 
 
-async def test_a_request_without_a_host_is_no_browsers(face):
+async def test_a_request_without_a_host_is_served(face):
     reader, writer = await asyncio.open_connection(face.client.server.host, face.client.server.port)
     writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
     assert b" 200 " in await reader.readline()
     writer.close()
 
 
-async def test_where_other_machines_can_connect_every_name_is_served(face):
+async def test_a_daemon_that_listens_for_other_machines_serves_every_name(face):
     face.http = HttpSettings(host="0.0.0.0")
     async with face.client.get("/healthz", headers={"Host": "em-server.example"}) as answer:
         assert answer.status == 200
 
 
-async def test_posting_to_a_page_is_refused(face):
+async def test_a_post_to_a_get_route_is_refused(face):
     async with face.client.post("/readyz", data=b"x" * 100) as answer:
         assert answer.status == 405
 
@@ -174,14 +182,14 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(state=TEXT, z=TEXT, limit=TEXT, tail=TEXT)
-async def test_no_query_makes_it_stumble(face, state, z, limit, tail):
+async def test_every_query_is_answered_or_refused(face, state, z, limit, tail):
     async with face.client.get("/api/montages", params={"state": state, "z": z, "limit": limit}) as answer:
         assert answer.status in (200, 400)
     async with face.client.get("/api/montages/" + tail.replace("/", "_").replace(".", "_")) as answer:
         assert answer.status in (200, 404, 400)
 
 
-async def test_bytes_that_are_no_request_are_refused_in_one_line_without_a_traceback(face, caplog):
+async def test_an_invalid_http_request_is_logged_in_one_line_without_a_traceback(face, caplog):
     reader, writer = await asyncio.open_connection(face.client.server.host, face.client.server.port)
     writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\0b\r\n\r\n")
     assert b" 400 " in await reader.readline()

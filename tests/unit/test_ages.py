@@ -1,4 +1,4 @@
-"""Ages of montages while somebody sets the clock."""
+"""Ages of montages while the clock is set."""
 
 from daemon.journal.ages import Ages
 
@@ -23,7 +23,7 @@ def test_an_age_is_the_time_that_passed() -> None:
     assert clocks.ages.seconds(*montage) == 60
 
 
-def test_a_clock_that_is_set_ahead_or_back_makes_no_montage_older_or_younger() -> None:
+def test_steps_of_the_clock_do_not_change_ages() -> None:
     clocks = Clocks()
     former = (4, clocks.wall() - 300)  # of a process before
     first = clocks.notice(5)
@@ -39,7 +39,7 @@ def test_a_clock_that_is_set_ahead_or_back_makes_no_montage_older_or_younger() -
     assert ages == [340, 40, 30, 10]
 
 
-def test_a_clock_that_was_set_twice_unseen_counts_for_all_before() -> None:
+def test_two_undetected_steps_of_the_clock_are_added() -> None:
     clocks = Clocks()
     first = clocks.notice(1)
     clocks.set_s += 3600
@@ -49,7 +49,7 @@ def test_a_clock_that_was_set_twice_unseen_counts_for_all_before() -> None:
     assert round(clocks.ages.seconds(*first), 3) == 5
 
 
-def test_a_clock_that_runs_a_little_fast_is_believed() -> None:
+def test_a_slow_drift_is_not_a_step() -> None:
     clocks = Clocks()
     first = clocks.notice(1)
     for _ in range(100):

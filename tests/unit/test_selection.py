@@ -1,4 +1,4 @@
-"""What a selection means, and what a replay does with each montage: values alone."""
+"""Which montages a selection matches, and what a replay does with each."""
 
 import contextlib
 from dataclasses import replace
@@ -75,23 +75,23 @@ def candidate(*known: Montage, named: bool = False, digest: str | None = "aa", *
         ("2026-07-01T18:30-05:00", "2026-07-01T18:30:00-05:00"),
     ],
 )
-def test_a_time_is_ago_or_in_iso_form_and_local_where_it_names_no_zone(text, meant):
+def test_a_time_is_relative_or_iso_8601_and_local_without_a_zone(text, meant):
     assert parse_since(text, NOW).isoformat() == meant
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2h ago", "-2h", "2026-13-01", "9" * 400 + "d", "1e3h"])
-def test_what_is_no_time_is_refused_with_what_is_one(text):
+def test_an_invalid_time_is_refused_with_examples(text):
     with pytest.raises(ValueError, match="give 2h or 3d"):
         parse_since(text, NOW)
 
 
-def test_a_time_ahead_is_refused():
+def test_a_time_in_the_future_is_refused():
     with pytest.raises(ValueError, match="is in the future"):
         parse_since("2027-01-01", NOW)
 
 
 @given(st.text(max_size=30))
-def test_no_text_makes_the_parser_stumble(text):
+def test_every_text_is_parsed_or_refused(text):
     with contextlib.suppress(ValueError):
         assert parse_since(text, datetime.now(UTC)).tzinfo is not None
 
@@ -116,15 +116,15 @@ def test_no_text_makes_the_parser_stumble(text):
         ("/data/*.json/x", "/data/a.json", False),
     ],
 )
-def test_a_place_covers_itself_and_what_lies_below(pattern, path, covered):
+def test_a_place_covers_itself_and_everything_below(pattern, path, covered):
     assert Place(pattern, is_glob(pattern)).covers(path) is covered
 
 
-def test_a_glob_of_many_stars_is_judged_at_once():
+def test_a_glob_of_many_stars_is_matched_in_linear_time():
     assert not Place("/**/a" * 40 + "/b", is_glob=True).covers("/a" * 60)
 
 
-def test_the_stem_is_what_stands_before_the_first_wildcard():
+def test_the_stem_is_the_part_before_the_first_wildcard():
     assert Place("/data/temca2/2017*/**/x.json", is_glob=True).stem == "/data/temca2"
     assert Place("/data/temca2", is_glob=False).stem == "/data/temca2"
 
@@ -146,7 +146,7 @@ def test_the_stem_is_what_stands_before_the_first_wildcard():
         ({"dry_run": "perhaps"}, "dry_run"),
     ],
 )
-def test_a_request_that_cannot_be_meant_names_the_key(body, named):
+def test_an_invalid_request_names_the_key(body, named):
     with pytest.raises(ValidationError) as refused:
         ReplayRequest.model_validate(body)
     assert refused.value.errors()[0]["loc"][0] == named
@@ -170,19 +170,19 @@ def test_a_request_that_cannot_be_meant_names_the_key(body, named):
         ("ignored", "all", False, False),
     ],
 )
-def test_what_is_failed_is_meant_and_what_is_named_itself_in_any_state(state, asked, named, selected):
+def test_failed_montages_are_selected_and_named_ones_in_any_state(state, asked, named, selected):
     chosen = candidate(montage(state), named=named)
     assert is_selected(chosen, Selection(state=asked), None) is selected
 
 
-def test_everything_given_must_fit():
+def test_every_given_condition_must_match():
     chosen = candidate(montage("failed"))
     assert is_selected(chosen, Selection(z=(1050.0, 7.0)), 200.0)
     assert not is_selected(chosen, Selection(z=(7.0,)), None)
     assert not is_selected(chosen, Selection(), 200.5)
 
 
-def test_a_metafile_that_the_journal_never_saw_is_meant_unless_complete_ones_are():
+def test_an_unknown_metafile_is_selected_unless_complete_ones_are_asked_for():
     assert is_selected(candidate(), Selection(), 150.0)
     assert is_selected(candidate(), Selection(state="failed"), None)
     assert not is_selected(candidate(), Selection(state="complete"), None)
@@ -191,7 +191,7 @@ def test_a_metafile_that_the_journal_never_saw_is_meant_unless_complete_ones_are
     assert is_selected(candidate(z=1.0), Selection(z=(1.0,)), None)
 
 
-def test_an_ignored_name_that_the_journal_never_saw_is_meant_only_when_it_is_named():
+def test_an_unknown_metafile_with_an_ignored_name_is_selected_only_by_name():
     assert not is_selected(replace(candidate(), ignored_by="*_reference_*"), Selection(), None)
     assert is_selected(replace(candidate(named=True), ignored_by="*_reference_*"), Selection(), None)
 
@@ -217,12 +217,12 @@ def failed(failed_in: str, **changes) -> Montage:
         (failed("noticed"), Step.APPLY, "noticed"),
     ],
 )
-def test_a_replay_begins_with_the_step_asked_for_or_where_the_montage_came_to(row, step, start):
+def test_a_replay_starts_at_its_step_or_where_the_montage_failed_before(row, step, start):
     planned = plan(candidate(row), step)
     assert (planned.action, planned.start) == (Action.REPLAY, start)
 
 
-def test_a_montage_that_never_came_to_the_step_is_told_so():
+def test_the_note_says_that_a_montage_never_reached_the_step():
     assert "never settled; it starts with the first step" in plan(candidate(failed("noticed")), Step.APPLY).note
     assert "never reached apply; it resumes where it failed" in plan(candidate(failed("ingested")), Step.APPLY).note
 
@@ -238,7 +238,7 @@ def test_a_metafile_that_is_gone_or_cannot_be_read_is_refused():
     assert (refused.action, refused.note) == (Action.REFUSE, "cannot be read: I/O error")
 
 
-def test_old_content_is_never_put_over_what_the_file_holds_now():
+def test_old_content_never_replaces_the_present_content():
     old, new = montage("superseded", id=1, digest="old"), montage("complete", id=2, digest="new")
     planned = plan(candidate(new, old, digest="new", named=True), Step.INGEST)
     assert (planned.action, planned.montage_id) == (Action.REPLAY, 2)
@@ -246,13 +246,13 @@ def test_old_content_is_never_put_over_what_the_file_holds_now():
     assert (unseen.action, unseen.montage_id) == (Action.NOTICE, None)
 
 
-def test_what_is_to_be_read_is_waited_for_whatever_came_of_the_same_content_before():
+def test_a_noticed_metafile_is_waited_for_even_if_its_content_is_known():
     arriving, before = montage("noticed", id=2, digest=None), failed("noticed", id=1, digest="same")
     planned = plan(candidate(arriving, before, digest="same", named=True), Step.INGEST)
     assert (planned.action, planned.montage_id) == (Action.WAIT, 2)
 
 
-def test_content_that_came_back_is_taken_in_as_the_watcher_would():
+def test_a_content_that_came_back_is_noticed_again():
     old, new = montage("superseded", id=1, digest="old"), montage("complete", id=2, digest="new")
     planned = plan(candidate(new, old, digest="old", named=True), Step.APPLY)
     assert planned.action is Action.NOTICE

@@ -1,0 +1,50 @@
+"""Bodies of the answers, as JSON. Pure."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from daemon.montages.presentation import montage_json
+from daemon.montages.records import Montage
+from daemon.pipeline.health import Facts, reasons_not_ready, warnings
+
+
+def readiness_json(facts: Facts) -> dict[str, Any]:
+    """Return the body of `/readyz`."""
+    reasons = reasons_not_ready(facts)
+    return {
+        "ready": not reasons,
+        "reasons": list(reasons),
+        "warnings": list(warnings(facts)),
+        "watches": [
+            {
+                "name": root.name,
+                "directory": str(root.directory),
+                "status": str(root.status),
+                "directories_seen": root.directories_seen,
+                "directories_watched": root.directories_watched,
+                "found_by_event": root.found_by_event,
+                "found_only_by_scan": root.found_only_by_scan,
+                "overflows": root.overflows,
+            }
+            for root in facts.roots
+        ],
+    }
+
+
+def encode_montages(
+    montages: Sequence[Montage], counts: Mapping[str, Mapping[str, int]], inaccessible: Mapping[str, str]
+) -> bytes:
+    """Return the body of `/api/montages`; takes half a second for 10,000 montages."""
+    encode = msgspec.json.Encoder().encode
+
+    def encode_row(row: Mapping[str, Any]) -> bytes:
+        try:
+            return encode(row)
+        except UnicodeEncodeError:  # a path with bytes that are not UTF-8, which `json` escapes
+            return json.dumps(row).encode()
+
+    rows = b",".join([encode_row(montage_json(montage, inaccessible)) for montage in montages])
+    return b'{"montages":[%b],"counts":%b}' % (rows, encode(counts))

@@ -1,0 +1,71 @@
+"""Query parameters of `GET /api/montages`. Each function raises HTTPBadRequest for an invalid value."""
+
+from pathlib import Path
+
+from aiohttp import web
+
+from daemon.montages.states import MontageState
+
+MAX_LIMIT = 10_000
+"""Montages of one answer."""
+
+
+def states_of(request: web.Request) -> list[MontageState] | None:
+    """Return the states of `?state=failed,complete`; None for all."""
+    names = [name for value in request.query.getall("state", []) for name in value.split(",") if name]
+    if not names or names == ["all"]:
+        return None
+    try:
+        return [MontageState(name) for name in names]
+    except ValueError:
+        raise web.HTTPBadRequest(reason=f"state: must be one of {', '.join(MontageState)}, all") from None
+
+
+def z_of(request: web.Request) -> float | None:
+    """Return the number of `?z=1050`."""
+    text = request.query.get("z")
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        raise web.HTTPBadRequest(reason="z: must be a number") from None
+
+
+def ids_of(request: web.Request) -> list[int] | None:
+    """Return the numbers of `?id=1,2`."""
+    text = request.query.get("id")
+    if text is None:
+        return None
+    parts = text.split(",")
+    if not all(_is_number(part, max_digits=18) for part in parts):
+        raise web.HTTPBadRequest(reason="id: must be whole numbers, separated by commas")
+    return [int(part) for part in parts]
+
+
+def metafile_of(request: web.Request) -> Path | None:
+    """Return the path of `?metafile=/data/x.json`."""
+    text = request.query.get("metafile")
+    if text is None:
+        return None
+    if not text.startswith("/") or "\0" in text:
+        raise web.HTTPBadRequest(reason="metafile: must be an absolute path")
+    return Path(text)
+
+
+def limit_of(request: web.Request) -> int:
+    """Return the number of `?limit=100`."""
+    text = request.query.get("limit", "100")
+    if not (_is_number(text, max_digits=9) and 1 <= int(text) <= MAX_LIMIT):
+        raise web.HTTPBadRequest(reason=f"limit: must be a whole number from 1 to {MAX_LIMIT}")
+    return int(text)
+
+
+def montage_id_of(request: web.Request) -> int:
+    """Return the id in the path. Raises HTTPNotFound for other texts."""
+    text = request.match_info["id"]
+    if not _is_number(text, max_digits=18):
+        raise web.HTTPNotFound(reason="no such montage")
+    return int(text)
+
+
+def _is_number(text: str, *, max_digits: int) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= max_digits
