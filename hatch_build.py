@@ -1,6 +1,6 @@
-"""Builds the compiled kernel of the area mean, where a C compiler is at hand; without one, numpy does its work.
+"""Build the compiled kernel of the area mean if there is a C compiler; without the kernel, numpy does the same.
 
-Hatch calls this for wheels and editable installations; `python hatch_build.py` builds it in place.
+Hatch calls this for wheels and editable installations; `python hatch_build.py` builds the kernel in place.
 """
 
 import os
@@ -17,13 +17,13 @@ SOURCE, LIBRARY = PACKAGE / "area_mean.c", PACKAGE / "libarea_mean.so"
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror=incompatible-pointer-types")
 
 
-class KernelHook(BuildHookInterface):  # type: ignore[type-arg]  # hatchling's own way of writing it
-    """Puts the library into the wheel, which then belongs to a machine, though to no version of Python."""
+class KernelHook(BuildHookInterface):  # type: ignore[type-arg]  # as hatchling documents it
+    """Put the library into the wheel, which then is for one kind of machine and every version of Python."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         problem = build()
         if problem:
-            self.app.display_warning(f"the mipmap kernel is left to numpy, which is slower: {problem}")
+            self.app.display_warning(f"the mipmap kernel was not compiled; numpy does the same more slowly: {problem}")
             return
         build_data["artifacts"].append("handlers/mipmaps/libarea_mean.so")
         build_data["pure_python"] = False
@@ -31,7 +31,7 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]  # hatchling's o
 
 
 def build() -> str:
-    """Compiles the library into its place, whole or not at all; what went wrong, if anything did."""
+    """Compile the library into its place, whole or not at all. Return the problem, empty if there is none."""
     compiler = os.environ.get("CC", "cc").split()
     descriptor, made = tempfile.mkstemp(suffix=".so", dir=LIBRARY.parent)
     os.close(descriptor)
@@ -41,7 +41,7 @@ def build() -> str:
         if done.returncode:
             return done.stderr.strip() or f"{compiler[0]} failed"
         Path(made).chmod(0o755)
-        Path(made).replace(LIBRARY)  # a process that has the former one open keeps it
+        Path(made).replace(LIBRARY)  # a process that uses the former library keeps it
     except OSError as error:
         return f"no C compiler: {error}"
     finally:

@@ -33,7 +33,7 @@ class Level0File:
     is_mask: bool = False
 
 
-class Level0(Protocol):
+class OpenLevel0(Protocol):
     """Level 0 of a job, as a worker reads it."""
 
     @property

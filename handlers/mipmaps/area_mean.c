@@ -1,9 +1,9 @@
-/* Levels by area mean, row pair by row pair: while a pair is in the first-level cache, every level that it completes a
- * row of is summed, rounded and written.
+/* Levels by area mean, row pair by row pair: while a pair is in the first-level cache, each level of which it completes
+ * a row is summed, rounded and written.
  *
- * Exactly what area_mean.py computes with numpy, bit for bit; the tests hold the two together. Plain C, no library, no
- * memory of its own, no state but what the caller hands in; of the system it asks for bytes of a file alone. The
- * portable loops are written for the compiler to vectorise: constant shifts, accumulators as narrow as the values.
+ * Computes what area_mean.py computes with numpy, bit for bit; tests compare the two. Plain C without libraries, memory
+ * or state of its own; its only system call reads bytes of a file. The portable loops are written so that the compiler
+ * vectorises them: constant shifts, accumulators as narrow as the values.
  */
 
 #include <errno.h>
@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <unistd.h>
 
-/* PORTABLE is for the tests: they run what other processors would. */
+/* Tests define PORTABLE to run the code of other processors. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__) && !defined(PORTABLE)
 #include <immintrin.h>
 #define X86 1
@@ -33,15 +33,15 @@ enum method { SHIFT, MULTIPLY, MULTIPLY_WIDE, DIVIDE };
 typedef struct {
     int64_t width, height;
     int64_t rows;       /* done so far */
-    uint64_t remainder; /* what the divisions of all pixels left over, in all */
-    void *out;          /* pixels of the level; NULL where nobody wants them */
+    uint64_t remainder; /* sum of the remainders of all pixels */
+    void *out;          /* pixels of the level; NULL if they are not wanted */
     void *sums;         /* two rows of block sums */
-    uint64_t low, high; /* limits of the sums that are told apart */
+    uint64_t low, high; /* sums are clipped to these */
     uint64_t factor, half, divisor, multiplier;
     int32_t before, after;         /* shifts before and after the multiplication */
     int32_t sum_bytes, out_bytes;  /* 2 or 4; 1 or 2 */
     int32_t method;
-    int32_t whole_range; /* neither limits nor factor change any sum */
+    int32_t whole_range; /* 1 if neither limits nor factor change any sum */
 } level_t;
 
 #define SUMS(NAME, VALUE, PAIR, BITS, SUM)                                                                             \
@@ -60,7 +60,7 @@ SUMS(sums_of_32, uint32_t, pair_of_32, 32, uint32_t)
 /* Pixels after which a narrow accumulator is emptied: 256 remainders below 256 fit 16 bits. */
 #define RUN 256
 
-/* To the nearest; ties up where row + column is even, down where it is odd. Returns what the divisions left over. */
+/* To the nearest; ties up where row + column is even, down where it is odd. Returns the sum of the remainders. */
 #define ROUND(NAME, SUM, OUT)                                                                                          \
     INLINE uint64_t NAME##_by(const SUM *sums, OUT *out, int64_t width, int64_t y, const int shift) {                  \
         SUM halves[RUN];                                                                                               \
@@ -94,7 +94,7 @@ ROUND(round_16_to_8, uint16_t, uint8_t)
 ROUND(round_32_to_8, uint32_t, uint8_t)
 ROUND(round_32_to_16, uint32_t, uint16_t)
 
-/* The same for any divisor: (sum >> before) * multiplier >> after is the quotient, as the caller has made sure. */
+/* The same for any divisor: (sum >> before) * multiplier >> after is the quotient; the caller has proved it. */
 #define SCALE(NAME, PRODUCT)                                                                                           \
     INLINE uint64_t NAME##_within(const uint32_t *sums, uint8_t *out, int64_t width, int64_t y, const level_t *level,  \
                                   const int whole_range) {                                                             \
@@ -131,7 +131,7 @@ ROUND(round_32_to_16, uint32_t, uint16_t)
 SCALE(scale_by_32, uint32_t)
 SCALE(scale_by_64, uint64_t)
 
-/* The same where 32 bits are too few. Slow, and only met in small levels with odd ranges. */
+/* The same if 32 bits are too few. Slow, and only needed for small levels with odd ranges. */
 static uint64_t divide(const uint32_t *sums, uint8_t *out, int64_t width, int64_t y, const level_t *level) {
     uint64_t remainder = 0;
     for (int64_t x = 0; x < width; x++) {
@@ -144,7 +144,7 @@ static uint64_t divide(const uint32_t *sums, uint8_t *out, int64_t width, int64_
     return remainder;
 }
 
-/* What the divisions left over. */
+/* Returns the sum of the remainders. */
 static uint64_t write_pixels(const level_t *level, const void *sums, void *out, int64_t width, int64_t y) {
     switch (level->method) {
     case MULTIPLY: return scale_by_32(sums, out, width, y, level);
@@ -156,8 +156,8 @@ static uint64_t write_pixels(const level_t *level, const void *sums, void *out, 
     return round_32_to_16(sums, out, width, y, level->after);
 }
 
-/* The same by registers of 256 bits, which no compiler makes of the loops above: most of the work on most images. Each
- * does as many columns as fill registers, and returns their number. */
+/* The same with registers of 256 bits, faster than what compilers make of the loops above. Most of the work on most
+ * images is done here. Each function does as many columns as fill registers, and returns their number. */
 #if X86
 #define AVX2 __attribute__((target("avx2")))
 
@@ -237,7 +237,7 @@ AVX2 INLINE int64_t narrow_row(level_t *level, const char *above, const char *be
     return columns;
 }
 
-/* 16-bit pixels of 32-bit sums, 16 columns at a time; the sums alone where there is no place for pixels. */
+/* 16-bit pixels of 32-bit sums, 16 columns at a time; only the sums if out is NULL. */
 AVX2 INLINE int64_t wide_row(level_t *level, const char *above, const char *below, uint32_t *sums, uint16_t *out,
                              int64_t y, const int value_bytes) {
     const int64_t columns = level->width / 16 * 16;
@@ -283,7 +283,7 @@ static void write_sums(const level_t *level, const void *above, const void *belo
     else wide_sums_of_16(above, below, sums, width);
 }
 
-/* Makes a row of the level of the two rows under it, and every second time one of the next level of two of its own. */
+/* Makes a row of the level from the two rows under it, and every second time a row of the next level from two rows. */
 static void add_row(level_t *level, int64_t levels, const char *above, const char *below, int32_t value_bytes) {
     const int64_t y = level->rows++;
     char *sums = (char *)level->sums + (y & 1) * level->width * level->sum_bytes;
@@ -301,7 +301,7 @@ static void add_row(level_t *level, int64_t levels, const char *above, const cha
         add_row(level + 1, levels - 1, level->sums, sums, level->sum_bytes);
 }
 
-/* Tells a caller whether its idea of level_t is the one compiled here. */
+/* Lets a caller check that its level_t is the compiled one. */
 int64_t temwatch_level_bytes(void) { return (int64_t)sizeof(level_t); }
 
 /* Takes the next rows of level 0, an even number unless they are the last; pixel_bytes is 1 or 2. */
@@ -330,8 +330,8 @@ static int32_t read_whole(int32_t descriptor, char *place, int64_t bytes, int64_
     return WHOLE;
 }
 
-/* Where in a page the processor's block copy is told to write: a little after where it reads (modulo a page) it takes
- * four times as long, for it cannot tell its own stores from what it is about to load. */
+/* Where in a page the processor's block copy writes. A little after the place where it reads (modulo a page) it takes
+ * four times as long, since it cannot tell its stores from its next loads. */
 #define PAGE 4096
 #define APART 2048
 #define LINE 64
@@ -342,11 +342,11 @@ static char *away_from(int64_t offset, char *memory) {
     return (char *)(aligned + (wanted - aligned) % PAGE);
 }
 
-/* Is given each piece of the file while it is in the cache: where it lies in memory, its length, its offset. */
+/* Gets each piece of the file while it is in the cache: its address, length and offset. */
 typedef void (*seen_t)(const char *piece, int64_t bytes, int64_t offset);
 
-/* Takes all rows of level 0 as they lie in a file, by a strip of an even number of rows that stays in the cache; its
- * memory is two pages longer. Returns what `read_whole` does. */
+/* Reads all rows of level 0 from a file, through a strip of an even number of rows that stays in the cache; its memory
+ * is two pages longer. Returns what `read_whole` returns. */
 int32_t temwatch_take_file(level_t *level, int64_t levels, int32_t descriptor, const run_t *runs, int64_t run_count,
                            int64_t row_bytes, int32_t pixel_bytes, char *memory, int64_t strip_rows, seen_t seen) {
     char *strip = memory;

@@ -1,8 +1,8 @@
-"""Levels by area mean, the kernel that every tile of a day goes through.
+"""Levels by area mean: the default, and the code that most of the processor's time goes into.
 
-Integer block sums are kept exact from level to level, so that rounding happens once per pixel and never adds up. Rows
-are taken a few at a time, as they are read, and every level is made of them while they are in the cache: what costs is
-not arithmetic but memory that is touched for the first time.
+Integer block sums stay exact from level to level, so each pixel is rounded once and errors never add up. Rows are taken
+a few at a time, as they are read, and all levels are made from them while they are in the cache: touching memory for
+the first time costs more than the arithmetic.
 """
 
 import os
@@ -15,37 +15,37 @@ from handlers.images.pixels import Grey, IntensityRange, Rounding, Sums, smalles
 from handlers.mipmaps.kernel import CUT_SHORT, CompiledMeans, Runs, Seen
 
 STRIP_BYTES = 512 * 1024
-"""Of level 0, for numpy: less would be lost between its calls, more would leave the cache."""
+"""Of level 0, for numpy: with less its calls cost more than the sums, with more the rows leave the cache."""
 
 
 class Means(Protocol):
-    """Fills the levels of one image after the other."""
+    """Fills the levels of image after image."""
 
     def add_image(self, image: Grey) -> None:
-        """Takes level 0, (H, W), contiguous."""
+        """Fill the levels from level 0, (H, W), contiguous."""
 
     def add_file(self, descriptor: int, runs: Runs, seen: Seen) -> None:
-        """Takes level 0 as its rows lie in an open file. Raises EOFError where that ends too early, and OSError."""
+        """Fill the levels from the rows of an open file. Raises EOFError if the file is too short, and OSError."""
 
     def biased(self) -> list[int]:
-        """Levels of the last image whose mean error is more than it may be."""
+        """Return the levels of the last image whose mean error exceeds the limit."""
 
 
 def means(width: int, height: int, depth: int, outputs: Mapping[int, Grey], to_8bit: IntensityRange | None) -> Means:
-    """What fills the levels of images of a size, the fastest there is.
+    """Return the fastest object that fills the levels of images of one size.
 
     Parameters
     ----------
     depth : bits per pixel of level 0, 8 or 16.
-    outputs : level -> where its pixels go, of its size and type.
-    to_8bit : of 16-bit images only.
+    outputs : level -> the array for its pixels, of its size and type.
+    to_8bit : the 16-bit values that become 0 and 255; None: 16-bit images keep 16 bits.
     """
     kind = CompiledMeans if CompiledMeans.can_do(frozenset(outputs)) else MeansByNumpy
     return kind(width, height, depth, outputs, to_8bit)
 
 
 def mean_levels(image: Grey, levels: frozenset[int], to_8bit: IntensityRange | None) -> Iterator[tuple[int, Grey]]:
-    """Levels whose pixels are the means of their 2^n x 2^n blocks of level 0, rounded once, without bias."""
+    """Yield levels whose pixels are the means of their 2^n x 2^n blocks of level 0, rounded once, without bias."""
     height, width = image.shape
     whole: Grey = image if image.flags.c_contiguous else image.copy()
     outputs = {n: np.empty((height >> n, width >> n), np.uint8 if to_8bit else image.dtype) for n in sorted(levels)}
@@ -57,7 +57,7 @@ def mean_levels(image: Grey, levels: frozenset[int], to_8bit: IntensityRange | N
 
 
 def unbiased(image: Grey, level: int, to_8bit: IntensityRange | None) -> Grey:
-    """The level with its rounding errors carried from pixel to pixel: its mean is that of the image."""
+    """Return a level whose rounding errors are carried from pixel to pixel: its mean equals the mean of the image."""
     brightest, (height, width) = int(np.iinfo(image.dtype).max), image.shape
     sums = np.empty((height >> level, width >> level), _type_for(brightest, level))
     rows_at_once = _strip_rows(width * image.itemsize, level)
@@ -70,7 +70,7 @@ def unbiased(image: Grey, level: int, to_8bit: IntensityRange | None) -> Grey:
 
 
 class MeansByNumpy:
-    """`Means` where nothing was compiled, and for sums of more than 32 bits."""
+    """`Means` without compiled code, and for sums of more than 32 bits."""
 
     def __init__(
         self, width: int, height: int, depth: int, outputs: Mapping[int, Grey], to_8bit: IntensityRange | None
@@ -117,7 +117,7 @@ class MeansByNumpy:
 
 
 def _strips_of(descriptor: int, runs: Runs, strip: Grey, seen: Seen) -> Iterator[Grey]:
-    """The strip, full of rows again and again; less of it at the end."""
+    """Yield the strip each time it is full of new rows, and the part of it that the last rows fill."""
     row_bytes, filled = strip.itemsize * strip.shape[1], 0
     for start, count in runs:
         offset, left = start, count
@@ -143,17 +143,17 @@ def _read_into(descriptor: int, place: memoryview, offset: int) -> None:
 
 
 def _strip_rows(row_bytes: int, level: int) -> int:
-    """Rows of level 0 that fill a strip, and whole rows of the level."""
+    """Return the number of rows of level 0 that fill a strip, a multiple of those under a row of the level."""
     return max(1, STRIP_BYTES // row_bytes >> level) << level
 
 
 def _type_for(brightest: int, level: int) -> np.dtype[np.unsignedinteger]:
-    """For the sums of a level, and half a block."""
+    """Return the type that holds the sums of a level, plus half a block."""
     return smallest_type(brightest * 4**level + 4**level // 2)
 
 
 def _sums_of_four(sums: Sums, wide: np.dtype[np.unsignedinteger]) -> Sums:
-    """Sums of 2 x 2 neighbours, an odd last row or column left out."""
+    """Return the sums of 2 x 2 neighbours, without an odd last row or column."""
     height, width = (size // 2 * 2 for size in sums.shape)
     rows = np.add(sums[0:height:2, :width], sums[1:height:2, :width], dtype=wide)
     return rows[:, 0::2] + rows[:, 1::2]

@@ -1,8 +1,7 @@
-"""A level's file comes into its place: written beside it, read back, renamed, and looked at once more; whole or not at
-all.
+"""Put a level's file in place, whole or not at all: write beside it, read back, rename, check the header.
 
-docs/decisions/atomic-writes.md says why each step is there. System calls are made as they are: for a small tile it is
-Python's own files and paths that take the time.
+docs/decisions/atomic-writes.md gives the reason for each step. The code calls the system directly: for small tiles
+Python's file objects and paths would take most of the time.
 """
 
 import errno
@@ -24,23 +23,23 @@ from handlers.images.encode import PLAIN_START_BYTES, Encoding, Page
 from handlers.images.header import inspect_image
 
 READ_BACK_BYTES = 64 * 1024
-"""At once: what was read is compared while it is in the cache."""
+"""Read at once, so that the bytes are compared while they are in the cache."""
 STALE_S = 3600.0
-"""A temporary file that has not changed for this long is nobody's, whoever made it."""
+"""A temporary file of another machine that has not changed for this long has no writer."""
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
 
 
 def put_in_place(level: int, path: Path, page: Page, encoding: Encoding) -> None:
-    """Writes a level's file, verified. Its name is durable after `sync_directories`.
+    """Write a level's file and verify it. Its name is durable after `sync_directories`.
 
     Raises
     ------
     StorageFault
-        If the disk or mount fails, or what was written reads back differently. What the place held before it holds
-        still, unless the difference showed after the rename.
+        If the disk or mount fails, or the file reads back differently. The former file is still in place, unless the
+        difference showed after the rename.
     SettingsFault
-        If the name is longer than the disk takes.
+        If the name is too long for the disk.
     """
     is_plain = encoding.is_plain
     try:
@@ -55,16 +54,16 @@ def put_in_place(level: int, path: Path, page: Page, encoding: Encoding) -> None
         _require_in_place(path, page, is_plain)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise SettingsFault("mipmaps.output_dir", f"makes names too long for the disk: {path}") from error
+            raise SettingsFault("mipmaps.output_dir", f"makes a name that is too long for the disk: {path}") from error
         raise storage_fault(str(path), f"write level {level}", error) from error
     except (ImageFault, ImagesMissing) as fault:
         raise _reads_differently(path, str(fault)) from fault
 
 
 def sync_directories(directories: Iterable[Path]) -> None:
-    """Makes renames survive a power cut: the journal is about to say that the levels are there. Raises StorageFault.
+    """Make renames survive a power cut, before the journal records the levels. Raises StorageFault.
 
-    Once for all levels of a tile: what a file system has to write for one of them it writes for all.
+    One call for all levels of a tile: a file system writes the same for one as for all of them.
     """
     for directory in directories:
         try:
@@ -74,9 +73,9 @@ def sync_directories(directories: Iterable[Path]) -> None:
 
 
 def _require_same(path: Path, temporary: str, page: Page, encoding: Encoding, is_plain: bool) -> None:
-    """Returns if what was written for a path reads back.
+    """Raise a fault if the temporary file of a path reads back differently.
 
-    A plain file holds the very pixels, so its bytes are compared; any other is decoded.
+    A plain file holds the pixels themselves, so its bytes are compared; any other file is decoded.
     """
     if is_plain:
         if not _holds(temporary, page.content):
@@ -89,7 +88,7 @@ def _require_same(path: Path, temporary: str, page: Page, encoding: Encoding, is
 
 
 def _require_in_place(path: Path, page: Page, is_plain: bool) -> None:
-    """Returns if the file at its final place is of the length, and has the header, of the one that was read back."""
+    """Raise a fault if the file in place has another length or header than the file that was read back."""
     if is_plain:
         start, file_bytes = _start_and_length(path)
         is_same = start == page.content[:PLAIN_START_BYTES]
@@ -112,7 +111,7 @@ def _start_and_length(path: Path) -> tuple[bytes, int]:
 
 
 def _holds(path: str, content: bytes | bytearray) -> bool:
-    """Whether a file consists of these bytes."""
+    """Return whether a file consists of these bytes."""
     piece, expected, offset = bytearray(min(READ_BACK_BYTES, len(content) + 1)), memoryview(content), 0
     descriptor = os.open(path, _READ)
     try:
@@ -127,7 +126,7 @@ def _holds(path: str, content: bytes | bytearray) -> bool:
 
 
 def _reads_differently(path: Path, how: str) -> StorageFault:
-    return StorageFault(str(path), f"reads back differently from what was written: {how}", "look at the disk's health")
+    return StorageFault(str(path), f"reads back differently from what was written: {how}", "check the disk's health")
 
 
 def _write_durably(path: str, content: bytes | bytearray) -> None:
@@ -142,7 +141,7 @@ def _write_durably(path: str, content: bytes | bytearray) -> None:
 
 
 def _created(path: str) -> int:
-    """Descriptor of a new file; its directory is made if need be, and rid of what dead writers left."""
+    """Return the descriptor of a new file. Makes its directory if need be, and removes what dead writers left there."""
     directory = path.rpartition("/")[0]
     try:
         _sweep(directory)
@@ -164,7 +163,7 @@ def _sync(directory: Path) -> None:
 
 
 def _remove(temporary: str) -> None:
-    """Removes a temporary file; where that fails it is left to `_sweep`, and the fault under way is the one told."""
+    """Remove a temporary file. If that fails, `_sweep` will do it, and the caller reports its own fault."""
     try:
         os.unlink(temporary)  # noqa: PTH108  as above
     except OSError:
@@ -176,21 +175,21 @@ _TEMPORARY = re.compile(r"\..+\.(?P<maker>[0-9a-f]{8}-(?P<pid>\d+)-\d+)-\d+\.tmp
 
 
 def _temporary_name(name: str) -> str:
-    """A name beside the final one, which says who writes; no other writer has it."""
+    """Return a name in the same directory that identifies the writer; no other writer uses it."""
     short = name if len(os.fsencode(name)) <= 180 else hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
     return f".{short}.{_own_name(os.getpid())}-{next(_counter)}.tmp"
 
 
 @functools.lru_cache(maxsize=1)
 def _own_name(pid: int) -> str | None:
-    """`_maker` of this process; asked once, but again after a fork."""
+    """Return `_maker` of this process, cached until a fork."""
     return _maker(pid)
 
 
 def _maker(pid: int) -> str | None:
-    """Machine, process id and start time: a process as no other was or will be. None if there is no such process.
+    """Return machine, process id and start time, which identify a process; None if there is no such process.
 
-    One that has ended, and whose parent has not asked how, is none: of a pool that was killed nobody asks at once.
+    Zombies count as dead: a killed pool is not reaped at once.
     """
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -201,17 +200,17 @@ def _maker(pid: int) -> str | None:
 
 @functools.cache
 def _machine() -> str:
-    """Where a process id means what it means here: this host, this process namespace."""
+    """Return a digest of host and process namespace: process ids compare only within them."""
     text = f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
 @functools.lru_cache(maxsize=4096)
 def _sweep(directory: str) -> None:
-    """Removes what writers who are dead left in a directory.
+    """Remove temporary files of dead writers from a directory.
 
-    Once for each process and directory: a directory may hold all tiles of a section, and after the death of a worker
-    the pool is made of new processes.
+    Once for each process and directory: a directory may hold all tiles of a section, and after a worker's death the
+    pool has new processes.
     """
     with os.scandir(directory) as entries:
         leftovers = [entry for entry in entries if entry.name.startswith(".") and _is_leftover(entry)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from handlers.images.encode import Page, plain_page
-from handlers.images.level0 import Level0
+from handlers.images.level0 import OpenLevel0
 from handlers.images.pixels import Grey, IntensityRange
 from handlers.images.reduction import level_size
 from handlers.mipmaps.area_mean import means, unbiased
@@ -69,7 +69,7 @@ class LevelBuffers:
 
 @contextmanager
 def reduced_to_mean(
-    level0: Level0, width: int, height: int, levels: tuple[int, ...], to_8bit: IntensityRange | None
+    level0: OpenLevel0, width: int, height: int, levels: tuple[int, ...], to_8bit: IntensityRange | None
 ) -> Iterator[Mapping[int, Page]]:
     """Context with the levels of an image by area mean; its memory is used again after it.
 
@@ -90,7 +90,7 @@ def reduced_to_mean(
         yield buffers.pages
 
 
-def _stream(level0: Level0, buffers: LevelBuffers) -> list[int]:
+def _stream(level0: OpenLevel0, buffers: LevelBuffers) -> list[int]:
     return level0.stream(lambda descriptor, digest: buffers.fill_from_file(descriptor, level0.runs, digest.take))
 
 

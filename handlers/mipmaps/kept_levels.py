@@ -5,7 +5,7 @@ from pathlib import Path
 
 from handlers.errors import Fault
 from handlers.images.decode import read_image
-from handlers.images.level0 import Level0
+from handlers.images.level0 import OpenLevel0
 from handlers.images.provenance import pixels_match, read_provenance, without_pixels
 from handlers.images.reduction import level_size
 from handlers.mipmaps.job import MipmapJob
@@ -13,7 +13,7 @@ from handlers.mipmaps.level_text import LevelText
 from handlers.mipmaps.report import MadeLevel
 
 
-def valid_levels(job: MipmapJob, level0: Level0) -> Iterator[MadeLevel]:
+def valid_levels(job: MipmapJob, level0: OpenLevel0) -> Iterator[MadeLevel]:
     """Yield the levels whose files were made of the present level 0 in the way of this job, and still decode.
 
     A level with any problem is made again; a disk that causes the problem is reported then.

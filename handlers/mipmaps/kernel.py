@@ -1,7 +1,7 @@
-"""The area mean in compiled code (area_mean.c), where it was built; `area_mean` does without, more slowly.
+"""The area mean in compiled code (area_mean.c), if it was built; numpy in `area_mean` does the same more slowly.
 
-It is no extension module but a plain library, called through ctypes: one build serves every Python, and threads run
-while it works.
+The code is a plain library, called through ctypes, not an extension module: one build serves every Python, and other
+threads run while it works.
 """
 
 import ctypes
@@ -18,16 +18,16 @@ import numpy.typing as npt
 from handlers.images.pixels import FULL_RANGE, Grey, IntensityRange, Rounding
 
 Runs = Sequence[tuple[int, int]]
-"""Where an image lies in a file, from its first row to its last: offset of a byte, and how many whole rows follow."""
+"""Where an image lies in a file, from its first row to its last: (offset in bytes, number of whole rows there)."""
 LIBRARY = Path(__file__).with_name("libarea_mean.so")
 HIGHEST_LEVEL = 8
-"""Sums of 4^8 16-bit pixels fit 32 bits; those of more do not."""
+"""Sums of 4^8 16-bit pixels fit 32 bits; sums of more do not."""
 BYTES_AT_ONCE = 192 * 1024
-"""Of level 0: few enough to stay in the second-level cache until they are summed, enough for the calls not to count."""
+"""Of level 0: few enough to stay in the second-level cache until they are summed, many enough to make calls cheap."""
 CUT_SHORT = "the file became shorter while it was read"
 
 Seen = Callable[[int, memoryview], object]
-"""Is given each piece of a file as it is read, while it is in the cache: its offset, and its bytes."""
+"""Gets the offset and the bytes of each piece of a file as it is read, while it is in the cache."""
 _Seen = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 """seen_t of area_mean.c."""
 
@@ -48,7 +48,7 @@ class _Level(ctypes.Structure):
 
 @functools.cache
 def compiled_code() -> ctypes.CDLL | None:
-    """The compiled code; None where it was not built, or not for this machine or version."""
+    """Return the compiled code; None if it was not built, or for another machine or version."""
     size, short, place = ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p
     try:
         loaded = ctypes.CDLL(str(LIBRARY))
@@ -63,12 +63,12 @@ def compiled_code() -> ctypes.CDLL | None:
 
 
 class CompiledMeans:
-    """`area_mean.MeansByNumpy`, compiled: the same in, the same out.
+    """`area_mean.MeansByNumpy`, compiled: the same pixels.
 
     Raises
     ------
     OSError
-        If there is no compiled code; `can_do` says so before.
+        If there is no compiled code; `can_do` tells beforehand.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class CompiledMeans:
     ) -> None:
         loaded = compiled_code()
         if loaded is None:
-            raise OSError(f"{LIBRARY} was not built")
+            raise OSError(f"{LIBRARY} was not built for this version")
         self._add_rows, self._take_file = loaded.temwatch_add_rows, loaded.temwatch_take_file
         self._row_bytes, self._pixel_bytes = width * depth // 8, depth // 8
         self._strip_rows = max(2, BYTES_AT_ONCE // self._row_bytes // 2 * 2)
@@ -96,7 +96,7 @@ class CompiledMeans:
 
     @staticmethod
     def can_do(levels: frozenset[int]) -> bool:
-        """Whether the code is there, and these levels are within its integers."""
+        """Return whether there is compiled code, and its integers hold the sums of these levels."""
         return max(levels, default=0) <= HIGHEST_LEVEL and compiled_code() is not None
 
     def _begin(self) -> None:
@@ -104,13 +104,13 @@ class CompiledMeans:
             entry.rows = entry.remainder = 0
 
     def add_image(self, image: Grey) -> None:
-        """Takes level 0, (H, W), contiguous."""
+        """Fill the levels from level 0, (H, W), contiguous."""
         self._begin()
         rows, row_bytes, pixel_bytes = image.shape[0], self._row_bytes, self._pixel_bytes
         self._add_rows(self._levels, len(self._levels), image.ctypes.data, row_bytes, rows, pixel_bytes)
 
     def add_file(self, descriptor: int, runs: Runs, seen: Seen) -> None:
-        """Takes level 0 as its rows lie in an open file. Raises EOFError where that ends too early, and OSError."""
+        """Fill the levels from the rows of an open file. Raises EOFError if the file is too short, and OSError."""
         self._begin()
         numbers = chain.from_iterable(runs)
         memory, begins = self._strip.data, self._strip.ctypes.data
@@ -130,7 +130,7 @@ class CompiledMeans:
             raise OSError(-failed, os.strerror(-failed))
 
     def biased(self) -> list[int]:
-        """Levels whose mean error is more than it may be, once all rows were added."""
+        """Return the levels of the last image whose mean error exceeds the limit."""
         return [
             level
             for level, rule in self._rules.items()
@@ -138,7 +138,7 @@ class CompiledMeans:
         ]
 
     def _excess(self, level: int, rule: Rounding) -> int:
-        """What all halves have added, less what all divisions have left over."""
+        """Return by how much all pixels together are too bright: what the halves added, less the remainders."""
         pixels = self._outputs[level].size
         return rule.divisor // 2 * pixels - pixels // 2 - int(self._levels[level - 1].remainder)
 
@@ -162,10 +162,10 @@ def _set_output(entry: _Level, output: Grey, rule: Rounding) -> None:
 
 
 def division(divisor: int, largest: int) -> tuple[int, int, int, int]:
-    """(method, shift before, multiplier, shift after) that divide every number up to the largest, rounded down.
+    """Return (method, shift before, multiplier, shift after) that divide every number up to the largest, rounded down.
 
-    Of a number n, ((n >> before) * multiplier) >> after is n // divisor as long as the multiplier, which exceeds
-    2^after / odd by less than 1, does so by less than 2^after / n.
+    For each number n, ((n >> before) * multiplier) >> after equals n // divisor if the multiplier exceeds 2^after / odd
+    by less than 2^after / n; it always exceeds it by less than 1.
 
     Source: Granlund and Montgomery, Division by Invariant Integers using Multiplication (1994), theorem 4.2.
 

@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 
 from handlers.errors import Fault, SettingsFault, WorkerFault
-from handlers.images.level0 import FileLevel0, Level0, Level0File
+from handlers.images.level0 import FileLevel0, Level0File, OpenLevel0
 from handlers.images.pixels import FULL_RANGE
 from handlers.images.reduction import MEAN
 from handlers.mipmaps.buffers import reduced_to_mean
@@ -26,7 +26,7 @@ def make_mipmaps(job: MipmapJob) -> MipmapReport:
     started = time.perf_counter()
     made: list[MadeLevel] = []
     kept: tuple[MadeLevel, ...] = ()
-    level0: Level0 | None = None
+    level0: OpenLevel0 | None = None
     fault: Fault | None = None
     try:
         job.require_possible()
@@ -54,14 +54,14 @@ def make_mipmaps(job: MipmapJob) -> MipmapReport:
     )
 
 
-def open_level0(job: MipmapJob) -> Level0:
+def open_level0(job: MipmapJob) -> OpenLevel0:
     """Return level 0, whose header was compared with the job. Raises a Fault if it cannot be used."""
     level0 = _level0_of(job, Level0File(job.level0, job.width, job.height, job.root, job.is_mask))
     job.level_bits(level0.bits)  # raises if the format cannot hold them
     return level0
 
 
-def _level0_of(job: MipmapJob, file: Level0File) -> Level0:
+def _level0_of(job: MipmapJob, file: Level0File) -> OpenLevel0:
     if job.source is None:
         return FileLevel0(file)
     if job.source.bits == 16 and not job.convert_to_8bit:
@@ -76,7 +76,7 @@ def _level0_of(job: MipmapJob, file: Level0File) -> Level0:
 
 
 @contextmanager
-def _reduced(job: MipmapJob, levels: AbstractSet[int], level0: Level0) -> Iterator[Iterable[ReducedLevel]]:
+def _reduced(job: MipmapJob, levels: AbstractSet[int], level0: OpenLevel0) -> Iterator[Iterable[ReducedLevel]]:
     """Context with the levels, lowest first; their memory is used again after it."""
     if job.reduction.function == MEAN.function:
         with reduced_to_mean(level0, job.width, job.height, tuple(sorted(levels)), job.to_8bit) as pages:
@@ -87,7 +87,7 @@ def _reduced(job: MipmapJob, levels: AbstractSet[int], level0: Level0) -> Iterat
     yield reduce_levels(image, levels, job.reduction, job.to_8bit)
 
 
-def _notes(job: MipmapJob, level0: Level0) -> Iterator[str]:
+def _notes(job: MipmapJob, level0: OpenLevel0) -> Iterator[str]:
     if level0.has_more_pages:
         yield f"{job.level0} holds more than one image; the first one was used"
     brightest = job.maximum_intensity

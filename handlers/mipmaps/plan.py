@@ -1,4 +1,4 @@
-"""Which mipmap files belong to which tile: how they are made, and where they live."""
+"""The plan of mipmaps: how levels are made, and which files belong to a tile."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +19,7 @@ LevelUris = Mapping[int, tuple[str, str | None]]
 
 @dataclass(frozen=True, slots=True)
 class Level0:
-    """The raw image of a tile and what is known of it."""
+    """The raw image of a tile, as its tile spec describes it."""
 
     tile_id: str
     image: Path
@@ -27,21 +27,21 @@ class Level0:
     width: int
     height: int
     maximum_intensity: float = 255
-    """Of the tile spec; above 255 the image has 16 bits."""
+    """From the tile spec; above 255 the image has 16 bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class MipmapPlan:
-    """How mipmaps are made, and where.
+    """How mipmaps are made, and where their files are.
 
     Parameters
     ----------
-    levels : the highest level; levels 1 to this are made.
+    levels : the highest level; levels 1 to this level are made.
     reduction : of images; masks always take the minimum.
-    encoding : of images. Masks take png where it would blur them.
-    range_16bit : the 16-bit values that become 0 and 255 where 16-bit images are converted.
-    force : whether levels that are there and valid are made all the same.
-    stack_url, authorization : of the stack whose tiles render-ws serves, and how to log in there; see `served_by`.
+    encoding : of images. Masks are written as png if it would blur them.
+    range_16bit : the 16-bit values that become 0 and 255 when 16-bit images are converted.
+    force : whether valid existing levels are made again.
+    stack_url, authorization : the stack whose tiles render-ws serves, and the login there; see `served_by`.
     """
 
     output_dir: Path
@@ -55,7 +55,7 @@ class MipmapPlan:
     authorization: str | None = field(default=None, repr=False)
 
     def served_by(self, service: BaseUrl, stack: StackId) -> Self:
-        """Return the plan for tiles of a stack: with the method "render" level 0 is asked of the service."""
+        """Return the plan for tiles of a stack: with method "render", render-ws serves level 0."""
         if self.reduction.method != "render":
             return self
         return replace(self, stack_url=service.url + stack.path, authorization=service.authorization)
@@ -71,21 +71,21 @@ class MipmapPlan:
         return self.encoding if self.encoding.lossless else Encoding("png")
 
     def path(self, level: int, level0: Path, *, mask: bool = False) -> Path:
-        """Where a level of an image or mask lives, for the writer and for the stack."""
+        """Return the file of a level of an image or mask, for the writer and for the stack."""
         extension = self.mask_encoding.extension if mask else self.extension
         return mipmap_path(self.output_dir, level, level0, extension)
 
     def outputs(self, level0: Path, *, mask: bool = False) -> tuple[tuple[int, Path], ...]:
-        """Every level of an image or mask to be made, with its file."""
+        """Return every level of an image or mask, with its file."""
         return tuple((level, self.path(level, level0, mask=mask)) for level in range(1, self.levels + 1))
 
     def path_builder(self) -> dict[str, object]:
-        """render's mipmapPathBuilder that derives these very files."""
+        """Return the mipmapPathBuilder by which render derives the same files."""
         return {"rootPath": f"{self.output_dir}/", "numberOfLevels": self.levels, "extension": self.extension}
 
 
 def level_uris(tile: Level0, plan: MipmapPlan) -> LevelUris:
-    """The URIs that the stack is to name for a tile's levels."""
+    """Return the URIs of a tile's levels for its tile spec."""
     return {
         level: (path_to_uri(path), path_to_uri(plan.path(level, tile.mask, mask=True)) if tile.mask else None)
         for level, path in plan.outputs(tile.image)
@@ -93,7 +93,7 @@ def level_uris(tile: Level0, plan: MipmapPlan) -> LevelUris:
 
 
 def absent_levels(tiles: Sequence[Level0], plan: MipmapPlan) -> list[Path]:
-    """Files of levels that are not there, or empty."""
+    """Return the files of levels that are missing or empty."""
     masks = {tile.mask for tile in tiles if tile.mask}
     outputs = [plan.outputs(tile.image) for tile in tiles] + [plan.outputs(mask, mask=True) for mask in masks]
     return [path for levels in outputs for _, path in levels if not _has_content(path)]
@@ -107,7 +107,7 @@ def _has_content(path: Path) -> bool:
 
 
 def level0_of(spec: Mapping[str, Any]) -> Level0:
-    """The raw image of a tile as a stack names it.
+    """Return the raw image of a tile as a stack names it.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def level0_of(spec: Mapping[str, Any]) -> Level0:
     Raises
     ------
     Fault
-        If it has no image, several channels, no size, or a URL that is no file's.
+        If the tile has no image, several channels, no size, or a URL of another scheme than file.
     """
     tile_id = str(spec.get("tileId"))
     entry = level_0(image_holder(spec)) or {}
@@ -124,7 +124,11 @@ def level0_of(spec: Mapping[str, Any]) -> Level0:
         raise ImageFault(f"tile '{tile_id}'", "has no image at mipmap level 0", "ingest its metafile again")
     width, height = spec.get("width"), spec.get("height")
     if not isinstance(width, int | float) or not isinstance(height, int | float) or min(width, height) < 1:
-        raise ImageFault(f"tile '{tile_id}'", f"has no size, but {width} x {height}", "ingest its metafile again")
+        raise ImageFault(
+            f"tile '{tile_id}'",
+            f"expected a width and height from 1 on, found {width} x {height}",
+            "ingest its metafile again",
+        )
     mask = entry.get("maskUrl")
     return Level0(
         tile_id,
@@ -137,10 +141,10 @@ def level0_of(spec: Mapping[str, Any]) -> Level0:
 
 
 def faulty_levels(tile: Level0, plan: MipmapPlan) -> str:
-    """What is wrong with the files of a tile's levels, by their headers; empty if each is there and of its size.
+    """Return the first problem of the files of a tile's levels, by their headers; empty if each has its size.
 
     >>> faulty_levels(Level0("a", Path("/d/a.tif"), None, 64, 64), MipmapPlan(Path("/nowhere"), levels=1))
-    '/nowhere/1/d/a.tif.tif is not there'
+    '/nowhere/1/d/a.tif.tif is missing'
     """
     outputs = plan.outputs(tile.image) + (plan.outputs(tile.mask, mask=True) if tile.mask else ())
     problems = (_level_problem(path, *level_size(tile.width, tile.height, level)) for level, path in outputs)
@@ -151,9 +155,9 @@ def _level_problem(path: Path, width: int, height: int) -> str:
     try:
         found = inspect_image(path)
     except FileNotFoundError:
-        return f"{path} is not there"
+        return f"{path} is missing"
     except (ImageFault, OSError) as error:
         return f"{path} cannot be used: {error.problem if isinstance(error, ImageFault) else error.strerror}"
     if (found.width, found.height) != (width, height):
-        return f"{path} is {found.width}x{found.height} pixels, not {width}x{height}"
+        return f"{path} is {found.width}x{found.height} pixels, expected {width}x{height}"
     return ""

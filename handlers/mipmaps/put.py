@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from handlers.errors import StorageFault
 from handlers.images.encode import Page, set_description
-from handlers.images.level0 import Level0
+from handlers.images.level0 import OpenLevel0
 from handlers.images.pixels import Grey
 from handlers.mipmaps.atomic_write import put_in_place, sync_directories
 from handlers.mipmaps.job import MipmapJob
@@ -16,7 +16,7 @@ ReducedLevel = tuple[int, Grey | Page]
 """A level and its pixels; a page if the pixels already lie in the content of an uncompressed TIFF."""
 
 
-def put_levels(levels: Iterable[ReducedLevel], job: MipmapJob, level0: Level0, made: list[MadeLevel]) -> None:
+def put_levels(levels: Iterable[ReducedLevel], job: MipmapJob, level0: OpenLevel0, made: list[MadeLevel]) -> None:
     """Put the files of the levels in place, and add to `made` those that will stay.
 
     Raises

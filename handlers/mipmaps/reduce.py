@@ -1,7 +1,7 @@
-"""Mipmap levels of one image as arrays: what makes a level of level 0. Pure.
+"""Mipmap levels of one image as arrays, by any method. Pure.
 
-Level n of an image is its reduction by 2^n in x and y. Every level is defined by level 0 itself, never by a rounded
-level between: `area_mean`, `block_functions` and `resize` hold the ways of making one.
+Level n of an image is its reduction by 2^n in x and y. Each level is a function of level 0 itself, never of a rounded
+level between. The functions are in `area_mean`, `block_functions` and `resize`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,30 +20,30 @@ Reducer = Callable[[Grey, frozenset[int], IntensityRange | None], Iterator[tuple
 FUNCTIONS: Mapping[str, Reducer] = MappingProxyType(
     {"mean": mean_levels, "median": median_levels, "min": min_levels, "max": max_levels, "mode": mode_levels}
 )
-"""What a pixel is of its block, by name."""
+"""Name -> function that makes levels by it."""
 REDUCERS: Mapping[str, Mapping[str, Reducer]] = MappingProxyType(
     {"block_reduce": FUNCTIONS, "PIL": FILTERS, "render": MappingProxyType({"mean": mean_levels})}
 )
-"""Method -> function -> how, for all that `reduction.METHODS` names. With "render" the pixels of level 0 come from
-render-ws, and are reduced as any others."""
+"""Method -> function name -> function, for all names in `reduction.METHODS`. With "render" the pixels of level 0 come
+from render-ws, and are reduced in the same way."""
 
 
 def reduce_levels(
     image: Grey, levels: Iterable[int], reduction: Reduction = MEAN, to_8bit: IntensityRange | None = None
 ) -> Iterator[tuple[int, Grey]]:
-    """Each of the levels with its image, lowest first, whatever their order.
+    """Yield each level with its image, the lowest first.
 
     Parameters
     ----------
     image : (H, W), uint8 or uint16: level 0.
-    levels : 1 or more each.
-    to_8bit : where given, 16-bit images become 8-bit ones, scaled from this range after they were reduced. 8-bit
-        images stay as they are.
+    levels : numbers from 1 on, in any order.
+    to_8bit : the range from which levels of 16-bit images are scaled to 8 bits, after the reduction; None: they keep 16
+        bits. 8-bit images stay as they are.
 
     Raises
     ------
     ValueError
-        If the image is not grey with 8 or 16 bits, a level is below 1 or empty, or the range is.
+        If the image is not grey with 8 or 16 bits, a level is below 1 or empty, or the range is invalid.
 
     >>> image = np.array([[0, 1, 9], [2, 3, 9]], np.uint8)
     >>> [(level, reduced.tolist()) for level, reduced in reduce_levels(image, [1])]
@@ -51,11 +51,11 @@ def reduce_levels(
     """
     wanted = frozenset(levels)
     if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"an image of shape {image.shape} and type {image.dtype} is not grey with 8 or 16 bits")
+        raise ValueError(f"expected a grey image with 8 or 16 bits, found shape {image.shape} and type {image.dtype}")
     height, width = image.shape
     if wanted and (min(wanted) < 1 or 0 in level_size(width, height, max(wanted))):
-        raise ValueError(f"levels {sorted(wanted)} of a {width}x{height} image: empty, or below 1")
+        raise ValueError(f"expected levels from 1 on, found {sorted(wanted)} of a {width}x{height} image")
     if to_8bit and not 0 <= to_8bit[0] < to_8bit[1] <= 65535:
-        raise ValueError(f"{to_8bit} is not an intensity range")
+        raise ValueError(f"expected two ascending values from 0 to 65535, found {to_8bit}")
     reducer = REDUCERS[reduction.method][reduction.function]
     return reducer(image, wanted, to_8bit if image.dtype == np.uint16 else None)

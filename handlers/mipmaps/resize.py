@@ -13,12 +13,11 @@ from handlers.images.pixels import Grey, IntensityRange, scaled
 def resized_levels(
     image: Grey, levels: frozenset[int], to_8bit: IntensityRange | None, *, resample: Image.Resampling
 ) -> Iterator[tuple[int, Grey]]:
-    """Levels as Pillow resizes level 0 to them, in one go, so that nothing is rounded or shifted twice.
+    """Yield levels that Pillow resizes from level 0 in one step, so that nothing is rounded or shifted twice.
 
-    What fills no whole block is dropped, not squeezed in: `box` says so to Pillow. Filters that reach beyond their own
-    block find the dropped pixels where they are.
+    `box` drops the rows and columns that fill no block. A filter that reaches beyond its block still uses them.
     """
-    # Pillow cuts 16-bit values to bytes where a filter overshoots (BICUBIC, LANCZOS), so they go through floats.
+    # Where a filter overshoots (BICUBIC, LANCZOS), Pillow clips 16-bit values byte by byte, so they go through floats.
     as_float = image.dtype == np.uint16 and resample != Image.Resampling.NEAREST
     level0 = Image.fromarray(image.astype(np.float32) if as_float else image)
     height, width = image.shape
@@ -37,4 +36,4 @@ FILTERS: Mapping[str, Callable[..., Iterator[tuple[int, Grey]]]] = MappingProxyT
         for name in ("NEAREST", "BOX", "BILINEAR", "HAMMING", "BICUBIC", "LANCZOS")
     }
 )
-"""How Pillow weighs the pixels of level 0, by its own names."""
+"""Pillow's name of a filter -> function that makes levels by it."""

@@ -1,4 +1,4 @@
-"""The jobs that make a tile's mipmap files, as a plan has them."""
+"""The jobs that make the mipmap files of a tile and of its mask, by a plan."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +12,12 @@ from handlers.mipmaps.plan import Level0, MipmapPlan
 
 
 def tile_job(tile: Level0, plan: MipmapPlan, root: Path | None = None) -> MipmapJob:
-    """The job that makes a tile's levels; `root` is the directory that the image may not lead out of."""
+    """Return the job that makes a tile's levels.
+
+    Parameters
+    ----------
+    root : directory that must contain the image after all links are followed; None: any.
+    """
     return MipmapJob(
         tile_id=tile.tile_id,
         level0=tile.image,
@@ -31,9 +36,14 @@ def tile_job(tile: Level0, plan: MipmapPlan, root: Path | None = None) -> Mipmap
 
 
 def mask_job(tile: Level0, plan: MipmapPlan) -> MipmapJob:
-    """The job that makes the levels of a tile's mask, of the tile's sizes: a pixel is clear only if its whole block is.
+    """Return the job that makes the levels of a tile's mask, with the tile's sizes. Its `tile_id` is the mask's path.
 
-    Its `tile_id` is the mask's path: many tiles share one mask.
+    Many tiles share one mask. A pixel of a level is opaque only if its whole block is.
+
+    Raises
+    ------
+    SettingsFault
+        If the tile has no mask.
     """
     if tile.mask is None:
         raise SettingsFault("tilespecs.mask", f"tile {tile.tile_id} has no mask")
@@ -52,5 +62,5 @@ def mask_job(tile: Level0, plan: MipmapPlan) -> MipmapJob:
 
 
 def _source(plan: MipmapPlan, make: Callable[..., RenderSource], *of: object) -> RenderSource | None:
-    """Where render-ws serves the image, by the maker for images or for masks; None if the file itself is read."""
+    """Return where render-ws serves an image or mask; None if the plan reads the file."""
     return replace(make(plan.stack_url, *of), authorization=plan.authorization) if plan.stack_url else None
