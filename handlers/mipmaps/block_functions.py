@@ -109,13 +109,15 @@ def _exchange(pairs: Blocks) -> None:
 
 
 def _level_by_level(
-    function: Callable[[Grey, Grey], Grey], image: Grey, levels: frozenset[int], to_8bit: IntensityRange | None
+    function: np.ufunc, image: Grey, levels: frozenset[int], to_8bit: IntensityRange | None
 ) -> Iterator[tuple[int, Grey]]:
     """Yield each level, made from the level before: the smallest of four smallest is the smallest of all."""
     for level in range(1, max(levels, default=0) + 1):
         height, width = (size // 2 * 2 for size in image.shape)
-        rows = function(image[0:height:2, :width], image[1:height:2, :width])
-        image = function(rows[:, 0::2], rows[:, 1::2])
+        first, *others = (image[y:height:2, x:width:2] for y in (0, 1) for x in (0, 1))
+        image = first.copy()
+        for other in others:
+            function(image, other, out=image)
         if level in levels:
             yield level, scaled(image, to_8bit)
 
