@@ -1,32 +1,32 @@
 """The tree of faults. Every fault names its subject, what is wrong, and a hint that an operator can act on.
 
 Fault
-|-- MetafileFault         the metafile cannot be meant: it fails, others go on
-|   `-- MetafilePartial   ... or is not complete yet: settling waits
-|-- ImagesMissing         images that the metafile names did not arrive in time
-|-- ZFault                no z can be found for the metafile
-|-- ImageFault            an image cannot be read, or is not what its header says
-|   `-- ImageChanging       ... or changed while it was read
-|-- StorageFault          a disk or mount that is full, gone or read-only
+|-- MetafileFault         the metafile is invalid: it fails, others go on
+|   `-- MetafilePartial     the metafile may be incomplete: settling waits
+|-- ImagesMissing         images of the metafile did not arrive in time
+|-- ZFault                the rule finds no z for the metafile
+|-- ImageFault            an image cannot be read, or contradicts its header
+|   `-- ImageChanging       an image changed while it was read
+|-- StorageFault          a disk or mount is full, gone or read-only
 |-- WorkerFault           a worker process died or hung
-|   `-- WorkersUnavailable  ... or no worker can be had at all now
-|-- SettingsFault         a setting that cannot be obeyed
-|-- BugFault              an exception that nobody expected: temwatch itself is wrong
-`-- RenderFault           render-ws ...
-    |-- RenderUnavailable   ... cannot be reached, nor its database, or a proxy answers for it
-    |   |-- AnswerLate        ... not in time: it may still be at work
-    |   `-- AnswerLost        ... never: the connection broke after the request had gone out
-    |-- RenderBroken        ... fails inside, or its answer cannot be read
-    |   `-- NotRender         ... does not answer: a proxy or another server does in its place
-    |-- RenderRefused       ... refuses what it was sent
-    |-- StackMissing        ... has no such stack
-    |-- StackNotLoading     ... has the stack in another state than LOADING
-    |-- StackLocked         ... has it READ_ONLY or OFFLINE: a person's decision
-    |-- StackReopened       ... has the stack LOADING again: another client writes to it
-    |-- SectionDataMissing  ... has no section data of the stack now: another client derives them
-    `-- ReadBackDiffers     ... shows something else than what was written
+|   `-- WorkersUnavailable  no worker is available now
+|-- SettingsFault         a setting is invalid
+|-- BugFault              an unexpected exception: a bug in temwatch
+`-- RenderFault           a fault of render-ws, or reported by it
+    |-- RenderUnavailable   render-ws or its database cannot be reached, or a proxy answers in its place
+    |   |-- AnswerLate        no answer in time: render-ws may still be working on it
+    |   `-- AnswerLost        the connection broke after the request was sent
+    |-- RenderBroken        an internal error of render-ws, or an answer that cannot be parsed
+    |   `-- NotRender         the answer comes from a proxy or another server
+    |-- RenderRefused       render-ws refuses the request
+    |-- StackMissing        the stack does not exist
+    |-- StackNotLoading     the stack is in another state than LOADING
+    |-- StackLocked         the stack is READ_ONLY or OFFLINE: a person's decision
+    |-- StackReopened       the stack is LOADING again: another client writes to it
+    |-- SectionDataMissing  the stack has no section data now: another client is deriving them
+    `-- ReadBackDiffers     the stack holds something else than what was written
 
-The edge that sees a fault chooses its class; whoever decides on a retry asks `waiting_helps`, and never reads the text.
+The code that detects a fault chooses its class. Retries depend on `waiting_helps`, never on the text.
 """
 
 import errno
@@ -39,29 +39,29 @@ from handlers.identity import FileIdentity
 
 
 class Waiting(StrEnum):
-    """Whether the same work can succeed later."""
+    """Whether the same work can succeed later without a change to its input."""
 
     NEVER = "never"
     """The input or a setting must change first."""
     LIMITED = "limited"
-    """Perhaps: a few attempts, then a person looks."""
+    """Perhaps: retry a few times, then fail."""
     ALWAYS = "always"
-    """The cause lies outside and passes: a service, a mount, a disk."""
+    """Yes: a service, a mount or a disk fails, and recovers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A file that has to change before work that failed of it can succeed."""
+    """A file that must change before the work that failed because of it can succeed."""
 
     path: Path
     identity: FileIdentity | None
-    """As it was before the work; None if it was not there, or could not be looked at."""
+    """Identity before the work; None if the file was missing or could not be accessed."""
     or_gone: bool = False
-    """Whether its being gone mends the fault, too: it stands in the way."""
+    """Whether the removal of the file solves the problem, too."""
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """The file as it is now. May block for as long as its server likes."""
+        """Return the file as it is now. May block for as long as a file server does not answer."""
         try:
             found = path.stat()
         except OSError:
@@ -69,7 +69,7 @@ class Evidence:
         return cls(path, FileIdentity.of(found))
 
     def has_changed(self, now: Self) -> bool:
-        """Whether there is another file now. One that is gone, or cannot be looked at, mends nothing by default.
+        """Whether the file is another one now. By default a file that is gone or inaccessible has not changed.
 
         >>> there = Evidence(Path("a"), FileIdentity(1, 2, 3, 4))
         >>> Evidence(Path("a"), None).has_changed(there), there.has_changed(Evidence(Path("a"), None))
@@ -80,21 +80,21 @@ class Evidence:
         return not now.identity.matches(self.identity)
 
 
-class Fault(Exception):  # noqa: N818  the word of the field; subclasses name the fault itself
-    """Something that went wrong with a named subject.
+class Fault(Exception):  # noqa: N818  subclasses name the fault itself
+    """A problem with a named subject.
 
-    Takes plain positional arguments, so that it survives pickling between processes.
+    It takes plain positional arguments, so that it survives pickling between processes.
 
     Parameters
     ----------
     subject : the file, tile, stack or setting concerned.
-    problem : what was tried and what came of it, one sentence without a final stop.
-    hint : what a person can do, one sentence without a final stop; may be empty.
+    problem : what was expected and what was found, in one sentence without a final stop.
+    hint : what an operator can do, in one sentence without a final stop; may be empty.
     """
 
     waiting_helps = Waiting.NEVER
     evidence: Evidence | None = None
-    """What has to change before the same work can succeed, if it is one file; set by `with_evidence`."""
+    """The file that must change before the same work can succeed, if it is a single one; set by `with_evidence`."""
 
     def __init__(self, subject: str, problem: str, hint: str = "") -> None:
         super().__init__(subject, problem, hint)
@@ -103,7 +103,7 @@ class Fault(Exception):  # noqa: N818  the word of the field; subclasses name th
         self.hint = hint
 
     def with_evidence(self, evidence: Evidence) -> Self:
-        """The fault itself, which from now on names the file that has to change."""
+        """Set the file that must change, and return the fault itself."""
         self.evidence = evidence
         return self
 
@@ -112,80 +112,84 @@ class Fault(Exception):  # noqa: N818  the word of the field; subclasses name th
 
 
 class MetafileFault(Fault):
-    """A metafile that cannot be meant."""
+    """A metafile is invalid."""
 
 
 class MetafilePartial(MetafileFault):
-    """A metafile that does not parse: cut short by a copy under way, or broken. Time tells which."""
+    """A metafile does not parse: it is still being copied, or it is broken."""
 
     waiting_helps = Waiting.LIMITED
 
 
 class ImagesMissing(Fault):
-    """Images named by a metafile that were waited for and did not come."""
+    """Images of a metafile did not arrive within the time-out."""
 
 
 class ZFault(Fault):
-    """No z follows from the metafile by the rule configured."""
+    """The configured rule finds no z for the metafile."""
 
 
 class ImageFault(Fault):
-    """An image that cannot be decoded, or whose size or mode is not the one expected."""
+    """An image cannot be decoded, or has an unexpected size or mode."""
 
 
 class ImageChanging(ImageFault):
-    """An image that changed while it was read: somebody still writes it. Read again once it is quiet."""
+    """An image changed while it was read. It is read again when it no longer changes."""
 
     waiting_helps = Waiting.ALWAYS
 
 
-class InvalidImage(Exception):  # noqa: N818  it becomes a fault as soon as the file's name is known
-    """Why an image file cannot be used, as what follows its name."""
+class InvalidImage(Exception):  # noqa: N818  becomes a fault where the file's name is known
+    """The problem and the hint of an ImageFault whose file is not known yet."""
 
     def __init__(self, problem: str, hint: str = "copy or acquire the image again") -> None:
         super().__init__(problem)
         self.hint = hint
 
-    def of(self, path: Path) -> ImageFault:
-        """The fault of an image."""
+    def fault(self, path: Path) -> ImageFault:
+        """Return the fault of an image file."""
         return ImageFault(str(path), str(self), self.hint)
 
 
 class StorageFault(Fault):
-    """A disk or mount that cannot be read or written now."""
+    """A disk or mount cannot be read or written now."""
 
     waiting_helps = Waiting.ALWAYS
 
 
 class WorkerFault(Fault):
-    """A worker process that died or was stopped in the middle of a job."""
+    """A worker process died or was stopped during a job."""
 
     waiting_helps = Waiting.LIMITED
 
 
 class WorkersUnavailable(WorkerFault):
-    """Workers that do not start, or whose scheduler does not answer: no job's doing, and no reason to give one up."""
+    """Workers do not start, or the scheduler does not answer. No job is to blame, so none is given up."""
 
     waiting_helps = Waiting.ALWAYS
 
 
 class SettingsFault(Fault):
-    """A setting that cannot be obeyed; the subject is the key's path, as in `watch[1].z.rule`."""
+    """A setting is invalid; the subject is the key's path, as in `watch[1].z.rule`."""
 
 
 class BugFault(Fault):
-    """An exception that nobody expected: a fault of temwatch itself. Its traceback is in the log."""
+    """An unexpected exception: a bug in temwatch. The log has the traceback."""
 
     waiting_helps = Waiting.LIMITED
 
     @classmethod
     def of(cls, subject: str, error: Exception) -> Self:
-        """The fault of the montage or stack that was worked on."""
-        return cls(subject, f"{type(error).__name__}: {error}", "a bug in temwatch; please report it")
+        """Return the fault of a montage or stack for an exception."""
+        return cls(
+            subject,
+            f"{type(error).__name__}: {error}",
+            "please report this bug of temwatch, with the traceback in the log",
+        )
 
 
 class RenderFault(Fault):
-    """A fault of, or reported by, render-ws."""
+    """A fault of render-ws, or reported by it."""
 
 
 class RenderUnavailable(RenderFault):
@@ -195,35 +199,35 @@ class RenderUnavailable(RenderFault):
 
 
 class AnswerLate(RenderUnavailable):
-    """No answer in time. Giving up does not stop render-ws: what was asked may be done, or be done later."""
+    """No answer in time. render-ws may still perform the request."""
 
 
 class AnswerLost(RenderUnavailable):
-    """The connection broke after the request had gone out: whether it was obeyed has to be looked up."""
+    """The connection broke after the request was sent. Only a query shows whether render-ws performed it."""
 
 
 class RenderBroken(RenderFault):
-    """render-ws fails inside (a 500 that is no word about a state), or its answer cannot be read."""
+    """render-ws has an internal error (a 500 not caused by a stack's state), or its answer cannot be parsed."""
 
     waiting_helps = Waiting.LIMITED
 
 
 class NotRender(RenderBroken):
-    """An answer that render-ws never gives: a proxy or another server answers in its place."""
+    """The answer comes from a proxy or another server: render-ws never gives such an answer."""
 
 
 class RenderRefused(RenderFault):
-    """render-ws refuses the request; repeating it changes nothing."""
+    """render-ws refuses the request; a repetition does not help."""
 
 
 class StackMissing(RenderFault):
-    """render-ws does not know the stack. Who may create it tries again a few times; somebody may go on deleting it."""
+    """The stack does not exist. It is created and the work retried a few times: another client may delete it again."""
 
     waiting_helps = Waiting.LIMITED
 
 
 class StackNotLoading(RenderFault):
-    """The stack takes no tiles in its present state; somebody closed it. Reopen and repeat, however often."""
+    """The stack accepts no tiles in its present state: another client closed it. Reopen it and retry without limit."""
 
     waiting_helps = Waiting.ALWAYS
 
@@ -233,37 +237,37 @@ class StackLocked(RenderFault):
 
 
 class StackReopened(RenderFault):
-    """The stack was completed, and another client reopened it before that could be seen. It is closed again later."""
+    """Another client reopened the stack right after it was completed. It is closed again later."""
 
     waiting_helps = Waiting.ALWAYS
 
 
 class SectionDataMissing(RenderFault):
-    """The stack was completed, and has no section data: another client derives them, or created the stack anew."""
+    """The completed stack has no section data: another client is deriving them, or created the stack again."""
 
     waiting_helps = Waiting.ALWAYS
 
 
 class ReadBackDiffers(RenderFault):
-    """What the stack shows is not what was written."""
+    """The stack holds something else than what was written."""
 
     waiting_helps = Waiting.LIMITED
 
 
-_GONE_OR_FULL = {
+_STORAGE_HINTS = {
     errno.ENOSPC: "free space on the target",
     errno.EDQUOT: "raise the quota of the target",
-    errno.EROFS: "remount the target writable; a service must have it below a path of ReadWritePaths= of its unit",
-    errno.EBUSY: "another program has it open: it is tried again until that has closed it",
-    errno.ETXTBSY: "another program has it open: it is tried again until that has closed it",
-    errno.EIO: "look at the disk's health",
+    errno.EROFS: "remount the target writable; for a service, list it in ReadWritePaths= of the unit",
+    errno.EBUSY: "close it in the other program that has it open; retries continue",
+    errno.ETXTBSY: "close it in the other program that has it open; retries continue",
+    errno.EIO: "check the disk's health",
     errno.ESTALE: "remount the share",
     errno.ENOTCONN: "remount the share",
-    errno.ETIMEDOUT: "see that the file server answers",
-    errno.EHOSTDOWN: "see that the file server answers",
+    errno.ETIMEDOUT: "check that the file server answers",
+    errno.EHOSTDOWN: "check that the file server answers",
     errno.ENODEV: "remount the device",
-    errno.EACCES: "let the service's user read and write there",
-    errno.EPERM: "let the service's user read and write there",
+    errno.EACCES: "give the service's user permission to read and write there",
+    errno.EPERM: "give the service's user permission to read and write there",
     errno.EMFILE: "raise LimitNOFILE of the service",
     errno.ENFILE: "raise the system's limit of open files",
     errno.ENOMEM: "free memory",
@@ -271,6 +275,6 @@ _GONE_OR_FULL = {
 
 
 def storage_fault(subject: str, tried: str, error: OSError) -> StorageFault:
-    """The fault that an OSError on a disk or mount stands for; `tried` reads as in "write level 3"."""
-    hint = _GONE_OR_FULL.get(error.errno or 0, "see that the disk or mount is there")
+    """Return the fault for an OSError on a disk or mount; `tried` names the operation, as in "write level 3"."""
+    hint = _STORAGE_HINTS.get(error.errno or 0, "check that the disk or mount is there")
     return StorageFault(subject, f"could not {tried}: {error.strerror or error}", hint)

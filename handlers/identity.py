@@ -1,4 +1,4 @@
-"""What tells one content of a file from another: a cheap hint without reading it, and a digest of its bytes."""
+"""Identity of a file's content: a hint that costs one stat."""
 
 import os
 from typing import NamedTuple, Self
@@ -6,46 +6,46 @@ from typing import NamedTuple, Self
 _DAY_NS = 86_400 * 10**9
 _UNIX_EPOCH_ENDS_NS = _DAY_NS * 3 // 2
 _FAT_EPOCH_NS = range(3651 * _DAY_NS, 3653 * _DAY_NS)
-"""A day on either side of 1980-01-01: FAT keeps local time, and a time zone is up to 14 hours off."""
+"""A day before and after 1980-01-01: FAT stores local time, and time zones differ from UTC by up to 14 hours."""
 
 
 _LARGEST = (1 << 63) - 1
 
 
 def _storable(time_ns: int) -> int:
-    """The nearest time that the journal can hold: Windows counts from 1601, and a file server may send anything."""
+    """Return the nearest time that the journal can hold: Windows counts from 1601, and a file server may send any."""
     return max(-_LARGEST, min(_LARGEST, time_ns))
 
 
 class FileIdentity(NamedTuple):
     """Size, times and inode of a file: a hint that costs one stat.
 
-    Two equal identities are not a proof of equal bytes, and two different ones are not a proof of different bytes: a
-    copy program sets the modification time as it likes, and a change of permissions sets a new change time. Where the
-    identity differs, a digest of the bytes decides.
+    Equal identities do not prove equal bytes, and different ones do not prove different bytes: copy programs set
+    modification times, and a change of permissions sets a new change time. If identities differ, a digest of the bytes
+    decides.
     """
 
     size: int
     """Bytes."""
     mtime_ns: int
-    """Last change of the content, as the writer likes to have it."""
+    """Last change of the content; any writer can set it."""
     ctime_ns: int | None
-    """Last change of content or attributes, set by the file system alone. None in journals that did not keep it."""
+    """Last change of content or attributes, set by the file system only. None in rows of older journals."""
     inode: int
 
     @classmethod
     def of(cls, status: os.stat_result) -> Self:
-        """The identity that a stat shows."""
+        """Return the identity in a stat."""
         return cls(
             status.st_size, _storable(status.st_mtime_ns), _storable(status.st_ctime_ns), status.st_ino & _LARGEST
         )
 
     @property
     def has_placeholder_time(self) -> bool:
-        """Whether the modification time is one that a copy program sets until the content is there.
+        """Whether the modification time is a placeholder that a copy program sets until the content is there.
 
-        These are the epochs of Windows (1601, which some file systems clamp to 1901), UNIX (1970) and FAT (1980), each
-        in any time zone.
+        Placeholders are the epochs of Windows (1601, which some file systems clamp to 1901), UNIX (1970) and FAT
+        (1980), each in any time zone.
 
         >>> FileIdentity(1, 0, 3, 4).has_placeholder_time, FileIdentity(1, 10**18, 3, 4).has_placeholder_time
         (True, False)
@@ -53,7 +53,7 @@ class FileIdentity(NamedTuple):
         return self.mtime_ns < _UNIX_EPOCH_ENDS_NS or self.mtime_ns in _FAT_EPOCH_NS
 
     def matches(self, other: "FileIdentity | None") -> bool:
-        """Whether both are the same, as far as both know: a change time that one of them lacks is not compared.
+        """Whether both are equal; change times are compared only if both have one.
 
         >>> FileIdentity(1, 2, 3, 4).matches(FileIdentity(1, 2, None, 4))
         True

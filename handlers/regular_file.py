@@ -1,4 +1,4 @@
-"""Opening a file that somebody else names: nobody waits for it, and only a regular file is read."""
+"""Opening files that other programs name: only regular files are read, and opening never blocks on a pipe."""
 
 import errno
 import os
@@ -6,18 +6,18 @@ import stat
 from pathlib import Path
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-"""O_NONBLOCK: opening a named pipe would otherwise wait for a writer for ever."""
+"""O_NONBLOCK: without it, opening a named pipe would wait for a writer for ever."""
 
 
-class NotRegular(Exception):  # noqa: N818  each caller makes the fault of it that its file has
-    """The name leads to a directory, pipe, socket or device, in a circle, or to a link that is not followed."""
+class NotRegular(Exception):  # noqa: N818  each caller turns it into the fault of its own file
+    """The name belongs to a directory, pipe, socket, device, circular link, or a link that is not followed."""
 
     problem = "is not a regular file"
 
     def __init__(self, path: str, *, is_link: bool = False) -> None:
         super().__init__(f"{path} {self.problem}")
         self.is_link = is_link
-        """Whether it is a link, which the caller asked not to follow."""
+        """Whether it is a link that the caller did not want to follow."""
 
 
 def open_regular(
@@ -28,14 +28,14 @@ def open_regular(
     Parameters
     ----------
     follow_links : whether the last part of the path may be a link.
-    directory : descriptor of the directory that a relative path begins in.
+    directory : descriptor of the directory that a relative path starts from.
 
     Raises
     ------
     NotRegular
         If it is not a regular file.
     OSError
-        As it comes.
+        If it cannot be opened.
     """
     try:
         descriptor = os.open(path, _FLAGS | (0 if follow_links else os.O_NOFOLLOW), dir_fd=directory)
@@ -54,7 +54,7 @@ def open_regular(
 
 
 def read_regular(path: Path, most_bytes: int, *, follow_links: bool = True) -> tuple[bytes, os.stat_result]:
-    """Return the first bytes of a regular file, at most so many, and its status before they were read.
+    """Return at most `most_bytes` first bytes of a regular file, and its status from before they were read.
 
     Raises as `open_regular`.
     """

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """A path that can be printed: bytes that are not UTF-8 are shown as escapes.
+    """Return a path as printable text: bytes that are not UTF-8 become escapes.
 
     >>> printable("/data/caf\\udce9")
     '/data/caf\\\\xe9'
@@ -14,7 +14,7 @@ def printable(path: str | os.PathLike[str]) -> str:
 
 
 def abbreviate(texts: Sequence[str], most: int = 3, separator: str = ", ") -> str:
-    """The first texts of a list, and how many more there are.
+    """Return the first texts of a list and the number of the others.
 
     >>> abbreviate(["a", "b", "c", "d", "e"], 2)
     'a, b and 3 more'
@@ -43,7 +43,7 @@ def excerpt(value: object) -> str:
 
 
 def byte_size(count: int) -> str:
-    """A number of bytes in the unit that suits it.
+    """Return a number of bytes with a suitable unit.
 
     >>> byte_size(512), byte_size(1_000_000), byte_size(1_500_000_000)
     ('512 bytes', '1.00 MB', '1.50 GB')
@@ -55,7 +55,7 @@ def byte_size(count: int) -> str:
 
 
 def distinct_byte_sizes(count: int, other: int) -> tuple[str, str]:
-    """Two numbers of bytes in units that show which one is larger.
+    """Return two numbers of bytes with units that show which is larger.
 
     >>> distinct_byte_sizes(5 * 10**8, 10**9), distinct_byte_sizes(1_000_000, 1_000_001)
     (('500.00 MB', '1.00 GB'), ('1,000,000 bytes', '1,000,001 bytes'))

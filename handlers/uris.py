@@ -1,4 +1,4 @@
-"""Paths and URIs, quoted and unquoted in this one place; the one rule for where a mipmap of a tile lives. Pure."""
+"""Paths and URIs: quoting, unquoting, and the rule for the place of a mipmap file. Pure."""
 
 import os
 import re
@@ -8,11 +8,11 @@ from urllib.parse import quote, unquote_to_bytes
 from handlers.errors import Fault, SettingsFault
 
 _UNQUOTED = "/!$&'()*+,;=:@"
-"""Left as they are, beside letters, digits and `_.-~`: all that RFC 3986 allows in a path. The fewer escapes, the more
-often render's MipmapPathBuilder, which takes a URI for text, finds the file that the writer made."""
+"""Not escaped, like letters, digits and `_.-~`: all that RFC 3986 allows in a path. render's MipmapPathBuilder copies
+the text of URIs, so it finds only files whose URIs have no escapes."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.~/!$&'()*+,;=:@-]*")
-"""What needs no escape: nearly every name that a microscope gives."""
+"""Text without escapes, like nearly every name that a microscope gives."""
 
 _EXTENSIONS = {"tif": "tif", "tiff": "tif", "png": "png", "jpg": "jpg", "jpeg": "jpg"}
 
@@ -22,7 +22,7 @@ _USERINFO = re.compile(r"(?<=://)[^\s/?#]*@")
 
 
 def without_userinfo(text: str) -> str:
-    """The text with the user and password taken out of every URL in it: what may be printed and logged.
+    """Return the text without the user and password of any URL, so that it may be printed and logged.
 
     >>> without_userinfo("cannot reach http://em:secret@render:8080/render-ws/v1")
     'cannot reach http://render:8080/render-ws/v1'
@@ -31,7 +31,7 @@ def without_userinfo(text: str) -> str:
 
 
 def path_to_uri(path: Path | str) -> str:
-    """The `file:///...` URI of an absolute path, percent-encoded; repeated slashes become one.
+    """Return the `file:///...` URI of an absolute path, percent-encoded; repeated slashes become one.
 
     Raises Fault if the path is not absolute or holds a zero byte.
 
@@ -42,40 +42,40 @@ def path_to_uri(path: Path | str) -> str:
     if not text.startswith("/"):
         raise Fault(text, "is not an absolute path", "give the full path, from / on")
     if "\0" in text:
-        raise Fault(repr(text), "holds a zero byte, which no path can")
+        raise Fault(repr(text), "holds a zero byte, which is invalid in a path")
     return "file://" + quoted(re.sub("/+", "/", text))
 
 
 def quoted(text: str) -> str:
-    """A path, or a part of one, percent-encoded as it stands in a URI."""
+    """Return a path or a part of it, percent-encoded for a URI."""
     if _PLAIN.fullmatch(text):
         return text
     return quote(os.fsencode(text), safe=_UNQUOTED)
 
 
 def uri_to_path(uri: str) -> Path:
-    """The path that a `file:` URI means; a plain absolute path is taken as it stands, escapes and all.
+    """Return the path of a `file:` URI. An absolute path is returned unchanged: `%` is no escape there.
 
-    Raises Fault for another scheme or host, a relative path, and for an unquoted `#` or `?`: by the rules of URIs the
-    path would end there, and several tiles would become one file.
+    Raises Fault for another scheme or host, a relative path, and an unquoted `#` or `?`: the path of a URI ends there,
+    so several tiles would share a file.
 
     >>> uri_to_path("file:/data/tape%20151/a.tif"), uri_to_path("/data/100%25.tif")
     (PosixPath('/data/tape 151/a.tif'), PosixPath('/data/100%25.tif'))
     """
     if uri.startswith("/"):
-        return _sound_path(uri, uri)
+        return _absolute_path(uri, uri)
     scheme = _SCHEME.match(uri)
     if scheme is None:
         raise Fault(uri, "is neither a file: URI nor an absolute path", "give the full path, from / on")
     if scheme[1].lower() != "file":
-        raise Fault(uri, f"has the scheme {scheme[1]!r}", "only file: URIs and absolute paths can be read and written")
+        raise Fault(uri, f"has the scheme {scheme[1]!r}", "give a file: URI or an absolute path")
     if "#" in uri or "?" in uri:
         raise Fault(uri, "has an unquoted # or ?, where a URI's path ends", "write # as %23 and ? as %3F")
-    return _sound_path(os.fsdecode(unquote_to_bytes(_without_host(uri, uri[scheme.end() :]))), uri)
+    return _absolute_path(os.fsdecode(unquote_to_bytes(_without_host(uri, uri[scheme.end() :]))), uri)
 
 
 def canonical_extension(fmt: str) -> str:
-    """The one file name extension of an image format: tif, png or jpg. Render knows no other (`tiff` means `tif`).
+    """Return the file name extension of an image format, tif, png or jpg: render knows no others.
 
     Raises SettingsFault for anything else.
 
@@ -89,15 +89,15 @@ def canonical_extension(fmt: str) -> str:
 
 
 def mipmap_path(output_dir: Path, level: int, level0: Path, extension: str) -> Path:
-    """Where mipmap level `level` of the image `level0` lives: `{output_dir}/{level}/{level0 without leading /}.{ext}`.
+    """Return the path of a level of the image `level0`: `{output_dir}/{level}/{level0 without leading /}.{ext}`.
 
-    The layout of render's MipmapPathBuilder: the extension of level 0 stays, the new one is appended.
+    This is the layout of render's MipmapPathBuilder: the new extension is appended to that of level 0.
 
     Parameters
     ----------
-    output_dir, level0 : absolute. `level0` has no `..`, which would lead out of `output_dir`.
+    output_dir, level0 : absolute; level0 without `..`, which would lead out of output_dir.
     level : 1 or more; level 0 is the raw file.
-    extension : format or extension, made canonical here.
+    extension : format or extension in any spelling.
 
     >>> mipmap_path(Path("/mips"), 2, Path("/data/a.tif"), "tiff")
     PosixPath('/mips/2/data/a.tif.tif')
@@ -108,13 +108,13 @@ def mipmap_path(output_dir: Path, level: int, level0: Path, extension: str) -> P
     if ".." in level0.parts:
         raise Fault(str(level0), "has a '..', which would lead out of the mipmap directory")
     if level < 1:
-        raise Fault(str(level0), f"has no mipmap level {level}: level 0 is the raw file, mipmaps begin at 1")
+        raise Fault(str(level0), f"the level of a mipmap should be 1 or more, is {level}: level 0 is the raw file")
     inside = str(level0).lstrip("/")
     return output_dir / str(level) / f"{inside}.{canonical_extension(extension)}"
 
 
 def mipmap_uri(output_dir: Path, level: int, level0: Path, extension: str) -> str:
-    """The URI of `mipmap_path`, for the stack.
+    """Return the URI of `mipmap_path`, for the stack.
 
     >>> mipmap_uri(Path("/mips"), 2, Path("/data/a.tif"), "png")
     'file:///mips/2/data/a.tif.png'
@@ -123,9 +123,9 @@ def mipmap_uri(output_dir: Path, level: int, level0: Path, extension: str) -> st
 
 
 def path_builder_agrees(level0: Path) -> bool:
-    """Whether render's MipmapPathBuilder derives from the URI of `level0` the file that `mipmap_path` names.
+    """Whether render's MipmapPathBuilder derives the path of `mipmap_path` from the URI of `level0`.
 
-    It does unless the URI has a percent-escape, which the builder carries into the file name as it stands.
+    It does not if the URI has a percent-escape: the builder copies it into the file name.
 
     >>> path_builder_agrees(Path("/data/a+b.tif")), path_builder_agrees(Path("/data/a b.tif"))
     (True, False)
@@ -134,18 +134,18 @@ def path_builder_agrees(level0: Path) -> bool:
 
 
 def _without_host(uri: str, rest: str) -> str:
-    """The path part after `file:`; an empty host and `localhost` mean this machine."""
+    """Return the path after `file:`; an empty host and `localhost` stand for this machine."""
     if not rest.startswith("//"):
         return rest
     host, slash, path = rest[2:].partition("/")
     if host.lower() not in {"", "localhost"}:
-        raise Fault(uri, f"names the host {host!r}", "mount its share and give the path here")
+        raise Fault(uri, f"names the host {host!r}", "mount its share and give the local path")
     return slash + path
 
 
-def _sound_path(text: str, uri: str) -> Path:
+def _absolute_path(text: str, uri: str) -> Path:
     if not text.startswith("/"):
         raise Fault(uri, "has a relative path", "give the full path, from / on")
     if "\0" in text:
-        raise Fault(uri, "holds a zero byte, which no path can")
+        raise Fault(uri, "holds a zero byte, which is invalid in a path")
     return Path(re.sub("/+", "/", text))

@@ -45,7 +45,7 @@ COPIED = (
 UNIT, INTEGRATION = "tests/unit/test_{}.py", "tests/integration/test_{}.py"
 TESTS: dict[str, tuple[str, ...]] = {
     "daemon/pipeline/settle.py": ("settle_clock", "settle_images", "settle_races"),
-    "handlers/acquisition/arrival.py": ("arrival", "regularfile", "settle_images"),
+    "handlers/acquisition/arrival.py": ("arrival", "regular_file", "settle_images"),
     "daemon/journal/rows.py": ("journal", "tile_holds", "lookup"),
     "daemon/journal/settling.py": ("journal", "tile_holds", "secondlook", "lookup"),
     "daemon/journal/sightings.py": ("journal", "secondlook", "paths"),
@@ -65,10 +65,12 @@ TESTS: dict[str, tuple[str, ...]] = {
     "daemon/commands/verify.py": ("verify",),
     "handlers/verify.py": ("verify",),
     "handlers/mipmaps/atomic_write.py": ("images", "making_all"),
-    "handlers/regular_file.py": ("regularfile", "arrival"),
-    "handlers/identity.py": ("contentdigest", "provenance", "settle_images", "secondlook"),
+    "handlers/regular_file.py": ("regular_file", "arrival"),
+    "handlers/identity.py": ("digest", "provenance", "settle_images", "secondlook"),
     "handlers/uris.py": ("doctests", "uris", "images"),
     "handlers/acquisition/metafile.py": ("metafile", "metafile_fields", "arrival"),
+    "handlers/acquisition/parse.py": ("metafile", "metafile_fields", "arrival"),
+    "handlers/acquisition/image_names.py": ("metafile", "arrival"),
     "daemon/pipeline/retry.py": ("doctests", "schedule", "circuit", "closing"),
     "daemon/pipeline/circuit_breaker.py": ("circuit",),
     "daemon/pipeline/schedule.py": ("schedule",),

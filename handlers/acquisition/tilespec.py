@@ -100,9 +100,7 @@ def _require_template(template: str) -> None:
         raise SettingsFault("tilespecs.tile_id", f"should be a template, is {template!r}: {error}") from None
     for name in names:
         if name not in _TILE_ID_FIELDS:
-            raise SettingsFault(
-                "tilespecs.tile_id", f"fields should be among {', '.join(_TILE_ID_FIELDS)}; found {{{name}}}"
-            )
+            raise SettingsFault("tilespecs.tile_id", f"{{{name}}} is not one of {', '.join(_TILE_ID_FIELDS)}")
 
 
 def tile_specs_for(

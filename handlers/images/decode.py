@@ -1,4 +1,4 @@
-"""The pixels of an image file, whose size is known before: it is held against the header before anything is decoded."""
+"""Pixels of image files of a known size. The header must have this size before anything is decoded."""
 
 import warnings
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ from handlers.images.pixels import Grey
 from handlers.images.tiff_pixels import tiff_pixels
 
 MOST_EXTRA_BYTES = 1 << 24
-"""Of a JPEG beside its pixels: more than that is not read."""
+"""Of a JPEG beside its pixels; the rest is not read."""
 
 
 def read_image(
     path: Path, width: int, height: int, *, root: Path | None = None, mask: bool = False
 ) -> tuple[Grey, ImageInfo]:
-    """Pixels and header of an image of a given size; the header is compared with it before anything is decoded."""
+    """Return pixels and header of an image of a given size."""
     with translate_errors(path), open_image(path, root) as file:
         return _read(file, path, width, height, mask=mask)
 
@@ -30,7 +30,7 @@ def read_image(
 def read_hashed(
     path: Path, width: int, height: int, *, root: Path | None = None, mask: bool = False
 ) -> tuple[Grey, bytes]:
-    """Pixels of an image of a given size, and the digest of the very bytes that they were decoded from."""
+    """Return the pixels of an image of a given size, and the digest of the bytes that they were decoded from."""
     with translate_errors(path), open_image(path, root) as file, snapshot(file) as (copy, digest):
         return _read(copy, path, width, height, mask=mask)[0], digest
 
@@ -38,36 +38,36 @@ def read_hashed(
 def _read(file: BinaryIO, path: Path, width: int, height: int, *, mask: bool) -> tuple[Grey, ImageInfo]:
     info = read_header(file, path, mask=mask, with_layout=True)
     require_size(info, path, width, height)
-    with warnings.catch_warnings():  # of oddities in metadata, nobody reads them
+    with warnings.catch_warnings():  # about metadata, which is not used
         warnings.simplefilter("ignore")
-        return _decoded(file, info), info
+        return _decode(file, info), info
 
 
 def require_size(info: ImageInfo, path: Path, width: int, height: int) -> None:
+    """Raise ImageFault unless the image has this size."""
     if (info.width, info.height) != (width, height):
-        raise ImageFault(
-            str(path), f"is {info.width}x{info.height} pixels, not {width}x{height}", "see which of the two is right"
-        )
+        problem = f"should have {width}x{height} pixels, has {info.width}x{info.height}"
+        raise ImageFault(str(path), problem, "correct the image or its tile spec")
 
 
 @contextmanager
 def translate_errors(path: Path) -> Iterator[None]:
-    """Makes a Fault of what reading an image may raise."""
+    """Raise every error of reading an image as a Fault."""
     try:
         yield
-    except InvalidImage as unfit:
-        raise unfit.of(path) from unfit
+    except InvalidImage as error:
+        raise error.fault(path) from error
     except UNREADABLE as error:
         raise _broken(path, error) from error
     except FileNotFoundError as error:
         raise _absent(path, error) from error
     except OSError as error:
-        if error.errno is None:  # Pillow's way of saying that the content is wrong
+        if error.errno is None:  # Pillow raises these for invalid content
             raise _broken(path, error) from error
         raise storage_fault(str(path), "read the image", error) from error
 
 
-def _decoded(file: BinaryIO, info: ImageInfo) -> Grey:
+def _decode(file: BinaryIO, info: ImageInfo) -> Grey:
     if info.layout is not None:
         return tiff_pixels(file.fileno(), info.layout)
     file.seek(0)
@@ -81,28 +81,28 @@ def _broken(path: Path, error: Exception) -> ImageFault:
 
 
 def _absent(path: Path, error: OSError) -> Fault:
-    """One file gone is an image missing; with its directory gone, or empty, it is the mount."""
+    """Return ImagesMissing if the directory has other files, and otherwise the fault of a missing mount."""
     try:
         if any(path.parent.iterdir()):
-            return ImagesMissing(str(path), "is not there", "copy it there again")
+            return ImagesMissing(str(path), "is missing", "copy it there again")
     except OSError as worse:
-        return storage_fault(str(path.parent), "look into the directory of the image", worse)
+        return storage_fault(str(path.parent), "list the directory of the image", worse)
     return storage_fault(str(path.parent), "find any file in the directory of the image", error)
 
 
 def verify_level(path: Path, width: int, height: int, mode: str) -> Grey:
-    """The pixels of a level's file, which decodes and is of the size and mode wanted.
+    """Return the pixels of a level's file, which must have the given size and mode.
 
     Raises
     ------
     ImageFault
-        If it is not.
+        If it cannot be decoded, or has another size or mode.
     ImagesMissing
-        If it is not there.
+        If there is no such file.
     StorageFault
         If it cannot be read.
     """
     pixels, info = read_image(path, width, height)
     if info.mode != mode:
-        raise ImageFault(str(path), f"has mode {info.mode}, not {mode}", "have the mipmaps made again")
+        raise ImageFault(str(path), f"should have mode {mode}, has {info.mode}", "make the mipmaps again")
     return pixels

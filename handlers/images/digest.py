@@ -1,4 +1,4 @@
-"""The digest of a file's bytes: XXH3 of 128 bits, as `xxhsum -H2` prints it."""
+"""Digest of a file's bytes: XXH3 of 128 bits, as `xxhsum -H2` prints it."""
 
 import os
 import time
@@ -13,23 +13,23 @@ from handlers.identity import FileIdentity
 DIGEST_BYTES = 16
 _PIECE_BYTES = 1 << 20
 _TICK_NS = 20_000_000
-"""Longer than any kernel's tick: within one, two writes leave the same change time."""
+"""Longer than any kernel's clock tick: two writes within a tick leave the same change time."""
 
 
 class FileContent(NamedTuple):
-    """A file as it was read."""
+    """Identity and digest of a file that was read."""
 
     identity: FileIdentity
-    """From before it was read, and the same afterwards."""
+    """The same before and after the file was read."""
     digest: bytes
-    """Of all its bytes."""
+    """Digest of all its bytes."""
 
 
 class RunningDigest:
-    """The digest of a file that somebody else reads piece by piece: its bytes are hashed while they are in the cache.
+    """Digest of a file that its reader hands over piece by piece: bytes are hashed while they are in the cache.
 
-    What nobody hands over, such as a header, is read here. Pieces may come in any order; where they do not rise, the
-    file is read once more.
+    Bytes between the pieces, such as a header, are read here. Pieces may come in any order; if an offset is lower than
+    the end of the piece before, the whole file is read once more.
 
     Parameters
     ----------
@@ -39,40 +39,40 @@ class RunningDigest:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._hash = xxhash.xxh3_128()
-        self._at = 0
-        self._rises = True
+        self._position = 0
+        self._in_order = True
 
     def take(self, offset: int, piece: memoryview) -> None:
-        """Take over the bytes that the file has at an offset."""
-        self._rises = self._rises and offset >= self._at
-        if not self._rises:
+        """Add the bytes that the file has at an offset."""
+        self._in_order = self._in_order and offset >= self._position
+        if not self._in_order:
             return
         self._read_up_to(offset)
         self._hash.update(piece)
-        self._at = offset + len(piece)
+        self._position = offset + len(piece)
 
     def digest(self) -> bytes:
-        """Return the digest, after reading what has not been handed over."""
-        if not self._rises:
-            self._hash, self._at = xxhash.xxh3_128(), 0
+        """Return the digest, after reading all bytes that were not added."""
+        if not self._in_order:
+            self._hash, self._position = xxhash.xxh3_128(), 0
         self._read_up_to(None)
         return self._hash.digest()
 
     def _read_up_to(self, end: int | None) -> None:
-        while end is None or self._at < end:
-            wanted = _PIECE_BYTES if end is None else min(_PIECE_BYTES, end - self._at)
-            piece = os.pread(self._descriptor, wanted, self._at)
+        while end is None or self._position < end:
+            wanted = _PIECE_BYTES if end is None else min(_PIECE_BYTES, end - self._position)
+            piece = os.pread(self._descriptor, wanted, self._position)
             if not piece:
                 return
             self._hash.update(piece)
-            self._at += len(piece)
+            self._position += len(piece)
 
 
 def settled_identity(descriptor: int) -> FileIdentity:
-    """Return the identity of an open file: any write from now on makes it another one. Blocking, for a tick at most.
+    """Return the identity of an open file such that any later write changes it. Blocks for a clock tick at most.
 
-    Clocks of file systems tick every few milliseconds. A write within the tick of the one before leaves the same
-    times, so a file that was written a moment ago is left until the tick is over.
+    Clocks of file systems tick every few milliseconds, and a second write within a tick leaves the same times. So a
+    file that was just written is left until the tick is over.
     """
     identity = FileIdentity.of(os.fstat(descriptor))
     age_ns = time.time_ns() - (identity.ctime_ns or 0)
@@ -90,9 +90,9 @@ def content_of(descriptor: int) -> FileContent:
 
 @contextmanager
 def snapshot(file: BinaryIO) -> Iterator[tuple[BinaryIO, bytes]]:
-    """A file's bytes as they are now, in memory, as a file of its own; and their digest.
+    """Yield a copy of a file in memory and the digest of its bytes.
 
-    A decoder that reads here and there sees what was hashed, whatever somebody writes to the file meanwhile.
+    A decoder then reads the bytes that were hashed, even if another program writes to the file meanwhile.
     """
     hashed, offset = xxhash.xxh3_128(), 0
     with os.fdopen(os.memfd_create("level 0", os.MFD_CLOEXEC), "w+b") as copy:

@@ -1,7 +1,6 @@
-"""Image file formats that levels are written in: what each can hold, and how it packs the pixels. Does no input or
-output.
+"""File formats of levels: their options, and pixels to bytes. Does no input or output.
 
-Most who name a format write no file: numpy is imported where pixels are packed.
+Most importers only name a format, so numpy is imported in the functions that need it.
 """
 
 import io
@@ -32,22 +31,22 @@ TIFF_COMPRESSIONS: Mapping[str, str | None] = MappingProxyType(
         "packbits": "packbits",
     }
 )
-"""Those that ImageJ reads, through which render-ws does, and Pillow's names for them. Uncompressed is one strip."""
+"""Compressions that render-ws reads (through ImageJ) -> Pillow's names. An uncompressed file has one strip."""
 PNG_DESCRIPTION = "Description"
-"""The key that the PNG specification has for a text about the image, section 11.3.4.2."""
+"""Keyword of a text about the image; source: PNG specification, section 11.3.4.2."""
 PNG_COMPRESSIONS = tuple(str(level) for level in range(10))
 
 _PILLOW_NAMES = {"tif": "TIFF", "png": "PNG", "jpg": "JPEG"}
 FORMATS = tuple(_PILLOW_NAMES)
-"""By extension."""
+"""Extensions of the formats."""
 
 _DESCRIPTION_AT = 134
 _DESCRIPTION_BYTES = 186
-"""With the NUL at its end. Pixels then begin at a multiple of any vector's length."""
+"""Including the final NUL. Pixels then start at a multiple of any vector's length."""
 _PLAIN_START = f"<2sHIH120sI{_DESCRIPTION_BYTES}s"
-"""Byte order, version and place of the only directory; it, of ten tags of twelve bytes; no other follows; its text."""
+"""Byte order, version, offset of the directory; ten tags of twelve bytes; no further directory; the text."""
 PLAIN_START_BYTES = struct.calcsize(_PLAIN_START)
-"""Of an uncompressed TIFF, before its pixels."""
+"""Bytes of an uncompressed TIFF before its pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +64,19 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How a level becomes a file.
+    """Format and options of a level's file.
 
     Parameters
     ----------
     format : tif, tiff, png, jpg or jpeg.
-    quality : of jpg, 1 to 100; None is 95.
-    compression : of tif none, lzw, deflate (or zip) or packbits; of png 0 (none) to 9 (smallest); None is none for tif,
-        and a quick one for png, whose files are hardly larger. All of them give the pixels back as they were.
+    quality : of jpg, 1 to 100; None means 95.
+    compression : tif: none, lzw, deflate (or zip) or packbits; None means none. png: 0 (none) to 9 (smallest); None
+        means a quick one, whose files are hardly larger. All are lossless.
 
     Raises
     ------
     SettingsFault
-        If there is no such format, or it has no such quality or compression.
+        If the format is unknown, or does not have this quality or compression.
 
     >>> Encoding("tiff", compression="lzw").extension
     'tif'
@@ -91,13 +90,17 @@ class Encoding:
         extension = canonical_extension(self.format)
         if self.quality is not None:
             if extension != "jpg":
-                raise SettingsFault("mipmaps.quality", f"{extension} has none", "it goes with format jpg")
+                raise SettingsFault(
+                    "mipmaps.quality",
+                    f"{extension} has none",
+                    "only jpg has a quality",
+                )
             if isinstance(self.quality, bool) or not 1 <= self.quality <= 100:
                 raise SettingsFault("mipmaps.quality", f"{self.quality} is not 1 to 100")
         known = {"tif": tuple(TIFF_COMPRESSIONS), "png": PNG_COMPRESSIONS, "jpg": ()}[extension]
         if self.compression is not None and str(self.compression) not in known:
             problem = f"{self.compression!r} is not one of {', '.join(known)}" if known else "jpg has none"
-            raise SettingsFault("mipmaps.compression", problem, "" if known else "it has a quality")
+            raise SettingsFault("mipmaps.compression", problem, "" if known else "set mipmaps.quality")
 
     @property
     def extension(self) -> str:
@@ -106,21 +109,21 @@ class Encoding:
 
     @property
     def lossless(self) -> bool:
-        """Whether the pixels come back as they were."""
+        """Whether decoding gives the same pixels."""
         return self.extension != "jpg"
 
     @property
     def is_plain(self) -> bool:
-        """Whether the files are those that `plain_page` makes."""
+        """Whether `plain_page` makes the files."""
         return self.extension == "tif" and self.compression in (None, "none") and sys.byteorder == "little"
 
     @property
     def depths(self) -> frozenset[int]:
-        """Bits per pixel that it can hold."""
+        """Possible bits per pixel."""
         return frozenset({8, 16}) if self.lossless else frozenset({8})
 
     def page(self, pixels: "Grey", description: str = "") -> Page:
-        """The file of these pixels, with a text in it of ASCII characters."""
+        """Return the file of these pixels, with a description in ASCII."""
         if not self.is_plain:
             return Page(self.encoded(pixels, description), pixels)
         height, width = pixels.shape
@@ -130,8 +133,10 @@ class Encoding:
         return page
 
     def encoded(self, pixels: "Grey", description: str = "") -> bytes:
-        """The file's content. Made in memory: Pillow, writing to a file itself, would not notice that a disk took only
-        a part."""
+        """Return the file's content.
+
+        It is made in memory, since Pillow does not notice when a disk stores only a part of a file.
+        """
         if self.extension == "png" and self.compression is None:
             return _quick_png(pixels, description)
         buffer = io.BytesIO()
@@ -140,11 +145,11 @@ class Encoding:
 
     @property
     def jpeg_quality(self) -> int | None:
-        """1 to 100; None where the format has none."""
+        """1 to 100; None for other formats."""
         return (self.quality or DEFAULT_QUALITY) if self.extension == "jpg" else None
 
     def _options(self, description: str) -> dict[str, Any]:
-        """What Pillow is asked for beside the format."""
+        """Return Pillow's options for saving."""
         if self.extension == "jpg":
             return {"quality": self.jpeg_quality, "comment": description}
         if self.extension == "png":
@@ -155,17 +160,17 @@ class Encoding:
 
 
 PLAIN_TIFF = Encoding("tif")
-"""What every reader of TIFF reads, ImageJ's among them."""
+"""Every reader of TIFF reads it, ImageJ included."""
 
 
 def plain_page(width: int, height: int, bits: int) -> Page:
-    """An uncompressed TIFF of one strip, whose pixels are to be set where they are: in the file; so is its text.
+    """Return an uncompressed TIFF of one strip. The caller sets its pixels, which are a view of the file, and its text.
 
-    Byte for byte the file that Pillow would write of the same pixels and text.
+    The file is byte for byte the one that Pillow writes.
     """
     pixel_bytes = width * height * bits // 8
     size = ((256, 4, width), (257, 4, height), (258, 3, bits))
-    grey = ((259, 3, 1), (262, 3, 1))  # not packed, black is zero
+    grey = ((259, 3, 1), (262, 3, 1))  # not compressed, black is zero
     start = PLAIN_START_BYTES
     one_strip = ((273, 4, start), (278, 4, height), (279, 4, pixel_bytes), (284, 3, 1))
     before, after = (
@@ -182,22 +187,22 @@ def plain_page(width: int, height: int, bits: int) -> Page:
 
 
 def set_description(page: Page, description: str) -> None:
-    """Set the text of a page that `plain_page` made."""
+    """Set the description of a page that `plain_page` made."""
     assert isinstance(page.content, bytearray)
     page.content[_DESCRIPTION_AT : _DESCRIPTION_AT + _DESCRIPTION_BYTES] = _plain_description(description)
 
 
 def _plain_description(text: str) -> bytes:
-    """The text, filled up with spaces: pixels then begin at the same place in every file."""
+    """Return the description padded with spaces, so that pixels start at the same offset in every file."""
     if len(text) >= _DESCRIPTION_BYTES:
         raise ValueError(f"{text!r} is longer than {_DESCRIPTION_BYTES - 1} characters")
     return text.ljust(_DESCRIPTION_BYTES - 1).encode("ascii") + b"\0"
 
 
 def _quick_png(pixels: "Grey", description: str) -> bytes:
-    """A PNG file of differences between neighbours, packed without a search for repetitions.
+    """Return a PNG file of differences between neighbours, compressed without a search for repetitions.
 
-    There are hardly any in the noise of a microscope: the search takes four fifths of an encoder's time, and saves 2 %.
+    The noise of a microscope has hardly any: the search takes four fifths of an encoder's time and saves 2 %.
     """
     import numpy as np
 

@@ -125,8 +125,8 @@ def read_header(file: BinaryIO, path: Path, *, mask: bool = False, with_layout: 
         file_bytes = os.fstat(descriptor).st_size
         head = os.pread(descriptor, HEAD_BYTES, 0)
         return _info_and_extent(descriptor, file_bytes, head, mask=mask, with_layout=with_layout)[0]
-    except InvalidImage as unfit:
-        raise unfit.of(path) from unfit
+    except InvalidImage as error:
+        raise error.fault(path) from error
 
 
 class ImageDirectory:
@@ -173,8 +173,8 @@ class ImageDirectory:
             raise _not_a_file(self._path / name) from error
         try:
             return self._info(descriptor, found.st_size), FileIdentity.of(found)
-        except InvalidImage as unfit:
-            raise unfit.of(self._path / name) from unfit
+        except InvalidImage as error:
+            raise error.fault(self._path / name) from error
         finally:
             os.close(descriptor)
 
@@ -224,7 +224,7 @@ def _info_and_extent(
     name = _format_of(head[:4])
     if name == "tif":
         header = TiffHeader(descriptor, file_bytes, head)
-        return _tiff_info(header, file_bytes, mask=mask, with_layout=with_layout), header.looked_at
+        return _tiff_info(header, file_bytes, mask=mask, with_layout=with_layout), header.head_extent
     if name == "jpg":
         return _jpeg_info(descriptor, file_bytes), None
     with os.fdopen(descriptor, "rb", closefd=False) as file:

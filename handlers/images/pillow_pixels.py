@@ -1,4 +1,4 @@
-"""Pixels that Pillow decodes, as an array; and those of a JPEG, which have to be all there."""
+"""Pixels that Pillow decodes, as an array. A JPEG must be complete."""
 
 import io
 
@@ -6,19 +6,19 @@ import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin
 
 from handlers.errors import InvalidImage
-from handlers.images.jpeg_stream import with_baits
+from handlers.images.jpeg_stream import with_fillers
 from handlers.images.pixels import Grey
 
 ROWS_AT_ONCE = 256
-"""Handed over by Pillow: of a whole image there would be two more copies for a moment."""
+"""Rows that Pillow hands over in one call: a whole image at once would need two more copies."""
 
 
 def array_of(image: ImageFile.ImageFile) -> Grey:
-    """The pixels of an image whose size was compared with the one expected, (H, W); one bit becomes 0 and 255.
+    """Return the pixels of an image, (H, W); one bit becomes 0 and 255. The caller has checked the size.
 
-    Raises OSError, or what Pillow raises, if they cannot be decoded.
+    Raises OSError, or another error of Pillow, if the pixels cannot be decoded.
     """
-    # Given its memory, Pillow does not hold the size against a large camera.
+    # With memory allocated here, Pillow does not refuse the frames of large cameras.
     image.im = Image.new(image.mode, image.size, None).im
     image.load()
     grey = image.convert("L") if image.mode == "1" else image
@@ -30,14 +30,14 @@ def array_of(image: ImageFile.ImageFile) -> Grey:
 
 
 def jpeg_pixels(content: bytes) -> Grey:
-    """The pixels of a grey JPEG, (H, W).
+    """Return the pixels of a grey JPEG, (H, W).
 
     Raises
     ------
     InvalidImage
-        If its data end before its last row, which libjpeg would decode to grey.
+        If its data end before its last row: libjpeg decodes the rest to grey without an error.
     """
-    pixels, others = (array_of(JpegImagePlugin.JpegImageFile(io.BytesIO(one))) for one in with_baits(content))
+    pixels, others = (array_of(JpegImagePlugin.JpegImageFile(io.BytesIO(stream))) for stream in with_fillers(content))
     if not np.array_equal(pixels, others):
         raise InvalidImage("is cut short: its JPEG data end before its last row")
     return pixels

@@ -1,4 +1,4 @@
-"""Grey values: their types, 16 bits made 8, and means rounded once and without bias. Pure."""
+"""Grey values: types, scaling of 16 bits to 8, and unbiased rounding of means. Pure."""
 
 import math
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ Grey = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Sums = npt.NDArray[np.unsignedinteger]
 """Sums of the level-0 pixels under each pixel of a level, (H, W)."""
 BIAS_LIMIT = 0.09
-"""Mean error of a level, in grey values, from which on its rounding is spread over the image; 0.1 is promised."""
+"""Mean error of a level, in grey values, above which the rounding error is spread over the image; 0.1 is promised."""
 PIECE = 1 << 18
-"""Pixels among which a rounding error is spread."""
+"""Pixels over which a rounding error is spread."""
 CARRIED_AT_ONCE = 1 << 16
-"""Of these, so many at once: more would only take more memory."""
+"""Pixels of a piece per step: more would only need more memory."""
 
 
 def scaled(image: Grey, to_8bit: IntensityRange | None) -> Grey:
-    """16-bit pixels as 8-bit ones, each by itself, rounded half up; as they are where no range is given.
+    """Return 16-bit pixels scaled to 8 bits, rounded half up; unchanged without a range.
 
-    Equal values stay equal, which `rounded` does not promise: this is for pixels that are values of level 0, or labels.
+    Equal values stay equal, unlike with `rounded`: use it for values of level 0 and for labels.
 
     >>> scaled(np.array([[0, 128, 129, 65535]], np.uint16), FULL_RANGE).tolist()
     [[0, 0, 1, 255]]
@@ -40,17 +40,17 @@ def scaled(image: Grey, to_8bit: IntensityRange | None) -> Grey:
 
 
 def rounded(sums: Sums, pixels: int, depth: np.dtype[np.unsignedinteger], to_8bit: IntensityRange | None) -> Grey:
-    """The means that the sums stand for, scaled where a range is given, as integers of the wanted depth.
+    """Return the means of block sums as integers of the given depth, scaled if a range is given.
 
-    To the nearest integer. Ties go up and down in turn like the fields of a checkerboard: up alone would brighten a
-    level 1 by 0.125. Where rounding to the nearest still shifts the mean of the image (an even grey of 100.25 would
-    become 100 everywhere) the error is carried from pixel to pixel instead; each then is the integer below or above
-    its mean.
+    Means are rounded to the nearest integer. Ties alternate up and down like the fields of a checkerboard: rounding all
+    of them up would brighten level 1 by 0.125. If this still shifts the mean of the image (a uniform 100.25 would
+    become 100), the error is carried from pixel to pixel instead; each pixel then is the integer below or above its
+    mean.
 
     Parameters
     ----------
     sums : of `pixels` level-0 pixels each.
-    depth : of the result, unless a range is given: that makes it uint8.
+    depth : of the result; uint8 if a range is given.
     """
     rule = Rounding.of(pixels, to_8bit)
     result = np.empty(sums.shape, np.uint8 if to_8bit else depth)
@@ -61,18 +61,18 @@ def rounded(sums: Sums, pixels: int, depth: np.dtype[np.unsignedinteger], to_8bi
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """How block sums become grey values: (what exceeds low, up to high) * factor / divisor, as an integer."""
+    """Conversion of block sums to grey values: (clip(sum, low, high) - low) * factor / divisor, rounded."""
 
     divisor: int
     """Even, so that its half is an integer."""
     factor: int = 1
     low: int = 0
     high: int | None = None
-    """None: sums are not limited, and low is 0."""
+    """None: sums are not clipped, and low is 0."""
 
     @classmethod
     def of(cls, pixels: int, to_8bit: IntensityRange | None) -> "Rounding":
-        """That of sums of so many level-0 pixels, an even number."""
+        """Return the rule for sums of an even number of level-0 pixels."""
         if to_8bit is None:
             return cls(pixels)
         low, high = to_8bit
@@ -83,20 +83,20 @@ class Rounding:
 
     @property
     def largest(self) -> int:
-        """No share is larger, where sums are limited."""
+        """The largest share, if sums are clipped."""
         return ((self.high or 0) - self.low) * self.factor
 
     def to_nearest(self, sums: Sums, result: Grey, first_row: int = 0) -> int:
-        """Rounds to the nearest, ties up where row + column is even, down where it is odd.
+        """Round to the nearest; ties up where row + column is even, down where it is odd.
 
         Parameters
         ----------
-        result : where the grey values go, of the shape of sums.
-        first_row : of these sums in their image.
+        result : output, of the shape of sums.
+        first_row : row of the image that the sums start with.
 
         Returns
         -------
-        How much too bright all pixels together are, times divisor.
+        Sum of the rounding errors, times divisor; above 0 if the result is too bright.
         """
         shares = self._shares(sums)
         nearest = shares + shares.dtype.type(self.divisor // 2)
@@ -111,14 +111,14 @@ class Rounding:
         return int(nearest.sum(dtype=np.uint64)) * self.divisor - int(shares.sum(dtype=np.uint64))
 
     def is_biased(self, excess: int, pixels: int) -> bool:
-        """Whether an image of so many pixels, too bright by excess / divisor in all, is so by more than it may be."""
+        """Whether the mean error of an image, excess / divisor over all pixels, exceeds the limit."""
         return abs(excess) > BIAS_LIMIT * self.divisor * pixels
 
     def carried(self, sums: Sums, depth: np.dtype[Any]) -> Grey:
-        """The integers below or above, such that the sum of the image is right.
+        """Return the integers below or above the means such that the sum of the image is right.
 
-        What one pixel is rounded off is carried to the next. They are taken in a fixed shuffled order, which leaves no
-        stripes, and piece by piece, which bounds the memory for it.
+        The rounding error of each pixel is carried to the next. The order of pixels is shuffled (with a fixed seed),
+        which avoids stripes. Pieces bound the memory.
         """
         flat, result = sums.ravel(), np.empty(sums.size, depth)
         order = np.random.default_rng(0).permutation(np.arange(min(sums.size, PIECE), dtype=np.int32))
@@ -138,7 +138,7 @@ class Rounding:
             shared, given = int(running[-1]), int(whole[-1])
 
     def _shares(self, sums: Sums) -> Sums:
-        """What the sums exceed the lower limit by, no more than the upper one does, times factor."""
+        """Return (clip(sum, low, high) - low) * factor."""
         if self.high is None:
             return sums
         wide = smallest_type(self.largest + self.divisor)
@@ -148,7 +148,7 @@ class Rounding:
 
 
 def smallest_type(largest: int) -> np.dtype[np.unsignedinteger]:
-    """The smallest unsigned integer type that holds a value, 16 bits at least."""
+    """Return the smallest unsigned integer type of at least 16 bits that holds a value."""
     if largest > np.iinfo(np.uint32).max:
         return np.dtype(np.uint64)
     return np.dtype(np.uint32) if largest > np.iinfo(np.uint16).max else np.dtype(np.uint16)

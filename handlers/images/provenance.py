@@ -1,7 +1,7 @@
-"""What a level's file says of how it was made: one line of text, kept where its format keeps a description.
+"""Provenance of a level: one line of text in its file's description, with the digest of level 0 and the settings.
 
-A level is worth keeping only if it was made of the very bytes that its image holds now, in the way that is wanted now.
-Neither a time nor the pixels tell that. The text is the same in every run, and readers of images pass over it.
+A level is kept only if it was made from the bytes that level 0 holds now, with the settings that apply now. Neither
+times nor pixels prove that. The text is reproducible, and readers of images ignore it.
 """
 
 import re
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from handlers.images.pixels import Grey
 
 DESCRIPTION_TAG = 270
-"""TIFF's ImageDescription."""
+"""TIFF tag ImageDescription."""
 _VERSION = "temwatch 1"
-"""Another one makes every level anew: the rules of reduction have changed."""
+"""Changed with the rules of reduction: then every level is made again."""
 _DIGEST = re.compile(rf"{_VERSION} xxh128=([0-9a-f]{{32}}) ")
 _PIXELS = re.compile(r" pixels=([0-9a-f]{32})$")
 
@@ -35,12 +35,12 @@ def recipe_of(
     quality: int | None = None,
     is_mask: bool = False,
 ) -> str:
-    """Return how a level is made, but for what it is made of.
+    """Return the settings that a level is made with, as text.
 
     Parameters
     ----------
-    bits : of its pixels.
-    scaled_from : the 16-bit values that became 0 and 255, where level 0 has 16 bits and the level 8.
+    bits : per pixel of the level.
+    scaled_from : the 16-bit values that became 0 and 255, if level 0 has 16 bits and the level 8.
     quality : of a JPEG.
 
     >>> recipe_of(2, Reduction("block_reduce", "mean"), 8, scaled_from=(0, 65535))
@@ -53,29 +53,30 @@ def recipe_of(
     return " ".join(words)
 
 
-def provenance(digest: bytes, how: str) -> str:
-    """Return the text that a level's file carries.
+def provenance(digest: bytes, recipe: str) -> str:
+    """Return the text for a level's file.
 
     Parameters
     ----------
     digest : of the bytes of level 0.
+    recipe : see `recipe_of`.
     """
-    return f"{_VERSION} xxh128={digest.hex()} {how}"
+    return f"{_VERSION} xxh128={digest.hex()} {recipe}"
 
 
 def with_pixels(text: str, pixels: "Grey") -> str:
-    """Return the text with the digest of the level's own pixels behind it: the file then proves itself.
+    """Return the text with the digest of the level's own pixels appended, so that the file can be verified alone.
 
     Parameters
     ----------
-    text : as of `provenance`; an empty one stays empty.
-    pixels : (H, W), uint8 or uint16; of a format that keeps them as they are.
+    text : see `provenance`; an empty text stays empty.
+    pixels : (H, W), uint8 or uint16; the format must be lossless.
     """
     return f"{text} pixels={pixels_digest(pixels).hex()}" if text else ""
 
 
 def without_pixels(text: str) -> str:
-    """Return what a text says of how the level was made.
+    """Return the text without the digest of the level's own pixels.
 
     >>> without_pixels("temwatch 1 ... bits=8 pixels=" + "0" * 32)
     'temwatch 1 ... bits=8'
@@ -84,7 +85,7 @@ def without_pixels(text: str) -> str:
 
 
 def pixels_match(text: str | None, pixels: "Grey") -> bool:
-    """Return whether the pixels are those that the text of their file names; True where it names none."""
+    """Return whether pixels have the digest in the text of their file; True if the text has none."""
     found = _PIXELS.search(text or "")
     return found is None or bytes.fromhex(found[1]) == pixels_digest(pixels)
 
@@ -96,7 +97,7 @@ def pixels_digest(pixels: "Grey") -> bytes:
 
 
 def level0_digest(text: str | None) -> bytes | None:
-    """Return the digest of the level 0 that a level was made of; None if the text does not say.
+    """Return the digest of level 0 from the text of a level; None if the text has none.
 
     >>> level0_digest(provenance(bytes(16), "level=1"))
     b'\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00'
@@ -106,7 +107,7 @@ def level0_digest(text: str | None) -> bytes | None:
 
 
 def read_provenance(path: Path) -> str | None:
-    """Return the text that the file of a level carries; None if it carries none, or is no image. Blocking.
+    """Return the text in the file of a level; None if it has none, or is not an image. Blocking.
 
     Raises
     ------
@@ -121,7 +122,7 @@ def read_provenance(path: Path) -> str | None:
         except OSError as error:
             if error.errno is not None:
                 raise
-            return None  # Pillow's way of saying that the content is wrong
+            return None  # Pillow raises these for invalid content
     return text.rstrip(" \0") if isinstance(text, str) else None
 
 

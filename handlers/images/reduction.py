@@ -1,6 +1,6 @@
-"""How a level is made of level 0, in words: sizes, methods, the range that 16-bit values are scaled from. Pure.
+"""Settings of the reduction to levels: sizes, methods, the range that 16-bit values are scaled from. Pure.
 
-Whoever only has to know what levels are to be like needs this, and not what makes them, which takes numpy.
+It needs no numpy, so that configuration and planning do not load it.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from types import MappingProxyType
 from handlers.errors import SettingsFault
 
 IntensityRange = tuple[int, int]
-"""The 16-bit values that become 0 and 255; what lies outside becomes the nearer of the two."""
+"""The 16-bit values that become 0 and 255; values outside become the nearer of the two."""
 FULL_RANGE: IntensityRange = (0, 65535)
 
 METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -20,12 +20,12 @@ METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "render": ("mean",),
     }
 )
-"""Method -> its functions."""
+"""Method -> functions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """How levels are made of level 0.
+    """Method and function that make levels from level 0.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Reduction:
     Raises
     ------
     SettingsFault
-        If there is no such method, or none of its functions is so called.
+        If the method is unknown, or does not have this function.
 
     >>> Reduction("PIL", "LANCZOS")
     Reduction(method='PIL', function='LANCZOS')
@@ -51,17 +51,17 @@ class Reduction:
         functions = METHODS[self.method]
         if self.function not in functions:
             key = "mipmaps.filter" if self.method == "PIL" else "mipmaps.function"
-            known = ", ".join(functions)
-            raise SettingsFault(key, f"{self.function!r} is not one that {self.method} has: {known}")
+            problem = f"{self.function!r} is not one of {', '.join(functions)}, the functions of {self.method}"
+            raise SettingsFault(key, problem)
 
 
 MEAN = Reduction("block_reduce", "mean")
 MASK = Reduction("block_reduce", "min")
-"""The one for masks: two values stay these two, and a pixel is opaque only if its whole block is."""
+"""Reduction of masks: two values stay two values, and a pixel is opaque only if its whole block is."""
 
 
 def level_size(width: int, height: int, level: int) -> tuple[int, int]:
-    """Width and height of a mipmap level: an odd last row or column is dropped, as render does. May be 0.
+    """Return width and height of a mipmap level; an odd last row or column is dropped, as render does. May be 0.
 
     >>> level_size(2760, 2330, 1), level_size(2760, 2330, 3)
     ((1380, 1165), (345, 291))

@@ -1,4 +1,4 @@
-"""The compressions that a TIFF may name: what they are called, and which of them are read here."""
+"""Compressions of TIFF: their names, and which are supported."""
 
 import functools
 import io
@@ -81,8 +81,9 @@ _LIBTIFF: Final[Mapping[int, str]] = {
     34925: "lzma",
     50000: "zstd",
 }
-"""Those that libtiff decodes for grey images, and that it says of whether their data end too early: number -> Pillow's
-name. The CCITT ones, for masks of one bit, are not among them: their data may be broken without an error."""
+"""Compressions of grey images that libtiff decodes, with an error for truncated data: number -> Pillow's name.
+
+The CCITT compressions, for masks of one bit, are not among them: libtiff decodes broken data without an error."""
 
 WITH_PREDICTOR: Final = frozenset({5, 8, 32946, 34925, 50000})
 
@@ -91,19 +92,19 @@ def name_of(compression: int) -> str:
     """Return the name of a compression, with its number.
 
     >>> name_of(34887), name_of(12345)
-    ('LERC (34887)', 'a compression of no known name (12345)')
+    ('LERC (34887)', 'an unknown compression (12345)')
     """
-    return f"{NAMES.get(compression, 'a compression of no known name')} ({compression})"
+    return f"{NAMES.get(compression, 'an unknown compression')} ({compression})"
 
 
-def is_read(compression: int) -> bool:
-    """Whether images of this compression are decoded."""
+def is_supported(compression: int) -> bool:
+    """Whether images with this compression are supported."""
     return compression in (NONE, JPEG) or (compression in _LIBTIFF and _is_built_in(_LIBTIFF[compression]))
 
 
 @functools.cache
 def _is_built_in(name: str) -> bool:
-    """Whether the libtiff that Pillow was built with has a codec. Pillow lists none, so a small image is written."""
+    """Whether Pillow's libtiff has a codec. Pillow does not list them, so a small image is written."""
     try:
         Image.new("L", (8, 8)).save(io.BytesIO(), "TIFF", compression=name)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The header of a TIFF file: what its pixels are, how they are written, and where they lie, all of them in the file."""
+"""Header of a TIFF file: size, depth and coding of its pixels, and their places in the file."""
 
 import functools
 import os
@@ -11,19 +11,19 @@ from handlers.errors import InvalidImage
 from handlers.images import jpeg_stream, tiff_compression
 
 HEAD_BYTES = 4096
-"""What is read of a file at first: a page, since no disk and no file server reads less."""
+"""First read of a file: a page, since disks and file servers read no less."""
 MAX_TAGS = 4096
 MAX_PIECES = 1 << 20
-"""Strips or tiles of one TIFF; more are a broken header."""
+"""Largest number of strips or tiles; a larger one means a broken header."""
 MOST_TILE_PIXELS = 1 << 22
-"""A tile may be so large, or four times the image; a larger one would only take memory."""
+"""A tile may have at most the larger of this and four times the image's pixels: more would only need memory."""
 
 NATIVE_ORDER = "<" if sys.byteorder == "little" else ">"
 
 _TYPES = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 6: (1, "b"), 7: (1, "B"), 8: (2, "h"), 9: (4, "i"), 16: (8, "Q")}
-"""TIFF's integer types, and bytes: number -> (size, struct's letter)."""
+"""Integer and byte types of TIFF: number -> (size, letter of struct)."""
 _NUMBERS = {2: "signed integers", 3: "floating point numbers", 5: "complex integers", 6: "complex numbers"}
-"""SampleFormat -> what it means, but for unsigned integers."""
+"""SampleFormat -> name, except for unsigned integers."""
 _NAMES = {
     256: "ImageWidth",
     257: "ImageLength",
@@ -34,21 +34,21 @@ _NAMES = {
     323: "TileLength",
     325: "TileByteCounts",
 }
-"""Tags that every TIFF needs."""
+"""Required tags."""
 _HINT = "save it uncompressed, or with LZW, Deflate or PackBits"
 
 
 class Run(NamedTuple):
-    """Whole rows of pixels, one behind the other in a file."""
+    """Consecutive rows of pixels that lie together in a file."""
 
     offset: int
-    """Of the first byte."""
+    """Offset of the first byte."""
     rows: int
 
 
 @dataclass(frozen=True, slots=True)
 class TiffLayout:
-    """What the pixels of a TIFF are, where they lie in its file, and how they are written."""
+    """Size, depth and coding of a TIFF's pixels, and their places in the file."""
 
     width: int
     height: int
@@ -56,35 +56,35 @@ class TiffLayout:
     """Per pixel: 8 or 16, or 1 in a mask."""
     is_white_zero: bool
     order: str
-    """Of the bytes in a number: < or >, as struct has it."""
+    """Byte order of numbers: < or >, as in struct."""
     has_reversed_bits: bool
     """Whether the first bit of a byte is the lowest."""
     compression: int
     predictor: int
-    """1: none; 2: each value less the one to its left."""
+    """1: none; 2: difference to the value on the left."""
     is_tiled: bool
     piece_width: int
-    """Of a strip or tile; strips are as wide as the image."""
+    """Width of a strip or tile; strips are as wide as the image."""
     piece_height: int
-    """The last strip may have fewer rows; tiles are filled up."""
+    """The last strip may have fewer rows; tiles are padded."""
     offsets: tuple[int, ...]
-    """Of the pieces that hold the image, row by row; so are `lengths`."""
+    """Offsets of the strips or tiles, row by row; `lengths` has the same order."""
     lengths: tuple[int, ...]
-    """In bytes; uncompressed pieces may be longer than that."""
+    """Bytes used; uncompressed pieces may be longer in the file."""
     jpeg_tables: bytes = b""
-    """What the JPEG data of all pieces share."""
+    """JPEG tables shared by all pieces."""
 
     @property
     def row_bytes(self) -> int:
-        """Of an uncompressed piece."""
+        """Bytes per row of an uncompressed piece."""
         return (self.piece_width * self.bits + 7) // 8
 
     def rows_of(self, index: int) -> int:
-        """How many rows of the image a piece may hold, the last strip fewer than the others."""
+        """Return the number of rows of a piece; the last strip may have fewer than the others."""
         return self.piece_height if self.is_tiled else min(self.piece_height, self.height - index * self.piece_height)
 
     def runs(self) -> tuple[Run, ...]:
-        """The rows, if they lie in the file as they would in memory: not packed, in this machine's byte order."""
+        """Return the rows as runs if the file holds them uncompressed in native byte order; else ()."""
         is_plain = self.compression == tiff_compression.NONE and not self.is_tiled and not self.has_reversed_bits
         if not is_plain or self.bits == 1 or (self.bits == 16 and self.order != NATIVE_ORDER):
             return ()
@@ -99,11 +99,12 @@ class TiffLayout:
 
 
 def require_grey(bits: int, *, mask: bool) -> None:
-    """Raise InvalidImage unless an image, or a mask, may have so many bits per pixel."""
+    """Raise InvalidImage unless an image or a mask may have this number of bits per pixel."""
     if bits not in (8, 16) and not (mask and bits == 1):
         kind = "one bit" if bits == 1 else f"{bits} bits"
         raise InvalidImage(
-            f"has {kind} per pixel", "grey images have 8 or 16; masks 8 or 1" if mask else "8 or 16 are read"
+            f"has {kind} per pixel",
+            "save a grey image with 8 or 16, a mask with 8 or 1" if mask else "save it with 8 or 16",
         )
     if mask and bits == 16:
         raise InvalidImage("is a mask with 16 bits per pixel", "save it with 8: 0 where clear, 255 where opaque")
@@ -112,7 +113,7 @@ def require_grey(bits: int, *, mask: bool) -> None:
 class TiffHeader:
     """The first directory of a TIFF or BigTIFF file.
 
-    Source: TIFF 6.0, sections 2 and 3 to 15. BigTIFF, and values that TIFF does not have, are read as by libtiff.
+    Source: TIFF 6.0, sections 2 to 15. BigTIFF, and values that TIFF does not define, are read as libtiff does.
     """
 
     WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 256, 257, 258, 259, 262, 277, 339
@@ -128,27 +129,25 @@ class TiffHeader:
         self._big = b"+" in head[2:4]
         self._word = "Q" if self._big else "I"
         self._word_bytes = 8 if self._big else 4
-        self._near = head
-        self._near_at = 0
-        self.looked_at: int | None = 4
-        """Bytes of the head, from its first, that all was made out from so far; None once others were read."""
+        self._window = head
+        self._window_start = 0
+        self.head_extent: int | None = 4
+        """Length of the part of `head` that determined all results so far; None once other bytes were read."""
         where = 8 if self._big else 4
         (self._directory,) = self._unpack(self._word, self._read(where, self._word_bytes))
         self._entries, self.has_more_pages = self._read_entries()
 
     def layout(self, *, mask: bool) -> TiffLayout:
-        """The layout of the first image, all of whose pixels are in the file, in a form that is decoded.
+        """Return the layout of the first image.
 
-        Raises InvalidImage for any other.
+        Raises InvalidImage if it is not a supported grey image, or the file does not hold all of its pixels.
         """
         width, height = self._one(self.WIDTH), self._one(self.HEIGHT)
         bits = self._bits(mask=mask)
         if not (0 < width <= 65536 and 0 < height <= 65536):
-            raise InvalidImage(f"has an impossible size of {width}x{height} pixels")
+            raise InvalidImage(f"has an invalid size of {width}x{height} pixels")
         if 2 <= self._one(self.ORIENTATION, 1) <= 8:  # readers take any other value for 1
-            raise InvalidImage(
-                "is stored turned or mirrored (TIFF tag Orientation)", "save it the way it is to be seen"
-            )
+            raise InvalidImage("is stored rotated or mirrored (TIFF tag Orientation)", "save it upright")
         compression, predictor = self._compression(bits)
         is_tiled = self.TILES[0] in self._entries
         piece_width, piece_height = self._piece_size(width, height, bits, is_tiled=is_tiled)
@@ -186,42 +185,42 @@ class TiffHeader:
                 f"holds colours (PhotometricInterpretation {photometric}), not grey values", "save it as grey"
             )
         sample_format = self._one(self.SAMPLE_FORMAT, 1)
-        if sample_format not in (0, 1, 4):  # 4 is "undefined", which TIFF 6.0 has treated as unsigned; 0 is no value
-            found = _NUMBERS.get(sample_format, "numbers of no known kind")
+        if sample_format not in (0, 1, 4):  # TIFF 6.0 treats 4 ("undefined") as unsigned; 0 is undefined
+            found = _NUMBERS.get(sample_format, "numbers of an unknown kind")
             raise InvalidImage(f"holds {found}, not unsigned grey values", "save it with 8 or 16 bits, unsigned")
         bits = self._one(self.BITS, 1)
         require_grey(bits, mask=mask)
         if photometric == 0 and bits > 1:
-            raise InvalidImage("counts grey values from white to black (WhiteIsZero)", "save it as BlackIsZero")
+            raise InvalidImage("has grey values inverted (WhiteIsZero)", "save it as BlackIsZero")
         return bits
 
     def _compression(self, bits: int) -> tuple[int, int]:
-        """The compression, and its predictor."""
+        """Return the compression and its predictor."""
         compression, predictor = self._one(self.COMPRESSION, 1), self._one(self.PREDICTOR, 1)
         name = tiff_compression.name_of(compression)
-        if not tiff_compression.is_read(compression):
-            raise InvalidImage(f"is compressed with {name}, which is not read", _HINT)
+        if not tiff_compression.is_supported(compression):
+            raise InvalidImage(f"is compressed with {name}, which is not supported", _HINT)
         if compression == tiff_compression.JPEG and bits != 8:
             raise InvalidImage(f"has {bits} bits per pixel, compressed with {name}", _HINT)
-        # Beside any other compression some readers undo the differences, and some do not.
+        # With other compressions, some readers undo the differences and some do not.
         is_undone = predictor == 1 or (predictor == 2 and compression in tiff_compression.WITH_PREDICTOR and bits > 1)
         if not is_undone:
             raise InvalidImage(
-                f"has the TIFF tag Predictor {predictor} with {bits} bits and {name}, which is not read", _HINT
+                f"has the TIFF tag Predictor {predictor} with {bits} bits and {name}, which is not supported", _HINT
             )
         return compression, predictor
 
     def _offsets(self, count: int, *, is_tiled: bool) -> tuple[int, ...]:
-        """Of so many pieces."""
+        """Return the offsets of `count` pieces."""
         offsets = self._values((self.TILES if is_tiled else self.STRIPS)[0])
-        if len(offsets) < count:  # a decoder would leave the rest as it found the memory
+        if len(offsets) < count:  # a decoder would leave the others uninitialized
             raise InvalidImage(f"has {len(offsets)} pieces of pixels, but its size needs {count}")
         if len(offsets) > count and not is_tiled and self.ROWS_PER_STRIP not in self._entries:
             raise InvalidImage(f"has {len(offsets)} strips, and no TIFF tag {self.ROWS_PER_STRIP} (RowsPerStrip)")
         return offsets[:count]
 
     def _lengths(self, layout: TiffLayout) -> tuple[int, ...]:
-        """Of its pieces; what pixels need where they are not compressed, even if no tag says it."""
+        """Return the lengths of the pieces. For uncompressed pixels they follow from the size, even without a tag."""
         offsets_tag, counts_tag = self.TILES if layout.is_tiled else self.STRIPS
         is_plain, count = layout.compression == tiff_compression.NONE, len(layout.offsets)
         needed = (layout.row_bytes * layout.piece_height,) * (count - 1) + (
@@ -239,7 +238,7 @@ class TiffHeader:
         return needed if is_plain else counts[:count]
 
     def _piece_size(self, width: int, height: int, bits: int, *, is_tiled: bool) -> tuple[int, int]:
-        """Of a strip or tile."""
+        """Return width and height of a strip or tile."""
         if not is_tiled:
             rows = min(self._one(self.ROWS_PER_STRIP, height), height)
             if rows == 0:
@@ -249,7 +248,7 @@ class TiffHeader:
         if across == 0 or down == 0:
             raise InvalidImage("has pieces of pixels without a size")
         if across * down > max(4 * width * height, MOST_TILE_PIXELS) or (bits == 1 and across % 8):
-            raise InvalidImage(f"has tiles of {across}x{down} pixels, which are not read")
+            raise InvalidImage(f"has tiles of {across}x{down} pixels, which are not supported")
         return across, down
 
     def _require_inside(self, offsets: tuple[int, ...], lengths: tuple[int, ...]) -> None:
@@ -257,12 +256,12 @@ class TiffHeader:
         if end > self._file_bytes:
             raise InvalidImage(f"is cut short: it has {self._file_bytes} of {end} bytes")
         if min(offsets) < 8 or min(lengths) == 0:
-            raise InvalidImage("does not say where all of its pixels are: it was not written to its end")
+            raise InvalidImage("lacks the offsets of some pixels: it was not written to its end")
         if sum(lengths) > self._file_bytes:
             raise InvalidImage("has pieces of pixels that overlap each other")
 
     def _require_jpeg(self, layout: TiffLayout) -> None:
-        """Each piece is a stream of JPEG that can be decoded, and has its end."""
+        """Require that each piece is a complete JPEG stream that can be decoded."""
         for index, (offset, length) in enumerate(zip(layout.offsets, layout.lengths, strict=True)):
             frame = jpeg_stream.frame_of(functools.partial(self._part, offset, length))
             width, rows = layout.piece_width, layout.rows_of(index)
@@ -271,11 +270,11 @@ class TiffHeader:
             jpeg_stream.require_end(self._part(offset, length, max(0, length - 16), 16))
 
     def _part(self, offset: int, length: int, at: int, size: int) -> bytes:
-        """Bytes of a piece of pixels from `at` on, as far as it goes."""
+        """Return at most `size` bytes of a piece of pixels from `at` on."""
         return self._read(offset + at, min(size, length - at)) if at < length else b""
 
     def _read_entries(self) -> tuple[dict[int, tuple[int, int, bytes]], bool]:
-        """Tag -> (type, count, the value or its offset); and whether another directory follows."""
+        """Return tag -> (type, count, value or offset), and whether another directory follows."""
         count_letter, count_bytes, entry_bytes = ("Q", 8, 20) if self._big else ("H", 2, 12)
         (count,) = self._unpack(count_letter, self._read(self._directory, count_bytes))
         if not 0 < count <= MAX_TAGS:
@@ -285,11 +284,11 @@ class TiffHeader:
         (following,) = self._unpack(self._word, raw[count * entry_bytes :])
         by_tag: dict[int, tuple[int, int, bytes]] = {}
         for tag, kind, number, value in entries:
-            by_tag.setdefault(tag, (kind, number, value))  # of a tag that stands there twice readers take the first
+            by_tag.setdefault(tag, (kind, number, value))  # readers take the first of duplicates
         return by_tag, following != 0
 
     def _one(self, tag: int, default: int | None = None) -> int:
-        """The only, or first, value of a tag."""
+        """Return the first value of a tag."""
         if tag not in self._entries and default is not None:
             return default
         return self._values(tag)[0]
@@ -310,21 +309,21 @@ class TiffHeader:
         return values
 
     def _read(self, offset: int, length: int) -> bytes:
-        """Bytes of the file; small pieces come out of one larger read."""
-        inside = offset - self._near_at
-        if not 0 <= inside <= len(self._near) - length:
+        """Return bytes of the file; small pieces are cut from a larger read."""
+        inside = offset - self._window_start
+        if not 0 <= inside <= len(self._window) - length:
             if offset + length > self._file_bytes:
                 raise InvalidImage(
                     f"is cut short: it has {self._file_bytes} bytes, and its header needs {offset + length}"
                 )
-            self._near = os.pread(self._descriptor, max(length, HEAD_BYTES), offset)
-            self._near_at, inside = offset, 0
-            self.looked_at = None
-            if len(self._near) < length:
+            self._window = os.pread(self._descriptor, max(length, HEAD_BYTES), offset)
+            self._window_start, inside = offset, 0
+            self.head_extent = None
+            if len(self._window) < length:
                 raise InvalidImage("became shorter while it was read")
-        elif self.looked_at is not None:
-            self.looked_at = max(self.looked_at, inside + length)
-        return self._near[inside : inside + length]
+        elif self.head_extent is not None:
+            self.head_extent = max(self.head_extent, inside + length)
+        return self._window[inside : inside + length]
 
     def _unpack(self, letters: str, raw: bytes) -> tuple[int, ...]:
         return struct.unpack(self._order + letters, raw)

@@ -1,7 +1,7 @@
-"""The pixels of a TIFF, as its layout says where they lie and how they are written.
+"""Pixels of a TIFF with a known layout.
 
-Uncompressed pixels are read straight from the file. Compressed ones go through libtiff and libjpeg, by way of Pillow,
-in a plain TIFF that is made of the layout: what a header means is decided once, in `tiffheader`.
+Uncompressed pixels are read from the file. Compressed pixels are decoded by libtiff and libjpeg through Pillow, from a
+plain TIFF that is made from the layout: only `tiff_header` interprets the original header.
 """
 
 import io
@@ -22,13 +22,13 @@ from handlers.images.tiff_header import TiffLayout
 Bytes = npt.NDArray[np.uint8]
 
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-"""Byte -> the same with its bits in the other order."""
+"""Byte -> byte with reversed bits."""
 _SHORT, _LONG = 3, 4
 CUT_SHORT = "the file became shorter while it was read"
 
 
 def tiff_pixels(descriptor: int, layout: TiffLayout) -> Grey:
-    """The image, (H, W); one bit per pixel becomes 0 and 255.
+    """Return the image, (H, W); one bit per pixel becomes 0 and 255.
 
     Raises
     ------
@@ -47,20 +47,20 @@ def tiff_pixels(descriptor: int, layout: TiffLayout) -> Grey:
 
 
 def _piece(descriptor: int, layout: TiffLayout, index: int) -> bytes:
-    """The bytes of a strip or tile, each with its highest bit first."""
+    """Return the bytes of a strip or tile, the highest bit of each first."""
     content = os.pread(descriptor, layout.lengths[index], layout.offsets[index])
     while len(content) < layout.lengths[index]:
         more = os.pread(descriptor, layout.lengths[index] - len(content), layout.offsets[index] + len(content))
         if not more:
             raise EOFError(CUT_SHORT)
         content += more
-    # The bytes of a JPEG are never reversed: so does libtiff.
+    # Like libtiff, do not reverse the bits of JPEG data.
     is_reversed = layout.has_reversed_bits and layout.compression != tiff_compression.JPEG
     return content.translate(_REVERSED) if is_reversed else content
 
 
 def _places(layout: TiffLayout) -> Iterator[tuple[int, int, int]]:
-    """Index, top row and left column of each piece."""
+    """Yield index, top row and left column of each piece."""
     across = -(-layout.width // layout.piece_width)
     for index in range(len(layout.offsets)):
         row, column = divmod(index, across)
@@ -68,7 +68,7 @@ def _places(layout: TiffLayout) -> Iterator[tuple[int, int, int]]:
 
 
 def _plain_bytes(descriptor: int, layout: TiffLayout) -> Bytes:
-    """The rows of the image as they are written, (H, bytes)."""
+    """Return the rows of the image as stored, (H, bytes)."""
     rows = np.empty((layout.height, (layout.width * layout.bits + 7) // 8), np.uint8)
     for index, top, left in _places(layout):
         piece = np.frombuffer(_piece(descriptor, layout, index), np.uint8).reshape(-1, layout.row_bytes)
@@ -90,7 +90,7 @@ def _of_jpeg(descriptor: int, layout: TiffLayout) -> Grey:
     pixels = np.empty((layout.height, layout.width), np.uint8)
     for index, top, left in _places(layout):
         content = _piece(descriptor, layout, index)
-        if layout.jpeg_tables:  # a stream of its own, without pixels
+        if layout.jpeg_tables:  # a separate stream without pixels
             content = layout.jpeg_tables[: layout.jpeg_tables.rindex(b"\xff\xd9")] + content[2:]
         piece = jpeg_pixels(content)
         place = pixels[top : top + layout.piece_height, left : left + layout.piece_width]
@@ -108,7 +108,7 @@ def _by_libtiff(descriptor: int, layout: TiffLayout) -> Grey:
 
 
 def _plain_tiff(descriptor: int, layout: TiffLayout) -> bytes:
-    """A TIFF with the same pixels, its header as plain as can be."""
+    """Return a TIFF with the same pixels and the simplest header."""
     offsets, content = [], bytearray(8)
     for index in range(len(layout.offsets)):
         offsets.append(len(content))
@@ -134,7 +134,7 @@ def _plain_tiff(descriptor: int, layout: TiffLayout) -> bytes:
 
 
 def _directory(tags: dict[int, tuple[int, tuple[int, ...]]], at: int, order: str) -> bytes:
-    """A TIFF directory that stands at an offset, with what does not fit into it behind."""
+    """Return a TIFF directory for an offset, followed by the values that do not fit into its entries."""
     behind = at + 2 + 12 * len(tags) + 4
     entries, values = struct.pack(f"{order}H", len(tags)), b""
     for tag, (kind, numbers) in sorted(tags.items()):

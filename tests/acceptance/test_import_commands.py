@@ -534,7 +534,7 @@ def test_an_unsupported_compression_is_named_with_the_supported_ones(facility: F
     section.images[0].write_bytes(Kind(tags={259: (3, [34712])}).file(pixels))
     facility.run(TILESPECS, code=1, metafile=str(section.metafile), stack="raw", z_index=1050)
     (error,) = facility.errors
-    assert "is compressed with JPEG 2000 (34712), which is not read (save it uncompressed, or with LZW" in error
+    assert "is compressed with JPEG 2000 (34712), which is not supported (save it uncompressed, or with LZW" in error
     assert "raw" not in {entry["stackId"]["stack"] for entry in _stacks(facility)}
 
 

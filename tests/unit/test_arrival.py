@@ -45,7 +45,7 @@ def test_an_image_that_cannot_be_used_says_what_to_do_about_it(tmp_path):
     lerc = Kind(tags={259: (3, [34887])})
     (directory / "a.tif").write_bytes(lerc.file(np.zeros((64, 64), np.uint8)))
     (unreadable,) = check_images(metafile, directory).unreadable
-    assert unreadable.why == "a.tif is compressed with LERC (34887), which is not read"
+    assert unreadable.why == "a.tif is compressed with LERC (34887), which is not supported"
     assert unreadable.hint == "save it uncompressed, or with LZW, Deflate or PackBits"
 
 

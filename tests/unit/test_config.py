@@ -269,7 +269,7 @@ def test_a_wrong_value_is_reported_with_its_key_and_the_allowed_values(
             "watch[0].stacks.raw: '{specimen}_raw' names {specimen}, which is not",
         ),
         ("stacks", 'raw = "{specimen_id"', "watch[0].stacks.raw: '{specimen_id' is not a template of a stack name"),
-        ("tilespecs", 'tile_id = "{name}"', "watch[0].tilespecs.tile_id: fields should be among basename, z"),
+        ("tilespecs", 'tile_id = "{name}"', "watch[0].tilespecs.tile_id: {name} is not one of basename, z"),
         ("tilespecs", "minimum_intensity = 255", "watch[0].tilespecs.minimum_intensity: 255 is not below"),
     ],
 )

@@ -11,14 +11,14 @@ from handlers.errors import Waiting, storage_fault
 @pytest.mark.parametrize(
     ("code", "hint"),
     [
-        (errno.EBUSY, "another program has it open: it is tried again until that has closed it"),
-        (errno.ETXTBSY, "another program has it open: it is tried again until that has closed it"),
+        (errno.EBUSY, "close it in the other program that has it open; retries continue"),
+        (errno.ETXTBSY, "close it in the other program that has it open; retries continue"),
         (
             errno.EROFS,
-            "remount the target writable; a service must have it below a path of ReadWritePaths= of its unit",
+            "remount the target writable; for a service, list it in ReadWritePaths= of the unit",
         ),
         (errno.ENOSPC, "free space on the target"),
-        (errno.ENXIO, "see that the disk or mount is there"),
+        (errno.ENXIO, "check that the disk or mount is there"),
     ],
 )
 def test_the_hint_fits_the_error(code: int, hint: str) -> None:

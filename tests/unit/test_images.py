@@ -501,13 +501,13 @@ def test_level_0_is_decoded_once_however_many_levels_are_made(
     level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[Path] = []
-    decoder = decode._decoded
+    decoder = decode._decode
 
     def counted(file: Any, info: Any) -> Any:
         decoded.append(Path(f"/proc/self/fd/{file.fileno()}").readlink())
         return decoder(file, info)
 
-    monkeypatch.setattr(decode, "_decoded", counted)
+    monkeypatch.setattr(decode, "_decode", counted)
     assert len(make_mipmaps(job_for(level0, output_dir, levels=3)).made) == 3
     assert len([path for path in decoded if path == level0]) == 1
 
@@ -586,10 +586,10 @@ class TestRefusedImages:
         [
             (grey_tags(WIDTH, HEIGHT, photometric=0), "WhiteIsZero"),
             ([*grey_tags(WIDTH, HEIGHT), (339, 3, 2)], "signed integers"),
-            ([*grey_tags(WIDTH, HEIGHT), (274, 3, 3)], "turned"),
+            ([*grey_tags(WIDTH, HEIGHT), (274, 3, 3)], "rotated"),
             (grey_tags(WIDTH, HEIGHT, bits=12), "12 bits"),
-            (grey_tags(0, HEIGHT), "impossible size"),
-            (grey_tags(70000, HEIGHT), "impossible size"),
+            (grey_tags(0, HEIGHT), "invalid size"),
+            (grey_tags(70000, HEIGHT), "invalid size"),
             (grey_tags(WIDTH, HEIGHT + 1), "bytes of pixels"),
             ([*grey_tags(WIDTH, HEIGHT), (273, 4, 0)], "not written to its end"),
             ([*grey_tags(WIDTH, HEIGHT), (279, 4, 1 << 30)], "cut short"),
@@ -652,7 +652,7 @@ class TestRefusedImages:
 
     def test_another_size_than_expected_is_refused(self, level0: Path, output_dir: Path) -> None:
         fault = fault_of(job_for(level0, output_dir, width=WIDTH + 1))
-        assert "21x13 pixels, not 22x13" in str(fault)
+        assert "should have 22x13 pixels, has 21x13" in str(fault)
         assert isinstance(fault, ImageFault)
 
     def test_a_bomb_is_refused_by_its_header(self, tmp_path: Path, output_dir: Path) -> None:
@@ -666,7 +666,7 @@ class TestRefusedImages:
         file = tmp_path / "a.png"
         file.write_bytes(content)
         started = time.perf_counter()
-        assert "60000x60000 pixels" in str(fault_of(job_for(file, output_dir)))
+        assert "60000x60000" in str(fault_of(job_for(file, output_dir)))
         assert time.perf_counter() - started < 1
 
     @pytest.mark.parametrize("compression", [None, "tiff_adobe_deflate"])
@@ -686,7 +686,7 @@ class TestRefusedImages:
     def test_16_bits_do_not_go_into_jpeg_and_nothing_is_decoded_to_find_out(
         self, tmp_path: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(decode, "_decoded", None)
+        monkeypatch.setattr(decode, "_decode", None)
         file = save(tmp_path / "a.tif", texture(np.uint16))
         fault = fault_of(job_for(file, output_dir, extension="jpg", convert_to_8bit=False))
         assert isinstance(fault, SettingsFault)

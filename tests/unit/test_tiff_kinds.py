@@ -114,7 +114,7 @@ def test_so_does_tifffile_read_them(tmp_path: Path, kind: Kind, depth: Any) -> N
 def test_any_other_compression_is_refused_by_its_name(tmp_path: Path, compression: int) -> None:
     kind = Kind(tags={259: (3, [compression])})
     fault = refusal(tmp_path / "a.tif", kind.file(noise()))
-    assert fault.problem == f"is compressed with {tiff_compression.name_of(compression)}, which is not read"
+    assert fault.problem == f"is compressed with {tiff_compression.name_of(compression)}, which is not supported"
     assert "save it uncompressed" in fault.hint
 
 
@@ -167,7 +167,7 @@ REFUSED: dict[str, tuple[Kind, str]] = {
     "signed": (Kind(tags={339: (SHORT, [2])}), "signed integers"),
     "floating": (Kind(tags={339: (SHORT, [3])}), "floating point"),
     "complex": (Kind(tags={339: (SHORT, [6])}), "complex numbers"),
-    "of no known kind": (Kind(tags={339: (SHORT, [7])}), "no known kind"),
+    "of unknown kind": (Kind(tags={339: (SHORT, [7])}), "unknown kind"),
     "white is zero": (Kind(tags={262: (SHORT, [0])}), "WhiteIsZero"),
     "palette": (Kind(tags={262: (SHORT, [3])}), "palette"),
     "YCbCr": (Kind(tags={262: (SHORT, [6])}), "PhotometricInterpretation 6"),
@@ -354,7 +354,7 @@ def changed_frame(content: bytes, marker: int | None = None, **fields: int) -> b
         (changed_frame(jpeg(smooth()), 0xC9), "arithmetic-coded"),
         (changed_frame(jpeg(smooth()), 0xC5), "hierarchical"),
         (changed_frame(jpeg(smooth()), bits=12), "12 bits"),
-        (changed_frame(jpeg(smooth()), height=0), "impossible size"),
+        (changed_frame(jpeg(smooth()), height=0), "invalid size"),
         (jpeg(np.dstack([smooth()] * 3)), "3 components"),
         (jpeg(smooth())[:-2], "cut short"),
         (jpeg(smooth())[:30], "cut short"),
@@ -417,7 +417,7 @@ class TestJpegInTiff:
             (lambda piece: changed_frame(piece, 0xC3), "lossless JPEG"),
             (lambda piece: changed_frame(piece, width=40), "40x41 pixels for 53x41"),
             (lambda piece: changed_frame(piece, height=40), "53x40 pixels for 53x41"),
-            (lambda piece: piece[2:], "without a beginning"),
+            (lambda piece: piece[2:], "without a start marker"),
             (lambda piece: b"\xff\xd8\xff\xd9", "without a frame"),
         ],
     )
