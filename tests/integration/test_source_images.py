@@ -99,13 +99,13 @@ async def test_8_bit_levels_are_those_that_the_file_itself_would_give(service: S
     assert served.level0 == own.level0
 
 
-async def test_the_file_is_not_read_where_render_ws_serves_it(service: Standin, tmp_path: Path) -> None:
+async def test_the_file_is_not_read_if_render_ws_serves_it(service: Standin, tmp_path: Path) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
     job = tile_job(level0_of(spec), plan_for(service, tmp_path / "mipmaps"))
     assert (await made_of(replace(job, level0=Path("/only/there/a.tif")))).fault is None
 
 
-async def test_16_bits_come_through_the_window_that_makes_8_of_them(service: Standin, tmp_path: Path) -> None:
+async def test_16_bits_are_requested_through_the_window_that_scales_them_to_8(service: Standin, tmp_path: Path) -> None:
     pixels = texture(np.uint16, least=1000)
     spec = await put_tile(service, save(tmp_path / "a.tif", pixels), maximum=65535)
     report = await made_of(
@@ -141,9 +141,7 @@ async def test_the_worker_logs_in_with_user_and_password_of_the_url(service: Sta
     assert given[0] not in shown
 
 
-async def test_16_bits_that_are_to_stay_16_are_refused_before_anything_is_asked(
-    service: Standin, tmp_path: Path
-) -> None:
+async def test_16_bits_without_conversion_are_refused_before_any_request(service: Standin, tmp_path: Path) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint16)), maximum=65535)
     fault = await fault_of(tile_job(level0_of(spec), plan_for(service, tmp_path / "m", convert_to_8bit=False)))
     assert "serves 8 of the 16 bits" in str(fault)
@@ -168,7 +166,7 @@ async def test_8_bits_under_a_tile_spec_of_16_are_refused_rather_than_made_black
     assert "should have grey values above 255" in str(fault)
 
 
-async def test_an_8_bit_image_without_white_is_asked_for_once(service: Standin, tmp_path: Path) -> None:
+async def test_an_8_bit_image_without_white_is_requested_once(service: Standin, tmp_path: Path) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", np.full((HEIGHT, WIDTH), 254, np.uint8)))
     assert (await made_of(tile_job(level0_of(spec), plan_for(service, tmp_path / "m")))).fault is None
     assert len(await service.requests("GET", "png-image")) == 1
@@ -199,7 +197,7 @@ def other_image(path: Path, shape: tuple[int, int]) -> Path:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_a_file_of_another_size_than_its_tile_spec_is_refused_though_render_ws_would_crop_or_pad_it(
+async def test_a_file_of_another_size_than_its_tile_spec_is_refused(
     service: Standin, tmp_path: Path, shape: tuple[int, int]
 ) -> None:
     spec = await put_tile(service, other_image(tmp_path / "a.tif", shape))
@@ -209,7 +207,7 @@ async def test_a_file_of_another_size_than_its_tile_spec_is_refused_though_rende
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_so_is_one_that_only_render_ws_can_read_as_render_ws_shows_its_size(
+async def test_so_is_a_file_that_only_render_ws_can_read(
     service: Standin, tmp_path: Path, shape: tuple[int, int]
 ) -> None:
     spec = await put_tile(service, other_image(tmp_path / "a.tif", shape))
@@ -229,7 +227,7 @@ async def test_a_mask_of_another_size_is_refused_too(service: Standin, tmp_path:
 
 
 @pytest.mark.parametrize(("match", "status"), [("GET .*render-parameters", 404), ("PUT .*png-image", 405)])
-async def test_where_render_ws_does_not_show_the_size_either_nothing_is_guessed(
+async def test_an_image_whose_size_render_ws_does_not_show_is_refused(
     service: Standin, tmp_path: Path, match: str, status: int
 ) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
@@ -249,13 +247,15 @@ async def test_a_tile_that_the_stack_lacks_is_a_refusal(service: Standin, tmp_pa
     assert fault.waiting_helps is Waiting.NEVER
 
 
-async def test_an_image_that_render_ws_cannot_find_is_told_in_its_words(service: Standin, tmp_path: Path) -> None:
+async def test_an_image_that_render_ws_cannot_find_is_reported_with_its_message(
+    service: Standin, tmp_path: Path
+) -> None:
     tile = level0_of(await put_tile(service, tmp_path / "gone.tif"))
     fault = await fault_of(tile_job(tile, plan_for(service, tmp_path / "m")))
     assert "cannot find imageUrl file" in str(fault)
 
 
-async def test_a_service_that_is_away_is_waited_for(tmp_path: Path) -> None:
+async def test_an_unreachable_service_is_retried(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         base_url = f"http://127.0.0.1:{unused.getsockname()[1]}/render-ws/v1"
@@ -267,14 +267,14 @@ async def test_a_service_that_is_away_is_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["refuse", "lost", "cut"])
-async def test_an_answer_that_breaks_off_is_waited_for(service: Standin, tmp_path: Path, kind: str) -> None:
+async def test_a_broken_answer_is_retried(service: Standin, tmp_path: Path, kind: str) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
     await service.misbehave("png-image", kind)
     fault = await fault_of(tile_job(level0_of(spec), plan_for(service, tmp_path / "m")))
     assert isinstance(fault, RenderUnavailable)
 
 
-async def test_a_service_that_hangs_is_given_up_and_waited_for(
+async def test_a_hanging_service_times_out_and_is_retried(
     service: Standin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source, "SILENCE_S", 0.2)
@@ -285,9 +285,7 @@ async def test_a_service_that_hangs_is_given_up_and_waited_for(
     assert "sent nothing for 0.2 s" in str(fault)
 
 
-async def test_an_image_that_comes_byte_by_byte_is_given_up_in_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_image_that_trickles_in_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "REQUEST_S", 0.3)
     hung_up = asyncio.Event()
 
@@ -346,7 +344,7 @@ def png(image: Image.Image) -> bytes:
         ),
     ],
 )
-async def test_what_is_no_picture_of_the_tile_is_refused_and_leaves_no_level(
+async def test_an_answer_that_is_not_a_picture_of_the_tile_is_refused_and_leaves_no_level(
     tmp_path: Path, answer: Canned, kind: type[Fault], words: str
 ) -> None:
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
@@ -361,6 +359,6 @@ async def test_what_is_no_picture_of_the_tile_is_refused_and_leaves_no_level(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_other_methods_ask_nothing_of_the_service(tmp_path: Path) -> None:
+def test_other_methods_send_no_requests(tmp_path: Path) -> None:
     plan = MipmapPlan(tmp_path).served_by(checked_base_url("http://render:8080/render-ws/v1"), RAW)
     assert tile_job(level0_of(tile_spec("a")), plan).source is None

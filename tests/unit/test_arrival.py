@@ -25,7 +25,7 @@ def parsed_with_first_image(place: Path, img_path: str):
     return section.directory, parse_metafile(json.dumps(content).encode(), section.metafile.name)
 
 
-def test_a_name_longer_than_any_disk_takes_is_not_waited_for(tmp_path):
+def test_a_name_beyond_the_disks_limit_fails_at_once(tmp_path):
     directory, metafile = parsed_with_first_image(tmp_path, "x" * 70_000 + ".tif")
     with pytest.raises(MetafileFault, match="is longer than the disk's limit for names") as caught:
         check_images(metafile, directory)
@@ -33,14 +33,14 @@ def test_a_name_longer_than_any_disk_takes_is_not_waited_for(tmp_path):
     assert len(str(caught.value)) < 1000
 
 
-def test_a_file_where_the_name_wants_a_directory_is_an_image_missing(tmp_path):
+def test_a_file_in_place_of_a_directory_means_a_missing_image(tmp_path):
     directory, metafile = parsed_with_first_image(tmp_path, "images/tile.tif")
     (directory / "images").write_text("no directory")
     (missing,) = check_images(metafile, directory).missing
     assert missing.path == directory / "images" / "tile.tif"
 
 
-def test_an_image_that_cannot_be_used_says_what_to_do_about_it(tmp_path):
+def test_an_unusable_image_comes_with_a_hint(tmp_path):
     directory, metafile = parsed_with_first_image(tmp_path, "a.tif")
     lerc = Kind(tags={259: (3, [34887])})
     (directory / "a.tif").write_bytes(lerc.file(np.zeros((64, 64), np.uint8)))
@@ -49,14 +49,14 @@ def test_an_image_that_cannot_be_used_says_what_to_do_about_it(tmp_path):
     assert unreadable.hint == "save it uncompressed, or with LZW, Deflate or PackBits"
 
 
-def test_a_name_that_makes_no_tile_id_is_the_metafiles_fault(tmp_path):
+def test_a_name_that_gives_an_invalid_tile_id_is_a_fault_of_the_metafile(tmp_path):
     _, metafile = parsed_with_first_image(tmp_path, "\u202egpj.tif")
     with pytest.raises(MetafileFault, match="gives the invalid tile id") as caught:
         tile_ids_for(metafile, 1.0, TileSpecOptions())
     assert caught.value.subject == metafile.header.metafile_name
 
 
-def test_an_image_of_another_size_fails_the_montage_until_that_very_file_changes(tmp_path):
+def test_an_image_of_the_wrong_size_fails_the_montage_until_the_file_changes(tmp_path):
     directory, metafile = parsed_with_first_image(tmp_path, "a.tif")
     image = directory / "a.tif"
     image.write_bytes(Kind().file(np.zeros((32, 48), np.uint8)))
@@ -66,7 +66,7 @@ def test_an_image_of_another_size_fails_the_montage_until_that_very_file_changes
     assert caught.value.evidence == Evidence.of(image)
 
 
-def test_an_image_of_another_size_whose_time_is_a_placeholder_is_on_its_way(tmp_path):
+def test_an_image_of_the_wrong_size_with_a_placeholder_time_is_still_arriving(tmp_path):
     directory, metafile = parsed_with_first_image(tmp_path, "a.tif")
     image = directory / "a.tif"
     image.write_bytes(Kind().file(np.zeros((32, 48), np.uint8)))
@@ -77,7 +77,7 @@ def test_an_image_of_another_size_whose_time_is_a_placeholder_is_on_its_way(tmp_
     assert [(each.path, each.identity) for each in found.placeholders] == [(image, identity)]
 
 
-def test_a_disk_that_fails_while_images_are_looked_at_is_named_by_the_image(tmp_path, monkeypatch):
+def test_a_disk_failure_during_inspection_names_the_image(tmp_path, monkeypatch):
     directory, metafile = parsed_with_first_image(tmp_path, "a.tif")
 
     def fail(*_: object) -> None:
@@ -89,7 +89,7 @@ def test_a_disk_that_fails_while_images_are_looked_at_is_named_by_the_image(tmp_
     assert caught.value.subject == str(directory / "a.tif")
 
 
-def test_depths_that_do_not_go_with_the_brightest_value_are_odd():
+def test_depths_that_contradict_the_maximum_intensity_give_warnings():
     assert depth_warnings(frozenset({16}), 65535) == []
     assert depth_warnings(frozenset({8}), 255) == []
     assert depth_warnings(frozenset(), 256) == []
@@ -101,7 +101,7 @@ def test_depths_that_do_not_go_with_the_brightest_value_are_odd():
     assert "displays only 256 white" in line
 
 
-def test_a_metafile_may_be_as_long_as_the_limit_and_no_longer(tmp_path, monkeypatch):
+def test_a_metafile_may_reach_the_size_limit_but_not_exceed_it(tmp_path, monkeypatch):
     monkeypatch.setattr(arrival, "MAX_METAFILE_BYTES", 10)
     path = tmp_path / "m.json"
     path.write_bytes(b"0123456789")
@@ -112,7 +112,7 @@ def test_a_metafile_may_be_as_long_as_the_limit_and_no_longer(tmp_path, monkeypa
     assert caught.value.subject == str(path)
 
 
-async def test_a_link_in_place_of_a_metafile_is_followed_only_where_that_is_asked(tmp_path):
+async def test_a_link_in_place_of_a_metafile_is_followed_only_on_request(tmp_path):
     (tmp_path / "m.json").write_bytes(b"content")
     link = tmp_path / "link.json"
     link.symlink_to("m.json")

@@ -20,7 +20,7 @@ REAL_FSTAT = os.fstat
 
 
 @given(st.lists(st.tuples(st.integers(0, len(CONTENT)), st.integers(0, 500)), max_size=8), st.booleans())
-def test_pieces_of_any_order_and_any_gaps_make_the_digest_of_the_file(
+def test_pieces_in_any_order_with_any_gaps_give_the_digest_of_the_file(
     tmp_path_factory, pieces: list[tuple[int, int]], rising: bool
 ) -> None:
     path: Path = tmp_path_factory.mktemp("digest") / "a"
@@ -32,7 +32,7 @@ def test_pieces_of_any_order_and_any_gaps_make_the_digest_of_the_file(
         assert digest.digest() == xxhash.xxh3_128(CONTENT).digest()
 
 
-def test_the_pieces_are_what_is_hashed_and_not_what_the_file_holds_later(tmp_path: Path) -> None:
+def test_the_digest_is_of_the_pieces_and_not_of_later_content(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(CONTENT)
     with path.open("r+b") as file:
@@ -67,7 +67,7 @@ def coarse(descriptor: int) -> Any:
     return SimpleNamespace(st_size=found.st_size, st_ino=found.st_ino, **ticks)
 
 
-def test_a_write_within_the_tick_of_the_one_before_shows_all_the_same(tmp_path: Path, monkeypatch) -> None:
+def test_a_second_write_within_a_clock_tick_changes_the_identity(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(digest_module.os, "fstat", coarse)
     path = tmp_path / "a"
     for number in range(20):
@@ -79,7 +79,7 @@ def test_a_write_within_the_tick_of_the_one_before_shows_all_the_same(tmp_path: 
 
 
 @pytest.mark.parametrize("ahead_s", [-3600.0, 3600.0])
-def test_a_file_server_whose_clock_is_wrong_is_not_waited_for(tmp_path: Path, monkeypatch, ahead_s: float) -> None:
+def test_a_wrong_clock_of_a_file_server_causes_no_wait(tmp_path: Path, monkeypatch, ahead_s: float) -> None:
     path = tmp_path / "a"
     path.write_bytes(CONTENT)
     slept: list[float] = []

@@ -28,7 +28,7 @@ def tiff_with_its_directory_behind(frame: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize("form", [tiff_bytes, tiff_with_its_directory_behind])
-def test_every_image_says_what_it_says_when_looked_at_alone(tmp_path, form) -> None:
+def test_images_of_a_directory_report_the_same_as_inspected_alone(tmp_path, form) -> None:
     shapes = [(40, 60), (40, 60), (60, 40), (40, 60), (24, 100)]  # each of 2,400 pixels: as long as the one before
     for number, shape in enumerate(shapes):
         (tmp_path / f"{number}.tif").write_bytes(form(np.zeros(shape, np.uint8)))
@@ -43,7 +43,7 @@ def test_every_image_says_what_it_says_when_looked_at_alone(tmp_path, form) -> N
 
 @pytest.mark.parametrize("form", [tiff_bytes, tiff_with_its_directory_behind])
 @pytest.mark.parametrize("kept", [0, 3, 100, 2_000, -1])
-def test_one_cut_short_after_a_whole_one_that_begins_alike_is_found_out(tmp_path, form, kept: int) -> None:
+def test_a_truncated_image_after_a_whole_one_with_the_same_header_is_refused(tmp_path, form, kept: int) -> None:
     (tmp_path / "whole.tif").write_bytes(form(FRAME))
     (tmp_path / "short.tif").write_bytes(form(FRAME)[:kept])
     with ImageDirectory(tmp_path) as images:
@@ -53,7 +53,7 @@ def test_one_cut_short_after_a_whole_one_that_begins_alike_is_found_out(tmp_path
         assert images.inspect("whole.tif")[0] == inspect_image(tmp_path / "whole.tif")
 
 
-def test_one_of_the_same_length_with_zeros_for_a_header_is_found_out(tmp_path) -> None:
+def test_an_image_of_the_same_length_with_a_header_of_zeros_is_refused(tmp_path) -> None:
     whole = tiff_bytes(FRAME)
     (tmp_path / "whole.tif").write_bytes(whole)
     for first, last in ((0, 8), (8, 60), (60, 122)):
@@ -83,7 +83,7 @@ def test_links_are_followed_inside_the_directory_and_refused_outside(tmp_path) -
                 images.inspect("round.tif")
 
 
-def test_what_is_no_file_is_refused_without_waiting_for_it(tmp_path) -> None:
+def test_pipes_and_directories_are_refused_without_blocking(tmp_path) -> None:
     os.mkfifo(tmp_path / "pipe.tif")
     (tmp_path / "directory.tif").mkdir()
     with socket.socket(socket.AF_UNIX) as listening:
@@ -95,13 +95,13 @@ def test_what_is_no_file_is_refused_without_waiting_for_it(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("make", [Path.touch, lambda path: None])
-def test_images_of_a_directory_that_is_none_are_missing(tmp_path, make) -> None:
+def test_images_of_a_missing_directory_are_missing(tmp_path, make) -> None:
     make(tmp_path / "section")
     with ImageDirectory(tmp_path / "section") as images, pytest.raises((FileNotFoundError, NotADirectoryError)):
         images.inspect("a.tif")
 
 
-def test_looking_leaves_no_file_open(tmp_path) -> None:
+def test_inspection_leaves_no_file_open(tmp_path) -> None:
     (tmp_path / "whole.tif").write_bytes(tiff_bytes(FRAME))
     (tmp_path / "short.tif").write_bytes(b"II*\0")
     Image.fromarray(FRAME).save(tmp_path / "a.png")

@@ -149,7 +149,7 @@ class TestMakingLevels:
 
     @pytest.mark.parametrize("extension", ["tif", "png"])
     @pytest.mark.parametrize(("convert", "depth", "mode"), [(True, np.uint8, "L"), (False, np.uint16, "I;16")])
-    def test_16_bit_images_become_8_bit_ones_only_where_that_is_wanted(
+    def test_16_bit_images_are_converted_to_8_bit_only_on_request(
         self, tmp_path: Path, output_dir: Path, convert: bool, depth: Any, mode: str, extension: str
     ) -> None:
         file = save(tmp_path / "a.tif", np.full((HEIGHT, WIDTH), 25700, np.uint16))
@@ -213,7 +213,7 @@ class TestMakingLevels:
         assert [made.mode for made in report.made] == ["L", "L"]
         assert inspect_image(report.made[0].path).format == "jpg"
 
-    def test_of_a_tiff_with_pages_the_first_is_used_and_a_note_says_so(self, tmp_path: Path, output_dir: Path) -> None:
+    def test_the_first_page_of_a_tiff_is_used_with_a_note(self, tmp_path: Path, output_dir: Path) -> None:
         first, second = (Image.fromarray(np.full((HEIGHT, WIDTH), grey, np.uint8)) for grey in (10, 200))
         file = save(tmp_path / "a.tif", first, save_all=True, append_images=[second])
         report = make_mipmaps(job_for(file, output_dir))
@@ -283,14 +283,14 @@ class TestMasks:
             pixels = verify_level(made.path, 2760 >> made.level, 2330 >> made.level, "L")
             assert set(np.unique(pixels)) == {0, 255}
 
-    def test_a_mask_of_16_bits_is_refused_for_its_white_may_be_255(self, tmp_path: Path, output_dir: Path) -> None:
+    def test_a_mask_of_16_bits_is_refused(self, tmp_path: Path, output_dir: Path) -> None:
         fault = fault_of(
             job_for(save(tmp_path / "m.tif", texture(np.uint16)), output_dir, reduction=MASK, is_mask=True)
         )
         assert isinstance(fault, ImageFault)
         assert "mask with 16 bits" in str(fault)
 
-    def test_a_mask_is_not_written_in_a_format_that_blurs(self, level0: Path, output_dir: Path) -> None:
+    def test_a_mask_is_not_written_in_a_lossy_format(self, level0: Path, output_dir: Path) -> None:
         fault = fault_of(job_for(level0, output_dir, reduction=MASK, is_mask=True, extension="jpg"))
         assert isinstance(fault, SettingsFault)
 
@@ -327,7 +327,7 @@ class TestLevelsThatAreThere:
         assert report.kept[0].bytes == report.kept[0].path.stat().st_size
         assert identities(job) == before
 
-    def test_with_force_they_are_made_again_whole_or_not_at_all(self, job: MipmapJob) -> None:
+    def test_with_force_all_levels_are_made_again(self, job: MipmapJob) -> None:
         before = identities(job)
         report = make_mipmaps(replace(job, force=True))
         assert [made.level for made in report.made] == [1, 2, 3]
@@ -359,9 +359,7 @@ class TestLevelsThatAreThere:
         assert job.outputs[1][1].read_bytes() == sound
 
     @pytest.mark.parametrize("seconds", [-600, 600, 10**9])
-    def test_a_time_says_nothing_neither_a_younger_one_nor_one_in_the_future(
-        self, job: MipmapJob, seconds: float
-    ) -> None:
+    def test_times_of_levels_are_ignored(self, job: MipmapJob, seconds: float) -> None:
         age(job.level0, -seconds)
         report = make_mipmaps(job)
         assert (report.fault, report.made) == (None, ())
@@ -451,7 +449,7 @@ class TestFormats:
             ({"format": "png", "compression": "lzw"}, "mipmaps.compression"),
         ],
     )
-    def test_a_format_or_option_that_is_none_is_refused_before_there_is_a_job(
+    def test_an_invalid_format_or_option_is_refused_before_there_is_a_job(
         self, options: dict[str, Any], key: str
     ) -> None:
         with pytest.raises(SettingsFault) as refusal:
@@ -568,7 +566,7 @@ class TestRefusedImages:
             ("1", "one bit"),
         ],
     )
-    def test_what_is_not_grey_with_8_or_16_bits_is_refused_in_words(
+    def test_images_that_are_not_grey_with_8_or_16_bits_are_refused_with_a_reason(
         self, tmp_path: Path, output_dir: Path, mode: str, words: str
     ) -> None:
         fault = fault_of(job_for(save(tmp_path / "a.tif", Image.new(mode, (WIDTH, HEIGHT))), output_dir))
@@ -618,7 +616,9 @@ class TestRefusedImages:
             (b"\xff\xd8\xff\xe0 and no more", "cut short"),
         ],
     )
-    def test_what_is_no_image_is_refused(self, tmp_path: Path, output_dir: Path, content: bytes, words: str) -> None:
+    def test_a_file_that_is_not_an_image_is_refused(
+        self, tmp_path: Path, output_dir: Path, content: bytes, words: str
+    ) -> None:
         file = tmp_path / "a.tif"
         file.write_bytes(content)
         fault = fault_of(job_for(file, output_dir))
@@ -626,7 +626,7 @@ class TestRefusedImages:
         assert words in str(fault)
 
     @pytest.mark.parametrize("form", ["TIFF", "PNG", "JPEG"])
-    def test_a_file_cut_short_shows_without_decoding_wherever_it_is_cut(self, tmp_path: Path, form: str) -> None:
+    def test_a_truncated_file_is_refused_without_decoding(self, tmp_path: Path, form: str) -> None:
         file = save(tmp_path / "a", texture(), format=form)
         whole = file.read_bytes()
         inspect_image(file)
@@ -650,7 +650,7 @@ class TestRefusedImages:
         file.write_bytes(content)
         assert isinstance(fault_of(job_for(file, output_dir)), ImageFault)
 
-    def test_another_size_than_expected_is_refused(self, level0: Path, output_dir: Path) -> None:
+    def test_an_unexpected_size_is_refused(self, level0: Path, output_dir: Path) -> None:
         fault = fault_of(job_for(level0, output_dir, width=WIDTH + 1))
         assert "should have 22x13 pixels, has 21x13" in str(fault)
         assert isinstance(fault, ImageFault)
@@ -701,9 +701,7 @@ class TestRefusedImages:
             ({"intensity_range": (300, 200)}, "mipmaps.range_16bit"),
         ],
     )
-    def test_a_job_without_sense_is_refused(
-        self, level0: Path, output_dir: Path, changes: dict[str, Any], key: str
-    ) -> None:
+    def test_an_invalid_job_is_refused(self, level0: Path, output_dir: Path, changes: dict[str, Any], key: str) -> None:
         fault = fault_of(job_for(level0, output_dir, **changes))
         assert isinstance(fault, SettingsFault)
         assert fault.subject == key
@@ -880,7 +878,7 @@ class TestDisksThatFail:
         assert [made.level for made in report.made] == [1, 2]
         assert sorted(synced) == sorted({made.path.parent for made in report.made})
 
-    def test_a_disk_that_returns_other_pixels_is_found_out_before_anybody_sees_them(
+    def test_a_disk_that_returns_other_pixels_is_a_fault_and_leaves_no_level(
         self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         write = atomic_write._write_durably
@@ -891,14 +889,14 @@ class TestDisksThatFail:
         assert isinstance(fault, StorageFault)
         assert "reads back differently" in str(fault)
 
-    def test_a_write_that_is_cut_short_without_a_word_is_found_out(
+    def test_a_write_that_is_silently_truncated_is_a_fault(
         self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         write = atomic_write._write_durably
         monkeypatch.setattr(atomic_write, "_write_durably", lambda path, content: write(path, content[:-5]))
         assert "reads back differently" in str(fault_of(job_for(level0, output_dir)))
 
-    def test_too_long_a_name_is_no_reason_to_wait(self, tmp_path: Path, output_dir: Path) -> None:
+    def test_a_name_that_is_too_long_fails_at_once(self, tmp_path: Path, output_dir: Path) -> None:
         report = make_mipmaps(job_for(save(tmp_path / ("x" * 252), texture(), format="TIFF"), output_dir))
         assert report.fault is not None
         assert report.fault.kind == "SettingsFault"
@@ -994,12 +992,12 @@ class TestVerifying:
         with pytest.raises(ImageFault):
             verify_level(level0, width, HEIGHT, mode)
 
-    def test_a_level_that_is_not_there_is_missing(self, level0: Path) -> None:
+    def test_a_missing_level_is_reported_as_missing(self, level0: Path) -> None:
         with pytest.raises(ImagesMissing):
             verify_level(level0.with_name("gone"), WIDTH, HEIGHT, "L")
 
 
-def test_an_inspection_costs_little_and_says_what_the_header_says(tmp_path: Path) -> None:
+def test_an_inspection_reads_little_and_reports_the_header(tmp_path: Path) -> None:
     file = save(tmp_path / "a.tif", texture(np.uint16))
     info = inspect_image(file, tmp_path)
     assert (info.width, info.height, info.bits, info.mode) == (WIDTH, HEIGHT, 16, "I;16")
@@ -1015,13 +1013,13 @@ def _seconds(file: Path, root: Path) -> float:
 
 
 @pytest.mark.parametrize("kind", [ImageFault, StorageFault, ImagesMissing, WorkerFault, SettingsFault, MetafileFault])
-def test_a_fault_survives_the_way_between_processes(kind: type[Fault]) -> None:
+def test_a_fault_survives_pickling(kind: type[Fault]) -> None:
     fault = FaultReport.of(kind("s", "p", "h")).to_fault()
     assert type(fault) is kind
     assert fault.args == ("s", "p", "h")
 
 
-def test_a_fault_of_a_class_unknown_elsewhere_travels_as_the_one_above() -> None:
+def test_a_fault_of_an_unknown_class_is_pickled_as_its_base_class() -> None:
     class Special(ImageFault):
         pass
 

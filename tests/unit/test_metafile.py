@@ -64,7 +64,7 @@ def test_a_section_has_its_header_and_tiles() -> None:
     assert [tile.raster_pos for tile in found.tiles[:4]] == [(1, 0), (2, 0), (3, 0), (0, 1)]
 
 
-def test_what_tile_specs_do_not_need_stays_queryable() -> None:
+def test_optional_values_of_the_header_are_kept() -> None:
     tile = metafile().tiles[5]
     assert (tile.minimum, tile.maximum, tile.mean, tile.std_dev) == (14192, 65520, 33191.0, 12.0)
     assert (tile.focus_score, tile.astig_score, tile.frames_per_second) == (21.5, 0.0, 2.68)
@@ -90,7 +90,7 @@ def test_records_cannot_be_changed() -> None:
         found.tiles[0].stage_x_nm = 0.0  # type: ignore[misc]
 
 
-def test_elements_are_found_by_key_wherever_they_stand() -> None:
+def test_elements_are_found_by_key_in_any_order() -> None:
     head, data = section()
     plain = parse_metafile(raw([head, data]), NAME)
     for value in (
@@ -121,11 +121,11 @@ def test_white_space_does_not_matter(layout: dict[str, Any]) -> None:
     assert parse_metafile(json.dumps(section(), **layout).encode(), NAME) == metafile()
 
 
-def test_a_byte_order_mark_is_passed_over() -> None:
+def test_a_byte_order_mark_is_ignored() -> None:
     assert parse_metafile(BOM + raw(section()), NAME) == metafile()
 
 
-def test_two_headers_are_refused_since_nothing_says_which_is_meant() -> None:
+def test_two_headers_are_refused() -> None:
     head, data = section()
     with pytest.raises(MetafileFault, match="metadata: should stand in one element"):
         parse_metafile(raw([head, data, head]), NAME)
@@ -162,7 +162,7 @@ def test_a_statistic_of_another_type_counts_as_absent(key: str, value: object) -
     "key", ["lowmag", "overlap", "specimen_id", "media", "media_id", "z_index", "roi_center", "notes"]
 )
 @pytest.mark.parametrize("how", ["null", "absent"])
-def test_what_the_header_may_leave_out_is_none(key: str, how: str) -> None:
+def test_absent_optional_values_are_none(key: str, how: str) -> None:
     def spoil(told: dict[str, Any], _: object) -> None:
         place = told["calibration"] if key == "lowmag" else told
         place[key] = None
@@ -225,7 +225,7 @@ def test_a_metafile_cut_anywhere_is_not_complete_yet(length: int) -> None:
         "[1]".encode("utf-16"),
     ],
 )
-def test_what_is_not_json_is_partial_and_says_so(content: bytes) -> None:
+def test_invalid_json_is_a_partial_metafile(content: bytes) -> None:
     with pytest.raises(MetafilePartial, match="not JSON"):
         parse_metafile(content, NAME)
 
@@ -271,7 +271,7 @@ def test_any_value_anywhere_gives_a_metafile_or_a_named_fault(path: tuple[str | 
 
 
 @pytest.mark.parametrize("key", ["metadata.camera_info", "metadata.calibration", "data[7].img_meta"])
-def test_a_missing_object_is_named_with_what_is_needed_of_it(key: str) -> None:
+def test_a_missing_object_is_named_with_its_required_key(key: str) -> None:
     whole = flat()
     put(whole, key, ...)
     with pytest.raises(MetafileFault, match=f"^{NAME}: {re.escape(key)}.*: missing") as caught:
@@ -305,7 +305,7 @@ def test_a_file_without_header_or_data_is_refused(key: str) -> None:
         ({"metadata": None, "data": [{}]}, "metadata: should be an object, found null"),
     ],
 )
-def test_json_that_is_no_metafile_is_refused(value: object, problem: str) -> None:
+def test_json_that_is_not_a_metafile_is_refused(value: object, problem: str) -> None:
     with pytest.raises(MetafileFault, match=problem) as caught:
         parse_metafile(raw(value), NAME)
     assert not isinstance(caught.value, MetafilePartial)
@@ -327,7 +327,7 @@ def test_json_that_is_no_metafile_is_refused(value: object, problem: str) -> Non
         ("pixel_size_y_move", 1e9, r"data[2].img_meta.pixel_size_y_move: should be less than or equal to 1000000"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_is_expected(key: str, value: object, problem: str) -> None:
+def test_a_wrong_value_is_named_with_the_expected_one(key: str, value: object, problem: str) -> None:
     with pytest.raises(MetafileFault) as caught:
         metafile(lambda _, tiles: tiles[2]["img_meta"].update({key: value}))
     assert str(caught.value).startswith(f"{NAME}: {problem}")
@@ -347,13 +347,13 @@ def test_an_impossible_calibration_is_refused(size: float) -> None:
 
 
 @pytest.mark.parametrize("size", [0, None, float("nan"), "4.1"], ids=repr)
-def test_pixels_are_square_where_y_nm_per_pix_says_nothing(size: object) -> None:
+def test_pixels_are_square_without_y_nm_per_pix(size: object) -> None:
     found = metafile(lambda told, _: told["calibration"]["highmag"].update(y_nm_per_pix=size))
     assert found.header.highmag.pixel_size_nm == (4.0, 4.0)
 
 
 @pytest.mark.parametrize("token", ["NaN", "Infinity", "-Infinity"])
-def test_nan_where_a_number_is_needed_is_refused_for_good_and_named(token: str) -> None:
+def test_nan_in_place_of_a_required_number_is_refused_and_named(token: str) -> None:
     with pytest.raises(MetafileFault) as caught:
         metafile(lambda _, tiles: tiles[1]["img_meta"].update(stage_pos=[1.0, float(token)]))
     found = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}[token]
@@ -367,7 +367,7 @@ def test_a_number_too_large_for_a_double_is_refused_where_needed() -> None:
         parse_metafile(text, NAME)
 
 
-def test_all_problems_of_the_first_bad_tile_are_told_at_once_and_no_flood_of_them() -> None:
+def test_the_problems_of_the_first_bad_tile_are_reported_at_once_and_abbreviated() -> None:
     def spoil(_: object, tiles: list[dict[str, Any]]) -> None:
         for tile in tiles[4:]:
             tile["img_meta"] = {}
@@ -417,11 +417,11 @@ def test_an_image_path_never_leaves_the_directory(img_path: str) -> None:
     assert Path("/data/roi") in path.parents
 
 
-def test_an_image_below_the_directory_is_taken() -> None:
+def test_an_image_in_a_subdirectory_is_accepted() -> None:
     assert image_path(Path("/data/roi"), "sub/a b#1.tif") == Path("/data/roi/sub/a b#1.tif")
 
 
-def test_json_nested_without_end_is_refused_for_good() -> None:
+def test_deeply_nested_json_is_refused() -> None:
     with pytest.raises(MetafileFault, match="nested too deep") as caught:
         parse_metafile(b"[" * 10**6, NAME)
     assert not isinstance(caught.value, MetafilePartial)
@@ -434,7 +434,7 @@ def test_a_number_of_a_million_digits_costs_no_time() -> None:
     assert time.process_time() - started < 1.0
 
 
-def test_a_file_beyond_all_bounds_is_refused_unparsed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_above_the_size_limit_is_refused_without_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parse, "MAX_METAFILE_BYTES", 1000)
     with pytest.raises(MetafileFault, match="is larger than") as caught:
         parse_metafile(raw(section()), NAME)
@@ -470,7 +470,7 @@ def test_a_lens_correction_set_is_known_by_its_header() -> None:
 
 @real_data
 @pytest.mark.parametrize("path", [MONTAGE, LENS_SET], ids=["montage", "lens set"])
-def test_the_step_tolerance_has_room_for_the_stages_of_2017_and_notices_half_of_it(path: Path) -> None:
+def test_the_step_tolerance_is_twice_the_deviation_of_real_stages(path: Path) -> None:
     found = parse_metafile(path.read_bytes(), path.name)
     assert check_metafile(found, path.name, step_tolerance=0.01) == ()
     assert check_metafile(found, path.name, step_tolerance=0.005)
@@ -504,7 +504,7 @@ def test_a_metafile_whose_time_is_not_the_headers_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("name", ["metadata.json", "_metadata_copy.json", "_metadata_x_000042_0_.json"])
-def test_a_name_of_another_form_cannot_contradict_and_is_a_warning(name: str) -> None:
+def test_a_name_of_another_form_is_a_warning(name: str) -> None:
     (finding,) = findings(name=name)
     assert finding.severity is Severity.WARNING
     assert "cannot be compared" in finding.text
@@ -538,7 +538,7 @@ def test_images_of_other_names_are_a_warning() -> None:
     assert "and 8 more" in finding.text
 
 
-def test_a_duplicate_image_name_is_an_error_not_a_collapse() -> None:
+def test_a_duplicate_image_name_is_an_error() -> None:
     told = findings(lambda _, tiles: tiles[4].update(img_path=tiles[3]["img_path"]))
     assert any(f.severity is Severity.ERROR and "more than once" in f.text for f in told)
     assert len(metafile(lambda _, tiles: tiles[4].update(img_path=tiles[3]["img_path"])).tiles) == 11
@@ -605,7 +605,7 @@ def test_a_tile_with_another_angle_or_pixel_size_is_a_warning(key: str, value: f
     assert any(finding.text.startswith(f"{key} should be the same in all tiles") for finding in told)
 
 
-def test_tiles_turned_against_the_calibration_are_a_warning() -> None:
+def test_tiles_rotated_against_the_calibration_are_a_warning() -> None:
     finding = only(lambda told, _: told["calibration"]["highmag"].update(angle=91.0))
     assert finding.text == "angle is 90.0 in the tiles and 91.0 in the header's highmag calibration"
 
@@ -667,17 +667,17 @@ def test_no_match_found_with_a_neighbour_is_no_finding() -> None:
     assert findings(lambda _, tiles: tiles[4]["matcher"][0].update(match_quality=0)) == ()
 
 
-def test_a_match_recorded_at_the_neighbours_place_is_no_finding_but_at_a_third_one_is() -> None:
+def test_a_match_recorded_at_neither_the_tile_nor_its_neighbour_is_a_warning() -> None:
     assert findings(lambda _, tiles: tiles[4]["matcher"][0].update(col=1, row=0)) == ()
     assert "places other than the tile" in only(lambda _, tiles: tiles[4]["matcher"][0].update(col=3, row=2)).text
 
 
-def test_a_z_index_beside_the_grid_is_a_warning() -> None:
+def test_a_z_index_that_differs_from_the_grid_is_a_warning() -> None:
     finding = only(lambda told, _: told.update(z_index=41))
     assert finding == Finding(Severity.WARNING, "z_index is 41, but the grid is 000042")
 
 
-def test_a_shared_transform_that_is_no_object_is_a_warning() -> None:
+def test_a_shared_transform_that_is_not_an_object_is_a_warning() -> None:
     found = parse_metafile(raw([*section(), {"sharedTransform": "lens.json"}]), NAME)
     assert found.shared_transform is None
     (finding,) = check_metafile(found, NAME)
@@ -696,7 +696,7 @@ def test_errors_come_before_warnings() -> None:
 
 @pytest.mark.parametrize("number", [0, 199, 200, 450])
 @pytest.mark.parametrize("other", ["", "NaN"], ids=["split", "whole"])
-def test_a_bad_row_is_named_by_its_number_wherever_it_stands(number, other):
+def test_a_bad_row_is_named_by_its_number_in_every_portion(number, other):
     value = section()
     row = value[1]["data"][0]
     value[1]["data"] = [{**row, "img_path": f"{index}.tif"} for index in range(500)]
@@ -705,11 +705,11 @@ def test_a_bad_row_is_named_by_its_number_wherever_it_stands(number, other):
     assert f"data[{number}].img_meta.stage_pos[1]: missing" in str(read(content))
 
 
-def test_a_row_that_is_not_utf_8_is_not_whole():
+def test_a_row_that_is_not_utf_8_is_a_partial_metafile():
     assert isinstance(read(raw(section()).replace(b'"img_path": "', b'"img_path": "\xff')), MetafilePartial)
 
 
-def test_a_part_that_comes_twice_leaves_open_which_is_meant():
+def test_a_key_in_two_elements_is_refused():
     lens = {"sharedTransform": {"id": "lens", "type": "leaf"}}
     for part in (*section(), lens):
         fault = read(raw([*section(), lens, part]))

@@ -98,7 +98,7 @@ def spoiled(key: str, value: object) -> dict[str, Any]:
     return document
 
 
-def test_the_keys_that_are_needed_are_fields() -> None:
+def test_the_required_keys_are_fields() -> None:
     assert set(NEEDED_FIELDS) < FIELDS.keys()
     assert FIELDS.keys() >= TEXTS | COUNTS
     plain = read(whole_document())
@@ -120,7 +120,7 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("key", NEEDED_FIELDS)
-def test_a_value_that_is_needed_fails_the_metafile_and_is_named(key: str, wrong: str) -> None:
+def test_a_missing_required_value_fails_the_metafile_and_is_named(key: str, wrong: str) -> None:
     if wrong == "huge" and key in TEXTS:
         assert value_of(read(spoiled(key, WRONG[wrong])), key) == str(WRONG[wrong])
         return
@@ -132,7 +132,7 @@ def test_a_value_that_is_needed_fails_the_metafile_and_is_named(key: str, wrong:
 
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("key", OTHER_FIELDS)
-def test_a_value_that_nobody_needs_counts_as_absent_and_changes_no_tile_spec(key: str, wrong: str) -> None:
+def test_an_invalid_optional_value_counts_as_absent_and_changes_no_tile_spec(key: str, wrong: str) -> None:
     document = spoiled(key, WRONG[wrong])
     found = read(document)
     assert tile_specs_for(found, 42, ROI) == tile_specs_for(read(whole_document()), 42, ROI)
@@ -158,7 +158,7 @@ def test_a_whole_float_where_an_integer_is_usual_is_that_integer(key: str) -> No
 
 
 @pytest.mark.parametrize("key", sorted(COUNTS))
-def test_a_fraction_is_no_integer(key: str) -> None:
+def test_a_fraction_is_not_an_integer(key: str) -> None:
     document = spoiled(key, 1.5)
     if key in NEEDED_FIELDS:
         with pytest.raises(MetafileFault, match=re.escape(f"{key}: should be a valid integer, found 1.5")):
@@ -179,7 +179,7 @@ def test_nan_deep_in_what_the_scope_appended_becomes_null() -> None:
     assert found.header.beam_centering["offset"] == [0.5, None]
 
 
-def test_the_documentation_says_of_every_value_whether_it_is_needed() -> None:
+def test_the_documentation_lists_every_value_as_required_or_optional() -> None:
     rows = re.findall(r"^\| (`.+?`(?:, `.+?`)*) \| (yes|no)\b", COMPATIBILITY.read_text(), re.MULTILINE)
     told = {key.strip("`"): needed == "yes" for keys, needed in rows for key in keys.split(", ")}
     fields = {re.sub(r"\[\d]", "[]", re.sub(r"(_pos)\[\d]$", r"\1", key)): key in NEEDED_FIELDS for key in FIELDS}
@@ -194,12 +194,12 @@ def test_a_number_in_the_header_is_compared_with_names_without_leading_zeros() -
 
 
 @pytest.mark.parametrize("key", ["session_id", "grid", "roi_index"])
-def test_without_a_part_of_the_names_they_cannot_be_compared_and_a_warning_says_so(key: str) -> None:
+def test_names_that_cannot_be_compared_with_the_header_are_a_warning(key: str) -> None:
     texts = [finding.text for finding in check_metafile(read(spoiled(f"metadata.{key}", ...)), NAME)]
     assert f"names cannot be compared with the header: it lacks {key}" in texts
 
 
-def test_without_raster_index_the_order_cannot_be_checked_and_a_warning_says_so() -> None:
+def test_an_order_that_cannot_be_checked_is_a_warning() -> None:
     texts = [finding.text for finding in check_metafile(read(spoiled("data[7].img_meta.raster_index", ...)), NAME)]
     assert texts == ["the order of the tiles cannot be checked: 1 of 11 have no raster_index"]
 
@@ -211,7 +211,7 @@ def test_without_raster_index_the_order_cannot_be_checked_and_a_warning_says_so(
         *((f"metadata.{key}", f"{{basename}}_{{{key}}}") for key in ("session_id", "grid", "roi_index")),
     ],
 )
-def test_a_tile_id_that_needs_what_the_metafile_lacks_names_it(key: str, template: str) -> None:
+def test_a_tile_id_template_names_the_value_that_the_metafile_lacks(key: str, template: str) -> None:
     found = read(spoiled(key, ...))
     with pytest.raises(MetafileFault, match=rf"{re.escape(key.replace('[7]', '[]'))}: missing") as caught:
         tile_ids_for(found, 42, TileSpecOptions(tile_id=template))

@@ -54,7 +54,7 @@ def level0(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
-def test_every_format_carries_its_text_in_and_out_and_decodes_as_before(level0: Path, encoding: Encoding) -> None:
+def test_every_format_keeps_its_text_and_its_pixels(level0: Path, encoding: Encoding) -> None:
     job = job_of(level0, encoding=encoding)
     made = make_mipmaps(job)
     assert made.fault is None
@@ -80,7 +80,7 @@ CHANGES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_a_level_made_in_another_way_is_made_again(level0: Path, change: dict[str, Any]) -> None:
+def test_a_level_made_with_other_settings_is_made_again(level0: Path, change: dict[str, Any]) -> None:
     job = job_of(level0)
     make_mipmaps(job)
     changed = replace(job, **change)
@@ -113,7 +113,7 @@ def test_the_longest_text_has_room_in_the_file() -> None:
 @pytest.mark.parametrize("encoding", [each for each in ENCODINGS if each.extension != "jpg"], ids=str)
 @pytest.mark.parametrize("function", ["mean", "median"])
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16], ids=["8", "16"])
-def test_a_level_proves_its_own_pixels(tmp_path: Path, encoding: Encoding, function: str, depth: Any) -> None:
+def test_a_level_has_a_digest_of_its_own_pixels(tmp_path: Path, encoding: Encoding, function: str, depth: Any) -> None:
     level0 = tmp_path / "a.tif"
     Image.fromarray(noise(depth)).save(level0)
     job = job_of(level0, encoding=encoding, convert_to_8bit=False, reduction=Reduction("block_reduce", function))
@@ -128,7 +128,7 @@ def test_a_level_proves_its_own_pixels(tmp_path: Path, encoding: Encoding, funct
         assert not pixels_match(text, other)
 
 
-def test_a_level_of_which_a_byte_was_changed_is_made_again(level0: Path) -> None:
+def test_a_level_with_a_changed_byte_is_made_again(level0: Path) -> None:
     job = job_of(level0)
     make_mipmaps(job)
     (_, first), _ = job.outputs
@@ -138,7 +138,7 @@ def test_a_level_of_which_a_byte_was_changed_is_made_again(level0: Path) -> None
     assert first.read_bytes() == before
 
 
-def test_a_text_that_names_no_pixels_speaks_for_any() -> None:
+def test_a_text_without_a_pixel_digest_matches_any_pixels() -> None:
     for text in (None, "", "somebody else's", provenance(bytes(16), "level=1")):
         assert pixels_match(text, noise())
     assert with_pixels("", noise()) == ""
@@ -149,13 +149,13 @@ def _length(reduction: Reduction) -> int:
 
 
 @pytest.mark.parametrize("content", [b"", b"II*\0", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"plain text"])
-def test_what_is_no_image_carries_no_text(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_an_image_has_no_text(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a").write_bytes(content)
     assert read_provenance(tmp_path / "a") is None
 
 
 @pytest.mark.parametrize("text", [None, "", "a photograph", "temwatch 2 xxh128=00 level=1", "temwatch 1 xxh128=zz "])
-def test_the_text_of_somebody_else_names_no_image(text: str | None) -> None:
+def test_a_text_of_another_program_has_no_digest(text: str | None) -> None:
     assert level0_digest(text) is None
 
 
@@ -179,7 +179,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("function", ["mean", "median"])
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_the_report_names_the_image_as_it_was_read(
+def test_the_report_has_the_identity_and_digest_of_the_image_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], object], function: str, compiled: bool
 ) -> None:
     if not compiled:
@@ -194,7 +194,7 @@ def test_the_report_names_the_image_as_it_was_read(
     assert report.level0.identity == FileIdentity.of(level0.stat())
 
 
-def test_it_does_so_of_a_mask_and_of_an_image_whose_levels_are_all_kept(tmp_path: Path) -> None:
+def test_so_does_the_report_of_a_mask_and_of_an_image_whose_levels_are_kept(tmp_path: Path) -> None:
     mask = tmp_path / "m.png"
     Image.fromarray(noise()).convert("1").save(mask)
     for _ in range(2):
@@ -241,7 +241,7 @@ READERS = [
 @pytest.mark.parametrize("change", [rewritten_under_its_old_time, replaced_by_one_of_its_time, cut_short, spoiled])
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("reader", READERS)
-def test_an_image_that_changes_while_it_is_read_makes_no_level_and_is_worth_waiting_for(
+def test_an_image_that_changes_while_it_is_read_makes_no_level_and_is_retried(
     level0: Path, monkeypatch: pytest.MonkeyPatch, reader: str, before: bool, change: Callable[[Path], object]
 ) -> None:
     module, _, name = reader.rpartition(".")

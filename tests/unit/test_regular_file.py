@@ -79,7 +79,7 @@ def outcome_of(read: Callable[[Path], object], path: Path) -> object:
 
 @pytest.mark.parametrize("put", [fifo, listening, device, directory])
 @pytest.mark.parametrize("read", READERS, ids=NAMES)
-def test_what_is_no_regular_file_is_refused_in_words_and_hangs_nobody(
+def test_a_file_that_is_not_regular_is_refused_without_blocking(
     tmp_path: Path, read: Callable[[Path], object], put: Callable[[Path], None]
 ) -> None:
     path = tmp_path / "named.tif"

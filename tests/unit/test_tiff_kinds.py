@@ -102,7 +102,7 @@ def test_every_combination_that_the_header_accepts_is_decoded_pixel_for_pixel_an
 
 @SLOW
 @given(kind=kinds, depth=st.sampled_from([np.uint8, np.uint16]))
-def test_so_does_tifffile_read_them(tmp_path: Path, kind: Kind, depth: Any) -> None:
+def test_tifffile_reads_the_same_pixels(tmp_path: Path, kind: Kind, depth: Any) -> None:
     """The writer of these tests is judged, too, by a reader of others; without imagecodecs it reads the plain ones."""
     plain = replace(kind, predictor=1, reversed_bits=False, compression={8: 8, 34925: 34925}.get(kind.compression, 1))
     pixels = noise(depth)
@@ -111,14 +111,14 @@ def test_so_does_tifffile_read_them(tmp_path: Path, kind: Kind, depth: Any) -> N
 
 
 @pytest.mark.parametrize("compression", sorted({*tiff_compression.NAMES, 0, 12345, 65535} - {*COMPRESSORS, 7}))
-def test_any_other_compression_is_refused_by_its_name(tmp_path: Path, compression: int) -> None:
+def test_an_unsupported_compression_is_refused_with_its_name(tmp_path: Path, compression: int) -> None:
     kind = Kind(tags={259: (3, [compression])})
     fault = refusal(tmp_path / "a.tif", kind.file(noise()))
     assert fault.problem == f"is compressed with {tiff_compression.name_of(compression)}, which is not supported"
     assert "save it uncompressed" in fault.hint
 
 
-def test_the_compressions_that_are_asked_about_have_their_names(tmp_path: Path) -> None:
+def test_common_compressions_have_their_names(tmp_path: Path) -> None:
     names = {34887: "LERC", 34712: "JPEG 2000", 34661: "JBIG", 50001: "WebP", 50002: "JPEG XL", 4: "CCITT Group 4"}
     for compression, name in names.items():
         assert (
@@ -158,7 +158,7 @@ ODD: dict[str, Kind] = {
 
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
 @pytest.mark.parametrize("name", ODD)
-def test_what_readers_take_is_read(tmp_path: Path, name: str, depth: Any) -> None:
+def test_deviations_that_other_readers_accept_are_read(tmp_path: Path, name: str, depth: Any) -> None:
     pixels = noise(depth)
     require_read(tmp_path / "a.tif", ODD[name].file(pixels), pixels)
 
@@ -191,7 +191,7 @@ REFUSED: dict[str, tuple[Kind, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_read_is_refused_in_words(tmp_path: Path, name: str) -> None:
+def test_unsupported_headers_are_refused_with_a_reason(tmp_path: Path, name: str) -> None:
     kind, words = REFUSED[name]
     assert words in refusal(tmp_path / "a.tif", kind.file(noise(np.uint16))).problem
 
@@ -210,7 +210,7 @@ tag_values = st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 32, 41, 53, 
     without=st.sets(st.sampled_from([258, 259, 262, 266, 277, 278, 279, 317, 322, 325]), max_size=2),
     depth=st.sampled_from([np.uint8, np.uint16]),
 )
-def test_no_header_is_accepted_whose_plain_pixels_then_cannot_be_decoded(
+def test_every_accepted_header_of_uncompressed_pixels_is_decoded(
     tmp_path: Path, kind: Kind, spoiled: dict[int, int], without: set[int], depth: Any
 ) -> None:
     path = tmp_path / "a.tif"
@@ -299,7 +299,7 @@ def test_a_jpeg_that_ends_anywhere_in_its_data_is_never_decoded_to_grey(
 
 
 @pytest.mark.parametrize("options", [{}, {"quality": 95}, {"optimize": True}, {"progressive": True}], ids=str)
-def test_not_one_byte_of_a_jpeg_may_be_missing(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_a_jpeg_with_any_byte_missing_at_its_end_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
     pixels = smooth(64, 48)
     content = jpeg(pixels, **options)
     path = tmp_path / "a.jpg"
@@ -309,7 +309,7 @@ def test_not_one_byte_of_a_jpeg_may_be_missing(tmp_path: Path, options: dict[str
             decoded(path, pixels)
 
 
-def test_a_jpeg_filled_up_with_zeros_is_refused_by_its_header(tmp_path: Path) -> None:
+def test_a_jpeg_padded_with_zeros_is_refused_by_its_header(tmp_path: Path) -> None:
     """As a copy leaves it that sets the length first, or a file system after a power cut."""
     content = jpeg(smooth(160, 120), exif=Image.Exif())
     half = content[: len(content) // 2]
@@ -390,7 +390,7 @@ class TestJpegInTiff:
         pieces = self.pieces(pixels, kind)
         require_read(tmp_path / "a.tif", kind.file_of(pieces, pixels), self.expected(kind, pieces, pixels))
 
-    def test_tables_that_all_strips_share_are_put_before_each(self, tmp_path: Path) -> None:
+    def test_shared_jpeg_tables_apply_to_every_strip(self, tmp_path: Path) -> None:
         pixels = smooth(200, 300)
         path = tmp_path / "a.tif"
         Image.fromarray(pixels).save(path, compression="jpeg", tiffinfo={278: 64})
@@ -454,13 +454,13 @@ def test_masks_of_one_bit_are_read_in_either_sense(tmp_path: Path) -> None:
         require_read(tmp_path / "a.tif", kind.file(~pixels), pixels)
 
 
-def test_a_mask_compressed_with_ccitt_is_refused_for_damage_would_not_show(tmp_path: Path) -> None:
+def test_a_mask_compressed_with_ccitt_is_refused_since_damage_cannot_be_detected(tmp_path: Path) -> None:
     Image.fromarray(noise(bool)).save(tmp_path / "m.tif", compression="group4")
     with pytest.raises(ImageFault, match="CCITT Group 4"):
         inspect_image(tmp_path / "m.tif", mask=True)
 
 
-def test_of_a_tag_that_stands_there_twice_the_first_counts(tmp_path: Path) -> None:
+def test_the_first_of_duplicate_tags_counts(tmp_path: Path) -> None:
     pixels = noise()
     content = bytearray(Kind().file(pixels))
     at = content.index(b"\x0a\x01\x03\x00")  # FillOrder, which has no effect with 1
@@ -470,7 +470,7 @@ def test_of_a_tag_that_stands_there_twice_the_first_counts(tmp_path: Path) -> No
         require_read(tmp_path / "a.tif", bytes(content), pixels)
 
 
-def test_levels_of_a_kind_that_is_decoded_are_right(tmp_path: Path) -> None:
+def test_levels_of_decoded_images_are_right(tmp_path: Path) -> None:
     pixels = noise(np.uint16)
     (tmp_path / "a.tif").write_bytes(Kind(order=">", big=True, reversed_bits=True, piece=(16, 16)).file(pixels))
     level_of(tmp_path / "a.tif", pixels)

@@ -68,7 +68,7 @@ def test_tile_specs_equal_those_worked_out_by_hand_field_by_field(
 
 
 @pytest.mark.parametrize("region", [asap.MONTAGE, asap.LENS_SET], ids=["montage", "lens set"])
-def test_the_regions_worked_out_by_hand_contradict_themselves_in_nothing(region: asap.Region) -> None:
+def test_the_regions_worked_out_by_hand_have_no_findings(region: asap.Region) -> None:
     """The pixel sizes are all different, so that none can stand for another, and warnings say that alone."""
     texts = [finding.text for finding in check_metafile(parse_metafile(region.raw(), region.name), region.name)]
     assert [text for text in texts if "pixel" not in text and "off the grid" not in text] == []
@@ -337,12 +337,12 @@ def test_a_relative_image_directory_is_refused() -> None:
 # ------------------------------------------------------------------------------------------------------------- tile ids
 
 
-def test_a_tile_id_may_do_without_z_so_that_it_survives_another_z() -> None:
+def test_a_tile_id_without_z_is_independent_of_z() -> None:
     options = TileSpecOptions(tile_id="{basename}")
     assert tile_ids_for(metafile(), 1, options) == tile_ids_for(metafile(), 2.5, options)
 
 
-def test_a_tile_id_template_has_the_words_of_header_and_tile() -> None:
+def test_a_tile_id_template_has_fields_of_header_and_tile() -> None:
     template = (
         "{specimen_id}-{session_id}-{grid}-{roi_index}-{raster_col:03d}-{raster_row}-{raster_index}-{section_id}-{z}"
     )
@@ -366,7 +366,7 @@ def test_a_template_of_unknown_fields_is_refused(template: str) -> None:
 @pytest.mark.parametrize(
     "template", ["", "{grid}/{raster_index}", "{basename:d}", "{basename:{foo}}", "{raster_index}\n"]
 )
-def test_a_template_that_makes_no_usable_id_is_refused(template: str) -> None:
+def test_a_template_that_gives_an_invalid_id_is_refused(template: str) -> None:
     with pytest.raises(SettingsFault, match=r"^tilespecs\.tile_id: "):
         tile_ids_for(metafile(), 1, TileSpecOptions(tile_id=template))
 
@@ -387,7 +387,7 @@ def test_tiles_never_share_an_id() -> None:
         ({"mask": Path("mask.png")}, "tilespecs.mask"),
     ],
 )
-def test_options_that_cannot_be_obeyed_name_their_setting(options: dict[str, Any], key: str) -> None:
+def test_invalid_options_name_their_setting(options: dict[str, Any], key: str) -> None:
     with pytest.raises(SettingsFault, match=f"^{key}: "):
         TileSpecOptions(**options)
 
@@ -429,7 +429,7 @@ def test_a_metafile_without_lens_has_no_shared_transform() -> None:
 @pytest.mark.parametrize(
     "spoil", [{"className": None}, {"dataString": ""}, {"dataString": 5}, {"type": "ref"}], ids=repr
 )
-def test_a_shared_transform_that_is_no_transform_is_refused_when_it_is_wanted(spoil: dict[str, Any]) -> None:
+def test_an_invalid_shared_transform_is_refused_when_it_is_used(spoil: dict[str, Any]) -> None:
     found = with_lens({**LENS, **spoil})
     with pytest.raises(MetafileFault, match="sharedTransform"):
         shared_transform_for(found)

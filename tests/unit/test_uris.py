@@ -19,7 +19,7 @@ paths = (
 
 
 @given(paths)
-def test_a_path_survives_the_way_to_a_uri_and_back(path: Path) -> None:
+def test_a_path_survives_a_round_trip_through_its_uri(path: Path) -> None:
     assert uri_to_path(path_to_uri(path)) == path
 
 
@@ -37,7 +37,7 @@ def test_different_images_never_share_a_mipmap_file(images: set[Path], level: in
 
 
 @given(paths)
-def test_the_path_builder_agrees_exactly_where_render_would_derive_the_same_file(level0: Path) -> None:
+def test_the_path_builder_agrees_only_and_always_where_render_derives_the_same_file(level0: Path) -> None:
     derived = "/mips/3" + path_to_uri(level0).partition(":")[2] + ".tif"
     assert path_builder_agrees(level0) == (PurePosixPath(derived.replace("//", "/")) == _pure(level0))
 
@@ -66,7 +66,7 @@ def test_a_percent_sign_in_a_name_is_not_taken_for_an_escape() -> None:
 @pytest.mark.parametrize(
     "uri", ["file:///d/a.tif", "file:/d/a.tif", "file://localhost/d/a.tif", "/d/a.tif", "FILE:/d//a.tif"]
 )
-def test_the_forms_of_a_file_uri_mean_one_path(uri: str) -> None:
+def test_all_forms_of_a_file_uri_give_the_same_path(uri: str) -> None:
     assert uri_to_path(uri) == Path("/d/a.tif")
 
 
@@ -84,7 +84,7 @@ def test_the_forms_of_a_file_uri_mean_one_path(uri: str) -> None:
         ("file:///d/a.tif?x=1", "unquoted"),
     ],
 )
-def test_what_is_no_file_here_is_refused_by_name(uri: str, problem: str) -> None:
+def test_a_uri_without_a_local_file_is_refused(uri: str, problem: str) -> None:
     with pytest.raises(Fault, match=problem):
         uri_to_path(uri)
 
@@ -136,7 +136,7 @@ def test_a_mipmap_outside_its_place_is_refused(output_dir: str, level: int, leve
         mipmap_path(Path(output_dir), level, Path(level0), "tif")
 
 
-def test_slashes_too_many_make_no_other_path() -> None:
+def test_repeated_slashes_give_the_same_path() -> None:
     assert path_to_uri("//data///a.tif") == "file:///data/a.tif"
     assert str(uri_to_path("file:////data//a.tif")) == str(uri_to_path("//data//a.tif")) == "/data/a.tif"
 
@@ -145,12 +145,12 @@ def test_a_mipmap_keeps_every_letter_of_the_path_of_its_image() -> None:
     assert mipmap_path(Path("/mips"), 1, Path("/X/a.tif"), "tif") == Path("/mips/1/X/a.tif.tif")
 
 
-def test_what_a_path_may_hold_stands_in_its_uri_as_it_is() -> None:
+def test_characters_allowed_in_uris_are_not_escaped() -> None:
     assert path_to_uri("/a b/!$&'()*+,;=:@-._~.tif") == "file:///a%20b/!$&'()*+,;=:@-._~.tif"
 
 
 @pytest.mark.parametrize("uri", ["//a\0b", "file:a/b", "file:///a%00b", "file://host/a"])
-def test_a_uri_that_is_no_path_here_is_named(uri: str) -> None:
+def test_a_fault_names_a_uri_without_a_local_path(uri: str) -> None:
     with pytest.raises(Fault) as caught:
         uri_to_path(uri)
     assert caught.value.subject == uri

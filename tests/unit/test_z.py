@@ -36,7 +36,7 @@ def z(rule: ZRule, change: Change | None = None, path: Path = PATH) -> float:
 @pytest.mark.parametrize(
     ("offset", "by_media", "added"), [(0, {}, 0), (1000.5, {}, 1000.5), (7, {"0151": 130000}, 130000)]
 )
-def test_z_is_what_the_rule_finds_plus_the_offset_of_the_reel(
+def test_z_is_the_rules_result_plus_the_offset_of_the_reel(
     rule: ZRule, expected: float, offset: float, by_media: dict[str, float], added: float
 ) -> None:
     with_offset = ZRule(rule.rule, offset, by_media, table=rule.table, fixed=rule.fixed)
@@ -45,7 +45,7 @@ def test_z_is_what_the_rule_finds_plus_the_offset_of_the_reel(
     assert found == expected + added
 
 
-def test_a_reel_without_offset_of_its_own_gets_the_general_one_and_a_warning() -> None:
+def test_a_reel_without_an_offset_gets_the_general_offset_and_a_warning() -> None:
     rule = ZRule(ZRuleKind.GRID, 500, {"0147": 100000})
     for change in (None, told(media_id=None)):
         assert z(rule, change) == 542.0
@@ -84,7 +84,7 @@ def test_a_header_without_z_index_has_no_z_by_the_header(z_index: object) -> Non
 
 
 @pytest.mark.parametrize("grid", ["20170502174047_reference", "12a", "-5", "1.5", "٤٢"])
-def test_a_grid_that_is_no_number_has_no_z_by_the_grid(grid: str) -> None:
+def test_a_grid_that_is_not_a_number_gives_no_z(grid: str) -> None:
     with pytest.raises(ZFault, match="should be a number"):
         z(ZRule(ZRuleKind.GRID), told(grid=grid))
 
@@ -127,11 +127,11 @@ def table_z(text: str, change: Change | None = None) -> float:
         "grid,z\n42,7\n42,7.0",
     ],
 )
-def test_a_row_is_found_by_whatever_columns_the_table_has(text: str) -> None:
+def test_a_row_is_found_by_any_set_of_columns(text: str) -> None:
     assert table_z(text) == 7.0
 
 
-def test_a_section_that_no_row_has_is_refused_with_what_was_looked_for() -> None:
+def test_a_section_without_a_row_is_refused_with_its_values() -> None:
     with pytest.raises(ZFault, match=r"no row of z.csv has grid '000042', roi_index '0'"):
         table_z("grid,roi_index,z\n42,1,7\n41,0,6")
 
@@ -157,7 +157,7 @@ def test_rows_that_disagree_are_refused_by_line() -> None:
         ("grid,z\n,5", "line 2: has no cell that matches a metafile"),
     ],
 )
-def test_a_table_that_cannot_be_meant_is_refused(text: str, problem: str) -> None:
+def test_an_invalid_table_is_refused(text: str, problem: str) -> None:
     with pytest.raises(SettingsFault, match=problem):
         parse_z_table(text, "z.csv")
 
@@ -172,7 +172,7 @@ def test_a_table_is_read_from_a_file_with_or_without_a_byte_order_mark(tmp_path:
         assert found.rows[0].z == 7.0
 
 
-def test_a_table_that_is_not_there_or_not_text_is_a_setting_to_mend(tmp_path: Path) -> None:
+def test_a_missing_table_or_one_that_is_not_text_is_a_settings_fault(tmp_path: Path) -> None:
     with pytest.raises(SettingsFault, match="cannot be read"):
         read_z_table(tmp_path / "z.csv")
     with pytest.raises(SettingsFault, match="is not a regular file"):
@@ -182,7 +182,7 @@ def test_a_table_that_is_not_there_or_not_text_is_a_setting_to_mend(tmp_path: Pa
         read_z_table(tmp_path / "z.csv")
 
 
-def test_a_table_on_a_disk_that_fails_is_worth_waiting_for(tmp_path: Path) -> None:
+def test_a_table_on_a_failing_disk_is_a_storage_fault(tmp_path: Path) -> None:
     with pytest.raises(StorageFault, match="z table"):
         read_z_table(tmp_path / ("z" * 300))
 
@@ -202,12 +202,12 @@ def test_a_table_on_a_disk_that_fails_is_worth_waiting_for(tmp_path: Path) -> No
         ({"rule": ZRuleKind.NAME, "name_pattern": r"(\d+)"}, "z.name_pattern"),
     ],
 )
-def test_a_rule_that_cannot_be_obeyed_names_its_setting(values: dict[str, Any], key: str) -> None:
+def test_an_invalid_rule_names_its_setting(values: dict[str, Any], key: str) -> None:
     with pytest.raises(SettingsFault, match=f"^{key}: "):
         ZRule(**values)
 
 
-def test_z_beside_the_header_is_a_warning() -> None:
+def test_a_z_that_contradicts_the_header_is_a_warning() -> None:
     rule = ZRule(ZRuleKind.FIXED, fixed=1050.0)
     assert check_z(metafile(told(grid="001050", z_index=1050)), 1050.0, rule) == ()
     first, second = check_z(metafile(), 1050.0, rule)
@@ -215,6 +215,6 @@ def test_z_beside_the_header_is_a_warning() -> None:
     assert "grid 42" in second.text
 
 
-def test_an_offset_is_no_disagreement() -> None:
+def test_an_offset_does_not_contradict_the_header() -> None:
     rule = ZRule(ZRuleKind.GRID, offsets_by_media={"0151": 130000})
     assert check_z(metafile(), 130042.0, rule) == ()
