@@ -19,8 +19,8 @@ from daemon.journal.journal import Journal
 from daemon.montages.records import Inspection, Montage, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import MontageState
+from daemon.pipeline.interpret import interpret_metafile
 from daemon.pipeline.section import Section, section_from_content
-from daemon.pipeline.settle import settled_of
 from daemon.watching.scan import NameRule, Tree
 from handlers.acquisition.arrival import read_metafile
 from handlers.acquisition.parse import parse_metafile
@@ -152,7 +152,7 @@ class Rebuilder:
         if metafile.header.is_reference and watch.reference_sets == "ignore":
             return None
         digest = hashlib.sha256(content).hexdigest()
-        return content, settled_of(
+        return content, interpret_metafile(
             metafile, path, digest, watch, lambda name: StackId(render.owner, render.project, name)
         )
 

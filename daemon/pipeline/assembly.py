@@ -21,6 +21,7 @@ from daemon.pipeline.late_changes import LateChanges
 from daemon.pipeline.output_disks import OutputDisks
 from daemon.pipeline.render_gate import PROBE_STACK, RenderGate
 from daemon.pipeline.runner import PipelineRunner
+from daemon.pipeline.settle import Settler
 from daemon.pipeline.stack_use import CloseRule
 from daemon.pipeline.stacks import StackKeeper
 from daemon.pipeline.steps import Steps
@@ -80,6 +81,7 @@ class Assembly:
         self.pipeline = PipelineRunner(
             settings=self.settings,
             journal=self.journal,
+            settler=Settler(metafiles=self.steps.metafiles),
             steps=self.steps,
             keeper=self.keeper,
             gate=self.gate,

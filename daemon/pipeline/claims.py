@@ -1,28 +1,37 @@
-"""Whether another montage's claim on a tile stands: its metafile is there and holds what the montage stands for.
+"""Claims on tiles: whether the metafile of another montage is still present and holds the content of that montage.
 
-A tile belongs to one montage of a stack. Where two metafiles name it, the one that settled first keeps it until its
-metafile is gone, moved, or holds something else.
+A tile belongs to one montage of a stack. If two metafiles name a tile, the montage that settled first owns it until
+its metafile is removed, is moved, or holds another content.
 """
 
+import asyncio
+import contextlib
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from daemon.montages.records import Montage, Rival, StaleInspection
+from daemon.montages.states import HAS_SETTLED
+from daemon.pipeline.settle import Ignored, NotYet
+from daemon.system.threads import answers_within
 from handlers.acquisition.arrival import metafile_content
 from handlers.errors import Evidence, MetafileFault, StorageFault, storage_fault
 from handlers.identity import FileIdentity
 
+RIVAL_PAUSE_S = 10.0
+"""Pause before a metafile is inspected again whose rival belongs to a watch that cannot be accessed."""
+
 
 class Claim(StrEnum):
-    """What a montage's path holds now, as another metafile sees it."""
+    """What the path of a montage holds now, compared with another metafile."""
 
     STANDS = "stands"
-    """What the montage stands for."""
+    """The content of the montage."""
     SAME_FILE = "same_file"
-    """The other metafile itself: by a link, a bind mount, an overlapping watch."""
+    """The other metafile itself: through a link, a bind mount or an overlapping watch."""
     GONE = "gone"
     """Nothing."""
     REPLACED = "replaced"
@@ -31,22 +40,69 @@ class Claim(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A claim, and the file that was looked at."""
+    """A claim, and the file that proves it."""
 
     claim: Claim
     evidence: Evidence
-    """The rival's metafile: its being changed or gone ends the claim."""
+    """Metafile of the rival: the claim ends when it changes or is removed."""
+
+
+class Claims:
+    """Judges the claims of other montages, without blocking the event loop.
+
+    Parameters
+    ----------
+    is_accessible : whether the directory of a watch can be accessed now; True for a watch that is not configured.
+    """
+
+    def __init__(self, is_accessible: Callable[[str], bool]) -> None:
+        self._is_accessible = is_accessible
+
+    async def judge(self, rival: Rival, montage: Montage, digest: str) -> NotYet | Ignored | str | None:
+        """Compare a settling montage with a rival.
+
+        Returns
+        -------
+        Why the rival is superseded; NotYet or Ignored if the settling montage does not settle; None if both settle.
+
+        Raises
+        ------
+        MetafileFault
+            If the rival owns tiles that the settling metafile names.
+        """
+        other = rival.montage
+        if not self._is_accessible(other.watch):
+            reason = f"{other.metafile} names the same images, and its watch {other.watch} cannot be accessed"
+            return NotYet(reason, RIVAL_PAUSE_S) if rival.shared else None
+        async with answers_within(other.metafile):
+            found = await asyncio.to_thread(find, other, montage.metafile)
+        if found.claim is Claim.GONE or (rival.shared and found.claim is Claim.REPLACED):
+            return why_ended(found.claim, other, montage.metafile, digest)
+        if found.claim is Claim.SAME_FILE and (other.failed_in or other.state) in HAS_SETTLED:
+            return Ignored(f"it is {other.metafile} under another path", found.evidence)
+        if rival.shared:
+            raise owned_fault(rival, montage.metafile, found.evidence)
+        return None
+
+    async def present(self, montage: Montage) -> Claim | None:
+        """Return what the path of a montage holds now; None if it cannot be accessed."""
+        if not self._is_accessible(montage.watch):
+            return None
+        with contextlib.suppress(StorageFault):
+            async with answers_within(montage.metafile):
+                return await asyncio.to_thread(claim_of, montage)
+        return None
 
 
 def find(rival: Montage, metafile: Path) -> Finding:
-    """Look at a rival's metafile from the side of another metafile. Blocking.
+    """Return the claim of a rival as seen from another metafile. Blocking.
 
     Raises
     ------
     StaleInspection
-        If the other metafile is gone itself.
+        If the other metafile itself is missing.
     StorageFault
-        If one of them cannot be accessed.
+        If one of the two cannot be accessed.
     """
     own, there = _stat(metafile), _stat(rival.metafile)
     if own is None:
@@ -57,7 +113,7 @@ def find(rival: Montage, metafile: Path) -> Finding:
 
 
 def claim_of(montage: Montage) -> Claim:
-    """Return what a montage's path holds now. Blocking. Raises StorageFault if it cannot be accessed."""
+    """Return what the path of a montage holds now. Blocking. Raises StorageFault if it cannot be accessed."""
     return _claim(montage, _stat(montage.metafile))
 
 
@@ -93,19 +149,19 @@ def _claim_of_content(rival: Montage) -> Claim:
 
 
 def why_ended(claim: Claim, rival: Montage, metafile: Path, digest: str) -> str:
-    """Say why a rival is superseded by the montage of another metafile."""
+    """Return why a rival is superseded by the montage of another metafile."""
     if claim is Claim.GONE and rival.digest in (None, digest):
         return f"moved to {metafile}"
-    what = "is gone" if claim is Claim.GONE else "holds something else"
-    return f"its metafile {what}, and {metafile} names its images"
+    found = "is gone" if claim is Claim.GONE else "holds another content"
+    return f"its metafile {found}, and {metafile} names its images"
 
 
-def taken(rival: Rival, metafile: Path, evidence: Evidence) -> MetafileFault:
+def owned_fault(rival: Rival, metafile: Path, evidence: Evidence) -> MetafileFault:
     """Return the fault of a metafile that names tiles of a montage whose claim stands."""
-    holder = rival.montage
+    owner = rival.montage
     return MetafileFault(
         str(metafile),
-        f"names {len(rival.shared)} tiles that {holder.metafile} holds in {holder.raw_stack} at z {holder.z:g}, "
-        f"such as {rival.shared[0]}: an image belongs to one montage of a stack",
-        f"take one of the two metafiles away; once {holder.metafile} is gone, this one is taken up by itself",
+        f"names {len(rival.shared)} tiles that belong to {owner.metafile} in {owner.raw_stack} at z {owner.z:g}, "
+        f"such as {rival.shared[0]}: a tile belongs to one montage of a stack",
+        f"remove one of the two metafiles; when {owner.metafile} is removed, this one is retried by itself",
     ).with_evidence(evidence)

@@ -48,8 +48,8 @@ class Schedule:
         self._known[ticket.montage_id] = ticket
         heapq.heappush(self._delayed, (not_before, ticket))
 
-    def hasten(self, montage_id: int) -> None:
-        """Ends a montage's delay."""
+    def end_delay(self, montage_id: int) -> None:
+        """Make a montage due now."""
         ticket = self._known.get(montage_id)
         if ticket is not None and montage_id not in self._taken:
             self.add(ticket)

@@ -212,9 +212,12 @@ class World:
         self.keeper, self.gate = ToyKeeper(self), ToyGate()
         parts: Any = {"steps": ToySteps(self), "keeper": self.keeper, "gate": self.gate}
         disks: Any = SimpleNamespace(is_usable=lambda directory: True)
+        settler = ToySettler(lambda: self.now, lambda: self.now)
+        settler.world = self
         self.pipeline = PipelineRunner(
             settings=lambda: self.settings,
             journal=self.journal,
+            settler=settler,
             disks=disks,
             metrics=Metrics(),
             is_observable=lambda _: self.observable,
@@ -222,9 +225,6 @@ class World:
             clock=lambda: self.now,
             **parts,
         )
-        settler = ToySettler(lambda: self.now, lambda: self.now)
-        settler.world = self
-        self.pipeline._settler = settler
         self.recheck = Recheck(
             lambda: self.settings,
             self.journal,
@@ -255,7 +255,7 @@ class World:
 
     async def turn(self) -> bool:
         """Whether a step was due now; one that was is done."""
-        schedule, pipeline = self.pipeline._schedule, self.pipeline
+        pipeline, queue = self.pipeline, self.pipeline._queue
         started: list[Ticket] = []
 
         def may_start(ticket: Ticket) -> bool:
@@ -264,13 +264,13 @@ class World:
             started.append(ticket)
             return True
 
-        for ticket in schedule.take(self.now, pipeline._is_open, may_start):
+        for ticket in queue.take(pipeline._is_open, may_start):
             task = asyncio.ensure_future(pipeline._attend(ticket))
-            pipeline._tasks[ticket.montage_id] = task
+            queue.begin(ticket, task)
             await asyncio.wait([task])
             if not task.cancelled():
                 task.result()
-        await pipeline._notice_doubted()
+        await pipeline._failures.notice_changed_metafiles()
         return bool(started)
 
     async def run_due(self) -> None:
@@ -286,7 +286,7 @@ class World:
         while True:
             await self.run_due()
             await self.keeper.close()
-            following = self.pipeline._schedule.next_time()
+            following = self.pipeline._queue.next_time()
             if following is None or following > end:
                 break
             self.now = max(self.now, following)

@@ -51,7 +51,7 @@ class Bench:
         self.montage: Any = SimpleNamespace(id=1, metafile=section.metafile, identity=identity, changed_at=0.0)
 
     async def not_yet(self) -> Any:
-        return await self.settler.not_yet(self.montage, self.watch)
+        return await self.settler.check(self.montage, self.watch)
 
     async def read(self) -> Any:
         await self.not_yet()
@@ -78,9 +78,9 @@ class Bench:
 
 
 HANGING = [
-    ("not_yet", settle, "_identity_of"),
+    ("not_yet", settle, "checked_identity"),
     ("read", arrival, "read_regular"),
-    ("read", settle, "_stat_identity"),
+    ("read", settle, "present_identity"),
     ("examine", settle, "check_images"),
     ("await_an_image", settle.Evidence, "of"),
     ("section", arrival, "read_regular"),
@@ -104,6 +104,6 @@ async def test_a_time_out_that_the_file_server_itself_reports_is_told_as_it_come
     def reported(*_: Any) -> Any:
         raise TimeoutError(110, "Connection timed out")
 
-    monkeypatch.setattr(settle, "_identity_of", reported)
+    monkeypatch.setattr(settle, "checked_identity", reported)
     with pytest.raises(TimeoutError):
         await bench.not_yet()

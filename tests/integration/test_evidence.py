@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from daemon.montages.states import MontageState
-from daemon.pipeline import steps
+from daemon.pipeline import mipmap_step
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.report import MipmapReport
 from tests.integration.inprocess import bench, hurry
@@ -17,7 +17,7 @@ async def test_an_image_that_is_mended_while_its_job_fails_has_its_montage_taken
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hurry(monkeypatch)
-    real = steps.make_all
+    real = mipmap_step.make_all
     failed: list[str] = []
 
     async def mend_before_it_is_told(
@@ -34,7 +34,7 @@ async def test_an_image_that_is_mended_while_its_job_fails_has_its_montage_taken
         if not failed:
             image.write_bytes(b"no image")
 
-    monkeypatch.setattr(steps, "make_all", mend_before_it_is_told)
+    monkeypatch.setattr(mipmap_step, "make_all", mend_before_it_is_told)
     async with bench(tmp_path) as work:
         metafile = work.write()
         image = min(metafile.parent.glob("*.tif"))

@@ -13,10 +13,12 @@ from PIL import Image
 from daemon.montages.records import Montage
 from daemon.montages.states import Event, MontageState
 from daemon.pipeline import late_changes as latechanges
+from daemon.pipeline import stack_closer
 from daemon.pipeline.late_changes import LateChanges, next_look_s
 from handlers.identity import FileIdentity
 from handlers.images.decode import verify_level
 from handlers.images.digest import FileContent
+from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 from tests.integration.inprocess import MIPS, Bench, bench, hurry
 
@@ -242,16 +244,16 @@ async def test_closing_a_stack_looks_at_the_images_of_its_montages(tmp_path, mon
     monkeypatch.setattr(latechanges, "FIRST_LOOK_S", 1_000.0)
     async with bench(tmp_path) as world:
         changed = False
-        close = world.work.client.close
+        close = stack_closer.close_stack
 
-        async def close_and_change(stack: StackId, *arguments: Any, **named: Any) -> Any:
+        async def close_and_change(client: RenderClient, stack: StackId, *arguments: Any, **named: Any) -> Any:
             nonlocal changed
             if not changed and stack == MIPS:
                 in_place_under_its_old_time(images_of(metafile)[0])
                 changed = True
-            return await close(stack, *arguments, **named)
+            return await close(client, stack, *arguments, **named)
 
-        monkeypatch.setattr(world.work.client, "close", close_and_change)
+        monkeypatch.setattr(stack_closer, "close_stack", close_and_change)
         metafile = world.write(size=SIZE)
         await world.notice(metafile)
         montage = await mended(world, metafile)

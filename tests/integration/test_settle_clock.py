@@ -21,7 +21,7 @@ class Clocks:
         self.montage: Any = SimpleNamespace(id=1, metafile=Path("/nowhere/_metadata_1_.json"), changed_at=self.wall)
 
     async def look(self) -> Any:
-        return await self.settler.not_yet(self.montage, WATCH)
+        return await self.settler.check(self.montage, WATCH)
 
 
 @pytest.mark.parametrize("step_s", [-1e6, 1e6])
@@ -32,7 +32,7 @@ async def test_a_step_of_the_wall_clock_makes_no_montage_older_or_younger(step_s
     clocks.monotonic += 50.0
     assert isinstance(await clocks.look(), NotYet)
     clocks.monotonic += 11.0
-    with pytest.raises(MetafileFault, match="is gone since it was noticed"):
+    with pytest.raises(MetafileFault, match="has been missing for more than"):
         await clocks.look()
 
 

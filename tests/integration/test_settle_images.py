@@ -50,7 +50,7 @@ class Bench:
 
     async def look(self) -> Settled | NotYet:
         """One attempt to settle."""
-        awaited = await self.settler.not_yet(self.montage, self.watch)
+        awaited = await self.settler.check(self.montage, self.watch)
         if awaited is None:
             read = await self.settler.read(self.montage)
             assert read is not None
@@ -69,7 +69,7 @@ class Bench:
             if isinstance(found, Settled):
                 return self.now - started
             self.reasons.append(found.reason)
-            self.now += found.again_in_s
+            self.now += found.retry_in_s
         return None
 
     def make_older_than_the_metafile(self) -> None:
@@ -254,7 +254,7 @@ async def test_a_metafile_that_stays_cut_short_fails_after_its_patience_and_not_
     with pytest.raises(MetafileFault, match=r"has not changed for 6\d s"):
         await bench.run(10 * patience_s)
     assert patience_s <= bench.now - 1_000 <= patience_s * 9 / 8
-    assert "the metafile is not whole yet" in bench.reasons[-1]
+    assert "the metafile is incomplete" in bench.reasons[-1]
     bench.section.metafile.write_bytes(content)
     assert await bench.run(60) is not None
 
@@ -281,7 +281,7 @@ async def test_many_missing_images_are_named_in_part_and_counted(tmp_path):
     bench = Bench(tmp_path, tiles=12)
     for image in bench.images:
         image.unlink()
-    with pytest.raises(ImagesMissing, match=r"12 of its images have not arrived .*; and 2 more") as caught:
+    with pytest.raises(ImagesMissing, match=r"12 of 12 images did not arrive within .*; and 2 more") as caught:
         await bench.run(2 * ARRIVAL_TIMEOUT_S)
     assert caught.value.subject == str(bench.section.metafile)
 

@@ -26,7 +26,7 @@ async def test_a_metafile_that_changes_while_it_is_read_is_not_taken_for_what_wa
         ignore=(), directory=tmp_path, arrival_timeout_s=60.0, settle_s=0.0, scan_interval_s=1.0
     )
     settler = Settler()
-    await settler.not_yet(montage, watch)
+    await settler.check(montage, watch)
     real = daemon.pipeline.settle.read_metafile
 
     async def read_and_change(asked: Path) -> bytes:
@@ -42,7 +42,7 @@ async def test_a_metafile_that_changes_while_it_is_read_is_not_taken_for_what_wa
     monkeypatch.setattr(daemon.pipeline.settle, "read_metafile", read_and_change)
     assert await settler.read(montage) is None
     monkeypatch.undo()
-    await settler.not_yet(montage, watch)  # sees the new one
+    await settler.check(montage, watch)  # sees the new one
     read = await settler.read(montage)
     assert read is not None
     assert read.content == path.read_bytes() != b"before"
@@ -66,8 +66,8 @@ async def test_each_look_at_a_metafile_may_fail_and_is_a_fault_or_a_metafile_tha
         settler = Settler()
         looks.begin(spared)
         with contextlib.suppress(Fault):
-            await settler.not_yet(montage, watch)
-            await settler.not_yet(montage, watch)
+            await settler.check(montage, watch)
+            await settler.check(montage, watch)
             await settler.read(montage)
         struck += looks.struck
     assert struck >= 3

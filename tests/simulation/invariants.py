@@ -87,7 +87,7 @@ def _why_untrue(story: "Story", row: Row, path: Path, rows: list[Row]) -> str:
     except Fault as fault:
         return "" if kind == "MetafileFault" and fault.problem in problem else "its metafile is faulty otherwise"
     images = [path.parent / tile.img_path for tile in metafile.tiles]
-    if "an image belongs to one montage of a stack" in problem:
+    if "a tile belongs to one montage of a stack" in problem:
         holders = [other for other in rows if str(other.metafile) in problem and other.metafile != path]
         stands = any(other.state != "superseded" and other.metafile.exists() for other in holders)
         return "" if stands else "nobody holds its tiles"
@@ -254,8 +254,8 @@ def _nothing_is_held(story: "Story", _: list[Row]) -> Iterator[str]:
     daemon = story.daemon
     assert daemon is not None
     pipeline, keeper = daemon._pipeline, daemon._keeper
-    if pipeline.under_way or len(pipeline._schedule):
-        yield f"{pipeline.under_way} steps are under way, {len(pipeline._schedule)} tickets in line"
+    if pipeline.under_way or len(pipeline._queue):
+        yield f"{pipeline.under_way} steps are under way, {len(pipeline._queue)} tickets in line"
     for stack, use in keeper._uses.items():
         if use.holders or use.phase in (StackPhase.HELD, StackPhase.CLOSING):
             yield f"stack {stack} is {use}"

@@ -124,7 +124,7 @@ def test_no_montage_is_started_twice_at_once_and_no_limit_is_passed(actions):
         if action == "add" and number not in running:
             schedule.add(ticket(number), not_before=float(number % 3))
         elif action == "hasten":
-            schedule.hasten(number)
+            schedule.end_delay(number)
         elif action == "remove" and number not in running:
             schedule.remove(number)
         elif action == "finish" and number in running:
@@ -171,10 +171,10 @@ def test_a_montage_in_line_again_no_longer_counts_against_the_limit():
 def test_a_delay_that_is_ended_ends_at_once_and_only_that_of_a_montage_in_line():
     schedule = Schedule({Step.INGEST: 1})
     schedule.add(ticket(1), not_before=100.0)
-    schedule.hasten(1)
+    schedule.end_delay(1)
     (taken,) = schedule.take(0.0, always, always)
-    schedule.hasten(1)
-    schedule.hasten(2)
+    schedule.end_delay(1)
+    schedule.end_delay(2)
     assert schedule.is_current(taken)
     assert schedule.take(0.0, always, always) == []
 

@@ -278,17 +278,16 @@ class PathWalk(RuleBasedStateMachine):
 
     async def _check_gone(self, latest: Montage, told: str) -> None:
         """What FAILED because it is gone is not on disk under another path: it would have moved there."""
-        gone = ("is gone since", "after it settled")
-        if latest.state is MontageState.FAILED and any(text in str(latest.fault) for text in gone):
+        if latest.state is MontageState.FAILED and "has been missing" in str(latest.fault):
             alike = [each.metafile for each in await self.world.journal.duplicates(latest)]
             assert not [each for each in alike if each.exists()], told
 
     async def _is_alias(self, path: Path, reason: str) -> bool:
-        other = Path(reason.removeprefix("it is ").removesuffix(", under another path"))
+        other = Path(reason.removeprefix("it is ").removesuffix(" under another path"))
         return other.samefile(path) and bool(await self.world.at(other))
 
     async def _is_refused(self, path: Path, text: str, fault: str) -> bool:
-        holder = Path(fault.split("tiles that ")[1].split(" holds in")[0])
+        holder = Path(fault.split("tiles that belong to ")[1].split(" in ")[0])
         if not holder.exists():
             return False
         digest = hashlib.sha256(holder.read_bytes()).hexdigest()

@@ -1,0 +1,114 @@
+"""Failures of steps: whether a montage is retried, and when, or is FAILED."""
+
+import asyncio
+import random
+
+import structlog
+
+from daemon.journal.journal import Journal
+from daemon.montages.records import Inspection, Montage
+from daemon.montages.sighting import FoundBy, Sighting
+from daemon.montages.states import MontageState, Step
+from daemon.pipeline.render_gate import RenderGate
+from daemon.pipeline.retry import LONGEST_DELAY_S, Tries
+from daemon.pipeline.schedule import Ticket
+from daemon.pipeline.section import MetafileChanged
+from daemon.pipeline.settle import Settler
+from daemon.pipeline.supersede import Superseder
+from daemon.pipeline.work_queue import WorkQueue
+from daemon.system.threads import answers_within
+from handlers.errors import BugFault, Fault, RenderBroken, RenderUnavailable, StorageFault
+from handlers.identity import FileIdentity
+
+log = structlog.get_logger()
+
+NEEDS_RENDER = frozenset({Step.INGEST, Step.APPLY})
+"""Steps that need render-ws."""
+
+
+class FailureHandler:
+    """Retries or fails montages whose step has ended with a fault."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        queue: WorkQueue,
+        settler: Settler,
+        superseder: Superseder,
+        gate: RenderGate,
+        tries: Tries,
+    ) -> None:
+        self._journal = journal
+        self._queue = queue
+        self._settler = settler
+        self._superseder = superseder
+        self._gate = gate
+        self._tries = tries
+        self._changed_metafiles: list[tuple[Montage, Sighting]] = []
+
+    async def handle(self, montage: Montage, step: Step, fault: Fault) -> None:
+        """Enqueue the montage for a retry if waiting can help; otherwise it is FAILED."""
+        if step in NEEDS_RENDER or isinstance(fault, RenderUnavailable | RenderBroken):
+            await self._gate.failed(montage.id, fault)
+        if isinstance(fault, MetafileChanged):
+            await self._remember_change(montage)
+        delay_s = self._delay_s(montage, fault)
+        if delay_s is None:
+            await self.fail(montage, fault)
+            return
+        if montage.fault is None or montage.fault.problem != fault.problem:
+            log.warning("step.waits", step=str(step), fault=str(fault), retry_in_s=round(delay_s, 1))
+        self._queue.enqueue(montage, delay_s)
+
+    def _delay_s(self, montage: Montage, fault: Fault) -> float | None:
+        chance = random.random()  # noqa: S311  jitter
+        if isinstance(fault, RenderUnavailable | RenderBroken) and not self._gate.is_closed_circuit:
+            return self._tries.delay_in_outage_s(montage.id, self._gate.outage, self._gate.pause_s, chance)
+        return self._tries.delay_s(montage.id, fault, montage.attempt + 1, chance)
+
+    def retry_unjournaled(self, ticket: Ticket, error: Exception) -> None:
+        """Retry a step whose failure could not be journaled: the montage cannot be FAILED either."""
+        fault = BugFault.of(f"montage {ticket.montage_id}", error)
+        delay_s = self._tries.delay_s(ticket.montage_id, fault, 1, random.random())  # noqa: S311  jitter
+        self._queue.add(ticket, LONGEST_DELAY_S if delay_s is None else delay_s)
+
+    async def fail(self, montage: Montage, fault: Fault, inspection: Inspection | None = None) -> None:
+        """Record the montage as FAILED, or as SUPERSEDED if its metafile was moved."""
+        self._tries.forget(montage.id)
+        self._settler.forget(montage.id)
+        if await self._superseder.has_moved(montage, fault):
+            return
+        if montage.state is MontageState.NOTICED:
+            inspection = inspection or Inspection(montage.id, montage.identity)
+            await self._superseder.adopt(montage, self._journal.refuse(inspection, fault))
+        else:
+            await self._journal.fail(montage.id, fault)
+
+    # --- metafiles that hold another content than their montage
+
+    async def _remember_change(self, montage: Montage) -> None:
+        """Remember a metafile that a step found changed: a scan may not see the change."""
+        try:
+            async with answers_within(montage.metafile):
+                found = await asyncio.to_thread(montage.metafile.lstat)
+        except (OSError, StorageFault):
+            return
+        sighting = Sighting(montage.watch, montage.metafile, FileIdentity.of(found), FoundBy.STEP)
+        self._changed_metafiles.append((montage, sighting))
+        self._queue.changed.set()
+
+    async def notice_changed_metafiles(self) -> None:
+        """Notice the remembered metafiles.
+
+        The step itself does not: it could be cancelled after the journal took the sighting.
+        """
+        while self._changed_metafiles:
+            montage, sighting = self._changed_metafiles.pop()
+            try:
+                montage_id = await self._journal.notice_changed(montage.id, sighting)
+            except Exception:  # the next attempt of the montage finds the change again
+                log.exception("metafile.bug", metafile=str(sighting.path))
+                continue
+            if montage_id is not None:
+                self._queue.add(Ticket(montage.acquired, montage_id, Step.SETTLE, montage.watch))

@@ -1,0 +1,64 @@
+"""Interpreting a metafile: z, stacks, tile ids and findings that follow from it in a watch, its images aside."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from daemon.config.watch_settings import WatchSettings
+from daemon.montages.records import Settled
+from handlers.acquisition.consistency import Finding, Severity, check_metafile
+from handlers.acquisition.metafile import Metafile
+from handlers.acquisition.tilespec import tile_ids_for
+from handlers.acquisition.z import ZRule, check_z, z_for
+from handlers.errors import Evidence, MetafileFault, RenderRefused, SettingsFault, ZFault
+from handlers.render.names import StackId, legal_stack_name
+from handlers.text import abbreviate
+
+FINDINGS_SHOWN = 10
+
+
+def interpret_metafile(
+    metafile: Metafile, path: Path, digest: str, watch: WatchSettings, stack_id: Callable[[str], StackId]
+) -> Settled:
+    """Return the montage that a metafile makes in a watch. Reads the z table if the watch has one.
+
+    Raises
+    ------
+    Fault
+        If the metafile is inconsistent, or no z or no valid stack name follows from it.
+    """
+    rule, z = _rule_and_z(metafile, path, watch)
+    checked = (*check_metafile(metafile, path.name), *check_z(metafile, z, rule))
+    findings = _accepted(path, checked, strict=watch.strict)
+    try:
+        raw, mipmapped = _stacks(metafile, watch, stack_id)
+    except RenderRefused as fault:
+        problem = f"invalid stack name from its header: {fault.subject} {fault.problem}"
+        raise MetafileFault(str(path), problem, fault.hint) from None
+    ids = tile_ids_for(metafile, z, watch.tilespec_options())
+    return Settled(digest, z, str(raw), str(mipmapped), ids, findings)
+
+
+def _rule_and_z(metafile: Metafile, path: Path, watch: WatchSettings) -> tuple[ZRule, float]:
+    table = watch.z.table
+    before = Evidence.of(table) if table else None
+    try:
+        rule = watch.to_z_rule()
+        return rule, z_for(metafile, path, rule)
+    except (ZFault, SettingsFault) as fault:
+        raise fault.with_evidence(before) if before else fault from None
+
+
+def _accepted(path: Path, findings: tuple[Finding, ...], *, strict: bool) -> tuple[str, ...]:
+    """Return the findings as texts. Raises MetafileFault for errors; with strict, for warnings as well."""
+    refused = [finding.text for finding in findings if strict or finding.severity is Severity.ERROR]
+    if refused:
+        hint = "with strict = false warnings do not stop a montage" if strict else "check what wrote this metafile"
+        raise MetafileFault(str(path), abbreviate(refused, FINDINGS_SHOWN, "; "), hint)
+    return tuple(finding.text for finding in findings)
+
+
+def _stacks(metafile: Metafile, watch: WatchSettings, stack_id: Callable[[str], StackId]) -> tuple[StackId, StackId]:
+    facts = watch.name_facts(metafile)
+    raw = stack_id(legal_stack_name(watch.stacks.raw, facts))
+    mipmapped = stack_id(legal_stack_name(watch.stacks.mipmapped, facts)) if watch.stacks.mipmapped else raw
+    return raw, mipmapped

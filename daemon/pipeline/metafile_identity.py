@@ -1,0 +1,59 @@
+"""Identity of a metafile on disk, checked before the file is read. Blocking."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from handlers.acquisition.arrival import not_a_metafile, too_large
+from handlers.acquisition.parse import MAX_METAFILE_BYTES
+from handlers.errors import MetafileFault, storage_fault
+from handlers.identity import FileIdentity
+
+
+def present_identity(path: Path) -> FileIdentity | None:
+    """Return the identity of a path, links not followed; None if it is missing. Raises StorageFault."""
+    found = _lstat(path)
+    return FileIdentity.of(found) if found else None
+
+
+def checked_identity(path: Path, root: Path) -> FileIdentity | None:
+    """Return the identity of a metafile that may be read; None if it is missing.
+
+    The file is examined by one lstat, since it may be removed at any moment.
+
+    Raises
+    ------
+    MetafileFault
+        If it is not a regular file, too large, or outside the root when links are followed.
+    StorageFault
+        If it cannot be accessed.
+    """
+    found = _lstat(path)
+    if found is None:
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        raise not_a_metafile(path)
+    if not _is_within(path, root):
+        problem = f"lies outside the watched directory {root} when links are followed"
+        raise MetafileFault(str(path), problem, "watch the directory that contains it")
+    if found.st_size > MAX_METAFILE_BYTES:
+        raise too_large(path, str(found.st_size))
+    return FileIdentity.of(found)
+
+
+def _lstat(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise storage_fault(str(path), "look at the metafile", error) from error
+
+
+def _is_within(path: Path, root: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+        reason = error if isinstance(error, OSError) else OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        raise storage_fault(str(path), "follow the links to the metafile", reason) from error

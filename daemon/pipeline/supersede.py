@@ -1,0 +1,87 @@
+"""Superseding: ends the work on montages whose metafile was moved, removed or replaced."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+
+from daemon.journal.journal import Journal
+from daemon.montages.records import Montage, SettleResult, StaleInspection
+from daemon.montages.states import UNFINISHED, MontageState
+from daemon.pipeline.claims import Claim, Claims
+from daemon.pipeline.settle import Settler
+from daemon.pipeline.work_queue import WorkQueue
+from handlers.errors import Fault
+
+log = structlog.get_logger()
+
+NEEDS_METAFILE = (UNFINISHED | {MontageState.FAILED}) - {MontageState.APPLIED}
+"""States of montages that cannot finish without their metafile."""
+
+
+class Superseder:
+    """Ends the work on superseded montages.
+
+    Parameters
+    ----------
+    look_again : reports a metafile to the watcher: it is noticed again if it is present.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        queue: WorkQueue,
+        settler: Settler,
+        claims: Claims,
+        look_again: Callable[[Path], object],
+    ) -> None:
+        self._journal = journal
+        self._queue = queue
+        self._settler = settler
+        self._claims = claims
+        self._look_again = look_again
+
+    async def end(self, superseded: tuple[Montage, ...], path: Path) -> None:
+        """End the work on montages that were superseded by the content of a path, before that content is ingested."""
+        for former in superseded:
+            if former.metafile != path:
+                self._look_again(former.metafile)  # it may be back although no scan missed it
+            self._settler.forget(former.id)
+            await self._queue.cancel(former.id)
+            log.info("montage.superseded", former=former.id)
+
+    async def adopt(self, montage: Montage, outcome: Awaitable[SettleResult]) -> None:
+        """End what the journal superseded for a metafile that is refused or ignored.
+
+        A metafile that was noticed again meanwhile is enqueued to be read again.
+        """
+        try:
+            result = await outcome
+        except StaleInspection:
+            self._queue.enqueue(montage)
+            return
+        await self.end(result.superseded, montage.metafile)
+        if (kept := await self._journal.montage(result.kept)) is not None:
+            await self._supersede_former_paths(kept)
+
+    async def _supersede_former_paths(self, montage: Montage) -> None:
+        """Supersede unfinished montages of the same content whose metafile is gone: it was moved to this path."""
+        for former in await self._journal.duplicates(montage):
+            is_over = former.state in NEEDS_METAFILE and await self._claims.present(former) is Claim.GONE
+            if is_over and await self._journal.move(former, montage):
+                await self.end((former,), montage.metafile)
+
+    async def has_moved(self, montage: Montage, fault: Fault) -> bool:
+        """Supersede a montage that failed because its metafile was moved; return whether it was."""
+        evidence = fault.evidence
+        if evidence is None or evidence.path != montage.metafile or evidence.identity is not None:
+            return False
+        for other in await self._journal.duplicates(montage):
+            if await self._claims.present(other) is Claim.STANDS:
+                if await self._journal.move(montage, other):
+                    log.info("montage.superseded", former=montage.id)
+                    self._look_again(montage.metafile)
+                else:
+                    self._queue.enqueue(montage)  # it was noticed again meanwhile: it is back
+                return True
+        return False
