@@ -38,7 +38,7 @@ def run(config_path: Path | None) -> None:
     examination = _begin_ahead(settings)
     from daemon.app import Daemon
     from daemon.config.load import load_settings
-    from daemon.system.service import set_up_logging
+    from daemon.system.log import set_up_logging
     from handlers.workers.processes import exit_if_workers_hang
 
     set_up_logging(settings.log.level, settings.log.format)

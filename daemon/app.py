@@ -22,7 +22,8 @@ from daemon.pipeline.replay.replayer import Replayer
 from daemon.simulator.embedded import serve_if_embedded
 from daemon.system.collector import collect_while_idle
 from daemon.system.locks import lock_journal
-from daemon.system.service import SystemdNotifier, set_up_logging, watchdog_interval_s
+from daemon.system.log import set_up_logging
+from daemon.system.sd_notify import SystemdNotifier, watchdog_interval_s
 from daemon.watching.watcher import Watcher
 from daemon.web.posts import Posts
 from daemon.web.routes import make_app

@@ -8,7 +8,7 @@ import urllib.request
 from typing import Any
 
 from daemon.config.settings import Settings, http_url
-from daemon.system.locks import noted
+from daemon.system.locks import owner_note
 
 TIMEOUT_S = 10.0
 MOST_BYTES = 512 * 2**20
@@ -61,5 +61,5 @@ def fetch(url: str) -> dict[str, Any] | None:
 def daemon_urls(settings: Settings) -> tuple[str, ...]:
     """Where the daemon may answer: where it listened last, if the configuration leaves the port to the system."""
     http = settings.http
-    configured, last = http_url(http.host, http.port), noted(settings.journal.path)
+    configured, last = http_url(http.host, http.port), owner_note(settings.journal.path)
     return tuple(filter(None, (last, configured) if http.port == 0 else (configured, last)))

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from daemon.config.errors import ConfigError
 from daemon.config.settings import Settings
-from daemon.system.service import SystemdNotifier
+from daemon.system.sd_notify import SystemdNotifier
 
 log = structlog.get_logger()
 

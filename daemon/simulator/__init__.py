@@ -1,1 +1,1 @@
-"""A simulated microscope and a stand-in for render-ws, for the commands demo and standin and for tests."""
+"""A simulated microscope and a stand-in for render-ws; only `commands`, `app` (embedded) and tests import it."""

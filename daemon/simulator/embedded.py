@@ -1,4 +1,4 @@
-"""`url = "embedded"`: a stand-in for render-ws that lives as long as the process."""
+"""The stand-in within the process, for `url = "embedded"`."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -12,12 +12,14 @@ log = structlog.get_logger()
 
 @contextlib.asynccontextmanager
 async def serve_if_embedded(render: RenderSettings) -> AsyncIterator[str]:
-    """The URL of a stand-in that answers during the context where the settings ask for one, otherwise theirs."""
+    """Yield the URL of render-ws; for `url = "embedded"` that of a stand-in that runs within the context."""
     if not render.embedded:
         yield render.url
         return
-    from daemon.simulator.standin import serve_standin  # numpy and Pillow, which the daemon itself does without
+    from daemon.simulator.standin.server import (
+        serve_standin,  # imports numpy and Pillow, which the daemon itself does not need
+    )
 
     async with serve_standin() as url:
-        log.warning("render.embedded", url=url, note="a stand-in in memory, for trying things out; nothing is kept")
+        log.warning("render.embedded", url=url, note="a stand-in, for trials: the stop deletes its stacks")
         yield url

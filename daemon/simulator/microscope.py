@@ -1,8 +1,8 @@
-"""A simulated TEMCA: writes the tiles and the metafile of planned sections as the microscope, or its copy job, would.
+"""A simulated TEMCA: writes the tiles and metafiles of planned sections as the microscope or its copy job does.
 
     python -m daemon.simulator.microscope /data/temca2 --sections 3 --tiles 12 --size 1024x1024
 
-prints one JSON object per file delivered and exits 0 when all are there.
+prints a JSON object for each file and exits 0 when all are written.
 """
 
 import argparse
@@ -42,37 +42,37 @@ Frame = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 """A camera frame, (height, width)."""
 
 _CAMERA_NOISE = 5.0
-"""Deviation of a pixel, in grey values of 255."""
+"""Standard deviation of a pixel, in 8-bit grey values."""
 _SHIFTS = 64
 
 
 class PixelSource(StrEnum):
-    """What the camera sees."""
+    """Content of the images."""
 
     TISSUE = "tissue"
-    """Neuropil, continuous over the section and from section to section; about 0.15 s for a tile of 1024 x 1024."""
+    """Neuropil, continuous within and between sections; takes about 0.15 s for a tile of 1024 x 1024."""
     NOISE = "noise"
-    """Coarse noise, another one in every tile; as fast as the disk."""
+    """Coarse noise, different in every tile; as fast as the disk."""
     FLAT = "flat"
     """One grey value per tile."""
 
 
 class Arrival(StrEnum):
-    """How a file comes to be in its place."""
+    """How a file is written."""
 
     RENAMED = "renamed"
     """Written under another name, then renamed."""
     DIRECT = "direct"
     """Opened, written, closed."""
     PIECES = "pieces"
-    """Written piece by piece with pauses: its size grows."""
+    """Written in pieces with pauses: its size grows."""
     PREALLOCATED = "preallocated"
-    """As robocopy does it: of full size at once, filled piece by piece, its mtime set to the source's at the end."""
+    """As by robocopy: at full size from the start, filled in pieces; the source's mtime is set at the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Manner and pace of writing."""
+    """How and how fast files are written."""
 
     arrival: Arrival = Arrival.RENAMED
     piece_bytes: int = 1 << 16
@@ -102,38 +102,38 @@ def write_section(
     delivery: Delivery = Delivery(),
     on_file: Callable[[Path], None] | None = None,
 ) -> Written:
-    """Writes a section below `root`: tiles first and the metafile last, or the other way round.
+    """Write a section below `root`: tiles first and the metafile last, or the metafile first.
 
     Parameters
     ----------
     appended : third element of the metafile, such as {"sharedTransform": {...}}.
-    metafile_first : as at the destination of a copy job that takes files by name.
+    metafile_first : as at the destination of a copy job that sorts files by name.
     on_file : called after each file.
 
     Raises
     ------
     OSError
-        What the disk says.
+        If the disk refuses.
     """
     camera = _Camera(plan, PixelSource(pixels))
     directory = Path(root, plan.directory)
     directory.mkdir(parents=True, exist_ok=True)
     metafile = directory / plan.metafile_name
-    told = on_file or (lambda _: None)
+    report = on_file or (lambda _: None)
     if metafile_first:
-        statistics = [_measured(camera.frame(tile)) for tile in plan.tiles]
+        statistics = [_measure(camera.frame(tile)) for tile in plan.tiles]
         _deliver(metafile, metafile_bytes(plan, statistics, form, appended), delivery)
-        told(metafile)
+        report(metafile)
     measured = []
     for tile in plan.tiles:
         frame = camera.frame(tile)
-        measured.append(_measured(frame))
+        measured.append(_measure(frame))
         _deliver(directory / tile.image_name, tiff_bytes(frame), delivery)
-        told(directory / tile.image_name)
+        report(directory / tile.image_name)
         time.sleep(delivery.tile_pause_s)
     if not metafile_first:
         _deliver(metafile, metafile_bytes(plan, measured, form, appended), delivery)
-        told(metafile)
+        report(metafile)
     return Written(directory, metafile, tuple(directory / tile.image_name for tile in plan.tiles))
 
 
@@ -143,12 +143,12 @@ def write_tiles_for(
     size: tuple[int, int] | None = None,
     delivery: Delivery = Delivery(),
 ) -> tuple[Path, ...]:
-    """Writes an 8-bit image for each tile that an existing metafile names, and returns them; none equals another.
+    """Write a distinct 8-bit image for each tile that a metafile names, and return their paths.
 
     Parameters
     ----------
     metafile : its path or its bytes, a list of two elements.
-    size : (width, height) in pixels; what the header says when None.
+    size : (width, height) in pixels; None: as in the header.
     """
     header, data = json.loads(metafile if isinstance(metafile, bytes) else metafile.read_bytes())[:2]
     camera = header["metadata"]["camera_info"]
@@ -162,14 +162,14 @@ def write_tiles_for(
 
 
 def tiff_bytes(frame: Frame) -> bytes:
-    """The frame as an uncompressed grey TIFF of its own depth."""
+    """Return the frame as an uncompressed grey TIFF of its own depth."""
     file = io.BytesIO()
     Image.fromarray(frame).save(file, "TIFF")
     return file.getvalue()
 
 
 class _Noise:
-    """Coarse noise, cut at another place for each index and marked with it."""
+    """Coarse noise: each index cuts another window, and is written into its first pixels."""
 
     def __init__(self, width: int, height: int, seed: int) -> None:
         shape = (-(-(height + _SHIFTS) // 4), -(-(width + _SHIFTS) // 4))
@@ -187,7 +187,7 @@ class _Noise:
 
 
 class _Camera:
-    """Exposes the tiles of a section."""
+    """Images the tiles of a section."""
 
     def __init__(self, plan: SectionPlan, source: PixelSource) -> None:
         self._plan = plan
@@ -195,7 +195,7 @@ class _Camera:
         self._noise = _Noise(plan.camera.width, plan.camera.height, plan.seed) if source is PixelSource.NOISE else None
 
     def frame(self, tile: TilePlan) -> Frame:
-        """What the camera sees at a tile: the same at every call."""
+        """Return the frame of a tile: the same at every call."""
         camera = self._plan.camera
         if self._noise is not None:
             grey: npt.NDArray[Any] = self._noise.frame(tile.raster_index)
@@ -203,7 +203,7 @@ class _Camera:
             grey = np.full((camera.height, camera.width), 60 + tile.raster_index % 128, np.uint8)
         else:
             grey = self._tissue(tile)
-        return _digitised(grey, camera.bits)
+        return _digitise(grey, camera.bits)
 
     def _tissue(self, tile: TilePlan) -> npt.NDArray[np.float32]:
         plan = self._plan
@@ -212,7 +212,7 @@ class _Camera:
         return grey + random.standard_normal(grey.shape, np.float32) * np.float32(_CAMERA_NOISE)
 
 
-def _digitised(grey: npt.NDArray[Any], bits: int) -> Frame:
+def _digitise(grey: npt.NDArray[Any], bits: int) -> Frame:
     if bits == 8:
         image: npt.NDArray[np.uint8] = np.rint(np.clip(grey, 0, 255)).astype(np.uint8)
         return image
@@ -220,7 +220,7 @@ def _digitised(grey: npt.NDArray[Any], bits: int) -> Frame:
     return np.left_shift(deep, np.uint16(4))
 
 
-def _measured(frame: Frame) -> TileStatistics:
+def _measure(frame: Frame) -> TileStatistics:
     scale = 257 if frame.dtype == np.uint8 else 1
     mean, deviation = float(frame.mean()) * scale, float(frame.std(dtype=np.float32)) * scale
     return TileStatistics(
@@ -283,19 +283,19 @@ def _overlap(text: str) -> float:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m daemon.simulator.microscope", description="A simulated TEMCA.")
     add = parser.add_argument
-    add("directory", type=Path, help="where the sections go, as <project>/<TEMCAn>/<session>/<grid>/<roi>/")
+    add("directory", type=Path, help="directory of the sections, as <project>/<TEMCAn>/<session>/<grid>/<roi>/")
     add("--sections", type=_positive, default=3, metavar="N")
     add("--tiles", type=_positive, default=12, metavar="N", help="tiles of a section")
     add("--size", type=_size, default=(1024, 1024), metavar="WxH", help="size of a tile in pixels")
     add("--pixels", type=PixelSource, choices=list(PixelSource), default=PixelSource.TISSUE)
-    add("--bits", type=int, choices=(8, 12), default=8, help="8, or 12 in 16-bit files")
+    add("--bits", type=int, choices=(8, 12), default=8, help="bits of a pixel; 12 in 16-bit files")
     add("--overlap", type=_overlap, default=0.07)
     add("--angle", type=float, default=180.0, help="rotation from stage to image, degrees")
     add("--first-grid", type=_positive, default=1050, metavar="N", help="aperture number of the first section")
     add("--temca", default="temca2", help="name of the microscope")
     add("--session", default="20314_2L_0151_07", help="name of the imaging session")
-    add("--seed", type=int, default=0, help="which block of tissue")
-    add("--metafile-first", type=_positive, metavar="K", help="in the K-th section the metafile comes before its tiles")
+    add("--seed", type=int, default=0, help="number of the block of tissue")
+    add("--metafile-first", type=_positive, metavar="K", help="write the metafile of the K-th section before its tiles")
     add("--form", type=MetafileForm, choices=list(MetafileForm), default=MetafileForm.TILE_PER_LINE)
     add("--arrival", type=Arrival, choices=list(Arrival), default=Arrival.RENAMED, help="how files are written")
     add("--piece-pause", type=float, default=0.0, metavar="S", help="pause after each 64 KiB written in pieces")
@@ -324,7 +324,7 @@ def _plans(arguments: argparse.Namespace) -> list[SectionPlan]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; 0 when every section is written, 1 when the disk refuses."""
+    """Run the command; 0 when every section is written, 1 when the disk refuses."""
     arguments = _arguments(argv)
     delivery = Delivery(arguments.arrival, piece_pause_s=arguments.piece_pause, tile_pause_s=arguments.tile_pause)
     try:
@@ -336,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 form=arguments.form,
                 metafile_first=k == arguments.metafile_first,
                 delivery=delivery,
-                on_file=partial(_tell, k),
+                on_file=partial(_print_file, k),
             )
             time.sleep(arguments.section_pause if k < arguments.sections else 0)
     except OSError as error:
@@ -345,7 +345,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _tell(section: int, file: Path) -> None:
+def _print_file(section: int, file: Path) -> None:
     sys.stdout.write(json.dumps({"section": section, "file": str(file)}) + "\n")
     sys.stdout.flush()
 

@@ -1,10 +1,10 @@
-"""A picture of a section, put together from what a stack says: the files at its URLs, placed by its transforms.
+"""A picture of a section, composed from the image files and transforms of its tile specs.
 
     URL=http://127.0.0.1:8080/render-ws/v1/owner/em/project/v1/stack/20314_2L_mips/z/1050/resolvedTiles
     python -m daemon.simulator.picture $URL 1050.png
     python -m daemon.simulator.picture /data/temca2/.../_metadata_..._.json section.png
 
-The source is the resolved tiles of one z, at a URL or in a file; or a metafile, whose tiles the stage then places.
+The source is the resolved tiles of one z, at a URL or in a file, or a metafile; then stage positions place the tiles.
 """
 
 import argparse
@@ -34,24 +34,24 @@ Affine = npt.NDArray[np.float64]
 """(3, 3), from a tile's pixels to the section's."""
 
 _UNTURNED = 1e-6
-"""Largest part of a matrix by which a tile still counts as neither turned nor stretched."""
+"""Largest deviation from the identity for a tile to count as neither rotated nor scaled."""
 
 
 def compose_section(resolved_tiles: Json, *, level: int | None = None, max_px: int = 2048, background: int = 0) -> Grey:
-    """Picture of all tiles of `resolved_tiles` (render's transformIdToSpecMap and tileIdToSpecMap), later ids above.
+    """Draw all tiles of `resolved_tiles` (render's transformIdToSpecMap and tileIdToSpecMap), later ids on top.
 
-    Affine and translation models count, those of shared transforms too; of others, such as lens corrections, nothing
-    would be seen at the scale of a picture, and they are left out.
+    Affine and translation models are applied, also those of shared transforms. Others, such as lens corrections, are
+    ignored, since they are invisible at the scale of a picture.
 
     Parameters
     ----------
-    level : how much to reduce, 2**level; when None, as much as keeps the picture within `max_px` in both directions.
-        A tile without that mipmap level is reduced from the highest one below it.
+    level : the picture is reduced by 2**level. None: by as much as makes it fit `max_px` in both directions. A tile
+        without that mipmap level is reduced from its highest level below.
 
     Raises
     ------
     ImageFault
-        If a file that the stack names is not there, cannot be read, or is not of the level's size.
+        If an image file is missing, cannot be read, or does not have the size of its level.
     Fault
         If there is no tile.
     """
@@ -59,7 +59,7 @@ def compose_section(resolved_tiles: Json, *, level: int | None = None, max_px: i
     specs = resolved_tiles.get("tileIdToSpecMap") or {}
     placed = [_placed(specs[tile_id], shared) for tile_id in sorted(specs)]
     if not placed:
-        raise Fault("picture", "the stack shows no tiles at this z")
+        raise Fault("picture", "the stack has no tiles at this z")
     left, top, right, bottom = _bounds(placed)
     if level is None:
         level = max(0, math.ceil(math.log2(max(right - left, bottom - top) / max_px)))
@@ -73,7 +73,7 @@ def compose_section(resolved_tiles: Json, *, level: int | None = None, max_px: i
 
 
 def save_picture(picture: Grey, path: Path, greys: int = 256) -> None:
-    """Writes a PNG beside its place and renames it; fewer `greys` make a smaller file."""
+    """Write a PNG under another name and rename it. Fewer `greys` make a smaller file."""
     if greys < 256:
         step = 255 / (greys - 1)
         picture = np.rint(np.rint(picture / step) * step).astype(np.uint8)
@@ -91,7 +91,7 @@ class _Placed:
     width: int
     height: int
     range: tuple[float, float]
-    """Values shown black and white, for files deeper than 8 bits."""
+    """Values that become black and white, for files of more than 8 bits."""
     images: Mapping[int, str]
     """Level -> URL."""
     masks: Mapping[int, str]
@@ -112,7 +112,7 @@ def _placed(spec: Json, shared: Mapping[str, Json]) -> _Placed:
 
 
 def _affine(transform: Json, shared: Mapping[str, Json]) -> Affine:
-    """The affine part of a transform; the identity for a model that is not affine."""
+    """Return the affine matrix of a transform; the identity for a model that is not affine."""
     match transform.get("type", "leaf"):
         case "list":
             whole = np.eye(3)
@@ -137,7 +137,7 @@ def _leaf(model: str, text: str) -> Affine:
 
 
 def _bounds(tiles: Iterable[_Placed]) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom in the section's pixels."""
+    """Return left, top, right and bottom in the section's pixels."""
     corners = np.hstack([tile.transform @ _corners(tile.width, tile.height) for tile in tiles])
     left, top, _ = np.floor(corners.min(axis=1) + _UNTURNED)
     right, bottom, _ = np.ceil(corners.max(axis=1) - _UNTURNED)
@@ -149,7 +149,7 @@ def _corners(width: int, height: int) -> Affine:
 
 
 def _reduced(tile: _Placed, level: int) -> npt.NDArray[np.uint8]:
-    """The tile at a level, (height, width, 2): grey and opacity."""
+    """Return the tile at a level, (height, width, 2): grey and opacity."""
     stored = max((n for n in tile.images if n <= level), default=min(tile.images))
     grey = _read(tile, stored, tile.images[stored])
     if grey.dtype != np.uint8:
@@ -178,7 +178,7 @@ def _read(tile: _Placed, level: int, url: str) -> npt.NDArray[Any]:
 
 
 def _paste(picture: Grey, tile: npt.NDArray[np.uint8], to_picture: Affine) -> None:
-    """Lays a tile over the picture where it is opaque."""
+    """Draw the opaque pixels of a tile into the picture."""
     if not np.allclose(to_picture[:2, :2], np.eye(2), atol=_UNTURNED):
         tile, to_picture = _turned(tile, to_picture)
     x, y = round(to_picture[0, 2]), round(to_picture[1, 2])
@@ -189,7 +189,7 @@ def _paste(picture: Grey, tile: npt.NDArray[np.uint8], to_picture: Affine) -> No
 
 
 def _turned(tile: npt.NDArray[np.uint8], to_picture: Affine) -> tuple[npt.NDArray[np.uint8], Affine]:
-    """The tile resampled into its bounding box, and where that lies."""
+    """Return the tile resampled into its bounding box, and the position of that box."""
     corners = to_picture @ _corners(tile.shape[1], tile.shape[0])
     (left, top), (right, bottom) = np.floor(corners.min(axis=1)[:2]), np.ceil(corners.max(axis=1)[:2])
     place = np.array([[1, 0, left], [0, 1, top], [0, 0, 1]])
@@ -204,12 +204,12 @@ def _turned(tile: npt.NDArray[np.uint8], to_picture: Affine) -> tuple[npt.NDArra
 
 
 def resolved_tiles_at(source: str) -> Json:
-    """Resolved tiles from a URL or file, or those of a metafile with every tile at its stage position.
+    """Read resolved tiles from a URL or file, or make them from a metafile with each tile at its stage position.
 
     Raises
     ------
     Fault
-        If there is nothing to be read there, or something else.
+        If the source cannot be read or holds something else.
     """
     if source.startswith(("http://", "https://")):
         return _tiles_in(_fetched(source), source)
@@ -222,12 +222,12 @@ def resolved_tiles_at(source: str) -> Json:
 
 def _fetched(url: str) -> bytes:
     try:
-        with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310  the scheme was looked at
+        with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310  the scheme was checked
             body: bytes = response.read()
             return body
     except OSError as error:
         if isinstance(error, urllib.error.HTTPError):
-            error.close()  # it holds the connection
+            error.close()  # closes the connection
         raise RenderUnavailable(url, f"could not fetch the tiles: {error}") from error
 
 
@@ -237,7 +237,7 @@ def _tiles_in(text: bytes, source: str) -> Json:
     except ValueError as error:
         raise Fault(source, f"is not JSON: {error}") from error
     if not isinstance(tiles, dict) or "tileIdToSpecMap" not in tiles:
-        raise Fault(source, "holds no resolved tiles", "give the URL .../z/{z}/resolvedTiles of a stack")
+        raise Fault(source, "contains no resolved tiles", "give the URL .../z/{z}/resolvedTiles of a stack")
     return tiles
 
 
@@ -248,12 +248,12 @@ def _tiles_of_metafile(path: Path) -> Json:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; 0 when the picture is written, 1 when something is in the way."""
+    """Run the command; 0 when the picture is written, 1 on a fault."""
     parser = argparse.ArgumentParser("python -m daemon.simulator.picture", description="A picture of a section.")
     parser.add_argument("source", help="URL or file of a section's resolved tiles, or a metafile")
-    parser.add_argument("png", type=Path, help="the file to write")
-    parser.add_argument("--max-px", type=int, default=2048, metavar="N", help="longest side at most")
-    parser.add_argument("--greys", type=int, default=256, metavar="N", help="fewer make a smaller file")
+    parser.add_argument("png", type=Path, help="file to write")
+    parser.add_argument("--max-px", type=int, default=2048, metavar="N", help="longest side")
+    parser.add_argument("--greys", type=int, default=256, metavar="N", help="grey values; fewer make a smaller file")
     arguments = parser.parse_args(argv)
     try:
         picture = compose_section(resolved_tiles_at(arguments.source), max_px=arguments.max_px)

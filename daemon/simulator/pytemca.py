@@ -1,4 +1,4 @@
-"""The metafile that pyTEMCA would write of a planned section: every key of the form of 2018, and the later ones."""
+"""The metafile that pyTEMCA writes of a section: all keys of the format of 2018 and later ones."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,10 +13,10 @@ _EDGE_MATCHES = 3
 
 
 class MetafileForm(StrEnum):
-    """White space and container of a metafile. Real ones vary in both."""
+    """Layout of a metafile's JSON. Real files vary in white space and container."""
 
     TILE_PER_LINE = "tile-per-line"
-    """Header indented by 1, one tile per line: most files since 2017."""
+    """Header indented by 1, one tile a line: most files since 2017."""
     INDENT_1 = "indent-1"
     INDENT_2 = "indent-2"
     COMPACT = "compact"
@@ -27,12 +27,12 @@ class MetafileForm(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TileStatistics:
-    """What the microscope measures of a frame, in the units of its metafile."""
+    """Statistics of a frame, in the units of the metafile."""
 
     minimum: int
     maximum: int
     mean: int
-    """0 to 65535, whatever the depth of the file."""
+    """0 to 65535, for every bit depth."""
     std_dev: int
     """0 to 255."""
     focus_score: float
@@ -44,12 +44,12 @@ def metafile_bytes(
     form: MetafileForm = MetafileForm.TILE_PER_LINE,
     appended: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The metafile's text.
+    """Return the metafile's text.
 
     Parameters
     ----------
     statistics : of the tiles, in their order.
-    appended : a third element, such as {"sharedTransform": {...}}; none when None.
+    appended : a third element, such as {"sharedTransform": {...}}. None: no third element.
     """
     tiles = [_tile_record(plan, tile, measured) for tile, measured in zip(plan.tiles, statistics, strict=True)]
     extra = [dict(appended)] if appended else []
@@ -142,7 +142,7 @@ def _tile_record(plan: SectionPlan, tile: TilePlan, measured: TileStatistics) ->
 
 
 def _edge(plan: SectionPlan, tile: TilePlan, position: int, neighbour: int | None) -> dict[str, Any]:
-    """The match with a neighbour imaged before: position 3 is above, 2 to the left; quality -1 where there is none."""
+    """Return the match with an earlier neighbour: position 3 above, 2 on the left. Quality -1: there is none."""
     edge = {"position": position, "row": tile.raster_row, "col": tile.raster_col}
     if neighbour is None:
         return edge | {"match_quality": -1} | dict.fromkeys(("dX", "dY", "dXsd", "dYsd", "distance", "rotation"), 0.0)

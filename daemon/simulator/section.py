@@ -1,4 +1,4 @@
-"""The plan of a section: which tiles the simulated microscope takes, where and when. Pure; 20,000 tiles in 0.3 s."""
+"""The plan of a section: position and time of each tile. Pure; 20,000 tiles take 0.3 s."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -7,12 +7,13 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from daemon.simulator.tissue import SECTION_THICKNESS, Tissue
+from daemon.simulator.tissue.field import Tissue
+from daemon.simulator.tissue.lattice import SECTION_THICKNESS
 
 TILE_PERIOD_S = 1035 / 2772
-"""What a production section of 2018 took per tile."""
+"""Time for each tile of a production section of 2018."""
 _STAGE_ERROR_PX = 0.12
-"""Bound of the stage's error: with the rounding to whole nm a step is true to half a pixel, as on stages since 2018."""
+"""Largest error of the stage: with rounding to whole nm a step is exact to half a pixel, as on stages since 2018."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Camera:
     width: int = 1024
     height: int = 1024
     bits: int = 8
-    """8, or 12: saved as 16-bit with the value in the upper bits."""
+    """8, or 12 in the upper bits of 16-bit values."""
     camera_id: str = "49600328"
     camera_model: str = "Ximea CB200MG"
 
@@ -38,18 +39,18 @@ class TilePlan:
     stage_y_nm: int
     left_px: int
     top_px: int
-    """Corner of the frame in the tissue's pixels, whose origin is the centre of the ROI."""
+    """Corner of the frame in pixels of the tissue, from the centre of the ROI."""
     exposed_at: datetime
     image_name: str
     above: int | None
-    """raster_index of the tile in the same column of the row above; None where the ROI has none."""
+    """raster_index of the tile above; None if there is none."""
     before: int | None
-    """raster_index of the left neighbour; None where the ROI has none."""
+    """raster_index of the left neighbour; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class SectionPlan:
-    """One ROI of one section, ready to be imaged."""
+    """One ROI of one section."""
 
     project: str
     specimen_id: str
@@ -70,12 +71,12 @@ class SectionPlan:
     """Stage (x, y)."""
     created_at: datetime
     seed: int
-    """Of the tissue and of all errors."""
+    """Seed of the tissue and of all errors."""
     tiles: tuple[TilePlan, ...]
 
     @property
     def directory(self) -> PurePosixPath:
-        """Where its files go, below the root: project/scope/session/grid/roi."""
+        """Directory of its files below the root: project/scope/session/grid/roi."""
         return PurePosixPath(self.project, self.temca_id.upper(), self.session_id, self.grid, str(self.roi_index))
 
     @property
@@ -108,9 +109,9 @@ def plan_section(
     created_at: datetime = datetime(2018, 11, 20, 9, 14, 39, tzinfo=UTC),
     seed: int = 0,
 ) -> SectionPlan:
-    """Plan of a section of `tiles` tiles of `size` (width, height) pixels, in an ROI without corners.
+    """Plan a section of `tiles` tiles of `size` (width, height) pixels, in an ROI without corners.
 
-    The same arguments give the same plan. `created_at` is written as it stands: the microscope's local time.
+    The same arguments give the same plan. `created_at` is the microscope's local time and is written unchanged.
     """
     plan = SectionPlan(
         project=project,
@@ -135,7 +136,7 @@ def plan_section(
 
 
 def roi_cells(count: int, first_col: int = 0) -> tuple[tuple[int, int], ...]:
-    """Raster (col, row) of an ROI of `count` tiles in the order of imaging, row by row: a box without its corners.
+    """Return the raster (col, row) of an ROI of `count` tiles in the order of imaging: a box without its corners.
 
     >>> roi_cells(7)
     ((1, 0), (0, 1), (1, 1), (2, 1), (0, 2), (1, 2), (2, 2))
@@ -143,7 +144,7 @@ def roi_cells(count: int, first_col: int = 0) -> tuple[tuple[int, int], ...]:
     rows = max(1, round((1.25 * count) ** 0.5))
     columns = -(-count * 5 // (4 * rows))
     row, col = np.indices((rows, columns))
-    # A centre a little off breaks ties, and makes the outline lopsided as one drawn by hand is.
+    # A centre slightly off the middle breaks ties and makes the outline irregular, as if drawn by hand.
     across, down = col - (columns - 1) * 0.501, row - (rows - 1) * 0.505
     away = np.abs(across / columns) ** 2.6 + np.abs(down / rows) ** 2.6
     chosen = np.sort(np.argsort(away.ravel(), kind="stable")[:count])
@@ -197,7 +198,7 @@ def _tile_plan(
 
 
 def _stage_position(plan: SectionPlan, x_px: float, y_px: float) -> tuple[int, int]:
-    """Stage (x, y) in whole nm of a place in image pixels from the centre of the ROI."""
+    """Return the stage (x, y) in whole nm of a position in image pixels from the centre of the ROI."""
     turn = radians(plan.angle_deg)
     dx, dy = x_px * cos(turn) - y_px * sin(turn), x_px * sin(turn) + y_px * cos(turn)
     center_x_nm, center_y_nm = plan.roi_center_nm
@@ -205,10 +206,10 @@ def _stage_position(plan: SectionPlan, x_px: float, y_px: float) -> tuple[int, i
 
 
 def _frame_corner(plan: SectionPlan, stage_x_nm: int, stage_y_nm: int) -> tuple[int, int]:
-    """Whole pixels (x, y) from the centre of the ROI at which a frame exposed there is cut.
+    """Return the corner (x, y) of a frame in whole pixels from the centre of the ROI.
 
-    Both are rounded down in the frame of the stage, as tile specs with integer positions are (where no coordinate
-    changes its sign within the ROI), so that tiles put together by those show no seam.
+    Both are rounded down in the frame of the stage, as in tile specs with integer positions (while no coordinate
+    changes its sign within the ROI), so that tiles composed by their specs show no seam.
     """
     x, y = _in_pixels(plan, stage_x_nm, stage_y_nm)
     center_x, center_y = _in_pixels(plan, *plan.roi_center_nm)

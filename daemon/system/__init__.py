@@ -1,1 +1,1 @@
-"""What is asked of the operating system and the interpreter: locks, threads, text, systemd, logging, the collector."""
+"""Services of the operating system and the interpreter: locks, threads, systemd, logging, garbage collection."""

@@ -1,7 +1,7 @@
-"""When Python's garbage collector looks at every object: between montages, and not while one is in a step.
+"""Full passes of Python's garbage collector: between montages, and not during a step.
 
-A full pass takes 140 ms while the tile specs of a layer of 20,000 tiles are in memory, and nothing else runs meanwhile.
-What the daemon makes is nearly all freed without the collector; the passes over young objects go on as usual.
+A full pass takes 140 ms while the tile specs of a layer of 20,000 tiles are in memory, and blocks everything else.
+Reference counting frees nearly all objects of the daemon. Passes over young objects run as usual.
 """
 
 import asyncio
@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 
 EVERY_S = 60.0
 LONGEST_S = 1800.0
-"""A daemon that is never idle gets a full pass this often all the same."""
+"""Time between full passes in a daemon that is never idle."""
 _NEVER = 2**31 - 1
 
 
 @contextlib.contextmanager
 def no_full_passes() -> Iterator[None]:
-    """Keeps the collector from full passes of its own accord; objects that exist already are never looked at."""
+    """Disable automatic full passes; exclude objects that already exist from all passes."""
     before = gc.get_threshold()
     gc.freeze()
     gc.set_threshold(before[0], before[1], _NEVER)
@@ -31,7 +31,7 @@ def no_full_passes() -> Iterator[None]:
 async def collect_while_idle(
     is_idle: Callable[[], bool], *, every_s: float = EVERY_S, longest_s: float = LONGEST_S
 ) -> None:
-    """Runs a full pass now and then while the daemon has nothing to do."""
+    """Run a full pass regularly while the daemon is idle."""
     waited_s = 0.0
     with no_full_passes():
         while True:

@@ -1,4 +1,4 @@
-"""One owner per directory: a lock that the kernel holds for the process and drops when it dies, however it dies."""
+"""Locks on watched directories and journals. The kernel releases them when the process dies, however it dies."""
 
 import errno
 import fcntl
@@ -23,11 +23,11 @@ class UnusableJournalDirectory(SettingsFault):
 
 
 class JournalHeld(SettingsFault):
-    """Another process works with the journal."""
+    """Another process uses the journal."""
 
 
 class RootLock:
-    """A directory that this process owns until `close`."""
+    """A lock that this process holds until `close`."""
 
     def __init__(self, directory: Path, descriptor: int, *, is_on_directory: bool) -> None:
         self.directory = directory
@@ -36,13 +36,13 @@ class RootLock:
         self._descriptor: int | None = descriptor
 
     def note(self, text: str) -> None:
-        """Writes what others may want to know of the owner into the lock file, as `noted` reads it."""
+        """Write facts about this process into the lock file, where other processes read them with `owner_note`."""
         if self._descriptor is not None and not self.is_on_directory:
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, text.encode(), 0)
 
     def close(self) -> None:
-        """Gives the directory up. May be called again."""
+        """Release the lock. May be called again."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -83,8 +83,8 @@ def lock_root(directory: Path, state_directory: Path | None = None) -> RootLock:
     return _lock_beside(directory, state_directory)
 
 
-def noted(journal: Path) -> str:
-    """What the last owner of a journal noted of itself; empty if nothing. True only while somebody owns it."""
+def owner_note(journal: Path) -> str:
+    """Return the note of a journal's last owner, or an empty text. Valid only while a process owns the journal."""
     try:
         return _lock_file(journal).read_text(errors="replace").strip()
     except OSError:
@@ -92,7 +92,7 @@ def noted(journal: Path) -> str:
 
 
 def journal_owner(journal: Path) -> int | None:
-    """The process that works with a journal; None if there is none, or the kernel does not tell."""
+    """Return the process that uses a journal; None if there is none, or the kernel does not report it."""
     try:
         with _lock_file(journal).open("rb") as file:
             return _owner(file.fileno())
@@ -105,7 +105,7 @@ def _lock_file(journal: Path) -> Path:
 
 
 def lock_journal(journal: Path) -> RootLock:
-    """Takes a journal for this process, by a lock file beside it: SQLite has locks of its own on the journal itself.
+    """Lock a journal for this process, with a lock file beside it: SQLite uses its own locks on the journal itself.
 
     Raises
     ------
@@ -134,9 +134,9 @@ def lock_journal(journal: Path) -> RootLock:
             hint = "each daemon has a journal of its own"
             raise JournalHeld("journal.path", f"{printable(journal)} is used by another temwatch{who}", hint) from error
         hint = "keep the journal on a local disk"
-        raise SettingsFault("journal.path", f"{printable(journal)} is where nothing can be locked", hint) from error
+        raise SettingsFault("journal.path", f"{printable(journal)} is on a file system without locks", hint) from error
     lock = RootLock(journal.parent, descriptor, is_on_directory=False)
-    lock.note("")  # of the owner before
+    lock.note("")  # deletes the note of the previous owner
     return lock
 
 
@@ -192,7 +192,7 @@ def _owned(directory: Path, descriptor: int) -> Fault:
 
 
 def _owner(descriptor: int) -> int | None:
-    """Process that holds the lock on an open file, where the kernel tells."""
+    """Return the process that holds the lock on an open file, where the kernel reports it."""
     status = os.fstat(descriptor)
     place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:

@@ -1,4 +1,4 @@
-"""Blocking work that may never end: a look at a dead file server. Such a thread must not hold up the stop."""
+"""Threads for blocking work that may never end, such as access to a dead file server, and must not delay the stop."""
 
 import asyncio
 import contextlib
@@ -16,30 +16,30 @@ from handlers.errors import StorageFault
 Result = TypeVar("Result")
 
 ANSWER_S = 30.0
-"""How long one look at a file may take: a file server that is alive answers in milliseconds."""
-MANY = 2**16
-"""Threads: more than there ever is work at once."""
+"""Time-out of access to a file: a working file server answers in milliseconds."""
+UNLIMITED = 2**16
+"""Limit of threads: more than there are concurrent pieces of work."""
 END_S = 3.0
-"""How long the end of an executor waits for work under way."""
+"""How long `shutdown` waits for work under way."""
 
 
 _Piece = tuple[Future[Any], Callable[[], Any]]
 
 
 class DaemonThreads(ThreadPoolExecutor):
-    """An executor whose threads hold up no exit: a thread that hangs on a dead file server is left behind.
+    """An executor of daemon threads: a thread that hangs on a dead file server does not delay the exit.
 
-    There is a thread for each piece of work under way, so that one that hangs takes none from the others. The
-    interpreter waits for the threads of a ThreadPoolExecutor before it ends, for ever; asyncio takes no other class.
+    Each piece of work under way has a thread, so that a hanging thread takes none from the others. The interpreter
+    waits for the threads of a ThreadPoolExecutor before it exits, and asyncio accepts no other class.
 
     Parameters
     ----------
     name : of the threads.
-    most : threads at once; None for as many as there is work.
+    most : largest number of threads; None for one for each piece of work.
     """
 
     def __init__(self, name: str, most: int | None = None) -> None:
-        super().__init__(max_workers=most or MANY, thread_name_prefix=name)  # starts no thread by itself
+        super().__init__(max_workers=most or UNLIMITED, thread_name_prefix=name)  # starts no thread
         self._name = name
         self._most = most
         self._queue: queue.SimpleQueue[_Piece | None] = queue.SimpleQueue()
@@ -50,7 +50,7 @@ class DaemonThreads(ThreadPoolExecutor):
         self._closed = False
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
-        """The result to come. Raises RuntimeError after `shutdown`."""
+        """Start work; return its future result. Raises RuntimeError after `shutdown`."""
         future: Future[Result] = Future()
         with self._own:
             if self._closed:
@@ -62,7 +62,7 @@ class DaemonThreads(ThreadPoolExecutor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more work; wait `END_S` at most for what is under way."""
+        """Accept no more work; wait at most `END_S` for work under way."""
         with self._own:
             self._closed = True
             while cancel_futures and not self._queue.empty():
@@ -86,7 +86,7 @@ class DaemonThreads(ThreadPoolExecutor):
                 self._queued -= 1
                 self._idle -= 1
             _settle(*piece)
-            del piece  # or its arguments live until the next one comes
+            del piece  # else its arguments live until the next piece comes
             with self._own:
                 self._idle += 1
 
@@ -96,41 +96,41 @@ def _settle(future: Future[Result], work: Callable[[], Result]) -> None:
         return
     try:
         future.set_result(work())
-    except BaseException as error:  # noqa: BLE001  raised again where the future is awaited
+    except BaseException as error:  # noqa: BLE001  the future raises it again
         future.set_exception(error)
 
 
 @contextlib.asynccontextmanager
 async def answers_within(path: Path, *, looks: int = 0) -> AsyncIterator[None]:
-    """A context for blocking work on files, in a thread, that is given up if it takes too long.
+    """Limit the time of blocking file access that runs in a thread.
 
-    The thread is left to itself. What it would have found is looked for again by a later attempt; once the watcher has
-    seen that the directory cannot be accessed, there is none.
+    The thread runs on. A later attempt repeats the access, unless the watcher has reported by then that the directory
+    cannot be accessed.
 
     Parameters
     ----------
-    looks : files that are looked at one after the other; each has a tenth of a second more.
+    looks : number of files accessed in turn; each adds a tenth of a second.
 
     Raises
     ------
     StorageFault
-        If it takes longer.
+        If the time is exceeded.
     """
     time_s = ANSWER_S + looks / 10
     try:
         async with asyncio.timeout(time_s) as limit:
             yield
     except TimeoutError as error:
-        if not limit.expired():  # the file server reported it
+        if not limit.expired():  # the file access itself raised it
             raise
         problem = f"cannot be accessed: its file server does not answer for {time_s:g} s"
-        raise StorageFault(str(path), problem, "see that its mount answers") from error
+        raise StorageFault(str(path), problem, "check that its mount answers") from error
 
 
 def in_thread(work: Callable[[], Result], name: str) -> asyncio.Future[Result]:
-    """Starts work in a thread of its own, which does not keep the process alive; the future gets its outcome.
+    """Run work in a daemon thread of its own; return the future of its outcome.
 
-    asyncio.to_thread would not do: the interpreter waits for the executor's threads before it ends.
+    asyncio.to_thread is unsuitable: the interpreter waits for the executor's threads before it exits.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Result] = loop.create_future()
@@ -142,9 +142,9 @@ def in_thread(work: Callable[[], Result], name: str) -> asyncio.Future[Result]:
     def run() -> None:
         try:
             outcome = partial(future.set_result, work())
-        except BaseException as error:  # noqa: BLE001  raised again where the future is awaited
+        except BaseException as error:  # noqa: BLE001  the future raises it again
             outcome = partial(future.set_exception, error)
-        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop has closed: the outcome is not needed any more
             loop.call_soon_threadsafe(settle, outcome)
 
     threading.Thread(target=run, name=name, daemon=True).start()

@@ -19,7 +19,7 @@ import pytest
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
 from yarl import URL
 
-from daemon.simulator.standin import serve_standin
+from daemon.simulator.standin.server import serve_standin
 
 OWNER = "temwatch"
 PROJECT = "contract"

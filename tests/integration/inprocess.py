@@ -26,7 +26,7 @@ from daemon.pipeline.assembly import Assembly
 from daemon.pipeline.health import Metrics
 from daemon.pipeline.recheck import Recheck
 from daemon.simulator.microscope import plan_section, write_section
-from daemon.simulator.standin import serve_standin
+from daemon.simulator.standin.server import serve_standin
 from handlers.errors import Fault
 from handlers.identity import FileIdentity
 from handlers.render.client import RenderClient

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from daemon.simulator.standin import serve_standin
+from daemon.simulator.standin.server import serve_standin
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 from handlers.render.transport import Patience, Polling

@@ -12,7 +12,7 @@ import daemon.pipeline.stacks
 from daemon.montages.states import Event, MontageState
 from daemon.pipeline.section import Section
 from daemon.pipeline.steps import Steps
-from daemon.simulator.standin import serve_standin
+from daemon.simulator.standin.server import serve_standin
 from handlers.errors import ImageFault, StackLocked
 from handlers.render.client import RenderClient
 from handlers.render.closing import close_stack

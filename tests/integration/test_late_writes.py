@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from daemon.montages.states import MontageState
-from daemon.simulator.standin import serve_standin
-from daemon.simulator.standin_faults import Fault, FaultKind
+from daemon.simulator.standin.faults import Fault, FaultKind
+from daemon.simulator.standin.server import serve_standin
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 from tests.integration.inprocess import MIPS, RAW, hurry

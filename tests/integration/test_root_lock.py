@@ -1,4 +1,4 @@
-"""One daemon has one journal, and one directory one daemon."""
+"""Locks: a journal and a watched directory have one owner each."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from daemon.system.locks import UnusableJournalDirectory, lock_journal, lock_roo
 from handlers.errors import SettingsFault
 
 
-def test_a_journal_in_use_is_refused_naming_the_process(tmp_path):
+def test_a_journal_in_use_is_refused_with_the_process_named(tmp_path):
     with (
         lock_journal(tmp_path / "journal.sqlite"),
         pytest.raises(SettingsFault, match=r"another temwatch \(process \d+\)"),
@@ -14,7 +14,7 @@ def test_a_journal_in_use_is_refused_naming_the_process(tmp_path):
         lock_journal(tmp_path / "journal.sqlite")
 
 
-def test_a_journal_given_up_can_be_taken_again(tmp_path):
+def test_a_released_journal_can_be_locked_again(tmp_path):
     lock_journal(tmp_path / "journal.sqlite").close()
     with lock_journal(tmp_path / "journal.sqlite"):
         pass
@@ -25,7 +25,7 @@ def test_a_journal_whose_directory_is_missing_is_refused(tmp_path):
         lock_journal(tmp_path / "absent" / "journal.sqlite")
 
 
-def test_a_watched_directory_is_refused_to_a_second_owner_and_left_as_it_is(tmp_path):
+def test_a_watched_directory_is_refused_to_a_second_owner_and_stays_unchanged(tmp_path):
     with lock_root(tmp_path), pytest.raises(SettingsFault, match="another temwatch"):
         lock_root(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The stand-in misbehaving on request, taking its time as render-ws does, and as a process."""
+"""The stand-in: misbehaviour on request, slow derivations, and as a process."""
 
 import asyncio
 import contextlib
@@ -16,8 +16,8 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from daemon.simulator.standin import serve_standin
-from daemon.simulator.standin_faults import Fault
+from daemon.simulator.standin.faults import Fault
+from daemon.simulator.standin.server import serve_standin
 from tests.contract.conftest import Service, StackUnderTest, affine, session, tile, upload
 
 
@@ -62,7 +62,7 @@ PUT = "/resolvedTiles?deriveData=true"
 
 
 @pytest.mark.parametrize("kind", ["refuse", "cut_upload"])
-async def test_a_connection_that_ends_before_the_work_leaves_nothing_done(stack: StackUnderTest, kind: str) -> None:
+async def test_nothing_is_done_when_the_connection_ends_before_the_work(stack: StackUnderTest, kind: str) -> None:
     await misbehave(stack, kind, "^PUT .*resolvedTiles", times=1)
     big = upload(*(tile(f"t{n}", labels=["x" * 100]) for n in range(2000)))
     with pytest.raises(aiohttp.ClientError):
@@ -72,7 +72,7 @@ async def test_a_connection_that_ends_before_the_work_leaves_nothing_done(stack:
     assert (await stack.ask("PUT", PUT, big)).status == 201
 
 
-async def test_a_stall_says_nothing_and_leaves_nothing_done(stack: StackUnderTest) -> None:
+async def test_a_stalled_request_gets_no_answer_and_does_nothing(stack: StackUnderTest) -> None:
     await misbehave(stack, "stall", "^PUT ", seconds=0.05, times=1)
     with pytest.raises(aiohttp.ClientError):
         await stack.ask("PUT", PUT, upload(tile("a")))
@@ -82,7 +82,7 @@ async def test_a_stall_says_nothing_and_leaves_nothing_done(stack: StackUnderTes
     assert await stack.tile_ids() == []
 
 
-async def test_a_status_comes_with_a_page_like_jettys_or_with_the_text_asked_for(stack: StackUnderTest) -> None:
+async def test_a_status_comes_with_a_page_like_jettys_or_with_the_given_text(stack: StackUnderTest) -> None:
     await misbehave(stack, "status", "^PUT ", times=1)
     answer = await stack.ask("PUT", PUT, upload(tile("a")))
     assert answer.said == (503, "text/html")
@@ -94,7 +94,7 @@ async def test_a_status_comes_with_a_page_like_jettys_or_with_the_text_asked_for
 
 
 @pytest.mark.parametrize("kind", ["lost", "cut"])
-async def test_a_connection_that_ends_after_the_work_leaves_it_done(stack: StackUnderTest, kind: str) -> None:
+async def test_the_work_is_done_when_the_connection_ends_after_it(stack: StackUnderTest, kind: str) -> None:
     await misbehave(stack, kind, "^PUT ", times=1)
     with pytest.raises(aiohttp.ClientError):
         await stack.ask("PUT", PUT, upload(tile("a")))
@@ -112,7 +112,7 @@ async def test_an_answer_can_end_in_the_middle_of_its_body(stack: StackUnderTest
             await answer.read()
 
 
-async def test_a_late_answer_comes_after_the_work_even_if_nobody_waits_for_it(stack: StackUnderTest) -> None:
+async def test_the_work_of_a_late_answer_is_done_even_if_the_client_has_gone(stack: StackUnderTest) -> None:
     await misbehave(stack, "late", "^PUT ", seconds=60, times=1)
     with pytest.raises(TimeoutError):
         await stack.ask("PUT", PUT, upload(tile("a")), timeout=aiohttp.ClientTimeout(total=0.2))
@@ -123,14 +123,14 @@ async def test_a_late_answer_comes_after_the_work_even_if_nobody_waits_for_it(st
     assert time.monotonic() - begun >= 0.1
 
 
-async def test_a_fault_spares_some_requests_strikes_some_and_ends(stack: StackUnderTest) -> None:
+async def test_a_fault_skips_some_requests_affects_some_and_ends(stack: StackUnderTest) -> None:
     await misbehave(stack, "status", "tileBounds$", skip=1, times=2)
     statuses = [(await stack.ask("GET", "/z/1/tileBounds")).status for _ in range(4)]
     assert statuses == [200, 503, 503, 200]
     assert (await stack.ask("GET", "/zValues")).status == 200
 
 
-async def test_faults_are_struck_in_the_order_given_and_forgotten_at_once(stack: StackUnderTest) -> None:
+async def test_faults_apply_in_order_and_are_cleared_together(stack: StackUnderTest) -> None:
     await misbehave(stack, "status", "zValues", status=502, times=1)
     await misbehave(stack, "status", "zValues", status=504)
     statuses = [(await stack.ask("GET", "/zValues")).status for _ in range(3)]
@@ -140,7 +140,7 @@ async def test_faults_are_struck_in_the_order_given_and_forgotten_at_once(stack:
     assert (await stack.ask("GET", "/zValues")).status == 200
 
 
-async def test_told_to_forget_it_is_as_if_newly_started(stack: StackUnderTest) -> None:
+async def test_after_a_reset_it_is_as_newly_started(stack: StackUnderTest) -> None:
     await misbehave(stack, "status", "zValues", status=504)
     async with stack.service.http.delete(URL(stack.service.url).with_path("/state")) as answer:
         assert answer.status == 204
@@ -154,7 +154,7 @@ async def test_told_to_forget_it_is_as_if_newly_started(stack: StackUnderTest) -
     "body",
     [{}, {"match": "x"}, {"match": "x", "kind": "explode"}, {"match": "(", "kind": "cut"}, {"match": "x", "tims": 1}],
 )
-async def test_a_fault_that_cannot_be_meant_is_refused(stack: StackUnderTest, body: dict[str, Any]) -> None:
+async def test_an_invalid_fault_is_refused(stack: StackUnderTest, body: dict[str, Any]) -> None:
     async with stack.service.http.post(URL(stack.service.url).with_path("/faults"), json=body) as answer:
         assert answer.status == 400
 
@@ -201,7 +201,7 @@ async def _is_complete(stack: StackUnderTest) -> bool:
     return bool((await stack.meta())["state"] == "COMPLETE")
 
 
-async def test_a_stack_is_loading_while_it_is_derived_and_writes_are_missed(slow: StackUnderTest) -> None:
+async def test_a_stack_is_loading_while_it_is_derived_and_new_tiles_are_not_counted(slow: StackUnderTest) -> None:
     assert (await slow.meta())["state"] == "LOADING"
     await slow.put(tile("b"))
     await until(lambda: _is_complete(slow))
@@ -210,19 +210,19 @@ async def test_a_stack_is_loading_while_it_is_derived_and_writes_are_missed(slow
     assert await slow.tile_ids() == ["a", "b"]
 
 
-async def test_reopening_during_a_derivation_is_forgotten(slow: StackUnderTest) -> None:
+async def test_reopening_during_a_derivation_has_no_effect(slow: StackUnderTest) -> None:
     assert (await slow.state("LOADING")).status == 201
     await until(lambda: _is_complete(slow))
     assert (await slow.ask("PUT", PUT, upload(tile("b")))).status == 500
 
 
-async def test_a_derivation_takes_back_what_was_said_meanwhile(slow: StackUnderTest) -> None:
+async def test_a_derivation_restores_the_metadata_of_its_beginning(slow: StackUnderTest) -> None:
     await slow.ask("PUT", "/resolutionValues", [4, 4, 45])
     await until(lambda: _is_complete(slow))
     assert "stackResolutionX" not in (await slow.meta())["currentVersion"]
 
 
-async def test_a_client_that_gives_up_does_not_end_a_derivation() -> None:
+async def test_a_derivation_continues_when_its_client_disconnects() -> None:
     async with serving(derive_s=0.3) as stack:
         await stack.put(tile("a"))
         with pytest.raises(TimeoutError):
@@ -231,7 +231,7 @@ async def test_a_client_that_gives_up_does_not_end_a_derivation() -> None:
         await until(lambda: _is_complete(stack))
 
 
-async def test_a_write_that_was_looked_at_before_lands_in_a_complete_stack(stack: StackUnderTest) -> None:
+async def test_a_write_checked_before_closing_lands_in_a_complete_stack(stack: StackUnderTest) -> None:
     """The look at the state and the write are two steps in render-ws; COMPLETE fits between."""
     await stack.put(tile("a"))
     await misbehave(stack, "slow", "^PUT .*resolvedTiles", seconds=0.3, times=1)
@@ -251,7 +251,7 @@ async def _has_two_uploads(stack: StackUnderTest) -> bool:
 # -- size and time ---------------------------------------------------------------------------------------------------
 
 
-async def test_twenty_thousand_tiles_of_16_megabytes_go_in_and_come_back(stack: StackUnderTest) -> None:
+async def test_twenty_thousand_tiles_of_16_megabytes_are_stored_and_returned(stack: StackUnderTest) -> None:
     specs = [tile(f"tile_{n:05d}", affine(1, 0, 0, 1, n, 0), labels=["x" * 550]) for n in range(20_000)]
     await stack.put(*specs)
     answer = await stack.ask("GET", "/z/1/resolvedTiles")
@@ -276,7 +276,7 @@ def process(*arguments: str) -> Any:
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
-def test_a_process_says_where_it_is_and_ends_when_told(signal_number: signal.Signals) -> None:
+def test_a_process_prints_its_url_and_ends_on_a_signal(signal_number: signal.Signals) -> None:
     with process("--port", "0") as (running, url):
         address = URL(url)
         assert address.path == "/render-ws/v1"
@@ -285,7 +285,7 @@ def test_a_process_says_where_it_is_and_ends_when_told(signal_number: signal.Sig
             assert running.wait(10) == 0
 
 
-async def test_what_a_killed_process_wrote_to_its_file_is_there_after_a_restart(tmp_path: Path) -> None:
+async def test_the_state_file_of_a_killed_process_is_read_after_a_restart(tmp_path: Path) -> None:
     state = tmp_path / "state.json"
     before: dict[str, Any] = {}
     for run in range(2):

@@ -6,7 +6,7 @@ from typing import Any
 
 from daemon.montages.states import MontageState, Step
 from daemon.pipeline.health import warnings
-from daemon.simulator.standin import serve_standin
+from daemon.simulator.standin.server import serve_standin
 from handlers.render.client import RenderClient
 from tests.integration.inprocess import bench, hurry
 from tests.unit.test_health import WELL

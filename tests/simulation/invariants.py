@@ -13,7 +13,8 @@ from daemon.montages.records import Montage
 from daemon.montages.states import MontageState
 from daemon.pipeline.section import Section, section_from_content
 from daemon.pipeline.stack_use import StackPhase
-from daemon.simulator.standin_store import Stack, State, section_data
+from daemon.simulator.standin.stack_state import section_data
+from daemon.simulator.standin.store import Stack, State
 from handlers.acquisition.parse import parse_metafile
 from handlers.errors import Fault
 from handlers.images.header import inspect_image

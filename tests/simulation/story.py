@@ -24,9 +24,9 @@ import handlers.workers.processes
 from daemon.config.settings import Settings
 from daemon.journal.file import connect
 from daemon.pipeline.late_changes import next_look_s
-from daemon.simulator import standin
-from daemon.simulator.standin_faults import Fault, FaultKind
-from daemon.simulator.standin_store import Stack, StackKey, State
+from daemon.simulator.standin.application import StandIn
+from daemon.simulator.standin.faults import Fault, FaultKind
+from daemon.simulator.standin.store import Stack, StackKey, State
 from daemon.watching.mounts import Mount
 from daemon.watching.watcher import Watcher
 from tests.simulation import substitutes
@@ -104,7 +104,7 @@ class Story:
         self.network.log = self.say
         SimulatedWorkers.loop = self.loop
         SimulatedWorkers.longest_s = chances.choice((0.05, 0.3, 2.0, 8.0))
-        self.standin = standin.StandIn(derive_s=chances.choice((0.0, 0.3, 3.0)))
+        self.standin = StandIn(derive_s=chances.choice((0.0, 0.3, 3.0)))
         self.daemon: daemon.app.Daemon | None = None
         self._run: asyncio.Task[None] | None = None
         self._life = 0

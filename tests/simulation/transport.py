@@ -19,7 +19,7 @@ from aiohttp.http_writer import HttpVersion11
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from daemon.simulator.standin_faults import NoAnswer, slowness_s
+from daemon.simulator.standin.faults import NoAnswer, slowness_s
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -24,7 +24,7 @@ def make_garbage() -> None:
     assert len(kept) == 400_000
 
 
-def test_the_collector_makes_no_full_pass_by_itself():
+def test_automatic_full_passes_are_disabled():
     gc.collect()
     with no_full_passes():
         before = full_passes()
@@ -45,7 +45,7 @@ async def test_a_full_pass_is_made_while_the_daemon_is_idle():
     await end(task)
 
 
-async def test_a_daemon_that_is_never_idle_gets_full_passes_too():
+async def test_full_passes_also_run_in_a_daemon_that_is_never_idle():
     before = full_passes()
     task = asyncio.create_task(collect_while_idle(lambda: False, every_s=0.001, longest_s=0.01))
     await until(lambda: full_passes() > before + 1)

@@ -1,4 +1,4 @@
-"""The simulated microscope: what it plans, what it writes, and that it is the form and the tissue it says it is."""
+"""The simulated microscope: its plans, its files, its metafiles and its tissue."""
 
 import hashlib
 import json
@@ -16,7 +16,8 @@ from PIL import Image
 from daemon.simulator import microscope
 from daemon.simulator.microscope import Arrival, Delivery, MetafileForm, PixelSource, write_section, write_tiles_for
 from daemon.simulator.section import SectionPlan, TilePlan, plan_section, roi_cells
-from daemon.simulator.tissue import SECTION_THICKNESS, Tissue
+from daemon.simulator.tissue.field import Tissue
+from daemon.simulator.tissue.lattice import SECTION_THICKNESS
 from handlers.acquisition.consistency import check_metafile
 from handlers.acquisition.geometry import stage_to_pixel
 from handlers.acquisition.parse import parse_metafile
@@ -88,7 +89,7 @@ def test_the_same_arguments_give_the_same_plan() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 12, 26, 200])
-def test_an_roi_has_the_tiles_asked_for_in_rows_without_gaps(count: int) -> None:
+def test_an_roi_has_the_requested_tiles_in_rows_without_gaps(count: int) -> None:
     cells = roi_cells(count)
     assert len(set(cells)) == count
     assert cells == tuple(sorted(cells, key=lambda cell: (cell[1], cell[0])))
@@ -111,7 +112,7 @@ def test_twenty_thousand_tiles_are_planned_at_once() -> None:
 
 
 @pytest.mark.parametrize(("angle_deg", "overlap"), [(180.0, 0.07), (185.0, 0.11), (-2.5, 0.07), (90.0, 0.6)])
-def test_stage_steps_are_true_to_half_a_pixel(angle_deg: float, overlap: float) -> None:
+def test_stage_steps_are_exact_to_half_a_pixel(angle_deg: float, overlap: float) -> None:
     plan = plan_section(tiles=60, size=(800, 600), angle_deg=angle_deg, overlap=overlap)
     for tile in plan.tiles:
         x, y = position_px(plan, tile)
@@ -125,7 +126,7 @@ def test_stage_steps_are_true_to_half_a_pixel(angle_deg: float, overlap: float) 
             assert abs(x - upper_x) < 0.6
 
 
-def test_frames_are_cut_where_truncated_stage_positions_put_them() -> None:
+def test_frames_are_cut_at_truncated_stage_positions() -> None:
     plan = plan_section(tiles=60, angle_deg=185.0)
     cut = [(tile.left_px, tile.top_px) for tile in plan.tiles]
     put = [tuple(int(along) for along in position_px(plan, tile)) for tile in plan.tiles]
@@ -133,14 +134,14 @@ def test_frames_are_cut_where_truncated_stage_positions_put_them() -> None:
     assert len(offsets) == 1
 
 
-def test_times_rise_and_begin_after_the_roi_was_set_up() -> None:
+def test_times_increase_and_start_after_the_roi_was_created() -> None:
     plan = plan_section(tiles=100, created_at=datetime(2026, 3, 1, 23, 59, 58, tzinfo=UTC))
     times = [tile.exposed_at for tile in plan.tiles]
     assert times == sorted(set(times))
     assert timedelta(seconds=3) < times[0] - plan.created_at < timedelta(seconds=132)
 
 
-def test_names_and_directory_are_those_of_the_field() -> None:
+def test_names_and_directory_follow_the_microscopes_scheme() -> None:
     plan = plan_section(tiles=12, grid=1050, created_at=datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC))
     first = plan.tiles[0]
     assert str(plan.directory) == "demo/TEMCA2/20314_2L_0151_07/001050/0"
@@ -151,7 +152,7 @@ def test_names_and_directory_are_those_of_the_field() -> None:
 # The metafile
 
 
-def test_the_metafile_has_every_key_of_the_form_of_2018(tmp_path: Path) -> None:
+def test_the_metafile_has_every_key_of_the_format_of_2018(tmp_path: Path) -> None:
     header, tiles = metafile_of(tmp_path, plan_section(tiles=5, size=(32, 32)))
     assert set(header) == HEADER_KEYS_OF_2018
     assert all(set(tile) == TILE_KEYS_OF_2018 for tile in tiles)
@@ -171,7 +172,7 @@ def test_the_metafile_passes_every_consistency_check(tmp_path: Path, form: Metaf
 
 
 @pytest.mark.parametrize("form", list(MetafileForm))
-def test_a_third_element_is_found_again(tmp_path: Path, form: MetafileForm) -> None:
+def test_a_third_element_is_parsed(tmp_path: Path, form: MetafileForm) -> None:
     lens = {"type": "leaf", "id": "lens", "className": "x.Y", "dataString": "1 2"}
     plan = plan_section(tiles=2, size=(8, 8))
     written = write_section(plan, tmp_path, pixels="flat", form=form, appended={"sharedTransform": lens})
@@ -252,7 +253,7 @@ def test_the_metafile_comes_last(tmp_path: Path) -> None:
     assert sorted(written.directory.iterdir()) == sorted(arrived)
 
 
-def test_the_metafile_comes_first_when_asked_and_says_the_same(tmp_path: Path) -> None:
+def test_a_metafile_that_is_written_first_has_the_same_content(tmp_path: Path) -> None:
     plan, arrived = plan_section(tiles=3, size=(48, 48)), list[Path]()
     first = write_section(plan, tmp_path / "copied", metafile_first=True, on_file=arrived.append)
     last = write_section(plan, tmp_path / "imaged")
@@ -264,7 +265,7 @@ def test_the_metafile_comes_first_when_asked_and_says_the_same(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arrival", "sizes"), [(Arrival.PIECES, [1000, 2000, 3000]), (Arrival.PREALLOCATED, [None, None, None])]
 )
-def test_a_slow_copy_grows_or_is_of_full_size_at_once(
+def test_a_slow_copy_grows_or_has_its_full_size_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrival: Arrival, sizes: list[int | None]
 ) -> None:
     plan = plan_section(tiles=1, size=(64, 64))
@@ -331,7 +332,7 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def test_the_command_writes_sections_and_tells_of_every_file(tmp_path: Path) -> None:
+def test_the_command_writes_sections_and_prints_every_file(tmp_path: Path) -> None:
     size = ("--tiles", "3", "--size", "32x24", "--pixels", "noise")
     done = run(str(tmp_path), "--sections", "2", *size, "--metafile-first", "2")
     assert (done.returncode, done.stderr) == (0, "")
@@ -341,7 +342,7 @@ def test_the_command_writes_sections_and_tells_of_every_file(tmp_path: Path) -> 
     assert sorted(path.name for path in (tmp_path / "demo/TEMCA2/20314_2L_0151_07").iterdir()) == ["001050", "001051"]
 
 
-def test_the_command_names_what_it_cannot_do(tmp_path: Path) -> None:
+def test_the_command_names_invalid_arguments(tmp_path: Path) -> None:
     refused = run(str(tmp_path), "--size", "10y10")
     assert refused.returncode == 2
     assert "'10y10' is not a size such as 1024x1024" in refused.stderr

@@ -1,4 +1,4 @@
-"""The picture of a section: tiles where their transforms put them, from the files that the stack names."""
+"""The picture of a section: tiles placed by their transforms, from the files in their tile specs."""
 
 import json
 import threading
@@ -67,7 +67,7 @@ def grey(width: int, height: int, value: int) -> Any:
     return np.full((height, width), value, np.uint8)
 
 
-def test_tiles_lie_where_their_translations_put_them(stack: Stack) -> None:
+def test_tiles_are_placed_by_their_translations(stack: Stack) -> None:
     stack.add("a", grey(3, 2, 10), leaf("1 0 0 1 -5 100"))
     stack.add("b", grey(3, 2, 20), leaf("1.0 0.0 0.0 1.0 -3.0 101.0"))
     assert compose_section(stack.resolved, level=0, background=1).tolist() == [
@@ -77,7 +77,7 @@ def test_tiles_lie_where_their_translations_put_them(stack: Stack) -> None:
     ]
 
 
-def test_transforms_are_applied_one_after_the_other_shared_ones_too(stack: Stack) -> None:
+def test_transforms_are_applied_in_order_and_shared_ones_too(stack: Stack) -> None:
     stack.shared["move"] = leaf("2 0", "mpicbg.trakem2.transform.TranslationModel2D", id="move")
     stack.shared["lens"] = leaf("5 1 2 3", "lenscorrection.NonLinearTransform", id="lens")
     stack.add("a", grey(2, 1, 10), leaf("1 0 0 1 0 0"))
@@ -86,12 +86,12 @@ def test_transforms_are_applied_one_after_the_other_shared_ones_too(stack: Stack
     assert compose_section(stack.resolved, level=0).tolist() == [[10, 10, 0, 20]]
 
 
-def test_a_turned_tile_is_turned(stack: Stack) -> None:
+def test_a_rotated_tile_is_drawn_rotated(stack: Stack) -> None:
     stack.add("a", np.asarray([[10, 20, 30]], np.uint8), leaf("0 1 -1 0 1 0"))
     assert compose_section(stack.resolved, level=0).tolist() == [[10], [20], [30]]
 
 
-def test_a_tile_turned_a_little_leaves_the_background_around_it(stack: Stack) -> None:
+def test_a_slightly_rotated_tile_leaves_the_background_around_it(stack: Stack) -> None:
     cos, sin = np.cos(0.1), np.sin(0.1)
     stack.add("a", grey(100, 100, 200), leaf(f"{cos} {sin} {-sin} {cos} 0 0"))
     composed = compose_section(stack.resolved, level=0, background=7)
@@ -110,14 +110,14 @@ def test_the_level_is_the_first_at_which_the_picture_fits(stack: Stack) -> None:
     assert compose_section(stack.resolved, max_px=16).tolist() == grey(16, 12, 102).tolist()
 
 
-def test_a_level_that_is_not_there_is_reduced_from_the_next_finer_one(stack: Stack) -> None:
+def test_a_missing_level_is_reduced_from_the_next_finer_level(stack: Stack) -> None:
     levels = stack.add("a", grey(10, 6, 0), leaf("1 0 0 1 0 0"))
     fine = np.asarray([[10, 20, 90, 90, 5], [30, 40, 90, 90, 5], [7, 7, 7, 7, 5]], np.uint8)
     levels["1"] = {"imageUrl": stack.file("1.png", fine)}
     assert compose_section(stack.resolved, level=2).tolist() == [[25, 90]]
 
 
-def test_what_a_mask_hides_shows_the_tile_below(stack: Stack) -> None:
+def test_masked_pixels_show_the_tile_below(stack: Stack) -> None:
     stack.add("a", grey(2, 2, 10), leaf("1 0 0 1 0 0"))
     levels = stack.add("b", grey(2, 2, 20), leaf("1 0 0 1 0 0"))
     levels["0"]["maskUrl"] = stack.file("mask.png", np.asarray([[255, 0], [255, 255]], np.uint8))
@@ -150,7 +150,7 @@ def test_no_tiles_make_no_picture() -> None:
 
 
 @pytest.mark.parametrize("angle_deg", [180.0, 185.0])
-def test_a_section_put_together_is_the_tissue_without_a_seam(tmp_path: Path, angle_deg: float) -> None:
+def test_a_composed_section_shows_the_tissue_without_a_seam(tmp_path: Path, angle_deg: float) -> None:
     plan = plan_section(tiles=5, size=(160, 128), overlap=0.1, angle_deg=angle_deg)
     written = write_section(plan, tmp_path)
     composed = compose_section(resolved_tiles_at(str(written.metafile)), level=0)
@@ -211,7 +211,7 @@ def test_the_command_makes_the_picture_of_a_stack(
     assert refused.value.__cause__.closed
 
 
-def test_the_command_says_what_is_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.json").write_text("[1]")
     (tmp_path / "cut.json").write_text("[1")
     for source, said in (("nothing.json", "cannot be read"), ("text.json", "no resolved"), ("cut.json", "not JSON")):

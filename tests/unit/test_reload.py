@@ -11,7 +11,7 @@ from daemon.config.errors import ConfigError
 from daemon.config.reload import APPLIED, FIXED, Reloader, fixed_keys
 from daemon.config.settings import Settings
 from daemon.config.text import plain_fields, sections
-from daemon.system.service import SystemdNotifier
+from daemon.system.sd_notify import SystemdNotifier
 
 CHANGED: dict[str, Any] = {
     "render.url": "http://other/render-ws/v1",

@@ -13,7 +13,7 @@ from daemon.system.threads import DaemonThreads
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_work_that_hangs_takes_no_thread_from_the_rest() -> None:
+def test_hanging_work_takes_no_thread_from_other_work() -> None:
     threads, release = DaemonThreads("test"), threading.Event()
     hanging = [threads.submit(release.wait) for _ in range(50)]
     assert threads.submit(lambda: 5).result(10) == 5
@@ -22,14 +22,14 @@ def test_work_that_hangs_takes_no_thread_from_the_rest() -> None:
     threads.shutdown()
 
 
-def test_threads_are_used_again() -> None:
+def test_idle_threads_are_reused() -> None:
     threads = DaemonThreads("test")
     names = {threads.submit(lambda: threading.current_thread().name).result(10) for _ in range(50)}
     assert len(names) < 10
     threads.shutdown()
 
 
-def test_one_thread_does_one_thing_after_the_other() -> None:
+def test_a_single_thread_runs_work_in_order() -> None:
     threads, done = DaemonThreads("test", most=1), list[int]()
     pieces = [threads.submit(done.append, number) for number in range(100)]
     threads.shutdown()
@@ -37,7 +37,7 @@ def test_one_thread_does_one_thing_after_the_other() -> None:
     assert all(piece.done() for piece in pieces)
 
 
-def test_an_exception_is_raised_where_the_result_is_asked_for() -> None:
+def test_the_future_raises_the_exception_of_its_work() -> None:
     threads = DaemonThreads("test")
     with pytest.raises(ZeroDivisionError):
         threads.submit(lambda: 1 // 0).result(10)
@@ -46,7 +46,7 @@ def test_an_exception_is_raised_where_the_result_is_asked_for() -> None:
         threads.submit(print)
 
 
-def test_what_is_not_begun_can_be_cancelled_at_the_end() -> None:
+def test_queued_work_is_cancelled_by_shutdown_on_request() -> None:
     threads, release = DaemonThreads("test", most=1), threading.Event()
     begun, waiting = threads.submit(release.wait), threads.submit(print)
     while not begun.running():
@@ -57,7 +57,7 @@ def test_what_is_not_begun_can_be_cancelled_at_the_end() -> None:
     assert waiting.cancelled()
 
 
-async def test_a_task_that_is_cancelled_leaves_its_thread_behind() -> None:
+async def test_a_cancelled_task_leaves_its_thread_running() -> None:
     release, threads = threading.Event(), DaemonThreads("test")
     asyncio.get_running_loop().set_default_executor(threads)
     task = asyncio.create_task(asyncio.to_thread(release.wait))
@@ -83,6 +83,6 @@ print("ended")
 """
 
 
-def test_the_interpreter_ends_though_a_thread_hangs() -> None:
+def test_the_interpreter_exits_while_a_thread_hangs() -> None:
     run = subprocess.run([sys.executable, "-c", HANGING], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stdout, run.stderr) == (0, "ended\n", "")

@@ -47,7 +47,7 @@ def replay(
     """
     from daemon.commands.replay.command import replay as work
     from daemon.commands.replay.requests import requests_for, requests_of
-    from daemon.system.service import set_up_logging
+    from daemon.system.log import set_up_logging
 
     if from_report is not None and (paths or zs or state or since):
         raise click.UsageError("--from-report selects the montages: omit PATH, --z, --state and --since")
@@ -80,7 +80,7 @@ def verify(
     """
     from daemon.commands.replay.requests import requests_for
     from daemon.commands.verify import verify as work
-    from daemon.system.service import set_up_logging
+    from daemon.system.log import set_up_logging
 
     if state == "failed":
         raise click.UsageError("--state failed: only COMPLETE montages can be verified")
@@ -120,7 +120,7 @@ def rebuild(config_path: Path | None) -> None:
     The daemon must not run. An existing journal is kept under another name.
     """
     from daemon.commands.rebuild import rebuild as work
-    from daemon.system.service import set_up_logging
+    from daemon.system.log import set_up_logging
 
     settings = settings_or_exit(config_path)
     set_up_logging("warning", settings.log.format, sys.stderr)

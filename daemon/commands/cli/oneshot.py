@@ -71,7 +71,7 @@ def demo(sections: int, tiles: int, size: str, directory: Path | None, keep: boo
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any free port.")
 def standin(host: str, port: int) -> None:
     """Run a stand-in for render-ws in memory, until Ctrl-C."""
-    from daemon.simulator.standin import run_standin
+    from daemon.simulator.standin.server import run_standin
 
     try:
         run_or_exit(run_standin(host, port))

@@ -15,7 +15,7 @@ from daemon.pipeline.replay.lookup import Lookup
 from daemon.pipeline.replay.replayer import Replayer, plan_json, plan_within
 from daemon.pipeline.replay.selection import Action, ReplayRequest
 from daemon.simulator.embedded import serve_if_embedded
-from daemon.system.locks import JournalHeld, lock_journal, lock_root, noted
+from daemon.system.locks import JournalHeld, lock_journal, lock_root, owner_note
 
 DRAIN_S = 45.0
 """Running steps get this long to reach a point from which they can resume."""
@@ -78,7 +78,7 @@ async def _replay_by_daemon(
     held: JournalHeld,
 ) -> bool:
     """Whether every montage has ended."""
-    url = noted(settings.journal.path)
+    url = owner_note(settings.journal.path)
     if not url:
         raise held
     daemon = DaemonSource(url, read_token(settings.http))

@@ -1,4 +1,4 @@
-"""Pixels of a tile's raw image or mask as render-ws serves them, its edge effect and its cache included."""
+"""Pixels of a tile's raw image or mask as render-ws serves them, with its edge effect and its cache."""
 
 import io
 import math
@@ -15,24 +15,24 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from daemon.simulator.standin_specs import Json, Refusal
+from daemon.simulator.standin.json_types import Json, Refusal
 
 _FORMATS = {
     "png": ("PNG", "RGBA", "image/png"),
     "jpeg": ("JPEG", "RGB", "image/jpeg"),
     "tiff": ("TIFF", "RGB", "image/tiff"),
 }
-"""Pillow's format, mode and media type: render-ws paints in colour whatever the source is."""
+"""Pillow's format, mode and media type: render-ws serves colour images even of grey sources."""
 _JPEG_QUALITY = 85
 _MESH_CELL_SIZE = 64
-"""render-ws measures the scale at the inner corners of a mesh of such cells. A smaller tile has none: scale 1."""
+"""Side of the mesh cells at whose inner corners render-ws measures the scale. A smaller tile has none: scale 1."""
 _Stored = npt.NDArray[Any]
 _Pixels = npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How an image is asked for: grey values low to high become 0 to 255."""
+    """Scale and intensity range of a request: grey values low to high become 0 to 255."""
 
     scale: float = 1.0
     low: float = 0.0
@@ -40,19 +40,19 @@ class Window:
 
 
 def path_of(url: str) -> Path:
-    """The file of a URL or plain path."""
+    """Return the file of a URL or plain path."""
     return Path(unquote(urlsplit(url).path) if ":" in url else url)
 
 
 def files_of(tile: Json) -> Iterator[tuple[str, str]]:
-    """(imageUrl or maskUrl, its value) of every level, of channels too."""
+    """Yield ("imageUrl" or "maskUrl", its value) of every level, also of channels."""
     for levels in (tile.get("mipmapLevels", {}), *(one.get("mipmapLevels", {}) for one in tile.get("channels", ()))):
         for level in levels.values():
             yield from ((key, level[key]) for key in ("imageUrl", "maskUrl") if key in level)
 
 
 def require_files(tile: Json) -> None:
-    """Refuse a tile of which any file, at any level, is missing or empty: render-ws then renders it at no scale."""
+    """Refuse a tile if a file of any level is missing or empty: render-ws then renders it at no scale."""
     for key, url in files_of(tile):
         _require_file(key, path_of(url))
 
@@ -65,7 +65,7 @@ def _require_file(key: str, path: Path) -> None:
 
 
 def lowest_level(tile: Json, key: str) -> Path:
-    """The file of the lowest level, the only one that render-ws looks at for a raw image."""
+    """Return the file of the lowest level, the only file that render-ws reads for a raw image."""
     channel = next(iter(tile.get("channels", ())), tile)
     levels: Json = channel.get("mipmapLevels", {})
     url = levels[min(levels, key=int)].get(key) if levels else None
@@ -75,9 +75,9 @@ def lowest_level(tile: Json, key: str) -> Path:
 
 
 class ImageCache:
-    """Decoded images by file, the last ones used.
+    """Cache of decoded images by file; the least recently used are dropped.
 
-    As in render-ws, no entry is ever compared with its file: a file that is rewritten keeps its old pixels here.
+    As in render-ws, an entry is never compared with its file: after a file is rewritten its old pixels are served.
     """
 
     def __init__(self, most_bytes: int = 256 * 2**20) -> None:
@@ -86,12 +86,12 @@ class ImageCache:
         self._lock = threading.Lock()
 
     def clear(self) -> None:
-        """Forget all images."""
+        """Drop all images."""
         with self._lock:
             self._images.clear()
 
     def grey(self, path: Path) -> _Stored:
-        """(H, W) of 8 or 16 bits. Raises Refusal, 400 or 500, for a file that is missing or no image."""
+        """Return the image, (H, W) of 8 or 16 bits. Raises Refusal if the file is missing (400) or no image (500)."""
         with self._lock:
             if path not in self._images:
                 _require_file("imageUrl", path)
@@ -112,7 +112,7 @@ def _decoded(path: Path) -> _Stored:
 
 
 def raw_parameters(tile: Json, key: str, scale: float) -> Json:
-    """How render-ws would render a tile's raw image, or its mask as one: no tile spec but its file, no transforms."""
+    """Return the parameters with which render-ws renders a tile's raw image or mask: its file, and no transforms."""
     channel = next(iter(tile.get("channels", ())), tile)
     levels: Json = channel.get("mipmapLevels", {})
     level = min(levels, key=int)
@@ -131,9 +131,9 @@ def raw_parameters(tile: Json, key: str, scale: float) -> Json:
 
 
 def painted(parameters: Json, images: ImageCache) -> bytes:
-    """A PNG of render parameters that were posted: one tile without transforms, at scale 1.
+    """Render posted parameters to a PNG: one tile without transforms, at scale 1.
 
-    As render-ws does, a mask of another size than its image is dropped. Read in its source, and not yet seen answered.
+    A mask that differs in size from its image is dropped. That follows render-ws's source; no answer was recorded yet.
     """
     (spec,) = parameters["tileSpecs"]
     if spec.get("transforms", {}).get("specList") or parameters.get("scale", 1.0) != 1.0:
@@ -153,7 +153,7 @@ def painted(parameters: Json, images: ImageCache) -> bytes:
 
 
 def _mask(url: str, images: ImageCache) -> _Stored:
-    """A mask file, or a mask that a URL describes: opaque in a box."""
+    """Return a mask from its file, or a mask that a URL describes as opaque in a box."""
     box = re.fullmatch(r"mask://outside-box\?minX=(\d+)&minY=(\d+)&maxX=(\d+)&maxY=(\d+)&width=(\d+)&height=(\d+)", url)
     if box is None:
         return images.grey(path_of(url))
@@ -164,7 +164,7 @@ def _mask(url: str, images: ImageCache) -> _Stored:
 
 
 def rendered(image: _Stored, size: tuple[int, int], file_format: str, window: Window) -> tuple[bytes, str]:
-    """An image in png, jpeg or tiff form on a canvas of (height, width) at scale 1, and its media type."""
+    """Return an image as png, jpeg or tiff on a canvas of (height, width) at scale 1, and its media type."""
     name, mode, media_type = _FORMATS[file_format]
     painted = Image.fromarray(reduced(image.astype(np.uint32), size, window)).convert(mode)
     file = io.BytesIO()
@@ -173,11 +173,11 @@ def rendered(image: _Stored, size: tuple[int, int], file_format: str, window: Wi
 
 
 def reduced(pixels: _Pixels, size: tuple[int, int], window: Window) -> npt.NDArray[np.uint8]:
-    """Pixels (H, W) as render-ws paints them on a canvas of the tile's (height, width), each times scale, cut off.
+    """Draw pixels (H, W) on a canvas of the tile's (height, width) times scale, truncated, as render-ws does.
 
-    What lies outside the image is black. Below scale 1 the levels of the image are used, and row 0 and column 0 are
-    black: the grid of level n lies (1 - 2^-n) / 2 pixels off the one painted on. For a tile of 64 pixels or less in x
-    or y render-ws takes level 0 at any scale: every 2^n-th pixel, and no border.
+    Outside the image the canvas is black. Below scale 1 the image's levels are used, and row 0 and column 0 are black,
+    since the grid of level n is (1 - 2^-n) / 2 pixels off the canvas's. For a tile of 64 pixels or less in x or y
+    render-ws uses level 0 at any scale: every 2^n-th pixel, and no border.
 
     >>> reduced(np.full((70, 66), 9, np.uint32), (70, 66), Window(scale=0.5))[:2, :3].tolist()
     [[0, 0, 0], [0, 9, 9]]
@@ -194,8 +194,8 @@ def reduced(pixels: _Pixels, size: tuple[int, int], window: Window) -> npt.NDArr
         (np.arange(there) / step).astype(int)[: math.ceil(side * step)]
         for there, side in zip(canvas.shape, pixels.shape, strict=True)
     )
-    shown = pixels[np.ix_(rows[rows < pixels.shape[0]], columns[columns < pixels.shape[1]])]
-    canvas[: shown.shape[0], : shown.shape[1]] = _as_bytes(shown, window)
+    part = pixels[np.ix_(rows[rows < pixels.shape[0]], columns[columns < pixels.shape[1]])]
+    canvas[: part.shape[0], : part.shape[1]] = _as_bytes(part, window)
     if has_levels:
         canvas[:1, :] = 0
         canvas[:, :1] = 0
@@ -203,7 +203,7 @@ def reduced(pixels: _Pixels, size: tuple[int, int], window: Window) -> npt.NDArr
 
 
 def _as_bytes(pixels: _Pixels, window: Window) -> npt.NDArray[np.uint8]:
-    """Grey values through a window: 256 steps over low to high, both included.
+    """Map grey values from low to high, both included, to 256 steps.
 
     >>> _as_bytes(np.array([[0, 128, 129, 65535]], np.uint32), Window(high=65535)).tolist()
     [[0, 1, 1, 255]]
@@ -214,7 +214,7 @@ def _as_bytes(pixels: _Pixels, window: Window) -> npt.NDArray[np.uint8]:
 
 
 def _halved(pixels: _Pixels) -> _Pixels:
-    """Half the size: means of 2 x 2 pixels cut off to integers; an odd last row or column is dropped."""
+    """Halve the size: truncated means of 2 x 2 pixels; an odd last row or column is dropped."""
     height, width = (side // 2 * 2 for side in pixels.shape)
     even = pixels[:height, :width]
     return (even[0::2, 0::2] + even[0::2, 1::2] + even[1::2, 0::2] + even[1::2, 1::2]) // 4

@@ -1,16 +1,24 @@
-"""How the stand-in for render-ws reads requests and words answers: as Java, RESTEasy, Jackson and Jetty do."""
+"""Reading requests and writing answers as Java, RESTEasy, Jackson and Jetty do."""
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from html import escape
 from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from daemon.simulator.standin_specs import BOUNDS, Json, Refusal
-from daemon.simulator.standin_store import StackKey
+from daemon.simulator.standin.json_types import BOUNDS, Json, Refusal
+from daemon.simulator.standin.store import StackKey
+
+OWNER = "/owner/{owner}"
+PROJECT = OWNER + "/project/{project}"
+STACK = PROJECT + "/stack/{stack}"
+BOX = STACK + r"/z/{z}/box/{box:[^,/]+,[^,/]+,[^,/]+,[^,/]+},{scale}"
+Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Route = tuple[str, str, Answering]
+"""Method, path after the base, handler."""
 
 # -- reading requests --------------------------------------------------------------------------------------------------
 
@@ -18,13 +26,13 @@ _JAVA_DOUBLE = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[dDfF]?\s*")
 
 
 def stack_key(request: web.Request) -> StackKey:
-    """The stack that the path names."""
+    """Return the stack that the path names."""
     info = request.match_info
     return StackKey(info["owner"], info["project"], info["stack"])
 
 
 def java_double(value: str) -> float:
-    """Return what Java's Double makes of the text. Raises Refusal, 404 without a body, where it is no number."""
+    """Parse a number as Java's Double does. Raises Refusal, 404 without a body, if it is invalid."""
     if value in ("NaN", "Infinity", "+Infinity", "-Infinity"):
         return float(value)
     if not _JAVA_DOUBLE.fullmatch(value):
@@ -33,17 +41,17 @@ def java_double(value: str) -> float:
 
 
 def unrouted(status: int) -> Refusal:
-    """Return the framework's refusal of a path, a number in it, or a content type: a status and nothing else."""
+    """Return the framework's refusal of a path, a number in it, or a content type: a status without a body."""
     return Refusal(status, None)
 
 
 def layer_of(request: web.Request) -> float:
-    """The z that the path names."""
+    """Return the z that the path names."""
     return java_double(request.match_info["z"])
 
 
 def flag(request: web.Request, name: str) -> bool:
-    """A switch in the query: only `true` is true, in any case of letters."""
+    """Return a flag of the query: only `true` is true, in upper or lower case."""
     return request.query.get(name, "").lower() == "true"
 
 
@@ -52,7 +60,7 @@ def _optional_double(request: web.Request, name: str) -> float | None:
 
 
 def z_range(request: web.Request) -> Callable[[float | None], bool]:
-    """Whether a z lies in the range that the query asks for."""
+    """Return a test whether a z lies in the range that the query names."""
     low, high = _optional_double(request, "minZ"), _optional_double(request, "maxZ")
     if low is None and high is None:
         return lambda z: True
@@ -60,8 +68,14 @@ def z_range(request: web.Request) -> Callable[[float | None], bool]:
 
 
 def box_of(request: web.Request) -> dict[str, float | None]:
-    """The sides of the box that the query asks for, None where it is open."""
+    """Return the sides of the box that the query names; None where it is open."""
     return {name: _optional_double(request, name) for name in BOUNDS}
+
+
+def sides_of(request: web.Request) -> dict[str, float | None]:
+    """Return the sides of the box that the path names as x, y, width and height."""
+    x, y, width, height = (java_double(part) for part in request.match_info["box"].split(","))
+    return {"minX": x, "minY": y, "maxX": x + width, "maxY": y + height}
 
 
 def touches(tile: Json, box: dict[str, Any]) -> bool:
@@ -74,7 +88,7 @@ def touches(tile: Json, box: dict[str, Any]) -> bool:
 
 
 async def json_body(request: web.Request) -> Any:
-    """The JSON body, None if it is empty. NaN and Infinity are no JSON to Jackson."""
+    """Return the JSON body; None if it is empty. Jackson refuses NaN and Infinity."""
     raw = await request.read()
     if request.content_type != "application/json" and (raw or "Content-Type" in request.headers):
         raise unrouted(415)
@@ -94,27 +108,27 @@ def _refuse_constant(name: str) -> float:
 
 
 def compact(value: Any) -> web.Response:
-    """JSON on one line, as render-ws writes lists and resolved tiles."""
+    """Answer JSON on one line, as render-ws writes lists and resolved tiles."""
     return web.Response(body=json.dumps(value, separators=(",", ":")).encode(), content_type="application/json")
 
 
 def pretty(value: Any) -> web.Response:
-    """JSON on many lines, as render-ws writes single objects."""
+    """Answer indented JSON, as render-ws writes single objects."""
     return web.Response(body=json.dumps(value, indent=2).encode(), content_type="application/json")
 
 
 def pretty_if_any(value: Any) -> web.Response:
-    """The object, or 204 for None."""
+    """Answer the object, or 204 for None."""
     return web.Response(status=204) if value is None else pretty(value)
 
 
 def text_if_any(value: str | None) -> web.Response:
-    """The text, or 204 for None."""
+    """Answer the text, or 204 for None."""
     return web.Response(status=204) if value is None else web.Response(text=value)
 
 
 def created(request: web.Request) -> web.Response:
-    """201 without a body, the request's own address as Location."""
+    """Answer 201 without a body, with the request's own address as Location."""
     return web.Response(status=201, headers={"Location": f"{request.scheme}://{request.host}{request.raw_path}"})
 
 
@@ -138,7 +152,7 @@ async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamR
 
 
 def _not_allowed(method: str, allowed: str) -> web.Response:
-    """The methods of a path: as a list for OPTIONS, as a header of the 405 for all others."""
+    """Answer the methods of a path: as a list for OPTIONS, in a header of the 405 otherwise."""
     if method == "OPTIONS":
         return web.Response(text=allowed, headers={"Allow": allowed})
     return web.Response(status=405, headers={"Allow": allowed})

@@ -1,4 +1,4 @@
-"""Misbehaviour of the stand-in for render-ws, on request, so that tests can show what a client makes of it."""
+"""Misbehaviour of the stand-in on request, for tests of how a client handles it."""
 
 import asyncio
 import re
@@ -12,32 +12,32 @@ from aiohttp.typedefs import Handler
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 slowness_s: ContextVar[float] = ContextVar("slowness_s", default=0.0)
-"""Seconds that the present request takes between the look at its stack and its effect."""
+"""Seconds between the check of the stack and the effect of the current request."""
 
 
 class FaultKind(StrEnum):
-    """Ways to misbehave."""
+    """Kinds of misbehaviour."""
 
     REFUSE = "refuse"
-    """End the connection at once; nothing is done."""
+    """Reset the connection at once, and do nothing."""
     STALL = "stall"
-    """Say nothing for `seconds`, then end the connection; nothing is done."""
+    """Send nothing for `seconds`, then reset the connection, and do nothing."""
     STATUS = "status"
-    """Answer `status` with `text`, or with a page like Jetty's, at once or after `seconds`; nothing is done."""
+    """Answer `status` with `text` or with a page like Jetty's, at once or after `seconds`, and do nothing."""
     CUT_UPLOAD = "cut_upload"
-    """End the connection in the middle of the request's body; nothing is done."""
+    """Reset the connection in the middle of the request's body, and do nothing."""
     SLOW = "slow"
-    """Take `seconds` between looking at the stack's state and doing the work, as a loaded database does."""
+    """Wait `seconds` between checking the stack's state and doing the work, as a loaded database does."""
     LATE = "late"
     """Do the work, and answer `seconds` later."""
     LOST = "lost"
-    """Do the work, and end the connection without an answer."""
+    """Do the work, and reset the connection without an answer."""
     CUT = "cut"
-    """Do the work, and end the connection in the middle of the answer's body."""
+    """Do the work, and reset the connection in the middle of the answer's body."""
 
 
 class Fault(BaseModel):
-    """One way to misbehave, for requests whose "METHOD path?query" the regular expression finds a match in."""
+    """Misbehaviour for requests in whose "METHOD path?query" the regular expression `match` is found."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,37 +46,37 @@ class Fault(BaseModel):
     status: int = 503
     text: str | None = None
     seconds: float | None = None
-    """None for a second, or for no wait where a status is answered."""
+    """None: one second, or no wait for the kind `status`."""
     times: int | None = None
-    """How many requests it strikes; None for all."""
+    """How many requests are affected. None: all."""
     skip: int = 0
-    """How many matching requests are spared first."""
+    """How many matching requests are answered normally first."""
 
     @property
     def wait_s(self) -> float:
-        """Seconds of a fault that is a wait."""
+        """Seconds to wait, for the kinds that wait."""
         return 1.0 if self.seconds is None else self.seconds
 
 
 class Misbehaviour:
-    """Faults under way, and how often each has had its turn."""
+    """The active faults, and how many requests each has matched."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
         self._seen: list[int] = []
 
     def add(self, fault: Fault) -> None:
-        """From now on."""
+        """Activate a fault."""
         self._faults.append(fault)
         self._seen.append(0)
 
     def clear(self) -> None:
-        """Behave again."""
+        """Deactivate all faults."""
         self._faults.clear()
         self._seen.clear()
 
     def next_fault(self, asked: str) -> Fault | None:
-        """The first fault whose turn it is with this request."""
+        """Return the first fault that affects a request, and count the request."""
         for index, fault in enumerate(self._faults):
             if not fault.match.search(asked):
                 continue
@@ -90,7 +90,7 @@ class Misbehaviour:
 
 
 async def parse_fault(request: web.Request) -> Fault:
-    """The fault that a POST describes. Raises HTTPBadRequest, with what is wrong with it."""
+    """Return the fault that a POST describes. Raises HTTPBadRequest with the reason if it is invalid."""
     try:
         return Fault.model_validate_json(await request.read())
     except ValidationError as error:
@@ -98,7 +98,7 @@ async def parse_fault(request: web.Request) -> Fault:
 
 
 async def answer_with_fault(fault: Fault, request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer a request, or leave it without an answer, as the fault wants it."""
+    """Answer a request, or leave it without an answer, as the fault says."""
     match fault.kind:
         case FaultKind.REFUSE:
             return hang_up(request)
@@ -125,7 +125,7 @@ async def answer_with_fault(fault: Fault, request: web.Request, handler: Handler
 
 
 class NoAnswer(web.Response):
-    """What a handler returns of a request whose connection it has ended; nothing of it is sent."""
+    """Placeholder that a handler returns after it reset the connection. aiohttp sends nothing of it."""
 
     def __init__(self) -> None:
         super().__init__(status=500)
@@ -136,7 +136,7 @@ class NoAnswer(web.Response):
 
 
 def hang_up(request: web.Request) -> NoAnswer:
-    """End the connection with a reset."""
+    """Reset the connection."""
     if request.transport is not None:
         request.transport.abort()
     return NoAnswer()

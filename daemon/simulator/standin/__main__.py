@@ -1,0 +1,5 @@
+"""`python -m daemon.simulator.standin`."""
+
+from daemon.simulator.standin.server import main
+
+main()

@@ -1,0 +1,1 @@
+"""A synthetic block of neuropil for the simulated microscope."""

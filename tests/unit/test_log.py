@@ -1,0 +1,128 @@
+"""The lines of the log."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PROGRAM = """
+import logging, sys, warnings
+import structlog
+from daemon.system.log import set_up_logging
+
+set_up_logging(*sys.argv[1:])
+log = structlog.get_logger()
+with structlog.contextvars.bound_contextvars(montage=7, stack="em/v1/mips"):
+    log.info("tiles.ingested", tiles=200, size="3.9 µm")
+    log.debug("not written")
+    logging.getLogger("aiohttp.server").warning("bad request from %s", "10.0.0.1")
+    logging.getLogger("watchdog.observers").info("noise")
+warnings.warn("old ways", UserWarning)
+try:
+    raise ValueError("broken")
+except ValueError:
+    log.exception("step.broke")
+"""
+
+
+def log_lines(*arguments: str) -> list[str]:
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
+    )
+    assert run.stderr == ""
+    return run.stdout.splitlines()
+
+
+def test_every_record_is_one_json_object() -> None:
+    records = [json.loads(line) for line in log_lines()]
+    ingested, request, warning, broken = records
+    assert list(ingested)[:3] == ["time", "level", "event"]
+    assert ingested | {"time": ""} == {
+        "time": "",
+        "level": "info",
+        "event": "tiles.ingested",
+        "montage": 7,
+        "stack": "em/v1/mips",
+        "tiles": 200,
+        "size": "3.9 µm",
+    }
+    assert ingested["time"].endswith("Z")
+    assert (request["event"], request["logger"]) == ("bad request from 10.0.0.1", "aiohttp.server")
+    assert request["stack"] == "em/v1/mips"
+    assert (warning["level"], warning["logger"]) == ("warning", "py.warnings")
+    assert "old ways" in warning["event"]
+    assert broken["exception"].endswith("ValueError: broken")
+    assert "stack" not in broken
+
+
+ODD = """
+import logging, os, structlog, sys
+from daemon.system.log import set_up_logging
+
+set_up_logging("info", sys.argv[1])
+path = os.fsdecode(b"/data/probe_\\xe4 \\xc2\\xb5")
+structlog.get_logger().info("noticed", metafile=path, others=[{path: 1}])
+logging.getLogger("library").warning("odd: %s", path)
+structlog.get_logger().error("wide", text="\\ud83d")
+"""
+
+
+def log_bytes(code: str, form: str, locale: str = "C.UTF-8") -> bytes:
+    env = {**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0"}
+    run = subprocess.run([sys.executable, "-c", code, form], cwd=ROOT, capture_output=True, check=True, env=env)
+    assert run.stderr == b""
+    return run.stdout
+
+
+def test_a_path_that_is_not_utf_8_is_logged_with_escapes() -> None:
+    noticed, odd, wide = map(json.loads, log_bytes(ODD, "json").decode().splitlines())
+    assert noticed["metafile"] == "/data/probe_\\xe4 µ"
+    assert noticed["others"] == [{"/data/probe_\\xe4 µ": 1}]
+    assert odd["event"] == "odd: /data/probe_\\xe4 µ"
+    assert wide["text"] == "\\ud83d"
+
+
+@pytest.mark.parametrize("locale", ["C", "de_DE.ISO-8859-1"])
+def test_lines_are_utf_8_in_every_locale(locale: str) -> None:
+    assert len([json.loads(line) for line in log_bytes(ODD, "json", locale).decode().splitlines()]) == 3
+    assert len(log_bytes(ODD, "console", locale).decode().splitlines()) == 3
+
+
+SECRET = """
+import logging, structlog, sys
+from daemon.system.log import set_up_logging
+
+set_up_logging("info", sys.argv[1])
+url = "http://em:pw4711@render/v1"
+structlog.get_logger().info("away", urls=[url])
+logging.getLogger("library").warning("cannot reach %s", url)
+logging.getLogger("library").error("broke", exc_info=ValueError(url))
+"""
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_passwords_of_urls_are_not_logged(form: str) -> None:
+    written = log_bytes(SECRET, form).decode()
+    assert "pw4711" not in written
+    assert written.count("http://render/v1") == 3
+
+
+def test_the_level_applies_to_libraries() -> None:
+    assert [json.loads(line)["event"] for line in log_lines("error", "json")] == ["step.broke"]
+
+
+def test_console_lines_show_event_and_facts() -> None:
+    ingested = log_lines("info", "console")[0]
+    assert "tiles.ingested" in ingested
+    assert "stack_id=em/v1/mips" in ingested
+    assert "tiles=200" in ingested
