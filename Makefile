@@ -11,7 +11,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compi
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-# An editable installation compiles the kernel, which does not load once its source is another.
+# An editable installation compiles the kernel; a compiled kernel of another source is not loaded.
 $(READY): requirements-dev.lock pyproject.toml hatch_build.py handlers/mipmaps/area_mean.c
 	.ci/venv $(PYTHON) $(VENV) requirements-dev.lock
 	$(PIP_INSTALL) --editable .
@@ -21,11 +21,11 @@ $(READY): requirements-dev.lock pyproject.toml hatch_build.py handlers/mipmaps/a
 demo: $(READY) ## run the main job: a simulated microscope, the daemon, a stand-in render-ws
 	$(BIN)/temwatch demo
 
-# Most tests wait for processes now and then: four at a time keep two cores busy. They start hundreds of processes, each of which
-# would compile temwatch anew where Python is told to keep no bytecode.
+# Most tests often wait for processes: four at a time keep two cores busy. They start hundreds of processes; each would compile
+# temwatch again if PYTHONDONTWRITEBYTECODE were set.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist worksteal
 TESTS ?= tests
-test: $(READY) ## run the tests (under five minutes; TESTS=tests/unit: these alone)
+test: $(READY) ## run the tests (under five minutes; TESTS=tests/unit runs only these)
 	$(PYTEST) $(TESTS)
 
 test-slow: $(READY) ## run the long tests, which `make test` leaves out
@@ -34,7 +34,7 @@ test-slow: $(READY) ## run the long tests, which `make test` leaves out
 test-all: test test-slow ## run every test
 
 SCALE ?= full
-faults: $(READY) ## inject every fault and print what was lost: nothing (half an hour; SCALE=short: five minutes)
+faults: $(READY) ## inject every fault and print what was lost (half an hour; SCALE=short: five minutes)
 	$(BIN)/python -m tests.acceptance.faults --scale $(SCALE)
 
 BENCHED := $(VENV)/.bench-ready
@@ -54,7 +54,7 @@ $(MUTATED): $(READY) requirements-mutants.lock
 	@touch $@
 
 # All modules, or MODULE=handlers/uris.py. ARGS="--sample 1000 --seed 1 --minutes 60": mutants of a module, drawn with a seed.
-mutants: $(MUTATED) ## plant faults in the modules that carry promises, and list those that no test notices (an hour)
+mutants: $(MUTATED) ## mutate the modules that carry promises, and list the mutants that no test notices (an hour)
 	$(BIN)/python -m tests.mutants $(ARGS) $(MODULE)
 
 lint: $(READY) ## ruff: rules and format
@@ -70,7 +70,7 @@ contracts: $(READY) ## import contracts
 spelling: $(READY) ## codespell, over every file
 	$(BIN)/codespell
 
-check: lint types contracts spelling ## everything that needs no running
+check: lint types contracts spelling ## every check that runs no code
 
 wheel: ## build the wheel into dist, where it replaces any former one
 	.ci/venv $(PYTHON) build/venv requirements-build.lock
@@ -78,8 +78,8 @@ wheel: ## build the wheel into dist, where it replaces any former one
 	build/venv/bin/python -m hatchling build --target wheel --directory dist
 
 # One lock for all supported versions of Python. The development lock comes first: the others hold the same versions. Only
-# wheels, since a source is built with whatever tools are newest; pyvips alone has none. (pip, reading "--only-binary :all:" in a
-# lock, forgets a "--no-binary" before it: the locks of the benchmarks state neither.)
+# wheels, since pip builds a source with the newest tools; only pyvips has no wheel. (pip reads "--only-binary :all:" in a
+# lock and forgets a "--no-binary" before it: the locks of the benchmarks have neither.)
 COMPILE := uv pip compile --quiet --upgrade --universal --fork-strategy fewest --python-version 3.11 \
   --no-strip-extras --generate-hashes --only-binary :all: --no-header
 lock: ## renew all locks from pyproject.toml (needs uv)
@@ -93,5 +93,5 @@ lock: ## renew all locks from pyproject.toml (needs uv)
 config-example: $(READY) ## write config.example.toml from the settings model
 	$(BIN)/temwatch check-config --print-example > config.example.toml
 
-clean: ## remove what the targets made
+clean: ## remove everything that the targets made
 	rm -rf $(VENV) build dist demo-output .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -14,7 +14,7 @@ SHARED_DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def standins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standins]:
-    """Stand-ins for one test after the other."""
+    """Stand-ins that tests use one after the other."""
     standins = Standins(tmp_path_factory.mktemp("standins"))
     try:
         yield standins
@@ -24,7 +24,7 @@ def standins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standins]:
 
 @pytest.fixture
 def rig(tmp_path: Path, standins: Standins) -> Iterator[Rig]:
-    """A rig with nothing started; whatever the test starts is ended."""
+    """A rig without processes; everything that the test starts is ended."""
     rig = Rig(tmp_path, standins=standins)
     try:
         yield rig
@@ -47,7 +47,7 @@ def section_plan(grid: int = 1050, tiles: int = 4, **options: Any) -> SectionPla
 
 @pytest.fixture
 def write(rig: Rig) -> Callable[..., Written]:
-    """Writes a small section into the rig's acquisition tree."""
+    """Write a small section into the rig's acquisition tree."""
 
     def write_one(grid: int = 1050, tiles: int = 4, **options: Any) -> Written:
         writing = {key: options.pop(key) for key in ("metafile_first", "delivery", "appended") if key in options}
@@ -59,7 +59,7 @@ def write(rig: Rig) -> Callable[..., Written]:
 
 @pytest.fixture
 def shared_data() -> Path:
-    """Real metafiles that lie beside the checkout, not in it."""
+    """Real metafiles beside the checkout, not in it."""
     if not SHARED_DATA.is_dir():
         pytest.skip(f"the real metafiles are not at {SHARED_DATA}")
     return SHARED_DATA

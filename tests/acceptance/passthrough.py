@@ -29,7 +29,7 @@ OPERATIONS = (
 """Members of libfuse's `struct fuse_operations`, version 3, in order."""
 
 READ = 0
-"""Number of the system call by which the server waits for a request; it reads files by others."""
+"""Number of the system call in which the server waits for a request; it reads files by other calls."""
 WHY_NOT = (
     "no /dev/fuse"
     if not os.access("/dev/fuse", os.R_OK | os.W_OK)
@@ -41,11 +41,11 @@ WHY_NOT = (
     if os.geteuid() != 0
     else ""
 )
-"""Why nothing can be mounted; empty if something can."""
+"""Return why nothing can be mounted; empty if mounting works."""
 
 
 class Mount:
-    """What `source` holds, at `target` too, until the server stops."""
+    """A mount of `source` at `target`, until the server stops."""
 
     def __init__(self, source: Path, target: Path) -> None:
         self.target = target
@@ -59,9 +59,9 @@ class Mount:
             time.sleep(0.02)
 
     def hang(self) -> None:
-        """Every access hangs from now on, as on a hard NFS mount: killing whoever hangs ends it.
+        """Make every access hang, as on a hard NFS mount: killing a hanging process ends it.
 
-        What waits for a request that the server has taken cannot be killed: it is stopped while it waits for one.
+        A process whose request the server has taken cannot be killed: the server is stopped while it waits for one.
         """
         while True:
             self._server.send_signal(signal.SIGSTOP)
@@ -71,11 +71,11 @@ class Mount:
             time.sleep(0.001)
 
     def answer(self) -> None:
-        """What hangs goes on."""
+        """Let hanging accesses continue."""
         self._server.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """Whatever still hangs ends with an error."""
+        """End accesses that still hang with an error."""
         self._server.kill()
         self._server.wait()
         subprocess.run(["umount", "-l", str(self.target)], check=False)
@@ -125,7 +125,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
 
 
 class _Passthrough:
-    """Each operation on the directory below, by path."""
+    """Each operation on the underlying directory, by path."""
 
     def __init__(self, source: str) -> None:
         self._source = os.fsencode(source)
@@ -189,7 +189,7 @@ class _Passthrough:
             setattr(into.contents, f"f_{name}", getattr(found, f"f_{name}"))
 
     def fsync(self, *_: Any) -> None:
-        """What is written is written."""
+        """Nothing to flush: writes are done at once."""
 
     fsyncdir = fsync
 

@@ -1,7 +1,7 @@
-"""The daemon and the stand-in as processes, for tests that watch them from outside.
+"""The daemon and the stand-in as processes, for tests that observe them from outside.
 
 TEMWATCH_ACCEPTANCE_URL names a real render-ws to be used in place of the stand-in. Every test process works in a
-project of its own there and deletes its stacks. What needs the stand-in's controls, or its end, is skipped and says so.
+project of its own there and deletes its stacks. Tests that control or end the stand-in are skipped and say so.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ UNFINISHED = ("noticed", "settled", "ingested", "mipmapped", "applied")
 
 
 def wait_for(condition: Callable[[], Any], timeout_s: float = 60.0, what: str | Callable[[], str] = "") -> Any:
-    """The condition's first true value; fails with `what` after the timeout."""
+    """Return the condition's first true value; fail with `what` after the time-out."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if value := condition():
@@ -44,7 +44,7 @@ def wait_for(condition: Callable[[], Any], timeout_s: float = 60.0, what: str | 
 
 
 def fetch(url: str, *, method: str = "GET", body: Any = None) -> Any:
-    """JSON at a URL whatever its status; None if nobody answers, whose reason is then in the test's output."""
+    """Return the JSON at a URL, with any status; None without an answer, whose reason is in the test's output."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
     try:
@@ -62,13 +62,13 @@ def fetch(url: str, *, method: str = "GET", body: Any = None) -> Any:
 
 
 def temwatch(*arguments: str, timeout_s: float = 100, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The command as a user types it, its output captured."""
+    """Run the command as a user types it, and capture its output."""
     command = [sys.executable, "-m", "daemon", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, **options)
 
 
 class Program:
-    """A Python module run as a process of its own, its output in a file."""
+    """A Python module as a process, its output in a file."""
 
     def __init__(self, log: Path, *arguments: str, prefix: tuple[str, ...] = (), env: dict[str, str] | None = None):
         self.log = log
@@ -85,25 +85,25 @@ class Program:
         return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
 
     def kill(self) -> None:
-        """kill -9 of the process alone, as the kernel would."""
+        """Kill the process alone with SIGKILL, as the kernel would."""
         self.process.kill()
         self.process.wait()
 
     def stop(self, timeout_s: float = 60.0) -> int:
-        """SIGTERM; the exit code."""
+        """Send SIGTERM and return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)
 
     def end(self) -> None:
-        """Whatever is left of it and its children."""
+        """Kill what is left of it and its children."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
 class Standins:
-    """Stand-ins that one test hands on to the next: each begins with an empty one, and few have to be started."""
+    """Stand-ins that tests pass on: each test begins with an empty one, and few have to be started."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -111,11 +111,11 @@ class Standins:
         self._idle: list[tuple[Program, str]] = []
 
     def take(self) -> tuple[Program, str]:
-        """A stand-in without stacks, and its URL."""
+        """Return a stand-in without stacks, and its URL."""
         while self._idle:
             program, url = self._idle.pop()
             if program.process.poll() is None:
-                # Now, not when it was given back: the daemon before may have left a request under way.
+                # Emptied here, not when it was given back: the last daemon may have left a request under way.
                 fetch(control_url(url, "state"), method="DELETE")
                 return program, url
         log = self._directory / f"{len(self._started)}.log"
@@ -124,7 +124,7 @@ class Standins:
         return program, url_said_in(program, 0)
 
     def give_back(self, program: Program, url: str) -> bool:
-        """Whether it is one of these, which the next test gets if it is still there."""
+        """Return whether it is one of these; the next test gets it if it still runs."""
         if program not in self._started:
             return False
         self._idle.append((program, url))
@@ -136,18 +136,18 @@ class Standins:
 
 
 def is_real(render_url: str) -> bool:
-    """Whether this is the render-ws that was named, and no stand-in."""
+    """Whether this is the named render-ws, and no stand-in."""
     return bool(REAL_URL) and render_url.startswith(REAL_URL)
 
 
 def require_seen_files(render_url: str) -> None:
-    """Skip the test where render-ws cannot see the files that it is to show."""
+    """Skip the test if render-ws cannot read the files that it has to serve."""
     if is_real(render_url) and not SEES_FILES:
         pytest.skip(f"{REAL_URL} need not see the files: set TEMWATCH_ACCEPTANCE_SEES_FILES=1 if it does")
 
 
 class RealService:
-    """Takes the place of the stand-in's process: a render-ws that runs elsewhere is neither stopped nor killed."""
+    """Stands for the stand-in's process: a render-ws that runs elsewhere is neither stopped nor killed."""
 
     def __getattr__(self, name: str) -> Any:
         pytest.skip(f"stops or kills the stand-in: {REAL_URL} is left alone")
@@ -157,15 +157,15 @@ class RealService:
 
 
 def delete_stacks() -> None:
-    """Delete whatever the tests have put into the real render-ws."""
+    """Delete everything that the tests have put into the real render-ws."""
     for stack in fetch(f"{REAL_URL}/owner/{OWNER}/project/{PROJECT}/stackIds") or ():
         url = f"{REAL_URL}/owner/{OWNER}/project/{PROJECT}/stack/{stack['stack']}"
-        fetch(f"{url}/state/COMPLETE", method="PUT")  # one that is READ_ONLY cannot be deleted
+        fetch(f"{url}/state/COMPLETE", method="PUT")  # a READ_ONLY stack cannot be deleted
         fetch(url, method="DELETE")
 
 
 def url_said_in(program: Program, known: int) -> str:
-    """What a stand-in prints when it is ready, after `known` lines of its log."""
+    """Return the line that a ready stand-in prints, after `known` lines of its log."""
     url = wait_for(
         lambda: next((line for line in program.lines()[known:] if line.startswith("http")), None),
         30,
@@ -175,7 +175,7 @@ def url_said_in(program: Program, known: int) -> str:
 
 
 def control_url(render_url: str, name: str) -> str:
-    """Of the stand-in's own pages beside render-ws. Skips the test where a real render-ws has none."""
+    """Return the URL of a page of the stand-in beside render-ws. Skips the test with a real render-ws."""
     if is_real(render_url):
         pytest.skip(f"needs the stand-in's controls: {REAL_URL} has none")
     return f"{render_url.split('/render-ws')[0]}/{name}"
@@ -183,7 +183,7 @@ def control_url(render_url: str, name: str) -> str:
 
 @dataclass
 class Rig:
-    """One acquisition tree, one mipmap tree, a stand-in, and a daemon that can be killed and started again."""
+    """One acquisition tree, one mipmap tree, a stand-in, and a daemon that can be killed and restarted."""
 
     root: Path
     settings: dict[str, Any] = field(default_factory=dict)
@@ -195,7 +195,7 @@ class Rig:
     daemon: Program | None = None
     url: str = ""
     standins: Standins | None = None
-    """Where a stand-in is to come from that is started without options; None starts one for this rig alone."""
+    """Source of a stand-in without options; None starts one for this rig alone."""
 
     def __post_init__(self) -> None:
         self.acquisition = self.root / "acquisition"
@@ -220,16 +220,16 @@ class Rig:
         self.render_url = url_said_in(self.standin, known)
 
     def config(self) -> Path:
-        """The daemon's configuration as a file."""
+        """Write the daemon's configuration file."""
         config, text = self.root / f"{self.name}.toml", self.config_text()
-        if not config.exists() or config.read_text() != text:  # never half there for a process that has yet to read it
+        if not config.exists() or config.read_text() != text:  # whole at every moment, for a process that reads it
             written = config.with_suffix(".new")
             written.write_text(text)
             written.replace(config)
         return config
 
     def start(self) -> None:
-        """Starts the daemon, and returns when it says that it is ready."""
+        """Start the daemon, and return when it is ready."""
         config = self.config()
         log = self.root / f"{self.name}.log"
         known = len(log.read_text().splitlines()) if log.exists() else 0
@@ -291,7 +291,7 @@ class Rig:
         text += [f"[watch.{part}]\n{_toml(values)}" for part, values in parts.items() if values]
         return "\n".join(text)
 
-    # --- what the daemon says
+    # --- answers of the daemon
 
     def montages(self) -> list[dict[str, Any]]:
         answer = fetch(f"{self.url}/api/montages?limit=10000")
@@ -302,7 +302,7 @@ class Rig:
         return rows[0] if rows else None
 
     def wait_until(self, state: str, *metafiles: Path, timeout_s: float = 60.0) -> None:
-        """Waits until each metafile's montage is in the state; fails at once if one FAILED instead."""
+        """Wait until each metafile's montage is in the state; fail at once if one FAILED instead."""
 
         def reached() -> bool:
             rows = [self.montage_of(metafile) for metafile in metafiles]
@@ -320,7 +320,7 @@ class Rig:
         answer = fetch(f"{self.url}/readyz")
         return answer if isinstance(answer, dict) else {}
 
-    # --- what render-ws shows
+    # --- contents of render-ws
 
     def stack_url(self, stack: str) -> str:
         return f"{self.render_url}/owner/{OWNER}/project/{PROJECT}/stack/{stack}"
@@ -330,12 +330,12 @@ class Rig:
         return answer["state"] if isinstance(answer, dict) else None
 
     def tiles(self, stack: str, z: float) -> dict[str, Any]:
-        """Tile specs of a layer by id; none where render-ws says that there are none."""
+        """Return the tile specs of a layer by id; none if render-ws says that there are none."""
         answer = wait_for(lambda: fetch(f"{self.stack_url(stack)}/z/{z}/resolvedTiles"), 60, "an answer of render-ws")
         return answer["tileIdToSpecMap"] if isinstance(answer, dict) else {}
 
     def tell_standin(self, **fault: Any) -> None:
-        """Has the stand-in misbehave; without arguments, behave again."""
+        """Make the stand-in misbehave; without arguments, behave again."""
         fetch(control_url(self.render_url, "faults"), method="POST" if fault else "DELETE", body=fault or None)
 
     def requests(self) -> list[dict[str, Any]]:
@@ -347,7 +347,7 @@ def _toml(values: dict[str, Any]) -> str:
 
 
 def verify_levels(tiles: dict[str, Any], levels: int = 6) -> int:
-    """How many mipmap files the tiles name, each decoded and of the right size."""
+    """Return the number of mipmap files that the tiles name, after checking that each decodes to the right size."""
     files = 0
     for tile in tiles.values():
         named = tile["mipmapLevels"]
@@ -361,7 +361,7 @@ def verify_levels(tiles: dict[str, Any], levels: int = 6) -> int:
 
 
 def digest_tree(directory: Path) -> dict[str, str]:
-    """Relative path -> sha256 of every file below a directory."""
+    """Return relative path -> sha256 of every file below a directory."""
     return {
         str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(directory.rglob("*"))
@@ -371,7 +371,7 @@ def digest_tree(directory: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def running(rig: Rig, *, standin: bool = True) -> Iterator[Rig]:
-    """The rig with its processes, ended at the end however the test ends."""
+    """Yield the rig; end its processes however the test ends."""
     try:
         if standin:
             rig.start_standin()

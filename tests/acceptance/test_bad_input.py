@@ -1,4 +1,4 @@
-"""Bad input: a clear error that names the file, a FAILED or ignored montage, and the next montage unharmed."""
+"""Bad input: a clear error that names the file, a FAILED or ignored montage; the next montage is not affected."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ Content = list[dict[str, Any]]
 
 
 def edited(change: Callable[[dict[str, Any], list[dict[str, Any]]], object]) -> Callable[[Written], None]:
-    """The metafile with a change to its header or its tiles."""
+    """Rewrite the metafile with a change to its header or its tiles."""
 
     def spoil(section: Written) -> None:
         content: Content = json.loads(section.metafile.read_bytes())

@@ -1,4 +1,4 @@
-"""What is told of a FAILED montage: the web, the status, the metrics and the log tell one story."""
+"""Reports of a FAILED montage: the web, the status, the metrics and the log agree."""
 
 import json
 import re
@@ -6,7 +6,7 @@ import re
 from tests.acceptance.rig import Rig, fetch, temwatch
 
 
-def test_web_status_metrics_and_log_tell_the_same_of_a_failed_montage(rig: Rig, write):
+def test_web_status_metrics_and_log_agree_about_a_failed_montage(rig: Rig, write):
     table = rig.root / "z.csv"
     table.write_text("grid,z\n2000,7\n")
     rig.settings |= {"watch.z.rule": "table", "watch.z.table": str(table)}

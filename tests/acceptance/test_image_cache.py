@@ -1,4 +1,4 @@
-"""render-ws keeps images by URL: told to read them anew when mipmaps were made again, it shows no old pixels."""
+"""render-ws caches images by URL: emptying its cache after mipmaps were made again shows the new pixels."""
 
 import io
 import urllib.request
@@ -15,19 +15,19 @@ EMPTIED = "imageProcessorCache/allEntries"
 
 
 def asked(rig: Rig) -> list[int | None]:
-    """The answers to all requests to empty the cache."""
+    """Return the answers to all requests to empty the cache."""
     return [each["status"] for each in rig.requests() if each["path"].endswith(EMPTIED)]
 
 
 def shown(rig: Rig, stack: str, tile_id: str) -> np.ndarray[Any, Any]:
-    """A tile's raw image as render-ws shows it."""
+    """Return a tile's raw image as render-ws serves it."""
     require_seen_files(rig.render_url)
     with urllib.request.urlopen(f"{rig.stack_url(stack)}/tile/{tile_id}/source/png-image", timeout=30) as answer:
         return np.asarray(Image.open(io.BytesIO(answer.read())))[..., 0]
 
 
 def complete(rig: Rig, write: Callable[..., Any]) -> tuple[Any, str, str]:
-    """A section that is done; its stack and one of its tiles."""
+    """Import a section; return its stack and one of its tiles."""
     section = write()
     rig.wait_until("complete", section.metafile)
     stack = rig.montage_of(section.metafile)["raw_stack"].rpartition("/")[2]
@@ -54,7 +54,7 @@ def test_a_replay_empties_the_cache_once_and_the_new_pixels_are_shown(running_ri
     before = shown(rig, stack, tile_id)
     image = next(path for path in section.metafile.parent.glob("*.tif") if tile_id.startswith(path.stem))
     Image.fromarray(255 - before).save(image)
-    assert (shown(rig, stack, tile_id) == before).all(), "the stand-in keeps what it read, as render-ws does"
+    assert (shown(rig, stack, tile_id) == before).all(), "the stand-in caches images, as render-ws does"
     replay(rig, section)
     assert asked(rig) == [200]
     assert (shown(rig, stack, tile_id) == 255 - before).all()
@@ -62,7 +62,7 @@ def test_a_replay_empties_the_cache_once_and_the_new_pixels_are_shown(running_ri
 
 
 def test_pixels_that_render_ws_serves_are_new_ones_when_a_section_is_made_again(rig: Rig, write):
-    """With the method "render" levels are made of what render-ws serves: of its cache, if nobody empties it before."""
+    """With the method "render" levels are made from render-ws's images: from its cache, unless it is emptied."""
     rig.settings["watch.mipmaps.method"] = "render"
     with running(rig):
         section, stack, tile_id = complete(rig, write)
@@ -100,7 +100,7 @@ def test_the_cache_is_emptied_when_render_ws_is_back_and_the_daemon_was_killed_m
         assert asked(rig)[-1] == 200
 
 
-def test_the_cache_is_left_alone_where_that_is_wanted(rig: Rig, write):
+def test_the_cache_is_not_emptied_where_the_configuration_says_so(rig: Rig, write):
     rig.settings["render.clear_image_cache"] = False
     with running(rig):
         section, _, _ = complete(rig, write)

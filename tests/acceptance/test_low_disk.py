@@ -1,4 +1,4 @@
-"""Mipmaps stop before their disk is full, say so, and go on by themselves."""
+"""Mipmaps stop before their disk is full, report it, and resume by themselves."""
 
 import shutil
 
@@ -9,12 +9,12 @@ from tests.acceptance.rig import Rig, digest_tree, fetch, verify_levels, wait_fo
 
 @pytest.mark.slow
 def test_a_disk_that_runs_low_in_the_middle_of_a_step_stops_it_and_nothing_is_done_twice(rig: Rig, write):
-    """What is to be kept is set so that a file of somebody else's decides."""
+    """The reserve is set so that a file of another program decides."""
     rig.start_standin()
     rig.mipmaps.mkdir()
     filling = rig.root / "somebody_elses_data"
     reserve = shutil.disk_usage(rig.mipmaps).free - 400_000_000
-    # Medians take long enough for the disk to be looked at in between.
+    # Medians take long enough for the disk to be checked in between.
     rig.settings |= {"watch.mipmaps.min_free_bytes": reserve, "workers.count": 1, "watch.mipmaps.function": "median"}
     rig.start()
     written = write(tiles=30, size=(2048, 2048), specimen_id="s")

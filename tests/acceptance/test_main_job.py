@@ -1,4 +1,4 @@
-"""A metafile lands and its stack becomes COMPLETE: the daemon as a process, seen from outside."""
+"""A metafile arrives and its stack becomes COMPLETE: the daemon as a process, observed from outside."""
 
 import json
 import shutil
@@ -50,7 +50,7 @@ def test_nothing_is_written_to_the_acquisition_directory(running_rig, write):
     assert sorted(running_rig.acquisition.rglob("*")) == before
 
 
-def test_what_lay_there_before_the_start_is_done_too(rig, write):
+def test_metafiles_from_before_the_start_are_processed_too(rig, write):
     sections = [write(grid) for grid in (1050, 1051, 1052)]
     rig.start_standin()
     rig.start()

@@ -1,4 +1,4 @@
-"""Other ways of making mipmaps than the usual one, chosen in the daemon's configuration."""
+"""Other methods for mipmaps, by the daemon's configuration."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def test_levels_that_are_there_are_kept_when_force_is_false(rig, write):
     rig.wait_until("complete", section.metafile)
     before = {path: path.stat().st_mtime_ns for path in rig.mipmaps.rglob("*.tif")}
     assert rig.daemon.stop() == 0
-    for leftover in rig.root.glob("daemon.sqlite*"):  # a daemon that remembers nothing does everything again
+    for leftover in rig.root.glob("daemon.sqlite*"):  # a daemon without a journal repeats everything
         leftover.unlink()
     gone = next(iter(before))
     gone.unlink()

@@ -1,4 +1,4 @@
-"""A directory whose name is not UTF-8: work goes on, and everything that is said can be read."""
+"""A directory whose name is not UTF-8: its work is done, and every text about it can be read."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.acceptance.rig import Rig, fetch, temwatch
 
 
-def test_a_directory_that_is_not_utf_8_is_worked_on_and_told_of(rig: Rig, write) -> None:
+def test_a_directory_that_is_not_utf_8_is_processed_and_reported(rig: Rig, write) -> None:
     odd = Path(os.fsdecode(os.fsencode(rig.acquisition) + b"/probe_\xe4"))
     rig.acquisition = odd
     odd.mkdir()

@@ -19,13 +19,13 @@ EDITOR = "#!/bin/sh\n# The operator's part: the example is valid as it is.\ntest
 
 
 class Debian:
-    """A root of Debian 12, entered by chroot with mounts and processes of its own."""
+    """A root of Debian 12, entered by chroot, with its own mounts and processes."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def run(self, script: str, directory: str = "/root") -> str:
-        """What a shell script prints; its first failing line fails the test."""
+        """Return the output of a shell script; its first failing line fails the test."""
         enter = f'mount -t proc proc "$0/proc" && exec chroot "$0" sh -exc \'cd "$0" && eval "$1"\' {directory} "$1"'
         done = subprocess.run(
             ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", enter, self.root, script],
@@ -40,7 +40,7 @@ class Debian:
 
 
 def environment() -> dict[str, str]:
-    """A root login's, with the way to the network that this machine takes. No systemd runs: systemctl only enables."""
+    """Return a root login's environment, with this machine's network settings. systemctl runs offline."""
     network = {name: value for name, value in os.environ.items() if re.match(r"PIP_|.*_proxy$", name, re.IGNORECASE)}
     login = {"HOME": "/root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
     chroot = {"PIP_CERT": str(CERTIFICATES), "DEBIAN_FRONTEND": "noninteractive", "SYSTEMD_OFFLINE": "1"}
@@ -69,7 +69,7 @@ def debian(tmp_path: Path) -> Iterator[Debian]:
 
 
 def make_root(archive: Path, place: Path) -> None:
-    """An archive of a bare Debian 12 with systemd, under its name when it is whole."""
+    """Make an archive of a bare Debian 12 with systemd; it gets its name when it is whole."""
     subprocess.run(
         ["debootstrap", "--variant=minbase", "--include=systemd", "bookworm", place, debian_mirror()],
         check=True,
@@ -83,7 +83,7 @@ def make_root(archive: Path, place: Path) -> None:
 
 
 def debian_mirror() -> str:
-    """The mirror of Debian's archive that this machine's apt uses."""
+    """Return the mirror of Debian's archive that this machine's apt uses."""
     fields = "$(ORIGIN) $(LABEL) $(REPO_URI)"
     listed = subprocess.run(
         ["apt-get", "indextargets", "--format", fields, "Created-By: Packages"], capture_output=True, text=True
@@ -96,7 +96,7 @@ def debian_mirror() -> str:
 
 
 def connect_to_network(root: Path) -> None:
-    """Names and certificates as this machine has them."""
+    """Copy this machine's name resolution and certificates."""
     for name in ("resolv.conf", "hosts", "pip.conf"):
         if Path("/etc", name).exists():
             shutil.copy(Path("/etc", name), root / "etc" / name)
@@ -104,7 +104,7 @@ def connect_to_network(root: Path) -> None:
 
 
 def commands(heading: str) -> list[str]:
-    """The shell commands of one chapter of docs/operations.md, block by block."""
+    """Return the shell commands of one chapter of docs/operations.md, block by block."""
     text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
     chapters = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     blocks: list[str] = re.findall(r"^```sh\n(.*?)^```", chapters[heading], re.MULTILINE | re.DOTALL)
@@ -113,7 +113,7 @@ def commands(heading: str) -> list[str]:
 
 
 def check_out(root: Path, version: str) -> None:
-    """The working tree as a checkout of a version, over what is there."""
+    """Copy the working tree as a checkout of a version, over an existing one."""
     checkout = root / "root/temwatch"
     shutil.copytree(ROOT, checkout, ignore=NOT_COPIED, dirs_exist_ok=True)
     project = checkout / "pyproject.toml"
@@ -121,13 +121,13 @@ def check_out(root: Path, version: str) -> None:
 
 
 def pins(lock: Path) -> set[str]:
-    """Names and versions in a lock that Python 3.11 on Linux installs."""
+    """Return the names and versions of a lock that Python 3.11 on Linux installs."""
     lines = re.findall(r"^([a-z0-9-]+)(?:\[.*?\])?==(\S+)(?: ; (.*))? \\$", lock.read_text(), re.MULTILINE)
     return {f"{name}=={version}" for name, version, marker in lines if "win32" not in marker}
 
 
 def installed(debian: Debian) -> set[str]:
-    """Names and versions that the service's environment holds, but for those that every environment begins with."""
+    """Return the names and versions in the service's environment, except those of every new environment."""
     listed = debian.run("/opt/temwatch/bin/pip list --format=freeze --exclude pip --exclude setuptools")
     found = re.findall(r"^([A-Za-z0-9._-]+)==(\S+)$", listed, re.MULTILINE)
     return {f"{canonicalize_name(name)}=={version}" for name, version in found}

@@ -1,4 +1,4 @@
-"""A long outage of render-ws with a backlog: it is not hammered, and the backlog drains in order of acquisition."""
+"""A long outage of render-ws with a backlog: few requests during it, and the backlog drains in order of acquisition."""
 
 import time
 
@@ -8,11 +8,11 @@ from tests.acceptance.rig import Rig, fetch, wait_for
 
 WAITING = 32
 LIMIT = 4
-"""Montages that may be ingested at once."""
+"""Number of montages that may be ingested at once."""
 
 
 def ingested_in_order(rig: Rig) -> list[int]:
-    """Montages' places in order of acquisition, in the order in which they were ingested."""
+    """Return the montages' places in order of acquisition, in the order of their ingest."""
     rows = sorted(rig.montages(), key=lambda row: row["metafile"].rpartition("/")[2])
     times = []
     for place, row in enumerate(rows):
@@ -41,7 +41,7 @@ def test_a_backlog_waits_without_hammering_and_drains_in_order(rig: Rig, write, 
     waited_s = 12
     time.sleep(waited_s)
     asked = rig.requests()[before:]
-    # Each probe or trial is a request that is repeated twice within seconds, and they come ever more rarely.
+    # Each probe or trial is a request that is repeated twice within seconds, and they become rarer.
     assert len(asked) < 25, [request["path"] for request in asked]
     assert not [row for row in rig.montages() if row["state"] == "failed"]
     rig.tell_standin()

@@ -1,4 +1,4 @@
-"""What others do to files and stacks in the middle of the work."""
+"""Other programs change files and stacks in the middle of the work."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from tests.acceptance.rig import Rig, digest_tree, fetch, temwatch, verify_level
 
 
 def row_at(rig: Rig, metafile: Path) -> dict[str, Any]:
-    """The newest montage of a path, SUPERSEDED or not."""
+    """Return the newest montage of a path, SUPERSEDED or not."""
     return max((row for row in rig.montages() if row["metafile"] == str(metafile)), key=lambda row: row["id"])
 
 
@@ -33,7 +33,7 @@ def attempts(rig: Rig, row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def hold_apply(rig: Rig) -> None:
-    """No levels are applied until the stand-in behaves again."""
+    """Block applying levels until the stand-in behaves again."""
     rig.tell_standin(match="s_mips", kind="status", status=500)
 
 
@@ -106,7 +106,7 @@ def test_the_same_files_under_a_second_path_are_done_once(started, write):
     alias = second / written.metafile.name
     rig.wait_until("ignored", alias)
     assert str(written.metafile) in row_at(rig, alias)["waiting_for"]
-    rig.wait_until("complete", written.metafile)  # a link sets the change time: the file is read once more
+    rig.wait_until("complete", written.metafile)  # a link sets the change time: the file is read again
     assert digest_tree(rig.mipmaps) == files
 
 
@@ -144,7 +144,7 @@ def test_two_paths_that_come_at_once_are_done_once(rig, write):
 
 
 def with_second_watch(rig: Rig, directory: Path) -> None:
-    """Gives the rig's configuration another watch of the same kind."""
+    """Add another watch of the same kind to the rig's configuration."""
     alone = rig.config_text()
     watch = alone[alone.index("[[watch]]") :].replace(f'"{rig.acquisition}"', f'"{directory}"')
     whole = alone + watch.replace('name = "daemon"', 'name = "linked"')
@@ -184,7 +184,7 @@ def test_a_bind_mount_inside_a_tree_does_nothing_twice(rig, write, tmp_path):
 
 
 def _done_once(rig: Rig, metafile: Path) -> None:
-    """One of the two ways to the files is COMPLETE, the other IGNORED."""
+    """Check that one of the two paths to the files is COMPLETE and the other IGNORED."""
     rig.start()
     wait_for(
         lambda: sorted(row["state"] for row in rig.montages()) == ["complete", "ignored"],
@@ -241,7 +241,7 @@ def test_a_stack_closed_by_others_at_each_step_is_reopened(started, write):
 
 
 @pytest.mark.parametrize("locked", ["s_raw", pytest.param("s_mips", marks=pytest.mark.slow)])
-def test_a_stack_set_read_only_is_a_person_s_decision_and_fails_what_would_write_to_it(rig, write, locked):
+def test_a_stack_set_read_only_fails_the_montages_that_would_write_to_it(rig, write, locked):
     rig.start_standin()
     rig.start()
     first = write(1050, specimen_id="s")

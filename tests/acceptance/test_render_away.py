@@ -1,4 +1,4 @@
-"""render-ws away for a while at each step, or its answers lost after the work: the daemon catches up by itself."""
+"""render-ws is away at each step, or its answers are lost after the work: the daemon catches up by itself."""
 
 import re
 import signal
@@ -24,7 +24,7 @@ STEPS = {
     "the raw stack is closed": r"PUT .*RAW/state/COMPLETE",
     "the other stack is closed": r"PUT .*MIPS/state/COMPLETE",
 }
-"""Requests by what they are for; RAW and MIPS stand for the names of stacks."""
+"""Request -> its purpose; RAW and MIPS stand for the names of stacks."""
 WRITES = {
     "a stack created": r"^POST .*/stack/RAW$",
     "tiles put": r"^PUT .*RAW/z/1050\.0/resolvedTiles",
@@ -35,7 +35,7 @@ WRITES = {
 
 @pytest.fixture(scope="module")
 def lasting_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """One rig for all tests that leave it as it was; each has a specimen, and so stacks, of its own."""
+    """One rig for all tests that leave it unchanged; each test has its own specimen, and so its own stacks."""
     with running(Rig(tmp_path_factory.mktemp("away"))) as rig:
         yield rig
 
@@ -48,7 +48,7 @@ def well_rig(lasting_rig: Rig) -> Rig:
 
 
 def image(rig: Rig, specimen: str, grid: int, **options: object) -> Written:
-    """A section of a specimen, in a session of its own."""
+    """Write a section of a specimen, in its own session."""
     plan = section_plan(grid, 4, specimen_id=specimen, session_id=f"{specimen}_session", **options)
     return write_section(plan, rig.acquisition, pixels="noise")
 
@@ -62,7 +62,7 @@ def was_asked(rig: Rig, pattern: str) -> bool:
 
 
 def wait_until_away(rig: Rig) -> None:
-    """Until /readyz says 503 and that render-ws is the reason."""
+    """Wait until /readyz answers 503 with render-ws as the reason."""
     wait_for(
         lambda: any(reason.startswith("render-ws is away: ") for reason in rig.ready().get("reasons", ())),
         30,
@@ -77,7 +77,7 @@ def wait_until_ready(rig: Rig) -> None:
 
 
 def require_whole(rig: Rig, specimen: str, *zs: float) -> None:
-    """Both stacks are COMPLETE with four tiles and their 24 levels in each layer, and count them so."""
+    """Check that both stacks are COMPLETE, with four tiles and their 24 levels in each layer, and count them."""
     for stack in (f"{specimen}_raw", f"{specimen}_mips"):
         wait_for(lambda name=stack: rig.stack_state(name) == "COMPLETE", 30, f"{stack} COMPLETE")
         assert fetch(rig.stack_url(stack))["stats"]["tileCount"] == 4 * len(zs)
@@ -89,7 +89,7 @@ def require_whole(rig: Rig, specimen: str, *zs: float) -> None:
 @pytest.mark.parametrize(("specimen", "step"), [(f"step{index}", step) for index, step in enumerate(STEPS)])
 def test_render_ws_that_goes_away_in_a_step_is_waited_for(well_rig, specimen, step):
     rig, request = well_rig, request_of(STEPS[step], specimen)
-    # The step's own request is the first to be refused, then all others are.
+    # The step's own request is refused first, then all others.
     rig.tell_standin(match=request, kind="status", status=503)
     section = image(rig, specimen, 1050)
     wait_for(lambda: was_asked(rig, request), 30, f"a request {request}")
@@ -120,7 +120,7 @@ def test_an_answer_spoiled_after_the_work_was_done_changes_nothing(well_rig, kin
         assert was_asked(rig, request), name
 
 
-def test_a_service_that_fails_now_and_then_is_borne_with(well_rig):
+def test_occasional_failures_of_render_ws_are_retried(well_rig):
     rig, specimen = well_rig, "shaky"
     for skip in range(2, 26, 3):
         rig.tell_standin(match=f"/stack/{specimen}", kind="status", status=503, skip=skip, times=1)
@@ -130,7 +130,7 @@ def test_a_service_that_fails_now_and_then_is_borne_with(well_rig):
 
 
 def test_a_stopped_render_ws_is_waited_for_and_the_daemon_answers_meanwhile(well_rig):
-    """A process that is stopped keeps its port open: connections are made, and nobody answers."""
+    """A stopped process keeps its port open: connections are made, and there is no answer."""
     rig, specimen = well_rig, "stopped"
     rig.standin.process.send_signal(signal.SIGSTOP)
     try:
@@ -146,7 +146,7 @@ def test_a_stopped_render_ws_is_waited_for_and_the_daemon_answers_meanwhile(well
 
 
 def start_keeping_standin(rig: Rig, port: int = 0) -> int:
-    """Starts a stand-in that finds its stacks again after a kill; its port."""
+    """Start a stand-in that keeps its stacks over a kill; return its port."""
     log: Path = rig.root / "standin.log"
     known = len(log.read_text().splitlines()) if log.exists() else 0
     rig.standin = Program(
@@ -157,7 +157,7 @@ def start_keeping_standin(rig: Rig, port: int = 0) -> int:
 
 
 def test_render_ws_killed_and_started_again_is_caught_up_with(rig):
-    """Once before the daemon has met it, and once while mipmaps are made: they go on meanwhile."""
+    """It is away once before the daemon has reached it, and once while mipmaps are made, which continue."""
     port = start_keeping_standin(rig)
     rig.standin.kill()
     rig.start()

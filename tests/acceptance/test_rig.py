@@ -1,4 +1,4 @@
-"""The rig with a render-ws that it did not start, as TEMWATCH_ACCEPTANCE_URL names one."""
+"""The rig with a render-ws that it did not start, named by TEMWATCH_ACCEPTANCE_URL."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,7 +10,7 @@ from tests.acceptance.rig import REAL_URL, Program, Rig, Standins, fetch, verify
 
 @pytest.fixture
 def elsewhere(standins: Standins, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Program, str]]:
-    """A stand-in that takes the place of a real render-ws."""
+    """A stand-in in the role of a real render-ws."""
     if REAL_URL:
         pytest.skip("a real render-ws is named: every test shows this")
     program, url = standins.take()
@@ -38,7 +38,9 @@ def test_a_render_ws_that_runs_elsewhere_is_used_and_left_as_it_was(
     assert program.process.poll() is None
 
 
-def test_what_needs_the_stand_in_itself_is_skipped_and_says_why(elsewhere: tuple[Program, str], rig: Rig) -> None:
+def test_tests_that_need_the_stand_in_itself_are_skipped_with_the_reason(
+    elsewhere: tuple[Program, str], rig: Rig
+) -> None:
     rig.start_standin()
     for need, reason in (
         (rig.tell_standin, "controls"),

@@ -1,4 +1,4 @@
-"""The password of render.url is sent to its server and shown nowhere."""
+"""The password of render.url is sent to its server and appears nowhere."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_the_password_of_the_url_is_in_no_output_of_the_daemon_and_its_commands(
     assert "127.0.0.1:1/render-ws/v1" in outputs["rebuild"]
     assert "127.0.0.1:1/render-ws/v1" in outputs["check-config"]
     assert [name for name, text in outputs.items() if PASSWORD in text] == []
-    rig.render_url = served.replace("//", "//em:pw4711@")  # the stand-in takes any log-in
+    rig.render_url = served.replace("//", "//em:pw4711@")  # the stand-in accepts any log-in
     rig.start()
     rig.wait_until("complete", section.metafile)
     assert PASSWORD not in "\n".join(rig.daemon.lines())  # type: ignore[union-attr]

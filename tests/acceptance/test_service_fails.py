@@ -10,22 +10,22 @@ from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Rig, fetch, running, wait_for
 
 DATABASE = r"^(?!GET .*/versionInfo)"
-"""Every request that needs the database of render-ws."""
+"""Matches every request that needs the database of render-ws."""
 OUTAGES: dict[str, dict[str, Any]] = {
     "the database is away": {"match": DATABASE, "status": 500, "text": "Timed out after 30000 ms while waiting"},
     "each request is a 500 after a while": {"match": DATABASE, "status": 500, "seconds": 3},
-    "a page comes before it": {"match": ".", "status": 200},
-    "a page comes before all but its version": {"match": DATABASE, "status": 200},
+    "a page comes in its place": {"match": ".", "status": 200},
+    "a page comes in its place, except for the version": {"match": DATABASE, "status": 200},
     "a proxy knows no such page": {"match": DATABASE, "status": 404, "text": "404 page not found"},
-    "a proxy sends elsewhere": {"match": DATABASE, "status": 302},
-    "a proxy asks who is there": {"match": DATABASE, "status": 401},
+    "a proxy redirects": {"match": DATABASE, "status": 302},
+    "a proxy asks for a log-in": {"match": DATABASE, "status": 401},
     "a proxy wants another protocol": {"match": DATABASE, "status": 400},
 }
 
 
 @pytest.fixture(scope="module")
 def lasting_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """One rig for all tests; each has a specimen, and so stacks, of its own."""
+    """One rig for all tests; each test has its own specimen, and so its own stacks."""
     with running(Rig(tmp_path_factory.mktemp("fails"))) as rig:
         yield rig
 
@@ -38,7 +38,7 @@ def well_rig(lasting_rig: Rig) -> Rig:
 
 
 def image(rig: Rig, specimen: str, grid: int = 1050) -> Written:
-    """A section of a specimen, in a session of its own."""
+    """Write a section of a specimen, in its own session."""
     plan = section_plan(grid, 4, specimen_id=specimen, session_id=f"{specimen}_session")
     return write_section(plan, rig.acquisition, pixels="noise")
 
@@ -61,7 +61,7 @@ def test_a_lone_montage_waits_for_a_service_that_fails_all_its_work(well_rig, sp
     known = len(rig.requests())
     wait_for(lambda: len(rig.requests()) >= known + 3, 60, "three more probes")
     assert rig.montage_of(section.metafile)["state"] == "settled"
-    assert len(attempts_of(rig, section)) <= 3, "the service is asked, and not the montage tried, while it fails"
+    assert len(attempts_of(rig, section)) <= 3, "while it fails the service is probed, and the montage is not tried"
     rig.tell_standin()
     rig.wait_until("complete", section.metafile)
     wait_for(lambda: rig.ready().get("ready"), 40, lambda: f"ready; {rig.ready()}")
@@ -69,8 +69,8 @@ def test_a_lone_montage_waits_for_a_service_that_fails_all_its_work(well_rig, sp
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_database_that_is_away_for_minutes_is_told_within_one_and_fails_no_montage(rig):
-    """As render-ws behaves: each request is a 500 after 30 s."""
+def test_a_database_that_is_away_for_minutes_is_reported_within_one_and_fails_no_montage(rig):
+    """render-ws without its database: each request is a 500 after 30 s."""
     with running(rig):
         rig.tell_standin(match=DATABASE, kind="status", status=500, seconds=30)
         section = image(rig, "minutes")

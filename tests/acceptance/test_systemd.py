@@ -1,4 +1,4 @@
-"""The unit under a real systemd: Debian 12 booted in namespaces of its own, temwatch installed as the guide says."""
+"""The unit under a real systemd: Debian 12 booted in its own namespaces, temwatch installed as the guide says."""
 
 import contextlib
 import os
@@ -39,10 +39,10 @@ pivot_root . old && umount -l /old && mount --make-rshared /
 exec env -i container=docker PATH=/usr/sbin:/usr/bin:/sbin:/bin \
     /lib/systemd/systemd --system --unit=basic.target --show-status=false $legacy
 """
-"""What a container manager does before systemd runs."""
+"""The work of a container manager before systemd runs."""
 
 LEFT_OUT = ("systemd-tmpfiles-setup", "systemd-tmpfiles-setup-dev", "systemd-tmpfiles-clean", "systemd-remount-fs")
-"""Units that are for whole machines."""
+"""Units for whole machines."""
 
 CONFIG = """
 [render]
@@ -93,7 +93,7 @@ class Machine:
         return False
 
     def run(self, script: str, *, fails: bool = False) -> str:
-        """What a shell script prints there. It must succeed, or must not."""
+        """Return the output of a shell script there. It must succeed, or must fail."""
         children = Path(f"/proc/{self._booting.pid}/task/{self._booting.pid}/children").read_text().split()
         done = subprocess.run(
             ["nsenter", "-t", children[0], "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", "sh", "-c", script],
@@ -108,15 +108,15 @@ class Machine:
         return done.stdout
 
     def show(self) -> str:
-        """The state of the service in three words."""
+        """Return the state of the service in three words."""
         return " ".join(self.run("systemctl show -p ActiveState -p SubState -p Result --value temwatch").split())
 
     def health(self) -> str:
-        """What `temwatch health` says."""
+        """Return the output of `temwatch health`."""
         return self.run("runuser -u temwatch -- /opt/temwatch/bin/temwatch health || true")
 
     def close(self) -> None:
-        """All its processes are killed."""
+        """Kill all its processes."""
         self._booting.kill()
         self._booting.wait()
         self._log.close()
@@ -133,7 +133,7 @@ class Machine:
 
 @pytest.fixture
 def machine(debian: Debian, tmp_path: Path) -> Iterator[tuple[Machine, Mount]]:  # noqa: F811  the fixture
-    """A booted machine with temwatch installed, and a share that is mounted at /mnt/share."""
+    """A booted machine with temwatch installed, and a share mounted at /mnt/share."""
     if WHY_NOT:
         pytest.skip(WHY_NOT)
     check_out(debian.root, "0.9.0")
@@ -141,7 +141,7 @@ def machine(debian: Debian, tmp_path: Path) -> Iterator[tuple[Machine, Mount]]: 
         debian.run(block, "/root/temwatch")
     debian.run("mkdir -p /data/temca2 /data/mipmaps/share && chown temwatch /data/mipmaps /data/mipmaps/share")
     (debian.root / "etc/temwatch/config.toml").write_text(CONFIG)
-    # Not every machine that runs tests lets user namespaces be made within others.
+    # Not every machine allows nested user namespaces.
     (debian.root / "etc/systemd/system/temwatch.service.d/99-test.conf").write_text("[Service]\nPrivateUsers=no\n")
     source, shown = tmp_path / "source", tmp_path / "share"
     source.mkdir(mode=0o777)
@@ -166,7 +166,7 @@ def timed(what: str, most_s: float) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not shutil.which("nsenter"), reason="nsenter is not installed")
-def test_the_unit_keeps_its_word_under_systemd(machine: tuple[Machine, Mount]) -> None:
+def test_the_unit_starts_reloads_and_stops_under_systemd(machine: tuple[Machine, Mount]) -> None:
     there, share = machine
     with timed("start", 60):
         there.run("systemctl start temwatch")

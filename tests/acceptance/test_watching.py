@@ -1,4 +1,4 @@
-"""What file events miss, scans find; what can be wrong with a watched directory or its configuration, health tells."""
+"""Scans find files that events miss; health reports faults of a watched directory or its configuration."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ LIMIT = 60
 FEWER_WATCHES = (
     "unshare", "-U", "-r", "sh", "-c", f'echo {LIMIT} > /proc/sys/user/max_inotify_watches && exec "$@"', "sh",
 )  # fmt: skip
-"""Lets a program, and what it starts, have no more than 60 inotify watches, in a user namespace of its own."""
+"""Run a program and its children with at most 60 inotify watches, in its own user namespace."""
 
 
 @pytest.fixture
@@ -37,14 +37,14 @@ def few_watches(rig: Rig) -> Rig:
 
 
 def write_set(directory: Path, number: int) -> Path:
-    """An empty lens-correction metafile: noticed, ignored, and no work for anybody."""
+    """Write an empty lens-correction metafile: noticed, ignored, no work."""
     metafile = directory / f"_metadata_20181120091439_s_{number:06d}_reference_0_.json"
     metafile.write_bytes(b"")
     return metafile
 
 
 def write_burst(root: Path, count: int) -> list[Path]:
-    """Directories three deep, as fast as they can be made, a metafile closed in each of the innermost."""
+    """Make directories three deep, as fast as possible, with a metafile in each of the innermost."""
     found = []
     for number in range(count):
         directory = root / f"burst_{number:04d}" / "roi" / "run"
@@ -71,7 +71,7 @@ def watch_of(rig: Rig) -> dict[str, Any]:
 
 
 def wait_for_warning(rig: Rig, text: str, timeout_s: float = 30) -> str:
-    """The first warning of /readyz that holds a text."""
+    """Return the first warning of /readyz that contains a text."""
     return wait_for(
         lambda: next((warning for warning in rig.ready().get("warnings", ()) if text in warning), None),
         timeout_s,
@@ -80,7 +80,7 @@ def wait_for_warning(rig: Rig, text: str, timeout_s: float = 30) -> str:
 
 
 def wait_for_reason(rig: Rig, text: str) -> str:
-    """The first reason of /readyz, which says that the daemon is not ready, that holds a text."""
+    """Return the first reason of a not ready daemon that contains a text."""
     return wait_for(
         lambda: next((reason for reason in rig.ready().get("reasons", ()) if text in reason), None),
         30,
@@ -93,7 +93,7 @@ def wait_until_ready(rig: Rig) -> None:
 
 
 def said(rig: Rig, event: str) -> list[dict[str, Any]]:
-    """Records of an event in the daemon's log."""
+    """Return the records of an event in the daemon's log."""
     found = []
     for line in rig.daemon.lines():
         with contextlib.suppress(ValueError):
@@ -103,11 +103,11 @@ def said(rig: Rig, event: str) -> list[dict[str, Any]]:
     return found
 
 
-# --- what events miss
+# --- files that events miss
 
 
 def find_a_burst(rig: Rig, count: int) -> None:
-    wait_until_ready(rig)  # what the first pass finds is counted neither as announced nor as missed
+    wait_until_ready(rig)  # finds of the first pass count neither as announced nor as missed
     metafiles = write_burst(rig.acquisition, count)
     section = image(rig.acquisition / "burst_0000" / "roi")
     wait_until_found(rig, metafiles)
@@ -129,7 +129,7 @@ def test_every_metafile_in_a_burst_of_a_thousand_nested_directories_is_found(run
     find_a_burst(running_rig, 1000)
 
 
-def test_a_populated_tree_that_is_moved_in_is_found_with_what_comes_into_it_later(running_rig):
+def test_a_populated_tree_that_is_moved_in_is_found_with_its_later_files(running_rig):
     rig = running_rig
     staging = rig.root / "staging"
     metafiles = write_burst(staging / "deep" / "deeper", 30)
@@ -157,7 +157,7 @@ def test_past_the_watch_limit_every_metafile_is_found_and_health_says_how_many_a
         assert watch["directories_watched"] <= LIMIT < watch["directories_seen"]
         assert f"{watch['directories_watched']} of {watch['directories_seen']} directories watched" in warning
         assert rig.ready()["ready"], "what scans find is found: that is no reason not to be ready"
-        # So far events of the root have told where to look; what comes into directories not watched no event tells.
+        # So far events of the root have started the scans; no event reports files in directories that are not watched.
         later = [write_set(path.parent, 1000 + number) for number, path in enumerate(metafiles)]
         wait_until_found(rig, later)
         unannounced = len(later) - LIMIT
@@ -176,7 +176,7 @@ def test_a_tree_that_is_larger_than_the_watch_limit_from_the_start_is_polled(few
 
 
 def write_many(directory: Path, first: int, count: int) -> None:
-    """Small files, each opened, written and closed, as fast as they go."""
+    """Write small files, each opened, written and closed, as fast as possible."""
     content = b"a line of a log\n"
     for number in range(first, first + count):
         descriptor = os.open(directory / f"{number:06d}.txt", os.O_WRONLY | os.O_CREAT)
@@ -188,7 +188,7 @@ SCAN_INTERVAL_S = 10
 
 
 def ingest_from_a_flood(rig: Rig, count: int, *, asleep: bool) -> None:
-    """The metafile lands in the middle of a flood; its montage must be ingested within one interval after that.
+    """A metafile arrives in the middle of a flood; its montage must be ingested within one interval after it.
 
     Parameters
     ----------
@@ -225,7 +225,7 @@ def ingest_from_a_flood(rig: Rig, count: int, *, asleep: bool) -> None:
 
 
 def test_a_montage_in_a_flood_that_overflows_the_event_queue_is_ingested_within_a_scan_interval(rig):
-    """The daemon sleeps through the flood, so that the kernel's queue of 16,384 events is sure to overflow."""
+    """The daemon is stopped during the flood, so that the kernel's queue of 16,384 events overflows."""
     rig.settings["watch.scan_interval_s"] = SCAN_INTERVAL_S
     (rig.acquisition / "flood").mkdir()
     with running(rig):
@@ -237,7 +237,7 @@ def test_a_montage_in_a_flood_that_overflows_the_event_queue_is_ingested_within_
 # --- a root that is gone or empty
 
 
-def test_a_root_that_is_removed_alarms_and_is_taken_up_again_when_it_is_back(running_rig, write):
+def test_a_root_that_is_removed_alarms_and_is_watched_again_when_it_is_back(running_rig, write):
     rig = running_rig
     first = write(1050)
     rig.wait_until("complete", first.metafile)
@@ -284,7 +284,7 @@ def reload(rig: Rig, text: str) -> None:
 
 
 def with_second_watch(rig: Rig) -> str:
-    """The rig's configuration with another watch behind its own."""
+    """Add another watch to the rig's configuration."""
     text = rig.config_text()
     second = text[text.index("[[watch]]") :].replace(json.dumps(str(rig.acquisition)), json.dumps(str(rig.root / "b")))
     return text + "\n" + second.replace(f'name = "{rig.name}"', 'name = "second"')
@@ -343,7 +343,7 @@ def test_a_bad_configuration_at_the_start_is_refused_key_by_key(rig):
 
 @contextlib.contextmanager
 def second_daemon(rig: Rig) -> Iterator[Rig]:
-    """A second daemon's rig on the first one's directory; its configuration is written, nothing is started."""
+    """Return a second daemon's rig on the first one's directory, configured and not started."""
     other = Rig(rig.root / "other", {"watch.directory": str(rig.acquisition)}, render_url=rig.render_url, name="other")
     (other.root / "other.toml").write_text(other.config_text())
     with contextlib.closing(other):

@@ -1,4 +1,4 @@
-"""A FAILED montage whose cause goes away is taken up again without being asked, also after a restart."""
+"""A FAILED montage whose cause goes away is retried by itself, also after a restart."""
 
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def test_a_broken_image_is_replaced(started, write):
 
 
 def test_an_image_whose_pixels_turn_out_broken_is_replaced(started, write):
-    """Its header and length are right, so that it settles; its strips lead nowhere."""
+    """Write a TIFF with the right header and length, so that it settles, and invalid strips."""
     rig = started
     written = write(specimen_id="s")
     image = sorted(written.metafile.parent.glob("*.tif"))[1]
@@ -79,7 +79,7 @@ def test_an_image_whose_pixels_turn_out_broken_is_replaced(started, write):
 
 
 def make_undecodable(content: bytes) -> bytes:
-    """A TIFF of the same length and header whose compression nobody knows."""
+    """Write a TIFF of the same length and header with an unknown compression."""
     at = content.index((259).to_bytes(2, "little") + (3).to_bytes(2, "little"))
     return content[: at + 8] + (32766).to_bytes(2, "little") + content[at + 10 :]
 
@@ -100,7 +100,7 @@ def test_a_metafile_that_was_gone_for_long_comes_back_as_it_was(started, write):
     rig = started
     written = write(specimen_id="s")
     away = written.metafile.with_name("away")
-    # Its image is missing, so that it is still settling when it goes.
+    # Its image is missing, so that it is still settling when it is removed.
     image = min(written.metafile.parent.glob("*.tif"))
     image.rename(image.with_name("kept"))
     rig.settings |= {"watch.arrival_timeout_s": 5.0}
@@ -113,6 +113,6 @@ def test_a_metafile_that_was_gone_for_long_comes_back_as_it_was(started, write):
     away.rename(written.metafile)
     wait_for(lambda: rig.montage_of(written.metafile)["state"] == "complete", 60, lambda: str(rig.montages()))
     told = [event["event"] for event in events_of(rig, written.metafile)]
-    # A rename sets the change time: a scan sights the file anew, or the second look finds it there, whichever is first.
+    # A rename sets the change time: a scan notices the file again, or the recheck finds it, whichever is first.
     assert told[told.index("failed") + 1] in ("retried", "renoticed")
     assert verify_levels(rig.tiles("s_mips", 1050.0)) == 24
