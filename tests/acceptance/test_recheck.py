@@ -108,11 +108,11 @@ def test_a_metafile_that_was_gone_for_long_comes_back_as_it_was(started, write):
     wait_for(lambda: rig.montage_of(written.metafile), 20, "noticed")
     written.metafile.rename(away)
     rig.wait_until("failed", written.metafile)
-    assert "is gone" in rig.montage_of(written.metafile)["fault"]["problem"]
+    assert "was removed" in rig.montage_of(written.metafile)["fault"]["problem"]
     image.with_name("kept").rename(image)
     away.rename(written.metafile)
     wait_for(lambda: rig.montage_of(written.metafile)["state"] == "complete", 60, lambda: str(rig.montages()))
-    told = [event["event"] for event in events_of(rig, written.metafile)]
+    events = [event["event"] for event in events_of(rig, written.metafile)]
     # A rename sets the change time: a scan notices the file again, or the recheck finds it, whichever is first.
-    assert told[told.index("failed") + 1] in ("retried", "renoticed")
+    assert events[events.index("failed") + 1] in ("retried", "renoticed")
     assert verify_levels(rig.tiles("s_mips", 1050.0)) == 24
