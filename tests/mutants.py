@@ -58,7 +58,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "daemon/pipeline/stacks.py": ("keeper", "closing"),
     "daemon/pipeline/stack_closer.py": ("keeper", "closing"),
     "daemon/pipeline/claims.py": ("paths",),
-    "daemon/pipeline/interpret.py": ("settle_images"),
+    "daemon/pipeline/interpret.py": ("settle_images",),
     "daemon/pipeline/settle_step.py": ("paths", "settle_races"),
     "daemon/pipeline/supersede.py": ("paths",),
     "daemon/pipeline/failures.py": ("paths", "parking", "changed_since_settled"),
