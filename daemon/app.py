@@ -180,7 +180,7 @@ class Daemon:
             watching = group.create_task(self._watcher.run(), name="watcher")
             pipeline = group.create_task(self._resume_and_run(), name="pipeline")
             others = {
-                "second look": self._once_resumed(recheck.run),
+                "recheck": self._once_resumed(recheck.run),
                 "render gate": self._gate.run(),
                 "mipmap disks": self._disks.run(),
                 "stack keeper": self._once_resumed(self._keeper.run),

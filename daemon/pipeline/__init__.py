@@ -1,1 +1,1 @@
-"""The way of a montage: which step comes next, when, and what each outcome means."""
+"""The steps of a montage: their order, their schedule, their effects, and what follows from each outcome."""

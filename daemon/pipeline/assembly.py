@@ -1,6 +1,7 @@
-"""What does the work, without what watches and what tells: journal, client, workers and pipeline, opened in order.
+"""Assembly: opens journal, client and workers in order, and connects the parts that bring montages to COMPLETE.
 
-The daemon works in it until it is stopped; a replay without a daemon until the montages it was asked for have ended.
+The daemon uses it until it is stopped; a replay without a daemon, until its montages are finished. Watching and HTTP
+are not part of it.
 """
 
 import asyncio
@@ -35,21 +36,26 @@ log = structlog.get_logger()
 
 @dataclass
 class Assembly:
-    """The parts that bring montages to COMPLETE. They need one another, so each finds the others here."""
+    """The parts that bring montages to COMPLETE. They call one another through this object."""
 
     settings: Callable[[], Settings]
     metrics: Metrics
     journal: Journal
     client: RenderClient
     is_observable: Callable[[str], bool]
-    """Whether a watch's directory can be looked at now."""
+    """Whether the directory of a watch can be accessed now."""
     look_again: Callable[[Path], object]
-    """Has a metafile sighted once more if it is there."""
+    """Reports a metafile to the watcher: it is noticed again if it is present."""
     close_at_end: bool
-    """Whether stacks are closed once, when no montage has a step to do, instead of when they have been quiet."""
+    """Whether stacks are closed once, after the last step of all montages, instead of after their quiet time."""
 
     def assemble(self, pool: WorkerPool, workers: int) -> None:
-        """Makes the parts; `workers` is how many tiles are made at once."""
+        """Create and connect the parts.
+
+        Parameters
+        ----------
+        workers : tiles that the pool makes at once.
+        """
         self.pool = pool
         render = self.settings().render
         probe = StackId(render.owner, render.project, PROBE_STACK)
@@ -61,7 +67,7 @@ class Assembly:
             may_close=self._may_close,
             on_complete=self._completed,
             on_tiles_lost=self._tiles_lost,
-            before_complete=self._look_at_images,
+            before_complete=self._check_images,
             gate=self.gate,
         )
         self.disks = OutputDisks(self.settings, self.journal, on_usable=self._wake)
@@ -89,22 +95,22 @@ class Assembly:
             metrics=self.metrics,
             is_observable=self.is_observable,
             look_again=self.look_again,
-            on_complete=self.late_changes.watch,
+            on_complete=self.late_changes.follow,
         )
 
     def _wake(self) -> None:
         self.pipeline.wake()
 
     def _may_close(self) -> bool:
-        resting = not (self.pipeline.under_way or self.pipeline.waiting)
-        return resting or not self.close_at_end
+        is_idle = not (self.pipeline.under_way or self.pipeline.waiting)
+        return is_idle or not self.close_at_end
 
     def _close_rule(self, watch: str) -> CloseRule | None:
         rule = self.pipeline.close_rule(watch)
         return CloseRule(0.0) if rule and self.close_at_end else rule
 
-    async def _look_at_images(self, montages: Collection[Montage]) -> None:
-        await self.late_changes.look_before_complete(montages)
+    async def _check_images(self, montages: Collection[Montage]) -> None:
+        await self.late_changes.check_before_complete(montages)
 
     async def _images_changed(self, montage: Montage) -> None:
         await self.pipeline.images_changed(montage)
@@ -127,17 +133,17 @@ async def open_assembly(
     examination: Examination | None = None,
     render_url: str = "",
 ) -> AsyncIterator[Assembly]:
-    """The parts, their resources opened in order; the caller owns the journal's lock and runs the parts' tasks.
+    """Open the resources in order and yield the assembly. The caller locks the journal and runs the parts' tasks.
 
     Parameters
     ----------
-    examination : of the journal, if one was begun ahead.
-    render_url : where render-ws answers, if not where the settings say: an embedded stand-in listens on a free port.
+    examination : of the journal, if the caller began one.
+    render_url : URL of render-ws in place of that of the settings, for an embedded stand-in on a free port.
 
     Raises
     ------
     Fault
-        If the journal or the executor cannot be had.
+        If the journal or the executor cannot be opened.
     """
     now = settings()
     asyncio.get_running_loop().set_default_executor(DaemonThreads("files"))
@@ -146,14 +152,14 @@ async def open_assembly(
         client = await stack.enter_async_context(RenderClient(render_url or now.render.url))
         count = now.workers.count or os.cpu_count() or 1
         pool = await stack.enter_async_context(_open_pool(now.workers, count))
-        work = Assembly(settings, metrics or Metrics(), journal, client, is_observable, look_again, close_at_end)
-        work.assemble(pool, count)
-        yield work
+        assembly = Assembly(settings, metrics or Metrics(), journal, client, is_observable, look_again, close_at_end)
+        assembly.assemble(pool, count)
+        yield assembly
 
 
 @contextlib.asynccontextmanager
 async def _open_pool(workers: WorkerSettings, count: int) -> AsyncIterator[WorkerPool]:
-    """The workers. They start and end in a thread: signals are heard meanwhile."""
+    """Open the workers. They start and end in a thread, so that the event loop handles signals meanwhile."""
     opening = open_executor(workers.executor, count, workers.dask_scheduler, job_timeout_s=workers.tile_timeout_s)
     pool = await asyncio.to_thread(opening.__enter__)
     try:

@@ -1,4 +1,4 @@
-"""Whether the daemon is ready, and why not; and what it counts. The rules are pure, the counters Prometheus's."""
+"""Health: reasons why the daemon is not ready, warnings, and metrics for Prometheus. The rules are pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ _TROUBLED = frozenset({RootStatus.OPENING, RootStatus.UNREACHABLE, RootStatus.PA
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Space on the disk of one mipmap directory."""
+    """State of one mipmap directory and its disk."""
 
     directory: str
     free_bytes: int | None
-    """None if the directory cannot be looked at."""
+    """None if the directory cannot be accessed."""
     needed_bytes: int
     problem: str = ""
-    """Why no mipmaps can be written there now; empty if they can."""
+    """Why mipmaps cannot be written there now; empty if they can."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What readiness is judged by, all of one moment."""
+    """Facts that decide readiness, all from one moment."""
 
     roots: tuple[RootHealth, ...]
     disks: tuple[Disk, ...]
@@ -35,11 +35,11 @@ class Facts:
     oldest_unfinished_s: float | None
     backlog_limit_s: float
     put_by_others: int = 0
-    """Montages whose tiles somebody else had put."""
+    """Montages whose tiles were in their stack before this daemon put them."""
 
 
 def reasons_not_ready(facts: Facts) -> tuple[str, ...]:
-    """One sentence for each thing that keeps the daemon from doing its work; empty when it is ready."""
+    """Return one sentence for each reason why the daemon cannot do its work; empty when it is ready."""
     return tuple(_reasons(facts))
 
 
@@ -50,7 +50,7 @@ def _reasons(facts: Facts) -> Iterable[str]:
         yield f"the journal cannot be written: {facts.journal_fault}"
     for root in facts.roots:
         if root.status in _TROUBLED:
-            why = "; ".join(root.reasons) or "not looked at yet"
+            why = "; ".join(root.reasons) or "not checked yet"
             yield f"watch {root.name}: {root.directory} is {root.status}: {why}"
     for disk in facts.disks:
         if disk.problem:
@@ -60,17 +60,17 @@ def _reasons(facts: Facts) -> Iterable[str]:
 
 
 def inaccessible_watches(roots: Iterable[RootHealth]) -> dict[str, str]:
-    """One sentence for each watch whose directory cannot be accessed now: what its montages wait for."""
+    """Return, by watch, why its directory cannot be accessed now: the reason that its montages wait for."""
     return {
         root.name: f"the directory of watch {root.name} cannot be accessed: "
-        + ("; ".join(root.reasons) or "it was not looked at yet")
+        + ("; ".join(root.reasons) or "it was not checked yet")
         for root in roots
         if root.status in _TROUBLED
     }
 
 
 def warnings(facts: Facts) -> tuple[str, ...]:
-    """What a person should know although work goes on: events that lie, watches that are missing, other writers."""
+    """Return problems that do not stop the work: unreliable events, missing watches, other writers."""
     return tuple(_warnings(facts))
 
 
@@ -107,30 +107,34 @@ class Metrics:
         )
         self.complete_seconds = Histogram(
             "temwatch_complete_seconds",
-            "Time from a metafile's being noticed to its montage's being complete",
+            "Time from noticing a metafile to its montage being COMPLETE",
             buckets=(5, 20, 60, 120, 300, 600, 1800, 3600, 14400, 86400),
             registry=registry,
         )
         self._montages = Gauge("temwatch_montages", "Montages by state", ["watch", "state"], registry=registry)
         self._oldest = Gauge(
-            "temwatch_oldest_unfinished_seconds", "Age of the oldest montage not done", registry=registry
+            "temwatch_oldest_unfinished_seconds", "Age of the oldest unfinished montage", registry=registry
         )
         self._ready = Gauge("temwatch_ready", "1 if ready", registry=registry)
-        self._render = Gauge("temwatch_render_up", "1 if render-ws answers", registry=registry)
+        self._render = Gauge("temwatch_render_up", "1 if render-ws is available", registry=registry)
         self._directories = Gauge(
-            "temwatch_watch_directories", "Directories seen by scans, and watched for events", ["watch", "kind"],
+            "temwatch_watch_directories",
+            "Directories seen by scans, and directories watched for events",
+            ["watch", "kind"],
             registry=registry,
-        )  # fmt: skip
+        )
         self._found = Gauge(
-            "temwatch_watch_metafiles_found", "Metafiles found since start, by what found them", ["watch", "by"],
+            "temwatch_watch_metafiles_found",
+            "Metafiles found since the start, by event or by scan",
+            ["watch", "by"],
             registry=registry,
-        )  # fmt: skip
+        )
         self._overflows = Gauge(
-            "temwatch_watch_overflows", "Overflows of the event queue since start", ["watch"], registry=registry
+            "temwatch_watch_overflows", "Overflows of the event queue since the start", ["watch"], registry=registry
         )
         self._scan = Gauge("temwatch_watch_scan_seconds", "Duration of the last scan", ["watch"], registry=registry)
         self._observable = Gauge(
-            "temwatch_watch_observable", "1 if the directory can be seen", ["watch"], registry=registry
+            "temwatch_watch_observable", "1 if the directory can be accessed", ["watch"], registry=registry
         )
         self._free = Gauge("temwatch_disk_free_bytes", "Free space for mipmaps", ["directory"], registry=registry)
         self._usable = Gauge(
@@ -138,13 +142,13 @@ class Metrics:
         )
 
     def attempt_ended(self, step: Step, outcome: str, seconds: float) -> None:
-        """Counts an attempt."""
+        """Count an attempt."""
         self.attempts.labels(step, outcome).inc()
         if outcome == "done":
             self.step_seconds.labels(step).observe(seconds)
 
     def text(self, facts: Facts, counts: Mapping[tuple[str, MontageState], int]) -> bytes:
-        """All metrics in Prometheus's text format."""
+        """Return all metrics in the text format of Prometheus."""
         self._montages.clear()
         for watch in {watch for watch, _ in counts} | {root.name for root in facts.roots}:
             for state in MontageState:

@@ -1,4 +1,4 @@
-"""The metafiles that were parsed last: one that settles is not parsed again for each of its steps."""
+"""Cache of parsed metafiles: each step reads the metafile again, and need not parse it again."""
 
 import asyncio
 
@@ -6,19 +6,19 @@ from handlers.acquisition.metafile import Metafile
 from handlers.acquisition.parse import parse_metafile
 
 MOST_BYTES = 16 * 2**20
-"""Of the texts of the metafiles kept: one of 20,000 tiles, or seven of full sections. Parsed they take about twice the
-memory."""
+"""Total size of the cached metafiles on disk: one with 20,000 tiles, or seven full sections. Parsed metafiles take
+about twice the memory."""
 
 
 class MetafileCache:
-    """Metafiles by the digest of their content.
+    """Parsed metafiles by the digest of their content.
 
-    Whoever asks has read the file and made the digest of what it holds now: nothing is taken for granted of the file,
-    only that the same bytes say the same.
+    The caller reads the file and computes the digest each time, so a cached metafile is never outdated.
 
     Parameters
     ----------
-    most_bytes : of the texts of those kept; the ones asked for last are. A longer one is parsed each time.
+    most_bytes : total size of the cached metafiles on disk; the least recently used are dropped. A larger metafile is
+        parsed each time.
     """
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
@@ -26,7 +26,12 @@ class MetafileCache:
         self._kept: dict[str, tuple[Metafile, int]] = {}
 
     async def parse(self, content: bytes, digest: str, subject: str) -> Metafile:
-        """`parse_metafile`, of which digest is the sha256 of the content. Raises as it does."""
+        """Return the parsed metafile. Raises as `parse_metafile`.
+
+        Parameters
+        ----------
+        digest : SHA-256 of the content.
+        """
         found = self._kept.pop(digest, None)
         if found is None:
             found = await asyncio.to_thread(parse_metafile, content, subject), len(content)

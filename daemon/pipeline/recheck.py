@@ -1,7 +1,7 @@
-"""Takes FAILED montages up again, without being asked, once the file that they failed of is another one.
+"""Recheck: retries FAILED montages by itself when the file that caused the failure has changed.
 
-Each such montage has one file in the journal, as it was before the work that failed. A look costs one stat of it; a
-montage that fails again of the same file as it is now is left alone until that changes again.
+The journal keeps one file for each such montage, with its identity from before the failed work. A check costs one
+stat. A montage that fails again because of the unchanged file waits until the file changes again.
 """
 
 import asyncio
@@ -23,27 +23,27 @@ from handlers.errors import Evidence
 log = structlog.get_logger()
 
 STUCK_S = 10.0
-"""A look that takes longer is left to itself; its watch is looked at again once it has ended."""
+"""A check that takes longer is left to its thread; its watch is checked again after the thread has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """What became of a file that a montage waited for."""
+    """How an awaited file changed."""
 
     awaited: AwaitedFile
-    how: str
+    description: str
     is_withdrawn: bool
-    """The metafile itself was taken away, which had not been ingested because of another one."""
+    """Whether the refused metafile itself was removed, so that the montage is superseded and not retried."""
 
 
 class Recheck:
-    """Looks from time to time at the files that FAILED montages wait for.
+    """Checks the files that FAILED montages wait for.
 
     Parameters
     ----------
-    is_observable : whether a watch's directory can be looked at now; its montages are left alone while it cannot.
-    enqueue : puts a montage in line.
-    look_again : has a metafile sighted once more if it is there.
+    is_observable : whether the directory of a watch can be accessed now; its files are not checked while it cannot.
+    enqueue : awaited with a montage that is retried: enqueues it.
+    look_again : reports a metafile to the watcher: it is noticed again if it is present.
     """
 
     def __init__(
@@ -60,45 +60,46 @@ class Recheck:
         self._is_observable = is_observable
         self._enqueue = enqueue
         self._look_again = look_again
-        self._looks: dict[str, asyncio.Future[list[_Change]]] = {}
+        self._checks: dict[str, asyncio.Future[list[_Change]]] = {}
 
     async def run(self) -> None:
-        """Looks as often as the most impatient watch is scanned, for as long as the daemon runs."""
+        """Check at the shortest `scan_interval_s` of all watches, until cancelled."""
         while True:
             await asyncio.sleep(min(watch.scan_interval_s for watch in self._settings().watch))
             try:
-                await self.look()
+                await self.check()
             except Exception:  # it would end the daemon
                 log.exception("recheck.bug")
 
-    async def look(self) -> int:
-        """How many montages were taken up again."""
+    async def check(self) -> int:
+        """Check all awaited files once; return how many montages are retried."""
         by_watch: dict[str, list[AwaitedFile]] = defaultdict(list)
         for each in await self._journal.awaited():
             by_watch[each.watch].append(each)
         for watch, awaited in by_watch.items():
-            if watch not in self._looks and self._is_observable(watch):
-                self._looks[watch] = in_thread(partial(_changes, awaited), f"second look {watch}")
-        if self._looks:
-            await asyncio.wait(self._looks.values(), timeout=STUCK_S)
-        ended = [watch for watch, look in self._looks.items() if look.done()]
-        changes = [each for watch in ended for each in self._found(watch)]
+            if watch not in self._checks and self._is_observable(watch):
+                self._checks[watch] = in_thread(partial(_changes, awaited), f"recheck {watch}")
+        if self._checks:
+            await asyncio.wait(self._checks.values(), timeout=STUCK_S)
+        ended = [watch for watch, check in self._checks.items() if check.done()]
+        changes = [each for watch in ended for each in self._result(watch)]
         return sum([await self._answer(change) for change in changes])
 
-    def _found(self, watch: str) -> list[_Change]:
-        look = self._looks.pop(watch)
-        if error := look.exception():  # it would end the daemon
+    def _result(self, watch: str) -> list[_Change]:
+        check = self._checks.pop(watch)
+        if error := check.exception():  # it would end the daemon
             log.error("recheck.bug", watch=watch, exc_info=error)
             return []
-        return look.result()
+        return check.result()
 
     async def _answer(self, change: _Change) -> bool:
-        """Whether the montage was taken up again."""
+        """Return whether the montage is retried."""
         try:
             if change.is_withdrawn:
                 await self._withdraw(change.awaited)
                 return False
-            return await self._retry(change.awaited.montage_id, f"{change.awaited.evidence.path} {change.how}")
+            because = f"{change.awaited.evidence.path} {change.description}"
+            return await self._retry(change.awaited.montage_id, because)
         except Exception:  # it would end the daemon
             log.exception("recheck.bug", montage=change.awaited.montage_id)
             return False
@@ -111,7 +112,7 @@ class Recheck:
     async def _retry(self, montage_id: int, because: str) -> bool:
         montage = await self._journal.retry(montage_id, because)
         if montage is None:
-            return False  # somebody replayed it, or it was superseded or noticed anew, meanwhile
+            return False  # replayed, superseded or noticed again meanwhile
         log.info("montage.retried", montage=montage_id, because=because)
         await self._enqueue(montage)
         return True
@@ -126,11 +127,11 @@ def _changes(awaited: Sequence[AwaitedFile]) -> list[_Change]:
             now[path] = Evidence.of(path)
         is_withdrawn = each.evidence.or_gone and not os.path.lexists(each.metafile)
         if is_withdrawn or each.evidence.has_changed(now[path]):
-            changes.append(_Change(each, _how(each.evidence, now[path]), is_withdrawn))
+            changes.append(_Change(each, _description(each.evidence, now[path]), is_withdrawn))
     return changes
 
 
-def _how(before: Evidence, now: Evidence) -> str:
+def _description(before: Evidence, now: Evidence) -> str:
     if now.identity is None:
         return "is gone"
     return "is there now" if before.identity is None else "has changed"

@@ -1,4 +1,4 @@
-"""Whether work is sent to render-ws: the circuit, its probes, and what is told of it."""
+"""Render gate: admits work to render-ws as the circuit breaker decides, and probes render-ws."""
 
 import asyncio
 import random
@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 
 import structlog
 
-from daemon.pipeline import circuit_breaker as circuit
+from daemon.pipeline import circuit_breaker as breaker
 from daemon.pipeline.circuit_breaker import Circuit, Phase
 from handlers.errors import Fault, RenderBroken, RenderFault, RenderUnavailable
 from handlers.render.client import RenderClient
@@ -16,20 +16,20 @@ from handlers.render.names import StackId
 log = structlog.get_logger()
 
 PROBE_EVERY_S = 15.0
-"""While nothing speaks against the service."""
+"""Pause between probes while render-ws is available."""
 HANGS_S = 20.0
-"""Work under way for so long, and none done since: the service is asked whether it can read."""
+"""If work has been under way for this time and none has succeeded since, the probe also queries the database."""
 PROBE_STACK = "temwatch"
-"""A stack that need not exist: to say so render-ws has to ask its database."""
+"""Stack of the probe; it need not exist. render-ws has to query its database to report that it is missing."""
 
 
 class RenderGate:
-    """What needs render-ws is begun only if the gate admits it, and tells the gate how it ended.
+    """Admits work that needs render-ws. Admitted work ends with `leave`, and reports `worked` or `failed` before.
 
     Parameters
     ----------
-    client : asked for a sign of life.
-    probe : the stack that is asked for to see whether render-ws can read.
+    client : sends the probes.
+    probe : stack that is queried to check that render-ws can read.
     on_open : called when work may be sent again.
     """
 
@@ -54,17 +54,17 @@ class RenderGate:
 
     @property
     def fault(self) -> RenderFault | None:
-        """Why render-ws counts as away; None if it does not."""
+        """Why render-ws is unavailable; None if it is available."""
         return None if self._circuit.seems_well else self._last_fault
 
     @property
     def is_open(self) -> bool:
-        """Whether work that needs render-ws may be begun."""
+        """Whether work that needs render-ws may begin."""
         return self._circuit.may_pass
 
     @property
     def is_closed_circuit(self) -> bool:
-        """Whether no outage is under way."""
+        """Whether there is no outage now."""
         return self._circuit.phase is Phase.CLOSED
 
     @property
@@ -74,31 +74,31 @@ class RenderGate:
 
     @property
     def pause_s(self) -> float:
-        """Seconds until render-ws is asked whether it is back; 0 if it is not away."""
+        """Seconds until the next probe of an outage; 0 if there is none."""
         return max(0.0, self._circuit.due_at - self._clock()) if self._circuit.phase is Phase.OPEN else 0.0
 
     def admit(self, work: Hashable) -> bool:
-        """Whether this piece of work may be begun now; it then has been, and has to end with one of those below."""
+        """Return whether this piece of work may begin now; if so, it counts as begun and must end with `leave`."""
         if not self._circuit.may_pass:
             return False
-        self._circuit = circuit.begun(self._circuit, work)
+        self._circuit = breaker.after_begin(self._circuit, work)
         self._begun[work] = self._clock()
         return True
 
     def leave(self, work: Hashable) -> None:
-        """A piece of work ended; says nothing of the service unless `worked` or `failed` was told before."""
+        """End a piece of work. Without `worked` or `failed` before, it says nothing about render-ws."""
         self._begun.pop(work, None)
-        self._turn(circuit.cancelled(self._circuit, work))
+        self._adopt(breaker.after_cancel(self._circuit, work))
 
     def worked(self) -> None:
-        """render-ws has done a piece of real work."""
+        """Report that render-ws has done a piece of real work."""
         self._worked_at = self._clock()
-        self._turn(circuit.worked(self._circuit))
+        self._adopt(breaker.after_success(self._circuit))
 
     async def failed(self, work: Hashable, fault: Fault) -> None:
-        """A piece of work failed. Any answer but that of a service that is away or broken shows one that works.
+        """Report that a piece of work failed. Any answer of a working render-ws, also a refusal, counts as a success.
 
-        Of one that is broken the work itself may be the cause: the service is asked whether it can read.
+        If render-ws is broken, the work itself may be the cause: the gate checks whether render-ws can read.
         """
         if not isinstance(fault, RenderFault):
             return
@@ -108,10 +108,10 @@ class RenderGate:
         is_away = isinstance(fault, RenderUnavailable) or not await self._can_read()
         self._last_fault = fault
         chance = random.random()  # noqa: S311  jitter
-        self._turn(circuit.failed(self._circuit, work, self._clock(), chance, is_away=is_away))
+        self._adopt(breaker.after_failure(self._circuit, work, self._clock(), chance, is_away=is_away))
 
     async def _can_read(self) -> bool:
-        """Whether render-ws can read from its database. In an outage it is not asked: its probe does that."""
+        """Return whether render-ws can read from its database. In an outage it is not asked: the probe does that."""
         async with self._reading:
             if self._circuit.phase is Phase.OPEN:
                 return False
@@ -120,17 +120,17 @@ class RenderGate:
             except (RenderUnavailable, RenderBroken):
                 return False
             except RenderFault:
-                pass  # an answer in words of render-ws
+                pass  # render-ws itself answered
             return True
 
     @property
     def _is_in_doubt(self) -> bool:
-        """Whether a sign of life alone says too little: in an outage, or where work takes long and none succeeds."""
+        """Whether a ping alone proves too little: in an outage, or when work takes long and none succeeds."""
         last = max(self._worked_at, min(self._begun.values(), default=self._clock()))
         return self._circuit.phase is not Phase.CLOSED or self._clock() - last > HANGS_S
 
     async def run(self) -> None:
-        """Probes for as long as the daemon runs."""
+        """Probe render-ws, until cancelled."""
         await self._probe()
         while True:
             self._changed.clear()
@@ -149,19 +149,20 @@ class RenderGate:
             if self._is_in_doubt:
                 await self._client.ask_database(self._stack)
         except RenderFault as fault:
-            self._silent(fault)
+            self._probe_failed(fault)
         except Exception as error:  # it would end the daemon
             log.exception("render.probe_bug")
-            self._silent(RenderBroken(self._client.base_url, f"{type(error).__name__}: {error}"))
+            self._probe_failed(RenderBroken(self._client.base_url, f"{type(error).__name__}: {error}"))
         else:
-            self._turn(circuit.answered(self._circuit, self._clock()))
+            self._adopt(breaker.after_answered_probe(self._circuit, self._clock()))
 
-    def _silent(self, fault: RenderFault) -> None:
+    def _probe_failed(self, fault: RenderFault) -> None:
         self._last_fault = fault
-        self._turn(circuit.silent(self._circuit, self._clock(), random.random()))  # noqa: S311  jitter
+        chance = random.random()  # noqa: S311  jitter
+        self._adopt(breaker.after_silent_probe(self._circuit, self._clock(), chance))
 
-    def _turn(self, following: Circuit) -> None:
-        """Takes over what follows, says so where it matters, and wakes whoever waits."""
+    def _adopt(self, following: Circuit) -> None:
+        """Adopt the next state of the circuit, log the begin and end of an outage, and wake waiting work."""
         before, self._circuit = self._circuit, following
         if before.phase is Phase.CLOSED and following.phase is Phase.OPEN:
             self._since = self._clock()

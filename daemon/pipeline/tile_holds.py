@@ -1,6 +1,6 @@
-"""Who writes which tiles of a stack now: nobody puts or deletes a tile while somebody else does, or is about to.
+"""Tile holds: steps that put or delete the same tiles of a stack take turns.
 
-A content that is superseded may still be on its way into the stack when its successor begins to write the same tiles.
+Tiles of a superseded montage may still be on their way into the stack when its successor begins to write them.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ class _Hold:
 
 
 class TileHolds:
-    """Lets writers of the same tiles take turns; all others write at the same time."""
+    """Lets steps that write the same tiles take turns; all others write at the same time."""
 
     def __init__(self) -> None:
         self._holds: set[_Hold] = set()
@@ -32,7 +32,7 @@ class TileHolds:
 
     @contextlib.asynccontextmanager
     async def hold(self, stack: StackId, puts: frozenset[str], deletes: frozenset[str]) -> AsyncIterator[None]:
-        """Hold tiles of a stack. Nothing is held while another writer is waited for: no two wait for each other."""
+        """Hold tiles of a stack. A step holds nothing while it waits, so no two steps wait for each other."""
         wanted = _Hold(stack, puts, deletes)
         while any(wanted.excludes(each) for each in self._holds):
             await self._released.wait()

@@ -1,4 +1,4 @@
-"""The whole daemon's work in this process: real journal, files and stand-in; tiles are made in this very thread."""
+"""The parts of the daemon in this process, with a real journal, real files and the stand-in; tiles are made in-line."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ RAW, MIPS = StackId("em", "test", "s_raw"), StackId("em", "test", "s_mips")
 
 
 def settings_for(root: Path, url: str, **stacks: Any) -> Settings:
-    """One watch that settles at once and closes stacks as soon as they are quiet."""
+    """Return settings of one watch that settles at once and closes stacks when they are quiet."""
     watch = {
         "name": "w",
         "directory": str(root / "acquisition"),
@@ -63,12 +63,12 @@ class Bench:
     """Lines of the log."""
 
     def write(self, grid: int = 1050, *, tiles: int = 2, size: tuple[int, int] = (64, 64), **plan_of: Any) -> Path:
-        """The metafile of a small section, written now."""
+        """Write a small section; return its metafile."""
         plan = plan_section(tiles=tiles, size=size, grid=grid, specimen_id="s", **plan_of)
         return write_section(plan, self.root / "acquisition", pixels="noise").metafile
 
     async def notice(self, metafile: Path) -> None:
-        """As the watcher does when it found the file: again at the next pass if it was not taken over."""
+        """Report a file as the watcher does: repeatedly, until the pipeline accepts it."""
         sighting = Sighting("w", metafile, FileIdentity.of(metafile.stat()), FoundBy.SCAN)
         for _ in range(50):
             with contextlib.suppress(Fault):
@@ -77,12 +77,12 @@ class Bench:
         raise AssertionError(f"{metafile} is not taken over")
 
     async def montage(self, metafile: Path) -> Montage | None:
-        """What the metafile held last."""
+        """Return the latest montage of a metafile."""
         with closing(sqlite3.connect(self.work.journal.path)) as connection:
             return rows.find(connection, rows.LATEST_OF_PATH, (path_to_uri(metafile),))
 
     async def reaches(self, metafile: Path, *states: MontageState, timeout_s: float = 30.0) -> Montage:
-        """The montage once it is in one of the states; fails if a part of the daemon ends before."""
+        """Wait until the montage has one of the states; fail if a part of the daemon ends before."""
         montage = None
         try:
             async with asyncio.timeout(timeout_s):
@@ -94,26 +94,26 @@ class Bench:
         return montage
 
     async def until(self, condition: Callable[[], Any], timeout_s: float = 20.0) -> None:
-        """Waits for the outcome of other tasks; fails if a part of the daemon ends before."""
+        """Wait for a condition; fail if a part of the daemon ends before."""
         async with asyncio.timeout(timeout_s):
             while not condition():
                 self.check()
                 await asyncio.sleep(0.01)
 
     def check(self) -> None:
-        """No part of the daemon has ended."""
+        """Assert that no part of the daemon has ended."""
         for name, task in self.tasks.items():
             assert not task.done(), (name, task)
 
     async def stop(self) -> None:
-        """In good order, as the daemon does."""
+        """Stop in order, as the daemon does."""
         self.work.pipeline.stop()
         self.work.keeper.stop()
         await asyncio.wait([self.tasks["pipeline"]], timeout=20)
         await self.end()
 
     async def end(self) -> None:
-        """At once."""
+        """Cancel all parts at once."""
         for task in self.tasks.values():
             task.cancel()
         await asyncio.wait(self.tasks.values())
@@ -122,7 +122,7 @@ class Bench:
 
 @contextlib.asynccontextmanager
 async def bench(root: Path, client: RenderClient | None = None, **stacks: Any) -> AsyncIterator[Bench]:
-    """The parts at work on `root`, with short pauses between attempts; `stacks` are settings of the watch."""
+    """Run the parts on `root`; `stacks` are stack settings of the watch."""
     (root / "acquisition").mkdir(exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
         said = stack.enter_context(structlog.testing.capture_logs())
@@ -144,7 +144,7 @@ async def bench(root: Path, client: RenderClient | None = None, **stacks: Any) -
             "stack keeper": work.keeper.run(),
             "render gate": work.gate.run(),
             "mipmap disks": work.disks.run(),
-            "second look": recheck.run(),
+            "recheck": recheck.run(),
             "late changes": work.late_changes.run(),
         }
         tasks = {name: asyncio.create_task(part, name=name) for name, part in parts.items()}
@@ -158,7 +158,7 @@ async def bench(root: Path, client: RenderClient | None = None, **stacks: Any) -
 
 
 def hurry(monkeypatch: Any) -> None:
-    """Attempts follow one another without long pauses."""
+    """Shorten the pauses between attempts."""
     for module in (
         daemon.pipeline.retry,
         daemon.pipeline.circuit_breaker,

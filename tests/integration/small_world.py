@@ -1,4 +1,4 @@
-"""A daemon in little: the journal, the pipeline, the scan and the second look are real, and so are metafiles.
+"""A small daemon: journal, pipeline, scan, recheck and metafiles are real.
 
 What a metafile says, what a step does and what a stack holds are toys, so that a thousand sequences of renames, copies
 and rewrites take seconds.
@@ -35,15 +35,15 @@ MOST_TURNS = 500
 
 
 def text_of(tiles: str, *, z: int = 1, note: str = "") -> str:
-    """What a toy metafile says: which tiles it names, at which z. A note makes another content of the same tiles."""
+    """Return a toy metafile: its tiles and its z. A note makes another content with the same tiles."""
     return f"tiles {tiles}\nz {z}\n{note}"
 
 
 BAD = "bad\n"
 LENS_SET = "lens set\n"
-"""What the watch ignores."""
+"""Content that the watch ignores."""
 AWAITED = "awaits an image\n"
-"""Added to a content: one of its images is not there yet."""
+"""Added to a content: one of its images is missing."""
 
 
 class ToySettler(Settler):
@@ -75,13 +75,13 @@ def tiles_of(text: str) -> set[str]:
 
 
 def ids_of(text: str) -> set[str]:
-    """Tile ids that a content makes."""
+    """Return the tile ids of a content."""
     z = float(text.split("\n")[1].split()[1])
     return {f"{tile}.{z}" for tile in tiles_of(text)}
 
 
 class ToyGate:
-    """render-ws is always there."""
+    """A gate before a render-ws that is always available."""
 
     is_closed_circuit = True
     fault = None
@@ -97,7 +97,7 @@ class ToyGate:
 
 
 class ToySteps:
-    """Steps whose stacks are dictionaries: tile id -> the metafile whose tile it is."""
+    """Steps whose stacks are dictionaries: tile id -> metafile of the tile."""
 
     def __init__(self, world: "World") -> None:
         self._world = world
@@ -143,7 +143,7 @@ class ToySteps:
 
 
 class ToyKeeper:
-    """Closes stacks when it is told to."""
+    """Closes stacks when the test calls `close`."""
 
     def __init__(self, world: "World") -> None:
         self._world = world
@@ -155,11 +155,11 @@ class ToyKeeper:
     def wake(self) -> None: ...
 
     async def resume(self) -> None:
-        """What was opened is closed, as the journal remembers."""
+        """Request the close of the stacks that are open in the journal."""
         self.wanted |= {RAW, MIPS} - self._world.closed
 
     async def close(self) -> bool:
-        """Whether there was a stack to close."""
+        """Close the requested stacks; return whether there were any."""
         closing, self.wanted = self.wanted, set()
         for stack in sorted(closing):
             applied = await self._world.journal.montages(states=[MontageState.APPLIED], stack=stack)
@@ -169,7 +169,7 @@ class ToyKeeper:
 
 
 class World:
-    """What lies on disk, what the stacks hold, and the daemon between them."""
+    """The files on disk, the stacks, and the daemon between them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root / "acq"
@@ -178,9 +178,9 @@ class World:
         self.stacks: dict[str, dict[str, str]] = {RAW: {}, MIPS: {}}
         self.closed: set[str] = {RAW, MIPS}
         self.image = self.root / "image"
-        """What contents wait for that say so."""
+        """The image that contents with AWAITED wait for."""
         self.broken: set[str] = set()
-        """Metafiles one of whose images cannot be read, as text."""
+        """Paths of metafiles that have an unreadable image."""
         self.observable = True
         self._happenings: dict[tuple[str, Path], Callable[[], Awaitable[object]]] = {}
         self._journal_path = root / "journal.sqlite"
@@ -206,7 +206,7 @@ class World:
     # --- the daemon
 
     async def start(self) -> None:
-        """Opens the journal and makes a daemon that remembers nothing else."""
+        """Open the journal and make a daemon without other memory."""
         self.journal = Journal(self._journal_path, clock=lambda: self.now)
         await self.journal.__aenter__()
         self.keeper, self.gate = ToyKeeper(self), ToyGate()
@@ -239,22 +239,22 @@ class World:
         await self.journal.__aexit__(None, None, None)
 
     async def restart(self) -> None:
-        """The process dies, and the next one starts."""
+        """End the process and start the next one."""
         await self.stop()
         await self.start()
 
     async def scan(self) -> None:
-        """Every metafile that is new or not what it was is noticed."""
+        """Notice every metafile that is new or has changed."""
         for found in self.tree.pass_over(everything=True):
             await self.see(Path(found.path))
 
     async def see(self, path: Path) -> None:
-        """A metafile is noticed as it is now."""
+        """Notice a metafile with its present identity."""
         if (sighting := sighting_of(path)) is not None:
             await self.pipeline.notice(sighting)
 
     async def turn(self) -> bool:
-        """Whether a step was due now; one that was is done."""
+        """Perform one step that is due; return whether there was one."""
         pipeline, queue = self.pipeline, self.pipeline._queue
         started: list[Ticket] = []
 
@@ -274,14 +274,14 @@ class World:
         return bool(started)
 
     async def run_due(self) -> None:
-        """Every step that is due at this moment, and those that follow."""
+        """Perform every step that is due now, and the steps that follow at once."""
         for _ in range(MOST_TURNS):
             if not await self.turn():
                 return
         raise AssertionError(f"no rest at {self.now}: {await self.told()}")
 
     async def run_for(self, seconds: float) -> None:
-        """What the daemon does in some time without another scan or look at what FAILED."""
+        """Run the daemon for some time without scans and rechecks."""
         end = self.now + seconds
         while True:
             await self.run_due()
@@ -293,26 +293,26 @@ class World:
         self.now = end
 
     async def work(self, seconds: float = 60.0) -> None:
-        """What the daemon does in some time, all scans, looks and closings included."""
+        """Run the daemon for some time, with scans, rechecks and closes."""
         end = self.now + seconds
         while self.now < end:
             await self.scan()
-            await self.recheck.look()
+            await self.recheck.check()
             await self.run_for(min(self.watch.scan_interval_s, end - self.now))
 
     async def rest(self) -> None:
-        """All that happens until nothing does any more; also what is given up after a time."""
+        """Run the daemon until nothing is left to do, also what is given up after a time-out."""
         for _ in range(4):
             await self.work(ARRIVAL_TIMEOUT_S / 2 + 1)
 
-    # --- what people do
+    # --- what users do
 
     def path(self, name: str, number: int = 1) -> Path:
-        """A metafile in a directory of this name."""
+        """Return the path of a metafile in a directory of this name."""
         return self.root / name / f"_metadata_{number}_.json"
 
     def write(self, path: Path, text: str) -> None:
-        """Written anew, and renamed into its place."""
+        """Write a metafile under another name and rename it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".new")
         new.write_text(text)
@@ -328,14 +328,14 @@ class World:
         shutil.copytree(self.root / source, self.root / target, copy_function=os.link)
 
     def hide_change(self, path: Path) -> None:
-        """The scan sees nothing of what became of a metafile, as where its times are too coarse."""
+        """Hide a change from the scan, as if the file times were too coarse."""
         self.tree._files.setdefault(str(path.parent), {})[path.name] = FileIdentity.of(path.lstat())
 
     def remove(self, name: str) -> None:
         shutil.rmtree(self.root / name)
 
     def when(self, step: str, path: Path, happening: Callable[[], Awaitable[object]]) -> None:
-        """Something happens once, the next time that a metafile is examined, or read for a step ("section")."""
+        """Call a function once, when a metafile is next examined ("examine") or read for a step ("section")."""
         self._happenings[step, path] = happening
 
     async def let_happen(self, step: str, path: Path) -> None:
@@ -352,12 +352,12 @@ class World:
         return await self.journal.montages(limit=10_000)
 
     async def at(self, path: Path) -> list[Montage]:
-        """The montages of a path that nothing has superseded."""
+        """Return the montages of a path that are not superseded."""
         rows = await self.journal.montages(metafile=path)
         return [row for row in rows if row.state is not MontageState.SUPERSEDED]
 
     async def states(self) -> dict[str, str]:
-        """Directory of each metafile -> states of its montages, those that were superseded only where all were."""
+        """Return directory of each metafile -> states of its montages; superseded ones only if all are."""
         found: dict[str, list[Montage]] = {}
         for row in sorted(await self.montages(), key=lambda each: each.id):
             found.setdefault(row.metafile.parent.name, []).append(row)
@@ -365,7 +365,7 @@ class World:
         return {name: " ".join(row.state for row in rows) or "superseded" for name, rows in live.items()}
 
     async def told(self) -> list[str]:
-        """All montages in words."""
+        """Describe all montages."""
         return [
             f"{row.id} {row.metafile.parent.name}/{row.metafile.name} {row.digest and row.digest[:4]} {row.state}"
             f" {row.fault or row.waiting_for or ''}"
@@ -377,7 +377,7 @@ class World:
 
 
 def sighting_of(path: Path) -> Sighting | None:
-    """The metafile as it is now; None if it is gone."""
+    """Return a sighting of the present metafile; None if it is missing."""
     try:
         return Sighting("w", path, FileIdentity.of(path.lstat()), FoundBy.SCAN)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Steps that are cancelled, at each moment, leave nothing held and count as no crash."""
+"""Steps that are cancelled at any moment hold nothing afterwards and do not count as crashes."""
 
 import asyncio
 import hashlib
@@ -45,7 +45,7 @@ async def test_a_step_cancelled_before_its_first_turn_holds_nothing(
 
 
 @pytest.mark.parametrize("turns", range(12))
-async def test_a_step_cancelled_while_its_attempt_begins_is_no_crash(
+async def test_a_step_cancelled_while_its_attempt_begins_does_not_count_as_a_crash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: int
 ) -> None:
     hurry(monkeypatch)
@@ -68,9 +68,7 @@ async def test_a_step_cancelled_while_its_attempt_begins_is_no_crash(
         assert await work.work.journal.count_crashes() == 0
 
 
-async def test_a_content_that_a_cancelled_step_has_noticed_is_taken_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_content_found_by_a_cancelled_step_is_ingested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch)
     real_section, real_write = Steps.section, Journal.write
     changed, cancelled = asyncio.Event(), asyncio.Event()
@@ -82,7 +80,7 @@ async def test_a_content_that_a_cancelled_step_has_noticed_is_taken_up(
         return await real_section(steps, montage, *arguments)
 
     async def write(journal: Journal, closure: Any) -> Any:
-        """Cancel whoever has just journaled that the metafile holds something else now."""
+        """Cancel the task that has just journaled that the metafile holds another content."""
         before = await unread()
         result = await real_write(journal, closure)
         task = asyncio.current_task()

@@ -1,4 +1,4 @@
-"""A metafile that is written again after it settled, before anything noticed it."""
+"""A metafile that changes after it settled, before a scan notices the change."""
 
 import hashlib
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.integration.inprocess import bench, hurry
 
 
 @pytest.mark.parametrize("state", [MontageState.SETTLED, MontageState.INGESTED, MontageState.MIPMAPPED])
-async def test_no_step_works_on_another_content_than_the_one_that_settled(
+async def test_no_step_works_on_a_metafile_that_changed_after_it_settled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: MontageState
 ) -> None:
     hurry(monkeypatch)

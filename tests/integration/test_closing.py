@@ -1,4 +1,4 @@
-"""Stacks closed by the whole work, in this process, while others interfere."""
+"""Closing stacks while other programs and montages interfere, with all parts of the daemon in this process."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -44,7 +44,7 @@ async def closed(client: RenderClient, *stacks: StackId) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_montage_superseded_while_its_stack_is_closed_and_locked_ends_no_part_of_the_daemon(
+async def test_a_montage_superseded_while_its_stack_is_being_closed_does_not_end_the_daemon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with bench(tmp_path, close_after_s=0.2) as work:
@@ -70,7 +70,7 @@ async def test_a_montage_superseded_while_its_stack_is_closed_and_locked_ends_no
         await work.reaches(later, MontageState.COMPLETE)
 
 
-async def test_a_montage_whose_tiles_somebody_goes_on_deleting_fails_alone(
+async def test_a_montage_whose_tiles_are_deleted_again_and_again_fails_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = close_stack
@@ -98,7 +98,9 @@ async def test_a_montage_whose_tiles_somebody_goes_on_deleting_fails_alone(
         assert await state_of(work.work.client, MIPS) is StackState.COMPLETE
 
 
-async def test_a_stack_that_somebody_empties_is_filled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stack_that_another_program_empties_is_filled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, emptied = close_stack, []
 
     async def empty_and_close(client: RenderClient, stack: StackId, zs: Any = (), **options: Any) -> Any:
@@ -117,7 +119,9 @@ async def test_a_stack_that_somebody_empties_is_filled_again(tmp_path: Path, mon
         assert len(await work.work.client.tile_bounds(MIPS, 1050.0)) == 2
 
 
-async def test_a_foreign_tile_without_a_section_id_keeps_no_stack_open(tmp_path: Path, client: RenderClient) -> None:
+async def test_a_foreign_tile_without_a_section_id_does_not_keep_a_stack_open(
+    tmp_path: Path, client: RenderClient
+) -> None:
     foreign = {
         "tileId": "foreign",
         "z": 1050.0,
@@ -137,7 +141,7 @@ async def test_a_foreign_tile_without_a_section_id_keeps_no_stack_open(tmp_path:
 
 
 async def write_on(work: Bench, metafiles: list[Path], enough: asyncio.Event) -> None:
-    """A section every 0.2 s, each before the stacks were quiet for long enough."""
+    """Write a section every 0.2 s, each before the stacks have been quiet for long enough."""
     while not enough.is_set():
         metafiles.append(work.write(1050 + len(metafiles)))
         await work.notice(metafiles[-1])
@@ -145,7 +149,7 @@ async def write_on(work: Bench, metafiles: list[Path], enough: asyncio.Event) ->
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-async def test_a_stack_that_never_gets_quiet_is_closed_at_the_latest_and_opened_again(
+async def test_a_stack_that_never_gets_quiet_is_closed_at_its_latest_time_and_reopened(
     tmp_path: Path, client: RenderClient, in_place: bool
 ) -> None:
     stacks = {"mipmapped": None} if in_place else {}
@@ -163,7 +167,7 @@ async def test_a_stack_that_never_gets_quiet_is_closed_at_the_latest_and_opened_
         await closed(client, RAW)
 
 
-async def test_a_stack_that_never_gets_quiet_stays_open_where_that_is_asked_for(
+async def test_a_stack_that_never_gets_quiet_stays_open_without_a_latest_time(
     tmp_path: Path, client: RenderClient
 ) -> None:
     async with bench(tmp_path, client, close_after_s=0.5, close_at_latest_s=0.0) as work:
@@ -178,9 +182,7 @@ async def test_a_stack_that_never_gets_quiet_stays_open_where_that_is_asked_for(
         await work.reaches(metafiles[0], MontageState.COMPLETE)
 
 
-async def test_nobody_begins_to_write_to_a_stack_whose_close_is_overdue_until_it_was_closed(
-    tmp_path: Path, client: RenderClient
-) -> None:
+async def test_no_step_begins_to_write_to_a_stack_whose_close_is_overdue(tmp_path: Path, client: RenderClient) -> None:
     async with bench(tmp_path, client, close_after_s=60.0, close_at_latest_s=0.3) as work:
         keeper = work.work.keeper
         done: list[str] = []
@@ -206,7 +208,7 @@ async def test_nobody_begins_to_write_to_a_stack_whose_close_is_overdue_until_it
         assert done == ["zeroth in version 0", "first in version 0", "second in version 1"]
 
 
-async def test_a_derivation_that_never_ends_holds_nobody_up_for_ever(
+async def test_a_close_that_never_ends_does_not_block_writers_for_ever(
     tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[StackId] = []
@@ -256,7 +258,7 @@ async def test_a_stack_reopened_for_a_montage_that_fails_is_closed_again(
         assert await work.work.journal.open_stacks() == []
 
 
-async def test_a_stack_left_open_by_a_process_that_ended_is_closed_by_the_next_one(
+async def test_a_stack_left_open_by_a_former_process_is_closed_by_the_next_one(
     tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as failing:
@@ -270,7 +272,7 @@ async def test_a_stack_left_open_by_a_process_that_ended_is_closed_by_the_next_o
         await closed(client, RAW)
 
 
-async def test_a_stack_locked_by_a_person_is_left_alone(
+async def test_a_read_only_stack_is_not_closed_again(
     tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Steps, "make_mipmaps", fail_mipmaps)
@@ -290,7 +292,7 @@ async def locked(_: RenderClient, stack: StackId, *arguments: Any, **options: An
     raise StackLocked(str(stack), "the stack is READ_ONLY")
 
 
-async def test_a_keeper_that_stops_begins_no_close_and_one_that_is_cancelled_in_it_counts_no_crash(
+async def test_a_stopped_keeper_begins_no_close_and_a_cancelled_close_is_no_crash(
     tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[StackId] = []
@@ -321,10 +323,10 @@ async def test_a_keeper_that_stops_begins_no_close_and_one_that_is_cancelled_in_
         assert len(begun) == 2
 
 
-async def test_a_montage_whose_section_the_derivation_missed_waits_alone(
+async def test_a_montage_that_the_section_data_lack_waits_alone(
     tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others go on writing to its section."""
+    """Another program goes on writing to its section."""
     real = RenderClient.section_data
 
     async def miss_a_tile(client: RenderClient, *arguments: Any) -> Any:
@@ -348,7 +350,7 @@ async def test_a_montage_whose_section_the_derivation_missed_waits_alone(
         await work.reaches(missed, MontageState.COMPLETE)
 
 
-async def test_a_montage_whose_tile_somebody_deletes_while_its_stack_is_closed_is_applied_again(
+async def test_a_montage_whose_tile_is_deleted_during_the_close_is_applied_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hurry(monkeypatch)
@@ -374,7 +376,7 @@ async def test_a_montage_whose_tile_somebody_deletes_while_its_stack_is_closed_i
         assert events.count(Event.TILES_LOST) == 1
 
 
-async def test_a_close_that_a_bug_ends_is_a_failed_attempt_with_its_fault_and_done_again(
+async def test_an_unexpected_exception_fails_the_close_which_is_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hurry(monkeypatch)
@@ -382,7 +384,7 @@ async def test_a_close_that_a_bug_ends_is_a_failed_attempt_with_its_fault_and_do
     failed: list[StackId] = []
 
     async def fail_once(client: RenderClient, stack: StackId, zs: Any = (), **options: Any) -> Any:
-        if zs and stack not in failed:  # closed for a montage, and not only because it was opened
+        if zs and stack not in failed:  # a close for a montage, not only for an opened stack
             failed.append(stack)
             raise KeyError("planted")
         return await real(client, stack, zs, **options)

@@ -1,4 +1,4 @@
-"""A file server that does not answer: no step waits for it for ever, and it is told so."""
+"""A file server that does not answer: every access times out with a fault."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ from handlers.render.names import StackId
 
 @pytest.fixture
 def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any, str], None]]:
-    """Makes a blocking function hang until the test ends."""
+    """Make a blocking function hang until the test ends."""
     free = threading.Event()
 
     def hangs(owner: Any, name: str) -> None:
@@ -88,7 +88,7 @@ HANGING = [
 
 
 @pytest.mark.parametrize(("work", "owner", "name"), HANGING, ids=lambda each: str(each).rpartition(".")[2])
-async def test_a_look_at_a_file_that_gets_no_answer_is_given_up_and_repeated_later(tmp_path, hang, work, owner, name):
+async def test_a_file_access_without_an_answer_times_out_and_is_retried(tmp_path, hang, work, owner, name):
     bench = Bench(tmp_path / "acquisition")
     hang(owner, name)
     with pytest.raises(StorageFault, match="does not answer") as caught:
@@ -98,7 +98,7 @@ async def test_a_look_at_a_file_that_gets_no_answer_is_given_up_and_repeated_lat
     assert "mount" in caught.value.hint
 
 
-async def test_a_time_out_that_the_file_server_itself_reports_is_told_as_it_comes(tmp_path, monkeypatch):
+async def test_a_time_out_reported_by_the_file_server_is_passed_on(tmp_path, monkeypatch):
     bench = Bench(tmp_path / "acquisition")
 
     def reported(*_: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The disks that mipmaps go to, as directories and small tmpfs mounts of a namespace of their own."""
+"""Output disks, as directories and as small tmpfs mounts in a mount namespace."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
 
 
 class Bench:
-    """Some directories, each with a reserve, and how often one became usable again."""
+    """Output disks of several directories; counts how often one became usable again."""
 
     def __init__(self, journal: Journal, *wanted: Any) -> None:
         self.wanted = list(wanted)
@@ -67,18 +67,18 @@ async def looking(bench: Bench) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-async def test_a_directory_is_made_and_marked_when_it_is_used_first(journal, tmp_path):
+async def test_a_directory_is_made_and_marked_at_its_first_use(journal, tmp_path):
     target = tmp_path / "a" / "mipmaps"
     await Bench(journal).disks.require(mipmaps(target))
     assert [path.name for path in target.iterdir()] == [MARKER]
     assert await journal.is_used_for_mipmaps(target)
 
 
-async def test_a_directory_that_took_mipmaps_and_lost_its_mark_is_refused_also_after_a_restart(journal, tmp_path):
+async def test_a_used_directory_without_its_marker_is_refused_also_after_a_restart(journal, tmp_path):
     target = tmp_path / "mipmaps"
     await Bench(journal).disks.require(mipmaps(target))
     shutil.rmtree(target)
-    target.mkdir()  # the mount point, without what was mounted on it
+    target.mkdir()  # the bare mount point
     for bench in (Bench(journal), Bench(journal)):
         with pytest.raises(StorageFault, match=r"lacks the marker file .* mount it"):
             await bench.disks.require(mipmaps(target))
@@ -87,12 +87,12 @@ async def test_a_directory_that_took_mipmaps_and_lost_its_mark_is_refused_also_a
     await Bench(journal).disks.require(mipmaps(target))
 
 
-async def test_a_disk_below_its_reserve_is_refused_with_figures(journal, tmp_path):
+async def test_a_disk_below_min_free_bytes_is_refused_with_both_sizes(journal, tmp_path):
     with pytest.raises(StorageFault, match="GB free, but min_free_bytes is"):
         await Bench(journal).disks.require(mipmaps(tmp_path / "m", 10**18))
 
 
-async def test_a_disk_that_runs_low_halts_the_work_on_it_and_on_no_other(journal, tmp_path, monkeypatch):
+async def test_a_disk_that_runs_low_halts_only_its_own_work(journal, tmp_path, monkeypatch):
     monkeypatch.setattr(disks, "BUSY_S", 0.05)
     low, other = mipmaps(tmp_path / "low"), mipmaps(tmp_path / "other")
     bench = Bench(journal, low, other)
@@ -113,7 +113,7 @@ async def test_a_disk_that_runs_low_halts_the_work_on_it_and_on_no_other(journal
             assert not halt.is_set()
 
 
-async def test_a_mount_that_goes_in_the_middle_halts_the_work(journal, tmp_path, monkeypatch):
+async def test_a_mount_that_vanishes_during_the_work_halts_it(journal, tmp_path, monkeypatch):
     monkeypatch.setattr(disks, "BUSY_S", 0.05)
     target = mipmaps(tmp_path / "m")
     bench = Bench(journal, target)
@@ -185,8 +185,8 @@ def test_a_disk_that_fills_in_the_middle_of_a_write_keeps_whole_files_alone(tmp_
     assert done.stdout.splitlines() == ["StorageFault free space on the target", *["whole a.tif"] * whole], done.stderr
 
 
-async def test_a_disk_that_is_unusable_for_a_moment_leaves_no_montage_lying(tmp_path, monkeypatch):
-    """It is usable again by the time that the tiles under way have ended."""
+async def test_a_montage_resumes_after_its_disk_was_unusable_for_a_moment(tmp_path, monkeypatch):
+    """The disk is usable again before the running tiles have ended."""
     hurry(monkeypatch)
     monkeypatch.setattr(disks, "BUSY_S", 0.01)
     real_check, real_make_all, dips = disks.check_directory, mipmap_step.make_all, []
@@ -214,8 +214,8 @@ async def test_a_disk_that_is_unusable_for_a_moment_leaves_no_montage_lying(tmp_
         await work.reaches(metafile, MontageState.COMPLETE)
 
 
-async def test_levels_written_below_a_mount_that_had_gone_are_made_again_once_it_is_back(tmp_path, monkeypatch):
-    """The mount goes as the tiles are made, which nothing notices before the next look at it."""
+async def test_levels_written_below_a_vanished_mount_are_made_again(tmp_path, monkeypatch):
+    """The mount vanishes while tiles are made, before the next check of the disk."""
     hurry(monkeypatch)
     levels, mount = tmp_path / "mipmaps", tmp_path / "mount"
     real_make, real_apply, applied = Steps.make_mipmaps, Steps.apply, asyncio.Event()
@@ -259,7 +259,7 @@ print(check_directory(Path("{0}/out"), 0, used=False).problem)
 """
 
 
-def test_a_directory_that_is_mounted_read_only_is_told_of_with_what_a_service_needs(tmp_path: Path) -> None:
+def test_a_read_only_directory_is_reported_with_the_setting_of_the_unit(tmp_path: Path) -> None:
     script = IN_A_READ_ONLY_MOUNT.format(tmp_path, sys.executable)
     run = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True)
     if run.returncode and "not permitted" in run.stderr:
@@ -271,14 +271,14 @@ def test_a_directory_that_is_mounted_read_only_is_told_of_with_what_a_service_ne
     ]
 
 
-def test_a_directory_of_somebody_else_is_told_of_until_it_was_used(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_directory_of_another_user_is_reported_until_its_first_use(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: False)
     assert "by user" in check_directory(tmp_path / "mipmaps", 0, used=False).problem
     (tmp_path / MARKER).touch()
     assert check_directory(tmp_path, 0, used=True).problem == ""
 
 
-def test_free_space_and_reserve_can_be_told_apart(tmp_path: Path, monkeypatch: Any) -> None:
+def test_free_space_and_min_free_bytes_are_shown_in_distinct_units(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
     problem = "has 1,000,000 bytes free, but min_free_bytes is 1,000,001 bytes: free space there"
     assert check_directory(tmp_path, 1_000_001, used=False).problem == problem
@@ -288,7 +288,7 @@ def test_free_space_and_reserve_can_be_told_apart(tmp_path: Path, monkeypatch: A
     )
 
 
-async def test_a_disk_that_was_not_looked_at_is_not_ready(tmp_path: Path, journal: Journal, monkeypatch: Any) -> None:
+async def test_a_disk_that_was_not_checked_is_not_ready(tmp_path: Path, journal: Journal, monkeypatch: Any) -> None:
     monkeypatch.setattr("daemon.pipeline.output_disks.FIRST_CHECK_S", 0.1)
     release = threading.Event()
     monkeypatch.setattr(

@@ -13,7 +13,7 @@ from handlers.mipmaps.report import MipmapReport
 from tests.integration.inprocess import bench, hurry
 
 
-async def test_an_image_that_is_mended_while_its_job_fails_has_its_montage_taken_up_again(
+async def test_an_image_repaired_during_its_failing_job_has_its_montage_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hurry(monkeypatch)

@@ -1,4 +1,4 @@
-"""Images that change after their mipmaps were made: the daemon's work in this process, real files, real times."""
+"""Images that change after their mipmaps were made, with all parts in this process, real files and real times."""
 
 import os
 import threading
@@ -12,9 +12,8 @@ from PIL import Image
 
 from daemon.montages.records import Montage
 from daemon.montages.states import Event, MontageState
-from daemon.pipeline import late_changes as latechanges
-from daemon.pipeline import stack_closer
-from daemon.pipeline.late_changes import LateChanges, next_look_s
+from daemon.pipeline import compare_images, late_changes, stack_closer
+from daemon.pipeline.late_changes import LateChanges, next_check_s
 from handlers.identity import FileIdentity
 from handlers.images.decode import verify_level
 from handlers.images.digest import FileContent
@@ -29,7 +28,7 @@ COMPLETE, FAILED = MontageState.COMPLETE, MontageState.FAILED
 @pytest.fixture
 async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     hurry(monkeypatch)
-    monkeypatch.setattr(latechanges, "FIRST_LOOK_S", 0.05)
+    monkeypatch.setattr(late_changes, "FIRST_CHECK_S", 0.05)
     async with bench(tmp_path) as made:
         yield made
 
@@ -43,7 +42,7 @@ def pixels(seed: int) -> Any:
 
 
 def levels_are_right(root: Path, image: Path) -> bool:
-    """Whether level 1 is the area mean of what the image holds now."""
+    """Whether level 1 is the area mean of the present image."""
     with Image.open(image) as opened:
         full = np.asarray(opened).astype(float)
     exact = full.reshape(SIZE[1] // 2, 2, SIZE[0] // 2, 2).mean((1, 3))
@@ -59,7 +58,7 @@ async def changed_ones(world: Bench, metafile: Path) -> list[dict[str, Any]]:
 
 
 async def mended(world: Bench, metafile: Path) -> Montage:
-    """The montage once a change of its images has been noticed and it is COMPLETE again."""
+    """Wait until a change of images was found and the montage is COMPLETE again; return it."""
     await has_changed(world, metafile, 1)
     return await world.reaches(metafile, COMPLETE, FAILED)
 
@@ -68,7 +67,7 @@ async def has_changed(world: Bench, metafile: Path, times: int) -> None:
     await world.until(lambda: len([line for line in world.said if line["event"] == "image.changed"]) >= times)
 
 
-# --- what is a change, and what is none
+# --- which differences are changes
 
 
 def in_place_under_its_old_time(image: Path) -> None:
@@ -96,7 +95,7 @@ def replaced_under_a_time_in_the_future(image: Path) -> None:
 @pytest.mark.parametrize(
     "change", [in_place_under_its_old_time, replaced_under_an_older_time, replaced_under_a_time_in_the_future]
 )
-async def test_an_image_that_changes_after_its_montage_is_complete_is_made_again_and_no_other(world, change):
+async def test_only_the_changed_image_of_a_complete_montage_is_made_again(world, change):
     metafile = world.write(size=SIZE)
     await world.notice(metafile)
     await world.reaches(metafile, COMPLETE)
@@ -115,7 +114,7 @@ async def test_an_image_that_changes_after_its_montage_is_complete_is_made_again
     assert (line["log_level"], line["images"], line["first"]) == ("warning", 1, first.name)
 
 
-async def test_one_that_changes_twice_is_made_twice(world):
+async def test_an_image_that_changes_twice_is_made_again_twice(world):
     metafile = world.write(size=SIZE)
     await world.notice(metafile)
     await world.reaches(metafile, COMPLETE)
@@ -153,7 +152,7 @@ async def test_the_same_bytes_and_an_absent_file_are_no_change(world, change):
     montage = await world.reaches(metafile, COMPLETE)
     first, second = images_of(metafile)
     change(first)
-    replaced_under_an_older_time(second)  # once this is noticed the other one has been looked at, too
+    replaced_under_an_older_time(second)  # when this change is found, the other image was checked, too
     await mended(world, metafile)
     (detail,) = await changed_ones(world, metafile)
     assert detail["names"] == [second.name]
@@ -178,9 +177,7 @@ def a_pipe(image: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "text"), [(spoiled, "is not an image"), (cut_short, "is cut short"), (a_pipe, "is not a regular file")]
 )
-async def test_one_that_is_no_image_any_more_fails_the_montage_in_words_once_it_is_quiet(
-    world, monkeypatch, change, text
-):
+async def test_a_changed_file_that_is_no_image_fails_the_montage_when_it_is_quiet(world, monkeypatch, change, text):
     monkeypatch.setattr("daemon.pipeline.settle.PATIENCE_AT_LEAST_S", 0.3)
     metafile = world.write(size=SIZE)
     await world.notice(metafile)
@@ -198,7 +195,7 @@ async def test_one_that_is_no_image_any_more_fails_the_montage_in_words_once_it_
     await world.reaches(metafile, COMPLETE)
 
 
-async def test_one_that_is_being_written_is_waited_for_and_fails_nothing(world, monkeypatch):
+async def test_an_image_that_is_being_written_does_not_fail_the_montage(world, monkeypatch):
     monkeypatch.setattr("daemon.pipeline.settle.PATIENCE_AT_LEAST_S", 20.0)
     metafile = world.write(size=SIZE)
     await world.notice(metafile)
@@ -218,30 +215,30 @@ async def test_one_that_is_being_written_is_waited_for_and_fails_nothing(world, 
     assert not [event for event in await world.work.journal.events(montage.id) if event["event"] == Event.FAILED]
 
 
-# --- when it is looked
+# --- times of the checks
 
 
 async def test_an_image_that_changes_before_its_stack_is_closed_keeps_the_montage_from_being_complete(
     tmp_path, monkeypatch
 ):
     hurry(monkeypatch)
-    monkeypatch.setattr(latechanges, "FIRST_LOOK_S", 1_000.0)
+    monkeypatch.setattr(late_changes, "FIRST_CHECK_S", 1_000.0)
     async with bench(tmp_path, close_after_s=3_600.0) as world:
         metafile = world.write(size=SIZE)
         await world.notice(metafile)
         montage = await world.reaches(metafile, MontageState.APPLIED)
         first, _ = images_of(metafile)
         in_place_under_its_old_time(first)
-        await world.work.late_changes.look_before_complete([montage])
+        await world.work.late_changes.check_before_complete([montage])
         following = await world.montage(metafile)
         assert following.state is not MontageState.APPLIED
         await world.reaches(metafile, MontageState.APPLIED)
         assert levels_are_right(world.root, first)
 
 
-async def test_closing_a_stack_looks_at_the_images_of_its_montages(tmp_path, monkeypatch):
+async def test_closing_a_stack_checks_the_images_of_its_montages(tmp_path, monkeypatch):
     hurry(monkeypatch)
-    monkeypatch.setattr(latechanges, "FIRST_LOOK_S", 1_000.0)
+    monkeypatch.setattr(late_changes, "FIRST_CHECK_S", 1_000.0)
     async with bench(tmp_path) as world:
         changed = False
         close = stack_closer.close_stack
@@ -264,23 +261,23 @@ async def test_closing_a_stack_looks_at_the_images_of_its_montages(tmp_path, mon
         assert told.count("completed") == 1
 
 
-def test_looks_follow_one_another_at_growing_intervals_and_the_last_is_at_the_end():
+def test_checks_follow_at_growing_intervals_and_the_last_is_at_the_end():
     ages, age_s = [], 0.0
-    while (due_s := next_look_s(age_s, 3600.0)) is not None:
+    while (due_s := next_check_s(age_s, 3600.0)) is not None:
         ages.append(due_s)
         age_s = due_s
     assert ages == [5, 15, 45, 135, 405, 1215, 3600]
-    assert next_look_s(0.0, 0.0) is None
-    assert next_look_s(0.0, 3.0) == 3.0
+    assert next_check_s(0.0, 0.0) is None
+    assert next_check_s(0.0, 3.0) == 3.0
 
 
 class Alone:
-    """Looks at images without anything else of the daemon, on the clocks that a test sets."""
+    """Checks images without the other parts of the daemon, on clocks that the test sets."""
 
     def __init__(self, world: Bench) -> None:
         self.now, self.wall = 1_000.0, 2_000_000_000.0
         self.observable = True
-        self.put_in_line: list[int] = []
+        self.enqueued: list[int] = []
         self.late = LateChanges(
             world.work.settings,
             world.work.journal,
@@ -291,197 +288,197 @@ class Alone:
         )
 
     async def _on_change(self, montage: Montage) -> None:
-        self.put_in_line.append(montage.id)
+        self.enqueued.append(montage.id)
 
-    async def look(self) -> int:
-        """What is due now is looked at; how many montages."""
+    async def check(self) -> int:
+        """Check the due montages; return how many."""
         taken = self.late._take_due()
         for watch, due in taken.items():
-            await self.late._look_in_turn(watch, due)
+            await self.late._check_in_turn(watch, due)
         return sum(map(len, taken.values()))
 
 
 @pytest.fixture
 async def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Bench, Alone, Montage]]:
     hurry(monkeypatch)
-    monkeypatch.setattr(latechanges, "FIRST_LOOK_S", 5.0)
+    monkeypatch.setattr(late_changes, "FIRST_CHECK_S", 5.0)
     async with bench(tmp_path) as world:
         metafile = world.write(size=SIZE)
         await world.notice(metafile)
         montage = await world.reaches(metafile, COMPLETE)
-        # The daemon's own first look is due in 5 s: a slow test would see it among its own.
+        # The first check of the bench itself is due in 5 s: a slow test would count it.
         monkeypatch.setattr(world.work.late_changes, "_is_observable", lambda _: False)
         yield world, Alone(world), montage
 
 
-async def test_a_montage_is_looked_at_until_its_time_is_over(done):
+async def test_a_montage_is_checked_until_its_time_is_over(done):
     world, alone, montage = done
-    alone.late.watch(montage)
+    alone.late.follow(montage)
     looks = []
     for second in range(4_000):
-        if await alone.look():
+        if await alone.check():
             looks.append(second)
         alone.now += 1.0
     assert looks == [5, 15, 45, 135, 405, 1215, 3600]
     assert await world.work.journal.watched_images() == []
-    assert alone.put_in_line == []
+    assert alone.enqueued == []
 
 
 @pytest.mark.parametrize(("age_s", "looks_later"), [(1.0, True), (100.0, True), (4_000.0, False), (-1e6, True)])
-async def test_the_next_process_goes_on_looking_and_looks_once_where_the_time_is_over(done, age_s, looks_later):
+async def test_the_next_process_resumes_the_checks_and_checks_once_more_after_their_time(done, age_s, looks_later):
     world, alone, montage = done
     in_place_under_its_old_time(images_of(montage.metafile)[0])
     alone.wall = montage.complete_at + age_s
     await alone.late._resume()
-    assert await alone.look() == 0
+    assert await alone.check() == 0
     alone.now += 5.0
-    assert await alone.look() == 1
-    assert alone.put_in_line == [montage.id]
+    assert await alone.check() == 1
+    assert alone.enqueued == [montage.id]
     assert (await world.work.journal.montage(montage.id)).state is MontageState.INGESTED
 
 
-async def test_one_whose_time_is_over_is_left_alone_after_its_last_look(done):
+async def test_a_montage_is_not_checked_after_its_last_check(done):
     world, alone, montage = done
     alone.wall = montage.complete_at + 4_000.0
     await alone.late._resume()
     alone.now += 5.0
-    assert await alone.look() == 1
+    assert await alone.check() == 1
     assert await world.work.journal.watched_images() == []
     alone.now += 10_000.0
-    assert await alone.look() == 0
+    assert await alone.check() == 0
 
 
-async def test_a_mount_that_is_away_is_no_change_and_its_images_are_looked_at_when_it_is_back(done):
+async def test_a_missing_mount_is_no_change_and_its_images_are_checked_when_it_is_back(done):
     world, alone, montage = done
-    alone.late.watch(montage)
+    alone.late.follow(montage)
     in_place_under_its_old_time(images_of(montage.metafile)[0])
     alone.observable = False
     for _ in range(200):
         alone.now += 60.0
-        await alone.look()
-    assert alone.put_in_line == []
+        await alone.check()
+    assert alone.enqueued == []
     assert await world.work.journal.watched_images() != []
     alone.observable = True
     alone.now += 60.0
-    assert await alone.look() == 1
-    assert alone.put_in_line == [montage.id]
+    assert await alone.check() == 1
+    assert alone.enqueued == [montage.id]
 
 
-async def test_a_section_that_was_moved_away_is_left_alone_when_its_time_is_over(done):
+async def test_a_moved_section_is_not_checked_after_its_time(done):
     world, alone, montage = done
-    alone.late.watch(montage)
+    alone.late.follow(montage)
     montage.metafile.parent.rename(world.root / "archive")
     alone.now += 5.0
-    assert await alone.look() == 1
+    assert await alone.check() == 1
     assert await world.work.journal.watched_images() != []
     alone.now += 4_000.0
-    assert await alone.look() == 1
+    assert await alone.check() == 1
     assert await world.work.journal.watched_images() == []
-    assert alone.put_in_line == []
+    assert alone.enqueued == []
 
 
-async def test_a_look_that_hangs_holds_up_nothing_and_is_not_begun_again(done, monkeypatch):
+async def test_a_hanging_check_blocks_nothing_and_is_not_repeated_meanwhile(done, monkeypatch):
     world, alone, montage = done
-    monkeypatch.setattr(latechanges, "STUCK_S", 0.1)
+    monkeypatch.setattr(late_changes, "STUCK_S", 0.1)
     free, begun = threading.Event(), []
-    look = latechanges.look_at_images
+    look = late_changes.compare_images
 
     def hanging(*arguments: Any) -> Any:
         begun.append(1)
         free.wait(30)
         return look(*arguments)
 
-    monkeypatch.setattr(latechanges, "look_at_images", hanging)
-    alone.late.watch(montage)
+    monkeypatch.setattr(late_changes, "compare_images", hanging)
+    alone.late.follow(montage)
     try:
         for _ in range(5):
             alone.now += 60.0
-            await alone.look()
-        await alone.late.look_before_complete([montage])
+            await alone.check()
+        await alone.late.check_before_complete([montage])
         assert len(begun) == 1
     finally:
         free.set()
     await world.until(lambda: not alone.late._stuck)
     alone.now += 60.0
-    await alone.look()
+    await alone.check()
     assert len(begun) == 2
 
 
 @pytest.mark.parametrize(
     "stumbles",
-    ["look_at_images", "images_read", "change_images", "adopt_images", "end_watching_images", "montage"],
+    ["compare_images", "images_read", "change_images", "adopt_images", "end_watching_images", "montage"],
 )
-async def test_a_look_that_stumbles_ends_no_other_and_is_repeated(done, monkeypatch, stumbles):
+async def test_a_check_that_raises_is_repeated_and_ends_no_other(done, monkeypatch, stumbles):
     world, alone, montage = done
     first, second = images_of(montage.metafile)
     in_place_under_its_old_time(first)
     touched(second)
-    alone.late.watch(montage)
+    alone.late.follow(montage)
     alone.now += 4_000.0 if stumbles == "end_watching_images" else 5.0
     with monkeypatch.context() as patch:
-        owner = latechanges if stumbles == "look_at_images" else world.work.journal
+        owner = late_changes if stumbles == "compare_images" else world.work.journal
         patch.setattr(owner, stumbles, lambda *_: 1 / 0)
-        assert await alone.look() == 1
-        await alone.late.look_before_complete([montage])
+        assert await alone.check() == 1
+        await alone.late.check_before_complete([montage])
     assert [line for line in world.said if line["event"] == "images.bug"]
     alone.now += 60.0
-    assert await alone.look() == 1
-    assert alone.put_in_line == [montage.id]
+    assert await alone.check() == 1
+    assert alone.enqueued == [montage.id]
 
 
-async def test_one_that_was_superseded_or_replayed_is_looked_at_no_more(done):
+async def test_a_superseded_montage_is_not_checked_any_more(done):
     world, alone, montage = done
-    alone.late.watch(montage)
+    alone.late.follow(montage)
     await world.work.journal.record(montage.id, Event.SUPERSEDED)
     in_place_under_its_old_time(images_of(montage.metafile)[0])
     alone.now += 5.0
-    await alone.look()
-    assert alone.put_in_line == []
+    await alone.check()
+    assert alone.enqueued == []
     alone.now += 10_000.0
-    assert await alone.look() == 0
+    assert await alone.check() == 0
 
 
-async def test_a_metafile_that_holds_something_else_is_none_of_ours(done):
+async def test_a_metafile_with_another_content_is_no_change_of_images(done):
     _, alone, montage = done
-    alone.late.watch(montage)
+    alone.late.follow(montage)
     montage.metafile.write_text("[]")
     in_place_under_its_old_time(images_of(montage.metafile)[0])
     alone.now += 5.0
-    assert await alone.look() == 1
-    assert alone.put_in_line == []
+    assert await alone.check() == 1
+    assert alone.enqueued == []
 
 
 async def test_only_images_of_another_identity_are_read(done, monkeypatch):
     _, alone, montage = done
     read: list[int] = []
-    content_of = latechanges.content_of
+    content_of = compare_images.content_of
 
     def counting(descriptor: int) -> FileContent:
         read.append(descriptor)
         return content_of(descriptor)
 
-    monkeypatch.setattr(latechanges, "content_of", counting)
-    alone.late.watch(montage)
+    monkeypatch.setattr(compare_images, "content_of", counting)
+    alone.late.follow(montage)
     alone.now += 5.0
-    await alone.look()
+    await alone.check()
     assert read == []
     touched(images_of(montage.metafile)[0])
     for seconds in (10.0, 30.0):
         alone.now += seconds
-        assert await alone.look() == 1
+        assert await alone.check() == 1
     assert len(read) == 1
 
 
 async def test_a_mask_that_changes_is_made_again(tmp_path, monkeypatch):
     hurry(monkeypatch)
-    monkeypatch.setattr(latechanges, "FIRST_LOOK_S", 0.05)
+    monkeypatch.setattr(late_changes, "FIRST_CHECK_S", 0.05)
     mask = tmp_path / "mask.png"
     Image.fromarray(np.full(SIZE[::-1], 255, np.uint8)).save(mask)
     async with bench(tmp_path) as world:
         settings = world.work.settings()
         tilespecs = settings.watch[0].tilespecs.model_copy(update={"mask": mask})
         masked = settings.watch[0].model_copy(update={"tilespecs": tilespecs})
-        object.__setattr__(settings, "watch", (masked,))  # frozen: every part asks for the settings anew
+        object.__setattr__(settings, "watch", (masked,))  # frozen; every part reads the settings again
         metafile = world.write(size=SIZE)
         await world.notice(metafile)
         await world.reaches(metafile, COMPLETE)

@@ -1,4 +1,4 @@
-"""Writes of a content that was superseded while render-ws was still at work on them."""
+"""Writes of a content that was superseded while render-ws still processed them."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["s_raw/z", "s_mips/z"])
 async def slow_once(request: pytest.FixtureRequest) -> AsyncIterator[RenderClient]:
-    """A render-ws that takes its time for the first upload to a stack, between its look at the state and the effect."""
+    """A render-ws whose first upload to a stack is slow between the check of the state and the effect."""
     slow = Fault(match=f"PUT .*{request.param}/.*resolvedTiles", kind=FaultKind.SLOW, seconds=SLOW_S, times=1)
     async with serve_standin(faults=[slow]) as url, RenderClient(url) as client:
         yield client
@@ -33,7 +33,7 @@ async def slow_once(request: pytest.FixtureRequest) -> AsyncIterator[RenderClien
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stacks that uploads were begun to."""
+    """Stacks with a begun upload."""
     begun: list[str] = []
     real = RenderClient.put_tiles
 
@@ -52,7 +52,7 @@ async def positions(client: RenderClient, stack: StackId) -> dict[str, tuple[flo
 
 
 def stretch(metafile: Path, factor: float) -> None:
-    """Rewrite a metafile with the same images at other places."""
+    """Rewrite a metafile with the same images at other positions."""
     content = json.loads(metafile.read_bytes())
     for tile in content[1]["data"]:
         tile["img_meta"]["stage_pos"] = [round(factor * place) for place in tile["img_meta"]["stage_pos"]]
@@ -60,7 +60,7 @@ def stretch(metafile: Path, factor: float) -> None:
 
 
 @pytest.mark.parametrize("contents", [2, 3])
-async def test_an_upload_of_a_superseded_content_does_not_land_on_the_one_that_came_after(
+async def test_an_upload_of_a_superseded_content_does_not_overwrite_its_successor(
     tmp_path: Path, slow_once: RenderClient, sent: list[str], request: pytest.FixtureRequest, contents: int
 ) -> None:
     client = slow_once
@@ -75,7 +75,7 @@ async def test_an_upload_of_a_superseded_content_does_not_land_on_the_one_that_c
             await work.notice(metafile)
             await asyncio.sleep(0.2 if number < contents else 0)
         montage = await work.reaches(metafile, MontageState.COMPLETE)
-        await asyncio.sleep(SLOW_S)  # what was on its way has landed
+        await asyncio.sleep(SLOW_S)  # uploads under way have taken effect
         raw, mips = await positions(client, RAW), await positions(client, MIPS)
         assert len(raw) == montage.tile_count == 3
         assert raw == mips

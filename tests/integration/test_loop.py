@@ -53,7 +53,7 @@ def standin(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def journal_path(tmp_path: Path) -> Path:
-    """A journal of many montages that wait to be ingested."""
+    """A journal with many montages that wait to be ingested."""
     path = tmp_path / "journal.sqlite"
     with closing(connect(path)) as connection:
         connection.execute("BEGIN")

@@ -25,7 +25,7 @@ async def crash(root: Path, metafile: Path, times: int) -> None:
 
 
 @pytest.mark.parametrize("spared", [1, 0])
-async def test_a_montage_is_parked_at_the_tenth_crash_in_a_row_and_not_before(
+async def test_a_montage_fails_at_the_tenth_crash_in_a_row_and_not_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spared: int
 ) -> None:
     hurry(monkeypatch)

@@ -1,4 +1,4 @@
-"""Renames, copies and rewrites: at rest the stacks hold what lies on disk, and what the journal says is true."""
+"""Renames, copies and rewrites of metafiles: at rest, stacks and journal agree with the files on disk."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,7 +21,7 @@ def tiles_in(world: World, stack: str = MIPS) -> set[str]:
     return {tile_id.split(".")[0] for tile_id in world.stacks[stack]}
 
 
-# --- a metafile that changes while it is looked at
+# --- a metafile that changes during its inspection
 
 
 @pytest.mark.parametrize("restarted", [False, True])
@@ -35,7 +35,7 @@ def tiles_in(world: World, stack: str = MIPS) -> set[str]:
     ],
     ids=["settled", "failed", "ignored", "waiting"],
 )
-async def test_a_metafile_rewritten_and_seen_while_it_is_looked_at_is_ingested_as_it_is(
+async def test_a_metafile_rewritten_and_noticed_during_its_inspection_is_ingested_as_it_is(
     world, before, after, restarted
 ):
     path = world.path("a")
@@ -55,7 +55,7 @@ async def test_a_metafile_rewritten_and_seen_while_it_is_looked_at_is_ingested_a
 
 
 @pytest.mark.parametrize("again", ["noticed", "retried"])
-async def test_what_is_taken_up_while_its_failed_step_comes_to_an_end_is_not_forgotten(world, monkeypatch, again):
+async def test_a_montage_enqueued_while_its_failed_step_ends_is_not_forgotten(world, monkeypatch, again):
     path = world.path("a")
     world.write(path, text_of("t1", note=AWAITED))
     await world.scan()
@@ -71,7 +71,7 @@ async def test_what_is_taken_up_while_its_failed_step_comes_to_an_end_is_not_for
             await world.see(path)
         else:
             world.image.touch()
-            await world.recheck.look()
+            await world.recheck.check()
         return refused
 
     monkeypatch.setattr(world.journal, "refuse", refuse_and_go_on)
@@ -99,7 +99,7 @@ async def test_a_known_content_rewritten_while_it_is_recognised_is_ingested_as_i
     assert tiles_in(world) == {"t2", "t3"}
 
 
-async def test_a_metafile_rewritten_where_stat_shows_nothing_is_ingested_once_a_step_has_read_it(world, monkeypatch):
+async def test_a_rewrite_that_stat_does_not_show_is_ingested_after_a_step_read_it(world, monkeypatch):
     path = world.path("a")
     world.write(path, text_of("t1 t2"))
 
@@ -117,7 +117,7 @@ async def test_a_metafile_rewritten_where_stat_shows_nothing_is_ingested_once_a_
 
 
 @pytest.mark.parametrize("again", [text_of("t1 t2"), text_of("t1 t2 t3")], ids=["same content", "other content"])
-async def test_a_path_whose_failed_section_was_copied_again_does_not_go_blind(world, again):
+async def test_a_path_is_still_watched_after_its_failed_section_was_copied_again(world, again):
     path = world.path("a")
     world.write(path, text_of("t1 t2", note=AWAITED))
     await world.rest()
@@ -125,7 +125,7 @@ async def test_a_path_whose_failed_section_was_copied_again_does_not_go_blind(wo
     world.write(path, again)
     await world.see(path)  # the copy is noticed first, and the failed montage is retried beside it
     world.image.touch()
-    await world.recheck.look()
+    await world.recheck.check()
     await world.rest()
     assert await world.states() == {"a": "complete"}
     world.write(path, text_of("t4"))
@@ -134,10 +134,10 @@ async def test_a_path_whose_failed_section_was_copied_again_does_not_go_blind(wo
     assert tiles_in(world) == {"t4"}
 
 
-# --- two metafiles that name the same images
+# --- two metafiles that name the same tiles
 
 
-async def test_the_second_of_two_metafiles_that_name_one_image_is_refused_with_both_names(world):
+async def test_the_second_of_two_metafiles_that_name_a_tile_is_refused_with_both_names(world):
     world.write(world.path("a"), text_of("t1 t2"))
     await world.work()
     world.write(world.path("a", 2), text_of("t2 t3"))
@@ -160,7 +160,7 @@ async def test_metafiles_of_another_z_or_of_other_images_are_no_rivals(world):
     assert await world.states() == dict.fromkeys("abc", "complete")
 
 
-async def test_a_refused_metafile_is_taken_up_once_the_first_has_to_settle_anew_and_cannot(world):
+async def test_a_refused_metafile_is_retried_when_its_rival_cannot_settle_again(world):
     first, second = world.path("a"), world.path("b")
     world.image.touch()
     world.write(first, text_of("t1", note=AWAITED))
@@ -180,7 +180,7 @@ async def test_a_refused_metafile_is_taken_up_once_the_first_has_to_settle_anew_
 
 
 @pytest.mark.parametrize("how", ["deleted", "rewritten", "moved away"])
-async def test_a_refused_metafile_is_taken_up_once_the_first_holds_its_images_no_more(world, how):
+async def test_a_refused_metafile_is_retried_when_its_rival_names_the_images_no_more(world, how):
     world.write(world.path("a"), text_of("t1 t2"))
     await world.work()
     world.write(world.path("b"), text_of("t1 t3"))
@@ -199,7 +199,7 @@ async def test_a_refused_metafile_is_taken_up_once_the_first_holds_its_images_no
 
 
 @pytest.mark.parametrize("how", ["refused", "ignored"])
-async def test_a_metafile_that_was_not_ingested_because_of_another_and_is_taken_away_is_no_failure_any_more(world, how):
+async def test_a_refused_metafile_that_is_removed_is_no_failure_any_more(world, how):
     world.write(world.path("a"), text_of("t1 t2"))
     await world.work()
     if how == "refused":
@@ -218,7 +218,7 @@ async def test_a_metafile_that_was_not_ingested_because_of_another_and_is_taken_
     assert await world.states() == {"a": "complete", "b": "failed"}
 
 
-async def test_a_copy_that_replaces_its_original_becomes_the_one_that_the_stack_names(world):
+async def test_a_copy_that_replaces_its_original_is_the_one_in_the_stack(world):
     world.write(world.path("a"), text_of("t1 t2"))
     await world.work()
     world.copy("a", "b")
@@ -230,7 +230,7 @@ async def test_a_copy_that_replaces_its_original_becomes_the_one_that_the_stack_
     assert set(world.stacks[RAW].values()) == {str(world.path("b"))}
 
 
-async def test_two_sections_that_change_places_are_both_done_where_they_are(world):
+async def test_two_sections_that_exchange_paths_are_both_complete(world):
     world.write(world.path("a"), text_of("t1 t2"))
     world.write(world.path("b"), text_of("t3"))
     await world.work()
@@ -247,7 +247,7 @@ async def test_two_sections_that_change_places_are_both_done_where_they_are(worl
         }
 
 
-async def test_one_file_under_two_paths_is_done_once_and_under_the_other_path_when_the_first_goes(world):
+async def test_a_file_under_two_paths_is_ingested_once_and_follows_the_remaining_path(world):
     world.write(world.path("a"), text_of("t1 t2"))
     await world.work()
     world.link("a", "b")
@@ -260,7 +260,7 @@ async def test_one_file_under_two_paths_is_done_once_and_under_the_other_path_wh
 
 
 @pytest.mark.parametrize("how", ["linked", "copied", "rewritten"])
-async def test_two_paths_that_settle_at_the_same_moment_are_done_once(world, how):
+async def test_two_paths_of_a_file_that_settle_at_once_are_ingested_once(world, how):
     first, second = world.path("a"), world.path("b")
     world.write(first, text_of("t1 t2"))
     if how == "linked":
@@ -273,12 +273,12 @@ async def test_two_paths_that_settle_at_the_same_moment_are_done_once(world, how
     assert sorted((await world.states()).values()) == ["complete", "ignored" if how == "linked" else "failed"]
 
 
-async def test_a_metafile_is_not_ignored_for_another_path_of_it_whose_images_are_not_there(world):
+async def test_a_metafile_is_not_ignored_because_of_another_path_without_images(world):
     world.write(world.path("a"), text_of("t1 t2", note=AWAITED))
     world.link("a", "b")
     await world.rest()
     assert await world.states() == {"a": "failed", "b": "failed"}
-    world.image.touch()  # seen for one of the two paths: images lie beside the metafile, and were not linked
+    world.image.touch()  # found for one of the two paths: the images were not linked
     first, second = await world.journal.montages()
     await world.pipeline.enqueue(await world.journal.retry(first.id, "its image is there now"))
     await world.run_for(1)
@@ -293,7 +293,7 @@ async def test_a_metafile_is_not_ignored_for_another_path_of_it_whose_images_are
 
 @pytest.mark.parametrize("how", ["renamed", "renamed twice", "copied and deleted", "linked and deleted"])
 @pytest.mark.parametrize("was_read", [False, True])
-async def test_a_metafile_that_moves_while_it_waits_is_superseded_by_the_one_under_its_new_path(world, how, was_read):
+async def test_a_metafile_moved_while_it_waits_is_superseded_by_its_new_path(world, how, was_read):
     world.write(world.path("old"), text_of("t1 t2", note=AWAITED))
     if was_read:
         await world.work(30)
@@ -315,13 +315,13 @@ async def test_a_metafile_that_moves_while_it_waits_is_superseded_by_the_one_und
     found = await world.states()
     assert found.pop("new") == "complete"
     if how == "copied and deleted" and not was_read:
-        assert found == {"old": "failed"}  # nobody has read it, and the copy is another file
+        assert found == {"old": "failed"}  # its content was never read, and the copy is another file
     else:
         assert set(found.values()) == {"superseded"}
 
 
 @pytest.mark.parametrize("had_failed", [False, True])
-async def test_the_new_path_of_a_move_that_fails_is_the_only_failure(world, had_failed):
+async def test_a_moved_metafile_that_fails_is_one_failure_only(world, had_failed):
     world.write(world.path("old"), text_of("t1 t2", note=AWAITED))
     await (world.rest() if had_failed else world.work(30))
     assert await world.states() == {"old": "failed" if had_failed else "noticed"}
@@ -330,7 +330,7 @@ async def test_the_new_path_of_a_move_that_fails_is_the_only_failure(world, had_
     assert await world.states() == {"old": "superseded", "new": "failed"}
 
 
-async def test_tiles_of_a_renamed_section_stay_when_another_comes_to_its_old_path(world):
+async def test_tiles_of_a_renamed_section_stay_when_its_old_path_is_reused(world):
     world.write(world.path("old"), text_of("t1 t2"))
     await world.work()
     world.move("old", "new")
@@ -341,7 +341,7 @@ async def test_tiles_of_a_renamed_section_stay_when_another_comes_to_its_old_pat
     assert tiles_in(world, RAW) == tiles_in(world) == {"t1", "t2"}
 
 
-async def test_no_tile_of_a_montage_that_stands_is_deleted_by_another(world):
+async def test_no_tile_of_a_current_montage_is_deleted_by_another(world):
     world.write(world.path("a"), text_of("t1 t2"))
     await world.work()
     world.write(world.path("a"), text_of("t1"))
@@ -353,7 +353,7 @@ async def test_no_tile_of_a_montage_that_stands_is_deleted_by_another(world):
     assert tiles_in(world, RAW) == tiles_in(world) == {"t1", "t2"}
 
 
-async def test_a_section_that_was_away_between_two_looks_while_a_copy_took_its_place_is_seen_again(world):
+async def test_a_section_that_was_replaced_between_two_checks_is_noticed_again(world):
     world.write(world.path("a"), text_of("t1 t2"))
     await world.work()
     world.copy("a", "b")
@@ -380,7 +380,7 @@ async def test_a_tile_is_remembered_across_a_rename(world):
     assert tiles_in(world, RAW) == tiles_in(world) == {"t1"}
 
 
-async def test_a_section_moved_and_rewritten_at_once_leaves_nothing_of_its_old_path(world):
+async def test_a_section_moved_and_rewritten_at_once_leaves_no_url_of_its_old_path(world):
     world.write(world.path("old"), text_of("t1 t2"))
     world.broken.add(str(world.path("old")))
     await world.work(5)
@@ -392,7 +392,7 @@ async def test_a_section_moved_and_rewritten_at_once_leaves_nothing_of_its_old_p
         assert world.stacks[stack] == dict.fromkeys(ids_of(text_of("t1")), str(world.path("new")))
 
 
-async def test_a_metafile_that_is_gone_fails_once_though_it_had_been_touched(world):
+async def test_a_missing_metafile_fails_once_although_it_was_touched_before(world):
     path = world.path("a")
     world.write(path, text_of("t1"))
     world.broken.add(str(path))
@@ -414,7 +414,7 @@ async def test_a_metafile_that_is_gone_fails_once_though_it_had_been_touched(wor
 
 @pytest.mark.parametrize("step", ["applied", "mipmapped", "ingested", "failed"])
 @pytest.mark.parametrize("text", [BAD, LENS_SET])
-async def test_what_is_unfinished_ends_when_its_path_holds_something_that_is_not_ingested(world, text, step):
+async def test_an_unfinished_montage_is_superseded_by_a_content_that_is_not_ingested(world, text, step):
     path = world.path("a")
     world.write(path, text_of("t1 t2"))
     if step == "failed":
@@ -428,7 +428,7 @@ async def test_what_is_unfinished_ends_when_its_path_holds_something_that_is_not
     assert world.closed == {RAW, MIPS} or step != "applied"
 
 
-async def test_what_is_complete_stays_when_its_path_holds_something_that_is_not_ingested(world):
+async def test_a_complete_montage_is_kept_when_its_path_holds_a_content_that_is_not_ingested(world):
     path = world.path("a")
     world.write(path, text_of("t1 t2"))
     await world.work()
@@ -441,7 +441,7 @@ async def test_what_is_complete_stays_when_its_path_holds_something_that_is_not_
 
 
 @pytest.mark.parametrize("text", [text_of("t1"), BAD, LENS_SET], ids=["valid", "bad", "ignored"])
-async def test_a_content_that_comes_back_is_what_its_path_holds(world, text):
+async def test_a_content_that_returns_is_the_present_one_of_its_path(world, text):
     path = world.path("a")
     for each in (text, text_of("t2"), text, BAD, text):
         world.write(path, each)

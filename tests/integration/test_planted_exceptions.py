@@ -1,4 +1,4 @@
-"""Exceptions planted into each collaborator of the work: the daemon lives on, and its montages end or are retried."""
+"""Unexpected exceptions of each collaborator: the daemon goes on, and its montages finish or are retried."""
 
 import inspect
 from collections.abc import Iterator
@@ -17,23 +17,23 @@ from handlers.render.client import RenderClient
 from tests.integration.inprocess import Bench, bench, hurry
 
 COLLABORATORS = (Journal, Settler, Steps, StackKeeper, OutputDisks, RenderClient)
-ASKED_AT_THE_START = {
+CALLED_AT_THE_START = {
     *("Journal.count_crashes", "Journal.unfinished", "Journal.open_stacks", "Journal.watched_images"),
     "StackKeeper.resume",
 }
-NOT_ASKED = {
-    # by replays, readers and repairs
+NOT_CALLED = {
+    # called by replays, queries and repairs
     *("Journal.replay", "Journal.restore", "Journal.counts", "Journal.oldest_unfinished_s"),
     *("Journal.known_metafiles", "Journal.events", "Journal.attempts"),
-    # of metafiles that are gone, or rewritten after they settled
+    # called for metafiles that are missing, or rewritten after they settled
     *("Journal.duplicates", "Journal.move", "Journal.notice_again"),
-    # of stacks that are not there, and for other ways to apply
+    # called for missing stacks, and for other ways to apply
     *("RenderClient.z_values", "RenderClient.put_path_builder", "RenderClient.path_builder"),
     *("RenderClient.tile", "RenderClient.delete_tile", "RenderClient.delete_tiles", "RenderClient.set_resolution"),
     "RenderClient.ask_database",
-    # of images that change later, see test_late_changes.py
+    # called for images that change later, see test_late_changes.py
     *("Journal.adopt_images", "Journal.change_images", "Journal.end_watching_images"),
-    # by what these tests do with the work themselves
+    # called by these tests themselves
     *("Journal.write", "Journal.stop_attempts", "Steps.stop"),
 }
 
@@ -42,16 +42,16 @@ def methods() -> Iterator[str]:
     for kind in COLLABORATORS:
         for name, _ in inspect.getmembers(kind, inspect.iscoroutinefunction):
             method = f"{kind.__name__}.{name}"
-            if not name.startswith("_") and name != "run" and method not in NOT_ASKED | ASKED_AT_THE_START:
+            if not name.startswith("_") and name != "run" and method not in NOT_CALLED | CALLED_AT_THE_START:
                 yield method
 
 
-class Planted(RuntimeError):  # noqa: N818  what a test does
-    """What nobody expects."""
+class Planted(RuntimeError):  # noqa: N818  planted by a test
+    """An unexpected exception."""
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, method: str, *, times: int) -> list[str]:
-    """Has a method raise when it is called the first times; the calls so far."""
+    """Make the first calls of a method raise; return the list of calls."""
     kind = next(kind for kind in COLLABORATORS if kind.__name__ == method.partition(".")[0])
     name = method.partition(".")[2]
     real = getattr(kind, name)
@@ -68,7 +68,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, method: str, *, times: int) -> list[s
 
 
 async def good_and_bad(work: Bench) -> tuple[Path, Path]:
-    """The metafiles of two sections that came: one is sound, an image of the other has another size."""
+    """Write and notice two sections: a good one, and one with an image of another size."""
     good, bad = work.write(1050), work.write(1051)
     image = min(bad.parent.glob("*.tif"))
     image.write_bytes(next(work.write(1052, size=(32, 32)).parent.glob("*.tif")).read_bytes())
@@ -78,7 +78,7 @@ async def good_and_bad(work: Bench) -> tuple[Path, Path]:
 
 
 async def by_other_ways(work: Bench, good: Path, bad: Path) -> None:
-    """A section that is ignored, one that fails after it settled, and one that is mended."""
+    """Process an ignored section, a section that fails after it settled, and a repaired section."""
     ignored = good.rename(good.with_name("_metadata_1_reference_0_.json"))
     await work.notice(ignored)
     await work.reaches(ignored, MontageState.IGNORED)
@@ -92,7 +92,7 @@ async def by_other_ways(work: Bench, good: Path, bad: Path) -> None:
 
 
 @pytest.mark.parametrize("method", sorted(methods()))
-async def test_an_exception_that_nobody_expects_ends_no_part_of_the_daemon_and_costs_no_montage_more_than_a_retry(
+async def test_one_unexpected_exception_costs_a_montage_a_retry_and_does_not_end_the_daemon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     hurry(monkeypatch)
@@ -104,11 +104,11 @@ async def test_an_exception_that_nobody_expects_ends_no_part_of_the_daemon_and_c
         if not calls:
             await by_other_ways(work, good, bad)
         if not calls:
-            pytest.skip(f"{method} is not asked on these ways")
+            pytest.skip(f"{method} is not called in this test")
 
 
 @pytest.mark.parametrize("method", sorted(methods()))
-async def test_exceptions_that_go_on_end_no_part_of_the_daemon_and_every_montage_ends(
+async def test_repeated_unexpected_exceptions_do_not_end_the_daemon_and_every_montage_finishes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     hurry(monkeypatch)

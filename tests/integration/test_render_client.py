@@ -155,9 +155,7 @@ async def test_a_complete_stack_is_reopened(client: RenderClient) -> None:
 
 
 @pytest.mark.parametrize("state", [StackState.READ_ONLY, StackState.OFFLINE])
-async def test_a_stack_locked_by_a_person_is_left_alone(
-    service: Standin, client: RenderClient, state: StackState
-) -> None:
+async def test_a_read_only_stack_is_not_closed_again(service: Standin, client: RenderClient, state: StackState) -> None:
     await ensure_loading(client, RAW, RESOLUTION_NM)
     await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
     await close_stack(client, RAW)

@@ -1,4 +1,4 @@
-"""What the wall clock, which may be set, has to say while a metafile settles."""
+"""Settling while the wall clock is set."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ class Clocks:
 
 
 @pytest.mark.parametrize("step_s", [-1e6, 1e6])
-async def test_a_step_of_the_wall_clock_makes_no_montage_older_or_younger(step_s):
+async def test_a_change_of_the_wall_clock_does_not_change_the_age_of_a_montage(step_s):
     clocks = Clocks()
     assert isinstance(await clocks.look(), NotYet)
     clocks.wall += step_s
@@ -36,7 +36,7 @@ async def test_a_step_of_the_wall_clock_makes_no_montage_older_or_younger(step_s
         await clocks.look()
 
 
-async def test_a_montage_from_the_future_is_as_old_as_this_process_knows_it():
+async def test_a_montage_noticed_in_the_future_is_as_old_as_this_process_knows_it():
     clocks = Clocks()
     clocks.montage.changed_at += 1e6
     await clocks.look()
@@ -45,14 +45,14 @@ async def test_a_montage_from_the_future_is_as_old_as_this_process_knows_it():
         await clocks.look()
 
 
-async def test_what_the_last_process_waited_counts(monkeypatch):
+async def test_the_time_that_a_former_process_waited_counts(monkeypatch):
     clocks = Clocks()
     clocks.wall += 61.0
     with pytest.raises(MetafileFault):
         await clocks.look()
 
 
-async def test_a_montage_that_is_noticed_again_is_waited_for_anew():
+async def test_a_montage_that_is_noticed_again_waits_the_full_time_again():
     clocks = Clocks()
     await clocks.look()
     clocks.monotonic += 59.0

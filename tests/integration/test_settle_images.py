@@ -1,4 +1,4 @@
-"""When the images of a metafile count as whole: real files, virtual time."""
+"""When the images of a metafile are complete and quiet; real files, virtual time."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ FAT_EPOCH = datetime(1980, 1, 1, tzinfo=UTC)
 
 
 class Bench:
-    """One metafile with its images, looked at as the pipeline does, while virtual time passes."""
+    """One metafile with its images, checked as the pipeline does, in virtual time."""
 
     def __init__(self, place: Path, tiles: int = 4) -> None:
         self.now = 1_000.0
@@ -49,7 +49,7 @@ class Bench:
         self.reasons: list[str] = []
 
     async def look(self) -> Settled | NotYet:
-        """One attempt to settle."""
+        """Make one attempt to settle."""
         awaited = await self.settler.check(self.montage, self.watch)
         if awaited is None:
             read = await self.settler.read(self.montage)
@@ -61,7 +61,7 @@ class Bench:
         return awaited
 
     async def run(self, until_s: float, each_look: Callable[[float], None] = lambda _: None) -> float | None:
-        """Seconds until it settled; None if it did not in time. `each_look` is called before each, with the time."""
+        """Return the seconds until it settled; None if not in time. `each_look` is called before each attempt."""
         started = self.now
         while self.now - started <= until_s:
             each_look(self.now - started)
@@ -73,7 +73,7 @@ class Bench:
         return None
 
     def make_older_than_the_metafile(self) -> None:
-        """Gives the metafile the youngest change time, as at the microscope."""
+        """Give the metafile the newest change time, as at the microscope."""
         self.section.metafile.touch()
 
 
@@ -82,14 +82,14 @@ def touched(path: Path, moment: datetime | float) -> None:
     os.utime(path, (seconds, seconds))
 
 
-async def test_images_written_before_their_metafile_need_no_second_look(tmp_path):
+async def test_images_written_before_their_metafile_are_checked_once(tmp_path):
     bench = Bench(tmp_path)
     bench.make_older_than_the_metafile()
     assert await bench.run(60) == SETTLE_S
     assert bench.reasons == ["the metafile is new or still changing"]
 
 
-async def test_images_that_come_after_their_metafile_settle_as_soon_as_they_are_quiet(tmp_path):
+async def test_images_written_after_their_metafile_settle_when_they_are_quiet(tmp_path):
     bench = Bench(tmp_path)
     last = bench.images[-1]
     content = last.read_bytes()
@@ -105,7 +105,7 @@ async def test_images_that_come_after_their_metafile_settle_as_soon_as_they_are_
     assert settled_s <= seen_s + SETTLE_S, bench.reasons
 
 
-async def test_images_that_arrive_one_after_the_other_cost_no_patience_either(tmp_path):
+async def test_images_that_arrive_one_by_one_settle_without_the_long_wait(tmp_path):
     bench = Bench(tmp_path)
     content = {path: path.read_bytes() for path in bench.images}
     for path in bench.images:
@@ -121,7 +121,7 @@ async def test_images_that_arrive_one_after_the_other_cost_no_patience_either(tm
     assert settled_s <= 20, bench.reasons
 
 
-async def test_an_image_that_grows_is_awaited_and_settles_when_it_is_quiet(tmp_path):
+async def test_a_growing_image_settles_when_it_is_complete_and_quiet(tmp_path):
     bench = Bench(tmp_path)
     last = bench.images[-1]
     content = last.read_bytes()
@@ -138,7 +138,7 @@ async def test_an_image_that_grows_is_awaited_and_settles_when_it_is_quiet(tmp_p
     assert 28 <= settled_s <= 40, bench.reasons
 
 
-async def test_an_image_written_on_under_one_and_the_same_time_is_still_changing(tmp_path):
+async def test_an_image_that_is_written_with_an_unchanged_mtime_is_still_changing(tmp_path):
     bench = Bench(tmp_path)
     bench.make_older_than_the_metafile()
     last = bench.images[-1]
@@ -170,7 +170,7 @@ PLACEHOLDERS = {
 
 
 @pytest.mark.parametrize("moment", PLACEHOLDERS.values(), ids=PLACEHOLDERS)
-async def test_an_image_with_a_placeholder_for_its_time_is_not_whole(tmp_path, moment):
+async def test_an_image_with_a_placeholder_time_is_incomplete(tmp_path, moment):
     bench = Bench(tmp_path)
     last = bench.images[-1]
     touched(last, moment)
@@ -181,7 +181,7 @@ async def test_an_image_with_a_placeholder_for_its_time_is_not_whole(tmp_path, m
     assert await bench.run(70) is not None, bench.reasons
 
 
-async def test_a_placeholder_that_stays_fails_the_montage_with_what_to_do(tmp_path):
+async def test_a_placeholder_time_that_stays_fails_the_montage_with_a_hint(tmp_path):
     bench = Bench(tmp_path)
     for image in bench.images:
         touched(image, FAT_EPOCH)
@@ -198,7 +198,7 @@ async def test_a_placeholder_that_stays_fails_the_montage_with_what_to_do(tmp_pa
     assert caught.value.evidence.has_changed(type(caught.value.evidence).of(bench.images[0]))
 
 
-async def test_an_unreadable_image_with_a_placeholder_is_on_its_way_and_not_broken(tmp_path):
+async def test_an_unreadable_image_with_a_placeholder_time_is_incomplete_and_not_broken(tmp_path):
     bench = Bench(tmp_path)
     last = bench.images[-1]
     content = last.read_bytes()
@@ -210,7 +210,7 @@ async def test_an_unreadable_image_with_a_placeholder_is_on_its_way_and_not_brok
     assert await bench.run(60 + 2 * SETTLE_S) is not None, bench.reasons
 
 
-async def test_a_broken_image_that_does_not_change_fails_after_its_patience(tmp_path):
+async def test_a_broken_image_that_does_not_change_fails_after_30_settle_times(tmp_path):
     bench = Bench(tmp_path)
     bench.images[-1].write_bytes(bench.images[-1].read_bytes()[:-100])
     bench.make_older_than_the_metafile()
@@ -219,7 +219,7 @@ async def test_a_broken_image_that_does_not_change_fails_after_its_patience(tmp_
     assert bench.now < 1_000 + 30 * SETTLE_S + 20
 
 
-async def test_images_of_a_real_microscope_of_1981_are_no_placeholder(tmp_path):
+async def test_an_image_time_in_1981_is_no_placeholder(tmp_path):
     bench = Bench(tmp_path)
     for image in bench.images:
         touched(image, datetime(1981, 5, 6, tzinfo=UTC))
@@ -227,7 +227,7 @@ async def test_images_of_a_real_microscope_of_1981_are_no_placeholder(tmp_path):
     assert await bench.run(60) == SETTLE_S
 
 
-async def test_what_settles_is_what_the_metafile_says(tmp_path):
+async def test_the_settled_facts_are_those_of_the_metafile(tmp_path):
     bench = Bench(tmp_path)
     bench.watch = bench.watch.model_copy(update={"tilespecs": TilespecSettings(maximum_intensity=65535)})
     bench.make_older_than_the_metafile()
@@ -246,7 +246,7 @@ async def test_what_settles_is_what_the_metafile_says(tmp_path):
     assert "displays only 65535 white" in warning
 
 
-async def test_a_metafile_that_stays_cut_short_fails_after_its_patience_and_not_before(tmp_path):
+async def test_a_truncated_metafile_fails_after_30_settle_times_and_not_before(tmp_path):
     bench = Bench(tmp_path)
     content = bench.section.metafile.read_bytes()
     bench.section.metafile.write_bytes(content[:-10])
@@ -259,7 +259,7 @@ async def test_a_metafile_that_stays_cut_short_fails_after_its_patience_and_not_
     assert await bench.run(60) is not None
 
 
-async def test_a_z_that_a_table_lacks_is_looked_up_again_when_the_table_changes(tmp_path):
+async def test_a_z_missing_in_the_table_is_looked_up_again_when_the_table_changes(tmp_path):
     bench = Bench(tmp_path)
     table = tmp_path / "z.csv"
     table.write_text("grid,z\n999999,1\n", encoding="utf-8")
@@ -269,7 +269,7 @@ async def test_a_z_that_a_table_lacks_is_looked_up_again_when_the_table_changes(
     assert caught.value.evidence == Evidence.of(table)
 
 
-async def test_a_z_that_no_rule_gives_waits_for_no_other_file(tmp_path):
+async def test_a_montage_without_z_waits_for_no_other_file(tmp_path):
     bench = Bench(tmp_path)
     bench.watch = bench.watch.model_copy(update={"z": ZSettings(rule="name", name_pattern="nowhere(?P<z>x)")})
     with pytest.raises(ZFault) as caught:
@@ -277,7 +277,7 @@ async def test_a_z_that_no_rule_gives_waits_for_no_other_file(tmp_path):
     assert caught.value.evidence is None
 
 
-async def test_many_missing_images_are_named_in_part_and_counted(tmp_path):
+async def test_many_missing_images_are_counted_and_some_are_named(tmp_path):
     bench = Bench(tmp_path, tiles=12)
     for image in bench.images:
         image.unlink()
@@ -286,5 +286,5 @@ async def test_many_missing_images_are_named_in_part_and_counted(tmp_path):
     assert caught.value.subject == str(bench.section.metafile)
 
 
-async def test_what_was_never_observed_can_be_forgotten(tmp_path):
+async def test_an_unobserved_montage_can_be_forgotten(tmp_path):
     Bench(tmp_path).settler.forget(7)

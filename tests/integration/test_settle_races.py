@@ -1,4 +1,4 @@
-"""Metafiles that are rewritten, or that go, while they are looked at and read."""
+"""Metafiles that are rewritten or removed while they are checked and read."""
 
 import contextlib
 import errno
@@ -16,7 +16,7 @@ from handlers.errors import Fault
 
 
 @pytest.mark.parametrize("how", ["replaced", "rewritten", "cut short"])
-async def test_a_metafile_that_changes_while_it_is_read_is_not_taken_for_what_was_read(
+async def test_a_metafile_that_changes_while_it_is_read_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     path = tmp_path / "_metadata_1_.json"
@@ -42,14 +42,14 @@ async def test_a_metafile_that_changes_while_it_is_read_is_not_taken_for_what_wa
     monkeypatch.setattr(daemon.pipeline.settle, "read_metafile", read_and_change)
     assert await settler.read(montage) is None
     monkeypatch.undo()
-    await settler.check(montage, watch)  # sees the new one
+    await settler.check(montage, watch)  # finds the new file
     read = await settler.read(montage)
     assert read is not None
     assert read.content == path.read_bytes() != b"before"
 
 
 @pytest.mark.parametrize("code", [errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ESTALE, errno.EIO, errno.ELOOP])
-async def test_each_look_at_a_metafile_may_fail_and_is_a_fault_or_a_metafile_that_is_gone(
+async def test_every_file_access_that_fails_is_a_fault_or_a_missing_metafile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     path = tmp_path / "_metadata_1_.json"
@@ -74,7 +74,7 @@ async def test_each_look_at_a_metafile_may_fail_and_is_a_fault_or_a_metafile_tha
 
 
 class Looks:
-    """Looks at one path: so many succeed, and the rest fail."""
+    """File accesses to one path: the first ones succeed, the rest fail."""
 
     def __init__(self, path: Path, code: int) -> None:
         self._path = str(path)

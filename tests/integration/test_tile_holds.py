@@ -1,4 +1,4 @@
-"""Montages that write and delete the same tiles at the same moment: the journal is real, the stack is a set."""
+"""Montages that put and delete the same tiles at once; the journal is real, the stack is a set."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
@@ -22,7 +22,7 @@ NOTHING: frozenset[str] = frozenset()
 
 
 class Bench:
-    """Real steps over a stack that is a set; whoever deletes tiles waits before it does."""
+    """Real steps over a stack that is a set; the deletion of tiles waits for the test."""
 
     def __init__(self, journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
         self.journal = journal
@@ -92,21 +92,21 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         yield Bench(journal, monkeypatch)
 
 
-async def test_a_tile_that_goes_from_one_metafile_to_another_is_not_deleted_after_it_was_put(bench):
+async def test_a_tile_that_passes_to_another_metafile_is_not_deleted_after_it_was_put(bench):
     await bench.ingest(await bench.settle("a", "t1", "t2"))
     without = await bench.settle("a", "t1")
     deleting = asyncio.create_task(bench.ingest(without))
     await bench.about_to_delete.wait()
     taking_over = asyncio.create_task(bench.ingest(await bench.settle("b", "t2")))
     others = asyncio.create_task(bench.ingest(await bench.settle("c", "t3")))
-    await others  # who shares no tile does not wait
+    await others  # a step that shares no tile does not wait
     assert not taking_over.done()
     bench.may_delete.set()
     await asyncio.gather(deleting, taking_over)
     assert bench.shown == {"t1", "t2", "t3"}
 
 
-async def test_a_tile_that_another_metafile_took_over_before_is_not_deleted(bench):
+async def test_a_tile_that_passed_to_another_metafile_before_is_not_deleted(bench):
     await bench.ingest(await bench.settle("a", "t1", "t2"))
     without = await bench.settle("a", "t1")
     await bench.settle("b", "t2")
@@ -114,7 +114,7 @@ async def test_a_tile_that_another_metafile_took_over_before_is_not_deleted(benc
     assert bench.shown == {"t1", "t2"}
 
 
-async def test_two_that_exchange_tiles_do_not_wait_for_each_other():
+async def test_two_steps_that_exchange_tiles_do_not_deadlock():
     holds = TileHolds()
     done: list[str] = []
 
@@ -128,7 +128,7 @@ async def test_two_that_exchange_tiles_do_not_wait_for_each_other():
     assert sorted(done) == ["a", "b"]
 
 
-async def test_one_that_is_cancelled_holds_nothing_and_lets_the_others_go_on():
+async def test_a_cancelled_step_releases_its_tiles():
     holds = TileHolds()
     held = asyncio.Event()
 

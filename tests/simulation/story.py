@@ -23,7 +23,7 @@ import handlers.render.transport
 import handlers.workers.processes
 from daemon.config.settings import Settings
 from daemon.journal.file import connect
-from daemon.pipeline.late_changes import next_look_s
+from daemon.pipeline.late_changes import next_check_s
 from daemon.simulator.standin.application import StandIn
 from daemon.simulator.standin.faults import Fault, FaultKind
 from daemon.simulator.standin.store import Stack, StackKey, State
@@ -272,7 +272,7 @@ class Story:
         bool
             Whether there were any.
         """
-        due = [row.complete_at + _next_look_s(row) + STEP_S for row in stale_montages(self)]
+        due = [row.complete_at + _next_check_s(row) + STEP_S for row in stale_montages(self)]
         if due:
             self.say(f"-- {len(due)} montages wait for the next look at their images")
             await asyncio.sleep(max(0.0, max(due) - self.machine.wall()))
@@ -747,10 +747,10 @@ class Story:
         self.machine.disk_is_full = False
 
 
-def _next_look_s(row: Row) -> float:
+def _next_check_s(row: Row) -> float:
     """When the images of a COMPLETE montage are looked at that have changed, as its age."""
     changed_at = max(image.stat().st_ctime for image in row.metafile.parent.glob("*.tif"))
-    return next_look_s(changed_at - row.complete_at, RECHECK_S) or 0.0
+    return next_check_s(changed_at - row.complete_at, RECHECK_S) or 0.0
 
 
 def _told(error: BaseException | None) -> str:

@@ -1,4 +1,4 @@
-"""Readiness: which facts make the daemon not ready, and in what words."""
+"""Readiness: which facts make the daemon not ready, and with which texts."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -35,11 +35,11 @@ WELL = Facts(
 )
 
 
-def test_a_daemon_that_lacks_nothing_is_ready():
+def test_a_daemon_without_problems_is_ready():
     assert reasons_not_ready(WELL) == ()
 
 
-def test_render_being_away_is_a_reason():
+def test_an_unavailable_render_ws_is_a_reason():
     facts = replace(WELL, render_fault="http://render:8080: connection refused")
     assert reasons_not_ready(facts) == ("render-ws is away: http://render:8080: connection refused",)
 
@@ -55,7 +55,7 @@ def test_a_directory_that_is_suddenly_empty_is_a_reason():
     assert reasons_not_ready(replace(WELL, roots=(empty,)))
 
 
-def test_events_that_lie_are_a_warning_and_no_reason():
+def test_unreliable_events_are_a_warning_and_no_reason():
     lying = replace(ROOT, status=RootStatus.POLLING, reasons=("events are missing",))
     facts = replace(WELL, roots=(lying,))
     assert reasons_not_ready(facts) == ()
@@ -67,7 +67,7 @@ def test_a_full_disk_is_a_reason_with_its_figures():
     assert reasons_not_ready(facts) == ("/data/mipmaps has 0.50 GB free, less than",)
 
 
-def test_a_disk_that_cannot_be_looked_at_is_a_reason():
+def test_a_disk_that_cannot_be_accessed_is_a_reason():
     assert reasons_not_ready(replace(WELL, disks=(Disk("/data/mipmaps", None, 1, "cannot be looked at"),)))
 
 
@@ -75,7 +75,7 @@ def test_a_backlog_that_is_too_old_is_a_reason():
     assert reasons_not_ready(replace(WELL, oldest_unfinished_s=10_800.0)) == ("the oldest montage has waited 3.0 h",)
 
 
-def test_every_state_has_a_figure_for_every_watch_from_the_start():
+def test_every_watch_has_a_metric_for_every_state_from_the_start():
     metrics = Metrics()
     metrics.attempt_ended(Step.INGEST, "done", 0.3)
     text = metrics.text(WELL, {("temca2", MontageState.COMPLETE): 7}).decode()
@@ -86,6 +86,6 @@ def test_every_state_has_a_figure_for_every_watch_from_the_start():
     assert 'temwatch_watch_metafiles_found{by="scan",watch="temca2"} 1.0' in text
 
 
-def test_a_directory_that_is_not_utf_8_has_its_figures():
+def test_a_directory_with_a_name_outside_utf_8_has_metrics():
     text = Metrics().text(replace(WELL, disks=(Disk("/data/probe_\udce4", 10**12, 10**9),)), {}).decode()
     assert r'temwatch_disk_usable{directory="/data/probe_\\xe4"} 1.0' in text

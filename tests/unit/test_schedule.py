@@ -39,7 +39,7 @@ def test_a_step_takes_no_more_montages_than_its_limit_until_one_ends():
     assert started(schedule.take(0.0, always, lambda _: True)) == [2]
 
 
-def test_montages_that_hang_on_a_dead_file_server_hold_up_none_of_another_watch():
+def test_a_dead_file_server_stalls_only_the_montages_of_its_watch():
     schedule = Schedule({Step.INGEST: 2})
     for number in (1, 2, 3):
         schedule.add(ticket(number))
@@ -48,7 +48,7 @@ def test_montages_that_hang_on_a_dead_file_server_hold_up_none_of_another_watch(
     assert started(schedule.take(0.0, always, lambda _: True)) == [4]
 
 
-def test_the_oldest_of_all_watches_is_asked_first():
+def test_the_oldest_ticket_of_all_watches_comes_first():
     schedule = Schedule({Step.INGEST: 1})
     schedule.add(ticket(2, watch="a"))
     schedule.add(ticket(1, watch="b"))
@@ -57,7 +57,7 @@ def test_the_oldest_of_all_watches_is_asked_first():
     assert asked == [1, 2]
 
 
-def test_a_montage_that_waits_does_not_hold_up_the_ones_behind_it():
+def test_a_delayed_montage_does_not_block_later_ones():
     schedule = Schedule({Step.INGEST: 1})
     schedule.add(ticket(1), not_before=100.0)
     schedule.add(ticket(2))
@@ -65,7 +65,7 @@ def test_a_montage_that_waits_does_not_hold_up_the_ones_behind_it():
     assert schedule.next_time() == 100.0
 
 
-def test_a_montage_that_may_not_start_yet_stays_in_line():
+def test_a_montage_that_may_not_start_yet_stays_in_the_queue():
     schedule = Schedule({Step.INGEST: 2})
     schedule.add(ticket(1))
     schedule.add(ticket(2))
@@ -73,14 +73,14 @@ def test_a_montage_that_may_not_start_yet_stays_in_line():
     assert started(schedule.take(0.0, always, lambda _: True)) == [1]
 
 
-def test_steps_have_limits_of_their_own():
+def test_each_step_has_its_own_limit():
     schedule = Schedule({Step.INGEST: 1, Step.APPLY: 1})
     schedule.add(ticket(1))
     schedule.add(ticket(2, Step.APPLY))
     assert sorted(started(schedule.take(0.0, always, lambda _: True))) == [1, 2]
 
 
-def test_a_montage_put_in_line_again_while_its_step_ends_keeps_its_new_place():
+def test_a_montage_enqueued_again_during_its_step_keeps_the_new_ticket():
     schedule = Schedule({Step.INGEST: 1, Step.MIPMAPS: 1})
     schedule.add(ticket(1))
     taken = schedule.take(0.0, always, lambda _: True)[0]
@@ -89,7 +89,7 @@ def test_a_montage_put_in_line_again_while_its_step_ends_keeps_its_new_place():
     assert [each.step for each in schedule.take(0.0, always, lambda _: True)] == [Step.MIPMAPS]
 
 
-def test_a_step_that_waits_for_a_service_is_asked_about_once_and_none_of_its_tickets_is():
+def test_a_closed_step_is_checked_once_and_not_for_each_ticket():
     schedule = Schedule({Step.INGEST: 4, Step.SETTLE: 1})
     for number in range(100):
         schedule.add(ticket(number))
@@ -104,7 +104,7 @@ def test_a_step_that_waits_for_a_service_is_asked_about_once_and_none_of_its_tic
     assert asked.count(Step.INGEST) == 1
 
 
-def test_a_service_that_takes_one_piece_to_try_is_asked_no_further():
+def test_a_half_open_service_admits_one_ticket():
     schedule = Schedule({Step.INGEST: 4})
     for number in range(100):
         schedule.add(ticket(number))
@@ -113,17 +113,17 @@ def test_a_service_that_takes_one_piece_to_try_is_asked_no_further():
     assert tried == [0]
 
 
-ACTIONS = st.sampled_from(["add", "hasten", "remove", "take", "finish"])
+ACTIONS = st.sampled_from(["add", "end delay", "remove", "take", "finish"])
 
 
 @given(st.lists(st.tuples(ACTIONS, st.integers(1, 6)), max_size=60))
-def test_no_montage_is_started_twice_at_once_and_no_limit_is_passed(actions):
+def test_no_montage_starts_twice_at_once_and_no_limit_is_exceeded(actions):
     schedule = Schedule({Step.INGEST: 2})
     running: dict[int, Ticket] = {}
     for action, number in actions:
         if action == "add" and number not in running:
             schedule.add(ticket(number), not_before=float(number % 3))
-        elif action == "hasten":
+        elif action == "end delay":
             schedule.end_delay(number)
         elif action == "remove" and number not in running:
             schedule.remove(number)
@@ -136,7 +136,7 @@ def test_no_montage_is_started_twice_at_once_and_no_limit_is_passed(actions):
         assert len(running) <= 2
 
 
-def test_a_service_that_is_away_is_asked_again_ever_more_rarely_and_never_given_up():
+def test_an_unavailable_service_is_retried_with_growing_delay_and_never_given_up():
     fault = RenderUnavailable("http://render", "refused")
     delays = [retry_delay_s(fault, attempt, 0.5) for attempt in range(1, 40)]
     assert delays[:4] == [1.0, 2.0, 4.0, 8.0]
@@ -149,17 +149,17 @@ def test_jitter_spreads_montages_that_failed_together():
     assert retry_delay_s(fault, 5, 1.0) == 20.0
 
 
-def test_a_bad_image_is_not_tried_again():
+def test_a_bad_image_is_not_retried():
     assert retry_delay_s(ImageFault("tile.tif", "is not an image"), 1, 0.5) is None
 
 
-def test_a_fault_that_waiting_may_not_help_is_tried_a_few_times():
+def test_a_limited_fault_is_retried_a_few_times():
     fault = WorkerFault("tile.tif", "the worker died")
     assert retry_delay_s(fault, LIMITED_ATTEMPTS - 1, 0.5) is not None
     assert retry_delay_s(fault, LIMITED_ATTEMPTS, 0.5) is None
 
 
-def test_a_montage_in_line_again_no_longer_counts_against_the_limit():
+def test_a_montage_enqueued_again_does_not_count_against_the_limit():
     schedule = Schedule({Step.INGEST: 1})
     schedule.add(ticket(1))
     schedule.take(0.0, always, always)
@@ -168,7 +168,7 @@ def test_a_montage_in_line_again_no_longer_counts_against_the_limit():
     assert started(schedule.take(0.0, always, always)) == [2]
 
 
-def test_a_delay_that_is_ended_ends_at_once_and_only_that_of_a_montage_in_line():
+def test_only_the_delay_of_a_waiting_montage_can_be_ended():
     schedule = Schedule({Step.INGEST: 1})
     schedule.add(ticket(1), not_before=100.0)
     schedule.end_delay(1)
@@ -179,19 +179,19 @@ def test_a_delay_that_is_ended_ends_at_once_and_only_that_of_a_montage_in_line()
     assert schedule.take(0.0, always, always) == []
 
 
-def test_a_montage_taken_out_never_starts():
+def test_a_removed_montage_never_starts():
     schedule = Schedule({Step.INGEST: 2})
     schedule.add(ticket(1))
     schedule.add(ticket(2), not_before=100.0)
     schedule.remove(1)
     schedule.remove(2)
-    schedule.remove(3)  # never in line
+    schedule.remove(3)  # not in the queue
     assert schedule.next_time() is None
     assert schedule.take(200.0, always, always) == []
     assert len(schedule) == 0
 
 
-def test_what_was_left_of_a_montage_in_line_again_holds_up_none_behind_it():
+def test_outdated_heap_entries_do_not_block_later_montages():
     schedule = Schedule({Step.INGEST: 2})
     schedule.add(ticket(1))
     schedule.add(ticket(2))
@@ -200,7 +200,7 @@ def test_what_was_left_of_a_montage_in_line_again_holds_up_none_behind_it():
     assert started(schedule.take(0.0, always, always)) == [2]
 
 
-def test_the_next_time_is_that_of_a_montage_still_in_line():
+def test_the_next_time_ignores_removed_montages():
     schedule = Schedule({Step.INGEST: 2})
     schedule.add(ticket(1), not_before=100.0)
     schedule.add(ticket(2), not_before=200.0)
@@ -208,7 +208,7 @@ def test_the_next_time_is_that_of_a_montage_still_in_line():
     assert schedule.next_time() == 200.0
 
 
-def test_a_montage_waits_until_it_is_taken_and_is_known_until_it_is_done():
+def test_a_montage_waits_until_it_is_taken_and_is_known_until_its_step_ends():
     schedule = Schedule({Step.INGEST: 1})
     assert not schedule.is_waiting(1)
     schedule.add(ticket(1))

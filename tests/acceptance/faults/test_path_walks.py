@@ -168,7 +168,7 @@ class PathWalk(RuleBasedStateMachine):
 
     @rule()
     def look_again(self) -> None:
-        self._do(self.world.recheck.look())
+        self._do(self.world.recheck.check())
 
     @rule()
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What the gate before render-ws makes of answers: a service that is away, one that fails, work that is at fault."""
+"""The render gate: an unavailable service, a failing service, and work that fails by itself."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ BROKEN = RenderBroken("em/v1/raw", "tried to put tiles, and render-ws answered 5
 
 
 class Gated:
-    """A gate before a stand-in, its probes at hand."""
+    """A gate before a stand-in."""
 
     def __init__(self, service: Standin, gate: RenderGate) -> None:
         self.service = service
@@ -29,11 +29,11 @@ class Gated:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
-            while not condition():  # noqa: ASYNC110  what is waited for has no event
+            while not condition():  # noqa: ASYNC110  the condition has no event
                 await asyncio.sleep(0.01)
 
     async def until_asked(self, times: int) -> None:
-        """Until the database was asked so often."""
+        """Wait until the database was queried this many times."""
         async with asyncio.timeout(10):
             while len(await self.service.requests("GET", RAW.path)) < times:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
@@ -55,7 +55,7 @@ async def probing(gate: RenderGate) -> AsyncIterator[None]:
         await asyncio.wait([running])
 
 
-async def test_work_that_fails_while_the_database_answers_is_at_fault_itself(gated: Gated) -> None:
+async def test_failed_work_is_no_outage_while_the_database_answers(gated: Gated) -> None:
     for _ in range(10):
         await gated.failed(BROKEN)
     assert gated.gate.is_closed_circuit
@@ -78,7 +78,7 @@ async def test_work_that_fails_while_the_database_answers_is_at_fault_itself(gat
         {"kind": "stall", "seconds": 60},
     ],
 )
-async def test_one_piece_of_work_that_fails_and_a_database_that_does_not_answer_are_an_outage(
+async def test_failed_work_is_an_outage_if_the_database_does_not_answer(
     gated: Gated, answer: dict[str, object]
 ) -> None:
     await gated.service.misbehave(DATABASE, **{"kind": "status", **answer})
@@ -88,7 +88,7 @@ async def test_one_piece_of_work_that_fails_and_a_database_that_does_not_answer_
     assert not gated.gate.admit(2)
 
 
-async def test_in_an_outage_each_failure_does_not_ask_again(gated: Gated) -> None:
+async def test_the_database_is_not_queried_for_each_failure_of_an_outage(gated: Gated) -> None:
     await gated.service.misbehave(DATABASE, "status", status=500)
     for work in range(4):
         assert gated.gate.admit(work)
@@ -96,7 +96,7 @@ async def test_in_an_outage_each_failure_does_not_ask_again(gated: Gated) -> Non
     assert len(await gated.service.requests("GET", RAW.path)) == 1
 
 
-async def test_what_other_answers_say_closes_an_outage(gated: Gated) -> None:
+async def test_an_answer_of_render_ws_itself_ends_an_outage(gated: Gated) -> None:
     await gated.failed(RenderUnavailable("render", "away"))
     assert gated.gate.fault is not None
     await gated.gate.failed(1, ZFault("m", "no z"))
@@ -105,7 +105,7 @@ async def test_what_other_answers_say_closes_an_outage(gated: Gated) -> None:
     assert gated.gate.is_closed_circuit
 
 
-async def test_an_outage_ends_when_the_database_can_be_read_and_not_when_a_version_is_told(gated: Gated) -> None:
+async def test_an_outage_ends_when_the_database_can_be_read_not_when_the_version_is_returned(gated: Gated) -> None:
     await gated.service.misbehave(DATABASE, "status", status=500)
     await gated.failed(BROKEN)
     known = len(await gated.service.requests("GET", RAW.path))
@@ -118,13 +118,13 @@ async def test_an_outage_ends_when_the_database_can_be_read_and_not_when_a_versi
 
 
 @pytest.mark.parametrize("answer", [{"status": 200}, {"status": 404}, {"status": 200, "text": "[]"}])
-async def test_a_page_in_front_of_an_idle_service_is_seen(gated: Gated, answer: dict[str, object]) -> None:
+async def test_a_proxy_page_in_place_of_an_idle_service_is_an_outage(gated: Gated, answer: dict[str, object]) -> None:
     await gated.service.misbehave(".", "status", **answer)
     async with probing(gated.gate):
         await gated.until(lambda: gated.gate.fault is not None)
 
 
-async def test_work_that_hangs_has_the_database_asked(gated: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_database_is_queried_while_work_hangs(gated: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate_module, "HANGS_S", 0.1)
     monkeypatch.setattr(gate_module, "PROBE_EVERY_S", 0.02)
     await gated.service.misbehave(DATABASE, "stall", seconds=60)
@@ -136,9 +136,7 @@ async def test_work_that_hangs_has_the_database_asked(gated: Gated, monkeypatch:
         assert not gated.gate.is_open
 
 
-async def test_work_that_takes_long_is_no_outage_where_the_database_answers(
-    gated: Gated, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_long_work_is_no_outage_while_the_database_answers(gated: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate_module, "HANGS_S", 0.1)
     monkeypatch.setattr(gate_module, "PROBE_EVERY_S", 0.02)
     async with probing(gated.gate):

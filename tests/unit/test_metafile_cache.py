@@ -1,4 +1,4 @@
-"""Metafiles parsed once for all steps, and how many of them are kept."""
+"""The cache of parsed metafiles: what is parsed once, and what is evicted."""
 
 import hashlib
 from pathlib import Path
@@ -32,7 +32,7 @@ async def test_the_same_content_is_parsed_once(contents) -> None:
         assert await metafiles.parse(content, digest_of(content), "metafile") is first
 
 
-async def test_those_asked_for_last_are_kept_up_to_a_length(contents) -> None:
+async def test_the_most_recently_used_metafiles_are_kept_up_to_a_size(contents) -> None:
     metafiles = MetafileCache(most_bytes=2 * len(contents[0]))
     one, two, three = [(content, digest_of(content), "metafile") for content in contents]
     first, second = await metafiles.parse(*one), await metafiles.parse(*two)
@@ -42,7 +42,7 @@ async def test_those_asked_for_last_are_kept_up_to_a_length(contents) -> None:
     assert await metafiles.parse(*two) is not second
 
 
-async def test_one_longer_than_is_kept_is_parsed_each_time_and_ousts_no_other(contents) -> None:
+async def test_a_metafile_larger_than_the_cache_is_parsed_each_time_and_evicts_nothing(contents) -> None:
     metafiles = MetafileCache(most_bytes=len(contents[0]))
     kept, longer = (contents[0], digest_of(contents[0]), "kept"), contents[1] + b" "
     first = await metafiles.parse(*kept)
@@ -52,7 +52,7 @@ async def test_one_longer_than_is_kept_is_parsed_each_time_and_ousts_no_other(co
     assert await metafiles.parse(*kept) is first
 
 
-async def test_a_metafile_that_is_cut_off_is_named_each_time(contents) -> None:
+async def test_a_truncated_metafile_is_refused_each_time(contents) -> None:
     metafiles, part = MetafileCache(), contents[0][:-20]
     for subject in ("first.json", "second.json"):
         with pytest.raises(MetafilePartial) as caught:

@@ -1,4 +1,4 @@
-"""FAILED montages are looked at again: a real journal and real files."""
+"""Rechecks of FAILED montages, with a real journal and real files."""
 
 import asyncio
 import threading
@@ -14,7 +14,7 @@ from daemon.journal.journal import Journal
 from daemon.montages.records import AwaitedFile, Montage
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event, MontageState
-from daemon.pipeline import recheck as secondlook
+from daemon.pipeline import recheck
 from daemon.pipeline.recheck import Recheck
 from handlers.errors import Evidence, ImagesMissing
 from handlers.identity import FileIdentity
@@ -29,13 +29,15 @@ async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
 
 
 class Bench:
-    """A second look whose montages are put in line nowhere."""
+    """A recheck that records enqueued montages."""
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.observable = True
         self.enqueued: list[int] = []
-        self.second = Recheck(lambda: SETTINGS, journal, is_observable=lambda _: self.observable, enqueue=self._enqueue)
+        self.recheck = Recheck(
+            lambda: SETTINGS, journal, is_observable=lambda _: self.observable, enqueue=self._enqueue
+        )
 
     async def _enqueue(self, montage: Montage) -> None:
         self.enqueued.append(montage.id)
@@ -52,12 +54,12 @@ class Bench:
         await self.journal.fail(montage_id, fault.with_evidence(evidence) if evidence else fault)
 
 
-async def test_an_image_that_arrives_has_its_montage_taken_up_again_and_the_events_say_why(journal, tmp_path):
+async def test_an_image_that_arrives_has_its_montage_retried_and_the_events_say_why(journal, tmp_path):
     bench, image = Bench(journal), tmp_path / "a.tif"
     montage_id = await bench.failed(Evidence.of(image))
-    assert await bench.second.look() == 0
+    assert await bench.recheck.check() == 0
     image.write_bytes(b"pixels")
-    assert await bench.second.look() == 1
+    assert await bench.recheck.check() == 1
     assert bench.enqueued == [montage_id]
     montage = await journal.montage(montage_id)
     assert montage is not None
@@ -67,38 +69,38 @@ async def test_an_image_that_arrives_has_its_montage_taken_up_again_and_the_even
     assert last["detail"]["because"] == f"{image} is there now"
 
 
-async def test_one_that_fails_again_of_the_same_file_is_left_alone_until_that_changes(journal, tmp_path):
+async def test_a_montage_that_fails_again_waits_until_the_file_changes_again(journal, tmp_path):
     bench, image = Bench(journal), tmp_path / "a.tif"
     image.write_bytes(b"broken")
     montage_id = await bench.failed(Evidence.of(image))
     image.write_bytes(b"broken in another way")
-    assert await bench.second.look() == 1
+    assert await bench.recheck.check() == 1
     await bench.fail_again(montage_id, Evidence.of(image))
-    assert [await bench.second.look() for _ in range(5)] == [0] * 5
+    assert [await bench.recheck.check() for _ in range(5)] == [0] * 5
     image.write_bytes(b"whole")
-    assert await bench.second.look() == 1
+    assert await bench.recheck.check() == 1
 
 
-async def test_a_file_that_vanishes_is_no_reason_to_try_again(journal, tmp_path):
+async def test_a_file_that_vanishes_is_no_reason_to_retry(journal, tmp_path):
     bench, image = Bench(journal), tmp_path / "a.tif"
     image.write_bytes(b"broken")
     await bench.failed(Evidence.of(image))
     image.unlink()
-    assert await bench.second.look() == 0
+    assert await bench.recheck.check() == 0
 
 
-async def test_what_is_awaited_is_known_to_the_next_process(tmp_path):
+async def test_the_next_process_knows_the_awaited_files(tmp_path):
     image = tmp_path / "a.tif"
     async with Journal(tmp_path / "journal.sqlite") as journal:
         montage_id = await Bench(journal).failed(Evidence.of(image))
     image.write_bytes(b"pixels")
     async with Journal(tmp_path / "journal.sqlite") as journal:
         bench = Bench(journal)
-        assert await bench.second.look() == 1
+        assert await bench.recheck.check() == 1
         assert bench.enqueued == [montage_id]
 
 
-async def test_a_montage_that_was_replayed_or_failed_of_no_file_is_not_looked_at(journal, tmp_path):
+async def test_a_montage_that_was_replayed_or_failed_without_a_file_is_not_rechecked(journal, tmp_path):
     bench, image = Bench(journal), tmp_path / "a.tif"
     replayed = await bench.failed(Evidence.of(image))
     await journal.record(replayed, Event.RETRIED)
@@ -107,18 +109,18 @@ async def test_a_montage_that_was_replayed_or_failed_of_no_file_is_not_looked_at
     assert other != replayed
 
 
-async def test_a_watch_that_cannot_be_looked_at_is_left_alone(journal, tmp_path):
+async def test_an_inaccessible_watch_is_not_rechecked(journal, tmp_path):
     bench, image = Bench(journal), tmp_path / "a.tif"
     await bench.failed(Evidence.of(image))
     image.write_bytes(b"pixels")
     bench.observable = False
-    assert await bench.second.look() == 0
+    assert await bench.recheck.check() == 0
     bench.observable = True
-    assert await bench.second.look() == 1
+    assert await bench.recheck.check() == 1
 
 
-async def test_a_file_server_that_hangs_holds_up_its_own_watch_alone(journal, tmp_path, monkeypatch):
-    monkeypatch.setattr(secondlook, "STUCK_S", 0.2)
+async def test_a_dead_file_server_stalls_only_the_recheck_of_its_watch(journal, tmp_path, monkeypatch):
+    monkeypatch.setattr(recheck, "STUCK_S", 0.2)
     bench, image, free = Bench(journal), tmp_path / "a.tif", threading.Event()
     hanging = tmp_path / "dead_mount" / "b.tif"
     await bench.failed(Evidence(hanging, None), 1, "dead")
@@ -131,24 +133,24 @@ async def test_a_file_server_that_hangs_holds_up_its_own_watch_alone(journal, tm
             free.wait(30)
         return look(path)
 
-    monkeypatch.setattr(secondlook.Evidence, "of", of)
+    monkeypatch.setattr(recheck.Evidence, "of", of)
     try:
-        assert await bench.second.look() == 1
-        assert await bench.second.look() == 0
+        assert await bench.recheck.check() == 1
+        assert await bench.recheck.check() == 0
     finally:
         free.set()
-    await asyncio.wait(bench.second._looks.values(), timeout=10)
+    await asyncio.wait(bench.recheck._checks.values(), timeout=10)
 
 
-async def test_a_montage_superseded_between_look_and_retry_stays_so(journal, tmp_path):
+async def test_a_montage_superseded_between_check_and_retry_stays_superseded(journal, tmp_path):
     bench, image = Bench(journal), tmp_path / "a.tif"
     montage_id = await bench.failed(Evidence.of(image))
     await journal.record(montage_id, Event.SUPERSEDED)
-    assert await bench.second._retry(montage_id, f"{image} has changed") is False
+    assert await bench.recheck._retry(montage_id, f"{image} has changed") is False
     assert bench.enqueued == []
 
 
-async def test_thousands_that_wait_cost_a_stat_each(journal, tmp_path):
+async def test_an_awaited_file_costs_one_stat(journal, tmp_path):
     bench, table = Bench(journal), tmp_path / "z.csv"
     table.write_text("grid,z\n")
     now = Evidence.of(table)
@@ -163,5 +165,5 @@ async def test_thousands_that_wait_cost_a_stat_each(journal, tmp_path):
 
     journal.awaited = awaited  # type: ignore[method-assign]
     began = time.process_time()
-    assert await bench.second.look() == 0
+    assert await bench.recheck.check() == 0
     assert time.process_time() - began < 2.0  # some 30 ms on an idle machine

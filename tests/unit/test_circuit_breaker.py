@@ -1,4 +1,4 @@
-"""The circuit before render-ws, walked by hypothesis and by hand."""
+"""The circuit breaker and the retry counts: examples, and random walks by hypothesis."""
 
 import pytest
 from hypothesis import given
@@ -10,13 +10,13 @@ from daemon.pipeline.circuit_breaker import (
     UNTRIED_S,
     Circuit,
     Phase,
-    answered,
-    begun,
-    cancelled,
-    failed,
+    after_answered_probe,
+    after_begin,
+    after_cancel,
+    after_failure,
+    after_silent_probe,
+    after_success,
     opening_delay_s,
-    silent,
-    worked,
 )
 from daemon.pipeline.retry import LIMITED_ATTEMPTS, Tries
 from daemon.pipeline.retry import LONGEST_DELAY_S as LONGEST_RETRY_S
@@ -24,11 +24,11 @@ from handlers.errors import ReadBackDiffers, RenderUnavailable
 
 
 def away(circuit: Circuit, work: int = 1, now: float = 0.0) -> Circuit:
-    return failed(circuit, work, now, 0.5, is_away=True)
+    return after_failure(circuit, work, now, 0.5, is_away=True)
 
 
 def broken(circuit: Circuit, work: int, now: float = 0.0) -> Circuit:
-    return failed(circuit, work, now, 0.5, is_away=False)
+    return after_failure(circuit, work, now, 0.5, is_away=False)
 
 
 def failing_at_work() -> Circuit:
@@ -38,72 +38,74 @@ def failing_at_work() -> Circuit:
     return circuit
 
 
-def test_a_service_that_is_away_gets_nothing_until_it_answered_and_then_one_piece_of_work():
+def test_an_unavailable_service_gets_one_trial_after_it_answered_a_probe():
     circuit = away(Circuit())
     assert circuit.phase is Phase.OPEN
     assert not circuit.may_pass
-    assert answered(circuit, circuit.due_at - 0.1) == circuit
-    circuit = answered(circuit, circuit.due_at)
+    assert after_answered_probe(circuit, circuit.due_at - 0.1) == circuit
+    circuit = after_answered_probe(circuit, circuit.due_at)
     assert circuit.phase is Phase.HALF_OPEN
     assert circuit.may_pass
-    circuit = begun(circuit, 7)
+    circuit = after_begin(circuit, 7)
     assert not circuit.may_pass
-    assert worked(circuit).phase is Phase.CLOSED
+    assert after_success(circuit).phase is Phase.CLOSED
 
 
-def test_a_service_that_answers_pings_and_fails_work_is_tried_ever_more_rarely():
+def test_a_service_that_answers_probes_and_fails_work_is_tried_with_growing_delay():
     now, delays, circuit = 0.0, [], failing_at_work()
     for number in range(10):
         delays.append(circuit.due_at - now)
         now = circuit.due_at
-        circuit = failed(begun(answered(circuit, now), number), number, now, 0.5, is_away=number % 2 == 0)
+        circuit = after_failure(
+            after_begin(after_answered_probe(circuit, now), number), number, now, 0.5, is_away=number % 2 == 0
+        )
         assert circuit.phase is Phase.OPEN
         assert not circuit.seems_well
     assert delays == [1, 2, 4, 8, 16, *[LONGEST_DELAY_S] * 5]
     assert circuit.outage == 1
 
 
-def test_one_piece_of_work_that_fails_inside_again_and_again_is_not_taken_for_an_outage():
+def test_one_piece_of_work_that_fails_repeatedly_is_no_outage():
     circuit = Circuit()
     for _ in range(20):
         circuit = broken(circuit, 1)
     assert circuit.phase is Phase.CLOSED
 
 
-def test_several_that_fail_inside_with_no_success_between_are_an_outage():
+def test_several_failed_pieces_of_work_without_a_success_are_an_outage():
     circuit = Circuit()
     for work in range(BROKEN_IN_A_ROW):
         assert circuit.phase is Phase.CLOSED
         circuit = broken(circuit, work)
     assert circuit.phase is Phase.OPEN
-    circuit = broken(worked(broken(Circuit(), 1)), 2)
+    circuit = broken(after_success(broken(Circuit(), 1)), 2)
     assert circuit.phase is Phase.CLOSED
 
 
-def test_a_trial_that_fails_although_the_service_can_read_shows_that_it_is_back():
-    """The work is at fault: its attempts count from now on, and others go on."""
-    circuit = broken(begun(answered(away(Circuit()), 100.0), 7), 7, 100.0)
+def test_a_failed_trial_closes_the_circuit_if_the_service_can_read():
+    """The work is the cause: its attempts count from now on, and other work continues."""
+    circuit = broken(after_begin(after_answered_probe(away(Circuit()), 100.0), 7), 7, 100.0)
     assert circuit.phase is Phase.CLOSED
     assert circuit.broken == {7}
-    assert away(begun(answered(away(Circuit()), 100.0), 7), 7, 100.0).phase is Phase.OPEN
+    assert away(after_begin(after_answered_probe(away(Circuit()), 100.0), 7), 7, 100.0).phase is Phase.OPEN
 
 
-def test_a_trial_that_fails_in_an_outage_of_all_work_is_no_proof_of_anything():
+def test_a_failed_trial_reopens_the_circuit_if_failed_work_began_the_outage():
     circuit = failing_at_work()
-    assert broken(begun(answered(circuit, 100.0), 7), 7, 100.0).phase is Phase.OPEN
-    assert not worked(circuit).fails_work
+    assert broken(after_begin(after_answered_probe(circuit, 100.0), 7), 7, 100.0).phase is Phase.OPEN
+    assert not after_success(circuit).fails_work
 
 
-def test_a_trial_that_says_nothing_of_the_service_lets_another_be_tried():
-    circuit = begun(answered(away(Circuit()), 100.0), 7)
-    assert cancelled(circuit, 8) == circuit
-    assert cancelled(circuit, 7).may_pass
+def test_a_cancelled_trial_makes_room_for_another():
+    circuit = after_begin(after_answered_probe(away(Circuit()), 100.0), 7)
+    assert after_cancel(circuit, 8) == circuit
+    assert after_cancel(circuit, 7).may_pass
 
 
-def test_without_any_work_signs_of_life_are_enough_after_a_while():
-    circuit = answered(away(Circuit()), 100.0)
+def test_without_work_an_answered_probe_closes_the_circuit_after_a_while():
+    circuit = after_answered_probe(away(Circuit()), 100.0)
     assert circuit.seems_well
-    assert answered(circuit, 100.0 + UNTRIED_S).phase is Phase.CLOSED
+    assert after_answered_probe(circuit, 100.0 + UNTRIED_S).phase is Phase.CLOSED
 
 
 STEPS = st.lists(
@@ -118,36 +120,36 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_whatever_happens_half_open_lets_one_through_and_open_none_and_it_never_stays_shut(steps):
+def test_half_open_admits_one_and_open_admits_none_and_the_circuit_never_stays_open(steps):
     circuit, now = Circuit(), 0.0
     for step, work, passed_s, chance in steps:
         now += passed_s
         before = circuit
         match step:
             case "admit" if circuit.may_pass:
-                circuit = begun(circuit, work)
+                circuit = after_begin(circuit, work)
                 assert circuit.phase is Phase.CLOSED or not circuit.may_pass
             case "work":
-                circuit = worked(circuit)
+                circuit = after_success(circuit)
                 assert circuit.phase is Phase.CLOSED
             case "away" | "broken":
-                circuit = failed(circuit, work, now, chance, is_away=step == "away")
+                circuit = after_failure(circuit, work, now, chance, is_away=step == "away")
             case "leave":
-                circuit = cancelled(circuit, work)
+                circuit = after_cancel(circuit, work)
             case "answer":
-                circuit = answered(circuit, now)
+                circuit = after_answered_probe(circuit, now)
             case "silence":
-                circuit = silent(circuit, now, chance)
+                circuit = after_silent_probe(circuit, now, chance)
                 assert circuit.phase is Phase.OPEN
         if before.phase is Phase.OPEN and circuit.phase is Phase.HALF_OPEN:
             assert now >= before.due_at
         assert circuit.outage >= before.outage
         assert circuit.phase is not Phase.OPEN or circuit.due_at <= now + 1.25 * LONGEST_DELAY_S
-    circuit = answered(circuit, now + 1000.0) if circuit.phase is Phase.OPEN else circuit
+    circuit = after_answered_probe(circuit, now + 1000.0) if circuit.phase is Phase.OPEN else circuit
     assert circuit.phase is not Phase.OPEN
 
 
-def test_what_outages_cost_is_not_held_against_a_montage():
+def test_attempts_lost_to_outages_do_not_count():
     tries, limited = Tries(), ReadBackDiffers("stack", "differs")
     for outage in range(1, 20):
         assert tries.delay_in_outage_s(1, outage, 1.0, 0.5) > 0
@@ -156,7 +158,7 @@ def test_what_outages_cost_is_not_held_against_a_montage():
     assert tries.delay_s(1, limited, 51, 0.5) is None
 
 
-def test_faults_that_pass_do_not_use_up_the_attempts_of_others():
+def test_faults_that_waiting_cures_do_not_use_up_limited_attempts():
     tries = Tries()
     for attempt in range(1, 30):
         assert tries.delay_s(1, RenderUnavailable("render", "away"), attempt, 0.5) is not None
@@ -164,11 +166,11 @@ def test_faults_that_pass_do_not_use_up_the_attempts_of_others():
 
 
 @pytest.mark.parametrize("pause_s", [0.5, 30.0])
-def test_in_an_outage_the_next_that_is_tried_is_another_one(pause_s):
+def test_in_an_outage_the_next_trial_is_another_montage(pause_s):
     assert Tries().delay_in_outage_s(1, 1, pause_s, 0.0) > pause_s
 
 
-def test_who_fails_in_one_outage_after_the_other_waits_long_and_is_not_called_at_their_end():
+def test_a_montage_that_fails_in_every_outage_is_delayed_longest():
     tries = Tries()
     for outage in range(1, LIMITED_ATTEMPTS + 1):
         tries.delay_in_outage_s(1, outage, 1.0, 0.5)
@@ -181,44 +183,44 @@ def test_pauses_between_probes_vary_by_a_quarter():
     assert [opening_delay_s(2, chance) for chance in (0.0, 0.5, 1.0)] == [1.5, 2.0, 2.5]
 
 
-def test_work_sent_while_the_service_is_well_is_no_trial():
-    assert begun(Circuit(), 1) == Circuit()
+def test_work_sent_through_a_closed_circuit_is_no_trial():
+    assert after_begin(Circuit(), 1) == Circuit()
 
 
-def test_while_one_piece_of_work_is_tried_another_that_fails_inside_decides_nothing():
-    circuit = begun(answered(away(Circuit()), 100.0), 7)
+def test_only_the_trial_itself_decides_a_half_open_circuit():
+    circuit = after_begin(after_answered_probe(away(Circuit()), 100.0), 7)
     assert broken(circuit, 8, 100.0).phase is Phase.HALF_OPEN
     assert broken(circuit, 8, 100.0).trial == 7
 
 
-def test_work_that_still_fails_while_the_circuit_is_open_does_not_put_off_the_next_probe():
+def test_work_that_fails_while_the_circuit_is_open_does_not_delay_the_next_probe():
     circuit = away(Circuit())
     assert away(circuit, 2, 0.5) == circuit
 
 
-def test_a_service_that_failed_at_work_does_not_seem_well_though_it_answers_pings():
+def test_a_service_that_failed_a_trial_is_unavailable_although_it_answers_probes():
     circuit = failing_at_work()
-    assert not answered(circuit, circuit.due_at).seems_well
-    tried = away(begun(answered(away(Circuit()), 100.0), 7), 7, 100.0)
-    assert not answered(tried, tried.due_at).seems_well
-    again = silent(tried, tried.due_at, 0.5)
-    assert not answered(again, again.due_at).seems_well
-    assert answered(away(Circuit()), 100.0).seems_well
+    assert not after_answered_probe(circuit, circuit.due_at).seems_well
+    tried = away(after_begin(after_answered_probe(away(Circuit()), 100.0), 7), 7, 100.0)
+    assert not after_answered_probe(tried, tried.due_at).seems_well
+    again = after_silent_probe(tried, tried.due_at, 0.5)
+    assert not after_answered_probe(again, again.due_at).seems_well
+    assert after_answered_probe(away(Circuit()), 100.0).seems_well
 
 
-def test_signs_of_life_are_not_enough_before_that_or_while_work_is_tried():
-    circuit = answered(away(Circuit()), 100.0)
-    assert answered(circuit, 100.0 + UNTRIED_S - 0.1) == circuit
-    tried = begun(circuit, 7)
-    assert answered(tried, 100.0 + UNTRIED_S) == tried
+def test_an_answered_probe_does_not_close_the_circuit_early_or_during_a_trial():
+    circuit = after_answered_probe(away(Circuit()), 100.0)
+    assert after_answered_probe(circuit, 100.0 + UNTRIED_S - 0.1) == circuit
+    tried = after_begin(circuit, 7)
+    assert after_answered_probe(tried, 100.0 + UNTRIED_S) == tried
 
 
-def test_an_answered_ping_does_not_excuse_work_that_failed_inside():
+def test_an_answered_probe_does_not_reset_the_count_of_failed_work():
     circuit = broken(Circuit(), 1)
-    assert answered(circuit, 100.0) == circuit
+    assert after_answered_probe(circuit, 100.0) == circuit
 
 
-def test_a_montage_that_made_progress_has_its_attempts_anew_and_waits_for_no_outage():
+def test_progress_resets_the_attempts_of_a_montage():
     tries, limited = Tries(), ReadBackDiffers("stack", "differs")
     for _ in range(LIMITED_ATTEMPTS):
         given_up = tries.delay_s(1, limited, 1, 0.5) is None
@@ -231,7 +233,7 @@ def test_a_montage_that_made_progress_has_its_attempts_anew_and_waits_for_no_out
     tries.forget(3)  # never tried
 
 
-def test_an_outage_counts_once_for_a_montage_however_often_it_fails_in_it():
+def test_an_outage_counts_once_for_a_montage():
     tries = Tries()
     delays = [
         tries.delay_in_outage_s(1, 1, 10.0, chance) for chance in (0.0, 0.5, 1.0) for _ in range(LIMITED_ATTEMPTS)

@@ -1,0 +1,92 @@
+"""Comparing images on disk with what was read when their mipmaps were made. Blocking."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from daemon.config.watch_settings import WatchSettings
+from handlers.acquisition.arrival import metafile_content
+from handlers.acquisition.image_names import image_path
+from handlers.acquisition.parse import parse_metafile
+from handlers.acquisition.tilespec import tile_ids_for
+from handlers.errors import storage_fault
+from handlers.identity import FileIdentity
+from handlers.images.digest import FileContent, content_of
+from handlers.regular_file import NotRegular, open_regular
+
+
+@dataclass(frozen=True, slots=True)
+class ImageComparison:
+    """Differences between the images of a montage and what was read of them."""
+
+    changed: Mapping[str, str] = field(default_factory=dict)
+    """Tile id -> name of its image, for images with another content."""
+    touched: Mapping[str, FileContent] = field(default_factory=dict)
+    """Tile id -> present content, for images with another identity and the same bytes."""
+
+
+def compare_images(
+    metafile: Path, digest: str | None, watch: WatchSettings, z: float, contents: Mapping[str, FileContent]
+) -> ImageComparison:
+    """Return which images differ from what was read.
+
+    One `open` for each image; only an image with another identity is read, and its digest decides. A missing image is
+    not a change: its mount may be gone.
+
+    Parameters
+    ----------
+    contents : tile id -> content that was read.
+
+    Raises
+    ------
+    Fault
+        If the metafile is missing or invalid, or an image cannot be accessed.
+    """
+    content = metafile_content(metafile)
+    if hashlib.sha256(content).hexdigest() != digest:
+        return ImageComparison()  # the other content makes a montage of its own
+    parsed = parse_metafile(content, str(metafile))
+    ids = tile_ids_for(parsed, z, watch.tilespec_options())
+    paths = {
+        tile_id: image_path(metafile.parent, tile.img_path) for tile_id, tile in zip(ids, parsed.tiles, strict=True)
+    }
+    mask = watch.tilespecs.mask
+    return _compare(contents, paths | ({str(mask): Path(mask)} if mask else {}))
+
+
+def _compare(contents: Mapping[str, FileContent], paths: Mapping[str, Path]) -> ImageComparison:
+    changed: dict[str, str] = {}
+    touched: dict[str, FileContent] = {}
+    for tile_id, before in contents.items():
+        path = paths.get(tile_id)
+        if path is None:
+            continue  # the settings give the tiles other ids now
+        try:
+            now = _content_unless_same(path, before)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except NotRegular:
+            changed[tile_id] = path.name
+            continue
+        except OSError as error:
+            raise storage_fault(str(path), "look at the image", error) from error
+        if now is not None and now.digest == before.digest:
+            touched[tile_id] = now
+        elif now is not None:
+            changed[tile_id] = path.name
+    return ImageComparison(changed, touched)
+
+
+def _content_unless_same(path: Path, before: FileContent) -> FileContent | None:
+    """Return the content of a file; None, without reading the file, if its identity is the same.
+
+    The file is opened, so that the client of a network file system fetches its attributes from the server.
+    """
+    descriptor, status = open_regular(path)
+    try:
+        is_same = FileIdentity.of(status).matches(before.identity)
+        return None if is_same else content_of(descriptor)
+    finally:
+        os.close(descriptor)
