@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import hashlib
 import os
 from pathlib import Path
 from types import TracebackType
@@ -29,10 +28,12 @@ class JournalHeld(SettingsFault):
 class RootLock:
     """A lock that this process holds until `close`."""
 
-    def __init__(self, directory: Path, descriptor: int, *, is_on_directory: bool) -> None:
+    def __init__(self, directory: Path, descriptor: int, *, is_on_directory: bool, remark: str = "") -> None:
         self.directory = directory
         self.is_on_directory = is_on_directory
-        """False where the file system has no locks: then a file in the state directory is locked in its stead."""
+        """False if a lock file is locked instead of the directory."""
+        self.remark = remark
+        """Why, if an operator should know."""
         self._descriptor: int | None = descriptor
 
     def note(self, text: str) -> None:
@@ -57,30 +58,39 @@ class RootLock:
 
 
 def lock_root(directory: Path, state_directory: Path | None = None) -> RootLock:
-    """Takes a directory for this process, without writing in it.
+    """Lock a directory for this process, without writing in it.
+
+    The lock is on the directory itself, so that it keeps apart daemons with different state directories. Any user who
+    can read the directory can lock it, too. Such a lock does not count: a lock file in the state directory, named by
+    device and inode of the directory, then keeps apart the daemons that share the state directory.
 
     Parameters
     ----------
-    directory : must be there.
-    state_directory : where a lock file may lie if the directory's file system has no locks (NFS grants none on a
-        directory). Such a file keeps apart the daemons that share the state directory, and no others.
+    directory : must exist.
+    state_directory : for the lock file where the directory cannot be locked: another user has locked it, or its file
+        system has no locks (NFS has none for directories).
 
     Raises
     ------
     SettingsFault
-        If another process owns it.
+        If another temwatch of this user or of root holds the lock.
     StorageFault
-        If it cannot be opened, or can be locked in neither way.
+        If the directory cannot be opened or locked, or the kernel does not name the process that holds the lock.
     """
     descriptor = _open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    remark = ""
     try:
-        if _flock(descriptor, directory):
+        refusal = _try_lock(descriptor)
+        if refusal is None:
             return RootLock(directory, descriptor, is_on_directory=True)
+        if refusal.errno in _HELD:
+            remark = _remark_on_holder(directory, _owner(descriptor))
+        status = os.fstat(descriptor)
     except BaseException:
         os.close(descriptor)
         raise
     os.close(descriptor)
-    return _lock_beside(directory, state_directory)
+    return _lock_in(state_directory, directory, f"{status.st_dev:x}-{status.st_ino:x}", remark)
 
 
 def owner_note(journal: Path) -> str:
@@ -140,15 +150,17 @@ def lock_journal(journal: Path) -> RootLock:
     return lock
 
 
-def _lock_beside(directory: Path, state_directory: Path | None) -> RootLock:
+def _lock_in(state_directory: Path | None, directory: Path, name: str, remark: str) -> RootLock:
     if state_directory is None:
         hint = "give the daemon a state directory on a local disk"
-        raise SettingsFault(printable(directory), "its file system has no locks", hint)
-    name = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:16]
+        raise SettingsFault(printable(directory), remark or "its file system has no locks", hint)
     descriptor = _open(state_directory / f"{name}.lock", os.O_RDWR | os.O_CREAT)
     try:
-        if _flock(descriptor, directory):
-            return RootLock(directory, descriptor, is_on_directory=False)
+        refusal = _try_lock(descriptor)
+        if refusal is None:
+            return RootLock(directory, descriptor, is_on_directory=False, remark=remark)
+        if refusal.errno in _HELD:
+            raise _watched_fault(directory, _owner(descriptor))
         hint = "keep the journal on a local disk"
         raise SettingsFault(printable(directory), f"neither it nor {printable(state_directory)} can be locked", hint)
     except BaseException:
@@ -163,27 +175,53 @@ def _open(path: Path, flags: int) -> int:
         raise storage_fault(printable(path), "open it to lock it", error) from error
 
 
-def _flock(descriptor: int, directory: Path) -> bool:
-    """Whether the lock was had; False if there are no locks here.
-
-    Raises
-    ------
-    Fault
-        If another process holds it.
-    """
+def _try_lock(descriptor: int) -> OSError | None:
+    """Lock an open file; return the error if it is locked already or its file system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in _HELD:
-            raise _owned(directory, descriptor) from error
+        return error
+    return None
+
+
+def _remark_on_holder(directory: Path, owner: int | None) -> str:
+    """Return a remark if another user's process has locked a directory; otherwise raise a fault."""
+    if owner is None or not _exists(owner):
+        hint = "stop the process that locks it; the daemon retries"
+        raise StorageFault(printable(directory), "is locked by a process that the kernel does not name", hint)
+    user = _user_of(owner)
+    if user in {os.geteuid(), 0}:
+        raise _watched_fault(directory, owner)
+    who = "another user" if user is None else f"user {user}"
+    return (
+        f"process {owner} of {who} locks the directory, and temwatch works regardless: "
+        "if that process is a temwatch, stop one of the two"
+    )
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
         return False
+    except PermissionError:
+        pass
     return True
 
 
-def _owned(directory: Path, descriptor: int) -> Fault:
-    owner = _owner(descriptor)
+def _user_of(process: int) -> int | None:
+    """Return the effective user of a process; None if /proc hides it, which it does for other users' processes only."""
+    try:
+        # Not the owner of /proc/PID: that is root for every process that forbids core dumps.
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[2]) for line in lines if line.startswith("Uid:")), None)
+
+
+def _watched_fault(directory: Path, owner: int | None) -> Fault:
     if owner == os.getpid():
-        hint = "drop one of the two watches; a metafile belongs to one"
+        hint = "remove one of the two watches; a metafile belongs to one watch"
         problem = "is watched by another temwatch, or by another watch of this one under a second name"
         return SettingsFault(printable(directory), problem, hint)
     who = f" (process {owner})" if owner else ""

@@ -104,7 +104,7 @@ class RootScanner:
             try:
                 self._lock = lock_root(self._root.directory, self._state_directory)
             except StorageFault:
-                return  # it cannot be opened: the first scan reports that
+                return  # it cannot be opened or locked now: the first scan reports that
             self._identity = _identity(self._path)
 
     def open(self) -> View:
@@ -246,6 +246,8 @@ class RootScanner:
             held = f"{self._before.metafiles} metafiles in {self._before.directories} directories"
             hint = "check that its disk is mounted and that nothing was deleted"
             yield Reason("empty", f"suddenly empty, it held {held}: {hint}")
+        if self._lock is not None and self._lock.remark:
+            yield Reason("locked_by_another_user", self._lock.remark)
         yield from self._events.reasons()
         if self.tree.failures:
             texts = [f"{printable(path)} ({why})" for path, why in sorted(self.tree.failures.items())]

@@ -1,9 +1,18 @@
 """Locks: a journal and a watched directory have one owner each."""
 
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
+from daemon.system import locks
 from daemon.system.locks import UnusableJournalDirectory, lock_journal, lock_root
-from handlers.errors import SettingsFault
+from handlers.errors import SettingsFault, StorageFault
 
 
 def test_a_journal_in_use_is_refused_with_the_process_named(tmp_path):
@@ -29,3 +38,87 @@ def test_a_watched_directory_is_refused_to_a_second_owner_and_stays_unchanged(tm
     with lock_root(tmp_path), pytest.raises(SettingsFault, match="another temwatch"):
         lock_root(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+HOLD = """
+import fcntl, os, sys
+if len(sys.argv) > 2:
+    os.setuid(int(sys.argv[2]))
+descriptor = os.open(sys.argv[1], os.O_RDONLY)
+fcntl.flock(descriptor, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+NOBODY = 65534
+
+
+@contextlib.contextmanager
+def locked_by_a_process(directory: Path, *user: int) -> Iterator[int]:
+    """Let another process lock a directory within the context; yield its number."""
+    command = [sys.executable, "-c", HOLD, str(directory), *map(str, user)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout.readline() == b"locked\n"
+            yield process.pid
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def state_directory(tmp_path: Path) -> Path:
+    (tmp_path / "state").mkdir()
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def readable() -> Iterator[Path]:
+    """A directory that every user may read."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_a_lock_of_another_user_does_not_keep_a_directory_from_being_watched(readable, state_directory):
+    if os.geteuid() != 0:
+        pytest.skip("only root can start a process of another user")
+    with locked_by_a_process(readable, NOBODY) as other, lock_root(readable, state_directory) as lock:
+        assert not lock.is_on_directory
+        assert f"process {other} of user {NOBODY} locks the directory" in lock.remark
+        with pytest.raises(SettingsFault, match="is watched by another temwatch, or by another watch"):
+            lock_root(readable, state_directory)
+    lock_root(readable, state_directory).close()
+
+
+def test_a_lock_of_a_user_that_proc_hides_is_not_waited_for_either(readable, state_directory, monkeypatch):
+    monkeypatch.setattr(locks, "_user_of", lambda _: None)
+    with locked_by_a_process(readable), lock_root(readable, state_directory) as lock:
+        assert "of another user locks the directory" in lock.remark
+
+
+def test_a_lock_file_follows_the_directory_and_not_its_name(readable, state_directory, monkeypatch):
+    monkeypatch.setattr(locks, "_user_of", lambda _: NOBODY)
+    link = state_directory / "link"
+    link.symlink_to(readable)
+    with (
+        locked_by_a_process(readable),
+        lock_root(readable, state_directory),
+        pytest.raises(SettingsFault, match="is watched by another temwatch"),
+    ):
+        lock_root(link, state_directory)
+
+
+def test_a_lock_of_this_user_is_another_temwatch(readable, state_directory):
+    with (
+        locked_by_a_process(readable) as other,
+        pytest.raises(SettingsFault, match=rf"is watched by another temwatch \(process {other}\)"),
+    ):
+        lock_root(readable, state_directory)
+
+
+def test_a_lock_whose_holder_the_kernel_does_not_name_is_retried(readable, state_directory, monkeypatch):
+    monkeypatch.setattr(locks, "_owner", lambda _: None)
+    with (
+        locked_by_a_process(readable),
+        pytest.raises(StorageFault, match="is locked by a process that the kernel does not name"),
+    ):
+        lock_root(readable, state_directory)

@@ -736,6 +736,29 @@ async def test_a_root_that_another_daemon_locked_is_refused_at_the_start(tmp_pat
         await Watcher([root_at(tmp_path)], Seen()).run()
 
 
+async def test_a_root_that_another_user_locks_is_watched_and_health_says_so(tmp_path, monkeypatch):
+    root, state = tmp_path / "root", tmp_path / "state"
+    path = metafile(root)
+    state.mkdir()
+    program = (
+        "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX); input(print(flush=True))"
+    )
+    other = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, str(root), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    monkeypatch.setattr("daemon.system.locks._user_of", lambda _: 65534)
+    try:
+        assert await other.stdout.readline() == b"\n"
+        async with watching(root_at(root), state_directory=state) as (watcher, seen):
+            assert seen.paths == [path]
+            assert only(watcher).status is RootStatus.WATCHING
+            (reason,) = only(watcher).reasons
+            assert f"process {other.pid} of user 65534 locks the directory" in reason
+    finally:
+        other.kill()
+        await other.communicate()
+
+
 async def test_a_root_that_another_process_locked_is_watched_when_that_process_dies(tmp_path):
     root = root_at(tmp_path / "later", scan_interval_s=OFTEN_S)
     program = (
