@@ -13,7 +13,7 @@ import click
 from daemon.commands.cli.daemon import check_config, health, reload, status
 from daemon.commands.cli.exits import run_or_exit, settings_or_exit
 from daemon.commands.cli.group import GroupedCommands
-from daemon.commands.cli.montages import journal, replay, verify
+from daemon.commands.cli.montages import journal, picture, replay, verify
 from daemon.commands.cli.oneshot import demo, import_commands, standin
 from daemon.commands.cli.options import config_option
 
@@ -79,7 +79,7 @@ def _collect_seldom() -> None:
     gc.set_threshold(100_000, 50, 20)
 
 
-main.add_under("Daemon", [run, check_config, status, health, reload, replay, verify, journal])
+main.add_under("Daemon", [run, check_config, status, health, reload, replay, verify, picture, journal])
 main.add_under("One-shot commands, without a daemon", [*import_commands, demo, standin])
 
 if __name__ == "__main__":

@@ -1,206 +1,25 @@
-"""A picture of a section, composed from the image files and transforms of its tile specs.
+"""A picture of a section that no stack holds yet: from its metafile, or from resolved tiles at a URL or in a file.
 
-    URL=http://127.0.0.1:8080/render-ws/v1/owner/em/project/v1/stack/20314_2L_mips/z/1050/resolvedTiles
-    python -m daemon.simulator.picture $URL 1050.png
     python -m daemon.simulator.picture /data/temca2/.../_metadata_..._.json section.png
 
-The source is the resolved tiles of one z, at a URL or in a file, or a metafile; then stage positions place the tiles.
+Tiles of a metafile are placed by their stage positions. `temwatch picture` draws sections of stacks.
 """
 
 import argparse
 import json
-import math
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
 from handlers.acquisition.parse import parse_metafile
 from handlers.acquisition.tilespec import tile_specs_for
-from handlers.errors import Fault, ImageFault, RenderUnavailable
-from handlers.uris import uri_to_path
+from handlers.errors import Fault, RenderUnavailable
+from handlers.picture import compose_section, save_picture
 
 Json = Mapping[str, Any]
-Grey = npt.NDArray[np.uint8]
-"""(height, width), 0 black to 255 white."""
-Affine = npt.NDArray[np.float64]
-"""(3, 3), from a tile's pixels to the section's."""
-
-_UNTURNED = 1e-6
-"""Largest deviation from the identity for a tile to count as neither rotated nor scaled."""
-
-
-def compose_section(resolved_tiles: Json, *, level: int | None = None, max_px: int = 2048, background: int = 0) -> Grey:
-    """Draw all tiles of `resolved_tiles` (render's transformIdToSpecMap and tileIdToSpecMap), later ids on top.
-
-    Affine and translation models are applied, also those of shared transforms. Others, such as lens corrections, are
-    ignored, since they are invisible at the scale of a picture.
-
-    Parameters
-    ----------
-    level : the picture is reduced by 2**level. None: by as much as makes it fit `max_px` in both directions. A tile
-        without that mipmap level is reduced from its highest level below.
-
-    Raises
-    ------
-    ImageFault
-        If an image file is missing, cannot be read, or does not have the size of its level.
-    Fault
-        If there is no tile.
-    """
-    shared = resolved_tiles.get("transformIdToSpecMap") or {}
-    specs = resolved_tiles.get("tileIdToSpecMap") or {}
-    placed = [_placed(specs[tile_id], shared) for tile_id in sorted(specs)]
-    if not placed:
-        raise Fault("picture", "the stack has no tiles at this z")
-    left, top, right, bottom = _bounds(placed)
-    if level is None:
-        level = max(0, math.ceil(math.log2(max(right - left, bottom - top) / max_px)))
-    scale = 2**level
-    shape = (max(1, int((bottom - top) / scale)), max(1, int((right - left) / scale)))
-    picture = np.full(shape, background, np.uint8)
-    to_picture = np.diag([1 / scale, 1 / scale, 1]) @ np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]])
-    for tile in placed:
-        _paste(picture, _reduced(tile, level), to_picture @ tile.transform @ np.diag([scale, scale, 1]))
-    return picture
-
-
-def save_picture(picture: Grey, path: Path, greys: int = 256) -> None:
-    """Write a PNG under another name and rename it. Fewer `greys` make a smaller file."""
-    if greys < 256:
-        step = 255 / (greys - 1)
-        picture = np.rint(np.rint(picture / step) * step).astype(np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    Image.fromarray(picture).save(part, "PNG", optimize=True)
-    part.replace(path)
-
-
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """A tile as the stack describes it."""
-
-    tile_id: str
-    width: int
-    height: int
-    range: tuple[float, float]
-    """Values that become black and white, for files of more than 8 bits."""
-    images: Mapping[int, str]
-    """Level -> URL."""
-    masks: Mapping[int, str]
-    transform: Affine
-
-
-def _placed(spec: Json, shared: Mapping[str, Json]) -> _Placed:
-    levels = {int(level): urls for level, urls in spec["mipmapLevels"].items()}
-    return _Placed(
-        tile_id=spec["tileId"],
-        width=int(spec["width"]),
-        height=int(spec["height"]),
-        range=(float(spec.get("minIntensity") or 0), float(spec.get("maxIntensity") or 255)),
-        images={level: urls["imageUrl"] for level, urls in levels.items()},
-        masks={level: urls["maskUrl"] for level, urls in levels.items() if urls.get("maskUrl")},
-        transform=_affine(spec.get("transforms") or {"type": "list", "specList": []}, shared),
-    )
-
-
-def _affine(transform: Json, shared: Mapping[str, Json]) -> Affine:
-    """Return the affine matrix of a transform; the identity for a model that is not affine."""
-    match transform.get("type", "leaf"):
-        case "list":
-            whole = np.eye(3)
-            for part in transform["specList"]:
-                whole = _affine(part, shared) @ whole
-            return whole
-        case "ref" if transform["refId"] in shared:
-            return _affine(shared[transform["refId"]], shared)
-        case "leaf":
-            return _leaf(transform["className"].rpartition(".")[2], transform["dataString"])
-    return np.eye(3)
-
-
-def _leaf(model: str, text: str) -> Affine:
-    numbers = [float(number) for number in text.split()] if model in ("AffineModel2D", "TranslationModel2D") else []
-    match numbers:
-        case [a, b, c, d, x, y]:
-            return np.array([[a, c, x], [b, d, y], [0, 0, 1]])
-        case [x, y]:
-            return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]])
-    return np.eye(3)
-
-
-def _bounds(tiles: Iterable[_Placed]) -> tuple[float, float, float, float]:
-    """Return left, top, right and bottom in the section's pixels."""
-    corners = np.hstack([tile.transform @ _corners(tile.width, tile.height) for tile in tiles])
-    left, top, _ = np.floor(corners.min(axis=1) + _UNTURNED)
-    right, bottom, _ = np.ceil(corners.max(axis=1) - _UNTURNED)
-    return float(left), float(top), float(right), float(bottom)
-
-
-def _corners(width: int, height: int) -> Affine:
-    return np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]], np.float64)
-
-
-def _reduced(tile: _Placed, level: int) -> npt.NDArray[np.uint8]:
-    """Return the tile at a level, (height, width, 2): grey and opacity."""
-    stored = max((n for n in tile.images if n <= level), default=min(tile.images))
-    grey = _read(tile, stored, tile.images[stored])
-    if grey.dtype != np.uint8:
-        black, white = tile.range
-        grey = np.clip((grey - black) * (255 / max(white - black, 1)), 0, 255)
-    opacity = _read(tile, stored, tile.masks[stored]) if stored in tile.masks else np.full(grey.shape, 255, np.uint8)
-    both = np.dstack([grey, np.where(opacity > 0, 255, 0)])
-    factor = 2 ** max(0, level - stored)
-    height, width = both.shape[0] // factor, both.shape[1] // factor
-    blocks = both[: height * factor, : width * factor].reshape(height, factor, width, factor, 2)
-    reduced: npt.NDArray[np.uint8] = np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
-    return reduced
-
-
-def _read(tile: _Placed, level: int, url: str) -> npt.NDArray[Any]:
-    path = uri_to_path(url)
-    try:
-        with Image.open(path) as file:
-            image = np.asarray(file)
-    except OSError as error:
-        raise ImageFault(str(path), f"cannot be read for a picture of tile {tile.tile_id}: {error}") from error
-    expected = (tile.height >> level, tile.width >> level)
-    if image.shape != expected:
-        raise ImageFault(str(path), f"has the shape {image.shape}, level {level} of {tile.tile_id} has {expected}")
-    return image
-
-
-def _paste(picture: Grey, tile: npt.NDArray[np.uint8], to_picture: Affine) -> None:
-    """Draw the opaque pixels of a tile into the picture."""
-    if not np.allclose(to_picture[:2, :2], np.eye(2), atol=_UNTURNED):
-        tile, to_picture = _turned(tile, to_picture)
-    x, y = round(to_picture[0, 2]), round(to_picture[1, 2])
-    rows = slice(max(0, y), min(picture.shape[0], y + tile.shape[0]))
-    columns = slice(max(0, x), min(picture.shape[1], x + tile.shape[1]))
-    part = tile[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
-    np.copyto(picture[rows, columns], part[..., 0], where=part[..., 1] == 255)
-
-
-def _turned(tile: npt.NDArray[np.uint8], to_picture: Affine) -> tuple[npt.NDArray[np.uint8], Affine]:
-    """Return the tile resampled into its bounding box, and the position of that box."""
-    corners = to_picture @ _corners(tile.shape[1], tile.shape[0])
-    (left, top), (right, bottom) = np.floor(corners.min(axis=1)[:2]), np.ceil(corners.max(axis=1)[:2])
-    place = np.array([[1, 0, left], [0, 1, top], [0, 0, 1]])
-    back = np.linalg.inv(to_picture) @ place
-    turned = Image.fromarray(tile, "LA").transform(
-        (int(right - left), int(bottom - top)),
-        Image.Transform.AFFINE,
-        back[:2].ravel().tolist(),
-        Image.Resampling.BILINEAR,
-    )
-    return np.asarray(turned), place
 
 
 def resolved_tiles_at(source: str) -> Json:

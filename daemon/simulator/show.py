@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from daemon.montages.states import UNFINISHED, MontageState
-from daemon.simulator.picture import compose_section, save_picture
 from daemon.simulator.show_processes import (
     DemoFault,
     config_text,
@@ -32,6 +31,7 @@ from daemon.simulator.show_processes import (
     ready_url,
 )
 from daemon.simulator.show_results import Result, montage_table, stack_table, verify
+from handlers.picture import compose_section, save_picture
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 

@@ -90,6 +90,28 @@ def verify(
     sys.exit(run_or_exit(work(settings, selection, click.echo, as_json=as_json)))
 
 
+@click.command(short_help="Draw a section of a stack as a PNG.")
+@click.argument("stack")
+@click.argument("z", type=float)
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="PNG file to write."
+)
+@click.option(
+    "--max-px", default=2048, show_default=True, type=click.IntRange(16, 20_000), help="Longest side, in pixels."
+)
+@config_option
+def picture(stack: str, z: float, output: Path, max_px: int, config_path: Path | None) -> None:
+    """Draw section Z of STACK as a PNG, from the mipmap files that the stack names.
+
+    STACK is a stack of the configured owner and project, or owner/project/stack.
+
+    Exit code: 0 the file is written, 1 it is not.
+    """
+    from daemon.commands.picture import draw
+
+    click.echo(run_or_exit(draw(settings_or_exit(config_path), stack, z, output, max_px)))
+
+
 @click.group(short_help="Back up the journal, or rebuild a lost one.")
 def journal() -> None:
     """Back up the journal, or rebuild a lost one."""

@@ -1,0 +1,37 @@
+"""`temwatch picture`: a section of a stack as a PNG file."""
+
+import asyncio
+from pathlib import Path
+
+from daemon.config.settings import Settings
+from handlers.errors import storage_fault
+from handlers.picture import compose_section, save_picture
+from handlers.render.client import RenderClient
+from handlers.render.names import StackId
+
+
+async def draw(settings: Settings, stack: str, z: float, output: Path, max_px: int) -> str:
+    """Draw a section and write the file; return a line that describes the picture.
+
+    Parameters
+    ----------
+    stack : a stack of the configured owner and project, or owner/project/stack.
+
+    Raises
+    ------
+    Fault
+        If there is no such section, an image that the stack names cannot be used, or the file cannot be written.
+    """
+    render = settings.render
+    name = StackId.parse(stack) if "/" in stack else StackId(render.owner, render.project, stack)
+    async with RenderClient(render.url) as client:
+        await client.existing_stack(name)
+        found = await client.resolved_tiles(name, z)
+    tiles = found.to_json() if found else {}
+    picture = await asyncio.to_thread(compose_section, tiles, max_px=max_px)
+    try:
+        await asyncio.to_thread(save_picture, picture, output)
+    except OSError as error:
+        raise storage_fault(str(output), "write the picture", error) from error
+    height, width = picture.shape
+    return f"{output}: {width}x{height} pixels, {len(tiles['tileIdToSpecMap'])} tiles of {name} at z {z:g}"
