@@ -70,6 +70,8 @@ class LayersReport:
 
 Progress = Callable[[int, int], None]
 """Called with the number of layers that are done, and the number of all layers."""
+LayerDone = Callable[[float, int, int], None]
+"""Called after each layer with its z, the number of tiles that have their levels, and the number of its failures."""
 
 
 async def apply_mipmaps_to_stack(
@@ -84,6 +86,7 @@ async def apply_mipmaps_to_stack(
     close: bool = False,
     at_once: int = 1,
     progress: Progress = lambda done, known: None,
+    on_layer: LayerDone = lambda z, tiles, failures: None,
 ) -> LayersReport:
     """Read the tiles of some layers from the source, set their mipmap levels, put them into the target, compare.
 
@@ -116,6 +119,7 @@ async def apply_mipmaps_to_stack(
     async def work(z: float) -> int:
         async with slots:
             applied = await _apply_layer(client, source, target, z, plan, created_with, overwrite_layers, failures)
+        on_layer(z, applied, sum(failure.z == z for failure in failures))
         progress(next(done), len(found_z.present))
         return applied
 

@@ -30,6 +30,9 @@ MOST_NOTES = 20
 Progress = Callable[[int, int], None]
 """Called with the number of tiles that are done, and the number of tiles known so far."""
 
+LayerDone = Callable[[float, int, int], None]
+"""Called after each layer with its z, the number of its tiles, and the number of its failures."""
+
 
 @dataclass(frozen=True, slots=True)
 class MipmapsReport:
@@ -56,6 +59,7 @@ async def generate_mipmaps(
     *,
     in_flight: int,
     progress: Progress = lambda done, known: None,
+    on_layer: LayerDone = lambda z, tiles, failures: None,
     clear_image_cache: bool = True,
 ) -> MipmapsReport:
     """Make the mipmap levels of every tile of some layers of a stack, and of their masks. The stack is only read.
@@ -86,7 +90,8 @@ async def generate_mipmaps(
 
     async def work(z: float) -> None:
         async with layer_slots:
-            await _make_layer(client, stack, z, plan, pool, slots, tally)
+            tiles = await _make_layer(client, stack, z, plan, pool, slots, tally)
+        on_layer(z, tiles, sum(failure.z == z for failure in tally.failures))
 
     async with asyncio.TaskGroup() as group:
         for z in found_z.present:
@@ -160,12 +165,13 @@ async def _make_layer(
     pool: WorkerPool,
     slots: asyncio.Semaphore,
     tally: _Tally,
-) -> None:
+) -> int:
+    """Make the levels of one layer and return the number of its tiles."""
     try:
         found = await client.resolved_tiles(stack, z)
     except Fault as fault:
         tally.failures.append(Failure(z, None, fault))
-        return
+        return 0
     specs = list(found.tile_id_to_spec_map.values()) if found else []
     tally.expect(len(specs))
     jobs, tiles_of = _jobs(specs, z, plan, tally)
@@ -185,6 +191,7 @@ async def _make_layer(
 
     masks = {job.tile_id for job in jobs if job.is_mask}
     await make_all(pool, jobs, record, slots=slots, stop=asyncio.Event())
+    return len(specs)
 
 
 def _jobs(

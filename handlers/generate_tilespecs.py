@@ -92,8 +92,7 @@ async def generate_tilespecs(
     """
     directory = image_directory or metafile.parent
     options = options or TileSpecOptions()
-    content = await read_metafile(metafile, follow_links=True)
-    montage, warnings = await asyncio.to_thread(_examine, metafile, content, directory, z, options)
+    montage, warnings = await examine_metafile(metafile, z, directory, options)
     transform = shared_transform_for(montage) if shared_transform else None
     specs = tile_specs_for(montage, z, directory, options, shared_transform_id=transform["id"] if transform else None)
     transforms = {transform["id"]: transform} if transform else {}
@@ -119,6 +118,15 @@ generate_tilespecs_sync = synchronous(generate_tilespecs)
 """`generate_tilespecs` for callers that do not await; takes the URL of render-ws instead of a client."""
 
 
+async def examine_metafile(
+    metafile: Path, z: float, image_directory: Path | None, options: TileSpecOptions
+) -> tuple[Metafile, tuple[str, ...]]:
+    """Read a metafile and the headers of its images. Return it parsed, with warnings. Raises the fault of either."""
+    content = await read_metafile(metafile, follow_links=True)
+    directory = image_directory or metafile.parent
+    return await asyncio.to_thread(_examine, metafile, content, directory, z, options)
+
+
 def _examine(
     path: Path, content: bytes, directory: Path, z: float, options: TileSpecOptions
 ) -> tuple[Metafile, tuple[str, ...]]:
@@ -137,15 +145,18 @@ def _examine(
 def _image_warnings(arrival: Arrival, metafile: Metafile, directory: Path) -> list[str]:
     """Return a warning if all images are missing. Raises ImageFault or ImagesMissing if only some are unusable."""
     total = len(metafile.tiles)
+    missing = sorted(problem.path.name for problem in arrival.missing)
+    lacks = f"lacks {len(missing)} of {total} images: {abbreviate(missing, 5)}"
     if arrival.unreadable:
-        first = arrival.unreadable[0]
-        raise ImageFault(str(directory), f"{len(arrival.unreadable)} of {total} images: {first.why}", first.hint)
-    if 0 < len(arrival.missing) < total:
-        names = abbreviate(sorted([problem.path.name for problem in arrival.missing]), 5)
-        raise ImagesMissing(
-            str(directory), f"lacks {len(arrival.missing)} of {total} images: {names}", "copy them there first"
-        )
-    if arrival.missing:
+        invalid = abbreviate([f"{problem.path.name} {problem.why}" for problem in arrival.unreadable], 5, "; ")
+        problems = [
+            f"{len(arrival.unreadable)} of {total} images are invalid: {invalid}",
+            *([lacks] if missing else []),
+        ]
+        raise ImageFault(str(directory), "; ".join(problems), arrival.unreadable[0].hint)
+    if 0 < len(missing) < total:
+        raise ImagesMissing(str(directory), lacks, "copy them there first")
+    if missing:
         return [
             f"none of the {total} images is in {directory}: their tile specs were made without a check of the images"
         ]

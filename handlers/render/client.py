@@ -30,7 +30,7 @@ from handlers.render.responses import (
     fault_of,
 )
 from handlers.render.tiles import MOST_BYTES, MOST_TILES, Json, check_upload, upload_bodies, without_nulls
-from handlers.render.transport import Answer, Patience, Polling, RenderHttp, Request, read_answer
+from handlers.render.transport import Answer, OnAnswer, Patience, Polling, RenderHttp, Request, read_answer
 from handlers.text import abbreviate
 
 
@@ -42,9 +42,11 @@ class RenderClient:
     base_url : as in `http://render:8080/render-ws/v1`; a slash at its end is allowed.
     patience : time limits of requests.
     polling : delays of `close_stack`.
+    setting : the name by which the caller sets the base URL; faults name it.
     connections : most requests at once; further ones wait.
     tries : how often a repeatable request is sent.
     first_wait_s : longest wait before the second try; it doubles from try to try, and a random part of it is taken.
+    on_answer : called after each request with its outcome and its seconds.
     now : clock for creation times.
 
     Raises
@@ -59,15 +61,23 @@ class RenderClient:
         *,
         patience: Patience | None = None,
         polling: Polling | None = None,
+        setting: str = "render.url",
         connections: int = 8,
         tries: int = 3,
         first_wait_s: float = 0.25,
+        on_answer: OnAnswer = lambda request, outcome, seconds: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._patience = patience or Patience()
         self.polling = polling or Polling()
         self._http = RenderHttp(
-            base_url, self._patience, connections=connections, tries=tries, first_wait_s=first_wait_s
+            base_url,
+            self._patience,
+            setting=setting,
+            connections=connections,
+            tries=tries,
+            first_wait_s=first_wait_s,
+            on_answer=on_answer,
         )
         self._now = now
 

@@ -195,7 +195,7 @@ class BaseUrl:
         return self.url
 
 
-def checked_base_url(url: str) -> BaseUrl:
+def checked_base_url(url: str, setting: str = "render.url") -> BaseUrl:
     """Parse the URL of the service, as in `http://render:8080/render-ws/v1` or `http://user:password@render/v1`.
 
     Raises SettingsFault, which shows no password, if it is not an http or https URL, or has a query.
@@ -207,10 +207,10 @@ def checked_base_url(url: str) -> BaseUrl:
         parts = urlsplit(url.strip())
         is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        raise _invalid_address(url) from None
+        raise _invalid_address(url, setting) from None
     # An "@" in the path comes from a password with an unescaped "/".
     if not is_address or parts.query or parts.fragment or "@" in parts.path:
-        raise _invalid_address(url)
+        raise _invalid_address(url, setting)
     userinfo, _, host = parts.netloc.rpartition("@")
     return BaseUrl(f"{parts.scheme}://{host}{parts.path.rstrip('/')}", _basic(userinfo) if userinfo else None)
 
@@ -221,10 +221,10 @@ def _basic(userinfo: str) -> str:
     return "Basic " + b64encode(unquote_to_bytes(user) + b":" + unquote_to_bytes(password)).decode()
 
 
-def _invalid_address(url: str) -> SettingsFault:
+def _invalid_address(url: str, setting: str) -> SettingsFault:
     hint = (
         "expected the form http://render:8080/render-ws/v1, with %40, %2F, %3F and %23 for @, /, ? and # in a password"
     )
     # Everything before the last "@" may belong to a password.
     shown = re.sub(r"^(\s*[A-Za-z][A-Za-z0-9+.-]*://)?.*@", r"\1", url, flags=re.DOTALL)
-    return SettingsFault("render.url", f"'{shown}' is not an address of render-ws", hint)
+    return SettingsFault(setting, f"'{shown}' is not an address of render-ws", hint)

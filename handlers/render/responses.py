@@ -130,7 +130,7 @@ _JAVA_TEXT = re.compile(r"com\.fasterxml\.jackson|RESTEASY")
 """In a 400 with an HTML body from render-ws itself: its JSON parser refuses the request."""
 _NO_SECTION_DATA = "section data not aggregated"
 """Text of a 400 that does not concern the request: just after COMPLETE, another client's COMPLETE races with ours."""
-_WRONG_URL = "a bug in our URL, or render.url is not the address of a render-ws (…/render-ws/v1)"
+_WRONG_URL = "a bug in our URL, or {setting} is not the address of a render-ws (…/render-ws/v1)"
 _MOST_TEXT = 500
 """Characters of an answer that a fault repeats."""
 
@@ -151,7 +151,9 @@ def concerns_stack(text: str) -> bool:
     return text.startswith("stack with owner")
 
 
-def fault_of(subject: str, tried: str, status: int, content_type: str, text: str) -> RenderFault:
+def fault_of(
+    subject: str, tried: str, status: int, content_type: str, text: str, setting: str = "render.url"
+) -> RenderFault:
     """Return the fault that an error answer stands for.
 
     The status is not enough: render-ws sends 500 for a closed stack, and 404 for an unknown URL.
@@ -162,6 +164,7 @@ def fault_of(subject: str, tried: str, status: int, content_type: str, text: str
     tried : the action, as in "put tiles".
     content_type : without parameters, as in "text/plain".
     text : the body as plain text.
+    setting : the name by which the caller sets the address of render-ws.
 
     Source: render `RenderServiceUtil.throwServiceException` and the texts of its callers.
     """
@@ -169,7 +172,7 @@ def fault_of(subject: str, tried: str, status: int, content_type: str, text: str
     if status in (400, 500):
         is_from_render = status == 500 or content_type != "text/html" or _JAVA_TEXT.search(text) is not None
         return _state_fault(subject, problem, text) or _fault_of_400_or_500(
-            subject, problem, status, text, is_from_render=is_from_render
+            subject, problem, status, text, setting, is_from_render=is_from_render
         )
     if is_absent(status, content_type) and concerns_stack(text):
         return StackMissing(subject, problem, "check the stack's name, and whether somebody deleted it")
@@ -185,14 +188,13 @@ def fault_of(subject: str, tried: str, status: int, content_type: str, text: str
         return RenderBroken(subject, problem, "read the log of render-ws or of its proxy")
     if status == 413:
         return RenderRefused(subject, problem, "a proxy limits the size of requests: allow at least 20 MB")
-    return NotRender(
-        subject, problem, _FOREIGN_HINTS.get(status, "check that render.url is the address of a render-ws")
-    )
+    hint = _FOREIGN_HINTS.get(status, "check that {setting} is the address of a render-ws")
+    return NotRender(subject, problem, hint.format(setting=setting))
 
 
 _FOREIGN_HINTS = {
-    401: "a proxy in front of render-ws asks for a log-in: check user and password in render.url",
-    403: "a proxy in front of render-ws forbids this: check user and password in render.url",
+    401: "a proxy in front of render-ws asks for a log-in: check the user and password of {setting}",
+    403: "a proxy in front of render-ws forbids this: check the user and password of {setting}",
     404: _WRONG_URL,
     405: _WRONG_URL,
     415: "the body was not accepted as JSON: check whether a proxy changes Content-Type",
@@ -219,9 +221,11 @@ def locked_fault(subject: str, state: StackState) -> StackLocked:
     return StackLocked(subject, f"the stack is {state}", hint.get(state, ""))
 
 
-def _fault_of_400_or_500(subject: str, problem: str, status: int, text: str, *, is_from_render: bool) -> RenderFault:
+def _fault_of_400_or_500(
+    subject: str, problem: str, status: int, text: str, setting: str, *, is_from_render: bool
+) -> RenderFault:
     if not is_from_render:
-        return NotRender(subject, problem, "a proxy refuses the request: check render.url, also whether it needs https")
+        return NotRender(subject, problem, f"a proxy refuses the request: check {setting}, also whether it needs https")
     if status == 400 and _NO_SECTION_DATA in text:
         return SectionDataMissing(
             subject, problem, "another client completes the stack at the same time; temwatch checks it again"

@@ -4,8 +4,11 @@ docs/decisions/render-client.md gives the reasons.
 """
 
 import asyncio
+import errno
 import importlib.metadata
 import io
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
 
@@ -106,6 +109,10 @@ class Request:
         return self.method != "GET" and not self.abandonable
 
 
+OnAnswer = Callable[[Request, str, float], None]
+"""Called after each request with the status of its answer, or "no answer", and the seconds that it took."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A success, or a 404 by which render-ws reports that a thing does not exist."""
@@ -144,6 +151,7 @@ class RenderHttp:
     ----------
     base_url : as in `http://render:8080/render-ws/v1`; a slash at its end is allowed. A user and password in it are
         sent in the header Authorization and never shown.
+    setting : the name by which the caller sets the base URL; faults name it.
     connections : most requests at once; further ones wait.
     tries : how often a repeatable request is sent.
     first_wait_s : longest wait before the second try; it doubles from try to try, and a random part of it is taken.
@@ -155,9 +163,19 @@ class RenderHttp:
     """
 
     def __init__(
-        self, base_url: str, patience: Patience, *, connections: int = 8, tries: int = 3, first_wait_s: float = 0.25
+        self,
+        base_url: str,
+        patience: Patience,
+        *,
+        setting: str = "render.url",
+        connections: int = 8,
+        tries: int = 3,
+        first_wait_s: float = 0.25,
+        on_answer: OnAnswer = lambda request, outcome, seconds: None,
     ) -> None:
-        self.address = checked_base_url(base_url)
+        self.address = checked_base_url(base_url, setting)
+        self._setting = setting
+        self._on_answer = on_answer
         self.base_url = self.address.url
         self.patience = patience
         self._connections = connections
@@ -219,6 +237,8 @@ class RenderHttp:
         assert self._session is not None, "not entered as a context manager"
         limit_s = request.limit_s or self.patience.request_s
         silence_s = min(limit_s, self.patience.silence_s)
+        loop = asyncio.get_running_loop()
+        started, outcome = loop.time(), "no answer"
         try:
             async with self._session.request(
                 request.method,
@@ -228,7 +248,8 @@ class RenderHttp:
                 timeout=aiohttp.ClientTimeout(total=limit_s, sock_connect=self.patience.connect_s, sock_read=silence_s),
                 allow_redirects=False,
             ) as response:
-                return await _read(request, response)
+                outcome = str(response.status)
+                return await _read(request, response, self._setting)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise self._unreachable(request, error) from error
         except aiohttp.SocketTimeoutError as error:
@@ -238,11 +259,13 @@ class RenderHttp:
         except aiohttp.ClientError as error:
             problem = f"tried to {request.tried}, and the connection broke ({_text_of(error)})"
             raise AnswerLost(request.subject, problem, "check whether render-ws was restarted") from error
+        finally:
+            self._on_answer(request, outcome, loop.time() - started)
 
     def _unreachable(self, request: Request, error: Exception) -> RenderUnavailable:
-        problem = f"tried to {request.tried}, and {self.base_url} cannot be reached ({_text_of(error)})"
+        problem = f"tried to {request.tried}, and {self.base_url} cannot be reached ({_reason(error)})"
         return RenderUnavailable(
-            request.subject, problem, "check that render-ws runs and that render.url is its address"
+            request.subject, problem, f"check that render-ws runs and that its address, {self._setting}, is right"
         )
 
 
@@ -274,7 +297,7 @@ async def read_answer(kind: Reader[T], body: bytes, request: Request) -> T:
     raise RenderBroken(
         request.subject,
         f"tried to {request.tried}, and the answer cannot be read: {problem}",
-        "check that render.url is the address of a render-ws, and read its log",
+        "check that this is a render-ws, and read its log",
     )
 
 
@@ -287,7 +310,15 @@ def _text_of(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-async def _read(request: Request, response: ClientResponse) -> Answer:
+def _reason(error: Exception) -> str:
+    """Return the reason why no connection was made, without the address, which aiohttp repeats."""
+    cause = getattr(error, "os_error", None)
+    if isinstance(cause, OSError) and cause.errno is not None and cause.errno in errno.errorcode:
+        return os.strerror(cause.errno)
+    return str(getattr(cause, "strerror", None) or _text_of(error))
+
+
+async def _read(request: Request, response: ClientResponse, setting: str) -> Answer:
     """Return the answer, or raise the fault that it stands for."""
     if response.status < 300:
         body = await _read_up_to(response, MOST_ANSWER_BYTES)
@@ -298,7 +329,7 @@ async def _read(request: Request, response: ClientResponse) -> Answer:
     text = plain_text(await _read_up_to(response, MOST_ERROR_BYTES))
     if is_absent(response.status, response.content_type):
         return Answer(absent=True, body=b"", text=text)
-    raise fault_of(request.subject, request.tried, response.status, response.content_type, text)
+    raise fault_of(request.subject, request.tried, response.status, response.content_type, text, setting)
 
 
 async def _read_up_to(response: ClientResponse, most_bytes: int) -> bytes:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from daemon.simulator.microscope import SectionPlan, Written, plan_section, write_section
-from tests.acceptance.rig import Rig, Standins
+from tests.acceptance.facility import Facility
+from tests.acceptance.rig import PROJECT, Rig, Standins, delete_stacks, is_real
 
 SHARED_DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -63,3 +64,25 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"the real metafiles are not at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="module")
+def standin_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    rig = Rig(tmp_path_factory.mktemp("standin"))
+    rig.start_standin()
+    yield rig.render_url
+    rig.close()
+
+
+@pytest.fixture
+def facility(
+    tmp_path: Path, standin_url: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Facility]:
+    """A facility with its own project."""
+    project = PROJECT if is_real(standin_url) else f"p{abs(hash(request.node.name)) % 10**9}"
+    made = Facility(tmp_path, standin_url, project, capsys)
+    yield made
+    if is_real(standin_url):
+        delete_stacks()
+    else:
+        made.behave()

@@ -8,8 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pytest
 from PIL import Image
 
 from daemon.commands.imports.commands import run_command
-from daemon.simulator.microscope import Written, write_section
+from daemon.simulator.microscope import Written
 from handlers.apply_mipmaps import apply_mipmaps_to_stack_sync
 from handlers.generate_mipmaps import generate_mipmaps_sync
 from handlers.generate_tilespecs import generate_tilespecs_sync
@@ -26,105 +25,14 @@ from handlers.images.encode import Encoding
 from handlers.mipmaps.plan import MipmapPlan
 from handlers.render.names import StackId
 from handlers.uris import uri_to_path
-from tests.acceptance.conftest import section_plan
-from tests.acceptance.rig import OWNER, PROJECT, Rig, control_url, delete_stacks, fetch, is_real, verify_levels
+from tests.acceptance.facility import APPLY, MIPMAPS, TILESPECS, Facility
+from tests.acceptance.rig import OWNER, PROJECT, Rig, fetch, verify_levels
 from tests.unit import asap
 from tests.unit.tiffs import Kind
 
 MONTAGE = "_metadata_20170829130146_295434_5LC_0064_01_redo_001050_0_.json"
 LENS_SET = "_metadata_20170502174048_295434_5LC_0064_01_20170502174047_reference_0_.json"
 IMAGES = "file:///acquisitions/temca2/001050/0"
-TILESPECS, MIPMAPS, APPLY = "generate_EM_tilespecs_from_metafile", "generate_mipmaps", "apply_mipmaps_to_render"
-
-
-@dataclass
-class Facility:
-    """The environment of a workflow engine: a render-ws, a directory, input files."""
-
-    root: Path
-    render_url: str
-    project: str
-    capsys: pytest.CaptureFixture[str]
-    errors: list[str] = field(default_factory=list)
-
-    @property
-    def render(self) -> dict[str, Any]:
-        host, _, port = self.render_url.removeprefix("http://").partition("/")[0].partition(":")
-        scripts = "/opt/render/render-ws-java-client/src/main/scripts"
-        return {"host": host, "port": int(port), "owner": OWNER, "project": self.project, "client_scripts": scripts}
-
-    def section(self, grid: int = 1050, tiles: int = 4, **options: Any) -> Written:
-        return write_section(section_plan(grid, tiles, **options), self.root / "acquisition", pixels="noise")
-
-    def input(self, **values: Any) -> Path:
-        path = self.root / "input.json"
-        path.write_text(json.dumps({"render": self.render, **values}))
-        return path
-
-    def run(self, name: str, *flags: str, code: int = 0, **values: Any) -> dict[str, Any]:
-        """Run a command, check its exit code, and return its result."""
-        self.capsys.readouterr()
-        ended = run_command(name, ["--input_json", str(self.input(**values)), *flags])
-        shown = self.capsys.readouterr()
-        self.errors = shown.err.splitlines()
-        assert ended == code, shown.err
-        assert "Traceback" not in shown.err
-        return json.loads(shown.out) if shown.out else {}
-
-    def ingest(self, section: Written, z: float = 1050, **values: Any) -> dict[str, Any]:
-        return self.run(TILESPECS, metafile=str(section.metafile), stack="raw", z_index=z, **values)
-
-    def make(self, *flags: str, code: int = 0, **values: Any) -> dict[str, Any]:
-        given = {"input_stack": "raw", "output_dir": str(self.root / "mips"), "pool_size": 1, "levels": 2, "z": 1050}
-        return self.run(MIPMAPS, *flags, code=code, **given | values)
-
-    def apply(self, *flags: str, code: int = 0, **values: Any) -> dict[str, Any]:
-        given = {"input_stack": "raw", "mipmap_dir": str(self.root / "mips"), "levels": 2, "z": 1050}
-        return self.run(APPLY, *flags, code=code, **given | values)
-
-    def stack_url(self, stack: str) -> str:
-        return f"{self.render_url}/owner/{OWNER}/project/{self.project}/stack/{stack}"
-
-    def state(self, stack: str) -> str:
-        return str(fetch(self.stack_url(stack))["state"])
-
-    def tiles(self, stack: str, z: float = 1050) -> dict[str, Any]:
-        found = fetch(f"{self.stack_url(stack)}/z/{z}/resolvedTiles")
-        return dict(found["tileIdToSpecMap"]) if isinstance(found, dict) else {}
-
-    def misbehave(self, match: str, kind: str, **more: Any) -> None:
-        assert fetch(self._control("faults"), method="POST", body={"match": match, "kind": kind, **more}) is not None
-
-    def requests(self) -> list[str]:
-        return [f"{entry['method']} {entry['path']}" for entry in fetch(self._control("requests"))]
-
-    def behave(self) -> None:
-        fetch(self._control("faults"), method="DELETE")
-
-    def _control(self, what: str) -> str:
-        return control_url(self.render_url, what)
-
-
-@pytest.fixture(scope="module")
-def standin_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    rig = Rig(tmp_path_factory.mktemp("standin"))
-    rig.start_standin()
-    yield rig.render_url
-    rig.close()
-
-
-@pytest.fixture
-def facility(
-    tmp_path: Path, standin_url: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Facility]:
-    """A facility with its own project."""
-    project = PROJECT if is_real(standin_url) else f"p{abs(hash(request.node.name)) % 10**9}"
-    made = Facility(tmp_path, standin_url, project, capsys)
-    yield made
-    if is_real(standin_url):
-        delete_stacks()
-    else:
-        made.behave()
 
 
 # --- the main job
@@ -777,7 +685,7 @@ WRONG = [
     (MIPMAPS, {"imgformat": "jpg", "compression": "lzw"}, "compression"),
     (MIPMAPS, {"intensity_range": [9, 3]}, "intensity_range"),
     (MIPMAPS, {"output_dir": "s3://bucket/mips"}, "output_dir"),
-    (MIPMAPS, {"output_prefix": "s3://bucket/mips"}, "output_dir"),
+    (MIPMAPS, {"output_prefix": "s3://bucket/mips"}, "output_prefix"),
     (MIPMAPS, {"z": None, "zValues": "[1, 2"}, "zValues"),
     (MIPMAPS, {"output_stackVersion": {"stackResolutionX": 4}}, "output_stackVersion"),
     (MIPMAPS, {"input_stack": "no spaces"}, "input_stack"),
@@ -794,7 +702,7 @@ WRONG = [
     (TILESPECS, {"minimum_intensity": 300}, "minimum_intensity"),
     (TILESPECS, {"z_index": None, "zstart": 1, "zend": 2}, "zstart"),
     (TILESPECS, {"z_index": None, "zValues": [1, 2]}, "zValues"),
-    (TILESPECS, {"metafile_uri": "file:///not/there/_metadata_1.json"}, "metafile"),
+    (TILESPECS, {"metafile_uri": "file:///not/there/_metadata_1.json"}, "metafile_uri"),
     (TILESPECS, {"output_stackVersion": {"stackResolutionX": 0}}, "output_stackVersion.stackResolutionX"),
     (TILESPECS, {"output_stackVersion": {"resolution": 4}}, "output_stackVersion.resolution"),
 ]

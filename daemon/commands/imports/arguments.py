@@ -4,6 +4,7 @@ Flags have the form of argschema: `--z_index 1050`, `--render.host em-131fs`, `-
 """
 
 import argparse
+import difflib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,15 @@ from typing import Any, NoReturn, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from daemon.commands.imports.parameters import Z_NAMES, CommandParameters, Parameters, canonical
+from daemon.commands.imports.parameters import (
+    Z_MISSING,
+    Z_NAMES,
+    Z_NAMES_OF,
+    CommandParameters,
+    LayerParameters,
+    Parameters,
+    canonical,
+)
 from handlers.uris import without_userinfo
 
 M = TypeVar("M", bound=CommandParameters)
@@ -22,7 +31,7 @@ MAX_INPUT_BYTES = 16 * 1024 * 1024
 
 
 class UsageError(Exception):
-    """Invalid input. Each problem is one line that begins with the parameter's name."""
+    """Invalid input. Each problem is one line that begins with the parameter's name, as the person wrote it."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("; ".join(problems))
@@ -35,28 +44,102 @@ def parse(model: type[M], arguments: Sequence[str], program: str) -> tuple[M, li
     Raises
     ------
     UsageError
-        If a parameter is missing, unknown, or has an invalid value.
+        If a parameter is missing, unknown, or has an invalid value; names all of them.
     SystemExit
         With 0 after --help or --print_schema.
     """
-    flags = _nested(vars(_parser(model, program).parse_args(arguments)))
-    values, warnings = _merged(model, _of_file(flags.get("input_json")), flags)
+    known, unknown = _parser(model, program).parse_known_args(arguments)
+    flags = _nested(vars(known))
+    of_file = _of_file(flags.get("input_json"))
+    values, warnings = _merged(model, of_file, flags)
+    names = _WrittenNames(model, arguments, of_file)
+    problems = [*_unknown_flags(model, unknown)]
     try:
         parameters = model.model_validate(values)
     except ValidationError as error:
-        raise UsageError(*dict.fromkeys(map(_problem, error.errors()))) from None
+        problems += [names.problem(each) for each in error.errors()]
+        if issubclass(model, LayerParameters) and not any(values.get(name) is not None for name in Z_NAMES_OF):
+            problems.append(names.replaced(Z_MISSING))
     except RecursionError:
-        raise UsageError("input_json: is nested too deeply") from None
+        problems.append("input_json: is nested too deeply")
+    if problems:
+        raise UsageError(*dict.fromkeys(problems))
     return parameters, [*warnings, *parameters.warnings]
+
+
+class _WrittenNames:
+    """The names by which a person gave the parameters: a flag with its dashes, or a key of the file."""
+
+    def __init__(self, model: type[CommandParameters], arguments: Sequence[str], of_file: Mapping[str, Any]) -> None:
+        self._model = model
+        self._written: dict[str, str] = {}
+        self._default = "" if of_file else "--"
+        own_names = {name: names[0] for names, _ in _flags(model) for name in names}
+        for key in _dotted(of_file):
+            self._written.setdefault(own_names.get(key, key), key)
+        for own, names in model.NAMES.items():
+            given = [name for name in names if of_file.get(name) is not None]
+            self._written |= {own: given[0]} if given else {}
+        for argument in arguments:
+            name = argument.removeprefix("--").partition("=")[0]
+            if argument.startswith("--") and name in own_names:
+                self._written[own_names[name]] = f"--{name}"
+
+    def of(self, own: str) -> str:
+        """Return the name that was written, or else the parameter's own name."""
+        return self._written.get(own, self._default + own)
+
+    def replaced(self, text: str) -> str:
+        """Replace the parameters' own names at the beginning of a text."""
+        names, colon, rest = text.partition(": ")
+        return ", ".join(self.of(name) for name in names.split(", ")) + colon + rest
+
+    def problem(self, error: Mapping[str, Any]) -> str:
+        """Return one line about a value that pydantic refused. It begins with the parameter's name."""
+        where = [str(part) for part in error["loc"]]
+        text = str(error["msg"]).removeprefix("Value error, ")
+        if error["type"] == "value_error" and (not where or where == ["render"]):
+            return self.replaced(text)
+        name = ".".join(where)
+        shown = (
+            self.of(name) if name in self._written else self.of(where[0]) + "".join(f".{part}" for part in where[1:])
+        )
+        if error["type"] == "missing":
+            text = "is missing"
+        elif error["type"] == "extra_forbidden":
+            text = f"unknown parameter, {_suggestion(self._model, name)}"
+        elif error["type"] != "value_error":
+            value = without_userinfo(repr(error["input"]))
+            text = f"{value if len(value) < 100 else value[:100] + '...'} is invalid: {text[0].lower()}{text[1:]}"
+        return f"{shown}: {text}"
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the keys of nested objects as `render.host`."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def _unknown_flags(model: type[CommandParameters], unknown: Sequence[str]) -> Iterator[str]:
+    flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+    for flag in flags:
+        yield f"{flag}: unknown parameter, {_suggestion(model, flag, '--')}"
+    if not flags and unknown:
+        yield f"{unknown[0]}: is not a flag, see --help"
+
+
+def _suggestion(model: type[CommandParameters], name: str, dashes: str = "") -> str:
+    known = {each.lower(): each for names, _ in _flags(model) for each in names}
+    similar = difflib.get_close_matches(name.removeprefix(dashes).lower(), known, n=1, cutoff=0.7)
+    return f"did you mean {dashes}{known[similar[0]]}?" if similar else "see --help"
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        message = without_userinfo(message)
-        unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown == message:
-            raise UsageError(message.removeprefix("argument ").removeprefix("--"))
-        raise UsageError(f"{unknown.removeprefix('--')}: is no parameter; see --help")
+        raise UsageError(without_userinfo(message).removeprefix("argument "))
 
 
 class _PrintSchema(argparse.Action):
@@ -162,23 +245,10 @@ def _merged(
 ) -> tuple[dict[str, Any], list[str]]:
     """Override the file's parameters by the flags, under any of their names. Return them, and the warnings."""
     (merged, file_warnings), (given, flag_warnings) = canonical(model, of_file), canonical(model, flags)
+    merged.setdefault("render", {})  # each missing part of it is named
     if given.keys() & Z_NAMES:  # a z in a flag overrides every form of z in the file
         merged = {name: value for name, value in merged.items() if name not in Z_NAMES}
     for name, value in given.items():
         both_nested = isinstance(value, dict) and isinstance(merged.get(name), dict)
         merged[name] = {**merged[name], **value} if both_nested else value
     return merged, file_warnings + flag_warnings
-
-
-def _problem(error: Mapping[str, Any]) -> str:
-    """Return one line about a value that pydantic refused. It begins with the parameter's name."""
-    name = ".".join(str(part) for part in error["loc"])
-    text = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "missing":
-        text = "is missing"
-    elif error["type"] == "extra_forbidden":
-        text = "is no parameter; see --help"
-    elif error["type"] != "value_error" and name:
-        shown = without_userinfo(repr(error["input"]))
-        text = f"{shown if len(shown) < 100 else shown[:100] + '...'} is invalid: {text[0].lower()}{text[1:]}"
-    return f"{name}: {text}" if name else text

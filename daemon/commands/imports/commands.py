@@ -6,31 +6,31 @@ and errors in parameters appear at once.
 
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daemon.commands.imports.arguments import UsageError, parse
+from daemon.commands.imports.dry_run import plan_apply, plan_mipmaps, plan_tilespecs, values_of
 from daemon.commands.imports.parameters import (
     ApplyParameters,
     CommandParameters,
     MipmapParameters,
     TilespecsParameters,
 )
+from daemon.commands.imports.reporting import entries_of, group_failures, lines_of, say, write_failures, write_file
 from daemon.commands.imports.results import ApplyResult, MipmapResult, Result, TilespecsResult, prefix_of, problems
 from handlers.errors import Fault
 from handlers.render.failures import plain_z
 
 if TYPE_CHECKING:
     from handlers.render.client import RenderClient
+    from handlers.render.transport import Request
 
 log = logging.getLogger("temwatch")
 
 MOST_CONNECTIONS = 32
-FAILURES_SHOWN = 20
 
 Progress = Callable[[int, int], None]
 Work = Callable[[Any, Progress], Coroutine[Any, Any, Result]]
@@ -44,6 +44,8 @@ class Command:
     work: Work
     unit: str
     """Unit of its progress."""
+    resume: str
+    """Printed when the command was stopped: how to continue."""
 
 
 def run_command(name: str, arguments: Sequence[str]) -> int:
@@ -52,38 +54,54 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     try:
         parameters, ignored = parse(command.parameters, arguments, f"temwatch {name}")
     except UsageError as error:
-        return _say(2, *error.problems)
-    _say(0, *(f"WARNING {warning}" for warning in ignored))
+        return say(2, *error.problems)
+    say(0, *(f"WARNING {warning}" for warning in ignored))
     import asyncio
 
-    logging.basicConfig(level=parameters.log_level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     try:
         with _progress(command.unit) as progress:
+            _start_logging(parameters)
             result = asyncio.run(command.work(parameters, progress))
-        result = result.model_copy(update={"warnings": [*ignored, *result.warnings]})
-        _write_result(result, parameters.output_json)
+        say(0, *(f"WARNING {warning}" for warning in result.warnings))
+        groups = group_failures(result.failures)
+        _write_result(result, ignored, groups, parameters)
     except Fault as fault:
-        return _say(1, str(fault))
+        return say(1, str(fault))
     except KeyboardInterrupt:
-        return _say(130, "stopped; what is done stays done, run it again for the rest")
-    failures = result.failures
-    shown = [_line(failure) for failure in failures[:FAILURES_SHOWN]]
-    more = [f"and {len(failures) - FAILURES_SHOWN} more"] if len(failures) > FAILURES_SHOWN else []
-    return _say(1 if failures else 0, *shown, *more)
+        return say(130, f"stopped; {command.resume}")
+    return say(1 if groups else 0, *lines_of(groups, parameters.failures_file))
 
 
-async def _generate_tilespecs(parameters: TilespecsParameters, progress: Progress) -> TilespecsResult:
-    from handlers.acquisition.tilespec import Origin, Positions, TileSpecOptions
+def _start_logging(parameters: CommandParameters) -> None:
+    """Log to stderr. Called while the progress bar redirects stderr, so that lines appear above the bar."""
+    logging.basicConfig(level=parameters.log_level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    for name, value in values_of(parameters).items():
+        log.debug("parameter %s = %s", name, value)
+
+
+def _write_result(
+    result: Result, ignored: Sequence[str], groups: Sequence[Sequence[Any]], parameters: CommandParameters
+) -> None:
+    """Print the result or write it into its file; write the file of failures."""
+    if parameters.failures_file is not None:
+        write_failures(parameters.failures_file, result.failures)
+    update = {
+        "warnings": [*ignored, *result.warnings],
+        "failures": entries_of(groups),
+        "failure_count": len(result.failures),
+    }
+    text = result.model_copy(update=update).model_dump_json(indent=2) + "\n"
+    if parameters.output_json is None:
+        sys.stdout.write(text)
+    else:
+        write_file(parameters.output_json, text)
+
+
+async def _generate_tilespecs(parameters: TilespecsParameters, progress: Progress) -> Result:
     from handlers.generate_tilespecs import generate_tilespecs
 
-    options = TileSpecOptions(
-        minimum_intensity=parameters.minimum_intensity,
-        maximum_intensity=parameters.maximum_intensity,
-        section_id=parameters.sectionId,
-        mask=parameters.maskUrl,
-        positions=Positions(parameters.positions),
-        origin=Origin(parameters.origin),
-    )
+    if parameters.dry_run:
+        return await plan_tilespecs(parameters)
     async with _client(parameters, parameters.pool_size) as client:
         report = await generate_tilespecs(
             client,
@@ -91,28 +109,29 @@ async def _generate_tilespecs(parameters: TilespecsParameters, progress: Progres
             parameters.stack_id(parameters.stack),
             parameters.one_z,
             image_directory=parameters.image_directory,
-            options=options,
+            options=parameters.options,
             shared_transform=parameters.shared_transform,
             resolution_z_nm=parameters.resolution_z,
             resolution_nm=parameters.output_stackVersion.resolution_nm,
             overwrite_layer=parameters.overwrite_zlayer,
             close=parameters.close_stack,
         )
-    for warning in report.warnings:
-        log.warning("%s: %s", parameters.metafile, warning)
     ingested = report.ingested
     log.info("%d tiles are in %s at z %g", ingested.tile_count, ingested.stack, ingested.z)
     progress(ingested.tile_count, ingested.tile_count)
     return TilespecsResult(stack=parameters.stack, tile_count=ingested.tile_count, warnings=list(report.warnings))
 
 
-async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) -> MipmapResult:
+async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) -> Result:
     from handlers.generate_mipmaps import generate_mipmaps
     from handlers.images.encode import Encoding
     from handlers.images.reduction import Reduction
     from handlers.mipmaps.plan import MipmapPlan
     from handlers.workers.pool import open_executor
 
+    if parameters.dry_run:
+        async with _client(parameters) as client:
+            return await plan_mipmaps(client, parameters)
     stack = parameters.stack_id(parameters.input_stack)
     plan = MipmapPlan(
         parameters.output_dir,
@@ -133,10 +152,9 @@ async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) ->
                 pool,
                 in_flight=2 * parameters.pool_size,
                 progress=progress,
+                on_layer=_log_layer,
                 clear_image_cache=parameters.clear_image_cache,
             )
-    for note in report.notes:
-        log.warning("%s", note)
     counts = (report.tile_count, report.file_count, report.kept_count)
     log.info("%d tiles have their mipmaps, %d files were written, %d valid files were kept", *counts)
     return MipmapResult(
@@ -148,11 +166,14 @@ async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) ->
     )
 
 
-async def _apply_mipmaps(parameters: ApplyParameters, progress: Progress) -> ApplyResult:
+async def _apply_mipmaps(parameters: ApplyParameters, progress: Progress) -> Result:
     from handlers.apply_mipmaps import apply_mipmaps_to_stack
     from handlers.images.encode import Encoding
     from handlers.mipmaps.plan import MipmapPlan
 
+    if parameters.dry_run:
+        async with _client(parameters) as client:
+            return await plan_apply(client, parameters)
     output_stack = parameters.output_stack or parameters.input_stack
     plan = MipmapPlan(parameters.mipmap_dir, levels=parameters.levels, encoding=Encoding(parameters.imgformat))
     async with _client(parameters, parameters.pool_size) as client:
@@ -167,6 +188,7 @@ async def _apply_mipmaps(parameters: ApplyParameters, progress: Progress) -> App
             close=parameters.close_stack,
             at_once=parameters.pool_size,
             progress=progress,
+            on_layer=_log_layer,
         )
     log.info("%d tiles of %s have their mipmaps", report.tile_count, report.target)
     return ApplyResult(
@@ -178,16 +200,36 @@ async def _apply_mipmaps(parameters: ApplyParameters, progress: Progress) -> App
 
 
 COMMANDS: Mapping[str, Command] = {
-    "generate_EM_tilespecs_from_metafile": Command(TilespecsParameters, _generate_tilespecs, "tiles"),
-    "generate_mipmaps": Command(MipmapParameters, _generate_mipmaps, "tiles"),
-    "apply_mipmaps_to_render": Command(ApplyParameters, _apply_mipmaps, "sections"),
+    "generate_EM_tilespecs_from_metafile": Command(TilespecsParameters, _generate_tilespecs, "tiles", "run it again"),
+    "generate_mipmaps": Command(
+        MipmapParameters,
+        _generate_mipmaps,
+        "tiles",
+        "finished tiles are kept: run it again with --force_redo false for the rest",
+    ),
+    "apply_mipmaps_to_render": Command(
+        ApplyParameters, _apply_mipmaps, "sections", "finished sections are kept: run it again"
+    ),
 }
 
 
 def _client(parameters: CommandParameters, connections: int = 4) -> "RenderClient":
     from handlers.render.client import RenderClient
 
-    return RenderClient(parameters.render.base_url, connections=min(connections, MOST_CONNECTIONS))
+    return RenderClient(
+        parameters.render.base_url,
+        setting="render.host and render.port",
+        connections=min(connections, MOST_CONNECTIONS),
+        on_answer=_log_request,
+    )
+
+
+def _log_request(request: "Request", outcome: str, seconds: float) -> None:
+    log.debug("%s %s (%s): %s in %.2f s", request.method, request.path, request.tried, outcome, seconds)
+
+
+def _log_layer(z: float, tiles: int, failures: int) -> None:
+    log.debug("z %g: %d tiles, %d failures", z, tiles, failures)
 
 
 @contextlib.contextmanager
@@ -204,31 +246,3 @@ def _progress(unit: str) -> Iterator[Progress]:
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(unit, total=None)
         yield lambda done, known: bar.update(task, completed=done, total=known)
-
-
-def _write_result(result: Result, path: Path | None) -> None:
-    """Print the result, or write it into a file, which never exists in part."""
-    text = result.model_dump_json(indent=2) + "\n"
-    if path is None:
-        sys.stdout.write(text)
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise Fault(str(path), f"could not be written: {error.strerror}", "the work itself is done") from error
-
-
-def _line(failure: Any) -> str:
-    subject = f"tile '{failure.tileId}'" if failure.tileId else failure.subject
-    where = "" if subject == failure.subject else f"{failure.subject}: "
-    hint = f" ({failure.hint})" if failure.hint else ""
-    return f"z {failure.z} {subject}: {where}{failure.problem}{hint}"
-
-
-def _say(code: int, *lines: str) -> int:
-    for line in lines:
-        sys.stderr.write(" ".join(line.split()) + "\n")
-    return code

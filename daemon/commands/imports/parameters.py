@@ -6,7 +6,7 @@ a URI is taken literally, as asap-modules does.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -17,8 +17,8 @@ from daemon.commands.imports.values import (
     Levels,
     LogLevel,
     Name,
+    OutputDirectory,
     Resolution,
-    ResolvedPath,
     SomePath,
     Z,
     none_if_named,
@@ -27,6 +27,9 @@ from daemon.commands.imports.values import (
 )
 from handlers.errors import Fault
 from handlers.render.names import StackId, ZRange, checked_base_url
+
+if TYPE_CHECKING:
+    from handlers.acquisition.tilespec import TileSpecOptions
 
 
 class Parameters(BaseModel):
@@ -91,11 +94,14 @@ class CommandParameters(Parameters):
     log_level: LogLevel = Field("ERROR", description="lowest level of the log lines on stderr")
     input_json: SomePath | None = Field(None, description="file with parameters; flags override it")
     output_json: SomePath | None = Field(None, description="file for the result; without it the result goes to stdout")
+    failures_file: SomePath | None = Field(None, description="file for the list of all failures, as JSON")
+    dry_run: bool = Field(False, description="whether parameters, tiles and targets are printed and nothing is done")
 
     @model_validator(mode="after")
-    def _result_has_a_place(self) -> "CommandParameters":
-        if self.output_json is not None and not self.output_json.parent.is_dir():
-            raise ValueError(f"output_json: there is no directory {self.output_json.parent}")
+    def _files_have_a_directory(self) -> "CommandParameters":
+        for name, file in (("output_json", self.output_json), ("failures_file", self.failures_file)):
+            if file is not None and not file.parent.is_dir():
+                raise ValueError(f"{name}: there is no directory {file.parent}")
         return self
 
     @property
@@ -163,7 +169,10 @@ Z_NAMES = frozenset(name for names in Z_NAMES_OF.values() for name in names)
 """All names of parameters that give z. zValues overrides z, and z overrides zstart and zend."""
 
 
-class _Layers(CommandParameters):
+Z_MISSING = "z: is missing; give z, zValues, or zstart and zend"
+
+
+class LayerParameters(CommandParameters):
     """Parameters that give the layers."""
 
     z: Z | None = Field(None, description="z of the section in the stack; fractions are kept")
@@ -174,12 +183,12 @@ class _Layers(CommandParameters):
     )
 
     @model_validator(mode="after")
-    def _has_a_z(self) -> "_Layers":
+    def _has_a_z(self) -> "LayerParameters":
         if self.zValues is not None and not self.zValues:
             raise ValueError("zValues: is empty")
         if self.zValues is None and self.z is None:
             if self.zstart is None and self.zend is None:
-                raise ValueError("z: is missing; give z, zValues, or zstart and zend")
+                raise ValueError(Z_MISSING)
             if self.zstart is None or self.zend is None:
                 raise ValueError(f"{'zstart' if self.zstart is None else 'zend'}: is missing; a range has two ends")
             if self.zstart > self.zend:
@@ -198,7 +207,7 @@ class _Layers(CommandParameters):
         return ZRange(self.zstart, self.zend)
 
 
-class TilespecsParameters(_Layers, _IntoStack):
+class TilespecsParameters(LayerParameters, _IntoStack):
     """generate_EM_tilespecs_from_metafile: put tile specs of a pyTEMCA metafile into a stack, at stage coordinates."""
 
     NAMES: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -242,13 +251,27 @@ class TilespecsParameters(_Layers, _IntoStack):
         return self
 
     @property
+    def options(self) -> "TileSpecOptions":
+        """The options of the tile specs."""
+        from handlers.acquisition.tilespec import Origin, Positions, TileSpecOptions
+
+        return TileSpecOptions(
+            minimum_intensity=self.minimum_intensity,
+            maximum_intensity=self.maximum_intensity,
+            section_id=self.sectionId,
+            mask=self.maskUrl,
+            positions=Positions(self.positions),
+            origin=Origin(self.origin),
+        )
+
+    @property
     def one_z(self) -> float:
         """z of the section."""
         wanted = self.wanted_zs
         return wanted.first if isinstance(wanted, ZRange) else wanted[0]
 
 
-class MipmapParameters(_Layers):
+class MipmapParameters(LayerParameters):
     """generate_mipmaps: make the mipmap levels of every tile of some layers of a stack."""
 
     NAMES: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -258,7 +281,7 @@ class MipmapParameters(_Layers):
     }
 
     input_stack: Name = Field(description="stack whose tiles get mipmaps")
-    output_dir: ResolvedPath = Field(description="directory that the mipmaps are written to")
+    output_dir: OutputDirectory = Field(description="directory that the mipmaps are written to")
     method: Literal["block_reduce", "PIL", "render"] = Field(
         "block_reduce",
         description="block_reduce: a function of each block of pixels; PIL: a filter of Pillow; "
@@ -305,7 +328,7 @@ class MipmapParameters(_Layers):
         return {"block_reduce": self.block_func, "PIL": self.PIL_filter, "render": "mean"}[self.method]
 
 
-class ApplyParameters(_Layers, _IntoStack):
+class ApplyParameters(LayerParameters, _IntoStack):
     """apply_mipmaps_to_render: put mipmap levels that were made into the tile specs of a stack."""
 
     NAMES: ClassVar[Mapping[str, tuple[str, ...]]] = {

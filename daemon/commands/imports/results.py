@@ -18,6 +18,7 @@ class Problem(BaseModel):
     subject: str
     problem: str
     hint: str
+    count: int = Field(1, description="failures of the same kind, problem and hint, which this one stands for")
 
 
 class Result(BaseModel):
@@ -25,6 +26,7 @@ class Result(BaseModel):
 
     tile_count: int
     failures: list[Problem] = []
+    failure_count: int = Field(0, description="number of all failures; `failures` lists at most 100 different ones")
     warnings: list[str] = []
 
 
@@ -48,6 +50,15 @@ class ApplyResult(Result):
     output_stack: str
     missing_ts_zs: list[int | float] = Field(description="z at which tiles lack their mipmaps")
     tile_count: int = Field(description="tiles that have their mipmaps")
+
+
+class DryRunResult(Result):
+    """Result of any command with --dry_run."""
+
+    parameters: dict[str, Any] = Field(description="all parameters as they were understood")
+    zs: list[int | float]
+    tile_count: int = Field(description="tiles that the command would process")
+    targets: list[str] = Field(description="stacks and files that the command would write")
 
 
 def prefix_of(directory: Path) -> str:

@@ -1,6 +1,7 @@
 """Types of the import commands' parameters: which values a flag or a JSON file may hold, and how they are read."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,16 @@ def _location(value: object, absolute: Callable[[Path], Path]) -> object:
 def _existing_file(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
+    return path
+
+
+def _output_directory(path: Path) -> Path:
+    """Refuse a directory that cannot be made or written, without making it."""
+    existing = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if not existing.is_dir():
+        raise ValueError(f"{existing} is not a directory")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"{existing} cannot be written by this user")
     return path
 
 
@@ -114,6 +125,7 @@ SomePath = Annotated[Path, BeforeValidator(_path)]
 ResolvedPath = Annotated[Path, BeforeValidator(_resolved_path)]
 ExistingFile = Annotated[ResolvedPath, AfterValidator(_existing_file)]
 Directory = Annotated[ResolvedPath, BeforeValidator(_directory)]
+OutputDirectory = Annotated[ResolvedPath, AfterValidator(_output_directory)]
 Name = Annotated[str, AfterValidator(_name)]
 Z = Annotated[float, Field(allow_inf_nan=False)]
 Resolution = Annotated[float, Field(gt=0, allow_inf_nan=False)]
