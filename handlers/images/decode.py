@@ -1,5 +1,6 @@
 """Pixels of image files of a known size. The header must have this size before anything is decoded."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +11,11 @@ from PIL import PngImagePlugin
 
 from handlers.errors import Fault, ImageFault, ImagesMissing, InvalidImage, storage_fault
 from handlers.images.digest import snapshot
-from handlers.images.header import UNREADABLE, ImageInfo, open_image, read_header
-from handlers.images.pillow_pixels import array_of, jpeg_pixels
+from handlers.images.header import ImageInfo, open_image, read_header
+from handlers.images.pillow_pixels import UNREADABLE, array_of, jpeg_pixels
 from handlers.images.pixels import Grey
+from handlers.images.png_header import require_few_chunks
 from handlers.images.tiff_pixels import tiff_pixels
-
-MOST_EXTRA_BYTES = 1 << 24
-"""Of a JPEG beside its pixels; the rest is not read."""
 
 
 def read_image(
@@ -31,8 +30,11 @@ def read_hashed(
     path: Path, width: int, height: int, *, root: Path | None = None, mask: bool = False
 ) -> tuple[Grey, bytes]:
     """Return the pixels of an image of a given size, and the digest of the bytes that they were decoded from."""
-    with translate_errors(path), open_image(path, root) as file, snapshot(file) as (copy, digest):
-        return _read(copy, path, width, height, mask=mask)[0], digest
+    with translate_errors(path), open_image(path, root) as file:
+        info = read_header(file, path, mask=mask)  # refuses files whose copy would exhaust the memory
+        require_size(info, path, width, height)
+        with snapshot(file, info.file_bytes) as (copy, digest):
+            return _read(copy, path, width, height, mask=mask)[0], digest
 
 
 def _read(file: BinaryIO, path: Path, width: int, height: int, *, mask: bool) -> tuple[Grey, ImageInfo]:
@@ -72,7 +74,8 @@ def _decode(file: BinaryIO, info: ImageInfo) -> Grey:
         return tiff_pixels(file.fileno(), info.layout)
     file.seek(0)
     if info.format == "jpg":
-        return jpeg_pixels(file.read(4 * info.width * info.height + MOST_EXTRA_BYTES))
+        return jpeg_pixels(file.read(info.file_bytes))
+    require_few_chunks(lambda offset, length: os.pread(file.fileno(), length, offset), info.file_bytes)
     return array_of(PngImagePlugin.PngImageFile(file))
 
 

@@ -89,14 +89,14 @@ def content_of(descriptor: int) -> FileContent:
 
 
 @contextmanager
-def snapshot(file: BinaryIO) -> Iterator[tuple[BinaryIO, bytes]]:
-    """Yield a copy of a file in memory and the digest of its bytes.
+def snapshot(file: BinaryIO, file_bytes: int) -> Iterator[tuple[BinaryIO, bytes]]:
+    """Yield a copy of the first `file_bytes` of a file in memory and their digest.
 
     A decoder then reads the bytes that were hashed, even if another program writes to the file meanwhile.
     """
     hashed, offset = xxhash.xxh3_128(), 0
     with os.fdopen(os.memfd_create("level 0", os.MFD_CLOEXEC), "w+b") as copy:
-        while piece := os.pread(file.fileno(), _PIECE_BYTES, offset):
+        while piece := os.pread(file.fileno(), min(_PIECE_BYTES, file_bytes - offset), offset):
             hashed.update(piece)
             copy.write(piece)
             offset += len(piece)

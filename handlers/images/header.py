@@ -1,12 +1,11 @@
-"""What an image file says of itself before it is decoded: format, size, depth, and whether it is whole.
+"""Headers of image files: format, size, depth, and whether the file is complete.
 
-Headers of TIFF and JPEG are read by our own code rather than by Pillow's: settling asks this of every image, and a file
-that was cut short, or that cannot be decoded, must show here. Whatever is accepted here is decoded pixel for pixel.
+The daemon inspects every image with this module, so it uses no decoder: it reads a bounded number of bytes in a bounded
+number of reads, whatever the file holds. It refuses truncated files and all that cannot be decoded. Every accepted
+image is decoded pixel for pixel.
 """
 
 import os
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -14,50 +13,45 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from PIL import Image, PngImagePlugin
-
 from handlers.errors import ImageFault, InvalidImage
 from handlers.identity import FileIdentity
 from handlers.images import jpeg_stream
+from handlers.images.png_header import END as PNG_END
+from handlers.images.png_header import read_png_header
 from handlers.images.tiff_header import HEAD_BYTES, Run, TiffHeader, TiffLayout, require_grey
 from handlers.regular_file import NotRegular, open_regular
 
-PNG_END = b"IEND\xaeB`\x82"
-
-UNREADABLE = (
-    *(SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError, AssertionError),
-    *(RuntimeError, struct.error, zlib.error, Image.DecompressionBombError, Warning),
-)
-"""What Pillow raises on files that are not what they seem; an OSError without an errno is another such."""
+MOST_BYTES_PER_PIXEL_BYTE = 4
+MOST_EXTRA_BYTES = 1 << 24
+"""A file may have this many bytes beside four for each byte of pixels: further pages, metadata, incompressible data."""
+TAIL_BYTES = 4096
+"""The end of a PNG file is searched in its last bytes: some writers append to it."""
 
 _BEGINNINGS: tuple[tuple[tuple[bytes, ...], str], ...] = (
     ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "tif"),
     ((b"\x89PNG",), "png"),
     ((b"\xff\xd8\xff",), "jpg"),
 )
-"""How files begin, and their format."""
-
-_MODE_BITS = {"1": 1, "L": 8, "I;16": 16, "I;16B": 16, "I;16L": 16}
-_WHY_NOT = {"P": "a colour palette", "I": "32-bit or signed integers"}
+"""First bytes of files -> format."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What the header of an image file says."""
+    """Header of an image file."""
 
     width: int
     height: int
     bits: int
-    """Per pixel: 8 or 16; 1 in a mask."""
+    """Bits per pixel: 8 or 16; 1 in a mask."""
     format: str
-    """tif, png or jpg, whatever the file is called."""
+    """tif, png or jpg, by the content of the file."""
     file_bytes: int
     has_more_pages: bool = False
-    """Whether a TIFF holds further images; the first one counts."""
+    """Whether a TIFF holds further images; the first is used."""
     runs: tuple[Run, ...] = field(default=(), repr=False)
-    """Where its rows lie as they would in memory, first to last; empty if they have to be decoded, or nobody asked."""
+    """Runs of rows that can be read without decoding; empty if there are none, or they were not requested."""
     layout: TiffLayout | None = field(default=None, repr=False, compare=False)
-    """Of a TIFF, where somebody asked."""
+    """Layout of a TIFF, if requested."""
 
     @property
     def mode(self) -> str:
@@ -67,18 +61,18 @@ class ImageInfo:
 
 @contextmanager
 def open_image(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
-    """A regular file, open for reading.
+    """Open a regular file for reading.
 
     Parameters
     ----------
-    root : where given, the file must lie below it after all links are followed.
+    root : if given, the file must lie below it after all links are followed.
 
     Raises
     ------
     ImageFault
         If it is a directory, pipe or device, or lies outside root.
     OSError
-        As it comes; what a missing file means the caller knows.
+        If it cannot be opened.
     """
     try:
         descriptor, _ = open_regular(path)
@@ -95,30 +89,30 @@ def open_image(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
 
 
 def inspect_image(path: Path, root: Path | None = None, *, mask: bool = False) -> ImageInfo:
-    """What the header of an image says, the file being long enough for it. Decodes nothing.
+    """Return the header of an image that is complete by its length. Decodes nothing.
 
     Parameters
     ----------
-    root : where given, the file must lie below it after all links are followed.
-    mask : whether one bit per pixel is fine, too.
+    root : if given, the file must lie below it after all links are followed.
+    mask : whether one bit per pixel is allowed, too.
 
     Raises
     ------
     ImageFault
-        If it is not an image, is cut short, is not grey with 8 or 16 bits, or lies outside root.
+        If it is not an image, is truncated, is not grey with 8 or 16 bits, or lies outside root.
     OSError
-        As it comes; what a missing file means the caller knows.
+        If it cannot be read.
     """
     with open_image(path, root) as file:
         return read_header(file, path, mask=mask)
 
 
 def read_header(file: BinaryIO, path: Path, *, mask: bool = False, with_layout: bool = False) -> ImageInfo:
-    """`inspect_image` of a file that is open.
+    """Do `inspect_image` for an open file.
 
     Parameters
     ----------
-    with_layout : whether to say where its pixels lie; a file of thousands of strips takes its time.
+    with_layout : whether to return runs and layout, which takes time for thousands of strips.
     """
     descriptor = file.fileno()
     try:
@@ -130,21 +124,21 @@ def read_header(file: BinaryIO, path: Path, *, mask: bool = False, with_layout: 
 
 
 class ImageDirectory:
-    """A directory whose images are looked at one after the other, each by one short read; a context manager.
+    """A directory whose images are inspected in turn, most by one short read; a context manager.
 
-    The kernel is shown the way to the directory once. A file that is opened by its name in there, no link being
-    followed, lies there: only of links has to be asked where they lead. And files of one camera begin alike: where all
-    bytes that a header was made out from, and the length of the file, are those of the file before, so is what it says.
+    The directory is opened once. A file that is opened by name below its descriptor, without following links, lies in
+    it; only links need a check of their target. Files of one camera have equal headers: if the length and all bytes
+    that determined the header equal those of the file before, its result is reused.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor: int | None = None
         self._before: tuple[int, bytes, ImageInfo] | None = None
-        """Of the TIFF file before: its length, its beginning as far as it was looked at, and what that said."""
+        """Length, bytes that determined the header, and header of the TIFF file before."""
 
     def __enter__(self) -> Self:
-        # One that cannot be opened shows when its images are looked at.
+        # If it cannot be opened, the inspection of its images reports that.
         with suppress(OSError):
             self._descriptor = os.open(self._path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         return self
@@ -156,7 +150,7 @@ class ImageDirectory:
             os.close(self._descriptor)
 
     def inspect(self, name: str) -> tuple[ImageInfo, FileIdentity]:
-        """`inspect_image` of a file in the directory or below it, and which file it was, from before it was read.
+        """Return the header of a file in or below the directory, and its identity from before it was read.
 
         Raises
         ------
@@ -200,17 +194,19 @@ def _format_of(magic: bytes) -> str:
     for beginnings, name in _BEGINNINGS:
         if magic.startswith(beginnings):
             return name
-    shown = f"is not an image: it begins with {magic!r}" if magic else "is empty"
-    raise InvalidImage(shown, "TIFF, PNG and JPEG are read")
+    text = magic.decode("latin-1")
+    start = repr(text) if text.isascii() and text.isprintable() else magic.hex()
+    problem = f"begins with {start}, no image" if magic else "is empty"
+    raise InvalidImage(problem, "copy it again; TIFF, PNG and JPEG are supported")
 
 
 def _not_a_file(path: Path) -> ImageFault:
-    return ImageFault(str(path), "is not a regular file", "see what put it there")
+    return ImageFault(str(path), "is not a regular file", "replace it by the image itself")
 
 
 def _require_below(descriptor: int, path: Path, root: Path) -> None:
-    """Asks the kernel where the open file lies, which leaves no time to exchange a link in between."""
-    real = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115  text is compared: this is asked of every image
+    """Raise ImageFault unless the open file lies below root. The kernel reports its place, so there is no race."""
+    real = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115  faster, for every image
     if not real.startswith(f"{root}/") and not Path(real).is_relative_to(root.resolve()):
         raise ImageFault(
             str(path), f"lies outside {root}, at {real}, when links are followed", "put the file itself there"
@@ -220,15 +216,17 @@ def _require_below(descriptor: int, path: Path, root: Path) -> None:
 def _info_and_extent(
     descriptor: int, file_bytes: int, head: bytes, *, mask: bool = False, with_layout: bool = False
 ) -> tuple[ImageInfo, int | None]:
-    """What the header says, and from how many bytes of the file's beginning; None if others were needed, too."""
-    name = _format_of(head[:4])
+    """Return the header, and the number of first bytes that determined it; None if others did, too."""
+    name, extent = _format_of(head[:4]), None
     if name == "tif":
         header = TiffHeader(descriptor, file_bytes, head)
-        return _tiff_info(header, file_bytes, mask=mask, with_layout=with_layout), header.head_extent
-    if name == "jpg":
-        return _jpeg_info(descriptor, file_bytes), None
-    with os.fdopen(descriptor, "rb", closefd=False) as file:
-        return _png_info(file, file_bytes, mask=mask), None
+        info, extent = _tiff_info(header, file_bytes, mask=mask, with_layout=with_layout), header.head_extent
+    elif name == "jpg":
+        info = _jpeg_info(descriptor, file_bytes)
+    else:
+        info = _png_info(descriptor, file_bytes, mask=mask)
+    _require_length(info)
+    return info, extent
 
 
 def _tiff_info(header: TiffHeader, file_bytes: int, *, mask: bool, with_layout: bool) -> ImageInfo:
@@ -244,21 +242,22 @@ def _jpeg_info(descriptor: int, file_bytes: int) -> ImageInfo:
     return ImageInfo(frame.width, frame.height, 8, "jpg", file_bytes)
 
 
-def _png_info(file: BinaryIO, file_bytes: int, *, mask: bool) -> ImageInfo:
-    file.seek(0)
-    try:
-        image = PngImagePlugin.PngImageFile(file)
-    except UNREADABLE as error:
-        raise InvalidImage(f"has a header that cannot be read: {error}") from error
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise InvalidImage(f"has a header that cannot be read: {error}") from error
-    if image.mode not in _MODE_BITS:
-        raise InvalidImage(
-            f"holds {_WHY_NOT.get(image.mode, f'colours ({image.mode})')}, not grey values", "save it as grey"
-        )
-    require_grey(_MODE_BITS[image.mode], mask=mask)
-    if PNG_END not in os.pread(file.fileno(), 4096, max(0, file_bytes - 4096)):
+def _png_info(descriptor: int, file_bytes: int, *, mask: bool) -> ImageInfo:
+    width, height, bits = read_png_header(lambda offset, length: os.pread(descriptor, length, offset))
+    require_grey(bits, mask=mask)
+    if PNG_END not in os.pread(descriptor, TAIL_BYTES, max(0, file_bytes - TAIL_BYTES)):
         raise InvalidImage("is cut short: the end of a PNG file is missing")
-    return ImageInfo(*image.size, _MODE_BITS[image.mode], "png", file_bytes)
+    return ImageInfo(width, height, bits, "png", file_bytes)
+
+
+def _require_length(info: ImageInfo) -> None:
+    """Raise InvalidImage if the file is much longer than its pixels need.
+
+    Decoders read whole files, and a sparse file of any length takes no space on a disk.
+    """
+    pixel_bytes = -(-info.width * info.bits // 8) * info.height
+    most = MOST_BYTES_PER_PIXEL_BYTE * pixel_bytes + MOST_EXTRA_BYTES
+    if info.file_bytes > most:
+        size = f"{info.width}x{info.height} pixels of {info.bits} bits"
+        problem = f"should have at most {most} bytes for {size}, has {info.file_bytes}"
+        raise InvalidImage(problem, "save it without further pages and large metadata")

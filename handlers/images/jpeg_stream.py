@@ -22,7 +22,10 @@ _WITHOUT_LENGTH: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROCESSES: Final = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive", 0xC3: "lossless", 0xDE: "hierarchical"}
 _SUPPORTED: Final = frozenset({0xC0, 0xC1, 0xC2})
-_MOST_SEGMENTS: Final = 65536
+MOST_SEGMENTS: Final = 1024
+"""Segments and fill bytes of one header. A JPEG with a colour profile and thumbnails has about 50."""
+MOST_SCANS: Final = 32
+"""Encoders write at most ten scans of a grey image; each one costs a pass over all pixels."""
 _MARKER_IN_DATA: Final = re.compile(rb"\xff+([^\x00\xff])")
 
 _FILLERS: Final = bytes(range(0x55, 0xD5, 2)), bytes(range(0xAA, 0x2A, -2))
@@ -44,7 +47,7 @@ Read = Callable[[int, int], bytes]
 """(offset, length) -> bytes of the stream, fewer at its end."""
 
 
-def frame_of(read: Read) -> Frame:
+def frame_of(read: Read, most_segments: int = MOST_SEGMENTS) -> Frame:
     """Return the frame of a grey 8-bit image in a coding that is decoded here.
 
     Raises
@@ -56,7 +59,7 @@ def frame_of(read: Read) -> Frame:
         raise InvalidImage("has JPEG data without a start marker")
     size: tuple[int, int] | None = None
     is_progressive = False
-    for marker, at, length in _segments(read, 2):
+    for marker, at, length in _segments(read, 2, most_segments):
         if marker in _FRAMES or marker == 0xDE:
             size, is_progressive = _grey_size(marker, read(at, 6)), marker == 0xC2
         elif marker == _SOS and size is not None:
@@ -66,9 +69,9 @@ def frame_of(read: Read) -> Frame:
     raise InvalidImage("is cut short: its JPEG header does not end")
 
 
-def _segments(read: Read, at: int) -> Iterator[tuple[int, int, int]]:
+def _segments(read: Read, at: int, most: int = MOST_SEGMENTS) -> Iterator[tuple[int, int, int]]:
     """Yield each marker from an offset on, with offset and length of its parameters, up to the end marker."""
-    for _ in range(_MOST_SEGMENTS):
+    for _ in range(most):
         head = read(at, 4)
         if len(head) < 2 or head[0] != 0xFF:
             raise InvalidImage(
@@ -87,6 +90,7 @@ def _segments(read: Read, at: int) -> Iterator[tuple[int, int, int]]:
                 raise InvalidImage("has a broken JPEG header")
             yield head[1], at + 4, length - 2
             at += 2 + length
+    raise InvalidImage(f"should have at most {most} segments in a JPEG header, has more")
 
 
 def _grey_size(marker: int, fields: bytes) -> tuple[int, int]:
@@ -131,7 +135,7 @@ def with_fillers(content: bytes) -> tuple[bytes, bytes]:
 def _data_ends(content: bytes, frame: Frame) -> Iterator[int]:
     """Yield each offset where coded data end before a marker."""
     blocks = -(-frame.width // 8) * -(-frame.height // 8)
-    at, interval, marker = 2, 0, _SOS
+    at, interval, marker, scans = 2, 0, _SOS, 0
     coefficients: set[int] = set()
     while marker != _EOI:
         for marker, begin, length in _segments(lambda at, length: content[at : at + length], at):
@@ -143,6 +147,9 @@ def _data_ends(content: bytes, frame: Frame) -> Iterator[int]:
         else:
             raise InvalidImage("has a broken JPEG header")
         if marker == _SOS:
+            scans += 1
+            if scans > MOST_SCANS:
+                raise InvalidImage(f"should have at most {MOST_SCANS} JPEG scans, has more")
             coefficients.update(_completed_coefficients(content[begin : begin + 6]))
             ends = list(_scan_ends(content, at, -(-blocks // interval) - 1 if interval else 0))
             yield from ends

@@ -1,6 +1,8 @@
 """Pixels that Pillow decodes, as an array. A JPEG must be complete."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin
@@ -9,6 +11,11 @@ from handlers.errors import InvalidImage
 from handlers.images.jpeg_stream import with_fillers
 from handlers.images.pixels import Grey
 
+UNREADABLE = (
+    *(SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError, AssertionError),
+    *(RuntimeError, struct.error, zlib.error, Image.DecompressionBombError, Warning),
+)
+"""Errors of Pillow for invalid content; it also raises OSError without an errno."""
 ROWS_AT_ONCE = 256
 """Rows that Pillow hands over in one call: a whole image at once would need two more copies."""
 

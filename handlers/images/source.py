@@ -26,7 +26,7 @@ from handlers.errors import (
     RenderRefused,
     RenderUnavailable,
 )
-from handlers.images.header import UNREADABLE
+from handlers.images.pillow_pixels import UNREADABLE
 from handlers.images.pixels import Grey, IntensityRange
 from handlers.render.names import tile_segment
 from handlers.render.responses import fault_of, plain_text

@@ -5,8 +5,6 @@ import io
 from collections.abc import Mapping
 from typing import Final
 
-from PIL import Image
-
 NONE: Final = 1
 JPEG: Final = 7
 
@@ -105,6 +103,8 @@ def is_supported(compression: int) -> bool:
 @functools.cache
 def _is_built_in(name: str) -> bool:
     """Whether Pillow's libtiff has a codec. Pillow does not list them, so a small image is written."""
+    from PIL import Image  # headers without such a codec are read without Pillow
+
     try:
         Image.new("L", (8, 8)).save(io.BytesIO(), "TIFF", compression=name)
     except (OSError, ValueError):

@@ -15,6 +15,9 @@ HEAD_BYTES = 4096
 MAX_TAGS = 4096
 MAX_PIECES = 1 << 20
 """Largest number of strips or tiles; a larger one means a broken header."""
+MOST_JPEG_PIECES = 4096
+MOST_JPEG_SEGMENTS = 64
+"""Of the header of one strip or tile. Each segment is a read."""
 MOST_TILE_PIXELS = 1 << 22
 """A tile may have at most the larger of this and four times the image's pixels: more would only need memory."""
 
@@ -262,8 +265,12 @@ class TiffHeader:
 
     def _require_jpeg(self, layout: TiffLayout) -> None:
         """Require that each piece is a complete JPEG stream that can be decoded."""
+        if len(layout.offsets) > MOST_JPEG_PIECES:
+            raise InvalidImage(
+                f"should have at most {MOST_JPEG_PIECES} JPEG strips or tiles, has {len(layout.offsets)}"
+            )
         for index, (offset, length) in enumerate(zip(layout.offsets, layout.lengths, strict=True)):
-            frame = jpeg_stream.frame_of(functools.partial(self._part, offset, length))
+            frame = jpeg_stream.frame_of(functools.partial(self._part, offset, length), MOST_JPEG_SEGMENTS)
             width, rows = layout.piece_width, layout.rows_of(index)
             if frame.width != width or frame.height < rows:
                 raise InvalidImage(f"has JPEG data of {frame.width}x{frame.height} pixels for {width}x{rows}")

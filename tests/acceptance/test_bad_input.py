@@ -100,7 +100,7 @@ CASES: dict[str, tuple[Callable[[Written], None], str]] = {
     "a missing image": (image_missing, "missing"),
     "a truncated image": (image_cut_short, "cut short"),
     "an image of another size": (image_of_another_size, "64x64"),
-    "no image": (not_an_image, "not an image"),
+    "no image": (not_an_image, "no image"),
     "a link out of the directory": (symlink_out, "when links are followed"),
 }
 

@@ -138,6 +138,17 @@ async def test_a_growing_image_settles_when_it_is_complete_and_quiet(tmp_path):
     assert 28 <= settled_s <= 40, bench.reasons
 
 
+async def test_a_corrupt_image_of_full_size_gives_its_reason_while_it_waits(tmp_path):
+    bench = Bench(tmp_path)
+    last = bench.images[-1]
+    last.write_bytes(bytes(last.stat().st_size))
+    with pytest.raises(Fault, match="begins with 00000000, no image"):
+        await bench.run(600)
+    waiting = [reason for reason in bench.reasons if last.name in reason]
+    assert len(waiting) > 2
+    assert all(f"{last.name} begins with 00000000, no image" in reason for reason in waiting)
+
+
 async def test_an_image_that_is_written_with_an_unchanged_mtime_is_still_changing(tmp_path):
     bench = Bench(tmp_path)
     bench.make_older_than_the_metafile()

@@ -1,0 +1,101 @@
+"""PNG files: the header, and whether the chunks stay within bounds. Pure.
+
+Only the header chunk and the first bytes of other chunks are read, so the cost does not depend on their lengths.
+
+Source: PNG specification, third edition, sections 5 and 11.2.1.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from handlers.errors import InvalidImage
+
+SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+END: Final = b"IEND\xaeB`\x82"
+"""Type and checksum of the last chunk."""
+MOST_CHUNKS_BEFORE_PIXELS: Final = 128
+MOST_BYTES_BEFORE_PIXELS: Final = 1 << 20
+"""Of all chunks before the first one with pixels: texts, a colour profile."""
+LEAST_MEAN_CHUNK_BYTES: Final = 256
+"""Encoders write pixels in chunks of 8 KiB or more; chunks without content only cost time."""
+
+_HEADER_BYTES: Final = 33
+_MAX_SIDE: Final = 65536
+_MAX_CHUNK_BYTES: Final = (1 << 31) - 1
+_GREY: Final = 0
+_COLOURS: Final = {2: "colours (RGB)", 3: "a colour palette", 4: "colours (LA)", 6: "colours (RGBA)"}
+_DECODED_BITS: Final = {1: 1, 2: 8, 4: 8, 8: 8, 16: 16}
+"""Bits per grey value -> bits after decoding."""
+
+Read = Callable[[int, int], bytes]
+"""(offset, length) -> bytes of the file, fewer at its end."""
+
+
+class PngHeader(NamedTuple):
+    """Header of a grey image."""
+
+    width: int
+    height: int
+    bits: int
+    """Per pixel, after decoding: 1, 8 or 16."""
+
+
+def read_png_header(read: Read) -> PngHeader:
+    """Return the header of a grey image.
+
+    Raises
+    ------
+    InvalidImage
+        If the header is broken, the image has colours, or its pixels do not start within bounds.
+    """
+    start = read(0, _HEADER_BYTES)
+    if len(start) < _HEADER_BYTES:
+        raise InvalidImage("is cut short: its PNG header does not end")
+    length, kind, content, checksum = struct.unpack(">I4s13sI", start[8:])
+    if start[:8] != SIGNATURE or (length, kind) != (13, b"IHDR") or checksum != zlib.crc32(kind + content):
+        raise InvalidImage("has a broken PNG header")
+    width, height, depth, colour, *methods, interlace = struct.unpack(">IIBBBBB", content)
+    if colour in _COLOURS:
+        raise InvalidImage(f"holds {_COLOURS[colour]}, not grey values", "save it as grey")
+    if colour != _GREY or depth not in _DECODED_BITS or any(methods) or interlace > 1:
+        raise InvalidImage("has a broken PNG header")
+    if not (0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE):
+        raise InvalidImage(f"has an invalid size of {width}x{height} pixels")
+    _require_pixels(read)
+    return PngHeader(width, height, _DECODED_BITS[depth])
+
+
+def _require_pixels(read: Read) -> None:
+    """Raise InvalidImage unless the first chunk with pixels starts within bounds."""
+    for number, (offset, kind) in enumerate(_chunks(read, _HEADER_BYTES)):
+        if kind == b"IDAT":
+            return
+        if kind == b"IEND":
+            raise InvalidImage("has no pixels in its PNG data")
+        if number >= MOST_CHUNKS_BEFORE_PIXELS or offset > MOST_BYTES_BEFORE_PIXELS:
+            limits = f"{MOST_CHUNKS_BEFORE_PIXELS} chunks or {MOST_BYTES_BEFORE_PIXELS} bytes"
+            raise InvalidImage(f"should have at most {limits} of metadata before its pixels, has more")
+    raise InvalidImage("is cut short: its PNG data end before the pixels")
+
+
+def require_few_chunks(read: Read, file_bytes: int) -> None:
+    """Raise InvalidImage if the file has so many small chunks that decoding takes excessive time."""
+    most = MOST_CHUNKS_BEFORE_PIXELS + file_bytes // LEAST_MEAN_CHUNK_BYTES
+    if any(number >= most for number, _ in enumerate(_chunks(read, _HEADER_BYTES))):
+        raise InvalidImage(f"should have at most {most} PNG chunks for its length, has more")
+
+
+def _chunks(read: Read, offset: int) -> Iterator[tuple[int, bytes]]:
+    """Yield offset and type of each chunk from an offset on, up to the end chunk or the end of the file."""
+    kind = b""
+    while kind != b"IEND":
+        start = read(offset, 8)
+        if len(start) < 8:
+            return
+        length, kind = struct.unpack(">I4s", start)
+        if length > _MAX_CHUNK_BYTES:
+            raise InvalidImage("has a broken PNG chunk")
+        yield offset, kind
+        offset += 12 + length
