@@ -1,4 +1,4 @@
-"""What workers do in tests of workers that hang. Imported by them within a job's time, so it imports little."""
+"""Jobs for tests of hanging workers. Workers import this within the time limit of a job, so it imports little."""
 
 import os
 import signal

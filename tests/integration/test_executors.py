@@ -1,4 +1,4 @@
-"""Executors: one conformance suite for all kinds, then what worker processes survive, in real processes."""
+"""Executors: one conformance suite for all kinds, then dying and hanging workers in real processes."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ SIDE = 64
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> Any:
-    """The condition's first true value."""
+    """Return the first true value of the condition."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if value := condition():
@@ -45,7 +45,7 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process exists and has not ended."""
+    """Return whether a process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
@@ -66,7 +66,7 @@ def dask_address() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def dask_processes() -> Iterator[str]:
-    """Workers with a nanny each, which can start them anew."""
+    """Start workers with nannies, which can restart them."""
     if importlib.util.find_spec("distributed") is None:
         pytest.skip("dask.distributed is not installed")
     from distributed import LocalCluster
@@ -92,7 +92,7 @@ def processes() -> Iterator[WorkerPool]:
 
 
 def job_for(directory: Path, name: str = "a", **changes: Any) -> MipmapJob:
-    """A job on a real image."""
+    """Return a job on a real image."""
     level0 = directory / "acquisition" / f"{name}.tif"
     if not level0.exists():
         level0.parent.mkdir(exist_ok=True)
@@ -104,34 +104,36 @@ def job_for(directory: Path, name: str = "a", **changes: Any) -> MipmapJob:
 
 
 class TestEveryKind:
-    async def test_a_job_is_done_and_reported(self, pool: WorkerPool, tmp_path: Path) -> None:
+    async def test_a_job_runs_and_is_reported(self, pool: WorkerPool, tmp_path: Path) -> None:
         report = await run_job(pool, job_for(tmp_path))
         assert report.fault is None
         assert report.tile_id == "a"
         assert [(made.level, made.width) for made in report.made] == [(1, SIDE // 2), (2, SIDE // 4)]
         assert all(made.path.stat().st_size == made.bytes for made in report.made)
 
-    async def test_a_bad_image_is_reported_and_the_others_are_done(self, pool: WorkerPool, tmp_path: Path) -> None:
+    async def test_a_bad_image_is_reported_and_other_jobs_succeed(self, pool: WorkerPool, tmp_path: Path) -> None:
         bad = job_for(tmp_path, "bad")
         bad.level0.write_bytes(b"no image")
         jobs = [job_for(tmp_path, "a"), bad, job_for(tmp_path, "c")]
         reports = await asyncio.gather(*(run_job(pool, job) for job in jobs))
         assert [report.fault.kind if report.fault else None for report in reports] == [None, "ImageFault", None]
 
-    async def test_a_missing_mount_is_reported_as_one_to_wait_for(self, pool: WorkerPool, tmp_path: Path) -> None:
+    async def test_a_missing_mount_is_reported_as_a_fault_that_waiting_helps(
+        self, pool: WorkerPool, tmp_path: Path
+    ) -> None:
         job = job_for(tmp_path)
         gone = MipmapJob("t", tmp_path / "gone" / "a.tif", job.outputs, SIDE, SIDE)
         report = await run_job(pool, gone)
         assert report.fault is not None
         assert isinstance(report.fault.to_fault(), StorageFault)
 
-    async def test_many_jobs_at_once_are_all_done(self, pool: WorkerPool, tmp_path: Path) -> None:
+    async def test_many_jobs_at_once_all_succeed(self, pool: WorkerPool, tmp_path: Path) -> None:
         jobs = [job_for(tmp_path, f"tile{number}") for number in range(30)]
         reports = await asyncio.gather(*(run_job(pool, job) for job in jobs))
         assert [report.tile_id for report in reports] == [job.tile_id for job in jobs]
         assert not [report.fault for report in reports if report.fault]
 
-    async def test_the_same_job_may_be_done_twice(self, pool: WorkerPool, tmp_path: Path) -> None:
+    async def test_the_same_job_may_run_twice(self, pool: WorkerPool, tmp_path: Path) -> None:
         job = job_for(tmp_path)
         first = await run_job(pool, job)
         for made in first.made:
@@ -144,7 +146,7 @@ class TestEveryKind:
         with pytest.raises(ZeroDivisionError):
             await worker_pool.result_of(pool.executor.submit(divmod, 1, 0))
 
-    async def test_two_copies_of_a_job_at_once_end_in_whole_files(self, pool: WorkerPool, tmp_path: Path) -> None:
+    async def test_two_copies_of_a_job_at_once_leave_whole_files(self, pool: WorkerPool, tmp_path: Path) -> None:
         reports = await asyncio.gather(*(run_job(pool, job_for(tmp_path)) for _ in range(6)))
         assert not [report.fault for report in reports if report.fault]
         assert not list(tmp_path.rglob("*.tmp"))
@@ -203,7 +205,7 @@ class TestWorkerProcesses:
             opened.executor.submit(os.getpid).result(20)
             assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
-    def test_they_are_taken_before_the_daemon_when_memory_runs_out(self, processes: WorkerPool) -> None:
+    def test_the_kernel_kills_them_before_the_daemon_when_memory_runs_out(self, processes: WorkerPool) -> None:
         score = processes.executor.submit(eval, "open('/proc/self/oom_score_adj').read()").result(20)
         assert int(score) > int(Path("/proc/self/oom_score_adj").read_text())
 
@@ -219,7 +221,7 @@ class TestWorkerProcesses:
         assert pids
         assert not [pid for pid in pids if is_running(pid)]
 
-    def test_one_that_hangs_at_shutdown_is_killed_after_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_worker_that_hangs_at_shutdown_is_killed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(worker_pool, "END_TIMEOUT_S", 0.3)
         started = time.monotonic()
         with open_executor("processes", 1) as opened:
@@ -231,13 +233,13 @@ class TestWorkerProcesses:
 
 
 class TestAWorkerThatDies:
-    async def test_an_idle_one_is_not_even_noticed(self, processes: WorkerPool, tmp_path: Path) -> None:
+    async def test_the_death_of_an_idle_worker_fails_no_job(self, processes: WorkerPool, tmp_path: Path) -> None:
         executor = processes.executor
         os.kill(executor.submit(os.getpid).result(20), signal.SIGKILL)
         reports = await asyncio.gather(*(run_job(processes, job_for(tmp_path, name)) for name in "abc"))
         assert not [report.fault for report in reports if report.fault]
 
-    async def test_jobs_under_way_are_done_in_a_new_pool(self, processes: WorkerPool, tmp_path: Path) -> None:
+    async def test_running_jobs_are_repeated_in_a_new_pool(self, processes: WorkerPool, tmp_path: Path) -> None:
         before = processes.executor
         worker = before.submit(os.getpid).result(20)
         before.submit(time.sleep, 60)
@@ -251,7 +253,7 @@ class TestAWorkerThatDies:
         assert processes.executor is not before
         assert not list(tmp_path.rglob("*.tmp"))
 
-    async def test_the_job_that_kills_it_is_told_from_the_others(
+    async def test_only_the_job_that_kills_its_worker_is_reported(
         self, processes: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(worker_pool, "make_mipmaps", killed_by_tiles_called_killer)
@@ -265,7 +267,7 @@ class TestAWorkerThatDies:
         assert fault.to_fault().waiting_helps is Waiting.LIMITED
         assert (await run_job(processes, job_for(tmp_path, "next"))).fault is None
 
-    async def test_two_jobs_that_kill_are_both_found(
+    async def test_two_jobs_that_kill_workers_are_both_reported(
         self, processes: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(worker_pool, "make_mipmaps", killed_by_tiles_called_killer)
@@ -292,7 +294,7 @@ class TestAWorkerThatDies:
         assert [report.fault.kind for report in reports if report.fault] == ["WorkersUnavailable"] * 3
         assert len(tried) == 2
 
-    def test_a_job_that_was_cancelled_keeps_no_other_from_hearing_that_the_pool_broke(self) -> None:
+    def test_a_cancelled_job_does_not_keep_other_futures_of_a_broken_pool_pending(self) -> None:
         with open_executor("processes", 1) as pool:
             assert isinstance(pool.executor, ProcessExecutor)
             futures = [pool.executor.submit(time.sleep, 60) for _ in range(6)]
@@ -301,8 +303,10 @@ class TestAWorkerThatDies:
             for future in (*futures[:4], futures[5]):
                 assert isinstance(future.exception(timeout=20), BrokenExecutor)
 
-    def test_workers_that_are_killed_as_they_start_are_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """As where memory is short: the job that would have come first is not to blame."""
+    def test_workers_that_are_killed_as_they_start_are_reported_as_unavailable(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Memory may be short: the first job is not to blame."""
 
         def killed(executor: ProcessExecutor, timeout_s: float) -> None:
             raise BrokenExecutor("A process in the process pool was terminated abruptly")
@@ -312,7 +316,7 @@ class TestAWorkerThatDies:
             pass
         assert failed.value.waiting_helps is Waiting.ALWAYS
 
-    async def test_a_job_that_is_cancelled_stays_cancelled(self, processes: WorkerPool, tmp_path: Path) -> None:
+    async def test_a_cancelled_job_stays_cancelled(self, processes: WorkerPool, tmp_path: Path) -> None:
         for _ in range(8):
             processes.executor.submit(time.sleep, 0.1)
         waiting = asyncio.create_task(run_job(processes, job_for(tmp_path)))
@@ -321,7 +325,7 @@ class TestAWorkerThatDies:
         with pytest.raises(asyncio.CancelledError):
             await waiting
 
-    async def test_a_job_that_the_executor_drops_is_not_taken_for_a_cancelled_task(self) -> None:
+    async def test_a_job_that_the_executor_drops_does_not_look_like_a_cancelled_task(self) -> None:
         future: Future[MipmapReport] = Future()
         future.cancel()
         with pytest.raises(worker_pool.JobDropped):
@@ -329,7 +333,7 @@ class TestAWorkerThatDies:
 
 
 class TestAWorkerThatHangs:
-    """As on a dead mount; with processes, and with the workers of a dask scheduler."""
+    """As with a dead mount; with processes, and with the workers of a dask scheduler."""
 
     @pytest.fixture(params=["processes", pytest.param("dask", marks=pytest.mark.slow)])
     def limited(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerPool]:
@@ -340,7 +344,7 @@ class TestAWorkerThatHangs:
         with open_executor(kind, 2, address, job_timeout_s=5.0 if kind == "dask" else 2.0) as opened:
             yield opened
 
-    async def test_its_tile_is_given_up_after_the_time_limit_and_the_others_are_done(
+    async def test_its_job_is_given_up_after_the_time_limit_and_others_succeed(
         self, limited: WorkerPool, tmp_path: Path
     ) -> None:
         jobs = [job_for(tmp_path, name) for name in ("a", "hang", "b", "c", "d", "e")]
@@ -355,7 +359,7 @@ class TestAWorkerThatHangs:
         assert fault.to_fault().waiting_helps is Waiting.LIMITED
         assert limited.hung == 1
 
-    async def test_as_many_as_there_are_workers_leave_fresh_ones_behind(
+    async def test_when_all_workers_hang_new_workers_do_the_waiting_jobs(
         self, limited: WorkerPool, tmp_path: Path
     ) -> None:
         hanging = [job_for(tmp_path, name) for name in ("hang1", "hang2")]
@@ -364,7 +368,7 @@ class TestAWorkerThatHangs:
         assert [report.tile_id for report in reports if report.fault] == ["hang1", "hang2"]
 
     async def test_a_long_queue_is_no_hang(self, limited: WorkerPool, tmp_path: Path) -> None:
-        """Jobs of 0.4 s, two at once: the last waits longer than one may take."""
+        """Jobs of 0.4 s, two at once: the last job waits longer than the time limit."""
         limit_s = limited._job_timeout_s
         assert limit_s is not None
         jobs = [job_for(tmp_path, f"slow{number}") for number in range(int(limit_s / 0.4 * 2) + 4)]
@@ -374,7 +378,7 @@ class TestAWorkerThatHangs:
 
 
 class TestAProcessThatHangs:
-    async def test_it_is_killed_and_its_fellows_end_what_they_are_at(
+    async def test_it_is_killed_and_other_workers_finish_their_jobs(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
@@ -388,10 +392,10 @@ class TestAProcessThatHangs:
             assert pool.executor is not first
             assert pool.rebuilt == 0
 
-    async def test_one_that_cannot_be_killed_holds_up_neither_the_work_nor_the_end(
+    async def test_a_process_that_cannot_be_killed_delays_neither_jobs_nor_shutdown(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A process that waits for a dead mount does not die of SIGKILL until the mount answers."""
+        """A process that reads a dead mount survives SIGKILL until the mount answers."""
         monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
         monkeypatch.setattr(worker_processes, "KILLED_S", 0.3)
         monkeypatch.setattr(worker_pool, "END_TIMEOUT_S", 0.3)
@@ -415,7 +419,7 @@ class TestAProcessThatHangs:
             kill(executor._context)
         wait_for(lambda: not any(map(is_running, immortal)), "the test's own processes end")
 
-    async def test_a_suspect_that_hangs_when_it_is_run_alone_is_given_up_too(
+    async def test_a_job_that_hangs_when_it_runs_alone_is_given_up_too(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
@@ -426,7 +430,7 @@ class TestAProcessThatHangs:
             assert time.monotonic() - began < 30
             assert (await run_job(pool, job_for(tmp_path, "next"))).fault is None
 
-    async def test_killers_hangers_and_good_tiles_of_several_montages_are_told_apart(
+    async def test_jobs_that_kill_or_hang_workers_are_reported_and_good_jobs_succeed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
@@ -471,7 +475,7 @@ DAEMON = """
 
 @contextlib.contextmanager
 def daemon(tmp_path: Path, side: int = 1024) -> Iterator[tuple["subprocess.Popen[str]", Callable[[], list[str]]]]:
-    """A process that has levels made without end; gives it and a function that waits for its next line, in words."""
+    """Run a process that makes levels without end. Yield it, and a function that returns the words of its next line."""
     script, level0 = tmp_path / "daemon_script.py", tmp_path / "a.tif"
     script.write_text(textwrap.dedent(DAEMON))
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side), np.uint8)).save(level0)
@@ -486,7 +490,7 @@ def daemon(tmp_path: Path, side: int = 1024) -> Iterator[tuple["subprocess.Popen
 
 
 def pids_after_start(line: Callable[[], list[str]]) -> tuple[int, list[int]]:
-    """Ids of the server and of both workers, once these have made levels."""
+    """Return the process ids of the server and of both workers, once these have made levels."""
     word, server = line()
     assert word == "server"
     while True:
@@ -525,7 +529,7 @@ def test_kill_of_a_worker_leaves_no_partial_file_and_the_next_job_cleans_up(tmp_
 
 
 def require_whole(directory: Path, side: int) -> None:
-    """Every file under a final name decodes and has its level's size."""
+    """Assert that every file with a final name decodes and has its level's size."""
     files = [path for path in directory.rglob("*.tif") if not path.name.startswith(".")]
     assert files
     for path in files:
@@ -535,7 +539,7 @@ def require_whole(directory: Path, side: int) -> None:
 
 
 def test_a_console_script_is_not_imported_by_the_workers(tmp_path: Path) -> None:
-    """As `temwatch` is run: its main module has a file, which multiprocessing would run again in each worker."""
+    """The main module of `temwatch` has a file, which multiprocessing would run again in each worker."""
     script = tmp_path / "temwatch"
     script.write_text(
         textwrap.dedent("""
@@ -552,8 +556,8 @@ def test_a_console_script_is_not_imported_by_the_workers(tmp_path: Path) -> None
     assert done.stdout.split() == ["False", str(script)], done.stderr
 
 
-def test_a_server_started_ahead_is_the_one_that_workers_are_forked_from() -> None:
-    """In a process of its own: here there is a server already."""
+def test_workers_are_forked_from_the_server_that_was_started_ahead() -> None:
+    """Runs in a process of its own: this process has a server already."""
     code = textwrap.dedent("""
         import os
         from pathlib import Path

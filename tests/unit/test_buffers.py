@@ -1,4 +1,4 @@
-"""Plain files read and written without a decoder: the same pixels as with one, in memory that is used again."""
+"""Plain files that are read and written without a decoder have the same pixels as with a decoder."""
 
 import io
 import os
@@ -82,7 +82,7 @@ class TestPlainFiles:
         assert page.pixels.ctypes.data - np.frombuffer(page.content, np.uint8).ctypes.data == 320
 
     @pytest.mark.parametrize("depth", DEPTHS)
-    def test_what_a_level_s_file_holds_is_what_a_decoder_reads_from_it(self, tmp_path: Path, depth: Any) -> None:
+    def test_a_decoder_reads_the_expected_pixels_from_a_level_s_file(self, tmp_path: Path, depth: Any) -> None:
         pixels = noise(depth, 333, 257)
         report = make_mipmaps(job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels))
         expected = dict(reduce_levels(pixels, [1, 2, 3]))
@@ -92,7 +92,7 @@ class TestPlainFiles:
             assert inspect_image(made.path).file_bytes == made.bytes
 
     @pytest.mark.parametrize("place", [0, 4, 60, 133, 134, 200, 319, 320, -1])
-    def test_any_bit_that_reads_back_differently_is_found_out(
+    def test_any_bit_that_reads_back_differently_is_detected(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
     ) -> None:
         write = atomic_write._write_durably
@@ -109,7 +109,7 @@ class TestPlainFiles:
         assert "reads back differently" in report.fault.problem
         assert [path for path in (tmp_path / "m").rglob("*") if path.is_file()] == []
 
-    def test_bytes_too_many_are_found_out(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_extra_bytes_are_detected(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write = atomic_write._write_durably
         monkeypatch.setattr(atomic_write, "_write_durably", lambda path, content: write(path, content + b"\0"))
         pixels = noise(np.uint8, 64, 64)
@@ -129,17 +129,17 @@ class TestLevel0InPlace:
         if runs is not None:
             assert list(info.runs) == runs
         height, width = pixels.shape
-        bench = LevelBuffers(Kind(width, height, pixels.itemsize * 8, (1, 2), None))
+        level_buffers = LevelBuffers(Kind(width, height, pixels.itemsize * 8, (1, 2), None))
         with file.open("rb") as content:
             digest = RunningDigest(content.fileno())
-            assert bench.fill_from_file(content.fileno(), info.runs, digest.take) == bench.fill(pixels)
+            assert level_buffers.fill_from_file(content.fileno(), info.runs, digest.take) == level_buffers.fill(pixels)
             assert digest.digest() == xxhash.xxh3_128(file.read_bytes()).digest()
-            bench.fill_from_file(content.fileno(), info.runs, digest.take)
+            level_buffers.fill_from_file(content.fileno(), info.runs, digest.take)
         for level, expected in reduce_levels(pixels, [1, 2]):
-            assert np.array_equal(bench.pages[level].pixels, expected)
+            assert np.array_equal(level_buffers.pages[level].pixels, expected)
 
     @pytest.mark.parametrize("depth", DEPTHS)
-    def test_an_image_written_anew_after_it_was_looked_at_is_still_changing(
+    def test_an_image_rewritten_after_its_header_was_read_is_reported_as_changing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depth: Any
     ) -> None:
         pixels, newer = noise(np.uint8, 64, 48), noise(depth, 64, 48, seed=4)
@@ -191,7 +191,7 @@ class TestLevel0InPlace:
         pixels = noise(np.uint8, 40, 30)
         assert info_of(save(tmp_path / "a.tif", pixels, compression=compression)).runs == ()
 
-    def test_reversed_bits_are_not_taken_as_they_lie(self, tmp_path: Path) -> None:
+    def test_reversed_bits_are_decoded(self, tmp_path: Path) -> None:
         file = tmp_path / "a.tif"
         file.write_bytes(tiff(bytes(1200), *grey_tags(40, 30), (266, 3, 2)))
         assert info_of(file).runs == ()
@@ -205,9 +205,7 @@ class TestLevel0InPlace:
     @pytest.mark.parametrize(
         ("rows_per_strip", "problem"), [(0, "without a size"), (10, "1 pieces of pixels, but its size needs 3")]
     )
-    def test_rows_that_no_strip_holds_are_refused_and_not_left_as_memory_was(
-        self, tmp_path: Path, rows_per_strip: int, problem: str
-    ) -> None:
+    def test_rows_that_no_strip_holds_are_refused(self, tmp_path: Path, rows_per_strip: int, problem: str) -> None:
         file = tmp_path / "a.tif"
         file.write_bytes(tiff(bytes(1200), *grey_tags(40, 30)[:-1], (278, 4, rows_per_strip)))
         with pytest.raises(ImageFault, match=problem):
@@ -216,7 +214,7 @@ class TestLevel0InPlace:
     @pytest.mark.parametrize(
         ("length", "problem"), [(16, ""), (8, "1 pieces of pixels, but its size needs 2"), (0, "size")]
     )
-    def test_so_are_those_that_no_tile_holds(self, tmp_path: Path, length: int, problem: str) -> None:
+    def test_rows_that_no_tile_holds_are_refused(self, tmp_path: Path, length: int, problem: str) -> None:
         file = tmp_path / "a.tif"
         tags = [tag for tag in grey_tags(16, 16) if tag[0] not in (273, 278, 279)]
         start = len(tiff(b"", *tags, (322, 4, 16), (323, 4, length), (324, 4, 0), (325, 4, 256)))
@@ -227,16 +225,16 @@ class TestLevel0InPlace:
         else:
             assert info_of(file).runs == ()
 
-    def test_an_image_cut_short_while_it_is_read_is_still_changing(
+    def test_an_image_truncated_while_it_is_read_is_reported_as_changing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         pixels = noise(np.uint8, 600, 600)
         file = save(tmp_path / "a.tif", pixels)
         fill = LevelBuffers.fill_from_file
 
-        def cut(bench: LevelBuffers, *arguments: Any) -> list[int]:
+        def cut(level_buffers: LevelBuffers, *arguments: Any) -> list[int]:
             os.truncate(file, 200_000)
-            return fill(bench, *arguments)
+            return fill(level_buffers, *arguments)
 
         monkeypatch.setattr(LevelBuffers, "fill_from_file", cut)
         report = make_mipmaps(job_of(file, tmp_path / "m", pixels))
@@ -246,7 +244,7 @@ class TestLevel0InPlace:
 
 
 class TestMemoryUsedAgain:
-    def test_a_tile_shows_nothing_of_the_one_before(self, tmp_path: Path) -> None:
+    def test_a_tile_shows_no_pixels_of_the_previous_tile(self, tmp_path: Path) -> None:
         for seed in range(3):
             pixels = noise(np.uint8, 128, 96, seed)
             report = make_mipmaps(job_of(save(tmp_path / f"{seed}.tif", pixels), tmp_path / "m", pixels))
@@ -263,20 +261,20 @@ class TestMemoryUsedAgain:
                 found = verify_level(made.path, made.width, made.height, "L")
                 assert abs(found.mean() - pixels.mean()) <= 0.1
 
-    def test_the_same_bench_comes_back_unless_somebody_works_at_it(self) -> None:
+    def test_idle_buffers_are_used_again(self) -> None:
         kind = Kind(64, 64, 8, (1, 2), None)
         with buffers_for(kind) as first, buffers_for(kind) as second:
             assert first is not second
         with buffers_for(kind) as third:
             assert third in (first, second)
 
-    def test_no_more_benches_are_kept_than_are_of_use(self) -> None:
+    def test_no_more_than_two_idle_buffers_are_kept(self) -> None:
         for width in range(10, 20):
             with buffers_for(Kind(width, 64, 8, (1,), None)):
                 pass
         assert len(buffers._idle) == buffers.KEPT
 
-    def test_threads_do_not_meet_in_one_bench(self, tmp_path: Path) -> None:
+    def test_threads_never_share_buffers(self, tmp_path: Path) -> None:
         tiles = [noise(np.uint8, 512, 512, seed) for seed in range(4)]
         jobs = [job_of(save(tmp_path / f"{n}.tif", tile), tmp_path / "m", tile) for n, tile in enumerate(tiles)]
         wrong: list[str] = []
@@ -301,7 +299,7 @@ class TestMemoryUsedAgain:
         assert wrong == []
 
     @pytest.mark.parametrize("grey", ["noise", "even"])
-    def test_a_worker_takes_no_more_than_three_times_its_image(self, tmp_path: Path, grey: str) -> None:
+    def test_a_worker_uses_at_most_three_times_the_memory_of_its_image(self, tmp_path: Path, grey: str) -> None:
         side = 3000
         pixels = noise(np.uint8, side, side)
         if grey == "even":  # whose rounding is spread, which takes the image a second time
@@ -352,7 +350,7 @@ def test_an_even_png_is_small() -> None:
 
 
 @pytest.mark.parametrize("damage", ["header", "length"])
-def test_a_rename_that_leaves_another_file_in_place_is_found_out(
+def test_a_rename_that_leaves_another_file_in_place_is_detected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     def replaced(source: str, target: Path) -> None:

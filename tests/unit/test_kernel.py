@@ -1,4 +1,4 @@
-"""The compiled area mean against the one by numpy: the same pixels, and the same verdict on their mean error."""
+"""The compiled area mean and the area mean by numpy give the same pixels and report the same biased levels."""
 
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
@@ -32,7 +32,7 @@ KINDS: list[tuple[Any, IntensityRange | None]] = [
 def levels_by(
     kind: Any, image: Grey, levels: int, to_8bit: IntensityRange | None
 ) -> tuple[Mapping[int, Grey], list[int]]:
-    """Pixels of each level, and which levels are biased."""
+    """Return the pixels of each level, and the biased levels."""
     height, width = image.shape
     depth = np.uint8 if to_8bit else image.dtype
     outputs: dict[int, Grey] = {n: np.full((height >> n, width >> n), 77, depth) for n in range(1, levels + 1)}
@@ -68,7 +68,7 @@ def test_the_brightest_image_does_not_overflow_at_any_level(
 
 @pytest.fixture(scope="module")
 def portable_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The code as it is for processors that the registers of x86-64 are not known of."""
+    """Build the code for processors without the registers of x86-64."""
     library = tmp_path_factory.mktemp("portable") / "portable.so"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hatch_build, "LIBRARY", library)
@@ -110,7 +110,7 @@ def test_any_image_in_any_range_is_the_same(data: st.DataObject) -> None:
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
 @pytest.mark.parametrize("rows_each", [1, 7, 90, 400])
 @pytest.mark.parametrize("start", [0, 8, 122, 4095])
-def test_rows_read_from_a_file_are_the_image_wherever_they_lie(
+def test_rows_read_from_a_file_give_the_same_levels_wherever_they_lie(
     tmp_path: Path, kind: Any, depth: Any, rows_each: int, start: int
 ) -> None:
     image = np.random.default_rng(5).integers(0, np.iinfo(depth).max, (395, 1500), depth, endpoint=True)
@@ -138,7 +138,7 @@ def test_rows_read_from_a_file_are_the_image_wherever_they_lie(
         by_file.add_file(-1, runs, lambda *_: None)
 
 
-def test_levels_nobody_wants_are_passed_through() -> None:
+def test_levels_without_output_are_computed_but_not_written() -> None:
     image = np.random.default_rng(5).integers(0, 256, (128, 200), np.uint8)
     outputs: dict[int, Grey] = {3: np.zeros((16, 25), np.uint8)}
     reducer = CompiledMeans(200, 128, 8, outputs, None)
@@ -190,7 +190,7 @@ class TestDivision:
         kinds = [division(257 * 4**n, 65535 * 4**n + 257 * 4**n // 2)[0] for n in range(1, 8)]
         assert set(kinds) == {MULTIPLY}
 
-    def test_odd_ranges_are_divided_one_way_or_another(self) -> None:
+    def test_odd_ranges_use_the_wide_methods(self) -> None:
         rules = [Rounding.of(4**n, (100, 40001)) for n in (1, 8)]
         kinds = [division(rule.divisor, rule.largest + rule.divisor // 2)[0] for rule in rules]
         assert kinds == [MULTIPLY_WIDE, DIVIDE]

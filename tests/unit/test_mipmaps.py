@@ -1,4 +1,4 @@
-"""Mipmap arrays against results written out, and against exact means in float64."""
+"""Levels as arrays, compared with literal results and with exact means in float64."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,14 +24,14 @@ DEPTHS = [np.uint8, np.uint16]
 EVERY = [Reduction(method, function) for method, functions in METHODS.items() for function in functions]
 
 
-def test_what_can_be_named_is_what_can_be_made() -> None:
+def test_every_named_method_and_function_has_code() -> None:
     assert {method: tuple(functions) for method, functions in REDUCERS.items()} == METHODS
 
 
 def reduced(
     image: list[list[int]], depth: Any, level: int = 1, reduction: Reduction = MEAN, to_8bit: Any = None
 ) -> Any:
-    """The one level wanted, as a list, its type checked."""
+    """Return one level as a list; its type is checked."""
     [(found, pixels)] = reduce_levels(np.array(image, depth), [level], reduction, to_8bit)
     assert found == level
     assert pixels.dtype == (np.uint8 if to_8bit else depth)
@@ -66,7 +66,7 @@ class TestMean:
         ]
         assert reduced(image, depth) == [[1, 0, 1], [0, 1, 0]]
 
-    def test_an_odd_last_row_and_column_are_dropped_and_blended_into_nothing(self, depth: Any) -> None:
+    def test_an_odd_last_row_and_column_are_dropped(self, depth: Any) -> None:
         image = [
             [10, 20, 99],
             [30, 40, 99],
@@ -93,14 +93,14 @@ class TestMean:
             assert pixels.shape == (1024 >> level, 2048 >> level)
             assert (pixels == np.iinfo(depth).max).all()
 
-    def test_a_level_is_the_same_whatever_others_are_made(self, depth: Any) -> None:
+    def test_a_level_does_not_depend_on_other_levels(self, depth: Any) -> None:
         image = np.random.default_rng(1).integers(0, np.iinfo(depth).max, (97, 83), depth, endpoint=True)
         [(_, alone)] = reduce_levels(image, [3])
         beside = dict(reduce_levels(image, [5, 3, 1]))
         np.testing.assert_array_equal(beside[3], alone)
 
 
-def test_levels_come_in_ascending_order_whatever_order_they_are_asked_in() -> None:
+def test_levels_come_in_ascending_order() -> None:
     image = np.zeros((16, 16), np.uint8)
     assert [(level, pixels.shape) for level, pixels in reduce_levels(image, [3, 1])] == [(1, (8, 8)), (3, (2, 2))]
 
@@ -168,7 +168,7 @@ def test_the_mean_of_16_bits_stays_16_bit_without_a_range() -> None:
 
 
 def require_true_to(exact: npt.NDArray[np.float64], pixels: npt.NDArray[Any]) -> None:
-    """The rule of the design; four pixels or fewer cannot always keep the second half of it as whole numbers."""
+    """Assert an error below 1 for each pixel, and of at most 0.1 on average if there are more than four pixels."""
     error = pixels.astype(np.float64) - exact
     assert pixels.shape == exact.shape
     assert np.abs(error).max() < 1
@@ -193,7 +193,7 @@ def test_any_image_is_without_bias_in_any_range(image: Any, limits: list[int]) -
 
 
 def hard_images() -> dict[str, npt.NDArray[Any]]:
-    """Images on which one rounding or another is off."""
+    """Return images that some way of rounding makes brighter or darker."""
     generator = np.random.default_rng(7)
     rows, columns = np.mgrid[0:700, 0:901]
     return {
@@ -355,7 +355,7 @@ class TestFilters:
             assert (pixels[:, -1] == white).all()
 
     @pytest.mark.parametrize("depth", DEPTHS)
-    def test_a_level_is_made_of_level_0_whatever_others_are_made(self, name: str, depth: Any) -> None:
+    def test_a_level_is_made_from_level_0_with_or_without_other_levels(self, name: str, depth: Any) -> None:
         image = np.random.default_rng(1).integers(0, np.iinfo(depth).max, (97, 83), depth, endpoint=True)
         [(_, alone)] = reduce_levels(image, [3], Reduction("PIL", name))
         np.testing.assert_array_equal(dict(reduce_levels(image, [1, 3], Reduction("PIL", name)))[3], alone)
@@ -393,7 +393,7 @@ class TestReduction:
             Reduction(method, function)
         assert refusal.value.subject == key
 
-    def test_the_area_mean_is_what_is_done_unless_another_is_asked_for(self) -> None:
+    def test_the_default_is_the_area_mean(self) -> None:
         assert Reduction() == MEAN
         image = np.random.default_rng(1).integers(0, 256, (32, 32), np.uint8)
         for (_, one), (_, other) in zip(reduce_levels(image, [2]), reduce_levels(image, [2], MEAN), strict=True):
@@ -420,12 +420,12 @@ class TestRefusals:
             list(reduce_levels(image, levels, to_8bit=to_8bit))
 
     @pytest.mark.parametrize("reduction", EVERY, ids=str)
-    def test_no_level_asked_for_is_none_made(self, reduction: Reduction) -> None:
+    def test_without_levels_nothing_is_made(self, reduction: Reduction) -> None:
         assert list(reduce_levels(np.zeros((4, 4), np.uint8), [], reduction)) == []
 
 
 class TestWidth:
-    """Sums may not overflow: 16-bit ones of level 8 just fit into 32 bits, those of level 9 do not."""
+    """Sums must not overflow: sums of level 8 of 16-bit pixels just fit into 32 bits, those of level 9 do not."""
 
     @pytest.mark.parametrize(
         ("largest", "expected"),
