@@ -43,9 +43,14 @@ class ProcessExecutor(ProcessPoolExecutor):
             If the pool is broken, or cannot start a worker for the job.
         """
         try:
-            return _tolerate_cancelled(super().submit(fn, *args, **kwargs))
+            future = _tolerate_cancelled(super().submit(fn, *args, **kwargs))
         except (OSError, EOFError) as error:
             raise BrokenProcessPool(f"no worker process could be started: {error}") from error
+        # Python 3.11 sets the flag and then fails the pending futures without the lock that `submit` holds: a future
+        # that is added in between never resolves.
+        if broken := self._broken:
+            raise BrokenProcessPool(str(broken))
+        return future
 
     def start_all(self, timeout_s: float) -> None:
         """Return when every worker has started.

@@ -11,7 +11,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +302,23 @@ class TestAWorkerThatDies:
             os.kill(pool.executor.pids()[0], signal.SIGKILL)
             for future in (*futures[:4], futures[5]):
                 assert isinstance(future.exception(timeout=20), BrokenExecutor)
+
+    async def test_a_job_that_is_submitted_while_the_pool_breaks_is_submitted_again(
+        self, processes: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The pool fails its pending futures just before the job's future is added to them."""
+        first, submit = processes.executor, ProcessPoolExecutor.submit
+
+        def too_late(executor: Any, *arguments: Any, **named: Any) -> Any:
+            if executor is not first:
+                return submit(executor, *arguments, **named)
+            executor._broken = "A child process terminated abruptly"
+            return Future()
+
+        monkeypatch.setattr(ProcessPoolExecutor, "submit", too_late)
+        report = await asyncio.wait_for(run_job(processes, job_for(tmp_path)), 30)
+        assert report.fault is None
+        assert processes.rebuilt == 1
 
     def test_workers_that_are_killed_as_they_start_are_reported_as_unavailable(
         self, monkeypatch: pytest.MonkeyPatch
