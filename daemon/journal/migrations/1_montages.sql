@@ -1,12 +1,12 @@
--- The journal, version 1. One row of `montages` per (metafile, content); `events` holds how it came to its state.
+-- The journal, version 1. One row of `montages` per (metafile, content); `events` holds the history of its state.
 -- Times are seconds since 1970 UTC. Faults are JSON objects {kind, subject, problem, hint}.
 
 CREATE TABLE montages (
     id              INTEGER PRIMARY KEY,
     watch           TEXT NOT NULL,          -- name of the [[watch]] that found it
     metafile        TEXT NOT NULL,          -- file URI
-    digest          TEXT,                   -- sha256 of the content; NULL until it was read
-    size            INTEGER NOT NULL,       -- what stat said when it was last noticed
+    digest          TEXT,                   -- sha256 of the content; NULL until it is read
+    size            INTEGER NOT NULL,       -- from stat when it was last noticed
     mtime_ns        INTEGER NOT NULL,
     inode           INTEGER NOT NULL,
     acquired        TEXT NOT NULL,          -- file name, which begins with the acquisition time: the order of work
@@ -19,7 +19,7 @@ CREATE TABLE montages (
     tile_ids        BLOB,                   -- zlib of the newline-separated tileIds
     findings        TEXT NOT NULL DEFAULT '[]',
     fault           TEXT,                   -- of the last attempt, while waiting or FAILED
-    waiting_for     TEXT,                   -- one sentence, while nothing failed but something is awaited
+    waiting_for     TEXT,                   -- one sentence, while it waits although nothing failed
     attempt         INTEGER NOT NULL DEFAULT 0,   -- attempts at the present step, the running one included
     crashes         INTEGER NOT NULL DEFAULT 0,   -- attempts at the present step that never ended and made no progress
     noticed_at      REAL NOT NULL,
@@ -47,7 +47,7 @@ CREATE TABLE attempts (
     montage_id INTEGER NOT NULL REFERENCES montages (id) ON DELETE CASCADE,
     step       TEXT NOT NULL,
     started_at REAL NOT NULL,
-    ended_at   REAL,                        -- NULL while it runs, or when the process died in it
+    ended_at   REAL,                        -- NULL while it runs, or if the process died during it
     outcome    TEXT,                        -- done | failed | waiting | stopped | crashed
     fault      TEXT
 ) STRICT;

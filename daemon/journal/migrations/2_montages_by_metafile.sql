@@ -1,2 +1,2 @@
--- Every sighting asks for its metafile; each index of version 1 holds a part of the rows alone, and cannot answer.
+-- Every sighting looks up its metafile. The indexes of version 1 are partial and cannot be used for that.
 CREATE INDEX montages_by_metafile ON montages (metafile, id);

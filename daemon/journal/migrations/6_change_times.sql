@@ -1,4 +1,4 @@
--- The change time belongs to a file's identity: unlike the modification time no copy program can set it. NULL in rows of
--- before; those are compared without it, and take it over at the next sighting.
+-- The change time is part of a file's identity: unlike the modification time, copy programs cannot set it. NULL in older
+-- rows: they are compared without it, and adopt it at the next sighting.
 ALTER TABLE montages ADD COLUMN ctime_ns INTEGER;
 ALTER TABLE awaited ADD COLUMN ctime_ns INTEGER;

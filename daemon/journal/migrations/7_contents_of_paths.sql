@@ -1,25 +1,25 @@
--- Which row of a path stands for what the path held last: the one with the highest number. The id does not say it: a
--- content that comes back keeps its row.
+-- The row with the highest number stands for the present content of a path. The id does not: a content that comes back
+-- keeps its row.
 ALTER TABLE montages ADD COLUMN sighted INTEGER NOT NULL DEFAULT 0;
--- sha256 of the content that was read last, while the digest is NULL: the montage waits, or is looked at again.
+-- sha256 of the content that was read last, while the digest is NULL: the montage waits, or is read again.
 ALTER TABLE montages ADD COLUMN seen_digest TEXT;
--- The montage that took the place of this one, while it is superseded. Former tiles of a montage are those of this chain.
+-- The successor of a superseded montage. The former tiles of a montage are those of its predecessors.
 ALTER TABLE montages ADD COLUMN superseded_by INTEGER;
--- 1: the file is in the way of the montage, which goes on when it is gone, too.
+-- 1: the montage is also retried when the file is gone.
 ALTER TABLE awaited ADD COLUMN or_gone INTEGER NOT NULL DEFAULT 0;
--- The lowest and the highest of the tileIds: most montages of one z need not be unpacked to see that none is shared. NULL
--- in rows of before.
+-- The lowest and the highest tileId: most montages of one z need not be unpacked to see that they share no tile. NULL in
+-- older rows.
 ALTER TABLE tile_sets ADD COLUMN first_id TEXT;
 ALTER TABLE tile_sets ADD COLUMN last_id TEXT;
 
--- A sighting that was never read and is superseded stands for nothing; it kept its path from being seen again.
+-- A superseded sighting that was never read is useless, and kept its path from being noticed again.
 DELETE FROM montages WHERE digest IS NULL AND state = 'superseded';
 UPDATE montages SET sighted = id + (SELECT max(id) FROM montages) * (state <> 'superseded');
 UPDATE montages SET superseded_by = (
     SELECT json_extract(detail, '$.by') FROM events
     WHERE montage_id = montages.id AND event = 'superseded' ORDER BY id DESC LIMIT 1
 ) WHERE state = 'superseded';
--- Of the rows of a path one at most is to be read, the one without a digest.
+-- At most one row of a path is unread: the row without a digest.
 UPDATE montages SET seen_digest = digest, digest = NULL
 WHERE state = 'noticed' AND digest IS NOT NULL
     AND NOT EXISTS (SELECT 1 FROM montages AS other WHERE other.metafile = montages.metafile AND other.digest IS NULL);

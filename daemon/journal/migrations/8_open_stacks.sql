@@ -1,4 +1,4 @@
--- Stacks that were opened for writing and not closed since: a process that dies leaves them to the next one.
+-- Stacks that were opened for writing and not closed since: if the process dies, the next one closes them.
 CREATE TABLE open_stacks (
     stack     TEXT PRIMARY KEY,
     watch     TEXT NOT NULL,
