@@ -135,6 +135,11 @@ class Daemon:
             )
             await stack.enter_async_context(self._serve_http())
             self._log_watches()
+            if self._journal.is_new:
+                hint = (
+                    "restore a back-up if this daemon had a journal before: `temwatch journal rebuild` makes one, too"
+                )
+                log.warning("journal.created", journal=str(self._journal.path), hint=hint)
             lock.note(self.url)  # `temwatch replay` reads it to find the daemon's port
             await self._run_tasks()
 
@@ -147,7 +152,7 @@ class Daemon:
     @contextlib.asynccontextmanager
     async def _serve_http(self) -> AsyncIterator[None]:
         replayer = Replayer(lambda: self._settings, self._journal, self._pipeline)
-        posts = Posts(self._settings.http, replayer)
+        posts = Posts(self._settings.http, replayer, self._journal)
         app = make_app(
             self._journal, self._metrics, self.facts, posts, lambda: self._settings.http, self._reloader.to_json
         )

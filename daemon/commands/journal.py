@@ -1,20 +1,39 @@
-"""`temwatch journal backup`: copy the journal while the daemon uses it."""
+"""`temwatch journal backup`: copy the journal, through the daemon if it runs."""
 
 import os
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from daemon.journal.file import COMPANIONS, connect_read_only, journal_fault, remove_journal, sync
+from daemon.commands.daemon_client import download
+from daemon.journal.file import (
+    COMPANIONS,
+    check_copy,
+    connect_read_only,
+    copy_journal,
+    journal_fault,
+    remove_journal,
+    sync,
+)
 from daemon.pipeline.replay.lookup import NotSelectable
 from handlers.errors import Fault, SettingsFault, storage_fault
 from handlers.text import printable
 
+COPYING_S = 600.0
+"""Time-out of the daemon's answer: it copies the journal first."""
 
-def back_up(journal: Path, target: Path) -> int:
-    """Copy the journal while it is in use; return the number of montages in it.
 
-    The copy gets its name only when it is complete and checked. An existing file is replaced only if it is a journal.
+def back_up(journal: Path, target: Path, urls: Sequence[str] = (), token: str | None = None) -> int:
+    """Copy the journal; return the number of montages in the copy.
+
+    A running daemon makes the copy: it can also copy a journal that was deleted while it uses it. Without a daemon the
+    file is read. The copy gets its name only when it is complete and checked. An existing file is replaced only if it
+    is a journal.
+
+    Parameters
+    ----------
+    urls : where the daemon may listen.
 
     Raises
     ------
@@ -24,27 +43,34 @@ def back_up(journal: Path, target: Path) -> int:
         If the journal is missing or damaged, or if the copy cannot be written.
     """
     _require_target(journal, target)
-    if not journal.exists():
-        raise SettingsFault("journal.path", f"{journal} does not exist", "nothing was recorded yet")
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with closing(connect_read_only(journal)) as source, closing(sqlite3.connect(unfinished)) as copy:
-            source.backup(copy)
-            copy.execute("PRAGMA journal_mode = DELETE")  # the copy is one file, without -wal and -shm
-            result = copy.execute("PRAGMA integrity_check(1)").fetchone()[0]
-            if result != "ok":
-                raise sqlite3.DatabaseError(result.splitlines()[-1])
-            montages = int(copy.execute("SELECT count(*) FROM montages").fetchone()[0])
+        montages = _copy(journal, unfinished, urls, token)
         sync(unfinished)
         unfinished.replace(target)
         sync(target.parent)
-    except sqlite3.DatabaseError as error:
-        raise journal_fault(journal, error) from error
     except OSError as error:
         raise storage_fault(str(target), "write the back-up", error) from error
     finally:
         remove_journal(unfinished)
     return montages
+
+
+def _copy(journal: Path, unfinished: Path, urls: Sequence[str], token: str | None) -> int:
+    hint = "nothing was recorded yet"
+    for url in urls:
+        status, reason = download(f"{url}/api/journal/backup", {"journal": str(journal)}, token, unfinished, COPYING_S)
+        if status == 200:
+            return check_copy(unfinished)
+        if status:
+            hint = f"the daemon at {url} refused to copy it: {printable(reason)}"
+    if not journal.exists():
+        raise SettingsFault("journal.path", f"{journal} does not exist", hint)
+    try:
+        with closing(connect_read_only(journal)) as source:
+            return copy_journal(source, journal, unfinished)
+    except sqlite3.DatabaseError as error:
+        raise journal_fault(journal, error) from error
 
 
 def _require_target(journal: Path, target: Path) -> None:

@@ -15,10 +15,15 @@ from daemon.journal.file import (
     Connection,
     Examination,
     JournalLocked,
+    OpenFile,
+    are_in_place,
     connect,
     connect_beside,
     connect_read_only,
+    copy_journal,
+    deleted_fault,
     journal_fault,
+    open_files,
     transaction,
 )
 from daemon.system.threads import DaemonThreads
@@ -68,6 +73,10 @@ class JournalConnection:
         self._writer: Connection | None = None
         self._reader: Connection | None = None
         self._fault: StorageFault | None = None
+        self._files: tuple[OpenFile, ...] = ()
+        self._file_fault: StorageFault | None = None
+        self.is_new = False
+        """Whether opening created the journal."""
         self._transaction_began: float | None = None
         """Start of the write that is in progress; None between writes."""
         self._locked_since: float | None = None
@@ -80,7 +89,7 @@ class JournalConnection:
         if began is not None and (stuck_s := time.monotonic() - began) > STUCK_S:
             problem = f"the journal has not answered for {stuck_s:.0f} s"
             return StorageFault(str(self.path), problem, "check that its disk answers")
-        return self._fault
+        return self._file_fault or self._fault
 
     @property
     def is_blocked(self) -> bool:
@@ -119,12 +128,26 @@ class JournalConnection:
             threads.shutdown(wait=False)
 
     def _open(self) -> None:
+        self.is_new = not self._read_only and not self.path.exists()
         try:
             if not self._read_only:
                 self._writer = connect(self.path, self._examination)
             self._reader = connect_read_only(self.path) if self._read_only else connect_beside(self.path)
         except sqlite3.DatabaseError as error:
             raise journal_fault(self.path, error) from error
+        if not self._read_only:
+            self._files = open_files(self.path)
+
+    def _check_files(self) -> StorageFault | None:
+        """Return the fault if the files at the journal's path are not the open ones, and take note of it.
+
+        SQLite goes on with a deleted file as if nothing had happened, and everything written to it is lost at the end.
+        """
+        fault = None if are_in_place(self._files) else deleted_fault(self.path)
+        if fault is not None and self._file_fault is None:
+            log.error("journal.deleted", fault=str(fault))
+        self._file_fault = fault
+        return fault
 
     def _close_reader(self) -> None:
         if self._reader is not None:
@@ -178,6 +201,8 @@ class JournalConnection:
             raise RuntimeError("the journal is closed")
         if self._is_given_up:
             raise StorageFault(str(self.path), "the journal is given up")
+        if (fault := self._check_files()) is not None:
+            raise fault
         self._transaction_began = time.monotonic()
         try:
             with transaction(self._writer) as connection:
@@ -203,8 +228,24 @@ class JournalConnection:
     def _transact_read(self, closure: Callable[[Connection], T]) -> T:
         if self._reader is None:
             raise RuntimeError("the journal is closed")
+        self._check_files()
         try:
             with transaction(self._reader, read_only=True) as connection:
                 return closure(connection)
         except sqlite3.DatabaseError as error:
             raise journal_fault(self.path, error) from error
+
+    async def back_up(self, target: Path) -> int:
+        """Copy the journal to a new file; return the number of montages in it. A deleted journal can be copied, too.
+
+        Raises
+        ------
+        StorageFault
+            If the copy cannot be written.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._read_thread, self._copy, target)
+
+    def _copy(self, target: Path) -> int:
+        if self._reader is None:
+            raise RuntimeError("the journal is closed")
+        return copy_journal(self._reader, self.path, target)

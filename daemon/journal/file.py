@@ -3,11 +3,13 @@
 import os
 import sqlite3
 import threading
+from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 from urllib.parse import quote
 
 from handlers.errors import Fault, SettingsFault, StorageFault
@@ -107,6 +109,7 @@ def connect_beside(path: Path) -> Connection:
     """Return a second connection, for reading, to a journal that `connect` has opened."""
     connection = _open(path)
     connection.execute("PRAGMA query_only = ON")
+    connection.execute("PRAGMA user_version").fetchone()  # opens the files now, so that their deletion does not matter
     _wait_briefly(connection)
     return connection
 
@@ -158,6 +161,75 @@ def _create(path: Path) -> None:
     unfinished.rename(path)
 
 
+class OpenFile(NamedTuple):
+    """A file of the open journal."""
+
+    path: Path
+    device: int
+    inode: int
+
+
+def open_files(path: Path) -> tuple[OpenFile, ...]:
+    """Return the journal's file and its -wal, which exists while the journal is open for writing."""
+    stats = [(each, each.stat()) for each in (path, Path(f"{path}-wal"))]
+    return tuple(OpenFile(each, status.st_dev, status.st_ino) for each, status in stats)
+
+
+def are_in_place(files: Iterable[OpenFile]) -> bool:
+    """Whether each file still has its path."""
+    return all(_is_in_place(file) for file in files)
+
+
+def _is_in_place(file: OpenFile) -> bool:
+    try:
+        status = file.path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError:  # the directory cannot be accessed now, which proves nothing about the file
+        return True
+    return (status.st_dev, status.st_ino) == (file.device, file.inode)
+
+
+def deleted_fault(path: Path) -> StorageFault:
+    """Return the fault for a journal whose file was deleted or replaced while it is open."""
+    return StorageFault(
+        str(path),
+        "the journal's file was deleted or replaced while the daemon uses it",
+        "save it with `temwatch journal backup FILE`, stop the daemon, move FILE to this path, start the daemon",
+    )
+
+
+def copy_journal(source: Connection, path: Path, target: Path) -> int:
+    """Copy an open journal to a new file, without -wal and -shm; return the number of montages in it.
+
+    Raises
+    ------
+    UnusableJournal
+        If the copy is damaged.
+    StorageFault
+        If the copy cannot be written.
+    """
+    try:
+        with closing(sqlite3.connect(target)) as copy:
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.DatabaseError as error:
+        raise journal_fault(path, error) from error
+    return check_copy(target)
+
+
+def check_copy(copy: Path) -> int:
+    """Return the number of montages in a copy of a journal. Raises UnusableJournal if it is damaged."""
+    try:
+        with closing(sqlite3.connect(copy)) as connection:
+            result = _quick_check(connection, "integrity_check")
+            if result != "ok":
+                raise sqlite3.DatabaseError(result.splitlines()[-1])
+            return int(connection.execute("SELECT count(*) FROM montages").fetchone()[0])
+    except sqlite3.DatabaseError as error:
+        raise journal_fault(copy, error) from error
+
+
 def remove_journal(path: Path) -> None:
     """Remove a journal and its companions, if they exist."""
     for companion in COMPANIONS:
@@ -196,8 +268,8 @@ def _examine(connection: Connection, path: Path, examination: Examination | None
         raise _damaged(path, found.splitlines()[-1])
 
 
-def _quick_check(connection: Connection) -> str:
-    return str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+def _quick_check(connection: Connection, pragma: str = "quick_check") -> str:
+    return str(connection.execute(f"PRAGMA {pragma}(1)").fetchone()[0])
 
 
 def migrate(connection: Connection, path: Path) -> None:

@@ -1,25 +1,45 @@
-"""Requests that change something: `POST /api/replay`."""
+"""POST requests: `/api/replay` and `/api/journal/backup`."""
 
 import asyncio
+import os
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
 
 from aiohttp import web
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from daemon.config.settings import HttpSettings
+from daemon.journal.file import remove_journal
+from daemon.journal.journal import Journal
 from daemon.pipeline.replay.lookup import NotSelectable
 from daemon.pipeline.replay.replayer import Replayer, plan_json
 from daemon.pipeline.replay.selection import Action, ReplayRequest, problems
 from daemon.web.access import post_refusal
 from daemon.web.errors import error_answer
-from handlers.errors import Fault
+from handlers.errors import Fault, storage_fault
+from handlers.text import printable
+
+PIECE_BYTES = 2**20
+
+
+class BackupRequest(BaseModel):
+    """The body of `POST /api/journal/backup`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    journal: str
+    """Path of the journal that the caller expects: another daemon may listen at the same address."""
 
 
 class Posts:
     """Handlers of POST requests."""
 
-    def __init__(self, http: HttpSettings, replayer: Replayer) -> None:
+    def __init__(self, http: HttpSettings, replayer: Replayer, journal: Journal) -> None:
         self._http = http
         self._replayer = replayer
+        self._journal = journal
+        self._one_backup = asyncio.Lock()
 
     async def replay(self, request: web.Request) -> web.Response:
         """Answer 202 with the plan of each montage if work was started, otherwise 200."""
@@ -39,3 +59,43 @@ class Posts:
         has_started = not wanted.dry_run and any(planned.action is not Action.REFUSE for planned in plans)
         body = {"dry_run": wanted.dry_run, "montages": [plan_json(planned) for planned in plans]}
         return web.json_response(body, status=202 if has_started else 200)
+
+    async def back_up(self, request: web.Request) -> web.StreamResponse:
+        """Answer 200 with a copy of the journal, also if its file was deleted."""
+        refusal = await asyncio.to_thread(post_refusal, request, self._http)
+        if refusal is not None:
+            return error_answer(*refusal)
+        try:
+            wanted = BackupRequest.model_validate_json(await request.read())
+        except ValidationError as error:
+            return error_answer(400, problems(error, BackupRequest))
+        if wanted.journal != str(self._journal.path):
+            return error_answer(409, f"journal: this daemon uses {printable(self._journal.path)}")
+        try:
+            async with self._one_backup:
+                copy = await self._copy()
+        except Fault as fault:
+            return error_answer(503, str(fault))
+        response = web.StreamResponse(headers={"Content-Type": "application/vnd.sqlite3"})
+        with copy:
+            response.content_length = os.fstat(copy.fileno()).st_size
+            await response.prepare(request)
+            while piece := await asyncio.to_thread(copy.read, PIECE_BYTES):
+                await response.write(piece)
+        await response.write_eof()
+        return response
+
+    async def _copy(self) -> BinaryIO:
+        """Return an open copy of the journal that has no name any more, so that it cannot be left behind."""
+        directory = self._journal.path.parent
+        if not directory.is_dir():  # deleted with the journal
+            directory = Path(tempfile.gettempdir())
+        path = directory / f".{self._journal.path.name}.backup"
+        try:
+            remove_journal(path)
+            await self._journal.back_up(path)
+            return path.open("rb")
+        except OSError as error:
+            raise storage_fault(printable(path), "write a copy of the journal", error) from error
+        finally:
+            remove_journal(path)

@@ -56,7 +56,7 @@ def make_app(
         ]
     )
     if posts is not None:
-        app.add_routes([web.post("/api/replay", posts.replay)])
+        app.add_routes([web.post("/api/replay", posts.replay), web.post("/api/journal/backup", posts.back_up)])
     return app
 
 

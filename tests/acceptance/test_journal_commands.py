@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from daemon.commands.journal import back_up
+from daemon.journal.file import COMPANIONS
 from daemon.pipeline.replay.lookup import NotSelectable
 from tests.acceptance.rig import OWNER, PROJECT, Rig, digest_tree, fetch, temwatch, verify_levels, wait_for
 
@@ -51,6 +52,26 @@ def test_a_backup_made_while_the_daemon_writes_is_whole_and_can_be_restored(runn
     running_rig.start()
     running_rig.wait_until("complete", first.metafile, second.metafile)
     assert len(running_rig.montages()) == 2
+
+
+def test_a_journal_deleted_beside_the_daemon_is_reported_and_saved_through_it(running_rig: Rig, write, tmp_path):
+    section = write(1050)
+    running_rig.wait_until("complete", section.metafile)
+    for companion in COMPANIONS:
+        Path(f"{journal(running_rig)}{companion}").unlink(missing_ok=True)
+    (reason,) = wait_for(lambda: running_rig.ready()["reasons"], 10, "a reason why the daemon is not ready")
+    assert "was deleted or replaced" in reason
+    assert "temwatch journal backup FILE" in reason
+    copy = tmp_path / "saved.sqlite"
+    done = run(running_rig, "journal", "backup", copy)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"1 montages are in {copy}\n", "")
+    assert running_rig.daemon.stop() == 0
+    shutil.move(copy, journal(running_rig))
+    running_rig.start()
+    assert states(running_rig) == {str(section.metafile): "complete"}
+    created = [json.loads(line) for line in running_rig.daemon.lines() if '"journal.created"' in line]
+    assert len(created) == 1, "only the first start created a journal"
+    assert created[0]["level"] == "warning"
 
 
 @pytest.mark.parametrize(

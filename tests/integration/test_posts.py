@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daemon.config.settings import HttpSettings, Settings
+from daemon.journal.file import remove_journal
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.montages.sighting import FoundBy, Sighting
@@ -41,7 +42,7 @@ class Face:
         self.directory.mkdir()
         self.journal = journal
         self.line = Line()
-        self.posts = Posts(HttpSettings(), Replayer(lambda: self.settings, journal, self.line))
+        self.posts = Posts(HttpSettings(), Replayer(lambda: self.settings, journal, self.line), journal)
         watch = {
             "name": "temca2", "directory": str(self.directory), "z": {"rule": "grid"},
             "mipmaps": {"output_dir": str(tmp_path / "mips")},
@@ -231,3 +232,42 @@ KEYS = st.sampled_from(["paths", "z", "state", "since", "from", "dry_run", "othe
 @given(body=st.dictionaries(KEYS, JSON | st.lists(st.just("/") | st.text(max_size=9).map("/".__add__)), max_size=4))
 async def test_every_body_is_answered_or_refused(face, body):
     assert (await face.post(json.dumps(body).encode(errors="surrogatepass")))[0] in (200, 202, 400, 503)
+
+
+async def back_up(face: Face, body: object, **headers: str) -> tuple[int, bytes]:
+    headers = {"Content-Type": "application/json"} | {key.replace("_", "-"): each for key, each in headers.items()}
+    async with face.client.post("/api/journal/backup", data=json.dumps(body).encode(), headers=headers) as answer:
+        return answer.status, await answer.read()
+
+
+async def test_the_journal_is_copied_also_when_its_file_was_deleted(face, tmp_path):
+    montage_id = await face.failed()
+    remove_journal(face.journal.path)
+    status, content = await back_up(face, {"journal": str(face.journal.path)})
+    assert status == 200
+    copy = tmp_path / "copy.sqlite"
+    copy.write_bytes(content)
+    async with Journal(copy) as journal:
+        assert [each.id for each in await journal.montages()] == [montage_id]
+    assert {each.name for each in tmp_path.iterdir() if "backup" in each.name} == set()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({"journal": "/elsewhere.sqlite"}, 409, "journal: this daemon uses /"),
+        ({}, 400, "journal: Field required"),
+        ({"journal": "/x", "file": "/etc/passwd"}, 400, "file: unknown; the keys are journal"),
+    ],
+)
+async def test_a_backup_that_is_not_of_this_journal_is_refused(face, body, status, said):
+    answered, content = await back_up(face, body)
+    assert answered == status
+    assert json.loads(content)["error"].startswith(said)
+
+
+async def test_a_backup_needs_the_token_as_every_post_does(face, token_file):
+    face.guarded(token_file=token_file)
+    body = {"journal": str(face.journal.path)}
+    assert (await back_up(face, body))[0] == 401
+    assert (await back_up(face, body, Authorization=f"Bearer {TOKEN}"))[0] == 200

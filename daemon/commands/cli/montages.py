@@ -121,16 +121,18 @@ def journal() -> None:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @config_option
 def backup(file: Path, config_path: Path | None) -> None:
-    """Copy the journal to FILE. The daemon may run.
+    """Copy the journal to FILE. The daemon may run, and then makes the copy.
 
     An existing FILE is replaced if it is a journal.
     """
     import asyncio
 
+    from daemon.commands.daemon_client import daemon_urls, token_or_none
     from daemon.commands.journal import back_up
 
     settings = settings_or_exit(config_path)
-    montages = run_or_exit(asyncio.to_thread(back_up, settings.journal.path, file.absolute()))
+    where = (settings.journal.path, file.absolute(), daemon_urls(settings), token_or_none(settings))
+    montages = run_or_exit(asyncio.to_thread(back_up, *where))
     click.echo(f"{montages} montages are in {file}")
 
 
