@@ -154,7 +154,13 @@ class Daemon:
         replayer = Replayer(lambda: self._settings, self._journal, self._pipeline)
         posts = Posts(self._settings.http, replayer, self._journal)
         app = make_app(
-            self._journal, self._metrics, self.facts, posts, lambda: self._settings.http, self._reloader.to_json
+            self._journal,
+            self._metrics,
+            self.facts,
+            posts,
+            lambda: self._settings.http,
+            self._reloader.to_json,
+            self._pipeline.next_try_in_s,
         )
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=HTTP_END_S)
         await runner.setup()

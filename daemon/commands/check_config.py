@@ -9,7 +9,7 @@ from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.commands.daemon_client import ask
+from daemon.commands.daemon_client import is_alive
 from daemon.config.settings import RenderSettings, Settings, http_url
 from daemon.config.watch_settings import WatchSettings
 from daemon.config.writable import outside_of_the_unit, refusal, user_name
@@ -19,8 +19,6 @@ from handlers.errors import RenderFault
 
 ANSWER_S = 10.0
 """How long the directories may take to answer."""
-PORT_ANSWER_S = 1.0
-"""How long whatever listens on the port may take to show that it is temwatch."""
 USUAL_PATH = "/render-ws/v1"
 
 
@@ -119,7 +117,7 @@ def _http_findings(settings: Settings) -> Iterator[Finding]:
     http = settings.http
     if not http.loopback:
         yield Finding("http.host", f"{http.host} lets other machines read the list of montages")
-    if journal_owner(settings.journal.path) is not None or _is_temwatch(http_url(http.host, http.port)):
+    if journal_owner(settings.journal.path) is not None or is_alive(http_url(http.host, http.port)):
         return  # the daemon itself is on the port
     try:
         kind, _, _, _, address = socket.getaddrinfo(http.host.strip("[]"), http.port, type=socket.SOCK_STREAM)[0]
@@ -130,11 +128,6 @@ def _http_findings(settings: Settings) -> Iterator[Finding]:
         yield Finding("http.host", f"{http.host} has no address: {error.strerror}", prevents_start=True)
     except OSError as error:
         yield Finding(*_port_problem(http.host, http.port, error), prevents_start=True)
-
-
-def _is_temwatch(url: str) -> bool:
-    answer = ask(f"{url}/healthz", timeout_s=PORT_ANSWER_S)
-    return answer is not None and "alive" in answer[1]
 
 
 def _port_problem(host: str, port: int, error: OSError) -> tuple[str, str]:

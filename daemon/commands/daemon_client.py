@@ -1,4 +1,4 @@
-"""Asks the running daemon over HTTP."""
+"""Find the running daemon and ask it over HTTP."""
 
 import http.client
 import json
@@ -6,23 +6,72 @@ import shutil
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from daemon.config.files import read_token
-from daemon.config.settings import Settings, http_url
-from daemon.system.locks import owner_note
+from daemon.config.places import Places
+from daemon.config.settings import HttpSettings, Settings, http_url
+from daemon.system.locks import journal_owner, owner_note
 from handlers.errors import Fault
 
 TIMEOUT_S = 10.0
+ALIVE_S = 1.5
+"""How long a daemon may take to show that it is alive; its loop answers within milliseconds."""
 MOST_BYTES = 512 * 2**20
-"""A longer answer is none of a daemon's."""
+"""No answer of a daemon is longer."""
+_PROCESS_STATES = {
+    "T": "it is stopped by a signal; to continue it: kill -CONT {pid}",
+    "t": "a debugger has stopped it",
+    "D": "it waits for a disk or a file server",
+    "Z": "it has ended and its parent has not reaped it",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FoundDaemon:
+    """The daemon of a configuration: where it answers, or which process holds its journal."""
+
+    url: str
+    """Where it answers, or should."""
+    is_alive: bool
+    pid: int | None
+    """The process that holds the journal; None if no process does, or the kernel does not say."""
+
+    @property
+    def silence(self) -> str:
+        """Why a process that holds the journal does not answer, as far as the kernel tells."""
+        return _PROCESS_STATES.get(_process_state(self.pid), "see its log").format(pid=self.pid)
+
+
+def find_daemon(places: Places) -> FoundDaemon:
+    """Look for the daemon at each address where it may listen. Takes 3 s at most."""
+    urls = daemon_urls(places.http, places.journal)
+    pid = journal_owner(places.journal)
+    for url in urls:
+        if is_alive(url):
+            return FoundDaemon(url, is_alive=True, pid=pid)
+    return FoundDaemon(urls[0], is_alive=False, pid=pid)
+
+
+def is_alive(url: str) -> bool:
+    """Whether a temwatch daemon answers at this address now."""
+    answer = ask(f"{url.rstrip('/')}/healthz", timeout_s=ALIVE_S)
+    return answer is not None and "alive" in answer[1]
+
+
+def daemon_urls(http_settings: HttpSettings, journal: Path) -> tuple[str, ...]:
+    """Return the addresses where the daemon may answer: the configured one, and where it last listened."""
+    configured, last = http_url(http_settings.host, http_settings.port), owner_note(journal)
+    urls = (last, configured) if http_settings.port == 0 else (configured, last)
+    return tuple(dict.fromkeys(url for url in urls if url))
 
 
 def ask(
     url: str, body: dict[str, Any] | None = None, token: str | None = None, timeout_s: float = TIMEOUT_S
 ) -> tuple[int, dict[str, Any]] | None:
-    """Status and JSON object that a URL answers, to a POST where a body is given; None if there is none."""
+    """Return the status and the JSON object of a GET, or of a POST of `body`; None if there is no such answer."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     data = None if body is None else json.dumps(body).encode()
     try:
@@ -63,9 +112,15 @@ def _reason(error: urllib.error.HTTPError, timeout_s: float) -> str:
         return error.reason
 
 
+def fetch(url: str) -> dict[str, Any] | None:
+    """Return the JSON object at a URL, whatever the status; None if there is none."""
+    answer = ask(url)
+    return answer[1] if answer else None
+
+
 def _answer_to(request: urllib.request.Request, timeout_s: float) -> tuple[int, bytes]:
-    """Status and body, whatever the status. The time-out is for the beginning of the answer, and again for its body."""
-    # A proxy that the environment names is for the world outside: it knows no daemon on this machine.
+    """Return status and body. The time-out applies to the start of the answer, and again to its body."""
+    # A proxy that the environment names is for other machines: it knows no daemon on this one.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(request, timeout=timeout_s) as response:
@@ -76,7 +131,7 @@ def _answer_to(request: urllib.request.Request, timeout_s: float) -> tuple[int, 
 
 
 def _body(response: Any, timeout_s: float) -> bytes:
-    """The body to its end. Raises TimeoutError for one that is too long, or takes too long byte by byte."""
+    """Return the whole body. Raises TimeoutError if it is too long, or takes too long byte by byte."""
     body, deadline = bytearray(), time.monotonic() + timeout_s
     while piece := response.read1(2**20):
         body += piece
@@ -85,17 +140,12 @@ def _body(response: Any, timeout_s: float) -> bytes:
     return bytes(body)
 
 
-def fetch(url: str) -> dict[str, Any] | None:
-    """JSON object at a URL, whatever the status; None if nobody answers, or not in JSON."""
-    answer = ask(url)
-    return answer[1] if answer else None
-
-
-def daemon_urls(settings: Settings) -> tuple[str, ...]:
-    """Where the daemon may answer: where it listened last, if the configuration leaves the port to the system."""
-    http = settings.http
-    configured, last = http_url(http.host, http.port), owner_note(settings.journal.path)
-    return tuple(filter(None, (last, configured) if http.port == 0 else (configured, last)))
+def _process_state(pid: int | None) -> str:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return ""
+    return status.rpartition(")")[2].split()[0]
 
 
 def token_or_none(settings: Settings) -> str | None:

@@ -1,4 +1,4 @@
-"""`temwatch reload`: has the running daemon read its configuration again."""
+"""`temwatch reload`: make the running daemon read its configuration again."""
 
 import os
 import signal
@@ -12,49 +12,52 @@ from daemon.system.locks import journal_owner
 from handlers.errors import Fault
 
 ANSWER_S = 60.0
-"""How long `temwatch reload` waits for a reload to end."""
+"""How long a reload may take."""
 POLL_S = 0.1
 
 
 class ReloadRefused(Fault):
-    """The daemon keeps the configuration that it has."""
+    """The daemon keeps its present configuration."""
 
 
 def reload(settings: Settings) -> None:
-    """Have the running daemon reload its configuration; returns once that is in force.
+    """Make the running daemon reload its configuration; return when the new one is in force.
 
     Raises
     ------
     ReloadRefused
-        If there is no daemon, or it refuses the file.
+        If no daemon answers, or it does not finish the reload in time.
+    ConfigError
+        If the daemon refuses the file.
     """
-    found = next(((url, told) for url in daemon_urls(settings) if (told := fetch(f"{url}/api/reload"))), None)
+    urls = daemon_urls(settings.http, settings.journal.path)
+    found = next(((url, answer) for url in urls if (answer := fetch(f"{url}/api/reload"))), None)
     pid = _daemon_pid(settings)
     if found is None or pid is None or "asked" not in found[1]:
-        problem = f"no daemon of this configuration answers at {' or '.join(daemon_urls(settings))}"
+        problem = f"no daemon of this configuration answers at {' or '.join(urls)}"
         hint = "start it; after a change of [http] or [journal] restart it"
         raise ReloadRefused("reload", problem, hint)
     url, before = found
     os.kill(pid, signal.SIGHUP)
-    told = _answer(url, int(before["asked"]))
-    if told is None:
+    result = _wait_for_result(url, int(before["asked"]))
+    if result is None:
         raise ReloadRefused("reload", f"the daemon has not answered for {ANSWER_S:g} s", "see its log")
-    if told["problems"]:
-        raise ConfigError(tuple(map(str, told["problems"])))
+    if result["problems"]:
+        raise ConfigError(tuple(map(str, result["problems"])))
 
 
 def _daemon_pid(settings: Settings) -> int | None:
-    """The process that systemd says, or that owns the journal."""
-    said = os.environ.get("MAINPID", "")
-    return int(said) if said.isdecimal() else journal_owner(settings.journal.path)
+    """Return the process that systemd names, else the process that holds the journal."""
+    named = os.environ.get("MAINPID", "")
+    return int(named) if named.isdecimal() else journal_owner(settings.journal.path)
 
 
-def _answer(url: str, asked_before: int) -> dict[str, Any] | None:
-    """What became of the reload that was asked for after this many others."""
+def _wait_for_result(url: str, requested_before: int) -> dict[str, Any] | None:
+    """Return the result of the first reload that ends after this many requests; None after `ANSWER_S`."""
     deadline = time.monotonic() + ANSWER_S
     while time.monotonic() < deadline:
-        told = fetch(f"{url}/api/reload")
-        if told is not None and told.get("answered", 0) > asked_before:
-            return told
+        answer = fetch(f"{url}/api/reload")
+        if answer is not None and answer.get("answered", 0) > requested_before:
+            return answer
         time.sleep(POLL_S)
     return None

@@ -1,71 +1,100 @@
-"""What `temwatch status` and `temwatch health` show: asked of the running daemon, else read from the journal."""
+"""`temwatch status`: a report by the running daemon, else from the journal."""
 
+import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
-from daemon.commands.daemon_client import daemon_urls, fetch
-from daemon.config.settings import Settings
+from daemon.commands.daemon_client import FoundDaemon, ask, find_daemon
+from daemon.config.places import Places
 from daemon.montages.states import UNFINISHED, MontageState
 
-SHOWN = 200
+MOST_MONTAGES = 10_000
+"""Montages of one state in a report; the counts are of all."""
+ANSWER_S = 30.0
+"""How long a daemon that is alive may take for its report."""
+JOURNAL_S = 1.5
+"""How long the journal may take to answer while another process holds it."""
+
+Report = dict[str, Any]
 
 
-async def read_status(settings: Settings) -> dict[str, Any]:
-    """Readiness, counts by watch and state, and the montages that are unfinished or FAILED.
+async def read_status(places: Places) -> Report:
+    """Return readiness, watches, disks, counts, and the montages that are FAILED or unfinished.
 
     Raises
     ------
     Fault
         If no daemon answers and the journal cannot be read.
     """
-    urls = daemon_urls(settings)
-    wanted = ",".join([*sorted(UNFINISHED), MontageState.FAILED])
-    for url in urls:
-        ready = fetch(f"{url}/readyz")
-        listed = fetch(f"{url}/api/montages?state={wanted}&limit={SHOWN}")
-        if ready is not None and listed is not None and "ready" in ready:
-            return {"running": True, "url": url, **ready, **listed}
-    return {"running": False, "url": urls[0], **await _from_journal(settings)}
+    daemon = find_daemon(places)
+    report: Report = {
+        "running": daemon.is_alive,
+        "url": daemon.url,
+        "pid": daemon.pid,
+        "config": {"file": str(places.config), "problems": list(places.problems), "changed_at": _changed_at(places)},
+    }
+    if daemon.is_alive and (answers := _answers(daemon.url)):
+        return report | answers
+    return report | {"running": False, "silence": daemon.silence} | await _from_journal(places, daemon)
 
 
-async def _from_journal(settings: Settings) -> dict[str, Any]:
+def _answers(url: str) -> Report | None:
+    """Return what the daemon reports; None if it stops answering."""
+    unfinished = ",".join(sorted(UNFINISHED))
+    ready = _fetch(f"{url}/readyz")
+    failed = _fetch(f"{url}/api/montages?state={MontageState.FAILED}&limit={MOST_MONTAGES}")
+    waiting = _fetch(f"{url}/api/montages?state={unfinished}&limit={MOST_MONTAGES}")
+    complete = _fetch(f"{url}/api/montages?state={MontageState.COMPLETE}&limit=1")
+    if ready is None or failed is None or waiting is None or complete is None or "ready" not in ready:
+        return None
+    if any("montages" not in answer for answer in (failed, waiting, complete)):
+        return None
+    return {
+        **ready,
+        "reload": _fetch(f"{url}/api/reload") or {},
+        "counts": failed["counts"],
+        "montages": failed["montages"] + waiting["montages"],
+        "last_complete": next(iter(complete["montages"]), None),
+    }
+
+
+def _fetch(url: str) -> Report | None:
+    answer = ask(url, timeout_s=ANSWER_S)
+    return answer[1] if answer else None
+
+
+async def _from_journal(places: Places, daemon: FoundDaemon) -> Report:
+    """Return the journal's part of the report; empty if a process that does not answer keeps it locked."""
+    empty: Report = {"counts": {}, "montages": [], "last_complete": None}
+    if not places.journal.exists():
+        return empty
+    if daemon.pid is None:
+        return await _read_journal(places)
+    try:
+        async with asyncio.timeout(JOURNAL_S):
+            return await _read_journal(places)
+    except TimeoutError:
+        return empty
+
+
+async def _read_journal(places: Places) -> Report:
     from daemon.journal.journal import Journal
     from daemon.montages.presentation import counts_json, montage_json
 
-    if not settings.journal.path.exists():
-        return {"counts": {}, "montages": []}
-    async with Journal(settings.journal.path, read_only=True) as journal:
-        rows = await journal.montages(states=[*UNFINISHED, MontageState.FAILED], limit=SHOWN)
-        return {"counts": counts_json(await journal.counts()), "montages": [montage_json(row) for row in rows]}
+    async with Journal(places.journal, read_only=True) as journal:
+        failed = await journal.montages(states=[MontageState.FAILED], limit=MOST_MONTAGES, newest_first=True)
+        waiting = await journal.montages(states=UNFINISHED, limit=MOST_MONTAGES, newest_first=True)
+        complete = await journal.montages(states=[MontageState.COMPLETE], limit=1, newest_first=True)
+        return {
+            "counts": counts_json(await journal.counts()),
+            "montages": [montage_json(row) for row in [*failed, *waiting]],
+            "last_complete": next((montage_json(row) for row in complete), None),
+        }
 
 
-def status_text(report: dict[str, Any]) -> str:
-    """The report for a person to read."""
-    lines = [f"daemon      {_daemon_line(report)}"]
-    lines += [f"            {line}" for line in [*report.get("reasons", ()), *report.get("warnings", ())]]
-    for watch, states in sorted(report["counts"].items()):
-        counts = ", ".join(f"{states[state]} {state}" for state in MontageState if states.get(state))
-        lines.append(f"watch       {watch}: {counts}")
-    if not report["counts"]:
-        lines.append("montages    none yet")
-    lines += [line for montage in report["montages"] for line in _montage_lines(montage)]
-    return "\n".join(lines) + "\n"
-
-
-def _daemon_line(report: dict[str, Any]) -> str:
-    if not report["running"]:
-        return f"not running (nobody answers at {report['url']}); this is what the journal holds"
-    return f"{'ready' if report['ready'] else 'not ready'} at {report['url']}"
-
-
-def _montage_lines(montage: dict[str, Any]) -> list[str]:
-    lines = [f"{montage['state']:<11} {montage['id']} {montage['metafile']}"]
-    fault = montage["fault"]
-    if fault:
-        hint = f" ({fault['hint']})" if fault["hint"] else ""
-        where = "" if fault["subject"] == montage["metafile"] else f"{fault['subject']}: "
-        lines.append(f"            {where}{fault['problem']}{hint}")
-        since = f", failed being {montage['failed_in']}" if montage["failed_in"] else ""
-        lines.append(f"            {fault['kind']}, attempt {montage['attempt']}{since}")
-    if montage["waiting_for"]:
-        lines.append(f"            waits: {montage['waiting_for']}")
-    return lines
+def _changed_at(places: Places) -> str | None:
+    try:
+        changed = places.config.stat().st_mtime
+    except OSError:
+        return None
+    return datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds")

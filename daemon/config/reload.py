@@ -1,6 +1,7 @@
 """Reload a changed configuration in the running daemon, one reload at a time, so that the newest file wins."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel
 
 from daemon.config.errors import ConfigError
 from daemon.config.settings import Settings
+from daemon.montages.presentation import iso_time
 from daemon.system.sd_notify import SystemdNotifier
 
 log = structlog.get_logger()
@@ -44,6 +46,7 @@ class Reloader:
         self._asked = 0
         self._answered = 0
         self._problems: tuple[str, ...] = ()
+        self._refused_at: float | None = None
 
     def ask(self) -> None:
         """Request a reload. A request during a reload leads to another one."""
@@ -51,8 +54,13 @@ class Reloader:
         self._wanted.set()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the numbers of reloads requested and done, and the problems of the last one, for GET /api/reload."""
-        return {"asked": self._asked, "answered": self._answered, "problems": list(self._problems)}
+        """Return how many reloads were requested and done, and why and when the last was refused: GET /api/reload."""
+        return {
+            "asked": self._asked,
+            "answered": self._answered,
+            "problems": list(self._problems),
+            "refused_at": iso_time(self._refused_at),
+        }
 
     async def run(self, started: asyncio.Event) -> None:
         """Perform requested reloads until cancelled; the first one waits until the daemon has started."""
@@ -62,6 +70,7 @@ class Reloader:
             self._wanted.clear()
             asked = self._asked
             self._problems = await self._reload()
+            self._refused_at = time.time() if self._problems else None
             self._answered = asked
 
     async def _reload(self) -> tuple[str, ...]:

@@ -11,13 +11,16 @@ from daemon.montages.states import UNFINISHED, MontageState
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
-def montage_json(montage: Montage, inaccessible: Mapping[str, str] = _NONE) -> dict[str, Any]:
+def montage_json(
+    montage: Montage, inaccessible: Mapping[str, str] = _NONE, next_try_at: float | None = None
+) -> dict[str, Any]:
     """Return a montage as the web and `temwatch status --json` show it; times in ISO 8601, UTC.
 
     Parameters
     ----------
     inaccessible : watch name -> why its directory cannot be accessed now. Montages that need the directory wait for it,
         whatever they waited for before.
+    next_try_at : UNIX time of the next attempt, if the montage is delayed.
     """
     fault = montage.fault
     needs_directory = montage.state in UNFINISHED and montage.state is not MontageState.APPLIED
@@ -39,6 +42,7 @@ def montage_json(montage: Montage, inaccessible: Mapping[str, str] = _NONE) -> d
         else {"kind": fault.kind, "subject": fault.subject, "problem": fault.problem, "hint": fault.hint},
         "waiting_for": waiting_for or montage.waiting_for,
         "attempt": montage.attempt,
+        "next_try_at": iso_time(next_try_at),
         "noticed_at": iso_time(montage.noticed_at),
         "changed_at": iso_time(montage.changed_at),
         "complete_at": iso_time(montage.complete_at),

@@ -252,6 +252,10 @@ class PipelineRunner:
         """Number of montages that wait for a step."""
         return len(self._queue) - self._queue.running
 
+    def next_try_in_s(self, montage_id: int) -> float | None:
+        """Return the seconds until the next attempt at the montage's step; None if it is not delayed."""
+        return self._queue.delay_s(montage_id)
+
     def _is_open(self, step: Step, watch_name: str) -> bool:
         """Whether this step may be started for montages of this watch now."""
         watch = self._watch(watch_name)

@@ -17,6 +17,8 @@ class Ticket:
     montage_id: int
     step: Step = field(compare=False)
     watch: str = field(compare=False)
+    not_before: float = field(compare=False, default=0.0)
+    """Time of the schedule's clock before which the step does not start."""
 
 
 class Schedule:
@@ -44,7 +46,8 @@ class Schedule:
     def add(self, ticket: Ticket, not_before: float = 0.0) -> None:
         """Add a ticket; it replaces an earlier one of its montage."""
         self.remove(ticket.montage_id)
-        ticket = replace(ticket)  # a new object: heap entries of a replaced ticket are recognized by identity
+        # A new object: heap entries of a replaced ticket are recognized by identity.
+        ticket = replace(ticket, not_before=not_before)
         self._known[ticket.montage_id] = ticket
         heapq.heappush(self._delayed, (not_before, ticket))
 
@@ -58,6 +61,10 @@ class Schedule:
         """Remove the ticket of a montage. Its entries stay in the heaps and are skipped later."""
         self._known.pop(montage_id, None)
         self._taken.pop(montage_id, None)
+
+    def not_before(self, montage_id: int) -> float | None:
+        """Return the time before which the montage's step does not start; None if it has no step to wait for."""
+        return self._known[montage_id].not_before if self.is_waiting(montage_id) else None
 
     def is_waiting(self, montage_id: int) -> bool:
         """Whether a montage has a ticket that has not been taken."""

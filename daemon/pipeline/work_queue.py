@@ -56,6 +56,12 @@ class WorkQueue:
         """Whether a montage has a ticket whose step has not begun."""
         return self._schedule.is_waiting(montage_id)
 
+    def delay_s(self, montage_id: int) -> float | None:
+        """Return the seconds until the montage's step is due; None if it is not delayed."""
+        not_before = self._schedule.not_before(montage_id)
+        delay_s = 0.0 if not_before is None else not_before - self._clock()
+        return delay_s if delay_s > 0 else None
+
     def is_current(self, ticket: Ticket) -> bool:
         """Whether a taken ticket was neither replaced nor removed."""
         return self._schedule.is_current(ticket)

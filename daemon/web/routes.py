@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -32,6 +33,7 @@ def make_app(
     posts: Posts | None = None,
     http: Callable[[], HttpSettings] = HttpSettings,
     last_reload: Callable[[], dict[str, Any]] = dict,
+    next_try_in_s: Callable[[int], float | None] = lambda _: None,
 ) -> web.Application:
     """Return the application with all routes.
 
@@ -41,10 +43,11 @@ def make_app(
     posts : handlers of POST requests; None omits these routes.
     http : returns the present HTTP settings.
     last_reload : returns the outcome of the last reload of the configuration.
+    next_try_in_s : returns the seconds until the next attempt of a montage, if it is delayed.
     """
     logging.getLogger("aiohttp.server").addFilter(log_in_one_line)
     app = web.Application(middlewares=[errors_as_json, host_check(http)], client_max_size=MAX_BODY_BYTES)
-    pages = _Pages(journal, metrics, facts, last_reload)
+    pages = _Pages(journal, metrics, facts, last_reload, next_try_in_s)
     app.add_routes(
         [
             web.get("/healthz", pages.healthz),
@@ -69,11 +72,13 @@ class _Pages:
         metrics: Metrics,
         facts: Callable[[], Awaitable[Facts]],
         last_reload: Callable[[], dict[str, Any]],
+        next_try_in_s: Callable[[int], float | None],
     ) -> None:
         self._journal = journal
         self._metrics = metrics
         self._facts = facts
         self._last_reload = last_reload
+        self._next_try_in_s = next_try_in_s
 
     async def healthz(self, _: web.Request) -> web.Response:
         """Answer 200: any answer proves that the event loop runs."""
@@ -103,8 +108,13 @@ class _Pages:
         )
         counts = counts_json(await _in_time(self._journal.counts()))
         inaccessible = inaccessible_watches((await _in_time(self._facts())).roots)
-        body = await asyncio.to_thread(encode_montages, montages, counts, inaccessible)
+        tries = {each.id: at for each in montages if (at := self._next_try_at(each.id)) is not None}
+        body = await asyncio.to_thread(encode_montages, montages, counts, inaccessible, tries)
         return web.Response(body=body, content_type="application/json", charset="utf-8")
+
+    def _next_try_at(self, montage_id: int) -> float | None:
+        in_s = self._next_try_in_s(montage_id)
+        return None if in_s is None else time.time() + in_s
 
     async def montage(self, request: web.Request) -> web.Response:
         """Answer with one montage, its events and attempts."""
@@ -117,7 +127,8 @@ class _Pages:
         montage = await self._journal.montage(montage_id)
         if montage is None:
             return None
-        body = montage_json(montage, inaccessible_watches((await _in_time(self._facts())).roots))
+        inaccessible = inaccessible_watches((await _in_time(self._facts())).roots)
+        body = montage_json(montage, inaccessible, self._next_try_at(montage.id))
         body["events"] = [{**event, "at": iso_time(event["at"])} for event in await self._journal.events(montage.id)]
         body["attempts"] = [
             {**attempt, "started_at": iso_time(attempt["started_at"]), "ended_at": iso_time(attempt["ended_at"])}

@@ -32,7 +32,7 @@ def test_the_demonstration_leaves_other_peoples_files_alone(tmp_path):
     (tmp_path / "precious").write_text("mine")
     done = temwatch("demo", "--output", str(tmp_path))
     assert done.returncode == 1
-    assert "is not empty, and not of a demonstration" in done.stderr
+    assert "is not empty and was not made by a demonstration" in done.stderr
     assert (tmp_path / "precious").read_text() == "mine"
 
 

@@ -33,8 +33,8 @@ def test_web_status_metrics_and_log_agree_about_a_failed_montage(rig: Rig, write
     assert listed == row
     assert {key: web[key] for key in row} == row
     text = temwatch("status", "--config", config).stdout
-    told = (fault["problem"], fault["hint"], fault["kind"], f"attempt {web['attempt']}", f"being {web['failed_in']}")
-    for part in (str(section.metafile), *told):
+    attempts = f"after {web['attempt']} attempt"
+    for part in (str(section.metafile), fault["problem"], fault["hint"], fault["kind"], "in step settle", attempts):
         assert part in text
 
     metrics = fetch(f"{rig.url}/metrics")

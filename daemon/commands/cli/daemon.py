@@ -3,10 +3,11 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from daemon.commands.cli.exits import BAD_INPUT, FAILED, exit_with, run_or_exit, settings_or_exit
+from daemon.commands.cli.exits import BAD_INPUT, FAILED, exit_with, run_or_exit, run_until_interrupt, settings_or_exit
 from daemon.commands.cli.options import config_option
 
 NOT_READY, UNREACHABLE = 1, 2
@@ -45,35 +46,62 @@ def check_config(config_path: Path | None, probe: bool, print_example: bool) -> 
 
 
 @click.command(short_help="Show whether the daemon is ready, and its montages.")
+@click.option("--failed", is_flag=True, help="Show every FAILED montage with its fault, and no others.")
+@click.option("--by-cause", is_flag=True, help="Group unfinished montages by cause too, and show all groups.")
+@click.option("--watch", metavar="NAME", help="Show the montages of this watch only.")
+@click.option("--follow", is_flag=True, help="Show the status again every 2 s until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @config_option
-def status(as_json: bool, config_path: Path | None) -> None:
-    """Show whether the daemon is ready, and which montages are done, unfinished or failed.
+def status(
+    failed: bool, by_cause: bool, watch: str | None, follow: bool, as_json: bool, config_path: Path | None
+) -> None:
+    """Show whether the daemon is ready, and which montages failed or are unfinished, by cause.
 
-    Asks the running daemon. Without one, reads the journal.
+    Asks the running daemon. Without one, reads the journal. Works with a configuration file that is refused too.
     """
-    from daemon.commands.status import read_status, status_text
+    from daemon.commands.status import read_status
+    from daemon.commands.status_screen import follow_report, show_report
+    from daemon.config.places import find_places
 
-    settings = settings_or_exit(config_path)
-    report = run_or_exit(read_status(settings))
-    click.echo(json.dumps(report, indent=2) if as_json else status_text(report), nl=as_json)
+    def read() -> dict[str, Any]:
+        places = find_places(config_path)
+        report = run_or_exit(read_status(places))
+        if places.problems and not report["running"] and report["pid"] is None:
+            exit_with(BAD_INPUT, *places.problems)
+        return report
+
+    if as_json:
+        click.echo(json.dumps(read(), indent=2))
+    elif follow:
+        run_until_interrupt(lambda: follow_report(read, watch=watch, failed=failed, by_cause=by_cause))
+    else:
+        show_report(read(), watch=watch, failed=failed, by_cause=by_cause)
 
 
 @click.command(short_help="Report by exit code whether the daemon is ready.")
 @click.option("--url", help="Address of the daemon. Default: the configured one.")
 @config_option
 def health(url: str | None, config_path: Path | None) -> None:
-    """Ask the running daemon whether it is ready.
+    """Ask the running daemon whether it is ready. Works with a configuration file that is refused too.
 
     Exit code: 0 ready, 1 not ready, 2 unreachable.
     """
-    from daemon.commands.daemon_client import daemon_urls, fetch
+    from daemon.commands.daemon_client import fetch, find_daemon, is_alive
+    from daemon.config.places import find_places
     from handlers.uris import without_userinfo
 
-    address = url or daemon_urls(settings_or_exit(config_path))[0]
-    answer = fetch(f"{address.rstrip('/')}/readyz")
+    if url is not None:
+        address, alive, silence = url, is_alive(url), ""
+    else:
+        places = find_places(config_path)
+        for problem in places.problems:
+            click.echo(f"configuration refused: {problem}", err=True)
+        daemon = find_daemon(places)
+        address, alive = daemon.url, daemon.is_alive
+        silence = "" if daemon.pid is None else f"; process {daemon.pid} holds its journal: {daemon.silence}"
+    answer = fetch(f"{address.rstrip('/')}/readyz") if alive else None
     if answer is None or "ready" not in answer:
-        exit_with(UNREACHABLE, f"unreachable: no temwatch answers at {without_userinfo(address)}")
+        exit_with(UNREACHABLE, f"unreachable: no temwatch answers at {without_userinfo(address)}{silence}")
     click.echo("ready" if answer["ready"] else "not ready")
     for line in [*answer["reasons"], *answer["warnings"]]:
         click.echo(f"  {line}")

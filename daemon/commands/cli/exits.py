@@ -1,5 +1,6 @@
 """How a command ends: a fault that a user can cause becomes its text and an exit code, never a traceback."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -67,6 +68,13 @@ def run_or_exit(work: Coroutine[Any, Any, T]) -> T:
         exit_with(FAILED, *_texts(faults))
     except KeyboardInterrupt:
         exit_with(INTERRUPTED)
+
+
+def run_until_interrupt(work: Callable[[], None]) -> NoReturn:
+    """Run work that ends by Ctrl-C only, which is no failure of it."""
+    with contextlib.suppress(KeyboardInterrupt):
+        work()
+    sys.exit(0)
 
 
 def _texts(group: BaseExceptionGroup[Any]) -> list[str]:

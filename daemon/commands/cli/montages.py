@@ -131,7 +131,12 @@ def backup(file: Path, config_path: Path | None) -> None:
     from daemon.commands.journal import back_up
 
     settings = settings_or_exit(config_path)
-    where = (settings.journal.path, file.absolute(), daemon_urls(settings), token_or_none(settings))
+    where = (
+        settings.journal.path,
+        file.absolute(),
+        daemon_urls(settings.http, settings.journal.path),
+        token_or_none(settings),
+    )
     montages = run_or_exit(asyncio.to_thread(back_up, *where))
     click.echo(f"{montages} montages are in {file}")
 

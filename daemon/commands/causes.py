@@ -1,0 +1,69 @@
+"""Montages grouped by what keeps them from being COMPLETE. Pure."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from handlers.text import abbreviate
+
+Montage = dict[str, Any]
+"""A montage as the daemon's HTTP server gives it."""
+_VALUE = re.compile(r"\S*[\d/]\S*")
+"""A word with a digit or a slash: a number, a path, a name of a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Montages with the same cause, in order of acquisition."""
+
+    text: str
+    """The cause of the first montage."""
+    montages: tuple[Montage, ...]
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of the montages whose metafile has been read."""
+        return sum(montage["tiles"] or 0 for montage in self.montages)
+
+
+def by_cause(montages: Iterable[Montage]) -> list[Cause]:
+    """Group montages by cause, the largest group first. Numbers and names in a cause make no difference."""
+    groups: dict[str, list[Montage]] = {}
+    for montage in sorted(montages, key=lambda montage: (montage["z"] is None, montage["z"] or 0, montage["id"])):
+        groups.setdefault(_VALUE.sub("*", _plain_cause(montage)), []).append(montage)
+    ordered = sorted(groups.values(), key=len, reverse=True)
+    return [Cause(cause_of(group[0]), tuple(group)) for group in ordered]
+
+
+def cause_of(montage: Montage) -> str:
+    """Return the fault of a montage, or what it waits for, in one sentence."""
+    fault = montage["fault"]
+    if not fault:
+        return str(montage["waiting_for"] or "in progress")
+    subject = "" if fault["subject"] == montage["metafile"] else f"{fault['subject']}: "
+    hint = f" ({fault['hint']})" if fault["hint"] else ""
+    return f"{subject}{fault['problem']}{hint}"
+
+
+def _plain_cause(montage: Montage) -> str:
+    fault = montage["fault"]
+    return f"{fault['kind']} {fault['problem']} {fault['hint']}" if fault else cause_of(montage)
+
+
+def z_ranges(montages: Sequence[Montage], most: int = 6) -> str:
+    """Return the z values as ranges of consecutive whole numbers.
+
+    >>> z_ranges([{"z": z} for z in (1050.0, 1051.0, 1052.0, 1054.0, 7.5, None)])
+    'z 7.5, 1050-1052, 1054, unknown'
+    """
+    values = sorted({montage["z"] for montage in montages if montage["z"] is not None})
+    ranges: list[tuple[float, float]] = []
+    for z in values:
+        if ranges and z == ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], z)
+        else:
+            ranges.append((z, z))
+    texts = [f"{first:g}" if first == last else f"{first:g}-{last:g}" for first, last in ranges]
+    unknown = ["unknown"] if any(montage["z"] is None for montage in montages) else []
+    return f"z {abbreviate([*texts, *unknown], most)}"

@@ -1,0 +1,47 @@
+"""The report of `temwatch status` on the terminal: its width, its colours, and its repetition."""
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+import click
+
+from daemon.commands.status import Report
+from daemon.commands.status_text import View, status_text
+
+FOLLOW_S = 2.0
+"""Seconds between two reports of `--follow`."""
+
+
+def show_report(report: Report, *, watch: str | None, failed: bool, by_cause: bool) -> None:
+    """Print a report once. Lines fit a terminal; in a pipe they are not wrapped."""
+    click.echo(_text(report, watch=watch, failed=failed, by_cause=by_cause), nl=False)
+
+
+def follow_report(read: Callable[[], Report], *, watch: str | None, failed: bool, by_cause: bool) -> None:
+    """Print reports until interrupted. On a terminal each takes the place of the one before."""
+    while True:
+        text = _text(read(), watch=watch, failed=failed, by_cause=by_cause)
+        if sys.stdout.isatty():
+            click.clear()
+            text = _cut(text, shutil.get_terminal_size().lines)
+        click.echo(text, nl=False)
+        sys.stdout.flush()
+        time.sleep(FOLLOW_S)
+
+
+def _text(report: Report, *, watch: str | None, failed: bool, by_cause: bool) -> str:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    now = datetime.now().astimezone()
+    return status_text(report, View(now, width, watch=watch, failed=failed, by_cause=by_cause))
+
+
+def _cut(text: str, height: int) -> str:
+    """Cut a text to the lines of a terminal, less one for the cursor."""
+    lines = text.splitlines()
+    if len(lines) < height:
+        return text
+    more = len(lines) - (height - 2)
+    return "\n".join([*lines[: height - 2], f"... and {more} more lines: enlarge the window"]) + "\n"

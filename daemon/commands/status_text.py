@@ -1,0 +1,247 @@
+"""The report of `temwatch status` for a person: FAILED montages first, grouped by cause, in lines that fit. Pure."""
+
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from daemon.commands.causes import Cause, Montage, by_cause, cause_of, z_ranges
+from daemon.commands.status import Report
+from daemon.montages.states import STEP_OF_STATE, UNFINISHED, MontageState
+from handlers.text import byte_size
+
+INDENT = 12
+MOST_GROUPS = 10
+MOST_MONTAGES = 20
+MOST_PROBLEMS = 5
+_STATES = (MontageState.FAILED, *(state for state in MontageState if state is not MontageState.FAILED))
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What of a report is shown, and how."""
+
+    now: datetime
+    """Local time, with its zone."""
+    width: int | None = None
+    """Columns of a line; None does not wrap."""
+    watch: str | None = None
+    """The only watch that is shown."""
+    failed: bool = False
+    """Show every FAILED montage, and no others."""
+    by_cause: bool = False
+    """Group unfinished montages too, and show all groups."""
+
+
+def status_text(report: Report, view: View) -> str:
+    """Return the report as lines of text."""
+    lines = [*_daemon_lines(report, view), *_config_lines(report, view), *_watch_lines(report, view)]
+    lines += [*_disk_lines(report, view), *_progress_lines(report, view), *_montage_lines(report, view)]
+    return "\n".join(lines) + "\n"
+
+
+def _daemon_lines(report: Report, view: View) -> Iterator[str]:
+    if report["running"]:
+        yield from _entry("daemon", f"{'ready' if report['ready'] else 'not ready'} at {report['url']}", view)
+        for line in [*report["reasons"], *report["warnings"]]:
+            yield from _entry("", line, view)
+    elif report["pid"] is not None:
+        text = f"does not answer at {report['url']}, but process {report['pid']} holds its journal: {report['silence']}"
+        yield from _entry("daemon", text, view)
+        yield from _entry("", "from the journal:" if report["counts"] else "the journal cannot be read now", view)
+    else:
+        yield from _entry("daemon", f"not running (no daemon answers at {report['url']}); from the journal:", view)
+
+
+def _config_lines(report: Report, view: View) -> Iterator[str]:
+    config, reload = report["config"], report.get("reload", {})
+    if config["problems"]:
+        changed = f", changed {_time(config['changed_at'], view)}," if config["changed_at"] else ""
+        keeps = "; the daemon keeps the configuration that it has" if report["running"] else ""
+        yield from _entry("config", f"{config['file']}{changed} is refused{keeps}:", view)
+        yield from _first(config["problems"], MOST_PROBLEMS, "temwatch check-config lists them", view)
+    if reload.get("problems") and reload.get("refused_at"):
+        yield from _entry("reload", f"refused {_time(reload['refused_at'], view)}:", view)
+        yield from _first(reload["problems"], MOST_PROBLEMS, "see config.refused in the log", view)
+
+
+def _first(texts: Sequence[str], most: int, rest: str, view: View) -> Iterator[str]:
+    for text in texts[:most]:
+        yield from _entry("", text, view)
+    if len(texts) > most:
+        yield from _entry("", f"and {len(texts) - most} more: {rest}", view)
+
+
+def _watch_lines(report: Report, view: View) -> Iterator[str]:
+    statuses = {watch["name"]: watch["status"] for watch in report.get("watches", ())}
+    names = sorted({*statuses, *report["counts"]})
+    for name in names:
+        if view.watch in (None, name):
+            states = report["counts"].get(name, {})
+            counts = ", ".join(f"{states[state]:,} {state}" for state in _STATES if states.get(state)) or "no montage"
+            status = f"{statuses[name].replace('_', ' ')}; " if name in statuses else ""
+            yield from _entry("watch", f"{name}: {status}{counts}", view)
+    if not names:
+        yield from _entry("montages", "none yet", view)
+
+
+def _disk_lines(report: Report, view: View) -> Iterator[str]:
+    for disk in report.get("disks", ()):
+        if disk["free_bytes"] is not None:
+            needed = byte_size(disk["needed_bytes"])
+            yield from _entry(
+                "disk", f"{disk['directory']}: {byte_size(disk['free_bytes'])} free; mipmaps stop below {needed}", view
+            )
+
+
+def _progress_lines(report: Report, view: View) -> Iterator[str]:
+    last = report["last_complete"]
+    if last is not None and view.watch in (None, last["watch"]):
+        yield from _entry(
+            "last", f"z {last['z']:g} of {last['watch']} complete {_since(last['complete_at'], view)}", view
+        )
+    unfinished = _unfinished(report, view)
+    if not unfinished and report["counts"]:
+        yield from _entry("backlog", "none", view)
+    elif unfinished:
+        count = sum(
+            states.get(state, 0)
+            for watch, states in report["counts"].items()
+            for state in UNFINISHED
+            if view.watch in (None, watch)
+        )
+        oldest = min(montage["noticed_at"] for montage in unfinished)
+        yield from _entry("backlog", f"{_number(count, 'montage')}, the oldest noticed {_since(oldest, view)}", view)
+
+
+def _montage_lines(report: Report, view: View) -> Iterator[str]:
+    failed = [each for each in report["montages"] if each["state"] == MontageState.FAILED and _is_shown(each, view)]
+    if failed:
+        yield from ["", f"FAILED: {_number(len(failed), 'montage')}, by cause"]
+        yield from _groups(by_cause(failed), view)
+    unfinished = _unfinished(report, view)
+    if view.failed or not unfinished:
+        return
+    if view.by_cause:
+        yield from ["", f"UNFINISHED: {_number(len(unfinished), 'montage')}, by cause"]
+        yield from _groups(by_cause(unfinished), view)
+    else:
+        yield from ["", f"UNFINISHED: {_number(len(unfinished), 'montage')}, the oldest first"]
+        yield from _oldest(unfinished, view)
+
+
+def _groups(causes: Sequence[Cause], view: View) -> Iterator[str]:
+    shown = causes if view.failed or view.by_cause else causes[:MOST_GROUPS]
+    for cause in shown:
+        yield from _group(cause, view)
+    if len(shown) < len(causes):
+        rest = sum(len(cause.montages) for cause in causes[MOST_GROUPS:])
+        more = f"and {len(causes) - len(shown)} more causes of {_number(rest, 'montage')}"
+        yield f"  {more}: temwatch status --by-cause shows all"
+
+
+def _group(cause: Cause, view: View) -> Iterator[str]:
+    montages = cause.montages
+    kind = f"{montages[0]['fault']['kind']}, " if montages[0]["fault"] else ""
+    tiles = f", {_number(cause.tiles, 'tile')}" if cause.tiles else ""
+    yield from _wrapped(f"{len(montages)} x {kind}{z_ranges(montages)}{tiles}", view, 2)
+    if view.failed:
+        for montage in montages:
+            yield from _wrapped(f"montage {montage['id']}: {_line(montage, view)}", view, 4)
+            yield from _wrapped(montage["metafile"], view, 8)
+            yield from _wrapped(cause_of(montage), view, 8)
+        return
+    yield from _wrapped(_times(montages, view), view, 6)
+    yield from _wrapped(cause.text, view, 6)
+    if len(montages) > 1:
+        yield from _wrapped(f"and {len(montages) - 1} like it", view, 6)
+    else:
+        yield from _wrapped(f"montage {montages[0]['id']}: {montages[0]['metafile']}", view, 6)
+
+
+def _oldest(unfinished: Sequence[Montage], view: View) -> Iterator[str]:
+    """Yield the montages that were noticed first; a cause once for those that follow one another."""
+    oldest = sorted(unfinished, key=lambda montage: (montage["noticed_at"], montage["id"]))
+    cause = ""
+    for montage in oldest[:MOST_MONTAGES]:
+        if cause_of(montage) != cause:
+            cause = cause_of(montage)
+            yield from _wrapped(f"{cause}:", view, 2)
+        yield from _wrapped(f"{montage['id']}: {_line(montage, view)}", view, 4)
+        if montage["z"] is None:
+            yield from _wrapped(montage["metafile"], view, 8)
+    if len(oldest) > MOST_MONTAGES:
+        yield f"  and {len(oldest) - MOST_MONTAGES} more: temwatch status --by-cause groups them"
+
+
+def _line(montage: Montage, view: View) -> str:
+    z = "z unknown" if montage["z"] is None else f"z {montage['z']:g}"
+    tiles = f", {_number(montage['tiles'], 'tile')}" if montage["tiles"] else ""
+    state = "" if montage["state"] == MontageState.FAILED else f", {montage['state']}"
+    return f"{z}{tiles}{state}, {_times([montage], view)}"
+
+
+def _times(montages: Sequence[Montage], view: View) -> str:
+    """Return when montages failed, or since when they wait and when they are tried next."""
+    if montages[0]["state"] == MontageState.FAILED:
+        failed_in = {montage["failed_in"] for montage in montages}
+        steps = [STEP_OF_STATE[state] for state in MontageState if state in failed_in and state in STEP_OF_STATE]
+        step = f" in step {' or '.join(steps)}" if steps else ""
+        attempts = _number(max(montage["attempt"] for montage in montages), "attempt")
+        return f"failed {_span([montage['changed_at'] for montage in montages], view)}{step} after {attempts}"
+    since = [montage["noticed_at"] for montage in montages]
+    next_tries = [montage["next_try_at"] for montage in montages if montage.get("next_try_at")]
+    next_try = f", next try {_time(min(next_tries), view, beside=max(since))}" if next_tries else ""
+    return f"since {_span(since, view)}{next_try}"
+
+
+def _span(times: Sequence[str], view: View) -> str:
+    first, last = min(times), max(times)
+    return _time(first, view) + ("" if first == last else f" to {_time(last, view, beside=first)}")
+
+
+def _time(text: str, view: View, beside: str = "") -> str:
+    """Return a time in local time; the date only if it is neither today nor the date of the time beside it."""
+    time, other = _local(text, view), _local(beside, view) if beside else view.now
+    return f"{time:%H:%M}" if time.date() == other.date() else f"{time:%Y-%m-%d %H:%M}"
+
+
+def _local(text: str, view: View) -> datetime:
+    return datetime.fromisoformat(text).astimezone(view.now.tzinfo)
+
+
+def _since(text: str, view: View) -> str:
+    """Return a time and, within a day, how long ago it is."""
+    seconds = (view.now - datetime.fromisoformat(text)).total_seconds()
+    if not 0 <= seconds < 86400:
+        return _time(text, view)
+    minutes = int(seconds // 60)
+    ago = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+    return f"{_time(text, view)} ({ago} ago)"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def _unfinished(report: Report, view: View) -> list[Montage]:
+    return [each for each in report["montages"] if each["state"] in UNFINISHED and _is_shown(each, view)]
+
+
+def _is_shown(montage: Montage, view: View) -> bool:
+    return view.watch in (None, montage["watch"])
+
+
+def _entry(label: str, text: str, view: View) -> Iterable[str]:
+    return _wrapped(text, view, INDENT, f"{label:<{INDENT}}")
+
+
+def _wrapped(text: str, view: View, indent: int, first: str | None = None) -> list[str]:
+    """Wrap a text behind an indent. A path longer than a line stays whole, so that it can be copied."""
+    first = " " * indent if first is None else first
+    if view.width is None:
+        return [first + text]
+    rest = " " * (indent + (0 if first.strip() else 2))
+    return textwrap.wrap(
+        text, view.width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    )
