@@ -106,7 +106,7 @@ class StackSettings(Section):
 
     raw: Text = "{specimen_id}_raw"
     """Name of the stack of raw tile specs. Header fields stand in braces. A character that render-ws does not accept in
-    a name becomes an underscore."""
+    a name becomes an underscore. A metafile is refused if another value of such a field led to the same stack."""
     mipmapped: OptionalText = Field(None, **example("{specimen_id}_mips"))
     """Name of the stack of tile specs with mipmap levels. Not set: the raw stack is updated in place."""
     close: bool = True

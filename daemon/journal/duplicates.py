@@ -3,9 +3,12 @@
 A tile belongs to one montage of a stack.
 """
 
+import json
+from collections.abc import Collection
+
 from daemon.journal.rows import BY_ID, COLUMNS, Connection, find, montage_of, record
 from daemon.journal.tile_sets import unpack_tile_ids
-from daemon.montages.records import Montage, Rival, Settled, StaleInspection
+from daemon.montages.records import Montage, Namesake, Rival, Settled, StaleInspection
 from daemon.montages.states import HAS_SETTLED, Event, MontageState
 from handlers.identity import FileIdentity
 from handlers.uris import path_to_uri
@@ -17,6 +20,13 @@ _TILE_OWNERS = (
     f" WHERE z = :z AND metafile <> :metafile AND coalesce(failed_in, state) IN ({_SETTLED_STATES})"
     " AND (raw_stack IN (:raw, :mipmapped) OR mipmapped_stack IN (:raw, :mipmapped))"
     " AND (first_id IS NULL OR (first_id <= :last AND last_id >= :first)) ORDER BY id"
+)
+# Montages of other metafiles in a stack whose name has other header values; the values last.
+_NAMESAKES = tuple(
+    f"SELECT {COLUMNS}, {fields} FROM montages WHERE {stack} = :stack AND {fields} IS NOT NULL"  # noqa: S608
+    f" AND ({fields} < :fields OR {fields} > :fields) AND metafile <> :metafile"
+    f" AND coalesce(failed_in, state) IN ({_SETTLED_STATES}) ORDER BY id"
+    for stack, fields in (("raw_stack", "raw_fields"), ("mipmapped_stack", "mipmapped_fields"))
 )
 # Montages of other metafiles with a content, or with a file of this size, mtime and inode. A move renews the ctime.
 _DUPLICATES = (
@@ -49,6 +59,26 @@ def tile_owners(connection: Connection, metafile: str, settled: Settled) -> list
         for *row, packed in connection.execute(_TILE_OWNERS, values)
     ]
     return [owner for owner in owners if owner.shared]
+
+
+def namesake(connection: Connection, metafile: str, settled: Settled, superseded: Collection[int]) -> Namesake | None:
+    """Return the first montage that another value of a header field led to one of the stacks.
+
+    Parameters
+    ----------
+    superseded : ids of montages that the settling montage supersedes.
+    """
+    names = ((settled.raw_stack, settled.raw_fields), (settled.mipmapped_stack, settled.mipmapped_fields))
+    for stack, fields in dict.fromkeys(names):
+        own = json.loads(fields or "{}")
+        for query in _NAMESAKES if own else ():
+            for *row, packed in connection.execute(query, {"stack": stack, "fields": fields, "metafile": metafile}):
+                other = json.loads(packed)
+                field = next((each for each in own if other.get(each, own[each]) != own[each]), None)
+                montage = montage_of(row)
+                if field is not None and montage.id not in superseded:
+                    return Namesake(montage, stack, field, own[field], other[field])
+    return None
 
 
 def rivals(connection: Connection, montage: Montage, settled: Settled, identity: FileIdentity) -> list[Rival]:

@@ -36,7 +36,9 @@ BRIEFLY_BUSY_S = 0.5
 """One transaction waits this long for a lock: its thread can do nothing else meanwhile."""
 MIGRATIONS: tuple[str, ...] = tuple(
     file.read_text(encoding="utf-8")
-    for file in sorted(files("daemon.journal").joinpath("migrations").iterdir(), key=lambda file: file.name)
+    for file in sorted(
+        files("daemon.journal").joinpath("migrations").iterdir(), key=lambda file: int(file.name.partition("_")[0])
+    )
 )
 """SQL that migrates the journal from version n to n + 1; `PRAGMA user_version` holds n."""
 

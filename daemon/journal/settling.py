@@ -54,6 +54,8 @@ def settle(
     )
     if unchecked:
         return SettleResult(montage.id, rivals=unchecked)
+    if namesake := duplicates.namesake(connection, path_to_uri(montage.metafile), settled, gone):
+        return SettleResult(montage.id, namesake=namesake)
     kept = same.id if same else montage.id
     former = [other for other in others if other is not same]
     superseded = _supersede(connection, former, kept, now)
@@ -100,7 +102,7 @@ def _see_again(
 def _store_settled(connection: Connection, montage_id: int, settled: Settled) -> None:
     connection.execute(
         "UPDATE montages SET digest = ?, seen_digest = NULL, z = ?, raw_stack = ?, mipmapped_stack = ?,"
-        " tile_count = ?, findings = ? WHERE id = ?",
+        " tile_count = ?, findings = ?, raw_fields = ?, mipmapped_fields = ? WHERE id = ?",
         (
             settled.digest,
             settled.z,
@@ -108,6 +110,8 @@ def _store_settled(connection: Connection, montage_id: int, settled: Settled) ->
             settled.mipmapped_stack,
             len(settled.tile_ids),
             json.dumps(settled.findings),
+            settled.raw_fields,
+            settled.mipmapped_fields,
             montage_id,
         ),
     )

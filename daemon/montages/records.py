@@ -84,6 +84,10 @@ class Settled:
     mipmapped_stack: str
     tile_ids: tuple[str, ...]
     findings: tuple[str, ...]
+    raw_fields: str | None = None
+    """Header fields in the name of the raw stack, with their values, as JSON; None if the name contains none."""
+    mipmapped_fields: str | None = None
+    """The same for the mipmapped stack."""
 
 
 class StaleInspection(Exception):  # noqa: N818  not an error: the metafile is inspected again
@@ -114,6 +118,17 @@ class Rival:
 
 
 @dataclass(frozen=True, slots=True)
+class Namesake:
+    """A montage in the same stack whose header has another value in a field that names the stack."""
+
+    montage: Montage
+    stack: str
+    field: str
+    own_value: str
+    other_value: str
+
+
+@dataclass(frozen=True, slots=True)
 class AwaitedFile:
     """A file that has to change before a FAILED or IGNORED montage is retried."""
 
@@ -136,3 +151,5 @@ class SettleResult:
     """Whether the content had settled before: no work follows."""
     rivals: tuple[Rival, ...] = ()
     """Montages whose metafiles have to be inspected first. If there are any, nothing was recorded."""
+    namesake: Namesake | None = None
+    """Montage that other header values led to the same stack. If there is one, nothing was recorded."""

@@ -9,17 +9,18 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from daemon.montages.records import Montage, Rival, StaleInspection
+from daemon.montages.records import Montage, Namesake, Rival, StaleInspection
 from daemon.montages.states import HAS_SETTLED
 from daemon.pipeline.settle import Ignored, NotYet
 from daemon.system.threads import answers_within
 from handlers.acquisition.arrival import metafile_content
 from handlers.errors import Evidence, MetafileFault, StorageFault, storage_fault
 from handlers.identity import FileIdentity
+from handlers.text import excerpt
 
 RIVAL_PAUSE_S = 10.0
 """Pause before a metafile is inspected again whose rival belongs to a watch that cannot be accessed."""
@@ -123,7 +124,7 @@ def _stat(path: Path) -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise storage_fault(str(path), "look at the metafile", error) from error
+        raise storage_fault(str(path), "access the metafile", error) from error
 
 
 def _evidence(rival: Montage, there: os.stat_result | None) -> Evidence:
@@ -161,7 +162,19 @@ def owned_fault(rival: Rival, metafile: Path, evidence: Evidence) -> MetafileFau
     owner = rival.montage
     return MetafileFault(
         str(metafile),
-        f"names {len(rival.shared)} tiles that belong to {owner.metafile} in {owner.raw_stack} at z {owner.z:g}, "
-        f"such as {rival.shared[0]}: a tile belongs to one montage of a stack",
+        f"shares tiles with {owner.metafile} in {owner.raw_stack} at z {owner.z:g} "
+        f"({len(rival.shared)}, such as {rival.shared[0]}): a tile belongs to one montage of a stack",
         f"remove one of the two metafiles; when {owner.metafile} is removed, this one is retried by itself",
+    ).with_evidence(evidence)
+
+
+def namesake_fault(namesake: Namesake, metafile: Path) -> MetafileFault:
+    """Return the fault of a metafile whose stack has its name from another header value. Blocking."""
+    other = namesake.montage.metafile
+    evidence = replace(Evidence.of(other), or_gone=True)
+    return MetafileFault(
+        str(metafile),
+        f"its {namesake.field} is {excerpt(namesake.own_value)}, but stack {namesake.stack} holds {other} with "
+        f"{excerpt(namesake.other_value)}: different values would share one stack",
+        "correct the header of one of the two metafiles, or name stacks by another field",
     ).with_evidence(evidence)

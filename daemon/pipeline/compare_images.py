@@ -71,7 +71,7 @@ def _compare(contents: Mapping[str, FileContent], paths: Mapping[str, Path]) -> 
             changed[tile_id] = path.name
             continue
         except OSError as error:
-            raise storage_fault(str(path), "look at the image", error) from error
+            raise storage_fault(str(path), "access the image", error) from error
         if now is not None and now.digest == before.digest:
             touched[tile_id] = now
         elif now is not None:

@@ -1,5 +1,6 @@
 """Interpreting a metafile: z, stacks, tile ids and findings that follow from it in a watch, its images aside."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from handlers.acquisition.metafile import Metafile
 from handlers.acquisition.tilespec import tile_ids_for
 from handlers.acquisition.z import ZRule, check_z, z_for
 from handlers.errors import Evidence, MetafileFault, RenderRefused, SettingsFault, ZFault
-from handlers.render.names import StackId, legal_stack_name
+from handlers.render.names import StackId, legal_stack_name, template_fields
 from handlers.text import abbreviate
 
 FINDINGS_SHOWN = 10
@@ -35,7 +36,9 @@ def interpret_metafile(
         problem = f"invalid stack name from its header: {fault.subject} {fault.problem}"
         raise MetafileFault(str(path), problem, fault.hint) from None
     ids = tile_ids_for(metafile, z, watch.tilespec_options())
-    return Settled(digest, z, str(raw), str(mipmapped), ids, findings)
+    raw_fields = _name_fields(watch.stacks.raw, metafile, watch)
+    mipmapped_fields = _name_fields(watch.stacks.mipmapped or watch.stacks.raw, metafile, watch)
+    return Settled(digest, z, str(raw), str(mipmapped), ids, findings, raw_fields, mipmapped_fields)
 
 
 def _rule_and_z(metafile: Metafile, path: Path, watch: WatchSettings) -> tuple[ZRule, float]:
@@ -55,6 +58,13 @@ def _accepted(path: Path, findings: tuple[Finding, ...], *, strict: bool) -> tup
         hint = "with strict = false warnings do not stop a montage" if strict else "check what wrote this metafile"
         raise MetafileFault(str(path), abbreviate(refused, FINDINGS_SHOWN, "; "), hint)
     return tuple(finding.text for finding in findings)
+
+
+def _name_fields(template: str, metafile: Metafile, watch: WatchSettings) -> str | None:
+    """Return the header fields in a stack's name as JSON: different values may give the same legal name."""
+    facts = watch.name_facts(metafile)
+    values = {field: str(facts[field]) for field in template_fields(template)}
+    return json.dumps(values, sort_keys=True) if values else None
 
 
 def _stacks(metafile: Metafile, watch: WatchSettings, stack_id: Callable[[str], StackId]) -> tuple[StackId, StackId]:

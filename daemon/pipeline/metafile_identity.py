@@ -48,7 +48,7 @@ def _lstat(path: Path) -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise storage_fault(str(path), "look at the metafile", error) from error
+        raise storage_fault(str(path), "access the metafile", error) from error
 
 
 def _is_within(path: Path, root: Path) -> bool:

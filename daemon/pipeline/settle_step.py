@@ -1,5 +1,6 @@
 """Settle step: reads a metafile that has settled, resolves conflicts with other montages, and journals the outcome."""
 
+import asyncio
 from collections.abc import Callable
 
 import structlog
@@ -8,7 +9,7 @@ from daemon.config.watch_settings import WatchSettings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Inspection, Montage, Outcome, Settled, SettleResult, StaleInspection
 from daemon.montages.states import STEP_OF_STATE
-from daemon.pipeline.claims import Claims
+from daemon.pipeline.claims import Claims, namesake_fault
 from daemon.pipeline.failures import FailureHandler
 from daemon.pipeline.retry import retry_delay_s
 from daemon.pipeline.settle import Ignored, NotYet, Read, Settler
@@ -103,7 +104,7 @@ class SettleStep:
         Raises
         ------
         MetafileFault
-            If a rival owns some of the tiles.
+            If a rival owns some of the tiles, or another header value leads to the same stack.
         """
         moved: dict[Montage, str] = {}
         apart: set[int] = set()
@@ -116,6 +117,8 @@ class SettleStep:
                     apart.add(rival.montage.id)
                 else:
                     moved[rival.montage] = verdict
+        if result.namesake:
+            raise await asyncio.to_thread(namesake_fault, result.namesake, montage.metafile)
         return result
 
     async def _settled(self, montage: Montage, result: SettleResult) -> None:

@@ -12,12 +12,14 @@ from typing import Self
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from handlers.errors import RenderRefused, SettingsFault
+from handlers.text import excerpt
 
 MOST_NAME_CHARACTERS = 96
 """Of owner, project and stack together: render-ws joins them to a collection name of at most 111 characters."""
 
 _NAME = re.compile(r"[A-Za-z0-9]+(?:_[A-Za-z0-9]+)*")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9]+")
+_LETTER_OR_DIGIT = re.compile(r"[A-Za-z0-9]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +103,21 @@ def legal_stack_name(template: str, fields: Mapping[str, object]) -> str:
     SettingsFault
         If the template names an unknown field.
     RenderRefused
-        If one of its fields has no value in this header, or no letter or digit is left.
+        If one of its fields has no value in this header, or a value without a letter or digit.
 
     >>> legal_stack_name("{specimen_id}_raw", {"specimen_id": "17797-1R"})
     '17797_1R_raw'
     """
     return legal_name("".join(_template_parts(template, fields)))
+
+
+def template_fields(template: str) -> tuple[str, ...]:
+    """Return the header fields that a valid template of a stack name contains.
+
+    >>> template_fields("{specimen_id}_raw")
+    ('specimen_id',)
+    """
+    return tuple(field for _, field, _, _ in string.Formatter().parse(template) if field is not None)
 
 
 def _template_parts(template: str, fields: Mapping[str, object]) -> list[str]:
@@ -127,6 +138,9 @@ def _template_parts(template: str, fields: Mapping[str, object]) -> list[str]:
         value = fields[field]
         if value is None or not str(value).strip():
             raise RenderRefused(template, f"the metafile's header has no {field}, which the stack's name needs", "")
+        if not _LETTER_OR_DIGIT.search(str(value)):
+            problem = f"the header's {field} is {excerpt(value)}, which has no letter or digit for the stack's name"
+            raise RenderRefused(template, problem, "correct the header, or name stacks by another field")
         filled.append(str(value))
     return filled
 

@@ -287,7 +287,7 @@ class PathWalk(RuleBasedStateMachine):
         return other.samefile(path) and bool(await self.world.at(other))
 
     async def _is_refused(self, path: Path, text: str, fault: str) -> bool:
-        holder = Path(fault.split("tiles that belong to ")[1].split(" in ")[0])
+        holder = Path(fault.split("shares tiles with ")[1].split(" in ")[0])
         if not holder.exists():
             return False
         digest = hashlib.sha256(holder.read_bytes()).hexdigest()
