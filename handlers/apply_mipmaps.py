@@ -1,7 +1,7 @@
 """The apply step: put the mipmap levels of one montage into a stack, in its tile specs or by a path builder.
 
 Only the mipmap levels of this montage's tiles are edited, as JSON: unknown fields survive. `apply_mipmaps_to_stack`
-does whole layers; `apply_mipmaps_to_stack_sync` is its form for scripts and notebooks.
+does whole layers.
 """
 
 import asyncio
@@ -12,8 +12,9 @@ from typing import Any
 
 from handlers.errors import Fault, ImageFault, ReadBackDiffers, RenderRefused, RenderUnavailable
 from handlers.mipmaps.plan import MipmapPlan, faulty_levels, level0_of, level_uris
+from handlers.progress import Progress
 from handlers.render.client import RenderClient
-from handlers.render.failures import Failure
+from handlers.render.failures import Failure, failure_lines
 from handlers.render.layer_responses import ResolvedTiles, release
 from handlers.render.levels import Levels, check_levels, with_levels
 from handlers.render.names import StackId, ZRange, format_z
@@ -23,7 +24,6 @@ from handlers.render.responses import PathBuilder
 from handlers.render.sessions import PartialResolution, fill_resolution, leave_stack, restore_stack, write_while_loading
 from handlers.render.tiles import MOST_TILES
 from handlers.render.z_values import absent_z_failure, find_z, no_tiles_fault
-from handlers.sync import synchronous
 from handlers.text import abbreviate
 
 
@@ -48,7 +48,7 @@ class ApplyReport:
     """With a path builder: tiles that name levels above 0 themselves. These override the derived levels."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LayersReport:
     """Layers whose mipmap levels were put into a stack, read back and compared."""
 
@@ -67,9 +67,13 @@ class LayersReport:
         """Every z with a failure, ascending."""
         return tuple(sorted({failure.z for failure in self.failures}))
 
+    def __repr__(self) -> str:
+        """Return the outcome as a person reads it."""
+        state = "COMPLETE" if self.complete else "LOADING"
+        outcome = f"{self.target}: {self.tile_count} tiles of {len(self.zs)} layers have their mipmaps"
+        return "\n".join([f"{outcome}; the stack is {state}", *failure_lines(self.failures)])
 
-Progress = Callable[[int, int], None]
-"""Called with the number of layers that are done, and the number of all layers."""
+
 LayerDone = Callable[[float, int, int], None]
 """Called after each layer with its z, the number of tiles that have their levels, and the number of its failures."""
 
@@ -132,10 +136,6 @@ async def apply_mipmaps_to_stack(
         await restore_stack(client, target, before)
         raise
     return LayersReport(target, found_z.present, sum(task.result() for task in tasks), tuple(failures), complete)
-
-
-apply_mipmaps_to_stack_sync = synchronous(apply_mipmaps_to_stack)
-"""`apply_mipmaps_to_stack` for callers that do not await; takes the URL of render-ws instead of a client."""
 
 
 async def _apply_layer(

@@ -1,6 +1,6 @@
 """The mipmap step: workers make the levels of tiles.
 
-`generate_mipmaps` does it for layers of a stack; `generate_mipmaps_sync` is its form for scripts and notebooks.
+`generate_mipmaps` does it for layers of a stack.
 """
 
 import asyncio
@@ -14,12 +14,12 @@ from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.plan import MipmapPlan, level0_of
 from handlers.mipmaps.report import MipmapReport
 from handlers.mipmaps.tile_jobs import mask_job, tile_job
+from handlers.progress import Progress
 from handlers.render.client import RenderClient
-from handlers.render.failures import Failure
+from handlers.render.failures import Failure, failure_lines
 from handlers.render.names import StackId, ZRange
 from handlers.render.z_values import absent_z_failure, find_z, no_tiles_fault
-from handlers.sync import run_sync
-from handlers.workers.pool import WorkerPool, open_executor, run_job
+from handlers.workers.pool import WorkerPool, run_job
 
 LAYERS_AT_ONCE = 2
 """Layers at the same time: idle workers take tiles of the next layer while the last tiles of one are made."""
@@ -27,14 +27,11 @@ LAYERS_AT_ONCE = 2
 MOST_NOTES = 20
 """Notes of a report."""
 
-Progress = Callable[[int, int], None]
-"""Called with the number of tiles that are done, and the number of tiles known so far."""
-
 LayerDone = Callable[[float, int, int], None]
 """Called after each layer with its z, the number of its tiles, and the number of its failures."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class MipmapsReport:
     """Outcome of the mipmaps of some layers."""
 
@@ -48,6 +45,12 @@ class MipmapsReport:
     failures: tuple[Failure, ...]
     notes: tuple[str, ...] = ()
     """Oddities of images whose levels were made; at most MOST_NOTES."""
+
+    def __repr__(self) -> str:
+        """Return the outcome as a person reads it."""
+        counts = f"{self.file_count} files written, {self.kept_count} valid files kept"
+        outcome = f"{self.stack}: {self.tile_count} tiles have all their mipmaps ({counts})"
+        return "\n".join([outcome, *failure_lines(self.failures), *self.notes])
 
 
 async def generate_mipmaps(
@@ -108,31 +111,6 @@ async def _empty_image_cache(client: RenderClient, tally: "_Tally") -> None:
         await client.empty_image_cache()
     except RenderFault as fault:
         tally.notes.append(f"render-ws may show the old levels, which its image cache holds: {fault}")
-
-
-def generate_mipmaps_sync(
-    render_url: str,
-    stack: StackId,
-    zs: Collection[float] | ZRange,
-    plan: MipmapPlan,
-    *,
-    workers: int = 1,
-    progress: Progress = lambda done, known: None,
-) -> MipmapsReport:
-    """`generate_mipmaps` for callers that do not await, with its own worker processes.
-
-    Parameters
-    ----------
-    render_url : as in `http://render:8080/render-ws/v1`.
-    workers : number of processes.
-    """
-
-    async def work() -> MipmapsReport:
-        async with RenderClient(render_url) as client:
-            return await generate_mipmaps(client, stack, zs, plan, pool, in_flight=2 * workers, progress=progress)
-
-    with open_executor("processes", workers) as pool:
-        return run_sync(work)
 
 
 class _Tally:

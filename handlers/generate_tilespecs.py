@@ -1,6 +1,6 @@
 """The ingest step: put the tile specs of one montage into a stack and read them back.
 
-`generate_tilespecs` does it for one metafile; `generate_tilespecs_sync` is its form for scripts and notebooks.
+`generate_tilespecs` does it for one metafile.
 """
 
 import asyncio
@@ -20,7 +20,6 @@ from handlers.render.layer_responses import TileBounds
 from handlers.render.names import StackId, tile_segment
 from handlers.render.sessions import PartialResolution, fill_resolution, leave_stack, restore_stack, write_while_loading
 from handlers.render.tiles import MOST_TILES, Json, tile_ids
-from handlers.sync import synchronous
 from handlers.text import abbreviate
 
 RESOLUTION_Z_NM = 45.0
@@ -43,7 +42,7 @@ class IngestReport:
     """Ids of the unwanted tiles that were deleted."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TilespecsReport:
     """A metafile whose tile specs were put into a stack and read back."""
 
@@ -52,6 +51,12 @@ class TilespecsReport:
     """Oddities of the metafile and its images that did not prevent the ingest."""
     complete: bool
     """Whether the stack is COMPLETE at the end; else it is LOADING."""
+
+    def __repr__(self) -> str:
+        """Return the outcome as a person reads it."""
+        ingested, state = self.ingested, "COMPLETE" if self.complete else "LOADING"
+        outcome = f"{ingested.stack}: {ingested.tile_count} tiles are at z {ingested.z:g}; the stack is {state}"
+        return "\n".join([outcome, *(f"warning: {warning}" for warning in self.warnings)])
 
 
 async def generate_tilespecs(
@@ -112,10 +117,6 @@ async def generate_tilespecs(
         await restore_stack(client, stack, before)
         raise
     return TilespecsReport(ingested, warnings, complete)
-
-
-generate_tilespecs_sync = synchronous(generate_tilespecs)
-"""`generate_tilespecs` for callers that do not await; takes the URL of render-ws instead of a client."""
 
 
 async def examine_metafile(

@@ -1,39 +1,300 @@
-"""Calling the handlers from a script or a notebook, without `await`."""
+"""The three steps for scripts and notebooks, without `await`.
+
+They accept paths and stacks as text and z as a number, several numbers or a range, show a progress bar, raise one fault
+with one sentence, and stop within a second when the notebook's stop button or Ctrl-C interrupts them.
+"""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Concatenate, ParamSpec, TypeVar
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
+from handlers.acquisition.tilespec import TileSpecOptions
+from handlers.apply_mipmaps import LayersReport, apply_mipmaps_to_stack
+from handlers.errors import Fault, SettingsFault
+from handlers.generate_mipmaps import MipmapsReport, generate_mipmaps
+from handlers.generate_tilespecs import RESOLUTION_Z_NM, TilespecsReport, generate_tilespecs
+from handlers.mipmaps.plan import MipmapPlan
+from handlers.progress import Progress, progress_bar
 from handlers.render.client import RenderClient
+from handlers.render.names import StackId, ZRange
+from handlers.render.sessions import PartialResolution
+from handlers.workers.pool import open_executor
 
-P = ParamSpec("P")
 T = TypeVar("T")
+
+AnyPath = str | os.PathLike[str]
+AnyStack = str | StackId
+"""A stack, or its full name as in "em/v1/raw"."""
+AnyZ = float | Iterable[float] | ZRange
+"""A z, several z, or a range. Of a `range` or `ZRange` those layers are taken that exist; listed z must exist."""
+_STOP_S = 0.2
+"""Time for a cancelled step to end, before it is cancelled again and before it is left alone."""
+
+
+def generate_tilespecs_sync(
+    render_url: str,
+    metafile: AnyPath,
+    stack: AnyStack,
+    z: float,
+    *,
+    image_directory: AnyPath | None = None,
+    options: TileSpecOptions | None = None,
+    shared_transform: bool = False,
+    resolution_z_nm: float = RESOLUTION_Z_NM,
+    resolution_nm: PartialResolution = (None, None, None),
+    overwrite_layer: bool = False,
+    close: bool = False,
+) -> TilespecsReport:
+    """`generate_tilespecs`, which describes the parameters, for the render-ws at this URL.
+
+    Raises
+    ------
+    Fault
+        As `generate_tilespecs`; SettingsFault for an invalid argument.
+    """
+    path, target, number = _path("metafile", metafile), _stack("stack", stack), _number("z", z)
+    images = None if image_directory is None else _path("image_directory", image_directory)
+
+    async def work() -> TilespecsReport:
+        async with _client(render_url) as client:
+            return await generate_tilespecs(
+                client,
+                path,
+                target,
+                number,
+                image_directory=images,
+                options=options,
+                shared_transform=shared_transform,
+                resolution_z_nm=resolution_z_nm,
+                resolution_nm=resolution_nm,
+                overwrite_layer=overwrite_layer,
+                close=close,
+            )
+
+    return run_sync(work)
+
+
+def generate_mipmaps_sync(
+    render_url: str,
+    stack: AnyStack,
+    zs: AnyZ,
+    plan: MipmapPlan | AnyPath,
+    *,
+    workers: int = 1,
+    clear_image_cache: bool = True,
+    progress: Progress | bool = True,
+) -> MipmapsReport:
+    """`generate_mipmaps`, which describes the parameters, with its own worker processes.
+
+    Parameters
+    ----------
+    plan : or the output directory alone, for the default levels.
+    workers : number of processes.
+    progress : whether a bar is shown; or a function that is called with the tiles that are done, and those known.
+
+    Raises
+    ------
+    Fault
+        As `generate_mipmaps`; SettingsFault for an invalid argument.
+    """
+    source, layers, planned = _stack("stack", stack), _zs(zs), _plan(plan)
+
+    async def work() -> MipmapsReport:
+        async with _client(render_url) as client:
+            return await generate_mipmaps(
+                client,
+                source,
+                layers,
+                planned,
+                pool,
+                in_flight=2 * workers,
+                progress=on_progress,
+                clear_image_cache=clear_image_cache,
+            )
+
+    with _shown(progress, "tiles") as on_progress, open_executor("processes", workers) as pool:
+        try:
+            return run_sync(work)
+        except BaseException:
+            pool.drain_s = 0.0  # levels are renamed into place when they are whole, so workers may be killed
+            raise
+
+
+def apply_mipmaps_to_stack_sync(
+    render_url: str,
+    source: AnyStack,
+    target: AnyStack,
+    zs: AnyZ,
+    plan: MipmapPlan | AnyPath,
+    *,
+    resolution_nm: PartialResolution = (None, None, None),
+    overwrite_layers: bool = False,
+    close: bool = False,
+    at_once: int = 1,
+    progress: Progress | bool = True,
+) -> LayersReport:
+    """`apply_mipmaps_to_stack`, which describes the parameters, for the render-ws at this URL.
+
+    Parameters
+    ----------
+    plan : or the directory of the mipmaps alone, for the default levels.
+    progress : whether a bar is shown; or a function that is called with the layers that are done, and all layers.
+
+    Raises
+    ------
+    Fault
+        As `apply_mipmaps_to_stack`; SettingsFault for an invalid argument.
+    """
+    read, written, layers, planned = _stack("source", source), _stack("target", target), _zs(zs), _plan(plan)
+
+    async def work() -> LayersReport:
+        async with _client(render_url) as client:
+            return await apply_mipmaps_to_stack(
+                client,
+                read,
+                written,
+                layers,
+                planned,
+                resolution_nm=resolution_nm,
+                overwrite_layers=overwrite_layers,
+                close=close,
+                at_once=at_once,
+                progress=on_progress,
+            )
+
+    with _shown(progress, "layers") as on_progress:
+        return run_sync(work)
+
+
+# --- arguments
+
+
+def _client(render_url: str) -> RenderClient:
+    return RenderClient(render_url, setting="render_url")
+
+
+def _path(name: str, value: AnyPath) -> Path:
+    try:
+        return Path(value).expanduser().absolute()
+    except (TypeError, RuntimeError):
+        raise SettingsFault(name, f"expected a path, found {value!r}") from None
+
+
+def _stack(name: str, value: AnyStack) -> StackId:
+    if isinstance(value, StackId):
+        return value
+    if not isinstance(value, str):
+        raise SettingsFault(name, f'expected a StackId or a name such as "em/v1/raw", found {value!r}')
+    return StackId.parse(value)
+
+
+def _plan(value: MipmapPlan | AnyPath) -> MipmapPlan:
+    if isinstance(value, MipmapPlan):
+        return replace(value, output_dir=_path("plan.output_dir", value.output_dir))
+    return MipmapPlan(_path("plan", value))
+
+
+def _number(name: str, value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        raise SettingsFault(name, f"expected a number, found {value!r}") from None
+
+
+def _zs(value: AnyZ) -> tuple[float, ...] | ZRange:
+    """Return the layers in the form of the handlers.
+
+    >>> _zs(1050), _zs([1050, 1051.5]), _zs(range(1050, 1061))
+    ((1050.0,), (1050.0, 1051.5), ZRange(first=1050, last=1060))
+    """
+    if isinstance(value, ZRange):
+        return value
+    if isinstance(value, range) and value.step == 1 and value:
+        return ZRange(value[0], value[-1])
+    several = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+    zs = tuple(_number("zs", z) for z in (value if several else [value]))  # type: ignore[union-attr]
+    if not zs:
+        raise SettingsFault("zs", "expected a number, several numbers or a range, found no number")
+    return zs
+
+
+@contextlib.contextmanager
+def _shown(progress: Progress | bool, unit: str) -> Iterator[Progress]:
+    if callable(progress):
+        yield progress
+    elif progress:
+        with progress_bar(unit) as bar:
+            yield bar
+    else:
+        yield lambda done, known: None
+
+
+# --- the event loop
+
+
+class _LoopThread(threading.Thread, Generic[T]):
+    """Runs a coroutine function in an event loop of its own, also where a loop is running, as in a notebook."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        super().__init__(name="temwatch", daemon=True)
+        self._work = work
+        self._stop: Callable[[], object] = lambda: None
+        self.result: T | None = None
+        self.error: BaseException | None = None
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        """Run the work and keep its outcome."""
+        try:
+            self.result = asyncio.run(self._run())
+        except BaseException as error:  # noqa: BLE001  raised in the thread that waits
+            self.error = error
+        finally:
+            self.ended.set()
+
+    async def _run(self) -> T:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        self._stop = lambda: loop.call_soon_threadsafe(task.cancel)
+        return await self._work()
+
+    def stop(self) -> None:
+        """Cancel the work: the first time it waits for the answer to a write, the second time it does not."""
+        for _ in range(2):
+            with contextlib.suppress(RuntimeError):  # the loop has just ended
+                self._stop()
+            if self.ended.wait(_STOP_S):
+                return
 
 
 def run_sync(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine function and return its result; in a new thread if a loop is running, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work())
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="temwatch") as pool:
-        return pool.submit(asyncio.run, work()).result()
+    """Run a coroutine function and return its result. KeyboardInterrupt stops it within a second.
 
-
-def synchronous(
-    work: Callable[Concatenate[RenderClient, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[str, P], T]:
-    """Turn a handler into a function that takes the base URL of render-ws, as in `http://render:8080/render-ws/v1`,
-    instead of a client. It raises the faults of the handler, and SettingsFault for an invalid URL.
+    Of several faults at once the first one is raised.
     """
+    thread = _LoopThread(work)
+    thread.start()
+    try:
+        thread.ended.wait()
+    except BaseException:
+        thread.stop()
+        raise
+    if thread.error is not None:
+        raise _first(thread.error).with_traceback(None) from None
+    return thread.result  # type: ignore[return-value]
 
-    def call(render_url: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        async def with_client() -> T:
-            async with RenderClient(render_url) as client:
-                return await work(client, *args, **kwargs)
 
-        return run_sync(with_client)
+def _first(error: BaseException) -> BaseException:
+    """Return the first fault of a group of exceptions, or its first exception.
 
-    call.__name__, call.__qualname__, call.__doc__ = f"{work.__name__}_sync", f"{work.__name__}_sync", work.__doc__
-    return call
+    >>> _first(ExceptionGroup("several", [ValueError("a"), Fault("b", "is bad")]))
+    Fault('b', 'is bad', '')
+    """
+    while isinstance(error, BaseExceptionGroup):
+        error = next((each for each in error.exceptions if isinstance(each, Fault)), error.exceptions[0])
+    return error

@@ -1,9 +1,14 @@
 """Failures of single tiles or layers, while the rest of the work continues."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from handlers.errors import Fault
 from handlers.render.names import format_z
+from handlers.text import abbreviate
+
+MOST_LINES = 20
+"""Groups of failures that a person sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +38,40 @@ def plain_z(z: float) -> int | float:
     (1050, 5.5)
     """
     return int(z) if float(z).is_integer() else z
+
+
+def group_failures(failures: Iterable[Failure]) -> list[list[Failure]]:
+    """Group failures of the same kind, problem and hint, in order of their first appearance."""
+    groups: dict[tuple[type[Fault], str, str], list[Failure]] = {}
+    for failure in failures:
+        fault = failure.fault
+        groups.setdefault((type(fault), fault.problem, fault.hint), []).append(failure)
+    return list(groups.values())
+
+
+def failure_lines(failures: Iterable[Failure], rest_is_in: str = "") -> list[str]:
+    """Return one line for each group of equal failures, and a last line for those that do not fit.
+
+    Parameters
+    ----------
+    rest_is_in : ending of the last line.
+    """
+    groups = group_failures(failures)
+    lines = [_group_line(group) for group in groups[:MOST_LINES]]
+    if rest := sum(len(group) for group in groups[MOST_LINES:]):
+        lines.append(f"and {rest} more{rest_is_in}")
+    return lines
+
+
+def _group_line(group: Sequence[Failure]) -> str:
+    first, fault = group[0], group[0].fault
+    problem = fault.problem + (f" ({fault.hint})" if fault.hint else "")
+    if len(group) == 1:
+        subject = f"tile '{first.tile_id}'" if first.tile_id else fault.subject
+        where = "" if subject == fault.subject else f"{fault.subject}: "
+        return f"z {first.z:g} {subject}: {where}{problem}"
+    zs = abbreviate([f"{z:g}" for z in sorted({failure.z for failure in group})])
+    tile_ids = [failure.tile_id for failure in group if failure.tile_id]
+    if len(tile_ids) < len(group):
+        return f"{len(group)} failures at z {zs}: {fault.subject}: {problem}"
+    return f"{len(group)} tiles at z {zs} ({abbreviate(tile_ids)}): {problem}"

@@ -153,6 +153,9 @@ def _start(count: int) -> ProcessExecutor:
             f"did not start: {error or type(error).__name__}",
             "check the limits of processes and memory",
         ) from error
+    except BaseException:  # Ctrl-C while the workers start
+        executor.end(0.0)
+        raise
     return executor
 
 

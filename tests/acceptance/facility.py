@@ -31,9 +31,8 @@ class Facility:
         return {"host": host, "port": int(port), "owner": OWNER, "project": self.project, "client_scripts": scripts}
 
     def section(self, grid: int = 1050, tiles: int = 4, **options: Any) -> Written:
-        return write_section(
-            plan_section(tiles=tiles, size=(128, 128), grid=grid, **options), self.root / "acquisition", pixels="noise"
-        )
+        plan = plan_section(tiles=tiles, size=options.pop("size", (128, 128)), grid=grid, **options)
+        return write_section(plan, self.root / "acquisition", pixels="noise")
 
     def input(self, **values: Any) -> Path:
         path = self.root / "input.json"

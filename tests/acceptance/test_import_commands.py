@@ -18,12 +18,10 @@ from PIL import Image
 
 from daemon.commands.imports.commands import run_command
 from daemon.simulator.microscope import Written
-from handlers.apply_mipmaps import apply_mipmaps_to_stack_sync
-from handlers.generate_mipmaps import generate_mipmaps_sync
-from handlers.generate_tilespecs import generate_tilespecs_sync
 from handlers.images.encode import Encoding
 from handlers.mipmaps.plan import MipmapPlan
 from handlers.render.names import StackId
+from handlers.sync import apply_mipmaps_to_stack_sync, generate_mipmaps_sync, generate_tilespecs_sync
 from handlers.uris import uri_to_path
 from tests.acceptance.facility import APPLY, MIPMAPS, TILESPECS, Facility
 from tests.acceptance.rig import OWNER, PROJECT, Rig, fetch, verify_levels

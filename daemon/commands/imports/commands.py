@@ -4,10 +4,9 @@ Exit codes: 0 done, 1 failed, 2 invalid input, 130 stopped. A handler is importe
 and errors in parameters appear at once.
 """
 
-import contextlib
 import logging
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,11 @@ from daemon.commands.imports.parameters import (
     MipmapParameters,
     TilespecsParameters,
 )
-from daemon.commands.imports.reporting import entries_of, group_failures, lines_of, say, write_failures, write_file
-from daemon.commands.imports.results import ApplyResult, MipmapResult, Result, TilespecsResult, prefix_of, problems
+from daemon.commands.imports.reporting import entries_of, say, write_failures, write_file
+from daemon.commands.imports.results import ApplyResult, MipmapResult, Result, TilespecsResult, prefix_of
 from handlers.errors import Fault
-from handlers.render.failures import plain_z
+from handlers.progress import Progress, progress_bar
+from handlers.render.failures import Failure, failure_lines, plain_z
 
 if TYPE_CHECKING:
     from handlers.render.client import RenderClient
@@ -32,8 +32,8 @@ log = logging.getLogger("temwatch")
 
 MOST_CONNECTIONS = 32
 
-Progress = Callable[[int, int], None]
-Work = Callable[[Any, Progress], Coroutine[Any, Any, Result]]
+Outcome = tuple[Result, Sequence[Failure]]
+Work = Callable[[Any, Progress], Coroutine[Any, Any, Outcome]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +59,17 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     import asyncio
 
     try:
-        with _progress(command.unit) as progress:
+        with progress_bar(command.unit) as progress:
             _start_logging(parameters)
-            result = asyncio.run(command.work(parameters, progress))
+            result, failures = asyncio.run(command.work(parameters, progress))
         say(0, *(f"WARNING {warning}" for warning in result.warnings))
-        groups = group_failures(result.failures)
-        _write_result(result, ignored, groups, parameters)
+        _write_result(result, ignored, failures, parameters)
     except Fault as fault:
         return say(1, str(fault))
     except KeyboardInterrupt:
         return say(130, f"stopped; {command.resume}")
-    return say(1 if groups else 0, *lines_of(groups, parameters.failures_file))
+    rest_is_in = f"; {parameters.failures_file or '--failures_file FILE'} lists all"
+    return say(1 if failures else 0, *failure_lines(failures, rest_is_in))
 
 
 def _start_logging(parameters: CommandParameters) -> None:
@@ -80,15 +80,15 @@ def _start_logging(parameters: CommandParameters) -> None:
 
 
 def _write_result(
-    result: Result, ignored: Sequence[str], groups: Sequence[Sequence[Any]], parameters: CommandParameters
+    result: Result, ignored: Sequence[str], failures: Sequence[Failure], parameters: CommandParameters
 ) -> None:
     """Print the result or write it into its file; write the file of failures."""
     if parameters.failures_file is not None:
-        write_failures(parameters.failures_file, result.failures)
+        write_failures(parameters.failures_file, failures)
     update = {
         "warnings": [*ignored, *result.warnings],
-        "failures": entries_of(groups),
-        "failure_count": len(result.failures),
+        "failures": entries_of(failures),
+        "failure_count": len(failures),
     }
     text = result.model_copy(update=update).model_dump_json(indent=2) + "\n"
     if parameters.output_json is None:
@@ -97,11 +97,11 @@ def _write_result(
         write_file(parameters.output_json, text)
 
 
-async def _generate_tilespecs(parameters: TilespecsParameters, progress: Progress) -> Result:
+async def _generate_tilespecs(parameters: TilespecsParameters, progress: Progress) -> Outcome:
     from handlers.generate_tilespecs import generate_tilespecs
 
     if parameters.dry_run:
-        return await plan_tilespecs(parameters)
+        return await plan_tilespecs(parameters), ()
     async with _client(parameters, parameters.pool_size) as client:
         report = await generate_tilespecs(
             client,
@@ -119,10 +119,11 @@ async def _generate_tilespecs(parameters: TilespecsParameters, progress: Progres
     ingested = report.ingested
     log.info("%d tiles are in %s at z %g", ingested.tile_count, ingested.stack, ingested.z)
     progress(ingested.tile_count, ingested.tile_count)
-    return TilespecsResult(stack=parameters.stack, tile_count=ingested.tile_count, warnings=list(report.warnings))
+    result = TilespecsResult(stack=parameters.stack, tile_count=ingested.tile_count, warnings=list(report.warnings))
+    return result, ()
 
 
-async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) -> Result:
+async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) -> Outcome:
     from handlers.generate_mipmaps import generate_mipmaps
     from handlers.images.encode import Encoding
     from handlers.images.reduction import Reduction
@@ -131,7 +132,7 @@ async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) ->
 
     if parameters.dry_run:
         async with _client(parameters) as client:
-            return await plan_mipmaps(client, parameters)
+            return await plan_mipmaps(client, parameters), ()
     stack = parameters.stack_id(parameters.input_stack)
     plan = MipmapPlan(
         parameters.output_dir,
@@ -157,23 +158,23 @@ async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) ->
             )
     counts = (report.tile_count, report.file_count, report.kept_count)
     log.info("%d tiles have their mipmaps, %d files were written, %d valid files were kept", *counts)
-    return MipmapResult(
+    result = MipmapResult(
         levels=parameters.levels,
         output_prefix=prefix_of(parameters.output_dir),
         tile_count=report.tile_count,
-        failures=problems(report.failures),
         warnings=list(report.notes),
     )
+    return result, report.failures
 
 
-async def _apply_mipmaps(parameters: ApplyParameters, progress: Progress) -> Result:
+async def _apply_mipmaps(parameters: ApplyParameters, progress: Progress) -> Outcome:
     from handlers.apply_mipmaps import apply_mipmaps_to_stack
     from handlers.images.encode import Encoding
     from handlers.mipmaps.plan import MipmapPlan
 
     if parameters.dry_run:
         async with _client(parameters) as client:
-            return await plan_apply(client, parameters)
+            return await plan_apply(client, parameters), ()
     output_stack = parameters.output_stack or parameters.input_stack
     plan = MipmapPlan(parameters.mipmap_dir, levels=parameters.levels, encoding=Encoding(parameters.imgformat))
     async with _client(parameters, parameters.pool_size) as client:
@@ -191,12 +192,12 @@ async def _apply_mipmaps(parameters: ApplyParameters, progress: Progress) -> Res
             on_layer=_log_layer,
         )
     log.info("%d tiles of %s have their mipmaps", report.tile_count, report.target)
-    return ApplyResult(
+    result = ApplyResult(
         output_stack=output_stack,
         missing_ts_zs=[plain_z(z) for z in report.missing_zs],
         tile_count=report.tile_count,
-        failures=problems(report.failures),
     )
+    return result, report.failures
 
 
 COMMANDS: Mapping[str, Command] = {
@@ -230,19 +231,3 @@ def _log_request(request: "Request", outcome: str, seconds: float) -> None:
 
 def _log_layer(z: float, tiles: int, failures: int) -> None:
     log.debug("z %g: %d tiles, %d failures", z, tiles, failures)
-
-
-@contextlib.contextmanager
-def _progress(unit: str) -> Iterator[Progress]:
-    """Show a progress bar on stderr if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, known: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(unit, total=None)
-        yield lambda done, known: bar.update(task, completed=done, total=known)

@@ -1,6 +1,5 @@
 """Results of the import commands, as they are written into the output file."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +63,3 @@ class DryRunResult(Result):
 def prefix_of(directory: Path) -> str:
     """Return a directory as a URI."""
     return path_to_uri(directory)
-
-
-def problems(failures: Iterable[Any]) -> list[Problem]:
-    """Return the failures of a handler as entries of a result."""
-    return [Problem.model_validate(failure.to_json()) for failure in failures]
