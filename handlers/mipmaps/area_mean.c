@@ -237,7 +237,19 @@ AVX2 INLINE int64_t narrow_row(level_t *level, const char *above, const char *be
     return columns;
 }
 
-/* 16-bit pixels of 32-bit sums, 16 columns at a time; only the sums if out is NULL. */
+/* 32-bit sums alone, 16 columns at a time. */
+AVX2 INLINE int64_t wide_sums_row(const level_t *level, const char *above, const char *below, uint32_t *sums,
+                                  const int value_bytes) {
+    const int64_t columns = level->width / 16 * 16;
+    for (int64_t x = 0; x < columns; x += 16) {
+        const int64_t at = 2 * x * value_bytes, next = at + 16 * value_bytes;
+        store(sums + x, wide_sums(above + at, below + at, value_bytes));
+        store(sums + x + 8, wide_sums(above + next, below + next, value_bytes));
+    }
+    return columns;
+}
+
+/* 16-bit pixels of 32-bit sums, 16 columns at a time. */
 AVX2 INLINE int64_t wide_row(level_t *level, const char *above, const char *below, uint32_t *sums, uint16_t *out,
                              int64_t y, const int value_bytes) {
     const int64_t columns = level->width / 16 * 16;
@@ -251,7 +263,6 @@ AVX2 INLINE int64_t wide_row(level_t *level, const char *above, const char *belo
         const __m256i left = wide_sums(above + at, below + at, value_bytes);
         const __m256i right = wide_sums(above + next, below + next, value_bytes);
         store(sums + x, left), store(sums + x + 8, right);
-        if (out == NULL) continue;
         const __m256i a = _mm256_add_epi32(left, halves), b = _mm256_add_epi32(right, halves);
         store(out + x, in_order(_mm256_packus_epi32(_mm256_srl_epi32(a, shift), _mm256_srl_epi32(b, shift))));
         /* Below 2^17 in each step: no row is so long that this overflows. */
@@ -266,11 +277,13 @@ AVX2 static int64_t by_registers(level_t *level, const char *above, const char *
                                  int32_t value_bytes) {
     if (level->sum_bytes == 2 && value_bytes == 1) return narrow_row(level, above, below, sums, out, y, 1);
     if (level->sum_bytes == 2) return narrow_row(level, above, below, sums, out, y, 2);
-    const int is_whole = level->method == SHIFT && level->out_bytes == 2;
-    uint16_t *whole = is_whole ? out : NULL;
-    const int64_t columns = value_bytes == 2 ? wide_row(level, above, below, sums, whole, y, 2)
-                                             : wide_row(level, above, below, sums, whole, y, 4);
-    if (!is_whole) level->remainder += write_pixels(level, sums, out, columns, y);
+    if (level->method == SHIFT && level->out_bytes == 2) {
+        if (value_bytes == 2) return wide_row(level, above, below, sums, out, y, 2);
+        return wide_row(level, above, below, sums, out, y, 4);
+    }
+    const int64_t columns = value_bytes == 2 ? wide_sums_row(level, above, below, sums, 2)
+                                             : wide_sums_row(level, above, below, sums, 4);
+    level->remainder += write_pixels(level, sums, out, columns, y);
     return columns;
 }
 #endif

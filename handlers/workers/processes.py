@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from handlers.errors import WorkersUnavailable
 from handlers.workers.backend import Backend
-from handlers.workers.worker import WorkerContext, begin_work, occupy_worker
+from handlers.workers.worker import WorkerContext, begin_work, occupy_worker, start_server
 
 T = TypeVar("T")
 
@@ -31,6 +31,7 @@ class ProcessExecutor(ProcessPoolExecutor):
 
     def __init__(self, count: int) -> None:
         self._count = count
+        start_server()  # first: the locks of the pool would start the tracker in their own way
         self._context = WorkerContext()
         super().__init__(count, mp_context=self._context, initializer=begin_work)
 

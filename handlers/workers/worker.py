@@ -21,6 +21,8 @@ PRELOADED = ["handlers.mipmaps.make", "handlers.workers.worker"]
 """Modules that the fork server imports, once for all workers."""
 NOT_FOR_WORKERS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 """A terminal or a service manager sends these to the whole group; the daemon decides what happens to the jobs."""
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Environment variable that keeps Python from importing modules from the working directory."""
 END_S = 3.0
 """Longest wait for the fork server to end."""
 NICENESS = 5
@@ -34,9 +36,10 @@ class WorkerProcess(ForkServerProcess):
 
     def start(self) -> None:
         """Start the process, and the fork server if there is none yet; both block the daemon's signals."""
-        resource_tracker.ensure_running()  # first: its start unblocks signals
-        with _without_main(), _blocked():
-            super().start()
+        with _safe_path():
+            resource_tracker.ensure_running()  # first: its start unblocks signals
+            with _without_main(), _blocked():
+                super().start()
 
     def terminate(self) -> None:
         """Kill the process: SIGTERM, by which a broken pool ends its other workers, is blocked."""
@@ -48,10 +51,11 @@ def start_server() -> None:
 
     A pool does this itself. A caller that will open a pool can let the server import its modules meanwhile.
     """
-    resource_tracker.ensure_running()  # first: its start unblocks signals
     forkserver.set_forkserver_preload(PRELOADED)
-    with _without_main(), _blocked():
-        forkserver.ensure_running()
+    with _safe_path():
+        resource_tracker.ensure_running()  # first: its start unblocks signals
+        with _without_main(), _blocked():
+            forkserver.ensure_running()
 
 
 def end_server() -> None:
@@ -131,6 +135,24 @@ def _blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _safe_path() -> Iterator[None]:
+    """Keep the working directory out of the module path of started processes.
+
+    Fork server and tracker run as `python -c`, which imports from the working directory first: whoever can write there
+    could have the service run a `selectors.py`. `python -c` is not in our hands, but reads its environment.
+    """
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(SAFE_PATH, None)
+        else:
+            os.environ[SAFE_PATH] = before
 
 
 @contextlib.contextmanager

@@ -573,6 +573,32 @@ def test_a_console_script_is_not_imported_by_the_workers(tmp_path: Path) -> None
     assert done.stdout.split() == ["False", str(script)], done.stderr
 
 
+@pytest.mark.parametrize("begin", ["", "start_server()"])
+def test_no_module_of_the_working_directory_is_imported(tmp_path: Path, begin: str) -> None:
+    """Others may be able to write in the directory in which temwatch is started."""
+    hostile, script, witness = tmp_path / "hostile", tmp_path / "bin" / "temwatch", tmp_path / "witness"
+    hostile.mkdir()
+    script.parent.mkdir()
+    for name in ("selectors", "threading", "signal", "numpy", "PIL", "handlers"):
+        (hostile / f"{name}.py").write_text(f"open({str(witness)!r}, 'a').write({name!r})\nraise SystemExit(1)\n")
+    script.write_text(
+        textwrap.dedent(f"""
+            from handlers.workers.pool import open_executor
+            from handlers.workers.worker import end_server, start_server
+            if __name__ == "__main__":
+                {begin or "pass"}
+                with open_executor("processes", 1) as pool:
+                    path = pool.executor.submit(eval, "__import__('sys').path").result()
+                    print("PYTHONSAFEPATH" in __import__("os").environ, {str(hostile)!r} in path or "" in path)
+                end_server()
+        """)
+    )
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=hostile)
+    assert done.stdout.split() == ["False", "False"], done.stderr
+    assert not witness.exists(), witness.read_text()
+
+
 def test_workers_are_forked_from_the_server_that_was_started_ahead() -> None:
     """Runs in a process of its own: this process has a server already."""
     code = textwrap.dedent("""

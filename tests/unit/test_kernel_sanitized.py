@@ -1,0 +1,75 @@
+"""The compiled area mean under AddressSanitizer and UndefinedBehaviorSanitizer, if the compiler has them."""
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import hatch_build
+
+ROOT = Path(__file__).resolve().parents[2]
+SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+FLAGS = ("-std=gnu11", "-fPIC", "-shared", "-Wall", "-Wextra")
+CHECK = """
+    import sys
+    from pathlib import Path
+    import numpy as np
+    from handlers.mipmaps import kernel
+    kernel.LIBRARY = Path(sys.argv[1])
+    assert kernel.compiled_code() is not None
+    from handlers.mipmaps.kernel import CompiledMeans
+    from tests.unit.test_kernel import KINDS, require_same
+
+    generator = np.random.default_rng(7)
+    for depth, to_8bit in KINDS:
+        white = np.iinfo(depth).max
+        for height, width in ((2, 2), (3, 5), (2, 600), (259, 515), (64, 2050), (511, 257), (33, 1030)):
+            levels = min(kernel.HIGHEST_LEVEL, min(height, width).bit_length() - 1)
+            require_same(generator.integers(0, white, (height, width), depth, endpoint=True), levels, to_8bit)
+        require_same(np.full((512, 768), white, depth), kernel.HIGHEST_LEVEL, to_8bit)
+        image = generator.integers(0, white, (395, 1500), depth, endpoint=True)
+        file = Path(sys.argv[1]).with_suffix(".rows")
+        for start, rows_each in ((0, 400), (122, 7), (4095, 90), (8, 1)):
+            runs, content = [], bytes(start)
+            for top in range(0, len(image), rows_each):
+                rows = image[top : top + rows_each]
+                runs.append((len(content), len(rows)))
+                content += rows.tobytes() + bytes(5)
+            file.write_bytes(content)
+            outputs = {n: np.zeros((395 >> n, 1500 >> n), np.uint8 if to_8bit else depth) for n in (1, 2, 5)}
+            means = CompiledMeans(1500, 395, image.itemsize * 8, outputs, to_8bit)
+            with file.open("rb") as opened:
+                means.add_file(opened.fileno(), runs, lambda offset, piece: bytes(piece))
+    print("clean")
+"""
+
+
+def compiler() -> str:
+    return os.environ.get("CC", "cc").split()[0]
+
+
+def runtime_library() -> str:
+    """Return the library of AddressSanitizer, which a program without it has to load first."""
+    if shutil.which(compiler()) is None:
+        pytest.skip("there is no C compiler")
+    name = subprocess.run([compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
+    if not Path(name).is_absolute() or not Path(name).exists():
+        pytest.skip("the compiler has no AddressSanitizer that can be loaded first")
+    return name
+
+
+@pytest.mark.parametrize("processor", ["", "-DPORTABLE"], ids=["this processor", "others"])
+def test_no_undefined_behaviour_and_no_access_outside_of_the_arrays(tmp_path: Path, processor: str) -> None:
+    library = tmp_path / "sanitized.so"
+    first = runtime_library()
+    command = [compiler(), *FLAGS, *SANITIZERS, *processor.split(), "-o", str(library), str(hatch_build.SOURCE)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    environment = {**os.environ, "LD_PRELOAD": first, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", textwrap.dedent(CHECK), str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=100)
+    assert done.stdout.split() == ["clean"], done.stderr[-3000:]
