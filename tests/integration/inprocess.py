@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,11 +12,6 @@ from typing import Any
 
 import structlog
 
-import daemon.pipeline.circuit_breaker
-import daemon.pipeline.retry
-import daemon.pipeline.runner
-import daemon.pipeline.stack_closer
-import daemon.pipeline.stacks
 from daemon.config.settings import Settings
 from daemon.journal import rows
 from daemon.journal.journal import Journal
@@ -158,13 +154,9 @@ async def bench(root: Path, client: RenderClient | None = None, **stacks: Any) -
 
 
 def hurry(monkeypatch: Any) -> None:
-    """Shorten the pauses between attempts."""
-    for module in (
-        daemon.pipeline.retry,
-        daemon.pipeline.circuit_breaker,
-        daemon.pipeline.runner,
-        daemon.pipeline.stacks,
-        daemon.pipeline.stack_closer,
-    ):
-        monkeypatch.setattr(module, "FIRST_DELAY_S", 0.01, raising=False)
-        monkeypatch.setattr(module, "LONGEST_DELAY_S", 0.05, raising=False)
+    """Shorten the pauses between attempts, in every module of the pipeline that has imported them."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("daemon.pipeline."):
+            for delay, seconds in (("FIRST_DELAY_S", 0.01), ("LONGEST_DELAY_S", 0.05)):
+                if hasattr(module, delay):
+                    monkeypatch.setattr(module, delay, seconds)
