@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import structlog
-from aiohttp import web
 
 from daemon.config.reload import Reloader
 from daemon.config.settings import HttpSettings, Settings, http_url
@@ -27,6 +26,7 @@ from daemon.system.sd_notify import SystemdNotifier, watchdog_interval_s
 from daemon.watching.watcher import Watcher
 from daemon.web.posts import Posts
 from daemon.web.routes import make_app
+from daemon.web.server import serve
 from handlers.errors import SettingsFault, StorageFault
 
 log = structlog.get_logger()
@@ -38,8 +38,6 @@ GIVE_UP_S = 5.0
 STOP_S = 60.0
 """Time for the whole shutdown, the end of the workers included."""
 STATUS_EVERY_S = 5.0
-HTTP_END_S = 3.0
-"""HTTP requests under way get this long to end."""
 ANSWER_S = 5.0
 """Time-out of the journal's answer for readiness."""
 
@@ -162,19 +160,14 @@ class Daemon:
             self._reloader.to_json,
             self._pipeline.next_try_in_s,
         )
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=HTTP_END_S)
-        await runner.setup()
         http = self._settings.http
-        try:
-            site = web.TCPSite(runner, http.host, http.port)
+        async with contextlib.AsyncExitStack() as stack:
             try:
-                await site.start()
+                port = await stack.enter_async_context(serve(app, http.host, http.port))
             except OSError as error:
                 raise _port_fault(http, error) from error
-            self.url = http_url(http.host, runner.addresses[0][1])
+            self.url = http_url(http.host, port)
             yield
-        finally:
-            await runner.cleanup()
 
     # --- work
 

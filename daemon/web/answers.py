@@ -10,6 +10,22 @@ from daemon.montages.presentation import montage_json
 from daemon.montages.records import Montage
 from daemon.pipeline.health import Facts, reasons_not_ready, warnings
 
+LINKS = {
+    "/healthz": "whether the daemon is alive",
+    "/readyz": "whether it can work, and why not",
+    "/metrics": "metrics for Prometheus",
+    "/api/montages": "all montages, newest first",
+    "/api/montages?state=failed": "failed montages",
+    "/api/reload": "outcome of the last reload of the configuration",
+}
+"""Pages of the daemon."""
+
+
+def links_html() -> str:
+    """Return the page at `/`."""
+    items = "\n".join(f'<li><a href="{path}">{path}</a>: {text}</li>' for path, text in LINKS.items())
+    return f'<!DOCTYPE html>\n<html lang="en"><title>temwatch</title>\n<h1>temwatch</h1>\n<ul>\n{items}\n</ul></html>\n'
+
 
 def readiness_json(facts: Facts) -> dict[str, Any]:
     """Return the body of `/readyz`."""

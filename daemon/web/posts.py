@@ -20,6 +20,8 @@ from daemon.web.errors import error_answer
 from handlers.errors import Fault, storage_fault
 from handlers.text import printable
 
+BODY_S = 30.0
+"""Time-out of a request's body."""
 PIECE_BYTES = 2**20
 
 
@@ -47,7 +49,7 @@ class Posts:
         if refusal is not None:
             return error_answer(*refusal)
         try:
-            wanted = ReplayRequest.model_validate_json(await request.read())
+            wanted = ReplayRequest.model_validate_json(await _body(request))
         except ValidationError as error:
             return error_answer(400, problems(error))
         try:
@@ -66,7 +68,7 @@ class Posts:
         if refusal is not None:
             return error_answer(*refusal)
         try:
-            wanted = BackupRequest.model_validate_json(await request.read())
+            wanted = BackupRequest.model_validate_json(await _body(request))
         except ValidationError as error:
             return error_answer(400, problems(error, BackupRequest))
         if wanted.journal != str(self._journal.path):
@@ -99,3 +101,12 @@ class Posts:
             raise storage_fault(printable(path), "write a copy of the journal", error) from error
         finally:
             remove_journal(path)
+
+
+async def _body(request: web.Request) -> bytes:
+    """Return the body. Raises HTTPRequestTimeout if it does not arrive in time."""
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout(reason=f"body: not received within {BODY_S:g} s") from None

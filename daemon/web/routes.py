@@ -14,9 +14,10 @@ from daemon.montages.presentation import counts_json, iso_time, montage_json
 from daemon.pipeline.health import Facts, Metrics, inaccessible_watches
 from daemon.web import parameters
 from daemon.web.access import host_check
-from daemon.web.answers import encode_montages, readiness_json
+from daemon.web.answers import LINKS, encode_montages, links_html, readiness_json
 from daemon.web.errors import errors_as_json, log_in_one_line
 from daemon.web.posts import Posts
+from daemon.web.server import add_headers, guard
 
 T = TypeVar("T")
 
@@ -46,10 +47,12 @@ def make_app(
     next_try_in_s : returns the seconds until the next attempt of a montage, if it is delayed.
     """
     logging.getLogger("aiohttp.server").addFilter(log_in_one_line)
-    app = web.Application(middlewares=[errors_as_json, host_check(http)], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(middlewares=[errors_as_json, guard, host_check(http)], client_max_size=MAX_BODY_BYTES)
+    app.on_response_prepare.append(add_headers)
     pages = _Pages(journal, metrics, facts, last_reload, next_try_in_s)
     app.add_routes(
         [
+            web.get("/", pages.root),
             web.get("/healthz", pages.healthz),
             web.get("/readyz", pages.readyz),
             web.get("/metrics", pages.metrics),
@@ -79,6 +82,12 @@ class _Pages:
         self._facts = facts
         self._last_reload = last_reload
         self._next_try_in_s = next_try_in_s
+
+    async def root(self, request: web.Request) -> web.Response:
+        """Answer with links to the other pages, as HTML for a browser and otherwise as JSON."""
+        if "text/html" in request.headers.get("Accept", ""):
+            return web.Response(text=links_html(), content_type="text/html")
+        return web.json_response({"links": LINKS})
 
     async def healthz(self, _: web.Request) -> web.Response:
         """Answer 200: any answer proves that the event loop runs."""

@@ -58,13 +58,14 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path, with_drop_in:
 
 
 def test_the_unit_waits_longer_than_the_daemon_drains() -> None:
-    from daemon.app import DRAIN_S, GIVE_UP_S, HTTP_END_S, STOP_S
+    from daemon.app import DRAIN_S, GIVE_UP_S, STOP_S
     from daemon.journal.connection import CLOSE_S
     from daemon.system.threads import END_S
+    from daemon.web import server
     from handlers.workers.processes import KILLED_S
 
     (stop,) = settings()["Service"]["TimeoutStopSec"]
-    most_s = max(STOP_S, DRAIN_S + 2 * GIVE_UP_S + 1) + KILLED_S + HTTP_END_S + CLOSE_S + END_S
+    most_s = max(STOP_S, DRAIN_S + 2 * GIVE_UP_S + 1) + KILLED_S + server.END_S + CLOSE_S + END_S
     assert int(stop.removesuffix("s")) >= most_s + 10
 
 

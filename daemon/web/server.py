@@ -1,0 +1,178 @@
+"""The HTTP server: accepts a bounded number of connections and closes those that send no request."""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Handler
+
+from daemon.web.errors import error_answer
+
+log = structlog.get_logger()
+
+MAX_CONNECTIONS = 100
+"""At the limit, a new connection replaces the one that has been without a request for longest."""
+IDLE_S = 15.0
+"""A connection that has not sent a whole request header within this time is closed."""
+ACCEPT_RETRY_S = 1.0
+"""Delay after a connection could not be accepted."""
+LOG_EVERY_S = 60.0
+"""Connections that cannot be accepted are logged this often."""
+END_S = 3.0
+"""Requests under way get this long to end when the server stops."""
+POLL_S = 0.05
+"""At the limit, with a request under way on every connection, an end of one is looked for this often."""
+BACKLOG = 128
+
+
+class Connection(web.RequestHandler):
+    """A connection that answers invalid HTTP in JSON."""
+
+    __slots__ = ("is_busy",)
+
+    def __init__(self, manager: web.Server, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(manager, loop=loop, keepalive_timeout=IDLE_S, access_log=None, auto_decompress=False)  # type: ignore[arg-type]
+        self.is_busy = False
+        """Whether a request is under way."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Return the answer to a request that is invalid or that a handler failed at."""
+        super().handle_error(request, status, exc, message)  # logs it; raises if part of an answer was sent
+        reason = exc.message if isinstance(exc, HttpProcessingError) else "internal error, see the log"
+        response = error_answer(status, " ".join(reason.split()[:12]))
+        response.headers.update(HEADERS)
+        response.force_close()
+        return response
+
+
+HEADERS = {"Server": "temwatch", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+"""Headers of every answer."""
+
+
+async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    """Add the headers of every answer; a signal of the application."""
+    response.headers.update(HEADERS)
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse compressed bodies, and mark the connection as busy."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise web.HTTPUnsupportedMediaType(reason="Content-Encoding: send the body uncompressed")
+    connection = request.protocol
+    if not isinstance(connection, Connection):
+        return await handler(request)
+    connection.is_busy = True
+    try:
+        return await handler(request)
+    finally:
+        connection.is_busy = False
+
+
+@contextlib.asynccontextmanager
+async def serve(app: web.Application, host: str, port: int) -> AsyncIterator[int]:
+    """Serve an application; yield the port. Raises OSError if the address cannot be listened on."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=END_S)
+    await runner.setup()
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            listeners = [stack.enter_context(each) for each in await _listen(host, port)]
+            acceptor = _Acceptor(runner)
+            tasks = [asyncio.create_task(acceptor.run(each), name="http accept") for each in listeners]
+            stack.push_async_callback(_cancel, tasks)
+            yield listeners[0].getsockname()[1]
+    finally:
+        await runner.cleanup()
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+async def _listen(host: str, port: int) -> list[socket.socket]:
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses = dict.fromkeys((family, address) for family, _, _, _, address in found)
+    listeners: list[socket.socket] = []
+    try:
+        for family, address in addresses:
+            listener = socket.create_server(address, family=family, backlog=BACKLOG)
+            listeners.append(listener)
+            listener.setblocking(False)
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+async def _accept(listener: socket.socket) -> socket.socket:
+    connection, _ = await asyncio.get_running_loop().sock_accept(listener)
+    return connection
+
+
+class _Acceptor:
+    """Accepts connections for a runner.
+
+    asyncio's own server has no limit of connections, and logs each failed accept: thousands in a second while
+    descriptors are lacking.
+    """
+
+    def __init__(self, runner: web.AppRunner) -> None:
+        assert runner.server is not None
+        self._server = runner.server
+        self._logged_at = -LOG_EVERY_S
+
+    async def run(self, listener: socket.socket) -> None:
+        """Accept connections until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection = await _accept(listener)
+            except OSError as error:
+                self._log(error)
+                await asyncio.sleep(ACCEPT_RETRY_S)
+                continue
+            try:
+                await self._make_room()
+                await loop.connect_accepted_socket(lambda: Connection(self._server, loop), connection)
+            except BaseException as error:
+                connection.close()
+                if not isinstance(error, OSError):
+                    raise
+
+    async def _make_room(self) -> None:
+        """Wait until there are fewer connections than the limit; close the oldest one without a request."""
+        while len(connections := self._open_connections()) >= MAX_CONNECTIONS:
+            idle = next((each for each in connections if not each.is_busy), None)
+            if idle is not None:
+                idle.force_close()
+            else:
+                await asyncio.sleep(POLL_S)
+
+    def _open_connections(self) -> list[Connection]:
+        """Return the open connections, the oldest first."""
+        found = (each for each in self._server.connections if isinstance(each, Connection))
+        return [each for each in found if each.transport is not None]
+
+    def _log(self, error: OSError) -> None:
+        now = time.monotonic()
+        if now - self._logged_at >= LOG_EVERY_S:
+            self._logged_at = now
+            log.error(
+                "http.accept_failed",
+                reason=str(error),
+                hint="raise LimitNOFILE of the service, or find out what keeps so many files open",
+            )
