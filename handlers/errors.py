@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Self
 
 from handlers.identity import FileIdentity
+from handlers.text import printable
 
 
 class Waiting(StrEnum):
@@ -108,7 +109,7 @@ class Fault(Exception):  # noqa: N818  subclasses name the fault itself
         return self
 
     def __str__(self) -> str:
-        return f"{self.subject}: {self.problem}" + (f" ({self.hint})" if self.hint else "")
+        return printable(f"{self.subject}: {self.problem}" + (f" ({self.hint})" if self.hint else ""))
 
 
 class MetafileFault(Fault):

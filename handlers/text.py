@@ -1,16 +1,59 @@
-"""Paths, lists, values and numbers of bytes as people read them. Pure."""
+"""Paths, lists, values and numbers of bytes as people read them. Pure.
+
+Names of files and texts of render-ws may hold anything: escape sequences that move the cursor, newlines that forge a
+line of a log, characters that reverse the rest of a line. Every text passes `printable`, or `printable_lines`, where it
+leaves the program: to a terminal, a log, a page, systemd.
+"""
 
 import os
 from collections.abc import Sequence
 
 
-def printable(path: str | os.PathLike[str]) -> str:
-    """Return a path as printable text: bytes that are not UTF-8 become escapes.
+def printable(text: str | os.PathLike[str]) -> str:
+    """Return a text or path on one line: unprintable characters and bytes that are not UTF-8 become escapes.
 
-    >>> printable("/data/caf\\udce9")
-    '/data/caf\\\\xe9'
+    >>> printable("/data/caf\\udce9"), printable("a\\x1b[31m\\nb\\u202e"), printable("µ 3.9 nm")
+    ('/data/caf\\\\xe9', 'a\\\\x1b[31m\\\\nb\\\\u202e', 'µ 3.9 nm')
     """
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    shown = os.fspath(text)
+    return shown if shown.isprintable() else "".join(each if each.isprintable() else _escape(each) for each in shown)
+
+
+def printable_lines(text: str) -> str:
+    """Return a text with its own line breaks, each line printable.
+
+    >>> printable_lines("a\\x07\\nb")
+    'a\\\\x07\\nb'
+    """
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def printable_json(text: str) -> str:
+    """Return JSON with unprintable characters as JSON's own escapes; its meaning stays the same.
+
+    >>> printable_json('{"a": "\\u202e"}')
+    '{"a": "\\\\u202e"}'
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in " \n" else _json_escape(each) for each in text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if character in "\n\r\t":
+        return repr(character)[1:-1]
+    if 0xDC80 <= code <= 0xDCFF:  # os.fsdecode's form of a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _json_escape(character: str) -> str:
+    code = ord(character)
+    if code < 0x10000:
+        return f"\\u{code:04x}"
+    high, low = divmod(code - 0x10000, 0x400)
+    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
 
 
 def abbreviate(texts: Sequence[str], most: int = 3, separator: str = ", ") -> str:

@@ -8,8 +8,10 @@ from datetime import datetime
 
 import click
 
+from daemon.commands.cli.output import say_lines
 from daemon.commands.status import Report
 from daemon.commands.status_text import View, status_text
+from daemon.system.log_lines import safe
 
 FOLLOW_S = 2.0
 """Seconds between two reports of `--follow`."""
@@ -17,7 +19,7 @@ FOLLOW_S = 2.0
 
 def show_report(report: Report, *, watch: str | None, failed: bool, by_cause: bool) -> None:
     """Print a report once. Lines fit a terminal; in a pipe they are not wrapped."""
-    click.echo(_text(report, watch=watch, failed=failed, by_cause=by_cause), nl=False)
+    say_lines(_text(report, watch=watch, failed=failed, by_cause=by_cause))
 
 
 def follow_report(read: Callable[[], Report], *, watch: str | None, failed: bool, by_cause: bool) -> None:
@@ -27,7 +29,7 @@ def follow_report(read: Callable[[], Report], *, watch: str | None, failed: bool
         if sys.stdout.isatty():
             click.clear()
             text = _cut(text, shutil.get_terminal_size().lines)
-        click.echo(text, nl=False)
+        say_lines(text)
         sys.stdout.flush()
         time.sleep(FOLLOW_S)
 
@@ -35,7 +37,7 @@ def follow_report(read: Callable[[], Report], *, watch: str | None, failed: bool
 def _text(report: Report, *, watch: str | None, failed: bool, by_cause: bool) -> str:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     now = datetime.now().astimezone()
-    return status_text(report, View(now, width, watch=watch, failed=failed, by_cause=by_cause))
+    return status_text(safe(report), View(now, width, watch=watch, failed=failed, by_cause=by_cause))
 
 
 def _cut(text: str, height: int) -> str:

@@ -285,9 +285,11 @@ class Journal(JournalQueries):
 def _log_failure(montage: Montage, fault: Fault) -> None:
     log.error(
         "montage.failed",
+        watch=montage.watch,
         montage=montage.id,
         metafile=str(montage.metafile),
         z=montage.z,
+        stack=montage.raw_stack,
         kind=type(fault).__name__,
         subject=fault.subject,
         problem=fault.problem,

@@ -106,7 +106,7 @@ class Recheck:
 
     async def _withdraw(self, awaited: AwaitedFile) -> None:
         if await self._journal.withdraw(awaited):
-            log.info("montage.superseded", former=awaited.montage_id)
+            log.info("montage.superseded", montage=awaited.montage_id, metafile=str(awaited.metafile))
             self._look_again(awaited.metafile)
 
     async def _retry(self, montage_id: int, because: str) -> bool:

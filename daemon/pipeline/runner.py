@@ -129,7 +129,8 @@ class PipelineRunner:
         if montage_id is None:
             return
         if montage_id not in self._queue:
-            log.info("metafile.noticed", metafile=str(sighting.path), montage=montage_id, by=str(sighting.found_by))
+            by = str(sighting.found_by)
+            log.info("metafile.noticed", watch=sighting.watch, montage=montage_id, by=by, metafile=str(sighting.path))
         # Also while a step of the montage runs: it may be about to end, and its own ticket is replaced.
         self._queue.add(Ticket(sighting.path.name, montage_id, Step.SETTLE, sighting.watch))
 
@@ -207,6 +208,7 @@ class PipelineRunner:
             self._metrics.complete_seconds.observe(seconds)
             log.info(
                 "montage.complete",
+                watch=montage.watch,
                 montage=montage.id,
                 metafile=str(montage.metafile),
                 z=montage.z,
@@ -309,7 +311,11 @@ class PipelineRunner:
             await self._enqueue_present_step(ticket)
             return
         with structlog.contextvars.bound_contextvars(
-            montage=montage.id, stack=montage.raw_stack, z=montage.z, metafile=str(montage.metafile)
+            watch=montage.watch,
+            montage=montage.id,
+            stack=montage.raw_stack,
+            z=montage.z,
+            metafile=str(montage.metafile),
         ):
             try:
                 await self._attempts.make(montage, watch, ticket.step)

@@ -146,7 +146,10 @@ class StackCloser:
 
     async def _record_fault(self, montage: Montage, attempt: int, fault: Fault) -> float | None:
         """Record the fault of a montage that lacks tiles in a closed stack. Returns as `_retry_or_fail`."""
-        log.warning("montage.not_closed", montage=montage.id, metafile=str(montage.metafile), fault=str(fault))
+        path = str(montage.metafile)
+        log.warning(
+            "montage.not_closed", watch=montage.watch, montage=montage.id, z=montage.z, fault=fault, metafile=path
+        )
         await self._journal.end_attempt(attempt, Outcome.FAILED, fault)
         return await self._retry_or_fail(montage, fault)
 

@@ -48,7 +48,7 @@ class Superseder:
                 self._look_again(former.metafile)  # it may be back although no scan missed it
             self._settler.forget(former.id)
             await self._queue.cancel(former.id)
-            log.info("montage.superseded", former=former.id)
+            _log_superseded(former)
 
     async def adopt(self, montage: Montage, outcome: Awaitable[SettleResult]) -> None:
         """End what the journal superseded for a metafile that is refused or ignored.
@@ -79,9 +79,21 @@ class Superseder:
         for other in await self._journal.duplicates(montage):
             if await self._claims.present(other) is Claim.STANDS:
                 if await self._journal.move(montage, other):
-                    log.info("montage.superseded", former=montage.id)
+                    _log_superseded(montage)
                     self._look_again(montage.metafile)
                 else:
                     self._queue.enqueue(montage)  # it was noticed again meanwhile: it is back
                 return True
         return False
+
+
+def _log_superseded(montage: Montage) -> None:
+    """Log that another montage took the place of this one, under the id of this one."""
+    log.info(
+        "montage.superseded",
+        watch=montage.watch,
+        montage=montage.id,
+        z=montage.z,
+        stack=montage.raw_stack,
+        metafile=str(montage.metafile),
+    )

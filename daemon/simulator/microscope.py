@@ -25,6 +25,7 @@ from PIL import Image
 
 from daemon.simulator.pytemca import MetafileForm, TileStatistics, metafile_bytes
 from daemon.simulator.section import SectionPlan, TilePlan, plan_section
+from handlers.text import printable
 
 __all__ = [
     "Arrival",
@@ -340,7 +341,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             time.sleep(arguments.section_pause if k < arguments.sections else 0)
     except OSError as error:
-        sys.stderr.write(f"microscope: could not write {error.filename}: {error.strerror}\n")
+        sys.stderr.write(printable(f"microscope: could not write {error.filename}: {error.strerror}") + "\n")
         return 1
     return 0
 

@@ -18,6 +18,7 @@ from handlers.acquisition.parse import parse_metafile
 from handlers.acquisition.tilespec import tile_specs_for
 from handlers.errors import Fault, RenderUnavailable
 from handlers.picture import compose_section, save_picture
+from handlers.text import printable
 
 Json = Mapping[str, Any]
 
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"picture: {fault}\n")
         return 1
     except OSError as error:
-        sys.stderr.write(f"picture: could not write {arguments.png}: {error.strerror}\n")
+        sys.stderr.write(printable(f"picture: could not write {arguments.png}: {error.strerror}") + "\n")
         return 1
     return 0
 

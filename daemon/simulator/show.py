@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from daemon.montages.states import UNFINISHED, MontageState
@@ -34,6 +35,7 @@ from daemon.simulator.show_results import Result, montage_table, stack_table, ve
 from handlers.picture import compose_section, save_picture
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
+from handlers.text import printable
 
 LOOK_EVERY_S = 0.3
 STALLED_AFTER_S = 240.0
@@ -197,7 +199,8 @@ class Show:
             if montage["state"] not in UNFINISHED and printed.get(montage["id"]) != montage["state"]:
                 printed[montage["id"]] = montage["state"]
                 fault = f": {montage['fault']['problem']}" if montage["fault"] else ""
-                self.console.print(f"{montage['state']:<9} {Path(montage['metafile']).name}{fault}", highlight=False)
+                line = f"{montage['state']:<9} {Path(montage['metafile']).name}{fault}"
+                self.console.print(escape(printable(line)), highlight=False)
 
     # --- results
 
@@ -217,7 +220,7 @@ class Show:
     def _report(self, montages: list[dict[str, Any]], results: list[Result], pictures: list[Path]) -> bool:
         self.console.print(montage_table(montages), stack_table(results))
         for problem in (problem for result in results for problem in result.problems):
-            self.console.print(f"[red]{problem}[/red]")
+            self.console.print(f"[red]{escape(printable(problem))}[/red]")
         for picture in pictures:
             self.console.print(f"picture   {picture}", highlight=False)
         good = bool(results) and all(not result.problems for result in results)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
+from rich.markup import escape
 from rich.table import Table
 
 from daemon.montages.states import MontageState
@@ -16,6 +17,7 @@ from handlers.images.reduction import level_size
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 from handlers.render.responses import StackState
+from handlers.text import printable
 from handlers.uris import uri_to_path
 
 
@@ -99,7 +101,7 @@ def montage_table(montages: list[dict[str, Any]]) -> Table:
         table.add_column(heading, justify=justify, overflow="fold")
     for montage in montages:
         z = "" if montage["z"] is None else f"{montage['z']:g}"
-        name = Path(montage["metafile"]).name
+        name = escape(printable(Path(montage["metafile"]).name))
         table.add_row(name, z, str(montage["tiles"] or ""), montage["state"], _seconds(montage))
     return table
 

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import re
 import sys
 from functools import partial
 from typing import Any, TextIO
@@ -10,10 +9,9 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import EventDict, Processor
 
-from handlers.uris import without_userinfo
+from daemon.system.log_lines import arranged, console_line, safe_facts
+from handlers.text import printable, printable_lines
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
-"""Stands in a path for a byte that is not UTF-8, as os.fsdecode gives it."""
 _QUIET = ("aiohttp.access", "asyncio", "watchdog", "PIL")
 """Loggers of libraries of which only warnings are written."""
 
@@ -55,6 +53,18 @@ def set_up_logging(level: str = "info", format: str = "auto", stream: TextIO | N
     )
 
 
+class PrintableFormatter(logging.Formatter):
+    """Formats records of the standard library as printable text: the message on one line, then a traceback."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the standard library's name
+        """See logging.Formatter."""
+        return printable(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter."""
+        return printable_lines(super().format(record))
+
+
 def _facts() -> list[Processor]:
     """Return the processors that add bound context, severity and time (UTC) to every record."""
     return [
@@ -70,32 +80,15 @@ def _name_library(_logger: Any, _method: str, event: EventDict) -> EventDict:
 
 
 def _form(stream: TextIO, *, readable: bool) -> list[Processor]:
+    common: list[Processor] = [structlog.processors.format_exc_info, _arrange]
     if readable:
-        console = structlog.dev.ConsoleRenderer(colors=stream.isatty(), timestamp_key="time")
-        return [_spare_stack, console, partial(_printable, backslash="\\")]
-    return [
-        structlog.processors.format_exc_info,
-        _what_first,
-        structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
-        partial(_printable, backslash="\\\\"),  # inside a JSON string a backslash is written twice
-    ]
+        return [*common, partial(_console, colours=stream.isatty())]
+    return [*common, structlog.processors.JSONRenderer(ensure_ascii=False)]
 
 
-def _printable(_logger: Any, _method: str, line: str, *, backslash: str) -> str:
-    """Remove passwords of URLs from a line, and escape bytes of paths that are not UTF-8, as `\\xe9`."""
-
-    def escape(found: re.Match[str]) -> str:
-        code = ord(found[0])
-        return f"{backslash}x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"{backslash}u{code:04x}"
-
-    return without_userinfo(_SURROGATE.sub(escape, line))
+def _arrange(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    return arranged(safe_facts(event))
 
 
-def _spare_stack(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """The record with its render-ws stack under another key: the console takes `stack` for a call stack."""
-    return {("stack_id" if key == "stack" else key): value for key, value in event.items()}
-
-
-def _what_first(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """When, how severe and what, before the facts."""
-    return {key: event[key] for key in ("time", "level", "event")} | dict(event)
+def _console(_logger: Any, _method: str, event: EventDict, *, colours: bool) -> str:
+    return console_line(event, colours=colours)

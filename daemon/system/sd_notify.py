@@ -6,6 +6,8 @@ import socket
 import time
 from collections.abc import Mapping
 
+from handlers.text import printable
+
 
 class SystemdNotifier:
     """Sends the state of the service to systemd; does nothing if systemd did not start it.
@@ -23,7 +25,7 @@ class SystemdNotifier:
 
     def status(self, text: str) -> None:
         """Set the line that `systemctl status` shows."""
-        self._send(f"STATUS={' '.join(text.split())}")
+        self._send(f"STATUS={printable(' '.join(text.split()))}")
 
     def reloading(self) -> None:
         """Report that a reload begins; `ready` reports its end."""

@@ -1,5 +1,6 @@
 """Bodies of the answers, as JSON. Pure."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -74,10 +75,11 @@ def encode_montages(
     encode = msgspec.json.Encoder().encode
 
     def encode_row(row: Mapping[str, Any]) -> bytes:
-        try:
-            return encode(row)
-        except UnicodeEncodeError:  # a path with bytes that are not UTF-8, which `json` escapes
-            return json.dumps(row).encode()
+        with contextlib.suppress(UnicodeEncodeError):  # a path with bytes that are not UTF-8
+            encoded = encode(row)
+            if encoded.isascii() and b"\x7f" not in encoded:
+                return encoded
+        return json.dumps(row).encode()  # in ASCII: no character of a file name acts on a terminal or a page
 
     rows = b",".join([encode_row(montage_json(each, inaccessible, next_tries.get(each.id))) for each in montages])
     return b'{"montages":[%b],"counts":%b}' % (rows, encode(counts))

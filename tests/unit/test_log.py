@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,25 @@ def test_the_level_applies_to_libraries() -> None:
 
 def test_console_lines_show_event_and_facts() -> None:
     ingested = log_lines("info", "console")[0]
-    assert "tiles.ingested" in ingested
-    assert "stack_id=em/v1/mips" in ingested
-    assert "tiles=200" in ingested
+    assert ingested[20:] == 'info    tiles.ingested     montage=7 stack=em/v1/mips tiles=200 size="3.9 µm"'
+
+
+ORDERED = """
+import structlog, sys
+from daemon.system.log import set_up_logging
+
+set_up_logging("info", sys.argv[1])
+log = structlog.get_logger()
+path = "/data/temca2/_metadata_1_.json"
+facts = {"metafile": path, "tiles": 3, "stack": "em/v1/raw", "z": 1050.0, "watch": "temca2"}
+log.info("one", seconds=1.5, montage=17, fault=None, **facts)
+log.info("two", montage=17, watch="temca2", by="event", seconds=0.5, metafile=path, z=None)
+"""
+
+
+def test_facts_have_the_same_order_in_every_line_and_the_same_names_in_both_formats() -> None:
+    one, two = (list(json.loads(line)) for line in log_bytes(ORDERED, "json").decode().splitlines())
+    assert one == ["time", "level", "event", "watch", "montage", "z", "stack", "tiles", "seconds", "metafile"]
+    assert two == ["time", "level", "event", "watch", "montage", "seconds", "by", "metafile"]
+    lines = log_bytes(ORDERED, "console").decode().splitlines()
+    assert [re.findall(r"(\w+)=", line) for line in lines] == [one[3:], two[3:]]

@@ -1,6 +1,5 @@
 """Commands about the daemon and its configuration: check-config, status, health, reload."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import click
 
 from daemon.commands.cli.exits import BAD_INPUT, FAILED, exit_with, run_or_exit, run_until_interrupt, settings_or_exit
 from daemon.commands.cli.options import config_option
+from daemon.commands.cli.output import complain, say, say_json, say_lines
 
 NOT_READY, UNREACHABLE = 1, 2
 """Exit codes of `health`."""
@@ -28,19 +28,19 @@ def check_config(config_path: Path | None, probe: bool, print_example: bool) -> 
     if print_example:
         from daemon.config.reference import example_toml
 
-        click.echo(example_toml(), nl=False)
+        say_lines(example_toml())
         return
     from daemon.commands.check_config import effect, preflight, render_finding
 
     settings = settings_or_exit(config_path)
     for line in effect(settings):
-        click.echo(line)
+        say(line)
     findings = preflight(settings)
     if probe and (finding := run_or_exit(render_finding(settings.render))):
         findings.append(finding)
     for finding in findings:
         if not finding.prevents_start:
-            click.echo(f"note {finding}")
+            say(f"note {finding}")
     if reasons := [str(finding) for finding in findings if finding.prevents_start]:
         exit_with(BAD_INPUT, *reasons)
 
@@ -71,7 +71,7 @@ def status(
         return report
 
     if as_json:
-        click.echo(json.dumps(read(), indent=2))
+        say_json(read())
     elif follow:
         run_until_interrupt(lambda: follow_report(read, watch=watch, failed=failed, by_cause=by_cause))
     else:
@@ -95,16 +95,16 @@ def health(url: str | None, config_path: Path | None) -> None:
     else:
         places = find_places(config_path)
         for problem in places.problems:
-            click.echo(f"configuration refused: {problem}", err=True)
+            complain(f"configuration refused: {problem}")
         daemon = find_daemon(places)
         address, alive = daemon.url, daemon.is_alive
         silence = "" if daemon.pid is None else f"; process {daemon.pid} holds its journal: {daemon.silence}"
     answer = fetch(f"{address.rstrip('/')}/readyz") if alive else None
     if answer is None or "ready" not in answer:
         exit_with(UNREACHABLE, f"unreachable: no temwatch answers at {without_userinfo(address)}{silence}")
-    click.echo("ready" if answer["ready"] else "not ready")
+    say("ready" if answer["ready"] else "not ready")
     for line in [*answer["reasons"], *answer["warnings"]]:
-        click.echo(f"  {line}")
+        say(f"  {line}")
     sys.exit(0 if answer["ready"] else NOT_READY)
 
 
@@ -123,4 +123,4 @@ def reload(config_path: Path | None) -> None:
         request_reload(settings)
     except Fault as fault:
         exit_with(FAILED, str(fault))
-    click.echo("the configuration is in force")
+    say("the configuration is in force")

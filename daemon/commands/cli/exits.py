@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-import click
+from daemon.commands.cli.output import complain
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ INTERRUPTED = 130
 def exit_with(code: int, *lines: str) -> NoReturn:
     """End the program, with lines on standard error."""
     for line in lines:
-        click.echo(line, err=True)
+        complain(line)
     sys.exit(code)
 
 

@@ -8,6 +8,7 @@ import click
 
 from daemon.commands.cli.exits import input_or_exit, run_or_exit, settings_or_exit
 from daemon.commands.cli.options import SelectingCommand, config_option, selecting
+from daemon.commands.cli.output import say
 
 MAX_PATHS = 5_000
 """Paths of one selection of `verify`."""
@@ -57,7 +58,7 @@ def replay(
     requests = input_or_exit(
         lambda: requests_of(from_report.read(), start, dry_run=dry_run) if from_report else requests_for(paths, **given)
     )
-    sys.exit(run_or_exit(work(settings, requests, click.echo)))
+    sys.exit(run_or_exit(work(settings, requests, say)))
 
 
 @click.command(cls=SelectingCommand, short_help="Compare montages with stacks and files.")
@@ -87,7 +88,7 @@ def verify(
     settings = settings_or_exit(config_path)
     set_up_logging("warning", settings.log.format, sys.stderr)
     (selection,) = input_or_exit(lambda: requests_for(paths, max_paths=MAX_PATHS, z=zs, state=state, since=since))
-    sys.exit(run_or_exit(work(settings, selection, click.echo, as_json=as_json)))
+    sys.exit(run_or_exit(work(settings, selection, say, as_json=as_json)))
 
 
 @click.command(short_help="Draw a section of a stack as a PNG.")
@@ -109,7 +110,7 @@ def picture(stack: str, z: float, output: Path, max_px: int, config_path: Path |
     """
     from daemon.commands.picture import draw
 
-    click.echo(run_or_exit(draw(settings_or_exit(config_path), stack, z, output, max_px)))
+    say(run_or_exit(draw(settings_or_exit(config_path), stack, z, output, max_px)))
 
 
 @click.group(short_help="Back up the journal, or rebuild a lost one.")
@@ -138,7 +139,7 @@ def backup(file: Path, config_path: Path | None) -> None:
         token_or_none(settings),
     )
     montages = run_or_exit(asyncio.to_thread(back_up, *where))
-    click.echo(f"{montages} montages are in {file}")
+    say(f"{montages} montages are in {file}")
 
 
 @journal.command(short_help="Rebuild a lost or damaged journal.")
@@ -153,4 +154,4 @@ def rebuild(config_path: Path | None) -> None:
 
     settings = settings_or_exit(config_path)
     set_up_logging("warning", settings.log.format, sys.stderr)
-    run_or_exit(work(settings, click.echo))
+    run_or_exit(work(settings, say))

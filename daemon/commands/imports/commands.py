@@ -23,6 +23,7 @@ from daemon.commands.imports.results import ApplyResult, MipmapResult, Result, T
 from handlers.errors import Fault
 from handlers.progress import Progress, progress_bar
 from handlers.render.failures import Failure, failure_lines, plain_z
+from handlers.text import printable_json
 
 if TYPE_CHECKING:
     from handlers.render.client import RenderClient
@@ -74,7 +75,11 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
 
 def _start_logging(parameters: CommandParameters) -> None:
     """Log to stderr. Called while the progress bar redirects stderr, so that lines appear above the bar."""
-    logging.basicConfig(level=parameters.log_level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    from daemon.system.log import PrintableFormatter
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=parameters.log_level, handlers=[handler])
     for name, value in values_of(parameters).items():
         log.debug("parameter %s = %s", name, value)
 
@@ -92,7 +97,7 @@ def _write_result(
     }
     text = result.model_copy(update=update).model_dump_json(indent=2) + "\n"
     if parameters.output_json is None:
-        sys.stdout.write(text)
+        sys.stdout.write(printable_json(text))
     else:
         write_file(parameters.output_json, text)
 

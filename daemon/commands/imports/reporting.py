@@ -9,6 +9,7 @@ from pathlib import Path
 from daemon.commands.imports.results import Problem
 from handlers.errors import Fault
 from handlers.render.failures import Failure, group_failures
+from handlers.text import printable
 
 MOST_ENTRIES = 100
 """Groups of failures in a result; --failures_file lists every failure."""
@@ -39,5 +40,5 @@ def write_failures(path: Path, failures: Sequence[Failure]) -> None:
 def say(code: int, *lines: str) -> int:
     """Print each text as one line on stderr and return the exit code."""
     for line in lines:
-        sys.stderr.write(" ".join(line.split()) + "\n")
+        sys.stderr.write(printable(" ".join(line.split())) + "\n")
     return code

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from daemon.commands.replay.sources import Row, Source
 from daemon.montages.states import UNFINISHED, MontageState
 from daemon.pipeline.replay.selection import Action
+from handlers.text import printable
 
 POLL_S = 0.5
 MAX_IDS = 200
@@ -48,19 +49,19 @@ class Outcomes:
         self.good += is_complete
         self.bad += not is_complete
         if not (is_complete and self.console.is_terminal):
-            self.console.print(escape(outcome_line(row)))
+            self.console.print(escape(printable(outcome_line(row))))
         self._progress.advance(self._task)
 
     def add_refused(self, plan: Row) -> None:
         """Count and show a selected montage that cannot be replayed."""
         self.bad += 1
-        self.console.print(escape(f"refused     {plan['metafile']}: {plan['note']}"))
+        self.console.print(escape(printable(f"refused     {plan['metafile']}: {plan['note']}")))
         self._progress.advance(self._task)
 
     def show_waiting(self, rows: Iterable[Row]) -> None:
         """Show the reason why the first of these montages waits."""
         reason = next((reason for row in rows if (reason := waiting_reason(row))), "")
-        self._progress.update(self._task, note=escape(reason))
+        self._progress.update(self._task, note=escape(printable(reason)))
 
     def summary(self) -> str:
         """Return one line for all montages."""
