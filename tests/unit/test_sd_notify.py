@@ -31,7 +31,7 @@ def test_every_state_is_sent_to_systemd(systemd: socket.socket) -> None:
     notifier.status("3 under way,\n  tile 5 µm … done")
     assert received() == "STATUS=3 under way, tile 5 µm … done"
     notifier.status("probe_\udce4")
-    assert received() == "STATUS=probe_\\udce4"
+    assert received() == "STATUS=probe_\\xe4"
     notifier.reloading()
     assert received().startswith("RELOADING=1\nMONOTONIC_USEC=")
     notifier.watchdog()
