@@ -6,13 +6,11 @@ It changes nothing, and runs with or without the daemon. It holds one montage at
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from daemon.commands.verifier import Verified, Verifier
 from daemon.config.settings import Settings
@@ -22,8 +20,12 @@ from daemon.montages.states import MontageState
 from daemon.pipeline.replay.lookup import Lookup
 from daemon.pipeline.replay.selection import Selection
 from handlers.errors import SettingsFault
+from handlers.progress import progress_bar
 from handlers.render.client import RenderClient
-from handlers.verify import Difference
+from handlers.verify import Difference, Kind
+
+Cause = tuple[Kind, str]
+"""The kind of differences, and what a person does about them."""
 
 
 @dataclass
@@ -36,6 +38,8 @@ class Totals:
     differences: int = 0
     not_judged: list[dict[str, Any]] = field(default_factory=list)
     replay: list[dict[str, Any]] = field(default_factory=list)
+    causes: dict[Cause, tuple[int, int]] = field(default_factory=dict)
+    """Numbers of differences and of montages."""
 
     def add(self, verified: Verified) -> None:
         """Count one montage."""
@@ -49,6 +53,9 @@ class Totals:
         self.tiles += verified.tiles
         self.files += verified.files
         self.differences += len(verified.differences)
+        for cause, count in Counter(map(cause_of, verified.differences)).items():
+            differences, montages = self.causes.get(cause, (0, 0))
+            self.causes[cause] = differences + count, montages + 1
         if verified.differences:
             entry = {"metafile": str(montage.metafile), "montage": montage.id, "from": verified.start}
             self.replay.append(entry)
@@ -73,8 +80,7 @@ def difference_line(montage: Montage, difference: Difference) -> str:
     """Return a difference as a line of text: montage, tile, problem, hint."""
     tile = f"tile {difference.tile_id}: " if difference.tile_id else ""
     where = "" if difference.where == str(montage.metafile) else f"{difference.where}: "
-    hint = f"{difference.hint}, from {difference.start}" if difference.start else difference.hint
-    return f"{montage.metafile}: {tile}{where}{difference.what} ({hint})"
+    return f"{montage.metafile}: {tile}{where}{difference.what} ({_advice(difference)})"
 
 
 @contextlib.asynccontextmanager
@@ -112,7 +118,9 @@ async def select(settings: Settings, journal: Journal, selection: Selection) -> 
 # --- the command
 
 
-async def verify(settings: Settings, selection: Selection, say: Callable[[str], None], *, as_json: bool) -> int:
+async def verify(
+    settings: Settings, selection: Selection, say: Callable[[str], None], *, as_json: bool, verbose: bool
+) -> int:
     """Report each difference as it is found. Return the exit code: 1 if anything differs or was not judged.
 
     Raises
@@ -123,22 +131,65 @@ async def verify(settings: Settings, selection: Selection, say: Callable[[str], 
         If render-ws or the journal does not answer.
     """
     totals = Totals()
-    report = _JsonReport(say) if as_json else _TextReport(say)
+    kind = _JsonReport if as_json else _VerboseReport if verbose else _TextReport
+    report = kind(say)
     async with open_verifier(settings) as (verifier, journal):
         montages = await select(settings, journal, selection)
         report.begin()
-        with _bar(len(montages)) as advance:
-            for montage in montages:
+        with progress_bar("montages") as progress:
+            for count, montage in enumerate(montages, start=1):
                 verified = await verifier.verify(montage)
                 totals.add(verified)
                 report.montage(verified)
-                advance()
+                progress(count, len(montages))
     report.end(totals)
     return 1 if totals.differences or totals.not_judged else 0
 
 
+_PLURALS: Mapping[Kind, str] = {
+    Kind.NOT_CHECKED: "files could not be read",
+    Kind.TILE_MISSING: "tiles are missing",
+    Kind.TILE_ELSEWHERE: "tiles are at another z",
+    Kind.TILE_DIFFERS: "values of tiles differ",
+    Kind.TRANSFORM_DIFFERS: "values of shared transforms differ",
+    Kind.URL_MISSING: "URLs are missing in tiles",
+    Kind.URL_DIFFERS: "URLs in tiles differ",
+    Kind.URL_DEAD: "URLs in tiles name missing files",
+    Kind.LEVEL_MISSING: "mipmap files are missing",
+    Kind.LEVEL_BROKEN: "mipmap files are invalid",
+    Kind.SOURCE_GONE: "images are missing",
+    Kind.SOURCE_CHANGED: "images have changed",
+}
+
+
+def cause_of(difference: Difference) -> Cause:
+    """Return what groups differences: their kind, and what a person does about them."""
+    return difference.kind, _advice(difference)
+
+
+def _advice(difference: Difference) -> str:
+    return f"{difference.hint}, from {difference.start}" if difference.start else difference.hint
+
+
+def cause_line(cause: Cause, count: int, place: str) -> str:
+    """Return a group of equal causes as a line of text."""
+    kind, advice = cause
+    return f"{count} {_PLURALS.get(kind, f'differences of the kind {kind}')} {place} ({advice})"
+
+
+def _place_of(group: Sequence[Difference]) -> str:
+    """Return where the differences of one montage are: the stack, or the directory of all their files."""
+    where = {difference.where for difference in group}
+    if all(place.startswith("/") for place in where):
+        shared = os.path.commonpath([os.path.dirname(place) for place in where])  # noqa: PTH120  only text
+        return f"below {shared}, first {group[0].where}"
+    tiles = {difference.tile_id for difference in group if difference.tile_id}
+    first = f", first tile {group[0].tile_id}: {group[0].what}" if tiles else ""
+    return f"in {', '.join(sorted(where))}{first}"
+
+
 class _TextReport:
-    """Report for a person."""
+    """Report for a person: the differences of a montage, grouped by cause."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -147,18 +198,37 @@ class _TextReport:
         """Start the report."""
 
     def montage(self, verified: Verified) -> None:
-        """Print a line for each difference."""
+        """Print a line for each cause."""
+        groups: defaultdict[Cause, list[Difference]] = defaultdict(list)
         for difference in verified.differences:
-            self._say(difference_line(verified.montage, difference))
+            groups[cause_of(difference)].append(difference)
+        for cause, group in groups.items():
+            if len(group) == 1:
+                self._say(difference_line(verified.montage, group[0]))
+            else:
+                self._say(f"{verified.montage.metafile}: {cause_line(cause, len(group), _place_of(group))}")
         if verified.not_judged_because:
             self._say(f"{verified.montage.metafile}: not judged: {verified.not_judged_because}")
 
     def end(self, totals: Totals) -> None:
-        """Print one line with the totals."""
+        """Print a line for each cause that several montages share, and one line with the totals."""
+        for cause, (count, montages) in totals.causes.items():
+            if montages > 1:
+                self._say(cause_line(cause, count, f"in {montages} montages"))
         differing = f"{totals.differences} differences in {len(totals.replay)} montages"
         not_judged = f"; {len(totals.not_judged)} not judged" if totals.not_judged else ""
         found = differing if totals.differences else "no difference"
         self._say(f"{totals.montages} montages, {totals.tiles} tiles, {totals.files} mipmap files: {found}{not_judged}")
+
+
+class _VerboseReport(_TextReport):
+    """Report for a person: every difference."""
+
+    def montage(self, verified: Verified) -> None:
+        """Print a line for each difference."""
+        for difference in verified.differences:
+            self._say(difference_line(verified.montage, difference))
+        super().montage(replace(verified, differences=()))
 
 
 class _JsonReport(_TextReport):
@@ -182,13 +252,3 @@ class _JsonReport(_TextReport):
             "files": totals.files,
         }
         self._say(f"], {json.dumps(rest)[1:]}")
-
-
-@contextlib.contextmanager
-def _bar(total: int) -> Iterator[Callable[[], None]]:
-    """Show a progress bar on stderr if that is a terminal."""
-    console = Console(stderr=True)
-    columns = TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda: progress.advance(task)

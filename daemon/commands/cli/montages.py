@@ -64,6 +64,7 @@ def replay(
 @click.command(cls=SelectingCommand, short_help="Compare montages with stacks and files.")
 @selecting
 @click.option("--json", "as_json", is_flag=True, help="Print a report for `temwatch replay --from-report`.")
+@click.option("--verbose", is_flag=True, help="Print every difference; without it equal causes are one line.")
 @config_option
 def verify(
     paths: tuple[str, ...],
@@ -71,6 +72,7 @@ def verify(
     state: str | None,
     since: str | None,
     as_json: bool,
+    verbose: bool,
     config_path: Path | None,
 ) -> None:
     """Compare COMPLETE montages with their stacks and mipmap files, and report every difference.
@@ -88,7 +90,7 @@ def verify(
     settings = settings_or_exit(config_path)
     set_up_logging("warning", settings.log.format, sys.stderr)
     (selection,) = input_or_exit(lambda: requests_for(paths, max_paths=MAX_PATHS, z=zs, state=state, since=since))
-    sys.exit(run_or_exit(work(settings, selection, say, as_json=as_json)))
+    sys.exit(run_or_exit(work(settings, selection, say, as_json=as_json, verbose=verbose)))
 
 
 @click.command(short_help="Draw a section of a stack as a PNG.")
