@@ -80,8 +80,8 @@ def _warnings(facts: Facts) -> Iterable[str]:
             yield from (f"watch {root.name}: {reason}" for reason in root.reasons)
     if facts.put_by_others:
         yield (
-            f"the tiles of {facts.put_by_others} montages were in their stack before this daemon put them: "
-            "another program writes them, perhaps a second temwatch on another host that watches the same directory"
+            f"another program put the tiles of a montage before this daemon did (montages: {facts.put_by_others}), "
+            "perhaps a second temwatch on another host that watches the same directory"
         )
 
 

@@ -1,0 +1,93 @@
+"""Outages of render-ws with all parts in this process: no montage loses an attempt, and work resumes by itself."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from standin_control import Standin, client_of, standin
+
+from daemon.montages.states import MontageState, Step
+from daemon.pipeline import retry
+from daemon.pipeline.failures import FailureHandler
+from daemon.pipeline.retry import Tries
+from handlers.errors import RenderBroken
+from tests.integration.inprocess import Bench, bench, hurry
+
+DATABASE = r"^(?!GET .*/versionInfo)"
+"""Matches every request that needs the database of render-ws."""
+SETTLED, COMPLETE, FAILED = MontageState.SETTLED, MontageState.COMPLETE, MontageState.FAILED
+
+
+@pytest.fixture(autouse=True)
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Standin]:
+    async with standin() as service:
+        yield service
+
+
+async def attempts_at(work: Bench, metafile: Path, step: str) -> list[dict[str, Any]]:
+    montage = await work.montage(metafile)
+    assert montage is not None
+    return [each for each in await work.work.journal.attempts(montage.id) if each["step"] == step]
+
+
+async def test_a_lone_montage_waits_while_render_ws_fails_all_work(tmp_path: Path, service: Standin) -> None:
+    async with client_of(service.url) as client, bench(tmp_path, client) as work:
+        await service.misbehave(DATABASE, "status", status=500)
+        metafile = work.write()
+        await work.notice(metafile)
+        await work.until(lambda: work.work.gate.fault)
+        outage = work.work.gate.outage
+        await work.until(lambda: work.work.gate._circuit.openings >= 20)
+        assert (await work.reaches(metafile, SETTLED)).state is SETTLED
+        assert len(await attempts_at(work, metafile, "ingest")) <= 2
+        assert work.work.gate.outage == outage
+        await service.behave()
+        await work.reaches(metafile, COMPLETE)
+        assert work.work.gate.fault is None
+
+
+async def test_a_montage_whose_own_request_fails_is_failed_after_five_attempts(
+    tmp_path: Path, service: Standin
+) -> None:
+    async with client_of(service.url) as client, bench(tmp_path, client) as work:
+        await service.misbehave(r"PUT .*/stack/s_raw/z/", "status", status=500, text="a bug")
+        metafile = work.write()
+        await work.notice(metafile)
+        await work.reaches(metafile, FAILED)
+        assert len(await attempts_at(work, metafile, "ingest")) == 5
+        assert work.work.gate.fault is None
+
+
+class OutageGate:
+    """A gate in one outage after the other."""
+
+    is_closed_circuit = False
+    pause_s = 0.0
+
+    def __init__(self) -> None:
+        self.outage = 0
+
+    async def failed(self, work: object, fault: object) -> None:
+        self.outage += 1
+
+
+async def test_a_failure_in_an_outage_is_never_final_and_costs_no_attempt() -> None:
+    enqueued: list[float] = []
+    queue: Any = SimpleNamespace(enqueue=lambda _, delay_s: enqueued.append(delay_s))
+    nothing: Any = SimpleNamespace()
+    gate: Any = OutageGate()
+    tries = Tries()
+    handler = FailureHandler(journal=nothing, queue=queue, settler=nothing, superseder=nothing, gate=gate, tries=tries)
+    montage: Any = SimpleNamespace(id=1, attempt=100, fault=None)
+    fault = RenderBroken("em/v1/raw", "answered 500")
+    for _ in range(10):
+        await handler.handle(montage, Step.INGEST, fault)
+    assert len(enqueued) == 10
+    assert tries.delay_s(1, fault, 100, 0.5) == retry.FIRST_DELAY_S
