@@ -1,28 +1,28 @@
 """A deterministic simulation of the whole daemon.
 
-One seed is one story: a few sections land, are rewritten, renamed, copied again and so on, while render-ws, the disk of
-the mipmaps and the daemon itself fail. The daemon is the real one, from `daemon.app` down. It runs in this process, in
-one thread, in virtual time. At the end the story comes to rest, and what must then hold is looked at.
+A seed gives one scenario: a few sections arrive, are rewritten, renamed and copied again, while render-ws, the disk of
+the mipmaps and the daemon fail. The daemon is real, from `daemon.app` down. It runs in this process, in one thread, in
+virtual time. At the end, when the daemon is idle, the invariants are checked.
 
-    python -m tests.simulation --seeds 1000 --start 0     run many; the failing ones are shrunk and printed
-    python -m tests.simulation --seed 17                  run one, and print what happens
-    python -m tests.simulation --seed 17 --only 2,5       run one, with two of its actions
+    python -m tests.simulation --seeds 1000 --start 0     run many scenarios; shrink and print the failing ones
+    python -m tests.simulation --seed 17                  run one scenario and print its log
+    python -m tests.simulation --seed 17 --only 2,5       run one scenario with two of its actions
 
-What is real: the daemon, the journal on SQLite, the files (in a tmpfs), the stand-in's rules for render-ws.
+Real are the daemon, the journal on SQLite, the files (in a tmpfs) and the stand-in's rules for render-ws.
 
-What is simulated, each at the edge of the standard library, so that nothing in the daemon knows of it:
+Simulated at the boundary of the standard library, without any code in the daemon, are:
 
 - the clocks: `time.time` and `time.monotonic` follow virtual time (`substitutes.py`);
-- the event loop: no selector; task steps that are ready run in an order that the seed draws; when nothing is ready,
-  time jumps to the next timer (`loop.py`);
-- threads and executors: their work is done in the loop's thread, at a virtual moment that the seed draws;
+- the event loop: it has no selector; ready tasks run in an order drawn from the seed; when no task is ready, time
+  jumps to the next timer (`loop.py`);
+- threads and executors: their work runs in the thread of the loop, at a virtual time drawn from the seed;
 - connections to render-ws: a request goes to the stand-in's application, without a socket (`transport.py`);
-- times of files: `os.stat` and its relatives show virtual times, ctime included (`substitutes.py`);
+- file times: `os.stat` and related functions return virtual times, ctime included (`substitutes.py`);
 - free space (`substitutes.py`), and worker processes (`workers.py`).
 
-Each seed runs in a process of its own, forked from one that has imported everything: no seed sees what another left
-in a cache, and a seed gives the same story alone and among others.
+Each seed runs in its own process, forked from a process that has imported everything. So no seed depends on caches
+that another seed filled: it gives the same scenario alone and among others (`forks.py`).
 
-`actions.py` says what can happen, `story.py` lets it happen, `invariants.py` says what must hold at rest, `shrink.py`
-makes the list of actions of a failing seed as short as it can.
+`actions.py` draws the actions, `scenario.py` performs them with `file_actions.py`, `render_actions.py` and
+`daemon_actions.py`, `invariants.py` checks the result, `shrink.py` shortens the list of actions of a failing seed.
 """

@@ -1,4 +1,4 @@
-"""What can happen in a story, and how the happenings of a story are drawn from its seed."""
+"""Actions of a scenario, and how they are drawn from its seed."""
 
 import json
 import random
@@ -10,22 +10,22 @@ from tests.simulation.sections import FEWER, VERSIONS
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One thing that happens, by itself or with what follows from it."""
+    """One action, with its parameters."""
 
     at: float
-    """Seconds after the start of the story."""
+    """Seconds after the start of the scenario."""
     kind: str
-    """Name of the method of `Story` that does it, without its underscore."""
+    """Name of the method of `Scenario` that performs it, without the underscore."""
     slot: int = 0
-    """Which section it concerns."""
+    """Index of the section."""
     version: int = 0
-    """Which content a section gets."""
+    """Version of the content that the section gets."""
     how: str = ""
-    """In which way."""
+    """Variant of the action."""
     seconds: float = 0.0
-    """How long it lasts, or what it waits for in between."""
+    """Duration, or a pause within the action."""
     number: int = 0
-    """Which tile, which stack."""
+    """Index of a tile or of a stack."""
 
     def __str__(self) -> str:
         values = {key: value for key, value in asdict(self).items() if value and key not in ("at", "kind")}
@@ -38,16 +38,16 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All of a story but the order in which tasks run."""
+    """A scenario without the order of its tasks."""
 
     slots: int
-    """Sections."""
+    """Number of sections."""
     settings: dict[str, Any]
-    """What the configuration says otherwise than usual."""
+    """Settings that differ from the defaults of the simulation."""
     actions: tuple[Action, ...]
 
     def only(self, chosen: list[int]) -> "Plan":
-        """The story with some of its actions, by their places in the list."""
+        """Return the plan with some of its actions, by their indices."""
         return Plan(self.slots, self.settings, tuple(self.actions[index] for index in chosen))
 
     def __str__(self) -> str:
@@ -72,7 +72,7 @@ _REQUESTS = (
 
 
 class _Draw:
-    """Draws actions one after the other."""
+    """Draws actions."""
 
     def __init__(self, chances: random.Random) -> None:
         self._chances = chances
@@ -81,7 +81,7 @@ class _Draw:
         self._weights = self._draw_weights()
 
     def _draw_weights(self) -> dict[str, float]:
-        """How often each kind comes up in this story: each story has its favourites, and lacks some kinds."""
+        """Draw the weight of each kind of action: a scenario prefers some kinds and lacks others."""
         usual = {
             "land": 6.0,
             "rewrite": 5.0,
@@ -94,7 +94,7 @@ class _Draw:
             "touch": 1.0,
             "image_again": 1.0,
             "unmount": 1.0,
-            "twin": 1.0,
+            "duplicate": 1.0,
             "spoil": 2.5,
             "misbehave": 3.0,
             "go_away": 2.0,
@@ -113,7 +113,7 @@ class _Draw:
         return {kind: weight * self._chances.choice((0, 0.5, 1, 1, 3)) for kind, weight in usual.items()}
 
     def action(self, at: float) -> Action:
-        """One action, at this time."""
+        """Draw an action at a time."""
         kinds, weights = zip(*self._weights.items(), strict=True)
         if not any(weights):
             weights = (1.0,) * len(kinds)
@@ -124,7 +124,7 @@ class _Draw:
         return getattr(self, f"_{kind}", self._plain)(at, kind, slot)
 
     def _seconds(self, *bounds: float) -> float:
-        """Seconds up to one of the bounds, to a hundredth."""
+        """Draw seconds up to one of the bounds, rounded to 0.01."""
         return round(self._chances.random() * self._chances.choice(bounds), 2)
 
     def _plain(self, at: float, kind: str, slot: int) -> Action:
@@ -155,7 +155,7 @@ class _Draw:
     def _move_away(self, at: float, kind: str, slot: int) -> Action:
         return Action(at, kind, slot, seconds=self._seconds(1, 5, 80))
 
-    def _twin(self, at: float, kind: str, slot: int) -> Action:
+    def _duplicate(self, at: float, kind: str, slot: int) -> Action:
         how = self._chances.choice(("beside", "elsewhere", "link"))
         return Action(at, kind, slot, how=how, seconds=self._chances.choice((0.0, self._seconds(3, 30))))
 
@@ -209,7 +209,7 @@ class _Draw:
 
 
 def draw(seed: int) -> Plan:
-    """The plan of a story."""
+    """Draw the plan of a scenario."""
     chances = random.Random(f"plan {seed}")
     draw_one = _Draw(chances)
     settings = {

@@ -1,4 +1,4 @@
-"""What must hold when a story has come to rest."""
+"""Invariants that must hold when a scenario is at rest."""
 
 import hashlib
 import json
@@ -23,64 +23,64 @@ from handlers.uris import uri_to_path
 from tests.simulation.journal import Row, folded_states
 
 if TYPE_CHECKING:
-    from tests.simulation.story import Story
+    from tests.simulation.scenario import Scenario
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """An invariant that does not hold."""
+    """A violated invariant."""
 
     invariant: str
     text: str
 
 
-def check(story: "Story") -> list[Broken]:
-    """Everything that does not hold in a story at rest."""
-    rows = story.rows()
+def check(scenario: "Scenario") -> list[Broken]:
+    """Return the violated invariants of a scenario at rest."""
+    rows = scenario.rows()
     found: list[Broken] = []
     for invariant, look in _INVARIANTS.items():
-        found += [Broken(invariant, text) for text in look(story, rows)]
+        found += [Broken(invariant, text) for text in look(scenario, rows)]
     return found
 
 
 def is_locked_fault(row: Row) -> bool:
-    """Whether a montage failed since somebody locked its stack: it then waits for a person to replay it."""
+    """Whether a montage failed because its stack was locked: an operator has to replay it."""
     return row.state == "failed" and row.fault is not None and row.fault["kind"] == "StackLocked"
 
 
 # --- files and montages
 
 
-def _metafiles(story: "Story") -> list[Path]:
-    return sorted(story.acquisition.rglob("_metadata_*.json"))
+def _metafiles(scenario: "Scenario") -> list[Path]:
+    return sorted(scenario.acquisition.rglob("_metadata_*.json"))
 
 
-def _every_metafile_has_a_verdict(story: "Story", rows: list[Row]) -> Iterator[str]:
-    """Every metafile on disk is COMPLETE, or FAILED for a reason that is true now."""
-    for path in _metafiles(story):
+def _every_metafile_has_a_verdict(scenario: "Scenario", rows: list[Row]) -> Iterator[str]:
+    """Every metafile on disk is COMPLETE, or FAILED for a reason that is still true."""
+    for path in _metafiles(scenario):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         current = [row for row in rows if row.metafile == path and row.state != "superseded"]
-        name = path.relative_to(story.acquisition)
+        name = path.relative_to(scenario.acquisition)
         if any(row.digest == digest and row.failed_in == "noticed" for row in current):
-            # What the path held before keeps its verdict until the new content can take its place.
+            # The former content keeps its state until the new content can supersede it.
             current = [row for row in current if row.digest == digest or row.state not in ("complete", "failed")]
         if len(current) != 1:
             yield f"{name} has {len(current)} montages that are not superseded: {'; '.join(map(str, current))}"
         elif current[0].digest not in (digest, None):
             yield f"{name} holds {digest[:6]}, but {current[0]}"
         elif current[0].state == "failed":
-            why = _why_untrue(story, current[0], path, rows)
+            why = _why_untrue(scenario, current[0], path, rows)
             if why:
                 yield f"{current[0]}: {why}"
         elif current[0].state == "ignored":
-            if not any(other != path and other.samefile(path) for other in _metafiles(story)):
+            if not any(other != path and other.samefile(path) for other in _metafiles(scenario)):
                 yield f"{current[0]}"
         elif current[0].state != "complete":
             yield f"{current[0]}"
 
 
-def _why_untrue(story: "Story", row: Row, path: Path, rows: list[Row]) -> str:
-    """Why the reason that a montage failed for is not true; empty if it is."""
+def _why_untrue(scenario: "Scenario", row: Row, path: Path, rows: list[Row]) -> str:
+    """Return why the fault of a montage is not true any more; empty if it is true."""
     assert row.fault is not None
     kind, problem = row.fault["kind"], row.fault["problem"]
     try:
@@ -91,16 +91,16 @@ def _why_untrue(story: "Story", row: Row, path: Path, rows: list[Row]) -> str:
     if "a tile belongs to one montage of a stack" in problem:
         holders = [other for other in rows if str(other.metafile) in problem and other.metafile != path]
         stands = any(other.state != "superseded" and other.metafile.exists() for other in holders)
-        return "" if stands else "nobody holds its tiles"
+        return "" if stands else "no other montage owns its tiles"
     if kind == "ImagesMissing":
-        return "" if any(not image.exists() for image in images) else "all images are there"
+        return "" if any(not image.exists() for image in images) else "all images are present"
     if kind == "ImageFault":
         size = metafile.header.camera.width, metafile.header.camera.height
         return "" if any(_is_spoiled(image, size) for image in images) else "all images are sound"
     if kind == "StackLocked":
-        states = [stack.state for name in story.stack_names if (stack := story.stack(name))]
+        states = [stack.state for name in scenario.stack_names if (stack := scenario.stack(name))]
         return "" if State.READ_ONLY in states else f"the stacks are {states}"
-    return "no such reason is known to this check"
+    return "this check does not know such a fault"
 
 
 def _is_spoiled(image: Path, size: tuple[int, int]) -> bool:
@@ -114,13 +114,13 @@ def _is_spoiled(image: Path, size: tuple[int, int]) -> bool:
 # --- stacks
 
 
-def _sections(story: "Story", rows: list[Row]) -> Iterator[tuple[Row, Section]]:
-    """COMPLETE montages whose metafile lies there, with what it says."""
+def _sections(scenario: "Scenario", rows: list[Row]) -> Iterator[tuple[Row, Section]]:
+    """Yield COMPLETE montages whose metafile is present, with its content."""
     for row in rows:
         if row.state == "complete" and row.metafile.exists():
             content = row.metafile.read_bytes()
             if hashlib.sha256(content).hexdigest() == row.digest:
-                yield row, section_from_content(_montage(row), story.settings.watch[0], content)
+                yield row, section_from_content(_montage(row), scenario.settings.watch[0], content)
 
 
 def _montage(row: Row) -> Montage:
@@ -129,13 +129,13 @@ def _montage(row: Row) -> Montage:
     return Montage(**{**values, **given, "mipmapped_stack": row.mipmapped_stack, "state": MontageState(row.state)})
 
 
-def _stacks_equal_files(story: "Story", rows: list[Row]) -> Iterator[str]:
-    """The tiles of every COMPLETE montage stand in its stacks as its files say, levels and all."""
-    for row, section in _sections(story, rows):
+def _stacks_equal_files(scenario: "Scenario", rows: list[Row]) -> Iterator[str]:
+    """The tiles of every COMPLETE montage are in its stacks, equal to its files, levels included."""
+    for row, section in _sections(scenario, rows):
         plan = section.watch.mipmap_plan()
         levels = {tile.tile_id: level_uris(tile, plan) for tile in section.level0()}
         for name in {section.raw.stack, section.mipmapped.stack}:
-            stack = story.stack(name)
+            stack = scenario.stack(name)
             if stack is None:
                 yield f"stack {name} is not there; {row}"
                 continue
@@ -167,28 +167,28 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _nothing_vanished_is_shown(story: "Story", rows: list[Row]) -> Iterator[str]:
-    """No tile in a stack belongs only to contents whose successors are COMPLETE."""
+def _nothing_vanished_is_shown(scenario: "Scenario", rows: list[Row]) -> Iterator[str]:
+    """No tile of a stack belongs only to contents whose successors are COMPLETE."""
     by_id = {row.id: row for row in rows}
     kept = {tile_id for row in rows if _successor(row, by_id).state != "complete" for tile_id in row.tile_ids}
     kept |= {tile_id for row in rows if row.state == "complete" for tile_id in row.tile_ids}
-    for name in story.stack_names:
-        stack = story.stack(name)
+    for name in scenario.stack_names:
+        stack = scenario.stack(name)
         for tile_id in sorted(set(stack.tiles if stack else ()) - kept):
             yield f"stack {name} shows {tile_id}, which only superseded montages hold"
 
 
 def _successor(row: Row, by_id: dict[int, Row]) -> Row:
-    """What took a montage's place in the end. Its tiles stay until that is COMPLETE: no layer is ever empty."""
+    """Return the last successor of a montage. Tiles stay until it is COMPLETE, so that no layer is ever empty."""
     while row.state == "superseded" and row.superseded_by in by_id:
         row = by_id[row.superseded_by]
     return row
 
 
-def _stacks_are_closed(story: "Story", rows: list[Row]) -> Iterator[str]:
-    """Every stack of a COMPLETE montage is COMPLETE, or locked by somebody, and its statistics cover its tiles."""
-    for name in story.stack_names:
-        stack = story.stack(name)
+def _stacks_are_closed(scenario: "Scenario", rows: list[Row]) -> Iterator[str]:
+    """Every stack of a COMPLETE montage is COMPLETE or locked, and its section data cover its tiles."""
+    for name in scenario.stack_names:
+        stack = scenario.stack(name)
         if stack is None or not any(row.state == "complete" and name in _names(row) for row in rows):
             continue
         if stack.state not in (State.COMPLETE, State.READ_ONLY):
@@ -205,9 +205,9 @@ def _counts(data: list[dict[str, Any]]) -> dict[tuple[Any, Any], int]:
     return {(each.get("sectionId"), each.get("z")): each["tileCount"] for each in data}
 
 
-def _levels_show_their_images(story: "Story", rows: list[Row]) -> Iterator[str]:
-    """The level files of every COMPLETE montage show what its images show."""
-    for row, section in _sections(story, rows):
+def _levels_show_their_images(scenario: "Scenario", rows: list[Row]) -> Iterator[str]:
+    """The level files of every COMPLETE montage show its images."""
+    for row, section in _sections(scenario, rows):
         for tile in section.level0():
             grey = _grey(tile.image)
             for level, (image_url, _) in level_uris(tile, section.watch.mipmap_plan()).items():
@@ -218,14 +218,14 @@ def _levels_show_their_images(story: "Story", rows: list[Row]) -> Iterator[str]:
                     yield f"level {level} of {tile.tile_id} shows {_grey(path)}, its image {grey}; {row}"
 
 
-def stale_montages(story: "Story") -> list[Row]:
-    """COMPLETE montages whose levels show something else than their images."""
-    rows = story.rows()
-    return [row for row in rows if row.state == "complete" and any(_levels_show_their_images(story, [row]))]
+def stale_montages(scenario: "Scenario") -> list[Row]:
+    """Return COMPLETE montages whose levels differ from their images."""
+    rows = scenario.rows()
+    return [row for row in rows if row.state == "complete" and any(_levels_show_their_images(scenario, [row]))]
 
 
 def _grey(path: Path) -> int | None:
-    """The one grey value of an image; None if it is gone, -1 if it cannot be read."""
+    """Return the grey value of an image; None if it is missing, -1 if it cannot be read."""
     try:
         with Image.open(path) as image:
             low, high = image.getextrema()
@@ -239,10 +239,10 @@ def _grey(path: Path) -> int | None:
 # --- the daemon and the journal
 
 
-def _events_fold_to_states(story: "Story", rows: list[Row]) -> Iterator[str]:
-    """The events of each montage lead to its state, and no attempt is open."""
-    folded = folded_states(story.reading)
-    open_ones = story.reading.execute("SELECT montage_id, step FROM attempts WHERE ended_at IS NULL").fetchall()
+def _events_fold_to_states(scenario: "Scenario", rows: list[Row]) -> Iterator[str]:
+    """The events of each montage fold to its state, and no attempt is open."""
+    folded = folded_states(scenario.reading)
+    open_ones = scenario.reading.execute("SELECT montage_id, step FROM attempts WHERE ended_at IS NULL").fetchall()
     for row in rows:
         if folded.get(row.id) != row.state:
             yield f"{row}, but its events lead to {folded.get(row.id)}"
@@ -250,9 +250,9 @@ def _events_fold_to_states(story: "Story", rows: list[Row]) -> Iterator[str]:
         yield f"attempts are open: {open_ones}"
 
 
-def _nothing_is_held(story: "Story", _: list[Row]) -> Iterator[str]:
-    """No task, ticket, hold or trial is left, and nothing waits to be handed over."""
-    daemon = story.daemon
+def _nothing_is_held(scenario: "Scenario", _: list[Row]) -> Iterator[str]:
+    """No task, ticket, hold, trial or undelivered sighting is left."""
+    daemon = scenario.daemon
     assert daemon is not None
     pipeline, keeper = daemon._pipeline, daemon._keeper
     if pipeline.under_way or len(pipeline._queue):
@@ -270,16 +270,16 @@ def _nothing_is_held(story: "Story", _: list[Row]) -> Iterator[str]:
         yield "requests are under way"
     for root in daemon._watcher.health():
         if root.undelivered or root.reasons:
-            yield f"the watch has {root.undelivered} sightings to hand over; {root.reasons}"
+            yield f"the watch has {root.undelivered} undelivered sightings; {root.reasons}"
 
 
-def _nothing_is_left_over(story: "Story", _: list[Row]) -> Iterator[str]:
+def _nothing_is_left_over(scenario: "Scenario", _: list[Row]) -> Iterator[str]:
     """No temporary file is left among the mipmaps."""
-    for path in sorted(story.mipmaps.rglob("*.tmp")):
-        yield f"{path.relative_to(story.mipmaps)} is left"
+    for path in sorted(scenario.mipmaps.rglob("*.tmp")):
+        yield f"{path.relative_to(scenario.mipmaps)} is left"
 
 
-_INVARIANTS: dict[str, Callable[["Story", list[Row]], Iterator[str]]] = {
+_INVARIANTS: dict[str, Callable[["Scenario", list[Row]], Iterator[str]]] = {
     "every metafile has a verdict": _every_metafile_has_a_verdict,
     "stacks equal files": _stacks_equal_files,
     "nothing vanished is shown": _nothing_vanished_is_shown,

@@ -1,4 +1,4 @@
-"""What the journal of a story holds, read past the daemon."""
+"""The journal of a scenario, read without the daemon."""
 
 import json
 import sqlite3
@@ -48,7 +48,7 @@ class Row:
 
 
 def read_rows(connection: sqlite3.Connection) -> list[Row]:
-    """All montages, oldest first."""
+    """Return all montages, oldest first."""
     return [_row(values) for values in connection.execute(_ROWS)]
 
 
@@ -73,7 +73,7 @@ def _row(values: tuple[Any, ...]) -> Row:
 
 
 def folded_states(connection: sqlite3.Connection) -> dict[int, MontageState | None]:
-    """The state of each montage that its events lead to."""
+    """Return the state of each montage as the fold of its events."""
     events: dict[int, list[tuple[Event, MontageState | None]]] = {}
     for montage_id, event, _, detail in connection.execute(_EVENTS):
         said = json.loads(detail)

@@ -1,4 +1,4 @@
-"""An event loop in virtual time, whose order of events follows from a seed."""
+"""An event loop in virtual time with an order of events drawn from a seed."""
 
 import asyncio
 import contextlib
@@ -9,25 +9,25 @@ from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar
 
 life: ContextVar[int] = ContextVar("life", default=0)
-"""Which run of the daemon the present code belongs to; 0 for the world. Tasks, threads and timers inherit it."""
+"""Number of the daemon's run that the present code belongs to; 0 outside. Tasks, threads and timers inherit it."""
 
 MOST_TURNS = 3_000_000
-"""Of one story. One that takes more turns in a circle."""
+"""Most turns of a scenario; with more it loops for ever."""
 
 MOST_DEPTH = 3
-"""Of threads that are interrupted at the same time."""
+"""Most threads that are interrupted at the same time."""
 T = TypeVar("T")
 
 _STEPS = ("TaskStepMethWrapper", "TaskWakeupMethWrapper")
 Job = Callable[[], object]
 
 
-class GoesInCircles(Exception):  # noqa: N818  not an error of the simulation
-    """The story does not come to an end."""
+class EndlessScenario(Exception):  # noqa: N818  not an error of the simulation
+    """The scenario does not end."""
 
 
 class SimulatedTask(asyncio.Task[Any]):
-    """A task that is hashed by its number: sets of tasks have the same order in each run."""
+    """A task hashed by its number, so that sets of tasks have the same order in each run."""
 
     _count = 0
 
@@ -47,7 +47,7 @@ class SimulatedTask(asyncio.Task[Any]):
 
 
 class SimulatedFuture(asyncio.Future[Any]):
-    """A future that is hashed by its number, as tasks are."""
+    """A future hashed by its number, as tasks are."""
 
     _count = 0
 
@@ -77,14 +77,14 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.now = start
         self.turns = 0
         self.slowness = 1.0
-        """How slow threads are: their pauses are multiplied by it."""
+        """Factor of the pauses of threads."""
         self.signal_handlers: dict[int, Callable[[], object]] = {}
         self.servers: list[SimulatedServer] = []
         self.pending: list[SimulatedTask] = []
-        """Tasks of dead lives. Kept, so that nothing of them runs, not even a `finally`."""
+        """Tasks of killed runs. Kept, so that none of their code runs, not even a `finally`."""
         self.last_life = 0
         self.interruptions = 0.1
-        """Share of threads that are interrupted at a call about a file, so that other things happen meanwhile."""
+        """Share of threads that are interrupted at a file call, so that other tasks run meanwhile."""
         self._chances = chances
         self._dead: set[int] = set()
         self._busy_until: dict[int, float] = {}
@@ -107,14 +107,14 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     # --- lives
 
     def begin_life(self) -> Context:
-        """The context of a new run of the daemon."""
+        """Return the context of a new run of the daemon."""
         self.last_life += 1
         context = copy_context()
         context.run(life.set, self.last_life)
         return context
 
     def end_life(self, number: int) -> None:
-        """Ends a run of the daemon as kill -9 does: nothing of it runs any more."""
+        """End a run of the daemon as kill -9 does: none of its code runs any more."""
         self._dead.add(number)
         self.pending += [
             task for task in asyncio.all_tasks(self) if isinstance(task, SimulatedTask) and task.life == number
@@ -132,7 +132,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._move_due()
         if not self._ready:
             if not self._scheduled:
-                raise GoesInCircles("nothing is ready and no timer is set: the story cannot go on")
+                raise EndlessScenario("nothing is ready and no timer is set: the scenario cannot go on")
             self.now = max(self.now, self._scheduled[0]._when)
             self._move_due()
         handle = self._next_ready()
@@ -140,7 +140,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             return
         self.turns += 1
         if self.turns > MOST_TURNS:
-            raise GoesInCircles(f"{MOST_TURNS} turns of the loop, at {self.now - 1000:.0f} s")
+            raise EndlessScenario(f"{MOST_TURNS} turns of the loop, at {self.now - 1000:.0f} s")
         handle._run()
 
     def _move_due(self) -> None:
@@ -155,7 +155,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             return None
         if len(self._ready) == 1 or not self._shuffles or not _is_step(self._ready[0]):
             return self._ready.popleft()
-        # Callbacks stay in line: a step may go before other steps, and never overtakes a callback.
+        # Callbacks keep their order: a task step may precede other steps, but never a callback.
         steps = 0
         for handle in self._ready:
             if not _is_step(handle):
@@ -170,10 +170,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """See BaseEventLoop: cancelled timers are dropped when they come up."""
 
     def _process_events(self, event_list: object) -> None:
-        """There is no selector."""
+        """Do nothing: there is no selector."""
 
     def _write_to_self(self) -> None:
-        """There is nobody to wake."""
+        """Do nothing: there is no thread to wake."""
 
     def call_soon_threadsafe(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:
         """See BaseEventLoop; every thread is this one."""
@@ -182,7 +182,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     # --- threads
 
     def pause_s(self) -> float:
-        """A draw of how long a thread takes to come to something: mostly no time, now and then seconds."""
+        """Draw the delay of a thread: mostly none, sometimes seconds."""
         chance = self._chances.random()
         if chance < 0.6:
             longest = 0.001
@@ -193,7 +193,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return self._chances.random() * longest * self.slowness
 
     def run_in_executor(self, executor: Any, function: Any, *args: Any) -> asyncio.Future[Any]:
-        """The future result of work that is done later in this thread. An executor of one thread keeps the order."""
+        """Return the future of work that runs later in this thread. An executor of one thread keeps the order."""
         self._check_closed()
         future = self.create_future()
         is_begun = self._chances.random() < 0.5
@@ -218,11 +218,11 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return future
 
     def start_thread(self, run: Job) -> None:
-        """Has a thread's work done later."""
+        """Run the work of a thread later."""
         self.call_later(self.pause_s(), lambda: self.interrupted(run))
 
     def interrupted(self, work: Callable[[], T]) -> T:
-        """The result of a thread's work, which may be interrupted once, by `before_file_call`."""
+        """Return the result of a thread's work; `before_file_call` may interrupt it once."""
         before = self._calls_left
         is_chosen = self._depth < MOST_DEPTH and self._chances.random() < self.interruptions
         self._calls_left = int(self._chances.random() ** 2 * 30) if is_chosen else None
@@ -232,7 +232,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             self._calls_left = before
 
     def before_file_call(self) -> None:
-        """Interrupts the thread that runs, if it is its time: the loop goes on, and so does everything else."""
+        """Interrupt the running thread if it is due: the loop and all other tasks go on."""
         if self._calls_left is None:
             return
         self._calls_left -= 1
@@ -253,7 +253,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         if not future.done():
             tell(outcome)
 
-    # --- what the operating system would do
+    # --- services of the operating system
 
     def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
         """See BaseEventLoop; `send_signal` calls it."""
@@ -265,36 +265,36 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return self.signal_handlers.pop(sig, None) is not None
 
     def send_signal(self, sig: int) -> None:
-        """Calls the handler of a signal, if there is one."""
+        """Call the handler of a signal if there is one."""
         handler = self.signal_handlers.get(sig)
         if handler is not None:
             handler()
 
     async def create_server(self, protocol_factory: Any, *args: Any, **kwargs: Any) -> Any:
-        """A server that listens nowhere; `servers` holds it."""
+        """Return a server that does not listen; `servers` holds it."""
         server = SimulatedServer(protocol_factory)
         self.servers.append(server)
         return server
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  as BaseEventLoop has it
-        """There are no threads to wait for."""
+        """Do nothing: there are no threads."""
 
 
 class SimulatedServer:
-    """What `create_server` gives."""
+    """Result of `create_server`."""
 
     def __init__(self, protocol_factory: Any) -> None:
         self.protocol_factory = protocol_factory
         self.sockets = [_Socket()]
 
     def close(self) -> None:
-        """Nobody listens."""
+        """Do nothing: it does not listen."""
 
     def close_clients(self) -> None:
-        """Nobody is connected."""
+        """Do nothing: there are no clients."""
 
     async def wait_closed(self) -> None:
-        """It is closed."""
+        """Return at once."""
 
 
 class _Socket:
@@ -311,7 +311,7 @@ def _is_step(handle: asyncio.Handle) -> bool:
 
 @contextlib.contextmanager
 def running(loop: SimulatedLoop) -> Iterator[SimulatedLoop]:
-    """The loop as the thread's own, closed at the end."""
+    """Install the loop as that of the thread; close it at the end."""
     asyncio.set_event_loop(loop)
     try:
         yield loop

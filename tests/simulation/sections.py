@@ -1,10 +1,11 @@
-"""Sections as a microscope leaves them, in small: tiles of 8 x 8 pixels, one grey value each."""
+"""Small sections as a microscope writes them: tiles of 8 x 8 pixels, one grey value each."""
 
 import functools
 import io
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -18,42 +19,42 @@ _SPECIMEN = "17797_1R"
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One region of one section, which may be imaged again and again."""
+    """One region of one section; it may be imaged repeatedly."""
 
     grid: int
-    """z, too."""
+    """Also its z."""
     roi_index: int
 
     @property
     def stem(self) -> str:
-        """What the names of all its files hold."""
+        """Common part of the names of its files."""
         return f"{_SPECIMEN}_151_{self.grid:06d}_{self.roi_index}"
 
     @property
     def metafile_name(self) -> str:
-        """Of its metafile."""
+        """Name of its metafile."""
         return f"_metadata_20180601120000_{self.stem}_.json"
 
     def images(self, version: int) -> dict[str, bytes]:
-        """Its images by name, as this version shows them."""
+        """Return the images of a version by name."""
         return {
             self.image_name(index, *place): tiff(grey(self, version, index))
             for index, place in enumerate(_places(version))
         }
 
     def image_name(self, index: int, col: int, row: int) -> str:
-        """Of one tile: the same in every version that has it."""
+        """Return the name of a tile's image: the same in every version."""
         return f"201806011201{index:02d}000_{self.stem}_{col}_{row}.tif"
 
     def metafile(self, version: int) -> bytes:
-        """What its metafile says."""
+        """Return the content of the metafile of a version."""
         places = _places(version)
         tiles = [_tile(self, version, index, *place) for index, place in enumerate(places)]
         return json.dumps([{"metadata": _header(self, version)}, {"data": tiles}]).encode()
 
 
 FEWER = 3
-"""The version that lacks a tile."""
+"""Version with one tile less."""
 VERSIONS = 4
 
 
@@ -62,14 +63,14 @@ def _places(version: int) -> list[tuple[int, int]]:
 
 
 def grey(section: Section, version: int, index: int) -> int:
-    """The grey value of a tile. Versions 0 and 1 have the same images: only the metafile was written again."""
+    """Return the grey value of a tile. Versions 0 and 1 have the same images and different metafiles."""
     shown = 0 if version == 1 else version
     return 20 + (section.grid * 7 + section.roi_index * 29 + index * 13 + shown * 50) % 200
 
 
 @functools.cache
 def tiff(value: int) -> bytes:
-    """An image of one grey value."""
+    """Return an image with one grey value."""
     file = io.BytesIO()
     Image.new("L", (SIDE, SIDE), value).save(file, "TIFF")
     return file.getvalue()
@@ -96,12 +97,12 @@ def _header(section: Section, version: int) -> dict[str, Any]:
 def _tile(section: Section, version: int, index: int, col: int, row: int) -> dict[str, Any]:
     step_nm, angle = SIDE * (1 - _OVERLAP) * _NM, math.radians(_ANGLE_DEG)
     x, y = col * step_nm, row * step_nm
-    moved = 10_000 * version  # each version has its own coordinates: a mixture of two shows in the stack
-    stage = [round(x * math.cos(angle) - y * math.sin(angle)) + moved, round(x * math.sin(angle) + y * math.cos(angle))]
+    moved = 10_000 * version  # each version has its own coordinates, so a mixture of two is visible in the stack
+    forks = [round(x * math.cos(angle) - y * math.sin(angle)) + moved, round(x * math.sin(angle) + y * math.cos(angle))]
     return {
         "img_path": section.image_name(index, col, row),
         "img_meta": {
-            "stage_pos": stage,
+            "stage_pos": forks,
             "raster_pos": [col, row],
             "raster_index": index,
             "angle": _ANGLE_DEG,
@@ -110,3 +111,19 @@ def _tile(section: Section, version: int, index: int, col: int, row: int) -> dic
             "pixel_size_y_move": _NM,
         },
     }
+
+
+@dataclass
+class Slot:
+    """Present place of a section."""
+
+    section: Section
+    directory: Path
+    name: str
+    version: int = 0
+    moves: int = 0
+
+    @property
+    def metafile(self) -> Path:
+        """Path of its metafile, present or not."""
+        return self.directory / self.name

@@ -6,24 +6,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 SCHEDULES = 4
-"""Orders of tasks that each shorter list is tried with: with fewer actions the same draws mean something else."""
+"""Orders of tasks that each shorter list is tried with: with fewer actions, the same draws give another order."""
 
 Fails = Callable[[list[int], str], bool]
-"""Whether a story with these actions, in this order of tasks, fails as the whole one does."""
+"""Whether a scenario with these actions and this order of tasks fails as the whole one does."""
 
 
 @dataclass(slots=True)
 class Shrunk:
-    """A short list that fails."""
+    """A short failing list."""
 
     chosen: list[int]
-    """Places of its actions in the whole list."""
+    """Indices of its actions in the whole list."""
     schedule: str
     tries: int = 0
 
 
 def shrink(count: int, schedule: str, fails: Fails, longest_s: float = math.inf) -> Shrunk:
-    """The shortest failing list that is found in time, given that all `count` actions fail with this schedule.
+    """Return the shortest failing list that is found in time; all `count` actions fail with this schedule.
 
     Pieces are left out, halves at first, single actions at last, until none can be spared.
 
@@ -49,7 +49,7 @@ def shrink(count: int, schedule: str, fails: Fails, longest_s: float = math.inf)
 
 
 def _without_a_piece(chosen: list[int], pieces: int) -> Iterator[list[int]]:
-    """The list without each of its pieces in turn, the last ones first: what comes late is missed least."""
+    """Yield the list without each of its pieces in turn, last ones first: late actions matter least."""
     length = -(-len(chosen) // pieces)
     for begin in reversed(range(0, len(chosen), length)):
         yield chosen[:begin] + chosen[begin + length :]

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Self
 from tests.simulation.loop import SimulatedLoop
 
 WALL_AT_START_S = 1_500_000_000.0
-"""Seconds since 1970 at the start of a story: July 2017, and so before any time that a file really gets."""
+"""Seconds since 1970 at the start of a scenario: July 2017, and so before any time that a file really gets."""
 PLENTY_BYTES = 10**13
 
 _real_time_ns = time.time_ns
@@ -41,7 +41,7 @@ class Usage(NamedTuple):
 
 
 class Machine:
-    """The computer of one story: its clocks, its files' times, its disk and what its processes hold."""
+    """The computer of one scenario: its clocks, its files' times, its disk and what its processes hold."""
 
     def __init__(self, loop: SimulatedLoop) -> None:
         self.loop = loop
@@ -257,7 +257,7 @@ def _disk_usage(path: Any) -> Any:
 
 
 def _collect(generation: int = 2) -> int:
-    """Nothing in a story: what a dead daemon left must not run a `finally`."""
+    """Nothing in a scenario: what a dead daemon left must not run a `finally`."""
     return _real_collect(generation) if _current is None else 0
 
 
@@ -279,7 +279,7 @@ _WAITS = {"PRAGMA synchronous": "PRAGMA synchronous = OFF", "PRAGMA busy_timeout
 
 
 class _QuickConnection(sqlite3.Connection):
-    """A connection that waits for no disk, since a story has no power cuts, and in no real time for a lock."""
+    """A connection that waits for no disk, since a scenario has no power cuts, and in no real time for a lock."""
 
     def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
         """See sqlite3.Connection."""

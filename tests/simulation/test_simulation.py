@@ -1,4 +1,4 @@
-"""The simulation in small, `make faults` runs thousands of seeds; and that it finds what is planted."""
+"""The simulation with few seeds (`make faults` runs thousands), and the detection of a planted fault."""
 
 import os
 import re
@@ -33,21 +33,21 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("part", range(PARTS))
-def test_whatever_happens_every_metafile_gets_its_verdict_and_every_stack_its_tiles(part: int) -> None:
+def test_the_invariants_hold_in_random_scenarios(part: int) -> None:
     each = SEEDS // PARTS
     seeds = ("--seeds", str(each), "--start", str(part * each))
     ended = run("-m", "tests.simulation", *seeds, "--shrink", "1", "--shrink-s", "60")
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def test_a_seed_tells_the_same_story_in_each_process() -> None:
-    stories = [run("-m", "tests.simulation", "--seed", "8").stdout for _ in range(2)]
-    first, second = (re.sub(r"/\S*/simulation-\w+", "", story) for story in stories)
+def test_a_seed_gives_the_same_scenario_in_each_process() -> None:
+    scenarios = [run("-m", "tests.simulation", "--seed", "8").stdout for _ in range(2)]
+    first, second = (re.sub(r"/\S*/simulation-\w+", "", scenario) for scenario in scenarios)
     assert len(first.splitlines()) > 50
     assert first == second
 
 
-def test_a_planted_fault_is_found_and_shrunk_to_what_it_needs() -> None:
+def test_a_planted_fault_is_found_and_shrunk_to_its_actions() -> None:
     fault = "tile_sets._FORMER = 'SELECT tile_ids FROM tile_sets WHERE montage_id = -:id AND :stack = :stack'"
     ended = run("-c", PLANT.format(fault=fault), "--seeds", "40", "--shrink", "1")
     assert ended.returncode == 1, ended.stdout + ended.stderr
@@ -57,7 +57,7 @@ def test_a_planted_fault_is_found_and_shrunk_to_what_it_needs() -> None:
     assert len(shrunk[1].split(",")) <= 3
 
 
-def test_shrinking_keeps_what_the_failure_needs_and_nothing_else() -> None:
+def test_shrinking_keeps_only_the_actions_that_the_failure_needs() -> None:
     def fails(chosen: list[int], schedule: str) -> bool:
         return {3, 11} <= set(chosen) and schedule in ("7", "7.1")
 

@@ -189,7 +189,7 @@ class _Asking:
 
 
 class Session:
-    """Stands for aiohttp.ClientSession: a client's requests go through the network of the story."""
+    """Stands for aiohttp.ClientSession: a client's requests go through the network of the scenario."""
 
     network: Network
     """Set before the first session is opened."""

@@ -1,4 +1,4 @@
-"""Worker processes without processes: jobs are done in this thread, each at a virtual moment of its own."""
+"""Simulated worker processes: jobs run in this thread, each at its own virtual time."""
 
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
@@ -10,14 +10,14 @@ T = TypeVar("T")
 
 
 class SimulatedWorkers(Executor):
-    """Stands for `handlers.workers.processes.ProcessExecutor`: does as many jobs at once as there are workers."""
+    """Replaces `handlers.workers.processes.ProcessExecutor`; runs as many jobs at once as there are workers."""
 
     loop: SimulatedLoop
-    """Set before the first pool is made."""
+    """Set before the first pool is created."""
     longest_s = 0.2
-    """Of one job."""
+    """Longest duration of a job."""
     _is_busy = False
-    """Whether a job is interrupted just now. Others wait: real workers share no memory."""
+    """Whether a job is interrupted now. Other jobs wait, since real workers share no memory."""
 
     def __init__(self, count: int) -> None:
         self._free_at = [0.0] * count
@@ -25,7 +25,7 @@ class SimulatedWorkers(Executor):
         self._jobs: list[Future[Any]] = []
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """The result to come."""
+        """Return the future of a job."""
         if self._is_ended:
             raise BrokenExecutor("the pool has ended")
         future: Future[T] = Future()
@@ -48,7 +48,7 @@ class SimulatedWorkers(Executor):
             tell: Callable[[Any], None]
             try:
                 tell, outcome = future.set_result, loop.interrupted(lambda: fn(*args, **kwargs))
-            except Exception as error:  # noqa: BLE001  an executor hands on whatever its function raises
+            except Exception as error:  # noqa: BLE001  an executor passes on every exception of its function
                 tell, outcome = future.set_exception, error
             finally:
                 SimulatedWorkers._is_busy = False
@@ -61,23 +61,23 @@ class SimulatedWorkers(Executor):
         return future
 
     def break_down(self) -> None:
-        """A worker is killed: the pool is broken, and every job in it is lost."""
+        """Kill a worker: the pool breaks, and every job in it is lost."""
         self._is_ended = True
         for job in self._jobs:
             if not job.done():
                 job.set_exception(BrokenExecutor("a worker process was killed"))
 
     def start_all(self, timeout_s: float) -> None:
-        """They are there at once."""
+        """Start at once."""
 
     def end(self, timeout_s: float) -> None:
-        """Drops all jobs."""
+        """Drop all jobs."""
         self._is_ended = True
         for job in self._jobs:
             job.cancel()
 
     def abandon(self) -> None:
-        """Drops all jobs."""
+        """Drop all jobs."""
         self.end(0.0)
 
     def exit_reason(self) -> str:
@@ -85,5 +85,5 @@ class SimulatedWorkers(Executor):
         return "signal SIGKILL"
 
     def pids(self) -> list[int]:
-        """There are none."""
+        """Return no pids: there are no processes."""
         return []

@@ -1,4 +1,4 @@
-"""Thousands of simulated stories: the daemon in one process and in virtual time, tasks woken in random order."""
+"""Thousands of simulated scenarios: the daemon in one process, in virtual time, with a random order of tasks."""
 
 import json
 import random
@@ -26,18 +26,18 @@ def test_no_order_of_tasks_loses_a_montage(tmp_path: Path, scale: Scale, enter: 
         [*command, "--results", str(results)], capture_output=True, text=True, cwd=ROOT, timeout=3500
     )
     sys.stdout.write(ended.stdout + ended.stderr)
-    stories = [json.loads(line) for line in results.read_text().splitlines()]
+    scenarios = [json.loads(line) for line in results.read_text().splitlines()]
     states: Counter[str] = Counter()
-    for story in stories:
-        states.update(story["states"])
+    for scenario in scenarios:
+        states.update(scenario["states"])
     enter(
         FaultRun(
-            fault="simulated stories",
-            injected=sum(story["actions"] for story in stories),
+            fault="simulated scenarios",
+            injected=sum(scenario["actions"] for scenario in scenarios),
             montages=sum(states.values()),
             complete=states["complete"],
             failed=states["failed"],
-            lost=sum(bool(story["broken"]) for story in stories),
+            lost=sum(bool(scenario["broken"]) for scenario in scenarios),
             note=f"{seeds} seeds from {start} on; {ended.stdout.splitlines()[-1]}",
         )
     )

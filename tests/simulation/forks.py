@@ -1,4 +1,4 @@
-"""Where stories are told: each in a process of its own, forked from one that has imported everything."""
+"""Runs each scenario in its own process, forked from a process that has imported everything."""
 
 import gc
 import json
@@ -15,36 +15,36 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tests.simulation.actions import Action, Plan
-from tests.simulation.story import Story, make_journal
+from tests.simulation.scenario import Scenario, make_journal
 
 FAST_DISK = Path("/dev/shm")
 LONGEST_S = 120.0
-"""Of one story, in real seconds."""
+"""Longest run of one scenario, in real seconds."""
 MOST_TEXT = 20_000
-"""Characters of what is said of one invariant."""
+"""Characters that are kept of the text about one invariant."""
 WARM_UP = Plan(1, {}, (Action(0.5, "land", how="images first"), Action(5.0, "rewrite", version=1, how="in place")))
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a story."""
+    """Result of a scenario."""
 
     seed: int
     actions: int
     broken: list[tuple[str, str]]
-    """(invariant, what breaks it)."""
+    """(invariant, what violates it)."""
     states: dict[str, int] = field(default_factory=dict)
-    """How many montages ended in each state."""
+    """Number of montages by final state."""
     virtual_s: float = 0.0
 
     @property
     def invariants(self) -> set[str]:
-        """Names of those that do not hold."""
+        """Names of the violated invariants."""
         return {invariant for invariant, _ in self.broken}
 
 
-class Theatre:
-    """Tells stories, one after the other.
+class ScenarioForks:
+    """Runs scenarios one after the other.
 
     Parameters
     ----------
@@ -60,8 +60,8 @@ class Theatre:
         gc.freeze()
 
     def _warm_up(self) -> None:
-        """Tells a story in this process, so that no child has to fill the caches of libraries anew."""
-        Story(self._new_place("warm-up"), WARM_UP, "warm-up").tell()
+        """Run a scenario in this process, so that the children find filled caches."""
+        Scenario(self._new_place("warm-up"), WARM_UP, "warm-up").run()
 
     def _new_place(self, name: str) -> Path:
         place = self._place / name
@@ -69,37 +69,37 @@ class Theatre:
         shutil.copy(self._journal, place / "journal.sqlite")
         return place
 
-    def tell(self, seed: int, plan: Plan, schedule: str, *, log: Callable[[str], object] | None = None) -> Result:
-        """What comes of a story."""
+    def run(self, seed: int, plan: Plan, schedule: str, *, log: Callable[[str], object] | None = None) -> Result:
+        """Run a scenario in a child process; return its result."""
         reading, writing = os.pipe()
         sys.stdout.flush()
         child = os.fork()
         if child == 0:
             os.close(reading)
-            self._perform(writing, plan, schedule, log)
+            self._run_child(writing, plan, schedule, log)
         os.close(writing)
-        said, why = self._hear(child, reading)
-        shutil.rmtree(self._place / "story", ignore_errors=True)
-        if said is None:
+        report, why = self._receive(child, reading)
+        shutil.rmtree(self._place / "scenario", ignore_errors=True)
+        if report is None:
             return Result(seed, len(plan.actions), [("the simulation works", why)])
-        broken = [(invariant, text) for invariant, text in said["broken"]]
-        return Result(seed, len(plan.actions), broken, said["states"], said["virtual_s"])
+        broken = [(invariant, text) for invariant, text in report["broken"]]
+        return Result(seed, len(plan.actions), broken, report["states"], report["virtual_s"])
 
-    def _perform(self, writing: int, plan: Plan, schedule: str, log: Callable[[str], object] | None) -> NoReturn:
-        """In the child. It ends without any clean-up: a daemon that was killed in the story has none either."""
+    def _run_child(self, writing: int, plan: Plan, schedule: str, log: Callable[[str], object] | None) -> NoReturn:
+        """Run the scenario in the child. It exits without clean-up: a daemon that was killed in it has none either."""
         gc.disable()
         try:
-            outcome = Story(self._new_place("story"), plan, schedule, log=log).tell()
+            outcome = Scenario(self._new_place("scenario"), plan, schedule, log=log).run()
             broken = [(each.invariant, each.text[:MOST_TEXT]) for each in outcome.broken]
-            said = {"broken": broken, "states": outcome.states, "virtual_s": outcome.virtual_s}
+            report = {"broken": broken, "states": outcome.states, "virtual_s": outcome.virtual_s}
             with os.fdopen(writing, "w") as pipe:
-                json.dump(said, pipe)
+                json.dump(report, pipe)
             sys.stdout.flush()
         finally:
             os._exit(0)
 
-    def _hear(self, child: int, reading: int) -> tuple[dict[str, Any] | None, str]:
-        """What a child says at its end, or why it says nothing."""
+    def _receive(self, child: int, reading: int) -> tuple[dict[str, Any] | None, str]:
+        """Return the report of a child, or why there is none."""
         ready, _, _ = select.select([reading], [], [], LONGEST_S)
         if not ready:
             os.kill(child, signal.SIGKILL)
@@ -112,11 +112,11 @@ class Theatre:
 
 
 @contextmanager
-def theatre() -> Iterator[Theatre]:
-    """A theatre in a directory of its own, on a tmpfs where there is one."""
+def open_forks() -> Iterator[ScenarioForks]:
+    """Open a directory for scenarios, on a tmpfs if possible."""
     parent = FAST_DISK if os.access(FAST_DISK, os.W_OK) else None
     place = tempfile.mkdtemp(prefix="simulation-", dir=parent)
     try:
-        yield Theatre(Path(place))
+        yield ScenarioForks(Path(place))
     finally:
         shutil.rmtree(place, ignore_errors=True)

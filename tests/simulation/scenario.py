@@ -1,0 +1,351 @@
+"""One scenario: its world, its actions, and the wait until the daemon is idle."""
+
+import asyncio
+import contextlib
+import functools
+import random
+import sqlite3
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+from yarl import URL
+
+import daemon.app
+import handlers.render.transport
+import handlers.workers.processes
+from daemon.config.settings import Settings
+from daemon.journal.file import connect
+from daemon.pipeline.late_changes import next_check_s
+from daemon.simulator.standin.application import StandIn
+from daemon.simulator.standin.store import Stack, StackKey
+from daemon.watching.mounts import Mount
+from daemon.watching.watcher import Watcher
+from tests.simulation import substitutes
+from tests.simulation.actions import Action, Plan
+from tests.simulation.daemon_actions import DaemonActions
+from tests.simulation.file_actions import FileActions
+from tests.simulation.invariants import Broken, check, is_locked_fault, stale_montages
+from tests.simulation.journal import Row, read_rows
+from tests.simulation.loop import EndlessScenario, SimulatedLoop, life, running
+from tests.simulation.render_actions import RenderActions
+from tests.simulation.sections import Section, Slot
+from tests.simulation.substitutes import Machine
+from tests.simulation.texts import exception_text
+from tests.simulation.transport import Network, Session, handle
+from tests.simulation.workers import SimulatedWorkers
+
+URL_OF_RENDER = "http://render:8080/render-ws/v1"
+RAW, MIPS = "17797_1R_raw", "17797_1R_mips"
+QUIET_S = 45.0
+"""Time without any event after which a scenario is at rest: longer than the interval of any scan, check or probe."""
+REST_S = 9_000.0
+"""Longest wait for rest: longer than the hour that the client waits for a late COMPLETE."""
+STEP_S = 2.5
+RECHECK_S = 3_000.0
+"""How long images are checked again."""
+
+
+@dataclass
+class Outcome:
+    """Outcome of a scenario."""
+
+    broken: list[Broken] = field(default_factory=list)
+    virtual_s: float = 0.0
+    states: dict[str, int] = field(default_factory=dict)
+
+
+class Scenario(FileActions, RenderActions, DaemonActions):
+    """A simulated world with a daemon.
+
+    Parameters
+    ----------
+    place : an empty directory, best on a tmpfs.
+    plan : its actions.
+    schedule : seed of the order of tasks and of all durations.
+    """
+
+    def __init__(self, place: Path, plan: Plan, schedule: str, *, log: Callable[[str], object] | None = None) -> None:
+        self.place = place
+        self.plan = plan
+        self.outcome = Outcome()
+        self._log = log
+        chances = random.Random(f"schedule {schedule}")
+        random.seed(f"daemon {schedule}")
+        self.loop = SimulatedLoop(chances)
+        self.loop.interruptions = chances.choice((0.0, 0.03, 0.2))
+        self.loop.slowness = chances.choice((0.3, 1.0, 1.0, 3.0))
+        self.machine = Machine(self.loop)
+        self._chances = random.Random(f"people {schedule}")
+        self._clients_context = self.loop.begin_life()
+        self.network = Network(self.loop, chances, self._clients_context)
+        self.network.slowness = chances.choice((0.3, 1.0, 3.0))
+        self.network.laziness = chances.choice((0.0, 0.0, 0.05, 0.3))
+        self.network.log = self.say
+        SimulatedWorkers.loop = self.loop
+        SimulatedWorkers.longest_s = chances.choice((0.05, 0.3, 2.0, 8.0))
+        self.standin = StandIn(derive_s=chances.choice((0.0, 0.3, 3.0)))
+        self.daemon: daemon.app.Daemon | None = None
+        self._run: asyncio.Task[None] | None = None
+        self._life = 0
+        self._locked: set[str] = set()
+        self._duplicates = 0
+        self._unmounted: set[Path] = set()
+        self._holding: sqlite3.Connection | None = None
+        self.lost_by_others: set[tuple[str, str]] = set()
+        """(stack, tile id) of tiles that another program deleted; the daemon does not notice it after COMPLETE."""
+        self.acquisition = place / "acquisition"
+        self.mipmaps = place / "mipmaps"
+        self.away = place / "away"
+        self.journal = place / "journal.sqlite"
+        self.slots = [
+            Slot(section, self.acquisition / f"{section.grid:06d}_{section.roi_index}", section.metafile_name)
+            for section in (Section(1, 0), Section(2, 0), Section(2, 1), Section(3, 0))[: plan.slots]
+        ]
+        self.settings = self._make_settings()
+
+    # --- run
+
+    def run(self) -> Outcome:
+        """Run the scenario; return its outcome."""
+        # The tree is never empty: the daemon pauses a watch that is suddenly empty.
+        for directory in (self.acquisition / "other", self.away):
+            directory.mkdir(parents=True)
+        substitutes.use(self.machine)
+        self._listen()
+        try:
+            with running(self.loop):
+                self.loop.set_exception_handler(self._log_exception)
+                self.loop.run_until_complete(self._run_actions())
+        except EndlessScenario as endless:
+            self._break("the scenario ends", str(endless))
+        except Exception as error:  # noqa: BLE001  a fault of the simulation is reported with its seed
+            self._break("the simulation works", exception_text(error))
+        finally:
+            substitutes.use(None)
+        self.outcome.virtual_s = self.loop.now - self.machine.started_at
+        return self.outcome
+
+    def say(self, text: str) -> None:
+        """Log an event with its virtual time."""
+        if self._log is not None:
+            self._log(f"{self.loop.now - self.machine.started_at:9.3f}  {text}")
+
+    def _break(self, invariant: str, text: str) -> None:
+        self.say(f"BROKEN {invariant}: {text}")
+        self.outcome.broken.append(Broken(invariant, text))
+
+    def _listen(self) -> None:
+        handlers.render.transport.aiohttp.ClientSession = Session  # type: ignore[misc,assignment]
+        handlers.workers.processes.ProcessExecutor = SimulatedWorkers  # type: ignore[misc,assignment]
+        Session.network = self.network
+        Watcher.__init__.__kwdefaults__["read_mounts"] = lambda: (Mount("/", "tmpfs"),)
+        self.network.serve(self.standin.application())
+
+        def take(_logger: object, method: str, event: dict[str, Any]) -> Any:
+            error = event.pop("exc_info", None)
+            name = event.pop("event")
+            self.say(f"{method} {name} " + " ".join(f"{key}={value}" for key, value in sorted(event.items())))
+            if name == "step.bug" or error:
+                self._break("no bug shows", exception_text(sys.exception()))
+            raise structlog.DropEvent
+
+        structlog.configure(processors=[structlog.contextvars.merge_contextvars, take], cache_logger_on_first_use=False)
+
+    def _log_exception(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if self.loop.is_dead(life.get()):
+            return
+        self._break("every exception is answered", f"{context['message']}: {exception_text(context.get('exception'))}")
+
+    def _make_settings(self, **changed: Any) -> Settings:
+        said = {**self.plan.settings, **changed}
+        in_place = said.pop("stacks.in_place", False)
+        watch: dict[str, Any] = {
+            "name": "scope",
+            "directory": self.acquisition,
+            "mode": "poll",
+            "scan_interval_s": 5,
+            "full_scan_interval_s": 20,
+            "recheck_images_for_s": RECHECK_S,
+            "z": {"rule": "grid"},
+            "stacks": {"raw": "{specimen_id}_raw"} | ({} if in_place else {"mipmapped": "{specimen_id}_mips"}),
+            "mipmaps": {"output_dir": self.mipmaps, "levels": 2},
+        }
+        for key, value in said.items():
+            part, _, name = key.rpartition(".")
+            (watch[part] if part else watch)[name] = value
+        return Settings(
+            render={"url": URL_OF_RENDER, "owner": "em", "project": "test"},  # type: ignore[arg-type]
+            journal={"path": self.journal},  # type: ignore[arg-type]
+            workers={"count": 2},  # type: ignore[arg-type]
+            watch=(watch,),  # type: ignore[arg-type]
+        )
+
+    # --- course
+
+    async def _run_actions(self) -> None:
+        self._start_daemon()
+        began = self.loop.now
+        tasks = []
+        for action in self.plan.actions:
+            await asyncio.sleep(max(0.0, began + action.at - self.loop.now))
+            self.say(f"-- {action}")
+            tasks.append(asyncio.create_task(self._perform(action), name=str(action)))
+        for task in tasks:
+            await task
+        await self._calm()
+        if await self._rest() and (await self._repair() or await self._await_next_check()):
+            await self._rest()
+        if not self.outcome.broken:
+            await self._until_no_request_is_under_way()
+            self.outcome.broken += check(self)
+            for broken in self.outcome.broken:
+                self.say(f"BROKEN {broken.invariant}: {broken.text}")
+            for row in self.rows():
+                self.outcome.states[row.state] = self.outcome.states.get(row.state, 0) + 1
+        await self._end_daemon()
+
+    async def _perform(self, action: Action) -> None:
+        do: Callable[[Action], Awaitable[None]] = getattr(self, f"_{action.kind}")
+        try:
+            await do(action)
+        except OSError as error:
+            self.say(f"   the action failed: {error}")
+
+    async def _calm(self) -> None:
+        """End all failures, and undo what an operator has to undo."""
+        self.say("-- all failures end")
+        self.standin._misbehaviour.clear()
+        self.network.come_back()
+        self.machine.disk_is_full = False
+        self._release_journal()
+        for stack in sorted(self._locked):
+            await self._ask_render("PUT", stack, "/state/COMPLETE")
+        self._locked.clear()
+        if self._run is None:
+            self._start_daemon()
+
+    async def _repair(self) -> bool:
+        """Replay what an operator has to replay: montages that failed because of a lock, or whose tiles were deleted.
+
+        Returns
+        -------
+        bool
+            Whether there were any.
+        """
+        lost = {tile_id for _, tile_id in self.lost_by_others}
+        paths = sorted(
+            {str(row.metafile) for row in self.rows() if row.metafile.exists() and self._is_to_be_repaired(row, lost)}
+        )
+        if not paths:
+            return False
+        self.say(f"-- an operator replays {len(paths)} montages")
+        await self._ask_daemon({"paths": paths, "state": "all", "from": "ingest"})
+        self.lost_by_others.clear()
+        return True
+
+    async def _await_next_check(self) -> bool:
+        """Wait until images that changed after their montage was COMPLETE were checked again.
+
+        Returns
+        -------
+        bool
+            Whether there were any.
+        """
+        due = [row.complete_at + _next_check_s(row) + STEP_S for row in stale_montages(self)]
+        if due:
+            self.say(f"-- {len(due)} montages wait for the next check of their images")
+            await asyncio.sleep(max(0.0, max(due) - self.machine.wall()))
+        return bool(due)
+
+    def _is_to_be_repaired(self, row: Row, lost: set[str]) -> bool:
+        return is_locked_fault(row) or (row.state == "complete" and not lost.isdisjoint(row.tile_ids))
+
+    async def _rest(self) -> bool:
+        """Wait until nothing happens any more; return False if that takes too long."""
+        deadline = self.loop.now + REST_S
+        quiet_since, last = self.loop.now, None
+        pause_s = STEP_S
+        while self.loop.now < deadline:
+            await asyncio.sleep(pause_s)
+            if self._run is not None and self._run.done():
+                self._break("the daemon runs", self._how_it_ended())
+                return False
+            now = self._signature()
+            if now != last or not self._seems_idle():
+                quiet_since, last = self.loop.now, now
+            elif self.loop.now - quiet_since >= QUIET_S:
+                return True
+            pause_s = min(pause_s * 1.02, 20.0)
+        self._break("the scenario comes to rest", "; ".join(self._unfinished()) or "events never stop")
+        return False
+
+    async def _until_no_request_is_under_way(self) -> None:
+        """Wait for the end of requests; a probe may be under way."""
+        assert self.daemon is not None
+        http = self.daemon._client._http
+        for _ in range(600):
+            if http._turns._value == http._connections:
+                return
+            await asyncio.sleep(0.1)
+
+    def _signature(self) -> tuple[Any, ...]:
+        events = self.reading.execute("SELECT max(id) FROM events").fetchone()
+        attempts = self.reading.execute("SELECT max(id), sum(ended_at IS NULL) FROM attempts").fetchone()
+        return (*events, *attempts, self.network.writes)
+
+    def _seems_idle(self) -> bool:
+        unfinished = self.reading.execute(
+            "SELECT count(*) FROM montages WHERE state NOT IN ('complete', 'failed', 'superseded', 'ignored')"
+        )
+        return not unfinished.fetchone()[0] and self._is_calm()
+
+    def _is_calm(self) -> bool:
+        """Whether the circuit is closed: after an outage without any work it takes a minute."""
+        gate = getattr(self.daemon, "_gate", None)
+        return gate is not None and gate.is_closed_circuit
+
+    def _unfinished(self) -> list[str]:
+        return [str(row) for row in self.rows() if row.state not in ("complete", "failed", "superseded", "ignored")]
+
+    # --- the journal, the stacks
+
+    @functools.cached_property
+    def reading(self) -> sqlite3.Connection:
+        """Connection to the journal beside that of the daemon."""
+        return sqlite3.Connection(f"file:{self.journal}?mode=ro", uri=True)
+
+    def rows(self) -> list[Row]:
+        """Return all montages of the journal."""
+        return read_rows(self.reading)
+
+    @property
+    def stack_names(self) -> tuple[str, ...]:
+        """Names of the stacks of this scenario."""
+        return (RAW,) if self.plan.settings.get("stacks.in_place") else (RAW, MIPS)
+
+    def stack(self, name: str) -> Stack | None:
+        """Return a stack of render-ws."""
+        return self.standin._store.find(StackKey("em", "test", name))
+
+    async def _ask_render(self, method: str, stack: str, path: str) -> None:
+        """Send a request of another client; the store shows its effect."""
+        url = URL(f"/render-ws/v1/owner/em/project/test/stack/{stack}{path}")
+        application = self.network._application
+        assert application is not None
+        await handle(application._handle, self.loop, method, url, b"", {"Host": "render:8080"})
+
+
+def _next_check_s(row: Row) -> float:
+    """Return the age of a COMPLETE montage at which its changed images are checked."""
+    changed_at = max(image.stat().st_ctime for image in row.metafile.parent.glob("*.tif"))
+    return next_check_s(changed_at - row.complete_at, RECHECK_S) or 0.0
+
+
+def make_journal(path: Path) -> None:
+    """Create an empty journal for all scenarios: the migrations take longer than many scenarios."""
+    with contextlib.closing(connect(path)):
+        pass
