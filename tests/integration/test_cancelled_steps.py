@@ -11,6 +11,8 @@ import pytest
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.montages.states import MontageState
+from daemon.pipeline.mipmap_step import Stopped
+from daemon.pipeline.section import Section
 from daemon.pipeline.steps import Steps
 from tests.integration.inprocess import bench, hurry
 
@@ -42,6 +44,24 @@ async def test_a_step_cancelled_before_its_first_turn_holds_nothing(
         assert work.work.pipeline.waiting == 0
         await work.work.pipeline.enqueue(montage)
         await work.reaches(metafile, MontageState.COMPLETE)
+
+
+async def test_a_step_that_ends_because_the_daemon_stops_still_waits_in_the_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+
+    async def stopped(_: Steps, section: Section) -> None:
+        work.work.pipeline.stop()
+        raise Stopped
+
+    monkeypatch.setattr(Steps, "make_mipmaps", stopped)
+    async with bench(tmp_path) as work:
+        metafile = work.write()
+        await work.notice(metafile)
+        await work.tasks.pop("pipeline")
+        assert (await work.reaches(metafile, MontageState.INGESTED)).state is MontageState.INGESTED
+        assert work.work.pipeline.waiting == 1
 
 
 @pytest.mark.parametrize("turns", range(12))

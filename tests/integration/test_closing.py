@@ -68,6 +68,7 @@ async def test_a_montage_superseded_while_its_stack_is_being_closed_does_not_end
         later = work.write(1051)
         await work.notice(later)
         await work.reaches(later, MontageState.COMPLETE)
+        assert not [line for line in work.said if line["event"] == "stack.close_bug"]
 
 
 async def test_a_montage_whose_tiles_are_deleted_again_and_again_fails_alone(

@@ -211,7 +211,10 @@ async def test_a_montage_resumes_after_its_disk_was_unusable_for_a_moment(tmp_pa
     async with at_work(tmp_path) as work:
         metafile = work.write()
         await work.notice(metafile)
-        await work.reaches(metafile, MontageState.COMPLETE)
+        montage = await work.reaches(metafile, MontageState.COMPLETE)
+        attempts = [each for each in await work.work.journal.attempts(montage.id) if each["step"] == "mipmaps"]
+        assert [each["outcome"] for each in attempts] == ["failed", "done"]
+        assert "is gone" in str(attempts[0]["fault"])
 
 
 async def test_levels_written_below_a_vanished_mount_are_made_again(tmp_path, monkeypatch):

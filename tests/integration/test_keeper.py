@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,10 @@ from daemon.pipeline import stack_closer
 from daemon.pipeline.render_gate import RenderGate
 from daemon.pipeline.stack_use import CloseRule, merge_rules
 from daemon.pipeline.stacks import StackKeeper
+from handlers.errors import ReadBackDiffers, StackReopened
 from handlers.render.client import RenderClient
+from handlers.render.closing import LayerCheck, SectionCheck
+from handlers.render.layer_responses import TileBounds
 from handlers.render.names import StackId
 
 STACK = StackId("em", "test", "s_raw")
@@ -115,6 +119,24 @@ async def test_a_holder_that_gives_up_waiting_does_not_start_a_second_close(monk
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
+
+
+def layer(derived: int) -> LayerCheck:
+    """Return a layer with section 1.0, of which `derived` of 1 tiles were counted, and a section that differs."""
+    tiles = (TileBounds("a", 1.0, "1.0"), TileBounds("b", 1.0, "other"), TileBounds("c", 1.0))
+    return LayerCheck(1.0, tiles, (SectionCheck(1.0, "1.0", derived, 1), SectionCheck(1.0, "other", 0, 1)))
+
+
+def test_only_the_sections_of_its_own_tiles_concern_a_montage():
+    montage: Any = Applied()
+    assert stack_closer._fault_in_layer(STACK, montage, frozenset({"a"}), layer(derived=1)) is None
+    assert stack_closer._fault_in_layer(STACK, montage, frozenset({"c"}), layer(derived=0)) is None
+    missed = stack_closer._fault_in_layer(STACK, montage, frozenset({"a", "c"}), layer(derived=0))
+    assert isinstance(missed, StackReopened)
+    assert "section 1.0 at z 1" in missed.problem
+    missing = stack_closer._fault_in_layer(STACK, montage, frozenset({"a", "d"}), layer(derived=1))
+    assert isinstance(missing, ReadBackDiffers)
+    assert "lacks 1 of 2 tiles of _metadata_1_.json after closing, such as d" in missing.problem
 
 
 def test_a_stack_of_two_watches_uses_the_longer_quiet_time_and_the_earlier_latest_time():

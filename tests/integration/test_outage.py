@@ -65,6 +65,19 @@ async def test_a_montage_whose_own_request_fails_is_failed_after_five_attempts(
         assert work.work.gate.fault is None
 
 
+async def test_a_successful_step_ends_a_series_of_failures(tmp_path: Path, service: Standin) -> None:
+    """Different montages that fail without a success between them would open the circuit."""
+    async with client_of(service.url) as client, bench(tmp_path, client, close=False) as work:
+        await service.misbehave(r"PUT .*/stack/s_raw/z/105[0-9]", "status", status=500, text="a bug")
+        for grid in range(1050, 1056):
+            failing, good = work.write(grid), work.write(grid + 1000)
+            await work.notice(failing)
+            await work.reaches(failing, FAILED)
+            await work.notice(good)
+            await work.reaches(good, COMPLETE)
+        assert work.work.gate.outage == 0
+
+
 class OutageGate:
     """A gate in one outage after the other."""
 
