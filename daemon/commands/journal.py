@@ -12,6 +12,7 @@ from daemon.journal.file import (
     check_copy,
     connect_read_only,
     copy_journal,
+    create_private,
     journal_fault,
     remove_journal,
     sync,
@@ -59,11 +60,14 @@ def back_up(journal: Path, target: Path, urls: Sequence[str] = (), token: str | 
 def _copy(journal: Path, unfinished: Path, urls: Sequence[str], token: str | None) -> int:
     hint = "nothing was recorded yet"
     for url in urls:
+        remove_journal(unfinished)
+        create_private(unfinished)
         status, reason = download(f"{url}/api/journal/backup", {"journal": str(journal)}, token, unfinished, COPYING_S)
         if status == 200:
             return check_copy(unfinished)
         if status:
             hint = f"the daemon at {url} refused to copy it: {printable(reason)}"
+    remove_journal(unfinished)
     if not journal.exists():
         raise SettingsFault("journal.path", f"{journal} does not exist", hint)
     try:

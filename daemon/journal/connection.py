@@ -240,7 +240,7 @@ class JournalConnection:
 
         Raises
         ------
-        StorageFault
+        StorageFault, OSError
             If the copy cannot be written.
         """
         return await asyncio.get_running_loop().run_in_executor(self._read_thread, self._copy, target)

@@ -158,6 +158,10 @@ def _create(path: Path) -> None:
             raise _damaged(path, f"it is missing, but its {companion} file exists")
     unfinished = path.with_name(f".{path.name}.new")
     unfinished.unlink(missing_ok=True)
+    try:
+        create_private(unfinished)
+    except OSError as error:
+        raise StorageFault(str(path), f"the journal cannot be created: {error.strerror}", _HINT) from error
     with closing(_open(unfinished)) as connection:
         migrate(connection, unfinished)
     unfinished.rename(path)
@@ -208,9 +212,10 @@ def copy_journal(source: Connection, path: Path, target: Path) -> int:
     ------
     UnusableJournal
         If the copy is damaged.
-    StorageFault
+    StorageFault, OSError
         If the copy cannot be written.
     """
+    create_private(target)
     try:
         with closing(sqlite3.connect(target)) as copy:
             source.backup(copy)
@@ -236,6 +241,11 @@ def remove_journal(path: Path) -> None:
     """Remove a journal and its companions, if they exist."""
     for companion in COMPANIONS:
         Path(f"{path}{companion}").unlink(missing_ok=True)
+
+
+def create_private(path: Path) -> None:
+    """Create an empty file that other users cannot read; SQLite gives its -wal and -shm the same mode."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
 
 
 def sync(path: Path) -> None:
@@ -308,6 +318,7 @@ class transaction:  # noqa: N801  reads as a statement
             self._connection.execute("ROLLBACK")
 
 
+_HINT = "check that its directory exists on a local disk, has free space, and is writable for the service's user"
 _HINTS = {
     sqlite3.SQLITE_BUSY: "another program has locked it, an sqlite3 shell for example: end that program",
     sqlite3.SQLITE_READONLY: "let the service's user write the file and its directory; mount its disk writable",
@@ -322,8 +333,7 @@ def journal_fault(path: Path, error: sqlite3.DatabaseError) -> Fault:
     if isinstance(error, sqlite3.OperationalError):
         if _code(error) == sqlite3.SQLITE_ERROR:  # a table or column that every journal has is missing
             return _foreign(path, str(error))
-        hint = "check that its directory exists on a local disk, has free space, and is writable for the service's user"
-        hint = _HINTS.get(_code(error), hint)
+        hint = _HINTS.get(_code(error), _HINT)
         kind = JournalLocked if _code(error) == sqlite3.SQLITE_BUSY else StorageFault
         return kind(str(path), f"the journal cannot be used: {error}", hint)
     if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
