@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from daemon.commands.cli.clash import clash_warning, clashing_distribution
 from daemon.commands.cli.daemon import check_config, health, reload, status
 from daemon.commands.cli.exits import run_or_exit, settings_or_exit
 from daemon.commands.cli.group import GroupedCommands
@@ -25,6 +26,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a path may hold bytes that are not UTF-8
+    if distribution := clashing_distribution():
+        click.echo(clash_warning(distribution), err=True)
 
 
 @click.command(short_help="Run the daemon.")
