@@ -1,6 +1,8 @@
 """The `temwatch` command as a user types it: exit codes, one line for each thing that is wrong, never a traceback."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -67,6 +69,21 @@ def test_status_and_health_tell_of_a_running_daemon_and_status_of_a_stopped_one(
     stopped = temwatch("status", "--config", str(config))
     assert "not running" in stopped.stdout
     assert "daemon: 1 complete" in stopped.stdout
+
+
+def test_status_and_health_name_a_daemon_that_is_stopped_by_a_signal(running_rig: Rig):
+    config = ("--config", str(running_rig.config()))
+    pid = running_rig.daemon.process.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        status, health = temwatch("status", *config), temwatch("health", *config)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert (status.returncode, health.returncode) == (0, 2)
+    for text in (status.stdout, health.stderr):
+        assert f"process {pid} holds its journal: it is stopped by a signal; to continue it: kill -CONT {pid}" in text
+    assert "not running" not in status.stdout
+    assert temwatch("health", *config).stdout.startswith("ready")
 
 
 def test_health_ends_with_1_and_the_reason_when_render_is_away(running_rig: Rig):

@@ -77,7 +77,7 @@ def test_one_z_option_takes_all_following_numbers(monkeypatch, tmp_path):
     )
     settings = tmp_path / "none.toml"
     monkeypatch.setattr("daemon.commands.cli.montages.settings_or_exit", lambda path: asked.append(path) or _Quiet())
-    monkeypatch.setattr("daemon.system.log.set_up_logging", lambda *_: None)
+    monkeypatch.setattr("daemon.commands.cli.montages.log_warnings", lambda _: None)
     monkeypatch.setattr("daemon.commands.replay.command.replay", lambda *_: None)
     monkeypatch.setattr("daemon.commands.cli.montages.run_or_exit", lambda _: 0)
     line = ["replay", "/data", "--z", "1050", "-1", "2.5", "--state", "all", "--z", "7", "--config", str(settings)]

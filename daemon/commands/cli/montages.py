@@ -7,6 +7,7 @@ from typing import Any, TextIO
 import click
 
 from daemon.commands.cli.exits import input_or_exit, run_or_exit, settings_or_exit
+from daemon.commands.cli.log import log_warnings
 from daemon.commands.cli.options import SelectingCommand, config_option, selecting
 from daemon.commands.cli.output import say
 
@@ -48,12 +49,11 @@ def replay(
     """
     from daemon.commands.replay.command import replay as work
     from daemon.commands.replay.requests import requests_for, requests_of
-    from daemon.system.log import set_up_logging
 
     if from_report is not None and (paths or zs or state or since):
         raise click.UsageError("--from-report selects the montages: omit PATH, --z, --state and --since")
     settings = settings_or_exit(config_path)
-    set_up_logging("warning", settings.log.format, sys.stderr)
+    log_warnings(settings)
     given: dict[str, Any] = {"z": zs, "state": state, "since": since, "from": start, "dry_run": dry_run}
     requests = input_or_exit(
         lambda: requests_of(from_report.read(), start, dry_run=dry_run) if from_report else requests_for(paths, **given)
@@ -83,12 +83,11 @@ def verify(
     """
     from daemon.commands.replay.requests import requests_for
     from daemon.commands.verify import verify as work
-    from daemon.system.log import set_up_logging
 
     if state == "failed":
         raise click.UsageError("--state failed: only COMPLETE montages can be verified")
     settings = settings_or_exit(config_path)
-    set_up_logging("warning", settings.log.format, sys.stderr)
+    log_warnings(settings)
     (selection,) = input_or_exit(lambda: requests_for(paths, max_paths=MAX_PATHS, z=zs, state=state, since=since))
     sys.exit(run_or_exit(work(settings, selection, say, as_json=as_json, verbose=verbose)))
 
@@ -152,8 +151,7 @@ def rebuild(config_path: Path | None) -> None:
     The daemon must not run. An existing journal is kept under another name.
     """
     from daemon.commands.rebuild import rebuild as work
-    from daemon.system.log import set_up_logging
 
     settings = settings_or_exit(config_path)
-    set_up_logging("warning", settings.log.format, sys.stderr)
+    log_warnings(settings)
     run_or_exit(work(settings, say))
