@@ -32,6 +32,7 @@ from daemon.simulator.show_processes import (
     ready_url,
 )
 from daemon.simulator.show_results import Result, montage_table, stack_table, verify
+from daemon.simulator.show_text import next_steps, purpose, while_it_runs
 from handlers.picture import compose_section, save_picture
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
@@ -88,14 +89,27 @@ class Show:
             self.console.print(
                 f"render-ws stand-in  {render_url}\ntemwatch daemon     {url}\nwatching            {watched}"
             )
+            if self.directory is None:
+                self.console.print(purpose(self._metafile_first), highlight=False)
             montages = await self._watch(http, url, watched)
             client = await stack.enter_async_context(RenderClient(render_url))
             results = await verify(client, montages)
             pictures = await self._pictures(client, montages)
             good = self._report(montages, results, pictures)
             if self.keep:
-                await self._stay(url, render_url)
+                await self._stay(url, render_url, config, montages)
+            else:
+                self._print_commands(next_steps(config, self.output))
             return good
+
+    @property
+    def _metafile_first(self) -> int:
+        """Number of the section whose metafile is written before its images."""
+        return min(2, self.sections)
+
+    def _print_commands(self, text: str) -> None:
+        """Print text without wrapping its lines, so that they can be pasted."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     # --- the processes
 
@@ -119,7 +133,7 @@ class Show:
             *("--sections", str(self.sections)),
             *("--tiles", str(self.tiles)),
             *("--size", f"{self.width}x{self.height}"),
-            *("--metafile-first", str(min(2, self.sections))),
+            *("--metafile-first", str(self._metafile_first)),
         ]
         async with process("microscope", self.output, "-m", "daemon.simulator.microscope", *arguments) as started:
             yield started
@@ -228,13 +242,9 @@ class Show:
         self.console.print("[green]all verified[/green]" if good else "[red]verification failed[/red]")
         return good
 
-    async def _stay(self, url: str, render_url: str) -> None:
-        self.console.print(
-            f"running until Ctrl-C; look at\n  {url}/api/montages\n  {url}/readyz\n  {url}/metrics\n"
-            f"  {render_url}/owner/demo/stacks\n  {self.output}\n"
-            f"and ask: temwatch status --config {self.output}/config.toml",
-            highlight=False,
-        )
+    async def _stay(self, url: str, render_url: str, config: Path, montages: list[dict[str, Any]]) -> None:
+        drawn = [(m["mipmapped_stack"], m["z"]) for m in montages if m["state"] == MontageState.COMPLETE]
+        self._print_commands(while_it_runs(url, render_url, config, drawn[0] if drawn else None))
         ended = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, ended.set)

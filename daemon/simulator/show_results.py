@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -94,15 +95,15 @@ def _file_problem(spec: dict[str, Any], level: int, url: str) -> str | None:
 
 
 def montage_table(montages: list[dict[str, Any]]) -> Table:
-    """Return a table of the montages, with the time from noticing the metafile to COMPLETE."""
-    table = Table(title="Montages")
-    for heading in ("metafile", "z", "tiles", "state", "metafile to COMPLETE"):
+    """Return a table of the montages, with the seconds from noticing the metafile to COMPLETE."""
+    table = Table(title="Montages", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("metafile", "z", "tiles", "state", "seconds"):
         justify: Literal["left", "right"] = "left" if heading in ("metafile", "state") else "right"
         table.add_column(heading, justify=justify, overflow="fold")
     for montage in montages:
         z = "" if montage["z"] is None else f"{montage['z']:g}"
-        name = escape(printable(Path(montage["metafile"]).name))
-        table.add_row(name, z, str(montage["tiles"] or ""), montage["state"], _seconds(montage))
+        name = Path(montage["metafile"]).name.removeprefix("_metadata_").removesuffix(".json").removesuffix("_")
+        table.add_row(escape(printable(name)), z, str(montage["tiles"] or ""), montage["state"], _seconds(montage))
     return table
 
 
@@ -110,12 +111,12 @@ def _seconds(montage: dict[str, Any]) -> str:
     if not montage["complete_at"]:
         return ""
     taken = datetime.fromisoformat(montage["complete_at"]) - datetime.fromisoformat(montage["noticed_at"])
-    return f"{taken.total_seconds():.1f} s"
+    return f"{taken.total_seconds():.1f}"
 
 
 def stack_table(results: list[Result]) -> Table:
     """Return a table of the stacks as they were read back."""
-    table = Table(title="Stacks, read back over REST")
+    table = Table(title="Stacks, read back over REST", box=SIMPLE_HEAD)
     for heading in ("stack", "state", "tiles", "mipmap files", "problems"):
         table.add_column(heading, justify="left" if heading in ("stack", "state") else "right")
     for result in results:

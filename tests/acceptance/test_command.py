@@ -28,6 +28,11 @@ def test_the_demonstration_verifies_what_it_did_and_says_so(tmp_path):
     assert "all verified" in done.stdout
     assert len(list((output / "pictures").glob("*.png"))) == 2
     assert "COMPLETE" in done.stdout
+    assert "on purpose, the metafile of section 2 comes before its images" in done.stdout
+    (status,) = [line for line in done.stdout.splitlines() if " status --config " in line]
+    pasted = subprocess.run(status, shell=True, capture_output=True, text=True, timeout=60)
+    assert pasted.returncode == 0, pasted.stderr
+    assert "complete" in pasted.stdout
 
 
 def test_the_demonstration_leaves_other_peoples_files_alone(tmp_path):

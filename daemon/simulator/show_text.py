@@ -1,0 +1,55 @@
+"""Lines of the demonstration for the person who watches it."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+
+def program() -> str:
+    """Return the command that starts this temwatch in a shell."""
+    own = Path(sys.argv[0])
+    if own.name != "temwatch" or not own.exists():
+        return f"{shlex.quote(sys.executable)} -m daemon"
+    found = shutil.which("temwatch")
+    if found and Path(found).resolve() == own.resolve():
+        return "temwatch"
+    return shlex.quote(str(own))
+
+
+def purpose(section: int) -> str:
+    """Return the announcement of the section whose metafile is written before its images."""
+    return (
+        f"on purpose, the metafile of section {section} comes before its images: the bars of its\n"
+        "montage stand still until the last image has arrived"
+    )
+
+
+def next_steps(config: Path, output: Path) -> str:
+    """Return commands for the time after the demonstration."""
+    return (
+        "the daemon stops now; its journal, mipmaps and pictures are kept. Go on with\n"
+        f"  {program()} status --config {shlex.quote(str(config))}\n"
+        f"  {program()} demo --keep --output {shlex.quote(str(output))}"
+    )
+
+
+def while_it_runs(url: str, render_url: str, config: Path, picture: tuple[str, float] | None) -> str:
+    """Return commands for another terminal while everything runs.
+
+    Parameters
+    ----------
+    picture : a stack and a z to draw; None leaves the command out.
+    """
+    settings = f"--config {shlex.quote(str(config))}"
+    lines = [
+        f"{program()} status {settings}",
+        f"{program()} verify {settings}",
+        f"curl {url}/api/montages",
+        f"curl {url}/readyz",
+        f"curl {render_url}/owner/demo/stacks",
+    ]
+    if picture:
+        stack, z = picture
+        lines.insert(1, f"{program()} picture {stack} {z:g} -o section.png {settings}")
+    return "running until Ctrl-C. In another terminal:\n" + "\n".join(f"  {line}" for line in lines)
