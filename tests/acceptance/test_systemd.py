@@ -61,20 +61,31 @@ output_dir = "/data/mipmaps/share"
 """
 
 
+CGROUP2 = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
+"""Places of the unified hierarchy: alone, or beside others."""
+CONNECT = """\
+import socket, sys
+with socket.create_server((sys.argv[1], 0)) as server:
+    socket.create_connection(server.getsockname(), 3).close()
+"""
+
+
 class Machine:
     """A root of Debian 12 with systemd as its process 1."""
 
     def __init__(self, root: Path, share: Path) -> None:
         for unit in LEFT_OUT:
             (root / f"etc/systemd/system/{unit}.service").symlink_to("/dev/null")
-        unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
-        self._group = Path("/sys/fs/cgroup" if unified else "/sys/fs/cgroup/systemd", f"temwatch-test-{os.getpid()}")
+        place = next((path for path in CGROUP2 if (path / "cgroup.controllers").exists()), None)
+        self.filters_addresses = place is not None
+        """Whether systemd can enforce IPAddressDeny=: it needs the unified hierarchy."""
+        self._group = (place or Path("/sys/fs/cgroup/systemd")) / f"temwatch-test-{os.getpid()}"
         self._group.mkdir()
         enter = f'echo $$ > {self._group}/cgroup.procs && exec unshare -mpfuinC --propagation private --kill-child "$@"'
         self._log = (root.parent / "systemd.log").open("w+b")
         self._booting = subprocess.Popen(
             ["sh", "-c", enter, "sh", "sh", "-c", BOOT],
-            env={**os.environ, "ROOT": str(root), "SHARE": str(share), "UNIFIED": "1" if unified else ""},
+            env={**os.environ, "ROOT": str(root), "SHARE": str(share), "UNIFIED": "1" if place else ""},
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -107,6 +118,11 @@ class Machine:
         assert (done.returncode != 0) is fails, done.stdout
         return done.stdout
 
+    def add_address(self, address: str) -> None:
+        """Give its loopback interface another address."""
+        (child,) = Path(f"/proc/{self._booting.pid}/task/{self._booting.pid}/children").read_text().split()
+        subprocess.run(["nsenter", "-t", child, "-n", "ip", "addr", "add", f"{address}/32", "dev", "lo"], check=True)
+
     def show(self) -> str:
         """Return the state of the service in three words."""
         return " ".join(self.run("systemctl show -p ActiveState -p SubState -p Result --value temwatch").split())
@@ -137,7 +153,7 @@ def machine(debian: Debian, tmp_path: Path) -> Iterator[tuple[Machine, Mount]]: 
     if WHY_NOT:
         pytest.skip(WHY_NOT)
     check_out(debian.root, "0.9.0")
-    for block in commands("Install"):
+    for block in commands("How do I install it?"):
         debian.run(block, "/root/temwatch")
     debian.run("mkdir -p /data/temca2 /data/mipmaps/share && chown temwatch /data/mipmaps /data/mipmaps/share")
     (debian.root / "etc/temwatch/config.toml").write_text(CONFIG)
@@ -163,6 +179,20 @@ def timed(what: str, most_s: float) -> Iterator[None]:
     assert took_s < most_s, what
 
 
+def check_address_rules(there: Machine) -> None:
+    """The rules of the example let a process connect to the addresses that they name, and to no others."""
+    there.run(f"cat > /root/connect.py <<'END'\n{CONNECT}END")
+    rules = there.run("grep -h ^IPAddress /etc/systemd/system/temwatch.service.d/10-site.conf").split()
+    assert rules == ["IPAddressDeny=any", "IPAddressAllow=localhost", "IPAddressAllow=192.0.2.17"]
+    limited = f"systemd-run --quiet --wait --pipe {' '.join(f'-p {rule}' for rule in rules)} python3 /root/connect.py"
+    there.add_address("192.0.2.17")
+    there.add_address("198.51.100.7")
+    there.run(f"{limited} 127.0.0.1")
+    there.run(f"{limited} 192.0.2.17")
+    assert "Operation not permitted" in there.run(f"{limited} 198.51.100.7", fails=True)
+    there.run("python3 /root/connect.py 198.51.100.7")  # without the rules
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not shutil.which("nsenter"), reason="nsenter is not installed")
@@ -182,6 +212,9 @@ def test_the_unit_starts_reloads_and_stops_under_systemd(machine: tuple[Machine,
     assert "render.owner: needs a restart" in there.run("journalctl -u temwatch -o cat --no-pager")
     there.run("cp /root/good /etc/temwatch/config.toml")
     assert there.show() == "success active running"
+
+    if there.filters_addresses:
+        check_address_rules(there)
 
     with timed("stop", 60):
         there.run("systemctl stop temwatch")

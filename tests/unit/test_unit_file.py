@@ -87,6 +87,12 @@ def test_the_example_neither_requires_a_mount_nor_names_one_that_may_be_dead() -
             assert path.strip("-/").replace("/", "-") + ".mount" not in mounts
 
 
+def test_the_example_lets_the_service_talk_to_this_machine_and_render_ws_alone() -> None:
+    service = settings(DROP_IN)["Service"]
+    assert service["IPAddressDeny"] == ["any"]
+    assert service["IPAddressAllow"] == ["localhost", "192.0.2.17"]  # of the documentation's network
+
+
 def test_a_reload_waits_for_its_outcome() -> None:
     assert settings()["Service"]["ExecReload"] == [
         "/opt/temwatch/bin/temwatch reload --config /etc/temwatch/config.toml"
