@@ -135,7 +135,7 @@ def installed(debian: Debian) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_commands_of_the_operations_guide_install_and_upgrade_on_debian_12(debian: Debian) -> None:
+def test_the_commands_of_the_operations_guide_install_upgrade_and_uninstall_on_debian_12(debian: Debian) -> None:
     check_out(debian.root, "0.8.0")
     for block in commands("How do I install it?"):
         debian.run(block, "/root/temwatch")
@@ -147,3 +147,8 @@ def test_the_commands_of_the_operations_guide_install_and_upgrade_on_debian_12(d
         debian.run(block, "/root/temwatch")
     assert installed(debian) == locked | {"temwatch==0.9.0"}
     assert "all verified" in debian.run("/opt/temwatch/bin/temwatch demo --sections 1 --tiles 4", "/tmp")
+
+    for block in commands("How do I uninstall it?"):
+        debian.run(block)
+    left = debian.run("find / -xdev -iname '*temwatch*' -not -path '/root/*' -not -path '/tmp/*'").splitlines()
+    assert [line for line in left if line.startswith("/")] == []

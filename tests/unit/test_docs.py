@@ -82,6 +82,30 @@ def test_every_decision_has_the_same_form(decision: Path) -> None:
     assert headings == ["Context", "Decision", "Consequences", "Figures"]
 
 
+def limits() -> list[tuple[str, str]]:
+    """Limit and place of each row of the table of limits."""
+    (chapter,) = re.findall(r"^## What is limited\?\n(.*?)^## ", read("docs/operations.md"), re.DOTALL | re.MULTILINE)
+    return re.findall(r"^\| [^|`]+ \| ([^|]+) \| `([\w.]+)` \|$", chapter, re.MULTILINE)
+
+
+def limit_of(place: str) -> float:
+    """The value of a constant, or the default of a configuration key."""
+    if place.startswith(("daemon.", "handlers.")):
+        return resolve_name(place)
+    table, _, key = place.rpartition(".")
+    (default,) = re.findall(
+        rf"^## `\[+{re.escape(table)}\]+`$.*?^\| `{key}` \| [^|]+ \| `([\d.]+)` \|",
+        read("docs/configuration.md"),
+        re.DOTALL | re.MULTILINE,
+    )
+    return float(default)
+
+
+@pytest.mark.parametrize(("limit", "place"), limits())
+def test_the_table_of_limits_says_what_the_code_says(limit: str, place: str) -> None:
+    assert limit == f"{limit_of(place):,.0f}"
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # The picture of the rooms
 
