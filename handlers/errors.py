@@ -262,6 +262,8 @@ _STORAGE_HINTS = {
     errno.EBUSY: "close it in the other program that has it open; retries continue",
     errno.ETXTBSY: "close it in the other program that has it open; retries continue",
     errno.EIO: "check the disk's health",
+    errno.ELOOP: "replace the link by what it leads to: links below the configured directory are not followed",
+    errno.ENOTDIR: "replace the file or link by a directory: links below the configured directory are not followed",
     errno.ESTALE: "remount the share",
     errno.ENOTCONN: "remount the share",
     errno.ETIMEDOUT: "check that the file server answers",

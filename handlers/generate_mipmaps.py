@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from handlers.container import Containers
 from handlers.errors import Fault, RenderFault
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.plan import MipmapPlan, level0_of
@@ -80,11 +81,14 @@ async def generate_mipmaps(
     ------
     RenderFault
         If the layers cannot be listed, or none of those wanted exists.
+    StorageFault
+        If the directory of the mipmaps cannot be made.
     """
     found_z = await find_z(client, stack, zs)
     if not found_z.present:
         raise no_tiles_fault(stack, zs)
     tally, plan = _Tally(progress), plan.served_by(client.address, stack)
+    plan = await asyncio.to_thread(plan.contained, Containers())
     tally.failures += [absent_z_failure(stack, z) for z in found_z.absent]
     slots, layer_slots = asyncio.Semaphore(in_flight), asyncio.Semaphore(LAYERS_AT_ONCE)
 

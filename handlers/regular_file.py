@@ -5,6 +5,8 @@ import os
 import stat
 from pathlib import Path
 
+from handlers.container import is_within
+
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 """O_NONBLOCK: without it, opening a named pipe would wait for a writer for ever."""
 
@@ -18,6 +20,14 @@ class NotRegular(Exception):  # noqa: N818  each caller turns it into the fault 
         super().__init__(f"{path} {self.problem}")
         self.is_link = is_link
         """Whether it is a link that the caller did not want to follow."""
+
+
+class NotContained(Exception):  # noqa: N818  as above
+    """The file lies outside the directory that must contain it."""
+
+    def __init__(self, path: Path, root: Path) -> None:
+        super().__init__(f"{path} lies outside {root} when links are followed")
+        self.root = root
 
 
 def open_regular(
@@ -53,11 +63,24 @@ def open_regular(
     return descriptor, status
 
 
-def read_regular(path: Path, most_bytes: int, *, follow_links: bool = True) -> tuple[bytes, os.stat_result]:
+def read_regular(
+    path: Path, most_bytes: int, *, follow_links: bool = True, root: Path | None = None
+) -> tuple[bytes, os.stat_result]:
     """Return at most `most_bytes` first bytes of a regular file, and its status from before they were read.
 
-    Raises as `open_regular`.
+    Parameters
+    ----------
+    root : real path of the directory that must contain the file; None: any.
+
+    Raises
+    ------
+    NotContained
+        If it lies outside root.
+    NotRegular, OSError
+        As `open_regular`.
     """
     descriptor, status = open_regular(path, follow_links=follow_links)
     with os.fdopen(descriptor, "rb") as file:
+        if root is not None and not is_within(descriptor, root):
+            raise NotContained(path, root)
         return file.read(most_bytes), status

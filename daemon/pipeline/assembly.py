@@ -87,7 +87,7 @@ class Assembly:
         self.pipeline = PipelineRunner(
             settings=self.settings,
             journal=self.journal,
-            settler=Settler(metafiles=self.steps.metafiles),
+            settler=Settler(metafiles=self.steps.metafiles, containers=self.steps.containers),
             steps=self.steps,
             keeper=self.keeper,
             gate=self.gate,

@@ -5,9 +5,10 @@ import os
 import stat
 from pathlib import Path
 
-from handlers.acquisition.arrival import not_a_metafile, too_large
+from handlers.acquisition.arrival import not_a_metafile, outside, too_large
 from handlers.acquisition.parse import MAX_METAFILE_BYTES
-from handlers.errors import MetafileFault, storage_fault
+from handlers.container import Containers
+from handlers.errors import storage_fault
 from handlers.identity import FileIdentity
 
 
@@ -17,10 +18,14 @@ def present_identity(path: Path) -> FileIdentity | None:
     return FileIdentity.of(found) if found else None
 
 
-def checked_identity(path: Path, root: Path) -> FileIdentity | None:
+def checked_identity(path: Path, root: Path, containers: Containers) -> FileIdentity | None:
     """Return the identity of a metafile that may be read; None if it is missing.
 
     The file is examined by one lstat, since it may be removed at any moment.
+
+    Parameters
+    ----------
+    root : the watched directory, which is resolved once.
 
     Raises
     ------
@@ -34,9 +39,8 @@ def checked_identity(path: Path, root: Path) -> FileIdentity | None:
         return None
     if not stat.S_ISREG(found.st_mode):
         raise not_a_metafile(path)
-    if not _is_within(path, root):
-        problem = f"lies outside the watched directory {root} when links are followed"
-        raise MetafileFault(str(path), problem, "watch the directory that contains it")
+    if not _is_within(path, root, containers):
+        raise outside(path, root)
     if found.st_size > MAX_METAFILE_BYTES:
         raise too_large(path, str(found.st_size))
     return FileIdentity.of(found)
@@ -51,9 +55,9 @@ def _lstat(path: Path) -> os.stat_result | None:
         raise storage_fault(str(path), "access the metafile", error) from error
 
 
-def _is_within(path: Path, root: Path) -> bool:
+def _is_within(path: Path, root: Path, containers: Containers) -> bool:
     try:
-        return path.resolve().is_relative_to(root.resolve())
+        return path.resolve().is_relative_to(containers.of(root).real)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         reason = error if isinstance(error, OSError) else OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         raise storage_fault(str(path), "follow the links to the metafile", reason) from error

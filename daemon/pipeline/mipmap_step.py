@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 
 import structlog
 
@@ -14,7 +15,8 @@ from daemon.pipeline.section import Section
 from daemon.pipeline.stacks import StackKeeper
 from daemon.pipeline.tile_faults import add_evidence, image_evidence, merge_faults
 from daemon.system.threads import answers_within
-from handlers.errors import Evidence, Fault
+from handlers.container import Containers
+from handlers.errors import Evidence, Fault, storage_fault
 from handlers.generate_mipmaps import make_all
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.plan import MipmapPlan
@@ -35,6 +37,7 @@ class MipmapStep:
 
     Parameters
     ----------
+    containers : of watched and mipmap directories.
     in_flight : tiles given to the workers at once, over all montages; a little more than there are workers.
     """
 
@@ -48,6 +51,7 @@ class MipmapStep:
         pool: WorkerPool,
         metrics: Metrics,
         image_cache: RenderImageCache,
+        containers: Containers,
         in_flight: int,
     ) -> None:
         self._journal = journal
@@ -57,6 +61,7 @@ class MipmapStep:
         self._pool = pool
         self._metrics = metrics
         self._image_cache = image_cache
+        self._containers = containers
         self._slots = asyncio.Semaphore(in_flight)
         self.changing_images = ChangingImages()
 
@@ -82,7 +87,7 @@ class MipmapStep:
     async def _make_levels(self, section: Section, plan: MipmapPlan) -> None:
         await self._disks.require(section.watch.mipmaps)
         made = await self._journal.tiles_made(section.montage.id)
-        jobs = await asyncio.to_thread(_jobs, section, plan, made)
+        jobs = await asyncio.to_thread(_jobs, section, plan, made, self._containers)
         self._image_cache.begin(section.montage.id, is_resumed=bool(made))
         if plan.reduction.method == "render" and await asyncio.to_thread(_is_any_level_present, jobs):
             await self._image_cache.empty(section.raw)  # the pixels are read through this cache
@@ -121,14 +126,22 @@ class MipmapStep:
         self._metrics.bytes.inc(sum(level.bytes for report in done for level in report.made))
 
 
-def _jobs(section: Section, plan: MipmapPlan, made: Collection[str]) -> list[MipmapJob]:
+def _jobs(section: Section, plan: MipmapPlan, made: Collection[str], containers: Containers) -> list[MipmapJob]:
     """Return a job for each tile, and for the mask that all tiles share, except those recorded as made."""
     tiles = section.level0()
-    directory = section.montage.metafile.parent
-    jobs = [tile_job(tile, plan, directory) for tile in tiles if tile.tile_id not in made]
+    plan, root = plan.contained(containers), _root(section.watch.directory, containers)
+    jobs = [tile_job(tile, plan, root) for tile in tiles if tile.tile_id not in made]
     if tiles[0].mask is not None and str(tiles[0].mask) not in made:
         jobs.append(mask_job(tiles[0], plan))
     return jobs
+
+
+def _root(directory: Path, containers: Containers) -> Path:
+    """Return the real path of the watched directory, as it was when this process used it first."""
+    try:
+        return containers.of(directory).real
+    except OSError as error:
+        raise storage_fault(str(directory), "access the watched directory", error) from error
 
 
 def _is_any_level_present(jobs: Iterable[MipmapJob]) -> bool:

@@ -6,6 +6,7 @@ writing would fill the parent disk.
 
 import asyncio
 import contextlib
+import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -94,7 +95,7 @@ class OutputDisks:
         StorageFault
             If its marker file is missing.
         """
-        if await self._is_used(directory) and not await asyncio.to_thread((directory / MARKER).exists):
+        if await self._is_used(directory) and not await asyncio.to_thread(_has_marker, directory):
             raise StorageFault(str(directory), _marker_missing(directory), RESUMES_HINT)
 
     def raise_fault(self, directory: Path) -> None:
@@ -196,7 +197,8 @@ def _fault(disk: Disk) -> StorageFault:
 def _mark(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / MARKER).touch()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        os.close(os.open(directory / MARKER, flags, 0o644))
     except OSError as error:
         raise storage_fault(str(directory), "use the mipmap directory", error) from error
 
@@ -209,13 +211,19 @@ def check_directory(directory: Path, needed_bytes: int, *, used: bool) -> Disk:
     used : whether mipmaps were written to it before, so that it must carry the marker file.
     """
     try:
-        if used and not (directory / MARKER).exists():
+        if used and not _has_marker(directory):
             return Disk(str(directory), None, needed_bytes, _marker_missing(directory))
         free_bytes = shutil.disk_usage(nearest(directory)).free
         problem = refusal(directory, used=used) or _shortage(free_bytes, needed_bytes)
     except OSError as error:
         return Disk(str(directory), None, needed_bytes, f"cannot be accessed: {error.strerror or error}")
     return Disk(str(directory), free_bytes, needed_bytes, problem)
+
+
+def _has_marker(directory: Path) -> bool:
+    """Whether the marker is there as a file; a link does not count: it may lead anywhere."""
+    marker = directory / MARKER
+    return marker.exists() and not marker.is_symlink()
 
 
 def _marker_missing(directory: Path) -> str:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from daemon.config.watch_settings import WatchSettings
 from daemon.montages.records import Montage, Settled
@@ -18,6 +19,7 @@ from daemon.pipeline.metafile_cache import MetafileCache
 from daemon.pipeline.metafile_identity import checked_identity, present_identity
 from daemon.system.threads import answers_within
 from handlers.acquisition.arrival import Arrival, ImageProblem, check_images, depth_warnings, read_metafile
+from handlers.container import Containers
 from handlers.errors import Evidence, ImageFault, ImagesMissing, MetafileFault, MetafilePartial
 from handlers.identity import FileIdentity
 from handlers.render.names import StackId
@@ -74,6 +76,8 @@ class _Observation:
 
     identity: FileIdentity
     since: float
+    root: Path
+    """Real path of the watched directory."""
     awaited: _AwaitedImage | None = None
     fingerprint: int | None = None
     """Of the identities of all images, if all were complete at the last check."""
@@ -99,6 +103,7 @@ class Settler:
     clock : monotonic seconds, for quiet times.
     wall_clock : seconds since 1970, for the age of montages in the journal.
     metafiles : receives parsed metafiles for the following steps.
+    containers : of the watched directories.
     """
 
     def __init__(
@@ -106,10 +111,12 @@ class Settler:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         metafiles: MetafileCache | None = None,
+        containers: Containers | None = None,
     ) -> None:
         self._clock = clock
         self._wall_clock = wall_clock
         self._metafiles = metafiles or MetafileCache()
+        self._containers = containers or Containers()
         self._observed: dict[int, _Observation] = {}
         self._ages: dict[int, _Age] = {}
 
@@ -131,12 +138,13 @@ class Settler:
         if pattern := next((glob for glob in watch.ignore if fnmatchcase(montage.metafile.name, glob)), None):
             return Ignored(f"its name matches ignore = {pattern}")
         async with answers_within(montage.metafile):
-            identity = await asyncio.to_thread(checked_identity, montage.metafile, watch.directory)
+            identity = await asyncio.to_thread(checked_identity, montage.metafile, watch.directory, self._containers)
         if identity is None:
             return self._missing(montage, watch)
         observation = self._observed.get(montage.id)
         if observation is None or observation.identity != identity:
-            self._observed[montage.id] = _Observation(identity, self._clock())
+            root = self._containers.of(watch.directory).real
+            self._observed[montage.id] = _Observation(identity, self._clock(), root)
             return NotYet(STILL_CHANGING, watch.settle_s)
         quiet_s = self._clock() - observation.since
         if quiet_s < watch.settle_s:
@@ -191,11 +199,13 @@ class Settler:
 
     async def read(self, montage: Montage) -> Read | None:
         """Return the metafile; None if it changed while it was read."""
-        async with answers_within(montage.metafile):
-            content = await read_metafile(montage.metafile)
-            identity = await asyncio.to_thread(present_identity, montage.metafile)
         observation = self._observed.get(montage.id)
-        if observation is None or identity != observation.identity:
+        if observation is None:
+            return None
+        async with answers_within(montage.metafile):
+            content = await read_metafile(montage.metafile, root=observation.root)
+            identity = await asyncio.to_thread(present_identity, montage.metafile)
+        if identity != observation.identity:
             return None
         return Read(content, hashlib.sha256(content).hexdigest(), identity)
 
@@ -217,8 +227,9 @@ class Settler:
             return Ignored("a lens-correction set, and reference_sets = ignore")
         async with answers_within(watch.z.table or montage.metafile, looks=len(metafile.tiles)):
             settled = await asyncio.to_thread(interpret_metafile, metafile, montage.metafile, digest, watch, stack_id)
+        root = self._observed[montage.id].root
         async with answers_within(montage.metafile.parent, looks=len(metafile.tiles)):
-            arrival = await asyncio.to_thread(check_images, metafile, montage.metafile.parent)
+            arrival = await asyncio.to_thread(check_images, metafile, montage.metafile.parent, root)
         not_yet = self._check_arrival(montage, arrival, len(metafile.tiles), watch)
         warnings = depth_warnings(arrival.bits, watch.tilespecs.maximum_intensity)
         return not_yet or replace(settled, findings=(*settled.findings, *warnings))

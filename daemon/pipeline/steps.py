@@ -18,6 +18,7 @@ from daemon.pipeline.stacks import StackKeeper
 from daemon.pipeline.tile_holds import TileHolds
 from daemon.system.threads import answers_within
 from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
+from handlers.container import Containers
 from handlers.errors import ReadBackDiffers, StackMissing
 from handlers.generate_tilespecs import ingest_tiles
 from handlers.mipmaps.plan import LevelUris, MipmapPlan, absent_levels, level_uris
@@ -57,6 +58,7 @@ class Steps:
         self._client = client
         self._keeper = keeper
         self._disks = disks
+        self.containers = Containers()
         self._mipmaps = MipmapStep(
             journal=journal,
             client=client,
@@ -65,6 +67,7 @@ class Steps:
             pool=pool,
             metrics=metrics,
             image_cache=RenderImageCache(client, lambda: settings().render.clear_image_cache),
+            containers=self.containers,
             in_flight=in_flight,
         )
         self._sections = SectionReader()

@@ -12,7 +12,7 @@ from handlers.acquisition.parse import MAX_METAFILE_BYTES
 from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault, storage_fault
 from handlers.identity import FileIdentity
 from handlers.images.header import ImageDirectory, ImageInfo
-from handlers.regular_file import NotRegular, read_regular
+from handlers.regular_file import NotContained, NotRegular, read_regular
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +49,24 @@ class Arrival:
         return not self.missing and not self.unreadable
 
 
-def check_images(metafile: Metafile, directory: Path) -> Arrival:
+def check_images(metafile: Metafile, directory: Path, root: Path | None = None) -> Arrival:
     """Check the header and length of every image, without decoding any. No image may lie outside the directory.
+
+    Parameters
+    ----------
+    root : real path of the directory that must contain `directory` after all links are followed; None: any.
 
     Raises
     ------
     ImageFault
-        If the size of an image differs from that in the metafile's header.
+        If the directory lies outside root, or the size of an image differs from that in the metafile's header.
     MetafileFault
         If the name of an image is invalid.
     StorageFault
         If an image cannot be accessed.
     """
     check = _ImageCheck(directory, metafile.header.camera)
-    with ImageDirectory(directory) as images:
+    with ImageDirectory(directory, root) as images:
         for tile in metafile.tiles:
             require_contained(tile.img_path, directory)
             check.inspect(images, tile.img_path)
@@ -162,25 +166,32 @@ def depth_warnings(bits: frozenset[int], maximum_intensity: float) -> list[str]:
     return []
 
 
-async def read_metafile(path: Path, *, follow_links: bool = False) -> bytes:
+async def read_metafile(path: Path, *, follow_links: bool = False, root: Path | None = None) -> bytes:
     """Call `metafile_content` in a thread."""
-    return await asyncio.to_thread(metafile_content, path, follow_links=follow_links)
+    return await asyncio.to_thread(metafile_content, path, follow_links=follow_links, root=root)
 
 
-def metafile_content(path: Path, *, follow_links: bool = False) -> bytes:
+def metafile_content(path: Path, *, follow_links: bool = False, root: Path | None = None) -> bytes:
     """Return the content of a metafile of at most MAX_METAFILE_BYTES. Blocking.
+
+    Parameters
+    ----------
+    follow_links : whether the file itself may be a link.
+    root : real path of the directory that must contain the file after all links are followed; None: any.
 
     Raises
     ------
     MetafileFault
-        If the file is longer, or not a regular file.
+        If the file is longer, not a regular file, or outside root.
     StorageFault
         If it cannot be read.
     """
     try:
-        content, _ = read_regular(path, MAX_METAFILE_BYTES + 1, follow_links=follow_links)
+        content, _ = read_regular(path, MAX_METAFILE_BYTES + 1, follow_links=follow_links, root=root)
     except NotRegular as error:
         raise not_a_metafile(path) from error
+    except NotContained as error:
+        raise outside(path, error.root) from error
     except OSError as error:
         raise storage_fault(str(path), "read the metafile", error) from error
     if len(content) > MAX_METAFILE_BYTES:
@@ -192,6 +203,12 @@ def not_a_metafile(path: Path) -> MetafileFault:
     """Return the fault of a metafile that is a link, a directory, a pipe, a socket or a device."""
     hint = "put the file itself there: links and devices are not followed"
     return MetafileFault(str(path), NotRegular.problem, hint)
+
+
+def outside(path: Path, root: Path) -> MetafileFault:
+    """Return the fault of a metafile that lies outside its watched directory."""
+    problem = f"lies outside the watched directory {root} when links are followed"
+    return MetafileFault(str(path), problem, "watch the directory that contains it")
 
 
 def too_large(path: Path, size: str) -> MetafileFault:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from handlers.container import is_within, real_path
 from handlers.errors import ImageFault, InvalidImage
 from handlers.identity import FileIdentity
 from handlers.images import jpeg_stream
@@ -65,7 +66,7 @@ def open_image(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
 
     Parameters
     ----------
-    root : if given, the file must lie below it after all links are followed.
+    root : real path of the directory that must contain the file after all links are followed; None: any.
 
     Raises
     ------
@@ -93,7 +94,7 @@ def inspect_image(path: Path, root: Path | None = None, *, mask: bool = False) -
 
     Parameters
     ----------
-    root : if given, the file must lie below it after all links are followed.
+    root : real path of the directory that must contain the file after all links are followed; None: any.
     mask : whether one bit per pixel is allowed, too.
 
     Raises
@@ -129,10 +130,21 @@ class ImageDirectory:
     The directory is opened once. A file that is opened by name below its descriptor, without following links, lies in
     it; only links need a check of their target. Files of one camera have equal headers: if the length and all bytes
     that determined the header equal those of the file before, its result is reused.
+
+    Parameters
+    ----------
+    root : real path of the directory that must contain this one after all links are followed; None: any.
+
+    Raises
+    ------
+    ImageFault
+        On entering, if it lies outside root.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, root: Path | None = None) -> None:
         self._path = path
+        self._root = root
+        self._real = path
         self._descriptor: int | None = None
         self._before: tuple[int, bytes, ImageInfo] | None = None
         """Length, bytes that determined the header, and header of the TIFF file before."""
@@ -141,6 +153,11 @@ class ImageDirectory:
         # If it cannot be opened, the inspection of its images reports that.
         with suppress(OSError):
             self._descriptor = os.open(self._path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if self._descriptor is not None:
+            self._real = Path(real_path(self._descriptor))
+            if self._root is not None and not is_within(self._descriptor, self._root):
+                os.close(self._descriptor)
+                raise _outside(self._path, self._root, str(self._real))
         return self
 
     def __exit__(
@@ -185,7 +202,7 @@ class ImageDirectory:
 
     def _inspect_by_path(self, name: str) -> tuple[ImageInfo, FileIdentity]:
         path = self._path / name
-        with open_image(path, self._path) as file:
+        with open_image(path, self._real) as file:
             found = os.fstat(file.fileno())
             return read_header(file, path), FileIdentity.of(found)
 
@@ -205,12 +222,15 @@ def _not_a_file(path: Path) -> ImageFault:
 
 
 def _require_below(descriptor: int, path: Path, root: Path) -> None:
-    """Raise ImageFault unless the open file lies below root. The kernel reports its place, so there is no race."""
-    real = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115  faster, for every image
-    if not real.startswith(f"{root}/") and not Path(real).is_relative_to(root.resolve()):
-        raise ImageFault(
-            str(path), f"lies outside {root}, at {real}, when links are followed", "put the file itself there"
-        )
+    if not is_within(descriptor, root):
+        raise _outside(path, root, real_path(descriptor))
+
+
+def _outside(path: Path, root: Path, real: str) -> ImageFault:
+    problem = f"lies outside {root}, at {real}, when links are followed"
+    return ImageFault(
+        str(path), problem, "put the file itself there; restart temwatch if the watched directory was moved"
+    )
 
 
 def _info_and_extent(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from handlers.container import Container, real_path
 from handlers.errors import ImageFault, ImagesMissing, SettingsFault, StorageFault, storage_fault
 from handlers.images.decode import verify_level
 from handlers.images.encode import PLAIN_START_BYTES, Encoding, Page
@@ -30,8 +31,12 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
 
 
-def put_in_place(level: int, path: Path, page: Page, encoding: Encoding) -> None:
+def put_in_place(level: int, path: Path, page: Page, encoding: Encoding, container: Container | None = None) -> None:
     """Write a level's file and verify it. Its name is durable after `sync_directories`.
+
+    Parameters
+    ----------
+    container : directory of all levels, below which no link is followed; None: links are followed.
 
     Raises
     ------
@@ -41,23 +46,46 @@ def put_in_place(level: int, path: Path, page: Page, encoding: Encoding) -> None
     SettingsFault
         If the name is too long for the disk.
     """
-    is_plain = encoding.is_plain
     try:
-        temporary = f"{path.parent}/{_temporary_name(path.name)}"
+        directory = container.open_directory(path.parent, create=True) if container else _open_or_make(path.parent)
         try:
-            _write_durably(temporary, page.content)
-            _require_same(path, temporary, page, encoding, is_plain)
-            os.replace(temporary, path)  # noqa: PTH105  no path of it is wanted
-        except BaseException:
-            _remove(temporary)
-            raise
-        _require_in_place(path, page, is_plain)
+            _sweep(real_path(directory))
+            _put(f"/proc/self/fd/{directory}", path, page, encoding)
+        finally:
+            os.close(directory)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise SettingsFault("mipmaps.output_dir", f"makes a name that is too long for the disk: {path}") from error
         raise storage_fault(str(path), f"write level {level}", error) from error
     except (ImageFault, ImagesMissing) as fault:
-        raise _reads_differently(path, str(fault)) from fault
+        raise _reads_differently(path, fault.problem) from fault
+
+
+def _open_or_make(directory: Path) -> int:
+    try:
+        return os.open(directory, _READ | os.O_DIRECTORY)
+    except FileNotFoundError:
+        directory.mkdir(parents=True, exist_ok=True)
+        return os.open(directory, _READ | os.O_DIRECTORY)
+
+
+def _put(place: str, path: Path, page: Page, encoding: Encoding) -> None:
+    """Write a level's file in an open directory.
+
+    Parameters
+    ----------
+    place : path of the directory by its descriptor, which no rename changes.
+    path : of the level, for its name and for faults.
+    """
+    is_plain, target, temporary = encoding.is_plain, f"{place}/{path.name}", f"{place}/{_temporary_name(path.name)}"
+    try:
+        _write_durably(temporary, page.content)
+        _require_same(path, temporary, page, encoding, is_plain)
+        os.replace(temporary, target)  # noqa: PTH105  no path of it is wanted
+    except BaseException:
+        _remove(temporary)
+        raise
+    _require_in_place(path, target, page, is_plain)
 
 
 def sync_directories(directories: Iterable[Path]) -> None:
@@ -87,14 +115,14 @@ def _require_same(path: Path, temporary: str, page: Page, encoding: Encoding, is
         raise _reads_differently(path, "its pixels differ")
 
 
-def _require_in_place(path: Path, page: Page, is_plain: bool) -> None:
+def _require_in_place(path: Path, target: str, page: Page, is_plain: bool) -> None:
     """Raise a fault if the file in place has another length or header than the file that was read back."""
     if is_plain:
-        start, file_bytes = _start_and_length(path)
+        start, file_bytes = _start_and_length(target)
         is_same = start == page.content[:PLAIN_START_BYTES]
         found = f"{file_bytes} bytes that begin with {start[:16]!r}"
     else:
-        info = inspect_image(path)
+        info = inspect_image(Path(target))
         height, width = page.pixels.shape
         is_same = (info.width, info.height, info.mode) == (width, height, page.mode)
         file_bytes, found = info.file_bytes, f"{info}"
@@ -102,7 +130,7 @@ def _require_in_place(path: Path, page: Page, is_plain: bool) -> None:
         raise _reads_differently(path, found)
 
 
-def _start_and_length(path: Path) -> tuple[bytes, int]:
+def _start_and_length(path: str) -> tuple[bytes, int]:
     descriptor = os.open(path, _READ)
     try:
         return os.pread(descriptor, PLAIN_START_BYTES, 0), os.fstat(descriptor).st_size
@@ -130,7 +158,7 @@ def _reads_differently(path: Path, how: str) -> StorageFault:
 
 
 def _write_durably(path: str, content: bytes | bytearray) -> None:
-    descriptor = _created(path)
+    descriptor = os.open(path, _CREATE, 0o666)
     try:
         rest = memoryview(content)
         while rest:
@@ -138,17 +166,6 @@ def _write_durably(path: str, content: bytes | bytearray) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _created(path: str) -> int:
-    """Return the descriptor of a new file. Makes its directory if need be, and removes what dead writers left there."""
-    directory = path.rpartition("/")[0]
-    try:
-        _sweep(directory)
-        return os.open(path, _CREATE, 0o666)
-    except FileNotFoundError:
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        return os.open(path, _CREATE, 0o666)
 
 
 def _sync(directory: Path) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from handlers.container import Container
 from handlers.errors import ImageFault, SettingsFault
 from handlers.images.encode import PLAIN_TIFF, Encoding
 from handlers.images.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
@@ -30,7 +31,9 @@ class MipmapJob:
     intensity_range: IntensityRange | None = None
     """The 16-bit values that become 0 and 255; None: 0 and 65535."""
     root: Path | None = None
-    """Directory that must contain the image after all links are followed; None: any."""
+    """Real path of the directory that must contain the image after all links are followed; None: any."""
+    container: Container | None = None
+    """Directory of all outputs, below which no link is followed; None: links are followed."""
     is_mask: bool = False
     """Whether the image is a mask. A mask may have 1 bit per pixel, and must not have 16."""
     force: bool = True

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from handlers.errors import ImageFault
+from handlers.container import Container, Containers
+from handlers.errors import ImageFault, storage_fault
 from handlers.images.encode import PLAIN_TIFF, Encoding
 from handlers.images.header import inspect_image
 from handlers.images.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
@@ -41,6 +42,7 @@ class MipmapPlan:
     encoding : of images. Masks are written as png if it would blur them.
     range_16bit : the 16-bit values that become 0 and 255 when 16-bit images are converted.
     force : whether valid existing levels are made again.
+    container : output_dir, resolved once; no link below it is followed then. See `contained`.
     stack_url, authorization : the stack whose tiles render-ws serves, and the login there; see `served_by`.
     """
 
@@ -51,6 +53,7 @@ class MipmapPlan:
     convert_to_8bit: bool = True
     range_16bit: IntensityRange = FULL_RANGE
     force: bool = True
+    container: Container | None = None
     stack_url: str | None = None
     authorization: str | None = field(default=None, repr=False)
 
@@ -59,6 +62,14 @@ class MipmapPlan:
         if self.reduction.method != "render":
             return self
         return replace(self, stack_url=service.url + stack.path, authorization=service.authorization)
+
+    def contained(self, containers: Containers) -> Self:
+        """Return the plan with its output_dir resolved; make it if it is missing. Blocking. Raises StorageFault."""
+        try:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            return replace(self, container=containers.of(self.output_dir))
+        except OSError as error:
+            raise storage_fault(str(self.output_dir), "use the mipmap directory", error) from error
 
     @property
     def extension(self) -> str:

@@ -29,7 +29,7 @@ def put_levels(levels: Iterable[ReducedLevel], job: MipmapJob, level0: OpenLevel
         for level, reduced in levels:
             page = _page(job, texts, level, reduced, level0.digest)
             replaced = os.path.lexists(paths[level])
-            put_in_place(level, paths[level], page, job.encoding)
+            put_in_place(level, paths[level], page, job.encoding, job.container)
             height, width = page.pixels.shape
             made.append(MadeLevel(level, paths[level], width, height, page.mode, len(page.content), replaced))
     finally:

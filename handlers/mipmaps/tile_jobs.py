@@ -16,7 +16,7 @@ def tile_job(tile: Level0, plan: MipmapPlan, root: Path | None = None) -> Mipmap
 
     Parameters
     ----------
-    root : directory that must contain the image after all links are followed; None: any.
+    root : real path of the directory that must contain the image after all links are followed; None: any.
     """
     return MipmapJob(
         tile_id=tile.tile_id,
@@ -29,6 +29,7 @@ def tile_job(tile: Level0, plan: MipmapPlan, root: Path | None = None) -> Mipmap
         convert_to_8bit=plan.convert_to_8bit,
         intensity_range=plan.range_16bit,
         root=root,
+        container=plan.container,
         force=plan.force,
         maximum_intensity=tile.maximum_intensity,
         source=_source(plan, RenderSource.of_image, tile.tile_id, tile.maximum_intensity),
@@ -56,6 +57,7 @@ def mask_job(tile: Level0, plan: MipmapPlan) -> MipmapJob:
         reduction=MASK,
         encoding=plan.mask_encoding,
         is_mask=True,
+        container=plan.container,
         force=plan.force,
         source=_source(plan, RenderSource.of_mask, tile.tile_id),
     )

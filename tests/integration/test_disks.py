@@ -87,6 +87,19 @@ async def test_a_used_directory_without_its_marker_is_refused_also_after_a_resta
     await Bench(journal).disks.require(mipmaps(target))
 
 
+@pytest.mark.parametrize("there", [False, True])
+async def test_a_link_in_place_of_the_marker_is_not_followed(journal, tmp_path, there):
+    target, elsewhere = tmp_path / "mipmaps", tmp_path / "elsewhere"
+    target.mkdir()
+    (target / MARKER).symlink_to(elsewhere)
+    if there:
+        elsewhere.write_bytes(b"of another user")
+    with pytest.raises(StorageFault, match="replace the link"):
+        await Bench(journal).disks.require(mipmaps(target))
+    assert elsewhere.exists() is there
+    assert not await journal.is_used_for_mipmaps(target)
+
+
 async def test_a_disk_below_min_free_bytes_is_refused_with_both_sizes(journal, tmp_path):
     with pytest.raises(StorageFault, match="GB free, but min_free_bytes is"):
         await Bench(journal).disks.require(mipmaps(tmp_path / "m", 10**18))

@@ -29,8 +29,8 @@ async def test_a_metafile_that_changes_while_it_is_read_is_read_again(
     await settler.check(montage, watch)
     real = daemon.pipeline.settle.read_metafile
 
-    async def read_and_change(asked: Path) -> bytes:
-        content = await real(asked)
+    async def read_and_change(asked: Path, root: Path) -> bytes:
+        content = await real(asked, root=root)
         if how == "replaced":
             other = tmp_path / "other"
             other.write_bytes(b"after!")
@@ -46,6 +46,25 @@ async def test_a_metafile_that_changes_while_it_is_read_is_read_again(
     read = await settler.read(montage)
     assert read is not None
     assert read.content == path.read_bytes() != b"before"
+
+
+async def test_a_directory_exchanged_for_a_link_before_its_metafile_is_read_is_refused(tmp_path: Path) -> None:
+    directory, outside = tmp_path / "watched" / "section", tmp_path / "outside"
+    for each in (directory, outside):
+        each.mkdir(parents=True)
+        (each / "_metadata_1_.json").write_bytes(b"content")
+    montage: Any = SimpleNamespace(id=1, metafile=directory / "_metadata_1_.json", changed_at=0.0)
+    watch: Any = SimpleNamespace(
+        ignore=(), directory=tmp_path / "watched", arrival_timeout_s=60.0, settle_s=0.0, scan_interval_s=1.0
+    )
+    settler = Settler()
+    await settler.check(montage, watch)
+    directory.rename(tmp_path / "former")
+    directory.symlink_to(outside)
+    with pytest.raises(Fault, match="lies outside the watched directory"):
+        await settler.read(montage)
+    with pytest.raises(Fault, match="lies outside the watched directory"):
+        await settler.check(montage, watch)
 
 
 @pytest.mark.parametrize("code", [errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ESTALE, errno.EIO, errno.ELOOP])

@@ -353,10 +353,10 @@ def test_an_even_png_is_small() -> None:
 def test_a_rename_that_leaves_another_file_in_place_is_detected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    def replaced(source: str, target: Path) -> None:
+    def replaced(source: str, target: str) -> None:
         content = bytearray(Path(source).read_bytes())
         content = content[:-1] if damage == "length" else bytes(20) + content[20:]
-        target.write_bytes(content)
+        Path(target).write_bytes(content)
 
     pixels = noise(np.uint8, 64, 64)
     job = job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels)

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from handlers.container import Containers
 from handlers.errors import (
     Fault,
     ImageFault,
@@ -33,7 +34,7 @@ from handlers.errors import (
 )
 from handlers.images import decode
 from handlers.images.decode import verify_level
-from handlers.images.encode import Encoding
+from handlers.images.encode import PLAIN_TIFF, Encoding
 from handlers.images.header import inspect_image
 from handlers.images.level0 import FileLevel0
 from handlers.images.pillow_pixels import ROWS_AT_ONCE
@@ -739,7 +740,61 @@ class TestWhereImagesLie:
     def test_a_watched_directory_that_is_itself_a_link_holds_its_images(self, level0: Path, tmp_path: Path) -> None:
         root = tmp_path / "mounted"
         root.symlink_to(level0.parent)
-        assert inspect_image(root / level0.name, root).bits == 8
+        assert inspect_image(root / level0.name, root.resolve()).bits == 8
+
+    def test_a_directory_exchanged_for_a_link_gives_no_levels(
+        self, level0: Path, tmp_path: Path, output_dir: Path
+    ) -> None:
+        watched = tmp_path / "watched"
+        image = watched / "section" / "a.tif"
+        image.parent.mkdir(parents=True)
+        shutil.copy(level0, image)
+        shutil.copy(level0, level0.with_name("a.tif"))
+        job = job_for(image, output_dir, root=watched)
+        assert make_mipmaps(job).fault is None
+        shutil.rmtree(image.parent)
+        image.parent.symlink_to(level0.parent)
+        report = make_mipmaps(job)
+        assert not report.made
+        fault = report.fault.to_fault()
+        assert isinstance(fault, ImageFault)
+        assert "lies outside" in str(fault)
+
+    @pytest.mark.parametrize("encoding", [PLAIN_TIFF, Encoding("png")])
+    @pytest.mark.parametrize("part", ["1", "1/data", ""])
+    def test_a_link_in_the_output_directory_is_not_followed(
+        self, level0: Path, tmp_path: Path, part: str, encoding: Encoding
+    ) -> None:
+        output_dir, outside = tmp_path / "mipmaps", tmp_path / "outside"
+        plan = MipmapPlan(output_dir, levels=1, encoding=encoding).contained(Containers())
+        job = tile_job(Level0("t", level0, None, WIDTH, HEIGHT), plan)
+        (path,) = (path for _, path in job.outputs)
+        exchanged = output_dir / (part if part != "1/data" else f"1/{level0.parts[1]}")
+        target = outside / path.relative_to(exchanged)
+        target.parent.mkdir(parents=True)
+        target.write_bytes(b"of another user")
+        if exchanged == output_dir:
+            output_dir.rmdir()
+        exchanged.parent.mkdir(parents=True, exist_ok=True)
+        exchanged.symlink_to(outside)
+        report = make_mipmaps(job)
+        assert not report.made
+        fault = report.fault.to_fault()
+        assert isinstance(fault, StorageFault)
+        assert "links below the configured directory are not followed" in str(fault)
+        assert target.read_bytes() == b"of another user"
+        assert [file.name for file in target.parent.iterdir()] == [target.name]
+
+    def test_a_link_in_place_of_a_level_is_replaced_and_not_followed(self, level0: Path, tmp_path: Path) -> None:
+        plan = MipmapPlan(tmp_path / "mipmaps", levels=1).contained(Containers())
+        job = tile_job(Level0("t", level0, None, WIDTH, HEIGHT), plan)
+        (path,) = (path for _, path in job.outputs)
+        (tmp_path / "other.tif").write_bytes(b"of another user")
+        path.parent.mkdir(parents=True)
+        path.symlink_to(tmp_path / "other.tif")
+        assert make_mipmaps(job).fault is None
+        assert not path.is_symlink()
+        assert (tmp_path / "other.tif").read_bytes() == b"of another user"
 
     def test_a_pipe_a_socket_a_directory_and_a_circle_of_links_are_refused_at_once(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe")

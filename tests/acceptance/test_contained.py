@@ -1,0 +1,29 @@
+"""A daemon reads and writes only in its configured directories, also if others exchange directories for links."""
+
+import shutil
+
+from tests.acceptance.rig import Rig, wait_for
+
+
+def test_an_acquisition_directory_exchanged_for_a_link_after_ingest_gives_no_levels(rig: Rig, write):
+    """A missing marker of the mipmap directory holds the second section between its steps."""
+    rig.settings |= {"watch.settle_s": 0.1}
+    rig.start_standin()
+    rig.start()
+    first = write(1050, specimen_id="s")
+    rig.wait_until("complete", first.metafile)
+    marker = rig.mipmaps / ".temwatch"
+    marker.unlink()
+    assert rig.daemon.stop() == 0
+    rig.start()
+    second = write(1051, specimen_id="s")
+    rig.wait_until("ingested", second.metafile)
+    wait_for(lambda: any("lacks the marker" in reason for reason in rig.ready().get("reasons", ())), 30, "not ready")
+    directory, outside = second.metafile.parent, rig.root / "private"
+    shutil.copytree(directory, outside)
+    shutil.rmtree(directory)
+    directory.symlink_to(outside)
+    marker.touch()
+    wait_for(lambda: (rig.montage_of(second.metafile) or {}).get("fault"), 60, "the second section has a fault")
+    assert "lies outside" in rig.montage_of(second.metafile)["fault"]["problem"]
+    assert not [path for path in rig.mipmaps.rglob("*.tif") if path.is_relative_to(rig.mipmaps / f"1{directory}")]
