@@ -345,7 +345,7 @@ async def test_a_montage_that_the_section_data_lack_waits_alone(
             await work.reaches(seen, MontageState.COMPLETE)
             await work.reaches(missed, MontageState.APPLIED)
             await work.until(lambda: any(line["event"] == "montage.not_closed" for line in work.said))
-            problems = {line["fault"] for line in work.said if line["event"] == "montage.not_closed"}
+            problems = {str(line["fault"]) for line in work.said if line["event"] == "montage.not_closed"}
             assert all("its section data lack tiles of section 1050.0 at z 1050" in each for each in problems)
             assert {line["metafile"] for line in work.said if line["event"] == "montage.not_closed"} == {str(missed)}
         await work.reaches(missed, MontageState.COMPLETE)
