@@ -12,6 +12,7 @@ from daemon.config.settings import Settings
 from daemon.pipeline import section as section_module
 from daemon.pipeline.mipmap_step import _is_any_level_present, _jobs
 from daemon.pipeline.section import MetafileChanged, MetafileGone, Section, SectionReader, section_from_content
+from handlers.container import Containers
 from handlers.errors import Evidence, MetafileFault, Waiting
 from handlers.render.names import StackId
 from tests.unit.sections import NAME, metafile, section
@@ -81,18 +82,18 @@ def test_each_tile_and_the_mask_have_a_job_unless_it_is_recorded_as_made(tmp_pat
     mask = tmp_path / "mask.png"
     found = section_in(tmp_path, mask=str(mask))
     plan = found.watch.mipmap_plan()
-    jobs = _jobs(found, plan, ())
+    jobs = _jobs(found, plan, (), Containers())
     ids = [tile.tile_id for tile in found.level0()]
     assert [job.tile_id for job in jobs] == [*ids, str(mask)]
     assert {job.root for job in jobs[:-1]} == {tmp_path}
-    assert [job.tile_id for job in _jobs(found, plan, {ids[0], str(mask)})] == ids[1:]
+    assert [job.tile_id for job in _jobs(found, plan, {ids[0], str(mask)}, Containers())] == ids[1:]
     without = section_in(tmp_path)
-    assert [job.tile_id for job in _jobs(without, plan, ids[1:])] == ids[:1]
+    assert [job.tile_id for job in _jobs(without, plan, ids[1:], Containers())] == ids[:1]
 
 
 def test_a_level_is_present_as_soon_as_the_first_level_of_any_tile_is(tmp_path: Path) -> None:
     found = section_in(tmp_path)
-    jobs = _jobs(found, found.watch.mipmap_plan(), ())
+    jobs = _jobs(found, found.watch.mipmap_plan(), (), Containers())
     assert not _is_any_level_present(jobs)
     _, path = jobs[-1].outputs[0]
     path.parent.mkdir(parents=True)
