@@ -27,6 +27,7 @@ _PROCESS_STATES = {
     "D": "it waits for a disk or a file server",
     "Z": "it has ended and its parent has not reaped it",
 }
+_RUNNING = "it may be starting or stopping; see its log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,8 @@ class FoundDaemon:
 
     @property
     def silence(self) -> str:
-        """Why a process that holds the journal does not answer, as far as the kernel tells."""
-        return _PROCESS_STATES.get(_process_state(self.pid), "see its log").format(pid=self.pid)
+        """Why a process that holds the journal does not answer, by the kernel's state of it."""
+        return _PROCESS_STATES.get(_process_state(self.pid), _RUNNING).format(pid=self.pid)
 
 
 def find_daemon(places: Places) -> FoundDaemon:

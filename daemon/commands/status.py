@@ -12,7 +12,7 @@ MOST_MONTAGES = 10_000
 """Montages of one state in a report; the counts are of all."""
 ANSWER_S = 30.0
 """How long a daemon that is alive may take for its report."""
-JOURNAL_S = 1.5
+JOURNAL_S = 1.0
 """How long the journal may take to answer while another process holds it."""
 
 Report = dict[str, Any]
@@ -98,3 +98,8 @@ def _changed_at(places: Places) -> str | None:
     except OSError:
         return None
     return datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds")
+
+
+def watch_names(report: Report) -> list[str]:
+    """Return the names of the configured watches and of the watches in the journal."""
+    return sorted({*report["counts"], *(watch["name"] for watch in report.get("watches", ()))})

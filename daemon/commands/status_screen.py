@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
+from typing import NoReturn
 
 import click
 
@@ -22,7 +23,7 @@ def show_report(report: Report, *, watch: str | None, failed: bool, by_cause: bo
     say_lines(_text(report, watch=watch, failed=failed, by_cause=by_cause))
 
 
-def follow_report(read: Callable[[], Report], *, watch: str | None, failed: bool, by_cause: bool) -> None:
+def follow_report(read: Callable[[], Report], *, watch: str | None, failed: bool, by_cause: bool) -> NoReturn:
     """Print reports until interrupted. On a terminal each takes the place of the one before."""
     while True:
         text = _text(read(), watch=watch, failed=failed, by_cause=by_cause)

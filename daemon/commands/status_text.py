@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from daemon.commands.causes import Cause, Montage, by_cause, cause_of, z_ranges
-from daemon.commands.status import Report
+from daemon.commands.status import Report, watch_names
 from daemon.montages.states import STEP_OF_STATE, UNFINISHED, MontageState
 from handlers.text import byte_size
 
@@ -74,14 +74,14 @@ def _first(texts: Sequence[str], most: int, rest: str, view: View) -> Iterator[s
 
 def _watch_lines(report: Report, view: View) -> Iterator[str]:
     statuses = {watch["name"]: watch["status"] for watch in report.get("watches", ())}
-    names = sorted({*statuses, *report["counts"]})
+    names = watch_names(report)
     for name in names:
         if view.watch in (None, name):
             states = report["counts"].get(name, {})
             counts = ", ".join(f"{states[state]:,} {state}" for state in _STATES if states.get(state)) or "no montage"
             status = f"{statuses[name].replace('_', ' ')}; " if name in statuses else ""
             yield from _entry("watch", f"{name}: {status}{counts}", view)
-    if not names:
+    if not names and (report["running"] or report["pid"] is None):
         yield from _entry("montages", "none yet", view)
 
 

@@ -19,7 +19,7 @@ def temwatch(*arguments: str, cwd: Path | None = None, timeout_s: float = 100) -
     )
 
 
-def test_the_demonstration_verifies_what_it_did_and_says_so(tmp_path):
+def test_the_demonstration_verifies_its_results_and_reports_it(tmp_path):
     output = tmp_path / "out"
     done = temwatch(
         "demo", "--sections", "2", "--tiles", "4", "--size", "128x128", "--output", str(output), cwd=Path.cwd()
@@ -35,7 +35,7 @@ def test_the_demonstration_verifies_what_it_did_and_says_so(tmp_path):
     assert "complete" in pasted.stdout
 
 
-def test_the_demonstration_leaves_other_peoples_files_alone(tmp_path):
+def test_the_demonstration_refuses_a_directory_with_other_files(tmp_path):
     (tmp_path / "precious").write_text("mine")
     done = temwatch("demo", "--output", str(tmp_path))
     assert done.returncode == 1
@@ -54,14 +54,14 @@ def test_the_demonstration_leaves_other_peoples_files_alone(tmp_path):
         (("health", "--url", "http://127.0.0.1:1"), "no temwatch answers at http://127.0.0.1:1"),
     ],
 )
-def test_bad_usage_ends_with_2_and_says_what_is_wrong(arguments, said):
+def test_bad_usage_ends_with_2_and_names_the_mistake(arguments, said):
     done = temwatch(*arguments)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_status_and_health_tell_of_a_running_daemon_and_status_of_a_stopped_one(running_rig: Rig, write):
+def test_status_and_health_report_a_running_daemon_and_status_a_stopped_one(running_rig: Rig, write):
     section = write()
     running_rig.wait_until("complete", section.metafile)
     assert temwatch("health", "--url", running_rig.url).stdout.startswith("ready")
@@ -100,7 +100,7 @@ def test_health_ends_with_1_and_the_reason_when_render_is_away(running_rig: Rig)
     assert "render-ws is away" in asked.stdout
 
 
-def test_a_port_that_is_taken_is_one_line_and_exit_code_1(running_rig: Rig, tmp_path):
+def test_a_port_in_use_is_one_line_and_exit_code_1(running_rig: Rig, tmp_path):
     other = Rig(tmp_path / "other", render_url=running_rig.render_url)
     other.settings["http.port"] = int(running_rig.url.rsplit(":", 1)[1])
     config = tmp_path / "other.toml"
@@ -144,7 +144,7 @@ def test_health_and_status_find_a_daemon_on_ipv6_and_on_a_port_of_the_systems_ch
     assert rig.url in temwatch("status", *config).stdout
 
 
-def test_a_stand_in_on_a_taken_port_says_so():
+def test_a_stand_in_on_a_port_in_use_names_the_port():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -164,3 +164,15 @@ def test_check_config_notes_what_the_daemon_would_wait_for(tmp_path):
         f"note watch[0].directory: there is no directory {rig.acquisition} now: the daemon waits for it" in done.stdout
     )
     assert "note http.host: 0.0.0.0 lets other machines read" in done.stdout
+
+
+def test_check_config_asks_render_ws_with_probe(rig: Rig):
+    rig.start_standin()
+    asked = temwatch("check-config", "--probe", "--config", str(rig.config()))
+    assert (asked.returncode, "note" in asked.stdout) == (0, False), asked.stdout
+    rig.render_url = rig.render_url.removesuffix("/render-ws/v1")
+    asked = temwatch("check-config", "--probe", "--config", str(rig.config()))
+    assert asked.returncode == 0
+    notes = [line for line in asked.stdout.splitlines() if line.startswith("note render.url: ")]
+    assert notes[0] == f"note render.url: {rig.render_url} does not end with /render-ws/v1, the usual path of render-ws"
+    assert len(notes) == 2, notes

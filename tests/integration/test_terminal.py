@@ -215,8 +215,15 @@ def test_status_of_a_healthy_daemon_says_what_it_did_last(
     assert_screen(f"status-healthy-{columns}", without_port(screen, port))
 
 
+def test_a_watch_that_does_not_exist_is_refused(port: int, configure: Any, tmp_path: Path) -> None:
+    configure(port)
+    code, screen = run_in_terminal(["status", "--config", "config.toml", "--watch", "temca9"], 80, tmp_path)
+    assert (code, screen.strip()) == (2, "--watch: there is no watch 'temca9'; known are temca2")
+
+
 def test_status_of_one_watch_leaves_out_the_others(answers: Answers, port: int, configure: Any, tmp_path: Path) -> None:
     answers.set_montages([*failures(), montage(77, "noticed", watch="temca3")])
+    answers.readyz["watches"].append({"name": "temca3", "status": "watching"})
     configure(port)
     _, screen = run_in_terminal(["status", "--config", "config.toml", "--watch", "temca3"], 80, tmp_path)
     assert "FAILED" not in screen

@@ -59,15 +59,21 @@ def status(
 
     Asks the running daemon. Without one, reads the journal. Works with a configuration file that is refused too.
     """
-    from daemon.commands.status import read_status
+    from daemon.commands.status import read_status, watch_names
     from daemon.commands.status_screen import follow_report, show_report
     from daemon.config.places import find_places
+
+    if follow and as_json:
+        raise click.UsageError("--follow repeats a text for people: omit --json")
 
     def read() -> dict[str, Any]:
         places = find_places(config_path)
         report = run_or_exit(read_status(places))
         if places.problems and not report["running"] and report["pid"] is None:
             exit_with(BAD_INPUT, *places.problems)
+        known = watch_names(report)
+        if watch is not None and watch not in known:
+            exit_with(BAD_INPUT, f"--watch: there is no watch {watch!r}; known are {', '.join(known) or 'none'}")
         return report
 
     if as_json:

@@ -1,6 +1,5 @@
 """How a command ends: a fault that a user can cause becomes its text and an exit code, never a traceback."""
 
-import contextlib
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -70,11 +69,14 @@ def run_or_exit(work: Coroutine[Any, Any, T]) -> T:
         exit_with(INTERRUPTED)
 
 
-def run_until_interrupt(work: Callable[[], None]) -> NoReturn:
+def run_until_interrupt(work: Callable[[], NoReturn]) -> NoReturn:
     """Run work that ends by Ctrl-C only, which is no failure of it."""
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         work()
-    sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(0)
+    except SystemExit as end:  # Ctrl-C during a step that `run_or_exit` runs
+        sys.exit(0 if end.code == INTERRUPTED else end.code)
 
 
 def _texts(group: BaseExceptionGroup[Any]) -> list[str]:
