@@ -122,11 +122,14 @@ def reload(config_path: Path | None) -> None:
     Exit code: 0 the new configuration is in force, 1 it is not, 2 the file cannot be used.
     """
     from daemon.commands.reload import reload as request_reload
+    from daemon.config.errors import ConfigError
     from handlers.errors import Fault
 
     settings = settings_or_exit(config_path)
     try:
         request_reload(settings)
+    except ConfigError as error:
+        exit_with(FAILED, *error.problems)
     except Fault as fault:
         exit_with(FAILED, str(fault))
     say("the configuration is in force")

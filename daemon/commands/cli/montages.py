@@ -9,7 +9,7 @@ import click
 from daemon.commands.cli.exits import input_or_exit, run_or_exit, settings_or_exit
 from daemon.commands.cli.log import log_warnings
 from daemon.commands.cli.options import SelectingCommand, config_option, selecting
-from daemon.commands.cli.output import say
+from daemon.commands.cli.output import complain, say
 
 MAX_PATHS = 5_000
 """Paths of one selection of `verify`."""
@@ -112,6 +112,38 @@ def picture(stack: str, z: float, output: Path, max_px: int, config_path: Path |
     from daemon.commands.picture import draw
 
     say(run_or_exit(draw(settings_or_exit(config_path), stack, z, output, max_px)))
+
+
+@click.command(short_help="Show the history of a montage.")
+@click.argument("montage")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+@config_option
+def log(montage: str, as_json: bool, config_path: Path | None) -> None:
+    """Show every event and attempt of MONTAGE, an id that `temwatch status` shows or the path of a metafile.
+
+    Asks the running daemon. Without one, reads the journal. On a terminal it also says how to find the lines about the
+    montage in the daemon's own log.
+
+    Exit code: 0 shown, 1 the journal cannot be read, 2 there is no such montage.
+    """
+    import json
+
+    from daemon.commands.log import read_history
+    from daemon.commands.log_place import reading_hint
+    from daemon.config.places import find_places
+    from daemon.system.locks import journal_owner
+    from daemon.system.log_lines import console_line, safe_facts
+
+    places = find_places(config_path)
+    lines = [safe_facts(facts) for facts in run_or_exit(read_history(places, montage))]
+    if as_json:
+        for facts in lines:
+            say(json.dumps(facts))
+        return
+    say(f"montage {lines[-1]['montage']}: {lines[-1]['metafile']}")
+    for facts in lines:
+        say(console_line({key: value for key, value in facts.items() if key != "metafile"}))
+    complain(reading_hint(journal_owner(places.journal), lines[-1]["montage"]))
 
 
 @click.group(short_help="Back up the journal, or rebuild a lost one.")
