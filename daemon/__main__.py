@@ -17,6 +17,7 @@ from daemon.commands.cli.group import GroupedCommands
 from daemon.commands.cli.montages import journal, log, picture, replay, verify
 from daemon.commands.cli.oneshot import demo, import_commands, standin
 from daemon.commands.cli.options import config_option
+from daemon.commands.cli.output import complain
 
 
 @click.group(cls=GroupedCommands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -27,7 +28,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a path may hold bytes that are not UTF-8
     if distribution := clashing_distribution():
-        click.echo(clash_warning(distribution), err=True)
+        complain(clash_warning(distribution))
 
 
 @click.command(short_help="Run the daemon.")
