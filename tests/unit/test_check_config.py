@@ -4,7 +4,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from daemon.config.settings import Settings
 from daemon.system.locks import lock_journal
 
 NOBODY = 65534
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -110,34 +112,56 @@ def test_a_name_that_no_file_system_takes_is_noted(settings: Callable[..., Setti
     assert all(finding.text.count("File name too long") == 1 for finding in found)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed")
-def test_a_closed_directory_is_a_plain_sentence_for_another_user(tmp_path: Path) -> None:
-    closed = tmp_path / "closed"
+@pytest.fixture
+def public_path() -> Iterator[Path]:
+    """A directory that other users can enter, unlike `tmp_path`."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name)
+        path.chmod(0o755)
+        yield path
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_closed_directory_is_a_plain_sentence_for_another_user(public_path: Path) -> None:
+    closed = public_path / "closed"
     for name in ("acquisition", "mipmaps", "journal"):
         (closed / name).mkdir(parents=True)
     closed.chmod(0o700)
+    config = public_path / "config.toml"
+    config.write_text(f"""
+[render]
+url = "http://127.0.0.1:1/render-ws/v1"
+owner = "em"
+project = "v1"
+[journal]
+path = "{closed}/journal/journal.sqlite"
+[http]
+port = 0
+[[watch]]
+name = "a"
+directory = "{closed}/acquisition"
+z = {{ rule = "grid" }}
+tilespecs = {{ mask = "{closed}/mask.png" }}
+mipmaps = {{ output_dir = "{closed}/mipmaps" }}
+""")
+    # The interpreter's own files may be closed to the other user, so everything is imported before.
     code = f"""
-import os
-from daemon.commands.check_config import preflight
-from daemon.config.settings import Settings
-import encodings.idna  # the interpreter may be unreadable for the other user
-settings = Settings(
-    render=dict(url="http://127.0.0.1:1/render-ws/v1", owner="em", project="v1"),
-    journal=dict(path="{closed}/journal/journal.sqlite"),
-    http=dict(port=0),
-    watch=[dict(name="a", directory="{closed}/acquisition", z=dict(rule="grid"),
-                tilespecs=dict(mask="{closed}/mask.png"), mipmaps=dict(output_dir="{closed}/mipmaps"))],
-)
+import encodings.idna, os
+import daemon.commands.check_config, daemon.config.load
+from daemon.__main__ import main
+os.chdir("/")
 os.setgid({NOBODY}), os.setuid({NOBODY})
-print(*preflight(settings), sep="\\n")
+main(["check-config", "--config", "{config}"])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stderr == ""
-    lines = done.stdout.splitlines()
-    assert [line.split(": ")[0] for line in lines] == [
-        "journal.path",
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    notes = [line.removeprefix("note ") for line in done.stdout.splitlines() if line.startswith("note ")]
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert [line.split(": ")[0] for line in notes] == [
         "watch[0].directory",
         "watch[0].tilespecs.mask",
         "watch[0].mipmaps.output_dir",
     ]
-    assert all("cannot be accessed by user" in line and "Permission denied" in line for line in lines)
+    refusals = done.stderr.splitlines()
+    assert [line.split(": ")[0] for line in refusals] == ["journal.path"]
+    assert all("cannot be accessed by user" in line and "Permission denied" in line for line in notes + refusals)
