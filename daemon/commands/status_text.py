@@ -187,8 +187,9 @@ def _times(montages: Sequence[Montage], view: View) -> str:
         failed_in = {montage["failed_in"] for montage in montages}
         steps = [STEP_OF_STATE[state] for state in MontageState if state in failed_in and state in STEP_OF_STATE]
         step = f" in step {' or '.join(steps)}" if steps else ""
-        attempts = _number(max(montage["attempt"] for montage in montages), "attempt")
-        return f"failed {_span([montage['changed_at'] for montage in montages], view)}{step} after {attempts}"
+        attempt = max(montage["attempt"] for montage in montages)
+        attempts = f" after {_number(attempt, 'attempt')}" if attempt else ""
+        return f"failed {_span([montage['changed_at'] for montage in montages], view)}{step}{attempts}"
     since = [montage["noticed_at"] for montage in montages]
     next_tries = [montage["next_try_at"] for montage in montages if montage.get("next_try_at")]
     next_try = f", next try {_time(min(next_tries), view, beside=max(since))}" if next_tries else ""

@@ -297,5 +297,17 @@ async def test_many_missing_images_are_counted_and_some_are_named(tmp_path):
     assert caught.value.subject == str(bench.section.metafile)
 
 
+async def test_a_single_missing_image_is_named_with_the_number_of_all_while_it_is_awaited_and_after(tmp_path):
+    bench = Bench(tmp_path, tiles=4)
+    bench.images[2].unlink()
+    with pytest.raises(ImagesMissing) as caught:
+        await bench.run(2 * ARRIVAL_TIMEOUT_S)
+    first = next(reason for reason in bench.reasons if "image" in reason)
+    assert first.startswith(f"1 of 4 images missing or incomplete: {bench.images[2].name} ")
+    assert caught.value.problem.startswith(
+        f"1 of 4 images did not arrive within {ARRIVAL_TIMEOUT_S:g} s: {bench.images[2].name} "
+    )
+
+
 async def test_an_unobserved_montage_can_be_forgotten(tmp_path):
     Bench(tmp_path).settler.forget(7)
