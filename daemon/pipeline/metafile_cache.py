@@ -1,6 +1,8 @@
 """Cache of parsed metafiles: each step reads the metafile again, and need not parse it again."""
 
 import asyncio
+import contextlib
+import hashlib
 
 from handlers.acquisition.metafile import Metafile
 from handlers.acquisition.parse import parse_metafile
@@ -8,6 +10,9 @@ from handlers.acquisition.parse import parse_metafile
 MOST_BYTES = 16 * 2**20
 """Total size of the cached metafiles on disk: one with 20,000 tiles, or seven full sections. Parsed metafiles take
 about twice the memory."""
+
+LARGE_BYTES = 8 * 2**20
+"""Of larger metafiles, which have 10,000 tiles or more, one at a time is parsed: each takes seconds and memory."""
 
 
 class MetafileCache:
@@ -23,6 +28,7 @@ class MetafileCache:
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes = most_bytes
+        self._parsing_large = asyncio.Lock()
         self._kept: dict[str, tuple[Metafile, int]] = {}
 
     async def parse(self, content: bytes, digest: str, subject: str) -> Metafile:
@@ -34,7 +40,8 @@ class MetafileCache:
         """
         found = self._kept.pop(digest, None)
         if found is None:
-            found = await asyncio.to_thread(parse_metafile, content, subject), len(content)
+            async with self._parsing_large if len(content) > LARGE_BYTES else contextlib.nullcontext():
+                found = self._kept.pop(digest, None) or await _parse(content, subject)
         if found[1] <= self._most_bytes:
             self._kept[digest] = found
             self._drop_oldest()
@@ -47,3 +54,12 @@ class MetafileCache:
                 return
             del self._kept[digest]
             total_bytes -= length
+
+
+async def _parse(content: bytes, subject: str) -> tuple[Metafile, int]:
+    return await asyncio.to_thread(parse_metafile, content, subject), len(content)
+
+
+async def content_digest(content: bytes) -> str:
+    """Return the SHA-256 of a metafile, computed in a thread: the largest ones take a third of a second."""
+    return await asyncio.to_thread(lambda: hashlib.sha256(content).hexdigest())

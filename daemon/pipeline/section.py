@@ -1,7 +1,6 @@
 """Section: a settled montage with its metafile, tile specs and stacks, as the steps use it."""
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 from daemon.config.watch_settings import WatchSettings
 from daemon.montages.records import Montage
-from daemon.pipeline.metafile_cache import MetafileCache
+from daemon.pipeline.metafile_cache import MetafileCache, content_digest
 from daemon.system.threads import answers_within
 from handlers.acquisition.arrival import read_metafile
 from handlers.acquisition.image_names import image_path
@@ -117,7 +116,7 @@ class SectionReader:
                 raise self._missing(montage, watch) from None
             raise
         self._missing_since.pop(montage.id, None)
-        digest = hashlib.sha256(content).hexdigest()
+        digest = await content_digest(content)
         if digest != montage.digest:
             raise MetafileChanged(
                 str(montage.metafile), "changed after it settled", "the next scan reads its present content"

@@ -5,7 +5,6 @@ it names is present, complete and of the size that its header implies. Until the
 """
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from pathlib import Path
 from daemon.config.watch_settings import WatchSettings
 from daemon.montages.records import Montage, Settled
 from daemon.pipeline.interpret import interpret_metafile
-from daemon.pipeline.metafile_cache import MetafileCache
+from daemon.pipeline.metafile_cache import MetafileCache, content_digest
 from daemon.pipeline.metafile_identity import checked_identity, present_identity
 from daemon.system.threads import answers_within
 from handlers.acquisition.arrival import Arrival, ImageProblem, check_images, depth_warnings, read_metafile
@@ -207,7 +206,7 @@ class Settler:
             identity = await asyncio.to_thread(present_identity, montage.metafile)
         if identity != observation.identity:
             return None
-        return Read(content, hashlib.sha256(content).hexdigest(), identity)
+        return Read(content, await content_digest(content), identity)
 
     async def examine(
         self, montage: Montage, watch: WatchSettings, content: bytes, digest: str, stack_id: Callable[[str], StackId]

@@ -318,6 +318,6 @@ def _check_z_index(header: Header) -> Iterator[Finding]:
 
 def _check_shared_transform(metafile: Metafile) -> Iterator[Finding]:
     """Require that a sharedTransform is an object or null."""
-    left_over = (metafile.extra or {}).get("sharedTransform")
-    if left_over is not None:
-        yield _warning(f"sharedTransform should be an object, is {excerpt(left_over)}")
+    found = metafile.shared_transform
+    if found is not None and not isinstance(found, dict):
+        yield _warning(f"sharedTransform should be an object, is {excerpt(found)}")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from pydantic import AliasPath, Field
 
@@ -250,7 +250,5 @@ class Metafile:
     header: Header
     tiles: tuple[TileRecord, ...]
     """At least one, in the order of the file."""
-    shared_transform: Mapping[str, Any] | None = None
-    """The lens-correction transform that the scope appended, in render's form, not validated."""
-    extra: Mapping[str, Any] | None = None
-    """Other values that the scope appended, by key: tile_qc, errors, alerts, thumbnail, an invalid sharedTransform."""
+    shared_transform: object = None
+    """Lens-correction transform that the scope appended, not validated; an object in render's form if it is valid."""

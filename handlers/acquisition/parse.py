@@ -1,7 +1,8 @@
 """Bytes of a metafile to a `Metafile`.
 
 Values are found by key, not by position: the JSON is a list of objects, in any order and number, or one flat object.
-Unknown keys are tolerated.
+Unknown keys are skipped. Memory and time are bounded for any content: limits apply to bytes, values, tiles and the
+length of each tile.
 """
 
 import re
@@ -18,8 +19,17 @@ from handlers.acquisition.metafile import Header, Metafile, TileRecord
 from handlers.errors import MetafileFault, MetafilePartial
 from handlers.text import abbreviate, excerpt
 
-MAX_METAFILE_BYTES: Final = 128 * 1024 * 1024
-"""Far above the 2.3 MB of a full production section; a larger file is something else."""
+MAX_METAFILE_BYTES: Final = 96 * 2**20
+"""A section of 20,000 tiles needs about 17 MB, one of 100,000 tiles 85 MB."""
+MAX_TILES: Final = 100_000
+MAX_ELEMENTS: Final = 1_000
+"""Real metafiles have fewer than ten."""
+MAX_VALUES: Final = 6_000_000
+"""Numbers, texts, lists and objects. A tile has 20, or 70 with matches of its neighbours."""
+MAX_TILE_BYTES: Final = 256 * 2**10
+MAX_HEADER_BYTES: Final = 2**20
+"""Also of a shared transform. Real headers have 3 kB."""
+_PIECE_BYTES: Final = 2**20
 _MOST_PROBLEMS: Final = 4
 _T = TypeVar("_T")
 
@@ -40,44 +50,80 @@ def parse_metafile(raw: bytes, subject: str) -> Metafile:
         If it is too large, or JSON but not a metafile. The fault names the key, as in
         `data[17].img_meta.stage_pos[0]: missing`.
     """
-    if len(raw) > MAX_METAFILE_BYTES:
-        raise MetafileFault(
-            subject,
-            f"is larger than {MAX_METAFILE_BYTES // 2**20} MiB",
-            "the metafile of a full section has 2.3 MB; check which program wrote this file",
-        )
+    _require_bounded(raw, subject)
     text = raw.removeprefix(b"\xef\xbb\xbf")
-    parts = _merge_elements(_split(text) or _parse_json(text, subject), subject)
-    header = _validate(_HEADER, parts.pop("metadata"), "metadata", subject)
-    records = _parse_rows(_require_rows(parts.pop("data"), subject), subject)
+    parts = _merge_elements(_split(text, subject) or _parse_json(text, subject), subject)
+    header = _validate(_HEADER, parts["metadata"], "metadata", subject)
+    records = _parse_rows(_require_rows(parts["data"], subject), subject)
     for number, tile in enumerate(records):
         require_relative(tile.img_path, f"data[{number}].img_path", subject)
-    extra = without_nan(parts)
-    shared = extra.pop("sharedTransform") if isinstance(extra.get("sharedTransform"), dict) else None
-    return Metafile(header, records, shared, extra)
+    return Metafile(header, records, without_nan(parts.get("sharedTransform")))
+
+
+def _require_bounded(raw: bytes, subject: str) -> None:
+    """Raise MetafileFault if parsing could need excessive memory or time."""
+    hint = "check which program wrote this file: the metafile of a full section has 2.3 MB"
+    if len(raw) > MAX_METAFILE_BYTES:
+        problem = f"should have at most {MAX_METAFILE_BYTES // 2**20} MiB, has {len(raw) / 2**20:.1f}"
+        raise MetafileFault(subject, problem, hint)
+    values = 0
+    for start in range(0, len(raw), _PIECE_BYTES):  # pieces let other threads run in between
+        piece = raw[start : start + _PIECE_BYTES]
+        values += piece.count(b",") + piece.count(b"[") + piece.count(b"{")  # each value but the first follows one
+        if values > MAX_VALUES:
+            raise MetafileFault(subject, f"should have at most {MAX_VALUES:,} values, has more", hint)
 
 
 _HEADER: Final = TypeAdapter(Header)
 _TILES: Final[TypeAdapter[list[TileRecord]]] = TypeAdapter(Annotated[list[TileRecord], FailFast()])
 
 
-_SPLIT: Final = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
-_SPLIT_ROWS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _ROWS_AT_ONCE: Final = 200
 
 
-def _split(raw: bytes) -> list[dict[str, object]] | None:
+class _Element(msgspec.Struct, rename={"shared_transform": "sharedTransform"}, gc=False):
+    """An object of the metafile, its values still as JSON text; msgspec skips other keys."""
+
+    metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    shared_transform: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_SPLIT: Final = msgspec.json.Decoder(list[_Element] | _Element)
+_SPLIT_ROWS: Final = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def _split(raw: bytes, subject: str) -> list[object] | None:
     """Return the elements, each row of `data` still as JSON text; None where `_parse_json` must read or refuse them.
 
     Parsing 20,000 rows in one call would hold the interpreter's lock for 0.1 s.
     """
     try:
-        return [
-            {key: _SPLIT_ROWS.decode(text) if key == "data" else _from_json(bytes(text)) for key, text in each.items()}
-            for each in _SPLIT.decode(raw)
-        ]
+        found = _SPLIT.decode(raw)
+        elements = found if isinstance(found, list) else [found]
+        if len(elements) > MAX_ELEMENTS:
+            raise MetafileFault(subject, f"should have at most {MAX_ELEMENTS:,} elements, has {len(elements):,}")
+        return [_values(each, subject) for each in elements]
     except (msgspec.DecodeError, RecursionError, ValueError):
         return None
+
+
+def _values(element: _Element, subject: str) -> dict[str, object]:
+    values: dict[str, object] = {}
+    if isinstance(element.data, msgspec.Raw):
+        values["data"] = _SPLIT_ROWS.decode(element.data)
+    for key, text in (("metadata", element.metadata), ("sharedTransform", element.shared_transform)):
+        if isinstance(text, msgspec.Raw):
+            values[key] = _from_json(_bounded(text, MAX_HEADER_BYTES, key, subject))
+    return values
+
+
+def _bounded(text: msgspec.Raw, most_bytes: int, key: str, subject: str) -> bytes:
+    """Return the JSON text of a value. Raises MetafileFault if it is longer than `most_bytes`."""
+    content = bytes(text)
+    if len(content) > most_bytes:
+        raise MetafileFault(subject, f"{key}: should have at most {most_bytes} bytes, has {len(content)}")
+    return content
 
 
 def _from_json(text: bytes) -> Any:
@@ -135,6 +181,8 @@ def _require_rows(data: object, subject: str) -> list[object]:
             "data: is empty, no tile was recorded",
             "check whether the acquisition was aborted",
         )
+    if len(data) > MAX_TILES:
+        raise MetafileFault(subject, f"data: should have at most {MAX_TILES:,} tiles, has {len(data):,}")
     return data
 
 
@@ -142,17 +190,19 @@ def _parse_rows(rows: list[object], subject: str) -> tuple[TileRecord, ...]:
     """Return the rows as tile records, parsed in portions."""
     records: list[TileRecord] = []
     for first in range(0, len(rows), _ROWS_AT_ONCE):
-        values = [_parse_row(row, subject) for row in rows[first : first + _ROWS_AT_ONCE]]
+        portion_rows = enumerate(rows[first : first + _ROWS_AT_ONCE], first)
+        values = [_parse_row(number, row, subject) for number, row in portion_rows]
         portion: list[TileRecord] = _validate(_TILES, values, "data", subject, first)
         records += portion
     return tuple(records)
 
 
-def _parse_row(row: object, subject: str) -> object:
+def _parse_row(number: int, row: object, subject: str) -> object:
     if not isinstance(row, msgspec.Raw):
         return row
+    text = _bounded(row, MAX_TILE_BYTES, f"data[{number}]", subject)
     try:
-        return _from_json(bytes(row))
+        return _from_json(text)
     except ValueError as error:  # `_split` does not find text that is not UTF-8, nor deep nesting
         raise MetafilePartial(subject, f"is not JSON: {error}", "it may still be being copied") from None
 

@@ -259,7 +259,7 @@ def shared_transform_for(metafile: Metafile) -> Json | None:
     Raises MetafileFault if the transform is invalid.
     """
     found = metafile.shared_transform
-    if found is None:
+    if not isinstance(found, dict):
         return None
     subject = metafile.header.metafile_name
     for name in ("className", "dataString"):

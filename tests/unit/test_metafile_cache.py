@@ -1,12 +1,16 @@
 """The cache of parsed metafiles: what is parsed once, and what is evicted."""
 
+import asyncio
 import hashlib
+import threading
 from pathlib import Path
 
 import pytest
 
+from daemon.pipeline import metafile_cache
 from daemon.pipeline.metafile_cache import MetafileCache
 from daemon.simulator.microscope import plan_section, write_section
+from handlers.acquisition.metafile import Metafile
 from handlers.acquisition.parse import parse_metafile
 from handlers.errors import MetafilePartial
 
@@ -58,3 +62,26 @@ async def test_a_truncated_metafile_is_refused_each_time(contents) -> None:
         with pytest.raises(MetafilePartial) as caught:
             await metafiles.parse(part, digest_of(part), subject)
         assert caught.value.subject == subject
+
+
+@pytest.mark.parametrize(("large_bytes", "most_at_once"), [(0, 1), (10**9, 3)])
+async def test_large_metafiles_are_parsed_one_at_a_time(contents, monkeypatch, large_bytes, most_at_once) -> None:
+    monkeypatch.setattr(metafile_cache, "LARGE_BYTES", large_bytes)
+    lock, all_running, running, most = threading.Lock(), threading.Event(), 0, 0
+
+    def parse(content: bytes, subject: str) -> Metafile:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+            if running == len(contents):
+                all_running.set()
+        all_running.wait(0.2)  # gives the others the time to start, if they may
+        with lock:
+            running -= 1
+        return parse_metafile(content, subject)
+
+    monkeypatch.setattr(metafile_cache, "parse_metafile", parse)
+    metafiles = MetafileCache()
+    await asyncio.gather(*(metafiles.parse(content, digest_of(content), "m") for content in contents))
+    assert most == most_at_once

@@ -1,7 +1,6 @@
 """Find the metafiles that a selection matches: in the journal, and on disk if it names paths."""
 
 import asyncio
-import hashlib
 import os
 import stat
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from daemon.config.watch_settings import WatchSettings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.montages.states import UNFINISHED, MontageState
+from daemon.pipeline.metafile_cache import content_digest
 from daemon.pipeline.replay.selection import Candidate, OnDisk, Place, Selection, is_glob, is_selected, parse_since
 from daemon.watching.mounts import is_within
 from daemon.watching.scan import NameRule, Tree
@@ -185,7 +185,7 @@ class Lookup:
             content = await read_metafile(candidate.metafile)
         except Fault as fault:
             return replace(candidate, on_disk=replace(found, unreadable=f"{fault.problem} ({fault.hint})"))
-        digest = hashlib.sha256(content).hexdigest()
+        digest = await content_digest(content)
         watch = self._watch(candidate.watch)
         z = None
         if want_z and not candidate.known and watch is not None:
