@@ -278,7 +278,7 @@ class World:
         for _ in range(MOST_TURNS):
             if not await self.turn():
                 return
-        raise AssertionError(f"no rest at {self.now}: {await self.told()}")
+        raise AssertionError(f"no rest at {self.now}: {await self.summary()}")
 
     async def run_for(self, seconds: float) -> None:
         """Run the daemon for some time without scans and rechecks."""
@@ -364,7 +364,7 @@ class World:
         live = {name: [row for row in rows if row.state is not MontageState.SUPERSEDED] for name, rows in found.items()}
         return {name: " ".join(row.state for row in rows) or "superseded" for name, rows in live.items()}
 
-    async def told(self) -> list[str]:
+    async def summary(self) -> list[str]:
         """Describe all montages."""
         return [
             f"{row.id} {row.metafile.parent.name}/{row.metafile.name} {row.digest and row.digest[:4]} {row.state}"

@@ -256,9 +256,9 @@ async def test_closing_a_stack_checks_the_images_of_its_montages(tmp_path, monke
         montage = await mended(world, metafile)
         assert montage.state is COMPLETE
         assert levels_are_right(world.root, images_of(metafile)[0])
-        told = [event["event"] for event in await world.work.journal.events(montage.id)]
-        assert told.index("images_changed") < told.index("completed")
-        assert told.count("completed") == 1
+        events = [event["event"] for event in await world.work.journal.events(montage.id)]
+        assert events.index("images_changed") < events.index("completed")
+        assert events.count("completed") == 1
 
 
 def test_checks_follow_at_growing_intervals_and_the_last_is_at_the_end():

@@ -492,12 +492,12 @@ def test_past_the_watch_limit_everything_is_found_and_health_counts_unwatched_di
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["seen"] == 201
-    assert told["directories"] == 201
-    assert told["watched"] <= 60
-    assert told["reasons"][0] == (
-        f"watch limit reached: {told['watched']} of 201 directories watched; raise fs.inotify.max_user_watches"
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["seen"] == 201
+    assert report["directories"] == 201
+    assert report["watched"] <= 60
+    assert report["reasons"][0] == (
+        f"watch limit reached: {report['watched']} of 201 directories watched; raise fs.inotify.max_user_watches"
     )
 
 

@@ -14,7 +14,7 @@ from handlers.errors import SettingsFault, StorageFault, ZFault
 PATH = Path("/data/temca2/17797_1R_151/000042/0") / NAME
 
 
-def told(**values: object) -> Change:
+def header_change(**values: object) -> Change:
     return lambda header, _: header.update(values)
 
 
@@ -47,7 +47,7 @@ def test_z_is_the_rules_result_plus_the_offset_of_the_reel(
 
 def test_a_reel_without_an_offset_gets_the_general_offset_and_a_warning() -> None:
     rule = ZRule(ZRuleKind.GRID, 500, {"0147": 100000})
-    for change in (None, told(media_id=None)):
+    for change in (None, header_change(media_id=None)):
         assert z(rule, change) == 542.0
         (finding,) = check_z(metafile(change), 542.0, rule)
         assert "0147" in finding.text
@@ -56,37 +56,37 @@ def test_a_reel_without_an_offset_gets_the_general_offset_and_a_warning() -> Non
 @pytest.mark.parametrize("media_id", [147, 147.0, "0147"])
 def test_a_reel_whose_number_lost_its_leading_zeros_has_its_offset(media_id: object) -> None:
     rule = ZRule(ZRuleKind.GRID, 500, {"0147": 100000})
-    assert z(rule, told(media_id=media_id)) == 100042
-    assert check_z(metafile(told(media_id=media_id)), 100042, rule) == ()
+    assert z(rule, header_change(media_id=media_id)) == 100042
+    assert check_z(metafile(header_change(media_id=media_id)), 100042, rule) == ()
 
 
 def test_a_header_without_grid_has_no_z_by_the_grid() -> None:
     with pytest.raises(ZFault, match=r"metadata\.grid: missing"):
-        z(ZRule(ZRuleKind.GRID), told(grid=None))
+        z(ZRule(ZRuleKind.GRID), header_change(grid=None))
 
 
 def test_a_fraction_of_z_is_kept() -> None:
     assert z(ZRule(ZRuleKind.FIXED, fixed=5.5)) == 5.5
-    assert z(ZRule(ZRuleKind.HEADER), told(z_index=5.5)) == 5.5
+    assert z(ZRule(ZRuleKind.HEADER), header_change(z_index=5.5)) == 5.5
     assert z(ZRule(ZRuleKind.NAME, name_pattern=r"_z(?P<z>[\d.]+)_"), path=Path("/d/a_z7.25_.json")) == 7.25
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False, width=32), st.integers(0, 999_999))
 def test_an_offset_shifts_z_and_nothing_else(offset: float, number: int) -> None:
-    change = told(grid=f"{number:06d}")
+    change = header_change(grid=f"{number:06d}")
     assert z(ZRule(ZRuleKind.GRID, offset), change) == number + offset
 
 
 @pytest.mark.parametrize("z_index", ["", None, "42", []], ids=repr)
 def test_a_header_without_z_index_has_no_z_by_the_header(z_index: object) -> None:
     with pytest.raises(ZFault, match=f"^{NAME}: metadata.z_index: should be a number"):
-        z(ZRule(ZRuleKind.HEADER), told(z_index=z_index))
+        z(ZRule(ZRuleKind.HEADER), header_change(z_index=z_index))
 
 
 @pytest.mark.parametrize("grid", ["20170502174047_reference", "12a", "-5", "1.5", "٤٢"])
 def test_a_grid_that_is_not_a_number_gives_no_z(grid: str) -> None:
     with pytest.raises(ZFault, match="should be a number"):
-        z(ZRule(ZRuleKind.GRID), told(grid=grid))
+        z(ZRule(ZRuleKind.GRID), header_change(grid=grid))
 
 
 def test_a_pattern_with_a_slash_is_searched_in_the_whole_path() -> None:
@@ -209,7 +209,7 @@ def test_an_invalid_rule_names_its_setting(values: dict[str, Any], key: str) -> 
 
 def test_a_z_that_contradicts_the_header_is_a_warning() -> None:
     rule = ZRule(ZRuleKind.FIXED, fixed=1050.0)
-    assert check_z(metafile(told(grid="001050", z_index=1050)), 1050.0, rule) == ()
+    assert check_z(metafile(header_change(grid="001050", z_index=1050)), 1050.0, rule) == ()
     first, second = check_z(metafile(), 1050.0, rule)
     assert "z_index 42" in first.text
     assert "grid 42" in second.text

@@ -1,1 +1,1 @@
-"""The fault suite: what acquisition servers see, done to the running daemon. `make faults` prints the table."""
+"""The fault suite: faults of acquisition servers, injected into the running daemon. `make faults` prints the table."""

@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> int:
-    """0 when every fault was borne: no test failed, and nothing was lost, duplicated or left over."""
+    """Return 0 if no test failed and nothing was lost, duplicated or left over."""
     parser = argparse.ArgumentParser("python -m tests.acceptance.faults", description=__doc__)
     parser.add_argument("--scale", type=Scale, choices=list(Scale), default=Scale.FULL)
     parser.add_argument("--jobs", type=int, default=2, help="faults at the same time, each with a daemon of its own")

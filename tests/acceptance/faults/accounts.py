@@ -1,4 +1,4 @@
-"""What became of the montages that were put in, found out from outside: from stacks, files and the daemon's answers."""
+"""Audit of the delivered montages from outside: from stacks, files and the daemon's answers."""
 
 import json
 import time
@@ -19,7 +19,7 @@ ENDED = ("complete", "failed", "ignored")
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What the stacks must show of a metafile, read from the file itself."""
+    """Expected contents of the stacks for a metafile, read from the file itself."""
 
     metafile: Path
     specimen: str
@@ -35,13 +35,13 @@ class Section:
 
     @property
     def places(self) -> tuple[tuple[str, float], tuple[str, float]]:
-        """The layers that hold its tiles."""
+        """Return the layers that hold its tiles."""
         return (f"{self.specimen}_raw", self.z), (f"{self.specimen}_mips", self.z)
 
 
 @dataclass(slots=True)
 class Audit:
-    """Counts for a row, and what was found amiss."""
+    """Counts for a row, and the problems found."""
 
     montages: int = 0
     complete: int = 0
@@ -51,7 +51,7 @@ class Audit:
     problems: list[str] = field(default_factory=list)
 
     def counts(self) -> dict[str, int]:
-        """As FaultRun takes them."""
+        """Return the counts as arguments of FaultRun."""
         return {
             "montages": self.montages,
             "complete": self.complete,
@@ -62,12 +62,12 @@ class Audit:
 
 
 def audit(rig: Rig, metafiles: Sequence[Path], *, levels: int, inside: Path = Path("/")) -> Audit:
-    """Holds montages that must be COMPLETE against stacks and files.
+    """Compare montages that must be COMPLETE with stacks and files.
 
     Parameters
     ----------
-    metafiles : all that was put in, in paths of this process.
-    inside : where the daemon's root directory is for this process, if it has mounts of its own.
+    metafiles : all that were delivered, as paths of this process.
+    inside : the daemon's root directory for this process, if the daemon has its own mounts.
     """
     result = Audit(montages=len(metafiles))
     sections = [Section.of(path) for path in metafiles]
@@ -98,12 +98,12 @@ def audit(rig: Rig, metafiles: Sequence[Path], *, levels: int, inside: Path = Pa
 
 
 def present_rows(rig: Rig) -> dict[Path, dict[str, Any]]:
-    """Metafile -> the montage that stands for what it holds now."""
+    """Return metafile -> the montage of its present content."""
     return {Path(row["metafile"]): row for row in reversed(rig.montages()) if row["state"] != "superseded"}
 
 
 def wait_until_ended(rig: Rig, metafiles: Collection[Path], timeout_s: float) -> dict[Path, dict[str, Any]]:
-    """The montages of metafiles once each is COMPLETE, FAILED or IGNORED; those that never are stay as they stand."""
+    """Return the montages once each is COMPLETE, FAILED or IGNORED; after the time-out as they are."""
     deadline = time.monotonic() + timeout_s
     while True:
         rows = present_rows(rig)
@@ -113,14 +113,14 @@ def wait_until_ended(rig: Rig, metafiles: Collection[Path], timeout_s: float) ->
 
 
 def all_layers(rig: Rig) -> dict[tuple[str, float], dict[str, Any]]:
-    """(stack, z) -> tile id -> tile, of everything that render-ws holds in the project."""
+    """Return (stack, z) -> tile id -> tile, of all tiles of the project in render-ws."""
     base = f"{rig.render_url}/owner/{OWNER}/project/{PROJECT}"
     names = sorted(each["stack"] for each in fetch(f"{base}/stackIds"))
     return {(name, z): rig.tiles(name, z) for name in names for z in fetch(f"{base}/stack/{name}/zValues")}
 
 
 def _amiss(section: Section, layers: dict[tuple[str, float], dict[str, Any]], levels: int, inside: Path) -> str:
-    """What a montage that says COMPLETE lacks; nothing if it is whole."""
+    """Return what a COMPLETE montage lacks; nothing if it is whole."""
     for place in section.places:
         if missing := section.tile_ids - layers.get(place, {}).keys():
             return f"{place} lacks {len(missing)} tiles"
@@ -135,7 +135,7 @@ def _wrong(tile: dict[str, Any], levels: int, inside: Path) -> str:
 
     def pixels(level: int) -> np.ndarray[Any, Any]:
         path = uri_to_path(named[str(level)]["imageUrl"])
-        # Of oddities in metadata Pillow only warns, and so they do no harm.
+        # Pillow only warns about unusual metadata, which does no harm.
         with warnings.catch_warnings(action="ignore"), Image.open(inside / path.relative_to("/")) as image:
             return np.asarray(image)
 
@@ -153,7 +153,7 @@ def _wrong(tile: dict[str, Any], levels: int, inside: Path) -> str:
 
 
 def differs(raw: np.ndarray[Any, Any], reduced: np.ndarray[Any, Any], level: int) -> str:
-    """How a level differs from the exact area mean of level 0, both (H, W); nothing where it is within a grey value."""
+    """Return how a level differs from the exact area mean of level 0, both (H, W); nothing within one grey value."""
     block = 1 << level
     height, width = raw.shape[0] // block, raw.shape[1] // block
     if reduced.shape != (height, width):
@@ -164,7 +164,7 @@ def differs(raw: np.ndarray[Any, Any], reduced: np.ndarray[Any, Any], level: int
 
 
 def stack_lacks(rig: Rig, row: dict[str, Any], levels: int) -> str:
-    """What a COMPLETE montage lacks in its stacks, going by the daemon's own row; nothing if it is whole."""
+    """Return what a COMPLETE montage lacks in its stacks, by the daemon's own row; nothing if it is whole."""
     raw, mipmapped = (row[key].rsplit("/", 1)[1] for key in ("raw_stack", "mipmapped_stack"))
     found = rig.tiles(mipmapped, row["z"])
     if min(len(found), len(rig.tiles(raw, row["z"]))) < row["tiles"]:
@@ -173,7 +173,7 @@ def stack_lacks(rig: Rig, row: dict[str, Any], levels: int) -> str:
 
 
 def tiles_twice(rig: Rig) -> list[str]:
-    """Tiles that stand in more than one place of the raw, or of the mipmapped, stacks."""
+    """Return tiles that stand in more than one place of the raw, or of the mipmapped, stacks."""
     seen: set[tuple[str, str]] = set()
     twice = []
     for (stack, _), tiles in all_layers(rig).items():
@@ -185,12 +185,12 @@ def tiles_twice(rig: Rig) -> list[str]:
 
 
 def left_over(rig: Rig, inside: Path = Path("/")) -> list[Path]:
-    """Temporary files of the daemon's in its trees, and whatever it wrote into the acquisition's."""
+    """Return the daemon's temporary files in its trees, and all files that it wrote into the acquisition tree."""
     trees = [inside / tree.relative_to("/") for tree in (rig.mipmaps, rig.acquisition)]
     return sorted(path for tree in trees if tree.exists() for path in tree.rglob("*") if path.name.endswith(".tmp"))
 
 
 def summary_of(states: Iterable[str]) -> str:
-    """Counts of states, such as "3 complete, 2 failed"."""
+    """Return counts of states, such as "3 complete, 2 failed"."""
     found = list(states)
     return ", ".join(f"{found.count(state)} {state}" for state in sorted(set(found)))

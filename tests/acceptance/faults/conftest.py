@@ -14,7 +14,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves the long ones to `make faults`, also where other long tests are run."""
+    """Leave the long ones to `make faults`, also where other long tests run."""
     if scale_asked_for() is not None:
         return
     long_ones = [item for item in items if HERE in item.path.parents and item.get_closest_marker("slow")]
@@ -25,13 +25,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def scale() -> Scale:
-    """How much is injected."""
+    """The scale of the injections."""
     return scale_asked_for() or Scale.TINY
 
 
 @pytest.fixture
 def enter() -> Callable[[FaultRun], None]:
-    """Takes the fault's row down, then sees that it is clean."""
+    """Record the fault's row, then check that nothing was lost."""
     began = time.monotonic()
 
     def enter_one(row: FaultRun) -> None:

@@ -1,4 +1,4 @@
-"""Metafiles and TIFFs spoiled as disks, networks, software and people do it; seeded, so that they come again."""
+"""Metafiles and TIFFs spoiled as by disks, networks, software and people; seeded, so that they are repeatable."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ Place = tuple[Any, Any]
 
 
 def places(content: Any) -> list[Place]:
-    """Every element of a JSON document but its root."""
+    """Yield every element of a JSON document but its root."""
     found: list[Place] = []
     waiting = [content]
     while waiting:
@@ -38,7 +38,7 @@ def places(content: Any) -> list[Place]:
 
 
 def spoil_structure(chance: random.Random, content: Any) -> bytes:
-    """One to three elements of the document removed, replaced, doubled or moved."""
+    """Remove, replace, double or move one to three elements of the document."""
     content = copy.deepcopy(content)
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         container, key = chance.choice(places(content) or [([None], 0)])
@@ -67,7 +67,7 @@ def _double(chance: random.Random, container: Any, key: Any) -> None:
 
 
 def spoil_bytes(chance: random.Random, content: Any) -> bytes:
-    """The document's text cut, flipped, filled, encoded otherwise or put into something else."""
+    """Cut, flip, fill, re-encode or wrap the document's text."""
     raw = json.dumps(content).encode()
     where = chance.randrange(len(raw))
     spoils: tuple[Callable[[], bytes], ...] = (
@@ -100,7 +100,7 @@ def spoil_bytes(chance: random.Random, content: Any) -> bytes:
 
 
 def spoil_metafile(chance: random.Random, content: Any) -> bytes:
-    """A spoiled metafile; two in three are still JSON."""
+    """Return a spoiled metafile; two in three are still JSON."""
     return spoil_structure(chance, content) if chance.random() < 0.66 else spoil_bytes(chance, content)
 
 
@@ -109,7 +109,7 @@ _VALUES = (0, 1, 2, 3, 7, 8, 16, 32, 255, 60_000, 65_535, 65_536, 2**31 - 1, 2**
 
 
 def spoil_tiff(chance: random.Random, raw: bytes) -> bytes:
-    """A spoiled TIFF: header, directory, pixels or length."""
+    """Return a TIFF with a spoiled header, directory, pixels or length."""
     spoils = (_flip, _flip_early, _set_tag, _set_tag, _set_tag, _set_entry, _cut, _fill, _append, _swap_order, _loop)
     for _ in range(chance.choice((1, 1, 2, 4))):
         raw = chance.choice(spoils)(chance, raw) or b"II"
@@ -122,7 +122,7 @@ def _flip(chance: random.Random, raw: bytes) -> bytes:
 
 
 def _flip_early(chance: random.Random, raw: bytes) -> bytes:
-    """In the header, or in the directory it points to."""
+    """Spoil a byte in the header, or in its directory."""
     start = _directory(raw) if chance.random() < 0.7 else 0
     where = min(start + chance.randrange(180), len(raw) - 1)
     return raw[:where] + chance.randbytes(1) + raw[where + 1 :]
@@ -134,7 +134,7 @@ def _directory(raw: bytes) -> int:
 
 
 def _set_tag(chance: random.Random, raw: bytes) -> bytes:
-    """One of the tags that matter has another value."""
+    """Give one of the tags that matter another value."""
     order, start = (">" if raw[:1] == b"M" else "<"), _directory(raw)
     entries = range(start + 2, min(start + 2 + 12 * 20, len(raw) - 12), 12)
     tags = [at for at in entries if struct.unpack(f"{order}H", raw[at : at + 2])[0] in _TAGS]
@@ -145,7 +145,7 @@ def _set_tag(chance: random.Random, raw: bytes) -> bytes:
 
 
 def _set_entry(chance: random.Random, raw: bytes) -> bytes:
-    """An entry of the directory has another tag, type or count."""
+    """Give an entry of the directory another tag, type or count."""
     start = _directory(raw) + 2 + 12 * chance.randrange(12)
     if start + 12 > len(raw):
         return raw
@@ -175,6 +175,6 @@ def _swap_order(chance: random.Random, raw: bytes) -> bytes:
 
 
 def _loop(chance: random.Random, raw: bytes) -> bytes:
-    """The directory is somewhere else, or its own successor."""
+    """Move the directory, or make it its own successor."""
     order = ">" if raw[:1] == b"M" else "<"
     return raw[:4] + struct.pack(f"{order}I", chance.choice((0, 4, 8, len(raw) - 2, 2**32 - 1))) + raw[8:]

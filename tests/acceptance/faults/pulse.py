@@ -1,4 +1,4 @@
-"""Whether the daemon answers for its health all the time that something is done to it."""
+"""Requests to /healthz while a fault is injected."""
 
 import contextlib
 import threading
@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Pulse:
-    """What /healthz said while it was asked, again and again."""
+    """Answers of /healthz."""
 
     answers: int = 0
     slowest_s: float = 0.0
     wrong: list[str] = field(default_factory=list)
-    """Answers other than 200, and silences."""
+    """Number of answers other than 200, and of missing answers."""
 
 
 @contextlib.contextmanager
 def felt(url: str, *, every_s: float = 0.2, patience_s: float = 10.0) -> Iterator[Pulse]:
-    """Asks /healthz of a daemon for as long as the context lasts."""
+    """Request /healthz of a daemon again and again within the context."""
     pulse, done = Pulse(), threading.Event()
 
     def ask() -> None:

@@ -1,4 +1,4 @@
-"""One row of the table for each fault, how rows travel from test processes, and the table made of them."""
+"""The rows of the table, one for each fault; their way from test processes; the table."""
 
 import json
 import os
@@ -16,38 +16,38 @@ ROWS_VARIABLE = "TEMWATCH_FAULT_ROWS"
 
 
 class Scale(StrEnum):
-    """How much of each fault is injected."""
+    """Scale of the injections."""
 
     FULL = "full"
     SHORT = "short"
     TINY = "tiny"
 
     def pick(self, full: T, short: T, tiny: T) -> T:
-        """The number for this scale."""
+        """Return the number for this scale."""
         return {Scale.FULL: full, Scale.SHORT: short, Scale.TINY: tiny}[self]
 
 
 def scale_asked_for() -> Scale | None:
-    """What the environment says; None in an ordinary run of the tests."""
+    """Return the scale in the environment; None in an ordinary run of the tests."""
     text = os.environ.get(SCALE_VARIABLE)
     return Scale(text) if text else None
 
 
 @dataclass(frozen=True, slots=True)
 class FaultRun:
-    """What came of one fault."""
+    """Result of one fault."""
 
     fault: str
-    """As an operator would say it."""
+    """Name of the fault in an operator's words."""
     injected: int
-    """How often it was done."""
+    """Number of injections."""
     montages: int = 0
-    """Montages put in; 0 where the fault concerns none."""
+    """Delivered montages; 0 if the fault concerns none."""
     complete: int = 0
     failed: int = 0
-    """FAILED as expected: naming their file."""
+    """Montages that are FAILED as expected: the fault names their file."""
     lost: int = 0
-    """Montages that ended otherwise than they should, or of which a tile or a level is missing or wrong."""
+    """Montages with a wrong end, or with a missing or wrong tile or level."""
     duplicated: int = 0
     """Tiles in a stack or at a z where they do not belong."""
     left_over: int = 0
@@ -57,12 +57,12 @@ class FaultRun:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing was lost, doubled or left lying about."""
+        """Whether nothing was lost, duplicated or left over."""
         return self.lost == self.duplicated == self.left_over == 0
 
 
 def keep(row: FaultRun) -> None:
-    """Hands a row to whoever collects them, which may be another process."""
+    """Hand a row to the collector, which may be another process."""
     directory = os.environ.get(ROWS_VARIABLE)
     if directory:
         path = Path(directory, f"{uuid.uuid4().hex}.json")
@@ -70,7 +70,7 @@ def keep(row: FaultRun) -> None:
 
 
 def collect(directory: Path) -> list[FaultRun]:
-    """The rows that were kept, by name of their fault."""
+    """Return the collected rows, sorted by the name of their fault."""
     rows = [FaultRun(**json.loads(path.read_text(encoding="utf-8"))) for path in directory.glob("*.json")]
     return sorted(rows, key=lambda row: row.fault)
 
@@ -107,7 +107,7 @@ def _total(rows: Sequence[FaultRun]) -> FaultRun:
 
 
 def text_table(rows: Sequence[FaultRun]) -> str:
-    """The rows for a terminal, a total last, and under it what is to be known of each."""
+    """Return the rows for a terminal, a total, and the notes of each row."""
     lines = [HEADINGS, *(_cells(row) for row in rows), _cells(_total(rows))]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
     shown = [
@@ -120,7 +120,7 @@ def text_table(rows: Sequence[FaultRun]) -> str:
 
 
 def markdown_table(rows: Sequence[FaultRun]) -> str:
-    """The same for a document."""
+    """Return the same for a document."""
     lines = [HEADINGS, ("---", *("---:" for _ in HEADINGS[1:])), *(_cells(row) for row in [*rows, _total(rows)])]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     notes = "\n".join(f"- {row.fault}: {row.note}" for row in rows if row.note)

@@ -1,4 +1,4 @@
-"""The state machines walked at random, with crashes between effect and commit: what must always hold is looked at.
+"""Random walks through the state machines, with crashes between effect and commit; invariants are checked.
 
 The journal is real, on SQLite; the tables are those of `daemon.montages.states`; stacks and files are sets of names.
 """
@@ -62,7 +62,7 @@ MOST_TURNS = 200
 
 @dataclass
 class World:
-    """What outlives the process: what lies on disk, and what render-ws shows."""
+    """State that outlives the process: files on disk, and the contents of render-ws."""
 
     contents: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Metafile -> (its content, when it was written)."""
@@ -75,7 +75,7 @@ class World:
 
 @dataclass
 class UnderWay:
-    """A step that has begun and not been recorded."""
+    """A step that has begun and is not recorded."""
 
     step: Step
     attempt: int
@@ -85,7 +85,7 @@ class UnderWay:
 
 @dataclass
 class Tally:
-    """What was done over all walks."""
+    """Counts over all walks."""
 
     crashes: int = 0
     crashes_after_an_effect: int = 0
@@ -95,7 +95,7 @@ class Tally:
 
 
 def tile_ids(metafile: int, content: int) -> tuple[str, ...]:
-    """Contents of one metafile share tiles, and each has one of its own."""
+    """Contents of one metafile share tiles, and each has a tile that no other has."""
     return (f"m{metafile}_shared", f"m{metafile}_of_{content}")
 
 
@@ -123,7 +123,7 @@ class CrashWalk(RuleBasedStateMachine):
     # --- life and death of the process
 
     def _start(self) -> None:
-        """What the daemon does at its start: nothing but the journal is left from before."""
+        """Start the daemon: only the journal is left from before."""
         self.journal = Journal(self.place / "journal.sqlite")
         self._do(self.journal.__aenter__())
         self._do(self.journal.count_crashes())
@@ -188,7 +188,7 @@ class CrashWalk(RuleBasedStateMachine):
 
     @rule(choice=st.integers(0, 20), steps=st.integers(1, 4))
     def go_on(self, choice: int, steps: int) -> None:
-        """One montage gets ahead without a mishap: walks would seldom come far otherwise."""
+        """Let one montage progress without a fault: walks would seldom get far otherwise."""
         if not (ready := self._startable()):
             return
         montage_id = ready[choice % len(ready)].id
@@ -307,7 +307,7 @@ class CrashWalk(RuleBasedStateMachine):
             self._do(self.journal.record_closing(stack, montage_ids))
         self.uses[stack] = end_closing(self.uses[stack], self.now, closed=not missing)
 
-    # --- what must always hold
+    # --- invariants
 
     @invariant()
     def complete_means_that_the_effects_are_there(self) -> None:
@@ -353,7 +353,7 @@ class CrashWalk(RuleBasedStateMachine):
             shutil.rmtree(self.place)
 
     def _bring_everything_to_its_end(self) -> None:
-        """Without further mishaps each metafile's present content is COMPLETE, and stacks hold no more."""
+        """Without further faults each metafile's present content is COMPLETE, and the stacks hold nothing else."""
         for _ in range(MOST_TURNS):
             for montage in self._montages():
                 if montage.state is MontageState.FAILED:
@@ -394,7 +394,7 @@ class CrashWalk(RuleBasedStateMachine):
 
 
 def _named(detail: dict[str, Any]) -> MontageState | None:
-    """The state that an event names itself."""
+    """Return the state that an event names."""
     text = detail.get("onto") or detail.get("failed_in")
     return MontageState(text) if text else None
 

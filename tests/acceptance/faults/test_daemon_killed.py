@@ -1,4 +1,4 @@
-"""kill -9 of the daemon at random moments: the same stacks and files in the end, and nothing finished is done again."""
+"""kill -9 of the daemon at random moments: the same stacks and files in the end, and no finished work is repeated."""
 
 import collections
 import contextlib
@@ -29,19 +29,19 @@ from tests.acceptance.rig import Program, Rig, digest_tree, fetch, running, veri
 STACKS = ("20314_2L_raw", "20314_2L_mips")
 WORKERS = 2
 GIVEN_TO_WORKERS = WORKERS + 2
-"""Tiles that the daemon lets out at once."""
+"""Number of tiles that the daemon has under way at once."""
 FIRST_GRID = 1050
 
 
 class Renames(FileSystemEventHandler):
-    """Counts, from outside, how often each level-1 file was renamed into its place."""
+    """Count, from outside, how often each level-1 file was renamed into its place."""
 
     def __init__(self, mipmaps: Path, images: list[Path]) -> None:
         self._level1 = mipmaps / "1"
         self._marks = 0
         self._seen: set[str] = set()
         self.count: collections.Counter[str] = collections.Counter()
-        # Made before they are watched: of directories that are made in a burst watchdog misses some.
+        # Made before they are watched: watchdog misses some directories of a burst.
         for directory in {image.parent for image in images}:
             Path(f"{self._level1}{directory}").mkdir(parents=True, exist_ok=True)
 
@@ -64,7 +64,7 @@ class Renames(FileSystemEventHandler):
             self._seen.add(path)
 
     def up_to_now(self) -> dict[str, int]:
-        """The counts, with every rename in them that has been done: a mark behind them in the queue has been seen."""
+        """Return the counts of all renames so far: wait until a later mark in the queue has arrived."""
         self._marks += 1
         mark = self._level1 / f"mark_{self._marks}"
         mark.with_suffix(".part").touch()
@@ -76,21 +76,21 @@ class Renames(FileSystemEventHandler):
 
 @dataclass(frozen=True)
 class Death:
-    """What there was when the daemon had been killed."""
+    """Observations after a kill of the daemon."""
 
     made: dict[str, int]
-    """Level-1 file -> how often it had been put into place."""
+    """Level-1 file -> number of renames into its place."""
     recorded: frozenset[str]
-    """Tiles that the journal held as done."""
+    """Tiles that were done by the journal."""
 
 
 def tell(text: str) -> None:
-    """For whoever looks at a failure, or runs with -s."""
+    """Description for a failure, or for a run with -s."""
     sys.stdout.write(f"{text}\n")
 
 
 def processes_of_session(leader: int) -> list[str]:
-    """Programs that the process started, and theirs, as long as they run."""
+    """Return the running descendants of the process."""
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
@@ -101,7 +101,7 @@ def processes_of_session(leader: int) -> list[str]:
 
 
 def tiles_recorded(journal: Path) -> frozenset[str]:
-    """Tiles whose mipmaps the journal holds as made, of whatever montage."""
+    """Return the tiles whose mipmaps are made by the journal, of all montages."""
     if not journal.exists():
         return frozenset()
     with contextlib.closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as connection:
@@ -112,19 +112,19 @@ def tiles_recorded(journal: Path) -> frozenset[str]:
                 " WHERE state IN ('mipmapped', 'applied', 'complete')"
             ).fetchall()
         except sqlite3.OperationalError:
-            return frozenset()  # killed before it had made its tables
+            return frozenset()  # killed before its tables existed
     return frozenset(tiles.union(*(zlib.decompress(row[0]).decode().split("\n") for row in done)))
 
 
 def write_sections(root: Path, count: int) -> list[Written]:
-    """Small tiles: each life of a second has to get some done, under load too. A montage without progress in ten lives
-    is parked as what kills the daemon."""
+    """Small tiles: each life of a second must finish some, under load too. A montage without progress in ten lives
+    is parked as the one that kills the daemon."""
     plans = [section_plan(FIRST_GRID + k, 20, size=(512, 512), seed=k) for k in range(count)]
     return [write_section(plan, root, pixels="noise") for plan in plans]
 
 
 def outcome(rig: Rig, sections: int) -> dict[str, Any]:
-    """The stacks and the mipmap files, with the rig's own directory taken out of their names."""
+    """Return the stacks and the mipmap files, without the rig's own directory in their names."""
     layers = {
         f"{stack} {z}": fetch(f"{rig.stack_url(stack)}/z/{z}/resolvedTiles")
         for stack in STACKS
@@ -148,7 +148,7 @@ def undisturbed(root: Path, sections: int) -> dict[str, Any]:
 
 
 def kill_at_a_random_moment(rig: Rig, chance: random.Random) -> None:
-    """Starts the daemon and kills it: one time in five on its way up, else within its first second of work."""
+    """Start the daemon and kill it: one time in five while it starts, otherwise within its first second of work."""
     if chance.random() < 0.2:
         rig.daemon = Program(rig.root / "daemon.log", "daemon", "run", "--config", str(rig.root / "daemon.toml"))
         time.sleep(chance.uniform(0.2, 1.5))
@@ -162,7 +162,7 @@ def kill_at_a_random_moment(rig: Rig, chance: random.Random) -> None:
 
 
 def survive(tmp_path: Path, kills: int, seed: int) -> FaultRun:
-    """A run with kills ends like one without, and makes again only what was under way at a kill."""
+    """A run with kills ends like one without, and repeats only tiles that were under way at a kill."""
     sections = max(3, kills // 2)
     expected = undisturbed(tmp_path / "calm", sections)
     rig = Rig(tmp_path / "killed", {"workers.count": WORKERS})
@@ -176,7 +176,7 @@ def survive(tmp_path: Path, kills: int, seed: int) -> FaultRun:
         rig.start_standin()
         (rig.root / "daemon.toml").write_text(rig.config_text())
         for kill in range(kills):
-            # There is work at every kill: sections come in as the kills go on.
+            # There is work at every kill: sections arrive during the kills.
             for k in range(kill * sections // kills, (kill + 1) * sections // kills):
                 where[k].parent.mkdir(parents=True, exist_ok=True)
                 staged[k].directory.rename(where[k])
@@ -204,7 +204,7 @@ def survive(tmp_path: Path, kills: int, seed: int) -> FaultRun:
 
 
 def judge(deaths: list[Death], made: dict[str, int], file_of: dict[str, str]) -> str:
-    """No tile was made again that the journal held as done; at a kill no more were under way than are let out."""
+    """No tile that was done by the journal was made again; at a kill at most IN_FLIGHT tiles were under way."""
     assert sorted(made) == sorted(file_of.values())
     before: dict[str, int] = {}
     under_way: list[int] = []

@@ -1,4 +1,4 @@
-"""A corpus of damaged journals: each is refused with one clear line and an exit code, or taken up and gone on with."""
+"""A corpus of damaged journals: each is refused with one line and an exit code, or the daemon continues with it."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from tests.acceptance.rig import Program, Rig, running, wait_for
 
 LEVELS = 2
 UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
-"""Root may write everywhere: to meet what cannot be written, the daemon runs without that right."""
+"""Root may write everywhere: the daemon runs without that capability, so that read-only files are read-only."""
 
 
 def truncated(path: Path) -> None:
@@ -78,7 +78,7 @@ def gone(path: Path) -> None:
 
 
 def without_its_wal(path: Path) -> None:
-    """As a copy of the one file, made while the daemon ran, leaves it."""
+    """Leave the journal like a copy of the one file, made while the daemon ran."""
     shutil.copy(path.with_name("running.sqlite"), path)
 
 
@@ -99,7 +99,7 @@ def untouched(_: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """How the start has to end."""
+    """Expected end of the start."""
 
     damage: Callable[[Path], None]
     code: int
@@ -123,12 +123,12 @@ REFUSED = (
     Refusal(its_directory_is_gone, 1, "journal"),
 )
 TAKEN_UP = (untouched, gone, without_its_wal)
-"""A lost journal is a new one: what is found is done again, which changes nothing in the stacks."""
+"""A lost journal starts an empty one: the work is repeated, which changes nothing in the stacks."""
 
 
 @contextlib.contextmanager
 def journal_of_a_run(root: Path) -> Iterator[tuple[Rig, list[Path]]]:
-    """A rig whose daemon has done two montages and ended; render-ws still runs."""
+    """A rig whose daemon has finished two montages and ended; render-ws still runs."""
     rig = Rig(root, {"watch.mipmaps.levels": LEVELS, "workers.count": 1, "journal.path": str(root / "j" / "j.sqlite")})
     (root / "j").mkdir()
     with running(rig):
@@ -150,7 +150,7 @@ def restored(rig: Rig, kept: Path) -> Path:
 
 
 def start_and_end(rig: Rig, name: str, *, prefix: tuple[str, ...] = ()) -> tuple[int, list[str]]:
-    """The exit code of a start that must fail, and what it said beside its log."""
+    """Return the exit code of a start that must fail, and its output beside the log."""
     log = rig.root / f"refused_{name}.log"
     program = Program(log, "daemon", "run", "--config", str(rig.root / "daemon.toml"), prefix=prefix)
     try:
@@ -196,7 +196,7 @@ def test_every_damaged_journal_is_refused_in_one_line_or_taken_up(tmp_path, ente
 
 
 def refused_where_it_cannot_be_written(rig: Rig, kept: Path) -> int:
-    """Read-only file, read-only directory. How many were tried."""
+    """Try a read-only file and a read-only directory; return the number of tries."""
     prefix = UNPRIVILEGED if os.geteuid() == 0 else ()
     for name in (names := ("file", "directory")):
         path = restored(rig, kept)
@@ -209,7 +209,7 @@ def refused_where_it_cannot_be_written(rig: Rig, kept: Path) -> int:
 
 
 def taken_up_while_locked(rig: Rig, journal: Path, metafiles: list[Path]) -> None:
-    """Another program holds a write lock at the start, as a back-up by hand does, and lets go a little later."""
+    """Another program holds a write lock at the start, like a manual backup, and releases it a little later."""
     with contextlib.closing(sqlite3.connect(journal, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         log = rig.root / "daemon.log"

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or gone for a while: work waits, says why, and is done when they are back."""
+"""Disks that are full, read-only or gone for a while: work waits, reports why, and is done when they are back."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ IN_NAMESPACE = ("unshare", "-rm", "--propagation", "private", "sh", "-ec")
 
 
 class Mounts:
-    """The daemon's own mounts: it runs in a mount namespace, which tests reach into from outside."""
+    """The daemon's own mounts: it runs in a mount namespace that tests can enter."""
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
@@ -51,7 +51,7 @@ class Mounts:
 
 @contextlib.contextmanager
 def with_mounts(rig: Rig, *mounts: str) -> Iterator[Mounts]:
-    """The rig, its daemon started in a mount namespace of its own in which `mount` was called with each line."""
+    """Start the rig's daemon in its own mount namespace, with one `mount` for each line."""
     script = "\n".join(f"mount {line}" for line in mounts)
     tried = subprocess.run([*IN_NAMESPACE, script + "\ntrue"], capture_output=True, text=True, check=False)
     if tried.returncode != 0:
@@ -67,7 +67,7 @@ def write(rig: Rig, number: int) -> Path:
 
 
 def wait_for_reason(rig: Rig, *texts: str, within_s: float = 60) -> None:
-    """Until a reason for not being ready, or the fault of a montage that waits, has one of these words in it."""
+    """Wait until a reason for not being ready, or the fault of a waiting montage, contains one of these words."""
 
     def said() -> bool:
         reasons = " ".join(rig.ready().get("reasons", ()))
@@ -87,7 +87,7 @@ def hurt_and_heal(
     *,
     writes_meanwhile: bool = True,
 ) -> list[Path]:
-    """Again and again something breaks while there is work, is said, and comes back; the metafiles, all COMPLETE."""
+    """Break something during the work, wait for the report, repair it, several times; return the COMPLETE metafiles."""
     metafiles = [write(rig, 0)]
     rig.wait_until("complete", *metafiles)
     for number in range(times):
@@ -126,7 +126,7 @@ def test_a_mipmap_disk_that_fills_up_in_the_middle_of_a_write_is_waited_for(tmp_
         filling = mounts.seen(rig.mipmaps) / "somebody_elses_data"
 
         def fill() -> None:
-            """All but some 30 kB, so that writes begin and do not end."""
+            """Fill all but some 30 kB, so that writes begin and fail."""
             with contextlib.suppress(OSError), filling.open("wb", buffering=0) as file:
                 while file.write(bytes(4096)):
                     pass
@@ -195,7 +195,7 @@ def _succeeds(action: Callable[[], object]) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_an_acquisition_mount_that_vanishes_and_comes_back_costs_nothing(tmp_path, scale, enter):
-    """What was written meanwhile, at the server's side, is found when the mount is back."""
+    """Files that were written meanwhile, on the server's side, are found when the mount is back."""
     rig = Rig(tmp_path, settings())
     server = tmp_path / "server"
     rig.acquisition.rename(server)
@@ -208,7 +208,7 @@ def test_an_acquisition_mount_that_vanishes_and_comes_back_costs_nothing(tmp_pat
         rig.wait_until("complete", *metafiles)
         for number in range(rounds(scale)):
             there = write(on_server, 2 * number + 1)
-            time.sleep(0.1 * (number % 8))  # at another moment of its way each time
+            time.sleep(0.1 * (number % 8))  # at another step each time
             mounts.unmount(mountpoint)
             meanwhile = write(on_server, 2 * number + 2)
             metafiles += [mountpoint / path.relative_to(server) for path in (there, meanwhile)]
@@ -230,7 +230,7 @@ def test_an_acquisition_mount_that_vanishes_and_comes_back_costs_nothing(tmp_pat
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("below", ["read-only", "writable"])
 def test_a_mipmap_mount_that_vanishes_and_comes_back_costs_nothing(tmp_path, scale, enter, below):
-    """Also where its mount point can be written: levels that went there are made again where they belong."""
+    """Also if its mount point is writable: levels that went there are made again in the right place."""
     rig = Rig(tmp_path, settings())
     server, mountpoint = tmp_path / "server", tmp_path / "mounts" / "mipmaps"
     server.mkdir()
@@ -260,7 +260,7 @@ def test_a_mipmap_mount_that_vanishes_and_comes_back_costs_nothing(tmp_path, sca
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("asleep", [False, True], ids=["awake", "asleep"])
 def test_a_flood_of_files_that_overflows_the_event_queue_hides_no_metafile(tmp_path, scale, enter, asleep):
-    """Asleep, the daemon is stopped while files are written: the queue of 16,384 events is sure to overflow."""
+    """With `asleep` the daemon is stopped while files are written: the queue of 16,384 events overflows."""
     files = scale.pick(50_000, 20_000, 20_000)
     rig = Rig(tmp_path, {"watch.scan_interval_s": SCAN_INTERVAL_S})
     (rig.acquisition / "flood").mkdir()

@@ -41,7 +41,7 @@ EXAMPLES = {None: 100, "tiny": 100, "short": 500, "full": 5000}[scale_asked_for(
 
 
 def spoil_some(chance: random.Random, section: Written, count: int) -> set[str]:
-    """Spoils some images of a section; their names."""
+    """Spoil some images of a section; return their names."""
     chosen = chance.sample(section.images, count)
     for image in chosen:
         image.write_bytes(spoil_tiff(chance, image.read_bytes()))
@@ -49,7 +49,7 @@ def spoil_some(chance: random.Random, section: Written, count: int) -> set[str]:
 
 
 def problem_of(rig: Rig, section: Written, spoiled: set[str]) -> str:
-    """What is wrong with how a montage with spoiled tiles ended; nothing if it is well."""
+    """Return what is wrong with the end of a montage with spoiled tiles; nothing if it is right."""
     row = present_rows(rig).get(section.metafile)
     if row is None or row["state"] not in ("complete", "failed"):
         return f"did not end: {row and (row['state'], row['waiting_for'], row['fault'])}"
@@ -108,7 +108,7 @@ def test_spoiled_images_fail_their_own_montages_by_name_and_no_others(tmp_path, 
 
 
 def base_images() -> list[bytes]:
-    """TIFFs as cameras and other programs write them: both depths, plain and compressed."""
+    """Return TIFFs as cameras and other programs write them: both depths, plain and compressed."""
     grey = np.random.default_rng(0).integers(0, 256, (48, 64), np.uint8)
     images = [Image.fromarray(grey), Image.fromarray(grey.astype(np.uint16) * 257)]
     found = []
@@ -124,7 +124,7 @@ BASES = base_images()
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held."""
+    """Return this process's peak memory."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MEMORY_UNIT_BYTES
 
 

@@ -32,7 +32,7 @@ GOOD_WITHIN_S = 120
 
 
 def base_documents() -> list[Any]:
-    """Metafiles to spoil: those that acquisitions left, where they lie beside the checkout, cut to four tiles."""
+    """Return metafiles to spoil: real ones, if they lie beside the checkout, cut to four tiles."""
     real = [json.loads(path.read_bytes()) for path in sorted(SHARED_DATA.glob("_metadata_*.json"))]
     for content in real:
         del content[1]["data"][4:]
@@ -42,7 +42,7 @@ def base_documents() -> list[Any]:
 
 
 def write_spoiled(chance: random.Random, root: Path, number: int, documents: list[Any]) -> Path:
-    """A spoiled metafile with whole images beside it, in a directory of its own."""
+    """Write a spoiled metafile with whole images, in a directory of its own."""
     if documents and number % 2:
         content = chance.choice(documents)
         content[0]["metadata"]["grid"] = f"{5000 + number:06d}"
@@ -63,7 +63,7 @@ def write_spoiled(chance: random.Random, root: Path, number: int, documents: lis
 
 
 def is_as_it_should(rig: Rig, path: Path, row: dict[str, Any] | None) -> str:
-    """What is wrong with how a spoiled metafile ended; nothing if it is well."""
+    """Return what is wrong with the end of a spoiled metafile; nothing if it is right."""
     if row is None or row["state"] not in ENDED:
         return f"did not end: {row and (row['state'], row['waiting_for'], row['fault'])}"
     if row["state"] == "complete":

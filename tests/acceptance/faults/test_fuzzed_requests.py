@@ -1,4 +1,4 @@
-"""Broken, odd, huge and endless requests to the daemon's own port: others are answered meanwhile, nobody with a 5xx."""
+"""Broken, odd, huge and endless requests to the daemon's port: others are answered meanwhile, none with a 5xx."""
 
 import contextlib
 import json
@@ -86,7 +86,7 @@ def request_line(chance: random.Random) -> bytes:
 
 
 def request(chance: random.Random) -> bytes:
-    """A request as a broken, curious or hostile program sends it."""
+    """Return a request of a broken, curious or hostile program."""
     if chance.random() < 0.05:
         return chance.randbytes(chance.randrange(1, 3000))
     body = chance.choice(BODIES) if chance.random() < 0.3 else b""
@@ -112,7 +112,7 @@ def request(chance: random.Random) -> bytes:
 
 
 def ask(address: tuple[str, int], sent: bytes, patience_s: float = 1.0) -> bytes:
-    """What comes back for some bytes; nothing if the connection was ended or nobody answers in time."""
+    """Return the answer to some bytes; nothing if the connection was closed or no answer came in time."""
     answer = b""
     with contextlib.suppress(OSError), socket.create_connection(address, timeout=patience_s) as connection:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -140,7 +140,7 @@ def test_no_request_takes_the_daemon_out_of_service(tmp_path, scale, enter):
         address = (parts.hostname or "", parts.port or 0)
         first = write_section(section_plan(1050, size=(64, 64)), rig.acquisition, pixels="noise").metafile
         rig.wait_until("complete", first)
-        for _ in range(SLOW_CONNECTIONS):  # each says half a request, and a little more now and then
+        for _ in range(SLOW_CONNECTIONS):  # each sends half a request, and a little more now and then
             connection = slow.enter_context(socket.create_connection(address))
             connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX")
         with felt(rig.url) as pulse:

@@ -1,7 +1,6 @@
 """Copies that stall or crawl, with the times that Windows, Samba, NFS and `cp -p` show: no tile stays half black.
 
-The times are set by `os.utime` after each write, as a client of such a copy sees them. The change time cannot be set,
-neither here nor there.
+The times are set by `os.utime` after each write, as a client of such a copy sees them. The change time cannot be set.
 """
 
 import os
@@ -32,7 +31,7 @@ MENDED_WITHIN_S = 90.0
 
 
 class Times(StrEnum):
-    """Which modification time a file shows until it is closed, and then."""
+    """The modification time of a file until it is closed, and after that."""
 
     LOCAL = "a local copy: always now"
     PRESERVED = "cp -p: now, then that of the source"
@@ -43,7 +42,7 @@ class Times(StrEnum):
 
 
 class Pace(StrEnum):
-    """How the content comes; the length is there from the start."""
+    """The arrival of the content; the length is full from the start."""
 
     STALLED = "half of it, a pause, the rest"
     STEADY = "piece by piece"
@@ -51,7 +50,7 @@ class Pace(StrEnum):
 
 @dataclass
 class Copy:
-    """One section on its way, whose last image comes late."""
+    """One arriving section, whose last image comes late."""
 
     section: Written
     place: Path
@@ -61,7 +60,7 @@ class Copy:
     metafile_first: bool
     thread: threading.Thread = field(init=False)
     seen_before_the_end: str = ""
-    """The state of its montage just before the last bytes were written."""
+    """State of its montage just before the last bytes were written."""
 
     @property
     def metafile(self) -> Path:
@@ -106,7 +105,7 @@ class Copy:
             os.utime(self.late)
 
     def _pieces(self, length: int) -> Sequence[tuple[int, float]]:
-        """Ends of the pieces, and the pause after each."""
+        """Return the ends of the pieces, and the pause after each."""
         if self.pace is Pace.STALLED:
             return (length // 2, self.stall_s), (length, 0.0)
         count = max(4, int(self.stall_s / 0.4))
@@ -140,7 +139,7 @@ def events_of(rig: Rig, row: dict[str, object]) -> list[str]:
 
 
 def run_copies(rig: Rig, copies: Sequence[Copy]) -> tuple[FaultRun, list[str]]:
-    """The row of these copies, and what is wrong with them."""
+    """Return the row of these copies, and their problems."""
     metafiles = [copy.metafile for copy in copies]
     with running(rig):
         for copy in copies:

@@ -1,4 +1,4 @@
-"""Memory of the daemon process stays bounded, whatever is waiting. Slow: the figures are printed (pytest -s)."""
+"""Memory of the daemon process stays bounded for any backlog. Slow: the figures are printed (pytest -s)."""
 
 import time
 from pathlib import Path
@@ -13,7 +13,7 @@ MIB = 2**20
 
 
 def peak_bytes(rig: Rig) -> int:
-    """The most memory that the daemon's own process held so far, without its workers."""
+    """Return the peak memory of the daemon's own process, without its workers."""
     assert rig.daemon is not None
     lines = Path(f"/proc/{rig.daemon.process.pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024

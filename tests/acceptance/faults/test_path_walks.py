@@ -1,4 +1,4 @@
-"""Random renames, copies, rewrites, failures, replays, restarts: at rest the journal and the stacks tell the truth."""
+"""Random renames, copies, rewrites, failures, replays, restarts: at rest journal and stacks agree with the disk."""
 
 import asyncio
 import hashlib
@@ -45,7 +45,7 @@ IN_MEMORY = Path("/dev/shm")
 
 @dataclass
 class Tally:
-    """What was done over all walks."""
+    """Counts over all walks."""
 
     actions: int = 0
     montages: int = 0
@@ -188,7 +188,7 @@ class PathWalk(RuleBasedStateMachine):
     def regain_sight(self) -> None:
         self.world.observable = True
 
-    # --- what must always hold
+    # --- invariants
 
     @invariant()
     def count(self) -> None:
@@ -241,46 +241,46 @@ class PathWalk(RuleBasedStateMachine):
         rows = await world.montages()
         self.tally.montages += len(rows)
         self.tally.states.update(row.state for row in rows)
-        before = await world.told()
+        before = await world.summary()
         await world.restart()
         await world.rest()
-        assert await world.told() == before
+        assert await world.summary() == before
         await self._check()
 
     async def _check(self) -> None:
-        told = "\n".join(await self.world.told())
-        assert not await self.world.unfinished(), told
+        summary = "\n".join(await self.world.summary())
+        assert not await self.world.unfinished(), summary
         rows = await self.world.montages()
         for path in {row.metafile for row in rows} | set(self.world.root.glob("*/_metadata_*.json")):
-            await self._check_path(path, told)
+            await self._check_path(path, summary)
         for stack in (RAW, MIPS):
-            await self._check_stack(stack, rows, told)
+            await self._check_stack(stack, rows, summary)
 
-    async def _check_path(self, path: Path, told: str) -> None:
-        """What stands for the path is what it holds, for a reason that is true; of all else only COMPLETE stays."""
+    async def _check_path(self, path: Path, summary: str) -> None:
+        """The montage of a path has its present content, and a true reason; of the others only COMPLETE ones stay."""
         world = self.world
         latest, *others = await world.journal.montages(metafile=path, newest_first=True)
-        assert {row.state for row in others} <= {MontageState.COMPLETE, MontageState.SUPERSEDED}, told
+        assert {row.state for row in others} <= {MontageState.COMPLETE, MontageState.SUPERSEDED}, summary
         if not path.exists():
-            await self._check_gone(latest, told)
+            await self._check_gone(latest, summary)
             return
         text = path.read_text()
-        assert latest.digest == hashlib.sha256(path.read_bytes()).hexdigest(), told
+        assert latest.digest == hashlib.sha256(path.read_bytes()).hexdigest(), summary
         if text in (BAD, LENS_SET):
-            assert latest.state is (MontageState.FAILED if text == BAD else MontageState.IGNORED), told
+            assert latest.state is (MontageState.FAILED if text == BAD else MontageState.IGNORED), summary
         elif latest.state is MontageState.IGNORED:
-            assert await self._is_alias(path, str(latest.waiting_for)), told
+            assert await self._is_alias(path, str(latest.waiting_for)), summary
         elif latest.state is MontageState.FAILED:
             awaits = AWAITED in text and not world.image.exists() and "has not arrived" in str(latest.fault)
-            assert awaits or await self._is_refused(path, text, str(latest.fault)), told
+            assert awaits or await self._is_refused(path, text, str(latest.fault)), summary
         else:
-            assert latest.state is MontageState.COMPLETE, told
+            assert latest.state is MontageState.COMPLETE, summary
 
-    async def _check_gone(self, latest: Montage, told: str) -> None:
-        """What FAILED because it is gone is not on disk under another path: it would have moved there."""
+    async def _check_gone(self, latest: Montage, summary: str) -> None:
+        """A metafile that is gone, and whose montage FAILED because of that, is on disk under no other path."""
         if latest.state is MontageState.FAILED and "has been missing" in str(latest.fault):
             alike = [each.metafile for each in await self.world.journal.duplicates(latest)]
-            assert not [each for each in alike if each.exists()], told
+            assert not [each for each in alike if each.exists()], summary
 
     async def _is_alias(self, path: Path, reason: str) -> bool:
         other = Path(reason.removeprefix("it is ").removesuffix(" under another path"))
@@ -294,17 +294,17 @@ class PathWalk(RuleBasedStateMachine):
         held = [row for row in await self.world.at(holder) if holds(row) and row.digest == digest]
         return any([await self.world.journal.tile_ids(row.id) & ids_of(text) for row in held])
 
-    async def _check_stack(self, stack: str, rows: list[Montage], told: str) -> None:
+    async def _check_stack(self, stack: str, rows: list[Montage], summary: str) -> None:
         held: dict[str, str] = {}
         for row in rows:
             if row.state is MontageState.COMPLETE:
                 held |= dict.fromkeys(await self.world.journal.tile_ids(row.id), str(row.metafile))
         shown = self.world.stacks[stack]
-        assert held.items() <= shown.items(), told
-        assert shown.keys() - held.keys() <= await self._left_over(rows), told
+        assert held.items() <= shown.items(), summary
+        assert shown.keys() - held.keys() <= await self._left_over(rows), summary
 
     async def _left_over(self, rows: list[Montage]) -> set[str]:
-        """Tiles of unfinished contents whose path then held what is not ingested: nothing came that deletes them."""
+        """Return tiles of unfinished contents whose path then held a content that is not ingested: they stay."""
         by_id = {row.id: row for row in rows}
         successors = dict(
             await self.world.journal.write(

@@ -23,22 +23,22 @@ AFTER_THE_WORK = (FaultKind.CUT, FaultKind.LOST, FaultKind.LATE, FaultKind.SLOW)
 STATUSES = (500, 502, 504)
 Misbehaviour = dict[str, Any]
 Route = tuple[str, str]
-"""Method, and path below the project with SPECIMEN and TILE for what differs from montage to montage."""
+"""Method, and path below the project, with SPECIMEN and TILE for the parts that differ between montages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One fault at one request of one montage, which has stacks of its own."""
+    """One fault at one request of one montage, which has its own stacks."""
 
     specimen: str
     route: Route
     misbehaviour: Misbehaviour
     at_replacement: bool
-    """Whether it strikes when the metafile was replaced, not when it first came."""
+    """Whether it strikes after the metafile was replaced, not at its first arrival."""
 
     @property
     def pattern(self) -> str:
-        """Finds the request."""
+        """Pattern that matches the request."""
         path = re.escape(self.route[1]).replace("SPECIMEN", self.specimen).replace("TILE", "[^/?]+")
         return rf"^{self.route[0]} .*/project/test{path}(\?|$)"
 
@@ -49,7 +49,7 @@ def write_for(rig: Rig, specimen: str) -> Path:
 
 
 def drop_last_tile(metafile: Path) -> None:
-    """Replaces a metafile by one that no longer names its last tile: that tile has to leave the stacks."""
+    """Replace a metafile by one without its last tile, which must leave the stacks."""
     content = json.loads(metafile.read_bytes())
     content[1]["data"].pop()
     part = metafile.with_suffix(".part")
@@ -58,7 +58,7 @@ def drop_last_tile(metafile: Path) -> None:
 
 
 def routes_of(rig: Rig, specimen: str, since: int) -> list[Route]:
-    """What was asked about a specimen's stacks, each request once."""
+    """Return the requests about a specimen's stacks, each once."""
     found: dict[Route, None] = {}
     for asked in rig.requests()[since:]:
         path = asked["path"].partition("?")[0].partition("/project/test")[2]
@@ -69,7 +69,7 @@ def routes_of(rig: Rig, specimen: str, since: int) -> list[Route]:
 
 
 def life_of_a_montage(rig: Rig) -> tuple[list[Route], list[Route]]:
-    """Requests for a montage that comes, and for one that takes the place of another."""
+    """Return the requests for a new montage, and for one that replaces another."""
     metafile = write_for(rig, "calm")
     rig.wait_until("complete", metafile)
     first = routes_of(rig, "calm", 0)
@@ -92,7 +92,7 @@ def replace_and_wait(rig: Rig, metafiles: list[Path], timeout_s: float = 600) ->
 
 
 def kinds(scale: Scale) -> list[Misbehaviour]:
-    """Ways to misbehave; in short runs the hardest alone: the work is done, and the connection ends."""
+    """Return the ways to misbehave; in short runs only the hardest: the work is done, and the connection ends."""
     chosen = list(FaultKind) if scale is Scale.FULL else [FaultKind.LOST]
     found: list[Misbehaviour] = [{"kind": kind, "seconds": 1.0} for kind in chosen]
     return found + ([{"kind": "status", "status": status} for status in STATUSES] if scale is Scale.FULL else [])
@@ -110,15 +110,15 @@ def cases(routes: tuple[list[Route], list[Route]], misbehaviours: Iterable[Misbe
 
 
 def is_taken_for_work(route: Route, misbehaviour: Misbehaviour) -> bool:
-    """Whether the daemon rightly takes the fault for work that goes on: it looks for an hour before it asks again.
+    """Whether the daemon rightly assumes that the work continues: it polls for an hour before it asks again.
 
-    A proxy says 504 of a derivation that takes longer than it waits. Nobody tells that this one was never begun.
+    A proxy answers 504 when a derivation takes longer than it waits. No answer shows that this one never began.
     """
     return misbehaviour.get("status") == 504 and route[1].endswith("/state/COMPLETE")
 
 
 def require_each_step(routes: tuple[list[Route], list[Route]]) -> None:
-    """The faults strike nowhere else than where the daemon asks: that must be every step."""
+    """The faults strike only at recorded requests, which must include every step."""
     first, second = ({f"{method} {path}" for method, path in asked} for asked in routes)
     layer = "/z/1050.0/resolvedTiles"
     for stack in ("/stack/SPECIMEN_raw", "/stack/SPECIMEN_mips"):
@@ -128,7 +128,7 @@ def require_each_step(routes: tuple[list[Route], list[Route]]) -> None:
 
 
 def inject(rig: Rig, chosen: list[Case]) -> tuple[int, list[Path]]:
-    """Lets every fault strike; how many did, and the montages they struck."""
+    """Let every fault strike; return how many did, and the montages."""
     metafiles: dict[str, Path] = {}
     for case in chosen:
         if not case.at_replacement:
@@ -175,7 +175,7 @@ def test_every_misbehaviour_at_every_request_is_made_up_for(tmp_path, scale, ent
 
 
 def fail_all_work(rig: Rig, specimen: str, outage: str, *, before_closing: bool) -> Path:
-    """Has render-ws answer and fail all work while one montage alone is under way, for three probes."""
+    """Make render-ws answer and fail all work while one montage is under way, for three probes."""
     if not before_closing:
         rig.tell_standin(kind="status", **OUTAGES[outage])
     metafile = write_for(rig, specimen)

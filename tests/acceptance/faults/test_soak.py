@@ -21,14 +21,14 @@ LEVELS = 3
 TILES = 12
 MICROSCOPES = 8
 MOST_WAITING = 24
-"""Sections written and not COMPLETE; the microscopes pause beyond, or the disk would only measure their lead."""
+"""Sections that are written and not COMPLETE; with more the microscopes pause, or the test would only fill the disk."""
 EVERY_S = 1.0
 MOST_GROWTH = 1.2
 MOST_GROWTH_MIB = 20.0
 
 
 def resident_mib(pid: int) -> float:
-    """Memory of a process that is in RAM, MiB; 0 if there is no such process."""
+    """Return a process's memory in RAM, MiB; 0 if there is no such process."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
@@ -50,13 +50,13 @@ def image_for_ever(rig: Rig, number: int, may_go_on: threading.Event, done: thre
 
 
 def sample(rig: Rig) -> tuple[float, float]:
-    """Memory of the daemon, and of its largest worker, MiB."""
+    """Return the memory of the daemon, and of its largest worker, MiB."""
     pid = rig.daemon.process.pid
     return resident_mib(pid), max(map(resident_mib, workers_of(pid)), default=0.0)
 
 
 def first_and_last(samples: list[float]) -> tuple[float, float]:
-    """Medians of the second and of the last sixth: while the first one lasts, everything is still loaded."""
+    """Return the medians of the second and of the last sixth: during the first one modules are still loaded."""
     sixth = max(1, len(samples) // 6)
     return median(samples[sixth : 2 * sixth]), median(samples[-sixth:])
 

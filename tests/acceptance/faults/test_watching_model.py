@@ -1,4 +1,4 @@
-"""Random file actions in a watched tree against a model of what must be known: with honest, mute, lying events."""
+"""Random file actions in a watched tree, compared with a model: with honest, mute and lying events."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ KNOWN_WITHIN_S = 20.0
 
 
 class Mute:
-    """Accepts to watch, and never says anything: inotify on a share that another machine writes to."""
+    """Accept watches, and never report an event: inotify on a share that another machine writes to."""
 
     def __init__(self, root: str, accepts: Callable[[str], bool], sink: HintSink) -> None:
         self.sink = sink
@@ -48,7 +48,7 @@ class Mute:
 
 
 def lying(root: str, accepts: Callable[[str], bool], sink: HintSink) -> Hints:
-    """Passes on some events, loses others, says some twice, and tells of files and directories that are not there."""
+    """Pass on some events, lose others, repeat some, and report files and directories that do not exist."""
     return open_hints(root, accepts, _Distorted(sink, root))
 
 
@@ -80,7 +80,7 @@ class _Distorted:
 
 
 class Tally:
-    """What the machine did, over all its examples."""
+    """Counts over all examples."""
 
     def __init__(self) -> None:
         self.actions = self.files = self.missed = 0
@@ -229,7 +229,7 @@ class FileActions(RuleBasedStateMachine):
     # --- what must be known
 
     def _unknown(self) -> dict[Path, tuple[FileIdentity, FileIdentity | None]]:
-        """Files whose last sighting is not what they are now."""
+        """Return files whose last sighting differs from their present state."""
         are = {path: FileIdentity.of(path.stat()) for path in self._metafiles()}
         return {path: (now, self.last.get(path)) for path, now in are.items() if self.last.get(path) != now}
 
@@ -237,7 +237,7 @@ class FileActions(RuleBasedStateMachine):
         try:
             if not hasattr(self, "task"):
                 return
-            self.make(0)  # a root that is empty is believed to be gone
+            self.make(0)  # an empty root counts as gone
             deadline = time.monotonic() + KNOWN_WITHIN_S
             while (unknown := self._unknown()) and time.monotonic() < deadline:
                 self._turn(0.05)

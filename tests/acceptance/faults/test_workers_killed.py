@@ -1,4 +1,4 @@
-"""kill -9 of worker processes as the kernel does it when memory runs out: no tile is lost, none blamed."""
+"""kill -9 of worker processes, as by the kernel when memory runs out: no tile is lost or blamed."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ LEVELS = 3
 
 
 def workers_of(daemon: int) -> list[int]:
-    """Process ids of the daemon's worker processes: children of the server that forks them."""
+    """Return the process ids of the daemon's workers: children of the fork server."""
     parent: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
@@ -46,7 +46,7 @@ def test_workers_killed_at_random_moments_cost_no_tile_and_no_montage(tmp_path, 
                 plan = section_plan(FIRST_GRID + len(metafiles), 12, size=(512, 512), seed=len(metafiles))
                 metafiles.append(write_section(plan, rig.acquisition, pixels="noise").metafile)
                 continue
-            # First the pause, then the look: else nearly every kill would hit a pool that is on its way up.
+            # First the pause, then the choice: otherwise nearly every kill would hit a starting pool.
             time.sleep(chance.uniform(0.1, 0.6))
             candidates = [pid for pid in workers_of(rig.daemon.process.pid) if pid not in killed]
             if not candidates:
