@@ -1,6 +1,6 @@
 """Montages that go on after a retry or a replay. Functions of the connection, each run in one transaction."""
 
-from daemon.journal.rows import BY_ID, LATEST_OF_PATH, Connection, find, is_latest_of_path, record
+from daemon.journal.rows import BY_ID, LATEST_OF_PATH, Connection, find, is_latest_of_path, need, record
 from daemon.montages.records import AwaitedFile, Montage
 from daemon.montages.states import Event, MontageState, Step, replay_start
 from handlers.errors import Evidence
@@ -11,6 +11,7 @@ _AWAITED = (
     "SELECT id, watch, metafile, awaited.file, or_gone, awaited.size, awaited.mtime_ns, awaited.ctime_ns,"
     " awaited.inode FROM awaited JOIN montages ON id = montage_id ORDER BY acquired, id"
 )
+_REPLAYABLE = (MontageState.COMPLETE, MontageState.FAILED, MontageState.DISMISSED)
 
 
 def await_change(connection: Connection, montage_id: int, evidence: Evidence | None) -> None:
@@ -60,10 +61,21 @@ def retry(connection: Connection, montage_id: int, because: str, now: float) -> 
     return record(connection, montage_id, event, now, {"because": because})
 
 
-def replay(connection: Connection, montage_id: int, step: Step, now: float) -> Montage | None:
-    """Return the COMPLETE or FAILED montage after it was set back to a step; None if it cannot be."""
+def dismiss(connection: Connection, montage_id: int, reason: str, now: float) -> Montage | None:
+    """Return the FAILED montage after it was dismissed; None if it is not FAILED."""
     montage = find(connection, BY_ID, (montage_id,))
-    if montage is None or montage.state not in (MontageState.COMPLETE, MontageState.FAILED):
+    if montage is None or montage.state is not MontageState.FAILED:
+        return None
+    (fault,) = connection.execute("SELECT fault FROM montages WHERE id = ?", (montage_id,)).fetchone()
+    record(connection, montage_id, Event.DISMISSED, now, {"reason": reason})
+    connection.execute("UPDATE montages SET fault = ?, waiting_for = ? WHERE id = ?", (fault, reason, montage_id))
+    return need(connection, montage_id)
+
+
+def replay(connection: Connection, montage_id: int, step: Step, now: float) -> Montage | None:
+    """Return the COMPLETE, FAILED or DISMISSED montage after it was set back to a step; None if it cannot be."""
+    montage = find(connection, BY_ID, (montage_id,))
+    if montage is None or montage.state not in _REPLAYABLE:
         return None
     start = replay_start(montage.state, montage.failed_in, step)
     if start is MontageState.NOTICED and not is_latest_of_path(connection, montage):

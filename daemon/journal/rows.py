@@ -27,7 +27,9 @@ _RELEASE_WAITING = (
 )
 # Attempts that the last process began and never ended.
 _CRASHED_ATTEMPTS = "SELECT montage_id FROM attempts WHERE ended_at IS NULL"
-_HAS_READ_IMAGES = frozenset({MontageState.MIPMAPPED, MontageState.APPLIED, MontageState.COMPLETE, MontageState.FAILED})
+_HAS_READ_IMAGES = frozenset(
+    {MontageState.MIPMAPPED, MontageState.APPLIED, MontageState.COMPLETE, MontageState.FAILED, MontageState.DISMISSED}
+)
 UNFINISHED_STATES = ", ".join(f"'{state}'" for state in sorted(UNFINISHED))
 
 
@@ -118,7 +120,7 @@ def record(connection: Connection, montage_id: int, event: Event, now: float, de
                 state,
                 now,
                 now if state is MontageState.COMPLETE else None,
-                before.state if state is MontageState.FAILED else None,
+                _failed_in(before, state),
                 detail.get("by") if state is MontageState.SUPERSEDED else None,
                 montage_id,
             ),
@@ -138,6 +140,12 @@ def record(connection: Connection, montage_id: int, event: Event, now: float, de
     if state is not MontageState.APPLIED or event is Event.APPLIED:
         connection.execute("DELETE FROM closings WHERE montage_id = ?", (montage_id,))
     return need(connection, montage_id)
+
+
+def _failed_in(before: Montage, state: MontageState) -> MontageState | None:
+    if state is MontageState.DISMISSED:
+        return before.failed_in
+    return before.state if state is MontageState.FAILED else None
 
 
 def is_latest_of_path(connection: Connection, montage: Montage) -> bool:

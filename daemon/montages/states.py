@@ -6,8 +6,9 @@
        MIPMAPPED, APPLIED, COMPLETE -> INGESTED                           (images changed: their mipmaps are made again)
        MIPMAPPED -> INGESTED                                              (mipmap files are missing)
        APPLIED -> MIPMAPPED                                               (tiles are missing from a stack)
-       FAILED, COMPLETE, SUPERSEDED -> SETTLED, INGESTED or MIPMAPPED     (replayed; NOTICED if it never settled)
-       FAILED, IGNORED, SUPERSEDED -> NOTICED                             (renoticed: the metafile is read again)
+       FAILED -> DISMISSED                                                (an operator expects no more of it)
+       FAILED, DISMISSED, COMPLETE, SUPERSEDED -> SETTLED, INGESTED or MIPMAPPED   (replayed; NOTICED if never settled)
+       FAILED, DISMISSED, IGNORED, SUPERSEDED -> NOTICED                  (renoticed: the metafile is read again)
        NOTICED -> INGESTED, MIPMAPPED, APPLIED or COMPLETE                (rebuilt: as stacks and files prove)
 
 Waiting for a retry is not a state: a montage keeps its state until the next step succeeds.
@@ -34,6 +35,8 @@ class MontageState(StrEnum):
     """Its stacks are closed, or the watch does not close stacks."""
     FAILED = "failed"
     """Waits for an operator, or until the file that caused the failure changes."""
+    DISMISSED = "dismissed"
+    """It failed, and an operator decided that nothing is to be done."""
     SUPERSEDED = "superseded"
     """The path holds another content now, or the metafile was moved or removed."""
     IGNORED = "ignored"
@@ -52,6 +55,8 @@ class Event(StrEnum):
     FAILED = "failed"
     IGNORED = "ignored"
     SUPERSEDED = "superseded"
+    DISMISSED = "dismissed"
+    """An operator dismissed a FAILED montage; the detail holds the reason."""
     REPLAYED = "replayed"
     """An operator asked to repeat steps; the detail holds the state to start from."""
     REBUILT = "rebuilt"
@@ -113,7 +118,8 @@ _TABLE: Mapping[tuple[MontageState, Event], MontageState] = {
     (_S.COMPLETE, _E.IMAGES_CHANGED): _S.INGESTED,
     (_S.APPLIED, _E.TILES_LOST): _S.MIPMAPPED,
     (_S.APPLIED, _E.COMPLETED): _S.COMPLETE,
-    **{(state, _E.RENOTICED): _S.NOTICED for state in (_S.FAILED, _S.IGNORED, _S.SUPERSEDED)},
+    (_S.FAILED, _E.DISMISSED): _S.DISMISSED,
+    **{(state, _E.RENOTICED): _S.NOTICED for state in (_S.FAILED, _S.DISMISSED, _S.IGNORED, _S.SUPERSEDED)},
     **{(state, _E.FAILED): _S.FAILED for state in UNFINISHED},
     **{(state, _E.SUPERSEDED): _S.SUPERSEDED for state in _S if state is not _S.SUPERSEDED},
     **{(state, _E.SEEN_AGAIN): state for state in _S},
@@ -122,7 +128,7 @@ _TABLE: Mapping[tuple[MontageState, Event], MontageState] = {
 
 _TARGETS: Mapping[Event, tuple[frozenset[MontageState], frozenset[MontageState]]] = {
     _E.REPLAYED: (
-        frozenset({_S.FAILED, _S.COMPLETE, _S.SUPERSEDED}),
+        frozenset({_S.FAILED, _S.DISMISSED, _S.COMPLETE, _S.SUPERSEDED}),
         frozenset({_S.NOTICED, *START_OF_STEP.values()}),
     ),
     _E.REBUILT: (frozenset({_S.NOTICED}), frozenset({_S.INGESTED, _S.MIPMAPPED, _S.APPLIED, _S.COMPLETE})),
@@ -191,6 +197,7 @@ def replay_start(state: MontageState, failed_in: MontageState | None, step: Step
     <MontageState.NOTICED: 'noticed'>
     """
     wanted = START_OF_STEP[step]
-    if state is MontageState.FAILED and failed_in is not None and _ORDER.index(failed_in) < _ORDER.index(wanted):
+    has_failed = state in (MontageState.FAILED, MontageState.DISMISSED)
+    if has_failed and failed_in is not None and _ORDER.index(failed_in) < _ORDER.index(wanted):
         return failed_in
     return wanted

@@ -1,10 +1,10 @@
-"""POST requests: `/api/replay` and `/api/journal/backup`."""
+"""POST requests: `/api/replay`, `/api/dismiss` and `/api/journal/backup`."""
 
 import asyncio
 import os
 import tempfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from daemon.config.settings import HttpSettings
 from daemon.journal.file import remove_journal
 from daemon.journal.journal import Journal
+from daemon.pipeline.dismissal import DismissRequest, dismiss
 from daemon.pipeline.replay.lookup import NotSelectable
 from daemon.pipeline.replay.replayer import Replayer, plan_json
 from daemon.pipeline.replay.selection import Action, ReplayRequest, problems
@@ -19,6 +20,8 @@ from daemon.web.access import post_refusal
 from daemon.web.errors import error_answer
 from handlers.errors import Fault, storage_fault
 from handlers.text import printable
+
+M = TypeVar("M", bound=BaseModel)
 
 BODY_S = 30.0
 """Time-out of a request's body."""
@@ -43,15 +46,21 @@ class Posts:
         self._journal = journal
         self._one_backup = asyncio.Lock()
 
-    async def replay(self, request: web.Request) -> web.Response:
-        """Answer 202 with the plan of each montage if work was started, otherwise 200."""
+    async def _parse(self, request: web.Request, model: type[M]) -> M | web.Response:
+        """Return the body of a request that may change something, otherwise the refusal."""
         refusal = await asyncio.to_thread(post_refusal, request, self._http)
         if refusal is not None:
             return error_answer(*refusal)
         try:
-            wanted = ReplayRequest.model_validate_json(await _body(request))
+            return model.model_validate_json(await _body(request))
         except ValidationError as error:
-            return error_answer(400, problems(error))
+            return error_answer(400, problems(error, model))
+
+    async def replay(self, request: web.Request) -> web.Response:
+        """Answer 202 with the plan of each montage if work was started, otherwise 200."""
+        wanted = await self._parse(request, ReplayRequest)
+        if isinstance(wanted, web.Response):
+            return wanted
         try:
             plans = await self._replayer.replay(wanted)
         except NotSelectable as fault:
@@ -62,15 +71,20 @@ class Posts:
         body = {"dry_run": wanted.dry_run, "montages": [plan_json(planned) for planned in plans]}
         return web.json_response(body, status=202 if has_started else 200)
 
+    async def dismiss(self, request: web.Request) -> web.Response:
+        """Answer 200 with the outcome of each montage."""
+        wanted = await self._parse(request, DismissRequest)
+        if isinstance(wanted, web.Response):
+            return wanted
+        if self._journal.fault is not None:  # otherwise the caller would wait until the disk is repaired
+            return error_answer(503, str(self._journal.fault))
+        return web.json_response({"montages": await dismiss(self._journal, wanted)})
+
     async def back_up(self, request: web.Request) -> web.StreamResponse:
         """Answer 200 with a copy of the journal, also if its file was deleted."""
-        refusal = await asyncio.to_thread(post_refusal, request, self._http)
-        if refusal is not None:
-            return error_answer(*refusal)
-        try:
-            wanted = BackupRequest.model_validate_json(await _body(request))
-        except ValidationError as error:
-            return error_answer(400, problems(error, BackupRequest))
+        wanted = await self._parse(request, BackupRequest)
+        if isinstance(wanted, web.Response):
+            return wanted
         if wanted.journal != str(self._journal.path):
             return error_answer(409, f"journal: this daemon uses {printable(self._journal.path)}")
         try:

@@ -62,7 +62,13 @@ def make_app(
         ]
     )
     if posts is not None:
-        app.add_routes([web.post("/api/replay", posts.replay), web.post("/api/journal/backup", posts.back_up)])
+        app.add_routes(
+            [
+                web.post("/api/replay", posts.replay),
+                web.post("/api/dismiss", posts.dismiss),
+                web.post("/api/journal/backup", posts.back_up),
+            ]
+        )
     return app
 
 

@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+
+import pytest
 
 from tests.acceptance.rig import Rig, fetch, temwatch
 
@@ -50,3 +53,43 @@ def test_web_status_metrics_and_log_agree_about_a_failed_montage(rig: Rig, write
     assert rig.daemon.stop() == 0
     stopped = json.loads(temwatch("status", "--json", "--config", config).stdout)
     assert stopped["montages"] == [row]
+
+
+@pytest.mark.parametrize("daemon", ["runs", "stopped"])
+def test_a_dismissed_montage_leaves_the_alarm_until_a_replay_undoes_it(rig: Rig, write, daemon):
+    table = rig.root / "z.csv"
+    table.write_text("grid,z\n2000,7\n")
+    rig.settings |= {"watch.z.rule": "table", "watch.z.table": str(table)}
+    rig.start_standin()
+    rig.start()
+    section = write()
+    rig.wait_until("failed", section.metafile)
+    montage_id = rig.montage_of(section.metafile)["id"]
+    if daemon == "stopped":
+        assert rig.daemon.stop() == 0
+    done = dismiss(rig, montage_id, 99, "--reason", "a test of the beam")
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (
+        1,
+        [f"dismissed   {section.metafile}", "refused     montage 99: no such montage"],
+        "",
+    )
+    if daemon == "stopped":
+        rig.start()
+    assert re.search(r'temwatch_montages\{state="failed",watch="daemon"\} 0', fetch(f"{rig.url}/metrics"))
+    row = rig.montage_of(section.metafile)
+    assert (row["state"], row["waiting_for"], row["fault"]["kind"]) == ("dismissed", "a test of the beam", "ZFault")
+    table.write_text("grid,z\n1050,7\n")
+    done = temwatch("replay", str(section.metafile), "--config", str(rig.config()))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert rig.montage_of(section.metafile)["state"] == "complete"
+
+
+def test_a_dismissal_without_a_reason_is_bad_usage(rig: Rig):
+    rig.render_url = "http://127.0.0.1:1/render-ws/v1"
+    done = dismiss(rig, 1, "--reason", " ")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("--reason: ")
+
+
+def dismiss(rig: Rig, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return temwatch("dismiss", *map(str, arguments), "--config", str(rig.config()))

@@ -15,6 +15,7 @@ from daemon.journal.file import remove_journal
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.montages.sighting import FoundBy, Sighting
+from daemon.montages.states import MontageState
 from daemon.pipeline.health import Facts, Metrics
 from daemon.pipeline.replay.replayer import Replayer
 from daemon.web.posts import Posts
@@ -232,6 +233,48 @@ KEYS = st.sampled_from(["paths", "z", "state", "since", "from", "dry_run", "othe
 @given(body=st.dictionaries(KEYS, JSON | st.lists(st.just("/") | st.text(max_size=9).map("/".__add__)), max_size=4))
 async def test_every_body_is_answered_or_refused(face, body):
     assert (await face.post(json.dumps(body).encode(errors="surrogatepass")))[0] in (200, 202, 400, 503)
+
+
+async def dismiss(face: Face, body: object) -> tuple[int, dict]:
+    headers = {"Content-Type": "application/json"}
+    async with face.client.post("/api/dismiss", data=json.dumps(body).encode(), headers=headers) as answer:
+        return answer.status, await answer.json()
+
+
+async def test_failed_montages_are_dismissed_and_others_are_refused(face):
+    montage_id = await face.failed()
+    status, body = await dismiss(face, {"ids": [montage_id, 99], "reason": " deleted on purpose "})
+    assert status == 200
+    assert [(each["id"], each["dismissed"], each["note"]) for each in body["montages"]] == [
+        (montage_id, True, ""),
+        (99, False, "no such montage"),
+    ]
+    _, body = await dismiss(face, {"ids": [montage_id], "reason": "again"})
+    assert body["montages"][0]["note"] == "is dismissed; only a FAILED montage can be dismissed"
+    montage = await face.journal.montage(montage_id)
+    assert (montage.state, montage.waiting_for) == (MontageState.DISMISSED, "deleted on purpose")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"ids": [1]}, "reason: Field required"),
+        ({"ids": [1], "reason": "  "}, "reason: "),
+        ({"ids": [], "reason": "x"}, "ids: "),
+        ({"ids": [0], "reason": "x"}, "ids.0: "),
+        ({"ids": [2**64], "reason": "x"}, "ids.0: "),
+        ({"ids": [1], "reason": "x", "state": "complete"}, "state: unknown; the keys are ids, reason"),
+    ],
+)
+async def test_an_invalid_dismissal_is_400_and_names_the_key(face, body, said):
+    status, answer = await dismiss(face, body)
+    assert status == 400
+    assert answer["error"].startswith(said)
+
+
+async def test_a_dismissal_needs_the_token_as_every_post_does(face, token_file):
+    face.guarded(token_file=token_file)
+    assert (await dismiss(face, {"ids": [1], "reason": "x"}))[0] == 401
 
 
 async def back_up(face: Face, body: object, **headers: str) -> tuple[int, bytes]:

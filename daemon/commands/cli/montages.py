@@ -1,4 +1,4 @@
-"""Commands about montages and the journal: replay, verify, journal."""
+"""Commands about montages and the journal: replay, verify, dismiss, journal."""
 
 import sys
 from pathlib import Path
@@ -144,6 +144,28 @@ def log(montage: str, as_json: bool, config_path: Path | None) -> None:
     for facts in lines:
         say(console_line({key: value for key, value in facts.items() if key != "metafile"}))
     complain(reading_hint(journal_owner(places.journal), lines[-1]["montage"]))
+
+
+@click.command(short_help="Stop counting a montage as failed.")
+@click.argument("ids", nargs=-1, required=True, type=int, metavar="ID ...")
+@click.option("--reason", required=True, metavar="TEXT", help="Why nothing is to be done; kept in the journal.")
+@config_option
+def dismiss(ids: tuple[int, ...], reason: str, config_path: Path | None) -> None:
+    """Dismiss FAILED montages, for example of metafiles that were deleted on purpose.
+
+    A dismissed montage does not count as failed and is not retried; `temwatch replay PATH` undoes it. `temwatch status`
+    shows the ids.
+
+    Exit code: 0 all are dismissed, 1 some are not FAILED.
+    """
+    from daemon.commands.dismiss import dismiss as work
+    from daemon.commands.dismiss import request_for
+    from daemon.system.log import set_up_logging
+
+    settings = settings_or_exit(config_path)
+    set_up_logging("warning", settings.log.format, sys.stderr)
+    request = input_or_exit(lambda: request_for(ids, reason))
+    sys.exit(run_or_exit(work(settings, request, say)))
 
 
 @click.group(short_help="Back up the journal, or rebuild a lost one.")

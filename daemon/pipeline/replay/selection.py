@@ -251,7 +251,7 @@ def _state_fits(state: MontageState, selection: Selection, *, named: bool) -> bo
     if selection.state is None and named:
         return True
     if selection.state == "all":
-        return named or state not in (MontageState.SUPERSEDED, MontageState.IGNORED)
+        return named or state not in (MontageState.SUPERSEDED, MontageState.IGNORED, MontageState.DISMISSED)
     return state is (MontageState.COMPLETE if selection.state == "complete" else MontageState.FAILED)
 
 
