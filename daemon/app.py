@@ -300,6 +300,8 @@ class Daemon:
             journal_fault=str(journal_fault) if journal_fault else None,
             oldest_unfinished_s=oldest_s,
             backlog_limit_s=self._settings.http.backlog_limit_s,
+            worker_deaths=self._work.worker_deaths,
+            last_worker_death=self._work.last_worker_death,
             put_by_others=self._work.steps.put_by_others,
         )
 

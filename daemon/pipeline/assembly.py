@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -30,6 +31,7 @@ from daemon.system.threads import DaemonThreads
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 from handlers.workers.pool import WorkerPool, open_executor
+from handlers.workers.worker import WorkerDeath
 
 log = structlog.get_logger()
 
@@ -48,6 +50,10 @@ class Assembly:
     """Reports a metafile to the watcher: it is noticed again if it is present."""
     close_at_end: bool
     """Whether stacks are closed once, after the last step of all montages, instead of after their quiet time."""
+    worker_deaths: int = 0
+    """Worker processes that died since the start."""
+    last_worker_death: str = ""
+    """Time, tile and signal of the last death."""
 
     def assemble(self, pool: WorkerPool, workers: int) -> None:
         """Create and connect the parts.
@@ -57,6 +63,7 @@ class Assembly:
         workers : tiles that the pool makes at once.
         """
         self.pool = pool
+        pool.on_death = self._record_death
         render = self.settings().render
         probe = StackId(render.owner, render.project, PROBE_STACK)
         self.gate = RenderGate(self.client, probe, on_open=self._wake)
@@ -97,6 +104,14 @@ class Assembly:
             look_again=self.look_again,
             on_complete=self.late_changes.follow,
         )
+
+    def _record_death(self, death: WorkerDeath) -> None:
+        log.warning("worker.died", how=death.how or "unknown", tile=death.tile_id or None)
+        self.metrics.worker_deaths.inc()
+        self.worker_deaths += 1
+        time = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        tile = f"in tile {death.tile_id}" if death.tile_id else "without a tile"
+        self.last_worker_death = f"at {time} {tile}" + (f" by {death.how}" if death.how else "")
 
     def _wake(self) -> None:
         self.pipeline.wake()

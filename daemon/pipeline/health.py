@@ -34,6 +34,10 @@ class Facts:
     journal_fault: str | None
     oldest_unfinished_s: float | None
     backlog_limit_s: float
+    worker_deaths: int = 0
+    """Worker processes that died since the start."""
+    last_worker_death: str = ""
+    """Time, signal and tile of the last death."""
     put_by_others: int = 0
     """Montages whose tiles were in their stack before this daemon put them."""
 
@@ -78,6 +82,12 @@ def _warnings(facts: Facts) -> Iterable[str]:
     for root in facts.roots:
         if root.status not in _TROUBLED:
             yield from (f"watch {root.name}: {reason}" for reason in root.reasons)
+    if facts.worker_deaths:
+        number = "a worker process" if facts.worker_deaths == 1 else f"{facts.worker_deaths} worker processes"
+        yield (
+            f"{number} died since the start, the last {facts.last_worker_death}: "
+            "look for memory that ran out in the kernel's log"
+        )
     if facts.put_by_others:
         yield (
             f"another program put the tiles of a montage before this daemon did (montages: {facts.put_by_others}), "
@@ -95,6 +105,9 @@ class Metrics:
         )
         self.files = Counter("temwatch_mipmap_files", "Mipmap files written and verified", registry=registry)
         self.bytes = Counter("temwatch_mipmap_bytes", "Bytes of mipmap files written", registry=registry)
+        self.worker_deaths = Counter(
+            "temwatch_worker_deaths", "Worker processes that died, alone or killed from outside", registry=registry
+        )
         self.attempts = Counter(
             "temwatch_attempts", "Attempts at a step, by outcome", ["step", "outcome"], registry=registry
         )

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from handlers.workers.worker import WorkerDeath
+
 
 @dataclass(frozen=True, slots=True)
 class Backend:
@@ -17,8 +19,8 @@ class Backend:
     """What a future raises when its worker, or the connection to it, is lost. The pool then replaces the executor."""
     killed_by_job: tuple[type[BaseException], ...] = ()
     """What a future raises when its own job has killed workers. The executor goes on."""
-    exit_reason: Callable[[Executor], str] = lambda executor: ""
-    """Returns in words how a worker of an ended executor died; empty if that is not known."""
+    deaths: Callable[[Executor], list[WorkerDeath]] = lambda executor: []
+    """Returns the workers that died in an executor that has ended."""
     abandon: Callable[[Executor], None] | None = None
     """Leaves an executor that has a hanging worker, once all its other jobs have ended. None: the executor is kept."""
     replace_worker: Callable[[Executor, str, Callable[[], object]], None] | None = None

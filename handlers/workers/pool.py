@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any, Literal, TypeVar
 
@@ -20,6 +20,7 @@ from handlers.workers.dask import dask_backend
 from handlers.workers.inline import inline_backend
 from handlers.workers.processes import processes_backend
 from handlers.workers.started_jobs import StartedJobs
+from handlers.workers.worker import WorkerDeath
 
 ExecutorKind = Literal["processes", "inline", "dask"]
 T = TypeVar("T")
@@ -68,6 +69,8 @@ class WorkerPool:
         """Number of executors that broke and were replaced."""
         self.hung = 0
         """Number of jobs that were given up because their workers hung."""
+        self.on_death: Callable[[WorkerDeath], object] = lambda death: None
+        """Gets each worker that died."""
         self.drain_s = END_TIMEOUT_S
         """Time for running jobs to end when the pool closes."""
 
@@ -155,7 +158,15 @@ class WorkerPool:
         """Replace and end a broken executor, unless another job has done so. Raises WorkerFault as `_replace`."""
         if await self._replace(broken):
             self.rebuilt += 1
-            await asyncio.to_thread(self._backend.end, broken, 0.0)
+            await self._end_broken(broken)
+
+    async def _end_broken(self, broken: Executor) -> list[WorkerDeath]:
+        """End an executor whose workers may have died, and report each death."""
+        await asyncio.to_thread(self._backend.end, broken, 0.0)
+        deaths = self._backend.deaths(broken)
+        for death in deaths:
+            self.on_death(death)
+        return deaths
 
     async def _replace(self, former: Executor) -> bool:
         """Replace an executor. Return False if another job has already replaced it.
@@ -193,16 +204,17 @@ class WorkerPool:
         """
         async with self._one_suspect:
             executor = await asyncio.to_thread(self._backend.start, 1)
+            deaths: list[WorkerDeath] = []
             try:
                 return await self._run_in(StartedJobs(executor, 1), job)
             except self.killed_by_job as error:
                 return worker_killed_report(job, f"killed the workers that had it: {error}")
             except self._broken:
-                pass  # reported below: the exit reason is known once the executor has ended
+                pass  # reported below: how the worker died is known once the executor has ended
             finally:
-                await asyncio.to_thread(self._backend.end, executor, 0.0)
-        reason = self._backend.exit_reason(executor)
-        return worker_killed_report(job, "killed its worker process, run alone" + (f": {reason}" if reason else ""))
+                deaths += await self._end_broken(executor)
+        how = next((f": {death.how}" for death in deaths if death.how), "")
+        return worker_killed_report(job, f"killed its worker process, run alone{how}")
 
     def close(self) -> None:
         """End the workers; jobs that have not started are dropped."""

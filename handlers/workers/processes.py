@@ -3,7 +3,6 @@
 import contextlib
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 
 from handlers.errors import WorkersUnavailable
 from handlers.workers.backend import Backend
-from handlers.workers.worker import WorkerContext, begin_work, occupy_worker, start_server
+from handlers.workers.worker import WorkerContext, WorkerDeath, begin_work, occupy_worker, run_job, start_server
 
 T = TypeVar("T")
 
@@ -22,8 +21,6 @@ START_TIMEOUT_S = 60.0
 """Longest wait for all worker processes to answer."""
 KILLED_S = 5.0
 """Longest wait for killed processes to be gone. A process that reads a dead mount stays until the mount answers."""
-UNKNOWN_EXIT = 255
-"""Exit code that multiprocessing reports for a process whose end it did not see."""
 
 
 class ProcessExecutor(ProcessPoolExecutor):
@@ -44,7 +41,7 @@ class ProcessExecutor(ProcessPoolExecutor):
             If the pool is broken, or cannot start a worker for the job.
         """
         try:
-            future = _tolerate_cancelled(super().submit(fn, *args, **kwargs))
+            future = _tolerate_cancelled(super().submit(run_job, fn, *args, **kwargs))
         except (OSError, EOFError) as error:
             raise BrokenProcessPool(f"no worker process could be started: {error}") from error
         # Python 3.11 sets the flag and then fails the pending futures without the lock that `submit` holds: a future
@@ -93,12 +90,9 @@ class ProcessExecutor(ProcessPoolExecutor):
         """Return the process ids of running workers."""
         return [process.pid for process in self._context.started if process.pid and process.is_alive()]
 
-    def exit_reason(self) -> str:
-        """Return in words how the first failed worker ended; empty if that is not known."""
-        code = next((process.exitcode for process in self._context.started if process.exitcode), 0)
-        if code in (0, UNKNOWN_EXIT):
-            return ""
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    def deaths(self) -> list[WorkerDeath]:
+        """Return the workers that died, once the pool has ended; without those that the pool itself killed."""
+        return [death for process in self._context.started if (death := process.death())]
 
 
 def _tolerate_cancelled(future: Future[T]) -> Future[T]:
@@ -122,7 +116,7 @@ def processes_backend() -> Backend:
         _start,
         _end,
         broken=(BrokenExecutor,),
-        exit_reason=_exit_reason,
+        deaths=_deaths,
         abandon=_abandon,
     )
 
@@ -165,9 +159,9 @@ def _end(executor: Executor, timeout_s: float) -> None:
     executor.end(timeout_s)
 
 
-def _exit_reason(executor: Executor) -> str:
+def _deaths(executor: Executor) -> list[WorkerDeath]:
     assert isinstance(executor, ProcessExecutor)
-    return executor.exit_reason()
+    return executor.deaths()
 
 
 def _abandon(executor: Executor) -> None:

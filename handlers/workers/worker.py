@@ -10,7 +10,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -27,12 +28,31 @@ END_S = 3.0
 """Longest wait for the fork server to end."""
 NICENESS = 5
 """Added to the niceness of the parent process, whose event loop comes first on a busy machine."""
+NOTE_BYTES = 512
+"""For the tile id of a worker's job; a longer id is cut."""
+UNKNOWN_EXIT = 255
+"""Exit code that multiprocessing reports for a process whose end it did not see."""
 OOM_SCORE = 500
 """Makes the kernel kill a worker, not the daemon, when memory runs out."""
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerDeath:
+    """A worker process that died."""
+
+    tile_id: str
+    """The tile that the worker had; empty if it had none."""
+    how: str
+    """As in "signal SIGKILL"; empty if it is not known."""
+
+
 class WorkerProcess(ForkServerProcess):
     """A process forked from the fork server, which has imported what workers need and nothing else."""
+
+    tile_note: Any
+    """Shared memory in which the worker keeps the tile id of its job; it survives the worker."""
+    was_killed_here = False
+    """Whether this process killed it; a worker that died by itself, or was killed from outside, has False."""
 
     def start(self) -> None:
         """Start the process, and the fork server if there is none yet; both block the daemon's signals."""
@@ -44,6 +64,21 @@ class WorkerProcess(ForkServerProcess):
     def terminate(self) -> None:
         """Kill the process: SIGTERM, by which a broken pool ends its other workers, is blocked."""
         self.kill()
+
+    def kill(self) -> None:
+        """Kill the process, and remember that if it still runs. Does not read its exit status."""
+        # The pipe is ready from the end of the process on, but for a moment after another thread read the status.
+        popen: Any = self._popen  # type: ignore[attr-defined]
+        if not connection.wait([self.sentinel], 0) and popen.returncode is None:
+            self.was_killed_here = True
+        super().kill()
+
+    def death(self) -> "WorkerDeath | None":
+        """Return how the worker died; None if it runs, ended in order, or was killed by this process."""
+        code = self.exitcode
+        if not code or self.was_killed_here:
+            return None
+        return WorkerDeath(self.tile_note.value.decode("utf-8", "replace"), _exit_text(code))
 
 
 def start_server() -> None:
@@ -92,7 +127,10 @@ class WorkerContext(ForkServerContext):
 
     def Process(self, *args: Any, **kwargs: Any) -> WorkerProcess:  # type: ignore[override]  # noqa: N802  the name that executors call
         """Return a worker process that is not started yet."""
+        note = self.RawArray("c", NOTE_BYTES)
+        kwargs |= {"target": _run_with_note, "args": (note, kwargs["target"], *kwargs["args"])}
         process = WorkerProcess(*args, **kwargs)
+        process.tile_note = note
         self.started.append(process)
         return process
 
@@ -104,6 +142,36 @@ class WorkerContext(ForkServerContext):
         for process in self.started:
             if process.pid is not None:
                 process.kill()
+
+
+def run_job(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Run a job in a worker. While it runs, the tile id of its first argument is in the note of the worker."""
+    _take_note(getattr(args[0], "tile_id", "") if args else "")
+    try:
+        return fn(*args, **kwargs)
+    finally:
+        _take_note("")
+
+
+_note: Any = None
+"""Of this worker; None in processes that are no worker."""
+
+
+def _run_with_note(note: Any, target: Callable[..., object], *args: Any) -> None:
+    global _note  # noqa: PLW0603  set once, at the start of the process
+    _note = note
+    target(*args)
+
+
+def _take_note(tile_id: str) -> None:
+    if _note is not None:
+        _note.value = tile_id.encode("utf-8", "replace")[: NOTE_BYTES - 1]
+
+
+def _exit_text(code: int) -> str:
+    if code == UNKNOWN_EXIT:
+        return ""
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def begin_work() -> None:

@@ -28,7 +28,7 @@ from handlers.workers import processes as worker_processes
 from handlers.workers.backend import Backend
 from handlers.workers.pool import ExecutorKind, WorkerPool, open_executor, run_job
 from handlers.workers.processes import ProcessExecutor
-from handlers.workers.worker import NICENESS, WorkerContext
+from handlers.workers.worker import NICENESS, WorkerContext, WorkerDeath
 from tests.integration.hanging import hanging_in_tiles_called_hang
 
 SIDE = 64
@@ -392,6 +392,50 @@ class TestAWorkerThatHangs:
         reports = await asyncio.gather(*(run_job(limited, job) for job in jobs))
         assert not [report.fault for report in reports if report.fault]
         assert limited.hung == 0
+
+
+class TestReportedDeaths:
+    async def test_a_worker_killed_in_mid_work_is_reported_with_its_tile_and_the_signal(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As by the kernel when memory runs out: the job succeeds when it is repeated."""
+        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
+        deaths: list[WorkerDeath] = []
+        with open_executor("processes", 2) as pool:
+            pool.on_death = deaths.append
+            assert isinstance(pool.executor, ProcessExecutor)
+            running = [asyncio.create_task(run_job(pool, job_for(tmp_path, name))) for name in ("slow1", "slow2")]
+            started = pool.executor._context.started
+            await asyncio.to_thread(wait_for, lambda: all(each.tile_note.value for each in started), "both jobs run")
+            victim = started[1]
+            tile_id = victim.tile_note.value.decode()
+            assert victim.pid is not None
+            os.kill(victim.pid, signal.SIGKILL)
+            reports = await asyncio.gather(*running)
+        assert not [report.fault for report in reports if report.fault]
+        assert deaths == [WorkerDeath(tile_id, "signal SIGKILL")]
+
+    async def test_a_job_that_kills_its_worker_is_reported_each_time(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(worker_pool, "make_mipmaps", killed_by_tiles_called_killer)
+        deaths: list[WorkerDeath] = []
+        with open_executor("processes", 1) as pool:
+            pool.on_death = deaths.append
+            assert (await run_job(pool, job_for(tmp_path, "killer"))).fault is not None
+            assert (await run_job(pool, job_for(tmp_path, "a"))).fault is None
+        assert deaths == [WorkerDeath("killer", "signal SIGKILL")] * 2
+
+    async def test_a_worker_that_the_pool_itself_kills_is_no_death(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
+        deaths: list[WorkerDeath] = []
+        with open_executor("processes", 1, job_timeout_s=1.0) as pool:
+            pool.on_death = deaths.append
+            assert (await run_job(pool, job_for(tmp_path, "hang"))).fault is not None
+            assert (await run_job(pool, job_for(tmp_path, "a"))).fault is None
+        assert deaths == []
 
 
 class TestAProcessThatHangs:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any, TypeVar
 
+from handlers.workers.worker import WorkerDeath
 from tests.simulation.loop import SimulatedLoop, life
 
 T = TypeVar("T")
@@ -21,7 +22,7 @@ class SimulatedWorkers(Executor):
 
     def __init__(self, count: int) -> None:
         self._free_at = [0.0] * count
-        self._is_ended = False
+        self._is_ended = self._is_broken = False
         self._jobs: list[Future[Any]] = []
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
@@ -62,7 +63,7 @@ class SimulatedWorkers(Executor):
 
     def break_down(self) -> None:
         """Kill a worker: the pool breaks, and every job in it is lost."""
-        self._is_ended = True
+        self._is_ended = self._is_broken = True
         for job in self._jobs:
             if not job.done():
                 job.set_exception(BrokenExecutor("a worker process was killed"))
@@ -80,9 +81,9 @@ class SimulatedWorkers(Executor):
         """Drop all jobs."""
         self.end(0.0)
 
-    def exit_reason(self) -> str:
+    def deaths(self) -> list[WorkerDeath]:
         """Return what a killed worker would show."""
-        return "signal SIGKILL"
+        return [WorkerDeath("", "signal SIGKILL")] if self._is_broken else []
 
     def pids(self) -> list[int]:
         """Return no pids: there are no processes."""

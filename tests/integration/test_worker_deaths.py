@@ -1,0 +1,58 @@
+"""A worker process that dies is in the log, in the metrics and in the status."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from daemon.config.load import load_settings
+from daemon.pipeline.assembly import open_assembly
+from daemon.pipeline.health import warnings
+from handlers.workers.pool import run_job
+from tests.integration.test_executors import job_for, wait_for
+from tests.unit.test_health import WELL
+
+
+async def test_a_worker_killed_from_outside_leaves_a_log_line_a_metric_and_a_warning(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f"""
+[render]
+url = "http://127.0.0.1:9/render-ws/v1"
+owner = "em"
+project = "v1"
+[journal]
+path = "{tmp_path / "journal.sqlite"}"
+[workers]
+count = 1
+[[watch]]
+name = "w"
+directory = "{tmp_path / "acquisition"}"
+[watch.z]
+rule = "grid"
+[watch.stacks]
+raw = "raw"
+[watch.mipmaps]
+output_dir = "{tmp_path / "mips"}"
+""")
+    settings = load_settings(config)
+    async with open_assembly(lambda: settings, is_observable=lambda _: True) as work:
+        executor: Any = work.pool.executor
+        (pid,) = executor.pids()
+        with structlog.testing.capture_logs() as lines:
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: executor._broken, "the pool notices")
+            assert (await run_job(work.pool, job_for(tmp_path))).fault is None
+        (line,) = (line for line in lines if line["event"] == "worker.died")
+        assert (line["how"], line["tile"], line["log_level"]) == ("signal SIGKILL", None, "warning")
+        facts = work.metrics.text(WELL, {}).decode()
+        assert "temwatch_worker_deaths_total 1.0" in facts
+        assert work.worker_deaths == 1
+        assert work.last_worker_death.endswith("without a tile by signal SIGKILL")
+
+
+def test_the_status_warns_of_dead_workers() -> None:
+    (warning,) = warnings(replace(WELL, worker_deaths=2, last_worker_death="at noon in tile a by signal SIGKILL"))
+    assert warning.startswith("2 worker processes died since the start, the last at noon in tile a by signal SIGKILL: ")
