@@ -124,7 +124,7 @@ def test_a_copy_is_refused_with_both_names_and_takes_the_place_of_its_original_o
     fault = row_at(rig, copy)["fault"]
     assert (fault["kind"], fault["subject"]) == ("MetafileFault", str(copy))
     assert str(written.metafile) in fault["problem"]
-    assert "take one of the two metafiles away" in fault["hint"]
+    assert "remove one of the two metafiles" in fault["hint"]
     assert row_at(rig, written.metafile)["state"] == "complete"
     shutil.rmtree(written.metafile.parent)
     wait_for(lambda: row_at(rig, copy)["state"] == "complete", 60, lambda: str(rig.montages()))
