@@ -10,6 +10,8 @@ from pkgutil import resolve_name
 
 import pytest
 
+from daemon.__main__ import main
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 DECISIONS = [path for path in (ROOT / "docs/decisions").glob("*.md") if path.name != "README.md"]
@@ -26,6 +28,20 @@ def test_every_test_that_the_compatibility_table_names_exists() -> None:
     source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     assert len(named) > 40
     assert sorted(named - set(re.findall(r"def (test_\w+)", source))) == []
+
+
+def test_the_example_in_the_readme_imports_what_exists() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", read("README.md"), re.DOTALL)
+    for node in ast.parse(example).body:
+        if isinstance(node, ast.ImportFrom):
+            assert all(resolve_name(f"{node.module}:{alias.name}") for alias in node.names)
+
+
+def test_every_command_in_the_documents_exists() -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
+    named = set(re.findall(r"(?:^ {4}temwatch|^\$T|/bin/temwatch|`temwatch) ([a-z]\w*(?:-\w+)?)", text, re.MULTILINE))
+    assert len(named) > 10
+    assert sorted(named - set(main.commands)) == []
 
 
 def links(text: str) -> set[tuple[str, str]]:
