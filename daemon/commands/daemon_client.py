@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from daemon.config.files import read_token
-from daemon.config.places import Places
 from daemon.config.settings import HttpSettings, Settings, http_url
 from daemon.system.locks import journal_owner, owner_note
 from handlers.errors import Fault
@@ -46,10 +45,10 @@ class FoundDaemon:
         return _PROCESS_STATES.get(_process_state(self.pid), _RUNNING).format(pid=self.pid)
 
 
-def find_daemon(places: Places) -> FoundDaemon:
+def find_daemon(http_settings: HttpSettings, journal: Path) -> FoundDaemon:
     """Look for the daemon at each address where it may listen. Takes 3 s at most."""
-    urls = daemon_urls(places.http, places.journal)
-    pid = journal_owner(places.journal)
+    urls = daemon_urls(http_settings, journal)
+    pid = journal_owner(journal)
     for url in urls:
         if is_alive(url):
             return FoundDaemon(url, is_alive=True, pid=pid)

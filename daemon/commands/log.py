@@ -39,7 +39,7 @@ async def read_history(places: Places, montage: str) -> list[Facts]:
     Fault
         If neither a daemon answers nor the journal can be read.
     """
-    daemon = find_daemon(places)
+    daemon = find_daemon(places.http, places.journal)
     details = _ask_daemon(daemon, montage) if daemon.is_alive else await _read_journal(places, montage)
     if not details:
         raise NoSuchMontage(printable(montage), "no montage has this id or metafile", "`temwatch status` shows ids")

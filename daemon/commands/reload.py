@@ -5,10 +5,9 @@ import signal
 import time
 from typing import Any
 
-from daemon.commands.daemon_client import daemon_urls, fetch
+from daemon.commands.daemon_client import fetch, find_daemon
 from daemon.config.errors import ConfigError
 from daemon.config.settings import Settings
-from daemon.system.locks import journal_owner
 from handlers.errors import Fault
 
 ANSWER_S = 60.0
@@ -30,26 +29,27 @@ def reload(settings: Settings) -> None:
     ConfigError
         If the daemon refuses the file.
     """
-    urls = daemon_urls(settings.http, settings.journal.path)
-    found = next(((url, answer) for url in urls if (answer := fetch(f"{url}/api/reload"))), None)
-    pid = _daemon_pid(settings)
-    if found is None or pid is None or "asked" not in found[1]:
-        problem = f"no daemon of this configuration answers at {' or '.join(urls)}"
+    daemon = find_daemon(settings.http, settings.journal.path)
+    if not daemon.is_alive and daemon.pid is not None:
+        raise ReloadRefused("reload", f"process {daemon.pid} holds the journal and does not answer", daemon.silence)
+    before = fetch(f"{daemon.url}/api/reload") if daemon.is_alive else None
+    pid = _pid_of_systemd() or daemon.pid
+    if before is None or pid is None or "asked" not in before:
+        problem = f"no daemon of this configuration answers at {daemon.url}"
         hint = "start it; after a change of [http] or [journal] restart it"
         raise ReloadRefused("reload", problem, hint)
-    url, before = found
     os.kill(pid, signal.SIGHUP)
-    result = _wait_for_result(url, int(before["asked"]))
+    result = _wait_for_result(daemon.url, int(before["asked"]))
     if result is None:
         raise ReloadRefused("reload", f"the daemon has not answered for {ANSWER_S:g} s", "see its log")
     if result["problems"]:
         raise ConfigError(tuple(map(str, result["problems"])))
 
 
-def _daemon_pid(settings: Settings) -> int | None:
-    """Return the process that systemd names, else the process that holds the journal."""
+def _pid_of_systemd() -> int | None:
+    """Return the daemon's process if systemd runs this command as ExecReload=."""
     named = os.environ.get("MAINPID", "")
-    return int(named) if named.isdecimal() else journal_owner(settings.journal.path)
+    return int(named) if named.isdecimal() else None
 
 
 def _wait_for_result(url: str, requested_before: int) -> dict[str, Any] | None:

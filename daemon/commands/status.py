@@ -26,7 +26,7 @@ async def read_status(places: Places) -> Report:
     Fault
         If no daemon answers and the journal cannot be read.
     """
-    daemon = find_daemon(places)
+    daemon = find_daemon(places.http, places.journal)
     report: Report = {
         "running": daemon.is_alive,
         "url": daemon.url,

@@ -81,13 +81,15 @@ def test_status_and_health_name_a_daemon_that_is_stopped_by_a_signal(running_rig
     pid = running_rig.daemon.process.pid
     os.kill(pid, signal.SIGSTOP)
     try:
-        status, health = temwatch("status", *config), temwatch("health", *config)
+        status, health, reload = (temwatch(command, *config) for command in ("status", "health", "reload"))
     finally:
         os.kill(pid, signal.SIGCONT)
     assert (status.returncode, health.returncode) == (0, 2)
     for text in (status.stdout, health.stderr):
         assert f"process {pid} holds its journal: it is stopped by a signal; to continue it: kill -CONT {pid}" in text
     assert "not running" not in status.stdout
+    assert reload.returncode == 1
+    assert f"process {pid} holds the journal and does not answer (it is stopped by a signal" in reload.stderr
     assert temwatch("health", *config).stdout.startswith("ready")
 
 

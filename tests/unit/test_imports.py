@@ -15,6 +15,24 @@ def test_the_work_of_a_command_imports_nothing_that_it_does_not_use(module: str)
     assert not set(WORK[module]) & set(done.stdout.split())
 
 
+@pytest.mark.parametrize("module", ["status_screen", "check_config", "reload"])
+def test_commands_about_the_daemon_import_neither_client_nor_journal_before_they_need_them(module: str) -> None:
+    code = f"import sys, daemon.commands.{module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"aiohttp", "numpy", "sqlite3", "structlog", "watchdog"} & set(done.stdout.split())
+
+
+def test_no_command_imports_an_http_server() -> None:
+    code = """
+import pkgutil, sys, daemon.commands
+for module in pkgutil.walk_packages(daemon.commands.__path__, "daemon.commands."):
+    __import__(module.name)
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"aiohttp.web", "daemon.web"} & set(done.stdout.split())
+
+
 def test_the_help_imports_nothing_heavy() -> None:
     code = "import sys, daemon.__main__; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -102,7 +102,7 @@ def health(url: str | None, config_path: Path | None) -> None:
         places = find_places(config_path)
         for problem in places.problems:
             complain(f"configuration refused: {problem}")
-        daemon = find_daemon(places)
+        daemon = find_daemon(places.http, places.journal)
         address, alive = daemon.url, daemon.is_alive
         silence = "" if daemon.pid is None else f"; process {daemon.pid} holds its journal: {daemon.silence}"
     answer = fetch(f"{address.rstrip('/')}/readyz") if alive else None
