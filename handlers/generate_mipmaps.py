@@ -6,13 +6,14 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from handlers.container import Containers
-from handlers.errors import Fault, RenderFault
+from handlers.errors import Fault, ImageFault, RenderFault
 from handlers.mipmaps.job import MipmapJob
-from handlers.mipmaps.plan import MipmapPlan, level0_of
+from handlers.mipmaps.plan import Level0, MipmapPlan, level0_of
 from handlers.mipmaps.report import MipmapReport
 from handlers.mipmaps.tile_jobs import mask_job, tile_job
 from handlers.progress import Progress
@@ -65,6 +66,7 @@ async def generate_mipmaps(
     progress: Progress = lambda done, known: None,
     on_layer: LayerDone = lambda z, tiles, failures: None,
     clear_image_cache: bool = True,
+    source_roots: Collection[Path] = (),
 ) -> MipmapsReport:
     """Make the mipmap levels of every tile of some layers of a stack, and of their masks. The stack is only read.
 
@@ -76,6 +78,7 @@ async def generate_mipmaps(
     zs : z of the layers, each of which must exist, or a range, of which one layer must exist.
     in_flight : most images given to the workers at once; a few more than there are workers.
     clear_image_cache : whether the image cache is cleared; with method `render` also before the pixels are fetched.
+    source_roots : directories that images and masks must lie in, symbolic links resolved; empty: anywhere.
 
     Raises
     ------
@@ -90,6 +93,7 @@ async def generate_mipmaps(
     tally, plan = _Tally(progress), plan.served_by(client.address, stack)
     plan = await asyncio.to_thread(plan.contained, Containers())
     tally.failures += [absent_z_failure(stack, z) for z in found_z.absent]
+    roots = await asyncio.to_thread(lambda: [root.resolve() for root in source_roots])
     slots, layer_slots = asyncio.Semaphore(in_flight), asyncio.Semaphore(LAYERS_AT_ONCE)
 
     if clear_image_cache and plan.reduction.method == "render":
@@ -97,7 +101,7 @@ async def generate_mipmaps(
 
     async def work(z: float) -> None:
         async with layer_slots:
-            tiles = await _make_layer(client, stack, z, plan, pool, slots, tally)
+            tiles = await _make_layer(client, stack, z, plan, pool, slots, tally, roots)
         on_layer(z, tiles, sum(failure.z == z for failure in tally.failures))
 
     async with asyncio.TaskGroup() as group:
@@ -147,6 +151,7 @@ async def _make_layer(
     pool: WorkerPool,
     slots: asyncio.Semaphore,
     tally: _Tally,
+    roots: Sequence[Path],
 ) -> int:
     """Make the levels of one layer and return the number of its tiles."""
     try:
@@ -156,7 +161,7 @@ async def _make_layer(
         return 0
     specs = list(found.tile_id_to_spec_map.values()) if found else []
     tally.expect(len(specs))
-    jobs, tiles_of = _jobs(specs, z, plan, tally)
+    jobs, tiles_of = await asyncio.to_thread(_jobs, specs, z, plan, tally, roots)
     failed: set[str] = set()
 
     async def record(reports: list[MipmapReport]) -> None:
@@ -177,7 +182,7 @@ async def _make_layer(
 
 
 def _jobs(
-    specs: Sequence[Mapping[str, Any]], z: float, plan: MipmapPlan, tally: _Tally
+    specs: Sequence[Mapping[str, Any]], z: float, plan: MipmapPlan, tally: _Tally, roots: Sequence[Path]
 ) -> tuple[list[MipmapJob], dict[str, set[str]]]:
     """Return one job for each image and mask, and for each job's tile id the ids of the tiles that need it."""
     jobs: dict[object, MipmapJob] = {}
@@ -185,7 +190,7 @@ def _jobs(
     for spec in specs:
         try:
             tile = level0_of(spec)
-            wanted = {tile.image: tile_job(tile, plan)} | ({tile.mask: mask_job(tile, plan)} if tile.mask else {})
+            wanted = _jobs_of(tile, plan, roots)
         except Fault as fault:
             tally.fail(z, str(spec.get("tileId")), fault)
             tally.finish(1)
@@ -193,6 +198,26 @@ def _jobs(
         for path, job in wanted.items():
             tiles_of[jobs.setdefault(path, job).tile_id].add(tile.tile_id)
     return list(jobs.values()), dict(tiles_of)
+
+
+def _jobs_of(tile: Level0, plan: MipmapPlan, roots: Sequence[Path]) -> dict[Path, MipmapJob]:
+    """Return the jobs of a tile's image and mask by their paths. Raises ImageFault for one outside of the roots.
+
+    The worker checks the root again, on the open file.
+    """
+    jobs = {tile.image: tile_job(tile, plan)} | ({tile.mask: mask_job(tile, plan)} if tile.mask else {})
+    if not roots:
+        return jobs
+    return {path: replace(job, root=_root_of(tile, path, roots)) for path, job in jobs.items()}
+
+
+def _root_of(tile: Level0, path: Path, roots: Sequence[Path]) -> Path:
+    real = path.resolve()
+    root = next((root for root in roots if real.is_relative_to(root)), None)
+    if root is None:
+        problem = f"its image {path} lies outside of the source roots"
+        raise ImageFault(f"tile '{tile.tile_id}'", problem, "check who put this tile, or add its directory")
+    return root
 
 
 async def make_all(

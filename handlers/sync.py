@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -87,6 +87,7 @@ def generate_mipmaps_sync(
     *,
     workers: int = 1,
     clear_image_cache: bool = True,
+    source_roots: Collection[AnyPath] = (),
     progress: Progress | bool = True,
 ) -> MipmapsReport:
     """`generate_mipmaps`, which describes the parameters, with its own worker processes.
@@ -103,6 +104,7 @@ def generate_mipmaps_sync(
         As `generate_mipmaps`; SettingsFault for an invalid argument.
     """
     source, layers, planned = _stack("stack", stack), _zs(zs), _plan(plan)
+    roots = [_path("source_roots", root) for root in source_roots]
 
     async def work() -> MipmapsReport:
         async with _client(render_url) as client:
@@ -115,6 +117,7 @@ def generate_mipmaps_sync(
                 in_flight=2 * workers,
                 progress=on_progress,
                 clear_image_cache=clear_image_cache,
+                source_roots=roots,
             )
 
     with _shown(progress, "tiles") as on_progress, open_executor("processes", workers) as pool:

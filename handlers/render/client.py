@@ -13,25 +13,42 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from handlers.errors import NotRender, ReadBackDiffers, RenderFault, RenderRefused, StackMissing
-from handlers.render.layer_responses import RESOLVED_TILES, TILE_BOUNDS, ResolvedTiles, TileBounds
+from handlers.render.layer_responses import (
+    RESOLVED_TILES,
+    SECTION_DATA,
+    TILE,
+    TILE_BOUNDS,
+    Z_VALUES,
+    ResolvedTiles,
+    SectionData,
+    TileBounds,
+)
 from handlers.render.names import BaseUrl, StackId, create_timestamp, format_z, tile_segment
 from handlers.render.responses import (
     LOCKED,
     OBJECT,
     PATH_BUILDER,
-    SECTION_DATA,
     STACK_META,
-    Z_VALUES,
     PathBuilder,
-    SectionData,
     StackMeta,
     StackState,
     concerns_stack,
     fault_of,
 )
 from handlers.render.tiles import MOST_BYTES, MOST_TILES, Json, check_upload, upload_bodies, without_nulls
-from handlers.render.transport import Answer, OnAnswer, Patience, Polling, RenderHttp, Request, read_answer
+from handlers.render.transport import Answer, Limit, OnAnswer, Patience, Polling, RenderHttp, Request, read_answer
 from handlers.text import abbreviate
+
+MOST_LAYER_BYTES, MOST_LAYER_VALUES = 512 * 2**20, 10_000_000
+"""render-ws sends at most 50,000 tiles at once: about 200 MiB, and 100 values of each."""
+MOST_LIST_BYTES, MOST_LIST_VALUES = 64 * 2**20, 2_000_000
+"""Bounds of tiles, or sections of z."""
+
+_LAYER = Limit(MOST_LAYER_BYTES, MOST_LAYER_VALUES)
+_LISTED_TILES = Limit(MOST_LIST_BYTES, MOST_LIST_VALUES)
+_LISTED_Z = Limit(8 * 2**20, 500_000)
+_ONE_TILE = Limit(16 * 2**20, 500_000)
+"""A spec may hold a mesh of transforms."""
 
 
 class RenderClient:
@@ -240,13 +257,15 @@ class RenderClient:
     async def tile(self, stack: StackId, tile_id: str) -> dict[str, Any] | None:
         """Read one tile spec as stored, references not resolved; None if there is none."""
         path = f"{stack.path}/tile/{tile_segment(tile_id)}"
-        request = Request("GET", path, str(stack), f"read tile '{tile_id}'")
+        request = Request("GET", path, str(stack), f"read tile '{tile_id}'", limit=_ONE_TILE)
         body = await self._ask_for_part(request)
-        return None if body is None else await read_answer(OBJECT, body, request)
+        return None if body is None else await read_answer(TILE, body, request)
 
     async def tile_bounds(self, stack: StackId, z: float) -> tuple[TileBounds, ...]:
         """List the ids, section ids and bounds of all tiles of a z. Raises StackMissing."""
-        request = Request("GET", f"{_layer(stack, z)}/tileBounds", f"{stack} z {format_z(z)}", "list tiles")
+        request = Request(
+            "GET", f"{_layer(stack, z)}/tileBounds", f"{stack} z {format_z(z)}", "list tiles", limit=_LISTED_TILES
+        )
         return await read_answer(TILE_BOUNDS, await self._ask(request), request)
 
     async def resolved_tiles(self, stack: StackId, z: float) -> ResolvedTiles | None:
@@ -254,7 +273,9 @@ class RenderClient:
 
         render-ws refuses more than 50,000 tiles.
         """
-        request = Request("GET", f"{_layer(stack, z)}/resolvedTiles", f"{stack} z {format_z(z)}", "read tiles")
+        request = Request(
+            "GET", f"{_layer(stack, z)}/resolvedTiles", f"{stack} z {format_z(z)}", "read tiles", limit=_LAYER
+        )
         body = await self._ask_for_part(request)
         return None if body is None else await read_answer(RESOLVED_TILES, body, request)
 
@@ -266,12 +287,12 @@ class RenderClient:
         """
         first, last = format_z(z), format_z(z if last_z is None else last_z)
         path = f"{stack.path}/sectionData?minZ={first}&maxZ={last}"
-        request = Request("GET", path, str(stack), "read section data")
+        request = Request("GET", path, str(stack), "read section data", limit=_LISTED_TILES)
         return await read_answer(SECTION_DATA, await self._ask(request), request)
 
     async def z_values(self, stack: StackId) -> tuple[float, ...]:
         """List all z of the stack, ascending. Raises StackMissing."""
-        request = Request("GET", f"{stack.path}/zValues", str(stack), "list z values")
+        request = Request("GET", f"{stack.path}/zValues", str(stack), "list z values", limit=_LISTED_Z)
         found = await read_answer(Z_VALUES, await self._ask(request), request)
         return tuple(sorted(found))
 

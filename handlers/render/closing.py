@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from handlers.errors import AnswerLate, AnswerLost, RenderUnavailable, StackReopened
 from handlers.render.client import RenderClient
-from handlers.render.layer_responses import TileBounds
+from handlers.render.layer_responses import SectionData, TileBounds
 from handlers.render.names import StackId
-from handlers.render.responses import LOCKED, SectionData, StackMeta, StackState, locked_fault
+from handlers.render.responses import LOCKED, StackMeta, StackState, locked_fault
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,6 @@
-"""Parsers of the answers that grow with the number of tiles: tile specs and tile bounds. Pure.
+"""Parsers of the answers that grow with the number of tiles or layers. Pure.
+
+Every value that temwatch reads is checked for its type; unknown fields are kept as they are.
 
 A layer of 20,000 tiles is 28 MB of JSON. Every JSON library holds the interpreter's lock while it parses a body, which
 stops the event loop even if another thread parses. So a body is first split into its tiles, which takes 11 ms, and then
@@ -13,6 +15,9 @@ import msgspec
 T = TypeVar("T")
 
 _SPEC = msgspec.json.Decoder(dict[str, Any])
+MOST_DEPTH = 100
+"""Specs are walked by recursive functions, which Python limits to some 1000 calls."""
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class TileBounds(msgspec.Struct, frozen=True, rename="camel"):
@@ -21,6 +26,48 @@ class TileBounds(msgspec.Struct, frozen=True, rename="camel"):
     tile_id: str
     z: float
     section_id: str | None = None
+
+
+class SectionData(msgspec.Struct, frozen=True, rename="camel"):
+    """Tiles of one (section id, z), as derived when the stack was last completed."""
+
+    z: float
+    tile_count: int
+    section_id: str | None = None
+
+
+class _Level(msgspec.Struct, rename="camel"):
+    image_url: str | None = None
+    mask_url: str | None = None
+
+
+class _Transform(msgspec.Struct, rename="camel"):
+    type: str | None = None
+    ref_id: str | None = None
+    spec_list: list["_Transform"] | None = None
+    a: "_Transform | None" = None
+    b: "_Transform | None" = None
+
+
+class _Channel(msgspec.Struct, rename="camel"):
+    mipmap_levels: dict[int, _Level | None] | None = None
+    max_intensity: float | None = None
+
+
+class _TileSpec(_Channel, rename="camel"):
+    """The values of a tile spec that temwatch reads."""
+
+    tile_id: str | None = None
+    z: float | None = None
+    width: float | None = None
+    height: float | None = None
+    layout: dict[str, Any] | None = None
+    channels: list[_Channel] | None = None
+    transforms: _Transform | None = None
+
+
+_TILE_CHECK = msgspec.json.Decoder(_TileSpec)
+_TRANSFORM_CHECK = msgspec.json.Decoder(_Transform)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +114,41 @@ class _ResolvedTilesReader:
     def validate_json(self, body: bytes) -> ResolvedTiles:
         """Return the tiles and transforms. Raises msgspec.DecodeError."""
         split = _SPLIT.decode(body)
-        return ResolvedTiles(_specs(split.tile_id_to_spec_map), _specs(split.transform_id_to_spec_map))
+        return ResolvedTiles(
+            {name: _checked(spec, _TILE_CHECK) for name, spec in split.tile_id_to_spec_map.items()},
+            {name: _checked(spec, _TRANSFORM_CHECK) for name, spec in split.transform_id_to_spec_map.items()},
+        )
 
 
-def _specs(split: dict[str, msgspec.Raw]) -> dict[str, dict[str, Any]]:
-    return {name: _SPEC.decode(spec) for name, spec in split.items()}
+def _checked(spec: msgspec.Raw | bytes, check: msgspec.json.Decoder[Any]) -> dict[str, Any]:
+    """Return a spec as JSON. Raises msgspec.DecodeError if a value that temwatch reads has another type."""
+    check.decode(spec)
+    if _depth(bytes(spec)) > MOST_DEPTH:
+        raise msgspec.ValidationError(f"is nested more than {MOST_DEPTH} deep")
+    return _SPEC.decode(spec)
+
+
+def _depth(text: bytes) -> int:
+    """Return how deep JSON is nested. Brackets in texts count, too, which no tile spec has.
+
+    >>> _depth(b'{"a": [1, [2]]}') < MOST_DEPTH < _depth(b"[" * 101 + b"]" * 101)
+    True
+    """
+    if text.count(b"[") + text.count(b"{") <= MOST_DEPTH:
+        return 0
+    depth = deepest = 0
+    for bracket in text.translate(None, _NO_BRACKETS):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+class _TileReader:
+    """Parser of one tile spec."""
+
+    def validate_json(self, body: bytes) -> dict[str, Any]:
+        """Return the tile spec. Raises msgspec.DecodeError."""
+        return _checked(body, _TILE_CHECK)
 
 
 class _ListReader(Generic[T]):
@@ -87,4 +164,7 @@ class _ListReader(Generic[T]):
 
 
 RESOLVED_TILES = _ResolvedTilesReader()
+TILE = _TileReader()
+SECTION_DATA = _ListReader(SectionData)
+Z_VALUES = _ListReader(float)
 TILE_BOUNDS = _ListReader(TileBounds)

@@ -99,23 +99,16 @@ class StackMeta(_Record):
         return None if x is None or y is None or z is None else (x, y, z)
 
 
-class SectionData(_Record):
-    """Tiles of one (section id, z), as derived when the stack was last completed."""
-
-    z: float
-    tile_count: int
-    section_id: str | None = None
-
-
 STACK_META = TypeAdapter(StackMeta)
 PATH_BUILDER = TypeAdapter(PathBuilder)
-SECTION_DATA = TypeAdapter(tuple[SectionData, ...])
-Z_VALUES = TypeAdapter(tuple[float, ...])
 OBJECT = TypeAdapter(dict[str, Any])
 
 
 _STATE_TEXT = re.compile(r"(?:state is|state is currently|because it is) (LOADING|COMPLETE|READ_ONLY|OFFLINE)\b")
-_TAG = re.compile(r"<(?:style|script).*?</(?:style|script)>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(
+    r"<(?:style|script)\b(?:(?!<(?:style|script)\b).)*?</(?:style|script)>|<[^<>]*>", re.DOTALL | re.IGNORECASE
+)
+"""Each match ends before the next beginning of a tag, so that time grows with the length of the text alone."""
 _INPUT_FAULTS = ("has no tiles", "width and height must be set")
 """Texts of 500s that report invalid input, not a failure of the service."""
 _DATABASE_AWAY = re.compile(

@@ -57,7 +57,7 @@ def references(spec: Any) -> Iterator[str]:
     """Yield the ids of shared transforms in a transform spec: its own, those of its list, those of an interpolation."""
     if not isinstance(spec, Mapping):
         return
-    if spec.get("type") == "ref":
+    if spec.get("type") == "ref" and spec.get("refId"):
         yield spec["refId"]
     for inner in (*(spec.get("specList") or ()), spec.get("a"), spec.get("b")):
         yield from references(inner)

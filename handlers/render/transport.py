@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
 
 import aiohttp
-import msgspec
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
 from pydantic import ValidationError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
@@ -34,10 +33,10 @@ from handlers.render.responses import fault_of, is_absent, plain_text
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-MOST_ANSWER_BYTES = 512 * 2**20
-"""A longer answer is refused. 50,000 tiles, the most that render-ws sends at once, take about 200 MiB."""
-MOST_ERROR_BYTES = 64 * 2**10
-"""Bytes of an error's body that are read."""
+MOST_ANSWER_BYTES = 2**20
+"""Bytes of an answer that does not grow with tiles or layers."""
+MOST_ERROR_BYTES = 8 * 2**10
+"""Bytes of an error's body that are read: its text stands at the beginning."""
 READ_AT_ONCE_BYTES = 64 * 2**10
 """A longer answer is parsed in a thread: parsing it would block the event loop."""
 QUICK_S = 5.0
@@ -80,6 +79,15 @@ class Polling:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """The longest answer that is read. A longer one is refused while it arrives."""
+
+    most_bytes: int = MOST_ANSWER_BYTES
+    most_values: int = MOST_ANSWER_BYTES
+    """Commas, which bound the objects that a parser makes: 200 MiB of `[],` would take 10 GiB."""
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """A request to render-ws.
 
@@ -98,6 +106,8 @@ class Request:
     tried: str
     body: bytes | None = None
     repeatable: bool = True
+    limit: Limit = Limit()
+    """Of its answer."""
     limit_s: float | None = None
     """Time limit of this request, instead of `Patience.request_s`."""
     abandonable: bool = False
@@ -292,7 +302,7 @@ async def read_answer(kind: Reader[T], body: bytes, request: Request) -> T:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"
         problem = f"{where}: {first['msg']}"
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # msgspec.DecodeError among them
         problem = str(error)
     raise RenderBroken(
         request.subject,
@@ -321,19 +331,32 @@ def _reason(error: Exception) -> str:
 async def _read(request: Request, response: ClientResponse, setting: str) -> Answer:
     """Return the answer, or raise the fault that it stands for."""
     if response.status < 300:
-        body = await _read_up_to(response, MOST_ANSWER_BYTES)
-        if len(body) > MOST_ANSWER_BYTES:
-            mib = MOST_ANSWER_BYTES // 2**20
-            raise RenderRefused(request.subject, f"tried to {request.tried}, and the answer is longer than {mib} MiB")
-        return Answer(absent=False, body=body, text="")
-    text = plain_text(await _read_up_to(response, MOST_ERROR_BYTES))
+        return Answer(absent=False, body=await _whole_body(request, response), text="")
+    text = plain_text(await _beginning(response, MOST_ERROR_BYTES))
     if is_absent(response.status, response.content_type):
         return Answer(absent=True, body=b"", text=text)
     raise fault_of(request.subject, request.tried, response.status, response.content_type, text, setting)
 
 
-async def _read_up_to(response: ClientResponse, most_bytes: int) -> bytes:
-    """Return the body, cut a little after `most_bytes`. Reads in a loop, since a read may end at any TCP segment."""
+async def _whole_body(request: Request, response: ClientResponse) -> bytes:
+    """Return the body. Raises RenderRefused as soon as it exceeds the limit of the request."""
+    limit, pieces = request.limit, []
+    length = values = 0
+    async for piece in response.content.iter_any():
+        pieces.append(piece)
+        length += len(piece)
+        values += piece.count(b",")
+        if length > limit.most_bytes or values > limit.most_values:
+            too_long = f"is longer than {limit.most_bytes // 2**20} MiB"
+            too_many = f"holds more than {limit.most_values:,} values"
+            exceeded = too_long if length > limit.most_bytes else too_many
+            hint = "check that this is a render-ws"
+            raise RenderRefused(request.subject, f"tried to {request.tried}, and the answer {exceeded}", hint)
+    return b"".join(pieces)
+
+
+async def _beginning(response: ClientResponse, most_bytes: int) -> bytes:
+    """Return the first bytes of a body. Reads in a loop, since a read may end at any TCP segment."""
     pieces: list[bytes] = []
     length = 0
     async for piece in response.content.iter_any():
@@ -341,4 +364,4 @@ async def _read_up_to(response: ClientResponse, most_bytes: int) -> bytes:
         length += len(piece)
         if length > most_bytes:
             break
-    return b"".join(pieces)
+    return b"".join(pieces)[:most_bytes]

@@ -252,3 +252,25 @@ def test_help_names_every_new_flag(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_log_file_of_failures_needs_a_directory(facility: Facility, tmp_path: Path) -> None:
     facility.make(code=2, failures_file=str(tmp_path / "none" / "failures.json"))
     assert facility.errors == [f"failures_file: there is no directory {tmp_path / 'none'}"]
+
+
+def test_images_outside_of_the_source_roots_are_refused_also_behind_links(facility: Facility) -> None:
+    section = facility.section()
+    facility.ingest(section)
+    inside = section.metafile.parent
+    assert facility.make("--source_roots", str(facility.root / "acquisition"))["tile_count"] == 4
+    linked, target = section.images[0], facility.root / "private.tif"
+    linked.rename(target)
+    linked.symlink_to(target)
+    other = facility.root / "other"
+    other.mkdir()
+    result = facility.make("--source_roots", str(inside), str(other), code=1)
+    assert result["tile_count"] == 3
+    (line,) = facility.errors
+    assert f"its image {linked} lies outside of the source roots" in line
+    assert facility.make("--source_roots", str(inside), str(facility.root))["tile_count"] == 4
+
+
+def test_a_source_root_that_is_no_directory_is_named(facility: Facility) -> None:
+    facility.make(source_roots=["/not/there"], code=2)
+    assert facility.errors == ["source_roots.0: there is no directory /not/there"]

@@ -29,7 +29,7 @@ from handlers.render.client import RenderClient
 from handlers.render.closing import close_stack
 from handlers.render.opening import create_stack, ensure_loading
 from handlers.render.responses import PathBuilder, StackState
-from handlers.render.transport import Patience, Polling
+from handlers.render.transport import Limit, Patience, Polling
 
 
 @pytest.fixture
@@ -616,7 +616,7 @@ async def test_a_redirect_is_refused_rather_than_followed() -> None:
 
 
 async def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handlers.render.transport.MOST_ANSWER_BYTES", 1000)
+    monkeypatch.setattr("handlers.render.client._LISTED_Z", Limit(1000))
 
     async def flood(request: web.Request) -> web.StreamResponse:
         return web.Response(text="[" + "1," * 5000 + "1]", content_type="application/json")

@@ -160,6 +160,7 @@ async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) ->
                 progress=progress,
                 on_layer=_log_layer,
                 clear_image_cache=parameters.clear_image_cache,
+                source_roots=parameters.source_roots or (),
             )
     counts = (report.tile_count, report.file_count, report.kept_count)
     log.info("%d tiles have their mipmaps, %d files were written, %d valid files were kept", *counts)

@@ -23,6 +23,7 @@ from daemon.commands.imports.values import (
     Z,
     none_if_named,
     split_list,
+    split_paths,
     upper_case,
 )
 from handlers.errors import Fault
@@ -307,6 +308,9 @@ class MipmapParameters(LayerParameters):
     )
     clear_image_cache: bool = Field(
         True, description="whether the image cache of render-ws is cleared if mipmaps were replaced"
+    )
+    source_roots: Annotated[list[Directory] | None, BeforeValidator(split_paths)] = Field(
+        None, min_length=1, description="directories that images must lie in; by default any"
     )
 
     @model_validator(mode="after")

@@ -97,6 +97,11 @@ def split_list(value: object) -> object:
     return [part for part in re.split(r"[,\s]+", value.strip()) if part]
 
 
+def split_paths(value: object) -> object:
+    """Return a list of paths from a list, or from one path."""
+    return [value] if isinstance(value, str) else value
+
+
 def _highest_level(value: object) -> object:
     """Return the highest level from a number or from the list of all levels in any order."""
     if not isinstance(value, list):

@@ -1,0 +1,152 @@
+"""A render-ws that lies: endless, deep, huge and malformed answers end in a fault, and cost little."""
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from handlers.errors import RenderFault, RenderRefused
+from handlers.render.client import RenderClient
+from handlers.render.responses import plain_text
+from handlers.render.tiles import references
+from handlers.render.transport import Patience
+from tests.integration.standin_control import RAW, client_of
+from tests.integration.test_render_client import answering
+from tests.loop_watch import watching_the_loop
+
+Ask = Callable[[RenderClient], Awaitable[Any]]
+
+QUESTIONS: dict[str, Ask] = {
+    "version": lambda client: client.ping(),
+    "stack": lambda client: client.stack(RAW),
+    "z values": lambda client: client.z_values(RAW),
+    "section data": lambda client: client.section_data(RAW, 1.0),
+    "tile bounds": lambda client: client.tile_bounds(RAW, 1.0),
+    "resolved tiles": lambda client: client.resolved_tiles(RAW, 1.0),
+    "tile": lambda client: client.tile(RAW, "t"),
+    "path builder": lambda client: client.path_builder(RAW),
+    "put": lambda client: client.put_tiles(RAW, 1.0, [{"tileId": "t", "z": 1.0}]),
+}
+
+
+def flood(piece: bytes, sent: list[int]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Answer every request with the piece again and again, as long as the client reads."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        await request.read()
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            await response.write(b"[")
+            while True:
+                await response.write(piece)
+                sent.append(len(piece))
+        return response
+
+    return answer
+
+
+VALUES = [b"[],", b"0,"]
+TEXT = b'"' + b"x" * 1021 + b'",'
+MANY_TILES = ("tile bounds", "resolved tiles", "section data")
+"""Their limit in bytes is hundreds of MB, which no test sends."""
+
+
+@pytest.mark.parametrize(
+    ("question", "element"),
+    [(each, element) for each in QUESTIONS for element in (VALUES if each in MANY_TILES else [*VALUES, TEXT])],
+    ids=lambda value: value if isinstance(value, str) else repr(value[:2]),
+)
+async def test_an_endless_answer_is_cut_off_at_the_limit_of_its_kind(question: str, element: bytes) -> None:
+    sent: list[int] = []
+    piece = element * (65_536 // len(element))
+    async with answering(flood(piece, sent)) as url, client_of(url, tries=1, patience=Patience()) as client:
+        with pytest.raises(RenderRefused, match=r"longer than|more than"):
+            await QUESTIONS[question](client)
+    most = {"tile bounds": 16, "resolved tiles": 64, "section data": 16, "z values": 8, "tile": 24}.get(question, 2)
+    assert sum(sent) < (most + 8) * 2**20  # buffers of the connection hold a little more
+
+
+SPEC = '{"tileId": "t", "z": 1.0, %s}'
+LIES = {
+    "width beyond a float": SPEC % '"width": 1e999',
+    "width Infinity": SPEC % '"width": Infinity',
+    "width as text": SPEC % '"width": "wide"',
+    "a list as image": SPEC % '"mipmapLevels": {"0": {"imageUrl": ["x"]}}',
+    "a number as levels": SPEC % '"mipmapLevels": 5',
+    "a number as a level": SPEC % '"mipmapLevels": {"0": 5}',
+    "a level without number": SPEC % '"mipmapLevels": {"x": {"imageUrl": "file:/a"}}',
+    "a number as channels": SPEC % '"channels": 5',
+    "a number as a channel": SPEC % '"channels": [5]',
+    "text as intensity": SPEC % '"maxIntensity": "white"',
+    "a number as transforms": SPEC % '"transforms": 5',
+    "a number as transform list": SPEC % '"transforms": {"type": "list", "specList": 5}',
+    "a reference to a number": SPEC % '"transforms": {"type": "ref", "refId": 5}',
+    "a number as layout": SPEC % '"layout": 5',
+    "a tile id that is a number": '{"tileId": 5}',
+    "deep lists": SPEC % ('"x": ' + "[" * 100_000),
+    "deep transforms": SPEC % ('"transforms": ' + '{"a":' * 5000 + "{}" + "}" * 5001),
+    "a field nested 150 deep": SPEC % ('"x": ' + "[" * 150 + "]" * 150),
+    "half a surrogate": SPEC % '"label": "\\ud800"',
+    "no object": "5",
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("question", ["resolved tiles", "tile"])
+async def test_a_malformed_tile_spec_is_a_fault(lie: str, question: str) -> None:
+    body = LIES[lie] if question == "tile" else f'{{"tileIdToSpecMap": {{"t": {LIES[lie]}}}}}'
+
+    async def say(request: web.Request) -> web.Response:
+        return web.Response(text=body, content_type="application/json")
+
+    async with answering(say) as url, client_of(url, tries=1) as client:
+        with pytest.raises(RenderFault, match="cannot be read"):
+            await QUESTIONS[question](client)
+
+
+@pytest.mark.parametrize("question", [each for each in QUESTIONS if each != "put"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xff",
+        b'{"state": "\xff"}',
+        b'["\xff"]',
+        b"[" * 50_000,
+        b"1e999",
+        b"[1e999]",
+        b"Infinity",
+        b"[null]",
+        b'{"a": ',
+    ],
+    ids=lambda body: repr(body[:12]),
+)
+async def test_a_body_that_is_not_the_record_is_a_fault(question: str, body: bytes) -> None:
+    async def say(request: web.Request) -> web.Response:
+        return web.Response(body=body, content_type="application/json")
+
+    async with answering(say) as url, client_of(url, tries=1) as client:
+        with pytest.raises(RenderFault, match="cannot be read"):
+            await QUESTIONS[question](client)
+
+
+@pytest.mark.parametrize("body", [b"<" * 65_536, b"<style" * 10_000, b"<a " * 20_000, b" " * 65_536])
+async def test_an_error_page_of_any_text_costs_no_turn_of_the_loop(body: bytes) -> None:
+    async def say(request: web.Request) -> web.Response:
+        return web.Response(status=500, body=body, content_type="text/html")
+
+    async with answering(say) as url, client_of(url, tries=1) as client:
+        with watching_the_loop() as watch, pytest.raises(RenderFault):
+            await client.stack(RAW)
+    assert watch.longest_s < 0.2
+
+
+def test_markup_and_styles_of_an_error_page_are_left_out() -> None:
+    page = b"<html><style>h1 {color: red}</style><body a='1'>no <b>such</b> page &lt;</body></html>"
+    assert plain_text(page) == "no such page &lt;"
+
+
+def test_a_reference_without_an_id_is_none() -> None:
+    assert list(references({"type": "ref"})) == []
