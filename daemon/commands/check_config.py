@@ -72,6 +72,7 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     for index, watch in enumerate(settings.watch):
         yield from _watch_findings(f"watch[{index}]", watch)
     written = {f"watch[{i}].mipmaps.output_dir": each.mipmaps.output_dir for i, each in enumerate(settings.watch)}
+    yield from _open_to_all_findings(settings)
     for line in outside_of_the_unit({**written, "journal.path": settings.journal.path.parent}):
         key, _, text = line.partition(": ")
         yield Finding(key, text)
@@ -163,6 +164,24 @@ def _watch_findings(key: str, watch: WatchSettings) -> Iterator[Finding]:
     else:
         if problem:
             yield Finding(f"{key}.mipmaps.output_dir", f"{output_dir} {problem}")
+
+
+def _open_to_all_findings(settings: Settings) -> Iterator[Finding]:
+    """Yield a remark on each directory in which every user can exchange files and directories."""
+    directories = {"journal.path": settings.journal.path.parent}
+    for index, watch in enumerate(settings.watch):
+        directories[f"watch[{index}].directory"] = watch.directory
+        directories[f"watch[{index}].mipmaps.output_dir"] = watch.mipmaps.output_dir
+    for key, directory in directories.items():
+        try:
+            mode = directory.stat().st_mode
+        except OSError:  # other findings say so
+            continue
+        if mode & stat.S_IWOTH:
+            text = (
+                f"every user can write in {directory} (mode {stat.S_IMODE(mode):04o}): chmod o-w, if its writers allow"
+            )
+            yield Finding(key, text)
 
 
 def _is_directory(path: Path) -> bool:

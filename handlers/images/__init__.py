@@ -1,1 +1,1 @@
-"""Image files: what a header says, pixels in, levels out, each written whole and verified."""
+"""Image files: headers, pixels, digests, and the encoding of levels."""

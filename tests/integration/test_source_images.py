@@ -1,4 +1,4 @@
-"""The method "render": level 0 as a stand-in render-ws serves it, and what becomes of a job when it does not."""
+"""Method "render": level 0 from a stand-in render-ws, and the faults of jobs when it fails."""
 
 import asyncio
 import base64

@@ -103,10 +103,10 @@ def match(places: Collection[tuple[int, int]], position: int, col: int, row: int
 def section(change: Change | None = None, *, width: int = 4, height: int = 3) -> list[dict[str, Any]]:
     """A section without its first corner, as JSON; `change` gets its header and tiles to spoil."""
     places = [(col, row) for row in range(height) for col in range(width) if (col, row) != (0, 0)]
-    told, tiles = header(), [tile(places, index, *place) for index, place in enumerate(places)]
+    head, tiles = header(), [tile(places, index, *place) for index, place in enumerate(places)]
     if change is not None:
-        change(told, tiles)
-    return [{"metadata": told}, {"data": tiles}]
+        change(head, tiles)
+    return [{"metadata": head}, {"data": tiles}]
 
 
 def metafile(change: Change | None = None) -> Metafile:

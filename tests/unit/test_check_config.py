@@ -52,6 +52,17 @@ def test_the_effect_shows_the_whole_z_rule(settings: Callable[..., Settings]) ->
     assert "  z        grid of the header; offset +7" in list(effect(settings()))
 
 
+def test_directories_that_every_user_can_write_are_noted(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    for name, mode in (("acquisition", 0o777), ("mipmaps", 0o1777), ("journal", 0o775)):
+        (tmp_path / name).chmod(mode)
+    found = preflight(settings())
+    assert [(finding.key, finding.prevents_start) for finding in found] == [
+        ("watch[0].directory", False),
+        ("watch[0].mipmaps.output_dir", False),
+    ]
+    assert f"every user can write in {tmp_path}/mipmaps (mode 1777)" in found[1].text
+
+
 def test_a_journal_directory_that_does_not_exist_prevents_the_start(
     settings: Callable[..., Settings], tmp_path: Path
 ) -> None:

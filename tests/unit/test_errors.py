@@ -1,4 +1,4 @@
-"""What an operating system's errors are told as."""
+"""Hints for errors of the operating system."""
 
 import errno
 import os

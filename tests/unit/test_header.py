@@ -1,4 +1,4 @@
-"""The images of a directory, looked at one after the other: each by itself, however alike they are."""
+"""Images of a directory, inspected in turn: each has its own result, also after a similar one."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ FRAME = np.full((40, 60), 7, np.uint8)
 
 
 def tiff_with_its_directory_behind(frame: np.ndarray) -> bytes:
-    """As libtiff writes them: first the pixels, then what says where they are."""
+    """As libtiff writes them: pixels first, directory last."""
     height, width = frame.shape
     pixels = frame.tobytes()
     tags = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, height)]

@@ -1,4 +1,4 @@
-"""Levels of real image files: what is read, what is refused, and what is left on the disk whatever happens."""
+"""Levels of image files: supported and refused images, and the files on disk after any failure."""
 
 import errno
 import os

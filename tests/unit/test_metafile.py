@@ -132,8 +132,8 @@ def test_two_headers_are_refused() -> None:
 
 
 def test_unknown_keys_are_tolerated_everywhere() -> None:
-    def add(told: dict[str, Any], tiles: list[dict[str, Any]]) -> None:
-        told["new"] = told["camera_info"]["new"] = told["calibration"]["new"] = {"a": [1]}
+    def add(head: dict[str, Any], tiles: list[dict[str, Any]]) -> None:
+        head["new"] = head["camera_info"]["new"] = head["calibration"]["new"] = {"a": [1]}
         tiles[0]["new"] = tiles[0]["img_meta"]["new"] = tiles[0]["matcher"][0]["new"] = "x"
 
     assert metafile(add) == metafile()
@@ -163,8 +163,8 @@ def test_a_statistic_of_another_type_counts_as_absent(key: str, value: object) -
 )
 @pytest.mark.parametrize("how", ["null", "absent"])
 def test_absent_optional_values_are_none(key: str, how: str) -> None:
-    def spoil(told: dict[str, Any], _: object) -> None:
-        place = told["calibration"] if key == "lowmag" else told
+    def spoil(head: dict[str, Any], _: object) -> None:
+        place = head["calibration"] if key == "lowmag" else head
         place[key] = None
         if how == "absent":
             del place[key]
@@ -174,7 +174,7 @@ def test_absent_optional_values_are_none(key: str, how: str) -> None:
 
 @pytest.mark.parametrize("z_index", ["", "abc", [], True], ids=repr)
 def test_a_z_index_that_is_no_number_counts_as_absent(z_index: object) -> None:
-    assert metafile(lambda told, _: told.update(z_index=z_index)).header.z_index is None
+    assert metafile(lambda head, _: head.update(z_index=z_index)).header.z_index is None
 
 
 def test_numbers_may_be_int_or_float_and_stage_positions_negative() -> None:
@@ -337,18 +337,18 @@ def test_a_wrong_value_is_named_with_the_expected_one(key: str, value: object, p
 @pytest.mark.parametrize("size", [0, -1, 65537, 10**30, 3840.5, "3840"], ids=repr)
 def test_an_impossible_frame_is_refused(side: str, size: object) -> None:
     with pytest.raises(MetafileFault, match=rf"metadata\.camera_info\.{side}: should be"):
-        metafile(lambda told, _: told["camera_info"].update({side: size}))
+        metafile(lambda head, _: head["camera_info"].update({side: size}))
 
 
 @pytest.mark.parametrize("size", [0, -4, 1e7], ids=repr)
 def test_an_impossible_calibration_is_refused(size: float) -> None:
     with pytest.raises(MetafileFault, match=r"metadata\.calibration\.highmag\.x_nm_per_pix: should be"):
-        metafile(lambda told, _: told["calibration"]["highmag"].update(x_nm_per_pix=size))
+        metafile(lambda head, _: head["calibration"]["highmag"].update(x_nm_per_pix=size))
 
 
 @pytest.mark.parametrize("size", [0, None, float("nan"), "4.1"], ids=repr)
 def test_pixels_are_square_without_y_nm_per_pix(size: object) -> None:
-    found = metafile(lambda told, _: told["calibration"]["highmag"].update(y_nm_per_pix=size))
+    found = metafile(lambda head, _: head["calibration"]["highmag"].update(y_nm_per_pix=size))
     assert found.header.highmag.pixel_size_nm == (4.0, 4.0)
 
 
@@ -479,17 +479,17 @@ def test_the_step_tolerance_is_twice_the_deviation_of_real_stages(path: Path) ->
 @pytest.mark.parametrize(
     "change",
     [
-        lambda told, _: told.update(session_id="17797_1R_152"),
-        lambda told, _: told.update(grid="000043", z_index=43),
-        lambda told, _: told.update(roi_index=1),
+        lambda head, _: head.update(session_id="17797_1R_152"),
+        lambda head, _: head.update(grid="000043", z_index=43),
+        lambda head, _: head.update(roi_index=1),
     ],
     ids=["session", "grid", "roi"],
 )
 def test_a_header_that_contradicts_all_names_is_an_error(change: Change) -> None:
-    told = findings(change)
-    assert [finding.severity for finding in told] == [Severity.ERROR, Severity.ERROR]
-    assert "by the header" in told[0].text
-    assert "and 8 more" in told[1].text
+    found = findings(change)
+    assert [finding.severity for finding in found] == [Severity.ERROR, Severity.ERROR]
+    assert "by the header" in found[0].text
+    assert "and 8 more" in found[1].text
 
 
 def test_a_metafile_renamed_to_another_section_is_an_error() -> None:
@@ -510,8 +510,8 @@ def test_a_name_of_another_form_is_a_warning(name: str) -> None:
     assert "cannot be compared" in finding.text
 
 
-def as_reference(told: dict[str, Any], tiles: list[dict[str, Any]]) -> None:
-    told.update(grid="20180601115959_reference", z_index="")
+def as_reference(head: dict[str, Any], tiles: list[dict[str, Any]]) -> None:
+    head.update(grid="20180601115959_reference", z_index="")
     for tile in tiles:
         tile["img_path"] = tile["img_path"].replace("_000042_", "_20180601115959_reference_")
 
@@ -539,14 +539,14 @@ def test_images_of_other_names_are_a_warning() -> None:
 
 
 def test_a_duplicate_image_name_is_an_error() -> None:
-    told = findings(lambda _, tiles: tiles[4].update(img_path=tiles[3]["img_path"]))
-    assert any(f.severity is Severity.ERROR and "more than once" in f.text for f in told)
+    found = findings(lambda _, tiles: tiles[4].update(img_path=tiles[3]["img_path"]))
+    assert any(f.severity is Severity.ERROR and "more than once" in f.text for f in found)
     assert len(metafile(lambda _, tiles: tiles[4].update(img_path=tiles[3]["img_path"])).tiles) == 11
 
 
 def test_images_that_would_share_a_tile_id_are_an_error() -> None:
-    told = findings(lambda _, tiles: tiles[4].update(img_path="sub/" + tiles[3]["img_path"]))
-    assert any(f.severity is Severity.ERROR and "share an id" in f.text for f in told)
+    found = findings(lambda _, tiles: tiles[4].update(img_path="sub/" + tiles[3]["img_path"]))
+    assert any(f.severity is Severity.ERROR and "share an id" in f.text for f in found)
 
 
 def test_two_tiles_at_one_place_are_an_error() -> None:
@@ -556,9 +556,9 @@ def test_two_tiles_at_one_place_are_an_error() -> None:
         tiles[4]["img_path"] = tiles[4]["img_path"].replace("_1_1.tif", "_0_1.tif")
         tiles[4]["matcher"] = []
 
-    told = findings(spoil)
-    assert "raster_pos (column, row) occurs more than once: (0, 1) (2 times)" in told[0].text
-    assert told[0].severity is Severity.ERROR
+    found = findings(spoil)
+    assert "raster_pos (column, row) occurs more than once: (0, 1) (2 times)" in found[0].text
+    assert found[0].severity is Severity.ERROR
 
 
 def test_a_lost_tile_shows_as_a_gap_in_raster_index() -> None:
@@ -567,9 +567,9 @@ def test_a_lost_tile_shows_as_a_gap_in_raster_index() -> None:
 
 
 def test_a_raster_index_used_twice_is_a_warning() -> None:
-    told = findings(lambda _, tiles: tiles[-1]["img_meta"].update(raster_index=3))
-    assert any("raster_index occurs more than once: 3 (2 times)" in finding.text for finding in told)
-    assert {finding.severity for finding in told} == {Severity.WARNING}
+    found = findings(lambda _, tiles: tiles[-1]["img_meta"].update(raster_index=3))
+    assert any("raster_index occurs more than once: 3 (2 times)" in finding.text for finding in found)
+    assert {finding.severity for finding in found} == {Severity.WARNING}
 
 
 def test_the_order_of_the_records_does_not_matter() -> None:
@@ -600,18 +600,18 @@ def test_time_stamps_out_of_order_are_a_warning(change: Change, text: str) -> No
     [("angle", 90.5), ("pixel_size", 4.05), ("pixel_size_x_move", 4.02), ("pixel_size_y_move", 4.02)],
 )
 def test_a_tile_with_another_angle_or_pixel_size_is_a_warning(key: str, value: float) -> None:
-    told = findings(lambda _, tiles: tiles[0]["img_meta"].update({key: value}))
-    assert Severity.ERROR not in {finding.severity for finding in told}
-    assert any(finding.text.startswith(f"{key} should be the same in all tiles") for finding in told)
+    found = findings(lambda _, tiles: tiles[0]["img_meta"].update({key: value}))
+    assert Severity.ERROR not in {finding.severity for finding in found}
+    assert any(finding.text.startswith(f"{key} should be the same in all tiles") for finding in found)
 
 
 def test_tiles_rotated_against_the_calibration_are_a_warning() -> None:
-    finding = only(lambda told, _: told["calibration"]["highmag"].update(angle=91.0))
+    finding = only(lambda head, _: head["calibration"]["highmag"].update(angle=91.0))
     assert finding.text == "angle is 90.0 in the tiles and 91.0 in the header's highmag calibration"
 
 
 def test_a_calibration_that_differs_in_x_and_y_is_a_warning() -> None:
-    finding = only(lambda told, _: told["calibration"]["highmag"].update(y_nm_per_pix=4.1))
+    finding = only(lambda head, _: head["calibration"]["highmag"].update(y_nm_per_pix=4.1))
     assert finding.severity is Severity.WARNING
     assert "4.0 nm per pixel in x and 4.1 in y" in finding.text
 
@@ -647,13 +647,13 @@ def test_a_stage_that_is_a_pixel_or_two_off_is_no_finding() -> None:
 
 
 def test_a_header_without_overlap_says_that_steps_were_not_checked() -> None:
-    finding = only(lambda told, _: told.pop("overlap"))
+    finding = only(lambda head, _: head.pop("overlap"))
     assert "cannot be checked" in finding.text
 
 
 @pytest.mark.parametrize("overlap", [-0.1, 1, 1.5, "0.1"], ids=repr)
 def test_an_impossible_overlap_counts_as_absent(overlap: object) -> None:
-    assert "no overlap" in only(lambda told, _: told.update(overlap=overlap)).text
+    assert "no overlap" in only(lambda head, _: head.update(overlap=overlap)).text
 
 
 @pytest.mark.parametrize(("number", "match", "quality"), [(0, 0, 5), (1, 1, -1), (4, 0, -1), (3, 1, 0)])
@@ -673,7 +673,7 @@ def test_a_match_recorded_at_neither_the_tile_nor_its_neighbour_is_a_warning() -
 
 
 def test_a_z_index_that_differs_from_the_grid_is_a_warning() -> None:
-    finding = only(lambda told, _: told.update(z_index=41))
+    finding = only(lambda head, _: head.update(z_index=41))
     assert finding == Finding(Severity.WARNING, "z_index is 41, but the grid is 000042")
 
 
@@ -686,13 +686,13 @@ def test_a_shared_transform_that_is_not_an_object_is_a_warning() -> None:
 
 
 def test_errors_come_before_warnings() -> None:
-    def spoil(told: dict[str, Any], tiles: list[dict[str, Any]]) -> None:
-        told.update(z_index=41)
+    def spoil(head: dict[str, Any], tiles: list[dict[str, Any]]) -> None:
+        head.update(z_index=41)
         tiles[4].update(img_path=tiles[3]["img_path"])
 
-    told = [finding.severity for finding in findings(spoil)]
-    assert told == sorted(told)
-    assert len(set(told)) == 2
+    found = [finding.severity for finding in findings(spoil)]
+    assert found == sorted(found)
+    assert len(set(found)) == 2
 
 
 @pytest.mark.parametrize("number", [0, 199, 200, 450])

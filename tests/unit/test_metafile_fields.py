@@ -1,4 +1,4 @@
-"""Every value of a metafile: whether it is needed, and what becomes of one that is missing or of another type."""
+"""Every value of a metafile: required or optional, and the effect of a missing or wrong value."""
 
 import dataclasses
 import json
@@ -180,9 +180,9 @@ def test_nan_deep_in_what_the_scope_appended_becomes_null() -> None:
 
 def test_the_documentation_lists_every_value_as_required_or_optional() -> None:
     rows = re.findall(r"^\| (`.+?`(?:, `.+?`)*) \| (yes|no)\b", COMPATIBILITY.read_text(), re.MULTILINE)
-    told = {key.strip("`"): needed == "yes" for keys, needed in rows for key in keys.split(", ")}
+    documented = {key.strip("`"): needed == "yes" for keys, needed in rows for key in keys.split(", ")}
     fields = {re.sub(r"\[\d]", "[]", re.sub(r"(_pos)\[\d]$", r"\1", key)): key in NEEDED_FIELDS for key in FIELDS}
-    assert told == fields
+    assert documented == fields
 
 
 def test_a_number_in_the_header_is_compared_with_names_without_leading_zeros() -> None:

@@ -1,4 +1,4 @@
-"""What a level's file says of how it was made, in each format, and what a job reports of the image that it read."""
+"""The text about its making in a level's file, in each format, and the identity and digest in a job's report."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A pipe, socket or device where somebody names a file: refused in words, never waited for."""
+"""A pipe, socket or device in place of a file is refused at once, with a reason."""
 
 import asyncio
 import json

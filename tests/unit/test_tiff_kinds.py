@@ -1,4 +1,4 @@
-"""Kinds of image files: whatever the header accepts is decoded pixel for pixel, and what is not decoded it refuses."""
+"""Kinds of image files: the header accepts exactly the files that are decoded pixel for pixel."""
 
 import io
 import warnings

@@ -301,7 +301,7 @@ def test_a_tile_spec_carries_the_facts_of_its_tile() -> None:
 
 
 def test_the_pixel_size_of_the_layout_is_that_of_the_calibration_in_x() -> None:
-    found = metafile(lambda told, _: told["calibration"]["highmag"].update(x_nm_per_pix=3.9, y_nm_per_pix=4.1))
+    found = metafile(lambda head, _: head["calibration"]["highmag"].update(x_nm_per_pix=3.9, y_nm_per_pix=4.1))
     assert {spec["layout"]["pixelsize"] for spec in specs(found)} == {3.9}
 
 
