@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import signal
 import time
@@ -38,6 +39,8 @@ GIVE_UP_S = 5.0
 STOP_S = 60.0
 """Time for the whole shutdown, the end of the workers included."""
 STATUS_EVERY_S = 5.0
+FIRST_PROBE_S = 5.0
+"""The line at the start waits this long for the first answer of render-ws."""
 ANSWER_S = 5.0
 """Time-out of the journal's answer for readiness."""
 
@@ -68,6 +71,7 @@ class Daemon:
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[object] | None = None
         self._is_at_work = False
+        self._has_terminal = has_terminal()
         self._resumed = asyncio.Event()
         self._started = asyncio.Event()
         self._reloader = Reloader(load, lambda: self._settings, self._adopt, self._notifier)
@@ -100,7 +104,7 @@ class Daemon:
     @contextlib.contextmanager
     def _handle_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        handlers = {signal.SIGTERM: self._on_stop, signal.SIGINT: self._on_stop, signal.SIGHUP: self._reloader.ask}
+        handlers = {signal.SIGTERM: self._on_stop, signal.SIGINT: self._on_stop, signal.SIGHUP: self._on_hangup}
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
         try:
@@ -217,7 +221,21 @@ class Daemon:
         await self._disks.checked.wait()
         self._notifier.ready()
         self._started.set()
-        log.info("daemon.ready", url=self.url, render=self._client.base_url, journal=str(self._journal.path))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_PROBE_S):
+                await self._gate.probed.wait()
+        reasons = list(reasons_not_ready(await self.facts()))
+        if not self._gate.probed.is_set():
+            reasons.append(f"render-ws has not answered for {FIRST_PROBE_S:g} s")
+        log.log(
+            logging.WARNING if reasons else logging.INFO,
+            "daemon.ready",
+            ready=not reasons,
+            reasons=reasons,
+            url=self.url,
+            render=self._client.base_url,
+            journal=str(self._journal.path),
+        )
 
     async def _drain(
         self, watching: asyncio.Task[None], pipeline: asyncio.Task[None], others: list[asyncio.Task[None]]
@@ -258,6 +276,14 @@ class Daemon:
             log.warning("journal.given_up", tasks=sorted(task.get_name() for task in left))
             self._journal.give_up()
             await asyncio.wait(left, timeout=GIVE_UP_S)
+
+    def _on_hangup(self) -> None:
+        """Stop if the terminal that the daemon was started on is closed; otherwise reload the configuration."""
+        if self._has_terminal and not has_terminal():
+            log.info("daemon.terminal_closed")
+            self._on_stop()
+        else:
+            self._reloader.ask()
 
     def _on_stop(self) -> None:
         if self._stop.is_set():
@@ -321,6 +347,11 @@ class Daemon:
         while True:
             self._notifier.watchdog()
             await asyncio.sleep(interval_s / 2)
+
+
+def has_terminal() -> bool:
+    """Whether standard input is an open terminal."""
+    return os.isatty(0)
 
 
 def _port_fault(http: HttpSettings, error: OSError) -> SettingsFault:

@@ -51,6 +51,8 @@ class RenderGate:
         self._begun: dict[Hashable, float] = {}
         self._worked_at = clock()
         self._reading = asyncio.Lock()
+        self.probed = asyncio.Event()
+        """Set after the first probe."""
 
     @property
     def fault(self) -> RenderFault | None:
@@ -132,6 +134,7 @@ class RenderGate:
     async def run(self) -> None:
         """Probe render-ws, until cancelled."""
         await self._probe()
+        self.probed.set()
         while True:
             self._changed.clear()
             pause_s = PROBE_EVERY_S
