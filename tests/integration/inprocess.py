@@ -55,7 +55,7 @@ class Bench:
     work: Assembly
     recheck: Recheck
     tasks: dict[str, asyncio.Task[None]]
-    said: list[MutableMapping[str, Any]]
+    log_lines: list[MutableMapping[str, Any]]
     """Lines of the log."""
 
     def write(self, grid: int = 1050, *, tiles: int = 2, size: tuple[int, int] = (64, 64), **plan_of: Any) -> Path:
@@ -121,7 +121,7 @@ async def bench(root: Path, client: RenderClient | None = None, **stacks: Any) -
     """Run the parts on `root`; `stacks` are stack settings of the watch."""
     (root / "acquisition").mkdir(exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
-        said = stack.enter_context(structlog.testing.capture_logs())
+        log_lines = stack.enter_context(structlog.testing.capture_logs())
         journal = await stack.enter_async_context(Journal(root / "journal.sqlite"))
         if client is None:
             url = await stack.enter_async_context(serve_standin())
@@ -144,7 +144,7 @@ async def bench(root: Path, client: RenderClient | None = None, **stacks: Any) -
             "late changes": work.late_changes.run(),
         }
         tasks = {name: asyncio.create_task(part, name=name) for name, part in parts.items()}
-        bench = Bench(root, work, recheck, tasks, said)
+        bench = Bench(root, work, recheck, tasks, log_lines)
         try:
             yield bench
             bench.check()

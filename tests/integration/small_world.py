@@ -54,7 +54,7 @@ class ToySettler(Settler):
     async def examine(
         self, montage: Montage, watch: Any, content: bytes, digest: str, stack_id: object
     ) -> Settled | NotYet | Ignored:
-        await self.world.let_happen("examine", montage.metafile)
+        await self.world.run_hook("examine", montage.metafile)
         text = content.decode()
         if text.startswith(LENS_SET):
             return Ignored("a lens-correction set")
@@ -108,7 +108,7 @@ class ToySteps:
 
     async def section(self, montage: Montage, watch: Any) -> Montage:
         world = self._world
-        await world.let_happen("section", montage.metafile)
+        await world.run_hook("section", montage.metafile)
         try:
             content = montage.metafile.read_bytes()
         except OSError:
@@ -338,7 +338,7 @@ class World:
         """Call a function once, when a metafile is next examined ("examine") or read for a step ("section")."""
         self._happenings[step, path] = happening
 
-    async def let_happen(self, step: str, path: Path) -> None:
+    async def run_hook(self, step: str, path: Path) -> None:
         happening = self._happenings.pop((step, path), None)
         if happening is not None:
             await happening()

@@ -65,11 +65,11 @@ async def test_a_montage_superseded_while_its_stack_is_being_closed_does_not_end
             locked.setattr(daemon.pipeline.stack_closer, "close_stack", lock_and_supersede)
             await work.notice(metafile)
             await work.reaches(metafile, MontageState.SUPERSEDED)
-            await work.until(lambda: any(line["event"] == "stack.close_failed" for line in work.said))
+            await work.until(lambda: any(line["event"] == "stack.close_failed" for line in work.log_lines))
         later = work.write(1051)
         await work.notice(later)
         await work.reaches(later, MontageState.COMPLETE)
-        assert not [line for line in work.said if line["event"] == "stack.close_bug"]
+        assert not [line for line in work.log_lines if line["event"] == "stack.close_bug"]
 
 
 async def test_a_montage_whose_tiles_are_deleted_again_and_again_fails_alone(
@@ -283,11 +283,11 @@ async def test_a_read_only_stack_is_not_closed_again(
         await work.notice(metafile)
         await work.reaches(metafile, MontageState.FAILED)
         monkeypatch.setattr(daemon.pipeline.stack_closer, "close_stack", locked)
-        await work.until(lambda: any(line["event"] == "stack.close_failed" for line in work.said))
+        await work.until(lambda: any(line["event"] == "stack.close_failed" for line in work.log_lines))
         async with asyncio.timeout(20):
             while await work.work.journal.open_stacks():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-        assert [line["event"] for line in work.said].count("stack.close_failed") == 1
+        assert [line["event"] for line in work.log_lines].count("stack.close_failed") == 1
 
 
 async def locked(_: RenderClient, stack: StackId, *arguments: Any, **options: Any) -> None:
@@ -346,10 +346,12 @@ async def test_a_montage_that_the_section_data_lack_waits_alone(
                 await work.notice(metafile)
             await work.reaches(seen, MontageState.COMPLETE)
             await work.reaches(missed, MontageState.APPLIED)
-            await work.until(lambda: any(line["event"] == "montage.not_closed" for line in work.said))
-            problems = {str(line["fault"]) for line in work.said if line["event"] == "montage.not_closed"}
+            await work.until(lambda: any(line["event"] == "montage.not_closed" for line in work.log_lines))
+            problems = {str(line["fault"]) for line in work.log_lines if line["event"] == "montage.not_closed"}
             assert all("its section data lack tiles of section 1050.0 at z 1050" in each for each in problems)
-            assert {line["metafile"] for line in work.said if line["event"] == "montage.not_closed"} == {str(missed)}
+            assert {line["metafile"] for line in work.log_lines if line["event"] == "montage.not_closed"} == {
+                str(missed)
+            }
         await work.reaches(missed, MontageState.COMPLETE)
 
 
@@ -398,7 +400,7 @@ async def test_an_unexpected_exception_fails_the_close_which_is_retried(
         await work.notice(metafile)
         montage = await work.reaches(metafile, MontageState.COMPLETE)
         closed = [{"event": "stack.closed", "stack": str(stack), "montages": 1}.items() for stack in (RAW, MIPS)]
-        await work.until(lambda: all(any(each <= line.items() for line in work.said) for each in closed))
+        await work.until(lambda: all(any(each <= line.items() for line in work.log_lines) for each in closed))
         attempts = [each for each in await work.work.journal.attempts(montage.id) if each["step"] == "close"]
         assert sorted(each["outcome"] for each in attempts) == ["done", "done", "failed", "failed"]
         assert {RAW, MIPS} == set(failed)

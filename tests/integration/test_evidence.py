@@ -43,5 +43,5 @@ async def test_an_image_repaired_during_its_failing_job_has_its_montage_retried(
         await work.notice(metafile)
         await work.reaches(metafile, MontageState.COMPLETE)
         assert failed == [str(image)]
-        events = [line["event"] for line in work.said]
+        events = [line["event"] for line in work.log_lines]
         assert events.count("montage.failed") == events.count("montage.retried") == 1

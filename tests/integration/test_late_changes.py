@@ -64,7 +64,7 @@ async def mended(world: Bench, metafile: Path) -> Montage:
 
 
 async def has_changed(world: Bench, metafile: Path, times: int) -> None:
-    await world.until(lambda: len([line for line in world.said if line["event"] == "image.changed"]) >= times)
+    await world.until(lambda: len([line for line in world.log_lines if line["event"] == "image.changed"]) >= times)
 
 
 # --- which differences are changes
@@ -110,7 +110,7 @@ async def test_only_the_changed_image_of_a_complete_montage_is_made_again(world,
     assert montage.findings[-1] == f"1 images changed after their mipmaps were made: {first.name}"
     (detail,) = await changed_ones(world, metafile)
     assert detail == {"images": 1, "names": [first.name]}
-    (line,) = [each for each in world.said if each["event"] == "image.changed"]
+    (line,) = [each for each in world.log_lines if each["event"] == "image.changed"]
     assert (line["log_level"], line["images"], line["first"]) == ("warning", 1, first.name)
 
 
@@ -205,7 +205,7 @@ async def test_an_image_that_is_being_written_does_not_fail_the_montage(world, m
     Image.fromarray(pixels(11)).save(replacement, "TIFF")
     whole = replacement.read_bytes()
     first.write_bytes(whole[: len(whole) // 2])
-    await world.until(lambda: [line for line in world.said if line["event"] == "step.waits"])
+    await world.until(lambda: [line for line in world.log_lines if line["event"] == "step.waits"])
     waiting = await world.work.journal.montage(montage.id)
     assert waiting.state is MontageState.INGESTED
     assert "may still be written" in waiting.fault.problem
@@ -420,7 +420,7 @@ async def test_a_check_that_raises_is_repeated_and_ends_no_other(done, monkeypat
         patch.setattr(owner, stumbles, lambda *_: 1 / 0)
         assert await alone.check() == 1
         await alone.late.check_before_complete([montage])
-    assert [line for line in world.said if line["event"] == "images.bug"]
+    assert [line for line in world.log_lines if line["event"] == "images.bug"]
     alone.now += 60.0
     assert await alone.check() == 1
     assert alone.enqueued == [montage.id]

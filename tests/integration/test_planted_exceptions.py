@@ -88,7 +88,7 @@ async def by_other_ways(work: Bench, good: Path, bad: Path) -> None:
     no_level = work.write(1060, size=(4, 1))
     await work.notice(no_level)
     await work.reaches(no_level, MontageState.FAILED)
-    await work.until(lambda: any(line["event"] == "montage.retried" for line in work.said))
+    await work.until(lambda: any(line["event"] == "montage.retried" for line in work.log_lines))
 
 
 @pytest.mark.parametrize("method", sorted(methods()))

@@ -26,7 +26,7 @@ class Bench:
 
     def __init__(self, journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
         self.journal = journal
-        self.shown: set[str] = set()
+        self.present: set[str] = set()
         self.about_to_delete, self.may_delete = asyncio.Event(), asyncio.Event()
         self._number = 0
         keeper: Any = SimpleNamespace(write=self._write)
@@ -41,7 +41,7 @@ class Bench:
         await put()
 
     async def _tile_bounds(self, stack: StackId, z: float) -> list[SimpleNamespace]:
-        return [SimpleNamespace(tile_id=each) for each in self.shown]
+        return [SimpleNamespace(tile_id=each) for each in self.present]
 
     async def _ingest_tiles(
         self,
@@ -53,11 +53,11 @@ class Bench:
         *,
         unwanted: Collection[str],
     ) -> None:
-        self.shown |= {spec["tileId"] for spec in specs}
+        self.present |= {spec["tileId"] for spec in specs}
         if unwanted:
             self.about_to_delete.set()
             await self.may_delete.wait()
-            self.shown -= set(unwanted)
+            self.present -= set(unwanted)
 
     async def settle(self, name: str, *tiles: str) -> int:
         self._number += 1
@@ -103,7 +103,7 @@ async def test_a_tile_that_passes_to_another_metafile_is_not_deleted_after_it_wa
     assert not taking_over.done()
     bench.may_delete.set()
     await asyncio.gather(deleting, taking_over)
-    assert bench.shown == {"t1", "t2", "t3"}
+    assert bench.present == {"t1", "t2", "t3"}
 
 
 async def test_a_tile_that_passed_to_another_metafile_before_is_not_deleted(bench):
@@ -111,7 +111,7 @@ async def test_a_tile_that_passed_to_another_metafile_before_is_not_deleted(benc
     without = await bench.settle("a", "t1")
     await bench.settle("b", "t2")
     await bench.ingest(without)
-    assert bench.shown == {"t1", "t2"}
+    assert bench.present == {"t1", "t2"}
 
 
 async def test_two_steps_that_exchange_tiles_do_not_deadlock():

@@ -13,7 +13,7 @@ from tests.unit.test_health import WELL
 
 
 def reported(work: Any) -> list[dict[str, Any]]:
-    return [line for line in work.said if line["event"] == "tiles.of_another_writer"]
+    return [line for line in work.log_lines if line["event"] == "tiles.of_another_writer"]
 
 
 async def test_tiles_put_by_another_daemon_are_reported(tmp_path: Path, monkeypatch: Any) -> None:

@@ -167,7 +167,7 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _nothing_vanished_is_shown(scenario: "Scenario", rows: list[Row]) -> Iterator[str]:
+def _no_stack_has_vanished_tiles(scenario: "Scenario", rows: list[Row]) -> Iterator[str]:
     """No tile of a stack belongs only to contents whose successors are COMPLETE."""
     by_id = {row.id: row for row in rows}
     kept = {tile_id for row in rows if _successor(row, by_id).state != "complete" for tile_id in row.tile_ids}
@@ -282,7 +282,7 @@ def _nothing_is_left_over(scenario: "Scenario", _: list[Row]) -> Iterator[str]:
 _INVARIANTS: dict[str, Callable[["Scenario", list[Row]], Iterator[str]]] = {
     "every metafile has a verdict": _every_metafile_has_a_verdict,
     "stacks equal files": _stacks_equal_files,
-    "nothing vanished is shown": _nothing_vanished_is_shown,
+    "no stack has vanished tiles": _no_stack_has_vanished_tiles,
     "stacks are closed": _stacks_are_closed,
     "levels show their images": _levels_show_their_images,
     "events fold to states": _events_fold_to_states,

@@ -76,7 +76,7 @@ def folded_states(connection: sqlite3.Connection) -> dict[int, MontageState | No
     """Return the state of each montage as the fold of its events."""
     events: dict[int, list[tuple[Event, MontageState | None]]] = {}
     for montage_id, event, _, detail in connection.execute(_EVENTS):
-        said = json.loads(detail)
-        named = said.get("onto") or said.get("failed_in")
+        values = json.loads(detail)
+        named = values.get("onto") or values.get("failed_in")
         events.setdefault(montage_id, []).append((Event(event), MontageState(named) if named else None))
     return {montage_id: fold(each) for montage_id, each in events.items()}

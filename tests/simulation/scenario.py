@@ -161,8 +161,8 @@ class Scenario(FileActions, RenderActions, DaemonActions):
         self._break("every exception is answered", f"{context['message']}: {exception_text(context.get('exception'))}")
 
     def _make_settings(self, **changed: Any) -> Settings:
-        said = {**self.plan.settings, **changed}
-        in_place = said.pop("stacks.in_place", False)
+        values = {**self.plan.settings, **changed}
+        in_place = values.pop("stacks.in_place", False)
         watch: dict[str, Any] = {
             "name": "scope",
             "directory": self.acquisition,
@@ -174,7 +174,7 @@ class Scenario(FileActions, RenderActions, DaemonActions):
             "stacks": {"raw": "{specimen_id}_raw"} | ({} if in_place else {"mipmapped": "{specimen_id}_mips"}),
             "mipmaps": {"output_dir": self.mipmaps, "levels": 2},
         }
-        for key, value in said.items():
+        for key, value in values.items():
             part, _, name = key.rpartition(".")
             (watch[part] if part else watch)[name] = value
         return Settings(
