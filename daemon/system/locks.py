@@ -120,11 +120,11 @@ def lock_journal(journal: Path) -> RootLock:
     Raises
     ------
     JournalHeld
-        If another process works with it.
+        If another process uses it.
     UnusableJournalDirectory
         If no file can be created beside it before a person changes something.
     StorageFault
-        If the lock file cannot be made for another reason.
+        If the lock file cannot be created for another reason.
     """
     try:
         descriptor = _open(_lock_file(journal), os.O_RDWR | os.O_CREAT)
@@ -232,13 +232,31 @@ def _watched_fault(directory: Path, owner: int | None) -> Fault:
 def _owner(descriptor: int) -> int | None:
     """Return the process that holds the lock on an open file, where the kernel reports it."""
     status = os.fstat(descriptor)
-    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
-        lines = _PROC_LOCKS.read_text().splitlines()
+        holders = lock_holders(_PROC_LOCKS.read_text(), status.st_dev, status.st_ino)
     except OSError:
         return None
-    for line in lines:
-        fields = line.split()  # 1: FLOCK  ADVISORY  WRITE 1234 fe:00:245923 0 EOF
-        if len(fields) >= 6 and fields[1] == "FLOCK" and fields[5] == place and int(fields[4]) > 0:
-            return int(fields[4])
-    return None
+    return min(holders, key=lambda process: _user_of(process) not in {os.geteuid(), 0}, default=None)
+
+
+def lock_holders(proc_locks: str, device: int, inode: int) -> list[int]:
+    """Return the processes that hold a lock on a file, from the text of /proc/locks.
+
+    btrfs and some overlays stat with another device number than the kernel lists: then all locks on files with the same
+    inode number count.
+
+    >>> lock_holders("1: FLOCK  ADVISORY  WRITE 1234 fe:00:245923 0 EOF", os.makedev(0xFE, 0), 245923)
+    [1234]
+    >>> lock_holders("1: FLOCK  ADVISORY  WRITE 1234 00:2b:245923 0 EOF", os.makedev(0xFE, 0), 245923)
+    [1234]
+    >>> lock_holders("1: POSIX  ADVISORY  WRITE 1234 fe:00:245923 0 EOF", os.makedev(0xFE, 0), 245923)
+    []
+    """
+    exact: list[int] = []
+    alike: list[int] = []
+    for line in proc_locks.splitlines():
+        fields = line.split()
+        if len(fields) >= 6 and fields[1] == "FLOCK" and fields[5].endswith(f":{inode}") and int(fields[4]) > 0:
+            is_exact = fields[5] == f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
+            (exact if is_exact else alike).append(int(fields[4]))
+    return exact or alike
