@@ -1,0 +1,47 @@
+"""Hostile images and metafiles cost the daemon neither memory nor its other montages."""
+
+import re
+from pathlib import Path
+
+from daemon.simulator.microscope import write_section
+from tests.acceptance.conftest import section_plan
+from tests.acceptance.rig import Rig
+from tests.hostile_images import HOSTILE_IMAGES
+
+MOST_MIB = 400
+"""Of the daemon and of each worker. An idle daemon needs about 100."""
+
+
+def peak_mib(pid: int) -> int:
+    """Return the largest resident memory that a process has had."""
+    (kib,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(kib) // 1024
+
+
+def descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for each in children for child in (each, *descendants(int(each)))]
+
+
+def test_hostile_input_fails_by_name_within_bounded_memory_and_other_montages_complete(rig: Rig) -> None:
+    rig.settings |= {"watch.settle_s": 0.1, "watch.arrival_timeout_s": 3}
+    hostile: dict[str, Path] = {}
+    for number, make in enumerate(HOSTILE_IMAGES):
+        section = write_section(section_plan(2000 + number), rig.acquisition / "hostile", pixels="flat")
+        make(section.images[0])
+        hostile[make.__name__] = section.metafile
+    too_many_values = write_section(section_plan(2100), rig.acquisition / "hostile", pixels="flat").metafile
+    lists = ",".join(["[]"] * 6_000_000)
+    too_many_values.write_text(too_many_values.read_text().rstrip()[:-1] + f',{{"x":[{lists}]}}]')
+    many_values = write_section(section_plan(3000), rig.acquisition / "good", pixels="flat").metafile
+    many_values.write_text(many_values.read_text().rstrip()[:-1] + f',{{"x":[{lists[: len(lists) // 3]}]}}]')
+    rig.start_standin()
+    rig.start()
+    rig.wait_until("failed", *hostile.values(), too_many_values, timeout_s=120)
+    rig.wait_until("complete", many_values, timeout_s=60)
+    for name, metafile in hostile.items():
+        assert "should have" in rig.montage_of(metafile)["fault"]["problem"], name
+    assert "at most 6,000,000 values" in rig.montage_of(too_many_values)["fault"]["problem"]
+    daemon = rig.daemon.process.pid
+    peaks = {pid: peak_mib(pid) for pid in (daemon, *descendants(daemon))}
+    assert max(peaks.values()) < MOST_MIB, peaks
