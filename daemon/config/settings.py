@@ -117,6 +117,10 @@ class WorkerSettings(Section):
     """Seconds that a worker may take for one tile. A worker that takes longer hangs, for example on a dead mount: it is
     replaced, and the tile is retried a few times. With dask, set `count` to the number of threads of all workers."""
 
+    largest_image_megapixels: float = Field(100, gt=0, le=4096)
+    """Largest image, in millions of pixels. Larger images are refused. Each worker process may take 16 bytes of memory
+    for each pixel of it, plus 512 MiB: a tile that needs more fails alone."""
+
     @model_validator(mode="after")
     def _scheduler_goes_with_dask(self) -> Self:
         if self.executor == "dask" and not self.dask_scheduler:

@@ -175,7 +175,13 @@ async def open_assembly(
 @contextlib.asynccontextmanager
 async def _open_pool(workers: WorkerSettings, count: int) -> AsyncIterator[WorkerPool]:
     """Open the workers. They start and end in a thread, so that the event loop handles signals meanwhile."""
-    opening = open_executor(workers.executor, count, workers.dask_scheduler, job_timeout_s=workers.tile_timeout_s)
+    opening = open_executor(
+        workers.executor,
+        count,
+        workers.dask_scheduler,
+        job_timeout_s=workers.tile_timeout_s,
+        largest_image_px=round(workers.largest_image_megapixels * 1e6),
+    )
     pool = await asyncio.to_thread(opening.__enter__)
     try:
         yield pool

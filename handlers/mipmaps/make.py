@@ -40,7 +40,9 @@ def make_mipmaps(job: MipmapJob) -> MipmapReport:
         fault = found
     except MemoryError:
         fault = WorkerFault(
-            str(job.level0), "did not fit into memory", f"an image of {job.width}x{job.height}: use fewer workers"
+            str(job.level0),
+            f"needs more memory than a worker may have, for {job.width}x{job.height} pixels",
+            "check the image; workers.largest_image_megapixels sets the limit",
         )
     return MipmapReport(
         job.tile_id,

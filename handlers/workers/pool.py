@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any, Literal, TypeVar
 
-from handlers.errors import SettingsFault, WorkerFault, WorkersUnavailable
+from handlers.errors import ImageFault, SettingsFault, WorkerFault, WorkersUnavailable
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.report import FaultReport, MipmapReport
 from handlers.workers.backend import Backend
 from handlers.workers.dask import dask_backend
 from handlers.workers.inline import inline_backend
+from handlers.workers.memory import LARGEST_IMAGE_PX, worker_bytes
 from handlers.workers.processes import processes_backend
 from handlers.workers.started_jobs import StartedJobs
 from handlers.workers.worker import WorkerDeath
@@ -52,9 +53,17 @@ class WorkerPool:
     ----------
     count : number of workers.
     job_timeout_s : longest time that a worker may take for a job; None: no limit.
+    largest_image_px : jobs with larger images are refused.
     """
 
-    def __init__(self, backend: Backend, count: int, job_timeout_s: float | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        count: int,
+        job_timeout_s: float | None = None,
+        largest_image_px: int = LARGEST_IMAGE_PX,
+    ) -> None:
+        self._largest_image_px = largest_image_px
         self._backend = backend
         self._count = count
         self._job_timeout_s = job_timeout_s
@@ -98,6 +107,8 @@ class WorkerPool:
 
         Raises
         ------
+        ImageFault
+            If the image is too large for the workers.
         NotStarted
             If the job has to be submitted again.
         A member of `broken` or of `killed_by_job`
@@ -105,12 +116,22 @@ class WorkerPool:
         WorkerFault
             If the job's worker hangs, or no worker can be started.
         """
+        self._require_size(job)
         jobs = self._jobs
         try:
             return await self._run_in(jobs, job)
         except self._broken:
             await self._replace_broken(jobs.executor)
             raise
+
+    def _require_size(self, job: MipmapJob) -> None:
+        if job.width * job.height > self._largest_image_px:
+            raise ImageFault(
+                str(job.level0),
+                f"is expected to have {job.width}x{job.height} pixels, but workers have memory for images of up to "
+                f"{self._largest_image_px / 1e6:g} megapixels",
+                "if such images are expected, raise workers.largest_image_megapixels of the daemon",
+            )
 
     async def _run_in(self, jobs: StartedJobs, job: MipmapJob) -> MipmapReport:
         key = f"make_mipmaps-{uuid.uuid4().hex}"
@@ -224,7 +245,12 @@ class WorkerPool:
 
 @contextlib.contextmanager
 def open_executor(
-    kind: ExecutorKind, count: int, scheduler: str | None = None, *, job_timeout_s: float | None = None
+    kind: ExecutorKind,
+    count: int,
+    scheduler: str | None = None,
+    *,
+    job_timeout_s: float | None = None,
+    largest_image_px: int = LARGEST_IMAGE_PX,
 ) -> Iterator[WorkerPool]:
     """Open a pool whose workers have answered.
 
@@ -234,6 +260,7 @@ def open_executor(
     count : number of worker processes; dask has its own number.
     scheduler : address of the dask scheduler.
     job_timeout_s : longest time that a worker may take for a job; None: no limit. Inline jobs have none.
+    largest_image_px : jobs with larger images are refused; worker processes get memory for an image of this size.
 
     Raises
     ------
@@ -244,17 +271,18 @@ def open_executor(
     """
     if count < 1:
         raise SettingsFault("workers.count", f"expected 1 or more workers, found {count}")
-    pool = WorkerPool(_backend(kind, scheduler), count, None if kind == "inline" else job_timeout_s)
+    backend = _backend(kind, scheduler, worker_bytes(largest_image_px))
+    pool = WorkerPool(backend, count, None if kind == "inline" else job_timeout_s, largest_image_px)
     try:
         yield pool
     finally:
         pool.close()
 
 
-def _backend(kind: str, scheduler: str | None) -> Backend:
+def _backend(kind: str, scheduler: str | None, memory_bytes: int) -> Backend:
     match kind:
         case "processes":
-            return processes_backend()
+            return processes_backend(memory_bytes)
         case "inline":
             return inline_backend()
         case "dask":
@@ -279,7 +307,7 @@ async def run_job(pool: WorkerPool, job: MipmapJob) -> MipmapReport:
                 return worker_killed_report(job, f"killed the workers that had it: {error}")
             except pool.broken:
                 return await pool.run_alone(job)
-    except WorkerFault as fault:
+    except (WorkerFault, ImageFault) as fault:
         return MipmapReport(job.tile_id, fault=FaultReport.of(fault))
 
 

@@ -24,13 +24,19 @@ KILLED_S = 5.0
 
 
 class ProcessExecutor(ProcessPoolExecutor):
-    """A pool of worker processes that ignore the daemon's signals and end when this process ends."""
+    """A pool of worker processes that ignore the daemon's signals and end when this process ends.
 
-    def __init__(self, count: int) -> None:
+    Parameters
+    ----------
+    count : number of processes.
+    memory_bytes : address space that the jobs of a process may take.
+    """
+
+    def __init__(self, count: int, memory_bytes: int) -> None:
         self._count = count
         start_server()  # first: the locks of the pool would start the tracker in their own way
         self._context = WorkerContext()
-        super().__init__(count, mp_context=self._context, initializer=begin_work)
+        super().__init__(count, mp_context=self._context, initializer=begin_work, initargs=(memory_bytes,))
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Return the future of a job.
@@ -110,10 +116,10 @@ def _tolerate_cancelled(future: Future[T]) -> Future[T]:
     return future
 
 
-def processes_backend() -> Backend:
+def processes_backend(memory_bytes: int) -> Backend:
     """Return the backend for worker processes on this machine."""
     return Backend(
-        _start,
+        lambda count: _start(count, memory_bytes),
         _end,
         broken=(BrokenExecutor,),
         deaths=_deaths,
@@ -132,13 +138,13 @@ def exit_if_workers_hang(exit_code: int) -> None:
         os._exit(exit_code)
 
 
-def _start(count: int) -> ProcessExecutor:
+def _start(count: int, memory_bytes: int) -> ProcessExecutor:
     """Return a pool whose processes all run.
 
     A pool that starts its processes as jobs come may break while one of them starts; `concurrent.futures` does not
     handle that.
     """
-    executor = ProcessExecutor(count)
+    executor = ProcessExecutor(count, memory_bytes)
     try:
         executor.start_all(START_TIMEOUT_S)
     except (BrokenExecutor, TimeoutError) as error:

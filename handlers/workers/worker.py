@@ -18,6 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from handlers.workers.memory import limit_memory
+
 PRELOADED = ["handlers.mipmaps.make", "handlers.workers.worker"]
 """Modules that the fork server imports, once for all workers."""
 NOT_FOR_WORKERS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
@@ -174,8 +176,13 @@ def _exit_text(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def begin_work() -> None:
-    """Prepare a worker process: it ends with its parent, gives way to it, and is killed first when memory runs out."""
+def begin_work(memory_bytes: int) -> None:
+    """Prepare a worker process: it ends with its parent, gives way to it, and is killed first when memory runs out.
+
+    Parameters
+    ----------
+    memory_bytes : address space that its jobs may take.
+    """
     # A killed daemon cannot end its workers; they must not write beside the workers of the next daemon.
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -183,6 +190,7 @@ def begin_work() -> None:
     os.nice(NICENESS)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
+    limit_memory(memory_bytes)
 
 
 def occupy_worker(seconds: float) -> None:

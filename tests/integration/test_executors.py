@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from handlers.errors import SettingsFault, StorageFault, Waiting, WorkerFault, WorkersUnavailable
+from handlers.images.reduction import Reduction
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.report import MipmapReport
 from handlers.workers import dask
@@ -392,6 +393,49 @@ class TestAWorkerThatHangs:
         reports = await asyncio.gather(*(run_job(limited, job) for job in jobs))
         assert not [report.fault for report in reports if report.fault]
         assert limited.hung == 0
+
+
+class TestMemory:
+    async def test_an_image_above_the_largest_is_refused_and_other_jobs_succeed(
+        self, pool: WorkerPool, tmp_path: Path
+    ) -> None:
+        """By the size that a metafile or render-ws gives: nothing is read."""
+        large = job_for(tmp_path, "large", width=40_000, height=40_000)
+        refused, done = await asyncio.gather(run_job(pool, large), run_job(pool, job_for(tmp_path)))
+        assert done.fault is None
+        assert refused.fault is not None
+        assert (refused.fault.kind, refused.fault.subject) == ("ImageFault", str(large.level0))
+        assert "40000x40000 pixels, but workers have memory for images of up to 268.435 megapixels" in (
+            refused.fault.problem
+        )
+
+    def test_a_worker_may_take_what_the_largest_image_needs(self) -> None:
+        limits = []
+        for megapixels in (10, 60):
+            with open_executor("processes", 1, largest_image_px=megapixels * 10**6) as opened:
+                code = "__import__('resource').getrlimit(__import__('resource').RLIMIT_AS)[0]"
+                limits.append(opened.executor.submit(eval, code).result(20))
+        assert limits[1] - limits[0] == pytest.approx(16 * 50 * 10**6, abs=2**26)
+        assert limits[0] < 2 * 2**30
+
+    async def test_a_tile_that_needs_more_memory_fails_alone_and_its_worker_goes_on(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(worker_pool, "worker_bytes", lambda largest_image_px: 100 << 20)
+        level0 = tmp_path / "acquisition" / "large.tif"
+        level0.parent.mkdir()
+        Image.fromarray(np.zeros((5000, 5000), np.uint16)).save(level0)
+        size = {"width": 5000, "height": 5000, "reduction": Reduction("PIL", "LANCZOS")}
+        with open_executor("processes", 1) as opened:
+            worker = opened.executor.submit(os.getpid).result(20)
+            failed = await run_job(opened, job_for(tmp_path, "large", **size))
+            done = await run_job(opened, job_for(tmp_path, "a"))
+            assert opened.executor.submit(os.getpid).result(20) == worker
+        assert failed.fault is not None
+        assert failed.fault.kind == "WorkerFault"
+        assert "needs more memory than a worker may have, for 5000x5000 pixels" in failed.fault.problem
+        assert done.fault is None
+        assert not list(tmp_path.rglob("*.tmp"))
 
 
 class TestReportedDeaths:

@@ -20,7 +20,7 @@ class SimulatedWorkers(Executor):
     _is_busy = False
     """Whether a job is interrupted now. Other jobs wait, since real workers share no memory."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, memory_bytes: int = 0) -> None:
         self._free_at = [0.0] * count
         self._is_ended = self._is_broken = False
         self._jobs: list[Future[Any]] = []
