@@ -129,7 +129,7 @@ def require_served_size(source: RenderSource, width: int, height: int) -> None:
     """
     try:
         alpha = _alpha_under_mask(source, width, height)
-    except (RenderRefused, NotRender, LookupError, TypeError, ValueError, AttributeError) as problem:
+    except (RenderRefused, NotRender, *UNREADABLE) as problem:
         raise _unknown_size(source, problem.problem if isinstance(problem, Fault) else repr(problem)) from problem
     if not alpha.any():
         return
@@ -155,8 +155,12 @@ def _alpha_under_mask(source: RenderSource, width: int, height: int) -> Grey:
     assert owner is not None
     content = _ask(source, "PUT", f"{owner[1]}/png-image", MOST_PARAMETERS_BYTES, json.dumps(document).encode())
     image = _png(source, content)
-    image.load()
-    return np.asarray(image.getchannel("A"))
+    if image.size != (CANVAS_PX, CANVAS_PX):  # before it is decoded: few bytes may hold a huge picture
+        raise ValueError(f"expected {CANVAS_PX}x{CANVAS_PX} pixels, found {image.width}x{image.height}")
+    try:
+        return np.asarray(image.getchannel("A"))
+    except OSError as error:
+        raise _no_png(source, error) from None
 
 
 def _unknown_size(source: RenderSource, problem: str) -> ImageFault:

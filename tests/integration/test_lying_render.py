@@ -1,13 +1,16 @@
 """A render-ws that lies: endless, deep, huge and malformed answers end in a fault, and cost little."""
 
 import contextlib
+import io
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from aiohttp import web
+from PIL import Image
 
-from handlers.errors import RenderFault, RenderRefused
+from handlers.errors import Fault, RenderFault, RenderRefused
+from handlers.images.source import RenderSource, require_served_size
 from handlers.render.client import RenderClient
 from handlers.render.responses import plain_text
 from handlers.render.tiles import references
@@ -150,3 +153,43 @@ def test_markup_and_styles_of_an_error_page_are_left_out() -> None:
 
 def test_a_reference_without_an_id_is_none() -> None:
     assert list(references({"type": "ref"})) == []
+
+
+def png(mode: str, size: tuple[int, int]) -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, size).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PARAMETERS = b'{"tileSpecs": [{"mipmapLevels": {"0": {"imageUrl": "file:/a.tif"}}}]}'
+PICTURE = png("RGBA", (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "picture"),
+    [
+        (b"[" * 50_000, PICTURE),
+        (b"\xff", PICTURE),
+        (b"5", PICTURE),
+        (b'{"tileSpecs": 5}', PICTURE),
+        (b'{"tileSpecs": [{"mipmapLevels": 5}]}', PICTURE),
+        (b'{"tileSpecs": [{"mipmapLevels": {"x": {}}}]}', PICTURE),
+        (b'{"tileSpecs": [{"channels": 5}]}', PICTURE),
+        (PARAMETERS, b"GIF89a"),
+        (PARAMETERS, PICTURE[:45]),
+        (PARAMETERS, PICTURE.replace(b"IDAT", b"JDAT")),
+        (PARAMETERS, png("L", (8, 8))),
+        (PARAMETERS, png("RGBA", (12_000, 12_000))),
+    ],
+    ids=lambda answer: repr(answer[:30]),
+)
+def test_a_malformed_answer_about_the_size_of_an_image_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch, parameters: bytes, picture: bytes
+) -> None:
+    monkeypatch.setattr(
+        "handlers.images.source._ask", lambda source, method, *rest: parameters if method == "GET" else picture
+    )
+    stack_url = "http://render:8080/render-ws/v1/owner/em/project/v1/stack/raw"
+    source = RenderSource.of_image(stack_url, "t", 255)
+    with pytest.raises(Fault):
+        require_served_size(source, 64, 64)
