@@ -44,7 +44,8 @@ def environment() -> dict[str, str]:
     network = {name: value for name, value in os.environ.items() if re.match(r"PIP_|.*_proxy$", name, re.IGNORECASE)}
     login = {"HOME": "/root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
     chroot = {"PIP_CERT": str(CERTIFICATES), "DEBIAN_FRONTEND": "noninteractive", "SYSTEMD_OFFLINE": "1"}
-    return network | login | chroot
+    port = {"TEMWATCH_HTTP__PORT": "0"}  # check-config refuses a port that a program of this machine uses
+    return network | login | chroot | port
 
 
 @pytest.fixture
