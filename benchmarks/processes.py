@@ -69,9 +69,9 @@ class Program:
         for line in self.lines():
             if event in line:
                 with contextlib.suppress(ValueError):
-                    told = json.loads(line)
-                    if told.get("event") == event:
-                        return dict(told)
+                    record = json.loads(line)
+                    if record.get("event") == event:
+                        return dict(record)
         return None
 
     def cpu_s(self) -> float:

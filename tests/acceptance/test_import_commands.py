@@ -721,11 +721,11 @@ def test_a_wrong_value_ends_with_exit_code_2_and_one_line_that_names_it(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [("{", "not JSON"), ("[1]", "no object"), ('{"z": 1, "z": 2}', "twice"), (None, "cannot be read")],
 )
 def test_an_invalid_input_file_ends_with_exit_code_2(
-    facility: Facility, capsys: pytest.CaptureFixture[str], text: str | None, told: str
+    facility: Facility, capsys: pytest.CaptureFixture[str], text: str | None, expected: str
 ) -> None:
     path = facility.root / "input.json"
     if text is not None:
@@ -733,7 +733,7 @@ def test_an_invalid_input_file_ends_with_exit_code_2(
     assert run_command(MIPMAPS, ["--input_json", str(path)]) == 2
     shown = capsys.readouterr().err
     assert shown.startswith("input_json: ")
-    assert told in shown
+    assert expected in shown
 
 
 def test_an_unknown_flag_is_named(capsys: pytest.CaptureFixture[str]) -> None:

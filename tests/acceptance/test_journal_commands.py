@@ -165,8 +165,8 @@ def test_each_montage_is_restored_in_the_state_that_stacks_and_files_prove(rig: 
         "daemon": {"complete": 1, "applied": 1, "mipmapped": 1, "ingested": 1, "noticed": 4, "ignored": 1}
     }
     entered = {row["metafile"]: row["state"] for row in status["montages"]}
-    told = {name: entered.get(str(section.metafile), "complete") for name, section in sections.items()}
-    assert told == {
+    found = {name: entered.get(str(section.metafile), "complete") for name, section in sections.items()}
+    assert found == {
         "complete": "complete",
         "open": "applied",
         "levels_not_named": "mipmapped",

@@ -192,13 +192,13 @@ def test_every_damage_is_reported_with_the_step_that_repairs_it_and_repaired_fro
     for name, (damage, _, _) in DAMAGE.items():
         damage(rig, sections[name])
     said = report(rig)
-    told = {
+    found = {
         name: {
             (each["kind"], each["from"]) for each in said["differences"] if each["metafile"] == str(section.metafile)
         }
         for name, section in sections.items()
     }
-    assert told == {name: {(kind, step)} for name, (_, kind, step) in DAMAGE.items()}
+    assert found == {name: {(kind, step)} for name, (_, kind, step) in DAMAGE.items()}
     assert all(each["hint"] for each in said["differences"])
     lines = verify(rig, "--verbose").stdout.splitlines()
     assert sum(line.startswith("/") for line in lines) == len(said["differences"])

@@ -336,9 +336,9 @@ def test_the_command_writes_sections_and_prints_every_file(tmp_path: Path) -> No
     size = ("--tiles", "3", "--size", "32x24", "--pixels", "noise")
     done = run(str(tmp_path), "--sections", "2", *size, "--metafile-first", "2")
     assert (done.returncode, done.stderr) == (0, "")
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [fact["section"] for fact in told] == [1, 1, 1, 1, 2, 2, 2, 2]
-    assert [Path(fact["file"]).suffix for fact in told] == [".tif"] * 3 + [".json", ".json"] + [".tif"] * 3
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [fact["section"] for fact in records] == [1, 1, 1, 1, 2, 2, 2, 2]
+    assert [Path(fact["file"]).suffix for fact in records] == [".tif"] * 3 + [".json", ".json"] + [".tif"] * 3
     assert sorted(path.name for path in (tmp_path / "demo/TEMCA2/20314_2L_0151_07").iterdir()) == ["001050", "001051"]
 
 

@@ -162,13 +162,13 @@ def run_copies(rig: Rig, copies: Sequence[Copy]) -> tuple[FaultRun, list[str]]:
         rows = present_rows(rig)
         for copy in copies:
             row = rows[copy.metafile]
-            told = events_of(rig, row)
+            events = events_of(rig, row)
             name = f"{copy.times} / {copy.pace} / {copy.stall_s:.1f} s"
             if copy.times is Times.WINDOWS and copy.seen_before_the_end == "complete":
                 problems.append(f"{name}: COMPLETE while it had a placeholder for its time")
-            if copy.seen_before_the_end == "complete" and "images_changed" not in told:
-                problems.append(f"{name}: was COMPLETE before its last byte, and says nothing of it: {told}")
-            if "images_changed" in told and not any(copy.late.name in finding for finding in row["findings"]):
+            if copy.seen_before_the_end == "complete" and "images_changed" not in events:
+                problems.append(f"{name}: was COMPLETE before its last byte, and does not report it: {events}")
+            if "images_changed" in events and not any(copy.late.name in finding for finding in row["findings"]):
                 problems.append(f"{name}: its findings say nothing: {row['findings']}")
         assert "Traceback" not in rig.daemon.log.read_text()
     early = sum(copy.seen_before_the_end == "complete" for copy in copies)
