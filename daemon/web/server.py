@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -123,6 +124,16 @@ async def _accept(listener: socket.socket) -> socket.socket:
     return connection
 
 
+def connection_limit(descriptors: int) -> int:
+    """Return how many connections a process with a limit of open files accepts: a quarter, the rest is for its work.
+
+    >>> connection_limit(65536), connection_limit(128), connection_limit(-1)
+    (100, 32, 100)
+    """
+    is_unlimited = descriptors == resource.RLIM_INFINITY
+    return MAX_CONNECTIONS if is_unlimited else max(1, min(MAX_CONNECTIONS, descriptors // 4))
+
+
 class _Acceptor:
     """Accepts connections for a runner.
 
@@ -133,6 +144,7 @@ class _Acceptor:
     def __init__(self, runner: web.AppRunner) -> None:
         assert runner.server is not None
         self._server = runner.server
+        self._limit = connection_limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._logged_at = -LOG_EVERY_S
 
     async def run(self, listener: socket.socket) -> None:
@@ -155,7 +167,7 @@ class _Acceptor:
 
     async def _make_room(self) -> None:
         """Wait until there are fewer connections than the limit; close the oldest one without a request."""
-        while len(connections := self._open_connections()) >= MAX_CONNECTIONS:
+        while len(connections := self._open_connections()) >= self._limit:
             idle = next((each for each in connections if not each.is_busy), None)
             if idle is not None:
                 idle.force_close()
