@@ -1,0 +1,279 @@
+"""One close of a stack: what is recorded for its montages, and when it is tried again. Journal and gate are lists."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from daemon.montages.records import Outcome
+from daemon.montages.states import Event, IllegalTransition, Step
+from daemon.pipeline import stack_closer
+from daemon.pipeline.retry import LONGEST_DELAY_S
+from daemon.pipeline.stack_closer import DELETED_HINT, StackCloser
+from handlers.errors import (
+    BugFault,
+    Fault,
+    ReadBackDiffers,
+    RenderRefused,
+    RenderUnavailable,
+    StackLocked,
+    StackMissing,
+    StackReopened,
+    WorkerFault,
+)
+from handlers.render.closing import LayerCheck, SectionCheck
+from handlers.render.layer_responses import TileBounds
+from handlers.render.names import StackId
+
+STACK = StackId("em", "test", "s_raw")
+
+
+def montage(number: int, *, attempt: int = 0, z: float = 1.0) -> Any:
+    return SimpleNamespace(id=number, watch="w", z=z, metafile=Path(f"/data/_metadata_{number}_.json"), attempt=attempt)
+
+
+class Opened(set[StackId]):
+    """Stacks that the daemon opened."""
+
+    async def discard(self, stack: StackId) -> None:  # type: ignore[override]
+        self -= {stack}
+
+
+class Bench:
+    """A closer whose journal and gate record their calls."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *montages: Any) -> None:
+        monkeypatch.setattr(random, "random", lambda: 0.5)
+        monkeypatch.setattr(stack_closer, "close_stack", self._close_stack)
+        self.montages = list(montages)
+        self.tiles = {each.id: frozenset({f"tile {each.id}"}) for each in montages}
+        self.present: list[TileBounds] = [TileBounds(f"tile {each.id}", each.z, "1.0") for each in montages]
+        self.missed = 0
+        """Tiles that the derivation did not count."""
+        self.close_fault: Exception | None = None
+        self.superseded = False
+        self.in_outage = False
+        self.calls: list[tuple[Any, ...]] = []
+        self.opened = Opened({STACK})
+        journal: Any = SimpleNamespace(
+            montages=self._montages,
+            begin_attempts=self._begin_attempts,
+            tile_ids=self._tile_ids,
+            record_closing=self._record_closing,
+            **{name: self._recording(name) for name in ("end_attempts", "end_attempt", "stop_attempts", "fail")},
+            record=self._record,
+        )
+        gate: Any = SimpleNamespace(failed=self._gate_failed, worked=lambda: self.calls.append(("worked",)))
+        client: Any = SimpleNamespace(z_values=self._z_values)
+        opened: Any = self.opened
+        self.closer = StackCloser(
+            client,
+            journal,
+            gate,
+            opened,
+            on_closed=lambda stack: self.calls.append(("closed", stack)),
+            on_complete=self._recording("complete"),
+            before_complete=self._recording("before complete"),
+            on_tiles_lost=self._recording("lost"),
+            clock=lambda: 0.0,
+        )
+        self.gate = gate
+
+    @property
+    def is_closed_circuit(self) -> bool:
+        return not self.in_outage
+
+    def named(self, name: str) -> list[tuple[Any, ...]]:
+        return [call[1:] for call in self.calls if call[0] == name]
+
+    def _recording(self, name: str) -> Callable[..., Any]:
+        async def call(*arguments: Any) -> None:
+            values = [
+                list(each) if not isinstance(each, int | str | Fault | SimpleNamespace) else each for each in arguments
+            ]
+            self.calls.append((name, *values))
+            if name == "fail" and self.superseded:
+                raise IllegalTransition("superseded")
+
+        return call
+
+    async def _montages(self, **_: Any) -> list[Any]:
+        return self.montages
+
+    async def _begin_attempts(self, ids: list[int], step: Step) -> dict[int, int]:
+        assert step is Step.CLOSE
+        return {each: 100 + each for each in ids}
+
+    async def _tile_ids(self, montage_id: int) -> frozenset[str]:
+        return self.tiles[montage_id]
+
+    async def _record_closing(self, stack: str, ids: list[int]) -> tuple[int, ...]:
+        assert stack == str(STACK)
+        return tuple(ids)
+
+    async def _record(self, montage_id: int, event: Event, *, because: str) -> str:
+        self.calls.append(("record", montage_id, event, because))
+        return f"applied again {montage_id}"
+
+    async def _gate_failed(self, stack: StackId, fault: Fault) -> None:
+        self.gate.is_closed_circuit = self.is_closed_circuit
+        self.calls.append(("gate failed", stack, fault))
+
+    async def _z_values(self, stack: StackId) -> list[float]:
+        assert stack == STACK
+        return [tile.z for tile in self.present]
+
+    async def _close_stack(
+        self, client: Any, stack: StackId, zs: list[float], *, is_right: Any, on_complete: Any
+    ) -> None:
+        if self.close_fault is not None:
+            raise self.close_fault
+        await on_complete()
+        for z in zs:
+            tiles = tuple(tile for tile in self.present if tile.z == z)
+            await is_right(LayerCheck(z, tiles, (SectionCheck(z, "1.0", len(tiles) - self.missed, len(tiles)),)))
+
+
+async def test_a_stack_that_nothing_waits_for_is_not_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch)
+    await bench.opened.discard(STACK)
+    assert await bench.closer.close(STACK) is None
+    assert bench.calls == []
+
+
+async def test_whole_montages_are_complete_and_the_stack_is_not_open_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, montage(1), montage(2))
+    assert await bench.closer.close(STACK) is None
+    assert STACK not in bench.opened
+    assert bench.named("closed") == [(STACK,)]
+    assert bench.named("end_attempts") == [([101, 102], Outcome.DONE)]
+    assert bench.named("complete") == [([1, 2],)]
+    assert bench.named("worked") == [()]
+
+
+async def test_a_montage_that_lacks_a_tile_is_applied_again_and_the_others_are_complete(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch, montage(1), montage(2))
+    bench.present = bench.present[1:]
+    assert await bench.closer.close(STACK) is None
+    ((attempt, outcome, fault),) = bench.named("end_attempt")
+    assert (attempt, outcome, type(fault)) == (101, Outcome.FAILED, ReadBackDiffers)
+    assert (fault.subject, fault.hint) == (str(STACK), DELETED_HINT)
+    because = f"{STACK}: lacks 1 of 1 tiles of _metadata_1_.json after closing, such as tile 1"
+    assert bench.named("record") == [(1, Event.TILES_LOST, because)]
+    assert bench.named("lost") == [("applied again 1",)]
+    assert bench.named("complete") == [([2],)]
+
+
+async def test_montages_of_an_empty_stack_are_applied_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, montage(1))
+    bench.close_fault = RenderRefused(str(STACK), "has no tiles")
+    bench.present = []
+    assert await bench.closer.close(STACK) is None
+    because = f"{STACK}: expected the tiles of _metadata_1_.json, but the stack is empty"
+    assert bench.named("record") == [(1, Event.TILES_LOST, because)]
+    assert bench.named("end_attempt")[0][2].hint == DELETED_HINT
+
+
+async def test_a_refused_close_of_a_stack_with_tiles_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, montage(1))
+    bench.close_fault = RenderRefused(str(STACK), "no")
+    await bench.closer.close(STACK)
+    assert bench.named("fail") == [(1, bench.close_fault)]
+
+
+@pytest.mark.parametrize(("attempt", "delay_s"), [(0, 1.0), (2, 4.0)])
+async def test_a_montage_that_the_derivation_missed_waits_with_growing_delay(
+    monkeypatch: pytest.MonkeyPatch, attempt: int, delay_s: float
+) -> None:
+    bench = Bench(monkeypatch, montage(1, attempt=attempt), montage(2, z=2.0))
+    bench.missed = 1
+    bench.montages[1].attempt = 6
+    assert await bench.closer.close(STACK) == delay_s
+    fault = bench.named("end_attempt")[0][2]
+    assert isinstance(fault, StackReopened)
+    assert fault.hint == "another program writes to this stack"
+    assert bench.named("record") == []
+
+
+async def test_an_unexpected_exception_fails_the_attempts_and_is_retried_five_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch, montage(1))
+    bench.close_fault = ZeroDivisionError("planted")
+    for round_ in range(2):  # a montage that is replayed after it FAILED has five attempts again
+        delays = [await bench.closer.close(STACK) for _ in range(5)]
+        assert delays[:4] == [1.0, 2.0, 4.0, 8.0]
+        assert len(bench.named("fail")) == round_ + 1
+    assert all(isinstance(fault, BugFault) and fault.subject == str(STACK) for _, fault in bench.named("gate failed"))
+    assert {stack for stack, _ in bench.named("gate failed")} == {STACK}
+    assert all(
+        each[:2] == ([101], Outcome.FAILED) and isinstance(each[2], BugFault) for each in bench.named("end_attempts")
+    )
+
+
+async def test_a_success_resets_the_attempts_of_a_montage(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, montage(1))
+    for fault in (WorkerFault("w", "x"), None, WorkerFault("w", "x")):
+        bench.close_fault = fault
+        delay_s = await bench.closer.close(STACK)
+    assert delay_s == 1.0
+
+
+async def test_a_montage_that_is_superseded_during_the_close_cannot_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, montage(1))
+    bench.close_fault, bench.superseded = StackLocked(str(STACK), "is READ_ONLY"), True
+    assert await bench.closer.close(STACK) is None
+    assert len(bench.named("fail")) == 1
+
+
+async def test_an_outage_costs_no_attempt_and_the_gate_decides_when_to_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, montage(1))
+    bench.close_fault, bench.in_outage = RenderUnavailable("render", "refused"), True
+    assert [await bench.closer.close(STACK) for _ in range(10)] == [0.0] * 10
+    assert bench.named("fail") == bench.named("record") == []
+    bench.in_outage = False
+    assert await bench.closer.close(STACK) == 1.0
+
+
+async def test_an_opened_stack_without_montages_is_closed_again_and_never_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch)
+    bench.close_fault = WorkerFault("w", "x")
+    delays = [await bench.closer.close(STACK) for _ in range(6)]
+    assert delays == [1.0, 2.0, 4.0, 8.0, LONGEST_DELAY_S, LONGEST_DELAY_S]
+    bench.close_fault = None
+    assert await bench.closer.close(STACK) is None
+    bench.opened |= {STACK}
+    bench.close_fault = WorkerFault("w", "x")
+    assert await bench.closer.close(STACK) == 1.0
+
+
+@pytest.mark.parametrize("kind", [StackLocked, StackMissing, RenderRefused])
+async def test_a_stack_that_cannot_be_closed_by_this_daemon_is_not_open_any_more(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Fault]
+) -> None:
+    bench = Bench(monkeypatch)
+    bench.close_fault = kind(str(STACK), "no")
+    bench.present = [TileBounds("foreign", 1.0)]
+    assert await bench.closer.close(STACK) is None
+    assert STACK not in bench.opened
+    assert bench.named("closed") == [(STACK,)]
+
+
+async def test_a_cancelled_close_stops_its_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, montage(1))
+
+    async def cancelled(*_: Any, **__: Any) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(stack_closer, "close_stack", cancelled)
+    with pytest.raises(asyncio.CancelledError):
+        await bench.closer.close(STACK)
+    assert bench.named("stop_attempts") == [([1],)]
