@@ -6,12 +6,13 @@ import functools
 import random
 import sqlite3
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import structlog
+from aiohttp import web
 from yarl import URL
 
 import daemon.app
@@ -47,6 +48,18 @@ REST_S = 9_000.0
 STEP_S = 2.5
 RECHECK_S = 3_000.0
 """How long images are checked again."""
+
+
+@contextlib.asynccontextmanager
+async def _serve(app: web.Application, host: str, port: int) -> AsyncIterator[int]:
+    """Serve the daemon's pages through the loop's `create_server`, which opens no socket."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
 
 
 @dataclass
@@ -141,6 +154,7 @@ class Scenario(FileActions, RenderActions, DaemonActions):
     def _listen(self) -> None:
         handlers.render.transport.aiohttp.ClientSession = Session  # type: ignore[misc,assignment]
         handlers.workers.processes.ProcessExecutor = SimulatedWorkers  # type: ignore[misc,assignment]
+        daemon.app.serve = _serve  # type: ignore[attr-defined]
         Session.network = self.network
         Watcher.__init__.__kwdefaults__["read_mounts"] = lambda: (Mount("/", "tmpfs"),)
         self.network.serve(self.standin.application())
