@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from handlers.text import abbreviate
@@ -40,8 +41,9 @@ def cause_of(montage: Montage) -> str:
     """Return the fault of a montage, or what it waits for, in one sentence."""
     fault = montage["fault"]
     if not fault:
-        return str(montage["waiting_for"] or "in progress")
-    subject = "" if fault["subject"] == montage["metafile"] else f"{fault['subject']}: "
+        return str(montage["waiting_for"] or "in progress or in the queue")
+    is_metafile = fault["subject"] in (montage["metafile"], PurePath(montage["metafile"]).name)
+    subject = "" if is_metafile else f"{fault['subject']}: "
     hint = f" ({fault['hint']})" if fault["hint"] else ""
     return f"{subject}{fault['problem']}{hint}"
 

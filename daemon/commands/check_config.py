@@ -48,8 +48,10 @@ def effect(settings: Settings) -> Iterator[str]:
         yield f"watch {watch.name}"
         yield f"  reads    {watch.directory}, {watch.pattern}, mode {watch.mode}"
         yield f"  z        {watch.z.description}"
-        yield f"  stacks   {stacks.raw} -> {stacks.mipmapped or 'the same, in place'}; close {stacks.close}"
-        yield f"  mipmaps  {mipmaps.levels} levels, {mipmaps.format}, under {mipmaps.output_dir}; apply {mipmaps.apply}"
+        closed = f"closed after {stacks.close_after_s:g} s of quiet" if stacks.close else "never closed"
+        yield f"  stacks   {stacks.raw} -> {stacks.mipmapped or 'the same stack, in place'}; {closed}"
+        applied = "in the tile specs" if mipmaps.apply == "tiles" else "by a path builder of the stack"
+        yield f"  mipmaps  {mipmaps.levels} levels, {mipmaps.format}, in {mipmaps.output_dir}; named {applied}"
 
 
 def preflight(settings: Settings) -> list[Finding]:

@@ -197,8 +197,8 @@ def _times(montages: Sequence[Montage], view: View) -> str:
 
 
 def _span(times: Sequence[str], view: View) -> str:
-    first, last = min(times), max(times)
-    return _time(first, view) + ("" if first == last else f" to {_time(last, view, beside=first)}")
+    first, last = _time(min(times), view), _time(max(times), view, beside=min(times))
+    return first if first.endswith(last) else f"{first} to {last}"
 
 
 def _time(text: str, view: View, beside: str = "") -> str:
@@ -217,7 +217,7 @@ def _since(text: str, view: View) -> str:
     if not 0 <= seconds < 86400:
         return _time(text, view)
     minutes = int(seconds // 60)
-    ago = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+    ago = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes or 'less than 1'} min"
     return f"{_time(text, view)} ({ago} ago)"
 
 
@@ -226,7 +226,17 @@ def _number(count: int, noun: str) -> str:
 
 
 def _unfinished(report: Report, view: View) -> list[Montage]:
-    return [each for each in report["montages"] if each["state"] in UNFINISHED and _is_shown(each, view)]
+    """Return the unfinished montages that are shown. A montage without a fault waits for what the daemon waits for."""
+    idle = None
+    if not report["running"]:
+        idle = "waits until the daemon runs"
+    elif not report["ready"]:
+        idle = "waits for its next step: see above why the daemon is not ready"
+    return [
+        each if each["fault"] or each["waiting_for"] else {**each, "waiting_for": idle}
+        for each in report["montages"]
+        if each["state"] in UNFINISHED and _is_shown(each, view)
+    ]
 
 
 def _is_shown(montage: Montage, view: View) -> bool:

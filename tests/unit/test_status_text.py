@@ -1,13 +1,77 @@
-"""Lines of `temwatch status` about single montages."""
+"""The text of `temwatch status`: what an unfinished montage waits for, times, and the file that a fault is about."""
 
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from daemon.commands.status_text import View, _times
+from daemon.commands.causes import by_cause, cause_of
+from daemon.commands.status_text import View, _times, status_text
 
-VIEW = View(datetime(2026, 1, 5, 12, tzinfo=UTC))
+NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
+
+
+def montage(number: int = 1, **values: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": number, "watch": "a", "metafile": f"/d/_metadata_{number}_0_.json", "state": "settled"}
+    row |= {"failed_in": None, "z": float(number), "tiles": 4, "fault": None, "waiting_for": None, "attempt": 1}
+    return {**row, "next_try_at": None, "noticed_at": "2026-01-05T11:00:00+00:00", "changed_at": None, **values}
+
+
+def report(*montages: dict[str, Any], **values: Any) -> dict[str, Any]:
+    counts = {"a": {"settled": len(montages)}}
+    config = {"file": "c.toml", "problems": [], "changed_at": None}
+    found = {"running": True, "ready": True, "url": "http://h:1", "pid": 1, "reasons": [], "warnings": []}
+    return {**found, "config": config, "counts": counts, "montages": list(montages), "last_complete": None, **values}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, "in progress or in the queue:"),
+        ({"ready": False, "reasons": ["render-ws is away"]}, "see above why the daemon is not ready:"),
+        ({"running": False, "pid": None}, "waits until the daemon runs:"),
+    ],
+)
+def test_a_montage_without_a_fault_waits_for_what_the_daemon_waits_for(values: dict[str, Any], expected: str) -> None:
+    assert expected in status_text(report(montage(), **values), View(NOW))
+
+
+def test_times_of_one_minute_are_shown_once_and_ages_within_a_day() -> None:
+    rows = [montage(n, noticed_at=f"2026-01-05T11:00:0{n}+00:00") for n in range(3)]
+    text = status_text(report(*rows), View(NOW, by_cause=True))
+    assert "since 11:00\n" in text
+    assert "the oldest noticed 11:00 (1 h 0 min ago)" in text
+
+
+@pytest.mark.parametrize("subject", ["/d/_metadata_1_0_.json", "_metadata_1_0_.json"])
+def test_a_fault_of_the_metafile_does_not_repeat_its_name(subject: str) -> None:
+    fault = {"kind": "ZFault", "subject": subject, "problem": "no row has grid 1", "hint": "add the section"}
+    assert cause_of(montage(fault=fault)) == "no row has grid 1 (add the section)"
+
+
+def test_causes_that_differ_in_numbers_and_names_only_are_one_group() -> None:
+    def fault(number: int, problem: str) -> dict[str, Any]:
+        return {"kind": "ImageFault", "subject": f"/d/{number}.tif", "problem": problem, "hint": ""}
+
+    rows = [montage(n, fault=fault(n, f"has {n} bytes, expected 7 of col{n}.tif")) for n in range(5)]
+    other = montage(9, fault=fault(9, "cannot be decoded"))
+    assert [len(cause.montages) for cause in by_cause([other, *rows])] == [5, 1]
+
+
+def test_more_than_ten_causes_are_cut_with_a_count_and_shown_on_request() -> None:
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+    rows = [
+        montage(
+            number,
+            state="failed",
+            failed_in="noticed",
+            changed_at="2026-01-05T11:30:00+00:00",
+            fault={"kind": "MetafileFault", "subject": "x", "problem": f"lacks {word}", "hint": ""},
+        )
+        for number, word in enumerate(words)
+    ]
+    assert "and 2 more causes of 2 montages: temwatch status --by-cause" in status_text(report(*rows), View(NOW))
+    assert "more causes" not in status_text(report(*rows), View(NOW, by_cause=True))
 
 
 @pytest.mark.parametrize(("attempt", "end"), [(0, "in step settle"), (1, "after 1 attempt"), (5, "after 5 attempts")])
@@ -18,4 +82,4 @@ def test_a_montage_that_failed_before_an_attempt_shows_no_number_of_attempts(att
         "attempt": attempt,
         "changed_at": "2026-01-05T09:01:00.000+00:00",
     }
-    assert _times([montage], VIEW).endswith(end)
+    assert _times([montage], View(NOW)).endswith(end)
