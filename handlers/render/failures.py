@@ -65,13 +65,13 @@ def failure_lines(failures: Iterable[Failure], rest_is_in: str = "") -> list[str
 
 def _group_line(group: Sequence[Failure]) -> str:
     first, fault = group[0], group[0].fault
-    problem = fault.problem + (f" ({fault.hint})" if fault.hint else "")
+    hint = f" ({fault.hint})" if fault.hint else ""
     if len(group) == 1:
         subject = f"tile '{first.tile_id}'" if first.tile_id else fault.subject
         where = "" if subject == fault.subject else f"{fault.subject}: "
-        return f"z {first.z:g} {subject}: {where}{problem}"
+        return f"z {first.z:g} {subject}: {where}{fault.problem}{hint}"
     zs = abbreviate([f"{z:g}" for z in sorted({failure.z for failure in group})])
     tile_ids = [failure.tile_id for failure in group if failure.tile_id]
     if len(tile_ids) < len(group):
-        return f"{len(group)} failures at z {zs}: {fault.subject}: {problem}"
-    return f"{len(group)} tiles at z {zs} ({abbreviate(tile_ids)}): {problem}"
+        return f"{len(group)} failures at z {zs}: {fault.subject}: {fault.problem}{hint}"
+    return f"{len(group)} tiles at z {zs} ({abbreviate(tile_ids)}): {fault.problem}, first {fault.subject}{hint}"

@@ -274,3 +274,14 @@ def test_images_outside_of_the_source_roots_are_refused_also_behind_links(facili
 def test_a_source_root_that_is_no_directory_is_named(facility: Facility) -> None:
     facility.make(source_roots=["/not/there"], code=2)
     assert facility.errors == ["source_roots.0: there is no directory /not/there"]
+
+
+def test_equal_failures_name_the_first_file(facility: Facility) -> None:
+    section = facility.section()
+    facility.ingest(section)
+    remove_images(section, 2)
+    facility.make(code=1)
+    (line,) = facility.errors
+    assert re.fullmatch(rf"2 tiles at z 1050 \(.*\): is missing, first {section.metafile.parent}/\S+ \(.*\)", line), (
+        line
+    )

@@ -156,6 +156,7 @@ class _PrintSchema(argparse.Action):
 
 def _parser(model: type[CommandParameters], program: str) -> argparse.ArgumentParser:
     summary = (model.__doc__ or "").partition(": ")[2].strip()
+    summary = summary[:1].upper() + summary[1:]
     parser = _Parser(
         prog=program, description=summary, allow_abbrev=False, argument_default=argparse.SUPPRESS, add_help=False
     )
@@ -197,7 +198,7 @@ def _metavar(info: FieldInfo) -> str:
 def _help(info: FieldInfo) -> str:
     if info.is_required():
         return f"{info.description} (required)"
-    return info.description or "" if info.default is None else f"{info.description} (default: {info.default})"
+    return info.description or "" if info.default in (None, "") else f"{info.description} (default: {info.default})"
 
 
 def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
