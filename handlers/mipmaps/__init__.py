@@ -1,1 +1,1 @@
-"""Arrays to mipmap levels: which levels, how pixels are reduced, the job of one tile."""
+"""Arrays to mipmap levels and their files: the plan, the reductions, the job of one tile, each level put in place."""

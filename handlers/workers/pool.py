@@ -8,7 +8,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures import Executor, Future
 from typing import Any, Literal, TypeVar
 
 from handlers.errors import ImageFault, SettingsFault, WorkerFault, WorkersUnavailable
@@ -20,6 +20,7 @@ from handlers.workers.dask import dask_backend
 from handlers.workers.inline import inline_backend
 from handlers.workers.memory import LARGEST_IMAGE_PX, worker_bytes
 from handlers.workers.processes import processes_backend
+from handlers.workers.results import JobTimedOut, NotStarted, result_in_time, result_of
 from handlers.workers.started_jobs import StartedJobs
 from handlers.workers.worker import WorkerDeath
 
@@ -30,20 +31,8 @@ END_TIMEOUT_S = 30.0
 """Time for running jobs to end at shutdown; then their processes are killed."""
 
 
-class JobTimedOut(Exception):  # noqa: N818  not an error yet: the pool decides about the job
-    """A worker has had a job for longer than the limit."""
-
-
-class NotStarted(Exception):  # noqa: N818  handled by submitting the job again
-    """A job had not started when its executor was retired, or broke."""
-
-
 class SubmitFailed(NotStarted):
     """A broken executor refused a job."""
-
-
-class JobDropped(BrokenExecutor):
-    """An executor cancelled a job, and the pool had not asked for it."""
 
 
 class WorkerPool:
@@ -143,7 +132,7 @@ class WorkerPool:
         if self._job_timeout_s is None:
             return await result_of(future)
         try:
-            return await _result_in_time(jobs, future, self._job_timeout_s)
+            return await result_in_time(jobs, future, self._job_timeout_s)
         except JobTimedOut:
             try:
                 await self._give_up(jobs, future, key)
@@ -309,52 +298,6 @@ async def run_job(pool: WorkerPool, job: MipmapJob) -> MipmapReport:
                 return await pool.run_alone(job)
     except (WorkerFault, ImageFault) as fault:
         return MipmapReport(job.tile_id, fault=FaultReport.of(fault))
-
-
-async def result_of(future: Future[T]) -> T:
-    """Return the future's result.
-
-    Raises
-    ------
-    JobDropped
-        If the executor cancelled the future. A CancelledError would look like the cancellation of this task.
-    """
-    try:
-        return await asyncio.wrap_future(future)
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if future.cancelled() and (task is None or not task.cancelling()):
-            raise JobDropped("the executor dropped the job") from None
-        raise
-
-
-async def _result_in_time(jobs: StartedJobs, future: Future[T], timeout_s: float) -> T:
-    """Return the future's result. Raises JobTimedOut `timeout_s` after its start, NotStarted if it never starts."""
-    start = jobs.add(future)
-    result: asyncio.Future[T] = asyncio.ensure_future(result_of(future))
-    result.add_done_callback(_retrieve)
-    both: tuple[asyncio.Future[Any], ...] = (result, start)
-    try:
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        if not result.done() and not start.result():
-            raise NotStarted
-        while not result.done():
-            began = time.monotonic()
-            await asyncio.wait([result], timeout=timeout_s)
-            if not jobs.was_replacing_worker(since=began):
-                break
-    except BaseException:
-        result.cancel()  # this cancels the future, too, unless a worker has it
-        raise
-    if not result.done():
-        raise JobTimedOut  # the job stays in the executor: `replace_worker` finds its worker by it
-    return result.result()
-
-
-def _retrieve(result: asyncio.Future[Any]) -> None:
-    """Retrieve the exception of a job that was given up: asyncio would log it as never retrieved."""
-    if not result.cancelled():
-        result.exception()
 
 
 def worker_killed_report(job: MipmapJob, problem: str) -> MipmapReport:

@@ -13,7 +13,14 @@ from typing import Any, TypeVar
 
 from handlers.errors import WorkersUnavailable
 from handlers.workers.backend import Backend
-from handlers.workers.worker import WorkerContext, WorkerDeath, begin_work, occupy_worker, run_job, start_server
+from handlers.workers.worker import (
+    WorkerContext,
+    WorkerDeath,
+    begin_work,
+    occupy_worker,
+    run_with_tile_note,
+    start_server,
+)
 
 T = TypeVar("T")
 
@@ -47,7 +54,7 @@ class ProcessExecutor(ProcessPoolExecutor):
             If the pool is broken, or cannot start a worker for the job.
         """
         try:
-            future = _tolerate_cancelled(super().submit(run_job, fn, *args, **kwargs))
+            future = _tolerate_cancelled(super().submit(run_with_tile_note, fn, *args, **kwargs))
         except (OSError, EOFError) as error:
             raise BrokenProcessPool(f"no worker process could be started: {error}") from error
         # Python 3.11 sets the flag and then fails the pending futures without the lock that `submit` holds: a future

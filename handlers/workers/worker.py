@@ -146,7 +146,7 @@ class WorkerContext(ForkServerContext):
                 process.kill()
 
 
-def run_job(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+def run_with_tile_note(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Run a job in a worker. While it runs, the tile id of its first argument is in the note of the worker."""
     _take_note(getattr(args[0], "tile_id", "") if args else "")
     try:

@@ -23,7 +23,7 @@ from handlers.errors import SettingsFault, StorageFault, Waiting, WorkerFault, W
 from handlers.images.reduction import Reduction
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.report import MipmapReport
-from handlers.workers import dask
+from handlers.workers import dask, results
 from handlers.workers import pool as worker_pool
 from handlers.workers import processes as worker_processes
 from handlers.workers.backend import Backend
@@ -145,7 +145,7 @@ class TestEveryKind:
 
     async def test_a_submitted_function_s_exception_comes_back(self, pool: WorkerPool) -> None:
         with pytest.raises(ZeroDivisionError):
-            await worker_pool.result_of(pool.executor.submit(divmod, 1, 0))
+            await results.result_of(pool.executor.submit(divmod, 1, 0))
 
     async def test_two_copies_of_a_job_at_once_leave_whole_files(self, pool: WorkerPool, tmp_path: Path) -> None:
         reports = await asyncio.gather(*(run_job(pool, job_for(tmp_path)) for _ in range(6)))
@@ -346,8 +346,8 @@ class TestAWorkerThatDies:
     async def test_a_job_that_the_executor_drops_does_not_look_like_a_cancelled_task(self) -> None:
         future: Future[MipmapReport] = Future()
         future.cancel()
-        with pytest.raises(worker_pool.JobDropped):
-            await worker_pool.result_of(future)
+        with pytest.raises(results.JobDropped):
+            await results.result_of(future)
 
 
 class TestAWorkerThatHangs:
