@@ -8,10 +8,11 @@ import ctypes
 import errno
 import functools
 import os
+import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -30,11 +31,22 @@ class Container:
     """As configured."""
     real: Path
     """Without links, when it was resolved."""
+    host: str = field(default_factory=socket.gethostname)
+    """The machine that resolved it: links can differ on another one."""
 
     @classmethod
     def of(cls, path: Path) -> Self:
         """Resolve a directory. Raises OSError if it does not exist. Blocking."""
         return cls(path, path.resolve(strict=True))
+
+    def here(self) -> Self:
+        """Return the container as this machine resolves it: on another machine, once for each process. Blocking.
+
+        Raises OSError if it does not exist here.
+        """
+        if self.host == socket.gethostname():
+            return self
+        return replace(self, real=_resolved_here(self.path), host=socket.gethostname())
 
     def open_directory(self, path: Path, *, create: bool = False) -> int:
         """Return a descriptor of a directory in this one. The caller closes it. Blocking.
@@ -49,16 +61,21 @@ class Container:
         OSError
             If it cannot be opened or made; ELOOP or ENOTDIR if a part of it is a link.
         """
-        parts = path.relative_to(self.path).parts
+        parts, real = path.relative_to(self.path).parts, self.here().real
         try:
-            return _open_without_links(self.real.joinpath(*parts))
+            return _open_without_links(real.joinpath(*parts))
         except FileNotFoundError:
             if not create:
                 raise
-        descriptor = _open_without_links(self.real)
+        descriptor = _open_without_links(real)
         for part in parts:
             descriptor = _enter(descriptor, part)
         return descriptor
+
+
+@functools.cache
+def _resolved_here(path: Path) -> Path:
+    return path.resolve(strict=True)
 
 
 class Containers:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from handlers.container import Containers
+from handlers.container import Container, Containers
 from handlers.errors import Fault, ImageFault, RenderFault
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.plan import Level0, MipmapPlan, level0_of
@@ -93,7 +93,7 @@ async def generate_mipmaps(
     tally, plan = _Tally(progress), plan.served_by(client.address, stack)
     plan = await asyncio.to_thread(plan.contained, Containers())
     tally.failures += [absent_z_failure(stack, z) for z in found_z.absent]
-    roots = await asyncio.to_thread(lambda: [root.resolve() for root in source_roots])
+    roots = await asyncio.to_thread(lambda: [Container(root, root.resolve()) for root in source_roots])
     slots, layer_slots = asyncio.Semaphore(in_flight), asyncio.Semaphore(LAYERS_AT_ONCE)
 
     if clear_image_cache and plan.reduction.method == "render":
@@ -151,7 +151,7 @@ async def _make_layer(
     pool: WorkerPool,
     slots: asyncio.Semaphore,
     tally: _Tally,
-    roots: Sequence[Path],
+    roots: Sequence[Container],
 ) -> int:
     """Make the levels of one layer and return the number of its tiles."""
     try:
@@ -182,7 +182,7 @@ async def _make_layer(
 
 
 def _jobs(
-    specs: Sequence[Mapping[str, Any]], z: float, plan: MipmapPlan, tally: _Tally, roots: Sequence[Path]
+    specs: Sequence[Mapping[str, Any]], z: float, plan: MipmapPlan, tally: _Tally, roots: Sequence[Container]
 ) -> tuple[list[MipmapJob], dict[str, set[str]]]:
     """Return one job for each image and mask, and for each job's tile id the ids of the tiles that need it."""
     jobs: dict[object, MipmapJob] = {}
@@ -200,7 +200,7 @@ def _jobs(
     return list(jobs.values()), dict(tiles_of)
 
 
-def _jobs_of(tile: Level0, plan: MipmapPlan, roots: Sequence[Path]) -> dict[Path, MipmapJob]:
+def _jobs_of(tile: Level0, plan: MipmapPlan, roots: Sequence[Container]) -> dict[Path, MipmapJob]:
     """Return the jobs of a tile's image and mask by their paths. Raises ImageFault for one outside of the roots.
 
     The worker checks the root again, on the open file.
@@ -211,9 +211,9 @@ def _jobs_of(tile: Level0, plan: MipmapPlan, roots: Sequence[Path]) -> dict[Path
     return {path: replace(job, root=_root_of(tile, path, roots)) for path, job in jobs.items()}
 
 
-def _root_of(tile: Level0, path: Path, roots: Sequence[Path]) -> Path:
+def _root_of(tile: Level0, path: Path, roots: Sequence[Container]) -> Container:
     real = path.resolve()
-    root = next((root for root in roots if real.is_relative_to(root)), None)
+    root = next((root for root in roots if real.is_relative_to(root.real)), None)
     if root is None:
         problem = f"its image {path} lies outside of the source roots"
         raise ImageFault(f"tile '{tile.tile_id}'", problem, "check who put this tile, or add its directory")

@@ -82,11 +82,17 @@ def _compare(contents: Mapping[str, FileContent], paths: Mapping[str, Path]) -> 
 def _content_unless_same(path: Path, before: FileContent) -> FileContent | None:
     """Return the content of a file; None, without reading the file, if its identity is the same.
 
+    The digest is empty if the size has changed.
+
     The file is opened, so that the client of a network file system fetches its attributes from the server.
     """
     descriptor, status = open_regular(path)
     try:
-        is_same = FileIdentity.of(status).matches(before.identity)
-        return None if is_same else content_of(descriptor)
+        identity = FileIdentity.of(status)
+        if identity.matches(before.identity):
+            return None
+        if identity.size != before.identity.size:  # changed for certain; a sparse file can have any length
+            return FileContent(identity, b"")
+        return content_of(descriptor)
     finally:
         os.close(descriptor)

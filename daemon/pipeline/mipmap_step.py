@@ -15,7 +15,7 @@ from daemon.pipeline.section import Section
 from daemon.pipeline.stacks import StackKeeper
 from daemon.pipeline.tile_faults import add_evidence, image_evidence, merge_faults
 from daemon.system.threads import answers_within
-from handlers.container import Containers
+from handlers.container import Container, Containers
 from handlers.errors import Evidence, Fault, storage_fault
 from handlers.generate_mipmaps import make_all
 from handlers.mipmaps.job import MipmapJob
@@ -136,10 +136,10 @@ def _jobs(section: Section, plan: MipmapPlan, made: Collection[str], containers:
     return jobs
 
 
-def _root(directory: Path, containers: Containers) -> Path:
-    """Return the real path of the watched directory, as it was when this process used it first."""
+def _root(directory: Path, containers: Containers) -> Container:
+    """Return the watched directory as it was when this process used it first."""
     try:
-        return containers.of(directory).real
+        return containers.of(directory)
     except OSError as error:
         raise storage_fault(str(directory), "access the watched directory", error) from error
 

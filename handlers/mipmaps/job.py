@@ -30,8 +30,8 @@ class MipmapJob:
     """Whether levels of a 16-bit image have 8 bits. 8-bit images stay as they are."""
     intensity_range: IntensityRange | None = None
     """The 16-bit values that become 0 and 255; None: 0 and 65535."""
-    root: Path | None = None
-    """Real path of the directory that must contain the image after all links are followed; None: any."""
+    root: Container | None = None
+    """Directory that must contain the image after all links are followed; None: any."""
     container: Container | None = None
     """Directory of all outputs, below which no link is followed; None: links are followed."""
     is_mask: bool = False

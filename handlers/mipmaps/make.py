@@ -8,8 +8,9 @@ import time
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from pathlib import Path
 
-from handlers.errors import Fault, SettingsFault, WorkerFault
+from handlers.errors import Fault, SettingsFault, WorkerFault, storage_fault
 from handlers.images.level0 import FileLevel0, Level0File, OpenLevel0
 from handlers.images.pixels import FULL_RANGE
 from handlers.images.reduction import MEAN
@@ -58,7 +59,7 @@ def make_mipmaps(job: MipmapJob) -> MipmapReport:
 
 def open_level0(job: MipmapJob) -> OpenLevel0:
     """Return level 0, whose header was compared with the job. Raises a Fault if it cannot be used."""
-    level0 = _level0_of(job, Level0File(job.level0, job.width, job.height, job.root, job.is_mask))
+    level0 = _level0_of(job, Level0File(job.level0, job.width, job.height, _real_root(job), job.is_mask))
     job.level_bits(level0.bits)  # raises if the format cannot hold them
     return level0
 
@@ -75,6 +76,16 @@ def _level0_of(job: MipmapJob, file: Level0File) -> OpenLevel0:
     from handlers.images.served_level0 import ServedLevel0  # imports http and pydantic, which few jobs need
 
     return ServedLevel0(file, job.source, job.to_8bit or FULL_RANGE)
+
+
+def _real_root(job: MipmapJob) -> Path | None:
+    """Return the real path of the directory that must contain the image; None: any."""
+    if job.root is None:
+        return None
+    try:
+        return job.root.here().real
+    except OSError as error:
+        raise storage_fault(str(job.root.path), "access the watched directory", error) from error
 
 
 @contextmanager

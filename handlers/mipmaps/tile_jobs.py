@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
+from handlers.container import Container
 from handlers.errors import SettingsFault
 from handlers.images.reduction import MASK
 from handlers.images.source import RenderSource
@@ -11,12 +11,12 @@ from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.plan import Level0, MipmapPlan
 
 
-def tile_job(tile: Level0, plan: MipmapPlan, root: Path | None = None) -> MipmapJob:
+def tile_job(tile: Level0, plan: MipmapPlan, root: Container | None = None) -> MipmapJob:
     """Return the job that makes a tile's levels.
 
     Parameters
     ----------
-    root : real path of the directory that must contain the image after all links are followed; None: any.
+    root : directory that must contain the image after all links are followed; None: any.
     """
     return MipmapJob(
         tile_id=tile.tile_id,

@@ -120,3 +120,15 @@ def test_a_directory_is_resolved_once(tmp_path: Path) -> None:
     link.unlink()
     link.symlink_to("b")
     assert containers.of(link).real == tmp_path / "a"
+
+
+def test_another_machine_resolves_a_directory_by_its_own_links(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("a")
+    elsewhere = Container(link, Path("/mnt/only/there"), "another-host")
+    assert elsewhere.here().real == tmp_path / "a"
+    assert opened(elsewhere, link / "b", create=True) == str(tmp_path / "a/b")
+    link.unlink()
+    link.symlink_to(tmp_path)
+    assert elsewhere.here().real == tmp_path / "a"  # resolved once in each process

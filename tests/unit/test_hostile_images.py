@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from daemon.pipeline import compare_images
 from handlers.errors import ImageFault
 from handlers.images.decode import read_hashed, read_image
+from handlers.images.digest import content_of
 from handlers.images.header import inspect_image
 from tests.hostile_images import FRAME, HEIGHT, HOSTILE_IMAGES, WIDTH, encoded, png, png_chunk
 
@@ -106,3 +108,16 @@ def test_a_large_plain_image_needs_no_more_reads_than_a_small_one(tmp_path: Path
     inspect_image(path)
     assert reads()[0] - bytes_before < 64 * 1024
     assert reads()[1] - calls_before < 20
+
+
+def test_an_image_that_has_another_length_is_changed_without_reading_it(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(encoded("TIFF"))
+    with path.open("rb") as file:
+        before = content_of(file.fileno())
+    os.truncate(path, 2**30)
+    bytes_before, _ = reads()
+    now = compare_images._content_unless_same(path, before)
+    assert now is not None
+    assert now.digest != before.digest
+    assert reads()[0] - bytes_before < MOST_BYTES

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from handlers.container import Containers
+from handlers.container import Container, Containers
 from handlers.errors import (
     Fault,
     ImageFault,
@@ -66,7 +66,15 @@ def save(path: Path, pixels: Any, **options: Any) -> Path:
 def job_for(level0: Path, output_dir: Path, levels: int = 2, extension: str = "tif", **changes: Any) -> MipmapJob:
     """A job as the daemon makes it."""
     outputs = tuple((level, output_dir / str(level) / f"{level0.name}.{extension}") for level in range(1, levels + 1))
-    job = MipmapJob("tile.1", level0, outputs, WIDTH, HEIGHT, encoding=Encoding(extension), root=level0.parent)
+    job = MipmapJob(
+        "tile.1",
+        level0,
+        outputs,
+        WIDTH,
+        HEIGHT,
+        encoding=Encoding(extension),
+        root=Container(level0.parent, level0.parent.resolve()),
+    )
     return replace(job, **changes)
 
 
@@ -727,7 +735,7 @@ class TestWhereImagesLie:
         (level0.parent / "link.tif").symlink_to(outside)
         (level0.parent / "up").symlink_to(tmp_path)
         for path in (level0.parent / "link.tif", level0.parent / "up" / "secret.tif"):
-            fault = fault_of(job_for(path, output_dir, root=level0.parent))
+            fault = fault_of(job_for(path, output_dir, root=Container.of(level0.parent)))
             assert isinstance(fault, ImageFault)
             assert "lies outside" in str(fault)
 
@@ -750,7 +758,7 @@ class TestWhereImagesLie:
         image.parent.mkdir(parents=True)
         shutil.copy(level0, image)
         shutil.copy(level0, level0.with_name("a.tif"))
-        job = job_for(image, output_dir, root=watched)
+        job = job_for(image, output_dir, root=Container.of(watched))
         assert make_mipmaps(job).fault is None
         shutil.rmtree(image.parent)
         image.parent.symlink_to(level0.parent)
@@ -1092,6 +1100,6 @@ def test_damage_anywhere_never_raises_and_never_leaves_a_trace(tmp_path: Path, f
         where = data.draw(st.one_of(st.integers(0, min(300, len(content) - 1)), st.integers(0, len(content) - 1)))
         content[where] = data.draw(st.integers(0, 255))
     (tmp_path / "a").write_bytes(content)
-    report = make_mipmaps(job_for(tmp_path / "a", tmp_path / "mipmaps", root=tmp_path))
+    report = make_mipmaps(job_for(tmp_path / "a", tmp_path / "mipmaps", root=Container.of(tmp_path)))
     assert report.fault is None or report.fault.kind in ("ImageFault", "ImagesMissing")
     assert not leftovers(tmp_path)

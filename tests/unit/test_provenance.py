@@ -11,6 +11,7 @@ import pytest
 import xxhash
 from PIL import Image
 
+from handlers.container import Container
 from handlers.identity import FileIdentity
 from handlers.images import level0 as level0_module
 from handlers.images.encode import Encoding
@@ -42,7 +43,7 @@ def job_of(level0: Path, **changes: Any) -> MipmapJob:
     encoding = changes.get("encoding", Encoding("tif"))
     place = level0.parent / "levels"
     outputs = tuple((level, place / str(level) / f"{level0.name}.{encoding.extension}") for level in (1, 2))
-    job = MipmapJob("t", level0, outputs, WIDTH, HEIGHT, root=level0.parent, force=False)
+    job = MipmapJob("t", level0, outputs, WIDTH, HEIGHT, root=Container.of(level0.parent), force=False)
     return replace(job, **changes)
 
 
