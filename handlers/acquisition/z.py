@@ -142,9 +142,10 @@ def check_z(metafile: Metafile, z: float, rule: ZRule) -> tuple[Finding, ...]:
             f"media_id {header.media_id!r} is not among those with an offset ({listed}): {rule.offset} was added"
         )
     without_offset = z - offset_for(header, rule)
+    shown = f"z is {z}" + (f", {without_offset} without its offset" if without_offset != z else "")
     for name, number in (("z_index", header.z_index), ("grid", header.grid_number)):
         if number is not None and not math.isclose(number, without_offset, abs_tol=1e-6):
-            texts.append(f"z is {z}, {without_offset} without its offset, but the header has {name} {number}")
+            texts.append(f"{shown}, but the header has {name} {number}")
     return tuple(Finding(Severity.WARNING, text) for text in texts)
 
 

@@ -218,3 +218,9 @@ def test_a_z_that_contradicts_the_header_is_a_warning() -> None:
 def test_an_offset_does_not_contradict_the_header() -> None:
     rule = ZRule(ZRuleKind.GRID, offsets_by_media={"0151": 130000})
     assert check_z(metafile(), 130042.0, rule) == ()
+
+
+@pytest.mark.parametrize(("offset", "shown"), [(0, "z is 7.0, but"), (5, "z is 7.0, 2.0 without its offset, but")])
+def test_a_warning_about_z_names_the_offset_only_where_there_is_one(offset: float, shown: str) -> None:
+    first, *_ = check_z(metafile(), 7.0, ZRule(ZRuleKind.GRID, offset))
+    assert first.text.startswith(shown)
