@@ -59,8 +59,11 @@ def safe_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 def console_line(facts: Mapping[str, Any], *, colours: bool = False) -> str:
     """Return a line for people: time to the second, severity, event, then `key=value`; a traceback is indented.
 
-    >>> console_line({"time": "2026-01-02T03:04:05.6Z", "level": "info", "event": "tiles.lost", "z": 7.0, "a": "b c"})
-    '2026-01-02 03:04:05 info    tiles.lost         z=7 a="b c"'
+    Empty lists are left out.
+
+    >>> facts = {"time": "2026-01-02T03:04:05.6Z", "level": "info", "event": "tiles.lost"}
+    >>> console_line({**facts, "z": 7.0, "new": [], "a": ["b", True]})
+    '2026-01-02 03:04:05 info    tiles.lost         z=7 a="b; true"'
     """
     rest = {key: value for key, value in facts.items() if key not in {"time", "level", "event", "exception"}}
     time, level = str(facts.get("time", ""))[:19].replace("T", " "), str(facts.get("level", ""))
@@ -73,6 +76,16 @@ def console_line(facts: Mapping[str, Any], *, colours: bool = False) -> str:
 
 def _pairs(facts: Mapping[str, Any]) -> Iterable[str]:
     for key, value in facts.items():
-        text = f"{value:g}" if isinstance(value, float) and value.is_integer() else str(value)
+        if value == []:
+            continue
+        text = _text(value)
         quoted = '"' + text.replace('"', '\\"') + '"'
         yield f"{key}={quoted if ' ' in text or not text else text}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return "; ".join(map(_text, value))
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:g}" if isinstance(value, float) and value.is_integer() else str(value)
