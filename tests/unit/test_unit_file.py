@@ -69,6 +69,13 @@ def test_the_unit_waits_longer_than_the_daemon_drains() -> None:
     assert int(stop.removesuffix("s")) >= most_s + 10
 
 
+def test_the_unit_bounds_its_memory_and_outlives_a_worker_that_exceeds_it() -> None:
+    service = settings()["Service"]
+    shares = [int(service[key][0].removesuffix("%")) for key in ("MemoryHigh", "MemoryMax")]
+    assert 50 <= shares[0] < shares[1] < 100
+    assert service["OOMPolicy"] == ["continue"]
+
+
 def test_the_unit_does_not_restart_what_a_restart_cannot_mend() -> None:
     service = settings()["Service"]
     assert service["Restart"] == ["on-failure"]
