@@ -16,8 +16,8 @@ from daemon.system.locks import journal_owner, owner_note
 from handlers.errors import Fault
 
 TIMEOUT_S = 10.0
-ALIVE_S = 1.5
-"""How long a daemon may take to show that it is alive; its loop answers within milliseconds."""
+ALIVE_S = 3.0
+"""How long a daemon may take to show that it is alive. Its loop answers within milliseconds on a machine at rest."""
 MOST_BYTES = 512 * 2**20
 """No answer of a daemon is longer."""
 _PROCESS_STATES = {
@@ -46,26 +46,27 @@ class FoundDaemon:
 
 
 def find_daemon(http_settings: HttpSettings, journal: Path) -> FoundDaemon:
-    """Look for the daemon at each address where it may listen. Takes 3 s at most."""
+    """Look for the daemon at each address where it may listen; the addresses share `ALIVE_S`."""
     urls = daemon_urls(http_settings, journal)
     pid = journal_owner(journal)
     for url in urls:
-        if is_alive(url):
+        if is_alive(url, ALIVE_S / len(urls)):
             return FoundDaemon(url, is_alive=True, pid=pid)
     return FoundDaemon(urls[0], is_alive=False, pid=pid)
 
 
-def is_alive(url: str) -> bool:
+def is_alive(url: str, timeout_s: float = ALIVE_S) -> bool:
     """Whether a temwatch daemon answers at this address now."""
-    answer = ask(f"{url.rstrip('/')}/healthz", timeout_s=ALIVE_S)
+    answer = ask(f"{url.rstrip('/')}/healthz", timeout_s=timeout_s)
     return answer is not None and "alive" in answer[1]
 
 
 def daemon_urls(http_settings: HttpSettings, journal: Path) -> tuple[str, ...]:
     """Return the addresses where the daemon may answer: the configured one, and where it last listened."""
     configured, last = http_url(http_settings.host, http_settings.port), owner_note(journal)
-    urls = (last, configured) if http_settings.port == 0 else (configured, last)
-    return tuple(dict.fromkeys(url for url in urls if url))
+    if http_settings.port == 0 and last:
+        return (last,)
+    return tuple(dict.fromkeys(url for url in (configured, last) if url))
 
 
 def ask(
