@@ -5,12 +5,13 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from daemon.journal.journal import Journal
-from daemon.pipeline import stack_closer
+from daemon.pipeline import stack_closer, stacks
 from daemon.pipeline.render_gate import RenderGate
 from daemon.pipeline.stack_use import CloseRule, merge_rules
 from daemon.pipeline.stacks import StackKeeper
@@ -119,6 +120,61 @@ async def test_a_holder_that_gives_up_waiting_does_not_start_a_second_close(monk
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
+
+
+RULES = {"first": CloseRule(5.0, 90.0), "second": CloseRule(1.0, 60.0), "never": None}
+
+
+def keeper_of_two_watches(monkeypatch: pytest.MonkeyPatch) -> tuple[StackKeeper, list[str]]:
+    """Return a keeper with the close rules above, and the stacks that it records as opened."""
+    opened: list[str] = []
+
+    async def open_stack(name: str, watch: str) -> None:
+        opened.append(f"{name} for {watch}")
+
+    async def open_stacks() -> list[tuple[str, str]]:
+        return [(str(STACK), "second")]
+
+    async def write_while_loading(client: object, stack: object, resolution: object, effect: Any, **_: object) -> Any:
+        return await effect()
+
+    monkeypatch.setattr(stacks, "write_while_loading", write_while_loading)
+    nothing: Any = None
+    journal: Any = SimpleNamespace(open_stack=open_stack, open_stacks=open_stacks)
+    keeper = StackKeeper(
+        nothing,
+        journal,
+        close_rule=RULES.__getitem__,
+        may_close=lambda: True,
+        gate=nothing,
+        on_complete=nothing,
+        before_complete=nothing,
+        on_tiles_lost=nothing,
+        clock=lambda: 0.0,
+    )
+    return keeper, opened
+
+
+def test_a_stack_closes_by_the_rules_of_all_watches_that_request_it(monkeypatch):
+    keeper, _ = keeper_of_two_watches(monkeypatch)
+    keeper.request_close_for(Applied(watch="first"))  # type: ignore[arg-type]
+    assert keeper._due_in_s() == {STACK: 5.0}
+    keeper.request_close_for(Applied(watch="second"))  # type: ignore[arg-type]
+    assert keeper._rules == {STACK: CloseRule(5.0, 60.0)}
+
+
+async def test_a_stack_left_open_closes_by_the_rule_of_its_watch(monkeypatch):
+    keeper, _ = keeper_of_two_watches(monkeypatch)
+    await keeper.resume()
+    assert keeper._rules == {STACK: RULES["second"]}
+
+
+@pytest.mark.parametrize("watch", ["second", "never"])
+async def test_a_stack_is_recorded_as_opened_and_closed_only_for_a_watch_that_closes_stacks(monkeypatch, watch):
+    keeper, opened = keeper_of_two_watches(monkeypatch)
+    assert await keeper.write(watch, STACK, (4.0, 4.0, 45.0), lambda: asyncio.sleep(0, "done")) == "done"
+    assert opened == ([f"{STACK} for second"] if watch == "second" else [])
+    assert keeper._due_in_s() == ({STACK: 1.0} if watch == "second" else {})
 
 
 def layer(derived: int) -> LayerCheck:
