@@ -34,6 +34,7 @@ COPIED = (
         "README.md",
         "CHANGELOG.md",
         "CONTRIBUTING.md",
+        "SECURITY.md",
         "LICENSE",
         "Makefile",
         "config.example.toml",
