@@ -23,7 +23,14 @@ CALLED_AT_THE_START = {
 }
 NOT_CALLED = {
     # called by replays, queries and repairs
-    *("Journal.replay", "Journal.restore", "Journal.counts", "Journal.oldest_unfinished_s"),
+    *(
+        "Journal.replay",
+        "Journal.dismiss",
+        "Journal.back_up",
+        "Journal.restore",
+        "Journal.counts",
+        "Journal.oldest_unfinished_s",
+    ),
     *("Journal.known_metafiles", "Journal.events", "Journal.attempts"),
     # called for metafiles that are missing, or rewritten after they settled
     *("Journal.duplicates", "Journal.move", "Journal.notice_again"),
