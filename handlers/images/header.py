@@ -195,9 +195,9 @@ class ImageDirectory:
             bytes_before, beginning, info = self._before
             if file_bytes == bytes_before and head.startswith(beginning):
                 return info
-        info, looked_at = _info_and_extent(descriptor, file_bytes, head)
-        if looked_at is not None:
-            self._before = file_bytes, head[:looked_at], info
+        info, extent = _info_and_extent(descriptor, file_bytes, head)
+        if extent is not None:
+            self._before = file_bytes, head[:extent], info
         return info
 
     def _inspect_by_path(self, name: str) -> tuple[ImageInfo, FileIdentity]:

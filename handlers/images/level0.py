@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Level0File:
-    """Which file holds level 0, and what is expected of it."""
+    """File of level 0, and its expected size."""
 
     path: Path
     width: int
@@ -150,5 +150,5 @@ def require_same_file(file: Level0File, before: FileIdentity) -> None:
     with translate_errors(file.path), open_image(file.path, file.root) as opened_file:
         now = FileIdentity.of(os.fstat(opened_file.fileno()))
     if now != before:
-        hint = "find what writes it; temwatch reads it again by itself"
+        hint = "find the program that writes it; temwatch reads it again by itself"
         raise ImageChanging(str(file.path), "changed while it was read", hint)

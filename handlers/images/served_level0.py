@@ -1,6 +1,6 @@
-"""Level 0 as render-ws serves it. Its file is compared and hashed as well where this machine can read it.
+"""Level 0 from render-ws. Its file is also compared and hashed if this machine can read it.
 
-Knows http and pydantic, so it is imported where a job needs it.
+It imports http and pydantic, so only jobs that need it import it.
 """
 
 from collections.abc import Callable
