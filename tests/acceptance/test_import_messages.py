@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from typing import Any
@@ -179,11 +180,14 @@ def test_a_dry_run_prints_parameters_tiles_and_targets_and_changes_nothing(facil
     assert planned["parameters"]["pool_size"] == (20 if command == APPLY else 1)
 
 
-def start_on_terminal(facility: Facility, *flags: str, **values: Any) -> tuple[subprocess.Popen[bytes], int]:
+def start_on_terminal(
+    facility: Facility, *flags: str, columns: int = 80, **values: Any
+) -> tuple[subprocess.Popen[bytes], int]:
     given = facility.input(
         **{"input_stack": "raw", "output_dir": str(facility.root / "mips"), "pool_size": 1, "z": 1050} | values
     )
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
     process = subprocess.Popen(
         [sys.executable, "-m", "daemon", MIPMAPS, "--input_json", str(given), *flags],
         stdout=subprocess.DEVNULL,
@@ -285,3 +289,18 @@ def test_equal_failures_name_the_first_file(facility: Facility) -> None:
     assert re.fullmatch(rf"2 tiles at z 1050 \(.*\): is missing, first {section.metafile.parent}/\S+ \(.*\)", line), (
         line
     )
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_the_screen_after_failures_holds_their_lines_and_no_bar(facility: Facility, columns: int) -> None:
+    section = facility.section()
+    facility.ingest(section)
+    remove_images(section, 2)
+    process, terminal = start_on_terminal(facility, columns=columns, levels=1)
+    shown = read_to_end(terminal)
+    assert process.wait(timeout=60) == 1
+    assert "4/4" in shown
+    rest = shown.rpartition("\x1b[2K")[2]  # the bar erases its line at the end
+    (line,) = rest.splitlines()
+    assert line.startswith("2 tiles at z 1050 (")
+    assert "\x1b" not in line
