@@ -24,6 +24,7 @@ from handlers.render.layer_responses import (
     TileBounds,
 )
 from handlers.render.names import BaseUrl, StackId, create_timestamp, format_z, tile_segment
+from handlers.render.patience import Patience, Polling
 from handlers.render.responses import (
     LOCKED,
     OBJECT,
@@ -36,7 +37,7 @@ from handlers.render.responses import (
     fault_of,
 )
 from handlers.render.tiles import MOST_BYTES, MOST_TILES, Json, check_upload, upload_bodies, without_nulls
-from handlers.render.transport import Answer, Limit, OnAnswer, Patience, Polling, RenderHttp, Request, read_answer
+from handlers.render.transport import Answer, Limit, OnAnswer, RenderHttp, Request, read_answer
 from handlers.text import abbreviate
 
 MOST_LAYER_BYTES, MOST_LAYER_VALUES = 512 * 2**20, 10_000_000

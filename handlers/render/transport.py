@@ -28,6 +28,7 @@ from handlers.errors import (
     SectionDataMissing,
 )
 from handlers.render.names import checked_base_url
+from handlers.render.patience import Patience
 from handlers.render.responses import fault_of, is_absent, plain_text
 
 T = TypeVar("T")
@@ -43,39 +44,6 @@ QUICK_S = 5.0
 """A request whose failures took longer in total is not sent again: the caller has waited long enough."""
 KEEP_ALIVE_S = 15.0
 """render-ws closes an idle connection after 30 s. Ours closes first, or a request could meet a closing connection."""
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """Time limits of requests; seconds."""
-
-    connect_s: float = 10.0
-    silence_s: float = 120.0
-    """From the end of a request to its answer, and between two pieces of the answer."""
-    request_s: float = 300.0
-    """For a request and its whole answer."""
-    complete_s: float = 30.0
-    """For the answer to COMPLETE, which comes only after the derivation. Past it the stack's state is polled."""
-    ping_s: float = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Polling:
-    """Delays between readings of a stack's state while render-ws completes it; seconds."""
-
-    first_s: float = 0.25
-    """Before the second reading; each further delay is half as long again."""
-    longest_s: float = 15.0
-    lost_s: float = 30.0
-    """How long to poll after the connection broke: render-ws may have received COMPLETE."""
-
-    def delay_s(self, poll: int) -> float:
-        """Return the seconds to wait after a reading; 0 is the first.
-
-        >>> Polling().delay_s(0), Polling().delay_s(2), Polling().delay_s(50)
-        (0.25, 0.5625, 15.0)
-        """
-        return float(min(self.longest_s, self.first_s * 1.5 ** min(poll, 100)))
 
 
 @dataclass(frozen=True, slots=True)

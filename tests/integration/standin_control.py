@@ -11,7 +11,7 @@ from yarl import URL
 from daemon.simulator.standin.server import serve_standin
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
-from handlers.render.transport import Patience, Polling
+from handlers.render.patience import Patience, Polling
 
 RAW = StackId("em", "v1", "raw")
 MIPS = StackId("em", "v1", "mips")

@@ -21,8 +21,8 @@ from handlers.images.source import RenderSource, fetch_level0
 from handlers.render.client import RenderClient
 from handlers.render.closing import close_stack
 from handlers.render.opening import ensure_loading
+from handlers.render.patience import Patience
 from handlers.render.responses import PathBuilder, StackState
-from handlers.render.transport import Patience
 
 Cut = Callable[[bytes], list[bytes]]
 NOT_LOADING = "Resolved tiles can only be saved to stacks in the LOADING state, but this stack's state is COMPLETE."

@@ -12,9 +12,9 @@ from PIL import Image
 from handlers.errors import Fault, RenderFault, RenderRefused
 from handlers.images.source import RenderSource, require_served_size
 from handlers.render.client import RenderClient
+from handlers.render.patience import Patience
 from handlers.render.responses import plain_text
 from handlers.render.tiles import references
-from handlers.render.transport import Patience
 from tests.integration.standin_control import RAW, client_of
 from tests.integration.test_render_client import answering
 from tests.loop_watch import watching_the_loop

@@ -28,8 +28,9 @@ from handlers.errors import (
 from handlers.render.client import RenderClient
 from handlers.render.closing import close_stack
 from handlers.render.opening import create_stack, ensure_loading
+from handlers.render.patience import Patience, Polling
 from handlers.render.responses import PathBuilder, StackState
-from handlers.render.transport import Limit, Patience, Polling
+from handlers.render.transport import Limit
 
 
 @pytest.fixture
