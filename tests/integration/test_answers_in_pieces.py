@@ -186,7 +186,7 @@ async def test_the_health_command_reads_its_answer_to_the_end(cut: Cut, ready: b
     reasons = [] if ready else ["render-ws is away: " + "x" * 300]
 
     async def say(request: web.Request) -> web.StreamResponse:
-        body = json.dumps({"ready": ready, "reasons": reasons, "warnings": []}).encode()
+        body = json.dumps({"alive": True, "ready": ready, "reasons": reasons, "warnings": []}).encode()
         return await send_in_pieces(request, body, cut, 200 if ready else 503, "application/json")
 
     async with answering(say) as url:
