@@ -120,7 +120,7 @@ REFUSED = (
     Refusal(newer_schema, 2, "was written by a newer temwatch"),
     Refusal(another_program, 2, "is an SQLite database but not a journal"),
     Refusal(a_directory_in_its_place, 1, "journal"),
-    Refusal(its_directory_is_gone, 1, "journal"),
+    Refusal(its_directory_is_gone, 2, "journal"),
 )
 TAKEN_UP = (untouched, gone, without_its_wal)
 """A lost journal starts an empty one: the work is repeated, which changes nothing in the stacks."""
