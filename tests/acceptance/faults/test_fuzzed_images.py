@@ -138,6 +138,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("spoiled")
 
 
+@pytest.mark.timeout(1200)
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**64), base=st.sampled_from(BASES))
 def test_a_spoiled_image_gives_a_report_and_never_an_exception_or_much_memory(place, seed, base):
