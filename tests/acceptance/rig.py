@@ -107,31 +107,34 @@ class Standins:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._started: list[Program] = []
-        self._idle: list[tuple[Program, str]] = []
+        self._urls: dict[Program, str] = {}
+        self._idle: list[Program] = []
 
     def take(self) -> tuple[Program, str]:
         """Return a stand-in without stacks, and its URL."""
         while self._idle:
-            program, url = self._idle.pop()
+            program = self._idle.pop()
             if program.process.poll() is None:
+                url = self._urls[program]
                 # Emptied here, not when it was given back: the last daemon may have left a request under way.
-                fetch(control_url(url, "state"), method="DELETE")
+                assert fetch(control_url(url, "state"), method="DELETE") is not None, f"no stand-in answers at {url}"
                 return program, url
-        log = self._directory / f"{len(self._started)}.log"
-        program = Program(log, "daemon", "standin", "--port", "0")
-        self._started.append(program)
-        return program, url_said_in(program, 0)
+        program = Program(self._directory / f"{len(self._urls)}.log", "daemon", "standin", "--port", "0")
+        self._urls[program] = url_said_in(program, 0)
+        return program, self._urls[program]
 
-    def give_back(self, program: Program, url: str) -> bool:
-        """Return whether it is one of these; the next test gets it if it still runs."""
-        if program not in self._started:
+    def give_back(self, program: Program) -> bool:
+        """Return whether it is one of these; the next test gets it if it still runs.
+
+        Its URL is known here: a test may have shown the daemon another one.
+        """
+        if program not in self._urls:
             return False
-        self._idle.append((program, url))
+        self._idle.append(program)
         return True
 
     def close(self) -> None:
-        for program in self._started:
+        for program in self._urls:
             program.end()
 
 
@@ -253,7 +256,7 @@ class Rig:
         if isinstance(self.standin, RealService):
             delete_stacks()
             return
-        if self.standin is None or (self.standins and self.standins.give_back(self.standin, self.render_url)):
+        if self.standin is None or (self.standins and self.standins.give_back(self.standin)):
             return
         self.standin.end()
 

@@ -1,6 +1,7 @@
 """The rig with a render-ws that it did not start, named by TEMWATCH_ACCEPTANCE_URL."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ def elsewhere(standins: Standins, monkeypatch: pytest.MonkeyPatch) -> Iterator[t
         monkeypatch.setattr(rig_module, name, value)
     yield program, url
     monkeypatch.undo()
-    standins.give_back(program, url)
+    standins.give_back(program)
 
 
 def test_a_render_ws_that_runs_elsewhere_is_used_and_left_as_it_was(
@@ -53,3 +54,18 @@ def test_tests_that_need_the_stand_in_itself_are_skipped_with_the_reason(
     ):
         with pytest.raises(pytest.skip.Exception, match=reason):
             need()
+
+
+def test_a_stand_in_is_emptied_for_the_next_test_though_the_last_one_used_another_url(
+    standins: Standins, tmp_path: Path
+) -> None:
+    rig = Rig(tmp_path, standins=standins)
+    rig.start_standin()
+    served = rig.render_url
+    fetch(rig.stack_url("left"), method="POST", body={})
+    rig.render_url = "http://127.0.0.1:1/render-ws/v1"
+    rig.close()
+    program, url = standins.take()
+    standins.give_back(program)
+    assert url == served
+    assert fetch(f"{url}/owner/em/stackIds") == []
