@@ -36,7 +36,10 @@ from pathlib import Path
 from typing import Self
 
 from handlers.identity import FileIdentity
-from handlers.text import printable
+from handlers.text import printable, shorten
+
+MOST_TEXT = 5_000
+"""Characters of a fault's subject, problem and hint each: a path has at most 4,096 bytes."""
 
 
 class Waiting(StrEnum):
@@ -84,7 +87,8 @@ class Evidence:
 class Fault(Exception):  # noqa: N818  subclasses name the fault itself
     """A problem with a named subject.
 
-    It takes plain positional arguments, so that it survives pickling between processes.
+    It takes plain positional arguments, so that it survives pickling between processes. Long texts lose their middle:
+    a metafile or render-ws may hold values of any length, and the journal keeps what names them.
 
     Parameters
     ----------
@@ -98,10 +102,8 @@ class Fault(Exception):  # noqa: N818  subclasses name the fault itself
     """The file that must change before the same work can succeed, if it is a single one; set by `with_evidence`."""
 
     def __init__(self, subject: str, problem: str, hint: str = "") -> None:
-        super().__init__(subject, problem, hint)
-        self.subject = subject
-        self.problem = problem
-        self.hint = hint
+        self.subject, self.problem, self.hint = (shorten(text, MOST_TEXT) for text in (subject, problem, hint))
+        super().__init__(self.subject, self.problem, self.hint)
 
     def with_evidence(self, evidence: Evidence) -> Self:
         """Set the file that must change, and return the fault itself."""

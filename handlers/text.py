@@ -69,6 +69,16 @@ def abbreviate(texts: Sequence[str], most: int = 3, separator: str = ", ") -> st
     return separator.join(texts[:most]) + (f"{before_rest} and {rest} more" if rest > 0 else "")
 
 
+def shorten(text: str, most: int) -> str:
+    """Return the text, without its middle if it has more than `most` characters.
+
+    >>> shorten("0123456789", 10), shorten("0123456789", 7)
+    ('0123456789', '01 … 89')
+    """
+    kept = (most - 3) // 2
+    return text if len(text) <= most else f"{text[:kept]} … {text[-kept:]}"
+
+
 def excerpt(value: object) -> str:
     """Return a value of JSON as text that is short enough for a message.
 

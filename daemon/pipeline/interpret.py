@@ -10,9 +10,9 @@ from handlers.acquisition.consistency import Finding, Severity, check_metafile
 from handlers.acquisition.metafile import Metafile
 from handlers.acquisition.tilespec import tile_ids_for
 from handlers.acquisition.z import ZRule, check_z, z_for
-from handlers.errors import Evidence, MetafileFault, RenderRefused, SettingsFault, ZFault
+from handlers.errors import MOST_TEXT, Evidence, MetafileFault, RenderRefused, SettingsFault, ZFault
 from handlers.render.names import StackId, legal_stack_name, template_fields
-from handlers.text import abbreviate
+from handlers.text import abbreviate, shorten
 
 FINDINGS_SHOWN = 10
 
@@ -57,7 +57,7 @@ def _accepted(path: Path, findings: tuple[Finding, ...], *, strict: bool) -> tup
     if refused:
         hint = "with strict = false warnings do not stop a montage" if strict else "check what wrote this metafile"
         raise MetafileFault(str(path), abbreviate(refused, FINDINGS_SHOWN, "; "), hint)
-    return tuple(finding.text for finding in findings)
+    return tuple(shorten(finding.text, MOST_TEXT) for finding in findings)
 
 
 def _name_fields(template: str, metafile: Metafile, watch: WatchSettings) -> str | None:

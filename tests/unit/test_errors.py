@@ -2,10 +2,11 @@
 
 import errno
 import os
+import pickle
 
 import pytest
 
-from handlers.errors import Waiting, storage_fault
+from handlers.errors import MOST_TEXT, MetafileFault, Waiting, storage_fault
 
 
 @pytest.mark.parametrize(
@@ -25,3 +26,11 @@ def test_the_hint_fits_the_error(code: int, hint: str) -> None:
     fault = storage_fault("a.tif", "read it", OSError(code, os.strerror(code)))
     assert (fault.hint, fault.waiting_helps) == (hint, Waiting.ALWAYS)
     assert fault.problem == f"could not read it: {os.strerror(code)}"
+
+
+def test_long_texts_of_a_fault_lose_their_middle() -> None:
+    fault = MetafileFault("a" * 70_000, "should be 'b', found " + "b" * 70_000 + "'", "c" * 70_000)
+    assert [len(text) for text in (fault.subject, fault.problem, fault.hint)] == [MOST_TEXT - 1] * 3
+    assert fault.problem.startswith("should be 'b', found bb")
+    assert fault.problem.endswith("bb'")
+    assert str(pickle.loads(pickle.dumps(fault))) == str(fault)
