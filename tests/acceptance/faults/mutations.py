@@ -54,7 +54,7 @@ def spoil_structure(chance: random.Random, content: Any) -> bytes:
             case 6:
                 _double(chance, container, key)
             case 7:
-                other, place = chance.choice(places(content))
+                other, place = chance.choice(places(content) or [(container, key)])
                 container[key] = copy.deepcopy(other[place])
     return json.dumps(content, ensure_ascii=chance.random() < 0.5).encode("utf-8", "surrogatepass")
 
