@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all faults bench mutants lint types contracts spelling check wheel lock config-example clean
+.PHONY: help demo test test-slow test-all faults bench fuzz mutants lint types contracts spelling check wheel lock config-example clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,11 @@ test-all: test test-slow ## run every test
 SCALE ?= full
 faults: $(READY) ## inject every fault and print what was lost (half an hour; SCALE=short: five minutes)
 	$(BIN)/python -m tests.acceptance.faults --scale $(SCALE)
+
+# ARGS="images --seed 17" tries one input; docs/reliability.md.
+FUZZ_MINUTES ?= 4
+fuzz: $(READY) ## fuzz everything that others write: images, metafiles, answers, requests (FUZZ_MINUTES=60: longer)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m tests.fuzz --minutes $(FUZZ_MINUTES) $(ARGS)
 
 BENCHED := $(VENV)/.bench-ready
 $(BENCHED): $(READY) benchmarks/requirements-build.lock benchmarks/requirements.lock

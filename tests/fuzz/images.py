@@ -1,0 +1,112 @@
+"""Fuzzer of images: each is a report of levels or of a fault that names it, within the memory of a worker."""
+
+import io
+import random
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from handlers.errors import WorkerFault
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.make import make_mipmaps
+from handlers.mipmaps.report import MipmapReport
+from tests.acceptance.faults.mutations import spoil_tiff
+from tests.fuzz.fuzzer import Check, Fuzzer
+from tests.hostile_images import png_chunk
+
+WIDTH, HEIGHT = 64, 48
+
+
+def _encoded(image: Image.Image, form: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+GREY = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH), np.uint8)
+FRAMES = (Image.fromarray(GREY), Image.fromarray(GREY.astype(np.uint16) * 257))
+TIFFS = [
+    _encoded(frame, "TIFF", compression=compression)
+    for frame in FRAMES
+    for compression in (None, "tiff_lzw", "tiff_adobe_deflate", "packbits")
+]
+"""As cameras and other programs write them: both depths, plain and compressed."""
+PNGS = [_encoded(frame, "PNG") for frame in FRAMES]
+JPEGS = [_encoded(FRAMES[0], "JPEG"), _encoded(FRAMES[0], "JPEG", progressive=True)]
+JPEG_TIFF = _encoded(FRAMES[0], "TIFF", compression="jpeg")
+
+
+def job_for(path: Path) -> MipmapJob:
+    """Return a job of two levels for an image of the fuzzer."""
+    outputs = tuple((level, path.parent / "levels" / f"{level}.tif") for level in (1, 2))
+    return MipmapJob("tile", path, outputs, WIDTH, HEIGHT)
+
+
+def check_image(path: Path) -> MipmapReport:
+    """Make the levels of a spoiled image. Raises AssertionError for a wrong report, or any other exception."""
+    report = make_mipmaps(job_for(path))
+    if report.fault is None:
+        assert [made.level for made in report.made] == [1, 2], report
+    else:
+        assert report.fault.subject == str(path), report
+        assert report.fault.problem, report
+        assert not isinstance(report.fault.to_fault(), WorkerFault), report
+    assert not list(path.parent.rglob("*.tmp"))
+    return report
+
+
+def spoil_png(chance: random.Random, raw: bytes) -> bytes:
+    """Spoil chunks of a PNG, whose checksums are right afterwards."""
+    chunks = list(_chunks(raw))
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        at = chance.randrange(len(chunks))
+        kind, content = chunks[at]
+        match chance.randrange(6):
+            case 0:
+                chunks[at] = chance.choice((b"tEXt", b"PLTE", b"tRNS", b"acTL", b"IEND", chance.randbytes(4))), content
+            case 1:
+                chunks.insert(chance.randrange(len(chunks) + 1), chunks[at])
+            case 2 if len(chunks) > 1:
+                del chunks[at]
+            case 3:
+                chunks[at] = kind, content[: chance.randrange(len(content) + 1)]
+            case 4:
+                chunks[at] = kind, content + chance.randbytes(chance.randrange(1, 99))
+            case _ if content:
+                where = chance.randrange(len(content))
+                chunks[at] = kind, content[:where] + chance.randbytes(1) + content[where + 1 :]
+    return raw[:8] + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+def _chunks(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = 8
+    while at < len(raw):
+        length, kind = struct.unpack(">I4s", raw[at : at + 8])
+        yield kind, raw[at + 8 : at + 8 + length]
+        at += length + 12
+
+
+def draw_image(chance: random.Random) -> bytes:
+    """Return a spoiled TIFF, PNG or JPEG."""
+    if chance.random() < 0.2:
+        return spoil_png(chance, chance.choice(PNGS))
+    return spoil_tiff(chance, chance.choice((*TIFFS, *PNGS, *JPEGS, JPEG_TIFF)))
+
+
+@contextmanager
+def opened(place: Path) -> Iterator[Check]:
+    """Context with the check of an image."""
+    path = place / "tile.tif"
+
+    def check(content: bytes) -> None:
+        path.write_bytes(content)
+        check_image(path)
+
+    yield check
+
+
+IMAGES = Fuzzer("images", draw_image, opened)

@@ -1,0 +1,59 @@
+"""Fuzzer of metafiles: each becomes tile specs that can be uploaded, or a fault that names it."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from daemon.config.watch_settings import WatchSettings
+from daemon.pipeline.interpret import interpret_metafile
+from handlers.acquisition.parse import parse_metafile
+from handlers.acquisition.tilespec import shared_transform_for, tile_specs_for
+from handlers.errors import MOST_TEXT, Fault
+from handlers.render.names import StackId
+from handlers.render.tiles import MOST_BYTES, MOST_TILES, check_upload, upload_bodies
+from tests.acceptance.faults.mutations import spoil_metafile
+from tests.fuzz.fuzzer import Check, Fuzzer
+from tests.unit.sections import NAME, section
+from tests.unit.test_section import LENS, watch_settings
+
+DOCUMENT = [*section(width=2, height=2), {"sharedTransform": LENS}]
+
+
+def draw_metafile(chance: random.Random) -> bytes:
+    """Return a spoiled metafile."""
+    return spoil_metafile(chance, DOCUMENT)
+
+
+def import_metafile(content: bytes, path: Path, watch: WatchSettings) -> None:
+    """Do everything that the daemon does with a metafile before its first request. Raises a Fault."""
+    metafile = parse_metafile(content, str(path))
+    settled = interpret_metafile(metafile, path, "digest", watch, lambda name: StackId("em", "v1", name))
+    assert all(len(text) <= MOST_TEXT for text in settled.findings)
+    transform = shared_transform_for(metafile)
+    transforms = {transform["id"]: transform} if transform else {}
+    specs = tile_specs_for(
+        metafile, settled.z, path.parent, watch.tilespec_options(), shared_transform_id=next(iter(transforms), None)
+    )
+    check_upload(str(path), settled.z, specs)
+    upload_bodies(specs, transforms, MOST_TILES, MOST_BYTES)
+
+
+@contextmanager
+def opened(place: Path) -> Iterator[Check]:
+    """Context with the check of a metafile."""
+    path, watch = place / "acquisition" / NAME, watch_settings(place / "acquisition", shared_transform=True)
+
+    def check(content: bytes) -> None:
+        try:
+            import_metafile(content, path, watch)
+        except Fault as fault:
+            text = f"{fault.subject}: {fault.problem} ({fault.hint})"
+            assert NAME in text, text
+            assert text.isprintable(), repr(text)
+            assert len(text) <= 3 * MOST_TEXT, text
+
+    yield check
+
+
+METAFILES = Fuzzer("metafiles", draw_metafile, opened)

@@ -1,0 +1,99 @@
+"""Fuzzer of requests to the daemon's HTTP server: it stays alive, logs no error and never answers 5xx."""
+
+import asyncio
+import logging
+import queue
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from daemon.config.settings import HttpSettings
+from daemon.journal.journal import Journal
+from daemon.pipeline.health import Facts, Metrics
+from daemon.pipeline.replay.replayer import Replayer
+from daemon.web import server
+from daemon.web.posts import Posts
+from daemon.web.routes import make_app
+from tests.acceptance.faults.broken_requests import ask, request, status_of
+from tests.fuzz.fuzzer import Check, Fuzzer
+from tests.unit.test_health import WELL
+
+PATIENCE_S = 0.2
+"""Many requests are incomplete, so that the server rightly waits for the rest."""
+ALIVE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+class ErrorLog(logging.Handler):
+    """Collects errors that libraries log, as aiohttp does with the traceback of a handler."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.errors: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep an error with its traceback."""
+        self.errors.append(logging.Formatter().format(record))
+
+
+@asynccontextmanager
+async def _served(place: Path) -> AsyncIterator[int]:
+    async def facts() -> Facts:
+        return WELL
+
+    async with Journal(place / "journal.sqlite") as journal:
+        posts = Posts(HttpSettings(), Replayer(lambda: None, journal, None), journal)
+        async with server.serve(make_app(journal, Metrics(), facts, posts), "127.0.0.1", 0) as port:
+            yield port
+
+
+@contextmanager
+def _port(place: Path) -> Iterator[int]:
+    """Context with the port of a server that runs in a thread."""
+    ports: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        async with _served(place) as port:
+            ports.put(port)
+            await stop.wait()
+
+    def run(runner: asyncio.Runner) -> None:
+        try:
+            runner.run(serve())
+        finally:
+            ports.put(None)
+
+    with asyncio.Runner() as runner, ThreadPoolExecutor(1, "http server") as thread:
+        loop = runner.get_loop()
+        serving = thread.submit(run, runner)
+        try:
+            port = ports.get()
+            if port is not None:
+                yield port
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+            serving.result()
+
+
+@contextmanager
+def opened(place: Path) -> Iterator[Check]:
+    """Context with the check of a request."""
+    log = ErrorLog()
+    logging.getLogger().addHandler(log)
+    try:
+        with _port(place) as port:
+            yield lambda content: check_request(("127.0.0.1", port), content, log)
+    finally:
+        logging.getLogger().removeHandler(log)
+
+
+def check_request(address: tuple[str, int], content: bytes, log: ErrorLog) -> None:
+    """Send a request, then a good one. Raises AssertionError."""
+    status = status_of(ask(address, content, PATIENCE_S)) or 0
+    assert status < 500, status
+    assert not log.errors, log.errors[0]
+    assert status_of(ask(address, ALIVE, 5.0)) == 200
+
+
+REQUESTS = Fuzzer("requests", request, opened)
