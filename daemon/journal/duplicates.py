@@ -6,10 +6,10 @@ A tile belongs to one montage of a stack.
 import json
 from collections.abc import Collection
 
-from daemon.journal.rows import BY_ID, COLUMNS, Connection, find, montage_of, record
+from daemon.journal.rows import BY_ID, COLUMNS, Connection, find, montage_of
 from daemon.journal.tile_sets import unpack_tile_ids
 from daemon.montages.records import Montage, Namesake, Rival, Settled, StaleInspection
-from daemon.montages.states import HAS_SETTLED, Event, MontageState
+from daemon.montages.states import HAS_SETTLED, MontageState
 from handlers.identity import FileIdentity
 from handlers.uris import path_to_uri
 
@@ -92,17 +92,6 @@ def rivals(connection: Connection, montage: Montage, settled: Settled, identity:
         if may_be_same and other.id not in known and other.state is not MontageState.IGNORED:
             found.append(Rival(other, ()))
     return found
-
-
-def move(connection: Connection, montage: Montage, onto: Montage, now: float) -> bool:
-    """Supersede a montage whose metafile moved to the path of another; False if it changed meanwhile."""
-    try:
-        require_unchanged(connection, montage)
-    except StaleInspection:
-        return False
-    because = f"moved to {onto.metafile}"
-    record(connection, montage.id, Event.SUPERSEDED, now, {"by": onto.id, "because": because})
-    return True
 
 
 def require_unchanged(connection: Connection, montage: Montage) -> Montage:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from daemon.journal import duplicates, images_read, retries, rows, settling, sightings
+from daemon.journal import images_read, retries, rows, settling, sightings
 from daemon.journal.file import Connection
 from daemon.journal.queries import JournalQueries
 from daemon.montages.records import AwaitedFile, Inspection, Montage, Outcome, Settled, SettleResult
@@ -143,9 +143,13 @@ class Journal(JournalQueries):
         """Supersede a montage that another metafile kept from being ingested and whose own metafile is gone."""
         return await self.write(lambda connection: retries.withdraw(connection, refused, self._clock()))
 
-    async def move(self, montage: Montage, onto: Montage) -> bool:
-        """Record that a metafile moved to the path of another montage; False if the montage changed meanwhile."""
-        return await self.write(lambda connection: duplicates.move(connection, montage, onto, self._clock()))
+    async def move(self, montage: Montage, onto: Montage) -> tuple[Montage, ...]:
+        """Record that a metafile moved to the path of another montage; return the superseded montages.
+
+        They are the montage, and the unfinished, FAILED and IGNORED montages that it had replaced at its former path.
+        Empty, and nothing changes, if the montage changed meanwhile.
+        """
+        return await self.write(lambda connection: settling.move(connection, montage, onto, self._clock()))
 
     async def restore(self, sighting: Sighting, settled: Settled, state: MontageState, evidence: str) -> int | None:
         """Return the id of a montage that is inserted in the state that stacks and files prove.

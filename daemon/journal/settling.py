@@ -5,7 +5,17 @@ from collections.abc import Collection, Iterable, Mapping
 
 from daemon.journal import duplicates, tile_sets
 from daemon.journal.retries import await_change
-from daemon.journal.rows import BY_ID, COLUMNS, Connection, fault_json, find, montage_of, need, record
+from daemon.journal.rows import (
+    BY_ID,
+    COLUMNS,
+    Connection,
+    fault_json,
+    find,
+    is_latest_of_path,
+    montage_of,
+    need,
+    record,
+)
 from daemon.journal.sightings import insert, set_identity
 from daemon.montages.records import Inspection, Montage, Settled, SettleResult, StaleInspection
 from daemon.montages.sighting import Sighting
@@ -59,9 +69,9 @@ def settle(
     kept = same.id if same else montage.id
     former = [other for other in others if other is not same]
     superseded = _supersede(connection, former, kept, now)
-    superseded += _supersede(
-        connection, [duplicates.require_unchanged(connection, each) for each in moved], kept, now, gone
-    )
+    present = [duplicates.require_unchanged(connection, each) for each in moved]
+    superseded += _supersede(connection, present, kept, now, gone)
+    superseded += _supersede_replaced(connection, present, now)
     event = Event.SETTLED
     detail: dict[str, object] = {"tiles": len(settled.tile_ids), "z": settled.z}
     if same is not None:
@@ -116,6 +126,41 @@ def _store_settled(connection: Connection, montage_id: int, settled: Settled) ->
         ),
     )
     tile_sets.store_tile_ids(connection, montage_id, settled.tile_ids)
+
+
+# --- the metafile moved
+
+
+def move(connection: Connection, montage: Montage, onto: Montage, now: float) -> tuple[Montage, ...]:
+    """Supersede a montage whose metafile moved to the path of another; return what was superseded, the montage first.
+
+    Nothing is superseded if the montage changed meanwhile.
+    """
+    try:
+        present = duplicates.require_unchanged(connection, montage)
+    except StaleInspection:
+        return ()
+    because = {montage.id: f"moved to {onto.metafile}"}
+    superseded = _supersede(connection, [present], onto.id, now, because)
+    # A montage deletes the tiles of its predecessors when its own are put: after that, it becomes no successor.
+    return superseded + _supersede_replaced(connection, superseded, now, except_owners=_owns_tiles(onto))
+
+
+def _supersede_replaced(
+    connection: Connection, moved: Iterable[Montage], now: float, *, except_owners: bool = False
+) -> tuple[Montage, ...]:
+    """Supersede what the moved metafiles had replaced: their return does not bring these contents back."""
+    superseded: tuple[Montage, ...] = ()
+    for montage in moved:
+        if is_latest_of_path(connection, montage):
+            replaced = [each for each in _others(connection, montage) if each.state not in _NEED_NO_METAFILE]
+            chosen = [each for each in replaced if not (except_owners and _owns_tiles(each))]
+            superseded += _supersede(connection, chosen, montage.id, now)
+    return superseded
+
+
+def _owns_tiles(montage: Montage) -> bool:
+    return (montage.failed_in or montage.state) in HAS_SETTLED
 
 
 # --- the metafile is not ingested

@@ -68,8 +68,8 @@ class Superseder:
         """Supersede unfinished montages of the same content whose metafile is gone: it was moved to this path."""
         for former in await self._journal.duplicates(montage):
             is_over = former.state in NEEDS_METAFILE and await self._claims.present(former) is Claim.GONE
-            if is_over and await self._journal.move(former, montage):
-                await self.end((former,), montage.metafile)
+            if is_over:
+                await self.end(await self._journal.move(former, montage), montage.metafile)
 
     async def has_moved(self, montage: Montage, fault: Fault) -> bool:
         """Supersede a montage that failed because its metafile was moved; return whether it was."""
@@ -78,9 +78,10 @@ class Superseder:
             return False
         for other in await self._journal.duplicates(montage):
             if await self._claims.present(other) is Claim.STANDS:
-                if await self._journal.move(montage, other):
+                if superseded := await self._journal.move(montage, other):
                     _log_superseded(montage)
                     self._look_again(montage.metafile)
+                    await self.end(superseded[1:], montage.metafile)
                 else:
                     self._queue.enqueue(montage)  # it was noticed again meanwhile: it is back
                 return True

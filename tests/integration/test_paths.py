@@ -409,6 +409,47 @@ async def test_a_missing_metafile_fails_once_although_it_was_touched_before(worl
     assert await world.states() == {"a": "complete"}
 
 
+@pytest.mark.parametrize("was_there", [False, True], ids=["to a new path", "back to its path"])
+@pytest.mark.parametrize("state", ["mipmapped", "failed", "ignored"])
+@pytest.mark.parametrize("text", [BAD, LENS_SET, text_of("t3")], ids=["bad", "lens set", "valid"])
+async def test_a_content_is_superseded_when_the_metafile_that_replaced_it_moves(world, state, text, was_there):
+    path = world.path("old")
+    if was_there:
+        world.write(world.path("new"), text)
+        await world.work()
+    world.write(path, text_of("t1 t2") if state != "ignored" else f"{LENS_SET}of another day")
+    if state == "failed":
+        world.broken.add(str(path))
+    await world.scan()
+    while not [row for row in await world.at(path) if row.state == state]:
+        await world.turn()
+    if was_there:
+        world.remove("old")
+        world.move("new", "old")
+    else:
+        world.write(path, text)
+    await world.scan()
+    world.move("old", "new")
+    await world.rest()
+    following = {BAD: "failed", LENS_SET: "ignored"}.get(text, "complete")
+    keeps_tiles = was_there and following == "complete" and state != "ignored"
+    assert await world.states() == {"old": "failed" if keeps_tiles else "superseded", "new": following}
+    if following == "complete":
+        # Only a successor that is put later deletes tiles. Without one, the montage that has put them remains.
+        assert tiles_in(world, RAW) == ({"t1", "t2", "t3"} if keeps_tiles else {"t3"})
+
+
+async def test_a_removed_metafile_is_a_failure_although_its_former_path_holds_another_content(world):
+    world.write(world.path("old"), text_of("t1"))
+    await world.work()
+    world.move("old", "new")
+    world.write(world.path("old"), text_of("t2", note=AWAITED))
+    await world.scan()
+    world.remove("new")
+    await world.rest()
+    assert await world.states() == {"old": "complete failed", "new": "failed"}
+
+
 # --- contents that come and go
 
 
