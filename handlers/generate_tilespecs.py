@@ -98,8 +98,9 @@ async def generate_tilespecs(
     directory = image_directory or metafile.parent
     options = options or TileSpecOptions()
     montage, warnings = await examine_metafile(metafile, z, directory, options)
-    transform = shared_transform_for(montage) if shared_transform else None
-    specs = tile_specs_for(montage, z, directory, options, shared_transform_id=transform["id"] if transform else None)
+    transform = shared_transform_for(montage, str(metafile)) if shared_transform else None
+    transform_id = transform["id"] if transform else None
+    specs = tile_specs_for(montage, z, directory, options, shared_transform_id=transform_id, subject=str(metafile))
     transforms = {transform["id"]: transform} if transform else {}
     calibration = montage.header.highmag
 

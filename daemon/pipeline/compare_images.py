@@ -48,7 +48,7 @@ def compare_images(
     if hashlib.sha256(content).hexdigest() != digest:
         return ImageComparison()  # the other content makes a montage of its own
     parsed = parse_metafile(content, str(metafile))
-    ids = tile_ids_for(parsed, z, watch.tilespec_options())
+    ids = tile_ids_for(parsed, z, watch.tilespec_options(), str(metafile))
     paths = {
         tile_id: image_path(metafile.parent, tile.img_path) for tile_id, tile in zip(ids, parsed.tiles, strict=True)
     }

@@ -35,7 +35,7 @@ def interpret_metafile(
     except RenderRefused as fault:
         problem = f"invalid stack name from its header: {fault.subject} {fault.problem}"
         raise MetafileFault(str(path), problem, fault.hint) from None
-    ids = tile_ids_for(metafile, z, watch.tilespec_options())
+    ids = tile_ids_for(metafile, z, watch.tilespec_options(), str(path))
     raw_fields = _name_fields(watch.stacks.raw, metafile, watch)
     mipmapped_fields = _name_fields(watch.stacks.mipmapped or watch.stacks.raw, metafile, watch)
     return Settled(digest, z, str(raw), str(mipmapped), ids, findings, raw_fields, mipmapped_fields)

@@ -78,13 +78,15 @@ def section_from_metafile(montage: Montage, watch: WatchSettings, metafile: Meta
     assert montage.z is not None
     assert montage.raw_stack is not None
     assert montage.mipmapped_stack is not None
-    transform = shared_transform_for(metafile) if watch.tilespecs.shared_transform else None
+    subject = str(montage.metafile)
+    transform = shared_transform_for(metafile, subject) if watch.tilespecs.shared_transform else None
     specs = tile_specs_for(
         metafile,
         montage.z,
         montage.metafile.parent,
         watch.tilespec_options(),
         shared_transform_id=transform["id"] if transform else None,
+        subject=subject,
     )
     raw, mipmapped = StackId.parse(montage.raw_stack), StackId.parse(montage.mipmapped_stack)
     return Section(montage, watch, metafile, specs, transform, raw, mipmapped)

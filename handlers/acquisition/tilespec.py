@@ -110,6 +110,7 @@ def tile_specs_for(
     options: TileSpecOptions | None = None,
     *,
     shared_transform_id: str | None = None,
+    subject: str | None = None,
 ) -> tuple[TileSpec, ...]:
     """Return the tile specs of a metafile, in its order; by default equal to those of asap-modules, field by field.
 
@@ -118,6 +119,7 @@ def tile_specs_for(
     z : the section's place in the stack, not rounded.
     image_directory : absolute path of the images: the metafile's own directory unless they were moved.
     shared_transform_id : id of a transform in the stack or in the same upload, applied before the translation.
+    subject : name of the metafile, for the faults; None: the name that follows from its header.
 
     Raises
     ------
@@ -132,7 +134,7 @@ def tile_specs_for(
     section_id = options.section_id or str(z)
     mask = {} if options.mask is None else {"maskUrl": path_to_uri(options.mask)}
     refs = [] if shared_transform_id is None else [{"type": "ref", "refId": shared_transform_id}]
-    ids = tile_ids_for(metafile, z, options)
+    ids = tile_ids_for(metafile, z, options, subject)
     images = _image_uris(image_directory, metafile.tiles)
     translations = translations_for(metafile.tiles, options.positions, options.origin)
     return tuple(
@@ -169,10 +171,13 @@ def _image_uris(directory: Path, tiles: Iterable[TileRecord]) -> Iterator[str]:
         yield base + quoted(tile.img_path)
 
 
-def tile_ids_for(metafile: Metafile, z: float, options: TileSpecOptions | None = None) -> tuple[str, ...]:
+def tile_ids_for(
+    metafile: Metafile, z: float, options: TileSpecOptions | None = None, subject: str | None = None
+) -> tuple[str, ...]:
     """Return the ids of a metafile's tiles, in its order. Raises as `tile_specs_for` does."""
     options = options or TileSpecOptions()
     header = metafile.header
+    subject = subject or header.metafile_name
     shared: dict[str, str | int | None] = {
         "z": str(float(z)),
         "section_id": options.section_id or str(float(z)),
@@ -181,16 +186,16 @@ def tile_ids_for(metafile: Metafile, z: float, options: TileSpecOptions | None =
         "roi_index": header.roi_index,
         "specimen_id": header.specimen_id or "",
     }
-    _require_fields(options.tile_id, shared, metafile)
-    ids = tuple(_tile_id(options.tile_id, shared, tile, header.metafile_name) for tile in metafile.tiles)
+    _require_fields(options.tile_id, shared, metafile, subject)
+    ids = tuple(_tile_id(options.tile_id, shared, tile, subject) for tile in metafile.tiles)
     duplicates = [tile_id for tile_id, times in Counter(ids).items() if times > 1]
     if duplicates:
         problem = f"every tile should have its own id; several tiles would have {abbreviate(duplicates)}"
-        raise MetafileFault(header.metafile_name, problem, "check img_path and tilespecs.tile_id")
+        raise MetafileFault(subject, problem, "check img_path and tilespecs.tile_id")
     return ids
 
 
-def _require_fields(template: str, shared: Mapping[str, str | int | None], metafile: Metafile) -> None:
+def _require_fields(template: str, shared: Mapping[str, str | int | None], metafile: Metafile, subject: str) -> None:
     """Raise MetafileFault if the metafile lacks a value that the template names."""
     lacking = [f"metadata.{name}" for name, value in shared.items() if value is None]
     if any(tile.raster_index is None for tile in metafile.tiles):
@@ -199,10 +204,10 @@ def _require_fields(template: str, shared: Mapping[str, str | int | None], metaf
     for key in lacking:
         if key.rpartition(".")[2] in wanted:
             problem = f"{key}: missing, but the tile ids of this watch need it"
-            raise MetafileFault(metafile.header.metafile_name, problem, "check tilespecs.tile_id")
+            raise MetafileFault(subject, problem, "check tilespecs.tile_id")
 
 
-def _tile_id(template: str, shared: Mapping[str, str | int | None], tile: TileRecord, metafile_name: str) -> str:
+def _tile_id(template: str, shared: Mapping[str, str | int | None], tile: TileRecord, subject: str) -> str:
     fields = {
         **shared,
         "basename": tile.basename,
@@ -217,9 +222,7 @@ def _tile_id(template: str, shared: Mapping[str, str | int | None], tile: TileRe
     if not tile_id or "/" in tile_id or not tile_id.isprintable():
         hint = "tile ids are parts of URLs: they may not be empty, nor hold / or unprintable characters"
         if not tile.basename.isprintable():
-            raise MetafileFault(
-                metafile_name, f"img_path {tile.img_path!r} gives the invalid tile id {tile_id!r}", hint
-            )
+            raise MetafileFault(subject, f"img_path {tile.img_path!r} gives the invalid tile id {tile_id!r}", hint)
         raise SettingsFault("tilespecs.tile_id", f"{template!r} gives the invalid tile id {tile_id!r}", hint)
     return tile_id
 
@@ -250,7 +253,7 @@ def translation_spec(translation: Point) -> Json:
     return {"type": "leaf", "className": _AFFINE, "dataString": numbers}
 
 
-def shared_transform_for(metafile: Metafile) -> Json | None:
+def shared_transform_for(metafile: Metafile, subject: str | None = None) -> Json | None:
     """Return the lens-correction transform of a metafile as a transform spec; None if the metafile has none.
 
     The spec always has an `id`: that of the metafile, or a hash of its content, so that regions with the same lens
@@ -261,7 +264,7 @@ def shared_transform_for(metafile: Metafile) -> Json | None:
     found = metafile.shared_transform
     if not isinstance(found, dict):
         return None
-    subject = metafile.header.metafile_name
+    subject = subject or metafile.header.metafile_name
     for name in ("className", "dataString"):
         if not isinstance(found.get(name), str) or not found[name]:
             raise MetafileFault(subject, f"sharedTransform.{name}: should be text, is {excerpt(found.get(name))}")

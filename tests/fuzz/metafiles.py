@@ -7,15 +7,15 @@ from pathlib import Path
 
 from daemon.config.watch_settings import WatchSettings
 from daemon.pipeline.interpret import interpret_metafile
+from daemon.pipeline.section import section_from_metafile
 from handlers.acquisition.parse import parse_metafile
-from handlers.acquisition.tilespec import shared_transform_for, tile_specs_for
 from handlers.errors import MOST_TEXT, Fault
 from handlers.render.names import StackId
 from handlers.render.tiles import MOST_BYTES, MOST_TILES, check_upload, upload_bodies
 from tests.acceptance.faults.mutations import spoil_metafile
 from tests.fuzz.fuzzer import Check, Fuzzer
 from tests.unit.sections import NAME, section
-from tests.unit.test_section import LENS, watch_settings
+from tests.unit.test_section import LENS, montage_of, watch_settings
 
 DOCUMENT = [*section(width=2, height=2), {"sharedTransform": LENS}]
 
@@ -30,13 +30,12 @@ def import_metafile(content: bytes, path: Path, watch: WatchSettings) -> None:
     metafile = parse_metafile(content, str(path))
     settled = interpret_metafile(metafile, path, "digest", watch, lambda name: StackId("em", "v1", name))
     assert all(len(text) <= MOST_TEXT for text in settled.findings)
-    transform = shared_transform_for(metafile)
-    transforms = {transform["id"]: transform} if transform else {}
-    specs = tile_specs_for(
-        metafile, settled.z, path.parent, watch.tilespec_options(), shared_transform_id=next(iter(transforms), None)
-    )
-    check_upload(str(path), settled.z, specs)
-    upload_bodies(specs, transforms, MOST_TILES, MOST_BYTES)
+    montage = montage_of(path.parent)
+    montage.z = settled.z
+    found = section_from_metafile(montage, watch, metafile)
+    transforms = {found.transform["id"]: found.transform} if found.transform else {}
+    check_upload(str(path), settled.z, found.specs)
+    upload_bodies(found.specs, transforms, MOST_TILES, MOST_BYTES)
 
 
 @contextmanager

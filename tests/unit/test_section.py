@@ -67,6 +67,23 @@ def test_tiles_share_the_lens_correction_if_the_watch_uses_it(tmp_path: Path) ->
     assert not any("refId" in json.dumps(spec["transforms"]) for spec in unused.specs)
 
 
+def test_an_invalid_lens_correction_names_the_file_and_not_what_its_header_says(tmp_path: Path) -> None:
+    document = [*section(lambda head, _: head.update(grid="000777")), {"sharedTransform": {**LENS, "type": 7}}]
+    with pytest.raises(MetafileFault) as failed:
+        section_from_content(
+            montage_of(tmp_path), watch_settings(tmp_path, shared_transform=True), json.dumps(document).encode()
+        )
+    assert failed.value.subject == str(tmp_path / NAME)
+
+
+def test_two_tiles_with_one_id_name_the_file_and_not_what_its_header_says(tmp_path: Path) -> None:
+    content = json.dumps(section(lambda head, _: head.update(grid="000777"))).encode()
+    watch = watch_settings(tmp_path, tile_id="{grid}")
+    with pytest.raises(MetafileFault, match="several tiles") as failed:
+        section_from_content(montage_of(tmp_path), watch, content)
+    assert failed.value.subject == str(tmp_path / NAME)
+
+
 def test_level_0_of_every_tile_is_named_with_its_size_and_mask(tmp_path: Path) -> None:
     tiles = section_in(tmp_path, mask=str(tmp_path / "mask.png"), maximum_intensity=200).level0()
     names = [tile.img_path for tile in metafile().tiles]
