@@ -16,7 +16,7 @@ from handlers.acquisition.image_names import image_path
 from handlers.acquisition.metafile import Metafile
 from handlers.acquisition.parse import parse_metafile
 from handlers.acquisition.tilespec import tile_specs_for
-from handlers.render.responses import RESOLVED_TILES
+from handlers.render.layer_responses import RESOLVED_TILES
 from handlers.render.tiles import check_upload, differences, upload_bodies
 
 SETTLE_S = 0.5

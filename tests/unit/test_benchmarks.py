@@ -1,9 +1,11 @@
 """Verdicts of the benchmarks, their table, and the capacity planner. Nothing here is timed."""
 
+import importlib
 from dataclasses import asdict
 
 import pytest
 
+from benchmarks.__main__ import SCRIPTS
 from benchmarks.common import Row, median_ratio, number
 from benchmarks.plan import Costs, Scope, Server, check, costs_of, plan
 from benchmarks.report import put_between, table_md
@@ -88,3 +90,9 @@ def test_the_planner_says_how_far_it_is_off_the_measured_run() -> None:
 def test_waiting_is_no_part_of_a_profile() -> None:
     raw = "main (a.py:1);work (b.py:2) 30\nmain (a.py:1);Condition.wait (threading.py:331) 900\nother (c.py:3) 10"
     assert profile_of(raw) == [("work (b.py)", 0.75), ("other (c.py)", 0.25)]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_finds_what_it_measures(script: str) -> None:
+    """The libraries that it compares with are imported when it runs: only `make bench` installs them."""
+    importlib.import_module(f"benchmarks.{script}")
