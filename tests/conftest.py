@@ -17,6 +17,8 @@ settings.load_profile("temwatch")
 
 GRACE_S = 5.0
 """Time for a stopped thread or task to end on a busy machine."""
+OF_KILLED_DASK_WORKERS = "AsyncProcess Dask Worker process"
+"""Threads of a nanny whose hanging worker was killed; they end later, and so does the thread of the nanny's queue."""
 KEPT_BY_DISTRIBUTED = ("IO loop", "Dask-", "Profile", "TCP-Executor")
 """Parts of the names of threads that distributed starts once for a process or a worker, and never ends."""
 
@@ -69,7 +71,10 @@ async def no_task_left_behind() -> AsyncIterator[None]:
 def _left_running(before: set[threading.Thread]) -> list[str]:
     deadline = time.monotonic() + GRACE_S
     while left := [thread for thread in threading.enumerate() if thread not in before and thread.is_alive()]:
-        names = [thread.name for thread in left if not any(part in thread.name for part in KEPT_BY_DISTRIBUTED)]
+        kept = KEPT_BY_DISTRIBUTED
+        if any(OF_KILLED_DASK_WORKERS in thread.name for thread in left):
+            kept = (*kept, OF_KILLED_DASK_WORKERS, "QueueFeederThread")
+        names = [thread.name for thread in left if not any(part in thread.name for part in kept)]
         if not names or time.monotonic() > deadline:
             return names
         time.sleep(0.01)
