@@ -147,7 +147,7 @@ def _wrong(tile: dict[str, Any], levels: int, inside: Path) -> str:
             scale = 255 / 65535 if (raw.dtype, reduced.dtype) == (np.uint16, np.uint8) else 1.0
             if wrong := differs(raw * scale, reduced.astype(np.float64), level):
                 return f"{tile['tileId']} level {level}: {wrong}"
-    except OSError as error:
+    except (OSError, TypeError, ValueError) as error:  # Pillow raises any of these for a spoiled image
         return f"{tile['tileId']}: {error}"
     return ""
 
