@@ -50,18 +50,7 @@ class JournalConnection:
 
     Reads see everything that is committed, and never wait for a write.
 
-    Parameters
-    ----------
-    read_only : open an existing journal for reading, beside a running daemon too. Nothing is created, migrated or
-        waited for.
-    examination : an examination of this file that was started earlier.
-
-    Raises
-    ------
-    SettingsFault
-        If the file was written by a newer temwatch, is damaged, or is not a journal.
-    StorageFault
-        If the file cannot be opened, or cannot be written although `read_only` is false.
+    Parameters and exceptions: see `Journal`.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False, examination: Examination | None = None) -> None:

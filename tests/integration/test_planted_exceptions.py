@@ -33,7 +33,9 @@ NOT_CALLED = {
     ),
     *("Journal.known_metafiles", "Journal.events", "Journal.attempts"),
     # called for metafiles that are missing, or rewritten after they settled
-    *("Journal.duplicates", "Journal.move", "Journal.notice_again"),
+    *("Journal.duplicates", "Journal.move", "Journal.notice_again", "Journal.notice_changed", "Journal.withdraw"),
+    # called for tiles that another montage no longer names, and after a replay has replaced levels
+    *("Journal.unwanted_tile_ids", "RenderClient.empty_image_cache"),
     # called for missing stacks, and for other ways to apply
     *("RenderClient.z_values", "RenderClient.put_path_builder", "RenderClient.path_builder"),
     *("RenderClient.tile", "RenderClient.delete_tile", "RenderClient.delete_tiles", "RenderClient.set_resolution"),
@@ -42,6 +44,8 @@ NOT_CALLED = {
     *("Journal.adopt_images", "Journal.change_images", "Journal.end_watching_images"),
     # called by these tests themselves
     *("Journal.write", "Journal.stop_attempts", "Steps.stop"),
+    # called when the daemon stops, or for one command
+    "StackKeeper.wait_until_closed",
 }
 
 
@@ -110,8 +114,7 @@ async def test_one_unexpected_exception_costs_a_montage_a_retry_and_does_not_end
         await work.reaches(bad, MontageState.FAILED)
         if not calls:
             await by_other_ways(work, good, bad)
-        if not calls:
-            pytest.skip(f"{method} is not called in this test")
+        assert calls, f"{method} is not called: name it in NOT_CALLED, with the reason"
 
 
 @pytest.mark.parametrize("method", sorted(methods()))
