@@ -30,7 +30,7 @@ from handlers.mipmaps.buffers import Kind, LevelBuffers, buffers_for
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.reduce import reduce_levels
-from tests.unit.test_images import grey_tags, leftovers, save, tiff
+from tests.unit.levels.files import grey_tags, leftovers, save, tiff
 
 DEPTHS = (np.uint8, np.uint16)
 

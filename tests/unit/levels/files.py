@@ -1,0 +1,88 @@
+"""Image files and jobs of the tests of levels."""
+
+import pickle
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from handlers.container import Container
+from handlers.errors import (
+    Fault,
+)
+from handlers.images.encode import Encoding
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.make import make_mipmaps
+from handlers.mipmaps.report import MipmapReport
+
+WIDTH, HEIGHT = 21, 13
+
+
+def texture(depth: Any = np.uint8, width: int = WIDTH, height: int = HEIGHT) -> Any:
+    """An image of noise, (height, width)."""
+    return np.random.default_rng(11).integers(0, np.iinfo(depth).max, (height, width), depth, endpoint=True)
+
+
+def save(path: Path, pixels: Any, **options: Any) -> Path:
+    """An image file as Pillow writes it."""
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(path, **options)
+    return path
+
+
+def job_for(level0: Path, output_dir: Path, levels: int = 2, extension: str = "tif", **changes: Any) -> MipmapJob:
+    """A job as the daemon makes it."""
+    outputs = tuple((level, output_dir / str(level) / f"{level0.name}.{extension}") for level in range(1, levels + 1))
+    job = MipmapJob(
+        "tile.1",
+        level0,
+        outputs,
+        WIDTH,
+        HEIGHT,
+        encoding=Encoding(extension),
+        root=Container(level0.parent, level0.parent.resolve()),
+    )
+    return replace(job, **changes)
+
+
+def fault_of(job: MipmapJob) -> Fault:
+    """The fault that a job ends with, as it arrives from a worker. Nothing is left of the job."""
+    report: MipmapReport = pickle.loads(pickle.dumps(make_mipmaps(pickle.loads(pickle.dumps(job)))))
+    assert report.fault is not None
+    assert not report.made
+    assert not [path for _, path in job.outputs if path.exists()]
+    assert not leftovers(*{path.parent for _, path in job.outputs})
+    return report.fault.to_fault()
+
+
+def leftovers(*directories: Path) -> list[str]:
+    """Temporary files."""
+    found = [directory.rglob("*.tmp") for directory in directories if directory.is_dir()]
+    return [path.name for paths in found for path in paths]
+
+
+def tiff(pixels: bytes, *tags: tuple[int, int, int], order: str = "<", big: bool = False) -> bytes:
+    """A TIFF of one strip, written by hand; each tag is (number, type, value), the type 3 (SHORT) or 4 (LONG)."""
+    mark = b"II" if order == "<" else b"MM"
+    start = struct.pack(f"{order}2sHHHQ", mark, 43, 8, 0, 16) if big else struct.pack(f"{order}2sHI", mark, 42, 8)
+    word, count, entry_bytes = ("Q", "Q", 20) if big else ("I", "H", 12)
+    entries = {number: (kind, value) for number, kind, value in tags}
+    missing = {273, 279} - entries.keys()
+    directory_bytes = struct.calcsize(f"<{count}{word}") + (len(entries) + len(missing)) * entry_bytes
+    entries.setdefault(273, (4, len(start) + directory_bytes))
+    entries.setdefault(279, (4, len(pixels)))
+    body = struct.pack(f"{order}{count}", len(entries))
+    for number in sorted(entries):
+        kind, value = entries[number]
+        packed = struct.pack(f"{order}{'H' if kind == 3 else 'I'}", value).ljust(struct.calcsize(f"<{word}"), b"\0")
+        body += struct.pack(f"{order}HH{word}", number, kind, 1) + packed
+    return start + body + struct.pack(f"{order}{word}", 0) + pixels
+
+
+def grey_tags(width: int, height: int, bits: int = 8, photometric: int = 1) -> list[tuple[int, int, int]]:
+    """The tags that a grey image needs, but for its strip."""
+    tags = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (277, 3, 1)]
+    return [*tags, (278, 4, height)]

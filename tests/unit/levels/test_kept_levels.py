@@ -1,0 +1,118 @@
+"""Levels that are there are kept if they are of this level 0, and made again otherwise."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from handlers.images.decode import verify_level
+from handlers.images.level0 import FileLevel0
+from handlers.images.reduction import MASK
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.make import make_mipmaps
+from tests.unit.levels.files import HEIGHT, WIDTH, job_for, leftovers, save, texture
+
+
+def age(path: Path, seconds: float) -> None:
+    """Sets a file's time of change back."""
+    then = path.stat().st_mtime - seconds
+    os.utime(path, (then, then))
+
+
+def identities(job: MipmapJob) -> list[tuple[int, int]]:
+    """Inode numbers and ages of the levels: a level made anew is another file."""
+    return [(path.stat().st_ino, path.stat().st_mtime_ns) for _, path in job.outputs]
+
+
+class TestLevelsThatAreThere:
+    @pytest.fixture
+    def job(self, level0: Path, output_dir: Path) -> MipmapJob:
+        """A job that was done, and is to be done where it must; its image is older than its levels."""
+        age(level0, 60)
+        job = job_for(level0, output_dir, levels=3, force=False)
+        assert [made.level for made in make_mipmaps(job).made] == [1, 2, 3]
+        return job
+
+    def test_valid_levels_are_kept_and_the_image_is_not_decoded_for_them(
+        self, job: MipmapJob, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = identities(job)
+        monkeypatch.setattr(FileLevel0, "pixels", None)
+        monkeypatch.setattr(FileLevel0, "stream", None)
+        report = make_mipmaps(job)
+        assert (report.fault, report.made, report.level0_bits) == (None, (), 8)
+        assert [(kept.level, kept.path) for kept in report.kept] == list(job.outputs)
+        assert report.kept[0].bytes == report.kept[0].path.stat().st_size
+        assert identities(job) == before
+
+    def test_with_force_all_levels_are_made_again(self, job: MipmapJob) -> None:
+        before = identities(job)
+        report = make_mipmaps(replace(job, force=True))
+        assert [made.level for made in report.made] == [1, 2, 3]
+        assert report.kept == ()
+        assert not set(before) & set(identities(job))
+        assert not leftovers(job.outputs[0][1].parent)
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            pytest.param(Path.unlink, id="gone"),
+            pytest.param(lambda path: path.write_bytes(b""), id="empty"),
+            pytest.param(lambda path: path.write_bytes(path.read_bytes()[:-4]), id="cut short"),
+            pytest.param(lambda path: save(path, texture(np.uint8, 5, 4)), id="of another size"),
+            pytest.param(lambda path: save(path, texture(np.uint16, 5, 3)), id="of another depth"),
+            pytest.param(lambda path: save(path, texture(np.uint8, 5, 3), format="PNG"), id="of another format"),
+            pytest.param(lambda path: save(path, texture(np.uint8, 5, 3)), id="without a word on how it was made"),
+        ],
+    )
+    def test_a_level_that_is_not_valid_is_made_and_no_other_one(
+        self, job: MipmapJob, spoil: Callable[[Path], object]
+    ) -> None:
+        sound = job.outputs[1][1].read_bytes()
+        spoil(job.outputs[1][1])
+        report = make_mipmaps(job)
+        assert report.fault is None
+        assert [made.level for made in report.made] == [2]
+        assert [kept.level for kept in report.kept] == [1, 3]
+        assert job.outputs[1][1].read_bytes() == sound
+
+    @pytest.mark.parametrize("seconds", [-600, 600, 10**9])
+    def test_times_of_levels_are_ignored(self, job: MipmapJob, seconds: float) -> None:
+        age(job.level0, -seconds)
+        report = make_mipmaps(job)
+        assert (report.fault, report.made) == (None, ())
+
+    @pytest.mark.parametrize("seconds", [-3600, 0, 3600])
+    def test_a_new_image_has_all_its_levels_made_whatever_its_time(self, job: MipmapJob, seconds: float) -> None:
+        times = job.level0.stat()
+        save(job.level0, np.full((HEIGHT, WIDTH), 77, np.uint8))
+        moment = times.st_mtime_ns + int(seconds * 10**9)
+        os.utime(job.level0, ns=(moment, moment))
+        assert len(make_mipmaps(job).made) == 3
+        assert (verify_level(job.outputs[0][1], WIDTH // 2, HEIGHT // 2, "L") == 77).all()
+
+    def test_an_image_that_became_bad_is_a_fault_though_its_levels_are_there(self, job: MipmapJob) -> None:
+        job.level0.write_bytes(b"")
+        report = make_mipmaps(job)
+        assert report.fault is not None
+        assert report.kept == ()
+
+    def test_changing_what_is_wanted_makes_the_levels_again(self, tmp_path: Path, output_dir: Path) -> None:
+        file = save(tmp_path / "a.tif", texture(np.uint16))
+        age(file, 60)
+        job = job_for(file, output_dir, force=False)
+        make_mipmaps(job)
+        report = make_mipmaps(replace(job, convert_to_8bit=False))
+        assert [made.mode for made in report.made] == ["I;16", "I;16"]
+        assert [kept.mode for kept in make_mipmaps(replace(job, convert_to_8bit=False)).kept] == ["I;16", "I;16"]
+
+    def test_levels_of_a_mask_of_one_bit_are_kept_too(self, tmp_path: Path, output_dir: Path) -> None:
+        file = save(tmp_path / "m.png", Image.fromarray(texture()).convert("1"))
+        age(file, 60)
+        job = job_for(file, output_dir, reduction=MASK, is_mask=True, force=False)
+        assert len(make_mipmaps(job).made) == 2
+        assert len(make_mipmaps(job).kept) == 2

@@ -1,0 +1,238 @@
+"""Images that are refused, and damaged ones, end as a fault that names the file."""
+
+import os
+import struct
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from handlers.container import Container
+from handlers.errors import (
+    Fault,
+    ImageFault,
+    ImagesMissing,
+    MetafileFault,
+    SettingsFault,
+    StorageFault,
+    Waiting,
+    WorkerFault,
+)
+from handlers.images import decode
+from handlers.images.header import inspect_image
+from handlers.images.pillow_pixels import ROWS_AT_ONCE
+from handlers.images.reduction import METHODS, Reduction
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.make import make_mipmaps
+from handlers.mipmaps.report import FaultReport
+from tests.unit.levels.files import HEIGHT, WIDTH, fault_of, grey_tags, job_for, leftovers, save, texture, tiff
+
+
+class TestRefusedImages:
+    @pytest.mark.parametrize(
+        ("mode", "words"),
+        [
+            ("RGB", "colours"),
+            ("RGBA", "colours"),
+            ("LA", "colours"),
+            ("CMYK", "colours"),
+            ("P", "palette"),
+            ("F", "floating point"),
+            ("I", "signed integers"),
+            ("1", "one bit"),
+        ],
+    )
+    def test_images_that_are_not_grey_with_8_or_16_bits_are_refused_with_a_reason(
+        self, tmp_path: Path, output_dir: Path, mode: str, words: str
+    ) -> None:
+        fault = fault_of(job_for(save(tmp_path / "a.tif", Image.new(mode, (WIDTH, HEIGHT))), output_dir))
+        assert isinstance(fault, ImageFault)
+        assert words in str(fault)
+        assert fault.subject.endswith("a.tif")
+        assert fault.waiting_helps is Waiting.NEVER
+
+    @pytest.mark.parametrize(("mode", "words"), [("RGB", "colours"), ("P", "palette"), ("1", "one bit")])
+    def test_a_png_is_refused_as_a_tiff_is(self, tmp_path: Path, output_dir: Path, mode: str, words: str) -> None:
+        assert words in str(fault_of(job_for(save(tmp_path / "a.png", Image.new(mode, (WIDTH, HEIGHT))), output_dir)))
+
+    @pytest.mark.parametrize(
+        ("tags", "words"),
+        [
+            (grey_tags(WIDTH, HEIGHT, photometric=0), "WhiteIsZero"),
+            ([*grey_tags(WIDTH, HEIGHT), (339, 3, 2)], "signed integers"),
+            ([*grey_tags(WIDTH, HEIGHT), (274, 3, 3)], "rotated"),
+            (grey_tags(WIDTH, HEIGHT, bits=12), "12 bits"),
+            (grey_tags(0, HEIGHT), "invalid size"),
+            (grey_tags(70000, HEIGHT), "invalid size"),
+            (grey_tags(WIDTH, HEIGHT + 1), "bytes of pixels"),
+            ([*grey_tags(WIDTH, HEIGHT), (273, 4, 0)], "not written to its end"),
+            ([*grey_tags(WIDTH, HEIGHT), (279, 4, 1 << 30)], "cut short"),
+        ],
+    )
+    def test_a_header_that_means_something_else_is_refused(
+        self, tmp_path: Path, tags: list[tuple[int, int, int]], words: str
+    ) -> None:
+        file = tmp_path / "a.tif"
+        file.write_bytes(tiff(texture().tobytes(), *tags))
+        with pytest.raises(ImageFault, match=words):
+            inspect_image(file)
+
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            (b"", "is empty"),
+            (b"\0" * 5000, "no image"),
+            (b"{}", "no image"),
+            (b"%PDF-1.4 and so on", "no image"),
+            (b"II*\0", "cut short"),
+            (b"II*\0\x08\0\0\0", "cut short"),
+            (b"II*\0\x08\0\0\0\0\0\0\0\0\0", "0 entries"),
+            (b"MM\0*\xff\xff\xff\xff", "cut short"),
+            (b"\x89PNG\r\n\x1a\n", "cut short"),
+            (b"\xff\xd8\xff\xe0 and no more", "cut short"),
+        ],
+    )
+    def test_a_file_that_is_not_an_image_is_refused(
+        self, tmp_path: Path, output_dir: Path, content: bytes, words: str
+    ) -> None:
+        file = tmp_path / "a.tif"
+        file.write_bytes(content)
+        fault = fault_of(job_for(file, output_dir))
+        assert isinstance(fault, ImageFault)
+        assert words in str(fault)
+
+    @pytest.mark.parametrize("form", ["TIFF", "PNG", "JPEG"])
+    def test_a_truncated_file_is_refused_without_decoding(self, tmp_path: Path, form: str) -> None:
+        file = save(tmp_path / "a", texture(), format=form)
+        whole = file.read_bytes()
+        inspect_image(file)
+        for length in range(len(whole)):
+            file.write_bytes(whole[:length])
+            with pytest.raises(ImageFault):
+                inspect_image(file)
+
+    @pytest.mark.parametrize("compression", [None, "tiff_adobe_deflate", "tiff_lzw"])
+    def test_a_tiff_with_its_directory_at_the_end_and_its_pixels_cut_out_is_cut_short(
+        self, tmp_path: Path, output_dir: Path, compression: str | None
+    ) -> None:
+        file = save(tmp_path / "a.tif", texture(), compression=compression)
+        os.truncate(file, file.stat().st_size - 1)
+        assert "cut short" in str(fault_of(job_for(file, output_dir)))
+
+    def test_a_png_whose_pixels_are_damaged_is_refused(self, tmp_path: Path, output_dir: Path) -> None:
+        file = save(tmp_path / "a.png", texture())
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        file.write_bytes(content)
+        assert isinstance(fault_of(job_for(file, output_dir)), ImageFault)
+
+    def test_an_unexpected_size_is_refused(self, level0: Path, output_dir: Path) -> None:
+        fault = fault_of(job_for(level0, output_dir, width=WIDTH + 1))
+        assert "should have 22x13 pixels, has 21x13" in str(fault)
+        assert isinstance(fault, ImageFault)
+
+    def test_a_bomb_is_refused_by_its_header(self, tmp_path: Path, output_dir: Path) -> None:
+        header = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
+        packed = zlib.compress(bytes(1000))
+        chunks = [(b"IHDR", header), (b"IDAT", packed), (b"IEND", b"")]
+        content = b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in chunks
+        )
+        file = tmp_path / "a.png"
+        file.write_bytes(content)
+        started = time.perf_counter()
+        assert "60000x60000" in str(fault_of(job_for(file, output_dir)))
+        assert time.perf_counter() - started < 1
+
+    @pytest.mark.parametrize("compression", [None, "tiff_adobe_deflate"])
+    def test_a_camera_larger_than_pillow_s_limit_neither_warns_nor_fails(
+        self, tmp_path: Path, output_dir: Path, compression: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        width, height = 16, 3 * ROWS_AT_ONCE
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", width * ROWS_AT_ONCE)  # Pillow refuses twice as many
+        file = save(tmp_path / "a.tif", texture(np.uint8, width, height), compression=compression)
+        assert make_mipmaps(job_for(file, output_dir, width=width, height=height)).fault is None
+
+    def test_a_strip_of_65536_pixels_is_read(self, tmp_path: Path, output_dir: Path) -> None:
+        file = save(tmp_path / "a.tif", texture(np.uint8, 65536, 4))
+        report = make_mipmaps(job_for(file, output_dir, width=65536, height=4))
+        assert [(made.width, made.height) for made in report.made] == [(32768, 2), (16384, 1)]
+
+    def test_16_bits_do_not_go_into_jpeg_and_nothing_is_decoded_to_find_out(
+        self, tmp_path: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(decode, "_decode", None)
+        file = save(tmp_path / "a.tif", texture(np.uint16))
+        fault = fault_of(job_for(file, output_dir, extension="jpg", convert_to_8bit=False))
+        assert isinstance(fault, SettingsFault)
+        assert "16 bits" in str(fault)
+
+    @pytest.mark.parametrize(
+        ("changes", "key"),
+        [
+            ({"reduction": Reduction("render")}, "mipmaps.method"),
+            ({"outputs": ((0, Path("/none/x")),)}, "mipmaps.levels"),
+            ({"outputs": ((1, Path("/none/x")), (1, Path("/none/y")))}, "mipmaps.levels"),
+            ({"intensity_range": (300, 200)}, "mipmaps.range_16bit"),
+        ],
+    )
+    def test_an_invalid_job_is_refused(self, level0: Path, output_dir: Path, changes: dict[str, Any], key: str) -> None:
+        fault = fault_of(job_for(level0, output_dir, **changes))
+        assert isinstance(fault, SettingsFault)
+        assert fault.subject == key
+
+    def test_a_level_without_a_pixel_is_refused_before_any_work(self, level0: Path, output_dir: Path) -> None:
+        assert "level 4 is empty" in str(fault_of(job_for(level0, output_dir, levels=4)))
+
+    def test_a_level_never_replaces_its_own_image(self, level0: Path) -> None:
+        report = make_mipmaps(MipmapJob("t", level0, ((1, level0),), WIDTH, HEIGHT))
+        assert report.fault is not None
+        assert inspect_image(level0).width == WIDTH
+
+
+@pytest.mark.parametrize(
+    "reduction", [Reduction(method, name) for method in ("block_reduce", "PIL") for name in METHODS[method]], ids=str
+)
+@pytest.mark.parametrize("mode", ["RGB", "LA", "P"])
+def test_colours_are_refused_by_every_method(tmp_path: Path, output_dir: Path, reduction: Reduction, mode: str) -> None:
+    file = save(tmp_path / "a.png", Image.new(mode, (WIDTH, HEIGHT)))
+    fault = fault_of(job_for(file, output_dir, reduction=reduction))
+    assert isinstance(fault, ImageFault)
+    assert "not grey values" in str(fault)
+
+
+@pytest.mark.parametrize("kind", [ImageFault, StorageFault, ImagesMissing, WorkerFault, SettingsFault, MetafileFault])
+def test_a_fault_survives_pickling(kind: type[Fault]) -> None:
+    fault = FaultReport.of(kind("s", "p", "h")).to_fault()
+    assert type(fault) is kind
+    assert fault.args == ("s", "p", "h")
+
+
+def test_a_fault_of_an_unknown_class_is_pickled_as_its_base_class() -> None:
+    class Special(ImageFault):
+        pass
+
+    assert type(FaultReport.of(Special("s", "p")).to_fault()) is ImageFault
+
+
+@pytest.mark.parametrize("form", ["TIFF", "PNG", "JPEG"])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=120, deadline=None)
+@given(data=st.data())
+def test_damage_anywhere_never_raises_and_never_leaves_a_trace(tmp_path: Path, form: str, data: st.DataObject) -> None:
+    pixels = texture(np.uint8 if form == "JPEG" else data.draw(st.sampled_from([np.uint8, np.uint16])))
+    options = {"compression": data.draw(st.sampled_from([None, "tiff_lzw"]))} if form == "TIFF" else {}
+    content = bytearray(save(tmp_path / "a", pixels, format=form, **options).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        where = data.draw(st.one_of(st.integers(0, min(300, len(content) - 1)), st.integers(0, len(content) - 1)))
+        content[where] = data.draw(st.integers(0, 255))
+    (tmp_path / "a").write_bytes(content)
+    report = make_mipmaps(job_for(tmp_path / "a", tmp_path / "mipmaps", root=Container.of(tmp_path)))
+    assert report.fault is None or report.fault.kind in ("ImageFault", "ImagesMissing")
+    assert not leftovers(tmp_path)
