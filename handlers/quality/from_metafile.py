@@ -1,0 +1,124 @@
+"""Numbers that a metafile states. Pure."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from handlers.acquisition.metafile import EdgeMatch, EdgeSide, Metafile, TileRecord
+from handlers.quality.numbers import Floats, SectionNumbers, TileNumbers
+
+_OF_TILE = ("raster_col", "raster_row", "raster_index", "focus_score", "mean", "minimum", "maximum", "std_dev")
+_OF_MATCH = ("dx", "dy", "distance", "rotation")
+
+
+def tile_numbers(metafile: Metafile, tile_ids: Sequence[str]) -> TileNumbers:
+    """Return the numbers of every tile that the metafile states; measured ones are unknown.
+
+    Parameters
+    ----------
+    tile_ids : of the tiles, in the order of the metafile.
+    """
+    tiles = metafile.tiles
+    columns = {name: _column(tiles, name) for name in _OF_TILE}
+    columns |= _match_columns(tiles)
+    columns["raster_offset_x"], columns["raster_offset_y"] = raster_offsets(metafile)
+    columns["interval"] = intervals_s(tiles)
+    return TileNumbers.of(tuple(tile_ids), columns)
+
+
+def section_numbers(metafile: Metafile) -> SectionNumbers:
+    """Return the numbers of the region."""
+    header = metafile.header
+    beam: dict[str, Any] = header.beam_centering or {}
+    offset = beam.get("offset")
+    x, y = map(_number, offset) if isinstance(offset, list) and len(offset) == 2 else (None, None)
+    return SectionNumbers(
+        header.overlap,
+        header.aperture_x_nm,
+        header.aperture_y_nm,
+        header.autofocus_value,
+        _flag(beam.get("beam_center_active")),
+        _flag(beam.get("beam_center_changed")),
+        x,
+        y,
+    )
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _flag(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _column(tiles: Sequence[TileRecord], name: str) -> Floats:
+    """Return a value of each tile, NaN for None."""
+    return np.array([getattr(tile, name) for tile in tiles], np.float64)
+
+
+def _match_columns(tiles: Sequence[TileRecord]) -> dict[str, Floats]:
+    columns = {}
+    for side in EdgeSide:
+        matches = [_match(tile, side) for tile in tiles]
+        columns[f"{side}_quality"] = np.array([None if each is None else each.match_quality for each in matches], float)
+        for name in _OF_MATCH:
+            columns[f"{side}_{name}"] = np.array([_of_match(each, name) for each in matches], float)
+    return columns
+
+
+def _match(tile: TileRecord, side: EdgeSide) -> EdgeMatch | None:
+    """Return the match on a side; None where the metafile has none or says that there is no neighbour (-1)."""
+    found = (each for each in tile.matcher or () if each.side is side)
+    match = next(found, None)
+    return None if match is None or match.match_quality is None or match.match_quality < 0 else match
+
+
+def _of_match(match: EdgeMatch | None, name: str) -> float | None:
+    """Return a value of a match; None where nothing was matched, so that the microscope left a 0 there."""
+    return getattr(match, name) if match is not None and match.match_quality else None
+
+
+def raster_offsets(metafile: Metafile) -> tuple[Floats, Floats]:
+    """Return each tile's stage position less its place in the ideal raster, x and y in level-0 pixels.
+
+    In the ideal raster columns and rows are one frame less the nominal overlap apart. Its origin is chosen such that
+    the median offset is 0. Unknown where the header has no overlap.
+    """
+    camera, tiles = metafile.header.camera, metafile.tiles
+    if metafile.header.overlap is None:
+        return np.full(len(tiles), np.nan), np.full(len(tiles), np.nan)
+    step = 1 - metafile.header.overlap
+    places = np.array([tile.position_px for tile in tiles]) - step * np.array(
+        [(camera.width * tile.raster_col, camera.height * tile.raster_row) for tile in tiles]
+    )
+    offsets = places - np.median(places, axis=0)
+    return offsets[:, 0], offsets[:, 1]
+
+
+def intervals_s(tiles: Sequence[TileRecord]) -> Floats:
+    """Return the seconds between the time in each tile's name and that of the tile before in order of acquisition.
+
+    Unknown for the first tile, where a name has no time, and where time runs backwards (daylight saving).
+    """
+    times = np.array([_seconds(tile.time_stamp) for tile in tiles])
+    indices = _column(tiles, "raster_index")
+    order = np.argsort(times if np.isnan(indices).any() else indices, kind="stable")
+    intervals = np.full(len(tiles), np.nan)
+    intervals[order[1:]] = np.diff(times[order])
+    intervals[intervals < 0] = np.nan
+    return intervals
+
+
+def _seconds(stamp: str | None) -> float:
+    """Return a time YYYYMMDDHHMMSSmmm as seconds from a fixed origin; NaN if it is none.
+
+    >>> _seconds("20170829130150500") - _seconds("20170829130148000")
+    2.5
+    """
+    try:
+        return datetime.strptime(f"{stamp}000", "%Y%m%d%H%M%S%f").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return float("nan")

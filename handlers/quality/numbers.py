@@ -1,0 +1,161 @@
+"""Numbers of a montage's tiles, as columns. Pure.
+
+Every number of a tile is a field of `TileNumbers`; its unit and the step in which it is stored stand with it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Final, NamedTuple, Self, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+class Unit(NamedTuple):
+    """What a column's values are."""
+
+    text: str
+    """Unit, as shown beside a value; empty for counts, scores and shares."""
+    step: float
+    """The journal stores the nearest multiple of it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class TileNumbers:
+    """Numbers of n tiles, in the order of the metafile.
+
+    Every column is a float64 array of shape (n,); NaN where the number is unknown. "Grey 16" values are on the scale 0
+    to 65535 at any depth, "grey 8" values on 0 to 255. Pixels are those of level 0, x along a row of tiles, y along a
+    column.
+    """
+
+    tile_ids: tuple[str, ...]
+
+    # --- from the metafile
+    raster_col: Annotated[Floats, Unit("", 1)]
+    raster_row: Annotated[Floats, Unit("", 1)]
+    raster_index: Annotated[Floats, Unit("", 1)]
+    """Order of acquisition, from 0."""
+    focus_score: Annotated[Floats, Unit("", 0.001)]
+    """As the microscope computes it, about 20 to 25; higher is sharper."""
+    mean: Annotated[Floats, Unit("grey 16", 1)]
+    minimum: Annotated[Floats, Unit("grey 16", 1)]
+    maximum: Annotated[Floats, Unit("grey 16", 1)]
+    std_dev: Annotated[Floats, Unit("grey 8", 0.01)]
+    """On another scale than `mean`."""
+    left_quality: Annotated[Floats, Unit("", 1)]
+    """Matches found with the left neighbour; unknown where there is no neighbour that was imaged before."""
+    left_dx: Annotated[Floats, Unit("px", 0.05)]
+    """Shift against the left neighbour; unknown where nothing was matched, as are `left_dy`, distance and rotation."""
+    left_dy: Annotated[Floats, Unit("px", 0.05)]
+    left_distance: Annotated[Floats, Unit("px", 0.05)]
+    left_rotation: Annotated[Floats, Unit("rad", 1e-5)]
+    top_quality: Annotated[Floats, Unit("", 1)]
+    """The same with the neighbour above."""
+    top_dx: Annotated[Floats, Unit("px", 0.05)]
+    top_dy: Annotated[Floats, Unit("px", 0.05)]
+    top_distance: Annotated[Floats, Unit("px", 0.05)]
+    top_rotation: Annotated[Floats, Unit("rad", 1e-5)]
+    right_quality: Annotated[Floats, Unit("", 1)]
+    """The same with the right neighbour, which was imaged before in rows that run to the left."""
+    right_dx: Annotated[Floats, Unit("px", 0.05)]
+    right_dy: Annotated[Floats, Unit("px", 0.05)]
+    right_distance: Annotated[Floats, Unit("px", 0.05)]
+    right_rotation: Annotated[Floats, Unit("rad", 1e-5)]
+    raster_offset_x: Annotated[Floats, Unit("px", 0.1)]
+    """Stage position less the ideal raster: columns and rows one frame less the nominal overlap apart, median 0."""
+    raster_offset_y: Annotated[Floats, Unit("px", 0.1)]
+    interval: Annotated[Floats, Unit("s", 0.001)]
+    """Since the tile before in order of acquisition; unknown for the first."""
+
+    # --- measured while mipmaps are made
+    bits: Annotated[Floats, Unit("", 1)]
+    """Bits per pixel of level 0, 8 or 16; those of `darkest` and `brightest`."""
+    darkest: Annotated[Floats, Unit("grey", 1)]
+    """Least pixel of level 0, in the file's own grey values. A frame is blank where `brightest` is the same."""
+    brightest: Annotated[Floats, Unit("grey", 1)]
+    dark_share: Annotated[Floats, Unit("", 1e-5)]
+    """Share of level 0's pixels that are 0; from 0 to 1."""
+    saturated_share: Annotated[Floats, Unit("", 1e-5)]
+    """Share of level 0's pixels at full scale, 255 or 65535; from 0 to 1."""
+    sharpness: Annotated[Floats, Unit("grey 8 squared", 0.01)]
+    """Variance of the Laplacian at level 3: focus independent of the scope; higher is sharper."""
+    repeat_of: Annotated[Floats, Unit("", 1)]
+    """Place in this table of the first acquired tile whose file has the same bytes; unknown where there is none."""
+
+    # --- overlaps of raster neighbours, compared at level 3
+    left_stage_x: Annotated[Floats, Unit("px", 0.25)]
+    """Measured position relative to the left neighbour, less that of the tile specs; unknown where there is no
+    neighbour or too little structure in the overlap."""
+    left_stage_y: Annotated[Floats, Unit("px", 0.25)]
+    left_stage_error: Annotated[Floats, Unit("", 0.01)]
+    """Error estimate: RMS difference of the two strips once aligned, relative to their contrast; 0 is equal."""
+    top_stage_x: Annotated[Floats, Unit("px", 0.25)]
+    top_stage_y: Annotated[Floats, Unit("px", 0.25)]
+    top_stage_error: Annotated[Floats, Unit("", 0.01)]
+    stage_x: Annotated[Floats, Unit("px", 0.25)]
+    """Where the tile is, less where the stage said, relative to the tiles around it; from all its overlaps."""
+    stage_y: Annotated[Floats, Unit("px", 0.25)]
+
+    @classmethod
+    def of(cls, tile_ids: tuple[str, ...], columns: Mapping[str, Floats]) -> Self:
+        """Return numbers with these columns; all other columns are unknown.
+
+        Raises
+        ------
+        ValueError
+            If a column does not exist, or has another length than there are tiles.
+        """
+        count = len(tile_ids)
+        if not UNITS.keys() >= columns.keys() or any(each.shape != (count,) for each in columns.values()):
+            shapes = {name: each.shape for name, each in columns.items()}
+            raise ValueError(f"expected known columns of {count} values, found {shapes}")
+        rest = {name: np.full(count, np.nan) for name in UNITS if name not in columns}
+        return cls(tile_ids=tile_ids, **rest, **columns)
+
+    def replaced(self, columns: Mapping[str, Floats]) -> Self:
+        """Return the same with some other columns; see `of`."""
+        return self.of(self.tile_ids, {**self.columns, **columns})
+
+    @property
+    def columns(self) -> dict[str, Floats]:
+        """Every column by its name, in a fixed order."""
+        return {name: getattr(self, name) for name in UNITS}
+
+    @property
+    def is_blank(self) -> npt.NDArray[np.bool_]:
+        """Whether all pixels of a tile are equal; shape (n,). False where that is unknown."""
+        blank: npt.NDArray[np.bool_] = self.darkest == self.brightest
+        return blank
+
+
+UNITS: Final[Mapping[str, Unit]] = MappingProxyType(
+    {
+        name: hint.__metadata__[0]
+        for name, hint in get_type_hints(TileNumbers, include_extras=True).items()
+        if name != "tile_ids"
+    }
+)
+"""Unit and step of each column by its name, in the order of `TileNumbers`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SectionNumbers:
+    """Numbers of a region as a whole, from its metafile; None where unknown."""
+
+    overlap: float | None = None
+    """Nominal, a fraction of the frame."""
+    aperture_x_nm: float | None = None
+    """Stage position of the aperture's centre."""
+    aperture_y_nm: float | None = None
+    autofocus_value: float | None = None
+    """Result of the last autofocus; 0 when it is off."""
+    beam_center_active: bool | None = None
+    """Whether the beam was being centred."""
+    beam_center_changed: bool | None = None
+    beam_offset_x: float | None = None
+    """As the microscope records it, without a stated unit."""
+    beam_offset_y: float | None = None
