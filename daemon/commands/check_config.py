@@ -49,7 +49,8 @@ def effect(settings: Settings) -> Iterator[str]:
         yield f"  reads    {watch.directory}, {watch.pattern}, mode {watch.mode}"
         yield f"  z        {watch.z.description}"
         closed = f"closed after {stacks.close_after_s:g} s of quiet" if stacks.close else "never closed"
-        yield f"  stacks   {stacks.raw} -> {stacks.mipmapped or 'the same stack, in place'}; {closed}"
+        raw, mipmapped = ("/".join(name) for name in stacks.full_names(render.owner, render.project))
+        yield f"  stacks   {raw} -> {mipmapped if mipmapped != raw else 'the same stack, in place'}; {closed}"
         applied = "in the tile specs" if mipmaps.apply == "tiles" else "by a path builder of the stack"
         yield f"  mipmaps  {mipmaps.levels} levels, {mipmaps.format}, in {mipmaps.output_dir}; named {applied}"
 

@@ -147,14 +147,12 @@ class Rebuilder:
             return None
 
     def _parse(self, found: _Found, content: bytes) -> tuple[bytes, Settled] | None:
-        path, watch, render = found.sighting.path, found.watch, self._settings.render
+        path, watch = found.sighting.path, found.watch
         metafile = parse_metafile(content, str(path))
         if metafile.header.is_reference and watch.reference_sets == "ignore":
             return None
         digest = hashlib.sha256(content).hexdigest()
-        return content, interpret_metafile(
-            metafile, path, digest, watch, lambda name: StackId(render.owner, render.project, name)
-        )
+        return content, interpret_metafile(metafile, path, digest, watch, self._settings.render)
 
     # --- the metafiles of one target
 

@@ -190,6 +190,15 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _stack_names_are_short_enough(self) -> Self:
+        for index, watch in enumerate(self.watch):
+            try:
+                watch.stacks.require_room(self.render.owner, self.render.project)
+            except RefusedKeyError as refused:
+                raise RefusedKeyError(f"watch[{index}].{refused.key}", refused.problem) from None
+        return self
+
+    @model_validator(mode="after")
     def _written_paths_are_outside_watched_directories(self) -> Self:
         written = {
             f"watch[{index}].mipmaps.output_dir": watch.mipmaps.output_dir for index, watch in enumerate(self.watch)

@@ -5,33 +5,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from daemon.config.errors import RefusedKeyError, quoted
+from daemon.config.errors import RefusedKeyError
 from daemon.config.mipmap_settings import MipmapSettings
 from daemon.config.section import AbsolutePath, Glob, OptionalPath, OptionalText, Section, Text, check_with
+from daemon.config.stack_settings import NAME_FIELDS, StackSettings
 from daemon.config.text import example
 from daemon.watching.roots import WatchMode, WatchRoot
 from handlers.acquisition.metafile import Header, Metafile
 from handlers.acquisition.tilespec import Origin, Positions, TileSpecOptions
 from handlers.acquisition.z import DEFAULT_NAME_PATTERN, ZRule, ZRuleKind, read_z_table
 from handlers.mipmaps.plan import MipmapPlan
-from handlers.render.names import legal_stack_name
 from handlers.uris import path_builder_agrees
-
-NAME_FIELDS = (
-    "specimen_id",
-    "grid",
-    "roi_index",
-    "session_id",
-    "temca_id",
-    "media",
-    "media_id",
-    "tape_id",
-    "z_index",
-    "lims_specimen_id",
-    "placement_id",
-    "roi_creation_time",
-)
-"""Header fields that a stack's name may contain."""
 
 
 class ZSettings(Section):
@@ -99,32 +83,6 @@ class ZSettings(Section):
 
 _Z_KEYS = {"name_pattern": ZRuleKind.NAME, "table": ZRuleKind.TABLE, "z": ZRuleKind.FIXED}
 """Keys of one rule only."""
-
-
-class StackSettings(Section):
-    """The stacks that receive a montage."""
-
-    raw: Text = "{specimen_id}_raw"
-    """Name of the stack of raw tile specs. Header fields stand in braces. A character that render-ws does not accept in
-    a name becomes an underscore. A metafile is refused if another value of such a field led to the same stack."""
-    mipmapped: OptionalText = Field(None, **example("{specimen_id}_mips"))
-    """Name of the stack of tile specs with mipmap levels. Not set: the raw stack is updated in place."""
-    close: bool = True
-    """Whether the daemon sets a stack to COMPLETE when it is quiet."""
-    close_after_s: float = Field(60, ge=0)
-    """Seconds without a montage in progress after which a stack is closed."""
-    close_at_latest_s: float = Field(900, ge=0)
-    """Seconds after which a stack that is never quiet is closed anyway, and then reopened for waiting montages. Between
-    two such closes there is at least ten times the duration of the last one. 0: never."""
-    resolution_z: float = Field(45.0, gt=0)
-    """Thickness of a section in nanometres, for new stacks. The x and y resolutions come from the calibration."""
-
-    @field_validator("raw", "mipmapped")
-    @classmethod
-    def _names_known_fields(cls, value: str | None) -> str | None:
-        if value is not None:
-            check_with(legal_stack_name, value, dict.fromkeys(NAME_FIELDS, "x"), subject=quoted(value))
-        return value
 
 
 class TilespecSettings(Section):

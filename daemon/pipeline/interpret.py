@@ -1,9 +1,11 @@
 """Interpreting a metafile: z, stacks, tile ids and findings that follow from it in a watch, its images aside."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
+from daemon.config.settings import RenderSettings
+from daemon.config.stack_settings import StackTemplates
 from daemon.config.watch_settings import WatchSettings
 from daemon.montages.records import Settled
 from handlers.acquisition.consistency import Finding, Severity, check_metafile
@@ -18,26 +20,30 @@ FINDINGS_SHOWN = 10
 
 
 def interpret_metafile(
-    metafile: Metafile, path: Path, digest: str, watch: WatchSettings, stack_id: Callable[[str], StackId]
+    metafile: Metafile, path: Path, digest: str, watch: WatchSettings, render: RenderSettings
 ) -> Settled:
     """Return the montage that a metafile makes in a watch. Reads the z table if the watch has one.
+
+    Parameters
+    ----------
+    render : owner and project of the stacks of a watch that names none.
 
     Raises
     ------
     Fault
         If the metafile is inconsistent, or no z or no valid stack name follows from it.
     """
+    names, facts = watch.stacks.full_names(render.owner, render.project), watch.name_facts(metafile)
     rule, z = _rule_and_z(metafile, path, watch)
     checked = (*check_metafile(metafile, path.name), *check_z(metafile, z, rule))
     findings = _accepted(path, checked, strict=watch.strict)
     try:
-        raw, mipmapped = _stacks(metafile, watch, stack_id)
+        raw, mipmapped = (_stack_id(name, facts) for name in names)
     except RenderRefused as fault:
         problem = f"invalid stack name from its header: {fault.subject} {fault.problem}"
         raise MetafileFault(str(path), problem, fault.hint) from None
     ids = tile_ids_for(metafile, z, watch.tilespec_options(), str(path))
-    raw_fields = _name_fields(watch.stacks.raw, metafile, watch)
-    mipmapped_fields = _name_fields(watch.stacks.mipmapped or watch.stacks.raw, metafile, watch)
+    raw_fields, mipmapped_fields = (_name_fields(name, facts) for name in names)
     return Settled(digest, z, str(raw), str(mipmapped), ids, findings, raw_fields, mipmapped_fields)
 
 
@@ -60,15 +66,11 @@ def _accepted(path: Path, findings: tuple[Finding, ...], *, strict: bool) -> tup
     return tuple(shorten(finding.text, MOST_TEXT) for finding in findings)
 
 
-def _name_fields(template: str, metafile: Metafile, watch: WatchSettings) -> str | None:
-    """Return the header fields in a stack's name as JSON: different values may give the same legal name."""
-    facts = watch.name_facts(metafile)
-    values = {field: str(facts[field]) for field in template_fields(template)}
+def _name_fields(name: StackTemplates, facts: Mapping[str, object]) -> str | None:
+    """Return the header fields in a stack's full name as JSON: different values may give the same legal name."""
+    values = {field: str(facts[field]) for template in name for field in template_fields(template)}
     return json.dumps(values, sort_keys=True) if values else None
 
 
-def _stacks(metafile: Metafile, watch: WatchSettings, stack_id: Callable[[str], StackId]) -> tuple[StackId, StackId]:
-    facts = watch.name_facts(metafile)
-    raw = stack_id(legal_stack_name(watch.stacks.raw, facts))
-    mipmapped = stack_id(legal_stack_name(watch.stacks.mipmapped, facts)) if watch.stacks.mipmapped else raw
-    return raw, mipmapped
+def _stack_id(name: StackTemplates, facts: Mapping[str, object]) -> StackId:
+    return StackId(*(legal_stack_name(template, facts) for template in name))

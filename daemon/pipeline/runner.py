@@ -35,7 +35,6 @@ from daemon.pipeline.steps import Steps
 from daemon.pipeline.supersede import Superseder
 from daemon.pipeline.work_queue import WorkQueue
 from handlers.errors import BugFault, Fault
-from handlers.render.names import StackId
 
 log = structlog.get_logger()
 
@@ -92,7 +91,7 @@ class PipelineRunner:
             claims=claims,
             superseder=superseder,
             failures=failures,
-            stack_id=self._stack_id,
+            render=lambda: settings().render,
         )
         self._attempts = Attempts(
             journal=journal,
@@ -281,10 +280,6 @@ class PipelineRunner:
     def _is_accessible(self, watch_name: str) -> bool:
         """Whether files of a watch can be accessed; a watch that is not configured any more is not checked."""
         return self._watch(watch_name) is None or self._is_observable(watch_name)
-
-    def _stack_id(self, name: str) -> StackId:
-        render = self._settings().render
-        return StackId(render.owner, render.project, name)
 
     # --- one step of one montage
 

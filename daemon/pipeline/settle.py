@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from daemon.config.settings import RenderSettings
 from daemon.config.watch_settings import WatchSettings
 from daemon.montages.records import Montage, Settled
 from daemon.pipeline.interpret import interpret_metafile
@@ -21,7 +22,6 @@ from handlers.acquisition.arrival import Arrival, ImageProblem, check_images, de
 from handlers.container import Containers
 from handlers.errors import Evidence, ImageFault, ImagesMissing, MetafileFault, MetafilePartial
 from handlers.identity import FileIdentity
-from handlers.render.names import StackId
 from handlers.text import abbreviate
 
 PATIENCE = 30
@@ -209,7 +209,7 @@ class Settler:
         return Read(content, await content_digest(content), identity)
 
     async def examine(
-        self, montage: Montage, watch: WatchSettings, content: bytes, digest: str, stack_id: Callable[[str], StackId]
+        self, montage: Montage, watch: WatchSettings, content: bytes, digest: str, render: RenderSettings
     ) -> Settled | NotYet | Ignored:
         """Return the facts of a settled montage, or why it waits or is ignored.
 
@@ -225,7 +225,7 @@ class Settler:
         if metafile.header.is_reference and watch.reference_sets == "ignore":
             return Ignored("a lens-correction set, and reference_sets = ignore")
         async with answers_within(watch.z.table or montage.metafile, looks=len(metafile.tiles)):
-            settled = await asyncio.to_thread(interpret_metafile, metafile, montage.metafile, digest, watch, stack_id)
+            settled = await asyncio.to_thread(interpret_metafile, metafile, montage.metafile, digest, watch, render)
         root = self._observed[montage.id].root
         async with answers_within(montage.metafile.parent, looks=len(metafile.tiles)):
             arrival = await asyncio.to_thread(check_images, metafile, montage.metafile.parent, root)

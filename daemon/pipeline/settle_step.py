@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
+from daemon.config.settings import RenderSettings
 from daemon.config.watch_settings import WatchSettings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Inspection, Montage, Outcome, Settled, SettleResult, StaleInspection
@@ -16,7 +17,6 @@ from daemon.pipeline.settle import Ignored, NotYet, Read, Settler
 from daemon.pipeline.supersede import Superseder
 from daemon.pipeline.work_queue import WorkQueue
 from handlers.errors import Fault
-from handlers.render.names import StackId
 
 log = structlog.get_logger()
 
@@ -26,7 +26,7 @@ class SettleStep:
 
     Parameters
     ----------
-    stack_id : returns the full name of a stack in the configured owner and project.
+    render : owner and project of the stacks of a watch that names none.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class SettleStep:
         claims: Claims,
         superseder: Superseder,
         failures: FailureHandler,
-        stack_id: Callable[[str], StackId],
+        render: Callable[[], RenderSettings],
     ) -> None:
         self._journal = journal
         self._queue = queue
@@ -46,7 +46,7 @@ class SettleStep:
         self._claims = claims
         self._superseder = superseder
         self._failures = failures
-        self._stack_id = stack_id
+        self._render = render
 
     async def is_ready(self, montage: Montage, watch: WatchSettings) -> bool:
         """Return whether the metafile is worth reading; if not, the montage waits or is IGNORED."""
@@ -86,7 +86,7 @@ class SettleStep:
         if known is not None:
             await self._settled(montage, known)
             return Outcome.DONE
-        found = await self._settler.examine(montage, watch, read.content, read.digest, self._stack_id)
+        found = await self._settler.examine(montage, watch, read.content, read.digest, self._render())
         result = await self._resolve_rivals(montage, inspection, found) if isinstance(found, Settled) else found
         if isinstance(result, NotYet | Ignored):
             await self._not_settled(montage, result, inspection)

@@ -5,18 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from daemon.config.settings import RenderSettings
 from daemon.config.watch_settings import WatchSettings
 from daemon.pipeline.interpret import interpret_metafile
 from daemon.pipeline.section import section_from_metafile
 from handlers.acquisition.parse import parse_metafile
 from handlers.errors import MOST_TEXT, Fault
-from handlers.render.names import StackId
 from handlers.render.tiles import MOST_BYTES, MOST_TILES, check_upload, upload_bodies
 from tests.acceptance.faults.mutations import spoil_metafile
 from tests.fuzz.fuzzer import Check, Fuzzer
 from tests.unit.sections import NAME, section
 from tests.unit.test_section import LENS, montage_of, watch_settings
 
+RENDER = RenderSettings(url="http://render:8080/render-ws/v1", owner="em", project="v1")
 DOCUMENT = [*section(width=2, height=2), {"sharedTransform": LENS}]
 
 
@@ -28,7 +29,7 @@ def draw_metafile(chance: random.Random) -> bytes:
 def import_metafile(content: bytes, path: Path, watch: WatchSettings) -> None:
     """Do everything that the daemon does with a metafile before its first request. Raises a Fault."""
     metafile = parse_metafile(content, str(path))
-    settled = interpret_metafile(metafile, path, "digest", watch, lambda name: StackId("em", "v1", name))
+    settled = interpret_metafile(metafile, path, "digest", watch, RENDER)
     assert all(len(text) <= MOST_TEXT for text in settled.findings)
     montage = montage_of(path.parent)
     montage.z = settled.z

@@ -52,7 +52,7 @@ class ToySettler(Settler):
     world: "World"
 
     async def examine(
-        self, montage: Montage, watch: Any, content: bytes, digest: str, stack_id: object
+        self, montage: Montage, watch: Any, content: bytes, digest: str, render: object
     ) -> Settled | NotYet | Ignored:
         await self.world.run_hook("examine", montage.metafile)
         text = content.decode()

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 
 from daemon.config.mipmap_settings import MipmapSettings
+from daemon.config.settings import RenderSettings
 from daemon.config.watch_settings import TilespecSettings, WatchSettings, ZSettings
 from daemon.montages.records import Settled
 from daemon.pipeline.settle import NotYet, Settler
 from daemon.simulator.microscope import plan_section, write_section
 from handlers.errors import Evidence, Fault, ImageFault, ImagesMissing, MetafileFault, ZFault
 from handlers.identity import FileIdentity
-from handlers.render.names import StackId
 
+RENDER = RenderSettings(url="http://render:8080/render-ws/v1", owner="em", project="v1")
 SETTLE_S = 2.0
 ARRIVAL_TIMEOUT_S = 600.0
 HOUR = timedelta(hours=1)
@@ -54,9 +55,7 @@ class Bench:
         if awaited is None:
             read = await self.settler.read(self.montage)
             assert read is not None
-            awaited = await self.settler.examine(
-                self.montage, self.watch, read.content, read.digest, stack_id=lambda name: StackId("em", "v1", name)
-            )
+            awaited = await self.settler.examine(self.montage, self.watch, read.content, read.digest, RENDER)
         assert isinstance(awaited, Settled | NotYet)
         return awaited
 

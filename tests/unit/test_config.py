@@ -367,6 +367,20 @@ def test_overlapping_watches_are_refused(write: Write, watched: str) -> None:
     )
 
 
+def test_a_watch_names_its_own_owner_and_project_or_takes_those_of_render(write: Write) -> None:
+    owned = "[watch.stacks]\nowner = 'lab'\nproject = '{specimen_id}'\n"
+    first, second = load_settings(write(SMALLEST + SECOND + owned)).watch
+    raw, in_place = "{specimen_id}_raw", "{specimen_id}_raw"
+    assert first.stacks.full_names("em", "v1") == (("em", "v1", raw), ("em", "v1", in_place))
+    assert second.stacks.full_names("em", "v1")[0] == ("lab", "{specimen_id}", raw)
+
+
+def test_a_full_stack_name_that_is_too_long_without_its_fields_is_refused(write: Write) -> None:
+    long = f"[watch.stacks]\nowner = '{'o' * 60}'\nproject = '{'p' * 40}_{{specimen_id}}'\n"
+    (problem,) = problems_of(write(SMALLEST + SECOND + long))
+    assert problem.startswith(f"watch[1].stacks.raw: {'o' * 60}/{'p' * 40}_x/x_raw owner, project and stack have 107 ")
+
+
 def test_neighbours_with_a_common_name_prefix_do_not_overlap(write: Write) -> None:
     assert len(load_settings(write(SMALLEST + changed("/data/temca3", "/data/temca22", SECOND))).watch) == 2
 
