@@ -1,1 +1,1 @@
-"""SQLite: events and states in one transaction; the file, its migrations, its queries."""
+"""SQLite: events, states and the outbox in one transaction; the file, its migrations, its queries."""

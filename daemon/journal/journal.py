@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from daemon.journal import images_read, retries, rows, settling, sightings
+from daemon.journal import images_read, outbox, retries, rows, settling, sightings
 from daemon.journal.file import Connection
 from daemon.journal.queries import JournalQueries
 from daemon.montages.records import AwaitedFile, Inspection, Montage, Outcome, Settled, SettleResult
@@ -276,14 +276,19 @@ class Journal(JournalQueries):
 
     async def open_stack(self, stack: str, watch: str) -> None:
         """Record that a stack is about to be opened for writing, for a montage of a watch."""
-        values = (stack, watch, self._clock())
-        await self.write(
-            lambda connection: connection.execute("INSERT OR REPLACE INTO open_stacks VALUES (?, ?, ?)", values)
-        )
+        await self.write(lambda connection: outbox.open_stack(connection, stack, watch, self._clock()))
 
-    async def close_stack(self, stack: str) -> None:
+    async def reopen_stack(self, stack: str, watch: str, because: str) -> None:
+        """Announce that a stack which another program has closed is reopened."""
+        await self.write(lambda connection: outbox.reopen_stack(connection, stack, watch, because, self._clock()))
+
+    async def close_stack(self, stack: str, watch: str) -> None:
+        """Record that a stack is COMPLETE."""
+        await self.write(lambda connection: outbox.close_stack(connection, stack, watch, self._clock()))
+
+    async def forget_stack(self, stack: str) -> None:
         """Record that this daemon does not have to close a stack any more."""
-        await self.write(lambda connection: connection.execute("DELETE FROM open_stacks WHERE stack = ?", (stack,)))
+        await self.write(lambda connection: outbox.forget_stack(connection, stack))
 
     async def use_for_mipmaps(self, directory: Path) -> None:
         """Record that mipmaps are about to be written to a directory."""

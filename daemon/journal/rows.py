@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from daemon.journal.outbox import announce_montage
 from daemon.montages.records import FaultRecord, Montage, Outcome
 from daemon.montages.states import UNFINISHED, Event, IllegalTransition, MontageState, Step, advance
 from handlers.errors import Fault
@@ -16,7 +17,8 @@ Connection = sqlite3.Connection
 
 COLUMNS = (
     "id, watch, metafile, digest, size, mtime_ns, ctime_ns, inode, acquired, state, failed_in, z, raw_stack,"
-    " mipmapped_stack, tile_count, findings, fault, waiting_for, attempt, crashes, noticed_at, changed_at, complete_at"
+    " mipmapped_stack, tile_count, findings, fault, waiting_for, attempt, crashes, noticed_at, changed_at, complete_at,"
+    " section_id, bounds, output_dir"
 )
 # The row of a metafile that stands for what its path holds now.
 LATEST_OF_PATH = f"SELECT {COLUMNS} FROM montages WHERE metafile = ? ORDER BY sighted DESC LIMIT 1"  # noqa: S608
@@ -38,6 +40,7 @@ def montage_of(row: Sequence[Any]) -> Montage:
     (
         montage_id, watch, metafile, digest, size, mtime_ns, ctime_ns, inode, acquired, state, failed_in, z, raw,
         mipmapped, tile_count, findings, fault, waiting_for, attempt, crashes, noticed_at, changed_at, complete_at,
+        section_id, bounds, output_dir,
     ) = row  # fmt: skip
     return Montage(
         id=montage_id,
@@ -60,6 +63,9 @@ def montage_of(row: Sequence[Any]) -> Montage:
         noticed_at=noticed_at,
         changed_at=changed_at,
         complete_at=complete_at,
+        section_id=section_id,
+        bounds=tuple(json.loads(bounds)) if bounds else None,
+        output_dir=output_dir,
     )
 
 
@@ -126,6 +132,8 @@ def record(connection: Connection, montage_id: int, event: Event, now: float, de
             ),
         )
         connection.execute("DELETE FROM awaited WHERE montage_id = ?", (montage_id,))
+    if output_dir := detail.get("output_dir"):  # of the levels that were made: settings may change after settling
+        connection.execute("UPDATE montages SET output_dir = ? WHERE id = ?", (output_dir, montage_id))
     if state is MontageState.NOTICED and before.digest is not None:
         _clear_digest(connection, before)
     if state in (MontageState.SUPERSEDED, MontageState.NOTICED):
@@ -139,7 +147,9 @@ def record(connection: Connection, montage_id: int, event: Event, now: float, de
         connection.execute("UPDATE images_read SET is_watched = 1 WHERE montage_id = ?", (montage_id,))
     if state is not MontageState.APPLIED or event is Event.APPLIED:
         connection.execute("DELETE FROM closings WHERE montage_id = ?", (montage_id,))
-    return need(connection, montage_id)
+    after = need(connection, montage_id)
+    announce_montage(connection, event, after, detail, now)
+    return after
 
 
 def _failed_in(before: Montage, state: MontageState) -> MontageState | None:

@@ -112,7 +112,8 @@ def _see_again(
 def _store_settled(connection: Connection, montage_id: int, settled: Settled) -> None:
     connection.execute(
         "UPDATE montages SET digest = ?, seen_digest = NULL, z = ?, raw_stack = ?, mipmapped_stack = ?,"
-        " tile_count = ?, findings = ?, raw_fields = ?, mipmapped_fields = ? WHERE id = ?",
+        " tile_count = ?, findings = ?, raw_fields = ?, mipmapped_fields = ?, section_id = ?, bounds = ?,"
+        " output_dir = ? WHERE id = ?",
         (
             settled.digest,
             settled.z,
@@ -122,6 +123,9 @@ def _store_settled(connection: Connection, montage_id: int, settled: Settled) ->
             json.dumps(settled.findings),
             settled.raw_fields,
             settled.mipmapped_fields,
+            settled.section_id,
+            json.dumps(settled.bounds) if settled.bounds else None,
+            settled.output_dir,
             montage_id,
         ),
     )

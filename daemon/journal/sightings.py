@@ -4,6 +4,7 @@ A path has one row for each content that it held. At most one of these rows is u
 the highest `sighted` stands for what the path holds now; when a former content comes back, its row gets that number.
 """
 
+from daemon.journal.outbox import announce_montage
 from daemon.journal.rows import (
     BY_ID,
     COLUMNS,
@@ -12,6 +13,7 @@ from daemon.journal.rows import (
     find,
     insert_event,
     is_latest_of_path,
+    need,
     record,
 )
 from daemon.montages.records import Montage
@@ -42,7 +44,9 @@ def notice(connection: Connection, sighting: Sighting, now: float, *, force: boo
         return None
     unread = find(connection, _UNREAD, (metafile,))
     if unread is None:
-        return insert(connection, sighting, metafile, now)
+        montage_id = insert(connection, sighting, metafile, now)
+        announce_montage(connection, Event.NOTICED, need(connection, montage_id), {}, now)
+        return montage_id
     if is_known and unread.state is MontageState.NOTICED:
         return unread.id
     set_identity(connection, unread.id, sighting.identity)

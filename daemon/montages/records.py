@@ -67,6 +67,12 @@ class Montage:
     noticed_at: float
     changed_at: float
     complete_at: float | None
+    section_id: str | None = None
+    """Section id of the tiles; None until it settles, and for a montage that settled in an older version."""
+    bounds: tuple[float, float, float, float] | None = None
+    """Least x and y, greatest x and y of the tiles in the stack, pixels. None as for section_id."""
+    output_dir: str | None = None
+    """Directory of the mipmaps. None as for section_id."""
 
     @property
     def stacks(self) -> tuple[str, ...]:
@@ -88,6 +94,10 @@ class Settled:
     """Header fields in the name of the raw stack, with their values, as JSON; None if the name contains none."""
     mipmapped_fields: str | None = None
     """The same for the mipmapped stack."""
+    section_id: str | None = None
+    bounds: tuple[float, float, float, float] | None = None
+    output_dir: str | None = None
+    """This and the two before: as in `Montage`."""
 
 
 class StaleInspection(Exception):  # noqa: N818  not an error: the metafile is inspected again

@@ -122,7 +122,8 @@ class Attempts:
         if step in NEEDS_RENDER:
             self._gate.worked()
         self._tries.forget(montage.id)
-        following = await self._journal.record(montage.id, event)
+        detail = {"output_dir": str(watch.mipmaps.output_dir)} if event is Event.MIPMAPPED else {}
+        following = await self._journal.record(montage.id, event, **detail)
         log.info(f"tiles.{event}", tiles=montage.tile_count, seconds=round(self._clock() - started, 2))
         await self._enqueue_next(following)
         return Outcome.DONE

@@ -10,7 +10,7 @@ from daemon.config.watch_settings import WatchSettings
 from daemon.montages.records import Settled
 from handlers.acquisition.consistency import Finding, Severity, check_metafile
 from handlers.acquisition.metafile import Metafile
-from handlers.acquisition.tilespec import tile_ids_for
+from handlers.acquisition.tilespec import TileSpecOptions, tile_ids_for, translations_for
 from handlers.acquisition.z import ZRule, check_z, z_for
 from handlers.errors import MOST_TEXT, Evidence, MetafileFault, RenderRefused, SettingsFault, ZFault
 from handlers.render.names import StackId, legal_stack_name, template_fields
@@ -42,9 +42,32 @@ def interpret_metafile(
     except RenderRefused as fault:
         problem = f"invalid stack name from its header: {fault.subject} {fault.problem}"
         raise MetafileFault(str(path), problem, fault.hint) from None
-    ids = tile_ids_for(metafile, z, watch.tilespec_options(), str(path))
+    options = watch.tilespec_options()
+    ids = tile_ids_for(metafile, z, options, str(path))
     raw_fields, mipmapped_fields = (_name_fields(name, facts) for name in names)
-    return Settled(digest, z, str(raw), str(mipmapped), ids, findings, raw_fields, mipmapped_fields)
+    return Settled(
+        digest,
+        z,
+        str(raw),
+        str(mipmapped),
+        ids,
+        findings,
+        raw_fields,
+        mipmapped_fields,
+        section_id=options.section_id or str(float(z)),
+        bounds=_bounds(metafile, options),
+        output_dir=str(watch.mipmaps.output_dir),
+    )
+
+
+def _bounds(metafile: Metafile, options: TileSpecOptions) -> tuple[float, float, float, float] | None:
+    """Return least x and y, greatest x and y of the tiles in the stack, before any lens correction."""
+    corners = translations_for(metafile.tiles, options.positions, options.origin)
+    if not corners:
+        return None
+    xs, ys = [x for x, _ in corners], [y for _, y in corners]
+    camera = metafile.header.camera
+    return min(xs), min(ys), max(xs) + camera.width, max(ys) + camera.height
 
 
 def _rule_and_z(metafile: Metafile, path: Path, watch: WatchSettings) -> tuple[ZRule, float]:

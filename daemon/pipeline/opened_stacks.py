@@ -1,6 +1,9 @@
 """Stacks that this daemon opened and still has to close; the journal keeps them across restarts."""
 
+from collections.abc import Collection
+
 from daemon.journal.journal import Journal
+from daemon.montages.records import Montage
 from handlers.render.names import StackId
 
 
@@ -9,7 +12,8 @@ class OpenedStacks:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._stacks: set[StackId] = set()
+        self._stacks: dict[StackId, str] = {}
+        """Each with the watch that it was opened for."""
 
     def __contains__(self, stack: StackId) -> bool:
         return stack in self._stacks
@@ -17,16 +21,26 @@ class OpenedStacks:
     async def load(self) -> list[tuple[StackId, str]]:
         """Read the stacks that a former process left open; each with the watch that it was opened for."""
         opened = [(StackId.parse(name), watch) for name, watch in await self._journal.open_stacks()]
-        self._stacks.update(stack for stack, _ in opened)
+        self._stacks.update(opened)
         return opened
 
     async def add(self, stack: StackId, watch: str) -> None:
         """Record a stack before it is opened."""
         if stack not in self._stacks:
             await self._journal.open_stack(str(stack), watch)
-            self._stacks.add(stack)
+            self._stacks[stack] = watch
+
+    async def reopen(self, stack: StackId, watch: str) -> None:
+        """Record that a stack is opened again, because another program has closed it."""
+        await self._journal.reopen_stack(str(stack), watch, "another program closed it while tiles were written")
+
+    async def close(self, stack: StackId, montages: Collection[Montage]) -> None:
+        """Record that a stack is closed for montages."""
+        watch = self._stacks.get(stack) or next((montage.watch for montage in montages), "")
+        await self._journal.close_stack(str(stack), watch)
+        self._stacks.pop(stack, None)
 
     async def discard(self, stack: StackId) -> None:
-        """Record that a stack is closed, or that this daemon cannot close it."""
-        await self._journal.close_stack(str(stack))
-        self._stacks.discard(stack)
+        """Record that this daemon cannot close a stack."""
+        await self._journal.forget_stack(str(stack))
+        self._stacks.pop(stack, None)

@@ -132,7 +132,7 @@ class StackCloser:
             return not layer.differing
 
         try:
-            on_complete = partial(self._closed, stack)
+            on_complete = partial(self._closed, stack, montages)
             await close_stack(self._client, stack, sorted(by_z), is_right=is_right, on_complete=on_complete)
         except RenderRefused:
             if await self._client.z_values(stack):
@@ -140,8 +140,8 @@ class StackCloser:
             return {montage.id: _empty_stack_fault(stack, montage) for montage in montages}
         return faults
 
-    async def _closed(self, stack: StackId) -> None:
-        await self._opened.discard(stack)
+    async def _closed(self, stack: StackId, montages: Collection[Montage]) -> None:
+        await self._opened.close(stack, montages)
         self._on_closed(stack)
 
     async def _record_fault(self, montage: Montage, attempt: int, fault: Fault) -> float | None:
@@ -187,7 +187,8 @@ class StackCloser:
         """Return the seconds until the next close of a stack that has no waiting montage but was opened here."""
         if isinstance(fault, StackLocked | StackMissing | RenderRefused):
             self._failures.pop(stack, None)
-            await self._closed(stack)
+            await self._opened.discard(stack)
+            self._on_closed(stack)
         if stack not in self._opened:
             return None
         self._failures[stack] = failures = self._failures.get(stack, 0) + 1

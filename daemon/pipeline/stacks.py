@@ -173,18 +173,19 @@ class StackKeeper:
         If another client closes the stack during the effect, the stack is reopened and the effect repeated. A close is
         requested afterwards, whether the effect succeeded or not.
         """
+        closed_by_others: list[StackId] = []
         async with self.holding(stack):
             self._uses[stack] = begin_writing(self._uses[stack])
             try:
                 if self._close_rule(watch) is not None:
                     await self._opened.add(stack, watch)
-                return await write_while_loading(
-                    self._client,
-                    stack,
-                    resolution_nm,
-                    effect,
-                    on_closed=lambda: log.info("stack.reopened", stack=str(stack)),
+                result = await write_while_loading(
+                    self._client, stack, resolution_nm, effect, on_closed=lambda: closed_by_others.append(stack)
                 )
+                if closed_by_others:
+                    await self._opened.reopen(stack, watch)
+                    log.info("stack.reopened", stack=str(stack))
+                return result
             finally:
                 self._uses[stack] = end_writing(self._uses[stack])
                 self._request_close(stack, watch)

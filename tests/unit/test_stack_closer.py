@@ -42,6 +42,9 @@ class Opened(set[StackId]):
     async def discard(self, stack: StackId) -> None:  # type: ignore[override]
         self -= {stack}
 
+    async def close(self, stack: StackId, _: Any) -> None:
+        self -= {stack}
+
 
 class Bench:
     """A closer whose journal and gate record their calls."""

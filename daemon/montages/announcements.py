@@ -1,0 +1,237 @@
+"""What temwatch tells others about a change of a montage or a stack: kinds, and data as values. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, ClassVar, Final, Self
+
+from daemon.montages.records import Montage
+from daemon.montages.states import Event
+from handlers.text import printable
+from handlers.uris import path_to_uri
+
+
+class Kind(StrEnum):
+    """What happened: the type of an event that is delivered."""
+
+    MONTAGE_NOTICED = "montage.noticed"
+    """A metafile was found, or is read again."""
+    MONTAGE_SETTLED = "montage.settled"
+    """The metafile is consistent and all its images have arrived."""
+    MONTAGE_INGESTED = "montage.ingested"
+    """The tile specs are in the raw stack."""
+    MONTAGE_MIPMAPPED = "montage.mipmapped"
+    """All levels of all tiles are on disk."""
+    MONTAGE_APPLIED = "montage.applied"
+    """The tile specs in the output stack name the levels."""
+    MONTAGE_COMPLETE = "montage.complete"
+    """The stacks are closed, or the watch does not close stacks."""
+    MONTAGE_QC = "montage.qc"
+    """The verdict on the montage's quality."""
+    MONTAGE_FAILED = "montage.failed"
+    """The montage waits for a person, or for a change of the file that caused the fault."""
+    MONTAGE_REPEATED = "montage.repeated"
+    """Steps are done again: a retry, a replay, changed images, lost files or tiles."""
+    MONTAGE_SUPERSEDED = "montage.superseded"
+    """The path holds another content now, or the metafile was moved or removed."""
+    MONTAGE_IGNORED = "montage.ignored"
+    """The watch does not ingest this set of images."""
+    MONTAGE_DISMISSED = "montage.dismissed"
+    """A person decided that nothing is to be done about a FAILED montage."""
+    STACK_CLOSED = "stack.closed"
+    """The stack is COMPLETE in render-ws."""
+    STACK_REOPENED = "stack.reopened"
+    """temwatch writes to a closed stack again: from now on it may be LOADING."""
+
+
+KIND_OF_EVENT: Mapping[Event, Kind] = {
+    Event.NOTICED: Kind.MONTAGE_NOTICED,
+    Event.RENOTICED: Kind.MONTAGE_NOTICED,
+    Event.SETTLED: Kind.MONTAGE_SETTLED,
+    Event.INGESTED: Kind.MONTAGE_INGESTED,
+    Event.MIPMAPPED: Kind.MONTAGE_MIPMAPPED,
+    Event.APPLIED: Kind.MONTAGE_APPLIED,
+    Event.COMPLETED: Kind.MONTAGE_COMPLETE,
+    Event.FAILED: Kind.MONTAGE_FAILED,
+    Event.SUPERSEDED: Kind.MONTAGE_SUPERSEDED,
+    Event.IGNORED: Kind.MONTAGE_IGNORED,
+    Event.DISMISSED: Kind.MONTAGE_DISMISSED,
+    Event.REPLAYED: Kind.MONTAGE_REPEATED,
+    Event.RETRIED: Kind.MONTAGE_REPEATED,
+    Event.IMAGES_CHANGED: Kind.MONTAGE_REPEATED,
+    Event.MIPMAPS_LOST: Kind.MONTAGE_REPEATED,
+    Event.TILES_LOST: Kind.MONTAGE_REPEATED,
+}
+"""Events of the journal that are announced. A rebuilt journal announces nothing: nothing has happened."""
+
+
+_DOCSTRINGS: Final = {"use_attribute_docstrings": True}
+"""The JSON Schema of the data takes its descriptions from the fields' documentation."""
+
+
+@dataclass(frozen=True, slots=True)
+class StackName:
+    """A stack of render-ws."""
+
+    owner: str
+    project: str
+    stack: str
+
+    @classmethod
+    def parse(cls, name: str) -> Self:
+        """Return the stack of `owner/project/stack`."""
+        return cls(*name.split("/", 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Pixels of level 0 in the stack."""
+
+    min_x: float
+    min_y: float
+    max_x: float
+    max_y: float
+
+
+@dataclass(frozen=True, slots=True)
+class FaultData:
+    """Why a montage failed."""
+
+    __pydantic_config__: ClassVar[dict[str, bool]] = _DOCSTRINGS
+
+    kind: str
+    """Name of the kind of fault."""
+    subject: str
+    """What it is about: a file, a stack."""
+    problem: str
+    hint: str
+    """What a person can do; may be empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class MontageData:
+    """The montage, as the event left it."""
+
+    __pydantic_config__: ClassVar[dict[str, bool]] = _DOCSTRINGS
+
+    montage: int
+    """Id in the journal, as `temwatch status` and `/api/montages/{id}` show it."""
+    watch: str
+    """Name of the watch that found the metafile."""
+    state: str
+    """State after the event."""
+    metafile: str
+    """Path of the metafile on the machine of temwatch; unprintable characters are escaped."""
+    metafile_uri: str
+    """The same as a file URI, exact."""
+    z: float | None
+    """Place of the section in the stack; null until the metafile was read. So are the following values."""
+    section_id: str | None
+    """Section id of the tiles in render-ws. Also null for a montage that settled in an older version."""
+    tiles: int | None
+    """Number of tiles."""
+    bounds: Bounds | None
+    """Smallest rectangle around the tiles, before any lens correction. Also null for a montage that settled in an older
+    version."""
+    raw_stack: StackName | None
+    mipmapped_stack: StackName | None
+    """Equal to raw_stack if the raw stack is updated in place."""
+    output_dir: str | None
+    """Directory that contains the mipmaps, on the machine of temwatch."""
+    noticed_at: str
+    """ISO 8601, UTC."""
+    changed_at: str
+    """When the state last changed."""
+    complete_at: str | None
+    """Null while the montage is not COMPLETE."""
+    verdict: str | None
+    """Verdict of quality control; null if there is none."""
+    fault: FaultData | None
+    """Why it failed; null for all events but montage.failed."""
+    reason: str | None
+    """Why it was repeated, superseded, ignored or dismissed, where a reason is known."""
+    superseded_by: int | None
+    """Id of the montage that took its place; null for all events but montage.superseded."""
+
+
+@dataclass(frozen=True, slots=True)
+class StackData:
+    """The stack of an event."""
+
+    __pydantic_config__: ClassVar[dict[str, bool]] = _DOCSTRINGS
+
+    stack: StackName
+    watch: str
+    """Name of the watch that the stack was opened for."""
+    sections: tuple[float, ...]
+    """z of each montage that waited for this close, ascending; empty for stack.reopened."""
+    reason: str | None
+    """Why the stack was reopened, if another program had closed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """An event of the outbox."""
+
+    number: int
+    """Ascends in the order of the commits; never used twice in one journal."""
+    event_id: str
+    """The same at each delivery, unique over all journals."""
+    at: float
+    """Seconds since 1970 UTC."""
+    kind: Kind
+    watch: str
+    subject: str
+    """What it is about: montages/17, stacks/em/v1/s_raw."""
+    data: Mapping[str, Any]
+    """`MontageData` or `StackData` as JSON values."""
+
+
+def montage_data(
+    montage: Montage, detail: Mapping[str, Any], *, is_superseded: bool = False, verdict: str | None = None
+) -> MontageData:
+    """Return what an event tells about a montage.
+
+    Parameters
+    ----------
+    montage : the montage after the event.
+    detail : detail of the event in the journal.
+    """
+    fault = detail.get("fault")
+    reason = detail.get("because") or detail.get("reason")
+    return MontageData(
+        montage=montage.id,
+        watch=montage.watch,
+        state=str(montage.state),
+        metafile=printable(montage.metafile),
+        metafile_uri=path_to_uri(montage.metafile),
+        z=montage.z,
+        section_id=montage.section_id,
+        tiles=montage.tile_count,
+        bounds=Bounds(*montage.bounds) if montage.bounds else None,
+        raw_stack=StackName.parse(montage.raw_stack) if montage.raw_stack else None,
+        mipmapped_stack=StackName.parse(montage.mipmapped_stack) if montage.mipmapped_stack else None,
+        output_dir=printable(montage.output_dir) if montage.output_dir else None,
+        noticed_at=utc_text(montage.noticed_at),
+        changed_at=utc_text(montage.changed_at),
+        complete_at=None if montage.complete_at is None else utc_text(montage.complete_at),
+        verdict=verdict,
+        fault=FaultData(**{key: printable(text) for key, text in fault.items()}) if fault else None,
+        reason=printable(str(reason)) if reason else None,
+        superseded_by=detail.get("by") if is_superseded else None,
+    )
+
+
+def data_json(data: MontageData | StackData) -> dict[str, Any]:
+    """Return the data of an event as JSON values."""
+    return asdict(data)
+
+
+def utc_text(seconds: float) -> str:
+    """Return a UNIX time as RFC 3339, UTC.
+
+    >>> utc_text(0.25)
+    '1970-01-01T00:00:00.250Z'
+    """
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
