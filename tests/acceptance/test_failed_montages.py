@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.acceptance.rig import Rig, fetch, temwatch
+from tests.acceptance.rig import Rig, fetch, temwatch, wait_for
 
 
 def test_web_status_metrics_and_log_agree_about_a_failed_montage(rig: Rig, write):
@@ -19,7 +19,10 @@ def test_web_status_metrics_and_log_agree_about_a_failed_montage(rig: Rig, write
     rig.wait_until("failed", section.metafile)
 
     row = rig.montage_of(section.metafile)
-    web = fetch(f"{rig.url}/api/montages/{row['id']}")
+    url = f"{rig.url}/api/montages/{row['id']}"
+    # The state changes while its attempt is still under way.
+    wait_for(lambda: all(attempt["ended_at"] for attempt in fetch(url)["attempts"]), 20, "its attempts end")
+    web = fetch(url)
     fault = web["fault"]
     assert (fault["kind"], web["failed_in"]) == ("ZFault", "noticed")
     assert fault["problem"]
