@@ -12,9 +12,9 @@ from typing import Any
 from benchmarks import processes, sections
 from benchmarks.common import Options, Outcome, Plot, Row, interleaved, median_cpu_s, median_ratio, run_script
 from daemon.simulator.section import SectionPlan
+from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.image_names import image_path
-from handlers.acquisition.metafile import Metafile
-from handlers.acquisition.parse import parse_metafile
+from handlers.acquisition.pytemca import PyTemca
 from handlers.acquisition.tilespec import tile_specs_for
 from handlers.render.layer_responses import RESOLVED_TILES
 from handlers.render.tiles import check_upload, differences, upload_bodies
@@ -134,9 +134,9 @@ def specs_against_render_python(tiles: int, runs: int) -> tuple[list[Row], dict[
     """Measure the CPU of a parsed metafile's tile specs: make, serialise, read back, compare."""
     content = sections.metafile_text(sections.plan(tiles, (3840, 3840), 0))
     directory = Path("/data/section")
-    metafile, plain = parse_metafile(content, "metafile"), json.loads(content)
-    answer = _answer(metafile, directory)
-    works: dict[str, Callable[[], object]] = {"ours": lambda: _ours(metafile, directory, answer)}
+    acquisition, plain = PyTemca().parse(content, Path("metafile")), json.loads(content)
+    answer = _answer(acquisition, directory)
+    works: dict[str, Callable[[], object]] = {"ours": lambda: _ours(acquisition, directory, answer)}
     try:
         import renderapi  # noqa: F401
 
@@ -165,16 +165,16 @@ def specs_against_render_python(tiles: int, runs: int) -> tuple[list[Row], dict[
     return [row], {"cpu_us_per_tile_spec": cpu_us}
 
 
-def _answer(metafile: Metafile, directory: Path) -> bytes:
+def _answer(acquisition: Acquisition, directory: Path) -> bytes:
     """Return the specs as render-ws returns them: with the bounds that it derives."""
-    specs = tile_specs_for(metafile, Z, directory)
+    specs = tile_specs_for(acquisition, Z, directory)
     derived = {"minX": 0.0, "minY": 0.0, "maxX": 3840.0, "maxY": 3840.0, "meshCellSize": 64.0}
     shown = {spec["tileId"]: {**spec, **derived} for spec in specs}
     return json.dumps({"transformIdToSpecMap": {}, "tileIdToSpecMap": shown}).encode()
 
 
-def _ours(metafile: Metafile, directory: Path, answer: bytes) -> None:
-    specs = tile_specs_for(metafile, Z, directory)
+def _ours(acquisition: Acquisition, directory: Path, answer: bytes) -> None:
+    specs = tile_specs_for(acquisition, Z, directory)
     check_upload("bench", Z, specs)
     upload_bodies(specs, {})
     shown = RESOLVED_TILES.validate_json(answer).tile_id_to_spec_map

@@ -8,10 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.arrival import Arrival, check_images, depth_warnings, read_metafile
-from handlers.acquisition.consistency import Severity, check_metafile
-from handlers.acquisition.metafile import Metafile
-from handlers.acquisition.parse import parse_metafile
+from handlers.acquisition.findings import Severity
+from handlers.acquisition.pytemca import PyTemca
 from handlers.acquisition.tilespec import TileSpecOptions, shared_transform_for, tile_specs_for
 from handlers.acquisition.z import ZRule, ZRuleKind, check_z
 from handlers.errors import Fault, ImageFault, ImagesMissing, MetafileFault, ReadBackDiffers
@@ -102,7 +102,8 @@ async def generate_tilespecs(
     transform_id = transform["id"] if transform else None
     specs = tile_specs_for(montage, z, directory, options, shared_transform_id=transform_id, subject=str(metafile))
     transforms = {transform["id"]: transform} if transform else {}
-    calibration = montage.header.highmag
+    assert montage.pixel_size_nm is not None
+    pixel_size_nm = montage.pixel_size_nm
 
     async def put() -> IngestReport:
         others = await client.tile_bounds(stack, z) if overwrite_layer else ()
@@ -111,7 +112,7 @@ async def generate_tilespecs(
 
     before = await client.stack(stack)
     try:
-        created_with = fill_resolution(resolution_nm, (*calibration.pixel_size_nm, resolution_z_nm))
+        created_with = fill_resolution(resolution_nm, (*pixel_size_nm, resolution_z_nm))
         ingested = await write_while_loading(client, stack, created_with, put)
         complete = await leave_stack(client, stack, before, (z,), close=close, whole=True)
     except Fault:
@@ -122,7 +123,7 @@ async def generate_tilespecs(
 
 async def examine_metafile(
     metafile: Path, z: float, image_directory: Path | None, options: TileSpecOptions
-) -> tuple[Metafile, tuple[str, ...]]:
+) -> tuple[Acquisition, tuple[str, ...]]:
     """Read a metafile and the headers of its images. Return it parsed, with warnings. Raises the fault of either."""
     content = await read_metafile(metafile, follow_links=True)
     directory = image_directory or metafile.parent
@@ -131,22 +132,23 @@ async def examine_metafile(
 
 def _examine(
     path: Path, content: bytes, directory: Path, z: float, options: TileSpecOptions
-) -> tuple[Metafile, tuple[str, ...]]:
+) -> tuple[Acquisition, tuple[str, ...]]:
     """Return the parsed metafile, and the warnings about it and its images. Raises a fault if either is invalid."""
-    metafile = parse_metafile(content, str(path))
-    findings = [*check_metafile(metafile, path.name), *check_z(metafile, z, ZRule(ZRuleKind.FIXED, fixed=z))]
+    reader = PyTemca()
+    acquisition = reader.parse(content, path)
+    findings = [*reader.check(acquisition, path), *check_z(acquisition, z, ZRule(ZRuleKind.FIXED, fixed=z))]
     errors = [finding.text for finding in findings if finding.severity is Severity.ERROR]
     if errors:
         raise MetafileFault(str(path), "; ".join(errors), "check the program that wrote this metafile")
-    arrival = check_images(metafile, directory)
+    arrival = check_images(acquisition, directory)
     warnings = [finding.text for finding in findings]
-    warnings += _image_warnings(arrival, metafile, directory)
-    return metafile, (*warnings, *depth_warnings(arrival.bits, options.maximum_intensity))
+    warnings += _image_warnings(arrival, acquisition, directory)
+    return acquisition, (*warnings, *depth_warnings(arrival.bits, options.maximum_intensity))
 
 
-def _image_warnings(arrival: Arrival, metafile: Metafile, directory: Path) -> list[str]:
+def _image_warnings(arrival: Arrival, acquisition: Acquisition, directory: Path) -> list[str]:
     """Return a warning if all images are missing. Raises ImageFault or ImagesMissing if only some are unusable."""
-    total = len(metafile.tiles)
+    total = len(acquisition.tiles)
     missing = sorted(problem.path.name for problem in arrival.missing)
     lacks = f"lacks {len(missing)} of {total} images: {abbreviate(missing, 5)}"
     if arrival.unreadable:

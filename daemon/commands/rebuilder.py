@@ -23,7 +23,6 @@ from daemon.pipeline.interpret import interpret_metafile
 from daemon.pipeline.section import Section, section_from_content
 from daemon.watching.scan import NameRule, Tree
 from handlers.acquisition.arrival import read_metafile
-from handlers.acquisition.parse import parse_metafile
 from handlers.errors import Fault, StackMissing, StorageFault
 from handlers.mipmaps.plan import absent_levels, level_uris
 from handlers.render.client import RenderClient
@@ -148,11 +147,11 @@ class Rebuilder:
 
     def _parse(self, found: _Found, content: bytes) -> tuple[bytes, Settled] | None:
         path, watch = found.sighting.path, found.watch
-        metafile = parse_metafile(content, str(path))
-        if metafile.header.is_reference and watch.reference_sets == "ignore":
+        acquisition = watch.reader.parse(content, path)
+        if acquisition.is_reference and watch.reference_sets == "ignore":
             return None
         digest = hashlib.sha256(content).hexdigest()
-        return content, interpret_metafile(metafile, path, digest, watch, self._settings.render)
+        return content, interpret_metafile(acquisition, path, digest, watch, self._settings.render)
 
     # --- the metafiles of one target
 

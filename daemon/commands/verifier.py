@@ -89,8 +89,8 @@ class Verifier:
         if isinstance(section, Difference):
             return await self._judged(Verified(montage, (section,)))
         found = [*await self._raw(section), *await self._mipmapped(section), *await self._files(section)]
-        files = len(section.metafile.tiles) * watch.mipmaps.levels
-        return await self._judged(Verified(montage, tuple(found), len(section.metafile.tiles), files))
+        files = len(section.acquisition.tiles) * watch.mipmaps.levels
+        return await self._judged(Verified(montage, tuple(found), len(section.acquisition.tiles), files))
 
     async def _judged(self, verified: Verified) -> Verified:
         """Drop the differences if the montage was worked on meanwhile."""

@@ -5,24 +5,12 @@ from pydantic import Field, field_validator
 from daemon.config.errors import RefusedKeyError, quoted
 from daemon.config.section import OptionalText, Section, Text, check_with
 from daemon.config.text import example
+from handlers.acquisition.readers import READERS
 from handlers.errors import Fault
 from handlers.render.names import StackId, legal_stack_name
 
-NAME_FIELDS = (
-    "specimen_id",
-    "grid",
-    "roi_index",
-    "session_id",
-    "temca_id",
-    "media",
-    "media_id",
-    "tape_id",
-    "z_index",
-    "lims_specimen_id",
-    "placement_id",
-    "roi_creation_time",
-)
-"""Header fields that a stack's name may contain."""
+NAME_FIELDS = tuple(dict.fromkeys(field for reader in READERS.values() for field in reader.fields))
+"""Values of an acquisition that a stack's name may contain, of all formats."""
 _SHORTEST = dict.fromkeys(NAME_FIELDS, "x")
 
 StackTemplates = tuple[str, str, str]

@@ -1,17 +1,19 @@
 """The section [[watch]] and the sections below it. Pure, except for the reader of z tables."""
 
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from daemon.config.errors import RefusedKeyError
+from daemon.config.errors import RefusedKeyError, quoted
 from daemon.config.mipmap_settings import MipmapSettings
 from daemon.config.section import AbsolutePath, Glob, OptionalPath, OptionalText, Section, Text, check_with
 from daemon.config.stack_settings import NAME_FIELDS, StackSettings
 from daemon.config.text import example
 from daemon.watching.roots import WatchMode, WatchRoot
-from handlers.acquisition.metafile import Header, Metafile
+from handlers.acquisition.acquisition import Acquisition
+from handlers.acquisition.reader import Reader
+from handlers.acquisition.readers import READERS
 from handlers.acquisition.tilespec import Origin, Positions, TileSpecOptions
 from handlers.acquisition.z import DEFAULT_NAME_PATTERN, ZRule, ZRuleKind, read_z_table
 from handlers.mipmaps.plan import MipmapPlan
@@ -130,8 +132,10 @@ class WatchSettings(Section):
     journal identifies its montages by this name."""
     directory: AbsolutePath = Field(**example("/data/temca2"))
     """Top of the directory tree to watch. The daemon never writes there."""
-    pattern: Glob = "_metadata_*.json"
-    """Pattern of the file names of metafiles."""
+    format: Text = "pytemca"
+    """Format of what the microscope writes; docs/formats.md lists the formats."""
+    pattern: Glob = Field("_metadata_*.json", **example("_metadata_*.json", off=True))
+    """Pattern of the file names of metafiles. Not set: that of the format."""
     ignore: tuple[Glob, ...] = ("*_reference_*",)
     """Patterns of metafiles that are recorded as ignored."""
     mode: WatchMode = WatchMode.AUTO
@@ -165,6 +169,26 @@ class WatchSettings(Section):
     mipmaps: MipmapSettings
     """The mipmaps."""
 
+    @field_validator("format")
+    @classmethod
+    def _format_is_known(cls, value: str) -> str:
+        if value not in READERS:
+            raise ValueError(f"{quoted(value)} is not one of {', '.join(READERS)}")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_format(cls, value: Any) -> Any:
+        """Add what follows from the format where the configuration does not set it."""
+        reader = READERS.get(str(value.get("format"))) if isinstance(value, dict) else None
+        if reader is None:
+            return value
+        value = {"pattern": reader.pattern, **value}
+        tilespecs = value.get("tilespecs", {})
+        if isinstance(tilespecs, dict) and reader.tilespecs:
+            value["tilespecs"] = {**reader.tilespecs, **tilespecs}
+        return value
+
     @model_validator(mode="after")
     def _paths_suit_the_path_builder(self) -> Self:
         if self.mipmaps.apply == "path_builder" and not path_builder_agrees(self.directory):
@@ -193,6 +217,11 @@ class WatchSettings(Section):
                 "reference_sets", f"'ingest' contradicts {matching[0]!r} in ignore, which matches them"
             )
         return self
+
+    @property
+    def reader(self) -> Reader:
+        """Reader of the format."""
+        return READERS[self.format]
 
     def watch_root(self) -> WatchRoot:
         """Return the watcher's part of the settings. The watcher ignores nothing: ignored metafiles are recorded."""
@@ -248,8 +277,7 @@ class WatchSettings(Section):
             force=self.mipmaps.force,
         )
 
-    def name_facts(self, metafile: Metafile) -> dict[str, object]:
-        """Return the header fields for a stack's name; `specimen` takes the place of a missing specimen_id."""
-        header: Header = metafile.header
-        facts = {field: getattr(header, field) for field in NAME_FIELDS}
-        return {**facts, "specimen_id": header.specimen_id or self.specimen}
+    def name_facts(self, acquisition: Acquisition) -> dict[str, object]:
+        """Return the values for a stack's name; `specimen` takes the place of a missing specimen_id."""
+        facts = {field: acquisition.fact(field) for field in NAME_FIELDS}
+        return {**facts, "specimen_id": facts["specimen_id"] or self.specimen}

@@ -9,7 +9,6 @@ from pathlib import Path
 from daemon.config.watch_settings import WatchSettings
 from handlers.acquisition.arrival import metafile_content
 from handlers.acquisition.image_names import image_path
-from handlers.acquisition.parse import parse_metafile
 from handlers.acquisition.tilespec import tile_ids_for
 from handlers.errors import storage_fault
 from handlers.identity import FileIdentity
@@ -47,11 +46,10 @@ def compare_images(
     content = metafile_content(metafile)
     if hashlib.sha256(content).hexdigest() != digest:
         return ImageComparison()  # the other content makes a montage of its own
-    parsed = parse_metafile(content, str(metafile))
+    parsed = watch.reader.parse(content, metafile)
     ids = tile_ids_for(parsed, z, watch.tilespec_options(), str(metafile))
-    paths = {
-        tile_id: image_path(metafile.parent, tile.img_path) for tile_id, tile in zip(ids, parsed.tiles, strict=True)
-    }
+    directory = watch.reader.image_directory(metafile)
+    paths = {tile_id: image_path(directory, tile.img_path) for tile_id, tile in zip(ids, parsed.tiles, strict=True)}
     mask = watch.tilespecs.mask
     return _compare(contents, paths | ({str(mask): Path(mask)} if mask else {}))
 

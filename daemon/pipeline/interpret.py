@@ -8,8 +8,8 @@ from daemon.config.settings import RenderSettings
 from daemon.config.stack_settings import StackTemplates
 from daemon.config.watch_settings import WatchSettings
 from daemon.montages.records import Settled
-from handlers.acquisition.consistency import Finding, Severity, check_metafile
-from handlers.acquisition.metafile import Metafile
+from handlers.acquisition.acquisition import Acquisition
+from handlers.acquisition.findings import Finding, Severity
 from handlers.acquisition.tilespec import TileSpecOptions, tile_ids_for, translations_for
 from handlers.acquisition.z import ZRule, check_z, z_for
 from handlers.errors import MOST_TEXT, Evidence, MetafileFault, RenderRefused, SettingsFault, ZFault
@@ -20,9 +20,9 @@ FINDINGS_SHOWN = 10
 
 
 def interpret_metafile(
-    metafile: Metafile, path: Path, digest: str, watch: WatchSettings, render: RenderSettings
+    acquisition: Acquisition, path: Path, digest: str, watch: WatchSettings, render: RenderSettings
 ) -> Settled:
-    """Return the montage that a metafile makes in a watch. Reads the z table if the watch has one.
+    """Return the montage that an acquisition makes in a watch. Reads the z table if the watch has one.
 
     Parameters
     ----------
@@ -33,9 +33,9 @@ def interpret_metafile(
     Fault
         If the metafile is inconsistent, or no z or no valid stack name follows from it.
     """
-    names, facts = watch.stacks.full_names(render.owner, render.project), watch.name_facts(metafile)
-    rule, z = _rule_and_z(metafile, path, watch)
-    checked = (*check_metafile(metafile, path.name), *check_z(metafile, z, rule))
+    names, facts = watch.stacks.full_names(render.owner, render.project), watch.name_facts(acquisition)
+    rule, z = _rule_and_z(acquisition, path, watch)
+    checked = (*watch.reader.check(acquisition, path), *check_z(acquisition, z, rule))
     findings = _accepted(path, checked, strict=watch.strict)
     try:
         raw, mipmapped = (_stack_id(name, facts) for name in names)
@@ -43,7 +43,7 @@ def interpret_metafile(
         problem = f"invalid stack name from its header: {fault.subject} {fault.problem}"
         raise MetafileFault(str(path), problem, fault.hint) from None
     options = watch.tilespec_options()
-    ids = tile_ids_for(metafile, z, options, str(path))
+    ids = tile_ids_for(acquisition, z, options, str(path))
     raw_fields, mipmapped_fields = (_name_fields(name, facts) for name in names)
     return Settled(
         digest,
@@ -55,27 +55,28 @@ def interpret_metafile(
         raw_fields,
         mipmapped_fields,
         section_id=options.section_id or str(float(z)),
-        bounds=_bounds(metafile, options),
+        bounds=_bounds(acquisition, options),
         output_dir=str(watch.mipmaps.output_dir),
     )
 
 
-def _bounds(metafile: Metafile, options: TileSpecOptions) -> tuple[float, float, float, float] | None:
+def _bounds(acquisition: Acquisition, options: TileSpecOptions) -> tuple[float, float, float, float] | None:
     """Return least x and y, greatest x and y of the tiles in the stack, before any lens correction."""
-    corners = translations_for(metafile.tiles, options.positions, options.origin)
+    corners = translations_for(acquisition.tiles, options.positions, options.origin)
     if not corners:
         return None
     xs, ys = [x for x, _ in corners], [y for _, y in corners]
-    camera = metafile.header.camera
-    return min(xs), min(ys), max(xs) + camera.width, max(ys) + camera.height
+    right = max(x + (tile.width or 0) for x, tile in zip(xs, acquisition.tiles, strict=True))
+    bottom = max(y + (tile.height or 0) for y, tile in zip(ys, acquisition.tiles, strict=True))
+    return min(xs), min(ys), right, bottom
 
 
-def _rule_and_z(metafile: Metafile, path: Path, watch: WatchSettings) -> tuple[ZRule, float]:
+def _rule_and_z(acquisition: Acquisition, path: Path, watch: WatchSettings) -> tuple[ZRule, float]:
     table = watch.z.table
     before = Evidence.of(table) if table else None
     try:
         rule = watch.to_z_rule()
-        return rule, z_for(metafile, path, rule)
+        return rule, z_for(acquisition, path, rule)
     except (ZFault, SettingsFault) as fault:
         raise fault.with_evidence(before) if before else fault from None
 

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import hashlib
+from pathlib import Path
 
-from handlers.acquisition.metafile import Metafile
-from handlers.acquisition.parse import parse_metafile
+from handlers.acquisition.acquisition import Acquisition
+from handlers.acquisition.reader import Reader
 
 MOST_BYTES = 16 * 2**20
 """Total size of the cached metafiles on disk: one with 20,000 tiles, or seven full sections. Parsed metafiles take
@@ -16,7 +17,7 @@ LARGE_BYTES = 8 * 2**20
 
 
 class MetafileCache:
-    """Parsed metafiles by the digest of their content.
+    """Parsed metafiles by the digest of their content, and their path: some formats read the names in it.
 
     The caller reads the file and computes the digest each time, so a cached metafile is never outdated.
 
@@ -29,35 +30,36 @@ class MetafileCache:
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes = most_bytes
         self._parsing_large = asyncio.Lock()
-        self._kept: dict[str, tuple[Metafile, int]] = {}
+        self._kept: dict[tuple[str, str, str], tuple[Acquisition, int]] = {}
 
-    async def parse(self, content: bytes, digest: str, subject: str) -> Metafile:
-        """Return the parsed metafile. Raises as `parse_metafile`.
+    async def parse(self, content: bytes, digest: str, path: Path, reader: Reader) -> Acquisition:
+        """Return the parsed metafile. Raises as `Reader.parse`.
 
         Parameters
         ----------
         digest : SHA-256 of the content.
         """
-        found = self._kept.pop(digest, None)
+        key = reader.format, digest, str(path)
+        found = self._kept.pop(key, None)
         if found is None:
             async with self._parsing_large if len(content) > LARGE_BYTES else contextlib.nullcontext():
-                found = self._kept.pop(digest, None) or await _parse(content, subject)
+                found = self._kept.pop(key, None) or await _parse(content, path, reader)
         if found[1] <= self._most_bytes:
-            self._kept[digest] = found
+            self._kept[key] = found
             self._drop_oldest()
         return found[0]
 
     def _drop_oldest(self) -> None:
         total_bytes = sum(length for _, length in self._kept.values())
-        for digest, (_, length) in list(self._kept.items()):
+        for key, (_, length) in list(self._kept.items()):
             if total_bytes <= self._most_bytes:
                 return
-            del self._kept[digest]
+            del self._kept[key]
             total_bytes -= length
 
 
-async def _parse(content: bytes, subject: str) -> tuple[Metafile, int]:
-    return await asyncio.to_thread(parse_metafile, content, subject), len(content)
+async def _parse(content: bytes, path: Path, reader: Reader) -> tuple[Acquisition, int]:
+    return await asyncio.to_thread(reader.parse, content, path), len(content)
 
 
 async def content_digest(content: bytes) -> str:

@@ -91,7 +91,7 @@ class MipmapStep:
         self._image_cache.begin(section.montage.id, is_resumed=bool(made))
         if plan.reduction.method == "render" and await asyncio.to_thread(_is_any_level_present, jobs):
             await self._image_cache.empty(section.raw)  # the pixels are read through this cache
-        async with answers_within(section.montage.metafile.parent, looks=len(jobs)):
+        async with answers_within(section.image_directory, looks=len(jobs)):
             before = await asyncio.to_thread(image_evidence, jobs)
         faults: list[Fault] = []
         notes: list[str] = []

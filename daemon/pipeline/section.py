@@ -11,10 +11,9 @@ from daemon.config.watch_settings import WatchSettings
 from daemon.montages.records import Montage
 from daemon.pipeline.metafile_cache import MetafileCache, content_digest
 from daemon.system.threads import answers_within
+from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.arrival import read_metafile
 from handlers.acquisition.image_names import image_path
-from handlers.acquisition.metafile import Metafile
-from handlers.acquisition.parse import parse_metafile
 from handlers.acquisition.tilespec import TileSpec, shared_transform_for, tile_specs_for
 from handlers.errors import Evidence, MetafileFault, StorageFault, Waiting
 from handlers.mipmaps.plan import Level0
@@ -39,7 +38,7 @@ class Section:
 
     montage: Montage
     watch: WatchSettings
-    metafile: Metafile
+    acquisition: Acquisition
     specs: tuple[TileSpec, ...]
     transform: Mapping[str, Any] | None
     """Lens correction shared by the tiles; None if the metafile has none or the watch does not use it."""
@@ -55,41 +54,47 @@ class Section:
     @property
     def resolution_nm(self) -> tuple[float, float, float]:
         """Pixel size in x and y from the calibration, section distance from the configuration."""
-        return *self.metafile.header.highmag.pixel_size_nm, self.watch.stacks.resolution_z
+        assert self.acquisition.pixel_size_nm is not None
+        return *self.acquisition.pixel_size_nm, self.watch.stacks.resolution_z
+
+    @property
+    def image_directory(self) -> Path:
+        """Directory that the images' paths start from."""
+        return self.watch.reader.image_directory(self.montage.metafile)
 
     def level0(self) -> list[Level0]:
         """Return the image, mask and size of every tile."""
-        directory, camera = self.montage.metafile.parent, self.metafile.header.camera
+        directory = self.image_directory
         mask = Path(self.watch.tilespecs.mask) if self.watch.tilespecs.mask else None
         brightest = self.watch.tilespecs.maximum_intensity
         return [
-            Level0(spec["tileId"], image_path(directory, tile.img_path), mask, camera.width, camera.height, brightest)
-            for spec, tile in zip(self.specs, self.metafile.tiles, strict=True)
+            Level0(spec["tileId"], image_path(directory, tile.img_path), mask, spec["width"], spec["height"], brightest)
+            for spec, tile in zip(self.specs, self.acquisition.tiles, strict=True)
         ]
 
 
 def section_from_content(montage: Montage, watch: WatchSettings, content: bytes) -> Section:
-    """Return the section of a settled montage. Raises as `parse_metafile` and `section_from_metafile`."""
-    return section_from_metafile(montage, watch, parse_metafile(content, str(montage.metafile)))
+    """Return the section of a settled montage. Raises as `Reader.parse` and `section_from_metafile`."""
+    return section_from_metafile(montage, watch, watch.reader.parse(content, montage.metafile))
 
 
-def section_from_metafile(montage: Montage, watch: WatchSettings, metafile: Metafile) -> Section:
+def section_from_metafile(montage: Montage, watch: WatchSettings, acquisition: Acquisition) -> Section:
     """Return the section of a settled montage. Raises as `tile_specs_for` and `shared_transform_for`."""
     assert montage.z is not None
     assert montage.raw_stack is not None
     assert montage.mipmapped_stack is not None
     subject = str(montage.metafile)
-    transform = shared_transform_for(metafile, subject) if watch.tilespecs.shared_transform else None
+    transform = shared_transform_for(acquisition, subject) if watch.tilespecs.shared_transform else None
     specs = tile_specs_for(
-        metafile,
+        acquisition,
         montage.z,
-        montage.metafile.parent,
+        watch.reader.image_directory(montage.metafile),
         watch.tilespec_options(),
         shared_transform_id=transform["id"] if transform else None,
         subject=subject,
     )
     raw, mipmapped = StackId.parse(montage.raw_stack), StackId.parse(montage.mipmapped_stack)
-    return Section(montage, watch, metafile, specs, transform, raw, mipmapped)
+    return Section(montage, watch, acquisition, specs, transform, raw, mipmapped)
 
 
 class SectionReader:
@@ -123,8 +128,8 @@ class SectionReader:
             raise MetafileChanged(
                 str(montage.metafile), "changed after it settled", "the next scan reads its present content"
             )
-        metafile = await self.metafiles.parse(content, digest, str(montage.metafile))
-        return await asyncio.to_thread(section_from_metafile, montage, watch, metafile)
+        acquisition = await self.metafiles.parse(content, digest, montage.metafile, watch.reader)
+        return await asyncio.to_thread(section_from_metafile, montage, watch, acquisition)
 
     def _missing(self, montage: Montage, watch: WatchSettings) -> MetafileFault:
         missing_s = time.monotonic() - self._missing_since.setdefault(montage.id, time.monotonic())

@@ -219,17 +219,18 @@ class Settler:
             If the metafile or its images are invalid, or were not complete in time.
         """
         try:
-            metafile = await self._metafiles.parse(content, digest, str(montage.metafile))
+            acquisition = await self._metafiles.parse(content, digest, montage.metafile, watch.reader)
         except MetafilePartial as fault:
             return self._partial(montage, watch, fault)
-        if metafile.header.is_reference and watch.reference_sets == "ignore":
+        if acquisition.is_reference and watch.reference_sets == "ignore":
             return Ignored("a lens-correction set, and reference_sets = ignore")
-        async with answers_within(watch.z.table or montage.metafile, looks=len(metafile.tiles)):
-            settled = await asyncio.to_thread(interpret_metafile, metafile, montage.metafile, digest, watch, render)
+        async with answers_within(watch.z.table or montage.metafile, looks=len(acquisition.tiles)):
+            settled = await asyncio.to_thread(interpret_metafile, acquisition, montage.metafile, digest, watch, render)
         root = self._observed[montage.id].root
-        async with answers_within(montage.metafile.parent, looks=len(metafile.tiles)):
-            arrival = await asyncio.to_thread(check_images, metafile, montage.metafile.parent, root)
-        not_yet = self._check_arrival(montage, arrival, len(metafile.tiles), watch)
+        images = watch.reader.image_directory(montage.metafile)
+        async with answers_within(images, looks=len(acquisition.tiles)):
+            arrival = await asyncio.to_thread(check_images, acquisition, images, root)
+        not_yet = self._check_arrival(montage, arrival, len(acquisition.tiles), watch)
         warnings = depth_warnings(arrival.bits, watch.tilespecs.maximum_intensity)
         return not_yet or replace(settled, findings=(*settled.findings, *warnings))
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from handlers.acquisition.parse import parse_metafile
+from handlers.acquisition.pytemca import PyTemca
 from handlers.acquisition.tilespec import tile_specs_for
 from handlers.errors import Fault, RenderUnavailable
 from handlers.picture import compose_section, save_picture
@@ -62,8 +62,8 @@ def _tiles_in(text: bytes, source: str) -> Json:
 
 
 def _tiles_of_metafile(path: Path) -> Json:
-    metafile = parse_metafile(path.read_bytes(), str(path))
-    specs = tile_specs_for(metafile, 0.0, path.parent)
+    acquisition = PyTemca().parse(path.read_bytes(), path)
+    specs = tile_specs_for(acquisition, 0.0, path.parent)
     return {"tileIdToSpecMap": {spec["tileId"]: spec for spec in specs}}
 
 

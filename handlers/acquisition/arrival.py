@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.image_names import require_contained
-from handlers.acquisition.metafile import Camera, Metafile
 from handlers.acquisition.parse import MAX_METAFILE_BYTES
 from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault, storage_fault
 from handlers.identity import FileIdentity
@@ -28,7 +28,7 @@ class ImageProblem:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """State of all images of a metafile."""
+    """State of all images of an acquisition."""
 
     missing: tuple[ImageProblem, ...]
     unreadable: tuple[ImageProblem, ...]
@@ -49,7 +49,7 @@ class Arrival:
         return not self.missing and not self.unreadable
 
 
-def check_images(metafile: Metafile, directory: Path, root: Path | None = None) -> Arrival:
+def check_images(acquisition: Acquisition, directory: Path, root: Path | None = None) -> Arrival:
     """Check the header and length of every image, without decoding any. No image may lie outside the directory.
 
     Parameters
@@ -59,33 +59,36 @@ def check_images(metafile: Metafile, directory: Path, root: Path | None = None) 
     Raises
     ------
     ImageFault
-        If the directory lies outside root, or the size of an image differs from that in the metafile's header.
+        If the directory lies outside root, or the size of an image differs from the declared one.
     MetafileFault
         If the name of an image is invalid.
     StorageFault
         If an image cannot be accessed.
     """
-    check = _ImageCheck(directory, metafile.header.camera)
+    check = _ImageCheck(directory)
     with ImageDirectory(directory, root) as images:
-        for tile in metafile.tiles:
+        for tile in acquisition.tiles:
             require_contained(tile.img_path, directory)
-            check.inspect(images, tile.img_path)
+            check.inspect(images, tile.img_path, (tile.width, tile.height))
     return check.arrival()
+
+
+_Size = tuple[int | None, int | None]
+"""Width and height in pixels that the acquisition states."""
 
 
 class _ImageCheck:
     """Results of the images inspected so far."""
 
-    def __init__(self, directory: Path, camera: Camera) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._camera = camera
         self._missing: list[ImageProblem] = []
         self._unreadable: list[ImageProblem] = []
         self._placeholders: list[ImageProblem] = []
         self._identities: list[FileIdentity] = []
         self._bits: set[int] = set()
 
-    def inspect(self, images: ImageDirectory, img_path: str) -> None:
+    def inspect(self, images: ImageDirectory, img_path: str, size: _Size) -> None:
         path = self._directory / img_path
         try:
             info, identity = images.inspect(img_path)
@@ -96,16 +99,16 @@ class _ImageCheck:
         except OSError as error:
             raise _access_fault(self._directory, img_path, error) from error
         else:
-            self._add(path, info, identity)
+            self._add(path, info, identity, size)
 
     def _add_unreadable(self, path: Path, fault: ImageFault, identity: FileIdentity | None) -> None:
         self._unreadable.append(ImageProblem(path, f"{path.name} {fault.problem}", identity, fault.hint))
         if identity is not None and identity.has_placeholder_time:
             self._placeholders.append(_placeholder(path, identity))
 
-    def _add(self, path: Path, info: ImageInfo, identity: FileIdentity) -> None:
-        if (info.width, info.height) != (self._camera.width, self._camera.height):
-            fault = _size_fault(path, info, self._camera)
+    def _add(self, path: Path, info: ImageInfo, identity: FileIdentity, size: _Size) -> None:
+        if (info.width, info.height) != size:
+            fault = _size_fault(path, info, size)
             if not identity.has_placeholder_time:
                 # The identity from before the file was read: a replacement made meanwhile counts as a change.
                 raise fault.with_evidence(Evidence(path, identity))
@@ -141,10 +144,10 @@ def _access_fault(directory: Path, img_path: str, error: OSError) -> MetafileFau
     return storage_fault(str(directory / img_path), "access the image", error)
 
 
-def _size_fault(path: Path, info: ImageInfo, camera: Camera) -> ImageFault:
+def _size_fault(path: Path, info: ImageInfo, size: _Size) -> ImageFault:
     return ImageFault(
         str(path),
-        f"should have {camera.width}x{camera.height} pixels by the metafile, has {info.width}x{info.height}",
+        f"should have {size[0]}x{size[1]} pixels by the metafile, has {info.width}x{info.height}",
         "correct the image or the metafile; nothing was ingested",
     )
 

@@ -5,11 +5,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final, TypeVar
 
 from handlers.acquisition.fields import Numeral
+from handlers.acquisition.findings import Finding, Severity
 from handlers.acquisition.geometry import Point
 from handlers.acquisition.image_names import IMAGE_NAME
 from handlers.acquisition.metafile import EdgeMatch, EdgeSide, Header, Metafile, TileRecord
@@ -40,23 +39,6 @@ _NEIGHBOUR: Final[Mapping[EdgeSide, tuple[int, int]]] = {
     EdgeSide.RIGHT: (1, 0),
 }
 _T = TypeVar("_T")
-
-
-class Severity(StrEnum):
-    """Whether a contradiction fails the montage."""
-
-    ERROR = "error"
-    """The metafile is invalid."""
-    WARNING = "warning"
-    """The deviation may have a reason; it fails the montage only in a strict watch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A contradiction between two statements of a metafile."""
-
-    severity: Severity
-    text: str
 
 
 def check_metafile(

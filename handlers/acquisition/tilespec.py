@@ -1,4 +1,4 @@
-"""Tile specs, render's records of tiles, made from a metafile. Pure."""
+"""Tile specs, render's records of tiles, made from an acquisition. Pure."""
 
 import hashlib
 import math
@@ -10,9 +10,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from handlers.acquisition.acquisition import Acquisition, Tile
 from handlers.acquisition.geometry import Point
 from handlers.acquisition.image_names import require_contained
-from handlers.acquisition.metafile import Metafile, TileRecord
 from handlers.errors import MetafileFault, SettingsFault
 from handlers.text import abbreviate, excerpt
 from handlers.uris import path_to_uri, quoted
@@ -104,7 +104,7 @@ def _require_template(template: str) -> None:
 
 
 def tile_specs_for(
-    metafile: Metafile,
+    acquisition: Acquisition,
     z: float,
     image_directory: Path,
     options: TileSpecOptions | None = None,
@@ -112,14 +112,14 @@ def tile_specs_for(
     shared_transform_id: str | None = None,
     subject: str | None = None,
 ) -> tuple[TileSpec, ...]:
-    """Return the tile specs of a metafile, in its order; by default equal to those of asap-modules, field by field.
+    """Return the tile specs of an acquisition, in its order; of pyTEMCA equal to those of asap-modules, field by field.
 
     Parameters
     ----------
     z : the section's place in the stack, not rounded.
     image_directory : absolute path of the images: the metafile's own directory unless they were moved.
     shared_transform_id : id of a transform in the stack or in the same upload, applied before the translation.
-    subject : name of the metafile, for the faults; None: the name that follows from its header.
+    subject : name of the metafile, for the faults; None: its own name.
 
     Raises
     ------
@@ -129,41 +129,46 @@ def tile_specs_for(
         If the tile_id template makes an id that is invalid in a URL of render-ws.
     """
     options = options or TileSpecOptions()
-    header, z = metafile.header, float(z)
-    camera, pixelsize = header.camera, header.highmag.x_nm_per_pix
+    z = float(z)
     section_id = options.section_id or str(z)
     mask = {} if options.mask is None else {"maskUrl": path_to_uri(options.mask)}
     refs = [] if shared_transform_id is None else [{"type": "ref", "refId": shared_transform_id}]
-    ids = tile_ids_for(metafile, z, options, subject)
-    images = _image_uris(image_directory, metafile.tiles)
-    translations = translations_for(metafile.tiles, options.positions, options.origin)
+    ids = tile_ids_for(acquisition, z, options, subject)
+    images = _image_uris(image_directory, acquisition.tiles)
+    translations = translations_for(acquisition.tiles, options.positions, options.origin)
     return tuple(
         {
             "tileId": tile_id,
             "z": z,
-            "width": camera.width,
-            "height": camera.height,
+            "width": tile.width,
+            "height": tile.height,
             "minIntensity": options.minimum_intensity,
             "maxIntensity": options.maximum_intensity,
-            "layout": {
-                "sectionId": section_id,
-                "temca": header.temca_id,
-                "camera": camera.camera_id,
-                "imageRow": tile.raster_row,
-                "imageCol": tile.raster_col,
-                "stageX": tile.stage_x_nm,  # stageX and stageY in nanometres; pixelsize is that in x
-                "stageY": tile.stage_y_nm,
-                "rotation": tile.angle_deg,
-                "pixelsize": pixelsize,
-            },
+            "layout": _layout(acquisition, tile, section_id),
             "mipmapLevels": {"0": {"imageUrl": image, **mask}},
             "transforms": {"type": "list", "specList": [*refs, translation_spec(translation)]},
         }
-        for tile_id, image, tile, translation in zip(ids, images, metafile.tiles, translations, strict=True)
+        for tile_id, image, tile, translation in zip(ids, images, acquisition.tiles, translations, strict=True)
     )
 
 
-def _image_uris(directory: Path, tiles: Iterable[TileRecord]) -> Iterator[str]:
+def _layout(acquisition: Acquisition, tile: Tile, section_id: str) -> Json:
+    """Return the layout of a tile, without what its format does not state; pixelsize is that in x."""
+    layout = {
+        "sectionId": section_id,
+        "temca": acquisition.scope_id,
+        "camera": acquisition.camera_id,
+        "imageRow": tile.raster_row,
+        "imageCol": tile.raster_col,
+        "stageX": tile.stage_x,
+        "stageY": tile.stage_y,
+        "rotation": tile.angle_deg,
+        "pixelsize": acquisition.pixel_size_nm[0] if acquisition.pixel_size_nm else None,
+    }
+    return {key: value for key, value in layout.items() if value is not None}
+
+
+def _image_uris(directory: Path, tiles: Iterable[Tile]) -> Iterator[str]:
     """Yield the URIs of the tiles' images; the shared directory is encoded once."""
     base = path_to_uri(directory / "x").removesuffix("x")
     for tile in tiles:
@@ -172,22 +177,21 @@ def _image_uris(directory: Path, tiles: Iterable[TileRecord]) -> Iterator[str]:
 
 
 def tile_ids_for(
-    metafile: Metafile, z: float, options: TileSpecOptions | None = None, subject: str | None = None
+    acquisition: Acquisition, z: float, options: TileSpecOptions | None = None, subject: str | None = None
 ) -> tuple[str, ...]:
-    """Return the ids of a metafile's tiles, in its order. Raises as `tile_specs_for` does."""
+    """Return the ids of an acquisition's tiles, in its order. Raises as `tile_specs_for` does."""
     options = options or TileSpecOptions()
-    header = metafile.header
-    subject = subject or header.metafile_name
-    shared: dict[str, str | int | None] = {
+    subject = subject or acquisition.name
+    shared: dict[str, object] = {
         "z": str(float(z)),
         "section_id": options.section_id or str(float(z)),
-        "session_id": header.session_id,
-        "grid": header.grid,
-        "roi_index": header.roi_index,
-        "specimen_id": header.specimen_id or "",
+        "session_id": acquisition.fact("session_id"),
+        "grid": acquisition.fact("grid"),
+        "roi_index": acquisition.fact("roi_index"),
+        "specimen_id": acquisition.fact("specimen_id") or "",
     }
-    _require_fields(options.tile_id, shared, metafile, subject)
-    ids = tuple(_tile_id(options.tile_id, shared, tile, subject) for tile in metafile.tiles)
+    _require_fields(options.tile_id, shared, acquisition, subject)
+    ids = tuple(_tile_id(options.tile_id, shared, tile, subject) for tile in acquisition.tiles)
     duplicates = [tile_id for tile_id, times in Counter(ids).items() if times > 1]
     if duplicates:
         problem = f"every tile should have its own id; several tiles would have {abbreviate(duplicates)}"
@@ -195,11 +199,13 @@ def tile_ids_for(
     return ids
 
 
-def _require_fields(template: str, shared: Mapping[str, str | int | None], metafile: Metafile, subject: str) -> None:
+def _require_fields(template: str, shared: Mapping[str, object], acquisition: Acquisition, subject: str) -> None:
     """Raise MetafileFault if the metafile lacks a value that the template names."""
     lacking = [f"metadata.{name}" for name, value in shared.items() if value is None]
-    if any(tile.raster_index is None for tile in metafile.tiles):
+    if any(tile.raster_index is None for tile in acquisition.tiles):
         lacking.append("data[].img_meta.raster_index")
+    columns = ("raster_col", "raster_row")
+    lacking += [each for each in columns if any(getattr(tile, each) is None for tile in acquisition.tiles)]
     wanted = _fields_of(template)
     for key in lacking:
         if key.rpartition(".")[2] in wanted:
@@ -207,10 +213,10 @@ def _require_fields(template: str, shared: Mapping[str, str | int | None], metaf
             raise MetafileFault(subject, problem, "check tilespecs.tile_id")
 
 
-def _tile_id(template: str, shared: Mapping[str, str | int | None], tile: TileRecord, subject: str) -> str:
+def _tile_id(template: str, shared: Mapping[str, object], tile: Tile, subject: str) -> str:
     fields = {
         **shared,
-        "basename": tile.basename,
+        "basename": tile.name,
         "raster_col": tile.raster_col,
         "raster_row": tile.raster_row,
         "raster_index": tile.raster_index,
@@ -221,13 +227,13 @@ def _tile_id(template: str, shared: Mapping[str, str | int | None], tile: TileRe
         raise SettingsFault("tilespecs.tile_id", f"{template!r} cannot be filled: {error}") from None
     if not tile_id or "/" in tile_id or not tile_id.isprintable():
         hint = "tile ids are parts of URLs: they may not be empty, nor hold / or unprintable characters"
-        if not tile.basename.isprintable():
+        if not tile.name.isprintable():
             raise MetafileFault(subject, f"img_path {tile.img_path!r} gives the invalid tile id {tile_id!r}", hint)
         raise SettingsFault("tilespecs.tile_id", f"{template!r} gives the invalid tile id {tile_id!r}", hint)
     return tile_id
 
 
-def translations_for(tiles: Iterable[TileRecord], positions: Positions, origin: Origin) -> tuple[Point, ...]:
+def translations_for(tiles: Iterable[Tile], positions: Positions, origin: Origin) -> tuple[Point, ...]:
     """Return the translation (x, y) of each tile in level-0 pixels of the camera frame, in the order of the tiles.
 
     With the origin `roi` the smallest x and the smallest y are 0. With `stage` they may be negative: regions of one z
@@ -253,18 +259,18 @@ def translation_spec(translation: Point) -> Json:
     return {"type": "leaf", "className": _AFFINE, "dataString": numbers}
 
 
-def shared_transform_for(metafile: Metafile, subject: str | None = None) -> Json | None:
-    """Return the lens-correction transform of a metafile as a transform spec; None if the metafile has none.
+def shared_transform_for(acquisition: Acquisition, subject: str | None = None) -> Json | None:
+    """Return the lens-correction transform of an acquisition as a transform spec; None if it has none.
 
     The spec always has an `id`: that of the metafile, or a hash of its content, so that regions with the same lens
     share a transform.
 
     Raises MetafileFault if the transform is invalid.
     """
-    found = metafile.shared_transform
+    found = acquisition.shared_transform
     if not isinstance(found, dict):
         return None
-    subject = subject or metafile.header.metafile_name
+    subject = subject or acquisition.name
     for name in ("className", "dataString"):
         if not isinstance(found.get(name), str) or not found[name]:
             raise MetafileFault(subject, f"sharedTransform.{name}: should be text, is {excerpt(found.get(name))}")

@@ -9,9 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from handlers.acquisition.consistency import Finding, Severity
+from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.fields import Numeral
-from handlers.acquisition.metafile import Header, Metafile
+from handlers.acquisition.findings import Finding, Severity
 from handlers.errors import SettingsFault, ZFault, storage_fault
 from handlers.regular_file import NotRegular, read_regular
 from handlers.text import abbreviate
@@ -93,82 +93,88 @@ def _require_z_group(pattern: str) -> None:
         raise SettingsFault("z.name_pattern", f"{pattern!r} has no group z", r"write (?P<z>\d+) in the place of z")
 
 
-def z_for(metafile: Metafile, metafile_path: Path, rule: ZRule) -> float:
+def z_for(acquisition: Acquisition, metafile_path: Path, rule: ZRule) -> float:
     """Return z of the metafile's section: the rule's result plus the offset of its reel, not rounded.
 
     Raises ZFault, with the metafile's name as subject, if the rule finds no z or several.
     """
-    header, name = metafile.header, metafile_path.name
+    name = metafile_path.name
     match rule.rule:
         case ZRuleKind.HEADER:
-            found = _z_of_header(header, name)
+            found = _z_of_header(acquisition, name)
         case ZRuleKind.GRID:
-            found = _z_of_grid(header, name)
+            found = _z_of_grid(acquisition, name)
         case ZRuleKind.NAME:
             found = _z_of_name(metafile_path, rule.name_pattern or DEFAULT_NAME_PATTERN)
         case ZRuleKind.TABLE:
             assert rule.table is not None
-            found = _z_of_table(header, name, rule.table)
+            found = _z_of_table(acquisition, name, rule.table)
         case ZRuleKind.FIXED:
             assert rule.fixed is not None
             found = rule.fixed
-    return found + offset_for(header, rule)
+    return found + offset_for(acquisition, rule)
 
 
-def offset_for(header: Header, rule: ZRule) -> float:
+def offset_for(acquisition: Acquisition, rule: ZRule) -> float:
     """Return the offset of the section's reel, or the general offset if the rule does not list the reel."""
-    listed = _listed_offset(header, rule)
+    listed = _listed_offset(acquisition, rule)
     return rule.offset if listed is None else listed
 
 
-def _listed_offset(header: Header, rule: ZRule) -> float | None:
+def _listed_offset(acquisition: Acquisition, rule: ZRule) -> float | None:
     """Return the offset listed for the section's reel; leading zeros are ignored if the header has it as a number."""
-    media = header.media_id
-    if media is None or media in rule.offsets_by_media or not isinstance(media, Numeral):
-        return rule.offsets_by_media.get(media or "")
+    media = acquisition.fact("media_id")
+    if not isinstance(media, Numeral) or media in rule.offsets_by_media:
+        return rule.offsets_by_media.get(str(media or ""))
     return next((offset for listed, offset in rule.offsets_by_media.items() if _matches(media, listed)), None)
 
 
-def check_z(metafile: Metafile, z: float, rule: ZRule) -> tuple[Finding, ...]:
+def check_z(acquisition: Acquisition, z: float, rule: ZRule) -> tuple[Finding, ...]:
     """Return warnings if z less its offset differs from the header's z_index or grid, or if its reel is not listed.
 
     A difference may be intended, as when a table reorders sections; it is never an error.
     """
-    header = metafile.header
     texts = []
-    if rule.offsets_by_media and _listed_offset(header, rule) is None:
+    if rule.offsets_by_media and _listed_offset(acquisition, rule) is None:
         listed = abbreviate(sorted(rule.offsets_by_media), 8)
         texts.append(
-            f"media_id {header.media_id!r} is not among those with an offset ({listed}): {rule.offset} was added"
+            f"media_id {acquisition.fact('media_id')!r} is not among those with an offset ({listed}): "
+            f"{rule.offset} was added"
         )
-    without_offset = z - offset_for(header, rule)
+    without_offset = z - offset_for(acquisition, rule)
     shown = f"z is {z}" + (f", {without_offset} without its offset" if without_offset != z else "")
-    for name, number in (("z_index", header.z_index), ("grid", header.grid_number)):
+    for name, number in (("z_index", _z_index(acquisition)), ("grid", acquisition.grid_number)):
         if number is not None and not math.isclose(number, without_offset, abs_tol=1e-6):
             texts.append(f"{shown}, but the header has {name} {number}")
     return tuple(Finding(Severity.WARNING, text) for text in texts)
 
 
-def _z_of_header(header: Header, name: str) -> float:
-    if header.z_index is None:
+def _z_index(acquisition: Acquisition) -> float | None:
+    z_index = acquisition.fact("z_index")
+    return z_index if isinstance(z_index, int | float) else None
+
+
+def _z_of_header(acquisition: Acquisition, name: str) -> float:
+    z_index = _z_index(acquisition)
+    if z_index is None:
         raise ZFault(
             name,
             "metadata.z_index: should be a number, is missing or of another type",
             'use z.rule = "grid" or "table"',
         )
-    return _finite(header.z_index, f"z_index {header.z_index}", name)
+    return _finite(z_index, f"z_index {z_index}", name)
 
 
-def _z_of_grid(header: Header, name: str) -> float:
-    if header.grid is None:
+def _z_of_grid(acquisition: Acquisition, name: str) -> float:
+    if acquisition.fact("grid") is None:
         raise ZFault(name, "metadata.grid: missing, but the z rule needs it", 'use z.rule = "name", "table" or "fixed"')
-    if header.grid_number is None:
+    if acquisition.grid_number is None:
         raise ZFault(
             name,
-            f"metadata.grid: should be a number, is {header.grid!r}",
+            f"metadata.grid: should be a number, is {acquisition.fact('grid')!r}",
             'use z.rule = "table" or "fixed" for such sets',
         )
-    return float(header.grid_number)
+    return float(acquisition.grid_number)
 
 
 def _z_of_name(path: Path, pattern: str) -> float:
@@ -188,15 +194,8 @@ def _finite(value: str | float, source: str, name: str) -> float:
     return z
 
 
-def _z_of_table(header: Header, name: str, table: ZTable) -> float:
-    facts = {
-        "grid": header.grid or "",
-        "roi_index": "" if header.roi_index is None else str(header.roi_index),
-        "session_id": header.session_id or "",
-        "specimen_id": header.specimen_id or "",
-        "media_id": header.media_id or "",
-        "metafile": name,
-    }
+def _z_of_table(acquisition: Acquisition, name: str, table: ZTable) -> float:
+    facts = {column: _text_of(acquisition.fact(column)) for column in _COLUMNS} | {"metafile": name}
     rows = [row for row in table.rows if all(_matches(facts[column], text) for column, text in row.keys.items())]
     if not rows:
         wanted = ", ".join(f"{column} {facts[column]!r}" for column in _columns(table))
@@ -205,6 +204,10 @@ def _z_of_table(header: Header, name: str, table: ZTable) -> float:
         lines = ", ".join(str(row.line) for row in rows)
         raise ZFault(name, f"lines {lines} of {table.name} give different z", "keep one of them")
     return rows[0].z
+
+
+def _text_of(fact: object) -> str:
+    return "" if fact is None else fact if isinstance(fact, str) else str(fact)
 
 
 _COLUMNS: Final = ("grid", "roi_index", "session_id", "specimen_id", "media_id", "metafile")

@@ -9,7 +9,6 @@ from daemon.config.settings import RenderSettings
 from daemon.config.watch_settings import WatchSettings
 from daemon.pipeline.interpret import interpret_metafile
 from daemon.pipeline.section import section_from_metafile
-from handlers.acquisition.parse import parse_metafile
 from handlers.errors import MOST_TEXT, Fault
 from handlers.render.tiles import MOST_BYTES, MOST_TILES, check_upload, upload_bodies
 from tests.acceptance.faults.mutations import spoil_metafile
@@ -28,12 +27,12 @@ def draw_metafile(chance: random.Random) -> bytes:
 
 def import_metafile(content: bytes, path: Path, watch: WatchSettings) -> None:
     """Do everything that the daemon does with a metafile before its first request. Raises a Fault."""
-    metafile = parse_metafile(content, str(path))
-    settled = interpret_metafile(metafile, path, "digest", watch, RENDER)
+    acquisition = watch.reader.parse(content, path)
+    settled = interpret_metafile(acquisition, path, "digest", watch, RENDER)
     assert all(len(text) <= MOST_TEXT for text in settled.findings)
     montage = montage_of(path.parent)
     montage.z = settled.z
-    found = section_from_metafile(montage, watch, metafile)
+    found = section_from_metafile(montage, watch, acquisition)
     transforms = {found.transform["id"]: found.transform} if found.transform else {}
     check_upload(str(path), settled.z, found.specs)
     upload_bodies(found.specs, transforms, MOST_TILES, MOST_BYTES)

@@ -39,7 +39,7 @@ def test_a_seed_draws_the_same_input_again(name):
 
 PLANTED = {
     "images": "handlers.mipmaps.make.open_level0",
-    "metafiles": "tests.fuzz.metafiles.parse_metafile",
+    "metafiles": "handlers.acquisition.pytemca.parse_metafile",
     "answers": "handlers.render.layer_responses._checked",
     "requests": "daemon.web.parameters.states_of",
 }

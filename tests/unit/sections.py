@@ -7,8 +7,10 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.metafile import Metafile
 from handlers.acquisition.parse import parse_metafile
+from handlers.acquisition.pytemca import acquisition_of
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 MONTAGE = DATA / "_metadata_20170829130146_295434_5LC_0064_01_redo_001050_0_.json"
@@ -111,6 +113,10 @@ def section(change: Change | None = None, *, width: int = 4, height: int = 3) ->
 
 def metafile(change: Change | None = None) -> Metafile:
     return parse_metafile(json.dumps(section(change)).encode(), NAME)
+
+
+def acquisition(change: Change | None = None) -> Acquisition:
+    return acquisition_of(metafile(change))
 
 
 def flat(change: Change | None = None) -> dict[str, Any]:

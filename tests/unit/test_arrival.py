@@ -12,7 +12,7 @@ from tiffs import Kind
 from daemon.simulator.microscope import plan_section, write_section
 from handlers.acquisition import arrival
 from handlers.acquisition.arrival import check_images, depth_warnings, metafile_content, read_metafile
-from handlers.acquisition.parse import parse_metafile
+from handlers.acquisition.pytemca import PyTemca
 from handlers.acquisition.tilespec import TileSpecOptions, tile_ids_for
 from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault
 from handlers.images.header import ImageDirectory
@@ -22,70 +22,70 @@ def parsed_with_first_image(place: Path, img_path: str):
     section = write_section(plan_section(tiles=4, size=(64, 64)), place, pixels="flat")
     content = json.loads(section.metafile.read_bytes())
     content[1]["data"][0]["img_path"] = img_path
-    return section.directory, parse_metafile(json.dumps(content).encode(), section.metafile.name)
+    return section.directory, PyTemca().parse(json.dumps(content).encode(), section.metafile)
 
 
 def test_a_name_beyond_the_disks_limit_fails_at_once(tmp_path):
-    directory, metafile = parsed_with_first_image(tmp_path, "x" * 70_000 + ".tif")
+    directory, acquisition = parsed_with_first_image(tmp_path, "x" * 70_000 + ".tif")
     with pytest.raises(MetafileFault, match="is longer than the disk's limit for names") as caught:
-        check_images(metafile, directory)
+        check_images(acquisition, directory)
     assert caught.value.subject == str(directory)
     assert len(str(caught.value)) < 1000
 
 
 def test_a_file_in_place_of_a_directory_means_a_missing_image(tmp_path):
-    directory, metafile = parsed_with_first_image(tmp_path, "images/tile.tif")
+    directory, acquisition = parsed_with_first_image(tmp_path, "images/tile.tif")
     (directory / "images").write_text("no directory")
-    (missing,) = check_images(metafile, directory).missing
+    (missing,) = check_images(acquisition, directory).missing
     assert missing.path == directory / "images" / "tile.tif"
 
 
 def test_an_unusable_image_comes_with_a_hint(tmp_path):
-    directory, metafile = parsed_with_first_image(tmp_path, "a.tif")
+    directory, acquisition = parsed_with_first_image(tmp_path, "a.tif")
     lerc = Kind(tags={259: (3, [34887])})
     (directory / "a.tif").write_bytes(lerc.file(np.zeros((64, 64), np.uint8)))
-    (unreadable,) = check_images(metafile, directory).unreadable
+    (unreadable,) = check_images(acquisition, directory).unreadable
     assert unreadable.why == "a.tif is compressed with LERC (34887), which is not supported"
     assert unreadable.hint == "save it uncompressed, or with LZW, Deflate or PackBits"
 
 
 def test_a_name_that_gives_an_invalid_tile_id_is_a_fault_of_the_metafile(tmp_path):
-    _, metafile = parsed_with_first_image(tmp_path, "\u202egpj.tif")
+    _, acquisition = parsed_with_first_image(tmp_path, "\u202egpj.tif")
     with pytest.raises(MetafileFault, match="gives the invalid tile id") as caught:
-        tile_ids_for(metafile, 1.0, TileSpecOptions())
-    assert caught.value.subject == metafile.header.metafile_name
+        tile_ids_for(acquisition, 1.0, TileSpecOptions())
+    assert caught.value.subject == acquisition.name
 
 
 def test_an_image_of_the_wrong_size_fails_the_montage_until_the_file_changes(tmp_path):
-    directory, metafile = parsed_with_first_image(tmp_path, "a.tif")
+    directory, acquisition = parsed_with_first_image(tmp_path, "a.tif")
     image = directory / "a.tif"
     image.write_bytes(Kind().file(np.zeros((32, 48), np.uint8)))
     with pytest.raises(ImageFault, match="should have 64x64 pixels by the metafile, has 48x32") as caught:
-        check_images(metafile, directory)
+        check_images(acquisition, directory)
     assert caught.value.subject == str(image)
     assert caught.value.evidence == Evidence.of(image)
 
 
 def test_an_image_of_the_wrong_size_with_a_placeholder_time_is_still_arriving(tmp_path):
-    directory, metafile = parsed_with_first_image(tmp_path, "a.tif")
+    directory, acquisition = parsed_with_first_image(tmp_path, "a.tif")
     image = directory / "a.tif"
     image.write_bytes(Kind().file(np.zeros((32, 48), np.uint8)))
     os.utime(image, (0, 0))
-    found = check_images(metafile, directory)
+    found = check_images(acquisition, directory)
     identity = Evidence.of(image).identity
     assert [(each.path, each.identity) for each in found.unreadable] == [(image, identity)]
     assert [(each.path, each.identity) for each in found.placeholders] == [(image, identity)]
 
 
 def test_a_disk_failure_during_inspection_names_the_image(tmp_path, monkeypatch):
-    directory, metafile = parsed_with_first_image(tmp_path, "a.tif")
+    directory, acquisition = parsed_with_first_image(tmp_path, "a.tif")
 
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(ImageDirectory, "inspect", fail)
     with pytest.raises(StorageFault, match="Input/output error") as caught:
-        check_images(metafile, directory)
+        check_images(acquisition, directory)
     assert caught.value.subject == str(directory / "a.tif")
 
 

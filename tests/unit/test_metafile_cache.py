@@ -10,9 +10,12 @@ import pytest
 from daemon.pipeline import metafile_cache
 from daemon.pipeline.metafile_cache import MetafileCache
 from daemon.simulator.microscope import plan_section, write_section
-from handlers.acquisition.metafile import Metafile
-from handlers.acquisition.parse import parse_metafile
+from handlers.acquisition.acquisition import Acquisition
+from handlers.acquisition.pytemca import PyTemca
 from handlers.errors import MetafilePartial
+
+READER = PyTemca()
+PATH = Path("/data/metafile")
 
 
 @pytest.fixture
@@ -31,14 +34,14 @@ def digest_of(content: bytes) -> str:
 async def test_the_same_content_is_parsed_once(contents) -> None:
     metafiles = MetafileCache()
     for content in contents:
-        first = await metafiles.parse(content, digest_of(content), "metafile")
-        assert first == parse_metafile(content, "metafile")
-        assert await metafiles.parse(content, digest_of(content), "metafile") is first
+        first = await metafiles.parse(content, digest_of(content), PATH, READER)
+        assert first == READER.parse(content, PATH)
+        assert await metafiles.parse(content, digest_of(content), PATH, READER) is first
 
 
 async def test_the_most_recently_used_metafiles_are_kept_up_to_a_size(contents) -> None:
     metafiles = MetafileCache(most_bytes=2 * len(contents[0]))
-    one, two, three = [(content, digest_of(content), "metafile") for content in contents]
+    one, two, three = [(content, digest_of(content), PATH, READER) for content in contents]
     first, second = await metafiles.parse(*one), await metafiles.parse(*two)
     assert await metafiles.parse(*one) is first
     await metafiles.parse(*three)
@@ -48,9 +51,9 @@ async def test_the_most_recently_used_metafiles_are_kept_up_to_a_size(contents) 
 
 async def test_a_metafile_larger_than_the_cache_is_parsed_each_time_and_evicts_nothing(contents) -> None:
     metafiles = MetafileCache(most_bytes=len(contents[0]))
-    kept, longer = (contents[0], digest_of(contents[0]), "kept"), contents[1] + b" "
+    kept, longer = (contents[0], digest_of(contents[0]), PATH, READER), contents[1] + b" "
     first = await metafiles.parse(*kept)
-    found = [await metafiles.parse(longer, digest_of(longer), "longer") for _ in range(2)]
+    found = [await metafiles.parse(longer, digest_of(longer), PATH, READER) for _ in range(2)]
     assert found[0] == found[1]
     assert found[0] is not found[1]
     assert await metafiles.parse(*kept) is first
@@ -60,7 +63,7 @@ async def test_a_truncated_metafile_is_refused_each_time(contents) -> None:
     metafiles, part = MetafileCache(), contents[0][:-20]
     for subject in ("first.json", "second.json"):
         with pytest.raises(MetafilePartial) as caught:
-            await metafiles.parse(part, digest_of(part), subject)
+            await metafiles.parse(part, digest_of(part), Path(subject), READER)
         assert caught.value.subject == subject
 
 
@@ -69,19 +72,19 @@ async def test_large_metafiles_are_parsed_one_at_a_time(contents, monkeypatch, l
     monkeypatch.setattr(metafile_cache, "LARGE_BYTES", large_bytes)
     lock, all_running, running, most = threading.Lock(), threading.Event(), 0, 0
 
-    def parse(content: bytes, subject: str) -> Metafile:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-            if running == len(contents):
-                all_running.set()
-        all_running.wait(0.2)  # gives the others the time to start, if they may
-        with lock:
-            running -= 1
-        return parse_metafile(content, subject)
+    class Slow(PyTemca):
+        def parse(self, content: bytes, path: Path) -> Acquisition:
+            nonlocal running, most
+            with lock:
+                running += 1
+                most = max(most, running)
+                if running == len(contents):
+                    all_running.set()
+            all_running.wait(0.2)  # gives the others the time to start, if they may
+            with lock:
+                running -= 1
+            return super().parse(content, path)
 
-    monkeypatch.setattr(metafile_cache, "parse_metafile", parse)
     metafiles = MetafileCache()
-    await asyncio.gather(*(metafiles.parse(content, digest_of(content), "m") for content in contents))
+    await asyncio.gather(*(metafiles.parse(content, digest_of(content), PATH, Slow()) for content in contents))
     assert most == most_at_once

@@ -16,6 +16,7 @@ from sections import NAME, flat, key_of, put
 from handlers.acquisition.consistency import Severity, check_metafile
 from handlers.acquisition.metafile import Calibration, Camera, EdgeMatch, Header, Metafile, TileRecord
 from handlers.acquisition.parse import parse_metafile
+from handlers.acquisition.pytemca import acquisition_of
 from handlers.acquisition.tilespec import TileSpecOptions, tile_ids_for, tile_specs_for
 from handlers.errors import MetafileFault
 
@@ -135,7 +136,8 @@ def test_a_missing_required_value_fails_the_metafile_and_is_named(key: str, wron
 def test_an_invalid_optional_value_counts_as_absent_and_changes_no_tile_spec(key: str, wrong: str) -> None:
     document = spoiled(key, WRONG[wrong])
     found = read(document)
-    assert tile_specs_for(found, 42, ROI) == tile_specs_for(read(whole_document()), 42, ROI)
+    whole = read(whole_document())
+    assert tile_specs_for(acquisition_of(found), 42, ROI) == tile_specs_for(acquisition_of(whole), 42, ROI)
     if wrong not in ("true", "an object", "huge"):  # which some values may be
         assert value_of(found, key) in (None, (), ((),))
     assert Severity.ERROR not in {finding.severity for finding in check_metafile(found, NAME)}
@@ -213,6 +215,6 @@ def test_an_order_that_cannot_be_checked_is_a_warning() -> None:
 def test_a_tile_id_template_names_the_value_that_the_metafile_lacks(key: str, template: str) -> None:
     found = read(spoiled(key, ...))
     with pytest.raises(MetafileFault, match=rf"{re.escape(key.replace('[7]', '[]'))}: missing") as caught:
-        tile_ids_for(found, 42, TileSpecOptions(tile_id=template))
+        tile_ids_for(acquisition_of(found), 42, TileSpecOptions(tile_id=template))
     assert caught.value.hint == "check tilespecs.tile_id"
-    assert tile_ids_for(found, 42, TileSpecOptions(tile_id="{basename}"))
+    assert tile_ids_for(acquisition_of(found), 42, TileSpecOptions(tile_id="{basename}"))

@@ -15,7 +15,7 @@ from sections import section
 from daemon.config.files import read_token
 from daemon.config.settings import HttpSettings
 from handlers.acquisition.arrival import check_images, read_metafile
-from handlers.acquisition.parse import parse_metafile
+from handlers.acquisition.pytemca import PyTemca
 from handlers.acquisition.z import read_z_table
 from handlers.errors import Fault
 from handlers.images.header import inspect_image
@@ -45,7 +45,7 @@ def metafile(path: Path) -> object:
 
 def image_of_a_metafile(path: Path) -> object:
     document = section(lambda _, tiles: tiles[0].update(img_path=path.name))
-    arrival = check_images(parse_metafile(json.dumps(document).encode(), "m"), path.parent)
+    arrival = check_images(PyTemca().parse(json.dumps(document).encode(), path), path.parent)
     raise Fault(str(path), arrival.unreadable[0].why)
 
 

@@ -10,12 +10,14 @@ import asap
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from sections import DATA, LENS_SET, MONTAGE, NAME, NO_DATA, metafile, section
+from sections import DATA, LENS_SET, MONTAGE, NAME, NO_DATA, acquisition, metafile, section
 
+from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.consistency import check_metafile
 from handlers.acquisition.geometry import Point, stage_to_pixel
 from handlers.acquisition.metafile import Metafile, TileRecord
 from handlers.acquisition.parse import parse_metafile
+from handlers.acquisition.pytemca import acquisition_of
 from handlers.acquisition.tilespec import (
     Origin,
     Positions,
@@ -31,12 +33,12 @@ real_data = pytest.mark.skipif(not DATA.is_dir(), reason=NO_DATA)
 ROI = Path("/data/temca2/000042/0")
 
 
-def real(path: Path) -> Metafile:
-    return parse_metafile(path.read_bytes(), path.name)
+def real(path: Path) -> Acquisition:
+    return acquisition_of(parse_metafile(path.read_bytes(), path.name))
 
 
-def specs(found: Metafile | None = None, z: float = 42, **options: Any) -> list[dict[str, Any]]:
-    return list(tile_specs_for(found or metafile(), z, ROI, TileSpecOptions(**options)))
+def specs(found: Acquisition | None = None, z: float = 42, **options: Any) -> list[dict[str, Any]]:
+    return list(tile_specs_for(found or acquisition(), z, ROI, TileSpecOptions(**options)))
 
 
 # -------------------------------------------------------------------------------------------------------- equal to asap
@@ -61,7 +63,7 @@ def specs(found: Metafile | None = None, z: float = 42, **options: Any) -> list[
 def test_tile_specs_equal_those_worked_out_by_hand_field_by_field(
     region: asap.Region, options: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    found = parse_metafile(region.raw(), region.name)
+    found = acquisition_of(parse_metafile(region.raw(), region.name))
     made = tile_specs_for(found, region.z, Path(asap.IMAGES), TileSpecOptions(**options))
     for one, wanted in zip(made, region.expected(**expected), strict=True):
         assert one == wanted
@@ -301,7 +303,7 @@ def test_a_tile_spec_carries_the_facts_of_its_tile() -> None:
 
 
 def test_the_pixel_size_of_the_layout_is_that_of_the_calibration_in_x() -> None:
-    found = metafile(lambda head, _: head["calibration"]["highmag"].update(x_nm_per_pix=3.9, y_nm_per_pix=4.1))
+    found = acquisition(lambda head, _: head["calibration"]["highmag"].update(x_nm_per_pix=3.9, y_nm_per_pix=4.1))
     assert {spec["layout"]["pixelsize"] for spec in specs(found)} == {3.9}
 
 
@@ -323,7 +325,7 @@ def test_a_mask_is_on_every_tile() -> None:
 
 
 def test_a_number_sign_in_an_image_name_is_quoted_in_its_url() -> None:
-    found = metafile(lambda _, tiles: tiles[0].update(img_path="a#1 b.tif"))
+    found = acquisition(lambda _, tiles: tiles[0].update(img_path="a#1 b.tif"))
     made = specs(found)[0]
     assert made["mipmapLevels"]["0"]["imageUrl"] == f"file://{ROI}/a%231%20b.tif"
     assert made["tileId"] == "a#1 b.42.0"
@@ -331,7 +333,7 @@ def test_a_number_sign_in_an_image_name_is_quoted_in_its_url() -> None:
 
 def test_a_relative_image_directory_is_refused() -> None:
     with pytest.raises(Fault, match="absolute"):
-        tile_specs_for(metafile(), 1, Path("data"))
+        tile_specs_for(acquisition(), 1, Path("data"))
 
 
 # ------------------------------------------------------------------------------------------------------------- tile ids
@@ -339,20 +341,20 @@ def test_a_relative_image_directory_is_refused() -> None:
 
 def test_a_tile_id_without_z_is_independent_of_z() -> None:
     options = TileSpecOptions(tile_id="{basename}")
-    assert tile_ids_for(metafile(), 1, options) == tile_ids_for(metafile(), 2.5, options)
+    assert tile_ids_for(acquisition(), 1, options) == tile_ids_for(acquisition(), 2.5, options)
 
 
 def test_a_tile_id_template_has_fields_of_header_and_tile() -> None:
     template = (
         "{specimen_id}-{session_id}-{grid}-{roi_index}-{raster_col:03d}-{raster_row}-{raster_index}-{section_id}-{z}"
     )
-    made = tile_ids_for(metafile(), 7, TileSpecOptions(tile_id=template, section_id="S7"))
+    made = tile_ids_for(acquisition(), 7, TileSpecOptions(tile_id=template, section_id="S7"))
     assert made[3] == "17797_1R-17797_1R_151-000042-0-000-1-3-S7-7.0"
 
 
 def test_ids_are_those_of_the_tile_specs() -> None:
     options = TileSpecOptions(tile_id="{grid}.{raster_index}")
-    assert [spec["tileId"] for spec in specs(tile_id=options.tile_id)] == list(tile_ids_for(metafile(), 42, options))
+    assert [spec["tileId"] for spec in specs(tile_id=options.tile_id)] == list(tile_ids_for(acquisition(), 42, options))
 
 
 @pytest.mark.parametrize(
@@ -368,13 +370,13 @@ def test_a_template_of_unknown_fields_is_refused(template: str) -> None:
 )
 def test_a_template_that_gives_an_invalid_id_is_refused(template: str) -> None:
     with pytest.raises(SettingsFault, match=r"^tilespecs\.tile_id: "):
-        tile_ids_for(metafile(), 1, TileSpecOptions(tile_id=template))
+        tile_ids_for(acquisition(), 1, TileSpecOptions(tile_id=template))
 
 
 def test_tiles_never_share_an_id() -> None:
     with pytest.raises(MetafileFault, match="several tiles would have 000042"):
-        tile_ids_for(metafile(), 1, TileSpecOptions(tile_id="{grid}"))
-    twice = metafile(lambda _, tiles: tiles[4].update(img_path=tiles[3]["img_path"]))
+        tile_ids_for(acquisition(), 1, TileSpecOptions(tile_id="{grid}"))
+    twice = acquisition(lambda _, tiles: tiles[4].update(img_path=tiles[3]["img_path"]))
     with pytest.raises(MetafileFault, match="several tiles"):
         tile_specs_for(twice, 1, ROI)
 
@@ -397,8 +399,8 @@ def test_invalid_options_name_their_setting(options: dict[str, Any], key: str) -
 LENS = {"type": "leaf", "className": "lenscorrection.NonLinearTransform", "dataString": "5 21 1.0"}
 
 
-def with_lens(lens: object) -> Metafile:
-    return parse_metafile(json.dumps([*section(), {"sharedTransform": lens}]).encode(), NAME)
+def with_lens(lens: object) -> Acquisition:
+    return acquisition_of(parse_metafile(json.dumps([*section(), {"sharedTransform": lens}]).encode(), NAME))
 
 
 def test_a_shared_transform_keeps_its_id_and_comes_before_the_translation() -> None:
@@ -422,7 +424,7 @@ def test_a_shared_transform_without_id_gets_one_of_its_content() -> None:
 
 
 def test_a_metafile_without_lens_has_no_shared_transform() -> None:
-    assert shared_transform_for(metafile()) is None
+    assert shared_transform_for(acquisition()) is None
     assert all(len(spec["transforms"]["specList"]) == 1 for spec in specs())
 
 
@@ -440,7 +442,9 @@ def test_an_invalid_shared_transform_is_refused_when_it_is_used(spoil: dict[str,
 def test_the_translation_is_written_with_ten_decimals(places: list[Point], angle: float) -> None:
     assume(len(set(places)) == len(places))
     tiles = tuple(replace(tile, img_path=f"{number}.tif") for number, tile in enumerate(on_stage(places, angle)))
-    made = tile_specs_for(Metafile(metafile().header, tiles), 1, ROI, TileSpecOptions(positions=Positions.EXACT))
+    made = tile_specs_for(
+        acquisition_of(Metafile(metafile().header, tiles)), 1, ROI, TileSpecOptions(positions=Positions.EXACT)
+    )
     for spec, (x, y) in zip(made, translations_for(tiles, Positions.EXACT, Origin.ROI), strict=True):
         numbers = spec["transforms"]["specList"][-1]["dataString"].split()
         assert [float(number) for number in numbers[:4]] == [1, 0, 0, 1]

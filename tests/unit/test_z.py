@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sections import NAME, Change, metafile
+from sections import NAME, Change, acquisition
 
 from handlers.acquisition.z import ZRule, ZRuleKind, ZTable, check_z, parse_z_table, read_z_table, z_for
 from handlers.errors import SettingsFault, StorageFault, ZFault
@@ -19,7 +19,7 @@ def header_change(**values: object) -> Change:
 
 
 def z(rule: ZRule, change: Change | None = None, path: Path = PATH) -> float:
-    return z_for(metafile(change), path, rule)
+    return z_for(acquisition(change), path, rule)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_reel_without_an_offset_gets_the_general_offset_and_a_warning() -> Non
     rule = ZRule(ZRuleKind.GRID, 500, {"0147": 100000})
     for change in (None, header_change(media_id=None)):
         assert z(rule, change) == 542.0
-        (finding,) = check_z(metafile(change), 542.0, rule)
+        (finding,) = check_z(acquisition(change), 542.0, rule)
         assert "0147" in finding.text
 
 
@@ -57,7 +57,7 @@ def test_a_reel_without_an_offset_gets_the_general_offset_and_a_warning() -> Non
 def test_a_reel_whose_number_lost_its_leading_zeros_has_its_offset(media_id: object) -> None:
     rule = ZRule(ZRuleKind.GRID, 500, {"0147": 100000})
     assert z(rule, header_change(media_id=media_id)) == 100042
-    assert check_z(metafile(header_change(media_id=media_id)), 100042, rule) == ()
+    assert check_z(acquisition(header_change(media_id=media_id)), 100042, rule) == ()
 
 
 def test_a_header_without_grid_has_no_z_by_the_grid() -> None:
@@ -209,18 +209,18 @@ def test_an_invalid_rule_names_its_setting(values: dict[str, Any], key: str) -> 
 
 def test_a_z_that_contradicts_the_header_is_a_warning() -> None:
     rule = ZRule(ZRuleKind.FIXED, fixed=1050.0)
-    assert check_z(metafile(header_change(grid="001050", z_index=1050)), 1050.0, rule) == ()
-    first, second = check_z(metafile(), 1050.0, rule)
+    assert check_z(acquisition(header_change(grid="001050", z_index=1050)), 1050.0, rule) == ()
+    first, second = check_z(acquisition(), 1050.0, rule)
     assert "z_index 42" in first.text
     assert "grid 42" in second.text
 
 
 def test_an_offset_does_not_contradict_the_header() -> None:
     rule = ZRule(ZRuleKind.GRID, offsets_by_media={"0151": 130000})
-    assert check_z(metafile(), 130042.0, rule) == ()
+    assert check_z(acquisition(), 130042.0, rule) == ()
 
 
 @pytest.mark.parametrize(("offset", "shown"), [(0, "z is 7.0, but"), (5, "z is 7.0, 2.0 without its offset, but")])
 def test_a_warning_about_z_names_the_offset_only_where_there_is_one(offset: float, shown: str) -> None:
-    first, *_ = check_z(metafile(), 7.0, ZRule(ZRuleKind.GRID, offset))
+    first, *_ = check_z(acquisition(), 7.0, ZRule(ZRuleKind.GRID, offset))
     assert first.text.startswith(shown)

@@ -19,7 +19,6 @@ from daemon.pipeline.replay.selection import Candidate, OnDisk, Place, Selection
 from daemon.watching.mounts import is_within
 from daemon.watching.scan import NameRule, Tree
 from handlers.acquisition.arrival import read_metafile
-from handlers.acquisition.parse import parse_metafile
 from handlers.acquisition.z import z_for
 from handlers.errors import Fault, SettingsFault, StorageFault
 from handlers.identity import FileIdentity
@@ -238,6 +237,6 @@ def _stat(path: Path) -> OnDisk | None:
 def _z_of(path: Path, content: bytes, watch: WatchSettings) -> float | None:
     """Return the z that the metafile will have; None if it has none."""
     try:
-        return z_for(parse_metafile(content, str(path)), path, watch.to_z_rule())
+        return z_for(watch.reader.parse(content, path), path, watch.to_z_rule())
     except Fault:
         return None

@@ -1,0 +1,53 @@
+"""What a reader of a format does. Its values are constants: one reader serves all watches and threads."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from handlers.acquisition.acquisition import Acquisition
+from handlers.acquisition.findings import Finding
+
+
+class Reader(Protocol):
+    """Reads one format.
+
+    The settings name it by `format`. `parse` and `check` are pure. Whatever bytes a file holds, they raise a Fault or
+    return values: every tile lies in the image directory, positions are finite, names are unique.
+    """
+
+    @property
+    def format(self) -> str:
+        """Name in the settings."""
+
+    @property
+    def pattern(self) -> str:
+        """Default pattern of the names of the files that it begins with."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Facts that names of stacks may contain."""
+
+    @property
+    def tilespecs(self) -> Mapping[str, str]:
+        """Defaults of the settings of [watch.tilespecs] that differ from those of pyTEMCA."""
+
+    @property
+    def states_pixel_size(self) -> bool:
+        """Whether the files state the pixel size; if not, the watch has to."""
+
+    def parse(self, content: bytes, path: Path) -> Acquisition:
+        """Return the acquisition in the content of a file.
+
+        Raises
+        ------
+        MetafilePartial
+            If it is cut off, or not there yet: it may still be being written.
+        MetafileFault
+            If it is invalid. The fault names the place.
+        """
+
+    def check(self, acquisition: Acquisition, path: Path) -> tuple[Finding, ...]:
+        """Return every contradiction inside an acquisition and with its name, errors first."""
+
+    def image_directory(self, path: Path) -> Path:
+        """Return the directory that the images' paths start from."""

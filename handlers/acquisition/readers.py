@@ -1,0 +1,9 @@
+"""The readers, by the name of their format in the settings."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from handlers.acquisition.pytemca import PyTemca
+from handlers.acquisition.reader import Reader
+
+READERS: Final[Mapping[str, Reader]] = {reader.format: reader for reader in (PyTemca(),)}

@@ -1,0 +1,76 @@
+"""Every reader keeps the promises that everything behind it relies on."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reader_suite import Sample, check_acquisition, read_any, spoiled
+from sections import NAME, section
+
+from handlers.acquisition.readers import READERS
+from handlers.errors import Fault, MetafilePartial
+
+
+def pytemca() -> Sample:
+    content = json.dumps(section(width=2, height=2)).encode()
+    return Sample(content, Path("/data/000042/0") / NAME, 3, {0: "20180601120100000_17797_1R_151_000042_0_1_0"})
+
+
+SAMPLES: dict[str, Callable[[], Sample]] = {"pytemca": pytemca}
+formats = pytest.mark.parametrize("name", SAMPLES)
+
+
+def test_every_format_takes_part() -> None:
+    assert SAMPLES.keys() == READERS.keys()
+    assert all(name == reader.format for name, reader in READERS.items())
+
+
+@formats
+def test_a_sound_file_is_read_whole(name: str) -> None:
+    sample, reader = SAMPLES[name](), READERS[name]
+    found = reader.parse(sample.content, sample.path)
+    check_acquisition(reader, found, sample.path)
+    assert len(found.tiles) == sample.tiles
+    assert {place: found.tiles[place].name for place in sample.names} == sample.names
+    assert found == reader.parse(sample.content, sample.path)
+    assert all(fact in reader.fields for fact in found.facts)
+
+
+@formats
+def test_images_lie_in_the_directory_of_the_reader(name: str) -> None:
+    sample, reader = SAMPLES[name](), READERS[name]
+    assert sample.path.is_relative_to(reader.image_directory(sample.path))
+
+
+@formats
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"\n\n"], ids=["empty", "zero bytes", "blank lines"])
+def test_an_empty_file_is_partial(name: str, content: bytes) -> None:
+    with pytest.raises(MetafilePartial):
+        READERS[name].parse(content, SAMPLES[name]().path)
+
+
+@formats
+def test_a_file_that_is_cut_off_at_any_byte_is_refused_or_has_fewer_tiles(name: str) -> None:
+    sample, reader = SAMPLES[name](), READERS[name]
+    for length in range(0, len(sample.content.rstrip()) - 1, max(1, len(sample.content) // 200)):
+        try:
+            found = reader.parse(sample.content[:length], sample.path)
+        except Fault:
+            continue
+        assert len(found.tiles) < sample.tiles
+
+
+@formats
+@given(data=st.data())
+def test_a_spoiled_file_gives_a_sound_acquisition_or_a_fault(name: str, data: st.DataObject) -> None:
+    sample = SAMPLES[name]()
+    read_any(READERS[name], data.draw(spoiled(sample.content)), sample.path)
+
+
+@formats
+@given(content=st.binary(max_size=300))
+def test_any_bytes_give_a_fault(name: str, content: bytes) -> None:
+    assert read_any(READERS[name], content, SAMPLES[name]().path) is None
