@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from daemon.journal.rows import Connection, need, record
+from daemon.journal.tallies import count_tiles
 from daemon.montages.records import Montage
 from daemon.montages.states import Event
 from handlers.identity import FileIdentity
@@ -159,6 +160,7 @@ def record_tiles(
 ) -> None:
     """Record tiles whose mipmaps are made, each with its image as it was read, if that is known."""
     insert_tiles(connection, montage_id, contents, now)
+    count_tiles(connection, montage_id, len(contents), now)
     # The montage makes progress, so it is not what crashed the process before.
     connection.execute("UPDATE montages SET crashes = 0 WHERE id = ? AND crashes > 0", (montage_id,))
 

@@ -113,7 +113,7 @@ def _store_settled(connection: Connection, montage_id: int, settled: Settled) ->
     connection.execute(
         "UPDATE montages SET digest = ?, seen_digest = NULL, z = ?, raw_stack = ?, mipmapped_stack = ?,"
         " tile_count = ?, findings = ?, raw_fields = ?, mipmapped_fields = ?, section_id = ?, bounds = ?,"
-        " output_dir = ? WHERE id = ?",
+        " output_dir = ?, scope = ?, tape = ? WHERE id = ?",
         (
             settled.digest,
             settled.z,
@@ -126,6 +126,8 @@ def _store_settled(connection: Connection, montage_id: int, settled: Settled) ->
             settled.section_id,
             json.dumps(settled.bounds) if settled.bounds else None,
             settled.output_dir,
+            settled.scope,
+            settled.tape,
             montage_id,
         ),
     )

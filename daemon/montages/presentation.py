@@ -33,6 +33,8 @@ def montage_json(
         "state": str(montage.state),
         "failed_in": montage.failed_in,
         "z": montage.z,
+        "scope": montage.scope,
+        "tape": montage.tape,
         "raw_stack": montage.raw_stack,
         "mipmapped_stack": montage.mipmapped_stack,
         "tiles": montage.tile_count,

@@ -73,6 +73,10 @@ class Montage:
     """Least x and y, greatest x and y of the tiles in the stack, pixels. None as for section_id."""
     output_dir: str | None = None
     """Directory of the mipmaps. None as for section_id."""
+    scope: str | None = None
+    """Name of the microscope in the header; None until it is read, and if the header has none."""
+    tape: str | None = None
+    """Name of the tape in the header, likewise."""
 
     @property
     def stacks(self) -> tuple[str, ...]:
@@ -98,6 +102,10 @@ class Settled:
     bounds: tuple[float, float, float, float] | None = None
     output_dir: str | None = None
     """This and the two before: as in `Montage`."""
+    scope: str | None = None
+    """Name of the microscope in the header."""
+    tape: str | None = None
+    """Name of the tape in the header."""
 
 
 class StaleInspection(Exception):  # noqa: N818  not an error: the metafile is inspected again

@@ -57,7 +57,14 @@ def interpret_metafile(
         section_id=options.section_id or str(float(z)),
         bounds=_bounds(acquisition, options),
         output_dir=str(watch.mipmaps.output_dir),
+        scope=acquisition.scope_id,
+        tape=_tape(acquisition),
     )
+
+
+def _tape(acquisition: Acquisition) -> str | None:
+    named = acquisition.fact("media_id")
+    return str(named) if named is not None else None
 
 
 def _bounds(acquisition: Acquisition, options: TileSpecOptions) -> tuple[float, float, float, float] | None:
