@@ -46,6 +46,7 @@ async def rebuild(settings: Settings, say: Callable[[str], None]) -> None:
         say(line)
     if former is not None:
         say(f"the former journal is kept as {former}")
+        say("its history is not carried over: montages that were dismissed are tried again")
 
 
 def _replace(path: Path, new: Path) -> Path | None:

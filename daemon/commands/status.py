@@ -100,6 +100,26 @@ def _changed_at(places: Places) -> str | None:
     return datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds")
 
 
+def narrowed(report: Report, *, watch: str | None, failed: bool) -> Report:
+    """Return the part of a report about one watch, or about the FAILED montages."""
+    montages = [
+        montage
+        for montage in report["montages"]
+        if watch in (None, montage["watch"]) and (not failed or montage["state"] == MontageState.FAILED)
+    ]
+    if watch is None:
+        return {**report, "montages": montages}
+    last = report["last_complete"]
+    part: Report = {
+        "montages": montages,
+        "counts": {name: states for name, states in report["counts"].items() if name == watch},
+        "last_complete": last if last and last["watch"] == watch else None,
+    }
+    if "watches" in report:
+        part["watches"] = [each for each in report["watches"] if each["name"] == watch]
+    return {**report, **part}
+
+
 def watch_names(report: Report) -> list[str]:
     """Return the names of the configured watches and of the watches in the journal."""
     return sorted({*report["counts"], *(watch["name"] for watch in report.get("watches", ()))})

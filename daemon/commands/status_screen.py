@@ -16,6 +16,8 @@ from daemon.system.log_lines import safe
 
 FOLLOW_S = 2.0
 """Seconds between two reports of `--follow`."""
+NARROWEST = 40
+"""Columns below which lines are not made to fit."""
 
 
 def show_report(report: Report, *, watch: str | None, failed: bool, by_cause: bool) -> None:
@@ -36,7 +38,7 @@ def follow_report(read: Callable[[], Report], *, watch: str | None, failed: bool
 
 
 def _text(report: Report, *, watch: str | None, failed: bool, by_cause: bool) -> str:
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    width = max(shutil.get_terminal_size().columns, NARROWEST) if sys.stdout.isatty() else None
     now = datetime.now().astimezone()
     return status_text(safe(report), View(now, width, watch=watch, failed=failed, by_cause=by_cause))
 

@@ -248,11 +248,25 @@ def _entry(label: str, text: str, view: View) -> Iterable[str]:
 
 
 def _wrapped(text: str, view: View, indent: int, first: str | None = None) -> list[str]:
-    """Wrap a text behind an indent. A path longer than a line stays whole, so that it can be copied."""
+    """Wrap a text behind an indent. A path that is longer than a line is broken behind its slashes."""
     first = " " * indent if first is None else first
     if view.width is None:
         return [first + text]
     rest = " " * (indent + (0 if first.strip() else 2))
-    return textwrap.wrap(
+    lines = textwrap.wrap(
         text, view.width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
     )
+    return [part for line in lines for part in _broken(line, view.width, rest)]
+
+
+def _broken(line: str, width: int, indent: str) -> Iterator[str]:
+    """Yield a line in parts that fit; the rest of a broken word begins behind the indent.
+
+    >>> list(_broken("  /data/temca2/20260105", 16, "    "))
+    ['  /data/temca2/', '    20260105']
+    """
+    while len(line) > width:
+        cut = line.rfind("/", len(indent) + 1, width) + 1 or width
+        yield line[:cut]
+        line = indent + line[cut:]
+    yield line

@@ -122,6 +122,7 @@ def test_the_daemon_refuses_a_damaged_journal_and_runs_with_the_rebuilt_one(runn
     (kept,) = running_rig.root.glob("daemon.sqlite.before-*")
     assert kept.read_bytes() == damaged
     assert str(kept) in done.stdout
+    assert "montages that were dismissed are tried again" in done.stdout
     running_rig.start()
     running_rig.wait_until("complete", *(section.metafile for section in sections))
     montage = fetch(f"{running_rig.url}/api/montages/{running_rig.montage_of(sections[0].metafile)['id']}")

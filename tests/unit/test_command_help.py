@@ -7,6 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from daemon.__main__ import main
+from daemon.commands.imports.arguments import parse
+from daemon.commands.imports.commands import COMMANDS
 
 COLUMNS = 80
 GROUPS = ("Daemon:", "One-shot commands, without a daemon:")
@@ -31,6 +33,17 @@ def test_every_help_text_fits_80_columns_and_is_not_cut(words: tuple[str, ...]) 
     lines = help_of(*words)
     assert [line for line in lines if len(line) > COLUMNS] == []
     assert [line for line in lines if line.rstrip().endswith("...") and not line.startswith("Usage:")] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_an_import_command_fits_80_columns(name: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
+    with pytest.raises(SystemExit):
+        parse(COMMANDS[name].parameters, ["--help"], f"temwatch {name}")
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: temwatch {name} [--NAME VALUE]...")
+    assert "--render.host" in shown
+    assert [line for line in shown.splitlines() if len(line) > COLUMNS] == []
 
 
 def test_the_help_lists_every_command_once_in_one_of_two_groups() -> None:

@@ -165,6 +165,10 @@ def test_an_invalid_request_names_the_key(body, named):
         ("ignored", None, True, True),
         ("complete", "failed", True, False),
         ("complete", "complete", False, True),
+        ("dismissed", "dismissed", False, True),
+        ("dismissed", "all", False, False),
+        ("dismissed", None, False, False),
+        ("failed", "dismissed", False, False),
         ("ingested", "all", False, True),
         ("superseded", "all", False, False),
         ("ignored", "all", False, False),
@@ -186,6 +190,7 @@ def test_an_unknown_metafile_is_selected_unless_complete_ones_are_asked_for():
     assert is_selected(candidate(), Selection(), 150.0)
     assert is_selected(candidate(), Selection(state="failed"), None)
     assert not is_selected(candidate(), Selection(state="complete"), None)
+    assert not is_selected(candidate(), Selection(state="dismissed"), None)
     assert not is_selected(candidate(), Selection(), 151.0)
     assert not is_selected(candidate(), Selection(z=(1.0,)), None)
     assert is_selected(candidate(z=1.0), Selection(z=(1.0,)), None)

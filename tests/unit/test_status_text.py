@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from daemon.commands.causes import by_cause, cause_of
+from daemon.commands.status import narrowed
 from daemon.commands.status_text import View, _times, status_text
 
 NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
@@ -83,3 +84,33 @@ def test_a_montage_that_failed_before_an_attempt_shows_no_number_of_attempts(att
         "changed_at": "2026-01-05T09:01:00.000+00:00",
     }
     assert _times([montage], View(NOW)).endswith(end)
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_a_path_longer_than_a_line_is_broken_and_stays_whole_in_a_pipe(width: int) -> None:
+    path = "/data/" + "/".join(f"directory_{n:03d}_of_a_long_path" for n in range(12)) + "/" + "n" * 200 + ".json"
+    fault = {"kind": "ZFault", "subject": path, "problem": "no row has grid 1", "hint": f"add it to {path}"}
+    row = montage(metafile=path, state="failed", failed_in="noticed", changed_at="2026-01-05T11:30:00+00:00", z=None)
+    shown = report({**row, "fault": fault}, montage(2, metafile=path, z=None))
+    for view in (View(NOW, width), View(NOW, width, failed=True)):
+        lines = status_text(shown, view).splitlines()
+        assert [line for line in lines if len(line) > width] == []
+        assert path in "".join(line.strip() for line in lines)
+    assert path in status_text(shown, View(NOW))
+
+
+def test_json_is_narrowed_to_a_watch_and_to_failed_montages() -> None:
+    rows = [montage(1), montage(2, state="failed"), montage(3, watch="b", state="failed")]
+    whole = report(*rows, last_complete=montage(4), watches=[{"name": "a"}, {"name": "b"}])
+    whole["counts"]["b"] = {"failed": 1}
+
+    def ids(**chosen: Any) -> list[int]:
+        return [each["id"] for each in narrowed(whole, **chosen)["montages"]]
+
+    assert ids(watch=None, failed=False) == [1, 2, 3]
+    assert ids(watch=None, failed=True) == [2, 3]
+    assert ids(watch="a", failed=False) == [1, 2]
+    assert ids(watch="b", failed=True) == [3]
+    part = narrowed(whole, watch="b", failed=False)
+    assert (part["counts"], part["watches"]) == ({"b": {"failed": 1}}, [{"name": "b"}])
+    assert part["last_complete"] is None

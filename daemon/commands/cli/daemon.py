@@ -59,12 +59,13 @@ def status(
 
     Asks the running daemon. Without one, reads the journal. Works with a configuration file that is refused too.
     """
-    from daemon.commands.status import read_status, watch_names
+    from daemon.commands.status import narrowed, read_status, watch_names
     from daemon.commands.status_screen import follow_report, show_report
     from daemon.config.places import find_places
 
-    if follow and as_json:
-        raise click.UsageError("--follow repeats a text for people: omit --json")
+    if as_json and (follow or by_cause):
+        name = "--follow" if follow else "--by-cause"
+        raise click.UsageError(f"{name} is about a text for people: omit --json")
 
     def read() -> dict[str, Any]:
         places = find_places(config_path)
@@ -77,7 +78,7 @@ def status(
         return report
 
     if as_json:
-        say_json(read())
+        say_json(narrowed(read(), watch=watch, failed=failed))
     elif follow:
         run_until_interrupt(lambda: follow_report(read, watch=watch, failed=failed, by_cause=by_cause))
     else:

@@ -84,8 +84,8 @@ def verify(
     from daemon.commands.replay.requests import requests_for
     from daemon.commands.verify import verify as work
 
-    if state == "failed":
-        raise click.UsageError("--state failed: only COMPLETE montages can be verified")
+    if state in ("failed", "dismissed"):
+        raise click.UsageError(f"--state {state}: only COMPLETE montages can be verified")
     settings = settings_or_exit(config_path)
     log_warnings(settings)
     (selection,) = input_or_exit(lambda: requests_for(paths, max_paths=MAX_PATHS, z=zs, state=state, since=since))

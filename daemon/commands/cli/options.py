@@ -45,7 +45,9 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
             help="Montages whose state changed since TIME: 2h, 3d, a date, or ISO 8601; local time without a zone.",
         ),
         click.option(
-            "--state", type=click.Choice(["failed", "complete", "all"]), help="Montages in this state; all: any state."
+            "--state",
+            type=click.Choice(["failed", "complete", "dismissed", "all"]),
+            help="Montages in this state; all: any state but dismissed.",
         ),
         click.option("--z", "zs", metavar="Z...", type=float, multiple=True, help="Sections at these z values."),
         click.argument("paths", metavar="[PATH]...", nargs=-1),

@@ -158,7 +158,12 @@ def _parser(model: type[CommandParameters], program: str) -> argparse.ArgumentPa
     summary = (model.__doc__ or "").partition(": ")[2].strip()
     summary = summary[:1].upper() + summary[1:]
     parser = _Parser(
-        prog=program, description=summary, allow_abbrev=False, argument_default=argparse.SUPPRESS, add_help=False
+        prog=program,
+        usage="%(prog)s [--NAME VALUE]...",  # the list of all names is below it
+        description=summary,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        add_help=False,
     )
     parser.add_argument("-h", "--help", action="help", help="show this text")
     parser.add_argument("--print_schema", action=_PrintSchema, model=model, help="print the parameters' JSON schema")

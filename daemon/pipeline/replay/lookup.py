@@ -114,6 +114,7 @@ class Lookup:
             None: [MontageState.FAILED],
             "failed": [MontageState.FAILED],
             "complete": [MontageState.COMPLETE],
+            "dismissed": [MontageState.DISMISSED],
             "all": [*UNFINISHED, MontageState.FAILED, MontageState.COMPLETE],
         }[selection.state]
         rows = await self._journal.montages(states=states, limit=UNLIMITED)

@@ -75,8 +75,8 @@ class Selection(BaseModel):
     paths: tuple[Annotated[str, AfterValidator(_absolute)], ...] = Field((), max_length=MAX_PATHS)
     """Metafiles, directories (with all metafiles below them) and globs; absolute."""
     z: tuple[Finite, ...] = Field((), max_length=MAX_PATHS)
-    state: Literal["failed", "complete", "all"] | None = None
-    """None: FAILED montages, and metafiles that are named themselves in any state."""
+    state: Literal["failed", "complete", "dismissed", "all"] | None = None
+    """all: but SUPERSEDED, IGNORED, DISMISSED. None: FAILED, and metafiles that are named themselves, in any state."""
     since: Annotated[str, AfterValidator(_since)] | None = None
     """Montages that changed state since then, and metafiles unknown to the journal that were written since then."""
 
@@ -240,7 +240,7 @@ def is_selected(candidate: Candidate, selection: Selection, since_s: float | Non
 
 
 def _fits_unknown(candidate: Candidate, on_disk: OnDisk, selection: Selection, since_s: float | None) -> bool:
-    if selection.state == "complete" or (candidate.ignored_by and not candidate.named):
+    if selection.state in ("complete", "dismissed") or (candidate.ignored_by and not candidate.named):
         return False
     if selection.z and on_disk.z not in selection.z:
         return False
@@ -252,7 +252,7 @@ def _state_fits(state: MontageState, selection: Selection, *, named: bool) -> bo
         return True
     if selection.state == "all":
         return named or state not in (MontageState.SUPERSEDED, MontageState.IGNORED, MontageState.DISMISSED)
-    return state is (MontageState.COMPLETE if selection.state == "complete" else MontageState.FAILED)
+    return state is MontageState(selection.state or "failed")
 
 
 def plan(candidate: Candidate, step: Step) -> Plan:
