@@ -18,6 +18,7 @@ from handlers.apply_mipmaps import LayersReport, apply_mipmaps_to_stack
 from handlers.errors import Fault, SettingsFault
 from handlers.generate_mipmaps import MipmapsReport, generate_mipmaps
 from handlers.generate_tilespecs import RESOLUTION_Z_NM, TilespecsReport, generate_tilespecs
+from handlers.images.largest_image import LIMIT_NAME
 from handlers.mipmaps.plan import MipmapPlan
 from handlers.progress import Progress, progress_bar
 from handlers.render.client import RenderClient
@@ -88,6 +89,7 @@ def generate_mipmaps_sync(
     workers: int = 1,
     clear_image_cache: bool = True,
     source_roots: Collection[AnyPath] = (),
+    largest_image_megapixels: float = 270,
     progress: Progress | bool = True,
 ) -> MipmapsReport:
     """`generate_mipmaps`, which describes the parameters, with its own worker processes.
@@ -96,6 +98,7 @@ def generate_mipmaps_sync(
     ----------
     plan : or the output directory alone, for the default levels.
     workers : number of processes.
+    largest_image_megapixels : larger images are refused; the processes get memory for images of this size.
     progress : whether a bar is shown; or a function that is called with the tiles that are done, and those known.
 
     Raises
@@ -120,7 +123,9 @@ def generate_mipmaps_sync(
                 source_roots=roots,
             )
 
-    with _shown(progress, "tiles") as on_progress, open_executor("processes", workers) as pool:
+    largest_px = round(_number(LIMIT_NAME, largest_image_megapixels) * 1e6)
+    opening = open_executor("processes", workers, largest_image_px=largest_px)
+    with _shown(progress, "tiles") as on_progress, opening as pool:
         try:
             return run_sync(work)
         except BaseException:

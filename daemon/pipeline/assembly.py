@@ -89,12 +89,20 @@ class Assembly:
             in_flight=workers + max(2, workers // 2),
         )
         self.late_changes = LateChanges(
-            self.settings, self.journal, is_observable=self.is_observable, on_change=self._images_changed
+            self.settings,
+            self.journal,
+            is_observable=self.is_observable,
+            on_change=self._images_changed,
+            containers=self.steps.containers,
         )
         self.pipeline = PipelineRunner(
             settings=self.settings,
             journal=self.journal,
-            settler=Settler(metafiles=self.steps.metafiles, containers=self.steps.containers),
+            settler=Settler(
+                metafiles=self.steps.metafiles,
+                containers=self.steps.containers,
+                largest_image_px=largest_image_px(self.settings().workers),
+            ),
             steps=self.steps,
             keeper=self.keeper,
             gate=self.gate,
@@ -180,10 +188,15 @@ async def _open_pool(workers: WorkerSettings, count: int) -> AsyncIterator[Worke
         count,
         workers.dask_scheduler,
         job_timeout_s=workers.tile_timeout_s,
-        largest_image_px=round(workers.largest_image_megapixels * 1e6),
+        largest_image_px=largest_image_px(workers),
     )
     pool = await asyncio.to_thread(opening.__enter__)
     try:
         yield pool
     finally:
         await asyncio.to_thread(opening.__exit__, None, None, None)
+
+
+def largest_image_px(workers: WorkerSettings) -> int:
+    """Return the pixels of the largest image. The workers keep what was configured at the start."""
+    return round(workers.largest_image_megapixels * 1e6)

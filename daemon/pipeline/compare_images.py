@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from daemon.config.watch_settings import WatchSettings
+from daemon.pipeline.watch_root import watch_root
 from handlers.acquisition.arrival import metafile_content
 from handlers.acquisition.image_names import image_path
 from handlers.acquisition.tilespec import tile_ids_for
+from handlers.container import Containers, is_within
 from handlers.errors import storage_fault
 from handlers.identity import FileIdentity
 from handlers.images.digest import FileContent, content_of
-from handlers.regular_file import NotRegular, open_regular
+from handlers.regular_file import NotContained, NotRegular, open_regular
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,45 +29,64 @@ class ImageComparison:
 
 
 def compare_images(
-    metafile: Path, digest: str | None, watch: WatchSettings, z: float, contents: Mapping[str, FileContent]
+    metafile: Path,
+    digest: str | None,
+    watch: WatchSettings,
+    z: float,
+    contents: Mapping[str, FileContent],
+    containers: Containers,
 ) -> ImageComparison:
     """Return which images differ from what was read.
 
     One `open` for each image; only an image with another identity is read, and its digest decides. A missing image is
-    not a change: its mount may be gone.
+    not a change: its mount may be gone. An image that lies outside the watched directory now is one, and is not read.
 
     Parameters
     ----------
     contents : tile id -> content that was read.
+    containers : of the watched directories.
 
     Raises
     ------
     Fault
-        If the metafile is missing or invalid, or an image cannot be accessed.
+        If the metafile is missing, invalid or outside the watched directory, or an image cannot be accessed.
     """
-    content = metafile_content(metafile)
+    root = watch_root(watch.directory, containers).real
+    content = metafile_content(metafile, root=root)
     if hashlib.sha256(content).hexdigest() != digest:
         return ImageComparison()  # the other content makes a montage of its own
     parsed = watch.reader.parse(content, metafile)
     ids = tile_ids_for(parsed, z, watch.tilespec_options(), str(metafile))
     directory = watch.reader.image_directory(metafile)
-    paths = {tile_id: image_path(directory, tile.img_path) for tile_id, tile in zip(ids, parsed.tiles, strict=True)}
-    mask = watch.tilespecs.mask
-    return _compare(contents, paths | ({str(mask): Path(mask)} if mask else {}))
+    places = {
+        tile_id: _Place(image_path(directory, tile.img_path), root)
+        for tile_id, tile in zip(ids, parsed.tiles, strict=True)
+    }
+    if mask := watch.tilespecs.mask:
+        places[str(mask)] = _Place(Path(mask), None)
+    return _compare(contents, places)
 
 
-def _compare(contents: Mapping[str, FileContent], paths: Mapping[str, Path]) -> ImageComparison:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    path: Path
+    root: Path | None
+    """Real path of the directory that must contain the file; None: any."""
+
+
+def _compare(contents: Mapping[str, FileContent], places: Mapping[str, _Place]) -> ImageComparison:
     changed: dict[str, str] = {}
     touched: dict[str, FileContent] = {}
     for tile_id, before in contents.items():
-        path = paths.get(tile_id)
-        if path is None:
+        place = places.get(tile_id)
+        if place is None:
             continue  # the settings give the tiles other ids now
+        path = place.path
         try:
-            now = _content_unless_same(path, before)
+            now = _content_unless_same(path, before, place.root)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except NotRegular:
+        except (NotRegular, NotContained):
             changed[tile_id] = path.name
             continue
         except OSError as error:
@@ -77,15 +98,22 @@ def _compare(contents: Mapping[str, FileContent], paths: Mapping[str, Path]) -> 
     return ImageComparison(changed, touched)
 
 
-def _content_unless_same(path: Path, before: FileContent) -> FileContent | None:
+def _content_unless_same(path: Path, before: FileContent, root: Path | None = None) -> FileContent | None:
     """Return the content of a file; None, without reading the file, if its identity is the same.
 
     The digest is empty if the size has changed.
 
     The file is opened, so that the client of a network file system fetches its attributes from the server.
+
+    Raises
+    ------
+    NotContained
+        If it lies outside root.
     """
     descriptor, status = open_regular(path)
     try:
+        if root is not None and not is_within(descriptor, root):
+            raise NotContained(path, root)
         identity = FileIdentity.of(status)
         if identity.matches(before.identity):
             return None

@@ -21,6 +21,7 @@ from daemon.montages.records import Montage
 from daemon.montages.states import IllegalTransition, MontageState
 from daemon.pipeline.compare_images import ImageComparison, compare_images
 from daemon.system.threads import in_thread
+from handlers.container import Containers
 from handlers.errors import Fault
 
 log = structlog.get_logger()
@@ -74,6 +75,7 @@ class LateChanges:
     ----------
     is_observable : whether the directory of a watch can be accessed now.
     on_change : awaited with a montage whose images changed: enqueues it.
+    containers : of the watched directories.
     clock : monotonic seconds.
     wall_clock : seconds since 1970, for the age of COMPLETE montages after a restart.
     """
@@ -85,6 +87,7 @@ class LateChanges:
         *,
         is_observable: Callable[[str], bool],
         on_change: Callable[[Montage], Awaitable[None]],
+        containers: Containers | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -92,6 +95,7 @@ class LateChanges:
         self._journal = journal
         self._is_observable = is_observable
         self._on_change = on_change
+        self._containers = containers or Containers()
         self._clock = clock
         self._wall_clock = wall_clock
         self._due: list[_Due] = []
@@ -227,7 +231,9 @@ class LateChanges:
         watch = self._watch(montage.watch)
         if not contents or watch is None or montage.z is None:
             return True
-        compare = partial(compare_images, montage.metafile, montage.digest, watch, montage.z, contents)
+        compare = partial(
+            compare_images, montage.metafile, montage.digest, watch, montage.z, contents, self._containers
+        )
         found = await self._run_in_thread(montage, compare, STUCK_S + len(contents) / 10)
         if found is None:
             return False

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
 
 import structlog
 
@@ -14,9 +13,10 @@ from daemon.pipeline.output_disks import OutputDisks
 from daemon.pipeline.section import Section
 from daemon.pipeline.stacks import StackKeeper
 from daemon.pipeline.tile_faults import add_evidence, image_evidence, merge_faults
+from daemon.pipeline.watch_root import watch_root
 from daemon.system.threads import answers_within
-from handlers.container import Container, Containers
-from handlers.errors import Evidence, Fault, storage_fault
+from handlers.container import Containers
+from handlers.errors import Evidence, Fault
 from handlers.generate_mipmaps import make_all
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.plan import MipmapPlan
@@ -129,19 +129,11 @@ class MipmapStep:
 def _jobs(section: Section, plan: MipmapPlan, made: Collection[str], containers: Containers) -> list[MipmapJob]:
     """Return a job for each tile, and for the mask that all tiles share, except those recorded as made."""
     tiles = section.level0()
-    plan, root = plan.contained(containers), _root(section.watch.directory, containers)
+    plan, root = plan.contained(containers), watch_root(section.watch.directory, containers)
     jobs = [tile_job(tile, plan, root) for tile in tiles if tile.tile_id not in made]
     if tiles[0].mask is not None and str(tiles[0].mask) not in made:
         jobs.append(mask_job(tiles[0], plan))
     return jobs
-
-
-def _root(directory: Path, containers: Containers) -> Container:
-    """Return the watched directory as it was when this process used it first."""
-    try:
-        return containers.of(directory)
-    except OSError as error:
-        raise storage_fault(str(directory), "access the watched directory", error) from error
 
 
 def _is_any_level_present(jobs: Iterable[MipmapJob]) -> bool:

@@ -22,6 +22,7 @@ from handlers.acquisition.arrival import Arrival, ImageProblem, check_images, de
 from handlers.container import Containers
 from handlers.errors import Evidence, ImageFault, ImagesMissing, MetafileFault, MetafilePartial
 from handlers.identity import FileIdentity
+from handlers.images.largest_image import LARGEST_IMAGE_PX
 from handlers.text import abbreviate
 
 PATIENCE = 30
@@ -103,6 +104,7 @@ class Settler:
     wall_clock : seconds since 1970, for the age of montages in the journal.
     metafiles : receives parsed metafiles for the following steps.
     containers : of the watched directories.
+    largest_image_px : metafiles of larger images are refused.
     """
 
     def __init__(
@@ -111,11 +113,13 @@ class Settler:
         wall_clock: Callable[[], float] = time.time,
         metafiles: MetafileCache | None = None,
         containers: Containers | None = None,
+        largest_image_px: int = LARGEST_IMAGE_PX,
     ) -> None:
         self._clock = clock
         self._wall_clock = wall_clock
         self._metafiles = metafiles or MetafileCache()
         self._containers = containers or Containers()
+        self._largest_image_px = largest_image_px
         self._observed: dict[int, _Observation] = {}
         self._ages: dict[int, _Age] = {}
 
@@ -229,7 +233,7 @@ class Settler:
         root = self._observed[montage.id].root
         images = watch.reader.image_directory(montage.metafile)
         async with answers_within(images, looks=len(acquisition.tiles)):
-            arrival = await asyncio.to_thread(check_images, acquisition, images, root)
+            arrival = await asyncio.to_thread(check_images, acquisition, images, root, self._largest_image_px)
         not_yet = self._check_arrival(montage, arrival, len(acquisition.tiles), watch)
         warnings = depth_warnings(arrival.bits, watch.tilespecs.maximum_intensity)
         return not_yet or replace(settled, findings=(*settled.findings, *warnings))

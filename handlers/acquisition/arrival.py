@@ -12,6 +12,7 @@ from handlers.acquisition.parse import MAX_METAFILE_BYTES
 from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault, storage_fault
 from handlers.identity import FileIdentity
 from handlers.images.header import ImageDirectory, ImageInfo
+from handlers.images.largest_image import LARGEST_IMAGE_PX, require_size
 from handlers.regular_file import NotContained, NotRegular, read_regular
 
 
@@ -49,23 +50,29 @@ class Arrival:
         return not self.missing and not self.unreadable
 
 
-def check_images(acquisition: Acquisition, directory: Path, root: Path | None = None) -> Arrival:
+def check_images(
+    acquisition: Acquisition, directory: Path, root: Path | None = None, largest_image_px: int = LARGEST_IMAGE_PX
+) -> Arrival:
     """Check the header and length of every image, without decoding any. No image may lie outside the directory.
 
     Parameters
     ----------
     root : real path of the directory that must contain `directory` after all links are followed; None: any.
+    largest_image_px : larger images are refused; those that the acquisition declares, before any is opened.
 
     Raises
     ------
     ImageFault
-        If the directory lies outside root, or the size of an image differs from the declared one.
+        If the directory lies outside root, or an image is too large or has another size than the declared one.
     MetafileFault
         If the name of an image is invalid.
     StorageFault
         If an image cannot be accessed.
     """
-    check = _ImageCheck(directory)
+    for tile in acquisition.tiles:
+        if tile.width is not None and tile.height is not None:
+            require_size(str(directory / tile.img_path), tile.width, tile.height, largest_image_px)
+    check = _ImageCheck(directory, largest_image_px)
     with ImageDirectory(directory, root) as images:
         for tile in acquisition.tiles:
             require_contained(tile.img_path, directory)
@@ -80,8 +87,9 @@ _Size = tuple[int | None, int | None]
 class _ImageCheck:
     """Results of the images inspected so far."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, largest_image_px: int) -> None:
         self._directory = directory
+        self._largest_image_px = largest_image_px
         self._missing: list[ImageProblem] = []
         self._unreadable: list[ImageProblem] = []
         self._placeholders: list[ImageProblem] = []
@@ -114,6 +122,7 @@ class _ImageCheck:
                 raise fault.with_evidence(Evidence(path, identity))
             self._add_unreadable(path, fault, identity)
             return
+        require_size(str(path), info.width, info.height, self._largest_image_px)
         if identity.has_placeholder_time:
             self._placeholders.append(_placeholder(path, identity))
         self._identities.append(identity)

@@ -43,7 +43,7 @@ def make_mipmaps(job: MipmapJob) -> MipmapReport:
         fault = WorkerFault(
             str(job.level0),
             f"needs more memory than a worker may have, for {job.width}x{job.height} pixels",
-            "check the image; workers.largest_image_megapixels sets the limit",
+            "check the image; largest_image_megapixels sets the limit",
         )
     return MipmapReport(
         job.tile_id,

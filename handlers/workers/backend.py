@@ -4,7 +4,11 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.report import MipmapReport
 from handlers.workers.worker import WorkerDeath
+
+Make = Callable[[MipmapJob], MipmapReport]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +19,8 @@ class Backend:
     """Starts an executor with this number of workers. Blocks until they answer; raises WorkersUnavailable."""
     end: Callable[[Executor, float], None]
     """Ends an executor; jobs under way get this number of seconds."""
+    in_worker: Callable[[Make], Make] = lambda make: make
+    """Returns what a worker runs in place of a function that makes mipmaps."""
     broken: tuple[type[BaseException], ...] = ()
     """What a future raises when its worker, or the connection to it, is lost. The pool then replaces the executor."""
     killed_by_job: tuple[type[BaseException], ...] = ()

@@ -1,13 +1,19 @@
 """The workers of a dask scheduler, on this machine or on others."""
 
 import contextlib
+import os
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor
+from functools import partial
 from typing import Any
 
 from handlers.errors import SettingsFault, WorkersUnavailable
-from handlers.workers.backend import Backend
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.report import MipmapReport
+from handlers.workers.backend import Backend, Make
+from handlers.workers.memory import JobLimit
 
 CONNECT_TIMEOUT_S = 10.0
 """Longest wait for an answer of the scheduler."""
@@ -15,10 +21,34 @@ RESTART_TIMEOUT_S = 60.0
 """Longest wait for a nanny to restart its worker."""
 
 
-def dask_backend(scheduler: str | None) -> Backend:
+_limit = JobLimit()
+
+
+def run_limited(memory_bytes: int, submitter: str, make: Make, job: MipmapJob) -> MipmapReport:
+    """Return the report of a job in a dask worker, with a limit of the memory that it may add to the worker's.
+
+    Parameters
+    ----------
+    submitter : the process that submitted the job: a worker within it has no limit, which would be the submitter's.
+    """
+    if submitter == _this_process():
+        return make(job)
+    with _limit.added(memory_bytes):
+        return make(job)
+
+
+def _this_process() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def dask_backend(scheduler: str | None, memory_bytes: int) -> Backend:
     """Return the backend for the workers of a dask scheduler.
 
     Jobs are not pure: the same job may have to run twice.
+
+    Parameters
+    ----------
+    memory_bytes : address space that a job may add to its worker's.
 
     Raises
     ------
@@ -65,6 +95,7 @@ def dask_backend(scheduler: str | None) -> Backend:
     return Backend(
         start,
         end,
+        in_worker=partial(partial, run_limited, memory_bytes, _this_process()),
         broken=(BrokenExecutor, ClosedClientError, CommClosedError),
         killed_by_job=(KilledWorker,),
         replace_worker=replace_worker,

@@ -4,12 +4,13 @@ The files and answers that workers decode come from others. A damaged or hostile
 memory; the limit makes that fail in this worker, for this tile.
 """
 
+import contextlib
 import mmap
 import resource
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
-LARGEST_IMAGE_PX = 1 << 28
-"""Pixels of the largest image, 16384 x 16384, if a caller does not say."""
 BYTES_PER_PX = 16
 """For each pixel of level 0. The hungriest methods, Pillow's filters on 16 bits, were seen to take 10."""
 HEADROOM_BYTES = 512 << 20
@@ -27,8 +28,46 @@ def worker_bytes(largest_image_px: int) -> int:
 
 def limit_memory(added_bytes: int) -> None:
     """Limit the address space of this process to its present size and `added_bytes`, unless a lower limit is set."""
+    _set_limit(_address_space() + added_bytes)
+
+
+class JobLimit:
+    """Limits the address space of a process that others use too, while it has jobs.
+
+    Each job may add the same number of bytes to what the process had when its first job began.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._jobs = self._base = 0
+        self._before = (0, 0)
+
+    @contextlib.contextmanager
+    def added(self, job_bytes: int) -> Iterator[None]:
+        """Context of one job."""
+        self._count(1, job_bytes)
+        try:
+            yield
+        finally:
+            self._count(-1, job_bytes)
+
+    def _count(self, jobs: int, job_bytes: int) -> None:
+        with self._lock:
+            if not self._jobs:
+                self._base, self._before = _address_space(), resource.getrlimit(resource.RLIMIT_AS)
+            self._jobs += jobs
+            resource.setrlimit(resource.RLIMIT_AS, self._before)
+            if self._jobs:
+                _set_limit(self._base + self._jobs * job_bytes)
+
+
+def _address_space() -> int:
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
-    limit = pages * mmap.PAGESIZE + added_bytes
+    return pages * mmap.PAGESIZE
+
+
+def _set_limit(limit: int) -> None:
+    """Limit the address space, unless a lower limit is set."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     if soft == resource.RLIM_INFINITY or limit < soft:
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))

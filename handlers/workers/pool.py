@@ -12,13 +12,14 @@ from concurrent.futures import Executor, Future
 from typing import Any, Literal, TypeVar
 
 from handlers.errors import ImageFault, SettingsFault, WorkerFault, WorkersUnavailable
+from handlers.images.largest_image import LARGEST_IMAGE_PX, require_size
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.report import FaultReport, MipmapReport
 from handlers.workers.backend import Backend
 from handlers.workers.dask import dask_backend
 from handlers.workers.inline import inline_backend
-from handlers.workers.memory import LARGEST_IMAGE_PX, worker_bytes
+from handlers.workers.memory import worker_bytes
 from handlers.workers.processes import processes_backend
 from handlers.workers.results import JobTimedOut, NotStarted, result_in_time, result_of
 from handlers.workers.started_jobs import StartedJobs
@@ -105,7 +106,7 @@ class WorkerPool:
         WorkerFault
             If the job's worker hangs, or no worker can be started.
         """
-        self._require_size(job)
+        require_size(str(job.level0), job.width, job.height, self._largest_image_px)
         jobs = self._jobs
         try:
             return await self._run_in(jobs, job)
@@ -113,20 +114,11 @@ class WorkerPool:
             await self._replace_broken(jobs.executor)
             raise
 
-    def _require_size(self, job: MipmapJob) -> None:
-        if job.width * job.height > self._largest_image_px:
-            raise ImageFault(
-                str(job.level0),
-                f"is expected to have {job.width}x{job.height} pixels, but workers have memory for images of up to "
-                f"{self._largest_image_px / 1e6:g} megapixels",
-                "if such images are expected, raise workers.largest_image_megapixels of the daemon",
-            )
-
     async def _run_in(self, jobs: StartedJobs, job: MipmapJob) -> MipmapReport:
         key = f"make_mipmaps-{uuid.uuid4().hex}"
         options = {"key": key} if self._backend.replace_worker else {}
         try:
-            future = jobs.executor.submit(make_mipmaps, job, **options)
+            future = jobs.executor.submit(self._backend.in_worker(make_mipmaps), job, **options)
         except self.broken as error:
             raise SubmitFailed from error
         if self._job_timeout_s is None:
@@ -275,7 +267,7 @@ def _backend(kind: str, scheduler: str | None, memory_bytes: int) -> Backend:
         case "inline":
             return inline_backend()
         case "dask":
-            return dask_backend(scheduler)
+            return dask_backend(scheduler, memory_bytes)
     raise SettingsFault("workers.executor", f"{kind!r} is not one of processes, inline, dask")
 
 

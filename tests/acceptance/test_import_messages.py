@@ -275,6 +275,17 @@ def test_images_outside_of_the_source_roots_are_refused_also_behind_links(facili
     assert facility.make("--source_roots", str(inside), str(facility.root))["tile_count"] == 4
 
 
+def test_images_beyond_the_largest_image_are_refused(facility: Facility) -> None:
+    facility.ingest(facility.section())
+    facility.make("--largest_image_megapixels", "0.001", code=1)
+    (line,) = facility.errors
+    assert line.startswith("4 tiles at z 1050 (")
+    assert "but workers have memory for images of up to 0.001 megapixels" in line
+    assert "raise largest_image_megapixels" in line
+    facility.make("--largest_image_megapixels", "0", code=2)
+    assert facility.errors[0].startswith("--largest_image_megapixels: ")
+
+
 def test_a_source_root_that_is_no_directory_is_named(facility: Facility) -> None:
     facility.make(source_roots=["/not/there"], code=2)
     assert facility.errors == ["source_roots.0: there is no directory /not/there"]

@@ -33,6 +33,8 @@ from handlers.workers.worker import NICENESS, WorkerContext, WorkerDeath
 from tests.integration.hanging import hanging_in_tiles_called_hang
 
 SIDE = 64
+HAS_MEMORY_LIMIT = "__import__('resource').getrlimit(__import__('resource').RLIMIT_AS)[0] > 0"
+"""RLIM_INFINITY is -1. A dask worker is limited only while it has jobs: others use it, too."""
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> Any:
@@ -418,19 +420,22 @@ class TestMemory:
         assert limits[1] - limits[0] == pytest.approx(16 * 50 * 10**6, abs=2**26)
         assert limits[0] < 2 * 2**30
 
+    @pytest.mark.parametrize("kind", ["processes", "dask"])
     async def test_a_tile_that_needs_more_memory_fails_alone_and_its_worker_goes_on(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: ExecutorKind
     ) -> None:
+        address = request.getfixturevalue("dask_processes") if kind == "dask" else None
         monkeypatch.setattr(worker_pool, "worker_bytes", lambda largest_image_px: 100 << 20)
         level0 = tmp_path / "acquisition" / "large.tif"
         level0.parent.mkdir()
         Image.fromarray(np.zeros((5000, 5000), np.uint16)).save(level0)
         size = {"width": 5000, "height": 5000, "reduction": Reduction("PIL", "LANCZOS")}
-        with open_executor("processes", 1) as opened:
-            worker = opened.executor.submit(os.getpid).result(20)
+        with open_executor(kind, 1, address) as opened:
+            workers = {opened.executor.submit(os.getpid).result(20) for _ in range(9)}
             failed = await run_job(opened, job_for(tmp_path, "large", **size))
             done = await run_job(opened, job_for(tmp_path, "a"))
-            assert opened.executor.submit(os.getpid).result(20) == worker
+            assert opened.executor.submit(os.getpid).result(20) in workers
+            assert opened.executor.submit(eval, HAS_MEMORY_LIMIT).result(20) is (kind == "processes")
         assert failed.fault is not None
         assert failed.fault.kind == "WorkerFault"
         assert "needs more memory than a worker may have, for 5000x5000 pixels" in failed.fault.problem

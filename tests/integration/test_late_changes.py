@@ -127,6 +127,36 @@ async def test_an_image_that_changes_twice_is_made_again_twice(world):
     assert levels_are_right(world.root, first)
 
 
+async def test_an_image_that_becomes_a_link_out_of_the_watch_is_changed_and_not_read(world, monkeypatch):
+    metafile = world.write(size=SIZE)
+    await world.notice(metafile)
+    await world.reaches(metafile, COMPLETE)
+    first, _ = images_of(metafile)
+    private = world.root / "private.tif"
+    private.write_bytes(first.read_bytes())
+    first.unlink()
+    first.symlink_to(private)
+    read = []
+    monkeypatch.setattr(compare_images, "content_of", read.append)
+    await has_changed(world, metafile, 1)
+    montage = await world.reaches(metafile, FAILED)
+    assert read == []
+    assert "lies outside" in montage.fault.problem
+
+
+async def test_a_directory_that_becomes_a_link_out_of_the_watch_is_not_read(done, monkeypatch):
+    world, alone, montage = done
+    directory = montage.metafile.parent
+    directory.rename(world.root / "private")
+    directory.symlink_to(world.root / "private")
+    monkeypatch.setattr(compare_images, "tile_ids_for", None)
+    alone.late.follow(montage)
+    alone.now += 60.0
+    assert await alone.check() == 1
+    (line,) = [each for each in world.log_lines if each["event"] == "images.not_checked"]
+    assert "lies outside the watched directory" in line["fault"]
+
+
 def touched(image: Path) -> None:
     os.utime(image, (1_500_000_000, 1_500_000_000))
 

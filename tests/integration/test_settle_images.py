@@ -17,6 +17,7 @@ from daemon.config.watch_settings import TilespecSettings, WatchSettings, ZSetti
 from daemon.montages.records import Settled
 from daemon.pipeline.settle import NotYet, Settler
 from daemon.simulator.microscope import plan_section, write_section
+from handlers.acquisition import arrival
 from handlers.errors import Evidence, Fault, ImageFault, ImagesMissing, MetafileFault, ZFault
 from handlers.identity import FileIdentity
 
@@ -86,6 +87,16 @@ async def test_images_written_before_their_metafile_are_checked_once(tmp_path):
     bench.make_older_than_the_metafile()
     assert await bench.run(60) == SETTLE_S
     assert bench.reasons == ["the metafile is new or still changing"]
+
+
+async def test_images_beyond_the_largest_image_are_refused_before_any_is_read(tmp_path, monkeypatch):
+    bench = Bench(tmp_path)
+    bench.settler = Settler(lambda: bench.now, lambda: bench.now, largest_image_px=64 * 48 - 1)
+    monkeypatch.setattr(arrival, "ImageDirectory", None)
+    with pytest.raises(ImageFault, match=r"64x48 pixels, .* up to 0\.003071 megapixels") as found:
+        await bench.run(60)
+    assert found.value.subject in map(str, bench.images)
+    assert "largest_image_megapixels" in found.value.hint
 
 
 async def test_images_written_after_their_metafile_settle_when_they_are_quiet(tmp_path):

@@ -1,14 +1,27 @@
 """Directories below a container are opened and made without following links."""
 
 import errno
+import io
 import os
+import shutil
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from daemon.pipeline.compare_images import _content_unless_same
 from handlers import container
 from handlers.container import Container, Containers, is_within, real_path
+from handlers.errors import ImageFault
+from handlers.identity import FileIdentity
+from handlers.images.decode import read_hashed
+from handlers.images.digest import FileContent
+from handlers.images.header import ImageDirectory
+from handlers.regular_file import NotContained, read_regular
 
 
 @pytest.fixture(params=["openat2", "each part"])
@@ -132,3 +145,76 @@ def test_another_machine_resolves_a_directory_by_its_own_links(tmp_path: Path) -
     link.unlink()
     link.symlink_to(tmp_path)
     assert elsewhere.here().real == tmp_path / "a"  # resolved once in each process
+
+
+# --- links that are exchanged while images are opened
+
+READS = 1_000
+
+
+def by_header(section: Path, root: Path) -> object:
+    with ImageDirectory(section, root) as images:
+        return images.inspect("a.tif")[0].width
+
+
+def by_worker(section: Path, root: Path) -> object:
+    return read_hashed(section / "a.tif", INSIDE, INSIDE, root=root)[0].shape[0]
+
+
+def by_metafile_reader(section: Path, root: Path) -> object:
+    return INSIDE if read_regular(section / "a.tif", 2**20, root=root)[0] == tiff(INSIDE) else OUTSIDE
+
+
+def by_later_check(section: Path, root: Path) -> object:
+    before = FileContent(FileIdentity(0, 0, 0, 0), b"")
+    found = _content_unless_same(section / "a.tif", before, root)
+    return INSIDE if found is not None and found.identity.size == len(tiff(INSIDE)) else OUTSIDE
+
+
+INSIDE, OUTSIDE = 8, 16
+
+
+def tiff(side: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (side, side)).save(file, "TIFF")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("read", [by_header, by_worker, by_metafile_reader, by_later_check])
+@pytest.mark.parametrize("exchanged", ["directory", "file"])
+def test_a_link_that_is_exchanged_while_images_are_opened_never_gives_a_file_from_outside(
+    tmp_path: Path, read: Callable[[Path, Path], object], exchanged: str
+) -> None:
+    root = tmp_path / "watch"
+    for directory, side in ((root / "section", INSIDE), (root / "real", INSIDE), (tmp_path / "private", OUTSIDE)):
+        directory.mkdir(parents=True)
+        (directory / "a.tif").write_bytes(tiff(side))
+    place, good, bad = root / "section", root / "real", tmp_path / "private"
+    if exchanged == "directory":
+        shutil.rmtree(place)
+    else:
+        (place / "a.tif").rename(place / "b.tif")
+        place, good, bad = place / "a.tif", place / "b.tif", bad / "a.tif"
+    place.symlink_to(good)
+    end = threading.Event()
+
+    def exchange() -> None:
+        while not end.is_set():
+            for target in (bad, good):
+                (root / "new").symlink_to(target)
+                (root / "new").replace(place)
+
+    thread = threading.Thread(target=exchange)
+    thread.start()
+    seen: Counter[object] = Counter()
+    deadline = time.monotonic() + 60
+    try:
+        while (seen.total() < READS or len(seen) < 2) and time.monotonic() < deadline:
+            try:
+                seen[read(root / "section", root)] += 1
+            except (ImageFault, NotContained):
+                seen["refused"] += 1
+    finally:
+        end.set()
+        thread.join()
+    assert set(seen) == {INSIDE, "refused"}, seen

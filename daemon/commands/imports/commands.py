@@ -148,7 +148,8 @@ async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) ->
         range_16bit=parameters.intensity_range,
         force=parameters.force_redo,
     )
-    with open_executor("processes", parameters.pool_size) as pool:
+    largest_px = round(parameters.largest_image_megapixels * 1e6)
+    with open_executor("processes", parameters.pool_size, largest_image_px=largest_px) as pool:
         async with _client(parameters) as client:
             report = await generate_mipmaps(
                 client,

@@ -312,6 +312,9 @@ class MipmapParameters(LayerParameters):
     source_roots: Annotated[list[Directory] | None, BeforeValidator(split_paths)] = Field(
         None, min_length=1, description="directories that images must lie in; by default any"
     )
+    largest_image_megapixels: float = Field(
+        270, gt=0, le=4096, description="size of the largest image; larger ones are refused, workers get memory for it"
+    )
 
     @model_validator(mode="after")
     def _can_be_written(self) -> "MipmapParameters":
