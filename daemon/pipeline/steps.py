@@ -160,6 +160,7 @@ class Steps:
             log.warning("tiles.lost", raw_stack=str(section.raw))
             await self.ingest(section)
             await self._write(section, section.mipmapped, put)
+        self._sections.forget(section)
 
     async def _lacks_raw_tiles(self, section: Section) -> bool:
         if await self._client.stack(section.raw) is None:
