@@ -172,7 +172,7 @@ async def open_assembly(
     asyncio.get_running_loop().set_default_executor(DaemonThreads("files"))
     async with contextlib.AsyncExitStack() as stack:
         journal = await stack.enter_async_context(Journal(now.journal.path, examination=examination))
-        client = await stack.enter_async_context(RenderClient(render_url or now.render.url))
+        client = await stack.enter_async_context(RenderClient(render_url or now.render.url, access=now.render.access))
         count = now.workers.count or os.cpu_count() or 1
         pool = await stack.enter_async_context(_open_pool(now.workers, count))
         assembly = Assembly(settings, metrics or Metrics(), journal, client, is_observable, look_again, close_at_end)
