@@ -98,6 +98,10 @@ def test_the_example_has_the_values_of_the_published_configuration() -> None:
         "url": "http://render:8080/render-ws/v1",
         "owner": "em",
         "project": "v1",
+        "username": "",
+        **dict.fromkeys(("password_file", "token_file", "headers_file")),
+        **dict.fromkeys(("ca_file", "client_certificate_file", "client_key_file")),
+        "use_environment_proxy": False,
         "clear_image_cache": True,
     }
     assert str(settings.journal.path) == "/var/lib/temwatch/journal.sqlite"
