@@ -154,7 +154,7 @@ class Daemon:
     @contextlib.asynccontextmanager
     async def _serve_http(self) -> AsyncIterator[None]:
         replayer = Replayer(lambda: self._settings, self._journal, self._pipeline)
-        posts = Posts(self._settings.http, replayer, self._journal)
+        posts = Posts(self._settings.http, replayer, self._journal, self._pipeline.decided)
         app = make_app(
             self._journal,
             self._metrics,

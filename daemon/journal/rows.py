@@ -18,7 +18,7 @@ Connection = sqlite3.Connection
 COLUMNS = (
     "id, watch, metafile, digest, size, mtime_ns, ctime_ns, inode, acquired, state, failed_in, z, raw_stack,"
     " mipmapped_stack, tile_count, findings, fault, waiting_for, attempt, crashes, noticed_at, changed_at, complete_at,"
-    " section_id, bounds, output_dir, scope, tape"
+    " section_id, bounds, output_dir, scope, tape, verdict"
 )
 # The row of a metafile that stands for what its path holds now.
 LATEST_OF_PATH = f"SELECT {COLUMNS} FROM montages WHERE metafile = ? ORDER BY sighted DESC LIMIT 1"  # noqa: S608
@@ -40,7 +40,7 @@ def montage_of(row: Sequence[Any]) -> Montage:
     (
         montage_id, watch, metafile, digest, size, mtime_ns, ctime_ns, inode, acquired, state, failed_in, z, raw,
         mipmapped, tile_count, findings, fault, waiting_for, attempt, crashes, noticed_at, changed_at, complete_at,
-        section_id, bounds, output_dir, scope, tape,
+        section_id, bounds, output_dir, scope, tape, verdict,
     ) = row  # fmt: skip
     return Montage(
         id=montage_id,
@@ -68,6 +68,7 @@ def montage_of(row: Sequence[Any]) -> Montage:
         output_dir=output_dir,
         scope=scope,
         tape=tape,
+        verdict=verdict,
     )
 
 

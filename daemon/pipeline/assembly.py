@@ -21,6 +21,7 @@ from daemon.montages.records import Montage
 from daemon.pipeline.health import Metrics
 from daemon.pipeline.late_changes import LateChanges
 from daemon.pipeline.output_disks import OutputDisks
+from daemon.pipeline.quality_hold import QualityHold
 from daemon.pipeline.render_gate import PROBE_STACK, RenderGate
 from daemon.pipeline.runner import PipelineRunner
 from daemon.pipeline.settle import Settler
@@ -75,6 +76,7 @@ class Assembly:
             on_complete=self._completed,
             on_tiles_lost=self._tiles_lost,
             before_complete=self._check_images,
+            held=QualityHold(self.settings, self.journal).stacks,
             gate=self.gate,
         )
         self.disks = OutputDisks(self.settings, self.journal, on_usable=self._wake)

@@ -272,6 +272,7 @@ class Rig:
             "z": {"rule": "grid"},
             "stacks": {"raw": "{specimen_id}_raw", "mipmapped": "{specimen_id}_mips", "close_after_s": 0.5},
             "tilespecs": {},
+            "qc": {},
             "mipmaps": {"output_dir": str(self.mipmaps), "levels": 6},
         }
         top: dict[str, dict[str, Any]] = {

@@ -96,7 +96,7 @@ async def test_a_montage_whose_tiles_are_deleted_again_and_again_fails_alone(
         montage = await work.montage(good)
         assert montage is not None
         events = [event["event"] for event in await work.work.journal.events(montage.id)]
-        assert events == ["noticed", "settled", "ingested", "mipmapped", "applied", "completed"]
+        assert events == ["noticed", "settled", "ingested", "mipmapped", "judged", "applied", "completed"]
         assert await state_of(work.work.client, MIPS) is StackState.COMPLETE
 
 
