@@ -192,10 +192,10 @@ def end_attempt(connection: Connection, attempt_id: int, outcome: Outcome, fault
     if outcome is not Outcome.DONE:  # after DONE the event has already set the montage's columns
         # Two stacks of a montage may be closed at once: a montage that the other attempt has ended keeps its fault.
         connection.execute(
-            "UPDATE montages SET fault = coalesce(?1, fault), crashes = 0,"  # noqa: S608  constant text
-            " waiting_for = iif(?1 IS NULL, waiting_for, NULL)"
-            f" WHERE id = (SELECT montage_id FROM attempts WHERE id = ?2) AND state IN ({UNFINISHED_STATES})",
-            (stored, attempt_id),
+            "UPDATE montages SET fault = coalesce(:fault, fault), crashes = 0,"  # noqa: S608  constant text
+            " waiting_for = iif(:fault IS NULL, waiting_for, NULL)"
+            f" WHERE id = (SELECT montage_id FROM attempts WHERE id = :attempt) AND state IN ({UNFINISHED_STATES})",
+            {"fault": stored, "attempt": attempt_id},
         )
 
 
