@@ -65,6 +65,4 @@ def mask_job(tile: Level0, plan: MipmapPlan) -> MipmapJob:
 
 def _source(plan: MipmapPlan, make: Callable[..., RenderSource], *of: object) -> RenderSource | None:
     """Return where render-ws serves an image or mask; None if the plan reads the file."""
-    if plan.stack_url is None:
-        return None
-    return replace(make(plan.stack_url, *of), authorization=plan.authorization, access=plan.access)
+    return replace(make(plan.stack_url, *of), authorization=plan.authorization) if plan.stack_url else None
