@@ -15,7 +15,9 @@ Fault
 `-- RenderFault           a fault of render-ws, or reported by it
     |-- RenderUnavailable   render-ws or its database cannot be reached, or a proxy answers in its place
     |   |-- AnswerLate        no answer in time: render-ws may still be working on it
-    |   `-- AnswerLost        the connection broke after the request was sent
+    |   |-- AnswerLost        the connection broke after the request was sent
+    |   `-- AccessRefused     the certificate of the server does not verify: a person must act
+    |       `-- LoginRefused    the login is missing or refused: a person must act
     |-- RenderBroken        an internal error of render-ws, or an answer that cannot be parsed
     |   `-- NotRender         the answer comes from a proxy or another server
     |-- RenderRefused       render-ws refuses the request
@@ -207,6 +209,14 @@ class AnswerLate(RenderUnavailable):
 
 class AnswerLost(RenderUnavailable):
     """The connection broke after the request was sent. Only a query shows whether render-ws performed it."""
+
+
+class AccessRefused(RenderUnavailable):
+    """No way to render-ws until a person changes a setting, a file or the proxy: its certificate does not verify."""
+
+
+class LoginRefused(AccessRefused):
+    """A proxy refuses the login, or asks for one. Retries are rare: each may count towards a lock of the account."""
 
 
 class RenderBroken(RenderFault):

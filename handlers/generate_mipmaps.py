@@ -90,7 +90,7 @@ async def generate_mipmaps(
     found_z = await find_z(client, stack, zs)
     if not found_z.present:
         raise no_tiles_fault(stack, zs)
-    tally, plan = _Tally(progress), plan.served_by(client.address, stack)
+    tally, plan = _Tally(progress), plan.served_by(client.address, stack, client.access)
     plan = await asyncio.to_thread(plan.contained, Containers())
     tally.failures += [absent_z_failure(stack, z) for z in found_z.absent]
     roots = await asyncio.to_thread(lambda: [Container(root, root.resolve()) for root in source_roots])

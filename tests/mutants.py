@@ -43,7 +43,7 @@ COPIED = (
     ),
     *("requirements.lock", "requirements-dev.lock", "requirements-build.lock", "requirements-mutants.lock"),
 )
-UNIT, INTEGRATION = "tests/unit/test_{}.py", "tests/integration/test_{}.py"
+UNIT, LEVELS, INTEGRATION = "tests/unit/test_{}.py", "tests/unit/levels/test_{}.py", "tests/integration/test_{}.py"
 TESTS: dict[str, tuple[str, ...]] = {
     "daemon/pipeline/settle.py": ("settle_clock", "settle_images", "settle_races"),
     "handlers/acquisition/arrival.py": ("arrival", "regular_file", "settle_images"),
@@ -71,10 +71,10 @@ TESTS: dict[str, tuple[str, ...]] = {
     "handlers/render/tiles.py": ("resolvedtiles", "apply", "ingest", "render_names"),
     "daemon/commands/verify.py": ("verify",),
     "handlers/verify.py": ("verify",),
-    "handlers/mipmaps/atomic_write.py": ("images", "making_all"),
+    "handlers/mipmaps/atomic_write.py": ("disks", "kept_levels", "making", "making_all"),
     "handlers/regular_file.py": ("regular_file", "arrival"),
     "handlers/identity.py": ("digest", "provenance", "settle_images", "recheck"),
-    "handlers/uris.py": ("doctests", "uris", "images"),
+    "handlers/uris.py": ("doctests", "uris", "making", "places"),
     "handlers/acquisition/metafile.py": ("metafile", "metafile_fields", "arrival"),
     "handlers/acquisition/parse.py": ("metafile", "metafile_fields", "arrival"),
     "handlers/acquisition/image_names.py": ("metafile", "arrival"),
@@ -169,7 +169,7 @@ def workspace(module: str) -> Path:
 
 
 def _settings(module: str) -> str:
-    names = [pattern.format(name) for name in TESTS[module] for pattern in (UNIT, INTEGRATION)]
+    names = [pattern.format(name) for name in TESTS[module] for pattern in (UNIT, LEVELS, INTEGRATION)]
     values = {
         "source_paths": ["daemon", "handlers"],
         "only_mutate": [module],

@@ -94,7 +94,7 @@ async def render_finding(render: RenderSettings) -> Finding | None:
 
     if render.embedded:
         return None
-    async with RenderClient(render.url) as client:
+    async with RenderClient(render.url, access=render.access) as client:
         try:
             await client.ping()
             await client.ask_database(StackId(render.owner, render.project, PROBE_STACK))

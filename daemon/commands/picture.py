@@ -24,7 +24,7 @@ async def draw(settings: Settings, stack: str, z: float, output: Path, max_px: i
     """
     render = settings.render
     name = StackId.parse(stack) if "/" in stack else StackId(render.owner, render.project, stack)
-    async with RenderClient(render.url) as client:
+    async with RenderClient(render.url, access=render.access) as client:
         await client.existing_stack(name)
         found = await client.resolved_tiles(name, z)
     tiles = found.to_json() if found else {}

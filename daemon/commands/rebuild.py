@@ -33,7 +33,10 @@ async def rebuild(settings: Settings, say: Callable[[str], None]) -> None:
         unfinished = path.with_name(f".{path.name}.rebuilt")
         remove_journal(unfinished)
         try:
-            async with Journal(unfinished) as journal, RenderClient(settings.render.url) as client:
+            async with (
+                Journal(unfinished) as journal,
+                RenderClient(settings.render.url, access=settings.render.access) as client,
+            ):
                 summary = await Rebuilder(settings, journal, client).run()
             former = _replace(path, unfinished)
         except OSError as error:

@@ -102,7 +102,10 @@ async def open_verifier(settings: Settings) -> AsyncIterator[tuple[Verifier, Jou
             "check the path; a daemon with this configuration has never run",
         )
     workers = settings.workers.count or os.cpu_count() or 1
-    async with Journal(settings.journal.path, read_only=True) as journal, RenderClient(settings.render.url) as client:
+    async with (
+        Journal(settings.journal.path, read_only=True) as journal,
+        RenderClient(settings.render.url, access=settings.render.access) as client,
+    ):
         with ThreadPoolExecutor(workers, thread_name_prefix="verify") as threads:
             yield Verifier(settings, journal, client, threads), journal
 

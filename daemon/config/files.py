@@ -1,15 +1,15 @@
-"""Files that settings name: the token, the tables of z, the journal's file system."""
+"""Files that settings name: tokens, passwords and certificates, the tables of z, the journal's file system."""
 
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from daemon.config.hook_files import hook_problems
 from daemon.config.settings import HttpSettings, Settings
 from daemon.watching.mounts import Mount, read_mounts, remote_mount
 from handlers.errors import Fault, SettingsFault
-from handlers.regular_file import NotRegular, read_regular
+from handlers.render.access import read_login
+from handlers.secret_file import read_secret
 from handlers.text import printable
 
 _SHORTEST_TOKEN = 16
@@ -26,7 +26,10 @@ def file_problems(settings: Settings) -> Iterator[str]:
         read_token(settings.http)
     except SettingsFault as fault:
         yield str(fault)
-    yield from hook_problems(settings.hook)
+    try:
+        read_login(settings.render.access)
+    except SettingsFault as fault:
+        yield str(fault)
     for index, watch in enumerate(settings.watch):
         try:
             watch.to_z_rule()
@@ -54,15 +57,7 @@ def read_token(http: HttpSettings) -> str | None:
     path = http.token_file
     if path is None:
         return None
-    try:
-        raw, status = read_regular(path, 4097)
-    except NotRegular as error:
-        raise SettingsFault("http.token_file", str(error)) from None
-    except OSError as error:
-        raise SettingsFault("http.token_file", f"{path} cannot be read: {error.strerror}") from None
-    if status.st_mode & 0o027:
-        raise SettingsFault("http.token_file", f"{path} is open to other users", f"chmod 0640 {path}")
-    token = raw.decode("ascii", "replace").strip()
+    token = read_secret(path, "http.token_file").strip()
     if not _SHORTEST_TOKEN <= len(token) <= 4096 or not token.isascii() or not token.isprintable() or " " in token:
         raise SettingsFault(
             "http.token_file", f"{path} holds no token", "write one line there, for example by: openssl rand -hex 32"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, model_validator
 
@@ -66,8 +66,6 @@ def with_empty_sections(model: type[BaseModel], value: Any) -> Any:
 class Section(BaseModel):
     """Base of a section: values do not change, unknown keys are refused."""
 
-    in_example: ClassVar[bool] = True
-    """Whether the example file has the section; otherwise each of its lines is a comment there."""
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     @model_validator(mode="before")

@@ -1,6 +1,7 @@
 """The settings tree: every key with its type, bounds, default and meaning. Pure; `daemon.config.load` reads files."""
 
 import ipaddress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -8,7 +9,6 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from daemon.config.errors import RefusedKeyError, quoted
-from daemon.config.hook_settings import HookSettings, require_distinct_names, require_known_watches
 from daemon.config.section import (
     AbsolutePath,
     HostName,
@@ -21,6 +21,7 @@ from daemon.config.section import (
 )
 from daemon.config.text import example
 from daemon.config.watch_settings import WatchSettings
+from handlers.render.access import Access
 from handlers.render.names import check_name, checked_base_url
 
 EMBEDDED = "embedded"
@@ -39,6 +40,28 @@ class RenderSettings(Section):
     """Owner of the stacks in render-ws. Letters and digits, joined by single underscores."""
     project: Text = Field(**example("v1"))
     """Project of the stacks in render-ws. Letters and digits, joined by single underscores."""
+    username: str = ""
+    """User for basic authentication at render-ws, or at the proxy in front of it. Required with `password_file`."""
+    password_file: OptionalPath = Field(None, **example(""))
+    """File with the password of `username`, on one line. Other users must not be able to read this file. It is read
+    again when the login is refused, so that a password can be changed without a restart. Empty: no password."""
+    token_file: OptionalPath = Field(None, **example(""))
+    """File with a token that is sent as `Authorization: Bearer TOKEN`, in place of `username`. As `password_file`, it
+    must be closed to others, and is read again when the login is refused. Empty: no token."""
+    headers_file: OptionalPath = Field(None, **example(""))
+    """File with further headers of each request, one "Name: value" a line; a line that begins with # is a comment. As
+    `password_file`, it must be closed to others, and is read again when the login is refused. Empty: none."""
+    ca_file: OptionalPath = Field(None, **example(""))
+    """PEM file with the certificates of the authorities that are trusted for an https address, in place of those of
+    the system. Empty: those of the system."""
+    client_certificate_file: OptionalPath = Field(None, **example(""))
+    """PEM file with the certificate by which temwatch identifies itself to an https server. Empty: none."""
+    client_key_file: OptionalPath = Field(None, **example(""))
+    """PEM file with the key of `client_certificate_file`, without a passphrase. Other users must not be able to read
+    this file. Empty: the key stands in the file of the certificate."""
+    use_environment_proxy: bool = False
+    """Whether render-ws is reached through the proxy that the environment variables HTTP_PROXY and HTTPS_PROXY name,
+    unless NO_PROXY names its host."""
     clear_image_cache: bool = True
     """Whether render-ws has to clear its image cache, once after existing mipmap files were rewritten. render-ws caches
     images by URL and otherwise shows the old pixels. After a clear it reads all images again."""
@@ -56,6 +79,22 @@ class RenderSettings(Section):
     def _name_is_legal(cls, value: str) -> str:
         check_with(check_name, "name", value, subject=quoted(value))
         return value
+
+    @model_validator(mode="after")
+    def _access_is_consistent(self) -> Self:
+        if not self.embedded:
+            address = checked_base_url(self.url)
+            is_https, has_userinfo = address.url.startswith("https:"), address.authorization is not None
+            for key, problem in self.access.problems(is_https=is_https, has_userinfo=has_userinfo):
+                raise RefusedKeyError(key, problem)
+        return self
+
+    @property
+    def access(self) -> Access:
+        """How to log in; nothing for the built-in stand-in."""
+        if self.embedded:
+            return Access()
+        return Access(**{each.name: getattr(self, each.name) for each in fields(Access) if each.name != "section"})
 
     @property
     def embedded(self) -> bool:
@@ -165,8 +204,6 @@ class Settings(BaseSettings):
     """The log."""
     watch: tuple[WatchSettings, ...] = Field(min_length=1)
     """Watched directories: at least one table [[watch]]."""
-    hook: tuple[HookSettings, ...] = ()
-    """Programs that are told what happens: tables [[hook]]."""
 
     @model_validator(mode="before")
     @classmethod
@@ -184,12 +221,6 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Use the arguments only; `load_settings` merges the sources."""
         return (init_settings,)
-
-    @model_validator(mode="after")
-    def _hooks_are_apart(self) -> Self:
-        require_distinct_names(self.hook)
-        require_known_watches(self.hook, tuple(watch.name for watch in self.watch))
-        return self
 
     @model_validator(mode="after")
     def _watches_are_apart(self) -> Self:

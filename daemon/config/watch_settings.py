@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from daemon.config.errors import RefusedKeyError, quoted
 from daemon.config.mipmap_settings import MipmapSettings
+from daemon.config.quality_settings import QualitySettings
 from daemon.config.section import AbsolutePath, Glob, OptionalPath, OptionalText, Section, Text, check_with
 from daemon.config.stack_settings import NAME_FIELDS, StackSettings
 from daemon.config.text import example
@@ -168,6 +169,8 @@ class WatchSettings(Section):
     """Contents of a tile spec."""
     mipmaps: MipmapSettings
     """The mipmaps."""
+    qc: QualitySettings = QualitySettings()
+    """Quality control."""
 
     @field_validator("format")
     @classmethod

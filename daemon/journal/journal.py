@@ -10,14 +10,16 @@ from pathlib import Path
 
 import structlog
 
-from daemon.journal import images_read, outbox, retries, rows, settling, sightings
+from daemon.journal import images_read, outbox, retries, rows, settling, sightings, verdicts
 from daemon.journal.file import Connection
 from daemon.journal.queries import JournalQueries
 from daemon.montages.records import AwaitedFile, Inspection, Montage, Outcome, Settled, SettleResult
 from daemon.montages.sighting import Sighting
 from daemon.montages.states import Event, MontageState, Step
+from daemon.montages.verdicts import Decision
 from handlers.errors import Evidence, Fault
 from handlers.images.digest import FileContent
+from handlers.quality.rules import Judgement
 from handlers.uris import path_to_uri
 
 log = structlog.get_logger()
@@ -267,6 +269,27 @@ class Journal(JournalQueries):
     async def end_watching_images(self, montage_id: int) -> None:
         """Record that the images of a montage are not rechecked any more."""
         await self.write(lambda connection: images_read.end_watch(connection, montage_id))
+
+    # --- verdicts
+
+    async def judge(self, montage_id: int, judgement: Judgement, focus: float | None) -> Montage:
+        """Return the montage with the verdict of the rules.
+
+        Another verdict than the recorded one is announced, and ends a person's decision.
+
+        Parameters
+        ----------
+        focus : median focus score of the tiles.
+        """
+        return await self.write(
+            lambda connection: verdicts.judge(connection, montage_id, judgement, focus, self._clock())
+        )
+
+    async def decide(self, montage_id: int, decision: Decision, by: str, note: str) -> Montage | None:
+        """Return the montage with a person's decision in place of the rules' verdict; None if there is no montage."""
+        return await self.write(
+            lambda connection: verdicts.decide(connection, montage_id, decision, by, note, self._clock())
+        )
 
     # --- stacks and directories
 

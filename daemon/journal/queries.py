@@ -5,19 +5,24 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from daemon.journal import duplicates, images_read, retries, rows, tile_sets
+from daemon.journal import duplicates, images_read, retries, rows, tile_sets, verdicts
 from daemon.journal.ages import Ages
 from daemon.journal.connection import JournalConnection
 from daemon.journal.file import Examination
 from daemon.montages.records import AwaitedFile, Montage
 from daemon.montages.states import MontageState
+from daemon.montages.verdicts import WAITS_FOR_PERSON, MontageVerdict
 from handlers.images.digest import FileContent
 from handlers.uris import path_to_uri
 
 Clock = Callable[[], float]
 
 # The + keeps SQLite from walking over all rows in the order of their ids.
-_FIRST_UNFINISHED = f"SELECT min(+id) FROM montages WHERE state IN ({rows.UNFINISHED_STATES})"  # noqa: S608  constant
+# A montage that waits for a person is no backlog.
+_FIRST_UNFINISHED = (
+    f"SELECT min(+id) FROM montages WHERE state IN ({rows.UNFINISHED_STATES})"  # noqa: S608  constant
+    f" AND waiting_for IS NOT '{WAITS_FOR_PERSON}'"
+)
 _OLDEST_UNFINISHED = f"SELECT id, noticed_at FROM montages WHERE id = ({_FIRST_UNFINISHED})"  # noqa: S608  constant text
 _HAS_PUT_NOTHING = (
     "SELECT NOT EXISTS (SELECT 1 FROM events WHERE montage_id = :id"
@@ -89,6 +94,20 @@ class JournalQueries(JournalConnection):
     async def attempts(self, montage_id: int) -> list[dict[str, Any]]:
         """Return the attempts of a montage in order."""
         return await self.read(lambda connection: rows.attempts(connection, montage_id))
+
+    # --- verdicts
+
+    async def verdict(self, montage_id: int) -> MontageVerdict | None:
+        """Return the verdict on a montage; None if neither the rules nor a person have given one."""
+        return await self.read(lambda connection: verdicts.verdict_of(connection, montage_id))
+
+    async def usual_focus(self, montage: Montage) -> float | None:
+        """Return the median focus of the microscope's last sections before a montage; None if they are too few."""
+        return await self.read(lambda connection: verdicts.usual_focus(connection, montage))
+
+    async def holding(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Return watch and stacks of each montage whose verdict keeps its stacks open, if its watch says so."""
+        return await self.read(verdicts.holding)
 
     # --- numbers
 

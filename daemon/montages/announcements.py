@@ -62,6 +62,8 @@ KIND_OF_EVENT: Mapping[Event, Kind] = {
     Event.IMAGES_CHANGED: Kind.MONTAGE_REPEATED,
     Event.MIPMAPS_LOST: Kind.MONTAGE_REPEATED,
     Event.TILES_LOST: Kind.MONTAGE_REPEATED,
+    Event.JUDGED: Kind.MONTAGE_QC,
+    Event.DECIDED: Kind.MONTAGE_QC,
 }
 """Events of the journal that are announced. A rebuilt journal announces nothing: nothing has happened."""
 
@@ -146,11 +148,15 @@ class MontageData:
     complete_at: str | None
     """Null while the montage is not COMPLETE."""
     verdict: str | None
-    """Verdict of quality control; null if there is none."""
+    """Verdict of quality control, pass, review, fail or re-image; null if there is none."""
+    rules: tuple[str, ...]
+    """Rules whose limits are broken; empty for all events but montage.qc."""
+    decided_by: str | None
+    """Person whose decision a montage.qc tells; null if the rules gave the verdict, and for all other events."""
     fault: FaultData | None
     """Why it failed; null for all events but montage.failed."""
     reason: str | None
-    """Why it was repeated, superseded, ignored or dismissed, where a reason is known."""
+    """Why it was repeated, superseded, ignored or dismissed, or a person's note, where it is known."""
     superseded_by: int | None
     """Id of the montage that took its place; null for all events but montage.superseded."""
 
@@ -188,9 +194,7 @@ class Announced:
     """`MontageData` or `StackData` as JSON values."""
 
 
-def montage_data(
-    montage: Montage, detail: Mapping[str, Any], *, is_superseded: bool = False, verdict: str | None = None
-) -> MontageData:
+def montage_data(montage: Montage, detail: Mapping[str, Any], *, is_superseded: bool = False) -> MontageData:
     """Return what an event tells about a montage.
 
     Parameters
@@ -199,7 +203,7 @@ def montage_data(
     detail : detail of the event in the journal.
     """
     fault = detail.get("fault")
-    reason = detail.get("because") or detail.get("reason")
+    reason = detail.get("because") or detail.get("reason") or detail.get("note")
     return MontageData(
         montage=montage.id,
         watch=montage.watch,
@@ -216,7 +220,9 @@ def montage_data(
         noticed_at=utc_text(montage.noticed_at),
         changed_at=utc_text(montage.changed_at),
         complete_at=None if montage.complete_at is None else utc_text(montage.complete_at),
-        verdict=verdict,
+        verdict=montage.verdict,
+        rules=tuple(detail.get("rules", ())),
+        decided_by=printable(str(detail["by"])) if "decision" in detail else None,
         fault=FaultData(**{key: printable(text) for key, text in fault.items()}) if fault else None,
         reason=printable(str(reason)) if reason else None,
         superseded_by=detail.get("by") if is_superseded else None,

@@ -38,6 +38,7 @@ def montage_json(
         "raw_stack": montage.raw_stack,
         "mipmapped_stack": montage.mipmapped_stack,
         "tiles": montage.tile_count,
+        "verdict": montage.verdict,
         "findings": list(montage.findings),
         "fault": None
         if fault is None

@@ -77,6 +77,8 @@ class Montage:
     """Name of the microscope in the header; None until it is read, and if the header has none."""
     tape: str | None = None
     """Name of the tape in the header, likewise."""
+    verdict: str | None = None
+    """The verdict on its quality that counts: pass, review, fail or re-image; None until there is one."""
 
     @property
     def stacks(self) -> tuple[str, ...]:

@@ -71,6 +71,10 @@ class Event(StrEnum):
     """Mipmap files are missing from disk and are made again."""
     IMAGES_CHANGED = "images_changed"
     """Images changed after their mipmaps were made; the mipmaps are made again. The detail names the images."""
+    JUDGED = "judged"
+    """The rules of quality control gave a verdict; the detail holds it. The state stays."""
+    DECIDED = "decided"
+    """A person decided in place of the rules, or withdrew that; the detail holds the name and the note."""
     TILES_LOST = "tiles_lost"
     """Applied tiles are missing from a stack: another program deleted them. They are put again."""
 
@@ -122,7 +126,7 @@ _TABLE: Mapping[tuple[MontageState, Event], MontageState] = {
     **{(state, _E.RENOTICED): _S.NOTICED for state in (_S.FAILED, _S.DISMISSED, _S.IGNORED, _S.SUPERSEDED)},
     **{(state, _E.FAILED): _S.FAILED for state in UNFINISHED},
     **{(state, _E.SUPERSEDED): _S.SUPERSEDED for state in _S if state is not _S.SUPERSEDED},
-    **{(state, _E.SEEN_AGAIN): state for state in _S},
+    **{(state, event): state for state in _S for event in (_E.SEEN_AGAIN, _E.JUDGED, _E.DECIDED)},
 }
 
 

@@ -21,6 +21,7 @@ from daemon.montages.records import Montage
 from daemon.pipeline.health import Metrics
 from daemon.pipeline.late_changes import LateChanges
 from daemon.pipeline.output_disks import OutputDisks
+from daemon.pipeline.quality_hold import QualityHold
 from daemon.pipeline.render_gate import PROBE_STACK, RenderGate
 from daemon.pipeline.runner import PipelineRunner
 from daemon.pipeline.settle import Settler
@@ -75,6 +76,7 @@ class Assembly:
             on_complete=self._completed,
             on_tiles_lost=self._tiles_lost,
             before_complete=self._check_images,
+            held=QualityHold(self.settings, self.journal).stacks,
             gate=self.gate,
         )
         self.disks = OutputDisks(self.settings, self.journal, on_usable=self._wake)
@@ -172,7 +174,7 @@ async def open_assembly(
     asyncio.get_running_loop().set_default_executor(DaemonThreads("files"))
     async with contextlib.AsyncExitStack() as stack:
         journal = await stack.enter_async_context(Journal(now.journal.path, examination=examination))
-        client = await stack.enter_async_context(RenderClient(render_url or now.render.url))
+        client = await stack.enter_async_context(RenderClient(render_url or now.render.url, access=now.render.access))
         count = now.workers.count or os.cpu_count() or 1
         pool = await stack.enter_async_context(_open_pool(now.workers, count))
         assembly = Assembly(settings, metrics or Metrics(), journal, client, is_observable, look_again, close_at_end)

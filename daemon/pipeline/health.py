@@ -9,8 +9,6 @@ from daemon.montages.states import MontageState, Step
 from daemon.watching.roots import RootHealth, RootStatus
 from handlers.text import printable
 
-HOOK_LATE_S = 300.0
-"""A hook that has not taken an event for this long is a warning."""
 _TROUBLED = frozenset({RootStatus.OPENING, RootStatus.UNREACHABLE, RootStatus.PAUSED})
 
 
@@ -24,20 +22,6 @@ class Disk:
     needed_bytes: int
     problem: str = ""
     """Why mipmaps cannot be written there now; empty if they can."""
-
-
-@dataclass(frozen=True, slots=True)
-class HookFacts:
-    """How the delivery of events to one hook stands."""
-
-    name: str
-    waiting: int
-    dead: int
-    """Events that were given up."""
-    oldest_s: float | None
-    """Age of the oldest waiting event."""
-    problem: str
-    """Why it was not delivered; empty if it was not tried yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +40,6 @@ class Facts:
     """Time, signal and tile of the last death."""
     put_by_others: int = 0
     """Montages whose tiles were in their stack before this daemon put them."""
-    hooks: tuple[HookFacts, ...] = ()
 
 
 def reasons_not_ready(facts: Facts) -> tuple[str, ...]:
@@ -111,13 +94,6 @@ def _warnings(facts: Facts) -> Iterable[str]:
             "perhaps a second temwatch on another host that watches the same directory"
         )
 
-    for hook in facts.hooks:
-        if hook.dead:
-            yield f"hook {hook.name}: events that were given up: {hook.dead}: see `temwatch notify list`"
-        if hook.problem and hook.oldest_s is not None and hook.oldest_s > HOOK_LATE_S:
-            late = f"has not taken an event for {hook.oldest_s / 60:.0f} min"
-            yield f"hook {hook.name}: {late} (events waiting: {hook.waiting}): {hook.problem}"
-
 
 class Metrics:
     """The daemon's counters in a registry of their own."""
@@ -147,17 +123,6 @@ class Metrics:
             "Time from noticing a metafile to its montage being COMPLETE",
             buckets=(5, 20, 60, 120, 300, 600, 1800, 3600, 14400, 86400),
             registry=registry,
-        )
-        self.hook_events = Counter(
-            "temwatch_hook_attempts",
-            "Attempts to deliver an event: delivered, failed, dead (given up)",
-            ["hook", "outcome"],
-            registry=registry,
-        )
-        self._hook_waiting = Gauge("temwatch_hook_waiting", "Events to deliver", ["hook"], registry=registry)
-        self._hook_dead = Gauge("temwatch_hook_dead", "Events that were given up", ["hook"], registry=registry)
-        self._hook_oldest = Gauge(
-            "temwatch_hook_oldest_seconds", "Age of the oldest event to deliver", ["hook"], registry=registry
         )
         self._montages = Gauge("temwatch_montages", "Montages by state", ["watch", "state"], registry=registry)
         self._oldest = Gauge(
@@ -195,10 +160,6 @@ class Metrics:
         if outcome == "done":
             self.step_seconds.labels(step).observe(seconds)
 
-    def hook_attempted(self, hook: str, outcome: str) -> None:
-        """Count an attempt at a delivery."""
-        self.hook_events.labels(hook, outcome).inc()
-
     def text(self, facts: Facts, counts: Mapping[tuple[str, MontageState], int]) -> bytes:
         """Return all metrics in the text format of Prometheus."""
         self._montages.clear()
@@ -214,12 +175,6 @@ class Metrics:
             directory = printable(disk.directory)
             self._free.labels(directory).set(disk.free_bytes or 0)
             self._usable.labels(directory).set(not disk.problem)
-        for gauge in (self._hook_waiting, self._hook_dead, self._hook_oldest):
-            gauge.clear()
-        for hook in facts.hooks:
-            self._hook_waiting.labels(hook.name).set(hook.waiting)
-            self._hook_dead.labels(hook.name).set(hook.dead)
-            self._hook_oldest.labels(hook.name).set(hook.oldest_s or 0)
         return generate_latest(self.registry)
 
     def _describe_root(self, root: RootHealth) -> None:

@@ -49,6 +49,10 @@ class MetafileCache:
             self._drop_oldest()
         return found[0]
 
+    def forget(self, digest: str, path: Path, reader: Reader) -> None:
+        """Drop a metafile that no step will read again."""
+        self._kept.pop((reader.format, digest, str(path)), None)
+
     def _drop_oldest(self) -> None:
         total_bytes = sum(length for _, length in self._kept.values())
         for key, (_, length) in list(self._kept.items()):

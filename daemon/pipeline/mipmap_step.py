@@ -77,7 +77,7 @@ class MipmapStep:
         Fault
             After all tiles were tried: names the tiles whose levels could not be made.
         """
-        plan = section.watch.mipmap_plan().served_by(self._client.address, section.raw)
+        plan = section.watch.mipmap_plan().served_by(self._client.address, section.raw, self._client.access)
         if section.raw == section.mipmapped:
             async with self._keeper.holding(section.raw):
                 await self._make_levels(section, plan)

@@ -19,11 +19,13 @@ from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.montages.sighting import Sighting
 from daemon.montages.states import STEP_OF_STATE, Event, IllegalTransition, MontageState, Step
+from daemon.montages.verdicts import WAITS_FOR_PERSON
 from daemon.pipeline.attempt import Attempts
 from daemon.pipeline.claims import Claims
 from daemon.pipeline.failures import NEEDS_RENDER, FailureHandler
 from daemon.pipeline.health import Metrics
 from daemon.pipeline.output_disks import OutputDisks
+from daemon.pipeline.quality_hold import QualityHold
 from daemon.pipeline.render_gate import RenderGate
 from daemon.pipeline.retry import FIRST_DELAY_S, Tries
 from daemon.pipeline.schedule import Ticket
@@ -105,6 +107,7 @@ class PipelineRunner:
             enqueue_next=self._enqueue_next,
             clock=clock,
         )
+        self._hold = QualityHold(settings, journal)
         self._stopping = False
 
     # --- intake
@@ -168,11 +171,21 @@ class PipelineRunner:
     async def _enqueue_next(self, montage: Montage) -> None:
         if montage.state is not MontageState.APPLIED:
             self._queue.enqueue(montage)
-        elif self.close_rule(montage.watch) is not None:
+            return
+        is_held = self._hold.holds(montage)
+        if is_held:
+            await self._journal.wait(montage.id, WAITS_FOR_PERSON)
+        if self.close_rule(montage.watch) is not None:
             self._keeper.request_close_for(montage)
-        else:
+        elif not is_held:
             await self._journal.record(montage.id, Event.COMPLETED, closed=False)
             await self.completed((montage.id,))
+
+    async def decided(self, montage: Montage) -> None:
+        """Go on with a montage after a person's decision, if its verdict kept it from being COMPLETE."""
+        if montage.state is MontageState.APPLIED:
+            await self._enqueue_next(montage)
+            self._keeper.wake()
 
     async def images_changed(self, montage: Montage) -> None:
         """Enqueue a montage whose images changed after their mipmaps were made; delayed, while they may be written."""

@@ -131,6 +131,12 @@ class SectionReader:
         acquisition = await self.metafiles.parse(content, digest, montage.metafile, watch.reader)
         return await asyncio.to_thread(section_from_metafile, montage, watch, acquisition)
 
+    def forget(self, section: Section) -> None:
+        """Drop the parsed metafile of a section that needs no further step."""
+        montage = section.montage
+        if montage.digest is not None:
+            self.metafiles.forget(montage.digest, montage.metafile, section.watch.reader)
+
     def _missing(self, montage: Montage, watch: WatchSettings) -> MetafileFault:
         missing_s = time.monotonic() - self._missing_since.setdefault(montage.id, time.monotonic())
         subject, problem = str(montage.metafile), "was moved, renamed or deleted after it settled"

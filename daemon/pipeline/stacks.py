@@ -8,7 +8,7 @@ stack is reopened. Other daemons do the same. The reasons are in docs/decisions/
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from typing import TypeVar
 
 import structlog
@@ -47,6 +47,10 @@ DUE_AGAIN_S = 1.0
 """Pause before a due stack that cannot be closed yet is examined again."""
 
 
+async def _nothing_is_held() -> Collection[StackId]:
+    return ()
+
+
 class StackKeeper:
     """Holds, opens and closes stacks.
 
@@ -58,6 +62,7 @@ class StackKeeper:
     on_complete : awaited with the ids of montages that became COMPLETE.
     before_complete : awaited with the montages of a closed stack before they are COMPLETE; checks their images.
     on_tiles_lost : awaited with a montage whose tiles are missing from its stack and have to be applied again.
+    held : returns the stacks that stay open because of a verdict, although their close is due.
     """
 
     def __init__(
@@ -71,8 +76,10 @@ class StackKeeper:
         on_complete: Callable[[tuple[int, ...]], Awaitable[None]],
         before_complete: Callable[[Collection[Montage]], Awaitable[None]],
         on_tiles_lost: Callable[[Montage], Awaitable[None]],
+        held: Callable[[], Awaitable[Collection[StackId]]] = _nothing_is_held,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._held = held
         self._client = client
         self._close_rule = close_rule
         self._may_close = may_close
@@ -126,7 +133,7 @@ class StackKeeper:
         return self._uses.get(stack, StackUse())
 
     async def wait_until_closed(self) -> None:
-        """Return when no close is pending."""
+        """Return when no close is pending, except of stacks that stay open because of a verdict."""
         await self._all_closed.wait()
 
     def wake(self) -> None:
@@ -197,16 +204,28 @@ class StackKeeper:
         async with asyncio.TaskGroup() as closes:
             while True:
                 self._changed.clear()
-                for stack in self._begin_due():
+                for stack in self._begin_due(await self._held_of(self._rules)):
                     closes.create_task(self._close(stack), name=f"close {stack}")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._pause_s()):
                         await self._changed.wait()
 
-    def _begin_due(self) -> list[StackId]:
+    async def _held_of(self, stacks: Iterable[StackId]) -> frozenset[StackId]:
+        """Return which of these stacks stay open because of a verdict."""
+        wanted = frozenset(stacks)
+        try:
+            return wanted.intersection(await self._held()) if wanted else wanted
+        except Exception:  # it would end the daemon
+            log.exception("stack.hold_bug")
+            return wanted
+
+    def _begin_due(self, held: Collection[StackId]) -> list[StackId]:
         """Begin the close of due stacks and return them. Due stacks with writers accept no further ones."""
+        if all(stack in held for stack in self._rules):
+            self._all_closed.set()
         cannot_close = self._stopping or not self._may_close()
-        due = [] if cannot_close else [stack for stack, wait_s in self._due_in_s().items() if wait_s == 0]
+        waits = {} if cannot_close else self._due_in_s()
+        due = [stack for stack, wait_s in waits.items() if wait_s == 0 and stack not in held]
         written = {stack for stack in due if self._uses[stack].writers} if self._gate.is_open else set[StackId]()
         # The gate comes last: it counts an admitted close as begun.
         begun = [stack for stack in due if not self._uses[stack].writers and self._gate.admit(stack)]
@@ -233,7 +252,9 @@ class StackKeeper:
     async def _close(self, stack: StackId) -> None:
         retry_in_s: float | None = FIRST_DELAY_S
         try:
-            retry_in_s = await self._closer.close(stack)
+            # No step writes from here on, so no verdict comes that the question would miss.
+            if not await self._held_of([stack]):
+                retry_in_s = await self._closer.close(stack)
         except Exception:  # it would end the daemon
             log.exception("stack.close_bug", stack=str(stack))
         finally:

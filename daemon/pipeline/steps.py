@@ -11,6 +11,7 @@ from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.pipeline.health import Metrics
 from daemon.pipeline.image_cache import RenderImageCache
+from daemon.pipeline.judging import Judge
 from daemon.pipeline.mipmap_step import MipmapStep
 from daemon.pipeline.output_disks import OutputDisks
 from daemon.pipeline.section import Section, SectionReader
@@ -70,6 +71,7 @@ class Steps:
             containers=self.containers,
             in_flight=in_flight,
         )
+        self._judge = Judge(journal)
         self._sections = SectionReader()
         self._holds = TileHolds()
         self.metafiles = self._sections.metafiles
@@ -129,7 +131,7 @@ class Steps:
             await self._keeper.write(section.watch.name, stack, section.resolution_nm, lambda: put(unwanted))
 
     async def apply(self, section: Section) -> None:
-        """Name the levels in the tile specs of the output stack, and read them back.
+        """Judge the montage, name the levels in the tile specs of the output stack, and read them back.
 
         Raises
         ------
@@ -138,6 +140,8 @@ class Steps:
         StorageFault
             If the directory of the levels lacks its marker file.
         """
+        # First: the stack stays open from the first tile on, if the verdict holds it.
+        await self._judge.judge(section)
         plan = section.watch.mipmap_plan()
         async with answers_within(plan.output_dir, looks=len(section.specs) * plan.levels):
             await self._disks.require_marker(plan.output_dir)
@@ -160,6 +164,7 @@ class Steps:
             log.warning("tiles.lost", raw_stack=str(section.raw))
             await self.ingest(section)
             await self._write(section, section.mipmapped, put)
+        self._sections.forget(section)
 
     async def _lacks_raw_tiles(self, section: Section) -> bool:
         if await self._client.stack(section.raw) is None:

@@ -1,9 +1,9 @@
-"""POST requests: `/api/replay`, `/api/dismiss`, `/api/notify` and `/api/journal/backup`."""
+"""POST requests: `/api/replay`, `/api/dismiss`, `/api/montages/{id}/verdict` and `/api/journal/backup`."""
 
 import asyncio
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -13,13 +13,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from daemon.config.settings import HttpSettings
 from daemon.journal.file import remove_journal
 from daemon.journal.journal import Journal
-from daemon.notify.requests import DeliveryRequest, act
+from daemon.montages.records import Montage
+from daemon.pipeline.decision import DecisionRequest, decide
 from daemon.pipeline.dismissal import DismissRequest, dismiss
 from daemon.pipeline.replay.lookup import NotSelectable
 from daemon.pipeline.replay.replayer import Replayer, plan_json
 from daemon.pipeline.replay.selection import Action, ReplayRequest, problems
 from daemon.web.access import post_refusal
 from daemon.web.errors import error_answer
+from daemon.web.parameters import montage_id_of
 from handlers.errors import Fault, storage_fault
 from handlers.text import printable
 
@@ -40,24 +42,19 @@ class BackupRequest(BaseModel):
 
 
 class Posts:
-    """Handlers of POST requests.
-
-    Parameters
-    ----------
-    wake_hooks : called after deliveries were made due.
-    """
+    """Handlers of POST requests."""
 
     def __init__(
         self,
         http: HttpSettings,
         replayer: Replayer,
         journal: Journal,
-        wake_hooks: Callable[[], object] = lambda: None,
+        on_decided: Callable[[Montage], Awaitable[object]] | None = None,
     ) -> None:
+        self._on_decided = on_decided
         self._http = http
         self._replayer = replayer
         self._journal = journal
-        self._wake_hooks = wake_hooks
         self._one_backup = asyncio.Lock()
 
     async def _parse(self, request: web.Request, model: type[M]) -> M | web.Response:
@@ -94,16 +91,15 @@ class Posts:
             return error_answer(503, str(self._journal.fault))
         return web.json_response({"montages": await dismiss(self._journal, wanted)})
 
-    async def notify(self, request: web.Request) -> web.Response:
-        """Answer 200 with the deliveries that were made due or dropped."""
-        wanted = await self._parse(request, DeliveryRequest)
+    async def decide(self, request: web.Request) -> web.Response:
+        """Answer 200 with the verdict that counts after a person's decision."""
+        wanted = await self._parse(request, DecisionRequest)
         if isinstance(wanted, web.Response):
             return wanted
-        if self._journal.fault is not None:
+        if self._journal.fault is not None:  # otherwise the caller would wait until the disk is repaired
             return error_answer(503, str(self._journal.fault))
-        outcome = await act(self._journal, wanted)
-        self._wake_hooks()
-        return web.json_response(outcome)
+        answer = await decide(self._journal, montage_id_of(request), wanted, self._on_decided)
+        return error_answer(404, "no such montage") if answer is None else web.json_response(answer)
 
     async def back_up(self, request: web.Request) -> web.StreamResponse:
         """Answer 200 with a copy of the journal, also if its file was deleted."""

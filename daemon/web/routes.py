@@ -11,6 +11,7 @@ from aiohttp import web
 from daemon.config.settings import HttpSettings
 from daemon.journal.journal import Journal
 from daemon.montages.presentation import counts_json, iso_time, montage_json
+from daemon.montages.verdicts import verdict_json
 from daemon.pipeline.health import Facts, Metrics, inaccessible_watches
 from daemon.web import parameters
 from daemon.web.access import host_check
@@ -66,7 +67,7 @@ def make_app(
             [
                 web.post("/api/replay", posts.replay),
                 web.post("/api/dismiss", posts.dismiss),
-                web.post("/api/notify", posts.notify),
+                web.post("/api/montages/{id}/verdict", posts.decide),
                 web.post("/api/journal/backup", posts.back_up),
             ]
         )
@@ -150,6 +151,8 @@ class _Pages:
             {**attempt, "started_at": iso_time(attempt["started_at"]), "ended_at": iso_time(attempt["ended_at"])}
             for attempt in await self._journal.attempts(montage.id)
         ]
+        verdict = await self._journal.verdict(montage.id)
+        body["quality"] = None if verdict is None else verdict_json(verdict)
         body["tiles_made"] = len(await self._journal.tiles_made(montage.id))
         return body
 

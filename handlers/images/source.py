@@ -8,15 +8,16 @@ import http.client
 import io
 import json
 import re
+import ssl
 import time
 from dataclasses import dataclass, field
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
 from handlers.errors import (
+    AccessRefused,
     AnswerLate,
     AnswerLost,
     Fault,
@@ -28,6 +29,10 @@ from handlers.errors import (
 )
 from handlers.images.pillow_pixels import UNREADABLE
 from handlers.images.pixels import Grey, IntensityRange
+from handlers.render.access import NO_LOGIN, Access, read_login
+from handlers.render.blocking import connection_to
+from handlers.render.environment_proxy import environment_proxy
+from handlers.render.foreign import Service
 from handlers.render.names import tile_segment
 from handlers.render.responses import fault_of, plain_text
 
@@ -38,6 +43,7 @@ REQUEST_S = 300.0
 MOST_ERROR_BYTES = 64 * 2**10
 MOST_PARAMETERS_BYTES = 2**20
 PIECE_BYTES = 2**20
+TRIED = "fetch the raw image"
 CANVAS_PX = 8
 """Side of the picture that tests whether render-ws kept a mask."""
 
@@ -55,12 +61,14 @@ class RenderSource:
     ----------
     url : of the PNG, without a query.
     bits : per pixel of level 0, 8 or 16. render-ws always serves 8, whatever the file has.
-    authorization : value of the HTTP header Authorization, if any.
+    authorization : value of the HTTP header Authorization, if the address of render-ws holds a login.
+    access : login, TLS and proxy. Each request reads its files, which must exist on the worker's machine.
     """
 
     url: str
     bits: int = 8
     authorization: str | None = field(default=None, repr=False)
+    access: Access = NO_LOGIN
 
     @classmethod
     def of_image(cls, stack_url: str, tile_id: str, maximum_intensity: float) -> Self:
@@ -225,30 +233,37 @@ def _grey(image: Image.Image, subject: str, width: int, height: int) -> Grey:
 
 def _ask(source: RenderSource, method: str, url: str, most_bytes: int, body: bytes | None = None) -> bytes:
     """Return the body of the answer. Redirects are not followed."""
-    subject = source.url
-    headers = {} if body is None else {"Content-Type": "application/json"}
-    headers |= {"Authorization": source.authorization} if source.authorization else {}
-    parts = urlsplit(url)
-    assert parts.hostname is not None
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname, parts.port, timeout=SILENCE_S)
+    subject, login = source.url, read_login(source.access, source.authorization)
+    proxy = environment_proxy(url) if source.access.use_environment_proxy else None
+    connection, target, headers = connection_to(url, login, proxy, SILENCE_S)
+    headers |= {} if body is None else {"Content-Type": "application/json"}
     deadline = time.monotonic() + REQUEST_S
     try:
-        connection.request(method, f"{parts.path}?{parts.query}" if parts.query else parts.path, body, headers)
+        connection.request(method, target, body, headers)
         response = connection.getresponse()
         if response.status != http.client.OK:
             kind_of_text = response.headers.get_content_type()
             text = plain_text(_read_up_to(response, subject, MOST_ERROR_BYTES, deadline))
-            raise fault_of(subject, "fetch the raw image", response.status, kind_of_text, text)
+            location = response.headers.get("Location", "")
+            raise fault_of(subject, TRIED, response.status, kind_of_text, text, _service(source), location)
         return _body(response, subject, most_bytes, deadline)
     except TimeoutError as error:
         raise _late(subject, f"sent nothing for {SILENCE_S:g} s") from error
     except http.client.HTTPException as error:
         raise AnswerLost(subject, f"broke off its answer: {error!r}", "check that render-ws runs") from error
+    except ssl.SSLCertVerificationError as error:
+        problem = f"tried to {TRIED}, and the server's certificate does not verify: {error.verify_message}"
+        raise AccessRefused(subject, problem, f"check {source.access.key('ca_file')}") from error
     except OSError as error:
         raise RenderUnavailable(subject, f"cannot be reached: {error}", "check that render-ws runs") from error
     finally:
         connection.close()
+
+
+def _service(source: RenderSource) -> Service:
+    access = source.access
+    login = access.login or (f"the user in {access.key('url')}" if source.authorization else "")
+    return Service(url=source.url, section=access.section, login=login)
 
 
 def _body(response: http.client.HTTPResponse, subject: str, most_bytes: int, deadline: float) -> bytes:

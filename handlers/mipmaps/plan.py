@@ -10,6 +10,7 @@ from handlers.errors import ImageFault, storage_fault
 from handlers.images.encode import PLAIN_TIFF, Encoding
 from handlers.images.header import inspect_image
 from handlers.images.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
+from handlers.render.access import NO_LOGIN, Access
 from handlers.render.names import BaseUrl, StackId
 from handlers.render.tiles import image_holder, level_0
 from handlers.uris import mipmap_path, path_to_uri, uri_to_path
@@ -43,7 +44,7 @@ class MipmapPlan:
     range_16bit : the 16-bit values that become 0 and 255 when 16-bit images are converted.
     force : whether valid existing levels are made again.
     container : output_dir, resolved once; no link below it is followed then. See `contained`.
-    stack_url, authorization : the stack whose tiles render-ws serves, and the login there; see `served_by`.
+    stack_url, authorization, access : the stack whose tiles render-ws serves, and the login there; see `served_by`.
     """
 
     output_dir: Path
@@ -56,12 +57,14 @@ class MipmapPlan:
     container: Container | None = None
     stack_url: str | None = None
     authorization: str | None = field(default=None, repr=False)
+    access: Access = NO_LOGIN
 
-    def served_by(self, service: BaseUrl, stack: StackId) -> Self:
+    def served_by(self, service: BaseUrl, stack: StackId, access: Access = NO_LOGIN) -> Self:
         """Return the plan for tiles of a stack: with method "render", render-ws serves level 0."""
         if self.reduction.method != "render":
             return self
-        return replace(self, stack_url=service.url + stack.path, authorization=service.authorization)
+        login = service.authorization
+        return replace(self, stack_url=service.url + stack.path, authorization=login, access=access)
 
     def contained(self, containers: Containers) -> Self:
         """Return the plan with its output_dir resolved; make it if it is missing. Blocking. Raises StorageFault."""

@@ -65,4 +65,6 @@ def mask_job(tile: Level0, plan: MipmapPlan) -> MipmapJob:
 
 def _source(plan: MipmapPlan, make: Callable[..., RenderSource], *of: object) -> RenderSource | None:
     """Return where render-ws serves an image or mask; None if the plan reads the file."""
-    return replace(make(plan.stack_url, *of), authorization=plan.authorization) if plan.stack_url else None
+    if plan.stack_url is None:
+        return None
+    return replace(make(plan.stack_url, *of), authorization=plan.authorization, access=plan.access)

@@ -10,7 +10,8 @@ import numpy as np
 
 from handlers.quality.heatmap import Flags, Floats, Heatmap, common_scale, number_text
 from handlers.quality.numbers import TileNumbers
-from handlers.quality.verdict import Finding, Rule, outside, stage_error
+from handlers.quality.rules import Finding, Rule
+from handlers.quality.verdict import outside, stage_error
 
 
 class Number(StrEnum):

@@ -1,128 +1,20 @@
-"""Verdict on a montage: rules, each a number of its tiles with a limit. Pure."""
+"""Verdict on a montage: each rule compares a number of its tiles with a limit. Pure."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from handlers.quality.numbers import Floats, TileNumbers
+from handlers.quality.rules import Finding, Judgement, Limits, Rule, Surroundings, Verdict
+
+Flags = npt.NDArray[np.bool_]
 
 MOST_TILES = 100
 """Tiles that a finding names, the worst first. Its count has no limit."""
-
-
-class Verdict(StrEnum):
-    """What a montage is good for."""
-
-    PASS = "pass"  # noqa: S105  no password
-    REVIEW = "review"
-    """A person should look at it: a number differs from what this microscope usually gives."""
-    FAIL = "fail"
-
-
-class Rule(StrEnum):
-    """A limit of `Limits`, by its name."""
-
-    MIN_FOCUS = "min_focus"
-    MIN_STD_DEV = "min_std_dev"
-    MAX_UNMATCHED_EDGES = "max_unmatched_edges"
-    MAX_WEAK_EDGES = "max_weak_edges"
-    MAX_SATURATED_SHARE = "max_saturated_share"
-    MAX_BLANK_TILES = "max_blank_tiles"
-    MAX_REPEATED_TILES = "max_repeated_tiles"
-    MAX_STAGE_ERROR_SHARE = "max_stage_error_share"
-    MAX_FOCUS_DROP = "max_focus_drop"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The limit of each rule; None: the rule is off."""
-
-    min_focus: float | None = 16.0
-    """Lowest focus score of a tile. TileQC: min_focus."""
-    min_std_dev: float | None = 5.0
-    """Lowest mean of the tiles' standard deviations, on the scale 0 to 255. TileQC: min_mean_std_dev."""
-    max_unmatched_edges: int | None = 0
-    """Edges between neighbours without any match. TileQC: max_match_0."""
-    max_weak_edges: int | None = 0
-    """Edges between neighbours with one match. TileQC: max_match_1."""
-    max_saturated_share: float | None = 0.01
-    """Largest share of a tile's pixels at full scale."""
-    max_blank_tiles: int | None = 0
-    max_repeated_tiles: int | None = 0
-    """Tiles whose image equals that of a tile acquired before."""
-    max_stage_error_share: float | None = 0.25
-    """Largest distance of a tile from where the stage said, as a share of the overlap."""
-    max_focus_drop: float | None = 0.2
-    """Largest share by which the median focus score lies below that of the microscope's last sections."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one rule found."""
-
-    rule: Rule
-    limit: float
-    """In the unit of `value`."""
-    value: float | None
-    """None: the numbers for it are unknown, so the rule says nothing."""
-    verdict: Verdict
-    """PASS if the limit is kept or the value is unknown."""
-    tiles: tuple[str, ...] = ()
-    """Tiles that break the limit, the worst first; none where it is kept. At most `MOST_TILES`."""
-    tile_count: int = 0
-    """All tiles that break the limit."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the finding as JSON."""
-        return {
-            "rule": str(self.rule),
-            "limit": self.limit,
-            "value": self.value,
-            "verdict": str(self.verdict),
-            "tiles": list(self.tiles),
-            "tile_count": self.tile_count,
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the finding that `to_json` wrote."""
-        return cls(
-            Rule(value["rule"]),
-            value["limit"],
-            value["value"],
-            Verdict(value["verdict"]),
-            tuple(value["tiles"]),
-            value["tile_count"],
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """The verdict that the rules give."""
-
-    verdict: Verdict
-    """The worst verdict of all findings."""
-    findings: tuple[Finding, ...]
-    """One for each rule that is not off, in the order of `Rule`."""
-
-    @property
-    def tiles(self) -> tuple[str, ...]:
-        """Every tile that a finding names, without duplicates."""
-        return tuple(dict.fromkeys(tile for finding in self.findings for tile in finding.tiles))
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """Facts for the rules that the tiles' numbers do not hold; None where unknown."""
-
-    overlap_px: float | None = None
-    """Nominal overlap of two neighbours, level-0 pixels."""
-    usual_focus: float | None = None
-    """Median of the median focus scores of the microscope's last sections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +72,10 @@ _TESTS: Final[Mapping[Rule, _Test]] = MappingProxyType(
 _ORDER = tuple(Verdict)
 
 
-def judge(numbers: TileNumbers, limits: Limits, around: Surroundings = Surroundings()) -> Judgement:
+_ALONE = Surroundings()
+
+
+def judge(numbers: TileNumbers, limits: Limits, around: Surroundings = _ALONE) -> Judgement:
     """Return the verdict of every rule that is not off."""
     findings = tuple(
         _finding(rule, float(limit), numbers, around) for rule in Rule if (limit := getattr(limits, rule)) is not None
@@ -223,7 +118,7 @@ def median_focus(numbers: TileNumbers) -> float | None:
     return float(np.median(known)) if known.size else None
 
 
-def outside(rule: Rule, limit: float, numbers: TileNumbers) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def outside(rule: Rule, limit: float, numbers: TileNumbers) -> Flags:
     """Return whether each tile is outside a rule's limit, in the unit of the finding; False where that is unknown."""
     test = _TESTS[rule]
     values = test.of_tiles(numbers)
@@ -232,7 +127,7 @@ def outside(rule: Rule, limit: float, numbers: TileNumbers) -> np.ndarray[Any, n
     return values < limit if test.is_minimum else values > limit
 
 
-def _worst_first(values: Floats, is_outside: np.ndarray[Any, np.dtype[np.bool_]], *, is_minimum: bool) -> list[int]:
+def _worst_first(values: Floats, is_outside: Flags, *, is_minimum: bool) -> list[int]:
     (places,) = np.nonzero(is_outside)
     order = np.argsort(values[places] if is_minimum else -values[places], kind="stable")
     return [int(place) for place in places[order]]

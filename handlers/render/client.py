@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from handlers.errors import NotRender, ReadBackDiffers, RenderFault, RenderRefused, StackMissing
+from handlers.render.access import Access
 from handlers.render.layer_responses import (
     RESOLVED_TILES,
     SECTION_DATA,
@@ -25,6 +26,8 @@ from handlers.render.layer_responses import (
 )
 from handlers.render.names import BaseUrl, StackId, create_timestamp, format_z, tile_segment
 from handlers.render.patience import Patience, Polling
+from handlers.render.reading import read_answer
+from handlers.render.requests import Answer, Limit, OnAnswer, Request
 from handlers.render.responses import (
     LOCKED,
     OBJECT,
@@ -37,7 +40,7 @@ from handlers.render.responses import (
     fault_of,
 )
 from handlers.render.tiles import MOST_BYTES, MOST_TILES, Json, check_upload, upload_bodies, without_nulls
-from handlers.render.transport import Answer, Limit, OnAnswer, RenderHttp, Request, read_answer
+from handlers.render.transport import RenderHttp
 from handlers.text import abbreviate
 
 MOST_LAYER_BYTES, MOST_LAYER_VALUES = 512 * 2**20, 10_000_000
@@ -61,6 +64,7 @@ class RenderClient:
     patience : time limits of requests.
     polling : delays of `close_stack`.
     setting : the name by which the caller sets the base URL; faults name it.
+    access : login, TLS and proxy.
     connections : most requests at once; further ones wait.
     tries : how often a repeatable request is sent.
     first_wait_s : longest wait before the second try; it doubles from try to try, and a random part of it is taken.
@@ -80,6 +84,7 @@ class RenderClient:
         patience: Patience | None = None,
         polling: Polling | None = None,
         setting: str = "render.url",
+        access: Access | None = None,
         connections: int = 8,
         tries: int = 3,
         first_wait_s: float = 0.25,
@@ -92,6 +97,7 @@ class RenderClient:
             base_url,
             self._patience,
             setting=setting,
+            access=access,
             connections=connections,
             tries=tries,
             first_wait_s=first_wait_s,
@@ -108,6 +114,15 @@ class RenderClient:
     def address(self) -> BaseUrl:
         """Address of the service and its credentials."""
         return self._http.address
+
+    @property
+    def access(self) -> Access:
+        """Login, TLS and proxy, as files."""
+        return self._http.access
+
+    async def has_new_login(self) -> bool:
+        """Whether a file with a login or certificate has changed since it was read."""
+        return await self._http.has_new_login()
 
     async def __aenter__(self) -> Self:
         await self._http.__aenter__()

@@ -226,13 +226,22 @@ def checked_base_url(url: str, setting: str = "render.url") -> BaseUrl:
     if not is_address or parts.query or parts.fragment or "@" in parts.path:
         raise _invalid_address(url, setting)
     userinfo, _, host = parts.netloc.rpartition("@")
-    return BaseUrl(f"{parts.scheme}://{host}{parts.path.rstrip('/')}", _basic(userinfo) if userinfo else None)
+    return BaseUrl(f"{parts.scheme}://{host}{parts.path.rstrip('/')}", _authorization(userinfo) if userinfo else None)
 
 
-def _basic(userinfo: str) -> str:
-    """Return the header's value for a URL's user and password. Source: RFC 7617."""
+def basic(user: bytes, password: bytes) -> str:
+    """Return the value of the header Authorization for basic authentication. Source: RFC 7617.
+
+    >>> basic(b"em", b"secret")
+    'Basic ZW06c2VjcmV0'
+    """
+    return "Basic " + b64encode(user + b":" + password).decode()
+
+
+def _authorization(userinfo: str) -> str:
+    """Return the header's value for a URL's user and password."""
     user, _, password = userinfo.partition(":")
-    return "Basic " + b64encode(unquote_to_bytes(user) + b":" + unquote_to_bytes(password)).decode()
+    return basic(unquote_to_bytes(user), unquote_to_bytes(password))
 
 
 def _invalid_address(url: str, setting: str) -> SettingsFault:

@@ -8,9 +8,6 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic.alias_generators import to_camel
 
 from handlers.errors import (
-    AnswerLate,
-    AnswerLost,
-    NotRender,
     RenderBroken,
     RenderFault,
     RenderRefused,
@@ -20,6 +17,7 @@ from handlers.errors import (
     StackMissing,
     StackNotLoading,
 )
+from handlers.render.foreign import Service, foreign_fault
 
 
 class StackState(StrEnum):
@@ -123,9 +121,12 @@ _JAVA_TEXT = re.compile(r"com\.fasterxml\.jackson|RESTEASY")
 """In a 400 with an HTML body from render-ws itself: its JSON parser refuses the request."""
 _NO_SECTION_DATA = "section data not aggregated"
 """Text of a 400 that does not concern the request: just after COMPLETE, another client's COMPLETE races with ours."""
-_WRONG_URL = "a bug in our URL, or {setting} is not the address of a render-ws (…/render-ws/v1)"
 _MOST_TEXT = 500
 """Characters of an answer that a fault repeats."""
+
+
+SERVICE = Service()
+"""A render-ws of which the caller knows nothing more."""
 
 
 def plain_text(body: bytes) -> str:
@@ -145,7 +146,7 @@ def concerns_stack(text: str) -> bool:
 
 
 def fault_of(
-    subject: str, tried: str, status: int, content_type: str, text: str, setting: str = "render.url"
+    subject: str, tried: str, status: int, content_type: str, text: str, service: Service = SERVICE, location: str = ""
 ) -> RenderFault:
     """Return the fault that an error answer stands for.
 
@@ -157,42 +158,19 @@ def fault_of(
     tried : the action, as in "put tiles".
     content_type : without parameters, as in "text/plain".
     text : the body as plain text.
-    setting : the name by which the caller sets the address of render-ws.
+    service : how the fault names render-ws and the login there.
+    location : target of a redirect.
 
     Source: render `RenderServiceUtil.throwServiceException` and the texts of its callers.
     """
     problem = f"tried to {tried}, and render-ws answered {status}: {text or 'no text'}"
-    if status in (400, 500):
-        is_from_render = status == 500 or content_type != "text/html" or _JAVA_TEXT.search(text) is not None
-        return _state_fault(subject, problem, text) or _fault_of_400_or_500(
-            subject, problem, status, text, setting, is_from_render=is_from_render
-        )
+    if status == 500 or (status == 400 and (content_type != "text/html" or _JAVA_TEXT.search(text))):
+        return _state_fault(subject, problem, text) or _fault_of_400_or_500(subject, problem, status, text)
     if is_absent(status, content_type) and concerns_stack(text):
         return StackMissing(subject, problem, "check the stack's name, and whether somebody deleted it")
     if is_absent(status, content_type) and any(words in text for words in _ABSENCES):
         return RenderRefused(subject, problem)
-    if status == 504:
-        return AnswerLate(subject, problem, "a proxy stopped waiting; render-ws may still be at work")
-    if status == 502:
-        return AnswerLost(subject, problem, "check that render-ws runs behind its proxy")
-    if status in (408, 429, 503):
-        return RenderUnavailable(subject, problem, "check that render-ws runs and is not overloaded")
-    if status > 500:
-        return RenderBroken(subject, problem, "read the log of render-ws or of its proxy")
-    if status == 413:
-        return RenderRefused(subject, problem, "a proxy limits the size of requests: allow at least 20 MB")
-    hint = _FOREIGN_HINTS.get(status, "check that {setting} is the address of a render-ws")
-    return NotRender(subject, problem, hint.format(setting=setting))
-
-
-_FOREIGN_HINTS = {
-    401: "a proxy in front of render-ws asks for a log-in: check the user and password of {setting}",
-    403: "a proxy in front of render-ws forbids this: check the user and password of {setting}",
-    404: _WRONG_URL,
-    405: _WRONG_URL,
-    415: "the body was not accepted as JSON: check whether a proxy changes Content-Type",
-}
-"""Hints for statuses that render-ws does not send to our requests: a proxy or another server sent them."""
+    return foreign_fault(subject, tried, status, text, service, location=location)
 
 
 def _state_fault(subject: str, problem: str, text: str) -> RenderFault | None:
@@ -214,11 +192,7 @@ def locked_fault(subject: str, state: StackState) -> StackLocked:
     return StackLocked(subject, f"the stack is {state}", hint.get(state, ""))
 
 
-def _fault_of_400_or_500(
-    subject: str, problem: str, status: int, text: str, setting: str, *, is_from_render: bool
-) -> RenderFault:
-    if not is_from_render:
-        return NotRender(subject, problem, f"a proxy refuses the request: check {setting}, also whether it needs https")
+def _fault_of_400_or_500(subject: str, problem: str, status: int, text: str) -> RenderFault:
     if status == 400 and _NO_SECTION_DATA in text:
         return SectionDataMissing(
             subject, problem, "another client completes the stack at the same time; temwatch checks it again"

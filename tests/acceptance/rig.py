@@ -272,6 +272,7 @@ class Rig:
             "z": {"rule": "grid"},
             "stacks": {"raw": "{specimen_id}_raw", "mipmapped": "{specimen_id}_mips", "close_after_s": 0.5},
             "tilespecs": {},
+            "qc": {},
             "mipmaps": {"output_dir": str(self.mipmaps), "levels": 6},
         }
         top: dict[str, dict[str, Any]] = {
@@ -297,8 +298,13 @@ class Rig:
     # --- answers of the daemon
 
     def montages(self) -> list[dict[str, Any]]:
-        answer = fetch(f"{self.url}/api/montages?limit=10000")
-        return answer["montages"] if isinstance(answer, dict) else []
+        def listed() -> tuple[list[dict[str, Any]]] | None:
+            answer = fetch(f"{self.url}/api/montages?limit=10000")
+            if isinstance(answer, dict) and "montages" not in answer:
+                return None  # on a busy machine the journal may be slower than the page waits
+            return (answer["montages"],) if isinstance(answer, dict) else ([],)
+
+        return wait_for(listed, 60, "an answer of the journal")[0]
 
     def montage_of(self, metafile: Path) -> dict[str, Any] | None:
         rows = [row for row in self.montages() if row["metafile"] == str(metafile) and row["state"] != "superseded"]

@@ -32,7 +32,7 @@ def test_a_montage_is_followed_by_its_id(running_rig: Rig, write) -> None:
     assert head == f"montage {montage}: {section.metafile}"
     events = [line.split()[3] for line in lines if line.split()[3].startswith("montage.")]
     assert events == [
-        f"montage.{each}" for each in ("noticed", "settled", "ingested", "mipmapped", "applied", "completed")
+        f"montage.{each}" for each in ("noticed", "settled", "ingested", "mipmapped", "judged", "applied", "completed")
     ]
     assert {"step.done"} == {line.split()[3] for line in lines} - set(events)
     assert all(len(line) <= 160 and str(section.metafile) not in line for line in lines)

@@ -12,9 +12,10 @@ from typing import Any
 from handlers.errors import MOST_TEXT, RenderFault
 from handlers.render.layer_responses import RESOLVED_TILES, SECTION_DATA, TILE, TILE_BOUNDS, Z_VALUES, ResolvedTiles
 from handlers.render.levels import with_levels
+from handlers.render.reading import Reader, read_answer
+from handlers.render.requests import Request
 from handlers.render.responses import OBJECT, PATH_BUILDER, STACK_META, PathBuilder, StackMeta, fault_of, plain_text
 from handlers.render.tiles import MOST_BYTES, MOST_TILES, differences, referenced, shared_transforms, upload_bodies
-from handlers.render.transport import Reader, Request, read_answer
 from handlers.render.z_values import match_z
 from tests.acceptance.faults.mutations import spoil_metafile
 from tests.fuzz.fuzzer import Check, Fuzzer

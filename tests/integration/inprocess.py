@@ -33,7 +33,7 @@ from handlers.workers.pool import open_executor
 RAW, MIPS = StackId("em", "test", "s_raw"), StackId("em", "test", "s_mips")
 
 
-def settings_for(root: Path, url: str, **stacks: Any) -> Settings:
+def settings_for(root: Path, url: str, qc: dict[str, Any] | None = None, **stacks: Any) -> Settings:
     """Return settings of one watch that settles at once and closes stacks when they are quiet."""
     watch = {
         "name": "w",
@@ -43,6 +43,7 @@ def settings_for(root: Path, url: str, **stacks: Any) -> Settings:
         "z": {"rule": "grid"},
         "stacks": {"raw": "s_raw", "mipmapped": "s_mips", "close_after_s": 0.0, **stacks},
         "mipmaps": {"output_dir": str(root / "mipmaps"), "levels": 1},
+        "qc": qc or {},
     }
     return Settings.model_validate({"render": {"url": url, "owner": "em", "project": "test"}, "watch": [watch]})
 
@@ -118,7 +119,7 @@ class Bench:
 
 @contextlib.asynccontextmanager
 async def bench(root: Path, client: RenderClient | None = None, **stacks: Any) -> AsyncIterator[Bench]:
-    """Run the parts on `root`; `stacks` are stack settings of the watch."""
+    """Run the parts on `root`; `stacks` are stack settings of the watch, and `qc` are those of its quality control."""
     (root / "acquisition").mkdir(exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
         log_lines = stack.enter_context(structlog.testing.capture_logs())

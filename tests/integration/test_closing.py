@@ -96,7 +96,7 @@ async def test_a_montage_whose_tiles_are_deleted_again_and_again_fails_alone(
         montage = await work.montage(good)
         assert montage is not None
         events = [event["event"] for event in await work.work.journal.events(montage.id)]
-        assert events == ["noticed", "settled", "ingested", "mipmapped", "applied", "completed"]
+        assert events == ["noticed", "settled", "ingested", "mipmapped", "judged", "applied", "completed"]
         assert await state_of(work.work.client, MIPS) is StackState.COMPLETE
 
 
@@ -407,3 +407,11 @@ async def test_an_unexpected_exception_fails_the_close_which_is_retried(
         for each in attempts:
             assert ("planted" in str(each["fault"])) == (each["outcome"] == "failed")
         assert await work.work.journal.count_crashes() == 0
+
+
+async def test_no_metafile_stays_in_memory_once_its_montage_is_applied(tmp_path: Path) -> None:
+    async with bench(tmp_path) as work:
+        metafile = work.write()
+        await work.notice(metafile)
+        await work.reaches(metafile, MontageState.COMPLETE)
+        assert not work.work.steps.metafiles._kept

@@ -1,6 +1,7 @@
 """The journal on real SQLite files."""
 
 import asyncio
+import re
 import sqlite3
 import threading
 from contextlib import ExitStack, closing, contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import daemon.journal
 from daemon.journal.file import MIGRATIONS, connect
 from daemon.journal.journal import Journal
 from daemon.montages.records import Inspection, Outcome, Settled, SettleResult, StaleInspection
@@ -590,3 +592,10 @@ async def test_an_attempt_that_ends_late_does_not_overwrite_the_fault_of_a_faile
             "is locked",
             "does not answer",
         ]
+
+
+def test_no_statement_numbers_its_placeholders() -> None:
+    """Python 3.12.0 to 3.12.3 refuse `?1` with a sequence of values where warnings are errors, as in these tests."""
+    modules = sorted(Path(daemon.journal.__file__).parent.rglob("*.py"))
+    assert modules
+    assert not [module for module in modules if re.search(r"\?\d", module.read_text())]

@@ -95,6 +95,8 @@ async def test_an_event_says_what_the_next_program_needs(path: Path) -> None:
             "changed_at": "2017-07-14T02:40:00.250Z",
             "complete_at": "2017-07-14T02:40:00.250Z",
             "verdict": None,
+            "rules": [],
+            "decided_by": None,
             "fault": None,
             "reason": None,
             "superseded_by": None,
@@ -203,7 +205,8 @@ async def test_the_daemon_announces_the_way_of_a_section_and_the_close_of_its_st
         montage = await daemon.reaches(metafile, MontageState.COMPLETE)
     events = from_file(tmp_path / "journal.sqlite")
     own = [kind for kind, subject, _ in events if subject == f"montages/{montage.id}"]
-    assert own == [f"montage.{name}" for name in ("noticed", "settled", "ingested", "mipmapped", "applied", "complete")]
+    ways = ("noticed", "settled", "ingested", "mipmapped", "qc", "applied", "complete")
+    assert own == [f"montage.{name}" for name in ways]
     closed = {subject: data["sections"] for kind, subject, data in events if kind == "stack.closed"}
     assert closed == {"stacks/em/test/s_raw": [7.0], "stacks/em/test/s_mips": [7.0]}
     last = next(data for kind, _, data in events if kind == "montage.complete")

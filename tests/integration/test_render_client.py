@@ -14,6 +14,7 @@ from standin_control import MIPS, RAW, RESOLUTION_NM, Standin, client_of, lens, 
 from handlers.errors import (
     AnswerLate,
     AnswerLost,
+    LoginRefused,
     NotRender,
     RenderBroken,
     RenderRefused,
@@ -29,8 +30,8 @@ from handlers.render.client import RenderClient
 from handlers.render.closing import close_stack
 from handlers.render.opening import create_stack, ensure_loading
 from handlers.render.patience import Patience, Polling
+from handlers.render.requests import Limit
 from handlers.render.responses import PathBuilder, StackState
-from handlers.render.transport import Limit
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ async def test_the_urls_user_and_password_authenticate_and_appear_in_no_fault() 
 
     given: list[str | None] = []
     async with answering(forbid) as url, client_of(url.replace("//", "//em:pw4711@")) as client:
-        with pytest.raises(NotRender) as refused:
+        with pytest.raises(LoginRefused, match=r"check the user in render\.url") as refused:
             await client.ping()
         assert client.base_url == url
     assert given == ["Basic " + base64.b64encode(b"em:pw4711").decode()]
@@ -603,8 +604,10 @@ async def test_a_page_of_another_service_is_refused() -> None:
         return web.Response(text="<html>please log in</html>", content_type="text/html")
 
     async with answering(page) as url, client_of(url) as client:
-        with pytest.raises(RenderBroken, match="cannot be read"):
+        with pytest.raises(NotRender, match="perhaps a login page: please log in"):
             await client.stack(RAW)
+        with pytest.raises(NotRender, match="perhaps a login page"):
+            await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
 
 
 async def test_a_redirect_is_refused_rather_than_followed() -> None:

@@ -21,6 +21,7 @@ from handlers.errors import (
     AnswerLate,
     Fault,
     ImageFault,
+    LoginRefused,
     NotRender,
     RenderBroken,
     RenderRefused,
@@ -134,7 +135,7 @@ async def test_the_worker_logs_in_with_user_and_password_of_the_url(service: Sta
         plan = MipmapPlan(tmp_path / "m", levels=3, reduction=RENDER).served_by(guarded, RAW)
         job = tile_job(level0_of(spec), plan)
         fault = await fault_of(job)
-    assert isinstance(fault, NotRender)
+    assert isinstance(fault, LoginRefused)
     assert given == ["Basic " + base64.b64encode(b"em:pw4711").decode()]
     shown = repr((plan, job, fault))
     assert "pw4711" not in shown
@@ -340,7 +341,7 @@ def png(image: Image.Image) -> bytes:
         (
             Canned(b"", b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/elsewhere"),
             NotRender,
-            "answered 302",
+            "redirects to http://127.0.0.1:1/elsewhere (302)",
         ),
     ],
 )

@@ -15,8 +15,9 @@ from handlers.quality.colours import DIVERGING, OUTSIDE, SEQUENTIAL, UNKNOWN, Co
 from handlers.quality.from_metafile import tile_numbers
 from handlers.quality.heatmap import LARGEST_CELL_PX, MOST_PX, Heatmap, common_scale, draw_heatmap
 from handlers.quality.numbers import TileNumbers
+from handlers.quality.rules import Limits, Surroundings
 from handlers.quality.shown import Number, heatmap_of
-from handlers.quality.verdict import Limits, Surroundings, judge
+from handlers.quality.verdict import judge
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 REAL = DATA / "_metadata_20170829130146_295434_5LC_0064_01_redo_001050_0_.json"

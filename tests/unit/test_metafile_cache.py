@@ -49,6 +49,15 @@ async def test_the_most_recently_used_metafiles_are_kept_up_to_a_size(contents) 
     assert await metafiles.parse(*two) is not second
 
 
+async def test_a_forgotten_metafile_is_parsed_again_and_the_others_are_kept(contents) -> None:
+    metafiles = MetafileCache()
+    one, two = [(content, digest_of(content), PATH, READER) for content in contents[:2]]
+    first, second = await metafiles.parse(*one), await metafiles.parse(*two)
+    metafiles.forget(digest_of(contents[0]), PATH, READER)
+    assert await metafiles.parse(*one) is not first
+    assert await metafiles.parse(*two) is second
+
+
 async def test_a_metafile_larger_than_the_cache_is_parsed_each_time_and_evicts_nothing(contents) -> None:
     metafiles = MetafileCache(most_bytes=len(contents[0]))
     kept, longer = (contents[0], digest_of(contents[0]), PATH, READER), contents[1] + b" "

@@ -16,6 +16,6 @@ def test_every_mutated_module_exists_and_has_tests_that_exist() -> None:
     missing = [module for module in tests if not (ROOT / module).exists()]
     for names in tests.values():
         for name in names:
-            files = [ROOT / f"tests/{kind}/test_{name}.py" for kind in ("unit", "integration")]
+            files = [ROOT / f"tests/{kind}/test_{name}.py" for kind in ("unit", "unit/levels", "integration")]
             missing += [] if any(file.exists() for file in files) else [name]
     assert missing == []

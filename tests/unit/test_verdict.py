@@ -15,18 +15,8 @@ from daemon.simulator.section import plan_section
 from handlers.acquisition.parse import parse_metafile
 from handlers.quality.from_metafile import tile_numbers
 from handlers.quality.numbers import TileNumbers
-from handlers.quality.verdict import (
-    MOST_TILES,
-    Finding,
-    Judgement,
-    Limits,
-    Rule,
-    Surroundings,
-    Verdict,
-    judge,
-    median_focus,
-    outside,
-)
+from handlers.quality.rules import Finding, Judgement, Limits, Rule, Surroundings, Verdict
+from handlers.quality.verdict import MOST_TILES, judge, median_focus, outside
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 REAL = DATA / "_metadata_20170829130146_295434_5LC_0064_01_redo_001050_0_.json"

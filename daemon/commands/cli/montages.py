@@ -1,4 +1,4 @@
-"""Commands about montages and the journal: replay, verify, dismiss, journal."""
+"""Commands about montages and the journal: replay, verify, dismiss, verdict, journal."""
 
 import sys
 from pathlib import Path
@@ -166,6 +166,32 @@ def dismiss(ids: tuple[int, ...], reason: str, config_path: Path | None) -> None
     set_up_logging("warning", settings.log.format, sys.stderr)
     request = input_or_exit(lambda: request_for(ids, reason))
     sys.exit(run_or_exit(work(settings, request, say)))
+
+
+@click.command(short_help="Pass or fail a montage in place of the rules.")
+@click.argument("montage_id", type=int, metavar="ID")
+@click.argument("verdict", type=click.Choice(["pass", "fail", "re-image", "computed"]))
+@click.option("--note", default="", metavar="TEXT", help="The reason; kept in the journal.")
+@click.option("--by", default=None, metavar="NAME", help="Name of the person.  [default: the user's name]")
+@config_option
+def verdict(montage_id: int, verdict: str, note: str, by: str | None, config_path: Path | None) -> None:
+    """Decide about the quality of montage ID in place of the rules.
+
+    The decision counts until the next one. "computed" withdraws it: the verdict of the rules counts again. A montage
+    that waits for a person goes on when it is passed. `temwatch status` shows the ids, `temwatch log ID` shows all
+    decisions.
+
+    Exit code: 0 recorded, 1 there is no such montage, or it cannot be recorded.
+    """
+    import getpass
+
+    from daemon.commands.verdict import decide, request_for
+    from daemon.system.log import set_up_logging
+
+    settings = settings_or_exit(config_path)
+    set_up_logging("warning", settings.log.format, sys.stderr)
+    request = input_or_exit(lambda: request_for(verdict, by or getpass.getuser(), note))
+    sys.exit(run_or_exit(decide(settings, montage_id, request, say)))
 
 
 @click.group(short_help="Back up the journal, or rebuild a lost one.")

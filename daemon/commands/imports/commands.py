@@ -27,7 +27,7 @@ from handlers.text import printable_json
 
 if TYPE_CHECKING:
     from handlers.render.client import RenderClient
-    from handlers.render.transport import Request
+    from handlers.render.requests import Request
 
 log = logging.getLogger("temwatch")
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from daemon.commands.replay.sources import Row, Source
 from daemon.montages.states import UNFINISHED, MontageState
+from daemon.montages.verdicts import WAITS_FOR_PERSON
 from daemon.pipeline.replay.selection import Action
 from handlers.text import printable
 
@@ -98,7 +99,7 @@ async def follow(plans: Sequence[Row], source: Source, outcomes: Outcomes, stop:
     while pending and not stop.is_set():
         rows = await _poll(pending, source)
         for montage_id, row in rows.items():
-            if row["state"] not in UNFINISHED:
+            if row["state"] not in UNFINISHED or row["waiting_for"] == WAITS_FOR_PERSON:
                 del pending[montage_id]
                 outcomes.add_ended(row)
         outcomes.show_waiting(row for row in rows.values() if row["state"] in UNFINISHED)

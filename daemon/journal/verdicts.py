@@ -1,0 +1,118 @@
+"""Verdicts on montages. Functions of the connection, each run in one transaction."""
+
+import json
+import statistics
+
+from daemon.journal.outbox import announce_montage
+from daemon.journal.rows import BY_ID, Connection, find, insert_event, need
+from daemon.montages.records import Montage
+from daemon.montages.states import Event
+from daemon.montages.verdicts import HOLDING, WAITS_FOR_PERSON, Decision, MontageVerdict, Override, judgement_of
+from handlers.quality.rules import Judgement, Verdict
+
+SECTIONS_OF_SCOPE = 20
+"""The limit relative to the microscope uses this many of its last sections."""
+LEAST_SECTIONS = 5
+"""With fewer sections the microscope has no usual focus yet."""
+
+_FOCUS_BEFORE = (
+    "SELECT focus FROM verdicts WHERE scope = ? AND acquired < ? AND focus IS NOT NULL AND montage_id <> ?"
+    " ORDER BY acquired DESC LIMIT ?"
+)
+_JUDGE = (
+    "INSERT INTO verdicts (montage_id, verdict, findings, judged_at, scope, acquired, focus)"
+    " VALUES (:id, :verdict, :findings, :now, :scope, :acquired, :focus) ON CONFLICT (montage_id) DO UPDATE SET"
+    " verdict = :verdict, findings = :findings, judged_at = :now, scope = :scope, acquired = :acquired, focus = :focus,"
+    " decision = NULL, decided_by = NULL, decided_at = NULL, note = NULL"
+)
+_DECIDE = (
+    "INSERT INTO verdicts (montage_id, decision, decided_by, decided_at, note)"
+    " VALUES (:id, :decision, :by, :now, :note)"
+    " ON CONFLICT (montage_id) DO UPDATE SET decision = :decision, decided_by = :by, decided_at = :now, note = :note"
+)
+# The pipeline stores again what the montage waits for, if the new verdict holds it.
+_SHOW = (
+    "UPDATE montages SET verdict = :verdict, waiting_for = iif(waiting_for = :hold, NULL, waiting_for) WHERE id = :id"
+)
+# Montages that are about to be closed, or wait for it, with a verdict that holds where the watch says so.
+_HOLDING = (
+    "SELECT watch, raw_stack, mipmapped_stack FROM montages WHERE state IN ('mipmapped', 'applied')"
+    " AND verdict IN (SELECT value FROM json_each(?))"
+)
+_VERDICT = (
+    "SELECT verdict, findings, judged_at, decision, decided_by, decided_at, note FROM verdicts WHERE montage_id = ?"
+)
+
+
+def judge(connection: Connection, montage_id: int, judgement: Judgement, focus: float | None, now: float) -> Montage:
+    """Record and announce the verdict of the rules, unless it is the recorded one; return the montage.
+
+    Another verdict ends a person's decision, which was about other numbers.
+    """
+    montage = need(connection, montage_id)
+    before = verdict_of(connection, montage_id)
+    if before is not None and before.judgement == judgement:
+        return montage
+    findings = json.dumps([finding.to_json() for finding in judgement.findings])
+    values = {
+        "id": montage_id,
+        "verdict": str(judgement.verdict),
+        "findings": findings,
+        "now": now,
+        "scope": montage.scope,
+        "acquired": montage.acquired,
+        "focus": focus,
+    }
+    connection.execute(_JUDGE, values)
+    broken = [str(finding.rule) for finding in judgement.findings if finding.verdict is not Verdict.PASS]
+    return _record(connection, montage, Event.JUDGED, str(judgement.verdict), {"rules": broken}, now)
+
+
+def decide(
+    connection: Connection, montage_id: int, decision: Decision, by: str, note: str, now: float
+) -> Montage | None:
+    """Record and announce a person's decision; return the montage, None if there is none."""
+    montage = find(connection, BY_ID, (montage_id,))
+    if montage is None:
+        return None
+    stored = None if decision is Decision.COMPUTED else str(decision)
+    values = {"id": montage_id, "decision": stored, "by": by, "now": now, "note": note}
+    connection.execute(_DECIDE, values)
+    verdict = verdict_of(connection, montage_id)
+    counting = None if verdict is None else verdict.counting
+    return _record(connection, montage, Event.DECIDED, counting, {"decision": decision, "by": by, "note": note}, now)
+
+
+def _record(
+    connection: Connection, montage: Montage, event: Event, verdict: str | None, detail: dict[str, object], now: float
+) -> Montage:
+    """Record an event that leaves the state as it is, and the verdict that counts from now on."""
+    detail = {"verdict": verdict, **detail}
+    insert_event(connection, montage.id, event, montage.state, now, detail)
+    connection.execute(_SHOW, {"id": montage.id, "verdict": verdict, "hold": WAITS_FOR_PERSON})
+    after = need(connection, montage.id)
+    announce_montage(connection, event, after, detail, now)
+    return after
+
+
+def verdict_of(connection: Connection, montage_id: int) -> MontageVerdict | None:
+    """Return the verdict on a montage; None if neither the rules nor a person have given one."""
+    row = connection.execute(_VERDICT, (montage_id,)).fetchone()
+    if row is None:
+        return None
+    verdict, findings, judged_at, decision, by, at, note = row
+    judgement = judgement_of(verdict, json.loads(findings)) if verdict else None
+    return MontageVerdict(judgement, judged_at, Override(Decision(decision), by, at, note) if decision else None)
+
+
+def usual_focus(connection: Connection, montage: Montage) -> float | None:
+    """Return the median focus of the microscope's last sections before a montage; None if they are too few."""
+    values = (montage.scope, montage.acquired, montage.id, SECTIONS_OF_SCOPE)
+    found = [focus for (focus,) in connection.execute(_FOCUS_BEFORE, values)]
+    return statistics.median(found) if len(found) >= LEAST_SECTIONS else None
+
+
+def holding(connection: Connection) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the watch and the stacks of each montage whose verdict keeps its stacks open, if its watch says so."""
+    rows = connection.execute(_HOLDING, (json.dumps(sorted(HOLDING)),)).fetchall()
+    return [(watch, tuple(dict.fromkeys(each for each in stacks if each))) for watch, *stacks in rows]

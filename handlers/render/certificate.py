@@ -1,0 +1,89 @@
+"""What a server's certificate says: for whom, by whom, until when. For faults only: nothing is verified here."""
+
+import contextlib
+import hashlib
+import socket
+import ssl
+from collections.abc import Iterator
+
+TIMEOUT_S = 5.0
+_TIMES = (0x17, 0x18)
+"""Tags of UTCTime and GeneralizedTime."""
+_COMMON_NAME, _ORGANIZATION = b"\x55\x04\x03", b"\x55\x04\x0a"
+_MOST_BYTES = 2**16
+
+Element = tuple[int, bytes]
+"""Tag and content of an element of DER."""
+
+
+def served_certificate(host: str, port: int) -> str:
+    """Return what the certificate of a server says, for a fault about it; empty if that cannot be found out. Blocking.
+
+    Makes a connection of its own that verifies nothing, and sends nothing over it.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return describe_certificate(_fetch(host, port, context))
+    return ""
+
+
+def _fetch(host: str, port: int, context: ssl.SSLContext) -> bytes:
+    with (
+        socket.create_connection((host, port), TIMEOUT_S) as plain,
+        context.wrap_socket(plain, server_hostname=host) as secure,
+    ):
+        return secure.getpeercert(binary_form=True) or b""
+
+
+def describe_certificate(der: bytes) -> str:
+    """Return names and end of a certificate, and the beginning of its SHA-256.
+
+    Raises ValueError or IndexError if it is none.
+
+    Source: RFC 5280, section 4.1.
+    """
+    if len(der) > _MOST_BYTES:
+        raise ValueError("too long")
+    (_, certificate), *_ = _elements(der)
+    (_, to_be_signed), *_ = _elements(certificate)
+    fields = [(tag, content) for tag, content in _elements(to_be_signed) if tag != 0xA0]  # without the version
+    issuer, validity, subject = (content for _, content in fields[2:5])
+    end = [_time(tag, content) for tag, content in _elements(validity) if tag in _TIMES][1]
+    digest = hashlib.sha256(der).hexdigest()[:16]
+    return f"for {_name(subject)}, issued by {_name(issuer)}, valid until {end}, SHA-256 {digest}…"
+
+
+def _elements(content: bytes) -> Iterator[Element]:
+    place = 0
+    while place < len(content):
+        tag, length, place = content[place], content[place + 1], place + 2
+        if length & 0x80:
+            count = length & 0x7F
+            length, place = int.from_bytes(content[place : place + count], "big"), place + count
+        if place + length > len(content):
+            raise ValueError("cut short")
+        yield tag, content[place : place + length]
+        place += length
+
+
+def _name(content: bytes) -> str:
+    """Return the common name, or else the organization, or else a placeholder."""
+    found: dict[bytes, str] = {}
+    for _, parts in _elements(content):
+        for _, pair in _elements(parts):
+            (_, kind), (_, value) = _elements(pair)
+            found.setdefault(kind, value.decode("utf-8", "replace")[:100])
+    return repr(found.get(_COMMON_NAME) or found.get(_ORGANIZATION) or "no name")
+
+
+def _time(tag: int, content: bytes) -> str:
+    """Return the day of a UTCTime or GeneralizedTime.
+
+    >>> _time(0x17, b"261126010203Z"), _time(0x18, b"20511126010203Z")
+    ('2026-11-26', '2051-11-26')
+    """
+    text = content.decode("ascii")
+    if tag == _TIMES[0]:
+        text = ("20" if text[:2] < "50" else "19") + text
+    return f"{text[:4]}-{text[4:6]}-{text[6:8]}"

@@ -1,0 +1,170 @@
+"""A montage that fails quality control: reported, or held until a person passes it, over restarts too."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from daemon.config.settings import HttpSettings
+from daemon.montages.states import MontageState
+from daemon.montages.verdicts import WAITS_FOR_PERSON
+from daemon.pipeline.health import Facts
+from daemon.simulator.standin.server import serve_standin
+from daemon.web.posts import Posts
+from daemon.web.routes import make_app
+from handlers.render.client import RenderClient
+from handlers.render.responses import StackState
+from tests.integration.inprocess import MIPS, Bench, bench
+
+HOLD = {"hold": True}
+APPLIED, COMPLETE = MontageState.APPLIED, MontageState.COMPLETE
+
+
+def blur_a_tile(metafile: Path) -> None:
+    """Make the microscope report a tile as out of focus."""
+    document = json.loads(metafile.read_bytes())
+    document[1]["data"][0]["focus_score"] = 3.0
+    metafile.write_text(json.dumps(document))
+
+
+async def held_in(work: Bench, metafile: Path) -> int:
+    """Wait until a montage is APPLIED and waits for a person; return its id."""
+    montage = await work.reaches(metafile, APPLIED, COMPLETE)
+    async with asyncio.timeout(20):
+        while (now := await work.montage(metafile)) is None or now.waiting_for != WAITS_FOR_PERSON:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert (now.state, now.verdict) == (APPLIED, "fail")
+    return montage.id
+
+
+async def stays_open(work: Bench, seconds: float = 1.5) -> bool:
+    """Whether the output stack is not closed in a time in which the keeper examines it at least once."""
+    client = work.work.client
+    before = asyncio.get_running_loop().time()
+    while asyncio.get_running_loop().time() < before + seconds:
+        meta = await client.stack(MIPS)
+        if meta is not None and meta.state is StackState.COMPLETE:
+            return False
+        await asyncio.sleep(0.05)
+    return True
+
+
+async def test_without_hold_a_failed_montage_is_reported_and_goes_on(tmp_path: Path) -> None:
+    async with bench(tmp_path) as work:
+        metafile = work.write()
+        blur_a_tile(metafile)
+        await work.notice(metafile)
+        montage = await work.reaches(metafile, COMPLETE)
+        assert montage.verdict == "fail"
+        (line,) = [line for line in work.log_lines if line["event"] == "montage.qc"]
+        assert (line["verdict"], line["rules"], line["tile_count"]) == ("fail", ["min_focus"], 1)
+        verdict = await work.work.journal.verdict(montage.id)
+        assert verdict is not None
+        assert verdict.judgement is not None
+        assert len(verdict.judgement.tiles) == 1
+
+
+async def test_a_good_montage_passes_and_its_stack_is_closed_under_hold(tmp_path: Path) -> None:
+    async with bench(tmp_path, qc=HOLD) as work:
+        metafile = work.write()
+        await work.notice(metafile)
+        assert (await work.reaches(metafile, COMPLETE)).verdict == "pass"
+
+
+@pytest.mark.parametrize("limits", [{"min_focus": "off"}, {"min_focus": 2.0}])
+async def test_a_rule_that_is_off_or_kept_holds_nothing(tmp_path: Path, limits: dict[str, Any]) -> None:
+    async with bench(tmp_path, qc={**HOLD, **limits}) as work:
+        metafile = work.write()
+        blur_a_tile(metafile)
+        await work.notice(metafile)
+        assert (await work.reaches(metafile, COMPLETE)).verdict == "pass"
+
+
+async def test_hold_keeps_the_stack_open_until_a_person_passes_the_montage_over_restarts_too(tmp_path: Path) -> None:
+    async with serve_standin() as url, RenderClient(url) as client:
+        async with bench(tmp_path, client, qc=HOLD) as work:
+            metafile = work.write()
+            blur_a_tile(metafile)
+            await work.notice(metafile)
+            await held_in(work, metafile)
+            assert await stays_open(work)
+        async with bench(tmp_path, client, qc=HOLD) as work:
+            montage_id = await held_in(work, metafile)
+            assert await stays_open(work)
+            assert await work.work.journal.oldest_unfinished_s() is None  # no backlog
+            async with http_client(work) as http:
+                again = {"verdict": "re-image", "by": "grace"}
+                assert (await http.post(f"/api/montages/{montage_id}/verdict", json=again)).status == 200
+                assert await stays_open(work)
+                body = {"verdict": "pass", "by": "ada", "note": "resin"}
+                answer = await http.post(f"/api/montages/{montage_id}/verdict", json=body)
+                assert answer.status == 200
+                said = await answer.json()
+                assert (said["verdict"], said["computed"], said["override"]["note"]) == ("pass", "fail", "resin")
+            passed = await work.reaches(metafile, COMPLETE)
+            assert (passed.verdict, passed.waiting_for) == ("pass", None)
+            meta = await client.stack(MIPS)
+            assert meta is not None
+            assert meta.state is StackState.COMPLETE
+
+
+async def test_other_montages_of_the_stack_wait_with_it(tmp_path: Path) -> None:
+    async with bench(tmp_path, qc=HOLD) as work:
+        bad, good = work.write(1050), work.write(1051)
+        blur_a_tile(bad)
+        await work.notice(bad)
+        montage_id = await held_in(work, bad)
+        await work.notice(good)
+        assert (await work.reaches(good, APPLIED, COMPLETE)).state is APPLIED
+        assert await stays_open(work)
+        passed = await work.work.journal.decide(montage_id, "pass", "ada", "")  # type: ignore[arg-type]
+        assert passed is not None
+        await work.work.pipeline.decided(passed)
+        await work.reaches(good, COMPLETE)
+        await work.reaches(bad, COMPLETE)
+
+
+async def test_a_watch_that_closes_nothing_holds_the_montage_itself(tmp_path: Path) -> None:
+    async with bench(tmp_path, qc=HOLD, close=False) as work:
+        metafile = work.write()
+        blur_a_tile(metafile)
+        await work.notice(metafile)
+        montage_id = await held_in(work, metafile)
+        async with http_client(work) as http:
+            body = {"verdict": "pass", "by": "ada"}
+            assert (await http.post(f"/api/montages/{montage_id}/verdict", json=body)).status == 200
+        await work.reaches(metafile, COMPLETE)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({"verdict": "good", "by": "ada"}, 400, "verdict"),
+        ({"verdict": "pass"}, 400, "by"),
+        ({"verdict": "pass", "by": "  "}, 400, "by"),
+        ({"verdict": "pass", "by": "ada", "note": "x" * 501}, 400, "note"),
+        ({"verdict": "pass", "by": "ada", "when": "now"}, 400, "when"),
+    ],
+)
+async def test_an_invalid_decision_is_refused_by_its_field(
+    tmp_path: Path, body: dict[str, str], status: int, said: str
+) -> None:
+    async with bench(tmp_path) as work, http_client(work) as http:
+        answer = await http.post("/api/montages/1/verdict", json=body)
+        assert answer.status == status
+        assert said in (await answer.json())["error"]
+        assert (await http.post("/api/montages/1/verdict", json={"verdict": "pass", "by": "ada"})).status == 404
+        assert (await http.post("/api/montages/x/verdict", json={"verdict": "pass", "by": "ada"})).status == 404
+
+
+def http_client(work: Bench) -> "TestClient[Any, Any]":
+    """Return a client of the daemon's routes."""
+
+    async def facts() -> Facts:
+        return Facts((), (), None, None, None, 7200.0)
+
+    posts = Posts(HttpSettings(), None, work.work.journal, work.work.pipeline.decided)  # type: ignore[arg-type]
+    return TestClient(TestServer(make_app(work.work.journal, work.work.metrics, facts, posts)))

@@ -1,0 +1,157 @@
+"""A real nginx in a directory of its own, in front of a render-ws, for tests of what a proxy does to requests."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.certificates import Authority
+
+PROGRAM = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+USER, PASSWORD = "em", "pw4711"
+SUB_PATH = "/facility/em"
+
+
+class Nginx:
+    """nginx with TLS of a private authority, basic authentication, a client certificate, a sub-path and usual limits.
+
+    Parameters
+    ----------
+    directory : of its own; it holds configuration, log, certificates and secrets.
+    upstream : URL of the render-ws behind it, as in http://127.0.0.1:8080/render-ws/v1.
+    host : address to listen on.
+    """
+
+    def __init__(self, directory: Path, upstream: str, *, host: str = "127.0.0.1") -> None:
+        if PROGRAM is None:
+            pytest.skip("nginx is not installed")
+        self.directory, self.upstream, self.host = directory, upstream, host
+        directory.mkdir(parents=True, exist_ok=True)
+        self.authority = Authority(directory / "ca")
+        self.server = self.authority.server()
+        self.client = self.authority.client()
+        self.password_file = directory / "password"
+        self.set_password(PASSWORD)
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as taken:
+            taken.bind((host, 0))
+            self.port = taken.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The address of render-ws behind it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"https://{host}:{self.port}{SUB_PATH}/render-ws/v1"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Keys of [render] that reach render-ws through it."""
+        return {
+            "url": self.url,
+            "username": USER,
+            "password_file": str(self.password_file),
+            "ca_file": str(self.authority.ca.file),
+            "client_certificate_file": str(self.client.file),
+            "client_key_file": str(self.client.key),
+        }
+
+    def set_password(self, password: str, *, known_to_client: bool = True) -> None:
+        """Change the password that nginx accepts, and the file of the client."""
+        self._replace(self.directory / "users", f"{USER}:{{PLAIN}}{password}\n")
+        if known_to_client:
+            self._replace(self.password_file, password + "\n")
+
+    @staticmethod
+    def _replace(path: Path, text: str) -> None:
+        new = path.with_suffix(".new")
+        new.write_text(text)
+        new.chmod(0o600)
+        new.replace(path)
+
+    def start(self, *, rules: str = "", of_server: str = "") -> None:
+        """Start it, or start it again with other rules of its location or server.
+
+        Parameters
+        ----------
+        rules, of_server : directives that override those of this class.
+        """
+        self.stop()
+        config = self.directory / "nginx.conf"
+        config.write_text(self._config(rules, of_server))
+        assert PROGRAM is not None
+        self._process = subprocess.Popen(
+            [PROGRAM, "-p", str(self.directory), "-e", "error.log", "-c", str(config)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            assert self._process.poll() is None, (self.directory / "error.log").read_text()
+            try:
+                socket.create_connection((self.host, self.port), 1).close()
+            except OSError:
+                time.sleep(0.02)
+            else:
+                return
+        raise AssertionError(f"nginx does not listen on {self.host}:{self.port}")
+
+    def stop(self) -> None:
+        """Stop it if it runs."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(20)
+            self._process = None
+
+    @property
+    def log(self) -> str:
+        """Its log of requests: method, path, status, one a line."""
+        return (self.directory / "access.log").read_text()
+
+    def _config(self, rules: str, of_server: str) -> str:
+        own = {
+            "client_max_body_size": "1m",
+            "proxy_read_timeout": "5s",
+            "auth_basic": '"em"',
+            "proxy_pass": f"{self.upstream.removesuffix('/render-ws/v1')}/",
+        }
+        own = {name: value for name, value in own.items() if name not in rules}
+        directives = "\n      ".join(f"{name} {value};" for name, value in own.items())
+        tls = {
+            "ssl_certificate": str(self.server.file),
+            "ssl_certificate_key": str(self.server.key),
+            "ssl_client_certificate": str(self.authority.ca.file),
+            "ssl_verify_client": "on",
+        }
+        tls = {name: value for name, value in tls.items() if f"{name} " not in of_server}
+        secured = "\n    ".join(f"{name} {value};" for name, value in tls.items())
+        listen = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"""
+{"user root;" if os.geteuid() == 0 else ""}
+worker_processes 1;
+daemon off;
+pid nginx.pid;
+events {{ worker_connections 256; }}
+http {{
+  log_format short '$request_method $uri $status $request_length';
+  access_log access.log short;
+  client_body_temp_path body;
+  proxy_temp_path proxy;
+  fastcgi_temp_path fastcgi;
+  uwsgi_temp_path uwsgi;
+  scgi_temp_path scgi;
+  server {{
+    listen {listen} ssl;
+    {secured}
+    {of_server}
+    location {SUB_PATH}/ {{
+      {directives}
+      auth_basic_user_file users;
+      {rules}
+    }}
+  }}
+}}
+"""
