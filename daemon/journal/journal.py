@@ -7,10 +7,11 @@ acknowledged survives a crash of the process and of the machine.
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import structlog
 
-from daemon.journal import images_read, outbox, retries, rows, settling, sightings, verdicts
+from daemon.journal import images_read, outbox, quality, retries, rows, settling, sightings, verdicts
 from daemon.journal.file import Connection
 from daemon.journal.queries import JournalQueries
 from daemon.montages.records import AwaitedFile, Inspection, Montage, Outcome, Settled, SettleResult
@@ -164,12 +165,20 @@ class Journal(JournalQueries):
 
     # --- outcomes of steps
 
-    async def record(self, montage_id: int, event: Event, **detail: object) -> Montage:
-        """Record an event and the state that follows; return the montage."""
+    async def record(
+        self, montage_id: int, event: Event, *, quality_numbers: bytes | None = None, **detail: object
+    ) -> Montage:
+        """Record an event and the state that follows; return the montage.
+
+        Parameters
+        ----------
+        quality_numbers : with MIPMAPPED, the packed numbers of the montage, committed with the event.
+        """
 
         def work(connection: Connection) -> Montage:
             if event is Event.MIPMAPPED:
                 images_read.keep(connection, montage_id)
+                quality.store(connection, montage_id, quality_numbers)
             return rows.record(connection, montage_id, event, self._clock(), detail)
 
         return await self.write(work)
@@ -244,9 +253,24 @@ class Journal(JournalQueries):
 
     # --- images
 
-    async def record_tiles(self, montage_id: int, contents: Mapping[str, FileContent | None]) -> None:
-        """Record tiles whose mipmaps are made and verified, each with its image as it was read, if that is known."""
-        await self.write(lambda connection: images_read.record_tiles(connection, montage_id, contents, self._clock()))
+    async def record_tiles(
+        self,
+        montage_id: int,
+        contents: Mapping[str, FileContent | None],
+        measured: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> None:
+        """Record tiles whose mipmaps are made and verified, each with its image as it was read, if that is known.
+
+        Parameters
+        ----------
+        measured : numbers of the images, packed, by tile id.
+        """
+
+        def work(connection: Connection) -> None:
+            images_read.record_tiles(connection, montage_id, contents, self._clock())
+            quality.record_measured(connection, montage_id, measured)
+
+        await self.write(work)
 
     async def adopt_images(self, montage_id: int, contents: Mapping[str, FileContent]) -> None:
         """Store the new identities of images whose bytes have not changed."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from daemon.journal import duplicates, images_read, retries, rows, tile_sets, verdicts
+from daemon.journal import duplicates, images_read, quality, retries, rows, tile_sets, verdicts
 from daemon.journal.ages import Ages
 from daemon.journal.connection import JournalConnection
 from daemon.journal.file import Examination
@@ -144,6 +144,19 @@ class JournalQueries(JournalConnection):
     async def images_read(self, montage_id: int) -> dict[str, FileContent]:
         """Return identity and digest of each tile's image as it was read, by tile id; empty before MIPMAPPED."""
         return await self.read(lambda connection: images_read.contents_of(connection, montage_id))
+
+    async def tile_rows(self, montage_id: int) -> dict[str, quality.TileRow]:
+        """Return digest and measured numbers of the tiles that are recorded as made; empty once it is MIPMAPPED."""
+        return await self.read(lambda connection: quality.tile_rows(connection, montage_id))
+
+    async def quality_numbers(self, montage_id: int, *, former: bool = False) -> bytes | None:
+        """Return the packed quality numbers of a montage; None if it has none, or they are being made again.
+
+        Parameters
+        ----------
+        former : whether numbers that are being made again are returned, too.
+        """
+        return await self.read(lambda connection: quality.numbers_of(connection, montage_id, former=former))
 
     async def watched_images(self) -> list[tuple[int, str, float]]:
         """Return (id, watch, time of completion) of every montage whose images are still rechecked."""

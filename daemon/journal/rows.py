@@ -140,12 +140,14 @@ def record(connection: Connection, montage_id: int, event: Event, now: float, de
     if state is MontageState.NOTICED and before.digest is not None:
         _clear_digest(connection, before)
     if state in (MontageState.SUPERSEDED, MontageState.NOTICED):
+        connection.execute("DELETE FROM quality WHERE montage_id = ?", (montage_id,))
         connection.execute(_RELEASE_WAITING, (path_to_uri(before.metafile),))
     # A replay makes all mipmaps again, unless it starts at a later step.
     if state is MontageState.MIPMAPPED or (event is Event.REPLAYED and detail.get("from") != Step.APPLY):
         connection.execute("DELETE FROM tiles WHERE montage_id = ?", (montage_id,))
     if state not in _HAS_READ_IMAGES:
         connection.execute("DELETE FROM images_read WHERE montage_id = ?", (montage_id,))
+        connection.execute("UPDATE quality SET is_current = 0 WHERE montage_id = ?", (montage_id,))
     if state is MontageState.COMPLETE:
         connection.execute("UPDATE images_read SET is_watched = 1 WHERE montage_id = ?", (montage_id,))
     if state is not MontageState.APPLIED or event is Event.APPLIED:

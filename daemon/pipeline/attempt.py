@@ -118,26 +118,26 @@ class Attempts:
         if step is Step.SETTLE:
             return await self._settle_step.perform(montage, watch)
         started = self._clock()
-        event = await self._take_effect(montage, watch, step)
+        event, numbers = await self._take_effect(montage, watch, step)
         if step in NEEDS_RENDER:
             self._gate.worked()
         self._tries.forget(montage.id)
         detail = {"output_dir": str(watch.mipmaps.output_dir)} if event is Event.MIPMAPPED else {}
-        following = await self._journal.record(montage.id, event, **detail)
+        following = await self._journal.record(montage.id, event, quality_numbers=numbers, **detail)
         log.info(f"tiles.{event}", tiles=montage.tile_count, seconds=round(self._clock() - started, 2))
         await self._enqueue_next(following)
         return Outcome.DONE
 
-    async def _take_effect(self, montage: Montage, watch: WatchSettings, step: Step) -> Event:
+    async def _take_effect(self, montage: Montage, watch: WatchSettings, step: Step) -> tuple[Event, bytes | None]:
+        """Return the event that follows, with MIPMAPPED the packed quality numbers."""
         section = await self._steps.section(montage, watch)
         if step is Step.INGEST:
             await self._steps.ingest(section)
-            return Event.INGESTED
+            return Event.INGESTED, None
         if step is Step.MIPMAPS:
-            await self._steps.make_mipmaps(section)
-            return Event.MIPMAPPED
+            return Event.MIPMAPPED, await self._steps.make_mipmaps(section)
         await self._steps.apply(section)
-        return Event.APPLIED
+        return Event.APPLIED, None
 
 
 def _crash_fault(montage: Montage) -> WorkerFault:

@@ -118,7 +118,9 @@ class MipmapStep:
         faults += [self.changing_images.fault_for_now(section.montage.id, section.watch, fault) for fault in found]
         done = [report for report in reports if not report.fault]
         if done:
-            await self._journal.record_tiles(section.montage.id, {report.tile_id: report.level0 for report in done})
+            contents = {report.tile_id: report.level0 for report in done}
+            measured = {report.tile_id: report.measured.to_bytes() for report in done if report.measured}
+            await self._journal.record_tiles(section.montage.id, contents, measured)
         if any(level.replaced for report in reports for level in report.made):
             self._image_cache.mark_rewritten(section.montage.id)
         self._metrics.tiles.inc(len(done))
@@ -130,7 +132,7 @@ def _jobs(section: Section, plan: MipmapPlan, made: Collection[str], containers:
     """Return a job for each tile, and for the mask that all tiles share, except those recorded as made."""
     tiles = section.level0()
     plan, root = plan.contained(containers), watch_root(section.watch.directory, containers)
-    jobs = [tile_job(tile, plan, root) for tile in tiles if tile.tile_id not in made]
+    jobs = [tile_job(tile, plan, root, measure=True) for tile in tiles if tile.tile_id not in made]
     if tiles[0].mask is not None and str(tiles[0].mask) not in made:
         jobs.append(mask_job(tiles[0], plan))
     return jobs

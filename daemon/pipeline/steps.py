@@ -15,6 +15,7 @@ from daemon.pipeline.judging import Judge
 from daemon.pipeline.mipmap_step import MipmapStep
 from daemon.pipeline.output_disks import OutputDisks
 from daemon.pipeline.section import Section, SectionReader
+from daemon.pipeline.section_quality import packed_numbers
 from daemon.pipeline.stacks import StackKeeper
 from daemon.pipeline.tile_holds import TileHolds
 from daemon.system.threads import answers_within
@@ -90,9 +91,10 @@ class Steps:
         """Return the montage with its metafile, as `SectionReader.read`."""
         return await self._sections.read(montage, watch)
 
-    async def make_mipmaps(self, section: Section) -> None:
-        """Make the mipmaps, as `MipmapStep.make`."""
+    async def make_mipmaps(self, section: Section) -> bytes:
+        """Make the mipmaps, as `MipmapStep.make`. Return the packed quality numbers of the section."""
         await self._mipmaps.make(section)
+        return await packed_numbers(section, self._journal)
 
     async def ingest(self, section: Section) -> None:
         """Put the tile specs into the raw stack and read them back."""

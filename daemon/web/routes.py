@@ -18,6 +18,7 @@ from daemon.web.access import host_check
 from daemon.web.answers import LINKS, encode_montages, links_html, readiness_json
 from daemon.web.errors import errors_as_json, log_in_one_line
 from daemon.web.posts import Posts
+from daemon.web.quality import encode_quality
 from daemon.web.server import add_headers, guard
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ def make_app(
             web.get("/metrics", pages.metrics),
             web.get("/api/montages", pages.montages),
             web.get("/api/montages/{id}", pages.montage),
+            web.get("/api/montages/{id}/tiles", pages.tiles),
             web.get("/api/reload", pages.reload),
         ]
     )
@@ -155,6 +157,14 @@ class _Pages:
         body["quality"] = None if verdict is None else verdict_json(verdict)
         body["tiles_made"] = len(await self._journal.tiles_made(montage.id))
         return body
+
+    async def tiles(self, request: web.Request) -> web.Response:
+        """Answer with the quality numbers of every tile of a montage, column by column."""
+        numbers = await _in_time(self._journal.quality_numbers(parameters.montage_id_of(request)))
+        if numbers is None:
+            raise web.HTTPNotFound(reason="no quality numbers of such a montage: they come with its mipmaps")
+        body = await asyncio.to_thread(encode_quality, numbers)
+        return web.Response(body=body, content_type="application/json", charset="utf-8")
 
     async def reload(self, _: web.Request) -> web.Response:
         """Answer with the outcome of the last reload of the configuration."""

@@ -10,6 +10,8 @@ import xxhash
 
 from handlers.identity import FileIdentity
 
+Digest = bytes
+"""16 bytes, big end first."""
 DIGEST_BYTES = 16
 _PIECE_BYTES = 1 << 20
 _TICK_NS = 20_000_000

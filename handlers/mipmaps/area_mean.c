@@ -325,6 +325,117 @@ void temwatch_add_rows(level_t *level, int64_t levels, const void *rows, int64_t
         add_row(level, levels, row, row + row_bytes, pixel_bytes);
 }
 
+/* Extremes of an image so far, and how many pixels are 0 or bright. The order of the fields is that of `GreyRange`. */
+typedef struct {
+    uint64_t pixels, black, white;
+    uint32_t darkest, brightest;
+    uint32_t bright; /* the least value that counts as white */
+} range_t;
+
+#define RANGE(NAME, VALUE)                                                                                             \
+    FAST static void NAME(range_t *range, const VALUE *pixels, int64_t count, VALUE bright) {                          \
+        VALUE darkest = (VALUE)range->darkest, brightest = (VALUE)range->brightest;                                    \
+        uint64_t black = 0, white = 0;                                                                                 \
+        for (int64_t i = 0; i < count; i++) {                                                                          \
+            darkest = pixels[i] < darkest ? pixels[i] : darkest;                                                       \
+            brightest = pixels[i] > brightest ? pixels[i] : brightest;                                                 \
+            black += pixels[i] == 0, white += pixels[i] >= bright;                                                     \
+        }                                                                                                              \
+        range->darkest = darkest, range->brightest = brightest;                                                        \
+        range->black += black, range->white += white;                                                                  \
+    }
+RANGE(range_of_8, uint8_t)
+RANGE(range_of_16, uint16_t)
+
+/* The same with registers of 256 bits: lanes of 8 or 16 bits count the pixels of 255 steps. Returns the number of pixels
+ * that were done. */
+#if X86
+#define COUNTED 255
+
+AVX2 INLINE uint64_t sum_of_bytes(__m256i lanes) {
+    uint64_t each[4];
+    store(each, _mm256_sad_epu8(lanes, _mm256_setzero_si256()));
+    return each[0] + each[1] + each[2] + each[3];
+}
+
+#define RANGE_BY_REGISTERS(NAME, VALUE, BITS, SUM)                                                                     \
+    AVX2 static int64_t NAME(range_t *range, const VALUE *pixels, int64_t count, VALUE bright) {                       \
+        enum { LANES = 256 / BITS };                                                                                   \
+        const int64_t end = count / LANES * LANES;                                                                     \
+        const __m256i zero = _mm256_setzero_si256(), limit = _mm256_set1_epi##BITS((int##BITS##_t)bright);             \
+        __m256i low = _mm256_set1_epi##BITS((int##BITS##_t)range->darkest);                                            \
+        __m256i high = _mm256_set1_epi##BITS((int##BITS##_t)range->brightest);                                         \
+        for (int64_t i = 0; i < end;) {                                                                                \
+            const int64_t pause = end - i < COUNTED * LANES ? end : i + COUNTED * LANES;                               \
+            __m256i black = zero, white = zero;                                                                        \
+            for (; i < pause; i += LANES) {                                                                            \
+                const __m256i grey = load(pixels + i);                                                                 \
+                low = _mm256_min_epu##BITS(low, grey), high = _mm256_max_epu##BITS(high, grey);                        \
+                black = _mm256_sub_epi##BITS(black, _mm256_cmpeq_epi##BITS(grey, zero));                               \
+                const __m256i is_white = _mm256_cmpeq_epi##BITS(_mm256_max_epu##BITS(grey, limit), grey);              \
+                white = _mm256_sub_epi##BITS(white, is_white);                                                         \
+            }                                                                                                          \
+            range->black += SUM(black), range->white += SUM(white);                                                    \
+        }                                                                                                              \
+        VALUE lows[LANES], highs[LANES];                                                                               \
+        store(lows, low), store(highs, high);                                                                          \
+        for (int lane = 0; lane < LANES; lane++) {                                                                     \
+            range->darkest = lows[lane] < range->darkest ? lows[lane] : range->darkest;                                \
+            range->brightest = highs[lane] > range->brightest ? highs[lane] : range->brightest;                        \
+        }                                                                                                              \
+        return end;                                                                                                    \
+    }
+RANGE_BY_REGISTERS(registers_of_8, uint8_t, 8, sum_of_bytes)
+RANGE_BY_REGISTERS(registers_of_16, uint16_t, 16, sum_of_narrow)
+#endif
+
+/* Adds pixels to a range. */
+void temwatch_add_range(range_t *range, const void *pixels, int64_t count, int32_t pixel_bytes) {
+    const uint32_t bright = range->bright;
+    int64_t done = 0;
+    range->pixels += (uint64_t)count;
+#if X86
+    if (__builtin_cpu_supports("avx2"))
+        done = pixel_bytes == 1 ? registers_of_8(range, pixels, count, (uint8_t)bright)
+                                : registers_of_16(range, pixels, count, (uint16_t)bright);
+#endif
+    if (pixel_bytes == 1) range_of_8(range, (const uint8_t *)pixels + done, count - done, (uint8_t)bright);
+    else range_of_16(range, (const uint16_t *)pixels + done, count - done, (uint16_t)bright);
+}
+
+/* Adds the Laplacian of each inner pixel of a row, and its square. Squares of 8-bit pixels are below 2^20: RUN of them fit
+ * 32 bits. */
+#define LAPLACIAN(NAME, VALUE, SUM, SQUARES)                                                                           \
+    FAST static void NAME(const VALUE *above, const VALUE *row, const VALUE *below, int64_t width, int64_t *sum,       \
+                          uint64_t *squares) {                                                                         \
+        for (int64_t from = 1; from < width - 1; from += RUN) {                                                        \
+            const int64_t end = width - 1 - from < RUN ? width - 1 : from + RUN;                                       \
+            SUM added = 0;                                                                                             \
+            SQUARES squared = 0;                                                                                       \
+            for (int64_t x = from; x < end; x++) {                                                                     \
+                const SUM curve = (SUM)above[x] + below[x] + row[x - 1] + row[x + 1] - 4 * (SUM)row[x];                \
+                added += curve, squared += (SQUARES)((SQUARES)curve * (SQUARES)curve);                                 \
+            }                                                                                                          \
+            *sum += added, *squares += squared;                                                                        \
+        }                                                                                                              \
+    }
+LAPLACIAN(laplacian_of_8, uint8_t, int32_t, uint32_t)
+LAPLACIAN(laplacian_of_16, uint16_t, int32_t, uint64_t)
+
+/* Adds the Laplacians of all inner pixels of an image, and their squares. */
+void temwatch_add_laplacian(const void *pixels, int64_t width, int64_t height, int32_t pixel_bytes, int64_t *sum,
+                            uint64_t *squares) {
+    for (int64_t y = 1; y < height - 1; y++) {
+        if (pixel_bytes == 1) {
+            const uint8_t *row = (const uint8_t *)pixels + y * width;
+            laplacian_of_8(row - width, row, row + width, width, sum, squares);
+        } else {
+            const uint16_t *row = (const uint16_t *)pixels + y * width;
+            laplacian_of_16(row - width, row, row + width, width, sum, squares);
+        }
+    }
+}
+
 /* Whole rows, one behind the other in a file; `Run` of tiff_header.py. */
 typedef struct {
     int64_t offset, rows;
@@ -359,9 +470,10 @@ static char *away_from(int64_t offset, char *memory) {
 typedef void (*seen_t)(const char *piece, int64_t bytes, int64_t offset);
 
 /* Reads all rows of level 0 from a file, through a strip of an even number of rows that stays in the cache; its memory
- * is two pages longer. Returns what `read_whole` returns. */
+ * is two pages longer. Adds the pixels to a range, unless it is NULL. Returns what `read_whole` returns. */
 int32_t temwatch_take_file(level_t *level, int64_t levels, int32_t descriptor, const run_t *runs, int64_t run_count,
-                           int64_t row_bytes, int32_t pixel_bytes, char *memory, int64_t strip_rows, seen_t seen) {
+                           int64_t row_bytes, int32_t pixel_bytes, char *memory, int64_t strip_rows, seen_t seen,
+                           range_t *range) {
     char *strip = memory;
     int64_t filled = 0;
     for (const run_t *run = runs; run < runs + run_count; run++) {
@@ -372,6 +484,8 @@ int32_t temwatch_take_file(level_t *level, int64_t levels, int32_t descriptor, c
             const int32_t failed = read_whole(descriptor, strip + filled * row_bytes, rows * row_bytes, offset);
             if (failed) return failed;
             seen(strip + filled * row_bytes, rows * row_bytes, offset);
+            if (range != NULL)
+                temwatch_add_range(range, strip + filled * row_bytes, rows * row_bytes / pixel_bytes, pixel_bytes);
             offset += rows * row_bytes, left -= rows, filled += rows;
             if (filled == strip_rows) {
                 temwatch_add_rows(level, levels, strip, row_bytes, filled, pixel_bytes);

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from handlers.images.pixels import Grey, IntensityRange, Rounding, Sums, smallest_type
-from handlers.mipmaps.kernel import CUT_SHORT, CompiledMeans, Runs, Seen
+from handlers.mipmaps.kernel import CUT_SHORT, CompiledMeans, GreyRange, Runs, Seen
 
 STRIP_BYTES = 512 * 1024
 """Of level 0, for numpy: with less its calls cost more than the sums, with more the rows leave the cache."""
@@ -24,8 +24,13 @@ class Means(Protocol):
     def add_image(self, image: Grey) -> None:
         """Fill the levels from level 0, (H, W), contiguous."""
 
-    def add_file(self, descriptor: int, runs: Runs, seen: Seen) -> None:
-        """Fill the levels from the rows of an open file. Raises EOFError if the file is too short, and OSError."""
+    def add_file(self, descriptor: int, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
+        """Fill the levels from the rows of an open file. Raises EOFError if the file is too short, and OSError.
+
+        Parameters
+        ----------
+        grey_range : gets all pixels of level 0, if it is given.
+        """
 
     def biased(self) -> list[int]:
         """Return the levels of the last image whose mean error exceeds the limit."""
@@ -89,9 +94,11 @@ class MeansByNumpy:
         for start in range(0, len(image), len(self._strip)):
             self._add(image[start : start + len(self._strip)])
 
-    def add_file(self, descriptor: int, runs: Runs, seen: Seen) -> None:
+    def add_file(self, descriptor: int, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
         self._begin()
         for rows in _strips_of(descriptor, runs, self._strip, seen):
+            if grey_range is not None:
+                grey_range.add_by_numpy(rows)
             self._add(rows)
 
     def _begin(self) -> None:

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +31,24 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
 
 
-def put_in_place(level: int, path: Path, page: Page, encoding: Encoding, container: Container | None = None) -> None:
+Seen = Callable[[bytes | bytearray], object]
+"""Gets the bytes of a file, piece by piece."""
+
+
+def put_in_place(
+    level: int,
+    path: Path,
+    page: Page,
+    encoding: Encoding,
+    container: Container | None = None,
+    seen: Seen | None = None,
+) -> None:
     """Write a level's file and verify it. Its name is durable after `sync_directories`.
 
     Parameters
     ----------
     container : directory of all levels, below which no link is followed; None: links are followed.
+    seen : gets the file's bytes as they are read back.
 
     Raises
     ------
@@ -50,7 +62,7 @@ def put_in_place(level: int, path: Path, page: Page, encoding: Encoding, contain
         directory = container.open_directory(path.parent, create=True) if container else _open_or_make(path.parent)
         try:
             _sweep(real_path(directory))
-            _put(f"/proc/self/fd/{directory}", path, page, encoding)
+            _put(f"/proc/self/fd/{directory}", path, page, encoding, seen)
         finally:
             os.close(directory)
     except OSError as error:
@@ -69,7 +81,7 @@ def _open_or_make(directory: Path) -> int:
         return os.open(directory, _READ | os.O_DIRECTORY)
 
 
-def _put(place: str, path: Path, page: Page, encoding: Encoding) -> None:
+def _put(place: str, path: Path, page: Page, encoding: Encoding, seen: Seen | None) -> None:
     """Write a level's file in an open directory.
 
     Parameters
@@ -80,7 +92,7 @@ def _put(place: str, path: Path, page: Page, encoding: Encoding) -> None:
     is_plain, target, temporary = encoding.is_plain, f"{place}/{path.name}", f"{place}/{_temporary_name(path.name)}"
     try:
         _write_durably(temporary, page.content)
-        _require_same(path, temporary, page, encoding, is_plain)
+        _require_same(path, temporary, page, encoding, seen)
         os.replace(temporary, target)  # noqa: PTH105  no path of it is wanted
     except BaseException:
         _remove(temporary)
@@ -100,19 +112,21 @@ def sync_directories(directories: Iterable[Path]) -> None:
             raise storage_fault(str(directory), "write the names of the levels", error) from error
 
 
-def _require_same(path: Path, temporary: str, page: Page, encoding: Encoding, is_plain: bool) -> None:
+def _require_same(path: Path, temporary: str, page: Page, encoding: Encoding, seen: Seen | None) -> None:
     """Raise a fault if the temporary file of a path reads back differently.
 
     A plain file holds the pixels themselves, so its bytes are compared; any other file is decoded.
     """
-    if is_plain:
-        if not _holds(temporary, page.content):
+    if encoding.is_plain:
+        if not _holds(temporary, page.content, seen):
             raise _reads_differently(path, "its bytes differ")
         return
     height, width = page.pixels.shape
     found = verify_level(Path(temporary), width, height, page.mode)
     if encoding.lossless and not np.array_equal(found, page.pixels):
         raise _reads_differently(path, "its pixels differ")
+    if seen:
+        seen(page.content)
 
 
 def _require_in_place(path: Path, target: str, page: Page, is_plain: bool) -> None:
@@ -138,8 +152,8 @@ def _start_and_length(path: str) -> tuple[bytes, int]:
         os.close(descriptor)
 
 
-def _holds(path: str, content: bytes | bytearray) -> bool:
-    """Return whether a file consists of these bytes."""
+def _holds(path: str, content: bytes | bytearray, seen: Seen | None = None) -> bool:
+    """Return whether a file consists of these bytes, which `seen` gets while they are in the cache."""
     piece, expected, offset = bytearray(min(READ_BACK_BYTES, len(content) + 1)), memoryview(content), 0
     descriptor = os.open(path, _READ)
     try:
@@ -147,6 +161,8 @@ def _holds(path: str, content: bytes | bytearray) -> bool:
             found = piece if count == len(piece) else piece[:count]
             if found != expected[offset : offset + count]:  # a bytearray compares by memcmp, a memoryview does not
                 return False
+            if seen:
+                seen(found)
             offset += count
     finally:
         os.close(descriptor)

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from handlers.images.digest import RunningDigest
 from handlers.images.encode import Page, plain_page
 from handlers.images.level0 import OpenLevel0
 from handlers.images.pixels import Grey, IntensityRange
 from handlers.images.reduction import level_size
 from handlers.mipmaps.area_mean import means, unbiased
-from handlers.mipmaps.kernel import Runs, Seen
+from handlers.mipmaps.kernel import GreyRange, Runs, Seen
 
 KEPT = 2
 """Number of unused buffers that are kept; a process with several threads has more of them in use."""
@@ -44,12 +45,13 @@ class LevelBuffers:
         outputs = {level: page.pixels for level, page in self.pages.items()}
         self._means = means(kind.width, kind.height, kind.bits, outputs, to_8bit)
 
-    def fill_from_file(self, descriptor: int, runs: Runs, seen: Seen) -> list[int]:
+    def fill_from_file(self, descriptor: int, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> list[int]:
         """Fill the levels from rows as they are read. Return the levels whose mean error exceeds the limit.
 
         Parameters
         ----------
         seen : gets each piece of the file as it is read.
+        grey_range : gets the pixels of level 0, if it is given.
 
         Raises
         ------
@@ -58,7 +60,7 @@ class LevelBuffers:
         OSError
             If it cannot be read.
         """
-        self._means.add_file(descriptor, runs, seen)
+        self._means.add_file(descriptor, runs, seen, grey_range)
         return self._means.biased()
 
     def fill(self, image: Grey) -> list[int]:
@@ -69,11 +71,20 @@ class LevelBuffers:
 
 @contextmanager
 def reduced_to_mean(
-    level0: OpenLevel0, width: int, height: int, levels: tuple[int, ...], to_8bit: IntensityRange | None
+    level0: OpenLevel0,
+    width: int,
+    height: int,
+    levels: tuple[int, ...],
+    to_8bit: IntensityRange | None,
+    grey_range: GreyRange | None = None,
 ) -> Iterator[Mapping[int, Page]]:
     """Context with the levels of an image by area mean; its memory is used again after it.
 
     Rows are read straight from the file if they lie there as in memory; otherwise the image is decoded first.
+
+    Parameters
+    ----------
+    grey_range : gets the pixels of level 0 while they are in the cache, if it is given.
 
     Raises
     ------
@@ -83,15 +94,20 @@ def reduced_to_mean(
     image = None if level0.runs else level0.pixels()
     bits = image.itemsize * 8 if image is not None else level0.bits
     with buffers_for(Kind(width, height, bits, levels, to_8bit)) as buffers:
-        for level in buffers.fill(image) if image is not None else _stream(level0, buffers):
+        if image is not None and grey_range is not None:
+            grey_range.add(image)
+        for level in buffers.fill(image) if image is not None else _stream(level0, buffers, grey_range):
             image = level0.pixels() if image is None else image
             buffers.pages[level].pixels[...] = unbiased(image, level, to_8bit if image.dtype == np.uint16 else None)
         level0.require_unchanged()
         yield buffers.pages
 
 
-def _stream(level0: OpenLevel0, buffers: LevelBuffers) -> list[int]:
-    return level0.stream(lambda descriptor, digest: buffers.fill_from_file(descriptor, level0.runs, digest.take))
+def _stream(level0: OpenLevel0, buffers: LevelBuffers, grey_range: GreyRange | None) -> list[int]:
+    def read(descriptor: int, digest: RunningDigest) -> list[int]:
+        return buffers.fill_from_file(descriptor, level0.runs, digest.take, grey_range)
+
+    return level0.stream(read)
 
 
 _idle: list[tuple[Kind, LevelBuffers]] = []

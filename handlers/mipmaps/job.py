@@ -41,6 +41,8 @@ class MipmapJob:
     and its text names the present bytes of level 0 and this way of making it."""
     maximum_intensity: float | None = None
     """The value that the tile spec shows white. The report has a note if it does not suit the bits of the image."""
+    measure: bool = False
+    """Whether the report has numbers of the image and digests of its levels."""
     source: "RenderSource | None" = None
     """Where render-ws serves level 0; None: the file is read. Method "render" needs a source."""
 

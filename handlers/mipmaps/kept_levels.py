@@ -5,6 +5,8 @@ from pathlib import Path
 
 from handlers.errors import Fault
 from handlers.images.decode import read_image
+from handlers.images.digest import RunningDigest
+from handlers.images.header import open_image
 from handlers.images.level0 import OpenLevel0
 from handlers.images.provenance import pixels_match, read_provenance, without_pixels
 from handlers.images.reduction import level_size
@@ -47,4 +49,13 @@ def _valid_level(job: MipmapJob, level0_bits: int, level: int, path: Path, text:
         return None
     if (info.mode, info.format) != (mode, job.encoding.extension) or not pixels_match(text, pixels):
         return None
-    return MadeLevel(level, path, width, height, mode, info.file_bytes)
+    digest = _digest_of(path) if job.measure else None
+    return MadeLevel(level, path, width, height, mode, info.file_bytes, digest=digest)
+
+
+def _digest_of(path: Path) -> bytes | None:
+    try:
+        with open_image(path) as file:
+            return RunningDigest(file.fileno()).digest()
+    except (Fault, OSError):
+        return None

@@ -46,6 +46,47 @@ class _Level(ctypes.Structure):
     )
 
 
+WHITE: Mapping[int, int] = {8: 255, 16: 0xFFF0}
+"""Bits per pixel -> least value at full scale. Cameras of 12 bits shift their values by 4: their white is 0xfff0."""
+
+
+class GreyRange(ctypes.Structure):
+    """range_t of area_mean.c: extremes of an image so far, and the number of its pixels that are 0 or at full scale."""
+
+    _fields_ = (
+        *((name, ctypes.c_uint64) for name in ("pixels", "black", "white")),
+        *((name, ctypes.c_uint32) for name in ("darkest", "brightest", "bright")),
+    )
+    pixels: int
+    black: int
+    white: int
+    darkest: int
+    brightest: int
+
+    @classmethod
+    def of_bits(cls, bits: int) -> "GreyRange":
+        """Return the range of no pixels of 8 or 16 bits."""
+        return cls(darkest=(1 << bits) - 1, bright=WHITE[bits])
+
+    def add(self, image: Grey) -> None:
+        """Add the pixels of an image."""
+        if (code := compiled_code()) is None:
+            self.add_by_numpy(image)
+            return
+        whole = image if image.flags.c_contiguous else image.copy()
+        code.temwatch_add_range(ctypes.byref(self), whole.ctypes.data, whole.size, whole.itemsize)
+
+    def add_by_numpy(self, image: Grey) -> None:
+        """Add the pixels of an image without compiled code."""
+        if not image.size:
+            return
+        self.pixels += image.size
+        self.black += int(np.count_nonzero(image == 0))
+        self.white += int(np.count_nonzero(image >= WHITE[image.itemsize * 8]))
+        self.darkest = min(self.darkest, int(image.min()))
+        self.brightest = max(self.brightest, int(image.max()))
+
+
 @functools.cache
 def compiled_code() -> ctypes.CDLL | None:
     """Return the compiled code; None if it was not built, or for another machine or version."""
@@ -54,8 +95,14 @@ def compiled_code() -> ctypes.CDLL | None:
         loaded = ctypes.CDLL(str(LIBRARY))
         loaded.temwatch_add_rows.argtypes = (place, size, place, size, size, short)
         loaded.temwatch_add_rows.restype = None
-        loaded.temwatch_take_file.argtypes = (place, size, short, place, size, size, short, place, size, _Seen)
+        loaded.temwatch_take_file.argtypes = (
+            *(place, size, short, place, size, size, short, place, size, _Seen, place),
+        )
         loaded.temwatch_take_file.restype = short
+        loaded.temwatch_add_range.argtypes = (place, place, size, short)
+        loaded.temwatch_add_range.restype = None
+        loaded.temwatch_add_laplacian.argtypes = (place, size, size, short, place, place)
+        loaded.temwatch_add_laplacian.restype = None
         of_this_version = loaded.temwatch_level_bytes() == ctypes.sizeof(_Level)
     except (OSError, AttributeError):
         return None
@@ -109,7 +156,7 @@ class CompiledMeans:
         rows, row_bytes, pixel_bytes = image.shape[0], self._row_bytes, self._pixel_bytes
         self._add_rows(self._levels, len(self._levels), image.ctypes.data, row_bytes, rows, pixel_bytes)
 
-    def add_file(self, descriptor: int, runs: Runs, seen: Seen) -> None:
+    def add_file(self, descriptor: int, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
         """Fill the levels from the rows of an open file. Raises EOFError if the file is too short, and OSError."""
         self._begin()
         numbers = chain.from_iterable(runs)
@@ -123,6 +170,7 @@ class CompiledMeans:
             *(descriptor, (ctypes.c_int64 * (2 * len(runs)))(*numbers), len(runs)),
             *(self._row_bytes, self._pixel_bytes, self._strip.ctypes.data, self._strip_rows),
             _Seen(hand_over),
+            ctypes.byref(grey_range) if grey_range is not None else None,
         )
         if failed > 0:
             raise EOFError(CUT_SHORT)

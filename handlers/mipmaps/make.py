@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from handlers.errors import Fault, SettingsFault, WorkerFault, storage_fault
+from handlers.images.decode import read_image
 from handlers.images.level0 import FileLevel0, Level0File, OpenLevel0
 from handlers.images.pixels import FULL_RANGE
 from handlers.images.reduction import MEAN
 from handlers.mipmaps.buffers import reduced_to_mean
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.kept_levels import valid_levels
+from handlers.mipmaps.measure import LEVEL_OF_SHARPNESS, Measured, Measurement
 from handlers.mipmaps.put import ReducedLevel, put_levels
 from handlers.mipmaps.reduce import reduce_levels
 from handlers.mipmaps.report import FaultReport, MadeLevel, MipmapReport
@@ -29,14 +31,17 @@ def make_mipmaps(job: MipmapJob) -> MipmapReport:
     kept: tuple[MadeLevel, ...] = ()
     level0: OpenLevel0 | None = None
     fault: Fault | None = None
+    measured: Measured | None = None
     try:
         job.require_possible()
         level0 = open_level0(job)
         kept = () if job.force else tuple(valid_levels(job, level0))
         wanted = {level for level, _ in job.outputs} - {level.level for level in kept}
+        measurement = Measurement(level0.bits) if job.measure else None
         if wanted:
-            with _reduced(job, wanted, level0) as levels:
-                put_levels(levels, job, level0, made)
+            with _reduced(job, wanted, level0, measurement) as levels:
+                put_levels(levels, job, level0, made, measurement)
+        measured = _measured(job, level0, (*made, *kept), measurement) if measurement else None
     except Fault as found:
         fault = found
     except MemoryError:
@@ -54,6 +59,7 @@ def make_mipmaps(job: MipmapJob) -> MipmapReport:
         kept,
         level0.bits if level0 else None,
         level0.content if level0 and not fault else None,
+        measured,
     )
 
 
@@ -89,15 +95,34 @@ def _real_root(job: MipmapJob) -> Path | None:
 
 
 @contextmanager
-def _reduced(job: MipmapJob, levels: AbstractSet[int], level0: OpenLevel0) -> Iterator[Iterable[ReducedLevel]]:
+def _reduced(
+    job: MipmapJob, levels: AbstractSet[int], level0: OpenLevel0, measurement: Measurement | None
+) -> Iterator[Iterable[ReducedLevel]]:
     """Context with the levels, lowest first; their memory is used again after it."""
+    # The pixels that render-ws serves are not those of the file.
+    grey_range = measurement.level0 if measurement and not job.source else None
     if job.reduction.function == MEAN.function:
-        with reduced_to_mean(level0, job.width, job.height, tuple(sorted(levels)), job.to_8bit) as pages:
+        with reduced_to_mean(level0, job.width, job.height, tuple(sorted(levels)), job.to_8bit, grey_range) as pages:
             yield pages.items()
         return
     image = level0.pixels()
     level0.require_unchanged()
+    if grey_range is not None:
+        grey_range.add(image)
     yield reduce_levels(image, levels, job.reduction, job.to_8bit)
+
+
+def _measured(job: MipmapJob, level0: OpenLevel0, levels: Iterable[MadeLevel], measurement: Measurement) -> Measured:
+    """Return the numbers of an image. Kept levels were not made: what was not seen then is read."""
+    if not measurement.level0.pixels and not job.source:
+        measurement.level0.add(level0.pixels())
+        level0.require_unchanged()
+    for made in levels:
+        if made.digest:
+            measurement.see_file(made.level, made.digest)
+        if made.level == LEVEL_OF_SHARPNESS and not measurement.has_sharpness:
+            measurement.see_level(made.level, read_image(made.path, made.width, made.height)[0])
+    return measurement.result([level for level, _ in job.outputs])
 
 
 def _notes(job: MipmapJob, level0: OpenLevel0) -> Iterator[str]:

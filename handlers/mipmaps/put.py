@@ -3,6 +3,8 @@
 import os
 from collections.abc import Iterable
 
+import xxhash
+
 from handlers.errors import StorageFault
 from handlers.images.encode import Page, set_description
 from handlers.images.level0 import OpenLevel0
@@ -10,14 +12,25 @@ from handlers.images.pixels import Grey
 from handlers.mipmaps.atomic_write import put_in_place, sync_directories
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.level_text import LevelText
+from handlers.mipmaps.measure import Measurement
 from handlers.mipmaps.report import MadeLevel
 
 ReducedLevel = tuple[int, Grey | Page]
 """A level and its pixels; a page if the pixels already lie in the content of an uncompressed TIFF."""
 
 
-def put_levels(levels: Iterable[ReducedLevel], job: MipmapJob, level0: OpenLevel0, made: list[MadeLevel]) -> None:
+def put_levels(
+    levels: Iterable[ReducedLevel],
+    job: MipmapJob,
+    level0: OpenLevel0,
+    made: list[MadeLevel],
+    measurement: Measurement | None = None,
+) -> None:
     """Put the files of the levels in place, and add to `made` those that will stay.
+
+    Parameters
+    ----------
+    measurement : gets the levels; the digest of each file is taken for it.
 
     Raises
     ------
@@ -29,9 +42,13 @@ def put_levels(levels: Iterable[ReducedLevel], job: MipmapJob, level0: OpenLevel
         for level, reduced in levels:
             page = _page(job, texts, level, reduced, level0.digest)
             replaced = os.path.lexists(paths[level])
-            put_in_place(level, paths[level], page, job.encoding, job.container)
+            hashed = xxhash.xxh3_128() if measurement else None
+            put_in_place(level, paths[level], page, job.encoding, job.container, hashed.update if hashed else None)
             height, width = page.pixels.shape
-            made.append(MadeLevel(level, paths[level], width, height, page.mode, len(page.content), replaced))
+            digest = hashed.digest() if hashed else None
+            made.append(MadeLevel(level, paths[level], width, height, page.mode, len(page.content), replaced, digest))
+            if measurement:
+                measurement.see_level(level, page.pixels)
     finally:
         try:
             sync_directories({level.path.parent for level in made})

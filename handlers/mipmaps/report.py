@@ -5,7 +5,8 @@ from pathlib import Path
 
 from handlers import errors
 from handlers.errors import Fault
-from handlers.images.digest import FileContent
+from handlers.images.digest import Digest, FileContent
+from handlers.mipmaps.measure import Measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class MadeLevel:
     bytes: int
     replaced: bool = False
     """Whether there was a file before."""
+    digest: Digest | None = None
+    """XXH3-128 of the file's bytes as they were read back; None unless the job measures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +65,5 @@ class MipmapReport:
     """Bits per pixel of level 0; None if its header was not read."""
     level0: FileContent | None = None
     """The file from which the levels were made; None with a fault, or if only render-ws can read the file."""
+    measured: Measured | None = None
+    """Numbers of the image; None with a fault, or unless the job measures."""

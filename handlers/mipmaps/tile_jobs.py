@@ -11,12 +11,13 @@ from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.plan import Level0, MipmapPlan
 
 
-def tile_job(tile: Level0, plan: MipmapPlan, root: Container | None = None) -> MipmapJob:
+def tile_job(tile: Level0, plan: MipmapPlan, root: Container | None = None, *, measure: bool = False) -> MipmapJob:
     """Return the job that makes a tile's levels.
 
     Parameters
     ----------
     root : directory that must contain the image after all links are followed; None: any.
+    measure : whether the report has numbers of the image and digests of its levels.
     """
     return MipmapJob(
         tile_id=tile.tile_id,
@@ -32,6 +33,7 @@ def tile_job(tile: Level0, plan: MipmapPlan, root: Container | None = None) -> M
         container=plan.container,
         force=plan.force,
         maximum_intensity=tile.maximum_intensity,
+        measure=measure,
         source=_source(plan, RenderSource.of_image, tile.tile_id, tile.maximum_intensity),
     )
 

@@ -1,4 +1,4 @@
-"""Numbers that a metafile states. Pure."""
+"""Numbers that the microscope recorded. Pure."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -6,11 +6,25 @@ from typing import Any
 
 import numpy as np
 
+from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.metafile import EdgeMatch, EdgeSide, Metafile, TileRecord
-from handlers.quality.numbers import Floats, SectionNumbers, TileNumbers
+from handlers.quality.block import Quality
+from handlers.quality.numbers import UNITS, Floats, SectionNumbers, TileNumbers
 
 _OF_TILE = ("raster_col", "raster_row", "raster_index", "focus_score", "mean", "minimum", "maximum", "std_dev")
+_OF_GRID = ("raster_col", "raster_row", "raster_index")
 _OF_MATCH = ("dx", "dy", "distance", "rotation")
+
+
+def quality_of(acquisition: Acquisition, tile_ids: Sequence[str]) -> Quality:
+    """Return the numbers that the microscope recorded of a region; measured ones are unknown."""
+    if acquisition.metafile is not None:
+        return Quality(tile_numbers(acquisition.metafile, tile_ids), section_numbers(acquisition.metafile))
+    tiles = acquisition.tiles
+    columns = {name: np.array([getattr(tile, name) for tile in tiles], np.float64) for name in _OF_GRID}
+    recorded = {name for tile in tiles for name in tile.numbers} & UNITS.keys() - columns.keys()
+    columns |= {name: np.array([tile.numbers.get(name) for tile in tiles], np.float64) for name in recorded}
+    return Quality(TileNumbers.of(tuple(tile_ids), columns), SectionNumbers())
 
 
 def tile_numbers(metafile: Metafile, tile_ids: Sequence[str]) -> TileNumbers:

@@ -39,7 +39,7 @@ class TileNumbers:
     raster_row: Annotated[Floats, Unit("", 1)]
     raster_index: Annotated[Floats, Unit("", 1)]
     """Order of acquisition, from 0."""
-    focus_score: Annotated[Floats, Unit("", 0.001)]
+    focus_score: Annotated[Floats, Unit("", 0.01)]
     """As the microscope computes it, about 20 to 25; higher is sharper."""
     mean: Annotated[Floats, Unit("grey 16", 1)]
     minimum: Annotated[Floats, Unit("grey 16", 1)]
@@ -81,7 +81,7 @@ class TileNumbers:
     """Share of level 0's pixels that are 0; from 0 to 1."""
     saturated_share: Annotated[Floats, Unit("", 1e-5)]
     """Share of level 0's pixels at full scale, 255 or 65535; from 0 to 1."""
-    sharpness: Annotated[Floats, Unit("grey 8 squared", 0.01)]
+    sharpness: Annotated[Floats, Unit("grey 8 squared", 0.05)]
     """Variance of the Laplacian at level 3: focus independent of the scope; higher is sharper."""
     repeat_of: Annotated[Floats, Unit("", 1)]
     """Place in this table of the first acquired tile whose file has the same bytes; unknown where there is none."""

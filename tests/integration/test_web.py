@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daemon.config.settings import HttpSettings
+from daemon.journal import quality
 from daemon.journal.journal import Journal
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.pipeline.health import Facts, Metrics
@@ -18,6 +20,8 @@ from daemon.watching.roots import RootStatus
 from daemon.web.routes import make_app
 from handlers.errors import MetafileFault
 from handlers.identity import FileIdentity
+from handlers.quality.block import Quality, pack
+from handlers.quality.numbers import SectionNumbers, TileNumbers
 from tests.unit.test_health import WELL
 
 
@@ -198,3 +202,25 @@ async def test_an_invalid_http_request_is_logged_in_one_line_without_a_traceback
     assert record.getMessage().startswith("http.refused: Invalid header value char")
     assert (record.levelname, record.exc_info) == ("WARNING", None)
     assert await face.get("/healthz") == (200, {"alive": True})
+
+
+async def test_the_numbers_of_tiles_come_by_column(face):
+    montage_id = await noticed(face.journal, 1)
+    numbers = {"mean": np.array([3.0, np.nan]), "raster_col": np.array([0.0, 1.0])}
+    block = pack(Quality(TileNumbers.of(("a", "b"), numbers), SectionNumbers(overlap=0.07), 6, {"b": bytes([7] * 16)}))
+    await face.journal.write(lambda connection: quality.store(connection, montage_id, block))
+    status, body = await face.get(f"/api/montages/{montage_id}/tiles")
+    assert status == 200
+    assert body["tiles"] == ["a", "b"]
+    assert body["numbers"]["mean"] == [3, None]
+    assert body["numbers"].keys() == body["units"].keys()
+    assert body["section"]["overlap"] == 0.07
+    assert body["level_digests"] == [None, "07" * 16]
+
+
+@pytest.mark.parametrize("montage_id", ["1", "2", "x"])
+async def test_a_montage_without_numbers_is_not_found(face, montage_id):
+    await noticed(face.journal, 1)
+    status, body = await face.get(f"/api/montages/{montage_id}/tiles")
+    assert status == 404
+    assert body["error"].startswith("no ")

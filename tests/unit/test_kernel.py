@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 import hatch_build
 from handlers.images.pixels import FULL_RANGE, Grey, IntensityRange, Rounding
-from handlers.mipmaps import kernel
+from handlers.mipmaps import kernel, measure
 from handlers.mipmaps.area_mean import MeansByNumpy, mean_levels, means
-from handlers.mipmaps.kernel import DIVIDE, MULTIPLY, MULTIPLY_WIDE, CompiledMeans, division
+from handlers.mipmaps.kernel import DIVIDE, MULTIPLY, MULTIPLY_WIDE, CompiledMeans, GreyRange, division
+from handlers.mipmaps.measure import range_of
 
 pytestmark = pytest.mark.skipif(kernel.compiled_code() is None, reason="the kernel was not built: no C compiler")
 
@@ -92,6 +93,23 @@ def test_other_processors_make_the_same_pixels(depth: Any, to_8bit: IntensityRan
     image = np.random.default_rng(5).integers(0, np.iinfo(depth).max, (259, 1030), depth, endpoint=True)
     require_same(image, 6, to_8bit)
     require_same(np.full((256, 512), np.iinfo(depth).max, depth), kernel.HIGHEST_LEVEL, to_8bit)
+
+
+def require_same_numbers(image: Grey) -> None:
+    """Require that compiled and numpy measure the same numbers of an image."""
+    bits = image.itemsize * 8
+    compiled, by_numpy = GreyRange.of_bits(bits), GreyRange.of_bits(bits)
+    compiled.add(image)
+    by_numpy.add_by_numpy(image)
+    assert range_of(compiled, bits) == range_of(by_numpy, bits)
+    assert measure._laplacians(image) == measure._laplacians_by_numpy(image)
+
+
+@pytest.mark.usefixtures("portable")
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_other_processors_measure_the_same_numbers(depth: Any) -> None:
+    require_same_numbers(np.random.default_rng(5).integers(0, np.iinfo(depth).max, (259, 1030), depth, endpoint=True))
+    require_same_numbers(np.full((256, 512), np.iinfo(depth).max, depth))
 
 
 @given(st.data())

@@ -22,7 +22,7 @@ CHECK = """
     kernel.LIBRARY = Path(sys.argv[1])
     assert kernel.compiled_code() is not None
     from handlers.mipmaps.kernel import CompiledMeans
-    from tests.unit.test_kernel import KINDS, require_same
+    from tests.unit.test_kernel import KINDS, require_same, require_same_numbers
 
     generator = np.random.default_rng(7)
     for depth, to_8bit in KINDS:
@@ -31,6 +31,9 @@ CHECK = """
             levels = min(kernel.HIGHEST_LEVEL, min(height, width).bit_length() - 1)
             require_same(generator.integers(0, white, (height, width), depth, endpoint=True), levels, to_8bit)
         require_same(np.full((512, 768), white, depth), kernel.HIGHEST_LEVEL, to_8bit)
+        require_same_numbers(np.full((512, 768), white, depth))
+        for height, width in ((3, 3), (3, 600), (259, 515), (33, 1030)):
+            require_same_numbers(generator.integers(0, white, (height, width), depth, endpoint=True))
         image = generator.integers(0, white, (395, 1500), depth, endpoint=True)
         file = Path(sys.argv[1]).with_suffix(".rows")
         for start, rows_each in ((0, 400), (122, 7), (4095, 90), (8, 1)):

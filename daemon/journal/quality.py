@@ -1,0 +1,49 @@
+"""Quality numbers of a montage, as blocks that the journal does not look into. Functions of the connection."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from daemon.journal.rows import Connection
+
+
+class TileRow(NamedTuple):
+    """A tile whose mipmaps are made, of a montage that is not MIPMAPPED yet."""
+
+    digest: bytes | None
+    """Of the bytes of level 0; None if they were not read."""
+    measured: bytes | None
+    """Numbers of the image, packed; None if it was not measured."""
+
+
+def record_measured(connection: Connection, montage_id: int, measured: Mapping[str, bytes]) -> None:
+    """Store the numbers of tiles that are recorded as made."""
+    connection.executemany(
+        "UPDATE tiles SET measured = ? WHERE montage_id = ? AND tile_id = ?",
+        [(numbers, montage_id, tile_id) for tile_id, numbers in measured.items()],
+    )
+
+
+def tile_rows(connection: Connection, montage_id: int) -> dict[str, TileRow]:
+    """Return the tiles that are recorded as made, by id; empty once the montage is MIPMAPPED."""
+    query = "SELECT tile_id, digest, measured FROM tiles WHERE montage_id = ?"
+    return {tile_id: TileRow(*row) for tile_id, *row in connection.execute(query, (montage_id,))}
+
+
+def store(connection: Connection, montage_id: int, numbers: bytes | None) -> None:
+    """Store or replace the numbers of a montage; None removes them."""
+    if numbers is None:
+        connection.execute("DELETE FROM quality WHERE montage_id = ?", (montage_id,))
+    else:
+        connection.execute("INSERT OR REPLACE INTO quality VALUES (?, ?, 1)", (montage_id, numbers))
+
+
+def numbers_of(connection: Connection, montage_id: int, *, former: bool = False) -> bytes | None:
+    """Return the numbers of a montage; None if it has none, or they are being made again.
+
+    Parameters
+    ----------
+    former : whether numbers that are being made again are returned, too.
+    """
+    query = "SELECT numbers FROM quality WHERE montage_id = ? AND is_current >= ?"
+    row = connection.execute(query, (montage_id, 0 if former else 1)).fetchone()
+    return row[0] if row else None

@@ -1,0 +1,32 @@
+"""Quality numbers of a section whose mipmaps are made, as the journal keeps them."""
+
+import asyncio
+from collections.abc import Mapping
+
+from daemon.journal.journal import Journal
+from daemon.journal.quality import TileRow
+from daemon.pipeline.section import Section
+from handlers.mipmaps.measure import Measured
+from handlers.quality.block import Quality, pack, unpack
+from handlers.quality.from_metafile import quality_of
+from handlers.quality.measured import MadeTile, level_digests, measured_columns, repeats
+
+
+async def packed_numbers(section: Section, journal: Journal) -> bytes:
+    """Return the packed numbers of a section, all of whose tiles are recorded as made."""
+    rows = await journal.tile_rows(section.montage.id)
+    former = await journal.quality_numbers(section.montage.id, former=True)
+    return await asyncio.to_thread(lambda: pack(_quality(section, rows, unpack(former) if former else None)))
+
+
+def _quality(section: Section, rows: Mapping[str, TileRow], former: Quality | None) -> Quality:
+    ids, levels = tuple(str(spec["tileId"]) for spec in section.specs), section.watch.mipmaps.levels
+    made = {tile_id: MadeTile(row.digest, _measured(row)) for tile_id, row in rows.items() if tile_id in set(ids)}
+    stated = quality_of(section.acquisition, ids)
+    numbers = stated.tiles.replaced(measured_columns(ids, made, former))
+    numbers = numbers.replaced({"repeat_of": repeats(numbers, made)})
+    return Quality(numbers, stated.section, levels, level_digests(made, former, levels))
+
+
+def _measured(row: TileRow) -> Measured | None:
+    return None if row.measured is None else Measured.from_bytes(row.measured)

@@ -1,0 +1,139 @@
+"""Numbers of an image, taken while its pixels are in memory for its levels."""
+
+import ctypes
+import math
+import struct
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Self
+
+import numpy as np
+import xxhash
+
+from handlers.images.digest import DIGEST_BYTES
+from handlers.images.pixels import Grey
+from handlers.mipmaps.kernel import GreyRange, compiled_code
+
+LEVEL_OF_SHARPNESS: Final = 3
+"""Coarse enough that the camera's noise is gone, fine enough for the edges of membranes."""
+_ROW: Final = struct.Struct(f"<6dB{DIGEST_BYTES}s")
+UNKNOWN: Final = float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Numbers of one image; NaN where unknown."""
+
+    bits: float = UNKNOWN
+    """Of level 0."""
+    darkest: float = UNKNOWN
+    """Least pixel of level 0, in the file's own grey values, as is `brightest`."""
+    brightest: float = UNKNOWN
+    dark_share: float = UNKNOWN
+    """Share of the pixels that are 0."""
+    saturated_share: float = UNKNOWN
+    """Share of the pixels at full scale."""
+    sharpness: float = UNKNOWN
+    """Variance of the Laplacian of level 3 on the scale 0 to 255."""
+    levels: int = 0
+    """The highest level in `levels_digest`."""
+    levels_digest: bytes = b""
+    """Digest of all level files together, by `digest_of_levels`; empty if they are not known."""
+
+    def to_bytes(self) -> bytes:
+        """Return the numbers as the journal keeps them."""
+        numbers = self.bits, self.darkest, self.brightest, self.dark_share, self.saturated_share, self.sharpness
+        return _ROW.pack(*numbers, self.levels, self.levels_digest)
+
+    @classmethod
+    def from_bytes(cls, row: bytes) -> Self:
+        """Return the numbers of `to_bytes`."""
+        bits, darkest, brightest, dark, saturated, sharpness, levels, digest = _ROW.unpack(row)
+        return cls(bits, darkest, brightest, dark, saturated, sharpness, levels, digest if any(digest) else b"")
+
+
+def digest_of_levels(digests: Mapping[int, bytes]) -> bytes:
+    """Return one digest for the files of all levels, from the digest of each by its level."""
+    whole = xxhash.xxh3_128()
+    for level, digest in sorted(digests.items()):
+        whole.update(bytes([level]) + digest)
+    return whole.digest()
+
+
+class Measurement:
+    """Numbers of an image, collected while its levels are made.
+
+    Parameters
+    ----------
+    bits : per pixel of level 0.
+    """
+
+    def __init__(self, bits: int) -> None:
+        self.level0 = GreyRange.of_bits(bits)
+        """Gets the pixels of level 0."""
+        self._bits = bits
+        self._sharpness = UNKNOWN
+        self._files: dict[int, bytes] = {}
+
+    def see_level(self, level: int, pixels: Grey) -> None:
+        """Take the pixels of a level."""
+        if level == LEVEL_OF_SHARPNESS:
+            self._sharpness = sharpness_of(pixels)
+
+    def see_file(self, level: int, digest: bytes) -> None:
+        """Take the digest of a level's file."""
+        self._files[level] = digest
+
+    @property
+    def has_sharpness(self) -> bool:
+        """Whether level 3 was seen."""
+        return not math.isnan(self._sharpness)
+
+    def result(self, levels: Collection[int]) -> Measured:
+        """Return the numbers of an image that has these levels."""
+        found = replace(range_of(self.level0, self._bits), sharpness=self._sharpness)
+        if self._files.keys() != set(levels):
+            return found
+        return replace(found, levels=max(levels, default=0), levels_digest=digest_of_levels(self._files))
+
+
+def range_of(found: GreyRange, bits: int) -> Measured:
+    """Return the numbers of a range; unknown without a pixel."""
+    if not found.pixels:
+        return Measured()
+    return Measured(bits, found.darkest, found.brightest, found.black / found.pixels, found.white / found.pixels)
+
+
+def sharpness_of(level3: Grey) -> float:
+    """Return the variance of the Laplacian over the inner pixels, on the scale 0 to 255.
+
+    The Laplacian is the sum of the four neighbours less four times the pixel. 0 if there is no inner pixel.
+
+    >>> sharpness_of(np.array([[0, 0, 0, 0], [0, 8, 0, 0], [0, 0, 0, 0]], np.uint8))
+    400.0
+    """
+    height, width = level3.shape
+    if min(height, width) < 3:
+        return 0.0
+    pixels: int = (height - 2) * (width - 2)
+    added, squared = _laplacians(level3 if level3.flags.c_contiguous else level3.copy())
+    mean, scale = added / pixels, 1.0 if level3.itemsize == 1 else 257.0
+    return (squared / pixels - mean * mean) / (scale * scale)
+
+
+def _laplacians(image: Grey) -> tuple[int, int]:
+    """Return the sums of the Laplacians of the inner pixels, and of their squares."""
+    if (code := compiled_code()) is None:
+        return _laplacians_by_numpy(image)
+    height, width = image.shape
+    added, squared = ctypes.c_int64(0), ctypes.c_uint64(0)
+    of_image = image.ctypes.data, width, height, image.itemsize
+    code.temwatch_add_laplacian(*of_image, ctypes.byref(added), ctypes.byref(squared))
+    return added.value, squared.value
+
+
+def _laplacians_by_numpy(image: Grey) -> tuple[int, int]:
+    wide = image.astype(np.int64)
+    inner = wide[1:-1, 1:-1]
+    curves = wide[:-2, 1:-1] + wide[2:, 1:-1] + wide[1:-1, :-2] + wide[1:-1, 2:] - 4 * inner
+    return int(curves.sum()), int(np.square(curves).sum())
