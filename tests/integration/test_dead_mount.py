@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from daemon.config.mipmap_settings import MipmapSettings
+from daemon.config.settings import RenderSettings
 from daemon.config.watch_settings import WatchSettings, ZSettings
 from daemon.pipeline import settle
 from daemon.pipeline.settle import Settler
@@ -18,7 +19,8 @@ from daemon.system import threads
 from handlers.acquisition import arrival
 from handlers.errors import StorageFault, Waiting
 from handlers.identity import FileIdentity
-from handlers.render.names import StackId
+
+RENDER = RenderSettings(url="http://render:8080/render-ws/v1", owner="em", project="v1")
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ class Bench:
     async def examine(self) -> Any:
         await self.not_yet()
         content = self.montage.metafile.read_bytes()
-        return await self.settler.examine(self.montage, self.watch, content, "aa", lambda n: StackId("em", "v1", n))
+        return await self.settler.examine(self.montage, self.watch, content, "aa", RENDER)
 
     async def await_an_image(self) -> Any:
         self.images[0].unlink()
