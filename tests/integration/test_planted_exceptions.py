@@ -46,6 +46,8 @@ NOT_CALLED = {
     *("Journal.write", "Journal.stop_attempts", "Steps.stop"),
     # called for stacks that another program closed or deleted
     *("Journal.reopen_stack", "Journal.forget_stack"),
+    # called for montages that a person judges, and for a login that was refused
+    *("Journal.holding", "Journal.decide", "RenderClient.has_new_login"),
     # called when the daemon stops, or for one command
     "StackKeeper.wait_until_closed",
 }
