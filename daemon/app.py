@@ -300,6 +300,7 @@ class Daemon:
         self._log_watches()
         await self._watcher.replace_roots([watch.watch_root() for watch in settings.watch])
         await self._pipeline.resume()
+        self._gate.probe_soon()
         self._pipeline.wake()
 
     # --- readiness and status
@@ -323,6 +324,7 @@ class Daemon:
             roots=self._watcher.health(),
             disks=self._disks.facts(),
             render_fault=str(self._gate.fault) if self._gate.fault else None,
+            render_needs_person=self._gate.needs_person,
             journal_fault=str(journal_fault) if journal_fault else None,
             oldest_unfinished_s=oldest_s,
             backlog_limit_s=self._settings.http.backlog_limit_s,

@@ -18,6 +18,7 @@ Fault
     |   |-- AnswerLost        the connection broke after the request was sent
     |   `-- AccessRefused     the certificate of the server does not verify: a person must act
     |       `-- LoginRefused    the login is missing or refused: a person must act
+    |           `-- RequestForbidden  the login is accepted, and this request is forbidden to it
     |-- RenderBroken        an internal error of render-ws, or an answer that cannot be parsed
     |   `-- NotRender         the answer comes from a proxy or another server
     |-- RenderRefused       render-ws refuses the request
@@ -217,6 +218,10 @@ class AccessRefused(RenderUnavailable):
 
 class LoginRefused(AccessRefused):
     """A proxy refuses the login, or asks for one. Retries are rare: each may count towards a lock of the account."""
+
+
+class RequestForbidden(LoginRefused):
+    """A proxy forbids a request, perhaps to this login only: reading may be allowed and writing not."""
 
 
 class RenderBroken(RenderFault):

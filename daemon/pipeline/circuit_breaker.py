@@ -10,6 +10,8 @@ from enum import StrEnum
 
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 30.0
+REFUSED_DELAY_S = 300.0
+"""Delay between probes while the login is refused: each of them may count towards a lock of the account."""
 BROKEN_IN_A_ROW = 3
 """Different pieces of work that fail inside the service without a success between them open the circuit: the service
 fails work although it can read."""
@@ -83,12 +85,15 @@ def after_success(circuit: Circuit) -> Circuit:
     return Circuit(outage=circuit.outage)
 
 
-def after_failure(circuit: Circuit, work: Hashable, now: float, chance: float, *, is_away: bool) -> Circuit:
+def after_failure(
+    circuit: Circuit, work: Hashable, now: float, chance: float, *, is_away: bool, is_refused: bool = False
+) -> Circuit:
     """Return the circuit after a piece of work failed.
 
     Parameters
     ----------
     is_away : whether the service does not answer, or cannot read; otherwise the work itself may be the cause.
+    is_refused : whether the login was refused. After it is accepted again the service counts as available.
     """
     broken = circuit.broken if is_away else circuit.broken | {work}
     circuit = replace(circuit, broken=broken)
@@ -96,17 +101,22 @@ def after_failure(circuit: Circuit, work: Hashable, now: float, chance: float, *
         fails_work = not is_away and len(broken) >= BROKEN_IN_A_ROW
         if not (is_away or fails_work):
             return circuit
-        return _opened(replace(circuit, fails_work=fails_work), now, chance, at_work=fails_work)
+        return _opened(replace(circuit, fails_work=fails_work), now, chance, at_work=fails_work, is_refused=is_refused)
     if circuit.phase is Phase.OPEN or not (is_away or circuit.trial == work):
         return circuit
     if is_away or circuit.fails_work:
-        return _opened(circuit, now, chance, at_work=True)
+        return _opened(circuit, now, chance, at_work=not is_refused, is_refused=is_refused)
     return replace(after_success(circuit), broken=broken)
 
 
-def after_silent_probe(circuit: Circuit, now: float, chance: float) -> Circuit:
-    """Return the circuit after a probe got no answer."""
-    return _opened(circuit, now, chance, at_work=circuit.has_failed_at_work)
+def after_silent_probe(circuit: Circuit, now: float, chance: float, *, is_refused: bool = False) -> Circuit:
+    """Return the circuit after a probe got no answer, or its login was refused."""
+    return _opened(circuit, now, chance, at_work=circuit.has_failed_at_work, is_refused=is_refused)
+
+
+def after_new_login(circuit: Circuit, now: float) -> Circuit:
+    """Return the circuit after something changed that may end an outage: the next probe is due at once."""
+    return replace(circuit, due_at=min(circuit.due_at, now)) if circuit.phase is Phase.OPEN else circuit
 
 
 def after_answered_probe(circuit: Circuit, now: float) -> Circuit:
@@ -118,14 +128,15 @@ def after_answered_probe(circuit: Circuit, now: float) -> Circuit:
     return circuit
 
 
-def _opened(circuit: Circuit, now: float, chance: float, *, at_work: bool) -> Circuit:
+def _opened(circuit: Circuit, now: float, chance: float, *, at_work: bool, is_refused: bool) -> Circuit:
     openings = circuit.openings + 1
+    delay_s = REFUSED_DELAY_S * (0.75 + 0.5 * chance) if is_refused else opening_delay_s(openings, chance)
     return replace(
         circuit,
         phase=Phase.OPEN,
         outage=circuit.outage + (circuit.phase is Phase.CLOSED),
         openings=openings,
-        due_at=now + opening_delay_s(openings, chance),
+        due_at=now + delay_s,
         trial=None,
         has_failed_at_work=at_work,
     )

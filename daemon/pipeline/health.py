@@ -38,6 +38,8 @@ class Facts:
     """Worker processes that died since the start."""
     last_worker_death: str = ""
     """Time, signal and tile of the last death."""
+    render_needs_person: bool = False
+    """Whether only a person can end the fault of render-ws: its login is refused, or a certificate does not verify."""
     put_by_others: int = 0
     """Montages whose tiles were in their stack before this daemon put them."""
 
@@ -49,7 +51,8 @@ def reasons_not_ready(facts: Facts) -> tuple[str, ...]:
 
 def _reasons(facts: Facts) -> Iterable[str]:
     if facts.render_fault:
-        yield f"render-ws is away: {facts.render_fault}"
+        kind = "cannot be used until a person acts" if facts.render_needs_person else "is away"
+        yield f"render-ws {kind}: {facts.render_fault}"
     if facts.journal_fault:
         yield f"the journal cannot be written: {facts.journal_fault}"
     for root in facts.roots:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from handlers.errors import RenderBroken, RenderRefused
+from handlers.errors import RenderBroken, RenderRefused, RequestForbidden
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 
@@ -62,7 +62,7 @@ class RenderImageCache:
             return
         try:
             await self._client.empty_image_cache()
-        except (RenderRefused, RenderBroken) as fault:
+        except (RenderRefused, RenderBroken, RequestForbidden) as fault:
             await self._client.ask_database(stack)
             self._warn_once(str(fault))
         else:

@@ -9,7 +9,15 @@ import structlog
 
 from daemon.pipeline import circuit_breaker as breaker
 from daemon.pipeline.circuit_breaker import Circuit, Phase
-from handlers.errors import Fault, RenderBroken, RenderFault, RenderUnavailable
+from handlers.errors import (
+    AccessRefused,
+    Fault,
+    LoginRefused,
+    RenderBroken,
+    RenderFault,
+    RenderUnavailable,
+    RequestForbidden,
+)
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 
@@ -17,6 +25,8 @@ log = structlog.get_logger()
 
 PROBE_EVERY_S = 15.0
 """Pause between probes while render-ws is available."""
+LOGIN_CHECK_S = 5.0
+"""Pause between looks at the files of the login while it is refused, or a certificate does not verify."""
 HANGS_S = 20.0
 """If work has been under way for this time and none has succeeded since, the probe also queries the database."""
 PROBE_STACK = "temwatch"
@@ -47,6 +57,8 @@ class RenderGate:
         self._circuit = Circuit()
         self._changed = asyncio.Event()
         self._last_fault: RenderFault | None = None
+        self._forbidden: RequestForbidden | None = None
+        """Set while work is forbidden, although render-ws can be read."""
         self._since = clock()
         self._begun: dict[Hashable, float] = {}
         self._worked_at = clock()
@@ -57,7 +69,12 @@ class RenderGate:
     @property
     def fault(self) -> RenderFault | None:
         """Why render-ws is unavailable; None if it is available."""
-        return None if self._circuit.seems_well else self._last_fault
+        return self._forbidden if self._circuit.seems_well else self._last_fault
+
+    @property
+    def needs_person(self) -> bool:
+        """Whether only a person can end the fault: the login is refused, or a certificate does not verify."""
+        return isinstance(self.fault, AccessRefused)
 
     @property
     def is_open(self) -> bool:
@@ -95,22 +112,27 @@ class RenderGate:
     def worked(self) -> None:
         """Report that render-ws has done a piece of real work."""
         self._worked_at = self._clock()
+        self._forbidden = None
         self._adopt(breaker.after_success(self._circuit))
 
     async def failed(self, work: Hashable, fault: Fault) -> None:
         """Report that a piece of work failed. Any answer of a working render-ws, also a refusal, counts as a success.
 
-        If render-ws is broken, the work itself may be the cause: the gate checks whether render-ws can read.
+        If render-ws is broken or a proxy forbids the work, the work itself may be the cause: the gate checks whether
+        render-ws can read.
         """
         if not isinstance(fault, RenderFault):
             return
         if not isinstance(fault, RenderUnavailable | RenderBroken):
             self.worked()
             return
-        is_away = isinstance(fault, RenderUnavailable) or not await self._can_read()
+        is_away = not (isinstance(fault, RenderBroken | RequestForbidden) and await self._can_read())
         self._last_fault = fault
-        chance = random.random()  # noqa: S311  jitter
-        self._adopt(breaker.after_failure(self._circuit, work, self._clock(), chance, is_away=is_away))
+        if isinstance(fault, RequestForbidden) and not is_away:
+            self._forbidden = fault
+        chance, is_refused = random.random(), isinstance(fault, LoginRefused)  # noqa: S311  jitter
+        now = self._clock()
+        self._adopt(breaker.after_failure(self._circuit, work, now, chance, is_away=is_away, is_refused=is_refused))
 
     async def _can_read(self) -> bool:
         """Return whether render-ws can read from its database. In an outage it is not asked: the probe does that."""
@@ -140,11 +162,24 @@ class RenderGate:
             pause_s = PROBE_EVERY_S
             if self._circuit.phase is Phase.OPEN:
                 pause_s = max(0.0, self._circuit.due_at - self._clock())
+                pause_s = min(pause_s, LOGIN_CHECK_S) if self.needs_person else pause_s
             try:
                 async with asyncio.timeout(pause_s):
                     await self._changed.wait()
             except TimeoutError:
-                await self._probe()
+                if await self._is_probe_due():
+                    await self._probe()
+
+    async def _is_probe_due(self) -> bool:
+        """Whether a probe is due: in an outage because of the login, also when a file of the login has changed."""
+        if self._circuit.phase is Phase.OPEN and self.needs_person and await self._client.has_new_login():
+            self.probe_soon()
+        return self._circuit.phase is not Phase.OPEN or self._clock() >= self._circuit.due_at
+
+    def probe_soon(self) -> None:
+        """In an outage, make the next probe due at once: a person may have ended the outage."""
+        self._circuit = breaker.after_new_login(self._circuit, self._clock())
+        self._changed.set()
 
     async def _probe(self) -> None:
         try:
@@ -162,7 +197,8 @@ class RenderGate:
     def _probe_failed(self, fault: RenderFault) -> None:
         self._last_fault = fault
         chance = random.random()  # noqa: S311  jitter
-        self._adopt(breaker.after_silent_probe(self._circuit, self._clock(), chance))
+        is_refused = isinstance(fault, LoginRefused)
+        self._adopt(breaker.after_silent_probe(self._circuit, self._clock(), chance, is_refused=is_refused))
 
     def _adopt(self, following: Circuit) -> None:
         """Adopt the next state of the circuit, log the begin and end of an outage, and wake waiting work."""

@@ -13,6 +13,7 @@ from handlers.errors import (
     RenderFault,
     RenderRefused,
     RenderUnavailable,
+    RequestForbidden,
 )
 
 _WRONG_URL = "a bug in our URL, or {setting} is not the address of a render-ws (…/render-ws/v1)"
@@ -109,9 +110,11 @@ def page_fault(subject: str, tried: str, text: str, service: Service) -> NotRend
 
 
 def _login_fault(subject: str, tried: str, status: int, text: str, service: Service) -> LoginRefused:
-    asks = "asks for a login" if status == 401 else "asks for a login that is allowed to do this"
+    kind, asks = LoginRefused, "asks for a login"
+    if status == 403:
+        kind, asks = RequestForbidden, "asks for a login that is allowed to do this"
     problem = f"tried to {tried}, and {service.proxy} {asks} ({status}: {text or 'no text'})"
-    return LoginRefused(subject, problem, service.login_hint)
+    return kind(subject, problem, service.login_hint)
 
 
 def _certificate_fault(subject: str, tried: str, text: str, service: Service) -> LoginRefused:

@@ -7,7 +7,7 @@ import pytest
 
 from daemon.simulator.microscope import Written, write_section
 from tests.acceptance.conftest import section_plan
-from tests.acceptance.rig import Rig, fetch, running, wait_for
+from tests.acceptance.rig import Rig, fetch, running, temwatch, wait_for
 
 DATABASE = r"^(?!GET .*/versionInfo)"
 """Matches every request that needs the database of render-ws."""
@@ -18,7 +18,6 @@ OUTAGES: dict[str, dict[str, Any]] = {
     "a page comes in its place, except for the version": {"match": DATABASE, "status": 200},
     "a proxy knows no such page": {"match": DATABASE, "status": 404, "text": "404 page not found"},
     "a proxy redirects": {"match": DATABASE, "status": 302},
-    "a proxy asks for a log-in": {"match": DATABASE, "status": 401},
     "a proxy wants another protocol": {"match": DATABASE, "status": 400},
 }
 
@@ -64,6 +63,30 @@ def test_a_lone_montage_waits_for_a_service_that_fails_all_its_work(well_rig, sp
     assert len(attempts_of(rig, section)) <= 3, "while it fails the service is probed, and the montage is not tried"
     rig.tell_standin()
     rig.wait_until("complete", section.metafile)
+    wait_for(lambda: rig.ready().get("ready"), 40, lambda: f"ready; {rig.ready()}")
+
+
+def test_a_refused_login_waits_for_a_person_and_is_not_retried_as_an_outage(well_rig):
+    rig = well_rig
+    rig.tell_standin(match=DATABASE, kind="status", status=401)
+    section = image(rig, "nologin")
+    begins = "render-ws cannot be used until a person acts: "
+    reasons = wait_for(
+        lambda: [each for each in rig.ready().get("reasons", ()) if each.startswith(begins)], 60, "not ready"
+    )
+    assert f"the proxy at {rig.render_url.removesuffix('/render-ws/v1')} asks for a login (401: " in reasons[0]
+    assert "set render.username and render.password_file, or render.token_file" in reasons[0]
+    known = len(rig.requests())
+    others = [image(rig, f"nologin{number}") for number in range(3)]
+    wait_for(
+        lambda: all((rig.montage_of(each.metafile) or {}).get("state") == "settled" for each in others), 60, "settled"
+    )
+    assert len(rig.requests()) == known, "a refused login is sent again"
+    assert rig.montage_of(section.metafile)["state"] == "settled"
+    rig.tell_standin()
+    done = temwatch("reload", "--config", str(rig.config()))
+    assert done.returncode == 0, done.stderr
+    rig.wait_until("complete", section.metafile, *(each.metafile for each in others))
     wait_for(lambda: rig.ready().get("ready"), 40, lambda: f"ready; {rig.ready()}")
 
 

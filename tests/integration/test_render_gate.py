@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 from standin_control import MIPS, RAW, Standin, client_of, standin
 
 from daemon.pipeline import render_gate as gate_module
 from daemon.pipeline.render_gate import RenderGate
-from handlers.errors import Fault, RenderBroken, RenderUnavailable, ZFault
+from handlers.errors import AccessRefused, Fault, RenderBroken, RenderUnavailable, RequestForbidden, ZFault
+from handlers.render.access import Access
 
 DATABASE = r"^(?!GET .*/versionInfo)"
 BROKEN = RenderBroken("em/v1/raw", "tried to put tiles, and render-ws answered 500: a bug")
@@ -143,3 +145,74 @@ async def test_long_work_is_no_outage_while_the_database_answers(gated: Gated, m
         assert gated.gate.admit(1)
         await gated.until_asked(3)
         assert gated.gate.is_closed_circuit
+
+
+# -- logins --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def password(tmp_path: Path) -> Path:
+    path = tmp_path / "password"
+    path.write_text("old")
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+async def with_login(password: Path) -> AsyncIterator[Gated]:
+    access = Access(username="em", password_file=password)
+    async with standin() as service, client_of(service.url, access=access) as client:
+        yield Gated(service, RenderGate(client, RAW, on_open=lambda: None))
+
+
+async def test_a_refused_login_is_probed_again_when_its_file_changes_and_not_before(
+    with_login: Gated, password: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_module, "LOGIN_CHECK_S", 0.02)
+    gate, service = with_login.gate, with_login.service
+    await service.misbehave(".", "status", status=401)
+    async with probing(gate):
+        await with_login.until(lambda: gate.needs_person)
+        known = len(await service.requests())
+        await asyncio.sleep(0.3)
+        assert len(await service.requests()) == known
+        assert "asks for a login (401" in str(gate.fault)
+        assert not gate.admit(1)
+        await service.behave()
+        password.write_text("new")
+        await with_login.until(lambda: gate.fault is None)
+        assert gate.admit(1)
+
+
+async def test_a_person_can_have_the_login_tried_at_once(with_login: Gated) -> None:
+    gate, service = with_login.gate, with_login.service
+    await service.misbehave(".", "status", status=401)
+    async with probing(gate):
+        await with_login.until(lambda: gate.needs_person)
+        await service.behave()
+        gate.probe_soon()
+        await with_login.until(lambda: gate.fault is None)
+
+
+async def test_a_forbidden_request_is_reported_and_stops_no_other_work(gated: Gated) -> None:
+    forbidden = RequestForbidden("em/v1/raw", "the proxy asks for a login that is allowed to do this (403)")
+    await gated.failed(forbidden)
+    assert gated.gate.is_closed_circuit
+    assert gated.gate.fault is forbidden
+    assert gated.gate.needs_person
+    assert gated.gate.admit(2)
+    gated.gate.worked()
+    assert gated.gate.fault is None
+
+
+async def test_requests_that_are_forbidden_to_several_montages_are_sent_rarely(gated: Gated) -> None:
+    for work in range(3):
+        await gated.failed(RequestForbidden("em/v1/raw", "403"), work)
+    assert not gated.gate.is_open
+    assert gated.gate.pause_s > 100
+
+
+async def test_a_certificate_that_does_not_verify_needs_a_person_and_is_probed_like_an_outage(gated: Gated) -> None:
+    await gated.failed(AccessRefused("render", "the certificate has expired"))
+    assert gated.gate.needs_person
+    assert 0 < gated.gate.pause_s < 2

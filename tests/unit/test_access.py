@@ -211,7 +211,7 @@ def test_an_invalid_proxy_is_refused_without_its_password(monkeypatch):
 def test_a_refused_login_names_the_proxy_and_the_login(status):
     sent = Service(url=URL, login="user 'em' with render.password_file")
     fault = fault_of("o/p/s", "put tiles", status, "text/html", "Denied", sent)
-    assert type(fault) is LoginRefused
+    assert isinstance(fault, LoginRefused)
     assert "the proxy at https://render.example asks for a login" in str(fault)
     assert "check user 'em' with render.password_file" in str(fault)
     none = fault_of("o/p/s", "put tiles", status, "text/html", "Denied", Service(url=URL))

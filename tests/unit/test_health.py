@@ -42,6 +42,9 @@ def test_a_daemon_without_problems_is_ready():
 def test_an_unavailable_render_ws_is_a_reason():
     facts = replace(WELL, render_fault="http://render:8080: connection refused")
     assert reasons_not_ready(facts) == ("render-ws is away: http://render:8080: connection refused",)
+    facts = replace(WELL, render_fault="the proxy at https://r asks for a login", render_needs_person=True)
+    reason = "render-ws cannot be used until a person acts: the proxy at https://r asks for a login"
+    assert reasons_not_ready(facts) == (reason,)
 
 
 def test_a_directory_that_is_gone_is_a_reason_that_names_it():
