@@ -5,16 +5,18 @@
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from handlers.acquisition.acquisition import Acquisition
-from handlers.acquisition.arrival import Arrival, check_images, depth_warnings, read_metafile
+from handlers.acquisition.arrival import Arrival, check_images, depth_warnings, read_metafile, with_sizes
 from handlers.acquisition.findings import Severity
 from handlers.acquisition.pytemca import PyTemca
-from handlers.acquisition.tilespec import TileSpecOptions, shared_transform_for, tile_specs_for
+from handlers.acquisition.reader import Reader
+from handlers.acquisition.tilespec import TileSpecOptions, options_for, shared_transform_for, tile_specs_for
 from handlers.acquisition.z import ZRule, ZRuleKind, check_z
-from handlers.errors import Fault, ImageFault, ImagesMissing, MetafileFault, ReadBackDiffers
+from handlers.errors import Fault, ImageFault, ImagesMissing, MetafileFault, ReadBackDiffers, SettingsFault
 from handlers.render.client import RenderClient
 from handlers.render.layer_responses import TileBounds
 from handlers.render.names import StackId, tile_segment
@@ -22,6 +24,7 @@ from handlers.render.sessions import PartialResolution, fill_resolution, leave_s
 from handlers.render.tiles import MOST_TILES, Json, tile_ids
 from handlers.text import abbreviate
 
+PYTEMCA: Final = PyTemca()
 RESOLUTION_Z_NM = 45.0
 """Default thickness of a section in a stack that is created."""
 
@@ -65,6 +68,8 @@ async def generate_tilespecs(
     stack: StackId,
     z: float,
     *,
+    reader: Reader = PYTEMCA,
+    pixel_size_nm: float | None = None,
     image_directory: Path | None = None,
     options: TileSpecOptions | None = None,
     shared_transform: bool = False,
@@ -81,8 +86,10 @@ async def generate_tilespecs(
 
     Parameters
     ----------
-    image_directory : directory of the images; by default that of the metafile.
-    options : intensities, section id, mask, positions; the default gives the tile specs of asap-modules.
+    reader : of the metafile's format.
+    pixel_size_nm : required for a format that does not state it.
+    image_directory : directory of the images; by default that of the format.
+    options : intensities, section id, mask, positions; by default those of the format.
     shared_transform : whether tiles refer to the lens correction of the metafile, if it has one.
     resolution_z_nm : z resolution of a stack that is created; x and y are those of the calibration.
     resolution_nm : x, y, z of a stack that is created; each overrides the values above.
@@ -95,15 +102,18 @@ async def generate_tilespecs(
         MetafileFault, ImageFault, ImagesMissing or StorageFault for files; RenderFault for the stack, whose former
         state is restored.
     """
-    directory = image_directory or metafile.parent
-    options = options or TileSpecOptions()
-    montage, warnings = await examine_metafile(metafile, z, directory, options)
+    directory = image_directory or reader.image_directory(metafile)
+    options = options or options_for(reader)
+    montage, warnings = await examine_metafile(metafile, z, directory, options, reader)
+    if pixel_size_nm is not None:
+        montage = replace(montage, pixel_size_nm=(pixel_size_nm, pixel_size_nm))
     transform = shared_transform_for(montage, str(metafile)) if shared_transform else None
     transform_id = transform["id"] if transform else None
     specs = tile_specs_for(montage, z, directory, options, shared_transform_id=transform_id, subject=str(metafile))
     transforms = {transform["id"]: transform} if transform else {}
-    assert montage.pixel_size_nm is not None
-    pixel_size_nm = montage.pixel_size_nm
+    if montage.pixel_size_nm is None:
+        raise SettingsFault("pixel_size_nm", f"is required: {metafile} does not state it")
+    x_y_nm = montage.pixel_size_nm
 
     async def put() -> IngestReport:
         others = await client.tile_bounds(stack, z) if overwrite_layer else ()
@@ -112,7 +122,7 @@ async def generate_tilespecs(
 
     before = await client.stack(stack)
     try:
-        created_with = fill_resolution(resolution_nm, (*pixel_size_nm, resolution_z_nm))
+        created_with = fill_resolution(resolution_nm, (*x_y_nm, montage.thickness_nm or resolution_z_nm))
         ingested = await write_while_loading(client, stack, created_with, put)
         complete = await leave_stack(client, stack, before, (z,), close=close, whole=True)
     except Fault:
@@ -122,20 +132,19 @@ async def generate_tilespecs(
 
 
 async def examine_metafile(
-    metafile: Path, z: float, image_directory: Path | None, options: TileSpecOptions
+    metafile: Path, z: float, image_directory: Path | None, options: TileSpecOptions, reader: Reader = PYTEMCA
 ) -> tuple[Acquisition, tuple[str, ...]]:
     """Read a metafile and the headers of its images. Return it parsed, with warnings. Raises the fault of either."""
     content = await read_metafile(metafile, follow_links=True)
-    directory = image_directory or metafile.parent
-    return await asyncio.to_thread(_examine, metafile, content, directory, z, options)
+    directory = image_directory or reader.image_directory(metafile)
+    return await asyncio.to_thread(_examine, metafile, content, directory, z, options, reader)
 
 
 def _examine(
-    path: Path, content: bytes, directory: Path, z: float, options: TileSpecOptions
+    path: Path, content: bytes, directory: Path, z: float, options: TileSpecOptions, reader: Reader
 ) -> tuple[Acquisition, tuple[str, ...]]:
     """Return the parsed metafile, and the warnings about it and its images. Raises a fault if either is invalid."""
-    reader = PyTemca()
-    acquisition = reader.parse(content, path)
+    acquisition = with_sizes(reader.parse(content, path), directory)
     findings = [*reader.check(acquisition, path), *check_z(acquisition, z, ZRule(ZRuleKind.FIXED, fixed=z))]
     errors = [finding.text for finding in findings if finding.severity is Severity.ERROR]
     if errors:
@@ -160,6 +169,8 @@ def _image_warnings(arrival: Arrival, acquisition: Acquisition, directory: Path)
         raise ImageFault(str(directory), "; ".join(problems), arrival.unreadable[0].hint)
     if 0 < len(missing) < total:
         raise ImagesMissing(str(directory), lacks, "copy them there first")
+    if missing and acquisition.tiles[0].width is None:
+        raise ImagesMissing(str(directory), f"{lacks}; only images show the size of the tiles", "copy them there first")
     if missing:
         return [
             f"none of the {total} images is in {directory}: their tile specs were made without a check of the images"

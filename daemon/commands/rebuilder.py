@@ -22,7 +22,7 @@ from daemon.montages.states import MontageState
 from daemon.pipeline.interpret import interpret_metafile
 from daemon.pipeline.section import Section, section_from_content
 from daemon.watching.scan import NameRule, Tree
-from handlers.acquisition.arrival import read_metafile
+from handlers.acquisition.arrival import read_metafile, with_sizes
 from handlers.errors import Fault, StackMissing, StorageFault
 from handlers.mipmaps.plan import absent_levels, level_uris
 from handlers.render.client import RenderClient
@@ -150,6 +150,7 @@ class Rebuilder:
         acquisition = watch.reader.parse(content, path)
         if acquisition.is_reference and watch.reference_sets == "ignore":
             return None
+        acquisition = with_sizes(acquisition, watch.reader.image_directory(path))
         digest = hashlib.sha256(content).hexdigest()
         return content, interpret_metafile(acquisition, path, digest, watch, self._settings.render)
 

@@ -137,6 +137,8 @@ class WatchSettings(Section):
     """Format of what the microscope writes; docs/formats.md lists the formats."""
     pattern: Glob = Field("_metadata_*.json", **example("_metadata_*.json", off=True))
     """Pattern of the file names of metafiles. Not set: that of the format."""
+    pixel_size_nm: float | None = Field(None, gt=0, le=1e6, **example(8.0, off=True))
+    """Pixel size in nanometres. Required with formats whose files do not state it ("multisem"), invalid with others."""
     ignore: tuple[Glob, ...] = ("*_reference_*",)
     """Patterns of metafiles that are recorded as ignored."""
     mode: WatchMode = WatchMode.AUTO
@@ -191,6 +193,16 @@ class WatchSettings(Section):
         if isinstance(tilespecs, dict) and reader.tilespecs:
             value["tilespecs"] = {**reader.tilespecs, **tilespecs}
         return value
+
+    @model_validator(mode="after")
+    def _pixel_size_is_known_once(self) -> Self:
+        if self.reader.states_pixel_size and self.pixel_size_nm is not None:
+            raise RefusedKeyError(
+                "pixel_size_nm", f"is invalid with format = {quoted(self.format)}, whose files state it"
+            )
+        if not self.reader.states_pixel_size and self.pixel_size_nm is None:
+            raise RefusedKeyError("pixel_size_nm", f"is required with format = {quoted(self.format)}")
+        return self
 
     @model_validator(mode="after")
     def _paths_suit_the_path_builder(self) -> Self:

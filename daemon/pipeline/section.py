@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ from daemon.montages.records import Montage
 from daemon.pipeline.metafile_cache import MetafileCache, content_digest
 from daemon.system.threads import answers_within
 from handlers.acquisition.acquisition import Acquisition
-from handlers.acquisition.arrival import read_metafile
+from handlers.acquisition.arrival import read_metafile, with_sizes
 from handlers.acquisition.image_names import image_path
 from handlers.acquisition.tilespec import TileSpec, shared_transform_for, tile_specs_for
-from handlers.errors import Evidence, MetafileFault, StorageFault, Waiting
+from handlers.errors import Evidence, ImagesMissing, MetafileFault, StorageFault, Waiting
 from handlers.mipmaps.plan import Level0
 from handlers.render.names import StackId
 
@@ -84,6 +84,7 @@ def section_from_metafile(montage: Montage, watch: WatchSettings, acquisition: A
     assert montage.raw_stack is not None
     assert montage.mipmapped_stack is not None
     subject = str(montage.metafile)
+    acquisition = _completed(acquisition, montage, watch)
     transform = shared_transform_for(acquisition, subject) if watch.tilespecs.shared_transform else None
     specs = tile_specs_for(
         acquisition,
@@ -95,6 +96,25 @@ def section_from_metafile(montage: Montage, watch: WatchSettings, acquisition: A
     )
     raw, mipmapped = StackId.parse(montage.raw_stack), StackId.parse(montage.mipmapped_stack)
     return Section(montage, watch, acquisition, specs, transform, raw, mipmapped)
+
+
+def _completed(acquisition: Acquisition, montage: Montage, watch: WatchSettings) -> Acquisition:
+    """Return an acquisition with the sizes and the pixel size that its format does not state.
+
+    Raises
+    ------
+    ImagesMissing
+        If no image shows its size.
+    """
+    directory = watch.reader.image_directory(montage.metafile)
+    acquisition = with_sizes(acquisition, directory)
+    if acquisition.tiles[0].width is None:
+        first = directory / acquisition.tiles[0].img_path
+        problem = f"no image of {montage.metafile} can be read, and only they show the size of the tiles"
+        fault = ImagesMissing(str(first), problem, "copy the images there again")
+        raise fault.with_evidence(Evidence.of(first))
+    size = watch.pixel_size_nm
+    return acquisition if size is None else replace(acquisition, pixel_size_nm=(size, size))
 
 
 class SectionReader:

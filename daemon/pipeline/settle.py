@@ -18,7 +18,7 @@ from daemon.pipeline.interpret import interpret_metafile
 from daemon.pipeline.metafile_cache import MetafileCache, content_digest
 from daemon.pipeline.metafile_identity import checked_identity, present_identity
 from daemon.system.threads import answers_within
-from handlers.acquisition.arrival import Arrival, ImageProblem, check_images, depth_warnings, read_metafile
+from handlers.acquisition.arrival import Arrival, ImageProblem, check_images, depth_warnings, read_metafile, with_sizes
 from handlers.container import Containers
 from handlers.errors import Evidence, ImageFault, ImagesMissing, MetafileFault, MetafilePartial
 from handlers.identity import FileIdentity
@@ -228,10 +228,11 @@ class Settler:
             return self._partial(montage, watch, fault)
         if acquisition.is_reference and watch.reference_sets == "ignore":
             return Ignored("a lens-correction set, and reference_sets = ignore")
+        images, root = watch.reader.image_directory(montage.metafile), self._observed[montage.id].root
+        async with answers_within(images):
+            acquisition = await asyncio.to_thread(with_sizes, acquisition, images, root)
         async with answers_within(watch.z.table or montage.metafile, looks=len(acquisition.tiles)):
             settled = await asyncio.to_thread(interpret_metafile, acquisition, montage.metafile, digest, watch, render)
-        root = self._observed[montage.id].root
-        images = watch.reader.image_directory(montage.metafile)
         async with answers_within(images, looks=len(acquisition.tiles)):
             arrival = await asyncio.to_thread(check_images, acquisition, images, root, self._largest_image_px)
         not_yet = self._check_arrival(montage, arrival, len(acquisition.tiles), watch)

@@ -116,24 +116,24 @@ def write_section(
     OSError
         If the disk refuses.
     """
-    camera = _Camera(plan, PixelSource(pixels))
+    camera = FrameSource(plan, PixelSource(pixels))
     directory = Path(root, plan.directory)
     directory.mkdir(parents=True, exist_ok=True)
     metafile = directory / plan.metafile_name
     report = on_file or (lambda _: None)
     if metafile_first:
         statistics = [_measure(camera.frame(tile)) for tile in plan.tiles]
-        _deliver(metafile, metafile_bytes(plan, statistics, form, appended), delivery)
+        deliver(metafile, metafile_bytes(plan, statistics, form, appended), delivery)
         report(metafile)
     measured = []
     for tile in plan.tiles:
         frame = camera.frame(tile)
         measured.append(_measure(frame))
-        _deliver(directory / tile.image_name, tiff_bytes(frame), delivery)
+        deliver(directory / tile.image_name, tiff_bytes(frame), delivery)
         report(directory / tile.image_name)
         time.sleep(delivery.tile_pause_s)
     if not metafile_first:
-        _deliver(metafile, metafile_bytes(plan, measured, form, appended), delivery)
+        deliver(metafile, metafile_bytes(plan, measured, form, appended), delivery)
         report(metafile)
     return Written(directory, metafile, tuple(directory / tile.image_name for tile in plan.tiles))
 
@@ -158,7 +158,7 @@ def write_tiles_for(
     directory.mkdir(parents=True, exist_ok=True)
     images = tuple(directory / tile["img_path"] for tile in data["data"])
     for index, image in enumerate(images):
-        _deliver(image, tiff_bytes(noise.frame(index)), delivery)
+        deliver(image, tiff_bytes(noise.frame(index)), delivery)
     return images
 
 
@@ -187,7 +187,7 @@ class _Noise:
         return frame
 
 
-class _Camera:
+class FrameSource:
     """Images the tiles of a section."""
 
     def __init__(self, plan: SectionPlan, source: PixelSource) -> None:
@@ -233,7 +233,7 @@ def _measure(frame: Frame) -> TileStatistics:
     )
 
 
-def _deliver(path: Path, content: bytes, delivery: Delivery) -> None:
+def deliver(path: Path, content: bytes, delivery: Delivery) -> None:
     match delivery.arrival:
         case Arrival.RENAMED:
             part = path.with_name(f".{path.name}.part")
@@ -297,6 +297,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--session", default="20314_2L_0151_07", help="name of the imaging session")
     add("--seed", type=int, default=0, help="number of the block of tissue")
     add("--metafile-first", type=_positive, metavar="K", help="write the metafile of the K-th section before its tiles")
+    add("--format", default="pytemca", help="what it writes; see daemon.simulator.writers")
     add("--form", type=MetafileForm, choices=list(MetafileForm), default=MetafileForm.TILE_PER_LINE)
     add("--arrival", type=Arrival, choices=list(Arrival), default=Arrival.RENAMED, help="how files are written")
     add("--piece-pause", type=float, default=0.0, metavar="S", help="pause after each 64 KiB written in pieces")
@@ -330,11 +331,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     delivery = Delivery(arguments.arrival, piece_pause_s=arguments.piece_pause, tile_pause_s=arguments.tile_pause)
     try:
         for k, plan in enumerate(_plans(arguments), start=1):
-            write_section(
+            write = partial(write_section, form=arguments.form)
+            if arguments.format != "pytemca":
+                from daemon.simulator.writers import write_in_format  # it imports this module
+
+                write = partial(write_in_format, arguments.format)
+            write(
                 plan,
                 arguments.directory,
                 pixels=arguments.pixels,
-                form=arguments.form,
                 metafile_first=k == arguments.metafile_first,
                 delivery=delivery,
                 on_file=partial(_print_file, k),

@@ -33,6 +33,7 @@ from daemon.simulator.show_processes import (
 )
 from daemon.simulator.show_results import Result, montage_table, stack_table, verify
 from daemon.simulator.show_text import next_steps, purpose, while_it_runs
+from handlers.acquisition.readers import READERS
 from handlers.picture import compose_section, save_picture
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
@@ -72,6 +73,8 @@ class Show:
     directory: Path | None
     keep: bool
     output: Path
+    format: str = "pytemca"
+    """Format that the microscope writes."""
     console: Console = field(default_factory=Console)
 
     async def run(self) -> bool:
@@ -83,7 +86,7 @@ class Show:
         async with contextlib.AsyncExitStack() as stack:
             render_url = await stack.enter_async_context(self._standin())
             config = self.output / "config.toml"
-            config.write_text(config_text(render_url, watched, self.output, free_port()), encoding="utf-8")
+            config.write_text(config_text(render_url, watched, self.output, free_port(), self.format), encoding="utf-8")
             url = await stack.enter_async_context(self._daemon(config))
             http = await stack.enter_async_context(aiohttp.ClientSession())
             self.console.print(
@@ -134,6 +137,7 @@ class Show:
             *("--tiles", str(self.tiles)),
             *("--size", f"{self.width}x{self.height}"),
             *("--metafile-first", str(self._metafile_first)),
+            *("--format", self.format),
         ]
         async with process("microscope", self.output, "-m", "daemon.simulator.microscope", *arguments) as started:
             yield started
@@ -185,7 +189,7 @@ class Show:
     def _is_over(self, montages: list[dict[str, Any]], microscope: object, still_s: float) -> bool:
         unfinished = [m for m in montages if m["state"] in UNFINISHED]
         if self.directory is not None and not montages and still_s > NOTHING_FOUND_AFTER_S:
-            raise DemoFault(str(self.directory), "contains no metafile (_metadata_*.json)")
+            raise DemoFault(str(self.directory), f"contains no metafile ({READERS[self.format].pattern})")
         if still_s > STALLED_AFTER_S:
             raise DemoFault("demo", f"no progress for {STALLED_AFTER_S:g} s", f"see {self.output / 'daemon.log'}")
         if unfinished or not montages:

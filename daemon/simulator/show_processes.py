@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 
+from daemon.simulator.writers import FORMATS
 from handlers.errors import Fault, SettingsFault
 
 LEVELS = 6
@@ -51,12 +52,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def config_text(render_url: str, watched: Path, output: Path, port: int) -> str:
+def config_text(render_url: str, watched: Path, output: Path, port: int, format_: str = "pytemca") -> str:
     """Return the configuration of the daemon: the usual one with short times."""
 
     def quoted(value: object) -> str:
         return json.dumps(str(value))
 
+    form = FORMATS[format_]
     return f"""\
 [render]
 url = {quoted(render_url)}
@@ -75,11 +77,12 @@ format = "json"
 [[watch]]
 name = "temca2"
 directory = {quoted(watched)}
+format = {quoted(format_)}
 scan_interval_s = 2
 settle_s = 0.5
-
+{form.watch}
 [watch.z]
-rule = "grid"
+rule = "{form.z_rule}"
 
 [watch.stacks]
 raw = "{{specimen_id}}_raw"
@@ -156,4 +159,5 @@ async def fetch_tiles_made(http: aiohttp.ClientSession, url: str) -> int:
 
 def imaged_tiles(log: Path) -> int:
     """Return how many images the microscope has written according to its log."""
-    return log.read_text(encoding="utf-8", errors="replace").count('.tif"')
+    said = log.read_text(encoding="utf-8", errors="replace")
+    return sum(said.count(f'.{extension}"') for extension in ("tif", "png", "jpg"))

@@ -2,7 +2,8 @@
 
 import asyncio
 import errno
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -84,6 +85,27 @@ _Size = tuple[int | None, int | None]
 """Width and height in pixels that the acquisition states."""
 
 
+def with_sizes(acquisition: Acquisition, directory: Path, root: Path | None = None) -> Acquisition:
+    """Return the acquisition with the size of every tile; the same if its format states sizes. Blocking.
+
+    A format that does not state them has images of one size, that of the first one that can be read. Without any, the
+    sizes stay None.
+
+    Parameters
+    ----------
+    root : as for `check_images`.
+    """
+    if all(tile.width is not None for tile in acquisition.tiles):
+        return acquisition
+    with ImageDirectory(directory, root) as images:
+        for tile in acquisition.tiles:
+            with suppress(OSError, ImageFault):
+                info, _ = images.inspect(tile.img_path)
+                tiles = (replace(each, width=info.width, height=info.height) for each in acquisition.tiles)
+                return replace(acquisition, tiles=tuple(tiles))
+    return acquisition
+
+
 class _ImageCheck:
     """Results of the images inspected so far."""
 
@@ -115,7 +137,7 @@ class _ImageCheck:
             self._placeholders.append(_placeholder(path, identity))
 
     def _add(self, path: Path, info: ImageInfo, identity: FileIdentity, size: _Size) -> None:
-        if (info.width, info.height) != size:
+        if None not in size and (info.width, info.height) != size:
             fault = _size_fault(path, info, size)
             if not identity.has_placeholder_time:
                 # The identity from before the file was read: a replacement made meanwhile counts as a change.

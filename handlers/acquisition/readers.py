@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 from typing import Final
 
+from handlers.acquisition.multisem import MultiSem
 from handlers.acquisition.pytemca import PyTemca
 from handlers.acquisition.reader import Reader
 
-READERS: Final[Mapping[str, Reader]] = {reader.format: reader for reader in (PyTemca(),)}
+READERS: Final[Mapping[str, Reader]] = {
+    reader.format: reader
+    for reader in (
+        PyTemca(),
+        MultiSem(),
+    )
+}

@@ -13,6 +13,7 @@ from typing import Any, Final
 from handlers.acquisition.acquisition import Acquisition, Tile
 from handlers.acquisition.geometry import Point
 from handlers.acquisition.image_names import require_contained
+from handlers.acquisition.reader import Reader
 from handlers.errors import MetafileFault, SettingsFault
 from handlers.text import abbreviate, excerpt
 from handlers.uris import path_to_uri, quoted
@@ -72,6 +73,16 @@ class TileSpecOptions:
         if self.mask is not None and not self.mask.is_absolute():
             raise SettingsFault("tilespecs.mask", f"should be an absolute path, is {str(self.mask)!r}")
         _require_template(self.tile_id)
+
+
+def options_for(reader: Reader) -> TileSpecOptions:
+    """Return the options of a format that a user has not changed."""
+    given = reader.tilespecs
+    return TileSpecOptions(
+        positions=Positions(given.get("positions", Positions.INTEGER)),
+        origin=Origin(given.get("origin", Origin.ROI)),
+        tile_id=given.get("tile_id", DEFAULT_TILE_ID),
+    )
 
 
 _TILE_ID_FIELDS: Final = (

@@ -10,6 +10,7 @@ from typing import BinaryIO
 from PIL import PngImagePlugin
 
 from handlers.errors import Fault, ImageFault, ImagesMissing, InvalidImage, storage_fault
+from handlers.images.bmp import bmp_pixels
 from handlers.images.digest import snapshot
 from handlers.images.header import ImageInfo, open_image, read_header
 from handlers.images.pillow_pixels import UNREADABLE, array_of, jpeg_pixels
@@ -72,6 +73,8 @@ def translate_errors(path: Path) -> Iterator[None]:
 def _decode(file: BinaryIO, info: ImageInfo) -> Grey:
     if info.layout is not None:
         return tiff_pixels(file.fileno(), info.layout)
+    if info.format == "bmp":
+        return bmp_pixels(file.fileno(), info.file_bytes)
     file.seek(0)
     if info.format == "jpg":
         return jpeg_pixels(file.read(info.file_bytes))

@@ -17,6 +17,7 @@ from handlers.container import is_within, real_path
 from handlers.errors import ImageFault, InvalidImage
 from handlers.identity import FileIdentity
 from handlers.images import jpeg_stream
+from handlers.images.bmp import MAGIC, read_bmp_header
 from handlers.images.png_header import END as PNG_END
 from handlers.images.png_header import read_png_header
 from handlers.images.tiff_header import HEAD_BYTES, Run, TiffHeader, TiffLayout, require_grey
@@ -32,6 +33,7 @@ _BEGINNINGS: tuple[tuple[tuple[bytes, ...], str], ...] = (
     ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "tif"),
     ((b"\x89PNG",), "png"),
     ((b"\xff\xd8\xff",), "jpg"),
+    ((MAGIC,), "bmp"),
 )
 """First bytes of files -> format."""
 
@@ -45,7 +47,7 @@ class ImageInfo:
     bits: int
     """Bits per pixel: 8 or 16; 1 in a mask."""
     format: str
-    """tif, png or jpg, by the content of the file."""
+    """tif, png, jpg or bmp, by the content of the file."""
     file_bytes: int
     has_more_pages: bool = False
     """Whether a TIFF holds further images; the first is used."""
@@ -214,7 +216,7 @@ def _format_of(magic: bytes) -> str:
     text = magic.decode("latin-1")
     start = repr(text) if text.isascii() and text.isprintable() else magic.hex()
     problem = f"begins with {start}, no image" if magic else "is empty"
-    raise InvalidImage(problem, "copy it again; TIFF, PNG and JPEG are supported")
+    raise InvalidImage(problem, "copy it again; TIFF, PNG, JPEG and BMP are supported")
 
 
 def _not_a_file(path: Path) -> ImageFault:
@@ -243,6 +245,9 @@ def _info_and_extent(
         info, extent = _tiff_info(header, file_bytes, mask=mask, with_layout=with_layout), header.head_extent
     elif name == "jpg":
         info = _jpeg_info(descriptor, file_bytes)
+    elif name == "bmp":
+        header_of_bmp = read_bmp_header(descriptor, file_bytes)
+        info = ImageInfo(header_of_bmp.width, header_of_bmp.height, 8, "bmp", file_bytes)
     else:
         info = _png_info(descriptor, file_bytes, mask=mask)
     _require_length(info)

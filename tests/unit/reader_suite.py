@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.image_names import require_relative
 from handlers.acquisition.reader import Reader
-from handlers.acquisition.tilespec import Origin, Positions, TileSpecOptions, tile_ids_for, translations_for
+from handlers.acquisition.tilespec import options_for, tile_ids_for, translations_for
 from handlers.errors import Fault
 from handlers.render.names import tile_segment
 
@@ -60,7 +60,7 @@ class Sample:
 def check_acquisition(reader: Reader, acquisition: Acquisition, path: Path) -> None:
     """Check what everything behind a reader relies on. A fault that names the file is as good."""
     assert acquisition.tiles
-    options = TileSpecOptions(**_options(reader))
+    options = options_for(reader)
     ids = tile_ids_for(acquisition, 7.0, options, str(path))
     assert len(set(ids)) == len(acquisition.tiles)
     for tile in acquisition.tiles:
@@ -90,11 +90,6 @@ def read_any(reader: Reader, content: bytes, path: Path) -> Acquisition | None:
     assert path.name in f"{fault.subject}: {fault.problem}", fault
     assert str(fault).isprintable()
     return None
-
-
-def _options(reader: Reader) -> dict[str, object]:
-    kinds = {"positions": Positions, "origin": Origin}
-    return {key: kinds.get(key, str)(value) for key, value in reader.tilespecs.items()}
 
 
 @st.composite

@@ -19,7 +19,15 @@ def pytemca() -> Sample:
     return Sample(content, Path("/data/000042/0") / NAME, 3, {0: "20180601120100000_17797_1R_151_000042_0_1_0"})
 
 
-SAMPLES: dict[str, Callable[[], Sample]] = {"pytemca": pytemca}
+def multisem() -> Sample:
+    region = Path("/data/wafer_53/imaging/msem/scan_003/wafer_53_scan_003_20220501_08-46-34/012_")
+    names = [f"000001\\012_000001_{beam:03d}_2022-05-01T0618013636729.png" for beam in (1, 2, 3)]
+    lines = [f"{name}\t{2014641.659 + beam * 57.9}\t-{915550.903}\t0\r\n" for beam, name in enumerate(names)]
+    path = region / "full_image_coordinates.txt"
+    return Sample("".join(lines).encode(), path, 3, {2: "012_000001_003_20220501_061801"})
+
+
+SAMPLES: dict[str, Callable[[], Sample]] = {"pytemca": pytemca, "multisem": multisem}
 formats = pytest.mark.parametrize("name", SAMPLES)
 
 

@@ -2,10 +2,13 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from daemon.commands.cli.exits import FAILED, exit_with, run_or_exit
+from daemon.commands.cli.exits import FAILED, exit_with, run_or_exit, settings_or_exit
+from daemon.commands.cli.options import config_option
+from daemon.commands.cli.output import say
 
 
 def _import_command(name: str, summary: str) -> click.Command:
@@ -34,6 +37,40 @@ import_commands = (
 )
 
 
+def require_format(name: str) -> None:
+    """End the program if there is no such format."""
+    from handlers.acquisition.readers import READERS
+
+    if name not in READERS:
+        raise click.BadParameter(f"{name!r} is not one of {', '.join(READERS)}", param_hint="--format")
+
+
+@click.command("import", short_help="Put the tile specs of one file of any format into a stack.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--format", "format_", required=True, help="Format of the file; docs/formats.md lists them.")
+@click.option("--stack", required=True, help="Stack; it is created if there is none.")
+@click.option("--z", required=True, type=float, help="Place of the section in the stack.")
+@click.option("--url", help="Address of render-ws. Default: render.url of the configuration, like owner and project.")
+@click.option("--owner", help="Owner of the stack.")
+@click.option("--project", help="Project of the stack.")
+@click.option("--pixel-size", type=float, metavar="NM", help="For formats that do not state it.")
+@click.option("--close", is_flag=True, help="Make the stack COMPLETE at the end.")
+@config_option
+def import_file(file: Path, format_: str, config_path: Path | None, **options: Any) -> None:
+    """Put the tile specs of one file of any format into a stack, and read them back.
+
+    The configuration is not read if --url, --owner and --project are given.
+    """
+    from daemon.commands.import_file import import_into_stack
+
+    require_format(format_)
+    where = {key: options.pop(key) for key in ("url", "owner", "project")}
+    if None in where.values():
+        render = settings_or_exit(config_path).render
+        where = {key: value or getattr(render, key) for key, value in where.items()}
+    say(run_or_exit(import_into_stack(file.absolute(), format_, **where, **options)))
+
+
 @click.command(short_help="Show temwatch at work with a simulated microscope.")
 @click.option("--sections", default=3, show_default=True, type=click.IntRange(1, 50), help="Sections to image.")
 @click.option("--tiles", default=24, show_default=True, type=click.IntRange(4, 3000), help="Tiles per section, about.")
@@ -44,6 +81,7 @@ import_commands = (
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Watch this directory instead of a simulated microscope.",
 )
+@click.option("--format", "format_", default="pytemca", show_default=True, help="Format that the microscope writes.")
 @click.option("--keep", is_flag=True, help="Leave everything running at the end, and print the addresses.")
 @click.option(
     "--output",
@@ -52,16 +90,24 @@ import_commands = (
     type=click.Path(path_type=Path, file_okay=False),
     help="Directory of tiles, mipmaps, journal and pictures.",
 )
-def demo(sections: int, tiles: int, size: str, directory: Path | None, keep: bool, output: Path) -> None:
+def demo(sections: int, tiles: int, size: str, directory: Path | None, format_: str, keep: bool, output: Path) -> None:
     """Run a simulated microscope, the daemon and a stand-in for render-ws, each as a process."""
     from daemon.simulator.show import Show, parse_size
 
+    require_format(format_)
     try:
         width, height = parse_size(size)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--size") from None
     show = Show(
-        sections=sections, tiles=tiles, width=width, height=height, directory=directory, keep=keep, output=output
+        sections=sections,
+        tiles=tiles,
+        width=width,
+        height=height,
+        directory=directory,
+        keep=keep,
+        output=output,
+        format=format_,
     )
     sys.exit(0 if run_or_exit(show.run()) else FAILED)
 

@@ -1,0 +1,65 @@
+"""Sections as the microscope of each format writes them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from daemon.simulator.microscope import Delivery, FrameSource, PixelSource, Written, write_section
+from daemon.simulator.multisem import write_slab
+from daemon.simulator.section import SectionPlan
+
+
+class Writer(Protocol):
+    """Writes a section below `root`; arguments as for `write_section`."""
+
+    def __call__(
+        self,
+        plan: SectionPlan,
+        root: Path,
+        source: FrameSource,
+        *,
+        metafile_first: bool,
+        delivery: Delivery,
+        report: Callable[[Path], None],
+    ) -> Written: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How a demonstration or a test of a format writes and watches it."""
+
+    write: Writer | None
+    """None: `write_section`."""
+    z_rule: str
+    specimen: str
+    """The specimen_id of the simulated block, as its reader finds it."""
+    watch: str = ""
+    """Further lines of its [[watch]] table."""
+
+
+FORMATS: Mapping[str, Format] = {
+    "pytemca": Format(None, "grid", "20314_2L"),
+    "multisem": Format(write_slab, "header", "wafer_20314_2L", "pixel_size_nm = 4.0\n"),
+}
+
+
+def write_in_format(
+    name: str,
+    plan: SectionPlan,
+    root: Path,
+    *,
+    pixels: PixelSource | str = PixelSource.TISSUE,
+    metafile_first: bool = False,
+    delivery: Delivery | None = None,
+    on_file: Callable[[Path], None] | None = None,
+) -> Written:
+    """Write a section in a format; arguments as for `write_section`."""
+    write, delivery = FORMATS[name].write, delivery or Delivery()
+    if write is None:
+        return write_section(
+            plan, root, pixels=pixels, metafile_first=metafile_first, delivery=delivery, on_file=on_file
+        )
+    source = FrameSource(plan, PixelSource(pixels))
+    report = on_file or (lambda _: None)
+    return write(plan, root, source, metafile_first=metafile_first, delivery=delivery, report=report)

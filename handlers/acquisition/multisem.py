@@ -1,0 +1,200 @@
+"""Reader of the coordinate tables of Zeiss MultiSEM: one `full_image_coordinates.txt` for each region. Pure.
+
+A line names an image, with backslashes, and its place in pixels. Three generations of names are read: those of the
+instrument up to 2021, those of 2022, and those of an ion-beam system since 2024.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from handlers.acquisition.acquisition import Acquisition, Tile
+from handlers.acquisition.findings import Finding, Severity
+from handlers.acquisition.geometry import Point
+from handlers.acquisition.image_names import require_relative
+from handlers.acquisition.parse import MAX_TILES
+from handlers.errors import MetafileFault, MetafilePartial
+from handlers.text import abbreviate, excerpt
+
+_COLUMNS: Final = 4
+_MAX_PIXELS: Final = 1e12
+_HINT: Final = "check the program that wrote this table"
+_TIMED: Final = re.compile(
+    r"(?P<section>\d+)_(?P<mfov>\d{6})_(?P<beam>\d{3})_(?P<day>\d{4}-\d\d-\d\d)T(?P<time>\d{6})(?P<rest>\d*)"
+)
+"""Name of an image up to 2022: section, mFOV, beam, local time with seven digits below the second."""
+_NUMBERED: Final = re.compile(r"(?:corrected_)?sfov_(?P<beam>\d+)", re.IGNORECASE)
+_MFOV: Final = re.compile(r"mfov_(?P<mfov>\d+)", re.IGNORECASE)
+_SCAN: Final = re.compile(r"scan_(\d{1,9})")
+_SLAB: Final = re.compile(r"slab_(\d{1,9})|(\d{1,9})_(?:s_(\d{1,9})|S(\d{1,9})R(\d{1,9}))?")
+_WORKFLOW: Final = re.compile(r"(.+)_\d{8}_\d\d-\d\d-\d\d")
+_BETWEEN: Final = ("msem", "imaging", "scans")
+"""Directories between that of a wafer and that of a scan."""
+
+
+class MultiSem:
+    """Reader of MultiSEM's coordinate tables."""
+
+    format = "multisem"
+    pattern = "full_image_coordinates.txt"
+    fields = ("specimen_id", "session_id", "grid", "roi_index", "z_index")
+    tilespecs: Mapping[str, str] = {}
+    states_pixel_size = False
+
+    def parse(self, content: bytes, path: Path) -> Acquisition:
+        """Return the region of a coordinate table. Raises as `Reader.parse`."""
+        subject = str(path)
+        rows = _latest(_rows(content, subject), subject)
+        if not rows:
+            raise MetafilePartial(subject, "names no image", "it may still be being copied")
+        return Acquisition(
+            name=path.name,
+            tiles=tuple(_tile(row, index) for index, row in enumerate(rows)),
+            facts=_facts(path),
+            pixel_size_nm=None,
+            findings=tuple(_missing_beams(rows)),
+        )
+
+    def check(self, acquisition: Acquisition, path: Path) -> tuple[Finding, ...]:
+        """Return what was found while the table was read: mFOVs that lack beams."""
+        return acquisition.findings
+
+    def image_directory(self, path: Path) -> Path:
+        """Return the table's own directory."""
+        return path.parent
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """An image of the table."""
+
+    img_path: str
+    place: Point
+    key: tuple[str, ...]
+    """Same for all takes of one image."""
+    time: str
+    """Later for a later take; empty where the name has no time."""
+    name: str
+    mfov: str | None
+    beam: int | None
+
+
+def _rows(content: bytes, subject: str) -> Iterator[_Row]:
+    if not content.strip(b"\0\r\n\t "):
+        raise MetafilePartial(subject, "is empty", "it may still be being copied")
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if len(lines) > 2 * MAX_TILES:
+        raise MetafileFault(subject, f"should have at most {2 * MAX_TILES:,} lines, has {len(lines):,}", _HINT)
+    for number, raw in enumerate(lines, start=1):
+        line = raw.rstrip(b"\r")
+        if not line.strip():
+            continue
+        cells = line.split(b"\t")
+        if number == len(lines) and (len(cells) < _COLUMNS or not cells[-1]):
+            raise MetafilePartial(subject, f"is cut off in line {number}", "it may still be being copied")
+        row = _row(cells, number, subject)
+        if not PurePosixPath(row.img_path).name.lower().startswith("thumbnail_"):
+            yield row
+
+
+def _row(cells: list[bytes], number: int, subject: str) -> _Row:
+    if len(cells) != _COLUMNS:
+        raise MetafileFault(
+            subject, f"line {number}: should have {_COLUMNS} columns between tabs, has {len(cells)}", _HINT
+        )
+    try:
+        img_path = cells[0].decode().replace("\\", "/")
+    except UnicodeDecodeError:
+        raise MetafileFault(subject, f"line {number}: the image's name is not UTF-8", _HINT) from None
+    require_relative(img_path, f"line {number}", subject)
+    x, y = (_pixels(cells[column], name, number, subject) for column, name in ((1, "x"), (2, "y")))
+    return _named(img_path, (x, y))
+
+
+def _pixels(cell: bytes, name: str, number: int, subject: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not abs(value) <= _MAX_PIXELS:
+        found = excerpt(cell[:100].decode(errors="replace"))
+        raise MetafileFault(subject, f"line {number}: {name} should be a number of pixels, is {found}", _HINT)
+    return value
+
+
+def _named(img_path: str, place: Point) -> _Row:
+    """Return a row with what its image's name says; unknown names stay as they are."""
+    path = PurePosixPath(img_path)
+    if timed := _TIMED.fullmatch(path.stem):
+        section, mfov, beam, day, time, rest = timed.groups()
+        name = f"{section}_{mfov}_{beam}_{day.replace('-', '')}_{time}"
+        return _Row(img_path, place, (section, mfov, beam), f"{day}T{time}{rest}", name, mfov, int(beam))
+    numbered, mfov_dir = _NUMBERED.fullmatch(path.stem), _MFOV.fullmatch(path.parent.name)
+    if numbered and mfov_dir:
+        mfov, beam = mfov_dir["mfov"], numbered["beam"]
+        return _Row(img_path, place, (mfov, beam), "", f"m{mfov}_s{beam}", mfov, int(beam))
+    name = "_".join([*path.parent.parts, path.stem])
+    return _Row(img_path, place, (img_path,), "", name, None, None)
+
+
+def _latest(rows: Iterator[_Row], subject: str) -> list[_Row]:
+    """Return one row for each image, in the order of the table: of several takes the latest, then the last listed."""
+    found: dict[tuple[str, ...], _Row] = {}
+    for row in rows:
+        before = found.get(row.key)
+        if before is None or row.time >= before.time:
+            found[row.key] = row
+        if len(found) > MAX_TILES:
+            raise MetafileFault(subject, f"should have at most {MAX_TILES:,} tiles, has more", _HINT)
+    return list(found.values())
+
+
+def _tile(row: _Row, index: int) -> Tile:
+    x, y = row.place
+    return Tile(
+        img_path=row.img_path,
+        name=row.name,
+        position_px=row.place,
+        width=None,
+        height=None,
+        raster_index=index,
+        stage_x=math.trunc(x),
+        stage_y=math.trunc(y),
+    )
+
+
+def _missing_beams(rows: list[_Row]) -> Iterator[Finding]:
+    """Yield a warning for the mFOVs that lack a beam which other mFOVs of the region have."""
+    beams = Counter(row.beam for row in rows if row.beam is not None)
+    mfovs = dict.fromkeys(row.mfov for row in rows if row.mfov is not None)
+    if not beams or all(times == len(mfovs) for times in beams.values()):
+        return
+    there = {(row.mfov, row.beam) for row in rows}
+    lacking = [f"mFOV {mfov} beam {beam}" for mfov in mfovs for beam in sorted(beams) if (mfov, beam) not in there]
+    yield Finding(Severity.WARNING, f"{len(lacking)} images of the region are not listed: {abbreviate(lacking, 3)}")
+
+
+def _facts(path: Path) -> dict[str, object]:
+    """Return what the directories above a table say: wafer, scan or workflow, slab, its number on the wafer."""
+    facts: dict[str, object] = dict.fromkeys(MultiSem.fields)
+    directories = path.parent.parts[1:] if path.is_absolute() else path.parent.parts
+    for above, name in enumerate(directories):
+        if scan := _SCAN.fullmatch(name):
+            facts["z_index"], facts["specimen_id"] = int(scan[1]), _wafer(directories[:above])
+        elif workflow := _WORKFLOW.fullmatch(name):
+            facts["session_id"] = name
+            facts["specimen_id"] = facts["specimen_id"] or workflow[1]
+        elif slab := _SLAB.fullmatch(name):
+            facts |= {"grid": slab[1] or slab[2]}
+            if number := slab[3] or slab[4]:
+                facts["z_index"] = int(number)
+                facts["roi_index"] = int(slab[5]) if slab[5] else None
+    return facts
+
+
+def _wafer(directories: tuple[str, ...]) -> str | None:
+    return next((name for name in reversed(directories) if name not in _BETWEEN), None)

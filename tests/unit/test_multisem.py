@@ -1,0 +1,180 @@
+"""MultiSEM's coordinate tables: positions, names, retakes, gaps."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sections import DATA
+
+from handlers.acquisition.arrival import with_sizes
+from handlers.acquisition.multisem import MultiSem
+from handlers.acquisition.tilespec import Origin, Positions, tile_specs_for, translations_for
+from handlers.errors import MetafileFault, MetafilePartial
+
+HERE = DATA / "multisem"
+real_data = pytest.mark.skipif(not HERE.is_dir(), reason=f"the samples are not at {HERE}")
+READER = MultiSem()
+REGION = Path("/data/wafer_53/imaging/msem/scan_003/wafer_53_scan_003_20220501_08-46-34/012_")
+TABLE = REGION / READER.pattern
+
+
+def line(beam: int = 1, x: object = 2014641.672, y: object = 915550.882, *, mfov: int = 1, time: str = "1711") -> str:
+    return f"{mfov:06d}\\001_{mfov:06d}_{beam:03d}_2022-04-27T23{time}1235567.png\t{x}\t{y}\t0\r\n"
+
+
+def read(*lines: str, path: Path = TABLE) -> Any:
+    return READER.parse("".join(lines).encode(), path)
+
+
+def expected() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((HERE / "expected.json").read_text())
+    return found
+
+
+def slab() -> Path:
+    return next((HERE / "wafer_99").rglob("full_image_coordinates.txt"))
+
+
+# ---------------------------------------------------------------------------------------------------------- the samples
+
+
+@real_data
+def test_tile_specs_equal_those_of_janelia_field_by_field_without_its_margin_raster_and_scan_correction() -> None:
+    path, want = slab(), expected()
+    found = with_sizes(READER.parse(path.read_bytes(), path), path.parent)
+    specs = {spec["tileId"]: spec for spec in tile_specs_for(found, 1, path.parent)}
+    wanted = want["janelia_run"]["tilespecs"]
+    assert len(specs) == len(wanted) == 14
+    for theirs in wanted:
+        ours = specs[theirs["tileId"]]
+        for key in ("tileId", "z", "width", "height", "minIntensity", "maxIntensity"):
+            assert ours[key] == theirs[key], key
+        layout = {key: value for key, value in theirs["layout"].items() if key not in ("imageRow", "imageCol")}
+        assert ours["layout"] == layout
+        image = theirs["mipmapLevels"]["0"]["imageUrl"].removeprefix("file:").replace("{sample}", str(HERE))
+        assert ours["mipmapLevels"]["0"]["imageUrl"] == f"file://{image}"
+        *_, x, y = map(float, theirs["transforms"]["specList"][-1]["dataString"].split())
+        ((transform),) = ours["transforms"]["specList"]
+        assert [float(each) for each in transform["dataString"].split()] == [
+            *(1, 0, 0, 1),
+            *(x - want["janelia_margin_px"], y - want["janelia_margin_px"]),
+        ]
+
+
+@real_data
+@pytest.mark.parametrize("generation", ["path_b", "path_c"])
+def test_positions_of_both_generations_are_exact(generation: str) -> None:
+    path = slab() if generation == "path_b" else next((HERE / "ibeam").rglob("full_image_coordinates.txt"))
+    found = READER.parse(path.read_bytes(), path)
+    wanted = expected()["tiles"]
+    assert [tile.img_path for tile in found.tiles] == [tile[generation] for tile in wanted]
+    exact = translations_for(found.tiles, Positions.EXACT, Origin.ROI)
+    for place, tile in zip(exact, wanted, strict=True):
+        assert place == pytest.approx(tile["exact_translation_origin_roi"], abs=1e-3)
+    assert found.facts["z_index"] == (1 if generation == "path_b" else 9)
+
+
+@real_data
+def test_positions_around_zero_are_truncated_as_those_of_janelia() -> None:
+    found = READER.parse((HERE / "traps" / "around_zero.txt").read_bytes(), TABLE)
+    (truncated,) = (each for each in expected()["around_zero"]["results"] if each["rule"] == "truncate")
+    made = translations_for(found.tiles, Positions.INTEGER, Origin.ROI)
+    assert [list(axis) for axis in zip(*made, strict=True)] == [truncated["x"], truncated["y"]]
+
+
+@real_data
+@pytest.mark.parametrize("trap", ["lf_only", "blank_line_at_end", "lines_doubled"])
+def test_line_ends_blank_lines_and_doubled_lines_change_nothing(trap: str) -> None:
+    path = slab()
+    found = READER.parse((HERE / "traps" / f"{trap}.txt").read_bytes(), path)
+    assert found == READER.parse(path.read_bytes(), path)
+
+
+@real_data
+def test_the_later_take_of_an_image_counts() -> None:
+    found = READER.parse((HERE / "traps" / "retaken_sfov.txt").read_bytes(), TABLE)
+    (tile,) = (tile for tile in found.tiles if "_000001_004_" in tile.img_path)
+    assert tile.img_path.endswith("T2318591238567.png")
+    assert tile.position_px == (2014615.107, 915499.569)
+    assert len(found.tiles) == 14
+
+
+@real_data
+def test_a_missing_image_is_a_warning_that_names_it() -> None:
+    found = READER.parse((HERE / "traps" / "missing_sfov.txt").read_bytes(), TABLE)
+    (finding,) = READER.check(found, TABLE)
+    assert finding.text == "1 images of the region are not listed: mFOV 000001 beam 5"
+
+
+@real_data
+@pytest.mark.parametrize(("trap", "fault"), [("cut_off", MetafilePartial), ("nan", MetafileFault)])
+def test_a_table_that_is_cut_off_is_awaited_and_one_with_nan_is_refused(trap: str, fault: type[Exception]) -> None:
+    with pytest.raises(fault, match="line"):
+        READER.parse((HERE / "traps" / f"{trap}.txt").read_bytes(), TABLE)
+
+
+# ------------------------------------------------------------------------------------------------------------- by hand
+
+
+def test_a_table_before_its_first_line_ends_is_partial() -> None:
+    with pytest.raises(MetafilePartial, match="is cut off in line 1"):
+        read(line()[:30])
+
+
+def test_a_table_without_a_last_line_end_is_read() -> None:
+    assert len(read(line(1), line(2).rstrip()).tiles) == 2
+
+
+def test_the_order_of_two_takes_in_the_table_does_not_matter() -> None:
+    early, late = line(1, 1, 1, time="1711"), line(1, 2, 2, time="1712")
+    assert read(early, late).tiles[0].position_px == read(late, early).tiles[0].position_px == (2.0, 2.0)
+
+
+def test_thumbnails_are_no_tiles() -> None:
+    name = "000001\\thumbnail_001_000001_001_2022-04-27T2317111235567.png"
+    assert len(read(line(), f"{name}\t1\t2\t0\r\n").tiles) == 1
+
+
+@pytest.mark.parametrize(
+    ("directory", "facts"),
+    [
+        (REGION, {"specimen_id": "wafer_53", "session_id": REGION.parent.name, "z_index": 3, "grid": "012"}),
+        (
+            Path("/data/Plate_13_20210525_21-38-12/008_s_4"),
+            {"specimen_id": "Plate_13", "session_id": "Plate_13_20210525_21-38-12", "z_index": 4, "grid": "008"},
+        ),
+        (
+            Path("/data/H01_20210525_21-38-12/090_S90R1"),
+            {"specimen_id": "H01", "session_id": "H01_20210525_21-38-12", "z_index": 90, "roi_index": 1, "grid": "090"},
+        ),
+        (
+            Path("/data/w60/scans/scan_010/slabs/slab_0399/mfovs"),
+            {"specimen_id": "w60", "z_index": 10, "grid": "0399"},
+        ),
+        (Path("/somewhere/else"), {}),
+    ],
+)
+def test_wafer_scan_slab_and_section_come_from_the_directories(directory: Path, facts: dict[str, Any]) -> None:
+    found = read(line(), path=directory / READER.pattern).facts
+    assert {key: value for key, value in found.items() if value is not None} == facts
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "problem"),
+    [
+        (line(x="NaN"), "line 2: x should be a number of pixels, is 'NaN'"),
+        (line(y="inf"), "line 2: y should be a number of pixels, is 'inf'"),
+        (line(x="1e300"), "line 2: x should be a number of pixels, is '1e300'"),
+        (line(x=""), "line 2: x should be a number of pixels, is ''"),
+        ("a\tb\r\n" + line(2), "line 2: should have 4 columns between tabs, has 2"),
+        ("..\\a.png\t1\t2\t0\r\n", "leads out of"),
+        ("C:\\a.png\t1\t2\t0\r\n", "line 2"),
+        ("\\\\server\\a.png\t1\t2\t0\r\n", "is absolute"),
+        ("\t1\t2\t0\r\n", "line 2"),
+    ],
+)
+def test_an_invalid_line_is_named(spoiled: str, problem: str) -> None:
+    with pytest.raises(MetafileFault, match=re.escape(problem)):
+        read(line(3), spoiled)
