@@ -5,6 +5,7 @@ from pathlib import Path
 from handlers.acquisition.readers import READERS
 from handlers.errors import SettingsFault
 from handlers.generate_tilespecs import generate_tilespecs
+from handlers.render.access import Access
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 
@@ -14,6 +15,7 @@ async def import_into_stack(
     format_: str,
     *,
     url: str,
+    access: Access | None = None,
     owner: str,
     project: str,
     stack: str,
@@ -31,7 +33,7 @@ async def import_into_stack(
     reader = READERS[format_]
     if not reader.states_pixel_size and pixel_size is None:
         raise SettingsFault("--pixel-size", f"is required: files of the format {format_} do not state it")
-    async with RenderClient(url) as client:
+    async with RenderClient(url, access=access) as client:
         report = await generate_tilespecs(
             client,
             file,
