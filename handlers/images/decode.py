@@ -10,7 +10,7 @@ from typing import BinaryIO
 from PIL import PngImagePlugin
 
 from handlers.errors import Fault, ImageFault, ImagesMissing, InvalidImage, storage_fault
-from handlers.images.bmp import bmp_pixels
+from handlers.images.bmp_pixels import bmp_pixels
 from handlers.images.digest import snapshot
 from handlers.images.header import ImageInfo, open_image, read_header
 from handlers.images.pillow_pixels import UNREADABLE, array_of, jpeg_pixels

@@ -17,7 +17,7 @@ from handlers.container import is_within, real_path
 from handlers.errors import ImageFault, InvalidImage
 from handlers.identity import FileIdentity
 from handlers.images import jpeg_stream
-from handlers.images.bmp import MAGIC, read_bmp_header
+from handlers.images.bmp_header import MAGIC, read_bmp_header
 from handlers.images.png_header import END as PNG_END
 from handlers.images.png_header import read_png_header
 from handlers.images.tiff_header import HEAD_BYTES, Run, TiffHeader, TiffLayout, require_grey

@@ -1,4 +1,4 @@
-"""BMP files of 8-bit grey values, uncompressed: header and pixels.
+"""BMP files of 8-bit grey values, uncompressed: the header.
 
 Source: Microsoft, BITMAPFILEHEADER and BITMAPINFOHEADER. Rows are padded to four bytes and run from the bottom up,
 unless the height is negative.
@@ -8,10 +8,7 @@ import os
 import struct
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from handlers.errors import InvalidImage
-from handlers.images.pixels import Grey
 
 MAGIC: Final = b"BM"
 _HEADERS_BYTES: Final = 54
@@ -79,17 +76,3 @@ def _require_length(header: BmpHeader, least_offset: int, file_bytes: int) -> No
     needed = header.offset + header.row_bytes * header.height
     if file_bytes < needed:
         raise InvalidImage(f"is cut short: should have {needed} bytes, has {file_bytes}")
-
-
-def bmp_pixels(descriptor: int, file_bytes: int) -> Grey:
-    """Return the pixels of a grey BMP, (H, W), axis 0 from the top. Raises InvalidImage as `read_bmp_header`."""
-    header = read_bmp_header(descriptor, file_bytes)
-    length = header.row_bytes * header.height
-    content = os.pread(descriptor, length, header.offset)
-    while len(content) < length:
-        piece = os.pread(descriptor, length - len(content), header.offset + len(content))
-        if not piece:
-            raise InvalidImage("is cut short: its BMP rows end before the last one")
-        content += piece
-    rows = np.frombuffer(content, np.uint8).reshape(header.height, header.row_bytes)[:, : header.width]
-    return np.ascontiguousarray(rows[::-1] if header.is_bottom_up else rows)
