@@ -25,6 +25,8 @@ from daemon.system.locks import lock_journal
 from daemon.system.log import set_up_logging
 from daemon.system.sd_notify import SystemdNotifier, watchdog_interval_s
 from daemon.watching.watcher import Watcher
+from daemon.web.live import LiveEvents
+from daemon.web.pages.handlers import Pages
 from daemon.web.posts import Posts
 from daemon.web.routes import make_app
 from daemon.web.server import serve
@@ -154,6 +156,7 @@ class Daemon:
     @contextlib.asynccontextmanager
     async def _serve_http(self) -> AsyncIterator[None]:
         replayer = Replayer(lambda: self._settings, self._journal, self._pipeline)
+        self._live = LiveEvents(self._journal)
         posts = Posts(self._settings.http, replayer, self._journal, self._pipeline.decided)
         app = make_app(
             self._journal,
@@ -163,6 +166,8 @@ class Daemon:
             lambda: self._settings.http,
             self._reloader.to_json,
             self._pipeline.next_try_in_s,
+            Pages(lambda: self._settings, self._journal, self.facts),
+            self._live,
         )
         http = self._settings.http
         async with contextlib.AsyncExitStack() as stack:
@@ -243,6 +248,7 @@ class Daemon:
         """Stop in stages: end intake, let running steps reach a point from which they can resume, cancel the rest."""
         began = time.monotonic()
         self._notifier.stopping()
+        await self._live.close()
         log.info("daemon.draining", under_way=self._pipeline.under_way, waiting=self._pipeline.waiting)
         watching.cancel()
         self._pipeline.stop()

@@ -1,5 +1,7 @@
 """What the sections of the settings have in common: their base class and the types of their values. Pure."""
 
+import ipaddress
+import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
@@ -33,6 +35,20 @@ def _file_name_glob(value: str) -> str:
     return value
 
 
+def _base_path(value: str) -> str:
+    if value and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+/?", value):
+        raise ValueError(f"{quoted(value)} is not a path such as /temwatch")
+    return value.rstrip("/")
+
+
+def _network(value: str) -> str:
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        raise ValueError(f"{quoted(value)} is not an address or network such as 127.0.0.1 or 10.1.0.0/16") from None
+    return value
+
+
 def check_with(rule: Callable[..., T], *arguments: object, subject: str = "") -> T:
     """Return the result of a rule; raise its fault as the ValueError that pydantic collects.
 
@@ -51,6 +67,8 @@ AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
 OptionalPath = Annotated[AbsolutePath | None, BeforeValidator(_none_if_empty)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 OptionalText = Annotated[str | None, BeforeValidator(_none_if_empty)]
+BasePath = Annotated[str, AfterValidator(_base_path)]
+Network = Annotated[str, AfterValidator(_network)]
 HostName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
 Glob = Annotated[Text, AfterValidator(_file_name_glob)]
 

@@ -11,7 +11,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from daemon.config.errors import RefusedKeyError, quoted
 from daemon.config.section import (
     AbsolutePath,
+    BasePath,
     HostName,
+    Network,
     OptionalPath,
     OptionalText,
     Section,
@@ -132,6 +134,15 @@ class HttpSettings(Section):
     """Further host names, without a port, that requests may carry if `host` is a loopback address, for example behind a
     proxy on this machine. Names of the loopback address are always accepted. Requests under other names are refused,
     because a web page in a browser on this machine could send them."""
+    base_path: BasePath = Field("", **example(""))
+    """Path below which a reverse proxy shows the pages, as in "/temwatch". Requests are answered with and without it,
+    so the proxy may remove it or not. Empty: the pages are at the root."""
+    trusted_proxies: tuple[Network, ...] = Field((), **example([]))
+    """Addresses or networks of reverse proxies, as in "127.0.0.1" or "10.1.0.0/16". Only their X-Forwarded-Proto and
+    X-Forwarded-Host headers and their `user_header` count."""
+    user_header: OptionalText = Field(None, **example(""))
+    """Header in which a trusted proxy names the person who is logged in, as in "X-Remote-User". The name is recorded
+    with every retry. Empty: no name is recorded."""
     backlog_limit_s: float = Field(7200, gt=0)
     """Seconds after which an unfinished montage makes the daemon not ready."""
 

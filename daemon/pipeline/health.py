@@ -22,6 +22,8 @@ class Disk:
     needed_bytes: int
     problem: str = ""
     """Why mipmaps cannot be written there now; empty if they can."""
+    full_in_s: float | None = None
+    """Time until `needed_bytes` are left at the rate of the last hours; None if it does not fill, or is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,10 @@ import asyncio
 import contextlib
 import os
 import shutil
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from daemon.config.mipmap_settings import MipmapSettings
 from daemon.config.settings import Settings
 from daemon.config.writable import nearest, refusal
 from daemon.journal.journal import Journal
+from daemon.pipeline.disk_forecast import DiskForecast
 from daemon.pipeline.health import Disk
 from daemon.system.threads import in_thread
 from handlers.errors import StorageFault, storage_fault
@@ -59,6 +62,7 @@ class OutputDisks:
         self._journal = journal
         self._on_usable = on_usable
         self._found: dict[Path, Disk] = {}
+        self._forecasts: dict[Path, DiskForecast] = defaultdict(DiskForecast)
         self._used: set[Path] = set()
         self._checks: dict[Path, asyncio.Future[Disk]] = {}
         self._halts: dict[Path, set[Halt]] = defaultdict(set)
@@ -164,7 +168,7 @@ class OutputDisks:
         """Keep the result of a check; halt the work in a directory that is not usable."""
         if check.done():
             self._checks.pop(directory, None)
-            found = check.result()
+            found = self._with_forecast(directory, check.result())
         else:
             found = Disk(str(directory), None, needed_bytes, "does not answer: check its file server")
         before, self._found[directory] = self._found.get(directory), found
@@ -177,6 +181,13 @@ class OutputDisks:
         elif before is not None and before.problem:
             log.info("disk.usable", directory=str(directory), free_bytes=found.free_bytes)
             self._on_usable()
+
+    def _with_forecast(self, directory: Path, disk: Disk) -> Disk:
+        if disk.free_bytes is None:
+            return disk
+        forecast = self._forecasts[directory]
+        forecast.note(time.monotonic(), disk.free_bytes)
+        return replace(disk, full_in_s=forecast.full_in_s(disk.needed_bytes))
 
     # --- the marker
 

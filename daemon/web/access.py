@@ -10,6 +10,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from daemon.config.files import read_token
 from daemon.config.settings import HttpSettings
+from daemon.web.visitor import is_logged_in, origin_of
 from handlers.errors import SettingsFault
 
 _UNKNOWN_HOST = "Host: not a loopback name of this machine, and not in http.allowed_hosts"
@@ -52,7 +53,8 @@ def post_refusal(request: web.Request, http: HttpSettings) -> tuple[int, str] | 
     """Return status and reason if the request may not change anything, otherwise None. Reads the token's file.
 
     A page in an operator's browser can send requests to this machine, too. So a POST must be JSON (another site's page
-    cannot send that without asking first), must not come from another site, and must carry the token if there is one.
+    cannot send that without asking first), must not come from another site, and must carry the token if there is one:
+    in a header, or as the cookie of a login.
     """
     try:
         token = read_token(http)
@@ -60,20 +62,34 @@ def post_refusal(request: web.Request, http: HttpSettings) -> tuple[int, str] | 
         return 503, str(fault)
     if token is None and not http.loopback:
         return 403, "http.token_file: not set, but http.host is open to other machines: POST is disabled"
-    if token is not None:
+    if token is not None and not ("Authorization" not in request.headers and is_logged_in(request, http, token)):
         given = request.headers.get("Authorization")
         if given is None:
             return 401, "Authorization: Bearer TOKEN is required"
         if not hmac.compare_digest(given.encode(errors="replace"), f"Bearer {token}".encode()):
             return 403, "Authorization: wrong token"
-    return _page_refusal(request)
+    if request.content_type != "application/json":
+        return site_refusal(request, http) or (415, "Content-Type: must be application/json")
+    return site_refusal(request, http)
 
 
-def _page_refusal(request: web.Request) -> tuple[int, str] | None:
+def token_matches(http: HttpSettings, given: str) -> str | None:
+    """Return the token if a person gave it; None if it is another one, or if none is set. Reads the token's file.
+
+    Raises
+    ------
+    SettingsFault
+        If the file cannot be used.
+    """
+    token = read_token(http)
+    return token if token and hmac.compare_digest(given.encode(errors="replace"), token.encode()) else None
+
+
+def site_refusal(request: web.Request, http: HttpSettings) -> tuple[int, str] | None:
+    """Return status and reason if a page of another site sent the request, otherwise None."""
     if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
         return 403, "Sec-Fetch-Site: requests of other sites are refused"
-    if request.headers.get("Origin", f"http://{request.host}") != f"http://{request.host}":
-        return 403, "Origin: requests of other sites are refused"
-    if request.content_type != "application/json":
-        return 415, "Content-Type: must be application/json"
+    own = origin_of(request, http)
+    if request.headers.get("Origin", own) != own:
+        return 403, f"Origin: requests of other sites are refused; this one is {own}"
     return None

@@ -22,12 +22,6 @@ LINKS = {
 """Pages of the daemon."""
 
 
-def links_html() -> str:
-    """Return the page at `/`."""
-    items = "\n".join(f'<li><a href="{path}">{path}</a>: {text}</li>' for path, text in LINKS.items())
-    return f'<!DOCTYPE html>\n<html lang="en"><title>temwatch</title>\n<h1>temwatch</h1>\n<ul>\n{items}\n</ul></html>\n'
-
-
 def readiness_json(facts: Facts) -> dict[str, Any]:
     """Return the body of `/readyz`."""
     reasons = reasons_not_ready(facts)

@@ -1,10 +1,11 @@
 """Errors as JSON with one sentence, and as one line in the log."""
 
 import logging
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
 
 @web.middleware
@@ -16,6 +17,31 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         if error.status < 400:
             raise
         return error_answer(error.status, error.reason)
+
+
+def wants_html(request: web.Request) -> bool:
+    """Whether a browser asks for a page."""
+    return "text/html" in request.headers.get("Accept", "") and "/api/" not in request.path
+
+
+def errors_as_pages(page: Callable[[web.Request, int, str], Awaitable[web.StreamResponse]]) -> Middleware:
+    """Return a middleware that shows the errors of pages as pages.
+
+    Parameters
+    ----------
+    page : makes the page from the status and one sentence.
+    """
+
+    @web.middleware
+    async def show(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            if error.status < 400 or not wants_html(request):
+                raise
+            return await page(request, error.status, error.reason)
+
+    return show
 
 
 def error_answer(status: int, text: str) -> web.Response:

@@ -1,9 +1,11 @@
-"""Query parameters of `GET /api/montages`. Each function raises HTTPBadRequest for an invalid value."""
+"""Query parameters. Each function raises HTTPBadRequest for an invalid value."""
 
+import math
 from pathlib import Path
 
 from aiohttp import web
 
+from daemon.journal.overview import Filter
 from daemon.montages.states import MontageState
 
 MAX_LIMIT = 10_000
@@ -69,3 +71,48 @@ def montage_id_of(request: web.Request) -> int:
 
 def _is_number(text: str, *, max_digits: int) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= max_digits
+
+
+# --- the filter of the pages
+
+FILTER_KEYS = ("watch", "scope", "tape", "state", "z_from", "z_to", "before")
+"""Parameters of the overview."""
+
+
+def filter_of(request: web.Request) -> Filter:
+    """Return the filter of `?watch=&scope=&tape=&state=&z_from=&z_to=&before=`; empty texts do not restrict."""
+    given = {key: request.query[key].strip() for key in FILTER_KEYS if request.query.get(key, "").strip()}
+    return Filter(
+        watch=given.get("watch"),
+        scope=given.get("scope"),
+        tape=given.get("tape"),
+        state=_state(given.get("state")),
+        z_from=_finite("z_from", given.get("z_from")),
+        z_to=_finite("z_to", given.get("z_to")),
+        before=_count("before", given.get("before")),
+    )
+
+
+def _state(text: str | None) -> MontageState | None:
+    try:
+        return None if text is None else MontageState(text)
+    except ValueError:
+        raise web.HTTPBadRequest(reason=f"state: must be one of {', '.join(MontageState)}") from None
+
+
+def _finite(key: str, text: str | None) -> float | None:
+    try:
+        value = None if text is None else float(text)
+    except ValueError:
+        raise web.HTTPBadRequest(reason=f"{key}: must be a number") from None
+    if value is not None and not math.isfinite(value):
+        raise web.HTTPBadRequest(reason=f"{key}: must be a number")
+    return value
+
+
+def _count(key: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not _is_number(text, max_digits=18):
+        raise web.HTTPBadRequest(reason=f"{key}: must be a whole number")
+    return int(text)

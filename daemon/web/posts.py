@@ -1,11 +1,11 @@
-"""POST requests: `/api/replay`, `/api/dismiss`, `/api/montages/{id}/verdict` and `/api/journal/backup`."""
+"""POST requests: replay, retry, dismiss, a verdict, and a copy of the journal."""
 
 import asyncio
 import os
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,9 +19,11 @@ from daemon.pipeline.dismissal import DismissRequest, dismiss
 from daemon.pipeline.replay.lookup import NotSelectable
 from daemon.pipeline.replay.replayer import Replayer, plan_json
 from daemon.pipeline.replay.selection import Action, ReplayRequest, problems
+from daemon.pipeline.retry_request import RetryRequest, retry_failed
 from daemon.web.access import post_refusal
 from daemon.web.errors import error_answer
 from daemon.web.parameters import montage_id_of
+from daemon.web.visitor import user_of
 from handlers.errors import Fault, storage_fault
 from handlers.text import printable
 
@@ -82,6 +84,17 @@ class Posts:
         body = {"dry_run": wanted.dry_run, "montages": [plan_json(planned) for planned in plans]}
         return web.json_response(body, status=202 if has_started else 200)
 
+    async def retry(self, request: web.Request) -> web.Response:
+        """Answer 200 with the outcome of each montage, and with all of it in one sentence."""
+        wanted = await self._parse(request, RetryRequest)
+        if isinstance(wanted, web.Response):
+            return wanted
+        if self._journal.fault is not None:  # otherwise the caller would wait until the disk is repaired
+            return error_answer(503, str(self._journal.fault))
+        user = user_of(request, self._http)
+        outcomes = await retry_failed(self._journal, self._replayer.enqueue, wanted, user)
+        return web.json_response({"montages": outcomes, "said": _said(outcomes)})
+
     async def dismiss(self, request: web.Request) -> web.Response:
         """Answer 200 with the outcome of each montage."""
         wanted = await self._parse(request, DismissRequest)
@@ -136,6 +149,13 @@ class Posts:
             raise storage_fault(printable(path), "write a copy of the journal", error) from error
         finally:
             remove_journal(path)
+
+
+def _said(outcomes: Sequence[dict[str, Any]]) -> str:
+    retried = sum(outcome["retried"] for outcome in outcomes)
+    others = [outcome for outcome in outcomes if not outcome["retried"]]
+    text = f"{retried} {'section is' if retried == 1 else 'sections are'} retried."
+    return text + (f" {len(others)} not: {others[0]['note']}." if others else "")
 
 
 async def _body(request: web.Request) -> bytes:

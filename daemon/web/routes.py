@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import web
 
@@ -15,16 +15,14 @@ from daemon.montages.verdicts import verdict_json
 from daemon.pipeline.health import Facts, Metrics, inaccessible_watches
 from daemon.web import parameters
 from daemon.web.access import host_check
-from daemon.web.answers import LINKS, encode_montages, links_html, readiness_json
-from daemon.web.errors import errors_as_json, log_in_one_line
+from daemon.web.answers import LINKS, encode_montages, readiness_json
+from daemon.web.errors import errors_as_json, errors_as_pages, log_in_one_line, wants_html
+from daemon.web.live import LiveEvents
+from daemon.web.pages.handlers import Pages, in_time
 from daemon.web.posts import Posts
 from daemon.web.quality import encode_quality
 from daemon.web.server import add_headers, guard
 
-T = TypeVar("T")
-
-JOURNAL_S = 10.0
-"""Time-out of the journal's answer to a request."""
 MAX_BODY_BYTES = 2 * 1024**2
 """Size of a POST."""
 
@@ -37,6 +35,8 @@ def make_app(
     http: Callable[[], HttpSettings] = HttpSettings,
     last_reload: Callable[[], dict[str, Any]] = dict,
     next_try_in_s: Callable[[int], float | None] = lambda _: None,
+    pages: Pages | None = None,
+    live: LiveEvents | None = None,
 ) -> web.Application:
     """Return the application with all routes.
 
@@ -47,36 +47,37 @@ def make_app(
     http : returns the present HTTP settings.
     last_reload : returns the outcome of the last reload of the configuration.
     next_try_in_s : returns the seconds until the next attempt of a montage, if it is delayed.
+    pages : the pages for people; None omits them.
+    live : events for open pages; None omits their route.
     """
     logging.getLogger("aiohttp.server").addFilter(log_in_one_line)
-    app = web.Application(middlewares=[errors_as_json, guard, host_check(http)], client_max_size=MAX_BODY_BYTES)
+    middlewares = [errors_as_json, guard, host_check(http), *([errors_as_pages(pages.error)] if pages else [])]
+    app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
     app.on_response_prepare.append(add_headers)
-    pages = _Pages(journal, metrics, facts, last_reload, next_try_in_s)
-    app.add_routes(
-        [
-            web.get("/", pages.root),
-            web.get("/healthz", pages.healthz),
-            web.get("/readyz", pages.readyz),
-            web.get("/metrics", pages.metrics),
-            web.get("/api/montages", pages.montages),
-            web.get("/api/montages/{id}", pages.montage),
-            web.get("/api/montages/{id}/tiles", pages.tiles),
-            web.get("/api/reload", pages.reload),
-        ]
-    )
-    if posts is not None:
-        app.add_routes(
-            [
-                web.post("/api/replay", posts.replay),
-                web.post("/api/dismiss", posts.dismiss),
-                web.post("/api/montages/{id}/verdict", posts.decide),
-                web.post("/api/journal/backup", posts.back_up),
-            ]
-        )
+    answers = _Answers(journal, metrics, facts, last_reload, next_try_in_s, pages)
+    routes = [*answers.routes(), *_posts(posts), *(pages.routes() if pages else [])]
+    if live is not None:
+        routes.append(web.get("/api/events", live.answer))
+        app.cleanup_ctx.append(live.looking)
+    # A reverse proxy may remove the base path, or leave it.
+    for prefix in {"", pages.base_path if pages else ""}:
+        app.add_routes([web.route(each.method, prefix + each.path, each.handler) for each in routes])
     return app
 
 
-class _Pages:
+def _posts(posts: Posts | None) -> list[web.RouteDef]:
+    if posts is None:
+        return []
+    return [
+        web.post("/api/replay", posts.replay),
+        web.post("/api/retry", posts.retry),
+        web.post("/api/dismiss", posts.dismiss),
+        web.post("/api/montages/{id}/verdict", posts.decide),
+        web.post("/api/journal/backup", posts.back_up),
+    ]
+
+
+class _Answers:
     """Handlers of GET requests."""
 
     def __init__(
@@ -86,17 +87,32 @@ class _Pages:
         facts: Callable[[], Awaitable[Facts]],
         last_reload: Callable[[], dict[str, Any]],
         next_try_in_s: Callable[[int], float | None],
+        pages: Pages | None,
     ) -> None:
         self._journal = journal
         self._metrics = metrics
         self._facts = facts
         self._last_reload = last_reload
         self._next_try_in_s = next_try_in_s
+        self._pages = pages
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes."""
+        return [
+            web.get("/", self.root),
+            web.get("/healthz", self.healthz),
+            web.get("/readyz", self.readyz),
+            web.get("/metrics", self.metrics),
+            web.get("/api/montages", self.montages),
+            web.get("/api/montages/{id}", self.montage),
+            web.get("/api/montages/{id}/tiles", self.tiles),
+            web.get("/api/reload", self.reload),
+        ]
 
     async def root(self, request: web.Request) -> web.Response:
-        """Answer with links to the other pages, as HTML for a browser and otherwise as JSON."""
-        if "text/html" in request.headers.get("Accept", ""):
-            return web.Response(text=links_html(), content_type="text/html")
+        """Answer with the overview for a browser, and otherwise with links as JSON."""
+        if self._pages is not None and wants_html(request):
+            return await self._pages.overview(request)
         return web.json_response({"links": LINKS})
 
     async def healthz(self, _: web.Request) -> web.Response:
@@ -110,12 +126,12 @@ class _Pages:
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Answer in Prometheus's text format."""
-        text = self._metrics.text(await self._facts(), await _in_time(self._journal.counts()))
+        text = self._metrics.text(await self._facts(), await in_time(self._journal.counts()))
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def montages(self, request: web.Request) -> web.Response:
         """Answer with montages, newest first: `?state=failed&z=1050&limit=100`, `?id=1,2`, `?metafile=/data/x.json`."""
-        montages = await _in_time(
+        montages = await in_time(
             self._journal.montages(
                 states=parameters.states_of(request),
                 z=parameters.z_of(request),
@@ -125,8 +141,8 @@ class _Pages:
                 newest_first=True,
             )
         )
-        counts = counts_json(await _in_time(self._journal.counts()))
-        inaccessible = inaccessible_watches((await _in_time(self._facts())).roots)
+        counts = counts_json(await in_time(self._journal.counts()))
+        inaccessible = inaccessible_watches((await in_time(self._facts())).roots)
         tries = {each.id: at for each in montages if (at := self._next_try_at(each.id)) is not None}
         body = await asyncio.to_thread(encode_montages, montages, counts, inaccessible, tries)
         return web.Response(body=body, content_type="application/json", charset="utf-8")
@@ -137,7 +153,7 @@ class _Pages:
 
     async def montage(self, request: web.Request) -> web.Response:
         """Answer with one montage, its events and attempts."""
-        body = await _in_time(self._detail(parameters.montage_id_of(request)))
+        body = await in_time(self._detail(parameters.montage_id_of(request)))
         if body is None:
             raise web.HTTPNotFound(reason="no such montage")
         return web.json_response(body)
@@ -146,7 +162,7 @@ class _Pages:
         montage = await self._journal.montage(montage_id)
         if montage is None:
             return None
-        inaccessible = inaccessible_watches((await _in_time(self._facts())).roots)
+        inaccessible = inaccessible_watches((await in_time(self._facts())).roots)
         body = montage_json(montage, inaccessible, self._next_try_at(montage.id))
         body["events"] = [{**event, "at": iso_time(event["at"])} for event in await self._journal.events(montage.id)]
         body["attempts"] = [
@@ -160,7 +176,7 @@ class _Pages:
 
     async def tiles(self, request: web.Request) -> web.Response:
         """Answer with the quality numbers of every tile of a montage, column by column."""
-        numbers = await _in_time(self._journal.quality_numbers(parameters.montage_id_of(request)))
+        numbers = await in_time(self._journal.quality_numbers(parameters.montage_id_of(request)))
         if numbers is None:
             raise web.HTTPNotFound(reason="no quality numbers of such a montage: they come with its mipmaps")
         body = await asyncio.to_thread(encode_quality, numbers)
@@ -169,12 +185,3 @@ class _Pages:
     async def reload(self, _: web.Request) -> web.Response:
         """Answer with the outcome of the last reload of the configuration."""
         return web.json_response(self._last_reload())
-
-
-async def _in_time(question: Awaitable[T]) -> T:
-    """Return the journal's answer. Raises HTTPServiceUnavailable if it takes too long."""
-    try:
-        async with asyncio.timeout(JOURNAL_S):
-            return await question
-    except TimeoutError:
-        raise web.HTTPServiceUnavailable(reason="the journal does not answer: check that its disk does") from None

@@ -63,7 +63,8 @@ HEADERS = {"Server": "temwatch", "X-Content-Type-Options": "nosniff", "Cache-Con
 
 async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
     """Add the headers of every answer; a signal of the application."""
-    response.headers.update(HEADERS)
+    kept = response.headers.get("Cache-Control", HEADERS["Cache-Control"])  # files named by their content say otherwise
+    response.headers.update({**HEADERS, "Cache-Control": kept})
 
 
 @web.middleware

@@ -51,14 +51,15 @@ class Replayer:
         if planned.action is Action.NOTICE:
             montage_id = await self._journal.notice_again(_sighting(candidate))
             planned = replace(planned, montage_id=montage_id)
-            await self._enqueue(await self._journal.montage(montage_id))
+            await self.enqueue(await self._journal.montage(montage_id))
         elif planned.montage_id is not None:
             replayed = planned.action is Action.REPLAY and await self._journal.replay(planned.montage_id, step)
-            await self._enqueue(replayed or await self._journal.montage(planned.montage_id), force=bool(replayed))
+            await self.enqueue(replayed or await self._journal.montage(planned.montage_id), force=bool(replayed))
         log.info("montage.replayed", montage=planned.montage_id, metafile=str(planned.metafile), note=planned.note)
         return planned
 
-    async def _enqueue(self, montage: Montage | None, *, force: bool = False) -> None:
+    async def enqueue(self, montage: Montage | None, *, force: bool = False) -> None:
+        """Enqueue a montage, if there is one; `force` also if its step is under way."""
         if montage is not None:
             await self._pipeline.enqueue(montage, force=force)
 

@@ -1,0 +1,194 @@
+"""Live events for open pages: one reader of the journal for all streams."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import resource
+from collections import deque
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+from aiohttp_sse import EventSourceResponse, sse_response
+
+from daemon.journal import overview, tallies
+from daemon.journal.journal import Journal
+from daemon.journal.overview import JournalEvent
+from daemon.journal.rows import Connection
+from daemon.montages.presentation import iso_time
+from daemon.web.server import connection_limit
+
+LOOK_EVERY_S = 1.0
+"""The journal is asked for new events this often while a stream is open."""
+MAX_STREAMS = 40
+"""Streams at once; the other connections stay free for requests. Fewer where few files may be open."""
+MOST_EVENTS = 500
+"""A page that missed more events is told to load everything again."""
+IDLE_S = 5.0
+"""A stream without news looks this often whether its browser is still there."""
+PING_S = 15.0
+SEND_S = 20.0
+"""A browser that takes nothing for this long is cut off; it connects again."""
+RETRY_MS = 3000
+"""Browsers connect again after this time."""
+Message = tuple[str, str, int | None]
+"""Name, JSON, and the number of the journal's event."""
+
+
+class LiveEvents:
+    """Hands each new event of the journal to every open stream."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._open = 0
+        self._news = asyncio.Condition()
+        self._one_look = asyncio.Lock()
+        self._recent: deque[Message] = deque(maxlen=MOST_EVENTS)
+        self._sent = 0
+        """Messages ever appended to the recent ones."""
+        self._last: int | None = None
+        """Number of the last event that was looked at; None while nobody looks."""
+        self._made = 0
+        self._is_closed = False
+
+    @property
+    def open_streams(self) -> int:
+        """Number of open streams."""
+        return self._open
+
+    async def close(self) -> None:
+        """End every stream and accept no more: a stopping daemon does not wait for browsers."""
+        self._is_closed = True
+        async with self._news:
+            self._news.notify_all()
+
+    @contextlib.asynccontextmanager
+    async def looking(self, app: web.Application) -> AsyncIterator[None]:
+        """Look for events while the application runs; for `cleanup_ctx`."""
+        task = asyncio.create_task(self._look_for_ever(), name="live events")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    # --- the journal
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            if self._open:
+                await self._look()
+            else:
+                self._last = None
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _look(self) -> None:
+        """Append what is new to the recent messages; the first look finds where the journal stands."""
+        async with self._one_look:
+            await self._append_news()
+
+    async def _append_news(self) -> None:
+        def news(connection: Connection) -> tuple[list[JournalEvent], int, int]:
+            last = overview.last_event(connection)
+            begun = last if self._last is None else self._last
+            made = sum(tallies.tiles_since(connection, 1).values())
+            return overview.events_after(connection, begun, MOST_EVENTS + 1), last, made
+
+        events, last, made = await self._journal.read(news)
+        is_first, self._last = self._last is None, last
+        messages = [_message(each) for each in events]
+        if len(messages) > MOST_EVENTS:
+            messages = [("reload", "{}", last)]
+        if made != self._made and not is_first and not messages:
+            messages.append(("progress", json.dumps({"tiles": made}), None))
+        self._made = made
+        if messages:
+            self._recent.extend(messages)
+            self._sent += len(messages)
+            async with self._news:
+                self._news.notify_all()
+
+    # --- the streams
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer with events until the browser goes, or the daemon stops."""
+        if self._is_closed:
+            raise web.HTTPServiceUnavailable(reason="the daemon is stopping")
+        most = min(MAX_STREAMS, connection_limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0]) // 2)
+        if self._open >= most:
+            raise web.HTTPServiceUnavailable(reason=f"{self._open} pages are open, the most that get live events")
+        after = _number(request.headers.get("Last-Event-ID") or request.query.get("after"))
+        self._open += 1
+        try:
+            if self._last is None:
+                await self._look()
+            stream = sse_response(request, ping_interval=PING_S, send_timeout=SEND_S)
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                async with stream as response:
+                    await self._send(request, response, after)
+        finally:
+            self._open -= 1
+        return response
+
+    async def _send(self, request: web.Request, response: EventSourceResponse, after: int | None) -> None:
+        await response.send("{}", event="hello", retry=RETRY_MS)
+        sent, newest = self._sent, after or 0
+        for message in await self._missed(after):
+            newest = await _send(response, message, newest)
+        while not self._is_closed and request.transport is not None and not request.transport.is_closing():
+            await self._wait_for_news(sent)
+            sent, messages = self._sent, self._since(sent)
+            for message in messages:
+                newest = await _send(response, message, newest)
+
+    async def _wait_for_news(self, sent: int) -> None:
+        """Wait until there are more than `sent` messages, for some seconds at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(IDLE_S), self._news:
+                await self._news.wait_for(lambda: self._is_closed or self._sent > sent)
+
+    def _since(self, sent: int) -> list[Message]:
+        """Return the messages after the first `sent` ones."""
+        count = self._sent - sent
+        if count > len(self._recent):
+            return [("reload", "{}", self._last)]
+        return list(itertools.islice(self._recent, len(self._recent) - count, None))
+
+    async def _missed(self, after: int | None) -> list[Message]:
+        """Return what happened since an event that the browser names, up to what every stream gets."""
+        if after is None:
+            return []
+        found = await self._journal.read(lambda connection: overview.events_after(connection, after, MOST_EVENTS + 1))
+        last = self._last or 0
+        if len(found) > MOST_EVENTS:
+            return [("reload", "{}", last)]
+        return [_message(each) for each in found if each.number <= last]
+
+
+async def _send(response: EventSourceResponse, message: Message, newest: int) -> int:
+    """Send a message unless its event was sent; return the number of the newest event that was."""
+    name, body, number = message
+    if number is not None and number <= newest:
+        return newest
+    await response.send(body, event=name, id=None if number is None else str(number))
+    return number or newest
+
+
+def _message(event: JournalEvent) -> Message:
+    body = {
+        "montage": event.montage_id,
+        "event": event.event,
+        "state": event.state,
+        "watch": event.watch,
+        "z": event.z,
+        "at": iso_time(event.at),
+    }
+    return "montage", json.dumps(body), event.number
+
+
+def _number(text: str | None) -> int | None:
+    """Return the number of an event; None for any other text, which a browser cannot send."""
+    if text is None or not (text.isascii() and text.isdigit() and len(text) < 19):
+        return None
+    return int(text)

@@ -1,0 +1,170 @@
+"""The overview: what each watch and scope does, what failed, and the grid of sections by steps."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from daemon.journal import overview, tallies
+from daemon.journal.overview import Filter, Tally
+from daemon.journal.rows import Connection
+from daemon.montages.records import Montage
+from daemon.montages.states import UNFINISHED, MontageState
+from daemon.pipeline.health import Facts, inaccessible_watches, reasons_not_ready, warnings
+from daemon.watching.roots import RootHealth
+from daemon.web.pages.montage_view import STEPS, view_of
+
+RATE_MINUTES = 10
+"""Tiles per minute are a mean over this time."""
+HOUR_S = 3600.0
+GRID = 300
+"""Columns of the grid, and rows of the list below it."""
+FAILED = 100
+"""FAILED montages shown at once."""
+TAPES = 500
+"""Tapes offered by the filter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the journal says, from one moment."""
+
+    tallies: list[Tally]
+    completed: Mapping[tuple[str, str], int]
+    """In the last hour."""
+    recent: Mapping[tuple[str, str], int]
+    """Tiles made in the last minutes."""
+    totals: Mapping[tuple[str, str], int]
+    tapes: list[str]
+    failed: list[Montage]
+    montages: list[Montage]
+    made: Mapping[int, int]
+    """Tiles of the shown montages whose mipmaps are being made."""
+    made_by_scope: Mapping[tuple[str, str], int]
+    event: int
+
+
+def look_up(connection: Connection, wanted: Filter, now: float) -> Found:
+    """Return what the overview shows."""
+    first_minute = int(now // 60) - RATE_MINUTES + 1
+    montages = overview.selected(connection, wanted, GRID)
+    being_made = [each.id for each in montages if each.state is MontageState.INGESTED]
+    return Found(
+        tallies=overview.tallies_of_scopes(connection),
+        completed=overview.completed_since(connection, now - HOUR_S),
+        recent=tallies.tiles_since(connection, first_minute),
+        totals=tallies.tiles_since(connection, 0),
+        tapes=overview.tapes(connection, TAPES),
+        failed=overview.selected(connection, Filter(state=MontageState.FAILED), FAILED),
+        montages=montages,
+        made=overview.made_of(connection, being_made),
+        made_by_scope=overview.made_by_scope(connection),
+        event=overview.last_event(connection),
+    )
+
+
+@dataclass(slots=True)
+class Line:
+    """The numbers of a watch, or of one scope of it."""
+
+    watch: str
+    scope: str | None
+    root: RootHealth | None = None
+    """Of a watch that is configured."""
+    by_state: dict[MontageState, int] = field(default_factory=dict)
+    tiles_left: int = 0
+    """Whose mipmaps are not made, of metafiles that were read."""
+    newest_at: float | None = None
+    tiles_per_min: float = 0.0
+    sections_per_h: int = 0
+    tiles_total: int = 0
+
+    def add(self, tally: Tally) -> None:
+        """Add the montages of a state."""
+        self.by_state[tally.state] = self.by_state.get(tally.state, 0) + tally.montages
+        self.newest_at = max(self.newest_at or 0.0, tally.newest_at)
+        if tally.state in (MontageState.SETTLED, MontageState.INGESTED):
+            self.tiles_left += tally.tiles
+
+    @property
+    def backlog(self) -> list[tuple[str, int]]:
+        """Return the montages that wait for or are in each step."""
+        states = (each for each in MontageState if each in UNFINISHED)
+        return [(step, self.by_state.get(state, 0)) for step, state in zip(STEPS, states, strict=True)]
+
+    @property
+    def unfinished(self) -> int:
+        """Montages with a step to do."""
+        return sum(count for _, count in self.backlog)
+
+    @property
+    def empty_in_s(self) -> float | None:
+        """Return the time until nothing is left at the present rates; None if that is unknown."""
+        if not self.unfinished:
+            return 0.0
+        by_tiles = 60 * self.tiles_left / self.tiles_per_min if self.tiles_per_min else None
+        by_sections = HOUR_S * self.unfinished / self.sections_per_h if self.sections_per_h else None
+        return by_tiles if self.tiles_left else by_sections
+
+    def count(self, state: str) -> int:
+        """Return the number of montages in a state."""
+        return self.by_state.get(MontageState(state), 0)
+
+
+def lines_of(found: Found, roots: Iterable[RootHealth]) -> list[tuple[Line, list[Line]]]:
+    """Return a line for each watch, each with lines for its scopes."""
+    lines = {root.name: Line(root.name, None, root) for root in roots}
+    scopes: defaultdict[str, dict[str, Line]] = defaultdict(dict)
+    for tally in found.tallies:
+        line = lines.setdefault(tally.watch, Line(tally.watch, None))
+        line.add(tally)
+        if tally.scope is not None:
+            scopes[tally.watch].setdefault(tally.scope, Line(tally.watch, tally.scope)).add(tally)
+    for (watch, scope), target in _targets(lines, scopes):
+        target.tiles_per_min += found.recent.get((watch, scope), 0) / RATE_MINUTES
+        target.sections_per_h += found.completed.get((watch, scope), 0)
+        target.tiles_left -= found.made_by_scope.get((watch, scope), 0)
+        target.tiles_total += found.totals.get((watch, scope), 0)
+    return [(line, [each for _, each in sorted(scopes.get(name, {}).items())]) for name, line in sorted(lines.items())]
+
+
+def _targets(
+    lines: Mapping[str, Line], scopes: Mapping[str, Mapping[str, Line]]
+) -> Iterable[tuple[tuple[str, str], Line]]:
+    """Yield each (watch, scope) with the lines that its numbers belong to."""
+    for watch, line in lines.items():
+        for scope in ("", *scopes.get(watch, {})):
+            yield (watch, scope), line
+        for scope, each in scopes.get(watch, {}).items():
+            yield (watch, scope), each
+
+
+def overview_values(found: Found, facts: Facts, wanted: Filter, now: float) -> dict[str, Any]:
+    """Return the values of the template."""
+    lines = lines_of(found, facts.roots)
+    away = inaccessible_watches(facts.roots)
+    shown = [view_of(each, away.get(each.watch), found.made) for each in found.montages]
+    names = sorted({each.scope for _, scopes in lines for each in scopes if each.scope})
+    return {
+        "lines": lines,
+        "disks": facts.disks,
+        "render_fault": facts.render_fault,
+        "failed": [view_of(each) for each in found.failed],
+        "failed_total": sum(line.count("failed") for line, _ in lines),
+        "views": shown,
+        "steps": STEPS,
+        "wanted": wanted,
+        "watches": [line.watch for line, _ in lines],
+        "scopes": names,
+        "tapes": found.tapes,
+        "states": [str(state) for state in MontageState],
+        "older": found.montages[-1].id if len(found.montages) == GRID and not wanted.by_z else None,
+        "is_cut": len(found.montages) == GRID,
+        "event": found.event,
+        "now": now,
+    }
+
+
+def banner_of(facts: Facts) -> dict[str, Any]:
+    """Return the values of the head of every page: whether the daemon is ready, and why not."""
+    return {"reasons": reasons_not_ready(facts), "warnings": warnings(facts)}

@@ -1,0 +1,36 @@
+"""Script and style of the pages: read once, named by their content, so that browsers may keep them."""
+
+import hashlib
+from pathlib import Path
+
+from aiohttp import web
+
+DIRECTORY = Path(__file__).parent / "static"
+_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+FOREVER = "public, max-age=31536000, immutable"
+
+
+class StaticFiles:
+    """The files of the pages, in memory.
+
+    The version is part of the path, so the modules that a script imports by relative paths have it, too.
+    """
+
+    def __init__(self) -> None:
+        self._files = {path.name: path.read_bytes() for path in sorted(DIRECTORY.iterdir()) if path.suffix in _TYPES}
+        self.version = hashlib.sha256(b"".join(self._files.values())).hexdigest()[:12]
+
+    def path(self, name: str) -> str:
+        """Return the path of a file below the base. Raises KeyError if there is no such file."""
+        self._files[name]
+        return f"/static/{self.version}/{name}"
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """Answer with a file."""
+        body = self._files.get(request.match_info["name"])
+        if body is None:
+            raise web.HTTPNotFound(reason="no such file")
+        is_current = request.match_info["version"] == self.version
+        headers = {"Cache-Control": FOREVER} if is_current else {}
+        kind = _TYPES[Path(request.match_info["name"]).suffix]
+        return web.Response(body=body, content_type=kind, charset="utf-8", headers=headers)

@@ -1,0 +1,11 @@
+// Entry: each module adds one thing to a page that is useful without it.
+import { showTimes } from "./times.js";
+import { followEvents } from "./live.js";
+import { prepareForms } from "./actions.js";
+import { moveByKeys } from "./keys.js";
+
+showTimes(document);
+setInterval(() => showTimes(document), 10_000);
+prepareForms();
+moveByKeys();
+if (document.querySelector("[data-live]")) followEvents();

@@ -1,0 +1,94 @@
+"""Templates: every value is printable and escaped, whatever a metafile or a path contains."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from handlers.text import byte_size, printable, shorten
+
+DIRECTORY = Path(__file__).parent / "templates"
+
+
+def _finalize(value: object) -> object:
+    """Return a value as it is printed: text on one line, without what acts on a reader."""
+    if isinstance(value, Markup) or not isinstance(value, str | Path):
+        return "" if value is None else value
+    return printable(value)
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration in words, with one or two units.
+
+    >>> duration(42), duration(3700), duration(200_000), duration(None)
+    ('42 s', '1 h 1 min', '2 d 7 h', '-')
+    """
+    if seconds is None:
+        return "-"
+    whole = round(seconds)
+    for large, small, size, unit in (("d", "h", 86_400, 3_600), ("h", "min", 3_600, 60)):
+        if whole >= size:
+            rest = whole % size // unit
+            return f"{whole // size} {large}" + (f" {rest} {small}" if rest else "")
+    return f"{whole // 60} min" if whole >= 60 else f"{whole} s"
+
+
+def moment(seconds: float | None, form: str = "full") -> Markup:
+    """Return a `time` element in UTC; the script shows it in the viewer's zone.
+
+    Parameters
+    ----------
+    form : "full", or "age": the time since then.
+    """
+    if seconds is None:
+        return Markup("-")
+    at = datetime.fromtimestamp(seconds, UTC)
+    text = f"{at:%Y-%m-%d %H:%M:%S} UTC"
+    return Markup('<time datetime="{}" data-form="{}">{}</time>').format(at.isoformat(timespec="seconds"), form, text)
+
+
+def rate(value: float | None) -> str:
+    """Return a rate with three digits at most.
+
+    >>> rate(0.1234), rate(12.34), rate(1234.5), rate(0)
+    ('0.12', '12.3', '1234', '0')
+    """
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0"
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def place(z: float | None) -> str:
+    """Return a z without needless decimals.
+
+    >>> place(1050.0), place(0.5), place(None)
+    ('1050', '0.5', '?')
+    """
+    return "?" if z is None else f"{z:.10g}"
+
+
+class Templates:
+    """The templates of the pages."""
+
+    def __init__(self) -> None:
+        self._environment = Environment(
+            loader=FileSystemLoader(DIRECTORY),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+            finalize=_finalize,
+        )
+        self._environment.filters.update(
+            duration=duration, moment=moment, rate=rate, place=place, bytes=byte_size, short=shorten
+        )
+
+    def render(self, name: str, values: Mapping[str, Any]) -> str:
+        """Return a page. Blocks for some milliseconds: call it in a thread."""
+        return self._environment.get_template(name).render(values)

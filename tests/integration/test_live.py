@@ -1,0 +1,147 @@
+"""Live events: each event of the journal once, from where the browser stopped, until the daemon stops."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from daemon.montages.states import Event
+from daemon.web import live
+from tests.integration.paged import Paged, paged
+
+DEADLINE_S = 30
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(live, "IDLE_S", 0.05)
+
+
+@pytest.fixture
+async def face(tmp_path: Path) -> AsyncIterator[Paged]:
+    async with paged(tmp_path) as served:
+        yield served
+
+
+class Stream:
+    """An open stream of events."""
+
+    def __init__(self, answer) -> None:
+        self.answer = answer
+
+    async def __aenter__(self) -> "Stream":
+        self.response = await self.answer.__aenter__()
+        if self.response.status == 200:
+            assert (await self.next())[0] == "hello"
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.answer.__aexit__(*error)
+
+    async def next(self) -> tuple[str, str, object] | None:
+        """Return name, id and data of the next event; None at the end of the stream."""
+        fields: dict[str, str] = {}
+        async with asyncio.timeout(DEADLINE_S):
+            while line := (await self.response.content.readline()).decode():
+                name, _, value = line.rstrip("\r\n").partition(": ")
+                if line.strip():
+                    fields[name] = value
+                elif "data" in fields:
+                    return fields["event"], fields.get("id", ""), json.loads(fields["data"])
+        return None
+
+
+def stream(face: Paged, after: int | None = None) -> Stream:
+    headers = {} if after is None else {"Last-Event-ID": str(after)}
+    return Stream(face.client.get("/api/events", headers=headers))
+
+
+async def few_streams(face: Paged, most: int) -> None:
+    """Wait until the server has seen that browsers are gone."""
+    async with asyncio.timeout(DEADLINE_S):
+        while face.live.open_streams > most:  # noqa: ASYNC110  the server tells nobody
+            await asyncio.sleep(0.01)
+
+
+async def test_a_page_gets_each_event_with_the_journals_number(face):
+    montage_id = await face.settled(1050)
+    async with stream(face) as events:
+        await face.journal.record(montage_id, Event.INGESTED)
+        await face.journal.record(montage_id, Event.MIPMAPPED)
+        name, number, body = await events.next()
+        assert (name, body["montage"], body["state"], body["z"]) == ("montage", montage_id, "ingested", 1050.0)
+        assert (await events.next())[1:2] == (str(int(number) + 1),)
+
+
+async def test_made_tiles_are_announced(face):
+    montage_id = await face.settled(1)
+    async with stream(face) as events:
+        await face.journal.record_tiles(montage_id, {"a": None})
+        assert (await events.next())[0] == "progress"
+
+
+async def test_a_browser_that_comes_back_gets_what_it_missed_once(face):
+    montage_id = await face.settled(1)
+    await face.journal.record(montage_id, Event.INGESTED)
+    async with stream(face, after=1) as events:
+        assert [(await events.next())[2]["event"] for _ in range(2)] == ["settled", "ingested"]
+        await face.journal.record(montage_id, Event.MIPMAPPED)
+        assert (await events.next())[2]["event"] == "mipmapped"
+
+
+async def test_a_browser_that_missed_too_much_is_told_to_load_everything(face, monkeypatch):
+    monkeypatch.setattr(live, "MOST_EVENTS", 3)
+    for number in range(1, 4):
+        await face.settled(number)
+    async with stream(face, after=1) as events:
+        assert (await events.next())[0] == "reload"
+
+
+@pytest.mark.parametrize("after", ["x", "-1", "9" * 40, ""])
+async def test_an_odd_number_is_as_none(face, after):
+    async with Stream(face.client.get("/api/events", headers={"Last-Event-ID": after})) as events:
+        await face.settled(1)
+        assert (await events.next())[0] == "montage"
+
+
+async def test_streams_are_not_buffered_by_proxies_and_are_bounded(face, monkeypatch):
+    monkeypatch.setattr(live, "MAX_STREAMS", 2)
+    async with stream(face) as first, stream(face):
+        assert first.response.headers["X-Accel-Buffering"] == "no"
+        assert first.response.content_type == "text/event-stream"
+        async with stream(face) as third:
+            assert third.response.status == 503
+    await few_streams(face, 1)
+    async with stream(face) as again:
+        assert again.response.status == 200
+
+
+async def test_a_closed_browser_gives_its_stream_back(face):
+    async with stream(face):
+        assert face.live.open_streams == 1
+    await few_streams(face, 0)
+
+
+async def test_a_stopping_daemon_ends_the_streams_and_opens_no_more(face):
+    async with stream(face) as one, stream(face) as two:
+        await face.live.close()
+        assert await one.next() is None
+        assert await two.next() is None
+    async with stream(face) as late:
+        assert late.response.status == 503
+
+
+async def test_nothing_is_read_while_no_page_is_open(face, monkeypatch):
+    asked = []
+    real = face.journal.read
+    monkeypatch.setattr(face.journal, "read", lambda closure: asked.append(closure) or real(closure))
+    async with stream(face):
+        await face.settled(1)
+    await few_streams(face, 0)
+    count = len(asked)
+    for _ in range(20):
+        await asyncio.sleep(0.02)
+    assert len(asked) <= count + 1

@@ -1,0 +1,321 @@
+"""The pages for people: what they show, and to whom."""
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from daemon.montages.states import Event, MontageState
+from daemon.pipeline.health import Disk
+from tests.integration.paged import HTML, Paged, paged
+from tests.unit.test_health import WELL
+
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m\u202e'
+
+
+@pytest.fixture
+async def face(tmp_path: Path) -> AsyncIterator[Paged]:
+    async with paged(tmp_path) as served:
+        yield served
+
+
+async def test_an_empty_journal_shows_what_is_watched(face):
+    text = await face.page("/")
+    assert "No metafile has been found yet" in text
+    assert "/data/temca2" in text
+    assert "No section has failed." in text
+
+
+async def test_the_overview_shows_why_a_section_failed_and_what_to_do(face):
+    await face.failed(1050, "has 3 images too few", "copy them")
+    text = await face.page("/")
+    assert "has 3 images too few" in text
+    assert "copy them" in text
+    assert "Retry all 1" in text
+
+
+async def test_the_overview_counts_by_watch_and_scope_and_step(face):
+    await face.reached(1, MontageState.COMPLETE)
+    await face.reached(2, MontageState.INGESTED, scope="6")
+    second = await face.reached(3, MontageState.INGESTED, scope="6")
+    await face.journal.record_tiles(second, {"a": None, "b": None})
+    text = await face.page("/")
+    rows = {match[0]: re.findall(r"<td[^>]*>(.*?)</td>", match[1]) for match in
+            re.findall(r'<th scope="row"><a[^>]*>(\w+)</a></th>(.*?)</tr>', text, re.DOTALL)}  # fmt: skip
+    assert set(rows) == {"temca2", "5", "6"}
+    # tiles/min, sections/h, settle, ingest, mipmaps, apply, close
+    assert rows["temca2"][1:8] == ["0.20", "1", "0", "0", "2", "0", "0"]
+    assert rows["5"][1:8] == ["0", "1", "0", "0", "0", "0", "0"]
+    assert rows["6"][1:8] == ["0.20", "0", "0", "0", "2", "0", "0"]
+    assert rows["6"][8] == "30 min"  # 6 of 8 tiles to do, at 0.2 a minute
+    assert "2 of 4" in text
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ("", {1, 2, 3, 4}),
+        ("state=failed", {4}),
+        ("scope=6", {2}),
+        ("tape=0152", {3}),
+        ("watch=temca2", {1, 2, 3, 4}),
+        ("watch=other", set()),
+        ("z_from=2&z_to=3", {2, 3}),
+        ("z_from=3", {3, 4}),
+        ("scope=5&state=complete&z_to=1", {1}),
+        ("state=&scope=&z_from=", {1, 2, 3, 4}),
+    ],
+)
+async def test_the_grid_is_filtered(face, query, shown):
+    await face.reached(1, MontageState.COMPLETE)
+    await face.reached(2, MontageState.COMPLETE, scope="6")
+    await face.reached(3, MontageState.APPLIED, tape="0152")
+    await face.failed(4)
+    text = await face.page(f"/?{query}")
+    assert {int(z) for z in re.findall(r'aria-label="z (\d+),', text)} == shown
+    if not shown:
+        assert "No section matches." in text
+
+
+@pytest.mark.parametrize("query", ["state=nope", "z_from=x", "z_to=nan", "before=-1", "before=" + "9" * 30])
+async def test_an_invalid_filter_is_a_page_that_says_what_is_wrong(face, query):
+    text = await face.page(f"/?{query}", 400)
+    assert f"{query.partition('=')[0]}: must be" in text
+
+
+async def test_the_grid_has_pages(face, monkeypatch):
+    monkeypatch.setattr("daemon.web.pages.overview.GRID", 2)
+    for number in range(1, 6):
+        await face.settled(number)
+    seen, path = [], "/?state=settled"
+    while path:
+        text = await face.page(path)
+        seen += re.findall(r'aria-label="z (\d+),', text)
+        older = re.search(r'href="([^"]*)" rel="next"', text)
+        path = older[1].replace("&amp;", "&") if older else ""
+        assert not path or "state=settled" in path
+    assert seen == ["5", "4", "3", "2", "1"]
+
+
+async def test_hostile_names_stay_text(face):
+    await face.failed(1, HOSTILE, HOSTILE, name="<b>x\x1b", scope=HOSTILE, tape=HOSTILE)
+    face.facts = replace(WELL, render_fault=HOSTILE, disks=(Disk(HOSTILE, None, 1, HOSTILE),))
+    text = await face.page("/")
+    assert "<script>alert" not in text
+    assert "<img" not in text
+    assert "<b>" not in text
+    assert not [each for each in text if not each.isprintable() and each != "\n"]
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+async def test_every_address_in_the_overview_leads_to_an_answer(face):
+    await face.failed(1)
+    await face.reached(2, MontageState.COMPLETE)
+    text = await face.page("/")
+    paths = set(re.findall(r'(?:href|src|action)="(/[^"]*)"', text))
+    assert len(paths) > 3
+    for path in paths:
+        async with face.client.get(path.replace("&amp;", "&"), headers=HTML) as answer:
+            assert answer.status == 200, path
+
+
+async def test_pages_carry_a_strict_policy_and_load_nothing_from_elsewhere(face):
+    async with face.client.get("/", headers=HTML) as answer:
+        policy = dict(part.strip().split(" ", 1) for part in answer.headers["Content-Security-Policy"].split(";"))
+        text = await answer.text()
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert not re.findall(r'(?:src|href)="(?!/|#)', text)
+    assert " style=" not in text
+    assert "<style" not in text
+    assert not re.findall(r"<script(?! type=\"module\" src=)|\son\w+=", text)
+
+
+async def test_script_and_style_are_kept_by_browsers_until_they_change(face):
+    text = await face.page("/")
+    for path in re.findall(r'"(/static/[^"]*)"', text):
+        async with face.client.get(path) as answer:
+            assert (answer.status, answer.headers["Cache-Control"]) == (200, "public, max-age=31536000, immutable")
+        stale = re.sub(r"/static/\w+/", "/static/0/", path)
+        async with face.client.get(stale) as answer:
+            assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-store")
+    assert await face.page("/static/0/nothing.js", 404)
+
+
+async def test_pages_answer_while_nothing_can_be_written_and_render_ws_is_away(face):
+    await face.reached(1, MontageState.COMPLETE)
+    face.facts = replace(WELL, render_fault="connection refused", journal_fault="/var/journal: disk is full")
+    text = await face.page("/")
+    assert "render-ws is away: connection refused" in text
+    assert "the journal cannot be written: /var/journal: disk is full" in text
+    assert 'aria-label="z 1,' in text
+
+
+async def test_an_unknown_page_is_a_page(face):
+    assert "Not found" in await face.page("/nowhere", 404)
+
+
+async def test_a_program_still_gets_json(face):
+    async with face.client.get("/nowhere") as answer:
+        assert (answer.status, await answer.json()) == (404, {"error": "Not Found"})
+    async with face.client.get("/") as answer:
+        assert "/readyz" in (await answer.json())["links"]
+
+
+async def test_pages_refuse_an_unknown_host(face):
+    async with face.client.get("/", headers={**HTML, "Host": "evil.example"}) as answer:
+        assert answer.status == 403
+        assert "temca2" not in await answer.text()
+
+
+# --- retry
+
+
+async def test_selected_failures_are_retried_where_they_failed(face):
+    ids = [await face.failed(number) for number in (1, 2, 3)]
+    status, body = await face.post("/api/retry", {"ids": ids[:2]})
+    assert (status, body["said"]) == (200, "2 sections are retried.")
+    assert face.line.enqueued == ids[:2]
+    states = [(await face.journal.montage(each)).state for each in ids]
+    assert states == ["settled", "settled", "failed"]
+
+
+async def test_all_failures_are_retried(face):
+    ids = [await face.failed(number) for number in (1, 2)]
+    await face.reached(3, MontageState.COMPLETE)
+    assert (await face.post("/api/retry", {"all": True}))[1]["said"] == "2 sections are retried."
+    assert sorted(face.line.enqueued) == ids
+
+
+async def test_what_cannot_be_retried_is_said(face):
+    complete = await face.reached(1, MontageState.COMPLETE)
+    _, body = await face.post("/api/retry", {"ids": [complete, 99]})
+    assert body["said"] == "0 sections are retried. 2 not: is complete; only a FAILED montage can be retried."
+    assert face.line.enqueued == []
+
+
+@pytest.mark.parametrize("body", [{}, {"ids": []}, {"ids": [1], "all": True}, {"ids": ["x"]}, {"ids": [0]}, {"id": 1}])
+async def test_an_invalid_retry_is_refused(face, body):
+    assert (await face.post("/api/retry", body))[0] == 400
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Origin": "http://evil.example"}, {"Sec_Fetch_Site": "cross-site"}, {"Content_Type": "text/plain"}],
+)
+async def test_a_retry_that_another_site_sends_is_refused(face, headers):
+    montage_id = await face.failed(1)
+    assert (await face.post("/api/retry", {"ids": [montage_id]}, **headers))[0] in (403, 415)
+    assert (await face.journal.montage(montage_id)).state == "failed"
+
+
+async def test_a_retry_while_the_journal_cannot_be_written_says_so(face, monkeypatch):
+    montage_id = await face.failed(1)
+    monkeypatch.setattr(type(face.journal), "fault", property(lambda _: "the disk is full"))
+    assert await face.post("/api/retry", {"ids": [montage_id]}) == (503, {"error": "the disk is full"})
+
+
+# --- proxies
+
+
+async def test_the_name_of_a_user_counts_only_from_a_trusted_proxy(tmp_path):
+    for proxies, recorded in (([], "an operator asked for it"), (["127.0.0.1"], "an operator asked for it: annabel")):
+        directory = tmp_path / str(len(proxies))
+        directory.mkdir()
+        async with paged(directory, trusted_proxies=proxies, user_header="X-User") as face:
+            montage_id = await face.failed(1)
+            await face.post("/api/retry", {"ids": [montage_id]}, X_User="annabel")
+            retried = (await face.journal.events(montage_id))[-1]
+            assert (retried["event"], retried["detail"]["because"]) == (Event.RETRIED, recorded)
+            assert ("annabel" in await face.page("/", X_User="annabel")) is bool(proxies)
+
+
+async def test_behind_a_proxy_the_pages_lie_below_the_base_path(tmp_path):
+    async with paged(tmp_path, base_path="/em/temwatch/", trusted_proxies=["127.0.0.0/8"]) as face:
+        montage_id = await face.failed(1)
+        for path in ("/", "/em/temwatch/"):  # the proxy may remove the base path
+            text = await face.page(path)
+            paths = re.findall(r'(?:href|src|action|data-post)="(/[^"]*)"', text)
+            assert paths
+            assert all(each.startswith("/em/temwatch/") for each in paths)
+        proxied = {"X_Forwarded_Proto": "https", "X_Forwarded_Host": "em.example", "Origin": "https://em.example"}
+        assert (await face.post("/em/temwatch/api/retry", {"ids": [montage_id]}, **proxied))[0] == 200
+        other = {**proxied, "Origin": "https://evil.example"}
+        assert (await face.post("/em/temwatch/api/retry", {"ids": [montage_id]}, **other))[0] == 403
+
+
+async def test_forwarded_headers_of_others_do_not_count(tmp_path):
+    async with paged(tmp_path, trusted_proxies=["10.0.0.1"]) as face:
+        montage_id = await face.failed(1)
+        forged = {"X_Forwarded_Host": "evil.example", "Origin": "http://evil.example"}
+        assert (await face.post("/api/retry", {"ids": [montage_id]}, **forged))[0] == 403
+
+
+# --- log in
+
+TOKEN = "0123456789abcdef0123"
+
+
+@pytest.fixture
+async def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Paged]:
+    monkeypatch.setattr("daemon.web.pages.handlers.WRONG_TOKEN_S", 0.0)
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    file.chmod(0o600)
+    async with paged(tmp_path, token_file=str(file)) as served:
+        yield served
+
+
+async def log_in(face: Paged, token: str = TOKEN, **headers: str) -> tuple[int, str]:
+    given = HTML | {name.replace("_", "-"): value for name, value in headers.items()}
+    form = {"token": token}
+    async with face.client.post("/login", data=form, headers=given, allow_redirects=False) as answer:
+        return answer.status, answer.headers.get("Set-Cookie", "")
+
+
+async def test_reading_needs_no_login_and_writing_does(locked):
+    montage_id = await locked.failed(1)
+    text = await locked.page("/")
+    assert "Log in" in text
+    assert "Retry all" not in text
+    assert (await locked.post("/api/retry", {"ids": [montage_id]}))[0] == 401
+
+
+async def test_a_login_is_kept_in_a_cookie_that_scripts_and_other_sites_do_not_get(locked):
+    montage_id = await locked.failed(1)
+    status, cookie = await log_in(locked)
+    assert status == 303
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert TOKEN not in cookie
+    assert "Retry all" in await locked.page("/")
+    assert (await locked.post("/api/retry", {"ids": [montage_id]}))[0] == 200
+    assert (await locked.post("/api/retry", {"ids": [montage_id]}, Origin="http://evil.example"))[0] == 403
+
+
+async def test_a_wrong_token_sets_no_cookie(locked):
+    for token in ("", "wrong", TOKEN + "x", "é"):
+        assert await log_in(locked, token) == (403, "")
+
+
+async def test_a_login_form_of_another_site_is_refused(locked):
+    assert await log_in(locked, Origin="http://evil.example") == (403, "")
+
+
+async def test_a_login_ends_with_log_out_and_with_another_token(locked, tmp_path):
+    montage_id = await locked.failed(1)
+    await log_in(locked)
+    async with locked.client.post("/logout", headers=HTML) as answer:
+        assert answer.status == 200
+    assert (await locked.post("/api/retry", {"ids": [montage_id]}))[0] == 401
+    await log_in(locked)
+    (tmp_path / "token").write_text("another0123456789")
+    assert (await locked.post("/api/retry", {"ids": [montage_id]}))[0] == 401
+
+
+async def test_pages_that_cannot_write_say_why(tmp_path):
+    async with paged(tmp_path, host="0.0.0.0") as face:
+        await face.failed(1)
+        assert "writing over HTTP is disabled" in await face.page("/")
