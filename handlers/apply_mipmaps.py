@@ -180,7 +180,7 @@ def _with_levels_of_files(
     edited, faulty = [], []
     for spec in specs:
         try:
-            tile = level0_of(spec)
+            tile = level0_of(spec, plan.path_map)
             if problem := faulty_levels(tile, plan):
                 raise ImageFault(f"tile '{tile.tile_id}'", f"lacks a mipmap level: {problem}", "make its mipmaps first")
             edited.append(with_levels(spec, level_uris(tile, plan)))

@@ -189,7 +189,7 @@ def _jobs(
     tiles_of: dict[str, set[str]] = defaultdict(set)
     for spec in specs:
         try:
-            tile = level0_of(spec)
+            tile = level0_of(spec, plan.path_map)
             wanted = _jobs_of(tile, plan, roots)
         except Fault as fault:
             tally.fail(z, str(spec.get("tileId")), fault)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from handlers.errors import Fault, ImageFault
 from handlers.images.decode import read_image
-from handlers.uris import uri_to_path
+from handlers.path_map import NO_MAP, PathMap
 
 Json = Mapping[str, Any]
 Grey = npt.NDArray[np.uint8]
@@ -24,7 +24,14 @@ _UNTURNED = 1e-6
 """Largest deviation from the identity for a tile to count as neither rotated nor scaled."""
 
 
-def compose_section(resolved_tiles: Json, *, level: int | None = None, max_px: int = 2048, background: int = 0) -> Grey:
+def compose_section(
+    resolved_tiles: Json,
+    *,
+    level: int | None = None,
+    max_px: int = 2048,
+    background: int = 0,
+    path_map: PathMap = NO_MAP,
+) -> Grey:
     """Draw all tiles of `resolved_tiles` (render's transformIdToSpecMap and tileIdToSpecMap), later ids on top.
 
     Affine and translation models are applied, also those of shared transforms. Others, such as lens corrections, are
@@ -34,6 +41,7 @@ def compose_section(resolved_tiles: Json, *, level: int | None = None, max_px: i
     ----------
     level : the picture is reduced by 2**level. None: by as much as makes it fit `max_px` in both directions. A tile
         without that mipmap level is reduced from its highest level below.
+    path_map : to find the files that the stack names.
 
     Raises
     ------
@@ -55,7 +63,7 @@ def compose_section(resolved_tiles: Json, *, level: int | None = None, max_px: i
     picture = np.full(shape, background, np.uint8)
     to_picture = np.diag([1 / scale, 1 / scale, 1]) @ np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]])
     for tile in placed:
-        _paste(picture, _reduced(tile, level), to_picture @ tile.transform @ np.diag([scale, scale, 1]))
+        _paste(picture, _reduced(tile, level, path_map), to_picture @ tile.transform @ np.diag([scale, scale, 1]))
     return picture
 
 
@@ -142,15 +150,15 @@ def _corners(width: int, height: int) -> Affine:
     return np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]], np.float64)
 
 
-def _reduced(tile: _Placed, level: int) -> npt.NDArray[np.uint8]:
+def _reduced(tile: _Placed, level: int, path_map: PathMap) -> npt.NDArray[np.uint8]:
     """Return the tile at a level, (height, width, 2): grey and opacity."""
     stored = max((n for n in tile.images if n <= level), default=min(tile.images))
-    grey = _read(tile, stored, tile.images[stored])
+    grey = _read(tile, stored, path_map.to_path(tile.images[stored]))
     if grey.dtype != np.uint8:
         black, white = tile.range
         grey = np.clip((grey - black) * (255 / max(white - black, 1)), 0, 255)
     opacity = (
-        _read(tile, stored, tile.masks[stored], mask=True)
+        _read(tile, stored, path_map.to_path(tile.masks[stored]), mask=True)
         if stored in tile.masks
         else np.full(grey.shape, 255, np.uint8)
     )
@@ -162,8 +170,7 @@ def _reduced(tile: _Placed, level: int) -> npt.NDArray[np.uint8]:
     return reduced
 
 
-def _read(tile: _Placed, level: int, url: str, *, mask: bool = False) -> npt.NDArray[Any]:
-    path = uri_to_path(url)
+def _read(tile: _Placed, level: int, path: Path, *, mask: bool = False) -> npt.NDArray[Any]:
     try:
         return read_image(path, tile.width >> level, tile.height >> level, mask=mask)[0]
     except Fault as fault:

@@ -122,17 +122,6 @@ def mipmap_uri(output_dir: Path, level: int, level0: Path, extension: str) -> st
     return path_to_uri(mipmap_path(output_dir, level, level0, extension))
 
 
-def path_builder_agrees(level0: Path) -> bool:
-    """Whether render's MipmapPathBuilder derives the path of `mipmap_path` from the URI of `level0`.
-
-    It does not if the URI has a percent-escape: the builder copies it into the file name.
-
-    >>> path_builder_agrees(Path("/data/a+b.tif")), path_builder_agrees(Path("/data/a b.tif"))
-    (True, False)
-    """
-    return "%" not in path_to_uri(level0)
-
-
 def _without_host(uri: str, rest: str) -> str:
     """Return the path after `file:`; an empty host and `localhost` stand for this machine."""
     if not rest.startswith("//"):

@@ -18,9 +18,9 @@ from handlers.images.pixels import Grey
 from handlers.images.provenance import level0_digest, pixels_match, read_provenance
 from handlers.images.reduction import level_size
 from handlers.mipmaps.plan import Level0, LevelUris, MipmapPlan
+from handlers.path_map import PathMap
 from handlers.render.responses import PathBuilder
 from handlers.render.tiles import Json, canonical_url, differences, image_holder, level_0
-from handlers.uris import uri_to_path
 
 INGEST, MIPMAPS, APPLY = "ingest", "mipmaps", "apply"
 _REPLAY = "replay it"
@@ -255,12 +255,18 @@ def check_transform(stack: str, wanted: Json | None, shown: Mapping[str, Json], 
 
 
 def check_levels_named(
-    stack: str, levels_by_tile: Mapping[str, LevelUris], shown: Mapping[str, Json], *, derived: bool = False
+    stack: str,
+    levels_by_tile: Mapping[str, LevelUris],
+    shown: Mapping[str, Json],
+    path_map: PathMap,
+    *,
+    derived: bool = False,
 ) -> Iterator[Difference]:
     """Yield the levels that tiles do not name or name at another URL, and further levels whose files are missing.
 
     Parameters
     ----------
+    path_map : to find the files of further levels.
     derived : whether the stack's path builder derives the levels, so that tiles need not name them.
     """
     for tile_id, levels in levels_by_tile.items():
@@ -278,7 +284,7 @@ def check_levels_named(
                 yield from _check_url(stack, tile_id, f"level {level}'s {key}", url, entry.get(key), APPLY)
         for level, entry in named.items():
             if level != "0" and int(level) not in levels:
-                yield from _check_alive(stack, tile_id, level, entry)
+                yield from _check_alive(stack, tile_id, level, entry, path_map)
 
 
 def _check_url(
@@ -291,13 +297,13 @@ def _check_url(
         yield Difference(Kind.URL_DIFFERS, tile_id, stack, f"{what} is {found}, {expected}", _REPLAY, start)
 
 
-def _check_alive(stack: str, tile_id: str, level: str, entry: Json) -> Iterator[Difference]:
+def _check_alive(stack: str, tile_id: str, level: str, entry: Json, path_map: PathMap) -> Iterator[Difference]:
     for key in ("imageUrl", "maskUrl"):
         url = entry.get(key)
         try:
-            dead = url is not None and not os.path.exists(uri_to_path(url))  # noqa: PTH110  never raises
+            dead = url is not None and not os.path.exists(path_map.to_path(url))  # noqa: PTH110  never raises
         except Fault:
-            continue  # another scheme: not a file
+            continue  # another scheme, or a file that only render-ws sees
         if dead:
             what = f"level {level}'s {key} names a missing file: {url}"
             yield Difference(Kind.URL_DEAD, tile_id, stack, what, _REPLAY, APPLY)

@@ -16,6 +16,7 @@ from daemon.config.writable import outside_of_the_unit, refusal, user_name
 from daemon.system.locks import journal_owner
 from daemon.system.threads import DaemonThreads
 from handlers.errors import RenderFault
+from handlers.mipmaps.plan import Level0, level_uris
 
 ANSWER_S = 10.0
 """How long the directories may take to answer."""
@@ -53,6 +54,23 @@ def effect(settings: Settings) -> Iterator[str]:
         yield f"  stacks   {raw} -> {mipmapped if mipmapped != raw else 'the same stack, in place'}; {closed}"
         applied = "in the tile specs" if mipmaps.apply == "tiles" else "by a path builder of the stack"
         yield f"  mipmaps  {mipmaps.levels} levels, {mipmaps.format}, in {mipmaps.output_dir}; named {applied}"
+        yield from (f"  URL      {what:<10} {url}" for what, url in _example_urls(watch))
+
+
+def _example_urls(watch: WatchSettings) -> Iterator[tuple[str, str]]:
+    """Yield one example of each URL and path that render-ws gets from a watch: what it is for, and the URL."""
+    plan, options = watch.mipmap_plan(), watch.tilespec_options()
+    image = watch.directory / "IMAGE.tif"
+    tile = Level0("IMAGE", image, options.mask, 1, 1)
+    level, level_mask = level_uris(tile, plan)[1]
+    yield "image", options.path_map.to_url(image)
+    if options.mask:
+        yield "mask", options.path_map.to_url(options.mask)
+    yield "level 1", level
+    if level_mask:
+        yield "level mask", level_mask
+    if plan.is_derived:
+        yield "builder", str(plan.path_builder()["rootPath"])
 
 
 def preflight(settings: Settings) -> list[Finding]:

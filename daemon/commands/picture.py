@@ -28,7 +28,7 @@ async def draw(settings: Settings, stack: str, z: float, output: Path, max_px: i
         await client.existing_stack(name)
         found = await client.resolved_tiles(name, z)
     tiles = found.to_json() if found else {}
-    picture = await asyncio.to_thread(compose_section, tiles, max_px=max_px)
+    picture = await asyncio.to_thread(compose_section, tiles, max_px=max_px, path_map=render.paths)
     try:
         await asyncio.to_thread(save_picture, picture, output)
     except OSError as error:

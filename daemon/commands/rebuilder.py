@@ -205,10 +205,10 @@ class Rebuilder:
         levels = {tile.tile_id: level_uris(tile, plan) for tile in tiles}
         by_builder = section.watch.mipmaps.apply == "path_builder"
         stack = str(section.mipmapped)
-        check_names = partial(check_levels_named, stack, levels, in_mipmapped, derived=by_builder)
+        check_names = partial(check_levels_named, stack, levels, in_mipmapped, plan.path_map)
         differences = [
             *check_tiles(stack, section.z, section.specs, in_mipmapped, APPLY),
-            *await asyncio.to_thread(lambda: list(check_names())),
+            *await asyncio.to_thread(lambda: list(check_names(derived=by_builder))),
         ]
         if differences or (by_builder and not await self._has_builder(section.mipmapped, plan.path_builder())):
             return MontageState.MIPMAPPED, evidence

@@ -139,8 +139,8 @@ class Verifier:
             builder = PathBuilder.model_validate(plan.path_builder())
             found += check_path_builder(str(stack), builder, await self._client.path_builder(stack))
         levels = {tile.tile_id: level_uris(tile, plan) for tile in section.level0()}
-        named = partial(check_levels_named, str(stack), levels, shown.tile_id_to_spec_map, derived=by_builder)
-        found += await asyncio.to_thread(lambda: list(named()))
+        named = partial(check_levels_named, str(stack), levels, shown.tile_id_to_spec_map, plan.path_map)
+        found += await asyncio.to_thread(lambda: list(named(derived=by_builder)))
         return [*found, *await self._state(section, stack)]
 
     async def _shown(self, stack: StackId, z: float) -> ResolvedTiles | Difference:

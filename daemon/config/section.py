@@ -4,7 +4,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, model_validator
 
@@ -84,6 +84,8 @@ def with_empty_sections(model: type[BaseModel], value: Any) -> Any:
 class Section(BaseModel):
     """Base of a section: values do not change, unknown keys are refused."""
 
+    in_example: ClassVar[bool] = True
+    """Whether the example file has the section; otherwise each of its lines is a comment there."""
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     @model_validator(mode="before")

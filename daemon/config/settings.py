@@ -3,7 +3,7 @@
 import ipaddress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -23,12 +23,25 @@ from daemon.config.section import (
 )
 from daemon.config.text import example
 from daemon.config.watch_settings import WatchSettings
+from handlers.path_map import PathMap
 from handlers.render.access import Access
 from handlers.render.names import check_name, checked_base_url
 
 EMBEDDED = "embedded"
 """Value of `render.url` that stands for the built-in stand-in."""
 ENVIRONMENT_PREFIX = "TEMWATCH_"
+
+
+class PathMapEntry(Section):
+    """A directory as this machine and as render-ws sees it; one table for each. The longest match counts."""
+
+    in_example: ClassVar[bool] = False
+
+    local: AbsolutePath = Field(**example("/data/temca2"))
+    """Directory on this machine. What is not below an entry has the same path on both sides."""
+    render: Text = Field(**example("/long_term_storage/temca2"))
+    """The same directory as render-ws sees it: "/long_term_storage/temca2", or on Windows 'Z:\\temca2' or
+    '\\\\server\\share\\temca2'."""
 
 
 class RenderSettings(Section):
@@ -67,6 +80,8 @@ class RenderSettings(Section):
     clear_image_cache: bool = True
     """Whether render-ws has to clear its image cache, once after existing mipmap files were rewritten. render-ws caches
     images by URL and otherwise shows the old pixels. After a clear it reads all images again."""
+    path_map: tuple[PathMapEntry, ...] = ()
+    """Where render-ws sees the directories of this machine."""
 
     @field_validator("url")
     @classmethod
@@ -98,6 +113,17 @@ class RenderSettings(Section):
             return Access()
         return Access(**{each.name: getattr(self, each.name) for each in fields(Access) if each.name != "section"})
 
+    @field_validator("path_map")
+    @classmethod
+    def _paths_are_clear(cls, value: tuple[PathMapEntry, ...]) -> tuple[PathMapEntry, ...]:
+        check_with(_path_map, value)
+        return value
+
+    @property
+    def paths(self) -> PathMap:
+        """The path map."""
+        return _path_map(self.path_map)
+
     @property
     def embedded(self) -> bool:
         """Whether the built-in stand-in takes the place of a service."""
@@ -107,6 +133,10 @@ class RenderSettings(Section):
     def public_url(self) -> str:
         """The address without user and password."""
         return self.url if self.embedded else checked_base_url(self.url).url
+
+
+def _path_map(entries: tuple[PathMapEntry, ...]) -> PathMap:
+    return PathMap.of((entry.local, entry.render) for entry in entries)
 
 
 class JournalSettings(Section):
@@ -241,9 +271,11 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _stack_names_are_short_enough(self) -> Self:
+    def _watches_suit_render(self) -> Self:
+        paths = self.render.paths
         for index, watch in enumerate(self.watch):
             try:
+                watch.adopt(paths)
                 watch.stacks.require_room(self.render.owner, self.render.project)
             except RefusedKeyError as refused:
                 raise RefusedKeyError(f"watch[{index}].{refused.key}", refused.problem) from None

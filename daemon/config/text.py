@@ -42,10 +42,12 @@ def toml_example(root: type[BaseModel], head: str) -> str:
     """Return a file that loads and shows every key below its meaning."""
     blocks = [_comment(head)]
     for name, repeats, model in sections(root):
+        mark = "" if getattr(model, "in_example", True) else "# "
         title = f"[[{name}]]" if repeats else f"[{name}]"
-        lines = [_comment(_prose(model.__doc__)), title]
+        lines = [_comment(_prose(model.__doc__)), f"{mark}{title}"]
         for key, field in plain_fields(model):
-            lines += [_comment(_meaning(field)), _toml_line(key, field)]
+            line = _toml_line(key, field)
+            lines += [_comment(_meaning(field)), line if line.startswith("# ") else f"{mark}{line}"]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
 
@@ -83,7 +85,8 @@ def _type_words(annotation: Any) -> str:
     if origin is tuple and Ellipsis not in arguments:
         return f"list of {len(arguments)} {_type_words(arguments[0])}s"
     if origin is tuple:
-        return f"list of {_type_words(arguments[0])}s"
+        words = _type_words(arguments[0])
+        return f"list of {words}" if words.startswith("`") else f"list of {words}s"
     if arguments and origin is not None and not hasattr(annotation, "__metadata__"):
         return f"table of {_type_words(arguments[-1])}s"
     return _WORDS[arguments[0] if hasattr(annotation, "__metadata__") else annotation]

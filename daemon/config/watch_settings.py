@@ -3,7 +3,7 @@
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, PrivateAttr, StringConstraints, field_validator, model_validator
 
 from daemon.config.errors import RefusedKeyError, quoted
 from daemon.config.mipmap_settings import MipmapSettings
@@ -17,8 +17,9 @@ from handlers.acquisition.reader import Reader
 from handlers.acquisition.readers import READERS
 from handlers.acquisition.tilespec import Origin, Positions, TileSpecOptions
 from handlers.acquisition.z import DEFAULT_NAME_PATTERN, ZRule, ZRuleKind, read_z_table
+from handlers.errors import Fault
 from handlers.mipmaps.plan import MipmapPlan
-from handlers.uris import path_builder_agrees
+from handlers.path_map import NO_MAP, PathMap
 
 
 class ZSettings(Section):
@@ -173,6 +174,7 @@ class WatchSettings(Section):
     """The mipmaps."""
     qc: QualitySettings = QualitySettings()
     """Quality control."""
+    _paths: PathMap = PrivateAttr(NO_MAP)
 
     @field_validator("format")
     @classmethod
@@ -204,15 +206,27 @@ class WatchSettings(Section):
             raise RefusedKeyError("pixel_size_nm", f"is required with format = {quoted(self.format)}")
         return self
 
-    @model_validator(mode="after")
-    def _paths_suit_the_path_builder(self) -> Self:
-        if self.mipmaps.apply == "path_builder" and not path_builder_agrees(self.directory):
-            raise RefusedKeyError(
-                "mipmaps.apply",
-                f"'path_builder' cannot be used for images below {self.directory}: a URL escapes some of its "
-                "characters, so render-ws would look for files that do not exist; use 'tiles'",
-            )
-        return self
+    def adopt(self, paths: PathMap) -> None:
+        """Take over `render.path_map`; `Settings` calls it, so that no user of the plan or the options can forget it.
+
+        Raises
+        ------
+        RefusedKeyError
+            If render-ws has no name, or another file, for a path of this watch.
+        """
+        self._paths = paths
+        named = {"directory": self.directory, "tilespecs.mask": self.tilespecs.mask}
+        for key, path in {**named, "mipmaps.output_dir": self.mipmaps.output_dir}.items():
+            try:
+                url = paths.to_url(path) if path else ""
+            except Fault as fault:
+                raise RefusedKeyError(key, f"{fault.subject} {fault.problem} ({fault.hint})") from None
+            if self.mipmaps.apply == "path_builder" and (":" in url[len("file:") :] or ("%" in url and key in named)):
+                raise RefusedKeyError(
+                    "mipmaps.apply",
+                    f"'path_builder' cannot be used with {path}: its URL {url} has an escape or a second colon, so "
+                    "render-ws would look for files that do not exist; use 'tiles'",
+                )
 
     @model_validator(mode="after")
     def _masks_suit_the_path_builder(self) -> Self:
@@ -278,6 +292,7 @@ class WatchSettings(Section):
             positions=self.tilespecs.positions,
             origin=self.tilespecs.origin,
             tile_id=self.tilespecs.tile_id,
+            path_map=self._paths,
         )
 
     def mipmap_plan(self) -> MipmapPlan:
@@ -290,6 +305,8 @@ class WatchSettings(Section):
             convert_to_8bit=self.mipmaps.convert_to_8bit,
             range_16bit=self.mipmaps.range_16bit,
             force=self.mipmaps.force,
+            path_map=self._paths,
+            is_derived=self.mipmaps.apply == "path_builder",
         )
 
     def name_facts(self, acquisition: Acquisition) -> dict[str, object]:

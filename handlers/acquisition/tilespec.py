@@ -15,8 +15,8 @@ from handlers.acquisition.geometry import Point
 from handlers.acquisition.image_names import require_contained
 from handlers.acquisition.reader import Reader
 from handlers.errors import MetafileFault, SettingsFault
+from handlers.path_map import NO_MAP, PathMap
 from handlers.text import abbreviate, excerpt
-from handlers.uris import path_to_uri, quoted
 
 Json = Mapping[str, Any]
 
@@ -65,6 +65,8 @@ class TileSpecOptions:
     tile_id: str = DEFAULT_TILE_ID
     """Template with any of {basename}, {z}, {section_id}, {session_id}, {grid}, {roi_index}, {specimen_id},
     {raster_col}, {raster_row}, {raster_index}."""
+    path_map: PathMap = NO_MAP
+    """By which paths render-ws sees images and mask."""
 
     def __post_init__(self) -> None:
         if self.minimum_intensity >= self.maximum_intensity:
@@ -138,14 +140,16 @@ def tile_specs_for(
         If two tiles would share an id, or an img_path leads out of the directory.
     SettingsFault
         If the tile_id template makes an id that is invalid in a URL of render-ws.
+    Fault
+        If the path map has no name of an image or of the mask for render-ws.
     """
     options = options or TileSpecOptions()
     z = float(z)
     section_id = options.section_id or str(z)
-    mask = {} if options.mask is None else {"maskUrl": path_to_uri(options.mask)}
+    mask = {} if options.mask is None else {"maskUrl": options.path_map.to_url(options.mask)}
     refs = [] if shared_transform_id is None else [{"type": "ref", "refId": shared_transform_id}]
     ids = tile_ids_for(acquisition, z, options, subject)
-    images = _image_uris(image_directory, acquisition.tiles)
+    images = _image_urls(image_directory, acquisition.tiles, options.path_map)
     translations = translations_for(acquisition.tiles, options.positions, options.origin)
     return tuple(
         {
@@ -179,12 +183,10 @@ def _layout(acquisition: Acquisition, tile: Tile, section_id: str) -> Json:
     return {key: value for key, value in layout.items() if value is not None}
 
 
-def _image_uris(directory: Path, tiles: Iterable[Tile]) -> Iterator[str]:
-    """Yield the URIs of the tiles' images; the shared directory is encoded once."""
-    base = path_to_uri(directory / "x").removesuffix("x")
+def _image_urls(directory: Path, tiles: Iterable[Tile], path_map: PathMap) -> Iterator[str]:
     for tile in tiles:
         require_contained(tile.img_path, directory)
-        yield base + quoted(tile.img_path)
+        yield path_map.to_url(f"{directory}/{tile.img_path}")
 
 
 def tile_ids_for(

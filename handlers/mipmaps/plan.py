@@ -10,10 +10,11 @@ from handlers.errors import ImageFault, storage_fault
 from handlers.images.encode import PLAIN_TIFF, Encoding
 from handlers.images.header import inspect_image
 from handlers.images.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
+from handlers.path_map import NO_MAP, PathMap
 from handlers.render.access import NO_LOGIN, Access
 from handlers.render.names import BaseUrl, StackId
 from handlers.render.tiles import image_holder, level_0
-from handlers.uris import mipmap_path, path_to_uri, uri_to_path
+from handlers.uris import mipmap_path
 
 LevelUris = Mapping[int, tuple[str, str | None]]
 """level -> (image URI, mask URI or None)."""
@@ -44,6 +45,8 @@ class MipmapPlan:
     range_16bit : the 16-bit values that become 0 and 255 when 16-bit images are converted.
     force : whether valid existing levels are made again.
     container : output_dir, resolved once; no link below it is followed then. See `contained`.
+    path_map : by which paths render-ws sees images, masks and levels.
+    is_derived : whether a path builder of render-ws derives the levels' paths, from the path at which it sees level 0.
     stack_url, authorization, access : the stack whose tiles render-ws serves, and the login there; see `served_by`.
     """
 
@@ -55,6 +58,8 @@ class MipmapPlan:
     range_16bit: IntensityRange = FULL_RANGE
     force: bool = True
     container: Container | None = None
+    path_map: PathMap = NO_MAP
+    is_derived: bool = False
     stack_url: str | None = None
     authorization: str | None = field(default=None, repr=False)
     access: Access = NO_LOGIN
@@ -87,7 +92,10 @@ class MipmapPlan:
     def path(self, level: int, level0: Path, *, mask: bool = False) -> Path:
         """Return the file of a level of an image or mask, for the writer and for the stack."""
         extension = self.mask_encoding.extension if mask else self.extension
-        return mipmap_path(self.output_dir, level, level0, extension)
+        return mipmap_path(self.output_dir, level, self._source(level0), extension)
+
+    def _source(self, level0: Path) -> Path:
+        return self.path_map.derived(level0) if self.is_derived else level0
 
     def outputs(self, level0: Path, *, mask: bool = False) -> tuple[tuple[int, Path], ...]:
         """Return every level of an image or mask, with its file."""
@@ -95,13 +103,15 @@ class MipmapPlan:
 
     def path_builder(self) -> dict[str, object]:
         """Return the mipmapPathBuilder by which render derives the same files."""
-        return {"rootPath": f"{self.output_dir}/", "numberOfLevels": self.levels, "extension": self.extension}
+        root = self.path_map.root_path(self.output_dir)
+        return {"rootPath": root, "numberOfLevels": self.levels, "extension": self.extension}
 
 
 def level_uris(tile: Level0, plan: MipmapPlan) -> LevelUris:
-    """Return the URIs of a tile's levels for its tile spec."""
+    """Return the URIs of a tile's levels for its tile spec, as render-ws sees them."""
+    url = plan.path_map.to_url
     return {
-        level: (path_to_uri(path), path_to_uri(plan.path(level, tile.mask, mask=True)) if tile.mask else None)
+        level: (url(path), url(plan.path(level, tile.mask, mask=True)) if tile.mask else None)
         for level, path in plan.outputs(tile.image)
     }
 
@@ -120,8 +130,8 @@ def _has_content(path: Path) -> bool:
         return False
 
 
-def level0_of(spec: Mapping[str, Any]) -> Level0:
-    """Return the raw image of a tile as a stack names it.
+def level0_of(spec: Mapping[str, Any], path_map: PathMap) -> Level0:
+    """Return the raw image of a tile as a stack names it, at its path on this machine.
 
     Parameters
     ----------
@@ -130,7 +140,8 @@ def level0_of(spec: Mapping[str, Any]) -> Level0:
     Raises
     ------
     Fault
-        If the tile has no image, several channels, no size, or a URL of another scheme than file.
+        If the tile has no image, several channels, no size, or a URL of another scheme than file; or if the path map
+        has no path of it here.
     """
     tile_id = str(spec.get("tileId"))
     entry = level_0(image_holder(spec)) or {}
@@ -146,8 +157,8 @@ def level0_of(spec: Mapping[str, Any]) -> Level0:
     mask = entry.get("maskUrl")
     return Level0(
         tile_id,
-        uri_to_path(entry["imageUrl"]),
-        uri_to_path(mask) if mask else None,
+        path_map.to_path(entry["imageUrl"]),
+        path_map.to_path(mask) if mask else None,
         int(width),
         int(height),
         float(image_holder(spec).get("maxIntensity") or 255),

@@ -37,6 +37,7 @@ from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.plan import MipmapPlan, level0_of
 from handlers.mipmaps.report import MipmapReport
 from handlers.mipmaps.tile_jobs import mask_job, tile_job
+from handlers.path_map import NO_MAP
 from handlers.render.names import checked_base_url
 from handlers.render.opening import ensure_loading
 from tests.integration.standin_control import RAW, Standin, client_of, standin, tile_spec
@@ -91,9 +92,9 @@ def save(path: Path, pixels: Any) -> Path:
 async def test_8_bit_levels_are_those_that_the_file_itself_would_give(service: Standin, tmp_path: Path) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
     plan = plan_for(service, tmp_path / "served")
-    served = await made_of(tile_job(level0_of(spec), plan))
+    served = await made_of(tile_job(level0_of(spec, NO_MAP), plan))
     assert served.fault is None
-    own = await made_of(tile_job(level0_of(spec), MipmapPlan(tmp_path / "own", levels=3, reduction=MEAN)))
+    own = await made_of(tile_job(level0_of(spec, NO_MAP), MipmapPlan(tmp_path / "own", levels=3, reduction=MEAN)))
     for one, other in zip(served.made, own.made, strict=True):
         sizes = one.width, one.height, one.mode
         np.testing.assert_array_equal(verify_level(one.path, *sizes), verify_level(other.path, *sizes))
@@ -102,7 +103,7 @@ async def test_8_bit_levels_are_those_that_the_file_itself_would_give(service: S
 
 async def test_the_file_is_not_read_if_render_ws_serves_it(service: Standin, tmp_path: Path) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
-    job = tile_job(level0_of(spec), plan_for(service, tmp_path / "mipmaps"))
+    job = tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "mipmaps"))
     assert (await made_of(replace(job, level0=Path("/only/there/a.tif")))).fault is None
 
 
@@ -110,7 +111,7 @@ async def test_16_bits_are_requested_through_the_window_that_scales_them_to_8(se
     pixels = texture(np.uint16, least=1000)
     spec = await put_tile(service, save(tmp_path / "a.tif", pixels), maximum=65535)
     report = await made_of(
-        tile_job(level0_of(spec), plan_for(service, tmp_path / "mipmaps", range_16bit=(1000, 50000)))
+        tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "mipmaps", range_16bit=(1000, 50000)))
     )
     assert report.fault is None
     assert report.level0_bits == 16
@@ -133,7 +134,7 @@ async def test_the_worker_logs_in_with_user_and_password_of_the_url(service: Sta
     async with TestServer(guard) as server:
         guarded = checked_base_url(f"http://em:pw4711@127.0.0.1:{server.port}/render-ws/v1")
         plan = MipmapPlan(tmp_path / "m", levels=3, reduction=RENDER).served_by(guarded, RAW)
-        job = tile_job(level0_of(spec), plan)
+        job = tile_job(level0_of(spec, NO_MAP), plan)
         fault = await fault_of(job)
     assert isinstance(fault, LoginRefused)
     assert given == ["Basic " + base64.b64encode(b"em:pw4711").decode()]
@@ -144,7 +145,7 @@ async def test_the_worker_logs_in_with_user_and_password_of_the_url(service: Sta
 
 async def test_16_bits_without_conversion_are_refused_before_any_request(service: Standin, tmp_path: Path) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint16)), maximum=65535)
-    fault = await fault_of(tile_job(level0_of(spec), plan_for(service, tmp_path / "m", convert_to_8bit=False)))
+    fault = await fault_of(tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "m", convert_to_8bit=False)))
     assert "serves 8 of the 16 bits" in str(fault)
     assert not await service.requests("GET", "png-image")
 
@@ -153,7 +154,7 @@ async def test_16_bits_under_a_tile_spec_of_8_are_refused_rather_than_made_white
     service: Standin, tmp_path: Path
 ) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint16)))
-    fault = await fault_of(tile_job(level0_of(spec), plan_for(service, tmp_path / "m")))
+    fault = await fault_of(tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "m")))
     assert isinstance(fault, ImageFault)
     assert "above 255" in str(fault)
 
@@ -162,21 +163,21 @@ async def test_8_bits_under_a_tile_spec_of_16_are_refused_rather_than_made_black
     service: Standin, tmp_path: Path
 ) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)), maximum=65535)
-    fault = await fault_of(tile_job(level0_of(spec), plan_for(service, tmp_path / "m")))
+    fault = await fault_of(tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "m")))
     assert isinstance(fault, ImageFault)
     assert "should have grey values above 255" in str(fault)
 
 
 async def test_an_8_bit_image_without_white_is_requested_once(service: Standin, tmp_path: Path) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", np.full((HEIGHT, WIDTH), 254, np.uint8)))
-    assert (await made_of(tile_job(level0_of(spec), plan_for(service, tmp_path / "m")))).fault is None
+    assert (await made_of(tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "m")))).fault is None
     assert len(await service.requests("GET", "png-image")) == 1
 
 
 async def test_masks_are_served_too_and_stay_binary(service: Standin, tmp_path: Path) -> None:
     mask = np.where(texture(np.uint8) < 250, 255, 0).astype(np.uint8)
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)), save(tmp_path / "m.png", mask))
-    report = await made_of(mask_job(level0_of(spec), plan_for(service, tmp_path / "mipmaps")))
+    report = await made_of(mask_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "mipmaps")))
     assert report.fault is None
     level1 = verify_level(report.made[0].path, WIDTH // 2, HEIGHT // 2, "L")
     np.testing.assert_array_equal(level1, mask[:76, :100].reshape(38, 2, 50, 2).min(axis=(1, 3)))
@@ -184,7 +185,7 @@ async def test_masks_are_served_too_and_stay_binary(service: Standin, tmp_path: 
 
 async def test_a_tile_of_another_size_than_its_spec_is_refused(service: Standin, tmp_path: Path) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
-    tile = replace(level0_of(spec), width=WIDTH + 1)
+    tile = replace(level0_of(spec, NO_MAP), width=WIDTH + 1)
     assert "should have 102x77 pixels, has 101x77" in str(
         await fault_of(tile_job(tile, plan_for(service, tmp_path / "m")))
     )
@@ -202,7 +203,7 @@ async def test_a_file_of_another_size_than_its_tile_spec_is_refused(
     service: Standin, tmp_path: Path, shape: tuple[int, int]
 ) -> None:
     spec = await put_tile(service, other_image(tmp_path / "a.tif", shape))
-    fault = await fault_of(tile_job(level0_of(spec), plan_for(service, tmp_path / "m")))
+    fault = await fault_of(tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "m")))
     assert isinstance(fault, ImageFault)
     assert f"should have {WIDTH}x{HEIGHT} pixels, has {shape[1]}x{shape[0]}" in str(fault)
 
@@ -212,7 +213,7 @@ async def test_so_is_a_file_that_only_render_ws_can_read(
     service: Standin, tmp_path: Path, shape: tuple[int, int]
 ) -> None:
     spec = await put_tile(service, other_image(tmp_path / "a.tif", shape))
-    job = tile_job(level0_of(spec), plan_for(service, tmp_path / "m"))
+    job = tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "m"))
     fault = await fault_of(replace(job, level0=Path("/only/there/a.tif")))
     assert isinstance(fault, ImageFault)
     assert f"is not {WIDTH}x{HEIGHT} pixels" in str(fault)
@@ -222,7 +223,7 @@ async def test_so_is_a_file_that_only_render_ws_can_read(
 async def test_a_mask_of_another_size_is_refused_too(service: Standin, tmp_path: Path, shape: tuple[int, int]) -> None:
     image = save(tmp_path / "a.tif", texture(np.uint8))
     spec = await put_tile(service, image, save(tmp_path / "m.png", np.full(shape, 255, np.uint8)))
-    job = mask_job(level0_of(spec), plan_for(service, tmp_path / "mipmaps"))
+    job = mask_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "mipmaps"))
     for path in (job.level0, Path("/only/there/m.png")):
         assert f"{WIDTH}x{HEIGHT}" in str(await fault_of(replace(job, level0=path)))
 
@@ -232,7 +233,7 @@ async def test_an_image_whose_size_render_ws_does_not_show_is_refused(
     service: Standin, tmp_path: Path, match: str, status: int
 ) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
-    job = tile_job(level0_of(spec), plan_for(service, tmp_path / "m"))
+    job = tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "m"))
     await service.misbehave(match, "status", status=status)
     assert (await made_of(job)).fault is None  # the file is here to be looked at
     fault = await fault_of(replace(job, level0=Path("/only/there/a.tif"), force=True))
@@ -242,7 +243,7 @@ async def test_an_image_whose_size_render_ws_does_not_show_is_refused(
 
 
 async def test_a_tile_that_the_stack_lacks_is_a_refusal(service: Standin, tmp_path: Path) -> None:
-    tile = level0_of(await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8))))
+    tile = level0_of(await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8))), NO_MAP)
     fault = await fault_of(tile_job(replace(tile, tile_id="other"), plan_for(service, tmp_path / "m")))
     assert isinstance(fault, RenderRefused)
     assert fault.waiting_helps is Waiting.NEVER
@@ -251,7 +252,7 @@ async def test_a_tile_that_the_stack_lacks_is_a_refusal(service: Standin, tmp_pa
 async def test_an_image_that_render_ws_cannot_find_is_reported_with_its_message(
     service: Standin, tmp_path: Path
 ) -> None:
-    tile = level0_of(await put_tile(service, tmp_path / "gone.tif"))
+    tile = level0_of(await put_tile(service, tmp_path / "gone.tif"), NO_MAP)
     fault = await fault_of(tile_job(tile, plan_for(service, tmp_path / "m")))
     assert "cannot find imageUrl file" in str(fault)
 
@@ -262,7 +263,7 @@ async def test_an_unreachable_service_is_retried(tmp_path: Path) -> None:
         base_url = f"http://127.0.0.1:{unused.getsockname()[1]}/render-ws/v1"
     plan = MipmapPlan(tmp_path, levels=1, reduction=RENDER).served_by(checked_base_url(base_url), RAW)
     spec = tile_spec("a", width=WIDTH, height=HEIGHT)
-    fault = await fault_of(tile_job(level0_of(spec), plan))
+    fault = await fault_of(tile_job(level0_of(spec, NO_MAP), plan))
     assert isinstance(fault, RenderUnavailable)
     assert fault.waiting_helps is Waiting.ALWAYS
 
@@ -271,7 +272,7 @@ async def test_an_unreachable_service_is_retried(tmp_path: Path) -> None:
 async def test_a_broken_answer_is_retried(service: Standin, tmp_path: Path, kind: str) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
     await service.misbehave("png-image", kind)
-    fault = await fault_of(tile_job(level0_of(spec), plan_for(service, tmp_path / "m")))
+    fault = await fault_of(tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "m")))
     assert isinstance(fault, RenderUnavailable)
 
 
@@ -281,7 +282,7 @@ async def test_a_hanging_service_times_out_and_is_retried(
     monkeypatch.setattr(source, "SILENCE_S", 0.2)
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
     await service.misbehave("png-image", "stall", seconds=2.0)
-    fault = await fault_of(tile_job(level0_of(spec), plan_for(service, tmp_path / "m")))
+    fault = await fault_of(tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "m")))
     assert isinstance(fault, AnswerLate)
     assert "sent nothing for 0.2 s" in str(fault)
 
@@ -304,7 +305,7 @@ async def test_an_image_that_trickles_in_times_out(tmp_path: Path, monkeypatch: 
     async with await asyncio.start_server(trickle, "127.0.0.1", 0) as server:
         base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/render-ws/v1"
         plan = MipmapPlan(tmp_path / "m", levels=1, reduction=RENDER).served_by(checked_base_url(base_url), RAW)
-        fault = await fault_of(tile_job(level0_of(tile_spec("a", width=WIDTH, height=HEIGHT)), plan))
+        fault = await fault_of(tile_job(level0_of(tile_spec("a", width=WIDTH, height=HEIGHT), NO_MAP), plan))
         await hung_up.wait()
     assert isinstance(fault, AnswerLate)
     assert "did not complete its answer within 0.3 s" in str(fault)
@@ -354,7 +355,7 @@ async def test_an_answer_that_is_not_a_picture_of_the_tile_is_refused_and_leaves
         plan = MipmapPlan(tmp_path / "m", levels=1, reduction=RENDER, encoding=PLAIN_TIFF).served_by(
             checked_base_url(base_url), RAW
         )
-        fault = await fault_of(tile_job(level0_of(tile_spec("a", width=WIDTH, height=HEIGHT)), plan))
+        fault = await fault_of(tile_job(level0_of(tile_spec("a", width=WIDTH, height=HEIGHT), NO_MAP), plan))
     assert type(fault) is kind
     assert words in str(fault)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -362,4 +363,4 @@ async def test_an_answer_that_is_not_a_picture_of_the_tile_is_refused_and_leaves
 
 def test_other_methods_send_no_requests(tmp_path: Path) -> None:
     plan = MipmapPlan(tmp_path).served_by(checked_base_url("http://render:8080/render-ws/v1"), RAW)
-    assert tile_job(level0_of(tile_spec("a")), plan).source is None
+    assert tile_job(level0_of(tile_spec("a"), NO_MAP), plan).source is None

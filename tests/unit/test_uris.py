@@ -1,14 +1,14 @@
 """Paths and URIs: one quoting, one place for a mipmap level."""
 
 import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.errors import Fault, SettingsFault
-from handlers.uris import canonical_extension, mipmap_path, mipmap_uri, path_builder_agrees, path_to_uri, uri_to_path
+from handlers.uris import canonical_extension, mipmap_path, mipmap_uri, path_to_uri, uri_to_path
 
 names = st.binary(min_size=1, max_size=12).filter(lambda raw: not {b"/", b"\0"} & {raw[i : i + 1] for i in range(12)})
 """File names of any bytes that a file system takes."""
@@ -34,16 +34,6 @@ def test_a_uri_is_plain_ascii_without_blanks_or_fragments(path: Path) -> None:
 def test_different_images_never_share_a_mipmap_file(images: set[Path], level: int) -> None:
     made = {mipmap_path(Path("/mips"), level, image, "tiff") for image in images}
     assert len(made) == len(images)
-
-
-@given(paths)
-def test_the_path_builder_agrees_only_and_always_where_render_derives_the_same_file(level0: Path) -> None:
-    derived = "/mips/3" + path_to_uri(level0).partition(":")[2] + ".tif"
-    assert path_builder_agrees(level0) == (PurePosixPath(derived.replace("//", "/")) == _pure(level0))
-
-
-def _pure(level0: Path) -> PurePosixPath:
-    return PurePosixPath(mipmap_path(Path("/mips"), 3, level0, "tif"))
 
 
 def test_the_uri_of_an_ordinary_image_is_that_of_asap() -> None:

@@ -147,6 +147,7 @@ async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) ->
         convert_to_8bit=parameters.convert_to_8bit,
         range_16bit=parameters.intensity_range,
         force=parameters.force_redo,
+        path_map=parameters.render.paths,
     )
     largest_px = round(parameters.largest_image_megapixels * 1e6)
     with open_executor("processes", parameters.pool_size, largest_image_px=largest_px) as pool:
@@ -183,7 +184,12 @@ async def _apply_mipmaps(parameters: ApplyParameters, progress: Progress) -> Out
         async with _client(parameters) as client:
             return await plan_apply(client, parameters), ()
     output_stack = parameters.output_stack or parameters.input_stack
-    plan = MipmapPlan(parameters.mipmap_dir, levels=parameters.levels, encoding=Encoding(parameters.imgformat))
+    plan = MipmapPlan(
+        parameters.mipmap_dir,
+        levels=parameters.levels,
+        encoding=Encoding(parameters.imgformat),
+        path_map=parameters.render.paths,
+    )
     async with _client(parameters, parameters.pool_size) as client:
         report = await apply_mipmaps_to_stack(
             client,

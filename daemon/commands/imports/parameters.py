@@ -23,10 +23,12 @@ from daemon.commands.imports.values import (
     Z,
     none_if_named,
     split_list,
+    split_pairs,
     split_paths,
     upper_case,
 )
 from handlers.errors import Fault
+from handlers.path_map import PathMap
 from handlers.render.names import StackId, ZRange, checked_base_url
 
 if TYPE_CHECKING:
@@ -63,6 +65,13 @@ def canonical(model: type[Parameters], values: Mapping[str, Any]) -> tuple[dict[
     return result, warnings
 
 
+class PathMapEntry(Parameters):
+    """A directory as this machine and as render-ws sees it."""
+
+    local: SomePath = Field(description="directory on this machine")
+    render: str = Field(description="the same directory as render-ws sees it")
+
+
 class RenderParameters(Parameters):
     """The render web service."""
 
@@ -72,6 +81,9 @@ class RenderParameters(Parameters):
     project: Name = Field(description="project of the stacks")
     client_scripts: str = Field("", description="not used: no Java is started")
     memGB: str = Field("5G", description="not used: no Java is started")  # noqa: N815  its name
+    path_map: Annotated[list[PathMapEntry] | None, BeforeValidator(split_pairs)] = Field(
+        None, description="LOCAL=RENDER ...: directories that render-ws sees elsewhere"
+    )
 
     @model_validator(mode="after")
     def _has_an_address(self) -> "RenderParameters":
@@ -80,6 +92,19 @@ class RenderParameters(Parameters):
         except Fault as fault:
             raise ValueError(f"render.host: {fault.problem}") from None
         return self
+
+    @model_validator(mode="after")
+    def _has_a_clear_path_map(self) -> "RenderParameters":
+        try:
+            self.paths  # noqa: B018  raises
+        except Fault as fault:
+            raise ValueError(f"render.path_map: {fault.problem} ({fault.hint})") from None
+        return self
+
+    @property
+    def paths(self) -> PathMap:
+        """The path map."""
+        return PathMap.of((entry.local, entry.render) for entry in self.path_map or ())
 
     @property
     def base_url(self) -> str:
@@ -263,6 +288,7 @@ class TilespecsParameters(LayerParameters, _IntoStack):
             mask=self.maskUrl,
             positions=Positions(self.positions),
             origin=Origin(self.origin),
+            path_map=self.render.paths,
         )
 
     @property

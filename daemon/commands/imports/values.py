@@ -102,6 +102,33 @@ def split_paths(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def split_pairs(value: object) -> object:
+    """Return a list of entries of a path map from words such as `/data=/storage`, or from JSON."""
+    words = [value] if isinstance(value, str) else value
+    if (
+        isinstance(words, list)
+        and len(words) == 1
+        and isinstance(words[0], str)
+        and words[0].lstrip()[:1] in ("[", "{")
+    ):
+        try:
+            words = json.loads(words[0])
+        except ValueError:
+            raise ValueError(f"{words[0]} is not JSON") from None
+    if isinstance(words, dict):
+        words = [words]
+    return [_pair(word) for word in words] if isinstance(words, list) else words
+
+
+def _pair(word: object) -> object:
+    if not isinstance(word, str):
+        return word
+    local, equals, render = word.partition("=")
+    if not equals:
+        raise ValueError(f"{word!r} is not of the form LOCAL=RENDER")
+    return {"local": local, "render": render}
+
+
 def _highest_level(value: object) -> object:
     """Return the highest level from a number or from the list of all levels in any order."""
     if not isinstance(value, list):
