@@ -336,6 +336,7 @@ class Daemon:
             backlog_limit_s=self._settings.http.backlog_limit_s,
             worker_deaths=self._work.worker_deaths,
             last_worker_death=self._work.last_worker_death,
+            upload_limit=self._client.upload_limit.learned,
             put_by_others=self._work.steps.put_by_others,
         )
 

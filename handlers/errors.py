@@ -15,6 +15,7 @@ Fault
 `-- RenderFault           a fault of render-ws, or reported by it
     |-- RenderUnavailable   render-ws or its database cannot be reached, or a proxy answers in its place
     |   |-- AnswerLate        no answer in time: render-ws may still be working on it
+    |   |   `-- ProxyTimedOut   a proxy stopped waiting for it
     |   |-- AnswerLost        the connection broke after the request was sent
     |   `-- AccessRefused     the certificate of the server does not verify: a person must act
     |       `-- LoginRefused    the login is missing or refused: a person must act
@@ -22,6 +23,7 @@ Fault
     |-- RenderBroken        an internal error of render-ws, or an answer that cannot be parsed
     |   `-- NotRender         the answer comes from a proxy or another server
     |-- RenderRefused       render-ws refuses the request
+    |   `-- UploadTooLarge    a proxy refuses its size: it is split
     |-- StackMissing        the stack does not exist
     |-- StackNotLoading     the stack is in another state than LOADING
     |-- StackLocked         the stack is READ_ONLY or OFFLINE: a person's decision
@@ -208,6 +210,10 @@ class AnswerLate(RenderUnavailable):
     """No answer in time. render-ws may still perform the request."""
 
 
+class ProxyTimedOut(AnswerLate):
+    """A proxy stopped waiting for the answer of render-ws."""
+
+
 class AnswerLost(RenderUnavailable):
     """The connection broke after the request was sent. Only a query shows whether render-ws performed it."""
 
@@ -236,6 +242,10 @@ class NotRender(RenderBroken):
 
 class RenderRefused(RenderFault):
     """render-ws refuses the request; a repetition does not help."""
+
+
+class UploadTooLarge(RenderRefused):
+    """A proxy refuses the size of an upload. It can be split, unless it holds one tile."""
 
 
 class StackMissing(RenderFault):

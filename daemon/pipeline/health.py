@@ -42,6 +42,8 @@ class Facts:
     """Time, signal and tile of the last death."""
     render_needs_person: bool = False
     """Whether only a person can end the fault of render-ws: its login is refused, or a certificate does not verify."""
+    upload_limit: str = ""
+    """Largest upload of tiles that a proxy lets pass, in words; empty while it refused none."""
     put_by_others: int = 0
     """Montages whose tiles were in their stack before this daemon put them."""
 
@@ -92,6 +94,11 @@ def _warnings(facts: Facts) -> Iterable[str]:
         yield (
             f"{number} died since the start, the last {facts.last_worker_death}: "
             "look for memory that ran out in the kernel's log"
+        )
+    if facts.upload_limit:
+        yield (
+            f"a proxy in front of render-ws refused an upload, and tiles are put in parts of {facts.upload_limit}: "
+            "raise its limits, client_max_body_size and proxy_read_timeout of nginx"
         )
     if facts.put_by_others:
         yield (

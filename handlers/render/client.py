@@ -5,8 +5,6 @@ seconds; the caller decides on longer waits. Every failure is a RenderFault. doc
 reasons. Opening and closing a stack take several requests: see `opening` and `closing`.
 """
 
-import asyncio
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -39,8 +37,9 @@ from handlers.render.responses import (
     concerns_stack,
     fault_of,
 )
-from handlers.render.tiles import MOST_BYTES, MOST_TILES, Json, check_upload, upload_bodies, without_nulls
+from handlers.render.tiles import MOST_BYTES, MOST_TILES, Json, json_body
 from handlers.render.transport import RenderHttp
+from handlers.render.uploading import UploadLimit, put_in_parts
 from handlers.text import abbreviate
 
 MOST_LAYER_BYTES, MOST_LAYER_VALUES = 512 * 2**20, 10_000_000
@@ -104,6 +103,8 @@ class RenderClient:
             on_answer=on_answer,
         )
         self._now = now
+        self.upload_limit = UploadLimit()
+        """Largest upload of tiles; learned when a proxy refuses one."""
 
     @property
     def base_url(self) -> str:
@@ -186,12 +187,12 @@ class RenderClient:
             "stackResolutionY": y,
             "stackResolutionZ": z,
         }
-        body = _json(str(stack), version)
+        body = json_body(str(stack), version)
         await self._ask(Request("POST", stack.path, str(stack), "create the stack", body, repeatable=False))
 
     async def set_resolution(self, stack: StackId, resolution_nm: tuple[float, float, float]) -> None:
         """Set nanometres per pixel in x and y, and the nanometres between sections in z."""
-        body = _json(str(stack), list(resolution_nm))
+        body = json_body(str(stack), list(resolution_nm))
         await self._ask(Request("PUT", f"{stack.path}/resolutionValues", str(stack), "set the resolution", body))
 
     async def set_state(self, stack: StackId, state: StackState) -> None:
@@ -223,7 +224,7 @@ class RenderClient:
         """Put tile specs of one z, replace those with the same ids, and return the number of requests.
 
         Not atomic: after a failure the tiles of earlier requests stay. Putting the same tiles again ends in the same
-        stack. All tiles are checked and written as JSON before the first request.
+        stack. An upload that a proxy refuses because of its size is split, and later ones are as small.
 
         Parameters
         ----------
@@ -236,11 +237,17 @@ class RenderClient:
             If the stack is COMPLETE. Nothing of the failed request is stored: reopen the stack and put again.
         """
         subject = f"{stack} z {format_z(z)}"
-        bodies = await asyncio.to_thread(_bodies, subject, z, specs, transforms or {}, most_tiles, most_bytes)
         path = f"{_layer(stack, z)}/resolvedTiles" + ("?deriveData=true" if derive else "")
-        for body in bodies:
-            await self._ask(Request("PUT", path, subject, "put tiles", body))
-        return len(bodies)
+        return await put_in_parts(
+            lambda body: self._ask(Request("PUT", path, subject, "put tiles", body)),
+            subject,
+            z,
+            specs,
+            transforms or {},
+            most_tiles,
+            most_bytes,
+            self.upload_limit,
+        )
 
     async def delete_tile(self, stack: StackId, tile_id: str) -> None:
         """Delete one tile at any z, if it exists. Raises StackNotLoading."""
@@ -320,7 +327,7 @@ class RenderClient:
 
     async def put_path_builder(self, stack: StackId, builder: PathBuilder) -> None:
         """Set the stack's mipmap path builder, in LOADING or COMPLETE."""
-        body = _json(str(stack), builder.normalized().to_json())
+        body = json_body(str(stack), builder.normalized().to_json())
         path = f"{stack.path}/mipmapPathBuilder"
         await self._ask(Request("PUT", path, str(stack), "set the path builder", body))
 
@@ -347,18 +354,3 @@ def _absence(request: Request, answer: Answer) -> RenderFault:
 
 def _layer(stack: StackId, z: float) -> str:
     return f"{stack.path}/z/{format_z(z)}"
-
-
-def _bodies(
-    subject: str, z: float, specs: Sequence[Json], transforms: Mapping[str, Json], most_tiles: int, most_bytes: int
-) -> list[bytes]:
-    """Return the bodies of the requests that put these tiles. Takes 0.3 s for 20,000 tiles."""
-    check_upload(subject, z, specs)
-    return upload_bodies(specs, transforms, most_tiles, most_bytes)
-
-
-def _json(subject: str, value: object) -> bytes:
-    try:
-        return json.dumps(without_nulls(value), allow_nan=False).encode()
-    except ValueError as error:
-        raise RenderRefused(subject, f"was given a number that JSON cannot hold: {error}") from None

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from handlers.errors import (
-    AnswerLate,
     AnswerLost,
     LoginRefused,
     NotRender,
+    ProxyTimedOut,
     RenderBroken,
     RenderFault,
-    RenderRefused,
     RenderUnavailable,
     RequestForbidden,
+    UploadTooLarge,
 )
 
 _WRONG_URL = "a bug in our URL, or {setting} is not the address of a render-ws (…/render-ws/v1)"
@@ -79,11 +79,11 @@ def foreign_fault(
             return _redirect_fault(subject, tried, status, service, location)
         case 413:
             hint = "allow at least 20 MB there: client_max_body_size of nginx"
-            return RenderRefused(subject, f"tried to {tried}, and {service.proxy} refuses its size (413)", hint)
+            return UploadTooLarge(subject, f"tried to {tried}, and {service.proxy} refuses its size (413)", hint)
         case 504:
             problem = f"tried to {tried}, and {service.proxy} stopped waiting for render-ws (504)"
             hint = "render-ws may still be at work: raise the time limit of the proxy, proxy_read_timeout of nginx"
-            return AnswerLate(subject, problem, hint)
+            return ProxyTimedOut(subject, problem, hint)
         case 502:
             problem = f"tried to {tried}, and {service.proxy} got no answer of render-ws (502)"
             return AnswerLost(subject, problem, "check that render-ws runs behind its proxy")

@@ -91,12 +91,20 @@ def shared_transforms(specs: Sequence[Json], transforms: Mapping[str, Json]) -> 
 def upload_bodies(
     specs: Sequence[Json], transforms: Mapping[str, Json], most_tiles: int = MOST_TILES, most_bytes: int = MOST_BYTES
 ) -> list[bytes]:
-    """Return the bodies of the requests that put these tiles, each with every shared transform that its tiles need.
+    """Return the bodies of the requests that put these tiles; see `upload_parts`."""
+    return [body for body, _ in upload_parts(specs, transforms, most_tiles, most_bytes)]
 
-    render-ws does not search its database for transforms that an upload leaves out.
+
+def upload_parts(
+    specs: Sequence[Json], transforms: Mapping[str, Json], most_tiles: int = MOST_TILES, most_bytes: int = MOST_BYTES
+) -> list[tuple[bytes, int]]:
+    """Return the bodies of the requests that put these tiles, each with the number of its tiles.
+
+    A body holds every shared transform that its tiles need: render-ws does not search its database for those that an
+    upload leaves out.
     """
     shared = {name: _member(name, spec) for name, spec in transforms.items()}
-    bodies: list[bytes] = []
+    parts: list[tuple[bytes, int]] = []
     tiles: list[bytes] = []
     included: dict[str, bytes] = {}
     size = 0
@@ -105,13 +113,13 @@ def upload_bodies(
         needed = {name: shared[name] for name in referenced(tile_id, spec, transforms)} if _REFERENCE in tile else {}
         cost = len(tile) + 1 + _size(needed, included)
         if tiles and (len(tiles) >= most_tiles or size + cost > most_bytes):
-            bodies.append(_body(tiles, included))
+            parts.append((_body(tiles, included), len(tiles)))
             tiles, included, size = [], {}, 0
             cost = len(tile) + 1 + _size(needed, included)
         tiles.append(tile)
         included |= needed
         size += cost
-    return [*bodies, _body(tiles, included)]
+    return [*parts, (_body(tiles, included), len(tiles))]
 
 
 _REFERENCE = b'"type":"ref"'
@@ -187,6 +195,14 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_nulls(member) for member in value]
     return value
+
+
+def json_body(subject: str, value: object) -> bytes:
+    """Return the body of a request, without nulls. Raises RenderRefused for a number that JSON cannot hold."""
+    try:
+        return json.dumps(without_nulls(value), allow_nan=False).encode()
+    except ValueError as error:
+        raise RenderRefused(subject, f"was given a number that JSON cannot hold: {error}") from None
 
 
 _URLS = ("imageUrl", "maskUrl")

@@ -11,21 +11,36 @@ import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
 from aiohttp import web
 from PIL import Image
 
 from daemon.simulator.standin.server import serve_standin
-from handlers.errors import AccessRefused, Fault, LoginRefused, NotRender, RenderFault, RenderUnavailable
+from handlers.errors import (
+    AccessRefused,
+    AnswerLate,
+    AnswerLost,
+    Fault,
+    LoginRefused,
+    NotRender,
+    RenderFault,
+    RenderRefused,
+    RenderUnavailable,
+)
 from handlers.images.reduction import Reduction
 from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.plan import MipmapPlan, level0_of
 from handlers.mipmaps.tile_jobs import tile_job
+from handlers.render import uploading
 from handlers.render.access import Access
 from handlers.render.client import RenderClient
+from handlers.render.closing import close_stack
 from handlers.render.opening import ensure_loading
+from handlers.render.responses import StackState
 from tests.certificates import Authority
 from tests.integration.standin_control import RAW, RESOLUTION_NM, client_of, tile_spec
 from tests.nginx import PASSWORD, USER, Nginx
@@ -443,3 +458,82 @@ async def test_a_proxy_of_the_environment_that_refuses_is_named(
             with pytest.raises(AccessRefused, match=rf"proxy http://127\.0\.0\.1:{port} answered 407") as refused:
                 await client.ping()
     assert PASSWORD not in str(refused.value)
+
+
+# -- limits of a proxy -------------------------------------------------------------------------------------------------
+
+
+def many_tiles(count: int, bytes_each: int = 1000) -> list[dict[str, Any]]:
+    return [tile_spec(f"t{number}.1050.0", x=100 * number, padding="x" * bytes_each) for number in range(count)]
+
+
+async def put_through(client: RenderClient, specs: list[dict[str, Any]]) -> int:
+    await ensure_loading(client, RAW, RESOLUTION_NM)
+    return await client.put_tiles(RAW, 1050.0, specs)
+
+
+async def test_an_upload_larger_than_nginx_allows_is_split_and_the_limit_is_kept(nginx: Nginx) -> None:
+    specs = many_tiles(2500)
+    async with client_through(nginx) as client:
+        assert client.upload_limit.learned == ""
+        requests = await put_through(client, specs)
+        assert {tile.tile_id for tile in await client.tile_bounds(RAW, 1050.0)} == {spec["tileId"] for spec in specs}
+        refused = nginx.log.count(" 413 ")
+        assert 1 <= refused <= 3
+        assert requests >= 3
+        assert 0 < client.upload_limit.most_bytes <= 2**20
+        assert "kB" in client.upload_limit.learned
+        await put_through(client, specs)
+        assert nginx.log.count(" 413 ") == refused, "the learned limit is not kept"
+
+
+async def test_a_single_tile_larger_than_nginx_allows_is_refused_with_its_size(nginx: Nginx) -> None:
+    async with client_through(nginx) as client:
+        with pytest.raises(RenderRefused) as refused:
+            await put_through(client, many_tiles(3, 1_200_000))
+    text = str(refused.value)
+    assert (
+        f"the proxy at https://127.0.0.1:{nginx.port} refuses its size (413), although it holds one tile: 1.20 MB"
+        in text
+    )
+    assert "client_max_body_size of nginx" in text
+
+
+async def test_nginx_that_stops_waiting_is_named_and_later_uploads_are_smaller(
+    nginx: Nginx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploading, "FEWEST_TILES", 2)
+    nginx.start(rules="proxy_read_timeout 1s;")
+    async with client_through(nginx) as client, aiohttp.ClientSession() as http:
+        await ensure_loading(client, RAW, RESOLUTION_NM)
+        slow = {"match": "PUT .*resolvedTiles", "kind": "slow", "seconds": 2.5, "times": 1}
+        async with http.post(nginx.upstream.replace("/render-ws/v1", "/faults"), json=slow) as answer:
+            assert answer.status < 300
+        specs = many_tiles(10, 10)
+        with pytest.raises(AnswerLate) as late:
+            await client.put_tiles(RAW, 1050.0, specs)
+        assert f"the proxy at https://127.0.0.1:{nginx.port} stopped waiting for render-ws (504)" in str(late.value)
+        assert "render-ws may still be at work: raise the time limit of the proxy" in str(late.value)
+        assert await client.put_tiles(RAW, 1050.0, specs) == 2
+        assert client.upload_limit.learned == "5 tiles"
+
+
+async def test_a_stack_is_closed_although_nginx_stops_waiting_while_render_works_on(tmp_path: Path) -> None:
+    async with serve_standin(derive_s=2.5) as upstream:
+        with running(Nginx(tmp_path / "nginx", upstream)) as nginx:
+            nginx.start(rules="proxy_read_timeout 1s;")
+            async with client_through(nginx) as client:
+                await put_through(client, many_tiles(3, 10))
+                report = await close_stack(client, RAW, [1050.0])
+    assert report.meta.state is StackState.COMPLETE
+    assert "/state/COMPLETE 504" in nginx.log
+    assert nginx.log.count("/state/COMPLETE") == 1
+
+
+async def test_a_render_ws_that_is_down_behind_nginx_is_named(tmp_path: Path) -> None:
+    with running(Nginx(tmp_path / "nginx", "http://127.0.0.1:1/render-ws/v1")) as nginx:
+        async with client_through(nginx) as client:
+            with pytest.raises(
+                AnswerLost, match=r"the proxy at https://127\.0\.0\.1:\d+ got no answer of render-ws .502"
+            ):
+                await client.z_values(RAW)

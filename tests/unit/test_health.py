@@ -65,6 +65,13 @@ def test_unreliable_events_are_a_warning_and_no_reason():
     assert warnings(facts) == ("watch temca2: events are missing",)
 
 
+def test_an_upload_limit_of_a_proxy_is_a_warning_and_no_reason():
+    facts = replace(WELL, upload_limit="625.00 kB")
+    assert reasons_not_ready(facts) == ()
+    (warning,) = warnings(facts)
+    assert "tiles are put in parts of 625.00 kB: raise its limits, client_max_body_size" in warning
+
+
 def test_a_full_disk_is_a_reason_with_its_figures():
     facts = replace(WELL, disks=(Disk("/data/mipmaps", 5 * 10**8, 10**9, "has 0.50 GB free, less than"),))
     assert reasons_not_ready(facts) == ("/data/mipmaps has 0.50 GB free, less than",)

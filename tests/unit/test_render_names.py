@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.errors import (
-    AnswerLate,
     AnswerLost,
     Fault,
     LoginRefused,
     NotRender,
+    ProxyTimedOut,
     RenderBroken,
     RenderFault,
     RenderRefused,
@@ -25,6 +25,7 @@ from handlers.errors import (
     StackLocked,
     StackMissing,
     StackNotLoading,
+    UploadTooLarge,
     Waiting,
 )
 from handlers.render.names import (
@@ -223,12 +224,12 @@ NO_STACK = "stack with owner 'o', project 'p', and name 's' does not exist"
         (401, "text/html", "", LoginRefused, Waiting.ALWAYS),
         (403, "text/html", "", RequestForbidden, Waiting.ALWAYS),
         (405, "text/html", "", NotRender, Waiting.LIMITED),
-        (413, "text/html", "", RenderRefused, Waiting.NEVER),
+        (413, "text/html", "", UploadTooLarge, Waiting.NEVER),
         (415, "text/html", "", NotRender, Waiting.LIMITED),
         (429, "text/html", "", RenderUnavailable, Waiting.ALWAYS),
         (502, "text/html", "", AnswerLost, Waiting.ALWAYS),
         (503, "text/html", "", RenderUnavailable, Waiting.ALWAYS),
-        (504, "text/html", "", AnswerLate, Waiting.ALWAYS),
+        (504, "text/html", "", ProxyTimedOut, Waiting.ALWAYS),
     ],
 )
 def test_every_error_answer_stands_for_one_fault(

@@ -1,0 +1,98 @@
+"""Uploads of tile specs, in parts that render-ws and a proxy in front of it accept.
+
+docs/decisions/render-access.md gives the reasons.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from handlers.errors import ProxyTimedOut, RenderRefused, UploadTooLarge
+from handlers.render.tiles import MOST_BYTES, MOST_TILES, Json, check_upload, upload_parts
+from handlers.text import byte_size
+
+FEWEST_TILES = 500
+"""Uploads of so few tiles do not shrink when a proxy stops waiting: they are not the cause."""
+
+Part = tuple[bytes, int]
+"""A body, and the number of its tiles."""
+
+
+class UploadLimit:
+    """Largest upload that this client sends. It shrinks when a proxy refuses one, and is kept."""
+
+    def __init__(self) -> None:
+        self.most_bytes = MOST_BYTES
+        self.most_tiles = MOST_TILES
+
+    @property
+    def learned(self) -> str:
+        """The limit in words; empty while no proxy has refused an upload."""
+        if self.most_bytes < MOST_BYTES:
+            return byte_size(self.most_bytes)
+        return f"{self.most_tiles:,} tiles" if self.most_tiles < MOST_TILES else ""
+
+    def after_too_large(self, body_bytes: int) -> None:
+        """Halve the bytes of an upload that was refused because of its size."""
+        self.most_bytes = max(1, min(self.most_bytes, body_bytes // 2))
+
+    def after_time_out(self, tiles: int) -> None:
+        """Halve the tiles of an upload that took longer than the proxy waits."""
+        if tiles > FEWEST_TILES:
+            self.most_tiles = max(FEWEST_TILES, min(self.most_tiles, tiles // 2))
+
+
+async def put_in_parts(
+    send: Callable[[bytes], Awaitable[object]],
+    subject: str,
+    z: float,
+    specs: Sequence[Json],
+    transforms: Mapping[str, Json],
+    most_tiles: int,
+    most_bytes: int,
+    limit: UploadLimit,
+) -> int:
+    """Send tile specs by `send` and return the number of requests that were accepted.
+
+    All tiles are checked and written as JSON before the first request. After a part that is too large, the rest is
+    split anew.
+
+    Raises
+    ------
+    RenderRefused
+        If a single tile is too large.
+    RenderFault
+        As `send` does.
+    """
+    await asyncio.to_thread(check_upload, subject, z, specs)
+    accepted = 0
+    parts = await _split(specs, transforms, most_tiles, most_bytes, limit)
+    while parts:
+        body, tiles = parts[0]
+        if len(body) <= limit.most_bytes or tiles == 1:
+            try:
+                await send(body)
+            except UploadTooLarge as fault:
+                if tiles == 1:
+                    raise _alone(fault, body) from fault
+                limit.after_too_large(len(body))
+            except ProxyTimedOut:
+                limit.after_time_out(tiles)
+                raise
+            else:
+                parts, specs, accepted = parts[1:], specs[tiles:], accepted + 1
+                continue
+        parts = await _split(specs, transforms, most_tiles, most_bytes, limit)
+    return accepted
+
+
+async def _split(
+    specs: Sequence[Json], transforms: Mapping[str, Json], most_tiles: int, most_bytes: int, limit: UploadLimit
+) -> Sequence[Part]:
+    """Return the parts within all limits. Takes 0.3 s for 20,000 tiles."""
+    tiles, size = min(most_tiles, limit.most_tiles), min(most_bytes, limit.most_bytes)
+    return await asyncio.to_thread(upload_parts, specs, transforms, tiles, size)
+
+
+def _alone(fault: UploadTooLarge, body: bytes) -> RenderRefused:
+    problem = f"{fault.problem}, although it holds one tile: {byte_size(len(body))} with its shared transforms"
+    return RenderRefused(fault.subject, problem, fault.hint)
