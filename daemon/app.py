@@ -15,8 +15,9 @@ import structlog
 from daemon.config.reload import Reloader
 from daemon.config.settings import HttpSettings, Settings, http_url
 from daemon.journal.file import Examination
+from daemon.notify.notifier import Notifier
 from daemon.pipeline.assembly import open_assembly
-from daemon.pipeline.health import Facts, Metrics, reasons_not_ready
+from daemon.pipeline.health import Facts, HookFacts, Metrics, reasons_not_ready
 from daemon.pipeline.recheck import Recheck
 from daemon.pipeline.replay.replayer import Replayer
 from daemon.simulator.embedded import serve_if_embedded
@@ -67,16 +68,17 @@ class Daemon:
     ) -> None:
         self._settings = settings
         self._examination = examination
-        self._notifier = SystemdNotifier()
+        self._systemd = SystemdNotifier()
         self._metrics = Metrics()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[object] | None = None
+        self._hook_facts: tuple[HookFacts, ...] = ()
         self._is_at_work = False
         self._has_terminal = has_terminal()
         self._resumed = asyncio.Event()
         self._started = asyncio.Event()
-        self._reloader = Reloader(load, lambda: self._settings, self._adopt, self._notifier)
+        self._reloader = Reloader(load, lambda: self._settings, self._adopt, self._systemd)
         self.url = ""
         """URL of the HTTP server; empty until it listens."""
 
@@ -137,6 +139,8 @@ class Daemon:
                 known_metafiles=await self._journal.known_metafiles(),
                 state_directory=self._settings.journal.path.parent,
             )
+            self._notifier = Notifier(lambda: self._settings, self._journal, self._metrics.hook_attempted)
+            await self._notifier.register()
             await stack.enter_async_context(self._serve_http())
             self._log_watches()
             if self._journal.is_new:
@@ -157,7 +161,7 @@ class Daemon:
     async def _serve_http(self) -> AsyncIterator[None]:
         replayer = Replayer(lambda: self._settings, self._journal, self._pipeline)
         self._live = LiveEvents(self._journal)
-        posts = Posts(self._settings.http, replayer, self._journal, self._pipeline.decided)
+        posts = Posts(self._settings.http, replayer, self._journal, self._pipeline.decided, self._notifier.wake)
         app = make_app(
             self._journal,
             self._metrics,
@@ -199,6 +203,7 @@ class Daemon:
                 "stack keeper": self._once_resumed(self._keeper.run),
                 "late changes": self._once_resumed(self._work.late_changes.run),
                 "start": self._announce_start(),
+                "hooks": self._notifier.run(),
                 "reload": self._reloader.run(self._started),
                 "status": self._report(),
                 "watchdog": self._ping_watchdog(),
@@ -224,7 +229,7 @@ class Daemon:
         await self._resumed.wait()
         await self._watcher.watching.wait()
         await self._disks.checked.wait()
-        self._notifier.ready()
+        self._systemd.ready()
         self._started.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_PROBE_S):
@@ -247,7 +252,7 @@ class Daemon:
     ) -> None:
         """Stop in stages: end intake, let running steps reach a point from which they can resume, cancel the rest."""
         began = time.monotonic()
-        self._notifier.stopping()
+        self._systemd.stopping()
         await self._live.close()
         log.info("daemon.draining", under_way=self._pipeline.under_way, waiting=self._pipeline.waiting)
         watching.cancel()
@@ -304,6 +309,7 @@ class Daemon:
             set_up_logging(settings.log.level, settings.log.format)
         self._settings = settings
         self._log_watches()
+        await self._notifier.adopt()
         await self._watcher.replace_roots([watch.watch_root() for watch in settings.watch])
         await self._pipeline.resume()
         self._gate.probe_soon()
@@ -317,10 +323,11 @@ class Daemon:
 
     async def facts(self) -> Facts:
         """Return the facts that readiness depends on."""
-        journal_fault, oldest_s = self._journal.fault, None
+        journal_fault, oldest_s, hooks = self._journal.fault, None, self._hook_facts
         try:
             async with asyncio.timeout(ANSWER_S):
                 oldest_s = await self._journal.oldest_unfinished_s()
+                self._hook_facts = hooks = await self._notifier.facts()
         except TimeoutError:
             problem = f"the journal has not answered a question for {ANSWER_S:g} s"
             journal_fault = journal_fault or StorageFault(
@@ -338,6 +345,7 @@ class Daemon:
             last_worker_death=self._work.last_worker_death,
             upload_limit=self._client.upload_limit.learned,
             put_by_others=self._work.steps.put_by_others,
+            hooks=hooks,
         )
 
     async def _report(self) -> None:
@@ -346,7 +354,7 @@ class Daemon:
             await asyncio.sleep(STATUS_EVERY_S)
             reasons = reasons_not_ready(await self.facts())
             state = "; ".join(reasons) if reasons else "ready"
-            self._notifier.status(f"{self._pipeline.under_way} under way, {self._pipeline.waiting} waiting; {state}")
+            self._systemd.status(f"{self._pipeline.under_way} under way, {self._pipeline.waiting} waiting; {state}")
 
     async def _ping_watchdog(self) -> None:
         """Tell systemd that the event loop runs. A hanging disk is reported by readiness: a restart would not help."""
@@ -354,7 +362,7 @@ class Daemon:
         if interval_s is None:
             return
         while True:
-            self._notifier.watchdog()
+            self._systemd.watchdog()
             await asyncio.sleep(interval_s / 2)
 
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from daemon.config.hook_files import hook_problems
 from daemon.config.settings import HttpSettings, Settings
 from daemon.watching.mounts import Mount, read_mounts, remote_mount
 from handlers.errors import Fault, SettingsFault
@@ -30,6 +31,7 @@ def file_problems(settings: Settings) -> Iterator[str]:
         read_login(settings.render.access)
     except SettingsFault as fault:
         yield str(fault)
+    yield from hook_problems(settings.hook)
     for index, watch in enumerate(settings.watch):
         try:
             watch.to_z_rule()

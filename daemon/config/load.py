@@ -50,5 +50,7 @@ def _problem_lines(error: ValidationError) -> Iterator[str]:
     for each in details:
         location = each["loc"]
         # pydantic does not count refused elements of a list, and then reports the list as too short
-        if each["type"] != "too_short" or all(other is each or other["loc"][:1] != location for other in details):
+        if each["type"] != "too_short" or all(
+            other is each or other["loc"][: len(location)] != location for other in details
+        ):
             yield name_variable(problem_line(each, Settings), location)

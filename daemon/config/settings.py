@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from daemon.config.errors import RefusedKeyError, quoted
+from daemon.config.hook_settings import HookSettings, require_distinct_names, require_known_watches
 from daemon.config.section import (
     AbsolutePath,
     BasePath,
@@ -245,6 +246,8 @@ class Settings(BaseSettings):
     """The log."""
     watch: tuple[WatchSettings, ...] = Field(min_length=1)
     """Watched directories: at least one table [[watch]]."""
+    hook: tuple[HookSettings, ...] = ()
+    """Programs that are told what happens: tables [[hook]]."""
 
     @model_validator(mode="before")
     @classmethod
@@ -262,6 +265,12 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Use the arguments only; `load_settings` merges the sources."""
         return (init_settings,)
+
+    @model_validator(mode="after")
+    def _hooks_are_apart(self) -> Self:
+        require_distinct_names(self.hook)
+        require_known_watches(self.hook, tuple(watch.name for watch in self.watch))
+        return self
 
     @model_validator(mode="after")
     def _watches_are_apart(self) -> Self:

@@ -70,6 +70,7 @@ class JournalConnection:
         """Start of the write that is in progress; None between writes."""
         self._locked_since: float | None = None
         self._is_given_up = False
+        self._next_write = asyncio.Event()
 
     @property
     def fault(self) -> StorageFault | None:
@@ -164,6 +165,7 @@ class JournalConnection:
             if self._is_given_up:
                 raise asyncio.CancelledError("the journal is given up")
             work = asyncio.get_running_loop().run_in_executor(self._write_thread, self._transact, closure)
+            work.add_done_callback(self._end_write)  # also if the caller is cancelled: the write goes on
             try:
                 result = await asyncio.shield(work)  # a cancelled caller does not interrupt the write
             except StorageFault as fault:
@@ -171,6 +173,15 @@ class JournalConnection:
             else:
                 self._fault = self._locked_since = None
                 return result
+
+    @property
+    def next_write(self) -> asyncio.Event:
+        """Set when a transaction that writes has ended. Take it before reading, to miss none."""
+        return self._next_write
+
+    def _end_write(self, _: object) -> None:
+        ended, self._next_write = self._next_write, asyncio.Event()
+        ended.set()
 
     def _note_failed_write(self, fault: StorageFault) -> float:
         """Return the delay until the write is retried, seconds. A lock becomes a fault only if it lasts."""

@@ -9,6 +9,8 @@ from daemon.montages.states import MontageState, Step
 from daemon.watching.roots import RootHealth, RootStatus
 from handlers.text import printable
 
+HOOK_LATE_S = 300.0
+"""A hook that has not taken an event for this long is a warning."""
 _TROUBLED = frozenset({RootStatus.OPENING, RootStatus.UNREACHABLE, RootStatus.PAUSED})
 
 
@@ -24,6 +26,20 @@ class Disk:
     """Why mipmaps cannot be written there now; empty if they can."""
     full_in_s: float | None = None
     """Time until `needed_bytes` are left at the rate of the last hours; None if it does not fill, or is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class HookFacts:
+    """How the delivery of events to one hook stands."""
+
+    name: str
+    waiting: int
+    dead: int
+    """Events that were given up."""
+    oldest_s: float | None
+    """Age of the oldest waiting event."""
+    problem: str
+    """Why it was not delivered; empty if it was not tried yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +62,7 @@ class Facts:
     """Largest upload of tiles that a proxy lets pass, in words; empty while it refused none."""
     put_by_others: int = 0
     """Montages whose tiles were in their stack before this daemon put them."""
+    hooks: tuple[HookFacts, ...] = ()
 
 
 def reasons_not_ready(facts: Facts) -> tuple[str, ...]:
@@ -106,6 +123,13 @@ def _warnings(facts: Facts) -> Iterable[str]:
             "perhaps a second temwatch on another host that watches the same directory"
         )
 
+    for hook in facts.hooks:
+        if hook.dead:
+            yield f"hook {hook.name}: events that were given up: {hook.dead}: see `temwatch notify list`"
+        if hook.problem and hook.oldest_s is not None and hook.oldest_s > HOOK_LATE_S:
+            late = f"has not taken an event for {hook.oldest_s / 60:.0f} min"
+            yield f"hook {hook.name}: {late} (events waiting: {hook.waiting}): {hook.problem}"
+
 
 class Metrics:
     """The daemon's counters in a registry of their own."""
@@ -135,6 +159,17 @@ class Metrics:
             "Time from noticing a metafile to its montage being COMPLETE",
             buckets=(5, 20, 60, 120, 300, 600, 1800, 3600, 14400, 86400),
             registry=registry,
+        )
+        self.hook_events = Counter(
+            "temwatch_hook_attempts",
+            "Attempts to deliver an event: delivered, failed, dead (given up)",
+            ["hook", "outcome"],
+            registry=registry,
+        )
+        self._hook_waiting = Gauge("temwatch_hook_waiting", "Events to deliver", ["hook"], registry=registry)
+        self._hook_dead = Gauge("temwatch_hook_dead", "Events that were given up", ["hook"], registry=registry)
+        self._hook_oldest = Gauge(
+            "temwatch_hook_oldest_seconds", "Age of the oldest event to deliver", ["hook"], registry=registry
         )
         self._montages = Gauge("temwatch_montages", "Montages by state", ["watch", "state"], registry=registry)
         self._oldest = Gauge(
@@ -172,6 +207,10 @@ class Metrics:
         if outcome == "done":
             self.step_seconds.labels(step).observe(seconds)
 
+    def hook_attempted(self, hook: str, outcome: str) -> None:
+        """Count an attempt at a delivery."""
+        self.hook_events.labels(hook, outcome).inc()
+
     def text(self, facts: Facts, counts: Mapping[tuple[str, MontageState], int]) -> bytes:
         """Return all metrics in the text format of Prometheus."""
         self._montages.clear()
@@ -187,6 +226,12 @@ class Metrics:
             directory = printable(disk.directory)
             self._free.labels(directory).set(disk.free_bytes or 0)
             self._usable.labels(directory).set(not disk.problem)
+        for gauge in (self._hook_waiting, self._hook_dead, self._hook_oldest):
+            gauge.clear()
+        for hook in facts.hooks:
+            self._hook_waiting.labels(hook.name).set(hook.waiting)
+            self._hook_dead.labels(hook.name).set(hook.dead)
+            self._hook_oldest.labels(hook.name).set(hook.oldest_s or 0)
         return generate_latest(self.registry)
 
     def _describe_root(self, root: RootHealth) -> None:

@@ -1,4 +1,4 @@
-"""POST requests: replay, retry, dismiss, a verdict, and a copy of the journal."""
+"""POST requests: replay, retry, dismiss, a verdict, deliveries of hooks, and a copy of the journal."""
 
 import asyncio
 import os
@@ -14,6 +14,7 @@ from daemon.config.settings import HttpSettings
 from daemon.journal.file import remove_journal
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
+from daemon.notify.requests import DeliveryRequest, act
 from daemon.pipeline.decision import DecisionRequest, decide
 from daemon.pipeline.dismissal import DismissRequest, dismiss
 from daemon.pipeline.replay.lookup import NotSelectable
@@ -44,7 +45,12 @@ class BackupRequest(BaseModel):
 
 
 class Posts:
-    """Handlers of POST requests."""
+    """Handlers of POST requests.
+
+    Parameters
+    ----------
+    wake_hooks : called after deliveries were made due.
+    """
 
     def __init__(
         self,
@@ -52,11 +58,13 @@ class Posts:
         replayer: Replayer,
         journal: Journal,
         on_decided: Callable[[Montage], Awaitable[object]] | None = None,
+        wake_hooks: Callable[[], object] = lambda: None,
     ) -> None:
         self._on_decided = on_decided
         self._http = http
         self._replayer = replayer
         self._journal = journal
+        self._wake_hooks = wake_hooks
         self._one_backup = asyncio.Lock()
 
     async def _parse(self, request: web.Request, model: type[M]) -> M | web.Response:
@@ -113,6 +121,17 @@ class Posts:
             return error_answer(503, str(self._journal.fault))
         answer = await decide(self._journal, montage_id_of(request), wanted, self._on_decided)
         return error_answer(404, "no such montage") if answer is None else web.json_response(answer)
+
+    async def notify(self, request: web.Request) -> web.Response:
+        """Answer 200 with the deliveries that were made due or dropped."""
+        wanted = await self._parse(request, DeliveryRequest)
+        if isinstance(wanted, web.Response):
+            return wanted
+        if self._journal.fault is not None:
+            return error_answer(503, str(self._journal.fault))
+        outcome = await act(self._journal, wanted)
+        self._wake_hooks()
+        return web.json_response(outcome)
 
     async def back_up(self, request: web.Request) -> web.StreamResponse:
         """Answer 200 with a copy of the journal, also if its file was deleted."""

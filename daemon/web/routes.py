@@ -73,6 +73,7 @@ def _posts(posts: Posts | None) -> list[web.RouteDef]:
         web.post("/api/retry", posts.retry),
         web.post("/api/dismiss", posts.dismiss),
         web.post("/api/montages/{id}/verdict", posts.decide),
+        web.post("/api/notify", posts.notify),
         web.post("/api/journal/backup", posts.back_up),
     ]
 

@@ -29,8 +29,9 @@ CREATE TABLE deliveries (
     is_dead     INTEGER NOT NULL DEFAULT 0, -- 1: given up, until an operator retries or drops it
     problem     TEXT                        -- why the last attempt failed
 ) STRICT;
-CREATE UNIQUE INDEX deliveries_by_subject ON deliveries (hook, is_dead, subject, number);
-CREATE INDEX deliveries_of_event ON deliveries (number);
+CREATE UNIQUE INDEX deliveries_of_event ON deliveries (number, hook);
+CREATE INDEX deliveries_by_subject ON deliveries (hook, is_dead, subject, number);
+CREATE INDEX deliveries_by_time ON deliveries (hook, is_dead, next_try_at);
 
 -- Stacks that this daemon has closed and not opened since.
 CREATE TABLE closed_stacks (stack TEXT PRIMARY KEY, closed_at REAL NOT NULL) STRICT, WITHOUT ROWID;

@@ -1,0 +1,97 @@
+"""`temwatch notify list|retry|drop`: events that hooks have not taken."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from daemon.commands.daemon_client import ask
+from daemon.config.files import read_token
+from daemon.config.settings import Settings
+from daemon.journal.journal import Journal
+from daemon.notify.requests import MOST_LISTED, DeliveryRequest, act, listed
+from daemon.pipeline.replay.lookup import NotSelectable
+from daemon.pipeline.replay.selection import problems
+from daemon.system.locks import JournalHeld, lock_journal, owner_note
+from handlers.errors import Fault, SettingsFault
+from handlers.text import printable
+
+NAMES_OF_ACTIONS = {"retry": "retried", "drop": "dropped"}
+
+
+def request_for(action: Literal["retry", "drop"], ids: Sequence[int]) -> DeliveryRequest:
+    """Return the request for the arguments of the command line. Raises NotSelectable for invalid ones."""
+    try:
+        return DeliveryRequest(action=action, ids=tuple(ids))
+    except ValidationError as error:
+        raise NotSelectable("ID", problems(error, DeliveryRequest).partition(": ")[2]) from None
+
+
+async def list_deliveries(settings: Settings) -> list[dict[str, Any]]:
+    """Return the deliveries that wait or were given up, from the journal. Raises Fault if it cannot be read."""
+    path = settings.journal.path
+    if not path.exists():
+        raise SettingsFault("journal.path", f"{printable(path)} does not exist", "nothing was recorded yet")
+    try:
+        with lock_journal(path):
+            async with Journal(path) as journal:  # migrates a journal of an older version
+                return await listed(journal)
+    except JournalHeld:
+        async with Journal(path, read_only=True) as journal:
+            return await listed(journal)
+
+
+def delivery_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the lines that `temwatch notify list` prints."""
+    if not rows:
+        return ["no event waits for a hook"]
+    lines = []
+    for row in rows:
+        state = "given up" if row["is_dead"] else f"attempts: {row['attempts']}, next at {row['next_try_at']}"
+        lines.append(
+            f"{row['id']:>6}  {row['hook']}  {row['kind']}  {row['subject']}  queued {row['queued_at']}, {state}"
+        )
+        if row["problem"]:
+            lines.append(f"        {printable(row['problem'])}")
+    if len(rows) == MOST_LISTED:
+        lines.append(f"only the first {MOST_LISTED} are shown")
+    return lines
+
+
+async def change(settings: Settings, request: DeliveryRequest, say: Callable[[str], None]) -> int:
+    """Return the command's exit code; retry or drop deliveries, through the daemon if it runs.
+
+    Raises
+    ------
+    Fault
+        If there is no journal, or if the daemon that uses it does not answer or refuses.
+    """
+    path = settings.journal.path
+    try:
+        with lock_journal(path):
+            if not path.exists():
+                raise SettingsFault("journal.path", f"{printable(path)} does not exist", "nothing was recorded yet")
+            async with Journal(path) as journal:
+                outcome = await act(journal, request)
+    except JournalHeld as held:
+        outcome = await _by_daemon(settings, request, held)
+    for done in outcome["done"]:
+        say(f"{NAMES_OF_ACTIONS[request.action]}   {done}")
+    for unknown in outcome["unknown"]:
+        say(f"unknown   {unknown}: it was delivered or dropped, or never existed")
+    return 1 if outcome["unknown"] else 0
+
+
+async def _by_daemon(settings: Settings, request: DeliveryRequest, held: JournalHeld) -> dict[str, Any]:
+    url = owner_note(settings.journal.path)
+    if not url:
+        raise held
+    token = read_token(settings.http)
+    answer = await asyncio.to_thread(ask, f"{url}/api/notify", request.model_dump(mode="json"), token)
+    if answer is None:
+        raise Fault(url, "the daemon does not answer", "try again when it is ready")
+    status, content = answer
+    if status != 200:
+        raise Fault(url, f"the daemon answered {status}: {content.get('error', content)}")
+    return content

@@ -1,0 +1,151 @@
+"""Notifier: queues the events of the outbox for the hooks of the configuration, and runs a courier for each."""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+
+import aiohttp
+
+from daemon.config.hook_settings import HookSettings
+from daemon.config.settings import Settings
+from daemon.journal import deliveries, outbox
+from daemon.journal.deliveries import Delivery, HookCounts
+from daemon.journal.journal import Journal
+from daemon.notify.cloud_event import cloud_event_body
+from daemon.notify.courier import Count, Courier
+from daemon.notify.run_program import run_program
+from daemon.notify.send import Sent, post
+from daemon.pipeline.health import HookFacts
+
+KEPT_S = 7 * 86_400.0
+"""Delivered events are deleted after this time."""
+DEAD_KEPT_S = 30 * 86_400.0
+"""Events that were given up are deleted after this time."""
+PRUNE_EVERY_S = 3600.0
+
+
+class Notifier:
+    """Delivers events until cancelled. A receiver that is slow or dead delays nothing but its own events.
+
+    Parameters
+    ----------
+    settings : returns the present configuration; `adopt` is called after it changed.
+    count : counts outcomes of deliveries.
+    """
+
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        journal: Journal,
+        count: Count,
+        *,
+        wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._count = count
+        self._wall = wall
+        self._steady = steady
+        self._host = socket.gethostname()
+        self._couriers: dict[str, tuple[Courier, asyncio.Task[None]]] = {}
+        self._queued = 0
+        """Events up to this number are queued."""
+
+    def _hooks(self) -> dict[str, HookSettings]:
+        return {hook.label: hook for hook in self._settings().hook}
+
+    async def register(self) -> None:
+        """Let new hooks begin with the next event. To be awaited before anything happens that they must not miss."""
+        names = tuple(self._hooks())
+        await self._journal.write(lambda connection: deliveries.register(connection, names))
+
+    async def adopt(self) -> None:
+        """Follow a changed configuration."""
+        await self.register()  # this write wakes `run`
+
+    def wake(self) -> None:
+        """Look at the deliveries at once: some were made due."""
+        for courier, _ in self._couriers.values():
+            courier.wake.set()
+
+    async def run(self) -> None:
+        """Queue and deliver events, and delete old ones."""
+        session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        async with session, asyncio.TaskGroup() as group:
+            self._couriers.clear()
+            prune_at = self._steady()
+            while True:
+                written = self._journal.next_write
+                await self._match_couriers(group, session)
+                await self._queue()
+                if self._steady() >= prune_at:
+                    prune_at = self._steady() + PRUNE_EVERY_S
+                    await self._prune()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, prune_at - self._steady())):
+                        await written.wait()
+
+    async def _match_couriers(self, group: asyncio.TaskGroup, session: aiohttp.ClientSession) -> None:
+        """Have one courier for each hook of the configuration."""
+        hooks = self._hooks()
+        for name in [name for name in self._couriers if name not in hooks]:
+            _, task = self._couriers.pop(name)
+            task.cancel()
+            await asyncio.wait([task])
+        for name in [name for name in hooks if name not in self._couriers]:
+            courier = Courier(
+                name,
+                partial(self._hook, name, hooks[name]),
+                self._journal,
+                partial(self._send, session),
+                self._count,
+                wall=self._wall,
+                steady=self._steady,
+            )
+            self._couriers[name] = courier, group.create_task(courier.run(), name=f"hook {name}")
+
+    def _hook(self, name: str, before: HookSettings) -> HookSettings:
+        """Return the present settings of a hook; those from before if it was just taken out."""
+        return self._hooks().get(name, before)
+
+    async def _send(self, session: aiohttp.ClientSession, hook: HookSettings, delivery: Delivery) -> Sent:
+        body = cloud_event_body(delivery.event, self._host)
+        if hook.command:
+            return await run_program(hook, body)
+        return await post(session, hook, delivery.event.event_id, body)
+
+    async def _queue(self) -> None:
+        """Queue new events for every hook that wants them."""
+        hooks = self._hooks()
+        last = await self._journal.read(outbox.last_number)
+        if not hooks or last <= self._queued:
+            return
+        wants = {name: hook.wants for name, hook in hooks.items()}
+        while await self._journal.write(lambda connection: deliveries.queue(connection, wants, self._wall())):
+            pass
+        self._queued = last
+        self.wake()
+
+    async def facts(self) -> tuple[HookFacts, ...]:
+        """Return how the delivery of each hook stands, of former hooks as well if they left something."""
+        counts = await self._journal.read(deliveries.counts)
+        now = self._wall()
+        return tuple(_facts(name, counts.get(name), now) for name in sorted({*self._hooks(), *counts}))
+
+    async def _prune(self) -> None:
+        now = self._wall()
+        while await self._journal.write(
+            lambda connection: deliveries.prune(connection, now - KEPT_S, now - DEAD_KEPT_S)
+        ):
+            pass
+
+
+def _facts(name: str, counts: HookCounts | None, now: float) -> HookFacts:
+    if counts is None:
+        return HookFacts(name, 0, 0, None, "")
+    oldest_s = None if counts.oldest_queued_at is None else max(0.0, now - counts.oldest_queued_at)
+    return HookFacts(name, counts.waiting, counts.dead, oldest_s, counts.problem or "")

@@ -1,0 +1,116 @@
+"""One attempt at a delivery: a program that reads the event on standard input."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Iterator, Sequence
+
+from daemon.config.hook_settings import HookSettings
+from daemon.notify.send import MOST_PROBLEM, Sent
+from handlers.text import printable, shorten
+
+_SAID_BYTES = 2000
+"""Last bytes of the program's standard error that are kept."""
+_PIPE_BYTES = 65_536
+
+
+async def run_program(hook: HookSettings, body: bytes) -> Sent:
+    """Run the program of a hook in a process group of its own, which is killed if the program takes too long.
+
+    Standard output is discarded. What the program started and left behind (a job of a cluster, a server) goes on.
+    """
+    with _standard_input(body) as standard_input, _Said() as said:
+        try:
+            process = await _start(hook.command, standard_input, said.write_end)
+        except OSError as error:
+            return Sent(f"{printable(hook.command[0])} cannot be run: {error.strerror}")
+        said.close_write_end()
+        try:
+            async with asyncio.timeout(hook.timeout_s):
+                code = await process.wait()
+        except TimeoutError:
+            return Sent(f"was still running after {hook.timeout_s:g} s, and was killed{said.text()}")
+        finally:
+            await _kill(process)
+        if code < 0:
+            return Sent(f"was killed by signal {-code}{said.text()}")
+        return Sent(f"ended with exit code {code}{said.text()}" if code else "")
+
+
+async def _start(command: Sequence[str], standard_input: int, standard_error: int) -> asyncio.subprocess.Process:
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *command,
+            stdin=standard_input,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=standard_error,
+            start_new_session=True,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:  # asyncio would kill the program, and not what it has started
+        with contextlib.suppress(OSError):
+            await _kill(await starting)
+        raise
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill the process group, unless the program has ended by itself."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+
+
+@contextlib.contextmanager
+def _standard_input(body: bytes) -> Iterator[int]:
+    """Yield a descriptor from which the program reads the event: in memory, so that a program need not read it."""
+    descriptor = os.memfd_create("temwatch event")
+    try:
+        os.write(descriptor, body)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+class _Said:
+    """The end of what a program writes to standard error. A child that keeps it open delays nothing."""
+
+    def __init__(self) -> None:
+        self._read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._read_end, False)
+        self._kept = b""
+
+    def __enter__(self) -> "_Said":
+        asyncio.get_running_loop().add_reader(self._read_end, self._read)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.get_running_loop().remove_reader(self._read_end)
+        os.close(self._read_end)
+        self.close_write_end()
+
+    def close_write_end(self) -> None:
+        """Close this process's own end."""
+        if self.write_end >= 0:
+            os.close(self.write_end)
+            self.write_end = -1
+
+    def _read(self) -> bytes:
+        try:
+            piece = os.read(self._read_end, _PIPE_BYTES)
+        except BlockingIOError:
+            return b""
+        self._kept = (self._kept + piece)[-_SAID_BYTES:]
+        if not piece:  # every writer is gone
+            asyncio.get_running_loop().remove_reader(self._read_end)
+        return piece
+
+    def text(self) -> str:
+        """Return the last line that was written, after a colon; empty if there is none."""
+        self._read()
+        lines = [line for line in self._kept.decode(errors="replace").splitlines() if line.strip()]
+        return f": {shorten(printable(lines[-1].strip()), MOST_PROBLEM)}" if lines else ""

@@ -1,0 +1,98 @@
+"""Hooks of the daemon as a process, and the commands about them."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.simulator.microscope import plan_section, write_section
+from tests.acceptance.rig import Rig, fetch, temwatch, wait_for
+
+
+class Receiver:
+    """Takes or refuses events on a loopback port."""
+
+    def __init__(self) -> None:
+        self.taken: list[dict[str, Any]] = []
+        self.status = 204
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if receiver.status < 300:
+                    receiver.taken.append(event)
+                self.send_response(receiver.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/"
+        self._thread = threading.Thread(target=self.server.serve_forever)
+        self._thread.start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self._thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    try:
+        yield receiver
+    finally:
+        receiver.close()
+
+
+def add_hook(config: Path, **keys: Any) -> None:
+    lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+    config.write_text("\n".join([config.read_text(), "[[hook]]", *lines, ""]))
+
+
+def test_a_receiver_is_told_of_a_section_and_what_it_refused_is_listed_and_retried(
+    rig: Rig, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.start_standin()
+    config = rig.config()
+    add_hook(config, name="workflow", url=receiver.url, on=["montage.complete", "stack.closed"])
+    monkeypatch.setattr(rig, "config", lambda: config)
+    receiver.status = 410  # the next attempt of the daemon's own follows in an hour
+    rig.start()
+    section = write_section(plan_section(tiles=1, size=(64, 64), grid=3, specimen_id="s"), rig.acquisition)
+    rig.wait_until("complete", section.metafile)
+    options = ("--config", str(config))
+
+    def listed() -> list[dict[str, Any]]:
+        return json.loads(temwatch("notify", "list", "--json", *options).stdout)
+
+    rows = wait_for(lambda: [each for each in listed() if each["attempts"]][2:] and listed(), 30, listed)
+    assert sorted(row["kind"] for row in rows) == ["montage.complete", "stack.closed", "stack.closed"]
+    assert {row["problem"] for row in rows} == {"answered 410 Gone"}
+    metrics = fetch(f"{rig.url}/metrics")
+    assert 'temwatch_hook_waiting{hook="workflow"} 3.0' in metrics
+    receiver.status = 204
+    complete = next(row for row in rows if row["kind"] == "montage.complete")
+    dropped = next(row for row in rows if row["kind"] == "stack.closed")
+    done = temwatch("notify", "drop", str(dropped["id"]), *options)
+    assert (done.returncode, done.stdout) == (0, f"dropped   {dropped['id']}\n")
+    done = temwatch("notify", "retry", *(str(row["id"]) for row in rows), *options)
+    assert done.returncode == 1
+    assert f"unknown   {dropped['id']}: it was delivered or dropped" in done.stdout
+    wait_for(lambda: len(receiver.taken) == 2, 30)
+    told = next(event for event in receiver.taken if event["type"] == "montage.complete")
+    assert (told["id"], told["data"]["z"]) == (complete["event_id"], 3.0)
+    assert Path(told["data"]["output_dir"]) == rig.mipmaps
+    wait_for(lambda: temwatch("notify", "list", *options).stdout == "no event waits for a hook\n", 30)
+    assert rig.daemon is not None
+    assert rig.daemon.stop() == 0
+    done = temwatch("notify", "retry", "999", *options)
+    assert (done.returncode, done.stdout) == (1, "unknown   999: it was delivered or dropped, or never existed\n")
