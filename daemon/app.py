@@ -18,6 +18,7 @@ from daemon.journal.file import Examination
 from daemon.notify.notifier import Notifier
 from daemon.pipeline.assembly import open_assembly
 from daemon.pipeline.health import Facts, HookFacts, Metrics, reasons_not_ready
+from daemon.pipeline.pictures import Pictures
 from daemon.pipeline.recheck import Recheck
 from daemon.pipeline.replay.replayer import Replayer
 from daemon.simulator.embedded import serve_if_embedded
@@ -172,6 +173,7 @@ class Daemon:
             self._pipeline.next_try_in_s,
             Pages(lambda: self._settings, self._journal, self.facts),
             self._live,
+            Pictures(lambda: self._settings, self._journal, lambda: self._work.pool),
         )
         http = self._settings.http
         async with contextlib.AsyncExitStack() as stack:

@@ -1,5 +1,6 @@
 """A picture of a section, composed from the image files and transforms of its tile specs."""
 
+import io
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ def compose_section(
     max_px: int = 2048,
     background: int = 0,
     path_map: PathMap = NO_MAP,
+    skip_unusable: bool = False,
 ) -> Grey:
     """Draw all tiles of `resolved_tiles` (render's transformIdToSpecMap and tileIdToSpecMap), later ids on top.
 
@@ -42,6 +44,7 @@ def compose_section(
     level : the picture is reduced by 2**level. None: by as much as makes it fit `max_px` in both directions. A tile
         without that mipmap level is reduced from its highest level below.
     path_map : to find the files that the stack names.
+    skip_unusable : draw stripes in place of a tile whose image cannot be used, instead of raising an ImageFault.
 
     Raises
     ------
@@ -63,8 +66,28 @@ def compose_section(
     picture = np.full(shape, background, np.uint8)
     to_picture = np.diag([1 / scale, 1 / scale, 1]) @ np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]])
     for tile in placed:
-        _paste(picture, _reduced(tile, level, path_map), to_picture @ tile.transform @ np.diag([scale, scale, 1]))
+        reduced = _reduced_or_stripes if skip_unusable else _reduced
+        _paste(picture, reduced(tile, level, path_map), to_picture @ tile.transform @ np.diag([scale, scale, 1]))
     return picture
+
+
+@dataclass(frozen=True, slots=True)
+class MosaicJob:
+    """A mosaic for a worker to draw."""
+
+    tile_id: str
+    """What the worker has, for the report of its death."""
+    resolved_tiles: Json
+    """As for `compose_section`; the levels are files of this machine."""
+    max_px: int
+
+
+def draw_mosaic(job: MosaicJob) -> bytes:
+    """Return the mosaic as PNG; tiles whose image is not there yet are striped."""
+    picture = compose_section(job.resolved_tiles, max_px=job.max_px, background=255, skip_unusable=True)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG", compress_level=3)
+    return file.getvalue()
 
 
 def save_picture(picture: Grey, path: Path, greys: int = 256) -> None:
@@ -168,6 +191,16 @@ def _reduced(tile: _Placed, level: int, path_map: PathMap) -> npt.NDArray[np.uin
     blocks = both[: height * factor, : width * factor].reshape(height, factor, width, factor, 2)
     reduced: npt.NDArray[np.uint8] = np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
     return reduced
+
+
+def _reduced_or_stripes(tile: _Placed, level: int, path_map: PathMap) -> npt.NDArray[np.uint8]:
+    """Return the tile at a level, or stripes of its size if its image cannot be used."""
+    try:
+        return _reduced(tile, level, path_map)
+    except ImageFault:
+        y, x = np.indices((max(1, tile.height >> level), max(1, tile.width >> level)))
+        stripes = np.where((x + y) // 4 % 2 == 0, 255, 210)
+        return np.dstack([stripes, np.full_like(stripes, 255)]).astype(np.uint8)
 
 
 def _read(tile: _Placed, level: int, path: Path, *, mask: bool = False) -> npt.NDArray[Any]:

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from daemon.config.errors import RefusedKeyError, quoted
 from daemon.config.hook_settings import HookSettings, require_distinct_names, require_known_watches
+from daemon.config.picture_settings import PictureSettings
 from daemon.config.section import (
     AbsolutePath,
     BasePath,
@@ -244,6 +245,8 @@ class Settings(BaseSettings):
     """The workers that make mipmaps."""
     log: LogSettings = LogSettings()
     """The log."""
+    pictures: PictureSettings = PictureSettings()
+    """Drawn pictures."""
     watch: tuple[WatchSettings, ...] = Field(min_length=1)
     """Watched directories: at least one table [[watch]]."""
     hook: tuple[HookSettings, ...] = ()
@@ -295,7 +298,8 @@ class Settings(BaseSettings):
         written = {
             f"watch[{index}].mipmaps.output_dir": watch.mipmaps.output_dir for index, watch in enumerate(self.watch)
         }
-        for key, path in {"journal.path": self.journal.path, **written}.items():
+        pictures = {"pictures.directory": self.pictures.directory} if self.pictures.directory else {}
+        for key, path in {"journal.path": self.journal.path, **pictures, **written}.items():
             for watch in self.watch:
                 if path.is_relative_to(watch.directory):
                     raise RefusedKeyError(

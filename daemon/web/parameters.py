@@ -32,14 +32,14 @@ def z_of(request: web.Request) -> float | None:
         raise web.HTTPBadRequest(reason="z: must be a number") from None
 
 
-def ids_of(request: web.Request) -> list[int] | None:
+def ids_of(request: web.Request, key: str = "id") -> list[int] | None:
     """Return the numbers of `?id=1,2`."""
-    text = request.query.get("id")
+    text = request.query.get(key)
     if text is None:
         return None
     parts = text.split(",")
     if not all(_is_number(part, max_digits=18) for part in parts):
-        raise web.HTTPBadRequest(reason="id: must be whole numbers, separated by commas")
+        raise web.HTTPBadRequest(reason=f"{key}: must be whole numbers, separated by commas")
     return [int(part) for part in parts]
 
 

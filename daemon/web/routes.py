@@ -13,12 +13,14 @@ from daemon.journal.journal import Journal
 from daemon.montages.presentation import counts_json, iso_time, montage_json
 from daemon.montages.verdicts import verdict_json
 from daemon.pipeline.health import Facts, Metrics, inaccessible_watches
+from daemon.pipeline.pictures import Pictures
 from daemon.web import parameters
 from daemon.web.access import host_check
 from daemon.web.answers import LINKS, encode_montages, readiness_json
 from daemon.web.errors import errors_as_json, errors_as_pages, log_in_one_line, wants_html
 from daemon.web.live import LiveEvents
 from daemon.web.pages.handlers import Pages, in_time
+from daemon.web.pictures import PicturePages
 from daemon.web.posts import Posts
 from daemon.web.quality import encode_quality
 from daemon.web.server import add_headers, guard
@@ -37,6 +39,7 @@ def make_app(
     next_try_in_s: Callable[[int], float | None] = lambda _: None,
     pages: Pages | None = None,
     live: LiveEvents | None = None,
+    pictures: Pictures | None = None,
 ) -> web.Application:
     """Return the application with all routes.
 
@@ -49,6 +52,7 @@ def make_app(
     next_try_in_s : returns the seconds until the next attempt of a montage, if it is delayed.
     pages : the pages for people; None omits them.
     live : events for open pages; None omits their route.
+    pictures : draws montages; None omits these routes.
     """
     logging.getLogger("aiohttp.server").addFilter(log_in_one_line)
     middlewares = [errors_as_json, guard, host_check(http), *([errors_as_pages(pages.error)] if pages else [])]
@@ -56,6 +60,8 @@ def make_app(
     app.on_response_prepare.append(add_headers)
     answers = _Answers(journal, metrics, facts, last_reload, next_try_in_s, pages)
     routes = [*answers.routes(), *_posts(posts), *(pages.routes() if pages else [])]
+    if pictures is not None:
+        routes += PicturePages(journal, pictures).routes()
     if live is not None:
         routes.append(web.get("/api/events", live.answer))
         app.cleanup_ctx.append(live.looking)

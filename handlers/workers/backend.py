@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Any
 
-from handlers.mipmaps.job import MipmapJob
-from handlers.mipmaps.report import MipmapReport
 from handlers.workers.worker import WorkerDeath
 
-Make = Callable[[MipmapJob], MipmapReport]
+Make = Callable[[Any], Any]
+"""A function of one job that workers can import."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Backend:
     end: Callable[[Executor, float], None]
     """Ends an executor; jobs under way get this number of seconds."""
     in_worker: Callable[[Make], Make] = lambda make: make
-    """Returns what a worker runs in place of a function that makes mipmaps."""
+    """Returns what a worker runs in place of a function of a job."""
     broken: tuple[type[BaseException], ...] = ()
     """What a future raises when its worker, or the connection to it, is lost. The pool then replaces the executor."""
     killed_by_job: tuple[type[BaseException], ...] = ()

@@ -10,8 +10,6 @@ from functools import partial
 from typing import Any
 
 from handlers.errors import SettingsFault, WorkersUnavailable
-from handlers.mipmaps.job import MipmapJob
-from handlers.mipmaps.report import MipmapReport
 from handlers.workers.backend import Backend, Make
 from handlers.workers.memory import JobLimit
 
@@ -24,8 +22,8 @@ RESTART_TIMEOUT_S = 60.0
 _limit = JobLimit()
 
 
-def run_limited(memory_bytes: int, submitter: str, make: Make, job: MipmapJob) -> MipmapReport:
-    """Return the report of a job in a dask worker, with a limit of the memory that it may add to the worker's.
+def run_limited(memory_bytes: int, submitter: str, make: Make, job: Any) -> Any:
+    """Return the result of a job in a dask worker, with a limit of the memory that it may add to the worker's.
 
     Parameters
     ----------

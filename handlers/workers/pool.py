@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from handlers.errors import ImageFault, SettingsFault, WorkerFault, WorkersUnavailable
@@ -23,10 +24,11 @@ from handlers.workers.memory import worker_bytes
 from handlers.workers.processes import processes_backend
 from handlers.workers.results import JobTimedOut, NotStarted, result_in_time, result_of
 from handlers.workers.started_jobs import StartedJobs
-from handlers.workers.worker import WorkerDeath
+from handlers.workers.worker import WorkerDeath, run_politely
 
 ExecutorKind = Literal["processes", "inline", "dask"]
-T = TypeVar("T")
+J = TypeVar("J")
+R = TypeVar("R")
 
 END_TIMEOUT_S = 30.0
 """Time for running jobs to end at shutdown; then their processes are killed."""
@@ -109,16 +111,40 @@ class WorkerPool:
         require_size(str(job.level0), job.width, job.height, self._largest_image_px)
         jobs = self._jobs
         try:
-            return await self._run_in(jobs, job)
+            return await self._run_in(jobs, str(job.level0), make_mipmaps, job)
         except self._broken:
             await self._replace_broken(jobs.executor)
             raise
 
-    async def _run_in(self, jobs: StartedJobs, job: MipmapJob) -> MipmapReport:
-        key = f"make_mipmaps-{uuid.uuid4().hex}"
+    async def run_politely(self, subject: str, fn: Callable[[J], R], job: J) -> R:
+        """Return `fn(job)` of a worker, run once at the lowest priority; what `fn` raises is raised here.
+
+        Parameters
+        ----------
+        subject : names the job in a fault.
+        fn : a function that workers can import.
+
+        Raises
+        ------
+        WorkerFault
+            If the worker died or hangs, or no worker can be started.
+        """
+        jobs = self._jobs
+        try:
+            return await self._run_in(jobs, subject, partial(run_politely, fn), job)
+        except self.killed_by_job as error:
+            raise WorkerFault(subject, f"killed the workers that had it: {error}") from error
+        except self._broken as error:
+            await self._replace_broken(jobs.executor)
+            raise WorkersUnavailable(subject, "a worker process died meanwhile", "ask again") from error
+        except NotStarted as error:
+            raise WorkersUnavailable(subject, "its worker was replaced", "ask again") from error
+
+    async def _run_in(self, jobs: StartedJobs, subject: str, fn: Callable[[J], R], job: J) -> R:
+        key = f"temwatch-{uuid.uuid4().hex}"
         options = {"key": key} if self._backend.replace_worker else {}
         try:
-            future = jobs.executor.submit(self._backend.in_worker(make_mipmaps), job, **options)
+            future = jobs.executor.submit(self._backend.in_worker(fn), job, **options)
         except self.broken as error:
             raise SubmitFailed from error
         if self._job_timeout_s is None:
@@ -130,15 +156,15 @@ class WorkerPool:
                 await self._give_up(jobs, future, key)
             finally:
                 future.cancel()
-            raise self._hanging_fault(job) from None
+            raise self._hanging_fault(subject) from None
         finally:
             if jobs.remove(future) and self._backend.abandon:
                 self._backend.abandon(jobs.executor)
 
-    def _hanging_fault(self, job: MipmapJob) -> WorkerFault:
+    def _hanging_fault(self, subject: str) -> WorkerFault:
         self.hung += 1
         return WorkerFault(
-            str(job.level0),
+            subject,
             f"its worker has not answered for {self._job_timeout_s:g} s and was given up",
             "check that the disks of the image and of the mipmaps answer; the limit is workers.tile_timeout_s",
         )
@@ -208,7 +234,7 @@ class WorkerPool:
             executor = await asyncio.to_thread(self._backend.start, 1)
             deaths: list[WorkerDeath] = []
             try:
-                return await self._run_in(StartedJobs(executor, 1), job)
+                return await self._run_in(StartedJobs(executor, 1), str(job.level0), make_mipmaps, job)
             except self.killed_by_job as error:
                 return worker_killed_report(job, f"killed the workers that had it: {error}")
             except self._broken:

@@ -11,14 +11,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from handlers.workers.memory import limit_memory
+
+T = TypeVar("T")
 
 PRELOADED = ["handlers.mipmaps.make", "handlers.workers.worker"]
 """Modules that the fork server imports, once for all workers."""
@@ -30,6 +33,8 @@ END_S = 3.0
 """Longest wait for the fork server to end."""
 NICENESS = 5
 """Added to the niceness of the parent process, whose event loop comes first on a busy machine."""
+LOWEST_PRIORITY = 19
+"""Niceness of polite jobs."""
 NOTE_BYTES = 512
 """For the tile id of a worker's job; a longer id is cut."""
 UNKNOWN_EXIT = 255
@@ -153,6 +158,27 @@ def run_with_tile_note(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> 
         return fn(*args, **kwargs)
     finally:
         _take_note("")
+
+
+def run_politely(fn: Callable[[Any], T], job: Any) -> T:
+    """Return `fn(job)`, run at the lowest priority: work that a person waits for, but that no tile has to wait for.
+
+    Linux gives each thread a priority of its own, and a process without privileges can only lower one. So the job runs
+    in a thread, and the worker keeps its priority for the next job.
+    """
+    result: Future[T] = Future()
+    thread = threading.Thread(target=_run_last, args=(result, fn, job), name="polite job")
+    thread.start()
+    thread.join()
+    return result.result()
+
+
+def _run_last(result: "Future[T]", fn: Callable[[Any], T], job: Any) -> None:
+    try:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+        result.set_result(fn(job))
+    except BaseException as error:  # noqa: BLE001  it is raised in the worker's own thread
+        result.set_exception(error)
 
 
 _note: Any = None

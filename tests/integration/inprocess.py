@@ -45,7 +45,8 @@ def settings_for(root: Path, url: str, qc: dict[str, Any] | None = None, **stack
         "mipmaps": {"output_dir": str(root / "mipmaps"), "levels": 1},
         "qc": qc or {},
     }
-    return Settings.model_validate({"render": {"url": url, "owner": "em", "project": "test"}, "watch": [watch]})
+    top = {"render": {"url": url, "owner": "em", "project": "test"}, "pictures": {"directory": str(root / "pictures")}}
+    return Settings.model_validate({**top, "watch": [watch]})
 
 
 @dataclass
