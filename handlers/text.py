@@ -6,7 +6,10 @@ leaves the program: to a terminal, a log, a page, systemd.
 """
 
 import os
+import re
 from collections.abc import Sequence
+
+_VALUE = re.compile(r"\S*[\d/]\S*")
 
 
 def printable(text: str | os.PathLike[str]) -> str:
@@ -54,6 +57,53 @@ def _json_escape(character: str) -> str:
         return f"\\u{code:04x}"
     high, low = divmod(code - 0x10000, 0x400)
     return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
+
+
+def fitted(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
+    """Return a text as lines of at most `width` characters. A word longer than a line is broken behind its slashes.
+
+    Parameters
+    ----------
+    first : before the first line.
+    rest : before all other lines; shorter than the width.
+
+    >>> fitted("at /data/temca2/20260105 it failed", 16, rest="  ")
+    ['at /data/temca2/', '  20260105 it', '  failed']
+    """
+    lines, line, begun = list[str](), first, len(first) >= width
+    for word in text.split(" "):
+        blank = " " if begun else ""
+        if len(line) + len(blank) + len(word) > width:
+            is_long = len(rest) + len(word) > width
+            if not is_long or not _head_of(word, width - len(line) - len(blank)):
+                lines, line, blank = [*lines, line] if begun else lines, rest if begun else line, ""
+            while len(line) + len(blank) + len(word) > width:
+                room = max(width - len(line) - len(blank), 1)
+                head = _head_of(word, room) or word[:room]
+                lines.append(line + blank + head)
+                line, blank, word = rest, "", word[len(head) :]  # noqa: PLW2901  the rest of the word
+        line, begun = line + blank + word, True
+    return [*lines, line] if begun else lines
+
+
+def _head_of(word: str, room: int) -> str:
+    """Return the part of a word up to the last slash that fits; empty if none does.
+
+    >>> _head_of("/data/temca2/a", 12), _head_of("/data/temca2/a", 13), _head_of("/d", 1)
+    ('/data/', '/data/temca2/', '')
+    """
+    return word[: word.rfind("/", 1, max(room, 0)) + 1]
+
+
+def without_values(text: str) -> str:
+    """Return a text whose words with a digit or a slash are masked: numbers, paths, names of files.
+
+    Equal ones tell of the same cause.
+
+    >>> without_values("lacks /data/7.tif: 3 of 4 are there")
+    'lacks * * of * are there'
+    """
+    return _VALUE.sub("*", text)
 
 
 def abbreviate(texts: Sequence[str], most: int = 3, separator: str = ", ") -> str:

@@ -1,17 +1,14 @@
 """Montages grouped by what keeps them from being COMPLETE. Pure."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from handlers.text import abbreviate
+from handlers.text import abbreviate, without_values
 
 Montage = dict[str, Any]
 """A montage as the daemon's HTTP server gives it."""
-_VALUE = re.compile(r"\S*[\d/]\S*")
-"""A word with a digit or a slash: a number, a path, a name of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +29,7 @@ def by_cause(montages: Iterable[Montage]) -> list[Cause]:
     """Group montages by cause, the largest group first. Numbers and names in a cause make no difference."""
     groups: dict[str, list[Montage]] = {}
     for montage in sorted(montages, key=lambda montage: (montage["z"] is None, montage["z"] or 0, montage["id"])):
-        groups.setdefault(_VALUE.sub("*", _plain_cause(montage)), []).append(montage)
+        groups.setdefault(without_values(_plain_cause(montage)), []).append(montage)
     ordered = sorted(groups.values(), key=len, reverse=True)
     return [Cause(cause_of(group[0]), tuple(group)) for group in ordered]
 

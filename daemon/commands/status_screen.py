@@ -13,11 +13,10 @@ from daemon.commands.cli.output import say_lines
 from daemon.commands.status import Report
 from daemon.commands.status_text import View, status_text
 from daemon.system.log_lines import safe
+from daemon.system.terminal import width_of
 
 FOLLOW_S = 2.0
 """Seconds between two reports of `--follow`."""
-NARROWEST = 40
-"""Columns below which lines are not made to fit."""
 
 
 def show_report(report: Report, *, watch: str | None, failed: bool, by_cause: bool) -> None:
@@ -38,9 +37,8 @@ def follow_report(read: Callable[[], Report], *, watch: str | None, failed: bool
 
 
 def _text(report: Report, *, watch: str | None, failed: bool, by_cause: bool) -> str:
-    width = max(shutil.get_terminal_size().columns, NARROWEST) if sys.stdout.isatty() else None
     now = datetime.now().astimezone()
-    return status_text(safe(report), View(now, width, watch=watch, failed=failed, by_cause=by_cause))
+    return status_text(safe(report), View(now, width_of(sys.stdout), watch=watch, failed=failed, by_cause=by_cause))
 
 
 def _cut(text: str, height: int) -> str:

@@ -1,6 +1,5 @@
 """The report of `temwatch status` for a person: FAILED montages first, grouped by cause, in lines that fit. Pure."""
 
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,7 +7,7 @@ from datetime import datetime
 from daemon.commands.causes import Cause, Montage, by_cause, cause_of, z_ranges
 from daemon.commands.status import Report, watch_names
 from daemon.montages.states import STEP_OF_STATE, UNFINISHED, MontageState
-from handlers.text import byte_size
+from handlers.text import byte_size, fitted
 
 INDENT = 12
 MOST_GROUPS = 10
@@ -253,20 +252,4 @@ def _wrapped(text: str, view: View, indent: int, first: str | None = None) -> li
     if view.width is None:
         return [first + text]
     rest = " " * (indent + (0 if first.strip() else 2))
-    lines = textwrap.wrap(
-        text, view.width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
-    )
-    return [part for line in lines for part in _broken(line, view.width, rest)]
-
-
-def _broken(line: str, width: int, indent: str) -> Iterator[str]:
-    """Yield a line in parts that fit; the rest of a broken word begins behind the indent.
-
-    >>> list(_broken("  /data/temca2/20260105", 16, "    "))
-    ['  /data/temca2/', '    20260105']
-    """
-    while len(line) > width:
-        cut = line.rfind("/", len(indent) + 1, width) + 1 or width
-        yield line[:cut]
-        line = indent + line[cut:]
-    yield line
+    return fitted(text, view.width, first, rest)

@@ -102,7 +102,7 @@ class Show:
             if self.keep:
                 await self._stay(url, render_url, config, montages)
             else:
-                self._print_commands(next_steps(config, self.output))
+                self._print_commands(next_steps(config, self.output, self.console.width))
             return good
 
     @property
@@ -248,7 +248,7 @@ class Show:
 
     async def _stay(self, url: str, render_url: str, config: Path, montages: list[dict[str, Any]]) -> None:
         drawn = [(m["mipmapped_stack"], m["z"]) for m in montages if m["state"] == MontageState.COMPLETE]
-        self._print_commands(while_it_runs(url, render_url, config, drawn[0] if drawn else None))
+        self._print_commands(while_it_runs(url, render_url, config, drawn[0] if drawn else None, self.console.width))
         ended = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, ended.set)

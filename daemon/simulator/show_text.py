@@ -25,16 +25,27 @@ def purpose(section: int) -> str:
     )
 
 
-def next_steps(config: Path, output: Path) -> str:
+def folded(command: str, width: int) -> str:
+    """Return a command as lines that can be pasted, broken before its options if it is longer than the width.
+
+    >>> folded("temwatch status --config c.toml", 20).splitlines()
+    ['  temwatch status \\\\', '      --config c.toml']
+    """
+    line = f"  {command}"
+    return line if len(line) <= width else line.replace(" --", " \\\n      --")
+
+
+def next_steps(config: Path, output: Path, width: int) -> str:
     """Return commands for the time after the demonstration."""
-    return (
-        "the daemon stops now; its journal, mipmaps and pictures are kept. Go on with\n"
-        f"  {program()} status --config {shlex.quote(str(config))}\n"
-        f"  {program()} demo --keep --output {shlex.quote(str(output))}"
+    commands = (
+        f"{program()} status --config {shlex.quote(str(config))}",
+        f"{program()} demo --keep --output {shlex.quote(str(output))}",
     )
+    head = "the daemon stops now; its journal, mipmaps and pictures are kept. Go on with"
+    return "\n".join([head, *(folded(each, width) for each in commands)])
 
 
-def while_it_runs(url: str, render_url: str, config: Path, picture: tuple[str, float] | None) -> str:
+def while_it_runs(url: str, render_url: str, config: Path, picture: tuple[str, float] | None, width: int) -> str:
     """Return commands for another terminal while everything runs.
 
     Parameters
@@ -52,4 +63,4 @@ def while_it_runs(url: str, render_url: str, config: Path, picture: tuple[str, f
     if picture:
         stack, z = picture
         lines.insert(1, f"{program()} picture {stack} {z:g} -o section.png {settings}")
-    return "running until Ctrl-C. In another terminal:\n" + "\n".join(f"  {line}" for line in lines)
+    return "running until Ctrl-C. In another terminal:\n" + "\n".join(folded(line, width) for line in lines)

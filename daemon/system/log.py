@@ -10,6 +10,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from daemon.system.log_lines import arranged, console_line, safe_facts
+from daemon.system.terminal import width_of
 from handlers.text import printable, printable_lines
 
 _QUIET = ("aiohttp.access", "asyncio", "watchdog", "PIL")
@@ -82,7 +83,7 @@ def _name_library(_logger: Any, _method: str, event: EventDict) -> EventDict:
 def _form(stream: TextIO, *, readable: bool) -> list[Processor]:
     common: list[Processor] = [structlog.processors.format_exc_info, _arrange]
     if readable:
-        return [*common, partial(_console, colours=stream.isatty())]
+        return [*common, partial(_console, stream=stream)]
     return [*common, structlog.processors.JSONRenderer(ensure_ascii=False)]
 
 
@@ -90,5 +91,5 @@ def _arrange(_logger: Any, _method: str, event: EventDict) -> EventDict:
     return arranged(safe_facts(event))
 
 
-def _console(_logger: Any, _method: str, event: EventDict, *, colours: bool) -> str:
-    return console_line(event, colours=colours)
+def _console(_logger: Any, _method: str, event: EventDict, *, stream: TextIO) -> str:
+    return console_line(event, colours=stream.isatty(), width=width_of(stream))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from handlers.text import printable, printable_lines
+from handlers.text import fitted, printable, printable_lines
 from handlers.uris import without_userinfo
 
 FIRST = (
@@ -14,6 +14,8 @@ FIRST = (
 LAST = ("reason", "problem", "fault", "hint", "note", "directory", "metafile", "exception")
 """Long texts, and the path."""
 _NARROWEST_EVENT = 18
+_INDENT = " " * 8
+"""Before the facts that do not fit into the first line."""
 _COLOURS = {"debug": "36", "info": "32", "warning": "33", "error": "31", "critical": "31"}
 
 
@@ -56,10 +58,14 @@ def safe_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def console_line(facts: Mapping[str, Any], *, colours: bool = False) -> str:
+def console_line(facts: Mapping[str, Any], *, colours: bool = False, width: int | None = None) -> str:
     """Return a line for people: time to the second, severity, event, then `key=value`; a traceback is indented.
 
     Empty lists are left out.
+
+    Parameters
+    ----------
+    width : columns of the terminal: what does not fit stands indented on the following lines. None: one line.
 
     >>> facts = {"time": "2026-01-02T03:04:05.6Z", "level": "info", "event": "tiles.lost"}
     >>> console_line({**facts, "z": 7.0, "new": [], "a": ["b", True]})
@@ -67,10 +73,11 @@ def console_line(facts: Mapping[str, Any], *, colours: bool = False) -> str:
     """
     rest = {key: value for key, value in facts.items() if key not in {"time", "level", "event", "exception"}}
     time, level = str(facts.get("time", ""))[:19].replace("T", " "), str(facts.get("level", ""))
-    head = f"{level:<7}"
+    head, text = f"{time} {level:<7} {facts['event']:<{_NARROWEST_EVENT}} ", " ".join(_pairs(rest))
+    line = (head + text).rstrip() if width is None or not text else "\n".join(fitted(text, width, head, _INDENT))
     if colours:
-        head = f"\x1b[{_COLOURS.get(level, '0')}m{head}\x1b[0m"
-    line = f"{time} {head} {facts['event']:<{_NARROWEST_EVENT}} {' '.join(_pairs(rest))}".rstrip()
+        end = len(time) + 1 + len(level)
+        line = f"{line[: len(time)]} \x1b[{_COLOURS.get(level, '0')}m{level}\x1b[0m{line[end:]}"
     return line + "".join(f"\n    {each}" for each in str(facts.get("exception", "")).splitlines())
 
 

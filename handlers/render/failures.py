@@ -1,11 +1,11 @@
 """Failures of single tiles or layers, while the rest of the work continues."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from handlers.errors import Fault
 from handlers.render.names import format_z
-from handlers.text import abbreviate
+from handlers.text import abbreviate, without_values
 
 MOST_LINES = 20
 """Groups of failures that a person sees."""
@@ -42,21 +42,30 @@ def plain_z(z: float) -> int | float:
 
 def group_failures(failures: Iterable[Failure]) -> list[list[Failure]]:
     """Group failures of the same kind, problem and hint, in order of their first appearance."""
+    return _grouped(failures, lambda problem: problem)
+
+
+def group_causes(failures: Iterable[Failure]) -> list[list[Failure]]:
+    """Group failures as `group_failures` does; numbers, paths and names in a problem make no difference."""
+    return _grouped(failures, without_values)
+
+
+def _grouped(failures: Iterable[Failure], key: Callable[[str], str]) -> list[list[Failure]]:
     groups: dict[tuple[type[Fault], str, str], list[Failure]] = {}
     for failure in failures:
         fault = failure.fault
-        groups.setdefault((type(fault), fault.problem, fault.hint), []).append(failure)
+        groups.setdefault((type(fault), key(fault.problem), fault.hint), []).append(failure)
     return list(groups.values())
 
 
 def failure_lines(failures: Iterable[Failure], rest_is_in: str = "") -> list[str]:
-    """Return one line for each group of equal failures, and a last line for those that do not fit.
+    """Return one line for each group of failures with one cause, and a last line for those that do not fit.
 
     Parameters
     ----------
     rest_is_in : ending of the last line.
     """
-    groups = group_failures(failures)
+    groups = group_causes(failures)
     lines = [_group_line(group) for group in groups[:MOST_LINES]]
     if rest := sum(len(group) for group in groups[MOST_LINES:]):
         lines.append(f"and {rest} more{rest_is_in}")

@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.system.log_lines import console_line
+from handlers.text import fitted
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -146,3 +151,35 @@ def test_facts_have_the_same_order_in_every_line_and_the_same_names_in_both_form
     assert two == ["time", "level", "event", "watch", "montage", "seconds", "by", "metafile"]
     lines = log_bytes(ORDERED, "console").decode().splitlines()
     assert [re.findall(r"(\w+)=", line) for line in lines] == [one[3:], two[3:]]
+
+
+def test_console_lines_that_do_not_fit_are_broken_between_facts_and_behind_slashes() -> None:
+    path = "/data/temca2/20260105/001050/0/_metadata_20260105080000_295434_001050_0_.json"
+    facts = {"time": "2026-01-05T08:00:00.1Z", "level": "warning", "event": "step.failed", "watch": "temca2"}
+    facts |= {"montage": 17, "fault": "lacks 1 of 4 images", "metafile": path}
+    assert console_line(facts, width=80).splitlines() == [
+        "2026-01-05 08:00:00 warning step.failed        watch=temca2 montage=17",
+        '        fault="lacks 1 of 4 images" metafile=/data/temca2/20260105/001050/0/',
+        "        _metadata_20260105080000_295434_001050_0_.json",
+    ]
+    assert len(console_line(facts, width=400).splitlines()) == 1
+    coloured = console_line(facts, width=80, colours=True)
+    assert re.sub("\x1b[^m]*m", "", coloured) == console_line(facts, width=80)
+    assert "\x1b[33mwarning\x1b[0m step.failed" in coloured
+
+
+@given(
+    text=st.text(st.sampled_from("ab/ =")),
+    width=st.integers(10, 40),
+    indent=st.integers(0, 8),
+    first=st.text(st.just("x"), max_size=12),
+)
+def test_a_fitted_text_has_no_line_beyond_the_width_and_loses_nothing(
+    text: str, width: int, indent: int, first: str
+) -> None:
+    rest = "." * indent
+    lines = fitted(text, width, first, rest)
+    assert [line for line in lines[1:] if len(line) > width] == []
+    assert lines == [] or len(lines[0]) <= max(width, len(first))
+    kept = "".join([line.removeprefix(rest) if at else line.removeprefix(first) for at, line in enumerate(lines)])
+    assert kept.replace(" ", "") == text.replace(" ", "")

@@ -9,7 +9,7 @@ import click
 from daemon.commands.cli.exits import input_or_exit, run_or_exit, settings_or_exit
 from daemon.commands.cli.log import log_warnings
 from daemon.commands.cli.options import SelectingCommand, config_option, selecting
-from daemon.commands.cli.output import complain, say
+from daemon.commands.cli.output import hint, say, say_lines
 
 MAX_PATHS = 5_000
 """Paths of one selection of `verify`."""
@@ -133,6 +133,7 @@ def log(montage: str, as_json: bool, config_path: Path | None) -> None:
     from daemon.config.places import find_places
     from daemon.system.locks import journal_owner
     from daemon.system.log_lines import console_line, safe_facts
+    from daemon.system.terminal import width_of
 
     places = find_places(config_path)
     lines = [safe_facts(facts) for facts in run_or_exit(read_history(places, montage))]
@@ -141,9 +142,11 @@ def log(montage: str, as_json: bool, config_path: Path | None) -> None:
             say(json.dumps(facts))
         return
     say(f"montage {lines[-1]['montage']}: {lines[-1]['metafile']}")
+    width = width_of(sys.stdout)
     for facts in lines:
-        say(console_line({key: value for key, value in facts.items() if key != "metafile"}))
-    complain(reading_hint(journal_owner(places.journal), lines[-1]["montage"]))
+        shown = {key: value for key, value in facts.items() if key != "metafile"}
+        say_lines(console_line(shown, width=width) + "\n")
+    hint(reading_hint(journal_owner(places.journal), lines[-1]["montage"]))
 
 
 @click.command(short_help="Stop counting a montage as failed.")

@@ -1,20 +1,27 @@
 """What commands write: every line printable, whatever a file name or render-ws put into it."""
 
 import json
+import sys
 from typing import Any
 
 import click
 
+from daemon.system.terminal import message
 from handlers.text import printable, printable_lines
 
 
 def say(line: str) -> None:
-    """Print one line."""
-    click.echo(printable(line))
+    """Print a message. On a terminal it is wrapped; in a pipe it is one line."""
+    click.echo(message(printable(line), sys.stdout))
 
 
 def complain(line: str) -> None:
-    """Print one line on standard error."""
+    """Print a message on standard error, in the same way."""
+    click.echo(message(printable(line), sys.stderr), err=True)
+
+
+def hint(line: str) -> None:
+    """Print one line on standard error. It holds a command to paste, so it is never wrapped."""
     click.echo(printable(line), err=True)
 
 

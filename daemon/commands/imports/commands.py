@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("temwatch")
 
 MOST_CONNECTIONS = 32
+STOP_S = 1.0
+"""Time for the answer to a write after Ctrl-C."""
 
 Outcome = tuple[Result, Sequence[Failure]]
 Work = Callable[[Any, Progress], Coroutine[Any, Any, Outcome]]
@@ -62,7 +64,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     try:
         with progress_bar(command.unit) as progress:
             _start_logging(parameters)
-            result, failures = asyncio.run(command.work(parameters, progress))
+            result, failures = asyncio.run(_until_stopped(command.work(parameters, progress)))
         say(0, *(f"WARNING {warning}" for warning in result.warnings))
         _write_result(result, ignored, failures, parameters)
     except Fault as fault:
@@ -71,6 +73,23 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         return say(130, f"stopped; {command.resume}")
     rest_is_in = f"; {parameters.failures_file or '--failures_file FILE'} lists all"
     return say(1 if failures else 0, *failure_lines(failures, rest_is_in))
+
+
+async def _until_stopped(work: Coroutine[Any, Any, Outcome]) -> Outcome:
+    """Return the outcome of the work; Ctrl-C ends it within about a second.
+
+    The first cancellation waits for the answer to a write, which render-ws may owe for minutes; the second does not.
+    """
+    import asyncio
+
+    running = asyncio.create_task(work, name="import")
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        while not running.done():
+            running.cancel()
+            await asyncio.wait([running], timeout=STOP_S)
+        raise
 
 
 def _start_logging(parameters: CommandParameters) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from daemon.commands.imports.results import Problem
+from daemon.system.terminal import message
 from handlers.errors import Fault
 from handlers.render.failures import Failure, group_failures
 from handlers.text import printable
@@ -38,7 +39,7 @@ def write_failures(path: Path, failures: Sequence[Failure]) -> None:
 
 
 def say(code: int, *lines: str) -> int:
-    """Print each text as one line on stderr and return the exit code."""
+    """Print each text on stderr, on a terminal wrapped, else as one line; return the exit code."""
     for line in lines:
-        sys.stderr.write(printable(" ".join(line.split())) + "\n")
+        sys.stderr.write(message(printable(" ".join(line.split())), sys.stderr) + "\n")
     return code

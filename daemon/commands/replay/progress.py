@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import PurePath
 from typing import Self
 
 from rich.console import Console
@@ -15,11 +16,13 @@ from daemon.commands.replay.sources import Row, Source
 from daemon.montages.states import UNFINISHED, MontageState
 from daemon.montages.verdicts import WAITS_FOR_PERSON
 from daemon.pipeline.replay.selection import Action
-from handlers.text import printable
+from handlers.text import fitted, printable
 
 POLL_S = 0.5
 MAX_IDS = 200
 """Ids of one question."""
+OUTCOME_WIDTH = 12
+"""Columns of the outcome that begins a line."""
 
 
 @dataclass
@@ -50,14 +53,20 @@ class Outcomes:
         self.good += is_complete
         self.bad += not is_complete
         if not (is_complete and self.console.is_terminal):
-            self.console.print(escape(printable(outcome_line(row))))
+            self._print(outcome_line(row))
         self._progress.advance(self._task)
 
     def add_refused(self, plan: Row) -> None:
         """Count and show a selected montage that cannot be replayed."""
         self.bad += 1
-        self.console.print(escape(printable(f"refused     {plan['metafile']}: {plan['note']}")))
+        self._print(f"{'refused':<{OUTCOME_WIDTH}}{plan['metafile']}: {plan['note']}")
         self._progress.advance(self._task)
+
+    def _print(self, line: str) -> None:
+        shown = printable(line)
+        if self.console.is_terminal:
+            shown = "\n".join(fitted(shown, self.console.width, rest=" " * OUTCOME_WIDTH))
+        self.console.print(escape(shown))
 
     def show_waiting(self, rows: Iterable[Row]) -> None:
         """Show the reason why the first of these montages waits."""
@@ -78,7 +87,7 @@ def waiting_reason(row: Row) -> str:
 
 def outcome_line(row: Row) -> str:
     """Return how a montage ended, one line."""
-    head = f"{row['state']:<11} {row['metafile']}"
+    head = f"{row['state']:<{OUTCOME_WIDTH}}{row['metafile']}"
     fault = row["fault"]
     if row["state"] == MontageState.COMPLETE:
         return f"{head}: z {row['z']:g}, {row['tiles']} tiles, {row['mipmapped_stack']}"
@@ -86,7 +95,8 @@ def outcome_line(row: Row) -> str:
         return f"{head}: the file was replaced meanwhile; its new content is another montage"
     if fault is None:
         return f"{head}: {row['waiting_for'] or 'no reason is recorded'}"
-    subject = "" if fault["subject"] == row["metafile"] else f"{fault['subject']}: "
+    is_metafile = fault["subject"] in (row["metafile"], PurePath(row["metafile"]).name)
+    subject = "" if is_metafile else f"{fault['subject']}: "
     return f"{head}: {subject}{fault['problem']}" + (f" ({fault['hint']})" if fault["hint"] else "")
 
 
