@@ -21,9 +21,9 @@ $(READY): requirements-dev.lock pyproject.toml hatch_build.py handlers/mipmaps/a
 demo: $(READY) ## run the main job: a simulated microscope, the daemon, a stand-in render-ws
 	$(BIN)/temwatch demo
 
-# Most tests often wait for processes: four at a time keep two cores busy. They start hundreds of processes; each would compile
+# Most tests often wait for processes: six at a time keep two cores busy. They start hundreds of processes; each would compile
 # temwatch again if PYTHONDONTWRITEBYTECODE were set.
-PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist worksteal
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 6 --dist worksteal
 TESTS ?= tests
 test: $(READY) ## run the tests (under five minutes; TESTS=tests/unit runs only these)
 	$(PYTEST) $(TESTS)

@@ -20,6 +20,8 @@ OUTAGES: dict[str, dict[str, Any]] = {
     "a proxy redirects": {"match": DATABASE, "status": 302},
     "a proxy wants another protocol": {"match": DATABASE, "status": 400},
 }
+OFTEN = ("the database is away", "a page comes in its place")
+"""Outages that every run of the tests sees; the others differ in what the circuit breaker is told, and take long."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,10 @@ def attempts_of(rig: Rig, section: Written) -> list[dict[str, Any]]:
     return fetch(f"{rig.url}/api/montages/{row['id']}")["attempts"] if row else []
 
 
-@pytest.mark.parametrize(("specimen", "outage"), [(f"lone{n}", name) for n, name in enumerate(OUTAGES)])
+@pytest.mark.parametrize(
+    ("specimen", "outage"),
+    [pytest.param(f"lone{n}", name, marks=() if name in OFTEN else pytest.mark.slow) for n, name in enumerate(OUTAGES)],
+)
 def test_a_lone_montage_waits_for_a_service_that_fails_all_its_work(well_rig, specimen, outage):
     rig = well_rig
     rig.tell_standin(kind="status", **OUTAGES[outage])
