@@ -1,5 +1,6 @@
 """Runs each scenario in its own process, forked from a process that has imported everything."""
 
+import ctypes
 import gc
 import json
 import os
@@ -20,6 +21,8 @@ from tests.simulation.scenario import Scenario, make_journal
 FAST_DISK = Path("/dev/shm")
 LONGEST_S = 120.0
 """Longest run of one scenario, in real seconds."""
+PR_SET_PDEATHSIG = 1
+"""Option of prctl(2)."""
 MOST_TEXT = 20_000
 """Characters that are kept of the text about one invariant."""
 WARM_UP = Plan(1, {}, (Action(0.5, "land", how="images first"), Action(5.0, "rewrite", version=1, how="in place")))
@@ -73,8 +76,10 @@ class ScenarioForks:
         """Run a scenario in a child process; return its result."""
         reading, writing = os.pipe()
         sys.stdout.flush()
+        parent = os.getpid()
         child = os.fork()
         if child == 0:
+            _end_with(parent)
             os.close(reading)
             self._run_child(writing, plan, schedule, log)
         os.close(writing)
@@ -109,6 +114,13 @@ class ScenarioForks:
         if content:
             return json.loads(content), ""
         return None, "its process ended" if ready else f"it took over {LONGEST_S:g} real seconds"
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, also when that is killed: a scenario may never end."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 @contextmanager

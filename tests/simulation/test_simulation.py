@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,29 @@ def test_a_planted_fault_is_found_and_shrunk_to_its_actions() -> None:
     shrunk = re.search(r"python -m tests.simulation --seed \d+ --only ([\d,]+)", ended.stdout)
     assert shrunk is not None, ended.stdout
     assert len(shrunk[1].split(",")) <= 3
+
+
+def test_a_scenario_ends_with_the_run_that_is_killed() -> None:
+    fault = "import os, time; from tests.simulation.forks import Scenario, ScenarioForks; "
+    fault += "ScenarioForks._warm_up = lambda self: None; "
+    fault += "Scenario.run = lambda self: (print(os.getpid(), flush=True), time.sleep(600))"
+    command = [sys.executable, "-c", PLANT.format(fault=fault), "--seeds", "1"]
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment) as running:
+        assert running.stdout is not None
+        scenario = int(running.stdout.readline())
+        running.kill()
+    deadline = time.monotonic() + 60
+    while _is_alive(scenario):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def test_shrinking_keeps_only_the_actions_that_the_failure_needs() -> None:
