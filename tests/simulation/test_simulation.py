@@ -41,6 +41,7 @@ def test_the_invariants_hold_in_random_scenarios(part: int) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
+@pytest.mark.timeout(300)
 def test_a_seed_gives_the_same_scenario_in_each_process() -> None:
     scenarios = [run("-m", "tests.simulation", "--seed", "8").stdout for _ in range(2)]
     first, second = (re.sub(r"/\S*/simulation-\w+", "", scenario) for scenario in scenarios)
@@ -48,6 +49,7 @@ def test_a_seed_gives_the_same_scenario_in_each_process() -> None:
     assert first == second
 
 
+@pytest.mark.timeout(300)
 def test_a_planted_fault_is_found_and_shrunk_to_its_actions() -> None:
     fault = "tile_sets._FORMER = 'SELECT tile_ids FROM tile_sets WHERE montage_id = -:id AND :stack = :stack'"
     ended = run("-c", PLANT.format(fault=fault), "--seeds", "40", "--shrink", "1")
