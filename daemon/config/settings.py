@@ -174,7 +174,7 @@ class HttpSettings(Section):
     X-Forwarded-Host headers and their `user_header` count."""
     user_header: OptionalText = Field(None, **example(""))
     """Header in which a trusted proxy names the person who is logged in, as in "X-Remote-User". The name is recorded
-    with every retry. Empty: no name is recorded."""
+    with every retry and verdict. Empty: no name is recorded."""
     backlog_limit_s: float = Field(7200, gt=0)
     """Seconds after which an unfinished montage makes the daemon not ready."""
 
@@ -185,6 +185,25 @@ class HttpSettings(Section):
             return ipaddress.ip_address(self.host.strip("[]")).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+
+class LinkSettings(Section):
+    """Other programs that the pages link to. {owner}, {project}, {stack}, {z}, {x} and {y} stand for a section and its
+    middle, in level-0 pixels; {render} stands for the address of render-ws."""
+
+    catmaid: OptionalText = Field(None, **example("https://catmaid/?pid=1&zp={z}&yp={y}&xp={x}", off=True))
+    """Address of a section in CATMAID. Not set: no link."""
+    neuroglancer: OptionalText = Field(
+        None, **example('https://neuroglancer/#!{"layers":[{"type":"image","source":"{source}"}]}', off=True)
+    )
+    """Address of a stack in Neuroglancer. {source} stands for the data source "render://...". Not set: no link."""
+
+    @field_validator("catmaid", "neuroglancer")
+    @classmethod
+    def _is_a_web_address(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("https://", "http://")):
+            raise ValueError(f"{quoted(value)} is not an address that begins with https:// or http://")
+        return value
 
 
 class WorkerSettings(Section):
@@ -241,6 +260,8 @@ class Settings(BaseSettings):
     """The record of every montage."""
     http: HttpSettings = HttpSettings()
     """The HTTP server."""
+    links: LinkSettings = LinkSettings()
+    """Other programs that the pages link to."""
     workers: WorkerSettings = WorkerSettings()
     """The workers that make mipmaps."""
     log: LogSettings = LogSettings()

@@ -69,6 +69,22 @@ def montage_id_of(request: web.Request) -> int:
     return int(text)
 
 
+def place_of(request: web.Request) -> tuple[int, int]:
+    """Return column and row of `?column=3&row=4`."""
+    found = [_count(key, request.query.get(key, "").strip()) for key in ("column", "row")]
+    if found[0] is None or found[1] is None:
+        raise web.HTTPBadRequest(reason="column and row: must be whole numbers")
+    return found[0], found[1]
+
+
+def size_of(request: web.Request, sizes: tuple[int, ...]) -> int:
+    """Return the number of `?size=256`, the last of `sizes` by default."""
+    text = request.query.get("size", str(sizes[-1]))
+    if text not in map(str, sizes):
+        raise web.HTTPBadRequest(reason=f"size: must be {' or '.join(map(str, sizes))}")
+    return int(text)
+
+
 def _is_number(text: str, *, max_digits: int) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= max_digits
 

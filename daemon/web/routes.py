@@ -19,7 +19,8 @@ from daemon.web.access import host_check
 from daemon.web.answers import LINKS, encode_montages, readiness_json
 from daemon.web.errors import errors_as_json, errors_as_pages, log_in_one_line, wants_html
 from daemon.web.live import LiveEvents
-from daemon.web.pages.handlers import Pages, in_time
+from daemon.web.pages.handlers import Pages
+from daemon.web.pages.layout import in_time
 from daemon.web.pictures import PicturePages
 from daemon.web.posts import Posts
 from daemon.web.quality import encode_quality

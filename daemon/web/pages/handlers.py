@@ -3,8 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from aiohttp import web
 
@@ -13,23 +12,15 @@ from daemon.journal.journal import Journal
 from daemon.pipeline.health import Facts
 from daemon.web import parameters
 from daemon.web.access import site_refusal, token_matches
-from daemon.web.pages.overview import banner_of, look_up, overview_values
-from daemon.web.pages.static import StaticFiles
-from daemon.web.pages.templates import Templates
-from daemon.web.visitor import LOGIN_S, access_of, cookie_name, login_proof, origin_of
+from daemon.web.pages.layout import Layout, in_time
+from daemon.web.pages.overview import look_up, overview_values
+from daemon.web.pages.section_handlers import SectionPages
+from daemon.web.visitor import LOGIN_S, cookie_name, login_proof, origin_of
 from handlers.errors import SettingsFault
+from handlers.render.client import RenderClient
 
-T = TypeVar("T")
-
-JOURNAL_S = 10.0
-"""Time-out of the journal's answer to a page."""
 WRONG_TOKEN_S = 1.0
 """A wrong token is answered after this time."""
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self';"
-    " base-uri 'none'; frame-ancestors 'none'"
-)
-_HEADERS = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
 _HEADINGS = {404: "Not found", 403: "Not allowed", 503: "No answer"}
 
 
@@ -40,16 +31,21 @@ class Pages:
     ----------
     settings : returns the present configuration.
     facts : returns the facts that readiness depends on.
+    client : asked for tile specs; None where there is none.
     """
 
     def __init__(
-        self, settings: Callable[[], Settings], journal: Journal, facts: Callable[[], Awaitable[Facts]]
+        self,
+        settings: Callable[[], Settings],
+        journal: Journal,
+        facts: Callable[[], Awaitable[Facts]],
+        client: RenderClient | None = None,
     ) -> None:
         self._settings = settings
         self._journal = journal
         self._facts = facts
-        self._templates = Templates()
-        self._static = StaticFiles()
+        self._layout = Layout(lambda: settings().http)
+        self._sections = SectionPages(self._layout, settings, journal, facts, client)
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the pages, without `/`."""
@@ -57,7 +53,8 @@ class Pages:
             web.get("/login", self.login_form),
             web.post("/login", self.log_in),
             web.post("/logout", self.log_out),
-            web.get("/static/{version}/{name}", self._static.answer),
+            *self._sections.routes(),
+            web.get("/static/{version}/{name}", self._layout.static.answer),
         ]
 
     @property
@@ -79,7 +76,7 @@ class Pages:
         )
         values = overview_values(found, facts, wanted, now)
         given = {key: value for key, value in request.query.items() if key in parameters.FILTER_KEYS and value}
-        return await self._page(
+        return await self._layout.page(
             request,
             "overview.html",
             facts,
@@ -97,7 +94,7 @@ class Pages:
 
     async def login_form(self, request: web.Request, wrong: str = "", status: int = 200) -> web.Response:
         """Answer with the form for the token."""
-        return await self._page(request, "login.html", await self._facts(), status=status, wrong=wrong)
+        return await self._layout.page(request, "login.html", await self._facts(), status=status, wrong=wrong)
 
     async def log_in(self, request: web.Request) -> web.StreamResponse:
         """Set the login cookie if the token is right."""
@@ -139,44 +136,4 @@ class Pages:
         """Answer with an error as a page."""
         heading = _HEADINGS.get(status, "Not possible")
         facts = await self._facts()
-        return await self._page(request, "error.html", facts, status=status, heading=heading, text=text)
-
-    # --- templates
-
-    async def _page(
-        self, request: web.Request, name: str, facts: Facts, *, status: int = 200, **values: Any
-    ) -> web.Response:
-        text = await asyncio.to_thread(self._render, request, name, facts, status, values)
-        return web.Response(text=text, status=status, content_type="text/html", headers=_HEADERS)
-
-    def _render(self, request: web.Request, name: str, facts: Facts, status: int, values: dict[str, Any]) -> str:
-        http = self._http
-        access = access_of(request, http)
-        common = {
-            "base": http.base_path,
-            "static": lambda file: http.base_path + self._static.path(file),
-            "link": lambda *parts: link(http.base_path, *parts),
-            "writes": access.writes,
-            "logged_in": access.logged_in,
-            "user": access.user,
-            "status": status,
-        }
-        return self._templates.render(name, {**common, **banner_of(facts), **values})
-
-
-def link(base: str, *parts: object) -> str:
-    """Return the path of a page; every part is quoted.
-
-    >>> link("/temwatch", "scopes", "a b", "/x")
-    '/temwatch/scopes/a%20b/%2Fx'
-    """
-    return "/".join([base, *(quote(str(part), safe="", errors="surrogateescape") for part in parts)])
-
-
-async def in_time(question: Awaitable[T]) -> T:
-    """Return the journal's answer. Raises HTTPServiceUnavailable if it takes too long."""
-    try:
-        async with asyncio.timeout(JOURNAL_S):
-            return await question
-    except TimeoutError:
-        raise web.HTTPServiceUnavailable(reason="the journal does not answer: check that its disk does") from None
+        return await self._layout.page(request, "error.html", facts, status=status, heading=heading, text=text)

@@ -10,7 +10,7 @@ from daemon.journal.overview import Filter, Tally
 from daemon.journal.rows import Connection
 from daemon.montages.records import Montage
 from daemon.montages.states import UNFINISHED, MontageState
-from daemon.pipeline.health import Facts, inaccessible_watches, reasons_not_ready, warnings
+from daemon.pipeline.health import Facts, inaccessible_watches
 from daemon.watching.roots import RootHealth
 from daemon.web.pages.montage_view import STEPS, view_of
 
@@ -163,8 +163,3 @@ def overview_values(found: Found, facts: Facts, wanted: Filter, now: float) -> d
         "event": found.event,
         "now": now,
     }
-
-
-def banner_of(facts: Facts) -> dict[str, Any]:
-    """Return the values of the head of every page: whether the daemon is ready, and why not."""
-    return {"reasons": reasons_not_ready(facts), "warnings": warnings(facts)}

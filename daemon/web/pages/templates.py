@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from handlers.text import byte_size, printable, shorten
+from handlers.text import byte_size, printable, printable_lines, shorten
 
 DIRECTORY = Path(__file__).parent / "templates"
 
@@ -72,6 +72,11 @@ def place(z: float | None) -> str:
     return "?" if z is None else f"{z:.10g}"
 
 
+def lines(text: str) -> Markup:
+    """Return a text with its own line breaks, each line printable and escaped."""
+    return escape(printable_lines(text))
+
+
 class Templates:
     """The templates of the pages."""
 
@@ -86,7 +91,7 @@ class Templates:
             finalize=_finalize,
         )
         self._environment.filters.update(
-            duration=duration, moment=moment, rate=rate, place=place, bytes=byte_size, short=shorten
+            duration=duration, moment=moment, rate=rate, place=place, bytes=byte_size, short=shorten, lines=lines
         )
 
     def render(self, name: str, values: Mapping[str, Any]) -> str:

@@ -18,8 +18,9 @@ function target(links, at, key) {
     }
     return at;
   };
+  /** @type {Record<string, number | undefined>} */
   const moves = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: links.length - 1 };
-  const next = key === "ArrowDown" ? row(1) : key === "ArrowUp" ? row(-1) : moves[/** @type {keyof moves} */ (key)];
+  const next = key === "ArrowDown" ? row(1) : key === "ArrowUp" ? row(-1) : moves[key];
   return next === undefined ? undefined : links[Math.min(Math.max(next, 0), links.length - 1)];
 }
 

@@ -3,9 +3,11 @@ import { showTimes } from "./times.js";
 import { followEvents } from "./live.js";
 import { prepareForms } from "./actions.js";
 import { moveByKeys } from "./keys.js";
+import { chooseTiles } from "./raster.js";
 
 showTimes(document);
 setInterval(() => showTimes(document), 10_000);
 prepareForms();
 moveByKeys();
+chooseTiles();
 if (document.querySelector("[data-live]")) followEvents();

@@ -1,0 +1,129 @@
+"""The files of a montage for its pages: its metafile, parsed in a thread, and where its images and levels are."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from daemon.config.settings import Settings
+from daemon.config.watch_settings import WatchSettings
+from daemon.montages.records import Montage
+from daemon.pipeline.metafile_cache import content_digest
+from daemon.pipeline.section import Section, section_from_content
+from daemon.system.threads import answers_within
+from handlers.acquisition.acquisition import Tile
+from handlers.acquisition.arrival import read_metafile
+from handlers.errors import MetafileFault
+from handlers.mipmaps.plan import Level0, MipmapPlan
+
+KEPT = 2
+"""Parsed sections that are kept: people look at several tiles of one section. One of 2,772 tiles takes some 10 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """The tiles of a section by id and by place."""
+
+    section: Section
+    level0: tuple[Level0, ...]
+    index: Mapping[str, int]
+    """Tile id -> position in the metafile."""
+    at: Mapping[tuple[int, int], int]
+    """Column and row -> position in the metafile; empty where the format has no grid."""
+
+    def tile(self, index: int) -> Tile:
+        """Return a tile of the acquisition."""
+        return self.section.acquisition.tiles[index]
+
+    def tile_id(self, index: int) -> str:
+        """Return the id of a tile."""
+        return self.level0[index].tile_id
+
+    @property
+    def plan(self) -> MipmapPlan:
+        """Return where the levels are."""
+        return self.section.watch.mipmap_plan()
+
+    def neighbours(self, index: int) -> list[list[int | None]]:
+        """Return the tiles around a tile, three rows of three; None where there is none."""
+        tile = self.tile(index)
+        if tile.raster_col is None or tile.raster_row is None:
+            return []
+        column, row = tile.raster_col, tile.raster_row
+        return [[self.at.get((column + dx, row + dy)) for dx in (-1, 0, 1)] for dy in (-1, 0, 1)]
+
+
+def tiles_of(section: Section) -> Tiles:
+    """Return the tiles of a section."""
+    level0 = tuple(section.level0())
+    places = {
+        (tile.raster_col, tile.raster_row): index
+        for index, tile in enumerate(section.acquisition.tiles)
+        if tile.raster_col is not None and tile.raster_row is not None
+    }
+    return Tiles(section, level0, {each.tile_id: index for index, each in enumerate(level0)}, places)
+
+
+class SectionFiles:
+    """Reads the metafiles of montages that people look at."""
+
+    def __init__(self, settings: Callable[[], Settings]) -> None:
+        self._settings = settings
+        self._kept: OrderedDict[tuple[int, str], Tiles] = OrderedDict()
+        self._one_at_a_time = asyncio.Lock()
+
+    async def read(self, montage: Montage) -> Tiles:
+        """Return the tiles of a montage.
+
+        Raises
+        ------
+        Fault
+            If it has not settled, its watch is not configured, or its metafile cannot be read or has changed.
+        """
+        watch = next((each for each in self._settings().watch if each.name == montage.watch), None)
+        if watch is None:
+            raise MetafileFault(str(montage.metafile), f"its watch {montage.watch} is not in the configuration")
+        if montage.digest is None or montage.z is None or montage.raw_stack is None:
+            raise MetafileFault(str(montage.metafile), "has not settled: its tiles are not known yet")
+        async with self._one_at_a_time:
+            key = (montage.id, montage.digest)
+            found = self._kept.pop(key, None)
+            if found is None or found.section.watch != watch:
+                found = await self._parse(montage, watch)
+            self._kept[key] = found
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+            return found
+
+    async def _parse(self, montage: Montage, watch: WatchSettings) -> Tiles:
+        async with answers_within(montage.metafile):
+            content = await read_metafile(montage.metafile)
+        if await content_digest(content) != montage.digest:
+            raise MetafileFault(str(montage.metafile), "has changed since this montage settled")
+        return await asyncio.to_thread(lambda: tiles_of(section_from_content(montage, watch, content)))
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFile:
+    """A file of a tile as it is on disk now."""
+
+    level: int
+    path: Path
+    size: int | None
+    """None if it is missing."""
+    problem: str = ""
+
+
+def files_of(tile: Level0, plan: MipmapPlan) -> list[DiskFile]:
+    """Return level 0 and every level of a tile, with their sizes. Blocking."""
+    return [_file(level, path) for level, path in ((0, tile.image), *plan.outputs(tile.image))]
+
+
+def _file(level: int, path: Path) -> DiskFile:
+    try:
+        return DiskFile(level, path, path.lstat().st_size)
+    except FileNotFoundError:
+        return DiskFile(level, path, None, "missing")
+    except OSError as error:
+        return DiskFile(level, path, None, error.strerror or "cannot be accessed")

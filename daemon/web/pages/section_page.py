@@ -1,0 +1,236 @@
+"""What the pages of a section and of a tile show. Pure, apart from the journal's questions."""
+
+import json
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from daemon.config.settings import LinkSettings
+from daemon.journal import images_read, quality, rows, verdicts
+from daemon.journal.rows import BY_ID, Connection
+from daemon.montages.records import Montage
+from daemon.montages.states import MontageState
+from daemon.montages.verdicts import Decision, MontageVerdict
+from daemon.web.pages.montage_view import STEPS, view_of
+from daemon.web.pages.section_files import DiskFile, Tiles
+from handlers.images.digest import FileContent
+from handlers.quality.block import unpack
+from handlers.quality.numbers import UNITS
+from handlers.render.names import StackId
+
+MOST_LINES = 200
+"""Events, and attempts, that a page shows: the newest."""
+MAKES_MIPMAPS = (MontageState.NOTICED, MontageState.SETTLED, MontageState.INGESTED)
+_DETAILS = ("reason", "because", "tiles", "found_by", "from", "onto", "images", "names", "evidence")
+"""Details of an event that people read, in this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A montage with everything that the journal says of it."""
+
+    montage: Montage
+    events: list[dict[str, Any]]
+    attempts: list[dict[str, Any]]
+    made: frozenset[str]
+    """Tiles that are made, while the others are not."""
+    verdict: MontageVerdict | None
+
+
+def look_up(connection: Connection, montage_id: int) -> History | None:
+    """Return the history of a montage; None if there is none."""
+    montage = rows.find(connection, BY_ID, (montage_id,))
+    if montage is None:
+        return None
+    made = connection.execute("SELECT tile_id FROM tiles WHERE montage_id = ?", (montage_id,))
+    return History(
+        montage,
+        rows.events(connection, montage_id),
+        rows.attempts(connection, montage_id),
+        frozenset(row[0] for row in made),
+        verdicts.verdict_of(connection, montage_id),
+    )
+
+
+def look_up_tile(connection: Connection, montage_id: int, tile_id: str) -> tuple[FileContent | None, bytes | None]:
+    """Return what was read of a tile's image, None before that, and the section's packed numbers, if it has any."""
+    content = images_read.contents_of(connection, montage_id).get(tile_id)
+    return content, quality.numbers_of(connection, montage_id, former=True)
+
+
+def numbers_of_tile(packed: bytes | None, tile_id: str) -> list[tuple[str, str]]:
+    """Return the known quality numbers of a tile, each with its unit. Blocks for some milliseconds."""
+    found = unpack(packed) if packed else None
+    if found is None or tile_id not in found.tiles.tile_ids:
+        return []
+    place = found.tiles.tile_ids.index(tile_id)
+    values = {name: float(column[place]) for name, column in found.tiles.columns.items()}
+    return [
+        (name.replace("_", " "), f"{value:.6g} {UNITS[name].text}".strip())
+        for name, value in values.items()
+        if not math.isnan(value) and not name.startswith("raster_")
+    ]
+
+
+def section_values(
+    found: History, tiles: Tiles | None, waiting_for: str | None, links: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """Return the values of the section's template."""
+    montage = found.montage
+    made_all = (montage.failed_in or montage.state) not in MAKES_MIPMAPS
+    return {
+        "view": view_of(montage, waiting_for, {montage.id: len(found.made)} if found.made else {}),
+        "montage": montage,
+        "waiting_for": waiting_for or montage.waiting_for,
+        "steps": STEPS,
+        "events": [{**each, "text": event_text(each["detail"])} for each in found.events[-MOST_LINES:]],
+        "attempts": found.attempts[-MOST_LINES:],
+        "attempt_count": len(found.attempts),
+        "map": raster_map(tiles, found.made, made_all=made_all) if tiles else None,
+        "verdict": found.verdict,
+        "decisions": [str(each) for each in Decision],
+        "first_tile": tiles.tile_id(0) if tiles else None,
+        "outside_links": links,
+    }
+
+
+def event_text(detail: Mapping[str, Any]) -> str:
+    """Return the details of an event in words.
+
+    >>> event_text({"tiles": 24, "z": 1050.0}), event_text({"reason": "lens set"}), event_text({})
+    ('tiles 24', 'lens set', '')
+    """
+    if isinstance(detail.get("fault"), dict):
+        return str(detail["fault"].get("problem", ""))
+    given = [(name, detail[name]) for name in _DETAILS if name in detail]
+    return "; ".join(str(each) if name in ("reason", "because") else f"{name} {each}" for name, each in given)
+
+
+# --- the raster
+
+
+@dataclass(frozen=True, slots=True)
+class RasterMap:
+    """The tiles in their raster, as paths of an SVG in units of a tile."""
+
+    columns: int
+    rows: int
+    left: int
+    """Column of the leftmost tiles, and row of the topmost."""
+    top: int
+    first: tuple[int, int]
+    """Column and row of some tile: a region need not fill its corners."""
+    made: str
+    open: str
+    made_count: int
+    total: int
+
+
+def raster_map(tiles: Tiles, made: Collection[str], *, made_all: bool) -> RasterMap | None:
+    """Return the map of a section; None where the format has no grid."""
+    if not tiles.at:
+        return None
+    left, top = min(column for column, _ in tiles.at), min(row for _, row in tiles.at)
+    right, bottom = max(column for column, _ in tiles.at), max(row for _, row in tiles.at)
+    done = [made_all or tiles.tile_id(index) in made for index in tiles.at.values()]
+    squares = [(column - left, row - top) for column, row in tiles.at]
+    return RasterMap(
+        columns=right - left + 1,
+        rows=bottom - top + 1,
+        left=left,
+        top=top,
+        first=next(iter(tiles.at)),
+        made=_squares(square for square, is_made in zip(squares, done, strict=True) if is_made),
+        open=_squares(square for square, is_made in zip(squares, done, strict=True) if not is_made),
+        made_count=sum(done),
+        total=len(done),
+    )
+
+
+def _squares(places: Iterable[tuple[int, int]]) -> str:
+    return "".join(f"M{x + 0.05:g} {y + 0.05:g}h.9v.9h-.9z" for x, y in places)
+
+
+# --- a tile
+
+
+def tile_values(
+    montage: Montage,
+    tiles: Tiles,
+    index: int,
+    files: Sequence[DiskFile],
+    content: FileContent | None,
+    numbers: Sequence[tuple[str, str]],
+) -> dict[str, Any]:
+    """Return the values of the tile's template, its tile specs aside."""
+    tile, level0 = tiles.tile(index), tiles.level0[index]
+    place = {
+        "Column, row": None if tile.raster_col is None else f"{tile.raster_col}, {tile.raster_row}",
+        "Order of acquisition": tile.raster_index,
+        "Size": f"{level0.width} x {level0.height} px",
+        "Stage": None if tile.stage_x is None else f"{tile.stage_x:,.0f}, {tile.stage_y:,.0f}",
+        "Rotation": None if tile.angle_deg is None else f"{tile.angle_deg:.4g}°",
+    }
+    return {
+        "montage": montage,
+        "tile_id": level0.tile_id,
+        "place": {name: value for name, value in place.items() if value is not None},
+        "numbers": numbers or [(name.replace("_", " "), f"{value:.6g}") for name, value in tile.numbers.items()],
+        "neighbours": [[None if at is None else tiles.tile_id(at) for at in row] for row in tiles.neighbours(index)],
+        "files": files,
+        "level0_digest": content.digest.hex() if content and content.digest else None,
+        "has_levels": any(each.level and each.size for each in files),
+        "before": tiles.tile_id(index - 1) if index else None,
+        "after": tiles.tile_id(index + 1) if index + 1 < len(tiles.level0) else None,
+    }
+
+
+def as_json(spec: object) -> str:
+    """Return a tile spec as people read it; what acts on a reader is escaped."""
+    return json.dumps(spec, indent=2, default=str)
+
+
+# --- other programs
+
+
+def render_links(base_url: str, montage: Montage, tile_id: str | None) -> list[tuple[str, str]]:
+    """Return the pages of render-ws about a montage's stacks and one of its tiles: title and address."""
+    view = base_url.rpartition("/")[0] + "/view"
+    found = []
+    for name in montage.stacks:
+        stack = StackId.parse(name)
+        query = {"renderStackOwner": stack.owner, "renderStackProject": stack.project, "renderStack": stack.stack}
+        found.append((f"{stack.stack}: stack details", f"{view}/stack-details.html?{urlencode(query)}"))
+        if tile_id is not None:
+            more = {**query, "tileId": tile_id, "renderScale": "0.1"}
+            found.append((f"{stack.stack}: tile with neighbors", f"{view}/tile-with-neighbors.html?{urlencode(more)}"))
+    return found
+
+
+def outside_links(links: LinkSettings, base_url: str, montage: Montage) -> list[tuple[str, str]]:
+    """Return the configured addresses of a section in CATMAID and Neuroglancer."""
+    if montage.mipmapped_stack is None or montage.z is None:
+        return []
+    stack = StackId.parse(montage.mipmapped_stack)
+    left, top, right, bottom = montage.bounds or (0.0, 0.0, 0.0, 0.0)
+    server = base_url.partition("/render-ws")[0]
+    values = {
+        "owner": stack.owner,
+        "project": stack.project,
+        "stack": stack.stack,
+        "z": f"{montage.z:.10g}",
+        "x": f"{(left + right) / 2:.0f}",
+        "y": f"{(top + bottom) / 2:.0f}",
+        "render": base_url,
+        "source": f"render://{server}/{stack.owner}/{stack.project}/{stack.stack}",
+    }
+    given = (("CATMAID", links.catmaid), ("Neuroglancer", links.neuroglancer))
+    return [(title, _filled(template, values)) for title, template in given if template]
+
+
+def _filled(template: str, values: Mapping[str, str]) -> str:
+    for name, value in values.items():
+        template = template.replace("{" + name + "}", quote(value, safe=":/,-"))
+    return template

@@ -1,0 +1,52 @@
+"""The picture of a tile, from the smallest of its own levels that is large enough. Blocking."""
+
+import io
+import os
+from pathlib import Path
+
+from PIL import Image
+
+from handlers.errors import ImagesMissing
+from handlers.images.decode import read_image
+from handlers.images.reduction import level_size
+from handlers.mipmaps.plan import Level0, MipmapPlan
+
+SIZES = (256, 1024)
+"""Longest sides that are offered, pixels."""
+MOST_PIXELS = 4_194_304
+"""A level with more pixels is not drawn: it would be level 0, or too large for a page."""
+
+
+def level_for(tile: Level0, plan: MipmapPlan, size: int) -> tuple[int, Path]:
+    """Return the highest level whose longer side has at least `size` pixels, with its file.
+
+    Raises
+    ------
+    ImagesMissing
+        If the tile has no level of a suitable size.
+    """
+    outputs = plan.outputs(tile.image)
+    large = [each for each in outputs if max(level_size(tile.width, tile.height, each[0])) >= size]
+    level, path = large[-1] if large else outputs[0] if outputs else (0, tile.image)
+    width, height = level_size(tile.width, tile.height, level)
+    if level == 0 or width * height > MOST_PIXELS:
+        raise ImagesMissing(str(tile.image), f"has no level below {MOST_PIXELS} pixels", "make more levels")
+    return level, path
+
+
+def tile_png(tile: Level0, plan: MipmapPlan, size: int) -> bytes:
+    """Return the tile as a PNG whose longer side has at most `size` pixels.
+
+    Raises
+    ------
+    Fault
+        If the level is missing, or is not an image of its size.
+    """
+    level, path = level_for(tile, plan, size)
+    root = Path(os.path.realpath(plan.output_dir))
+    pixels, _ = read_image(path, *level_size(tile.width, tile.height, level), root=root)
+    picture = Image.fromarray(pixels if pixels.dtype.itemsize == 1 else (pixels >> 8).astype("uint8"))
+    picture.thumbnail((size, size), Image.Resampling.BOX)
+    out = io.BytesIO()
+    picture.save(out, "PNG", compress_level=3)
+    return out.getvalue()

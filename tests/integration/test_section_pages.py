@@ -1,0 +1,224 @@
+"""The pages of a section and of its tiles, of a section that was really brought into a stack."""
+
+import io
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from PIL import Image
+
+from daemon.config.settings import LinkSettings
+from daemon.montages.records import Montage
+from daemon.montages.states import MontageState
+from daemon.pipeline.health import Metrics
+from daemon.web.pages.handlers import Pages
+from daemon.web.pages.section_files import SectionFiles
+from daemon.web.pages.section_page import event_text, outside_links
+from daemon.web.routes import make_app
+from tests.integration.inprocess import Bench, bench
+from tests.integration.paged import HTML, Paged, paged
+from tests.unit.test_health import WELL
+
+
+class Shown:
+    """A section of four tiles that is COMPLETE, and its pages."""
+
+    def __init__(self, bench: Bench, client: TestClient, montage: Montage) -> None:
+        self.bench, self.client, self.montage = bench, client, montage
+
+    async def page(self, path: str, status: int = 200) -> str:
+        async with self.client.get(f"/montages/{self.montage.id}{path}", headers=HTML) as answer:
+            text = await answer.text()
+            assert answer.status == status, text
+            return text
+
+    async def tile_paths(self) -> list[str]:
+        """Return the path of each tile's page, in order of the metafile."""
+        found, path = [], await self.first()
+        while path:
+            found.append(path)
+            async with self.client.get(path, headers=HTML) as answer:
+                following = re.search(r'rel="next" href="([^"]*)"', await answer.text())
+            path = following[1] if following else ""
+        return found
+
+    async def first(self) -> str:
+        """Return the path of the tile that the form of the section offers."""
+        column, row = re.findall(r'<input name="(?:column|row)"[^>]*value="(\d+)"', await self.page(""))
+        path = f"/montages/{self.montage.id}/at?column={column}&row={row}"
+        async with self.client.get(path, headers=HTML, allow_redirects=False) as answer:
+            assert answer.status == 303
+            return answer.headers["Location"]
+
+
+@pytest.fixture
+async def shown(tmp_path: Path) -> AsyncIterator[Shown]:
+    async with bench(tmp_path) as running:
+        metafile = running.write(tiles=4)
+        await running.notice(metafile)
+        montage = await running.reaches(metafile, MontageState.COMPLETE)
+        work = running.work
+
+        async def facts():
+            return WELL
+
+        pages = Pages(work.settings, work.journal, facts, work.client)
+        app = make_app(work.journal, Metrics(), facts, http=lambda: work.settings().http, pages=pages)
+        async with TestClient(TestServer(app)) as client:
+            yield Shown(running, client, montage)
+
+
+async def test_a_section_shows_its_state_stacks_events_attempts_and_verdict(shown):
+    text = await shown.page("")
+    for said in ("complete", "em/test/s_raw", "em/test/s_mips", "temca2", "4 of 4 tiles have mipmaps"):
+        assert said in text
+    for event in ("noticed", "settled", "ingested", "mipmapped", "applied", "completed"):
+        assert f"<strong>{event}</strong>" in text
+    assert {"settle", "ingest", "mipmaps", "apply", "close"} <= set(re.findall(r"<tr><td>(\w+)</td>", text))
+    assert "min focus" in text
+    view = shown.bench.work.client.base_url.rpartition("/")[0] + "/view"
+    assert f"{view}/stack-details.html?renderStackOwner=em&amp;renderStackProject=test&amp;renderStack=s_mips" in text
+    assert "/tile-with-neighbors.html?" in text
+
+
+async def test_every_tile_has_a_page_with_picture_neighbours_files_and_specs(shown):
+    paths = await shown.tile_paths()
+    assert len(paths) == 4
+    async with shown.client.get(paths[0], headers=HTML) as answer:
+        text = await answer.text()
+    pictures = set(re.findall(r'<img[^>]*src="([^"]*)"', text))
+    assert len(pictures) == 4  # itself and three neighbours
+    for picture in pictures:
+        async with shown.client.get(picture) as answer:
+            assert (answer.status, answer.content_type) == (200, "image/png")
+            image = Image.open(io.BytesIO(await answer.read()))
+            assert (image.mode, image.size) == ("L", (32, 32))
+    (image,) = {each for each in shown.montage.metafile.parent.glob("*.tif") if each.stem in paths[0]}
+    assert str(image) in text
+    assert f"{image.stat().st_size:,}" in text
+    assert re.search(r"<code>[0-9a-f]{32}</code>", text)
+    for stack in ("em/test/s_raw", "em/test/s_mips"):
+        assert f"<summary>{stack}</summary>" in text
+    assert text.count("&#34;mipmapLevels&#34;") == 2
+    assert str(shown.bench.root / "mipmaps") in text
+    assert "focus score" in text
+
+
+async def test_a_tile_without_its_level_says_so_and_shows_nothing_else(shown):
+    path = await shown.first()
+    for level in (shown.bench.root / "mipmaps/1").rglob("*.tif"):
+        level.unlink()
+    async with shown.client.get(path, headers=HTML) as answer:
+        text = await answer.text()
+    assert "not made yet" in text
+    assert "missing" in text
+    tile = path.rpartition("/")[2]
+    async with shown.client.get(f"/api/tiles/{shown.montage.id}/{tile}.png") as answer:
+        assert answer.status == 404
+
+
+async def test_a_level_that_leads_elsewhere_is_not_shown(shown, tmp_path):
+    """Somebody who can write the mipmap directory could show any image of the machine."""
+    path = await shown.first()
+    secret = tmp_path / "secret.tif"
+    Image.new("L", (32, 32)).save(secret)
+    for level in (shown.bench.root / "mipmaps/1").rglob("*.tif"):
+        level.unlink()
+        level.symlink_to(secret)
+    tile = path.rpartition("/")[2]
+    async with shown.client.get(f"/api/tiles/{shown.montage.id}/{tile}.png") as answer:
+        assert answer.status == 404
+        assert "outside" in (await answer.json())["error"]
+
+
+async def test_a_section_whose_metafile_has_changed_still_shows_its_history(shown):
+    shown.montage.metafile.write_text("{}")
+    text = await shown.page("")
+    assert "has changed since this montage settled" in text
+    assert "<strong>completed</strong>" in text
+    assert "has changed" in await shown.page("/at?column=0&row=0", 404)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/at?column=9&row=0", 404), ("/at?column=x&row=0", 400), ("/at", 400), ("/tiles/nothing", 404)],
+)
+async def test_what_a_section_lacks_is_said_on_a_page(shown, path, status):
+    assert "<h1>" in await shown.page(path, status)
+
+
+@pytest.mark.parametrize("path", ["nothing.png", "%2e%2e%2fsecret.png", "nothing.png?size=99999"])
+async def test_a_picture_of_anything_but_a_tile_is_refused(shown, path):
+    async with shown.client.get(f"/api/tiles/{shown.montage.id}/{path}") as answer:
+        assert answer.status in (400, 404)
+
+
+async def test_parsed_sections_are_kept_in_a_bounded_number(shown, monkeypatch):
+    files, work = SectionFiles(shown.bench.work.settings), shown.bench.work
+    first = await files.read(shown.montage)
+    assert await files.read(shown.montage) is first
+    for grid in (1051, 1052):
+        metafile = shown.bench.write(grid)
+        await shown.bench.notice(metafile)
+        await files.read(await shown.bench.reaches(metafile, MontageState.COMPLETE))
+    assert await files.read(shown.montage) is not first
+    assert work.journal.fault is None
+
+
+# --- without a section on disk
+
+
+@pytest.fixture
+async def face(tmp_path: Path) -> AsyncIterator[Paged]:
+    async with paged(tmp_path) as served:
+        yield served
+
+
+async def test_a_section_that_is_not_read_yet_says_what_is_known(face):
+    montage_id = await face.noticed(1)
+    await face.journal.wait(montage_id, "2 images are missing")
+    text = await face.page(f"/montages/{montage_id}")
+    assert "has not settled" in text
+    assert "2 images are missing" in text
+    assert "No step has begun" in text
+
+
+async def test_a_failed_section_can_be_retried_on_its_page(face):
+    montage_id = await face.failed(1, "lacks images", "copy them")
+    text = await face.page(f"/montages/{montage_id}")
+    assert "copy them" in text
+    assert f'value="{montage_id}" checked' in text
+
+
+async def test_a_decision_is_recorded_under_the_name_that_the_proxy_gives(tmp_path):
+    async with paged(tmp_path, trusted_proxies=["127.0.0.1"], user_header="X-User") as face:
+        montage_id = await face.reached(1, MontageState.COMPLETE)
+        body = {"verdict": "re-image", "by": "somebody else", "note": "<i>scratch</i>"}
+        assert (await face.post(f"/api/montages/{montage_id}/verdict", body, X_User="annabel"))[0] == 200
+        text = await face.page(f"/montages/{montage_id}")
+        assert "<strong>annabel</strong> decided re-image" in text
+        assert "&lt;i&gt;scratch&lt;/i&gt;" in text
+        assert "somebody else" not in text
+
+
+async def test_an_unknown_section_is_a_page(face):
+    for path in ("/montages/7", "/montages/x", "/montages/7/tiles/a", "/montages/7/at?column=0&row=0"):
+        assert "no such montage" in await face.page(path, 404)
+
+
+async def test_links_to_other_programs_are_filled_for_the_section(face):
+    montage = await face.journal.montage(await face.settled(1050, bounds=(0.0, 100.0, 2000.0, 300.0)))
+    links = LinkSettings(
+        catmaid="https://catmaid/?pid=1&zp={z}&yp={y}&xp={x}",
+        neuroglancer='https://ng/#!{"layers":[{"source":"{source}"}]}',
+    )
+    found = dict(outside_links(links, "http://render:8080/render-ws/v1", montage))
+    assert found["CATMAID"] == "https://catmaid/?pid=1&zp=1050&yp=200&xp=1000"
+    assert found["Neuroglancer"] == 'https://ng/#!{"layers":[{"source":"render://http://render:8080/em/v1/mips"}]}'
+
+
+def test_an_event_is_told_in_words():
+    assert event_text({"fault": {"problem": "has no data"}, "attempt": 3}) == "has no data"
+    assert event_text({"because": "an operator asked for it", "failed_in": "settled"}) == "an operator asked for it"
