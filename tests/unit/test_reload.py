@@ -28,6 +28,9 @@ CHANGED: dict[str, Any] = {
     "http.host": "::1",
     "http.token_file": Path("/etc/token"),
     "http.allowed_hosts": ("other",),
+    "http.base_path": "/other",
+    "http.trusted_proxies": ("127.0.0.1",),
+    "http.user_header": "X-User",
     "workers.executor": "dask",
     "workers.dask_scheduler": "tcp://other:8786",
 }
@@ -62,10 +65,12 @@ def test_a_changed_key_that_needs_a_restart_is_named(key: str) -> None:
     assert list(fixed_keys(before, after)) == [key]
 
 
-@pytest.mark.parametrize("section", ["log", "watch"])
-def test_changes_of_log_and_watch_need_no_restart(section: str) -> None:
+@pytest.mark.parametrize("section", ["log", "watch", "links"])
+def test_changes_of_log_watch_and_links_need_no_restart(section: str) -> None:
     watch = {"name": "other", "directory": "/other", "z": {"rule": "header"}, "mipmaps": {"output_dir": "/mips2"}}
-    after = settings(**{section: {"log": {"level": "debug", "format": "console"}, "watch": [watch]}[section]})
+    links = {"catmaid": "https://catmaid/{z}"}
+    changed = {"log": {"level": "debug", "format": "console"}, "watch": [watch], "links": links}
+    after = settings(**{section: changed[section]})
     assert list(fixed_keys(settings(), after)) == []
 
 
