@@ -188,11 +188,11 @@ class HttpSettings(Section):
 
 
 class LinkSettings(Section):
-    """Other programs that the pages link to. {owner}, {project}, {stack}, {z}, {x} and {y} stand for a section and its
-    middle, in level-0 pixels; {render} stands for the address of render-ws."""
+    """Other programs that the pages link to: addresses with {owner}, {project}, {stack}, {z}, {x}, {y} in them."""
 
     catmaid: OptionalText = Field(None, **example("https://catmaid/?pid=1&zp={z}&yp={y}&xp={x}", off=True))
-    """Address of a section in CATMAID. Not set: no link."""
+    """Address of a section in CATMAID. {x} and {y} stand for the middle of the section in level-0 pixels, {render} for
+    the address of render-ws. Not set: no link."""
     neuroglancer: OptionalText = Field(
         None, **example('https://neuroglancer/#!{"layers":[{"type":"image","source":"{source}"}]}', off=True)
     )
