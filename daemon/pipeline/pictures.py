@@ -18,7 +18,7 @@ from handlers.mipmaps.plan import level_uris
 from handlers.picture import MosaicJob, draw_mosaic
 from handlers.quality.block import unpack
 from handlers.quality.heatmap import Heatmap, draw_heatmap
-from handlers.quality.shown import Number, heatmap_of
+from handlers.quality.shown import Number, heatmap_of, values_of
 from handlers.text import printable
 from handlers.uris import path_to_uri
 from handlers.workers.pool import WorkerPool
@@ -76,7 +76,7 @@ class Pictures:
         if (kept := await asyncio.to_thread(self._kept().get, key)) is not None:
             return kept
         section = await self._sections.read(montage, watch)
-        job = await asyncio.to_thread(_mosaic_job, section)
+        job = await asyncio.to_thread(mosaic_job, section)
         return await self._draw(key, job.tile_id, draw_mosaic, job)
 
     # --- heatmaps
@@ -108,8 +108,8 @@ class Pictures:
             return kept
 
         def prepare() -> Heatmap:
-            all_numbers = tuple(unpack(each).tiles for each in others)
-            return heatmap_of(number, unpack(own).tiles, findings, title=title_of(montage), compared=all_numbers)
+            values = [values_of(number, unpack(each).tiles) for each in others]
+            return heatmap_of(number, unpack(own).tiles, findings, title=title_of(montage), compared=values)
 
         return await self._draw(key, f"heatmap of montage {montage.id}", draw_heatmap, await asyncio.to_thread(prepare))
 
@@ -141,7 +141,7 @@ def title_of(montage: Montage) -> str:
     return f"{z}montage {montage.id}{scope}"
 
 
-def _mosaic_job(section: Section) -> MosaicJob:
+def mosaic_job(section: Section) -> MosaicJob:
     """Return the job of a mosaic, from the tile specs and the level files on this machine."""
     plan = section.watch.mipmap_plan()
     specs = {}

@@ -1,6 +1,6 @@
 """The numbers that heatmaps show: where each comes from, and which rule limits it. Pure."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -65,13 +65,18 @@ _SHOWN: Final[Mapping[Number, _Shown]] = MappingProxyType(
 )
 
 
+def values_of(number: Number, numbers: TileNumbers) -> Floats:
+    """Return a number of each tile; NaN where it is unknown."""
+    return _SHOWN[number].values(numbers)
+
+
 def heatmap_of(
     number: Number,
     numbers: TileNumbers,
     findings: Mapping[Rule, Finding],
     *,
     title: str,
-    compared: tuple[TileNumbers, ...] = (),
+    compared: Sequence[Floats] = (),
 ) -> Heatmap:
     """Return the heatmap of a number.
 
@@ -79,18 +84,17 @@ def heatmap_of(
     ----------
     findings : of the montage's judgement; their limits are shown. A rule that is missing has no limit.
     title : printable; names the section.
-    compared : numbers of other sections, which the scale has to hold, too.
+    compared : values of the number in other sections, which the scale has to hold, too.
     """
     shown = _SHOWN[number]
     values = shown.values(numbers)
     limit, text, is_outside = _limit(number, shown, numbers, findings)
-    columns = [values, *(shown.values(each) for each in compared)]
     return Heatmap(
         title=f"{shown.title}; {title}",
         columns=numbers.raster_col.astype(np.int64),
         rows=numbers.raster_row.astype(np.int64),
         values=values,
-        scale=common_scale(columns, limit, is_diverging=shown.is_diverging),
+        scale=common_scale([values, *compared], limit, is_diverging=shown.is_diverging),
         outside=is_outside,
         limit=limit,
         limit_text=text,

@@ -127,6 +127,12 @@ def outside(rule: Rule, limit: float, numbers: TileNumbers) -> Flags:
     return values < limit if test.is_minimum else values > limit
 
 
+def tile_values(rule: Rule, numbers: TileNumbers) -> Floats | None:
+    """Return the number of each tile that a rule looks at; None for a rule about the section as a whole."""
+    test = _TESTS.get(rule)
+    return None if test is None else test.of_tiles(numbers)
+
+
 def _worst_first(values: Floats, is_outside: Flags, *, is_minimum: bool) -> list[int]:
     (places,) = np.nonzero(is_outside)
     order = np.argsort(values[places] if is_minimum else -values[places], kind="stable")

@@ -16,7 +16,7 @@ from handlers.quality.from_metafile import tile_numbers
 from handlers.quality.heatmap import LARGEST_CELL_PX, MOST_PX, Heatmap, common_scale, draw_heatmap
 from handlers.quality.numbers import TileNumbers
 from handlers.quality.rules import Limits, Surroundings
-from handlers.quality.shown import Number, heatmap_of
+from handlers.quality.shown import Number, heatmap_of, values_of
 from handlers.quality.verdict import judge
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -99,8 +99,8 @@ def test_compared_sections_have_the_same_scale() -> None:
     )
     high = low.replaced({"focus_score": np.array([25.0])})
     alone = heatmap_of(Number.FOCUS, low, {}, title="a")
-    first = heatmap_of(Number.FOCUS, low, {}, title="a", compared=(high,))
-    second = heatmap_of(Number.FOCUS, high, {}, title="b", compared=(low,))
+    first = heatmap_of(Number.FOCUS, low, {}, title="a", compared=[values_of(Number.FOCUS, high)])
+    second = heatmap_of(Number.FOCUS, high, {}, title="b", compared=[values_of(Number.FOCUS, low)])
     assert alone.scale != first.scale
     assert first.scale == second.scale == (17.0, 25.0)
 

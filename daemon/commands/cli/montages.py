@@ -171,6 +171,47 @@ def dismiss(ids: tuple[int, ...], reason: str, config_path: Path | None) -> None
     sys.exit(run_or_exit(work(settings, request, say)))
 
 
+@click.command(cls=SelectingCommand, short_help="Show quality verdicts and the worst tiles.")
+@selecting
+@click.option("--csv", "as_csv", is_flag=True, help="Print every number of every tile as CSV.")
+@click.option("--json", "as_json", is_flag=True, help="Print verdicts and all numbers, one JSON object per line.")
+@click.option(
+    "--pictures",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write a mosaic and heatmaps of each montage, with the same scales for all.",
+)
+@config_option
+def quality(
+    paths: tuple[str, ...],
+    zs: tuple[float, ...],
+    state: str | None,
+    since: str | None,
+    as_csv: bool,
+    as_json: bool,
+    pictures: Path | None,
+    config_path: Path | None,
+) -> None:
+    """Show the quality verdicts of montages, and the tiles that break limits, the worst first.
+
+    Reads the journal, with or without a daemon. Without a selection it shows all montages.
+
+    Exit code: 0 none fails, 1 a montage fails, or none has quality numbers.
+    """
+    from daemon.commands.quality import Form
+    from daemon.commands.quality import quality as work
+    from daemon.commands.replay.requests import requests_for
+
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json exclude each other")
+    settings = settings_or_exit(config_path)
+    log_warnings(settings)
+    given: dict[str, Any] = {"z": zs, "state": state or "all", "since": since}
+    (selection,) = input_or_exit(lambda: requests_for(paths, max_paths=MAX_PATHS, **given))
+    form = Form.CSV if as_csv else Form.JSON if as_json else Form.TABLE
+    sys.exit(run_or_exit(work(settings, selection, say, form, pictures)))
+
+
 @click.command(short_help="Pass or fail a montage in place of the rules.")
 @click.argument("montage_id", type=int, metavar="ID")
 @click.argument("verdict", type=click.Choice(["pass", "fail", "re-image", "computed"]))
