@@ -22,6 +22,9 @@ _AT_FDCWD: Final = -100
 _RESOLVE_NO_SYMLINKS: Final = 0x04
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
+Made = Callable[[int, str], object]
+"""Gets descriptor and path of a directory that was made."""
+
 
 @dataclass(frozen=True, slots=True)
 class Container:
@@ -48,13 +51,14 @@ class Container:
             return self
         return replace(self, real=_resolved_here(self.path), host=socket.gethostname())
 
-    def open_directory(self, path: Path, *, create: bool = False) -> int:
+    def open_directory(self, path: Path, *, create: bool = False, made: Made = lambda *_: None) -> int:
         """Return a descriptor of a directory in this one. The caller closes it. Blocking.
 
         Parameters
         ----------
         path : `self.path` or a path below it.
         create : whether to make directories that are missing below `self.real`.
+        made : called with the descriptor and the path of each directory that was made.
 
         Raises
         ------
@@ -69,7 +73,7 @@ class Container:
                 raise
         descriptor = _open_without_links(real)
         for part in parts:
-            descriptor = _enter(descriptor, part)
+            descriptor = _enter(descriptor, part, made)
         return descriptor
 
 
@@ -107,14 +111,23 @@ def real_path(descriptor: int) -> str:
     return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115  faster, for every image
 
 
-def _enter(parent: int, name: str) -> int:
+def _enter(parent: int, name: str, made: Made) -> int:
     """Return a descriptor of a subdirectory, made if it is missing; close that of the parent."""
+    is_new = False
     try:
         with suppress(FileExistsError):
             os.mkdir(name, dir_fd=parent)
-        return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+            is_new = True
+        descriptor = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     finally:
         os.close(parent)
+    if is_new:
+        try:
+            made(descriptor, real_path(descriptor))
+        except BaseException:
+            os.close(descriptor)
+            raise
+    return descriptor
 
 
 def _open_without_links(path: Path) -> int:

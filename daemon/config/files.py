@@ -11,6 +11,7 @@ from daemon.watching.mounts import Mount, read_mounts, remote_mount
 from handlers.errors import Fault, SettingsFault
 from handlers.render.access import read_login
 from handlers.secret_file import read_secret
+from handlers.sharing import group_number
 from handlers.text import printable
 
 _SHORTEST_TOKEN = 16
@@ -33,6 +34,9 @@ def file_problems(settings: Settings) -> Iterator[str]:
         yield str(fault)
     yield from hook_problems(settings.hook)
     for index, watch in enumerate(settings.watch):
+        group = watch.mipmaps.group
+        if group is not None and group_number(group) is None:
+            yield f"watch[{index}].mipmaps.group: {group!r} is no group of this machine"
         try:
             watch.to_z_rule()
         except Fault as fault:

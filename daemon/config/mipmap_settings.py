@@ -1,15 +1,26 @@
 """The section [watch.mipmaps]. Pure."""
 
-from typing import Literal, Self
+import re
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from daemon.config.errors import RefusedKeyError
-from daemon.config.section import AbsolutePath, Section
+from daemon.config.errors import RefusedKeyError, quoted
+from daemon.config.section import AbsolutePath, OptionalText, Section
 from daemon.config.text import example
 from handlers.errors import SettingsFault
 from handlers.images.encode import Encoding
 from handlers.images.reduction import Reduction
+from handlers.sharing import Sharing
+
+
+def _octal(value: str) -> str:
+    if not re.fullmatch("[0-7]{3,4}", value):
+        raise ValueError(f'{quoted(value)} is not an octal mode of three or four digits, as in "0664"')
+    return value
+
+
+Mode = Annotated[str, AfterValidator(_octal)]
 
 
 class MipmapSettings(Section):
@@ -45,10 +56,27 @@ class MipmapSettings(Section):
     force: bool = True
     """Whether existing levels are made again. false keeps a level that decodes, has the right size and depth, and was
     made of the present image with the present settings."""
+    file_mode: Mode | None = Field(None, **example("0664", off=True))
+    """Mode of the files, as an octal number in quotes, for a render-ws of another user. It is set before a file gets
+    its name. The owner must be able to read and write. Not set: 0666 less the umask of the service."""
+    directory_mode: Mode | None = Field(None, **example("2775", off=True))
+    """Mode of directories that are made, as for `file_mode`; existing ones stay as they are. The owner must be able to
+    do all. Not set: 0777 less the umask."""
+    group: OptionalText = Field(None, **example("em", off=True))
+    """Group of files and of directories that are made: a name, or a number in quotes. The service's user must be a
+    member of it. Not set: as the system decides."""
     apply: Literal["tiles", "path_builder"] = "tiles"
     """"tiles": the levels are written into the tile specs. "path_builder": the stack gets a path builder, once."""
     min_free_bytes: int = Field(256 * 1024**2, ge=0)
     """Free bytes to keep on the disk of `output_dir`. With less, no mipmaps are made and the daemon is not ready."""
+
+    @field_validator("file_mode", "directory_mode")
+    @classmethod
+    def _owner_may_do_the_work(cls, value: str | None, info: ValidationInfo) -> str | None:
+        needed = 0o600 if info.field_name == "file_mode" else 0o700
+        if value is not None and int(value, 8) & needed != needed:
+            raise ValueError(f"{quoted(value)} keeps the owner from the work: at least {needed:04o}")
+        return value
 
     @field_validator("range_16bit")
     @classmethod
@@ -69,6 +97,12 @@ class MipmapSettings(Section):
         except SettingsFault as fault:
             raise RefusedKeyError(fault.subject.removeprefix("mipmaps."), fault.problem) from None
         return self
+
+    def sharing(self) -> Sharing:
+        """Return modes and group of what is made."""
+        file_mode = None if self.file_mode is None else int(self.file_mode, 8)
+        directory_mode = None if self.directory_mode is None else int(self.directory_mode, 8)
+        return Sharing(file_mode, directory_mode, self.group)
 
     def reduction(self) -> Reduction:
         """Return how levels are made of level 0."""

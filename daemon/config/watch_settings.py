@@ -305,6 +305,7 @@ class WatchSettings(Section):
             convert_to_8bit=self.mipmaps.convert_to_8bit,
             range_16bit=self.mipmaps.range_16bit,
             force=self.mipmaps.force,
+            sharing=self.mipmaps.sharing(),
             path_map=self._paths,
             is_derived=self.mipmaps.apply == "path_builder",
         )

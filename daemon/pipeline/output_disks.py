@@ -25,6 +25,7 @@ from daemon.pipeline.disk_forecast import DiskForecast
 from daemon.pipeline.health import Disk
 from daemon.system.threads import in_thread
 from handlers.errors import StorageFault, storage_fault
+from handlers.sharing import Sharing, make_directories
 from handlers.text import distinct_byte_sizes
 
 log = structlog.get_logger()
@@ -87,7 +88,7 @@ class OutputDisks:
         """
         directory = mipmaps.output_dir
         if not await self._is_used(directory):
-            await self._begin_to_use(directory)
+            await self._begin_to_use(directory, mipmaps.sharing())
         await self._check([(directory, mipmaps.min_free_bytes)])
         self.raise_fault(directory)
 
@@ -196,8 +197,8 @@ class OutputDisks:
             self._used.add(directory)
         return directory in self._used
 
-    async def _begin_to_use(self, directory: Path) -> None:
-        await asyncio.to_thread(_mark, directory)
+    async def _begin_to_use(self, directory: Path, sharing: Sharing) -> None:
+        await asyncio.to_thread(_mark, directory, sharing)
         await self._journal.use_for_mipmaps(directory)
 
 
@@ -205,9 +206,9 @@ def _fault(disk: Disk) -> StorageFault:
     return StorageFault(disk.directory, disk.problem, RESUMES_HINT)
 
 
-def _mark(directory: Path) -> None:
+def _mark(directory: Path, sharing: Sharing) -> None:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directories(directory, sharing)
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         os.close(os.open(directory / MARKER, flags, 0o644))
     except OSError as error:

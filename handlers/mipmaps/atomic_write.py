@@ -22,6 +22,7 @@ from handlers.errors import ImageFault, ImagesMissing, SettingsFault, StorageFau
 from handlers.images.decode import verify_level
 from handlers.images.encode import PLAIN_START_BYTES, Encoding, Page
 from handlers.images.header import inspect_image
+from handlers.sharing import AS_MADE, Sharing, make_directories
 
 READ_BACK_BYTES = 64 * 1024
 """Read at once, so that the bytes are compared while they are in the cache."""
@@ -42,6 +43,7 @@ def put_in_place(
     encoding: Encoding,
     container: Container | None = None,
     seen: Seen | None = None,
+    sharing: Sharing = AS_MADE,
 ) -> None:
     """Write a level's file and verify it. Its name is durable after `sync_directories`.
 
@@ -49,6 +51,7 @@ def put_in_place(
     ----------
     container : directory of all levels, below which no link is followed; None: links are followed.
     seen : gets the file's bytes as they are read back.
+    sharing : modes and group of the file, set before it gets its name, and of directories that are made.
 
     Raises
     ------
@@ -59,10 +62,10 @@ def put_in_place(
         If the name is too long for the disk.
     """
     try:
-        directory = container.open_directory(path.parent, create=True) if container else _open_or_make(path.parent)
+        directory = _open_parent(path.parent, container, sharing)
         try:
             _sweep(real_path(directory))
-            _put(f"/proc/self/fd/{directory}", path, page, encoding, seen)
+            _put(f"/proc/self/fd/{directory}", path, page, encoding, seen, sharing)
         finally:
             os.close(directory)
     except OSError as error:
@@ -73,15 +76,17 @@ def put_in_place(
         raise _reads_differently(path, fault.problem) from fault
 
 
-def _open_or_make(directory: Path) -> int:
+def _open_parent(directory: Path, container: Container | None, sharing: Sharing) -> int:
+    if container:
+        return container.open_directory(directory, create=True, made=sharing.share_directory)
     try:
         return os.open(directory, _READ | os.O_DIRECTORY)
     except FileNotFoundError:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directories(directory, sharing)
         return os.open(directory, _READ | os.O_DIRECTORY)
 
 
-def _put(place: str, path: Path, page: Page, encoding: Encoding, seen: Seen | None) -> None:
+def _put(place: str, path: Path, page: Page, encoding: Encoding, seen: Seen | None, sharing: Sharing) -> None:
     """Write a level's file in an open directory.
 
     Parameters
@@ -91,7 +96,7 @@ def _put(place: str, path: Path, page: Page, encoding: Encoding, seen: Seen | No
     """
     is_plain, target, temporary = encoding.is_plain, f"{place}/{path.name}", f"{place}/{_temporary_name(path.name)}"
     try:
-        _write_durably(temporary, page.content)
+        _write_durably(temporary, page.content, path, sharing)
         _require_same(path, temporary, page, encoding, seen)
         os.replace(temporary, target)  # noqa: PTH105  no path of it is wanted
     except BaseException:
@@ -173,9 +178,11 @@ def _reads_differently(path: Path, how: str) -> StorageFault:
     return StorageFault(str(path), f"reads back differently from what was written: {how}", "check the disk's health")
 
 
-def _write_durably(path: str, content: bytes | bytearray) -> None:
-    descriptor = os.open(path, _CREATE, 0o666)
+def _write_durably(temporary: str, content: bytes | bytearray, path: Path, sharing: Sharing) -> None:
+    descriptor = os.open(temporary, _CREATE, 0o666)
     try:
+        if sharing is not AS_MADE:
+            sharing.share_file(descriptor, str(path))
         rest = memoryview(content)
         while rest:
             rest = rest[os.write(descriptor, rest) :]

@@ -8,6 +8,7 @@ from handlers.container import Container
 from handlers.errors import ImageFault, SettingsFault
 from handlers.images.encode import PLAIN_TIFF, Encoding
 from handlers.images.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
+from handlers.sharing import AS_MADE, Sharing
 
 if TYPE_CHECKING:
     from handlers.images.source import RenderSource
@@ -34,6 +35,8 @@ class MipmapJob:
     """Directory that must contain the image after all links are followed; None: any."""
     container: Container | None = None
     """Directory of all outputs, below which no link is followed; None: links are followed."""
+    sharing: Sharing = AS_MADE
+    """Modes and group of the files and of directories that are made."""
     is_mask: bool = False
     """Whether the image is a mask. A mask may have 1 bit per pixel, and must not have 16."""
     force: bool = True

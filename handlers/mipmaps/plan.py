@@ -14,6 +14,7 @@ from handlers.path_map import NO_MAP, PathMap
 from handlers.render.access import NO_LOGIN, Access
 from handlers.render.names import BaseUrl, StackId
 from handlers.render.tiles import image_holder, level_0
+from handlers.sharing import AS_MADE, Sharing, make_directories
 from handlers.uris import mipmap_path
 
 LevelUris = Mapping[int, tuple[str, str | None]]
@@ -45,6 +46,7 @@ class MipmapPlan:
     range_16bit : the 16-bit values that become 0 and 255 when 16-bit images are converted.
     force : whether valid existing levels are made again.
     container : output_dir, resolved once; no link below it is followed then. See `contained`.
+    sharing : modes and group of the files and of directories that are made.
     path_map : by which paths render-ws sees images, masks and levels.
     is_derived : whether a path builder of render-ws derives the levels' paths, from the path at which it sees level 0.
     stack_url, authorization, access : the stack whose tiles render-ws serves, and the login there; see `served_by`.
@@ -58,6 +60,7 @@ class MipmapPlan:
     range_16bit: IntensityRange = FULL_RANGE
     force: bool = True
     container: Container | None = None
+    sharing: Sharing = AS_MADE
     path_map: PathMap = NO_MAP
     is_derived: bool = False
     stack_url: str | None = None
@@ -74,7 +77,7 @@ class MipmapPlan:
     def contained(self, containers: Containers) -> Self:
         """Return the plan with its output_dir resolved; make it if it is missing. Blocking. Raises StorageFault."""
         try:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
+            make_directories(self.output_dir, self.sharing)
             return replace(self, container=containers.of(self.output_dir))
         except OSError as error:
             raise storage_fault(str(self.output_dir), "use the mipmap directory", error) from error

@@ -43,7 +43,9 @@ def put_levels(
             page = _page(job, texts, level, reduced, level0.digest)
             replaced = os.path.lexists(paths[level])
             hashed = xxhash.xxh3_128() if measurement else None
-            put_in_place(level, paths[level], page, job.encoding, job.container, hashed.update if hashed else None)
+            put_in_place(
+                level, paths[level], page, job.encoding, job.container, hashed.update if hashed else None, job.sharing
+            )
             height, width = page.pixels.shape
             digest = hashed.digest() if hashed else None
             made.append(MadeLevel(level, paths[level], width, height, page.mode, len(page.content), replaced, digest))

@@ -31,6 +31,7 @@ def tile_job(tile: Level0, plan: MipmapPlan, root: Container | None = None, *, m
         intensity_range=plan.range_16bit,
         root=root,
         container=plan.container,
+        sharing=plan.sharing,
         force=plan.force,
         maximum_intensity=tile.maximum_intensity,
         measure=measure,
@@ -60,6 +61,7 @@ def mask_job(tile: Level0, plan: MipmapPlan) -> MipmapJob:
         encoding=plan.mask_encoding,
         is_mask=True,
         container=plan.container,
+        sharing=plan.sharing,
         force=plan.force,
         source=_source(plan, RenderSource.of_mask, tile.tile_id),
     )

@@ -22,12 +22,13 @@ from daemon.pipeline.health import Disk
 from daemon.pipeline.output_disks import MARKER, OutputDisks, check_directory
 from daemon.pipeline.steps import Steps
 from handlers.errors import StorageFault
+from handlers.sharing import Sharing
 from tests.integration.inprocess import bench as at_work
 from tests.integration.inprocess import hurry
 
 
 def mipmaps(directory: Path, min_free_bytes: int = 0) -> Any:
-    return SimpleNamespace(output_dir=directory, min_free_bytes=min_free_bytes)
+    return SimpleNamespace(output_dir=directory, min_free_bytes=min_free_bytes, sharing=Sharing)
 
 
 @pytest.fixture
