@@ -204,6 +204,12 @@ class PathMap:
                 return Place(pair.render.anchor, pair.render.parts + names[len(pair.local) :])
         return Place("", names)
 
+    def base_of(self, path: Path) -> Path | None:
+        """Return the directory of this machine whose entry counts for a path; None without an entry."""
+        names = _local_names(path)
+        matching = (pair.local for pair in self.pairs if names[: len(pair.local)] == pair.local)
+        return next((Path("/", *local) for local in matching), None)
+
     def root_path(self, directory: Path) -> str:
         """Return a directory as the root path of a stack's path builder, with a final slash."""
         return self.place_of(directory).path.rstrip("/") + "/" if self.pairs else f"{directory}/"

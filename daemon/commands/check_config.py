@@ -15,7 +15,6 @@ from daemon.config.watch_settings import WatchSettings
 from daemon.config.writable import outside_of_the_unit, refusal, user_name
 from daemon.system.locks import journal_owner
 from daemon.system.threads import DaemonThreads
-from handlers.errors import RenderFault
 from handlers.mipmaps.plan import Level0, level_uris
 
 ANSWER_S = 10.0
@@ -102,23 +101,6 @@ def _findings(settings: Settings) -> Iterator[Finding]:
 def _render_findings(render: RenderSettings) -> Iterator[Finding]:
     if not render.embedded and not render.public_url.endswith(USUAL_PATH):
         yield Finding("render.url", f"{render.public_url} does not end with {USUAL_PATH}, the usual path of render-ws")
-
-
-async def render_finding(render: RenderSettings) -> Finding | None:
-    """Ask render-ws for a sign of life and for one read of its database; None if both succeed."""
-    from daemon.pipeline.render_gate import PROBE_STACK
-    from handlers.render.client import RenderClient
-    from handlers.render.names import StackId
-
-    if render.embedded:
-        return None
-    async with RenderClient(render.url, access=render.access) as client:
-        try:
-            await client.ping()
-            await client.ask_database(StackId(render.owner, render.project, PROBE_STACK))
-        except RenderFault as fault:
-            return Finding("render.url", str(fault))
-    return None
 
 
 def _journal_findings(path: Path) -> Iterator[Finding]:

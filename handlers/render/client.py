@@ -5,6 +5,7 @@ seconds; the caller decides on longer waits. Every failure is a RenderFault. doc
 reasons. Opening and closing a stack take several requests: see `opening` and `closing`.
 """
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -189,6 +190,11 @@ class RenderClient:
         }
         body = json_body(str(stack), version)
         await self._ask(Request("POST", stack.path, str(stack), "create the stack", body, repeatable=False))
+
+    async def delete_stack(self, stack: StackId) -> None:
+        """Delete the stack with all its tiles, if it exists."""
+        with contextlib.suppress(StackMissing):
+            await self._ask(Request("DELETE", stack.path, str(stack), "delete the stack"))
 
     async def set_resolution(self, stack: StackId, resolution_nm: tuple[float, float, float]) -> None:
         """Set nanometres per pixel in x and y, and the nanometres between sections in z."""

@@ -61,9 +61,11 @@ def fetch(url: str, *, method: str = "GET", body: Any = None) -> Any:
     return text.decode(errors="replace")
 
 
-def temwatch(*arguments: str, timeout_s: float = 100, **options: Any) -> subprocess.CompletedProcess[str]:
+def temwatch(
+    *arguments: str, timeout_s: float = 100, prefix: tuple[str, ...] = (), **options: Any
+) -> subprocess.CompletedProcess[str]:
     """Run the command as a user types it, and capture its output."""
-    command = [sys.executable, "-m", "daemon", *arguments]
+    command = [*prefix, sys.executable, "-m", "daemon", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, **options)
 
 

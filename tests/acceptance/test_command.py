@@ -174,7 +174,7 @@ def test_check_config_asks_render_ws_with_probe(rig: Rig):
     assert (asked.returncode, "note" in asked.stdout) == (0, False), asked.stdout
     rig.render_url = rig.render_url.removesuffix("/render-ws/v1")
     asked = temwatch("check-config", "--probe", "--config", str(rig.config()))
-    assert asked.returncode == 0
-    notes = [line for line in asked.stdout.splitlines() if line.startswith("note render.url: ")]
+    assert asked.returncode == 1
+    notes = [line for line in asked.stdout.splitlines() if line.startswith(("note ", "wrong "))]
     assert notes[0] == f"note render.url: {rig.render_url} does not end with /render-ws/v1, the usual path of render-ws"
-    assert len(notes) == 2, notes
+    assert [line.split(": ")[0] for line in notes[1:]] == ["wrong render.url"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from daemon.commands.check_config import Finding, effect, preflight, render_finding
+from daemon.commands.check_config import Finding, effect, preflight
 from daemon.config.settings import Settings
 from daemon.system.locks import lock_journal
 
@@ -98,14 +98,6 @@ def test_a_url_without_the_usual_path_is_noted(settings: Callable[..., Settings]
     found = preflight(settings(render={"url": "http://em:secret@127.0.0.1:1/", "owner": "em", "project": "v1"}))
     text = "http://127.0.0.1:1 does not end with /render-ws/v1, the usual path of render-ws"
     assert found == [Finding("render.url", text)]
-
-
-async def test_a_render_ws_that_does_not_answer_is_noted(settings: Callable[..., Settings]) -> None:
-    found = await render_finding(settings().render)
-    assert found is not None
-    assert found.key == "render.url"
-    assert "http://127.0.0.1:1/render-ws/v1" in found.text
-    assert not found.prevents_start
 
 
 def test_directories_and_files_that_do_not_exist_are_noted(settings: Callable[..., Settings], tmp_path: Path) -> None:

@@ -16,33 +16,50 @@ NOT_READY, UNREACHABLE = 1, 2
 
 @click.command("check-config", short_help="Check the configuration and show its effect.")
 @config_option
-@click.option("--probe", is_flag=True, help="Also ask render-ws whether it answers.")
+@click.option("--probe", is_flag=True, help="Also try it out: a small tile on its way to render-ws and back.")
 @click.option("--print-example", is_flag=True, help="Print config.example.toml and exit.")
 def check_config(config_path: Path | None, probe: bool, print_example: bool) -> None:
     """Show which directories are watched and where results are written, or list each wrong key.
 
     A line that starts with "note" is about a directory, a file or a service that the daemon would wait for.
 
-    Exit code: 0 the daemon can start, 2 it cannot, for the reasons on standard error.
+    --probe writes a small image below each output_dir, puts it into a stack of its own, asks render-ws for its pixels
+    and compares them. It also asks for one image of each watched directory. It deletes what it made.
+
+    Exit code: 0 the daemon can start, 1 it can, but --probe found something wrong, 2 it cannot, for the reasons on
+    standard error.
     """
     if print_example:
         from daemon.config.reference import example_toml
 
         say_lines(example_toml())
         return
-    from daemon.commands.check_config import effect, preflight, render_finding
+    from daemon.commands.check_config import effect, preflight
 
     settings = settings_or_exit(config_path)
     for line in effect(settings):
         say(line)
     findings = preflight(settings)
-    if probe and (finding := run_or_exit(render_finding(settings.render))):
-        findings.append(finding)
     for finding in findings:
         if not finding.prevents_start:
             say(f"note {finding}")
+    is_wrong = probe and not _probe(settings)
     if reasons := [str(finding) for finding in findings if finding.prevents_start]:
         exit_with(BAD_INPUT, *reasons)
+    if is_wrong:
+        sys.exit(FAILED)
+
+
+def _probe(settings: Any) -> bool:
+    """Probe render-ws and every watch, and show the outcome; return whether all is right."""
+    from daemon.commands.probe.command import probe
+
+    probed = run_or_exit(probe(settings))
+    for line in probed.proved:
+        say(f"probe {line}")
+    for finding in probed.findings:
+        say(f"wrong {finding}")
+    return not probed.findings
 
 
 @click.command(short_help="Show whether the daemon is ready, and its montages.")

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import re
 import threading
 from collections import OrderedDict
@@ -58,8 +59,11 @@ def require_files(tile: Json) -> None:
 
 
 def _require_file(key: str, path: Path) -> None:
-    if not path.is_file():
+    """Refuse what render's `ImageAndMask.validateFile` refuses. To it a directory is a file."""
+    if not os.path.exists(path):  # noqa: PTH110  False where a directory may not be entered, as in Java
         raise Refusal(400, f"cannot find {key} file '{path}'")
+    if not os.access(path, os.R_OK):
+        raise Refusal(400, f"no read access for {key} file '{path}'")
     if path.stat().st_size == 0:
         raise Refusal(400, f"{key} file '{path}' is empty")
 

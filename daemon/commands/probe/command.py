@@ -1,0 +1,144 @@
+"""The probe of every watch: what was proved, and what is wrong, by key."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from daemon.commands.check_config import Finding
+from daemon.commands.probe.diagnosis import PATH_MAP, Shown, wrong_with
+from daemon.commands.probe.files import SIDE_PX, ProbeTile, low_space, readers_of, remove_probe, write_probe
+from daemon.commands.probe.images import some_image
+from daemon.commands.probe.scratch import scratch_stack
+from daemon.config.settings import RenderSettings, Settings
+from daemon.config.stack_settings import NAME_FIELDS
+from daemon.config.watch_settings import WatchSettings
+from daemon.pipeline.render_gate import PROBE_STACK
+from handlers.errors import AccessRefused, Fault, LoginRefused, RenderFault, RenderUnavailable, StorageFault
+from handlers.render.client import RenderClient
+from handlers.render.names import StackId, legal_stack_name
+
+ANSWER_S = 60.0
+"""How long the files of one watch may take to answer."""
+_LOGINS = ("token_file", "password_file", "headers_file", "username")
+_TLS = ("ca_file", "client_certificate_file", "client_key_file")
+
+
+@dataclass
+class Probed:
+    """The outcome."""
+
+    proved: list[str] = field(default_factory=list)
+    """Sentences for the user."""
+    findings: list[Finding] = field(default_factory=list)
+
+    def wrong(self, key: str, text: str) -> None:
+        """Add something that is wrong."""
+        self.findings.append(Finding(key, text))
+
+
+async def probe(settings: Settings) -> Probed:
+    """Probe render-ws and every watch. Deletes what it made."""
+    probed, render = Probed(), settings.render
+    if render.embedded:
+        probed.proved.append("render.url is the built-in stand-in, which starts with the daemon: only files are probed")
+    async with RenderClient("http://127.0.0.1" if render.embedded else render.url, access=render.access) as client:
+        is_away = render.embedded or not await _answers(probed, client, render)
+        for index, watch in enumerate(settings.watch):
+            await _probe_watch(probed, f"watch[{index}]", watch, render, None if is_away else client)
+    return probed
+
+
+async def _answers(probed: Probed, client: RenderClient, render: RenderSettings) -> bool:
+    """Ask render-ws for a sign of life and for one read of its database; return whether both succeed."""
+    try:
+        await client.ping()
+        await client.ask_database(StackId(render.owner, render.project, PROBE_STACK))
+    except RenderFault as fault:
+        probed.wrong(_key_of(fault, render), str(fault))
+        return False
+    return True
+
+
+async def _probe_watch(
+    probed: Probed, key: str, watch: WatchSettings, render: RenderSettings, client: RenderClient | None
+) -> None:
+    place = f"{key}.mipmaps.output_dir"
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            tile = await asyncio.to_thread(write_probe, watch.mipmaps.output_dir)
+    except StorageFault as fault:
+        probed.wrong(place, str(fault))
+        return
+    except TimeoutError:
+        probed.wrong(place, f"{watch.mipmaps.output_dir} has not answered for {ANSWER_S:g} s")
+        return
+    try:
+        if low := await asyncio.to_thread(low_space, watch.mipmaps.output_dir, watch.mipmaps.min_free_bytes):
+            probed.wrong(place, low)
+        probed.proved += [f"{watch.name}: {said}" for said in await asyncio.to_thread(lambda: [*readers_of(tile)])]
+        if client is not None:
+            await _probe_stack(probed, key, watch, render, client, tile)
+    finally:
+        try:
+            await asyncio.to_thread(remove_probe, tile)
+        except StorageFault as fault:
+            probed.wrong(place, str(fault))
+
+
+async def _probe_stack(
+    probed: Probed, key: str, watch: WatchSettings, render: RenderSettings, client: RenderClient, tile: ProbeTile
+) -> None:
+    paths = render.paths
+    try:
+        async with scratch_stack(client, *_home(watch, render)) as scratch:
+            async for shown in _shown(probed, key, watch, tile):
+                wrong = await wrong_with(scratch, paths, shown)
+                if wrong is None:
+                    what, there = "the pixels of " * (shown.pixels is not None), paths.place_of(shown.path).path
+                    elsewhere = f", which it sees at {there}" if there != str(shown.path) else ""
+                    probed.proved.append(f"{watch.name}: render-ws shows {what}{shown.path}{elsewhere}")
+                else:
+                    of_watch = f"watch {watch.name}: " if wrong.key == PATH_MAP else ""
+                    probed.wrong(wrong.key, of_watch + wrong.text)
+    except RenderUnavailable as fault:
+        probed.wrong(_key_of(fault, render), str(fault))
+    except Fault as fault:
+        probed.wrong(f"{key}.stacks", str(fault))
+
+
+def _home(watch: WatchSettings, render: RenderSettings) -> tuple[str, str]:
+    """Return owner and project of the scratch stack: those of the watch, with header fields that are not known yet."""
+    owner, project, _ = watch.stacks.full_names(render.owner, render.project)[0]
+    fields = dict.fromkeys(NAME_FIELDS, "probe")
+    return legal_stack_name(owner, fields), legal_stack_name(project, fields)
+
+
+async def _shown(probed: Probed, key: str, watch: WatchSettings, tile: ProbeTile) -> AsyncIterator[Shown]:
+    """Yield the files that render-ws has to show: the probe, an image that was acquired, and the mask."""
+    yield Shown(tile.path, f"{key}.mipmaps.output_dir", SIDE_PX, SIDE_PX, 8, tile.pixels)
+    for name, place in _read_places(watch):
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                image = await asyncio.to_thread(some_image, place)
+        except TimeoutError:
+            probed.wrong(f"{key}.{name}", f"{place} has not answered for {ANSWER_S:g} s")
+            continue
+        if image is None:
+            probed.proved.append(f"{watch.name}: {place} holds no image yet: whether render-ws sees it is not known")
+        else:
+            yield Shown(image.path, f"{key}.{name}", image.width, image.height, image.bits, image.pixels)
+
+
+def _read_places(watch: WatchSettings) -> Iterator[tuple[str, Path]]:
+    yield "directory", watch.directory
+    if watch.tilespecs.mask is not None:
+        yield "tilespecs.mask", watch.tilespecs.mask
+
+
+def _key_of(fault: RenderFault, render: RenderSettings) -> str:
+    """Return the key that a fault on the way to render-ws is about."""
+    if not isinstance(fault, AccessRefused):
+        return "render.url"
+    names = _LOGINS if isinstance(fault, LoginRefused) else _TLS
+    return next((f"render.{name}" for name in names if getattr(render, name)), "render.url")

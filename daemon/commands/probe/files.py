@@ -1,0 +1,139 @@
+"""What the service's user can do in a directory, and what a reader of another user meets there. Blocking."""
+
+import contextlib
+import errno
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from daemon.config.writable import user_name
+from handlers.errors import StorageFault
+from handlers.images.pixels import Grey
+from handlers.text import byte_size, printable
+
+SIDE_PX = 64
+_HINTS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or raise the quota of this user",
+    errno.EROFS: "remount it writable; a service must have it below a path of ReadWritePaths= of its unit",
+    errno.EACCES: "give this user write permission",
+    errno.EPERM: "give this user write permission; a file server may squash root",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeTile:
+    """A small image in a directory of its own below `output_dir`."""
+
+    path: Path
+    pixels: Grey
+    made: tuple[Path, ...]
+    """Directories that did not exist before, innermost first."""
+
+
+def write_probe(output_dir: Path) -> ProbeTile:
+    """Create, write, sync, rename and chmod a small image below a directory, as the mipmaps are.
+
+    Raises
+    ------
+    StorageFault
+        For the first step that fails; nothing is left behind then.
+    """
+    directory = output_dir / f"temwatch-probe-{uuid.uuid4().hex[:12]}"
+    made = (directory, *(each for each in (output_dir, *output_dir.parents) if not each.exists()))
+    # Below 255: render-ws is asked once more for an image with the largest value of 8 bits.
+    pixels: Grey = np.random.default_rng().integers(0, 255, (SIDE_PX, SIDE_PX), np.uint8)
+    tile = ProbeTile(directory / "probe.tif", pixels, made)
+    temporary = tile.path.with_suffix(".new")
+    try:
+        with _step(output_dir, "make a directory in"):
+            directory.mkdir(parents=True)
+        with _step(output_dir, "write a file in"):
+            _write(temporary, pixels)
+        with _step(output_dir, "rename a file in"):
+            temporary.rename(tile.path)
+        with _step(output_dir, "sync a directory in"):
+            _sync(directory)
+        with _step(output_dir, "change the mode of a file in"):
+            tile.path.chmod(stat.S_IMODE(tile.path.stat().st_mode))
+    except StorageFault:
+        with contextlib.suppress(StorageFault):
+            remove_probe(tile)
+        raise
+    return tile
+
+
+def _write(path: Path, pixels: Grey) -> None:
+    with path.open("xb") as file:
+        Image.fromarray(pixels).save(file, "TIFF")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_probe(tile: ProbeTile) -> None:
+    """Delete the image and the directories that were made for it. Raises StorageFault."""
+    with _step(tile.path.parent, "delete a file in"):
+        for path in (tile.path, tile.path.with_suffix(".new")):
+            path.unlink(missing_ok=True)
+        for directory in tile.made:
+            with contextlib.suppress(FileNotFoundError):
+                directory.rmdir()
+
+
+@contextlib.contextmanager
+def _step(directory: Path, tried: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        problem = f"user {user_name()} cannot {tried} it: {error.strerror or error}"
+        raise StorageFault(str(directory), problem, _HINTS.get(error.errno or 0, "")) from error
+
+
+def low_space(output_dir: Path, min_free_bytes: int) -> str:
+    """Return why the disk is too full for mipmaps; empty if it is not. Raises OSError."""
+    found = os.statvfs(output_dir)
+    free = found.f_bavail * found.f_frsize
+    if free >= min_free_bytes:
+        return ""
+    wanted = byte_size(min_free_bytes)
+    return f"{output_dir} has {byte_size(free)} free, less than min_free_bytes ({wanted}): free some space"
+
+
+def closed_part(path: Path) -> Path | None:
+    """Return the first part of a file's path that is closed to other users; None if they can read the file."""
+    for directory in reversed(path.parents):
+        if not directory.stat().st_mode & stat.S_IXOTH:
+            return directory
+    return None if path.stat().st_mode & stat.S_IROTH else path
+
+
+def described(path: Path) -> str:
+    """Return a path with its mode and the numbers of its user and group."""
+    found = path.stat()
+    return f"{printable(path)} (mode {stat.S_IMODE(found.st_mode):04o}, user {found.st_uid}, group {found.st_gid})"
+
+
+def readers_of(tile: ProbeTile) -> Iterator[str]:
+    """Yield sentences on what a reader of another user meets. Raises OSError."""
+    owner = tile.path.stat().st_uid
+    if owner != os.geteuid():
+        yield f"the file server gave the file to user {owner} (root_squash or all_squash)"
+    closed = closed_part(tile.path)
+    if closed is None:
+        yield f"every user can read new files (mode {stat.S_IMODE(tile.path.stat().st_mode):04o})"
+    else:
+        yield f"other users cannot read new files: {described(closed)} is closed to them"
