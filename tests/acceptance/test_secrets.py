@@ -1,12 +1,14 @@
 """The password of render.url is sent to its server and appears nowhere."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.acceptance.rig import Rig, fetch, temwatch, wait_for
+from tests.nginx import Nginx
 
 PASSWORD = "pw4711"
 
@@ -53,6 +55,56 @@ def test_the_password_of_the_url_is_in_no_output_of_the_daemon_and_its_commands(
     rig.start()
     rig.wait_until("complete", section.metafile)
     assert PASSWORD not in "\n".join(rig.daemon.lines())  # type: ignore[union-attr]
+
+
+def planted(rig: Rig, nginx: Nginx) -> None:
+    """Configure a password, a secret header and the key of a certificate, each with a text to search for."""
+    headers = rig.root / "headers"
+    headers.write_text(f"X-Api-Key: {PASSWORD}-header\n")
+    headers.chmod(0o600)
+    settings = {**nginx.settings, "headers_file": str(headers)}
+    rig.settings |= {f"render.{key}": value for key, value in settings.items() if key != "url"}
+    rig.settings["log.level"] = "debug"
+    rig.render_url = nginx.url
+
+
+def process_list() -> str:
+    return subprocess.run(["ps", "-eo", "args", "ww"], capture_output=True, text=True).stdout
+
+
+def test_planted_secrets_are_in_no_log_fault_page_metric_journal_or_process_list(rig: Rig, write: Any) -> None:
+    rig.start_standin()
+    nginx = Nginx(rig.root / "nginx", rig.render_url)
+    try:
+        nginx.start()
+        planted(rig, nginx)
+        section = write()
+        nginx.set_password("other", known_to_client=False)
+        rig.start()
+        wait_for(lambda: "asks for a login" in str(rig.ready()), 20, lambda: f"a refused login; {rig.ready()}")
+        wait_for(lambda: (rig.montage_of(section.metafile) or {}).get("state") == "settled", 20)
+        config, url = ("--config", str(rig.config())), rig.url
+        pages = ("readyz", "metrics", "api/montages", "api/montages/1", "")
+        outputs = {page: str(fetch(f"{url}/{page}")) for page in pages}
+        outputs["ps"] = process_list()
+        for command in (("status",), ("check-config", "--probe"), ("verify",)):
+            done = temwatch(*command, *config)
+            outputs[command[0]] = done.stdout + done.stderr
+        assert "a person acts" in outputs["readyz"]
+        assert "asks for a login" in outputs["status"]
+        assert "asks for a login" in outputs["check-config"]
+        nginx.set_password(PASSWORD)  # the file of the daemon is written anew, which ends the fault
+        rig.wait_until("complete", section.metafile)
+        outputs["ps at work"] = process_list()
+        outputs["log"] = "\n".join(rig.daemon.lines())  # type: ignore[union-attr]
+        rig.daemon.stop()  # type: ignore[union-attr]
+        for path in rig.root.glob("daemon.sqlite*"):
+            outputs[path.name] = path.read_bytes().decode("latin-1")
+        key = nginx.client.key.read_text().splitlines()[1]
+        assert [name for name, text in outputs.items() if PASSWORD in text or key in text] == []
+        assert "asks for a login" in outputs["log"]
+    finally:
+        nginx.stop()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import click
 from daemon.commands.cli.exits import FAILED, exit_with, run_or_exit, settings_or_exit
 from daemon.commands.cli.options import config_option
 from daemon.commands.cli.output import say
+from daemon.system.command_line import hide_passwords
 
 
 def _import_command(name: str, summary: str) -> click.Command:
@@ -23,6 +24,7 @@ def _import_command(name: str, summary: str) -> click.Command:
     )
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     def command(arguments: tuple[str, ...]) -> None:
+        hide_passwords()  # before the slow imports: `ps` shows the command line to all users
         from daemon.commands.imports.commands import run_command
 
         sys.exit(run_command(name, arguments))

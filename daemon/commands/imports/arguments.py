@@ -14,14 +14,13 @@ from typing import Any, NoReturn, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from daemon.commands.imports.named import Parameters, canonical
 from daemon.commands.imports.parameters import (
     Z_MISSING,
     Z_NAMES,
     Z_NAMES_OF,
     CommandParameters,
     LayerParameters,
-    Parameters,
-    canonical,
 )
 from handlers.uris import without_userinfo
 

@@ -252,6 +252,7 @@ def _client(parameters: CommandParameters, connections: int = 4) -> "RenderClien
     return RenderClient(
         parameters.render.base_url,
         setting="render.host and render.port",
+        access=parameters.render.access,
         connections=min(connections, MOST_CONNECTIONS),
         on_answer=_log_request,
     )

@@ -8,8 +8,10 @@ a URI is taken literally, as asap-modules does.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from daemon.commands.imports.named import Parameters
+from daemon.commands.imports.render import RenderParameters
 from daemon.commands.imports.values import (
     Directory,
     ExistingFile,
@@ -23,94 +25,14 @@ from daemon.commands.imports.values import (
     Z,
     none_if_named,
     split_list,
-    split_pairs,
     split_paths,
     upper_case,
 )
 from handlers.errors import Fault
-from handlers.path_map import PathMap
-from handlers.render.names import StackId, ZRange, checked_base_url
+from handlers.render.names import StackId, ZRange
 
 if TYPE_CHECKING:
     from handlers.acquisition.tilespec import TileSpecOptions
-
-
-class Parameters(BaseModel):
-    """Base of all parameters: unknown names are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
-
-    NAMES: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """For each parameter with several names: all of them, its own included. The first name that is given counts."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_name_each(cls, values: Any) -> Any:
-        return canonical(cls, values)[0] if isinstance(values, Mapping) else values
-
-
-def canonical(model: type[Parameters], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the values under their parameters' own names, and a warning for each value that another name overrides."""
-    result = dict(values)
-    warnings: list[str] = []
-    for own, names in model.NAMES.items():
-        given = {name: result.pop(name) for name in names if name in result}
-        names_with_value = [name for name in given if given[name] is not None]
-        if given:
-            result[own] = given[names_with_value[0]] if names_with_value else None
-        for name in names_with_value:
-            if given[name] != result[own]:
-                counts = f"{names_with_value[0]} is {result[own]!r}"
-                warnings.append(f"{name}: {given[name]!r} is ignored, because {counts}")
-    return result, warnings
-
-
-class PathMapEntry(Parameters):
-    """A directory as this machine and as render-ws sees it."""
-
-    local: SomePath = Field(description="directory on this machine")
-    render: str = Field(description="the same directory as render-ws sees it")
-
-
-class RenderParameters(Parameters):
-    """The render web service."""
-
-    host: str = Field(min_length=1, description="host of render-ws, with or without http://")
-    port: int = Field(ge=1, le=65535, description="port of render-ws")
-    owner: Name = Field(description="owner of the stacks")
-    project: Name = Field(description="project of the stacks")
-    client_scripts: str = Field("", description="not used: no Java is started")
-    memGB: str = Field("5G", description="not used: no Java is started")  # noqa: N815  its name
-    path_map: Annotated[list[PathMapEntry] | None, BeforeValidator(split_pairs)] = Field(
-        None, description="LOCAL=RENDER ...: directories that render-ws sees elsewhere"
-    )
-
-    @model_validator(mode="after")
-    def _has_an_address(self) -> "RenderParameters":
-        try:
-            checked_base_url(self.base_url)
-        except Fault as fault:
-            raise ValueError(f"render.host: {fault.problem}") from None
-        return self
-
-    @model_validator(mode="after")
-    def _has_a_clear_path_map(self) -> "RenderParameters":
-        try:
-            self.paths  # noqa: B018  raises
-        except Fault as fault:
-            raise ValueError(f"render.path_map: {fault.problem} ({fault.hint})") from None
-        return self
-
-    @property
-    def paths(self) -> PathMap:
-        """The path map."""
-        return PathMap.of((entry.local, entry.render) for entry in self.path_map or ())
-
-    @property
-    def base_url(self) -> str:
-        """Address of the service."""
-        host = self.host if "://" in self.host else f"http://{self.host}"
-        return f"{host.rstrip('/')}:{self.port}/render-ws/v1"
 
 
 class CommandParameters(Parameters):
