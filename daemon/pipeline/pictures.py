@@ -14,7 +14,7 @@ from daemon.montages.records import Montage
 from daemon.pipeline.section import Section, SectionReader
 from daemon.system.bounded_directory import BoundedDirectory
 from handlers.errors import Fault
-from handlers.mipmaps.plan import level_uris
+from handlers.mipmaps.plan import level_files
 from handlers.picture import MosaicJob, draw_mosaic
 from handlers.quality.block import unpack
 from handlers.quality.heatmap import Heatmap, draw_heatmap
@@ -146,8 +146,11 @@ def mosaic_job(section: Section) -> MosaicJob:
     plan = section.watch.mipmap_plan()
     specs = {}
     for spec, tile in zip(section.specs, section.level0(), strict=True):
-        levels = {0: (path_to_uri(tile.image), path_to_uri(tile.mask) if tile.mask else None), **level_uris(tile, plan)}
-        urls = {str(level): {"imageUrl": image, "maskUrl": mask} for level, (image, mask) in levels.items()}
+        files = {0: (tile.image, tile.mask), **level_files(tile, plan)}
+        urls = {
+            str(level): {"imageUrl": path_to_uri(image), "maskUrl": path_to_uri(mask) if mask else None}
+            for level, (image, mask) in files.items()
+        }
         specs[tile.tile_id] = {**spec, "mipmapLevels": urls}
     shared = {section.transform["id"]: section.transform} if section.transform else {}
     resolved = {"transformIdToSpecMap": shared, "tileIdToSpecMap": specs}

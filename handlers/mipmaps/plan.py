@@ -110,13 +110,19 @@ class MipmapPlan:
         return {"rootPath": root, "numberOfLevels": self.levels, "extension": self.extension}
 
 
+def level_files(tile: Level0, plan: MipmapPlan) -> Mapping[int, tuple[Path, Path | None]]:
+    """Return the files of a tile's levels: image, and mask if it has one."""
+    return {
+        level: (path, plan.path(level, tile.mask, mask=True) if tile.mask else None)
+        for level, path in plan.outputs(tile.image)
+    }
+
+
 def level_uris(tile: Level0, plan: MipmapPlan) -> LevelUris:
     """Return the URIs of a tile's levels for its tile spec, as render-ws sees them."""
     url = plan.path_map.to_url
-    return {
-        level: (url(path), url(plan.path(level, tile.mask, mask=True)) if tile.mask else None)
-        for level, path in plan.outputs(tile.image)
-    }
+    files = level_files(tile, plan).items()
+    return {level: (url(image), url(mask) if mask else None) for level, (image, mask) in files}
 
 
 def absent_levels(tiles: Sequence[Level0], plan: MipmapPlan) -> list[Path]:

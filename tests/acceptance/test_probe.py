@@ -132,6 +132,9 @@ def test_new_files_that_the_umask_closes_are_named(rig: Rig) -> None:
     found = probe(rig, prefix=("sh", "-c", 'umask 027; exec "$@"', "sh"))
     assert "other users cannot read new files" in found[1][0]
     assert "(mode 0750, user 0, group 0)" in one_wrong(found)
+    rig.settings |= {"watch.mipmaps.file_mode": "0644", "watch.mipmaps.directory_mode": "0755"}
+    found = probe(rig, prefix=("sh", "-c", 'umask 027; exec "$@"', "sh"))
+    assert (found[0], "every user can read new files (mode 0644)" in found[1][0]) == (0, True), found
 
 
 def test_a_read_only_or_full_output_dir_is_named(rig: Rig) -> None:

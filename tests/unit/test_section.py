@@ -11,6 +11,7 @@ import pytest
 from daemon.config.settings import Settings
 from daemon.pipeline import section as section_module
 from daemon.pipeline.mipmap_step import _is_any_level_present, _jobs
+from daemon.pipeline.pictures import mosaic_job
 from daemon.pipeline.section import MetafileChanged, MetafileGone, Section, SectionReader, section_from_content
 from handlers.container import Containers
 from handlers.errors import Evidence, MetafileFault, Waiting
@@ -65,6 +66,29 @@ def test_tiles_share_the_lens_correction_if_the_watch_uses_it(tmp_path: Path) ->
     assert all(used.transform["id"] in json.dumps(spec["transforms"]) for spec in used.specs)
     assert unused.transform is None
     assert not any("refId" in json.dumps(spec["transforms"]) for spec in unused.specs)
+
+
+@pytest.mark.parametrize("apply", ["tiles", "path_builder"])
+def test_a_mosaic_is_drawn_from_the_files_of_this_machine_and_not_from_the_paths_of_render(
+    tmp_path: Path, apply: str
+) -> None:
+    mask, mips = tmp_path / "mask.png", tmp_path.parent / f"{tmp_path.name}_mipmaps"
+    watch = watch_settings(tmp_path, mask=str(mask)).model_dump()
+    watch["mipmaps"]["apply"] = apply
+    entries = [{"local": str(local), "render": f"/there/{local.name}"} for local in (tmp_path, mips)]
+    render = {"url": "http://render:8080/render-ws/v1", "owner": "em", "project": "v1", "path_map": entries}
+    settings = Settings.model_validate({"render": render, "watch": [watch]})
+    found = section_from_content(montage_of(tmp_path), settings.watch[0], json.dumps(section()).encode())
+    assert all(f"/there/{tmp_path.name}/" in spec["mipmapLevels"]["0"]["imageUrl"] for spec in found.specs)
+    seen = tmp_path if apply == "tiles" else Path("/there", tmp_path.name)
+    for spec, tile in zip(mosaic_job(found).resolved_tiles["tileIdToSpecMap"].values(), found.level0(), strict=True):
+        assert spec["mipmapLevels"] == {
+            "0": {"imageUrl": f"file://{tile.image}", "maskUrl": f"file://{mask}"},
+            "1": {
+                "imageUrl": f"file://{mips}/1{seen}/{tile.image.name}.tif",
+                "maskUrl": f"file://{mips}/1{seen}/mask.png.tif",
+            },
+        }
 
 
 def test_an_invalid_lens_correction_names_the_file_and_not_what_its_header_says(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ async def _probe_watch(
     place = f"{key}.mipmaps.output_dir"
     try:
         async with asyncio.timeout(ANSWER_S):
-            tile = await asyncio.to_thread(write_probe, watch.mipmaps.output_dir)
+            tile = await asyncio.to_thread(write_probe, watch.mipmaps.output_dir, watch.mipmap_plan().sharing)
     except StorageFault as fault:
         probed.wrong(place, str(fault))
         return

@@ -15,6 +15,7 @@ from PIL import Image
 from daemon.config.writable import user_name
 from handlers.errors import StorageFault
 from handlers.images.pixels import Grey
+from handlers.sharing import Sharing, make_directories
 from handlers.text import byte_size, printable
 
 SIDE_PX = 64
@@ -37,8 +38,12 @@ class ProbeTile:
     """Directories that did not exist before, innermost first."""
 
 
-def write_probe(output_dir: Path) -> ProbeTile:
+def write_probe(output_dir: Path, sharing: Sharing) -> ProbeTile:
     """Create, write, sync, rename and chmod a small image below a directory, as the mipmaps are.
+
+    Parameters
+    ----------
+    sharing : modes and group of the mipmaps.
 
     Raises
     ------
@@ -53,9 +58,9 @@ def write_probe(output_dir: Path) -> ProbeTile:
     temporary = tile.path.with_suffix(".new")
     try:
         with _step(output_dir, "make a directory in"):
-            directory.mkdir(parents=True)
+            make_directories(directory, sharing)
         with _step(output_dir, "write a file in"):
-            _write(temporary, pixels)
+            _write(temporary, pixels, sharing)
         with _step(output_dir, "rename a file in"):
             temporary.rename(tile.path)
         with _step(output_dir, "sync a directory in"):
@@ -69,8 +74,9 @@ def write_probe(output_dir: Path) -> ProbeTile:
     return tile
 
 
-def _write(path: Path, pixels: Grey) -> None:
+def _write(path: Path, pixels: Grey, sharing: Sharing) -> None:
     with path.open("xb") as file:
+        sharing.share_file(file.fileno(), str(path))
         Image.fromarray(pixels).save(file, "TIFF")
         file.flush()
         os.fsync(file.fileno())
