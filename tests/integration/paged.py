@@ -45,6 +45,7 @@ class Paged:
     settings: Settings
     live: LiveEvents
     line: Line = field(default_factory=Line)
+    metrics: Metrics = field(default_factory=Metrics)
     facts: Facts = WELL
     client: TestClient = field(init=False)
 
@@ -96,8 +97,8 @@ class Paged:
 
 
 @contextlib.asynccontextmanager
-async def paged(tmp_path: Path, **http: Any) -> AsyncIterator[Paged]:
-    """Serve the pages; the keys of [http] as arguments."""
+async def paged(tmp_path: Path, *, serve_on: int = 0, **http: Any) -> AsyncIterator[Paged]:
+    """Serve the pages on a port; the keys of [http] as arguments."""
     watch = {
         "name": "temca2",
         "directory": "/data/temca2",
@@ -115,7 +116,7 @@ async def paged(tmp_path: Path, **http: Any) -> AsyncIterator[Paged]:
 
         posts = Posts(settings.http, Replayer(lambda: settings, journal, face.line), journal)
         pages = Pages(lambda: settings, journal, facts)
-        app = make_app(journal, Metrics(), facts, posts, lambda: settings.http, pages=pages, live=face.live)
-        async with TestClient(TestServer(app)) as client:
+        app = make_app(journal, face.metrics, facts, posts, lambda: settings.http, pages=pages, live=face.live)
+        async with TestClient(TestServer(app, port=serve_on)) as client:
             face.client = client
             yield face

@@ -11,12 +11,14 @@ from PIL import Image
 
 from daemon.config.settings import LinkSettings
 from daemon.montages.records import Montage
-from daemon.montages.states import MontageState
+from daemon.montages.states import Event, MontageState
 from daemon.pipeline.health import Metrics
+from daemon.pipeline.pictures import Pictures
 from daemon.web.pages.handlers import Pages
 from daemon.web.pages.section_files import SectionFiles
 from daemon.web.pages.section_page import event_text, outside_links
 from daemon.web.routes import make_app
+from handlers.quality.shown import Number
 from tests.integration.inprocess import Bench, bench
 from tests.integration.paged import HTML, Paged, paged
 from tests.unit.test_health import WELL
@@ -65,7 +67,10 @@ async def shown(tmp_path: Path) -> AsyncIterator[Shown]:
             return WELL
 
         pages = Pages(work.settings, work.journal, facts, work.client)
-        app = make_app(work.journal, Metrics(), facts, http=lambda: work.settings().http, pages=pages)
+        pictures = Pictures(work.settings, work.journal, lambda: work.pool)
+        app = make_app(
+            work.journal, Metrics(), facts, http=lambda: work.settings().http, pages=pages, pictures=pictures
+        )
         async with TestClient(TestServer(app)) as client:
             yield Shown(running, client, montage)
 
@@ -81,6 +86,27 @@ async def test_a_section_shows_its_state_stacks_events_attempts_and_verdict(show
     view = shown.bench.work.client.base_url.rpartition("/")[0] + "/view"
     assert f"{view}/stack-details.html?renderStackOwner=em&amp;renderStackProject=test&amp;renderStack=s_mips" in text
     assert "/tile-with-neighbors.html?" in text
+
+
+async def test_a_section_has_a_mosaic_and_heatmaps(shown):
+    text = await shown.page("")
+    pictures = set(re.findall(r'(?:href|src)="([^"]*\.png[^"]*)"', text))
+    assert len(pictures) == 1 + len(Number)
+    for picture in pictures:
+        async with shown.client.get(picture) as answer:
+            assert (answer.status, answer.content_type) == (200, "image/png"), picture
+    assert re.search(r'<img class="picture"[^>]*width="\d+" height="\d+"', text)  # the page does not jump
+
+
+async def test_the_mosaic_is_loaded_again_when_tiles_were_made(face):
+    montage_id = await face.settled(1, tiles=40)
+    await face.journal.record(montage_id, Event.INGESTED)
+    versions = []
+    for made in range(0, 41, 4):
+        await face.journal.record_tiles(montage_id, {f"tile_1_{tile}": None for tile in range(made)})
+        text = await face.page(f"/montages/{montage_id}")
+        versions.append(re.search(r'src="[^"]*mosaic.png\?as=([^"]*)"', text)[1])
+    assert len(set(versions)) == len(versions)
 
 
 async def test_every_tile_has_a_page_with_picture_neighbours_files_and_specs(shown):

@@ -18,11 +18,16 @@ from daemon.web.pages.section_files import DiskFile, Tiles
 from handlers.images.digest import FileContent
 from handlers.quality.block import unpack
 from handlers.quality.numbers import UNITS
+from handlers.quality.shown import Number
 from handlers.render.names import StackId
 
 MOST_LINES = 200
 """Events, and attempts, that a page shows: the newest."""
 MAKES_MIPMAPS = (MontageState.NOTICED, MontageState.SETTLED, MontageState.INGESTED)
+PICTURE_PX = 1_000
+"""Longest side of the mosaic on a page, in the browser's pixels."""
+PICTURES_OF_SECTION = 20
+"""Mosaics that a page loads while a section's tiles arrive."""
 _DETAILS = ("reason", "because", "tiles", "found_by", "from", "onto", "images", "names", "evidence")
 """Details of an event that people read, in this order."""
 
@@ -37,6 +42,8 @@ class History:
     made: frozenset[str]
     """Tiles that are made, while the others are not."""
     verdict: MontageVerdict | None
+    has_numbers: bool
+    """Whether heatmaps can be drawn."""
 
 
 def look_up(connection: Connection, montage_id: int) -> History | None:
@@ -51,6 +58,7 @@ def look_up(connection: Connection, montage_id: int) -> History | None:
         rows.attempts(connection, montage_id),
         frozenset(row[0] for row in made),
         verdicts.verdict_of(connection, montage_id),
+        quality.numbers_of(connection, montage_id) is not None,
     )
 
 
@@ -90,10 +98,35 @@ def section_values(
         "attempt_count": len(found.attempts),
         "map": raster_map(tiles, found.made, made_all=made_all) if tiles else None,
         "verdict": found.verdict,
+        "picture": picture_of(found) if montage.z is not None else None,
+        "heatmaps": [(str(each), str(each).replace("_", " ")) for each in Number] if found.has_numbers else [],
         "decisions": [str(each) for each in Decision],
         "first_tile": tiles.tile_id(0) if tiles else None,
         "outside_links": links,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The mosaic of a section."""
+
+    version: str
+    """Another one stands for another picture: browsers load it again."""
+    width: int
+    height: int
+
+
+def picture_of(found: History) -> Picture:
+    """Return the mosaic, of the size that it will have.
+
+    While tiles arrive it changes some twenty times, not with each tile: a worker draws it.
+    """
+    montage = found.montage
+    left, top, right, bottom = montage.bounds or (0.0, 0.0, 1.0, 1.0)
+    scale = PICTURE_PX / max(right - left, bottom - top, 1.0)
+    parts = len(found.made) * PICTURES_OF_SECTION // max(montage.tile_count or 1, 1)
+    version = f"{montage.state}-{montage.changed_at:.0f}-{parts}"
+    return Picture(version, max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
 
 
 def event_text(detail: Mapping[str, Any]) -> str:

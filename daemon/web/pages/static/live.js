@@ -1,6 +1,7 @@
 // Keeps a page up to date: an event says that something changed, the server draws it, and the changed parts are replaced.
 import { showTimes } from "./times.js";
 import { updateButtons } from "./actions.js";
+import { renewPicture } from "./pictures.js";
 
 const PAUSE_MS = 2_000; // from one refresh to the next
 const AGAIN_MS = 3_000; // after a lost connection
@@ -80,6 +81,7 @@ export function replaceParts(fresh) {
     part.replaceChildren(...other.childNodes);
     restore(part, kept);
   }
+  renewPicture(fresh);
   updateButtons();
 }
 
