@@ -1,10 +1,13 @@
 """`temwatch import`: the tile specs of one file of any format."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from handlers.acquisition.readers import READERS
+from handlers.acquisition.tilespec import options_for
 from handlers.errors import SettingsFault
 from handlers.generate_tilespecs import generate_tilespecs
+from handlers.path_map import NO_MAP, PathMap
 from handlers.render.access import Access
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
@@ -16,6 +19,7 @@ async def import_into_stack(
     *,
     url: str,
     access: Access | None = None,
+    path_map: PathMap = NO_MAP,
     owner: str,
     project: str,
     stack: str,
@@ -40,6 +44,7 @@ async def import_into_stack(
             StackId(owner, project, stack),
             z,
             reader=reader,
+            options=replace(options_for(reader), path_map=path_map),
             pixel_size_nm=pixel_size,
             close=close,
         )

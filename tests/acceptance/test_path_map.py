@@ -60,6 +60,9 @@ def test_the_daemon_ingests_makes_levels_and_applies_them(rig: Elsewhere, write)
         assert_tiles_are_served(rig, stack, section)
         levels = {(level, key) for _, level, key in urls_of(rig.tiles(stack, Z))}
         assert levels == {(level, key) for level in range(highest + 1) for key in ("imageUrl", "maskUrl")}
+    done = run(rig, "import", section.metafile, "--format", "pytemca", "--stack", "imported", "--z", Z)
+    assert done.returncode == 0, done.stderr
+    assert_render_finds(rig, urls_of(rig.tiles("imported", Z)).values())
     made = {path.relative_to(rig.mipmaps).parts[1:] for path in rig.mipmaps.glob("[12]/**/*.tif.tif")}
     assert made == {(*Path(f"{image}.tif").parts[1:],) for image in section.images}  # below the path on this machine
 

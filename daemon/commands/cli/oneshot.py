@@ -61,7 +61,8 @@ def require_format(name: str) -> None:
 def import_file(file: Path, format_: str, config_path: Path | None, **options: Any) -> None:
     """Put the tile specs of one file of any format into a stack, and read them back.
 
-    The configuration is not read if --url, --owner and --project are given. Its login is not sent to another --url.
+    The configuration is not read if --url, --owner and --project are given. Its login and its path map are for its own
+    render-ws, not for another --url.
     """
     from daemon.commands.import_file import import_into_stack
 
@@ -69,7 +70,8 @@ def import_file(file: Path, format_: str, config_path: Path | None, **options: A
     where = {key: options.pop(key) for key in ("url", "owner", "project")}
     if None in where.values():
         render = settings_or_exit(config_path).render
-        options["access"] = None if where["url"] else render.access
+        if where["url"] is None:
+            options |= {"access": render.access, "path_map": render.paths}
         where = {key: value or getattr(render, key) for key, value in where.items()}
     say(run_or_exit(import_into_stack(file.absolute(), format_, **where, **options)))
 
