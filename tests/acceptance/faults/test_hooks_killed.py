@@ -1,4 +1,4 @@
-"""kill -9 of the daemon around COMPLETE, and a receiver that misbehaves: events arrive in order, and none is made up."""
+"""kill -9 of the daemon around COMPLETE, with a receiver that misbehaves: events arrive in order, none is made up."""
 
 import contextlib
 import json
