@@ -238,9 +238,9 @@ def verdict(montage_id: int, verdict: str, note: str, by: str | None, config_pat
     sys.exit(run_or_exit(decide(settings, montage_id, request, say)))
 
 
-@click.group(short_help="Back up the journal, or rebuild a lost one.")
+@click.group(short_help="Back up the journal, check an upgrade, or rebuild a lost one.")
 def journal() -> None:
-    """Back up the journal, or rebuild a lost one."""
+    """Back up the journal, check an upgrade, or rebuild a lost journal."""
 
 
 @journal.command(short_help="Copy the journal to FILE.")
@@ -265,6 +265,26 @@ def backup(file: Path, config_path: Path | None) -> None:
     )
     montages = run_or_exit(asyncio.to_thread(back_up, *where))
     say(f"{montages} montages are in {file}")
+
+
+@journal.command(short_help="Try the migration of an upgrade on a copy.")
+@config_option
+def check(config_path: Path | None) -> None:
+    """Migrate a copy of the journal as this version of temwatch would, read all of it, and remove it.
+
+    To be run with the new version before an upgrade, as the user of the service. The daemon of the former version may
+    run. The journal stays as it is.
+
+    Exit code: 0 the migration works, 1 or 2 it does not, and the reason is printed.
+    """
+    import asyncio
+
+    from daemon.commands.journal_check import check as work
+    from daemon.config.places import find_places
+
+    path = find_places(config_path).journal
+    for line in run_or_exit(asyncio.to_thread(work, path)).lines(path):
+        say(line)
 
 
 @journal.command(short_help="Rebuild a lost or damaged journal.")
