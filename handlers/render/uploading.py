@@ -64,30 +64,29 @@ async def put_in_parts(
         As `send` does.
     """
     await asyncio.to_thread(check_upload, subject, z, specs)
-    accepted = 0
-    parts = await _split(specs, transforms, most_tiles, most_bytes, limit)
-    while parts:
+    accepted, left, parts, split_at = 0, specs, list[Part](), 0
+    while left:
+        if not parts or limit.most_bytes < split_at:
+            split_at = limit.most_bytes
+            parts = await _split(left, transforms, most_tiles, most_bytes, limit)
         body, tiles = parts[0]
-        if len(body) <= limit.most_bytes or tiles == 1:
-            try:
-                await send(body)
-            except UploadTooLarge as fault:
-                if tiles == 1:
-                    raise _alone(fault, body) from fault
-                limit.after_too_large(len(body))
-            except ProxyTimedOut:
-                limit.after_time_out(tiles)
-                raise
-            else:
-                parts, specs, accepted = parts[1:], specs[tiles:], accepted + 1
-                continue
-        parts = await _split(specs, transforms, most_tiles, most_bytes, limit)
+        try:
+            await send(body)
+        except UploadTooLarge as fault:
+            if tiles == 1:
+                raise _alone(fault, body) from fault
+            limit.after_too_large(len(body))
+        except ProxyTimedOut:
+            limit.after_time_out(tiles)
+            raise
+        else:
+            parts, left, accepted = parts[1:], left[tiles:], accepted + 1
     return accepted
 
 
 async def _split(
     specs: Sequence[Json], transforms: Mapping[str, Json], most_tiles: int, most_bytes: int, limit: UploadLimit
-) -> Sequence[Part]:
+) -> list[Part]:
     """Return the parts within all limits. Takes 0.3 s for 20,000 tiles."""
     tiles, size = min(most_tiles, limit.most_tiles), min(most_bytes, limit.most_bytes)
     return await asyncio.to_thread(upload_parts, specs, transforms, tiles, size)

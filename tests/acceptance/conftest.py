@@ -8,7 +8,7 @@ import pytest
 
 from daemon.simulator.microscope import SectionPlan, Written, plan_section, write_section
 from tests.acceptance.facility import Facility
-from tests.acceptance.rig import PROJECT, Rig, Standins, delete_stacks, is_real
+from tests.acceptance.rig import PROJECT, THROUGH_NGINX, Rig, Standins, delete_stacks, is_real
 
 SHARED_DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -26,7 +26,7 @@ def standins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standins]:
 @pytest.fixture
 def rig(tmp_path: Path, standins: Standins) -> Iterator[Rig]:
     """A rig without processes; everything that the test starts is ended."""
-    rig = Rig(tmp_path, standins=standins)
+    rig = Rig(tmp_path, standins=standins, is_behind_nginx=THROUGH_NGINX)
     try:
         yield rig
     finally:

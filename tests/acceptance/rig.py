@@ -2,6 +2,8 @@
 
 TEMWATCH_ACCEPTANCE_URL names a real render-ws to be used in place of the stand-in. Every test process works in a
 project of its own there and deletes its stacks. Tests that control or end the stand-in are skipped and say so.
+
+TEMWATCH_ACCEPTANCE_NGINX=1 puts a real nginx between each rig's daemon and render-ws (tests/nginx.py).
 """
 
 import contextlib
@@ -25,11 +27,13 @@ from PIL import Image
 
 from handlers.images.reduction import level_size
 from handlers.uris import uri_to_path
+from tests.nginx import Nginx
 
 REAL_URL = os.environ.get("TEMWATCH_ACCEPTANCE_URL", "").rstrip("/")
 SEES_FILES = os.environ.get("TEMWATCH_ACCEPTANCE_SEES_FILES", "") == "1"
 """Whether the real render-ws sees the files of the tests under the same paths (see pytest's --basetemp)."""
 OWNER, PROJECT = ("temwatch", f"acceptance_{uuid.uuid4().hex}") if REAL_URL else ("em", "test")
+THROUGH_NGINX = os.environ.get("TEMWATCH_ACCEPTANCE_NGINX", "") == "1"
 UNFINISHED = ("noticed", "settled", "ingested", "mipmapped", "applied")
 
 
@@ -201,6 +205,9 @@ class Rig:
     url: str = ""
     standins: Standins | None = None
     """Source of a stand-in without options; None starts one for this rig alone."""
+    is_behind_nginx: bool = False
+    """Whether the daemon reaches render-ws through a real nginx. Tests and their controls reach it directly."""
+    nginx: Nginx | None = None
 
     def __post_init__(self) -> None:
         self.acquisition = self.root / "acquisition"
@@ -224,8 +231,17 @@ class Rig:
         self.standin = Program(log, "daemon", "standin", "--port", str(port), *arguments)
         self.render_url = url_said_in(self.standin, known)
 
+    def put_nginx_in_front(self) -> None:
+        """Start nginx before the stand-in, or with its present port; nothing if the rig is not behind nginx."""
+        if not self.is_behind_nginx or (self.nginx and self.nginx.upstream == self.render_url):
+            return
+        self.nginx = self.nginx or Nginx(self.root / "nginx", self.render_url)
+        self.nginx.upstream = self.render_url
+        self.nginx.start()
+
     def config(self) -> Path:
         """Write the daemon's configuration file."""
+        self.put_nginx_in_front()
         config, text = self.root / f"{self.name}.toml", self.config_text()
         if not config.exists() or config.read_text() != text:  # whole at every moment, for a process that reads it
             written = config.with_suffix(".new")
@@ -255,6 +271,8 @@ class Rig:
     def close(self) -> None:
         if self.daemon is not None:
             self.daemon.end()
+        if self.nginx is not None:
+            self.nginx.stop()
         if isinstance(self.standin, RealService):
             delete_stacks()
             return
@@ -277,8 +295,9 @@ class Rig:
             "qc": {},
             "mipmaps": {"output_dir": str(self.mipmaps), "levels": 6},
         }
+        way = self.nginx.settings if self.nginx else {"url": self.render_url}
         top: dict[str, dict[str, Any]] = {
-            "render": {"url": self.render_url, "owner": OWNER, "project": PROJECT},
+            "render": {**way, "owner": OWNER, "project": PROJECT},
             "journal": {"path": str(self.root / f"{self.name}.sqlite")},
             "http": {"port": 0},
             "log": {"format": "json"},

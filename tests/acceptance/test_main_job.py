@@ -15,6 +15,13 @@ from tests.acceptance.rig import Rig, fetch, verify_levels, wait_for
 SPECIMEN = "20314_2L"
 
 
+@pytest.fixture(params=["directly", pytest.param("through nginx", marks=pytest.mark.slow)])
+def rig(rig: Rig, request: pytest.FixtureRequest) -> Rig:
+    """Each test of the main job, and once more with a real nginx between daemon and render-ws."""
+    rig.is_behind_nginx = rig.is_behind_nginx or request.param == "through nginx"
+    return rig
+
+
 def test_a_section_that_lands_becomes_complete_with_every_level_at_the_url_that_the_stack_names(running_rig, write):
     section = write()
     running_rig.wait_until("complete", section.metafile)
@@ -183,7 +190,7 @@ def test_a_lens_correction_set_is_recorded_as_ignored(running_rig, write):
 
 def test_two_daemons_feed_one_stack_and_lose_nothing(rig, write, tmp_path):
     rig.start_standin()
-    other = Rig(tmp_path / "other", render_url=rig.render_url, name="other")
+    other = Rig(tmp_path / "other", render_url=rig.render_url, name="other", is_behind_nginx=rig.is_behind_nginx)
     try:
         rig.start()
         other.start()

@@ -1,0 +1,62 @@
+"""A section on its way through a real nginx with a login, a certificate and tight limits: the daemon as a process."""
+
+from collections.abc import Callable
+from typing import Any
+
+from daemon.simulator.microscope import Written
+from tests.acceptance.rig import Rig, temwatch, verify_levels, wait_for
+
+SPECIMEN = "20314_2L"
+
+
+def test_a_section_becomes_complete_through_nginx_although_its_limits_are_too_tight(
+    rig: Rig, write: Callable[..., Written]
+) -> None:
+    """Uploads are larger than nginx allows, and COMPLETE takes longer than nginx waits."""
+    rig.is_behind_nginx = True
+    rig.start_standin()
+    rig.put_nginx_in_front()
+    assert rig.nginx is not None
+    rig.nginx.start(rules="client_max_body_size 5k; proxy_read_timeout 2s;")
+    rig.tell_standin(match="PUT .*/state/COMPLETE", kind="late", seconds=4)
+    rig.start()
+    section = write(tiles=16)
+    rig.wait_until("complete", section.metafile)
+    tiles = rig.tiles(f"{SPECIMEN}_mips", 1050.0)
+    assert verify_levels(tiles) == 6 * len(section.images) > 90
+    assert "/state/COMPLETE 504" in rig.nginx.log
+    refused = rig.nginx.log.count(" 413 ")
+    assert refused > 0
+    warned = wait_for(lambda: rig.ready().get("warnings"), 20, "a warning")
+    assert any(
+        "a proxy in front of render-ws refused an upload, and tiles are put in parts of" in each for each in warned
+    )
+    later = write(grid=1051, tiles=16)
+    rig.wait_until("complete", later.metafile)
+    stopped: Any = rig.daemon
+    assert stopped.stop() == 0
+    assert rig.nginx.log.count(" 413 ") <= refused + 1, "the learned limit is not kept"
+    done = temwatch("verify", "--config", str(rig.config()))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_daemon_that_starts_with_a_wrong_password_works_when_the_file_is_corrected(
+    rig: Rig, write: Callable[..., Written]
+) -> None:
+    rig.is_behind_nginx = True
+    rig.start_standin()
+    rig.put_nginx_in_front()
+    assert rig.nginx is not None
+    rig.nginx.set_password("right", known_to_client=False)
+    section = write()
+    rig.start()
+    begins = (
+        f"render-ws cannot be used until a person acts: {rig.nginx.url}: tried to ask for its version, and the proxy"
+    )
+    wait_for(lambda: [each for each in rig.ready()["reasons"] if each.startswith(begins)], 20, lambda: str(rig.ready()))
+    asked = rig.nginx.log.count(" 401 ")
+    wait_for(lambda: (rig.montage_of(section.metafile) or {}).get("state") == "settled", 20, "settled")
+    assert rig.nginx.log.count(" 401 ") == asked, "a refused login is retried as if it were an outage"
+    rig.nginx.set_password("right")
+    rig.wait_until("complete", section.metafile)
+    wait_for(lambda: rig.ready().get("ready"), 20, lambda: f"ready; {rig.ready()}")

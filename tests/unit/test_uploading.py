@@ -1,0 +1,83 @@
+"""Uploads in parts: what is learned from a proxy's refusals, whatever the sizes."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers.errors import ProxyTimedOut, RenderRefused, UploadTooLarge
+from handlers.render.tiles import MOST_BYTES, MOST_TILES
+from handlers.render.uploading import FEWEST_TILES, UploadLimit, put_in_parts
+
+
+class Proxy:
+    """Refuses bodies above a limit, and keeps the tiles of the others."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self.refused = 0
+        self.tiles: list[str] = []
+
+    async def send(self, body: bytes) -> None:
+        if len(body) > self.most_bytes:
+            self.refused += 1
+            assert self.refused < 50, "refused for ever"
+            raise UploadTooLarge("em/v1/raw z 1.0", "the proxy refuses its size (413)", "raise it")
+        self.tiles += json.loads(body)["tileIdToSpecMap"]
+
+
+def tiles(sizes: list[int]) -> list[dict[str, Any]]:
+    return [{"tileId": f"t{number}", "z": 1.0, "padding": "x" * size} for number, size in enumerate(sizes)]
+
+
+async def put(proxy: Proxy, specs: list[dict[str, Any]], limit: UploadLimit) -> int:
+    return await put_in_parts(proxy.send, "em/v1/raw z 1.0", 1.0, specs, {}, MOST_TILES, MOST_BYTES, limit)
+
+
+@given(sizes=st.lists(st.integers(0, 400), min_size=1, max_size=60), allowed=st.integers(600, 20_000))
+async def test_every_tile_arrives_once_whatever_a_proxy_allows(sizes: list[int], allowed: int) -> None:
+    proxy, limit = Proxy(allowed), UploadLimit()
+    await put(proxy, tiles(sizes), limit)
+    assert proxy.tiles == [f"t{number}" for number in range(len(sizes))]
+    assert bool(limit.learned) == bool(proxy.refused)
+    refused = proxy.refused
+    await put(proxy, tiles(sizes), limit)
+    assert proxy.refused <= refused + 1
+
+
+async def test_a_tile_that_is_too_large_alone_is_refused_after_the_tiles_before_it() -> None:
+    proxy = Proxy(1000)
+    with pytest.raises(
+        RenderRefused, match=r"although it holds one tile: 2\.\d+ kB with its shared transforms .raise it"
+    ):
+        await put(proxy, tiles([10, 10, 2000, 10]), UploadLimit())
+    assert proxy.tiles == ["t0", "t1"]
+
+
+async def test_the_limit_that_one_upload_learns_holds_for_one_that_is_under_way() -> None:
+    proxy, limit = Proxy(10**9), UploadLimit()
+    lengths: list[int] = []
+
+    async def send(body: bytes) -> None:
+        lengths.append(len(body))
+        limit.after_too_large(2_000)
+
+    await put_in_parts(send, "s", 1.0, tiles([100] * 40), {}, 10, MOST_BYTES, limit)
+    assert lengths[0] > 1_100
+    assert max(lengths[1:]) <= 1_100
+    assert proxy.refused == 0
+
+
+async def test_a_proxy_that_stops_waiting_gets_half_the_tiles_and_never_fewer_than_a_few() -> None:
+    limit = UploadLimit()
+
+    async def late(body: bytes) -> None:
+        raise ProxyTimedOut("s", "504")
+
+    for expected in (1000, 500, 500):
+        with pytest.raises(ProxyTimedOut):
+            await put_in_parts(late, "s", 1.0, tiles([1] * 2000), {}, MOST_TILES, MOST_BYTES, limit)
+        assert limit.most_tiles == expected
+    assert limit.learned == f"{FEWEST_TILES} tiles"
