@@ -6,7 +6,6 @@ prints a JSON object for each file and exits 0 when all are written.
 """
 
 import argparse
-import io
 import json
 import os
 import sys
@@ -19,12 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
-from daemon.simulator.pytemca import MetafileForm, TileStatistics, metafile_bytes
-from daemon.simulator.section import SectionPlan, TilePlan, plan_section
+from daemon.simulator.frames import FrameSource, NoiseFrames, PixelSource, measure, tiff_bytes
+from daemon.simulator.pytemca import MetafileForm, metafile_bytes
+from daemon.simulator.section import SectionPlan, plan_section
+from daemon.simulator.tile_faults import spoil_tiles
 from handlers.text import printable
 
 __all__ = [
@@ -35,27 +32,10 @@ __all__ = [
     "SectionPlan",
     "Written",
     "plan_section",
+    "tiff_bytes",
     "write_section",
     "write_tiles_for",
 ]
-
-Frame = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-"""A camera frame, (height, width)."""
-
-_CAMERA_NOISE = 5.0
-"""Standard deviation of a pixel, in 8-bit grey values."""
-_SHIFTS = 64
-
-
-class PixelSource(StrEnum):
-    """Content of the images."""
-
-    TISSUE = "tissue"
-    """Neuropil, continuous within and between sections; takes about 0.15 s for a tile of 1024 x 1024."""
-    NOISE = "noise"
-    """Coarse noise, different in every tile; as fast as the disk."""
-    FLAT = "flat"
-    """One grey value per tile."""
 
 
 class Arrival(StrEnum):
@@ -122,13 +102,13 @@ def write_section(
     metafile = directory / plan.metafile_name
     report = on_file or (lambda _: None)
     if metafile_first:
-        statistics = [_measure(camera.frame(tile)) for tile in plan.tiles]
+        statistics = [measure(camera.frame(tile), tile.fault) for tile in plan.tiles]
         deliver(metafile, metafile_bytes(plan, statistics, form, appended), delivery)
         report(metafile)
     measured = []
     for tile in plan.tiles:
         frame = camera.frame(tile)
-        measured.append(_measure(frame))
+        measured.append(measure(frame, tile.fault))
         deliver(directory / tile.image_name, tiff_bytes(frame), delivery)
         report(directory / tile.image_name)
         time.sleep(delivery.tile_pause_s)
@@ -154,83 +134,12 @@ def write_tiles_for(
     header, data = json.loads(metafile if isinstance(metafile, bytes) else metafile.read_bytes())[:2]
     camera = header["metadata"]["camera_info"]
     width, height = size or (camera["width"], camera["height"])
-    noise = _Noise(width, height, seed=0)
+    noise = NoiseFrames(width, height, seed=0)
     directory.mkdir(parents=True, exist_ok=True)
     images = tuple(directory / tile["img_path"] for tile in data["data"])
     for index, image in enumerate(images):
         deliver(image, tiff_bytes(noise.frame(index)), delivery)
     return images
-
-
-def tiff_bytes(frame: Frame) -> bytes:
-    """Return the frame as an uncompressed grey TIFF of its own depth."""
-    file = io.BytesIO()
-    Image.fromarray(frame).save(file, "TIFF")
-    return file.getvalue()
-
-
-class _Noise:
-    """Coarse noise: each index cuts another window, and is written into its first pixels."""
-
-    def __init__(self, width: int, height: int, seed: int) -> None:
-        shape = (-(-(height + _SHIFTS) // 4), -(-(width + _SHIFTS) // 4))
-        grains = np.random.default_rng(seed).integers(40, 220, shape, np.uint8)
-        self._field = grains.repeat(4, axis=0).repeat(4, axis=1)
-        self._size = (width, height)
-
-    def frame(self, index: int) -> npt.NDArray[np.uint8]:
-        width, height = self._size
-        x, y = index % _SHIFTS, index // _SHIFTS % _SHIFTS
-        frame = self._field[y : y + height, x : x + width].copy()
-        mark = np.frombuffer(index.to_bytes(4, "big"), np.uint8)
-        frame.flat[: len(mark)] = mark[-frame.size :]
-        return frame
-
-
-class FrameSource:
-    """Images the tiles of a section."""
-
-    def __init__(self, plan: SectionPlan, source: PixelSource) -> None:
-        self._plan = plan
-        self._source = source
-        self._noise = _Noise(plan.camera.width, plan.camera.height, plan.seed) if source is PixelSource.NOISE else None
-
-    def frame(self, tile: TilePlan) -> Frame:
-        """Return the frame of a tile: the same at every call."""
-        camera = self._plan.camera
-        if self._noise is not None:
-            grey: npt.NDArray[Any] = self._noise.frame(tile.raster_index)
-        elif self._source is PixelSource.FLAT:
-            grey = np.full((camera.height, camera.width), 60 + tile.raster_index % 128, np.uint8)
-        else:
-            grey = self._tissue(tile)
-        return _digitise(grey, camera.bits)
-
-    def _tissue(self, tile: TilePlan) -> npt.NDArray[np.float32]:
-        plan = self._plan
-        grey = plan.tissue.window(tile.left_px, tile.top_px, plan.camera.width, plan.camera.height)
-        random = np.random.default_rng([plan.seed, plan.z_index, plan.roi_index, tile.raster_index])
-        return grey + random.standard_normal(grey.shape, np.float32) * np.float32(_CAMERA_NOISE)
-
-
-def _digitise(grey: npt.NDArray[Any], bits: int) -> Frame:
-    if bits == 8:
-        image: npt.NDArray[np.uint8] = np.rint(np.clip(grey, 0, 255)).astype(np.uint8)
-        return image
-    deep: npt.NDArray[np.uint16] = np.rint(np.clip(grey.astype(np.float32) * 16, 0, 4095)).astype(np.uint16)
-    return np.left_shift(deep, np.uint16(4))
-
-
-def _measure(frame: Frame) -> TileStatistics:
-    scale = 257 if frame.dtype == np.uint8 else 1
-    mean, deviation = float(frame.mean()) * scale, float(frame.std(dtype=np.float32)) * scale
-    return TileStatistics(
-        minimum=int(frame.min()) * scale,
-        maximum=int(frame.max()) * scale,
-        mean=round(mean),
-        std_dev=round(deviation / 257),
-        focus_score=20 + 5 * deviation / (deviation + 3000),
-    )
 
 
 def deliver(path: Path, content: bytes, delivery: Delivery) -> None:
@@ -298,6 +207,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="number of the block of tissue")
     add("--metafile-first", type=_positive, metavar="K", help="write the metafile of the K-th section before its tiles")
     add("--format", default="pytemca", help="what it writes; see daemon.simulator.writers")
+    add("--bad-tiles", type=_positive, metavar="K", help="make one tile of each fault in the K-th section")
     add("--form", type=MetafileForm, choices=list(MetafileForm), default=MetafileForm.TILE_PER_LINE)
     add("--arrival", type=Arrival, choices=list(Arrival), default=Arrival.RENAMED, help="how files are written")
     add("--piece-pause", type=float, default=0.0, metavar="S", help="pause after each 64 KiB written in pieces")
@@ -308,7 +218,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _plans(arguments: argparse.Namespace) -> list[SectionPlan]:
     started = datetime.now().astimezone()
-    return [
+    plans = [
         plan_section(
             tiles=arguments.tiles,
             size=arguments.size,
@@ -323,6 +233,7 @@ def _plans(arguments: argparse.Namespace) -> list[SectionPlan]:
         )
         for k in range(arguments.sections)
     ]
+    return [spoil_tiles(plan) if k == arguments.bad_tiles else plan for k, plan in enumerate(plans, start=1)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -331,6 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     delivery = Delivery(arguments.arrival, piece_pause_s=arguments.piece_pause, tile_pause_s=arguments.tile_pause)
     try:
         for k, plan in enumerate(_plans(arguments), start=1):
+            _print_faults(k, plan)
             write = partial(write_section, form=arguments.form)
             if arguments.format != "pytemca":
                 from daemon.simulator.writers import write_in_format  # it imports this module
@@ -349,6 +261,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(printable(f"microscope: could not write {error.filename}: {error.strerror}") + "\n")
         return 1
     return 0
+
+
+def _print_faults(section: int, plan: SectionPlan) -> None:
+    for tile in plan.tiles:
+        if tile.fault is not None:
+            tile_name = tile.image_name.removesuffix(".tif")
+            sys.stdout.write(json.dumps({"section": section, "fault": tile.fault, "tile": tile_name}) + "\n")
 
 
 def _print_file(section: int, file: Path) -> None:

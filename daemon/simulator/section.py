@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from math import cos, floor, radians, sin
 from pathlib import PurePosixPath
 
@@ -28,6 +29,19 @@ class Camera:
     camera_model: str = "Ximea CB200MG"
 
 
+class TileFault(StrEnum):
+    """What is wrong with a tile, although its file is valid."""
+
+    BLURRED = "blurred"
+    """Out of focus."""
+    SATURATED = "saturated"
+    """Too bright: much of it is white."""
+    REPEATED = "repeated"
+    """The camera was stuck: the image of the tile before."""
+    SHIFTED = "shifted"
+    """Imaged beside the place that the stage reported."""
+
+
 @dataclass(frozen=True, slots=True)
 class TilePlan:
     """One exposure."""
@@ -46,6 +60,7 @@ class TilePlan:
     """raster_index of the tile above; None if there is none."""
     before: int | None
     """raster_index of the left neighbour; None if there is none."""
+    fault: TileFault | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from daemon.simulator.microscope import Delivery, FrameSource, PixelSource, Written, write_section
+from daemon.simulator.frames import FrameSource, PixelSource
+from daemon.simulator.microscope import Delivery, Written, write_section
 from daemon.simulator.multisem import write_slab
 from daemon.simulator.section import SectionPlan
 

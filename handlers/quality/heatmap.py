@@ -101,9 +101,10 @@ def _raster(
     picture = Image.fromarray(cells.repeat(cell, axis=0).repeat(cell, axis=1))
     draw = ImageDraw.Draw(picture)
     for column, row in zip(columns[~known].tolist(), rows[~known].tolist(), strict=True):
-        x, y = column * cell, row * cell
-        draw.line((x, y, x + cell - 1, y + cell - 1), fill=_INK)
-        draw.line((x, y + cell - 1, x + cell - 1, y), fill=_INK)
+        left, top, inset = column * cell, row * cell, cell // 4
+        right, bottom = left + cell - 1 - inset, top + cell - 1 - inset
+        draw.line((left + inset, top + inset, right, bottom), fill=_INK)
+        draw.line((left + inset, bottom, right, top + inset), fill=_INK)
     width = max(1, cell // 12)
     for column, row in zip(columns[heatmap.outside].tolist(), rows[heatmap.outside].tolist(), strict=True):
         x, y = column * cell, row * cell
@@ -160,12 +161,17 @@ def _legend_lines(heatmap: Heatmap) -> list[str]:
     known = np.isfinite(heatmap.values)
     lines = []
     if heatmap.limit_text:
-        lines.append(f"limit: {heatmap.limit_text}; outside, outlined in red: {int(heatmap.outside.sum())} tiles")
+        lines.append(f"limit: {heatmap.limit_text}; outside, outlined in red: {_tiles(heatmap.outside)}")
     elif heatmap.outside.any():
-        lines.append(f"outlined in red: {int(heatmap.outside.sum())} tiles")
+        lines.append(f"outlined in red: {_tiles(heatmap.outside)}")
     if not known.all():
         lines.append(f"unknown, crossed out: {int((~known).sum())} of {known.size} tiles")
     return lines
+
+
+def _tiles(flags: Flags) -> str:
+    count = int(flags.sum())
+    return "1 tile" if count == 1 else f"{count} tiles"
 
 
 def _corner_text(heatmap: Heatmap) -> str:

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
 from daemon.simulator import microscope
+from daemon.simulator.frames import FrameSource, measure
 from daemon.simulator.microscope import Arrival, Delivery, MetafileForm, PixelSource, write_section, write_tiles_for
-from daemon.simulator.section import SectionPlan, TilePlan, plan_section, roi_cells
+from daemon.simulator.section import SectionPlan, TileFault, TilePlan, plan_section, roi_cells
+from daemon.simulator.tile_faults import spoil_tiles
 from daemon.simulator.tissue.field import Tissue
 from daemon.simulator.tissue.lattice import SECTION_THICKNESS
 from handlers.acquisition.consistency import check_metafile
@@ -351,3 +354,37 @@ def test_the_command_names_invalid_arguments(tmp_path: Path) -> None:
     assert failed.returncode == 1
     assert failed.stderr.startswith("microscope: could not write ")
     assert "Traceback" not in failed.stderr
+
+
+# --- bad tiles
+
+
+def test_a_spoiled_section_has_one_tile_of_each_fault_and_numbers_that_show_them(tmp_path: Path) -> None:
+    good = plan_section(tiles=12, size=(512, 512), overlap=0.1)
+    plan = spoil_tiles(good)
+    faulty = {tile.fault: tile for tile in plan.tiles if tile.fault is not None}
+    assert set(faulty) == set(TileFault)
+    assert [tile.stage_x_nm for tile in plan.tiles] == [tile.stage_x_nm for tile in good.tiles]
+    frames = FrameSource(plan, PixelSource.TISSUE)
+    sharp = FrameSource(good, PixelSource.TISSUE)
+
+    def fine(frame: npt.NDArray[Any]) -> float:
+        """Contrast of structures of 8 to 16 pixels."""
+        blocks = frame.reshape(64, 8, 64, 8).mean(axis=(1, 3))
+        return float(np.abs(np.diff(blocks)).mean())
+
+    blurred = faulty[TileFault.BLURRED]
+    in_focus = sharp.frame(good.tiles[blurred.raster_index])
+    assert fine(frames.frame(blurred)) < 0.6 * fine(in_focus)
+    assert measure(frames.frame(blurred), blurred.fault).focus_score < 16 < measure(in_focus).focus_score
+    white = [float((frames.frame(tile) == 255).mean()) for tile in plan.tiles]
+    assert [at for at, share in enumerate(white) if share > 0.01] == [faulty[TileFault.SATURATED].raster_index]
+    repeated = faulty[TileFault.REPEATED]
+    assert (frames.frame(repeated) == frames.frame(plan.tiles[repeated.raster_index - 1])).all()
+    shifted, place = faulty[TileFault.SHIFTED], good.tiles[faulty[TileFault.SHIFTED].raster_index]
+    assert (shifted.left_px - place.left_px, shifted.top_px - place.top_px) == (15, -10)  # 0.3 and -0.2 of 51.2
+
+
+def test_a_section_with_few_tiles_cannot_be_spoiled() -> None:
+    with pytest.raises(ValueError, match="needs 8 tiles or more"):
+        spoil_tiles(plan_section(tiles=7))

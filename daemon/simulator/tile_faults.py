@@ -1,0 +1,37 @@
+"""Bad tiles, as microscopes make them. Pure."""
+
+from dataclasses import replace
+
+from daemon.simulator.section import SectionPlan, TileFault, TilePlan
+
+LEAST_TILES = 8
+"""With fewer tiles some would be neighbours."""
+SHIFT_SHARE = (0.3, -0.2)
+"""Of the overlap, x and y: how far the stage was from the place that it reported."""
+
+
+def spoil_tiles(plan: SectionPlan) -> SectionPlan:
+    """Return the section with one tile of each fault. Raises ValueError if it has too few tiles."""
+    count = len(plan.tiles)
+    if count < LEAST_TILES:
+        raise ValueError(f"a section with bad tiles needs {LEAST_TILES} tiles or more, and this one has {count}")
+    places = {
+        count // 4: TileFault.SHIFTED,
+        count // 2: TileFault.SATURATED,
+        2 * count // 3: TileFault.BLURRED,
+        count - 1: TileFault.REPEATED,
+    }
+    tiles = [replace(tile, fault=places.get(at)) for at, tile in enumerate(plan.tiles)]
+    return replace(plan, tiles=tuple(_shifted(plan, tile) for tile in tiles))
+
+
+def _shifted(plan: SectionPlan, tile: TilePlan) -> TilePlan:
+    """Return a SHIFTED tile with the corner that it really has; its stage position stays."""
+    if tile.fault is not TileFault.SHIFTED:
+        return tile
+    x_px, y_px = (share * plan.overlap for share in SHIFT_SHARE)
+    return replace(
+        tile,
+        left_px=tile.left_px + round(x_px * plan.camera.width),
+        top_px=tile.top_px + round(y_px * plan.camera.height),
+    )
