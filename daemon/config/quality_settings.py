@@ -41,6 +41,9 @@ class QualitySettings(Section):
     max_stage_error_share: Number = Field(0.25, ge=0, le=1)
     """Largest distance between a tile and the place that the stage reported, measured in the overlaps with its
     neighbours, as a share of the nominal overlap. More: review."""
+    measure_stage_error: bool = False
+    """Whether the overlaps of neighbouring tiles are compared while mipmaps are made, for max_stage_error_share. It
+    takes about a quarter of a tile's CPU more. Needs mipmaps.levels of 3 or more."""
     max_focus_drop: Number = Field(0.2, ge=0, le=1)
     """Largest share by which the median focus score may lie below that of the last 20 sections of the same microscope.
     More: review."""

@@ -24,8 +24,8 @@ def record_measured(connection: Connection, montage_id: int, measured: Mapping[s
 
 
 def tile_rows(connection: Connection, montage_id: int) -> dict[str, TileRow]:
-    """Return the tiles that are recorded as made, by id; empty once the montage is MIPMAPPED."""
-    query = "SELECT tile_id, digest, measured FROM tiles WHERE montage_id = ?"
+    """Return the tiles that are recorded as made, by id, in this order; empty once the montage is MIPMAPPED."""
+    query = "SELECT tile_id, digest, measured FROM tiles WHERE montage_id = ? ORDER BY made_at"
     return {tile_id: TileRow(*row) for tile_id, *row in connection.execute(query, (montage_id,))}
 
 

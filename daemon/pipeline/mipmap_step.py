@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 import structlog
 
@@ -132,7 +133,12 @@ def _jobs(section: Section, plan: MipmapPlan, made: Collection[str], containers:
     """Return a job for each tile, and for the mask that all tiles share, except those recorded as made."""
     tiles = section.level0()
     plan, root = plan.contained(containers), watch_root(section.watch.directory, containers)
-    jobs = [tile_job(tile, plan, root, measure=True) for tile in tiles if tile.tile_id not in made]
+    around = section.neighbours(plan) if section.watch.qc.measure_stage_error else {}
+    jobs = [
+        replace(tile_job(tile, plan, root, measure=True), neighbours=around.get(tile.tile_id, ()))
+        for tile in tiles
+        if tile.tile_id not in made
+    ]
     if tiles[0].mask is not None and str(tiles[0].mask) not in made:
         jobs.append(mask_job(tiles[0], plan))
     return jobs

@@ -14,9 +14,11 @@ from daemon.system.threads import answers_within
 from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.arrival import read_metafile, with_sizes
 from handlers.acquisition.image_names import image_path
-from handlers.acquisition.tilespec import TileSpec, shared_transform_for, tile_specs_for
+from handlers.acquisition.tilespec import TileSpec, shared_transform_for, tile_specs_for, translations_for
 from handlers.errors import Evidence, ImagesMissing, MetafileFault, StorageFault, Waiting
-from handlers.mipmaps.plan import Level0
+from handlers.mipmaps.overlap import Neighbour
+from handlers.mipmaps.plan import Level0, MipmapPlan
+from handlers.quality.neighbours import neighbours_of
 from handlers.render.names import StackId
 
 
@@ -71,6 +73,11 @@ class Section:
             Level0(spec["tileId"], image_path(directory, tile.img_path), mask, spec["width"], spec["height"], brightest)
             for spec, tile in zip(self.specs, self.acquisition.tiles, strict=True)
         ]
+
+    def neighbours(self, plan: MipmapPlan) -> dict[str, tuple[Neighbour, ...]]:
+        """Return the raster neighbours of every tile, by tile id, with their positions in the tile specs."""
+        options, tiles = self.watch.tilespec_options(), self.acquisition.tiles
+        return neighbours_of(tiles, self.level0(), translations_for(tiles, options.positions, options.origin), plan)
 
 
 def section_from_content(montage: Montage, watch: WatchSettings, content: bytes) -> Section:

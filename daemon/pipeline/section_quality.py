@@ -10,6 +10,7 @@ from handlers.mipmaps.measure import Measured
 from handlers.quality.block import Quality, pack, unpack
 from handlers.quality.from_metafile import quality_of
 from handlers.quality.measured import MadeTile, level_digests, measured_columns, repeats
+from handlers.quality.neighbours import stage_columns
 
 
 async def packed_numbers(section: Section, journal: Journal) -> bytes:
@@ -24,7 +25,10 @@ def _quality(section: Section, rows: Mapping[str, TileRow], former: Quality | No
     made = {tile_id: MadeTile(row.digest, _measured(row)) for tile_id, row in rows.items() if tile_id in set(ids)}
     stated = quality_of(section.acquisition, ids)
     numbers = stated.tiles.replaced(measured_columns(ids, made, former))
-    numbers = numbers.replaced({"repeat_of": repeats(numbers, made)})
+    measured = {tile_id: tile.measured for tile_id, tile in made.items() if tile.measured is not None}
+    compared = former.tiles.columns if former and former.tiles.tile_ids == ids else {}
+    stage = stage_columns(section.acquisition.tiles, ids, measured, compared)
+    numbers = numbers.replaced({"repeat_of": repeats(numbers, made), **stage})
     return Quality(numbers, stated.section, levels, level_digests(made, former, levels))
 
 

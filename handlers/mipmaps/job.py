@@ -8,6 +8,7 @@ from handlers.container import Container
 from handlers.errors import ImageFault, SettingsFault
 from handlers.images.encode import PLAIN_TIFF, Encoding
 from handlers.images.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
+from handlers.mipmaps.overlap import Neighbour
 from handlers.sharing import AS_MADE, Sharing
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class MipmapJob:
     """The value that the tile spec shows white. The report has a note if it does not suit the bits of the image."""
     measure: bool = False
     """Whether the report has numbers of the image and digests of its levels."""
+    neighbours: tuple[Neighbour, ...] = ()
+    """Tiles whose overlap with this one is compared, if the job measures and makes level 3."""
     source: "RenderSource | None" = None
     """Where render-ws serves level 0; None: the file is read. Method "render" needs a source."""
 

@@ -18,7 +18,8 @@ from handlers.images.reduction import MEAN
 from handlers.mipmaps.buffers import reduced_to_mean
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.kept_levels import valid_levels
-from handlers.mipmaps.measure import LEVEL_OF_SHARPNESS, Measured, Measurement
+from handlers.mipmaps.measure import Measured, Measurement
+from handlers.mipmaps.overlap import LEVEL
 from handlers.mipmaps.put import ReducedLevel, put_levels
 from handlers.mipmaps.reduce import reduce_levels
 from handlers.mipmaps.report import FaultReport, MadeLevel, MipmapReport
@@ -37,7 +38,7 @@ def make_mipmaps(job: MipmapJob) -> MipmapReport:
         level0 = open_level0(job)
         kept = () if job.force else tuple(valid_levels(job, level0))
         wanted = {level for level, _ in job.outputs} - {level.level for level in kept}
-        measurement = Measurement(level0.bits) if job.measure else None
+        measurement = Measurement(level0.bits, job.neighbours) if job.measure else None
         if wanted:
             with _reduced(job, wanted, level0, measurement) as levels:
                 put_levels(levels, job, level0, made, measurement)
@@ -120,7 +121,7 @@ def _measured(job: MipmapJob, level0: OpenLevel0, levels: Iterable[MadeLevel], m
     for made in levels:
         if made.digest:
             measurement.see_file(made.level, made.digest)
-        if made.level == LEVEL_OF_SHARPNESS and not measurement.has_sharpness:
+        if made.level == LEVEL and not measurement.has_sharpness:
             measurement.see_level(made.level, read_image(made.path, made.width, made.height)[0])
     return measurement.result([level for level, _ in job.outputs])
 

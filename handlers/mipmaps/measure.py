@@ -3,7 +3,7 @@
 import ctypes
 import math
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
@@ -13,10 +13,10 @@ import xxhash
 from handlers.images.digest import DIGEST_BYTES
 from handlers.images.pixels import Grey
 from handlers.mipmaps.kernel import GreyRange, compiled_code
+from handlers.mipmaps.overlap import LEVEL, Neighbour, Overlap, Side, compare_with
 
-LEVEL_OF_SHARPNESS: Final = 3
-"""Coarse enough that the camera's noise is gone, fine enough for the edges of membranes."""
 _ROW: Final = struct.Struct(f"<6dB{DIGEST_BYTES}s")
+_OVERLAP: Final = struct.Struct("<Bddd")
 UNKNOWN: Final = float("nan")
 
 
@@ -39,17 +39,22 @@ class Measured:
     """The highest level in `levels_digest`."""
     levels_digest: bytes = b""
     """Digest of all level files together, by `digest_of_levels`; empty if they are not known."""
+    overlaps: tuple[Overlap, ...] = ()
+    """With the neighbours whose level 3 was there, and showed enough."""
 
     def to_bytes(self) -> bytes:
         """Return the numbers as the journal keeps them."""
         numbers = self.bits, self.darkest, self.brightest, self.dark_share, self.saturated_share, self.sharpness
-        return _ROW.pack(*numbers, self.levels, self.levels_digest)
+        overlaps = (_OVERLAP.pack(each.side, each.x, each.y, each.error) for each in self.overlaps)
+        return _ROW.pack(*numbers, self.levels, self.levels_digest) + b"".join(overlaps)
 
     @classmethod
     def from_bytes(cls, row: bytes) -> Self:
         """Return the numbers of `to_bytes`."""
-        bits, darkest, brightest, dark, saturated, sharpness, levels, digest = _ROW.unpack(row)
-        return cls(bits, darkest, brightest, dark, saturated, sharpness, levels, digest if any(digest) else b"")
+        bits, darkest, brightest, dark, saturated, sharpness, levels, digest = _ROW.unpack_from(row)
+        overlaps = tuple(Overlap(Side(side), *rest) for side, *rest in _OVERLAP.iter_unpack(row[_ROW.size :]))
+        known = digest if any(digest) else b""
+        return cls(bits, darkest, brightest, dark, saturated, sharpness, levels, known, overlaps)
 
 
 def digest_of_levels(digests: Mapping[int, bytes]) -> bytes:
@@ -66,19 +71,24 @@ class Measurement:
     Parameters
     ----------
     bits : per pixel of level 0.
+    neighbours : tiles whose overlap with this one is compared.
     """
 
-    def __init__(self, bits: int) -> None:
+    def __init__(self, bits: int, neighbours: Sequence[Neighbour] = ()) -> None:
         self.level0 = GreyRange.of_bits(bits)
         """Gets the pixels of level 0."""
         self._bits = bits
         self._sharpness = UNKNOWN
         self._files: dict[int, bytes] = {}
+        self._neighbours = neighbours
+        self._overlaps: tuple[Overlap, ...] = ()
 
     def see_level(self, level: int, pixels: Grey) -> None:
-        """Take the pixels of a level."""
-        if level == LEVEL_OF_SHARPNESS:
+        """Take the pixels of a level, whose file is in place: a neighbour that is made later must find it."""
+        if level == LEVEL:
             self._sharpness = sharpness_of(pixels)
+            found = (compare_with(neighbour, pixels) for neighbour in self._neighbours)
+            self._overlaps = tuple(overlap for overlap in found if overlap is not None)
 
     def see_file(self, level: int, digest: bytes) -> None:
         """Take the digest of a level's file."""
@@ -91,7 +101,7 @@ class Measurement:
 
     def result(self, levels: Collection[int]) -> Measured:
         """Return the numbers of an image that has these levels."""
-        found = replace(range_of(self.level0, self._bits), sharpness=self._sharpness)
+        found = replace(range_of(self.level0, self._bits), sharpness=self._sharpness, overlaps=self._overlaps)
         if self._files.keys() != set(levels):
             return found
         return replace(found, levels=max(levels, default=0), levels_digest=digest_of_levels(self._files))

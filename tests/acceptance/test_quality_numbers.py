@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from handlers.acquisition.parse import parse_metafile
 from handlers.quality.block import unpack
 from tests.acceptance.rig import Rig, fetch, wait_for
+from tests.unit.test_stage_error import MARGIN, tissue
 
 HAS_NUMBERS = ("mipmapped", "applied", "complete")
 
@@ -69,3 +72,27 @@ def require_whole(rig: Rig) -> None:
             quality = unpack(numbers)
             assert len(quality.tiles.tile_ids) == len(quality.level_digests) == 9
             assert not np.isnan(quality.tiles.sharpness).any()
+
+
+def test_a_tile_that_the_stage_misplaced_is_found_by_its_overlaps(rig: Rig, write) -> None:
+    rig.settings |= {"watch.qc.measure_stage_error": True}
+    section = write(tiles=9, size=(512, 512), overlap=0.2)
+    tiles = parse_metafile(section.metafile.read_bytes(), "metafile").tiles
+    field = tissue(1, 2000, 3000)
+    left, top = (min(tile.position_px[axis] for tile in tiles) for axis in (0, 1))
+    for place, tile in enumerate(tiles):
+        x, y = round(tile.position_px[0] - left) + MARGIN, round(tile.position_px[1] - top) + MARGIN
+        x, y = (x + 24, y - 16) if place == 4 else (x, y)
+        part = np.clip(150 + 35 * field[y : y + 512, x : x + 512], 0, 255)
+        Image.fromarray(part.astype(np.uint8)).save(section.metafile.parent / tile.img_path)
+    rig.start_standin()
+    rig.start()
+    rig.wait_until("complete", section.metafile)
+    numbers = numbers_of(rig, section.metafile)["numbers"]
+    assert (numbers["stage_x"][4], numbers["stage_y"][4]) == pytest.approx((24, -16), abs=1)
+    for name in ("stage_x", "stage_y"):
+        assert max(abs(numbers[name][place]) for place in range(9) if place != 4) < 2
+    grid = set(zip(numbers["raster_col"], numbers["raster_row"], strict=True))
+    for side, dcol, drow in (("left", -1, 0), ("top", 0, -1)):
+        pairs = sum((col + dcol, row + drow) in grid for col, row in grid)
+        assert sum(value is not None for value in numbers[f"{side}_stage_error"]) == pairs

@@ -1,0 +1,179 @@
+"""Where a tile's neighbours are, by what both show in their overlap at level 3."""
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from handlers.errors import Fault
+from handlers.images.decode import read_image
+from handlers.images.pixels import Grey
+from handlers.images.reduction import level_size
+
+LEVEL: Final = 3
+"""Coarse enough that the camera's noise is gone, fine enough for the edges of membranes."""
+SCALE: Final = 2**LEVEL
+FINENESS: Final = 16
+"""Steps per pixel of level 3: half a pixel of level 0."""
+LONGEST_PX, WIDEST_PX = 256, 96
+"""Largest window that is compared, along the overlap and across it, in pixels of level 3."""
+NARROWEST_PX: Final = 8
+MOST_ERROR: Final = 0.9
+"""Windows that differ by more show nothing in common. Unrelated ones were seen to differ by 0.98 and more, the same
+tissue under heavy noise by 0.85."""
+LEAST_CONTRAST: Final = 2.0
+"""Least standard deviation of a window's Laplacian, on the scale 0 to 255. Rounding gives 1.3, and the steps that it
+makes of an even shading look alike in both windows; tissue has 5 and more."""
+_Floats = npt.NDArray[np.float32]
+
+
+class Side(IntEnum):
+    """The side of a tile on which a neighbour lies; the journal stores the number."""
+
+    LEFT = 1
+    TOP = 2
+    RIGHT = 3
+    BOTTOM = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A raster neighbour of a tile."""
+
+    side: Side
+    level3: Path
+    """Its level 3, which may not be made yet."""
+    width: int
+    """Of its level 0, as is `height`."""
+    height: int
+    x: float
+    """Its position less the tile's, by the tile specs, in level-0 pixels."""
+    y: float
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Where a neighbour was seen."""
+
+    side: Side
+    x: float
+    """Its position less the tile's, as seen, less that of the tile specs; in level-0 pixels."""
+    y: float
+    error: float
+    """RMS difference of the two windows once aligned, relative to their contrast: 0 is equal, 1 unrelated."""
+
+
+def compare_with(neighbour: Neighbour, level3: Grey) -> Overlap | None:
+    """Return where a neighbour is seen; None if its level 3 is not made yet, or the overlap shows too little. Blocking.
+
+    Both tiles of a pair compare: whichever is made last finds the level of the other.
+
+    Parameters
+    ----------
+    level3 : of the tile itself, (H, W).
+    """
+    try:
+        other, _ = read_image(neighbour.level3, *level_size(neighbour.width, neighbour.height, LEVEL))
+    except (Fault, OSError):
+        return None  # an invalid file is found when it is made, or by verify
+    seen = displacement(level3, other, neighbour.x / SCALE, neighbour.y / SCALE)
+    if seen is None:
+        return None
+    x, y, error = seen
+    return Overlap(neighbour.side, x * SCALE - neighbour.x, y * SCALE - neighbour.y, error)
+
+
+def displacement(image: Grey, other: Grey, x: float, y: float) -> tuple[float, float, float] | None:
+    """Return where another image is seen, and the error estimate; None if the overlap shows too little in common.
+
+    Parameters
+    ----------
+    image, other : (H, W) each.
+    x, y : expected position of the other image less that of the image, pixels.
+
+    Source of the method: Guizar-Sicairos, Thurman and Fienup (2008), in scikit-image. The Laplacians are compared: they
+    have no shading, and their peak is narrow.
+    """
+    place = round(x), round(y)
+    for _ in range(2):  # the second time where the first has found it, so that the windows show the same
+        windows = _windows(image, other, *place)
+        if windows is None:
+            return None
+        curved = [_curvature(window) for window in windows]
+        if min(each.std() for each in curved) < LEAST_CONTRAST:
+            return None
+        shift, error = _registered(*map(_faded, curved))
+        found = place[0] + shift[1], place[1] + shift[0]
+        again = round(found[0]), round(found[1])
+        if again == place:
+            break
+        place = again
+    return (*found, error) if error <= MOST_ERROR else None
+
+
+def _windows(image: Grey, other: Grey, x: int, y: int) -> tuple[Grey, Grey] | None:
+    """Return the windows of both images that show the same if the other one is at x, y; None if they hardly overlap.
+
+    Of three places along the overlap the one with the greatest contrast is taken: elsewhere may be empty resin.
+    """
+    left, right = max(0, x), min(image.shape[1], x + other.shape[1])
+    top, bottom = max(0, y), min(image.shape[0], y + other.shape[0])
+    if min(right - left, bottom - top) < NARROWEST_PX:
+        return None
+    columns, rows = _places(left, right, bottom - top), _places(top, bottom, right - left)
+    pairs = [(image[a:b, c:d], other[a - y : b - y, c - x : d - x]) for a, b in rows for c, d in columns]
+    return max(pairs, key=lambda pair: min(pair[0].std(), pair[1].std()))
+
+
+def _places(start: int, end: int, across: int) -> list[tuple[int, int]]:
+    """Return at most three ranges within a range, as long as a window may be, of lengths quick to transform."""
+    length, limit = end - start, LONGEST_PX if end - start >= across else WIDEST_PX
+    taken = min(length, limit)
+    taken -= (taken - 2) % 4
+    spare = length - taken
+    starts = {start + spare // 2} if spare < taken or limit == WIDEST_PX else {start, start + spare // 2, start + spare}
+    return [(first, first + taken) for first in sorted(starts)]
+
+
+def _curvature(window: Grey) -> _Floats:
+    """Return the Laplacian of a window on the scale 0 to 255; 1 pixel smaller on each side."""
+    grey = window.astype(np.float32)
+    if window.itemsize == 2:
+        grey /= 257
+    curved: _Floats = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
+    return curved
+
+
+def _faded(curved: _Floats) -> _Floats:
+    """Return the same without mean, fading to 0 at the edges."""
+    height, width = curved.shape
+    faded: _Floats = (curved - curved.mean()) * _fading(height)[:, np.newaxis] * _fading(width)
+    return faded
+
+
+@functools.lru_cache(maxsize=16)
+def _fading(length: int) -> _Floats:
+    return np.hanning(length + 2)[1:-1].astype(np.float32)
+
+
+def _registered(image: _Floats, other: _Floats) -> tuple[tuple[float, float], float]:
+    """Return the shift (y, x) of the other image, and the error."""
+    shift, error, _ = _registration()(image, other, upsample_factor=FINENESS, normalization=None)
+    return (float(shift[0]), float(shift[1])), float(error)
+
+
+@functools.cache
+def _registration() -> Callable[..., Any]:
+    """Return the function of scikit-image; its import takes 0.3 s and 30 MB, which few workers need."""
+    # The library of linear algebra reserves memory for each thread; more than one is of no use for so small arrays.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from skimage.registration import phase_cross_correlation
+
+    found: Callable[..., Any] = phase_cross_correlation
+    return found
