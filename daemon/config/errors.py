@@ -98,7 +98,7 @@ def _problem(error: ErrorDetails, location: Location, root: type[BaseModel]) -> 
 def _brackets(location: Location, value: object, *, repeats: bool) -> str:
     """Return how to write the heading of a section that is not a table, or not a list of tables."""
     name = ".".join(part for part in location if isinstance(part, str))
-    if repeats and isinstance(value, Mapping) and all(isinstance(key, int) for key in value):
+    if repeats and isinstance(value, Mapping) and all(str(key).isdecimal() for key in value):
         return f"the environment sets keys of it, but the file has no [[{name}]]"
     if repeats and isinstance(value, Mapping):
         return f"write [[{name}]] in double brackets above each {name}: there may be several"

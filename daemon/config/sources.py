@@ -80,26 +80,38 @@ def _numbered_watches(found: Mapping[str, Any]) -> Iterator[tuple[int, dict[str,
         yield int(number), EnvSettingsSource(fields, env_prefix=prefix, env_nested_delimiter="__")()
 
 
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge tables key by key; `above` wins. A table with numbers as keys is merged into the elements of a list."""
+def merge(below: Mapping[str, Any], above: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Merge tables key by key; `above` wins. A table with numbers as keys is merged into the elements of a list.
+
+    Parameters
+    ----------
+    prefix : of the keys, dotted, for messages.
+    """
     result = dict(below)
     for key, value in above.items():
         present = result.get(key)
         if isinstance(value, Mapping) and isinstance(present, list):
-            result[key] = _merge_by_number(present, value)
+            result[key] = _merge_by_number(present, value, f"{prefix}{key}")
         elif isinstance(value, Mapping) and isinstance(present, Mapping):
-            result[key] = merge(present, value)
+            result[key] = merge(present, value, f"{prefix}{key}.")
         else:
             result[key] = value
     return result
 
 
-def _merge_by_number(below: list[Any], above: Mapping[int, Any]) -> list[Any]:
-    for number in above:
-        if number >= len(below):
-            known = f"there is no watch[{number}]; watches in the file: {len(below)}, numbered from 0"
-            raise ConfigError((f"{ENVIRONMENT_PREFIX}WATCH__{number}__...: {known}",))
-    return [merge(each, above.get(number, {})) for number, each in enumerate(below)]
+def _merge_by_number(below: list[Any], above: Mapping[Any, Any], name: str) -> list[Any]:
+    result = list(below)
+    for number, values in above.items():
+        variable = f"{ENVIRONMENT_PREFIX}{name}__{number}__".upper().replace(".", "__")
+        if not str(number).isdecimal():
+            raise ConfigError((f"{variable}...: expected a number of [[{name}]], from 0",))
+        if int(number) >= len(below):
+            known = f"there is no {name}[{number}]; [[{name}]] in the file: {len(below)}, numbered from 0"
+            raise ConfigError((f"{variable}...: {known}",))
+        present = below[int(number)]
+        are_tables = isinstance(present, Mapping) and isinstance(values, Mapping)
+        result[int(number)] = merge(present, values, f"{name}.") if are_tables else values
+    return result
 
 
 def name_variable(line: str, location: tuple[str | int, ...]) -> str:

@@ -476,6 +476,30 @@ def test_a_path_map_may_come_from_the_environment(write: Write, monkeypatch: pyt
     assert load_settings(write(SMALLEST)).render.paths.to_url("/data/a") == "file:///storage/a"
 
 
+def test_the_environment_can_set_keys_of_one_entry_of_the_path_map(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEMWATCH_RENDER__PATH_MAP__0__RENDER", "/other")
+    assert load_settings(write(SMALLEST + MAPPED)).render.paths.to_url("/data/a") == "file:///other/a"
+    (problem,) = problems_of(write(SMALLEST))
+    assert problem.startswith(
+        "render.path_map: the environment sets keys of it, but the file has no [[render.path_map]]"
+    )
+    monkeypatch.setenv("TEMWATCH_RENDER__PATH_MAP__7__RENDER", "/other")
+    (problem,) = problems_of(write(SMALLEST + MAPPED))
+    assert problem.startswith(
+        "TEMWATCH_RENDER__PATH_MAP__7__...: there is no render.path_map[7]; [[render.path_map]] in"
+    )
+    monkeypatch.delenv("TEMWATCH_RENDER__PATH_MAP__7__RENDER")
+    monkeypatch.setenv("TEMWATCH_RENDER__PATH_MAP__X__RENDER", "/other")
+    (problem,) = problems_of(write(SMALLEST + MAPPED))
+    assert problem == "TEMWATCH_RENDER__PATH_MAP__X__...: expected a number of [[render.path_map]], from 0"
+    monkeypatch.delenv("TEMWATCH_RENDER__PATH_MAP__X__RENDER")
+    monkeypatch.setenv("TEMWATCH_RENDER__PATH_MAP__0", "/other")
+    (problem,) = problems_of(write(SMALLEST + MAPPED))
+    assert problem.startswith("render.path_map[0]: '/other' is not a table")
+
+
 def test_a_path_builder_is_refused_on_a_drive(write: Write) -> None:
     (problem,) = problems_of(write(changed("output_dir", "apply = 'path_builder'\noutput_dir") + MAPPED))
     assert problem.startswith(
@@ -555,7 +579,7 @@ def test_a_list_that_is_not_json_is_refused(write: Write, monkeypatch: pytest.Mo
 def test_the_environment_cannot_add_a_watch(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMWATCH_WATCH__1__STRICT", "true")
     (problem,) = problems_of(write(SMALLEST))
-    assert problem == "TEMWATCH_WATCH__1__...: there is no watch[1]; watches in the file: 1, numbered from 0"
+    assert problem == "TEMWATCH_WATCH__1__...: there is no watch[1]; [[watch]] in the file: 1, numbered from 0"
 
 
 def test_a_z_table_is_checked_when_settings_are_loaded(write: Write, tmp_path: Path) -> None:

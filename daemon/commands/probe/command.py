@@ -1,6 +1,7 @@
 """The probe of every watch: what was proved, and what is wrong, by key."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,8 @@ async def probe(settings: Settings) -> Probed:
         is_away = render.embedded or not await _answers(probed, client, render)
         for index, watch in enumerate(settings.watch):
             await _probe_watch(probed, f"watch[{index}]", watch, render, None if is_away else client)
+    if os.geteuid() == 0:
+        probed.proved.append("this user is root, who may do more than the service's user: run the probe as that user")
     return probed
 
 
