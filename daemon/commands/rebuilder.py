@@ -243,7 +243,7 @@ def _scan(watch: WatchSettings) -> list[_Found]:
     if not watch.directory.is_dir():
         hint = "mount it; a journal rebuilt without it would lack its montages"
         raise StorageFault(str(watch.directory), f"the directory of the watch {watch.name} does not exist", hint)
-    tree = Tree(str(watch.directory), NameRule(watch.pattern))
+    tree = Tree(str(watch.directory), NameRule(watch.pattern), follow=watch.reader.follower)
     seen = tree.look_at((), (str(watch.directory),))
     for directory, why in tree.failures.items():
         raise StorageFault(printable(directory), f"cannot be accessed: {why}", "mount it, or let temwatch read it")

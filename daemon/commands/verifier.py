@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +13,7 @@ from daemon.montages.records import Montage
 from daemon.montages.states import UNFINISHED
 from daemon.pipeline.section import Section, section_from_content
 from handlers.acquisition.arrival import read_metafile
+from handlers.acquisition.presence import is_there
 from handlers.errors import Fault, StackMissing
 from handlers.mipmaps.plan import level_uris
 from handlers.render.client import RenderClient
@@ -103,7 +103,7 @@ class Verifier:
     async def _section(self, montage: Montage, watch: WatchSettings) -> Section | Difference:
         path = str(montage.metafile)
         try:
-            if not await asyncio.to_thread(os.path.lexists, path):
+            if not await asyncio.to_thread(is_there, montage.metafile):
                 hint = "copy it there again: without it the montage cannot be replayed or verified"
                 return Difference(Kind.METAFILE_GONE, None, path, "the metafile is gone", hint, None)
             content = await read_metafile(montage.metafile)

@@ -20,6 +20,7 @@ from handlers.acquisition.z import DEFAULT_NAME_PATTERN, ZRule, ZRuleKind, read_
 from handlers.errors import Fault
 from handlers.mipmaps.plan import MipmapPlan
 from handlers.path_map import NO_MAP, PathMap
+from handlers.render.names import template_fields
 
 
 class ZSettings(Section):
@@ -27,7 +28,8 @@ class ZSettings(Section):
 
     rule: ZRuleKind = Field(**example("grid"))
     """Source of z. "header": z_index in the header. "grid": grid in the header, as a number. "name": the metafile's
-    name, by `name_pattern`. "table": the file `table`. "fixed": always `z`."""
+    name, by `name_pattern`. "table": the file `table`. "depth": the recorded depth over the thickness, of
+    "sbemimage". "fixed": always `z`."""
     offset: float = 0
     """Number of sections that is added to the z of the rule."""
     offsets_by_media: dict[str, float] = Field(default_factory=dict, **example({"0151": 130000}, off=True))
@@ -74,6 +76,8 @@ class ZSettings(Section):
                 return f"group z of {self.name_pattern or DEFAULT_NAME_PATTERN} in the metafile's name"
             case ZRuleKind.TABLE:
                 return f"table {self.table}"
+            case ZRuleKind.DEPTH:
+                return "depth over thickness of the section"
             case ZRuleKind.FIXED:
                 return f"always {self.z:g}"
 
@@ -98,11 +102,13 @@ class TilespecSettings(Section):
     """Intensity that is displayed as white."""
     mask: OptionalPath = Field(None, **example(""))
     """Mask image of every tile, of the same size as the tiles. It gets mipmaps too. Empty: no mask."""
-    positions: Positions = Positions.INTEGER
-    """"integer": whole pixels, as in asap-modules. "exact": the unrounded positions of the stage."""
-    origin: Origin = Origin.ROI
-    """"roi": each region starts at (0, 0). "stage": all regions of a z share the origin of the stage."""
-    tile_id: Text = "{basename}.{z}"
+    positions: Positions = Field(Positions.INTEGER, **example("integer", off=True))
+    """"integer": whole pixels, as in asap-modules. "exact": the unrounded positions of the stage. Not set: as the
+    format needs it."""
+    origin: Origin = Field(Origin.ROI, **example("roi", off=True))
+    """"roi": each region starts at (0, 0). "stage": all regions of a z share the origin of the stage. Not set: as the
+    format needs it."""
+    tile_id: Text = Field("{basename}.{z}", **example("{basename}.{z}", off=True))
     """Template of the tile ids. {basename} is the image's file name without its extension, {z} is z as a decimal. Also
     {section_id}, {session_id}, {grid}, {roi_index}, {specimen_id}, {raster_col}, {raster_row} and {raster_index}."""
     section_id: OptionalText = Field(None, **example("", off=True))
@@ -197,6 +203,16 @@ class WatchSettings(Section):
         return value
 
     @model_validator(mode="after")
+    def _names_are_those_of_the_format(self) -> Self:
+        for key in ("owner", "project", "raw", "mipmapped"):
+            for field in template_fields(getattr(self.stacks, key) or ""):
+                if field not in self.reader.fields:
+                    known = ", ".join(self.reader.fields)
+                    problem = f"{{{field}}} is no value of format = {quoted(self.format)}, which has {known}"
+                    raise RefusedKeyError(f"stacks.{key}", problem)
+        return self
+
+    @model_validator(mode="after")
     def _pixel_size_is_known_once(self) -> Self:
         if self.reader.states_pixel_size and self.pixel_size_nm is not None:
             raise RefusedKeyError(
@@ -258,6 +274,7 @@ class WatchSettings(Section):
             name=self.name,
             directory=self.directory,
             pattern=self.pattern,
+            follow=self.reader.follower,
             mode=self.mode,
             scan_interval_s=self.scan_interval_s,
             full_scan_interval_s=self.full_scan_interval_s,

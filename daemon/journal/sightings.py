@@ -19,6 +19,7 @@ from daemon.journal.rows import (
 from daemon.montages.records import Montage
 from daemon.montages.sighting import Sighting
 from daemon.montages.states import UNFINISHED, Event, MontageState, advance
+from handlers.acquisition.parts import is_later_take
 from handlers.identity import FileIdentity
 from handlers.uris import path_to_uri
 
@@ -34,10 +35,11 @@ def notice(connection: Connection, sighting: Sighting, now: float, *, force: boo
     """
     metafile = path_to_uri(sighting.path)
     latest = find(connection, LATEST_OF_PATH, (metafile,))
-    # The latest row of a path is SUPERSEDED only if its file was moved away; a sighting means that it is back.
+    # The latest row of a path is SUPERSEDED only if its file was moved away; a sighting means that it is back. A slice
+    # of a log that was imaged again never went away.
     is_known = (
         latest is not None
-        and latest.state is not MontageState.SUPERSEDED
+        and (latest.state is not MontageState.SUPERSEDED or _was_imaged_again(connection, latest))
         and _is_unchanged(connection, latest, sighting.identity)
     )
     if is_known and not force:
@@ -91,6 +93,17 @@ def set_identity(connection: Connection, montage_id: int, identity: FileIdentity
     """Store what stat says of a montage's metafile."""
     connection.execute(
         "UPDATE montages SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE id = ?", (*identity, montage_id)
+    )
+
+
+def _was_imaged_again(connection: Connection, montage: Montage) -> bool:
+    """Whether a later take of the same slice superseded a montage, and stands."""
+    row = connection.execute("SELECT superseded_by FROM montages WHERE id = ?", (montage.id,)).fetchone()
+    later = find(connection, BY_ID, (row[0],)) if row[0] is not None else None
+    return (
+        later is not None
+        and later.state is not MontageState.SUPERSEDED
+        and is_later_take(later.metafile, montage.metafile)
     )
 
 

@@ -7,7 +7,6 @@ its metafile is removed, is moved, or holds another content.
 import asyncio
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -18,8 +17,9 @@ from daemon.montages.states import HAS_SETTLED
 from daemon.pipeline.settle import Ignored, NotYet
 from daemon.system.threads import answers_within
 from handlers.acquisition.arrival import metafile_content
+from handlers.acquisition.parts import is_later_take
+from handlers.acquisition.presence import Present, evidence_of, look_at
 from handlers.errors import Evidence, MetafileFault, StorageFault, storage_fault
-from handlers.identity import FileIdentity
 from handlers.text import excerpt
 
 RIVAL_PAUSE_S = 10.0
@@ -81,6 +81,10 @@ class Claims:
             return why_ended(found.claim, other, montage.metafile, digest)
         if found.claim is Claim.SAME_FILE and (other.failed_in or other.state) in HAS_SETTLED:
             return Ignored(f"it is {other.metafile} under another path", found.evidence)
+        if is_later_take(montage.metafile, other.metafile):
+            return f"imaged again: {montage.metafile}"
+        if is_later_take(other.metafile, montage.metafile):
+            return Ignored(f"imaged again: {other.metafile}", found.evidence)
         if rival.shared:
             raise owned_fault(rival, montage.metafile, found.evidence)
         return None
@@ -105,36 +109,34 @@ def find(rival: Montage, metafile: Path) -> Finding:
     StorageFault
         If one of the two cannot be accessed.
     """
-    own, there = _stat(metafile), _stat(rival.metafile)
+    own, there = _look_at(metafile), _look_at(rival.metafile)
     if own is None:
         raise StaleInspection
-    if there is not None and (own.st_dev, own.st_ino) == (there.st_dev, there.st_ino):
+    if there is not None and own.place == there.place:
         return Finding(Claim.SAME_FILE, _evidence(rival, there))
     return Finding(_claim(rival, there), _evidence(rival, there))
 
 
 def claim_of(montage: Montage) -> Claim:
     """Return what the path of a montage holds now. Blocking. Raises StorageFault if it cannot be accessed."""
-    return _claim(montage, _stat(montage.metafile))
+    return _claim(montage, _look_at(montage.metafile))
 
 
-def _stat(path: Path) -> os.stat_result | None:
+def _look_at(path: Path) -> Present | None:
     try:
-        return path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        return look_at(path, follow_links=True)
     except OSError as error:
         raise storage_fault(str(path), "access the metafile", error) from error
 
 
-def _evidence(rival: Montage, there: os.stat_result | None) -> Evidence:
-    return Evidence(rival.metafile, FileIdentity.of(there) if there else None, or_gone=True)
+def _evidence(rival: Montage, there: Present | None) -> Evidence:
+    return Evidence(rival.metafile, there.identity if there else None, or_gone=True)
 
 
-def _claim(rival: Montage, there: os.stat_result | None) -> Claim:
+def _claim(rival: Montage, there: Present | None) -> Claim:
     if there is None:
         return Claim.GONE
-    return Claim.STANDS if FileIdentity.of(there).matches(rival.identity) else _claim_of_content(rival)
+    return Claim.STANDS if there.identity.matches(rival.identity) else _claim_of_content(rival)
 
 
 def _claim_of_content(rival: Montage) -> Claim:
@@ -171,7 +173,7 @@ def owned_fault(rival: Rival, metafile: Path, evidence: Evidence) -> MetafileFau
 def namesake_fault(namesake: Namesake, metafile: Path) -> MetafileFault:
     """Return the fault of a metafile whose stack has its name from another header value. Blocking."""
     other = namesake.montage.metafile
-    evidence = replace(Evidence.of(other), or_gone=True)
+    evidence = replace(evidence_of(other), or_gone=True)
     return MetafileFault(
         str(metafile),
         f"its {namesake.field} is {excerpt(namesake.own_value)}, but stack {namesake.stack} holds {other} with "

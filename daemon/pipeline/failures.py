@@ -17,8 +17,8 @@ from daemon.pipeline.settle import Settler
 from daemon.pipeline.supersede import Superseder
 from daemon.pipeline.work_queue import WorkQueue
 from daemon.system.threads import answers_within
+from handlers.acquisition.presence import look_at
 from handlers.errors import BugFault, Fault, RenderBroken, RenderUnavailable, StorageFault
-from handlers.identity import FileIdentity
 
 log = structlog.get_logger()
 
@@ -91,10 +91,12 @@ class FailureHandler:
         """Remember a metafile that a step found changed: a scan may not see the change."""
         try:
             async with answers_within(montage.metafile):
-                found = await asyncio.to_thread(montage.metafile.lstat)
+                found = await asyncio.to_thread(look_at, montage.metafile)
         except (OSError, StorageFault):
             return
-        sighting = Sighting(montage.watch, montage.metafile, FileIdentity.of(found), FoundBy.STEP)
+        if found is None:
+            return
+        sighting = Sighting(montage.watch, montage.metafile, found.identity, FoundBy.STEP)
         self._changed_metafiles.append((montage, sighting))
         self._queue.changed.set()
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from handlers.acquisition.arrival import not_a_metafile, outside, too_large
 from handlers.acquisition.parse import MAX_METAFILE_BYTES
+from handlers.acquisition.parts import file_of
+from handlers.acquisition.presence import Present, look_at
 from handlers.container import Containers
 from handlers.errors import storage_fault
 from handlers.identity import FileIdentity
@@ -14,8 +16,8 @@ from handlers.identity import FileIdentity
 
 def present_identity(path: Path) -> FileIdentity | None:
     """Return the identity of a path, links not followed; None if it is missing. Raises StorageFault."""
-    found = _lstat(path)
-    return FileIdentity.of(found) if found else None
+    found = _look_at(path)
+    return found.identity if found else None
 
 
 def checked_identity(path: Path, root: Path, containers: Containers) -> FileIdentity | None:
@@ -34,30 +36,28 @@ def checked_identity(path: Path, root: Path, containers: Containers) -> FileIden
     StorageFault
         If it cannot be accessed.
     """
-    found = _lstat(path)
+    found = _look_at(path)
     if found is None:
         return None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(found.mode):
         raise not_a_metafile(path)
     if not _is_within(path, root, containers):
         raise outside(path, root)
-    if found.st_size > MAX_METAFILE_BYTES:
-        raise too_large(path, str(found.st_size))
-    return FileIdentity.of(found)
+    if found.identity.size > MAX_METAFILE_BYTES:
+        raise too_large(path, str(found.identity.size))
+    return found.identity
 
 
-def _lstat(path: Path) -> os.stat_result | None:
+def _look_at(path: Path) -> Present | None:
     try:
-        return path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        return look_at(path)
     except OSError as error:
         raise storage_fault(str(path), "access the metafile", error) from error
 
 
 def _is_within(path: Path, root: Path, containers: Containers) -> bool:
     try:
-        return path.resolve().is_relative_to(containers.of(root).real)
+        return file_of(path).resolve().is_relative_to(containers.of(root).real)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         reason = error if isinstance(error, OSError) else OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         raise storage_fault(str(path), "follow the links to the metafile", reason) from error

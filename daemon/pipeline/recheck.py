@@ -5,7 +5,6 @@ stat. A montage that fails again because of the unchanged file waits until the f
 """
 
 import asyncio
-import os
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.montages.records import AwaitedFile, Montage
 from daemon.system.threads import in_thread
+from handlers.acquisition.presence import evidence_of, is_there
 from handlers.errors import Evidence
 
 log = structlog.get_logger()
@@ -124,8 +124,8 @@ def _changes(awaited: Sequence[AwaitedFile]) -> list[_Change]:
     for each in awaited:
         path = each.evidence.path
         if path not in now:
-            now[path] = Evidence.of(path)
-        is_withdrawn = each.evidence.or_gone and not os.path.lexists(each.metafile)
+            now[path] = evidence_of(path)
+        is_withdrawn = each.evidence.or_gone and not is_there(each.metafile)
         if is_withdrawn or each.evidence.has_changed(now[path]):
             changes.append(_Change(each, _description(each.evidence, now[path]), is_withdrawn))
     return changes

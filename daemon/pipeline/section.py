@@ -55,9 +55,12 @@ class Section:
 
     @property
     def resolution_nm(self) -> tuple[float, float, float]:
-        """Pixel size in x and y from the calibration, section distance from the configuration."""
+        """Pixel size in x and y from the calibration; section distance as configured, else as the format states it."""
         assert self.acquisition.pixel_size_nm is not None
-        return *self.acquisition.pixel_size_nm, self.watch.stacks.resolution_z
+        stacks, z_nm = self.watch.stacks, self.acquisition.thickness_nm
+        if z_nm is None or "resolution_z" in stacks.model_fields_set:
+            z_nm = stacks.resolution_z
+        return *self.acquisition.pixel_size_nm, z_nm
 
     @property
     def image_directory(self) -> Path:

@@ -8,6 +8,7 @@ from typing import Protocol
 from daemon.simulator.frames import FrameSource, PixelSource
 from daemon.simulator.microscope import Delivery, Written, write_section
 from daemon.simulator.multisem import write_slab
+from daemon.simulator.sbemimage import write_slice
 from daemon.simulator.section import SectionPlan
 
 
@@ -42,6 +43,7 @@ class Format:
 FORMATS: Mapping[str, Format] = {
     "pytemca": Format(None, "grid", "20314_2L"),
     "multisem": Format(write_slab, "header", "wafer_20314_2L", "pixel_size_nm = 4.0\n"),
+    "sbemimage": Format(write_slice, "header", "20314_2L"),
 }
 
 

@@ -83,7 +83,9 @@ class RootScanner:
         names = NameRule(root.pattern)
         self._events = RootEvents(root, names.accepts, sink, open_hints=open_hints, read_mounts=read_mounts)
         before_listing = self._events.watch_directory
-        self.tree = Tree(self._path, names, granularity_s=granularity_s, before_listing=before_listing)
+        self.tree = Tree(
+            self._path, names, follow=root.follow, granularity_s=granularity_s, before_listing=before_listing
+        )
         self._state_directory = state_directory
         self._before = Content(known_metafiles, 0)
         self._identity: tuple[int, int] | None = None

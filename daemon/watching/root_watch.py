@@ -27,6 +27,8 @@ log = structlog.get_logger()
 class Timing:
     """Times that are not configurable, in seconds."""
 
+    follow_s: float = 2.0
+    """From one look at growing files to the next: neither an event nor the time of their directory shows growth."""
     coalesce_s: float = 0.05
     """Hints are collected for this long before they are followed."""
     coalesce_most_s: float = 5.0
@@ -149,6 +151,8 @@ class RootWatch:
     async def _wait_until_due(self) -> None:
         """Wait until a pass is due or hints come; let hints accumulate for a moment."""
         due_s = min(self._pass_due, self._full_due) - time.monotonic()
+        if self.root.follow is not None:
+            due_s = min(due_s, self._timing.follow_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, due_s)):
                 await self._woken.wait()
@@ -161,7 +165,7 @@ class RootWatch:
 
     async def _scan_what_is_due(self) -> None:
         batch = self._box.take()
-        rescans, self._rescans = self._rescans, set()
+        rescans, self._rescans = self._rescans | self._scanner.tree.growing(), set()
         self._note_hints(batch)
         if not self._is_in_trouble() and (batch.files or batch.trees or rescans):
             await self._follow(batch, rescans)
@@ -211,8 +215,12 @@ class RootWatch:
         """Scan a metafile of this root again now, and report it even if it seems unchanged."""
         if not is_within(str(metafile), str(self.root.directory)):
             return
-        self._scanner.tree.mark_changed(str(metafile))
-        self._rescans.add(str(metafile.parent))
+        if self.root.follow is None:
+            self._scanner.tree.mark_changed(str(metafile))
+            self._rescans.add(str(metafile.parent))
+        else:
+            self._scanner.tree.mark_section(str(metafile))
+            self._rescans.add(str(metafile.parent.parent))
         self._woken.set()
 
     # --- handing over

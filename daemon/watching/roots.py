@@ -1,9 +1,12 @@
 """Records of the watcher: the roots, and their health."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
+
+from daemon.watching.scan import Follower
 
 
 class WatchMode(StrEnum):
@@ -43,6 +46,8 @@ class WatchRoot:
     """Absolute. May be a symbolic link; those below it are not followed."""
     pattern: str = "_metadata_*.json"
     """Shell pattern of metafile names, without their directory."""
+    follow: Callable[[], Follower] | None = None
+    """Makes what finds the sections in files that hold many; None: each file is one metafile."""
     mode: WatchMode = WatchMode.AUTO
     scan_interval_s: float = 60.0
     """From one pass over directory mtimes to the next; each lists the polled directories."""

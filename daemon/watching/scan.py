@@ -11,9 +11,9 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from daemon.watching.mounts import is_within
 from handlers.identity import FileIdentity
@@ -42,6 +42,16 @@ class Content(NamedTuple):
 
 
 NOTHING = Content(0, 0)
+
+
+class Follower(Protocol):
+    """Finds sections in files that hold many and grow."""
+
+    def sections(self, path: str) -> list[tuple[str, FileIdentity]]:
+        """Return path and identity of the sections that are new or changed since the last call. Raises OSError."""
+
+    def identity(self, path: str) -> FileIdentity | None:
+        """Return the identity of a section now; None if there is none. Raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +86,7 @@ class Tree:
     ----------
     root : absolute path.
     names : the names of metafiles.
+    follow : makes what finds the sections in files that hold many; None: each file is one.
     granularity_s : granularity of the file system's mtimes. A directory with a recent mtime is listed again after this
         time: a second change within the same tick leaves the same mtime.
     before_listing : called with each directory that is about to be listed, so that its events can be requested.
@@ -86,6 +97,7 @@ class Tree:
         root: str,
         names: NameRule,
         *,
+        follow: Callable[[], Follower] | None = None,
         granularity_s: float = 2.0,
         before_listing: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
@@ -109,6 +121,8 @@ class Tree:
         self.current = root
         """Directory that is being scanned, or was last."""
         self._names = names
+        self._follower = follow() if follow else None
+        self._sections_again: set[str] = set()
         self._granularity_s = granularity_s
         self._before_listing = before_listing
         self._clock = clock
@@ -132,6 +146,15 @@ class Tree:
         with self._marks_lock:
             self._marked.setdefault(directory, set()).add(name)
 
+    def mark_section(self, section: str) -> None:
+        """Report a section inside a file again when the file is listed next. Any thread may call this."""
+        with self._marks_lock:
+            self._sections_again.add(section)
+
+    def growing(self) -> set[str]:
+        """Return the directories whose files may grow: that leaves the times of their directories unchanged."""
+        return set(self._files) if self._follower else set()
+
     def _take_marks(self, directory: str) -> set[str]:
         with self._marks_lock:
             return self._marked.pop(directory, set())
@@ -146,12 +169,13 @@ class Tree:
         """
         found: list[Found] = []
         new: list[str] = []
+        growing = self.growing()
         for path in tuple(self.directories) or (self.root,):
             if self.stop.is_set():
                 return found
             if path not in self.directories and path != self.root:
                 continue  # forgotten during this pass, with a directory above it
-            new += self._scan_directory(path, found, listing=everything or path in polled)
+            new += self._scan_directory(path, found, listing=everything or path in polled or path in growing)
         while new and not self.stop.is_set():
             new += self._scan_directory(new.pop(), found, listing=True)
         return found
@@ -242,10 +266,24 @@ class Tree:
                 continue
             identity = FileIdentity.of(status)
             present[entry.name] = identity
-            if known.get(entry.name) != identity or entry.name in marked:
+            if self._follower is not None:
+                found += self._sections(self._follower, base + entry.name, known.get(entry.name) != identity)
+            elif known.get(entry.name) != identity or entry.name in marked:
                 found.append(Found(base + entry.name, identity, entry.name not in known))
         _set_or_drop(self._files, path, present)
         _set_or_drop(self.irregular, path, irregular)
+
+    def _sections(self, follower: Follower, path: str, has_changed: bool) -> Iterator[Found]:
+        """Yield the sections of a file that are new, changed or marked. No event announces a section."""
+        with self._marks_lock:
+            again = {each for each in self._sections_again if os.path.dirname(each) == path}  # noqa: PTH120  text
+            self._sections_again -= again
+        for section, identity in follower.sections(path) if has_changed else ():
+            yield Found(section, identity, False)
+            again.discard(section)
+        for section in again:
+            if present := follower.identity(section):
+                yield Found(section, present, False)
 
     def _forget(self, path: str) -> None:
         if self.directories.pop(path, None):

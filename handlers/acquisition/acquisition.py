@@ -27,6 +27,8 @@ class Tile:
     height: int | None
     rotation_deg: float = 0.0
     """By which the image is turned about its own centre: x' = x cos - y sin, y' = x sin + y cos (y down)."""
+    scale: float = 1.0
+    """By which the image is enlarged: its pixel size over that of the acquisition."""
     raster_col: int | None = None
     """Place in the grid, from 0, as is `raster_row`; None where there is no grid."""
     raster_row: int | None = None

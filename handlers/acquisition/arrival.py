@@ -10,6 +10,8 @@ from pathlib import Path
 from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.image_names import require_contained
 from handlers.acquisition.parse import MAX_METAFILE_BYTES
+from handlers.acquisition.parts import part_of
+from handlers.acquisition.sbemimage_log import section_content
 from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault, storage_fault
 from handlers.identity import FileIdentity
 from handlers.images.header import ImageDirectory, ImageInfo
@@ -221,7 +223,10 @@ def metafile_content(path: Path, *, follow_links: bool = False, root: Path | Non
         If it cannot be read.
     """
     try:
-        content, _ = read_regular(path, MAX_METAFILE_BYTES + 1, follow_links=follow_links, root=root)
+        if part_of(path):
+            content = section_content(path, root)
+        else:
+            content, _ = read_regular(path, MAX_METAFILE_BYTES + 1, follow_links=follow_links, root=root)
     except NotRegular as error:
         raise not_a_metafile(path) from error
     except NotContained as error:

@@ -43,6 +43,7 @@ class MultiSem:
     pattern = "full_image_coordinates.txt"
     fields = ("specimen_id", "session_id", "grid", "roi_index", "z_index")
     tilespecs: Mapping[str, str] = {}
+    follower = None
     states_pixel_size = False
 
     def parse(self, content: bytes, path: Path) -> Acquisition:

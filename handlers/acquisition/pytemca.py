@@ -36,6 +36,7 @@ class PyTemca:
     pattern = "_metadata_*.json"
     fields = FIELDS
     tilespecs: Mapping[str, str] = {}
+    follower = None
     states_pixel_size = True
 
     def parse(self, content: bytes, path: Path) -> Acquisition:

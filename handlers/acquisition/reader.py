@@ -1,11 +1,12 @@
 """What a reader of a format does. Its values are constants: one reader serves all watches and threads."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.findings import Finding
+from handlers.acquisition.sbemimage_log import LogFollower
 
 
 class Reader(Protocol):
@@ -34,6 +35,10 @@ class Reader(Protocol):
     @property
     def states_pixel_size(self) -> bool:
         """Whether the files state the pixel size; if not, the watch has to."""
+
+    @property
+    def follower(self) -> Callable[[], LogFollower] | None:
+        """Makes what finds the sections in files that hold many; None: each file is one acquisition."""
 
     def parse(self, content: bytes, path: Path) -> Acquisition:
         """Return the acquisition in the content of a file.

@@ -6,11 +6,13 @@ from typing import Final
 from handlers.acquisition.multisem import MultiSem
 from handlers.acquisition.pytemca import PyTemca
 from handlers.acquisition.reader import Reader
+from handlers.acquisition.sbemimage import SbemImage
 
 READERS: Final[Mapping[str, Reader]] = {
     reader.format: reader
     for reader in (
         PyTemca(),
         MultiSem(),
+        SbemImage(),
     )
 }

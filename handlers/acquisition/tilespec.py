@@ -161,7 +161,7 @@ def tile_specs_for(
             "maxIntensity": options.maximum_intensity,
             "layout": _layout(acquisition, tile, section_id),
             "mipmapLevels": {"0": {"imageUrl": image, **mask}},
-            "transforms": {"type": "list", "specList": [*refs, translation_spec(translation)]},
+            "transforms": {"type": "list", "specList": [*refs, _transform_spec(tile, translation)]},
         }
         for tile_id, image, tile, translation in zip(ids, images, acquisition.tiles, translations, strict=True)
     )
@@ -259,6 +259,32 @@ def translations_for(tiles: Iterable[Tile], positions: Positions, origin: Origin
         return tuple(places)
     left, top = min(x for x, _ in places), min(y for _, y in places)
     return tuple((x - left, y - top) for x, y in places)
+
+
+def _transform_spec(tile: Tile, translation: Point) -> Json:
+    """Return the transform spec of a tile: turned and enlarged about its centre, then moved."""
+    if tile.rotation_deg == 0 and tile.scale == 1:
+        return translation_spec(translation)
+    cosine, sine = _cosine_and_sine(tile.rotation_deg)
+    half_width, half_height = (tile.width or 0) / 2, (tile.height or 0) / 2
+    x = translation[0] + tile.scale * (half_width - (half_width * cosine - half_height * sine))
+    y = translation[1] + tile.scale * (half_height - (half_width * sine + half_height * cosine))
+    matrix = (cosine * tile.scale, sine * tile.scale, -sine * tile.scale, cosine * tile.scale)
+    numbers = " ".join(f"{number:.10f}" for number in (*matrix, x, y))
+    return {"type": "leaf", "className": _AFFINE, "dataString": numbers}
+
+
+def _cosine_and_sine(angle_deg: float) -> tuple[float, float]:
+    """Return both, exact for whole quarter turns.
+
+    >>> _cosine_and_sine(90.0)
+    (0.0, 1.0)
+    """
+    quarters, rest = divmod(angle_deg, 90)
+    if rest == 0:
+        return ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[int(quarters) % 4]
+    turn = math.radians(angle_deg)
+    return math.cos(turn), math.sin(turn)
 
 
 def translation_spec(translation: Point) -> Json:

@@ -1,4 +1,4 @@
-"""z, the section's place in the volume, from a metafile by one of five rules. Pure except `read_z_table`."""
+"""z, the section's place in the volume, from a metafile by one of six rules. Pure except `read_z_table`."""
 
 import csv
 import math
@@ -33,6 +33,8 @@ class ZRuleKind(StrEnum):
     """A number in the name of the metafile."""
     TABLE = "table"
     """A row of a table."""
+    DEPTH = "depth"
+    """The depth of the section over its thickness, for formats that record both."""
     FIXED = "fixed"
     """One configured z for all sections."""
 
@@ -109,6 +111,8 @@ def z_for(acquisition: Acquisition, metafile_path: Path, rule: ZRule) -> float:
         case ZRuleKind.TABLE:
             assert rule.table is not None
             found = _z_of_table(acquisition, name, rule.table)
+        case ZRuleKind.DEPTH:
+            found = _z_of_depth(acquisition, name)
         case ZRuleKind.FIXED:
             assert rule.fixed is not None
             found = rule.fixed
@@ -175,6 +179,12 @@ def _z_of_grid(acquisition: Acquisition, name: str) -> float:
             'use z.rule = "table" or "fixed" for such sets',
         )
     return float(acquisition.grid_number)
+
+
+def _z_of_depth(acquisition: Acquisition, name: str) -> float:
+    if acquisition.depth_nm is None or acquisition.thickness_nm is None:
+        raise ZFault(name, "has no depth or no thickness of the section", 'use another z.rule, such as "header"')
+    return _finite(acquisition.depth_nm / acquisition.thickness_nm, f"depth {acquisition.depth_nm} nm", name)
 
 
 def _z_of_name(path: Path, pattern: str) -> float:

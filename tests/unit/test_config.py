@@ -193,7 +193,7 @@ def test_the_configuration_file_is_the_option_else_the_variable_else_the_default
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ('"grid"', '"gird"', "watch[0].z.rule: 'gird' is not one of header, grid, name, table, fixed"),
+        ('"grid"', '"gird"', "watch[0].z.rule: 'gird' is not one of header, grid, name, table, depth, fixed"),
         ('owner = "em"', "", "render.owner: is required: owner of the stacks in render-ws"),
         ("[watch.z]", "patern = 'x'\n[watch.z]", "watch[0].patern: is not a known key; did you mean 'pattern'?"),
         ('"/data/temca2"', '"data"', "watch[0].directory: 'data' is not an absolute path"),

@@ -27,7 +27,20 @@ def multisem() -> Sample:
     return Sample("".join(lines).encode(), path, 3, {2: "012_000001_003_20220501_061801"})
 
 
-SAMPLES: dict[str, Callable[[], Sample]] = {"pytemca": pytemca, "multisem": multisem}
+def sbemimage() -> Sample:
+    session = {"grids": ["0000"], "pixel_sizes": [10.0], "rotation_angles": [5.5], "slice_thickness": 50}
+    lines = [f"SESSION: {session}"]
+    for number in (0, 1, 3):
+        tile = {"tileid": f"0000.{number:04d}.00012", "slice_counter": 12, "timestamp": 1591084958}
+        tile |= {"filename": f"tiles/g0000/t{number:04d}/stack_g0000_t{number:04d}_s00012.tif"}
+        tile |= {"tile_width": 2048, "tile_height": 1536, "wd_stig_xy": [0.006, -0.01, 1.09]}
+        tile |= {"glob_x": number % 3 * 18000, "glob_y": -number // 3 * 9000, "glob_z": 600}
+        lines.append(f"TILE: {tile}")
+    path = Path("/data/stack/meta/logs/metadata_2020-06-0210021236.txt/slice_00012@99")
+    return Sample("".join(f"{line}\r\n" for line in lines).encode(), path, 3, {2: "0000.0003.00012"})
+
+
+SAMPLES: dict[str, Callable[[], Sample]] = {"pytemca": pytemca, "multisem": multisem, "sbemimage": sbemimage}
 formats = pytest.mark.parametrize("name", SAMPLES)
 
 

@@ -19,6 +19,8 @@ from daemon.pipeline.replay.selection import Candidate, OnDisk, Place, Selection
 from daemon.watching.mounts import is_within
 from daemon.watching.scan import NameRule, Tree
 from handlers.acquisition.arrival import read_metafile
+from handlers.acquisition.parts import part_of
+from handlers.acquisition.presence import is_there, look_at
 from handlers.acquisition.z import z_for
 from handlers.errors import Fault, SettingsFault, StorageFault
 from handlers.identity import FileIdentity
@@ -195,7 +197,7 @@ class Lookup:
 
 def _place(text: str) -> Place:
     """Return the place that a path names. An existing path is taken literally, even if it contains wildcards."""
-    if not is_glob(text) or os.path.lexists(text):
+    if not is_glob(text) or is_there(Path(text)):
         return Place(os.path.realpath(text), is_glob=False)
     stem = Place(os.path.normpath(text), is_glob=True).stem
     rest = os.path.normpath(text).removeprefix(stem).lstrip("/")
@@ -203,7 +205,7 @@ def _place(text: str) -> Place:
 
 
 def _require_metafile_path(text: str, real: str, watch: WatchSettings) -> None:
-    if not os.path.lexists(real):
+    if not is_there(Path(real)):
         raise NotSelectable("PATH", f"{printable(text)} does not exist, and the journal knows no metafile there")
     if not Path(real).is_dir():
         raise NotSelectable(
@@ -214,10 +216,13 @@ def _require_metafile_path(text: str, real: str, watch: WatchSettings) -> None:
 
 def _metafiles(root: Root, stem: str) -> list[str]:
     """Return the paths of the metafiles at and below a path in a watch's directory."""
-    if not Path(stem).is_dir():
-        named = fnmatchcase(Path(stem).name, root.watch.pattern) and os.path.lexists(stem)
-        return [stem] if named else []
-    tree = Tree(root.directory, NameRule(root.watch.pattern))
+    path, follower = Path(stem), root.watch.reader.follower
+    if not path.is_dir():
+        if follower and path.is_file() and fnmatchcase(path.name, root.watch.pattern):
+            return [section for section, _ in follower().sections(stem)]
+        name = path.parent.name if part_of(path) else path.name
+        return [stem] if fnmatchcase(name, root.watch.pattern) and is_there(path) else []
+    tree = Tree(root.directory, NameRule(root.watch.pattern), follow=follower)
     found = tree.look_at((), (stem,))
     for directory, why in tree.failures.items():
         raise StorageFault(printable(directory), f"cannot be accessed: {why}", "mount it, or let temwatch read it")
@@ -226,13 +231,13 @@ def _metafiles(root: Root, stem: str) -> list[str]:
 
 def _stat(path: Path) -> OnDisk | None:
     try:
-        found = path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        found = look_at(path)
     except OSError as error:
         return OnDisk(FileIdentity(0, 0, None, 0), None, unreadable=f"cannot be accessed: {error.strerror}")
-    unreadable = "" if stat.S_ISREG(found.st_mode) else "is not a regular file; links and devices are not read"
-    return OnDisk(FileIdentity.of(found), None, unreadable=unreadable)
+    if found is None:
+        return None
+    unreadable = "" if stat.S_ISREG(found.mode) else "is not a regular file; links and devices are not read"
+    return OnDisk(found.identity, None, unreadable=unreadable)
 
 
 def _z_of(path: Path, content: bytes, watch: WatchSettings) -> float | None:

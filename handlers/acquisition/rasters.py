@@ -1,0 +1,73 @@
+"""The raster of a grid of tiles, from their numbers and places. Pure."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from handlers.acquisition.geometry import Point
+
+_TOLERANCE = 0.25
+"""Largest distance of a tile from its place in the raster, in steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raster:
+    """Columns and rows of a grid."""
+
+    places: Mapping[int, tuple[int, int]]
+    """Number of a tile -> its column and row, from 0."""
+    step_x: float | None
+    """Distance of two columns, in the unit of the places; None if there is one."""
+    step_y: float | None
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Return column and row of a tile."""
+        return self.places[number]
+
+
+def raster_of(places: Mapping[int, Point]) -> Raster | None:
+    """Return the raster of a grid whose tiles are numbered by rows; None if the places make none.
+
+    Tiles may be absent. With two rows or more the numbers show the columns before the first tile; otherwise the
+    smallest column and row are 0.
+
+    >>> raster_of({0: (0.0, 0.0), 1: (9.0, 0.0), 9: (9.0, 7.0), 8: (0.0, 7.0)}).places
+    {0: (0, 0), 1: (1, 0), 9: (1, 1), 8: (0, 1)}
+    >>> raster_of({10: (9.0, 0.0), 18: (9.0, 7.0)}).places
+    {10: (2, 1), 18: (2, 2)}
+    """
+    left, top = min(x for x, _ in places.values()), min(y for _, y in places.values())
+    step_x, step_y = _step(x for x, _ in places.values()), _step(y for _, y in places.values())
+    found: dict[int, tuple[int, int]] = {}
+    for number, (x, y) in places.items():
+        across, down = (x - left) / step_x if step_x else 0.0, (y - top) / step_y if step_y else 0.0
+        if max(abs(across - round(across)), abs(down - round(down))) > _TOLERANCE:
+            return None
+        found[number] = (round(across), round(down))
+    if len(set(found.values())) < len(found):
+        return None
+    return Raster(_counted(found), step_x, step_y)
+
+
+def _step(values: Iterable[float]) -> float | None:
+    """Return the smallest distance of two values that is no mere rounding."""
+    ordered = sorted(values)
+    steps = [after - before for before, after in itertools.pairwise(ordered)]
+    least = 0.01 * (ordered[-1] - ordered[0])
+    return min((step for step in steps if step > max(least, 4.0)), default=None)
+
+
+def _counted(found: Mapping[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
+    """Return the places counted from the grid's own first column and row, where the numbers show them."""
+    (number, (col, row)), *others = found.items()
+    for other, (other_col, other_row) in others:
+        rows = other_row - row
+        if rows and (other - number - (other_col - col)) % rows == 0:
+            columns = (other - number - (other_col - col)) // rows
+            first = {each - at_row * columns - at_col for each, (at_col, at_row) in found.items()}
+            widest = max(at_col for at_col, _ in found.values())
+            if len(first) == 1 and columns > 0 and widest + min(first) % columns < columns and min(first) >= 0:
+                down, right = divmod(min(first), columns)
+                return {each: (at_col + right, at_row + down) for each, (at_col, at_row) in found.items()}
+            break
+    return dict(found)
