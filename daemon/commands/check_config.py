@@ -101,6 +101,8 @@ def _findings(settings: Settings) -> Iterator[Finding]:
 def _render_findings(render: RenderSettings) -> Iterator[Finding]:
     if not render.embedded and not render.public_url.endswith(USUAL_PATH):
         yield Finding("render.url", f"{render.public_url} does not end with {USUAL_PATH}, the usual path of render-ws")
+    if not render.embedded and render.sends_login_in_clear:
+        yield Finding("render.url", "sends the login unencrypted over the network: use https")
 
 
 def _journal_findings(path: Path) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ import ipaddress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -127,6 +128,13 @@ class RenderSettings(Section):
         return _path_map(self.path_map)
 
     @property
+    def sends_login_in_clear(self) -> bool:
+        """Whether a login is sent to another machine without TLS."""
+        address = urlsplit(checked_base_url(self.url).url)
+        has_login = self.access.login or self.headers_file or checked_base_url(self.url).authorization
+        return address.scheme == "http" and bool(has_login) and not _is_loopback(address.hostname or "")
+
+    @property
     def embedded(self) -> bool:
         """Whether the built-in stand-in takes the place of a service."""
         return self.url == EMBEDDED
@@ -139,6 +147,13 @@ class RenderSettings(Section):
 
 def _path_map(entries: tuple[PathMapEntry, ...]) -> PathMap:
     return PathMap.of((entry.local, entry.render) for entry in entries)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class JournalSettings(Section):
@@ -181,10 +196,7 @@ class HttpSettings(Section):
     @property
     def loopback(self) -> bool:
         """Whether only this machine can connect."""
-        try:
-            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return _is_loopback(self.host)
 
 
 class LinkSettings(Section):

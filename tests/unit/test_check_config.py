@@ -100,6 +100,23 @@ def test_a_url_without_the_usual_path_is_noted(settings: Callable[..., Settings]
     assert found == [Finding("render.url", text)]
 
 
+@pytest.mark.parametrize(
+    ("url", "is_noted"),
+    [
+        ("http://em:secret@render/render-ws/v1", True),
+        ("https://em:secret@render/render-ws/v1", False),
+        ("http://em:secret@[::1]:8080/render-ws/v1", False),
+        ("http://render/render-ws/v1", False),
+    ],
+)
+def test_a_login_that_crosses_the_network_unencrypted_is_noted(
+    settings: Callable[..., Settings], url: str, is_noted: bool
+) -> None:
+    found = preflight(settings(render={"url": url, "owner": "em", "project": "v1"}))
+    text = "sends the login unencrypted over the network: use https"
+    assert found == ([Finding("render.url", text)] if is_noted else [])
+
+
 def test_directories_and_files_that_do_not_exist_are_noted(settings: Callable[..., Settings], tmp_path: Path) -> None:
     found = preflight(settings({"directory": "/nowhere/temca2", "tilespecs": {"mask": f"{tmp_path}/mask.png"}}))
     assert found == [
