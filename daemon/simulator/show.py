@@ -31,8 +31,16 @@ from daemon.simulator.show_processes import (
     process,
     ready_url,
 )
+from daemon.simulator.show_quality import (
+    fetch_verdicts,
+    planted_faults,
+    quality_lines,
+    quality_problem,
+    save_heatmaps,
+)
 from daemon.simulator.show_results import Result, montage_table, stack_table, verify
-from daemon.simulator.show_text import next_steps, purpose, while_it_runs
+from daemon.simulator.show_text import bad_tiles, next_steps, purpose, while_it_runs
+from daemon.simulator.tile_faults import LEAST_SIDE_PX, LEAST_TILES, OVERLAP
 from handlers.acquisition.readers import READERS
 from handlers.picture import compose_section, save_picture
 from handlers.render.client import RenderClient
@@ -94,11 +102,15 @@ class Show:
             )
             if self.directory is None:
                 self.console.print(purpose(self._metafile_first), highlight=False)
+            if self._has_bad_tiles:
+                self.console.print(bad_tiles(self.sections), highlight=False)
             montages = await self._watch(http, url, watched)
             client = await stack.enter_async_context(RenderClient(render_url))
             results = await verify(client, montages)
             pictures = await self._pictures(client, montages)
             good = self._report(montages, results, pictures)
+            good = await self._show_quality(http, url, montages) and good
+            self.console.print("[green]all verified[/green]" if good else "[red]verification failed[/red]")
             if self.keep:
                 await self._stay(url, render_url, config, montages)
             else:
@@ -109,6 +121,12 @@ class Show:
     def _metafile_first(self) -> int:
         """Number of the section whose metafile is written before its images."""
         return min(2, self.sections)
+
+    @property
+    def _has_bad_tiles(self) -> bool:
+        """Whether the microscope makes bad tiles in the last section: pyTEMCA's metafile has the numbers for them."""
+        is_large = self.tiles >= LEAST_TILES and min(self.width, self.height) >= LEAST_SIDE_PX
+        return self.directory is None and self.format == "pytemca" and is_large
 
     def _print_commands(self, text: str) -> None:
         """Print text without wrapping its lines, so that they can be pasted."""
@@ -138,6 +156,7 @@ class Show:
             *("--size", f"{self.width}x{self.height}"),
             *("--metafile-first", str(self._metafile_first)),
             *("--format", self.format),
+            *(("--bad-tiles", str(self.sections), "--overlap", str(OVERLAP)) if self._has_bad_tiles else ()),
         ]
         async with process("microscope", self.output, "-m", "daemon.simulator.microscope", *arguments) as started:
             yield started
@@ -242,9 +261,23 @@ class Show:
         for picture in pictures:
             self.console.print(f"picture   {picture}", highlight=False)
         good = bool(results) and all(not result.problems for result in results)
-        good = good and all(m["state"] in FINISHED_WELL for m in montages) and bool(pictures)
-        self.console.print("[green]all verified[/green]" if good else "[red]verification failed[/red]")
-        return good
+        return good and all(m["state"] in FINISHED_WELL for m in montages) and bool(pictures)
+
+    async def _show_quality(self, http: aiohttp.ClientSession, url: str, montages: list[dict[str, Any]]) -> bool:
+        """Print the verdicts and save heatmaps; return whether they name the planted faults and no other tile."""
+        verdicts = await fetch_verdicts(http, url, montages)
+        for line in quality_lines(montages, verdicts):
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        for montage in montages:
+            if montage["id"] in verdicts and verdicts[montage["id"]]["verdict"] != "pass":
+                for file in await save_heatmaps(http, url, montage, self.output / "pictures"):
+                    self.console.print(f"picture   {file}", highlight=False, soft_wrap=True)
+        if not self._has_bad_tiles:
+            return True
+        problem = quality_problem(verdicts, planted_faults(self.output / "microscope.log"))
+        if problem:
+            self.console.print(f"[red]{escape(printable(problem))}[/red]", soft_wrap=True)
+        return not problem
 
     async def _stay(self, url: str, render_url: str, config: Path, montages: list[dict[str, Any]]) -> None:
         drawn = [(m["mipmapped_stack"], m["z"]) for m in montages if m["state"] == MontageState.COMPLETE]

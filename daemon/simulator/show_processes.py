@@ -92,6 +92,9 @@ close_after_s = 2
 [watch.mipmaps]
 output_dir = {quoted(output / "mipmaps")}
 levels = {LEVELS}
+
+[watch.qc]
+measure_stage_error = true
 """
 
 

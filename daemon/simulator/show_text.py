@@ -25,6 +25,14 @@ def purpose(section: int) -> str:
     )
 
 
+def bad_tiles(section: int) -> str:
+    """Return the announcement of the section with bad tiles."""
+    return (
+        f"on purpose, section {section} has a blurred, a saturated, a repeated and a shifted tile:\n"
+        "its quality verdict has to name these four"
+    )
+
+
 def folded(command: str, width: int) -> str:
     """Return a command as lines that can be pasted, broken before its options if it is longer than the width.
 

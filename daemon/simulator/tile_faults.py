@@ -6,6 +6,10 @@ from daemon.simulator.section import SectionPlan, TileFault, TilePlan
 
 LEAST_TILES = 8
 """With fewer tiles some would be neighbours."""
+OVERLAP = 0.15
+"""Of a section with bad tiles, a fraction of the frame: enough to compare neighbours at level 3."""
+LEAST_SIDE_PX = 1000
+"""Smallest frame whose overlap is large enough for that."""
 SHIFT_SHARE = (0.3, -0.2)
 """Of the overlap, x and y: how far the stage was from the place that it reported."""
 

@@ -1,5 +1,6 @@
 """The numbers that heatmaps show: where each comes from, and which rule limits it. Pure."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from handlers.quality.heatmap import Flags, Floats, Heatmap, common_scale, number_text
+from handlers.quality.heatmap import Flags, Floats, Heatmap, Ints, common_scale, number_text
 from handlers.quality.numbers import TileNumbers
 from handlers.quality.rules import Finding, Rule
 from handlers.quality.verdict import outside, stage_error
@@ -89,10 +90,11 @@ def heatmap_of(
     shown = _SHOWN[number]
     values = shown.values(numbers)
     limit, text, is_outside = _limit(number, shown, numbers, findings)
+    columns, rows, note = _raster(numbers)
     return Heatmap(
-        title=f"{shown.title}; {title}",
-        columns=numbers.raster_col.astype(np.int64),
-        rows=numbers.raster_row.astype(np.int64),
+        title=f"{shown.title}; {title}{note}",
+        columns=columns,
+        rows=rows,
         values=values,
         scale=common_scale([values, *compared], limit, is_diverging=shown.is_diverging),
         outside=is_outside,
@@ -100,6 +102,18 @@ def heatmap_of(
         limit_text=text,
         is_diverging=shown.is_diverging,
     )
+
+
+def _raster(numbers: TileNumbers) -> tuple[Ints, Ints, str]:
+    """Return column and row of each tile, and what the title says about them.
+
+    Tiles of a format without a grid stand in rows of equal length, in the order of the file.
+    """
+    if np.isfinite(numbers.raster_col).all() and np.isfinite(numbers.raster_row).all():
+        return numbers.raster_col.astype(np.int64), numbers.raster_row.astype(np.int64), ""
+    places = np.arange(len(numbers.tile_ids))
+    across = math.ceil(math.sqrt(len(places)))
+    return places % across, places // across, "; no grid: tiles in the order of the file"
 
 
 def _limit(

@@ -158,6 +158,14 @@ def test_a_heatmap_of_any_raster_is_drawn(raster: tuple[list[tuple[int, int]], l
     assert max(picture.shape) < 2 * MOST_PX
 
 
+def test_tiles_of_a_format_without_a_grid_stand_in_the_order_of_the_file() -> None:
+    numbers = TileNumbers.of(tuple("abcde"), {"focus_score": np.array([0.0, 1.0, 2.0, 3.0, 4.0])})
+    shown = heatmap_of(Number.FOCUS, numbers, {}, title="z 1")
+    assert (shown.columns.tolist(), shown.rows.tolist()) == ([0, 1, 2, 0, 1], [0, 0, 0, 1, 1])
+    assert "no grid" in shown.title
+    assert middle(drawn(shown), 1, 1) == tuple(SEQUENTIAL[255].tolist())
+
+
 def test_without_rules_no_tile_is_outlined() -> None:
     columns = dict.fromkeys(["focus_score", "left_quality", "raster_col", "raster_row"], np.ones(1))
     numbers = TileNumbers.of(("a",), columns)

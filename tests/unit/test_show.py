@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from daemon.simulator.show_quality import planted_faults, quality_lines, quality_problem
 from daemon.simulator.show_results import Result, montage_table, stack_table
 from daemon.simulator.show_text import program, purpose
 from handlers.render.names import StackId
@@ -60,3 +61,30 @@ def test_a_program_without_a_script_is_named_with_its_interpreter(monkeypatch: p
 def test_a_section_whose_metafile_comes_first_is_announced() -> None:
     assert "section 2" in purpose(2)
     assert "on purpose" in purpose(2)
+
+
+# --- quality
+
+FINDINGS = [
+    {"rule": "min_focus", "limit": 16.0, "value": 14.649, "verdict": "fail", "tiles": ["a.1050.0"], "tile_count": 1},
+    {"rule": "min_std_dev", "limit": 5.0, "value": 20.0, "verdict": "pass", "tiles": [], "tile_count": 0},
+]
+VERDICTS = {7: {"verdict": "fail", "findings": FINDINGS}}
+
+
+def test_a_verdict_is_shown_with_its_broken_limits_and_their_tiles() -> None:
+    assert list(quality_lines([{"id": 7, "z": 1050.0}, {"id": 8, "z": 1051.0}], VERDICTS)) == [
+        "quality   z 1050: fail",
+        "          min_focus 14.65, limit 16",
+        "            a.1050.0",
+    ]
+
+
+def test_a_verdict_is_right_if_it_names_all_bad_tiles_and_no_other(tmp_path: Path) -> None:
+    log = tmp_path / "microscope.log"
+    log.write_text('{"section": 1, "fault": "blurred", "tile": "a"}\n{"section": 1, "file": "/x/a.tif"}\n')
+    planted = planted_faults(log)
+    assert planted == {"a": "blurred"}
+    assert quality_problem(VERDICTS, planted) == ""
+    assert quality_problem(VERDICTS, {**planted, "b": "shifted"}) == "b is shifted, but no verdict names it"
+    assert quality_problem(VERDICTS, {}) == "a is named by a verdict, but is not bad"
