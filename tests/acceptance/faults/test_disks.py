@@ -3,6 +3,7 @@
 import contextlib
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,6 +22,14 @@ from tests.acceptance.test_watching import SCAN_INTERVAL_S, ingest_from_a_flood,
 LEVELS = 3
 FIRST_GRID = 1050
 IN_NAMESPACE = ("unshare", "-rm", "--propagation", "private", "sh", "-ec")
+EMPTY_LOG = """
+import sqlite3, sys
+journal = sqlite3.connect(sys.argv[1], timeout=30)
+journal.execute("SELECT count(*) FROM montages").fetchone()  # without a read before it, the next statement does nothing
+while journal.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+    pass
+"""
+"""Empty a journal's write-ahead log. What that has room for, a journal can still write on a full disk."""
 
 
 class Mounts:
@@ -42,6 +51,10 @@ class Mounts:
 
     def unmount(self, path: Path) -> None:
         self._run("umount", "--lazy", str(path))
+
+    def python(self, program: str, *arguments: str) -> None:
+        """Run a program that sees what the daemon sees."""
+        self._run(sys.executable, "-c", program, *arguments)
 
     def _run(self, *command: str) -> None:
         enter = ("nsenter", "--user", "--mount", "--preserve-credentials", "-t", str(self._rig.daemon.process.pid))
@@ -150,6 +163,7 @@ def test_a_journal_disk_that_fills_up_is_waited_for(tmp_path, scale, enter):
         filling = mounts.seen(place) / "somebody_elses_data"
 
         def fill() -> None:
+            mounts.python(EMPTY_LOG, str(place / "journal.sqlite"))
             with contextlib.suppress(OSError), filling.open("wb", buffering=0) as file:
                 while file.write(bytes(4096)):
                     pass
