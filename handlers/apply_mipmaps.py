@@ -70,7 +70,8 @@ class LayersReport:
     def __repr__(self) -> str:
         """Return the outcome as a person reads it."""
         state = "COMPLETE" if self.complete else "LOADING"
-        outcome = f"{self.target}: {self.tile_count} tiles of {len(self.zs)} layers have their mipmaps"
+        layers = f"{len(self.zs)} {'layer' if len(self.zs) == 1 else 'layers'}"
+        outcome = f"{self.target}: {self.tile_count} tiles of {layers} have their mipmaps"
         return "\n".join([f"{outcome}; the stack is {state}", *failure_lines(self.failures)])
 
 

@@ -24,6 +24,7 @@ def progress_bar(unit: str) -> Iterator[Progress]:
         yield lambda done, known: None
         return
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
-    with Bar(*columns, console=console, transient=True) as bar:
+    # A notebook would keep an empty output in the place of a bar that is removed.
+    with Bar(*columns, console=console, transient=not in_notebook) as bar:
         task = bar.add_task(unit, total=None)
         yield lambda done, known: bar.update(task, completed=done, total=known)

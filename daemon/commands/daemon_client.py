@@ -46,9 +46,14 @@ class FoundDaemon:
 
 
 def find_daemon(http_settings: HttpSettings, journal: Path) -> FoundDaemon:
-    """Look for the daemon at each address where it may listen; the addresses share `ALIVE_S`."""
+    """Look for the daemon at each address where it may listen; the addresses share `ALIVE_S`.
+
+    A process that is stopped is not asked: it cannot answer.
+    """
     urls = daemon_urls(http_settings, journal)
     pid = journal_owner(journal)
+    if _process_state(pid) in ("T", "t"):
+        return FoundDaemon(urls[0], is_alive=False, pid=pid)
     for url in urls:
         if is_alive(url, ALIVE_S / len(urls)):
             return FoundDaemon(url, is_alive=True, pid=pid)

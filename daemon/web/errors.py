@@ -1,11 +1,15 @@
 """Errors as JSON with one sentence, and as one line in the log."""
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
+
+LOG_EVERY_S = 60.0
+"""At most one line about refused requests in this time."""
 
 
 @web.middleware
@@ -50,11 +54,43 @@ def error_answer(status: int, text: str) -> web.Response:
     return web.json_response({"error": text}, status=status, headers=headers)
 
 
-def log_in_one_line(record: logging.LogRecord) -> bool:
-    """Remove the traceback from a record about an invalid HTTP request or a lost connection."""
-    error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, HttpProcessingError | ConnectionError):
+class Refusals(logging.Filter):
+    """Logs invalid HTTP requests and lost connections in one line a minute, without tracebacks.
+
+    Whoever reaches the port decides how many there are.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._logged_at = -LOG_EVERY_S
+        self._unlogged = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is logged; see logging.Filter."""
+        error = record.exc_info[1] if record.exc_info else None
+        if not _is_by_the_client(error):
+            return True
+        now = time.monotonic()
+        if now - self._logged_at < LOG_EVERY_S:
+            self._unlogged += 1
+            return False
         reason = " ".join((error.message if isinstance(error, HttpProcessingError) else str(error)).split()[:12])
-        record.msg, record.args = "http.refused: %s, from %s", (reason, *(record.args or ("unknown",)))[:2]
+        more = f"; {self._unlogged} more before" if self._unlogged else ""
+        self._logged_at, self._unlogged = now, 0
+        peer, *_ = record.args if isinstance(record.args, tuple) and record.args else ("unknown",)
+        record.msg, record.args = "http.refused: %s, from %s%s", (reason, peer, more)
         record.exc_info, record.levelno, record.levelname = None, logging.WARNING, "WARNING"
-    return True
+        return True
+
+
+def _is_by_the_client(error: BaseException | None) -> bool:
+    # aiohttp reports a connection that closes while it discards a body as a RuntimeError.
+    is_closed = isinstance(error, RuntimeError) and str(error) == "Connection closed."
+    return is_closed or isinstance(error, HttpProcessingError | ConnectionError)
+
+
+def log_refusals(logger: logging.Logger) -> None:
+    """Have a logger of the server filtered; a filter of an earlier server is replaced."""
+    for former in [each for each in logger.filters if isinstance(each, Refusals)]:
+        logger.removeFilter(former)
+    logger.addFilter(Refusals())

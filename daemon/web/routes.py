@@ -17,7 +17,7 @@ from daemon.pipeline.pictures import Pictures
 from daemon.web import parameters
 from daemon.web.access import host_check
 from daemon.web.answers import LINKS, encode_montages, readiness_json
-from daemon.web.errors import errors_as_json, errors_as_pages, log_in_one_line, wants_html
+from daemon.web.errors import errors_as_json, errors_as_pages, log_refusals, wants_html
 from daemon.web.live import LiveEvents
 from daemon.web.pages.handlers import Pages
 from daemon.web.pages.layout import in_time
@@ -55,7 +55,7 @@ def make_app(
     live : events for open pages; None omits their route.
     pictures : draws montages; None omits these routes.
     """
-    logging.getLogger("aiohttp.server").addFilter(log_in_one_line)
+    log_refusals(logging.getLogger("aiohttp.server"))
     middlewares = [errors_as_json, guard, host_check(http), *([errors_as_pages(pages.error)] if pages else [])]
     app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
     app.on_response_prepare.append(add_headers)

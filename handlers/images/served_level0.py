@@ -3,16 +3,20 @@
 It imports http and pydantic, so only jobs that need it import it.
 """
 
+import os
 from collections.abc import Callable
 from typing import NoReturn
 
 from handlers.errors import ImageFault
 from handlers.images.decode import require_size
 from handlers.images.digest import FileContent, RunningDigest, content_of
-from handlers.images.header import ImageInfo, open_image, read_header
+from handlers.images.header import MOST_BYTES_PER_PIXEL_BYTE, MOST_EXTRA_BYTES, ImageInfo, open_image, read_header
 from handlers.images.level0 import Level0File, require_same_file
 from handlers.images.pixels import Grey, IntensityRange
 from handlers.images.source import RenderSource, fetch_level0, require_served_size
+
+BYTES_PER_PIXEL = 4
+"""Of the kinds that only render-ws reads: four channels of 8 bits."""
 
 
 class ServedLevel0:
@@ -79,11 +83,18 @@ class ServedLevel0:
             require_same_file(self._file, self.content.identity)
 
 
+def _is_too_long(file: Level0File, size: int) -> bool:
+    """Whether a file is too long for its pixels: a sparse file of any length takes no space on a disk."""
+    return size > MOST_BYTES_PER_PIXEL_BYTE * BYTES_PER_PIXEL * file.width * file.height + MOST_EXTRA_BYTES
+
+
 def _read_here(file: Level0File) -> tuple[ImageInfo | None, FileContent | None]:
-    """Return header and content of the file; None for what this machine cannot read."""
+    """Return header and content of the file; None for what this machine cannot read, or not within bounds."""
     content = None
     try:
         with open_image(file.path, file.root) as opened_file:
+            if _is_too_long(file, os.fstat(opened_file.fileno()).st_size):
+                return None, None
             content = content_of(opened_file.fileno())
             return read_header(opened_file, file.path, mask=file.is_mask), content
     except OSError:

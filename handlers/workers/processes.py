@@ -161,8 +161,8 @@ def _start(count: int, memory_bytes: int) -> ProcessExecutor:
             f"did not start: {error or type(error).__name__}",
             "check the limits of processes and memory",
         ) from error
-    except BaseException:  # Ctrl-C while the workers start
-        executor.end(0.0)
+    except BaseException:  # Ctrl-C while the workers start: a person waits
+        executor.abandon()
         raise
     return executor
 

@@ -1,26 +1,15 @@
 """Hostile images and metafiles cost the daemon neither memory nor its other montages."""
 
-import re
 from pathlib import Path
 
 from daemon.simulator.microscope import write_section
 from tests.acceptance.conftest import section_plan
+from tests.acceptance.faults.cost import descendants, peak_mib
 from tests.acceptance.rig import Rig
 from tests.hostile_images import HOSTILE_IMAGES
 
 MOST_MIB = 400
 """Of the daemon and of each worker. An idle daemon needs about 100."""
-
-
-def peak_mib(pid: int) -> int:
-    """Return the largest resident memory that a process has had."""
-    (kib,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return int(kib) // 1024
-
-
-def descendants(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for each in children for child in (each, *descendants(int(each)))]
 
 
 def test_hostile_input_fails_by_name_within_bounded_memory_and_other_montages_complete(rig: Rig) -> None:

@@ -40,7 +40,7 @@ def test_paths_and_stacks_may_be_text_and_z_a_number_several_or_a_range(facility
     applied = apply_mipmaps_to_stack_sync(url, raw, mips, zs, directory, close=True)
     assert repr(ingested).startswith(f"{raw}: 4 tiles are at z 1050; the stack is LOADING")
     assert repr(made) == f"{raw}: 4 tiles have all their mipmaps (24 files written, 0 valid files kept)"
-    assert repr(applied) == f"{mips}: 4 tiles of 1 layers have their mipmaps; the stack is COMPLETE"
+    assert repr(applied) == f"{mips}: 4 tiles of 1 layer have their mipmaps; the stack is COMPLETE"
 
 
 def test_a_result_with_failures_prints_them_in_groups(facility: Facility) -> None:

@@ -20,8 +20,9 @@ from tests.fuzz.fuzzer import Fuzzer, Run, run
 from tests.fuzz.images import IMAGES
 from tests.fuzz.metafiles import METAFILES
 from tests.fuzz.requests import REQUESTS
+from tests.fuzz.served import SERVED_IMAGES
 
-FUZZERS = {each.name: each for each in (IMAGES, METAFILES, ANSWERS, REQUESTS)}
+FUZZERS = {each.name: each for each in (IMAGES, SERVED_IMAGES, METAFILES, ANSWERS, REQUESTS)}
 
 
 def fuzz(fuzzer: Fuzzer, asked: Run, output: Path) -> bool:

@@ -21,7 +21,7 @@ from tests.hostile_images import png_chunk
 WIDTH, HEIGHT = 64, 48
 
 
-def _encoded(image: Image.Image, form: str, **options: object) -> bytes:
+def encoded(image: Image.Image, form: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, form, **options)
     return buffer.getvalue()
@@ -30,14 +30,14 @@ def _encoded(image: Image.Image, form: str, **options: object) -> bytes:
 GREY = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH), np.uint8)
 FRAMES = (Image.fromarray(GREY), Image.fromarray(GREY.astype(np.uint16) * 257))
 TIFFS = [
-    _encoded(frame, "TIFF", compression=compression)
+    encoded(frame, "TIFF", compression=compression)
     for frame in FRAMES
     for compression in (None, "tiff_lzw", "tiff_adobe_deflate", "packbits")
 ]
 """As cameras and other programs write them: both depths, plain and compressed."""
-PNGS = [_encoded(frame, "PNG") for frame in FRAMES]
-JPEGS = [_encoded(FRAMES[0], "JPEG"), _encoded(FRAMES[0], "JPEG", progressive=True)]
-JPEG_TIFF = _encoded(FRAMES[0], "TIFF", compression="jpeg")
+PNGS = [encoded(frame, "PNG") for frame in FRAMES]
+JPEGS = [encoded(FRAMES[0], "JPEG"), encoded(FRAMES[0], "JPEG", progressive=True)]
+JPEG_TIFF = encoded(FRAMES[0], "TIFF", compression="jpeg")
 
 
 def job_for(path: Path) -> MipmapJob:

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import queue
+import random
+import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -15,13 +17,21 @@ from daemon.pipeline.replay.replayer import Replayer
 from daemon.web import server
 from daemon.web.posts import Posts
 from daemon.web.routes import make_app
-from tests.acceptance.faults.broken_requests import ask, request, status_of
+from tests.acceptance.faults.broken_requests import ask, backup_request, request, status_of
 from tests.fuzz.fuzzer import Check, Fuzzer
 from tests.unit.test_health import WELL
 
 PATIENCE_S = 0.2
 """Many requests are incomplete, so that the server rightly waits for the rest."""
+PATH_CHARACTERS = 230
+JOURNAL_HERE = "the journal of this daemon".ljust(PATH_CHARACTERS, "_")
+"""Stands for the path of the journal, which is another in each run, and has the same length."""
 ALIVE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+def journal_in(place: Path) -> Path:
+    """Return the path of the journal, whose name fills it up to PATH_CHARACTERS."""
+    return place / "journal".ljust(PATH_CHARACTERS - len(f"{place}/"), "_")
 
 
 class ErrorLog(logging.Handler):
@@ -41,7 +51,7 @@ async def _served(place: Path) -> AsyncIterator[int]:
     async def facts() -> Facts:
         return WELL
 
-    async with Journal(place / "journal.sqlite") as journal:
+    async with Journal(journal_in(place)) as journal:
         posts = Posts(HttpSettings(), Replayer(lambda: None, journal, None), journal)
         async with server.serve(make_app(journal, Metrics(), facts, posts), "127.0.0.1", 0) as port:
             yield port
@@ -54,6 +64,8 @@ def _port(place: Path) -> Iterator[int]:
     stop = asyncio.Event()
 
     async def serve() -> None:
+        # Each thread reserves 64 MiB of addresses, and the fuzzer has few.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2, "files"))
         async with _served(place) as port:
             ports.put(port)
             await stop.wait()
@@ -83,9 +95,28 @@ def opened(place: Path) -> Iterator[Check]:
     logging.getLogger().addHandler(log)
     try:
         with _port(place) as port:
-            yield lambda content: check_request(("127.0.0.1", port), content, log)
+            right = str(journal_in(place)).encode()
+
+            def check(content: bytes) -> None:
+                check_request(("127.0.0.1", port), content.replace(JOURNAL_HERE.encode(), right), log)
+                require_no_copies(place)
+
+            yield check
     finally:
         logging.getLogger().removeHandler(log)
+
+
+def draw_request(chance: random.Random) -> bytes:
+    """Return a request, every tenth for a copy of the journal."""
+    return backup_request(chance, JOURNAL_HERE) if chance.random() < 0.1 else request(chance)
+
+
+def require_no_copies(place: Path) -> None:
+    """Raise AssertionError if a copy of the journal is left behind: one that nobody waits for any more is finished."""
+    deadline = time.monotonic() + 10.0
+    while left := list(place.glob(".*")):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)
 
 
 def check_request(address: tuple[str, int], content: bytes, log: ErrorLog) -> None:
@@ -96,4 +127,4 @@ def check_request(address: tuple[str, int], content: bytes, log: ErrorLog) -> No
     assert status_of(ask(address, ALIVE, 5.0)) == 200
 
 
-REQUESTS = Fuzzer("requests", request, opened)
+REQUESTS = Fuzzer("requests", draw_request, opened)

@@ -1,7 +1,7 @@
 """The fuzzers: a few inputs of each pass, and planted faults are found."""
 
+import importlib
 import random
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +39,7 @@ def test_a_seed_draws_the_same_input_again(name):
 
 PLANTED = {
     "images": "handlers.mipmaps.make.open_level0",
+    "served": "handlers.images.served_level0.fetch_level0",
     "metafiles": "handlers.acquisition.pytemca.parse_metafile",
     "answers": "handlers.render.layer_responses._checked",
     "requests": "daemon.web.parameters.states_of",
@@ -61,7 +62,7 @@ def test_an_exception_where_a_spoiled_input_is_refused_is_found(name, tmp_path, 
         return call
 
     module, _, function = PLANTED[name].rpartition(".")
-    real = getattr(sys.modules[module], function)
+    real = getattr(importlib.import_module(module), function)
     monkeypatch.setattr(PLANTED[name], planted if name == "requests" else fails_where_refused(real))
     with pytest.raises((KeyError, AssertionError)):
         try_some(FUZZERS[name], tmp_path, MOST_INPUTS)

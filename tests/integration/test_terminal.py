@@ -14,8 +14,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from daemon.commands import daemon_client
 from daemon.commands.daemon_client import ALIVE_S
 from daemon.commands.status import JOURNAL_S
+from daemon.config.settings import HttpSettings
 from tests.terminal import Session, assert_screen, run_in_terminal
 
 CONFIG = """[render]
@@ -270,6 +272,17 @@ with lock_journal(pathlib.Path(sys.argv[1])) as lock, socket.create_server(("127
         assert f"process {hung.pid} holds its journal: it is stopped by a signal" in text
         assert f"kill -CONT {hung.pid}" in text
     assert answer[0] == 2
+
+
+def test_a_process_that_is_stopped_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stopped:
+        stopped.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)
+        monkeypatch.setattr(daemon_client, "journal_owner", lambda journal: stopped.pid)
+        monkeypatch.setattr(daemon_client, "is_alive", None)
+        found = daemon_client.find_daemon(HttpSettings(), tmp_path / "journal.sqlite")
+        stopped.kill()
+    assert (found.is_alive, found.pid) == (False, stopped.pid)
 
 
 def test_a_daemon_that_does_not_answer_costs_less_than_five_seconds() -> None:

@@ -1,6 +1,7 @@
 """The daemon's HTTP routes over a real journal."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from daemon.journal.journal import Journal
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.pipeline.health import Facts, Metrics
 from daemon.watching.roots import RootStatus
+from daemon.web import errors
 from daemon.web.routes import make_app
 from handlers.errors import MetafileFault
 from handlers.identity import FileIdentity
@@ -202,6 +204,30 @@ async def test_an_invalid_http_request_is_logged_in_one_line_without_a_traceback
     assert record.getMessage().startswith("http.refused: Invalid header value char")
     assert (record.levelname, record.exc_info) == ("WARNING", None)
     assert await face.get("/healthz") == (200, {"alive": True})
+
+
+async def test_many_refused_requests_are_one_line_a_minute_with_their_number(face, caplog, monkeypatch):
+    async def refused() -> None:
+        reader, writer = await asyncio.open_connection(face.client.server.host, face.client.server.port)
+        writer.write(b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n")
+        assert b" 400 " in await reader.readline()
+        writer.close()
+
+    for _ in range(5):
+        await refused()
+    monkeypatch.setattr(errors, "LOG_EVERY_S", 0.0)
+    await refused()
+    first, last = [each.getMessage() for each in caplog.records if each.name == "aiohttp.server"]
+    assert "more before" not in first
+    assert last.endswith("; 4 more before")
+
+
+def test_a_connection_that_closes_while_its_body_is_discarded_is_no_error_of_the_daemon():
+    error = RuntimeError("Connection closed.")
+    info = (RuntimeError, error, None)
+    record = logging.LogRecord("aiohttp.server", logging.ERROR, "", 0, "Unhandled exception", (), info)
+    assert errors.Refusals().filter(record)
+    assert (record.getMessage(), record.exc_info) == ("http.refused: Connection closed., from unknown", None)
 
 
 async def test_the_numbers_of_tiles_come_by_column(face):

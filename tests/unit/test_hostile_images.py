@@ -15,6 +15,9 @@ from handlers.errors import ImageFault
 from handlers.images.decode import read_hashed, read_image
 from handlers.images.digest import content_of
 from handlers.images.header import inspect_image
+from handlers.images.level0 import Level0File
+from handlers.images.served_level0 import ServedLevel0
+from handlers.images.source import RenderSource
 from tests.hostile_images import FRAME, HEIGHT, HOSTILE_IMAGES, WIDTH, encoded, png, png_chunk
 
 MOST_BYTES, MOST_READS = 2 * 2**20, 4_000
@@ -120,4 +123,15 @@ def test_an_image_that_has_another_length_is_changed_without_reading_it(tmp_path
     now = compare_images._content_unless_same(path, before)
     assert now is not None
     assert now.digest != before.digest
+    assert reads()[0] - bytes_before < MOST_BYTES
+
+
+def test_a_file_too_long_for_its_pixels_is_not_hashed_where_render_ws_serves_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.gif"
+    path.write_bytes(b"GIF89a")
+    source = RenderSource("http://127.0.0.1:1/owner/em/project/v1/stack/raw/tile/a/source/png-image")
+    assert ServedLevel0(Level0File(path, WIDTH, HEIGHT), source, (0, 255)).digest
+    os.truncate(path, 2**40)
+    bytes_before, _ = reads()
+    assert ServedLevel0(Level0File(path, WIDTH, HEIGHT), source, (0, 255)).digest is None
     assert reads()[0] - bytes_before < MOST_BYTES

@@ -16,6 +16,7 @@ PATHS = (
     "/api/montages/1",
     "/api/events",
     "/api/replay",
+    "/api/journal/backup",
     "/",
     "/x",
 )
@@ -59,6 +60,22 @@ BODIES = (
     *(b"", b"{}", b"[]", b"null", b"{", b"\xff" * 100, b'{"paths": ["/"]}', b'{"z": [1e400]}', b'{"z": "x"}'),
     *(b'{"state": 7}', b"[" * 50_000, b"x" * 1_000_000, json.dumps({"unknown": 1}).encode(), b'{"from": "nowhere"}'),
 )
+
+
+JOURNALS = ("", "/", "journal.sqlite", "/dev/zero", "a" * 100_000, "\0", "\ud800", 7, None, ["/"])
+
+
+def backup_request(chance: random.Random, journal: str) -> bytes:
+    """Return a request for a copy of a journal: of the right one, of another one, or spoiled."""
+    named = journal if chance.random() < 0.4 else chance.choice(JOURNALS)
+    body = json.dumps({"journal": named}).encode()
+    if chance.random() < 0.3:
+        where = chance.randrange(len(body))
+        body = body[:where] + chance.randbytes(chance.randrange(3)) + body[where + 1 :]
+    length = len(body) if chance.random() < 0.9 else chance.randrange(2 * len(body))
+    head = b"POST /api/journal/backup HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    connection = chance.choice((b"close", b"keep-alive"))
+    return head + b"Connection: %s\r\nContent-Length: %d\r\n\r\n" % (connection, length) + body
 
 
 def request_line(chance: random.Random) -> bytes:
