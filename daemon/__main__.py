@@ -14,7 +14,7 @@ from daemon.commands.cli.clash import clash_warning, clashing_distribution
 from daemon.commands.cli.daemon import check_config, health, reload, status
 from daemon.commands.cli.exits import run_or_exit, settings_or_exit
 from daemon.commands.cli.group import GroupedCommands
-from daemon.commands.cli.montages import dismiss, journal, log, picture, quality, replay, verdict, verify
+from daemon.commands.cli.montages import dismiss, journal, log, manifest, picture, quality, replay, verdict, verify
 from daemon.commands.cli.notify import notify
 from daemon.commands.cli.oneshot import demo, import_commands, import_file, standin
 from daemon.commands.cli.options import config_option
@@ -85,7 +85,7 @@ def _collect_seldom() -> None:
 
 
 main.add_under("Daemon", [run, check_config, status, health, reload, log])
-main.add_under("Daemon", [replay, dismiss, verify, quality, verdict, picture, journal, notify])
+main.add_under("Daemon", [replay, dismiss, verify, manifest, quality, verdict, picture, journal, notify])
 main.add_under("One-shot commands, without a daemon", [import_file, *import_commands, demo, standin])
 
 if __name__ == "__main__":

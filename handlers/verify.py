@@ -4,7 +4,7 @@ Every difference names its subject, a hint, and the step from which a replay rep
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -12,11 +12,12 @@ from pathlib import Path
 from handlers.errors import Fault, ImageFault, ImagesMissing, RenderRefused
 from handlers.identity import FileIdentity
 from handlers.images.decode import verify_level
-from handlers.images.digest import FileContent, content_of
+from handlers.images.digest import FileContent, RunningDigest, content_of
 from handlers.images.header import inspect_image, open_image
 from handlers.images.pixels import Grey
 from handlers.images.provenance import level0_digest, pixels_match, read_provenance
 from handlers.images.reduction import level_size
+from handlers.mipmaps.measure import digest_of_levels
 from handlers.mipmaps.plan import Level0, LevelUris, MipmapPlan
 from handlers.path_map import PathMap
 from handlers.render.responses import PathBuilder
@@ -68,22 +69,54 @@ class Difference:
 # --- files
 
 
-def check_files(tile: Level0, plan: MipmapPlan, recorded: FileContent | None = None) -> list[Difference]:
+def check_files(
+    tile: Level0,
+    plan: MipmapPlan,
+    recorded: FileContent | None = None,
+    levels_digest: bytes | None = None,
+    *,
+    deep: bool = False,
+) -> list[Difference]:
     """Check a tile's level 0 and decode each of its levels. Blocking.
 
     Parameters
     ----------
     recorded : level 0 as it was read when its levels were made, if that is known.
+    levels_digest : of the level files as they were written, by `digest_of_levels`; None: they are not compared.
+    deep : whether the bytes of level 0 are read although the file's identity is the recorded one.
     """
     source = _check_source(tile.tile_id, tile.image, tile.width, tile.height)
     levels = plan.outputs(tile.image)
     bits = source.bits if plan.reduction.method != "render" else (16 if tile.maximum_intensity > 255 else 8)
     mode = "I;16" if bits == 16 and not plan.convert_to_8bit else "L"
-    return [
+    found = [
         *source.differences,
         *_check_levels(tile, levels, mode, recorded),
-        *_check_origin(tile, levels, source, recorded),
+        *_check_origin(tile, levels, source, recorded, deep=deep),
     ]
+    if levels_digest is not None and not any(difference.start == MIPMAPS for difference in found):
+        found += _check_bytes(tile.tile_id, levels, levels_digest)
+    return found
+
+
+def level_digests(levels: Iterable[tuple[int, Path]]) -> dict[int, bytes]:
+    """Return the digest of each level's file. Blocking. Raises OSError if one cannot be read."""
+    digests = {}
+    for level, path in levels:
+        with open_image(path) as file:
+            digests[level] = RunningDigest(file.fileno()).digest()
+    return digests
+
+
+def _check_bytes(tile_id: str, levels: Sequence[tuple[int, Path]], expected: bytes) -> Iterator[Difference]:
+    """Compare the bytes of all level files of a tile, none of which is invalid by itself."""
+    try:
+        found = digest_of_levels(level_digests(levels))
+    except OSError:
+        return  # it was deleted since; the next run reports it
+    if found != expected:
+        what = f"one of its levels 1 to {levels[-1][0]} holds other bytes than were written"
+        yield Difference(Kind.LEVEL_BROKEN, tile_id, str(levels[0][1]), what, _REPLAY, MIPMAPS)
 
 
 def check_mask_files(tile: Level0, plan: MipmapPlan, recorded: FileContent | None = None) -> list[Difference]:
@@ -160,7 +193,12 @@ def _pixel_problem(pixels: Grey, text: str | None, recorded: FileContent | None)
 
 
 def _check_origin(
-    tile: Level0, levels: Iterable[tuple[int, Path]], source: _Source, recorded: FileContent | None
+    tile: Level0,
+    levels: Iterable[tuple[int, Path]],
+    source: _Source,
+    recorded: FileContent | None,
+    *,
+    deep: bool = False,
 ) -> Iterator[Difference]:
     """Check that the levels were made of the bytes that level 0 holds now. Times are not compared."""
     if source.differences:
@@ -170,7 +208,7 @@ def _check_origin(
         return  # levels of a former version, or made of pixels from render-ws
     tile_id, what = tile.tile_id or None, ""
     try:
-        digest = _digest_of(tile.image, recorded)
+        digest = _digest_of(tile.image, None if deep else recorded)
     except OSError as error:
         yield _unread(tile_id, tile.image, error)
         return

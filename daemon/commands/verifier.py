@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +16,8 @@ from daemon.pipeline.section import Section, section_from_content
 from handlers.acquisition.arrival import read_metafile
 from handlers.acquisition.presence import is_there
 from handlers.errors import Fault, StackMissing
-from handlers.mipmaps.plan import level_uris
+from handlers.mipmaps.plan import MipmapPlan, level_uris
+from handlers.quality.block import unpack
 from handlers.render.client import RenderClient
 from handlers.render.layer_responses import ResolvedTiles
 from handlers.render.names import StackId
@@ -23,6 +25,7 @@ from handlers.render.responses import PathBuilder, StackState
 from handlers.verify import (
     APPLY,
     INGEST,
+    MIPMAPS,
     Difference,
     Kind,
     check_files,
@@ -37,7 +40,8 @@ TILES_AT_ONCE = 256
 """Tiles whose files the threads check in one batch."""
 MOST_SEARCHED = 20
 """Missing tiles of a montage that are searched for at another z."""
-_STEPS = (INGEST, "mipmaps", APPLY)
+_STEPS = (INGEST, MIPMAPS, APPLY)
+_NO_DIGEST = "they were made by an older temwatch, or with other settings: replay it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +69,23 @@ class Verifier:
     Parameters
     ----------
     threads : read and decode files; decoding takes most of the time.
+    deep : whether all files are compared byte for byte with what was read and written, by their digests.
     """
 
-    def __init__(self, settings: Settings, journal: Journal, client: RenderClient, threads: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal,
+        client: RenderClient,
+        threads: ThreadPoolExecutor,
+        *,
+        deep: bool = False,
+    ) -> None:
         self._settings = settings
         self._journal = journal
         self._client = client
         self._threads = threads
+        self._deep = deep
         self._stacks_checked: set[str] = set()
 
     async def verify(self, montage: Montage) -> Verified:
@@ -85,7 +99,7 @@ class Verifier:
         watch = next((watch for watch in self._settings.watch if watch.name == montage.watch), None)
         if watch is None:
             return Verified(montage, (), not_judged_because=f"its watch {montage.watch} is not in the configuration")
-        section = await self._section(montage, watch)
+        section = await read_section(montage, watch)
         if isinstance(section, Difference):
             return await self._judged(Verified(montage, (section,)))
         found = [*await self._raw(section), *await self._mipmapped(section), *await self._files(section)]
@@ -99,21 +113,6 @@ class Verifier:
         if now is not None and (now.state, now.changed_at) == (before.state, before.changed_at):
             return verified
         return replace(verified, differences=(), not_judged_because="it was worked on meanwhile; verify it again")
-
-    async def _section(self, montage: Montage, watch: WatchSettings) -> Section | Difference:
-        path = str(montage.metafile)
-        try:
-            if not await asyncio.to_thread(is_there, montage.metafile):
-                hint = "copy it there again: without it the montage cannot be replayed or verified"
-                return Difference(Kind.METAFILE_GONE, None, path, "the metafile is gone", hint, None)
-            content = await read_metafile(montage.metafile)
-            if hashlib.sha256(content).hexdigest() != montage.digest:
-                what = "the metafile holds other content than was ingested"
-                hint = "the running daemon ingests it by itself; without a daemon, replay it"
-                return Difference(Kind.METAFILE_CHANGED, None, path, what, hint, INGEST)
-            return await asyncio.to_thread(section_from_content, montage, watch, content)
-        except Fault as fault:
-            return Difference(Kind.NOT_CHECKED, None, path, f"the metafile {fault.problem}", fault.hint, None)
 
     # --- stacks
 
@@ -186,14 +185,48 @@ class Verifier:
         loop = asyncio.get_running_loop()
         plan, tiles = section.watch.mipmap_plan(), section.level0()
         recorded = await self._journal.images_read(section.montage.id)
+        digests = await recorded_digests(self._journal, section, plan) if self._deep else {}
         found = await loop.run_in_executor(
             self._threads, check_mask_files, tiles[0], plan, recorded.get(str(tiles[0].mask))
         )
         for first in range(0, len(tiles), TILES_AT_ONCE):
             part = tiles[first : first + TILES_AT_ONCE]
             work = [
-                loop.run_in_executor(self._threads, check_files, tile, plan, recorded.get(tile.tile_id))
+                loop.run_in_executor(
+                    self._threads,
+                    partial(check_files, deep=self._deep),
+                    *(tile, plan, recorded.get(tile.tile_id), digests.get(tile.tile_id)),
+                )
                 for tile in part
             ]
             found += [difference for differences in await asyncio.gather(*work) for difference in differences]
+        if self._deep and len(digests) < len(tiles):
+            what = f"the level files of {len(tiles) - len(digests)} tiles have no recorded digest"
+            found.append(Difference(Kind.NOT_CHECKED, None, str(section.montage.metafile), what, _NO_DIGEST, MIPMAPS))
         return found
+
+
+async def read_section(montage: Montage, watch: WatchSettings) -> Section | Difference:
+    """Return the section of a settled montage, or why its metafile cannot be used."""
+    path = str(montage.metafile)
+    try:
+        if not await asyncio.to_thread(is_there, montage.metafile):
+            hint = "copy it there again: without it the montage cannot be replayed or verified"
+            return Difference(Kind.METAFILE_GONE, None, path, "the metafile is gone", hint, None)
+        content = await read_metafile(montage.metafile)
+        if hashlib.sha256(content).hexdigest() != montage.digest:
+            what = "the metafile holds other content than was ingested"
+            hint = "the running daemon ingests it by itself; without a daemon, replay it"
+            return Difference(Kind.METAFILE_CHANGED, None, path, what, hint, INGEST)
+        return await asyncio.to_thread(section_from_content, montage, watch, content)
+    except Fault as fault:
+        return Difference(Kind.NOT_CHECKED, None, path, f"the metafile {fault.problem}", fault.hint, None)
+
+
+async def recorded_digests(journal: Journal, section: Section, plan: MipmapPlan) -> Mapping[str, bytes]:
+    """Return the digest of each tile's level files, by tile id; empty if the plan has other levels now."""
+    numbers = await journal.quality_numbers(section.montage.id)
+    if numbers is None:
+        return {}
+    quality = await asyncio.to_thread(unpack, numbers)
+    return quality.level_digests if quality.levels == plan.levels else {}

@@ -84,7 +84,7 @@ def difference_line(montage: Montage, difference: Difference) -> str:
 
 
 @contextlib.asynccontextmanager
-async def open_verifier(settings: Settings) -> AsyncIterator[tuple[Verifier, Journal]]:
+async def open_verifier(settings: Settings, *, deep: bool = False) -> AsyncIterator[tuple[Verifier, Journal]]:
     """Open a verifier and the journal that it reads.
 
     Raises
@@ -107,7 +107,7 @@ async def open_verifier(settings: Settings) -> AsyncIterator[tuple[Verifier, Jou
         RenderClient(settings.render.url, access=settings.render.access) as client,
     ):
         with ThreadPoolExecutor(workers, thread_name_prefix="verify") as threads:
-            yield Verifier(settings, journal, client, threads), journal
+            yield Verifier(settings, journal, client, threads, deep=deep), journal
 
 
 async def select(settings: Settings, journal: Journal, selection: Selection) -> list[Montage]:
@@ -122,7 +122,13 @@ async def select(settings: Settings, journal: Journal, selection: Selection) -> 
 
 
 async def verify(
-    settings: Settings, selection: Selection, say: Callable[[str], None], *, as_json: bool, verbose: bool
+    settings: Settings,
+    selection: Selection,
+    say: Callable[[str], None],
+    *,
+    as_json: bool,
+    verbose: bool,
+    deep: bool = False,
 ) -> int:
     """Report each difference as it is found. Return the exit code: 1 if anything differs or was not judged.
 
@@ -136,7 +142,7 @@ async def verify(
     totals = Totals()
     kind = _JsonReport if as_json else _VerboseReport if verbose else _TextReport
     report = kind(say)
-    async with open_verifier(settings) as (verifier, journal):
+    async with open_verifier(settings, deep=deep) as (verifier, journal):
         montages = await select(settings, journal, selection)
         report.begin()
         with progress_bar("montages") as progress:

@@ -1,4 +1,4 @@
-"""Commands about montages and the journal: replay, verify, dismiss, verdict, journal."""
+"""Commands about montages and the journal: replay, verify, manifest, dismiss, verdict, journal."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ import click
 from daemon.commands.cli.exits import input_or_exit, run_or_exit, settings_or_exit
 from daemon.commands.cli.log import log_warnings
 from daemon.commands.cli.options import SelectingCommand, config_option, selecting
-from daemon.commands.cli.output import hint, say, say_lines
+from daemon.commands.cli.output import complain, hint, say, say_lines
 
 MAX_PATHS = 5_000
 """Paths of one selection of `verify`."""
@@ -65,6 +65,7 @@ def replay(
 @selecting
 @click.option("--json", "as_json", is_flag=True, help="Print a report for `temwatch replay --from-report`.")
 @click.option("--verbose", is_flag=True, help="Print every difference; without it equal causes are one line.")
+@click.option("--deep", is_flag=True, help="Also read all images, and compare every file with its recorded digest.")
 @config_option
 def verify(
     paths: tuple[str, ...],
@@ -73,6 +74,7 @@ def verify(
     since: str | None,
     as_json: bool,
     verbose: bool,
+    deep: bool,
     config_path: Path | None,
 ) -> None:
     """Compare COMPLETE montages with their stacks and mipmap files, and report every difference.
@@ -89,7 +91,31 @@ def verify(
     settings = settings_or_exit(config_path)
     log_warnings(settings)
     (selection,) = input_or_exit(lambda: requests_for(paths, max_paths=MAX_PATHS, z=zs, state=state, since=since))
-    sys.exit(run_or_exit(work(settings, selection, say, as_json=as_json, verbose=verbose)))
+    sys.exit(run_or_exit(work(settings, selection, say, as_json=as_json, verbose=verbose, deep=deep)))
+
+
+@click.command(cls=SelectingCommand, short_help="Print digests of images and mipmaps, for xxhsum -c.")
+@selecting
+@config_option
+def manifest(
+    paths: tuple[str, ...], zs: tuple[float, ...], state: str | None, since: str | None, config_path: Path | None
+) -> None:
+    """Print the XXH3-128 of each image and mipmap file of COMPLETE montages, as `xxhsum -c` reads it.
+
+    The digests are those of the bytes that were read and written when the mipmaps were made. A tile whose mipmap files
+    hold other bytes now is left out. Without a selection it prints all COMPLETE montages.
+
+    Exit code: 0 all tiles are in it, 1 some are left out.
+    """
+    from daemon.commands.manifest import manifest as work
+    from daemon.commands.replay.requests import requests_for
+
+    if state in ("failed", "dismissed"):
+        raise click.UsageError(f"--state {state}: only COMPLETE montages have a manifest")
+    settings = settings_or_exit(config_path)
+    log_warnings(settings)
+    (selection,) = input_or_exit(lambda: requests_for(paths, max_paths=MAX_PATHS, z=zs, state=state, since=since))
+    sys.exit(run_or_exit(work(settings, selection, lambda line: say_lines(f"{line}\n"), complain)))
 
 
 @click.command(short_help="Draw a section of a stack as a PNG.")
