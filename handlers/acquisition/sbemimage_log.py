@@ -19,13 +19,15 @@ from handlers.acquisition.parse import MAX_METAFILE_BYTES
 from handlers.acquisition.parts import Part, part_of
 from handlers.container import is_within
 from handlers.identity import FileIdentity
-from handlers.regular_file import NotContained, open_regular
+from handlers.regular_file import NotContained, NotRegular, open_regular
 
 MOST_LINE_BYTES: Final = 1 << 16
 _PIECE_BYTES: Final = 1 << 20
 _LOGS: Final = "metadata_*.txt"
 _SLICE: Final = re.compile(rb"'slice_counter': *(\d{1,9})\b")
 _TIME: Final = re.compile(rb"'timestamp': *(\d{1,11})\b")
+_MOST_SECONDS: Final = 9_000_000_000
+"""In nanoseconds the journal can hold it."""
 _TILE, _COMPLETE, _SESSION = b"TILE:", b"SLICE COMPLETE:", b"SESSION:"
 
 
@@ -37,7 +39,8 @@ def identity_of(content: bytes) -> FileIdentity:
     """Return the identity of a section: it follows from its content, and does not change while its log grows."""
     times = _TIME.findall(content)
     digest = int.from_bytes(sha256(content).digest()[:8], "big") >> 1
-    return FileIdentity(len(content), int(times[-1]) * 10**9 if times else 0, None, digest)
+    seconds = min(int(times[-1]), _MOST_SECONDS) if times else 0
+    return FileIdentity(len(content), seconds * 10**9, None, digest)
 
 
 def section_identity(path: Path) -> FileIdentity | None:
@@ -144,7 +147,9 @@ def _lines_of(descriptor: int, part: Part) -> tuple[bytes, bool]:
 
 
 def _logs(log: Path) -> list[Path]:
-    return sorted(log.parent.glob(_LOGS), key=lambda each: each.name)
+    """Return the logs of a directory in order of time, without links, pipes and directories of such names."""
+    found = (each for each in log.parent.glob(_LOGS) if not each.is_symlink() and each.is_file())
+    return sorted(found, key=lambda each: each.name)
 
 
 def _next_slice(log: Path) -> int | None:
@@ -225,6 +230,12 @@ class LogFollower:
         OSError
             If the log cannot be read.
         """
+        try:
+            return self._sections(path)
+        except NotRegular:  # replaced since it was listed
+            return []
+
+    def _sections(self, path: str) -> list[tuple[str, FileIdentity]]:
         log = Path(path)
         with _opened(log) as descriptor:
             status = os.fstat(descriptor)
@@ -240,7 +251,10 @@ class LogFollower:
 
     def identity(self, path: str) -> FileIdentity | None:
         """Return the identity of a section now; None if there is none. Raises OSError."""
-        return section_identity(Path(path))
+        try:
+            return section_identity(Path(path))
+        except NotRegular:
+            return None
 
     def _at_the_ends(self, log: Path) -> list[Part]:
         """Return the sections that another log than their own may complete or close: the first and last ones."""

@@ -15,6 +15,7 @@ from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Rig, digest_tree, temwatch, verify_levels, wait_for
 
 formats = pytest.mark.parametrize("name", FORMATS)
+pytestmark = pytest.mark.timeout(300)  # each starts the command several times
 Write = Callable[..., Written]
 
 

@@ -54,6 +54,7 @@ def slices(rig: Rig) -> dict[tuple[str, int], str]:
     return {(part.file.name, part.number): state for part, state in rows if part}
 
 
+@pytest.mark.timeout(300)
 def test_runs_continue_replace_and_skip_slices(rig: Rig, stack: Callable[[int], Run]) -> None:
     one, two, three, last = (section_plan(number) for number in range(1050, 1054))
     first = stack(1)
@@ -97,6 +98,7 @@ def test_runs_continue_replace_and_skip_slices(rig: Rig, stack: Callable[[int], 
     assert fetch(f"{rig.stack_url(f'{SPECIMEN}_raw')}/resolutionValues") == [4.0, 4.0, 50.0]
 
 
+@pytest.mark.timeout(300)
 def test_runs_that_arrive_in_another_order_end_in_the_same_stack(rig: Rig, stack: Callable[[int], Run]) -> None:
     one, two = section_plan(1050), section_plan(1051)
     later = stack(2)
@@ -115,3 +117,7 @@ def test_runs_that_arrive_in_another_order_end_in_the_same_stack(rig: Rig, stack
 
     wait_for(is_over, 60, lambda: f"{slices(rig)}")
     assert len(rig.tiles(f"{SPECIMEN}_mips", 1050.0)) == 3
+    done = temwatch("replay", str(later.log), "--state", "all", "--dry-run", "--config", str(rig.config()))
+    assert done.returncode == 0, done.stderr
+    assert sum(f"{later.log}/slice_0105" in line for line in done.stdout.splitlines()) == 2, done.stdout
+    assert "0 montages" not in temwatch("verify", str(later.log), "--config", str(rig.config())).stdout

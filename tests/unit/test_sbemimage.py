@@ -244,6 +244,21 @@ def test_a_log_that_is_replaced_is_read_from_its_beginning(stack: Stack) -> None
     assert ids(section) == ["0000.0001.00002"]
 
 
+def test_links_pipes_and_directories_with_the_name_of_a_log_are_no_logs(stack: Stack) -> None:
+    for number, make in ((0, os.mkfifo), (2, Path.mkdir), (3, lambda path: path.symlink_to(stack.log(1)))):
+        make(stack.log(number))
+    (section,) = stack.write(1, session(), tile(0, 2), complete(2))
+    assert ids(section) == ["0000.0000.00002"]
+    assert [stack.follower.sections(str(stack.log(number))) for number in (0, 2, 3)] == [[], [], []]
+
+
+def test_a_time_beyond_what_the_journal_holds_is_cut(stack: Stack) -> None:
+    (section,) = stack.write(1, session(), tile(0, 2, timestamp=99_999_999_999), complete(2))
+    identity = section_identity(section)
+    assert identity is not None
+    assert 0 < identity.mtime_ns < 1 << 63
+
+
 def test_a_section_that_is_not_closed_or_begins_elsewhere_is_missing(stack: Stack) -> None:
     (section,) = stack.write(1, session(), tile(0, 2), complete(2), tile(0, 3))
     part = part_of(section)
