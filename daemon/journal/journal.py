@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import structlog
 
-from daemon.journal import images_read, outbox, quality, retries, rows, settling, sightings, verdicts
+from daemon.journal import images_read, outbox, quality, retries, rows, settling, sightings, trends, verdicts
 from daemon.journal.file import Connection
 from daemon.journal.queries import JournalQueries
 from daemon.montages.records import AwaitedFile, Inspection, Montage, Outcome, Settled, SettleResult
@@ -21,6 +21,7 @@ from daemon.montages.verdicts import Decision
 from handlers.errors import Evidence, Fault
 from handlers.images.digest import FileContent
 from handlers.quality.rules import Judgement
+from handlers.quality.trend import Trend
 from handlers.uris import path_to_uri
 
 log = structlog.get_logger()
@@ -207,6 +208,10 @@ class Journal(JournalQueries):
         It is not retried by itself any more. A replay undoes the dismissal.
         """
         return await self.write(lambda connection: retries.dismiss(connection, montage_id, reason, self._clock()))
+
+    async def record_trend(self, montage_id: int, trend: Trend) -> None:
+        """Record the medians of a section's numbers, for the trends of its microscope."""
+        await self.write(lambda connection: trends.store(connection, montage_id, trend))
 
     # --- attempts
 

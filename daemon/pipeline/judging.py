@@ -7,6 +7,7 @@ import structlog
 from daemon.journal.journal import Journal
 from daemon.pipeline.section import Section
 from handlers.quality.block import Quality, unpack
+from handlers.quality.medians import trend_of
 from handlers.quality.rules import Surroundings, Verdict
 from handlers.quality.verdict import judge, median_focus
 
@@ -28,6 +29,9 @@ class Judge:
         if block is None:  # its mipmaps were made by an older temwatch, or by hand
             return
         quality = await asyncio.to_thread(unpack, block)
+        pixel_nm = section.acquisition.pixel_size_nm
+        trend = await asyncio.to_thread(trend_of, quality.tiles, pixel_nm[0] if pixel_nm else None)
+        await self._journal.record_trend(section.montage.id, trend)
         around = Surroundings(_overlap_px(section, quality), await self._journal.usual_focus(section.montage))
         judgement = await asyncio.to_thread(judge, quality.tiles, section.watch.qc.limits(), around)
         before = await self._journal.verdict(section.montage.id)

@@ -77,6 +77,14 @@ def place_of(request: web.Request) -> tuple[int, int]:
     return found[0], found[1]
 
 
+def days_of(request: web.Request, choices: tuple[int, ...]) -> int:
+    """Return the number of `?days=30`, one of the choices; the second one by default."""
+    text = request.query.get("days", str(choices[1]))
+    if text not in map(str, choices):
+        raise web.HTTPBadRequest(reason=f"days: must be one of {', '.join(map(str, choices))}")
+    return int(text)
+
+
 def size_of(request: web.Request, sizes: tuple[int, ...]) -> int:
     """Return the number of `?size=256`, the last of `sizes` by default."""
     text = request.query.get("size", str(sizes[-1]))

@@ -66,6 +66,7 @@ def make_app(
     if live is not None:
         routes.append(web.get("/api/events", live.answer))
         app.cleanup_ctx.append(live.looking)
+        app.on_shutdown.append(lambda _: live.close())  # otherwise the server waits for the streams
     # A reverse proxy may remove the base path, or leave it.
     for prefix in {"", pages.base_path if pages else ""}:
         app.add_routes([web.route(each.method, prefix + each.path, each.handler) for each in routes])

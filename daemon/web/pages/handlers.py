@@ -14,6 +14,7 @@ from daemon.web import parameters
 from daemon.web.access import site_refusal, token_matches
 from daemon.web.pages.layout import Layout, in_time
 from daemon.web.pages.overview import look_up, overview_values
+from daemon.web.pages.scope_handlers import ScopePage
 from daemon.web.pages.section_handlers import SectionPages
 from daemon.web.visitor import LOGIN_S, cookie_name, login_proof, origin_of
 from handlers.errors import SettingsFault
@@ -45,6 +46,7 @@ class Pages:
         self._journal = journal
         self._facts = facts
         self._layout = Layout(lambda: settings().http)
+        self._scopes = ScopePage(self._layout, settings, journal, facts)
         self._sections = SectionPages(self._layout, settings, journal, facts, client)
 
     def routes(self) -> list[web.RouteDef]:
@@ -54,6 +56,7 @@ class Pages:
             web.post("/login", self.log_in),
             web.post("/logout", self.log_out),
             *self._sections.routes(),
+            *self._scopes.routes(),
             web.get("/static/{version}/{name}", self._layout.static.answer),
         ]
 

@@ -21,7 +21,8 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self';"
     " base-uri 'none'; frame-ancestors 'none'"
 )
-_HEADERS = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
+# With "no-referrer" a browser sends "Origin: null" with its own forms, and the log-in would be refused.
+_HEADERS = {"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin"}
 
 
 class Layout:

@@ -1,0 +1,9 @@
+-- Medians of a section's quality numbers, for the trends of its microscope: the packed numbers would have to be unpacked.
+CREATE TABLE trends (
+    montage_id     INTEGER PRIMARY KEY REFERENCES montages (id) ON DELETE CASCADE,
+    focus          REAL,
+    std_dev        REAL,
+    interval_s     REAL,
+    stage_error_px REAL,
+    pixel_size_nm  REAL
+) STRICT;

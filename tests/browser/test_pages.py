@@ -1,0 +1,261 @@
+"""What a person sees and does on the pages, in a real browser."""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp.test_utils import TestServer
+from playwright.async_api import Page, expect
+
+from daemon.montages.states import Event, MontageState
+from daemon.pipeline.health import Metrics
+from daemon.web.live import LiveEvents
+from daemon.web.pages.handlers import Pages
+from daemon.web.routes import make_app
+from tests.browser.conftest import PATIENCE_MS, Viewer, proxied
+from tests.integration.inprocess import bench
+from tests.integration.paged import Paged, paged
+from tests.unit.test_health import WELL
+
+AXE = Path(os.environ.get("TEMWATCH_AXE", "/nowhere"))
+HOSTILE = '"><script>window.hit=1</script><img src=x onerror="window.hit=1">\u202e'
+expect.set_options(timeout=PATIENCE_MS)
+
+
+@pytest.fixture
+async def face(tmp_path: Path) -> AsyncIterator[Paged]:
+    async with paged(tmp_path) as served:
+        yield served
+
+
+async def marked(page: Page) -> None:
+    """Mark a page, to see later that it was not loaded again."""
+    await page.evaluate("window.mark = 1")
+    await expect(page.locator("#connection")).to_have_text("live")
+
+
+async def is_marked(page: Page) -> bool:
+    return bool(await page.evaluate("window.mark === 1"))
+
+
+async def test_a_section_that_arrives_is_followed_until_it_is_complete(viewer: Viewer, tmp_path):
+    async with bench(tmp_path) as running:
+        work = running.work
+
+        async def facts():
+            return WELL
+
+        pages, live = Pages(work.settings, work.journal, facts, work.client), LiveEvents(work.journal)
+        app = make_app(work.journal, Metrics(), facts, http=lambda: work.settings().http, pages=pages, live=live)
+        async with TestServer(app) as server:
+            page = await viewer.opens(str(server.make_url("/")))
+            await expect(page.get_by_text("No metafile has been found yet")).to_be_visible()
+            await marked(page)
+            metafile = running.write()
+            await running.notice(metafile)
+            await expect(page.locator("ol.grid a")).to_have_attribute("aria-label", "z 1050, scope temca2, complete, "
+                                                                      + metafile.name)  # fmt: skip
+            await expect(page.locator("ol.grid .cell.done")).to_have_count(5)
+            assert await is_marked(page)
+            await page.locator("ol.grid a").click()
+            await expect(page.get_by_text("2 of 2 tiles have mipmaps")).to_be_visible()
+            raster = page.locator("svg.raster")
+            box = await raster.bounding_box()
+            await raster.click(position={"x": box["width"] * 0.45, "y": box["height"] * 0.5})
+            await expect(page.locator("img.picture")).to_be_visible()
+            assert await page.locator("img.picture").evaluate("each => each.decode().then(() => each.naturalWidth)") > 0
+
+
+async def test_selected_failures_are_retried_and_the_page_stays(viewer: Viewer, face):
+    for number in (1, 2, 3):
+        await face.failed(number)
+    page = await viewer.opens(str(face.client.make_url("/")))
+    await marked(page)
+    await expect(page.get_by_role("button", name="Retry selected")).to_be_disabled()
+    await page.get_by_role("checkbox", name="Select z 1,").check()
+    await page.get_by_role("checkbox", name="Select z 3,").check()
+    await face.reached(9, MontageState.COMPLETE)  # the page refreshes meanwhile, and keeps the selection
+    await expect(page.locator("ol.grid li")).to_have_count(4)
+    await page.get_by_role("button", name="Retry 2 selected").click()
+    await expect(page.locator("#failed output")).to_have_text("2 sections are retried.")
+    await expect(page.locator("#failed tbody tr")).to_have_count(1)
+    assert len(face.line.enqueued) == 2
+    assert await is_marked(page)
+
+
+async def test_all_failures_are_retried_after_a_question(viewer: Viewer, face):
+    ids = [await face.failed(number) for number in (1, 2)]
+    page = await viewer.opens(str(face.client.make_url("/")))
+    viewer.agrees_to = "Retry all 2 failed sections?"
+    await page.get_by_role("button", name="Retry all 2").click()
+    await expect(page.get_by_text("No section has failed.")).to_be_visible()
+    assert sorted(face.line.enqueued) == ids
+
+
+async def test_a_person_decides_in_place_of_the_rules(viewer: Viewer, face):
+    montage_id = await face.reached(1, MontageState.COMPLETE)
+    page = await viewer.opens(str(face.client.make_url(f"/montages/{montage_id}")))
+    await marked(page)
+    await page.get_by_label("Verdict").select_option("re-image")
+    await page.get_by_label("Your name").fill("annabel")
+    await page.get_by_label("Note").fill("a fold")
+    await page.get_by_role("button", name="Decide").click()
+    await expect(page.locator("#quality")).to_contain_text("annabel decided re-image")
+    await expect(page.locator("#quality")).to_contain_text("a fold")
+    assert await is_marked(page)
+
+
+async def test_the_filter_works_without_script_too(viewer: Viewer, face):
+    await face.reached(1, MontageState.COMPLETE)
+    await face.failed(2)
+    for script in (True, False):
+        page = await viewer.opens(str(face.client.make_url("/")), script=script)
+        await expect(page.locator("ol.grid li")).to_have_count(2)
+        await page.get_by_label("State").select_option("failed")
+        await page.get_by_role("button", name="Filter").click()
+        await expect(page.locator("ol.grid li")).to_have_count(1)
+        assert "state=failed" in page.url
+        await page.get_by_role("link", name="Show all").click()
+        await expect(page.locator("ol.grid li")).to_have_count(2)
+
+
+async def test_everything_is_reached_by_keyboard(viewer: Viewer, face):
+    for number in range(1, 6):
+        await face.reached(number, MontageState.COMPLETE)
+    await face.failed(6)
+    page = await viewer.opens(str(face.client.make_url("/")))
+    await marked(page)
+    await page.keyboard.press("Tab")
+    assert await page.evaluate("document.activeElement.className") == "skip"
+    await page.keyboard.press("Enter")
+    assert await page.evaluate("document.activeElement.id") == "main"
+    stops = []
+    for _ in range(60):
+        await page.keyboard.press("Tab")
+        stops.append(await page.evaluate("document.activeElement.getAttribute('aria-label') || ''"))
+        if stops[-1].startswith("z 6"):
+            break
+    assert any(each.startswith("Select z 6") for each in stops)
+    await page.keyboard.press("ArrowRight")
+    await page.keyboard.press("ArrowRight")
+    await page.keyboard.press("ArrowLeft")
+    assert (await page.evaluate("document.activeElement.getAttribute('aria-label')")).startswith("z 5,")
+    await page.keyboard.press("Tab")  # one stop for the whole grid
+    assert not await page.evaluate("document.activeElement.closest('ol.grid') !== null")
+    await page.keyboard.press("Shift+Tab")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", name="Section z 5")).to_be_visible()
+
+
+async def every_page(face: Paged) -> list[str]:
+    """Return addresses of every kind of page, with what is odd on it."""
+    failed = await face.failed(1, HOSTILE, HOSTILE, name="<b>\u202e", scope=HOSTILE, tape=HOSTILE)
+    complete = await face.reached(2, MontageState.COMPLETE)
+    await face.journal.decide(complete, "fail", HOSTILE, HOSTILE)
+    waiting = await face.noticed(3)
+    await face.journal.wait(waiting, "2 images are missing")
+    paths = ["/", "/?state=ignored", f"/montages/{failed}", f"/montages/{complete}", f"/montages/{waiting}", "/login"]
+    return [str(face.client.make_url(path)) for path in [*paths, "/nowhere"]]
+
+
+async def test_hostile_names_do_nothing_and_no_page_breaks_the_policy(viewer: Viewer, face):
+    for url in await every_page(face):
+        page = await viewer.opens(url)
+        assert await page.evaluate("window.hit") is None, url
+        assert await page.locator("main img[src=x]").count() == 0, url
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_every_page_fits_a_phone_and_follows_the_systems_colours(viewer: Viewer, face, scheme):
+    for url in await every_page(face):
+        page = await viewer.opens(url, phone=True, scheme=scheme)
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 390, url
+        colour = await page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+        assert (sum(colour) < 150) is (scheme == "dark"), url
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not there: TEMWATCH_AXE names no axe.min.js")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_no_page_breaks_a_rule_of_accessibility(viewer: Viewer, face, scheme):
+    rules = AXE.read_text(encoding="utf-8")
+    for url in await every_page(face):
+        page = await viewer.opens(url, scheme=scheme)
+        await page.evaluate(rules)
+        found = await page.evaluate("axe.run().then(done => done.violations.map(each => [each.id, each.nodes.length,"
+                                    " each.nodes[0].html, each.nodes[0].failureSummary]))")  # fmt: skip
+        assert found == [], url
+
+
+async def test_two_tabs_show_the_same(viewer: Viewer, face):
+    page = await viewer.opens(str(face.client.make_url("/")))
+    other = await viewer.tab(page.context, page.url)
+    await marked(other)
+    montage_id = await face.settled(1)
+    for each in (page, other):
+        await each.bring_to_front()
+        await expect(each.locator("ol.grid li")).to_have_count(1)
+    await face.journal.record(montage_id, Event.INGESTED)
+    for each in (page, other):
+        await each.bring_to_front()
+        await expect(each.locator("ol.grid .cell.done")).to_have_count(2)
+
+
+async def test_a_page_survives_a_restart_of_the_daemon(viewer: Viewer, tmp_path):
+    async with paged(tmp_path) as face:
+        port = face.client.port
+        await face.settled(1)
+        page = await viewer.opens(str(face.client.make_url("/")))
+        await marked(page)
+        await face.live.close()
+    await expect(page.locator("#connection")).to_have_text("not connected")
+    async with paged(tmp_path, serve_on=port) as face:
+        await face.settled(2)
+        await expect(page.locator("ol.grid li")).to_have_count(2)
+        await expect(page.locator("#connection")).to_have_text("live")
+        assert await is_marked(page)
+
+
+async def test_behind_nginx_everything_works_below_the_base_path(viewer: Viewer, tmp_path):
+    keys = {"base_path": "/em/temwatch", "trusted_proxies": ["127.0.0.1"], "user_header": "X-Remote-User"}
+    async with paged(tmp_path, **keys) as face:
+        montage_id = await face.failed(1)
+        upstream = str(face.client.make_url("/")).rstrip("/")
+        with proxied(tmp_path / "nginx", upstream, "/em/temwatch") as url:
+            page = await viewer.opens(url)
+            await marked(page)
+            await expect(page.get_by_text("annabel")).to_be_visible()
+            await page.get_by_role("checkbox", name="Select z 1,").check()
+            await page.get_by_role("button", name="Retry 1 selected").click()
+            await expect(page.get_by_text("No section has failed.")).to_be_visible()
+            retried = (await face.journal.events(montage_id))[-1]
+            assert retried["detail"]["because"].endswith(": annabel")
+            await page.locator("ol.grid a").click()
+            await expect(page.get_by_role("heading", name="Section z 1")).to_be_visible()
+            assert "/em/temwatch/montages/" in page.url
+            for each in viewer.contexts:
+                await each.close()
+            viewer.contexts.clear()
+
+
+async def test_a_person_logs_in_to_write(viewer: Viewer, tmp_path, monkeypatch):
+    monkeypatch.setattr("daemon.web.pages.handlers.WRONG_TOKEN_S", 0.0)
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef0123")
+    token.chmod(0o600)
+    async with paged(tmp_path, token_file=str(token)) as face:
+        await face.failed(1)
+        page = await viewer.opens(str(face.client.make_url("/")))
+        await expect(page.get_by_role("button", name="Retry all")).to_have_count(0)
+        await page.get_by_role("navigation").get_by_role("link", name="Log in").click()
+        await page.get_by_label("Token").fill("something else entirely")
+        await page.get_by_role("button", name="Log in").click()
+        await expect(page.get_by_role("alert")).to_have_text("This is not the token.")
+        await page.get_by_label("Token").fill("0123456789abcdef0123")
+        await page.get_by_role("button", name="Log in").click()
+        assert await page.evaluate("document.cookie") == ""  # scripts do not get it
+        await page.get_by_role("checkbox", name="Select z 1,").check()
+        await page.get_by_role("button", name="Retry 1 selected").click()
+        await expect(page.get_by_text("No section has failed.")).to_be_visible()
+        await page.get_by_role("button", name="Log out").click()
+        await expect(page.get_by_role("navigation").get_by_role("link", name="Log in")).to_be_visible()

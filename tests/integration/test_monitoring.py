@@ -1,0 +1,85 @@
+"""The dashboard for Grafana and the alert rules for Prometheus name metrics and labels that exist."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from daemon.montages.states import MontageState, Step
+from tests.integration.paged import paged
+
+MONITORING = Path(__file__).resolve().parents[2] / "monitoring"
+RULES = yaml.safe_load((MONITORING / "alerts.yml").read_text(encoding="utf-8"))
+BOARD = json.loads((MONITORING / "grafana.json").read_text(encoding="utf-8"))
+EXPRESSIONS = [
+    *(rule["expr"] for group in RULES["groups"] for rule in group["rules"]),
+    *(target["expr"] for panel in BOARD["panels"] for target in panel["targets"]),
+]
+NAME = re.compile(r"\btemwatch_\w+")
+LABELLED = re.compile(r"(temwatch_\w+)\{([^}]*)\}")
+GROUPED = re.compile(r"by \(([^)]*)\) \((?:rate|increase)?\(?(temwatch_\w+)")
+OF_PROMETHEUS = frozenset({"instance", "job"})
+
+
+async def samples(tmp_path: Path) -> dict[str, list[dict[str, str]]]:
+    """Return the labels of each sample of a daemon that has worked."""
+    async with paged(tmp_path) as face:
+        await face.reached(1, MontageState.COMPLETE)
+        await face.failed(2)
+        for step in Step:
+            face.metrics.attempt_ended(step, "done", 1.0)
+            face.metrics.attempt_ended(step, "failed", 1.0)
+        async with face.client.get("/metrics") as answer:
+            text = await answer.text()
+    found: dict[str, list[dict[str, str]]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append(dict(sample.labels))
+    return found
+
+
+async def test_every_metric_and_label_that_they_name_is_in_the_metrics(tmp_path):
+    known = await samples(tmp_path)
+    named = {name for text in EXPRESSIONS for name in NAME.findall(text)}
+    assert len(named) > 15
+    assert sorted(named - set(known)) == []
+    for text in EXPRESSIONS:
+        for name, labels in LABELLED.findall(text):
+            for label, _, value in re.findall(r'(\w+)(!?=)"([^"]*)"', labels):
+                values = {each.get(label) for each in known[name]}
+                assert value in values, f"{name}{{{label}}} is never {value}: {text}"
+        for labels, name in GROUPED.findall(text):
+            have = set().union(*known[name])
+            assert set(re.split(r",\s*", labels)) - OF_PROMETHEUS <= have, text
+
+
+def test_every_text_of_a_rule_names_labels_that_its_expression_keeps():
+    for group in RULES["groups"]:
+        for rule in group["rules"]:
+            used = set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"]))) - OF_PROMETHEUS
+            if kept := re.search(r"by \(([^)]*)\)", rule["expr"]):
+                assert used <= set(re.split(r",\s*", kept[1])), rule["alert"]
+
+
+def test_the_panels_lie_beside_each_other():
+    taken: set[tuple[int, int]] = set()
+    for panel in BOARD["panels"]:
+        at = panel["gridPos"]
+        cells = {(at["x"] + dx, at["y"] + dy) for dx in range(at["w"]) for dy in range(at["h"])}
+        assert not taken & cells, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+    assert len({panel["id"] for panel in BOARD["panels"]}) == len(BOARD["panels"])
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+def test_promtool_accepts_the_rules():
+    done = subprocess.run(
+        ["promtool", "check", "rules", str(MONITORING / "alerts.yml")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
