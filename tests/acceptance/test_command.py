@@ -29,7 +29,8 @@ def test_the_demonstration_verifies_its_results_and_reports_it(tmp_path):
     assert len(list((output / "pictures").glob("*.png"))) == 2
     assert "COMPLETE" in done.stdout
     assert "on purpose, the metafile of section 2 comes before its images" in done.stdout
-    (status,) = [line for line in done.stdout.splitlines() if " status --config " in line]
+    lines = done.stdout.replace(" \\\n     ", "").splitlines()  # a long command is folded
+    (status,) = [line for line in lines if " status --config " in line]
     pasted = subprocess.run(status, shell=True, capture_output=True, text=True, timeout=60)
     assert pasted.returncode == 0, pasted.stderr
     assert "complete" in pasted.stdout
