@@ -45,6 +45,8 @@ class Circuit:
     """The work under way while HALF_OPEN."""
     fails_work: bool = False
     """Whether failed work began the outage: a failed trial then reopens the circuit, whatever its cause."""
+    is_refused: bool = False
+    """Whether a refused login opened the circuit last. A login that is accepted for a read ends such an outage."""
     has_failed_at_work: bool = False
     """Whether the service answered a probe in this outage and failed the trial after it."""
     broken: frozenset[Hashable] = frozenset()
@@ -122,6 +124,8 @@ def after_new_login(circuit: Circuit, now: float) -> Circuit:
 def after_answered_probe(circuit: Circuit, now: float) -> Circuit:
     """Return the circuit after a probe was answered."""
     if circuit.phase is Phase.OPEN and now >= circuit.due_at:
+        if circuit.is_refused and not circuit.fails_work:
+            return after_success(circuit)
         return replace(circuit, phase=Phase.HALF_OPEN, trial=None, due_at=now + UNTRIED_S)
     if circuit.phase is Phase.HALF_OPEN and circuit.trial is None and now >= circuit.due_at:
         return after_success(circuit)
@@ -138,5 +142,6 @@ def _opened(circuit: Circuit, now: float, chance: float, *, at_work: bool, is_re
         openings=openings,
         due_at=now + delay_s,
         trial=None,
+        is_refused=is_refused,
         has_failed_at_work=at_work,
     )

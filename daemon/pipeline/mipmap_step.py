@@ -17,7 +17,7 @@ from daemon.pipeline.tile_faults import add_evidence, image_evidence, merge_faul
 from daemon.pipeline.watch_root import watch_root
 from daemon.system.threads import answers_within
 from handlers.container import Containers
-from handlers.errors import Evidence, Fault
+from handlers.errors import Evidence, Fault, LoginRefused
 from handlers.generate_mipmaps import make_all
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.plan import MipmapPlan
@@ -100,6 +100,8 @@ class MipmapStep:
         async def record(reports: list[MipmapReport]) -> None:
             notes.extend(note for report in reports for note in report.notes)
             await self._record(section, reports, faults, before)
+            if any(isinstance(fault, LoginRefused) for fault in faults):
+                halt.set()  # each further tile would send the refused login again
 
         with self._disks.working(section.watch.mipmaps.output_dir) as halt:
             await make_all(self._pool, jobs, record, slots=self._slots, stop=halt)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from daemon.simulator.microscope import Written
-from tests.acceptance.rig import Rig, temwatch, verify_levels, wait_for
+from tests.acceptance.rig import Rig, require_seen_files, temwatch, verify_levels, wait_for
 
 SPECIMEN = "20314_2L"
 
@@ -60,3 +60,20 @@ def test_a_daemon_that_starts_with_a_wrong_password_works_when_the_file_is_corre
     rig.nginx.set_password("right")
     rig.wait_until("complete", section.metafile)
     wait_for(lambda: rig.ready().get("ready"), 20, lambda: f"ready; {rig.ready()}")
+
+
+def test_workers_do_not_send_a_refused_login_for_every_tile(rig: Rig, write: Callable[..., Written]) -> None:
+    rig.settings |= {"watch.mipmaps.method": "render", "workers.count": 1}
+    rig.start_standin()
+    require_seen_files(rig.render_url)
+    rig.tell_standin(match="GET .*/png-image", kind="status", status=401)
+    rig.start()
+    section = write(tiles=24)
+    wait_for(lambda: "asks for a login" in str(rig.ready()), 30, lambda: f"a refused login; {rig.ready()}")
+    wait_for(lambda: (rig.montage_of(section.metafile) or {}).get("fault"), 30, "the end of the attempt")
+    assert rig.montage_of(section.metafile)["state"] == "ingested"  # type: ignore[index]
+    asked = [each for each in rig.requests() if "/png-image" in each["path"]]
+    assert 1 <= len(asked) <= 12, len(asked)
+    rig.tell_standin()
+    assert temwatch("reload", "--config", str(rig.config())).returncode == 0
+    rig.wait_until("complete", section.metafile)

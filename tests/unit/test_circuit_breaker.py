@@ -14,6 +14,7 @@ from daemon.pipeline.circuit_breaker import (
     after_begin,
     after_cancel,
     after_failure,
+    after_new_login,
     after_silent_probe,
     after_success,
     opening_delay_s,
@@ -240,3 +241,24 @@ def test_an_outage_counts_once_for_a_montage():
     ]
     assert delays == [15.75] * LIMITED_ATTEMPTS + [21.0] * LIMITED_ATTEMPTS + [26.25] * LIMITED_ATTEMPTS
     assert tries.after_outage() == (1,)
+
+
+def test_a_refused_login_is_probed_rarely_and_its_acceptance_needs_no_trial() -> None:
+    refused = after_failure(Circuit(), 1, 100.0, 0.5, is_away=True, is_refused=True)
+    assert (refused.phase, refused.due_at) == (Phase.OPEN, 400.0)
+    assert after_answered_probe(refused, 200.0) is refused
+    hurried = after_new_login(refused, 200.0)
+    assert after_answered_probe(hurried, 200.0).phase is Phase.CLOSED
+    still = after_silent_probe(hurried, 200.0, 0.5, is_refused=True)
+    assert (still.phase, still.due_at) == (Phase.OPEN, 500.0)
+    silent = after_silent_probe(hurried, 200.0, 0.5)
+    assert silent.due_at == 202.0
+    assert after_answered_probe(silent, 202.0).phase is Phase.HALF_OPEN
+
+
+def test_work_that_is_forbidden_to_several_montages_needs_a_trial() -> None:
+    circuit = Circuit()
+    for work in range(3):
+        circuit = after_failure(circuit, work, 100.0, 0.5, is_away=False, is_refused=True)
+    assert (circuit.phase, circuit.due_at) == (Phase.OPEN, 400.0)
+    assert after_answered_probe(circuit, 400.0).phase is Phase.HALF_OPEN
