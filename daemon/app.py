@@ -15,6 +15,7 @@ import structlog
 from daemon.config.reload import Reloader
 from daemon.config.settings import HttpSettings, Settings, http_url
 from daemon.journal.file import Examination
+from daemon.notify.alerts import Alerting
 from daemon.notify.notifier import Notifier
 from daemon.pipeline.assembly import open_assembly
 from daemon.pipeline.health import Facts, HookFacts, Metrics, reasons_not_ready
@@ -142,6 +143,7 @@ class Daemon:
             )
             self._notifier = Notifier(lambda: self._settings, self._journal, self._metrics.hook_attempted)
             await self._notifier.register()
+            self._alerting = Alerting(lambda: self._settings, self._journal, self.facts)
             await stack.enter_async_context(self._serve_http())
             self._log_watches()
             if self._journal.is_new:
@@ -206,6 +208,7 @@ class Daemon:
                 "late changes": self._once_resumed(self._work.late_changes.run),
                 "start": self._announce_start(),
                 "hooks": self._notifier.run(),
+                "alerts": self._once_resumed(self._alerting.run),
                 "reload": self._reloader.run(self._started),
                 "status": self._report(),
                 "watchdog": self._ping_watchdog(),
@@ -348,6 +351,7 @@ class Daemon:
             upload_limit=self._client.upload_limit.learned,
             put_by_others=self._work.steps.put_by_others,
             hooks=hooks,
+            alert_problem=self._alerting.problem,
         )
 
     async def _report(self) -> None:

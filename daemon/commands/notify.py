@@ -10,6 +10,7 @@ from daemon.commands.daemon_client import ask
 from daemon.config.files import read_token
 from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
+from daemon.notify.messages import send
 from daemon.notify.requests import MOST_LISTED, DeliveryRequest, act, listed
 from daemon.pipeline.replay.lookup import NotSelectable
 from daemon.pipeline.replay.selection import problems
@@ -26,6 +27,15 @@ def request_for(action: Literal["retry", "drop"], ids: Sequence[int]) -> Deliver
         return DeliveryRequest(action=action, ids=tuple(ids))
     except ValidationError as error:
         raise NotSelectable("ID", problems(error, DeliveryRequest).partition(": ")[2]) from None
+
+
+async def send_test(settings: Settings) -> None:
+    """Send a test message to people. Raises Fault if a service does not take it."""
+    path = settings.alerts.urls_file
+    if path is None:
+        raise SettingsFault("alerts.urls_file", "is not set, so nobody is told anything", "docs/alerts.md shows how")
+    text = "`temwatch notify test` was run: messages about this temwatch arrive here."
+    await asyncio.to_thread(send, path, "a test message", text, is_good=True)
 
 
 async def list_deliveries(settings: Settings) -> list[dict[str, Any]]:

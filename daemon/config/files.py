@@ -33,6 +33,11 @@ def file_problems(settings: Settings) -> Iterator[str]:
     except SettingsFault as fault:
         yield str(fault)
     yield from hook_problems(settings.hook)
+    if settings.alerts.urls_file is not None:
+        try:
+            read_secret(settings.alerts.urls_file, "alerts.urls_file")
+        except SettingsFault as fault:
+            yield str(fault)
     for index, watch in enumerate(settings.watch):
         group = watch.mipmaps.group
         if group is not None and group_number(group) is None:

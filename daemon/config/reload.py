@@ -15,7 +15,7 @@ from daemon.system.sd_notify import SystemdNotifier
 
 log = structlog.get_logger()
 
-APPLIED = frozenset({"hook", "links", "log", "pictures", "watch"})
+APPLIED = frozenset({"alerts", "hook", "links", "log", "pictures", "watch"})
 """Sections that a reload can change."""
 FIXED = frozenset({"render", "journal", "http", "workers"})
 """Sections that only a restart can change: a file with such a change is refused."""

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from daemon.config.alert_settings import AlertSettings
 from daemon.config.errors import RefusedKeyError, quoted
 from daemon.config.hook_settings import HookSettings, require_distinct_names, require_known_watches
 from daemon.config.picture_settings import PictureSettings
@@ -280,6 +281,8 @@ class Settings(BaseSettings):
     """The log."""
     pictures: PictureSettings = PictureSettings()
     """Drawn pictures."""
+    alerts: AlertSettings = AlertSettings()
+    """Messages to people."""
     watch: tuple[WatchSettings, ...] = Field(min_length=1)
     """Watched directories: at least one table [[watch]]."""
     hook: tuple[HookSettings, ...] = ()

@@ -63,6 +63,8 @@ class Facts:
     put_by_others: int = 0
     """Montages whose tiles were in their stack before this daemon put them."""
     hooks: tuple[HookFacts, ...] = ()
+    alert_problem: str = ""
+    """Why the last message to people was not delivered; empty if it was."""
 
 
 def reasons_not_ready(facts: Facts) -> tuple[str, ...]:
@@ -122,7 +124,8 @@ def _warnings(facts: Facts) -> Iterable[str]:
             f"another program put the tiles of a montage before this daemon did (montages: {facts.put_by_others}), "
             "perhaps a second temwatch on another host that watches the same directory"
         )
-
+    if facts.alert_problem:
+        yield f"alerts: {facts.alert_problem}"
     for hook in facts.hooks:
         if hook.dead:
             yield f"hook {hook.name}: events that were given up: {hook.dead}: see `temwatch notify list`"

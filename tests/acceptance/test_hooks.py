@@ -75,10 +75,15 @@ def test_a_receiver_is_told_of_a_section_and_what_it_refused_is_listed_and_retri
         return json.loads(temwatch("notify", "list", "--json", *options).stdout)
 
     rows = wait_for(lambda: [each for each in listed() if each["attempts"]][2:] and listed(), 30, listed)
-    assert sorted(row["kind"] for row in rows) == ["montage.complete", "stack.closed", "stack.closed"]
+    # A stack that is quiet between two steps is closed twice.
+    assert [row["kind"] for row in rows].count("montage.complete") == 1
+    assert {row["subject"] for row in rows if row["kind"] == "stack.closed"} == {
+        "stacks/em/test/s_raw",
+        "stacks/em/test/s_mips",
+    }
     assert {row["problem"] for row in rows} == {"answered 410 Gone"}
     metrics = fetch(f"{rig.url}/metrics")
-    assert 'temwatch_hook_waiting{hook="workflow"} 3.0' in metrics
+    assert f'temwatch_hook_waiting{{hook="workflow"}} {len(rows):.1f}' in metrics
     receiver.status = 204
     complete = next(row for row in rows if row["kind"] == "montage.complete")
     dropped = next(row for row in rows if row["kind"] == "stack.closed")
@@ -87,7 +92,7 @@ def test_a_receiver_is_told_of_a_section_and_what_it_refused_is_listed_and_retri
     done = temwatch("notify", "retry", *(str(row["id"]) for row in rows), *options)
     assert done.returncode == 1
     assert f"unknown   {dropped['id']}: it was delivered or dropped" in done.stdout
-    wait_for(lambda: len(receiver.taken) == 2, 30)
+    wait_for(lambda: len(receiver.taken) == len(rows) - 1, 30)
     told = next(event for event in receiver.taken if event["type"] == "montage.complete")
     assert (told["id"], told["data"]["z"]) == (complete["event_id"], 3.0)
     assert Path(told["data"]["output_dir"]) == rig.mipmaps

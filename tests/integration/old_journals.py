@@ -59,6 +59,7 @@ DATA: dict[int, str] = {
     13: "INSERT INTO verdicts (montage_id, verdict) VALUES (5, 'pass');"
     "UPDATE montages SET verdict = 'pass' WHERE id = 5;",
     14: "INSERT INTO quality VALUES (5, X'00', 1);",
+    15: "INSERT INTO alerts VALUES ('montage failed', 'temca2', 'montages/6', 'is cut short', 1.0, 2.0, NULL);",
 }
 """What a daemon of each version wrote, in the schema of that version."""
 

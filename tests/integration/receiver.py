@@ -21,6 +21,8 @@ class Receiver:
     """Headers and body of each request, also of refused ones."""
     taken: list[dict[str, Any]] = field(default_factory=list)
     """Events that were accepted."""
+    beats: int = 0
+    """Number of GET requests."""
     answer: Answer = lambda _: 204
     """Status of the answer to an event; 0 closes the connection after reading the request, -1 never answers."""
     headers: dict[str, str] = field(default_factory=dict)
@@ -28,6 +30,9 @@ class Receiver:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request."""
+        if request.method == "GET":
+            self.beats += 1
+            return web.Response()
         body = await request.read()
         self.requests.append((dict(request.headers), body))
         self.arrived.set()

@@ -29,7 +29,8 @@ def group(name: str) -> list[str]:
     ]
 
 
-RUNTIME = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["dask"]]
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+RUNTIME = [*PROJECT["project"]["dependencies"], *EXTRAS["alerts"], *EXTRAS["dask"]]
 BUILD = PROJECT["build-system"]["requires"]
 ROOTS = {
     "requirements.lock": RUNTIME,

@@ -11,9 +11,12 @@ from daemon.commands.cli.options import config_option
 from daemon.commands.cli.output import say
 
 
-@click.group(short_help="Show and repeat events that hooks have not taken.")
+@click.group(short_help="Test messages to people; show and repeat events that hooks have not taken.")
 def notify() -> None:
-    """Show and repeat events that hooks have not taken. docs/hooks.md describes hooks."""
+    """Test messages to people; show and repeat events that hooks have not taken.
+
+    docs/alerts.md describes messages, docs/hooks.md hooks.
+    """
 
 
 @notify.command("list", short_help="Show the events that wait or were given up.")
@@ -29,6 +32,19 @@ def list_waiting(as_json: bool, config_path: Path | None) -> None:
     rows = run_or_exit(list_deliveries(settings_or_exit(config_path)))
     for line in [json.dumps(rows)] if as_json else delivery_lines(rows):
         say(line)
+
+
+@notify.command(short_help="Send a test message to people.")
+@config_option
+def test(config_path: Path | None) -> None:
+    """Send a test message to every address of alerts.urls_file.
+
+    Exit code: 0 all services took it, 1 one did not, or the addresses cannot be used.
+    """
+    from daemon.commands.notify import send_test
+
+    run_or_exit(send_test(settings_or_exit(config_path)))
+    say("every service took the message")
 
 
 @notify.command(short_help="Deliver events at once, given up ones too.")

@@ -1,0 +1,30 @@
+"""The section [alerts]. Pure."""
+
+from pydantic import Field, field_validator
+
+from daemon.config.errors import quoted
+from daemon.config.section import OptionalPath, OptionalText, Section
+from daemon.config.text import example
+from handlers.uris import without_userinfo
+
+
+class AlertSettings(Section):
+    """Messages to people, when nobody looks. docs/alerts.md lists what they are told."""
+
+    urls_file: OptionalPath = Field(None, **example(""))
+    """File with addresses of apprise, one a line, as in "mailtos://user:password@example.org". They hold secrets: other
+    users must not be able to read the file. Needs the extra "alerts". Empty: no messages."""
+    repeat_s: float = Field(43_200, ge=600)
+    """Seconds after which a message is repeated while its cause lasts."""
+    heartbeat_url: OptionalText = Field(None, repr=False, **example(""))
+    """Address that is asked every minute while the daemon is ready. A service that misses these requests tells of a
+    dead daemon, which cannot. Empty: none."""
+
+    @field_validator("heartbeat_url")
+    @classmethod
+    def _url_is_an_address(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError(
+                f"{quoted(without_userinfo(value))} is not an address that begins with http:// or https://"
+            )
+        return value

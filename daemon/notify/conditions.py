@@ -1,0 +1,78 @@
+"""What is wrong now: conditions that follow from the daemon's facts and from the journal. Pure."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from daemon.notify.alerting import AlertKind, Condition
+from daemon.pipeline.health import Facts
+from daemon.watching.roots import RootStatus
+
+FILLS_S = 6 * 3600.0
+WORKERS_LOST = 3
+WORKERS_LOST_S = 600.0
+_AWAY = (RootStatus.UNREACHABLE, RootStatus.PAUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A montage that is FAILED, or whose images are late."""
+
+    id: int
+    watch: str
+    z: float | None
+    text: str
+    """Its fault, or what it waits for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Everything that conditions follow from, of one moment."""
+
+    facts: Facts
+    failed: Sequence[Waiting] = ()
+    late: Sequence[Waiting] = ()
+    workers_lost: int = 0
+    """Workers that died in the last `WORKERS_LOST_S`."""
+
+
+def conditions(seen: Observed) -> list[Condition]:
+    """Return what is wrong."""
+    return [*_of_montages(seen), *_of_facts(seen.facts), *_of_workers(seen)]
+
+
+def _of_montages(seen: Observed) -> Iterator[Condition]:
+    for kind, montages in ((AlertKind.MONTAGE_FAILED, seen.failed), (AlertKind.IMAGES_LATE, seen.late)):
+        for each in montages:
+            where = "" if each.z is None else f" z {each.z:g}"
+            yield Condition(kind, each.watch, f"montages/{each.id}", f"montage {each.id}{where}: {each.text}")
+
+
+def _of_facts(facts: Facts) -> Iterable[Condition]:
+    if facts.render_fault:
+        kind = AlertKind.LOGIN_REFUSED if facts.render_needs_person else AlertKind.RENDER_AWAY
+        yield Condition(kind, "", "render-ws", facts.render_fault)
+    if facts.journal_fault:
+        yield Condition(AlertKind.JOURNAL_UNWRITABLE, "", "journal", facts.journal_fault)
+    for root in facts.roots:
+        if root.status in _AWAY:
+            why = "; ".join(root.reasons) or "no reason is known"
+            yield Condition(AlertKind.WATCH_UNREACHABLE, root.name, str(root.directory), f"{root.directory}: {why}")
+    for disk in facts.disks:
+        if disk.problem:
+            yield Condition(AlertKind.DISK_LOW, "", disk.directory, f"{disk.directory} {disk.problem}")
+        elif disk.full_in_s is not None and disk.full_in_s < FILLS_S:
+            text = f"{disk.directory} is full in less than {FILLS_S / 3600:.0f} h at the present rate"
+            yield Condition(AlertKind.DISK_FILLS, "", disk.directory, text)
+    if facts.oldest_unfinished_s is not None and facts.oldest_unfinished_s > facts.backlog_limit_s:
+        text = f"the oldest montage has waited for more than {facts.backlog_limit_s / 3600:.1f} h"
+        yield Condition(AlertKind.BACKLOG, "", "backlog", text)
+    for hook in facts.hooks:
+        if hook.dead:
+            text = f"hook {hook.name} did not take events for a day: `temwatch notify list` says why"
+            yield Condition(AlertKind.HOOK_GIVEN_UP, "", hook.name, text)
+
+
+def _of_workers(seen: Observed) -> Iterator[Condition]:
+    if seen.workers_lost >= WORKERS_LOST:
+        text = f"{WORKERS_LOST} workers or more died within {WORKERS_LOST_S / 60:.0f} min, the last "
+        yield Condition(AlertKind.WORKERS_LOST, "", "workers", text + seen.facts.last_worker_death)
