@@ -173,7 +173,7 @@ class Daemon:
             lambda: self._settings.http,
             self._reloader.to_json,
             self._pipeline.next_try_in_s,
-            Pages(lambda: self._settings, self._journal, self.facts, self._client),
+            Pages(lambda: self._settings, self._journal, self.facts, self._client, self._live),
             self._live,
             Pictures(lambda: self._settings, self._journal, lambda: self._work.pool),
         )

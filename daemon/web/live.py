@@ -56,6 +56,11 @@ class LiveEvents:
         """Number of open streams."""
         return self._open
 
+    @property
+    def version(self) -> tuple[int, int] | None:
+        """Changes with each event and each made tile, before any page hears of it; None while no page is open."""
+        return None if self._last is None else (self._last, self._made)
+
     async def close(self) -> None:
         """End every stream and accept no more: a stopping daemon does not wait for browsers."""
         self._is_closed = True

@@ -115,7 +115,7 @@ async def paged(tmp_path: Path, *, serve_on: int = 0, **http: Any) -> AsyncItera
             return face.facts
 
         posts = Posts(settings.http, Replayer(lambda: settings, journal, face.line), journal)
-        pages = Pages(lambda: settings, journal, facts)
+        pages = Pages(lambda: settings, journal, facts, live=face.live)
         app = make_app(journal, face.metrics, facts, posts, lambda: settings.http, pages=pages, live=face.live)
         async with TestClient(TestServer(app, port=serve_on)) as client:
             face.client = client

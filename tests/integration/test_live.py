@@ -9,6 +9,7 @@ import pytest
 
 from daemon.montages.states import Event
 from daemon.web import live
+from daemon.web.pages.handlers import Pages
 from tests.integration.paged import Paged, paged
 
 DEADLINE_S = 30
@@ -145,3 +146,20 @@ async def test_nothing_is_read_while_no_page_is_open(face, monkeypatch):
     for _ in range(20):
         await asyncio.sleep(0.02)
     assert len(asked) <= count + 1
+
+
+async def test_open_pages_share_an_answer_until_something_changes(face, monkeypatch):
+    drawn = []
+    real = Pages._overview
+    monkeypatch.setattr(Pages, "_overview", lambda self, request: drawn.append(1) or real(self, request))
+    montage_id = await face.settled(1)
+    async with stream(face) as events:
+        for _ in range(5):
+            assert 'aria-label="z 1, scope 5, settled' in await face.page("/")
+        assert len(drawn) == 1
+        await face.page("/?state=failed")
+        assert len(drawn) == 2
+        await face.journal.record(montage_id, Event.INGESTED)
+        assert (await events.next())[2]["state"] == "ingested"
+        assert 'aria-label="z 1, scope 5, ingested' in await face.page("/")
+        assert len(drawn) == 3

@@ -12,14 +12,18 @@ from daemon.journal.journal import Journal
 from daemon.pipeline.health import Facts
 from daemon.web import parameters
 from daemon.web.access import site_refusal, token_matches
+from daemon.web.live import LiveEvents
 from daemon.web.pages.layout import Layout, in_time
 from daemon.web.pages.overview import look_up, overview_values
 from daemon.web.pages.scope_handlers import ScopePage
 from daemon.web.pages.section_handlers import SectionPages
-from daemon.web.visitor import LOGIN_S, cookie_name, login_proof, origin_of
+from daemon.web.visitor import LOGIN_S, access_of, cookie_name, login_proof, origin_of
 from handlers.errors import SettingsFault
 from handlers.render.client import RenderClient
 
+SHARED_S = 10.0
+"""Readiness and disks change without events: an answer is shared for this long at most."""
+MOST_SHARED = 20
 WRONG_TOKEN_S = 1.0
 """A wrong token is answered after this time."""
 _HEADINGS = {404: "Not found", 403: "Not allowed", 503: "No answer"}
@@ -33,6 +37,7 @@ class Pages:
     settings : returns the present configuration.
     facts : returns the facts that readiness depends on.
     client : asked for tile specs; None where there is none.
+    live : says whether anything has changed, so that many open pages share one answer.
     """
 
     def __init__(
@@ -41,10 +46,14 @@ class Pages:
         journal: Journal,
         facts: Callable[[], Awaitable[Facts]],
         client: RenderClient | None = None,
+        live: LiveEvents | None = None,
     ) -> None:
         self._settings = settings
         self._journal = journal
         self._facts = facts
+        self._live = live
+        self._shared: dict[tuple[object, ...], tuple[float, str]] = {}
+        self._one_overview = asyncio.Lock()
         self._layout = Layout(lambda: settings().http)
         self._scopes = ScopePage(self._layout, settings, journal, facts)
         self._sections = SectionPages(self._layout, settings, journal, facts, client)
@@ -72,7 +81,20 @@ class Pages:
     # --- pages
 
     async def overview(self, request: web.Request) -> web.Response:
-        """Answer with the overview."""
+        """Answer with the overview. Pages with the same filter share an answer until something changes."""
+        access = await asyncio.to_thread(access_of, request, self._http)
+        async with self._one_overview:
+            version = self._live.version if self._live else None
+            key = (request.query_string, access, version)
+            made_at, shared = self._shared.get(key, (0.0, ""))
+            if version is not None and shared and time.monotonic() - made_at < SHARED_S:
+                return self._layout.answer(shared)
+            answer = await self._overview(request)
+            kept = [(each, value) for each, value in self._shared.items() if each[2] == version]
+            self._shared = {**dict(kept[-MOST_SHARED:]), key: (time.monotonic(), answer.text or "")}
+            return answer
+
+    async def _overview(self, request: web.Request) -> web.Response:
         wanted, now = parameters.filter_of(request), time.time()
         found, facts = await asyncio.gather(
             in_time(self._journal.read(lambda connection: look_up(connection, wanted, now))), self._facts()

@@ -48,6 +48,10 @@ class Layout:
     ) -> web.Response:
         """Answer with a page, rendered in a thread."""
         text = await asyncio.to_thread(self._render, request, name, facts, status, values)
+        return self.answer(text, status)
+
+    def answer(self, text: str, status: int = 200) -> web.Response:
+        """Answer with a page that was rendered before."""
         return web.Response(text=text, status=status, content_type="text/html", headers=_HEADERS)
 
     def _render(self, request: web.Request, name: str, facts: Facts, status: int, values: dict[str, Any]) -> str:
