@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from daemon.montages.states import UNFINISHED, MontageState
+from daemon.simulator.show_pages import photograph_pages
 from daemon.simulator.show_processes import (
     DemoFault,
     config_text,
@@ -108,9 +109,12 @@ class Show:
             client = await stack.enter_async_context(RenderClient(render_url))
             results = await verify(client, montages)
             pictures = await self._pictures(client, montages)
+            screenshots = await photograph_pages(http, url, montages, self.output / "screenshots")
             good = self._report(montages, results, pictures)
             good = await self._show_quality(http, url, montages) and good
             self.console.print("[green]all verified[/green]" if good else "[red]verification failed[/red]")
+            for each in screenshots:
+                self.console.print(f"page      {each}", highlight=False)
             if self.keep:
                 await self._stay(url, render_url, config, montages)
             else:

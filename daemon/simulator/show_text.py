@@ -71,4 +71,5 @@ def while_it_runs(url: str, render_url: str, config: Path, picture: tuple[str, f
     if picture:
         stack, z = picture
         lines.insert(1, f"{program()} picture {stack} {z:g} -o section.png {settings}")
-    return "running until Ctrl-C. In another terminal:\n" + "\n".join(folded(line, width) for line in lines)
+    commands = "\n".join(folded(line, width) for line in lines)
+    return f"the dashboard: {url}/\nrunning until Ctrl-C. In another terminal:\n{commands}"
