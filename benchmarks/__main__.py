@@ -11,7 +11,10 @@ import time
 from benchmarks import report
 from benchmarks.common import DISK_RESULTS, RESULTS, file_system
 
-SCRIPTS = ("mipmap_kernel", "worker_pool", "sustained", "ingest", "watching", "restart", "startup", "cliff", "pictures")
+SCRIPTS = (
+    *("mipmap_kernel", "worker_pool", "sustained", "ingest", "watching", "restart", "startup", "cliff"),
+    *("pictures", "quality"),
+)
 ON_DISK = ("mipmap_kernel", "worker_pool", "sustained", "ingest")
 LONGEST_S = 300.0
 """Time-out of one script, so that a script that hangs does not stop the others."""

@@ -1,7 +1,6 @@
 """Where a tile's neighbours are, by what both show in their overlap at level 3."""
 
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -171,8 +170,6 @@ def _registered(image: _Floats, other: _Floats) -> tuple[tuple[float, float], fl
 @functools.cache
 def _registration() -> Callable[..., Any]:
     """Return the function of scikit-image; its import takes 0.3 s and 30 MB, which few workers need."""
-    # The library of linear algebra reserves memory for each thread; more than one is of no use for so small arrays.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from skimage.registration import phase_cross_correlation
 
     found: Callable[..., Any] = phase_cross_correlation

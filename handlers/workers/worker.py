@@ -27,8 +27,9 @@ PRELOADED = ["handlers.mipmaps.make", "handlers.workers.worker"]
 """Modules that the fork server imports, once for all workers."""
 NOT_FOR_WORKERS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 """A terminal or a service manager sends these to the whole group; the daemon decides what happens to the jobs."""
-SAFE_PATH = "PYTHONSAFEPATH"
-"""Environment variable that keeps Python from importing modules from the working directory."""
+ENVIRONMENT = {"PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Keeps Python from importing modules from the working directory, and numpy from starting threads: each worker has a
+core, and threads that wait for work on tiny matrices take twenty times the CPU of the work."""
 END_S = 3.0
 """Longest wait for the fork server to end."""
 NICENESS = 5
@@ -63,7 +64,7 @@ class WorkerProcess(ForkServerProcess):
 
     def start(self) -> None:
         """Start the process, and the fork server if there is none yet; both block the daemon's signals."""
-        with _safe_path():
+        with _environment():
             resource_tracker.ensure_running()  # first: its start unblocks signals
             with _without_main(), _blocked():
                 super().start()
@@ -94,7 +95,7 @@ def start_server() -> None:
     A pool does this itself. A caller that will open a pool can let the server import its modules meanwhile.
     """
     forkserver.set_forkserver_preload(PRELOADED)
-    with _safe_path():
+    with _environment():
         resource_tracker.ensure_running()  # first: its start unblocks signals
         with _without_main(), _blocked():
             forkserver.ensure_running()
@@ -240,21 +241,22 @@ def _blocked() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _safe_path() -> Iterator[None]:
-    """Keep the working directory out of the module path of started processes.
+def _environment() -> Iterator[None]:
+    """Set what started processes read from their environment.
 
     Fork server and tracker run as `python -c`, which imports from the working directory first: whoever can write there
     could have the service run a `selectors.py`. `python -c` is not in our hands, but reads its environment.
     """
-    before = os.environ.get(SAFE_PATH)
-    os.environ[SAFE_PATH] = "1"
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ.update(ENVIRONMENT)
     try:
         yield
     finally:
-        if before is None:
-            os.environ.pop(SAFE_PATH, None)
-        else:
-            os.environ[SAFE_PATH] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Stage error: planted shifts are found in the overlaps of neighbours, and where nothing can be known it is unknown."""
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from handlers.mipmaps.overlap import Neighbour, Overlap, Side, compare_with, dis
 from handlers.mipmaps.plan import Level0, MipmapPlan
 from handlers.mipmaps.reduce import reduce_levels
 from handlers.quality.neighbours import displacements, neighbours_of, places_of, stage_columns
+from handlers.workers.pool import open_executor
 
 SIDE, OVERLAP = 640, 0.2
 STEP = round(SIDE * (1 - OVERLAP))
@@ -137,12 +139,25 @@ def test_a_neighbour_that_is_no_image_is_unknown(tmp_path: Path, field: Field) -
     assert compare_with(neighbour, frame(field, 0, 0)) is None
 
 
+def test_a_worker_has_no_threads_of_linear_algebra() -> None:
+    with open_executor("processes", 1) as pool:
+        assert pool.executor.submit(os.getenv, "OPENBLAS_NUM_THREADS").result(60) == "1"
+
+
 # --- columns
 
 
 def grid(columns: int, rows: int) -> list[Tile]:
     return [
-        Tile(f"{col}_{row}.tif", f"{col}_{row}", (float(col * STEP), float(row * STEP)), SIDE, SIDE, 0.0, col, row)
+        Tile(
+            f"{col}_{row}.tif",
+            f"{col}_{row}",
+            (float(col * STEP), float(row * STEP)),
+            SIDE,
+            SIDE,
+            raster_col=col,
+            raster_row=row,
+        )
         for row in range(rows)
         for col in range(columns)
     ]
@@ -167,7 +182,10 @@ def test_tiles_outside_of_a_grid_and_turned_tiles_have_no_neighbours() -> None:
     plan, positions = MipmapPlan(Path("/m")), [(0.0, 0.0), (float(STEP), 0.0)]
     loose = [Tile(name, name, (0.0, 0.0), SIDE, SIDE) for name in "ab"]
     assert neighbours_of(loose, images, positions, plan) == {}
-    turned = [Tile(name, name, (0.0, 0.0), SIDE, SIDE, 3.0, col, 0) for col, name in enumerate("ab")]
+    turned = [
+        Tile(name, name, (0.0, 0.0), SIDE, SIDE, rotation_deg=3.0, raster_col=col, raster_row=0)
+        for col, name in enumerate("ab")
+    ]
     assert neighbours_of(turned, images, positions, plan) == {}
 
 
