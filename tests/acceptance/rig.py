@@ -73,6 +73,15 @@ def temwatch(
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, **options)
 
 
+def command_lines() -> list[str]:
+    """Return the command lines of all processes, from where `ps` has them."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # the process has ended
+            lines.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return lines
+
+
 class Program:
     """A Python module as a process, its output in a file."""
 

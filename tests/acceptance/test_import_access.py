@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.facility import APPLY, MIPMAPS, TILESPECS, Facility
-from tests.acceptance.rig import is_real, wait_for
+from tests.acceptance.rig import command_lines, is_real, wait_for
 from tests.nginx import PASSWORD, SUB_PATH, USER, Nginx
 
 
@@ -123,14 +123,14 @@ def test_a_planted_secret_is_in_no_output_and_not_in_the_command_line_that_ps_sh
     try:
         wait_for(lambda: len(facility.requests()) > known or process.poll() is not None, 60, "a request")
         shown = Path(f"/proc/{process.pid}/cmdline").read_bytes()
-        by_ps = subprocess.run(["ps", "-eo", "args", "ww"], capture_output=True, text=True).stdout
+        by_ps = command_lines()
         output = process.communicate(timeout=100)[0]
     finally:
         process.kill()
     assert b"--render.host\0https://" in shown
     assert b"@127.0.0.1" in shown
     assert PASSWORD.encode() not in shown
-    assert not [line for line in by_ps.splitlines() if name in line and PASSWORD in line]
+    assert not [line for line in by_ps if name in line and PASSWORD in line]
     assert process.returncode == 1, output
     assert "got no answer of render-ws (502)" in output
     assert PASSWORD not in output

@@ -1,13 +1,12 @@
 """The password of render.url is sent to its server and appears nowhere."""
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.acceptance.rig import Rig, fetch, temwatch, wait_for
+from tests.acceptance.rig import Rig, command_lines, fetch, temwatch, wait_for
 from tests.nginx import Nginx
 
 PASSWORD = "pw4711"
@@ -21,7 +20,7 @@ def test_the_password_of_the_url_is_in_no_output_of_the_daemon_and_its_commands(
     section = write()
     rig.start()
     wait_for(lambda: "cannot be reached" in str(rig.ready()), 20, "render-ws is away")
-    wait_for(lambda: (rig.montage_of(section.metafile) or {}).get("state") == "settled", 20)
+    wait_for(lambda: (rig.montage_of(section.metafile) or {}).get("state") == "settled", 60)
     config = ("--config", str(rig.config()))
     url = rig.url
     outputs = {
@@ -68,10 +67,6 @@ def planted(rig: Rig, nginx: Nginx) -> None:
     rig.render_url = nginx.url
 
 
-def process_list() -> str:
-    return subprocess.run(["ps", "-eo", "args", "ww"], capture_output=True, text=True).stdout
-
-
 def test_planted_secrets_are_in_no_log_fault_page_metric_journal_or_process_list(rig: Rig, write: Any) -> None:
     rig.start_standin()
     nginx = Nginx(rig.root / "nginx", rig.render_url)
@@ -81,12 +76,12 @@ def test_planted_secrets_are_in_no_log_fault_page_metric_journal_or_process_list
         section = write()
         nginx.set_password("other", known_to_client=False)
         rig.start()
-        wait_for(lambda: "asks for a login" in str(rig.ready()), 20, lambda: f"a refused login; {rig.ready()}")
-        wait_for(lambda: (rig.montage_of(section.metafile) or {}).get("state") == "settled", 20)
+        wait_for(lambda: "asks for a login" in str(rig.ready()), 60, lambda: f"a refused login; {rig.ready()}")
+        wait_for(lambda: (rig.montage_of(section.metafile) or {}).get("state") == "settled", 60)
         config, url = ("--config", str(rig.config())), rig.url
         pages = ("readyz", "metrics", "api/montages", "api/montages/1", "")
         outputs = {page: str(fetch(f"{url}/{page}")) for page in pages}
-        outputs["ps"] = process_list()
+        outputs["ps"] = "\n".join(command_lines())
         for command in (("status",), ("check-config", "--probe"), ("verify",)):
             done = temwatch(*command, *config)
             outputs[command[0]] = done.stdout + done.stderr
@@ -95,7 +90,7 @@ def test_planted_secrets_are_in_no_log_fault_page_metric_journal_or_process_list
         assert "asks for a login" in outputs["check-config"]
         nginx.set_password(PASSWORD)  # the file of the daemon is written anew, which ends the fault
         rig.wait_until("complete", section.metafile)
-        outputs["ps at work"] = process_list()
+        outputs["ps at work"] = "\n".join(command_lines())
         outputs["log"] = "\n".join(rig.daemon.lines())  # type: ignore[union-attr]
         rig.daemon.stop()  # type: ignore[union-attr]
         for path in rig.root.glob("daemon.sqlite*"):
