@@ -15,8 +15,10 @@ from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Rig, digest_tree, temwatch, verify_levels, wait_for
 
 formats = pytest.mark.parametrize("name", FORMATS)
-pytestmark = pytest.mark.timeout(300)  # each starts the command several times
+pytestmark = pytest.mark.timeout(600)  # each starts the command several times
 Write = Callable[..., Written]
+PATIENCE_S = 180.0
+"""Longest wait: a loaded machine starts a process in seconds."""
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def test_sections_become_complete_verified_replayed_and_rebuilt(world: Rig, writ
     sections = [before_the_start, write(1051)]
     acquired = digest_tree(world.acquisition)
     paths = [section.metafile for section in sections]
-    world.wait_until("complete", *paths)
+    world.wait_until("complete", *paths, timeout_s=PATIENCE_S)
     assert levels_at(world, name, 1050, 1051) == 2 * 4 * 6
     for stack in ("raw", "mips"):
         assert world.stack_state(f"{FORMATS[name].specimen}_{stack}") == "COMPLETE"
@@ -91,7 +93,7 @@ def test_sections_become_complete_verified_replayed_and_rebuilt(world: Rig, writ
     (world.root / "daemon.sqlite").unlink()
     assert "is rebuilt: 2 complete" in command(world, "journal", "rebuild")
     world.start()
-    world.wait_until("complete", *paths)
+    world.wait_until("complete", *paths, timeout_s=PATIENCE_S)
     assert len(world.montages()) == 2
     assert digest_tree(world.acquisition) == acquired
 
@@ -105,11 +107,11 @@ def test_a_killed_daemon_finishes_each_section_once(world: Rig, write: Write, na
         return lambda: any(row["state"] in states for row in world.montages())
 
     for states in (("noticed", "settled"), ("ingested", "mipmapped", "applied", "complete")):
-        wait_for(seen(*states, "complete"), 30)
+        wait_for(seen(*states, "complete"), PATIENCE_S)
         assert world.daemon is not None
         world.daemon.kill()
         world.start()
-    world.wait_until("complete", *paths)
+    world.wait_until("complete", *paths, timeout_s=PATIENCE_S)
     assert len(world.montages()) == 3
     assert levels_at(world, name, 1050, 1051, 1052) == 3 * 4 * 6
     assert "no difference" in command(world, "verify")
@@ -122,7 +124,7 @@ def test_slow_writers_and_files_out_of_order_are_waited_for(world: Rig, write: W
     for number, arrival in enumerate((Arrival.PIECES, Arrival.PREALLOCATED)):
         delivery = Delivery(arrival, piece_bytes=4096, piece_pause_s=0.1)
         paths.append(write(1050 + number, delivery=delivery, metafile_first=number == 1).metafile)
-    world.wait_until("complete", *paths)
+    world.wait_until("complete", *paths, timeout_s=PATIENCE_S)
     assert levels_at(world, name, 1050, 1051) == 2 * 4 * 6
     assert "no difference" in command(world, "verify")
 
@@ -219,17 +221,17 @@ def test_twenty_kinds_of_bad_input_fail_by_name_and_good_sections_beside_them_ar
         in_text(change)(bad_texts[kind])
     world.start()
     good = write(1050, below="good")
-    world.wait_until("complete", good.metafile)
+    world.wait_until("complete", good.metafile, timeout_s=PATIENCE_S)
 
     def fault_of(section: Written) -> str:
         row = world.montage_of(section.metafile) or {"state": "unknown"}
         return f"{row['fault']}" if row["state"] == "failed" else ""
 
     for kind, section in bad_images.items():
-        wait_for(lambda section=section: fault_of(section), 60, f"the fault of {name} {kind}")
+        wait_for(lambda section=section: fault_of(section), PATIENCE_S, f"the fault of {name} {kind}")
         assert section.images[1].name in fault_of(section), kind
     late = write(1051, below="late")
-    world.wait_until("complete", late.metafile)
+    world.wait_until("complete", late.metafile, timeout_s=PATIENCE_S)
     roots = {kind: world.acquisition / kind for kind in bad_texts}
 
     def settled(kind: str) -> bool:
@@ -238,7 +240,7 @@ def test_twenty_kinds_of_bad_input_fail_by_name_and_good_sections_beside_them_ar
         return all(row["state"] in ("failed", "superseded") for row in rows)
 
     for kind in roots:
-        wait_for(lambda kind=kind: settled(kind), 60, f"the end of {name} {kind}")
+        wait_for(lambda kind=kind: settled(kind), PATIENCE_S, f"the end of {name} {kind}")
     assert world.tiles("mips", 1050.0)
     assert world.tiles("mips", 1051.0)
     assert world.ready()["ready"]
