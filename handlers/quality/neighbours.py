@@ -35,13 +35,13 @@ def places_of(tiles: Sequence[Tile]) -> dict[tuple[int, int], int]:
 def neighbours_of(
     tiles: Sequence[Tile], images: Sequence[Level0], positions: Sequence[Point], plan: MipmapPlan
 ) -> dict[str, tuple[Neighbour, ...]]:
-    """Return the raster neighbours of each tile, by tile id; none if level 3 is not made, or for turned tiles.
+    """Return the raster neighbours of each tile, by tile id; none without level 3, or if tiles are turned or scaled.
 
     Parameters
     ----------
     images, positions : of the tiles, in the same order; positions by the tile specs, level-0 pixels.
     """
-    if plan.levels < LEVEL or any(tile.rotation_deg for tile in tiles):
+    if plan.levels < LEVEL or any(tile.rotation_deg or tile.scale != 1 for tile in tiles):
         return {}
     places = places_of(tiles)
 

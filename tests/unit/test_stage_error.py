@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,8 @@ def test_tiles_outside_of_a_grid_and_turned_tiles_have_no_neighbours() -> None:
         for col, name in enumerate("ab")
     ]
     assert neighbours_of(turned, images, positions, plan) == {}
+    scaled = [replace(tile, rotation_deg=0.0, scale=2.0) for tile in turned]
+    assert neighbours_of(scaled, images, positions, plan) == {}
 
 
 def test_an_overlap_stands_with_the_tile_on_the_right_or_below_and_the_later_result_counts() -> None:
