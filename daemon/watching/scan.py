@@ -129,6 +129,9 @@ class Tree:
         self._wall_ns = wall_ns
         self._files: dict[str, dict[str, FileIdentity]] = {}
         self._recent: dict[str, float] = {}
+        self._unsure: set[str] = set()
+        """Directories of which something vanished during a scan. They are listed again even if their mtime is
+        unchanged: when their disk was unmounted and mounted again, nothing in them has changed."""
         self._marked: dict[str, set[str]] = {}
         self._marks_lock = threading.Lock()
 
@@ -170,7 +173,8 @@ class Tree:
         found: list[Found] = []
         new: list[str] = []
         growing = self.growing()
-        for path in tuple(self.directories) or (self.root,):
+        unvisited_root = () if self.root in self.directories else (self.root,)  # new, or gone at the last scan
+        for path in (*unvisited_root, *self.directories):
             if self.stop.is_set():
                 return found
             if path not in self.directories and path != self.root:
@@ -209,7 +213,7 @@ class Tree:
             return []
         now = (status.st_mtime_ns, status.st_dev, status.st_ino)
         changed = self.directories.get(path) != now
-        if not (listing or changed or path in self._recent or path in self.failures):
+        if not (listing or changed or path in self._recent or path in self._unsure or path in self.failures):
             return []
         if changed and now[0] > self._wall_ns() - SKEW_NS:
             self._recent[path] = self._clock() + self._granularity_s
@@ -217,6 +221,7 @@ class Tree:
 
     def _list_known(self, path: str, now: tuple[int, int, int], found: list[Found], *, deep: bool) -> list[str]:
         began = self._clock()
+        self._unsure.discard(path)
         self._before_listing(path)
         try:
             below = self._list(path, found)
@@ -260,7 +265,8 @@ class Tree:
             try:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
-                continue  # renamed or removed since the listing
+                self._unsure.add(path)
+                continue  # renamed or removed since the listing, or unmounted
             if not stat.S_ISREG(status.st_mode):
                 irregular += 1
                 continue
@@ -293,6 +299,9 @@ class Tree:
         self._recent.pop(path, None)
         self.failures.pop(path, None)
         self.irregular.pop(path, None)
+        self._unsure.discard(path)
+        if path != self.root:
+            self._unsure.add(os.path.dirname(path))  # noqa: PTH120  text
 
     def _forget_tree(self, path: str) -> None:
         """Forget a path that is no directory any more, and all below it: through a link they could still resolve."""

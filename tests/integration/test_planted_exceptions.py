@@ -48,6 +48,8 @@ NOT_CALLED = {
     *("Journal.reopen_stack", "Journal.forget_stack"),
     # called for montages that a person judges, and for a login that was refused
     *("Journal.holding", "Journal.decide", "RenderClient.has_new_login"),
+    # called by a probe of the configuration
+    "RenderClient.delete_stack",
     # called when the daemon stops, or for one command
     "StackKeeper.wait_until_closed",
 }

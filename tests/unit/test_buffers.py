@@ -97,10 +97,10 @@ class TestPlainFiles:
     ) -> None:
         write = atomic_write._write_durably
 
-        def flipped(path: Path, content: bytes) -> None:
+        def flipped(temporary: str, content: bytes, *others: Any) -> None:
             changed = bytearray(content)
             changed[place] ^= 1
-            write(path, changed)
+            write(temporary, changed, *others)
 
         monkeypatch.setattr(atomic_write, "_write_durably", flipped)
         pixels = noise(np.uint8, 64, 64)
@@ -111,7 +111,9 @@ class TestPlainFiles:
 
     def test_extra_bytes_are_detected(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write = atomic_write._write_durably
-        monkeypatch.setattr(atomic_write, "_write_durably", lambda path, content: write(path, content + b"\0"))
+        monkeypatch.setattr(
+            atomic_write, "_write_durably", lambda path, content, *others: write(path, content + b"\0", *others)
+        )
         pixels = noise(np.uint8, 64, 64)
         report = make_mipmaps(job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels))
         assert report.fault is not None

@@ -7,10 +7,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from daemon.watching import scan
 from daemon.watching.scan import Content, NameRule, Tree, is_suddenly_empty
 
 NAMES = NameRule("_metadata_*.json")
@@ -135,6 +138,81 @@ def test_directories_that_vanish_are_forgotten(tmp_path: Path) -> None:
     assert scanned.pass_over() == []
     assert list(scanned.directories) == [str(tmp_path)]
     assert scanned.content == Content(0, 0)
+
+
+class Disk:
+    """A directory that can be unmounted and mounted again, which changes nothing in it."""
+
+    def __init__(self, place: Path) -> None:
+        self.root = place / "root"
+        self._elsewhere = place / "unmounted"
+        self.root.mkdir()
+
+    def unmount(self) -> None:
+        if self.root.exists():
+            self.root.rename(self._elsewhere)
+
+    def mount(self) -> None:
+        self._elsewhere.rename(self.root)
+
+    @contextmanager
+    def listing(self, path: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+        """List a directory, and be unmounted before its entries are looked at."""
+        with os.scandir(path) as entries:
+            yield entries
+        self.unmount()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Disk:
+    return Disk(tmp_path)
+
+
+def test_a_new_directory_is_found_although_its_disk_is_unmounted_before_it_is_listed(disk: Disk) -> None:
+    path = metafile(disk.root / "a")
+    age(path.parent, disk.root)
+    scanned = Tree(str(disk.root), NAMES, before_listing=lambda each: disk.unmount() if each.endswith("/a") else None)
+    assert scanned.pass_over() == []
+    scanned._before_listing = lambda _: None
+    disk.mount()
+    assert paths(scanned.pass_over()) == [str(path)]
+
+
+def test_a_metafile_is_found_although_its_disk_is_unmounted_before_its_size_is_asked(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = metafile(disk.root)
+    age(disk.root)
+    scanned = tree(disk.root)
+    with monkeypatch.context() as patched:
+        patched.setattr(scan, "os", SimpleNamespace(**{**vars(os), "scandir": disk.listing}))
+        assert scanned.pass_over() == []
+    disk.mount()
+    assert paths(scanned.pass_over()) == [str(path)]
+
+
+def test_a_new_directory_is_found_although_the_root_was_gone_when_a_hint_was_followed(disk: Disk) -> None:
+    known = metafile(disk.root / "known")
+    scanned = tree(disk.root)
+    scanned.pass_over()
+    path = metafile(disk.root / "new")
+    age(known.parent, path.parent, disk.root)
+    disk.unmount()
+    assert scanned.look_at([str(disk.root)], ()) == []
+    disk.mount()
+    assert str(path) in paths(scanned.pass_over())
+
+
+def test_known_directories_are_listed_again_when_their_disk_was_gone_during_a_pass(disk: Disk) -> None:
+    path = metafile(disk.root / "a" / "b")
+    age(path.parent, path.parent.parent, disk.root)
+    scanned = tree(disk.root)
+    scanned.pass_over()
+    path.write_text("rewritten in place")
+    disk.unmount()
+    assert scanned.look_at([str(path.parent)], ()) == []
+    disk.mount()
+    assert paths(scanned.pass_over()) == [str(path)]
 
 
 def test_a_directory_that_is_moved_in_is_scanned_even_if_its_mtime_is_old(tmp_path: Path) -> None:

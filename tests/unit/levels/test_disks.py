@@ -131,7 +131,9 @@ class TestDisksThatFail:
     ) -> None:
         write = atomic_write._write_durably
         monkeypatch.setattr(
-            atomic_write, "_write_durably", lambda path, content: write(path, content[:-1] + bytes([content[-1] ^ 1]))
+            atomic_write,
+            "_write_durably",
+            lambda path, content, *others: write(path, content[:-1] + bytes([content[-1] ^ 1]), *others),
         )
         fault = fault_of(job_for(level0, output_dir))
         assert isinstance(fault, StorageFault)
@@ -141,7 +143,9 @@ class TestDisksThatFail:
         self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         write = atomic_write._write_durably
-        monkeypatch.setattr(atomic_write, "_write_durably", lambda path, content: write(path, content[:-5]))
+        monkeypatch.setattr(
+            atomic_write, "_write_durably", lambda path, content, *others: write(path, content[:-5], *others)
+        )
         assert "reads back differently" in str(fault_of(job_for(level0, output_dir)))
 
     def test_a_name_that_is_too_long_fails_at_once(self, tmp_path: Path, output_dir: Path) -> None:
