@@ -599,3 +599,10 @@ def test_no_statement_numbers_its_placeholders() -> None:
     modules = sorted(Path(daemon.journal.__file__).parent.rglob("*.py"))
     assert modules
     assert not [module for module in modules if re.search(r"\?\d", module.read_text())]
+
+
+def test_each_migration_has_a_number_of_its_own_and_none_is_left_out() -> None:
+    """With a number twice, journals of both would count as migrated and lack one of the two."""
+    directory = Path(daemon.journal.__file__).parent / "migrations"
+    numbers = sorted(int(each.name.partition("_")[0]) for each in directory.glob("*.sql"))
+    assert numbers == list(range(1, len(MIGRATIONS) + 1))

@@ -35,6 +35,7 @@ from handlers.images.reduction import Reduction
 from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.plan import MipmapPlan, level0_of
 from handlers.mipmaps.tile_jobs import tile_job
+from handlers.path_map import NO_MAP
 from handlers.render import uploading
 from handlers.render.access import Access
 from handlers.render.client import RenderClient
@@ -253,7 +254,7 @@ async def test_a_worker_fetches_images_through_nginx_with_login_and_certificate(
                 await ensure_loading(client, RAW, RESOLUTION_NM)
                 await client.put_tiles(RAW, 1050.0, [spec])
                 plan = MipmapPlan(tmp_path / "m", levels=2, reduction=Reduction("render"))
-                job = tile_job(level0_of(spec), plan.served_by(client.address, RAW, client.access))
+                job = tile_job(level0_of(spec, NO_MAP), plan.served_by(client.address, RAW, client.access))
             assert PASSWORD not in repr(job)
             report = await asyncio.to_thread(make_mipmaps, job)
             assert report.fault is None
