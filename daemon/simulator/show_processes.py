@@ -68,6 +68,9 @@ project = "temwatch"
 [journal]
 path = {quoted(output / "journal.sqlite")}
 
+[pictures]
+directory = {quoted(output / "drawn")}
+
 [http]
 port = {port}
 

@@ -15,6 +15,10 @@ from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Rig, digest_tree, temwatch, verify_levels, wait_for
 
 formats = pytest.mark.parametrize("name", FORMATS)
+# A log that grows differs most from the other formats, which are whole files; those are left to the long tests.
+formats_in_full = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "sbemimage" else pytest.mark.slow) for name in FORMATS]
+)
 pytestmark = pytest.mark.timeout(600)  # each starts the command several times
 Write = Callable[..., Written]
 PATIENCE_S = 180.0
@@ -98,7 +102,7 @@ def test_sections_become_complete_verified_replayed_and_rebuilt(world: Rig, writ
     assert digest_tree(world.acquisition) == acquired
 
 
-@formats
+@formats_in_full
 def test_a_killed_daemon_finishes_each_section_once(world: Rig, write: Write, name: str) -> None:
     world.start()
     paths = [write(grid).metafile for grid in (1050, 1051, 1052)]
@@ -117,7 +121,7 @@ def test_a_killed_daemon_finishes_each_section_once(world: Rig, write: Write, na
     assert "no difference" in command(world, "verify")
 
 
-@formats
+@formats_in_full
 def test_slow_writers_and_files_out_of_order_are_waited_for(world: Rig, write: Write, name: str) -> None:
     world.start()
     paths = []
@@ -206,7 +210,7 @@ SPOILT_TEXTS: dict[str, Callable[[bytes, bytes], bytes]] = {
 """Each keeps its section from being ingested."""
 
 
-@formats
+@formats_in_full
 def test_twenty_kinds_of_bad_input_fail_by_name_and_good_sections_beside_them_are_complete(
     world: Rig, write: Write, name: str
 ) -> None:

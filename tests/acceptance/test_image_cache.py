@@ -61,6 +61,7 @@ def test_a_replay_empties_the_cache_once_and_the_new_pixels_are_shown(running_ri
     assert len(events(rig, "render.image_cache_emptied")) == 1
 
 
+@pytest.mark.slow
 def test_pixels_that_render_ws_serves_are_new_ones_when_a_section_is_made_again(rig: Rig, write):
     """With the method "render" levels are made from render-ws's images: from its cache, unless it is emptied."""
     rig.settings["watch.mipmaps.method"] = "render"

@@ -4,9 +4,12 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.rig import Rig, fetch, temwatch
 
 
+@pytest.mark.slow
 def test_a_directory_that_is_not_utf_8_is_processed_and_reported(rig: Rig, write) -> None:
     odd = Path(os.fsdecode(os.fsencode(rig.acquisition) + b"/probe_\xe4"))
     rig.acquisition = odd

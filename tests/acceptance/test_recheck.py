@@ -96,6 +96,7 @@ def test_the_z_table_gains_the_row(started, write, tmp_path):
     require_taken_up(rig, written, f"{table} has changed")
 
 
+@pytest.mark.slow
 def test_a_metafile_that_was_gone_for_long_comes_back_as_it_was(started, write):
     rig = started
     written = write(specimen_id="s")

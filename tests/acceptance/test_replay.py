@@ -118,6 +118,7 @@ def test_a_failed_montage_that_fails_again_ends_the_command_with_1_the_reason_an
     assert events_of(rig, metafile)[-3:] == ["failed", "replayed", "failed"]
 
 
+@pytest.mark.slow
 def test_a_replay_while_work_is_under_way_waits_for_it_and_does_not_double_it(running_rig: Rig, write):
     running_rig.tell_standin(match="resolvedTiles", kind="late", seconds=3)
     section = write()
@@ -182,6 +183,7 @@ def test_without_a_daemon_unknown_metafiles_become_complete(rig: Rig, write):
     assert len(closes) == 1
 
 
+@pytest.mark.slow
 def test_without_a_daemon_only_what_is_selected_is_worked_on(rig: Rig, write):
     rig.start_standin()
     wanted, other = write(1050), write(1051)

@@ -122,6 +122,7 @@ def test_a_lone_montage_that_render_ws_fails_on_is_failed_after_five_attempts(we
     rig.wait_until("complete", later.metafile)
 
 
+@pytest.mark.slow
 def test_a_lone_montage_that_render_ws_fails_on_is_failed_after_an_outage_too(well_rig):
     rig = well_rig
     rig.tell_standin(match=r"PUT .*/stack/bitter_raw/z/", kind="status", status=500, text="a bug in render-ws")

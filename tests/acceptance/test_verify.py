@@ -181,6 +181,7 @@ DAMAGE: dict[str, tuple[Callable[[Rig, Written], object], str, str | None]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_damage_is_reported_with_the_step_that_repairs_it_and_repaired_from_the_report(rig: Rig, write, tmp_path):
     """One stack and one z for each damage, so that one run finds them all."""
     rig.settings |= {"watch.stacks.raw": "s{grid}_raw", "watch.stacks.mipmapped": "s{grid}_mips"}

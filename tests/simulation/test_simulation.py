@@ -12,7 +12,7 @@ import pytest
 from tests.simulation.shrink import shrink
 
 ROOT = Path(__file__).resolve().parents[2]
-SEEDS = 240
+SEEDS = 200
 PARTS = 4
 PLANT = """
 import sys

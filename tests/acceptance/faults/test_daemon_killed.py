@@ -227,6 +227,7 @@ def judge(deaths: list[Death], made: dict[str, int], file_of: dict[str, str]) ->
     )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_run_killed_at_random_moments_ends_like_an_undisturbed_one(tmp_path, scale, enter):
     seed = secrets.randbelow(10**6)

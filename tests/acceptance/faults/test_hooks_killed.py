@@ -184,7 +184,7 @@ def kill_around_complete(rig: Rig, journal: Path, chance: random.Random) -> None
 def test_every_event_arrives_in_order_though_the_daemon_is_killed_and_the_receiver_misbehaves(
     tmp_path: Path, scale: Scale, enter: Callable[[FaultRun], None], receiver: Receiver
 ) -> None:
-    kills, chance = scale.pick(100, 12, 3), random.Random(secrets.randbits(32))
+    kills, chance = scale.pick(100, 6, 3), random.Random(secrets.randbits(32))
     hooked = Hooked(tmp_path, {"watch.stacks.close_after_s": 0.2})
     hooked.hook = f'[[hook]]\nname = "h"\nurl = "{receiver.url}"\non = {json.dumps([str(kind) for kind in Kind])}\n'
     with running(hooked) as rig:
