@@ -4,6 +4,7 @@ import asyncio
 import gc
 import inspect
 import logging
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -11,9 +12,10 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from hypothesis import settings
 
-# No test depends on how fast the machine is.
-settings.register_profile("temwatch", deadline=None)
-settings.load_profile("temwatch")
+# No test depends on how fast the machine is. HYPOTHESIS_PROFILE=thorough draws more.
+settings.register_profile("temwatch", deadline=None, max_examples=50)
+settings.register_profile("thorough", deadline=None, max_examples=300)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "temwatch"))
 
 GRACE_S = 5.0
 """Time for a stopped thread or task to end on a busy machine."""

@@ -65,7 +65,7 @@ def _fetch(url: str) -> Report | None:
 
 async def _from_journal(places: Places, daemon: FoundDaemon) -> Report:
     """Return the journal's part of the report; empty if a process that does not answer keeps it locked."""
-    empty: Report = {"counts": {}, "montages": [], "last_complete": None}
+    empty: Report = {"counts": {}, "montages": [], "last_complete": None, "journal_is_read": False}
     if not places.journal.exists():
         return empty
     if daemon.pid is None:
@@ -89,6 +89,7 @@ async def _read_journal(places: Places) -> Report:
             "counts": counts_json(await journal.counts()),
             "montages": [montage_json(row) for row in [*failed, *waiting]],
             "last_complete": next((montage_json(row) for row in complete), None),
+            "journal_is_read": True,
         }
 
 

@@ -47,7 +47,9 @@ def _daemon_lines(report: Report, view: View) -> Iterator[str]:
     elif report["pid"] is not None:
         text = f"does not answer at {report['url']}, but process {report['pid']} holds its journal: {report['silence']}"
         yield from _entry("daemon", text, view)
-        yield from _entry("", "from the journal:" if report["counts"] else "the journal cannot be read now", view)
+        yield from _entry(
+            "", "from the journal:" if report["journal_is_read"] else "the journal cannot be read now", view
+        )
     else:
         yield from _entry("daemon", f"not running (no daemon answers at {report['url']}); from the journal:", view)
 

@@ -1,5 +1,6 @@
 """What `temwatch` prints on terminals of 80 and 160 columns, compared with the screens in tests/screens."""
 
+import asyncio
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from daemon.commands import daemon_client
 from daemon.commands.daemon_client import ALIVE_S
 from daemon.commands.status import JOURNAL_S
 from daemon.config.settings import HttpSettings
+from daemon.journal.journal import Journal
 from tests.terminal import Session, assert_screen, run_in_terminal
 
 CONFIG = """[render]
@@ -257,7 +259,9 @@ with lock_journal(pathlib.Path(sys.argv[1])) as lock, socket.create_server(("127
     print(server.getsockname()[1], flush=True)
     os.kill(os.getpid(), signal.SIGSTOP)
 """
-    command = [sys.executable, "-c", code, str(tmp_path / "journal.sqlite")]
+    journal = tmp_path / "journal.sqlite"
+    asyncio.run(_open_and_close(journal))
+    command = [sys.executable, "-c", code, str(journal)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as hung:
         try:
             port = int(hung.stdout.readline())  # type: ignore[union-attr]
@@ -271,7 +275,13 @@ with lock_journal(pathlib.Path(sys.argv[1])) as lock, socket.create_server(("127
     for text in (" ".join(screen.split()), " ".join(answer[1].split())):
         assert f"process {hung.pid} holds its journal: it is stopped by a signal" in text
         assert f"kill -CONT {hung.pid}" in text
+    assert "from the journal:" in screen, "a journal without montages can be read"
     assert answer[0] == 2
+
+
+async def _open_and_close(journal: Path) -> None:
+    async with Journal(journal):
+        pass
 
 
 def test_a_process_that_is_stopped_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
