@@ -101,7 +101,7 @@ def require_same_numbers(image: Grey) -> None:
     compiled, by_numpy = GreyRange.of_bits(bits), GreyRange.of_bits(bits)
     compiled.add(image)
     by_numpy.add_by_numpy(image)
-    assert range_of(compiled, bits) == range_of(by_numpy, bits)
+    assert range_of(compiled, bits).to_bytes() == range_of(by_numpy, bits).to_bytes()  # NaN equals no NaN
     assert measure._laplacians(image) == measure._laplacians_by_numpy(image)
 
 
