@@ -134,6 +134,21 @@ def installed(debian: Debian) -> set[str]:
     return {f"{canonicalize_name(name)}=={version}" for name, version in found}
 
 
+BEGIN_JOURNAL = """
+runuser -u temwatch -- /opt/temwatch/bin/python - <<'END'
+import asyncio, pathlib
+from daemon.journal.journal import Journal
+
+async def begin():
+    async with Journal(pathlib.Path("/var/lib/temwatch/journal.sqlite")):
+        pass
+
+asyncio.run(begin())
+END
+"""
+"""What the first start of the service does; no daemon runs in the directory tree of the test."""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_commands_of_the_operations_guide_install_upgrade_and_uninstall_on_debian_12(debian: Debian) -> None:
@@ -142,6 +157,7 @@ def test_the_commands_of_the_operations_guide_install_upgrade_and_uninstall_on_d
         debian.run(block, "/root/temwatch")
     locked = pins(ROOT / "requirements.lock")
     assert installed(debian) == locked | {"temwatch==0.8.0"}
+    debian.run(BEGIN_JOURNAL)
 
     check_out(debian.root, "0.9.0")
     for block in commands("How do I upgrade it?"):

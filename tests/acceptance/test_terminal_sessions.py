@@ -15,7 +15,7 @@ import pytest
 from tests.acceptance.rig import Rig, Standins, wait_for
 from tests.terminal import Session, assert_screen, run_in_terminal
 
-WIDTHS = (80, 160)
+WIDTHS = (80, pytest.param(160, marks=pytest.mark.slow))
 
 
 @pytest.fixture
