@@ -6,16 +6,15 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from daemon.commands.daemon_client import ask
-from daemon.config.files import read_token
+from daemon.commands.journal_change import change_journal
 from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.notify.messages import send
 from daemon.notify.requests import MOST_LISTED, DeliveryRequest, act, listed
 from daemon.pipeline.replay.lookup import NotSelectable
 from daemon.pipeline.replay.selection import problems
-from daemon.system.locks import JournalHeld, lock_journal, owner_note
-from handlers.errors import Fault, SettingsFault
+from daemon.system.locks import JournalHeld, lock_journal
+from handlers.errors import SettingsFault
 from handlers.text import printable
 
 NAMES_OF_ACTIONS = {"retry": "retried", "drop": "dropped"}
@@ -77,31 +76,11 @@ async def change(settings: Settings, request: DeliveryRequest, say: Callable[[st
     Fault
         If there is no journal, or if the daemon that uses it does not answer or refuses.
     """
-    path = settings.journal.path
-    try:
-        with lock_journal(path):
-            if not path.exists():
-                raise SettingsFault("journal.path", f"{printable(path)} does not exist", "nothing was recorded yet")
-            async with Journal(path) as journal:
-                outcome = await act(journal, request)
-    except JournalHeld as held:
-        outcome = await _by_daemon(settings, request, held)
+    outcome = await change_journal(
+        settings, lambda journal: act(journal, request), "/api/notify", request, lambda answer: answer
+    )
     for done in outcome["done"]:
         say(f"{NAMES_OF_ACTIONS[request.action]}   {done}")
     for unknown in outcome["unknown"]:
         say(f"unknown   {unknown}: it was delivered or dropped, or never existed")
     return 1 if outcome["unknown"] else 0
-
-
-async def _by_daemon(settings: Settings, request: DeliveryRequest, held: JournalHeld) -> dict[str, Any]:
-    url = owner_note(settings.journal.path)
-    if not url:
-        raise held
-    token = read_token(settings.http)
-    answer = await asyncio.to_thread(ask, f"{url}/api/notify", request.model_dump(mode="json"), token)
-    if answer is None:
-        raise Fault(url, "the daemon does not answer", "try again when it is ready")
-    status, content = answer
-    if status != 200:
-        raise Fault(url, f"the daemon answered {status}: {content.get('error', content)}")
-    return content

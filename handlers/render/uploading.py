@@ -54,7 +54,7 @@ async def put_in_parts(
     """Send tile specs by `send` and return the number of requests that were accepted.
 
     All tiles are checked and written as JSON before the first request. After a part that is too large, the rest is
-    split anew.
+    split again.
 
     Raises
     ------

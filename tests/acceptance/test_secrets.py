@@ -88,7 +88,7 @@ def test_planted_secrets_are_in_no_log_fault_page_metric_journal_or_process_list
         assert "a person acts" in outputs["readyz"]
         assert "asks for a login" in outputs["status"]
         assert "asks for a login" in outputs["check-config"]
-        nginx.set_password(PASSWORD)  # the file of the daemon is written anew, which ends the fault
+        nginx.set_password(PASSWORD)  # the file of the daemon is written again, which ends the fault
         rig.wait_until("complete", section.metafile)
         outputs["ps at work"] = "\n".join(command_lines())
         outputs["log"] = "\n".join(rig.daemon.lines())  # type: ignore[union-attr]

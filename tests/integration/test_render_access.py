@@ -78,7 +78,7 @@ async def version(request: web.Request) -> web.StreamResponse:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Callable[[str], Path]:
-    """Write the password file anew, as programs that rotate secrets do."""
+    """Replace the password file, as programs that rotate secrets do."""
 
     def write(text: str) -> Path:
         path, new = tmp_path / "password", tmp_path / "password.new"

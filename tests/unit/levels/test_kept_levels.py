@@ -24,7 +24,7 @@ def age(path: Path, seconds: float) -> None:
 
 
 def identities(job: MipmapJob) -> list[tuple[int, int]]:
-    """Inode numbers and ages of the levels: a level made anew is another file."""
+    """Inode numbers and ages of the levels: a level made again is another file."""
     return [(path.stat().st_ino, path.stat().st_mtime_ns) for _, path in job.outputs]
 
 
