@@ -208,7 +208,7 @@ class Daemon:
                 "late changes": self._once_resumed(self._work.late_changes.run),
                 "start": self._announce_start(),
                 "hooks": self._notifier.run(),
-                "alerts": self._once_resumed(self._alerting.run),
+                "alerts": self._once_looked(self._alerting.run),
                 "reload": self._reloader.run(self._started),
                 "status": self._report(),
                 "watchdog": self._ping_watchdog(),
@@ -228,6 +228,12 @@ class Daemon:
 
     async def _once_resumed(self, work: Callable[[], Awaitable[None]]) -> None:
         await self._resumed.wait()
+        await work()
+
+    async def _once_looked(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do work when everything was looked at once: before, nothing seems to be wrong."""
+        await self._started.wait()
+        await self._gate.probed.wait()
         await work()
 
     async def _announce_start(self) -> None:

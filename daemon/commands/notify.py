@@ -9,12 +9,13 @@ from pydantic import ValidationError
 from daemon.commands.journal_change import change_journal
 from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
-from daemon.notify.messages import send
+from daemon.notify.alerting import Severity
+from daemon.notify.messages import read_addresses, send
 from daemon.notify.requests import MOST_LISTED, DeliveryRequest, act, listed
 from daemon.pipeline.replay.lookup import NotSelectable
 from daemon.pipeline.replay.selection import problems
 from daemon.system.locks import JournalHeld, lock_journal
-from handlers.errors import SettingsFault
+from handlers.errors import Fault, SettingsFault
 from handlers.text import printable
 
 NAMES_OF_ACTIONS = {"retry": "retried", "drop": "dropped"}
@@ -28,13 +29,22 @@ def request_for(action: Literal["retry", "drop"], ids: Sequence[int]) -> Deliver
         raise NotSelectable("ID", problems(error, DeliveryRequest).partition(": ")[2]) from None
 
 
-async def send_test(settings: Settings) -> None:
-    """Send a test message to people. Raises Fault if a service does not take it."""
+async def send_test(settings: Settings, say: Callable[[str], None]) -> int:
+    """Return the command's exit code; send a test message to people. Raises Fault if there is no address."""
     path = settings.alerts.urls_file
     if path is None:
         raise SettingsFault("alerts.urls_file", "is not set, so nobody is told anything", "docs/alerts.md shows how")
     text = "`temwatch notify test` was run: messages about this temwatch arrive here."
-    await asyncio.to_thread(send, path, "a test message", text, is_good=True)
+    refused = 0
+    for number, address in enumerate(await asyncio.to_thread(read_addresses, path), start=1):
+        try:
+            await asyncio.to_thread(send, address, number, "a test message", text, Severity.INFO)
+        except Fault as fault:
+            refused += 1
+            say(str(fault))
+        else:
+            say(f"alerts.urls_file: address {number} took the message")
+    return 1 if refused else 0
 
 
 async def list_deliveries(settings: Settings) -> list[dict[str, Any]]:

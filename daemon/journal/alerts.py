@@ -1,32 +1,89 @@
-"""Alerts in the journal, and the montages that people are told of. Functions of the connection, as in `rows`."""
+"""Alerts and letters in the journal, and the montages that people are told of. Functions of the connection."""
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from daemon.journal.file import Connection
 
-Row = tuple[str, str, str, str, float, float | None, float | None]
-"""kind, watch, subject, text, since, sent_at, ended_at."""
+
+class AlertRow(NamedTuple):
+    """An alert. Times are seconds since 1970 UTC."""
+
+    kind: str
+    watch: str
+    subject: str
+    text: str
+    since: float
+    sent_at: float | None
+    ended_at: float | None
+    scope: str
+    is_error: int
+    """0 or 1."""
+
+
+class LetterRow(NamedTuple):
+    """A letter."""
+
+    id: str
+    made_at: float
+    kind: str
+    watch: str
+    scope: str
+    severity: str
+    title: str
+    body: str
+    taken: str
+    """JSON: numbers of addresses."""
+
+
+class Kept(NamedTuple):
+    """What alerts keep in the journal."""
+
+    alerts: list[AlertRow]
+    letters: list[LetterRow]
+    """In the order in which they were written."""
+
+
+class Change(NamedTuple):
+    """What changed; all of it is stored in one transaction."""
+
+    alerts: list[AlertRow]
+    alerts_gone: list[tuple[str, str, str]]
+    """kind, watch, subject."""
+    letters: list[LetterRow]
+    letters_gone: list[str]
+
 
 MOST_MONTAGES = 1000
+_ALERTS = ", ".join(AlertRow._fields)
+_LETTERS = ", ".join(LetterRow._fields)
 _FAILED = "SELECT id, watch, z, fault FROM montages WHERE state = 'failed' ORDER BY id DESC LIMIT ?"
 # Montages whose images are awaited; the pipeline says so in `waiting_for`.
 _LATE = (
     "SELECT id, watch, z, waiting_for FROM montages WHERE state = 'noticed' AND watch = ? AND changed_at < ?"
     " AND waiting_for LIKE '%images missing or incomplete%' ORDER BY id DESC LIMIT ?"
 )
+_PUT_ALERT = f"INSERT OR REPLACE INTO alerts ({_ALERTS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  constant
+_PUT_LETTER = (
+    f"INSERT INTO alert_letters ({_LETTERS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  constant
+    " ON CONFLICT (id) DO UPDATE SET taken = excluded.taken"
+)
 
 
-def load(connection: Connection) -> list[Row]:
-    """Return all alerts."""
-    return connection.execute("SELECT kind, watch, subject, text, since, sent_at, ended_at FROM alerts").fetchall()
+def load(connection: Connection) -> Kept:
+    """Return all alerts and letters."""
+    alerts = connection.execute(f"SELECT {_ALERTS} FROM alerts")  # noqa: S608  constant text
+    letters = connection.execute(f"SELECT {_LETTERS} FROM alert_letters ORDER BY number")  # noqa: S608  constant text
+    return Kept([AlertRow(*row) for row in alerts], [LetterRow(*row) for row in letters])
 
 
-def save(connection: Connection, changed: Iterable[Row], gone: Iterable[tuple[str, str, str]]) -> None:
-    """Store alerts that changed, and delete those that are gone."""
-    connection.executemany("INSERT OR REPLACE INTO alerts VALUES (?, ?, ?, ?, ?, ?, ?)", changed)
-    connection.executemany("DELETE FROM alerts WHERE kind = ? AND watch = ? AND subject = ?", gone)
+def save(connection: Connection, change: Change) -> None:
+    """Store what changed."""
+    connection.executemany(_PUT_ALERT, change.alerts)
+    connection.executemany("DELETE FROM alerts WHERE kind = ? AND watch = ? AND subject = ?", change.alerts_gone)
+    connection.executemany(_PUT_LETTER, change.letters)
+    connection.executemany("DELETE FROM alert_letters WHERE id = ?", [(each,) for each in change.letters_gone])
 
 
 def failed_montages(connection: Connection) -> list[tuple[int, str, float | None, str]]:

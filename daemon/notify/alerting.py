@@ -1,6 +1,6 @@
 """Alerts: which conditions people are told of, when, and how often. Pure: the time is an argument."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -24,12 +24,31 @@ class AlertKind(StrEnum):
     HOOK_GIVEN_UP = "hook given up"
 
 
+class Severity(StrEnum):
+    """How bad a message's news is. The values are apprise's types of notifications."""
+
+    INFO = "info"
+    OVER = "success"
+    WARNING = "warning"
+    ERROR = "failure"
+
+
 HOLD_S: Mapping[AlertKind, float] = {
     AlertKind.MONTAGE_FAILED: 60.0,
     AlertKind.RENDER_AWAY: 300.0,
     AlertKind.WATCH_UNREACHABLE: 120.0,
 }
 """Time that a condition lasts before people are told. Others that begin meanwhile are in the same message."""
+ENDED_KEPT_S = 7 * 86_400.0
+"""An end is told with the end of the whole group, and forgotten if that takes longer than this."""
+ERRORS = frozenset({AlertKind.LOGIN_REFUSED, AlertKind.DISK_LOW, AlertKind.JOURNAL_UNWRITABLE})
+"""Kinds that stop all work until a person acts."""
+
+
+Key = tuple[AlertKind, str, str]
+"""Kind, watch, subject."""
+Group = tuple[AlertKind, str, str]
+"""Kind, watch, scope: what one message is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +61,19 @@ class Condition:
     subject: str
     text: str
     """One sentence."""
+    scope: str = ""
+    """The microscope, for kinds that are told by microscope."""
+    is_error: bool = False
 
     @property
-    def key(self) -> "Key":
+    def key(self) -> Key:
         """What makes two conditions the same."""
         return self.kind, self.watch, self.subject
 
-
-Key = tuple[AlertKind, str, str]
+    @property
+    def group(self) -> Group:
+        """What is told together."""
+        return self.kind, self.watch, self.scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +83,7 @@ class Alert:
     condition: Condition
     since: float
     sent_at: float | None = None
+    """When the last message about it was written."""
     ended_at: float | None = None
     """Set from its end until people were told that it is over."""
 
@@ -68,20 +93,25 @@ Alerts = Mapping[Key, Alert]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message to people about conditions of one kind and watch."""
+    """A message to people about conditions of one group."""
 
-    kind: AlertKind
-    watch: str
-    is_over: bool
+    group: Group
+    severity: Severity
     keys: tuple[Key, ...]
     texts: tuple[str, ...]
 
     @property
     def title(self) -> str:
         """The subject line."""
-        where = f" ({self.watch})" if self.watch else ""
+        kind, *places = self.group
+        where = ", ".join(filter(None, places))
         count = f": {len(self.keys)}" if len(self.keys) > 1 else ""
-        return f"{'over: ' if self.is_over else ''}{self.kind}{where}{count}"
+        return f"{'over: ' if self.is_over else ''}{kind}{f' ({where})' if where else ''}{count}"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it tells that the conditions have ended."""
+        return self.severity is Severity.OVER
 
     @property
     def body(self) -> str:
@@ -101,50 +131,62 @@ def observe(alerts: Alerts, conditions: Iterable[Condition], now: float) -> dict
         if key in present:
             after[key] = replace(alert, condition=present[key], ended_at=None)
         elif alert.sent_at is not None:
-            after[key] = replace(alert, ended_at=now if alert.ended_at is None else alert.ended_at)
+            ended_at = now if alert.ended_at is None else alert.ended_at
+            if now - ended_at < ENDED_KEPT_S:
+                after[key] = replace(alert, ended_at=ended_at)
     for key, condition in present.items():
         after.setdefault(key, Alert(condition, now))
     return after
 
 
-def due(alerts: Alerts, now: float, repeat_s: float) -> list[Message]:
-    """Return the messages that are due, in order of kind and watch."""
-    groups: dict[tuple[AlertKind, str], list[Alert]] = {}
+def due(alerts: Alerts, now: float, repeat_s: float, waiting: Collection[Group] = ()) -> list[Message]:
+    """Return the messages that are due, in order of their groups.
+
+    Parameters
+    ----------
+    waiting : groups of messages that were written and not delivered yet: these are not repeated meanwhile.
+    """
+    groups: dict[Group, list[Alert]] = {}
     for key in sorted(alerts):
-        groups.setdefault(key[:2], []).append(alerts[key])
-    return [message for (kind, watch), group in groups.items() for message in _due(kind, watch, group, now, repeat_s)]
+        groups.setdefault(alerts[key].condition.group, []).append(alerts[key])
+    return [
+        message
+        for group in sorted(groups)
+        for message in _due(group, groups[group], now, None if group in waiting else repeat_s)
+    ]
 
 
-def _due(kind: AlertKind, watch: str, group: list[Alert], now: float, repeat_s: float) -> Iterable[Message]:
-    ongoing = [alert for alert in group if alert.ended_at is None]
-    ended = [alert for alert in group if alert.ended_at is not None]
+def _due(group: Group, alerts: list[Alert], now: float, repeat_s: float | None) -> Iterable[Message]:
+    ongoing = [alert for alert in alerts if alert.ended_at is None]
+    ended = [alert for alert in alerts if alert.ended_at is not None]
     told = [alert for alert in ongoing if alert.sent_at is not None]
     if ended and not told:
-        yield _message(kind, watch, ended, is_over=True)
+        yield _message(group, ended, Severity.OVER)
     new = [alert for alert in ongoing if alert.sent_at is None]
-    is_new = bool(new) and now - min(alert.since for alert in new) >= HOLD_S.get(kind, 0.0)
-    is_again = bool(told) and now - max(alert.sent_at or 0.0 for alert in told) >= repeat_s
-    if is_again:
-        yield _message(kind, watch, ongoing)
+    is_new = bool(new) and now - min(alert.since for alert in new) >= HOLD_S.get(group[0], 0.0)
+    last = max((alert.sent_at or 0.0 for alert in told), default=now)
+    if repeat_s is not None and told and now - last >= repeat_s:
+        yield _message(group, ongoing, _severity(ongoing))
     elif is_new:
-        yield _message(kind, watch, new)
+        yield _message(group, new, _severity(new))
 
 
-def _message(kind: AlertKind, watch: str, alerts: list[Alert], *, is_over: bool = False) -> Message:
+def _severity(alerts: Iterable[Alert]) -> Severity:
+    is_error = any(alert.condition.is_error or alert.condition.kind in ERRORS for alert in alerts)
+    return Severity.ERROR if is_error else Severity.WARNING
+
+
+def _message(group: Group, alerts: list[Alert], severity: Severity) -> Message:
     keys = tuple(alert.condition.key for alert in alerts)
-    return Message(kind, watch, is_over, keys, tuple(alert.condition.text for alert in alerts))
+    return Message(group, severity, keys, tuple(alert.condition.text for alert in alerts))
 
 
-def delivered(alerts: Alerts, message: Message, now: float) -> dict[Key, Alert]:
-    """Return the alerts after a message was delivered."""
+def written(alerts: Alerts, message: Message, now: float) -> dict[Key, Alert]:
+    """Return the alerts after a message was written."""
     after = dict(alerts)
     for key in message.keys:
         if message.is_over:
             after.pop(key, None)
         elif key in after:
             after[key] = replace(after[key], sent_at=now)
-    # Conditions that ended while others of the group went on need no message of their own.
-    group = (message.kind, message.watch)
-    if message.is_over:
-        after = {key: alert for key, alert in after.items() if key[:2] != group or alert.ended_at is None}
     return after

@@ -1,43 +1,48 @@
 """Alerts: looks at the daemon's facts every few seconds, and tells people what is wrong; the journal remembers it."""
 
 import asyncio
+import contextlib
+import secrets
+import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
-import aiohttp
 import structlog
 
 from daemon.config.settings import Settings
 from daemon.journal import alerts as rows
 from daemon.journal.journal import Journal
-from daemon.notify.alerting import Alert, AlertKind, Condition, Key, Message, delivered, due, observe
+from daemon.notify.alerting import Message
 from daemon.notify.conditions import WORKERS_LOST_S, Observed, Waiting, conditions
-from daemon.notify.messages import send
-from daemon.pipeline.health import Facts, reasons_not_ready
+from daemon.notify.desk import Desk
+from daemon.notify.heartbeat import beat
+from daemon.notify.letters import Letter, given_up, letter_of, on_their_way
+from daemon.notify.messages import read_addresses, send
+from daemon.notify.postman import AGAIN_S, Postman, Send
+from daemon.pipeline.health import Facts
 from handlers.errors import Fault
 
 log = structlog.get_logger()
 
 LOOK_S = 10.0
-SEND_S = 60.0
-"""Time-out of one message."""
-AGAIN_S = 60.0
-"""Pause after a message that could not be delivered."""
-HEARTBEAT_S = 60.0
-ANSWER_S = 10.0
 SAVE_S = 10.0
+ID_BYTES = 4
 
 
 class Alerting:
     """Tells people what is wrong, until cancelled. A message that cannot be delivered is a warning and stops nothing.
+
+    A message is committed together with the alerts that it tells of, and delivered after that. So `kill -9` loses
+    none, and repeats only one whose delivery was not recorded yet; it has the same id then.
 
     Parameters
     ----------
     settings : returns the present configuration.
     facts : returns the facts that readiness depends on.
     wall : seconds since 1970 UTC.
-    deliver : sends title and body; the last argument says whether it is good news. Raises Fault.
+    send : sends a letter to an address. Blocking; raises Fault.
     """
 
     def __init__(
@@ -47,45 +52,65 @@ class Alerting:
         facts: Callable[[], Awaitable[Facts]],
         *,
         wall: Callable[[], float] = time.time,
-        deliver: Callable[[str, str, bool], Awaitable[None]] | None = None,
+        send: Send | None = None,
     ) -> None:
         self._settings = settings
         self._journal = journal
         self._facts = facts
         self._wall = wall
-        self._deliver = deliver or self._send
-        self._alerts: dict[Key, Alert] | None = None
-        self._saved: dict[Key, Alert] = {}
+        self._postman = Postman(send or _send, wall)
+        self._host = socket.gethostname()
+        self._desk: Desk | None = None
+        self._saved = Desk()
+        self._saving = asyncio.Lock()
+        self._written = asyncio.Event()
         self._deaths: deque[tuple[float, int]] = deque()
         self._deaths_before = 0
-        self._send_again_at = 0.0
-        self.problem = ""
-        """Why the last message was not delivered; empty if it was."""
+        self._file_problem = ""
+
+    @property
+    def problem(self) -> str:
+        """Why an address did not take the last message; empty if each did."""
+        return self._file_problem or next(iter(self._postman.problems.values()), "")
 
     async def run(self) -> None:
         """Look, and tell, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._beat(), name="heartbeat")
+            group.create_task(beat(lambda: self._settings().alerts.heartbeat_url, self._facts), name="heartbeat")
+            group.create_task(self._deliver_on(), name="alert letters")
             while True:
                 if self._settings().alerts.urls_file is not None:
                     await self.look()
                 await asyncio.sleep(LOOK_S)
 
     async def look(self) -> None:
-        """Look once, and send the messages that are due."""
-        if self._alerts is None:
-            self._alerts = self._saved = dict(map(_alert, await self._journal.read(rows.load)))
+        """Look once, and write the messages that are due."""
+        desk = await self._opened()
         now = self._wall()
-        self._alerts = observe(self._alerts, conditions(await self._observed(now)), now)
+        wrong = conditions(await self._observed(now))
+        repeat_s = self._settings().alerts.repeat_s
+        # Nothing is awaited from here to the assignment: the delivery changes the letters, too.
+        after = self._at(desk).look(wrong, now, repeat_s, lambda message: self._letter(message, now))
+        lost = given_up(after.letters, now)
+        self._desk = replace(after, letters=tuple(each for each in after.letters if each not in lost))
+        for letter in lost:
+            log.error("alert.given_up", title=letter.title, message=letter.id, hint="try `temwatch notify test`")
         await self._save()
-        if now < self._send_again_at:
-            return
-        for message in due(self._alerts, now, self._settings().alerts.repeat_s):
-            if not await self._tell(message):
-                self._send_again_at = now + AGAIN_S
-                return
-            self._alerts = delivered(self._alerts, message, now)
-            await self._save()
+        self._written.set()
+
+    def _letter(self, message: Message, now: float) -> Letter:
+        return letter_of(message, secrets.token_hex(ID_BYTES), now, self._host)
+
+    async def _opened(self) -> Desk:
+        if self._desk is None:
+            kept = Desk.of(await self._journal.read(rows.load))
+            if self._desk is None:  # the other task was not first
+                self._desk = self._saved = kept
+        return self._desk
+
+    def _at(self, desk: Desk) -> Desk:
+        """Return the present desk."""
+        return self._desk or desk
 
     async def _observed(self, now: float) -> Observed:
         facts = await self._facts()
@@ -108,68 +133,63 @@ class Alerting:
 
     async def _save(self) -> None:
         """Store what changed. While the journal cannot be written, memory has to do."""
-        assert self._alerts is not None
-        after = dict(self._alerts)
-        changed = [_row(alert) for key, alert in after.items() if self._saved.get(key) != alert]
-        gone = [(str(kind), watch, subject) for kind, watch, subject in self._saved.keys() - after.keys()]
-        if self._journal.fault is not None or not (changed or gone):
-            return
-        try:
-            async with asyncio.timeout(SAVE_S):
-                await self._journal.write(lambda connection: rows.save(connection, changed, gone))
-        except TimeoutError:
-            return
-        self._saved = after
+        async with self._saving:
+            desk = await self._opened()
+            change = desk.change_from(self._saved)
+            if self._journal.fault is not None or not any(change):
+                return
+            try:
+                async with asyncio.timeout(SAVE_S):
+                    await self._journal.write(lambda connection: rows.save(connection, change))
+            except TimeoutError:
+                return
+            self._saved = desk
 
-    async def _tell(self, message: Message) -> bool:
-        """Send a message; return whether it was delivered."""
-        try:
-            async with asyncio.timeout(SEND_S):
-                await self._deliver(message.title, message.body, message.is_over)
-        except TimeoutError:
-            self.problem = f"a message was not delivered within {SEND_S:.0f} s"
-        except Fault as fault:
-            self.problem = str(fault)
-        else:
-            self.problem = ""
-            log.info("alert.sent", kind=str(message.kind), watch=message.watch, over=message.is_over)
-            return True
-        log.warning("alert.undelivered", kind=str(message.kind), problem=self.problem)
-        return False
+    # --- delivery
 
-    async def _send(self, title: str, body: str, is_good: bool) -> None:
+    async def _deliver_on(self) -> None:
+        """Deliver letters at once, and those that were not taken again, until cancelled."""
+        while True:
+            self._written.clear()
+            if self._settings().alerts.urls_file is not None:
+                await self.deliver()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(AGAIN_S):
+                    await self._written.wait()
+
+    async def deliver(self) -> None:
+        """Try once to deliver the letters that the journal has stored, or cannot store."""
+        desk = await self._opened()
+        stored = {letter.id for letter in self._saved.letters}
+        letters = [each for each in desk.letters if each.id in stored or self._journal.fault is not None]
         path = self._settings().alerts.urls_file
-        assert path is not None
-        await asyncio.to_thread(send, path, title, body, is_good=is_good)
-
-    async def _beat(self) -> None:
-        """Ask the heartbeat's address every minute while the daemon is ready."""
-        async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
-            while True:
-                url = self._settings().alerts.heartbeat_url
-                if url is not None and not reasons_not_ready(await self._facts()):
-                    await _ask(session, url)
-                await asyncio.sleep(HEARTBEAT_S)
-
-
-async def _ask(session: aiohttp.ClientSession, url: str) -> None:
-    try:
-        async with session.get(url, timeout=aiohttp.ClientTimeout(total=ANSWER_S)) as response:
-            if response.status >= 400:
-                log.warning("heartbeat.refused", status=response.status)
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        log.warning("heartbeat.unanswered", problem=type(error).__name__)
-
-
-def _alert(row: rows.Row) -> tuple[Key, Alert]:
-    kind, watch, subject, text, since, sent_at, ended_at = row
-    alert = Alert(Condition(AlertKind(kind), watch, subject, text), since, sent_at, ended_at)
-    return alert.condition.key, alert
+        if not letters or path is None:
+            return
+        problem = self.problem
+        try:
+            addresses = await asyncio.to_thread(read_addresses, path)
+        except Fault as fault:
+            addresses, self._file_problem = [], str(fault)
+        else:
+            self._file_problem = ""
+        taken = await self._postman.deliver(letters, addresses)
+        if self.problem not in ("", problem):
+            log.warning("alert.undelivered", problem=self.problem)
+        if not addresses:
+            return
+        before = self._at(desk)
+        after = on_their_way(before.letters, taken, len(addresses))
+        self._desk = replace(before, letters=after)
+        await self._save()
+        _log_delivered(before.letters, after)
 
 
-def _row(alert: Alert) -> rows.Row:
-    condition = alert.condition
-    return (
-        str(condition.kind), condition.watch, condition.subject, condition.text,
-        alert.since, alert.sent_at, alert.ended_at,
-    )  # fmt: skip
+def _log_delivered(before: tuple[Letter, ...], after: tuple[Letter, ...]) -> None:
+    left = {letter.id for letter in after}
+    for letter in before:
+        if letter.id not in left:
+            log.info("alert.sent", title=letter.title, message=letter.id)
+
+
+def _send(address: str, number: int, letter: Letter) -> None:
+    send(address, number, letter.title, letter.body, letter.severity)

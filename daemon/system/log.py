@@ -15,6 +15,8 @@ from handlers.text import printable, printable_lines
 
 _QUIET = ("aiohttp.access", "asyncio", "watchdog", "PIL")
 """Loggers of libraries of which only warnings are written."""
+_SILENT = ("apprise", "requests", "urllib3")
+"""Loggers of what sends alerts: their lines show addresses, which hold secrets."""
 
 
 def set_up_logging(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:  # noqa: A002
@@ -42,6 +44,8 @@ def set_up_logging(level: str = "info", format: str = "auto", stream: TextIO | N
     root.setLevel(level.upper())
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    for name in _SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     logging.captureWarnings(True)
     structlog.configure(
         processors=[

@@ -61,6 +61,8 @@ DATA: dict[int, str] = {
     14: "INSERT INTO quality VALUES (5, X'00', 1);",
     15: "INSERT INTO alerts VALUES ('montage failed', 'temca2', 'montages/6', 'is cut short', 1.0, 2.0, NULL);",
     16: "INSERT INTO trends VALUES (5, 30.0, 20.0, 0.3, NULL, 3.9);",
+    17: "INSERT INTO alert_letters (id, made_at, kind, watch, scope, severity, title, body, taken)"
+    " VALUES ('0a', 1.0, 'montage failed', 'temca2', '', 'warning', 'montage failed (temca2)', 'is cut short', '[1]');",
 }
 """What a daemon of each version wrote, in the schema of that version."""
 

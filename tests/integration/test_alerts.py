@@ -3,6 +3,9 @@
 import asyncio
 import contextlib
 import json
+import subprocess
+import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +17,11 @@ from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event
-from daemon.notify import alerts as alerts_module
+from daemon.notify import heartbeat, postman
+from daemon.notify.alerting import Severity
 from daemon.notify.alerts import Alerting
-from daemon.notify.messages import send
+from daemon.notify.letters import Letter
+from daemon.notify.messages import read_addresses, send
 from daemon.pipeline.health import Disk, Facts
 from handlers.errors import Fault, MetafileFault, SettingsFault, StorageFault
 from handlers.identity import FileIdentity
@@ -37,9 +42,17 @@ class World:
         self.facts = FINE
         self.now = 1.7e9
         self.told: list[str] = []
-        self.refuses = False
+        self.sent: list[tuple[str, str]] = []
+        """Address and id of each letter."""
+        self.refusing: set[str] = set()
         self.heartbeat_url: str | None = None
+        self.addresses("json://one")
+        self.send = self._take
         self.restart()
+
+    def addresses(self, *addresses: str) -> None:
+        self.path.write_text("\n".join(addresses))
+        self.path.chmod(0o600)
 
     def settings(self) -> Settings:
         watch = {"name": "w", "directory": "/data", "z": {"rule": "grid"}, "mipmaps": {"output_dir": "/mips"}}
@@ -53,19 +66,21 @@ class World:
         async def facts() -> Facts:
             return self.facts
 
-        self.alerting = Alerting(self.settings, self.journal, facts, wall=lambda: self.now, deliver=self._deliver)
+        self.alerting = Alerting(self.settings, self.journal, facts, wall=lambda: self.now, send=self.send)
 
-    async def _deliver(self, title: str, body: str, is_good: bool) -> None:
-        if self.refuses:
-            raise StorageFault("alerts", "a service did not take it")
-        assert is_good == title.startswith("over")
-        self.told.append(title)
+    def _take(self, address: str, number: int, letter: Letter) -> None:
+        if address in self.refusing:
+            raise StorageFault("alerts.urls_file", f"address {number} did not take a message")
+        assert (letter.severity is Severity.OVER) == letter.title.startswith("over")
+        self.sent.append((address, letter.id))
+        self.told.append(letter.title)
 
     async def look(self, after_s: float = 10.0) -> list[str]:
         """Look some time later; return the new messages."""
         self.now += after_s
         told = len(self.told)
         await self.alerting.look()
+        await self.alerting.deliver()
         return self.told[told:]
 
     async def fail(self, number: int) -> int:
@@ -103,10 +118,10 @@ async def test_a_restart_at_any_moment_repeats_no_message_and_forgets_none(world
     world.restart()
     assert await world.look() == []
     world.facts = replace(FINE, disks=(Disk("/mips", 0, 1, "is full"),))
-    world.refuses = True
+    world.refusing = {"json://one"}
     assert await world.look() == []
     world.restart()
-    world.refuses = False
+    world.refusing = set()
     assert await world.look(120) == ["disk low"]
     world.restart()
     world.facts = FINE
@@ -116,12 +131,75 @@ async def test_a_restart_at_any_moment_repeats_no_message_and_forgets_none(world
 
 
 async def test_a_message_that_is_not_delivered_is_a_problem_and_is_tried_again(world: World) -> None:
-    world.refuses, world.facts = True, replace(FINE, disks=(Disk("/mips", 0, 1, "is full"),))
+    world.refusing, world.facts = {"json://one"}, replace(FINE, disks=(Disk("/mips", 0, 1, "is full"),))
     assert await world.look() == []
-    assert "did not take it" in world.alerting.problem
-    world.refuses = False
+    assert world.alerting.problem == "alerts.urls_file: address 1 did not take a message"
+    world.refusing = set()
     assert await world.look(10) == []  # not at once
     assert await world.look(60) == ["disk low"]
+    assert world.alerting.problem == ""
+
+
+async def test_an_address_that_took_a_message_does_not_get_it_again_while_another_refuses(world: World) -> None:
+    world.addresses("json://one", "json://two")
+    world.refusing, world.facts = {"json://two"}, replace(FINE, disks=(Disk("/mips", 0, 1, "is full"),))
+    assert await world.look() == ["disk low"]
+    assert "address 2" in world.alerting.problem
+    world.restart()
+    world.facts = FINE
+    assert await world.look(60) == ["over: disk low"]
+    assert "address 2" in world.alerting.problem
+    world.refusing = set()
+    assert await world.look(60) == ["disk low", "over: disk low"]
+    ids = [letter_id for _, letter_id in world.sent]
+    assert world.sent == [
+        ("json://one", ids[0]),
+        ("json://one", ids[1]),
+        ("json://two", ids[0]),
+        ("json://two", ids[1]),
+    ]
+    assert (await world.look(60), world.alerting.problem) == ([], "")
+
+
+async def test_a_message_that_nobody_takes_for_a_day_is_given_up_and_stays_a_problem(world: World) -> None:
+    world.refusing, world.facts = {"json://one"}, replace(FINE, disks=(Disk("/mips", 0, 1, "is full"),))
+    for _ in range(25):
+        assert await world.look(HOUR) == []
+    assert world.alerting.problem
+    world.refusing = set()
+    told = await world.look(HOUR)
+    assert told == ["disk low"]  # it lasts, so it is told again
+    assert len({letter_id for _, letter_id in world.sent}) == 1
+
+
+async def test_an_address_that_never_answers_delays_no_other_and_gets_one_thread(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postman, "SEND_S", 0.05)
+    world.addresses("json://dead", "json://two")
+    answers, begun = threading.Event(), []
+    send = world.send
+
+    def hang(address: str, number: int, letter: Letter) -> None:
+        if address == "json://dead":
+            begun.append(letter.id)
+            assert answers.wait(20)
+        send(address, number, letter)
+
+    world.send = hang
+    world.restart()
+    try:
+        world.facts = replace(FINE, disks=(Disk("/mips", 0, 1, "is full"),))
+        assert await world.look() == ["disk low"]
+        world.facts = FINE
+        assert await world.look(60) == ["over: disk low"]
+        assert "address 1 has not taken a message within" in world.alerting.problem
+        assert len(begun) == 1
+    finally:
+        answers.set()
+    monkeypatch.setattr(postman, "SEND_S", 20.0)
+    assert (await world.look(60))[-1] == "over: disk low"
+    assert [address for address, _ in world.sent].count("json://dead") == 2  # none twice, though it answered late
     assert world.alerting.problem == ""
 
 
@@ -177,19 +255,38 @@ def apprise_ends() -> Iterator[None]:
             setattr(core, name, None)
 
 
-async def test_a_message_arrives_through_apprise(tmp_path: Path, apprise_ends: None) -> None:
-    path = tmp_path / "alerts.urls"
+async def test_a_message_arrives_through_apprise(apprise_ends: None) -> None:
     async with receiving() as receiver:
-        path.write_text(f"# ours\njson://{receiver.url.split('/')[2]}/em\n")
-        path.chmod(0o600)
-        await asyncio.to_thread(send, path, "disk low", "/mips\x1b is full\nfree space", is_good=False)
+        address = f"json://user:secret@{receiver.url.split('/')[2]}/secret"
+        await asyncio.to_thread(send, address, 1, "disk low", "/mips\x1b is full\nfree space", Severity.ERROR)
         (_, body) = receiver.requests[0]
         said: dict[str, Any] = json.loads(body)
-        assert (said["title"], said["type"]) == ("temwatch: disk low", "warning")
+        assert (said["title"], said["type"]) == ("temwatch: disk low", "failure")
         assert said["message"] == "/mips\\x1b is full\nfree space"
         receiver.answer = lambda _: 500
-        with pytest.raises(Fault, match="could not be delivered"):
-            await asyncio.to_thread(send, path, "disk low", "x")
+        with pytest.raises(Fault, match=r"address 1 did not take a message") as caught:
+            await asyncio.to_thread(send, address, 1, "disk low", "x", Severity.INFO)
+    assert "secret" not in str(caught.value)
+
+
+SENDS = """
+from daemon.notify.alerting import Severity
+from daemon.notify.messages import send
+from daemon.system.log import set_up_logging
+from handlers.errors import Fault
+set_up_logging("debug", "json")
+try:
+    send("json://user:secret@127.0.0.1:1/secret", 1, "disk low", "x", Severity.INFO)
+except Fault as fault:
+    print("refused:", fault)
+"""
+
+
+def test_no_line_of_the_log_shows_an_address() -> None:
+    pytest.importorskip("apprise", reason='needs the extra "alerts"')
+    done = subprocess.run([sys.executable, "-c", SENDS], capture_output=True, text=True, check=True)
+    assert "refused: alerts.urls_file: address 1 did not take a message" in done.stdout
+    assert "secret" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -197,23 +294,29 @@ async def test_a_message_arrives_through_apprise(tmp_path: Path, apprise_ends: N
     [
         ("json://localhost", 0o644, "is open to other users"),
         ("# none\n", 0o600, "holds no address"),
-        ("nonsense://user:secret@x\n", 0o600, "address 1 is not one of apprise"),
+        ("json://user:secret@x\n" * 51, 0o600, "holds more than 50 addresses"),
     ],
 )
 def test_a_wrong_file_of_addresses_is_named_and_shows_no_secret(
     tmp_path: Path, text: str, mode: int, problem: str
 ) -> None:
-    pytest.importorskip("apprise", reason='needs the extra "alerts"')
     path = tmp_path / "alerts.urls"
     path.write_text(text)
     path.chmod(mode)
     with pytest.raises(SettingsFault, match=problem) as caught:
-        send(path, "a", "b")
+        read_addresses(path)
+    assert "secret" not in str(caught.value)
+
+
+def test_an_address_that_apprise_does_not_know_is_named_by_its_number() -> None:
+    pytest.importorskip("apprise", reason='needs the extra "alerts"')
+    with pytest.raises(SettingsFault, match="address 3 is not one of apprise") as caught:
+        send("nonsense://user:secret@x", 3, "a", "b", Severity.INFO)
     assert "secret" not in str(caught.value)
 
 
 async def test_the_heartbeat_beats_while_the_daemon_is_ready(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alerts_module, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_S", 0.02)
     async with receiving() as receiver:
         receiver.answer = lambda _: 200
         world.heartbeat_url, world.facts = receiver.url, replace(FINE, render_fault="away")

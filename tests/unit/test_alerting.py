@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.notify.alerting import Alert, AlertKind, Condition, Key, delivered, due, observe
+from daemon.notify.alerting import Alert, AlertKind, Condition, Key, due, observe, written
 from daemon.notify.conditions import FILLS_S, Observed, Waiting, conditions
 from daemon.pipeline.health import Disk, Facts, HookFacts
 from daemon.watching.roots import RootStatus
@@ -42,7 +42,7 @@ class Day:
             self.alerts = observe(self.alerts, present, now)
             for message in due(self.alerts, now, REPEAT_S):
                 told.append((now, message.title))
-                self.alerts = delivered(self.alerts, message, now)
+                self.alerts = written(self.alerts, message, now)
         return told
 
 
@@ -78,10 +78,10 @@ def test_what_recurs_after_its_end_was_told_is_told_again() -> None:
 
 
 def test_what_recurs_before_its_end_could_be_told_is_still_the_same() -> None:
-    alerts = delivered(observe({}, [RENDER], 0), due(observe({}, [RENDER], 0), 400, REPEAT_S)[0], 400)
+    alerts = written(observe({}, [RENDER], 0), due(observe({}, [RENDER], 0), 400, REPEAT_S)[0], 400)
     gone = observe(alerts, [], 500)
     assert [message.title for message in due(gone, 500, REPEAT_S)] == ["over: render-ws away"]
-    back = observe(gone, [RENDER], 510)  # the message was not delivered
+    back = observe(gone, [RENDER], 510)  # people have not looked yet
     assert due(back, 510, REPEAT_S) == []
 
 
@@ -107,7 +107,7 @@ def test_nothing_is_told_twice_and_every_end_follows_a_beginning(looks: list[lis
             else:
                 assert not subjects & open_subjects
                 open_subjects |= subjects
-            alerts = delivered(alerts, message, now)
+            alerts = written(alerts, message, now)
         assert {key[2] for key, alert in alerts.items() if alert.sent_at is not None} <= open_subjects
 
 

@@ -43,8 +43,7 @@ def test(config_path: Path | None) -> None:
     """
     from daemon.commands.notify import send_test
 
-    run_or_exit(send_test(settings_or_exit(config_path)))
-    say("every service took the message")
+    sys.exit(run_or_exit(send_test(settings_or_exit(config_path), say)))
 
 
 @notify.command(short_help="Deliver events at once, given up ones too.")

@@ -1,0 +1,75 @@
+"""The desk: alerts and letters of one moment, and what of them the journal has to store. Pure."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+from daemon.journal.alerts import AlertRow, Change, Kept, LetterRow
+from daemon.notify.alerting import Alert, AlertKind, Alerts, Condition, Message, Severity, due, observe, written
+from daemon.notify.letters import Letter, Letters, group_of, waiting_groups
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What people were told, and what they will be told."""
+
+    alerts: Alerts = field(default_factory=dict)
+    letters: Letters = ()
+    """In the order in which they were written."""
+
+    @classmethod
+    def of(cls, kept: Kept) -> Self:
+        """Return what the journal keeps."""
+        alerts = [_alert(row) for row in kept.alerts]
+        return cls({alert.condition.key: alert for alert in alerts}, tuple(map(_letter, kept.letters)))
+
+    def look(
+        self, conditions: Iterable[Condition], now: float, repeat_s: float, write: Callable[[Message], Letter]
+    ) -> "Desk":
+        """Return the desk after a look at the present conditions.
+
+        Parameters
+        ----------
+        write : makes the letter of a message.
+        """
+        alerts, letters = observe(self.alerts, conditions, now), self.letters
+        for message in due(alerts, now, repeat_s, waiting_groups(letters)):
+            letters = (*letters, write(message))
+            alerts = written(alerts, message, now)
+        return replace(self, alerts=alerts, letters=letters)
+
+    def change_from(self, before: "Desk") -> Change:
+        """Return what differs from a former desk."""
+        alerts = [_alert_row(alert) for key, alert in self.alerts.items() if before.alerts.get(key) != alert]
+        gone = [(str(kind), watch, subject) for kind, watch, subject in before.alerts.keys() - self.alerts.keys()]
+        known = {letter.id: letter for letter in before.letters}
+        letters = [_letter_row(letter) for letter in self.letters if known.get(letter.id) != letter]
+        return Change(alerts, gone, letters, [*(known.keys() - {letter.id for letter in self.letters})])
+
+
+def _alert(row: AlertRow) -> Alert:
+    condition = Condition(AlertKind(row.kind), row.watch, row.subject, row.text, row.scope, bool(row.is_error))
+    return Alert(condition, row.since, row.sent_at, row.ended_at)
+
+
+def _alert_row(alert: Alert) -> AlertRow:
+    told = alert.condition
+    return AlertRow(
+        str(told.kind), told.watch, told.subject, told.text,
+        alert.since, alert.sent_at, alert.ended_at, told.scope, int(told.is_error),
+    )  # fmt: skip
+
+
+def _letter(row: LetterRow) -> Letter:
+    group = group_of(row.kind, row.watch, row.scope)
+    taken = frozenset(json.loads(row.taken))
+    return Letter(row.id, row.made_at, group, Severity(row.severity), row.title, row.body, taken)
+
+
+def _letter_row(letter: Letter) -> LetterRow:
+    kind, watch, scope = letter.group
+    taken = json.dumps(sorted(letter.taken))
+    return LetterRow(
+        letter.id, letter.made_at, str(kind), watch, scope, str(letter.severity), letter.title, letter.body, taken
+    )

@@ -1,0 +1,38 @@
+"""Heartbeat: asks an address every minute while the daemon is ready, so that a service notices a dead daemon."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+import structlog
+
+from daemon.pipeline.health import Facts, reasons_not_ready
+
+log = structlog.get_logger()
+
+HEARTBEAT_S = 60.0
+ANSWER_S = 10.0
+
+
+async def beat(url: Callable[[], str | None], facts: Callable[[], Awaitable[Facts]]) -> None:
+    """Ask the address until cancelled.
+
+    Parameters
+    ----------
+    url : returns the address as it is configured now; None: there is none.
+    """
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+        while True:
+            address = url()
+            if address is not None and not reasons_not_ready(await facts()):
+                await _ask(session, address)
+            await asyncio.sleep(HEARTBEAT_S)
+
+
+async def _ask(session: aiohttp.ClientSession, address: str) -> None:
+    try:
+        async with session.get(address, timeout=aiohttp.ClientTimeout(total=ANSWER_S)) as response:
+            if response.status >= 400:
+                log.warning("heartbeat.refused", status=response.status)
+    except (aiohttp.ClientError, OSError, ValueError) as error:  # their text shows the address, which is a secret
+        log.warning("heartbeat.unanswered", problem=type(error).__name__)
