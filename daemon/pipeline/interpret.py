@@ -10,7 +10,8 @@ from daemon.config.watch_settings import WatchSettings
 from daemon.montages.records import Settled
 from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.findings import Finding, Severity
-from handlers.acquisition.tilespec import TileSpecOptions, tile_ids_for, translations_for
+from handlers.acquisition.placement import bounds_of
+from handlers.acquisition.tilespec import tile_ids_for, translations_for
 from handlers.acquisition.z import ZRule, check_z, z_for
 from handlers.errors import MOST_TEXT, Evidence, MetafileFault, RenderRefused, SettingsFault, ZFault
 from handlers.render.names import StackId, legal_stack_name, template_fields
@@ -44,6 +45,7 @@ def interpret_metafile(
         raise MetafileFault(str(path), problem, fault.hint) from None
     options = watch.tilespec_options()
     ids = tile_ids_for(acquisition, z, options, str(path))
+    places = translations_for(acquisition.tiles, options.positions, options.origin)
     raw_fields, mipmapped_fields = (_name_fields(name, facts) for name in names)
     return Settled(
         digest,
@@ -55,7 +57,7 @@ def interpret_metafile(
         raw_fields,
         mipmapped_fields,
         section_id=options.section_id or str(float(z)),
-        bounds=_bounds(acquisition, options),
+        bounds=bounds_of(acquisition.tiles, places),
         output_dir=str(watch.mipmaps.output_dir),
         scope=acquisition.scope_id,
         tape=_tape(acquisition),
@@ -65,17 +67,6 @@ def interpret_metafile(
 def _tape(acquisition: Acquisition) -> str | None:
     named = acquisition.fact("media_id")
     return str(named) if named is not None else None
-
-
-def _bounds(acquisition: Acquisition, options: TileSpecOptions) -> tuple[float, float, float, float] | None:
-    """Return least x and y, greatest x and y of the tiles in the stack, before any lens correction."""
-    corners = translations_for(acquisition.tiles, options.positions, options.origin)
-    if not corners:
-        return None
-    xs, ys = [x for x, _ in corners], [y for _, y in corners]
-    right = max(x + (tile.width or 0) for x, tile in zip(xs, acquisition.tiles, strict=True))
-    bottom = max(y + (tile.height or 0) for y, tile in zip(ys, acquisition.tiles, strict=True))
-    return min(xs), min(ys), right, bottom
 
 
 def _rule_and_z(acquisition: Acquisition, path: Path, watch: WatchSettings) -> tuple[ZRule, float]:

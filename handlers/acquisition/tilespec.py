@@ -13,6 +13,7 @@ from typing import Any, Final
 from handlers.acquisition.acquisition import Acquisition, Tile
 from handlers.acquisition.geometry import Point
 from handlers.acquisition.image_names import require_contained
+from handlers.acquisition.placement import affine_of
 from handlers.acquisition.reader import Reader
 from handlers.errors import MetafileFault, SettingsFault
 from handlers.path_map import NO_MAP, PathMap
@@ -262,29 +263,11 @@ def translations_for(tiles: Iterable[Tile], positions: Positions, origin: Origin
 
 
 def _transform_spec(tile: Tile, translation: Point) -> Json:
-    """Return the transform spec of a tile: turned and enlarged about its centre, then moved."""
+    """Return the transform spec of a tile; of one that is neither turned nor enlarged as asap-modules writes it."""
     if tile.rotation_deg == 0 and tile.scale == 1:
         return translation_spec(translation)
-    cosine, sine = _cosine_and_sine(tile.rotation_deg)
-    half_width, half_height = (tile.width or 0) / 2, (tile.height or 0) / 2
-    x = translation[0] + tile.scale * (half_width - (half_width * cosine - half_height * sine))
-    y = translation[1] + tile.scale * (half_height - (half_width * sine + half_height * cosine))
-    matrix = (cosine * tile.scale, sine * tile.scale, -sine * tile.scale, cosine * tile.scale)
-    numbers = " ".join(f"{number:.10f}" for number in (*matrix, x, y))
+    numbers = " ".join(f"{number:.10f}" for number in affine_of(tile, translation))
     return {"type": "leaf", "className": _AFFINE, "dataString": numbers}
-
-
-def _cosine_and_sine(angle_deg: float) -> tuple[float, float]:
-    """Return both, exact for whole quarter turns.
-
-    >>> _cosine_and_sine(90.0)
-    (0.0, 1.0)
-    """
-    quarters, rest = divmod(angle_deg, 90)
-    if rest == 0:
-        return ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[int(quarters) % 4]
-    turn = math.radians(angle_deg)
-    return math.cos(turn), math.sin(turn)
 
 
 def translation_spec(translation: Point) -> Json:

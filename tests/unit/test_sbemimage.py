@@ -311,7 +311,7 @@ def test_grids_of_another_pixel_size_are_enlarged_to_that_of_the_first(stack: St
         1, session(pixel_sizes=[10.0, 20.0], rotation_angles=[0.0, 0.0]), tile(0, 2), tile(0, 2, grid=1), complete(2)
     )
     one, two = tile_specs_for(read(section), 2, Path("/data"), options_for(READER))
-    assert two["transforms"]["specList"][0]["dataString"].startswith("2.0000000000 0.0000000000 -0.0000000000 2.0")
+    assert two["transforms"]["specList"][0]["dataString"].startswith("2.0000000000 0.0000000000 0.0000000000 2.0")
     assert one["transforms"]["specList"][0]["dataString"].startswith("1.0000000000 0.0000000000 0.0000000000 1.0")
 
 
