@@ -32,6 +32,8 @@ class Tile:
     raster_col: int | None = None
     """Place in the grid, from 0, as is `raster_row`; None where there is no grid."""
     raster_row: int | None = None
+    grid: str | None = None
+    """The grid of column and row, where a region has several."""
     raster_index: int | None = None
     """Order of acquisition, from 0."""
     stage_x: float | None = None

@@ -1,9 +1,10 @@
-"""The raster of a grid of tiles, from their numbers and places. Pure."""
+"""Rasters of grids of tiles: from their numbers and places, and several as one. Pure."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from handlers.acquisition.acquisition import Tile
 from handlers.acquisition.geometry import Point
 
 _TOLERANCE = 0.25
@@ -71,3 +72,22 @@ def _counted(found: Mapping[int, tuple[int, int]]) -> dict[int, tuple[int, int]]
                 return {each: (at_col + right, at_row + down) for each, (at_col, at_row) in found.items()}
             break
     return dict(found)
+
+
+def section_places(tiles: Sequence[Tile]) -> list[tuple[int, int] | None]:
+    """Return column and row of each tile in one raster of the whole section; None for tiles outside of a grid.
+
+    Of several grids each stands right of those before, with an empty column between: two grids may both have a tile in
+    column 0 and row 0, and tiles of two grids are no neighbours.
+    """
+    last: dict[str | None, int] = {}
+    for tile in tiles:
+        if tile.raster_col is not None and tile.raster_row is not None:
+            last[tile.grid] = max(last.get(tile.grid, 0), tile.raster_col)
+    starts = dict(zip(last, itertools.accumulate((most + 2 for most in last.values()), initial=0), strict=False))
+    return [
+        None
+        if tile.raster_col is None or tile.raster_row is None
+        else (starts[tile.grid] + tile.raster_col, tile.raster_row)
+        for tile in tiles
+    ]

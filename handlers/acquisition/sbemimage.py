@@ -5,6 +5,7 @@ its own centre.
 """
 
 import ast
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -91,7 +92,7 @@ class _Record:
     height: int
     glob_nm: tuple[float, float, float]
     time: float
-    numbers: Mapping[str, float]
+    numbers: dict[str, float]
     session: _Session
 
     @property
@@ -268,7 +269,10 @@ def _acquisition(records: list[_Record], path: Path) -> Acquisition:
     rasters = _rasters(records)
     return Acquisition(
         name=path.name,
-        tiles=tuple(_tile(record, index, size, rasters, array) for index, record in enumerate(records)),
+        tiles=tuple(
+            _tile(record, index, size, rasters, array, interval_s)
+            for index, (record, interval_s) in enumerate(zip(records, _intervals_s(records), strict=True))
+        ),
         facts={
             "specimen_id": log.parent.parent.parent.name or None,
             "session_id": log.stem.removeprefix("metadata_"),
@@ -285,7 +289,12 @@ def _acquisition(records: list[_Record], path: Path) -> Acquisition:
 
 
 def _tile(
-    record: _Record, index: int, size_nm: float, rasters: Mapping[str, Raster | None], array: tuple[int, int] | None
+    record: _Record,
+    index: int,
+    size_nm: float,
+    rasters: Mapping[str, Raster | None],
+    array: tuple[int, int] | None,
+    interval_s: float | None,
 ) -> Tile:
     raster = rasters[record.grid]
     place = raster.place(record.number) if raster else None
@@ -300,12 +309,19 @@ def _tile(
         scale=record.of_grid.pixel_size_nm / size_nm,
         raster_col=place[0] if place else None,
         raster_row=place[1] if place else None,
+        grid=record.grid,
         raster_index=index,
         stage_x=record.glob_nm[0],
         stage_y=record.glob_nm[1],
         angle_deg=record.of_grid.rotation_deg,
-        numbers=record.numbers,
+        numbers=record.numbers | ({"interval": interval_s} if interval_s is not None else {}),
     )
+
+
+def _intervals_s(records: list[_Record]) -> list[float | None]:
+    """Return the seconds since the tile before; None for the first, and where time runs backwards."""
+    steps = (after.time - before.time for before, after in itertools.pairwise(records))
+    return [None, *(step if step >= 0 else None for step in steps)]
 
 
 def _rasters(records: list[_Record]) -> dict[str, Raster | None]:

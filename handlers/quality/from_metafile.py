@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from handlers.acquisition.acquisition import Acquisition
+from handlers.acquisition.acquisition import Acquisition, Tile
 from handlers.acquisition.metafile import EdgeMatch, EdgeSide, Metafile, TileRecord
+from handlers.acquisition.rasters import section_places
 from handlers.quality.block import Quality
 from handlers.quality.numbers import UNITS, Floats, SectionNumbers, TileNumbers
 
 _OF_TILE = ("raster_col", "raster_row", "raster_index", "focus_score", "mean", "minimum", "maximum", "std_dev")
-_OF_GRID = ("raster_col", "raster_row", "raster_index")
 _OF_MATCH = ("dx", "dy", "distance", "rotation")
 
 
@@ -20,11 +20,34 @@ def quality_of(acquisition: Acquisition, tile_ids: Sequence[str]) -> Quality:
     """Return the numbers that the microscope recorded of a region; measured ones are unknown."""
     if acquisition.metafile is not None:
         return Quality(tile_numbers(acquisition.metafile, tile_ids), section_numbers(acquisition.metafile))
-    tiles = acquisition.tiles
-    columns = {name: np.array([getattr(tile, name) for tile in tiles], np.float64) for name in _OF_GRID}
+    tiles, places = acquisition.tiles, section_places(acquisition.tiles)
+    columns = {
+        "raster_col": np.array([place and place[0] for place in places], np.float64),
+        "raster_row": np.array([place and place[1] for place in places], np.float64),
+        "raster_index": np.array([tile.raster_index for tile in tiles], np.float64),
+    }
     recorded = {name for tile in tiles for name in tile.numbers} & UNITS.keys() - columns.keys()
     columns |= {name: np.array([tile.numbers.get(name) for tile in tiles], np.float64) for name in recorded}
-    return Quality(TileNumbers.of(tuple(tile_ids), columns), SectionNumbers())
+    return Quality(TileNumbers.of(tuple(tile_ids), columns), SectionNumbers(overlap=overlap_of(tiles, places)))
+
+
+def overlap_of(tiles: Sequence[Tile], places: Sequence[tuple[int, int] | None]) -> float | None:
+    """Return the usual overlap of raster neighbours by their positions, a fraction of the frame's shorter side.
+
+    None without neighbours, or where they do not overlap. Turned and scaled tiles are not looked at.
+    """
+    at = {
+        place: tile
+        for place, tile in zip(places, tiles, strict=True)
+        if place and tile.width and tile.height and not tile.rotation_deg and tile.scale == 1
+    }
+    pairs = [(tile, at.get((col - 1, row)), at.get((col, row - 1))) for (col, row), tile in at.items()]
+    across = [(left.width or 0) + left.position_px[0] - tile.position_px[0] for tile, left, _ in pairs if left]
+    down = [(above.height or 0) + above.position_px[1] - tile.position_px[1] for tile, _, above in pairs if above]
+    medians = [float(np.median(each)) for each in (across, down) if each]
+    side = min((min(tile.width or 0, tile.height or 0) for tile in at.values()), default=0)
+    overlap = min(medians) / side if medians else 0.0
+    return overlap if 0 < overlap < 1 else None
 
 
 def tile_numbers(metafile: Metafile, tile_ids: Sequence[str]) -> TileNumbers:

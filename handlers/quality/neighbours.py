@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from handlers.acquisition.acquisition import Tile
 from handlers.acquisition.geometry import Point
+from handlers.acquisition.rasters import section_places
 from handlers.mipmaps.measure import Measured
 from handlers.mipmaps.overlap import LEVEL, Neighbour, Overlap, Side
 from handlers.mipmaps.plan import Level0, MipmapPlan
@@ -24,26 +25,26 @@ _Places = Mapping[tuple[int, int], int]
 
 
 def places_of(tiles: Sequence[Tile]) -> dict[tuple[int, int], int]:
-    """Return the place of each tile in the sequence by column and row; tiles outside of a grid are absent."""
-    return {
-        (tile.raster_col, tile.raster_row): place
-        for place, tile in enumerate(tiles)
-        if tile.raster_col is not None and tile.raster_row is not None
-    }
+    """Return each tile's place in the sequence by column and row in the section; tiles without a grid are absent."""
+    return {grid: place for place, grid in enumerate(section_places(tiles)) if grid is not None}
 
 
 def neighbours_of(
     tiles: Sequence[Tile], images: Sequence[Level0], positions: Sequence[Point], plan: MipmapPlan
 ) -> dict[str, tuple[Neighbour, ...]]:
-    """Return the raster neighbours of each tile, by tile id; none without level 3, or if tiles are turned or scaled.
+    """Return the raster neighbours of each tile, by tile id; none without level 3, nor of turned and scaled tiles.
 
     Parameters
     ----------
     images, positions : of the tiles, in the same order; positions by the tile specs, level-0 pixels.
     """
-    if plan.levels < LEVEL or any(tile.rotation_deg or tile.scale != 1 for tile in tiles):
+    if plan.levels < LEVEL:
         return {}
-    places = places_of(tiles)
+    places = {
+        grid: place
+        for grid, place in places_of(tiles).items()
+        if not tiles[place].rotation_deg and tiles[place].scale == 1
+    }
 
     def around(place: int, grid: tuple[int, int]) -> Iterator[Neighbour]:
         for side, (dcol, drow) in _STEPS.items():
@@ -65,7 +66,8 @@ def stage_columns(
     measured : by tile id, in the order in which the tiles were made: of two results for a pair the later one counts.
     former : the columns before some tiles were made again, by name; those of other tiles stay.
     """
-    places, place_of_id = places_of(tiles), {tile_id: place for place, tile_id in enumerate(tile_ids)}
+    grids, place_of_id = section_places(tiles), {tile_id: place for place, tile_id in enumerate(tile_ids)}
+    places = {grid: place for place, grid in enumerate(grids) if grid is not None}
     columns = {
         f"{side}_stage_{name}": former.get(f"{side}_stage_{name}", np.full(len(tiles), np.nan)).copy()
         for side in ("left", "top")
@@ -78,12 +80,12 @@ def stage_columns(
                 for name in ("x", "y", "error"):
                     columns[f"{side}_stage_{name}"][place] = np.nan
     for tile_id, of_tile in measured.items():
-        tile = tiles[place_of_id[tile_id]]
-        if tile.raster_col is None or tile.raster_row is None:
+        grid = grids[place_of_id[tile_id]]
+        if grid is None:
             continue
         for overlap in of_tile.overlaps:
             dcol, drow = _STEPS[overlap.side]
-            there = places.get((tile.raster_col + dcol, tile.raster_row + drow))
+            there = places.get((grid[0] + dcol, grid[1] + drow))
             if there is not None:
                 _put(columns, place_of_id[tile_id], there, overlap)
     columns["stage_x"], columns["stage_y"] = (

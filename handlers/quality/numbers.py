@@ -36,6 +36,7 @@ class TileNumbers:
 
     # --- from the metafile
     raster_col: Annotated[Floats, Unit("", 1)]
+    """In one raster of the whole section: of several grids each stands right of those before."""
     raster_row: Annotated[Floats, Unit("", 1)]
     raster_index: Annotated[Floats, Unit("", 1)]
     """Order of acquisition, from 0."""
@@ -70,6 +71,10 @@ class TileNumbers:
     raster_offset_y: Annotated[Floats, Unit("px", 0.1)]
     interval: Annotated[Floats, Unit("s", 0.001)]
     """Since the tile before in order of acquisition; unknown for the first."""
+    working_distance: Annotated[Floats, Unit("m", 1e-9)]
+    """Of a scanning microscope; a jump is a change of focus."""
+    stigmation_x: Annotated[Floats, Unit("%", 0.001)]
+    stigmation_y: Annotated[Floats, Unit("%", 0.001)]
 
     # --- measured while mipmaps are made
     bits: Annotated[Floats, Unit("", 1)]

@@ -23,8 +23,8 @@ from daemon.pipeline.health import Metrics
 from daemon.pipeline.recheck import Recheck
 from daemon.simulator.microscope import plan_section, write_section
 from daemon.simulator.standin.server import serve_standin
+from handlers.acquisition.presence import look_at
 from handlers.errors import Fault
-from handlers.identity import FileIdentity
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 from handlers.uris import path_to_uri
@@ -33,8 +33,15 @@ from handlers.workers.pool import open_executor
 RAW, MIPS = StackId("em", "test", "s_raw"), StackId("em", "test", "s_mips")
 
 
-def settings_for(root: Path, url: str, qc: dict[str, Any] | None = None, **stacks: Any) -> Settings:
-    """Return settings of one watch that settles at once and closes stacks when they are quiet."""
+def settings_for(
+    root: Path, url: str, qc: dict[str, Any] | None = None, of_format: dict[str, Any] | None = None, **stacks: Any
+) -> Settings:
+    """Return settings of one watch that settles at once and closes stacks when they are quiet.
+
+    Parameters
+    ----------
+    of_format : settings of the watch of another format.
+    """
     watch = {
         "name": "w",
         "directory": str(root / "acquisition"),
@@ -44,6 +51,7 @@ def settings_for(root: Path, url: str, qc: dict[str, Any] | None = None, **stack
         "stacks": {"raw": "s_raw", "mipmapped": "s_mips", "close_after_s": 0.0, **stacks},
         "mipmaps": {"output_dir": str(root / "mipmaps"), "levels": 1},
         "qc": qc or {},
+        **(of_format or {}),
     }
     top = {"render": {"url": url, "owner": "em", "project": "test"}, "pictures": {"directory": str(root / "pictures")}}
     return Settings.model_validate({**top, "watch": [watch]})
@@ -66,8 +74,10 @@ class Bench:
         return write_section(plan, self.root / "acquisition", pixels="noise").metafile
 
     async def notice(self, metafile: Path) -> None:
-        """Report a file as the watcher does: repeatedly, until the pipeline accepts it."""
-        sighting = Sighting("w", metafile, FileIdentity.of(metafile.stat()), FoundBy.SCAN)
+        """Report a file, or a section in one, as the watcher does: repeatedly, until the pipeline accepts it."""
+        present = look_at(metafile)
+        assert present is not None
+        sighting = Sighting("w", metafile, present.identity, FoundBy.SCAN)
         for _ in range(50):
             with contextlib.suppress(Fault):
                 await self.work.pipeline.notice(sighting)
@@ -120,7 +130,7 @@ class Bench:
 
 @contextlib.asynccontextmanager
 async def bench(root: Path, client: RenderClient | None = None, **stacks: Any) -> AsyncIterator[Bench]:
-    """Run the parts on `root`; `stacks` are stack settings of the watch, and `qc` are those of its quality control."""
+    """Run the parts on `root`; `stacks` are stack settings of the watch, `qc` those of its quality control."""
     (root / "acquisition").mkdir(exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
         log_lines = stack.enter_context(structlog.testing.capture_logs())

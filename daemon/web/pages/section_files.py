@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from daemon.pipeline.section import Section, section_from_content
 from daemon.system.threads import answers_within
 from handlers.acquisition.acquisition import Tile
 from handlers.acquisition.arrival import read_metafile
+from handlers.acquisition.rasters import section_places
 from handlers.errors import MetafileFault
 from handlers.mipmaps.plan import Level0, MipmapPlan
 
@@ -31,6 +32,8 @@ class Tiles:
     """Tile id -> position in the metafile."""
     at: Mapping[tuple[int, int], int]
     """Column and row -> position in the metafile; empty where the format has no grid."""
+    places: Sequence[tuple[int, int] | None]
+    """Column and row of each tile in the section; of several grids each stands right of those before."""
 
     def tile(self, index: int) -> Tile:
         """Return a tile of the acquisition."""
@@ -47,22 +50,19 @@ class Tiles:
 
     def neighbours(self, index: int) -> list[list[int | None]]:
         """Return the tiles around a tile, three rows of three; None where there is none."""
-        tile = self.tile(index)
-        if tile.raster_col is None or tile.raster_row is None:
+        place = self.places[index]
+        if place is None:
             return []
-        column, row = tile.raster_col, tile.raster_row
+        column, row = place
         return [[self.at.get((column + dx, row + dy)) for dx in (-1, 0, 1)] for dy in (-1, 0, 1)]
 
 
 def tiles_of(section: Section) -> Tiles:
     """Return the tiles of a section."""
     level0 = tuple(section.level0())
-    places = {
-        (tile.raster_col, tile.raster_row): index
-        for index, tile in enumerate(section.acquisition.tiles)
-        if tile.raster_col is not None and tile.raster_row is not None
-    }
-    return Tiles(section, level0, {each.tile_id: index for index, each in enumerate(level0)}, places)
+    places = section_places(section.acquisition.tiles)
+    at = {place: index for index, place in enumerate(places) if place is not None}
+    return Tiles(section, level0, {each.tile_id: index for index, each in enumerate(level0)}, at, places)
 
 
 class SectionFiles:

@@ -200,6 +200,7 @@ def tile_values(
     """Return the values of the tile's template, its tile specs aside."""
     tile, level0 = tiles.tile(index), tiles.level0[index]
     place = {
+        "Grid": tile.grid,
         "Column, row": None if tile.raster_col is None else f"{tile.raster_col}, {tile.raster_row}",
         "Order of acquisition": tile.raster_index,
         "Size": f"{level0.width} x {level0.height} px",
