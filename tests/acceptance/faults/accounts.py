@@ -72,13 +72,13 @@ def audit(rig: Rig, metafiles: Sequence[Path], *, levels: int, inside: Path = Pa
     result = Audit(montages=len(metafiles))
     sections = [Section.of(path) for path in metafiles]
     layers = all_layers(rig)
+    lacking = {section: _amiss(section, layers, levels, inside) for section in sections}
+    # The states come last: a montage whose mipmaps are made again meanwhile has left COMPLETE.
     rows = present_rows(rig)
     for section in sections:
         row = rows.get(section.metafile)
         state = row["state"] if row else "unknown"
-        problem = (
-            f"is {state}: {row and row['fault']}" if state != "complete" else _amiss(section, layers, levels, inside)
-        )
+        problem = lacking[section] if state == "complete" else f"is {state}: {row and row['fault']}"
         result.complete += state == "complete"
         if problem:
             result.lost += 1
@@ -120,7 +120,7 @@ def all_layers(rig: Rig) -> dict[tuple[str, float], dict[str, Any]]:
 
 
 def _amiss(section: Section, layers: dict[tuple[str, float], dict[str, Any]], levels: int, inside: Path) -> str:
-    """Return what a COMPLETE montage lacks; nothing if it is whole."""
+    """Return what a montage lacks in its stacks and files; nothing if it is whole."""
     for place in section.places:
         if missing := section.tile_ids - layers.get(place, {}).keys():
             return f"{place} lacks {len(missing)} tiles"
