@@ -179,9 +179,10 @@ class HttpSettings(Section):
     only if `host` is a loopback address of this machine. The token has at least 16 characters. Other users must not be
     able to read the file. Empty: no token."""
     allowed_hosts: tuple[HostName, ...] = Field((), **example([]))
-    """Further host names, without a port, that requests may carry if `host` is a loopback address, for example behind a
-    proxy on this machine. Names of the loopback address are always accepted. Requests under other names are refused,
-    because a web page in a browser on this machine could send them."""
+    """Further host names, without a port, that requests may carry, for example behind a proxy. Names of the loopback
+    address are always accepted. If `host` is another address, the machine's own name and every IP address are accepted,
+    too. Requests under other names are refused: a web page could point its own name to this machine and read answers
+    through a browser."""
     base_path: BasePath = Field("", **example(""))
     """Path below which a reverse proxy shows the pages, as in "/temwatch". Requests are answered with and without it,
     so the proxy may remove it or not. Empty: the pages are at the root."""
@@ -190,7 +191,7 @@ class HttpSettings(Section):
     X-Forwarded-Host headers and their `user_header` count."""
     user_header: OptionalText = Field(None, **example(""))
     """Header in which a trusted proxy names the person who is logged in, as in "X-Remote-User". The name is recorded
-    with every retry and verdict. Empty: no name is recorded."""
+    with every retry, replay, dismissal and verdict. Empty: no name is recorded."""
     backlog_limit_s: float = Field(7200, gt=0)
     """Seconds after which an unfinished montage makes the daemon not ready."""
 

@@ -194,20 +194,20 @@ class Journal(JournalQueries):
         """Return the FAILED or IGNORED montage after it was resumed where it stopped; None as for `replay`."""
         return await self.write(lambda connection: retries.retry(connection, montage_id, because, self._clock()))
 
-    async def replay(self, montage_id: int, step: Step) -> Montage | None:
+    async def replay(self, montage_id: int, step: Step, user: str | None = None) -> Montage | None:
         """Return the COMPLETE, FAILED or DISMISSED montage after it was set back to a step.
 
         A montage that failed before this step resumes where it failed. None, and nothing changes, if the montage is in
         another state, or if its metafile has to be read and was noticed again since: then the later sighting decides.
         """
-        return await self.write(lambda connection: retries.replay(connection, montage_id, step, self._clock()))
+        return await self.write(lambda connection: retries.replay(connection, montage_id, step, self._clock(), user))
 
-    async def dismiss(self, montage_id: int, reason: str) -> Montage | None:
+    async def dismiss(self, montage_id: int, reason: str, user: str | None = None) -> Montage | None:
         """Return the FAILED montage after an operator dismissed it; None, and nothing changes, if it is not FAILED.
 
         It is not retried by itself any more. A replay undoes the dismissal.
         """
-        return await self.write(lambda connection: retries.dismiss(connection, montage_id, reason, self._clock()))
+        return await self.write(lambda connection: retries.dismiss(connection, montage_id, reason, self._clock(), user))
 
     async def record_trend(self, montage_id: int, trend: Trend) -> None:
         """Record the medians of a section's numbers, for the trends of its microscope."""

@@ -61,18 +61,20 @@ def retry(connection: Connection, montage_id: int, because: str, now: float) -> 
     return record(connection, montage_id, event, now, {"because": because})
 
 
-def dismiss(connection: Connection, montage_id: int, reason: str, now: float) -> Montage | None:
+def dismiss(
+    connection: Connection, montage_id: int, reason: str, now: float, user: str | None = None
+) -> Montage | None:
     """Return the FAILED montage after it was dismissed; None if it is not FAILED."""
     montage = find(connection, BY_ID, (montage_id,))
     if montage is None or montage.state is not MontageState.FAILED:
         return None
     (fault,) = connection.execute("SELECT fault FROM montages WHERE id = ?", (montage_id,)).fetchone()
-    record(connection, montage_id, Event.DISMISSED, now, {"reason": reason})
+    record(connection, montage_id, Event.DISMISSED, now, {"reason": reason, **_by(user)})
     connection.execute("UPDATE montages SET fault = ?, waiting_for = ? WHERE id = ?", (fault, reason, montage_id))
     return need(connection, montage_id)
 
 
-def replay(connection: Connection, montage_id: int, step: Step, now: float) -> Montage | None:
+def replay(connection: Connection, montage_id: int, step: Step, now: float, user: str | None = None) -> Montage | None:
     """Return the COMPLETE, FAILED or DISMISSED montage after it was set back to a step; None if it cannot be."""
     montage = find(connection, BY_ID, (montage_id,))
     if montage is None or montage.state not in _REPLAYABLE:
@@ -80,4 +82,8 @@ def replay(connection: Connection, montage_id: int, step: Step, now: float) -> M
     start = replay_start(montage.state, montage.failed_in, step)
     if start is MontageState.NOTICED and not is_latest_of_path(connection, montage):
         return None
-    return record(connection, montage_id, Event.REPLAYED, now, {"onto": start, "from": step})
+    return record(connection, montage_id, Event.REPLAYED, now, {"onto": start, "from": step, **_by(user)})
+
+
+def _by(user: str | None) -> dict[str, str]:
+    return {} if user is None else {"by": user}

@@ -24,15 +24,26 @@ class DismissRequest(BaseModel):
     """Why nothing is to be done, for the next operator."""
 
 
-async def dismiss(journal: Journal, request: DismissRequest) -> list[dict[str, Any]]:
-    """Dismiss each FAILED montage of the request; return the outcome of each montage as JSON."""
+async def dismiss(journal: Journal, request: DismissRequest, user: str | None = None) -> list[dict[str, Any]]:
+    """Dismiss each FAILED montage of the request; return the outcome of each montage as JSON.
+
+    Parameters
+    ----------
+    user : who asked, if that is known.
+    """
     outcomes = []
     for montage_id in dict.fromkeys(request.ids):
-        montage = await journal.dismiss(montage_id, request.reason)
+        montage = await journal.dismiss(montage_id, request.reason, user)
         is_dismissed = montage is not None
         montage = montage or await journal.montage(montage_id)
         if is_dismissed and montage is not None:
-            log.info("montage.dismissed", montage=montage.id, metafile=str(montage.metafile), reason=request.reason)
+            log.info(
+                "montage.dismissed",
+                montage=montage.id,
+                metafile=str(montage.metafile),
+                reason=request.reason,
+                **({"by": user} if user else {}),
+            )
         metafile = str(montage.metafile) if montage else None
         note = "" if is_dismissed else _refusal(str(montage.state) if montage else None)
         outcomes.append({"id": montage_id, "metafile": metafile, "dismissed": is_dismissed, "note": note})

@@ -1,52 +1,13 @@
-"""Access rules: under which names the daemon answers, and which requests may change something."""
+"""Access rules: which requests may change something."""
 
 import hmac
-import ipaddress
-import re
-from collections.abc import Callable, Collection
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
 from daemon.config.files import read_token
 from daemon.config.settings import HttpSettings
 from daemon.web.visitor import is_logged_in, origin_of
 from handlers.errors import SettingsFault
-
-_UNKNOWN_HOST = "Host: not a loopback name of this machine, and not in http.allowed_hosts"
-
-
-def host_check(http: Callable[[], HttpSettings]) -> Middleware:
-    """Return a middleware that refuses unknown host names while the daemon listens on loopback only.
-
-    A page in a browser on this machine can point its own name to 127.0.0.1 (DNS rebinding) and would then read the
-    daemon's answers. Source: Syncthing, lib/api `localhostMiddleware`.
-    """
-
-    @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        host = request.headers.get("Host")  # optional in HTTP/1.0, which no browser uses
-        if host is not None and http().loopback and not is_known_host(host, http().allowed_hosts):
-            raise web.HTTPForbidden(reason=_UNKNOWN_HOST)
-        return await handler(request)
-
-    return check
-
-
-def is_known_host(authority: str, allowed: Collection[str]) -> bool:
-    """Whether the Host of a request is a loopback name of this machine or an allowed name.
-
-    >>> is_known_host("localhost:8787", ()), is_known_host("[::1]", ()), is_known_host("rebound.example", ())
-    (True, True, False)
-    """
-    name = re.sub(r":\d*$", "", authority.strip().lower())
-    if name.removesuffix(".") == "localhost" or name in (each.lower() for each in allowed):
-        return True
-    bracketed = re.fullmatch(r"\[(.*)\]", name)
-    try:
-        return ipaddress.ip_address(bracketed[1] if bracketed else name).is_loopback
-    except ValueError:
-        return False
 
 
 def post_refusal(request: web.Request, http: HttpSettings) -> tuple[int, str] | None:

@@ -83,7 +83,7 @@ class Posts:
         if isinstance(wanted, web.Response):
             return wanted
         try:
-            plans = await self._replayer.replay(wanted)
+            plans = await self._replayer.replay(wanted, user_of(request, self._http))
         except NotSelectable as fault:
             return error_answer(400, str(fault))
         except Fault as fault:
@@ -110,7 +110,7 @@ class Posts:
             return wanted
         if self._journal.fault is not None:  # otherwise the caller would wait until the disk is repaired
             return error_answer(503, str(self._journal.fault))
-        return web.json_response({"montages": await dismiss(self._journal, wanted)})
+        return web.json_response({"montages": await dismiss(self._journal, wanted, user_of(request, self._http))})
 
     async def decide(self, request: web.Request) -> web.Response:
         """Answer 200 with the verdict that counts after a person's decision."""

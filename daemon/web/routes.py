@@ -15,9 +15,9 @@ from daemon.montages.verdicts import verdict_json
 from daemon.pipeline.health import Facts, Metrics, inaccessible_watches
 from daemon.pipeline.pictures import Pictures
 from daemon.web import parameters
-from daemon.web.access import host_check
 from daemon.web.answers import LINKS, encode_montages, readiness_json
 from daemon.web.errors import errors_as_json, errors_as_pages, log_refusals, wants_html
+from daemon.web.hosts import host_check
 from daemon.web.live import LiveEvents
 from daemon.web.pages.handlers import Pages
 from daemon.web.pages.layout import in_time

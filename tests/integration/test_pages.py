@@ -232,6 +232,15 @@ async def test_the_name_of_a_user_counts_only_from_a_trusted_proxy(tmp_path):
             assert ("annabel" in await face.page("/", X_User="annabel")) is bool(proxies)
 
 
+async def test_who_dismisses_a_section_is_recorded_and_shown(tmp_path):
+    async with paged(tmp_path, trusted_proxies=["127.0.0.1"], user_header="X-User") as face:
+        montage_id = await face.failed(1)
+        assert (await face.post("/api/dismiss", {"ids": [montage_id], "reason": "a test"}, X_User="annabel"))[0] == 200
+        recorded = (await face.journal.events(montage_id))[-1]
+        assert (recorded["event"], recorded["detail"]["by"]) == (Event.DISMISSED, "annabel")
+        assert "a test; by annabel" in await face.page(f"/montages/{montage_id}")
+
+
 async def test_behind_a_proxy_the_pages_lie_below_the_base_path(tmp_path):
     async with paged(tmp_path, base_path="/em/temwatch/", trusted_proxies=["127.0.0.0/8"]) as face:
         montage_id = await face.failed(1)

@@ -96,6 +96,14 @@ async def test_failed_montages_are_replayed_and_listed(face):
     assert (await face.journal.montage(montage_id)).state == "noticed"
 
 
+async def test_who_replays_is_recorded(face):
+    montage_id = await face.failed()
+    face.guarded(trusted_proxies=["127.0.0.1"], user_header="X-User")
+    assert (await face.post({}, X_User="annabel"))[0] == 202
+    replayed = (await face.journal.events(montage_id))[-1]
+    assert (replayed["event"], replayed["detail"]["by"]) == ("replayed", "annabel")
+
+
 async def test_a_repeated_post_does_not_repeat_the_work(face):
     montage_id = await face.failed()
     path = str(face.directory / "_metadata_1_.json")

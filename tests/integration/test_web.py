@@ -172,9 +172,32 @@ async def test_a_request_without_a_host_is_served(face):
     writer.close()
 
 
-async def test_a_daemon_that_listens_for_other_machines_serves_every_name(face):
+OWN_HOSTS = ("em-server:8787", "EM-Server.example", "em-server.example.", "10.1.2.3:8787", "[fe80::1]:1", "localhost")
+
+
+@pytest.mark.parametrize("host", [*OWN_HOSTS, "proxy.example"])
+async def test_a_daemon_that_listens_for_other_machines_serves_its_addresses_and_names(face, monkeypatch, host):
+    monkeypatch.setattr("daemon.web.hosts.own_names", lambda: frozenset({"em-server", "em-server.example"}))
+    face.http = HttpSettings(host="0.0.0.0", allowed_hosts=("proxy.example",))
+    async with face.client.get("/healthz", headers={"Host": host}) as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "em-server.evil.example", "10.1.2.3.evil.example", ""])
+@pytest.mark.parametrize("path", EVERY_ROUTE)
+async def test_a_daemon_that_listens_for_other_machines_refuses_other_names_on_every_route(
+    face, monkeypatch, path, host
+):
+    monkeypatch.setattr("daemon.web.hosts.own_names", lambda: frozenset({"em-server", "em-server.example"}))
     face.http = HttpSettings(host="0.0.0.0")
-    async with face.client.get("/healthz", headers={"Host": "em-server.example"}) as answer:
+    async with face.client.get(path, headers={"Host": host}) as answer:
+        assert answer.status == 403
+        assert "http.allowed_hosts" in (await answer.json())["error"]
+
+
+async def test_the_name_in_http_host_is_one_of_its_own(face):
+    face.http = HttpSettings(host="em-server.example")
+    async with face.client.get("/healthz", headers={"Host": "em-server.example:8787"}) as answer:
         assert answer.status == 200
 
 

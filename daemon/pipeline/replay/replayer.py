@@ -28,8 +28,12 @@ class Replayer:
         self._pipeline = pipeline
         self._one_at_a_time = asyncio.Lock()
 
-    async def replay(self, request: ReplayRequest) -> list[Plan]:
+    async def replay(self, request: ReplayRequest, user: str | None = None) -> list[Plan]:
         """Return the plan for each selected montage, after starting it unless the request is a dry run.
+
+        Parameters
+        ----------
+        user : who asked, if that is known.
 
         Raises
         ------
@@ -43,9 +47,9 @@ class Replayer:
                 return [each for _, each in planned]
             if self._journal.fault is not None:  # otherwise the caller would wait until the disk is repaired
                 raise self._journal.fault
-            return [await self._start(candidate, each, request.step) for candidate, each in planned]
+            return [await self._start(candidate, each, request.step, user) for candidate, each in planned]
 
-    async def _start(self, candidate: Candidate, planned: Plan, step: Step) -> Plan:
+    async def _start(self, candidate: Candidate, planned: Plan, step: Step, user: str | None) -> Plan:
         if planned.action is Action.REFUSE:
             return planned
         if planned.action is Action.NOTICE:
@@ -53,9 +57,10 @@ class Replayer:
             planned = replace(planned, montage_id=montage_id)
             await self.enqueue(await self._journal.montage(montage_id))
         elif planned.montage_id is not None:
-            replayed = planned.action is Action.REPLAY and await self._journal.replay(planned.montage_id, step)
+            replayed = planned.action is Action.REPLAY and await self._journal.replay(planned.montage_id, step, user)
             await self.enqueue(replayed or await self._journal.montage(planned.montage_id), force=bool(replayed))
-        log.info("montage.replayed", montage=planned.montage_id, metafile=str(planned.metafile), note=planned.note)
+        facts = {"note": planned.note, **({"by": user} if user else {})}
+        log.info("montage.replayed", montage=planned.montage_id, metafile=str(planned.metafile), **facts)
         return planned
 
     async def enqueue(self, montage: Montage | None, *, force: bool = False) -> None:

@@ -28,7 +28,7 @@ PICTURE_PX = 1_000
 """Longest side of the mosaic on a page, in the browser's pixels."""
 PICTURES_OF_SECTION = 20
 """Mosaics that a page loads while a section's tiles arrive."""
-_DETAILS = ("reason", "because", "tiles", "found_by", "from", "onto", "images", "names", "evidence")
+_DETAILS = ("reason", "because", "tiles", "found_by", "from", "onto", "images", "names", "evidence", "by")
 """Details of an event that people read, in this order."""
 
 
@@ -134,11 +134,15 @@ def event_text(detail: Mapping[str, Any]) -> str:
 
     >>> event_text({"tiles": 24, "z": 1050.0}), event_text({"reason": "lens set"}), event_text({})
     ('tiles 24', 'lens set', '')
+    >>> event_text({"found_by": "scan", "by": "annabel"})
+    'found by scan; by annabel'
     """
     if isinstance(detail.get("fault"), dict):
         return str(detail["fault"].get("problem", ""))
     given = [(name, detail[name]) for name in _DETAILS if name in detail]
-    return "; ".join(str(each) if name in ("reason", "because") else f"{name} {each}" for name, each in given)
+    return "; ".join(
+        str(each) if name in ("reason", "because") else f"{name.replace('_', ' ')} {each}" for name, each in given
+    )
 
 
 # --- the raster
