@@ -328,13 +328,25 @@ class Rig:
     # --- answers of the daemon
 
     def montages(self) -> list[dict[str, Any]]:
-        def listed() -> tuple[list[dict[str, Any]]] | None:
-            answer = fetch(f"{self.url}/api/montages?limit=10000")
-            if isinstance(answer, dict) and "montages" not in answer:
-                return None  # on a busy machine the journal may be slower than the page waits
-            return (answer["montages"],) if isinstance(answer, dict) else ([],)
+        answer = self._from_journal("/api/montages?limit=10000", "montages")
+        return answer["montages"] if answer else []
 
-        return wait_for(listed, 60, "an answer of the journal")[0]
+    def montage(self, montage_id: int) -> dict[str, Any]:
+        """Return one montage with its events and attempts."""
+        answer = self._from_journal(f"/api/montages/{montage_id}", "events")
+        assert answer is not None, "the daemon does not answer"
+        return answer
+
+    def _from_journal(self, path: str, key: str) -> dict[str, Any] | None:
+        """Return an answer that has the key; None if the daemon does not answer."""
+
+        def answered() -> tuple[dict[str, Any] | None] | None:
+            answer = fetch(self.url + path)
+            if isinstance(answer, dict) and key not in answer:
+                return None  # on a busy machine the journal may be slower than the page waits
+            return (answer if isinstance(answer, dict) else None,)
+
+        return wait_for(answered, 60, "an answer of the journal")[0]
 
     def montage_of(self, metafile: Path) -> dict[str, Any] | None:
         rows = [row for row in self.montages() if row["metafile"] == str(metafile) and row["state"] != "superseded"]

@@ -125,7 +125,7 @@ def test_the_daemon_refuses_a_damaged_journal_and_runs_with_the_rebuilt_one(runn
     assert "montages that were dismissed are tried again" in done.stdout
     running_rig.start()
     running_rig.wait_until("complete", *(section.metafile for section in sections))
-    montage = fetch(f"{running_rig.url}/api/montages/{running_rig.montage_of(sections[0].metafile)['id']}")
+    montage = running_rig.montage(running_rig.montage_of(sections[0].metafile)["id"])
     assert [event["event"] for event in montage["events"]] == ["noticed", "rebuilt"]
     assert f"tiles are in {OWNER}/{PROJECT}/" in montage["events"][1]["detail"]["evidence"]
     assert digest_tree(running_rig.mipmaps) == files

@@ -23,7 +23,7 @@ def test_a_disk_that_runs_low_in_the_middle_of_a_step_stops_it_and_nothing_is_do
 
     def tiles_made() -> int:
         row = rig.montage_of(written.metafile)
-        return fetch(f"{rig.url}/api/montages/{row['id']}")["tiles_made"] if row else 0
+        return rig.montage(row["id"])["tiles_made"] if row else 0
 
     wait_for(lambda: tiles_made() >= 3, 60, "some tiles are made")
     with filling.open("wb") as file:

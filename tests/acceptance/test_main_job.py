@@ -39,7 +39,7 @@ def test_a_stack_is_closed_when_it_has_been_quiet_and_not_before(rig, write):
     rig.start()
     section = write()
     rig.wait_until("complete", section.metafile)
-    events = fetch(f"{rig.url}/api/montages/{rig.montage_of(section.metafile)['id']}")["events"]
+    events = rig.montage(rig.montage_of(section.metafile)["id"])["events"]
     at = {event["event"]: datetime.fromisoformat(event["at"]) for event in events}
     assert (at["completed"] - at["applied"]).total_seconds() > 2.5
 
@@ -91,7 +91,7 @@ def test_a_touched_metafile_is_recognised_and_not_done_twice(running_rig, write)
     section.metafile.touch()
 
     def seen_again() -> bool:
-        events = fetch(f"{running_rig.url}/api/montages/{montage['id']}")["events"]
+        events = running_rig.montage(montage["id"])["events"]
         return events[-1]["event"] == "seen_again"
 
     wait_for(seen_again, 20)

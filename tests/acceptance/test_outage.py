@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.acceptance.rig import Rig, fetch, wait_for
+from tests.acceptance.rig import Rig, wait_for
 
 WAITING = 32
 LIMIT = 4
@@ -16,7 +16,7 @@ def ingested_in_order(rig: Rig) -> list[int]:
     rows = sorted(rig.montages(), key=lambda row: row["metafile"].rpartition("/")[2])
     times = []
     for place, row in enumerate(rows):
-        events = fetch(f"{rig.url}/api/montages/{row['id']}")["events"]
+        events = rig.montage(row["id"])["events"]
         times += [(event["at"], place) for event in events if event["event"] == "ingested"]
     return [place for _, place in sorted(times)]
 

@@ -2,7 +2,7 @@
 
 import json
 
-from tests.acceptance.rig import Rig, fetch, temwatch, wait_for
+from tests.acceptance.rig import Rig, temwatch, wait_for
 
 
 def test_a_held_montage_goes_on_when_the_command_passes_it_also_after_kill_9(rig: Rig, write):
@@ -30,7 +30,7 @@ def test_a_held_montage_goes_on_when_the_command_passes_it_also_after_kill_9(rig
     said = temwatch("verdict", str(row["id"]), "re-image", "--by", "Anna", "--config", str(rig.config()))
     assert (said.returncode, said.stdout) == (0, f"re-image: {section.metafile}\n")
     rig.start()
-    quality = fetch(f"{rig.url}/api/montages/{row['id']}")["quality"]
+    quality = rig.montage(row["id"])["quality"]
     assert (quality["verdict"], quality["computed"], quality["override"]["by"]) == ("re-image", "fail", "Anna")
     assert rig.montage_of(section.metafile)["state"] == "applied"
 

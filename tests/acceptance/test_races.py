@@ -17,7 +17,7 @@ def row_at(rig: Rig, metafile: Path) -> dict[str, Any]:
 
 
 def events(rig: Rig, row: dict[str, Any]) -> list[dict[str, Any]]:
-    return fetch(f"{rig.url}/api/montages/{row['id']}")["events"]
+    return rig.montage(row["id"])["events"]
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def started(rig: Rig) -> Rig:
 
 
 def attempts(rig: Rig, row: dict[str, Any]) -> list[dict[str, Any]]:
-    return fetch(f"{rig.url}/api/montages/{row['id']}")["attempts"]
+    return rig.montage(row["id"])["attempts"]
 
 
 def hold_apply(rig: Rig) -> None:

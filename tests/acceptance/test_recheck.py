@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from daemon.simulator.microscope import Written
-from tests.acceptance.rig import Rig, fetch, verify_levels, wait_for
+from tests.acceptance.rig import Rig, verify_levels, wait_for
 
 
 def events_of(rig: Rig, metafile: Path) -> list[dict[str, Any]]:
-    return fetch(f"{rig.url}/api/montages/{rig.montage_of(metafile)['id']}")["events"]
+    return rig.montage(rig.montage_of(metafile)["id"])["events"]
 
 
 def require_taken_up(rig: Rig, written: Written, because: str) -> None:

@@ -113,7 +113,7 @@ def test_an_answer_spoiled_after_the_work_was_done_changes_nothing(well_rig, kin
     section = image(rig, specimen, 1050)
     rig.wait_until("complete", section.metafile)
     require_whole(rig, specimen, 1050.0)
-    montage = fetch(f"{rig.url}/api/montages/{rig.montage_of(section.metafile)['id']}")
+    montage = rig.montage(rig.montage_of(section.metafile)["id"])
     counts = Counter(event["event"] for event in montage["events"])
     assert all(counts[event] == 1 for event in ("ingested", "mipmapped", "applied", "completed")), counts
     for name, request in requests.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.rig import Rig, fetch, temwatch, verify_levels, wait_for
+from tests.acceptance.rig import Rig, temwatch, verify_levels, wait_for
 
 Z = 1050.0
 
@@ -23,7 +23,7 @@ def replay(rig: Rig, *arguments: object, **options) -> subprocess.CompletedProce
 
 
 def events_of(rig: Rig, metafile: Path) -> list[str]:
-    montage = fetch(f"{rig.url}/api/montages/{rig.montage_of(metafile)['id']}")
+    montage = rig.montage(rig.montage_of(metafile)["id"])
     return [event["event"] for event in montage["events"]]
 
 
@@ -158,9 +158,7 @@ def test_a_superseded_content_does_not_replace_the_present_content(running_rig: 
     states = {row["digest"]: row["state"] for row in running_rig.montages()}
     assert sorted(states.values()) == ["complete", "superseded"]
     rows = [row for row in running_rig.montages() if row["state"] == "superseded"]
-    assert "replayed" not in [
-        event["event"] for event in fetch(f"{running_rig.url}/api/montages/{rows[0]['id']}")["events"]
-    ]
+    assert "replayed" not in [event["event"] for event in running_rig.montage(rows[0]["id"])["events"]]
 
 
 # --- without a daemon

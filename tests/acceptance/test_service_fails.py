@@ -7,7 +7,7 @@ import pytest
 
 from daemon.simulator.microscope import Written, write_section
 from tests.acceptance.conftest import section_plan
-from tests.acceptance.rig import Rig, fetch, running, temwatch, wait_for
+from tests.acceptance.rig import Rig, running, temwatch, wait_for
 
 DATABASE = r"^(?!GET .*/versionInfo)"
 """Matches every request that needs the database of render-ws."""
@@ -50,7 +50,7 @@ def away_reasons(rig: Rig) -> list[str]:
 
 def attempts_of(rig: Rig, section: Written) -> list[dict[str, Any]]:
     row = rig.montage_of(section.metafile)
-    return fetch(f"{rig.url}/api/montages/{row['id']}")["attempts"] if row else []
+    return rig.montage(row["id"])["attempts"] if row else []
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 
 from daemon.simulator.microscope import Written, write_section
 from tests.acceptance.conftest import section_plan
-from tests.acceptance.rig import Program, Rig, fetch, running, verify_levels, wait_for
+from tests.acceptance.rig import Program, Rig, running, verify_levels, wait_for
 
 LIMIT = 60
 FEWER_WATCHES = (
@@ -215,7 +215,7 @@ def ingest_from_a_flood(rig: Rig, count: int, *, asleep: bool) -> None:
         SCAN_INTERVAL_S + 30,
         lambda: f"ingested; {rig.montage_of(metafile)}",
     )
-    events = fetch(f"{rig.url}/api/montages/{row['id']}")["events"]
+    events = rig.montage(row["id"])["events"]
     ingested = next(event["at"] for event in events if event["event"] == "ingested")
     age_s = time.time() - datetime.fromisoformat(ingested).timestamp()
     took_s = time.monotonic() - age_s - landed
@@ -271,7 +271,7 @@ def test_a_root_that_is_suddenly_empty_alarms_and_recovers(running_rig, write):
     rig.wait_until("complete", first.metafile, second.metafile)
     wait_for(lambda: len(rig.montages()) == 3, 20, "what came while it was empty")
     rig.wait_until("complete", *(Path(row["metafile"]) for row in rig.montages()))
-    events = fetch(f"{rig.url}/api/montages/{rig.montage_of(first.metafile)['id']}")["events"]
+    events = rig.montage(rig.montage_of(first.metafile)["id"])["events"]
     assert [event["event"] for event in events].count("ingested") == 1
 
 

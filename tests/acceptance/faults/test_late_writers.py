@@ -20,7 +20,7 @@ from daemon.simulator.microscope import Written, write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.faults.accounts import audit, present_rows
 from tests.acceptance.faults.rows import FaultRun
-from tests.acceptance.rig import Rig, fetch, running, wait_for
+from tests.acceptance.rig import Rig, running, wait_for
 
 LEVELS = 2
 SIZE = (256, 192)
@@ -135,7 +135,7 @@ def copies_of(rig: Rig, chance: random.Random, kinds: Sequence[tuple[Times, Pace
 
 
 def events_of(rig: Rig, row: dict[str, object]) -> list[str]:
-    return [event["event"] for event in fetch(f"{rig.url}/api/montages/{row['id']}")["events"]]
+    return [event["event"] for event in rig.montage(row["id"])["events"]]
 
 
 def run_copies(rig: Rig, copies: Sequence[Copy]) -> tuple[FaultRun, list[str]]:
