@@ -168,10 +168,10 @@ mipmaps = {{ output_dir = "{closed}/mipmaps" }}
     code = f"""
 import encodings.idna, os
 import daemon.commands.check_config, daemon.config.load
-from daemon.__main__ import main
+from daemon.__main__ import temwatch
 os.chdir("/")
 os.setgid({NOBODY}), os.setuid({NOBODY})
-main(["check-config", "--config", "{config}"])
+temwatch(["check-config", "--config", "{config}"])
 """
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)

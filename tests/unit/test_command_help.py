@@ -6,7 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from daemon.__main__ import main
+from daemon.__main__ import temwatch
 from daemon.commands.imports.arguments import parse
 from daemon.commands.imports.commands import COMMANDS
 
@@ -14,7 +14,7 @@ COLUMNS = 80
 GROUPS = ("Daemon:", "One-shot commands, without a daemon:")
 
 
-def command_lines(command: click.Command = main, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def command_lines(command: click.Command = temwatch, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Words of every command and group that click writes a help text for."""
     if command.add_help_option:
         yield words
@@ -23,7 +23,7 @@ def command_lines(command: click.Command = main, words: tuple[str, ...] = ()) ->
 
 
 def help_of(*words: str) -> list[str]:
-    shown = CliRunner().invoke(main, [*words, "--help"], prog_name="temwatch", terminal_width=COLUMNS)
+    shown = CliRunner().invoke(temwatch, [*words, "--help"], prog_name="temwatch", terminal_width=COLUMNS)
     assert shown.exit_code == 0, shown.output
     return shown.output.splitlines()
 
@@ -51,8 +51,8 @@ def test_the_help_lists_every_command_once_in_one_of_two_groups() -> None:
     headings = [line for line in lines if line.endswith(":") and not line.startswith((" ", "Options"))]
     assert headings == list(GROUPS)
     listed = lines[lines.index(GROUPS[0]) :]
-    assert {name: sum(line.split()[:1] == [name] for line in listed) for name in main.commands} == dict.fromkeys(
-        main.commands, 1
+    assert {name: sum(line.split()[:1] == [name] for line in listed) for name in temwatch.commands} == dict.fromkeys(
+        temwatch.commands, 1
     )
 
 
@@ -67,7 +67,7 @@ def test_every_option_says_what_it_does() -> None:
 
 
 def _command(words: tuple[str, ...]) -> click.Command:
-    command: click.Command = main
+    command: click.Command = temwatch
     for word in words:
         assert isinstance(command, click.Group)
         command = command.commands[word]

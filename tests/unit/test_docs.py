@@ -10,7 +10,7 @@ from pkgutil import resolve_name
 
 import pytest
 
-from daemon.__main__ import main
+from daemon.__main__ import temwatch
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
@@ -41,7 +41,7 @@ def test_every_command_in_the_documents_exists() -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
     named = set(re.findall(r"(?:^ {4}temwatch|^\$T|/bin/temwatch|`temwatch) ([a-z]\w*(?:-\w+)?)", text, re.MULTILINE))
     assert len(named) > 10
-    assert sorted(named - set(main.commands)) == []
+    assert sorted(named - set(temwatch.commands)) == []
 
 
 def links(text: str) -> set[tuple[str, str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from daemon.__main__ import main
+from daemon.__main__ import temwatch
 from daemon.commands.replay.progress import outcome_line
 from daemon.commands.replay.requests import MAX_PATHS, requests_for, requests_of
 from daemon.pipeline.replay.lookup import NotSelectable
@@ -81,7 +81,7 @@ def test_one_z_option_takes_all_following_numbers(monkeypatch, tmp_path):
     monkeypatch.setattr("daemon.commands.replay.command.replay", lambda *_: None)
     monkeypatch.setattr("daemon.commands.cli.montages.run_or_exit", lambda _: 0)
     line = ["replay", "/data", "--z", "1050", "-1", "2.5", "--state", "all", "--z", "7", "--config", str(settings)]
-    assert CliRunner().invoke(main, line).exit_code == 0
+    assert CliRunner().invoke(temwatch, line).exit_code == 0
     paths, given = asked[1]
     assert (paths, given["z"], given["state"]) == (("/data",), (1050.0, -1.0, 2.5, 7.0), "all")
 
