@@ -243,14 +243,18 @@ class Journal(JournalQueries):
         await self.end_attempts([attempt_id], outcome, fault)
 
     async def end_attempts(self, attempt_ids: Iterable[int], outcome: Outcome, fault: Fault | None = None) -> None:
-        """Record together that attempts ended in the same way."""
+        """Record together that attempts ended in the same way, also if the caller is cancelled meanwhile."""
         ended = tuple(attempt_ids)
 
         def end(connection: Connection) -> None:
             for attempt_id in ended:
                 rows.end_attempt(connection, attempt_id, outcome, fault, self._clock())
 
-        await self.write(end)
+        try:
+            await self.write(end)
+        except asyncio.CancelledError:
+            await self.write(end)  # a locked journal may have refused the first one; an attempt ends once
+            raise
 
     async def count_crashes(self) -> int:
         """Record as CRASHED the attempts that the last process left unended; return their number."""

@@ -186,12 +186,13 @@ def begin_attempt(connection: Connection, montage_id: int, step: Step, now: floa
 
 
 def end_attempt(connection: Connection, attempt_id: int, outcome: Outcome, fault: Fault | None, now: float) -> None:
-    """Record how an attempt ended, and its fault in the montage while that is unfinished."""
+    """Record how an attempt ended, unless it has, and its fault in the montage while that is unfinished."""
     stored = fault_json(fault) if fault else None
-    connection.execute(
-        "UPDATE attempts SET ended_at = ?, outcome = ?, fault = ? WHERE id = ?", (now, outcome, stored, attempt_id)
+    ended = connection.execute(
+        "UPDATE attempts SET ended_at = ?, outcome = ?, fault = ? WHERE id = ? AND ended_at IS NULL",
+        (now, outcome, stored, attempt_id),
     )
-    if outcome is not Outcome.DONE:  # after DONE the event has already set the montage's columns
+    if ended.rowcount and outcome is not Outcome.DONE:  # after DONE the event has already set the montage's columns
         # Two stacks of a montage may be closed at once: a montage that the other attempt has ended keeps its fault.
         connection.execute(
             "UPDATE montages SET fault = coalesce(:fault, fault), crashes = 0,"  # noqa: S608  constant text

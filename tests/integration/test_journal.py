@@ -594,6 +594,25 @@ async def test_an_attempt_that_ends_late_does_not_overwrite_the_fault_of_a_faile
         ]
 
 
+@pytest.mark.parametrize("outcome", [Outcome.DONE, Outcome.FAILED])
+async def test_an_attempt_that_is_cancelled_while_the_journal_is_locked_has_ended_as_it_did(path, outcome):
+    """The daemon stops while another program holds a lock: the attempt must not count as a crash."""
+    fault = ImageFault("a.tif", "is cut short") if outcome is Outcome.FAILED else None
+    async with Journal(path) as journal:
+        montage_id = await journal.notice(SIGHTING)
+        attempt = await journal.begin_attempt(montage_id, Step.SETTLE)
+        with locked(path):
+            ending = asyncio.create_task(journal.end_attempt(attempt, outcome, fault))
+            await asyncio.sleep(1)  # the write has been refused, and waits to be repeated
+            ending.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await ending
+        ended = (await journal.attempts(montage_id))[0]
+        assert ended["outcome"] == outcome
+        assert await journal.count_crashes() == 0
+
+
 def test_no_statement_numbers_its_placeholders() -> None:
     """Python 3.12.0 to 3.12.3 refuse `?1` with a sequence of values where warnings are errors, as in these tests."""
     modules = sorted(Path(daemon.journal.__file__).parent.rglob("*.py"))

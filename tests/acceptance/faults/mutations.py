@@ -177,4 +177,4 @@ def _swap_order(chance: random.Random, raw: bytes) -> bytes:
 def _loop(chance: random.Random, raw: bytes) -> bytes:
     """Move the directory, or make it its own successor."""
     order = ">" if raw[:1] == b"M" else "<"
-    return raw[:4] + struct.pack(f"{order}I", chance.choice((0, 4, 8, len(raw) - 2, 2**32 - 1))) + raw[8:]
+    return raw[:4] + struct.pack(f"{order}I", chance.choice((0, 4, 8, max(0, len(raw) - 2), 2**32 - 1))) + raw[8:]
