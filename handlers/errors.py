@@ -129,6 +129,10 @@ class MetafilePartial(MetafileFault):
     waiting_helps = Waiting.LIMITED
 
 
+class MetafileOpen(MetafilePartial):
+    """The microscope has not finished a region: between two of its images minutes may pass."""
+
+
 class ImagesMissing(Fault):
     """Images of a metafile did not arrive within the time-out."""
 

@@ -20,7 +20,7 @@ from daemon.pipeline.metafile_identity import checked_identity, present_identity
 from daemon.system.threads import answers_within
 from handlers.acquisition.arrival import Arrival, ImageProblem, check_images, depth_warnings, read_metafile, with_sizes
 from handlers.container import Containers
-from handlers.errors import Evidence, ImageFault, ImagesMissing, MetafileFault, MetafilePartial
+from handlers.errors import Evidence, ImageFault, ImagesMissing, MetafileFault, MetafileOpen, MetafilePartial
 from handlers.identity import FileIdentity
 from handlers.images.largest_image import LARGEST_IMAGE_PX
 from handlers.text import abbreviate
@@ -242,7 +242,8 @@ class Settler:
     def _partial(self, montage: Montage, watch: WatchSettings, fault: MetafilePartial) -> NotYet:
         observation = self._observed[montage.id]
         quiet_s = self._clock() - observation.since
-        if quiet_s < patience_s(watch):
+        patience = watch.arrival_timeout_s if isinstance(fault, MetafileOpen) else patience_s(watch)
+        if quiet_s < patience:
             return NotYet(f"the metafile is incomplete: {fault.problem}", self._pause_s(observation, watch))
         raise MetafileFault(
             fault.subject,

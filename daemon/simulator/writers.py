@@ -10,6 +10,7 @@ from daemon.simulator.microscope import Delivery, Written, write_section
 from daemon.simulator.multisem import write_slab
 from daemon.simulator.sbemimage import write_slice
 from daemon.simulator.section import SectionPlan
+from daemon.simulator.serialem import write_montage
 
 
 class Writer(Protocol):
@@ -44,6 +45,7 @@ FORMATS: Mapping[str, Format] = {
     "pytemca": Format(None, "grid", "20314_2L"),
     "multisem": Format(write_slab, "header", "wafer_20314_2L", "pixel_size_nm = 4.0\n"),
     "sbemimage": Format(write_slice, "header", "20314_2L"),
+    "serialem": Format(write_montage, "header", "20314_2L"),
 }
 
 

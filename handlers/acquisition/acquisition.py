@@ -66,6 +66,8 @@ class Acquisition:
     """Of the section below the first one; None where the format does not state it."""
     is_reference: bool = False
     """Whether it is a lens-correction set."""
+    declared_size: tuple[int, int] | None = None
+    """Width and height of the images as the format states them, where only the images show the true ones."""
     shared_transform: object = None
     """Lens correction of all tiles, not validated."""
     findings: tuple[Finding, ...] = ()

@@ -2,16 +2,18 @@
 
 import asyncio
 import errno
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from handlers.acquisition.acquisition import Acquisition
+from handlers.acquisition.findings import Finding, Severity
 from handlers.acquisition.image_names import require_contained
 from handlers.acquisition.parse import MAX_METAFILE_BYTES
-from handlers.acquisition.parts import part_of
-from handlers.acquisition.sbemimage_log import section_content
+from handlers.acquisition.parts import is_inside_file
+from handlers.acquisition.sections import section_content
 from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault, storage_fault
 from handlers.identity import FileIdentity
 from handlers.images.header import ImageDirectory, ImageInfo
@@ -104,8 +106,16 @@ def with_sizes(acquisition: Acquisition, directory: Path, root: Path | None = No
             with suppress(OSError, ImageFault):
                 info, _ = images.inspect(tile.img_path)
                 tiles = (replace(each, width=info.width, height=info.height) for each in acquisition.tiles)
-                return replace(acquisition, tiles=tuple(tiles))
+                findings = (*acquisition.findings, *_size_findings(acquisition.declared_size, info))
+                return replace(acquisition, tiles=tuple(tiles), findings=findings)
     return acquisition
+
+
+def _size_findings(declared: tuple[int, int] | None, info: ImageInfo) -> Iterator[Finding]:
+    """Yield a warning if the images have another size than the metafile states."""
+    if declared is not None and declared != (info.width, info.height):
+        text = f"images have {info.width}x{info.height} pixels, the metafile says {declared[0]}x{declared[1]}"
+        yield Finding(Severity.WARNING, text)
 
 
 class _ImageCheck:
@@ -223,7 +233,7 @@ def metafile_content(path: Path, *, follow_links: bool = False, root: Path | Non
         If it cannot be read.
     """
     try:
-        if part_of(path):
+        if is_inside_file(path):
             content = section_content(path, root)
         else:
             content, _ = read_regular(path, MAX_METAFILE_BYTES + 1, follow_links=follow_links, root=root)

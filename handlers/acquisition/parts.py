@@ -1,14 +1,16 @@
 """Paths of sections inside a file that holds many of them. Pure.
 
-A section has the path of its file and a name below it, as in `metadata_2020-06-0210021236.txt/slice_00002@340`: its
-number, and the byte of the file with which it begins.
+A section has the path of its file and a name below it. In a log that grows it is `slice_00002@340`: its number, and the
+byte of the log with which it begins. In a file that is rewritten it is `montage@00003` or `supermontage@7`.
 """
 
 import re
+import zlib
 from pathlib import Path
 from typing import Final, NamedTuple
 
 _NAME: Final = re.compile(r"slice_([0-9]{1,10})@([0-9]{1,15})")
+_MONTAGE: Final = re.compile(r"montage@[0-9]{5,9}|supermontage@[A-Za-z0-9%._~-]{0,180}")
 
 
 class Part(NamedTuple):
@@ -52,7 +54,26 @@ def is_later_take(path: Path, other: Path) -> bool:
     return (later.file.name, later.offset) > (earlier.file.name, earlier.offset)
 
 
+def montage_in(path: Path) -> str | None:
+    """Return the name of a montage inside a file; None if the path names none.
+
+    >>> montage_in(Path("/data/run.idoc/montage@00003")), montage_in(Path("/data/run.idoc"))
+    ('montage@00003', None)
+    """
+    return path.name if _MONTAGE.fullmatch(path.name) else None
+
+
+def is_inside_file(path: Path) -> bool:
+    """Whether a path names a section inside a file."""
+    return part_of(path) is not None or montage_in(path) is not None
+
+
+def place_in_file(path: Path) -> int:
+    """Return a number of the section that differs from those of other sections in the file; 0 for the file itself."""
+    part = part_of(path)
+    return part.offset if part else zlib.crc32(path.name.encode()) if montage_in(path) else 0
+
+
 def file_of(path: Path) -> Path:
     """Return the file that a path names, or that holds the section that it names."""
-    part = part_of(path)
-    return part.file if part else path
+    return path.parent if is_inside_file(path) else path

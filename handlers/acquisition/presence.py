@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from handlers.acquisition.parts import part_of
-from handlers.acquisition.sbemimage_log import section_identity
+from handlers.acquisition.parts import file_of, is_inside_file, place_in_file
+from handlers.acquisition.sections import section_identity
 from handlers.errors import Evidence
 from handlers.identity import FileIdentity
 from handlers.regular_file import NotRegular
@@ -17,7 +17,7 @@ class Present:
 
     identity: FileIdentity
     place: tuple[int, int, int]
-    """Device and inode of the file, and the byte with which the section begins: equal for two paths of one metafile."""
+    """Device and inode of the file, and the place of the section in it: equal for two paths of one metafile."""
     mode: int
     """Type and permissions of the file."""
 
@@ -30,23 +30,21 @@ def look_at(path: Path, *, follow_links: bool = False) -> Present | None:
     OSError
         If it cannot be accessed.
     """
-    part = part_of(path)
-    file = part.file if part else path
     try:
-        found = file.stat(follow_symlinks=follow_links)
-        identity = section_identity(path) if part else FileIdentity.of(found)
+        found = file_of(path).stat(follow_symlinks=follow_links)
+        identity = section_identity(path) if is_inside_file(path) else FileIdentity.of(found)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except NotRegular:
         identity = FileIdentity.of(found)  # who reads it refuses it
     if identity is None:
         return None
-    return Present(identity, (found.st_dev, found.st_ino, part.offset if part else 0), found.st_mode)
+    return Present(identity, (found.st_dev, found.st_ino, place_in_file(path)), found.st_mode)
 
 
 def evidence_of(path: Path) -> Evidence:
     """Return the metafile, or any other file, as it is now."""
-    if part_of(path) is None:
+    if not is_inside_file(path):
         return Evidence.of(path)
     try:
         found = look_at(path)
@@ -57,7 +55,7 @@ def evidence_of(path: Path) -> Evidence:
 
 def is_there(path: Path) -> bool:
     """Whether a metafile exists, even if it cannot be read."""
-    if part_of(path) is None:
+    if not is_inside_file(path):
         return os.path.lexists(path)
     try:
         return look_at(path) is not None

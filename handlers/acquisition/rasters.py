@@ -12,6 +12,16 @@ _TOLERANCE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
+class Cells:
+    """Columns and rows of places, in their order, counted from the smallest ones."""
+
+    places: tuple[tuple[int, int], ...]
+    step_x: float | None
+    """Distance of two columns, in the unit of the places; None if there is one."""
+    step_y: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Raster:
     """Columns and rows of a grid."""
 
@@ -37,17 +47,27 @@ def raster_of(places: Mapping[int, Point]) -> Raster | None:
     >>> raster_of({10: (9.0, 0.0), 18: (9.0, 7.0)}).places
     {10: (2, 1), 18: (2, 2)}
     """
-    left, top = min(x for x, _ in places.values()), min(y for _, y in places.values())
-    step_x, step_y = _step(x for x, _ in places.values()), _step(y for _, y in places.values())
-    found: dict[int, tuple[int, int]] = {}
-    for number, (x, y) in places.items():
+    cells = cells_of(list(places.values()))
+    if cells is None:
+        return None
+    return Raster(_counted(dict(zip(places, cells.places, strict=True))), cells.step_x, cells.step_y)
+
+
+def cells_of(places: Sequence[Point]) -> Cells | None:
+    """Return the columns and rows of places on a regular grid; None if they are on none, or two are in one cell.
+
+    >>> cells_of([(5.0, 30.0), (5.0, 20.0), (25.0, 20.0)]).places
+    ((0, 1), (0, 0), (1, 0))
+    """
+    left, top = min(x for x, _ in places), min(y for _, y in places)
+    step_x, step_y = _step(x for x, _ in places), _step(y for _, y in places)
+    found: list[tuple[int, int]] = []
+    for x, y in places:
         across, down = (x - left) / step_x if step_x else 0.0, (y - top) / step_y if step_y else 0.0
         if max(abs(across - round(across)), abs(down - round(down))) > _TOLERANCE:
             return None
-        found[number] = (round(across), round(down))
-    if len(set(found.values())) < len(found):
-        return None
-    return Raster(_counted(found), step_x, step_y)
+        found.append((round(across), round(down)))
+    return Cells(tuple(found), step_x, step_y) if len(set(found)) == len(found) else None
 
 
 def _step(values: Iterable[float]) -> float | None:

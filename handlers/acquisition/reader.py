@@ -6,7 +6,17 @@ from typing import Protocol
 
 from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.findings import Finding
-from handlers.acquisition.sbemimage_log import LogFollower
+from handlers.identity import FileIdentity
+
+
+class Follower(Protocol):
+    """Finds the sections in files that hold many. For one thread at a time."""
+
+    def sections(self, path: str) -> list[tuple[str, FileIdentity]]:
+        """Return path and identity of the sections that are new or changed since the last call. Raises OSError."""
+
+    def identity(self, path: str) -> FileIdentity | None:
+        """Return the identity of a section now; None if there is none. Raises OSError."""
 
 
 class Reader(Protocol):
@@ -37,7 +47,7 @@ class Reader(Protocol):
         """Whether the files state the pixel size; if not, the watch has to."""
 
     @property
-    def follower(self) -> Callable[[], LogFollower] | None:
+    def follower(self) -> Callable[[], Follower] | None:
         """Makes what finds the sections in files that hold many; None: each file is one acquisition."""
 
     def parse(self, content: bytes, path: Path) -> Acquisition:

@@ -7,6 +7,7 @@ from handlers.acquisition.multisem import MultiSem
 from handlers.acquisition.pytemca import PyTemca
 from handlers.acquisition.reader import Reader
 from handlers.acquisition.sbemimage import SbemImage
+from handlers.acquisition.serialem import SerialEM
 
 READERS: Final[Mapping[str, Reader]] = {
     reader.format: reader
@@ -14,5 +15,6 @@ READERS: Final[Mapping[str, Reader]] = {
         PyTemca(),
         MultiSem(),
         SbemImage(),
+        SerialEM(),
     )
 }

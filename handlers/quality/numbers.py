@@ -75,6 +75,8 @@ class TileNumbers:
     """Of a scanning microscope; a jump is a change of focus."""
     stigmation_x: Annotated[Floats, Unit("%", 0.001)]
     stigmation_y: Annotated[Floats, Unit("%", 0.001)]
+    edge_correlation: Annotated[Floats, Unit("", 1e-4)]
+    """Of the tile with the neighbours to the right and above, the lower one; SerialEM alone records it."""
 
     # --- measured while mipmaps are made
     bits: Annotated[Floats, Unit("", 1)]

@@ -17,6 +17,7 @@ from daemon.config.watch_settings import TilespecSettings, WatchSettings, ZSetti
 from daemon.montages.records import Settled
 from daemon.pipeline.settle import NotYet, Settler
 from daemon.simulator.microscope import plan_section, write_section
+from daemon.simulator.writers import write_in_format
 from handlers.acquisition import arrival
 from handlers.errors import Evidence, Fault, ImageFault, ImagesMissing, MetafileFault, ZFault
 from handlers.identity import FileIdentity
@@ -277,6 +278,29 @@ async def test_a_truncated_metafile_fails_after_30_settle_times_and_not_before(t
     assert patience_s <= bench.now - 1_000 <= patience_s * 9 / 8
     assert "the metafile is incomplete" in bench.reasons[-1]
     bench.section.metafile.write_bytes(content)
+    assert await bench.run(60) is not None
+
+
+async def test_a_montage_that_the_microscope_has_not_finished_fails_after_the_arrival_timeout_and_not_before(tmp_path):
+    bench = Bench(tmp_path)
+    plan = plan_section(tiles=3, size=(64, 48))
+    section = write_in_format("serialem", plan, tmp_path / "serialem", pixels="noise")
+    idoc, content = section.metafile.parent, section.metafile.parent.read_bytes()
+    idoc.write_bytes(content.partition(b"[MontSection")[0])
+    bench.watch = WatchSettings(
+        name="w",
+        directory=tmp_path,
+        format="serialem",
+        settle_s=SETTLE_S,
+        arrival_timeout_s=ARRIVAL_TIMEOUT_S,
+        z=ZSettings(rule="header"),
+        mipmaps=MipmapSettings(output_dir=tmp_path.parent / "mipmaps"),
+    )
+    bench.montage.metafile = section.metafile
+    with pytest.raises(MetafileFault, match=r"has no line \[MontSection = 0\].* has not changed for 6\d\d s"):
+        await bench.run(10 * ARRIVAL_TIMEOUT_S)
+    assert ARRIVAL_TIMEOUT_S <= bench.now - 1_000 <= ARRIVAL_TIMEOUT_S * 9 / 8
+    idoc.write_bytes(content)
     assert await bench.run(60) is not None
 
 

@@ -40,7 +40,25 @@ def sbemimage() -> Sample:
     return Sample("".join(f"{line}\r\n" for line in lines).encode(), path, 3, {2: "0000.0003.00012"})
 
 
-SAMPLES: dict[str, Callable[[], Sample]] = {"pytemca": pytemca, "multisem": multisem, "sbemimage": sbemimage}
+def serialem() -> Sample:
+    lines = ["PixelSpacing = 16.76", "ImageSize = 2048 2048", "Montage = 1", "[T = SerialEM: a microscope]", ""]
+    for number in (0, 1, 2):
+        lines += [
+            f"[Image = run_{number:04d}.tif]",
+            f"PieceCoordinates = {1842 * (number // 2)} {1842 * (number % 2)} 3",
+        ]
+        lines += ["StagePosition = 31.8 -28.8", "NavigatorLabel = 12", "UncroppedSize = -2048 -2048"]
+        lines += [f"AlignedPieceCoordsVS = {1842 * (number // 2) + 3} 37 3", "XedgeDxyVS = 50.5 43.5 0.02", ""]
+    content = "".join(f"{line}\r\n" for line in [*lines, "[MontSection = 3]"]).encode()
+    return Sample(content, Path("/data/block/run.idoc/montage@00003"), 3, {2: "run_0002"})
+
+
+SAMPLES: dict[str, Callable[[], Sample]] = {
+    "pytemca": pytemca,
+    "multisem": multisem,
+    "sbemimage": sbemimage,
+    "serialem": serialem,
+}
 formats = pytest.mark.parametrize("name", SAMPLES)
 
 

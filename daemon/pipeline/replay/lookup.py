@@ -19,7 +19,7 @@ from daemon.pipeline.replay.selection import Candidate, OnDisk, Place, Selection
 from daemon.watching.mounts import is_within
 from daemon.watching.scan import NameRule, Tree
 from handlers.acquisition.arrival import read_metafile
-from handlers.acquisition.parts import part_of
+from handlers.acquisition.parts import file_of
 from handlers.acquisition.presence import is_there, look_at
 from handlers.acquisition.z import z_for
 from handlers.errors import Fault, SettingsFault, StorageFault
@@ -220,8 +220,7 @@ def _metafiles(root: Root, stem: str) -> list[str]:
     if not path.is_dir():
         if follower and path.is_file() and fnmatchcase(path.name, root.watch.pattern):
             return [section for section, _ in follower().sections(stem)]
-        name = path.parent.name if part_of(path) else path.name
-        return [stem] if fnmatchcase(name, root.watch.pattern) and is_there(path) else []
+        return [stem] if fnmatchcase(file_of(path).name, root.watch.pattern) and is_there(path) else []
     tree = Tree(root.directory, NameRule(root.watch.pattern), follow=follower)
     found = tree.look_at((), (stem,))
     for directory, why in tree.failures.items():

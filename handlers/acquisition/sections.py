@@ -1,0 +1,29 @@
+"""Content and identity of a section inside a file, by the kind of its file. Blocking."""
+
+from pathlib import Path
+
+from handlers.acquisition.parts import montage_in
+from handlers.acquisition.sbemimage_log import section_content as slice_content
+from handlers.acquisition.sbemimage_log import section_identity as slice_identity
+from handlers.acquisition.serialem_file import montage_content, montage_identity
+from handlers.identity import FileIdentity
+
+
+def section_content(path: Path, root: Path | None = None) -> bytes:
+    """Return the lines of a section.
+
+    Parameters
+    ----------
+    root : real path of the directory that must contain the file; None: any.
+
+    Raises
+    ------
+    NotRegular, NotContained, OSError
+        If the file cannot be read, or has no such section.
+    """
+    return montage_content(path, root) if montage_in(path) else slice_content(path, root)
+
+
+def section_identity(path: Path) -> FileIdentity | None:
+    """Return the identity of a section; None if its file has no such section now. Raises NotRegular, OSError."""
+    return montage_identity(path) if montage_in(path) else slice_identity(path)
