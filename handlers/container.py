@@ -1,7 +1,8 @@
 """Directories that contain what is opened below them, also if another program exchanges a part of the path for a link.
 
-A configured directory is resolved once. Below its real path no link is followed: `openat2` checks all parts in the
-kernel (Linux 5.6); without it, each part is opened with O_NOFOLLOW.
+A configured directory is resolved once, and everything is opened below its descriptor. `openat2` checks all parts in
+the kernel (Linux 5.6): no link is followed where the daemon writes, and only links that stay below the directory where
+it reads. Without `openat2`, each part is opened with O_NOFOLLOW.
 """
 
 import ctypes
@@ -9,8 +10,9 @@ import errno
 import functools
 import os
 import socket
+import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +22,12 @@ _SYS_OPENAT2: Final = 437
 """The number is the same on all architectures of Linux except Alpha."""
 _AT_FDCWD: Final = -100
 _RESOLVE_NO_SYMLINKS: Final = 0x04
+_RESOLVE_BENEATH: Final = 0x08
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_PLACE: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+"""A directory to start from; needs no permission to list it."""
+_MOST_TRIES: Final = 1_000
+"""The kernel reports EAGAIN while other programs rename, if a path has a part `..`."""
 
 Made = Callable[[int, str], object]
 """Gets descriptor and path of a directory that was made."""
@@ -52,7 +59,7 @@ class Container:
         return replace(self, real=_resolved_here(self.path), host=socket.gethostname())
 
     def open_directory(self, path: Path, *, create: bool = False, made: Made = lambda *_: None) -> int:
-        """Return a descriptor of a directory in this one. The caller closes it. Blocking.
+        """Return a descriptor of a directory in this one, reached without links. The caller closes it. Blocking.
 
         Parameters
         ----------
@@ -67,14 +74,51 @@ class Container:
         """
         parts, real = path.relative_to(self.path).parts, self.here().real
         try:
-            return _open_without_links(real.joinpath(*parts))
+            return _open_without_links(real.joinpath(*parts), _DIRECTORY)
         except FileNotFoundError:
             if not create:
                 raise
-        descriptor = _open_without_links(real)
+        descriptor = _open_without_links(real, _DIRECTORY)
         for part in parts:
             descriptor = _enter(descriptor, part, made)
         return descriptor
+
+    def open_beneath(self, path: Path, flags: int) -> int:
+        """Return a descriptor of what is in this directory, by links or not. The caller closes it. Blocking.
+
+        Links that stay in the directory are followed. An absolute link, or one that leaves the directory on its way, is
+        resolved first, and its target is opened below the directory: if another program exchanges a part of it for a
+        link meanwhile, the target still lies in the directory, or is refused.
+
+        Parameters
+        ----------
+        path : any path.
+        flags : of `os.open`. With O_NOFOLLOW the last part may not be a link.
+
+        Raises
+        ------
+        OSError
+            If it cannot be opened; EXDEV if it lies outside.
+        """
+        real = str(self.here().real)
+        root = _open_root(real)
+        try:
+            for name in self._names_below(path, flags, real):
+                try:
+                    return _open_beneath(root, name, flags)
+                except OSError as error:
+                    if error.errno != errno.EXDEV:
+                        raise
+        finally:
+            os.close(root)
+        raise OSError(errno.EXDEV, f"lies outside {real}", str(path))
+
+    def _names_below(self, path: Path, flags: int, real: str) -> Iterator[str]:
+        """Yield the path relative to this directory: as it is written, then as its links are now."""
+        if name := _name_below(str(path), str(self.path), real):
+            yield name
+        if name := _name_below(_resolved(path, flags), real):
+            yield name
 
 
 @functools.cache
@@ -92,18 +136,6 @@ class Containers:
         """Return the container of a directory. Raises OSError if it does not exist yet. Blocking."""
         found = self._resolved.get(path)
         return found or self._resolved.setdefault(path, Container.of(path))
-
-
-def is_within(descriptor: int, real: Path) -> bool:
-    """Whether an open file or directory is in a directory, or is that directory itself.
-
-    The kernel reports the place of what is open, so there is no race with renames.
-
-    Parameters
-    ----------
-    real : the directory, without links.
-    """
-    return f"{real_path(descriptor)}/".startswith(f"{str(real).rstrip('/')}/")
 
 
 def real_path(descriptor: int) -> str:
@@ -130,40 +162,111 @@ def _enter(parent: int, name: str, made: Made) -> int:
     return descriptor
 
 
-def _open_without_links(path: Path) -> int:
+def _open_root(real: str) -> int:
+    """Return a descriptor of a container. Raises EXDEV if a link is in its place."""
+    try:
+        return _open_without_links(Path(real), _PLACE)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.EXDEV, "has a link in its place since it was resolved", real) from error
+        raise
+
+
+def _resolved(path: Path, flags: int) -> str:
+    if flags & os.O_NOFOLLOW:
+        return os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118  joined as text
+    return os.path.realpath(path)
+
+
+def _name_below(path: str, *directories: str) -> str | None:
+    """Return a path relative to the first of the directories that holds it; None if none does.
+
+    >>> _name_below("/a/b", "/data", "/a"), _name_below("/a", "/a"), _name_below("/ab", "/a"), _name_below("/b", "/")
+    ('b', '.', None, 'b')
+    """
+    for directory in directories:
+        start = directory.rstrip("/")
+        if path == directory:
+            return "."
+        if path.startswith(f"{start}/"):
+            return path[len(start) + 1 :]
+    return None
+
+
+def _open_without_links(path: Path, flags: int) -> int:
     """Return a descriptor of a directory by its absolute path, no part of which may be a link or `..`."""
     if ".." in path.parts:
         raise OSError(errno.EXDEV, "leads out of its directory", str(path))
     openat2 = _openat2()
     if openat2 is not None:
-        return openat2(path)
-    descriptor = os.open("/", _DIRECTORY)
-    for part in path.parts[1:]:
+        return openat2(_AT_FDCWD, str(path), flags, _RESOLVE_NO_SYMLINKS)
+    return _open_each_part(path, path.parts, flags, None)
+
+
+def _open_beneath(directory: int, name: str, flags: int) -> int:
+    """Return a descriptor of a name below a directory. Raises EXDEV if it leads out of it.
+
+    Without `openat2`, each link leads out.
+    """
+    openat2 = _openat2()
+    if openat2 is not None:
+        return openat2(directory, name, flags, _RESOLVE_BENEATH)
+    path = Path(name)
+    if ".." in path.parts:
+        raise OSError(errno.EXDEV, "leads out of its directory", name)
+    try:
+        return _open_each_part(path, path.parts or (".",), flags | os.O_NOFOLLOW, directory)
+    except OSError as error:
+        if error.errno == errno.ELOOP and not (flags & os.O_NOFOLLOW and error.filename == path.name):
+            raise OSError(errno.EXDEV, "may lead out of its directory", name) from error
+        raise
+
+
+def _open_each_part(path: Path, parts: Sequence[str], flags: int, start: int | None) -> int:
+    """Open a path part by part. Raises ELOOP, with the part as its file name, if one is a link."""
+    descriptor = start
+    for number, part in enumerate(parts, 1):
         try:
-            following = os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+            following = _open_part(descriptor, part, flags if number == len(parts) else _PLACE)
         finally:
-            os.close(descriptor)
+            if descriptor is not None and descriptor != start:
+                os.close(descriptor)
         descriptor = following
+    assert descriptor is not None, path
     return descriptor
 
 
-@functools.cache
-def _openat2() -> Callable[[Path], int] | None:
-    """Return the function that opens a directory by openat2; None if the kernel lacks it or a sandbox forbids it."""
-    syscall = ctypes.CDLL(None, use_errno=True).syscall
-    how = struct.pack("QQQ", _DIRECTORY, 0, _RESOLVE_NO_SYMLINKS)
+def _open_part(directory: int | None, name: str, flags: int) -> int:
+    try:
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
+    except NotADirectoryError as error:  # so the kernel reports a link, too, with O_DIRECTORY
+        if stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name) from error
+        raise
 
-    def open_directory(path: Path) -> int:
-        while True:
-            descriptor = int(syscall(_SYS_OPENAT2, _AT_FDCWD, os.fsencode(path), how, len(how)))
-            number = ctypes.get_errno()
+
+Openat2 = Callable[[int, str, int, int], int]
+"""Gets the directory's descriptor, the name, the flags, and how to resolve it; returns a descriptor."""
+
+
+@functools.cache
+def _openat2() -> Openat2 | None:
+    """Return the system call as a function; None if the kernel lacks it or a sandbox forbids it."""
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+
+    def openat2(directory: int, name: str, flags: int, resolve: int) -> int:
+        how = struct.pack("QQQ", flags, 0, resolve)
+        for _ in range(_MOST_TRIES):
+            descriptor = int(syscall(_SYS_OPENAT2, directory, os.fsencode(name), how, len(how)))
             if descriptor >= 0:
                 return descriptor
+            number = ctypes.get_errno()
             if number not in (errno.EINTR, errno.EAGAIN):
-                raise OSError(number, os.strerror(number), str(path))
+                break
+        raise OSError(number, os.strerror(number), name)
 
     try:
-        os.close(open_directory(Path("/")))
+        os.close(openat2(_AT_FDCWD, "/", _PLACE, _RESOLVE_NO_SYMLINKS))
     except OSError:
         return None
-    return open_directory
+    return openat2

@@ -5,7 +5,7 @@ import os
 import stat
 from pathlib import Path
 
-from handlers.container import is_within
+from handlers.container import Container
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 """O_NONBLOCK: without it, opening a named pipe would wait for a writer for ever."""
@@ -25,13 +25,13 @@ class NotRegular(Exception):  # noqa: N818  each caller turns it into the fault 
 class NotContained(Exception):  # noqa: N818  as above
     """The file lies outside the directory that must contain it."""
 
-    def __init__(self, path: Path, root: Path) -> None:
-        super().__init__(f"{path} lies outside {root} when links are followed")
-        self.root = root
+    def __init__(self, path: Path | str, root: Container) -> None:
+        super().__init__(f"{path} lies outside {root.real} when links are followed")
+        self.root = root.real
 
 
 def open_regular(
-    path: Path | str, *, follow_links: bool = True, directory: int | None = None
+    path: Path | str, *, follow_links: bool = True, directory: int | None = None, root: Container | None = None
 ) -> tuple[int, os.stat_result]:
     """Return the descriptor and the status of a regular file, open for reading. The caller closes the descriptor.
 
@@ -39,17 +39,23 @@ def open_regular(
     ----------
     follow_links : whether the last part of the path may be a link.
     directory : descriptor of the directory that a relative path starts from.
+    root : directory that must contain the file after all links are followed; None: any.
 
     Raises
     ------
     NotRegular
         If it is not a regular file.
+    NotContained
+        If it lies outside root.
     OSError
         If it cannot be opened.
     """
+    flags = _FLAGS | (0 if follow_links else os.O_NOFOLLOW)
     try:
-        descriptor = os.open(path, _FLAGS | (0 if follow_links else os.O_NOFOLLOW), dir_fd=directory)
+        descriptor = root.open_beneath(Path(path), flags) if root else os.open(path, flags, dir_fd=directory)
     except OSError as error:
+        if error.errno == errno.EXDEV and root:
+            raise NotContained(path, root) from error
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, or links in a circle; a socket
             raise NotRegular(str(path), is_link=error.errno == errno.ELOOP and not follow_links) from error
         raise
@@ -64,23 +70,12 @@ def open_regular(
 
 
 def read_regular(
-    path: Path, most_bytes: int, *, follow_links: bool = True, root: Path | None = None
+    path: Path, most_bytes: int, *, follow_links: bool = True, root: Container | None = None
 ) -> tuple[bytes, os.stat_result]:
     """Return at most `most_bytes` first bytes of a regular file, and its status from before they were read.
 
-    Parameters
-    ----------
-    root : real path of the directory that must contain the file; None: any.
-
-    Raises
-    ------
-    NotContained
-        If it lies outside root.
-    NotRegular, OSError
-        As `open_regular`.
+    Raises as `open_regular` does.
     """
-    descriptor, status = open_regular(path, follow_links=follow_links)
+    descriptor, status = open_regular(path, follow_links=follow_links, root=root)
     with os.fdopen(descriptor, "rb") as file:
-        if root is not None and not is_within(descriptor, root):
-            raise NotContained(path, root)
         return file.read(most_bytes), status

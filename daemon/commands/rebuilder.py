@@ -21,8 +21,10 @@ from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import MontageState
 from daemon.pipeline.interpret import interpret_metafile
 from daemon.pipeline.section import Section, section_from_content
+from daemon.pipeline.watch_root import watch_root
 from daemon.watching.scan import NameRule, Tree
 from handlers.acquisition.arrival import read_metafile, with_sizes
+from handlers.container import Container, Containers
 from handlers.errors import Fault, StackMissing, StorageFault
 from handlers.mipmaps.plan import absent_levels, level_uris
 from handlers.render.client import RenderClient
@@ -91,6 +93,7 @@ class Rebuilder:
         self._settings = settings
         self._journal = journal
         self._client = client
+        self._containers = Containers()
         self._closed: dict[StackId, bool] = {}
         self._summary = Summary({}, [])
 
@@ -138,19 +141,20 @@ class Rebuilder:
     async def _read(self, found: _Found) -> tuple[bytes, Settled] | None:
         """Return a metafile's content and its montage; None if settling will ignore or refuse it."""
         try:
-            content = await read_metafile(found.sighting.path)
-            return await asyncio.to_thread(self._parse, found, content)
+            root = await asyncio.to_thread(watch_root, found.watch.directory, self._containers)
+            content = await read_metafile(found.sighting.path, root=root)
+            return await asyncio.to_thread(self._parse, found, content, root)
         except StorageFault:
             raise
         except Fault:
             return None
 
-    def _parse(self, found: _Found, content: bytes) -> tuple[bytes, Settled] | None:
+    def _parse(self, found: _Found, content: bytes, root: Container) -> tuple[bytes, Settled] | None:
         path, watch = found.sighting.path, found.watch
         acquisition = watch.reader.parse(content, path)
         if acquisition.is_reference and watch.reference_sets == "ignore":
             return None
-        acquisition = with_sizes(acquisition, watch.reader.image_directory(path))
+        acquisition = with_sizes(acquisition, watch.reader.image_directory(path), root)
         digest = hashlib.sha256(content).hexdigest()
         return content, interpret_metafile(acquisition, path, digest, watch, self._settings.render)
 

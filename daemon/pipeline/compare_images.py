@@ -11,7 +11,7 @@ from daemon.pipeline.watch_root import watch_root
 from handlers.acquisition.arrival import metafile_content
 from handlers.acquisition.image_names import image_path
 from handlers.acquisition.tilespec import tile_ids_for
-from handlers.container import Containers, is_within
+from handlers.container import Container, Containers
 from handlers.errors import storage_fault
 from handlers.identity import FileIdentity
 from handlers.images.digest import FileContent, content_of
@@ -51,7 +51,7 @@ def compare_images(
     Fault
         If the metafile is missing, invalid or outside the watched directory, or an image cannot be accessed.
     """
-    root = watch_root(watch.directory, containers).real
+    root = watch_root(watch.directory, containers)
     content = metafile_content(metafile, root=root)
     if hashlib.sha256(content).hexdigest() != digest:
         return ImageComparison()  # the other content makes a montage of its own
@@ -70,8 +70,8 @@ def compare_images(
 @dataclass(frozen=True, slots=True)
 class _Place:
     path: Path
-    root: Path | None
-    """Real path of the directory that must contain the file; None: any."""
+    root: Container | None
+    """Directory that must contain the file; None: any."""
 
 
 def _compare(contents: Mapping[str, FileContent], places: Mapping[str, _Place]) -> ImageComparison:
@@ -98,7 +98,7 @@ def _compare(contents: Mapping[str, FileContent], places: Mapping[str, _Place]) 
     return ImageComparison(changed, touched)
 
 
-def _content_unless_same(path: Path, before: FileContent, root: Path | None = None) -> FileContent | None:
+def _content_unless_same(path: Path, before: FileContent, root: Container | None = None) -> FileContent | None:
     """Return the content of a file; None, without reading the file, if its identity is the same.
 
     The digest is empty if the size has changed.
@@ -110,10 +110,8 @@ def _content_unless_same(path: Path, before: FileContent, root: Path | None = No
     NotContained
         If it lies outside root.
     """
-    descriptor, status = open_regular(path)
+    descriptor, status = open_regular(path, root=root)
     try:
-        if root is not None and not is_within(descriptor, root):
-            raise NotContained(path, root)
         identity = FileIdentity.of(status)
         if identity.matches(before.identity):
             return None

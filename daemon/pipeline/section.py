@@ -10,11 +10,13 @@ from typing import Any
 from daemon.config.watch_settings import WatchSettings
 from daemon.montages.records import Montage
 from daemon.pipeline.metafile_cache import MetafileCache, content_digest
+from daemon.pipeline.watch_root import watch_root
 from daemon.system.threads import answers_within
 from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.arrival import read_metafile, with_sizes
 from handlers.acquisition.image_names import image_path
 from handlers.acquisition.tilespec import TileSpec, shared_transform_for, tile_specs_for, translations_for
+from handlers.container import Container, Containers
 from handlers.errors import Evidence, ImagesMissing, MetafileFault, StorageFault, Waiting
 from handlers.mipmaps.overlap import Neighbour
 from handlers.mipmaps.plan import Level0, MipmapPlan
@@ -88,13 +90,20 @@ def section_from_content(montage: Montage, watch: WatchSettings, content: bytes)
     return section_from_metafile(montage, watch, watch.reader.parse(content, montage.metafile))
 
 
-def section_from_metafile(montage: Montage, watch: WatchSettings, acquisition: Acquisition) -> Section:
-    """Return the section of a settled montage. Raises as `tile_specs_for` and `shared_transform_for`."""
+def section_from_metafile(
+    montage: Montage, watch: WatchSettings, acquisition: Acquisition, root: Container | None = None
+) -> Section:
+    """Return the section of a settled montage. Raises as `with_sizes`, `tile_specs_for` and `shared_transform_for`.
+
+    Parameters
+    ----------
+    root : directory that must contain the images if their sizes are to be read; None: any.
+    """
     assert montage.z is not None
     assert montage.raw_stack is not None
     assert montage.mipmapped_stack is not None
     subject = str(montage.metafile)
-    acquisition = _completed(acquisition, montage, watch)
+    acquisition = _completed(acquisition, montage, watch, root)
     transform = shared_transform_for(acquisition, subject) if watch.tilespecs.shared_transform else None
     specs = tile_specs_for(
         acquisition,
@@ -108,7 +117,7 @@ def section_from_metafile(montage: Montage, watch: WatchSettings, acquisition: A
     return Section(montage, watch, acquisition, specs, transform, raw, mipmapped)
 
 
-def _completed(acquisition: Acquisition, montage: Montage, watch: WatchSettings) -> Acquisition:
+def _completed(acquisition: Acquisition, montage: Montage, watch: WatchSettings, root: Container | None) -> Acquisition:
     """Return an acquisition with the sizes and the pixel size that its format does not state.
 
     Raises
@@ -117,7 +126,7 @@ def _completed(acquisition: Acquisition, montage: Montage, watch: WatchSettings)
         If no image shows its size.
     """
     directory = watch.reader.image_directory(montage.metafile)
-    acquisition = with_sizes(acquisition, directory)
+    acquisition = with_sizes(acquisition, directory, root)
     if acquisition.tiles[0].width is None:
         first = directory / acquisition.tiles[0].img_path
         problem = f"no image of {montage.metafile} can be read, and only they show the size of the tiles"
@@ -128,9 +137,15 @@ def _completed(acquisition: Acquisition, montage: Montage, watch: WatchSettings)
 
 
 class SectionReader:
-    """Reads the metafiles of settled montages again, before each step."""
+    """Reads the metafiles of settled montages again, before each step.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    containers : of the watched directories.
+    """
+
+    def __init__(self, containers: Containers | None = None) -> None:
+        self._containers = containers or Containers()
         self.metafiles = MetafileCache()
         """Shared with settling, which parses the metafiles first."""
         self._missing_since: dict[int, float] = {}
@@ -159,7 +174,10 @@ class SectionReader:
                 str(montage.metafile), "changed after it settled", "the next scan reads its present content"
             )
         acquisition = await self.metafiles.parse(content, digest, montage.metafile, watch.reader)
-        return await asyncio.to_thread(section_from_metafile, montage, watch, acquisition)
+        return await asyncio.to_thread(self._section, montage, watch, acquisition)
+
+    def _section(self, montage: Montage, watch: WatchSettings, acquisition: Acquisition) -> Section:
+        return section_from_metafile(montage, watch, acquisition, watch_root(watch.directory, self._containers))
 
     def forget(self, section: Section) -> None:
         """Drop the parsed metafile of a section that needs no further step."""

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from daemon.config.settings import RenderSettings
 from daemon.config.watch_settings import WatchSettings
@@ -19,7 +18,7 @@ from daemon.pipeline.metafile_cache import MetafileCache, content_digest
 from daemon.pipeline.metafile_identity import checked_identity, present_identity
 from daemon.system.threads import answers_within
 from handlers.acquisition.arrival import Arrival, ImageProblem, check_images, depth_warnings, read_metafile, with_sizes
-from handlers.container import Containers
+from handlers.container import Container, Containers
 from handlers.errors import Evidence, ImageFault, ImagesMissing, MetafileFault, MetafileOpen, MetafilePartial
 from handlers.identity import FileIdentity
 from handlers.images.largest_image import LARGEST_IMAGE_PX
@@ -76,8 +75,8 @@ class _Observation:
 
     identity: FileIdentity
     since: float
-    root: Path
-    """Real path of the watched directory."""
+    root: Container
+    """The watched directory."""
     awaited: _AwaitedImage | None = None
     fingerprint: int | None = None
     """Of the identities of all images, if all were complete at the last check."""
@@ -146,7 +145,7 @@ class Settler:
             return self._missing(montage, watch)
         observation = self._observed.get(montage.id)
         if observation is None or observation.identity != identity:
-            root = self._containers.of(watch.directory).real
+            root = self._containers.of(watch.directory)
             self._observed[montage.id] = _Observation(identity, self._clock(), root)
             return NotYet(STILL_CHANGING, watch.settle_s)
         quiet_s = self._clock() - observation.since

@@ -73,7 +73,7 @@ class Steps:
             in_flight=in_flight,
         )
         self._judge = Judge(journal)
-        self._sections = SectionReader()
+        self._sections = SectionReader(self.containers)
         self._holds = TileHolds()
         self.metafiles = self._sections.metafiles
         self.put_by_others = 0

@@ -14,6 +14,7 @@ from handlers.acquisition.image_names import require_contained
 from handlers.acquisition.parse import MAX_METAFILE_BYTES
 from handlers.acquisition.parts import is_inside_file
 from handlers.acquisition.sections import section_content
+from handlers.container import Container
 from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault, storage_fault
 from handlers.identity import FileIdentity
 from handlers.images.header import ImageDirectory, ImageInfo
@@ -56,19 +57,20 @@ class Arrival:
 
 
 def check_images(
-    acquisition: Acquisition, directory: Path, root: Path | None = None, largest_image_px: int = LARGEST_IMAGE_PX
+    acquisition: Acquisition, directory: Path, root: Container | None = None, largest_image_px: int = LARGEST_IMAGE_PX
 ) -> Arrival:
-    """Check the header and length of every image, without decoding any. No image may lie outside the directory.
+    """Check the header and length of every image, without decoding any.
 
     Parameters
     ----------
-    root : real path of the directory that must contain `directory` after all links are followed; None: any.
+    root : directory that must contain `directory` and the images after all links are followed; None: `directory` may
+        lie anywhere, and the images in it.
     largest_image_px : larger images are refused; those that the acquisition declares, before any is opened.
 
     Raises
     ------
     ImageFault
-        If the directory lies outside root, or an image is too large or has another size than the declared one.
+        If the directory or an image lies outside, or an image is too large or has another size than the declared one.
     MetafileFault
         If the name of an image is invalid.
     StorageFault
@@ -89,7 +91,7 @@ _Size = tuple[int | None, int | None]
 """Width and height in pixels that the acquisition states."""
 
 
-def with_sizes(acquisition: Acquisition, directory: Path, root: Path | None = None) -> Acquisition:
+def with_sizes(acquisition: Acquisition, directory: Path, root: Container | None = None) -> Acquisition:
     """Return the acquisition with the size of every tile; the same if its format states sizes. Blocking.
 
     A format that does not state them has images of one size, that of the first one that can be read. Without any, the
@@ -212,18 +214,18 @@ def depth_warnings(bits: frozenset[int], maximum_intensity: float) -> list[str]:
     return []
 
 
-async def read_metafile(path: Path, *, follow_links: bool = False, root: Path | None = None) -> bytes:
+async def read_metafile(path: Path, *, follow_links: bool = False, root: Container | None = None) -> bytes:
     """Call `metafile_content` in a thread."""
     return await asyncio.to_thread(metafile_content, path, follow_links=follow_links, root=root)
 
 
-def metafile_content(path: Path, *, follow_links: bool = False, root: Path | None = None) -> bytes:
+def metafile_content(path: Path, *, follow_links: bool = False, root: Container | None = None) -> bytes:
     """Return the content of a metafile of at most MAX_METAFILE_BYTES. Blocking.
 
     Parameters
     ----------
     follow_links : whether the file itself may be a link.
-    root : real path of the directory that must contain the file after all links are followed; None: any.
+    root : directory that must contain the file after all links are followed; None: any.
 
     Raises
     ------

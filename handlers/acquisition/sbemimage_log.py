@@ -17,9 +17,9 @@ from typing import Final
 
 from handlers.acquisition.parse import MAX_METAFILE_BYTES
 from handlers.acquisition.parts import Part, part_of
-from handlers.container import is_within
+from handlers.container import Container
 from handlers.identity import FileIdentity
-from handlers.regular_file import NotContained, NotRegular, open_regular
+from handlers.regular_file import NotRegular, open_regular
 
 MOST_LINE_BYTES: Final = 1 << 16
 _PIECE_BYTES: Final = 1 << 20
@@ -51,12 +51,12 @@ def section_identity(path: Path) -> FileIdentity | None:
         return None
 
 
-def section_content(path: Path, root: Path | None = None) -> bytes:
+def section_content(path: Path, root: Container | None = None) -> bytes:
     """Return the lines of a section, below those of the session; of an interrupted one those of both logs.
 
     Parameters
     ----------
-    root : real path of the directory that must contain the log; None: any.
+    root : directory that must contain the log; None: any.
 
     Raises
     ------
@@ -72,18 +72,16 @@ def section_content(path: Path, root: Path | None = None) -> bytes:
         session = _session(descriptor)
         lines, is_closed = _lines_of(descriptor, part)
         is_first = part.offset <= len(session) + MOST_LINE_BYTES and not _has_tile(descriptor, part.offset)
-    if not is_closed and _next_slice(part.file) in (None, part.number):
+    if not is_closed and _next_slice(part.file, root) in (None, part.number):
         raise NoSection(str(path))
-    before = _tail(part.file, part.number) if is_first else b""
+    before = _tail(part.file, part.number, root) if is_first else b""
     return before + session + lines
 
 
 @contextmanager
-def _opened(log: Path, root: Path | None = None) -> Iterator[int]:
-    descriptor, _ = open_regular(log, follow_links=False)
+def _opened(log: Path, root: Container | None = None) -> Iterator[int]:
+    descriptor, _ = open_regular(log, follow_links=False, root=root)
     try:
-        if root is not None and not is_within(descriptor, root):
-            raise NotContained(log, root)
         yield descriptor
     finally:
         os.close(descriptor)
@@ -152,22 +150,22 @@ def _logs(log: Path) -> list[Path]:
     return sorted(found, key=lambda each: each.name)
 
 
-def _next_slice(log: Path) -> int | None:
+def _next_slice(log: Path, root: Container | None) -> int | None:
     """Return the slice of the first tile in a later log; None if there is none."""
     for later in _logs(log):
         if later.name > log.name:
-            with _opened(later) as descriptor:
+            with _opened(later, root) as descriptor:
                 for _, line in _lines(descriptor, 0):
                     if (number := slice_in(line)) is not None:
                         return number
     return None
 
 
-def _tail(log: Path, number: int) -> bytes:
+def _tail(log: Path, number: int, root: Container | None) -> bytes:
     """Return the session and the last lines of the log before, if they are tiles of this slice that nothing closed."""
     before = [each for each in _logs(log) if each.name < log.name]
     for earlier in reversed(before):
-        with _opened(earlier) as descriptor:
+        with _opened(earlier, root) as descriptor:
             tail, has_tiles = _unclosed(descriptor, number)
             if has_tiles:
                 return _session(descriptor) + tail if tail else b""

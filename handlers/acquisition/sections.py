@@ -6,15 +6,16 @@ from handlers.acquisition.parts import montage_in
 from handlers.acquisition.sbemimage_log import section_content as slice_content
 from handlers.acquisition.sbemimage_log import section_identity as slice_identity
 from handlers.acquisition.serialem_file import montage_content, montage_identity
+from handlers.container import Container
 from handlers.identity import FileIdentity
 
 
-def section_content(path: Path, root: Path | None = None) -> bytes:
+def section_content(path: Path, root: Container | None = None) -> bytes:
     """Return the lines of a section.
 
     Parameters
     ----------
-    root : real path of the directory that must contain the file; None: any.
+    root : directory that must contain the file; None: any.
 
     Raises
     ------

@@ -15,6 +15,7 @@ from typing import Final
 from handlers.acquisition.autodoc import Autodoc, looks_like_autodoc, read_autodoc
 from handlers.acquisition.parse import MAX_METAFILE_BYTES
 from handlers.acquisition.parts import montage_in
+from handlers.container import Container
 from handlers.identity import FileIdentity
 from handlers.regular_file import NotRegular, read_regular
 
@@ -24,12 +25,12 @@ _DATE: Final = re.compile(
 _MONTHS: Final = (b"jan", b"feb", b"mar", b"apr", b"may", b"jun", b"jul", b"aug", b"sep", b"oct", b"nov", b"dec")
 
 
-def montage_content(path: Path, root: Path | None = None) -> bytes:
+def montage_content(path: Path, root: Container | None = None) -> bytes:
     """Return the lines of a montage.
 
     Parameters
     ----------
-    root : real path of the directory that must contain the file; None: any.
+    root : directory that must contain the file; None: any.
 
     Raises
     ------
@@ -53,7 +54,7 @@ def montage_identity(path: Path) -> FileIdentity | None:
         return None
 
 
-def _read(file: Path, root: Path | None = None) -> tuple[bytes, os.stat_result]:
+def _read(file: Path, root: Container | None = None) -> tuple[bytes, os.stat_result]:
     return read_regular(file, MAX_METAFILE_BYTES + 1, follow_links=False, root=root)
 
 

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from PIL import PngImagePlugin
 
+from handlers.container import Container
 from handlers.errors import Fault, ImageFault, ImagesMissing, InvalidImage, storage_fault
 from handlers.images.bmp_pixels import bmp_pixels
 from handlers.images.digest import snapshot
@@ -20,7 +21,7 @@ from handlers.images.tiff_pixels import tiff_pixels
 
 
 def read_image(
-    path: Path, width: int, height: int, *, root: Path | None = None, mask: bool = False
+    path: Path, width: int, height: int, *, root: Container | None = None, mask: bool = False
 ) -> tuple[Grey, ImageInfo]:
     """Return pixels and header of an image of a given size."""
     with translate_errors(path), open_image(path, root) as file:
@@ -28,7 +29,7 @@ def read_image(
 
 
 def read_hashed(
-    path: Path, width: int, height: int, *, root: Path | None = None, mask: bool = False
+    path: Path, width: int, height: int, *, root: Container | None = None, mask: bool = False
 ) -> tuple[Grey, bytes]:
     """Return the pixels of an image of a given size, and the digest of the bytes that they were decoded from."""
     with translate_errors(path), open_image(path, root) as file:

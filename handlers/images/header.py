@@ -5,15 +5,16 @@ number of reads, whatever the file holds. It refuses truncated files and all tha
 image is decoded pixel for pixel.
 """
 
+import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from handlers.container import is_within, real_path
+from handlers.container import Container, real_path
 from handlers.errors import ImageFault, InvalidImage
 from handlers.identity import FileIdentity
 from handlers.images import jpeg_stream
@@ -21,7 +22,7 @@ from handlers.images.bmp_header import MAGIC, read_bmp_header
 from handlers.images.png_header import END as PNG_END
 from handlers.images.png_header import read_png_header
 from handlers.images.tiff_header import HEAD_BYTES, Run, TiffHeader, TiffLayout, require_grey
-from handlers.regular_file import NotRegular, open_regular
+from handlers.regular_file import NotContained, NotRegular, open_regular
 
 MOST_BYTES_PER_PIXEL_BYTE = 4
 MOST_EXTRA_BYTES = 1 << 24
@@ -63,12 +64,12 @@ class ImageInfo:
 
 
 @contextmanager
-def open_image(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
+def open_image(path: Path, root: Container | None = None) -> Iterator[BinaryIO]:
     """Open a regular file for reading.
 
     Parameters
     ----------
-    root : real path of the directory that must contain the file after all links are followed; None: any.
+    root : directory that must contain the file after all links are followed; None: any.
 
     Raises
     ------
@@ -78,25 +79,21 @@ def open_image(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
         If it cannot be opened.
     """
     try:
-        descriptor, _ = open_regular(path)
+        descriptor, _ = open_regular(path, root=root)
     except NotRegular as error:
         raise _not_a_file(path) from error
-    try:
-        if root is not None:
-            _require_below(descriptor, path, root)
-    except BaseException:
-        os.close(descriptor)
-        raise
+    except NotContained as error:
+        raise _outside(path, error.root) from error
     with os.fdopen(descriptor, "rb") as file:
         yield file
 
 
-def inspect_image(path: Path, root: Path | None = None, *, mask: bool = False) -> ImageInfo:
+def inspect_image(path: Path, root: Container | None = None, *, mask: bool = False) -> ImageInfo:
     """Return the header of an image that is complete by its length. Decodes nothing.
 
     Parameters
     ----------
-    root : real path of the directory that must contain the file after all links are followed; None: any.
+    root : directory that must contain the file after all links are followed; None: any.
     mask : whether one bit per pixel is allowed, too.
 
     Raises
@@ -130,12 +127,13 @@ class ImageDirectory:
     """A directory whose images are inspected in turn, most by one short read; a context manager.
 
     The directory is opened once. A file that is opened by name below its descriptor, without following links, lies in
-    it; only links need a check of their target. Files of one camera have equal headers: if the length and all bytes
+    it; a link may lead to any file below root. Files of one camera have equal headers: if the length and all bytes
     that determined the header equal those of the file before, its result is reused.
 
     Parameters
     ----------
-    root : real path of the directory that must contain this one after all links are followed; None: any.
+    root : directory that must contain this one and its images after all links are followed; None: this directory may
+        lie anywhere, and its images in it.
 
     Raises
     ------
@@ -143,23 +141,20 @@ class ImageDirectory:
         On entering, if it lies outside root.
     """
 
-    def __init__(self, path: Path, root: Path | None = None) -> None:
+    def __init__(self, path: Path, root: Container | None = None) -> None:
         self._path = path
         self._root = root
-        self._real = path
         self._descriptor: int | None = None
         self._before: tuple[int, bytes, ImageInfo] | None = None
         """Length, bytes that determined the header, and header of the TIFF file before."""
 
     def __enter__(self) -> Self:
-        # If it cannot be opened, the inspection of its images reports that.
-        with suppress(OSError):
-            self._descriptor = os.open(self._path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        if self._descriptor is not None:
-            self._real = Path(real_path(self._descriptor))
-            if self._root is not None and not is_within(self._descriptor, self._root):
-                os.close(self._descriptor)
-                raise _outside(self._path, self._root, str(self._real))
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        try:
+            self._descriptor = self._root.open_beneath(self._path, flags) if self._root else os.open(self._path, flags)
+        except OSError as error:  # the inspection of its images reports all others
+            if error.errno == errno.EXDEV and self._root:
+                raise _outside(self._path, self._root.real) from error
         return self
 
     def __exit__(
@@ -204,7 +199,10 @@ class ImageDirectory:
 
     def _inspect_by_path(self, name: str) -> tuple[ImageInfo, FileIdentity]:
         path = self._path / name
-        with open_image(path, self._real) as file:
+        root = self._root
+        if root is None and self._descriptor is not None:
+            root = Container(self._path, Path(real_path(self._descriptor)))
+        with open_image(path, root) as file:
             found = os.fstat(file.fileno())
             return read_header(file, path), FileIdentity.of(found)
 
@@ -223,13 +221,8 @@ def _not_a_file(path: Path) -> ImageFault:
     return ImageFault(str(path), "is not a regular file", "replace it by the image itself")
 
 
-def _require_below(descriptor: int, path: Path, root: Path) -> None:
-    if not is_within(descriptor, root):
-        raise _outside(path, root, real_path(descriptor))
-
-
-def _outside(path: Path, root: Path, real: str) -> ImageFault:
-    problem = f"lies outside {root}, at {real}, when links are followed"
+def _outside(path: Path, root: Path) -> ImageFault:
+    problem = f"lies outside {root}, at {os.path.realpath(path)}, when links are followed"
     return ImageFault(
         str(path), problem, "put the file itself there; restart temwatch if the watched directory was moved"
     )

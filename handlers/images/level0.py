@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from handlers.container import Container
 from handlers.errors import ImageChanging, ImageFault
 from handlers.identity import FileIdentity
 from handlers.images.decode import read_hashed, read_image, require_size, translate_errors
@@ -28,7 +29,7 @@ class Level0File:
     path: Path
     width: int
     height: int
-    root: Path | None = None
+    root: Container | None = None
     """Directory that must contain the file after all links are followed; None: any."""
     is_mask: bool = False
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from pathlib import Path
 
+from handlers.container import Container
 from handlers.errors import Fault, SettingsFault, WorkerFault, storage_fault
 from handlers.images.decode import read_image
 from handlers.images.level0 import FileLevel0, Level0File, OpenLevel0
@@ -66,7 +66,7 @@ def make_mipmaps(job: MipmapJob) -> MipmapReport:
 
 def open_level0(job: MipmapJob) -> OpenLevel0:
     """Return level 0, whose header was compared with the job. Raises a Fault if it cannot be used."""
-    level0 = _level0_of(job, Level0File(job.level0, job.width, job.height, _real_root(job), job.is_mask))
+    level0 = _level0_of(job, Level0File(job.level0, job.width, job.height, _root_of(job), job.is_mask))
     job.level_bits(level0.bits)  # raises if the format cannot hold them
     return level0
 
@@ -85,12 +85,12 @@ def _level0_of(job: MipmapJob, file: Level0File) -> OpenLevel0:
     return ServedLevel0(file, job.source, job.to_8bit or FULL_RANGE)
 
 
-def _real_root(job: MipmapJob) -> Path | None:
-    """Return the real path of the directory that must contain the image; None: any."""
+def _root_of(job: MipmapJob) -> Container | None:
+    """Return the directory that must contain the image, as this machine resolves it; None: any."""
     if job.root is None:
         return None
     try:
-        return job.root.here().real
+        return job.root.here()
     except OSError as error:
         raise storage_fault(str(job.root.path), "access the watched directory", error) from error
 

@@ -1,5 +1,6 @@
 """A daemon reads and writes only in its configured directories, also if others exchange directories for links."""
 
+import os
 import shutil
 
 from tests.acceptance.rig import Rig, wait_for
@@ -27,3 +28,19 @@ def test_an_acquisition_directory_exchanged_for_a_link_after_ingest_gives_no_lev
     wait_for(lambda: (rig.montage_of(second.metafile) or {}).get("fault"), 60, "the second section has a fault")
     assert "lies outside" in rig.montage_of(second.metafile)["fault"]["problem"]
     assert not [path for path in rig.mipmaps.rglob("*.tif") if path.is_relative_to(rig.mipmaps / f"1{directory}")]
+
+
+def test_links_that_stay_in_the_watch_are_followed(rig: Rig, write):
+    """Relative ones, absolute ones, and a watched directory that is configured as a link."""
+    rig.settings |= {"watch.settle_s": 0.1}
+    (rig.root / "mounted").symlink_to(rig.acquisition)
+    rig.settings["watch.directory"] = str(rig.root / "mounted")
+    rig.start_standin()
+    section = write(1050, specimen_id="s")
+    elsewhere = rig.acquisition / "second disk"
+    elsewhere.mkdir()
+    for number, image in enumerate(section.images):
+        target = image.rename(elsewhere / image.name)
+        image.symlink_to(target if number % 2 else os.path.relpath(target, image.parent))
+    rig.start()
+    rig.wait_until("complete", rig.root / "mounted" / section.metafile.relative_to(rig.acquisition))

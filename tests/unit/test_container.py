@@ -15,7 +15,7 @@ from PIL import Image
 
 from daemon.pipeline.compare_images import _content_unless_same
 from handlers import container
-from handlers.container import Container, Containers, is_within, real_path
+from handlers.container import Container, Containers, real_path
 from handlers.errors import ImageFault
 from handlers.identity import FileIdentity
 from handlers.images.decode import read_hashed
@@ -111,14 +111,105 @@ class TestOpening:
         assert {path.name for path in Path("/proc/self/fd").iterdir()} == before
 
 
-def test_a_file_is_below_a_directory_by_its_real_path(tmp_path: Path) -> None:
-    (tmp_path / "root").mkdir()
-    (tmp_path / "root2").mkdir()
-    for name, expected in (("root/a", True), ("root2/a", False)):
-        (tmp_path / name).write_bytes(b"")
-        with (tmp_path / name).open("rb") as file:
-            assert is_within(file.fileno(), tmp_path / "root") is expected
-            assert is_within(file.fileno(), Path("/"))
+def read(root: Container, path: Path, flags: int = os.O_RDONLY) -> str:
+    """Return the content of a file in a container, or the name of the error."""
+    try:
+        descriptor = root.open_beneath(path, flags)
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    with os.fdopen(descriptor) as file:
+        return file.read()
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Container:
+    """Return a watch with two sections and links of all kinds, beside a private directory."""
+    root = tmp_path / "watch"
+    for name in ("watch/a", "watch/b", "private", "watch2"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "image").write_text(name)
+    links = {
+        "a/relative": "../b/image",
+        "a/absolute": root / "b/image",
+        "a/around": "../../watch/b/image",
+        "a/out": "../../private/image",
+        "a/away": tmp_path / "private/image",
+        "a/beside": tmp_path / "watch2/image",
+        "a/missing": "nothing",
+        "a/circle": "circle",
+        "to_b": "b",
+        "to_b_by_root": root / "b",
+        "to_private": tmp_path / "private",
+    }
+    for name, target in links.items():
+        (root / name).symlink_to(target)
+    return Container.of(root)
+
+
+@pytest.mark.usefixtures("way")
+class TestReadingBeneath:
+    @pytest.mark.parametrize(
+        ("name", "found"),
+        [
+            ("a/image", "watch/a"),
+            ("a/relative", "watch/b"),
+            ("a/absolute", "watch/b"),
+            ("a/around", "watch/b"),
+            ("to_b/image", "watch/b"),
+            ("to_b_by_root/image", "watch/b"),
+            ("a/../b/image", "watch/b"),
+            ("a/out", "EXDEV"),
+            ("a/away", "EXDEV"),
+            ("a/beside", "EXDEV"),
+            ("to_private/image", "EXDEV"),
+            ("../private/image", "EXDEV"),
+            ("../watch2/image", "EXDEV"),
+            ("a/missing", "ENOENT"),
+            ("a/nothing", "ENOENT"),
+            ("a/image/x", "ENOTDIR"),
+        ],
+    )
+    def test_what_stays_in_the_directory_is_opened_by_its_path_or_by_links(
+        self, watch: Container, name: str, found: str
+    ) -> None:
+        assert read(watch, watch.path / name) == found
+
+    def test_a_circle_of_links_is_refused(self, watch: Container) -> None:
+        assert read(watch, watch.path / "a/circle") in ("ELOOP", "EXDEV")
+
+    @pytest.mark.parametrize(
+        ("name", "found"), [("to_b/image", "watch/b"), ("to_private/image", "EXDEV"), ("a/relative", "ELOOP")]
+    )
+    def test_the_last_part_may_be_excluded_from_links(self, watch: Container, name: str, found: str) -> None:
+        assert read(watch, watch.path / name, os.O_RDONLY | os.O_NOFOLLOW) == found
+
+    def test_a_path_that_reaches_the_directory_by_a_link_elsewhere_is_opened(
+        self, watch: Container, tmp_path: Path
+    ) -> None:
+        (tmp_path / "mounted").symlink_to("watch")
+        configured = Container.of(tmp_path / "mounted")
+        for root, path in ((configured, configured.path), (configured, watch.path), (watch, configured.path)):
+            assert read(root, path / "a/image") == "watch/a"
+            assert read(root, path / "a/out") == "EXDEV"
+
+    def test_the_directory_itself_is_opened(self, watch: Container) -> None:
+        descriptor = watch.open_beneath(watch.path, os.O_PATH | os.O_DIRECTORY)
+        try:
+            assert real_path(descriptor) == str(watch.path)
+        finally:
+            os.close(descriptor)
+
+    def test_a_directory_that_became_a_link_contains_nothing(self, watch: Container, tmp_path: Path) -> None:
+        watch.path.rename(tmp_path / "watch3")
+        assert read(watch, watch.path / "a/image") == "ENOENT"
+        watch.path.symlink_to(tmp_path / "watch3")
+        assert read(watch, watch.path / "a/image") == "EXDEV"
+
+    def test_no_descriptor_stays_open(self, watch: Container) -> None:
+        before = {path.name for path in Path("/proc/self/fd").iterdir()}
+        for name in ("a/image", "a/absolute", "a/out", "a/missing", "a/image/x", "../private/image"):
+            read(watch, watch.path / name)
+        assert {path.name for path in Path("/proc/self/fd").iterdir()} == before
 
 
 def test_a_directory_is_resolved_once(tmp_path: Path) -> None:
@@ -152,20 +243,20 @@ def test_another_machine_resolves_a_directory_by_its_own_links(tmp_path: Path) -
 READS = 1_000
 
 
-def by_header(section: Path, root: Path) -> object:
+def by_header(section: Path, root: Container) -> object:
     with ImageDirectory(section, root) as images:
         return images.inspect("a.tif")[0].width
 
 
-def by_worker(section: Path, root: Path) -> object:
+def by_worker(section: Path, root: Container) -> object:
     return read_hashed(section / "a.tif", INSIDE, INSIDE, root=root)[0].shape[0]
 
 
-def by_metafile_reader(section: Path, root: Path) -> object:
+def by_metafile_reader(section: Path, root: Container) -> object:
     return INSIDE if read_regular(section / "a.tif", 2**20, root=root)[0] == tiff(INSIDE) else OUTSIDE
 
 
-def by_later_check(section: Path, root: Path) -> object:
+def by_later_check(section: Path, root: Container) -> object:
     before = FileContent(FileIdentity(0, 0, 0, 0), b"")
     found = _content_unless_same(section / "a.tif", before, root)
     return INSIDE if found is not None and found.identity.size == len(tiff(INSIDE)) else OUTSIDE
@@ -180,10 +271,11 @@ def tiff(side: int) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("read", [by_header, by_worker, by_metafile_reader, by_later_check])
 @pytest.mark.parametrize("exchanged", ["directory", "file"])
 def test_a_link_that_is_exchanged_while_images_are_opened_never_gives_a_file_from_outside(
-    tmp_path: Path, read: Callable[[Path, Path], object], exchanged: str
+    tmp_path: Path, read: Callable[[Path, Container], object], exchanged: str
 ) -> None:
     root = tmp_path / "watch"
     for directory, side in ((root / "section", INSIDE), (root / "real", INSIDE), (tmp_path / "private", OUTSIDE)):
@@ -196,11 +288,12 @@ def test_a_link_that_is_exchanged_while_images_are_opened_never_gives_a_file_fro
         (place / "a.tif").rename(place / "b.tif")
         place, good, bad = place / "a.tif", place / "b.tif", bad / "a.tif"
     place.symlink_to(good)
+    container_of_root = Container.of(root)
     end = threading.Event()
 
     def exchange() -> None:
         while not end.is_set():
-            for target in (bad, good):
+            for target in (bad, good, os.path.relpath(bad, place.parent), os.path.relpath(good, place.parent)):
                 (root / "new").symlink_to(target)
                 (root / "new").replace(place)
 
@@ -211,7 +304,7 @@ def test_a_link_that_is_exchanged_while_images_are_opened_never_gives_a_file_fro
     try:
         while (seen.total() < READS or len(seen) < 2) and time.monotonic() < deadline:
             try:
-                seen[read(root / "section", root)] += 1
+                seen[read(root / "section", container_of_root)] += 1
             except (ImageFault, NotContained):
                 seen["refused"] += 1
     finally:

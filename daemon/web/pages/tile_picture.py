@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from handlers.container import Container
 from handlers.errors import ImagesMissing
 from handlers.images.decode import read_image
 from handlers.images.reduction import level_size
@@ -43,7 +44,7 @@ def tile_png(tile: Level0, plan: MipmapPlan, size: int) -> bytes:
         If the level is missing, or is not an image of its size.
     """
     level, path = level_for(tile, plan, size)
-    root = Path(os.path.realpath(plan.output_dir))
+    root = Container(plan.output_dir, Path(os.path.realpath(plan.output_dir)))
     pixels, _ = read_image(path, *level_size(tile.width, tile.height, level), root=root)
     picture = Image.fromarray(pixels if pixels.dtype.itemsize == 1 else (pixels >> 8).astype("uint8"))
     picture.thumbnail((size, size), Image.Resampling.BOX)

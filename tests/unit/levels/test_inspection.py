@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from handlers.container import Container
 from handlers.errors import (
     ImageFault,
     ImagesMissing,
@@ -30,9 +31,9 @@ class TestVerifying:
 
 def test_an_inspection_reads_little_and_reports_the_header(tmp_path: Path) -> None:
     file = save(tmp_path / "a.tif", texture(np.uint16, 3000, 2000))
-    inspect_image(file, tmp_path)  # what the first one imports is not counted
+    inspect_image(file, Container.of(tmp_path))  # what the first one imports is not counted
     before = _bytes_read()
-    info = inspect_image(file, tmp_path)
+    info = inspect_image(file, Container.of(tmp_path))
     assert _bytes_read() - before < 100_000
     assert (info.width, info.height, info.bits, info.mode) == (3000, 2000, 16, "I;16")
     assert (info.format, info.file_bytes, info.has_more_pages) == ("tif", file.stat().st_size, False)
