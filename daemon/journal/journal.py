@@ -202,12 +202,19 @@ class Journal(JournalQueries):
         """
         return await self.write(lambda connection: retries.replay(connection, montage_id, step, self._clock(), user))
 
-    async def dismiss(self, montage_id: int, reason: str, user: str | None = None) -> Montage | None:
-        """Return the FAILED montage after an operator dismissed it; None, and nothing changes, if it is not FAILED.
+    async def dismiss(
+        self,
+        montage_id: int,
+        reason: str,
+        user: str | None = None,
+        state: MontageState = MontageState.FAILED,
+    ) -> Montage | None:
+        """Return the montage after an operator dismissed it; None, and nothing changes, if it is not in this state.
 
         It is not retried by itself any more. A replay undoes the dismissal.
         """
-        return await self.write(lambda connection: retries.dismiss(connection, montage_id, reason, self._clock(), user))
+        now = self._clock()
+        return await self.write(lambda connection: retries.dismiss(connection, montage_id, reason, now, user, state))
 
     async def record_trend(self, montage_id: int, trend: Trend) -> None:
         """Record the medians of a section's numbers, for the trends of its microscope."""

@@ -62,11 +62,11 @@ def retry(connection: Connection, montage_id: int, because: str, now: float) -> 
 
 
 def dismiss(
-    connection: Connection, montage_id: int, reason: str, now: float, user: str | None = None
+    connection: Connection, montage_id: int, reason: str, now: float, user: str | None, state: MontageState
 ) -> Montage | None:
-    """Return the FAILED montage after it was dismissed; None if it is not FAILED."""
+    """Return the montage after it was dismissed; None if it is not in this state."""
     montage = find(connection, BY_ID, (montage_id,))
-    if montage is None or montage.state is not MontageState.FAILED:
+    if montage is None or montage.state is not state:
         return None
     (fault,) = connection.execute("SELECT fault FROM montages WHERE id = ?", (montage_id,)).fetchone()
     record(connection, montage_id, Event.DISMISSED, now, {"reason": reason, **_by(user)})

@@ -32,6 +32,7 @@ _CRASHED_ATTEMPTS = "SELECT montage_id FROM attempts WHERE ended_at IS NULL"
 _HAS_READ_IMAGES = frozenset(
     {MontageState.MIPMAPPED, MontageState.APPLIED, MontageState.COMPLETE, MontageState.FAILED, MontageState.DISMISSED}
 )
+_RELEASES_TILES = frozenset({MontageState.SUPERSEDED, MontageState.NOTICED, MontageState.DISMISSED})
 UNFINISHED_STATES = ", ".join(f"'{state}'" for state in sorted(UNFINISHED))
 
 
@@ -141,6 +142,7 @@ def record(connection: Connection, montage_id: int, event: Event, now: float, de
         _clear_digest(connection, before)
     if state in (MontageState.SUPERSEDED, MontageState.NOTICED):
         connection.execute("DELETE FROM quality WHERE montage_id = ?", (montage_id,))
+    if state in _RELEASES_TILES:
         connection.execute(_RELEASE_WAITING, (path_to_uri(before.metafile),))
     # A replay makes all mipmaps again, unless it starts at a later step.
     if state is MontageState.MIPMAPPED or (event is Event.REPLAYED and detail.get("from") != Step.APPLY):
@@ -158,8 +160,8 @@ def record(connection: Connection, montage_id: int, event: Event, now: float, de
 
 
 def _failed_in(before: Montage, state: MontageState) -> MontageState | None:
-    if state is MontageState.DISMISSED:
-        return before.failed_in
+    if state is MontageState.DISMISSED:  # one that was COMPLETE owns its tiles until it is superseded
+        return before.failed_in or before.state
     return before.state if state is MontageState.FAILED else None
 
 

@@ -7,6 +7,7 @@
        MIPMAPPED -> INGESTED                                              (mipmap files are missing)
        APPLIED -> MIPMAPPED                                               (tiles are missing from a stack)
        FAILED -> DISMISSED                                                (an operator expects no more of it)
+       COMPLETE -> DISMISSED                              (its metafile is gone, and another one may replace its tiles)
        FAILED, DISMISSED, COMPLETE, SUPERSEDED -> SETTLED, INGESTED or MIPMAPPED   (replayed; NOTICED if never settled)
        FAILED, DISMISSED, IGNORED, SUPERSEDED -> NOTICED                  (renoticed: the metafile is read again)
        NOTICED -> INGESTED, MIPMAPPED, APPLIED or COMPLETE                (rebuilt: as stacks and files prove)
@@ -36,7 +37,8 @@ class MontageState(StrEnum):
     FAILED = "failed"
     """Waits for an operator, or until the file that caused the failure changes."""
     DISMISSED = "dismissed"
-    """It failed, and an operator decided that nothing is to be done."""
+    """It failed, and an operator decided that nothing is to be done; or its metafile is gone, and its tiles may be
+    replaced."""
     SUPERSEDED = "superseded"
     """The path holds another content now, or the metafile was moved or removed."""
     IGNORED = "ignored"
@@ -56,7 +58,7 @@ class Event(StrEnum):
     IGNORED = "ignored"
     SUPERSEDED = "superseded"
     DISMISSED = "dismissed"
-    """An operator dismissed a FAILED montage; the detail holds the reason."""
+    """An operator dismissed a FAILED montage, or a COMPLETE one without its metafile; the detail holds the reason."""
     REPLAYED = "replayed"
     """An operator asked to repeat steps; the detail holds the state to start from."""
     REBUILT = "rebuilt"
@@ -123,6 +125,7 @@ _TABLE: Mapping[tuple[MontageState, Event], MontageState] = {
     (_S.APPLIED, _E.TILES_LOST): _S.MIPMAPPED,
     (_S.APPLIED, _E.COMPLETED): _S.COMPLETE,
     (_S.FAILED, _E.DISMISSED): _S.DISMISSED,
+    (_S.COMPLETE, _E.DISMISSED): _S.DISMISSED,
     **{(state, _E.RENOTICED): _S.NOTICED for state in (_S.FAILED, _S.DISMISSED, _S.IGNORED, _S.SUPERSEDED)},
     **{(state, _E.FAILED): _S.FAILED for state in UNFINISHED},
     **{(state, _E.SUPERSEDED): _S.SUPERSEDED for state in _S if state is not _S.SUPERSEDED},
@@ -202,6 +205,6 @@ def replay_start(state: MontageState, failed_in: MontageState | None, step: Step
     """
     wanted = START_OF_STEP[step]
     has_failed = state in (MontageState.FAILED, MontageState.DISMISSED)
-    if has_failed and failed_in is not None and _ORDER.index(failed_in) < _ORDER.index(wanted):
+    if has_failed and failed_in in UNFINISHED and _ORDER.index(failed_in) < _ORDER.index(wanted):
         return failed_in
     return wanted

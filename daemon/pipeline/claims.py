@@ -1,7 +1,8 @@
 """Claims on tiles: whether the metafile of another montage is still present and holds the content of that montage.
 
 A tile belongs to one montage of a stack. If two metafiles name a tile, the montage that settled first owns it until
-its metafile is removed, is moved, or holds another content.
+its metafile is moved, or, before its tiles are applied, is removed or holds another content. A finished montage owns
+its tiles without its metafile, too: raw data are archived.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from daemon.montages.records import Montage, Namesake, Rival, StaleInspection
-from daemon.montages.states import HAS_SETTLED
+from daemon.montages.states import HAS_SETTLED, MontageState
 from daemon.pipeline.settle import Ignored, NotYet
 from daemon.system.threads import answers_within
 from handlers.acquisition.arrival import metafile_content
@@ -22,6 +23,8 @@ from handlers.acquisition.presence import Present, evidence_of, look_at
 from handlers.errors import Evidence, MetafileFault, StorageFault, storage_fault
 from handlers.text import excerpt
 
+NEEDS_NO_METAFILE = frozenset({MontageState.APPLIED, MontageState.COMPLETE})
+"""States of montages that own their tiles although their metafile has gone."""
 RIVAL_PAUSE_S = 10.0
 """Pause before a metafile is inspected again whose rival belongs to a watch that cannot be accessed."""
 
@@ -77,7 +80,7 @@ class Claims:
             return NotYet(reason, RIVAL_PAUSE_S) if rival.shared else None
         async with answers_within(other.metafile):
             found = await asyncio.to_thread(find, other, montage.metafile)
-        if found.claim is Claim.GONE or (rival.shared and found.claim is Claim.REPLACED):
+        if is_over(rival, found.claim, digest):
             return why_ended(found.claim, other, montage.metafile, digest)
         if found.claim is Claim.SAME_FILE and (other.failed_in or other.state) in HAS_SETTLED:
             return Ignored(f"it is {other.metafile} under another path", found.evidence)
@@ -86,7 +89,7 @@ class Claims:
         if is_later_take(other.metafile, montage.metafile):
             return Ignored(f"imaged again: {other.metafile}", found.evidence)
         if rival.shared:
-            raise owned_fault(rival, montage.metafile, found.evidence)
+            raise owned_fault(rival, montage.metafile, found, is_copy=other.digest == digest)
         return None
 
     async def present(self, montage: Montage) -> Claim | None:
@@ -151,6 +154,20 @@ def _claim_of_content(rival: Montage) -> Claim:
     return Claim.STANDS if hashlib.sha256(content).hexdigest() == rival.digest else Claim.REPLACED
 
 
+def is_over(rival: Rival, claim: Claim, digest: str) -> bool:
+    """Whether a rival ends because its path does not hold its metafile any more.
+
+    Parameters
+    ----------
+    digest : content of the settling metafile: the same if the rival's metafile was moved.
+    """
+    owner = rival.montage
+    if not rival.shared:
+        return claim is Claim.GONE
+    is_kept = owner.state in NEEDS_NO_METAFILE and owner.digest != digest
+    return claim in (Claim.GONE, Claim.REPLACED) and not is_kept
+
+
 def why_ended(claim: Claim, rival: Montage, metafile: Path, digest: str) -> str:
     """Return why a rival is superseded by the montage of another metafile."""
     if claim is Claim.GONE and rival.digest in (None, digest):
@@ -159,15 +176,23 @@ def why_ended(claim: Claim, rival: Montage, metafile: Path, digest: str) -> str:
     return f"its metafile {found}, and {metafile} names its images"
 
 
-def owned_fault(rival: Rival, metafile: Path, evidence: Evidence) -> MetafileFault:
-    """Return the fault of a metafile that names tiles of a montage whose claim stands."""
+def owned_fault(rival: Rival, metafile: Path, found: Finding, *, is_copy: bool) -> MetafileFault:
+    """Return the fault of a metafile that names tiles which another montage owns."""
     owner = rival.montage
-    return MetafileFault(
-        str(metafile),
+    problem = (
         f"shares tiles with {owner.metafile} in {owner.raw_stack} at z {owner.z:g} "
-        f"({len(rival.shared)}, such as {rival.shared[0]}): a tile belongs to one montage of a stack",
-        f"remove one of the two metafiles; when {owner.metafile} is removed, this one is retried by itself",
-    ).with_evidence(evidence)
+        f"({len(rival.shared)}, such as {rival.shared[0]}): a tile belongs to one montage of a stack"
+    )
+    release = f'`temwatch dismiss {owner.id} --reason "..."`'
+    if found.claim in (Claim.GONE, Claim.REPLACED):
+        is_now = "is gone" if found.claim is Claim.GONE else "holds another content now"
+        problem += f"; {owner.metafile} {is_now}, but its montage {owner.id} is {owner.state}"
+        hint = f"remove this metafile; if it is to replace that montage: {release}, then it is retried by itself"
+    elif owner.state in NEEDS_NO_METAFILE and not is_copy:
+        hint = f"remove this metafile; if it is to replace {owner.metafile}: remove that one, then {release}"
+    else:
+        hint = f"remove one of the two metafiles; when {owner.metafile} is removed, this one is retried by itself"
+    return MetafileFault(str(metafile), problem, hint).with_evidence(found.evidence)
 
 
 def namesake_fault(namesake: Namesake, metafile: Path) -> MetafileFault:

@@ -1,11 +1,20 @@
-"""Dismiss FAILED montages: an operator decided that nothing is to be done."""
+"""Dismiss montages: an operator decided that nothing is to be done.
 
+A FAILED montage, or a COMPLETE one whose metafile has gone: another metafile may then replace its tiles.
+"""
+
+import asyncio
 from typing import Annotated, Any
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from daemon.journal.journal import Journal
+from daemon.montages.records import Montage
+from daemon.montages.states import MontageState
+from daemon.pipeline.claims import Claim, claim_of
+from daemon.system.threads import answers_within
+from handlers.errors import StorageFault
 
 log = structlog.get_logger()
 
@@ -25,7 +34,7 @@ class DismissRequest(BaseModel):
 
 
 async def dismiss(journal: Journal, request: DismissRequest, user: str | None = None) -> list[dict[str, Any]]:
-    """Dismiss each FAILED montage of the request; return the outcome of each montage as JSON.
+    """Dismiss each montage of the request that may be; return the outcome of each montage as JSON.
 
     Parameters
     ----------
@@ -33,22 +42,33 @@ async def dismiss(journal: Journal, request: DismissRequest, user: str | None = 
     """
     outcomes = []
     for montage_id in dict.fromkeys(request.ids):
-        montage = await journal.dismiss(montage_id, request.reason, user)
-        is_dismissed = montage is not None
-        montage = montage or await journal.montage(montage_id)
-        if is_dismissed and montage is not None:
-            log.info(
-                "montage.dismissed",
-                montage=montage.id,
-                metafile=str(montage.metafile),
-                reason=request.reason,
-                **({"by": user} if user else {}),
-            )
+        montage = await journal.montage(montage_id)
+        note = "no such montage" if montage is None else await _refusal(montage)
+        if montage is not None and not note:
+            if await journal.dismiss(montage_id, request.reason, user, montage.state) is None:
+                note = "it changed meanwhile; try again"
+            else:
+                log.info(
+                    "montage.dismissed",
+                    montage=montage.id,
+                    metafile=str(montage.metafile),
+                    reason=request.reason,
+                    **({"by": user} if user else {}),
+                )
         metafile = str(montage.metafile) if montage else None
-        note = "" if is_dismissed else _refusal(str(montage.state) if montage else None)
-        outcomes.append({"id": montage_id, "metafile": metafile, "dismissed": is_dismissed, "note": note})
+        outcomes.append({"id": montage_id, "metafile": metafile, "dismissed": not note, "note": note})
     return outcomes
 
 
-def _refusal(state: str | None) -> str:
-    return "no such montage" if state is None else f"is {state}; only a FAILED montage can be dismissed"
+async def _refusal(montage: Montage) -> str:
+    """Return why a montage cannot be dismissed; empty if it can be."""
+    if montage.state is MontageState.FAILED:
+        return ""
+    if montage.state is not MontageState.COMPLETE:
+        return f"is {montage.state}; only a FAILED montage, or a COMPLETE one without its metafile, can be dismissed"
+    try:
+        async with answers_within(montage.metafile):
+            claim = await asyncio.to_thread(claim_of, montage)
+    except StorageFault as fault:
+        return f"is complete, and its metafile cannot be looked for: {fault}"
+    return "is complete, and its metafile is there; remove that first" if claim is Claim.STANDS else ""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from daemon.montages.states import MontageState
+from daemon.pipeline.dismissal import DismissRequest, dismiss
 from tests.integration.small_world import ARRIVAL_TIMEOUT_S, AWAITED, BAD, LENS_SET, MIPS, RAW, World, ids_of, text_of
 
 
@@ -179,23 +180,89 @@ async def test_a_refused_metafile_is_retried_when_its_rival_cannot_settle_again(
     assert str(second) in str((await world.at(first))[0].fault)
 
 
-@pytest.mark.parametrize("how", ["deleted", "rewritten", "moved away"])
-async def test_a_refused_metafile_is_retried_when_its_rival_names_the_images_no_more(world, how):
+async def test_a_refused_metafile_is_retried_when_its_rival_names_the_images_no_more(world):
     world.write(world.path("a"), text_of("t1 t2"))
     await world.work()
     world.write(world.path("b"), text_of("t1 t3"))
     await world.rest()
     assert await world.states() == {"a": "complete", "b": "failed"}
-    if how == "deleted":
-        world.remove("a")
-    elif how == "rewritten":
-        world.write(world.path("a"), text_of("t2"))
-    else:
-        world.move("a", "../a")
+    world.write(world.path("a"), text_of("t2"))
     await world.rest()
-    assert (await world.states())["b"] == "complete"
-    assert (await world.states())["a"] == ("complete" if how == "rewritten" else "superseded")
-    assert tiles_in(world) == ({"t1", "t2", "t3"} if how == "rewritten" else {"t1", "t3"})
+    assert await world.states() == {"a": "complete", "b": "complete"}
+    assert tiles_in(world) == {"t1", "t2", "t3"}
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved away", "invalid"])
+@pytest.mark.parametrize("order", ["before", "after"])
+async def test_a_complete_montage_whose_metafile_is_archived_keeps_its_tiles_until_it_is_dismissed(world, how, order):
+    def archive() -> None:
+        if how == "invalid":
+            world.write(world.path("a"), BAD)
+        elif how == "deleted":
+            world.remove("a")
+        else:
+            world.move("a", "../a")
+
+    world.write(world.path("a"), text_of("t1 t2"))
+    await world.work()
+    if order == "before":
+        archive()
+        await world.rest()
+    world.write(world.path("b"), text_of("t1 t3"))
+    await world.rest()
+    if order == "after":
+        archive()
+        await world.rest()
+    (refused,) = await world.at(world.path("b"))
+    owner = (await world.at(world.path("a")))[0]
+    assert (owner.state, refused.state) == (MontageState.COMPLETE, MontageState.FAILED)
+    for words in (str(world.path("a")), str(world.path("b")), "t1", "gone" if how != "invalid" else "another content"):
+        assert words in str(refused.fault)
+    assert f"temwatch dismiss {owner.id}" in refused.fault.hint
+    assert world.stacks[RAW] == dict.fromkeys(ids_of(text_of("t1 t2")), str(world.path("a")))
+    await world.restart()
+    await world.rest()
+    assert (await world.at(world.path("b")))[0].state is MontageState.FAILED
+    (outcome,) = await dismiss(world.journal, DismissRequest(ids=(owner.id,), reason="imaged again"))
+    assert outcome["dismissed"], outcome
+    await world.rest()
+    assert (await world.at(world.path("b")))[0].state is MontageState.COMPLETE
+    assert (await world.journal.montage(owner.id)).state is MontageState.SUPERSEDED
+    assert tiles_in(world, RAW) == tiles_in(world) == {"t1", "t3"}
+
+
+async def test_a_complete_montage_cannot_be_dismissed_while_its_metafile_is_there(world):
+    world.write(world.path("a"), text_of("t1 t2"))
+    await world.rest()
+    (owner,) = await world.at(world.path("a"))
+    (outcome,) = await dismiss(world.journal, DismissRequest(ids=(owner.id,), reason="imaged again"))
+    assert (outcome["dismissed"], "its metafile is there" in outcome["note"]) == (False, True)
+    assert await world.states() == {"a": "complete"}
+
+
+async def test_a_dismissed_montage_keeps_its_tiles_from_those_that_do_not_name_them(world):
+    world.write(world.path("a"), text_of("t1 t2"))
+    await world.rest()
+    (owner,) = await world.at(world.path("a"))
+    world.remove("a")
+    await dismiss(world.journal, DismissRequest(ids=(owner.id,), reason="archived"))
+    world.write(world.path("b"), text_of("t3"))
+    await world.rest()
+    assert await world.states() == {"a": "dismissed", "b": "complete"}
+    assert tiles_in(world) == {"t1", "t2", "t3"}
+
+
+async def test_a_montage_that_is_not_finished_gives_its_tiles_up_when_its_metafile_is_deleted(world):
+    world.image.touch()
+    world.write(world.path("a"), text_of("t1", note=AWAITED))
+    world.broken.add(str(world.path("a")))
+    await world.work()
+    world.write(world.path("b"), text_of("t1"))
+    await world.work()
+    assert await world.states() == {"a": "failed", "b": "failed"}
+    world.remove("a")
+    await world.rest()
+    assert await world.states() == {"a": "superseded", "b": "complete"}
 
 
 @pytest.mark.parametrize("how", ["refused", "ignored"])

@@ -258,7 +258,9 @@ async def test_failed_montages_are_dismissed_and_others_are_refused(face):
         (99, False, "no such montage"),
     ]
     _, body = await dismiss(face, {"ids": [montage_id], "reason": "again"})
-    assert body["montages"][0]["note"] == "is dismissed; only a FAILED montage can be dismissed"
+    assert body["montages"][0]["note"] == (
+        "is dismissed; only a FAILED montage, or a COMPLETE one without its metafile, can be dismissed"
+    )
     montage = await face.journal.montage(montage_id)
     assert (montage.state, montage.waiting_for) == (MontageState.DISMISSED, "deleted on purpose")
 

@@ -90,7 +90,10 @@ def _why_untrue(scenario: "Scenario", row: Row, path: Path, rows: list[Row]) -> 
     images = [path.parent / tile.img_path for tile in metafile.tiles]
     if "a tile belongs to one montage of a stack" in problem:
         holders = [other for other in rows if str(other.metafile) in problem and other.metafile != path]
-        stands = any(other.state != "superseded" and other.metafile.exists() for other in holders)
+        stands = any(
+            other.state in ("complete", "applied") or (other.state != "superseded" and other.metafile.exists())
+            for other in holders
+        )
         return "" if stands else "no other montage owns its tiles"
     if kind == "ImagesMissing":
         return "" if any(not image.exists() for image in images) else "all images are present"

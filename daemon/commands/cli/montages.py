@@ -183,9 +183,10 @@ def dismiss(ids: tuple[int, ...], reason: str, config_path: Path | None) -> None
     """Dismiss FAILED montages, for example of metafiles that were deleted on purpose.
 
     A dismissed montage does not count as failed and is not retried; `temwatch replay PATH` undoes it. `temwatch status`
-    shows the ids.
+    shows the ids. A COMPLETE montage whose metafile is gone can be dismissed, too: a metafile in another directory that
+    names its tiles, and was refused, then replaces it.
 
-    Exit code: 0 all are dismissed, 1 some are not FAILED.
+    Exit code: 0 all are dismissed, 1 some cannot be.
     """
     from daemon.commands.dismiss import dismiss as work
     from daemon.commands.dismiss import request_for

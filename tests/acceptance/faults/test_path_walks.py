@@ -304,10 +304,10 @@ class PathWalk(RuleBasedStateMachine):
 
     async def _is_refused(self, path: Path, text: str, fault: str) -> bool:
         holder = Path(fault.split("shares tiles with ")[1].split(" in ")[0])
-        if not holder.exists():
-            return False
-        digest = hashlib.sha256(holder.read_bytes()).hexdigest()
-        held = [row for row in await self.world.at(holder) if holds(row) and row.digest == digest]
+        digest = hashlib.sha256(holder.read_bytes()).hexdigest() if holder.exists() else None
+        finished = (MontageState.APPLIED, MontageState.COMPLETE)
+        rows = [row for row in await self.world.at(holder) if holds(row)]
+        held = [row for row in rows if row.digest == digest or row.state in finished]
         return any([await self.world.journal.tile_ids(row.id) & ids_of(text) for row in held])
 
     async def _check_stack(self, stack: str, rows: list[Montage], summary: str) -> None:
