@@ -4,6 +4,8 @@ TEMWATCH_ACCEPTANCE_URL names a real render-ws to be used in place of the stand-
 project of its own there and deletes its stacks. Tests that control or end the stand-in are skipped and say so.
 
 TEMWATCH_ACCEPTANCE_NGINX=1 puts a real nginx between each rig's daemon and render-ws (tests/nginx.py).
+
+TEMWATCH_ACCEPTANCE_COLD=1 starts every process by its command line (tests/acceptance/warm.py), as `make faults` does.
 """
 
 import contextlib
@@ -27,6 +29,7 @@ from PIL import Image
 
 from handlers.images.reduction import level_size
 from handlers.uris import uri_to_path
+from tests.acceptance import warm
 from tests.nginx import Nginx
 
 REAL_URL = os.environ.get("TEMWATCH_ACCEPTANCE_URL", "").rstrip("/")
@@ -34,16 +37,18 @@ SEES_FILES = os.environ.get("TEMWATCH_ACCEPTANCE_SEES_FILES", "") == "1"
 """Whether the real render-ws sees the files of the tests under the same paths (see pytest's --basetemp)."""
 OWNER, PROJECT = ("temwatch", f"acceptance_{uuid.uuid4().hex}") if REAL_URL else ("em", "test")
 THROUGH_NGINX = os.environ.get("TEMWATCH_ACCEPTANCE_NGINX", "") == "1"
+IS_WARM = os.environ.get("TEMWATCH_ACCEPTANCE_COLD", "") != "1"
 UNFINISHED = ("noticed", "settled", "ingested", "mipmapped", "applied")
 
 
 def wait_for(condition: Callable[[], Any], timeout_s: float = 60.0, what: str | Callable[[], str] = "") -> Any:
     """Return the condition's first true value; fail with `what` after the time-out."""
-    deadline = time.monotonic() + timeout_s
+    deadline, pause_s = time.monotonic() + timeout_s, 0.05
     while time.monotonic() < deadline:
         if value := condition():
             return value
-        time.sleep(0.05)
+        time.sleep(pause_s)
+        pause_s = min(1.1 * pause_s, 0.15)
     raise AssertionError(f"not within {timeout_s:g} s: {what() if callable(what) else what or condition}")
 
 
@@ -69,6 +74,8 @@ def temwatch(
     *arguments: str, timeout_s: float = 100, prefix: tuple[str, ...] = (), **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """Run the command as a user types it, and capture its output."""
+    if IS_WARM and not prefix and options.keys() <= {"cwd"}:
+        return warm.run(arguments, timeout_s, **options)
     command = [*prefix, sys.executable, "-m", "daemon", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, **options)
 
@@ -83,11 +90,28 @@ def command_lines() -> list[str]:
 
 
 class Program:
-    """A Python module as a process, its output in a file."""
+    """A Python module as a process, its output in a file.
 
-    def __init__(self, log: Path, *arguments: str, prefix: tuple[str, ...] = (), env: dict[str, str] | None = None):
+    Parameters
+    ----------
+    is_warm : whether `daemon` is forked from a process that has imported it.
+    """
+
+    def __init__(
+        self,
+        log: Path,
+        *arguments: str,
+        prefix: tuple[str, ...] = (),
+        env: dict[str, str] | None = None,
+        is_warm: bool = False,
+    ):
         self.log = log
+        self.process: subprocess.Popen[bytes] | warm.WarmProcess
         with log.open("ab") as file:
+            if is_warm and IS_WARM and not prefix and env is None:
+                assert arguments[0] == "daemon", arguments
+                self.process = warm.start(arguments[1:], file, file)
+                return
             self.process = subprocess.Popen(
                 [*prefix, sys.executable, "-m", *arguments],
                 stdout=file,
@@ -134,7 +158,7 @@ class Standins:
                 # Emptied here, not when it was given back: the last daemon may have left a request under way.
                 assert fetch(control_url(url, "state"), method="DELETE") is not None, f"no stand-in answers at {url}"
                 return program, url
-        program = Program(self._directory / f"{len(self._urls)}.log", "daemon", "standin", "--port", "0")
+        program = Program(self._directory / f"{len(self._urls)}.log", "daemon", "standin", "--port", "0", is_warm=True)
         self._urls[program] = url_said_in(program, 0)
         return program, self._urls[program]
 
@@ -214,6 +238,8 @@ class Rig:
     url: str = ""
     standins: Standins | None = None
     """Source of a stand-in without options; None starts one for this rig alone."""
+    is_warm: bool = True
+    """Whether daemon and stand-in are forked from a process that has imported them."""
     is_behind_nginx: bool = False
     """Whether the daemon reaches render-ws through a real nginx. Tests and their controls reach it directly."""
     nginx: Nginx | None = None
@@ -237,7 +263,7 @@ class Rig:
             return
         log = self.root / "standin.log"
         known = len(log.read_text().splitlines()) if log.exists() else 0
-        self.standin = Program(log, "daemon", "standin", "--port", str(port), *arguments)
+        self.standin = Program(log, "daemon", "standin", "--port", str(port), *arguments, is_warm=self.is_warm)
         self.render_url = url_said_in(self.standin, known)
 
     def put_nginx_in_front(self) -> None:
@@ -263,7 +289,7 @@ class Rig:
         config = self.config()
         log = self.root / f"{self.name}.log"
         known = len(log.read_text().splitlines()) if log.exists() else 0
-        self.daemon = Program(log, "daemon", "run", "--config", str(config), prefix=self.prefix)
+        self.daemon = Program(log, "daemon", "run", "--config", str(config), prefix=self.prefix, is_warm=self.is_warm)
         self.url = wait_for(lambda: self._ready_url(known), 60, f"daemon.ready in {log}")
 
     def _ready_url(self, known: int) -> str | None:

@@ -1,11 +1,16 @@
-"""The rig with a render-ws that it did not start, named by TEMWATCH_ACCEPTANCE_URL."""
+"""The rig: with a render-ws that it did not start, and with processes that are forked."""
 
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance import rig as rig_module
+from tests.acceptance import warm
 from tests.acceptance.rig import REAL_URL, Program, Rig, Standins, fetch, verify_levels
 
 
@@ -69,3 +74,53 @@ def test_a_stand_in_is_emptied_for_the_next_test_though_the_last_one_used_anothe
     standins.give_back(program)
     assert url == served
     assert fetch(f"{url}/owner/em/stackIds") == []
+
+
+def state_of(daemon: Program) -> dict[str, object]:
+    """What a process has of the kernel; the targets of its descriptors without their numbers."""
+    place = Path(f"/proc/{daemon.process.pid}")
+    status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines() if ":" in line)
+    stat = (place / "stat").read_text().rpartition(")")[2].split()
+    files = [re.sub(r"\[\d+\]|[^/]*\.sqlite.*", "", str(file.readlink())) for file in (place / "fd").iterdir()]
+    return {
+        "signals": {name: status[name].strip() for name in ("SigBlk", "SigIgn", "SigCgt")},
+        "leads its group and session": int(stat[2]) == int(stat[3]) == daemon.process.pid,
+        "directory": (place / "cwd").readlink(),
+        "files": sorted({file for file in files if not file.startswith(("/tmp", "/dev/shm", "socket", "pipe"))}),
+        "umask": status["Umask"],
+    }
+
+
+def test_a_daemon_that_was_forked_is_as_one_started_by_its_command_line(rig: Rig):
+    states, ends = [], []
+    rig.start_standin()
+    for rig.is_warm in (False, True):
+        rig.start()
+        assert rig.daemon is not None
+        assert isinstance(rig.daemon.process, subprocess.Popen) != rig.is_warm
+        states.append(state_of(rig.daemon))
+        ends.append(rig.daemon.stop())
+    assert states[0] == states[1]
+    assert ends == [0, 0]
+
+
+def test_a_forked_command_has_environment_directory_output_and_exit_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "here.toml").write_text("")
+    monkeypatch.setenv("TEMWATCH_RENDER__URL", "no address")
+    asked = ("check-config", "--config", "here.toml")
+    cold = subprocess.run([sys.executable, "-m", "daemon", *asked], capture_output=True, text=True, cwd=tmp_path)
+    done = warm.run(asked, 60, tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (cold.returncode, cold.stdout, cold.stderr)
+    assert "no address" in done.stderr
+
+
+def test_a_process_that_was_forked_and_killed_has_the_signal_as_its_end(tmp_path: Path):
+    with (tmp_path / "log").open("wb") as log:
+        process = warm.start(["standin", "--port", "0"], log, log)
+    assert process.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.01)
+    process.kill()
+    assert process.wait(60) == process.poll() == -signal.SIGKILL

@@ -13,6 +13,13 @@ import pytest
 from tests.acceptance.rig import Rig, wait_for
 
 
+@pytest.fixture
+def rig(rig: Rig) -> Rig:
+    """A rig whose processes are started by their command lines."""
+    rig.is_warm = False
+    return rig
+
+
 def start_line(rig: Rig) -> dict[str, Any]:
     return [json.loads(line) for line in rig.daemon.lines() if '"daemon.ready"' in line][-1]
 

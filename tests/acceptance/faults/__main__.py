@@ -30,7 +30,12 @@ def main() -> int:
         command += ["-m", "slow or not slow", "-p", "no:cacheprovider"]
         command += ["-k", asked.chosen] if asked.chosen else []
         command += ["--basetemp", asked.basetemp] if asked.basetemp else []
-        environment = {**os.environ, SCALE_VARIABLE: asked.scale, ROWS_VARIABLE: rows_directory}
+        environment = {
+            **os.environ,
+            SCALE_VARIABLE: asked.scale,
+            ROWS_VARIABLE: rows_directory,
+            "TEMWATCH_ACCEPTANCE_COLD": "1",
+        }
         code = subprocess.run(command, env=environment, check=False).returncode
         rows = collect(Path(rows_directory))
     minutes = (time.monotonic() - began) / 60

@@ -1,0 +1,199 @@
+"""Processes of temwatch forked from one that has imported it already, which saves the CPU of a second's imports.
+
+From `daemon.__main__.main` on, such a process is what `python -m daemon` is: it has its own session, files, signals and
+environment, and ends through the interpreter's own end. Two things differ: `ps` shows the command line of the process
+that it was forked from, and modules of other commands are imported as well. Tests of these, and of the start itself,
+start a process by its command line.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import pkgutil
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+_REQUEST_BYTES = 1 << 18
+
+
+class WarmProcess:
+    """A running command; has what tests use of `subprocess.Popen`."""
+
+    def __init__(self, line: socket.socket, arguments: Sequence[str]) -> None:
+        self._line = line
+        self.args = list(arguments)
+        self.pid = int(self._line.recv(32))
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        return self._ask(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        code = self._ask(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def _ask(self, timeout_s: float | None) -> int | None:
+        if self.returncode is None:
+            self._line.settimeout(timeout_s)
+            try:
+                answer = self._line.recv(32)
+            except (TimeoutError, BlockingIOError):
+                return None
+            assert answer, "the process that all others are forked from has ended"
+            self.returncode = int(answer)
+            self._line.close()
+        return self.returncode
+
+    def __del__(self) -> None:
+        self._line.close()
+
+
+def start(arguments: Sequence[str], output: IO[bytes], errors: IO[bytes], cwd: Path | None = None) -> WarmProcess:
+    """Start `temwatch ARGUMENTS` in a session of its own, without input."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    request = {"arguments": list(arguments), "environment": dict(os.environ), "cwd": str(cwd or Path.cwd())}
+    with theirs:
+        files = [output.fileno(), errors.fileno(), theirs.fileno()]
+        socket.send_fds(_forking(), [json.dumps(request).encode()], files)
+    return WarmProcess(ours, ["temwatch", *arguments])
+
+
+def run(arguments: Sequence[str], timeout_s: float, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `temwatch ARGUMENTS`, and capture its output."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        process = start(arguments, output, errors, cwd)
+        try:
+            code = process.wait(timeout_s)
+        except BaseException:
+            process.kill()
+            raise
+        texts = []
+        for file in (output, errors):
+            file.seek(0)
+            texts.append(file.read().decode())
+    return subprocess.CompletedProcess(process.args, code, *texts)
+
+
+@functools.cache
+def _forking() -> socket.socket:
+    """Return the line to the process that forks; it ends with this one."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        command = [sys.executable, "-m", "tests.acceptance.warm", str(theirs.fileno())]
+        nothing = subprocess.DEVNULL
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # a process with threads cannot be forked
+        _kept.append(
+            subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=nothing,
+                stdout=nothing,
+                env=environment,
+                start_new_session=True,
+            )
+        )
+    return ours
+
+
+_kept: list[Any] = []
+"""Of each process that forks: it is never waited for, and must not be reported as left behind."""
+
+
+# --- the process that forks
+
+
+def _serve(requests: socket.socket) -> list[str]:
+    """Fork a process for each request. Returns in each of them, with the arguments of its command."""
+    running: dict[int, tuple[int, socket.socket]] = {}
+    with selectors.DefaultSelector() as selector:
+        selector.register(requests, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is not requests:
+                    selector.unregister(key.fd)
+                    pid, line = running.pop(key.fd)
+                    os.close(key.fd)
+                    _report(line, str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+                    line.close()
+                    continue
+                text, (output, errors, descriptor) = _receive(requests)
+                line = socket.socket(fileno=descriptor)
+                pid = os.fork()
+                if pid == 0:
+                    selector.close()
+                    for ended, (_, other) in running.items():
+                        os.close(ended)
+                        other.close()
+                    requests.close()
+                    return _become(json.loads(text), output, errors, line)
+                os.close(output)
+                os.close(errors)
+                ended = os.pidfd_open(pid)
+                running[ended] = pid, line
+                selector.register(ended, selectors.EVENT_READ)
+
+
+def _receive(requests: socket.socket) -> tuple[bytes, list[int]]:
+    """Return a request with its three files; end this process when the tests have ended."""
+    text, files, _, _ = socket.recv_fds(requests, _REQUEST_BYTES, 3)
+    if not text:
+        os._exit(0)
+    return text, files
+
+
+def _report(line: socket.socket, text: str) -> None:
+    with contextlib.suppress(OSError):  # the test has ended
+        line.send(text.encode())
+
+
+def _become(request: dict[str, Any], output: int, errors: int, line: socket.socket) -> list[str]:
+    """Make this process that of the request, and say its number once signals to its group reach it."""
+    os.setsid()
+    os.dup2(output, 1)
+    os.dup2(errors, 2)
+    os.close(output)
+    os.close(errors)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["cwd"])
+    with line:
+        _report(line, str(os.getpid()))
+    return list(request["arguments"])
+
+
+def _import_everything() -> None:
+    import daemon.app
+    import daemon.commands
+    import daemon.simulator.standin
+
+    for module in pkgutil.walk_packages(daemon.commands.__path__, "daemon.commands."):
+        __import__(module.name)
+
+
+if __name__ == "__main__":
+    _import_everything()
+    given = _serve(socket.socket(fileno=int(sys.argv[1])))
+    from daemon import __main__ as command
+
+    sys.argv = [str(command.__file__), *given]
+    command.main()
