@@ -88,8 +88,8 @@ wheel: ## build the wheel into dist, where it replaces any former one
 COMPILE := uv pip compile --quiet --upgrade --universal --fork-strategy fewest --python-version 3.11 \
   --no-strip-extras --generate-hashes --only-binary :all: --no-header
 lock: ## renew all locks from pyproject.toml (needs uv)
-	$(COMPILE) pyproject.toml --extra alerts --extra dask --group dev --emit-build-options -o requirements-dev.lock
-	$(COMPILE) pyproject.toml --extra alerts --extra dask -c requirements-dev.lock --emit-build-options -o requirements.lock
+	$(COMPILE) pyproject.toml --extra alerts --extra dask --extra object-store --group dev --emit-build-options -o requirements-dev.lock
+	$(COMPILE) pyproject.toml --extra alerts --extra dask --extra object-store -c requirements-dev.lock --emit-build-options -o requirements.lock
 	$(COMPILE) --group build -c requirements-dev.lock --emit-build-options -o requirements-build.lock
 	$(COMPILE) --group mutants -c requirements-dev.lock --emit-build-options -o requirements-mutants.lock
 	$(COMPILE) --group bench --no-binary pyvips -c requirements-dev.lock -o benchmarks/requirements.lock

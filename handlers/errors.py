@@ -8,6 +8,7 @@ Fault
 |-- ImageFault            an image cannot be read, or contradicts its header
 |   `-- ImageChanging       an image changed while it was read
 |-- StorageFault          a disk or mount is full, gone or read-only
+|   `-- StoreFault          an object store cannot be reached, refuses a request, or lost an object
 |-- WorkerFault           a worker process died or hung
 |   `-- WorkersUnavailable  no worker is available now
 |-- SettingsFault         a setting is invalid
@@ -158,7 +159,7 @@ class InvalidImage(Exception):  # noqa: N818  becomes a fault where the file's n
         super().__init__(problem)
         self.hint = hint
 
-    def fault(self, path: Path) -> ImageFault:
+    def fault(self, path: object) -> ImageFault:
         """Return the fault of an image file."""
         return ImageFault(str(path), str(self), self.hint)
 
@@ -167,6 +168,10 @@ class StorageFault(Fault):
     """A disk or mount cannot be read or written now."""
 
     waiting_helps = Waiting.ALWAYS
+
+
+class StoreFault(StorageFault):
+    """An object store cannot be reached or used now."""
 
 
 class WorkerFault(Fault):

@@ -16,6 +16,7 @@ from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.plan import Level0, MipmapPlan, level0_of
 from handlers.mipmaps.report import MipmapReport
 from handlers.mipmaps.tile_jobs import mask_job, tile_job
+from handlers.place import Place
 from handlers.progress import Progress
 from handlers.render.client import RenderClient
 from handlers.render.failures import Failure, failure_lines
@@ -200,20 +201,22 @@ def _jobs(
     return list(jobs.values()), dict(tiles_of)
 
 
-def _jobs_of(tile: Level0, plan: MipmapPlan, roots: Sequence[Container]) -> dict[Path, MipmapJob]:
+def _jobs_of(tile: Level0, plan: MipmapPlan, roots: Sequence[Container]) -> dict[Place, MipmapJob]:
     """Return the jobs of a tile's image and mask by their paths. Raises ImageFault for one outside of the roots.
 
     The worker checks the root again, on the open file.
     """
-    jobs = {tile.image: tile_job(tile, plan)} | ({tile.mask: mask_job(tile, plan)} if tile.mask else {})
+    jobs: dict[Place, MipmapJob] = {tile.image: tile_job(tile, plan)} | (
+        {tile.mask: mask_job(tile, plan)} if tile.mask else {}
+    )
     if not roots:
         return jobs
-    return {path: replace(job, root=_root_of(tile, path, roots)) for path, job in jobs.items()}
+    return {place: replace(job, root=_root_of(tile, place, roots)) for place, job in jobs.items()}
 
 
-def _root_of(tile: Level0, path: Path, roots: Sequence[Container]) -> Container:
-    real = path.resolve()
-    root = next((root for root in roots if real.is_relative_to(root.real)), None)
+def _root_of(tile: Level0, path: Place, roots: Sequence[Container]) -> Container:
+    real = path.resolve() if isinstance(path, Path) else None  # an object is in no directory
+    root = next((root for root in roots if real and real.is_relative_to(root.real)), None)
     if root is None:
         problem = f"its image {path} lies outside of the source roots"
         raise ImageFault(f"tile '{tile.tile_id}'", problem, "check who put this tile, or add its directory")

@@ -14,6 +14,7 @@ from PIL import Image
 from handlers.errors import Fault, ImageFault
 from handlers.images.decode import read_image
 from handlers.path_map import NO_MAP, PathMap
+from handlers.place import Place
 
 Json = Mapping[str, Any]
 Grey = npt.NDArray[np.uint8]
@@ -78,7 +79,7 @@ class MosaicJob:
     tile_id: str
     """What the worker has, for the report of its death."""
     resolved_tiles: Json
-    """As for `compose_section`; the levels are files of this machine."""
+    """As for `compose_section`; the levels are given by their places, not by URLs."""
     max_px: int
 
 
@@ -110,9 +111,9 @@ class _Placed:
     height: int
     range: tuple[float, float]
     """Values that become black and white, for files of more than 8 bits."""
-    images: Mapping[int, str]
-    """Level -> URL."""
-    masks: Mapping[int, str]
+    images: Mapping[int, str | Place]
+    """Level -> URL or place."""
+    masks: Mapping[int, str | Place]
     transform: Affine
 
 
@@ -176,12 +177,12 @@ def _corners(width: int, height: int) -> Affine:
 def _reduced(tile: _Placed, level: int, path_map: PathMap) -> npt.NDArray[np.uint8]:
     """Return the tile at a level, (height, width, 2): grey and opacity."""
     stored = max((n for n in tile.images if n <= level), default=min(tile.images))
-    grey = _read(tile, stored, path_map.to_path(tile.images[stored]))
+    grey = _read(tile, stored, _place(tile.images[stored], path_map))
     if grey.dtype != np.uint8:
         black, white = tile.range
         grey = np.clip((grey - black) * (255 / max(white - black, 1)), 0, 255)
     opacity = (
-        _read(tile, stored, path_map.to_path(tile.masks[stored]), mask=True)
+        _read(tile, stored, _place(tile.masks[stored], path_map), mask=True)
         if stored in tile.masks
         else np.full(grey.shape, 255, np.uint8)
     )
@@ -203,7 +204,11 @@ def _reduced_or_stripes(tile: _Placed, level: int, path_map: PathMap) -> npt.NDA
         return np.dstack([stripes, np.full_like(stripes, 255)]).astype(np.uint8)
 
 
-def _read(tile: _Placed, level: int, path: Path, *, mask: bool = False) -> npt.NDArray[Any]:
+def _place(url: str | Place, path_map: PathMap) -> Place:
+    return path_map.to_path(url) if isinstance(url, str) else url
+
+
+def _read(tile: _Placed, level: int, path: Place, *, mask: bool = False) -> npt.NDArray[Any]:
     try:
         return read_image(path, tile.width >> level, tile.height >> level, mask=mask)[0]
     except Fault as fault:

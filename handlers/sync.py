@@ -20,6 +20,7 @@ from handlers.generate_mipmaps import MipmapsReport, generate_mipmaps
 from handlers.generate_tilespecs import RESOLUTION_Z_NM, TilespecsReport, generate_tilespecs
 from handlers.images.largest_image import LIMIT_NAME
 from handlers.mipmaps.plan import MipmapPlan
+from handlers.place import ObjectPlace, Place, is_object_address, parse_object
 from handlers.progress import Progress, progress_bar
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId, ZRange
@@ -203,8 +204,19 @@ def _stack(name: str, value: AnyStack) -> StackId:
 
 def _plan(value: MipmapPlan | AnyPath) -> MipmapPlan:
     if isinstance(value, MipmapPlan):
-        return replace(value, output_dir=_path("plan.output_dir", value.output_dir))
-    return MipmapPlan(_path("plan", value))
+        return replace(value, output_dir=_place("plan.output_dir", value.output_dir))
+    return MipmapPlan(_place("plan", value))
+
+
+def _place(name: str, value: AnyPath | ObjectPlace) -> Place:
+    if isinstance(value, ObjectPlace):
+        return value
+    if isinstance(value, str) and is_object_address(value):
+        try:
+            return parse_object(value)
+        except ValueError as error:
+            raise SettingsFault(name, str(error)) from None
+    return _path(name, value)
 
 
 def _number(name: str, value: object) -> float:

@@ -3,9 +3,12 @@
 import os
 import re
 from pathlib import Path
+from typing import overload
 from urllib.parse import quote, unquote_to_bytes
 
 from handlers.errors import Fault, SettingsFault
+from handlers.place import ObjectPlace, Place, key_problem
+from handlers.text import printable
 
 _UNQUOTED = "/!$&'()*+,;=:@"
 """Not escaped, like letters, digits and `_.-~`: all that RFC 3986 allows in a path. render's MipmapPathBuilder copies
@@ -44,6 +47,11 @@ def path_to_uri(path: Path | str) -> str:
     if "\0" in text:
         raise Fault(repr(text), "holds a zero byte, which is invalid in a path")
     return "file://" + quoted(re.sub("/+", "/", text))
+
+
+def place_uri(place: Place) -> str:
+    """Return the URI of a path of this machine, or the address of an object."""
+    return place.url if isinstance(place, ObjectPlace) else path_to_uri(place)
 
 
 def quoted(text: str) -> str:
@@ -88,14 +96,19 @@ def canonical_extension(fmt: str) -> str:
     return extension
 
 
-def mipmap_path(output_dir: Path, level: int, level0: Path, extension: str) -> Path:
-    """Return the path of a level of the image `level0`: `{output_dir}/{level}/{level0 without leading /}.{ext}`.
+@overload
+def mipmap_path(output_dir: Path, level: int, level0: Place, extension: str) -> Path: ...
+@overload
+def mipmap_path(output_dir: Place, level: int, level0: Place, extension: str) -> Place: ...
+def mipmap_path(output_dir: Place, level: int, level0: Place, extension: str) -> Place:
+    """Return the place of a level of the image `level0`: `{output_dir}/{level}/{level0 without leading /}.{ext}`.
 
-    This is the layout of render's MipmapPathBuilder: the new extension is appended to that of level 0.
+    This is the layout of render's MipmapPathBuilder: the new extension is appended to that of level 0, and of an
+    object's address the bucket and the key count.
 
     Parameters
     ----------
-    output_dir, level0 : absolute; level0 without `..`, which would lead out of output_dir.
+    output_dir, level0 : absolute, or in an object store; level0 without `..`, which would lead out of output_dir.
     level : 1 or more; level 0 is the raw file.
     extension : format or extension in any spelling.
 
@@ -103,14 +116,19 @@ def mipmap_path(output_dir: Path, level: int, level0: Path, extension: str) -> P
     PosixPath('/mips/2/data/a.tif.tif')
     """
     for path in (output_dir, level0):
-        if not path.is_absolute():
+        if isinstance(path, Path) and not path.is_absolute():
             raise Fault(str(path), "is not an absolute path", "give the full path, from / on")
-    if ".." in level0.parts:
+    if isinstance(level0, Path) and ".." in level0.parts:
         raise Fault(str(level0), "has a '..', which would lead out of the mipmap directory")
     if level < 1:
         raise Fault(str(level0), f"the level of a mipmap should be 1 or more, is {level}: level 0 is the raw file")
-    inside = str(level0).lstrip("/")
-    return output_dir / str(level) / f"{inside}.{canonical_extension(extension)}"
+    inside = f"{level0.bucket.name}/{level0.key}" if isinstance(level0, ObjectPlace) else str(level0).lstrip("/")
+    place = output_dir / str(level) / f"{inside}.{canonical_extension(extension)}"
+    if isinstance(place, ObjectPlace) and (problem := key_problem(place.key)):
+        raise SettingsFault(
+            "mipmaps.output_dir", f"makes a name that no store can have: {printable(str(place))} {problem}"
+        )
+    return place
 
 
 def mipmap_uri(output_dir: Path, level: int, level0: Path, extension: str) -> str:

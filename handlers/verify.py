@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 from handlers.errors import Fault, ImageFault, ImagesMissing, RenderRefused
 from handlers.identity import FileIdentity
@@ -19,7 +18,9 @@ from handlers.images.provenance import level0_digest, pixels_match, read_provena
 from handlers.images.reduction import level_size
 from handlers.mipmaps.measure import digest_of_levels
 from handlers.mipmaps.plan import Level0, LevelUris, MipmapPlan
+from handlers.objects.files import reading_once
 from handlers.path_map import PathMap
+from handlers.place import Place
 from handlers.render.responses import PathBuilder
 from handlers.render.tiles import Json, canonical_url, differences, image_holder, level_0
 
@@ -77,7 +78,7 @@ def check_files(
     *,
     deep: bool = False,
 ) -> list[Difference]:
-    """Check a tile's level 0 and decode each of its levels. Blocking.
+    """Check a tile's level 0 and decode each of its levels; an object is read once. Blocking.
 
     Parameters
     ----------
@@ -85,6 +86,18 @@ def check_files(
     levels_digest : of the level files as they were written, by `digest_of_levels`; None: they are not compared.
     deep : whether the bytes of level 0 are read although the file's identity is the recorded one.
     """
+    with reading_once():
+        return _check_files(tile, plan, recorded, levels_digest, deep=deep)
+
+
+def _check_files(
+    tile: Level0,
+    plan: MipmapPlan,
+    recorded: FileContent | None,
+    levels_digest: bytes | None,
+    *,
+    deep: bool,
+) -> list[Difference]:
     source = _check_source(tile.tile_id, tile.image, tile.width, tile.height)
     levels = plan.outputs(tile.image)
     bits = source.bits if plan.reduction.method != "render" else (16 if tile.maximum_intensity > 255 else 8)
@@ -99,7 +112,7 @@ def check_files(
     return found
 
 
-def level_digests(levels: Iterable[tuple[int, Path]]) -> dict[int, bytes]:
+def level_digests(levels: Iterable[tuple[int, Place]]) -> dict[int, bytes]:
     """Return the digest of each level's file. Blocking. Raises OSError if one cannot be read."""
     digests = {}
     for level, path in levels:
@@ -108,7 +121,7 @@ def level_digests(levels: Iterable[tuple[int, Path]]) -> dict[int, bytes]:
     return digests
 
 
-def _check_bytes(tile_id: str, levels: Sequence[tuple[int, Path]], expected: bytes) -> Iterator[Difference]:
+def _check_bytes(tile_id: str, levels: Sequence[tuple[int, Place]], expected: bytes) -> Iterator[Difference]:
     """Compare the bytes of all level files of a tile, none of which is invalid by itself."""
     try:
         found = digest_of_levels(level_digests(levels))
@@ -138,7 +151,7 @@ class _Source:
     bits: int = 8
 
 
-def _check_source(tile_id: str | None, path: Path, width: int, height: int, *, mask: bool = False) -> _Source:
+def _check_source(tile_id: str | None, path: Place, width: int, height: int, *, mask: bool = False) -> _Source:
     try:
         info = inspect_image(path, mask=mask)
     except FileNotFoundError:
@@ -156,13 +169,13 @@ def _check_source(tile_id: str | None, path: Path, width: int, height: int, *, m
     return _Source((), info.bits)
 
 
-def _unread(tile_id: str | None, path: Path, error: OSError) -> Difference:
+def _unread(tile_id: str | None, path: Place, error: OSError) -> Difference:
     what = f"level 0 cannot be read: {error.strerror or error}"
     return Difference(Kind.NOT_CHECKED, tile_id, str(path), what, "check that its mount is there", None)
 
 
 def _check_levels(
-    tile: Level0, levels: Iterable[tuple[int, Path]], mode: str, recorded: FileContent | None
+    tile: Level0, levels: Iterable[tuple[int, Place]], mode: str, recorded: FileContent | None
 ) -> Iterator[Difference]:
     tile_id = tile.tile_id or None
     for level, path in levels:
@@ -194,7 +207,7 @@ def _pixel_problem(pixels: Grey, text: str | None, recorded: FileContent | None)
 
 def _check_origin(
     tile: Level0,
-    levels: Iterable[tuple[int, Path]],
+    levels: Iterable[tuple[int, Place]],
     source: _Source,
     recorded: FileContent | None,
     *,
@@ -221,14 +234,14 @@ def _check_origin(
         yield Difference(Kind.SOURCE_CHANGED, tile_id, str(tile.image), what, _REPLAY, MIPMAPS)
 
 
-def _named_digest(path: Path) -> bytes | None:
+def _named_digest(path: Place) -> bytes | None:
     try:
         return level0_digest(read_provenance(path))
     except (Fault, OSError):
         return None  # reported with the level
 
 
-def _digest_of(path: Path, recorded: FileContent | None) -> bytes:
+def _digest_of(path: Place, recorded: FileContent | None) -> bytes:
     """Return the digest of level 0. The file is read only if its identity differs from the recorded one."""
     with open_image(path) as file:
         if recorded is not None and FileIdentity.of(os.fstat(file.fileno())).matches(recorded.identity):

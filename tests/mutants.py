@@ -71,7 +71,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "handlers/render/tiles.py": ("resolvedtiles", "apply", "ingest", "render_names"),
     "daemon/commands/verify.py": ("verify",),
     "handlers/verify.py": ("verify",),
-    "handlers/mipmaps/atomic_write.py": ("disks", "kept_levels", "making", "making_all"),
+    "handlers/stores/atomic_write.py": ("disks", "kept_levels", "making", "making_all"),
     "handlers/regular_file.py": ("regular_file", "arrival"),
     "handlers/identity.py": ("digest", "provenance", "settle_images", "recheck"),
     "handlers/uris.py": ("doctests", "uris", "making", "places"),

@@ -16,6 +16,7 @@ from daemon.config.writable import outside_of_the_unit, refusal, user_name
 from daemon.system.locks import journal_owner
 from daemon.system.threads import DaemonThreads
 from handlers.mipmaps.plan import Level0, level_uris
+from handlers.place import ObjectPlace
 
 ANSWER_S = 10.0
 """How long the directories may take to answer."""
@@ -91,7 +92,7 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     yield from _http_findings(settings)
     for index, watch in enumerate(settings.watch):
         yield from _watch_findings(f"watch[{index}]", watch)
-    written = {f"watch[{i}].mipmaps.output_dir": each.mipmaps.output_dir for i, each in enumerate(settings.watch)}
+    written = _output_directories(settings)
     yield from _open_to_all_findings(settings)
     for line in outside_of_the_unit({**written, "journal.path": settings.journal.path.parent}):
         key, _, text = line.partition(": ")
@@ -149,7 +150,30 @@ def _port_problem(host: str, port: int, error: OSError) -> tuple[str, str]:
 
 
 def _watch_findings(key: str, watch: WatchSettings) -> Iterator[Finding]:
-    directory, mask, output_dir = watch.directory, watch.tilespecs.mask, watch.mipmaps.output_dir
+    yield from _directory_findings(key, watch)
+    output_dir = watch.mipmaps.output_dir
+    if isinstance(output_dir, ObjectPlace):
+        return  # only the probe sends requests
+    try:
+        problem = refusal(output_dir)
+    except OSError as error:
+        yield Finding(f"{key}.mipmaps.output_dir", _inaccessible(output_dir, error))
+    else:
+        if problem:
+            yield Finding(f"{key}.mipmaps.output_dir", f"{output_dir} {problem}")
+
+
+def _output_directories(settings: Settings) -> dict[str, Path]:
+    """Return key -> directory of the mipmaps, without object stores."""
+    return {
+        f"watch[{index}].mipmaps.output_dir": watch.mipmaps.output_dir
+        for index, watch in enumerate(settings.watch)
+        if isinstance(watch.mipmaps.output_dir, Path)
+    }
+
+
+def _directory_findings(key: str, watch: WatchSettings) -> Iterator[Finding]:
+    directory, mask = watch.directory, watch.tilespecs.mask
     try:
         if not _is_directory(directory):
             yield Finding(f"{key}.directory", f"there is no directory {directory} now: the daemon waits for it")
@@ -162,13 +186,6 @@ def _watch_findings(key: str, watch: WatchSettings) -> Iterator[Finding]:
             yield Finding(f"{key}.tilespecs.mask", f"{mask} is not a file")
     except OSError as error:
         yield Finding(f"{key}.tilespecs.mask", _inaccessible(Path(str(mask)), error))
-    try:
-        problem = refusal(output_dir)
-    except OSError as error:
-        yield Finding(f"{key}.mipmaps.output_dir", _inaccessible(output_dir, error))
-    else:
-        if problem:
-            yield Finding(f"{key}.mipmaps.output_dir", f"{output_dir} {problem}")
 
 
 def _open_to_all_findings(settings: Settings) -> Iterator[Finding]:
@@ -176,7 +193,8 @@ def _open_to_all_findings(settings: Settings) -> Iterator[Finding]:
     directories = {"journal.path": settings.journal.path.parent}
     for index, watch in enumerate(settings.watch):
         directories[f"watch[{index}].directory"] = watch.directory
-        directories[f"watch[{index}].mipmaps.output_dir"] = watch.mipmaps.output_dir
+        if isinstance(watch.mipmaps.output_dir, Path):
+            directories[f"watch[{index}].mipmaps.output_dir"] = watch.mipmaps.output_dir
     for key, directory in directories.items():
         try:
             mode = directory.stat().st_mode

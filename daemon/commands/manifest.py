@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 
 from daemon.commands.verifier import read_section, recorded_digests
 from daemon.commands.verify import select
@@ -13,6 +12,7 @@ from daemon.pipeline.replay.selection import Selection
 from handlers.errors import SettingsFault
 from handlers.mipmaps.measure import digest_of_levels
 from handlers.mipmaps.plan import Level0, MipmapPlan
+from handlers.place import Place
 from handlers.text import printable
 from handlers.verify import Difference, level_digests
 
@@ -69,7 +69,7 @@ async def _montage(settings: Settings, journal: Journal, montage: Montage, say: 
     return left_out
 
 
-def _level_files(tile: Level0, plan: MipmapPlan) -> list[tuple[bytes, Path]]:
+def _level_files(tile: Level0, plan: MipmapPlan) -> list[tuple[bytes, Place]]:
     """Return the digest and the path of each level's file, the lowest first; empty if one cannot be read."""
     outputs = plan.outputs(tile.image)
     try:
@@ -79,7 +79,7 @@ def _level_files(tile: Level0, plan: MipmapPlan) -> list[tuple[bytes, Path]]:
     return [(digests[level], path) for level, path in outputs]
 
 
-def _problem(files: list[tuple[bytes, Path]], recorded: bytes) -> str:
+def _problem(files: list[tuple[bytes, Place]], recorded: bytes) -> str:
     """Return why the files of a tile are left out; empty if they are not."""
     names = [str(path) for _, path in files]
     if any(not name.isprintable() or "\\" in name for name in names):

@@ -6,11 +6,13 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from daemon.config.errors import RefusedKeyError, quoted
-from daemon.config.section import AbsolutePath, OptionalText, Section
+from daemon.config.section import OptionalText, Section
+from daemon.config.store_settings import LevelUrl, OutputPlace, StoreSettings
 from daemon.config.text import example
 from handlers.errors import SettingsFault
 from handlers.images.encode import Encoding
 from handlers.images.reduction import Reduction
+from handlers.place import ObjectPlace
 from handlers.sharing import Sharing
 
 
@@ -26,9 +28,15 @@ Mode = Annotated[str, AfterValidator(_octal)]
 class MipmapSettings(Section):
     """The mipmaps: reduced images of each tile."""
 
-    output_dir: AbsolutePath = Field(**example("/data/mipmaps"))
-    """Directory of the mipmaps, outside every watched directory. The file of a level is
+    output_dir: OutputPlace = Field(**example("/data/mipmaps"))
+    """Directory of the mipmaps, outside every watched directory, or a place in an object store: "s3://bucket/prefix",
+    "gs://bucket/prefix" or "az://container/prefix" (extra object-store). The file of a level is
     {output_dir}/{level}/{absolute path of the image}.{extension}."""
+    url: LevelUrl = Field("", **example("https://store.example.org:9000/bucket/prefix", off=True))
+    """What tile specs name in place of `output_dir`: an http or https URL under which render-ws reads the same files.
+    Required with object stores, except s3 of AWS: render-ws itself reads s3:// there, and nowhere else."""
+    store: StoreSettings = StoreSettings()
+    """How the object store is reached."""
     method: Literal["block_reduce", "PIL", "render"] = "block_reduce"
     """How a level is made. "block_reduce": each pixel is a function of the level-0 pixels that it covers. "PIL": level
     0 is resized by a filter of Pillow. "render": level 0 is fetched from render-ws, for files that only render-ws can
@@ -68,7 +76,8 @@ class MipmapSettings(Section):
     apply: Literal["tiles", "path_builder"] = "tiles"
     """"tiles": the levels are written into the tile specs. "path_builder": the stack gets a path builder, once."""
     min_free_bytes: int = Field(256 * 1024**2, ge=0)
-    """Free bytes to keep on the disk of `output_dir`. With less, no mipmaps are made and the daemon is not ready."""
+    """Free bytes to keep on the disk of `output_dir`. With less, no mipmaps are made and the daemon is not ready.
+    Invalid with an object store, which does not say what it can still take."""
 
     @field_validator("file_mode", "directory_mode")
     @classmethod
@@ -97,6 +106,29 @@ class MipmapSettings(Section):
         except SettingsFault as fault:
             raise RefusedKeyError(fault.subject.removeprefix("mipmaps."), fault.problem) from None
         return self
+
+    @model_validator(mode="after")
+    def _keys_go_with_the_store(self) -> Self:
+        self.store.require_use(self.output_dir)
+        if (self.url or isinstance(self.output_dir, ObjectPlace)) and self.apply == "path_builder":
+            what = "url" if self.url else "an object store"
+            raise RefusedKeyError("apply", f"'path_builder' cannot be used with {what}: use 'tiles'")
+        if isinstance(self.output_dir, ObjectPlace):
+            self._require_store_keys(self.output_dir)
+            # Frozen for its users; the place says how it is reached.
+            self.__dict__["output_dir"] = self.output_dir.reached_by(self.store.access())
+        return self
+
+    def _require_store_keys(self, place: ObjectPlace) -> None:
+        for key in ("file_mode", "directory_mode", "group", "min_free_bytes"):
+            if key in self.model_fields_set and getattr(self, key) is not None:
+                raise RefusedKeyError(key, f"has no effect where output_dir is {place.bucket}: leave it out")
+        if self.url:
+            return
+        if place.bucket.scheme != "s3":
+            raise RefusedKeyError("url", f"is required: render-ws cannot read {place.bucket.scheme}://")
+        if self.store.endpoint:
+            raise RefusedKeyError("url", "is required with an endpoint: render-ws reads s3:// of AWS alone")
 
     def sharing(self) -> Sharing:
         """Return modes and group of what is made."""

@@ -18,7 +18,8 @@ def _none_if_empty(value: object) -> object:
     return None if value == "" else value
 
 
-def _absolute(value: object) -> object:
+def absolute_path(value: object) -> object:
+    """Return a text as an absolute path; raise ValueError if it is none."""
     if not isinstance(value, str | Path):
         return value
     text = str(value)
@@ -63,7 +64,7 @@ def check_with(rule: Callable[..., T], *arguments: object, subject: str = "") ->
         raise ValueError(f"{subject} {fault.problem}{hint}".strip()) from None
 
 
-AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
+AbsolutePath = Annotated[Path, BeforeValidator(absolute_path)]
 OptionalPath = Annotated[AbsolutePath | None, BeforeValidator(_none_if_empty)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 OptionalText = Annotated[str | None, BeforeValidator(_none_if_empty)]

@@ -333,7 +333,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _written_paths_are_outside_watched_directories(self) -> Self:
         written = {
-            f"watch[{index}].mipmaps.output_dir": watch.mipmaps.output_dir for index, watch in enumerate(self.watch)
+            f"watch[{index}].mipmaps.output_dir": watch.mipmaps.output_dir
+            for index, watch in enumerate(self.watch)
+            if isinstance(watch.mipmaps.output_dir, Path)
         }
         pictures = {"pictures.directory": self.pictures.directory} if self.pictures.directory else {}
         for key, path in {"journal.path": self.journal.path, **pictures, **written}.items():

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from daemon.config.errors import bounds, is_section, section_of
+from handlers.place import ObjectPlace
 
 Section = tuple[str, bool, type[BaseModel]]
 """Dotted name, whether it repeats, model."""
@@ -71,7 +72,14 @@ def type_text(field: FieldInfo) -> str:
     return _type_words(field.annotation) + (f", {limits}" if limits else "")
 
 
-_WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "absolute path"}
+_WORDS = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    Path: "absolute path",
+    ObjectPlace: "address in an object store",
+}
 
 
 def _type_words(annotation: Any) -> str:

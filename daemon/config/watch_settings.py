@@ -1,6 +1,7 @@
 """The section [[watch]] and the sections below it. Pure, except for the reader of z tables."""
 
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, StringConstraints, field_validator, model_validator
@@ -232,7 +233,9 @@ class WatchSettings(Section):
         """
         self._paths = paths
         named = {"directory": self.directory, "tilespecs.mask": self.tilespecs.mask}
-        for key, path in {**named, "mipmaps.output_dir": self.mipmaps.output_dir}.items():
+        output_dir = self.mipmaps.output_dir if not self.mipmaps.url else None
+        written = {"mipmaps.output_dir": output_dir} if isinstance(output_dir, Path) else {}
+        for key, path in {**named, **written}.items():
             try:
                 url = paths.to_url(path) if path else ""
             except Fault as fault:
@@ -324,6 +327,7 @@ class WatchSettings(Section):
             force=self.mipmaps.force,
             sharing=self.mipmaps.sharing(),
             path_map=self._paths,
+            url=self.mipmaps.url,
             is_derived=self.mipmaps.apply == "path_builder",
         )
 

@@ -6,7 +6,6 @@ acknowledged survives a crash of the process and of the machine.
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 
 import structlog
@@ -20,9 +19,10 @@ from daemon.montages.states import Event, MontageState, Step
 from daemon.montages.verdicts import Decision
 from handlers.errors import Evidence, Fault
 from handlers.images.digest import FileContent
+from handlers.place import Place
 from handlers.quality.rules import Judgement
 from handlers.quality.trend import Trend
-from handlers.uris import path_to_uri
+from handlers.uris import place_uri
 
 log = structlog.get_logger()
 
@@ -353,9 +353,9 @@ class Journal(JournalQueries):
         """Record that this daemon does not have to close a stack any more."""
         await self.write(lambda connection: outbox.forget_stack(connection, stack))
 
-    async def use_for_mipmaps(self, directory: Path) -> None:
+    async def use_for_mipmaps(self, directory: Place) -> None:
         """Record that mipmaps are about to be written to a directory."""
-        values = (path_to_uri(directory), self._clock())
+        values = (place_uri(directory), self._clock())
         await self.write(
             lambda connection: connection.execute("INSERT OR IGNORE INTO mipmap_directories VALUES (?, ?)", values)
         )

@@ -13,7 +13,8 @@ from daemon.montages.records import AwaitedFile, Montage
 from daemon.montages.states import MontageState
 from daemon.montages.verdicts import WAITS_FOR_PERSON, MontageVerdict
 from handlers.images.digest import FileContent
-from handlers.uris import path_to_uri
+from handlers.place import Place
+from handlers.uris import place_uri
 
 Clock = Callable[[], float]
 
@@ -187,8 +188,8 @@ class JournalQueries(JournalConnection):
         query = "SELECT stack, watch FROM open_stacks ORDER BY stack"
         return await self.read(lambda connection: connection.execute(query).fetchall())
 
-    async def is_used_for_mipmaps(self, directory: Path) -> bool:
+    async def is_used_for_mipmaps(self, directory: Place) -> bool:
         """Whether mipmaps were ever written to a directory."""
         query = "SELECT 1 FROM mipmap_directories WHERE directory = ?"
-        values = (path_to_uri(directory),)
+        values = (place_uri(directory),)
         return await self.read(lambda connection: connection.execute(query, values).fetchone() is not None)

@@ -20,7 +20,7 @@ class Disk:
 
     directory: str
     free_bytes: int | None
-    """None if the directory cannot be accessed."""
+    """None if the directory cannot be accessed, or is in an object store."""
     needed_bytes: int
     problem: str = ""
     """Why mipmaps cannot be written there now; empty if they can."""
@@ -227,7 +227,8 @@ class Metrics:
             self._describe_root(root)
         for disk in facts.disks:
             directory = printable(disk.directory)
-            self._free.labels(directory).set(disk.free_bytes or 0)
+            if disk.needed_bytes or disk.free_bytes is not None:  # an object store has no free space
+                self._free.labels(directory).set(disk.free_bytes or 0)
             self._usable.labels(directory).set(not disk.problem)
         for gauge in (self._hook_waiting, self._hook_dead, self._hook_oldest):
             gauge.clear()

@@ -17,13 +17,14 @@ from daemon.pipeline.tile_faults import add_evidence, image_evidence, merge_faul
 from daemon.pipeline.watch_root import watch_root
 from daemon.system.threads import answers_within
 from handlers.container import Containers
-from handlers.errors import Evidence, Fault, LoginRefused
+from handlers.errors import Evidence, Fault, LoginRefused, StoreFault
 from handlers.generate_mipmaps import make_all
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.plan import MipmapPlan
 from handlers.mipmaps.report import MipmapReport
 from handlers.mipmaps.tile_jobs import mask_job, tile_job
 from handlers.render.client import RenderClient
+from handlers.stores.level_store import store_of
 from handlers.workers.pool import WorkerPool
 
 log = structlog.get_logger()
@@ -102,6 +103,8 @@ class MipmapStep:
             await self._record(section, reports, faults, before)
             if any(isinstance(fault, LoginRefused) for fault in faults):
                 halt.set()  # each further tile would send the refused login again
+            if away := next((fault for fault in faults if isinstance(fault, StoreFault)), None):
+                self._disks.suspect(section.watch.mipmaps.output_dir, away)
 
         with self._disks.working(section.watch.mipmaps.output_dir) as halt:
             await make_all(self._pool, jobs, record, slots=self._slots, stop=halt)
@@ -148,4 +151,4 @@ def _jobs(section: Section, plan: MipmapPlan, made: Collection[str], containers:
 
 def _is_any_level_present(jobs: Iterable[MipmapJob]) -> bool:
     """Whether the first level of any job is on disk already."""
-    return any(path.exists() for job in jobs for _, path in job.outputs[:1])
+    return any(store_of(place).stat(place) for job in jobs for _, place in job.outputs[:1])

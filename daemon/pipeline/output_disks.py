@@ -23,15 +23,15 @@ from daemon.config.writable import nearest, refusal
 from daemon.journal.journal import Journal
 from daemon.pipeline.disk_forecast import DiskForecast
 from daemon.pipeline.health import Disk
+from daemon.pipeline.output_stores import MARKER, check_store, mark_store, require_object_marker
 from daemon.system.threads import in_thread
-from handlers.errors import StorageFault, storage_fault
+from handlers.errors import StorageFault, StoreFault, storage_fault
+from handlers.place import ObjectPlace, Place
 from handlers.sharing import Sharing, make_directories
 from handlers.text import distinct_byte_sizes
 
 log = structlog.get_logger()
 
-MARKER = ".temwatch"
-"""Name of the empty marker file in a directory that mipmaps were written to."""
 BUSY_S = 1.0
 """Between checks while mipmaps are made, or wait for a disk. The reserve has to last for this time."""
 IDLE_S = 10.0
@@ -62,18 +62,20 @@ class OutputDisks:
         self._settings = settings
         self._journal = journal
         self._on_usable = on_usable
-        self._found: dict[Path, Disk] = {}
-        self._forecasts: dict[Path, DiskForecast] = defaultdict(DiskForecast)
-        self._used: set[Path] = set()
-        self._checks: dict[Path, asyncio.Future[Disk]] = {}
-        self._halts: dict[Path, set[Halt]] = defaultdict(set)
+        self._found: dict[Place, Disk] = {}
+        self._forecasts: dict[Place, DiskForecast] = defaultdict(DiskForecast)
+        self._used: set[Place] = set()
+        self._checks: dict[Place, asyncio.Future[Disk]] = {}
+        self._outdated: set[asyncio.Future[Disk]] = set()
+        """Checks that began before a tile showed that a store cannot be written."""
+        self._halts: dict[Place, set[Halt]] = defaultdict(set)
         self._stopping = False
         self.checked = asyncio.Event()
         """Set when every directory was checked once, or has not answered."""
 
     # --- for the steps
 
-    def is_usable(self, directory: Path) -> bool:
+    def is_usable(self, directory: Place) -> bool:
         """Whether mipmaps may be written there by the last check; True before the first one."""
         disk = self._found.get(directory)
         return disk is None or not disk.problem
@@ -89,27 +91,31 @@ class OutputDisks:
         directory = mipmaps.output_dir
         if not await self._is_used(directory):
             await self._begin_to_use(directory, mipmaps.sharing())
-        await self._check([(directory, mipmaps.min_free_bytes)])
+        await self._check([(directory, _needed_bytes(mipmaps))])
         self.raise_fault(directory)
 
-    async def require_marker(self, directory: Path) -> None:
+    async def require_marker(self, directory: Place) -> None:
         """Check that the directory is the one that mipmaps were written to; its free space does not matter.
 
         Raises
         ------
         StorageFault
-            If its marker file is missing.
+            If its marker is missing.
         """
-        if await self._is_used(directory) and not await asyncio.to_thread(_has_marker, directory):
+        if not await self._is_used(directory):
+            return
+        if isinstance(directory, ObjectPlace):
+            await asyncio.to_thread(require_object_marker, directory)
+        elif not await asyncio.to_thread(_has_marker, directory):
             raise StorageFault(str(directory), _marker_missing(directory), RESUMES_HINT)
 
-    def raise_fault(self, directory: Path) -> None:
+    def raise_fault(self, directory: Place) -> None:
         """Raise the StorageFault that the last check of the directory found, if any."""
         if not self.is_usable(directory):
             raise _fault(self._found[directory])
 
     @contextlib.contextmanager
-    def working(self, directory: Path) -> Iterator[Halt]:
+    def working(self, directory: Place) -> Iterator[Halt]:
         """Yield an event that is set when no further tile may be begun in the directory."""
         halt = Halt()
         if self._stopping:
@@ -141,9 +147,9 @@ class OutputDisks:
             busy = any(self._halts.values()) or not all(map(self.is_usable, wanted))
             await asyncio.sleep(BUSY_S if busy else IDLE_S)
 
-    def _wanted(self) -> dict[Path, int]:
+    def _wanted(self) -> dict[Place, int]:
         """Return directory -> bytes to be kept free."""
-        return {watch.mipmaps.output_dir: watch.mipmaps.min_free_bytes for watch in self._settings().watch}
+        return {watch.mipmaps.output_dir: _needed_bytes(watch.mipmaps) for watch in self._settings().watch}
 
     def facts(self) -> tuple[Disk, ...]:
         """Return the results of the last check."""
@@ -152,11 +158,11 @@ class OutputDisks:
             return tuple(Disk(str(directory), None, needed, problem) for directory, needed in self._wanted().items())
         return tuple(self._found.values())
 
-    async def _check(self, wanted: list[tuple[Path, int]], timeout_s: float = STUCK_S) -> None:
+    async def _check(self, wanted: list[tuple[Place, int]], timeout_s: float = STUCK_S) -> None:
         for directory, needed_bytes in wanted:
             if directory not in self._checks:
                 used = await self._is_used(directory)
-                check = partial(check_directory, directory, needed_bytes, used=used)
+                check = partial(self._checker(directory), directory, needed_bytes, used=used)
                 self._checks[directory] = in_thread(check, f"check {directory}")
         checks = {directory: self._checks[directory] for directory, _ in wanted if directory in self._checks}
         if checks:
@@ -165,13 +171,33 @@ class OutputDisks:
             if directory in checks:
                 self._adopt(directory, needed_bytes, checks[directory])
 
-    def _adopt(self, directory: Path, needed_bytes: int, check: asyncio.Future[Disk]) -> None:
+    def _checker(self, directory: Place) -> Callable[..., Disk]:
+        """Return what checks a directory; a store that failed has to prove that it can be written."""
+        if isinstance(directory, ObjectPlace):
+            return partial(check_store, is_tried=not self.is_usable(directory))
+        return check_directory
+
+    def suspect(self, directory: Place, fault: StoreFault) -> None:
+        """Halt the work in an object store because of the fault of a tile, until a check proves that it can be used."""
+        if (check := self._checks.pop(directory, None)) is not None:
+            self._outdated.add(check)  # it may only have read
+        problem = f"cannot be used: {fault.problem} ({fault.hint})"
+        self._keep(directory, Disk(str(directory), None, 0, problem))
+
+    def _adopt(self, directory: Place, needed_bytes: int, check: asyncio.Future[Disk]) -> None:
         """Keep the result of a check; halt the work in a directory that is not usable."""
+        if check in self._outdated:
+            self._outdated.discard(check)
+            return
         if check.done():
             self._checks.pop(directory, None)
             found = self._with_forecast(directory, check.result())
         else:
-            found = Disk(str(directory), None, needed_bytes, "does not answer: check its file server")
+            server = "the store" if isinstance(directory, ObjectPlace) else "its file server"
+            found = Disk(str(directory), None, needed_bytes, f"does not answer: check {server}")
+        self._keep(directory, found)
+
+    def _keep(self, directory: Place, found: Disk) -> None:
         before, self._found[directory] = self._found.get(directory), found
         if found.problem:
             for halt in self._halts[directory]:
@@ -183,7 +209,7 @@ class OutputDisks:
             log.info("disk.usable", directory=str(directory), free_bytes=found.free_bytes)
             self._on_usable()
 
-    def _with_forecast(self, directory: Path, disk: Disk) -> Disk:
+    def _with_forecast(self, directory: Place, disk: Disk) -> Disk:
         if disk.free_bytes is None:
             return disk
         forecast = self._forecasts[directory]
@@ -192,21 +218,29 @@ class OutputDisks:
 
     # --- the marker
 
-    async def _is_used(self, directory: Path) -> bool:
+    async def _is_used(self, directory: Place) -> bool:
         if directory not in self._used and await self._journal.is_used_for_mipmaps(directory):
             self._used.add(directory)
         return directory in self._used
 
-    async def _begin_to_use(self, directory: Path, sharing: Sharing) -> None:
+    async def _begin_to_use(self, directory: Place, sharing: Sharing) -> None:
         await asyncio.to_thread(_mark, directory, sharing)
         await self._journal.use_for_mipmaps(directory)
+
+
+def _needed_bytes(mipmaps: MipmapSettings) -> int:
+    """Return the bytes to keep free; 0 in an object store, which has no free space."""
+    return 0 if isinstance(mipmaps.output_dir, ObjectPlace) else mipmaps.min_free_bytes
 
 
 def _fault(disk: Disk) -> StorageFault:
     return StorageFault(disk.directory, disk.problem, RESUMES_HINT)
 
 
-def _mark(directory: Path, sharing: Sharing) -> None:
+def _mark(directory: Place, sharing: Sharing) -> None:
+    if isinstance(directory, ObjectPlace):
+        mark_store(directory)
+        return
     try:
         make_directories(directory, sharing)
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -238,7 +272,7 @@ def _has_marker(directory: Path) -> bool:
     return marker.exists() and not marker.is_symlink()
 
 
-def _marker_missing(directory: Path) -> str:
+def _marker_missing(directory: Place) -> str:
     return (
         f"lacks the marker file {MARKER}, so its mount is probably gone: mount it, "
         f"or, if this directory is the right one, touch {directory / MARKER}"

@@ -20,7 +20,6 @@ from handlers.quality.block import unpack
 from handlers.quality.heatmap import Heatmap, draw_heatmap
 from handlers.quality.shown import Number, heatmap_of, values_of
 from handlers.text import printable
-from handlers.uris import path_to_uri
 from handlers.workers.pool import WorkerPool
 
 log = structlog.get_logger()
@@ -147,10 +146,7 @@ def mosaic_job(section: Section) -> MosaicJob:
     specs = {}
     for spec, tile in zip(section.specs, section.level0(), strict=True):
         files = {0: (tile.image, tile.mask), **level_files(tile, plan)}
-        urls = {
-            str(level): {"imageUrl": path_to_uri(image), "maskUrl": path_to_uri(mask) if mask else None}
-            for level, (image, mask) in files.items()
-        }
+        urls = {str(level): {"imageUrl": image, "maskUrl": mask} for level, (image, mask) in files.items()}
         specs[tile.tile_id] = {**spec, "mipmapLevels": urls}
     shared = {section.transform["id"]: section.transform} if section.transform else {}
     resolved = {"transformIdToSpecMap": shared, "tileIdToSpecMap": specs}

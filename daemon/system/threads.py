@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from handlers.errors import StorageFault
@@ -101,7 +100,7 @@ def _settle(future: Future[Result], work: Callable[[], Result]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def answers_within(path: Path, *, looks: int = 0) -> AsyncIterator[None]:
+async def answers_within(path: object, *, looks: int = 0) -> AsyncIterator[None]:
     """Limit the time of blocking file access that runs in a thread.
 
     The thread runs on. A later attempt repeats the access, unless the watcher has reported by then that the directory

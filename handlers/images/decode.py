@@ -4,7 +4,6 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO
 
 from PIL import PngImagePlugin
@@ -18,10 +17,11 @@ from handlers.images.pillow_pixels import UNREADABLE, array_of, jpeg_pixels
 from handlers.images.pixels import Grey
 from handlers.images.png_header import require_few_chunks
 from handlers.images.tiff_pixels import tiff_pixels
+from handlers.place import ObjectPlace, Place
 
 
 def read_image(
-    path: Path, width: int, height: int, *, root: Container | None = None, mask: bool = False
+    path: Place, width: int, height: int, *, root: Container | None = None, mask: bool = False
 ) -> tuple[Grey, ImageInfo]:
     """Return pixels and header of an image of a given size."""
     with translate_errors(path), open_image(path, root) as file:
@@ -29,7 +29,7 @@ def read_image(
 
 
 def read_hashed(
-    path: Path, width: int, height: int, *, root: Container | None = None, mask: bool = False
+    path: Place, width: int, height: int, *, root: Container | None = None, mask: bool = False
 ) -> tuple[Grey, bytes]:
     """Return the pixels of an image of a given size, and the digest of the bytes that they were decoded from."""
     with translate_errors(path), open_image(path, root) as file:
@@ -39,7 +39,7 @@ def read_hashed(
             return _read(copy, path, width, height, mask=mask)[0], digest
 
 
-def _read(file: BinaryIO, path: Path, width: int, height: int, *, mask: bool) -> tuple[Grey, ImageInfo]:
+def _read(file: BinaryIO, path: Place, width: int, height: int, *, mask: bool) -> tuple[Grey, ImageInfo]:
     info = read_header(file, path, mask=mask, with_layout=True)
     require_size(info, path, width, height)
     with warnings.catch_warnings():  # about metadata, which is not used
@@ -47,7 +47,7 @@ def _read(file: BinaryIO, path: Path, width: int, height: int, *, mask: bool) ->
         return _decode(file, info), info
 
 
-def require_size(info: ImageInfo, path: Path, width: int, height: int) -> None:
+def require_size(info: ImageInfo, path: Place, width: int, height: int) -> None:
     """Raise ImageFault unless the image has this size."""
     if (info.width, info.height) != (width, height):
         problem = f"should have {width}x{height} pixels, has {info.width}x{info.height}"
@@ -55,7 +55,7 @@ def require_size(info: ImageInfo, path: Path, width: int, height: int) -> None:
 
 
 @contextmanager
-def translate_errors(path: Path) -> Iterator[None]:
+def translate_errors(path: Place) -> Iterator[None]:
     """Raise every error of reading an image as a Fault."""
     try:
         yield
@@ -83,12 +83,14 @@ def _decode(file: BinaryIO, info: ImageInfo) -> Grey:
     return array_of(PngImagePlugin.PngImageFile(file))
 
 
-def _broken(path: Path, error: Exception) -> ImageFault:
+def _broken(path: Place, error: Exception) -> ImageFault:
     return ImageFault(str(path), f"cannot be decoded: {error}", "copy or acquire the image again")
 
 
-def _absent(path: Path, error: OSError) -> Fault:
+def _absent(path: Place, error: OSError) -> Fault:
     """Return ImagesMissing if the directory has other files, and otherwise the fault of a missing mount."""
+    if isinstance(path, ObjectPlace):
+        return ImagesMissing(str(path), "is missing", "copy it there again")
     try:
         if any(path.parent.iterdir()):
             return ImagesMissing(str(path), "is missing", "copy it there again")
@@ -97,7 +99,7 @@ def _absent(path: Path, error: OSError) -> Fault:
     return storage_fault(str(path.parent), "find any file in the directory of the image", error)
 
 
-def verify_level(path: Path, width: int, height: int, mode: str) -> Grey:
+def verify_level(path: Place, width: int, height: int, mode: str) -> Grey:
     """Return the pixels of a level's file, which must have the given size and mode.
 
     Raises

@@ -22,6 +22,7 @@ from handlers.images.bmp_header import MAGIC, read_bmp_header
 from handlers.images.png_header import END as PNG_END
 from handlers.images.png_header import read_png_header
 from handlers.images.tiff_header import HEAD_BYTES, Run, TiffHeader, TiffLayout, require_grey
+from handlers.place import ObjectPlace, Place
 from handlers.regular_file import NotContained, NotRegular, open_regular
 
 MOST_BYTES_PER_PIXEL_BYTE = 4
@@ -64,8 +65,8 @@ class ImageInfo:
 
 
 @contextmanager
-def open_image(path: Path, root: Container | None = None) -> Iterator[BinaryIO]:
-    """Open a regular file for reading.
+def open_image(path: Place, root: Container | None = None) -> Iterator[BinaryIO]:
+    """Open a regular file, or an object, for reading.
 
     Parameters
     ----------
@@ -75,9 +76,15 @@ def open_image(path: Path, root: Container | None = None) -> Iterator[BinaryIO]:
     ------
     ImageFault
         If it is a directory, pipe or device, or lies outside root.
-    OSError
+    OSError, StoreFault
         If it cannot be opened.
     """
+    if isinstance(path, ObjectPlace):
+        from handlers.objects.files import open_object  # only where images lie in an object store
+
+        with open_object(path) as file:
+            yield file
+        return
     try:
         descriptor, _ = open_regular(path, root=root)
     except NotRegular as error:
@@ -88,7 +95,7 @@ def open_image(path: Path, root: Container | None = None) -> Iterator[BinaryIO]:
         yield file
 
 
-def inspect_image(path: Path, root: Container | None = None, *, mask: bool = False) -> ImageInfo:
+def inspect_image(path: Place, root: Container | None = None, *, mask: bool = False) -> ImageInfo:
     """Return the header of an image that is complete by its length. Decodes nothing.
 
     Parameters
@@ -100,14 +107,14 @@ def inspect_image(path: Path, root: Container | None = None, *, mask: bool = Fal
     ------
     ImageFault
         If it is not an image, is truncated, is not grey with 8 or 16 bits, or lies outside root.
-    OSError
+    OSError, StoreFault
         If it cannot be read.
     """
     with open_image(path, root) as file:
         return read_header(file, path, mask=mask)
 
 
-def read_header(file: BinaryIO, path: Path, *, mask: bool = False, with_layout: bool = False) -> ImageInfo:
+def read_header(file: BinaryIO, path: Place, *, mask: bool = False, with_layout: bool = False) -> ImageInfo:
     """Do `inspect_image` for an open file.
 
     Parameters

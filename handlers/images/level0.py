@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 from handlers.container import Container
@@ -18,6 +17,7 @@ from handlers.images.digest import FileContent, RunningDigest, settled_identity
 from handlers.images.header import open_image, read_header
 from handlers.images.pixels import Grey
 from handlers.images.tiff_header import Run
+from handlers.place import Place
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 class Level0File:
     """File of level 0, and its expected size."""
 
-    path: Path
+    path: Place
     width: int
     height: int
     root: Container | None = None

@@ -5,7 +5,6 @@ times nor pixels prove that. The text is reproducible, and readers of images ign
 """
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import xxhash
@@ -15,6 +14,7 @@ from handlers.images.encode import PNG_DESCRIPTION
 from handlers.images.header import open_image
 from handlers.images.pillow_pixels import UNREADABLE
 from handlers.images.reduction import IntensityRange, Reduction
+from handlers.place import Place
 
 if TYPE_CHECKING:
     from handlers.images.pixels import Grey
@@ -107,7 +107,7 @@ def level0_digest(text: str | None) -> bytes | None:
     return bytes.fromhex(found[1]) if found else None
 
 
-def read_provenance(path: Path) -> str | None:
+def read_provenance(path: Place) -> str | None:
     """Return the text in the file of a level; None if it has none, or is not an image. Blocking.
 
     Raises

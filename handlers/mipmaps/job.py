@@ -1,7 +1,6 @@
 """The job of a worker: the levels of one image."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handlers.container import Container
@@ -9,6 +8,7 @@ from handlers.errors import ImageFault, SettingsFault
 from handlers.images.encode import PLAIN_TIFF, Encoding
 from handlers.images.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
 from handlers.mipmaps.overlap import Neighbour
+from handlers.place import Place
 from handlers.sharing import AS_MADE, Sharing
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ class MipmapJob:
     """The levels to make of one image."""
 
     tile_id: str
-    level0: Path
-    outputs: tuple[tuple[int, Path], ...]
+    level0: Place
+    outputs: tuple[tuple[int, Place], ...]
     """(level, its file), in any order. Missing directories are made."""
     width: int
     """Of level 0, from its metafile. An image of another size is refused before it is decoded."""

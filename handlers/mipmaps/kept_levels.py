@@ -1,7 +1,6 @@
 """Existing levels that a job need not make again."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from handlers.errors import Fault
 from handlers.images.decode import read_image
@@ -13,6 +12,7 @@ from handlers.images.reduction import level_size
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.level_text import LevelText
 from handlers.mipmaps.report import MadeLevel
+from handlers.place import Place
 
 
 def valid_levels(job: MipmapJob, level0: OpenLevel0) -> Iterator[MadeLevel]:
@@ -33,14 +33,14 @@ def valid_levels(job: MipmapJob, level0: OpenLevel0) -> Iterator[MadeLevel]:
             yield valid
 
 
-def _text_in(path: Path) -> str | None:
+def _text_in(path: Place) -> str | None:
     try:
         return read_provenance(path)
     except (Fault, OSError):
         return None
 
 
-def _valid_level(job: MipmapJob, level0_bits: int, level: int, path: Path, text: str) -> MadeLevel | None:
+def _valid_level(job: MipmapJob, level0_bits: int, level: int, path: Place, text: str) -> MadeLevel | None:
     width, height = level_size(job.width, job.height, level)
     mode = "I;16" if job.level_bits(level0_bits) == 16 else "L"
     try:
@@ -53,7 +53,7 @@ def _valid_level(job: MipmapJob, level0_bits: int, level: int, path: Path, text:
     return MadeLevel(level, path, width, height, mode, info.file_bytes, digest=digest)
 
 
-def _digest_of(path: Path) -> bytes | None:
+def _digest_of(path: Place) -> bytes | None:
     try:
         with open_image(path) as file:
             return RunningDigest(file.fileno()).digest()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from dataclasses import replace
 
 from handlers.container import Container
 from handlers.errors import Fault, SettingsFault, WorkerFault, storage_fault
@@ -23,10 +24,20 @@ from handlers.mipmaps.overlap import LEVEL
 from handlers.mipmaps.put import ReducedLevel, put_levels
 from handlers.mipmaps.reduce import reduce_levels
 from handlers.mipmaps.report import FaultReport, MadeLevel, MipmapReport
+from handlers.place import ObjectPlace
 
 
 def make_mipmaps(job: MipmapJob) -> MipmapReport:
     """Make and verify the levels of a job. Reports every fault of input or disk instead of raising it."""
+    if not isinstance(job.level0, ObjectPlace):
+        return _made(job)
+    from handlers.objects.files import reading_once
+
+    with reading_once():
+        return replace(_made(job), level0=None)  # its identity would be that of the copy in memory
+
+
+def _made(job: MipmapJob) -> MipmapReport:
     started = time.perf_counter()
     made: list[MadeLevel] = []
     kept: tuple[MadeLevel, ...] = ()

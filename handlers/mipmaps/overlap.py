@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +13,7 @@ from handlers.errors import Fault
 from handlers.images.decode import read_image
 from handlers.images.pixels import Grey
 from handlers.images.reduction import level_size
+from handlers.place import Place
 
 LEVEL: Final = 3
 """Coarse enough that the camera's noise is gone, fine enough for the edges of membranes."""
@@ -46,7 +46,7 @@ class Neighbour:
     """A raster neighbour of a tile."""
 
     side: Side
-    level3: Path
+    level3: Place
     """Its level 3, which may not be made yet."""
     width: int
     """Of its level 0, as is `height`."""

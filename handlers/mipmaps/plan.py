@@ -1,20 +1,23 @@
 """The plan of mipmaps: how levels are made, and which files belong to a tile."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import unquote
 
 from handlers.container import Container, Containers
-from handlers.errors import ImageFault, storage_fault
+from handlers.errors import ImageFault, StoreFault, storage_fault
 from handlers.images.encode import PLAIN_TIFF, Encoding
 from handlers.images.header import inspect_image
 from handlers.images.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
 from handlers.path_map import NO_MAP, PathMap
+from handlers.place import ObjectPlace, Place, encoded_key, is_object_address, parse_object
 from handlers.render.access import NO_LOGIN, Access
 from handlers.render.names import BaseUrl, StackId
 from handlers.render.tiles import image_holder, level_0
 from handlers.sharing import AS_MADE, Sharing, make_directories
+from handlers.stores.level_store import path_of, store_of
 from handlers.uris import mipmap_path
 
 LevelUris = Mapping[int, tuple[str, str | None]]
@@ -26,8 +29,8 @@ class Level0:
     """The raw image of a tile, as its tile spec describes it."""
 
     tile_id: str
-    image: Path
-    mask: Path | None
+    image: Place
+    mask: Place | None
     width: int
     height: int
     maximum_intensity: float = 255
@@ -48,11 +51,12 @@ class MipmapPlan:
     container : output_dir, resolved once; no link below it is followed then. See `contained`.
     sharing : modes and group of the files and of directories that are made.
     path_map : by which paths render-ws sees images, masks and levels.
+    url : what tile specs name in place of output_dir; empty: output_dir itself, as render-ws sees it.
     is_derived : whether a path builder of render-ws derives the levels' paths, from the path at which it sees level 0.
     stack_url, authorization, access : the stack whose tiles render-ws serves, and the login there; see `served_by`.
     """
 
-    output_dir: Path
+    output_dir: Place
     levels: int = 6
     reduction: Reduction = MEAN
     encoding: Encoding = PLAIN_TIFF
@@ -62,6 +66,7 @@ class MipmapPlan:
     container: Container | None = None
     sharing: Sharing = AS_MADE
     path_map: PathMap = NO_MAP
+    url: str = ""
     is_derived: bool = False
     stack_url: str | None = None
     authorization: str | None = field(default=None, repr=False)
@@ -76,6 +81,8 @@ class MipmapPlan:
 
     def contained(self, containers: Containers) -> Self:
         """Return the plan with its output_dir resolved; make it if it is missing. Blocking. Raises StorageFault."""
+        if isinstance(self.output_dir, ObjectPlace):
+            return self
         try:
             make_directories(self.output_dir, self.sharing)
             return replace(self, container=containers.of(self.output_dir))
@@ -92,25 +99,37 @@ class MipmapPlan:
         """The encoding of masks."""
         return self.encoding if self.encoding.lossless else Encoding("png")
 
-    def path(self, level: int, level0: Path, *, mask: bool = False) -> Path:
+    def path(self, level: int, level0: Place, *, mask: bool = False) -> Place:
         """Return the file of a level of an image or mask, for the writer and for the stack."""
         extension = self.mask_encoding.extension if mask else self.extension
         return mipmap_path(self.output_dir, level, self._source(level0), extension)
 
-    def _source(self, level0: Path) -> Path:
-        return self.path_map.derived(level0) if self.is_derived else level0
+    def _source(self, level0: Place) -> Place:
+        return self.path_map.derived(level0) if self.is_derived and isinstance(level0, Path) else level0
 
-    def outputs(self, level0: Path, *, mask: bool = False) -> tuple[tuple[int, Path], ...]:
+    def outputs(self, level0: Place, *, mask: bool = False) -> tuple[tuple[int, Place], ...]:
         """Return every level of an image or mask, with its file."""
         return tuple((level, self.path(level, level0, mask=mask)) for level in range(1, self.levels + 1))
 
+    def url_of(self, place: Place) -> str:
+        """Return the URL of a level for tile specs."""
+        if self.url:
+            return f"{self.url.rstrip('/')}/{encoded_key(self._below_output_dir(place))}"
+        return place.url if isinstance(place, ObjectPlace) else self.path_map.to_url(place)
+
+    def _below_output_dir(self, place: Place) -> str:
+        if isinstance(place, ObjectPlace):
+            assert isinstance(self.output_dir, ObjectPlace)
+            return place.below(self.output_dir)
+        return str(place.relative_to(path_of(self.output_dir)))
+
     def path_builder(self) -> dict[str, object]:
         """Return the mipmapPathBuilder by which render derives the same files."""
-        root = self.path_map.root_path(self.output_dir)
+        root = self.path_map.root_path(path_of(self.output_dir))
         return {"rootPath": root, "numberOfLevels": self.levels, "extension": self.extension}
 
 
-def level_files(tile: Level0, plan: MipmapPlan) -> Mapping[int, tuple[Path, Path | None]]:
+def level_files(tile: Level0, plan: MipmapPlan) -> Mapping[int, tuple[Place, Place | None]]:
     """Return the files of a tile's levels: image, and mask if it has one."""
     return {
         level: (path, plan.path(level, tile.mask, mask=True) if tile.mask else None)
@@ -120,16 +139,32 @@ def level_files(tile: Level0, plan: MipmapPlan) -> Mapping[int, tuple[Path, Path
 
 def level_uris(tile: Level0, plan: MipmapPlan) -> LevelUris:
     """Return the URIs of a tile's levels for its tile spec, as render-ws sees them."""
-    url = plan.path_map.to_url
     files = level_files(tile, plan).items()
-    return {level: (url(image), url(mask) if mask else None) for level, (image, mask) in files}
+    return {level: (plan.url_of(image), plan.url_of(mask) if mask else None) for level, (image, mask) in files}
 
 
-def absent_levels(tiles: Sequence[Level0], plan: MipmapPlan) -> list[Path]:
-    """Return the files of levels that are missing or empty."""
+def absent_levels(tiles: Sequence[Level0], plan: MipmapPlan) -> list[Place]:
+    """Return the files of levels that are missing or empty. Raises StoreFault if a store cannot be asked."""
     masks = {tile.mask for tile in tiles if tile.mask}
     outputs = [plan.outputs(tile.image) for tile in tiles] + [plan.outputs(mask, mask=True) for mask in masks]
-    return [path for levels in outputs for _, path in levels if not _has_content(path)]
+    places = [place for levels in outputs for _, place in levels]
+    if isinstance(plan.output_dir, ObjectPlace):
+        return _absent_objects(places)
+    return [place for place in places if not _has_content(path_of(place))]
+
+
+def _absent_objects(places: Iterable[Place]) -> list[Place]:
+    """Return those that their directories do not list: a request for each object would take far longer."""
+    listed: dict[Place, set[str]] = {}
+    absent: list[Place] = []
+    for place in places:
+        directory = place.parent
+        if directory not in listed:
+            found = store_of(directory).list(directory)
+            listed[directory] = {name for name, stat in found if stat.size}
+        if place.name not in listed[directory]:
+            absent.append(place)
+    return absent
 
 
 def _has_content(path: Path) -> bool:
@@ -149,8 +184,8 @@ def level0_of(spec: Mapping[str, Any], path_map: PathMap) -> Level0:
     Raises
     ------
     Fault
-        If the tile has no image, several channels, no size, or a URL of another scheme than file; or if the path map
-        has no path of it here.
+        If the tile has no image, several channels, no size, or a URL of neither a file nor an object; or if the path
+        map has no path of it here.
     """
     tile_id = str(spec.get("tileId"))
     entry = level_0(image_holder(spec)) or {}
@@ -166,12 +201,22 @@ def level0_of(spec: Mapping[str, Any], path_map: PathMap) -> Level0:
     mask = entry.get("maskUrl")
     return Level0(
         tile_id,
-        path_map.to_path(entry["imageUrl"]),
-        path_map.to_path(mask) if mask else None,
+        _place_of(entry["imageUrl"], path_map),
+        _place_of(mask, path_map) if mask else None,
         int(width),
         int(height),
         float(image_holder(spec).get("maxIntensity") or 255),
     )
+
+
+def _place_of(url: str, path_map: PathMap) -> Place:
+    """Return the place that a stack names. An object's address is reached as the environment says."""
+    if not is_object_address(url):
+        return path_map.to_path(url)
+    try:
+        return parse_object(unquote(url, errors="strict"))
+    except ValueError as error:
+        raise ImageFault(url, f"is no address of an object: {error}", "ingest its metafile again") from None
 
 
 def faulty_levels(tile: Level0, plan: MipmapPlan) -> str:
@@ -185,13 +230,13 @@ def faulty_levels(tile: Level0, plan: MipmapPlan) -> str:
     return next((problem for problem in problems if problem), "")
 
 
-def _level_problem(path: Path, width: int, height: int) -> str:
+def _level_problem(path: Place, width: int, height: int) -> str:
     try:
         found = inspect_image(path)
     except FileNotFoundError:
         return f"{path} is missing"
-    except (ImageFault, OSError) as error:
-        return f"{path} cannot be used: {error.problem if isinstance(error, ImageFault) else error.strerror}"
+    except (ImageFault, StoreFault, OSError) as error:
+        return f"{path} cannot be used: {error.strerror if isinstance(error, OSError) else error.problem}"
     if (found.width, found.height) != (width, height):
         return f"{path} is {found.width}x{found.height} pixels, expected {width}x{height}"
     return ""

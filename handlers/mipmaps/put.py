@@ -1,6 +1,5 @@
 """Reduced levels become files: encoded with their text, written atomically, verified."""
 
-import os
 from collections.abc import Iterable
 
 import xxhash
@@ -9,11 +8,11 @@ from handlers.errors import StorageFault
 from handlers.images.encode import Page, set_description
 from handlers.images.level0 import OpenLevel0
 from handlers.images.pixels import Grey
-from handlers.mipmaps.atomic_write import put_in_place, sync_directories
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.level_text import LevelText
 from handlers.mipmaps.measure import Measurement
 from handlers.mipmaps.report import MadeLevel
+from handlers.stores.level_store import store_of
 
 ReducedLevel = tuple[int, Grey | Page]
 """A level and its pixels; a page if the pixels already lie in the content of an uncompressed TIFF."""
@@ -35,25 +34,23 @@ def put_levels(
     Raises
     ------
     StorageFault, SettingsFault
-        As `put_in_place`. Levels that were made before stay in `made`.
+        As `LevelStore.put`. Levels that were made before stay in `made`.
     """
-    paths, texts = dict(job.outputs), LevelText(job, level0.bits)
+    places, texts = dict(job.outputs), LevelText(job, level0.bits)
+    store = store_of(job.outputs[0][1], job.container, job.sharing)
     try:
         for level, reduced in levels:
             page = _page(job, texts, level, reduced, level0.digest)
-            replaced = os.path.lexists(paths[level])
             hashed = xxhash.xxh3_128() if measurement else None
-            put_in_place(
-                level, paths[level], page, job.encoding, job.container, hashed.update if hashed else None, job.sharing
-            )
+            replaced = store.put(level, places[level], page, job.encoding, hashed.update if hashed else None)
             height, width = page.pixels.shape
             digest = hashed.digest() if hashed else None
-            made.append(MadeLevel(level, paths[level], width, height, page.mode, len(page.content), replaced, digest))
+            made.append(MadeLevel(level, places[level], width, height, page.mode, len(page.content), replaced, digest))
             if measurement:
                 measurement.see_level(level, page.pixels)
     finally:
         try:
-            sync_directories({level.path.parent for level in made})
+            store.sync(level.path for level in made)
         except StorageFault:
             made.clear()
             raise

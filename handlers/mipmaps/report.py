@@ -1,12 +1,12 @@
 """The report of a worker: what became of a job, as it travels between processes."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from handlers import errors
 from handlers.errors import Fault
 from handlers.images.digest import Digest, FileContent
 from handlers.mipmaps.measure import Measured
+from handlers.place import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class MadeLevel:
     """A level that is in place and verified."""
 
     level: int
-    path: Path
+    path: Place
     width: int
     height: int
     mode: str

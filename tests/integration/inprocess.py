@@ -34,7 +34,12 @@ RAW, MIPS = StackId("em", "test", "s_raw"), StackId("em", "test", "s_mips")
 
 
 def settings_for(
-    root: Path, url: str, qc: dict[str, Any] | None = None, of_format: dict[str, Any] | None = None, **stacks: Any
+    root: Path,
+    url: str,
+    qc: dict[str, Any] | None = None,
+    of_format: dict[str, Any] | None = None,
+    mipmaps: dict[str, Any] | None = None,
+    **stacks: Any,
 ) -> Settings:
     """Return settings of one watch that settles at once and closes stacks when they are quiet.
 
@@ -49,7 +54,7 @@ def settings_for(
         "scan_interval_s": 1.0,
         "z": {"rule": "grid"},
         "stacks": {"raw": "s_raw", "mipmapped": "s_mips", "close_after_s": 0.0, **stacks},
-        "mipmaps": {"output_dir": str(root / "mipmaps"), "levels": 1},
+        "mipmaps": {"output_dir": str(root / "mipmaps"), "levels": 1, **(mipmaps or {})},
         "qc": qc or {},
         **(of_format or {}),
     }
@@ -130,7 +135,7 @@ class Bench:
 
 @contextlib.asynccontextmanager
 async def bench(root: Path, client: RenderClient | None = None, **stacks: Any) -> AsyncIterator[Bench]:
-    """Run the parts on `root`; `stacks` are stack settings of the watch, `qc` those of its quality control."""
+    """Run the parts on `root`; `stacks` are stack settings of the watch, `qc` and `mipmaps` those of its sections."""
     (root / "acquisition").mkdir(exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
         log_lines = stack.enter_context(structlog.testing.capture_logs())

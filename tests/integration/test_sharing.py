@@ -16,11 +16,11 @@ from daemon.config.mipmap_settings import MipmapSettings
 from handlers.container import Container
 from handlers.errors import StorageFault
 from handlers.images.encode import PLAIN_TIFF
-from handlers.mipmaps import atomic_write
-from handlers.mipmaps.atomic_write import put_in_place
 from handlers.mipmaps.plan import Level0, MipmapPlan
 from handlers.mipmaps.tile_jobs import mask_job, tile_job
 from handlers.sharing import Sharing, make_directories
+from handlers.stores import atomic_write
+from handlers.stores.atomic_write import put_in_place
 from tests.unit.test_notify import CONFIG
 
 PAGE = PLAIN_TIFF.page(np.zeros((4, 6), np.uint8), "text")

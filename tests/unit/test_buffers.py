@@ -25,11 +25,12 @@ from handlers.images.encode import Encoding
 from handlers.images.header import ImageInfo, inspect_image, open_image, read_header
 from handlers.images.pixels import Grey
 from handlers.images.tiff_header import Run
-from handlers.mipmaps import atomic_write, buffers, make
+from handlers.mipmaps import buffers, make
 from handlers.mipmaps.buffers import Kind, LevelBuffers, buffers_for
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.reduce import reduce_levels
+from handlers.stores import atomic_write
 from tests.unit.levels.files import grey_tags, leftovers, save, tiff
 
 DEPTHS = (np.uint8, np.uint16)

@@ -8,14 +8,31 @@ from pathlib import Path
 
 from daemon.commands.check_config import Finding
 from daemon.commands.probe.diagnosis import PATH_MAP, Shown, wrong_with
-from daemon.commands.probe.files import SIDE_PX, ProbeTile, low_space, readers_of, remove_probe, write_probe
+from daemon.commands.probe.files import (
+    SIDE_PX,
+    ProbeTile,
+    low_space,
+    readers_of,
+    remove_probe,
+    write_object_probe,
+    write_probe,
+)
 from daemon.commands.probe.images import some_image
 from daemon.commands.probe.scratch import scratch_stack
 from daemon.config.settings import RenderSettings, Settings
 from daemon.config.stack_settings import NAME_FIELDS
 from daemon.config.watch_settings import WatchSettings
 from daemon.pipeline.render_gate import PROBE_STACK
-from handlers.errors import AccessRefused, Fault, LoginRefused, RenderFault, RenderUnavailable, StorageFault
+from handlers.errors import (
+    AccessRefused,
+    Fault,
+    LoginRefused,
+    RenderFault,
+    RenderUnavailable,
+    SettingsFault,
+    StorageFault,
+)
+from handlers.place import ObjectPlace
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId, legal_stack_name
 
@@ -69,15 +86,15 @@ async def _probe_watch(
     place = f"{key}.mipmaps.output_dir"
     try:
         async with asyncio.timeout(ANSWER_S):
-            tile = await asyncio.to_thread(write_probe, watch.mipmaps.output_dir, watch.mipmap_plan().sharing)
-    except StorageFault as fault:
+            tile = await asyncio.to_thread(_written, watch)
+    except (StorageFault, SettingsFault) as fault:
         probed.wrong(place, str(fault))
         return
     except TimeoutError:
         probed.wrong(place, f"{watch.mipmaps.output_dir} has not answered for {ANSWER_S:g} s")
         return
     try:
-        if low := await asyncio.to_thread(low_space, watch.mipmaps.output_dir, watch.mipmaps.min_free_bytes):
+        if low := await asyncio.to_thread(_low_space, watch):
             probed.wrong(place, low)
         probed.proved += [f"{watch.name}: {said}" for said in await asyncio.to_thread(lambda: [*readers_of(tile)])]
         if client is not None:
@@ -89,6 +106,18 @@ async def _probe_watch(
             probed.wrong(place, str(fault))
 
 
+def _written(watch: WatchSettings) -> ProbeTile:
+    output_dir = watch.mipmaps.output_dir
+    if isinstance(output_dir, ObjectPlace):
+        return write_object_probe(output_dir)
+    return write_probe(output_dir, watch.mipmap_plan().sharing)
+
+
+def _low_space(watch: WatchSettings) -> str:
+    output_dir = watch.mipmaps.output_dir
+    return "" if isinstance(output_dir, ObjectPlace) else low_space(output_dir, watch.mipmaps.min_free_bytes)
+
+
 async def _probe_stack(
     probed: Probed, key: str, watch: WatchSettings, render: RenderSettings, client: RenderClient, tile: ProbeTile
 ) -> None:
@@ -98,7 +127,7 @@ async def _probe_stack(
             async for shown in _shown(probed, key, watch, tile):
                 wrong = await wrong_with(scratch, paths, shown)
                 if wrong is None:
-                    what, there = "the pixels of " * (shown.pixels is not None), paths.place_of(shown.path).path
+                    what, there = "the pixels of " * (shown.pixels is not None), shown.seen_at(paths)
                     elsewhere = f", which it sees at {there}" if there != str(shown.path) else ""
                     probed.proved.append(f"{watch.name}: render-ws shows {what}{shown.path}{elsewhere}")
                 else:
@@ -119,7 +148,10 @@ def _home(watch: WatchSettings, render: RenderSettings) -> tuple[str, str]:
 
 async def _shown(probed: Probed, key: str, watch: WatchSettings, tile: ProbeTile) -> AsyncIterator[Shown]:
     """Yield the files that render-ws has to show: the probe, an image that was acquired, and the mask."""
-    yield Shown(tile.path, f"{key}.mipmaps.output_dir", SIDE_PX, SIDE_PX, 8, tile.pixels)
+    plan = watch.mipmap_plan()
+    is_plain = isinstance(tile.path, Path) and not plan.url
+    url, name = ("", "output_dir") if is_plain else (plan.url_of(tile.path), "url")
+    yield Shown(tile.path, f"{key}.mipmaps.{name}", SIDE_PX, SIDE_PX, 8, tile.pixels, url)
     for name, place in _read_places(watch):
         try:
             async with asyncio.timeout(ANSWER_S):

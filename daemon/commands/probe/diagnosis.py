@@ -13,6 +13,8 @@ from daemon.commands.probe.scratch import ScratchStack, is_not_found, is_not_rea
 from handlers.errors import Fault, RenderUnavailable
 from handlers.images.pixels import Grey
 from handlers.path_map import PathMap
+from handlers.place import Place
+from handlers.stores.level_store import path_of
 
 PATH_MAP = "render.path_map"
 
@@ -27,9 +29,9 @@ class Wrong:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A file of this machine that render-ws has to show."""
+    """A file that render-ws has to show."""
 
-    path: Path
+    path: Place
     key: str
     """Of the configuration: the directory or file that it belongs to."""
     width: int
@@ -37,6 +39,12 @@ class Shown:
     bits: int
     pixels: Grey | None
     """None if they are not compared."""
+    url: str = ""
+    """By which tile specs name it, if they do not name a file; the path map does not count then."""
+
+    def seen_at(self, paths: PathMap) -> str:
+        """Return where render-ws sees it."""
+        return self.url or paths.place_of(path_of(self.path)).path
 
 
 async def wrong_with(scratch: ScratchStack, paths: PathMap, shown: Shown) -> Wrong | None:
@@ -47,7 +55,7 @@ async def wrong_with(scratch: ScratchStack, paths: PathMap, shown: Shown) -> Wro
     RenderUnavailable
         If render-ws does not answer, or refuses the login.
     """
-    url = paths.to_url(shown.path)
+    url = shown.url or paths.to_url(path_of(shown.path))
     try:
         found = await scratch.pixels(url, shown.width, shown.height, shown.bits)
     except RenderUnavailable:
@@ -55,13 +63,16 @@ async def wrong_with(scratch: ScratchStack, paths: PathMap, shown: Shown) -> Wro
     except Fault as fault:
         return await _reason(scratch, paths, shown, fault)
     if shown.pixels is not None and not np.array_equal(found, shown.pixels):
-        return Wrong(PATH_MAP, f"render-ws shows other pixels than {shown.path} holds: it has another file at {url}")
+        key = shown.key if shown.url else PATH_MAP
+        return Wrong(key, f"render-ws shows other pixels than {shown.path} holds: it has another file at {url}")
     return None
 
 
 async def _reason(scratch: ScratchStack, paths: PathMap, shown: Shown, fault: Fault) -> Wrong:
+    if shown.url:
+        return Wrong(shown.key, f"render-ws cannot show {shown.path} by {shown.url}: {fault.problem}")
     if is_not_readable(fault):
-        return Wrong(shown.key, await asyncio.to_thread(_closed, shown.path, "read"))
+        return Wrong(shown.key, await asyncio.to_thread(_closed, path_of(shown.path), "read"))
     if not is_not_found(fault):
         return Wrong(shown.key, f"render-ws cannot show {shown.path}: {fault.problem}")
     return await _not_found(scratch, paths, shown)
@@ -70,18 +81,19 @@ async def _reason(scratch: ScratchStack, paths: PathMap, shown: Shown, fault: Fa
 async def _not_found(scratch: ScratchStack, paths: PathMap, shown: Shown) -> Wrong:
     """Follow the path as render-ws does, down to the first directory that it does not find."""
     inside: Path | None = None
-    for directory in _directories(paths, shown.path):
+    path = path_of(shown.path)
+    for directory in _directories(paths, path):
         if not await scratch.finds(paths.to_url(directory)):
             break
         inside = directory
     if inside is None:
-        base = next(iter(_directories(paths, shown.path)))
+        base = next(iter(_directories(paths, path)))
         return Wrong(PATH_MAP, f"render-ws has no {paths.place_of(base).path}, where {base} should be")
     if await asyncio.to_thread(_is_closed, inside):
         return Wrong(shown.key, await asyncio.to_thread(_closed, inside, "enter"))
-    place = paths.place_of(shown.path).path
-    text = f"render-ws has no {place}, where {shown.path} should be; it has {paths.place_of(inside).path}"
-    hint = "correct the entry" if paths.base_of(shown.path) else "add an entry: it sees the files at another path"
+    place = paths.place_of(path).path
+    text = f"render-ws has no {place}, where {path} should be; it has {paths.place_of(inside).path}"
+    hint = "correct the entry" if paths.base_of(path) else "add an entry: it sees the files at another path"
     return Wrong(PATH_MAP, f"{text} ({hint})")
 
 

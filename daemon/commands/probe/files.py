@@ -13,9 +13,12 @@ import numpy as np
 from PIL import Image
 
 from daemon.config.writable import user_name
-from handlers.errors import StorageFault
+from handlers.errors import StorageFault, StoreFault
+from handlers.images.encode import Encoding
 from handlers.images.pixels import Grey
+from handlers.place import ObjectPlace, Place
 from handlers.sharing import Sharing, make_directories
+from handlers.stores.level_store import store_of
 from handlers.text import byte_size, printable
 
 SIDE_PX = 64
@@ -32,10 +35,41 @@ _HINTS = {
 class ProbeTile:
     """A small image in a directory of its own below `output_dir`."""
 
-    path: Path
+    path: Place
     pixels: Grey
     made: tuple[Path, ...]
     """Directories that did not exist before, innermost first."""
+
+
+def write_object_probe(output_dir: ObjectPlace) -> ProbeTile:
+    """Write, read back and list a small image in an object store, as the mipmaps are.
+
+    Raises
+    ------
+    StorageFault
+        For the first step that fails; nothing is left behind then, if the store can delete.
+    SettingsFault
+        If no connection can be made.
+    """
+    directory = output_dir / f"temwatch-probe-{uuid.uuid4().hex[:12]}"
+    tile = ProbeTile(directory / "probe+1.tif", _random_pixels(), ())
+    encoding, store = Encoding("tif"), store_of(directory)
+    try:
+        store.put(1, tile.path, encoding.page(tile.pixels, ""), encoding)
+        with store.open(tile.path) as file:
+            np.testing.assert_array_equal(np.asarray(Image.open(file)), tile.pixels)
+        if tile.path.name not in dict(store.list(directory)):
+            raise StoreFault(str(directory), "does not list what was written", "let these credentials list there")
+    except StorageFault:
+        with contextlib.suppress(StorageFault):
+            store.delete(tile.path)
+        raise
+    return tile
+
+
+def _random_pixels() -> Grey:
+    # Below 255: render-ws is asked once more for an image with the largest value of 8 bits.
+    return np.random.default_rng().integers(0, 255, (SIDE_PX, SIDE_PX), np.uint8)
 
 
 def write_probe(output_dir: Path, sharing: Sharing) -> ProbeTile:
@@ -52,21 +86,20 @@ def write_probe(output_dir: Path, sharing: Sharing) -> ProbeTile:
     """
     directory = output_dir / f"temwatch-probe-{uuid.uuid4().hex[:12]}"
     made = (directory, *(each for each in (output_dir, *output_dir.parents) if not each.exists()))
-    # Below 255: render-ws is asked once more for an image with the largest value of 8 bits.
-    pixels: Grey = np.random.default_rng().integers(0, 255, (SIDE_PX, SIDE_PX), np.uint8)
-    tile = ProbeTile(directory / "probe.tif", pixels, made)
-    temporary = tile.path.with_suffix(".new")
+    path = directory / "probe.tif"
+    tile = ProbeTile(path, _random_pixels(), made)
+    temporary = path.with_suffix(".new")
     try:
         with _step(output_dir, "make a directory in"):
             make_directories(directory, sharing)
         with _step(output_dir, "write a file in"):
-            _write(temporary, pixels, sharing)
+            _write(temporary, tile.pixels, sharing)
         with _step(output_dir, "rename a file in"):
-            temporary.rename(tile.path)
+            temporary.rename(path)
         with _step(output_dir, "sync a directory in"):
             _sync(directory)
         with _step(output_dir, "change the mode of a file in"):
-            tile.path.chmod(stat.S_IMODE(tile.path.stat().st_mode))
+            path.chmod(stat.S_IMODE(path.stat().st_mode))
     except StorageFault:
         with contextlib.suppress(StorageFault):
             remove_probe(tile)
@@ -92,6 +125,9 @@ def _sync(directory: Path) -> None:
 
 def remove_probe(tile: ProbeTile) -> None:
     """Delete the image and the directories that were made for it. Raises StorageFault."""
+    if isinstance(tile.path, ObjectPlace):
+        store_of(tile.path).delete(tile.path)
+        return
     with _step(tile.path.parent, "delete a file in"):
         for path in (tile.path, tile.path.with_suffix(".new")):
             path.unlink(missing_ok=True)
@@ -135,6 +171,9 @@ def described(path: Path) -> str:
 
 def readers_of(tile: ProbeTile) -> Iterator[str]:
     """Yield sentences on what a reader of another user meets. Raises OSError."""
+    if isinstance(tile.path, ObjectPlace):
+        yield f"{tile.path.bucket} takes, shows and lists objects"
+        return
     owner = tile.path.stat().st_uid
     if owner != os.geteuid():
         yield f"the file server gave the file to user {owner} (root_squash or all_squash)"

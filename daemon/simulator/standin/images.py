@@ -1,10 +1,12 @@
 """Pixels of a tile's raw image or mask as render-ws serves them, with its edge effect and its cache."""
 
+import http.client
 import io
 import math
 import os
 import re
 import threading
+import urllib.request
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +30,10 @@ _JPEG_QUALITY = 85
 _MESH_CELL_SIZE = 64
 """Side of the mesh cells at whose inner corners render-ws measures the scale. A smaller tile has none: scale 1."""
 _Stored = npt.NDArray[Any]
+Source = Path | str
+"""A file, or a URL of HTTP."""
+FETCH_S = 30.0
+MOST_FETCHED_BYTES = 2**30
 _Pixels = npt.NDArray[np.uint32]
 
 
@@ -40,8 +46,12 @@ class Window:
     high: float = 255.0
 
 
-def path_of(url: str) -> Path:
-    """Return the file of a URL or plain path."""
+def source_of(url: str) -> Source:
+    """Return the file of a URL or plain path; a URL of HTTP as it is."""
+    if url.startswith(("http://", "https://")):
+        return url
+    if url.startswith("s3://"):
+        raise Refusal(500, f"failed to load {url}: the stand-in has no credentials for AWS")
     return Path(unquote(urlsplit(url).path) if ":" in url else url)
 
 
@@ -55,11 +65,13 @@ def files_of(tile: Json) -> Iterator[tuple[str, str]]:
 def require_files(tile: Json) -> None:
     """Refuse a tile if a file of any level is missing or empty: render-ws then renders it at no scale."""
     for key, url in files_of(tile):
-        _require_file(key, path_of(url))
+        _require_file(key, source_of(url))
 
 
-def _require_file(key: str, path: Path) -> None:
-    """Refuse what render's `ImageAndMask.validateFile` refuses. To it a directory is a file."""
+def _require_file(key: str, path: Source) -> None:
+    """Refuse what render's `ImageAndMask.validateFile` refuses: it checks files alone, and a directory is a file."""
+    if isinstance(path, str):
+        return
     if not os.path.exists(path):  # noqa: PTH110  False where a directory may not be entered, as in Java
         raise Refusal(400, f"cannot find {key} file '{path}'")
     if not os.access(path, os.R_OK):
@@ -68,14 +80,14 @@ def _require_file(key: str, path: Path) -> None:
         raise Refusal(400, f"{key} file '{path}' is empty")
 
 
-def lowest_level(tile: Json, key: str) -> Path:
+def lowest_level(tile: Json, key: str) -> Source:
     """Return the file of the lowest level, the only file that render-ws reads for a raw image."""
     channel = next(iter(tile.get("channels", ())), tile)
     levels: Json = channel.get("mipmapLevels", {})
     url = levels[min(levels, key=int)].get(key) if levels else None
     if url is None:
         raise Refusal(400, "no imageUrl specified")
-    return path_of(url)
+    return source_of(url)
 
 
 class ImageCache:
@@ -86,7 +98,7 @@ class ImageCache:
 
     def __init__(self, most_bytes: int = 256 * 2**20) -> None:
         self._most_bytes = most_bytes
-        self._images: OrderedDict[Path, _Stored] = OrderedDict()
+        self._images: OrderedDict[Source, _Stored] = OrderedDict()
         self._lock = threading.Lock()
 
     def clear(self) -> None:
@@ -94,7 +106,7 @@ class ImageCache:
         with self._lock:
             self._images.clear()
 
-    def grey(self, path: Path) -> _Stored:
+    def grey(self, path: Source) -> _Stored:
         """Return the image, (H, W) of 8 or 16 bits. Raises Refusal if the file is missing (400) or no image (500)."""
         with self._lock:
             if path not in self._images:
@@ -107,12 +119,21 @@ class ImageCache:
             return image
 
 
-def _decoded(path: Path) -> _Stored:
+def _decoded(path: Source) -> _Stored:
     try:
-        with Image.open(path) as image:
+        with Image.open(path if isinstance(path, Path) else _fetched(path)) as image:
             return np.asarray(image if image.mode in ("L", "I;16", "I;16B") else image.convert("L"))
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, UnidentifiedImageError, http.client.HTTPException) as error:
         raise Refusal(500, f"failed to load {path}: {error}") from None
+
+
+def _fetched(url: str) -> io.BytesIO:
+    """Return the body of a URL of HTTP. Raises OSError."""
+    with urllib.request.urlopen(url, timeout=FETCH_S) as answer:  # noqa: S310  the scheme was checked
+        body = answer.read(MOST_FETCHED_BYTES + 1)
+    if len(body) > MOST_FETCHED_BYTES:
+        raise OSError(f"has more than {MOST_FETCHED_BYTES} bytes")
+    return io.BytesIO(body)
 
 
 def raw_parameters(tile: Json, key: str, scale: float) -> Json:
@@ -144,7 +165,7 @@ def painted(parameters: Json, images: ImageCache) -> bytes:
         raise Refusal(501, "the stand-in renders no transforms")
     levels = next(iter(spec.get("channels", ())), spec)["mipmapLevels"]
     entry = levels[min(levels, key=int)]
-    image = images.grey(path_of(entry["imageUrl"]))
+    image = images.grey(source_of(entry["imageUrl"]))
     size = int(parameters["height"]), int(parameters["width"])
     canvas = reduced(image.astype(np.uint32), size, Window())
     mask = _mask(entry["maskUrl"], images) if "maskUrl" in entry else None
@@ -160,7 +181,7 @@ def _mask(url: str, images: ImageCache) -> _Stored:
     """Return a mask from its file, or a mask that a URL describes as opaque in a box."""
     box = re.fullmatch(r"mask://outside-box\?minX=(\d+)&minY=(\d+)&maxX=(\d+)&maxY=(\d+)&width=(\d+)&height=(\d+)", url)
     if box is None:
-        return images.grey(path_of(url))
+        return images.grey(source_of(url))
     left, top, right, bottom, width, height = map(int, box.groups())
     mask = np.zeros((height, width), np.uint8)
     mask[top:bottom, left:right] = 255

@@ -4,7 +4,6 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from daemon.config.settings import Settings
 from daemon.config.watch_settings import WatchSettings
@@ -15,8 +14,10 @@ from daemon.system.threads import answers_within
 from handlers.acquisition.acquisition import Tile
 from handlers.acquisition.arrival import read_metafile
 from handlers.acquisition.rasters import section_places
-from handlers.errors import MetafileFault
+from handlers.errors import Fault, MetafileFault
 from handlers.mipmaps.plan import Level0, MipmapPlan
+from handlers.place import ObjectPlace, Place
+from handlers.stores.level_store import store_of
 
 KEPT = 2
 """Parsed sections that are kept: people look at several tiles of one section. One of 2,772 tiles takes some 10 MB."""
@@ -109,7 +110,7 @@ class DiskFile:
     """A file of a tile as it is on disk now."""
 
     level: int
-    path: Path
+    path: Place
     size: int | None
     """None if it is missing."""
     problem: str = ""
@@ -120,10 +121,20 @@ def files_of(tile: Level0, plan: MipmapPlan) -> list[DiskFile]:
     return [_file(level, path) for level, path in ((0, tile.image), *plan.outputs(tile.image))]
 
 
-def _file(level: int, path: Path) -> DiskFile:
+def _file(level: int, path: Place) -> DiskFile:
+    if isinstance(path, ObjectPlace):
+        return _object(level, path)
     try:
         return DiskFile(level, path, path.lstat().st_size)
     except FileNotFoundError:
         return DiskFile(level, path, None, "missing")
     except OSError as error:
         return DiskFile(level, path, None, error.strerror or "cannot be accessed")
+
+
+def _object(level: int, place: ObjectPlace) -> DiskFile:
+    try:
+        found = store_of(place).stat(place)
+    except Fault as fault:
+        return DiskFile(level, place, None, fault.problem)
+    return DiskFile(level, place, None, "missing") if found is None else DiskFile(level, place, found.size)

@@ -11,6 +11,7 @@ from handlers.errors import ImagesMissing
 from handlers.images.decode import read_image
 from handlers.images.reduction import level_size
 from handlers.mipmaps.plan import Level0, MipmapPlan
+from handlers.place import Place
 
 SIZES = (256, 1024)
 """Longest sides that are offered, pixels."""
@@ -18,7 +19,7 @@ MOST_PIXELS = 4_194_304
 """A level with more pixels is not drawn: it would be level 0, or too large for a page."""
 
 
-def level_for(tile: Level0, plan: MipmapPlan, size: int) -> tuple[int, Path]:
+def level_for(tile: Level0, plan: MipmapPlan, size: int) -> tuple[int, Place]:
     """Return the highest level whose longer side has at least `size` pixels, with its file.
 
     Raises
@@ -44,7 +45,8 @@ def tile_png(tile: Level0, plan: MipmapPlan, size: int) -> bytes:
         If the level is missing, or is not an image of its size.
     """
     level, path = level_for(tile, plan, size)
-    root = Container(plan.output_dir, Path(os.path.realpath(plan.output_dir)))
+    output_dir = plan.output_dir
+    root = Container(output_dir, Path(os.path.realpath(output_dir))) if isinstance(output_dir, Path) else None
     pixels, _ = read_image(path, *level_size(tile.width, tile.height, level), root=root)
     picture = Image.fromarray(pixels if pixels.dtype.itemsize == 1 else (pixels >> 8).astype("uint8"))
     picture.thumbnail((size, size), Image.Resampling.BOX)

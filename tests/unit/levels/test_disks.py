@@ -19,8 +19,9 @@ from handlers.errors import (
 )
 from handlers.images.decode import verify_level
 from handlers.images.reduction import Reduction
-from handlers.mipmaps import atomic_write, make
+from handlers.mipmaps import make
 from handlers.mipmaps.make import make_mipmaps
+from handlers.stores import atomic_write
 from tests.unit.levels.files import fault_of, job_for, leftovers, save, texture
 
 

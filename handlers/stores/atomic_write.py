@@ -258,6 +258,11 @@ def _sweep(directory: str) -> None:
         _remove(entry.path)
 
 
+def is_temporary(name: str) -> bool:
+    """Return whether a file of this name is being written, or was when its writer died."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
 def _is_leftover(entry: os.DirEntry[str]) -> bool:
     match = _TEMPORARY.fullmatch(entry.name)
     if match is None:

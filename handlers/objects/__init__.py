@@ -1,0 +1,1 @@
+"""Object stores: the connection of each process, requests and their faults, objects read as files."""

@@ -1,0 +1,142 @@
+"""The connection of this process to a bucket.
+
+obstore has threads of its own, which a fork does not copy: a child that uses a connection of its parent waits for ever.
+So it is imported and opened at the first use, and a process that was forked after that is refused.
+docs/decisions/stores.md says more.
+"""
+
+import os
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from handlers.errors import BugFault, SettingsFault, StoreFault
+from handlers.objects.credentials import from_file
+from handlers.place import Bucket, StoreAccess
+
+if TYPE_CHECKING:
+    from obstore.store import AzureConfig, GCSConfig, ObjectStore, S3Config
+
+CONNECT_S, REQUEST_S = 5, 60
+MOST_RETRIES, RETRY_S = 4, 20
+"""Of one request: a store that is away longer is reported, and the montage waits."""
+
+_lock = threading.Lock()
+_open: dict[Bucket, "ObjectStore"] = {}
+_opened_by: int | None = None
+"""Process that opened the first connection."""
+
+
+def connection(bucket: Bucket) -> "ObjectStore":
+    """Return this process's connection to a bucket, opened at its first use.
+
+    Raises
+    ------
+    StoreFault
+        If a file for the connection cannot be read.
+    SettingsFault
+        If obstore is not installed, or a setting is invalid.
+    BugFault
+        If obstore was used before this process was forked.
+    """
+    global _opened_by  # noqa: PLW0603  of the process, as obstore's threads are
+    found = _open.get(bucket)
+    if found is not None and _opened_by == os.getpid():
+        return found
+    with _lock:
+        if _opened_by not in (None, os.getpid()):
+            problem = f"process {os.getpid()} was forked from process {_opened_by}, which had used obstore before"
+            raise BugFault(str(bucket), problem, "please report this bug of temwatch")
+        _opened_by = os.getpid()
+        return _open.get(bucket) or _open.setdefault(bucket, _opened(bucket))
+
+
+def reconnect(bucket: Bucket) -> None:
+    """Open the next connection to a bucket anew: its files and the environment are read again."""
+    with _lock:
+        _open.pop(bucket, None)
+
+
+def _opened(bucket: Bucket) -> "ObjectStore":
+    try:
+        from obstore import store  # imports its threads' machinery: never in what workers are forked from
+    except ImportError:
+        hint = "install the extra: pip install 'temwatch[object-store]'"
+        raise SettingsFault("mipmaps.output_dir", f"{bucket} needs the package obstore", hint) from None
+    access = bucket.access
+    options: dict[str, Any] = {"client_options": _client_options(access), "retry_config": _retries()}
+    try:
+        match bucket.scheme:
+            case "s3":
+                if keys := from_file(access):
+                    keys()  # raises what is wrong with the file
+                    options["credential_provider"] = keys
+                return store.S3Store(bucket.name, config=_s3_config(access), **options)
+            case "gs":
+                return store.GCSStore(bucket.name, config=_gs_config(access), **options)
+            case _:
+                return store.AzureStore(bucket.name, config=_az_config(access), **options)
+    except (ValueError, store_errors()) as error:
+        problem = f"no connection can be made: {str(error).splitlines()[0]}"
+        raise SettingsFault(
+            "mipmaps.store", f"{bucket}: {problem}", "check mipmaps.store and the environment"
+        ) from None
+
+
+def store_errors() -> type[Exception]:
+    """Return the base class of obstore's exceptions."""
+    from obstore.exceptions import BaseError
+
+    return BaseError
+
+
+def _client_options(access: StoreAccess) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "connect_timeout": timedelta(seconds=CONNECT_S),
+        "timeout": timedelta(seconds=REQUEST_S),
+        "user_agent": "temwatch",
+    }
+    if access.endpoint.startswith("http://"):
+        options["allow_http"] = True
+    if access.ca_file:
+        options["root_certificate"] = _text_of(access.ca_file)
+    if access.proxy:
+        options["proxy_url"] = access.proxy
+    return options
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text("ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        problem = getattr(error, "strerror", None) or "is no PEM file"
+        raise StoreFault(str(path), f"the certificates cannot be read: {problem}", "check the file") from error
+
+
+def _retries() -> dict[str, Any]:
+    backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2}
+    return {"max_retries": MOST_RETRIES, "retry_timeout": timedelta(seconds=RETRY_S), "backoff": backoff}
+
+
+def _s3_config(access: StoreAccess) -> "S3Config":
+    has_endpoint = bool(access.endpoint or os.environ.keys() & {"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"})
+    path_style = has_endpoint if access.path_style is None else access.path_style
+    # With SHA-256 the server compares what it got with what was sent.
+    config: S3Config = {"checksum_algorithm": "sha256", "virtual_hosted_style_request": not path_style}
+    if access.endpoint:
+        config["endpoint"] = access.endpoint
+    if access.region:
+        config["region"] = access.region
+    return config
+
+
+def _gs_config(access: StoreAccess) -> "GCSConfig":
+    config: GCSConfig = {"base_url": access.endpoint} if access.endpoint else {}
+    if access.credentials_file:
+        config["application_credentials"] = str(access.credentials_file)
+    return config
+
+
+def _az_config(access: StoreAccess) -> "AzureConfig":
+    return {"endpoint": access.endpoint} if access.endpoint else {}

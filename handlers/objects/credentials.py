@@ -1,0 +1,67 @@
+"""Keys for S3 from a credentials file, as the AWS programs read it."""
+
+import configparser
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from handlers.errors import StoreFault
+from handlers.place import StoreAccess
+
+KEPT_S = 60.0
+"""The file is read again after this time: keys in it may be exchanged at any time."""
+
+Keys = dict[str, object]
+
+
+def from_file(access: StoreAccess) -> Callable[[], Keys] | None:
+    """Return what reads the keys of a profile; None if they come from the environment or the machine's role.
+
+    A file or profile that is configured counts before the environment; the usual file after it.
+    """
+    path = access.credentials_file or _usual_file()
+    is_configured = bool(access.credentials_file or access.profile)
+    if not is_configured and ("AWS_ACCESS_KEY_ID" in os.environ or not path.is_file()):
+        return None
+    profile = access.profile or os.environ.get("AWS_PROFILE") or "default"
+    if not is_configured and "AWS_PROFILE" not in os.environ and not _has_profile(path, profile):
+        return None  # a file of other profiles does not hide the machine's role
+    return lambda: _keys(path, profile)
+
+
+def _usual_file() -> Path:
+    return Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or Path.home() / ".aws" / "credentials")
+
+
+def _has_profile(path: Path, profile: str) -> bool:
+    return _read(path).has_section(profile)
+
+
+def _read(path: Path) -> configparser.RawConfigParser:
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read_string(path.read_text("utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        problem = getattr(error, "strerror", None) or "is no text"
+        raise StoreFault(str(path), f"the credentials cannot be read: {problem}", "check the file") from error
+    except configparser.Error:  # its message may hold a key
+        raise StoreFault(str(path), "the credentials are no valid INI file", "check the file") from None
+    return parser
+
+
+def _keys(path: Path, profile: str) -> Keys:
+    parser = _read(path)
+    if not parser.has_section(profile):
+        raise StoreFault(str(path), f"has no profile [{profile}]", "check the profile's name")
+    section = parser[profile]
+    try:
+        keys: Keys = {
+            "access_key_id": section["aws_access_key_id"].strip(),
+            "secret_access_key": section["aws_secret_access_key"].strip(),
+        }
+    except KeyError as error:
+        problem = f"profile [{profile}] lacks {error.args[0]}"
+        raise StoreFault(str(path), problem, "temwatch reads keys only, no programs or SSO") from None
+    token = section.get("aws_session_token", "").strip()
+    return {**keys, "token": token or None, "expires_at": datetime.now(UTC) + timedelta(seconds=KEPT_S + 300)}

@@ -1,0 +1,196 @@
+"""Requests to a bucket: each raises a fault that names the object, the store's reason, and a hint."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from handlers.errors import StoreFault
+from handlers.objects.connection import connection, reconnect, store_errors
+from handlers.place import Bucket, ObjectPlace
+from handlers.text import shorten
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+MOST_REASON = 300
+"""Characters of a store's own words."""
+_CODE = re.compile(r"<Code>\s*([^<]{1,100}?)\s*</Code>")
+_MESSAGE = re.compile(r"<Message>\s*([^<]*?)\s*</Message>", re.DOTALL)
+_STATUS = re.compile(r"status code: (\d{3}[^:]*)")
+_CONTENT_TYPE = "Content-Type"
+
+_HINTS = {
+    "ExpiredToken": "renew the credentials; temwatch reads their file again by itself",
+    "TokenRefreshRequired": "renew the credentials; temwatch reads their file again by itself",
+    "InvalidAccessKeyId": "check the credentials",
+    "SignatureDoesNotMatch": "check the credentials and mipmaps.store.region",
+    "AccessDenied": "let these credentials read, write and list there",
+    "RequestTimeTooSkewed": "correct this machine's clock, or the store's",
+    "NoSuchBucket": "make the bucket, or correct mipmaps.output_dir and mipmaps.store",
+    "SlowDown": "the store limits the rate of requests; retries continue",
+}
+_AWAY_HINT = "check the store and mipmaps.store; retries continue"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStat:
+    """What a store says of an object."""
+
+    size: int
+    etag: str | None
+    """Changes with the content; of S3 often its MD5."""
+    content_type: str | None = None
+    """None also in listings, which do not have it."""
+
+
+class Objects:
+    """The objects of one bucket.
+
+    Parameters
+    ----------
+    store : None: this process's connection to the bucket, opened at the first request.
+    """
+
+    def __init__(self, bucket: Bucket, store: "ObjectStore | None" = None) -> None:
+        self._bucket = bucket
+        self._given = store
+
+    @property
+    def _store(self) -> "ObjectStore":
+        return self._given or connection(self._bucket)
+
+    def stat(self, place: ObjectPlace) -> ObjectStat | None:
+        """Return what the store says of an object; None if there is none. Raises StoreFault."""
+        import obstore
+
+        with self._asking(place, "look for it"):
+            try:
+                found = obstore.get(self._store, place.key, options={"head": True})
+            except FileNotFoundError:
+                return None
+            content_type = found.attributes.get(_CONTENT_TYPE)
+            return ObjectStat(found.meta["size"], found.meta["e_tag"], content_type)
+
+    def put(
+        self, place: ObjectPlace, content: bytes | bytearray, content_type: str, replaces: str | None
+    ) -> str | None:
+        """Write an object in one request, and return its ETag.
+
+        It is never sent in parts: no upload is left open, and no reader sees half of it.
+
+        Parameters
+        ----------
+        replaces : ETag of the object that is replaced; None: there must be none.
+
+        Raises
+        ------
+        OtherObject
+            If another program wrote the object meanwhile.
+        StoreFault
+            If it cannot be written.
+        """
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        errors = store_errors()
+        mode: Any = "create" if replaces is None else {"e_tag": replaces}
+        attributes: Any = {_CONTENT_TYPE: content_type}
+        with self._asking(place, "write it"):
+            try:
+                done = obstore.put(
+                    self._store, place.key, content, attributes=attributes, use_multipart=False, mode=mode
+                )
+            except (AlreadyExistsError, PreconditionError) as error:
+                problem = "was written by another program at the same time"
+                raise OtherObject(str(place), problem, "retries continue") from error
+            except errors as error:
+                if "status code: 501" not in str(error):
+                    raise
+                # A store without conditional writes: whoever writes last wins, as in a directory.
+                done = obstore.put(self._store, place.key, content, attributes=attributes, use_multipart=False)
+            return done["e_tag"]
+
+    def range(self, place: ObjectPlace, start: int, end: int, etag: str | None) -> bytes:
+        """Return bytes of an object, which must have this ETag.
+
+        Raises
+        ------
+        OtherObject
+            If the object is another one now.
+        FileNotFoundError
+            If there is none.
+        StoreFault
+            If it cannot be read.
+        """
+        import obstore
+        from obstore.exceptions import PreconditionError
+
+        options: Any = {"range": (start, end)} | ({"if_match": etag} if etag else {})
+        with self._asking(place, "read it"):
+            try:
+                return bytes(obstore.get(self._store, place.key, options=options).bytes())
+            except PreconditionError as error:
+                raise OtherObject(str(place), "was replaced while it was read", "retries continue") from error
+
+    def list(self, directory: ObjectPlace) -> Iterator[tuple[str, ObjectStat]]:
+        """Yield the name and size of each object in a directory, not of those in further directories below it."""
+        import obstore
+
+        with self._asking(directory, "list it"):
+            pages = obstore.list_with_delimiter(self._store, directory.key or None)["objects"]
+        for each in pages:
+            yield each["path"].rpartition("/")[2], ObjectStat(each["size"], each["e_tag"])
+
+    def delete(self, place: ObjectPlace) -> None:
+        """Delete an object, if there is one. Raises StoreFault."""
+        import obstore
+
+        with self._asking(place, "delete it"):
+            try:
+                obstore.delete(self._store, place.key)
+            except FileNotFoundError:
+                return
+
+    @contextmanager
+    def _asking(self, place: ObjectPlace, tried: str) -> Iterator[None]:
+        """Context of a request, whose errors it raises as StoreFault; a FileNotFoundError of reading passes."""
+        errors = store_errors()
+        try:
+            yield
+        except FileNotFoundError as error:
+            if tried == "read it" and "NoSuchBucket" not in str(error):
+                raise FileNotFoundError(2, "No such object", str(place)) from error
+            raise self._fault(place, tried, error, "NoSuchBucket") from error
+        except (errors, ValueError, OSError, RuntimeError) as error:
+            raise self._fault(place, tried, error) from error
+
+    def _fault(self, place: ObjectPlace, tried: str, error: Exception, code: str = "") -> StoreFault:
+        """Return the fault of an exception. Refused credentials are read again for the next request."""
+        text = str(error)
+        code = _first(_CODE, text) or code
+        status = _first(_STATUS, text)
+        if status.startswith(("401", "403")) or not status:
+            reconnect(self._bucket)
+        words = [word for word in (code, status, _first(_MESSAGE, text)) if word]
+        reason = ": ".join(words) or _innermost(text)
+        return StoreFault(
+            str(place), f"could not {tried}: {shorten(reason, MOST_REASON)}", _HINTS.get(code, _AWAY_HINT)
+        )
+
+
+class OtherObject(StoreFault):
+    """The object is not the one that was expected: another program wrote it."""
+
+
+def _first(pattern: re.Pattern[str], text: str) -> str:
+    found = pattern.search(text)
+    return found[1].strip() if found else ""
+
+
+def _innermost(text: str) -> str:
+    """Return the first line of an error without the URL and the counts of retries."""
+    first = text.splitlines()[0] if text else "no reason given"
+    first = re.sub(r"Error performing \S+ \S+ ", "", first)
+    return re.sub(r"in [\d.]+\w+(, after .*?retry_timeout: \S+)?\s+- ", "", first).strip()

@@ -1,0 +1,127 @@
+"""Levels in a bucket of an object store: each is written by one request, whole or not at all, and compared."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import BinaryIO
+
+from handlers.errors import SettingsFault, StoreFault
+from handlers.images.encode import Encoding, Page
+from handlers.objects.files import RANGE_BYTES, open_object
+from handlers.objects.requests import Objects, ObjectStat, OtherObject
+from handlers.place import Bucket, ObjectPlace, Place, key_problem
+from handlers.stores.atomic_write import Seen
+from handlers.stores.level_store import LevelStat
+
+CONTENT_TYPES = {"tif": "image/tiff", "png": "image/png", "jpg": "image/jpeg"}
+"""By extension. render-ws does not guess."""
+TRIES = 3
+"""Against a program that writes the same object at the same time."""
+_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+
+
+class BucketStore:
+    """A `LevelStore` in an object store.
+
+    Parameters
+    ----------
+    objects : None: by this process's connection, opened at the first request.
+    """
+
+    def __init__(self, bucket: Bucket, objects: Objects | None = None) -> None:
+        self._objects = objects or Objects(bucket)
+
+    def put(self, level: int, place: Place, page: Page, encoding: Encoding, seen: Seen | None = None) -> bool:
+        """Do `LevelStore.put`: write the object if it is the one that was seen before, then compare it."""
+        del level  # the key names it
+        replaced = self.write(_object(place), page.content, CONTENT_TYPES[encoding.extension])
+        if seen:
+            seen(page.content)
+        return replaced
+
+    def write(self, place: ObjectPlace, content: bytes | bytearray, content_type: str) -> bool:
+        """Write an object and verify it; return whether there was one before."""
+        if problem := key_problem(place.key):
+            raise SettingsFault("mipmaps.output_dir", f"makes a name that no store can have: {place} {problem}")
+        for tries_left in reversed(range(TRIES)):
+            before = self._objects.stat(place)
+            try:
+                etag = self._objects.put(place, content, content_type, before.etag if before else None)
+            except OtherObject:
+                if not tries_left:
+                    raise
+                continue
+            self._require_same(place, content, content_type, etag)
+            return before is not None
+        raise AssertionError("the last try returns or raises")
+
+    def _require_same(
+        self, place: ObjectPlace, content: bytes | bytearray, content_type: str, etag: str | None
+    ) -> None:
+        """Raise StoreFault unless the store holds these bytes: by its MD5 of them, else by reading them back."""
+        found = self._objects.stat(place)
+        if found is None:
+            raise _differs(place, "it is not there")
+        if found.size != len(content):
+            raise _differs(place, f"expected {len(content)} bytes, found {found.size}")
+        if found.content_type != content_type:
+            raise _differs(place, f"expected the type {content_type}, found {found.content_type}")
+        if found.etag != etag:
+            raise OtherObject(str(place), "was written by another program at the same time", "retries continue")
+        if _md5_in(etag) != hashlib.md5(content, usedforsecurity=False).hexdigest() and not self._reads_as(
+            place, content, etag
+        ):
+            raise _differs(place, "its bytes differ")
+
+    def _reads_as(self, place: ObjectPlace, content: bytes | bytearray, etag: str | None) -> bool:
+        expected = memoryview(content)
+        starts = range(0, len(expected), RANGE_BYTES)
+        pieces = ((start, min(start + RANGE_BYTES, len(expected))) for start in starts)
+        return all(self._objects.range(place, *piece, etag) == expected[slice(*piece)] for piece in pieces)
+
+    def sync(self, places: Iterable[Place]) -> None:
+        """Do nothing: a store has an object durably before it answers."""
+
+    def stat(self, place: Place) -> LevelStat | None:
+        """Return size and ETag."""
+        found = self._objects.stat(_object(place))
+        return None if found is None else _stat_of(found)
+
+    def open(self, place: Place) -> AbstractContextManager[BinaryIO]:
+        """Read an object into memory and open it."""
+        return open_object(_object(place), self._objects)
+
+    def list(self, directory: Place) -> Iterator[tuple[str, LevelStat]]:
+        """Yield the objects of a directory."""
+        return ((name, _stat_of(found)) for name, found in self._objects.list(_object(directory)))
+
+    def delete(self, place: Place) -> None:
+        """Delete an object."""
+        self._objects.delete(_object(place))
+
+    def url(self, place: Place) -> str:
+        """Return the address, percent-encoded."""
+        return _object(place).url
+
+    def free_bytes(self, directory: Place) -> None:
+        """Return None: no store says what it can still take."""
+        return
+
+
+def _object(place: Place) -> ObjectPlace:
+    assert isinstance(place, ObjectPlace), place
+    return place
+
+
+def _stat_of(found: ObjectStat) -> LevelStat:
+    return LevelStat(found.size, found.etag or "")
+
+
+def _md5_in(etag: str | None) -> str | None:
+    found = _MD5.fullmatch(etag or "")
+    return found and found[1]
+
+
+def _differs(place: ObjectPlace, how: str) -> StoreFault:
+    return StoreFault(str(place), f"the store has something else than was written: {how}", "check the store's health")

@@ -1,0 +1,92 @@
+"""Levels in a local directory: each file is written beside its place, synced, read back and renamed."""
+
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
+from typing import BinaryIO
+
+from handlers.container import Container
+from handlers.errors import storage_fault
+from handlers.images.encode import Encoding, Page
+from handlers.images.header import open_image
+from handlers.place import Place
+from handlers.sharing import AS_MADE, Sharing
+from handlers.stores.atomic_write import Seen, is_temporary, put_in_place, sync_directories
+from handlers.stores.level_store import LevelStat, path_of
+from handlers.uris import path_to_uri
+
+
+class DirectoryStore:
+    """A `LevelStore` on a disk of this machine.
+
+    Parameters
+    ----------
+    container : directory of all levels, below which no link is followed; None: links are followed.
+    sharing : modes and group of the files, and of directories that are made.
+    """
+
+    def __init__(self, container: Container | None = None, sharing: Sharing = AS_MADE) -> None:
+        self._container = container
+        self._sharing = sharing
+
+    def put(self, level: int, place: Place, page: Page, encoding: Encoding, seen: Seen | None = None) -> bool:
+        """Do `LevelStore.put` by `put_in_place`. The name is durable after `sync`."""
+        path = path_of(place)
+        replaced = os.path.lexists(path)
+        put_in_place(level, path, page, encoding, self._container, seen, self._sharing)
+        return replaced
+
+    def sync(self, places: Iterable[Place]) -> None:
+        """Sync the directories of files."""
+        sync_directories({path_of(place).parent for place in places})
+
+    def stat(self, place: Place) -> LevelStat | None:
+        """Return size and identity of a regular file."""
+        try:
+            found = path_of(place).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise storage_fault(str(place), "look for it", error) from error
+        return _stat_of(found) if stat.S_ISREG(found.st_mode) else None
+
+    def open(self, place: Place) -> AbstractContextManager[BinaryIO]:
+        """Open a regular file."""
+        return open_image(place)
+
+    def list(self, directory: Place) -> Iterator[tuple[str, LevelStat]]:
+        """Yield the regular files of a directory."""
+        try:
+            with os.scandir(path_of(directory)) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):  # it was renamed since
+                        if entry.is_file() and not is_temporary(entry.name):
+                            yield entry.name, _stat_of(entry.stat())
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise storage_fault(str(directory), "list it", error) from error
+
+    def delete(self, place: Place) -> None:
+        """Remove a file."""
+        try:
+            path_of(place).unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_fault(str(place), "delete it", error) from error
+
+    def url(self, place: Place) -> str:
+        """Return the `file:` URL."""
+        return path_to_uri(path_of(place))
+
+    def free_bytes(self, directory: Place) -> int | None:
+        """Return the free bytes of the disk for this user."""
+        try:
+            return shutil.disk_usage(path_of(directory)).free
+        except OSError as error:
+            raise storage_fault(str(directory), "ask for its free space", error) from error
+
+
+def _stat_of(found: os.stat_result) -> LevelStat:
+    return LevelStat(found.st_size, f"{found.st_mtime_ns}-{found.st_ctime_ns}-{found.st_ino}")

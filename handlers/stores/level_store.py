@@ -1,0 +1,90 @@
+"""The interface of a place for levels. tests/unit/store_suite.py says what every store has to keep."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from handlers.container import Container
+from handlers.place import Bucket, ObjectPlace, Place
+from handlers.sharing import AS_MADE, Sharing
+
+if TYPE_CHECKING:  # most importers only look for files
+    from handlers.images.encode import Encoding, Page
+    from handlers.stores.atomic_write import Seen
+
+
+@dataclass(frozen=True, slots=True)
+class LevelStat:
+    """What a store says of a file without reading it."""
+
+    size: int
+    version: str
+    """Another one after each change of the content, as far as the store knows."""
+
+
+class LevelStore(Protocol):
+    """Where levels are put and read. All methods block.
+
+    Each raises StorageFault if the disk, mount or service fails, or refuses.
+    """
+
+    def put(self, level: int, place: Place, page: "Page", encoding: "Encoding", seen: "Seen | None" = None) -> bool:
+        """Write a level's file whole and verify it; return whether there was a file before.
+
+        No reader ever sees a part of it. If it fails, the former file is still there, unless the difference showed
+        after the exchange.
+
+        Parameters
+        ----------
+        seen : gets the file's bytes, piece by piece.
+        """
+
+    def sync(self, places: Iterable[Place]) -> None:
+        """Make the names of files that were put survive a power cut."""
+
+    def stat(self, place: Place) -> LevelStat | None:
+        """Return what the store says of a file; None if there is none."""
+
+    def open(self, place: Place) -> AbstractContextManager[BinaryIO]:
+        """Open a file that has a descriptor, for reading. Raises FileNotFoundError if there is none."""
+
+    def list(self, directory: Place) -> Iterator[tuple[str, LevelStat]]:
+        """Yield the name of each file in a directory that is not a temporary one; nothing if there is no directory."""
+
+    def delete(self, place: Place) -> None:
+        """Delete a file, if there is one."""
+
+    def url(self, place: Place) -> str:
+        """Return the URL of a file in this store, percent-encoded."""
+
+    def free_bytes(self, directory: Place) -> int | None:
+        """Return how many bytes can still be written; None: the store is unlimited, or does not say."""
+
+
+def store_of(place: Place, container: Container | None = None, sharing: Sharing = AS_MADE) -> LevelStore:
+    """Return the store of a place. Opens nothing.
+
+    Parameters
+    ----------
+    container, sharing : see `DirectoryStore`; an object store has neither.
+    """
+    if isinstance(place, ObjectPlace):
+        return object_store(place.bucket)
+    from handlers.stores.directory import DirectoryStore
+
+    return DirectoryStore(container, sharing)
+
+
+def object_store(bucket: Bucket) -> LevelStore:
+    """Return the store of a bucket. Opens nothing."""
+    from handlers.stores.bucket import BucketStore  # only where levels lie in an object store
+
+    return BucketStore(bucket)
+
+
+def path_of(place: Place) -> Path:
+    """Return a place that is known to be on this machine."""
+    assert isinstance(place, Path), place
+    return place

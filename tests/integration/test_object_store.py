@@ -1,0 +1,289 @@
+"""Mipmaps in an object store: made by workers, named by http, verified; what becomes of an outage."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from daemon.commands.verifier import Verifier
+from daemon.montages.states import MontageState
+from handlers.images.encode import Encoding
+from handlers.mipmaps.make import make_mipmaps
+from handlers.mipmaps.plan import Level0, MipmapPlan, absent_levels, faulty_levels, level0_of, level_uris
+from handlers.mipmaps.tile_jobs import tile_job
+from handlers.objects.files import open_object
+from handlers.path_map import NO_MAP
+from handlers.stores.bucket import BucketStore
+from handlers.verify import Kind, check_files
+from handlers.workers.pool import open_executor
+from tests import object_store
+from tests.integration.inprocess import MIPS, bench
+from tests.object_store import FaultLayer, place_at
+
+WIDTH, HEIGHT = 300, 200
+
+
+@pytest.fixture(scope="module")
+def server():
+    object_store.require_moto()
+    with object_store.keys_in_environment(), object_store.moto() as url:
+        yield url
+
+
+@pytest.fixture
+def layer(server, request):
+    with FaultLayer(server).running() as layer:
+        object_store.make_bucket(server, bucket_of(request))
+        yield layer
+
+
+@pytest.fixture
+def output(layer, request):
+    return place_at(layer.url, bucket_of(request), "mips")
+
+
+def bucket_of(request):
+    return f"b{abs(hash(request.node.nodeid)):x}"
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "a+b 50%.tif"
+    Image.fromarray(np.random.default_rng(3).integers(0, 255, (HEIGHT, WIDTH), np.uint8)).save(path)
+    return path
+
+
+def tile_of(image):
+    return Level0("a.1", image, None, WIDTH, HEIGHT)
+
+
+def content(place):
+    with open_object(place) as file:
+        return file.read()
+
+
+# --- tiles
+
+
+@pytest.mark.parametrize(
+    "encoding", [Encoding("tif"), Encoding("tif", compression="deflate"), Encoding("png"), Encoding("jpg")]
+)
+def test_objects_have_the_bytes_that_files_would_have(tmp_path, image, output, encoding):
+    local = MipmapPlan(tmp_path / "mips", levels=3, encoding=encoding)
+    stored = MipmapPlan(output, levels=3, encoding=encoding)
+    for plan in (local, stored):
+        report = make_mipmaps(tile_job(tile_of(image), plan, measure=True))
+        assert report.fault is None
+        assert [made.level for made in report.made] == [1, 2, 3]
+    for (_, path), (_, place) in zip(local.outputs(image), stored.outputs(image), strict=True):
+        assert content(place) == path.read_bytes()
+    assert absent_levels([tile_of(image)], stored) == []
+    assert faulty_levels(tile_of(image), stored) == ""
+    assert check_files(tile_of(image), stored, report.level0, report.measured.levels_digest, deep=True) == []
+
+
+def test_without_force_valid_levels_are_kept_and_others_made_again(image, output, layer):
+    plan = MipmapPlan(output, levels=3, force=False)
+    assert len(make_mipmaps(tile_job(tile_of(image), plan)).made) == 3
+    broken = dict(plan.outputs(image))[2]
+    BucketStore(output.bucket).write(broken, content(broken)[:-9] + b"123456789", "image/tiff")
+    layer.requests.clear()
+    report = make_mipmaps(tile_job(tile_of(image), plan))
+    assert ([kept.level for kept in report.kept], [made.level for made in report.made]) == ([1, 3], [2])
+    assert report.made[0].replaced
+    assert len([request for request in layer.requests if request.method == "PUT"]) == 1
+
+
+def test_a_damaged_and_a_missing_level_are_found(image, output):
+    plan = MipmapPlan(output, levels=3)
+    make_mipmaps(tile_job(tile_of(image), plan))
+    places, store = dict(plan.outputs(image)), BucketStore(output.bucket)
+    store.write(places[1], content(places[1])[:-9] + b"123456789", "image/tiff")
+    store.delete(places[2])
+    assert [(each.kind, each.where) for each in check_files(tile_of(image), plan)] == [
+        (Kind.LEVEL_BROKEN, str(places[1])),
+        (Kind.LEVEL_MISSING, str(places[2])),
+    ]
+    assert absent_levels([tile_of(image)], plan) == [places[2]]
+    assert "missing" in faulty_levels(tile_of(image), plan)
+
+
+def test_level_0_in_the_store_is_read_by_ranges_and_gives_the_same_levels(tmp_path, output, layer):
+    side = 2500  # more than one range
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.random.default_rng(3).integers(0, 255, (side, side), np.uint8)).save(path)
+    BucketStore(output.bucket).write(output / "raw a+.tif", path.read_bytes(), "image/tiff")
+    spec = {
+        "tileId": "a",
+        "width": side,
+        "height": side,
+        "mipmapLevels": {"0": {"imageUrl": (output / "raw a+.tif").url}},
+    }
+    tile = level0_of(spec, NO_MAP)
+    assert str(tile.image) == str(output / "raw a+.tif")
+    tile = Level0("a", output / "raw a+.tif", None, side, side)  # by the access of this test
+    of_object, of_file = MipmapPlan(tmp_path / "1", levels=2), MipmapPlan(tmp_path / "2", levels=2)
+    layer.requests.clear()
+    report = make_mipmaps(tile_job(tile, of_object))
+    assert (report.fault, report.level0, len(report.made)) == (None, None, 2)
+    ranges = [request.headers["range"] for request in layer.requests if request.method == "GET"]
+    assert ranges == ["bytes=0-4194303", f"bytes=4194304-{path.stat().st_size - 1}"]
+    make_mipmaps(tile_job(Level0("a", path, None, side, side), of_file))
+    for (_, one), (_, other) in zip(of_object.outputs(tile.image), of_file.outputs(path), strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    assert check_files(tile, of_object) == []
+    BucketStore(output.bucket).write(output / "raw a+.tif", path.read_bytes()[:-5] + b"other", "image/tiff")
+    assert [each.kind for each in check_files(tile, of_object)] == [Kind.SOURCE_CHANGED]
+
+
+def test_a_level_0_that_is_no_longer_in_the_store_is_missing(output, tmp_path):
+    tile = Level0("a", output / "gone.tif", None, 64, 64)
+    report = make_mipmaps(tile_job(tile, MipmapPlan(tmp_path, levels=1)))
+    assert report.fault is not None
+    assert (report.fault.kind, report.fault.subject) == ("ImagesMissing", str(output / "gone.tif"))
+
+
+def test_urls_name_the_levels_below_the_address_that_render_ws_reads(image, output):
+    plan = MipmapPlan(output, levels=1, url="https://store/mips/")
+    name = f"{image.parent}/a%2Bb%2050%25.tif.tif".lstrip("/")
+    assert level_uris(tile_of(image), plan) == {1: (f"https://store/mips/1/{name}", None)}
+    assert level_uris(tile_of(image), MipmapPlan(output, levels=1))[1][0] == f"{output}/1/{name}"
+
+
+# --- processes
+
+
+def modules_and_opener(job):
+    """What a worker has imported before its first object, and who opened the connection that it uses then."""
+    from handlers.objects import connection
+
+    before = "obstore" in sys.modules, connection._opened_by
+    report = make_mipmaps(job)
+    return before, (connection._opened_by, os.getpid()), report
+
+
+async def test_each_worker_opens_the_store_itself_after_the_fork(image, output):
+    plan = MipmapPlan(output, levels=2)
+    with open_executor("processes", 2) as pool:
+        for _ in range(4):
+            before, (opener, own), report = await run_with(pool, tile_job(tile_of(image), plan))
+            assert before in ((False, None), (True, own))
+            assert opener == own != os.getpid()
+            assert report.fault is None
+
+
+async def run_with(pool, job):
+    return await pool.run_politely("tile", modules_and_opener, job)
+
+
+def test_what_workers_are_forked_from_has_not_imported_obstore():
+    code = (
+        "import importlib, sys\n"
+        "from handlers.workers.worker import PRELOADED\n"
+        "for name in PRELOADED: importlib.import_module(name)\n"
+        "sys.exit('obstore' in sys.modules or any(name.startswith('handlers.objects') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_process_forked_after_the_first_use_is_refused_and_does_not_hang(output):
+    code = f"""
+import os, sys
+from handlers.errors import BugFault
+from handlers.place import parse_object, StoreAccess
+from handlers.stores.bucket import BucketStore
+place = parse_object({str(output)!r}, StoreAccess(endpoint={output.bucket.access.endpoint!r}))
+assert BucketStore(place.bucket).stat(place / "a") is None
+child = os.fork()
+if child == 0:
+    try:
+        BucketStore(place.bucket).stat(place / "a")
+    except BugFault as fault:
+        os._exit(7 if "was forked from process" in str(fault) else 8)
+    os._exit(9)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60).returncode == 7
+
+
+# --- the daemon
+
+
+def hurry(monkeypatch):
+    """Check disks often, and give up requests soon."""
+    monkeypatch.setattr("daemon.pipeline.output_disks.BUSY_S", 0.05)
+    monkeypatch.setattr("daemon.pipeline.output_disks.IDLE_S", 0.05)
+    monkeypatch.setattr("handlers.objects.connection.MOST_RETRIES", 1)
+
+
+def in_store(output, **others):
+    access = {"endpoint": output.bucket.access.endpoint, "region": "us-east-1"}
+    url = f"{output.bucket.access.endpoint}/{output.bucket.name}/{output.key}"
+    return {"output_dir": str(output), "url": url, "levels": 2, "store": access, **others}
+
+
+async def test_a_montage_is_made_named_verified_and_repaired_in_the_store(tmp_path, output):
+    async with bench(tmp_path, mipmaps=in_store(output)) as at_work:
+        metafile = at_work.write(tiles=3)
+        await at_work.notice(metafile)
+        montage = await at_work.reaches(metafile, MontageState.COMPLETE)
+        assert montage.output_dir == str(output)
+        shown = await at_work.work.client.resolved_tiles(MIPS, montage.z)
+        urls = [spec["mipmapLevels"]["2"]["imageUrl"] for spec in shown.tile_id_to_spec_map.values()]
+        assert len(urls) == 3
+        assert all(url.startswith(f"{output.bucket.access.endpoint}/{output.bucket.name}/mips/2/") for url in urls)
+        assert await verified(at_work, montage) == []
+        lost = output / urls[0].partition("/mips/")[2]
+        BucketStore(output.bucket).delete(lost)
+        assert [(each.kind, each.where) for each in await verified(at_work, montage)] == [
+            (Kind.LEVEL_MISSING, str(lost))
+        ]
+
+
+async def verified(at_work, montage):
+    with ThreadPoolExecutor(2) as threads:
+        verifier = Verifier(at_work.work.settings(), at_work.work.journal, at_work.work.client, threads, deep=True)
+        return list((await verifier.verify(await at_work.work.journal.montage(montage.id))).differences)
+
+
+@pytest.mark.parametrize("answer", [object_store.EXPIRED, object_store.FULL, "reset"], ids=["expired", "full", "reset"])
+async def test_an_outage_is_reported_and_waited_for_and_nothing_is_lost(tmp_path, output, layer, answer, monkeypatch):
+    hurry(monkeypatch)
+    async with bench(tmp_path, mipmaps=in_store(output)) as at_work:
+        first = at_work.write(tiles=2)
+        await at_work.notice(first)
+        await at_work.reaches(first, MontageState.COMPLETE)
+        layer.rule = lambda request: answer if request.method == "PUT" else None
+        second = at_work.write(1051, tiles=3)
+        await at_work.notice(second)
+        disks = at_work.work.disks
+        await at_work.until(lambda: not disks.is_usable(output))
+        (disk,) = disks.facts()
+        assert str(output) in disk.directory
+        assert "cannot be used: could not write it" in disk.problem
+        assert (await at_work.montage(second)).state is MontageState.INGESTED
+        layer.rule = lambda request: None
+        await at_work.reaches(second, MontageState.COMPLETE)
+        assert disks.is_usable(output)
+        assert await verified(at_work, await at_work.montage(second)) == []
+
+
+async def test_a_store_without_the_marker_is_not_written_to(tmp_path, output, monkeypatch):
+    hurry(monkeypatch)
+    store = BucketStore(output.bucket)
+    async with bench(tmp_path, mipmaps=in_store(output)) as at_work:
+        first = at_work.write()
+        await at_work.notice(first)
+        await at_work.reaches(first, MontageState.COMPLETE)
+        store.delete(output / ".temwatch")
+        await at_work.until(lambda: not at_work.work.disks.is_usable(output))
+        assert "lacks the marker object" in at_work.work.disks.facts()[0].problem
+        second = at_work.write(1051)
+        await at_work.notice(second)
+        await at_work.reaches(second, MontageState.INGESTED)
+        store.write(output / ".temwatch", b"", "application/octet-stream")
+        await at_work.reaches(second, MontageState.COMPLETE)

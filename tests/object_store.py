@@ -1,0 +1,213 @@
+"""A store that speaks S3: moto in a process of its own, and a layer in front of it that injects faults."""
+
+import contextlib
+import http.client
+import importlib.util
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from handlers.place import ObjectPlace, StoreAccess, parse_object
+
+KEYS = {"AWS_ACCESS_KEY_ID": "temwatch", "AWS_SECRET_ACCESS_KEY": "not-secret", "AWS_REGION": "us-east-1"}
+_SERVER = """
+import sys, threading
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+def require_moto() -> None:
+    """Skip a test where moto or obstore is absent."""
+    for name in ("obstore", "moto"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
+
+
+@contextlib.contextmanager
+def moto() -> Iterator[str]:
+    """Run moto's server; yields its URL."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        words = iter(process.stdout.readline, b"")
+        port = next(line for line in words if line.strip().isdigit())
+        yield f"http://127.0.0.1:{int(port)}"
+    finally:
+        process.stdin.close()
+        process.stdout.close()
+        process.kill()
+        process.wait()
+
+
+def make_bucket(url: str, name: str) -> None:
+    """Make a bucket that everybody may read."""
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/{name}", method="PUT")):
+        pass
+
+
+def place_at(url: str, bucket: str, prefix: str = "", **access: object) -> ObjectPlace:
+    """Return a place in a store of this URL."""
+    return parse_object(f"s3://{bucket}/{prefix}", StoreAccess(endpoint=url, region="us-east-1", **access))
+
+
+@dataclass
+class Request:
+    """A request that the layer got."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+Answer = tuple[int, bytes] | str | None
+"""Status and body; "reset" (no answer), "cut" (half of the true answer); None: the true answer."""
+
+
+@dataclass
+class FaultLayer:
+    """A proxy in front of a store; `rule` says what becomes of each request."""
+
+    target: str
+    rule: Callable[[Request], Answer] = lambda request: None
+    requests: list[Request] = field(default_factory=list)
+    url: str = ""
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["FaultLayer"]:
+        """Serve in threads until the end of the context."""
+        server = _Server(("127.0.0.1", 0), _handler(self))
+        self.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="fault layer")
+        thread.start()
+        try:
+            yield self
+        finally:
+            server.shutdown()
+            server.server_close()
+            server.drop_connections()
+            thread.join()
+
+    def every(self, number: int, *answers: Answer) -> None:
+        """Give one of the answers in turn to every so manyth request."""
+        kinds = itertools.cycle([*([None] * (number - 1)), each] for each in answers)
+        turn = itertools.chain.from_iterable(kinds)
+        self.rule = lambda request: next(turn)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._open: set[socket.socket] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Remember a connection, and serve it in a thread."""
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def drop_connections(self) -> None:
+        """End the connections that clients keep for later requests."""
+        for each in self._open:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of connections that clients dropped."""
+
+
+def error(status: int, code: str, message: str = "injected") -> tuple[int, bytes]:
+    """Return the answer of S3 for an error."""
+    return status, f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+
+
+SERVER_ERROR = error(500, "InternalError")
+SLOW_DOWN = error(503, "SlowDown", "Please reduce your request rate.")
+EXPIRED = error(403, "ExpiredToken", "The provided token has expired.")
+SKEWED = error(403, "RequestTimeTooSkewed", "The difference between the request time and the server's is too large.")
+FULL = error(507, "XMinioStorageFull", "Storage backend has reached its minimum free drive threshold.")
+
+
+def _handler(layer: FaultLayer) -> type[BaseHTTPRequestHandler]:
+    target = urlsplit(layer.target)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 20
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+        def _serve(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            request = Request(self.command, self.path, dict(self.headers), body)
+            layer.requests.append(request)
+            answer = layer.rule(request)
+            if answer == "reset":
+                self._reset()
+                return
+            if isinstance(answer, tuple):
+                self._send(answer[0], {}, answer[1])
+                return
+            connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=20)
+            with contextlib.closing(connection):
+                connection.request(self.command, self.path, body, dict(self.headers))
+                found = connection.getresponse()
+                headers, content = dict(found.getheaders()), found.read()
+            self._send(found.status, headers, content, is_cut=answer == "cut" and len(content) > 1)
+
+        def _send(self, status: int, headers: dict[str, str], body: bytes, *, is_cut: bool = False) -> None:
+            self.send_response(status)
+            length = headers.get("Content-Length", str(len(body))) if self.command == "HEAD" else str(len(body))
+            for name, value in headers.items():
+                if name.lower() not in ("connection", "date", "server", "transfer-encoding", "content-length"):
+                    self.send_header(name, value)
+            self.send_header("Content-Length", length)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body[: len(body) // 2] if is_cut else body)
+            if is_cut:
+                self._reset()
+
+        def _reset(self) -> None:
+            self.close_connection = True
+            self.wfile.flush()
+            with contextlib.suppress(OSError):
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+        do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _serve  # noqa: N815  the names that the server calls
+
+    return Handler
+
+
+@contextlib.contextmanager
+def keys_in_environment() -> Iterator[None]:
+    """Put keys for the store into the environment."""
+    before = {name: os.environ.get(name) for name in KEYS}
+    os.environ.update(KEYS)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -1,0 +1,83 @@
+"""What every place for levels has to keep, tested against each: a class of tests, to be derived for one store."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from handlers.images.encode import Encoding
+from handlers.images.header import inspect_image
+from handlers.place import Place
+from handlers.stores.level_store import LevelStore
+
+NAMES = ("a.tif", "tape 7/a+b%20#é.tif", "deep/er/a.tif.tif")
+
+
+class StoreSuite:
+    """A derived class has the fixtures `store` and `root`, a directory in it that is empty."""
+
+    @staticmethod
+    def pixels(seed: int = 1, side: int = 40) -> np.ndarray:
+        return np.random.default_rng(seed).integers(0, 255, (side, side + 3), np.uint8)
+
+    def put(self, store: LevelStore, place: Place, encoding: Encoding | None = None, **options) -> bool:
+        encoding = encoding or Encoding("tif")
+        replaced = store.put(1, place, encoding.page(self.pixels(**options), "text"), encoding)
+        store.sync([place])
+        return replaced
+
+    def read(self, store: LevelStore, place: Place) -> np.ndarray:
+        with store.open(place) as file, Image.open(file) as image:
+            return np.asarray(image)
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_what_was_put_is_read_by_its_own_name_alone(self, store, root, name):
+        place = root / name
+        assert store.stat(place) is None
+        assert not self.put(store, place)
+        assert (self.read(store, place) == self.pixels()).all()
+        assert store.stat(place).size == 320 + self.pixels().size
+        assert store.stat(root / name.replace("a", "b", 1)) is None
+        assert inspect_image(place).width == 43
+
+    @pytest.mark.parametrize("encoding", [Encoding("tif", compression="lzw"), Encoding("png"), Encoding("jpg")])
+    def test_every_format_is_put_and_seen_whole(self, store, root, encoding):
+        page = encoding.page(self.pixels(), "text")
+        seen = bytearray()
+        store.put(1, root / f"a.{encoding.extension}", page, encoding, seen.extend)
+        assert bytes(seen) == bytes(page.content)
+        with store.open(root / f"a.{encoding.extension}") as file:
+            assert file.read() == bytes(page.content)
+            assert file.fileno() > 2
+
+    def test_a_second_put_replaces_the_first_and_says_so(self, store, root):
+        place = root / "1/a.tif"
+        self.put(store, place)
+        before = store.stat(place)
+        assert self.put(store, place, seed=2)
+        assert store.stat(place).version != before.version
+        assert (self.read(store, place) == self.pixels(2)).all()
+
+    def test_a_directory_lists_its_own_files_alone(self, store, root):
+        for name in ("1/d/a.tif", "1/d/b.tif", "1/d/e/c.tif", "1/dd/f.tif"):
+            self.put(store, root / name)
+        assert {name: stat.size > 320 for name, stat in store.list(root / "1/d")} == {"a.tif": True, "b.tif": True}
+        assert list(store.list(root / "nowhere")) == []
+
+    def test_a_deleted_file_is_gone_and_may_be_deleted_again(self, store, root):
+        self.put(store, root / "a.tif")
+        store.delete(root / "a.tif")
+        store.delete(root / "a.tif")
+        assert store.stat(root / "a.tif") is None
+        with pytest.raises(FileNotFoundError), store.open(root / "a.tif"):
+            pass
+
+    def test_a_large_file_is_read_as_it_was_put(self, store, root):
+        self.put(store, root / "a.tif", side=2300)  # more than one range of an object
+        assert (self.read(store, root / "a.tif") == self.pixels(side=2300)).all()
+
+    def test_urls_have_escapes(self, store, root):
+        assert store.url(root / "a 100%.tif").endswith("/a%20100%25.tif")
+
+    def test_free_space_is_a_number_or_unlimited(self, store, root):
+        free = store.free_bytes(root)
+        assert free is None or free > 0

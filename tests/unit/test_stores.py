@@ -1,0 +1,221 @@
+"""Places for levels: one suite against local directories and object stores, and what only object stores have."""
+
+import threading
+
+import pytest
+
+from handlers.errors import ImageChanging, StoreFault
+from handlers.images.encode import Encoding
+from handlers.objects.files import open_object, reading_once
+from handlers.objects.requests import Objects
+from handlers.place import parse_object
+from handlers.stores.bucket import BucketStore
+from handlers.stores.directory import DirectoryStore
+from tests import object_store
+from tests.object_store import FaultLayer, place_at
+from tests.unit.store_suite import StoreSuite
+
+
+class TestDirectory(StoreSuite):
+    @pytest.fixture
+    def root(self, tmp_path):
+        return tmp_path
+
+    @pytest.fixture
+    def store(self):
+        return DirectoryStore()
+
+    def test_temporary_files_are_not_listed(self, store, root):
+        self.put(store, root / "a.tif")
+        (root / ".b.tif.0a1b2c3d-17-99-0.tmp").write_bytes(b"half")
+        assert [name for name, _ in store.list(root)] == ["a.tif"]
+
+
+class ObjectSuite(StoreSuite):
+    """The suite with objects that are opened through the store under test."""
+
+    @pytest.fixture
+    def store(self, root, monkeypatch, engine):
+        monkeypatch.setattr("handlers.objects.requests.connection", lambda bucket: engine)
+        return BucketStore(root.bucket)
+
+
+class TestMemory(ObjectSuite):
+    @pytest.fixture
+    def root(self):
+        return parse_object("s3://bucket/mipmaps")
+
+    @pytest.fixture
+    def engine(self):
+        return pytest.importorskip("obstore.store").MemoryStore()
+
+
+class TestMoto(ObjectSuite):
+    """moto's server, by the connection that workers use."""
+
+    @pytest.fixture
+    def root(self, bucket):
+        return bucket / "mipmaps"
+
+    @pytest.fixture
+    def store(self, root):
+        return BucketStore(root.bucket)
+
+
+@pytest.fixture(scope="module")
+def server():
+    object_store.require_moto()
+    with object_store.keys_in_environment(), object_store.moto() as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(server, request):
+    name = f"b{abs(hash(request.node.nodeid)):x}"
+    object_store.make_bucket(server, name)
+    return place_at(server, name)
+
+
+@pytest.fixture
+def faulty(server, bucket):
+    """The bucket behind a layer that injects faults."""
+    with FaultLayer(server).running() as layer:
+        yield layer, place_at(layer.url, bucket.bucket.name)
+
+
+def put(place, seed=1, side=40):
+    encoding = Encoding("tif")
+    page = encoding.page(StoreSuite.pixels(seed, side), "text")
+    return BucketStore(place.bucket).put(1, place, page, encoding), bytes(page.content)
+
+
+def content(place):
+    with open_object(place) as file:
+        return file.read()
+
+
+class TestMotoThroughFaults(ObjectSuite):
+    """Each third request fails: the suite holds all the same, since requests are repeated."""
+
+    @pytest.fixture
+    def root(self, faulty):
+        layer, place = faulty
+        layer.every(3, object_store.SERVER_ERROR, object_store.SLOW_DOWN, "reset", "cut")
+        return place / "mipmaps"
+
+    @pytest.fixture
+    def store(self, root):
+        return BucketStore(root.bucket)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (object_store.EXPIRED, ("ExpiredToken", "renew the credentials")),
+        (object_store.SKEWED, ("RequestTimeTooSkewed", "clock")),
+        (object_store.FULL, ("XMinioStorageFull", "retries continue")),
+        (object_store.SLOW_DOWN, ("SlowDown", "retries continue")),
+        ("reset", ("retries continue",)),
+    ],
+)
+def test_a_fault_that_lasts_names_object_reason_and_hint_and_leaves_no_half_object(faulty, answer, words):
+    layer, place = faulty
+    put(place / "a.tif")
+    before = content(place / "a.tif")
+    layer.rule = lambda request: answer if request.method == "PUT" else None
+    for name in ("a.tif", "new.tif"):
+        with pytest.raises(StoreFault) as fault:
+            put(place / name, seed=2)
+        assert fault.value.subject == str(place / name)
+        assert fault.value.waiting_helps == "always"
+        for word in words:
+            assert word in str(fault.value)
+    layer.rule = lambda request: None
+    assert content(place / "a.tif") == before
+    assert BucketStore(place.bucket).stat(place / "new.tif") is None
+
+
+def test_a_level_is_one_upload_with_type_checksum_and_condition(faulty):
+    layer, place = faulty
+    put(place / "a.tif", side=3000)  # 9 MB: programs that upload in parts would
+    put(place / "a.tif", seed=2)
+    first, second = [request for request in layer.requests if request.method == "PUT"]
+    assert {request.method for request in layer.requests} == {"GET", "HEAD", "PUT"} - {"GET"}
+    for request in (first, second):
+        assert request.headers["content-type"] == "image/tiff"
+        assert request.headers["x-amz-checksum-sha256"]
+    assert first.headers["if-none-match"] == "*"
+    assert second.headers["if-match"]
+
+
+def test_a_put_whose_answer_was_lost_is_recognised_as_done(faulty):
+    layer, place = faulty
+    lost = iter(["cut"])
+
+    def lose_first(request):
+        if request.method != "PUT":
+            return None
+        return next(lost, None)
+
+    layer.rule = lose_first
+    _, written = put(place / "a.tif")
+    assert content(place / "a.tif") == written
+
+
+def test_a_store_without_conditional_writes_is_written_all_the_same(faulty):
+    layer, place = faulty
+    layer.rule = lambda request: (
+        object_store.error(501, "NotImplemented")
+        if request.method == "PUT" and {"if-match", "if-none-match"} & request.headers.keys()
+        else None
+    )
+    put(place / "a.tif")
+    _, written = put(place / "a.tif", seed=2)
+    assert content(place / "a.tif") == written
+
+
+def test_a_store_that_keeps_other_bytes_is_a_fault(faulty, monkeypatch):
+    _, place = faulty
+    true_put = Objects.put
+    monkeypatch.setattr(
+        Objects, "put", lambda self, place, content, *rest: true_put(self, place, b"x" + content[1:], *rest)
+    )
+    with pytest.raises(StoreFault, match="its bytes differ"):
+        put(place / "a.tif")
+
+
+def test_an_object_that_is_replaced_while_it_is_read_is_changing_not_broken(faulty):
+    layer, place = faulty
+    put(place / "a.tif", side=2300)
+    direct = place_at(layer.target, place.bucket.name) / "a.tif"
+    gets = iter(range(100))
+
+    def replace_before_the_second_range(request):
+        if request.method == "GET" and next(gets) == 1:
+            put(direct, seed=2, side=2300)
+
+    layer.rule = replace_before_the_second_range
+    with pytest.raises(ImageChanging):
+        content(place / "a.tif")
+
+
+def test_an_object_is_read_once_however_often_it_is_opened(faulty):
+    layer, place = faulty
+    _, written = put(place / "a.tif")
+    layer.requests.clear()
+    with reading_once():
+        assert [content(place / "a.tif") for _ in range(3)] == [written] * 3
+    assert len([request for request in layer.requests if request.method == "GET"]) == 1
+
+
+def test_two_writers_of_one_object_leave_one_of_both_whole(faulty):
+    _, place = faulty
+    outcomes = []
+    threads = [
+        threading.Thread(target=lambda seed=seed: outcomes.append(put(place / "a.tif", seed)[1])) for seed in (1, 2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert content(place / "a.tif") in outcomes
