@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -66,7 +67,7 @@ class OutputDisks:
         self._forecasts: dict[Place, DiskForecast] = defaultdict(DiskForecast)
         self._used: set[Place] = set()
         self._checks: dict[Place, asyncio.Future[Disk]] = {}
-        self._outdated: set[asyncio.Future[Disk]] = set()
+        self._outdated: weakref.WeakSet[asyncio.Future[Disk]] = weakref.WeakSet()
         """Checks that began before a tile showed that a store cannot be written."""
         self._halts: dict[Place, set[Halt]] = defaultdict(set)
         self._stopping = False
@@ -187,7 +188,6 @@ class OutputDisks:
     def _adopt(self, directory: Place, needed_bytes: int, check: asyncio.Future[Disk]) -> None:
         """Keep the result of a check; halt the work in a directory that is not usable."""
         if check in self._outdated:
-            self._outdated.discard(check)
             return
         if check.done():
             self._checks.pop(directory, None)
