@@ -10,6 +10,7 @@ from daemon.journal.rows import BY_ID, COLUMNS, Connection, find, montage_of
 from daemon.journal.tile_sets import unpack_tile_ids
 from daemon.montages.records import Montage, Namesake, Rival, Settled, StaleInspection
 from daemon.montages.states import HAS_SETTLED, MontageState
+from handlers.acquisition.takes import can_be_taken_again, is_later_take
 from handlers.identity import FileIdentity
 from handlers.uris import path_to_uri
 
@@ -20,6 +21,12 @@ _TILE_OWNERS = (
     f" WHERE z = :z AND metafile <> :metafile AND coalesce(failed_in, state) IN ({_SETTLED_STATES})"
     " AND (raw_stack IN (:raw, :mipmapped) OR mipmapped_stack IN (:raw, :mipmapped))"
     " AND (first_id IS NULL OR (first_id <= :last AND last_id >= :first)) ORDER BY id"
+)
+# Montages of other metafiles at a z of one of two stacks.
+_BESIDE = (
+    f"SELECT {COLUMNS} FROM montages WHERE z = :z AND metafile <> :metafile"  # noqa: S608  constant text
+    f" AND coalesce(failed_in, state) IN ({_SETTLED_STATES})"
+    " AND (raw_stack IN (:raw, :mipmapped) OR mipmapped_stack IN (:raw, :mipmapped)) ORDER BY id"
 )
 # Montages of other metafiles in a stack whose name has other header values; the values last.
 _NAMESAKES = tuple(
@@ -82,16 +89,37 @@ def namesake(connection: Connection, metafile: str, settled: Settled, superseded
 
 
 def rivals(connection: Connection, montage: Montage, settled: Settled, identity: FileIdentity) -> list[Rival]:
-    """Return the montages of other metafiles that own tiles of this one, or may be this one under another path."""
+    """Return the montages of other metafiles that own tiles of this one, or may be this one under another path.
+
+    Another take of the section is a rival although its tiles may have other ids.
+    """
     metafile = path_to_uri(montage.metafile)
     found = tile_owners(connection, metafile, settled)
     known = {rival.montage.id for rival in found}
+    for other in _takes(connection, montage, settled):
+        if other.id not in known:
+            found.append(Rival(other, ()))
+            known.add(other.id)
     for other in _duplicates(connection, metafile, settled.digest, identity):
         has_same_target = other.raw_stack in (None, settled.raw_stack) and other.z in (None, settled.z)
         may_be_same = has_same_target and other.digest in (None, settled.digest)
         if may_be_same and other.id not in known and other.state is not MontageState.IGNORED:
             found.append(Rival(other, ()))
     return found
+
+
+def _takes(connection: Connection, montage: Montage, settled: Settled) -> list[Montage]:
+    if not can_be_taken_again(montage.metafile):
+        return []
+    values = {
+        "z": settled.z,
+        "metafile": path_to_uri(montage.metafile),
+        "raw": settled.raw_stack,
+        "mipmapped": settled.mipmapped_stack,
+    }
+    beside = map(montage_of, connection.execute(_BESIDE, values))
+    own = montage.metafile
+    return [each for each in beside if is_later_take(own, each.metafile) or is_later_take(each.metafile, own)]
 
 
 def require_unchanged(connection: Connection, montage: Montage) -> Montage:

@@ -19,7 +19,7 @@ from daemon.journal.rows import (
 from daemon.montages.records import Montage
 from daemon.montages.sighting import Sighting
 from daemon.montages.states import UNFINISHED, Event, MontageState, advance
-from handlers.acquisition.parts import is_later_take
+from handlers.acquisition.takes import is_later_take
 from handlers.identity import FileIdentity
 from handlers.uris import path_to_uri
 

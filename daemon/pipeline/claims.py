@@ -18,8 +18,8 @@ from daemon.montages.states import HAS_SETTLED, MontageState
 from daemon.pipeline.settle import Ignored, NotYet
 from daemon.system.threads import answers_within
 from handlers.acquisition.arrival import metafile_content
-from handlers.acquisition.parts import is_later_take
 from handlers.acquisition.presence import Present, evidence_of, look_at
+from handlers.acquisition.takes import is_later_take, is_mirrored
 from handlers.errors import Evidence, MetafileFault, StorageFault, storage_fault
 from handlers.text import excerpt
 
@@ -88,6 +88,8 @@ class Claims:
             return f"imaged again: {montage.metafile}"
         if is_later_take(other.metafile, montage.metafile):
             return Ignored(f"imaged again: {other.metafile}", found.evidence)
+        if other.digest == digest and is_mirrored(montage.metafile, other.metafile):
+            return Ignored(f"a copy on a mirror drive: {other.metafile}", found.evidence)
         if rival.shared:
             raise owned_fault(rival, montage.metafile, found, is_copy=other.digest == digest)
         return None

@@ -50,6 +50,9 @@ class Follower(Protocol):
     def sections(self, path: str) -> list[tuple[str, FileIdentity]]:
         """Return path and identity of the sections that are new or changed since the last call. Raises OSError."""
 
+    def is_due(self, path: str) -> bool:
+        """Whether an unchanged file may have new sections, because of another file."""
+
     def identity(self, path: str) -> FileIdentity | None:
         """Return the identity of a section now; None if there is none. Raises OSError."""
 
@@ -284,7 +287,7 @@ class Tree:
         with self._marks_lock:
             again = {each for each in self._sections_again if os.path.dirname(each) == path}  # noqa: PTH120  text
             self._sections_again -= again
-        for section, identity in follower.sections(path) if has_changed else ():
+        for section, identity in follower.sections(path) if has_changed or follower.is_due(path) else ():
             yield Found(section, identity, False)
             again.discard(section)
         for section in again:

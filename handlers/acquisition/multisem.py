@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, NamedTuple
 
 from handlers.acquisition.acquisition import Acquisition, Tile
 from handlers.acquisition.findings import Finding, Severity
@@ -31,7 +31,7 @@ _NUMBERED: Final = re.compile(r"(?:corrected_)?sfov_(?P<beam>\d+)", re.IGNORECAS
 _MFOV: Final = re.compile(r"mfov_(?P<mfov>\d+)", re.IGNORECASE)
 _SCAN: Final = re.compile(r"scan_(\d{1,9})")
 _SLAB: Final = re.compile(r"slab_(\d{1,9})|(\d{1,9})_(?:s_(\d{1,9})|S(\d{1,9})R(\d{1,9}))?")
-_WORKFLOW: Final = re.compile(r"(.+)_\d{8}_\d\d-\d\d-\d\d")
+_WORKFLOW: Final = re.compile(r"(.+)_(\d{8}_\d\d-\d\d-\d\d)")
 _BETWEEN: Final = ("msem", "imaging", "scans")
 """Directories between that of a wafer and that of a scan."""
 
@@ -199,3 +199,32 @@ def _facts(path: Path) -> dict[str, object]:
 
 def _wafer(directories: tuple[str, ...]) -> str | None:
     return next((name for name in reversed(directories) if name not in _BETWEEN), None)
+
+
+# --- a region that was imaged again
+
+
+class Take(NamedTuple):
+    """One imaging of a region."""
+
+    section: tuple[str, ...]
+    """Same for all takes of a region."""
+    time: str
+    """Later for a later take."""
+
+
+def take_of(table: Path) -> Take | None:
+    """Return which region a table describes, and when its scan began; None if its path does not show both.
+
+    The time is that in the name of the directory above the region. A section has the number in the region's name, as
+    in `090_S90R1` or `008_s_4`: another workflow may list it in another place. A slab has its directory's name.
+
+    >>> take_of(Path("/data/H01_20210525_21-38-12/090_S90R1/full_image_coordinates.txt"))
+    Take(section=('/data', 'H01', 'S90R1'), time='20210525_21-38-12')
+    """
+    region, scan = table.parent.name, table.parent.parent
+    workflow, slab = _WORKFLOW.fullmatch(scan.name), _SLAB.fullmatch(region)
+    if table.name != MultiSem.pattern or workflow is None or slab is None:
+        return None
+    section = region.partition("_")[2] if slab[3] or slab[4] else region
+    return Take((str(scan.parent), workflow[1], section), workflow[2])

@@ -1,7 +1,8 @@
 """Paths of sections inside a file that holds many of them. Pure.
 
 A section has the path of its file and a name below it. In a log that grows it is `slice_00002@340`: its number, and the
-byte of the log with which it begins. In a file that is rewritten it is `montage@00003` or `supermontage@7`.
+byte of the log with which it begins; a slice of an array has many regions, as in `slice_00002_a0003_r0007@340`. In a
+file that is rewritten it is `montage@00003` or `supermontage@7`.
 """
 
 import re
@@ -9,8 +10,13 @@ import zlib
 from pathlib import Path
 from typing import Final, NamedTuple
 
-_NAME: Final = re.compile(r"slice_([0-9]{1,10})@([0-9]{1,15})")
+_NAME: Final = re.compile(r"slice_([0-9]{1,10})(?:_a([0-9]{1,6})_r([0-9]{1,6}))?@([0-9]{1,15})")
 _MONTAGE: Final = re.compile(r"montage@[0-9]{5,9}|supermontage@[A-Za-z0-9%._~-]{0,180}")
+
+Region = tuple[int, int]
+"""Array, and region of it."""
+Key = tuple[int, Region | None]
+"""What lines of one section have in common: the slice, and in array mode the region."""
 
 
 class Part(NamedTuple):
@@ -19,6 +25,13 @@ class Part(NamedTuple):
     file: Path
     number: int
     offset: int
+    region: Region | None = None
+    """In array mode."""
+
+    @property
+    def key(self) -> Key:
+        """What its lines have in common."""
+        return self.number, self.region
 
     @property
     def path(self) -> Path:
@@ -27,31 +40,21 @@ class Part(NamedTuple):
         >>> Part(Path("/data/log.txt"), 2, 340).path
         PosixPath('/data/log.txt/slice_00002@340')
         """
-        return self.file / f"slice_{self.number:05d}@{self.offset}"
+        region = "_a{:04d}_r{:04d}".format(*self.region) if self.region else ""
+        return self.file / f"slice_{self.number:05d}{region}@{self.offset}"
 
 
 def part_of(path: Path) -> Part | None:
     """Return the section that a path names; None if it names a file.
 
     >>> part_of(Path("/data/log.txt/slice_00002@340"))
-    Part(file=PosixPath('/data/log.txt'), number=2, offset=340)
+    Part(file=PosixPath('/data/log.txt'), number=2, offset=340, region=None)
     """
     found = _NAME.fullmatch(path.name)
-    return Part(path.parent, int(found[1]), int(found[2])) if found else None
-
-
-def is_later_take(path: Path, other: Path) -> bool:
-    """Whether both are one slice of one stack, and the first was imaged after the other.
-
-    Logs are named by the time of their run.
-
-    >>> is_later_take(Path("/logs/metadata_2.txt/slice_00002@340"), Path("/logs/metadata_1.txt/slice_00002@99"))
-    True
-    """
-    later, earlier = part_of(path), part_of(other)
-    if later is None or earlier is None or later.number != earlier.number or later.file.parent != earlier.file.parent:
-        return False
-    return (later.file.name, later.offset) > (earlier.file.name, earlier.offset)
+    if not found:
+        return None
+    region = (int(found[2]), int(found[3])) if found[2] else None
+    return Part(path.parent, int(found[1]), int(found[4]), region)
 
 
 def montage_in(path: Path) -> str | None:

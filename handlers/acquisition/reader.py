@@ -15,6 +15,9 @@ class Follower(Protocol):
     def sections(self, path: str) -> list[tuple[str, FileIdentity]]:
         """Return path and identity of the sections that are new or changed since the last call. Raises OSError."""
 
+    def is_due(self, path: str) -> bool:
+        """Whether an unchanged file may have new sections, because of another file."""
+
     def identity(self, path: str) -> FileIdentity | None:
         """Return the identity of a section now; None if there is none. Raises OSError."""
 

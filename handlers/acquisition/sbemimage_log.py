@@ -1,9 +1,9 @@
 """Sections in the logs of SBEMimage, which grow for days: found as they are closed, and read one at a time. Blocking.
 
-A log has a line for each tile. A section is closed by a line `SLICE COMPLETE`, by a tile of another slice, or, at the
-end of a log, by a later log that goes on with another slice. A slice that was interrupted is continued in the next
-log: its lines in both logs are one section, which belongs to the later log. The cost of a section does not depend on
-the length of its log.
+A log has a line for each tile. A section is closed by a line `SLICE COMPLETE`, by a tile of another slice (in array
+mode: of another region), or, at the end of a log, by a later log that goes on with another slice, or by the end of the
+run if every active tile is listed. A slice that was interrupted is continued in the next log: its lines in both logs
+are one section, which belongs to the later log. The cost of a section does not depend on the length of its log.
 """
 
 import os
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from handlers.acquisition.parse import MAX_METAFILE_BYTES
-from handlers.acquisition.parts import Part, part_of
+from handlers.acquisition.parts import Key, Part, Region, part_of
+from handlers.acquisition.sbemimage_run import has_ended, is_imaged
 from handlers.container import Container
 from handlers.identity import FileIdentity
 from handlers.regular_file import NotRegular, open_regular
@@ -25,6 +26,8 @@ MOST_LINE_BYTES: Final = 1 << 16
 _PIECE_BYTES: Final = 1 << 20
 _LOGS: Final = "metadata_*.txt"
 _SLICE: Final = re.compile(rb"'slice_counter': *(\d{1,9})\b")
+_REGION: Final = re.compile(rb"'filename': *['\"]tiles[/\\]{1,2}a(\d{1,6})[/\\]{1,2}r(\d{1,6})[/\\]")
+"""Array mode has directories of arrays and regions. A backslash is escaped in a literal."""
 _TIME: Final = re.compile(rb"'timestamp': *(\d{1,11})\b")
 _MOST_SECONDS: Final = 9_000_000_000
 """In nanoseconds the journal can hold it."""
@@ -71,11 +74,17 @@ def section_content(path: Path, root: Container | None = None) -> bytes:
     with _opened(part.file, root) as descriptor:
         session = _session(descriptor)
         lines, is_closed = _lines_of(descriptor, part)
-        is_first = part.offset <= len(session) + MOST_LINE_BYTES and not _has_tile(descriptor, part.offset)
-    if not is_closed and _next_slice(part.file, root) in (None, part.number):
+        is_first = part.offset <= len(session) + MOST_LINE_BYTES and not _has_record(descriptor, part.offset)
+    before = _tail(part.file, part.key, root) if is_first else b""
+    if not is_closed and not _is_closed_elsewhere(part, before + lines, root):
         raise NoSection(str(path))
-    before = _tail(part.file, part.number, root) if is_first else b""
     return before + session + lines
+
+
+def _is_closed_elsewhere(part: Part, lines: bytes, root: Container | None) -> bool:
+    """Whether a later log or the end of the run closes a section at the end of its log."""
+    after = _after(part.file, root)
+    return after != part.key if after else has_ended(part.file, root) and is_imaged(part.file, part.key, lines, root)
 
 
 @contextmanager
@@ -93,8 +102,8 @@ def _session(descriptor: int) -> bytes:
     return line[0] + line[1] if line[0].startswith(_SESSION) and line[1] else b""
 
 
-def _has_tile(descriptor: int, end: int) -> bool:
-    return any(line.startswith(_TILE) for _, line in _lines(descriptor, 0, end))
+def _has_record(descriptor: int, end: int) -> bool:
+    return any(line.startswith((_TILE, _COMPLETE)) for _, line in _lines(descriptor, 0, end))
 
 
 def _lines(descriptor: int, start: int, end: int | None = None) -> Iterator[tuple[int, bytes]]:
@@ -114,10 +123,15 @@ def _lines(descriptor: int, start: int, end: int | None = None) -> Iterator[tupl
             at, kept = at + len(kept), b""
 
 
-def slice_in(line: bytes) -> int | None:
-    """Return the slice of a tile's line; None for all other lines."""
+def key_in(line: bytes) -> Key | None:
+    """Return what the lines of one section have in common, from that of a tile; None for all other lines."""
     found = _SLICE.search(line) if line.startswith(_TILE) else None
-    return int(found[1]) if found else None
+    return (int(found[1]), _region_in(line)) if found else None
+
+
+def _region_in(line: bytes) -> Region | None:
+    found = _REGION.search(line)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def _lines_of(descriptor: int, part: Part) -> tuple[bytes, bool]:
@@ -127,10 +141,10 @@ def _lines_of(descriptor: int, part: Part) -> tuple[bytes, bool]:
     lines: list[bytes] = []
     length = 0
     for _, line in _lines(descriptor, part.offset):
-        number = slice_in(line)
-        if not lines and number != part.number:
+        key = key_in(line)
+        if not lines and key != part.key:
             raise NoSection(str(part.path))
-        if line.startswith(_COMPLETE) or (number is not None and number != part.number):
+        if line.startswith(_COMPLETE) or (key is not None and key != part.key):
             return b"".join(lines), True
         lines.append(line)
         length += len(line)
@@ -150,29 +164,35 @@ def _logs(log: Path) -> list[Path]:
     return sorted(found, key=lambda each: each.name)
 
 
-def _next_slice(log: Path, root: Container | None) -> int | None:
-    """Return the slice of the first tile in a later log; None if there is none."""
+_CLOSING: Final[Key] = (-1, None)
+"""Stands for a later log that begins with the closing of a slice."""
+
+
+def _after(log: Path, root: Container | None) -> Key | None:
+    """Return what the first tile in a later log belongs to; None if there is none."""
     for later in _logs(log):
         if later.name > log.name:
             with _opened(later, root) as descriptor:
                 for _, line in _lines(descriptor, 0):
-                    if (number := slice_in(line)) is not None:
-                        return number
+                    if line.startswith(_COMPLETE):
+                        return _CLOSING
+                    if (key := key_in(line)) is not None:
+                        return key
     return None
 
 
-def _tail(log: Path, number: int, root: Container | None) -> bytes:
+def _tail(log: Path, key: Key, root: Container | None) -> bytes:
     """Return the session and the last lines of the log before, if they are tiles of this slice that nothing closed."""
     before = [each for each in _logs(log) if each.name < log.name]
     for earlier in reversed(before):
         with _opened(earlier, root) as descriptor:
-            tail, has_tiles = _unclosed(descriptor, number)
+            tail, has_tiles = _unclosed(descriptor, key)
             if has_tiles:
                 return _session(descriptor) + tail if tail else b""
     return b""
 
 
-def _unclosed(descriptor: int, number: int) -> tuple[bytes, bool]:
+def _unclosed(descriptor: int, key: Key) -> tuple[bytes, bool]:
     """Return the last lines of a log that belong to an unclosed slice, and whether the log has any tile or closing."""
     end = os.fstat(descriptor).st_size
     size = _PIECE_BYTES
@@ -183,8 +203,8 @@ def _unclosed(descriptor: int, number: int) -> tuple[bytes, bool]:
             lines = lines[1:]
         kept: list[bytes] = []
         for line in reversed(lines):
-            found = slice_in(line)
-            if line.startswith(_COMPLETE) or (found is not None and found != number):
+            found = key_in(line)
+            if line.startswith(_COMPLETE) or (found is not None and found != key):
                 return b"".join(reversed(kept)), True
             if found is not None or kept:
                 kept.append(line)
@@ -210,6 +230,8 @@ class _Log:
     """The section that nothing has closed yet."""
     first: Part | None = None
     """Its first section, which may continue one of the log before."""
+    ended_with: Part | None = None
+    """The open section when the run had ended."""
 
 
 class LogFollower:
@@ -243,9 +265,17 @@ class LogFollower:
             if known is None or not is_same or status.st_size < known.at:
                 known = self._logs[path] = _Log(session, status.st_ino)
             closed = list(_read(descriptor, log, known))
+        if known.open and has_ended(log):
+            known.ended_with = known.open
+            closed.append(known.open)
         if known.first in (None, known.open, *closed) or max(self._logs) != path:
             closed += self._at_the_ends(log)
         return [(str(part.path), identity) for part in closed if (identity := self._untold(part))]
+
+    def is_due(self, path: str) -> bool:
+        """Whether the run of a log has ended since its sections were asked for: the log itself does not change then."""
+        known = self._logs.get(path)
+        return known is not None and known.open is not None and known.open != known.ended_with and has_ended(Path(path))
 
     def identity(self, path: str) -> FileIdentity | None:
         """Return the identity of a section now; None if there is none. Raises OSError."""
@@ -274,12 +304,12 @@ class LogFollower:
 def _read(descriptor: int, log: Path, known: _Log) -> Iterator[Part]:
     """Read the lines that are new in a log, and yield the sections that they close."""
     for at, line in _lines(descriptor, known.at):
-        number = slice_in(line)
-        is_other = number is not None and known.open is not None and number != known.open.number
+        key = key_in(line)
+        is_other = key is not None and known.open is not None and key != known.open.key
         if known.open and (line.startswith(_COMPLETE) or is_other):
             yield known.open
             known.open = None
-        if number is not None and known.open is None:
-            known.open = Part(log, number, at)
+        if key is not None and known.open is None:
+            known.open = Part(log, key[0], at, key[1])
             known.first = known.first or known.open
         known.at = at + len(line)

@@ -105,6 +105,11 @@ class MontageFollower:
         self._told[path] = now
         return [(section, identity) for section, identity in now.items() if known.get(section) != identity]
 
+    def is_due(self, path: str) -> bool:
+        """Return False: a montage changes with its file alone."""
+        del path
+        return False
+
     def identity(self, path: str) -> FileIdentity | None:
         """Return the identity of a montage, or of a file, now; None if there is none. Raises OSError."""
         try:

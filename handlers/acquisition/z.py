@@ -136,7 +136,8 @@ def _listed_offset(acquisition: Acquisition, rule: ZRule) -> float | None:
 def check_z(acquisition: Acquisition, z: float, rule: ZRule) -> tuple[Finding, ...]:
     """Return warnings if z less its offset differs from the header's z_index or grid, or if its reel is not listed.
 
-    A difference may be intended, as when a table reorders sections; it is never an error.
+    A difference may be intended, as when a table reorders sections; it is never an error. Only pyTEMCA means one number
+    by both: a slab of MultiSEM, or a slice of SBEMimage, differs from z by nature.
     """
     texts = []
     if rule.offsets_by_media and _listed_offset(acquisition, rule) is None:
@@ -147,7 +148,8 @@ def check_z(acquisition: Acquisition, z: float, rule: ZRule) -> tuple[Finding, .
         )
     without_offset = z - offset_for(acquisition, rule)
     shown = f"z is {z}" + (f", {without_offset} without its offset" if without_offset != z else "")
-    for name, number in (("z_index", _z_index(acquisition)), ("grid", acquisition.grid_number)):
+    numbers = {"z_index": _z_index(acquisition), "grid": acquisition.grid_number} if acquisition.metafile else {}
+    for name, number in numbers.items():
         if number is not None and not math.isclose(number, without_offset, abs_tol=1e-6):
             texts.append(f"{shown}, but the header has {name} {number}")
     return tuple(Finding(Severity.WARNING, text) for text in texts)

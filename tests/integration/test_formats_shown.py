@@ -135,7 +135,7 @@ async def test_a_slice_of_three_grids_is_shown_turned_and_enlarged_at_its_place(
     async with bench(tmp_path, of_format=watch) as running, pages_of(running) as client:
         section = write_log(tmp_path / "acquisition" / "stack", three_grids(field))
         await running.notice(section)
-        montage = await running.reaches(section, MontageState.COMPLETE)
+        montage = await running.reaches(section, MontageState.COMPLETE, timeout_s=120)
         assert montage.bounds == (0.0, 0.0, 380.0, 400.0)
 
         text, count = await pictures_of(client, montage)
@@ -196,8 +196,8 @@ async def test_a_region_of_multisem_is_shown_without_a_grid(tmp_path: Path) -> N
         region = tmp_path / "acquisition" / "wafer_53" / "scan_003" / "wafer_53_scan_003_20220501_08-46-34" / "012_"
         table = write_table(region, field)
         await running.notice(table)
-        montage = await running.reaches(table, MontageState.COMPLETE)
-        assert (montage.z, montage.tile_count) == (3.0, 2)
+        montage = await running.reaches(table, MontageState.COMPLETE, timeout_s=120)
+        assert (montage.z, montage.tile_count, montage.findings) == (3.0, 2, ())
         _, count = await pictures_of(client, montage)
         assert count > 1
         mosaic = await picture_at(client, f"/api/montages/{montage.id}/mosaic.png")
@@ -217,7 +217,7 @@ async def test_a_bmp_of_multisem_is_read_as_it_is(tmp_path: Path, name: str) -> 
         table = region / "full_image_coordinates.txt"
         table.write_text(f"{name}\t1.000\t2.000\t0\r\n", newline="")
         await running.notice(table)
-        montage = await running.reaches(table, MontageState.COMPLETE)
+        montage = await running.reaches(table, MontageState.COMPLETE, timeout_s=120)
         assert montage.tile_count == 1
         (level,) = (tmp_path / "mipmaps" / "1").rglob("*.tif")
         expected = tissue()[:HEIGHT, :WIDTH].reshape(HEIGHT // 2, 2, WIDTH // 2, 2).mean(axis=(1, 3))

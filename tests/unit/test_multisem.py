@@ -9,7 +9,8 @@ import pytest
 from sections import DATA
 
 from handlers.acquisition.arrival import with_sizes
-from handlers.acquisition.multisem import MultiSem
+from handlers.acquisition.multisem import MultiSem, take_of
+from handlers.acquisition.takes import is_later_take
 from handlers.acquisition.tilespec import Origin, Positions, tile_specs_for, translations_for
 from handlers.errors import MetafileFault, MetafilePartial
 
@@ -178,3 +179,60 @@ def test_wafer_scan_slab_and_section_come_from_the_directories(directory: Path, 
 def test_an_invalid_line_is_named(spoiled: str, problem: str) -> None:
     with pytest.raises(MetafileFault, match=re.escape(problem)):
         read(line(3), spoiled)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ("H01_20210525_21-38-12/090_S90R1", "H01_20210601_08-00-00/003_S90R1"),
+        ("Plate_13_20210525_21-38-12/008_s_4", "Plate_13_20210525_22-00-00/001_s_4"),
+        ("scan_003/wafer_53_scan_003_20220501_08-46-34/012_", "scan_003/wafer_53_scan_003_20220502_01-00-00/012_"),
+    ],
+)
+def test_a_region_in_a_later_workflow_of_the_wafer_is_a_later_take(earlier: str, later: str) -> None:
+    one, two = (Path("/data") / each / READER.pattern for each in (earlier, later))
+    assert is_later_take(two, one)
+    assert not is_later_take(one, two)
+    assert not is_later_take(one, one)
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ("H01_20210525_21-38-12/090_S90R1", "H01_20210601_08-00-00/090_S90R2"),
+        ("H01_20210525_21-38-12/090_S90R1", "H01_20210601_08-00-00/090_S91R1"),
+        ("H01_20210525_21-38-12/090_S90R1", "H02_20210601_08-00-00/090_S90R1"),
+        ("a/H01_20210525_21-38-12/090_S90R1", "b/H01_20210601_08-00-00/090_S90R1"),
+        ("scan_003/w_scan_003_20220501_08-46-34/012_", "scan_004/w_scan_004_20220502_01-00-00/012_"),
+        ("scan_003/w_scan_003_20220501_08-46-34/012_", "scan_003/w_scan_003_20220502_01-00-00/013_"),
+        ("scans/scan_010/slabs/slab_0399/mfovs", "scans/scan_011/slabs/slab_0399/mfovs"),
+        ("somewhere/else", "somewhere/other"),
+    ],
+)
+def test_other_regions_scans_and_wafers_are_no_takes_of_one(one: str, two: str) -> None:
+    paths = [Path("/data") / each / READER.pattern for each in (one, two)]
+    assert not is_later_take(*paths)
+    assert not is_later_take(*reversed(paths))
+
+
+def test_only_tables_are_takes() -> None:
+    assert take_of(Path("/data/H01_20210525_21-38-12/090_S90R1/_metadata_.json")) is None
+
+
+def test_a_corrected_or_numbered_image_of_an_ion_beam_system_has_its_mfov_and_beam() -> None:
+    names = ["mFOV_0032\\sfov_001.png", "mfov_0032\\corrected_sfov_083.png", "mfov_0033\\thumbnail_001.png"]
+    found = read(*(f"{name}\t1.5\t2.5\t0\r\n" for name in names))
+    assert [(tile.img_path, tile.name) for tile in found.tiles] == [
+        ("mFOV_0032/sfov_001.png", "m0032_s001"),
+        ("mfov_0032/corrected_sfov_083.png", "m0032_s083"),
+    ]
+
+
+def test_a_bitmap_of_2021_has_a_name_with_its_time() -> None:
+    (tile,) = read("000007\\008_000007_055_2021-05-25T2146499297643.bmp\t-372876.505\t2.5\t0\r\n").tiles
+    assert (tile.img_path, tile.name) == (
+        "000007/008_000007_055_2021-05-25T2146499297643.bmp",
+        "008_000007_055_20210525_214649",
+    )
+    assert tile.position_px == (-372876.505, 2.5)
+    assert (tile.stage_x, tile.stage_y) == (-372876, 2)

@@ -3,17 +3,23 @@
 import json
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sections import DATA
 
+from daemon.watching.scan import NameRule, Tree
 from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.arrival import check_images, metafile_content
-from handlers.acquisition.parts import file_of, is_later_take, part_of
+from handlers.acquisition.parts import file_of, part_of
 from handlers.acquisition.sbemimage import SbemImage
 from handlers.acquisition.sbemimage_log import LogFollower, section_content, section_identity
+from handlers.acquisition.sbemimage_run import has_ended, is_imaged
+from handlers.acquisition.takes import is_later_take, is_mirrored
 from handlers.acquisition.tilespec import options_for, tile_specs_for
 from handlers.errors import MetafileFault, StorageFault
 
@@ -322,12 +328,167 @@ def test_a_pixel_size_that_changes_within_a_slice_is_refused(stack: Stack) -> No
         read(section)
 
 
-def test_regions_of_an_array_are_named_by_array_and_region(stack: Stack) -> None:
-    name = "tiles/a0003/r0007/t0000/stack_a0003_r0007_t0000.ome.tif"
-    (section,) = stack.write(1, session(), tile(0, 2, filename=name), complete(1))
-    found = read(section)
-    assert found.facts["z_index"] == found.facts["roi_index"] == 7
-    assert found.tiles[0].name == "a3.r7.0000.0000.00002"
+def in_array(tile_: int, region: int, *, array: int = 3, **changes: Any) -> str:
+    """Return the line of a tile in array mode: every region is a grid, and the slice stays the same."""
+    name = f"tiles/a{array:04d}/r{region:04d}/t{tile_:04d}/stack_a{array:04d}_r{region:04d}_t{tile_:04d}.ome.tif"
+    return tile(tile_, 2, grid=region, filename=name, **changes)
+
+
+ARRAY = {"grids": [f"{grid:04d}" for grid in range(9)], "pixel_sizes": [10.0] * 9, "rotation_angles": [0.0] * 9}
+
+
+def test_a_slice_of_an_array_is_a_section_for_each_region(stack: Stack) -> None:
+    lines = [in_array(number, region) for region in (7, 8) for number in (0, 1)]
+    assert len(stack.write(1, session(**ARRAY), *lines[:3])) == 1
+    (second,) = stack.write(1, lines[3], complete(1))
+    (first,) = sections_of(stack.log(1))[:1]
+    assert first.name.startswith("slice_00002_a0003_r0007@")
+    assert [part.region for part in (part_of(first), part_of(second)) if part] == [(3, 7), (3, 8)]
+    for section, region in ((first, 7), (second, 8)):
+        found = read(section)
+        assert (found.facts["z_index"], found.facts["roi_index"], found.facts["array_index"]) == (region, region, 3)
+        assert [tile.name for tile in found.tiles] == [f"a3.r{region}.000{region}.000{n}.00002" for n in (0, 1)]
+    assert not is_later_take(second, first)
+
+
+def test_a_region_that_is_imaged_again_is_a_later_take_whatever_its_slice(stack: Stack) -> None:
+    (first,) = stack.write(1, session(**ARRAY), in_array(0, 7), complete(2))
+    (again,) = stack.write(2, session(**ARRAY), in_array(0, 7, timestamp=1591099999), complete(2))
+    assert is_later_take(again, first)
+    assert section_identity(again) != section_identity(first)
+
+
+def test_an_interrupted_region_is_continued_in_the_next_log(stack: Stack) -> None:
+    stack.write(1, session(**ARRAY), in_array(0, 7))
+    (section,) = stack.write(2, session(**ARRAY), in_array(1, 7), in_array(0, 8))
+    assert [tile.name[:5] for tile in read(section).tiles] == ["a3.r7", "a3.r7"]
+
+
+def test_regions_of_windows_paths_are_read_alike(stack: Stack) -> None:
+    line = in_array(0, 7).replace("/", "\\\\")
+    (section,) = stack.write(1, session(**ARRAY), line, complete(1))
+    assert read(section).facts["roi_index"] == 7
+
+
+def config(*, active: object = ((0, 1), (0,)), grids: object = (1, 1), interval: object = (1, 1)) -> str:
+    """Return a part of a run's configuration, with a value that is broken as in real ones."""
+    values = {"grid_active": grids, "active_tiles": active, "acq_interval": interval, "acq_interval_offset": (0, 0)}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+    return "\r\n".join(["[sem]", "active_tiles = [[9]]", "[grids]", "origin = [[1, 2]", *lines, "[ov]", "x = 1", ""])
+
+
+def end(stack: Stack, run: int, text: str = "*** END OF LOG ***\r\n", **of_config: object) -> None:
+    """Write what SBEMimage writes beside a log when a run ends."""
+    beside = stack.log(run).name.removeprefix("metadata_")
+    (stack.logs / f"log_{beside}").write_text(f"Stack paused.\r\n{text}")
+    (stack.logs / f"config_{beside}").write_text(config(**of_config))
+
+
+def test_the_end_of_a_run_closes_a_slice_of_which_every_active_tile_is_listed(stack: Stack) -> None:
+    lines = tile(0, 2), tile(1, 2), tile(0, 2, grid=1)
+    assert stack.write(1, session(), *lines[:2]) == []
+    end(stack, 1, "")
+    assert not stack.follower.is_due(str(stack.log(1)))
+    end(stack, 1)
+    assert stack.follower.is_due(str(stack.log(1)))
+    assert sections_of(stack.log(1), stack.follower) == []  # a tile is not listed
+    (section,) = stack.write(1, lines[2])
+    assert len(ids(section)) == 3
+    assert not stack.follower.is_due(str(stack.log(1)))
+    assert sections_of(stack.log(1), stack.follower) == []
+
+
+def test_a_watch_finds_the_last_slice_when_its_run_ends_although_the_log_is_unchanged(stack: Stack) -> None:
+    stack.write(1, session(), tile(0, 2), tile(1, 2), tile(0, 2, grid=1))
+    tree = Tree(str(stack.logs), NameRule(READER.pattern), follow=LogFollower)
+    assert tree.look_at((), (str(stack.logs),)) == []
+    end(stack, 1)
+    (found,) = tree.look_at((str(stack.logs),), ())
+    assert Path(found.path).name.startswith("slice_00002@")
+    assert tree.look_at((str(stack.logs),), ()) == []
+
+
+def test_a_slice_that_continues_after_the_end_of_its_run_becomes_one_of_the_next_log(stack: Stack) -> None:
+    end(stack, 1, active=[[0]])
+    (alone,) = stack.write(1, session(), tile(0, 2))
+    (both,) = stack.write(2, session(), tile(1, 2), complete(2))
+    assert is_later_take(both, alone)
+    assert len(ids(both)) == 2
+    assert section_identity(alone) is None
+
+
+def test_a_run_that_begins_by_closing_a_slice_closes_that_of_the_log_before(stack: Stack) -> None:
+    assert stack.write(1, session(), tile(0, 2)) == []
+    (section,) = stack.write(2, session(), complete(2))
+    assert file_of(section) == stack.log(1)
+    (again,) = stack.write(2, tile(1, 2), complete(2))
+    assert ids(again) == ["0000.0001.00002"]  # imaged anew, not continued
+
+
+@pytest.mark.parametrize(
+    ("of_config", "slice_", "is_whole"),
+    [
+        ({"active": [[0], []]}, 2, True),
+        ({"active": [[0, 1], []]}, 2, False),
+        ({"active": [[0], [0]], "grids": [1, 0]}, 2, True),
+        ({"active": [[0], [0]], "interval": [1, 3]}, 2, True),
+        ({"active": [[0], [0]], "interval": [1, 2]}, 2, False),
+        ({"active": [[], []]}, 2, False),
+        ({"active": "[[0]]"}, 2, False),
+        ({"active": [0, None, [True]]}, 2, False),
+        ({"active": [[0]], "grids": None, "interval": {}}, 2, True),
+        ({"active": [[0]], "interval": [0]}, 2, False),
+    ],
+)
+def test_active_tiles_are_those_of_active_grids_that_are_due(
+    stack: Stack, of_config: dict[str, object], slice_: int, is_whole: bool
+) -> None:
+    end(stack, 1, **of_config)
+    assert is_imaged(stack.log(1), (slice_, None), tile(0, slice_).encode()) is is_whole
+
+
+def test_a_region_is_whole_when_its_own_grids_are(stack: Stack) -> None:
+    end(stack, 1, active=[[0], [0, 1]], grids=[1, 1])
+    assert is_imaged(stack.log(1), (2, (3, 0)), tile(0, 2).encode())
+    assert not is_imaged(stack.log(1), (2, (3, 1)), tile(0, 2, grid=1).encode())
+
+
+@given(content=st.binary(max_size=400) | st.text(max_size=400).map(str.encode))
+def test_whatever_stands_in_the_files_of_a_run_leaves_its_slice_open(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        log = Path(directory) / "metadata_1.txt"
+        log.with_name("config_1.txt").write_bytes(b"[grids]\n" + content)
+        log.with_name("log_1.txt").write_bytes(content)
+        assert not is_imaged(log, (2, None), b"")
+        assert has_ended(log) is (b"*** END OF LOG ***" in content)
+
+
+def test_pipes_and_links_beside_a_log_say_nothing_of_its_run(stack: Stack) -> None:
+    end(stack, 2, active=[[0]])
+    for kind, make in (("log_", os.mkfifo), ("config_", lambda path: path.symlink_to(stack.logs / "config_2.txt"))):
+        make(stack.logs / (kind + stack.log(1).name.removeprefix("metadata_")))
+    assert not has_ended(stack.log(1))
+    assert not is_imaged(stack.log(1), (2, None), tile(0, 2).encode())
+
+
+@real_data
+def test_the_run_of_the_sample_has_ended_with_every_active_tile() -> None:
+    section = sections_of(sample_log())[-1]
+    part = part_of(section)
+    assert part is not None
+    assert has_ended(part.file)
+    assert is_imaged(part.file, part.key, section_content(section))
+
+
+def test_a_mirror_has_the_same_sections_under_another_path(tmp_path: Path) -> None:
+    lines = session(), tile(0, 2), complete(2)
+    (one,), (two,) = (Stack(tmp_path / drive / "stack").write(1, *lines) for drive in ("d", "z"))
+    (other,) = Stack(tmp_path / "y" / "stack").write(2, *lines)
+    assert is_mirrored(one, two)
+    assert section_identity(one) == section_identity(two)
+    assert not is_mirrored(one, one)
+    assert not is_mirrored(one, other)
+    assert not is_later_take(two, one)
 
 
 def test_backslashes_apostrophes_none_and_numbers_of_numpy_are_read(stack: Stack) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sections import NAME, Change, acquisition
 
+from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.z import ZRule, ZRuleKind, ZTable, check_z, parse_z_table, read_z_table, z_for
 from handlers.errors import SettingsFault, StorageFault, ZFault
 
@@ -224,3 +225,8 @@ def test_an_offset_does_not_contradict_the_header() -> None:
 def test_a_warning_about_z_names_the_offset_only_where_there_is_one(offset: float, shown: str) -> None:
     first, *_ = check_z(acquisition(), 7.0, ZRule(ZRuleKind.GRID, offset))
     assert first.text.startswith(shown)
+
+
+def test_z_of_another_format_is_not_compared_with_its_slab_or_slice() -> None:
+    found = Acquisition("table", (), {"grid": "012", "z_index": 3}, None)
+    assert check_z(found, 99.0, ZRule(ZRuleKind.FIXED, fixed=99.0)) == ()
