@@ -1,8 +1,11 @@
 """`temwatch import`: the tile specs of one file of any format."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+from handlers.acquisition.parts import is_inside_file
+from handlers.acquisition.reader import Reader
 from handlers.acquisition.readers import READERS
 from handlers.acquisition.tilespec import options_for
 from handlers.errors import SettingsFault
@@ -11,6 +14,7 @@ from handlers.path_map import NO_MAP, PathMap
 from handlers.render.access import Access
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
+from handlers.text import abbreviate
 
 
 async def import_into_stack(
@@ -32,11 +36,12 @@ async def import_into_stack(
     Raises
     ------
     Fault
-        As `generate_tilespecs`; SettingsFault if the pixel size is missing.
+        As `generate_tilespecs`; SettingsFault if the pixel size is missing, or if a log holds several sections.
     """
     reader = READERS[format_]
     if not reader.states_pixel_size and pixel_size is None:
         raise SettingsFault("--pixel-size", f"is required: files of the format {format_} do not state it")
+    file = await asyncio.to_thread(section_in, file, reader)
     async with RenderClient(url, access=access) as client:
         report = await generate_tilespecs(
             client,
@@ -49,3 +54,23 @@ async def import_into_stack(
             close=close,
         )
     return repr(report)
+
+
+def section_in(file: Path, reader: Reader) -> Path:
+    """Return the section that a file holds; the path itself where it names one, or where the file is one. Blocking.
+
+    Raises
+    ------
+    SettingsFault
+        If the file holds several sections.
+    """
+    if reader.follower is None or is_inside_file(file):
+        return file
+    try:
+        names = [Path(section).name for section, _ in reader.follower().sections(str(file))]
+    except OSError:
+        return file  # its reader names the fault
+    if len(names) > 1:
+        problem = f"holds {len(names)} sections: {abbreviate(names)}"
+        raise SettingsFault(str(file), problem, f"name one, as in {file}/{names[0]}")
+    return file / names[0] if names else file

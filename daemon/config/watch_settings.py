@@ -29,8 +29,8 @@ class ZSettings(Section):
 
     rule: ZRuleKind = Field(**example("grid"))
     """Source of z. "header": z_index in the header. "grid": grid in the header, as a number. "name": the metafile's
-    name, by `name_pattern`. "table": the file `table`. "depth": the recorded depth over the thickness, of
-    "sbemimage". "fixed": always `z`."""
+    name, by `name_pattern`. "table": the file `table`. "depth": the recorded depth over `stacks.resolution_z`, or, if
+    that is not set, over the section's own thickness; of "sbemimage". "fixed": always `z`."""
     offset: float = 0
     """Number of sections that is added to the z of the rule."""
     offsets_by_media: dict[str, float] = Field(default_factory=dict, **example({"0151": 130000}, off=True))
@@ -300,6 +300,7 @@ class WatchSettings(Section):
             name_pattern=self.z.name_pattern,
             table=read_z_table(self.z.table) if self.z.table else None,
             fixed=self.z.z,
+            spacing_nm=self.stacks.resolution_z if "resolution_z" in self.stacks.model_fields_set else None,
         )
 
     def tilespec_options(self) -> TileSpecOptions:

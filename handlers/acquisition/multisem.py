@@ -17,6 +17,7 @@ from handlers.acquisition.findings import Finding, Severity
 from handlers.acquisition.geometry import Point
 from handlers.acquisition.image_names import require_relative
 from handlers.acquisition.parse import MAX_TILES
+from handlers.acquisition.rasters import hexagonal_places
 from handlers.errors import MetafileFault, MetafilePartial
 from handlers.text import abbreviate, excerpt
 
@@ -50,11 +51,12 @@ class MultiSem:
         """Return the region of a coordinate table. Raises as `Reader.parse`."""
         subject = str(path)
         rows = _latest(_rows(content, subject), subject)
+        places = _places(rows)
         if not rows:
             raise MetafilePartial(subject, "names no image", "it may still be being copied")
         return Acquisition(
             name=path.name,
-            tiles=tuple(_tile(row, index) for index, row in enumerate(rows)),
+            tiles=tuple(_tile(row, index, places[index]) for index, row in enumerate(rows)),
             facts=_facts(path),
             pixel_size_nm=None,
             findings=tuple(_missing_beams(rows)),
@@ -154,7 +156,17 @@ def _latest(rows: Iterator[_Row], subject: str) -> list[_Row]:
     return list(found.values())
 
 
-def _tile(row: _Row, index: int) -> Tile:
+def _places(rows: list[_Row]) -> list[tuple[int, int]] | list[tuple[None, None]]:
+    """Return column and row of each tile: beams stand in a hexagonal lattice, and so do their mFOVs.
+
+    None of all where they do not, for example because a stage was imprecise.
+    """
+    of_mfov = [row.place for row in rows if row.mfov is not None and row.mfov == rows[0].mfov]
+    found = hexagonal_places([row.place for row in rows], of_mfov) if of_mfov else None
+    return found or [(None, None)] * len(rows)
+
+
+def _tile(row: _Row, index: int, at: tuple[int, int] | tuple[None, None]) -> Tile:
     x, y = row.place
     return Tile(
         img_path=row.img_path,
@@ -162,6 +174,8 @@ def _tile(row: _Row, index: int) -> Tile:
         position_px=row.place,
         width=None,
         height=None,
+        raster_col=at[0],
+        raster_row=at[1],
         raster_index=index,
         stage_x=math.trunc(x),
         stage_y=math.trunc(y),

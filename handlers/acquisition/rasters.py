@@ -70,6 +70,32 @@ def cells_of(places: Sequence[Point]) -> Cells | None:
     return Cells(tuple(found), step_x, step_y) if len(set(found)) == len(found) else None
 
 
+def hexagonal_places(places: Sequence[Point], some: Sequence[Point]) -> list[tuple[int, int]] | None:
+    """Return column and row of tiles in a hexagonal lattice, both from 0; None if the places make none.
+
+    Columns of one row are two apart, and the next row is shifted by one column.
+
+    Parameters
+    ----------
+    some : places close together, which show the steps.
+
+    >>> hexagonal_places([(9.0, 0.0), (0.0, 8.0), (18.0, 8.0), (9.0, 16.0)], [(9.0, 0.0), (0.0, 8.0), (18.0, 8.0)])
+    [(1, 0), (0, 1), (2, 1), (1, 2)]
+    """
+    step_x, step_y = _step(x for x, _ in some), _step(y for _, y in some)
+    if step_x is None or step_y is None:
+        return None
+    left, top = min(x for x, _ in places), min(y for _, y in places)
+    steps = [((x - left) / step_x, (y - top) / step_y) for x, y in places]
+    found = [(round(across), round(down)) for across, down in steps]
+    is_near = all(
+        max(abs(across - col), abs(down - row)) <= _TOLERANCE
+        for (across, down), (col, row) in zip(steps, found, strict=True)
+    )
+    is_shifted = len({(col + row) % 2 for col, row in found}) == 1
+    return found if is_near and is_shifted and len(set(found)) == len(found) else None
+
+
 def _step(values: Iterable[float]) -> float | None:
     """Return the smallest distance of two values that is no mere rounding."""
     ordered = sorted(values)

@@ -34,7 +34,7 @@ class ZRuleKind(StrEnum):
     TABLE = "table"
     """A row of a table."""
     DEPTH = "depth"
-    """The depth of the section over its thickness, for formats that record both."""
+    """The depth of the section over the distance of two z, for formats that record it."""
     FIXED = "fixed"
     """One configured z for all sections."""
 
@@ -72,6 +72,8 @@ class ZRule:
     """Regular expression with a group `z`, searched in the metafile's name, or in its path if it has a `/`."""
     table: ZTable | None = None
     fixed: float | None = None
+    spacing_nm: float | None = None
+    """Distance of two z, for the rule `depth`; None: the section's own thickness."""
 
     def __post_init__(self) -> None:
         listed = {f"offsets_by_media.{media}": offset for media, offset in self.offsets_by_media.items()}
@@ -112,7 +114,7 @@ def z_for(acquisition: Acquisition, metafile_path: Path, rule: ZRule) -> float:
             assert rule.table is not None
             found = _z_of_table(acquisition, name, rule.table)
         case ZRuleKind.DEPTH:
-            found = _z_of_depth(acquisition, name)
+            found = _z_of_depth(acquisition, name, rule.spacing_nm)
         case ZRuleKind.FIXED:
             assert rule.fixed is not None
             found = rule.fixed
@@ -183,10 +185,11 @@ def _z_of_grid(acquisition: Acquisition, name: str) -> float:
     return float(acquisition.grid_number)
 
 
-def _z_of_depth(acquisition: Acquisition, name: str) -> float:
-    if acquisition.depth_nm is None or acquisition.thickness_nm is None:
+def _z_of_depth(acquisition: Acquisition, name: str, spacing_nm: float | None) -> float:
+    depth_nm, spacing_nm = acquisition.depth_nm, spacing_nm or acquisition.thickness_nm
+    if depth_nm is None or spacing_nm is None:
         raise ZFault(name, "has no depth or no thickness of the section", 'use another z.rule, such as "header"')
-    return _finite(acquisition.depth_nm / acquisition.thickness_nm, f"depth {acquisition.depth_nm} nm", name)
+    return _finite(depth_nm / spacing_nm, f"depth {depth_nm} nm", name)
 
 
 def _z_of_name(path: Path, pattern: str) -> float:

@@ -39,6 +39,12 @@ class Run:
     def close(self, plan: SectionPlan) -> None:
         self.append(complete_line(plan))
 
+    def end(self, active: list[int]) -> None:
+        """Write what SBEMimage leaves when a run is paused: the log's last line, and the tiles that were active."""
+        beside = self.log.name.removeprefix("metadata_")
+        self.log.with_name(f"config_{beside}").write_text(f"[grids]\r\nactive_tiles = [{active}]\r\n")
+        self.log.with_name(f"log_{beside}").write_text("Stack paused.\r\n*** END OF LOG ***\r\n")
+
 
 @pytest.fixture
 def stack(rig: Rig) -> Callable[[int], Run]:
@@ -92,7 +98,7 @@ def test_runs_continue_replace_and_skip_slices(rig: Rig, stack: Callable[[int], 
     rig.daemon.kill()
     rig.start()
     again.image(last, last.tiles)
-    again.close(last)
+    again.end([tile.raster_index for tile in last.tiles])
     expected |= {(again.log.name, 1053): "complete"}
     wait_for(lambda: slices(rig) == expected, 60, lambda: f"{slices(rig)}")
     assert fetch(f"{rig.stack_url(f'{SPECIMEN}_raw')}/resolutionValues") == [4.0, 4.0, 50.0]

@@ -41,8 +41,15 @@ def slab() -> Path:
 # ---------------------------------------------------------------------------------------------------------- the samples
 
 
+def from_first_beam(wanted: list[dict[str, Any]], spec: dict[str, Any]) -> tuple[int, int]:
+    """Return row and column of a tile less those of the first beam of its mFOV."""
+    first = next(each for each in wanted if each["tileId"].startswith(spec["tileId"][:11] + "001_"))
+    row, col = (spec["layout"][name] - first["layout"][name] for name in ("imageRow", "imageCol"))
+    return row, col
+
+
 @real_data
-def test_tile_specs_equal_those_of_janelia_field_by_field_without_its_margin_raster_and_scan_correction() -> None:
+def test_tile_specs_equal_those_of_janelia_field_by_field_its_margin_and_scan_correction_aside() -> None:
     path, want = slab(), expected()
     found = with_sizes(READER.parse(path.read_bytes(), path), path.parent)
     specs = {spec["tileId"]: spec for spec in tile_specs_for(found, 1, path.parent)}
@@ -52,7 +59,10 @@ def test_tile_specs_equal_those_of_janelia_field_by_field_without_its_margin_ras
         ours = specs[theirs["tileId"]]
         for key in ("tileId", "z", "width", "height", "minIntensity", "maxIntensity"):
             assert ours[key] == theirs[key], key
-        layout = {key: value for key, value in theirs["layout"].items() if key not in ("imageRow", "imageCol")}
+        layout, (row, col) = dict(theirs["layout"]), from_first_beam(wanted, theirs)
+        first_id = next(tile_id for tile_id in specs if tile_id.startswith(theirs["tileId"][:11] + "001_"))
+        first = specs[first_id]["layout"]
+        layout |= {"imageRow": first["imageRow"] + row, "imageCol": first["imageCol"] + col}
         assert ours["layout"] == layout
         image = theirs["mipmapLevels"]["0"]["imageUrl"].removeprefix("file:").replace("{sample}", str(HERE))
         assert ours["mipmapLevels"]["0"]["imageUrl"] == f"file://{image}"
@@ -236,3 +246,24 @@ def test_a_bitmap_of_2021_has_a_name_with_its_time() -> None:
     )
     assert tile.position_px == (-372876.505, 2.5)
     assert (tile.stage_x, tile.stage_y) == (-372876, 2)
+
+
+def hexagon(*, mfovs: int = 2, shift: float = 0.0) -> list[str]:
+    """Return lines of mFOVs of seven beams, 200 px wide and 174 px apart in y; each mFOV lies three rows lower."""
+    around = [(0, 0), (200, 0), (100, -174), (-100, -174), (-200, 0), (-100, 174), (100, 174)]
+    return [
+        line(beam + 1, 1000 + x + mfov * (100 + shift), 1000 + y + mfov * 522, mfov=mfov + 1)
+        for mfov in range(mfovs)
+        for beam, (x, y) in enumerate(around)
+    ]
+
+
+def test_beams_stand_in_a_hexagonal_lattice() -> None:
+    found = [(tile.raster_col, tile.raster_row) for tile in read(*hexagon()).tiles]
+    assert found[:7] == [(2, 1), (4, 1), (3, 0), (1, 0), (0, 1), (1, 2), (3, 2)]
+    assert found[7:] == [(col + 1, row + 3) for col, row in [(2, 1), (4, 1), (3, 0), (1, 0), (0, 1), (1, 2), (3, 2)]]
+
+
+@pytest.mark.parametrize("lines", [hexagon(shift=40), hexagon(shift=100), [line(1), line(2)], [line(1)]])
+def test_beams_that_make_no_lattice_have_no_columns_and_rows(lines: list[str]) -> None:
+    assert {tile.raster_col for tile in read(*lines).tiles} == {None}

@@ -21,6 +21,7 @@ from handlers.acquisition.sbemimage_log import LogFollower, section_content, sec
 from handlers.acquisition.sbemimage_run import has_ended, is_imaged
 from handlers.acquisition.takes import is_later_take, is_mirrored
 from handlers.acquisition.tilespec import options_for, tile_specs_for
+from handlers.acquisition.z import ZRule, ZRuleKind, z_for
 from handlers.errors import MetafileFault, StorageFault
 
 HERE = DATA / "sbemimage"
@@ -478,6 +479,20 @@ def test_the_run_of_the_sample_has_ended_with_every_active_tile() -> None:
     assert part is not None
     assert has_ended(part.file)
     assert is_imaged(part.file, part.key, section_content(section))
+
+
+@pytest.mark.parametrize(
+    ("rule", "z"),
+    [
+        (ZRule(ZRuleKind.HEADER), 12.0),
+        (ZRule(ZRuleKind.HEADER, 1000), 1012.0),
+        (ZRule(ZRuleKind.DEPTH), 12.0),
+        (ZRule(ZRuleKind.DEPTH, 1000, spacing_nm=25.0), 1024.0),
+    ],
+)
+def test_z_is_the_slice_or_follows_from_the_depth_and_an_offset(stack: Stack, rule: ZRule, z: float) -> None:
+    (section,) = stack.write(1, session(), tile(0, 12), complete(12))
+    assert z_for(read(section), section, rule) == z
 
 
 def test_a_mirror_has_the_same_sections_under_another_path(tmp_path: Path) -> None:

@@ -230,3 +230,20 @@ def test_a_warning_about_z_names_the_offset_only_where_there_is_one(offset: floa
 def test_z_of_another_format_is_not_compared_with_its_slab_or_slice() -> None:
     found = Acquisition("table", (), {"grid": "012", "z_index": 3}, None)
     assert check_z(found, 99.0, ZRule(ZRuleKind.FIXED, fixed=99.0)) == ()
+
+
+@pytest.mark.parametrize(
+    ("thickness_nm", "spacing_nm", "expected"),
+    [(50.0, None, 21.6), (40.0, None, 27.0), (40.0, 50.0, 21.6), (None, 45.0, 24.0)],
+)
+def test_z_by_depth_is_the_depth_over_the_distance_of_two_z(
+    thickness_nm: float | None, spacing_nm: float | None, expected: float
+) -> None:
+    found = Acquisition("slice", (), {}, None, thickness_nm=thickness_nm, depth_nm=1080.0)
+    assert z_for(found, PATH, ZRule(ZRuleKind.DEPTH, spacing_nm=spacing_nm)) == pytest.approx(expected)
+    assert z_for(found, PATH, ZRule(ZRuleKind.DEPTH, 100, spacing_nm=spacing_nm)) == pytest.approx(100 + expected)
+
+
+def test_a_section_without_depth_has_no_z_by_depth() -> None:
+    with pytest.raises(ZFault, match="has no depth or no thickness"):
+        z_for(Acquisition("slice", (), {}, None, thickness_nm=50.0), PATH, ZRule(ZRuleKind.DEPTH))
