@@ -80,14 +80,15 @@ class Claims:
             return NotYet(reason, RIVAL_PAUSE_S) if rival.shared else None
         async with answers_within(other.metafile):
             found = await asyncio.to_thread(find, other, montage.metafile)
+        if is_later_take(montage.metafile, other.metafile):
+            return f"imaged again: {montage.metafile}"
+        stands = found.claim is Claim.STANDS or other.state in NEEDS_NO_METAFILE
+        if stands and is_later_take(other.metafile, montage.metafile):
+            return Ignored(f"imaged again: {other.metafile}", found.evidence)
         if is_over(rival, found.claim, digest):
             return why_ended(found.claim, other, montage.metafile, digest)
         if found.claim is Claim.SAME_FILE and (other.failed_in or other.state) in HAS_SETTLED:
             return Ignored(f"it is {other.metafile} under another path", found.evidence)
-        if is_later_take(montage.metafile, other.metafile):
-            return f"imaged again: {montage.metafile}"
-        if is_later_take(other.metafile, montage.metafile):
-            return Ignored(f"imaged again: {other.metafile}", found.evidence)
         if other.digest == digest and is_mirrored(montage.metafile, other.metafile):
             return Ignored(f"a copy on a mirror drive: {other.metafile}", found.evidence)
         if rival.shared:

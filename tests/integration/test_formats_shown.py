@@ -204,7 +204,7 @@ async def test_a_region_of_multisem_without_a_lattice_is_shown_in_the_order_of_i
         assert np.array_equal(mosaic[..., 0], field[:100, :380])
         assert "1 montages with quality numbers, 0 without; 0 failed" in await lines_of(running, tmp_path / "drawn")
         drawn = {path.name.partition("montage1_")[2] for path in (tmp_path / "drawn").iterdir()}
-        assert drawn == {"measured_focus.png", "saturation.png", "mosaic.png"}
+        assert drawn == {"saturation.png", "mosaic.png"}
 
 
 @pytest.mark.parametrize("name", ["000001\\a.bmp", "mFOV_0001\\sfov_001.bmp"])

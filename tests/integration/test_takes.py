@@ -13,6 +13,7 @@ from tests.integration.inprocess import MIPS, Bench, bench
 
 PATIENCE_S = 120.0
 """Longest wait: a loaded machine takes half a minute for a section."""
+pytestmark = pytest.mark.timeout(300)
 COMPLETE, IGNORED, SUPERSEDED = MontageState.COMPLETE, MontageState.IGNORED, MontageState.SUPERSEDED
 MULTISEM = {"format": "multisem", "pixel_size_nm": 8.0, "z": {"rule": "header"}}
 SBEMIMAGE = {"format": "sbemimage", "z": {"rule": "header"}}
@@ -72,6 +73,19 @@ async def test_a_region_that_is_imaged_again_replaces_the_earlier_one_whole(
             assert f"{over.waiting_for}".startswith("imaged again: ")
         await running.notice(earlier)  # a scan after a restart finds it again
         assert await running.montage(earlier) == over
+
+
+async def test_an_earlier_take_that_comes_back_leaves_the_archived_later_one_alone(tmp_path: Path) -> None:
+    async with bench(tmp_path, of_format=MULTISEM) as running:
+        later = region(tmp_path, "003_S90R1", "26", (1, 2))
+        await running.notice(later)
+        await running.reaches(later, COMPLETE, timeout_s=PATIENCE_S)
+        later.unlink()
+        earlier = region(tmp_path, "012_S90R1", "25", (1, 2, 3))
+        await running.notice(earlier)
+        over = await running.reaches(earlier, IGNORED, timeout_s=PATIENCE_S)
+        assert over.waiting_for == f"imaged again: {later}"
+        assert len(await tiles(running, 90.0)) == 2
 
 
 async def test_other_regions_of_the_section_stay(tmp_path: Path) -> None:
