@@ -1,17 +1,28 @@
-"""`temwatch notify list|retry|drop`: events that hooks have not taken."""
+"""`temwatch notify test|list|retry|drop|silence`: what others are told, and have not taken."""
 
 import asyncio
+import getpass
+import os
+import secrets
+import socket
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
+import aiohttp
 from pydantic import ValidationError
 
 from daemon.commands.journal_change import change_journal
 from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.notify.alerting import Severity
+from daemon.notify.attempt import attempt
+from daemon.notify.cloud_event import event_for_test
 from daemon.notify.messages import read_addresses, send
-from daemon.notify.requests import MOST_LISTED, DeliveryRequest, act, listed
+from daemon.notify.requests import MOST_LISTED, DeliveryRequest, Listed, act, listed
+from daemon.notify.silences import SilenceRequest, silence_line
+from daemon.notify.silences import silence as silence_in
 from daemon.pipeline.replay.lookup import NotSelectable
 from daemon.pipeline.replay.selection import problems
 from daemon.system.locks import JournalHeld, lock_journal
@@ -30,10 +41,30 @@ def request_for(action: Literal["retry", "drop"], ids: Sequence[int]) -> Deliver
 
 
 async def send_test(settings: Settings, say: Callable[[str], None]) -> int:
-    """Return the command's exit code; send a test message to people. Raises Fault if there is no address."""
+    """Return the command's exit code; send a test message to each address, and a test event to each hook.
+
+    Raises
+    ------
+    Fault
+        If there is neither, or the addresses cannot be read.
+    """
     path = settings.alerts.urls_file
-    if path is None:
-        raise SettingsFault("alerts.urls_file", "is not set, so nobody is told anything", "docs/alerts.md shows how")
+    if path is None and not settings.hook:
+        problem = "is not set, and there is no [[hook]], so nobody is told anything"
+        raise SettingsFault("alerts.urls_file", problem, "docs/alerts.md and docs/hooks.md show how")
+    refused = 0 if path is None else await _test_addresses(path, say)
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+        for hook in settings.hook:
+            event_id = secrets.token_hex(16)
+            body = event_for_test(event_id, time.time(), socket.gethostname())
+            sent = await attempt(session, hook, event_id, body)
+            refused += not sent.is_delivered
+            say(f"hook {hook.label}: {sent.problem or 'took the event'}")
+    return 1 if refused else 0
+
+
+async def _test_addresses(path: Path, say: Callable[[str], None]) -> int:
+    """Return how many addresses did not take a test message."""
     text = "`temwatch notify test` was run: messages about this temwatch arrive here."
     refused = 0
     for number, address in enumerate(await asyncio.to_thread(read_addresses, path), start=1):
@@ -44,11 +75,42 @@ async def send_test(settings: Settings, say: Callable[[str], None]) -> int:
             say(str(fault))
         else:
             say(f"alerts.urls_file: address {number} took the message")
-    return 1 if refused else 0
+    return refused
 
 
-async def list_deliveries(settings: Settings) -> list[dict[str, Any]]:
-    """Return the deliveries that wait or were given up, from the journal. Raises Fault if it cannot be read."""
+def silence_for(kind: str, watch: str, subject: str, hours: float, reason: str) -> SilenceRequest:
+    """Return the request for the arguments of the command line. Raises NotSelectable for invalid ones."""
+    by = getpass.getuser()[:100] if "LOGNAME" in os.environ or "USER" in os.environ else ""
+    try:
+        return SilenceRequest.model_validate(
+            {
+                "kind": kind or None,
+                "watch": watch,
+                "subject": subject,
+                "for_s": hours * 3600,
+                "by": by,
+                "reason": reason,
+            }
+        )
+    except ValidationError as error:
+        key, _, text = problems(error, SilenceRequest).partition(": ")
+        names = {"kind": "KIND", "for_s": "--hours"}
+        raise NotSelectable(names.get(key, f"--{key}"), text) from None
+
+
+async def silence(settings: Settings, request: SilenceRequest, say: Callable[[str], None]) -> None:
+    """Silence alerts, through the daemon if it runs, and print the silences that last. Raises Fault as `change`."""
+    outcome = await change_journal(
+        settings, lambda journal: silence_in(journal, request), "/api/alerts/silence", request, lambda answer: answer
+    )
+    for row in outcome["silences"]:
+        say(silence_line(row))
+    if not outcome["silences"]:
+        say("nothing is silenced")
+
+
+async def list_waiting(settings: Settings) -> Listed:
+    """Return what waits or was given up, from the journal. Raises Fault if it cannot be read."""
     path = settings.journal.path
     if not path.exists():
         raise SettingsFault("journal.path", f"{printable(path)} does not exist", "nothing was recorded yet")
@@ -61,8 +123,17 @@ async def list_deliveries(settings: Settings) -> list[dict[str, Any]]:
             return await listed(journal)
 
 
-def delivery_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+def waiting_lines(waiting: Listed) -> list[str]:
     """Return the lines that `temwatch notify list` prints."""
+    lines = delivery_lines(waiting.deliveries)
+    for row in waiting.letters:
+        about = f"written {row['made_at']}, taken by {row['taken']} addresses"
+        lines.append(f"message {row['message']}  {printable(row['alert'])}  {about}")
+    return lines + [silence_line(row) for row in waiting.silences]
+
+
+def delivery_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the lines about deliveries."""
     if not rows:
         return ["no event waits for a hook"]
     lines = []

@@ -1,25 +1,30 @@
 """`temwatch verify`: read stacks and mipmap files of COMPLETE montages again and report every difference.
 
-It changes nothing, and runs with or without the daemon. It holds one montage at a time in memory.
+It repairs nothing, and runs with or without the daemon. It holds one montage at a time in memory. Where there are
+alerts, it records what it found, so that people are told.
 """
 
 import contextlib
 import json
 import os
+import sys
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from daemon.commands.journal_change import change_journal
 from daemon.commands.verifier import Verified, Verifier
 from daemon.config.settings import Settings
+from daemon.journal.differences import recorded
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.montages.states import MontageState
+from daemon.notify.difference_report import MOST_MONTAGES, DifferenceReport, report_differences
 from daemon.pipeline.replay.lookup import Lookup
 from daemon.pipeline.replay.selection import Selection
-from handlers.errors import SettingsFault
+from handlers.errors import Fault, SettingsFault
 from handlers.progress import progress_bar
 from handlers.render.client import RenderClient
 from handlers.verify import Difference, Kind
@@ -40,6 +45,8 @@ class Totals:
     replay: list[dict[str, Any]] = field(default_factory=list)
     causes: dict[Cause, tuple[int, int]] = field(default_factory=dict)
     """Numbers of differences and of montages."""
+    differing: list[tuple[int, int, str | None]] = field(default_factory=list)
+    """Id of a montage, number of its differences, first step of the replay that repairs it."""
 
     def add(self, verified: Verified) -> None:
         """Count one montage."""
@@ -58,6 +65,7 @@ class Totals:
             self.causes[cause] = differences + count, montages + 1
         if verified.differences:
             entry = {"metafile": str(montage.metafile), "montage": montage.id, "from": verified.start}
+            self.differing.append((montage.id, len(verified.differences), verified.start))
             self.replay.append(entry)
 
 
@@ -139,20 +147,45 @@ async def verify(
     Fault
         If render-ws or the journal does not answer.
     """
-    totals = Totals()
+    totals, clean = Totals(), list[int]()
     kind = _JsonReport if as_json else _VerboseReport if verbose else _TextReport
     report = kind(say)
     async with open_verifier(settings, deep=deep) as (verifier, journal):
         montages = await select(settings, journal, selection)
+        differed = await journal.read(recorded)
         report.begin()
         with progress_bar("montages") as progress:
             for count, montage in enumerate(montages, start=1):
                 verified = await verifier.verify(montage)
                 totals.add(verified)
                 report.montage(verified)
+                if montage.id in differed and not verified.differences and not verified.not_judged_because:
+                    clean.append(montage.id)
                 progress(count, len(montages))
     report.end(totals)
+    await _tell_people(settings, totals, clean)
     return 1 if totals.differences or totals.not_judged else 0
+
+
+async def _tell_people(settings: Settings, totals: Totals, clean: Sequence[int]) -> None:
+    """Record what was found for the alerts, if there are any. If that fails, the verification was no less thorough."""
+    if settings.alerts.urls_file is None or not (totals.differing or clean):
+        return
+    differing = [
+        {"id": montage_id, "differences": count, "start": start}
+        for montage_id, count, start in totals.differing[:MOST_MONTAGES]
+    ]
+    report = DifferenceReport.model_validate({"differing": differing, "clean": clean[:MOST_MONTAGES]})
+    try:
+        await change_journal(
+            settings,
+            lambda journal: report_differences(journal, report),
+            "/api/alerts/differences",
+            report,
+            lambda answer: answer,
+        )
+    except Fault as fault:
+        sys.stderr.write(f"alerts: people are not told of the differences: {fault}\n")
 
 
 _PLURALS: Mapping[Kind, str] = {

@@ -1,5 +1,7 @@
 """The section [alerts]. Pure."""
 
+import re
+
 from pydantic import Field, field_validator
 
 from daemon.config.errors import quoted
@@ -16,9 +18,18 @@ class AlertSettings(Section):
     users must not be able to read the file. Needs the extra "alerts". Empty: no messages."""
     repeat_s: float = Field(43_200, ge=600)
     """Seconds after which a message is repeated while its cause lasts."""
+    daily_digest: OptionalText = Field("07:00", **example("07:00"))
+    """Local time of the daily digest, as in "07:00". Empty: none."""
     heartbeat_url: OptionalText = Field(None, repr=False, **example(""))
     """Address that is asked every minute while the daemon is ready. A service that misses these requests tells of a
     dead daemon, which cannot. Empty: none."""
+
+    @field_validator("daily_digest")
+    @classmethod
+    def _digest_is_a_time(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value):
+            raise ValueError(f'{quoted(value)} is not a time of day such as "07:00"')
+        return value
 
     @field_validator("heartbeat_url")
     @classmethod

@@ -43,6 +43,7 @@ class Kept(NamedTuple):
     alerts: list[AlertRow]
     letters: list[LetterRow]
     """In the order in which they were written."""
+    notes: dict[str, float]
 
 
 class Change(NamedTuple):
@@ -53,6 +54,7 @@ class Change(NamedTuple):
     """kind, watch, subject."""
     letters: list[LetterRow]
     letters_gone: list[str]
+    notes: list[tuple[str, float]]
 
 
 MOST_MONTAGES = 1000
@@ -75,7 +77,8 @@ def load(connection: Connection) -> Kept:
     """Return all alerts and letters."""
     alerts = connection.execute(f"SELECT {_ALERTS} FROM alerts")  # noqa: S608  constant text
     letters = connection.execute(f"SELECT {_LETTERS} FROM alert_letters ORDER BY number")  # noqa: S608  constant text
-    return Kept([AlertRow(*row) for row in alerts], [LetterRow(*row) for row in letters])
+    notes = connection.execute("SELECT name, value FROM alert_notes")
+    return Kept([AlertRow(*row) for row in alerts], [LetterRow(*row) for row in letters], dict(notes.fetchall()))
 
 
 def save(connection: Connection, change: Change) -> None:
@@ -84,6 +87,7 @@ def save(connection: Connection, change: Change) -> None:
     connection.executemany("DELETE FROM alerts WHERE kind = ? AND watch = ? AND subject = ?", change.alerts_gone)
     connection.executemany(_PUT_LETTER, change.letters)
     connection.executemany("DELETE FROM alert_letters WHERE id = ?", [(each,) for each in change.letters_gone])
+    connection.executemany("INSERT OR REPLACE INTO alert_notes VALUES (?, ?)", change.notes)
 
 
 def failed_montages(connection: Connection) -> list[tuple[int, str, float | None, str]]:

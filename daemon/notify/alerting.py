@@ -22,6 +22,11 @@ class AlertKind(StrEnum):
     JOURNAL_UNWRITABLE = "journal not writable"
     WORKERS_LOST = "workers lost"
     HOOK_GIVEN_UP = "hook given up"
+    QC_BROKEN = "QC rule broken"
+    SCOPE_QUIET = "scope quiet"
+    DIFFERENCES = "verify differences"
+    EXPIRES = "certificate or token expires"
+    DIGEST = "daily digest"
 
 
 class Severity(StrEnum):
@@ -39,6 +44,10 @@ HOLD_S: Mapping[AlertKind, float] = {
     AlertKind.WATCH_UNREACHABLE: 120.0,
 }
 """Time that a condition lasts before people are told. Others that begin meanwhile are in the same message."""
+REPEAT_S: Mapping[AlertKind, float] = {AlertKind.EXPIRES: 86_400.0}
+"""Least time between two messages about a condition that lasts, where it is not `repeat_s`."""
+OCCURRENCES: Mapping[AlertKind, float] = {AlertKind.QC_BROKEN: 600.0}
+"""Kinds that happen and do not last: least seconds from one message of a group to the next. Each is told once."""
 ENDED_KEPT_S = 7 * 86_400.0
 """An end is told with the end of the whole group, and forgotten if that takes longer than this."""
 ERRORS = frozenset({AlertKind.LOGIN_REFUSED, AlertKind.DISK_LOW, AlertKind.JOURNAL_UNWRITABLE})
@@ -120,16 +129,27 @@ class Message:
         return "\n".join([*self.texts[:SHOWN], *([f"and {rest} more"] if rest > 0 else [])])
 
 
-def observe(alerts: Alerts, conditions: Iterable[Condition], now: float) -> dict[Key, Alert]:
+def observe(
+    alerts: Alerts, conditions: Iterable[Condition], now: float, unknown: Collection[tuple[AlertKind, str]] = ()
+) -> dict[Key, Alert]:
     """Return the alerts after a look at the present conditions.
 
     A condition that ends before people were told of it is forgotten.
+
+    Parameters
+    ----------
+    unknown : kinds and watches that could not be looked at: their alerts stay as they are.
     """
     present = {condition.key: condition for condition in conditions}
     after: dict[Key, Alert] = {}
     for key, alert in alerts.items():
         if key in present:
             after[key] = replace(alert, condition=present[key], ended_at=None)
+        elif key[:2] in unknown:
+            after[key] = alert
+        elif key[0] in OCCURRENCES:
+            if alert.sent_at is None or now - alert.sent_at < OCCURRENCES[key[0]]:
+                after[key] = alert
         elif alert.sent_at is not None:
             ended_at = now if alert.ended_at is None else alert.ended_at
             if now - ended_at < ENDED_KEPT_S:
@@ -147,7 +167,7 @@ def due(alerts: Alerts, now: float, repeat_s: float, waiting: Collection[Group] 
     waiting : groups of messages that were written and not delivered yet: these are not repeated meanwhile.
     """
     groups: dict[Group, list[Alert]] = {}
-    for key in sorted(alerts):
+    for key in sorted(alerts, key=lambda key: (alerts[key].since, key)):
         groups.setdefault(alerts[key].condition.group, []).append(alerts[key])
     return [
         message
@@ -165,6 +185,10 @@ def _due(group: Group, alerts: list[Alert], now: float, repeat_s: float | None) 
     new = [alert for alert in ongoing if alert.sent_at is None]
     is_new = bool(new) and now - min(alert.since for alert in new) >= HOLD_S.get(group[0], 0.0)
     last = max((alert.sent_at or 0.0 for alert in told), default=now)
+    if group[0] in OCCURRENCES:
+        is_new, repeat_s = bool(new) and not told, None
+    if repeat_s is not None:
+        repeat_s = max(repeat_s, REPEAT_S.get(group[0], 0.0))
     if repeat_s is not None and told and now - last >= repeat_s:
         yield _message(group, ongoing, _severity(ongoing))
     elif is_new:

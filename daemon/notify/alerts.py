@@ -5,7 +5,6 @@ import contextlib
 import secrets
 import socket
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -14,13 +13,15 @@ import structlog
 from daemon.config.settings import Settings
 from daemon.journal import alerts as rows
 from daemon.journal.journal import Journal
-from daemon.notify.alerting import Message
-from daemon.notify.conditions import WORKERS_LOST_S, Observed, Waiting, conditions
+from daemon.notify.alerting import AlertKind, Condition, Message, Severity
 from daemon.notify.desk import Desk
+from daemon.notify.digest import digest_text
 from daemon.notify.heartbeat import beat
 from daemon.notify.letters import Letter, given_up, letter_of, on_their_way
 from daemon.notify.messages import read_addresses, send
+from daemon.notify.observer import Observer, Sight
 from daemon.notify.postman import AGAIN_S, Postman, Send
+from daemon.notify.silences import is_silent
 from daemon.pipeline.health import Facts
 from handlers.errors import Fault
 
@@ -29,6 +30,7 @@ log = structlog.get_logger()
 LOOK_S = 10.0
 SAVE_S = 10.0
 ID_BYTES = 4
+DIGEST_CONDITION = Condition(AlertKind.DIGEST, "", "digest", "")
 
 
 class Alerting:
@@ -59,13 +61,12 @@ class Alerting:
         self._facts = facts
         self._wall = wall
         self._postman = Postman(send or _send, wall)
+        self._observer = Observer(settings, journal, facts)
         self._host = socket.gethostname()
         self._desk: Desk | None = None
         self._saved = Desk()
         self._saving = asyncio.Lock()
         self._written = asyncio.Event()
-        self._deaths: deque[tuple[float, int]] = deque()
-        self._deaths_before = 0
         self._file_problem = ""
 
     @property
@@ -86,17 +87,35 @@ class Alerting:
     async def look(self) -> None:
         """Look once, and write the messages that are due."""
         desk = await self._opened()
-        now = self._wall()
-        wrong = conditions(await self._observed(now))
-        repeat_s = self._settings().alerts.repeat_s
+        sight = await self._observer.observe(desk.notes, self._wall())
         # Nothing is awaited from here to the assignment: the delivery changes the letters, too.
-        after = self._at(desk).look(wrong, now, repeat_s, lambda message: self._letter(message, now))
-        lost = given_up(after.letters, now)
+        after = self._after(self._at(desk), sight)
+        lost = given_up(after.letters, sight.at)
         self._desk = replace(after, letters=tuple(each for each in after.letters if each not in lost))
         for letter in lost:
             log.error("alert.given_up", title=letter.title, message=letter.id, hint="try `temwatch notify test`")
         await self._save()
         self._written.set()
+
+    def _after(self, desk: Desk, sight: Sight) -> Desk:
+        """Return the desk after a look."""
+
+        def is_silenced(condition: Condition) -> bool:
+            return is_silent(condition, sight.silences)
+
+        after = desk.look(
+            sight.wrong,
+            sight.at,
+            self._settings().alerts.repeat_s,
+            lambda message: self._letter(message, sight.at),
+            is_silenced,
+            sight.unknown,
+        )
+        if sight.since is not None and not is_silenced(DIGEST_CONDITION):
+            text = digest_text(sight.since, sight.days, sight.facts, after.alerts, sight.silences)
+            message = Message(DIGEST_CONDITION.group, Severity.INFO, (DIGEST_CONDITION.key,), (text,))
+            after = after.with_letter(self._letter(message, sight.at))
+        return after.noting(sight.notes)
 
     def _letter(self, message: Message, now: float) -> Letter:
         return letter_of(message, secrets.token_hex(ID_BYTES), now, self._host)
@@ -111,25 +130,6 @@ class Alerting:
     def _at(self, desk: Desk) -> Desk:
         """Return the present desk."""
         return self._desk or desk
-
-    async def _observed(self, now: float) -> Observed:
-        facts = await self._facts()
-        before = {watch.name: now - watch.arrival_timeout_s / 2 for watch in self._settings().watch}
-        failed = await self._journal.read(rows.failed_montages)
-        late = await self._journal.read(lambda connection: rows.late_montages(connection, before))
-        return Observed(
-            facts,
-            [Waiting(*each) for each in failed],
-            [Waiting(*each) for each in late],
-            self._workers_lost(now, facts.worker_deaths),
-        )
-
-    def _workers_lost(self, now: float, deaths: int) -> int:
-        """Return how many workers died in the last minutes."""
-        self._deaths.append((now, deaths))
-        while self._deaths[0][0] < now - WORKERS_LOST_S:
-            _, self._deaths_before = self._deaths.popleft()
-        return deaths - self._deaths_before
 
     async def _save(self) -> None:
         """Store what changed. While the journal cannot be written, memory has to do."""

@@ -60,6 +60,21 @@ def cloud_event_body(event: Announced, host: str) -> bytes:
     return json.dumps(cloud_event_json(event, host), ensure_ascii=True).encode()
 
 
+def event_for_test(event_id: str, at: float, host: str) -> bytes:
+    """Return the body of the event by which `temwatch notify test` tries a hook. It is about nothing."""
+    event = {
+        "specversion": "1.0",
+        "id": event_id,
+        "source": f"//{host}/temwatch",
+        "type": "test",
+        "subject": "test",
+        "time": utc_text(at),
+        "datacontenttype": "application/json",
+        "data": {},
+    }
+    return json.dumps(event).encode()
+
+
 def event_schema() -> dict[str, Any]:
     """Return the JSON Schema of a delivered event."""
     schema = TypeAdapter(CloudEvent).json_schema(schema_generator=_WithoutTitles)

@@ -3,12 +3,16 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from daemon.journal.differences import Differing
+from daemon.journal.judged import Broken
 from daemon.notify.alerting import AlertKind, Condition
 from daemon.pipeline.health import Facts
-from daemon.watching.roots import RootStatus
+from daemon.watching.roots import RootHealth, RootStatus
 
 FILLS_S = 6 * 3600.0
 WORKERS_LOST = 3
+IN_A_ROW = 3
+"""So many sections of a microscope that break a rule are an error."""
 WORKERS_LOST_S = 600.0
 _AWAY = (RootStatus.UNREACHABLE, RootStatus.PAUSED)
 
@@ -31,20 +35,50 @@ class Observed:
     facts: Facts
     failed: Sequence[Waiting] = ()
     late: Sequence[Waiting] = ()
+    broken: Sequence[Broken] = ()
+    """Montages that broke rules of quality control since the last look."""
+    differing: Sequence[Differing] = ()
+    """Montages in which a verification found differences."""
     workers_lost: int = 0
     """Workers that died in the last `WORKERS_LOST_S`."""
 
 
 def conditions(seen: Observed) -> list[Condition]:
     """Return what is wrong."""
-    return [*_of_montages(seen), *_of_facts(seen.facts), *_of_workers(seen)]
+    of_montages = [*_of_montages(seen), *map(_of_broken, seen.broken), *map(_of_differing, seen.differing)]
+    return [*of_montages, *_of_facts(seen.facts), *_of_workers(seen)]
+
+
+def accessible(roots: Iterable[RootHealth]) -> frozenset[str]:
+    """Return the watches of which every new metafile is known: their directories were scanned, and can be accessed."""
+    looked_at = (RootStatus.WATCHING, RootStatus.POLLING)
+    return frozenset(root.name for root in roots if root.status in looked_at and root.last_scan_at is not None)
+
+
+def _of_differing(differing: Differing) -> Condition:
+    advice = f"; replay it from {differing.start}" if differing.start else ""
+    count = f"{differing.differences} difference{'' if differing.differences == 1 else 's'}"
+    text = f"{_name(differing.montage_id, differing.z)}: `temwatch verify` found {count}{advice}"
+    return Condition(AlertKind.DIFFERENCES, differing.watch, f"montages/{differing.montage_id}", text)
+
+
+def _of_broken(broken: Broken) -> Condition:
+    rules = ", ".join(broken.rules)
+    is_error = broken.in_a_row >= IN_A_ROW
+    row = f"; {broken.in_a_row} sections in a row" if is_error else ""
+    text = f"{_name(broken.montage_id, broken.z)}: {rules}{row}"
+    subject = f"montages/{broken.montage_id}"
+    return Condition(AlertKind.QC_BROKEN, broken.watch, subject, text, broken.scope or "", is_error)
 
 
 def _of_montages(seen: Observed) -> Iterator[Condition]:
     for kind, montages in ((AlertKind.MONTAGE_FAILED, seen.failed), (AlertKind.IMAGES_LATE, seen.late)):
         for each in montages:
-            where = "" if each.z is None else f" z {each.z:g}"
-            yield Condition(kind, each.watch, f"montages/{each.id}", f"montage {each.id}{where}: {each.text}")
+            yield Condition(kind, each.watch, f"montages/{each.id}", f"{_name(each.id, each.z)}: {each.text}")
+
+
+def _name(montage_id: int, z: float | None) -> str:
+    return f"montage {montage_id}" + ("" if z is None else f" z {z:g}")
 
 
 def _of_facts(facts: Facts) -> Iterable[Condition]:

@@ -14,10 +14,10 @@ from daemon.config.settings import Settings
 from daemon.journal import deliveries, outbox
 from daemon.journal.deliveries import Delivery, HookCounts
 from daemon.journal.journal import Journal
+from daemon.notify.attempt import attempt
 from daemon.notify.cloud_event import cloud_event_body
 from daemon.notify.courier import Count, Courier
-from daemon.notify.run_program import run_program
-from daemon.notify.send import Sent, post
+from daemon.notify.send import Sent
 from daemon.pipeline.health import HookFacts
 
 KEPT_S = 7 * 86_400.0
@@ -114,9 +114,7 @@ class Notifier:
 
     async def _send(self, session: aiohttp.ClientSession, hook: HookSettings, delivery: Delivery) -> Sent:
         body = cloud_event_body(delivery.event, self._host)
-        if hook.command:
-            return await run_program(hook, body)
-        return await post(session, hook, delivery.event.event_id, body)
+        return await attempt(session, hook, delivery.event.event_id, body)
 
     async def _queue(self) -> None:
         """Queue new events for every hook that wants them."""

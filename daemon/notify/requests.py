@@ -1,16 +1,19 @@
 """What an operator does about deliveries: list, retry, drop. As JSON for the web and the command."""
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
-from daemon.journal import deliveries
+from daemon.journal import alerts, deliveries, silences
+from daemon.journal.file import Connection
 from daemon.journal.journal import Journal
 from daemon.montages.announcements import utc_text
+from daemon.notify.silences import silence_json
 
 log = structlog.get_logger()
 
@@ -39,10 +42,32 @@ async def act(journal: Journal, request: DeliveryRequest) -> dict[str, Any]:
     return {"done": done, "unknown": [each for each in request.ids if each not in done]}
 
 
-async def listed(journal: Journal) -> list[dict[str, Any]]:
-    """Return the deliveries that wait or were given up."""
-    rows = await journal.read(lambda connection: deliveries.listing(connection, MOST_LISTED))
-    return [_json(asdict(row)) for row in rows]
+class Listed(NamedTuple):
+    """What others are to be told, as JSON."""
+
+    deliveries: list[dict[str, Any]]
+    """Events that a hook has not taken."""
+    letters: list[dict[str, Any]]
+    """Messages that an address has not taken."""
+    silences: list[dict[str, Any]]
+
+
+async def listed(journal: Journal) -> Listed:
+    """Return what waits or was given up, and the silences that last."""
+
+    def look_up(connection: Connection) -> Listed:
+        return Listed(
+            [_json(asdict(row)) for row in deliveries.listing(connection, MOST_LISTED)],
+            [_letter_json(row) for row in alerts.load(connection).letters],
+            [silence_json(row) for row in silences.lasting(connection, time.time())],
+        )
+
+    return await journal.read(look_up)
+
+
+def _letter_json(row: alerts.LetterRow) -> dict[str, Any]:
+    taken = len(json.loads(row.taken))
+    return {"message": row.id, "alert": row.title, "made_at": utc_text(row.made_at), "taken": taken}
 
 
 def _json(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""POST requests: replay, retry, dismiss, a verdict, deliveries of hooks, and a copy of the journal."""
+"""POST requests: replay, retry, dismiss, a verdict, deliveries of hooks, silences, and a copy of the journal."""
 
 import asyncio
 import os
@@ -14,7 +14,9 @@ from daemon.config.settings import HttpSettings
 from daemon.journal.file import remove_journal
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
+from daemon.notify.difference_report import DifferenceReport, report_differences
 from daemon.notify.requests import DeliveryRequest, act
+from daemon.notify.silences import SilenceRequest, silence
 from daemon.pipeline.decision import DecisionRequest, decide
 from daemon.pipeline.dismissal import DismissRequest, dismiss
 from daemon.pipeline.replay.lookup import NotSelectable
@@ -134,6 +136,26 @@ class Posts:
         outcome = await act(self._journal, wanted)
         self._wake_hooks()
         return web.json_response(outcome)
+
+    async def silence(self, request: web.Request) -> web.Response:
+        """Answer 200 with the silences that last after a change."""
+        wanted = await self._parse(request, SilenceRequest)
+        if isinstance(wanted, web.Response):
+            return wanted
+        if self._journal.fault is not None:
+            return error_answer(503, str(self._journal.fault))
+        user = user_of(request, self._http)
+        wanted = wanted.model_copy(update={"by": user}) if user else wanted
+        return web.json_response(await silence(self._journal, wanted))
+
+    async def differences(self, request: web.Request) -> web.Response:
+        """Answer 200 when what a verification found is recorded."""
+        wanted = await self._parse(request, DifferenceReport)
+        if isinstance(wanted, web.Response):
+            return wanted
+        if self._journal.fault is not None:
+            return error_answer(503, str(self._journal.fault))
+        return web.json_response(await report_differences(self._journal, wanted))
 
     async def back_up(self, request: web.Request) -> web.StreamResponse:
         """Answer 200 with a copy of the journal, also if its file was deleted."""

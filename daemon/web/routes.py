@@ -82,6 +82,8 @@ def _posts(posts: Posts | None) -> list[web.RouteDef]:
         web.post("/api/dismiss", posts.dismiss),
         web.post("/api/montages/{id}/verdict", posts.decide),
         web.post("/api/notify", posts.notify),
+        web.post("/api/alerts/silence", posts.silence),
+        web.post("/api/alerts/differences", posts.differences),
         web.post("/api/journal/backup", posts.back_up),
     ]
 

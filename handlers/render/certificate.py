@@ -5,6 +5,7 @@ import hashlib
 import socket
 import ssl
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 TIMEOUT_S = 5.0
 _TIMES = (0x17, 0x18)
@@ -21,14 +22,15 @@ def served_certificate(host: str, port: int) -> str:
 
     Makes a connection of its own that verifies nothing, and sends nothing over it.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with contextlib.suppress(OSError, ValueError, IndexError):
-        return describe_certificate(_fetch(host, port, context))
+        return describe_certificate(fetch_certificate(host, port))
     return ""
 
 
-def _fetch(host: str, port: int, context: ssl.SSLContext) -> bytes:
+def fetch_certificate(host: str, port: int) -> bytes:
+    """Return the certificate of a server, which nothing verifies, in DER. Blocking. Raises OSError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (
         socket.create_connection((host, port), TIMEOUT_S) as plain,
         context.wrap_socket(plain, server_hostname=host) as secure,
@@ -43,15 +45,32 @@ def describe_certificate(der: bytes) -> str:
 
     Source: RFC 5280, section 4.1.
     """
+    issuer, validity, subject = _named_fields(der)
+    digest = hashlib.sha256(der).hexdigest()[:16]
+    end = _end(validity).date().isoformat()
+    return f"for {_name(subject)}, issued by {_name(issuer)}, valid until {end}, SHA-256 {digest}…"
+
+
+def certificate_end(der: bytes) -> float:
+    """Return until when a certificate is valid, seconds since 1970 UTC. Raises ValueError or IndexError if it is none.
+
+    Source: RFC 5280, section 4.1.
+    """
+    return _end(_named_fields(der)[1]).timestamp()
+
+
+def _named_fields(der: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return issuer, validity and subject of a certificate."""
     if len(der) > _MOST_BYTES:
         raise ValueError("too long")
     (_, certificate), *_ = _elements(der)
     (_, to_be_signed), *_ = _elements(certificate)
-    fields = [(tag, content) for tag, content in _elements(to_be_signed) if tag != 0xA0]  # without the version
-    issuer, validity, subject = (content for _, content in fields[2:5])
-    end = [_time(tag, content) for tag, content in _elements(validity) if tag in _TIMES][1]
-    digest = hashlib.sha256(der).hexdigest()[:16]
-    return f"for {_name(subject)}, issued by {_name(issuer)}, valid until {end}, SHA-256 {digest}…"
+    fields = [content for tag, content in _elements(to_be_signed) if tag != 0xA0]  # without the version
+    return fields[2], fields[3], fields[4]
+
+
+def _end(validity: bytes) -> datetime:
+    return [_time(tag, content) for tag, content in _elements(validity) if tag in _TIMES][1]
 
 
 def _elements(content: bytes) -> Iterator[Element]:
@@ -77,13 +96,13 @@ def _name(content: bytes) -> str:
     return repr(found.get(_COMMON_NAME) or found.get(_ORGANIZATION) or "no name")
 
 
-def _time(tag: int, content: bytes) -> str:
-    """Return the day of a UTCTime or GeneralizedTime.
+def _time(tag: int, content: bytes) -> datetime:
+    """Return the time of a UTCTime or GeneralizedTime.
 
-    >>> _time(0x17, b"261126010203Z"), _time(0x18, b"20511126010203Z")
-    ('2026-11-26', '2051-11-26')
+    >>> _time(0x17, b"261126010203Z").isoformat(), _time(0x18, b"20511126010203Z").isoformat()
+    ('2026-11-26T01:02:03+00:00', '2051-11-26T01:02:03+00:00')
     """
     text = content.decode("ascii")
     if tag == _TIMES[0]:
         text = ("20" if text[:2] < "50" else "19") + text
-    return f"{text[:4]}-{text[4:6]}-{text[6:8]}"
+    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)

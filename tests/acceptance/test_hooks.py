@@ -97,6 +97,12 @@ def test_a_receiver_is_told_of_a_section_and_what_it_refused_is_listed_and_retri
     assert (told["id"], told["data"]["z"]) == (complete["event_id"], 3.0)
     assert Path(told["data"]["output_dir"]) == rig.mipmaps
     wait_for(lambda: temwatch("notify", "list", *options).stdout == "no event waits for a hook\n", 30)
+    done = temwatch("notify", "test", *options)
+    assert (done.returncode, done.stdout) == (0, "hook workflow: took the event\n")
+    assert (receiver.taken[-1]["type"], receiver.taken[-1]["data"]) == ("test", {})
+    receiver.status = 500
+    done = temwatch("notify", "test", *options)
+    assert (done.returncode, done.stdout) == (1, "hook workflow: answered 500 Internal Server Error\n")
     assert rig.daemon is not None
     assert rig.daemon.stop() == 0
     done = temwatch("notify", "retry", "999", *options)

@@ -63,6 +63,9 @@ DATA: dict[int, str] = {
     16: "INSERT INTO trends VALUES (5, 30.0, 20.0, 0.3, NULL, 3.9);",
     17: "INSERT INTO alert_letters (id, made_at, kind, watch, scope, severity, title, body, taken)"
     " VALUES ('0a', 1.0, 'montage failed', 'temca2', '', 'warning', 'montage failed (temca2)', 'is cut short', '[1]');",
+    18: "INSERT INTO silences VALUES ('disk low', '', '', 3.0, 1.0, 'anna', 'new disks on Monday');",
+    19: "INSERT INTO alert_notes VALUES ('outbox', 1.0);",
+    20: "INSERT INTO differences VALUES (5, 4.0, 2, 'apply');",
 }
 """What a daemon of each version wrote, in the schema of that version."""
 

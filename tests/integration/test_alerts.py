@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,20 @@ import pytest
 
 from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
+from daemon.montages.records import Inspection, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event
+from daemon.montages.verdicts import Decision
 from daemon.notify import heartbeat, postman
 from daemon.notify.alerting import Severity
 from daemon.notify.alerts import Alerting
 from daemon.notify.letters import Letter
 from daemon.notify.messages import read_addresses, send
+from daemon.notify.silences import SilenceRequest, silence
 from daemon.pipeline.health import Disk, Facts
 from handlers.errors import Fault, MetafileFault, SettingsFault, StorageFault
 from handlers.identity import FileIdentity
+from handlers.quality.rules import Finding, Judgement, Rule, Verdict
 from tests.integration.receiver import receiving
 
 # apprise imports a module of Python 3.11 that is deprecated.
@@ -42,6 +46,8 @@ class World:
         self.facts = FINE
         self.now = 1.7e9
         self.told: list[str] = []
+        self.bodies: list[str] = []
+        self.severities: list[Severity] = []
         self.sent: list[tuple[str, str]] = []
         """Address and id of each letter."""
         self.refusing: set[str] = set()
@@ -74,6 +80,8 @@ class World:
         assert (letter.severity is Severity.OVER) == letter.title.startswith("over")
         self.sent.append((address, letter.id))
         self.told.append(letter.title)
+        self.bodies.append(letter.body)
+        self.severities.append(letter.severity)
 
     async def look(self, after_s: float = 10.0) -> list[str]:
         """Look some time later; return the new messages."""
@@ -201,6 +209,125 @@ async def test_an_address_that_never_answers_delays_no_other_and_gets_one_thread
     assert (await world.look(60))[-1] == "over: disk low"
     assert [address for address, _ in world.sent].count("json://dead") == 2  # none twice, though it answered late
     assert world.alerting.problem == ""
+
+
+async def silenced(world: World, for_s: float, **keys: str) -> list[dict[str, Any]]:
+    """Silence alerts from the time of the world on; return what lasts."""
+    request = SilenceRequest.model_validate({"for_s": for_s, "by": "anna", **keys})
+    rows: list[dict[str, Any]] = (await silence(world.journal, request, lambda: world.now))["silences"]
+    return rows
+
+
+async def test_a_silence_has_an_end_and_lasts_over_a_restart(world: World) -> None:
+    (row,) = await silenced(world, 2 * HOUR, kind="disk low", reason="new disks on Monday")
+    assert (row["kind"], row["watch"], row["by"], row["reason"]) == ("disk low", None, "anna", "new disks on Monday")
+    world.facts = replace(FINE, disks=(Disk("/mips", 0, 1, "is full"),))
+    await world.fail(1)
+    assert await world.look() == []
+    assert await world.look(HOUR) == ["montage failed (w)"]
+    world.restart()
+    assert await world.look(0.9 * HOUR) == []
+    assert await world.look(0.1 * HOUR) == ["disk low"]
+
+
+async def test_the_end_of_a_silenced_alert_is_not_told_and_a_silence_can_be_ended(world: World) -> None:
+    world.facts = replace(FINE, disks=(Disk("/mips", 0, 1, "is full"),))
+    assert await world.look() == ["disk low"]
+    await silenced(world, HOUR)
+    world.facts = FINE
+    assert await world.look() == []
+    world.facts = replace(FINE, disks=(Disk("/mips", 0, 1, "is full"),))
+    assert await world.look() == []
+    assert await silenced(world, 0) == []
+    assert await world.look() == ["disk low"]
+
+
+async def test_a_silence_is_about_a_watch_or_a_subject(world: World) -> None:
+    first, second = await world.fail(1), await world.fail(2)
+    assert len(await silenced(world, HOUR, subject=f"montages/{first}")) == 1
+    assert len(await silenced(world, HOUR, kind="montage failed", watch="other")) == 2
+    assert await world.look() == []
+    assert await world.look(60) == ["montage failed (w)"]
+    assert f"montage {second}" in world.bodies[-1]
+    assert f"montage {first}" not in world.bodies[-1]
+
+
+async def judged(world: World, z: int, rules: Sequence[Rule] = (), scope: str = "t2", montage: int = 0) -> int:
+    """Record the verdict on a section that a microscope has made; return the montage."""
+    number = 10 * z + montage
+    path = Path(f"/data/_metadata_2017082900{number:04d}_.json")
+    identity = FileIdentity(1, 1, 1, number)
+    montage_id = await world.journal.notice(Sighting("w", path, identity, FoundBy.SCAN))
+    assert montage_id is not None
+    facts = Settled(f"{scope}{number}", float(z), "em/v1/s_raw", "em/v1/s_mips", (f"{scope}{number}",), (), scope=scope)
+    await world.journal.settle(Inspection(montage_id, identity, identity, facts.digest), facts)
+    await judge(world, montage_id, rules)
+    return montage_id
+
+
+async def judge(world: World, montage_id: int, rules: Sequence[Rule]) -> None:
+    findings = tuple(Finding(rule, 16.0, 3.0, Verdict.FAIL, ("t",), 1) for rule in rules)
+    await world.journal.judge(montage_id, Judgement(Verdict.FAIL if rules else Verdict.PASS, findings), None)
+
+
+FOCUS, BLANK = Rule.MIN_FOCUS, Rule.MAX_BLANK_TILES
+
+
+async def test_broken_rules_are_told_by_microscope_once_in_ten_minutes(world: World) -> None:
+    assert await world.look() == []
+    await judged(world, 1, [FOCUS])
+    await judged(world, 2)
+    assert await world.look() == ["QC rule broken (w, t2)"]
+    assert "montage 1 z 1: min_focus" in world.bodies[-1]
+    await judged(world, 3, [FOCUS, BLANK])
+    await judged(world, 4)
+    await judged(world, 5, [BLANK])
+    await judged(world, 6, [FOCUS], scope="t3")
+    assert await world.look() == ["QC rule broken (w, t3)"]
+    assert await world.look(580) == []
+    assert await world.look(10) == ["QC rule broken (w, t2): 2"]
+    assert "montage 3 z 3: min_focus, max_blank_tiles\nmontage 5 z 5: max_blank_tiles" in world.bodies[-1]
+    assert await world.look(12 * HOUR) == []  # neither again nor over
+    assert set(world.severities) == {Severity.WARNING}
+
+
+async def test_three_sections_in_a_row_that_break_a_rule_are_an_error(world: World) -> None:
+    await world.look()
+    for z in (1, 2):
+        await judged(world, z, [FOCUS])
+        await judged(world, z, montage=1)  # another region of the section
+        await world.look(600)
+    assert world.severities == [Severity.WARNING] * 2
+    await judged(world, 7, [FOCUS], scope="t3")
+    third = await judged(world, 3, [BLANK])
+    assert sorted(await world.look(600)) == ["QC rule broken (w, t2)", "QC rule broken (w, t3)"]
+    assert sorted(world.severities[2:]) == [Severity.ERROR, Severity.WARNING]
+    assert any("z 3: max_blank_tiles; 3 sections in a row" in body for body in world.bodies)
+    await world.journal.decide(third, Decision.PASS, "anna", "looks well")
+    assert await world.look(600) == []  # what a person decides is no news
+    await judged(world, 4)
+    await judged(world, 5, [BLANK])
+    assert await world.look(600) == ["QC rule broken (w, t2)"]
+    assert world.severities[-1] is Severity.WARNING
+
+
+async def test_a_crash_loses_no_broken_rule_and_repeats_none(world: World) -> None:
+    await world.look()
+    await judged(world, 1, [FOCUS])
+    world.restart()
+    assert await world.look() == ["QC rule broken (w, t2)"]
+    await judged(world, 2, [FOCUS])
+    world.refusing = {"json://one"}
+    assert await world.look(700) == []  # written, and not delivered
+    world.restart()
+    world.refusing = set()
+    assert await world.look() == ["QC rule broken (w, t2)"]
+    world.restart()
+    assert await world.look(700) == []
+    await silenced(world, HOUR, kind="QC rule broken")
+    await judged(world, 3, [FOCUS])
+    assert await world.look(700) == []
+    assert await world.look(HOUR) == []  # it has happened, and does not last
 
 
 async def test_people_are_told_while_the_journal_cannot_be_written(

@@ -324,3 +324,33 @@ async def test_a_backup_needs_the_token_as_every_post_does(face, token_file):
     body = {"journal": str(face.journal.path)}
     assert (await back_up(face, body))[0] == 401
     assert (await back_up(face, body, Authorization=f"Bearer {TOKEN}"))[0] == 200
+
+
+async def silence(face: Face, body: object) -> tuple[int, dict]:
+    headers = {"Content-Type": "application/json"}
+    async with face.client.post("/api/alerts/silence", data=json.dumps(body).encode(), headers=headers) as answer:
+        return answer.status, await answer.json()
+
+
+async def test_a_silence_is_answered_with_all_that_last(face):
+    status, body = await silence(face, {"kind": "disk low", "for_s": 60, "by": "Anna", "reason": "\x1b[2J"})
+    assert (status, [each["reason"] for each in body["silences"]]) == (200, ["\\x1b[2J"])
+    _, body = await silence(face, {"watch": "temca2", "for_s": 90})
+    assert [(each["kind"], each["watch"]) for each in body["silences"]] == [("disk low", None), (None, "temca2")]
+    _, body = await silence(face, {"kind": "disk low", "for_s": 0})
+    assert [each["kind"] for each in body["silences"]] == [None]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"kind": "disk low"}, "for_s: Field required"),
+        ({"kind": "nonsense", "for_s": 1}, "kind: "),
+        ({"for_s": 31 * 86400}, "for_s: "),
+        ({"for_s": -1}, "for_s: "),
+        ({"for_s": 1, "until": "tomorrow"}, "until: "),
+    ],
+)
+async def test_a_silence_without_an_end_is_refused(face, body, said):
+    status, answer = await silence(face, body)
+    assert (status, answer["error"].startswith(said)) == (400, True), answer

@@ -1,21 +1,32 @@
 """Alerts: a day of conditions gives exactly these messages, and the conditions follow from the facts."""
 
 import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.journal.day import Day as JournalDay
+from daemon.journal.differences import Differing
+from daemon.journal.judged import Broken
+from daemon.journal.section_times import SectionTimes
+from daemon.journal.silences import SilenceRow
 from daemon.notify.alerting import Alert, AlertKind, Condition, Key, due, observe, written
-from daemon.notify.conditions import FILLS_S, Observed, Waiting, conditions
+from daemon.notify.conditions import FILLS_S, Observed, Waiting, accessible, conditions
+from daemon.notify.digest import digest_text, last_due
+from daemon.notify.expiry import Expiry, ending
+from daemon.notify.quiet import quiet_scopes
 from daemon.pipeline.health import Disk, Facts, HookFacts
 from daemon.watching.roots import RootStatus
 
-MINUTE, HOUR = 60.0, 3600.0
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 REPEAT_S = 12 * HOUR
 LOOK_S = 10.0
 PAGE = (Path(__file__).resolve().parents[2] / "docs/alerts.md").read_text(encoding="utf-8")
@@ -130,10 +141,14 @@ def test_conditions_follow_from_facts_and_montages() -> None:
         hooks=(HookFacts("h", 0, 2, None, ""), HookFacts("i", 5, 0, 100.0, "")),
     )
     late = [Waiting(8, "a", None, "1 of 2 images missing or incomplete: x.tif")]
-    seen = Observed(facts, [Waiting(7, "a", 3.0, "x: is bad")], late, 3)
+    broken = [Broken(9, "a", "t2", 4.0, ("min_focus",), 1)]
+    found = [Differing(6, "a", 2.0, 1, "apply")]
+    seen = Observed(facts, [Waiting(7, "a", 3.0, "x: is bad")], late, broken, found, 3)
     assert [(str(each.kind), each.watch, each.subject) for each in conditions(seen)] == [
         ("montage failed", "a", "montages/7"),
         ("images late", "a", "montages/8"),
+        ("QC rule broken", "a", "montages/9"),
+        ("verify differences", "a", "montages/6"),
         ("render-ws away", "", "render-ws"),
         ("journal not writable", "", "journal"),
         ("watch unreachable", "a", "/data/a"),
@@ -151,3 +166,88 @@ def test_the_page_lists_every_kind() -> None:
     (table,) = re.findall(r"## What are people told\?\n(.*?)\n## ", PAGE, re.DOTALL)
     rows = re.findall(r"^\| ([\w -]+) \|", table, re.MULTILINE)
     assert sorted(rows[2:]) == sorted(map(str, AlertKind))
+
+
+def roots(status: RootStatus) -> frozenset[str]:
+    return accessible([SimpleNamespace(name="w", status=status, last_scan_at=1.0)])  # type: ignore[list-item]
+
+
+def quiet(times: list[float], now: float, unread: float = 0.0) -> list[str]:
+    seen = SectionTimes({("w", "t2"): times}, {"w": unread} if unread else {})
+    return [condition.text for condition in quiet_scopes(seen, now, roots(RootStatus.WATCHING))]
+
+
+@pytest.mark.parametrize(("every_s", "limit_s"), [(300.0, 1800.0), (660.0, 1980.0), (18_000.0, 54_000.0)])
+def test_a_scope_is_quiet_after_three_of_its_intervals_and_half_an_hour_at_least(
+    every_s: float, limit_s: float
+) -> None:
+    times = [every_s * number for number in range(30)]
+    assert quiet(times, times[-1] + limit_s - 1) == []
+    assert len(quiet(times, times[-1] + limit_s)) == 1
+    end_s = max(12 * HOUR, 2 * limit_s)
+    assert len(quiet(times, times[-1] + end_s - 1)) == 1
+    assert quiet(times, times[-1] + end_s) == []  # the session is over
+
+
+def test_only_the_last_twenty_sections_count() -> None:
+    times = [5000.0 * number for number in range(40)] + [200_000.0 + 60 * number for number in range(20)]
+    assert len(quiet(times, times[-1] + 1800)) == 1
+
+
+def test_no_session_is_open_after_few_sections_or_a_copy_of_an_old_session() -> None:
+    assert quiet([600.0 * number for number in range(4)], 10_000) == []
+    assert quiet([0.5 * number for number in range(30)], 10_000) == []
+
+
+def test_a_metafile_that_is_not_read_yet_is_a_sign_of_life() -> None:
+    times = [600.0 * number for number in range(10)]
+    assert quiet(times, times[-1] + 3000, unread=times[-1] + 2000) == []
+
+
+def test_a_scope_whose_directory_is_away_is_not_called_quiet_and_not_called_well() -> None:
+    seen = SectionTimes({("w", "t2"): [600.0 * number for number in range(10)]}, {})
+    (condition,) = quiet_scopes(seen, 10_000, roots(RootStatus.POLLING))
+    assert not list(quiet_scopes(seen, 10_000, roots(RootStatus.UNREACHABLE)))
+    told = written(observe({}, [condition], 0), due(observe({}, [condition], 0), 0, REPEAT_S)[0], 0)
+    assert observe(told, [], 10, {(AlertKind.SCOPE_QUIET, "w")}) == told
+    assert [message.is_over for message in due(observe(told, [], 10), 10, REPEAT_S)] == [True]
+
+
+def test_what_ends_within_two_weeks_is_told_once_a_day() -> None:
+    found = [
+        Expiry("render.client_certificate_file", 15 * DAY),
+        Expiry("render.ca_file, old", -DAY, is_authority=True),
+        Expiry("render.token_file", -DAY),
+    ]
+    assert [each.subject for each in ending(found, 0)] == ["render.token_file"]
+    assert [each.subject for each in ending(found, DAY + 1)] == ["render.client_certificate_file", "render.token_file"]
+    (condition, *_) = ending(found, DAY + 1)
+    day = Day(token=[(condition, 0, 3 * DAY)])
+    assert [at for at, _ in day.run(3 * DAY)] == [0, DAY, 2 * DAY]
+
+
+def test_the_digest_is_due_once_a_day_at_its_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        for month, utc_hour in ((1, 6), (7, 5)):
+            at = datetime(2026, month, 15, utc_hour, tzinfo=UTC).timestamp()
+            assert [last_due(at + later, "07:00") for later in (-1, 0, 3600)] == [at - DAY, at, at]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_the_digest_says_what_happened_and_what_is_wrong() -> None:
+    alerts = written(observe({}, [failed(1)], 0), due(observe({}, [failed(1)], 0), 60, REPEAT_S)[0], 60)
+    facts = replace(FINE, disks=(Disk("/mips", 2 * 10**12, 1, full_in_s=30 * HOUR),))
+    days = [JournalDay("w", "t2", 212, 42_400, 3, 0, {"pass": 200, "fail": 12})]
+    silences = [SilenceRow("disk low", "", "", 7200.0, 0.0, "anna", "")]
+    assert digest_text(0, days, facts, alerts, silences).splitlines() == [
+        "Since 1970-01-01 00:00 UTC:",
+        "w, t2: 212 montages COMPLETE (42400 tiles), 3 failed now, quality fail: 12, quality pass: 200",
+        "ready",
+        "since 1970-01-01 00:00 UTC: montage failed: montage 1: is cut short",
+        "/mips: 2.00 TB free, full in 30 h at the present rate",
+        "silent   disk low, until 1970-01-01T02:00:00.000Z, by anna",
+    ]

@@ -19,27 +19,27 @@ def notify() -> None:
     """
 
 
-@notify.command("list", short_help="Show the events that wait or were given up.")
+@notify.command("list", short_help="Show the events and messages that wait or were given up.")
 @click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects.")
 @config_option
 def list_waiting(as_json: bool, config_path: Path | None) -> None:
     """Show the events that wait for a hook, and those that were given up after a day, with the id that `retry` and
-    `drop` take."""
+    `drop` take; then the messages that an address has not taken, and the silences that last."""
     import json
 
-    from daemon.commands.notify import delivery_lines, list_deliveries
+    from daemon.commands import notify as work
 
-    rows = run_or_exit(list_deliveries(settings_or_exit(config_path)))
-    for line in [json.dumps(rows)] if as_json else delivery_lines(rows):
+    waiting = run_or_exit(work.list_waiting(settings_or_exit(config_path)))
+    for line in [json.dumps([*waiting.deliveries, *waiting.letters])] if as_json else work.waiting_lines(waiting):
         say(line)
 
 
-@notify.command(short_help="Send a test message to people.")
+@notify.command(short_help="Send a test message to people, and a test event to each hook.")
 @config_option
 def test(config_path: Path | None) -> None:
-    """Send a test message to every address of alerts.urls_file.
+    """Send a test message to every address of alerts.urls_file, and an event of the type "test" to every hook.
 
-    Exit code: 0 all services took it, 1 one did not, or the addresses cannot be used.
+    Exit code: 0 all took it, 1 one did not, or the addresses cannot be used.
     """
     from daemon.commands.notify import send_test
 
@@ -66,6 +66,28 @@ def drop(ids: tuple[int, ...], config_path: Path | None) -> None:
     Exit code: 0 all exist, 1 some do not.
     """
     _change("drop", ids, config_path)
+
+
+@notify.command(short_help="Tell people nothing of some alerts for a while.")
+@click.argument("kind", default="")
+@click.option("--watch", default="", help="Only about this watch.")
+@click.option("--subject", default="", help='Only about this, as in "montages/17".')
+@click.option("--hours", type=float, required=True, help="How long; 0 ends a silence of the same alerts.")
+@click.option("--reason", default="", help="For the next person.")
+@config_option
+def silence(kind: str, watch: str, subject: str, hours: float, reason: str, config_path: Path | None) -> None:
+    """Tell people nothing of alerts of a KIND, such as "disk low", for some hours; without KIND, of any.
+
+    An alert that lasts longer is told at the end of its silence.
+    """
+    from daemon.commands.notify import silence as silence_for_a_while
+    from daemon.commands.notify import silence_for
+    from daemon.system.log import set_up_logging
+
+    settings = settings_or_exit(config_path)
+    set_up_logging("warning", settings.log.format, sys.stderr)
+    request = input_or_exit(lambda: silence_for(kind, watch, subject, hours, reason))
+    run_or_exit(silence_for_a_while(settings, request, say))
 
 
 def _change(action: Literal["retry", "drop"], ids: tuple[int, ...], config_path: Path | None) -> None:

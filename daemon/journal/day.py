@@ -1,0 +1,54 @@
+"""What became of the montages of each microscope since a time. Functions of the connection, as in `rows`."""
+
+from dataclasses import dataclass, field
+
+from daemon.journal.file import Connection
+from daemon.journal.rows import UNFINISHED_STATES
+
+_COMPLETE = (
+    "SELECT watch, scope, count(*), coalesce(sum(tile_count), 0) FROM montages"
+    " WHERE complete_at >= ? AND complete_at IS NOT NULL GROUP BY watch, scope"
+)
+_NOW = (
+    "SELECT watch, scope, sum(state = 'failed'), sum(state <> 'failed') FROM montages"  # noqa: S608  constant text
+    f" WHERE state IN ('failed', {UNFINISHED_STATES}) GROUP BY watch, scope"
+)
+_VERDICTS = (
+    "SELECT watch, montages.scope, verdicts.verdict, count(*) FROM verdicts JOIN montages ON id = montage_id"
+    " WHERE judged_at >= ? AND verdicts.verdict IS NOT NULL GROUP BY watch, montages.scope, verdicts.verdict"
+)
+
+
+@dataclass(slots=True)
+class Day:
+    """Montages of one microscope of a watch."""
+
+    watch: str
+    scope: str
+    """Empty where it is not known."""
+    complete: int = 0
+    """That became COMPLETE since the time."""
+    tiles: int = 0
+    """Of these."""
+    failed: int = 0
+    """That are FAILED now."""
+    unfinished: int = 0
+    """That have a step to do now."""
+    verdicts: dict[str, int] = field(default_factory=dict)
+    """Of quality control since the time, by verdict of the rules."""
+
+
+def days_since(connection: Connection, at: float) -> list[Day]:
+    """Return what became of the montages since a time, by watch and scope."""
+    days: dict[tuple[str, str], Day] = {}
+
+    def day(watch: str, scope: str | None) -> Day:
+        return days.setdefault((watch, scope or ""), Day(watch, scope or ""))
+
+    for watch, scope, complete, tiles in connection.execute(_COMPLETE, (at,)):
+        day(watch, scope).complete, day(watch, scope).tiles = complete, tiles
+    for watch, scope, failed, unfinished in connection.execute(_NOW):
+        day(watch, scope).failed, day(watch, scope).unfinished = failed, unfinished
+    for watch, scope, verdict, count in connection.execute(_VERDICTS, (at,)):
+        day(watch, scope).verdicts[verdict] = count
+    return [days[key] for key in sorted(days)]

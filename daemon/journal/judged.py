@@ -1,0 +1,71 @@
+"""Sections that broke a rule of quality control, from the outbox. Functions of the connection, as in `rows`."""
+
+import json
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from daemon.journal.file import Connection
+from daemon.journal.outbox import last_number
+from handlers.quality.rules import Verdict
+
+MOST_READ = 500
+"""Events that are read at once."""
+MOST_LOOKED_AT = 50
+"""Montages that are looked at to count sections in a row."""
+_JUDGED = (
+    "SELECT number, outbox.watch, montages.id, scope, acquired, montages.z, data FROM outbox"
+    " JOIN montages ON subject = 'montages/' || montages.id"
+    " WHERE number > ? AND kind = 'montage.qc' AND at >= ? ORDER BY number LIMIT ?"
+)
+_BEFORE = (
+    "SELECT z, verdicts.verdict FROM verdicts JOIN montages ON id = montage_id"
+    " WHERE verdicts.scope IS ? AND verdicts.acquired <= ? AND verdicts.verdict IS NOT NULL"
+    " AND watch = ? AND state <> 'superseded' ORDER BY verdicts.acquired DESC LIMIT ?"
+)
+
+
+class Broken(NamedTuple):
+    """A montage that broke rules."""
+
+    montage_id: int
+    watch: str
+    scope: str | None
+    z: float | None
+    rules: tuple[str, ...]
+    in_a_row: int
+    """Sections of the microscope, up to this one, that broke a rule without one between them that broke none."""
+
+
+def broken_after(connection: Connection, number: int, since: float) -> tuple[list[Broken], int]:
+    """Return the montages that broke rules in events after a number, and the number of the last event looked at.
+
+    Parameters
+    ----------
+    since : seconds since 1970 UTC; older events are passed over.
+    """
+    rows = connection.execute(_JUDGED, (number, since, MOST_READ)).fetchall()
+    last = rows[-1][0] if len(rows) == MOST_READ else last_number(connection)
+    broken = []
+    for _, watch, montage_id, scope, acquired, z, data in rows:
+        told = json.loads(data)
+        if told["rules"] and told["decided_by"] is None:
+            before = connection.execute(_BEFORE, (scope, acquired, watch, MOST_LOOKED_AT))
+            broken.append(Broken(montage_id, watch, scope, z, tuple(told["rules"]), in_a_row(before)))
+    return broken, last
+
+
+def in_a_row(judged: Iterable[tuple[float | None, str]]) -> int:
+    """Return the number of sections that broke a rule, from the newest on, until one that broke none.
+
+    Parameters
+    ----------
+    judged : z and verdict of montages, the newest first; a section may have several.
+
+    >>> in_a_row([(3.0, "fail"), (3.0, "pass"), (2.0, "review"), (1.0, "pass"), (0.0, "fail")])
+    2
+    """
+    sections: dict[float | None, bool] = {}
+    for z, verdict in judged:
+        sections[z] = sections.get(z, False) or verdict != Verdict.PASS
+    flags = [*sections.values(), False]
+    return flags.index(False)

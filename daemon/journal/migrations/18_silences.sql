@@ -1,0 +1,11 @@
+-- What people do not want to be told for a while. An empty text stands for anything.
+CREATE TABLE silences (
+    kind    TEXT NOT NULL,
+    watch   TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    until   REAL NOT NULL,                  -- seconds since 1970 UTC
+    made_at REAL NOT NULL,
+    made_by TEXT NOT NULL,
+    reason  TEXT NOT NULL,
+    PRIMARY KEY (kind, watch, subject)
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,34 @@
+"""When the newest sections of each microscope came. Functions of the connection, as in `rows`."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from daemon.journal.file import Connection
+
+NEWEST = 3000
+"""Montages that are looked at, of all microscopes together."""
+_NEWEST = "SELECT watch, scope, z, noticed_at FROM montages ORDER BY id DESC LIMIT ?"
+
+
+@dataclass(slots=True)
+class SectionTimes:
+    """Times of the newest sections, seconds since 1970 UTC."""
+
+    of_scopes: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    """When each section was first noticed, ascending, by watch and scope; the scope is empty if it is not known."""
+    of_unread: dict[str, float] = field(default_factory=dict)
+    """When the newest metafile was noticed that was not read yet, by watch: its microscope is not known."""
+
+
+def section_times(connection: Connection) -> SectionTimes:
+    """Return when the newest sections came. A section with several regions came with the first."""
+    times = SectionTimes()
+    first: defaultdict[tuple[str, str], dict[float, float]] = defaultdict(dict)
+    for watch, scope, z, noticed_at in connection.execute(_NEWEST, (NEWEST,)):
+        if z is None:
+            times.of_unread[watch] = max(noticed_at, times.of_unread.get(watch, 0.0))
+        else:
+            sections = first[watch, scope or ""]
+            sections[z] = min(noticed_at, sections.get(z, noticed_at))
+    times.of_scopes = {key: sorted(sections.values()) for key, sections in first.items()}
+    return times

@@ -1,0 +1,33 @@
+"""Silences: what people do not want to be told for a while. Functions of the connection, as in `rows`."""
+
+from typing import NamedTuple
+
+from daemon.journal.file import Connection
+
+
+class SilenceRow(NamedTuple):
+    """A silence. An empty kind, watch or subject stands for any. Times are seconds since 1970 UTC."""
+
+    kind: str
+    watch: str
+    subject: str
+    until: float
+    made_at: float
+    made_by: str
+    reason: str
+
+
+_COLUMNS = ", ".join(SilenceRow._fields)
+
+
+def put(connection: Connection, silence: SilenceRow, now: float) -> list[SilenceRow]:
+    """Store a silence in place of one of the same alerts; return those that last. An `until` that is past ends it."""
+    connection.execute(f"INSERT OR REPLACE INTO silences ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", silence)  # noqa: S608  constant
+    connection.execute("DELETE FROM silences WHERE until <= ?", (now,))
+    return lasting(connection, now)
+
+
+def lasting(connection: Connection, now: float) -> list[SilenceRow]:
+    """Return the silences that have not ended."""
+    query = f"SELECT {_COLUMNS} FROM silences WHERE until > ? ORDER BY until, kind, watch, subject"  # noqa: S608  constant
+    return [SilenceRow(*row) for row in connection.execute(query, (now,))]

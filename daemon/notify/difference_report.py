@@ -1,0 +1,45 @@
+"""What `temwatch verify` found, on its way to the alerts."""
+
+import time
+from typing import Annotated, Any, Literal
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field
+
+from daemon.journal import differences as rows
+from daemon.journal.journal import Journal
+
+log = structlog.get_logger()
+
+MOST_MONTAGES = 10_000
+_Id = Annotated[int, Field(ge=1, le=2**63 - 1)]
+
+
+class DifferingMontage(BaseModel):
+    """A montage that differs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: _Id
+    differences: int = Field(ge=1, le=2**63 - 1)
+    start: Literal["ingest", "mipmaps", "apply"] | None
+    """First step of the replay that repairs it."""
+
+
+class DifferenceReport(BaseModel):
+    """The body of `POST /api/alerts/differences`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    differing: tuple[DifferingMontage, ...] = Field(max_length=MOST_MONTAGES)
+    clean: tuple[_Id, ...] = Field((), max_length=MOST_MONTAGES)
+    """Montages that differed before, and do not any more."""
+
+
+async def report_differences(journal: Journal, report: DifferenceReport) -> dict[str, Any]:
+    """Record what a verification found; people are told of it at the next look."""
+    found = [rows.Found(each.id, each.differences, each.start) for each in report.differing]
+    now = time.time()
+    await journal.write(lambda connection: rows.record(connection, found, report.clean, now))
+    log.info("verify.reported", differing=len(report.differing), clean=len(report.clean))
+    return {"differing": len(report.differing), "clean": len(report.clean)}

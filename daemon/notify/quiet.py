@@ -1,0 +1,42 @@
+"""Which microscopes are quiet though a session is open. Pure: the time is an argument."""
+
+import statistics
+from collections.abc import Collection, Iterator
+from itertools import pairwise
+
+from daemon.journal.section_times import SectionTimes
+from daemon.montages.announcements import utc_text
+from daemon.notify.alerting import AlertKind, Condition
+
+SECTIONS = 20
+"""The usual interval is the median over so many sections."""
+LEAST_SECTIONS = 5
+"""With fewer a microscope has no usual interval."""
+TIMES = 3
+LEAST_S = 1800.0
+"""A microscope is quiet after three times its usual interval, and after half an hour at least."""
+ONE_BY_ONE_S = 10.0
+"""Sections that come faster were not imaged meanwhile: they are a copy of an older session."""
+SESSION_S = 12 * 3600.0
+"""No metafile says that a session has ended: it is over after so long without a section, or twice the time after
+which the microscope counts as quiet."""
+
+
+def quiet_scopes(times: SectionTimes, now: float, watches: Collection[str]) -> Iterator[Condition]:
+    """Yield a condition for each microscope that is quiet in an open session.
+
+    Parameters
+    ----------
+    watches : names of the watches whose directory can be accessed now.
+    """
+    for (watch, scope), sections in sorted(times.of_scopes.items()):
+        last = sections[-SECTIONS:]
+        if watch not in watches or len(last) < LEAST_SECTIONS:
+            continue
+        usual_s = statistics.median(later - earlier for earlier, later in pairwise(last))
+        limit_s = max(LEAST_S, TIMES * usual_s)
+        quiet_s = now - max(last[-1], times.of_unread.get(watch, 0.0))
+        if usual_s >= ONE_BY_ONE_S and limit_s <= quiet_s < max(SESSION_S, 2 * limit_s):
+            name = scope or watch
+            text = f"{name} sends no section since {utc_text(last[-1])[11:16]} UTC; before, one came every "
+            yield Condition(AlertKind.SCOPE_QUIET, watch, name, text + f"{usual_s / 60:.1f} min", scope)

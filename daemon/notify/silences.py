@@ -1,0 +1,83 @@
+"""Silences: which alerts people are not told of for a while, and the request for one."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from daemon.journal import silences as rows
+from daemon.journal.journal import Journal
+from daemon.journal.silences import SilenceRow
+from daemon.montages.announcements import utc_text
+from daemon.notify.alerting import AlertKind, Condition
+from handlers.text import printable
+
+log = structlog.get_logger()
+
+LONGEST_S = 30 * 86_400.0
+MOST_SUBJECT = 4096
+"""Characters of a path."""
+
+_Name = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100)]
+
+
+class SilenceRequest(BaseModel):
+    """The body of `POST /api/alerts/silence`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: AlertKind | None = None
+    """What is not told, as the title of the message has it. None: everything."""
+    watch: _Name = ""
+    """Only about this watch; empty: any."""
+    subject: Annotated[str, StringConstraints(max_length=MOST_SUBJECT)] = ""
+    """Only about this: "montages/17", a directory; empty: any."""
+    for_s: float = Field(ge=0, le=LONGEST_S, allow_inf_nan=False)
+    """Seconds until it ends. 0 ends a silence of the same kind, watch and subject now."""
+    by: _Name = ""
+    """Name of the person."""
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] = ""
+
+
+async def silence(journal: Journal, request: SilenceRequest, wall: Callable[[], float] = time.time) -> dict[str, Any]:
+    """Silence alerts, or end that; return the silences that last, as JSON."""
+    now = wall()
+    kind = str(request.kind or "")
+    row = SilenceRow(
+        kind, request.watch, request.subject, now + request.for_s, now, printable(request.by), printable(request.reason)
+    )
+    lasting = await journal.write(lambda connection: rows.put(connection, row, now))
+    log.info("alert.silenced", kind=kind, watch=row.watch, subject=row.subject, for_s=request.for_s, by=row.made_by)
+    return {"silences": [silence_json(each) for each in lasting]}
+
+
+def silence_json(row: SilenceRow) -> dict[str, Any]:
+    """Return a silence as JSON; what is not restricted is null."""
+    return {
+        "kind": row.kind or None,
+        "watch": row.watch or None,
+        "subject": row.subject or None,
+        "until": utc_text(row.until),
+        "by": row.made_by or None,
+        "reason": row.reason or None,
+    }
+
+
+def silence_line(row: dict[str, Any]) -> str:
+    """Return the JSON of a silence as a line of text.
+
+    >>> silence_line({"kind": "disk low", "watch": None, "subject": None, "until": "2026-11-26T07:00:00.000Z",
+    ...     "by": "anna", "reason": "new disks on Monday"})
+    'silent   disk low, until 2026-11-26T07:00:00.000Z, by anna: new disks on Monday'
+    """
+    what = ", ".join(printable(row[key]) for key in ("kind", "watch", "subject") if row[key]) or "everything"
+    by, reason = f", by {row['by']}" if row["by"] else "", f": {row['reason']}" if row["reason"] else ""
+    return f"silent   {what}, until {row['until']}{by}{reason}"
+
+
+def is_silent(condition: Condition, silences: Iterable[SilenceRow]) -> bool:
+    """Whether a lasting silence covers a condition."""
+    told = str(condition.kind), condition.watch, condition.subject
+    return any(all(each in ("", value) for each, value in zip(row[:3], told, strict=True)) for row in silences)
