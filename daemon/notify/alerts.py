@@ -81,7 +81,7 @@ class Alerting:
             group.create_task(self._deliver_on(), name="alert letters")
             while True:
                 if self._settings().alerts.urls_file is not None:
-                    await self.look()
+                    await _survive(self.look)
                 await asyncio.sleep(LOOK_S)
 
     async def look(self) -> None:
@@ -152,7 +152,7 @@ class Alerting:
         while True:
             self._written.clear()
             if self._settings().alerts.urls_file is not None:
-                await self.deliver()
+                await _survive(self.deliver)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(AGAIN_S):
                     await self._written.wait()
@@ -182,6 +182,13 @@ class Alerting:
         self._desk = replace(before, letters=after)
         await self._save()
         _log_delivered(before.letters, after)
+
+
+async def _survive(work: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await work()
+    except Exception:  # it would end the daemon
+        log.exception("alerts.bug")
 
 
 def _log_delivered(before: tuple[Letter, ...], after: tuple[Letter, ...]) -> None:

@@ -19,7 +19,7 @@ from daemon.montages.records import Inspection, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event
 from daemon.montages.verdicts import Decision
-from daemon.notify import heartbeat, postman
+from daemon.notify import alerts, heartbeat, postman
 from daemon.notify.alerting import Severity
 from daemon.notify.alerts import Alerting
 from daemon.notify.letters import Letter
@@ -440,6 +440,29 @@ def test_an_address_that_apprise_does_not_know_is_named_by_its_number() -> None:
     with pytest.raises(SettingsFault, match="address 3 is not one of apprise") as caught:
         send("nonsense://user:secret@x", 3, "a", "b", Severity.INFO)
     assert "secret" not in str(caught.value)
+
+
+async def test_a_bug_in_the_alerts_does_not_end_the_daemon(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alerts, "LOOK_S", 0.01)
+    world.facts = replace(FINE, disks=(Disk("/mips", 0, 1, "is full"),))
+    observe, broken = world.alerting._observer.observe, [1]
+
+    async def observe_after_a_bug(*arguments: Any) -> Any:
+        if broken:
+            raise ValueError(broken.pop())
+        return await observe(*arguments)
+
+    monkeypatch.setattr(world.alerting._observer, "observe", observe_after_a_bug)
+    task = asyncio.create_task(world.alerting.run())
+    try:
+        async with asyncio.timeout(60):
+            while not world.told:  # noqa: ASYNC110  a thread appends to it
+                await asyncio.sleep(0.01)
+        assert (world.told, task.done()) == (["disk low"], False)
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def test_the_heartbeat_beats_while_the_daemon_is_ready(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
