@@ -63,7 +63,7 @@ class World:
     def settings(self) -> Settings:
         watch = {"name": "w", "directory": "/data", "z": {"rule": "grid"}, "mipmaps": {"output_dir": "/mips"}}
         render = {"url": "http://render/render-ws/v1", "owner": "em", "project": "v1"}
-        alerts = {"urls_file": str(self.path), "heartbeat_url": self.heartbeat_url}
+        alerts = {"urls_file": str(self.path), "heartbeat_url": self.heartbeat_url, "daily_digest": ""}
         return Settings.model_validate({"render": render, "watch": [watch], "alerts": alerts})
 
     def restart(self) -> None:
