@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from PIL import Image
 
 from handlers.errors import Fault, ImageFault
 from handlers.images.decode import read_image
-from handlers.path_map import NO_MAP, PathMap
+from handlers.path_map import NO_MAP
 from handlers.place import Place
 
 Json = Mapping[str, Any]
@@ -21,6 +21,14 @@ Grey = npt.NDArray[np.uint8]
 """(height, width), 0 black to 255 white."""
 Affine = npt.NDArray[np.float64]
 """(3, 3), from a tile's pixels to the section's."""
+
+
+class Finder(Protocol):
+    """Finds the files that a stack names; a `PathMap` is one."""
+
+    def to_path(self, url: str) -> Place:
+        """Return the place of a URL's file. Raises a Fault if it has none."""
+
 
 _UNTURNED = 1e-6
 """Largest deviation from the identity for a tile to count as neither rotated nor scaled."""
@@ -32,7 +40,7 @@ def compose_section(
     level: int | None = None,
     max_px: int = 2048,
     background: int = 0,
-    path_map: PathMap = NO_MAP,
+    path_map: Finder = NO_MAP,
     skip_unusable: bool = False,
 ) -> Grey:
     """Draw all tiles of `resolved_tiles` (render's transformIdToSpecMap and tileIdToSpecMap), later ids on top.
@@ -174,7 +182,7 @@ def _corners(width: int, height: int) -> Affine:
     return np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]], np.float64)
 
 
-def _reduced(tile: _Placed, level: int, path_map: PathMap) -> npt.NDArray[np.uint8]:
+def _reduced(tile: _Placed, level: int, path_map: Finder) -> npt.NDArray[np.uint8]:
     """Return the tile at a level, (height, width, 2): grey and opacity."""
     stored = max((n for n in tile.images if n <= level), default=min(tile.images))
     grey = _read(tile, stored, _place(tile.images[stored], path_map))
@@ -194,7 +202,7 @@ def _reduced(tile: _Placed, level: int, path_map: PathMap) -> npt.NDArray[np.uin
     return reduced
 
 
-def _reduced_or_stripes(tile: _Placed, level: int, path_map: PathMap) -> npt.NDArray[np.uint8]:
+def _reduced_or_stripes(tile: _Placed, level: int, path_map: Finder) -> npt.NDArray[np.uint8]:
     """Return the tile at a level, or stripes of its size if its image cannot be used."""
     try:
         return _reduced(tile, level, path_map)
@@ -204,7 +212,7 @@ def _reduced_or_stripes(tile: _Placed, level: int, path_map: PathMap) -> npt.NDA
         return np.dstack([stripes, np.full_like(stripes, 255)]).astype(np.uint8)
 
 
-def _place(url: str | Place, path_map: PathMap) -> Place:
+def _place(url: str | Place, path_map: Finder) -> Place:
     return path_map.to_path(url) if isinstance(url, str) else url
 
 

@@ -59,7 +59,8 @@ def moto() -> Iterator[str]:
 
 def make_bucket(url: str, name: str) -> None:
     """Make a bucket that everybody may read."""
-    with urllib.request.urlopen(urllib.request.Request(f"{url}/{name}", method="PUT")):
+    headers = {"x-amz-acl": "public-read"}
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/{name}", headers=headers, method="PUT")):
         pass
 
 

@@ -6,8 +6,22 @@ from pathlib import Path
 from daemon.config.settings import Settings
 from handlers.errors import storage_fault
 from handlers.picture import compose_section, save_picture
+from handlers.place import Place
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
+
+
+class _Finder:
+    """Finds the images that a stack names: levels by `mipmaps.url` of a watch, all others by the path map."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._paths = settings.render.paths
+        self._plans = [watch.mipmap_plan() for watch in settings.watch]
+
+    def to_path(self, url: str) -> Place:
+        """Return the place of an image. Raises Fault if it has none here."""
+        known = (plan.place_of_url(url) for plan in self._plans)
+        return next((place for place in known if place is not None), None) or self._paths.to_path(url)
 
 
 async def draw(settings: Settings, stack: str, z: float, output: Path, max_px: int) -> str:
@@ -28,7 +42,7 @@ async def draw(settings: Settings, stack: str, z: float, output: Path, max_px: i
         await client.existing_stack(name)
         found = await client.resolved_tiles(name, z)
     tiles = found.to_json() if found else {}
-    picture = await asyncio.to_thread(compose_section, tiles, max_px=max_px, path_map=render.paths)
+    picture = await asyncio.to_thread(compose_section, tiles, max_px=max_px, path_map=_Finder(settings))
     try:
         await asyncio.to_thread(save_picture, picture, output)
     except OSError as error:

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from daemon.montages.states import UNFINISHED, MontageState
 from daemon.simulator.show_pages import photograph_pages
 from daemon.simulator.show_processes import (
+    OWNER,
     DemoFault,
     config_text,
     fetch_montages,
@@ -40,6 +41,7 @@ from daemon.simulator.show_quality import (
     save_heatmaps,
 )
 from daemon.simulator.show_results import Result, montage_table, stack_table, verify
+from daemon.simulator.show_store import ServedLevels, demo_store, require_packages
 from daemon.simulator.show_text import bad_tiles, next_steps, purpose, while_it_runs
 from daemon.simulator.tile_faults import LEAST_SIDE_PX, LEAST_TILES, OVERLAP
 from handlers.acquisition.readers import READERS
@@ -84,18 +86,24 @@ class Show:
     output: Path
     format: str = "pytemca"
     """Format that the microscope writes."""
+    store: str = "directory"
+    """Where the mipmaps are: in the output directory, or "s3", in an object store of the demonstration."""
     console: Console = field(default_factory=Console)
 
     async def run(self) -> bool:
         """Run the demonstration; return whether everything was done and verified."""
         self.output = self.output.absolute()
+        if self.store == "s3":
+            require_packages()
         prepare(self.output)
         watched = (self.directory or self.output / "acquisition").absolute()
         watched.mkdir(exist_ok=True)
         async with contextlib.AsyncExitStack() as stack:
             render_url = await stack.enter_async_context(self._standin())
             config = self.output / "config.toml"
-            config.write_text(config_text(render_url, watched, self.output, free_port(), self.format), encoding="utf-8")
+            mipmaps = await stack.enter_async_context(demo_store(self.output)) if self.store == "s3" else None
+            text = config_text(render_url, watched, self.output, free_port(), self.format, mipmaps)
+            config.write_text(text, encoding="utf-8")
             url = await stack.enter_async_context(self._daemon(config))
             http = await stack.enter_async_context(aiohttp.ClientSession())
             self.console.print(
@@ -108,7 +116,8 @@ class Show:
             montages = await self._watch(http, url, watched)
             client = await stack.enter_async_context(RenderClient(render_url))
             results = await verify(client, montages)
-            pictures = await self._pictures(client, montages)
+            served = ServedLevels(render_url, OWNER, self.output / "served")
+            pictures = await self._pictures(client, montages, served)
             screenshots = await photograph_pages(http, url, montages, self.output / "screenshots")
             good = self._report(montages, results, pictures)
             good = await self._show_quality(http, url, montages) and good
@@ -118,7 +127,7 @@ class Show:
             if self.keep:
                 await self._stay(url, render_url, config, montages)
             else:
-                self._print_commands(next_steps(config, self.output, self.console.width))
+                self._print_commands(next_steps(config, self.output, self.console.width, store=self.store))
             return good
 
     @property
@@ -245,7 +254,7 @@ class Show:
 
     # --- results
 
-    async def _pictures(self, client: RenderClient, montages: list[dict[str, Any]]) -> list[Path]:
+    async def _pictures(self, client: RenderClient, montages: list[dict[str, Any]], served: ServedLevels) -> list[Path]:
         wanted = {(m["mipmapped_stack"], m["z"]) for m in montages if m["state"] == MontageState.COMPLETE}
         pictures = []
         for stack, z in sorted(wanted):
@@ -254,7 +263,7 @@ class Show:
                 continue
             picture = self.output / "pictures" / f"{StackId.parse(stack).stack}_z{z:g}.png"
             picture.parent.mkdir(exist_ok=True)
-            await asyncio.to_thread(_picture, found.to_json(), picture)
+            await asyncio.to_thread(_picture, found.to_json(), picture, served)
             pictures.append(picture)
         return pictures
 
@@ -292,5 +301,6 @@ class Show:
         await ended.wait()
 
 
-def _picture(resolved: dict[str, Any], path: Path) -> None:
-    save_picture(compose_section(resolved), path)
+def _picture(resolved: dict[str, Any], path: Path, served: ServedLevels) -> None:
+    served.know(resolved)
+    save_picture(compose_section(resolved, path_map=served), path)

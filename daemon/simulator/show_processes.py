@@ -19,6 +19,7 @@ from daemon.simulator.writers import FORMATS
 from handlers.errors import Fault, SettingsFault
 
 LEVELS = 6
+OWNER = "demo"
 MARK = ".temwatch-demo"
 """Marks a directory that an earlier demonstration made and that this one may replace."""
 
@@ -52,8 +53,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def config_text(render_url: str, watched: Path, output: Path, port: int, format_: str = "pytemca") -> str:
-    """Return the configuration of the daemon: the usual one with short times."""
+def config_text(
+    render_url: str, watched: Path, output: Path, port: int, format_: str = "pytemca", mipmaps: str | None = None
+) -> str:
+    """Return the configuration of the daemon: the usual one with short times.
+
+    Parameters
+    ----------
+    mipmaps : lines that say where the mipmaps are; None: in the output directory.
+    """
 
     def quoted(value: object) -> str:
         return json.dumps(str(value))
@@ -62,7 +70,7 @@ def config_text(render_url: str, watched: Path, output: Path, port: int, format_
     return f"""\
 [render]
 url = {quoted(render_url)}
-owner = "demo"
+owner = "{OWNER}"
 project = "temwatch"
 
 [journal]
@@ -93,7 +101,7 @@ mipmapped = "{{specimen_id}}_mips"
 close_after_s = 2
 
 [watch.mipmaps]
-output_dir = {quoted(output / "mipmaps")}
+{mipmaps or f"output_dir = {quoted(output / 'mipmaps')}"}
 levels = {LEVELS}
 
 [watch.qc]

@@ -1,6 +1,8 @@
 """The results of the demonstration: stacks and mipmap files read back, and the tables that show them."""
 
 import asyncio
+import io
+import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +16,7 @@ from rich.table import Table
 
 from daemon.montages.states import MontageState
 from daemon.simulator.show_processes import LEVELS
+from daemon.simulator.show_store import is_http
 from handlers.images.reduction import level_size
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
@@ -85,13 +88,18 @@ def _verify_files(specs: list[dict[str, Any]], levels: int) -> tuple[int, list[s
 
 def _file_problem(spec: dict[str, Any], level: int, url: str) -> str | None:
     try:
-        with Image.open(uri_to_path(url)) as image:
+        with Image.open(_fetched(url) if is_http(url) else uri_to_path(url)) as image:
             image.load()
             size = image.size
     except OSError as error:
         return f"cannot be read: {error}"
     wanted = level_size(int(spec["width"]), int(spec["height"]), level)
     return None if size == wanted else f"has the size {size}, expected {wanted}"
+
+
+def _fetched(url: str) -> io.BytesIO:
+    with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310  the scheme was checked
+        return io.BytesIO(answer.read())
 
 
 def montage_table(montages: list[dict[str, Any]]) -> Table:

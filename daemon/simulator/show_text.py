@@ -5,6 +5,8 @@ import shutil
 import sys
 from pathlib import Path
 
+KEPT = "its journal, mipmaps and pictures are kept"
+
 
 def program() -> str:
     """Return the command that starts this temwatch in a shell."""
@@ -43,13 +45,15 @@ def folded(command: str, width: int) -> str:
     return line if len(line) <= width else line.replace(" --", " \\\n      --")
 
 
-def next_steps(config: Path, output: Path, width: int) -> str:
+def next_steps(config: Path, output: Path, width: int, *, store: str = "directory") -> str:
     """Return commands for the time after the demonstration."""
+    more = f" --store {store}" if store != "directory" else ""
     commands = (
         f"{program()} status --config {shlex.quote(str(config))}",
-        f"{program()} demo --keep --output {shlex.quote(str(output))}",
+        f"{program()} demo --keep{more} --output {shlex.quote(str(output))}",
     )
-    head = "the daemon stops now; its journal, mipmaps and pictures are kept. Go on with"
+    kept = "its journal and pictures are kept, the store was in memory" if more else KEPT
+    head = f"the daemon stops now; {kept}. Go on with"
     return "\n".join([head, *(folded(each, width) for each in commands)])
 
 

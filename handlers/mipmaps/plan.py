@@ -12,7 +12,7 @@ from handlers.images.encode import PLAIN_TIFF, Encoding
 from handlers.images.header import inspect_image
 from handlers.images.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
 from handlers.path_map import NO_MAP, PathMap
-from handlers.place import ObjectPlace, Place, encoded_key, is_object_address, parse_object
+from handlers.place import ObjectPlace, Place, encoded_key, is_object_address, key_problem, parse_object
 from handlers.render.access import NO_LOGIN, Access
 from handlers.render.names import BaseUrl, StackId
 from handlers.render.tiles import image_holder, level_0
@@ -116,6 +116,14 @@ class MipmapPlan:
         if self.url:
             return f"{self.url.rstrip('/')}/{encoded_key(self._below_output_dir(place))}"
         return place.url if isinstance(place, ObjectPlace) else self.path_map.to_url(place)
+
+    def place_of_url(self, url: str) -> Place | None:
+        """Return the place of a level that a tile spec names; None if it is not below `url` or the store's address."""
+        base = self.url.rstrip("/") or (self.output_dir.url if isinstance(self.output_dir, ObjectPlace) else "")
+        if not base or not url.startswith(f"{base}/"):
+            return None
+        names = unquote(url[len(base) + 1 :])
+        return None if key_problem(names) else self.output_dir / names
 
     def _below_output_dir(self, place: Place) -> str:
         if isinstance(place, ObjectPlace):

@@ -97,7 +97,8 @@ def _client_options(access: StoreAccess) -> dict[str, Any]:
         "timeout": timedelta(seconds=REQUEST_S),
         "user_agent": "temwatch",
     }
-    if access.endpoint.startswith("http://"):
+    endpoint = access.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    if endpoint.startswith("http://"):
         options["allow_http"] = True
     if access.ca_file:
         options["root_certificate"] = _text_of(access.ca_file)

@@ -87,6 +87,13 @@ def import_file(file: Path, format_: str, config_path: Path | None, **options: A
     help="Watch this directory instead of a simulated microscope.",
 )
 @click.option("--format", "format_", default="pytemca", show_default=True, help="Format that the microscope writes.")
+@click.option(
+    "--store",
+    default="directory",
+    show_default=True,
+    type=click.Choice(("directory", "s3")),
+    help="Put the mipmaps into the output directory, or into an S3 store of the demonstration, which needs moto.",
+)
 @click.option("--keep", is_flag=True, help="Leave everything running at the end, and print the addresses.")
 @click.option(
     "--output",
@@ -95,7 +102,16 @@ def import_file(file: Path, format_: str, config_path: Path | None, **options: A
     type=click.Path(path_type=Path, file_okay=False),
     help="Directory of tiles, mipmaps, journal and pictures.",
 )
-def demo(sections: int, tiles: int, size: str, directory: Path | None, format_: str, keep: bool, output: Path) -> None:
+def demo(
+    sections: int,
+    tiles: int,
+    size: str,
+    directory: Path | None,
+    format_: str,
+    store: str,
+    keep: bool,
+    output: Path,
+) -> None:
     """Run a simulated microscope, the daemon and a stand-in for render-ws, each as a process."""
     from daemon.simulator.show import Show, parse_size
 
@@ -113,6 +129,7 @@ def demo(sections: int, tiles: int, size: str, directory: Path | None, format_: 
         keep=keep,
         output=output,
         format=format_,
+        store=store,
     )
     sys.exit(0 if run_or_exit(show.run()) else FAILED)
 
