@@ -161,8 +161,10 @@ def _places(rows: list[_Row]) -> list[tuple[int, int]] | list[tuple[None, None]]
 
     None of all where they do not, for example because a stage was imprecise.
     """
-    of_mfov = [row.place for row in rows if row.mfov is not None and row.mfov == rows[0].mfov]
-    found = hexagonal_places([row.place for row in rows], of_mfov) if of_mfov else None
+    of_mfov: dict[str | None, list[Point]] = {}
+    for row in rows:
+        of_mfov.setdefault(row.mfov, []).append(row.place)
+    found = hexagonal_places([row.place for row in rows], of_mfov.values()) if rows and None not in of_mfov else None
     return found or [(None, None)] * len(rows)
 
 

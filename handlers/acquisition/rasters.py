@@ -1,6 +1,7 @@
 """Rasters of grids of tiles: from their numbers and places, and several as one. Pure."""
 
 import itertools
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from handlers.acquisition.geometry import Point
 
 _TOLERANCE = 0.25
 """Largest distance of a tile from its place in the raster, in steps."""
+_GROUP = 0.4
+"""Smallest distance of two columns, as a share of the largest: one column may be absent between two others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,30 +73,61 @@ def cells_of(places: Sequence[Point]) -> Cells | None:
     return Cells(tuple(found), step_x, step_y) if len(set(found)) == len(found) else None
 
 
-def hexagonal_places(places: Sequence[Point], some: Sequence[Point]) -> list[tuple[int, int]] | None:
+def hexagonal_places(places: Sequence[Point], groups: Iterable[Sequence[Point]]) -> list[tuple[int, int]] | None:
     """Return column and row of tiles in a hexagonal lattice, both from 0; None if the places make none.
 
     Columns of one row are two apart, and the next row is shifted by one column.
 
     Parameters
     ----------
-    some : places close together, which show the steps.
+    groups : the places in groups that lie close together, which show the steps.
 
-    >>> hexagonal_places([(9.0, 0.0), (0.0, 8.0), (18.0, 8.0), (9.0, 16.0)], [(9.0, 0.0), (0.0, 8.0), (18.0, 8.0)])
+    >>> hexagonal_places([(9.0, 0.0), (0.0, 8.0), (18.0, 8.0), (9.0, 16.0)], [[(9.0, 0.0), (0.0, 8.0), (18.0, 8.0)]])
     [(1, 0), (0, 1), (2, 1), (1, 2)]
     """
-    step_x, step_y = _step(x for x, _ in some), _step(y for _, y in some)
-    if step_x is None or step_y is None:
+    steps = [(_usual_step([x for x, _ in group]), _usual_step([y for _, y in group])) for group in groups]
+    steps_x, steps_y = [x for x, _ in steps if x], [y for _, y in steps if y]
+    if not steps_x or not steps_y:
         return None
-    left, top = min(x for x, _ in places), min(y for _, y in places)
-    steps = [((x - left) / step_x, (y - top) / step_y) for x, y in places]
-    found = [(round(across), round(down)) for across, down in steps]
-    is_near = all(
-        max(abs(across - col), abs(down - row)) <= _TOLERANCE
-        for (across, down), (col, row) in zip(steps, found, strict=True)
-    )
+    cols = _numbered([x for x, _ in places], statistics.median(steps_x))
+    rows = _numbered([y for _, y in places], statistics.median(steps_y))
+    if cols is None or rows is None:
+        return None
+    found = list(zip(cols, rows, strict=True))
     is_shifted = len({(col + row) % 2 for col, row in found}) == 1
-    return found if is_near and is_shifted and len(set(found)) == len(found) else None
+    return found if is_shifted and len(set(found)) == len(found) else None
+
+
+def _usual_step(values: Sequence[float]) -> float | None:
+    """Return the distance of two columns or rows, from values that scatter about them; None if there is one."""
+    ordered = sorted(values)
+    gaps = [after - before for before, after in itertools.pairwise(ordered)]
+    apart = _GROUP * max(gaps, default=0.0)
+    if not apart:
+        return None
+    groups = [[ordered[0]]]
+    for gap, value in zip(gaps, ordered[1:], strict=True):
+        if gap > apart:
+            groups.append([])
+        groups[-1].append(value)
+    means = [statistics.fmean(group) for group in groups]
+    usual = statistics.median(after - before for before, after in itertools.pairwise(means))
+    return (means[-1] - means[0]) / round((means[-1] - means[0]) / usual)
+
+
+def _numbered(values: Sequence[float], step: float) -> list[int] | None:
+    """Return the column or row of each value, from 0; None if some value lies too far from its place."""
+    origin = min(values)
+    for _ in range(2):  # the step of few values, fitted to all
+        numbers = [round((value - origin) / step) for value in values]
+        if len(set(numbers)) > 1:
+            step = statistics.linear_regression(numbers, values).slope
+        origin = statistics.fmean(values) - step * statistics.fmean(numbers)
+    numbers = [round((value - origin) / step) for value in values]
+    if max(abs((value - origin) / step - number) for value, number in zip(values, numbers, strict=True)) > _TOLERANCE:
+        return None
+    first = min(numbers)
+    return [number - first for number in numbers]
 
 
 def _step(values: Iterable[float]) -> float | None:

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -248,11 +249,22 @@ def test_a_bitmap_of_2021_has_a_name_with_its_time() -> None:
     assert (tile.stage_x, tile.stage_y) == (-372876, 2)
 
 
-def hexagon(*, mfovs: int = 2, shift: float = 0.0) -> list[str]:
-    """Return lines of mFOVs of seven beams, 200 px wide and 174 px apart in y; each mFOV lies three rows lower."""
+def hexagon(*, mfovs: int = 2, shift: float = 0.0, scatter: float = 0.0) -> list[str]:
+    """Return lines of mFOVs of seven beams, 200 px wide and 174 px apart in y; each mFOV lies three rows lower.
+
+    Parameters
+    ----------
+    scatter : largest distance of a beam from its place in x and y.
+    """
+    random = Random(5)
     around = [(0, 0), (200, 0), (100, -174), (-100, -174), (-200, 0), (-100, 174), (100, 174)]
     return [
-        line(beam + 1, 1000 + x + mfov * (100 + shift), 1000 + y + mfov * 522, mfov=mfov + 1)
+        line(
+            beam + 1,
+            1000 + x + mfov * (100 + shift) + random.uniform(-scatter, scatter),
+            1000 + y + mfov * 522 + random.uniform(-scatter, scatter),
+            mfov=mfov + 1,
+        )
         for mfov in range(mfovs)
         for beam, (x, y) in enumerate(around)
     ]
@@ -262,6 +274,14 @@ def test_beams_stand_in_a_hexagonal_lattice() -> None:
     found = [(tile.raster_col, tile.raster_row) for tile in read(*hexagon()).tiles]
     assert found[:7] == [(2, 1), (4, 1), (3, 0), (1, 0), (0, 1), (1, 2), (3, 2)]
     assert found[7:] == [(col + 1, row + 3) for col, row in [(2, 1), (4, 1), (3, 0), (1, 0), (0, 1), (1, 2), (3, 2)]]
+
+
+def test_beams_that_scatter_about_their_places_stand_in_the_lattice() -> None:
+    even, scattered = (read(*hexagon(mfovs=40, scatter=scatter)).tiles for scatter in (0, 5))
+    assert [(tile.raster_col, tile.raster_row) for tile in scattered] == [
+        (tile.raster_col, tile.raster_row) for tile in even
+    ]
+    assert even[-1].raster_row == 3 * 39 + 2
 
 
 @pytest.mark.parametrize("lines", [hexagon(shift=40), hexagon(shift=100), [line(1), line(2)], [line(1)]])
