@@ -28,10 +28,11 @@ def wait_for(condition: Callable[[], T], timeout_s: float, what: str, every_s: f
     raise TimeoutError(f"not within {timeout_s:g} s: {what}")
 
 
-def fetch(url: str, data: bytes | None = None, method: str = "GET") -> Any:
+def fetch(url: str, data: bytes | None = None, method: str = "GET", headers: Mapping[str, str] | None = None) -> Any:
     """Return the JSON, or text, at a URL, with any status; None without an answer."""
+    request = urllib.request.Request(url, data, dict(headers or {}), method=method)
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data, method=method), timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             text = response.read()
     except urllib.error.HTTPError as error:
         with error:

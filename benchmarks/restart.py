@@ -104,7 +104,7 @@ def fill(path: Path, montages: int, acquisition: Path) -> None:
             (_montage(number, root) for number in numbers),
         )
         for text, rows in (
-            ("INSERT INTO tile_sets VALUES (?, ?)", ((number, packed) for number in numbers)),
+            ("INSERT INTO tile_sets (montage_id, tile_ids) VALUES (?, ?)", ((number, packed) for number in numbers)),
             (
                 "INSERT INTO events (montage_id, at, event, state) VALUES (?, ?, ?, ?)",
                 (

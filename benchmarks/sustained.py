@@ -75,7 +75,7 @@ def measure(options: Options) -> Outcome:
             mipmaps={"levels": LEVELS, "min_free_bytes": 2**30},
         )
         with processes.daemon(options.directory, config) as (program, url):
-            scene = _Scene(options.directory, acquisition, image, tiles, standin, program, url)
+            scene = Scene(options.directory, acquisition, image, tiles, standin, program, url)
             with scene.watched():
                 scene.saturate(2 if options.quick else SATURATED_SECTIONS)
                 offered = min(TARGET_TILES_PER_S, SHARE_OFFERED * scene.capacity)
@@ -83,7 +83,9 @@ def measure(options: Options) -> Outcome:
     return _outcome(scene, offered, write_cost_s(image, options.directory))
 
 
-class _Scene:
+class Scene:
+    """A daemon under load, and what is observed of it."""
+
     def __init__(
         self,
         directory: Path,
@@ -107,14 +109,14 @@ class _Scene:
 
     # --- the two parts
 
-    def saturate(self, count: int) -> None:
+    def saturate(self, count: int, *, profiled: bool = True) -> None:
         """Deliver as many sections at once as keep every core busy; sets the capacity in tiles a second."""
         self._give()
         self._wait_until_complete()  # warms up: imports, stacks created
         before, idle = self._cpu(), idle_s()
         made, began = self._made(), time.monotonic()
         given = [self._give() for _ in range(count)]
-        profiling = threading.Thread(target=self._profile)
+        profiling = threading.Thread(target=self._profile if profiled else bool)
         profiling.start()
         wanted = made + len(given) * self.tiles
         processes.wait_for(lambda: self._made() >= wanted, 600, "the backlog worked off", every_s=0.1)
@@ -264,7 +266,7 @@ def write_cost_s(image: Path, directory: Path) -> float:
     return statistics.median(taken)
 
 
-def _outcome(scene: _Scene, offered: float, write_s: float) -> Outcome:
+def _outcome(scene: Scene, offered: float, write_s: float) -> Outcome:
     run = scene.run
     during = [sample for sample in run.samples if sample["at"] >= scene.offered_from]
     latencies = sorted(

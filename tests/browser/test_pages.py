@@ -1,32 +1,47 @@
 """What a person sees and does on the pages, in a real browser."""
 
 import os
+import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
+from zoneinfo import ZoneInfo
 
 import pytest
 from aiohttp.test_utils import TestServer
 from playwright.async_api import Page, expect
 
 from daemon.montages.states import Event, MontageState
-from daemon.pipeline.health import Metrics
+from daemon.pipeline.health import Disk, Metrics
 from daemon.web.live import LiveEvents
 from daemon.web.pages.handlers import Pages
 from daemon.web.routes import make_app
 from tests.browser.conftest import PATIENCE_MS, Viewer, proxied
 from tests.integration.inprocess import bench
 from tests.integration.paged import Paged, paged
+from tests.integration.shown import Shown, shown_section
 from tests.unit.test_health import WELL
 
 AXE = Path(os.environ.get("TEMWATCH_AXE", "/nowhere"))
+with_axe = pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not there: TEMWATCH_AXE names no axe.min.js")
 HOSTILE = '"><script>window.hit=1</script><img src=x onerror="window.hit=1">\u202e'
 expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture
 async def face(tmp_path: Path) -> AsyncIterator[Paged]:
-    async with paged(tmp_path) as served:
+    directory = tmp_path / "odd"  # some tests have a real section besides
+    directory.mkdir()
+    async with paged(directory) as served:
         yield served
+
+
+@pytest.fixture
+async def shown(tmp_path: Path) -> AsyncIterator[Shown]:
+    async with shown_section(tmp_path) as brought:
+        yield brought
 
 
 async def marked(page: Page) -> None:
@@ -148,43 +163,164 @@ async def test_everything_is_reached_by_keyboard(viewer: Viewer, face):
     await expect(page.get_by_role("heading", name="Section z 5")).to_be_visible()
 
 
-async def every_page(face: Paged) -> list[str]:
-    """Return addresses of every kind of page, with what is odd on it."""
+async def odd_pages(face: Paged) -> list[str]:
+    """Return addresses of pages, with what is odd on them."""
     failed = await face.failed(1, HOSTILE, HOSTILE, name="<b>\u202e", scope=HOSTILE, tape=HOSTILE)
     complete = await face.reached(2, MontageState.COMPLETE)
     await face.journal.decide(complete, "fail", HOSTILE, HOSTILE)
     waiting = await face.noticed(3)
     await face.journal.wait(waiting, "2 images are missing")
+    face.facts = replace(WELL, render_fault=HOSTILE, journal_fault=HOSTILE, disks=(Disk("/m", 1, 2, "is full"),))
     paths = ["/", "/?state=ignored", f"/montages/{failed}", f"/montages/{complete}", f"/montages/{waiting}", "/login"]
-    return [str(face.client.make_url(path)) for path in [*paths, "/nowhere"]]
+    return [str(face.client.make_url(path)) for path in [*paths, f"/scopes/temca2/{quote(HOSTILE, '')}", "/nowhere"]]
+
+
+async def pages_of(shown: Shown) -> list[str]:
+    """Return addresses of every kind of page, of a section that is in its stack."""
+    paths = ["/", f"/montages/{shown.montage.id}", await shown.first(), f"/scopes/w/{shown.montage.scope}", "/login"]
+    return [shown.url(path) for path in paths]
 
 
 async def test_hostile_names_do_nothing_and_no_page_breaks_the_policy(viewer: Viewer, face):
-    for url in await every_page(face):
+    for url in await odd_pages(face):
         page = await viewer.opens(url)
         assert await page.evaluate("window.hit") is None, url
         assert await page.locator("main img[src=x]").count() == 0, url
 
 
+async def fits(viewer: Viewer, url: str, scheme: str) -> None:
+    page = await viewer.opens(url, phone=True, scheme=scheme)
+    assert await page.evaluate("document.documentElement.scrollWidth") <= 390, url
+    colour = await page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    assert (sum(colour) < 150) is (scheme == "dark"), url
+    tables = "[...document.querySelectorAll('table.stack')]"
+    wide = f"{tables}.filter(each => each.scrollWidth > each.parentElement.clientWidth)"
+    assert await page.evaluate(f"{wide}.map(each => each.innerText)") == [], url
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_every_page_fits_a_phone_and_follows_the_systems_colours(viewer: Viewer, face, scheme):
-    for url in await every_page(face):
-        page = await viewer.opens(url, phone=True, scheme=scheme)
-        assert await page.evaluate("document.documentElement.scrollWidth") <= 390, url
-        colour = await page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
-        assert (sum(colour) < 150) is (scheme == "dark"), url
+    for url in await odd_pages(face):
+        await fits(viewer, url, scheme)
 
 
-@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not there: TEMWATCH_AXE names no axe.min.js")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_the_pages_of_a_real_section_fit_a_phone(viewer: Viewer, shown, scheme):
+    for url in await pages_of(shown):
+        await fits(viewer, url, scheme)
+
+
+@pytest.mark.parametrize("width", [1280, 1920])
+async def test_no_table_is_scrolled_sideways_on_a_desk(viewer: Viewer, shown, width):
+    for url in await pages_of(shown):
+        page = await viewer.opens(url)
+        await page.set_viewport_size({"width": width, "height": 900})
+        wide = "[...document.querySelectorAll('.scroll')].filter(each => each.scrollWidth > each.clientWidth)"
+        assert await page.evaluate(f"{wide}.map(each => each.innerText)") == [], url
+
+
+SHIFTS = """new Promise(done => new PerformanceObserver(list => done(
+    list.getEntries().filter(each => !each.hadRecentInput).map(each => each.value))
+).observe({type: "layout-shift", buffered: true}) || setTimeout(() => done([]), 300))"""
+
+
+async def test_nothing_jumps_while_a_page_loads_and_is_refreshed(viewer: Viewer, shown, face):
+    for url in [*await pages_of(shown), *await odd_pages(face)]:
+        page = await viewer.opens(url)
+        await page.wait_for_load_state("networkidle")
+        assert sum(await page.evaluate(SHIFTS)) < 0.01, url
+    montage_id = await face.settled(5)
+    page = await viewer.opens(str(face.client.make_url("/?z_from=5")))
+    await marked(page)
+    await face.journal.record(montage_id, Event.INGESTED)  # a state changes, and no section is added
+    await expect(page.locator("ol.grid .cell.done")).to_have_count(2)
+    assert sum(await page.evaluate(SHIFTS)) < 0.05  # "4" becomes "0 of 4": a column of the list gets wider
+
+
+async def breaks_no_rule(viewer: Viewer, url: str, scheme: str) -> None:
+    page = await viewer.opens(url, scheme=scheme)
+    await page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = await page.evaluate("axe.run().then(done => done.violations.map(each => [each.id, each.nodes.length,"
+                                " each.nodes[0].html, each.nodes[0].failureSummary]))")  # fmt: skip
+    assert found == [], url
+
+
+@with_axe
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_no_page_breaks_a_rule_of_accessibility(viewer: Viewer, face, scheme):
-    rules = AXE.read_text(encoding="utf-8")
-    for url in await every_page(face):
-        page = await viewer.opens(url, scheme=scheme)
-        await page.evaluate(rules)
-        found = await page.evaluate("axe.run().then(done => done.violations.map(each => [each.id, each.nodes.length,"
-                                    " each.nodes[0].html, each.nodes[0].failureSummary]))")  # fmt: skip
-        assert found == [], url
+    for url in await odd_pages(face):
+        await breaks_no_rule(viewer, url, scheme)
+
+
+@with_axe
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_no_page_of_a_real_section_breaks_a_rule_of_accessibility(viewer: Viewer, shown, scheme):
+    for url in await pages_of(shown):
+        await breaks_no_rule(viewer, url, scheme)
+
+
+async def test_times_are_those_of_the_viewers_zone(viewer: Viewer, shown):
+    at = datetime.fromtimestamp(shown.montage.noticed_at, UTC)
+    there = f"{at.astimezone(ZoneInfo('America/New_York')):%Y-%m-%d %H:%M:%S}"
+    for script, text, zone in ((True, there, "none"), (False, f"{at:%Y-%m-%d %H:%M:%S}", '" UTC"')):
+        page = await viewer.opens(shown.url(f"/montages/{shown.montage.id}"), script=script)
+        time = page.locator("dt:text-is('Noticed') + dd time")
+        await expect(time).to_have_text(text)
+        assert await time.evaluate("each => getComputedStyle(each, '::after').content") == zone
+
+
+async def test_a_heatmap_takes_the_mosaics_place_by_keyboard_without_loading_the_page(viewer: Viewer, shown):
+    page = await viewer.opens(shown.url(f"/montages/{shown.montage.id}"))
+    await marked(page)
+    picture = page.locator("[data-picture] img")
+    await expect(picture).to_have_attribute("src", re.compile("mosaic.png"))
+    await page.get_by_role("link", name="focus", exact=True).focus()
+    await page.keyboard.press("Enter")
+    await expect(picture).to_have_attribute("src", re.compile("heatmap/focus.png"))
+    await expect(picture).to_have_attribute("alt", "Heatmap: focus")
+    assert await picture.evaluate("each => each.naturalWidth") > 0
+    assert await is_marked(page)
+
+
+async def test_a_tile_is_reached_and_left_by_keyboard(viewer: Viewer, shown):
+    page = await viewer.opens(shown.url(f"/montages/{shown.montage.id}"))
+    await page.get_by_role("button", name="Show the tile").focus()
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", name="Files")).to_be_visible()
+    first = page.url
+    stops = []
+    for _ in range(40):
+        await page.keyboard.press("Tab")
+        stops.append(await page.evaluate("document.activeElement.closest('.around') ? 'neighbour' :"
+                                         " document.activeElement.rel || document.activeElement.tagName"))  # fmt: skip
+        if stops[-1] == "PRE":
+            break
+    assert {"next", "neighbour", "PRE"} <= set(stops)  # the tile spec, which scrolls, is reached, too
+    await page.locator("a[rel=next]").focus()
+    await page.keyboard.press("Enter")
+    await page.wait_for_url(lambda url: url != first)
+    await expect(page.get_by_role("heading", name="Files")).to_be_visible()
+
+
+async def test_the_page_of_a_microscope_changes_its_days_by_keyboard(viewer: Viewer, shown):
+    page = await viewer.opens(shown.url(f"/scopes/w/{shown.montage.scope}"))
+    assert await page.locator("main svg").count() >= 3
+    await page.get_by_role("link", name="365 days").focus()
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("link", name="365 days")).to_have_attribute("aria-current", "true")
+
+
+async def test_pages_say_what_is_away_and_still_answer(viewer: Viewer, shown):
+    page = await viewer.opens(shown.url("/"))
+    await marked(page)
+    shown.facts = replace(WELL, render_fault="connection refused", journal_fault="the disk is full")
+    for url in await pages_of(shown):
+        page = await viewer.opens(url)
+        await expect(page.get_by_role("region", name="Not ready")).to_contain_text(
+            "render-ws is away: connection refused"
+        )
+        await expect(page.get_by_role("region", name="Not ready")).to_contain_text("the journal cannot be written")
+        await expect(page.locator("#readiness")).to_have_text("not ready")
 
 
 async def test_two_tabs_show_the_same(viewer: Viewer, face):
@@ -225,12 +361,15 @@ async def test_behind_nginx_everything_works_below_the_base_path(viewer: Viewer,
             page = await viewer.opens(url)
             await marked(page)
             await expect(page.get_by_text("annabel")).to_be_visible()
+            await face.settled(9)  # its event passes the proxy at once, which buffers other answers
+            await expect(page.locator("ol.grid li")).to_have_count(2)
+            assert await is_marked(page)
             await page.get_by_role("checkbox", name="Select z 1,").check()
             await page.get_by_role("button", name="Retry 1 selected").click()
             await expect(page.get_by_text("No section has failed.")).to_be_visible()
             retried = (await face.journal.events(montage_id))[-1]
             assert retried["detail"]["because"].endswith(": annabel")
-            await page.locator("ol.grid a").click()
+            await page.locator("ol.grid a").last.click()
             await expect(page.get_by_role("heading", name="Section z 1")).to_be_visible()
             assert "/em/temwatch/montages/" in page.url
             for each in viewer.contexts:

@@ -144,7 +144,7 @@ async def test_a_slice_of_three_grids_is_shown_turned_and_enlarged_at_its_place(
 
         text = await page_of(client, montage)
         assert "6 of 6 tiles have mipmaps" in text
-        assert re.search(r'<img class="picture"[^>]*width="950" height="1000"', text)
+        assert re.search(r'<img class="picture"[^>]*width="665" height="700"', text)
         mosaic = await picture_at(client, f"/api/montages/{montage.id}/mosaic.png")
         assert mosaic.shape[:2] == (400, 380)
         for rows, columns in (((0, 180), (0, 380)), ((202, 398), (252, 348)), ((204, 296), (4, 196))):

@@ -6,73 +6,22 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
+import xxhash
 from PIL import Image
 
 from daemon.config.settings import LinkSettings
-from daemon.montages.records import Montage
 from daemon.montages.states import Event, MontageState
-from daemon.pipeline.health import Metrics
-from daemon.pipeline.pictures import Pictures
-from daemon.web.pages.handlers import Pages
 from daemon.web.pages.section_files import SectionFiles
-from daemon.web.pages.section_page import event_text, outside_links
-from daemon.web.routes import make_app
+from daemon.web.pages.section_page import event_text, grouped, outside_links
 from handlers.quality.shown import Number
-from tests.integration.inprocess import Bench, bench
 from tests.integration.paged import HTML, Paged, paged
-from tests.unit.test_health import WELL
-
-
-class Shown:
-    """A section of four tiles that is COMPLETE, and its pages."""
-
-    def __init__(self, bench: Bench, client: TestClient, montage: Montage) -> None:
-        self.bench, self.client, self.montage = bench, client, montage
-
-    async def page(self, path: str, status: int = 200) -> str:
-        async with self.client.get(f"/montages/{self.montage.id}{path}", headers=HTML) as answer:
-            text = await answer.text()
-            assert answer.status == status, text
-            return text
-
-    async def tile_paths(self) -> list[str]:
-        """Return the path of each tile's page, in order of the metafile."""
-        found, path = [], await self.first()
-        while path:
-            found.append(path)
-            async with self.client.get(path, headers=HTML) as answer:
-                following = re.search(r'rel="next" href="([^"]*)"', await answer.text())
-            path = following[1] if following else ""
-        return found
-
-    async def first(self) -> str:
-        """Return the path of the tile that the form of the section offers."""
-        column, row = re.findall(r'<input name="(?:column|row)"[^>]*value="(\d+)"', await self.page(""))
-        path = f"/montages/{self.montage.id}/at?column={column}&row={row}"
-        async with self.client.get(path, headers=HTML, allow_redirects=False) as answer:
-            assert answer.status == 303
-            return answer.headers["Location"]
+from tests.integration.shown import Shown, shown_section
 
 
 @pytest.fixture
 async def shown(tmp_path: Path) -> AsyncIterator[Shown]:
-    async with bench(tmp_path) as running:
-        metafile = running.write(tiles=4)
-        await running.notice(metafile)
-        montage = await running.reaches(metafile, MontageState.COMPLETE)
-        work = running.work
-
-        async def facts():
-            return WELL
-
-        pages = Pages(work.settings, work.journal, facts, work.client)
-        pictures = Pictures(work.settings, work.journal, lambda: work.pool)
-        app = make_app(
-            work.journal, Metrics(), facts, http=lambda: work.settings().http, pages=pages, pictures=pictures
-        )
-        async with TestClient(TestServer(app)) as client:
-            yield Shown(running, client, montage)
+    async with shown_section(tmp_path) as brought:
+        yield brought
 
 
 async def test_a_section_shows_its_state_stacks_events_attempts_and_verdict(shown):
@@ -115,7 +64,7 @@ async def test_every_tile_has_a_page_with_picture_neighbours_files_and_specs(sho
     async with shown.client.get(paths[0], headers=HTML) as answer:
         text = await answer.text()
     pictures = set(re.findall(r'<img[^>]*src="([^"]*)"', text))
-    assert len(pictures) == 4  # itself and three neighbours
+    assert len(pictures) == 5  # itself, and the four tiles side by side
     for picture in pictures:
         async with shown.client.get(picture) as answer:
             assert (answer.status, answer.content_type) == (200, "image/png")
@@ -124,7 +73,11 @@ async def test_every_tile_has_a_page_with_picture_neighbours_files_and_specs(sho
     (image,) = {each for each in shown.montage.metafile.parent.glob("*.tif") if each.stem in paths[0]}
     assert str(image) in text
     assert f"{image.stat().st_size:,}" in text
-    assert re.search(r"<code>[0-9a-f]{32}</code>", text)
+    levels = [path for path in (shown.bench.root / "mipmaps/1").rglob("*.tif") if path.name == f"{image.name}.tif"]
+    for file in (image, *levels):
+        assert f"<code>{xxhash.xxh3_128_hexdigest(file.read_bytes())}</code>" in text
+    assert len(levels) == 1
+    assert "levels: as they were written" in text
     for stack in ("em/test/s_raw", "em/test/s_mips"):
         assert f"<summary>{stack}</summary>" in text
     assert text.count("&#34;mipmapLevels&#34;") == 2
@@ -143,6 +96,24 @@ async def test_a_tile_without_its_level_says_so_and_shows_nothing_else(shown):
     tile = path.rpartition("/")[2]
     async with shown.client.get(f"/api/tiles/{shown.montage.id}/{tile}.png") as answer:
         assert answer.status == 404
+
+
+async def test_a_level_with_other_bytes_than_were_written_is_named(shown):
+    path = await shown.first()
+    for level in (shown.bench.root / "mipmaps/1").rglob("*.tif"):
+        content = bytearray(level.read_bytes())
+        content[-1] ^= 1
+        level.write_bytes(content)
+    async with shown.client.get(path, headers=HTML) as answer:
+        assert "levels: other bytes than were written" in await answer.text()
+
+
+async def test_a_level_that_is_too_large_for_a_page_is_not_read(shown, monkeypatch):
+    monkeypatch.setattr("daemon.web.pages.section_files.MOST_BYTES", 100)
+    async with shown.client.get(await shown.first(), headers=HTML) as answer:
+        text = await answer.text()
+    assert "not read" in text
+    assert "levels: not compared: not all were read" in text
 
 
 async def test_a_level_that_leads_elsewhere_is_not_shown(shown, tmp_path):
@@ -248,3 +219,27 @@ async def test_links_to_other_programs_are_filled_for_the_section(face):
 def test_an_event_is_told_in_words():
     assert event_text({"fault": {"problem": "has no data"}, "attempt": 3}) == "has no data"
     assert event_text({"because": "an operator asked for it", "failed_in": "settled"}) == "an operator asked for it"
+
+
+def attempt(step: str, started_at: float, outcome: str | None, problem: str = "") -> dict[str, object]:
+    fault = {"subject": "m", "problem": problem, "hint": ""} if problem else None
+    ended_at = None if outcome is None else started_at + 1
+    return {"step": step, "started_at": started_at, "ended_at": ended_at, "outcome": outcome, "fault": fault}
+
+
+def test_attempts_that_repeat_each_other_are_one_line():
+    attempts = [
+        *(attempt("settle", at, "waiting", "2 images are missing") for at in (0.0, 60.0, 120.0)),
+        attempt("settle", 180.0, "waiting", "1 image is missing"),
+        attempt("settle", 240.0, "done"),
+        attempt("ingest", 250.0, None),
+    ]
+    found = [
+        (each.step, each.count, each.began_at, each.took_s, each.outcome, each.problem) for each in grouped(attempts)
+    ]
+    assert found == [
+        ("settle", 3, 0.0, 121.0, "waiting", "2 images are missing"),
+        ("settle", 1, 180.0, 1.0, "waiting", "1 image is missing"),
+        ("settle", 1, 240.0, 1.0, "done", ""),
+        ("ingest", 1, 250.0, None, "under way", ""),
+    ]

@@ -23,6 +23,8 @@ FAILED = 100
 """FAILED montages shown at once."""
 TAPES = 500
 """Tapes offered by the filter."""
+WAITS = ("to settle", "to ingest", "to reduce", "to apply", "to close")
+"""Headings of the backlog: the step that a section waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,7 @@ def overview_values(found: Found, facts: Facts, wanted: Filter, now: float) -> d
         "failed_total": sum(line.count("failed") for line, _ in lines),
         "views": shown,
         "steps": STEPS,
+        "waits": WAITS,
         "wanted": wanted,
         "watches": [line.watch for line, _ in lines],
         "scopes": names,

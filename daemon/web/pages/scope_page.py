@@ -63,6 +63,7 @@ def _chart(
     room = (high - low) * 0.08 or abs(high) * 0.02 or 1.0
     low, high = low - room, high + room
     begin, end = times
+    ticks = {f"{value:.4g}": value for value in (low + room, high - room)}.values()
 
     def place(at: float, value: float) -> tuple[float, float]:
         return _LEFT + (WIDTH - _LEFT - 6) * (at - begin) / (end - begin), _height(value, low, high)
@@ -74,7 +75,7 @@ def _chart(
         unit=unit,
         dots=dots,
         line=line,
-        ticks=tuple((_height(value, low, high), f"{value:.4g}") for value in (low + room, high - room)),
+        ticks=tuple((_height(value, low, high), f"{value:.4g}") for value in ticks),
         limit_y=None if limit is None else _height(limit, low, high),
         last=numbers[-1],
         median=statistics.median(numbers),

@@ -1,9 +1,13 @@
 """The files of a montage for its pages: its metafile, parsed in a thread, and where its images and levels are."""
 
 import asyncio
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import xxhash
 
 from daemon.config.settings import Settings
 from daemon.config.watch_settings import WatchSettings
@@ -14,11 +18,15 @@ from daemon.system.threads import answers_within
 from handlers.acquisition.acquisition import Tile
 from handlers.acquisition.arrival import read_metafile
 from handlers.acquisition.rasters import section_places
+from handlers.container import Container
 from handlers.errors import Fault, MetafileFault
 from handlers.mipmaps.plan import Level0, MipmapPlan
 from handlers.place import ObjectPlace, Place
+from handlers.regular_file import NotContained, NotRegular, read_regular
 from handlers.stores.level_store import store_of
 
+MOST_BYTES = 64 * 2**20
+"""A larger level is not read for its digest: a page must not wait for it."""
 KEPT = 2
 """Parsed sections that are kept: people look at several tiles of one section. One of 2,772 tiles takes some 10 MB."""
 
@@ -114,11 +122,34 @@ class DiskFile:
     size: int | None
     """None if it is missing."""
     problem: str = ""
+    digest: bytes | None = None
+    """Of its bytes as they are now; None for level 0, and for a level that was not read."""
 
 
 def files_of(tile: Level0, plan: MipmapPlan) -> list[DiskFile]:
-    """Return level 0 and every level of a tile, with their sizes. Blocking."""
-    return [_file(level, path) for level, path in ((0, tile.image), *plan.outputs(tile.image))]
+    """Return level 0 and every level of a tile, with their sizes and the digests of the levels. Blocking.
+
+    Level 0 is not read: the journal has the digest of the bytes that the levels were made of. Levels in an object store
+    are not read, either: a page would have to wait for them.
+    """
+    levels = [_file(*each) for each in plan.outputs(tile.image)]
+    if isinstance(plan.output_dir, Path):
+        root = Container(plan.output_dir, Path(os.path.realpath(plan.output_dir)))
+        levels = [_digested(each, root) for each in levels]
+    return [_file(0, tile.image), *levels]
+
+
+def _digested(file: DiskFile, root: Container) -> DiskFile:
+    """Return a level's file with the digest of its bytes."""
+    if file.size is None or file.size > MOST_BYTES or not isinstance(file.path, Path):
+        return file
+    try:
+        content, _ = read_regular(file.path, MOST_BYTES, root=root)
+    except (NotRegular, NotContained) as error:
+        return replace(file, problem=str(error))
+    except OSError as error:
+        return replace(file, problem=error.strerror or "cannot be read")
+    return replace(file, digest=xxhash.xxh3_128_digest(content))
 
 
 def _file(level: int, path: Place) -> DiskFile:

@@ -15,16 +15,14 @@ from daemon.web import parameters
 from daemon.web.pages.layout import Layout, in_time, link
 from daemon.web.pages.section_files import SectionFiles, Tiles, files_of
 from daemon.web.pages.section_page import (
+    MAKES_MIPMAPS,
     History,
-    as_json,
     look_up,
-    look_up_tile,
-    numbers_of_tile,
     outside_links,
     render_links,
     section_values,
-    tile_values,
 )
+from daemon.web.pages.tile_page import as_json, look_up_tile, quality_of_tile, tile_values
 from daemon.web.pages.tile_picture import SIZES, tile_png
 from handlers.errors import Fault
 from handlers.images.reduction import level_size
@@ -101,8 +99,9 @@ class SectionPages:
             asyncio.to_thread(files_of, tiles.level0[index], tiles.plan),
             self._specs(montage, tile_id, facts),
         )
-        numbers = await asyncio.to_thread(numbers_of_tile, packed, tile_id)
-        values = tile_values(montage, tiles, index, files, content, numbers)
+        quality = await asyncio.to_thread(quality_of_tile, packed, tile_id)
+        is_made = (montage.failed_in or montage.state) not in MAKES_MIPMAPS
+        values = tile_values(montage, tiles, index, files, content, quality, is_made=is_made)
         links = [each for each in render_links(self._render_url, montage, tile_id) if "tileId" in each[1]]
         picture = _shown_size(tiles.level0[index].width, tiles.level0[index].height)
         return await self._layout.page(

@@ -1,31 +1,27 @@
-"""What the pages of a section and of a tile show. Pure, apart from the journal's questions."""
+"""What the page of a section shows. Pure, apart from the journal's questions."""
 
-import json
-import math
+import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 from daemon.config.settings import LinkSettings
-from daemon.journal import images_read, quality, rows, verdicts
+from daemon.journal import quality, rows, verdicts
 from daemon.journal.rows import BY_ID, Connection
 from daemon.montages.records import Montage
 from daemon.montages.states import MontageState
 from daemon.montages.verdicts import Decision, MontageVerdict
 from daemon.web.pages.montage_view import STEPS, view_of
-from daemon.web.pages.section_files import DiskFile, Tiles
-from handlers.images.digest import FileContent
-from handlers.quality.block import unpack
-from handlers.quality.numbers import UNITS
+from daemon.web.pages.section_files import Tiles
 from handlers.quality.shown import Number
 from handlers.render.names import StackId
 
 MOST_LINES = 200
 """Events, and attempts, that a page shows: the newest."""
 MAKES_MIPMAPS = (MontageState.NOTICED, MontageState.SETTLED, MontageState.INGESTED)
-PICTURE_PX = 1_000
-"""Longest side of the mosaic on a page, in the browser's pixels."""
+PICTURE_PX = (1_000, 700)
+"""The mosaic on a page fits into this width and height, in the browser's pixels."""
 PICTURES_OF_SECTION = 20
 """Mosaics that a page loads while a section's tiles arrive."""
 _DETAILS = ("reason", "because", "tiles", "found_by", "from", "onto", "images", "names", "evidence", "by")
@@ -62,26 +58,6 @@ def look_up(connection: Connection, montage_id: int) -> History | None:
     )
 
 
-def look_up_tile(connection: Connection, montage_id: int, tile_id: str) -> tuple[FileContent | None, bytes | None]:
-    """Return what was read of a tile's image, None before that, and the section's packed numbers, if it has any."""
-    content = images_read.contents_of(connection, montage_id).get(tile_id)
-    return content, quality.numbers_of(connection, montage_id, former=True)
-
-
-def numbers_of_tile(packed: bytes | None, tile_id: str) -> list[tuple[str, str]]:
-    """Return the known quality numbers of a tile, each with its unit. Blocks for some milliseconds."""
-    found = unpack(packed) if packed else None
-    if found is None or tile_id not in found.tiles.tile_ids:
-        return []
-    place = found.tiles.tile_ids.index(tile_id)
-    values = {name: float(column[place]) for name, column in found.tiles.columns.items()}
-    return [
-        (name.replace("_", " "), f"{value:.6g} {UNITS[name].text}".strip())
-        for name, value in values.items()
-        if not math.isnan(value) and not name.startswith("raster_")
-    ]
-
-
 def section_values(
     found: History, tiles: Tiles | None, waiting_for: str | None, links: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
@@ -94,7 +70,7 @@ def section_values(
         "waiting_for": waiting_for or montage.waiting_for,
         "steps": STEPS,
         "events": [{**each, "text": event_text(each["detail"])} for each in found.events[-MOST_LINES:]],
-        "attempts": found.attempts[-MOST_LINES:],
+        "attempts": grouped(found.attempts)[-MOST_LINES:],
         "attempt_count": len(found.attempts),
         "map": raster_map(tiles, found.made, made_all=made_all) if tiles else None,
         "verdict": found.verdict,
@@ -123,7 +99,7 @@ def picture_of(found: History) -> Picture:
     """
     montage = found.montage
     left, top, right, bottom = montage.bounds or (0.0, 0.0, 1.0, 1.0)
-    scale = PICTURE_PX / max(right - left, bottom - top, 1.0)
+    scale = min(PICTURE_PX[0] / max(right - left, 1.0), PICTURE_PX[1] / max(bottom - top, 1.0))
     parts = len(found.made) * PICTURES_OF_SECTION // max(montage.tile_count or 1, 1)
     version = f"{montage.state}-{montage.changed_at:.0f}-{parts}"
     return Picture(version, max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
@@ -143,6 +119,42 @@ def event_text(detail: Mapping[str, Any]) -> str:
     return "; ".join(
         str(each) if name in ("reason", "because") else f"{name.replace('_', ' ')} {each}" for name, each in given
     )
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptGroup:
+    """Attempts at a step in a row that ended alike: a section that waits for an image makes one a minute."""
+
+    step: str
+    count: int
+    began_at: float
+    took_s: float | None
+    """From the first one's begin to the last one's end; None while one is under way."""
+    outcome: str
+    problem: str
+
+    @classmethod
+    def of(cls, attempts: Sequence[Mapping[str, Any]]) -> Self:
+        """Return the group of attempts that are alike."""
+        first, last = attempts[0], attempts[-1]
+        return cls(
+            step=first["step"],
+            count=len(attempts),
+            began_at=first["started_at"],
+            took_s=None if last["ended_at"] is None else last["ended_at"] - first["started_at"],
+            outcome=first["outcome"] or "under way",
+            problem=_problem(first),
+        )
+
+
+def grouped(attempts: Iterable[Mapping[str, Any]]) -> list[AttemptGroup]:
+    """Return the attempts in their order, those that repeat each other as one."""
+    alike = itertools.groupby(attempts, lambda each: (each["step"], each["outcome"], _problem(each)))
+    return [AttemptGroup.of(list(each)) for _, each in alike]
+
+
+def _problem(attempt: Mapping[str, Any]) -> str:
+    return str(attempt["fault"].get("problem", "")) if attempt["fault"] else ""
 
 
 # --- the raster
@@ -188,46 +200,6 @@ def raster_map(tiles: Tiles, made: Collection[str], *, made_all: bool) -> Raster
 
 def _squares(places: Iterable[tuple[int, int]]) -> str:
     return "".join(f"M{x + 0.05:g} {y + 0.05:g}h.9v.9h-.9z" for x, y in places)
-
-
-# --- a tile
-
-
-def tile_values(
-    montage: Montage,
-    tiles: Tiles,
-    index: int,
-    files: Sequence[DiskFile],
-    content: FileContent | None,
-    numbers: Sequence[tuple[str, str]],
-) -> dict[str, Any]:
-    """Return the values of the tile's template, its tile specs aside."""
-    tile, level0 = tiles.tile(index), tiles.level0[index]
-    place = {
-        "Grid": tile.grid,
-        "Column, row": None if tile.raster_col is None else f"{tile.raster_col}, {tile.raster_row}",
-        "Order of acquisition": tile.raster_index,
-        "Size": f"{level0.width} x {level0.height} px",
-        "Stage": None if tile.stage_x is None else f"{tile.stage_x:,.0f}, {tile.stage_y:,.0f}",
-        "Rotation": None if tile.angle_deg is None else f"{tile.angle_deg:.4g}°",
-    }
-    return {
-        "montage": montage,
-        "tile_id": level0.tile_id,
-        "place": {name: value for name, value in place.items() if value is not None},
-        "numbers": numbers or [(name.replace("_", " "), f"{value:.6g}") for name, value in tile.numbers.items()],
-        "neighbours": [[None if at is None else tiles.tile_id(at) for at in row] for row in tiles.neighbours(index)],
-        "files": files,
-        "level0_digest": content.digest.hex() if content and content.digest else None,
-        "has_levels": any(each.level and each.size for each in files),
-        "before": tiles.tile_id(index - 1) if index else None,
-        "after": tiles.tile_id(index + 1) if index + 1 < len(tiles.level0) else None,
-    }
-
-
-def as_json(spec: object) -> str:
-    """Return a tile spec as people read it; what acts on a reader is escaped."""
-    return json.dumps(spec, indent=2, default=str)
 
 
 # --- other programs

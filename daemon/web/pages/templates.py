@@ -1,5 +1,6 @@
 """Templates: every value is printable and escaped, whatever a metafile or a path contains."""
 
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from markupsafe import Markup, escape
 from handlers.text import byte_size, printable, printable_lines, shorten
 
 DIRECTORY = Path(__file__).parent / "templates"
+_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 
 
 def _finalize(value: object) -> object:
@@ -39,15 +41,30 @@ def duration(seconds: float | None) -> str:
 def moment(seconds: float | None, form: str = "full") -> Markup:
     """Return a `time` element in UTC; the script shows it in the viewer's zone.
 
+    The script's text has the same shape, so that nothing moves when it takes the place of this one. Without script, the
+    style adds "UTC".
+
     Parameters
     ----------
-    form : "full", or "age": the time since then.
+    form : "full"; "age": the time since then; "since": time of day and age.
     """
     if seconds is None:
         return Markup("-")
     at = datetime.fromtimestamp(seconds, UTC)
-    text = f"{at:%Y-%m-%d %H:%M:%S} UTC"
-    return Markup('<time datetime="{}" data-form="{}">{}</time>').format(at.isoformat(timespec="seconds"), form, text)
+    full, old = f"{at:%Y-%m-%d %H:%M:%S}", age(time.time() - seconds)
+    short = f"{at:%H:%M}" if at.date() == datetime.now(UTC).date() else f"{at:%Y-%m-%d %H:%M}"
+    text = {"age": old if old == "now" else f"{old} ago", "since": f"{short} ({old})"}.get(form, full)
+    element = Markup('<time datetime="{}" data-form="{}" title="{} UTC">{}</time>')
+    return element.format(at.isoformat(timespec="seconds"), form, full, text)
+
+
+def age(seconds: float) -> str:
+    """Return an age in one unit, as times.js does.
+
+    >>> age(59), age(61), age(7300), age(200_000)
+    ('now', '1 min', '2 h', '2 d')
+    """
+    return next((f"{seconds // size:.0f} {unit}" for unit, size in _UNITS if seconds >= size), "now")
 
 
 def rate(value: float | None) -> str:

@@ -1,0 +1,293 @@
+"""Target 11: the pages. Their times with 100,000 montages, twenty of them open under load, and a stop with five.
+
+`--seconds 600` keeps the twenty pages open for ten minutes.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+from benchmarks import processes, restart, sections
+from benchmarks.common import Options, Outcome, Plot, Row, run_script
+from benchmarks.sustained import LEVELS, SIZE, TARGET_TILES_PER_S, TILES, Scene
+from benchmarks.viewers import HTML, Viewers, looking
+from daemon.journal.file import connect
+
+PAGE_LIMIT_MS = 200.0
+ASKS = 15
+LARGE_TILES = 2_772
+LARGE_SIZE = (256, 256)
+OPEN_PAGES = 20
+OPEN_S = 40.0
+SHARE_OFFERED = 0.8
+"""Share of the capacity that is offered while the pages are open, if the rate of six scopes is out of reach."""
+ROUNDS = 2
+SECTIONS = 4
+"""Sections of one round of the comparison."""
+STOPS = 3
+STOPPED_WITH = 5
+OVERVIEWS = {
+    "overview": "/",
+    "overview, one scope": "/?scope=temca3",
+    "overview, one tape and state": "/?tape=0017&state=complete",
+    "overview, failed": "/?state=failed",
+    "overview, range of z": "/?z_from=40000&z_to=60000",
+    "microscope, a year": "/scopes/bench/temca3?days=365",
+    "microscope, a week": "/scopes/bench/temca3",
+    "section without its metafile": "/montages/1001",
+    "login": "/login",
+}
+
+
+def measure(options: Options, seconds: float = OPEN_S) -> Outcome:
+    """Measure the three parts, each with daemons of its own."""
+    times, sizes = _page_times(options)
+    rows = [_page_row(name, taken, sizes[name], options) for name, taken in times.items()]
+    loaded, plots, facts = _under_load(options, 5.0 if options.quick else seconds)
+    return Outcome([*rows, *loaded, _stop_row(options)], plots, {"page_ms": times, **facts})
+
+
+# --- times of the pages
+
+
+def _page_times(options: Options) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Return milliseconds of each page, and the bytes of its answer."""
+    directory = options.directory / "journal"
+    acquisition = directory / "acquisition"
+    acquisition.mkdir(parents=True)
+    fill(directory / "journal.sqlite", 2_000 if options.quick else restart.MONTAGES, acquisition)
+    image = sections.write_image(directory / "tile.tif", LARGE_SIZE)
+    with processes.standin(directory) as (_, render_url):
+        config = processes.write_config(
+            directory, render_url, acquisition, stacks={"close_after_s": 1}, mipmaps={"levels": 3}
+        )
+        with processes.daemon(directory, config) as (_, url):
+            large = _large_section(url, acquisition, image, 48 if options.quick else LARGE_TILES)
+            pages = OVERVIEWS | large
+            asks = 3 if options.quick else ASKS
+            times = {name: [_ask_ms(url + page) for _ in range(asks)] for name, page in pages.items()}
+            return times, {name: len(_page(url + page)) for name, page in pages.items()}
+
+
+def fill(path: Path, montages: int, acquisition: Path) -> None:
+    """Write a journal of COMPLETE montages of six scopes and many tapes, some FAILED, with the trends of each."""
+    restart.fill(path, montages, acquisition)
+    fault = '{"subject": "m.json", "problem": "has 3 images too few", "hint": "copy them", "kind": "MetafileFault"}'
+    now = time.time()
+    with closing(connect(path)) as connection:
+        connection.execute("BEGIN")
+        connection.execute(
+            "UPDATE montages SET scope = 'temca' || (1 + id % 6), tape = printf('%04d', id / 500),"
+            " noticed_at = :now - 60 * (:all - id) - 300, changed_at = :now - 60 * (:all - id),"
+            " complete_at = :now - 60 * (:all - id)",
+            {"now": now, "all": montages},
+        )
+        connection.execute(
+            "UPDATE montages SET state = 'failed', failed_in = 'settled', fault = ?, complete_at = NULL"
+            " WHERE id % 500 = 0",
+            (fault,),
+        )
+        connection.execute(
+            "INSERT INTO trends (montage_id, focus, std_dev, interval_s, stage_error_px, pixel_size_nm)"
+            " SELECT id, 20 + id % 7, 25 + id % 5, 0.3, 1.0 + id % 3, 4.0 FROM montages WHERE complete_at IS NOT NULL"
+        )
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _large_section(url: str, acquisition: Path, image: Path, tiles: int) -> dict[str, str]:
+    """Bring a large section into its stack; return its pages."""
+    section = sections.plan(tiles, LARGE_SIZE, 900_000, temca="temca3")
+    sections.link_images(section, acquisition, image)
+    sections.put_metafile(section, acquisition)
+
+    def complete() -> dict[str, Any] | None:
+        found = processes.fetch(f"{url}/api/montages?limit=1")
+        newest = found["montages"][0] if found else {}
+        return newest if newest.get("state") == "complete" and newest["tiles"] == tiles else None
+
+    montage = processes.wait_for(complete, 240, "the large section COMPLETE", every_s=0.2)["id"]
+    middle = processes.fetch(f"{url}/api/montages/{montage}/tiles")["tiles"][tiles // 2]
+    return {
+        f"section of {tiles:,} tiles": f"/montages/{montage}",
+        f"tile of a section of {tiles:,} tiles": f"/montages/{montage}/tiles/{middle}",
+    }
+
+
+def _ask_ms(url: str) -> float:
+    began = time.perf_counter()
+    _page(url)
+    return 1000 * (time.perf_counter() - began)
+
+
+def _page(url: str) -> str:
+    text = str(processes.fetch(url, headers=HTML))
+    assert "<!DOCTYPE html>" in text, url
+    return text
+
+
+def _page_row(name: str, taken: list[float], size: int, options: Options) -> Row:
+    montages = "2,000" if options.quick else f"{restart.MONTAGES:,}"
+    return Row(
+        11,
+        f"page with {montages} montages: {name}",
+        statistics.median(taken),
+        "ms",
+        limit=PAGE_LIMIT_MS,
+        judged=max(taken),
+        note=f"{size / 1000:.0f} kB; slowest of {len(taken)}: {max(taken):.0f} ms, which is compared with the target",
+    )
+
+
+# --- open pages under load
+
+
+def _under_load(options: Options, seconds: float) -> tuple[list[Row], list[Plot], dict[str, Any]]:
+    """Compare saturated runs with and without open pages; then keep them open under the load of six scopes."""
+    directory = options.directory / "load"
+    acquisition = directory / "acquisition"
+    acquisition.mkdir(parents=True)
+    image = sections.write_image(directory / "tile.tif", SIZE)
+    with ExitStack() as stack:
+        standin, render_url = stack.enter_context(processes.standin(directory))
+        config = processes.write_config(
+            directory,
+            render_url,
+            acquisition,
+            stacks={"close_after_s": 2},
+            mipmaps={"levels": LEVELS, "min_free_bytes": 2**30},
+        )
+        program, url = stack.enter_context(processes.daemon(directory, config))
+        scene = Scene(directory, acquisition, image, 6 if options.quick else TILES, standin, program, url)
+        stack.enter_context(scene.watched())
+        pages = ["/"] * 12 + ["/montages/1"] * 4 + ["/montages/2"] * 2 + ["/scopes/bench/temca1"] * 2
+        runs: dict[str, list[tuple[float, float]]] = {"without": [], "with": []}
+        for _ in range(1 if options.quick else ROUNDS):
+            runs["without"].append(_saturated(scene, options))
+            with looking(url, pages):
+                runs["with"].append(_saturated(scene, options))
+        offered = min(TARGET_TILES_PER_S, SHARE_OFFERED * statistics.median(rate for rate, _ in runs["with"]))
+        alone_bytes = program.memory_bytes()
+        cpu, began, from_sample = (processes.cpu_of(program.pid), time.monotonic(), len(scene.run.samples))
+        with looking(url, pages) as viewers:
+            scene.offer(offered, seconds)
+            taken = time.monotonic() - began
+            share = (processes.cpu_of(program.pid) - cpu) / taken
+        samples = scene.run.samples[from_sample:]
+        return (
+            _load_rows(runs, viewers, samples, share, offered, taken, alone_bytes),
+            [_memory_plot(samples)],
+            {"runs": runs, "refreshes_s": viewers.refreshes_s},
+        )
+
+
+def _saturated(scene: Scene, options: Options) -> tuple[float, float]:
+    """Return tiles a second, and the daemon's own CPU seconds of a tile."""
+    scene.saturate(2 if options.quick else SECTIONS, profiled=False)
+    return scene.capacity, scene.cpu["daemon"]
+
+
+def _load_rows(
+    runs: Mapping[str, list[tuple[float, float]]],
+    viewers: Viewers,
+    samples: list[dict[str, float]],
+    share: float,
+    offered: float,
+    seconds: float,
+    alone_bytes: float,
+) -> list[Row]:
+    rate = {name: statistics.median(each for each, _ in taken) for name, taken in runs.items()}
+    cpu_ms = {name: 1000 * statistics.median(each for _, each in taken) for name, taken in runs.items()}
+    quotients = [one / other for (one, _), (other, _) in zip(runs["with"], runs["without"], strict=True)]
+    most = max(sample["memory"] for sample in samples)
+    opened = f"{OPEN_PAGES} open pages"
+    refreshes = sorted(viewers.refreshes_s) or [0.0]
+    return [
+        Row(
+            11,
+            f"saturated, with {opened}",
+            rate["with"],
+            "tiles/s",
+            limit=0.9,
+            at_most=False,
+            peer=rate["without"],
+            peer_is="without",
+            ratio=statistics.median(quotients),
+            ratio_is="measured / peer",
+            judged=statistics.median(quotients),
+            note=f"the daemon's own CPU a tile {cpu_ms['with']:.1f} ms, without {cpu_ms['without']:.1f} ms",
+        ),
+        Row(
+            11,
+            f"CPU of the daemon's process with {opened}, {offered:.1f} tiles/s, {seconds:.0f} s",
+            100 * share,
+            "% of a core",
+            note=f"{viewers.events:,} events sent, {len(viewers.refreshes_s):,} pages asked, {viewers.refused} refused",
+        ),
+        Row(
+            11,
+            f"answer to an open page under that load, {seconds:.0f} s",
+            1000 * statistics.median(refreshes),
+            "ms",
+            note=f"95 %: {1000 * refreshes[int(0.95 * len(refreshes))]:.0f} ms, slowest {1000 * refreshes[-1]:.0f} ms",
+        ),
+        Row(
+            11,
+            f"memory of the daemon with its workers, {opened}, most in {seconds:.0f} s",
+            most / 2**20,
+            "MiB",
+            peer=alone_bytes / 2**20,
+            peer_is="before they were opened",
+        ),
+    ]
+
+
+def _memory_plot(samples: list[dict[str, float]]) -> Plot:
+    points = [(sample["at"], sample["memory"] / 2**20) for sample in samples]
+    title = f"Memory of the daemon and its workers with {OPEN_PAGES} open pages"
+    return Plot("open_pages", title, "seconds from the start of the run", "MiB", {"memory": points})
+
+
+# --- a stop
+
+
+def _stop_row(options: Options) -> Row:
+    """Stop the daemon with and without open pages, in turn."""
+    directory = options.directory / "stop"
+    acquisition = directory / "acquisition"
+    acquisition.mkdir(parents=True)
+    taken: dict[int, list[float]] = {0: [], STOPPED_WITH: []}
+    with processes.standin(directory) as (_, render_url):
+        config = processes.write_config(directory, render_url, acquisition)
+        for turn in range(1 if options.quick else STOPS):
+            for pages in taken:
+                started = processes.daemon(directory, config, name=f"daemon{turn}-{pages}")
+                with started as (program, url), looking(url, ["/"] * pages):
+                    began = time.monotonic()
+                    program.stop()
+                    taken[pages].append(time.monotonic() - began)
+    quotient = statistics.median(one / other for one, other in zip(taken[STOPPED_WITH], taken[0], strict=True))
+    return Row(
+        11,
+        f"SIGTERM to the end with {STOPPED_WITH} open pages",
+        statistics.median(taken[STOPPED_WITH]),
+        "s",
+        limit=1.25,
+        peer=statistics.median(taken[0]),
+        peer_is="without",
+        ratio=quotient,
+        ratio_is="measured / peer",
+        judged=quotient,
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--seconds", type=float, default=OPEN_S)
+    given, others = parser.parse_known_args(sys.argv[1:])
+    run_script("pages", lambda options: measure(options, given.seconds), others)

@@ -1,0 +1,114 @@
+"""What the page of a tile shows. Pure, apart from the journal's questions."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from daemon.journal import images_read, quality
+from daemon.journal.rows import Connection
+from daemon.montages.records import Montage
+from daemon.web.pages.section_files import DiskFile, Tiles
+from handlers.images.digest import FileContent
+from handlers.mipmaps.measure import digest_of_levels
+from handlers.quality.block import unpack
+from handlers.quality.numbers import UNITS
+
+_UNIT_TEXTS = {"grey 8": "of 255", "grey 16": "of 65,535", "grey 8 squared": "of 255, squared"}
+"""Units of grey values in words; others are shown as they are."""
+
+
+def look_up_tile(connection: Connection, montage_id: int, tile_id: str) -> tuple[FileContent | None, bytes | None]:
+    """Return what was read of a tile's image, None before that, and the section's packed numbers, if it has any."""
+    content = images_read.contents_of(connection, montage_id).get(tile_id)
+    return content, quality.numbers_of(connection, montage_id, former=True)
+
+
+class TileQuality(NamedTuple):
+    """What the journal keeps of a tile's quality."""
+
+    numbers: Sequence[tuple[str, str]] = ()
+    """The known ones, each with its unit."""
+    levels_digest: bytes | None = None
+    """Of its level files together, as they were written."""
+
+
+def quality_of_tile(packed: bytes | None, tile_id: str) -> TileQuality:
+    """Return a tile's part of the section's packed numbers. Blocks for some milliseconds."""
+    found = unpack(packed) if packed else None
+    if found is None or tile_id not in found.tiles.tile_ids:
+        return TileQuality()
+    place = found.tiles.tile_ids.index(tile_id)
+    values = {name: float(column[place]) for name, column in found.tiles.columns.items()}
+    numbers = [
+        (name.replace("_", " "), f"{value:.6g} {_UNIT_TEXTS.get(UNITS[name].text, UNITS[name].text)}".strip())
+        for name, value in values.items()
+        if not math.isnan(value) and not name.startswith("raster_")
+    ]
+    return TileQuality(numbers, found.level_digests.get(tile_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """Whether the level files hold the bytes that were written."""
+
+    kind: str
+    """good, bad or quiet: the style."""
+    text: str
+
+
+def compare_levels(files: Sequence[DiskFile], recorded: bytes | None) -> Digests:
+    """Return whether the level files have their recorded digest."""
+    levels = {each.level: each.digest for each in files if each.level}
+    known = {level: digest for level, digest in levels.items() if digest is not None}
+    if recorded is None or len(known) < len(levels):
+        return Digests("quiet", "not compared: " + ("no recorded digest" if recorded is None else "not all were read"))
+    if digest_of_levels(known) == recorded:
+        return Digests("good", "as they were written")
+    return Digests("bad", "other bytes than were written")
+
+
+def tile_values(
+    montage: Montage,
+    tiles: Tiles,
+    index: int,
+    files: Sequence[DiskFile],
+    content: FileContent | None,
+    found: TileQuality,
+    *,
+    is_made: bool,
+) -> dict[str, Any]:
+    """Return the values of the tile's template, its tile specs aside.
+
+    Parameters
+    ----------
+    is_made : whether the section's mipmaps are made: until then its recorded digests are those of former files.
+    """
+    tile, level0 = tiles.tile(index), tiles.level0[index]
+    place = {
+        "Grid": tile.grid,
+        "Column, row": None if tile.raster_col is None else f"{tile.raster_col}, {tile.raster_row}",
+        "Order of acquisition": tile.raster_index,
+        "Size": f"{level0.width} x {level0.height} px",
+        "Stage": None if tile.stage_x is None else f"{tile.stage_x:,.0f}, {tile.stage_y:,.0f}",
+        "Rotation": None if tile.angle_deg is None else f"{tile.angle_deg:.4g}°",
+    }
+    return {
+        "montage": montage,
+        "tile_id": level0.tile_id,
+        "place": {name: value for name, value in place.items() if value is not None},
+        "numbers": found.numbers or [(name.replace("_", " "), f"{value:.6g}") for name, value in tile.numbers.items()],
+        "neighbours": [[None if at is None else tiles.tile_id(at) for at in row] for row in tiles.neighbours(index)],
+        "files": files,
+        "level0_digest": content.digest.hex() if content and content.digest else None,
+        "levels_are": compare_levels(files, found.levels_digest) if is_made else None,
+        "has_levels": any(each.level and each.size for each in files),
+        "before": tiles.tile_id(index - 1) if index else None,
+        "after": tiles.tile_id(index + 1) if index + 1 < len(tiles.level0) else None,
+    }
+
+
+def as_json(spec: object) -> str:
+    """Return a tile spec as people read it; what acts on a reader is escaped."""
+    return json.dumps(spec, indent=2, default=str)
