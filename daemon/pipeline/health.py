@@ -169,6 +169,12 @@ class Metrics:
             ["hook", "outcome"],
             registry=registry,
         )
+        self.verdicts = Counter(
+            "temwatch_verdicts", "Verdicts of quality control's rules", ["watch", "verdict"], registry=registry
+        )
+        self._alerts = Gauge(
+            "temwatch_alerts_deliverable", "1 unless the last message to people was not delivered", registry=registry
+        )
         self._hook_waiting = Gauge("temwatch_hook_waiting", "Events to deliver", ["hook"], registry=registry)
         self._hook_dead = Gauge("temwatch_hook_dead", "Events that were given up", ["hook"], registry=registry)
         self._hook_oldest = Gauge(
@@ -200,6 +206,12 @@ class Metrics:
             "temwatch_watch_observable", "1 if the directory can be accessed", ["watch"], registry=registry
         )
         self._free = Gauge("temwatch_disk_free_bytes", "Free space for mipmaps", ["directory"], registry=registry)
+        self._full = Gauge(
+            "temwatch_disk_full_seconds",
+            "Time until the disk is full at the rate of the last hours; absent while it does not fill",
+            ["directory"],
+            registry=registry,
+        )
         self._usable = Gauge(
             "temwatch_disk_usable", "1 if mipmaps can be written there", ["directory"], registry=registry
         )
@@ -225,10 +237,14 @@ class Metrics:
         self._render.set(facts.render_fault is None)
         for root in facts.roots:
             self._describe_root(root)
+        self._alerts.set(not facts.alert_problem)
+        self._full.clear()
         for disk in facts.disks:
             directory = printable(disk.directory)
             if disk.needed_bytes or disk.free_bytes is not None:  # an object store has no free space
                 self._free.labels(directory).set(disk.free_bytes or 0)
+            if disk.full_in_s is not None:
+                self._full.labels(directory).set(disk.full_in_s)
             self._usable.labels(directory).set(not disk.problem)
         for gauge in (self._hook_waiting, self._hook_dead, self._hook_oldest):
             gauge.clear()

@@ -5,6 +5,7 @@ import asyncio
 import structlog
 
 from daemon.journal.journal import Journal
+from daemon.pipeline.health import Metrics
 from daemon.pipeline.section import Section
 from handlers.quality.block import Quality, unpack
 from handlers.quality.medians import trend_of
@@ -20,8 +21,9 @@ MOST_LOGGED = 10
 class Judge:
     """Judges montages by the numbers of their tiles."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, metrics: Metrics) -> None:
         self._journal = journal
+        self._metrics = metrics
 
     async def judge(self, section: Section) -> None:
         """Record the verdict of the rules; the same verdict again changes nothing."""
@@ -38,6 +40,7 @@ class Judge:
         if before is not None and before.judgement == judgement:
             return
         await self._journal.judge(section.montage.id, judgement, median_focus(quality.tiles))
+        self._metrics.verdicts.labels(section.watch.name, judgement.verdict).inc()
         broken = [str(finding.rule) for finding in judgement.findings if finding.verdict is not Verdict.PASS]
         tiles = judgement.tiles
         facts = {"rules": broken, "tiles": list(tiles[:MOST_LOGGED]), "tile_count": len(tiles)} if broken else {}

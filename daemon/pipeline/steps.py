@@ -72,7 +72,7 @@ class Steps:
             containers=self.containers,
             in_flight=in_flight,
         )
-        self._judge = Judge(journal)
+        self._judge = Judge(journal, metrics)
         self._sections = SectionReader(self.containers)
         self._holds = TileHolds()
         self.metafiles = self._sections.metafiles

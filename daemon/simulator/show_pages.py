@@ -20,7 +20,9 @@ _HTML = {"Accept": "text/html"}
 async def photograph_pages(
     http: aiohttp.ClientSession, url: str, montages: list[dict[str, Any]], output: Path
 ) -> list[Path]:
-    """Return screenshots of overview, section and tile; none where there is no browser, or no section is complete.
+    """Return screenshots of overview, section (with a heatmap) and tile.
+
+    None where there is no browser, or no section is complete.
 
     Parameters
     ----------
@@ -32,7 +34,7 @@ async def photograph_pages(
     if browser is None or not complete:
         return []
     section = f"{url}/montages/{complete[0]['id']}"
-    pages = {"overview": f"{url}/", "section": section, "tile": await _first_tile(http, section)}
+    pages = {"overview": f"{url}/", "section": f"{section}?show=focus", "tile": await _first_tile(http, section)}
     found = [await _photograph(browser, address, output / f"{name}.png", HEIGHTS[name])
              for name, address in pages.items() if address]  # fmt: skip
     return [path for path in found if path is not None]

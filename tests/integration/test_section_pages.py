@@ -47,6 +47,16 @@ async def test_a_section_has_a_mosaic_and_heatmaps(shown):
     assert re.search(r'<img class="picture"[^>]*width="\d+" height="\d+"', text)  # the page does not jump
 
 
+@pytest.mark.parametrize(
+    ("show", "picture"), [("focus", "heatmap/focus.png"), ("nonsense", "mosaic.png"), ("", "mosaic.png")]
+)
+async def test_the_address_of_a_section_names_the_picture_that_is_shown(shown, show, picture):
+    text = await shown.page(f"?show={show}")
+    assert re.search(rf'<img class="picture" src="[^"]*/{picture}\?', text)
+    assert len(re.findall(r"data-show=\S+ aria-current", text)) == 1
+    assert "nonsense" not in text
+
+
 async def test_the_mosaic_is_loaded_again_when_tiles_were_made(face):
     montage_id = await face.settled(1, tiles=40)
     await face.journal.record(montage_id, Event.INGESTED)

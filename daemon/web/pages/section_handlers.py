@@ -69,14 +69,15 @@ class SectionPages:
         ]
 
     async def section(self, request: web.Request) -> web.Response:
-        """Answer with the page of a section."""
+        """Answer with the page of a section: `?show=focus` with a heatmap in the mosaic's place."""
         found, facts = await self._found(request)
         tiles, problem = await self._tiles(found.montage)
         first = tiles.tile_id(0) if tiles else None
         links = [*self._outside(found.montage), *render_links(self._render_url, found.montage, first)]
         away = inaccessible_watches(facts.roots).get(found.montage.watch)
         values = section_values(found, tiles, away if found.montage.complete_at is None else None, links)
-        return await self._layout.page(request, "section.html", facts, **values, tiles_problem=problem, now=time.time())
+        values |= {"tiles_problem": problem, "now": time.time(), "show": request.query.get("show", "")}
+        return await self._layout.page(request, "section.html", facts, **values)
 
     async def at(self, request: web.Request) -> web.Response:
         """Lead to the tile at a column and row."""
