@@ -51,13 +51,15 @@ class MultiSem:
         """Return the region of a coordinate table. Raises as `Reader.parse`."""
         subject = str(path)
         rows = _latest(_rows(content, subject), subject)
-        places = _places(rows)
+        places, facts = _places(rows), _facts(path)
         if not rows:
             raise MetafilePartial(subject, "names no image", "it may still be being copied")
         return Acquisition(
             name=path.name,
-            tiles=tuple(_tile(row, index, places[index]) for index, row in enumerate(rows)),
-            facts=_facts(path),
+            tiles=tuple(
+                _tile(row, _name_in(row, facts["grid"]), index, places[index]) for index, row in enumerate(rows)
+            ),
+            facts=facts,
             pixel_size_nm=None,
             findings=tuple(_missing_beams(rows)),
         )
@@ -168,11 +170,16 @@ def _places(rows: list[_Row]) -> list[tuple[int, int]] | list[tuple[None, None]]
     return found or [(None, None)] * len(rows)
 
 
-def _tile(row: _Row, index: int, at: tuple[int, int] | tuple[None, None]) -> Tile:
+def _name_in(row: _Row, slab: object) -> str:
+    """Return the name of a tile; a numbered one with its slab, since every slab has the same numbers."""
+    return f"{slab}_{row.name}" if slab and row.mfov is not None and not row.time else row.name
+
+
+def _tile(row: _Row, name: str, index: int, at: tuple[int, int] | tuple[None, None]) -> Tile:
     x, y = row.place
     return Tile(
         img_path=row.img_path,
-        name=row.name,
+        name=name,
         position_px=row.place,
         width=None,
         height=None,

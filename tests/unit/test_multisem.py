@@ -234,9 +234,19 @@ def test_a_corrected_or_numbered_image_of_an_ion_beam_system_has_its_mfov_and_be
     names = ["mFOV_0032\\sfov_001.png", "mfov_0032\\corrected_sfov_083.png", "mfov_0033\\thumbnail_001.png"]
     found = read(*(f"{name}\t1.5\t2.5\t0\r\n" for name in names))
     assert [(tile.img_path, tile.name) for tile in found.tiles] == [
-        ("mFOV_0032/sfov_001.png", "m0032_s001"),
-        ("mfov_0032/corrected_sfov_083.png", "m0032_s083"),
+        ("mFOV_0032/sfov_001.png", "012_m0032_s001"),
+        ("mfov_0032/corrected_sfov_083.png", "012_m0032_s083"),
     ]
+
+
+def test_numbered_images_of_two_slabs_have_other_names() -> None:
+    slabs = [Path(f"/data/w60/scans/scan_010/slabs/slab_{slab}/mfovs/{READER.pattern}") for slab in ("0399", "0400")]
+    names = [read("mfov_0022\\sfov_001.png\t1.5\t2.5\t0\r\n", path=table).tiles[0].name for table in slabs]
+    assert names == ["0399_m0022_s001", "0400_m0022_s001"]
+    (alone,) = read(
+        "mFOV_0022\\sfov_001.png\t1.5\t2.5\t0\r\n", path=Path("/data/scan_009/mFOVs") / READER.pattern
+    ).tiles
+    assert alone.name == "m0022_s001"
 
 
 def test_a_bitmap_of_2021_has_a_name_with_its_time() -> None:
