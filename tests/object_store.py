@@ -5,14 +5,17 @@ import http.client
 import importlib.util
 import itertools
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -212,3 +215,32 @@ def keys_in_environment() -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.0.14"
+
+
+@contextlib.contextmanager
+def versitygw(directory: Path) -> Iterator[str]:
+    """Run versitygw, an S3 server that keeps objects in a directory; yields its URL. Skips where it is absent."""
+    program = shutil.which("versitygw")
+    if program is None:
+        pytest.skip(f"versitygw is not installed: go install {VERSITYGW}")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (directory / "objects").mkdir()
+    login = ("--access", KEYS["AWS_ACCESS_KEY_ID"], "--secret", KEYS["AWS_SECRET_ACCESS_KEY"])
+    command = (program, *login, "--port", f"127.0.0.1:{port}", "posix", str(directory / "objects"))
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=directory)
+    try:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            assert process.poll() is None, "versitygw has ended"
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()

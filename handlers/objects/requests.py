@@ -31,6 +31,7 @@ _HINTS = {
     "NoSuchBucket": "make the bucket, or correct mipmaps.output_dir and mipmaps.store",
     "SlowDown": "the store limits the rate of requests; retries continue",
 }
+_REFUSED_HINT = "check the credentials, and let them read, write and list there"
 _AWAY_HINT = "check the store and mipmaps.store; retries continue"
 
 
@@ -171,12 +172,15 @@ class Objects:
         text = str(error)
         code = _first(_CODE, text) or code
         status = _first(_STATUS, text)
-        if status.startswith(("401", "403")) or not status:
+        is_refused = status.startswith(("401", "403"))
+        if is_refused or not status:
             reconnect(self._bucket)
         words = [word for word in (code, status, _first(_MESSAGE, text)) if word]
         reason = ": ".join(words) or _innermost(text)
         return StoreFault(
-            str(place), f"could not {tried}: {shorten(reason, MOST_REASON)}", _HINTS.get(code, _AWAY_HINT)
+            str(place),
+            f"could not {tried}: {shorten(reason, MOST_REASON)}",
+            _HINTS.get(code, _REFUSED_HINT if is_refused else _AWAY_HINT),
         )
 
 

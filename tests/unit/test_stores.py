@@ -63,6 +63,35 @@ class TestMoto(ObjectSuite):
 
 
 @pytest.fixture(scope="module")
+def gateway(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("versitygw")
+    with object_store.keys_in_environment(), object_store.versitygw(directory) as url:
+        (directory / "objects" / "bucket").mkdir()
+        yield url
+
+
+class TestVersitygw(ObjectSuite):
+    """versitygw keeps objects in a directory, and checks signatures, which moto does not."""
+
+    @pytest.fixture
+    def root(self, gateway, request):
+        return place_at(gateway, "bucket", f"t{abs(hash(request.node.nodeid)):x}")
+
+    @pytest.fixture
+    def store(self, root):
+        return BucketStore(root.bucket)
+
+    def test_other_keys_are_refused_with_the_reason(self, root, tmp_path):
+        keys = tmp_path / "keys"
+        keys.write_text("[default]\naws_access_key_id = temwatch\naws_secret_access_key = wrong\n")
+        place = place_at(root.bucket.access.endpoint, "bucket", credentials_file=keys) / "a.tif"
+        with pytest.raises(StoreFault, match=r"403 Forbidden.*check the credentials"):
+            put(place)
+        keys.write_text("[default]\naws_access_key_id = temwatch\naws_secret_access_key = not-secret\n")
+        put(place)  # the file is read again
+
+
+@pytest.fixture(scope="module")
 def server():
     object_store.require_moto()
     with object_store.keys_in_environment(), object_store.moto() as url:

@@ -1,7 +1,9 @@
 """Audit of the delivered montages from outside: from stacks, files and the daemon's answers."""
 
+import io
 import json
 import time
+import urllib.request
 import warnings
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -134,9 +136,8 @@ def _wrong(tile: dict[str, Any], levels: int, inside: Path) -> str:
         return f"{tile['tileId']} has levels {sorted(named)}"
 
     def pixels(level: int) -> np.ndarray[Any, Any]:
-        path = uri_to_path(named[str(level)]["imageUrl"])
         # Pillow only warns about unusual metadata, which does no harm.
-        with warnings.catch_warnings(action="ignore"), Image.open(inside / path.relative_to("/")) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(_file_of(named[str(level)], inside)) as image:
             return np.asarray(image)
 
     try:
@@ -152,6 +153,14 @@ def _wrong(tile: dict[str, Any], levels: int, inside: Path) -> str:
     except (OSError, ValueError) as error:
         return f"{tile['tileId']}: {error}"
     return ""
+
+
+def _file_of(level: dict[str, Any], inside: Path) -> Path | io.BytesIO:
+    url = level["imageUrl"]
+    if url.startswith("http"):  # of an object store
+        with urllib.request.urlopen(url) as answer:
+            return io.BytesIO(answer.read())
+    return inside / uri_to_path(url).relative_to("/")
 
 
 def differs(raw: np.ndarray[Any, Any], reduced: np.ndarray[Any, Any], level: int) -> str:
