@@ -284,13 +284,13 @@ class Rig:
             written.replace(config)
         return config
 
-    def start(self) -> None:
+    def start(self, timeout_s: float = 60.0) -> None:
         """Start the daemon, and return when it is ready."""
         config = self.config()
         log = self.root / f"{self.name}.log"
         known = len(log.read_text().splitlines()) if log.exists() else 0
         self.daemon = Program(log, "daemon", "run", "--config", str(config), prefix=self.prefix, is_warm=self.is_warm)
-        self.url = wait_for(lambda: self._ready_url(known), 60, f"daemon.ready in {log}")
+        self.url = wait_for(lambda: self._ready_url(known), timeout_s, f"daemon.ready in {log}")
 
     def _ready_url(self, known: int) -> str | None:
         assert self.daemon is not None
