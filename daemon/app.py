@@ -144,6 +144,7 @@ class Daemon:
             self._notifier = Notifier(lambda: self._settings, self._journal, self._metrics.hook_attempted)
             await self._notifier.register()
             self._alerting = Alerting(lambda: self._settings, self._journal, self.facts)
+            await self._alerting.register()
             await stack.enter_async_context(self._serve_http())
             self._log_watches()
             if self._journal.is_new:

@@ -13,13 +13,14 @@ import structlog
 from daemon.config.settings import Settings
 from daemon.journal import alerts as rows
 from daemon.journal.journal import Journal
+from daemon.journal.outbox import last_number
 from daemon.notify.alerting import AlertKind, Condition, Message, Severity
 from daemon.notify.desk import Desk
 from daemon.notify.digest import digest_text
 from daemon.notify.heartbeat import beat
 from daemon.notify.letters import Letter, given_up, letter_of, on_their_way
 from daemon.notify.messages import read_addresses, send
-from daemon.notify.observer import Observer, Sight
+from daemon.notify.observer import OUTBOX, Observer, Sight
 from daemon.notify.postman import AGAIN_S, Postman, Send
 from daemon.notify.silences import is_silent
 from daemon.pipeline.health import Facts
@@ -83,6 +84,13 @@ class Alerting:
                 if self._settings().alerts.urls_file is not None:
                     await _survive(self.look)
                 await asyncio.sleep(LOOK_S)
+
+    async def register(self) -> None:
+        """Let alerts begin with the next event. To be awaited before anything happens that they must not miss."""
+        desk = await self._opened()
+        if self._settings().alerts.urls_file is not None and OUTBOX not in desk.notes:
+            self._desk = desk.noting({OUTBOX: await self._journal.read(last_number)})
+            await self._save()
 
     async def look(self) -> None:
         """Look once, and write the messages that are due."""

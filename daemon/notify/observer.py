@@ -74,7 +74,7 @@ def _look_up(
     connection: Connection, now: float, late_before: Mapping[str, float], position: float | None, since: float | None
 ) -> _Read:
     broken: list[Broken] = []
-    if position is None:  # alerts begin with the next event
+    if position is None:  # switched on by a reload: alerts begin with the next event
         position = last_number(connection)
     else:
         broken, position = broken_after(connection, int(position), now - OLDEST_S)

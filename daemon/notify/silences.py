@@ -33,7 +33,7 @@ class SilenceRequest(BaseModel):
     watch: _Name = ""
     """Only about this watch; empty: any."""
     subject: Annotated[str, StringConstraints(max_length=MOST_SUBJECT)] = ""
-    """Only about this: "montages/17", a directory; empty: any."""
+    """Only about this: "montages/17", a directory, a microscope; empty: any."""
     for_s: float = Field(ge=0, le=LONGEST_S, allow_inf_nan=False)
     """Seconds until it ends. 0 ends a silence of the same kind, watch and subject now."""
     by: _Name = ""
@@ -78,6 +78,16 @@ def silence_line(row: dict[str, Any]) -> str:
 
 
 def is_silent(condition: Condition, silences: Iterable[SilenceRow]) -> bool:
-    """Whether a lasting silence covers a condition."""
-    told = str(condition.kind), condition.watch, condition.subject
-    return any(all(each in ("", value) for each, value in zip(row[:3], told, strict=True)) for row in silences)
+    """Whether a lasting silence covers a condition. A silence about a microscope names it as the subject.
+
+    >>> broken = Condition(AlertKind.QC_BROKEN, "temca2", "montages/17", "min_focus", scope="TEMCA2")
+    >>> row = SilenceRow("", "temca2", "TEMCA2", until=0.0, made_at=0.0, made_by="", reason="")
+    >>> is_silent(broken, [row]), is_silent(broken, [row._replace(subject="montages/18")])
+    (True, False)
+    """
+    return any(
+        row.kind in ("", str(condition.kind))
+        and row.watch in ("", condition.watch)
+        and row.subject in ("", condition.subject, condition.scope)
+        for row in silences
+    )

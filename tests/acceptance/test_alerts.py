@@ -89,4 +89,10 @@ def test_a_message_that_was_committed_arrives_once_though_the_daemon_is_killed_b
     titles = [message["title"] for message in receiver.taken[1:]]
     assert titles == ["temwatch: verify differences (daemon)", "temwatch: a test message"]
     assert "`temwatch verify` found 1 difference; replay it from mipmaps" in receiver.taken[1]["message"]
+    silence = ("notify", "silence", "--config", config)
+    done = temwatch(*silence, "disk low", "--hours", "1", "--reason", "new disks")
+    assert (done.returncode, done.stdout.startswith("silent   disk low, until 20")) == (0, True), done
+    done = temwatch(*silence, "nonsense", "--hours", "1")
+    assert (done.returncode, done.stderr.startswith("KIND: Input should be 'montage failed'")) == (2, True), done
+    assert temwatch(*silence, "disk low", "--hours", "0").stdout == "nothing is silenced\n"
     assert "secret" not in "\n".join(rig.daemon.lines()) + said.stdout + said.stderr

@@ -311,6 +311,16 @@ async def test_three_sections_in_a_row_that_break_a_rule_are_an_error(world: Wor
     assert world.severities[-1] is Severity.WARNING
 
 
+async def test_a_broken_rule_before_the_first_look_is_told(world: World) -> None:
+    await judged(world, 1, [FOCUS])
+    await world.alerting.register()  # the daemon starts
+    await judged(world, 2, [FOCUS])
+    world.restart()
+    await world.alerting.register()
+    assert await world.look() == ["QC rule broken (w, t2)"]
+    assert "montage 2 z 2" in world.bodies[-1]
+
+
 async def test_a_crash_loses_no_broken_rule_and_repeats_none(world: World) -> None:
     await world.look()
     await judged(world, 1, [FOCUS])
