@@ -1,12 +1,15 @@
 """POST requests: replay, retry, dismiss, a verdict, deliveries of hooks, silences, and a copy of the journal."""
 
 import asyncio
-import os
+import contextlib
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
+import aiofiles.os
+from aiofiles.threadpool import wrap
+from aiofiles.threadpool.binary import AsyncBufferedReader
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -164,34 +167,38 @@ class Posts:
             return wanted
         if wanted.journal != str(self._journal.path):
             return error_answer(409, f"journal: this daemon uses {printable(self._journal.path)}")
-        try:
-            async with self._one_backup:
-                copy = await self._copy()
-        except Fault as fault:
-            return error_answer(503, str(fault))
-        response = web.StreamResponse(headers={"Content-Type": "application/vnd.sqlite3"})
-        with copy:
-            response.content_length = os.fstat(copy.fileno()).st_size
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with self._one_backup:
+                    copy = await stack.enter_async_context(self._copy())
+            except Fault as fault:
+                return error_answer(503, str(fault))
+            response = web.StreamResponse(headers={"Content-Type": "application/vnd.sqlite3"})
+            response.content_length = (await aiofiles.os.stat(copy.fileno())).st_size
             await response.prepare(request)
-            while piece := await asyncio.to_thread(copy.read, PIECE_BYTES):
+            while piece := await copy.read(PIECE_BYTES):
                 await response.write(piece)
         await response.write_eof()
         return response
 
-    async def _copy(self) -> BinaryIO:
-        """Return an open copy of the journal that has no name any more, so that it cannot be left behind."""
+    @contextlib.asynccontextmanager
+    async def _copy(self) -> AsyncIterator[AsyncBufferedReader]:
+        """Yield an open copy of the journal that has no name any more, so that it cannot be left behind."""
         directory = self._journal.path.parent
-        if not directory.is_dir():  # deleted with the journal
+        if not await aiofiles.os.path.isdir(directory):  # deleted with the journal
             directory = Path(tempfile.gettempdir())
         path = directory / f".{self._journal.path.name}.backup"
-        try:
-            remove_journal(path)
-            await self._journal.back_up(path)
-            return path.open("rb")
-        except OSError as error:
-            raise storage_fault(printable(path), "write a copy of the journal", error) from error
-        finally:
-            remove_journal(path)
+        with contextlib.ExitStack() as stack:
+            try:
+                await asyncio.to_thread(remove_journal, path)
+                await self._journal.back_up(path)
+                # Closed here, not by aiofiles: a cancelled request would not wait for it.
+                copy = stack.enter_context(await asyncio.to_thread(path.open, "rb"))
+            except OSError as error:
+                raise storage_fault(printable(path), "write a copy of the journal", error) from error
+            finally:
+                await asyncio.to_thread(remove_journal, path)
+            yield wrap(copy)
 
 
 def _said(outcomes: Sequence[dict[str, Any]]) -> str:

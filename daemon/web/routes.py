@@ -61,6 +61,8 @@ def make_app(
     app.on_response_prepare.append(add_headers)
     answers = _Answers(journal, metrics, facts, last_reload, next_try_in_s, pages)
     routes = [*answers.routes(), *_posts(posts), *(pages.routes() if pages else [])]
+    if pages is not None:
+        app.on_startup.append(lambda _: pages.read_files())
     if pictures is not None:
         routes += PicturePages(journal, pictures).routes()
     if live is not None:

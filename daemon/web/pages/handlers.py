@@ -69,6 +69,10 @@ class Pages:
             web.get("/static/{version}/{name}", self._layout.static.answer),
         ]
 
+    async def read_files(self) -> None:
+        """Read the files of the pages, before the first request."""
+        await self._layout.static.read()
+
     @property
     def base_path(self) -> str:
         """Path below which a reverse proxy shows the pages."""

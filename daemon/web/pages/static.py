@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+import aiofiles
+import aiofiles.os
 from aiohttp import web
 
 DIRECTORY = Path(__file__).parent / "static"
@@ -17,7 +19,15 @@ class StaticFiles:
     """
 
     def __init__(self) -> None:
-        self._files = {path.name: path.read_bytes() for path in sorted(DIRECTORY.iterdir()) if path.suffix in _TYPES}
+        self._files: dict[str, bytes] = {}
+        self.version = ""
+
+    async def read(self) -> None:
+        """Read the files."""
+        for name in sorted(await aiofiles.os.listdir(DIRECTORY)):
+            if Path(name).suffix in _TYPES:
+                async with aiofiles.open(DIRECTORY / name, "rb") as file:
+                    self._files[name] = await file.read()
         self.version = hashlib.sha256(b"".join(self._files.values())).hexdigest()[:12]
 
     def path(self, name: str) -> str:
