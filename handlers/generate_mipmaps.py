@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from handlers.container import Container, Containers
-from handlers.errors import Fault, ImageFault, RenderFault
+from handlers.errors import AccessRefused, Fault, ImageFault, RenderFault
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.plan import Level0, MipmapPlan, level0_of
 from handlers.mipmaps.report import MipmapReport
@@ -71,7 +71,8 @@ async def generate_mipmaps(
 ) -> MipmapsReport:
     """Make the mipmap levels of every tile of some layers of a stack, and of their masks. The stack is only read.
 
-    A bad tile does not stop the others. The levels of an image that several tiles share are made once. If levels were
+    A bad tile does not stop the others, but a login that render-ws refuses does: each further tile would send it again,
+    and may lock an account. The levels of an image that several tiles share are made once. If levels were
     replaced, the image cache of render-ws is cleared: it would show the old levels.
 
     Parameters
@@ -110,6 +111,8 @@ async def generate_mipmaps(
             group.create_task(work(z), name=f"mipmaps z {z}")
     if clear_image_cache and tally.replaced:
         await _empty_image_cache(client, tally)
+    if left := tally.known - tally.done:
+        tally.notes.append(f"{left} tiles were not tried after render-ws refused the login")
     failures = sorted(tally.failures, key=lambda failure: (failure.z, failure.tile_id or ""))
     return MipmapsReport(stack, tally.done - tally.failed, tally.files, tally.kept, tuple(failures), tuple(tally.notes))
 
@@ -130,6 +133,8 @@ class _Tally:
         self.known = self.done = self.failed = self.files = self.kept = self.replaced = 0
         self.failures: list[Failure] = []
         self.notes: list[str] = []
+        self.stop = asyncio.Event()
+        """Set when render-ws refuses the login."""
 
     def expect(self, tiles: int) -> None:
         self.known += tiles
@@ -172,13 +177,16 @@ async def _make_layer(
             tally.kept += len(report.kept)
             tally.notes += report.notes[: MOST_NOTES - len(tally.notes)]
             if report.fault:
+                fault = report.fault.to_fault()
+                if isinstance(fault, AccessRefused):
+                    tally.stop.set()
                 for tile_id in tiles_of[report.tile_id] - failed:
                     failed.add(tile_id)
-                    tally.fail(z, tile_id, report.fault.to_fault())
+                    tally.fail(z, tile_id, fault)
         tally.finish(sum(len(tiles_of[report.tile_id]) for report in reports if report.tile_id not in masks))
 
     masks = {job.tile_id for job in jobs if job.is_mask}
-    await make_all(pool, jobs, record, slots=slots, stop=asyncio.Event())
+    await make_all(pool, jobs, record, slots=slots, stop=tally.stop)
     return len(specs)
 
 

@@ -2,16 +2,12 @@
 
 import os
 import pwd
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from daemon.config.unit import UNIT, unit_properties
 from daemon.watching.mounts import is_within
 from handlers.text import printable
-
-UNIT = "temwatch.service"
-ASK_S = 5.0
-"""Seconds that systemctl may take to answer."""
 
 _READ_ONLY = "remount it writable; a service must have it below a path of ReadWritePaths= of its unit"
 
@@ -59,8 +55,8 @@ def outside_of_the_unit(written: Mapping[str, Path]) -> Iterator[str]:
 
     Yields nothing if systemd does not run or does not know the unit.
     """
-    unit = _properties()
-    if unit.get("LoadState") != "loaded" or unit.get("ProtectSystem") != "strict":
+    unit = unit_properties("ProtectSystem", "ReadWritePaths", "StateDirectory")
+    if unit.get("ProtectSystem") != "strict":
         return
     open_paths = [path.lstrip("-+") for path in unit.get("ReadWritePaths", "").split()]
     open_paths += [f"/var/lib/{name}" for name in unit.get("StateDirectory", "").split()]
@@ -70,19 +66,3 @@ def outside_of_the_unit(written: Mapping[str, Path]) -> Iterator[str]:
                 f"{key}: {path} is read-only for {UNIT}: add ReadWritePaths=-{path} to a drop-in of the unit;"
                 " for a share, add a parent directory on a local disk instead"
             )
-
-
-def _properties() -> dict[str, str]:
-    names = "LoadState,ProtectSystem,ReadWritePaths,StateDirectory"
-    try:
-        output = subprocess.run(  # noqa: S603  constant words
-            ["systemctl", "show", UNIT, "--property", names],  # noqa: S607  found on the PATH
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=ASK_S,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return dict(line.split("=", 1) for line in output.splitlines() if "=" in line)

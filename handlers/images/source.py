@@ -43,6 +43,7 @@ REQUEST_S = 300.0
 MOST_ERROR_BYTES = 64 * 2**10
 MOST_PARAMETERS_BYTES = 2**20
 PIECE_BYTES = 2**20
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TRIED = "fetch the raw image"
 CANVAS_PX = 8
 """Side of the picture that tests whether render-ws kept a mask."""
@@ -153,7 +154,9 @@ def require_served_size(source: RenderSource, width: int, height: int) -> None:
 def _alpha_under_mask(source: RenderSource, width: int, height: int) -> Grey:
     """Return alpha of a small picture of the image under a mask of this size that hides everything."""
     kind = source.url.removesuffix("/png-image")
-    parameters = json.loads(_ask(source, "GET", f"{kind}/scale/1.0/render-parameters", MOST_PARAMETERS_BYTES))
+    parameters = json.loads(
+        _ask(source, "GET", f"{kind}/scale/1.0/render-parameters", MOST_PARAMETERS_BYTES).getvalue()
+    )
     spec = parameters["tileSpecs"][0]
     levels = spec["channels"][0]["mipmapLevels"] if spec.get("channels") else spec["mipmapLevels"]
     mask_url = f"mask://outside-box?minX=0&minY=0&maxX=0&maxY=0&width={width}&height={height}"
@@ -194,16 +197,16 @@ def _fetched(source: RenderSource, width: int, height: int, window: IntensityRan
     most_bytes = 5 * width * height + 2**20
     low, high = window
     url = f"{source.url}?scale=1.0&minIntensity={low}&maxIntensity={high}"
-    image = _png(source, _ask(source, "GET", url, most_bytes))
+    image = _png(source, _ask(source, "GET", url, most_bytes, begins=_SIGNATURE))
     try:
         return _grey(image, source.url, width, height)
     except (*UNREADABLE, OSError) as error:
         raise _no_png(source, error) from None
 
 
-def _png(source: RenderSource, content: bytes) -> PngImagePlugin.PngImageFile:
+def _png(source: RenderSource, content: io.BytesIO) -> PngImagePlugin.PngImageFile:
     try:
-        return PngImagePlugin.PngImageFile(io.BytesIO(content))
+        return PngImagePlugin.PngImageFile(content)
     except (*UNREADABLE, OSError) as error:
         raise _no_png(source, error) from None
 
@@ -231,8 +234,10 @@ def _grey(image: Image.Image, subject: str, width: int, height: int) -> Grey:
     return red
 
 
-def _ask(source: RenderSource, method: str, url: str, most_bytes: int, body: bytes | None = None) -> bytes:
-    """Return the body of the answer. Redirects are not followed."""
+def _ask(
+    source: RenderSource, method: str, url: str, most_bytes: int, body: bytes | None = None, *, begins: bytes = b""
+) -> io.BytesIO:
+    """Return the body of the answer; only its first piece if it does not begin so. Redirects are not followed."""
     subject, login = source.url, read_login(source.access, source.authorization)
     proxy = environment_proxy(url) if source.access.use_environment_proxy else None
     connection, target, headers = connection_to(url, login, proxy, SILENCE_S)
@@ -243,10 +248,10 @@ def _ask(source: RenderSource, method: str, url: str, most_bytes: int, body: byt
         response = connection.getresponse()
         if response.status != http.client.OK:
             kind_of_text = response.headers.get_content_type()
-            text = plain_text(_read_up_to(response, subject, MOST_ERROR_BYTES, deadline))
+            text = plain_text(_read_up_to(response, subject, MOST_ERROR_BYTES, deadline).getvalue())
             location = response.headers.get("Location", "")
             raise fault_of(subject, TRIED, response.status, kind_of_text, text, _service(source), location)
-        return _body(response, subject, most_bytes, deadline)
+        return _body(response, subject, most_bytes, deadline, begins)
     except TimeoutError as error:
         raise _late(subject, f"sent nothing for {SILENCE_S:g} s") from error
     except http.client.HTTPException as error:
@@ -266,9 +271,13 @@ def _service(source: RenderSource) -> Service:
     return Service(url=source.url, section=access.section, login=login)
 
 
-def _body(response: http.client.HTTPResponse, subject: str, most_bytes: int, deadline: float) -> bytes:
-    body = _read_up_to(response, subject, most_bytes, deadline)
-    if len(body) > most_bytes:
+def _body(
+    response: http.client.HTTPResponse, subject: str, most_bytes: int, deadline: float, begins: bytes
+) -> io.BytesIO:
+    body = _read_up_to(response, subject, most_bytes, deadline, begins)
+    if body.getbuffer()[: len(begins)] != begins:
+        return body
+    if body.getbuffer().nbytes > most_bytes:
         raise RenderBroken(
             subject, f"should answer with at most {most_bytes} bytes, sends more", "check which server answers there"
         )
@@ -277,17 +286,24 @@ def _body(response: http.client.HTTPResponse, subject: str, most_bytes: int, dea
     return body
 
 
-def _read_up_to(response: http.client.HTTPResponse, subject: str, most_bytes: int, deadline: float) -> bytes:
-    """Return the body, cut a little after `most_bytes`.
+def _read_up_to(
+    response: http.client.HTTPResponse, subject: str, most_bytes: int, deadline: float, begins: bytes = b""
+) -> io.BytesIO:
+    """Return the body, cut a little after `most_bytes`, and after a beginning that is not the expected one.
+
+    The buffer is the only copy: an image of 16384 x 16384 may have 1.3 GB.
 
     `read1` returns the bytes that have arrived; `read` would wait for a whole piece, without limit if bytes trickle in.
     """
-    body = bytearray()
-    while len(body) <= most_bytes and (piece := response.read1(PIECE_BYTES)):
-        body += piece
+    body = io.BytesIO()
+    while body.tell() <= most_bytes and (piece := response.read1(PIECE_BYTES)):
+        body.write(piece)
+        if body.tell() >= len(begins) and body.getbuffer()[: len(begins)] != begins:
+            break
         if time.monotonic() > deadline:
             raise _late(subject, f"did not complete its answer within {REQUEST_S:g} s")
-    return bytes(body)
+    body.seek(0)
+    return body
 
 
 def _late(subject: str, problem: str) -> Fault:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.facility import APPLY, MIPMAPS, TILESPECS, Facility
-from tests.acceptance.rig import command_lines, is_real, wait_for
+from tests.acceptance.rig import command_lines, is_real, require_seen_files, wait_for
 from tests.nginx import PASSWORD, SUB_PATH, USER, Nginx
 
 
@@ -135,3 +135,15 @@ def test_a_planted_secret_is_in_no_output_and_not_in_the_command_line_that_ps_sh
     assert "got no answer of render-ws (502)" in output
     assert PASSWORD not in output
     assert not [path for path in (result, Path(f"{result}.f")) if path.exists() and PASSWORD in path.read_text()]
+
+
+def test_the_mipmaps_command_stops_at_the_first_login_that_is_refused(facility: Facility) -> None:
+    require_seen_files(facility.render_url)
+    facility.ingest(facility.section(tiles=24))
+    facility.misbehave("GET .*/png-image", "status", status=401)
+    facility.make(method="render", code=1)
+    assert 1 <= sum("/png-image" in each for each in facility.requests()) <= 6
+    assert any("asks for a login" in line for line in facility.errors), facility.errors
+    assert any("were not tried after render-ws refused the login" in line for line in facility.errors), facility.errors
+    facility.behave()
+    facility.make(method="render")

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daemon.simulator.microscope import Written
+from daemon.simulator.microscope import Written, write_section
 from handlers.images.reduction import level_size
+from tests.acceptance.conftest import section_plan
 from tests.acceptance.elsewhere import Elsewhere, assert_render_finds, derived_urls, urls_of
-from tests.acceptance.rig import OWNER, PROJECT, fetch, temwatch
+from tests.acceptance.rig import OWNER, PROJECT, REAL_URL, Rig, Standins, fetch, temwatch
 
 Z = 1050.0
 LEVELS = 2
@@ -175,3 +176,45 @@ def test_check_config_shows_each_url_as_render_will_see_it(rig: Elsewhere) -> No
         ["level", f"1    file://{levels}/1{rig.acquisition}/IMAGE.tif.tif"],
         ["level", f"mask file://{levels}/1{rig.acquisition}/mask.png.tif"],
     ]
+
+
+class Windows(Rig):
+    """A rig whose render-ws runs on Windows: the images are on a drive there, the levels on a share."""
+
+    def config_text(self) -> str:
+        entries = ((self.acquisition, "S:/em/raw data"), (self.mipmaps, r"\\nas\em\levels"))
+        mapped = [f"[[render.path_map]]\nlocal = '{local}'\nrender = '{there}'\n" for local, there in entries]
+        return "\n".join([super().config_text(), *mapped])
+
+
+def test_a_drive_and_a_share_of_windows_are_named_and_found_again(tmp_path: Path, standins: Standins) -> None:
+    """The stand-in stores what is put; that the files are there is checked here, through the map in reverse."""
+    if REAL_URL:
+        pytest.skip(f"{REAL_URL} may refuse paths of Windows")
+    rig = Windows(tmp_path, {"watch.mipmaps.levels": LEVELS}, standins=standins)
+    try:
+        rig.start_standin()
+        rig.start()
+        section = write_section(section_plan(specimen_id="s"), rig.acquisition, pixels="noise")
+        rig.wait_until("complete", section.metafile)
+        below = section.directory.relative_to(rig.acquisition)
+        urls = urls_of(rig.tiles("s_mips", Z))
+        levels = {
+            level: url for (_, level, _), url in urls.items() if Path(url).name.startswith(section.images[0].name)
+        }
+        assert levels[0] == f"file:///S:/em/raw%20data/{below}/{section.images[0].name}"
+        for level in range(1, LEVELS + 1):
+            assert levels[level] == f"file:////nas/em/levels/{level}{section.images[0]}.tif"
+            assert (rig.mipmaps / f"{level}{section.images[0]}.tif").exists()
+        assert json.loads(run(rig, "verify", "--json").stdout)["differences"] == []
+        (rig.mipmaps / f"2{section.images[0]}.tif").unlink()
+        (lost,) = json.loads(run(rig, "verify", "--json").stdout)["differences"]
+        assert lost["kind"] == "level_missing"
+        assert run(rig, "replay", section.metafile).returncode == 0
+        rig.wait_until("complete", section.metafile)
+        assert rig.daemon.stop() == 0
+        for file in rig.root.glob("daemon.sqlite*"):
+            file.unlink()
+        assert "1 complete" in run(rig, "journal", "rebuild").stdout
+    finally:
+        rig.close()

@@ -1,6 +1,7 @@
 """`temwatch check-config --probe` names the one thing that is wrong, and leaves nothing behind."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,6 +165,47 @@ def test_an_output_dir_that_the_user_cannot_write_is_named(rig: Rig) -> None:
     rig.root.chmod(0o777)  # for the journal
     said = one_wrong(probe(rig, prefix=AS_NOBODY))
     assert "cannot make a directory in it: Permission denied (give this user write permission)" in said
+
+
+def with_unit(rig: Rig, *properties: str) -> tuple[str, ...]:
+    """Return a prefix under which `systemctl show` says this of temwatch.service."""
+    program = rig.root / "bin" / "systemctl"
+    program.parent.mkdir(exist_ok=True)
+    said = "\n".join(("LoadState=loaded", *properties))
+    program.write_text(f'#!/bin/sh\n[ "$1 $2" = "show temwatch.service" ] && cat <<END\n{said}\nEND\n')
+    program.chmod(0o755)
+    return ("env", f"PATH={program.parent}:{os.environ['PATH']}")
+
+
+def test_root_probes_as_the_user_of_the_unit(rig: Rig) -> None:
+    require_root()
+    rig.start_standin()
+    rig.root.chmod(0o777)  # for the journal
+    as_service = with_unit(rig, f"User={NOBODY}", f"Group={NOBODY}", "UMask=0027")
+    said = one_wrong(probe(rig, prefix=as_service))
+    assert "cannot make a directory in it: Permission denied (give this user write permission)" in said
+    os.chown(rig.mipmaps, NOBODY, NOBODY)
+    code, proved, wrong = probe(rig, prefix=as_service)
+    assert (code, wrong) == (0, [])
+    assert f"(mode 0750, user {NOBODY}, group {NOBODY}) is closed to them" in proved[0]
+    assert proved[-1] == "probe files are tried as user nobody, as whom temwatch.service runs"
+    code, proved, _ = probe(rig, prefix=with_unit(rig, "User=nobody-at-all"))
+    assert code == 0
+    assert proved[-1].startswith("probe files are tried as root, since temwatch.service runs as nobody-at-all, whom")
+
+
+def test_the_probe_says_as_whom_files_are_tried_and_how_to_try_them_as_the_service(rig: Rig) -> None:
+    require_root()
+    rig.start_standin()
+    rig.root.chmod(0o777)
+    os.chown(rig.mipmaps, NOBODY, NOBODY)
+    command = "`sudo -u daemon temwatch check-config --probe`"
+    _, proved, _ = probe(rig, prefix=(*with_unit(rig, "User=daemon"), *AS_NOBODY))
+    assert proved[-1] == f"probe files are tried as user nobody, but temwatch.service runs as daemon: run {command}"
+    _, proved, _ = probe(rig, prefix=("env", f"PATH={rig.root}", shutil.which("setpriv") or "", *AS_NOBODY[1:]))
+    assert proved[-1].startswith("probe files are tried as user nobody: if the service runs as another user, run ")
+    _, proved, _ = probe(rig, prefix=("/usr/bin/env", f"PATH={rig.root}"))
+    assert "user root, who may do more than others: if the service runs as another user, run `sudo -u" in proved[-1]
 
 
 def test_a_wrong_password_is_named_and_a_right_one_proved(rig: Rig, tmp_path: Path) -> None:

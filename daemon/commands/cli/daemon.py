@@ -24,7 +24,8 @@ def check_config(config_path: Path | None, probe: bool, print_example: bool) -> 
     A line that starts with "note" is about a directory, a file or a service that the daemon would wait for.
 
     --probe writes a small image below each output_dir, puts it into a stack of its own, asks render-ws for its pixels
-    and compares them. It also asks for one image of each watched directory. It deletes what it made.
+    and compares them. It also asks for one image of each watched directory. It deletes what it made. Root runs it as
+    the user of temwatch.service, where systemd knows that unit; the last line says whose rights were tried.
 
     Exit code: 0 the daemon can start, 1 it can, but --probe found something wrong, 2 it cannot, for the reasons on
     standard error.
@@ -35,26 +36,28 @@ def check_config(config_path: Path | None, probe: bool, print_example: bool) -> 
         say_lines(example_toml())
         return
     from daemon.commands.check_config import effect, preflight
+    from daemon.commands.probe.command import become_service_user  # imports all before: root's Python may be closed
 
     settings = settings_or_exit(config_path)
+    tried_as = become_service_user() if probe else ""
     for line in effect(settings):
         say(line)
     findings = preflight(settings)
     for finding in findings:
         if not finding.prevents_start:
             say(f"note {finding}")
-    is_wrong = probe and not _probe(settings)
+    is_wrong = probe and not _probe(settings, tried_as)
     if reasons := [str(finding) for finding in findings if finding.prevents_start]:
         exit_with(BAD_INPUT, *reasons)
     if is_wrong:
         sys.exit(FAILED)
 
 
-def _probe(settings: Any) -> bool:
+def _probe(settings: Any, tried_as: str) -> bool:
     """Probe render-ws and every watch, and show the outcome; return whether all is right."""
     from daemon.commands.probe.command import probe
 
-    probed = run_or_exit(probe(settings))
+    probed = run_or_exit(probe(settings, tried_as))
     for line in probed.proved:
         say(f"probe {line}")
     for finding in probed.findings:

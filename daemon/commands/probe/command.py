@@ -1,7 +1,6 @@
 """The probe of every watch: what was proved, and what is wrong, by key."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from daemon.commands.probe.files import (
 )
 from daemon.commands.probe.images import some_image
 from daemon.commands.probe.scratch import scratch_stack
+from daemon.commands.probe.service_user import become_service_user
 from daemon.config.settings import RenderSettings, Settings
 from daemon.config.stack_settings import NAME_FIELDS
 from daemon.config.watch_settings import WatchSettings
@@ -38,6 +38,7 @@ from handlers.render.names import StackId, legal_stack_name
 
 ANSWER_S = 60.0
 """How long the files of one watch may take to answer."""
+__all__ = ["Probed", "become_service_user", "probe"]
 _LOGINS = ("token_file", "password_file", "headers_file", "username")
 _TLS = ("ca_file", "client_certificate_file", "client_key_file")
 
@@ -55,8 +56,13 @@ class Probed:
         self.findings.append(Finding(key, text))
 
 
-async def probe(settings: Settings) -> Probed:
-    """Probe render-ws and every watch. Deletes what it made."""
+async def probe(settings: Settings, tried_as: str) -> Probed:
+    """Probe render-ws and every watch. Deletes what it made.
+
+    Parameters
+    ----------
+    tried_as : sentence on the user of this process.
+    """
     probed, render = Probed(), settings.render
     if render.embedded:
         probed.proved.append("render.url is the built-in stand-in, which starts with the daemon: only files are probed")
@@ -64,8 +70,7 @@ async def probe(settings: Settings) -> Probed:
         is_away = render.embedded or not await _answers(probed, client, render)
         for index, watch in enumerate(settings.watch):
             await _probe_watch(probed, f"watch[{index}]", watch, render, None if is_away else client)
-    if os.geteuid() == 0:
-        probed.proved.append("this user is root, who may do more than the service's user: run the probe as that user")
+    probed.proved.append(tried_as)
     return probed
 
 

@@ -32,6 +32,8 @@ class FaultKind(StrEnum):
     """Do the work, and answer `seconds` later."""
     LOST = "lost"
     """Do the work, and reset the connection without an answer."""
+    ENDLESS = "endless"
+    """Answer with `text`, in Latin-1, and go on with zeros for as long as the client reads; do nothing."""
     CUT = "cut"
     """Do the work, and reset the connection in the middle of the answer's body."""
 
@@ -112,6 +114,8 @@ async def answer_with_fault(fault: Fault, request: web.Request, handler: Handler
         case FaultKind.CUT_UPLOAD:
             await request.content.readany()
             return hang_up(request)
+        case FaultKind.ENDLESS:
+            return await _endlessly(fault, request)
         case FaultKind.SLOW:
             return await _slowly(fault, request, handler)
     answer = await handler(request)
@@ -148,6 +152,14 @@ async def _slowly(fault: Fault, request: web.Request, handler: Handler) -> web.S
         return await handler(request)
     finally:
         slowness_s.reset(token)
+
+
+async def _endlessly(fault: Fault, request: web.Request) -> web.StreamResponse:
+    answer = web.StreamResponse(status=fault.status if fault.status < 400 else 200)
+    await answer.prepare(request)
+    await answer.write((fault.text or "").encode("latin-1"))
+    while True:  # until the connection ends
+        await answer.write(bytes(1 << 20))
 
 
 async def _cut_in_two(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:

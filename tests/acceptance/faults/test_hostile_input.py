@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -25,7 +26,7 @@ from daemon.simulator.microscope import Written, write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.faults.cost import Cost, costs
 from tests.acceptance.faults.rows import FaultRun
-from tests.acceptance.rig import Rig, fetch, temwatch, wait_for
+from tests.acceptance.rig import Rig, fetch, require_seen_files, temwatch, wait_for
 from tests.hostile_images import GIB, HOSTILE_IMAGES, encoded, png_chunk, sparse
 
 pytestmark = pytest.mark.slow
@@ -158,6 +159,84 @@ def test_images_that_cost_a_worker_time_and_memory(rig: Rig, enter: Enter) -> No
         good = section(rig, 900).metafile
         wait_for_ends(rig, *failed, good)
     report(rig, enter, "images that cost a worker time and memory", cost, failed, [good])
+
+
+def tiff(path: Path, width: int, height: int, tags: Sequence[tuple[int, int, int, int]], end: int) -> None:
+    """Write the header of a TIFF of 8 bits, with more tags, and let the file end somewhere: nothing takes space."""
+    grey = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1)]
+    every = sorted([*grey, *tags])
+    directory = b"".join(struct.pack("<HHII", *tag) for tag in every)
+    head = struct.pack("<4sIH", b"II*\0", 8, len(every)) + directory + bytes(4)
+    sparse(path, {0: head, end - 1: b"\0"})
+
+
+def tiff_of_one_huge_tile(path: Path) -> None:
+    side = 46_320
+    tiff(path, *SIZE, [(259, 3, 1, 8), (322, 4, 1, side), (323, 4, 1, side), (324, 4, 1, 512), (325, 4, 1, 4096)], 8192)
+
+
+def tiff_of_one_huge_tile_as_it_is(path: Path) -> None:
+    side = 46_320
+    tiles = [(259, 3, 1, 1), (322, 4, 1, side), (323, 4, 1, side), (324, 4, 1, 512), (325, 4, 1, side * side)]
+    tiff(path, *SIZE, tiles, 512 + side * side)
+
+
+def tiff_with_tags_of_4_gib(path: Path) -> None:
+    pixels = SIZE[0] * SIZE[1]
+    strip = [(259, 3, 1, 1), (273, 4, 1, 512), (278, 4, 1, SIZE[1]), (279, 4, 1, pixels)]
+    tiff(path, *SIZE, [*strip, *((tag, 7, 2**32 - 8192, 8192) for tag in (270, 700, 33723, 34675))], 4 * GIB)
+
+
+def test_tiffs_that_ask_for_gigabytes(rig: Rig, enter: Enter) -> None:
+    started(rig)
+    bombs = {
+        tiff_of_one_huge_tile: "has tiles of 46320x46320 pixels",
+        tiff_of_one_huge_tile_as_it_is: "has tiles of 46320x46320 pixels",
+        tiff_with_tags_of_4_gib: "should have at most",
+    }
+    failed = {}
+    with costs(rig) as cost:
+        for number, (make, words) in enumerate([*bombs.items(), *bombs.items()]):
+            spoiled = section(rig, number, lambda written, make=make: make(written.images[0]))
+            failed[spoiled.metafile] = words
+        good = section(rig, 900).metafile
+        wait_for_ends(rig, *failed, good)
+    report(rig, enter, "TIFFs of one tile of 2 GiB, and with four tags of 4 GiB", cost, failed, [good])
+
+
+def test_a_png_without_end_for_an_image_of_16384_by_16384_pixels(rig: Rig, enter: Enter) -> None:
+    """By the method `render`. The answer may have five bytes for each pixel: 1.3 GB, held once.
+
+    By default images of more than 100 megapixels are refused at settling.
+    """
+    side = 16_384
+    rig.settings |= {"watch.mipmaps.method": "render", "workers.count": 1, "workers.largest_image_megapixels": 300}
+    rig.start_standin()
+    require_seen_files(rig.render_url)
+    header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", side, side, 8, 6, 0, 0, 0)
+
+    def enlarge(written: Written) -> None:
+        content = json.loads(written.metafile.read_text())
+        content[0]["metadata"]["camera_info"] |= {"width": side, "height": side}
+        written.metafile.write_text(json.dumps(content))
+        strip = [(259, 3, 1, 1), (273, 4, 1, 512), (278, 4, 1, side), (279, 4, 1, side * side)]
+        for image in written.images:
+            tiff(image, side, side, strip, 512 + side * side)
+
+    rig.settings |= {"watch.settle_s": 0.1, "watch.mipmaps.levels": 2}
+    rig.start()
+    wrong = []
+    answers = (("[[],", "is not the PNG"), (header.decode("latin-1"), "should answer with at most"))
+    for number, (text, words) in enumerate(answers):
+        rig.tell_standin()
+        rig.tell_standin(match="GET .*/png-image", kind="endless", text=text)
+        with costs(rig, most_worker_mib=2_000) as cost:
+            spoiled = section(rig, number, enlarge, tiles=1)
+            wait_for(lambda at=spoiled: (rig.montage_of(at.metafile) or {}).get("fault"), 300, "a fault")
+        said = rig.montage_of(spoiled.metafile)["fault"]["problem"]
+        wrong += [] if words in said else [said]
+        name = ("lists", "a PNG")[number]
+        report(rig, enter, f"method render: {name} without end for 16384 x 16384 pixels", cost, {}, [], wrong)
 
 
 # --- 3: no code from the current directory

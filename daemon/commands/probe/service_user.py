@@ -1,0 +1,62 @@
+"""The user whom the service's unit names: the probe tries files as that user."""
+
+import encodings.idna  # noqa: F401  loaded when a host name is looked up; root's own Python may be closed to others
+import grp
+import os
+import pwd
+from contextlib import suppress
+
+from daemon.config.unit import UNIT, unit_properties
+from daemon.config.writable import user_name
+from handlers.text import printable
+
+_AGAIN = "temwatch check-config --probe"
+
+
+def become_service_user() -> str:
+    """Turn this process into the service's user if it may; return whom files are tried as, as a sentence. Blocking.
+
+    Only root can become another user, and only systemd knows whom the service runs as. Group, further groups and umask
+    become those of the unit, too.
+    """
+    unit = unit_properties("User", "Group", "SupplementaryGroups", "UMask")
+    wanted = printable(unit.get("User", ""))
+    if os.geteuid() == 0 and wanted not in ("", "root"):
+        try:
+            _become(unit)
+        except (KeyError, ValueError, OSError) as error:
+            return f"files are tried as root, since {UNIT} runs as {wanted}, whom this process cannot become: {error}"
+    me = user_name()
+    if unit.get("User") and _is_me(unit["User"]):
+        return f"files are tried as user {me}, as whom {UNIT} runs"
+    if wanted:
+        return f"files are tried as user {me}, but {UNIT} runs as {wanted}: run `sudo -u {wanted} {_AGAIN}`"
+    more = ", who may do more than others" if os.geteuid() == 0 else ""
+    return f"files are tried as user {me}{more}: if the service runs as another user, run `sudo -u USER {_AGAIN}`"
+
+
+def _become(unit: dict[str, str]) -> None:
+    """Raises KeyError for an unknown user or group."""
+    user = _account(unit["User"])
+    group = _group(unit["Group"]) if unit.get("Group") else user.pw_gid
+    further = [_group(name) for name in unit.get("SupplementaryGroups", "").split()]
+    os.setgroups(sorted({*os.getgrouplist(user.pw_name, group), *further}))
+    os.setgid(group)
+    os.setuid(user.pw_uid)
+    with suppress(ValueError):
+        os.umask(int(unit.get("UMask", ""), 8))
+
+
+def _is_me(name: str) -> bool:
+    try:
+        return _account(name).pw_uid == os.geteuid()
+    except KeyError:
+        return False
+
+
+def _account(name: str) -> pwd.struct_passwd:
+    return pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+
+
+def _group(name: str) -> int:
+    return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid

@@ -1,0 +1,25 @@
+"""What systemd knows of the service's unit."""
+
+import subprocess
+from typing import Final
+
+UNIT: Final = "temwatch.service"
+ASK_S: Final = 5.0
+"""Seconds that systemctl may take to answer."""
+
+
+def unit_properties(*names: str) -> dict[str, str]:
+    """Return properties of the unit; empty if systemd does not run or does not know it. Blocking."""
+    try:
+        output = subprocess.run(  # noqa: S603  constant words
+            ["systemctl", "show", UNIT, "--property", ",".join(("LoadState", *names))],  # noqa: S607  found on the PATH
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=ASK_S,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    found = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
+    return found if found.get("LoadState") == "loaded" else {}
