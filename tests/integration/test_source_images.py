@@ -293,7 +293,7 @@ async def test_an_image_that_trickles_in_times_out(tmp_path: Path, monkeypatch: 
 
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: 5000\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: 5000\r\n\r\n\x89PNG\r\n\x1a\n")
         with contextlib.suppress(ConnectionError):
             while True:
                 writer.write(b"x")
@@ -337,7 +337,8 @@ def png(image: Image.Image) -> bytes:
         (Canned(png(Image.new("RGB", (WIDTH, HEIGHT), (1, 2, 3)))), ImageFault, "colours"),
         (Canned(png(Image.new("P", (WIDTH, HEIGHT)))), ImageFault, "comes as P"),
         (Canned(png(Image.new("L", (3000, 2000)))), ImageFault, "3000x2000"),
-        (Canned(os.urandom(6 * WIDTH * HEIGHT + 2**21)), RenderBroken, "at most 1087461 bytes"),
+        (Canned(b"\x89PNG\r\n\x1a\n" + bytes(6 * WIDTH * HEIGHT + 2**21)), RenderBroken, "at most 1087461 bytes"),
+        (Canned(os.urandom(6 * WIDTH * HEIGHT + 2**21)), RenderBroken, "not the PNG"),
         (Canned(png(Image.new("L", (WIDTH, HEIGHT), 9))[:-60]), RenderBroken, "not the PNG"),
         (
             Canned(b"", b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/elsewhere"),

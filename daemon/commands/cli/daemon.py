@@ -36,10 +36,9 @@ def check_config(config_path: Path | None, probe: bool, print_example: bool) -> 
         say_lines(example_toml())
         return
     from daemon.commands.check_config import effect, preflight
-    from daemon.commands.probe.command import become_service_user  # imports all before: root's Python may be closed
 
     settings = settings_or_exit(config_path)
-    tried_as = become_service_user() if probe else ""
+    tried_as = _become_service_user() if probe else ""
     for line in effect(settings):
         say(line)
     findings = preflight(settings)
@@ -51,6 +50,13 @@ def check_config(config_path: Path | None, probe: bool, print_example: bool) -> 
         exit_with(BAD_INPUT, *reasons)
     if is_wrong:
         sys.exit(FAILED)
+
+
+def _become_service_user() -> str:
+    """Turn into the service's user, and return whom files are tried as."""
+    from daemon.commands.probe.command import become_service_user  # imports all before: root's Python may be closed
+
+    return become_service_user()
 
 
 def _probe(settings: Any, tried_as: str) -> bool:
