@@ -1,6 +1,7 @@
 """render-ws caches images by URL: emptying its cache after mipmaps were made again shows the new pixels."""
 
 import io
+import itertools
 import urllib.request
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +16,9 @@ EMPTIED = "imageProcessorCache/allEntries"
 
 
 def asked(rig: Rig) -> list[int | None]:
-    """Return the answers to all requests to empty the cache."""
-    return [each["status"] for each in rig.requests() if each["path"].endswith(EMPTIED)]
+    """Return the answers to all requests to empty the cache; a request that a proxy gave up is repeated."""
+    found = [each["status"] for each in rig.requests() if each["path"].endswith(EMPTIED)]
+    return [status for status, _ in itertools.groupby(found)] if rig.is_behind_nginx else found
 
 
 def shown(rig: Rig, stack: str, tile_id: str) -> np.ndarray[Any, Any]:
@@ -48,17 +50,18 @@ def test_a_section_that_is_new_empties_no_cache(running_rig: Rig, write):
     assert asked(running_rig) == []
 
 
-def test_a_replay_empties_the_cache_once_and_the_new_pixels_are_shown(running_rig: Rig, write):
-    rig = running_rig
-    section, stack, tile_id = complete(rig, write)
-    before = shown(rig, stack, tile_id)
-    image = next(path for path in section.metafile.parent.glob("*.tif") if tile_id.startswith(path.stem))
-    Image.fromarray(255 - before).save(image)
-    assert (shown(rig, stack, tile_id) == before).all(), "the stand-in caches images, as render-ws does"
-    replay(rig, section)
-    assert asked(rig) == [200]
-    assert (shown(rig, stack, tile_id) == 255 - before).all()
-    assert len(events(rig, "render.image_cache_emptied")) == 1
+def test_a_replay_empties_the_cache_once_and_the_new_pixels_are_shown(rig: Rig, write):
+    rig.settings["watch.recheck_images_for_s"] = 0  # else the daemon may notice the new image before the replay
+    with running(rig):
+        section, stack, tile_id = complete(rig, write)
+        before = shown(rig, stack, tile_id)
+        image = next(path for path in section.metafile.parent.glob("*.tif") if tile_id.startswith(path.stem))
+        Image.fromarray(255 - before).save(image)
+        assert (shown(rig, stack, tile_id) == before).all(), "the stand-in caches images, as render-ws does"
+        replay(rig, section)
+        assert asked(rig) == [200]
+        assert (shown(rig, stack, tile_id) == 255 - before).all()
+        assert len(events(rig, "render.image_cache_emptied")) == 1
 
 
 @pytest.mark.slow
@@ -93,7 +96,7 @@ def test_the_cache_is_emptied_when_render_ws_is_back_and_the_daemon_was_killed_m
         section, _, _ = complete(rig, write)
         rig.tell_standin(match=EMPTIED, kind="status", status=503)
         assert fetch(f"{rig.url}/api/replay", method="POST", body={"paths": [str(section.metafile)], "state": "all"})
-        wait_for(lambda: 503 in asked(rig), 30, "a request to empty the cache")
+        wait_for(lambda: 503 in asked(rig), 60, "a request to empty the cache")
         rig.daemon.kill()
         rig.tell_standin()
         rig.start()
