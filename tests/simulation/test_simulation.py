@@ -33,7 +33,9 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize(
+    "part", [pytest.param(part, marks=() if part < PARTS // 2 else pytest.mark.slow) for part in range(PARTS)]
+)
 def test_the_invariants_hold_in_random_scenarios(part: int) -> None:
     each = SEEDS // PARTS
     seeds = ("--seeds", str(each), "--start", str(part * each))
