@@ -27,6 +27,7 @@ from daemon.pipeline.replay.selection import Selection
 from handlers.errors import Fault, SettingsFault
 from handlers.progress import progress_bar
 from handlers.render.client import RenderClient
+from handlers.text import printable
 from handlers.verify import Difference, Kind
 
 Cause = tuple[Kind, str]
@@ -185,7 +186,7 @@ async def _tell_people(settings: Settings, totals: Totals, clean: Sequence[int])
             lambda answer: answer,
         )
     except Fault as fault:
-        sys.stderr.write(f"alerts: people are not told of the differences: {fault}\n")
+        sys.stderr.write(f"alerts: people are not told of the differences: {printable(str(fault))}\n")
 
 
 _PLURALS: Mapping[Kind, str] = {

@@ -59,12 +59,11 @@ class Arrival:
 def check_images(
     acquisition: Acquisition, directory: Path, root: Container | None = None, largest_image_px: int = LARGEST_IMAGE_PX
 ) -> Arrival:
-    """Check the header and length of every image, without decoding any.
+    """Check the header and length of every image, without decoding any. No image may lie outside the directory.
 
     Parameters
     ----------
-    root : directory that must contain `directory` and the images after all links are followed; None: `directory` may
-        lie anywhere, and the images in it.
+    root : directory that must contain `directory` after all links are followed; None: any.
     largest_image_px : larger images are refused; those that the acquisition declares, before any is opened.
 
     Raises

@@ -134,13 +134,12 @@ class ImageDirectory:
     """A directory whose images are inspected in turn, most by one short read; a context manager.
 
     The directory is opened once. A file that is opened by name below its descriptor, without following links, lies in
-    it; a link may lead to any file below root. Files of one camera have equal headers: if the length and all bytes
+    it; a link may lead to another file in it only. Files of one camera have equal headers: if the length and all bytes
     that determined the header equal those of the file before, its result is reused.
 
     Parameters
     ----------
-    root : directory that must contain this one and its images after all links are followed; None: this directory may
-        lie anywhere, and its images in it.
+    root : directory that must contain this one after all links are followed; None: it may lie anywhere.
 
     Raises
     ------
@@ -207,7 +206,7 @@ class ImageDirectory:
     def _inspect_by_path(self, name: str) -> tuple[ImageInfo, FileIdentity]:
         path = self._path / name
         root = self._root
-        if root is None and self._descriptor is not None:
+        if self._descriptor is not None:  # a metafile names files of its own directory only, links or not
             root = Container(self._path, Path(real_path(self._descriptor)))
         with open_image(path, root) as file:
             found = os.fstat(file.fileno())

@@ -30,14 +30,14 @@ def test_an_acquisition_directory_exchanged_for_a_link_after_ingest_gives_no_lev
     assert not [path for path in rig.mipmaps.rglob("*.tif") if path.is_relative_to(rig.mipmaps / f"1{directory}")]
 
 
-def test_links_that_stay_in_the_watch_are_followed(rig: Rig, write):
+def test_links_that_stay_in_the_directory_of_the_metafile_are_followed(rig: Rig, write):
     """Relative ones, absolute ones, and a watched directory that is configured as a link."""
     rig.settings |= {"watch.settle_s": 0.1}
     (rig.root / "mounted").symlink_to(rig.acquisition)
     rig.settings["watch.directory"] = str(rig.root / "mounted")
     rig.start_standin()
     section = write(1050, specimen_id="s")
-    elsewhere = rig.acquisition / "second disk"
+    elsewhere = section.metafile.parent / "images"
     elsewhere.mkdir()
     for number, image in enumerate(section.images):
         target = image.rename(elsewhere / image.name)
