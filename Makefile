@@ -49,7 +49,7 @@ $(BENCHED): $(READY) benchmarks/requirements-build.lock benchmarks/requirements.
 	$(BIN)/pip check
 	@touch $@
 
-bench: $(BENCHED) ## measure every target of docs/performance.md (under fifteen minutes), into benchmarks/results
+bench: $(BENCHED) ## measure every target of docs/performance.md (under twenty minutes), into benchmarks/results
 	$(BIN)/python -m benchmarks
 
 MUTATED := $(VENV)/.mutants-ready
