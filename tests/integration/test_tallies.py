@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.journal import tallies
+from daemon.journal import overview, tallies
 from daemon.journal.journal import Journal
 from daemon.montages.records import Inspection, Settled
 from daemon.montages.sighting import FoundBy, Sighting
@@ -73,3 +73,10 @@ async def test_totals_survive_a_restart_and_old_minutes_are_added_together(tmp_p
         assert await since(journal, 0) == {("temca2", "5"): 5}
         rows = await journal.read(lambda c: c.execute("SELECT minute > 0, tiles FROM tiles_made ORDER BY 1").fetchall())
         assert rows == [(0, 3), (1, 1), (1, 1)]
+
+
+async def test_completed_sections_are_counted_without_a_walk_over_all(journal):
+    plan = await journal.read(
+        lambda connection: connection.execute(f"EXPLAIN QUERY PLAN {overview._COMPLETED}", (0.0,)).fetchall()
+    )
+    assert "SEARCH montages USING COVERING INDEX montages_by_completion" in plan[0][3]
