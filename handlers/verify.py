@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from handlers.errors import Fault, ImageFault, ImagesMissing, RenderRefused
+from handlers.errors import Fault, ImageFault, ImagesMissing, RenderRefused, StoreFault
 from handlers.identity import FileIdentity
 from handlers.images.decode import verify_level
 from handlers.images.digest import FileContent, RunningDigest, content_of
@@ -125,7 +125,7 @@ def _check_bytes(tile_id: str, levels: Sequence[tuple[int, Place]], expected: by
     """Compare the bytes of all level files of a tile, none of which is invalid by itself."""
     try:
         found = digest_of_levels(level_digests(levels))
-    except OSError:
+    except (OSError, StoreFault):
         return  # it was deleted since; the next run reports it
     if found != expected:
         what = f"one of its levels 1 to {levels[-1][0]} holds other bytes than were written"
@@ -160,7 +160,7 @@ def _check_source(tile_id: str | None, path: Place, width: int, height: int, *, 
     except ImageFault as fault:
         what = f"level 0 {fault.problem}"
         return _Source((Difference(Kind.SOURCE_CHANGED, tile_id, str(path), what, fault.hint, None),))
-    except OSError as error:
+    except (OSError, StoreFault) as error:
         return _Source((_unread(tile_id, path, error),))
     if (info.width, info.height) != (width, height):
         what = f"level 0 has {info.width}x{info.height} pixels, expected {width}x{height}"
@@ -169,8 +169,9 @@ def _check_source(tile_id: str | None, path: Place, width: int, height: int, *, 
     return _Source((), info.bits)
 
 
-def _unread(tile_id: str | None, path: Place, error: OSError) -> Difference:
-    what = f"level 0 cannot be read: {error.strerror or error}"
+def _unread(tile_id: str | None, path: Place, error: OSError | StoreFault) -> Difference:
+    why = error.problem if isinstance(error, StoreFault) else error.strerror or error
+    what = f"level 0 cannot be read: {why}"
     return Difference(Kind.NOT_CHECKED, tile_id, str(path), what, "check that its mount is there", None)
 
 
@@ -222,7 +223,7 @@ def _check_origin(
     tile_id, what = tile.tile_id or None, ""
     try:
         digest = _digest_of(tile.image, None if deep else recorded)
-    except OSError as error:
+    except (OSError, StoreFault) as error:
         yield _unread(tile_id, tile.image, error)
         return
     others = ", ".join(str(level) for level, origin in named.items() if origin != digest)

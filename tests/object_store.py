@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -94,12 +95,19 @@ class FaultLayer:
     rule: Callable[[Request], Answer] = lambda request: None
     requests: list[Request] = field(default_factory=list)
     url: str = ""
+    certificate: tuple[Path, Path] | None = None
+    """Certificate and key of a layer that speaks TLS."""
 
     @contextlib.contextmanager
     def running(self) -> Iterator["FaultLayer"]:
         """Serve in threads until the end of the context."""
         server = _Server(("127.0.0.1", 0), _handler(self))
-        self.url = f"http://127.0.0.1:{server.server_port}"
+        scheme = "http"
+        if self.certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*self.certificate)
+            server.socket, scheme = context.wrap_socket(server.socket, server_side=True), "https"
+        self.url = f"{scheme}://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="fault layer")
         thread.start()
         try:
@@ -175,7 +183,7 @@ def _handler(layer: FaultLayer) -> type[BaseHTTPRequestHandler]:
                 return
             connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=20)
             with contextlib.closing(connection):
-                connection.request(self.command, self.path, body, dict(self.headers))
+                connection.request(self.command, _path_of(self.path), body, dict(self.headers))
                 found = connection.getresponse()
                 headers, content = dict(found.getheaders()), found.read()
             self._send(found.status, headers, content, is_cut=answer == "cut" and len(content) > 1)
@@ -203,6 +211,11 @@ def _handler(layer: FaultLayer) -> type[BaseHTTPRequestHandler]:
         do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _serve  # noqa: N815  the names that the server calls
 
     return Handler
+
+
+def _path_of(target: str) -> str:
+    """Return path and query of a request, whose target is a whole URL if it was sent to a proxy."""
+    return target if target.startswith("/") else "/" + target.split("/", 3)[3]
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.pipeline.replay.selection import Selection
-from handlers.errors import SettingsFault
+from handlers.errors import SettingsFault, StoreFault
 from handlers.mipmaps.measure import digest_of_levels
 from handlers.mipmaps.plan import Level0, MipmapPlan
 from handlers.place import Place
@@ -74,7 +74,7 @@ def _level_files(tile: Level0, plan: MipmapPlan) -> list[tuple[bytes, Place]]:
     outputs = plan.outputs(tile.image)
     try:
         digests = level_digests(outputs)
-    except OSError:
+    except (OSError, StoreFault):
         return []
     return [(digests[level], path) for level, path in outputs]
 

@@ -88,6 +88,8 @@ def _watch_lines(report: Report, view: View) -> Iterator[str]:
 
 def _disk_lines(report: Report, view: View) -> Iterator[str]:
     for disk in report.get("disks", ()):
+        if disk["free_bytes"] is None and not disk["problem"]:  # an object store has no free space
+            yield from _entry("store", f"{disk['directory']}: usable", view)
         if disk["free_bytes"] is not None:
             needed = byte_size(disk["needed_bytes"])
             yield from _entry(

@@ -140,6 +140,18 @@ def test_level_0_in_the_store_is_read_by_ranges_and_gives_the_same_levels(tmp_pa
     assert [each.kind for each in check_files(tile, of_object)] == [Kind.SOURCE_CHANGED]
 
 
+def test_a_store_that_refuses_is_reported_as_not_checked(image, output, layer, monkeypatch):
+    plan = MipmapPlan(output, levels=2)
+    make_mipmaps(tile_job(tile_of(image), plan))
+    layer.rule = lambda request: object_store.EXPIRED
+    found = check_files(tile_of(image), plan)
+    assert {each.kind for each in found} == {Kind.NOT_CHECKED}
+    assert "403 Forbidden" in found[0].what
+    level0 = Level0("a", output / "raw.tif", None, 64, 64)
+    (difference, *_) = check_files(level0, plan)
+    assert (difference.kind, difference.where) == (Kind.NOT_CHECKED, str(output / "raw.tif"))
+
+
 def test_a_level_0_that_is_no_longer_in_the_store_is_missing(output, tmp_path):
     tile = Level0("a", output / "gone.tif", None, 64, 64)
     report = make_mipmaps(tile_job(tile, MipmapPlan(tmp_path, levels=1)))
