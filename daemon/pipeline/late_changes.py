@@ -187,6 +187,7 @@ class LateChanges:
 
     def _delay(self, due: _Due, pause_s: float) -> None:
         heapq.heappush(self._due, _Due(self._clock() + pause_s, due.montage_id, due.watch, due.complete_at))
+        self._changed.set()
 
     def _watch(self, name: str) -> WatchSettings | None:
         return next((watch for watch in self._settings().watch if watch.name == name), None)

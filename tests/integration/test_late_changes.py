@@ -394,6 +394,20 @@ async def test_a_missing_mount_is_no_change_and_its_images_are_checked_when_it_i
     assert alone.enqueued == [montage.id]
 
 
+async def test_the_only_montage_is_checked_again_when_its_directory_is_back(world, monkeypatch):
+    monkeypatch.setattr(late_changes, "INACCESSIBLE_RETRY_S", 0.05)
+    metafile = world.write(size=SIZE)
+    home, elsewhere = metafile.parent, world.root / "elsewhere"
+    await world.notice(metafile)
+    await world.reaches(metafile, COMPLETE)
+    home.rename(elsewhere)
+    await world.until(lambda: [line for line in world.log_lines if line["event"] == "images.not_checked"])
+    in_place_under_its_old_time(images_of(elsewhere / metafile.name)[0])
+    elsewhere.rename(home)
+    assert (await mended(world, metafile)).state is COMPLETE
+    assert levels_are_right(world.root, images_of(metafile)[0])
+
+
 async def test_a_moved_section_is_not_checked_after_its_time(done):
     world, alone, montage = done
     alone.late.follow(montage)
