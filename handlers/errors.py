@@ -18,6 +18,7 @@ Fault
     |   |-- AnswerLate        no answer in time: render-ws may still be working on it
     |   |   `-- ProxyTimedOut   a proxy stopped waiting for it
     |   |-- AnswerLost        the connection broke after the request was sent
+    |   |-- StackNotCreated   a stack cannot be created: render-ws reads, and does not write
     |   `-- AccessRefused     the certificate of the server does not verify: a person must act
     |       `-- LoginRefused    the login is missing or refused: a person must act
     |           `-- RequestForbidden  the login is accepted, and this request is forbidden to it
@@ -225,6 +226,10 @@ class ProxyTimedOut(AnswerLate):
 
 class AnswerLost(RenderUnavailable):
     """The connection broke after the request was sent. Only a query shows whether render-ws performed it."""
+
+
+class StackNotCreated(RenderUnavailable):
+    """render-ws fails to create a stack. The request holds nothing of a montage that could be its cause."""
 
 
 class AccessRefused(RenderUnavailable):

@@ -70,7 +70,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "handlers/apply_mipmaps.py": ("apply",),
     "handlers/render/tiles.py": ("resolvedtiles", "apply", "ingest", "render_names"),
     "daemon/commands/verify.py": ("verify",),
-    "handlers/verify.py": ("verify",),
+    "handlers/verify.py": ("verify", "verify_files"),
     "handlers/stores/atomic_write.py": ("disks", "kept_levels", "making", "making_all"),
     "handlers/regular_file.py": ("regular_file", "arrival"),
     "handlers/identity.py": ("digest", "provenance", "settle_images", "recheck"),
@@ -82,6 +82,9 @@ TESTS: dict[str, tuple[str, ...]] = {
     "daemon/pipeline/circuit_breaker.py": ("circuit_breaker",),
     "daemon/pipeline/schedule.py": ("schedule",),
     "daemon/pipeline/stack_use.py": ("stack_use",),
+    "daemon/web/access.py": ("posts", "web", "pages", "doctests"),
+    "daemon/web/visitor.py": ("pages", "posts"),
+    "daemon/web/posts.py": ("posts", "http_guards"),
     "daemon/web/routes.py": ("web",),
 }
 """Mutated module -> names of the tests that should notice."""

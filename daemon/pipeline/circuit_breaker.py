@@ -88,13 +88,21 @@ def after_success(circuit: Circuit) -> Circuit:
 
 
 def after_failure(
-    circuit: Circuit, work: Hashable, now: float, chance: float, *, is_away: bool, is_refused: bool = False
+    circuit: Circuit,
+    work: Hashable,
+    now: float,
+    chance: float,
+    *,
+    is_away: bool,
+    can_read: bool = False,
+    is_refused: bool = False,
 ) -> Circuit:
     """Return the circuit after a piece of work failed.
 
     Parameters
     ----------
-    is_away : whether the service does not answer, or cannot read; otherwise the work itself may be the cause.
+    is_away : whether the service does not answer, or cannot read or write; otherwise the work itself may be the cause.
+    can_read : whether a service that is away can read: it answers probes and is available only after a success.
     is_refused : whether the login was refused. After it is accepted again the service counts as available.
     """
     broken = circuit.broken if is_away else circuit.broken | {work}
@@ -103,7 +111,8 @@ def after_failure(
         fails_work = not is_away and len(broken) >= BROKEN_IN_A_ROW
         if not (is_away or fails_work):
             return circuit
-        return _opened(replace(circuit, fails_work=fails_work), now, chance, at_work=fails_work, is_refused=is_refused)
+        at_work = fails_work or can_read
+        return _opened(replace(circuit, fails_work=fails_work), now, chance, at_work=at_work, is_refused=is_refused)
     if circuit.phase is Phase.OPEN or not (is_away or circuit.trial == work):
         return circuit
     if is_away or circuit.fails_work:

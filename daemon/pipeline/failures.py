@@ -19,6 +19,7 @@ from daemon.pipeline.work_queue import WorkQueue
 from daemon.system.threads import answers_within
 from handlers.acquisition.presence import look_at
 from handlers.errors import BugFault, Fault, RenderBroken, RenderUnavailable, StorageFault
+from handlers.render.names import StackId
 
 log = structlog.get_logger()
 
@@ -50,7 +51,7 @@ class FailureHandler:
     async def handle(self, montage: Montage, step: Step, fault: Fault) -> None:
         """Enqueue the montage for a retry if waiting can help; otherwise it is FAILED."""
         if step in NEEDS_RENDER or isinstance(fault, RenderUnavailable | RenderBroken):
-            await self._gate.failed(montage.id, fault)
+            await self._gate.failed(montage.id, fault, _written_stack(montage, step))
         if isinstance(fault, MetafileChanged):
             await self._remember_change(montage)
         delay_s = self._delay_s(montage, fault)
@@ -114,3 +115,9 @@ class FailureHandler:
                 continue
             if montage_id is not None:
                 self._queue.add(Ticket(montage.acquired, montage_id, Step.SETTLE, montage.watch))
+
+
+def _written_stack(montage: Montage, step: Step) -> StackId | None:
+    """Return the stack that a step writes to."""
+    name = {Step.INGEST: montage.raw_stack, Step.APPLY: montage.mipmapped_stack}.get(step)
+    return StackId.parse(name) if name else None

@@ -17,9 +17,11 @@ from handlers.errors import (
     RenderFault,
     RenderUnavailable,
     RequestForbidden,
+    StackNotCreated,
 )
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
+from handlers.render.writing import fails_to_write
 
 log = structlog.get_logger()
 
@@ -62,7 +64,7 @@ class RenderGate:
         self._since = clock()
         self._begun: dict[Hashable, float] = {}
         self._worked_at = clock()
-        self._reading = asyncio.Lock()
+        self._asking = asyncio.Lock()
         self.probed = asyncio.Event()
         """Set after the first probe."""
 
@@ -115,28 +117,41 @@ class RenderGate:
         self._forbidden = None
         self._adopt(breaker.after_success(self._circuit))
 
-    async def failed(self, work: Hashable, fault: Fault) -> None:
-        """Report that a piece of work failed. Any answer of a working render-ws, also a refusal, counts as a success.
+    async def failed(self, work: Hashable, fault: Fault, written: StackId | None = None) -> None:
+        """Report that a piece of work failed.
 
+        Any answer of a working render-ws, also a refusal, counts as a success, unless render-ws fails work and reads.
         If render-ws is broken or a proxy forbids the work, the work itself may be the cause: the gate checks whether
-        render-ws can read.
+        render-ws can read, and write.
+
+        Parameters
+        ----------
+        written : the stack that the work writes to, if any.
         """
         if not isinstance(fault, RenderFault):
             return
         if not isinstance(fault, RenderUnavailable | RenderBroken):
-            self.worked()
+            if not self._circuit.has_failed_at_work:
+                self.worked()
             return
-        is_away = not (isinstance(fault, RenderBroken | RequestForbidden) and await self._can_read())
+        may_be_at_fault = isinstance(fault, RenderBroken | RequestForbidden) and await self._can_read()
+        fails_writes = may_be_at_fault and isinstance(fault, RenderBroken) and await self._fails_to_write(written)
+        is_away = not may_be_at_fault or fails_writes
+        can_read = fails_writes or isinstance(fault, StackNotCreated)
         self._last_fault = fault
         if isinstance(fault, RequestForbidden) and not is_away:
             self._forbidden = fault
         chance, is_refused = random.random(), isinstance(fault, LoginRefused)  # noqa: S311  jitter
         now = self._clock()
-        self._adopt(breaker.after_failure(self._circuit, work, now, chance, is_away=is_away, is_refused=is_refused))
+        self._adopt(
+            breaker.after_failure(
+                self._circuit, work, now, chance, is_away=is_away, can_read=can_read, is_refused=is_refused
+            )
+        )
 
     async def _can_read(self) -> bool:
         """Return whether render-ws can read from its database. In an outage it is not asked: the probe does that."""
-        async with self._reading:
+        async with self._asking:
             if self._circuit.phase is Phase.OPEN:
                 return False
             try:
@@ -146,6 +161,15 @@ class RenderGate:
             except RenderFault:
                 pass  # render-ws itself answered
             return True
+
+    async def _fails_to_write(self, stack: StackId | None) -> bool:
+        """Return whether render-ws fails a write that changes nothing. In an outage it is not asked."""
+        async with self._asking:
+            return (
+                stack is not None
+                and self._circuit.phase is not Phase.OPEN
+                and await fails_to_write(self._client, stack)
+            )
 
     @property
     def _is_in_doubt(self) -> bool:

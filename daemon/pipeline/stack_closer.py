@@ -174,7 +174,7 @@ class StackCloser:
         self, stack: StackId, montages: Collection[Montage], attempts: Mapping[int, int], fault: Fault
     ) -> float | None:
         """Record that a stack could not be closed; return the seconds until the next attempt, None if none follows."""
-        await self._gate.failed(stack, fault)
+        await self._gate.failed(stack, fault, stack)
         log.warning("stack.close_failed", stack=str(stack), fault=str(fault), montages=len(montages))
         await self._journal.end_attempts(attempts.values(), Outcome.FAILED, fault)
         if isinstance(fault, RenderUnavailable | RenderBroken) and not self._gate.is_closed_circuit:

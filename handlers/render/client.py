@@ -196,10 +196,13 @@ class RenderClient:
         with contextlib.suppress(StackMissing):
             await self._ask(Request("DELETE", stack.path, str(stack), "delete the stack"))
 
-    async def set_resolution(self, stack: StackId, resolution_nm: tuple[float, float, float]) -> None:
-        """Set nanometres per pixel in x and y, and the nanometres between sections in z."""
+    async def set_resolution(
+        self, stack: StackId, resolution_nm: tuple[float, float, float], *, once: bool = False
+    ) -> None:
+        """Set nanometres per pixel in x and y, and between sections in z. `once`: as a probe, with its time limit."""
         body = json_body(str(stack), list(resolution_nm))
-        await self._ask(Request("PUT", f"{stack.path}/resolutionValues", str(stack), "set the resolution", body))
+        request = Request("PUT", f"{stack.path}/resolutionValues", str(stack), "set the resolution", body)
+        await self._ask(replace(request, repeatable=False, limit_s=self._patience.ping_s) if once else request)
 
     async def set_state(self, stack: StackId, state: StackState) -> None:
         """Set LOADING or COMPLETE. COMPLETE is sent once, even if its answer is lost.

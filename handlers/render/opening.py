@@ -3,7 +3,7 @@
 docs/decisions/render-client.md gives the reasons.
 """
 
-from handlers.errors import AnswerLate, AnswerLost, RenderUnavailable, StackNotLoading
+from handlers.errors import AnswerLate, AnswerLost, RenderBroken, RenderUnavailable, StackNotCreated, StackNotLoading
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 from handlers.render.responses import LOCKED, StackMeta, StackState, locked_fault
@@ -24,8 +24,8 @@ async def create_stack(client: RenderClient, stack: StackId, resolution_nm: tupl
     ------
     StackLocked
         If the stack is READ_ONLY or OFFLINE and has no resolution.
-    RenderUnavailable
-        If the stack does not exist afterwards; calling again is safe.
+    StackNotCreated, RenderUnavailable
+        If render-ws fails to create it, or the stack does not exist afterwards; calling again is safe.
     """
     meta = await client.stack(stack) or await _create(client, stack, resolution_nm)
     if meta.resolution_nm is None and meta.state not in LOCKED:
@@ -40,6 +40,8 @@ async def _create(client: RenderClient, stack: StackId, resolution_nm: tuple[flo
         await client.post_version(stack, resolution_nm)
     except (AnswerLate, AnswerLost) as fault:
         unknown = fault
+    except RenderBroken as fault:
+        raise StackNotCreated(fault.subject, fault.problem, fault.hint) from fault
     meta = await client.stack(stack)
     if meta is None:
         raise unknown or RenderUnavailable(

@@ -12,8 +12,9 @@ class Patience:
     """From the end of a request to its answer, and between two pieces of the answer."""
     request_s: float = 300.0
     """For a request and its whole answer."""
-    complete_s: float = 30.0
-    """For the answer to COMPLETE, which comes only after the derivation. Past it the stack's state is polled."""
+    complete_s: float = 45.0
+    """For the answer to COMPLETE, which comes only after the derivation. Past it the stack's state is polled. Without
+    its database render-ws answers 500 after 30 s."""
     ping_s: float = 10.0
 
 

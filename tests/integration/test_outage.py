@@ -53,6 +53,45 @@ async def test_a_lone_montage_waits_while_render_ws_fails_all_work(tmp_path: Pat
         assert work.work.gate.fault is None
 
 
+READ_ONLY = {
+    "no write succeeds": r"^(PUT|POST|DELETE) ",
+    "no PUT succeeds": r"^PUT ",
+    "no stack can be created": r"^POST ",
+}
+"""Ways of a database that can be read and not written -> the requests that fail."""
+
+
+@pytest.mark.parametrize("answer", [{"status": 500, "text": "a bug"}, {"status": 200}])
+@pytest.mark.parametrize("way", READ_ONLY)
+async def test_a_lone_montage_waits_while_render_ws_can_read_and_not_write(
+    tmp_path: Path, service: Standin, way: str, answer: dict[str, Any]
+) -> None:
+    async with client_of(service.url) as client, bench(tmp_path, client) as work:
+        await service.misbehave(READ_ONLY[way], "status", **answer)
+        metafile = work.write()
+        await work.notice(metafile)
+        await work.until(lambda: work.work.gate._circuit.openings >= 6, 60)
+        assert work.work.gate.fault is not None
+        assert (await work.reaches(metafile, SETTLED, FAILED)).state is SETTLED
+        await service.behave()
+        await work.reaches(metafile, COMPLETE)
+        assert work.work.gate.fault is None
+
+
+async def test_an_applied_montage_waits_while_render_ws_can_read_and_not_write(
+    tmp_path: Path, service: Standin
+) -> None:
+    async with client_of(service.url) as client, bench(tmp_path, client) as work:
+        await service.misbehave(r"PUT .*/state/COMPLETE", "status", status=500, text="a bug")
+        await service.misbehave(r"PUT .*/resolutionValues", "status", status=500, text="a bug")
+        metafile = work.write()
+        await work.notice(metafile)
+        await work.until(lambda: work.work.gate._circuit.openings >= 6, 60)
+        assert (await work.reaches(metafile, MontageState.APPLIED, FAILED)).state is MontageState.APPLIED
+        await service.behave()
+        await work.reaches(metafile, COMPLETE)
+
+
 async def test_a_montage_whose_own_request_fails_is_failed_after_five_attempts(
     tmp_path: Path, service: Standin
 ) -> None:
@@ -87,7 +126,7 @@ class OutageGate:
     def __init__(self) -> None:
         self.outage = 0
 
-    async def failed(self, work: object, fault: object) -> None:
+    async def failed(self, work: object, fault: object, written: object) -> None:
         self.outage += 1
 
 
@@ -98,7 +137,7 @@ async def test_a_failure_in_an_outage_is_never_final_and_costs_no_attempt() -> N
     gate: Any = OutageGate()
     tries = Tries()
     handler = FailureHandler(journal=nothing, queue=queue, settler=nothing, superseder=nothing, gate=gate, tries=tries)
-    montage: Any = SimpleNamespace(id=1, attempt=100, fault=None)
+    montage: Any = SimpleNamespace(id=1, attempt=100, fault=None, raw_stack="em/v1/raw", mipmapped_stack=None)
     fault = RenderBroken("em/v1/raw", "answered 500")
     for _ in range(10):
         await handler.handle(montage, Step.INGEST, fault)

@@ -6,12 +6,21 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from standin_control import MIPS, RAW, Standin, client_of, standin
+from standin_control import MIPS, RAW, RESOLUTION_NM, Standin, client_of, standin, tile_spec
 
 from daemon.pipeline import render_gate as gate_module
 from daemon.pipeline.render_gate import RenderGate
-from handlers.errors import AccessRefused, Fault, RenderBroken, RenderUnavailable, RequestForbidden, ZFault
+from handlers.errors import (
+    AccessRefused,
+    Fault,
+    RenderBroken,
+    RenderUnavailable,
+    RequestForbidden,
+    StackMissing,
+    ZFault,
+)
 from handlers.render.access import Access
+from handlers.render.opening import ensure_loading
 
 DATABASE = r"^(?!GET .*/versionInfo)"
 BROKEN = RenderBroken("em/v1/raw", "tried to put tiles, and render-ws answered 500: a bug")
@@ -88,6 +97,47 @@ async def test_failed_work_is_an_outage_if_the_database_does_not_answer(
     assert not gated.gate.is_closed_circuit
     assert gated.gate.fault is BROKEN
     assert not gated.gate.admit(2)
+
+
+@pytest.mark.parametrize(
+    "answer", [{"status": 500, "text": "a bug"}, {"status": 200}, {"kind": "stall", "seconds": 60}]
+)
+async def test_failed_work_is_an_outage_until_a_success_if_its_stack_can_be_read_and_not_written(
+    gated: Gated, answer: dict[str, object]
+) -> None:
+    async with client_of(gated.service.url) as client:
+        await ensure_loading(client, MIPS, RESOLUTION_NM)
+    await gated.service.misbehave("^PUT ", **{"kind": "status", **answer})
+    assert gated.gate.admit(1)
+    await gated.gate.failed(1, BROKEN, MIPS)
+    gated.gate.leave(1)
+    assert gated.gate.fault is BROKEN
+    async with probing(gated.gate):
+        await gated.until(lambda: gated.gate.is_open)
+        assert gated.gate.fault is BROKEN, "a probe only reads"
+        await gated.gate.failed(MIPS, StackMissing("em/v1/raw", "does not exist"))
+        assert gated.gate.fault is BROKEN, "so does a refusal"
+        gated.gate.worked()
+        assert gated.gate.fault is None
+
+
+@pytest.mark.parametrize("state", [None, "LOADING", "COMPLETE", "READ_ONLY"])
+async def test_failed_work_is_no_outage_and_changes_no_stack_while_its_stack_can_be_written(
+    gated: Gated, state: str | None
+) -> None:
+    async with client_of(gated.service.url) as client:
+        if state is not None:
+            await ensure_loading(client, MIPS, RESOLUTION_NM)
+            await client.put_tiles(MIPS, 1.0, [tile_spec("a", 1.0)])
+        for each in ("COMPLETE", "READ_ONLY")[: {"COMPLETE": 1, "READ_ONLY": 2}.get(state or "", 0)]:
+            await gated.service.send("PUT", f"{MIPS.path}/state/{each}")
+        before = await client.stack(MIPS)
+        for _ in range(10):
+            assert gated.gate.admit(1)
+            await gated.gate.failed(1, BROKEN, MIPS)
+            gated.gate.leave(1)
+        assert gated.gate.is_closed_circuit
+        assert await client.stack(MIPS) == before
 
 
 async def test_the_database_is_not_queried_for_each_failure_of_an_outage(gated: Gated) -> None:
