@@ -61,8 +61,15 @@ READ_ONLY = {
 """Ways of a database that can be read and not written -> the requests that fail."""
 
 
-@pytest.mark.parametrize("answer", [{"status": 500, "text": "a bug"}, {"status": 200}])
-@pytest.mark.parametrize("way", READ_ONLY)
+@pytest.mark.parametrize(
+    ("way", "answer"),
+    [
+        ("no write succeeds", {"status": 500, "text": "a bug"}),
+        ("no write succeeds", {"status": 200}),
+        ("no PUT succeeds", {"status": 500, "text": "a bug"}),
+        ("no stack can be created", {"status": 500, "text": "a bug"}),
+    ],
+)
 async def test_a_lone_montage_waits_while_render_ws_can_read_and_not_write(
     tmp_path: Path, service: Standin, way: str, answer: dict[str, Any]
 ) -> None:
