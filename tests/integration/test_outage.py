@@ -77,7 +77,7 @@ async def test_a_lone_montage_waits_while_render_ws_can_read_and_not_write(
         await service.misbehave(READ_ONLY[way], "status", **answer)
         metafile = work.write()
         await work.notice(metafile)
-        await work.until(lambda: work.work.gate._circuit.openings >= 6, 60)
+        await work.until(lambda: work.work.gate._circuit.openings >= 3, 60)
         assert work.work.gate.fault is not None
         assert (await work.reaches(metafile, SETTLED, FAILED)).state is SETTLED
         await service.behave()
@@ -93,7 +93,7 @@ async def test_an_applied_montage_waits_while_render_ws_can_read_and_not_write(
         await service.misbehave(r"PUT .*/resolutionValues", "status", status=500, text="a bug")
         metafile = work.write()
         await work.notice(metafile)
-        await work.until(lambda: work.work.gate._circuit.openings >= 6, 60)
+        await work.until(lambda: work.work.gate._circuit.openings >= 3, 60)
         assert (await work.reaches(metafile, MontageState.APPLIED, FAILED)).state is MontageState.APPLIED
         await service.behave()
         await work.reaches(metafile, COMPLETE)
