@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from handlers.verify import INGEST, Kind, check_tiles, check_transform
+from handlers.path_map import PathMap
+from handlers.render.responses import PathBuilder
+from handlers.verify import INGEST, Kind, check_levels_named, check_path_builder, check_tiles, check_transform
 
 Spec = dict[str, Any]
 SPEC: Spec = {
@@ -90,3 +92,74 @@ def test_the_shared_transform_is_compared_too():
         assert found.kind is Kind.TRANSFORM_DIFFERS
     assert list(check_transform("em/v1/raw", lens, {"lens": lens}, INGEST)) == []
     assert list(check_transform("em/v1/raw", None, {}, INGEST)) == []
+
+
+def test_a_tile_at_another_z_is_repaired_as_a_missing_one():
+    (missing,) = check_tiles("s_raw", 7.0, [SPEC], {}, INGEST)
+    (found,) = check_tiles("s_raw", 7.0, [SPEC], shown(lambda spec: spec.update(z=8.0)), INGEST)
+    assert (found.what, found.hint, found.start) == ("has z 8.0, expected 7", missing.hint, INGEST)
+
+
+LEVELS = {1: ("file:///m/1/a.png", None), 2: ("file:///m/2/a.png", "file:///m/2/mask.png")}
+NAMED = {
+    "0": {"imageUrl": "file:///data/a.tif"},
+    "1": {"imageUrl": "file:///m/1/a.png"},
+    "2": {"imageUrl": "file:///m/2/a.png", "maskUrl": "file:///m/2/mask.png"},
+}
+
+
+def levels_found(named: dict[str, Spec], *, derived: bool = False) -> list[tuple[Kind, str, str | None]]:
+    tiles = {"a": {"mipmapLevels": named}}
+    found = check_levels_named("s_mips", {"a": LEVELS, "absent": LEVELS}, tiles, PathMap(), derived=derived)
+    return [(each.kind, each.what, each.start) for each in found]
+
+
+def test_each_level_that_a_tile_does_not_name_or_names_elsewhere_is_reported():
+    assert levels_found(NAMED) == []
+    assert levels_found({**NAMED, "1": {}}) == [(Kind.URL_MISSING, "level 1's imageUrl is not named", "apply")]
+    moved = "level 2's maskUrl is file:///x.png, expected file:///m/2/mask.png"
+    entry = {**NAMED["2"], "maskUrl": "file:///x.png"}
+    assert levels_found({**NAMED, "2": entry}) == [(Kind.URL_DIFFERS, moved, "apply")]
+    masked = "level 1's maskUrl is file:///x.png, expected none"
+    assert levels_found({**NAMED, "1": {**NAMED["1"], "maskUrl": "file:///x.png"}}) == [
+        (Kind.URL_DIFFERS, masked, "apply")
+    ]
+
+
+def test_levels_that_the_stack_derives_need_not_be_named_and_are_compared_where_they_are():
+    assert levels_found({"0": NAMED["0"]}, derived=True) == []
+    found = levels_found({"0": NAMED["0"], "1": {"imageUrl": "file:///x.png"}}, derived=True)
+    assert [kind for kind, _, _ in found] == [Kind.URL_DIFFERS]
+
+
+def test_a_further_level_without_its_file_is_dead_and_level_0_is_left_to_the_tile(tmp_path):
+    (tmp_path / "there.png").touch()
+    further = {"3": {"imageUrl": f"file://{tmp_path}/there.png"}, "4": {"imageUrl": f"file://{tmp_path}/gone.png"}}
+    (found,) = check_levels_named("s", {"a": LEVELS}, {"a": {"mipmapLevels": {**NAMED, **further}}}, PathMap())
+    assert (found.kind, found.tile_id) == (Kind.URL_DEAD, "a")
+    assert found.what == f"level 4's imageUrl names a missing file: file://{tmp_path}/gone.png"
+
+
+BUILDER = PathBuilder(root_path="/m", number_of_levels=6, extension="png")
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_right"),
+    [
+        ({}, True),
+        ({"root_path": "/m/"}, True),
+        ({"number_of_levels": 7}, True),
+        ({"number_of_levels": 5}, False),
+        ({"root_path": "/other"}, False),
+        ({"extension": "tif"}, False),
+        ({"image_mipmap_pattern_string": "x"}, False),
+    ],
+)
+def test_a_path_builder_that_derives_other_levels_is_reported(changed, is_right):
+    found = list(check_path_builder("s_mips", BUILDER, BUILDER.model_copy(update=changed)))
+    assert [(each.kind, each.start) for each in found] == ([] if is_right else [(Kind.PATH_BUILDER, "apply")])
+
+
+def test_a_missing_path_builder_is_reported():
+    (found,) = check_path_builder("s_mips", BUILDER, None)
+    assert (found.kind, found.what, found.start) == (Kind.PATH_BUILDER, "has no mipmap path builder", "apply")

@@ -11,9 +11,10 @@ from PIL import Image
 from handlers import verify
 from handlers.images.digest import FileContent
 from handlers.mipmaps.make import make_mipmaps
+from handlers.mipmaps.measure import digest_of_levels
 from handlers.mipmaps.plan import Level0, MipmapPlan
 from handlers.mipmaps.tile_jobs import mask_job, tile_job
-from handlers.verify import Kind, check_files, check_mask_files
+from handlers.verify import Kind, check_files, check_mask_files, level_digests
 
 WIDTH, HEIGHT = 64, 48
 
@@ -116,3 +117,33 @@ def test_a_mask_is_verified_in_the_same_way(tmp_path):
     for recorded in (made, None):
         (found,) = check_mask_files(level0, plan, recorded)
         assert (found.kind, found.start) == (Kind.SOURCE_CHANGED, "mipmaps")
+
+
+def test_level_files_of_other_bytes_are_found_although_their_pixels_are_right(tile):
+    levels = tile.plan.outputs(tile.image)
+    written = digest_of_levels(level_digests(levels))
+    assert check_files(tile.level0, tile.plan, tile.made, written) == []
+    with tile.level(2).open("ab") as file:
+        file.write(b"\0")
+    (found,) = check_files(tile.level0, tile.plan, tile.made, written)
+    assert (found.kind, found.where, found.start) == (Kind.LEVEL_BROKEN, str(tile.level(1)), "mipmaps")
+    assert found.what == "one of its levels 1 to 2 holds other bytes than were written"
+
+
+def test_a_level_in_an_emptied_directory_is_not_checked_and_no_bytes_are_compared(tile):
+    """Its mount may be away."""
+    tile.level(1).unlink()
+    (found,) = check_files(tile.level0, tile.plan, tile.made, b"other")
+    assert (found.kind, found.where, found.start) == (Kind.NOT_CHECKED, str(tile.level(1)), "mipmaps")
+
+
+def test_an_image_that_is_gone_is_named_and_its_levels_are_not_compared_with_it(tile):
+    tile.image.unlink()
+    (found,) = check_files(tile.level0, tile.plan, tile.made)
+    assert (found.kind, found.tile_id, found.where, found.what, found.start) == (
+        Kind.SOURCE_GONE,
+        "a",
+        str(tile.image),
+        "level 0 is missing",
+        None,
+    )
