@@ -131,6 +131,15 @@ def mipmap_path(output_dir: Place, level: int, level0: Place, extension: str) ->
     return place
 
 
+def extracted_path(output_dir: Path, stack: Path, section: int) -> Path:
+    """Return the path of level 0 of an image inside a stack, which temwatch writes.
+
+    >>> extracted_path(Path("/mips"), Path("/data/a.mrc"), 12)
+    PosixPath('/mips/0/data/a.mrc/section_00012.tif')
+    """
+    return output_dir / "0" / str(stack).lstrip("/") / f"section_{section:05d}.tif"
+
+
 def mipmap_uri(output_dir: Path, level: int, level0: Path, extension: str) -> str:
     """Return the URI of `mipmap_path`, for the stack.
 

@@ -6,8 +6,14 @@ Every difference names its subject, a hint, and the step from which a replay rep
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from pathlib import Path
 
+from handlers.difference import APPLY as APPLY
+from handlers.difference import INGEST as INGEST
+from handlers.difference import MIPMAPS as MIPMAPS
+from handlers.difference import REPLAY
+from handlers.difference import Difference as Difference
+from handlers.difference import Kind as Kind
 from handlers.errors import Fault, ImageFault, ImagesMissing, RenderRefused, StoreFault
 from handlers.identity import FileIdentity
 from handlers.images.decode import verify_level
@@ -23,49 +29,7 @@ from handlers.path_map import PathMap
 from handlers.place import Place
 from handlers.render.responses import PathBuilder
 from handlers.render.tiles import Json, canonical_url, differences, image_holder, level_0
-
-INGEST, MIPMAPS, APPLY = "ingest", "mipmaps", "apply"
-_REPLAY = "replay it"
-
-
-class Kind(StrEnum):
-    """The kind of a difference."""
-
-    METAFILE_GONE = "metafile_gone"
-    METAFILE_CHANGED = "metafile_changed"
-    NOT_CHECKED = "not_checked"
-    """It could not be read, so its state is unknown."""
-    STACK_MISSING = "stack_missing"
-    STACK_STATE = "stack_state"
-    PATH_BUILDER = "path_builder"
-    TILE_MISSING = "tile_missing"
-    TILE_ELSEWHERE = "tile_elsewhere"
-    TILE_DIFFERS = "tile_differs"
-    """Another size, transform, intensity range or layout than was put."""
-    TRANSFORM_DIFFERS = "transform_differs"
-    URL_MISSING = "url_missing"
-    URL_DIFFERS = "url_differs"
-    URL_DEAD = "url_dead"
-    LEVEL_MISSING = "level_missing"
-    LEVEL_BROKEN = "level_broken"
-    SOURCE_GONE = "source_gone"
-    SOURCE_CHANGED = "source_changed"
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A value that differs from that of a COMPLETE montage."""
-
-    kind: Kind
-    tile_id: str | None
-    """None if the difference does not concern a single tile."""
-    where: str
-    """A file, or a stack."""
-    what: str
-    hint: str
-    start: str | None
-    """ingest, mipmaps or apply: the step from which a replay repairs it; None if no replay does."""
-
+from handlers.verify_stack import check_stack
 
 # --- files
 
@@ -98,11 +62,12 @@ def _check_files(
     *,
     deep: bool,
 ) -> list[Difference]:
-    source = _check_source(tile.tile_id, tile.image, tile.width, tile.height)
+    source = _check_source(tile.tile_id, tile.image, tile.width, tile.height, is_made=tile.stack is not None)
     levels = plan.outputs(tile.image)
     bits = source.bits if plan.reduction.method != "render" else (16 if tile.maximum_intensity > 255 else 8)
     mode = "I;16" if bits == 16 and not plan.convert_to_8bit else "L"
     found = [
+        *check_stack(tile, recorded, deep=deep),
         *source.differences,
         *_check_levels(tile, levels, mode, recorded),
         *_check_origin(tile, levels, source, recorded, deep=deep),
@@ -129,7 +94,7 @@ def _check_bytes(tile_id: str, levels: Sequence[tuple[int, Place]], expected: by
         return  # it was deleted since; the next run reports it
     if found != expected:
         what = f"one of its levels 1 to {levels[-1][0]} holds other bytes than were written"
-        yield Difference(Kind.LEVEL_BROKEN, tile_id, str(levels[0][1]), what, _REPLAY, MIPMAPS)
+        yield Difference(Kind.LEVEL_BROKEN, tile_id, str(levels[0][1]), what, REPLAY, MIPMAPS)
 
 
 def check_mask_files(tile: Level0, plan: MipmapPlan, recorded: FileContent | None = None) -> list[Difference]:
@@ -151,7 +116,12 @@ class _Source:
     bits: int = 8
 
 
-def _check_source(tile_id: str | None, path: Place, width: int, height: int, *, mask: bool = False) -> _Source:
+def _check_source(
+    tile_id: str | None, path: Place, width: int, height: int, *, mask: bool = False, is_made: bool = False
+) -> _Source:
+    """Check the header of level 0; `is_made`: temwatch made it, and a replay makes it again."""
+    if is_made and isinstance(path, Path) and not path.exists():
+        return _Source((Difference(Kind.LEVEL_MISSING, tile_id, str(path), "level 0 is missing", REPLAY, MIPMAPS),))
     try:
         info = inspect_image(path, mask=mask)
     except FileNotFoundError:
@@ -184,12 +154,12 @@ def _check_levels(
             pixels = verify_level(path, *level_size(tile.width, tile.height, level), mode)
             if problem := _pixel_problem(pixels, read_provenance(path), recorded):
                 what = f"level {level} {problem}"
-                yield Difference(Kind.LEVEL_BROKEN, tile_id, str(path), what, _REPLAY, MIPMAPS)
+                yield Difference(Kind.LEVEL_BROKEN, tile_id, str(path), what, REPLAY, MIPMAPS)
         except (ImagesMissing, FileNotFoundError):
-            yield Difference(Kind.LEVEL_MISSING, tile_id, str(path), f"level {level} is missing", _REPLAY, MIPMAPS)
+            yield Difference(Kind.LEVEL_MISSING, tile_id, str(path), f"level {level} is missing", REPLAY, MIPMAPS)
         except ImageFault as fault:
             what = f"level {level} {fault.problem}"
-            yield Difference(Kind.LEVEL_BROKEN, tile_id, str(path), what, _REPLAY, MIPMAPS)
+            yield Difference(Kind.LEVEL_BROKEN, tile_id, str(path), what, REPLAY, MIPMAPS)
         except (Fault, OSError) as fault:
             # The directory is gone or empty. A replay makes lost levels again, and waits for a lost mount.
             what = f"level {level} {getattr(fault, 'problem', fault)}"
@@ -232,7 +202,7 @@ def _check_origin(
     elif others:
         what = f"its levels {others} were made of other bytes than level 0 holds"
     if what:
-        yield Difference(Kind.SOURCE_CHANGED, tile_id, str(tile.image), what, _REPLAY, MIPMAPS)
+        yield Difference(Kind.SOURCE_CHANGED, tile_id, str(tile.image), what, REPLAY, MIPMAPS)
 
 
 def _named_digest(path: Place) -> bytes | None:
@@ -268,11 +238,11 @@ def check_tiles(
         tile_id = str(spec["tileId"])
         found = shown.get(tile_id)
         if found is None:
-            yield Difference(Kind.TILE_MISSING, tile_id, stack, f"is not at z {z:g}", _REPLAY, start)
+            yield Difference(Kind.TILE_MISSING, tile_id, stack, f"is not at z {z:g}", REPLAY, start)
             continue
         if found.get("z") != z:
             what = f"has z {found.get('z')}, expected {z:g}"
-            yield Difference(Kind.TILE_ELSEWHERE, tile_id, stack, what, _REPLAY, start)
+            yield Difference(Kind.TILE_ELSEWHERE, tile_id, stack, what, REPLAY, start)
         yield from _check_tile(stack, tile_id, spec, found, start)
 
 
@@ -280,7 +250,7 @@ def _check_tile(stack: str, tile_id: str, spec: Json, shown: Json, start: str) -
     """Compare a tile spec field by field, except z and the levels above 0, which have checks of their own."""
     put = {key: value for key, value in spec.items() if key not in ("z", "mipmapLevels")}
     for line in differences(put, shown):
-        yield Difference(Kind.TILE_DIFFERS, tile_id, stack, line, _REPLAY, start)
+        yield Difference(Kind.TILE_DIFFERS, tile_id, stack, line, REPLAY, start)
     try:
         wanted, found = level_0(image_holder(spec)) or {}, level_0(image_holder(shown)) or {}
     except RenderRefused as fault:
@@ -303,7 +273,7 @@ def check_transform(stack: str, wanted: Json | None, shown: Mapping[str, Json], 
     name = str(wanted["id"])
     lines = differences(wanted, shown[name]) if name in shown else ["is missing"]
     for line in lines:
-        yield Difference(Kind.TRANSFORM_DIFFERS, None, stack, f"shared transform '{name}': {line}", _REPLAY, start)
+        yield Difference(Kind.TRANSFORM_DIFFERS, None, stack, f"shared transform '{name}': {line}", REPLAY, start)
 
 
 def check_levels_named(
@@ -343,10 +313,10 @@ def _check_url(
     stack: str, tile_id: str, what: str, wanted: str | None, found: str | None, start: str
 ) -> Iterator[Difference]:
     if wanted is not None and found is None:
-        yield Difference(Kind.URL_MISSING, tile_id, stack, f"{what} is not named", _REPLAY, start)
+        yield Difference(Kind.URL_MISSING, tile_id, stack, f"{what} is not named", REPLAY, start)
     elif found is not None and (wanted is None or canonical_url(wanted) != canonical_url(found)):
         expected = f"expected {wanted}" if wanted else "expected none"
-        yield Difference(Kind.URL_DIFFERS, tile_id, stack, f"{what} is {found}, {expected}", _REPLAY, start)
+        yield Difference(Kind.URL_DIFFERS, tile_id, stack, f"{what} is {found}, {expected}", REPLAY, start)
 
 
 def _check_alive(stack: str, tile_id: str, level: str, entry: Json, path_map: PathMap) -> Iterator[Difference]:
@@ -358,13 +328,13 @@ def _check_alive(stack: str, tile_id: str, level: str, entry: Json, path_map: Pa
             continue  # another scheme, or a file that only render-ws sees
         if dead:
             what = f"level {level}'s {key} names a missing file: {url}"
-            yield Difference(Kind.URL_DEAD, tile_id, stack, what, _REPLAY, APPLY)
+            yield Difference(Kind.URL_DEAD, tile_id, stack, what, REPLAY, APPLY)
 
 
 def check_path_builder(stack: str, wanted: PathBuilder, found: PathBuilder | None) -> Iterator[Difference]:
     """Check that a stack's path builder derives the levels that were made."""
     if found is None:
-        yield Difference(Kind.PATH_BUILDER, None, stack, "has no mipmap path builder", _REPLAY, APPLY)
+        yield Difference(Kind.PATH_BUILDER, None, stack, "has no mipmap path builder", REPLAY, APPLY)
         return
     wanted, found = wanted.normalized(), found.normalized()
     same_rule = (canonical_url(wanted.root_path), wanted.extension) == (canonical_url(found.root_path), found.extension)

@@ -305,6 +305,7 @@ class WatchSettings(Section):
 
     def tilespec_options(self) -> TileSpecOptions:
         """Return how tile specs follow from a metafile."""
+        output_dir = self.mipmaps.output_dir
         return TileSpecOptions(
             minimum_intensity=self.tilespecs.minimum_intensity,
             maximum_intensity=self.tilespecs.maximum_intensity,
@@ -313,6 +314,7 @@ class WatchSettings(Section):
             positions=self.tilespecs.positions,
             origin=self.tilespecs.origin,
             tile_id=self.tilespecs.tile_id,
+            output_dir=output_dir if isinstance(output_dir, Path) and not self.mipmaps.url else None,
             path_map=self._paths,
         )
 

@@ -12,9 +12,11 @@ from handlers.acquisition.arrival import metafile_content
 from handlers.acquisition.image_names import image_path
 from handlers.acquisition.tilespec import tile_ids_for
 from handlers.container import Container, Containers
-from handlers.errors import storage_fault
+from handlers.errors import ImageChanging, ImageFault, ImagesMissing, storage_fault
 from handlers.identity import FileIdentity
 from handlers.images.digest import FileContent, content_of
+from handlers.images.mrc_header import StackSection, inspect_section
+from handlers.images.mrc_section import read_section
 from handlers.regular_file import NotContained, NotRegular, open_regular
 
 
@@ -59,7 +61,7 @@ def compare_images(
     ids = tile_ids_for(parsed, z, watch.tilespec_options(), str(metafile))
     directory = watch.reader.image_directory(metafile)
     places = {
-        tile_id: _Place(image_path(directory, tile.img_path), root)
+        tile_id: _Place(image_path(directory, tile.img_path), root, tile.section)
         for tile_id, tile in zip(ids, parsed.tiles, strict=True)
     }
     if mask := watch.tilespecs.mask:
@@ -72,6 +74,8 @@ class _Place:
     path: Path
     root: Container | None
     """Directory that must contain the file; None: any."""
+    section: int | None = None
+    """Of the stack at that path; None: the file is the image."""
 
 
 def _compare(contents: Mapping[str, FileContent], places: Mapping[str, _Place]) -> ImageComparison:
@@ -83,10 +87,10 @@ def _compare(contents: Mapping[str, FileContent], places: Mapping[str, _Place]) 
             continue  # the settings give the tiles other ids now
         path = place.path
         try:
-            now = _content_unless_same(path, before, place.root)
-        except (FileNotFoundError, NotADirectoryError):
+            now = _content_now(place, before)
+        except (FileNotFoundError, NotADirectoryError, ImagesMissing, ImageChanging):
             continue
-        except (NotRegular, NotContained):
+        except (NotRegular, NotContained, ImageFault):
             changed[tile_id] = path.name
             continue
         except OSError as error:
@@ -96,6 +100,15 @@ def _compare(contents: Mapping[str, FileContent], places: Mapping[str, _Place]) 
         elif now is not None:
             changed[tile_id] = path.name
     return ImageComparison(changed, touched)
+
+
+def _content_now(place: _Place, before: FileContent) -> FileContent | None:
+    """Return the content of an image; None, without reading it, if the identity of its file is the same."""
+    if place.section is None:
+        return _content_unless_same(place.path, before, place.root)
+    section = StackSection(place.path, place.section)
+    _, identity = inspect_section(section, place.root)
+    return None if identity.matches(before.identity) else read_section(section, root=place.root)[1]
 
 
 def _content_unless_same(path: Path, before: FileContent, root: Container | None = None) -> FileContent | None:

@@ -18,10 +18,13 @@ from handlers.acquisition.image_names import image_path
 from handlers.acquisition.tilespec import TileSpec, shared_transform_for, tile_specs_for, translations_for
 from handlers.container import Container, Containers
 from handlers.errors import Evidence, ImagesMissing, MetafileFault, StorageFault, Waiting
+from handlers.images.mrc_header import StackSection
 from handlers.mipmaps.overlap import Neighbour
 from handlers.mipmaps.plan import Level0, MipmapPlan
 from handlers.quality.neighbours import neighbours_of
 from handlers.render.names import StackId
+from handlers.stores.level_store import path_of
+from handlers.uris import extracted_path
 
 
 class MetafileChanged(MetafileFault):
@@ -75,9 +78,21 @@ class Section:
         mask = Path(self.watch.tilespecs.mask) if self.watch.tilespecs.mask else None
         brightest = self.watch.tilespecs.maximum_intensity
         return [
-            Level0(spec["tileId"], image_path(directory, tile.img_path), mask, spec["width"], spec["height"], brightest)
+            self._placed(
+                Level0(
+                    spec["tileId"], image_path(directory, tile.img_path), mask, spec["width"], spec["height"], brightest
+                ),
+                tile.section,
+            )
             for spec, tile in zip(self.specs, self.acquisition.tiles, strict=True)
         ]
+
+    def _placed(self, tile: Level0, section: int | None) -> Level0:
+        """Return a tile with the file that temwatch makes of its image, if that lies inside a stack."""
+        if section is None:
+            return tile
+        image = extracted_path(path_of(self.watch.mipmaps.output_dir), path_of(tile.image), section)
+        return replace(tile, image=image, stack=StackSection(path_of(tile.image), section))
 
     def neighbours(self, plan: MipmapPlan) -> dict[str, tuple[Neighbour, ...]]:
         """Return the raster neighbours of every tile, by tile id, with their positions in the tile specs."""

@@ -15,7 +15,8 @@ FAULTS_SHOWN = 10
 
 def image_evidence(jobs: Sequence[MipmapJob]) -> dict[str, Evidence]:
     """Return the present identity of the image of each job, by the subject of its faults. Blocking."""
-    return {str(image): Evidence.of(image) for image in {job.level0 for job in jobs} if isinstance(image, Path)}
+    images = {job.stack.path if job.stack else job.level0 for job in jobs}
+    return {str(image): Evidence.of(image) for image in images if isinstance(image, Path)}
 
 
 async def add_evidence(fault: Fault, before: Mapping[str, Evidence]) -> Fault:

@@ -42,9 +42,10 @@ def write_montage(
     before = idoc.read_bytes() if idoc.exists() else head(plan).encode()
     place = _Place(*(len(re.findall(rb"^\[%s" % kind, before, re.MULTILINE)) for kind in (b"MontSection", b"Image")))
     names = [f"{plan.session_id}_{place.image + index:04d}.tif" for index in range(len(plan.tiles))]
+    entries = [f"Image = {name}" for name in names]
     if metafile_first:
         statistics = [measure(source.frame(tile), tile.fault) for tile in plan.tiles]
-        deliver(idoc, before + montage_text(plan, names, statistics, place.section).encode(), delivery)
+        deliver(idoc, before + montage_text(plan, entries, statistics, place.section).encode(), delivery)
         report(idoc)
     elif not idoc.exists():
         idoc.write_bytes(before)
@@ -55,10 +56,12 @@ def write_montage(
         deliver(directory / name, tiff_bytes(frame), delivery)
         report(directory / name)
         if not metafile_first:
-            _append(idoc, piece_text(plan, tile, name, measured[-1], place.section, is_aligned=False), delivery)
+            _append(
+                idoc, piece_text(plan, tile, f"Image = {name}", measured[-1], place.section, is_aligned=False), delivery
+            )
         time.sleep(delivery.tile_pause_s)
     if not metafile_first:
-        deliver(idoc, before + montage_text(plan, names, measured, place.section).encode(), delivery)
+        deliver(idoc, before + montage_text(plan, entries, measured, place.section).encode(), delivery)
         report(idoc)
     return Written(directory, idoc / f"montage@{place.section:05d}", tuple(directory / name for name in names))
 
@@ -89,7 +92,12 @@ def head(plan: SectionPlan) -> str:
 
 
 def montage_text(plan: SectionPlan, names: Sequence[str], statistics: Sequence[TileStatistics], section: int) -> str:
-    """Return the entries of a montage that is over."""
+    """Return the entries of a montage that is over.
+
+    Parameters
+    ----------
+    names : of the entries of its images, as in `Image = run_0000.tif`.
+    """
     pieces = (
         piece_text(plan, tile, name, measured, section, is_aligned=True)
         for tile, name, measured in zip(plan.tiles, names, statistics, strict=True)
@@ -134,7 +142,7 @@ def piece_text(
         values["AlignedPieceCoordsVS"] = f"{aligned_x} {aligned_y} {section}"
         if tile.above is not None:
             values["YedgeDxyVS"] = f"0.5 -1.25 {_CORRELATION}"
-    return f"[Image = {name}]\r\n" + _lines(values)
+    return f"[{name}]\r\n" + _lines(values)
 
 
 def _steps(plan: SectionPlan) -> tuple[int, int]:

@@ -25,6 +25,8 @@ class Tile:
     width: int | None
     """Pixels, as is `height`; None where the format does not state it: the image's own header does."""
     height: int | None
+    section: int | None = None
+    """Number of the image in the MRC stack that `img_path` names, from 0; None: the file is the image."""
     rotation_deg: float = 0.0
     """By which the image is turned about its own centre: x' = x cos - y sin, y' = x sin + y cos (y down)."""
     scale: float = 1.0

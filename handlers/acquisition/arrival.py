@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from handlers.acquisition.acquisition import Acquisition
+from handlers.acquisition.acquisition import Acquisition, Tile
 from handlers.acquisition.findings import Finding, Severity
 from handlers.acquisition.image_names import require_contained
 from handlers.acquisition.parse import MAX_METAFILE_BYTES
@@ -19,6 +19,7 @@ from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault, s
 from handlers.identity import FileIdentity
 from handlers.images.header import ImageDirectory, ImageInfo
 from handlers.images.largest_image import LARGEST_IMAGE_PX, require_size
+from handlers.images.mrc_header import StackSection, inspect_section
 from handlers.regular_file import NotContained, NotRegular, read_regular
 
 
@@ -82,7 +83,7 @@ def check_images(
     with ImageDirectory(directory, root) as images:
         for tile in acquisition.tiles:
             require_contained(tile.img_path, directory)
-            check.inspect(images, tile.img_path, (tile.width, tile.height))
+            check.inspect(images, tile)
     return check.arrival()
 
 
@@ -105,7 +106,7 @@ def with_sizes(acquisition: Acquisition, directory: Path, root: Container | None
     with ImageDirectory(directory, root) as images:
         for tile in acquisition.tiles:
             with suppress(OSError, ImageFault):
-                info, _ = images.inspect(tile.img_path)
+                info, _ = _inspect(images, tile)
                 tiles = (replace(each, width=info.width, height=info.height) for each in acquisition.tiles)
                 findings = (*acquisition.findings, *_size_findings(acquisition.declared_size, info))
                 return replace(acquisition, tiles=tuple(tiles), findings=findings)
@@ -117,6 +118,13 @@ def _size_findings(declared: tuple[int, int] | None, info: ImageInfo) -> Iterato
     if declared is not None and declared != (info.width, info.height):
         text = f"images have {info.width}x{info.height} pixels, the metafile says {declared[0]}x{declared[1]}"
         yield Finding(Severity.WARNING, text)
+
+
+def _inspect(images: ImageDirectory, tile: Tile) -> tuple[ImageInfo, FileIdentity]:
+    if tile.section is None:
+        return images.inspect(tile.img_path)
+    path, root = images.path_of(tile.img_path)
+    return inspect_section(StackSection(path, tile.section), root)
 
 
 class _ImageCheck:
@@ -131,10 +139,10 @@ class _ImageCheck:
         self._identities: list[FileIdentity] = []
         self._bits: set[int] = set()
 
-    def inspect(self, images: ImageDirectory, img_path: str, size: _Size) -> None:
-        path = self._directory / img_path
+    def inspect(self, images: ImageDirectory, tile: Tile) -> None:
+        img_path, path = tile.img_path, self._directory / tile.img_path
         try:
-            info, identity = images.inspect(img_path)
+            info, identity = _inspect(images, tile)
         except (FileNotFoundError, NotADirectoryError):
             self._missing.append(ImageProblem(path, f"{path.name} is missing"))
         except ImageFault as fault:
@@ -142,14 +150,15 @@ class _ImageCheck:
         except OSError as error:
             raise _access_fault(self._directory, img_path, error) from error
         else:
-            self._add(path, info, identity, size)
+            self._add(path, info, identity, tile)
 
     def _add_unreadable(self, path: Path, fault: ImageFault, identity: FileIdentity | None) -> None:
         self._unreadable.append(ImageProblem(path, f"{path.name} {fault.problem}", identity, fault.hint))
         if identity is not None and identity.has_placeholder_time:
             self._placeholders.append(_placeholder(path, identity))
 
-    def _add(self, path: Path, info: ImageInfo, identity: FileIdentity, size: _Size) -> None:
+    def _add(self, path: Path, info: ImageInfo, identity: FileIdentity, tile: Tile) -> None:
+        size = tile.width, tile.height
         if None not in size and (info.width, info.height) != size:
             fault = _size_fault(path, info, size)
             if not identity.has_placeholder_time:
@@ -160,6 +169,8 @@ class _ImageCheck:
         require_size(str(path), info.width, info.height, self._largest_image_px)
         if identity.has_placeholder_time:
             self._placeholders.append(_placeholder(path, identity))
+        if tile.section is not None:  # a stack grows by later images, which leave this one alone
+            identity = FileIdentity(info.file_bytes, 0, None, identity.inode)
         self._identities.append(identity)
         self._bits.add(info.bits)
 

@@ -13,6 +13,10 @@ from urllib.parse import quote
 
 PIECES: Final = ("Image", "ZValue")
 """Kinds of the entries that describe an image."""
+MOST_ENTRY_BYTES: Final = 1 << 16
+"""A longer entry counts as malformed."""
+MOST_HEAD_BYTES: Final = 1 << 20
+"""What follows in a longer head is not used."""
 MOST_LABEL: Final = 60
 """Characters of an item's label in the name of a montage."""
 
@@ -115,25 +119,33 @@ def read_autodoc(content: bytes) -> Autodoc:
                 montages[of_section[closed]].records.append(entry)
         elif not entry.kind and montages:  # it may be a piece: the reader of the montage before refuses it
             montages[of_section[section]].pieces.append(entry)
-    return Autodoc(content[:head_end], montages, firsts)
+    return Autodoc(content[: min(head_end, MOST_HEAD_BYTES)], montages, firsts)
 
 
 def _entries(content: bytes) -> tuple[int, list[Entry]]:
     """Return where the head ends, and the entries below it."""
-    starts = [found.start() for found in re.finditer(rb"^\[", content, re.MULTILINE)]
+    starts = list(_starts(content))
     entries: list[Entry] = []
     line, counted, head_end = 1, 0, len(content)
     for start, end in itertools.pairwise([*starts, len(content)]):
         line += content.count(b"\n", counted, start)
         counted = start
         first, has_end, _ = content[start:end].partition(b"\n")
-        kind, name = _header(first)
+        kind, name = _header(first) if end - start <= MOST_ENTRY_BYTES else ("", "")
         is_cut = not kind and not has_end and end == len(content)
         if kind != "T" and head_end == len(content):
             head_end = start
         if kind != "T" and not is_cut:
-            entries.append(Entry(kind, name, content[start:end], line))
+            entries.append(Entry(kind, name, content[start : min(end, start + MOST_ENTRY_BYTES)], line))
     return head_end, entries
+
+
+def _starts(content: bytes) -> Iterator[int]:
+    """Yield where lines begin with a bracket. A search of bytes holds the interpreter's lock for a moment only."""
+    at = 0 if content.startswith(b"[") else content.find(b"\n[") + 1
+    while content.startswith(b"[", at):
+        yield at
+        at = content.find(b"\n[", at) + 1 or len(content)
 
 
 def _header(line: bytes) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Reader of SerialEM's montages: an idoc beside one TIFF for each piece. Pure.
+"""Reader of SerialEM's montages: an idoc beside one TIFF for each piece, or an mdoc beside an MRC stack. Pure.
 
 Positions are those of the importer of EMBL: pieces have x to the right and y up, so a tile is at (x, -y) of its lower
 left corner. All tiles of a montage have one size, so upper left corners differ from that by one constant.
@@ -39,6 +39,7 @@ _UNPLACED_PX: Final = -1e8
 """Aligned coordinates below it mark a piece that could not be placed."""
 _MOST_SIDE: Final = 65536
 _ALIGNED: Final = ("AlignedPieceCoords", "AlignedPieceCoordsVS")
+_NO_STACKS: Final = (".hdf", ".h5", ".hdf5", ".tif", ".tiff", ".ome.tif", ".jpg", ".png")
 _EDGES: Final = ("XedgeDxy", "YedgeDxy", "XedgeDxyVS", "YedgeDxyVS")
 _TIME: Final = re.compile(r"\s+\d{1,2}-[A-Za-z]{3}-\d{2,4}\s+\d\d:\d\d:\d\d$")
 _SUFFIX: Final = re.compile(r"(\.mrc|\.st|\.map)?\.[im]doc$", re.IGNORECASE)
@@ -105,6 +106,8 @@ class _Piece:
     """An image of the montage."""
 
     img_path: str
+    section: int | None
+    """In the stack that `img_path` names; None: the file is the image."""
     base: Point
     """PieceCoordinates, or SuperMontCoords: lower left corner in pixels, y up."""
     aligned: Point | None
@@ -160,9 +163,8 @@ def _number(text: str) -> float:
 def _piece(entry: Entry, head: Mapping[str, str], subject: str) -> _Piece:
     values = _Values(entry, head, subject)
     if not entry.kind:
-        raise values.fault("should be a line [Image = name]")
-    img_path = entry.name.replace("\\", "/")
-    require_relative(img_path, f"line {entry.line}: Image", subject)
+        raise values.fault("should be a line [Image = name], with at most 64 KiB of values")
+    img_path, section = _image(entry, head, values, subject)
     place = values.numbers("PieceCoordinates", 3)
     if place is None or place[2] < 0 or not place[2].is_integer():
         raise values.fault("should have PieceCoordinates: x, y and the number of the montage")
@@ -171,6 +173,7 @@ def _piece(entry: Entry, head: Mapping[str, str], subject: str) -> _Piece:
     stage = values.numbers("StagePosition", 2)
     return _Piece(
         img_path,
+        section,
         (x, y),
         _aligned(values, (x, y), (place[0], place[1])),
         values.pixel_size_nm(),
@@ -179,6 +182,23 @@ def _piece(entry: Entry, head: Mapping[str, str], subject: str) -> _Piece:
         values.text("NavigatorLabel") or "",
         _correlation(values),
     )
+
+
+def _image(entry: Entry, head: Mapping[str, str], values: _Values, subject: str) -> tuple[str, int | None]:
+    """Return the path of the file of an image, and the section of the stack if the file is one."""
+    if entry.kind == "Image":
+        img_path, key, section = entry.name, f"line {entry.line}: Image", None
+    else:
+        img_path, key = head.get("ImageFile", ""), "ImageFile"
+        if not (entry.name.isascii() and entry.name.isdigit() and len(entry.name) <= 9):
+            raise values.fault(f"ZValue should be the number of a section, is {excerpt(entry.name[:100])}")
+        section = int(entry.name)
+        if img_path.lower().endswith(_NO_STACKS):
+            problem = f"ImageFile = {excerpt(img_path[:200])} is no MRC file: other stacks are not read"
+            raise MetafileFault(subject, problem, "have SerialEM write MRC, or one TIFF for each image")
+    img_path = img_path.replace("\\", "/")
+    require_relative(img_path, key, subject)
+    return img_path, section
 
 
 def _aligned(values: _Values, base: Point, place: Point) -> Point | None:
@@ -208,7 +228,6 @@ def _acquisition(found: Autodoc, name: str, path: Path) -> Acquisition:
     head = values_in(found.head)
     if len(montage.pieces) > MAX_TILES:
         raise MetafileFault(subject, f"should have at most {MAX_TILES:,} tiles, has {len(montage.pieces):,}", _HINT)
-    _require_images(montage, head, subject)
     pieces = [_piece(entry, head, subject) for entry in montage.pieces]
     sizes = {piece.pixel_size_nm for piece in pieces}
     if len(sizes) > 1:
@@ -228,16 +247,6 @@ def _acquisition(found: Autodoc, name: str, path: Path) -> Acquisition:
         declared_size=_declared_size(head, subject),
         findings=tuple(_findings(montage, pieces)),
     )
-
-
-def _require_images(montage: Montage, head: Mapping[str, str], subject: str) -> None:
-    """Raise MetafileFault unless every image is a file of its own."""
-    entry = next((entry for entry in montage.pieces if entry.kind == "ZValue"), None)
-    if entry is not None:
-        problem = (
-            f"line {entry.line}: its images lie in one file, ImageFile = {excerpt(head.get('ImageFile', '')[:200])}"
-        )
-        raise MetafileFault(subject, problem, "have SerialEM write one TIFF for each image")
 
 
 def _printable(text: str) -> str | None:
@@ -265,7 +274,8 @@ def _tiles(pieces: list[_Piece], *, is_super: bool) -> Iterator[Tile]:
         stage = piece.stage_um
         yield Tile(
             img_path=piece.img_path,
-            name=PurePosixPath(piece.img_path).stem,
+            name=_tile_name(piece),
+            section=piece.section,
             position_px=(x, -y),
             width=None,
             height=None,
@@ -276,6 +286,11 @@ def _tiles(pieces: list[_Piece], *, is_super: bool) -> Iterator[Tile]:
             stage_y=round(stage[1] * 1000, 6) if stage else None,
             numbers={} if piece.correlation is None else {"edge_correlation": piece.correlation},
         )
+
+
+def _tile_name(piece: _Piece) -> str:
+    stem = PurePosixPath(piece.img_path).stem
+    return stem if piece.section is None else f"{stem}_{piece.section:04d}"
 
 
 def _cells(places: list[Point], *, is_super: bool) -> Sequence[tuple[int, int]] | None:

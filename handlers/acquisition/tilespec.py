@@ -18,6 +18,7 @@ from handlers.acquisition.reader import Reader
 from handlers.errors import MetafileFault, SettingsFault
 from handlers.path_map import NO_MAP, PathMap
 from handlers.text import abbreviate, excerpt
+from handlers.uris import extracted_path
 
 Json = Mapping[str, Any]
 
@@ -66,6 +67,8 @@ class TileSpecOptions:
     tile_id: str = DEFAULT_TILE_ID
     """Template with any of {basename}, {z}, {section_id}, {session_id}, {grid}, {roi_index}, {specimen_id},
     {raster_col}, {raster_row}, {raster_index}."""
+    output_dir: Path | None = None
+    """Directory of the mipmaps, where level 0 of a tile inside a stack is written; None: such tiles are refused."""
     path_map: PathMap = NO_MAP
     """By which paths render-ws sees images and mask."""
 
@@ -150,7 +153,7 @@ def tile_specs_for(
     mask = {} if options.mask is None else {"maskUrl": options.path_map.to_url(options.mask)}
     refs = [] if shared_transform_id is None else [{"type": "ref", "refId": shared_transform_id}]
     ids = tile_ids_for(acquisition, z, options, subject)
-    images = _image_urls(image_directory, acquisition.tiles, options.path_map)
+    images = _image_urls(image_directory, acquisition.tiles, options)
     translations = translations_for(acquisition.tiles, options.positions, options.origin)
     return tuple(
         {
@@ -184,10 +187,23 @@ def _layout(acquisition: Acquisition, tile: Tile, section_id: str) -> Json:
     return {key: value for key, value in layout.items() if value is not None}
 
 
-def _image_urls(directory: Path, tiles: Iterable[Tile], path_map: PathMap) -> Iterator[str]:
+def _image_urls(directory: Path, tiles: Iterable[Tile], options: TileSpecOptions) -> Iterator[str]:
     for tile in tiles:
         require_contained(tile.img_path, directory)
-        yield path_map.to_url(f"{directory}/{tile.img_path}")
+        image = f"{directory}/{tile.img_path}"
+        if tile.section is not None:
+            image = str(_extracted(Path(image), tile.section, options))
+        yield options.path_map.to_url(image)
+
+
+def _extracted(stack: Path, section: int, options: TileSpecOptions) -> Path:
+    if options.output_dir is None:
+        problem = "holds many images, and render-ws reads none of them"
+        hint = (
+            "watch it with a directory as mipmaps.output_dir, without mipmaps.url: temwatch writes each as a TIFF there"
+        )
+        raise MetafileFault(str(stack), problem, hint)
+    return extracted_path(options.output_dir, stack, section)
 
 
 def tile_ids_for(

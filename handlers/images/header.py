@@ -192,6 +192,13 @@ class ImageDirectory:
         finally:
             os.close(descriptor)
 
+    def path_of(self, name: str) -> tuple[Path, Container | None]:
+        """Return the path of a file in or below the directory, and the directory that must contain it."""
+        root = self._root
+        if self._descriptor is not None:  # a metafile names files of its own directory only, links or not
+            root = Container(self._path, Path(real_path(self._descriptor)))
+        return self._path / name, root
+
     def _info(self, descriptor: int, file_bytes: int) -> ImageInfo:
         head = os.pread(descriptor, HEAD_BYTES, 0)
         if self._before is not None:
@@ -204,10 +211,7 @@ class ImageDirectory:
         return info
 
     def _inspect_by_path(self, name: str) -> tuple[ImageInfo, FileIdentity]:
-        path = self._path / name
-        root = self._root
-        if self._descriptor is not None:  # a metafile names files of its own directory only, links or not
-            root = Container(self._path, Path(real_path(self._descriptor)))
+        path, root = self.path_of(name)
         with open_image(path, root) as file:
             found = os.fstat(file.fileno())
             return read_header(file, path), FileIdentity.of(found)

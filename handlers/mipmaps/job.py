@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from handlers.container import Container
 from handlers.errors import ImageFault, SettingsFault
 from handlers.images.encode import PLAIN_TIFF, Encoding
+from handlers.images.mrc_header import StackSection
 from handlers.images.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
 from handlers.mipmaps.overlap import Neighbour
 from handlers.place import Place
@@ -33,7 +34,9 @@ class MipmapJob:
     intensity_range: IntensityRange | None = None
     """The 16-bit values that become 0 and 255; None: 0 and 65535."""
     root: Container | None = None
-    """Directory that must contain the image after all links are followed; None: any."""
+    """Directory that must contain the image, or its stack, after all links are followed; None: any."""
+    stack: StackSection | None = None
+    """The image inside a stack of which level 0 is made first; None: level 0 is there."""
     container: Container | None = None
     """Directory of all outputs, below which no link is followed; None: links are followed."""
     sharing: Sharing = AS_MADE

@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from handlers.container import Container
-from handlers.errors import Fault, SettingsFault, WorkerFault, storage_fault
+from handlers.errors import Fault, SettingsFault, WorkerFault
 from handlers.images.decode import read_image
+from handlers.images.digest import FileContent
 from handlers.images.level0 import FileLevel0, Level0File, OpenLevel0
 from handlers.images.pixels import FULL_RANGE
 from handlers.images.reduction import MEAN
 from handlers.mipmaps.buffers import reduced_to_mean
+from handlers.mipmaps.extract import container_here, extract_level0
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.kept_levels import valid_levels
 from handlers.mipmaps.measure import Measured, Measurement
@@ -42,10 +44,12 @@ def _made(job: MipmapJob) -> MipmapReport:
     made: list[MadeLevel] = []
     kept: tuple[MadeLevel, ...] = ()
     level0: OpenLevel0 | None = None
+    of_stack: FileContent | None = None
     fault: Fault | None = None
     measured: Measured | None = None
     try:
         job.require_possible()
+        of_stack = extract_level0(job) if job.stack else None
         level0 = open_level0(job)
         kept = () if job.force else tuple(valid_levels(job, level0))
         wanted = {level for level, _ in job.outputs} - {level.level for level in kept}
@@ -70,7 +74,7 @@ def _made(job: MipmapJob) -> MipmapReport:
         tuple(_notes(job, level0)) if level0 else (),
         kept,
         level0.bits if level0 else None,
-        level0.content if level0 and not fault else None,
+        (of_stack or level0.content) if level0 and not fault else None,
         measured,
     )
 
@@ -98,12 +102,7 @@ def _level0_of(job: MipmapJob, file: Level0File) -> OpenLevel0:
 
 def _root_of(job: MipmapJob) -> Container | None:
     """Return the directory that must contain the image, as this machine resolves it; None: any."""
-    if job.root is None:
-        return None
-    try:
-        return job.root.here()
-    except OSError as error:
-        raise storage_fault(str(job.root.path), "access the watched directory", error) from error
+    return container_here(job.container if job.stack else job.root)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from handlers.container import Container, Containers
 from handlers.errors import ImageFault, StoreFault, storage_fault
 from handlers.images.encode import PLAIN_TIFF, Encoding
 from handlers.images.header import inspect_image
+from handlers.images.mrc_header import StackSection
 from handlers.images.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
 from handlers.path_map import NO_MAP, PathMap
 from handlers.place import ObjectPlace, Place, encoded_key, is_object_address, key_problem, parse_object
@@ -35,6 +36,8 @@ class Level0:
     height: int
     maximum_intensity: float = 255
     """From the tile spec; above 255 the image has 16 bits."""
+    stack: StackSection | None = None
+    """Where the image is, if it lies inside a stack: `image` is the file that temwatch makes of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +155,14 @@ def level_uris(tile: Level0, plan: MipmapPlan) -> LevelUris:
 
 
 def absent_levels(tiles: Sequence[Level0], plan: MipmapPlan) -> list[Place]:
-    """Return the files of levels that are missing or empty. Raises StoreFault if a store cannot be asked."""
+    """Return the files of levels that are missing or empty, level 0 among them if temwatch makes it.
+
+    Raises StoreFault if a store cannot be asked.
+    """
     masks = {tile.mask for tile in tiles if tile.mask}
     outputs = [plan.outputs(tile.image) for tile in tiles] + [plan.outputs(mask, mask=True) for mask in masks]
-    places = [place for levels in outputs for _, place in levels]
+    extracted = [tile.image for tile in tiles if tile.stack is not None]
+    places = [*extracted, *(place for levels in outputs for _, place in levels)]
     if isinstance(plan.output_dir, ObjectPlace):
         return _absent_objects(places)
     return [place for place in places if not _has_content(path_of(place))]

@@ -16,12 +16,13 @@ def tile_job(tile: Level0, plan: MipmapPlan, root: Container | None = None, *, m
 
     Parameters
     ----------
-    root : directory that must contain the image after all links are followed; None: any.
+    root : directory that must contain the image, or its stack, after all links are followed; None: any.
     measure : whether the report has numbers of the image and digests of its levels.
     """
     return MipmapJob(
         tile_id=tile.tile_id,
         level0=tile.image,
+        stack=tile.stack,
         outputs=plan.outputs(tile.image),
         width=tile.width,
         height=tile.height,

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +147,24 @@ def test_what_the_samples_contradict_is_a_warning(idocs: Path) -> None:
 
 
 @real_data
-def test_a_montage_in_an_mrc_stack_is_refused_by_the_name_of_the_stack() -> None:
-    file = HERE / "montage_section.mdoc"
-    with pytest.raises(MetafileFault, match=r"line 12: its images lie in one file, ImageFile = 'LMM.mrc'"):
-        READER.parse(file.read_bytes(), file)
+@pytest.mark.parametrize("name", ["montage_section.mdoc", "montage_section_multiple.mdoc"])
+def test_positions_rows_and_columns_in_a_stack_are_the_right_ones(name: str) -> None:
+    file = HERE / name
+    want = json.loads((HERE / "expected_mdoc.json").read_text())["files"][name]
+    paths = [Path(path) for path, _ in MontageFollower().sections(str(file))]
+    assert len(paths) == len(want["sections"])
+    for path, section in zip(paths, want["sections"], strict=True):
+        found = READER.parse(metafile_content(path), path)
+        places = translations_for(found.tiles, Positions.EXACT, Origin.ROI)
+        assert [list(place) for place in places] == [tile["translation_roi_px"] for tile in section["tiles"]]
+        assert [[tile.raster_row, tile.raster_col] for tile in found.tiles] == [
+            tile["row_col"] for tile in section["tiles"]
+        ]
+        assert [tile.section for tile in found.tiles] == [tile["zvalue"] for tile in section["tiles"]]
+        assert {tile.img_path for tile in found.tiles} == {want["image_file"]}
+        assert found.fact("grid") == section["navigator_label"]
+        assert found.declared_size == tuple(want["image_size"])
+        assert found.pixel_size_nm == (want["pixel_size_nm"],) * 2
 
 
 # ------------------------------------------------------------------------------------------------------------- by hand
@@ -229,6 +244,18 @@ def test_the_scope_is_the_title_without_its_time() -> None:
     assert read(piece(), end()).scope_id == "SerialEM: Talos"
 
 
+def test_an_entry_of_unusual_length_is_refused() -> None:
+    with pytest.raises(MetafileFault, match=r"line 10 .*: should be a line \[Image = name\], with at most 64 KiB"):
+        read(piece(0), piece(1, Notes="x" * 70_000), end())
+
+
+def test_a_long_head_is_cut() -> None:
+    content = HEAD.replace("[T", "T").encode() + b"key = 1\n" * 1_000_000
+    found = read_autodoc(content)
+    assert not found.montages
+    assert len(found.head) <= 1 << 20
+
+
 def test_a_file_of_several_montages_needs_the_name_of_one() -> None:
     texts = (piece(0), end(), piece(1, section=1), end(1))
     with pytest.raises(MetafileFault, match=r"holds 2 montages: montage@00000, montage@00001") as caught:
@@ -272,12 +299,39 @@ def test_a_montage_that_was_not_finished_is_over_when_a_later_one_begins() -> No
             piece(0) + "[Image run_0001.tif\nPieceCoordinates = 1 1 0\n",
             "line 10 ([ = ]): should be a line [Image = name]",
         ),
-        ("[ZValue = 0]\nPieceCoordinates = 0 0 0\n", "line 7: its images lie in one file, ImageFile = ''"),
+        ("[ZValue = 0]\nPieceCoordinates = 0 0 0\n", "ImageFile: '' is not a path of plain names"),
     ],
 )
 def test_an_invalid_piece_is_named(text: str, problem: str) -> None:
     with pytest.raises(MetafileFault, match=re.escape(problem)):
         read(text, end())
+
+
+@pytest.mark.parametrize(
+    ("image_file", "section", "problem"),
+    [
+        ("run.hdf", "0", "ImageFile = 'run.hdf' is no MRC file: other stacks are not read"),
+        ("run.tif", "0", "ImageFile = 'run.tif' is no MRC file: other stacks are not read"),
+        ("../run.mrc", "0", "ImageFile: '../run.mrc' leads out of"),
+        ("run.mrc", "-1", "ZValue should be the number of a section, is '-1'"),
+        ("run.mrc", "1e9", "ZValue should be the number of a section, is '1e9'"),
+    ],
+)
+def test_an_invalid_place_in_a_stack_is_named(image_file: str, section: str, problem: str) -> None:
+    text = f"{HEAD}ImageFile = {image_file}\n[ZValue = {section}]\nPieceCoordinates = 0 0 0\n{end()}"
+    with pytest.raises(MetafileFault, match=re.escape(problem)):
+        READER.parse(text.replace("[T = SerialEM: Talos     25-Mar-21  16:59:53]\n", "").encode(), IDOC)
+
+
+def test_a_tile_in_a_stack_has_the_name_of_the_stack_and_its_section_and_needs_an_output_dir() -> None:
+    text = "PixelSpacing = 10\nImageFile = run.mrc\n\n[ZValue = 12]\nPieceCoordinates = 0 0 0\n" + end()
+    found = READER.parse(text.encode(), IDOC)
+    assert (found.tiles[0].name, found.tiles[0].section) == ("run_0012", 12)
+    options = options_for(READER)
+    with pytest.raises(MetafileFault, match=r"run\.mrc: holds many images, and render-ws reads none of them"):
+        tile_specs_for(found, 3, IDOC.parent, options)
+    (spec,) = tile_specs_for(found, 3, IDOC.parent, replace(options, output_dir=Path("/mips")))
+    assert spec["mipmapLevels"]["0"]["imageUrl"] == "file:///mips/0/data/block_7/run.mrc/section_00012.tif"
 
 
 def test_a_size_that_is_none_is_refused() -> None:

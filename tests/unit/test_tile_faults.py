@@ -20,6 +20,7 @@ from handlers.errors import (
     WorkerFault,
 )
 from handlers.identity import FileIdentity
+from handlers.images.mrc_header import StackSection
 
 MONTAGE: Any = SimpleNamespace(id=1, metafile=Path("/data/_metadata_1_.json"))
 WATCH: Any = SimpleNamespace(settle_s=1.0)
@@ -56,11 +57,13 @@ def test_the_montage_waits_for_the_file_of_the_fault_that_decides():
 
 
 async def test_a_fault_waits_for_its_image_as_it_was_before_the_job(tmp_path: Path) -> None:
-    image, other = tmp_path / "a.tif", tmp_path / "level.tif"
+    image, other, stack = tmp_path / "a.tif", tmp_path / "level.tif", tmp_path / "run.mrc"
     image.write_bytes(b"broken")
-    jobs: Any = [SimpleNamespace(level0=image), SimpleNamespace(level0=image)]
+    stack.write_bytes(b"broken, too")
+    of_stack = SimpleNamespace(level0=tmp_path / "extracted.tif", stack=StackSection(stack, 1))
+    jobs: Any = [*[SimpleNamespace(level0=image, stack=None)] * 2, of_stack]
     before = image_evidence(jobs)
-    assert before == {str(image): Evidence.of(image)}
+    assert before == {str(image): Evidence.of(image), str(stack): Evidence.of(stack)}
     image.write_bytes(b"repaired meanwhile")
     assert (await add_evidence(ImageFault(str(image), "is broken"), before)).evidence == before[str(image)]
     assert (await add_evidence(ImageFault(str(other), "is broken"), before)).evidence == Evidence(other, None)
