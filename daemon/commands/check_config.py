@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.commands.daemon_client import is_alive
-from daemon.config.settings import RenderSettings, Settings, http_url
+from daemon.config.render_settings import RenderSettings
+from daemon.config.settings import Settings, http_url
 from daemon.config.watch_settings import WatchSettings
 from daemon.config.writable import outside_of_the_unit, refusal, user_name
 from daemon.system.locks import journal_owner

@@ -93,3 +93,11 @@ class Section(BaseModel):
     @classmethod
     def _add_missing_sections(cls, value: Any) -> Any:
         return with_empty_sections(cls, value)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is that of this machine."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from daemon.config.settings import RenderSettings
+from daemon.config.render_settings import RenderSettings
 from daemon.montages.announcements import utc_text
 from daemon.notify.alerting import AlertKind, Condition
 from handlers.errors import Fault

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from daemon.config.settings import RenderSettings
+from daemon.config.render_settings import RenderSettings
 from daemon.config.stack_settings import StackTemplates
 from daemon.config.watch_settings import WatchSettings
 from daemon.montages.records import Settled

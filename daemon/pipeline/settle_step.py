@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
-from daemon.config.settings import RenderSettings
+from daemon.config.render_settings import RenderSettings
 from daemon.config.watch_settings import WatchSettings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Inspection, Montage, Outcome, Settled, SettleResult, StaleInspection

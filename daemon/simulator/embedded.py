@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import structlog
 
-from daemon.config.settings import RenderSettings
+from daemon.config.render_settings import RenderSettings
 
 log = structlog.get_logger()
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from daemon.config.settings import RenderSettings
+from daemon.config.render_settings import RenderSettings
 from daemon.config.watch_settings import WatchSettings
 from daemon.pipeline.interpret import interpret_metafile
 from daemon.pipeline.section import section_from_metafile

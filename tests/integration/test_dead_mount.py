@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from daemon.config.mipmap_settings import MipmapSettings
-from daemon.config.settings import RenderSettings
+from daemon.config.render_settings import RenderSettings
 from daemon.config.watch_settings import WatchSettings, ZSettings
 from daemon.pipeline import settle
 from daemon.pipeline.settle import Settler

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from daemon.config.mipmap_settings import MipmapSettings
-from daemon.config.settings import RenderSettings
+from daemon.config.render_settings import RenderSettings
 from daemon.config.watch_settings import TilespecSettings, WatchSettings, ZSettings
 from daemon.montages.records import Settled
 from daemon.pipeline.settle import NotYet, Settler

@@ -8,7 +8,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from daemon.config.settings import RenderSettings
+from daemon.config.render_settings import RenderSettings
 from daemon.notify.expiry import expiries
 from tests.certificates import Authority
 

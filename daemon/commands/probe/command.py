@@ -19,7 +19,8 @@ from daemon.commands.probe.files import (
 from daemon.commands.probe.images import some_image
 from daemon.commands.probe.scratch import scratch_stack
 from daemon.commands.probe.service_user import become_service_user
-from daemon.config.settings import RenderSettings, Settings
+from daemon.config.render_settings import RenderSettings
+from daemon.config.settings import Settings
 from daemon.config.stack_settings import NAME_FIELDS
 from daemon.config.watch_settings import WatchSettings
 from daemon.pipeline.render_gate import PROBE_STACK
