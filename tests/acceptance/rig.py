@@ -382,7 +382,8 @@ class Rig:
         """Wait until each metafile's montage is in the state; fail at once if one FAILED instead."""
 
         def reached() -> bool:
-            rows = [self.montage_of(metafile) for metafile in metafiles]
+            known = {row["metafile"]: row for row in reversed(self.montages()) if row["state"] != "superseded"}
+            rows = [known.get(str(metafile)) for metafile in metafiles]
             failed = [row for row in rows if row and row["state"] == "failed" != state]
             assert not failed, failed
             return all(row is not None and row["state"] == state for row in rows)

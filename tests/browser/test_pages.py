@@ -54,6 +54,7 @@ async def is_marked(page: Page) -> bool:
     return bool(await page.evaluate("window.mark === 1"))
 
 
+@pytest.mark.slow
 async def test_a_section_that_arrives_is_followed_until_it_is_complete(viewer: Viewer, tmp_path):
     async with bench(tmp_path) as running:
         work = running.work
@@ -99,6 +100,7 @@ async def test_selected_failures_are_retried_and_the_page_stays(viewer: Viewer, 
     assert await is_marked(page)
 
 
+@pytest.mark.slow
 async def test_all_failures_are_retried_after_a_question(viewer: Viewer, face):
     ids = [await face.failed(number) for number in (1, 2)]
     page = await viewer.opens(str(face.client.make_url("/")))
@@ -135,6 +137,7 @@ async def test_the_filter_works_without_script_too(viewer: Viewer, face):
         await expect(page.locator("ol.grid li")).to_have_count(2)
 
 
+@pytest.mark.slow
 async def test_everything_is_reached_by_keyboard(viewer: Viewer, face):
     for number in range(1, 6):
         await face.reached(number, MontageState.COMPLETE)
@@ -198,18 +201,21 @@ async def fits(viewer: Viewer, url: str, scheme: str) -> None:
     assert await page.evaluate(f"{wide}.map(each => each.innerText)") == [], url
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_every_page_fits_a_phone_and_follows_the_systems_colours(viewer: Viewer, face, scheme):
     for url in await odd_pages(face):
         await fits(viewer, url, scheme)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_the_pages_of_a_real_section_fit_a_phone(viewer: Viewer, shown, scheme):
     for url in await pages_of(shown):
         await fits(viewer, url, scheme)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 1920])
 async def test_no_table_is_scrolled_sideways_on_a_desk(viewer: Viewer, shown, width):
     for url in await pages_of(shown):
@@ -224,6 +230,7 @@ SHIFTS = """new Promise(done => new PerformanceObserver(list => done(
 ).observe({type: "layout-shift", buffered: true}) || setTimeout(() => done([]), 300))"""
 
 
+@pytest.mark.slow
 async def test_nothing_jumps_while_a_page_loads_and_is_refreshed(viewer: Viewer, shown, face):
     for url in [*await pages_of(shown), *await odd_pages(face)]:
         page = await viewer.opens(url)
@@ -246,6 +253,7 @@ async def breaks_no_rule(viewer: Viewer, url: str, scheme: str) -> None:
 
 
 @with_axe
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_no_page_breaks_a_rule_of_accessibility(viewer: Viewer, face, scheme):
     for url in await odd_pages(face):
@@ -253,12 +261,14 @@ async def test_no_page_breaks_a_rule_of_accessibility(viewer: Viewer, face, sche
 
 
 @with_axe
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_no_page_of_a_real_section_breaks_a_rule_of_accessibility(viewer: Viewer, shown, scheme):
     for url in await pages_of(shown):
         await breaks_no_rule(viewer, url, scheme)
 
 
+@pytest.mark.slow
 async def test_times_are_those_of_the_viewers_zone(viewer: Viewer, shown):
     at = datetime.fromtimestamp(shown.montage.noticed_at, UTC)
     there = f"{at.astimezone(ZoneInfo('America/New_York')):%Y-%m-%d %H:%M:%S}"
@@ -269,6 +279,7 @@ async def test_times_are_those_of_the_viewers_zone(viewer: Viewer, shown):
         assert await time.evaluate("each => getComputedStyle(each, '::after').content") == zone
 
 
+@pytest.mark.slow
 async def test_a_heatmap_takes_the_mosaics_place_by_keyboard_without_loading_the_page(viewer: Viewer, shown):
     page = await viewer.opens(shown.url(f"/montages/{shown.montage.id}"))
     await marked(page)
@@ -282,6 +293,7 @@ async def test_a_heatmap_takes_the_mosaics_place_by_keyboard_without_loading_the
     assert await is_marked(page)
 
 
+@pytest.mark.slow
 async def test_a_tile_is_reached_and_left_by_keyboard(viewer: Viewer, shown):
     page = await viewer.opens(shown.url(f"/montages/{shown.montage.id}"))
     await page.get_by_role("button", name="Show the tile").focus()
@@ -302,6 +314,7 @@ async def test_a_tile_is_reached_and_left_by_keyboard(viewer: Viewer, shown):
     await expect(page.get_by_role("heading", name="Files")).to_be_visible()
 
 
+@pytest.mark.slow
 async def test_the_page_of_a_microscope_changes_its_days_by_keyboard(viewer: Viewer, shown):
     page = await viewer.opens(shown.url(f"/scopes/w/{shown.montage.scope}"))
     assert await page.locator("main svg").count() >= 3
@@ -310,6 +323,7 @@ async def test_the_page_of_a_microscope_changes_its_days_by_keyboard(viewer: Vie
     await expect(page.get_by_role("link", name="365 days")).to_have_attribute("aria-current", "true")
 
 
+@pytest.mark.slow
 async def test_pages_say_what_is_away_and_still_answer(viewer: Viewer, shown):
     page = await viewer.opens(shown.url("/"))
     await marked(page)
@@ -323,6 +337,7 @@ async def test_pages_say_what_is_away_and_still_answer(viewer: Viewer, shown):
         await expect(page.locator("#readiness")).to_have_text("not ready")
 
 
+@pytest.mark.slow
 async def test_two_tabs_show_the_same(viewer: Viewer, face):
     page = await viewer.opens(str(face.client.make_url("/")))
     other = await viewer.tab(page.context, page.url)
@@ -337,6 +352,7 @@ async def test_two_tabs_show_the_same(viewer: Viewer, face):
         await expect(each.locator("ol.grid .cell.done")).to_have_count(2)
 
 
+@pytest.mark.slow
 async def test_a_page_survives_a_restart_of_the_daemon(viewer: Viewer, tmp_path):
     async with paged(tmp_path) as face:
         port = face.client.port
@@ -352,6 +368,7 @@ async def test_a_page_survives_a_restart_of_the_daemon(viewer: Viewer, tmp_path)
         assert await is_marked(page)
 
 
+@pytest.mark.slow
 async def test_behind_nginx_everything_works_below_the_base_path(viewer: Viewer, tmp_path):
     keys = {"base_path": "/em/temwatch", "trusted_proxies": ["127.0.0.1"], "user_header": "X-Remote-User"}
     async with paged(tmp_path, **keys) as face:
@@ -377,6 +394,7 @@ async def test_behind_nginx_everything_works_below_the_base_path(viewer: Viewer,
             viewer.contexts.clear()
 
 
+@pytest.mark.slow
 async def test_a_person_logs_in_to_write(viewer: Viewer, tmp_path, monkeypatch):
     monkeypatch.setattr("daemon.web.pages.handlers.WRONG_TOKEN_S", 0.0)
     token = tmp_path / "token"

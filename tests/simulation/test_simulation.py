@@ -51,6 +51,7 @@ def test_a_seed_gives_the_same_scenario_in_each_process() -> None:
     assert first == second
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_planted_fault_is_found_and_shrunk_to_its_actions() -> None:
     fault = "tile_sets._FORMER = 'SELECT tile_ids FROM tile_sets WHERE montage_id = -:id AND :stack = :stack'"
