@@ -86,8 +86,8 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def serve(app: web.Application, host: str, port: int) -> AsyncIterator[int]:
     """Serve an application; yield the port. Raises OSError if the address cannot be listened on."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=END_S)
-    await runner.setup()
     try:
+        await runner.setup()  # in here: what has begun is cleaned up, too, if the daemon stops meanwhile
         async with contextlib.AsyncExitStack() as stack:
             listeners = [stack.enter_context(each) for each in await _listen(host, port)]
             acceptor = _Acceptor(runner)

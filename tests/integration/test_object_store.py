@@ -178,8 +178,12 @@ def modules_and_opener(job):
     return before, (connection._opened_by, os.getpid()), report
 
 
-async def test_each_worker_opens_the_store_itself_after_the_fork(image, output):
-    plan = MipmapPlan(output, levels=2)
+async def test_each_worker_opens_the_store_itself_after_the_fork(image, layer, request, tmp_path):
+    # In a file: the workers of this process are forked from one that has the environment of an earlier test.
+    keys = tmp_path / "credentials"
+    keys.write_text("[default]\n" + "".join(f"{name.lower()} = {value}\n" for name, value in object_store.KEYS.items()))
+    keys.chmod(0o600)
+    plan = MipmapPlan(place_at(layer.url, bucket_of(request), "mips", credentials_file=keys), levels=2)
     with open_executor("processes", 2) as pool:
         for _ in range(4):
             before, (opener, own), report = await run_with(pool, tile_job(tile_of(image), plan))

@@ -54,8 +54,8 @@ RECHECK_S = 3_000.0
 async def _serve(app: web.Application, host: str, port: int) -> AsyncIterator[int]:
     """Serve the daemon's pages through the loop's `create_server`, which opens no socket."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
     try:
+        await runner.setup()
         await web.TCPSite(runner, host, port).start()
         yield runner.addresses[0][1]
     finally:

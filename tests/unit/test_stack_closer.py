@@ -122,7 +122,8 @@ class Bench:
         self.calls.append(("record", montage_id, event, because))
         return f"applied again {montage_id}"
 
-    async def _gate_failed(self, stack: StackId, fault: Fault) -> None:
+    async def _gate_failed(self, stack: StackId, fault: Fault, written: StackId) -> None:
+        assert written == stack
         self.gate.is_closed_circuit = self.is_closed_circuit
         self.calls.append(("gate failed", stack, fault))
 
