@@ -92,9 +92,9 @@ def test_a_touched_metafile_is_recognised_and_not_done_twice(running_rig, write)
 
     def seen_again() -> bool:
         events = running_rig.montage(montage["id"])["events"]
-        return events[-1]["event"] == "seen_again"
+        return "seen_again" in [event["event"] for event in events]
 
-    wait_for(seen_again, 20)
+    wait_for(seen_again, 60, lambda: str(running_rig.montage(montage["id"])["events"]))
     assert [row["state"] for row in running_rig.montages()] == ["complete"]
 
 

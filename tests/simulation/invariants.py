@@ -91,7 +91,9 @@ def _why_untrue(scenario: "Scenario", row: Row, path: Path, rows: list[Row]) -> 
     if "a tile belongs to one montage of a stack" in problem:
         holders = [other for other in rows if str(other.metafile) in problem and other.metafile != path]
         stands = any(
-            other.state in ("complete", "applied") or (other.state != "superseded" and other.metafile.exists())
+            "applied" in (other.state, other.failed_in)  # also if its stacks could not be closed: its tiles are in them
+            or other.state == "complete"
+            or (other.state != "superseded" and other.metafile.exists())
             for other in holders
         )
         return "" if stands else "no other montage owns its tiles"

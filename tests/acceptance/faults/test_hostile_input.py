@@ -205,9 +205,9 @@ def test_tiffs_that_ask_for_gigabytes(rig: Rig, enter: Enter) -> None:
 
 
 def test_a_png_without_end_for_an_image_of_16384_by_16384_pixels(rig: Rig, enter: Enter) -> None:
-    """By the method `render`. The answer may have five bytes for each pixel: 1.3 GB, held once.
+    """By the method `render`. The answer may have five bytes for each pixel, 1.3 GB.
 
-    By default images of more than 100 megapixels are refused at settling.
+    Its buffer grows, and takes twice that for a moment. By default images of more than 100 megapixels are refused at settling.
     """
     side = 16_384
     rig.settings |= {"watch.mipmaps.method": "render", "workers.count": 1, "workers.largest_image_megapixels": 300}
@@ -230,7 +230,7 @@ def test_a_png_without_end_for_an_image_of_16384_by_16384_pixels(rig: Rig, enter
     for number, (text, words) in enumerate(answers):
         rig.tell_standin()
         rig.tell_standin(match="GET .*/png-image", kind="endless", text=text)
-        with costs(rig, most_worker_mib=2_000) as cost:
+        with costs(rig, most_worker_mib=3_000) as cost:
             spoiled = section(rig, number, enlarge, tiles=1)
             wait_for(lambda at=spoiled: (rig.montage_of(at.metafile) or {}).get("fault"), 300, "a fault")
         said = rig.montage_of(spoiled.metafile)["fault"]["problem"]

@@ -44,6 +44,7 @@ def layer() -> Iterator[FaultLayer]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_an_object_store_that_fails_loses_nothing(
     tmp_path: Path, layer: FaultLayer, scale: Scale, enter: Callable[[FaultRun], None]
 ) -> None:
@@ -69,7 +70,7 @@ def test_an_object_store_that_fails_loses_nothing(
                 rig.daemon.kill()
                 rig.start()
             layer.rule = lambda request: None
-            rig.wait_until("complete", *metafiles, timeout_s=120)
+            rig.wait_until("complete", *metafiles, timeout_s=300)
             wait_for(lambda: rig.ready().get("ready"), 60, name)
         # Every fourth request fails in turn, while work goes on.
         layer.every(4, *LASTING.values())
