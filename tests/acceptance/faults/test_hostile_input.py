@@ -207,7 +207,7 @@ def test_tiffs_that_ask_for_gigabytes(rig: Rig, enter: Enter) -> None:
 def test_a_png_without_end_for_an_image_of_16384_by_16384_pixels(rig: Rig, enter: Enter) -> None:
     """By the method `render`. The answer may have five bytes for each pixel, 1.3 GB.
 
-    Its buffer grows, and takes twice that for a moment. By default images of more than 100 megapixels are refused at settling.
+    Its buffer grows, and takes twice that for a moment. By default images of more than 100 megapixels are refused.
     """
     side = 16_384
     rig.settings |= {"watch.mipmaps.method": "render", "workers.count": 1, "workers.largest_image_megapixels": 300}
