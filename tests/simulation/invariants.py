@@ -185,7 +185,9 @@ def _no_stack_has_vanished_tiles(scenario: "Scenario", rows: list[Row]) -> Itera
 
 def _successor(row: Row, by_id: dict[int, Row]) -> Row:
     """Return the last successor of a montage. Tiles stay until it is COMPLETE, so that no layer is ever empty."""
-    while row.state == "superseded" and row.superseded_by in by_id:
+    seen: set[int] = set()
+    while row.state == "superseded" and row.superseded_by in by_id and row.id not in seen:
+        seen.add(row.id)  # contents that replaced one another in turn name one another
         row = by_id[row.superseded_by]
     return row
 
