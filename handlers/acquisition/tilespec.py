@@ -184,6 +184,8 @@ def _layout(acquisition: Acquisition, tile: Tile, section_id: str) -> Json:
         "rotation": tile.angle_deg,
         "pixelsize": acquisition.pixel_size_nm[0] if acquisition.pixel_size_nm else None,
     }
+    if None not in layout.values():  # as of every pyTEMCA tile: to copy the layout takes as long as to make it
+        return layout
     return {key: value for key, value in layout.items() if value is not None}
 
 

@@ -66,10 +66,6 @@ class _TileSpec(_Channel, rename="camel"):
     transforms: _Transform | None = None
 
 
-_TILE_CHECK = msgspec.json.Decoder(_TileSpec)
-_TRANSFORM_CHECK = msgspec.json.Decoder(_Transform)
-
-
 @dataclass(frozen=True, slots=True)
 class ResolvedTiles:
     """Tiles and the shared transforms that they refer to, as JSON, so that a round trip loses no field."""
@@ -115,17 +111,18 @@ class _ResolvedTilesReader:
         """Return the tiles and transforms. Raises msgspec.DecodeError."""
         split = _SPLIT.decode(body)
         return ResolvedTiles(
-            {name: _checked(spec, _TILE_CHECK) for name, spec in split.tile_id_to_spec_map.items()},
-            {name: _checked(spec, _TRANSFORM_CHECK) for name, spec in split.transform_id_to_spec_map.items()},
+            {name: _checked(spec, _TileSpec) for name, spec in split.tile_id_to_spec_map.items()},
+            {name: _checked(spec, _Transform) for name, spec in split.transform_id_to_spec_map.items()},
         )
 
 
-def _checked(spec: msgspec.Raw | bytes, check: msgspec.json.Decoder[Any]) -> dict[str, Any]:
+def _checked(spec: msgspec.Raw | bytes, kind: type[msgspec.Struct]) -> dict[str, Any]:
     """Return a spec as JSON. Raises msgspec.DecodeError if a value that temwatch reads has another type."""
-    check.decode(spec)
     if _depth(bytes(spec)) > MOST_DEPTH:
         raise msgspec.ValidationError(f"is nested more than {MOST_DEPTH} deep")
-    return _SPEC.decode(spec)
+    values = _SPEC.decode(spec)
+    msgspec.convert(values, kind, str_keys=True)  # half the time of parsing the JSON again
+    return values
 
 
 def _depth(text: bytes) -> int:
@@ -148,7 +145,7 @@ class _TileReader:
 
     def validate_json(self, body: bytes) -> dict[str, Any]:
         """Return the tile spec. Raises msgspec.DecodeError."""
-        return _checked(body, _TILE_CHECK)
+        return _checked(body, _TileSpec)
 
 
 class _ListReader(Generic[T]):

@@ -47,8 +47,8 @@ def test_a_tile_is_turned_about_its_centre_then_enlarged_then_moved(tile: Tile, 
 def test_bounds_are_those_that_render_derives_from_the_tile_specs(several: list[Tile], origin: Origin) -> None:
     options = TileSpecOptions(positions=Positions.EXACT, origin=origin, tile_id="{raster_index}")
     numbered = tuple(
-        Tile(f"{index}.tif", f"{index}", each.position_px, each.width, each.height, each.rotation_deg, each.scale,
-             raster_index=index)
+        Tile(f"{index}.tif", f"{index}", each.position_px, each.width, each.height,
+             rotation_deg=each.rotation_deg, scale=each.scale, raster_index=index)
         for index, each in enumerate(several)
     )  # fmt: skip
     found = bounds_of(numbered, translations_for(numbered, options.positions, options.origin))
