@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -88,9 +89,10 @@ def test_a_touched_metafile_is_recognised_and_not_done_twice(running_rig, write)
     section = write()
     running_rig.wait_until("complete", section.metafile)
     montage = running_rig.montage_of(section.metafile)
-    section.metafile.touch()
 
     def seen_again() -> bool:
+        section.metafile.touch()  # again: a new directory may not be watched yet, and a scan looks for names
+        time.sleep(1)
         events = running_rig.montage(montage["id"])["events"]
         return "seen_again" in [event["event"] for event in events]
 

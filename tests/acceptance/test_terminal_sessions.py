@@ -87,7 +87,8 @@ def imported(rig: Rig, name: str, **values: object) -> list[str]:
     """Return the arguments of an import command, whose parameters are in a file."""
     address = rig.render_url.removeprefix("http://").partition("/")[0]
     host, _, port = address.partition(":")
-    render = {"host": host, "port": int(port), "owner": "em", "project": rig.root.name}
+    project = "".join(filter(str.isalnum, rig.root.name))
+    render = {"host": host, "port": int(port), "owner": "em", "project": project}
     mips = str(rig.mipmaps)
     given = {
         TILESPECS: {"stack": "raw"},
