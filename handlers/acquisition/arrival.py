@@ -25,7 +25,7 @@ from handlers.regular_file import NotContained, NotRegular, read_regular
 
 @dataclass(frozen=True, slots=True)
 class ImageProblem:
-    """An image that is missing, incomplete or still a placeholder."""
+    """An image that is missing, incomplete, or has the time that copy programs set until the content is there."""
 
     path: Path
     why: str

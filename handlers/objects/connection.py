@@ -53,7 +53,7 @@ def connection(bucket: Bucket) -> "ObjectStore":
 
 
 def reconnect(bucket: Bucket) -> None:
-    """Open the next connection to a bucket anew: its files and the environment are read again."""
+    """Close the connection to a bucket; the next use opens another one and reads files and environment again."""
     with _lock:
         _open.pop(bucket, None)
 

@@ -423,7 +423,7 @@ def test_a_run_that_begins_by_closing_a_slice_closes_that_of_the_log_before(stac
     (section,) = stack.write(2, session(), complete(2))
     assert file_of(section) == stack.log(1)
     (again,) = stack.write(2, tile(1, 2), complete(2))
-    assert ids(again) == ["0000.0001.00002"]  # imaged anew, not continued
+    assert ids(again) == ["0000.0001.00002"]  # imaged again, not continued
 
 
 @pytest.mark.parametrize(
