@@ -230,6 +230,14 @@ def keys_in_environment() -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
+@contextlib.contextmanager
+def moto_with_keys() -> Iterator[str]:
+    """Run moto's server, with its keys in the environment; yield its URL. Skips the test without moto."""
+    require_moto()
+    with keys_in_environment(), moto() as url:
+        yield url
+
+
 VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.0.14"
 
 

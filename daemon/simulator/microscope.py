@@ -158,6 +158,16 @@ def deliver(path: Path, content: bytes, delivery: Delivery) -> None:
             os.utime(path, ns=(started_ns, started_ns))
 
 
+def append(log: Path, text: str, delivery: Delivery) -> None:
+    """Append to a log; in two pieces, cut within a line, where files are written in pieces."""
+    content = text.encode()
+    cut = len(content) // 2 if delivery.arrival in (Arrival.PIECES, Arrival.PREALLOCATED) else 0
+    for piece in (content[:cut], content[cut:]):
+        with log.open("ab") as file:
+            file.write(piece)
+        time.sleep(delivery.piece_pause_s)
+
+
 def _write_pieces(path: Path, content: bytes, delivery: Delivery, *, full_size_at_once: bool) -> None:
     with path.open("wb", buffering=0) as file:
         if full_size_at_once:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from daemon.simulator.frames import FrameSource, tiff_bytes
-from daemon.simulator.microscope import Arrival, Delivery, Written, deliver
+from daemon.simulator.microscope import Delivery, Written, append, deliver
 from daemon.simulator.section import SectionPlan, TilePlan
 from handlers.acquisition.parts import Part
 
@@ -50,16 +50,6 @@ def write_slice(
         append(log, complete_line(plan), delivery)
         report(log)
     return Written(base, Part(log, plan.z_index, offset).path, images)
-
-
-def append(log: Path, text: str, delivery: Delivery) -> None:
-    """Append to a log; in two pieces, cut within a line, where files are written in pieces."""
-    content = text.encode()
-    cut = len(content) // 2 if delivery.arrival in (Arrival.PIECES, Arrival.PREALLOCATED) else 0
-    for piece in (content[:cut], content[cut:]):
-        with log.open("ab") as file:
-            file.write(piece)
-        time.sleep(delivery.piece_pause_s)
 
 
 def image_name(plan: SectionPlan, tile: TilePlan) -> str:

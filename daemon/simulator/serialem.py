@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.simulator.frames import FrameSource, measure, tiff_bytes
-from daemon.simulator.microscope import Arrival, Delivery, Written, deliver
+from daemon.simulator.microscope import Delivery, Written, append, deliver
 from daemon.simulator.pytemca import TileStatistics
 from daemon.simulator.section import SectionPlan, TilePlan
 
@@ -56,7 +56,7 @@ def write_montage(
         deliver(directory / name, tiff_bytes(frame), delivery)
         report(directory / name)
         if not metafile_first:
-            _append(
+            append(
                 idoc, piece_text(plan, tile, f"Image = {name}", measured[-1], place.section, is_aligned=False), delivery
             )
         time.sleep(delivery.tile_pause_s)
@@ -64,16 +64,6 @@ def write_montage(
         deliver(idoc, before + montage_text(plan, entries, measured, place.section).encode(), delivery)
         report(idoc)
     return Written(directory, idoc / f"montage@{place.section:05d}", tuple(directory / name for name in names))
-
-
-def _append(idoc: Path, text: str, delivery: Delivery) -> None:
-    """Append to the file; in two pieces, cut within a line, where files are written in pieces."""
-    content = text.encode()
-    cut = len(content) // 2 if delivery.arrival in (Arrival.PIECES, Arrival.PREALLOCATED) else 0
-    for piece in (content[:cut], content[cut:]):
-        with idoc.open("ab") as file:
-            file.write(piece)
-        time.sleep(delivery.piece_pause_s)
 
 
 def head(plan: SectionPlan) -> str:

@@ -1,13 +1,12 @@
 """Level 0 of a tile inside a stack: written as a TIFF of its own, since render-ws reads no stack."""
 
 from handlers.container import Container
-from handlers.errors import Fault, storage_fault
-from handlers.images.digest import FileContent, RunningDigest
+from handlers.errors import storage_fault
+from handlers.images.digest import FileContent
 from handlers.images.encode import PLAIN_TIFF
-from handlers.images.header import open_image
 from handlers.images.mrc_section import read_section
 from handlers.mipmaps.job import MipmapJob
-from handlers.place import Place
+from handlers.mipmaps.kept_levels import digest_of
 from handlers.stores.level_store import store_of
 
 
@@ -21,19 +20,11 @@ def extract_level0(job: MipmapJob) -> FileContent:
     """
     assert job.stack is not None
     page, content = read_section(job.stack, (job.width, job.height), container_here(job.root))
-    if _digest_of(job.level0) != content.digest:
+    if digest_of(job.level0) != content.digest:
         store = store_of(job.level0, job.container, job.sharing)
         store.put(0, job.level0, page, PLAIN_TIFF)
         store.sync([job.level0])
     return content
-
-
-def _digest_of(path: Place) -> bytes | None:
-    try:
-        with open_image(path) as file:
-            return RunningDigest(file.fileno()).digest()
-    except (Fault, OSError):
-        return None
 
 
 def container_here(directory: Container | None) -> Container | None:

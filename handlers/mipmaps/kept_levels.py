@@ -49,11 +49,12 @@ def _valid_level(job: MipmapJob, level0_bits: int, level: int, path: Place, text
         return None
     if (info.mode, info.format) != (mode, job.encoding.extension) or not pixels_match(text, pixels):
         return None
-    digest = _digest_of(path) if job.measure else None
+    digest = digest_of(path) if job.measure else None
     return MadeLevel(level, path, width, height, mode, info.file_bytes, digest=digest)
 
 
-def _digest_of(path: Place) -> bytes | None:
+def digest_of(path: Place) -> bytes | None:
+    """Return the digest of a file; None if it cannot be read."""
     try:
         with open_image(path) as file:
             return RunningDigest(file.fileno()).digest()

@@ -1,69 +1,50 @@
 """Alerts of the daemon as a process, to a receiver on a loopback port."""
 
-import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from daemon.simulator.microscope import plan_section, write_section
+from tests.acceptance.receiver import Receiver
 from tests.acceptance.rig import Program, Rig, temwatch, wait_for
 
 pytest.importorskip("apprise", reason='needs the extra "alerts"')
 
 
-class Receiver:
-    """Takes messages, or reads them and does not answer."""
+class Holding(Receiver):
+    """Reads messages, and answers once `answers` is set."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.read: list[dict[str, Any]] = []
-        self.taken: list[dict[str, Any]] = []
         self.answers = threading.Event()
-        receiver = self
+        self.url = f"json://user:secret@{self.address}/secret"
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                receiver.read.append(message)
-                if not receiver.answers.is_set():
-                    receiver.answers.wait(60)
-                    return
-                receiver.taken.append(message)
-                self.send_response(204)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.address = f"json://user:secret@127.0.0.1:{self.server.server_address[1]}/secret"
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def close(self) -> None:
-        self.answers.set()
-        self.server.shutdown()
-        self.server.server_close()
+    def status_of(self, message: dict[str, Any]) -> int | None:
+        self.read.append(message)
+        if self.answers.is_set():
+            return 204
+        self.answers.wait(60)
+        return None
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    receiver = Receiver()
-    try:
-        yield receiver
-    finally:
-        receiver.close()
+def receiver() -> Iterator[Holding]:
+    with Holding() as receiver:
+        try:
+            yield receiver
+        finally:
+            receiver.answers.set()
 
 
 def test_a_message_that_was_committed_arrives_once_though_the_daemon_is_killed_before_it_was_taken(
-    rig: Rig, receiver: Receiver
+    rig: Rig, receiver: Holding
 ) -> None:
     rig.start_standin()
     addresses = rig.root / "urls"
-    addresses.write_text(f"{receiver.address}\n")
+    addresses.write_text(f"{receiver.url}\n")
     addresses.chmod(0o600)
     rig.settings |= {"alerts.urls_file": str(addresses), "watch.qc.min_std_dev": 250.0, "log.level": "debug"}
     rig.start()

@@ -1,56 +1,33 @@
 """Hooks of the daemon as a process, and the commands about them."""
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from daemon.simulator.microscope import plan_section, write_section
+from tests.acceptance.receiver import Receiver
 from tests.acceptance.rig import Rig, fetch, temwatch, wait_for
 
 
-class Receiver:
-    """Takes or refuses events on a loopback port."""
+class Refusing(Receiver):
+    """Answers with `status`."""
 
     def __init__(self) -> None:
-        self.taken: list[dict[str, Any]] = []
+        super().__init__()
         self.status = 204
-        receiver = self
+        self.url = f"http://{self.address}/"
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                if receiver.status < 300:
-                    receiver.taken.append(event)
-                self.send_response(receiver.status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/"
-        self._thread = threading.Thread(target=self.server.serve_forever)
-        self._thread.start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self._thread.join()
-        self.server.server_close()
+    def status_of(self, message: dict[str, Any]) -> int | None:
+        return self.status
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    receiver = Receiver()
-    try:
+def receiver() -> Iterator[Refusing]:
+    with Refusing() as receiver:
         yield receiver
-    finally:
-        receiver.close()
 
 
 def add_hook(config: Path, **keys: Any) -> None:
@@ -59,7 +36,7 @@ def add_hook(config: Path, **keys: Any) -> None:
 
 
 def test_a_receiver_is_told_of_a_section_and_what_it_refused_is_listed_and_retried(
-    rig: Rig, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, receiver: Refusing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.start_standin()
     config = rig.config()

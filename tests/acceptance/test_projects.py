@@ -127,36 +127,25 @@ def test_a_rebuilt_journal_finds_each_montage_in_its_own_project(both) -> None:
     rig.wait_until("complete", first.metafile, second.metafile)
 
 
-def test_status_and_the_later_checks_of_images_follow_each_project(tmp_path: Path, standins: Standins) -> None:
-    if REAL_URL:
-        pytest.skip(f"writes to an owner of its own: {REAL_URL} is left alone")
-    rig = TwoWatches(tmp_path, {"watch.mipmaps.levels": 2}, standins=standins)
-    rig.second_acquisition.mkdir()
-    try:
-        rig.start_standin()
-        rig.start()
-        plan = section_plan(specimen_id="17797-1R")
-        first, second = (write_section(plan, place) for place in (rig.acquisition, rig.second_acquisition))
-        rig.wait_until("complete", first.metafile, second.metafile)
-        project = project_of(second)
-        shown = json.loads(run(rig, "status", "--json"))
-        assert {name: counts["complete"] for name, counts in shown["counts"].items()} == {"daemon": 1, "second": 1}
-        before = digest_tree(rig.mipmaps)
-        image = min(second.directory.glob("*.tif"))
-        content = bytearray(image.read_bytes())
-        content[-1] ^= 255
-        image.write_bytes(content)  # noticed by the daemon itself
-        seen = rig.montage_of(second.metafile)["id"]
+def test_status_and_the_later_checks_of_images_follow_each_project(both) -> None:
+    rig, first, second = both
+    project = project_of(second)
+    shown = json.loads(run(rig, "status", "--json"))
+    assert {name: counts["complete"] for name, counts in shown["counts"].items()} == {"daemon": 1, "second": 1}
+    before = digest_tree(rig.mipmaps)
+    image = min(second.directory.glob("*.tif"))
+    content = bytearray(image.read_bytes())
+    content[-1] ^= 255
+    image.write_bytes(content)  # noticed by the daemon itself
+    seen = rig.montage_of(second.metafile)["id"]
 
-        def is_done_again() -> bool:
-            events = [each["event"] for each in fetch(f"{rig.url}/api/montages/{seen}")["events"]]
-            return "images_changed" in events and events[-1] == "completed"
+    def is_done_again() -> bool:
+        events = [each["event"] for each in rig.montage(seen)["events"]]
+        return "images_changed" in events and events[-1] == "completed"
 
-        wait_for(is_done_again, 60, lambda: str(fetch(f"{rig.url}/api/montages/{seen}")))
-        changed = {name for name, digest in digest_tree(rig.mipmaps).items() if digest != before[name]}
-        assert {Path(name).parts[1:] for name in changed} == {Path(f"{image}.tif").parts[1:]}
-        assert fetch(stack_url(rig, f"lab_2/{project}/mips"))["state"] == "COMPLETE"
-        first_events = fetch(f"{rig.url}/api/montages/{rig.montage_of(first.metafile)['id']}")["events"]
-        assert [each["event"] for each in first_events].count("completed") == 1
-    finally:
-        rig.close()
+    wait_for(is_done_again, 60, lambda: str(rig.montage(seen)))
+    changed = {name for name, digest in digest_tree(rig.mipmaps).items() if digest != before[name]}
+    assert {Path(name).parts[1:] for name in changed} == {Path(f"{image}.tif").parts[1:]}
+    assert fetch(stack_url(rig, f"lab_2/{project}/mips"))["state"] == "COMPLETE"
+    first_events = rig.montage(rig.montage_of(first.metafile)["id"])["events"]
+    assert [each["event"] for each in first_events].count("completed") == 1

@@ -29,8 +29,7 @@ WIDTH, HEIGHT = 300, 200
 
 @pytest.fixture(scope="module")
 def server():
-    object_store.require_moto()
-    with object_store.keys_in_environment(), object_store.moto() as url:
+    with object_store.moto_with_keys() as url:
         yield url
 
 
