@@ -14,14 +14,14 @@ from daemon.config.settings import Settings
 from daemon.journal import alerts as rows
 from daemon.journal.journal import Journal
 from daemon.journal.outbox import last_number
+from daemon.notify.alert_state import AlertState
 from daemon.notify.alerting import AlertKind, Condition, Message, Severity
-from daemon.notify.desk import Desk
 from daemon.notify.digest import digest_text
 from daemon.notify.heartbeat import beat
 from daemon.notify.letters import Letter, given_up, letter_of, on_their_way
 from daemon.notify.messages import read_addresses, send
 from daemon.notify.observer import OUTBOX, Observer, Sight
-from daemon.notify.postman import AGAIN_S, Postman, Send
+from daemon.notify.sender import AGAIN_S, Send, Sender
 from daemon.notify.silences import is_silent
 from daemon.pipeline.health import Facts
 from handlers.errors import Fault
@@ -61,11 +61,11 @@ class Alerting:
         self._journal = journal
         self._facts = facts
         self._wall = wall
-        self._postman = Postman(send or _send, wall)
+        self._sender = Sender(send or _send, wall)
         self._observer = Observer(settings, journal, facts)
         self._host = socket.gethostname()
-        self._desk: Desk | None = None
-        self._saved = Desk()
+        self._state: AlertState | None = None
+        self._saved = AlertState()
         self._saving = asyncio.Lock()
         self._written = asyncio.Event()
         self._file_problem = ""
@@ -73,7 +73,7 @@ class Alerting:
     @property
     def problem(self) -> str:
         """Why an address did not take the last message; empty if each did."""
-        return self._file_problem or next(iter(self._postman.problems.values()), "")
+        return self._file_problem or next(iter(self._sender.problems.values()), "")
 
     async def run(self) -> None:
         """Look, and tell, until cancelled."""
@@ -87,31 +87,31 @@ class Alerting:
 
     async def register(self) -> None:
         """Let alerts begin with the next event. To be awaited before anything happens that they must not miss."""
-        desk = await self._opened()
-        if self._settings().alerts.urls_file is not None and OUTBOX not in desk.notes:
-            self._desk = desk.noting({OUTBOX: await self._journal.read(last_number)})
+        state = await self._opened()
+        if self._settings().alerts.urls_file is not None and OUTBOX not in state.notes:
+            self._state = state.noting({OUTBOX: await self._journal.read(last_number)})
             await self._save()
 
     async def look(self) -> None:
         """Look once, and write the messages that are due."""
-        desk = await self._opened()
-        sight = await self._observer.observe(desk.notes, self._wall())
+        state = await self._opened()
+        sight = await self._observer.observe(state.notes, self._wall())
         # Nothing is awaited from here to the assignment: the delivery changes the letters, too.
-        after = self._after(self._at(desk), sight)
+        after = self._after(self._at(state), sight)
         lost = given_up(after.letters, sight.at)
-        self._desk = replace(after, letters=tuple(each for each in after.letters if each not in lost))
+        self._state = replace(after, letters=tuple(each for each in after.letters if each not in lost))
         for letter in lost:
             log.error("alert.given_up", title=letter.title, message=letter.id, hint="try `temwatch notify test`")
         await self._save()
         self._written.set()
 
-    def _after(self, desk: Desk, sight: Sight) -> Desk:
-        """Return the desk after a look."""
+    def _after(self, state: AlertState, sight: Sight) -> AlertState:
+        """Return the state after a look."""
 
         def is_silenced(condition: Condition) -> bool:
             return is_silent(condition, sight.silences)
 
-        after = desk.look(
+        after = state.look(
             sight.wrong,
             sight.at,
             self._settings().alerts.repeat_s,
@@ -128,22 +128,22 @@ class Alerting:
     def _letter(self, message: Message, now: float) -> Letter:
         return letter_of(message, secrets.token_hex(ID_BYTES), now, self._host)
 
-    async def _opened(self) -> Desk:
-        if self._desk is None:
-            kept = Desk.of(await self._journal.read(rows.load))
-            if self._desk is None:  # the other task was not first
-                self._desk = self._saved = kept
-        return self._desk
+    async def _opened(self) -> AlertState:
+        if self._state is None:
+            kept = AlertState.of(await self._journal.read(rows.load))
+            if self._state is None:  # the other task was not first
+                self._state = self._saved = kept
+        return self._state
 
-    def _at(self, desk: Desk) -> Desk:
-        """Return the present desk."""
-        return self._desk or desk
+    def _at(self, state: AlertState) -> AlertState:
+        """Return the present state."""
+        return self._state or state
 
     async def _save(self) -> None:
         """Store what changed. While the journal cannot be written, memory has to do."""
         async with self._saving:
-            desk = await self._opened()
-            change = desk.change_from(self._saved)
+            state = await self._opened()
+            change = state.change_from(self._saved)
             if self._journal.fault is not None or not any(change):
                 return
             try:
@@ -151,7 +151,7 @@ class Alerting:
                     await self._journal.write(lambda connection: rows.save(connection, change))
             except TimeoutError:
                 return
-            self._saved = desk
+            self._saved = state
 
     # --- delivery
 
@@ -167,9 +167,9 @@ class Alerting:
 
     async def deliver(self) -> None:
         """Try once to deliver the letters that the journal has stored, or cannot store."""
-        desk = await self._opened()
+        state = await self._opened()
         stored = {letter.id for letter in self._saved.letters}
-        letters = [each for each in desk.letters if each.id in stored or self._journal.fault is not None]
+        letters = [each for each in state.letters if each.id in stored or self._journal.fault is not None]
         path = self._settings().alerts.urls_file
         if not letters or path is None:
             return
@@ -180,14 +180,14 @@ class Alerting:
             addresses, self._file_problem = [], str(fault)
         else:
             self._file_problem = ""
-        taken = await self._postman.deliver(letters, addresses)
+        taken = await self._sender.deliver(letters, addresses)
         if self.problem not in ("", problem):
             log.warning("alert.undelivered", problem=self.problem)
         if not addresses:
             return
-        before = self._at(desk)
+        before = self._at(state)
         after = on_their_way(before.letters, taken, len(addresses))
-        self._desk = replace(before, letters=after)
+        self._state = replace(before, letters=after)
         await self._save()
         _log_delivered(before.letters, after)
 

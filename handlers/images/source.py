@@ -291,7 +291,7 @@ def _read_up_to(
 ) -> io.BytesIO:
     """Return the body, cut a little after `most_bytes`, and after a beginning that is not the expected one.
 
-    The buffer is the only copy: an image of 16384 x 16384 may have 1.3 GB.
+    The buffer is the only copy, but for a moment while it grows: an image of 16384 x 16384 may have 1.3 GB.
 
     `read1` returns the bytes that have arrived; `read` would wait for a whole piece, without limit if bytes trickle in.
     """

@@ -1,4 +1,4 @@
-"""The desk: alerts and letters of one moment, and what of them the journal has to store. Pure."""
+"""State of the alerts: what people were told and will be told, and what of it the journal has to store. Pure."""
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -22,7 +22,7 @@ from daemon.notify.letters import Letter, Letters, group_of, waiting_groups
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class AlertState:
     """What people were told, and what they will be told."""
 
     alerts: Alerts = field(default_factory=dict)
@@ -37,12 +37,12 @@ class Desk:
         alerts = [_alert(row) for row in kept.alerts]
         return cls({alert.condition.key: alert for alert in alerts}, tuple(map(_letter, kept.letters)), kept.notes)
 
-    def with_letter(self, letter: Letter) -> "Desk":
-        """Return the desk with one more letter."""
+    def with_letter(self, letter: Letter) -> "AlertState":
+        """Return the state with one more letter."""
         return replace(self, letters=(*self.letters, letter))
 
-    def noting(self, notes: Mapping[str, float]) -> "Desk":
-        """Return the desk with notes in place of those of the same name."""
+    def noting(self, notes: Mapping[str, float]) -> "AlertState":
+        """Return the state with notes in place of those of the same name."""
         return replace(self, notes={**self.notes, **notes})
 
     def look(
@@ -53,8 +53,8 @@ class Desk:
         write: Callable[[Message], Letter],
         is_silent: Callable[[Condition], bool] = lambda _: False,
         unknown: Collection[tuple[AlertKind, str]] = (),
-    ) -> "Desk":
-        """Return the desk after a look at the present conditions.
+    ) -> "AlertState":
+        """Return the state after a look at the present conditions.
 
         Parameters
         ----------
@@ -72,8 +72,8 @@ class Desk:
         alerts |= lasting
         return replace(self, alerts=alerts, letters=letters)
 
-    def change_from(self, before: "Desk") -> Change:
-        """Return what differs from a former desk."""
+    def change_from(self, before: "AlertState") -> Change:
+        """Return what differs from a former state."""
         alerts = [_alert_row(alert) for key, alert in self.alerts.items() if before.alerts.get(key) != alert]
         gone = [(str(kind), watch, subject) for kind, watch, subject in before.alerts.keys() - self.alerts.keys()]
         known = {letter.id: letter for letter in before.letters}

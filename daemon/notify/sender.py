@@ -1,4 +1,4 @@
-"""Postman: brings letters to every address, each in a thread of its own, so that a dead service delays no other."""
+"""Sends letters to every address, each in a thread of its own, so that a dead service delays no other."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ class _Walk:
     outcome: asyncio.Future[None]
 
 
-class Postman:
+class Sender:
     """Delivers letters. At most one thread works for an address; it is left alone for a while after a failure."""
 
     def __init__(self, send: Send, wall: Callable[[], float]) -> None:
