@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from daemon.simulator.microscope import tiff_bytes
+from daemon.simulator.frames import tiff_bytes
 from daemon.simulator.pytemca import TileStatistics, metafile_bytes
 from daemon.simulator.section import SectionPlan, plan_section
 

@@ -24,7 +24,7 @@ from handlers.mipmaps.plan import MipmapPlan
 from handlers.mipmaps.report import MipmapReport
 from handlers.mipmaps.tile_jobs import mask_job, tile_job
 from handlers.render.client import RenderClient
-from handlers.stores.level_store import store_of
+from handlers.stores.choose import store_of
 from handlers.workers.pool import WorkerPool
 
 log = structlog.get_logger()

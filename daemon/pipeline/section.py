@@ -21,9 +21,9 @@ from handlers.errors import Evidence, ImagesMissing, MetafileFault, StorageFault
 from handlers.images.mrc_header import StackSection
 from handlers.mipmaps.overlap import Neighbour
 from handlers.mipmaps.plan import Level0, MipmapPlan
+from handlers.place import path_of
 from handlers.quality.neighbours import neighbours_of
 from handlers.render.names import StackId
-from handlers.stores.level_store import path_of
 from handlers.uris import extracted_path
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from daemon.simulator.delivery import Delivery, Written, deliver
 from daemon.simulator.frames import Frame, FrameSource
-from daemon.simulator.microscope import Delivery, Written, deliver
 from daemon.simulator.section import SectionPlan, TilePlan
 
 BEAMS = 91

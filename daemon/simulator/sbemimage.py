@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from daemon.simulator.delivery import Delivery, Written, append, deliver
 from daemon.simulator.frames import FrameSource, tiff_bytes
-from daemon.simulator.microscope import Delivery, Written, append, deliver
 from daemon.simulator.section import SectionPlan, TilePlan
 from handlers.acquisition.parts import Part
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from daemon.simulator.delivery import Delivery, Written, append, deliver
 from daemon.simulator.frames import FrameSource, measure, tiff_bytes
-from daemon.simulator.microscope import Delivery, Written, append, deliver
 from daemon.simulator.pytemca import TileStatistics
 from daemon.simulator.section import SectionPlan, TilePlan
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 
+from daemon.simulator.delivery import Written
 from daemon.simulator.frames import Frame, FrameSource, measure
-from daemon.simulator.microscope import Written
 from daemon.simulator.section import SectionPlan
 from daemon.simulator.serialem import head, montage_text
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from daemon.simulator.delivery import AT_ONCE, Delivery, Written
 from daemon.simulator.frames import FrameSource, PixelSource
-from daemon.simulator.microscope import Delivery, Written, write_section
 from daemon.simulator.multisem import write_slab
 from daemon.simulator.sbemimage import write_slice
 from daemon.simulator.section import SectionPlan
 from daemon.simulator.serialem import write_montage
+from daemon.simulator.temca import write_section
 
 
 class Writer(Protocol):
@@ -56,11 +57,11 @@ def write_in_format(
     *,
     pixels: PixelSource | str = PixelSource.TISSUE,
     metafile_first: bool = False,
-    delivery: Delivery | None = None,
+    delivery: Delivery = AT_ONCE,
     on_file: Callable[[Path], None] | None = None,
 ) -> Written:
     """Write a section in a format; arguments as for `write_section`."""
-    write, delivery = FORMATS[name].write, delivery or Delivery()
+    write = FORMATS[name].write
     if write is None:
         return write_section(
             plan, root, pixels=pixels, metafile_first=metafile_first, delivery=delivery, on_file=on_file

@@ -7,7 +7,7 @@ from handlers.images.encode import PLAIN_TIFF
 from handlers.images.mrc_section import read_section
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.kept_levels import digest_of
-from handlers.stores.level_store import store_of
+from handlers.stores.choose import store_of
 
 
 def extract_level0(job: MipmapJob) -> FileContent:

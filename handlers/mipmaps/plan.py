@@ -13,12 +13,12 @@ from handlers.images.header import inspect_image
 from handlers.images.mrc_header import StackSection
 from handlers.images.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
 from handlers.path_map import NO_MAP, PathMap
-from handlers.place import ObjectPlace, Place, encoded_key, is_object_address, key_problem, parse_object
+from handlers.place import ObjectPlace, Place, encoded_key, is_object_address, key_problem, parse_object, path_of
 from handlers.render.access import NO_LOGIN, Access
 from handlers.render.names import BaseUrl, StackId
 from handlers.render.tiles import image_holder, level_0
 from handlers.sharing import AS_MADE, Sharing, make_directories
-from handlers.stores.level_store import path_of, store_of
+from handlers.stores.choose import store_of
 from handlers.uris import mipmap_path
 
 LevelUris = Mapping[int, tuple[str, str | None]]

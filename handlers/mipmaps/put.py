@@ -12,7 +12,7 @@ from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.level_text import LevelText
 from handlers.mipmaps.measure import Measurement
 from handlers.mipmaps.report import MadeLevel
-from handlers.stores.level_store import store_of
+from handlers.stores.choose import store_of
 
 ReducedLevel = tuple[int, Grey | Page]
 """A level and its pixels; a page if the pixels already lie in the content of an uncompressed TIFF."""

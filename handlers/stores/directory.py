@@ -11,10 +11,10 @@ from handlers.container import Container
 from handlers.errors import storage_fault
 from handlers.images.encode import Encoding, Page
 from handlers.images.header import open_image
-from handlers.place import Place
+from handlers.place import Place, path_of
 from handlers.sharing import AS_MADE, Sharing
 from handlers.stores.atomic_write import Seen, is_temporary, put_in_place, sync_directories
-from handlers.stores.level_store import LevelStat, path_of
+from handlers.stores.level_store import LevelStat
 from handlers.uris import path_to_uri
 
 

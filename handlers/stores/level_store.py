@@ -3,12 +3,9 @@
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from handlers.container import Container
-from handlers.place import Bucket, ObjectPlace, Place
-from handlers.sharing import AS_MADE, Sharing
+from handlers.place import Place
 
 if TYPE_CHECKING:  # most importers only look for files
     from handlers.images.encode import Encoding, Page
@@ -61,30 +58,3 @@ class LevelStore(Protocol):
 
     def free_bytes(self, directory: Place) -> int | None:
         """Return how many bytes can still be written; None: the store is unlimited, or does not say."""
-
-
-def store_of(place: Place, container: Container | None = None, sharing: Sharing = AS_MADE) -> LevelStore:
-    """Return the store of a place. Opens nothing.
-
-    Parameters
-    ----------
-    container, sharing : see `DirectoryStore`; an object store has neither.
-    """
-    if isinstance(place, ObjectPlace):
-        return object_store(place.bucket)
-    from handlers.stores.directory import DirectoryStore
-
-    return DirectoryStore(container, sharing)
-
-
-def object_store(bucket: Bucket) -> LevelStore:
-    """Return the store of a bucket. Opens nothing."""
-    from handlers.stores.bucket import BucketStore  # only where levels lie in an object store
-
-    return BucketStore(bucket)
-
-
-def path_of(place: Place) -> Path:
-    """Return a place that is known to be on this machine."""
-    assert isinstance(place, Path), place
-    return place

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from daemon.simulator.microscope import SectionPlan, Written, plan_section, write_section
+from daemon.simulator.delivery import Written
+from daemon.simulator.section import SectionPlan, plan_section
+from daemon.simulator.temca import write_section
 from tests.acceptance.facility import Facility
 from tests.acceptance.rig import PROJECT, THROUGH_NGINX, Rig, Standins, delete_stacks, is_real
 

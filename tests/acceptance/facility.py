@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from daemon.commands.imports.commands import run_command
-from daemon.simulator.microscope import Written, plan_section, write_section
+from daemon.simulator.delivery import Written
+from daemon.simulator.section import plan_section
+from daemon.simulator.temca import write_section
 from tests.acceptance.rig import OWNER, control_url, fetch
 
 TILESPECS, MIPMAPS, APPLY = "generate_EM_tilespecs_from_metafile", "generate_mipmaps", "apply_mipmaps_to_render"

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from daemon.simulator.microscope import Written, write_section
+from daemon.simulator.delivery import Written
+from daemon.simulator.temca import write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Rig, wait_for
 

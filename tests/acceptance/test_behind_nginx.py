@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from daemon.simulator.microscope import Written
+from daemon.simulator.delivery import Written
 from tests.acceptance.rig import Rig, require_seen_files, temwatch, verify_levels, wait_for
 
 SPECIMEN = "20314_2L"

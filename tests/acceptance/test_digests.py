@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import xxhash
 
-from daemon.simulator.microscope import Written
+from daemon.simulator.delivery import Written
 from tests.acceptance.rig import Rig, temwatch
 from tests.acceptance.test_verify import level, whiten
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from daemon.simulator.microscope import Arrival, Delivery, Written
+from daemon.simulator.delivery import Arrival, Delivery, Written
 from daemon.simulator.writers import FORMATS, write_in_format
 from handlers.acquisition.readers import READERS
 from tests.acceptance.conftest import section_plan

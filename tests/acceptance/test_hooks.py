@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from daemon.simulator.microscope import plan_section, write_section
+from daemon.simulator.section import plan_section
+from daemon.simulator.temca import write_section
 from tests.acceptance.receiver import Receiver
 from tests.acceptance.rig import Rig, fetch, temwatch, wait_for
 

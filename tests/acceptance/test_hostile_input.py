@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from daemon.simulator.microscope import write_section
+from daemon.simulator.temca import write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.faults.cost import descendants, peak_mib
 from tests.acceptance.rig import Rig

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from daemon.commands.imports.commands import run_command
-from daemon.simulator.microscope import Written
+from daemon.simulator.delivery import Written
 from handlers.images.encode import Encoding
 from handlers.mipmaps.plan import MipmapPlan
 from handlers.render.names import StackId

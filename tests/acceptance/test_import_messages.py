@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from daemon.commands.imports.commands import run_command
-from daemon.simulator.microscope import Written
+from daemon.simulator.delivery import Written
 from handlers.errors import Fault
 from handlers.render.failures import Failure, failure_lines
 from tests.acceptance.facility import APPLY, MIPMAPS, TILESPECS, Facility

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daemon.simulator.microscope import Arrival, Delivery, write_tiles_for
+from daemon.simulator.delivery import Arrival, Delivery
+from daemon.simulator.temca import write_tiles_for
 from tests.acceptance.rig import Rig, fetch, verify_levels, wait_for
 
 SPECIMEN = "20314_2L"
@@ -197,7 +198,7 @@ def test_two_daemons_feed_one_stack_and_lose_nothing(rig, write, tmp_path):
         rig.start()
         other.start()
         mine = [write(grid) for grid in range(1050, 1056)]
-        from daemon.simulator.microscope import write_section
+        from daemon.simulator.temca import write_section
         from tests.acceptance.conftest import section_plan
 
         theirs = [

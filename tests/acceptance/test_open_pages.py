@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
-from daemon.simulator.microscope import Written
+from daemon.simulator.delivery import Written
 from tests.acceptance.rig import Rig
 
 PAGES = 5

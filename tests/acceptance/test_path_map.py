@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daemon.simulator.microscope import Written, write_section
+from daemon.simulator.delivery import Written
+from daemon.simulator.temca import write_section
 from handlers.images.reduction import level_size
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.elsewhere import Elsewhere, assert_render_finds, derived_urls, urls_of

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.simulator.microscope import Written, write_section
+from daemon.simulator.delivery import Written
+from daemon.simulator.temca import write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import REAL_URL, Rig, Standins, digest_tree, fetch, temwatch, wait_for
 

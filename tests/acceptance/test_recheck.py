@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from daemon.simulator.microscope import Written
+from daemon.simulator.delivery import Written
 from tests.acceptance.rig import Rig, verify_levels, wait_for
 
 

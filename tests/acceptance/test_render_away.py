@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.simulator.microscope import Written, write_section
+from daemon.simulator.delivery import Written
+from daemon.simulator.temca import write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Program, Rig, fetch, running, url_said_in, verify_levels, wait_for
 

@@ -10,8 +10,8 @@ import pytest
 import xxhash
 from PIL import Image
 
+from daemon.simulator.delivery import Written
 from daemon.simulator.frames import FrameSource, PixelSource, tiff_bytes
-from daemon.simulator.microscope import Written
 from daemon.simulator.serialem import head
 from daemon.simulator.serialem_stack import HEADER_BYTES, write_stack_montage
 from handlers.uris import uri_to_path

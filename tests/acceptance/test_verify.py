@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from daemon.simulator.microscope import Written
+from daemon.simulator.delivery import Written
 from tests.acceptance.rig import Rig, digest_tree, fetch, temwatch, verify_levels
 
 Z = 1050.0

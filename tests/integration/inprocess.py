@@ -21,8 +21,9 @@ from daemon.montages.states import MontageState
 from daemon.pipeline.assembly import Assembly
 from daemon.pipeline.health import Metrics
 from daemon.pipeline.recheck import Recheck
-from daemon.simulator.microscope import plan_section, write_section
+from daemon.simulator.section import plan_section
 from daemon.simulator.standin.server import serve_standin
+from daemon.simulator.temca import write_section
 from handlers.acquisition.presence import look_at
 from handlers.errors import Fault
 from handlers.render.client import RenderClient

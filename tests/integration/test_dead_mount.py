@@ -14,7 +14,8 @@ from daemon.config.watch_settings import WatchSettings, ZSettings
 from daemon.pipeline import settle
 from daemon.pipeline.settle import Settler
 from daemon.pipeline.steps import Steps
-from daemon.simulator.microscope import plan_section, write_section
+from daemon.simulator.section import plan_section
+from daemon.simulator.temca import write_section
 from daemon.system import threads
 from handlers.acquisition import arrival
 from handlers.errors import StorageFault, Waiting

@@ -2,7 +2,8 @@
 
 import asyncio
 
-from daemon.simulator.microscope import plan_section, write_section
+from daemon.simulator.section import plan_section
+from daemon.simulator.temca import write_section
 from handlers.generate_mipmaps import make_all
 from handlers.mipmaps.job import MipmapJob
 from handlers.workers.pool import open_executor

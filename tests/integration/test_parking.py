@@ -8,7 +8,8 @@ from daemon.journal.journal import Journal
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import MontageState, Step
 from daemon.pipeline.retry import CRASHES_BEFORE_PARKING
-from daemon.simulator.microscope import plan_section, write_section
+from daemon.simulator.section import plan_section
+from daemon.simulator.temca import write_section
 from handlers.identity import FileIdentity
 from tests.integration.inprocess import bench, hurry
 

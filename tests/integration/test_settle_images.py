@@ -16,7 +16,8 @@ from daemon.config.render_settings import RenderSettings
 from daemon.config.watch_settings import TilespecSettings, WatchSettings, ZSettings
 from daemon.montages.records import Settled
 from daemon.pipeline.settle import NotYet, Settler
-from daemon.simulator.microscope import plan_section, write_section
+from daemon.simulator.section import plan_section
+from daemon.simulator.temca import write_section
 from daemon.simulator.writers import write_in_format
 from handlers.acquisition import arrival
 from handlers.errors import Evidence, Fault, ImageFault, ImagesMissing, MetafileFault, ZFault

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from tiffs import Kind
 
-from daemon.simulator.microscope import plan_section, write_section
+from daemon.simulator.section import plan_section
+from daemon.simulator.temca import write_section
 from handlers.acquisition import arrival
 from handlers.acquisition.arrival import check_images, depth_warnings, metafile_content, read_metafile
 from handlers.acquisition.pytemca import PyTemca

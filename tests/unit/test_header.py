@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daemon.simulator.microscope import tiff_bytes
+from daemon.simulator.frames import tiff_bytes
 from handlers.errors import ImageFault
 from handlers.identity import FileIdentity
 from handlers.images.header import ImageDirectory, inspect_image

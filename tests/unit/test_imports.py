@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 
+import grimp
 import pytest
 
 from benchmarks.startup import HEAVY, WORK
@@ -37,3 +39,10 @@ def test_the_help_imports_nothing_heavy() -> None:
     code = "import sys, daemon.__main__; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not set(HEAVY) & set(done.stdout.split())
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports within functions count: a circle that is put off is one all the same."""
+    graph = grimp.build_graph("daemon", "handlers", exclude_type_checking_imports=True)
+    order = TopologicalSorter({module: graph.find_modules_directly_imported_by(module) for module in graph.modules})
+    order.prepare()  # raises CycleError, which names a circle

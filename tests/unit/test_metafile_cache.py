@@ -9,7 +9,8 @@ import pytest
 
 from daemon.pipeline import metafile_cache
 from daemon.pipeline.metafile_cache import MetafileCache
-from daemon.simulator.microscope import plan_section, write_section
+from daemon.simulator.section import plan_section
+from daemon.simulator.temca import write_section
 from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.pytemca import PyTemca
 from handlers.errors import MetafilePartial

@@ -15,9 +15,11 @@ import pytest
 from PIL import Image
 
 from daemon.simulator import microscope
-from daemon.simulator.frames import FrameSource, measure
-from daemon.simulator.microscope import Arrival, Delivery, MetafileForm, PixelSource, write_section, write_tiles_for
+from daemon.simulator.delivery import Arrival, Delivery
+from daemon.simulator.frames import FrameSource, PixelSource, measure
+from daemon.simulator.pytemca import MetafileForm
 from daemon.simulator.section import SectionPlan, TileFault, TilePlan, plan_section, roi_cells
+from daemon.simulator.temca import write_section, write_tiles_for
 from daemon.simulator.tile_faults import spoil_tiles
 from daemon.simulator.tissue.field import Tissue
 from daemon.simulator.tissue.lattice import SECTION_THICKNESS

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from daemon.simulator import picture
-from daemon.simulator.microscope import write_section
 from daemon.simulator.picture import resolved_tiles_at
 from daemon.simulator.section import plan_section
+from daemon.simulator.temca import write_section
 from handlers.errors import Fault, ImageFault, RenderUnavailable
 from handlers.picture import compose_section, save_picture
 from handlers.uris import path_to_uri

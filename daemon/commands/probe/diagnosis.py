@@ -13,8 +13,7 @@ from daemon.commands.probe.scratch import ScratchStack, is_not_found, is_not_rea
 from handlers.errors import Fault, RenderUnavailable
 from handlers.images.pixels import Grey
 from handlers.path_map import PathMap
-from handlers.place import Place
-from handlers.stores.level_store import path_of
+from handlers.place import Place, path_of
 
 PATH_MAP = "render.path_map"
 

@@ -18,7 +18,7 @@ from handlers.images.encode import Encoding
 from handlers.images.pixels import Grey
 from handlers.place import ObjectPlace, Place
 from handlers.sharing import Sharing, make_directories
-from handlers.stores.level_store import store_of
+from handlers.stores.choose import store_of
 from handlers.text import byte_size, printable
 
 SIDE_PX = 64

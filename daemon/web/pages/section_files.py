@@ -23,7 +23,7 @@ from handlers.errors import Fault, MetafileFault
 from handlers.mipmaps.plan import Level0, MipmapPlan
 from handlers.place import ObjectPlace, Place
 from handlers.regular_file import NotContained, NotRegular, read_regular
-from handlers.stores.level_store import store_of
+from handlers.stores.choose import store_of
 
 MOST_BYTES = 64 * 2**20
 """A larger level is not read for its digest: a page must not wait for it."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.simulator.microscope import write_section
+from daemon.simulator.temca import write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.faults.accounts import audit, present_rows
 from tests.acceptance.faults.pulse import felt

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from daemon.simulator.microscope import write_section, write_tiles_for
+from daemon.simulator.temca import write_section, write_tiles_for
 from tests.acceptance.conftest import SHARED_DATA, section_plan
 from tests.acceptance.faults.accounts import (
     ENDED,

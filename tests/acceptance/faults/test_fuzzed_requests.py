@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from daemon.simulator.microscope import write_section
+from daemon.simulator.temca import write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.faults.accounts import audit
 from tests.acceptance.faults.broken_requests import ask, request, status_of

@@ -17,7 +17,7 @@ import pytest
 
 from daemon.montages.announcements import KIND_OF_EVENT, Kind
 from daemon.montages.states import Event
-from daemon.simulator.microscope import write_section
+from daemon.simulator.temca import write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.faults.rows import FaultRun, Scale
 from tests.acceptance.rig import Program, Rig, running, temwatch, wait_for

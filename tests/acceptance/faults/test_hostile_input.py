@@ -22,7 +22,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from daemon.simulator.microscope import Written, write_section
+from daemon.simulator.delivery import Written
+from daemon.simulator.temca import write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.faults.cost import Cost, costs
 from tests.acceptance.faults.rows import FaultRun

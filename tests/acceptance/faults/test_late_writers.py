@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.simulator.microscope import Written, write_section
+from daemon.simulator.delivery import Written
+from daemon.simulator.temca import write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.faults.accounts import audit, present_rows
 from tests.acceptance.faults.rows import FaultRun

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.simulator.microscope import plan_section, write_section
+from daemon.simulator.section import plan_section
+from daemon.simulator.temca import write_section
 from tests.acceptance.faults.rows import Scale
 from tests.acceptance.rig import Rig, fetch, wait_for
 

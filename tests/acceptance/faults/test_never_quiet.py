@@ -11,7 +11,7 @@ from statistics import median
 
 import pytest
 
-from daemon.simulator.microscope import write_section
+from daemon.simulator.temca import write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.faults.accounts import audit, wait_until_ended
 from tests.acceptance.faults.rows import FaultRun

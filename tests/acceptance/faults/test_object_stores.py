@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from daemon.simulator.microscope import write_section
+from daemon.simulator.temca import write_section
 from handlers.place import ObjectPlace
 from handlers.stores.bucket import BucketStore
 from tests import object_store

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from daemon.simulator.microscope import write_section
 from daemon.simulator.standin.faults import FaultKind
+from daemon.simulator.temca import write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.faults.accounts import Audit, audit, present_rows, wait_until_ended
 from tests.acceptance.faults.rows import FaultRun, Scale
