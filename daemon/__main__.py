@@ -66,7 +66,7 @@ def _begin_ahead(settings: Any) -> Any:
 
     Returns the examination.
     """
-    from handlers.workers.worker import start_server
+    from handlers.workers.fork_server import start_server
 
     if settings.workers.executor == "processes":
         start_server()
@@ -76,7 +76,7 @@ def _begin_ahead(settings: Any) -> Any:
 
 
 def _end_server() -> None:
-    from handlers.workers.worker import end_server
+    from handlers.workers.fork_server import end_server
 
     end_server()
 

@@ -13,14 +13,8 @@ from typing import Any, TypeVar
 
 from handlers.errors import WorkersUnavailable
 from handlers.workers.backend import Backend
-from handlers.workers.worker import (
-    WorkerContext,
-    WorkerDeath,
-    begin_work,
-    occupy_worker,
-    run_with_tile_note,
-    start_server,
-)
+from handlers.workers.fork_server import start_server
+from handlers.workers.worker import WorkerContext, WorkerDeath, begin_work, occupy_worker, run_with_tile_note
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""How a worker process starts, which signals reach it, and when it ends.
+"""How a worker process starts, works and ends.
 
 Worker processes import this module, so it imports little.
 """
@@ -7,31 +7,21 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from multiprocessing import connection, forkserver, resource_tracker
+from multiprocessing import connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
+from handlers.workers.fork_server import start_server, starting_workers
 from handlers.workers.memory import limit_memory
 
 T = TypeVar("T")
 
-PRELOADED = ["handlers.mipmaps.make", "handlers.workers.worker"]
-"""Modules that the fork server imports, once for all workers."""
-NOT_FOR_WORKERS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-"""A terminal or a service manager sends these to the whole group; the daemon decides what happens to the jobs."""
-ENVIRONMENT = {"PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""Keeps Python from importing modules from the working directory, and numpy from starting threads: each worker has a
-core, and threads that wait for work on tiny matrices take twenty times the CPU of the work."""
-END_S = 3.0
-"""Longest wait for the fork server to end."""
 NICENESS = 5
 """Added to the niceness of the parent process, whose event loop comes first on a busy machine."""
 LOWEST_PRIORITY = 19
@@ -63,11 +53,10 @@ class WorkerProcess(ForkServerProcess):
     """Whether this process killed it; a worker that died by itself, or was killed from outside, has False."""
 
     def start(self) -> None:
-        """Start the process, and the fork server if there is none yet; both block the daemon's signals."""
-        with _environment():
-            resource_tracker.ensure_running()  # first: its start unblocks signals
-            with _without_main(), _blocked():
-                super().start()
+        """Start the process, and the fork server if there is none; both block the daemon's signals."""
+        start_server()
+        with starting_workers():
+            super().start()
 
     def terminate(self) -> None:
         """Kill the process: SIGTERM, by which a broken pool ends its other workers, is blocked."""
@@ -89,49 +78,12 @@ class WorkerProcess(ForkServerProcess):
         return WorkerDeath(self.tile_note.value.decode("utf-8", "replace"), _exit_text(code))
 
 
-def start_server() -> None:
-    """Start the fork server if there is none yet.
-
-    A pool does this itself. A caller that will open a pool can let the server import its modules meanwhile.
-    """
-    forkserver.set_forkserver_preload(PRELOADED)
-    with _environment():
-        resource_tracker.ensure_running()  # first: its start unblocks signals
-        with _without_main(), _blocked():
-            forkserver.ensure_running()
-
-
-def end_server() -> None:
-    """End the fork server and multiprocessing's tracker of semaphores, and reap both.
-
-    Without this call they end a moment after this process, and a service manager kills and reports what is left.
-    Call it last: freeing a semaphore afterwards starts the tracker again.
-    """
-    deadline = time.monotonic() + END_S
-    server: Any = forkserver._forkserver  # multiprocessing has no public interface for this
-    tracker: Any = resource_tracker._resource_tracker
-    for owner, pipe, process in ((server, "_forkserver_alive_fd", "_forkserver_pid"), (tracker, "_fd", "_pid")):
-        descriptor, pid = getattr(owner, pipe), getattr(owner, process)
-        if descriptor is not None and pid is not None:
-            setattr(owner, pipe, None)
-            setattr(owner, process, None)
-            os.close(descriptor)  # both processes end when their pipe closes
-            _reap(pid, deadline)
-
-
-def _reap(pid: int, deadline: float) -> None:
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
-            time.sleep(0.005)
-
-
 class WorkerContext(ForkServerContext):
     """Multiprocessing context that makes worker processes, and remembers them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.started: list[WorkerProcess] = []
-        self.set_forkserver_preload(PRELOADED)
 
     def Process(self, *args: Any, **kwargs: Any) -> WorkerProcess:  # type: ignore[override]  # noqa: N802  the name that executors call
         """Return a worker process that is not started yet."""
@@ -228,43 +180,3 @@ def occupy_worker(seconds: float) -> None:
 def _exit_with(sentinel: int) -> None:
     connection.wait([sentinel])
     os._exit(1)
-
-
-@contextlib.contextmanager
-def _blocked() -> Iterator[None]:
-    """Block the signals that are not for workers in this thread; a process that it starts inherits the mask."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_WORKERS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    """Set what started processes read from their environment.
-
-    Fork server and tracker run as `python -c`, which imports from the working directory first: whoever can write there
-    could have the service run a `selectors.py`. `python -c` is not in our hands, but reads its environment.
-    """
-    before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    os.environ.update(ENVIRONMENT)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """Hide the main module: worker processes would import it, and with it the whole daemon."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main

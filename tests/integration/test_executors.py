@@ -584,13 +584,16 @@ DAEMON = """
 
 
 @contextlib.contextmanager
-def daemon(tmp_path: Path, side: int = 1024) -> Iterator[tuple["subprocess.Popen[str]", Callable[[], list[str]]]]:
+def daemon(
+    tmp_path: Path, side: int = 1024, **environment: str
+) -> Iterator[tuple["subprocess.Popen[str]", Callable[[], list[str]]]]:
     """Run a process that makes levels without end. Yield it, and a function that returns the words of its next line."""
     script, level0 = tmp_path / "daemon_script.py", tmp_path / "a.tif"
     script.write_text(textwrap.dedent(DAEMON))
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side), np.uint8)).save(level0)
     command = [sys.executable, str(script), str(level0), str(side), str(tmp_path / "mipmaps")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+    options = {"text": True, "start_new_session": True, "env": {**os.environ, **environment}}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as process:
         assert process.stdout is not None
         stdout = process.stdout
         try:
@@ -610,12 +613,16 @@ def pids_after_start(line: Callable[[], list[str]]) -> tuple[int, list[int]]:
             return int(server), [int(pid) for pid in workers]
 
 
-def test_kill_of_the_daemon_leaves_no_process_and_no_partial_file(tmp_path: Path) -> None:
-    with daemon(tmp_path) as (process, line):
+def test_kill_of_the_daemon_leaves_no_process_and_no_partial_file(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    temporary = tmp_path_factory.mktemp("t")  # a socket's path is short
+    with daemon(tmp_path, TMPDIR=str(temporary)) as (process, line):
         server, workers = pids_after_start(line)
         process.kill()
         process.wait(20)
         wait_for(lambda: not any(map(is_running, [server, *workers])), "workers and their server end")
+    assert not list(temporary.iterdir())
     require_whole(tmp_path / "mipmaps", 1024)
 
 
@@ -677,7 +684,7 @@ def test_no_module_of_the_working_directory_is_imported(tmp_path: Path, begin: s
     script.write_text(
         textwrap.dedent(f"""
             from handlers.workers.pool import open_executor
-            from handlers.workers.worker import end_server, start_server
+            from handlers.workers.fork_server import end_server, start_server
             if __name__ == "__main__":
                 {begin or "pass"}
                 with open_executor("processes", 1) as pool:
@@ -697,7 +704,7 @@ def test_workers_are_forked_from_the_server_that_was_started_ahead() -> None:
     code = textwrap.dedent("""
         import os
         from pathlib import Path
-        from handlers.workers.worker import start_server
+        from handlers.workers.fork_server import start_server
         start_server()
         mine = f"/proc/self/task/{os.getpid()}/children"
         before = Path(mine).read_text().split()
@@ -708,6 +715,33 @@ def test_workers_are_forked_from_the_server_that_was_started_ahead() -> None:
     """)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["True", "True"], done.stderr
+
+
+def test_a_server_that_died_is_replaced(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Runs in a process of its own, with its own temporary directory."""
+    code = textwrap.dedent("""
+        import os, signal, tempfile
+        from multiprocessing import forkserver
+        from pathlib import Path
+        from handlers.workers.fork_server import end_server, start_server
+        from handlers.workers.pool import open_executor
+        start_server()
+        descriptors = len(os.listdir("/proc/self/fd"))
+        first = forkserver._forkserver._forkserver_pid
+        os.kill(first, signal.SIGKILL)
+        os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+        start_server()
+        print(len(os.listdir("/proc/self/fd")) == descriptors)
+        with open_executor("processes", 1) as pool:
+            print(pool.executor.submit(os.getppid).result() not in (first, os.getpid()))
+        print(os.listdir(tempfile.gettempdir()) == [])
+        end_server()
+    """)
+    environment = {**os.environ, "TMPDIR": str(tmp_path_factory.mktemp("t"))}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.stdout.split() == ["True"] * 3, done.stderr
+    assert not done.stderr
 
 
 def test_no_thread_and_no_process_is_left_when_a_pool_is_closed(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ async def run_with(pool, job):
 def test_what_workers_are_forked_from_has_not_imported_obstore():
     code = (
         "import importlib, sys\n"
-        "from handlers.workers.worker import PRELOADED\n"
+        "from handlers.workers.fork_server import PRELOADED\n"
         "for name in PRELOADED: importlib.import_module(name)\n"
         "sys.exit('obstore' in sys.modules or any(name.startswith('handlers.objects') for name in sys.modules))"
     )

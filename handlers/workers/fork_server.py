@@ -1,0 +1,142 @@
+"""The fork server, from which worker processes are forked: how it starts, is reached, and ends.
+
+Worker processes import this module, so it imports little.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing import forkserver, resource_tracker
+from types import ModuleType
+from typing import Any
+
+PRELOADED = ["handlers.mipmaps.make", "handlers.workers.worker"]
+"""Modules that the fork server imports, once for all workers."""
+NOT_FOR_WORKERS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+"""A terminal or a service manager sends these to the whole group; the daemon decides what happens to the jobs."""
+ENVIRONMENT = {"PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Keeps Python from importing modules from the working directory, and numpy from starting threads: each worker has a
+core, and threads that wait for work on tiny matrices take twenty times the CPU of the work."""
+END_S = 3.0
+"""Longest wait for the fork server to end."""
+OPEN_FILES = "/proc/self/fd/"
+
+_server: Any = forkserver._forkserver  # multiprocessing has no public interface for this
+_starting = threading.Lock()
+_address: list[int] = []
+"""Descriptor of the server's socket file."""
+
+
+def start_server() -> None:
+    """Start the fork server if there is none.
+
+    A pool does this itself. A caller that will open a pool can let the server import its modules meanwhile.
+    """
+    forkserver.set_forkserver_preload(PRELOADED)
+    with _starting:
+        with _environment():
+            resource_tracker.ensure_running()  # first: its start unblocks signals
+        with starting_workers():
+            _start_without_address_file()
+
+
+def _start_without_address_file() -> None:
+    """Start the fork server, and remove the file of its socket: a descriptor of the file reaches the socket, too.
+
+    Python would keep the file in a new directory below the temporary directory as long as this process runs, and a
+    killed process would leave both. A descriptor that belongs to a dead server is replaced.
+    """
+    config: Any = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    before = config.get("tempdir")
+    with tempfile.TemporaryDirectory(prefix="temwatch-") as directory:
+        config["tempdir"] = directory
+        try:
+            forkserver.ensure_running()
+        finally:
+            config["tempdir"] = before
+        if not _server._forkserver_address.startswith(OPEN_FILES):
+            _close_address()
+            _address.append(os.open(_server._forkserver_address, os.O_PATH | os.O_CLOEXEC))
+            _server._forkserver_address = f"{OPEN_FILES}{_address[0]}"
+
+
+def _close_address() -> None:
+    while _address:
+        os.close(_address.pop())
+
+
+def end_server() -> None:
+    """End the fork server and multiprocessing's tracker of semaphores, and reap both.
+
+    Without this call they end a moment after this process, and a service manager kills and reports what is left.
+    Call it last: freeing a semaphore afterwards starts the tracker again.
+    """
+    deadline = time.monotonic() + END_S
+    tracker: Any = resource_tracker._resource_tracker
+    for owner, pipe, process in ((_server, "_forkserver_alive_fd", "_forkserver_pid"), (tracker, "_fd", "_pid")):
+        descriptor, pid = getattr(owner, pipe), getattr(owner, process)
+        if descriptor is not None and pid is not None:
+            setattr(owner, pipe, None)
+            setattr(owner, process, None)
+            os.close(descriptor)  # both processes end when their pipe closes
+            _reap(pid, deadline)
+    _close_address()
+
+
+def _reap(pid: int, deadline: float) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def starting_workers() -> Iterator[None]:
+    """Context in which this process starts workers or their server."""
+    with _environment(), _without_main(), _blocked():
+        yield
+
+
+@contextlib.contextmanager
+def _blocked() -> Iterator[None]:
+    """Block the signals that are not for workers in this thread; a process that it starts inherits the mask."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_WORKERS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    """Set what started processes read from their environment.
+
+    Fork server and tracker run as `python -c`, which imports from the working directory first: whoever can write there
+    could have the service run a `selectors.py`. `python -c` is not in our hands, but reads its environment.
+    """
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ.update(ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the main module: worker processes would import it, and with it the whole daemon."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
