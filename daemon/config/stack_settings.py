@@ -35,7 +35,7 @@ class StackSettings(Section):
     """Seconds without a montage in progress after which a stack is closed."""
     close_at_latest_s: float = Field(900, ge=0)
     """Seconds after which a stack that is never quiet is closed anyway, and then reopened for waiting montages. Between
-    two such closes there is at least ten times the duration of the last one. 0: never."""
+    two such closes there is at least ten times what render-ws needed for the last one. 0: never."""
     resolution_z: float = Field(45.0, gt=0, **example(45.0, off=True))
     """Thickness of a section in nanometres, for new stacks. The x and y resolutions come from the calibration."""
 

@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
+import math
 import random
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from functools import partial
 
 import structlog
 
@@ -32,6 +32,8 @@ from handlers.render.names import StackId
 
 log = structlog.get_logger()
 
+RECORD_EVERY_S = 5.0
+"""Seconds of comparison after which the montages compared so far become COMPLETE: a large stack takes minutes."""
 DELETED_HINT = "another program deletes tiles from this stack; replay the montage"
 
 
@@ -91,53 +93,81 @@ class StackCloser:
         self, stack: StackId, montages: Collection[Montage], attempts: Mapping[int, int]
     ) -> float | None:
         began = self._clock()
+        waiting = {montage.id: montage for montage in montages}
         try:
-            faults = await self._close_and_compare(stack, montages)
-            await self._before_complete(montages)
+            faults = await self._close_and_compare(stack, waiting, attempts)
+            right = [montage for montage in montages if montage.id in waiting.keys() - faults.keys()]
+            await self._before_complete(right)
         except Fault as fault:
-            return await self._not_closed(stack, montages, attempts, fault)
+            return await self._not_closed(stack, waiting.values(), attempts, fault)
         except Exception as error:
             log.exception("stack.close_bug", stack=str(stack))
-            return await self._not_closed(stack, montages, attempts, BugFault.of(str(stack), error))
+            return await self._not_closed(stack, waiting.values(), attempts, BugFault.of(str(stack), error))
         self._gate.worked()
         self._failures.pop(stack, None)
-        present = [montage.id for montage in montages if montage.id not in faults]
-        complete = await self._journal.record_closing(str(stack), present)
-        await self._journal.end_attempts((attempts[each] for each in present), Outcome.DONE)
-        for montage_id in complete:
-            self._tries.forget(montage_id)
-        log.info("stack.closed", stack=str(stack), montages=len(present), seconds=round(self._clock() - began, 1))
-        await self._on_complete(complete)
+        await self._record_right(stack, right, waiting, attempts)
+        count = len(montages) - len(waiting)
+        log.info("stack.closed", stack=str(stack), montages=count, seconds=round(self._clock() - began, 1))
         delays = [
-            await self._record_fault(montage, attempts[montage.id], faults[montage.id])
-            for montage in montages
-            if montage.id in faults
+            await self._record_fault(montage, attempts[montage.id], faults[montage.id]) for montage in waiting.values()
         ]
         return min((delay_s for delay_s in delays if delay_s is not None), default=None)
 
-    async def _close_and_compare(self, stack: StackId, montages: Collection[Montage]) -> dict[int, Fault]:
-        """Close the stack and look up every tile of the montages; return the fault of each montage that lacks some."""
+    async def _record_right(
+        self, stack: StackId, right: Collection[Montage], waiting: dict[int, Montage], attempts: Mapping[int, int]
+    ) -> None:
+        """Record that the stack was closed for these montages, and take them from those that wait."""
+        present = [montage.id for montage in right]
+        complete = await self._journal.record_closing(str(stack), present)
+        await self._journal.end_attempts((attempts[each] for each in present), Outcome.DONE)
+        for montage_id in present:
+            waiting.pop(montage_id)
+        for montage_id in complete:
+            self._tries.forget(montage_id)
+        await self._on_complete(complete)
+
+    async def _close_and_compare(
+        self, stack: StackId, waiting: dict[int, Montage], attempts: Mapping[int, int]
+    ) -> dict[int, Fault]:
+        """Close the stack and look up every tile of the montages; return the fault of each montage that lacks some.
+
+        Montages whose layers are right are recorded meanwhile, the oldest first, and do not wait any more.
+        """
         faults: dict[int, Fault] = {}
+        right: list[Montage] = []
         by_z: defaultdict[float, list[Montage]] = defaultdict(list)
-        for montage in montages:
+        for montage in waiting.values():
             if montage.z is not None:
                 by_z[montage.z].append(montage)
+        record_at = math.inf
 
         async def is_right(layer: LayerCheck) -> bool:
+            nonlocal record_at
             for montage in by_z[layer.z]:
                 fault = _fault_in_layer(stack, montage, await self._journal.tile_ids(montage.id), layer)
                 faults.pop(montage.id, None)
                 if fault is not None:
                     faults[montage.id] = fault
+                elif not layer.differing:  # a layer that differs is derived and compared once more
+                    right.append(montage)
+            if self._clock() >= record_at:
+                await self._before_complete(right)
+                await self._record_right(stack, right, waiting, attempts)
+                right.clear()
+                record_at = self._clock() + RECORD_EVERY_S
             return not layer.differing
 
+        async def on_complete() -> None:
+            nonlocal record_at
+            record_at = self._clock() + RECORD_EVERY_S
+            await self._closed(stack, list(waiting.values()))
+
         try:
-            on_complete = partial(self._closed, stack, montages)
-            await close_stack(self._client, stack, sorted(by_z), is_right=is_right, on_complete=on_complete)
+            await close_stack(self._client, stack, list(by_z), is_right=is_right, on_complete=on_complete)
         except RenderRefused:
             if await self._client.z_values(stack):
                 raise
-            return {montage.id: _empty_stack_fault(stack, montage) for montage in montages}
+            return {each.id: _empty_stack_fault(stack, each) for each in waiting.values()}
         return faults
 
     async def _closed(self, stack: StackId, montages: Collection[Montage]) -> None:

@@ -19,7 +19,7 @@ class StackPhase(StrEnum):
 
 
 CLOSE_SPACING = 10
-"""A stack that never gets quiet stays open for at least this many times the duration of its last close."""
+"""A stack that never gets quiet stays open for at least this many times the duration of its last derivation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,12 @@ class StackUse:
     requested_again_at: float | None = None
     """When the next close was requested while this one runs: the running close may have missed the latest tiles."""
     closing_since: float | None = None
+    derived_at: float | None = None
+    """When the stack became COMPLETE in the running close; its layers are compared after that."""
     closed_at: float = 0.0
     """When a close last ended, successful or not."""
-    close_took_s: float = 0.0
+    derivation_s: float = 0.0
+    """Duration of the last close without the comparison, which keeps no step from writing."""
     retry_at: float = 0.0
     """When a close that failed may be retried."""
 
@@ -97,6 +100,11 @@ def begin_closing(use: StackUse, now: float) -> StackUse:
     return replace(use, closing_since=now)
 
 
+def end_deriving(use: StackUse, now: float) -> StackUse:
+    """Note that the stack is COMPLETE; the close goes on with the comparison of its layers."""
+    return replace(use, derived_at=now) if use.phase is StackPhase.CLOSING else use
+
+
 def end_closing(use: StackUse, now: float, *, closed: bool, retry_in_s: float = 0.0) -> StackUse:
     """End the close. If it failed, its request stays pending."""
     assert use.closing_since is not None
@@ -106,8 +114,9 @@ def end_closing(use: StackUse, now: float, *, closed: bool, retry_in_s: float = 
         requested_at=use.requested_again_at if closed else use.requested_at,
         requested_again_at=None,
         closing_since=None,
+        derived_at=None,
         closed_at=now,
-        close_took_s=now - use.closing_since,
+        derivation_s=(now if use.derived_at is None else use.derived_at) - use.closing_since,
         retry_at=now + retry_in_s,
     )
 
@@ -121,7 +130,7 @@ def close_due_in_s(use: StackUse, now: float, rule: CloseRule) -> float | None:
         return None
     at = math.inf if use.holders else use.used_at + rule.after_s
     if rule.at_latest_s:
-        spaced_at = use.closed_at + CLOSE_SPACING * use.close_took_s
+        spaced_at = use.closed_at + CLOSE_SPACING * use.derivation_s
         at = min(at, max(use.requested_at + rule.at_latest_s, spaced_at))
     at = max(at, use.retry_at)
     return None if at == math.inf else max(0.0, at - now)

@@ -27,6 +27,7 @@ from daemon.pipeline.stack_use import (
     begin_writing,
     close_due_in_s,
     end_closing,
+    end_deriving,
     end_writing,
     hold,
     merge_rules,
@@ -91,7 +92,7 @@ class StackKeeper:
             journal,
             gate,
             self._opened,
-            on_closed=self._unblock,
+            on_closed=self._end_deriving,
             on_complete=on_complete,
             before_complete=before_complete,
             on_tiles_lost=on_tiles_lost,
@@ -267,6 +268,10 @@ class StackKeeper:
                 self._all_closed.set()
             self._unblock(stack)
             self._changed.set()
+
+    def _end_deriving(self, stack: StackId) -> None:
+        self._uses[stack] = end_deriving(self._use(stack), self._clock())
+        self._unblock(stack)
 
     def _unblock(self, stack: StackId) -> None:
         if stack in self._blocked:

@@ -169,6 +169,32 @@ async def test_a_stack_that_never_gets_quiet_is_closed_at_its_latest_time_and_re
         await closed(client, RAW)
 
 
+async def test_montages_are_complete_while_other_layers_of_the_closed_stack_are_still_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, may_go_on = RenderClient.tile_bounds, asyncio.Event()
+
+    async def slow_at_the_end(client: RenderClient, stack: StackId, z: float) -> Any:
+        if z == 1052.0 and (await client.existing_stack(stack)).state is StackState.COMPLETE:
+            await may_go_on.wait()
+        return await real(client, stack, z)
+
+    monkeypatch.setattr(RenderClient, "tile_bounds", slow_at_the_end)
+    monkeypatch.setattr(daemon.pipeline.stack_closer, "RECORD_EVERY_S", 0.0)
+    async with bench(tmp_path, close_after_s=1.0) as work:
+        metafiles = [work.write(1050 + number) for number in range(3)]
+        for metafile in metafiles:
+            await work.notice(metafile)
+        for metafile in metafiles[:2]:
+            await work.reaches(metafile, MontageState.COMPLETE)
+        last = await work.montage(metafiles[2])
+        assert last is not None
+        assert last.state is MontageState.APPLIED
+        await work.until(lambda: not work.work.keeper.is_blocked(MIPS))
+        may_go_on.set()
+        await work.reaches(metafiles[2], MontageState.COMPLETE)
+
+
 async def test_a_stack_that_never_gets_quiet_stays_open_without_a_latest_time(
     tmp_path: Path, client: RenderClient
 ) -> None:

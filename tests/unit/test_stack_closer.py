@@ -58,6 +58,11 @@ class Bench:
         self.missed = 0
         """Tiles that the derivation did not count."""
         self.close_fault: Exception | None = None
+        self.fault_after: int | None = None
+        """Number of compared layers after which render-ws goes away."""
+        self.layer_s = 0.0
+        """Seconds that the comparison of one layer takes."""
+        self.now = 0.0
         self.superseded = False
         self.in_outage = False
         self.calls: list[tuple[Any, ...]] = []
@@ -82,7 +87,7 @@ class Bench:
             on_complete=self._recording("complete"),
             before_complete=self._recording("before complete"),
             on_tiles_lost=self._recording("lost"),
-            clock=lambda: 0.0,
+            clock=lambda: self.now,
         )
         self.gate = gate
 
@@ -137,7 +142,11 @@ class Bench:
         if self.close_fault is not None:
             raise self.close_fault
         await on_complete()
-        for z in zs:
+        for count, z in enumerate(zs):
+            if count == self.fault_after:
+                raise RenderUnavailable("render", "refused")
+            self.calls.append(("compare", z))
+            self.now += self.layer_s
             tiles = tuple(tile for tile in self.present if tile.z == z)
             await is_right(LayerCheck(z, tiles, (SectionCheck(z, "1.0", len(tiles) - self.missed, len(tiles)),)))
 
@@ -157,6 +166,67 @@ async def test_whole_montages_are_complete_and_the_stack_is_not_open_any_more(mo
     assert bench.named("end_attempts") == [([101, 102], Outcome.DONE)]
     assert bench.named("complete") == [([1, 2],)]
     assert bench.named("worked") == [()]
+
+
+@pytest.mark.parametrize(("layer_s", "batches"), [(0.1, [[3, 1, 2]]), (3.0, [[3, 1], [2]]), (60.0, [[3], [1], [2]])])
+async def test_a_montage_is_complete_soon_after_its_own_layer_was_compared_the_oldest_first(
+    monkeypatch: pytest.MonkeyPatch, layer_s: float, batches: list[list[int]]
+) -> None:
+    bench = Bench(monkeypatch, montage(3, z=7.0), montage(1, z=5.0), montage(2, z=9.0))
+    bench.layer_s = layer_s
+    assert await bench.closer.close(STACK) is None
+    complete = [each for (each,) in bench.named("complete") if each]
+    assert complete == batches
+    ended = [each for each, _ in bench.named("end_attempts") if each]
+    assert ended == [[100 + number for number in batch] for batch in batches]
+    seen: list[int] = []
+    for name, *values in bench.calls:
+        if name == "before complete":
+            seen += [each.id for each in values[0]]
+        elif name == "complete":
+            assert seen[len(seen) - len(values[0]) :] == values[0]
+    assert seen == [3, 1, 2]
+    compared = [call for call in bench.calls if call[0] in ("compare", "complete") and call[1]]
+    assert compared[0] == ("compare", 7.0)
+    if layer_s > 5.0:
+        assert compared[1] == ("complete", [3])
+
+
+async def test_only_montages_that_are_not_compared_yet_wait_when_render_goes_away_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch, montage(1, z=1.0), montage(2, z=2.0), montage(3, z=3.0))
+    bench.layer_s, bench.fault_after, bench.in_outage = 60.0, 2, False
+    assert await bench.closer.close(STACK) == 1.0
+    assert [each for (each,) in bench.named("complete") if each] == [[1], [2]]
+    assert bench.named("fail") == bench.named("record") == []
+    bench.fault_after, bench.montages = None, bench.montages[2:]
+    assert await bench.closer.close(STACK) is None
+    assert [each for (each,) in bench.named("complete") if each] == [[1], [2], [3]]
+
+
+async def test_a_layer_that_differs_makes_no_montage_complete_before_it_is_derived_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch, montage(1, z=1.0), montage(2, z=2.0))
+    bench.present.append(TileBounds("foreign", 1.0, "of another"))
+    bench.layer_s = 60.0
+    compare = bench._close_stack
+
+    async def close_stack(client: Any, stack: StackId, zs: list[float], *, is_right: Any, on_complete: Any) -> None:
+        async def differs_at_first(layer: LayerCheck) -> bool:
+            if layer.z != 1.0:
+                return bool(await is_right(layer))
+            foreign = SectionCheck(1.0, "of another", 0, 1)
+            assert not await is_right(LayerCheck(1.0, layer.tiles, (*layer.sections, foreign)))
+            return False
+
+        await compare(client, stack, zs, is_right=differs_at_first, on_complete=on_complete)
+        assert [each for (each,) in bench.named("complete") if each] == [[2]]
+
+    monkeypatch.setattr(stack_closer, "close_stack", close_stack)
+    assert await bench.closer.close(STACK) is None
+    assert [each for (each,) in bench.named("complete") if each] == [[2], [1]]
 
 
 async def test_a_montage_that_lacks_a_tile_is_applied_again_and_the_others_are_complete(

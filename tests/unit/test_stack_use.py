@@ -11,6 +11,7 @@ from daemon.pipeline.stack_use import (
     begin_writing,
     close_due_in_s,
     end_closing,
+    end_deriving,
     end_writing,
     hold,
     release,
@@ -54,6 +55,20 @@ def test_a_busy_stack_stays_open_for_ten_rule_the_duration_of_its_last_close():
     assert use.phase is StackPhase.HELD
     assert close_due_in_s(use, 1100.0, CloseRule(60.0, 900.0)) == 2000.0
     assert close_due_in_s(release(use, now=1200.0), 1200.0, CloseRule(60.0, 900.0)) == 60.0
+
+
+def test_only_the_derivation_spaces_the_closes_of_a_busy_stack_and_not_the_comparison():
+    use = begin_closing(hold(request_close(StackUse(), now=0.0)), now=900.0)
+    use = request_close(end_deriving(use, now=920.0), now=930.0)
+    use = end_closing(use, now=1600.0, closed=True)
+    assert close_due_in_s(use, 1600.0, CloseRule(60.0, 900.0)) == 230.0  # 900 s after 930; 200 s after 1600 are over
+    assert close_due_in_s(use, 1600.0, CloseRule(60.0, 10.0)) == 200.0
+
+
+def test_a_stack_that_is_not_being_closed_ends_no_derivation():
+    use = end_deriving(request_close(StackUse(), now=0.0), now=500.0)
+    use = end_closing(begin_closing(use, now=900.0), now=910.0, closed=True)
+    assert use.derivation_s == 10.0
 
 
 def test_a_stack_whose_close_failed_is_due_again_after_the_retry_delay():

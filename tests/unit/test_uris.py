@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.errors import Fault, SettingsFault
-from handlers.uris import canonical_extension, mipmap_path, mipmap_uri, path_to_uri, uri_to_path
+from handlers.place import Bucket, ObjectPlace
+from handlers.uris import (
+    canonical_extension,
+    extracted_path,
+    mipmap_path,
+    mipmap_uri,
+    path_to_uri,
+    place_uri,
+    uri_to_path,
+)
 
 names = st.binary(min_size=1, max_size=12).filter(lambda raw: not {b"/", b"\0"} & {raw[i : i + 1] for i in range(12)})
 """File names of any bytes that a file system takes."""
@@ -133,6 +142,28 @@ def test_repeated_slashes_give_the_same_path() -> None:
 
 def test_a_mipmap_keeps_every_letter_of_the_path_of_its_image() -> None:
     assert mipmap_path(Path("/mips"), 1, Path("/X/a.tif"), "tif") == Path("/mips/1/X/a.tif.tif")
+
+
+def test_an_image_inside_a_stack_keeps_every_letter_of_its_path() -> None:
+    assert extracted_path(Path("/mips"), Path("/X/a.mrc"), 3) == Path("/mips/0/X/a.mrc/section_00003.tif")
+
+
+def test_a_file_and_an_object_have_the_uri_of_their_place() -> None:
+    assert place_uri(Path("/data/a b.tif")) == "file:///data/a%20b.tif"
+    assert place_uri(ObjectPlace(Bucket("s3", "em"), "data/a b.tif")) == "s3://em/data/a%20b.tif"
+
+
+def test_a_level_of_an_object_is_below_its_bucket_and_key() -> None:
+    image = ObjectPlace(Bucket("s3", "raw"), "data/a.tif")
+    assert mipmap_path(Path("/mips"), 2, image, "tif") == Path("/mips/2/raw/data/a.tif.tif")
+    put = mipmap_path(ObjectPlace(Bucket("gs", "em"), "mips"), 2, Path("/data/a.tif"), "png")
+    assert str(put) == "gs://em/mips/2/data/a.tif.png"
+
+
+def test_a_level_whose_name_no_store_can_have_is_refused() -> None:
+    with pytest.raises(SettingsFault, match="makes a name that no store can have") as refused:
+        mipmap_path(ObjectPlace(Bucket("s3", "em"), "mips"), 1, Path(f"/data/{'long/' * 210}a.tif"), "tif")
+    assert refused.value.subject == "mipmaps.output_dir"
 
 
 def test_characters_allowed_in_uris_are_not_escaped() -> None:
