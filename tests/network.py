@@ -1,7 +1,7 @@
 """Machines of a network on this one: network namespaces, joined by links with latency and loss.
 
-tc's netem shapes the links where the kernel has it; elsewhere tests/network_switch.py does. Namespaces and devices vanish
-with the processes that hold them, and these end with the test process.
+tc's netem shapes the links where the kernel has it; elsewhere tests/network_switch.py does. Namespaces and devices
+vanish with the processes that hold them, and these end with the test process.
 """
 
 import contextlib
@@ -97,10 +97,9 @@ def _namespace() -> Iterator[int]:
     """Yield a process in a network namespace of its own, which ends with this one."""
     command = ["unshare", "--net", "sh", "-c", "ip link set lo up && echo ready && exec cat"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin and process.stdout
+        assert process.stdout
         assert process.stdout.readline() == "ready\n"
-        yield process.pid
-        process.stdin.close()
+        yield process.pid  # the end of `with` closes its input
 
 
 def _free_subnet() -> str:

@@ -191,30 +191,6 @@ def test_a_lens_correction_set_is_recorded_as_ignored(running_rig, write):
     wait_for(lambda: (running_rig.montage_of(reference) or {}).get("state") == "ignored", 20)
 
 
-def test_two_daemons_feed_one_stack_and_lose_nothing(rig, write, tmp_path):
-    rig.start_standin()
-    other = Rig(tmp_path / "other", render_url=rig.render_url, name="other", is_behind_nginx=rig.is_behind_nginx)
-    try:
-        rig.start()
-        other.start()
-        mine = [write(grid) for grid in range(1050, 1056)]
-        from daemon.simulator.temca import write_section
-        from tests.acceptance.conftest import section_plan
-
-        theirs = [
-            write_section(section_plan(grid, session_id="other_session"), other.acquisition, pixels="noise")
-            for grid in range(1053, 1059)
-        ]
-        rig.wait_until("complete", *(section.metafile for section in mine))
-        other.wait_until("complete", *(section.metafile for section in theirs))
-        for stack in ("raw", "mips"):
-            wait_for(lambda name=f"{SPECIMEN}_{stack}": rig.stack_state(name) == "COMPLETE", 30)
-            meta = fetch(rig.stack_url(f"{SPECIMEN}_{stack}"))
-            assert meta["stats"]["tileCount"] == 48
-    finally:
-        other.close()
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_real_metafile_with_full_size_tiles_goes_through(rig, shared_data):

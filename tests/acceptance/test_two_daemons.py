@@ -1,0 +1,63 @@
+"""Two daemons with watches of their own feed one render-ws, as on two servers; one of them is killed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from daemon.simulator.microscope import Written, write_section
+from tests.acceptance.conftest import section_plan
+from tests.acceptance.rig import UNFINISHED, Rig, fetch, verify_levels, wait_for
+
+SPECIMEN, OTHER_SPECIMEN = "20314_2L", "20314_5R"
+TILES = 8
+
+
+@pytest.fixture
+def other(rig: Rig, tmp_path: Path) -> Iterator[Rig]:
+    """A second daemon with its own journal, watch and mipmaps; both know one render-ws."""
+    rig.start_standin()
+    other = Rig(tmp_path / "other", render_url=rig.render_url, name="other", is_behind_nginx=rig.is_behind_nginx)
+    try:
+        yield other
+    finally:
+        other.close()
+
+
+def written(rig: Rig, specimen: str, grids: range, session: str) -> dict[float, Written]:
+    """Write sections into a daemon's watch, and return them by their z."""
+    plans = {float(grid): section_plan(grid, TILES, specimen_id=specimen, session_id=session) for grid in grids}
+    return {z: write_section(plan, rig.acquisition, pixels="noise") for z, plan in plans.items()}
+
+
+@pytest.mark.parametrize("specimen", [SPECIMEN, OTHER_SPECIMEN], ids=["the same stacks", "stacks of their own"])
+def test_two_daemons_feed_one_render_and_lose_nothing_when_one_is_killed(rig: Rig, other: Rig, specimen: str) -> None:
+    rig.start()
+    other.start()
+    mine = written(rig, SPECIMEN, range(1050, 1054), "one")
+    theirs = written(other, specimen, range(1052, 1056), "two")  # in the same stacks: two sections of the same z
+
+    def caught_at_work() -> bool:
+        states = [row["state"] for row in other.montages()]
+        return len(states) == len(theirs) and "settled" not in states and any(state in UNFINISHED for state in states)
+
+    wait_for(caught_at_work, 60, lambda: str(other.montages()))
+    other.daemon.kill()
+    rig.wait_until("complete", *(section.metafile for section in mine.values()))
+    assert rig.stack_state(f"{SPECIMEN}_mips") == "COMPLETE"
+
+    other.start()
+    other.wait_until("complete", *(section.metafile for section in theirs.values()))
+    for name in (SPECIMEN, specimen):
+        expected: dict[float, set[str]] = {}
+        for of, sections in ((SPECIMEN, mine), (specimen, theirs)):
+            for z, section in sections.items() if of == name else ():
+                expected.setdefault(z, set()).update(f"{image.stem}.{z}" for image in section.images)
+        for stack in (f"{name}_raw", f"{name}_mips"):
+            wait_for(lambda stack=stack: rig.stack_state(stack) == "COMPLETE", 30, stack)
+            assert {z: set(rig.tiles(stack, z)) for z in fetch(f"{rig.stack_url(stack)}/zValues")} == expected
+        for z, ids in expected.items():
+            assert verify_levels(rig.tiles(f"{name}_mips", z)) == 6 * len(ids)
+    for daemon in (rig, other):
+        assert {row["state"] for row in daemon.montages()} == {"complete"}
+        assert "Traceback" not in daemon.daemon.log.read_text()
