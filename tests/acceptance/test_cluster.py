@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from daemon.simulator.microscope import write_section
+from daemon.simulator.temca import write_section
 from tests.acceptance.cluster import MACHINES, Cluster, running_cluster
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Rig, digest_tree, running, verify_levels

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.simulator.microscope import Written, write_section
+from daemon.simulator.temca import Written, write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import UNFINISHED, Rig, fetch, verify_levels, wait_for
 
