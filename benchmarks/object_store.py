@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks.common import Options, Outcome, Row, interleaved, median_ratio, median_wall_s, run_script
+from benchmarks.common import Options, Outcome, Row, interleaved, median_cpu_s, median_ratio, median_wall_s, run_script
 from handlers.images.encode import Encoding, Page
 from handlers.images.reduction import level_size
 from handlers.objects.connection import connection
@@ -51,6 +51,7 @@ def measure(options: Options) -> Outcome:
         taken = interleaved({"temwatch": by_temwatch, "floor": by_obstore}, runs)
     own, least = (median_wall_s(taken[name]) for name in ("temwatch", "floor"))
     ratio = median_ratio([each.wall_s for each in taken["temwatch"]], [each.wall_s for each in taken["floor"]])
+    cpu_s = median_cpu_s(taken["temwatch"])
     put_mb = sum(len(page.content) for page in pages.values()) / 1e6
     row = Row(
         12,
@@ -61,9 +62,12 @@ def measure(options: Options) -> Outcome:
         floor_is="the same bytes by obstore alone, unverified",
         ratio=ratio,
         ratio_is="time / time of the floor",
-        note=f"{put_mb / own:.0f} MB/s, {own / len(LEVELS) * 1e3:.1f} ms a level; {what}",
+        note=(
+            f"{put_mb / own:.0f} MB/s, {own / len(LEVELS) * 1e3:.1f} ms a level;"
+            f" CPU of the worker {cpu_s * 1e3:.0f} ms a tile; {what}"
+        ),
     )
-    return Outcome([row], facts={"server": what, "temwatch_s": own, "floor_s": least})
+    return Outcome([row], facts={"server": what, "temwatch_s": own, "temwatch_cpu_s": cpu_s, "floor_s": least})
 
 
 def pages_of(side: int) -> dict[int, Page]:

@@ -21,6 +21,7 @@ from daemon.commands.cli.notify import notify
 from daemon.commands.cli.oneshot import demo, import_commands, import_file, standin
 from daemon.commands.cli.options import config_option
 from daemon.commands.cli.output import complain
+from daemon.commands.cli.plan import plan
 
 
 def main() -> None:
@@ -93,7 +94,7 @@ def _collect_seldom() -> None:
 
 temwatch.add_under("Daemon", [run, check_config, status, health, reload, log])
 temwatch.add_under("Daemon", [replay, dismiss, verify, manifest, quality, verdict, picture, journal, notify])
-temwatch.add_under("One-shot commands, without a daemon", [import_file, *import_commands, demo, standin])
+temwatch.add_under("One-shot commands, without a daemon", [import_file, *import_commands, plan, demo, standin])
 
 if __name__ == "__main__":
     main()

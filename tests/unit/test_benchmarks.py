@@ -1,4 +1,4 @@
-"""Verdicts of the benchmarks, their table, and the capacity planner. Nothing here is timed."""
+"""Verdicts of the benchmarks, and their table. Nothing here is timed."""
 
 import importlib
 from dataclasses import asdict
@@ -7,11 +7,9 @@ import pytest
 
 from benchmarks.__main__ import SCRIPTS
 from benchmarks.common import Row, median_ratio, number
-from benchmarks.plan import Costs, Scope, Server, check, costs_of, plan
 from benchmarks.report import put_between, table_md
 from benchmarks.sustained import profile_of
 
-COSTS = Costs(daemon_s=0.008, worker_s_per_megapixel=0.0008)
 MACHINE = {
     "processor": "a processor",
     "cores": 2,
@@ -55,36 +53,6 @@ def test_a_page_keeps_what_stands_around_the_table() -> None:
     assert put_between(page, "table", "new\n") == page.replace("old", "new")
     with pytest.raises(SystemExit, match="no marks"):
         put_between("nothing", "table", "new")
-
-
-def test_the_resource_that_is_used_up_first_bounds_the_scopes_of_a_server() -> None:
-    assert plan(Server(4, 1e6), Scope(), COSTS).limit == "cores"
-    assert plan(Server(64, 100), Scope(), COSTS).limit == "disk"
-    assert plan(Server(1000, 1e9), Scope(), COSTS).limit == "the daemon's own process"
-
-
-def test_twice_the_cores_serve_twice_the_scopes_until_another_resource_bounds_them() -> None:
-    few, many = (plan(Server(cores, 1e6), Scope(), COSTS).by_cores for cores in (4, 8))
-    assert many == pytest.approx(2 * few)
-
-
-def test_sixteen_bits_cost_more_of_disk_and_cores() -> None:
-    of_8, of_16 = (plan(Server(4, 500), Scope(bits=bits), COSTS) for bits in (8, 16))
-    assert of_16.by_cores < of_8.by_cores
-    assert of_16.by_disk < of_8.by_disk
-
-
-def test_the_planner_says_how_far_it_is_off_the_measured_run() -> None:
-    facts = {
-        "cpu_s_per_tile": {"daemon": 0.01, "workers": 0.03, "stand-in": 0.0, "writing, not in the run": 9.0},
-        "megapixels": 30.0,
-        "cores": 2,
-        "own_share": 0.6,
-        "idle_share": 0.2,
-        "capacity_tiles_per_s": 36.0,
-    }
-    assert costs_of(facts) == Costs(0.01, 0.001)
-    assert check(facts).endswith("computed 40: -10 %")
 
 
 def test_waiting_is_no_part_of_a_profile() -> None:

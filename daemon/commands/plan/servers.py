@@ -1,0 +1,90 @@
+"""How many servers carry a load. Pure."""
+
+import math
+from dataclasses import dataclass
+
+from daemon.commands.plan.costs import Costs
+from daemon.commands.plan.load import Facility, Load, load_of, worker_memory_mib
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One server."""
+
+    cores: float = 16.0
+    disk_mb_s: float = 2000.0
+    """Sustained, reading and writing together."""
+    network_mb_s: float = 1250.0
+    """In each direction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One resource of a server."""
+
+    name: str
+    unit: str
+    asked: float
+    """By all microscopes."""
+    of_a_server: float
+    usable: float
+    """Share of the server's that the plan uses."""
+    scopes: float
+    """Microscopes that one server's serve; infinite if they need nothing of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Servers for a facility. Microscopes are divided among the servers: each has a daemon with watches of its own."""
+
+    facility: Facility
+    load: Load
+    resources: tuple[Resource, ...]
+    workers_each: int
+    """Worker processes on a server that serves its share of the microscopes."""
+    memory_each_mib: float
+    """Of the daemon and its workers, on such a server."""
+
+    @property
+    def limit(self) -> Resource:
+        """The resource that is used up first."""
+        return min(self.resources, key=lambda each: each.scopes)
+
+    @property
+    def scopes_each(self) -> int:
+        """Microscopes that one server serves; 0 if one microscope is too much for it."""
+        return math.floor(self.limit.scopes)
+
+    @property
+    def servers(self) -> int | None:
+        """None if one microscope is too much for a server."""
+        return math.ceil(self.facility.scopes / self.scopes_each) if self.scopes_each else None
+
+
+def plan(facility: Facility, server: Server, costs: Costs) -> Plan:
+    """Return the plan.
+
+    >>> from daemon.commands.plan.costs import COSTS
+    >>> found = plan(Facility(scopes=30), Server(cores=16, disk_mb_s=2000), COSTS)
+    >>> found.scopes_each, found.servers, found.limit.name
+    (7, 5, 'disk')
+    """
+    every, one = load_of(facility, facility.scopes, costs), load_of(facility, 1, costs)
+    usable = costs.usable.value
+
+    def resource(name: str, unit: str, key: str, has: float) -> Resource:
+        asked = getattr(one, key)
+        scopes = usable * has / asked if asked else math.inf
+        return Resource(name, unit, getattr(every, key), has, usable, scopes)
+
+    resources = (
+        resource("cores", "", "cores", server.cores),
+        resource("the daemon's own core", "", "daemon_cores", 1.0),
+        resource("disk", "MB/s", "disk_mb_s", server.disk_mb_s),
+        resource("network in", "MB/s", "network_in_mb_s", server.network_mb_s),
+        resource("network out", "MB/s", "network_out_mb_s", server.network_mb_s),
+    )
+    share = min(facility.scopes, max(1, math.floor(min(each.scopes for each in resources))))
+    workers = max(1, math.ceil(load_of(facility, share, costs).workers))
+    memory = costs.daemon_memory.value + workers * worker_memory_mib(facility, costs)
+    return Plan(facility, every, resources, workers, memory)
