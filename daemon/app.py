@@ -2,38 +2,31 @@
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import structlog
 
 from daemon.config.reload import Reloader
-from daemon.config.settings import HttpSettings, Settings, http_url
+from daemon.config.settings import Settings
 from daemon.journal.file import Examination
 from daemon.notify.alerts import Alerting
 from daemon.notify.notifier import Notifier
 from daemon.pipeline.assembly import open_assembly
 from daemon.pipeline.health import Facts, HookFacts, Metrics, reasons_not_ready
-from daemon.pipeline.pictures import Pictures
 from daemon.pipeline.recheck import Recheck
-from daemon.pipeline.replay.replayer import Replayer
 from daemon.simulator.embedded import serve_if_embedded
 from daemon.system.collector import collect_while_idle
 from daemon.system.locks import lock_journal
 from daemon.system.log import set_up_logging
 from daemon.system.sd_notify import SystemdNotifier, watchdog_interval_s
 from daemon.watching.watcher import Watcher
-from daemon.web.live import LiveEvents
-from daemon.web.pages.handlers import Pages
-from daemon.web.posts import Posts
-from daemon.web.routes import make_app
-from daemon.web.server import serve
-from handlers.errors import SettingsFault, StorageFault
+from daemon.web.site import serve_site
+from handlers.errors import StorageFault
 
 log = structlog.get_logger()
 
@@ -48,12 +41,6 @@ FIRST_PROBE_S = 5.0
 """The line at the start waits this long for the first answer of render-ws."""
 ANSWER_S = 5.0
 """Time-out of the journal's answer for readiness."""
-
-
-class UnusablePort(SettingsFault):
-    """The address or the port can never be listened on by this user. A restart does not help."""
-
-    exit_code = 2
 
 
 class Daemon:
@@ -145,7 +132,10 @@ class Daemon:
             await self._notifier.register()
             self._alerting = Alerting(lambda: self._settings, self._journal, self.facts)
             await self._alerting.register()
-            await stack.enter_async_context(self._serve_http())
+            site = await stack.enter_async_context(
+                serve_site(self._work, self._notifier, self.facts, self._reloader.to_json)
+            )
+            self.url, self._live = site.url, site.live
             self._log_watches()
             if self._journal.is_new:
                 hint = (
@@ -160,32 +150,6 @@ class Daemon:
 
     def _look_again(self, metafile: Path) -> None:
         self._watcher.look_again(metafile)
-
-    @contextlib.asynccontextmanager
-    async def _serve_http(self) -> AsyncIterator[None]:
-        replayer = Replayer(lambda: self._settings, self._journal, self._pipeline)
-        self._live = LiveEvents(self._journal)
-        posts = Posts(self._settings.http, replayer, self._journal, self._pipeline.decided, self._notifier.wake)
-        app = make_app(
-            self._journal,
-            self._metrics,
-            self.facts,
-            posts,
-            lambda: self._settings.http,
-            self._reloader.to_json,
-            self._pipeline.next_try_in_s,
-            Pages(lambda: self._settings, self._journal, self.facts, self._client, self._live),
-            self._live,
-            Pictures(lambda: self._settings, self._journal, lambda: self._work.pool),
-        )
-        http = self._settings.http
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                port = await stack.enter_async_context(serve(app, http.host, http.port))
-            except OSError as error:
-                raise _port_fault(http, error) from error
-            self.url = http_url(http.host, port)
-            yield
 
     # --- work
 
@@ -382,11 +346,3 @@ class Daemon:
 def has_terminal() -> bool:
     """Whether standard input is an open terminal."""
     return os.isatty(0)
-
-
-def _port_fault(http: HttpSettings, error: OSError) -> SettingsFault:
-    """Return the fault of an address that cannot be listened on. A restart helps if the port becomes free."""
-    problem = f"cannot listen on {http.host}:{http.port}: {error.strerror}"
-    if error.errno == errno.EADDRINUSE:
-        return SettingsFault("http.port", problem, "stop the other program, or choose another port")
-    return UnusablePort("http.port", problem, "choose an address of this machine and a port that the user may open")

@@ -7,14 +7,12 @@ from contextlib import closing
 from pathlib import Path
 
 from daemon.commands.daemon_client import download
+from daemon.journal.copies import check_copy, copy_journal, remove_journal
 from daemon.journal.file import (
     COMPANIONS,
-    check_copy,
     connect_read_only,
-    copy_journal,
     create_private,
     journal_fault,
-    remove_journal,
     sync,
 )
 from daemon.pipeline.replay.lookup import NotSelectable

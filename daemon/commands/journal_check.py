@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.journal import rows, tile_sets
+from daemon.journal.copies import copy_journal, remove_journal
 from daemon.journal.file import (
     MIGRATIONS,
     Connection,
     connect_read_only,
-    copy_journal,
     journal_fault,
     migrate,
-    remove_journal,
 )
 from handlers.errors import Fault, SettingsFault, StorageFault, storage_fault
 from handlers.text import byte_size, printable

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from daemon.commands.rebuilder import Rebuilder
 from daemon.config.settings import Settings
-from daemon.journal.file import COMPANIONS, remove_journal, sync
+from daemon.journal.copies import remove_journal
+from daemon.journal.file import COMPANIONS, sync
 from daemon.journal.journal import Journal
 from daemon.montages.states import MontageState
 from daemon.system.locks import JournalHeld, lock_journal

@@ -10,6 +10,7 @@ from typing import Self, TypeVar
 
 import structlog
 
+from daemon.journal.copies import copy_journal
 from daemon.journal.file import (
     BUSY_S,
     Connection,
@@ -20,7 +21,6 @@ from daemon.journal.file import (
     connect,
     connect_beside,
     connect_read_only,
-    copy_journal,
     deleted_fault,
     journal_fault,
     open_files,

@@ -61,7 +61,7 @@ def examine_ahead(path: Path) -> Examination:
     def run() -> None:
         try:
             with closing(_open(path, f"file:{quote(str(path))}?mode=rw")) as connection:
-                examination.set_result(_quick_check(connection))
+                examination.set_result(quick_check(connection))
         except BaseException as error:  # noqa: BLE001  raised again in `connect`
             examination.set_exception(error)
 
@@ -205,44 +205,6 @@ def deleted_fault(path: Path) -> StorageFault:
     )
 
 
-def copy_journal(source: Connection, path: Path, target: Path) -> int:
-    """Copy an open journal to a new file, without -wal and -shm; return the number of montages in it.
-
-    Raises
-    ------
-    UnusableJournal
-        If the copy is damaged.
-    StorageFault, OSError
-        If the copy cannot be written.
-    """
-    create_private(target)
-    try:
-        with closing(sqlite3.connect(target)) as copy:
-            source.backup(copy)
-            copy.execute("PRAGMA journal_mode = DELETE")
-    except sqlite3.DatabaseError as error:
-        raise journal_fault(path, error) from error
-    return check_copy(target)
-
-
-def check_copy(copy: Path) -> int:
-    """Return the number of montages in a copy of a journal. Raises UnusableJournal if it is damaged."""
-    try:
-        with closing(sqlite3.connect(copy)) as connection:
-            result = _quick_check(connection, "integrity_check")
-            if result != "ok":
-                raise sqlite3.DatabaseError(result.splitlines()[-1])
-            return int(connection.execute("SELECT count(*) FROM montages").fetchone()[0])
-    except sqlite3.DatabaseError as error:
-        raise journal_fault(copy, error) from error
-
-
-def remove_journal(path: Path) -> None:
-    """Remove a journal and its companions, if they exist."""
-    for companion in COMPANIONS:
-        Path(f"{path}{companion}").unlink(missing_ok=True)
-
-
 def create_private(path: Path) -> None:
     """Create an empty file that other users cannot read; SQLite gives its -wal and -shm the same mode."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
@@ -275,12 +237,13 @@ def _version(connection: Connection, path: Path) -> int:
 def _examine(connection: Connection, path: Path, examination: Examination | None) -> None:
     if _version(connection, path) == 0:
         raise _damaged(path, "it holds no tables")
-    found = examination.result() if examination else _quick_check(connection)
+    found = examination.result() if examination else quick_check(connection)
     if found != "ok":
         raise _damaged(path, found.splitlines()[-1])
 
 
-def _quick_check(connection: Connection, pragma: str = "quick_check") -> str:
+def quick_check(connection: Connection, pragma: str = "quick_check") -> str:
+    """Return what SQLite's check of the whole file found first; "ok" if it found nothing."""
     return str(connection.execute(f"PRAGMA {pragma}(1)").fetchone()[0])
 
 

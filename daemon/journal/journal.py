@@ -4,16 +4,15 @@ The event and the state that follows commit together with `synchronous=FULL`: ev
 acknowledged survives a crash of the process and of the machine.
 """
 
-import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 
 import structlog
 
 from daemon.journal import images_read, outbox, quality, retries, rows, settling, sightings, trends, verdicts
+from daemon.journal.attempts import JournalAttempts
 from daemon.journal.file import Connection
-from daemon.journal.queries import JournalQueries
-from daemon.montages.records import AwaitedFile, Inspection, Montage, Outcome, Settled, SettleResult
+from daemon.montages.records import AwaitedFile, Inspection, Montage, Settled, SettleResult
 from daemon.montages.sighting import Sighting
 from daemon.montages.states import Event, MontageState, Step
 from daemon.montages.verdicts import Decision
@@ -27,8 +26,10 @@ from handlers.uris import place_uri
 log = structlog.get_logger()
 
 
-class Journal(JournalQueries):
-    """The journal: questions (from `JournalQueries`) and records. Open it with `async with Journal(path) as journal`.
+class Journal(JournalAttempts):
+    """The journal: questions (`JournalQueries`), attempts (`JournalAttempts`) and all other records.
+
+    Open it with `async with Journal(path) as journal`.
 
     Parameters
     ----------
@@ -219,53 +220,6 @@ class Journal(JournalQueries):
     async def record_trend(self, montage_id: int, trend: Trend) -> None:
         """Record the medians of a section's numbers, for the trends of its microscope."""
         await self.write(lambda connection: trends.store(connection, montage_id, trend))
-
-    # --- attempts
-
-    async def begin_attempt(self, montage_id: int, step: Step) -> int:
-        """Return the id of an attempt, journaled before it starts; STOPPED if the caller is cancelled meanwhile."""
-        return (await self.begin_attempts([montage_id], step))[montage_id]
-
-    async def begin_attempts(self, montage_ids: Sequence[int], step: Step) -> dict[int, int]:
-        """Return the attempt of each montage, journaled together; STOPPED if the caller is cancelled meanwhile."""
-        begun: dict[int, int] = {}
-
-        def begin(connection: Connection) -> dict[int, int]:
-            begun.update((each, rows.begin_attempt(connection, each, step, self._clock())) for each in montage_ids)
-            return begun
-
-        try:
-            return await self.write(begin)
-        except asyncio.CancelledError:
-            # `begin` may still be queued, so `begun` is read only when the writing thread has run it.
-            await self.stop_attempts(begun)
-            raise
-
-    async def stop_attempts(self, attempts: Mapping[int, int]) -> None:
-        """Record as STOPPED the attempts, by montage, that have not ended."""
-        await self.write(lambda connection: rows.stop_attempts(connection, attempts, self._clock()))
-
-    async def end_attempt(self, attempt_id: int, outcome: Outcome, fault: Fault | None = None) -> None:
-        """Record how an attempt ended."""
-        await self.end_attempts([attempt_id], outcome, fault)
-
-    async def end_attempts(self, attempt_ids: Iterable[int], outcome: Outcome, fault: Fault | None = None) -> None:
-        """Record together that attempts ended in the same way, also if the caller is cancelled meanwhile."""
-        ended = tuple(attempt_ids)
-
-        def end(connection: Connection) -> None:
-            for attempt_id in ended:
-                rows.end_attempt(connection, attempt_id, outcome, fault, self._clock())
-
-        try:
-            await self.write(end)
-        except asyncio.CancelledError:
-            await self.write(end)  # a locked journal may have refused the first one; an attempt ends once
-            raise
-
-    async def count_crashes(self) -> int:
-        """Record as CRASHED the attempts that the last process left unended; return their number."""
-        return await self.write(lambda connection: rows.count_crashes(connection, self._clock()))
 
     # --- images
 

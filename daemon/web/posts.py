@@ -14,7 +14,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from daemon.config.settings import HttpSettings
-from daemon.journal.file import remove_journal
+from daemon.journal.copies import remove_journal
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.notify.difference_report import DifferenceReport, report_differences

@@ -620,7 +620,7 @@ async def test_a_redirect_is_refused_rather_than_followed() -> None:
 
 
 async def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handlers.render.client._LISTED_Z", Limit(1000))
+    monkeypatch.setattr("handlers.render.stack_client._LISTED_Z", Limit(1000))
 
     async def flood(request: web.Request) -> web.StreamResponse:
         return web.Response(text="[" + "1," * 5000 + "1]", content_type="application/json")

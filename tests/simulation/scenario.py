@@ -16,6 +16,7 @@ from aiohttp import web
 from yarl import URL
 
 import daemon.app
+import daemon.web.site
 import handlers.render.transport
 import handlers.workers.processes
 from daemon.config.settings import Settings
@@ -154,7 +155,7 @@ class Scenario(FileActions, RenderActions, DaemonActions):
     def _listen(self) -> None:
         handlers.render.transport.aiohttp.ClientSession = Session  # type: ignore[misc,assignment]
         handlers.workers.processes.ProcessExecutor = SimulatedWorkers  # type: ignore[misc,assignment]
-        daemon.app.serve = _serve  # type: ignore[attr-defined]
+        daemon.web.site.serve = _serve  # type: ignore[attr-defined]
         Session.network = self.network
         Watcher.__init__.__kwdefaults__["read_mounts"] = lambda: (Mount("/", "tmpfs"),)
         self.network.serve(self.standin.application())

@@ -1,0 +1,45 @@
+"""Copies of a journal: make, check and remove them."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from daemon.journal.file import COMPANIONS, Connection, create_private, journal_fault, quick_check
+
+
+def copy_journal(source: Connection, path: Path, target: Path) -> int:
+    """Copy an open journal to a new file, without -wal and -shm; return the number of montages in it.
+
+    Raises
+    ------
+    UnusableJournal
+        If the copy is damaged.
+    StorageFault, OSError
+        If the copy cannot be written.
+    """
+    create_private(target)
+    try:
+        with closing(sqlite3.connect(target)) as copy:
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.DatabaseError as error:
+        raise journal_fault(path, error) from error
+    return check_copy(target)
+
+
+def check_copy(copy: Path) -> int:
+    """Return the number of montages in a copy of a journal. Raises UnusableJournal if it is damaged."""
+    try:
+        with closing(sqlite3.connect(copy)) as connection:
+            result = quick_check(connection, "integrity_check")
+            if result != "ok":
+                raise sqlite3.DatabaseError(result.splitlines()[-1])
+            return int(connection.execute("SELECT count(*) FROM montages").fetchone()[0])
+    except sqlite3.DatabaseError as error:
+        raise journal_fault(copy, error) from error
+
+
+def remove_journal(path: Path) -> None:
+    """Remove a journal and its companions, if they exist."""
+    for companion in COMPANIONS:
+        Path(f"{path}{companion}").unlink(missing_ok=True)
