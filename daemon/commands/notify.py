@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from daemon.commands.journal_change import change_journal
 from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
+from daemon.notify.addresses import read_addresses, send
 from daemon.notify.alerting import Severity
 from daemon.notify.attempt import attempt
 from daemon.notify.cloud_event import event_for_test
-from daemon.notify.messages import read_addresses, send
 from daemon.notify.requests import MOST_LISTED, DeliveryRequest, Listed, act, listed
 from daemon.notify.silences import SilenceRequest, silence_line
 from daemon.notify.silences import silence as silence_in
@@ -126,7 +126,7 @@ async def list_waiting(settings: Settings) -> Listed:
 def waiting_lines(waiting: Listed) -> list[str]:
     """Return the lines that `temwatch notify list` prints."""
     lines = delivery_lines(waiting.deliveries)
-    for row in waiting.letters:
+    for row in waiting.messages:
         about = f"written {row['made_at']}, taken by {row['taken']} addresses"
         lines.append(f"message {row['message']}  {printable(row['alert'])}  {about}")
     return lines + [silence_line(row) for row in waiting.silences]

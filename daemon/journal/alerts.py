@@ -1,4 +1,4 @@
-"""Alerts and letters in the journal, and the montages that people are told of. Functions of the connection."""
+"""Alerts and messages in the journal, and the montages that people are told of. Functions of the connection."""
 
 import json
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ class AlertRow(NamedTuple):
     """0 or 1."""
 
 
-class LetterRow(NamedTuple):
-    """A letter."""
+class MessageRow(NamedTuple):
+    """A message."""
 
     id: str
     made_at: float
@@ -41,7 +41,7 @@ class Kept(NamedTuple):
     """What alerts keep in the journal."""
 
     alerts: list[AlertRow]
-    letters: list[LetterRow]
+    messages: list[MessageRow]
     """In the order in which they were written."""
     notes: dict[str, float]
 
@@ -52,14 +52,14 @@ class Change(NamedTuple):
     alerts: list[AlertRow]
     alerts_gone: list[tuple[str, str, str]]
     """kind, watch, subject."""
-    letters: list[LetterRow]
-    letters_gone: list[str]
+    messages: list[MessageRow]
+    messages_gone: list[str]
     notes: list[tuple[str, float]]
 
 
 MOST_MONTAGES = 1000
 _ALERTS = ", ".join(AlertRow._fields)
-_LETTERS = ", ".join(LetterRow._fields)
+_MESSAGES = ", ".join(MessageRow._fields)
 _FAILED = "SELECT id, watch, z, fault FROM montages WHERE state = 'failed' ORDER BY id DESC LIMIT ?"
 # Montages whose images are awaited; the pipeline says so in `waiting_for`.
 _LATE = (
@@ -67,26 +67,26 @@ _LATE = (
     " AND waiting_for LIKE '%images missing or incomplete%' ORDER BY id DESC LIMIT ?"
 )
 _PUT_ALERT = f"INSERT OR REPLACE INTO alerts ({_ALERTS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  constant
-_PUT_LETTER = (
-    f"INSERT INTO alert_letters ({_LETTERS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  constant
+_PUT_MESSAGE = (
+    f"INSERT INTO alert_messages ({_MESSAGES}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  constant
     " ON CONFLICT (id) DO UPDATE SET taken = excluded.taken"
 )
 
 
 def load(connection: Connection) -> Kept:
-    """Return all alerts and letters."""
+    """Return all alerts and messages."""
     alerts = connection.execute(f"SELECT {_ALERTS} FROM alerts")  # noqa: S608  constant text
-    letters = connection.execute(f"SELECT {_LETTERS} FROM alert_letters ORDER BY number")  # noqa: S608  constant text
+    messages = connection.execute(f"SELECT {_MESSAGES} FROM alert_messages ORDER BY number")  # noqa: S608  constant text
     notes = connection.execute("SELECT name, value FROM alert_notes")
-    return Kept([AlertRow(*row) for row in alerts], [LetterRow(*row) for row in letters], dict(notes.fetchall()))
+    return Kept([AlertRow(*row) for row in alerts], [MessageRow(*row) for row in messages], dict(notes.fetchall()))
 
 
 def save(connection: Connection, change: Change) -> None:
     """Store what changed."""
     connection.executemany(_PUT_ALERT, change.alerts)
     connection.executemany("DELETE FROM alerts WHERE kind = ? AND watch = ? AND subject = ?", change.alerts_gone)
-    connection.executemany(_PUT_LETTER, change.letters)
-    connection.executemany("DELETE FROM alert_letters WHERE id = ?", [(each,) for each in change.letters_gone])
+    connection.executemany(_PUT_MESSAGE, change.messages)
+    connection.executemany("DELETE FROM alert_messages WHERE id = ?", [(each,) for each in change.messages_gone])
     connection.executemany("INSERT OR REPLACE INTO alert_notes VALUES (?, ?)", change.notes)
 
 

@@ -5,20 +5,20 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from daemon.journal.alerts import AlertRow, Change, Kept, LetterRow
+from daemon.journal.alerts import AlertRow, Change, Kept, MessageRow
 from daemon.notify.alerting import (
     OCCURRENCES,
     Alert,
     AlertKind,
     Alerts,
     Condition,
-    Message,
+    Draft,
     Severity,
     due,
     observe,
     written,
 )
-from daemon.notify.letters import Letter, Letters, group_of, waiting_groups
+from daemon.notify.messages import Message, Messages, group_of, waiting_groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class AlertState:
     """What people were told, and what they will be told."""
 
     alerts: Alerts = field(default_factory=dict)
-    letters: Letters = ()
+    messages: Messages = ()
     """In the order in which they were written."""
     notes: Mapping[str, float] = field(default_factory=dict)
     """What else is remembered, by name."""
@@ -35,11 +35,11 @@ class AlertState:
     def of(cls, kept: Kept) -> Self:
         """Return what the journal keeps."""
         alerts = [_alert(row) for row in kept.alerts]
-        return cls({alert.condition.key: alert for alert in alerts}, tuple(map(_letter, kept.letters)), kept.notes)
+        return cls({alert.condition.key: alert for alert in alerts}, tuple(map(_message, kept.messages)), kept.notes)
 
-    def with_letter(self, letter: Letter) -> "AlertState":
-        """Return the state with one more letter."""
-        return replace(self, letters=(*self.letters, letter))
+    def with_message(self, message: Message) -> "AlertState":
+        """Return the state with one more message."""
+        return replace(self, messages=(*self.messages, message))
 
     def noting(self, notes: Mapping[str, float]) -> "AlertState":
         """Return the state with notes in place of those of the same name."""
@@ -50,7 +50,7 @@ class AlertState:
         conditions: Iterable[Condition],
         now: float,
         repeat_s: float,
-        write: Callable[[Message], Letter],
+        write: Callable[[Draft], Message],
         is_silent: Callable[[Condition], bool] = lambda _: False,
         unknown: Collection[tuple[AlertKind, str]] = (),
     ) -> "AlertState":
@@ -58,29 +58,29 @@ class AlertState:
 
         Parameters
         ----------
-        write : makes the letter of a message.
+        write : makes the message of a draft.
         is_silent : whether people do not want to be told of a condition now. Its end is not told then, either.
         unknown : as for `observe`.
         """
-        alerts, letters = observe(self.alerts, conditions, now, unknown), self.letters
+        alerts, messages = observe(self.alerts, conditions, now, unknown), self.messages
         silent = {key: alert for key, alert in alerts.items() if is_silent(alert.condition)}
         alerts = {key: alert for key, alert in alerts.items() if key not in silent}
-        for message in due(alerts, now, repeat_s, waiting_groups(letters)):
-            letters = (*letters, write(message))
-            alerts = written(alerts, message, now)
+        for draft in due(alerts, now, repeat_s, waiting_groups(messages)):
+            messages = (*messages, write(draft))
+            alerts = written(alerts, draft, now)
         lasting = {k: each for k, each in silent.items() if each.ended_at is None and k[0] not in OCCURRENCES}
         alerts |= lasting
-        return replace(self, alerts=alerts, letters=letters)
+        return replace(self, alerts=alerts, messages=messages)
 
     def change_from(self, before: "AlertState") -> Change:
         """Return what differs from a former state."""
         alerts = [_alert_row(alert) for key, alert in self.alerts.items() if before.alerts.get(key) != alert]
         gone = [(str(kind), watch, subject) for kind, watch, subject in before.alerts.keys() - self.alerts.keys()]
-        known = {letter.id: letter for letter in before.letters}
-        letters = [_letter_row(letter) for letter in self.letters if known.get(letter.id) != letter]
-        letters_gone = [*(known.keys() - {letter.id for letter in self.letters})]
+        known = {message.id: message for message in before.messages}
+        messages = [_message_row(message) for message in self.messages if known.get(message.id) != message]
+        messages_gone = [*(known.keys() - {message.id for message in self.messages})]
         notes = [(name, value) for name, value in self.notes.items() if before.notes.get(name) != value]
-        return Change(alerts, gone, letters, letters_gone, notes)
+        return Change(alerts, gone, messages, messages_gone, notes)
 
 
 def _alert(row: AlertRow) -> Alert:
@@ -96,15 +96,15 @@ def _alert_row(alert: Alert) -> AlertRow:
     )  # fmt: skip
 
 
-def _letter(row: LetterRow) -> Letter:
+def _message(row: MessageRow) -> Message:
     group = group_of(row.kind, row.watch, row.scope)
     taken = frozenset(json.loads(row.taken))
-    return Letter(row.id, row.made_at, group, Severity(row.severity), row.title, row.body, taken)
+    return Message(row.id, row.made_at, group, Severity(row.severity), row.title, row.body, taken)
 
 
-def _letter_row(letter: Letter) -> LetterRow:
-    kind, watch, scope = letter.group
-    taken = json.dumps(sorted(letter.taken))
-    return LetterRow(
-        letter.id, letter.made_at, str(kind), watch, scope, str(letter.severity), letter.title, letter.body, taken
+def _message_row(message: Message) -> MessageRow:
+    kind, watch, scope = message.group
+    taken = json.dumps(sorted(message.taken))
+    return MessageRow(
+        message.id, message.made_at, str(kind), watch, scope, str(message.severity), message.title, message.body, taken
     )

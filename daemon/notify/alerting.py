@@ -101,8 +101,8 @@ Alerts = Mapping[Key, Alert]
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """A message to people about conditions of one group."""
+class Draft:
+    """What people are told of conditions of one group: a message before it has an id."""
 
     group: Group
     severity: Severity
@@ -159,7 +159,7 @@ def observe(
     return after
 
 
-def due(alerts: Alerts, now: float, repeat_s: float, waiting: Collection[Group] = ()) -> list[Message]:
+def due(alerts: Alerts, now: float, repeat_s: float, waiting: Collection[Group] = ()) -> list[Draft]:
     """Return the messages that are due, in order of their groups.
 
     Parameters
@@ -170,18 +170,18 @@ def due(alerts: Alerts, now: float, repeat_s: float, waiting: Collection[Group] 
     for key in sorted(alerts, key=lambda key: (alerts[key].since, key)):
         groups.setdefault(alerts[key].condition.group, []).append(alerts[key])
     return [
-        message
+        draft
         for group in sorted(groups)
-        for message in _due(group, groups[group], now, None if group in waiting else repeat_s)
+        for draft in _due(group, groups[group], now, None if group in waiting else repeat_s)
     ]
 
 
-def _due(group: Group, alerts: list[Alert], now: float, repeat_s: float | None) -> Iterable[Message]:
+def _due(group: Group, alerts: list[Alert], now: float, repeat_s: float | None) -> Iterable[Draft]:
     ongoing = [alert for alert in alerts if alert.ended_at is None]
     ended = [alert for alert in alerts if alert.ended_at is not None]
     told = [alert for alert in ongoing if alert.sent_at is not None]
     if ended and not told:
-        yield _message(group, ended, Severity.OVER)
+        yield _draft(group, ended, Severity.OVER)
     new = [alert for alert in ongoing if alert.sent_at is None]
     is_new = bool(new) and now - min(alert.since for alert in new) >= HOLD_S.get(group[0], 0.0)
     last = max((alert.sent_at or 0.0 for alert in told), default=now)
@@ -190,9 +190,9 @@ def _due(group: Group, alerts: list[Alert], now: float, repeat_s: float | None) 
     if repeat_s is not None:
         repeat_s = max(repeat_s, REPEAT_S.get(group[0], 0.0))
     if repeat_s is not None and told and now - last >= repeat_s:
-        yield _message(group, ongoing, _severity(ongoing))
+        yield _draft(group, ongoing, _severity(ongoing))
     elif is_new:
-        yield _message(group, new, _severity(new))
+        yield _draft(group, new, _severity(new))
 
 
 def _severity(alerts: Iterable[Alert]) -> Severity:
@@ -200,16 +200,16 @@ def _severity(alerts: Iterable[Alert]) -> Severity:
     return Severity.ERROR if is_error else Severity.WARNING
 
 
-def _message(group: Group, alerts: list[Alert], severity: Severity) -> Message:
+def _draft(group: Group, alerts: list[Alert], severity: Severity) -> Draft:
     keys = tuple(alert.condition.key for alert in alerts)
-    return Message(group, severity, keys, tuple(alert.condition.text for alert in alerts))
+    return Draft(group, severity, keys, tuple(alert.condition.text for alert in alerts))
 
 
-def written(alerts: Alerts, message: Message, now: float) -> dict[Key, Alert]:
+def written(alerts: Alerts, draft: Draft, now: float) -> dict[Key, Alert]:
     """Return the alerts after a message was written."""
     after = dict(alerts)
-    for key in message.keys:
-        if message.is_over:
+    for key in draft.keys:
+        if draft.is_over:
             after.pop(key, None)
         elif key in after:
             after[key] = replace(after[key], sent_at=now)

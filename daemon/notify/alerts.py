@@ -14,12 +14,12 @@ from daemon.config.settings import Settings
 from daemon.journal import alerts as rows
 from daemon.journal.journal import Journal
 from daemon.journal.outbox import last_number
+from daemon.notify.addresses import read_addresses, send
 from daemon.notify.alert_state import AlertState
-from daemon.notify.alerting import AlertKind, Condition, Message, Severity
+from daemon.notify.alerting import AlertKind, Condition, Draft, Severity
 from daemon.notify.digest import digest_text
 from daemon.notify.heartbeat import beat
-from daemon.notify.letters import Letter, given_up, letter_of, on_their_way
-from daemon.notify.messages import read_addresses, send
+from daemon.notify.messages import Message, given_up, message_of, on_their_way
 from daemon.notify.observer import OUTBOX, Observer, Sight
 from daemon.notify.sender import AGAIN_S, Send, Sender
 from daemon.notify.silences import is_silent
@@ -45,7 +45,7 @@ class Alerting:
     settings : returns the present configuration.
     facts : returns the facts that readiness depends on.
     wall : seconds since 1970 UTC.
-    send : sends a letter to an address. Blocking; raises Fault.
+    send : sends a message to an address. Blocking; raises Fault.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Alerting:
         """Look, and tell, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(beat(lambda: self._settings().alerts.heartbeat_url, self._facts), name="heartbeat")
-            group.create_task(self._deliver_on(), name="alert letters")
+            group.create_task(self._deliver_on(), name="alert messages")
             while True:
                 if self._settings().alerts.urls_file is not None:
                     await _survive(self.look)
@@ -96,12 +96,12 @@ class Alerting:
         """Look once, and write the messages that are due."""
         state = await self._opened()
         sight = await self._observer.observe(state.notes, self._wall())
-        # Nothing is awaited from here to the assignment: the delivery changes the letters, too.
+        # Nothing is awaited from here to the assignment: the delivery changes the messages, too.
         after = self._after(self._at(state), sight)
-        lost = given_up(after.letters, sight.at)
-        self._state = replace(after, letters=tuple(each for each in after.letters if each not in lost))
-        for letter in lost:
-            log.error("alert.given_up", title=letter.title, message=letter.id, hint="try `temwatch notify test`")
+        lost = given_up(after.messages, sight.at)
+        self._state = replace(after, messages=tuple(each for each in after.messages if each not in lost))
+        for message in lost:
+            log.error("alert.given_up", title=message.title, message=message.id, hint="try `temwatch notify test`")
         await self._save()
         self._written.set()
 
@@ -115,18 +115,18 @@ class Alerting:
             sight.wrong,
             sight.at,
             self._settings().alerts.repeat_s,
-            lambda message: self._letter(message, sight.at),
+            lambda draft: self._message(draft, sight.at),
             is_silenced,
             sight.unknown,
         )
         if sight.since is not None and not is_silenced(DIGEST_CONDITION):
             text = digest_text(sight.since, sight.days, sight.facts, after.alerts, sight.silences)
-            message = Message(DIGEST_CONDITION.group, Severity.INFO, (DIGEST_CONDITION.key,), (text,))
-            after = after.with_letter(self._letter(message, sight.at))
+            draft = Draft(DIGEST_CONDITION.group, Severity.INFO, (DIGEST_CONDITION.key,), (text,))
+            after = after.with_message(self._message(draft, sight.at))
         return after.noting(sight.notes)
 
-    def _letter(self, message: Message, now: float) -> Letter:
-        return letter_of(message, secrets.token_hex(ID_BYTES), now, self._host)
+    def _message(self, draft: Draft, now: float) -> Message:
+        return message_of(draft, secrets.token_hex(ID_BYTES), now, self._host)
 
     async def _opened(self) -> AlertState:
         if self._state is None:
@@ -156,7 +156,7 @@ class Alerting:
     # --- delivery
 
     async def _deliver_on(self) -> None:
-        """Deliver letters at once, and those that were not taken again, until cancelled."""
+        """Deliver messages at once, and those that were not taken again, until cancelled."""
         while True:
             self._written.clear()
             if self._settings().alerts.urls_file is not None:
@@ -166,12 +166,12 @@ class Alerting:
                     await self._written.wait()
 
     async def deliver(self) -> None:
-        """Try once to deliver the letters that the journal has stored, or cannot store."""
+        """Try once to deliver the messages that the journal has stored, or cannot store."""
         state = await self._opened()
-        stored = {letter.id for letter in self._saved.letters}
-        letters = [each for each in state.letters if each.id in stored or self._journal.fault is not None]
+        stored = {message.id for message in self._saved.messages}
+        messages = [each for each in state.messages if each.id in stored or self._journal.fault is not None]
         path = self._settings().alerts.urls_file
-        if not letters or path is None:
+        if not messages or path is None:
             return
         problem = self.problem
         try:
@@ -180,16 +180,16 @@ class Alerting:
             addresses, self._file_problem = [], str(fault)
         else:
             self._file_problem = ""
-        taken = await self._sender.deliver(letters, addresses)
+        taken = await self._sender.deliver(messages, addresses)
         if self.problem not in ("", problem):
             log.warning("alert.undelivered", problem=self.problem)
         if not addresses:
             return
         before = self._at(state)
-        after = on_their_way(before.letters, taken, len(addresses))
-        self._state = replace(before, letters=after)
+        after = on_their_way(before.messages, taken, len(addresses))
+        self._state = replace(before, messages=after)
         await self._save()
-        _log_delivered(before.letters, after)
+        _log_delivered(before.messages, after)
 
 
 async def _survive(work: Callable[[], Awaitable[None]]) -> None:
@@ -199,12 +199,12 @@ async def _survive(work: Callable[[], Awaitable[None]]) -> None:
         log.exception("alerts.bug")
 
 
-def _log_delivered(before: tuple[Letter, ...], after: tuple[Letter, ...]) -> None:
-    left = {letter.id for letter in after}
-    for letter in before:
-        if letter.id not in left:
-            log.info("alert.sent", title=letter.title, message=letter.id)
+def _log_delivered(before: tuple[Message, ...], after: tuple[Message, ...]) -> None:
+    left = {message.id for message in after}
+    for message in before:
+        if message.id not in left:
+            log.info("alert.sent", title=message.title, message=message.id)
 
 
-def _send(address: str, number: int, letter: Letter) -> None:
-    send(address, number, letter.title, letter.body, letter.severity)
+def _send(address: str, number: int, message: Message) -> None:
+    send(address, number, message.title, message.body, message.severity)

@@ -1,7 +1,7 @@
 """When a delivery is tried again, and when it is given up. Pure."""
 
 GIVE_UP_S = 86_400.0
-"""A delivery whose attempt fails this long after the event was queued is given up: a dead letter."""
+"""A delivery whose attempt fails this long after the event was queued is given up."""
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 3600.0
 LONGEST_PAUSE_S = 60.0

@@ -1,67 +1,66 @@
-"""Sending messages to people by apprise, whose addresses are in a file that is closed to others. Blocking."""
+"""Messages to people on their way, and when they are given up. Pure: the time is an argument."""
 
-import importlib
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from daemon.notify.alerting import Severity
-from handlers.errors import Fault, SettingsFault, StorageFault
-from handlers.secret_file import read_secret
-from handlers.text import printable
+from daemon.montages.announcements import utc_text
+from daemon.notify.alerting import AlertKind, Draft, Group, Severity
 
-MOST_ADDRESSES = 50
-_HINT = 'pip install "temwatch[alerts]"'
-
-
-def read_addresses(path: Path, key: str = "alerts.urls_file") -> list[str]:
-    """Return the addresses of a file, without comments. Raises SettingsFault, which shows none of them."""
-    lines = [line.strip() for line in read_secret(path, key).splitlines()]
-    addresses = [line for line in lines if line and not line.startswith("#")]
-    if not addresses:
-        raise SettingsFault(key, f"{path} holds no address", "write one address of apprise a line there")
-    if len(addresses) > MOST_ADDRESSES:
-        raise SettingsFault(key, f"{path} holds more than {MOST_ADDRESSES} addresses", "use a mailing list")
-    return addresses
+GIVE_UP_S = 86_400.0
+"""A message is given up after a day."""
+MOST_MESSAGES = 500
+"""With more messages on their way the oldest are given up."""
 
 
-def send(address: str, number: int, title: str, body: str, severity: Severity) -> None:
-    """Send a message to one address.
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message that not every address has taken yet."""
+
+    id: str
+    """The same at each attempt, also after a restart; it stands in the text."""
+    made_at: float
+    """Seconds since 1970 UTC."""
+    group: Group
+    severity: Severity
+    title: str
+    body: str
+    taken: frozenset[int] = frozenset()
+    """Numbers of the addresses that took it. After the file of addresses was edited, these may be others: then one
+    message may come twice to one of them, and never to another."""
+
+
+Messages = tuple[Message, ...]
+
+
+def message_of(draft: Draft, message_id: str, now: float, host: str) -> Message:
+    """Return the message of a draft; its last line says where and when it was written."""
+    foot = f"temwatch on {host}, {utc_text(now)[:16].replace('T', ' ')} UTC, message {message_id}"
+    return Message(message_id, now, draft.group, draft.severity, draft.title, f"{draft.body}\n\n{foot}")
+
+
+def on_their_way(messages: Sequence[Message], taken: Mapping[str, Collection[int]], addresses: int) -> Messages:
+    """Return the messages that some address has not taken.
 
     Parameters
     ----------
-    number : of the address in its file, for faults, which do not show the address.
-
-    Raises
-    ------
-    Fault
-        If the address cannot be used, or its service did not take the message.
+    taken : numbers of the addresses that took a message now, by its id.
+    addresses : their number; addresses are numbered from 1.
     """
-    sender = _sender(address, number)
-    try:
-        done = sender.notify(
-            title=f"temwatch: {printable(title)}",
-            body="\n".join(map(printable, body.splitlines())),
-            notify_type=str(severity),
-        )
-    except Exception as error:  # noqa: BLE001  of any of a hundred plugins; its text may show the address
-        raise _undelivered(number, f"failed with {type(error).__name__}") from None
-    if not done:
-        raise _undelivered(number, "did not take a message")
+    after = (replace(each, taken=each.taken.union(taken.get(each.id, ()))) for each in messages)
+    return tuple(each for each in after if not each.taken.issuperset(range(1, addresses + 1)))
 
 
-def _sender(address: str, number: int) -> Any:
-    try:
-        apprise = importlib.import_module("apprise")
-    except ImportError as error:
-        raise SettingsFault("alerts.urls_file", f"apprise is not installed: {error}", _HINT) from error
-    sender = apprise.Apprise(
-        asset=apprise.AppriseAsset(app_id="temwatch", app_desc="temwatch", app_url="", async_mode=False)
-    )
-    if not sender.add(address):
-        problem = f"address {number} is not one of apprise"
-        raise SettingsFault("alerts.urls_file", problem, "compare it with apprise's list of services")
-    return sender
+def given_up(messages: Sequence[Message], now: float) -> Messages:
+    """Return the messages that are too old, or too many."""
+    surplus = max(0, len(messages) - MOST_MESSAGES)
+    return tuple(each for n, each in enumerate(messages) if n < surplus or now - each.made_at >= GIVE_UP_S)
 
 
-def _undelivered(number: int, why: str) -> Fault:
-    return StorageFault("alerts.urls_file", f"address {number} {why}", "try `temwatch notify test`")
+def waiting_groups(messages: Sequence[Message]) -> frozenset[Group]:
+    """Return the groups of messages that are on their way."""
+    return frozenset(message.group for message in messages)
+
+
+def group_of(kind: str, watch: str, scope: str) -> Group:
+    """Return the group that the journal stores."""
+    return AlertKind(kind), watch, scope

@@ -47,7 +47,7 @@ class Listed(NamedTuple):
 
     deliveries: list[dict[str, Any]]
     """Events that a hook has not taken."""
-    letters: list[dict[str, Any]]
+    messages: list[dict[str, Any]]
     """Messages that an address has not taken."""
     silences: list[dict[str, Any]]
 
@@ -58,14 +58,14 @@ async def listed(journal: Journal) -> Listed:
     def look_up(connection: Connection) -> Listed:
         return Listed(
             [_json(asdict(row)) for row in deliveries.listing(connection, MOST_LISTED)],
-            [_letter_json(row) for row in alerts.load(connection).letters],
+            [_message_json(row) for row in alerts.load(connection).messages],
             [silence_json(row) for row in silences.lasting(connection, time.time())],
         )
 
     return await journal.read(look_up)
 
 
-def _letter_json(row: alerts.LetterRow) -> dict[str, Any]:
+def _message_json(row: alerts.MessageRow) -> dict[str, Any]:
     taken = len(json.loads(row.taken))
     return {"message": row.id, "alert": row.title, "made_at": utc_text(row.made_at), "taken": taken}
 

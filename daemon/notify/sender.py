@@ -1,11 +1,11 @@
-"""Sends letters to every address, each in a thread of its own, so that a dead service delays no other."""
+"""Sends messages to every address, each in a thread of its own, so that a dead service delays no other."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from daemon.notify.letters import Letter
+from daemon.notify.messages import Message
 from daemon.system.threads import in_thread
 from handlers.errors import Fault
 
@@ -14,24 +14,24 @@ SEND_S = 60.0
 AGAIN_S = 60.0
 """Pause of an address after a message that it did not take."""
 
-Send = Callable[[str, int, Letter], None]
-"""Sends a letter to an address with a number. Blocking; raises Fault."""
+Send = Callable[[str, int, Message], None]
+"""Sends a message to an address with a number. Blocking; raises Fault."""
 
 
 Taken = dict[str, set[int]]
-"""Numbers of the addresses that took a letter, by its id."""
+"""Numbers of the addresses that took a message, by its id."""
 
 
 @dataclass(slots=True)
 class _Walk:
-    """A letter on its way to an address."""
+    """A message on its way to an address."""
 
-    letter_id: str
+    message_id: str
     outcome: asyncio.Future[None]
 
 
 class Sender:
-    """Delivers letters. At most one thread works for an address; it is left alone for a while after a failure."""
+    """Delivers messages. At most one thread works for an address; it is left alone for a while after a failure."""
 
     def __init__(self, send: Send, wall: Callable[[], float]) -> None:
         self._send = send
@@ -39,33 +39,33 @@ class Sender:
         self._walks: dict[int, _Walk] = {}
         self._again_at: dict[int, float] = {}
         self.problems: dict[int, str] = {}
-        """Why an address did not take the last letter that was brought to it, by its number."""
+        """Why an address did not take the last message that was brought to it, by its number."""
 
-    async def deliver(self, letters: Sequence[Letter], addresses: Sequence[str]) -> Taken:
-        """Try each letter at each address that has not taken it, in order; return which took which."""
+    async def deliver(self, messages: Sequence[Message], addresses: Sequence[str]) -> Taken:
+        """Try each message at each address that has not taken it, in order; return which took which."""
         taken: Taken = {}
         for number in [number for number in self.problems if number > len(addresses)]:
             del self.problems[number]
         async with asyncio.TaskGroup() as group:
             for number, address in enumerate(addresses, start=1):
-                group.create_task(self._deliver_to(number, address, letters, taken), name=f"alert address {number}")
+                group.create_task(self._deliver_to(number, address, messages, taken), name=f"alert address {number}")
         return taken
 
-    async def _deliver_to(self, number: int, address: str, letters: Sequence[Letter], taken: Taken) -> None:
+    async def _deliver_to(self, number: int, address: str, messages: Sequence[Message], taken: Taken) -> None:
         if number in self._walks and not await self._end_walk(number, taken):  # left by a former round
             return
-        for letter in letters:
-            if number in letter.taken or number in taken.get(letter.id, ()):
+        for message in messages:
+            if number in message.taken or number in taken.get(message.id, ()):
                 continue
             if self._wall() < self._again_at.get(number, 0.0):
                 return
-            work = partial(self._send, address, number, letter)
-            self._walks[number] = _Walk(letter.id, in_thread(work, f"alert address {number}"))
+            work = partial(self._send, address, number, message)
+            self._walks[number] = _Walk(message.id, in_thread(work, f"alert address {number}"))
             if not await self._end_walk(number, taken):
                 return
 
     async def _end_walk(self, number: int, taken: Taken) -> bool:
-        """Return whether the letter under way to an address was taken."""
+        """Return whether the message under way to an address was taken."""
         walk = self._walks[number]
         done, _ = await asyncio.wait([walk.outcome], timeout=SEND_S)
         if not done:  # its outcome counts in a later round
@@ -74,7 +74,7 @@ class Sender:
         del self._walks[number]
         error = walk.outcome.exception()
         if error is None:
-            taken.setdefault(walk.letter_id, set()).add(number)
+            taken.setdefault(walk.message_id, set()).add(number)
             self.problems.pop(number, None)
             return True
         self._again_at[number] = self._wall() + AGAIN_S

@@ -66,6 +66,8 @@ DATA: dict[int, str] = {
     18: "INSERT INTO silences VALUES ('disk low', '', '', 3.0, 1.0, 'anna', 'new disks on Monday');",
     19: "INSERT INTO alert_notes VALUES ('outbox', 1.0);",
     20: "INSERT INTO differences VALUES (5, 4.0, 2, 'apply');",
+    21: "INSERT INTO alert_messages (id, made_at, kind, watch, scope, severity, title, body, taken)"
+    " VALUES ('0b', 2.0, 'backlog', '', '', 'warning', 'backlog', 'waits', '[]');",
 }
 """What a daemon of each version wrote, in the schema of that version."""
 

@@ -19,7 +19,7 @@ from daemon.notify import observer
 from daemon.notify.alerting import AlertKind
 from daemon.notify.alerts import Alerting
 from daemon.notify.expiry import Expiry
-from daemon.notify.letters import Letter
+from daemon.notify.messages import Message
 from daemon.notify.silences import SilenceRequest, silence
 from daemon.pipeline.health import Disk, Facts, HookFacts
 from daemon.watching.roots import RootStatus
@@ -76,9 +76,9 @@ class Day:
         alerts = {"urls_file": str(self.path / "urls")}
         return Settings.model_validate({"render": render, "watch": [watch], "alerts": alerts})
 
-    def take(self, _address: str, _number: int, letter: Letter) -> None:
-        self.told.append((clock(self.now), letter.title))
-        self.ids.append(letter.id)
+    def take(self, _address: str, _number: int, message: Message) -> None:
+        self.told.append((clock(self.now), message.title))
+        self.ids.append(message.id)
 
     async def look(self) -> None:
         await self.alerting.look()

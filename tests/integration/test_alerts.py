@@ -20,10 +20,10 @@ from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event
 from daemon.montages.verdicts import Decision
 from daemon.notify import alerts, heartbeat, sender
+from daemon.notify.addresses import read_addresses, send
 from daemon.notify.alerting import Severity
 from daemon.notify.alerts import Alerting
-from daemon.notify.letters import Letter
-from daemon.notify.messages import read_addresses, send
+from daemon.notify.messages import Message
 from daemon.notify.silences import SilenceRequest, silence
 from daemon.pipeline.health import Disk, Facts
 from handlers.errors import Fault, MetafileFault, SettingsFault, StorageFault
@@ -49,7 +49,7 @@ class World:
         self.bodies: list[str] = []
         self.severities: list[Severity] = []
         self.sent: list[tuple[str, str]] = []
-        """Address and id of each letter."""
+        """Address and id of each message."""
         self.refusing: set[str] = set()
         self.heartbeat_url: str | None = None
         self.addresses("json://one")
@@ -74,14 +74,14 @@ class World:
 
         self.alerting = Alerting(self.settings, self.journal, facts, wall=lambda: self.now, send=self.send)
 
-    def _take(self, address: str, number: int, letter: Letter) -> None:
+    def _take(self, address: str, number: int, message: Message) -> None:
         if address in self.refusing:
             raise StorageFault("alerts.urls_file", f"address {number} did not take a message")
-        assert (letter.severity is Severity.OVER) == letter.title.startswith("over")
-        self.sent.append((address, letter.id))
-        self.told.append(letter.title)
-        self.bodies.append(letter.body)
-        self.severities.append(letter.severity)
+        assert (message.severity is Severity.OVER) == message.title.startswith("over")
+        self.sent.append((address, message.id))
+        self.told.append(message.title)
+        self.bodies.append(message.body)
+        self.severities.append(message.severity)
 
     async def look(self, after_s: float = 10.0) -> list[str]:
         """Look some time later; return the new messages."""
@@ -159,7 +159,7 @@ async def test_an_address_that_took_a_message_does_not_get_it_again_while_anothe
     assert "address 2" in world.alerting.problem
     world.refusing = set()
     assert await world.look(60) == ["disk low", "over: disk low"]
-    ids = [letter_id for _, letter_id in world.sent]
+    ids = [message_id for _, message_id in world.sent]
     assert world.sent == [
         ("json://one", ids[0]),
         ("json://one", ids[1]),
@@ -177,7 +177,7 @@ async def test_a_message_that_nobody_takes_for_a_day_is_given_up_and_stays_a_pro
     world.refusing = set()
     told = await world.look(HOUR)
     assert told == ["disk low"]  # it lasts, so it is told again
-    assert len({letter_id for _, letter_id in world.sent}) == 1
+    assert len({message_id for _, message_id in world.sent}) == 1
 
 
 async def test_an_address_that_never_answers_delays_no_other_and_gets_one_thread(
@@ -188,11 +188,11 @@ async def test_an_address_that_never_answers_delays_no_other_and_gets_one_thread
     answers, begun = threading.Event(), []
     send = world.send
 
-    def hang(address: str, number: int, letter: Letter) -> None:
+    def hang(address: str, number: int, message: Message) -> None:
         if address == "json://dead":
-            begun.append(letter.id)
+            begun.append(message.id)
             assert answers.wait(20)
-        send(address, number, letter)
+        send(address, number, message)
 
     world.send = hang
     world.restart()
@@ -408,7 +408,7 @@ async def test_a_message_arrives_through_apprise(apprise_ends: None) -> None:
 
 SENDS = """
 from daemon.notify.alerting import Severity
-from daemon.notify.messages import send
+from daemon.notify.addresses import send
 from daemon.system.log import set_up_logging
 from handlers.errors import Fault
 set_up_logging("debug", "json")

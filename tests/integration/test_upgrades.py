@@ -13,6 +13,7 @@ from daemon.commands import journal_check
 from daemon.commands.journal_check import check
 from daemon.config.load import load_settings
 from daemon.config.settings import Settings
+from daemon.journal import alerts
 from daemon.journal.file import MIGRATIONS, UnusableJournal, connect
 from daemon.journal.journal import Journal
 from daemon.montages.states import Event, MontageState, Step
@@ -55,6 +56,17 @@ async def test_a_journal_of_every_version_goes_on(tmp_path: Path, version: int) 
         assert await journal.record_closing("em/v1/s_mips", [4]) == (4,)
         assert await journal.replay(5, Step.MIPMAPS) is not None
         assert [event["event"] for event in await journal.events(7)] == ["noticed", "superseded"]
+
+
+async def test_a_message_on_its_way_is_kept_when_its_table_gets_another_name(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    write_journal(path, 20)
+    async with Journal(path) as journal:
+        (kept,) = (await journal.read(alerts.load)).messages
+        assert (kept.id, kept.title, kept.taken) == ("0a", "montage failed (temca2)", "[1]")
+        later = kept._replace(id="0b")
+        await journal.write(lambda connection: alerts.save(connection, alerts.Change([], [], [later], [], [])))
+        assert [each.id for each in (await journal.read(alerts.load)).messages] == ["0a", "0b"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -30,7 +30,7 @@ def list_waiting(as_json: bool, config_path: Path | None) -> None:
     from daemon.commands import notify as work
 
     waiting = run_or_exit(work.list_waiting(settings_or_exit(config_path)))
-    for line in [json.dumps([*waiting.deliveries, *waiting.letters])] if as_json else work.waiting_lines(waiting):
+    for line in [json.dumps([*waiting.deliveries, *waiting.messages])] if as_json else work.waiting_lines(waiting):
         say(line)
 
 

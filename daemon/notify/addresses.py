@@ -1,0 +1,67 @@
+"""Sending messages to people by apprise, whose addresses are in a file that is closed to others. Blocking."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from daemon.notify.alerting import Severity
+from handlers.errors import Fault, SettingsFault, StorageFault
+from handlers.secret_file import read_secret
+from handlers.text import printable
+
+MOST_ADDRESSES = 50
+_HINT = 'pip install "temwatch[alerts]"'
+
+
+def read_addresses(path: Path, key: str = "alerts.urls_file") -> list[str]:
+    """Return the addresses of a file, without comments. Raises SettingsFault, which shows none of them."""
+    lines = [line.strip() for line in read_secret(path, key).splitlines()]
+    addresses = [line for line in lines if line and not line.startswith("#")]
+    if not addresses:
+        raise SettingsFault(key, f"{path} holds no address", "write one address of apprise a line there")
+    if len(addresses) > MOST_ADDRESSES:
+        raise SettingsFault(key, f"{path} holds more than {MOST_ADDRESSES} addresses", "use a mailing list")
+    return addresses
+
+
+def send(address: str, number: int, title: str, body: str, severity: Severity) -> None:
+    """Send a message to one address.
+
+    Parameters
+    ----------
+    number : of the address in its file, for faults, which do not show the address.
+
+    Raises
+    ------
+    Fault
+        If the address cannot be used, or its service did not take the message.
+    """
+    sender = _sender(address, number)
+    try:
+        done = sender.notify(
+            title=f"temwatch: {printable(title)}",
+            body="\n".join(map(printable, body.splitlines())),
+            notify_type=str(severity),
+        )
+    except Exception as error:  # noqa: BLE001  of any of a hundred plugins; its text may show the address
+        raise _undelivered(number, f"failed with {type(error).__name__}") from None
+    if not done:
+        raise _undelivered(number, "did not take a message")
+
+
+def _sender(address: str, number: int) -> Any:
+    try:
+        apprise = importlib.import_module("apprise")
+    except ImportError as error:
+        raise SettingsFault("alerts.urls_file", f"apprise is not installed: {error}", _HINT) from error
+    sender = apprise.Apprise(
+        asset=apprise.AppriseAsset(app_id="temwatch", app_desc="temwatch", app_url="", async_mode=False)
+    )
+    if not sender.add(address):
+        problem = f"address {number} is not one of apprise"
+        raise SettingsFault("alerts.urls_file", problem, "compare it with apprise's list of services")
+    return sender
+
+
+def _undelivered(number: int, why: str) -> Fault:
+    return StorageFault("alerts.urls_file", f"address {number} {why}", "try `temwatch notify test`")
