@@ -178,6 +178,10 @@ class JournalQueries(JournalConnection):
         """Return the `former_tile_ids` that belong to no montage of the stack except SUPERSEDED ones."""
         return await self.read(lambda connection: tile_sets.unwanted_tile_ids(connection, montage, stack))
 
+    async def may_be_overwritten(self, montage_id: int) -> bool:
+        """Whether an upload of a superseded content of the montage had no answer: its tiles may land late."""
+        return await self.read(lambda connection: tile_sets.may_be_overwritten(connection, montage_id))
+
     async def has_put_nothing(self, montage_id: int) -> bool:
         """Whether this daemon has certainly never put a tile of the montage into a stack."""
         values = {"id": montage_id}

@@ -6,12 +6,21 @@ from collections.abc import Sequence
 from daemon.journal.rows import Connection
 from daemon.montages.records import Montage
 
-# Tiles that a montage's predecessors had put into a stack: of its path, and of paths that its metafile moved from.
-_FORMER = (
+# A montage's predecessors: of its path, and of paths that its metafile moved from.
+_PREDECESSORS = (
     "WITH RECURSIVE former(id) AS (SELECT id FROM montages WHERE superseded_by = :id"
     " UNION SELECT montages.id FROM montages JOIN former ON superseded_by = former.id)"
-    " SELECT tile_ids FROM tile_sets JOIN former ON montage_id = former.id JOIN montages ON montages.id = former.id"
+)
+# Tiles that a montage's predecessors had put into a stack.
+_FORMER = (
+    f"{_PREDECESSORS} SELECT tile_ids FROM tile_sets JOIN former ON montage_id = former.id"  # noqa: S608  constant text
+    " JOIN montages ON montages.id = former.id"
     " WHERE :stack IN (raw_stack, mipmapped_stack)"
+)
+# Whether an upload of a predecessor may have had no answer: it failed, was stopped, or died with the daemon.
+_MAY_BE_OVERWRITTEN = (
+    f"{_PREDECESSORS} SELECT EXISTS (SELECT 1 FROM attempts JOIN former ON montage_id = former.id"  # noqa: S608
+    " WHERE step IN ('ingest', 'apply') AND outcome IS NOT 'done')"
 )
 # Tiles of every montage of a stack that is not superseded.
 _OWNED = (
@@ -53,3 +62,8 @@ def unwanted_tile_ids(connection: Connection, montage: Montage, stack: str) -> f
     former = former_tile_ids(connection, montage, stack)
     # Most montages have no former tiles, and then the tiles of all others need not be unpacked.
     return former - _select(connection, _OWNED, {"stack": stack}) if former else former
+
+
+def may_be_overwritten(connection: Connection, montage_id: int) -> bool:
+    """Return whether render-ws may still work on an upload of a predecessor, which replaces the montage's tiles."""
+    return bool(connection.execute(_MAY_BE_OVERWRITTEN, {"id": montage_id}).fetchone()[0])

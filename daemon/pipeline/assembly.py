@@ -20,10 +20,12 @@ from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.pipeline.health import Metrics
 from daemon.pipeline.late_changes import LateChanges
+from daemon.pipeline.late_uploads import LateUploads
 from daemon.pipeline.output_disks import OutputDisks
 from daemon.pipeline.quality_hold import QualityHold
 from daemon.pipeline.render_gate import PROBE_STACK, RenderGate
 from daemon.pipeline.runner import PipelineRunner
+from daemon.pipeline.section import Section
 from daemon.pipeline.settle import Settler
 from daemon.pipeline.stack_use import CloseRule
 from daemon.pipeline.stacks import StackKeeper
@@ -75,6 +77,7 @@ class Assembly:
             may_close=self._may_close,
             on_complete=self._completed,
             on_tiles_lost=self._tiles_lost,
+            overwritten=LateUploads(self.journal, self.client, self._section).fault_of,
             before_complete=self._check_images,
             held=QualityHold(self.settings, self.journal).stacks,
             gate=self.gate,
@@ -136,6 +139,10 @@ class Assembly:
 
     async def _check_images(self, montages: Collection[Montage]) -> None:
         await self.late_changes.check_before_complete(montages)
+
+    async def _section(self, montage: Montage) -> Section | None:
+        watch = next((watch for watch in self.settings().watch if watch.name == montage.watch), None)
+        return None if watch is None else await self.steps.section_once(montage, watch)
 
     async def _images_changed(self, montage: Montage) -> None:
         await self.pipeline.images_changed(montage)

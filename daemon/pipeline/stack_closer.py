@@ -43,7 +43,7 @@ class StackCloser:
     Parameters
     ----------
     on_closed : called when render-ws has completed a stack: steps may open it again, while its layers are compared.
-    on_complete, before_complete, on_tiles_lost : as for StackKeeper.
+    on_complete, before_complete, on_tiles_lost, overwritten : as for StackKeeper.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class StackCloser:
         on_complete: Callable[[tuple[int, ...]], Awaitable[None]],
         before_complete: Callable[[Collection[Montage]], Awaitable[None]],
         on_tiles_lost: Callable[[Montage], Awaitable[None]],
+        overwritten: Callable[[Montage, StackId], Awaitable[Fault | None]],
         clock: Callable[[], float],
     ) -> None:
         self._client = client
@@ -67,6 +68,7 @@ class StackCloser:
         self._on_complete = on_complete
         self._before_complete = before_complete
         self._on_tiles_lost = on_tiles_lost
+        self._overwritten = overwritten
         self._clock = clock
         self._tries = Tries()
         self._failures: dict[StackId, int] = {}
@@ -145,6 +147,7 @@ class StackCloser:
             nonlocal record_at
             for montage in by_z[layer.z]:
                 fault = _fault_in_layer(stack, montage, await self._journal.tile_ids(montage.id), layer)
+                fault = fault or await self._overwritten(montage, stack)
                 faults.pop(montage.id, None)
                 if fault is not None:
                     faults[montage.id] = fault

@@ -34,6 +34,7 @@ from daemon.pipeline.stack_use import (
     release,
     request_close,
 )
+from handlers.errors import Fault
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 from handlers.render.sessions import write_while_loading
@@ -46,6 +47,10 @@ MOST_BLOCKED_S = 600.0
 render-ws. Tiles put during a close are accepted or refused; the next close derives what this one missed."""
 DUE_AGAIN_S = 1.0
 """Pause before a due stack that cannot be closed yet is examined again."""
+
+
+async def _nothing_is_overwritten(montage: Montage, stack: StackId) -> Fault | None:
+    return None
 
 
 async def _nothing_is_held() -> Collection[StackId]:
@@ -63,6 +68,7 @@ class StackKeeper:
     on_complete : awaited with the ids of montages that became COMPLETE.
     before_complete : awaited with the montages of a closed stack before they are COMPLETE; checks their images.
     on_tiles_lost : awaited with a montage whose tiles are missing from its stack and have to be applied again.
+    overwritten : returns the fault of a montage whose tiles a late upload of its former content replaced in a stack.
     held : returns the stacks that stay open because of a verdict, although their close is due.
     """
 
@@ -77,6 +83,7 @@ class StackKeeper:
         on_complete: Callable[[tuple[int, ...]], Awaitable[None]],
         before_complete: Callable[[Collection[Montage]], Awaitable[None]],
         on_tiles_lost: Callable[[Montage], Awaitable[None]],
+        overwritten: Callable[[Montage, StackId], Awaitable[Fault | None]] = _nothing_is_overwritten,
         held: Callable[[], Awaitable[Collection[StackId]]] = _nothing_is_held,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -96,6 +103,7 @@ class StackKeeper:
             on_complete=on_complete,
             before_complete=before_complete,
             on_tiles_lost=on_tiles_lost,
+            overwritten=overwritten,
             clock=clock,
         )
         self._uses: dict[StackId, StackUse] = {}

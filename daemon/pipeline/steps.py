@@ -91,6 +91,12 @@ class Steps:
         """Return the montage with its metafile, as `SectionReader.read`."""
         return await self._sections.read(montage, watch)
 
+    async def section_once(self, montage: Montage, watch: WatchSettings) -> Section:
+        """Return the montage with its metafile, and keep nothing of it for a further step."""
+        section = await self.section(montage, watch)
+        self._sections.forget(section)
+        return section
+
     async def make_mipmaps(self, section: Section) -> bytes:
         """Make the mipmaps, as `MipmapStep.make`. Return the packed quality numbers of the section."""
         await self._mipmaps.make(section)
@@ -144,6 +150,8 @@ class Steps:
         """
         # First: the stack stays open from the first tile on, if the verdict holds it.
         await self._judge.judge(section)
+        if await self._journal.may_be_overwritten(section.montage.id):
+            await self.ingest(section)
         plan = section.watch.mipmap_plan()
         async with answers_within(plan.output_dir, looks=len(section.specs) * plan.levels):
             await self._disks.require_marker(plan.output_dir)

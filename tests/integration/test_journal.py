@@ -625,3 +625,31 @@ def test_each_migration_has_a_number_of_its_own_and_none_is_left_out() -> None:
     directory = Path(daemon.journal.__file__).parent / "migrations"
     numbers = sorted(int(each.name.partition("_")[0]) for each in directory.glob("*.sql"))
     assert numbers == list(range(1, len(MIGRATIONS) + 1))
+
+
+@pytest.mark.parametrize("step", [Step.INGEST, Step.APPLY])
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.STOPPED, Outcome.WAITING, None])
+async def test_a_montage_may_be_overwritten_by_an_upload_of_a_predecessor_that_did_not_end_well(
+    path: Path, step: Step, outcome: Outcome | None
+) -> None:
+    async with Journal(path) as journal:
+        first = await journal.notice(SIGHTING)
+        assert first is not None
+        await settle(journal, first, settled("aa"))
+        for each in (step, Step.MIPMAPS, Step.CLOSE):
+            await journal.end_attempt(await journal.begin_attempt(first, each), Outcome.DONE)
+        for each in (Step.SETTLE, Step.MIPMAPS, Step.CLOSE):
+            await journal.end_attempt(await journal.begin_attempt(first, each), Outcome.FAILED)
+        second = await journal.notice(changed(size=200))
+        assert second is not None
+        await settle(journal, second, settled("bb"))
+        assert not await journal.may_be_overwritten(second)
+        attempt = await journal.begin_attempt(first, step)
+        if outcome is not None:
+            await journal.end_attempt(attempt, outcome)
+        assert await journal.may_be_overwritten(second)
+        assert not await journal.may_be_overwritten(first)
+        third = await journal.notice(changed(size=300))
+        assert third is not None
+        await settle(journal, third, settled("cc"))
+        assert await journal.may_be_overwritten(third)

@@ -23,6 +23,25 @@ from daemon.journal import tile_sets
 from tests.simulation.command import main
 sys.exit(main())
 """
+LATE_UPLOADS = """
+import sys
+from tests.simulation import substitutes
+substitutes.install()
+{fault}
+from tests.simulation.actions import Action, Plan
+from tests.simulation.forks import open_forks
+from tests.simulation.sections import FEWER
+SETTINGS = {{"settle_s": 0.5, "stacks.close_after_s": 60.0}}
+with open_forks() as forks:
+    for stack in ("raw", "mips"):
+        for number, held_s in ((1, 124.0), (4, 170.0)):
+            upload = f"slow ^PUT .*_{{stack}}/z/.*resolvedTiles"
+            land = Action(0.5, "land", version=0, how="images first")
+            hold = Action(0.6, "misbehave", how=upload, seconds=held_s, number=1)
+            rewrite = Action(60.0, "rewrite", version=FEWER, how="replaced")
+            result = forks.run(number, Plan(1, SETTINGS, (land, hold, rewrite)), str(number))
+            print(stack, held_s, result.states, result.broken)
+"""
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -49,6 +68,17 @@ def test_a_seed_gives_the_same_scenario_in_each_process() -> None:
     first, second = (re.sub(r"/\S*/simulation-\w+", "", scenario) for scenario in scenarios)
     assert len(first.splitlines()) > 50
     assert first == second
+
+
+@pytest.mark.timeout(300)
+def test_an_upload_that_takes_longer_than_its_client_waits_leaves_no_tile_of_a_replaced_content() -> None:
+    ended = run("-c", LATE_UPLOADS.format(fault=""))
+    lines = ended.stdout.splitlines()
+    assert len(lines) == 4, ended.stdout + ended.stderr
+    assert all(line.endswith("{'superseded': 1, 'complete': 1} []") for line in lines), ended.stdout
+    fault = "from daemon.journal import tile_sets; tile_sets._MAY_BE_OVERWRITTEN = 'SELECT 0 * :id'"
+    ended = run("-c", LATE_UPLOADS.format(fault=fault))
+    assert "stacks equal files" in ended.stdout, ended.stdout + ended.stderr
 
 
 @pytest.mark.slow

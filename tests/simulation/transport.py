@@ -214,7 +214,8 @@ class Session:
         """See aiohttp.ClientSession."""
         body = data.read() if isinstance(data, io.IOBase) else bytes(data or b"")
         sent = {"Host": "render:8080", **self._headers, **dict(headers or {})}
-        return _Asking(self.network, timeout.total if timeout else None, method, url, body, sent)
+        limits = [limit_s for limit_s in (timeout.total, timeout.sock_read) if limit_s] if timeout else []
+        return _Asking(self.network, min(limits, default=None), method, url, body, sent)
 
 
 # --- the server's side

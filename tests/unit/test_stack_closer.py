@@ -63,6 +63,8 @@ class Bench:
         self.layer_s = 0.0
         """Seconds that the comparison of one layer takes."""
         self.now = 0.0
+        self.overwritten: dict[int, Fault] = {}
+        """Faults of montages whose tiles a late upload replaced."""
         self.superseded = False
         self.in_outage = False
         self.calls: list[tuple[Any, ...]] = []
@@ -87,6 +89,7 @@ class Bench:
             on_complete=self._recording("complete"),
             before_complete=self._recording("before complete"),
             on_tiles_lost=self._recording("lost"),
+            overwritten=self._overwritten,
             clock=lambda: self.now,
         )
         self.gate = gate
@@ -118,6 +121,11 @@ class Bench:
 
     async def _tile_ids(self, montage_id: int) -> frozenset[str]:
         return self.tiles[montage_id]
+
+    async def _overwritten(self, montage: Any, stack: StackId) -> Fault | None:
+        assert stack == STACK
+        self.calls.append(("compare whole", montage.id))
+        return self.overwritten.get(montage.id)
 
     async def _record_closing(self, stack: str, ids: list[int]) -> tuple[int, ...]:
         assert stack == str(STACK)
@@ -242,6 +250,18 @@ async def test_a_montage_that_lacks_a_tile_is_applied_again_and_the_others_are_c
     assert bench.named("record") == [(1, Event.TILES_LOST, because)]
     assert bench.named("lost") == [("applied again 1",)]
     assert bench.named("complete") == [([2],)]
+
+
+async def test_a_montage_that_a_late_upload_has_overwritten_is_applied_again_and_the_others_are_complete(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch, montage(1), montage(2), montage(3))
+    bench.present = bench.present[1:]
+    bench.overwritten = {2: ReadBackDiffers(str(STACK), "shows other tiles", "they are put again")}
+    assert await bench.closer.close(STACK) is None
+    assert bench.named("compare whole") == [(2,), (3,)]
+    assert bench.named("record")[1:] == [(2, Event.TILES_LOST, f"{STACK}: shows other tiles")]
+    assert [each for (each,) in bench.named("complete") if each] == [[3]]
 
 
 async def test_montages_of_an_empty_stack_are_applied_again(monkeypatch: pytest.MonkeyPatch) -> None:

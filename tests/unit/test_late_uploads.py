@@ -1,0 +1,109 @@
+"""Tiles of a former content in a closed stack: which differences count, and of which montages they are looked for."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from daemon.pipeline.late_uploads import HINT, LateUploads
+from handlers.errors import MetafileFault, ReadBackDiffers, RenderUnavailable
+from handlers.render.names import StackId
+
+STACK = StackId("em", "test", "s_raw")
+MONTAGE: Any = SimpleNamespace(id=1, metafile=Path("/data/_metadata_1_.json"))
+
+
+def spec(tile_id: str = "a", x: int = 5, url: str = "file:/data/a.tif", **levels: Any) -> dict[str, Any]:
+    transform = {"type": "leaf", "className": "Affine", "dataString": f"1 0 0 1 {x} 0"}
+    transforms = {"type": "list", "specList": [transform]}
+    return {"tileId": tile_id, "z": 1.0, "mipmapLevels": {"0": {"imageUrl": url}, **levels}, "transforms": transforms}
+
+
+class Bench:
+    """The comparison over a stack that is a list."""
+
+    def __init__(self, *shown: dict[str, Any]) -> None:
+        self.shown: list[dict[str, Any]] | None = list(shown)
+        self.is_in_doubt = True
+        self.unwanted = frozenset({"former"})
+        self.section: Any = SimpleNamespace(specs=(spec(),), z=1.0)
+        self.requests = 0
+
+    async def fault(self) -> Any:
+        async def may_be_overwritten(montage_id: int) -> bool:
+            assert montage_id == 1
+            return self.is_in_doubt
+
+        async def unwanted_tile_ids(montage: Any, stack: str) -> frozenset[str]:
+            assert (montage, stack) == (MONTAGE, str(STACK))
+            return self.unwanted
+
+        async def resolved_tiles(stack: StackId, z: float) -> Any:
+            assert (stack, z) == (STACK, 1.0)
+            self.requests += 1
+            if self.shown is None:
+                return None
+            return SimpleNamespace(tile_id_to_spec_map={str(index): each for index, each in enumerate(self.shown)})
+
+        async def section(montage: Any) -> Any:
+            assert montage is MONTAGE
+            if isinstance(self.section, Exception):
+                raise self.section
+            return self.section
+
+        journal: Any = SimpleNamespace(may_be_overwritten=may_be_overwritten, unwanted_tile_ids=unwanted_tile_ids)
+        client: Any = SimpleNamespace(resolved_tiles=resolved_tiles)
+        return await LateUploads(journal, client, section).fault_of(MONTAGE, STACK)
+
+
+async def test_a_montage_whose_predecessors_were_answered_costs_no_request() -> None:
+    bench = Bench()
+    bench.is_in_doubt = False
+    assert await bench.fault() is None
+    assert bench.requests == 0
+
+
+async def test_levels_bounds_and_tiles_of_others_are_no_difference() -> None:
+    shown = {**spec(**{"1": {"imageUrl": "file:/mips/1/a.tif"}}), "minX": 5.0, "meshCellSize": 64.0}
+    bench = Bench(shown, spec("of another"))
+    assert await bench.fault() is None
+    assert bench.requests == 1
+
+
+@pytest.mark.parametrize(
+    ("shown", "difference"),
+    [
+        ([spec(x=6)], "tile 'a'.transforms.specList[0].dataString: sent '1 0 0 1 5 0', shown '1 0 0 1 6 0'"),
+        ([spec(url="file:/former/a.tif")], "tile 'a'.mipmapLevels.0.imageUrl"),
+        ([], "tile 'a' is missing"),
+        (None, "tile 'a' is missing"),
+        ([spec(), spec("former")], "tile 'former' is of a former content"),
+    ],
+)
+async def test_a_difference_that_a_former_content_makes_is_named(
+    shown: list[dict[str, Any]] | None, difference: str
+) -> None:
+    bench = Bench()
+    bench.shown = shown
+    fault = await bench.fault()
+    assert isinstance(fault, ReadBackDiffers)
+    assert (fault.subject, fault.hint) == (f"{STACK} z 1.0", HINT)
+    assert fault.problem.startswith("shows other tiles than _metadata_1_.json: ")
+    assert difference in fault.problem
+
+
+async def test_a_montage_whose_metafile_is_gone_or_without_a_watch_is_not_compared() -> None:
+    bench = Bench(spec(x=6))
+    bench.section = MetafileFault("m", "was moved")
+    assert await bench.fault() is None
+    bench.section = None
+    assert await bench.fault() is None
+    assert bench.requests == 0
+
+
+async def test_a_stack_that_cannot_be_read_is_no_match() -> None:
+    bench = Bench(spec())
+    bench.section = RenderUnavailable("render", "refused")
+    with pytest.raises(RenderUnavailable):
+        await bench.fault()
