@@ -117,6 +117,22 @@ async def test_images_written_after_their_metafile_settle_when_they_are_quiet(tm
     assert settled_s <= seen_s + SETTLE_S, bench.reasons
 
 
+async def test_images_that_were_written_after_their_metafile_are_still_changing_until_a_whole_settle_time_is_over(
+    tmp_path,
+):
+    bench = Bench(tmp_path)
+    content = bench.images[-1].read_bytes()
+    bench.make_older_than_the_metafile()
+    bench.images[-1].write_bytes(content)
+    assert await bench.look() == NotYet("the metafile is new or still changing", SETTLE_S)
+    bench.now += SETTLE_S
+    assert await bench.look() == NotYet("images are new or still changing", SETTLE_S)
+    bench.now += SETTLE_S / 4  # it is noticed again, for example
+    assert await bench.look() == NotYet("images are new or still changing", pytest.approx(SETTLE_S * 3 / 4))
+    bench.now += SETTLE_S * 3 / 4
+    assert isinstance(await bench.look(), Settled)
+
+
 async def test_images_that_arrive_one_by_one_settle_without_the_long_wait(tmp_path):
     bench = Bench(tmp_path)
     content = {path: path.read_bytes() for path in bench.images}

@@ -30,7 +30,8 @@ def group(name: str) -> list[str]:
 
 
 EXTRAS = PROJECT["project"]["optional-dependencies"]
-RUNTIME = [*PROJECT["project"]["dependencies"], *EXTRAS["alerts"], *EXTRAS["dask"]]
+LOCKED_EXTRAS = set(re.findall(r"--extra ([a-z-]+)", (ROOT / "Makefile").read_text(encoding="utf-8")))
+RUNTIME = [*PROJECT["project"]["dependencies"], *(each for extra in sorted(LOCKED_EXTRAS) for each in EXTRAS[extra])]
 BUILD = PROJECT["build-system"]["requires"]
 ROOTS = {
     "requirements.lock": RUNTIME,
@@ -161,6 +162,38 @@ def test_the_lock_of_the_mutation_tool_installs_and_is_closed(tmp_path: Path) ->
 def test_every_lock_is_known_to_these_tests() -> None:
     found = [*ROOT.glob("*.lock"), *(ROOT / "benchmarks").glob("*.lock")]
     assert {str(lock.relative_to(ROOT)) for lock in found} == {*ROOTS, *BENCHMARKS, MUTANTS}
+
+
+def test_the_locks_hold_every_extra() -> None:
+    assert set(EXTRAS) == LOCKED_EXTRAS
+
+
+def installations() -> Iterator[str]:
+    """Yield each command with which a lock or the wheel is installed."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    variable = re.search(r"^PIP_INSTALL := (.*)$", makefile, re.MULTILINE)
+    assert variable is not None
+    yield from re.findall(r"^\t(.*pip install .*)$", makefile.replace("$(PIP_INSTALL)", variable[1]), re.MULTILINE)
+    for name in (".ci/venv", ".ci/run", "docs/operations.md"):
+        yield from re.findall(r"^.*\bpip\b\"? install .*(?:-r |whl).*$", (ROOT / name).read_text("utf-8"), re.MULTILINE)
+
+
+def test_no_installation_looks_for_another_version_than_the_locks_pin() -> None:
+    found = list(installations())
+    assert len(found) >= 10
+    assert [line for line in found if "--no-deps" not in line] == []
+    assert [line for line in found if " -r " in line and "--require-hashes" not in line] == []
+    lock = re.search(r"^COMPILE := (.*\n.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert lock is not None
+    assert {"--no-strip-extras", "--generate-hashes"} <= set(lock[1].split())
+
+
+def test_a_new_wheel_replaces_the_former_one() -> None:
+    printed = subprocess.run(["make", "-n", "wheel"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    commands = printed.splitlines()
+    builds = [index for index, command in enumerate(commands) if "hatchling build" in command]
+    assert len(builds) == 1
+    assert "rm -f dist/temwatch-*.whl" in commands[: builds[0]]
 
 
 def test_a_requirement_that_is_not_pinned_shows() -> None:
