@@ -83,7 +83,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "daemon/pipeline/circuit_breaker.py": ("circuit_breaker",),
     "daemon/pipeline/schedule.py": ("schedule",),
     "daemon/pipeline/stack_use.py": ("stack_use",),
-    "daemon/pipeline/late_uploads.py": ("late_uploads",),
+    "daemon/pipeline/late_uploads.py": ("overwritten", "late_uploads"),
     "daemon/web/access.py": ("posts", "web", "pages", "doctests"),
     "daemon/web/visitor.py": ("pages", "posts"),
     "daemon/web/posts.py": ("posts", "http_guards"),
