@@ -1,5 +1,6 @@
 """Grey values: types, scaling of 16 bits to 8, and unbiased rounding of means. Pure."""
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -30,13 +31,16 @@ def scaled(image: Grey, to_8bit: IntensityRange | None) -> Grey:
     >>> scaled(np.array([[0, 128, 129, 65535]], np.uint16), FULL_RANGE).tolist()
     [[0, 0, 1, 255]]
     """
-    if to_8bit is None:
-        return image
+    return image if to_8bit is None else _greys_of(to_8bit)[image]
+
+
+@functools.lru_cache(maxsize=8)
+def _greys_of(to_8bit: IntensityRange) -> npt.NDArray[np.uint8]:
+    """Return 16-bit value -> 8-bit value."""
     low, high = to_8bit
     span = high - low
     above = np.clip(np.arange(1 << 16), low, high) - low
-    table: npt.NDArray[np.uint8] = ((above * 510 + span) // (2 * span)).astype(np.uint8)
-    return table[image]
+    return ((above * 510 + span) // (2 * span)).astype(np.uint8)
 
 
 def rounded(sums: Sums, pixels: int, depth: np.dtype[np.unsignedinteger], to_8bit: IntensityRange | None) -> Grey:

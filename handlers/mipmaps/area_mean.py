@@ -5,38 +5,18 @@ a few at a time, as they are read, and all levels are made from them while they 
 the first time costs more than the arithmetic.
 """
 
-import os
 from collections.abc import Iterator, Mapping
-from typing import Protocol
 
 import numpy as np
 
 from handlers.images.pixels import Grey, IntensityRange, Rounding, Sums, smallest_type
-from handlers.mipmaps.kernel import CUT_SHORT, CompiledMeans, GreyRange, Runs, Seen
-
-STRIP_BYTES = 512 * 1024
-"""Of level 0, for numpy: with less its calls cost more than the sums, with more the rows leave the cache."""
+from handlers.mipmaps.kernel import CompiledMeans, GreyRange, Runs, Seen
+from handlers.mipmaps.strips import Strip, strip_rows
 
 
-class Means(Protocol):
-    """Fills the levels of image after image."""
-
-    def add_image(self, image: Grey) -> None:
-        """Fill the levels from level 0, (H, W), contiguous."""
-
-    def add_file(self, descriptor: int, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
-        """Fill the levels from the rows of an open file. Raises EOFError if the file is too short, and OSError.
-
-        Parameters
-        ----------
-        grey_range : gets all pixels of level 0, if it is given.
-        """
-
-    def biased(self) -> list[int]:
-        """Return the levels of the last image whose mean error exceeds the limit."""
-
-
-def means(width: int, height: int, depth: int, outputs: Mapping[int, Grey], to_8bit: IntensityRange | None) -> Means:
+def means(
+    width: int, height: int, depth: int, outputs: Mapping[int, Grey], to_8bit: IntensityRange | None
+) -> "CompiledMeans | MeansByNumpy":
     """Return the fastest object that fills the levels of images of one size.
 
     Parameters
@@ -65,7 +45,7 @@ def unbiased(image: Grey, level: int, to_8bit: IntensityRange | None) -> Grey:
     """Return a level whose rounding errors are carried from pixel to pixel: its mean equals the mean of the image."""
     brightest, (height, width) = int(np.iinfo(image.dtype).max), image.shape
     sums = np.empty((height >> level, width >> level), _type_for(brightest, level))
-    rows_at_once = _strip_rows(width * image.itemsize, level)
+    rows_at_once = strip_rows(width * image.itemsize, level)
     for top in range(0, height, rows_at_once):
         part: Sums = image[top : top + rows_at_once]
         for step in range(1, level + 1):
@@ -75,7 +55,7 @@ def unbiased(image: Grey, level: int, to_8bit: IntensityRange | None) -> Grey:
 
 
 class MeansByNumpy:
-    """`Means` without compiled code, and for sums of more than 32 bits."""
+    """`CompiledMeans` without compiled code, and for sums of more than 32 bits."""
 
     def __init__(
         self, width: int, height: int, depth: int, outputs: Mapping[int, Grey], to_8bit: IntensityRange | None
@@ -84,19 +64,18 @@ class MeansByNumpy:
         self._outputs = dict(outputs)
         self._rules = {level: Rounding.of(4**level, to_8bit) for level in outputs}
         self._highest = max(outputs, default=0)
-        rows = min(_strip_rows(width * depth // 8, self._highest), height)
-        self._strip = np.empty((rows, width), np.uint8 if depth == 8 else np.uint16)
+        self._strip = Strip(width, depth, min(strip_rows(width * depth // 8, self._highest), height))
         self._row = 0
         self._excess: dict[int, int] = {}
 
     def add_image(self, image: Grey) -> None:
         self._begin()
-        for start in range(0, len(image), len(self._strip)):
-            self._add(image[start : start + len(self._strip)])
+        for start in range(0, len(image), self._strip.rows):
+            self._add(image[start : start + self._strip.rows])
 
     def add_file(self, descriptor: int, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
         self._begin()
-        for rows in _strips_of(descriptor, runs, self._strip, seen):
+        for rows in self._strip.read(descriptor, runs, seen):
             if grey_range is not None:
                 grey_range.add_by_numpy(rows)
             self._add(rows)
@@ -121,37 +100,6 @@ class MeansByNumpy:
             for level, rule in self._rules.items()
             if rule.is_biased(self._excess[level], self._outputs[level].size)
         ]
-
-
-def _strips_of(descriptor: int, runs: Runs, strip: Grey, seen: Seen) -> Iterator[Grey]:
-    """Yield the strip each time it is full of new rows, and the part of it that the last rows fill."""
-    row_bytes, filled = strip.itemsize * strip.shape[1], 0
-    for start, count in runs:
-        offset, left = start, count
-        while left:
-            rows = min(left, len(strip) - filled)
-            piece = strip[filled : filled + rows].view(np.uint8).data.cast("B")
-            _read_into(descriptor, piece, offset)
-            seen(offset, piece)
-            offset, left, filled = offset + rows * row_bytes, left - rows, filled + rows
-            if filled == len(strip):
-                yield strip
-                filled = 0
-    if filled:
-        yield strip[:filled]
-
-
-def _read_into(descriptor: int, place: memoryview, offset: int) -> None:
-    while place:
-        count = os.preadv(descriptor, [place], offset)
-        if count == 0:
-            raise EOFError(CUT_SHORT)
-        place, offset = place[count:], offset + count
-
-
-def _strip_rows(row_bytes: int, level: int) -> int:
-    """Return the number of rows of level 0 that fill a strip, a multiple of those under a row of the level."""
-    return max(1, STRIP_BYTES // row_bytes >> level) << level
 
 
 def _type_for(brightest: int, level: int) -> np.dtype[np.unsignedinteger]:

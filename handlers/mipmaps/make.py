@@ -16,15 +16,13 @@ from handlers.images.decode import read_image
 from handlers.images.digest import FileContent
 from handlers.images.level0 import FileLevel0, Level0File, OpenLevel0
 from handlers.images.pixels import FULL_RANGE
-from handlers.images.reduction import MEAN
-from handlers.mipmaps.buffers import reduced_to_mean
+from handlers.mipmaps.buffers import reduced
 from handlers.mipmaps.extract import container_here, extract_level0
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.kept_levels import valid_levels
 from handlers.mipmaps.measure import Measured, Measurement
 from handlers.mipmaps.overlap import LEVEL
 from handlers.mipmaps.put import ReducedLevel, put_levels
-from handlers.mipmaps.reduce import reduce_levels
 from handlers.mipmaps.report import FaultReport, MadeLevel, MipmapReport
 from handlers.place import ObjectPlace
 
@@ -112,15 +110,9 @@ def _reduced(
     """Context with the levels, lowest first; their memory is used again after it."""
     # The pixels that render-ws serves are not those of the file.
     grey_range = measurement.level0 if measurement and not job.source else None
-    if job.reduction.function == MEAN.function:
-        with reduced_to_mean(level0, job.width, job.height, tuple(sorted(levels)), job.to_8bit, grey_range) as pages:
-            yield pages.items()
-        return
-    image = level0.pixels()
-    level0.require_unchanged()
-    if grey_range is not None:
-        grey_range.add(image)
-    yield reduce_levels(image, levels, job.reduction, job.to_8bit)
+    size, numbers = (job.width, job.height), tuple(sorted(levels))
+    with reduced(level0, *size, numbers, job.to_8bit, job.reduction, grey_range) as pages:
+        yield pages.items()
 
 
 def _measured(job: MipmapJob, level0: OpenLevel0, levels: Iterable[MadeLevel], measurement: Measurement) -> Measured:

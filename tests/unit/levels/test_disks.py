@@ -155,14 +155,14 @@ class TestDisksThatFail:
         assert report.fault.kind == "SettingsFault"
         assert not leftovers(output_dir)
 
-    @pytest.mark.parametrize(("function", "where"), [("mean", "reduced_to_mean"), ("max", "reduce_levels")])
+    @pytest.mark.parametrize("function", ["mean", "max"])
     def test_memory_that_runs_out_is_reported(
-        self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch, function: str, where: str
+        self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch, function: str
     ) -> None:
         def fail(*arguments: Any) -> None:
             raise MemoryError
 
-        monkeypatch.setattr(make, where, fail)
+        monkeypatch.setattr(make, "reduced", fail)
         job = job_for(level0, output_dir, reduction=Reduction("block_reduce", function))
         assert isinstance(fault_of(job), WorkerFault)
 

@@ -1,0 +1,99 @@
+"""What fills the levels of image after image, by any method, from a file's rows or from a decoded image."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from handlers.images.pixels import Grey, IntensityRange
+from handlers.images.reduction import MEAN, Reduction
+from handlers.mipmaps.area_mean import means
+from handlers.mipmaps.block_functions import BAND
+from handlers.mipmaps.kernel import GreyRange, Runs, Seen
+from handlers.mipmaps.reduce import REDUCERS
+from handlers.mipmaps.resize import OF_NEIGHBOURS
+from handlers.mipmaps.strips import STRIP_BYTES, Strip, strip_rows
+
+
+class LevelFiller(Protocol):
+    """Fills the levels of image after image."""
+
+    def add_image(self, image: Grey) -> None:
+        """Fill the levels from level 0, (H, W), contiguous."""
+
+    def add_file(self, descriptor: int, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
+        """Fill the levels from the rows of an open file. Raises EOFError if the file is too short, and OSError.
+
+        Parameters
+        ----------
+        grey_range : gets all pixels of level 0, if it is given.
+        """
+
+    def biased(self) -> list[int]:
+        """Return the levels of the last image whose mean error exceeds the limit."""
+
+
+def filler(
+    width: int,
+    height: int,
+    bits: int,
+    outputs: Mapping[int, Grey],
+    to_8bit: IntensityRange | None,
+    reduction: Reduction = MEAN,
+) -> LevelFiller:
+    """Return what fills the levels of images of one size.
+
+    Parameters
+    ----------
+    bits : per pixel of level 0, 8 or 16.
+    outputs : level -> the array for its pixels, of its size and type.
+    to_8bit : the 16-bit values that become 0 and 255; None: 16-bit images keep 16 bits.
+    """
+    if reduction.function == MEAN.function:
+        return means(width, height, bits, outputs, to_8bit)
+    return ByStrips(width, height, bits, outputs, to_8bit, reduction)
+
+
+class ByStrips:
+    """Levels by any function but the mean. A strip holds whole blocks; all rows, where pixels depend on neighbours."""
+
+    def __init__(
+        self,
+        width: int,
+        height: int,
+        bits: int,
+        outputs: Mapping[int, Grey],
+        to_8bit: IntensityRange | None,
+        reduction: Reduction,
+    ) -> None:
+        self._outputs, self._to_8bit = dict(outputs), to_8bit
+        self._reduce = REDUCERS[reduction.method][reduction.function]
+        self._strip = Strip(width, bits, min(_rows_of(reduction, width * bits // 8, max(outputs), height), height))
+
+    def add_image(self, image: Grey) -> None:
+        """Fill the levels from level 0, (H, W)."""
+        for top in range(0, len(image), self._strip.rows):
+            self._fill(top, image[top : top + self._strip.rows])
+
+    def add_file(self, descriptor: int, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
+        """Fill the levels from the rows of an open file. Raises EOFError if the file is too short, and OSError."""
+        top = 0
+        for rows in self._strip.read(descriptor, runs, seen):
+            if grey_range is not None:
+                grey_range.add(rows)
+            self._fill(top, rows)
+            top += len(rows)
+
+    def biased(self) -> list[int]:
+        """Return no level: only means are of no bias."""
+        return []
+
+    def _fill(self, top: int, rows: Grey) -> None:
+        possible = frozenset(level for level in self._outputs if len(rows) >> level)
+        for level, part in self._reduce(rows, possible, self._to_8bit):
+            self._outputs[level][top >> level : (top >> level) + len(part)] = part
+
+
+def _rows_of(reduction: Reduction, row_bytes: int, highest: int, height: int) -> int:
+    """Return the number of rows of a strip."""
+    if reduction.function in OF_NEIGHBOURS:
+        return height
+    return strip_rows(row_bytes, highest, BAND if reduction.function in ("median", "mode") else STRIP_BYTES)

@@ -1,0 +1,84 @@
+"""The rows of level 0, strip by strip, read into the same memory: new pages of memory cost more than the arithmetic."""
+
+import mmap
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from handlers.images.pixels import Grey
+from handlers.mipmaps.kernel import CUT_SHORT, Runs, Seen
+
+STRIP_BYTES = 512 * 1024
+"""Of level 0, for numpy: with less its calls cost more than the sums, with more the rows leave the cache."""
+_LINE = 64
+_APART = 2048
+
+
+class Strip:
+    """Memory for some rows of images of one width and depth.
+
+    Parameters
+    ----------
+    width : of an image, pixels.
+    bits : per pixel, 8 or 16.
+    rows : that fit at once.
+    """
+
+    def __init__(self, width: int, bits: int, rows: int) -> None:
+        self.rows = rows
+        self._width = width
+        self._type = np.dtype(np.uint8 if bits == 8 else np.uint16)
+        self._row_bytes = width * self._type.itemsize
+        self._memory = np.empty(rows * self._row_bytes + mmap.PAGESIZE + _LINE, np.uint8)
+        self._address = self._memory.ctypes.data
+
+    def read(self, descriptor: int, runs: Runs, seen: Seen) -> Iterator[Grey]:
+        """Yield the strip each time it is full of new rows, and the part of it that the last rows fill.
+
+        Raises
+        ------
+        EOFError
+            If the file ends before its rows do.
+        OSError
+            If it cannot be read.
+        """
+        place, filled = self._memory, 0
+        for start, count in runs:
+            offset, left = start, count
+            while left:
+                place = place if filled else self._away_from(offset)
+                rows = min(left, self.rows - filled)
+                begin, length = filled * self._row_bytes, rows * self._row_bytes
+                piece = place[begin : begin + length].data
+                _read_into(descriptor, piece, offset)
+                seen(offset, piece)
+                offset, left, filled = offset + length, left - rows, filled + rows
+                if filled == self.rows:
+                    yield self._image(place, filled)
+                    filled = 0
+        if filled:
+            yield self._image(place, filled)
+
+    def _away_from(self, offset: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+        """Return the memory from where a block of the file is copied quickly to: see `away_from` of area_mean.c."""
+        aligned = -self._address % _LINE
+        wanted = (offset + _APART) // _LINE * _LINE
+        return self._memory[aligned + (wanted - self._address - aligned) % mmap.PAGESIZE :]
+
+    def _image(self, place: np.ndarray[tuple[int], np.dtype[np.uint8]], rows: int) -> Grey:
+        image: Grey = place[: rows * self._row_bytes].view(self._type).reshape(rows, self._width)
+        return image
+
+
+def strip_rows(row_bytes: int, level: int, strip_bytes: int = STRIP_BYTES) -> int:
+    """Return the number of rows of level 0 that fill a strip, a multiple of those under a row of the level."""
+    return max(1, strip_bytes // row_bytes >> level) << level
+
+
+def _read_into(descriptor: int, place: memoryview, offset: int) -> None:
+    while place:
+        count = os.preadv(descriptor, [place], offset)
+        if count == 0:
+            raise EOFError(CUT_SHORT)
+        place, offset = place[count:], offset + count
