@@ -10,6 +10,7 @@ from PIL import Image
 
 from handlers import verify
 from handlers.images.digest import FileContent
+from handlers.images.encode import Encoding
 from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.measure import digest_of_levels
 from handlers.mipmaps.plan import Level0, MipmapPlan
@@ -117,6 +118,16 @@ def test_a_mask_is_verified_in_the_same_way(tmp_path):
     for recorded in (made, None):
         (found,) = check_mask_files(level0, plan, recorded)
         assert (found.kind, found.start) == (Kind.SOURCE_CHANGED, "mipmaps")
+
+
+def test_a_mask_of_one_bit_beside_jpeg_levels_has_no_difference(tmp_path):
+    mask = tmp_path / "m.png"
+    Image.new("1", (WIDTH, HEIGHT), 1).save(mask)
+    level0 = Level0("a", tmp_path / "a.tif", mask, WIDTH, HEIGHT)
+    plan = MipmapPlan(tmp_path / "mipmaps", levels=2, encoding=Encoding("jpg"))
+    made = make_mipmaps(mask_job(level0, plan))
+    assert made.fault is None
+    assert check_mask_files(level0, plan, made.level0) == []
 
 
 def test_level_files_of_other_bytes_are_found_although_their_pixels_are_right(tile):

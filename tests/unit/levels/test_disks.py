@@ -216,6 +216,27 @@ class TestLeftovers:
         make_mipmaps(job)
         assert {path.name for path in directory.iterdir()} == names | {"image.tif.tif"}
 
+    def test_those_of_a_program_with_any_name_stay_while_it_runs(
+        self, level0: Path, output_dir: Path, tmp_path: Path
+    ) -> None:
+        program = tmp_path / "a) Z 1 (b"
+        program.symlink_to(shutil.which("sleep") or "")
+        job = job_for(level0, output_dir, levels=1)
+        directory = job.outputs[0][1].parent
+        directory.mkdir(parents=True)
+        with subprocess.Popen([program, "60"]) as running:
+            stat = Path(f"/proc/{running.pid}/stat")
+            while "a) Z 1 (b" not in stat.read_text():  # until it has executed
+                time.sleep(0.01)
+            started = stat.read_text().rpartition(")")[2].split()[19]
+            kept = directory / f".b.tif.tif.{atomic_write._machine()}-{running.pid}-{started}-0.tmp"
+            kept.write_bytes(b"")
+            make_mipmaps(job)
+            running.kill()
+        assert kept.exists()
+        assert atomic_write.is_temporary(kept.name)
+        assert not atomic_write.is_temporary("image.tif.tif")
+
     def test_those_of_another_machine_go_after_an_hour(self, level0: Path, output_dir: Path) -> None:
         job = job_for(level0, output_dir, levels=1)
         directory = job.outputs[0][1].parent

@@ -1,0 +1,190 @@
+"""Attempts: how each outcome of a step is journaled and counted, and what follows. All collaborators are lists."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from daemon.montages.records import Outcome
+from daemon.montages.states import Event, IllegalTransition, Step
+from daemon.pipeline.attempt import Attempts
+from daemon.pipeline.mipmap_step import Stopped
+from daemon.pipeline.retry import CRASHES_BEFORE_PARKING
+from daemon.pipeline.steps import MipmapsLost
+from handlers.errors import BugFault, Fault, RenderUnavailable, WorkerFault
+
+WATCH: Any = SimpleNamespace(mipmaps=SimpleNamespace(output_dir=Path("/mips")))
+NUMBERS = b"packed numbers"
+
+
+def montage(crashes: int = 0) -> Any:
+    return SimpleNamespace(id=7, crashes=crashes, tile_count=2, metafile=Path("/data/_metadata_1_.json"))
+
+
+class Bench:
+    """Attempts whose steps end as the test says; every step takes 3 s."""
+
+    def __init__(self, ends_with: BaseException | None = None, *, is_ready: bool = True) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.ends_with, self.is_ready = ends_with, is_ready
+        self.now = 100.0
+        journal: Any = SimpleNamespace(
+            begin_attempt=self._begin_attempt, end_attempt=self._recording("end"), record=self._record
+        )
+        steps: Any = SimpleNamespace(
+            section=self._section,
+            ingest=self._step("ingest"),
+            make_mipmaps=self._step("mipmaps", NUMBERS),
+            apply=self._step("apply"),
+        )
+        settle_step: Any = SimpleNamespace(is_ready=self._is_ready, perform=self._step("settle", Outcome.WAITING))
+        failures: Any = SimpleNamespace(fail=self._recording("fail"), handle=self._recording("handle"))
+        note: Any = lambda name: lambda *values: self.calls.append((name, *values))  # noqa: E731
+        self.attempts = Attempts(
+            journal=journal,
+            queue=SimpleNamespace(enqueue=note("enqueue")),  # type: ignore[arg-type]
+            settle_step=settle_step,
+            steps=steps,
+            failures=failures,
+            gate=SimpleNamespace(worked=lambda: self.calls.append(("worked",))),  # type: ignore[arg-type]
+            tries=SimpleNamespace(forget=note("forget")),  # type: ignore[arg-type]
+            metrics=SimpleNamespace(attempt_ended=note("counted")),  # type: ignore[arg-type]
+            enqueue_next=self._recording("next"),
+            clock=lambda: self.now,
+        )
+
+    def named(self, name: str) -> list[tuple[Any, ...]]:
+        return [call[1:] for call in self.calls if call[0] == name]
+
+    def _recording(self, name: str) -> Any:
+        async def call(*values: Any) -> None:
+            self.calls.append((name, *values))
+
+        return call
+
+    def _step(self, name: str, returns: Any = None) -> Any:
+        async def step(*values: Any) -> Any:
+            self.calls.append((name, *values))
+            self.now += 3.0
+            if self.ends_with is not None:
+                raise self.ends_with
+            return returns
+
+        return step
+
+    async def _is_ready(self, *_: Any) -> bool:
+        return self.is_ready
+
+    async def _begin_attempt(self, montage_id: int, step: Step) -> int:
+        self.calls.append(("begin", montage_id, step))
+        return 41
+
+    async def _section(self, *values: Any) -> str:
+        return f"section of {values[0].id}"
+
+    async def _record(self, montage_id: int, event: Event, **detail: Any) -> str:
+        self.calls.append(("record", montage_id, event, detail))
+        return f"montage after {event}"
+
+
+@pytest.mark.parametrize(
+    ("step", "name", "event", "detail", "is_work"),
+    [
+        (Step.INGEST, "ingest", Event.INGESTED, {"quality_numbers": None}, True),
+        (Step.MIPMAPS, "mipmaps", Event.MIPMAPPED, {"quality_numbers": NUMBERS, "output_dir": "/mips"}, False),
+        (Step.APPLY, "apply", Event.APPLIED, {"quality_numbers": None}, True),
+    ],
+)
+async def test_a_step_that_succeeds_is_journaled_counted_and_followed_by_the_next(
+    step: Step, name: str, event: Event, detail: dict[str, Any], is_work: bool
+) -> None:
+    bench = Bench()
+    await bench.attempts.make(montage(), WATCH, step)
+    assert bench.named("begin") == [(7, step)]
+    assert bench.named(name) == [("section of 7",)]
+    assert bench.named("record") == [(7, event, detail)]
+    assert bench.named("next") == [(f"montage after {event}",)]
+    assert bench.named("end") == [(41, Outcome.DONE, None)]
+    assert bench.named("counted") == [(step, Outcome.DONE, 3.0)]
+    assert bench.named("forget") == [(7,)]
+    assert bool(bench.named("worked")) is is_work  # mipmaps say nothing about render-ws
+
+
+async def test_settling_ends_as_its_step_says() -> None:
+    bench = Bench()
+    settling = montage()
+    await bench.attempts.make(settling, WATCH, Step.SETTLE)
+    assert bench.named("settle") == [(settling, WATCH)]
+    assert bench.named("end") == [(41, Outcome.WAITING, None)]
+    assert bench.named("counted") == [(Step.SETTLE, Outcome.WAITING, 3.0)]
+    assert bench.named("record") == bench.named("next") == []
+
+
+async def test_a_metafile_that_is_not_ready_begins_no_attempt_and_other_steps_do_not_ask() -> None:
+    bench = Bench(is_ready=False)
+    await bench.attempts.make(montage(), WATCH, Step.SETTLE)
+    assert bench.calls == []
+    await bench.attempts.make(montage(), WATCH, Step.INGEST)
+    assert bench.named("record")
+
+
+FAULT = RenderUnavailable("render", "refused")
+
+
+@pytest.mark.parametrize(
+    ("ends_with", "outcome", "fault"),
+    [
+        (FAULT, Outcome.FAILED, FAULT),
+        (MipmapsLost(), Outcome.WAITING, None),
+        (Stopped(), Outcome.STOPPED, None),
+        (IllegalTransition("superseded"), Outcome.STOPPED, None),
+        (asyncio.CancelledError(), Outcome.STOPPED, None),
+    ],
+    ids=["fault", "mipmaps lost", "stopped", "superseded", "cancelled"],
+)
+async def test_every_end_of_a_step_ends_its_attempt(
+    ends_with: BaseException, outcome: Outcome, fault: Fault | None
+) -> None:
+    bench, applied = Bench(ends_with), montage()
+    passes_on = isinstance(ends_with, IllegalTransition | asyncio.CancelledError)
+    if passes_on:
+        with pytest.raises(type(ends_with)):
+            await bench.attempts.make(applied, WATCH, Step.APPLY)
+    else:
+        await bench.attempts.make(applied, WATCH, Step.APPLY)
+    assert bench.named("end") == [(41, outcome, fault)]
+    assert bench.named("counted") == [(Step.APPLY, outcome, 3.0)]
+    assert bench.named("handle") == ([(applied, Step.APPLY, FAULT)] if fault else [])
+    lost, stopped = isinstance(ends_with, MipmapsLost), isinstance(ends_with, Stopped)
+    assert bench.named("record") == ([(7, Event.MIPMAPS_LOST, {})] if lost else [])
+    enqueued: list[Any] = [f"montage after {Event.MIPMAPS_LOST}"] if lost else [applied] if stopped else []
+    assert bench.named("enqueue") == [(each,) for each in enqueued]
+    assert bench.named("next") == bench.named("worked") == []
+
+
+async def test_an_unexpected_exception_is_a_bug_that_names_the_metafile() -> None:
+    bench, applied = Bench(ZeroDivisionError("planted")), montage()
+    await bench.attempts.make(applied, WATCH, Step.APPLY)
+    ((_, outcome, bug),) = bench.named("end")
+    assert outcome is Outcome.FAILED
+    assert isinstance(bug, BugFault)
+    assert bug.subject == str(applied.metafile)
+    assert "planted" in bug.problem
+    assert bench.named("handle") == [(applied, Step.APPLY, bug)]
+    assert bench.named("counted") == [(Step.APPLY, Outcome.FAILED, 3.0)]
+
+
+@pytest.mark.parametrize("crashes", [CRASHES_BEFORE_PARKING - 1, CRASHES_BEFORE_PARKING, CRASHES_BEFORE_PARKING + 1])
+async def test_a_montage_that_kills_the_process_again_and_again_is_failed_without_an_attempt(crashes: int) -> None:
+    bench, killer = Bench(), montage(crashes)
+    await bench.attempts.make(killer, WATCH, Step.MIPMAPS)
+    if crashes < CRASHES_BEFORE_PARKING:
+        assert bench.named("begin")
+        return
+    ((failed, fault),) = bench.calls and [call[1:] for call in bench.calls]
+    assert failed is killer
+    assert isinstance(fault, WorkerFault)
+    assert fault.subject == str(killer.metafile)
+    assert fault.problem.startswith(f"the daemon died {crashes} times in a row")
