@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +30,9 @@ class Finder(Protocol):
         """Return the place of a URL's file. Raises a Fault if it has none."""
 
 
+STRIPES, STRIPES_OPACITY = (60, 200), 90
+"""Greys of the stripes of a missing tile, 0 to 255, and their opacity: the page shows through, so that they neither
+glare on a dark page nor look like tissue."""
 _UNTURNED = 1e-6
 """Largest deviation from the identity for a tile to count as neither rotated nor scaled."""
 
@@ -41,7 +44,6 @@ def compose_section(
     max_px: int = 2048,
     background: int = 0,
     path_map: Finder = NO_MAP,
-    skip_unusable: bool = False,
 ) -> Grey:
     """Draw all tiles of `resolved_tiles` (render's transformIdToSpecMap and tileIdToSpecMap), later ids on top.
 
@@ -53,7 +55,6 @@ def compose_section(
     level : the picture is reduced by 2**level. None: by as much as makes it fit `max_px` in both directions. A tile
         without that mipmap level is reduced from its highest level below.
     path_map : to find the files that the stack names.
-    skip_unusable : draw stripes in place of a tile whose image cannot be used, instead of raising an ImageFault.
 
     Raises
     ------
@@ -62,22 +63,11 @@ def compose_section(
     Fault
         If there is no tile, or a tile spec is invalid.
     """
-    shared = resolved_tiles.get("transformIdToSpecMap") or {}
-    specs = resolved_tiles.get("tileIdToSpecMap") or {}
-    placed = [_checked(tile_id, specs[tile_id], shared) for tile_id in sorted(specs)]
-    if not placed:
-        raise Fault("picture", "the stack has no tiles at this z")
-    left, top, right, bottom = _bounds(placed)
-    if level is None:
-        level = max(0, math.ceil(math.log2(max(right - left, bottom - top) / max_px)))
-    scale = 2**level
-    shape = (max(1, int((bottom - top) / scale)), max(1, int((right - left) / scale)))
-    picture = np.full(shape, background, np.uint8)
-    to_picture = np.diag([1 / scale, 1 / scale, 1]) @ np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]])
+    placed = _all_checked(resolved_tiles)
+    canvas = _canvas(placed, level, max_px, background)
     for tile in placed:
-        reduced = _reduced_or_stripes if skip_unusable else _reduced
-        _paste(picture, reduced(tile, level, path_map), to_picture @ tile.transform @ np.diag([scale, scale, 1]))
-    return picture
+        _paste(canvas, tile, _reduced(tile, canvas.level, path_map))
+    return canvas.grey
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +82,18 @@ class MosaicJob:
 
 
 def draw_mosaic(job: MosaicJob) -> bytes:
-    """Return the mosaic as PNG; tiles whose image is not there yet are striped."""
-    picture = compose_section(job.resolved_tiles, max_px=job.max_px, background=255, skip_unusable=True)
+    """Return the mosaic as PNG, transparent where there is no tile; a tile whose image is not there yet is striped."""
+    placed = _all_checked(job.resolved_tiles)
+    canvas = _canvas(placed, None, job.max_px, 0)
+    opacity = np.zeros_like(canvas.grey)
+    for tile in placed:
+        try:
+            _paste(canvas, tile, _reduced(tile, canvas.level, NO_MAP), opacity)
+        except ImageFault:
+            _paste(canvas, tile, _stripes(tile, canvas.level), opacity, STRIPES_OPACITY)
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG", compress_level=3)
+    picture = Image.merge("LA", (Image.fromarray(canvas.grey), Image.fromarray(opacity)))
+    picture.save(file, "PNG", compress_level=3)
     return file.getvalue()
 
 
@@ -123,6 +121,35 @@ class _Placed:
     """Level -> URL or place."""
     masks: Mapping[int, str | Place]
     transform: Affine
+
+
+@dataclass(frozen=True, slots=True)
+class _Canvas:
+    """A picture that tiles are drawn into."""
+
+    grey: Grey
+    level: int
+    to_picture: Affine
+    """From the section's pixels to the picture's."""
+
+
+def _canvas(tiles: Sequence[_Placed], level: int | None, max_px: int, background: int) -> _Canvas:
+    left, top, right, bottom = _bounds(tiles)
+    if level is None:
+        level = max(0, math.ceil(math.log2(max(right - left, bottom - top) / max_px)))
+    scale = 2**level
+    shape = (max(1, int((bottom - top) / scale)), max(1, int((right - left) / scale)))
+    to_picture = np.diag([1 / scale, 1 / scale, 1]) @ np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]])
+    return _Canvas(np.full(shape, background, np.uint8), level, to_picture)
+
+
+def _all_checked(resolved_tiles: Json) -> list[_Placed]:
+    """Return the tiles in order of their ids."""
+    shared = resolved_tiles.get("transformIdToSpecMap") or {}
+    specs = resolved_tiles.get("tileIdToSpecMap") or {}
+    if not specs:
+        raise Fault("picture", "the stack has no tiles at this z")
+    return [_checked(tile_id, specs[tile_id], shared) for tile_id in sorted(specs)]
 
 
 def _checked(tile_id: str, spec: Json, shared: Mapping[str, Json]) -> _Placed:
@@ -202,14 +229,11 @@ def _reduced(tile: _Placed, level: int, path_map: Finder) -> npt.NDArray[np.uint
     return reduced
 
 
-def _reduced_or_stripes(tile: _Placed, level: int, path_map: Finder) -> npt.NDArray[np.uint8]:
-    """Return the tile at a level, or stripes of its size if its image cannot be used."""
-    try:
-        return _reduced(tile, level, path_map)
-    except ImageFault:
-        y, x = np.indices((max(1, tile.height >> level), max(1, tile.width >> level)))
-        stripes = np.where((x + y) // 4 % 2 == 0, 255, 210)
-        return np.dstack([stripes, np.full_like(stripes, 255)]).astype(np.uint8)
+def _stripes(tile: _Placed, level: int) -> npt.NDArray[np.uint8]:
+    """Return stripes of the tile's size at a level, as `_reduced` returns the tile."""
+    y, x = np.indices((max(1, tile.height >> level), max(1, tile.width >> level)))
+    stripes = np.where((x + y) // 4 % 2 == 0, *STRIPES)
+    return np.dstack([stripes, np.full_like(stripes, 255)]).astype(np.uint8)
 
 
 def _place(url: str | Place, path_map: Finder) -> Place:
@@ -224,15 +248,23 @@ def _read(tile: _Placed, level: int, path: Place, *, mask: bool = False) -> npt.
         raise ImageFault(str(path), problem, fault.hint) from fault
 
 
-def _paste(picture: Grey, tile: npt.NDArray[np.uint8], to_picture: Affine) -> None:
-    """Draw the opaque pixels of a tile into the picture."""
+def _paste(
+    canvas: _Canvas, tile: _Placed, pixels: npt.NDArray[np.uint8], opacity: Grey | None = None, shown: int = 255
+) -> None:
+    """Draw the opaque pixels of a tile into the picture, and set the picture's opacity there."""
+    scale = 2**canvas.level
+    to_picture = canvas.to_picture @ tile.transform @ np.diag([scale, scale, 1])
     if not np.allclose(to_picture[:2, :2], np.eye(2), atol=_UNTURNED):
-        tile, to_picture = _turned(tile, to_picture)
+        pixels, to_picture = _turned(pixels, to_picture)
     x, y = round(to_picture[0, 2]), round(to_picture[1, 2])
-    rows = slice(max(0, y), min(picture.shape[0], y + tile.shape[0]))
-    columns = slice(max(0, x), min(picture.shape[1], x + tile.shape[1]))
-    part = tile[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
-    np.copyto(picture[rows, columns], part[..., 0], where=part[..., 1] == 255)
+    height, width = canvas.grey.shape
+    rows = slice(max(0, y), min(height, y + pixels.shape[0]))
+    columns = slice(max(0, x), min(width, x + pixels.shape[1]))
+    part = pixels[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
+    is_opaque = part[..., 1] == 255
+    np.copyto(canvas.grey[rows, columns], part[..., 0], where=is_opaque)
+    if opacity is not None:
+        opacity[rows, columns][is_opaque] = shown
 
 
 def _turned(tile: npt.NDArray[np.uint8], to_picture: Affine) -> tuple[npt.NDArray[np.uint8], Affine]:

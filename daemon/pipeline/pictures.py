@@ -29,7 +29,7 @@ MOSAIC_PX = 2_000
 """Longest side of a mosaic."""
 MOST_COMPARED = 100
 """Montages whose numbers one scale holds."""
-_VERSION = 1
+_VERSION = 2
 """Of the drawing: another number makes kept pictures useless."""
 
 
@@ -55,7 +55,7 @@ class Pictures:
     # --- mosaics
 
     async def mosaic(self, montage: Montage) -> bytes:
-        """Return the mosaic of a montage as PNG. Tiles without mipmaps are striped.
+        """Return the mosaic of a montage as PNG, transparent beside its tiles. Tiles without mipmaps are striped.
 
         Raises
         ------

@@ -10,12 +10,16 @@ import xxhash
 from PIL import Image
 
 from daemon.config.settings import LinkSettings
-from daemon.montages.states import Event, MontageState
+from daemon.montages.records import Outcome
+from daemon.montages.states import Event, MontageState, Step
 from daemon.web.pages.section_files import SectionFiles
-from daemon.web.pages.section_page import event_text, grouped, outside_links
+from daemon.web.pages.section_page import MOST_LINES, outside_links
+from handlers.errors import MetafileFault
 from handlers.quality.shown import Number
 from tests.integration.paged import HTML, Paged, paged
 from tests.integration.shown import Shown, shown_section
+
+TIMELINE = re.compile(r"</time></td>\s*<td>(?:<strong>([^<]+)</strong>|(\w+))</td>")
 
 
 @pytest.fixture
@@ -28,9 +32,11 @@ async def test_a_section_shows_its_state_stacks_events_attempts_and_verdict(show
     text = await shown.page("")
     for said in ("complete", "em/test/s_raw", "em/test/s_mips", "temca2", "4 of 4 tiles have mipmaps"):
         assert said in text
+    told = [("event", name) if name else ("tried", step) for name, step in TIMELINE.findall(text)]
     for event in ("noticed", "settled", "ingested", "mipmapped", "applied", "completed"):
-        assert f"<strong>{event}</strong>" in text
-    assert {"settle", "ingest", "mipmaps", "apply", "close"} <= set(re.findall(r"<tr><td>(\w+)</td>", text))
+        assert ("event", event) in told
+    for step, event in (("settle", "settled"), ("ingest", "ingested"), ("mipmaps", "mipmapped"), ("apply", "applied")):
+        assert told.index(("tried", step)) < told.index(("event", event))
     assert "min focus" in text
     view = shown.bench.work.client.base_url.rpartition("/")[0] + "/view"
     assert f"{view}/stack-details.html?renderStackOwner=em&amp;renderStackProject=test&amp;renderStack=s_mips" in text
@@ -189,7 +195,7 @@ async def test_a_section_that_is_not_read_yet_says_what_is_known(face):
     text = await face.page(f"/montages/{montage_id}")
     assert "has not settled" in text
     assert "2 images are missing" in text
-    assert "No step has begun" in text
+    assert TIMELINE.findall(text) == [("noticed", "")]
 
 
 async def test_a_failed_section_can_be_retried_on_its_page(face):
@@ -226,30 +232,13 @@ async def test_links_to_other_programs_are_filled_for_the_section(face):
     assert found["Neuroglancer"] == 'https://ng/#!{"layers":[{"source":"render://http://render:8080/em/v1/mips"}]}'
 
 
-def test_an_event_is_told_in_words():
-    assert event_text({"fault": {"problem": "has no data"}, "attempt": 3}) == "has no data"
-    assert event_text({"because": "an operator asked for it", "failed_in": "settled"}) == "an operator asked for it"
-
-
-def attempt(step: str, started_at: float, outcome: str | None, problem: str = "") -> dict[str, object]:
-    fault = {"subject": "m", "problem": problem, "hint": ""} if problem else None
-    ended_at = None if outcome is None else started_at + 1
-    return {"step": step, "started_at": started_at, "ended_at": ended_at, "outcome": outcome, "fault": fault}
-
-
-def test_attempts_that_repeat_each_other_are_one_line():
-    attempts = [
-        *(attempt("settle", at, "waiting", "2 images are missing") for at in (0.0, 60.0, 120.0)),
-        attempt("settle", 180.0, "waiting", "1 image is missing"),
-        attempt("settle", 240.0, "done"),
-        attempt("ingest", 250.0, None),
-    ]
-    found = [
-        (each.step, each.count, each.began_at, each.took_s, each.outcome, each.problem) for each in grouped(attempts)
-    ]
-    assert found == [
-        ("settle", 3, 0.0, 121.0, "waiting", "2 images are missing"),
-        ("settle", 1, 180.0, 1.0, "waiting", "1 image is missing"),
-        ("settle", 1, 240.0, 1.0, "done", ""),
-        ("ingest", 1, 250.0, None, "under way", ""),
-    ]
+async def test_a_long_timeline_shows_its_newest_lines_and_counts_the_others(face):
+    montage_id = await face.settled(1050)
+    for number in range(MOST_LINES):
+        began = await face.journal.begin_attempt(montage_id, Step.INGEST)
+        await face.journal.end_attempt(began, Outcome.FAILED, MetafileFault("m", f"problem {number}", ""))
+    text = await face.page(f"/montages/{montage_id}")
+    assert len(TIMELINE.findall(text)) == MOST_LINES
+    assert "2 earlier lines" in text  # noticed, settled
+    assert f"problem {MOST_LINES - 1}" in text
+    assert text.index("problem 7<") < text.index("problem 8<")

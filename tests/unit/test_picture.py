@@ -1,5 +1,6 @@
 """The picture of a section: tiles placed by their transforms, from the files in their tile specs."""
 
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -17,8 +18,8 @@ from daemon.simulator.picture import resolved_tiles_at
 from daemon.simulator.section import plan_section
 from daemon.simulator.temca import write_section
 from handlers.errors import Fault, ImageFault, RenderUnavailable
-from handlers.picture import compose_section, save_picture
-from handlers.uris import path_to_uri
+from handlers.picture import STRIPES, STRIPES_OPACITY, MosaicJob, compose_section, draw_mosaic, save_picture
+from handlers.uris import path_to_uri, uri_to_path
 
 AFFINE = "mpicbg.trakem2.transform.AffineModel2D"
 
@@ -218,3 +219,29 @@ def test_the_command_reports_faults(tmp_path: Path, capsys: pytest.CaptureFixtur
     for source, said in (("nothing.json", "cannot be read"), ("text.json", "no resolved"), ("cut.json", "not JSON")):
         assert picture.main([str(tmp_path / source), str(tmp_path / "a.png")]) == 1
         assert said in capsys.readouterr().err
+
+
+def mosaic_of(stack: Stack) -> Any:
+    """Return grey and opacity, (height, width, 2)."""
+    for spec in stack.tiles.values():
+        for urls in spec["mipmapLevels"].values():
+            urls["imageUrl"] = uri_to_path(urls["imageUrl"])
+    with Image.open(io.BytesIO(draw_mosaic(MosaicJob("mosaic", stack.resolved, 2000)))) as picture:
+        assert picture.mode == "LA"
+        return np.asarray(picture)
+
+
+def test_a_mosaic_is_transparent_where_no_tile_is(stack: Stack) -> None:
+    stack.add("a", grey(2, 1, 10), leaf("1 0 0 1 0 0"))
+    stack.add("b", grey(2, 1, 0), leaf("1 0 0 1 1 1"))
+    mosaic = mosaic_of(stack)
+    assert mosaic[..., 1].tolist() == [[255, 255, 0], [0, 255, 255]]
+    assert mosaic[..., 0][mosaic[..., 1] == 255].tolist() == [10, 10, 0, 0]  # black is a grey of tissue, too
+
+
+def test_a_tile_without_its_image_is_striped_and_the_page_shows_through(stack: Stack, tmp_path: Path) -> None:
+    stack.add("a", grey(8, 8, 10), leaf("1 0 0 1 0 0"))
+    (tmp_path / "a.tif").unlink()
+    mosaic = mosaic_of(stack)
+    assert set(np.unique(mosaic[..., 0]).tolist()) == set(STRIPES)
+    assert (mosaic[..., 1] == STRIPES_OPACITY).all()

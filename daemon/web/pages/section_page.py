@@ -1,9 +1,8 @@
 """What the page of a section shows. Pure, apart from the journal's questions."""
 
-import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote, urlencode
 
 from daemon.config.settings import LinkSettings
@@ -14,18 +13,17 @@ from daemon.montages.states import MontageState
 from daemon.montages.verdicts import Decision, MontageVerdict
 from daemon.web.pages.montage_view import STEPS, view_of
 from daemon.web.pages.section_files import Tiles
+from daemon.web.pages.timeline import timeline
 from handlers.quality.shown import Number
 from handlers.render.names import StackId
 
 MOST_LINES = 200
-"""Events, and attempts, that a page shows: the newest."""
+"""Lines of the timeline that a page shows: the newest."""
 MAKES_MIPMAPS = (MontageState.NOTICED, MontageState.SETTLED, MontageState.INGESTED)
 PICTURE_PX = (1_000, 700)
 """The mosaic on a page fits into this width and height, in the browser's pixels."""
 PICTURES_OF_SECTION = 20
 """Mosaics that a page loads while a section's tiles arrive."""
-_DETAILS = ("reason", "because", "tiles", "found_by", "from", "onto", "images", "names", "evidence", "by")
-"""Details of an event that people read, in this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +60,15 @@ def section_values(
     found: History, tiles: Tiles | None, waiting_for: str | None, links: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
     """Return the values of the section's template."""
-    montage = found.montage
+    montage, lines = found.montage, timeline(found.events, found.attempts)
     made_all = (montage.failed_in or montage.state) not in MAKES_MIPMAPS
     return {
         "view": view_of(montage, waiting_for, {montage.id: len(found.made)} if found.made else {}),
         "montage": montage,
         "waiting_for": waiting_for or montage.waiting_for,
         "steps": STEPS,
-        "events": [{**each, "text": event_text(each["detail"])} for each in found.events[-MOST_LINES:]],
-        "attempts": grouped(found.attempts)[-MOST_LINES:],
-        "attempt_count": len(found.attempts),
+        "timeline": lines[-MOST_LINES:],
+        "earlier": max(0, len(lines) - MOST_LINES),
         "map": raster_map(tiles, found.made, made_all=made_all) if tiles else None,
         "verdict": found.verdict,
         "picture": picture_of(found) if montage.z is not None else None,
@@ -103,58 +100,6 @@ def picture_of(found: History) -> Picture:
     parts = len(found.made) * PICTURES_OF_SECTION // max(montage.tile_count or 1, 1)
     version = f"{montage.state}-{montage.changed_at:.0f}-{parts}"
     return Picture(version, max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
-
-
-def event_text(detail: Mapping[str, Any]) -> str:
-    """Return the details of an event in words.
-
-    >>> event_text({"tiles": 24, "z": 1050.0}), event_text({"reason": "lens set"}), event_text({})
-    ('tiles 24', 'lens set', '')
-    >>> event_text({"found_by": "scan", "by": "annabel"})
-    'found by scan; by annabel'
-    """
-    if isinstance(detail.get("fault"), dict):
-        return str(detail["fault"].get("problem", ""))
-    given = [(name, detail[name]) for name in _DETAILS if name in detail]
-    return "; ".join(
-        str(each) if name in ("reason", "because") else f"{name.replace('_', ' ')} {each}" for name, each in given
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptGroup:
-    """Attempts at a step in a row that ended alike: a section that waits for an image makes one a minute."""
-
-    step: str
-    count: int
-    began_at: float
-    took_s: float | None
-    """From the first one's begin to the last one's end; None while one is under way."""
-    outcome: str
-    problem: str
-
-    @classmethod
-    def of(cls, attempts: Sequence[Mapping[str, Any]]) -> Self:
-        """Return the group of attempts that are alike."""
-        first, last = attempts[0], attempts[-1]
-        return cls(
-            step=first["step"],
-            count=len(attempts),
-            began_at=first["started_at"],
-            took_s=None if last["ended_at"] is None else last["ended_at"] - first["started_at"],
-            outcome=first["outcome"] or "under way",
-            problem=_problem(first),
-        )
-
-
-def grouped(attempts: Iterable[Mapping[str, Any]]) -> list[AttemptGroup]:
-    """Return the attempts in their order, those that repeat each other as one."""
-    alike = itertools.groupby(attempts, lambda each: (each["step"], each["outcome"], _problem(each)))
-    return [AttemptGroup.of(list(each)) for _, each in alike]
-
-
-def _problem(attempt: Mapping[str, Any]) -> str:
-    return str(attempt["fault"].get("problem", "")) if attempt["fault"] else ""
 
 
 # --- the raster
