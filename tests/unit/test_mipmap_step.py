@@ -1,0 +1,191 @@
+"""The mipmap step over workers, disks and a render-ws that record what is asked of them."""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from daemon.pipeline import mipmap_step
+from daemon.pipeline.health import Metrics
+from daemon.pipeline.image_cache import RenderImageCache
+from daemon.pipeline.mipmap_step import MipmapStep, Stopped
+from daemon.pipeline.output_disks import Halt
+from handlers.container import Containers
+from handlers.errors import LoginRefused, StorageFault, StoreFault
+from handlers.mipmaps.report import FaultReport, MadeLevel, MipmapReport
+
+RAW, MIPS = "the raw stack", "the other stack"
+OUTPUT, IMAGES = Path("/mips"), Path("/data/section")
+
+
+def report(tile_id: str, *, replaced: bool = False, fault: Any = None, **values: Any) -> MipmapReport:
+    made = (MadeLevel(1, OUTPUT / f"{tile_id}.tif", 4, 4, "L", 100, replaced=replaced),)
+    return MipmapReport(tile_id, () if fault else made, fault=FaultReport.of(fault) if fault else None, **values)
+
+
+class Bench:
+    """The step with two tiles to make, and a record of all calls."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *reports: MipmapReport) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.reports, self.made, self.present = reports, set[str](), False
+        self.halt = Halt()
+        reduction = SimpleNamespace(method="block_reduce")
+        self.reduction = reduction
+        plan = SimpleNamespace(served_by=lambda *given: self._note("served by", *given, returns=served))
+        served = SimpleNamespace(reduction=reduction)
+        self.watch = SimpleNamespace(mipmap_plan=lambda: plan, mipmaps=SimpleNamespace(output_dir=OUTPUT), settle_s=1.0)
+        self.section: Any = SimpleNamespace(
+            watch=self.watch,
+            raw=RAW,
+            mipmapped=MIPS,
+            image_directory=IMAGES,
+            specs=[1, 2],
+            montage=SimpleNamespace(id=7, metafile=Path("/data/m.json")),
+        )
+        client: Any = SimpleNamespace(
+            address="the address", access="the access", empty_image_cache=self._async("empty the cache")
+        )
+        journal: Any = SimpleNamespace(tiles_made=self._tiles_made, record_tiles=self._async("record"))
+        disks: Any = SimpleNamespace(
+            require=self._async("require"),
+            working=self._working,
+            suspect=lambda *given: self._note("suspect", *given),
+        )
+        self.step = MipmapStep(
+            journal=journal,
+            client=client,
+            keeper=SimpleNamespace(holding=self._holding),  # type: ignore[arg-type]
+            disks=disks,
+            pool="the pool",  # type: ignore[arg-type]
+            metrics=Metrics(),
+            image_cache=RenderImageCache(client, lambda: True),
+            containers=Containers(),
+            in_flight=1,
+        )
+        monkeypatch.setattr(mipmap_step, "_jobs", lambda section, plan, made, containers: ["a", "b"])
+        monkeypatch.setattr(mipmap_step, "image_evidence", lambda jobs: {})
+        monkeypatch.setattr(mipmap_step, "_is_any_level_present", lambda jobs: self.present and jobs == ["a", "b"])
+        monkeypatch.setattr(mipmap_step, "answers_within", self._answers_within)
+        monkeypatch.setattr(mipmap_step, "make_all", self._make_all)
+
+    def named(self, name: str) -> list[tuple[Any, ...]]:
+        return [call[1:] for call in self.calls if call[0] == name]
+
+    def _note(self, *call: Any, returns: Any = None) -> Any:
+        self.calls.append(call)
+        return returns
+
+    def _async(self, name: str) -> Any:
+        async def call(*values: Any) -> None:
+            self._note(name, *values)
+
+        return call
+
+    async def _tiles_made(self, montage_id: int) -> frozenset[str]:
+        assert montage_id == 7
+        return frozenset(self.made)
+
+    @contextlib.asynccontextmanager
+    async def _holding(self, stack: str) -> AsyncIterator[None]:
+        self._note("hold", stack)
+        yield
+        self._note("release", stack)
+
+    @contextlib.asynccontextmanager
+    async def _answers_within(self, path: Path, looks: int = 1) -> AsyncIterator[None]:
+        self._note("looks", path, looks)
+        yield
+
+    @contextlib.contextmanager
+    def _working(self, directory: Path) -> Iterator[Halt]:
+        assert directory == OUTPUT
+        yield self.halt
+
+    async def _make_all(self, pool: Any, jobs: Any, record: Any, *, slots: Any, stop: Halt) -> None:
+        assert (pool, jobs, stop) == ("the pool", ["a", "b"], self.halt)
+        self._note("make")
+        for each in self.reports:
+            await record([each])
+            self.made |= {each.tile_id} if each.fault is None else set()
+
+
+async def test_each_verified_tile_is_recorded_with_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: Any = SimpleNamespace(to_bytes=lambda: b"numbers")
+    bench = Bench(monkeypatch, report("a", measured=measured), report("b"))
+    await bench.step.make(bench.section)
+    assert bench.named("record") == [(7, {"a": None}, {"a": b"numbers"}), (7, {"b": None}, {})]
+    assert bench.named("served by") == [("the address", RAW, "the access")]
+    assert bench.named("looks") == [(IMAGES, 2)]
+    assert bench.named("require") == [(bench.watch.mipmaps,)]
+    assert bench.named("hold") == bench.named("empty the cache") == []
+
+
+async def test_a_stack_that_is_updated_in_place_stays_open_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, report("a"), report("b"))
+    bench.section.mipmapped = RAW
+    await bench.step.make(bench.section)
+    names = [name for name, *_ in bench.calls]
+    assert names.index("hold") < names.index("make") < names.index("release")
+    assert bench.named("hold") == [(RAW,)]
+
+
+@pytest.mark.parametrize(("method", "present"), [("render", True), ("render", False), ("block_reduce", True)])
+async def test_pixels_that_render_ws_serves_are_not_those_of_its_cache(
+    monkeypatch: pytest.MonkeyPatch, method: str, present: bool
+) -> None:
+    bench = Bench(monkeypatch, report("a"), report("b"))
+    bench.reduction.method, bench.present = method, present
+    await bench.step.make(bench.section)
+    names = [name for name, *_ in bench.calls if name in ("empty the cache", "make")]
+    assert names == (["empty the cache", "make"] if method == "render" and present else ["make"])
+
+
+async def test_the_cache_is_emptied_once_after_all_tiles_if_any_file_was_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch, report("a", replaced=True), report("b"))
+    await bench.step.make(bench.section)
+    assert [name for name, *_ in bench.calls][-1] == "empty the cache"
+    bench.reports, bench.made = (report("a"), report("b")), set()
+    await bench.step.make(bench.section)
+    assert len(bench.named("empty the cache")) == 1
+
+
+async def test_a_store_that_fails_is_suspected_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = StoreFault("s3://em", "refused the connection")
+    bench = Bench(monkeypatch, report("a"), report("b", fault=away))
+    with pytest.raises(StoreFault, match="refused the connection"):
+        await bench.step.make(bench.section)
+    ((directory, suspected),) = bench.named("suspect")
+    assert directory == OUTPUT
+    assert isinstance(suspected, StoreFault)
+    assert suspected.problem == away.problem
+    assert not bench.halt.is_set()
+
+
+async def test_a_refused_login_is_sent_by_no_further_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, report("a", fault=LoginRefused("render", "refused the login")))
+    with pytest.raises(LoginRefused):
+        await bench.step.make(bench.section)
+    assert bench.halt.is_set()
+
+
+FAULT = StorageFault("/mips", "has too little space")
+
+
+@pytest.mark.parametrize(("fault", "kind"), [(None, Stopped), (FAULT, StorageFault)])
+async def test_a_step_that_is_halted_before_its_last_tile_says_why(
+    monkeypatch: pytest.MonkeyPatch, fault: StorageFault | None, kind: type[Exception]
+) -> None:
+    bench = Bench(monkeypatch, report("a"))
+    bench.halt.set()
+    bench.halt.fault = fault
+    with pytest.raises(kind):
+        await bench.step.make(bench.section)
+    bench.made = {"z"}  # recorded before
+    bench.reports = (report("a"), report("b"))
+    await bench.step.make(bench.section)  # it was halted after the last tile
