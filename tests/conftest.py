@@ -10,12 +10,16 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import structlog.dev
 from hypothesis import settings
 
 # No test depends on how fast the machine is. HYPOTHESIS_PROFILE=thorough draws more.
 settings.register_profile("temwatch", deadline=None, max_examples=50)
 settings.register_profile("thorough", deadline=None, max_examples=300)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "temwatch"))
+
+# structlog's own format of a traceback shows the locals of each frame: half a second of CPU each.
+structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
 
 GRACE_S = 5.0
 """Time for a stopped thread or task to end on a busy machine."""

@@ -211,6 +211,7 @@ def test_log_lines_of_a_daemon_fit_the_terminal(rig: Rig, write, columns: int):
     assert "| grep" in hint
 
 
+@pytest.mark.slow  # tests/acceptance/test_command.py runs it, too
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_the_demonstration_fits_the_terminal(columns: int):
     root = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))

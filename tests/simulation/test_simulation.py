@@ -12,8 +12,8 @@ import pytest
 from tests.simulation.shrink import shrink
 
 ROOT = Path(__file__).resolve().parents[2]
-SEEDS = 200
-PARTS = 4
+FEW, MANY = range(12), [range(start, start + 50) for start in range(0, 200, 50)]
+"""Seeds of the fast run and of the long one."""
 PLANT = """
 import sys
 from tests.simulation import substitutes
@@ -52,13 +52,10 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    "part", [pytest.param(part, marks=() if part < PARTS // 2 else pytest.mark.slow) for part in range(PARTS)]
-)
-def test_the_invariants_hold_in_random_scenarios(part: int) -> None:
-    each = SEEDS // PARTS
-    seeds = ("--seeds", str(each), "--start", str(part * each))
-    ended = run("-m", "tests.simulation", *seeds, "--shrink", "1", "--shrink-s", "60")
+@pytest.mark.parametrize("seeds", [FEW, *(pytest.param(seeds, marks=pytest.mark.slow) for seeds in MANY)], ids=str)
+def test_the_invariants_hold_in_random_scenarios(seeds: range) -> None:
+    chosen = ("--seeds", str(len(seeds)), "--start", str(seeds.start))
+    ended = run("-m", "tests.simulation", *chosen, "--shrink", "1", "--shrink-s", "60")
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 

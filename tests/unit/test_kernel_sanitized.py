@@ -65,6 +65,7 @@ def runtime_library() -> str:
     return name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processor", ["", "-DPORTABLE"], ids=["this processor", "others"])
 def test_no_undefined_behaviour_and_no_access_outside_of_the_arrays(tmp_path: Path, processor: str) -> None:
     library = tmp_path / "sanitized.so"
