@@ -295,7 +295,8 @@ class Rig:
     def _ready_url(self, known: int) -> str | None:
         assert self.daemon is not None
         if self.daemon.process.poll() is not None:
-            raise AssertionError("the daemon ended:\n" + "\n".join(self.daemon.lines()[-30:]))
+            ended = f"the daemon ended with {self.daemon.process.returncode}"
+            raise AssertionError(f"{ended}:\n" + "\n".join(self.daemon.lines()[-30:]))
         for line in self.daemon.lines()[known:]:
             with contextlib.suppress(ValueError):
                 said = json.loads(line)

