@@ -22,6 +22,7 @@ import handlers.workers.processes
 from daemon.config.settings import Settings
 from daemon.journal.file import connect
 from daemon.pipeline.late_changes import next_check_s
+from daemon.pipeline.stack_use import StackPhase
 from daemon.simulator.standin.application import StandIn
 from daemon.simulator.standin.store import Stack, StackKey
 from daemon.watching.mounts import Mount
@@ -315,12 +316,15 @@ class Scenario(FileActions, RenderActions, DaemonActions):
         return (*events, *attempts, self.network.writes)
 
     def _seems_idle(self) -> bool:
-        """Whether nothing waits. A close of which a proxy hid the end is awaited for an hour, and nobody may need it."""
-        unfinished, attempts = self.reading.execute(
-            "SELECT (SELECT count(*) FROM montages WHERE state NOT IN ('complete', 'failed', 'superseded', 'ignored')),"
-            " (SELECT count(*) FROM attempts WHERE ended_at IS NULL)"
-        ).fetchone()
-        return not unfinished and not attempts and self._is_calm()
+        unfinished = self.reading.execute(
+            "SELECT count(*) FROM montages WHERE state NOT IN ('complete', 'failed', 'superseded', 'ignored')"
+        )
+        return not unfinished.fetchone()[0] and self._is_calm() and not self._is_closing()
+
+    def _is_closing(self) -> bool:
+        """Whether a stack is being closed: behind a proxy that answers 504 for an hour, and maybe for no montage."""
+        keeper = getattr(self.daemon, "_keeper", None)
+        return keeper is not None and any(use.phase is StackPhase.CLOSING for use in keeper._uses.values())
 
     def _is_calm(self) -> bool:
         """Whether the circuit is closed: after an outage without any work it takes a minute."""
