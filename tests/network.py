@@ -20,7 +20,7 @@ import pytest
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A network namespace: a machine with an address of its own and the files of this one."""
+    """A network namespace: a machine with an address and a host name of its own, and the files of this one."""
 
     name: str
     pid: int
@@ -30,7 +30,7 @@ class Machine:
     @property
     def prefix(self) -> tuple[str, ...]:
         """The words before a program that runs on the machine."""
-        return ("nsenter", f"--net=/proc/{self.pid}/ns/net", "--")
+        return ("nsenter", f"--net=/proc/{self.pid}/ns/net", f"--uts=/proc/{self.pid}/ns/uts", "--")
 
 
 class _Links(Protocol):
@@ -65,12 +65,12 @@ def network(*names: str) -> Iterator[Network]:
     _require_namespaces()
     subnet = _free_subnet()
     with contextlib.ExitStack() as held:
-        pids = [os.getpid(), *(held.enter_context(_namespace()) for _ in names)]
+        pids = [os.getpid(), *(held.enter_context(_namespace(name)) for name in names)]
         machines = [
             Machine(name, pid, f"{subnet}.{number}")
             for number, (name, pid) in enumerate(zip((HERE, *names), pids, strict=True), 1)
         ]
-        links = _Netem(held.enter_context(_namespace()), machines) if _has_netem() else _Switched(machines)
+        links = _Netem(held.enter_context(_namespace("bridge")), machines) if _has_netem() else _Switched(machines)
         held.callback(links.close)
         yield Network(machines, links)
 
@@ -78,10 +78,10 @@ def network(*names: str) -> Iterator[Network]:
 def _require_namespaces() -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can make network namespaces")
-    if missing := [program for program in ("ip", "nsenter", "unshare") if shutil.which(program) is None]:
+    if missing := [program for program in ("hostname", "ip", "nsenter", "unshare") if shutil.which(program) is None]:
         pytest.skip(f"needs the programs {', '.join(missing)}")
     device = ["true"] if _has_netem() else ["ip", "tuntap", "add", "probe", "mode", "tap"]
-    done = subprocess.run(["unshare", "--net", *device], capture_output=True, text=True)
+    done = subprocess.run(["unshare", "--net", "--uts", *device], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"a network namespace cannot be made here: {done.stderr.strip()}")
 
@@ -93,9 +93,10 @@ def _has_netem() -> bool:
 
 
 @contextlib.contextmanager
-def _namespace() -> Iterator[int]:
-    """Yield a process in a network namespace of its own, which ends with this one."""
-    command = ["unshare", "--net", "sh", "-c", "ip link set lo up && echo ready && exec cat"]
+def _namespace(name: str) -> Iterator[int]:
+    """Yield a process in a network namespace of its own, on a host of this name; it ends with this process."""
+    script = 'hostname "$0" && ip link set lo up && echo ready && exec cat'
+    command = ["unshare", "--net", "--uts", "sh", "-c", script, name]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stdout.readline() == "ready\n"

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -82,9 +83,14 @@ class Cluster:
         return worker
 
     def wait_for_workers(self) -> None:
-        """Wait until each worker has registered once since the last start of its program."""
+        """Wait until each worker has registered."""
         for worker in self.workers:
-            wait_for(lambda worker=worker: REGISTERED in self.log_of(worker).read_text(), 90, str(self.log_of(worker)))
+            wait_for(partial(self.has_registered, worker), 120, str(self.log_of(worker)))
+
+    def has_registered(self, worker: WorkerProgram) -> bool:
+        """Whether the worker has registered since the last start of its program."""
+        log = self.log_of(worker)
+        return log.exists() and REGISTERED in log.read_text()
 
     def log_of(self, worker: WorkerProgram) -> Path:
         """Return the log of the worker's last start."""
@@ -143,15 +149,20 @@ def _children(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def running_cluster(directory: Path, net: Network, **options: object) -> Iterator[Cluster]:
-    """Yield a cluster with a scheduler and a worker on each of two machines."""
+def running_cluster(directory: Path, net: Network, *of_workers: str, **options: object) -> Iterator[Cluster]:
+    """Yield a cluster with a scheduler and a worker on each of two machines.
+
+    Parameters
+    ----------
+    of_workers : options of the worker programs.
+    """
     pytest.importorskip("distributed", reason="dask.distributed is not installed")
     directory.mkdir(parents=True, exist_ok=True)
     cluster = Cluster(directory, net, **options)  # type: ignore[arg-type]
     try:
         cluster.start_scheduler()
         for machine in MACHINES[1:]:
-            cluster.add_worker(machine)
+            cluster.add_worker(machine, *of_workers)
         cluster.wait_for_workers()
         yield cluster
     finally:

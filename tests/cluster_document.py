@@ -1,0 +1,57 @@
+"""The program, the certificates and the settings of docs/cluster.md, to be tried as they stand there."""
+
+import re
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+DOCUMENT = (Path(__file__).resolve().parents[1] / "docs/cluster.md").read_text(encoding="utf-8")
+TLS_DIRECTORY = "/etc/temwatch/cluster"
+LOGS = "/shared/temwatch/cluster-logs"
+PYTHON = "/opt/temwatch/bin/python"
+ADDRESS = "scheduler.facility:8786"
+
+
+def blocks(language: str) -> list[str]:
+    """Return the blocks of a language, in the order of the document."""
+    return re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
+
+
+def block_with(language: str, word: str) -> str:
+    """Return the one block of a language that has a word."""
+    (found,) = [block for block in blocks(language) if word in block]
+    return found
+
+
+def make_certificates(directory: Path) -> Path:
+    """Run the commands of the document, and return the directory that they make."""
+    try:
+        command = ["sh", "-ec", block_with("sh", "openssl")]
+        subprocess.run(command, cwd=directory, check=True, capture_output=True)
+    except subprocess.CalledProcessError as error:
+        if error.returncode == 127:
+            pytest.skip("openssl is not installed")
+        raise
+    return directory / "cluster-tls"
+
+
+def write_program(directory: Path, tls: Path, *, jobs: int = 1, python: str = PYTHON) -> tuple[Path, str]:
+    """Write the program of the document, for a scheduler on this machine; return it and the scheduler's address."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    text = block_with("python", "SLURMCluster")
+    for there, here in (
+        ("scheduler.facility", "127.0.0.1"),
+        (":8786", f":{port}"),
+        (f'"{TLS_DIRECTORY}"', f'"{tls}"'),
+        (LOGS, str(directory / "logs")),
+        ("JOBS = 32", f"JOBS = {jobs}"),
+        (PYTHON, python),
+    ):
+        assert there in text, there
+        text = text.replace(there, here)
+    program = directory / "cluster.py"
+    program.write_text(text)
+    return program, f"127.0.0.1:{port}"
