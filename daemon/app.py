@@ -169,6 +169,7 @@ class Daemon:
                 "recheck": self._once_resumed(recheck.run),
                 "render gate": self._gate.run(),
                 "mipmap disks": self._disks.run(),
+                "workers": self._work.workers.run(),
                 "stack keeper": self._once_resumed(self._keeper.run),
                 "late changes": self._once_resumed(self._work.late_changes.run),
                 "start": self._announce_start(),
@@ -210,6 +211,7 @@ class Daemon:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_PROBE_S):
                 await self._gate.probed.wait()
+                await self._work.workers.known.wait()
         reasons = list(reasons_not_ready(await self.facts()))
         if not self._gate.probed.is_set():
             reasons.append(f"render-ws has not answered for {FIRST_PROBE_S:g} s")
@@ -235,14 +237,18 @@ class Daemon:
         self._pipeline.stop()
         self._keeper.stop()
         hurry = asyncio.create_task(self._hurry.wait())
-        # While the journal is blocked, steps cannot reach such a point.
-        while self._resumed.is_set() and not self._journal.is_blocked and time.monotonic() < began + DRAIN_S:
+        # While the journal is blocked or no worker can be reached, steps cannot reach such a point.
+        while self._resumed.is_set() and not self._is_blocked and time.monotonic() < began + DRAIN_S:
             if (await asyncio.wait([pipeline, hurry], timeout=0.5, return_when=asyncio.FIRST_COMPLETED))[0]:
                 break
         await self._cancel_all(watching, pipeline, others)
         self._work.pool.drain_s = 1.0 if hurry.done() else max(1.0, STOP_S - (time.monotonic() - began))
         hurry.cancel()
         log.info("daemon.drained", waiting=self._pipeline.waiting)
+
+    @property
+    def _is_blocked(self) -> bool:
+        return self._journal.is_blocked or not self._work.workers.is_open
 
     async def _cancel_all(
         self, watching: asyncio.Task[None], pipeline: asyncio.Task[None], others: list[asyncio.Task[None]]
@@ -317,6 +323,7 @@ class Daemon:
             journal_fault=str(journal_fault) if journal_fault else None,
             oldest_unfinished_s=oldest_s,
             backlog_limit_s=self._settings.http.backlog_limit_s,
+            crew=self._work.workers.crew,
             worker_deaths=self._work.worker_deaths,
             last_worker_death=self._work.last_worker_death,
             upload_limit=self._client.upload_limit.learned,

@@ -1,6 +1,6 @@
 """The report of `temwatch status` for a person: FAILED montages first, grouped by cause, in lines that fit. Pure."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,6 +13,7 @@ INDENT = 12
 MOST_GROUPS = 10
 MOST_MONTAGES = 20
 MOST_PROBLEMS = 5
+MOST_HOSTS = 20
 _STATES = (MontageState.FAILED, *(state for state in MontageState if state is not MontageState.FAILED))
 
 
@@ -35,7 +36,12 @@ class View:
 def status_text(report: Report, view: View) -> str:
     """Return the report as lines of text."""
     lines = [*_daemon_lines(report, view), *_config_lines(report, view), *_watch_lines(report, view)]
-    lines += [*_disk_lines(report, view), *_progress_lines(report, view), *_montage_lines(report, view)]
+    lines += [
+        *_disk_lines(report, view),
+        *_worker_lines(report, view),
+        *_progress_lines(report, view),
+        *_montage_lines(report, view),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -95,6 +101,28 @@ def _disk_lines(report: Report, view: View) -> Iterator[str]:
             yield from _entry(
                 "disk", f"{disk['directory']}: {byte_size(disk['free_bytes'])} free; mipmaps stop below {needed}", view
             )
+
+
+def _worker_lines(report: Report, view: View) -> Iterator[str]:
+    """Yield the workers in total, and by host where there are several."""
+    workers = report.get("workers")
+    if workers is None:
+        return
+    hosts = workers["hosts"]
+    where = f" of {workers['scheduler']}" if workers["scheduler"] else ""
+    total = {key: sum(host[key] for host in hosts) for key in ("workers", "refused", "threads", "tiles_in_flight")}
+    text = f"{_crew(total)} on {_number(len(hosts), 'host')}{where}; {workers['tiles_submitted']:,} tiles submitted"
+    yield from _entry("workers", text, view)
+    if len(hosts) > 1:
+        for host in hosts[:MOST_HOSTS]:
+            yield from _entry("", f"{host['host']}: {_crew(host)}", view)
+        if len(hosts) > MOST_HOSTS:
+            yield from _entry("", f"and {len(hosts) - MOST_HOSTS} more hosts: see temwatch status --json", view)
+
+
+def _crew(counts: Mapping[str, int]) -> str:
+    refused = f" ({counts['refused']:,} refused)" if counts["refused"] else ""
+    return f"{_number(counts['workers'], 'worker')}{refused}, {_number(counts['tiles_in_flight'], 'tile')} in flight"
 
 
 def _progress_lines(report: Report, view: View) -> Iterator[str]:

@@ -25,6 +25,7 @@ from daemon.config.section import (
 )
 from daemon.config.text import example
 from daemon.config.watch_settings import WatchSettings
+from daemon.config.worker_settings import WorkerSettings
 
 ENVIRONMENT_PREFIX = "TEMWATCH_"
 
@@ -90,34 +91,6 @@ class LinkSettings(Section):
         if value is not None and not value.startswith(("https://", "http://")):
             raise ValueError(f"{quoted(value)} is not an address that begins with https:// or http://")
         return value
-
-
-class WorkerSettings(Section):
-    """The workers that make mipmaps."""
-
-    executor: Literal["processes", "dask"] = "processes"
-    """"processes": worker processes on this machine. "dask": the workers of a dask scheduler."""
-    count: int = Field(0, ge=0, le=1024)
-    """Number of worker processes. 0: one per core of this machine. With dask: the number of tiles submitted at once."""
-    dask_scheduler: OptionalText = Field(None, **example(""))
-    """Address of the dask scheduler, as in "tcp://scheduler:8786". Only valid with executor = "dask"."""
-    tile_timeout_s: float = Field(300, gt=0)
-    """Seconds that a worker may take for one tile. A worker that takes longer hangs, for example on a dead mount: it is
-    replaced, and the tile is retried a few times. With dask, set `count` to the number of threads of all workers."""
-
-    largest_image_megapixels: float = Field(100, gt=0, le=4096)
-    """Largest image, in millions of pixels. Larger images are refused. Each worker process may take 16 bytes of memory
-    for each pixel of it, plus 512 MiB: a tile that needs more fails alone."""
-
-    @model_validator(mode="after")
-    def _scheduler_goes_with_dask(self) -> Self:
-        if self.executor == "dask" and not self.dask_scheduler:
-            raise RefusedKeyError("dask_scheduler", 'is required with executor = "dask", as in "tcp://scheduler:8786"')
-        if self.executor != "dask" and self.dask_scheduler:
-            raise RefusedKeyError(
-                "dask_scheduler", f'is only valid with executor = "dask", and executor is "{self.executor}"'
-            )
-        return self
 
 
 class LogSettings(Section):

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import structlog
 
-from daemon.config.settings import Settings, WorkerSettings
+from daemon.config.settings import Settings
+from daemon.config.worker_settings import CLUSTER_COUNT, WorkerSettings
 from daemon.journal.file import Examination
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
@@ -30,6 +31,7 @@ from daemon.pipeline.settle import Settler
 from daemon.pipeline.stack_use import CloseRule
 from daemon.pipeline.stacks import StackKeeper
 from daemon.pipeline.steps import Steps
+from daemon.pipeline.worker_gate import WorkerGate
 from daemon.system.threads import DaemonThreads
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
@@ -67,6 +69,7 @@ class Assembly:
         """
         self.pool = pool
         pool.on_death = self._record_death
+        self.workers = WorkerGate(pool, on_open=self._wake)
         render = self.settings().render
         probe = StackId(render.owner, render.project, PROBE_STACK)
         self.gate = RenderGate(self.client, probe, on_open=self._wake)
@@ -112,6 +115,7 @@ class Assembly:
             keeper=self.keeper,
             gate=self.gate,
             disks=self.disks,
+            workers=self.workers,
             metrics=self.metrics,
             is_observable=self.is_observable,
             look_again=self.look_again,
@@ -182,7 +186,7 @@ async def open_assembly(
     async with contextlib.AsyncExitStack() as stack:
         journal = await stack.enter_async_context(Journal(now.journal.path, examination=examination))
         client = await stack.enter_async_context(RenderClient(render_url or now.render.url, access=now.render.access))
-        count = now.workers.count or os.cpu_count() or 1
+        count = worker_count(now.workers)
         pool = await stack.enter_async_context(_open_pool(now.workers, count))
         assembly = Assembly(settings, metrics or Metrics(), journal, client, is_observable, look_again, close_at_end)
         assembly.assemble(pool, count)
@@ -195,7 +199,8 @@ async def _open_pool(workers: WorkerSettings, count: int) -> AsyncIterator[Worke
     opening = open_executor(
         workers.executor,
         count,
-        workers.dask_scheduler,
+        workers.cluster,
+        worker_paths=workers.worker_paths,
         job_timeout_s=workers.tile_timeout_s,
         largest_image_px=largest_image_px(workers),
     )
@@ -209,3 +214,8 @@ async def _open_pool(workers: WorkerSettings, count: int) -> AsyncIterator[Worke
 def largest_image_px(workers: WorkerSettings) -> int:
     """Return the pixels of the largest image. The workers keep what was configured at the start."""
     return round(workers.largest_image_megapixels * 1e6)
+
+
+def worker_count(workers: WorkerSettings) -> int:
+    """Return the number of worker processes; with dask, of tiles submitted at once."""
+    return workers.count or (CLUSTER_COUNT if workers.cluster else os.cpu_count() or 1)

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from daemon.montages.states import MontageState, Step
 from daemon.watching.roots import RootHealth, RootStatus
 from handlers.text import printable
+from handlers.workers.crew import NOBODY, Crew
 
 HOOK_LATE_S = 300.0
 """A hook that has not taken an event for this long is a warning."""
@@ -52,6 +53,8 @@ class Facts:
     journal_fault: str | None
     oldest_unfinished_s: float | None
     backlog_limit_s: float
+    crew: Crew = NOBODY
+    """The workers."""
     worker_deaths: int = 0
     """Worker processes that died since the start."""
     last_worker_death: str = ""
@@ -85,6 +88,7 @@ def _reasons(facts: Facts) -> Iterable[str]:
     for disk in facts.disks:
         if disk.problem:
             yield f"{disk.directory} {disk.problem}"
+    yield from facts.crew.reasons()
     if facts.oldest_unfinished_s is not None and facts.oldest_unfinished_s > facts.backlog_limit_s:
         yield f"the oldest montage has waited {facts.oldest_unfinished_s / 3600:.1f} h"
 
@@ -108,6 +112,7 @@ def _warnings(facts: Facts) -> Iterable[str]:
     for root in facts.roots:
         if root.status not in _TROUBLED:
             yield from (f"watch {root.name}: {reason}" for reason in root.reasons)
+    yield from facts.crew.warnings()
     if facts.worker_deaths:
         number = "a worker process" if facts.worker_deaths == 1 else f"{facts.worker_deaths} worker processes"
         yield (
@@ -206,6 +211,26 @@ class Metrics:
             "temwatch_watch_observable", "1 if the directory can be accessed", ["watch"], registry=registry
         )
         self._free = Gauge("temwatch_disk_free_bytes", "Free space for mipmaps", ["directory"], registry=registry)
+        self._workers = Gauge(
+            "temwatch_workers",
+            "Workers by host: ready, or refused because they cannot make tiles",
+            ["host", "state"],
+            registry=registry,
+        )
+        self._threads = Gauge(
+            "temwatch_worker_threads", "Tiles that ready workers make at once", ["host"], registry=registry
+        )
+        self._in_flight = Gauge(
+            "temwatch_tiles_in_flight", "Tiles that workers make now, by host", ["host"], registry=registry
+        )
+        self._submitted = Gauge(
+            "temwatch_tiles_submitted",
+            "Tiles given to the workers and not done, with those that wait",
+            registry=registry,
+        )
+        self._scheduler = Gauge(
+            "temwatch_scheduler_up", "1 if the dask scheduler can be used, or none is configured", registry=registry
+        )
         self._full = Gauge(
             "temwatch_disk_full_seconds",
             "Time until the disk is full at the rate of the last hours; absent while it does not fill",
@@ -246,6 +271,7 @@ class Metrics:
             if disk.full_in_s is not None:
                 self._full.labels(directory).set(disk.full_in_s)
             self._usable.labels(directory).set(not disk.problem)
+        self._describe_crew(facts.crew)
         for gauge in (self._hook_waiting, self._hook_dead, self._hook_oldest):
             gauge.clear()
         for hook in facts.hooks:
@@ -262,3 +288,15 @@ class Metrics:
         self._overflows.labels(root.name).set(root.overflows)
         self._scan.labels(root.name).set(root.last_scan_s or 0)
         self._observable.labels(root.name).set(root.status not in _TROUBLED)
+
+    def _describe_crew(self, crew: Crew) -> None:
+        for gauge in (self._workers, self._threads, self._in_flight):
+            gauge.clear()
+        for each in crew.hosts():
+            host = printable(each.host)
+            self._workers.labels(host, "ready").set(each.workers)
+            self._workers.labels(host, "refused").set(each.refused)
+            self._threads.labels(host).set(each.threads)
+            self._in_flight.labels(host).set(each.tiles)
+        self._submitted.set(crew.tiles)
+        self._scheduler.set(not crew.fault)

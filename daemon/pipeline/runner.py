@@ -36,6 +36,7 @@ from daemon.pipeline.stacks import StackKeeper
 from daemon.pipeline.steps import Steps
 from daemon.pipeline.supersede import Superseder
 from daemon.pipeline.work_queue import WorkQueue
+from daemon.pipeline.worker_gate import WorkerGate
 from handlers.errors import BugFault, Fault
 
 log = structlog.get_logger()
@@ -64,6 +65,7 @@ class PipelineRunner:
         keeper: StackKeeper,
         gate: RenderGate,
         disks: OutputDisks,
+        workers: WorkerGate,
         metrics: Metrics,
         is_observable: Callable[[str], bool],
         look_again: Callable[[Path], object] = lambda _: None,
@@ -76,6 +78,7 @@ class PipelineRunner:
         self._keeper = keeper
         self._gate = gate
         self._disks = disks
+        self._workers = workers
         self._metrics = metrics
         self._is_observable = is_observable
         self._on_complete = on_complete
@@ -278,7 +281,7 @@ class PipelineRunner:
         if step is Step.MIPMAPS:
             # Never the one trial of a half-open circuit: it could take an hour, and all other work would wait.
             can_read = watch.mipmaps.method != "render" or self._gate.is_closed_circuit
-            return can_read and self._disks.is_usable(watch.mipmaps.output_dir)
+            return can_read and self._workers.is_open and self._disks.is_usable(watch.mipmaps.output_dir)
         return step not in NEEDS_RENDER or self._gate.is_open
 
     def _may_start(self, ticket: Ticket) -> bool:

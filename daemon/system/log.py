@@ -11,10 +11,14 @@ from structlog.typing import EventDict, Processor
 
 from daemon.system.log_lines import arranged, console_line, safe_facts
 from daemon.system.terminal import width_of
-from handlers.text import printable, printable_lines
+from handlers.text import printable, printable_lines, shorten
 
 _QUIET = ("aiohttp.access", "asyncio", "watchdog", "PIL")
 """Loggers of libraries of which only warnings are written."""
+_CLUSTER = ("distributed", "tornado", "dask")
+"""Loggers of the library of dask schedulers. Their records become one line each, and only warnings are written: the
+library sets its own levels when it is imported."""
+_MOST_PROBLEM = 500
 _SILENT = ("apprise", "requests", "urllib3")
 """Loggers of what sends alerts: their lines show addresses, which hold secrets."""
 
@@ -35,10 +39,11 @@ def set_up_logging(level: str = "info", format: str = "auto", stream: TextIO | N
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*_facts(), _name_library],
+            foreign_pre_chain=[*_facts(), _name_library, _fold_cluster],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_form(stream, readable=readable)],
         )
     )
+    handler.addFilter(_is_wanted)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -82,6 +87,28 @@ def _facts() -> list[Processor]:
 def _name_library(_logger: Any, _method: str, event: EventDict) -> EventDict:
     """Add the name of the logger to a library's record."""
     return {**event, "logger": event["_record"].name}
+
+
+def _is_of_cluster(name: str) -> bool:
+    return name.partition(".")[0] in _CLUSTER
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or not _is_of_cluster(record.name)
+
+
+def _fold_cluster(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Make one line of a record of dask: its first line, and the last exception in place of a traceback."""
+    if not _is_of_cluster(event["_record"].name):
+        return event
+    message = [line for line in str(event["event"]).splitlines() if line.strip()]
+    error = event.pop("exc_info", None)
+    caught = error[1] if isinstance(error, tuple) else None
+    problem = shorten(" ".join(f"{type(caught).__name__}: {caught}".split()), _MOST_PROBLEM) if caught else None
+    line = shorten(message[0], _MOST_PROBLEM) if message else None
+    facts = {key: value for key, value in event.items() if key not in ("event", "logger", "stack_info")}
+    named = {"event": "workers.library", "logger": f"temwatch.{event['logger']}", "note": line, "problem": problem}
+    return {**facts, **named}
 
 
 def _form(stream: TextIO, *, readable: bool) -> list[Processor]:

@@ -51,6 +51,22 @@ def readiness_json(facts: Facts) -> dict[str, Any]:
             }
             for disk in facts.disks
         ],
+        "workers": {
+            "scheduler": facts.crew.scheduler or None,
+            "problem": facts.crew.fault,
+            "tiles_submitted": facts.crew.tiles,
+            "hosts": [
+                {
+                    "host": each.host,
+                    "workers": each.workers,
+                    "refused": each.refused,
+                    "threads": each.threads,
+                    "tiles_in_flight": each.tiles,
+                    "problems": list(each.problems),
+                }
+                for each in facts.crew.hosts()
+            ],
+        },
     }
 
 

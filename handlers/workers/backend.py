@@ -5,6 +5,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
+from handlers.workers.crew import Crew
 from handlers.workers.worker import WorkerDeath
 
 Make = Callable[[Any], Any]
@@ -19,12 +20,10 @@ class Backend:
     """Starts an executor with this number of workers. Blocks until they answer; raises WorkersUnavailable."""
     end: Callable[[Executor, float], None]
     """Ends an executor; jobs under way get this number of seconds."""
-    in_worker: Callable[[Make], Make] = lambda make: make
-    """Returns what a worker runs in place of a function of a job."""
     broken: tuple[type[BaseException], ...] = ()
     """What a future raises when its worker, or the connection to it, is lost. The pool then replaces the executor."""
     killed_by_job: tuple[type[BaseException], ...] = ()
-    """What a future raises when its own job has killed workers. The executor goes on."""
+    """What a future raises when workers died that had its job. The executor goes on."""
     deaths: Callable[[Executor], list[WorkerDeath]] = lambda executor: []
     """Returns the workers that died in an executor that has ended."""
     abandon: Callable[[Executor], None] | None = None
@@ -32,3 +31,13 @@ class Backend:
     replace_worker: Callable[[Executor, str, Callable[[], object]], None] | None = None
     """Replaces the worker that hangs in the job with this key. Calls the last argument, which forgets the job, first.
     None: jobs have no keys."""
+    running_s: Callable[[Executor, str], float | None] | None = None
+    """Returns the seconds that a worker has run the job with this key; None while none does. None: it is not known, and
+    executors start jobs in the order of their submission."""
+    alone: Callable[[Make], Make] | None = None
+    """Returns what a worker runs so that a job has a process of its own, which raises ProcessKilled if this process
+    dies. None: the job gets an executor of its own."""
+    crew: Callable[[Executor], Crew] | None = None
+    """Returns the workers of an executor. None: they are on this machine, one for each job."""
+    watch: Callable[[Executor, Callable[[str], object]], None] | None = None
+    """Has a function called with the fault when the scheduler is lost, and with an empty text when it is there."""

@@ -1,100 +1,90 @@
-"""The workers of a dask scheduler, on this machine or on others."""
+"""The workers of a dask scheduler, on this machine or on others, as a backend of the pool."""
 
-import contextlib
-import os
-import socket
-import time
+import importlib.util
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
-from handlers.errors import SettingsFault, WorkersUnavailable
+from handlers.errors import SettingsFault
 from handlers.workers.backend import Backend, Make
-from handlers.workers.memory import JobLimit
+from handlers.workers.crew import Crew
 
-CONNECT_TIMEOUT_S = 10.0
-"""Longest wait for an answer of the scheduler."""
+if TYPE_CHECKING:  # the other executors need no event loop
+    from handlers.workers.cluster.access import ClusterAccess, WorkerPath
+    from handlers.workers.cluster.executor import ClusterExecutor
+
 RESTART_TIMEOUT_S = 60.0
 """Longest wait for a nanny to restart its worker."""
 
 
-_limit = JobLimit()
-
-
-def run_limited(memory_bytes: int, submitter: str, make: Make, job: Any) -> Any:
-    """Return the result of a job in a dask worker, with a limit of the memory that it may add to the worker's.
-
-    Parameters
-    ----------
-    submitter : the process that submitted the job: a worker within it has no limit, which would be the submitter's.
-    """
-    if submitter == _this_process():
-        return make(job)
-    with _limit.added(memory_bytes):
-        return make(job)
-
-
-def _this_process() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def dask_backend(scheduler: str | None, memory_bytes: int) -> Backend:
-    """Return the backend for the workers of a dask scheduler.
-
-    Jobs are not pure: the same job may have to run twice.
+def dask_backend(
+    access: "ClusterAccess | str | None", memory_bytes: int, paths: "tuple[WorkerPath, ...]" = ()
+) -> Backend:
+    """Return the backend for the workers of a dask scheduler, which need not be there yet.
 
     Parameters
     ----------
+    access : or the address of the scheduler alone.
     memory_bytes : address space that a job may add to its worker's.
+    paths : where workers see the directories of this machine.
 
     Raises
     ------
     SettingsFault
         If dask is not installed.
     """
-    try:
-        from distributed import Client, KilledWorker
-        from distributed.client import ClosedClientError
-        from distributed.comm.core import CommClosedError
-    except ImportError as error:
-        raise SettingsFault("workers.executor", "dask is not installed", "pip install 'temwatch[dask]'") from error
-    clients: dict[Executor, Any] = {}
+    if importlib.util.find_spec("distributed") is None:
+        raise SettingsFault("workers.executor", "dask is not installed", "pip install 'temwatch[dask]'")
+    from handlers.workers.cluster.access import ClusterAccess
+    from handlers.workers.cluster.alone import in_own_process
+    from handlers.workers.cluster.executor import ClusterExecutor, WorkersDied
+
+    reached = access if isinstance(access, ClusterAccess) else ClusterAccess(access or "")
 
     def start(count: int) -> Executor:
-        try:
-            client: Any = Client(scheduler, timeout=CONNECT_TIMEOUT_S, set_as_default=False)  # type: ignore[no-untyped-call]
-        except (OSError, ValueError) as error:
-            problem = f"does not answer: {error}"
-            raise WorkersUnavailable(f"dask scheduler {scheduler}", problem, "start it") from error
-        executor: Executor = client.get_executor(pure=False)
-        clients[executor] = client
-        return executor
+        del count  # the scheduler's workers are as many as they are
+        return ClusterExecutor(reached, memory_bytes, paths)
 
-    def end(executor: Executor, timeout_s: float) -> None:
-        executor.shutdown(wait=False)  # dask cancels unfinished jobs here
-        clients.pop(executor).close()
-
-    def replace_worker(executor: Executor, key: str, forget: Callable[[], object]) -> None:
-        client = clients[executor]
-
-        def holders() -> list[str]:
-            return [address for address, keys in client.processing().items() if key in keys]
-
-        hanging = holders()
-        forget()  # before the restart: the scheduler would give the job to the next worker
-        deadline = time.monotonic() + CONNECT_TIMEOUT_S
-        while holders() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        # A worker without a nanny cannot be restarted; the job keeps one of its threads.
-        with contextlib.suppress(ValueError, OSError):
-            client.restart_workers(hanging, timeout=RESTART_TIMEOUT_S, raise_for_error=False)
+    def alone(make: Make) -> Make:
+        return partial(in_own_process, make)
 
     return Backend(
         start,
-        end,
-        in_worker=partial(partial, run_limited, memory_bytes, _this_process()),
-        broken=(BrokenExecutor, ClosedClientError, CommClosedError),
-        killed_by_job=(KilledWorker,),
-        replace_worker=replace_worker,
+        _end,
+        broken=(BrokenExecutor,),
+        killed_by_job=(WorkersDied,),
+        running_s=_running_s,
+        replace_worker=_replace_worker,
+        alone=alone,
+        crew=_crew,
+        watch=_watch,
     )
+
+
+def _cluster(executor: Executor) -> "ClusterExecutor":
+    from handlers.workers.cluster.executor import ClusterExecutor
+
+    assert isinstance(executor, ClusterExecutor)
+    return executor
+
+
+def _end(executor: Executor, timeout_s: float) -> None:
+    del timeout_s  # jobs under way end at the workers; nothing here waits for them
+    _cluster(executor).shutdown()
+
+
+def _running_s(executor: Executor, key: str) -> float | None:
+    return _cluster(executor).running_s(key)
+
+
+def _replace_worker(executor: Executor, key: str, forget: Callable[[], object]) -> None:
+    _cluster(executor).replace_worker(key, forget, RESTART_TIMEOUT_S)
+
+
+def _crew(executor: Executor) -> Crew:
+    return _cluster(executor).crew
+
+
+def _watch(executor: Executor, on_change: Callable[[str], object]) -> None:
+    _cluster(executor).on_change = on_change

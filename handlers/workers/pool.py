@@ -5,12 +5,13 @@
 
 import asyncio
 import contextlib
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from handlers.errors import ImageFault, SettingsFault, WorkerFault, WorkersUnavailable
 from handlers.images.largest_image import LARGEST_IMAGE_PX, require_size
@@ -18,13 +19,19 @@ from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.report import FaultReport, MipmapReport
 from handlers.workers.backend import Backend
+from handlers.workers.cluster.alone import ProcessKilled
+from handlers.workers.crew import Crew, Member
 from handlers.workers.dask import dask_backend
 from handlers.workers.inline import inline_backend
 from handlers.workers.memory import worker_bytes
 from handlers.workers.processes import processes_backend
-from handlers.workers.results import JobTimedOut, NotStarted, result_in_time, result_of
+from handlers.workers.results import JobTimedOut, NotStarted, result_in_time, result_of, result_of_running
 from handlers.workers.started_jobs import StartedJobs
+from handlers.workers.suspects import Suspects, worker_killed_report
 from handlers.workers.worker import WorkerDeath, run_politely
+
+if TYPE_CHECKING:
+    from handlers.workers.cluster.access import ClusterAccess, WorkerPath
 
 ExecutorKind = Literal["processes", "inline", "dask"]
 J = TypeVar("J")
@@ -60,18 +67,25 @@ class WorkerPool:
         self._count = count
         self._job_timeout_s = job_timeout_s
         self._jobs = StartedJobs(backend.start(count), count)
+        if backend.watch:
+            backend.watch(self._jobs.executor, self._scheduler_changed)
         self._broken: tuple[type[BaseException], ...] = (SubmitFailed, *backend.broken)
         self._replacing = asyncio.Lock()
         self._one_suspect = asyncio.Lock()
         self._start_fault: WorkerFault | None = None
         self._start_failed_at = 0.0
         self._closed = False
+        self._suspects = Suspects()
         self.rebuilt = 0
         """Number of executors that broke and were replaced."""
         self.hung = 0
         """Number of jobs that were given up because their workers hung."""
         self.on_death: Callable[[WorkerDeath], object] = lambda death: None
         """Gets each worker that died."""
+        self.scheduler_news: str | None = None
+        """What `on_scheduler` got last."""
+        self.on_scheduler: Callable[[str], object] = lambda fault: None
+        """Gets the fault when a scheduler is lost, and an empty text when it is there again; in another thread."""
         self.drain_s = END_TIMEOUT_S
         """Time for running jobs to end when the pool closes."""
 
@@ -79,6 +93,10 @@ class WorkerPool:
     def executor(self) -> Executor:
         """The executor in use."""
         return self._jobs.executor
+
+    def _scheduler_changed(self, fault: str) -> None:
+        self.scheduler_news = fault
+        self.on_scheduler(fault)
 
     @property
     def broken(self) -> tuple[type[BaseException], ...]:
@@ -144,12 +162,15 @@ class WorkerPool:
         key = f"temwatch-{uuid.uuid4().hex}"
         options = {"key": key} if self._backend.replace_worker else {}
         try:
-            future = jobs.executor.submit(self._backend.in_worker(fn), job, **options)
+            future = jobs.executor.submit(fn, job, **options)
         except self.broken as error:
             raise SubmitFailed from error
         if self._job_timeout_s is None:
             return await result_of(future)
         try:
+            if running_s := self._backend.running_s:
+                has_run_s = partial(running_s, jobs.executor, key)
+                return await result_of_running(future, self._job_timeout_s, has_run_s, jobs.was_replacing_worker)
             return await result_in_time(jobs, future, self._job_timeout_s)
         except JobTimedOut:
             try:
@@ -231,18 +252,43 @@ class WorkerPool:
             If the job's worker hangs.
         """
         async with self._one_suspect:
+            if self._backend.alone:
+                return await self._run_beside_worker(self._backend.alone(make_mipmaps), job)
             executor = await asyncio.to_thread(self._backend.start, 1)
             deaths: list[WorkerDeath] = []
             try:
                 return await self._run_in(StartedJobs(executor, 1), str(job.level0), make_mipmaps, job)
-            except self.killed_by_job as error:
-                return worker_killed_report(job, f"killed the workers that had it: {error}")
             except self._broken:
                 pass  # reported below: how the worker died is known once the executor has ended
             finally:
                 deaths += await self._end_broken(executor)
         how = next((f": {death.how}" for death in deaths if death.how), "")
         return worker_killed_report(job, f"killed its worker process, run alone{how}")
+
+    async def _run_beside_worker(self, fn: Callable[[MipmapJob], MipmapReport], job: MipmapJob) -> MipmapReport:
+        """Return the report of a job that a worker runs in a process of its own."""
+        try:
+            return await self._run_in(self._jobs, str(job.level0), fn, job)
+        except ProcessKilled as killed:
+            self._suspects.add(job)
+            self.on_death(WorkerDeath(job.tile_id, str(killed)))
+            return worker_killed_report(job, f"killed its worker process, run alone: {killed}")
+        except self.killed_by_job as error:
+            raise WorkersUnavailable(str(job.level0), f"workers died again beside it: {error}") from error
+
+    def is_suspect(self, job: MipmapJob) -> bool:
+        """Whether the job killed its process before, so that it has to run alone."""
+        return job in self._suspects
+
+    @property
+    def crew(self) -> Crew:
+        """The workers as they are now."""
+        if self._backend.crew:
+            return self._backend.crew(self.executor)
+        under_way = len(self._jobs)
+        host = socket.gethostname()
+        running = min(under_way, self._count)
+        return Crew(tuple(Member(host, 1, int(number < running)) for number in range(self._count)), under_way)
 
     def close(self) -> None:
         """End the workers; jobs that have not started are dropped."""
@@ -254,18 +300,20 @@ class WorkerPool:
 def open_executor(
     kind: ExecutorKind,
     count: int,
-    scheduler: str | None = None,
+    scheduler: "ClusterAccess | str | None" = None,
     *,
+    worker_paths: "tuple[WorkerPath, ...]" = (),
     job_timeout_s: float | None = None,
     largest_image_px: int = LARGEST_IMAGE_PX,
 ) -> Iterator[WorkerPool]:
-    """Open a pool whose workers have answered.
+    """Open a pool whose workers have answered; those of a dask scheduler may come later.
 
     Parameters
     ----------
     kind : "processes" on this machine, "dask" for the workers of a scheduler, "inline" for the calling thread.
     count : number of worker processes; dask has its own number.
-    scheduler : address of the dask scheduler.
+    scheduler : the dask scheduler, or its address.
+    worker_paths : where the workers of a dask scheduler see the directories of this machine.
     job_timeout_s : longest time that a worker may take for a job; None: no limit. Inline jobs have none.
     largest_image_px : jobs with larger images are refused; worker processes get memory for an image of this size.
 
@@ -278,7 +326,7 @@ def open_executor(
     """
     if count < 1:
         raise SettingsFault("workers.count", f"expected 1 or more workers, found {count}")
-    backend = _backend(kind, scheduler, worker_bytes(largest_image_px))
+    backend = _backend(kind, scheduler, worker_paths, worker_bytes(largest_image_px))
     pool = WorkerPool(backend, count, None if kind == "inline" else job_timeout_s, largest_image_px)
     try:
         yield pool
@@ -286,43 +334,33 @@ def open_executor(
         pool.close()
 
 
-def _backend(kind: str, scheduler: str | None, memory_bytes: int) -> Backend:
+def _backend(
+    kind: str, scheduler: "ClusterAccess | str | None", paths: "tuple[WorkerPath, ...]", memory_bytes: int
+) -> Backend:
     match kind:
         case "processes":
             return processes_backend(memory_bytes)
         case "inline":
             return inline_backend()
         case "dask":
-            return dask_backend(scheduler, memory_bytes)
+            return dask_backend(scheduler, memory_bytes, paths)
     raise SettingsFault("workers.executor", f"{kind!r} is not one of processes, inline, dask")
 
 
 async def run_job(pool: WorkerPool, job: MipmapJob) -> MipmapReport:
     """Return the report of a job, whatever happens to the job and to its worker.
 
-    When a worker process dies, every job of the executor fails, and nothing shows which job was in that worker. All
-    these jobs run again, one at a time, while others go on in a new executor. The job that kills its worker again is
-    reported as the cause.
+    When a worker process dies, every job of the executor fails, and nothing shows which job was in that worker; a dask
+    scheduler fails the jobs whose workers died several times. All these jobs run again, one at a time and alone, while
+    others go on. The job that kills its process again is reported as the cause.
     """
     try:
         while True:
             try:
-                return await pool.run(job)
+                return await (pool.run_alone(job) if pool.is_suspect(job) else pool.run(job))
             except NotStarted:
                 continue
-            except pool.killed_by_job as error:
-                return worker_killed_report(job, f"killed the workers that had it: {error}")
-            except pool.broken:
+            except (*pool.killed_by_job, *pool.broken):
                 return await pool.run_alone(job)
     except (WorkerFault, ImageFault) as fault:
         return MipmapReport(job.tile_id, fault=FaultReport.of(fault))
-
-
-def worker_killed_report(job: MipmapJob, problem: str) -> MipmapReport:
-    """Return the report of a job that killed its worker."""
-    fault = WorkerFault(
-        str(job.level0),
-        problem,
-        "look for memory that ran out in the kernel's log; otherwise check the image and its disk",
-    )
-    return MipmapReport(job.tile_id, fault=FaultReport.of(fault))

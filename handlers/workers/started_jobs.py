@@ -26,6 +26,10 @@ class StartedJobs:
         self._replacements = 0
         self._replaced_at = float("-inf")
 
+    def __len__(self) -> int:
+        """Return the number of jobs that are not finished."""
+        return len(self._unfinished)
+
     @contextlib.contextmanager
     def replacing_worker(self) -> Iterator[None]:
         """Context in which a worker is replaced: jobs that wait for this worker take longer."""

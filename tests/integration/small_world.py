@@ -212,6 +212,7 @@ class World:
         self.keeper, self.gate = ToyKeeper(self), ToyGate()
         parts: Any = {"steps": ToySteps(self), "keeper": self.keeper, "gate": self.gate}
         disks: Any = SimpleNamespace(is_usable=lambda directory: True)
+        workers: Any = SimpleNamespace(is_open=True)
         settler = ToySettler(lambda: self.now, lambda: self.now)
         settler.world = self
         self.pipeline = PipelineRunner(
@@ -219,6 +220,7 @@ class World:
             journal=self.journal,
             settler=settler,
             disks=disks,
+            workers=workers,
             metrics=Metrics(),
             is_observable=lambda _: self.observable,
             look_again=lambda metafile: self.tree.mark_changed(str(metafile)),

@@ -6,6 +6,8 @@ from pathlib import Path
 from daemon.montages.states import MontageState, Step
 from daemon.pipeline.health import Disk, Facts, Metrics, reasons_not_ready, warnings
 from daemon.watching.roots import RootHealth, RootStatus
+from daemon.web.answers import readiness_json
+from handlers.workers.crew import Crew, Member
 
 ROOT = RootHealth(
     name="temca2",
@@ -99,3 +101,26 @@ def test_every_watch_has_a_metric_for_every_state_from_the_start():
 def test_a_directory_with_a_name_outside_utf_8_has_metrics():
     text = Metrics().text(replace(WELL, disks=(Disk("/data/probe_\udce4", 10**12, 10**9),)), {}).decode()
     assert r'temwatch_disk_usable{directory="/data/probe_\\xe4"} 1.0' in text
+
+
+def test_workers_have_metrics_by_host():
+    crew = Crew((Member("node7", 4, 3), Member("node8", 2, 0, "blind", is_usable=False)), 5, "tcp://s:8786")
+    text = Metrics().text(replace(WELL, crew=crew), {}).decode()
+    assert 'temwatch_workers{host="node7",state="ready"} 1.0' in text
+    assert 'temwatch_workers{host="node8",state="refused"} 1.0' in text
+    assert 'temwatch_worker_threads{host="node7"} 4.0' in text
+    assert 'temwatch_tiles_in_flight{host="node7"} 3.0' in text
+    assert "temwatch_tiles_submitted 5.0" in text
+    assert "temwatch_scheduler_up 1.0" in text
+
+
+def test_a_scheduler_that_is_away_is_a_reason_and_refused_workers_are_a_warning():
+    away = replace(WELL, crew=Crew(scheduler="tcp://s:8786", fault="tcp://s:8786 does not answer"))
+    assert reasons_not_ready(away) == (
+        "the dask scheduler cannot be used: tcp://s:8786 does not answer; tiles waiting: 0",
+    )
+    assert readiness_json(away)["workers"]["problem"] == "tcp://s:8786 does not answer"
+    blind = Member("node8", 2, 0, "does not see /data", is_usable=False)
+    refused = replace(WELL, crew=Crew((blind, Member("node7")), 1, "tcp://s:8786"))
+    assert reasons_not_ready(refused) == ()
+    assert warnings(refused) == (*warnings(WELL), "workers on node8 get no tiles: does not see /data")

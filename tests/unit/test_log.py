@@ -30,6 +30,11 @@ with structlog.contextvars.bound_contextvars(montage=7, stack="em/v1/mips"):
     logging.getLogger("watchdog.observers").info("noise")
 warnings.warn("old ways", UserWarning)
 try:
+    raise OSError("Timed out\\nafter 30 s")
+except OSError:
+    logging.getLogger("distributed.core").exception("lost\\nconnection")
+logging.getLogger("distributed.core").info("noise")
+try:
     raise ValueError("broken")
 except ValueError:
     log.exception("step.broke")
@@ -51,7 +56,7 @@ def log_lines(*arguments: str) -> list[str]:
 
 def test_every_record_is_one_json_object() -> None:
     records = [json.loads(line) for line in log_lines()]
-    ingested, request, warning, broken = records
+    ingested, request, warning, lost, broken = records
     assert list(ingested)[:3] == ["time", "level", "event"]
     assert ingested | {"time": ""} == {
         "time": "",
@@ -67,6 +72,14 @@ def test_every_record_is_one_json_object() -> None:
     assert request["stack"] == "em/v1/mips"
     assert (warning["level"], warning["logger"]) == ("warning", "py.warnings")
     assert "old ways" in warning["event"]
+    assert lost | {"time": ""} == {
+        "time": "",
+        "level": "error",
+        "event": "workers.library",
+        "logger": "temwatch.distributed.core",
+        "note": "lost",
+        "problem": "OSError: Timed out after 30 s",
+    }
     assert broken["exception"].endswith("ValueError: broken")
     assert "stack" not in broken
 
@@ -124,7 +137,7 @@ def test_passwords_of_urls_are_not_logged(form: str) -> None:
 
 
 def test_the_level_applies_to_libraries() -> None:
-    assert [json.loads(line)["event"] for line in log_lines("error", "json")] == ["step.broke"]
+    assert [json.loads(line)["event"] for line in log_lines("error", "json")] == ["workers.library", "step.broke"]
 
 
 def test_console_lines_show_event_and_facts() -> None:

@@ -33,6 +33,9 @@ CHANGED: dict[str, Any] = {
     "http.user_header": "X-User",
     "workers.executor": "dask",
     "workers.dask_scheduler": "tcp://other:8786",
+    "workers.dask_ca_file": Path("/etc/ca.pem"),
+    "workers.dask_certificate_file": Path("/etc/client.pem"),
+    "workers.dask_key_file": Path("/etc/client.key"),
 }
 """Another valid value for keys that cannot simply be incremented or negated."""
 

@@ -114,3 +114,20 @@ def test_json_is_narrowed_to_a_watch_and_to_failed_montages() -> None:
     part = narrowed(whole, watch="b", failed=False)
     assert (part["counts"], part["watches"]) == ({"b": {"failed": 1}}, [{"name": "b"}])
     assert part["last_complete"] is None
+
+
+def test_workers_are_shown_in_total_and_by_host() -> None:
+    counts = {"threads": 2, "tiles_in_flight": 2, "problems": []}
+    hosts = [
+        {"host": "node7", "workers": 1, "refused": 0, **counts},
+        {"host": "node8", "workers": 0, "refused": 3, **counts},
+    ]
+    workers = {"scheduler": "tcp://s:8786", "problem": "", "tiles_submitted": 96, "hosts": hosts}
+    lines = status_text(report(workers=workers), View(NOW)).splitlines()
+    start = lines.index(
+        "workers     1 worker (3 refused), 4 tiles in flight on 2 hosts of tcp://s:8786; 96 tiles submitted"
+    )
+    assert lines[start + 1 : start + 3] == [
+        "            node7: 1 worker, 2 tiles in flight",
+        "            node8: 0 workers (3 refused), 2 tiles in flight",
+    ]

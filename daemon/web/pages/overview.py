@@ -150,6 +150,7 @@ def overview_values(found: Found, facts: Facts, wanted: Filter, now: float) -> d
     return {
         "lines": lines,
         "disks": facts.disks,
+        "crew": facts.crew,
         "render_fault": facts.render_fault,
         "failed": [view_of(each) for each in found.failed],
         "failed_total": sum(line.count("failed") for line, _ in lines),

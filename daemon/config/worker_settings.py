@@ -1,0 +1,94 @@
+"""`[workers]`: the workers that make mipmaps, on this machine or of a dask scheduler. Pure."""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from daemon.config.errors import RefusedKeyError, quoted
+from daemon.config.section import AbsolutePath, OptionalPath, OptionalText, Section, Text
+from daemon.config.text import example
+from handlers.workers.cluster.access import ClusterAccess, WorkerPath
+
+CLUSTER_COUNT = 64
+"""Tiles submitted to a dask scheduler at once with `count = 0`."""
+
+
+class WorkerPathEntry(Section):
+    """A directory as this machine and as workers on other hosts see it; one table for each. The longest match counts.
+
+    Only valid with executor = "dask".
+    """
+
+    in_example: ClassVar[bool] = False
+
+    hosts: Text = Field("*", **example("node*"))
+    """Pattern of the host names of the workers that see it so, as in "node*"."""
+    local: AbsolutePath = Field(**example("/data/temca2"))
+    """Directory on this machine. What is not below an entry has the same path on both sides."""
+    worker: AbsolutePath = Field(**example("/mnt/em/temca2"))
+    """The same directory as these workers see it."""
+
+
+class WorkerSettings(Section):
+    """The workers that make mipmaps."""
+
+    executor: Literal["processes", "dask"] = "processes"
+    """"processes": worker processes on this machine. "dask": the workers of a dask scheduler."""
+    count: int = Field(0, ge=0, le=1024)
+    """Number of worker processes. 0: one per core of this machine. With dask: the number of tiles submitted at once,
+    half as many again included; about the threads that all workers may have together. 0: 64."""
+    dask_scheduler: OptionalText = Field(None, **example(""))
+    """Address of the dask scheduler, as in "tcp://scheduler:8786" or "tls://scheduler:8786". Only valid with executor =
+    "dask". While the scheduler or its workers are away, tiles wait for them."""
+    dask_ca_file: OptionalPath = Field(None, **example(""))
+    """PEM file with the certificates of the authorities that signed those of scheduler and workers. Required with an
+    address that begins with tls://."""
+    dask_certificate_file: OptionalPath = Field(None, **example(""))
+    """PEM file with the certificate by which temwatch identifies itself to the scheduler. Required with an address that
+    begins with tls://."""
+    dask_key_file: OptionalPath = Field(None, **example(""))
+    """PEM file with the key of `dask_certificate_file`, without a passphrase. Other users must not be able to read this
+    file. Empty: the key stands in the file of the certificate."""
+    tile_timeout_s: float = Field(300, gt=0)
+    """Seconds that a worker may take for one tile. A worker that takes longer hangs, for example on a dead mount: it is
+    replaced, and the tile is retried a few times."""
+
+    largest_image_megapixels: float = Field(100, gt=0, le=4096)
+    """Largest image, in millions of pixels. Larger images are refused. Each worker process may take 16 bytes of memory
+    for each pixel of it, plus 512 MiB: a tile that needs more fails alone."""
+    path_map: tuple[WorkerPathEntry, ...] = ()
+    """Where workers on other hosts see the directories of this machine."""
+
+    @model_validator(mode="after")
+    def _scheduler_goes_with_dask(self) -> Self:
+        if self.executor == "dask" and not self.dask_scheduler:
+            raise RefusedKeyError("dask_scheduler", 'is required with executor = "dask", as in "tcp://scheduler:8786"')
+        if self.executor != "dask":
+            for key in ("dask_scheduler", "dask_ca_file", "dask_certificate_file", "dask_key_file", "path_map"):
+                if getattr(self, key):
+                    problem = f'is only valid with executor = "dask", and executor is "{self.executor}"'
+                    raise RefusedKeyError(key, problem)
+        for key, problem in self.cluster.problems() if self.cluster else ():
+            raise RefusedKeyError(key, problem)
+        return self
+
+    @field_validator("path_map")
+    @classmethod
+    def _sides_are_distinct(cls, value: tuple[WorkerPathEntry, ...]) -> tuple[WorkerPathEntry, ...]:
+        for side in ("local", "worker"):
+            keys = [(entry.hosts, getattr(entry, side)) for entry in value]
+            if twice := next((key for index, key in enumerate(keys) if key in keys[:index]), None):
+                raise ValueError(f"{side} = {quoted(str(twice[1]))} stands in two entries for the hosts {twice[0]}")
+        return value
+
+    @property
+    def cluster(self) -> ClusterAccess | None:
+        """How to reach the dask scheduler; None for worker processes."""
+        if self.executor != "dask" or not self.dask_scheduler:
+            return None
+        return ClusterAccess(self.dask_scheduler, self.dask_ca_file, self.dask_certificate_file, self.dask_key_file)
+
+    @property
+    def worker_paths(self) -> tuple[WorkerPath, ...]:
+        """Where workers see the directories of this machine."""
+        return tuple(WorkerPath(entry.hosts, entry.local, entry.worker) for entry in self.path_map)

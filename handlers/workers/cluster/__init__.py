@@ -1,0 +1,1 @@
+"""The workers of a dask scheduler that is not ours: found, proved, given jobs, and waited for."""

@@ -1,0 +1,207 @@
+"""The connection to a dask scheduler: opened, asked, closed. Its failures are one exception, in one line of words."""
+
+import asyncio
+import contextlib
+import random
+import socket
+import ssl
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+from handlers.errors import WorkersUnavailable
+from handlers.text import shorten
+from handlers.workers.cluster.access import ClusterAccess
+
+T = TypeVar("T")
+
+ANSWER_S = 10.0
+"""Longest wait for an answer of the scheduler."""
+FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 30.0
+_MOST_TEXT = 300
+_DEFAULT_PORT = 8786
+
+
+class SchedulerAway(Exception):  # noqa: N818  waited for
+    """The scheduler cannot be used now. The text says why."""
+
+
+def opening_delay_s(attempt: int) -> float:
+    """Return the seconds until the next attempt to connect, doubling from 1 s to 30 s with 25 % jitter."""
+    plain = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(attempt - 1, 30))
+    return plain * random.uniform(0.75, 1.25)  # noqa: S311  jitter
+
+
+class Connection:
+    """An open connection. All methods run in the event loop that opened it."""
+
+    def __init__(self, client: Any, scheduler: str) -> None:
+        self._client = client
+        self._scheduler = scheduler
+        self.scheduler_versions: dict[str, str] = {}
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, access: ClusterAccess) -> AsyncIterator["Connection"]:
+        """Connect, and yield the connection.
+
+        Raises
+        ------
+        SchedulerAway
+            If the scheduler does not answer, or a file that the settings name cannot be used.
+        """
+        from distributed import Client
+        from distributed.versions import VersionMismatchWarning
+
+        # Versions are reported in one line: see `versions`.
+        warnings.filterwarnings("ignore", category=VersionMismatchWarning)
+        try:
+            security = await asyncio.to_thread(access.security)
+        except WorkersUnavailable as fault:
+            raise SchedulerAway(str(fault)) from None
+        await _knock(access)  # a client that cannot connect takes its time, and says less
+        client: Any = Client(  # type: ignore[no-untyped-call]
+            access.scheduler,
+            asynchronous=True,
+            timeout=ANSWER_S,
+            security=security,
+            set_as_default=False,
+            name="temwatch",
+        )
+        connection = cls(client, access.scheduler)
+        try:
+            await connection._ask(client, "connect")
+            await connection._read_versions()
+            yield connection
+        finally:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(ANSWER_S):
+                    await client.close()
+
+    async def _read_versions(self) -> None:
+        found = await self._ask(self._client.scheduler.versions(), "tell its versions")
+        host, packages = found.get("host", {}), found.get("packages", {})
+        python = host.get("python") or packages.get("python") or ""
+        self.scheduler_versions = {
+            "python": ".".join(python.split(".")[:3]),
+            "distributed": packages.get("distributed") or "",
+        }
+
+    async def _ask(self, question: Awaitable[T], what: str) -> T:
+        """Return the answer of the scheduler. Raises SchedulerAway."""
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await question
+        except TimeoutError:
+            raise SchedulerAway(f"{self._scheduler} has not answered for {ANSWER_S:g} s") from None
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # whatever dask raises when a scheduler goes away
+            raise SchedulerAway(f"{self._scheduler} did not {what}: {_text(error)}") from error
+
+    def require(self) -> None:
+        """Raise SchedulerAway if the connection is lost."""
+        if self._client.status != "running":
+            raise SchedulerAway(f"{self._scheduler} closed the connection")
+
+    async def workers(self) -> dict[str, dict[str, Any]]:
+        """Return what the scheduler knows of each worker, by address. Raises SchedulerAway."""
+        identity: dict[str, Any] = await self._ask(self._client.scheduler.identity(), "list its workers")
+        found: dict[str, dict[str, Any]] = identity["workers"]
+        return found
+
+    def submit(self, function: Callable[[bytes], object], payload: bytes, key: str, workers: frozenset[str]) -> Any:
+        """Return dask's future of a task for one of the workers; None if the connection is lost."""
+        try:
+            return self._client.submit(
+                function, payload, key=key, workers=sorted(workers), allow_other_workers=False, pure=False
+            )
+        except Exception:  # noqa: BLE001  the connection was lost: `require` reports it
+            return None
+
+    async def result(self, remote: Any) -> Any:
+        """Return the result of a task, or the exception that it ended with.
+
+        Raises
+        ------
+        CancelledError
+            If the scheduler lost the task.
+        """
+        try:
+            return await remote
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001  the caller decides
+            return error
+
+    def release(self, remote: Any) -> None:
+        """Let the scheduler forget a task, done or not."""
+        with contextlib.suppress(Exception):
+            remote.release()
+
+    @staticmethod
+    def is_killed_worker(error: object) -> bool:
+        """Return whether the scheduler gave a task up because the workers that had it died."""
+        from distributed import KilledWorker
+
+        return isinstance(error, KilledWorker)
+
+    async def run(self, address: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what a coroutine function returns in a worker, beside the worker's tasks; or its exception."""
+        try:
+            found = await self._client.run(function, *arguments, workers=[address], on_error="return")
+        except Exception as error:  # noqa: BLE001  the worker left meanwhile, or the scheduler did
+            return error
+        return found.get(address)
+
+    async def restart(self, address: str, timeout_s: float) -> None:
+        """Have the nanny of a worker restart it. Raises ValueError if it has none."""
+        await self._client.restart_workers([address], timeout=timeout_s, raise_for_error=False)
+
+
+async def _knock(access: ClusterAccess) -> None:
+    """Raise SchedulerAway unless something accepts connections there, with a certificate that verifies."""
+    protocol, _, _ = access.scheduler.rpartition("://")
+    if protocol not in ("", "tcp", "tls"):
+        return
+    host, port = _host_and_port(access.scheduler)
+    context = await asyncio.to_thread(_tls_context, access) if access.is_tls else None
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            _, writer = await asyncio.open_connection(host, port, ssl=context)
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+    except TimeoutError:
+        raise SchedulerAway(f"{access.scheduler} has not answered for {ANSWER_S:g} s") from None
+    except ssl.SSLError as error:
+        problem = "its certificate does not verify" if isinstance(error, ssl.SSLCertVerificationError) else "TLS fails"
+        raise SchedulerAway(f"{access.scheduler}: {problem}: {error.reason or _text(error)}") from None
+    except socket.gaierror as error:
+        raise SchedulerAway(f"{access.scheduler}: the host is not known: {error.strerror}") from None
+    except OSError as error:
+        raise SchedulerAway(f"{access.scheduler} does not answer: {_os_text(error)}") from None
+
+
+def _host_and_port(scheduler: str) -> tuple[str, int]:
+    from distributed.comm.addressing import parse_host_port
+
+    rest = scheduler.partition("://")[2] or scheduler
+    host, port = parse_host_port(rest, _DEFAULT_PORT)
+    return host, int(port)
+
+
+def _tls_context(access: ClusterAccess) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=access.ca_file)
+    context.check_hostname = False  # as dask: its certificates are of a CA of the cluster's own
+    assert access.certificate_file is not None
+    context.load_cert_chain(access.certificate_file, access.key_file or access.certificate_file, password=b"")
+    return context
+
+
+def _os_text(error: OSError) -> str:
+    return error.strerror or _text(error)
+
+
+def _text(error: BaseException) -> str:
+    return shorten(" ".join(str(error).split()) or type(error).__name__, _MOST_TEXT)

@@ -1,0 +1,315 @@
+"""An executor whose jobs are done by the workers of a dask scheduler, however often scheduler and workers go away.
+
+All its work runs in one thread with an event loop of its own. A job stays here until it is done: what the scheduler or
+a worker loses is submitted again. The future of a job stays pending meanwhile.
+"""
+
+import asyncio
+import contextlib
+import pickle
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from handlers.errors import WorkersUnavailable
+from handlers.workers.cluster.access import ClusterAccess, WorkerPath
+from handlers.workers.cluster.connection import Connection, SchedulerAway, opening_delay_s
+from handlers.workers.cluster.ground import Ground, ground_of, sharing_of
+from handlers.workers.cluster.members import Members
+from handlers.workers.cluster.on_worker import Answer, Work, payload_of, this_process
+from handlers.workers.crew import Crew
+
+T = TypeVar("T")
+
+LOOK_S = 1.0
+"""Pause between looks at the workers."""
+CLOSE_S = 5.0
+"""Longest time for the connection to close."""
+KEY_PREFIX = "temwatch_tile"
+"""Of the tasks, in the scheduler's own pages."""
+
+
+MOST_FAILURES = 3
+"""Times that the scheduler may fail a task for reasons of its own."""
+
+
+class WorkersDied(Exception):  # noqa: N818  the job then runs alone
+    """Several workers died while they had the job, which may be the cause or not."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A job that is not done."""
+
+    key: str
+    payload: bytes
+    ground: Ground | None
+    outcome: Future[Any]
+    sent_to: frozenset[str] = frozenset()
+    """Addresses of the workers that may do it; empty while it waits here."""
+    remote: Any = None
+    """dask's future; None while the job waits here."""
+    task: "asyncio.Task[None] | None" = field(default=None, repr=False)
+    failures: int = 0
+    """How often the scheduler failed its task without blaming it."""
+
+
+class ClusterExecutor(Executor):
+    """Executor of a scheduler that need not be there yet.
+
+    Parameters
+    ----------
+    memory_bytes : address space that a job may add to its worker's.
+    paths : where workers see the directories of this machine.
+    """
+
+    def __init__(self, access: ClusterAccess, memory_bytes: int, paths: tuple[WorkerPath, ...] = ()) -> None:
+        self._access = access
+        self._memory_bytes = memory_bytes
+        self._paths = paths
+        self._jobs: dict[str, Job] = {}
+        self._wake = asyncio.Event()
+        self._members = Members(paths, self._wake.set)
+        self._connection: Connection | None = None
+        self._fault = f"{access.scheduler} has not answered yet"
+        self._without_worker_since: float | None = None
+        self._closing = False
+        self._loop = asyncio.new_event_loop()
+        self._crew = Crew(scheduler=access.scheduler, fault=self._fault)
+        self.on_change: Callable[[str], object] = lambda fault: None
+        """Gets the fault when the scheduler is lost, and an empty text when it is there again; in this thread."""
+        self._thread = threading.Thread(target=self._run, name="cluster", daemon=True)
+        self._thread.start()
+
+    # --- for other threads
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, key: str | None = None, **kwargs: Any) -> Future[T]:  # type: ignore[override]
+        """Return the future of a job, whose workers may come later.
+
+        Raises
+        ------
+        BrokenExecutor
+            If the executor was shut down.
+        """
+        assert not kwargs, "jobs take positional arguments"
+        if self._closing:
+            raise BrokenExecutor("the workers are stopped")
+        key = f"{KEY_PREFIX}-{key or uuid.uuid4().hex}"
+        work = Work(key, self._memory_bytes, this_process(), self._paths)
+        job = Job(key, payload_of(work, fn, args), ground_of(args[0]) if args else None, Future())
+        level0 = args[0].level0 if job.ground else None
+        self._loop.call_soon_threadsafe(self._accept, job, level0, args[0] if args else None)
+        return job.outcome
+
+    @property
+    def crew(self) -> Crew:
+        """The workers, as they were at the last look."""
+        return self._crew
+
+    def running_s(self, key: str) -> float | None:
+        """Return the seconds that a worker has had a job, by its last sign of life; None while no worker runs it."""
+        return self._members.running_s(f"{KEY_PREFIX}-{key}")
+
+    def replace_worker(self, key: str, forget: Callable[[], object], timeout_s: float) -> None:
+        """Restart the worker that runs a job, after `forget`, which cancels the job. Blocking."""
+        holder = self._members.holder(f"{KEY_PREFIX}-{key}")
+        forget()  # before the restart: the scheduler would give the job to the next worker
+        if holder is None or self._connection is None:
+            return
+        restart = self._connection.restart(holder, timeout_s)
+        with contextlib.suppress(Exception):  # the scheduler went away meanwhile, or the worker has no nanny
+            asyncio.run_coroutine_threadsafe(restart, self._loop).result(timeout_s + CLOSE_S)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Cancel all jobs and end the connection."""
+        del cancel_futures
+        self._closing = True
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._wake.set)
+        if wait and threading.current_thread() is not self._thread:
+            self._thread.join(2 * CLOSE_S)
+
+    # --- the thread
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            with contextlib.suppress(Exception):
+                self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+                self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        attempt = 0
+        try:
+            while not self._closing:
+                try:
+                    async with contextlib.AsyncExitStack() as stack:
+                        connection = await stack.enter_async_context(Connection.open(self._access))
+                        attempt = 0
+                        await self._use(connection)
+                except SchedulerAway as away:
+                    attempt += 1
+                    self._lose(str(away))
+                    await self._pause(opening_delay_s(attempt))
+        finally:
+            await self._cancel_all()
+
+    async def _use(self, connection: Connection) -> None:
+        self._connection = connection
+        self._members.begin(connection)
+        try:
+            while not self._closing:
+                connection.require()
+                await self._members.look()
+                self._found()
+                self._resend_stranded()
+                self._dispatch_waiting()
+                self._describe()
+                await self._pause(LOOK_S)
+        finally:
+            self._connection = None
+            self._members.end()
+            for job in self._jobs.values():
+                job.remote, job.sent_to = None, frozenset()
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        self._wake.clear()
+
+    def _found(self) -> None:
+        if self._fault:
+            self._fault = ""
+            self.on_change("")
+
+    def _lose(self, fault: str) -> None:
+        is_news, self._fault = self._fault != fault, fault
+        self._describe()
+        if is_news:
+            self.on_change(fault)
+
+    def _describe(self) -> None:
+        members = self._members.described() if self._connection else ()
+        usable = any(member.is_usable for member in members)
+        if not self._jobs or usable or self._fault:
+            self._without_worker_since = None
+        elif self._without_worker_since is None:
+            self._without_worker_since = time.monotonic()
+        since = self._without_worker_since
+        self._crew = Crew(
+            members,
+            len(self._jobs),
+            self._access.scheduler,
+            self._fault,
+            time.monotonic() - since if since is not None else 0.0,
+            self._members.notes(),
+        )
+
+    async def _cancel_all(self) -> None:
+        tasks = [job.task for job in self._jobs.values() if job.task]
+        for job in list(self._jobs.values()):
+            job.outcome.cancel()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_S)
+        self._jobs.clear()
+
+    # --- jobs
+
+    def _accept(self, job: Job, level0: Any, argument: Any) -> None:
+        if self._closing:
+            job.outcome.cancel()
+            return
+        self._jobs[job.key] = job
+        job.outcome.add_done_callback(lambda _: self._soon(self._drop, job))
+        if job.ground:
+            self._members.learn(job.ground, level0, sharing_of(argument))
+        self._dispatch(job)
+
+    def _soon(self, call: Callable[..., object], *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+    def _drop(self, job: Job) -> None:
+        """Forget a job that is done or was cancelled, and release its task at the scheduler at once."""
+        self._jobs.pop(job.key, None)
+        if job.task and job.outcome.cancelled():
+            job.task.cancel()
+
+    def _dispatch_waiting(self) -> None:
+        for job in [job for job in self._jobs.values() if job.remote is None]:
+            self._dispatch(job)
+
+    def _dispatch(self, job: Job) -> None:
+        """Submit a job to the workers that are proved to see its files; without one it waits here."""
+        if job.remote is not None or job.outcome.done() or not (connection := self._connection):
+            return
+        usable = self._members.usable(job.ground)
+        if not usable:
+            return
+        job.remote = remote = connection.submit(pickle.loads, job.payload, f"{KEY_PREFIX}-{uuid.uuid4().hex}", usable)
+        if remote is None:
+            return
+        job.sent_to = usable
+        job.task = self._loop.create_task(self._follow(job, remote, connection), name=job.key)
+
+    def _resend_stranded(self) -> None:
+        """Take back the jobs whose workers are all gone: the scheduler would keep them for ever."""
+        present = self._members.addresses
+        for job in self._jobs.values():
+            if job.remote is not None and job.sent_to and not job.sent_to & present:
+                job.sent_to = frozenset()
+                if job.task:
+                    job.task.cancel()
+
+    async def _follow(self, job: Job, remote: Any, connection: Connection) -> None:
+        """Wait for the answer of a worker. What is lost on the way is submitted again."""
+        outcome: Callable[[], object] | None = None
+        try:
+            answer = await connection.result(remote)
+            if not (isinstance(answer, Answer) and await self._is_fault_of_worker(job, answer)):
+                outcome = self._outcome_of(job, answer)
+        except asyncio.CancelledError:
+            if self._closing or job.outcome.cancelled():
+                raise
+        finally:
+            connection.release(remote)
+            if job.remote is remote:
+                job.remote = job.task = None
+            if outcome and not job.outcome.done():
+                with contextlib.suppress(Exception):  # it was cancelled at this moment
+                    outcome()
+            elif not job.outcome.done():
+                self._wake.set()
+
+    def _outcome_of(self, job: Job, answer: Any) -> Callable[[], object] | None:
+        """Return what gives a job its outcome; None if it has to be submitted again."""
+        if isinstance(answer, Answer) and answer.error is None:
+            return lambda: job.outcome.set_result(answer.result)
+        if isinstance(answer, Answer):
+            return lambda: job.outcome.set_exception(answer.error)
+        if Connection.is_killed_worker(answer):
+            return lambda: job.outcome.set_exception(WorkersDied(_first_line(answer)))
+        job.failures += 1
+        if job.failures < MOST_FAILURES:
+            return None
+        problem = f"failed a task {MOST_FAILURES} times: {type(answer).__name__}: {_first_line(answer)}"
+        return lambda: job.outcome.set_exception(WorkersUnavailable(self._access.scheduler, problem))
+
+    async def _is_fault_of_worker(self, job: Job, answer: Answer) -> bool:
+        """Return whether the worker does not see the files any more, so that another one can do the job."""
+        if job.ground is None or getattr(answer.result, "fault", None) is None:
+            return False
+        return await self._members.fails_now(answer.worker, job.ground)
+
+
+def _first_line(error: object) -> str:
+    return str(error).partition("\n")[0]

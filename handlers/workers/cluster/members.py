@@ -1,0 +1,227 @@
+"""The workers of a scheduler: who they are, what they were proved to see, what they do now."""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from handlers.errors import StorageFault
+from handlers.place import Place
+from handlers.sharing import Sharing
+from handlers.workers.cluster.access import WorkerPath
+from handlers.workers.cluster.connection import Connection
+from handlers.workers.cluster.ground import Ground, Task, begin_proof, conclude_proof, end_proof
+from handlers.workers.cluster.on_worker import METRIC, Introduction, introduce, versions_here
+from handlers.workers.cluster.versions import differences, refusal
+from handlers.workers.crew import Member
+
+RETRY_S = 15.0
+"""Pause before a worker that failed is asked again."""
+FRESH_S = 5.0
+"""A proof of this age is believed when a job fails."""
+CHECK_S = 45.0
+"""Longest time for all proofs of a worker."""
+MOST_GROUNDS = 256
+
+
+@dataclass(slots=True)
+class _Proved:
+    problem: str
+    at: float
+
+
+@dataclass(slots=True)
+class _Worker:
+    """A worker of the scheduler."""
+
+    address: str
+    host: str
+    threads: int
+    versions: dict[str, str] = field(default_factory=dict)
+    is_introduced: bool = False
+    problem: str = ""
+    """Why it gets no jobs at all."""
+    asked_at: float = float("-inf")
+    proofs: dict[Ground, _Proved] = field(default_factory=dict)
+    running: dict[str, float] = field(default_factory=dict)
+    check: "asyncio.Task[None] | None" = None
+
+    def is_usable(self, ground: Ground | None) -> bool:
+        if self.problem or not self.is_introduced:
+            return False
+        return ground is None or ((proved := self.proofs.get(ground)) is not None and not proved.problem)
+
+    def described(self) -> Member:
+        failed = [proved.problem for proved in self.proofs.values() if proved.problem]
+        is_useless = bool(self.problem) or (bool(failed) and len(failed) == len(self.proofs))
+        problem = self.problem or (failed[0] if failed else "")
+        return Member(self.host, self.threads, len(self.running), problem, is_usable=not is_useless)
+
+
+class Members:
+    """The workers of the scheduler. All methods run in the executor's event loop.
+
+    Parameters
+    ----------
+    paths : where workers see the directories of this machine.
+    on_change : called when a worker was asked.
+    """
+
+    def __init__(self, paths: tuple[WorkerPath, ...], on_change: Callable[[], object]) -> None:
+        self._paths = paths
+        self._on_change = on_change
+        self._workers: dict[str, _Worker] = {}
+        self._grounds: dict[Ground, tuple[Place, Sharing]] = {}
+        self._connection: Connection | None = None
+        self._here = versions_here()
+
+    def begin(self, connection: Connection) -> None:
+        """Start with a new connection."""
+        self._connection = connection
+
+    def end(self) -> None:
+        """Forget the workers: they may be others when the scheduler is back."""
+        for worker in self._workers.values():
+            if worker.check:
+                worker.check.cancel()
+        self._workers.clear()
+        self._connection = None
+
+    # --- what is known
+
+    @property
+    def addresses(self) -> frozenset[str]:
+        """Addresses of all workers."""
+        return frozenset(self._workers)
+
+    def usable(self, ground: Ground | None) -> frozenset[str]:
+        """Return the addresses of the workers that may do jobs on a ground; None: jobs that need none."""
+        return frozenset(worker.address for worker in self._workers.values() if worker.is_usable(ground))
+
+    def running_s(self, key: str) -> float | None:
+        """Return the seconds that a job has run, by the last sign of life of its worker."""
+        return next((worker.running[key] for worker in list(self._workers.values()) if key in worker.running), None)
+
+    def holder(self, key: str) -> str | None:
+        """Return the address of the worker that runs a job."""
+        return next((worker.address for worker in list(self._workers.values()) if key in worker.running), None)
+
+    def described(self) -> tuple[Member, ...]:
+        """Return the workers for people."""
+        return tuple(worker.described() for worker in self._workers.values())
+
+    def notes(self) -> tuple[str, ...]:
+        """Return the versions that differ, in one line."""
+        if self._connection is None:
+            return ()
+        introduced = {worker.host: worker.versions for worker in self._workers.values() if worker.versions}
+        line = differences(self._here, self._connection.scheduler_versions, introduced)
+        return (f"versions differ in the cluster: {line}",) if line else ()
+
+    # --- looks
+
+    async def look(self) -> None:
+        """Ask the scheduler for its workers, and new workers for what they see. Raises SchedulerAway."""
+        assert self._connection is not None
+        found = await self._connection.workers()
+        for address in self._workers.keys() - found.keys():
+            if (check := self._workers.pop(address).check) is not None:
+                check.cancel()
+        for address, facts in found.items():
+            worker = self._workers.get(address)
+            if worker is None:
+                worker = self._workers[address] = _Worker(address, _host_of(address, facts), facts["nthreads"])
+            metric = facts.get("metrics", {}).get(METRIC)
+            worker.running = dict(metric) if isinstance(metric, dict) else {}
+        self._ask_all()
+
+    def learn(self, ground: Ground, level0: Place, sharing: Sharing) -> None:
+        """Remember a ground and an image on it. Workers are asked about a new one at once."""
+        is_new = ground not in self._grounds
+        if is_new and len(self._grounds) >= MOST_GROUNDS:
+            oldest = next(iter(self._grounds))
+            del self._grounds[oldest]
+            for worker in self._workers.values():
+                worker.proofs.pop(oldest, None)
+        self._grounds[ground] = (level0, sharing)
+        if is_new:
+            self._ask_all()
+
+    def _ask_all(self) -> None:
+        now = time.monotonic()
+        for worker in self._workers.values():
+            if worker.check and not worker.check.done():
+                continue
+            unproved = [ground for ground in self._grounds if _is_due(worker.proofs.get(ground), now)]
+            is_due = not worker.is_introduced or worker.problem
+            if (is_due and now - worker.asked_at > RETRY_S) or (unproved and not is_due):
+                worker.check = asyncio.get_running_loop().create_task(self._ask(worker, unproved), name="ask worker")
+
+    async def fails_now(self, address: str, ground: Ground) -> bool:
+        """Return whether a worker does not see a ground any more. It is asked, unless it was a moment ago."""
+        worker = self._workers.get(address)
+        proved = worker.proofs.get(ground) if worker else None
+        if worker is None or proved is None:
+            return False
+        if time.monotonic() - proved.at > FRESH_S:
+            await self._ask(worker, [ground])
+        proved = worker.proofs.get(ground)
+        return bool(worker.problem or (proved and proved.problem))
+
+    # --- one worker
+
+    async def _ask(self, worker: _Worker, grounds: Sequence[Ground]) -> None:
+        """Ask a worker who it is and what it sees, and note the outcome."""
+        worker.asked_at = time.monotonic()
+        tasks: list[Task] = []
+        found: object = None
+        try:
+            for ground in grounds:
+                # If the daemon cannot write there itself, nothing can be proved: it is tried again at the next look.
+                with contextlib.suppress(StorageFault):
+                    level0, sharing = self._grounds[ground]
+                    tasks.append(await asyncio.to_thread(begin_proof, ground, level0, uuid.uuid4().hex, sharing))
+            found = await self._introduction(worker, tuple(tasks))
+            await self._note(worker, tasks, found)
+        finally:
+            proofs = found.proofs if isinstance(found, Introduction) else (None,) * len(tasks)
+            for task, proof in zip(tasks, proofs, strict=True):
+                await asyncio.shield(asyncio.to_thread(end_proof, task, proof))
+            self._on_change()
+
+    async def _introduction(self, worker: _Worker, tasks: tuple[Task, ...]) -> object:
+        if self._connection is None:
+            return None
+        try:
+            async with asyncio.timeout(CHECK_S):
+                return await self._connection.run(worker.address, introduce, tasks, self._paths)
+        except TimeoutError:
+            return TimeoutError(f"has not answered for {CHECK_S:g} s")
+
+    async def _note(self, worker: _Worker, tasks: Sequence[Task], found: object) -> None:
+        if not isinstance(found, Introduction):
+            if found is not None:
+                worker.problem = _in_words(found)
+            return
+        worker.is_introduced, worker.host, worker.versions = True, found.host, found.versions
+        worker.problem = refusal(self._here, found.versions)
+        for task, proof in zip(tasks, found.proofs, strict=True):
+            problem = await asyncio.to_thread(conclude_proof, task, proof)
+            worker.proofs[task.ground] = _Proved(problem, time.monotonic())
+
+
+def _is_due(proved: _Proved | None, now: float) -> bool:
+    return proved is None or (bool(proved.problem) and now - proved.at > RETRY_S)
+
+
+def _host_of(address: str, facts: dict[str, Any]) -> str:
+    return str(facts.get("host") or address.partition("://")[2].rpartition(":")[0])
+
+
+def _in_words(error: object) -> str:
+    if isinstance(error, ModuleNotFoundError | AttributeError):
+        return f"has no temwatch, or another one than the daemon: {error}"
+    return f"could not be asked: {' '.join(str(error).split()) or type(error).__name__}"

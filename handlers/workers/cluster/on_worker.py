@@ -1,0 +1,187 @@
+"""What runs in the workers of a dask scheduler.
+
+A worker imports this module, so it imports little. The scheduler imports nothing of temwatch: see `Call`.
+"""
+
+import asyncio
+import contextlib
+import os
+import pickle
+import platform
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from handlers.workers.cluster.access import WorkerPath
+from handlers.workers.cluster.ground import Proof, Task, prove
+from handlers.workers.cluster.path_map import HostPaths, of_host
+from handlers.workers.memory import JobLimit
+
+METRIC = "temwatch"
+"""Key of the metrics that a worker sends with each sign of life: its running jobs, each with its seconds."""
+PROOF_TIMEOUT_S = 20.0
+"""Longest time for a proof. A read from a dead mount never returns."""
+_PACKAGES = ("temwatch", "distributed")
+
+_limit = JobLimit()
+_running: dict[str, float] = {}
+"""Key and begin of each job in this process, of all daemons."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a job."""
+
+    result: Any = None
+    error: Exception | None = None
+    """What the job raised."""
+    worker: str = ""
+    """Address of the worker."""
+
+
+class Call:
+    """A job that is done when it is unpickled.
+
+    The scheduler unpickles the tasks that it gets. `pickle.loads(payload)` is a task that it can unpickle without
+    temwatch, whatever its version of Python is: the payload, which holds the job, is unpickled by the worker.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        self._arguments = arguments
+
+    def __reduce__(self) -> tuple[Callable[..., Answer], tuple[Any, ...]]:
+        """Return what to do in place of making a `Call`."""
+        return perform, self._arguments
+
+
+def payload_of(call: "Work", function: Callable[..., Any], arguments: tuple[Any, ...]) -> bytes:
+    """Return a job as bytes. `function` and what it takes have to be importable by workers."""
+    return pickle.dumps(Call(call, function, arguments))
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What every job needs beside its function."""
+
+    key: str
+    memory_bytes: int
+    """Address space that it may add to its worker's."""
+    submitter: str
+    """The process that submitted it: a worker within it has no limit, which would be the submitter's."""
+    paths: tuple[WorkerPath, ...]
+
+
+def perform(work: Work, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Answer:
+    """Do a job in a worker."""
+    paths = paths_here(work.paths)
+    with _noted(work.key):
+        try:
+            arguments = tuple(paths.job_to_worker(each) for each in arguments)
+            with _limit.added(work.memory_bytes) if work.submitter != this_process() else contextlib.nullcontext():
+                return Answer(paths.report_to_local(function(*arguments)), worker=_address())
+        except Exception as error:  # noqa: BLE001  the daemon raises it where the job is awaited
+            return Answer(error=_portable(error), worker=_address())
+
+
+def _address() -> str:
+    from distributed import get_worker
+
+    return str(get_worker().address)
+
+
+def _portable(error: Exception) -> Exception:
+    """Return the exception, or one with its text if it cannot be pickled."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  our own bytes
+    except Exception:  # noqa: BLE001  whatever its methods raise
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error.with_traceback(None)
+
+
+@contextlib.contextmanager
+def _noted(key: str) -> Iterator[None]:
+    _running[key] = time.monotonic()
+    try:
+        yield
+    finally:
+        _running.pop(key, None)
+
+
+def running_jobs(_worker: Any = None) -> dict[str, float]:
+    """Return the seconds that each job in this process has taken so far, by its key."""
+    now = time.monotonic()
+    return {key: now - began for key, began in dict(_running).items()}
+
+
+def this_process() -> str:
+    """Return a name of this process that no other process has now, on any machine."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def paths_here(entries: tuple[WorkerPath, ...]) -> HostPaths:
+    """Return the paths of this host."""
+    name = socket.gethostname()
+    return of_host(entries, (name, name.partition(".")[0])) if entries else HostPaths()
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """What a worker says of itself."""
+
+    host: str
+    versions: dict[str, str]
+    proofs: tuple[Proof, ...]
+    """One for each task, in their order."""
+
+
+def versions_here() -> dict[str, str]:
+    """Return the versions of Python and of the packages that the daemon and its workers share."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+async def introduce(tasks: tuple[Task, ...], paths: tuple[WorkerPath, ...], dask_worker: Any) -> Introduction:
+    """Return who the worker is and what it sees. Runs in the event loop of the worker, beside its jobs."""
+    dask_worker.metrics[METRIC] = running_jobs
+    name = f"{re.sub('[^A-Za-z0-9.-]', '_', socket.gethostname())}-{os.getpid()}-{os.urandom(4).hex()}"
+    here = paths_here(paths)
+    proofs = await asyncio.gather(*(_prove(task, here, name) for task in tasks))
+    return Introduction(socket.gethostname(), versions_here(), tuple(proofs))
+
+
+async def _prove(task: Task, paths: HostPaths, name: str) -> Proof:
+    """Return a proof, also if a mount does not answer. Paths of the result are those of the daemon."""
+    found: asyncio.Future[Proof] = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+
+    def work() -> None:
+        try:
+            proof = prove(paths.job_to_worker(task), name)
+        except Exception as error:  # noqa: BLE001  said in words at the daemon
+            proof = Proof(f"{type(error).__name__}: {error}")
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(_set, found, proof)
+
+    # A thread of its own: a mount that never answers keeps it for ever, and must keep no other work waiting.
+    threading.Thread(target=work, name="temwatch proof", daemon=True).start()
+    try:
+        async with asyncio.timeout(PROOF_TIMEOUT_S):
+            proof = await found
+    except TimeoutError:
+        seen = paths.job_to_worker(task).ground
+        return Proof(f"{seen.images} or {seen.output} has not answered for {PROOF_TIMEOUT_S:g} s")
+    reply = paths.to_local(proof.reply) if proof.reply else None
+    return replace(proof, reply=reply)
+
+
+def _set(found: "asyncio.Future[Proof]", proof: Proof) -> None:
+    if not found.done():
+        found.set_result(proof)

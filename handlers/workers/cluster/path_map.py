@@ -1,0 +1,101 @@
+"""Where workers on other hosts see the directories of this machine. Pure.
+
+The two directions are inverse, or a path is refused: no worker may read or write another file under a right name.
+"""
+
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from handlers.container import Container
+from handlers.errors import SettingsFault
+from handlers.mipmaps.report import FaultReport
+from handlers.workers.cluster.access import WorkerPath
+
+T = TypeVar("T")
+_KEY = "workers.path_map"
+
+
+def of_host(entries: Iterable[WorkerPath], names: Iterable[str]) -> "HostPaths":
+    """Return the paths of a host, by its names: of the machine, and of the worker.
+
+    >>> of_host([WorkerPath("node*", Path("/data"), Path("/mnt/em"))], ["node7"]).to_worker(Path("/data/a.tif"))
+    PosixPath('/mnt/em/a.tif')
+    >>> of_host([WorkerPath("node*", Path("/data"), Path("/mnt/em"))], ["gpu1"]).to_worker(Path("/data/a.tif"))
+    PosixPath('/data/a.tif')
+    """
+    known = tuple(names)
+    return HostPaths(
+        tuple(
+            (entry.local, entry.worker)
+            for entry in entries
+            if any(fnmatch.fnmatchcase(name, entry.hosts) for name in known)
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HostPaths:
+    """Pairs of directories (on the daemon's machine, on a worker's host); of several that match, the longest counts."""
+
+    pairs: tuple[tuple[Path, Path], ...] = ()
+
+    def to_worker(self, path: Path) -> Path:
+        """Return a path as the host sees it. Raises SettingsFault if the host has another file of the daemon there."""
+        seen = _moved(path, self.pairs)
+        if self.to_local(seen) != path:
+            problem = f"{path} would be {seen} on the workers, which is {self.to_local(seen)} here"
+            raise SettingsFault(_KEY, problem, "correct the entries")
+        return seen
+
+    def to_local(self, path: Path) -> Path:
+        """Return a path of the host as the daemon sees it."""
+        return _moved(path, [(worker, local) for local, worker in self.pairs])
+
+    def text_to_local(self, text: str) -> str:
+        """Return a text in which paths of the host are those of the daemon."""
+        for local, worker in sorted(self.pairs, key=lambda pair: len(pair[1].parts), reverse=True):
+            text = text.replace(f"{worker}/", f"{local}/")
+        return text
+
+    def job_to_worker(self, job: T) -> T:
+        """Return a job with the paths of the host."""
+        return _with_paths(job, self.to_worker, lambda text: text) if self.pairs else job
+
+    def report_to_local(self, report: T) -> T:
+        """Return a report with the paths of the daemon, also in the texts of faults and notes."""
+        return _with_paths(report, self.to_local, self.text_to_local) if self.pairs else report
+
+
+def _moved(path: Path, pairs: Iterable[tuple[Path, Path]]) -> Path:
+    matching = [pair for pair in pairs if path.is_relative_to(pair[0])]
+    if not matching:
+        return path
+    before, after = max(matching, key=lambda pair: len(pair[0].parts))
+    return after / path.relative_to(before)
+
+
+def _with_paths(value: Any, moved: Callable[[Path], Path], text: Callable[[str], str]) -> Any:
+    """Return a value with other paths, wherever they are in it."""
+    if isinstance(value, Path):
+        return moved(value)
+    if isinstance(value, Container):
+        path = moved(value.path)
+        # Resolved on another machine or at another path: "" makes the worker resolve it.
+        return value if path == value.path else Container(path, path, host="")
+    if isinstance(value, FaultReport):
+        return replace(value, subject=text(value.subject), problem=text(value.problem), hint=text(value.hint))
+    if type(value) is tuple:
+        return tuple(text(each) if isinstance(each, str) else _with_paths(each, moved, text) for each in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return _with_changes(
+            value, {each.name: _with_paths(getattr(value, each.name), moved, text) for each in fields(value)}
+        )
+    return value
+
+
+def _with_changes(value: Any, found: Mapping[str, Any]) -> Any:
+    changes = {name: each for name, each in found.items() if each is not getattr(value, name)}
+    return replace(value, **changes) if changes else value

@@ -1,0 +1,194 @@
+"""A dask cluster of separate processes on this machine, whose parts tests start, kill and start again."""
+
+import contextlib
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlers.workers.crew import Crew
+from handlers.workers.pool import WorkerPool
+
+START_S = 60.0
+TLS_ROLES = ("ca", "scheduler", "worker", "client")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = START_S) -> Any:
+    """Return the first true value of the condition."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"not within {timeout_s:g} s: {what}")
+
+
+@dataclass
+class Cluster:
+    """A scheduler and its workers, each a process of its own."""
+
+    directory: Path
+    protocol: str = "tcp"
+    port: int = field(default_factory=free_port)
+    tls: Sequence[str] = ()
+    """Options of scheduler and workers."""
+    environment: dict[str, str] = field(default_factory=dict)
+    scheduler: "subprocess.Popen[bytes] | None" = None
+    workers: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        """Address of the scheduler."""
+        return f"{self.protocol}://127.0.0.1:{self.port}"
+
+    def start_scheduler(self, code: str = "") -> None:
+        """Start the scheduler.
+
+        Parameters
+        ----------
+        code : runs in its process first.
+        """
+        options = ["--host", self.address, "--no-dashboard", *self.tls]
+        self.scheduler = self._start("scheduler", options, code, ())
+        wait_for(self._answers, "the scheduler listens")
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
+
+    def start_worker(
+        self, *options: str, threads: int = 1, nanny: bool = False, code: str = "", wrapper: Sequence[str] = ()
+    ) -> "subprocess.Popen[bytes]":
+        """Start a worker.
+
+        Parameters
+        ----------
+        wrapper : a command that runs the worker.
+        """
+        common = [self.address, "--nthreads", str(threads), "--no-dashboard", "--death-timeout", "60"]
+        if "--host" not in options:
+            common += ["--host", "127.0.0.1"]
+        kind = "--nanny" if nanny else "--no-nanny"
+        arguments = [*common, kind, "--local-directory", str(self.directory), *self.tls, *options]
+        process = self._start("worker", arguments, code, wrapper)
+        self.workers.append(process)
+        return process
+
+    def _start(self, part: str, options: Sequence[str], code: str, wrapper: Sequence[str]) -> "subprocess.Popen[bytes]":
+        program = f"{code}\nfrom distributed.cli.dask_{part} import main\nif __name__ == '__main__': main()"
+        path = self.directory / f"{part}-{time.monotonic_ns()}.py"
+        path.write_text(program)
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **self.environment}
+        with (self.directory / f"{path.stem}.log").open("wb") as log:
+            return subprocess.Popen(
+                [*wrapper, sys.executable, "-W", "ignore", str(path), *options],
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def logs(self) -> str:
+        """Return what all parts wrote."""
+        return "\n".join(path.read_text() for path in sorted(self.directory.glob("*.log")))
+
+    def kill_scheduler(self) -> None:
+        """Kill the scheduler at once."""
+        assert self.scheduler is not None
+        _kill(self.scheduler)
+        self.scheduler = None
+
+    def kill_worker(self, worker: "subprocess.Popen[bytes]") -> None:
+        """Kill a worker at once."""
+        self.workers.remove(worker)
+        _kill(worker)
+
+    def end(self) -> None:
+        """Kill every process."""
+        for process in [*self.workers, *([self.scheduler] if self.scheduler else [])]:
+            _kill(process)
+        self.workers.clear()
+        self.scheduler = None
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(20)
+
+
+@contextlib.contextmanager
+def running_cluster(directory: Path, **options: Any) -> Iterator[Cluster]:
+    """Yield a cluster without any process; end what the test started."""
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    directory.mkdir(parents=True, exist_ok=True)
+    cluster = Cluster(directory, **options)
+    try:
+        yield cluster
+    finally:
+        cluster.end()
+
+
+def wait_for_crew(pool: WorkerPool, condition: Callable[[Crew], Any], what: str, timeout_s: float = START_S) -> Crew:
+    """Wait until the workers of a pool are as wanted."""
+    try:
+        wait_for(lambda: condition(pool.crew), what, timeout_s)
+    except AssertionError as failed:
+        raise AssertionError(f"{failed}; {pool.crew}") from None
+    return pool.crew
+
+
+def is_ready(crew: Crew, workers: int = 1) -> bool:
+    """Whether the scheduler has this number of workers that get tiles."""
+    return not crew.fault and sum(host.workers for host in crew.hosts()) == workers
+
+
+def on_host(name: str, setup: str) -> list[str]:
+    """Return a command that runs another one on a host of this name, with mounts of its own. Skips where it cannot."""
+    wrapper = ["unshare", "--mount", "--uts", "sh", "-c", f'hostname {name} && {setup} && exec "$@"', "sh"]
+    if subprocess.run([*wrapper, "true"], capture_output=True).returncode:
+        pytest.skip(f"cannot make namespaces with: {shlex.join(wrapper)}")
+    return wrapper
+
+
+def make_certificates(directory: Path) -> None:
+    """Make an authority, and a certificate signed by it for each role, as NAME.pem and NAME-key.pem."""
+    directory.mkdir(parents=True, exist_ok=True)
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
+
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl("req", "-x509", *curve, "-keyout", "ca-key.pem", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test CA")
+    for role in TLS_ROLES[1:]:
+        subject = f"/CN={role}"
+        openssl("req", *curve, "-keyout", f"{role}-key.pem", "-out", f"{role}.csr", "-subj", subject)
+        signing = ("-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-days", "2")
+        openssl("x509", "-req", "-in", f"{role}.csr", *signing, "-out", f"{role}.pem")
+        (directory / f"{role}-key.pem").chmod(0o600)
+
+
+def tls_options(directory: Path, role: str) -> list[str]:
+    """Return the options of a scheduler or worker."""
+    return [
+        *("--tls-ca-file", str(directory / "ca.pem")),
+        *("--tls-cert", str(directory / f"{role}.pem")),
+        *("--tls-key", str(directory / f"{role}-key.pem")),
+    ]

@@ -1,0 +1,297 @@
+"""A dask cluster of separate processes: what goes away comes back, and no montage pays for it."""
+
+import asyncio
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlers.errors import Waiting
+from handlers.workers import pool as worker_pool
+from handlers.workers.cluster.access import ClusterAccess, WorkerPath
+from handlers.workers.cluster.on_worker import versions_here
+from handlers.workers.pool import WorkerPool, open_executor, run_job
+from handlers.workers.worker import WorkerDeath
+from tests.integration.cluster import (
+    Cluster,
+    is_ready,
+    make_certificates,
+    on_host,
+    running_cluster,
+    tls_options,
+    wait_for,
+    wait_for_crew,
+)
+from tests.integration.hanging import hanging_in_tiles_called_hang
+from tests.integration.test_executors import job_for
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with running_cluster(tmp_path / "cluster") as running:
+        yield running
+
+
+@pytest.fixture
+def pool(cluster: Cluster) -> Iterator[WorkerPool]:
+    with open_executor("dask", 2, cluster.address, job_timeout_s=60) as opened:
+        yield opened
+
+
+@pytest.mark.slow
+async def test_a_scheduler_and_workers_that_come_later_and_go_lose_no_job(
+    cluster: Cluster, pool: WorkerPool, tmp_path: Path
+) -> None:
+    assert "has not answered yet" in pool.crew.fault
+    wait_for_crew(pool, lambda crew: "does not answer" in crew.fault, "the scheduler is reported as away")
+    first = asyncio.create_task(run_job(pool, job_for(tmp_path, "first")))
+    cluster.start_scheduler()
+    cluster.start_worker()
+    report = await asyncio.wait_for(first, 90)
+    assert report.fault is None
+    assert is_ready(pool.crew)
+
+
+@pytest.mark.slow
+class TestWhatGoesAway:
+    async def test_a_restarted_scheduler_is_waited_for_and_its_jobs_are_done(
+        self, cluster: Cluster, pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
+        faults: list[str] = []
+        pool.on_scheduler = faults.append
+        cluster.start_scheduler()
+        worker = cluster.start_worker()
+        wait_for_crew(pool, is_ready, "the worker is there")
+        jobs = [asyncio.create_task(run_job(pool, job_for(tmp_path, f"slow{number}"))) for number in range(6)]
+        await asyncio.wait_for(jobs[0], 60)
+        cluster.kill_scheduler()
+        cluster.kill_worker(worker)
+        crew = await asyncio.to_thread(wait_for_crew, pool, lambda crew: crew.fault, "the loss is noticed")
+        assert crew.tiles
+        assert next(crew.reasons()).startswith("the dask scheduler cannot be used: tcp://")
+        cluster.start_scheduler()
+        cluster.start_worker()
+        reports = await asyncio.wait_for(asyncio.gather(*jobs), 90)
+        assert not [report.fault for report in reports if report.fault]
+        assert not pool.crew.fault
+        assert faults[-1] == ""
+        assert any(faults)
+        assert pool.rebuilt == 0
+
+    async def test_a_killed_worker_costs_no_tile_and_one_that_joins_goes_on(
+        self, cluster: Cluster, pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
+        cluster.start_scheduler()
+        worker = cluster.start_worker()
+        jobs = [asyncio.create_task(run_job(pool, job_for(tmp_path, f"slow{number}"))) for number in range(8)]
+        await asyncio.wait_for(jobs[0], 60)
+        cluster.kill_worker(worker)
+        await asyncio.to_thread(wait_for_crew, pool, lambda crew: not crew.members, "the worker's end is noticed")
+        assert pool.crew.tiles
+        cluster.start_worker()
+        reports = await asyncio.wait_for(asyncio.gather(*jobs), 90)
+        assert not [report.fault for report in reports if report.fault]
+
+    async def test_a_worker_whose_time_is_over_leaves_and_others_do_its_tiles(
+        self, cluster: Cluster, pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As with `--lifetime` before the end of a batch job."""
+        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
+        cluster.start_scheduler()
+        leaving = cluster.start_worker("--lifetime", "4 seconds")
+        cluster.start_worker()
+        done = 0
+        while leaving.poll() is None:
+            report = await asyncio.wait_for(run_job(pool, job_for(tmp_path, f"slow{done}")), 60)
+            assert report.fault is None
+            done += 1
+        assert (await asyncio.wait_for(run_job(pool, job_for(tmp_path, "last")), 60)).fault is None
+
+
+@pytest.mark.slow
+class TestSuspects:
+    async def test_only_the_tile_that_kills_its_own_process_is_reported(
+        self, cluster: Cluster, pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The scheduler blames every job of a worker that died."""
+        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
+        deaths: list[WorkerDeath] = []
+        pool.on_death = deaths.append
+        cluster.environment["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] = "0"
+        cluster.start_scheduler()
+        cluster.start_worker(threads=2, nanny=True)
+        wait_for_crew(pool, is_ready, "the worker is there")
+        names = ("slow1", "killer", "slow2", "slow3")
+        reports = await asyncio.wait_for(
+            asyncio.gather(*(run_job(pool, job_for(tmp_path, name)) for name in names)), 90
+        )
+        assert [report.tile_id for report in reports if report.fault] == ["killer"]
+        fault = reports[1].fault
+        assert fault is not None
+        assert fault.problem == "killed its worker process, run alone: signal SIGKILL"
+        assert fault.to_fault().waiting_helps is Waiting.LIMITED
+        workers = cluster.logs().count("Starting worker") + cluster.logs().count("Start worker at")
+        again = await asyncio.wait_for(run_job(pool, job_for(tmp_path, "killer")), 60)
+        assert again.fault == fault
+        assert cluster.logs().count("Starting worker") + cluster.logs().count("Start worker at") == workers
+        assert deaths == [WorkerDeath("killer", "signal SIGKILL")] * 2
+
+
+class TestProof:
+    async def test_a_worker_without_the_file_system_gets_no_tiles_and_others_go_on(
+        self, cluster: Cluster, pool: WorkerPool, tmp_path: Path
+    ) -> None:
+        acquisition, mipmaps = tmp_path / "acquisition", tmp_path / "mipmaps"
+        jobs = [job_for(tmp_path, f"tile{number}") for number in range(4)]
+        mipmaps.mkdir()
+        cluster.start_scheduler()
+        cluster.start_worker(wrapper=on_host("blind", f"mount -t tmpfs none {shlex.quote(str(acquisition))}"))
+        cluster.start_worker(wrapper=on_host("apart", f"mount -t tmpfs none {shlex.quote(str(mipmaps))}"))
+        first = asyncio.create_task(run_job(pool, jobs[0]))
+        await asyncio.to_thread(wait_for_crew, pool, lambda crew: len(list(crew.warnings())) == 2, "both are refused")
+        assert sorted(pool.crew.warnings()) == [
+            f"workers on apart get no tiles: does not see {mipmaps}/1 as the daemon does: No such file or directory",
+            f"workers on blind get no tiles: does not see {acquisition}/tile0.tif: No such file or directory",
+        ]
+        assert next(pool.crew.reasons()).startswith(f"no worker of the dask scheduler {cluster.address} can make tiles")
+        cluster.start_worker(wrapper=on_host("sees", "true"))
+        reports = [await asyncio.wait_for(first, 60)]
+        reports += await asyncio.wait_for(asyncio.gather(*(run_job(pool, job) for job in jobs[1:])), 60)
+        assert not [report.fault for report in reports if report.fault]
+        assert not list(pool.crew.reasons())
+        assert not list(mipmaps.rglob(".temwatch*"))
+
+    @pytest.mark.slow
+    async def test_a_worker_that_sees_the_files_elsewhere_gets_its_own_paths(
+        self, cluster: Cluster, tmp_path: Path
+    ) -> None:
+        data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+        data.mkdir()
+        elsewhere.mkdir()
+        job, missing = job_for(data), job_for(data, "missing")
+        missing.level0.unlink()
+        paths = (WorkerPath("node*", data, elsewhere),)
+        cluster.start_scheduler()
+        moved = f"mount --bind {shlex.quote(str(data))} {shlex.quote(str(elsewhere))}"
+        cluster.start_worker(wrapper=on_host("node7", f"{moved} && mount -t tmpfs none {shlex.quote(str(data))}"))
+        with open_executor("dask", 2, cluster.address, worker_paths=paths, job_timeout_s=60) as pool:
+            report, failed = await asyncio.wait_for(asyncio.gather(run_job(pool, job), run_job(pool, missing)), 90)
+        assert report.fault is None
+        assert [made.path for made in report.made] == [path for _, path in job.outputs]
+        assert all(path.exists() for _, path in job.outputs)
+        assert failed.fault is not None
+        assert failed.fault.subject == str(missing.level0)
+
+
+@pytest.mark.slow
+class TestVersions:
+    async def test_what_differs_is_one_line_and_another_temwatch_gets_no_tiles(
+        self, cluster: Cluster, pool: WorkerPool, tmp_path: Path
+    ) -> None:
+        cluster.start_scheduler()
+        cluster.start_worker(code=OTHER_TEMWATCH, wrapper=on_host("old", "true"))
+        cluster.start_worker(code=OTHER_PYTHON, wrapper=on_host("strange", "true"))
+        report = await asyncio.wait_for(run_job(pool, job_for(tmp_path)), 90)
+        assert report.fault is None
+        crew = wait_for_crew(pool, lambda crew: len(crew.hosts()) == 2 and "old" in str(crew.notes), "both were asked")
+        (note,) = crew.notes
+        here = versions_here()
+        assert note == (
+            f"versions differ in the cluster: python is {here['python']} here, 3.9.1 on strange; "
+            f"temwatch is {here['temwatch']} here, 0.0.1 on old"
+        )
+        assert "\n" not in note
+        refused = next(host for host in crew.hosts() if host.host == "old")
+        assert refused.problems == (
+            f"has temwatch 0.0.1 and the daemon {here['temwatch']}: install the same version there",
+        )
+
+
+OTHER_TEMWATCH = """
+import importlib.metadata as metadata
+original = metadata.version
+metadata.version = lambda name: "0.0.1" if name == "temwatch" else original(name)
+"""
+OTHER_PYTHON = """
+import platform
+platform.python_version = lambda: "3.9.1"
+"""
+WITHOUT_TEMWATCH = """
+import sys
+sys.modules["handlers"] = sys.modules["daemon"] = None
+"""
+
+
+async def test_a_scheduler_without_temwatch_keeps_no_task_of_a_job_that_is_done(
+    cluster: Cluster, pool: WorkerPool, tmp_path: Path
+) -> None:
+    import cloudpickle
+    from distributed import Client
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the scheduler cannot import this module
+    cluster.start_scheduler(WITHOUT_TEMWATCH)
+    cluster.start_worker(threads=2)
+    bad = job_for(tmp_path, "bad")
+    bad.level0.write_bytes(b"no image")
+    jobs = [bad, *(job_for(tmp_path, f"tile{number}") for number in range(40))]
+    reports = await asyncio.wait_for(asyncio.gather(*(run_job(pool, job) for job in jobs)), 90)
+    assert [report.tile_id for report in reports if report.fault] == ["bad"]
+    cancelled = asyncio.create_task(run_job(pool, jobs[1]))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    with Client(cluster.address, set_as_default=False) as client:
+        wait_for(lambda: client.run_on_scheduler(kept_by) == KEPT_WHEN_IDLE, "the scheduler forgets the tasks", 20)
+    wait_for_crew(pool, lambda crew: crew.tiles == 0, "no job is left here")
+
+
+KEPT_WHEN_IDLE = {"tasks": 0, "groups": 0, "wanted": 0, "unrunnable": 0}
+
+
+def kept_by(dask_scheduler: Any) -> dict[str, int]:
+    """Return how much a scheduler keeps of tasks."""
+    return {
+        "tasks": len(dask_scheduler.tasks),
+        "groups": len(dask_scheduler.task_groups),
+        "wanted": sum(len(client.wants_what) for client in dask_scheduler.clients.values()),
+        "unrunnable": len(dask_scheduler.unrunnable),
+    }
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    for name in ("right", "wrong"):
+        make_certificates(tmp_path / "certificates" / name)
+    return tmp_path / "certificates"
+
+
+class TestTls:
+    async def test_jobs_go_through_tls_and_another_authority_is_refused_in_words(
+        self, tmp_path: Path, certificates: Path
+    ) -> None:
+        right, wrong = certificates / "right", certificates / "wrong"
+        with running_cluster(tmp_path / "cluster", protocol="tls") as cluster:
+            cluster.tls = tls_options(right, "scheduler")
+            cluster.start_scheduler()
+            cluster.tls = tls_options(right, "worker")
+            cluster.start_worker()
+            access = ClusterAccess(cluster.address, right / "ca.pem", right / "client.pem", right / "client-key.pem")
+            with open_executor("dask", 1, access) as pool:
+                report = await asyncio.wait_for(run_job(pool, job_for(tmp_path)), 90)
+            assert report.fault is None
+            with open_executor("dask", 1, replace(access, ca_file=wrong / "ca.pem")) as pool:
+                crew = wait_for_crew(pool, lambda crew: "has not answered" not in crew.fault, "it is refused")
+                assert crew.fault == f"{cluster.address}: its certificate does not verify: CERTIFICATE_VERIFY_FAILED"
+            stranger = replace(access, certificate_file=wrong / "client.pem", key_file=wrong / "client-key.pem")
+            with open_executor("dask", 1, stranger) as pool:
+                crew = wait_for_crew(pool, lambda crew: "has not answered yet" not in crew.fault, "it is refused")
+                assert crew.fault.startswith(cluster.address)
+            (right / "client-key.pem").chmod(0o644)
+            with open_executor("dask", 1, access) as pool:
+                crew = wait_for_crew(pool, lambda crew: "has not answered yet" not in crew.fault, "it is refused")
+                assert crew.fault.startswith(f"workers.dask_key_file: {right}/client-key.pem is open to other users")

@@ -1,0 +1,134 @@
+"""The workers of a dask scheduler as values: what readiness says of them, their versions, their paths."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from handlers.errors import SettingsFault
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.report import FaultReport, MadeLevel, MipmapReport
+from handlers.sharing import AS_MADE
+from handlers.workers.cluster.access import ClusterAccess, WorkerPath
+from handlers.workers.cluster.ground import Ground, begin_proof, conclude_proof, end_proof, ground_of, prove
+from handlers.workers.cluster.path_map import of_host
+from handlers.workers.cluster.versions import differences, refusal
+from handlers.workers.crew import WORKERLESS_S, Crew, Member
+
+SCHEDULER = "tcp://scheduler:8786"
+BLIND = Member("node8", 2, 0, "does not see /data/a.tif", is_usable=False)
+
+
+class TestReasons:
+    def test_a_scheduler_that_is_away_is_a_reason_with_the_tiles_that_wait(self) -> None:
+        crew = Crew((), 7, SCHEDULER, f"{SCHEDULER} does not answer")
+        assert list(crew.reasons()) == [
+            f"the dask scheduler cannot be used: {SCHEDULER} does not answer; tiles waiting: 7"
+        ]
+
+    def test_refused_workers_are_a_warning_and_a_reason_only_if_no_other_has_the_tiles(self) -> None:
+        alone = Crew((BLIND,), 3, SCHEDULER)
+        assert list(alone.reasons()) == [
+            f"no worker of the dask scheduler {SCHEDULER} can make tiles, as on node8: does not see /data/a.tif"
+        ]
+        beside = replace(alone, members=(BLIND, Member("node7", 2, 1)))
+        assert list(beside.reasons()) == []
+        assert list(beside.warnings()) == ["workers on node8 get no tiles: does not see /data/a.tif"]
+        assert list(replace(alone, tiles=0).reasons()) == []
+
+    def test_a_cluster_without_workers_has_minutes_to_start_some(self) -> None:
+        crew = Crew((), 3, SCHEDULER, without_worker_s=WORKERLESS_S)
+        assert list(crew.reasons()) == []
+        assert list(replace(crew, without_worker_s=600.0).reasons()) == [
+            f"the dask scheduler {SCHEDULER} has had no worker for 10 min; tiles waiting: 3"
+        ]
+
+
+class TestVersions:
+    def test_equal_ones_are_no_difference(self) -> None:
+        here = {"python": "3.12.1", "distributed": "2025.1.0", "temwatch": "0.1.0"}
+        other_patch = {**here, "python": "3.12.9"}
+        assert differences(here, {"python": "3.12.4", "distributed": "2025.1.0"}, {"node7": other_patch}) == ""
+        assert refusal(here, other_patch) == ""
+
+    def test_hosts_with_the_same_other_version_stand_together(self) -> None:
+        here = {"distributed": "2025.1.0"}
+        other = {"distributed": "2024.11.0"}
+        hosts = {f"node{number}": other for number in range(5)}
+        assert differences(here, here, hosts) == (
+            "distributed is 2025.1.0 here, 2024.11.0 on node0, node1, node2 and 2 more"
+        )
+
+
+class TestPaths:
+    PATHS = of_host(
+        [WorkerPath("node*", Path("/data"), Path("/mnt/em")), WorkerPath("*", Path("/data/mips"), Path("/scratch"))],
+        ["node7"],
+    )
+
+    def test_a_job_gets_the_paths_of_the_host_and_its_report_those_of_the_daemon(self) -> None:
+        job = MipmapJob("t", Path("/data/a.tif"), ((1, Path("/data/mips/1/a.tif")),), 8, 8)
+        there = self.PATHS.job_to_worker(job)
+        assert (there.level0, there.outputs) == (Path("/mnt/em/a.tif"), ((1, Path("/scratch/1/a.tif")),))
+        fault = FaultReport("ImageFault", "/mnt/em/a.tif", "differs from /scratch/1/a.tif", "look at /mnt/em/b.tif")
+        made = MadeLevel(1, Path("/scratch/1/a.tif"), 4, 4, "L", 16)
+        report = MipmapReport("t", (made,), fault=fault, notes=("/mnt/em/a.tif is odd",))
+        here = self.PATHS.report_to_local(report)
+        assert here.made[0].path == Path("/data/mips/1/a.tif")
+        assert here.fault == FaultReport(
+            "ImageFault", "/data/a.tif", "differs from /data/mips/1/a.tif", "look at /data/b.tif"
+        )
+        assert here.notes == ("/data/a.tif is odd",)
+
+    def test_a_path_that_is_another_file_of_the_daemon_is_refused(self) -> None:
+        with pytest.raises(SettingsFault, match=r"/mnt/em/a.tif would be /mnt/em/a.tif .* which is /data/a.tif here"):
+            self.PATHS.to_worker(Path("/mnt/em/a.tif"))
+
+
+class TestProof:
+    def test_a_worker_that_sees_the_same_files_proves_it_and_nothing_is_left(self, tmp_path: Path) -> None:
+        task = self.task(tmp_path)
+        proof = prove(task, "node7-1")
+        assert proof.problem == ""
+        assert conclude_proof(task, proof) == ""
+        end_proof(task, proof)
+        assert list((tmp_path / "mips").iterdir()) == []
+
+    def task(self, tmp_path: Path):  # type: ignore[no-untyped-def]
+        level0 = tmp_path / "a.tif"
+        level0.write_bytes(b"image")
+        return begin_proof(Ground(tmp_path, tmp_path / "mips"), level0, "token", AS_MADE)
+
+    def test_another_file_of_the_same_name_is_noticed(self, tmp_path: Path) -> None:
+        task = self.task(tmp_path)
+        (tmp_path / "a.tif").write_bytes(b"other")
+        assert prove(task, "node7-1").problem == f"sees another file than the daemon at {tmp_path}/a.tif"
+
+    def test_what_a_worker_writes_has_to_arrive(self, tmp_path: Path) -> None:
+        task = self.task(tmp_path)
+        proof = prove(task, "node7-1")
+        assert proof.reply is not None
+        proof.reply.unlink()
+        assert "does not arrive there" in conclude_proof(task, proof)
+
+    def test_a_directory_that_a_worker_cannot_write_is_named(self, tmp_path: Path) -> None:
+        task = self.task(tmp_path)
+        assert task.token is not None
+        (tmp_path / "mips" / f"{task.token.name}-node7-1").mkdir()
+        assert prove(task, "node7-1").problem == f"cannot write to {tmp_path}/mips: File exists"
+
+    def test_jobs_of_a_watch_share_a_ground_and_other_work_has_none(self) -> None:
+        job = MipmapJob("t", Path("/data/a.tif"), ((1, Path("/mips/1/a.tif")),), 8, 8)
+        assert ground_of(job) == Ground(Path("/data"), Path("/mips/1"))
+        assert ground_of(7) is None
+
+
+class TestAccess:
+    def test_files_of_tls_go_with_an_address_of_tls(self) -> None:
+        assert list(ClusterAccess(SCHEDULER, key_file=Path("/key.pem")).problems()) == [
+            ("dask_key_file", "is only valid with an address that begins with tls://")
+        ]
+        assert [key for key, _ in ClusterAccess("tls://scheduler:8786").problems()] == [
+            "dask_ca_file",
+            "dask_certificate_file",
+        ]
