@@ -418,11 +418,16 @@ class TestMemory:
         Image.fromarray(np.zeros((5000, 5000), np.uint16)).save(level0)
         size = {"width": 5000, "height": 5000, "reduction": Reduction("PIL", "LANCZOS")}
         with open_executor(kind, 1, address) as opened:
-            workers = {opened.executor.submit(os.getpid).result(20) for _ in range(9)}
+            workers = {opened.executor.submit(os.getpid).result(60) for _ in range(9)}
             failed = await run_job(opened, job_for(tmp_path, "large", **size))
             done = await run_job(opened, job_for(tmp_path, "a"))
             assert opened.executor.submit(os.getpid).result(20) in workers
-            assert opened.executor.submit(eval, HAS_MEMORY_LIMIT).result(20) is (kind == "processes")
+            assert opened.executor.submit(eval, HAS_MEMORY_LIMIT).result(20)
+        if address:
+            from distributed import Client
+
+            with Client(address, set_as_default=False) as client:  # beside the worker's jobs
+                assert list(client.run(eval, HAS_MEMORY_LIMIT).values()) == [False]
         assert failed.fault is not None
         assert failed.fault.kind == "WorkerFault"
         assert "needs more memory than a worker may have, for 5000x5000 pixels" in failed.fault.problem
