@@ -14,10 +14,7 @@ CLUSTER_COUNT = 64
 
 
 class WorkerPathEntry(Section):
-    """A directory as this machine and as workers on other hosts see it; one table for each. The longest match counts.
-
-    Only valid with executor = "dask".
-    """
+    """A directory as this machine and as workers of dask see it; one table for each. The longest match counts."""
 
     in_example: ClassVar[bool] = False
 

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from daemon.montages.states import MontageState, Step
 from daemon.pipeline.health import HookFacts
 from handlers.quality.rules import Verdict
+from handlers.workers.crew import Crew, Member
 from tests.integration.paged import paged
 from tests.unit.test_health import WELL
 
@@ -51,7 +52,8 @@ async def samples(tmp_path: Path) -> dict[str, list[dict[str, str]]]:
         for outcome in ("delivered", "failed", "dead"):
             face.metrics.hook_events.labels("workflow", outcome).inc()
         hook = HookFacts("workflow", waiting=2, dead=1, oldest_s=60.0, problem="no answer")
-        face.facts = replace(WELL, hooks=(hook,), disks=(replace(WELL.disks[0], full_in_s=3600.0),))
+        crew = Crew((Member("node7", 2, 1), Member("node8", problem="blind", is_usable=False)), 3, "tcp://s:8786")
+        face.facts = replace(WELL, crew=crew, hooks=(hook,), disks=(replace(WELL.disks[0], full_in_s=3600.0),))
         async with face.client.get("/metrics") as answer:
             text = await answer.text()
     found: dict[str, list[dict[str, str]]] = {}
