@@ -4,6 +4,7 @@
 """
 
 import argparse
+import resource
 import statistics
 import sys
 import time
@@ -285,15 +286,17 @@ def _stop_row(options: Options) -> Row:
     acquisition = directory / "acquisition"
     acquisition.mkdir(parents=True)
     taken: dict[int, list[float]] = {0: [], STOPPED_WITH: []}
+    cpu_s: dict[int, list[float]] = {0: [], STOPPED_WITH: []}
     with processes.standin(directory) as (_, render_url):
         config = processes.write_config(directory, render_url, acquisition)
         for turn in range(1 if options.quick else STOPS):
-            for pages in taken:
+            for pages in sorted(taken, reverse=turn % 2 == 1):
                 started = processes.daemon(directory, config, name=f"daemon{turn}-{pages}")
                 with started as (program, url), looking(url, ["/"] * pages):
-                    began = time.monotonic()
+                    used, of_children, began = program.cpu_s(), _children_cpu_s(), time.monotonic()
                     program.stop()
                     taken[pages].append(time.monotonic() - began)
+                    cpu_s[pages].append(_children_cpu_s() - of_children - used)
     quotient = statistics.median(one / other for one, other in zip(taken[STOPPED_WITH], taken[0], strict=True))
     return Row(
         11,
@@ -306,7 +309,16 @@ def _stop_row(options: Options) -> Row:
         ratio=quotient,
         ratio_is="measured / peer",
         judged=quotient,
+        note="CPU of the stop {:.2f} s, without {:.2f} s".format(
+            *(statistics.median(cpu_s[pages]) for pages in (STOPPED_WITH, 0))
+        ),
     )
+
+
+def _children_cpu_s() -> float:
+    """CPU seconds of all processes that this one has reaped, and of those that they had reaped."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":
