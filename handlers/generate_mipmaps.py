@@ -16,12 +16,13 @@ from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.plan import Level0, MipmapPlan, level0_of
 from handlers.mipmaps.report import MipmapReport
 from handlers.mipmaps.tile_jobs import mask_job, tile_job
-from handlers.place import Place
+from handlers.place import ObjectPlace, Place
 from handlers.progress import Progress
 from handlers.render.client import RenderClient
 from handlers.render.failures import Failure, failure_lines
 from handlers.render.names import StackId, ZRange
 from handlers.render.z_values import absent_z_failure, find_z, no_tiles_fault
+from handlers.stores.choose import store_of
 from handlers.workers.pool import WorkerPool, run_job
 
 LAYERS_AT_ONCE = 2
@@ -87,13 +88,15 @@ async def generate_mipmaps(
     RenderFault
         If the layers cannot be listed, or none of those wanted exists.
     StorageFault
-        If the directory of the mipmaps cannot be made.
+        If the directory of the mipmaps cannot be made, or their store refuses to be listed.
+    SettingsFault
+        If no connection to the store can be made.
     """
     found_z = await find_z(client, stack, zs)
     if not found_z.present:
         raise no_tiles_fault(stack, zs)
     tally, plan = _Tally(progress), plan.served_by(client.address, stack, client.access)
-    plan = await asyncio.to_thread(plan.contained, Containers())
+    plan = await asyncio.to_thread(_opened, plan)
     tally.failures += [absent_z_failure(stack, z) for z in found_z.absent]
     roots = await asyncio.to_thread(lambda: [Container(root, root.resolve()) for root in source_roots])
     slots, layer_slots = asyncio.Semaphore(in_flight), asyncio.Semaphore(LAYERS_AT_ONCE)
@@ -115,6 +118,13 @@ async def generate_mipmaps(
         tally.notes.append(f"{left} tiles were not tried after render-ws refused the login")
     failures = sorted(tally.failures, key=lambda failure: (failure.z, failure.tile_id or ""))
     return MipmapsReport(stack, tally.done - tally.failed, tally.files, tally.kept, tuple(failures), tuple(tally.notes))
+
+
+def _opened(plan: MipmapPlan) -> MipmapPlan:
+    """Return the plan with its directory made and resolved. A store is listed: else each tile would report it."""
+    if isinstance(plan.output_dir, ObjectPlace):
+        next(iter(store_of(plan.output_dir).list(plan.output_dir)), None)
+    return plan.contained(Containers())
 
 
 async def _empty_image_cache(client: RenderClient, tally: "_Tally") -> None:

@@ -134,6 +134,17 @@ def parse_object(text: str, access: StoreAccess = USUAL_ACCESS) -> ObjectPlace:
     return ObjectPlace(Bucket(found["scheme"], found["bucket"], access), key)
 
 
+def unreadable_by_render(bucket: Bucket, *, has_endpoint: bool) -> str:
+    """Return why tile specs need http addresses of the objects; empty if render-ws reads the bucket's own.
+
+    >>> unreadable_by_render(Bucket("s3", "em"), has_endpoint=False)
+    ''
+    """
+    if bucket.scheme != "s3":
+        return f"is required: render-ws cannot read {bucket.scheme}://"
+    return "is required with an endpoint: render-ws reads s3:// of AWS alone" if has_endpoint else ""
+
+
 def key_problem(key: str) -> str:
     """Return why a store cannot have an object of this key; empty if it can. The empty key stands for the bucket.
 

@@ -12,7 +12,7 @@ from daemon.config.text import example
 from handlers.errors import SettingsFault
 from handlers.images.encode import Encoding
 from handlers.images.reduction import Reduction
-from handlers.place import ObjectPlace
+from handlers.place import ObjectPlace, unreadable_by_render
 from handlers.sharing import Sharing
 
 
@@ -123,12 +123,8 @@ class MipmapSettings(Section):
         for key in ("file_mode", "directory_mode", "group", "min_free_bytes"):
             if key in self.model_fields_set and getattr(self, key) is not None:
                 raise RefusedKeyError(key, f"has no effect where output_dir is {place.bucket}: leave it out")
-        if self.url:
-            return
-        if place.bucket.scheme != "s3":
-            raise RefusedKeyError("url", f"is required: render-ws cannot read {place.bucket.scheme}://")
-        if self.store.endpoint:
-            raise RefusedKeyError("url", "is required with an endpoint: render-ws reads s3:// of AWS alone")
+        if not self.url and (problem := unreadable_by_render(place.bucket, has_endpoint=bool(self.store.endpoint))):
+            raise RefusedKeyError("url", problem)
 
     def sharing(self) -> Sharing:
         """Return modes and group of what is made."""

@@ -18,14 +18,20 @@ def _output_place(value: object) -> object:
     if isinstance(value, ObjectPlace):
         return value
     if isinstance(value, str) and is_object_address(value):
-        place = parse_object(value)
-        if importlib.util.find_spec("obstore") is None:
-            raise ValueError(f"{quoted(value)} needs the extra object-store: pip install 'temwatch[object-store]'")
-        return place
+        return store_place(value)
     return absolute_path(value)
 
 
-def _http_url(value: str) -> str:
+def store_place(address: str) -> ObjectPlace:
+    """Return the place of an address. Raises ValueError if it is invalid, or if no client of stores is installed."""
+    place = parse_object(address)
+    if importlib.util.find_spec("obstore") is None:
+        raise ValueError(f"{quoted(address)} needs the extra object-store: pip install 'temwatch[object-store]'")
+    return place
+
+
+def http_url(value: str) -> str:
+    """Return an address for tile specs without a slash at its end. Raises ValueError if no reader can use it."""
     if not value:
         return value
     parts = urlsplit(value)
@@ -45,7 +51,7 @@ def _endpoint(value: str) -> str:
 
 
 OutputPlace = Annotated[Path | ObjectPlace, BeforeValidator(_output_place)]
-LevelUrl = Annotated[str, AfterValidator(_http_url)]
+LevelUrl = Annotated[str, AfterValidator(http_url)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 
 

@@ -22,6 +22,9 @@ CONNECT_S, REQUEST_S = 5, 60
 MOST_RETRIES, RETRY_S = 4, 20
 """Of one request: a store that is away longer is reported, and the montage waits."""
 
+_ENDPOINT_NAMES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+"""Variables of the environment, in the order in which the AWS programs read them."""
+
 _lock = threading.Lock()
 _open: dict[Bucket, "ObjectStore"] = {}
 _opened_by: int | None = None
@@ -56,6 +59,11 @@ def reconnect(bucket: Bucket) -> None:
     """Close the connection to a bucket; the next use opens another one and reads files and environment again."""
     with _lock:
         _open.pop(bucket, None)
+
+
+def environment_endpoint() -> str:
+    """Return the URL of an S3 store that the environment names; empty: that of AWS."""
+    return next((url for name in _ENDPOINT_NAMES if (url := os.environ.get(name))), "")
 
 
 def _opened(bucket: Bucket) -> "ObjectStore":
@@ -97,8 +105,7 @@ def _client_options(access: StoreAccess) -> dict[str, Any]:
         "timeout": timedelta(seconds=REQUEST_S),
         "user_agent": "temwatch",
     }
-    endpoint = access.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    if endpoint.startswith("http://"):
+    if (access.endpoint or environment_endpoint()).startswith("http://"):
         options["allow_http"] = True
     if access.ca_file:
         options["root_certificate"] = _text_of(access.ca_file)
@@ -121,12 +128,12 @@ def _retries() -> dict[str, Any]:
 
 
 def _s3_config(access: StoreAccess) -> "S3Config":
-    has_endpoint = bool(access.endpoint or os.environ.keys() & {"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"})
-    path_style = has_endpoint if access.path_style is None else access.path_style
+    endpoint = access.endpoint or environment_endpoint()
+    path_style = bool(endpoint) if access.path_style is None else access.path_style
     # With SHA-256 the server compares what it got with what was sent.
     config: S3Config = {"checksum_algorithm": "sha256", "virtual_hosted_style_request": not path_style}
-    if access.endpoint:
-        config["endpoint"] = access.endpoint
+    if endpoint:
+        config["endpoint"] = endpoint
     if access.region:
         config["region"] = access.region
     return config

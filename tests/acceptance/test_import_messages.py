@@ -128,7 +128,7 @@ def test_an_unknown_key_of_the_file_is_answered_with_a_similar_one(facility: Fac
         (("--minZ", "five"), {}, "--minZ"),
         (("--levels", "six"), {}, "--levels"),
         ((), {"minZ": "five"}, "minZ"),
-        ((), {"output_prefix": "s3://bucket/mips"}, "output_prefix"),
+        ((), {"output_prefix": "s3:/bucket/mips"}, "output_prefix"),
         (("--minZ", "5", "--maxZ", "3"), {"z": None}, "--maxZ"),
         (("--render.port", "http"), {}, "--render.port"),
     ],

@@ -1,5 +1,7 @@
 """The daemon and its commands with the mipmaps in an object store."""
 
+import json
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from handlers.place import ObjectPlace
 from handlers.stores.bucket import BucketStore
 from tests import object_store
 from tests.acceptance.conftest import section_plan
-from tests.acceptance.rig import Rig, running, temwatch
+from tests.acceptance.facility import APPLY, MIPMAPS, TILESPECS
+from tests.acceptance.rig import OWNER, PROJECT, Rig, running, temwatch
 from tests.object_store import FaultLayer, place_at
 
 
@@ -107,6 +110,44 @@ def test_every_command_reads_the_levels_in_the_store(tmp_path, output):
         code, said = run(rig, "journal", "rebuild")
         assert code == 0, said
         assert "1 complete" in said.lower(), said
+
+
+def test_the_import_commands_put_and_apply_mipmaps_in_a_store_that_the_environment_names(server, rig, monkeypatch):
+    object_store.make_bucket(server, "commands")
+    rig.start_standin()
+    plan = section_plan(1050, 4, size=(256, 256), seed=1)
+    metafile = write_section(plan, rig.acquisition, pixels="noise").metafile
+    host, _, port = rig.render_url.removeprefix("http://").partition("/")[0].partition(":")
+    render = ("--render.host", host, "--render.port", port, "--render.owner", OWNER, "--render.project", PROJECT)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server)
+
+    def command(name: str, *words: str, code: int = 0) -> str:
+        done = temwatch(name, *render, "--z", "1050", *words)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr if code else done.stdout
+
+    command(TILESPECS, "--metafile", str(metafile), "--stack", "raw")
+    make = (MIPMAPS, "--input_stack", "raw", "--pool_size", "1", "--levels", "2", "--output_prefix")
+    planned = json.loads(command(*make, "s3://commands/a+b", "--dry_run"))
+    assert planned["parameters"]["output_dir"] == "s3://commands/a+b"
+    assert planned["targets"] == ["files s3://commands/a+b/{1 to 2}"]
+    said = command(*make, "s3://nobody/mips", code=1)
+    assert said.count("\n") == 1, said
+    assert "NoSuchBucket" in said
+    made = json.loads(command(*make, "s3://commands/a+b"))
+    assert (made["tile_count"], made["output_prefix"]) == (4, "s3://commands/a%2Bb")
+
+    apply = (APPLY, "--input_stack", "raw", "--output_stack", "mips", "--levels", "2", "--mipmap_prefix")
+    said = command(*apply, "s3://commands/a+b", code=2)
+    assert said == "--mipmap_url: is required with an endpoint: render-ws reads s3:// of AWS alone\n"
+    applied = json.loads(command(*apply, "s3://commands/a+b", "--mipmap_url", f"{server}/commands/a%2Bb/"))
+    assert (applied["tile_count"], applied["missing_ts_zs"]) == (4, [])
+    for spec in rig.tiles("mips", 1050.0).values():
+        for level, side in ((1, 128), (2, 64)):
+            url = spec["mipmapLevels"][str(level)]["imageUrl"]
+            with urllib.request.urlopen(url) as answer, Image.open(answer) as image:
+                assert (answer.headers["Content-Type"], image.size) == ("image/tiff", (side, side))
 
 
 def directory_of(output: ObjectPlace, metafile: Path) -> ObjectPlace:

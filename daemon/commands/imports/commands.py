@@ -19,11 +19,12 @@ from daemon.commands.imports.parameters import (
     TilespecsParameters,
 )
 from daemon.commands.imports.reporting import entries_of, say, write_failures, write_file
-from daemon.commands.imports.results import ApplyResult, MipmapResult, Result, TilespecsResult, prefix_of
+from daemon.commands.imports.results import ApplyResult, MipmapResult, Result, TilespecsResult
 from handlers.errors import Fault
 from handlers.progress import Progress, progress_bar
 from handlers.render.failures import Failure, failure_lines, plain_z
 from handlers.text import printable_json
+from handlers.uris import place_uri
 
 if TYPE_CHECKING:
     from handlers.render.client import RenderClient
@@ -187,7 +188,7 @@ async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) ->
     log.info("%d tiles have their mipmaps, %d files were written, %d valid files were kept", *counts)
     result = MipmapResult(
         levels=parameters.levels,
-        output_prefix=prefix_of(parameters.output_dir),
+        output_prefix=place_uri(parameters.output_dir),
         tile_count=report.tile_count,
         warnings=list(report.notes),
     )
@@ -208,6 +209,7 @@ async def _apply_mipmaps(parameters: ApplyParameters, progress: Progress) -> Out
         levels=parameters.levels,
         encoding=Encoding(parameters.imgformat),
         path_map=parameters.render.paths,
+        url=parameters.mipmap_url,
     )
     async with _client(parameters, parameters.pool_size) as client:
         report = await apply_mipmaps_to_stack(

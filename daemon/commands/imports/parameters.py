@@ -16,10 +16,12 @@ from daemon.commands.imports.values import (
     Directory,
     ExistingFile,
     ImageFormat,
+    InputPlace,
     Levels,
+    LevelUrl,
     LogLevel,
     Name,
-    OutputDirectory,
+    OutputPlace,
     Resolution,
     SomePath,
     Z,
@@ -29,6 +31,7 @@ from daemon.commands.imports.values import (
     upper_case,
 )
 from handlers.errors import Fault
+from handlers.place import ObjectPlace, unreadable_by_render
 from handlers.render.names import StackId, ZRange
 
 if TYPE_CHECKING:
@@ -230,7 +233,9 @@ class MipmapParameters(LayerParameters):
     }
 
     input_stack: Name = Field(description="stack whose tiles get mipmaps")
-    output_dir: OutputDirectory = Field(description="directory that the mipmaps are written to")
+    output_dir: OutputPlace = Field(
+        description="directory that the mipmaps are written to, or a place in an object store: s3://bucket/prefix"
+    )
     method: Literal["block_reduce", "PIL", "render"] = Field(
         "block_reduce",
         description="block_reduce: a function of each block of pixels; PIL: a filter of Pillow; "
@@ -297,7 +302,7 @@ class ApplyParameters(LayerParameters, _IntoStack):
     output_stack: Annotated[Name | None, BeforeValidator(none_if_named)] = Field(
         None, description="stack that gets the tiles with their mipmaps; by default the input stack"
     )
-    mipmap_dir: Directory = Field(description="directory of the mipmaps")
+    mipmap_dir: InputPlace = Field(description="directory of the mipmaps, or their place in an object store")
     imgformat: ImageFormat = Field("tiff", validate_default=True, description="tif, tiff, png or jpg")
     levels: Levels = Field(6, description="number of mipmap levels")
     close_stack: bool = Field(False, description="whether the output stack is set COMPLETE at the end")
@@ -305,6 +310,19 @@ class ApplyParameters(LayerParameters, _IntoStack):
         False, description="whether tiles that the input stack lacks are deleted from the output stack's z"
     )
     pool_size: int = Field(20, ge=1, le=1024, description="layers processed at the same time")
+    mipmap_url: LevelUrl = Field(
+        "", description="http(s) address at which render-ws reads the mipmaps, in place of that of mipmap_dir"
+    )
+
+    @model_validator(mode="after")
+    def _render_can_read_the_levels(self) -> "ApplyParameters":
+        if self.mipmap_url or not isinstance(self.mipmap_dir, ObjectPlace):
+            return self
+        from handlers.objects.connection import environment_endpoint
+
+        if problem := unreadable_by_render(self.mipmap_dir.bucket, has_endpoint=bool(environment_endpoint())):
+            raise ValueError(f"mipmap_url: {problem}")
+        return self
 
     @model_validator(mode="before")
     @classmethod

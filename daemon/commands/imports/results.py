@@ -1,11 +1,8 @@
 """Results of the import commands, as they are written into the output file."""
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
-
-from handlers.uris import path_to_uri
 
 
 class Problem(BaseModel):
@@ -58,8 +55,3 @@ class DryRunResult(Result):
     zs: list[int | float]
     tile_count: int = Field(description="tiles that the command would process")
     targets: list[str] = Field(description="stacks and files that the command would write")
-
-
-def prefix_of(directory: Path) -> str:
-    """Return a directory as a URI."""
-    return path_to_uri(directory)

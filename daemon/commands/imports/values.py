@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from handlers.errors import Fault
+from handlers.place import ObjectPlace, Place, is_object_address
 from handlers.render.names import check_name
 from handlers.uris import canonical_extension, uri_to_path
 
@@ -41,6 +42,38 @@ def _location(value: object, absolute: Callable[[Path], Path]) -> object:
         return uri_to_path(text)
     except Fault as fault:
         raise ValueError(f"{fault.problem}: {text} ({fault.hint})") from None
+
+
+def _output_place(value: object) -> Place:
+    return _store_place(value) or _output_directory(_some_path(value))
+
+
+def _input_place(value: object) -> Place:
+    return _store_place(value) or _some_path(_directory(value))
+
+
+def _store_place(value: object) -> ObjectPlace | None:
+    """Return the place in an object store that is reached by the environment; None for anything else."""
+    if isinstance(value, ObjectPlace):
+        return value
+    if not isinstance(value, str) or not is_object_address(value):
+        return None
+    from daemon.config.store_settings import store_place  # loads what is rarely needed
+
+    return store_place(value)
+
+
+def _some_path(value: object) -> Path:
+    path = _resolved_path(value)
+    if not isinstance(path, Path):
+        raise ValueError(f"{value!r} is no path")  # noqa: TRY004  pydantic collects a ValueError
+    return path
+
+
+def _level_url(value: str) -> str:
+    from daemon.config.store_settings import http_url  # as above
+
+    return http_url(value)
 
 
 def _existing_file(path: Path) -> Path:
@@ -152,12 +185,15 @@ def upper_case(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
 
+_AS_TEXT = WithJsonSchema({"type": "string"})
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_log_level)]
 SomePath = Annotated[Path, BeforeValidator(_path)]
 ResolvedPath = Annotated[Path, BeforeValidator(_resolved_path)]
 ExistingFile = Annotated[ResolvedPath, AfterValidator(_existing_file)]
 Directory = Annotated[ResolvedPath, BeforeValidator(_directory)]
-OutputDirectory = Annotated[ResolvedPath, AfterValidator(_output_directory)]
+OutputPlace = Annotated[Place, PlainValidator(_output_place), PlainSerializer(str), _AS_TEXT]
+InputPlace = Annotated[Place, PlainValidator(_input_place), PlainSerializer(str), _AS_TEXT]
+LevelUrl = Annotated[str, AfterValidator(_level_url)]
 Name = Annotated[str, AfterValidator(_name)]
 Z = Annotated[float, Field(allow_inf_nan=False)]
 Resolution = Annotated[float, Field(gt=0, allow_inf_nan=False)]
