@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -97,6 +98,10 @@ class FaultLayer:
     url: str = ""
     certificate: tuple[Path, Path] | None = None
     """Certificate and key of a layer that speaks TLS."""
+    translated: Callable[[Request], Request] = lambda request: request
+    """What the store gets in place of a request."""
+    answered: Callable[[Request, dict[str, str], bytes], dict[str, str]] = lambda request, headers, body: headers
+    """Headers of the answer to a translated request."""
 
     @contextlib.contextmanager
     def running(self) -> Iterator["FaultLayer"]:
@@ -183,9 +188,11 @@ def _handler(layer: FaultLayer) -> type[BaseHTTPRequestHandler]:
                 return
             connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=20)
             with contextlib.closing(connection):
-                connection.request(self.command, _path_of(self.path), body, dict(self.headers))
+                sent = layer.translated(Request(self.command, _path_of(self.path), dict(self.headers), body))
+                connection.request(sent.method, sent.path, sent.body, sent.headers)
                 found = connection.getresponse()
-                headers, content = dict(found.getheaders()), found.read()
+                content = found.read()
+                headers = layer.answered(sent, dict(found.getheaders()), content)
             self._send(found.status, headers, content, is_cut=answer == "cut" and len(content) > 1)
 
         def _send(self, status: int, headers: dict[str, str], body: bytes, *, is_cut: bool = False) -> None:
@@ -244,24 +251,42 @@ VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.0.14"
 @contextlib.contextmanager
 def versitygw(directory: Path) -> Iterator[str]:
     """Run versitygw, an S3 server that keeps objects in a directory; yields its URL. Skips where it is absent."""
-    program = shutil.which("versitygw")
-    if program is None:
-        pytest.skip(f"versitygw is not installed: go install {VERSITYGW}")
+    program = installed("versitygw", f"go install {VERSITYGW}")
+    (directory / "objects").mkdir(exist_ok=True)
+    login = ("--access", KEYS["AWS_ACCESS_KEY_ID"], "--secret", KEYS["AWS_SECRET_ACCESS_KEY"])
+    port = free_port()
+    with serving(program, *login, "--port", f"127.0.0.1:{port}", "posix", str(directory / "objects"), port=port) as url:
+        yield url
+
+
+def installed(program: str, how: str) -> str:
+    """Return the path of a program; skip the test where it is absent."""
+    path = shutil.which(program)
+    if path is None:
+        pytest.skip(f"{program} is not installed: {how}")
+    return path
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody uses."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    (directory / "objects").mkdir()
-    login = ("--access", KEYS["AWS_ACCESS_KEY_ID"], "--secret", KEYS["AWS_SECRET_ACCESS_KEY"])
-    command = (program, *login, "--port", f"127.0.0.1:{port}", "posix", str(directory / "objects"))
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=directory)
-    try:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            assert process.poll() is None, "versitygw has ended"
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def serving(*command: str, port: int) -> Iterator[str]:
+    """Run a server until the end of the context; yields its URL once it accepts connections."""
+    with tempfile.TemporaryDirectory() as scratch:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=scratch)
+        try:
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline:
+                assert process.poll() is None, f"{command[0]} has ended"
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                time.sleep(0.05)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
+            process.wait()

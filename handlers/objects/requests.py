@@ -44,6 +44,13 @@ class ObjectStat:
     """Changes with the content; of S3 often its MD5."""
     content_type: str | None = None
     """None also in listings, which do not have it."""
+    version: str | None = None
+    """Of Google the generation, which a conditional write names in place of the ETag."""
+
+    def as_condition(self) -> dict[str, str]:
+        """Return what a conditional write has to name, as obstore has it."""
+        named = {"e_tag": self.etag, "version": self.version}
+        return {name: value for name, value in named.items() if value is not None}
 
 
 class Objects:
@@ -72,10 +79,11 @@ class Objects:
             except FileNotFoundError:
                 return None
             content_type = found.attributes.get(_CONTENT_TYPE)
-            return ObjectStat(found.meta["size"], found.meta["e_tag"], content_type)
+            meta = found.meta
+            return ObjectStat(meta["size"], meta["e_tag"], content_type, meta["version"])
 
     def put(
-        self, place: ObjectPlace, content: bytes | bytearray, content_type: str, replaces: str | None
+        self, place: ObjectPlace, content: bytes | bytearray, content_type: str, replaces: ObjectStat | None
     ) -> str | None:
         """Write an object in one request, and return its ETag.
 
@@ -83,7 +91,7 @@ class Objects:
 
         Parameters
         ----------
-        replaces : ETag of the object that is replaced; None: there must be none.
+        replaces : the object that is replaced; None: there must be none.
 
         Raises
         ------
@@ -96,7 +104,7 @@ class Objects:
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         errors = store_errors()
-        mode: Any = "create" if replaces is None else {"e_tag": replaces}
+        mode: Any = "create" if replaces is None else replaces.as_condition()
         attributes: Any = {_CONTENT_TYPE: content_type}
         with self._asking(place, "write it"):
             try:

@@ -47,7 +47,7 @@ class BucketStore:
         for tries_left in reversed(range(TRIES)):
             before = self._objects.stat(place)
             try:
-                etag = self._objects.put(place, content, content_type, before.etag if before else None)
+                etag = self._objects.put(place, content, content_type, before)
             except OtherObject:
                 if not tries_left:
                     raise
