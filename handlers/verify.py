@@ -17,11 +17,12 @@ from handlers.difference import Kind as Kind
 from handlers.errors import Fault, ImageFault, ImagesMissing, RenderRefused, StoreFault
 from handlers.identity import FileIdentity
 from handlers.images.decode import verify_level
-from handlers.images.digest import FileContent, RunningDigest, content_of
+from handlers.images.digest import FileContent, content_of
 from handlers.images.header import inspect_image, open_image
 from handlers.images.pixels import Grey
 from handlers.images.provenance import level0_digest, pixels_match, read_provenance
 from handlers.images.reduction import level_size
+from handlers.mipmaps.level_digests import are_proved, level_digests
 from handlers.mipmaps.measure import digest_of_levels
 from handlers.mipmaps.plan import Level0, LevelUris, MipmapPlan
 from handlers.objects.files import reading_once
@@ -43,6 +44,9 @@ def check_files(
     deep: bool = False,
 ) -> list[Difference]:
     """Check a tile's level 0 and decode each of its levels; an object is read once. Blocking.
+
+    With `deep`, and where a store proves by its checksums that all levels hold the bytes that were written, only the
+    smallest one is read.
 
     Parameters
     ----------
@@ -66,24 +70,17 @@ def _check_files(
     levels = plan.outputs(tile.image)
     bits = source.bits if plan.reduction.method != "render" else (16 if tile.maximum_intensity > 255 else 8)
     mode = "I;16" if bits == 16 and not plan.convert_to_8bit else "L"
+    is_proved = deep and recorded is not None and levels_digest is not None and are_proved(levels, levels_digest)
+    read = levels[-1:] if is_proved else levels
     found = [
         *check_stack(tile, recorded, deep=deep),
         *source.differences,
-        *_check_levels(tile, levels, mode, recorded),
-        *_check_origin(tile, levels, source, recorded, deep=deep),
+        *_check_levels(tile, read, mode, recorded),
+        *_check_origin(tile, read, source, recorded, deep=deep),
     ]
-    if levels_digest is not None and not any(difference.start == MIPMAPS for difference in found):
+    if levels_digest is not None and not is_proved and not any(difference.start == MIPMAPS for difference in found):
         found += _check_bytes(tile.tile_id, levels, levels_digest)
     return found
-
-
-def level_digests(levels: Iterable[tuple[int, Place]]) -> dict[int, bytes]:
-    """Return the digest of each level's file. Blocking. Raises OSError if one cannot be read."""
-    digests = {}
-    for level, path in levels:
-        with open_image(path) as file:
-            digests[level] = RunningDigest(file.fileno()).digest()
-    return digests
 
 
 def _check_bytes(tile_id: str, levels: Sequence[tuple[int, Place]], expected: bytes) -> Iterator[Difference]:

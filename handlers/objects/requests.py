@@ -1,9 +1,10 @@
 """Requests to a bucket: each raises a fault that names the object, the store's reason, and a hint."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from handlers.errors import StoreFault
@@ -46,6 +47,8 @@ class ObjectStat:
     """None also in listings, which do not have it."""
     version: str | None = None
     """Of Google the generation, which a conditional write names in place of the ETag."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What its writer put beside it; listings do not have it."""
 
     def as_condition(self) -> dict[str, str]:
         """Return what a conditional write has to name, as obstore has it."""
@@ -78,12 +81,18 @@ class Objects:
                 found = obstore.get(self._store, place.key, options={"head": True})
             except FileNotFoundError:
                 return None
-            content_type = found.attributes.get(_CONTENT_TYPE)
-            meta = found.meta
-            return ObjectStat(meta["size"], meta["e_tag"], content_type, meta["version"])
+            meta, attributes = found.meta, found.attributes
+            return ObjectStat(
+                meta["size"], meta["e_tag"], attributes.get(_CONTENT_TYPE), meta["version"], dict(attributes)
+            )
 
     def put(
-        self, place: ObjectPlace, content: bytes | bytearray, content_type: str, replaces: ObjectStat | None
+        self,
+        place: ObjectPlace,
+        content: bytes | bytearray,
+        content_type: str,
+        replaces: ObjectStat | None,
+        metadata: Mapping[str, str] = MappingProxyType({}),
     ) -> str | None:
         """Write an object in one request, and return its ETag.
 
@@ -92,6 +101,7 @@ class Objects:
         Parameters
         ----------
         replaces : the object that is replaced; None: there must be none.
+        metadata : kept beside the object; names of letters, digits and `_`, which every store takes.
 
         Raises
         ------
@@ -105,7 +115,7 @@ class Objects:
 
         errors = store_errors()
         mode: Any = "create" if replaces is None else replaces.as_condition()
-        attributes: Any = {_CONTENT_TYPE: content_type}
+        attributes: Any = {_CONTENT_TYPE: content_type, **metadata}
         with self._asking(place, "write it"):
             try:
                 done = obstore.put(

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import BinaryIO
 
+import xxhash
+
 from handlers.errors import SettingsFault, StoreFault
 from handlers.images.encode import Encoding, Page
 from handlers.objects.files import RANGE_BYTES, open_object
@@ -18,7 +20,10 @@ CONTENT_TYPES = {"tif": "image/tiff", "png": "image/png", "jpg": "image/jpeg"}
 """By extension. render-ws does not guess."""
 TRIES = 3
 """Against a program that writes the same object at the same time."""
+_MD5_NAME, _DIGEST_NAME = "md5", "xxh128"
+"""Of the metadata with the digests of the bytes that were put."""
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+_DIGEST = re.compile("[0-9a-f]{32}")
 
 
 class BucketStore:
@@ -44,20 +49,22 @@ class BucketStore:
         """Write an object and verify it; return whether there was one before."""
         if problem := key_problem(place.key):
             raise SettingsFault("mipmaps.output_dir", f"makes a name that no store can have: {place} {problem}")
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        digests = {_MD5_NAME: md5, _DIGEST_NAME: xxhash.xxh3_128_hexdigest(content)}
         for tries_left in reversed(range(TRIES)):
             before = self._objects.stat(place)
             try:
-                etag = self._objects.put(place, content, content_type, before)
+                etag = self._objects.put(place, content, content_type, before, digests)
             except OtherObject:
                 if not tries_left:
                     raise
                 continue
-            self._require_same(place, content, content_type, etag)
+            self._require_same(place, content, content_type, etag, md5)
             return before is not None
         raise AssertionError("the last try returns or raises")
 
     def _require_same(
-        self, place: ObjectPlace, content: bytes | bytearray, content_type: str, etag: str | None
+        self, place: ObjectPlace, content: bytes | bytearray, content_type: str, etag: str | None, md5: str
     ) -> None:
         """Raise StoreFault unless the store holds these bytes: by its MD5 of them, else by reading them back."""
         found = self._objects.stat(place)
@@ -69,9 +76,7 @@ class BucketStore:
             raise _differs(place, f"expected the type {content_type}, found {found.content_type}")
         if found.etag != etag:
             raise OtherObject(str(place), "was written by another program at the same time", "retries continue")
-        if _md5_in(etag) != hashlib.md5(content, usedforsecurity=False).hexdigest() and not self._reads_as(
-            place, content, etag
-        ):
+        if _md5_in(etag) != md5 and not self._reads_as(place, content, etag):
             raise _differs(place, "its bytes differ")
 
     def _reads_as(self, place: ObjectPlace, content: bytes | bytearray, etag: str | None) -> bool:
@@ -87,6 +92,14 @@ class BucketStore:
         """Return size and ETag."""
         found = self._objects.stat(_object(place))
         return None if found is None else _stat_of(found)
+
+    def known_digest(self, place: Place) -> bytes | None:
+        """Return the digest that was put with an object, if the store's own MD5 is the one that was put with it."""
+        found = self._objects.stat(_object(place))
+        if found is None or not (md5 := _md5_in(found.etag)) or md5 != found.metadata.get(_MD5_NAME):
+            return None
+        digest = _DIGEST.fullmatch(found.metadata.get(_DIGEST_NAME, ""))
+        return bytes.fromhex(digest[0]) if digest else None
 
     def open(self, place: Place) -> AbstractContextManager[BinaryIO]:
         """Read an object into memory and open it."""

@@ -52,6 +52,10 @@ class DirectoryStore:
             raise storage_fault(str(place), "look for it", error) from error
         return _stat_of(found) if stat.S_ISREG(found.st_mode) else None
 
+    def known_digest(self, place: Place) -> None:
+        """Return None: only reading shows what a disk holds."""
+        return
+
     def open(self, place: Place) -> AbstractContextManager[BinaryIO]:
         """Open a regular file."""
         return open_image(place)

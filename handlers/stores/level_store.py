@@ -44,6 +44,9 @@ class LevelStore(Protocol):
     def stat(self, place: Place) -> LevelStat | None:
         """Return what the store says of a file; None if there is none."""
 
+    def known_digest(self, place: Place) -> bytes | None:
+        """Return the XXH3-128 of a file's bytes if the store proves it without their being read; else None."""
+
     def open(self, place: Place) -> AbstractContextManager[BinaryIO]:
         """Open a file that has a descriptor, for reading. Raises FileNotFoundError if there is none."""
 

@@ -111,6 +111,36 @@ def test_a_damaged_and_a_missing_level_are_found(image, output):
     assert "missing" in faulty_levels(tile_of(image), plan)
 
 
+def test_a_deep_verification_asks_for_checksums_and_reads_the_smallest_level_alone(image, output, layer):
+    plan = MipmapPlan(output, levels=3)
+    report = make_mipmaps(tile_job(tile_of(image), plan, measure=True))
+    known = report.level0, report.measured.levels_digest
+    layer.requests.clear()
+    assert check_files(tile_of(image), plan, *known, deep=True) == []
+    (read,) = [request.path for request in layer.requests if request.method == "GET"]
+    assert "/mips/3/" in read
+    asked = [request.path for request in layer.requests if request.method == "HEAD"]
+    assert all(any(f"/mips/{level}/" in path for path in asked) for level in (1, 2, 3))
+    # Of another tile: valid, but not what was written.
+    other = image.with_name("other.tif")
+    Image.fromarray(np.random.default_rng(4).integers(0, 255, (HEIGHT, WIDTH), np.uint8)).save(other)
+    make_mipmaps(tile_job(tile_of(other), plan))
+    places, others = dict(plan.outputs(image)), dict(plan.outputs(other))
+    store = BucketStore(output.bucket)
+    store.write(places[1], content(others[1]), "image/tiff")
+    (difference,) = check_files(tile_of(image), plan, *known, deep=True)
+    assert difference.kind in (Kind.SOURCE_CHANGED, Kind.LEVEL_BROKEN)
+
+
+def test_without_a_checksum_of_the_store_a_deep_verification_reads_all_levels(image, output, layer, monkeypatch):
+    plan = MipmapPlan(output, levels=3)
+    report = make_mipmaps(tile_job(tile_of(image), plan, measure=True))
+    monkeypatch.setattr("handlers.stores.bucket._md5_in", lambda etag: "of an encrypted object")
+    layer.requests.clear()
+    assert check_files(tile_of(image), plan, report.level0, report.measured.levels_digest, deep=True) == []
+    assert len([request for request in layer.requests if request.method == "GET"]) == 3
+
+
 def test_level_0_in_the_store_is_read_by_ranges_and_gives_the_same_levels(tmp_path, output, layer):
     side = 2500  # more than one range
     path = tmp_path / "a.tif"

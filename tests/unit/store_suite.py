@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import xxhash
 from PIL import Image
 
 from handlers.images.encode import Encoding
@@ -14,6 +15,9 @@ NAMES = ("a.tif", "tape 7/a+b%20#é.tif", "deep/er/a.tif.tif")
 
 class StoreSuite:
     """A derived class has the fixtures `store` and `root`, a directory in it that is empty."""
+
+    proves_digests = False
+    """Whether the store answers with a checksum of its own."""
 
     @staticmethod
     def pixels(seed: int = 1, side: int = 40) -> np.ndarray:
@@ -74,6 +78,14 @@ class StoreSuite:
     def test_a_large_file_is_read_as_it_was_put(self, store, root):
         self.put(store, root / "a.tif", side=2300)  # more than one range of an object
         assert (self.read(store, root / "a.tif") == self.pixels(side=2300)).all()
+
+    def test_a_digest_is_proved_where_the_store_has_a_checksum(self, store, root):
+        encoding = Encoding("tif")
+        page = encoding.page(self.pixels(), "text")
+        store.put(1, root / "a.tif", page, encoding)
+        proved = store.known_digest(root / "a.tif")
+        assert proved == (xxhash.xxh3_128_digest(bytes(page.content)) if self.proves_digests else None)
+        assert store.known_digest(root / "b.tif") is None
 
     def test_urls_have_escapes(self, store, root):
         assert store.url(root / "a 100%.tif").endswith("/a%20100%25.tif")

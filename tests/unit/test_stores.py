@@ -53,6 +53,8 @@ class TestMemory(ObjectSuite):
 class TestMoto(ObjectSuite):
     """moto's server, by the connection that workers use."""
 
+    proves_digests = True
+
     @pytest.fixture
     def root(self, bucket):
         return bucket / "mipmaps"
@@ -72,6 +74,8 @@ def gateway(tmp_path_factory):
 
 class TestVersitygw(ObjectSuite):
     """versitygw keeps objects in a directory, and checks signatures, which moto does not."""
+
+    proves_digests = True
 
     @pytest.fixture
     def root(self, gateway, request):
@@ -172,6 +176,8 @@ def content(place):
 
 class TestMotoThroughFaults(ObjectSuite):
     """Each third request fails: the suite holds all the same, since requests are repeated."""
+
+    proves_digests = True
 
     @pytest.fixture
     def root(self, faulty):

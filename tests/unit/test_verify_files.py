@@ -11,11 +11,12 @@ from PIL import Image
 from handlers import verify
 from handlers.images.digest import FileContent
 from handlers.images.encode import Encoding
+from handlers.mipmaps.level_digests import level_digests
 from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.measure import digest_of_levels
 from handlers.mipmaps.plan import Level0, MipmapPlan
 from handlers.mipmaps.tile_jobs import mask_job, tile_job
-from handlers.verify import Kind, check_files, check_mask_files, level_digests
+from handlers.verify import Kind, check_files, check_mask_files
 
 WIDTH, HEIGHT = 64, 48
 

@@ -130,7 +130,7 @@ def files_of(tile: Level0, plan: MipmapPlan) -> list[DiskFile]:
     """Return level 0 and every level of a tile, with their sizes and the digests of the levels. Blocking.
 
     Level 0 is not read: the journal has the digest of the bytes that the levels were made of. Levels in an object store
-    are not read, either: a page would have to wait for them.
+    are not read, either: a page would have to wait for them. Their digests are known where the store proves them.
     """
     levels = [_file(*each) for each in plan.outputs(tile.image)]
     if isinstance(plan.output_dir, Path):
@@ -165,7 +165,8 @@ def _file(level: int, path: Place) -> DiskFile:
 
 def _object(level: int, place: ObjectPlace) -> DiskFile:
     try:
-        found = store_of(place).stat(place)
+        store = store_of(place)
+        found, digest = store.stat(place), store.known_digest(place)
     except Fault as fault:
         return DiskFile(level, place, None, fault.problem)
-    return DiskFile(level, place, None, "missing") if found is None else DiskFile(level, place, found.size)
+    return DiskFile(level, place, found and found.size, "" if found else "missing", digest)

@@ -1,0 +1,41 @@
+"""Digests of the level files of a tile: read, or proved by a store that answers with a checksum."""
+
+from collections.abc import Iterable
+
+from handlers.errors import StoreFault
+from handlers.images.digest import RunningDigest
+from handlers.images.header import open_image
+from handlers.mipmaps.measure import digest_of_levels
+from handlers.place import Place
+from handlers.stores.choose import store_of
+
+Levels = Iterable[tuple[int, Place]]
+
+
+def level_digests(levels: Levels) -> dict[int, bytes]:
+    """Return the digest of each level's file. Blocking. Raises OSError or StoreFault if one cannot be read."""
+    return {level: store_of(place).known_digest(place) or _read(place) for level, place in levels}
+
+
+def are_proved(levels: Levels, expected: bytes) -> bool:
+    """Return whether the store proves without reading that the levels hold the bytes that were written. Blocking.
+
+    Parameters
+    ----------
+    expected : by `digest_of_levels`.
+    """
+    digests: dict[int, bytes] = {}
+    for level, place in levels:
+        try:
+            digest = store_of(place).known_digest(place)
+        except StoreFault:
+            return False  # reported where the level is read
+        if digest is None:
+            return False
+        digests[level] = digest
+    return digest_of_levels(digests) == expected
+
+
+def _read(place: Place) -> bytes:
+    with open_image(place) as file:
+        return RunningDigest(file.fileno()).digest()
