@@ -1,21 +1,23 @@
 """Object stores that mipmaps are written to: whether one can be used, and whether it is the one that was used before.
 
-A store has no free space to check. As a directory does, it carries an empty object as marker.
+A store has no free space to check. As a directory does, it carries a marker: an object that each check reads.
 """
 
 from daemon.pipeline.health import Disk
-from handlers.errors import StorageFault, StoreFault
+from handlers.errors import ImageChanging, StorageFault, StoreFault
 from handlers.place import ObjectPlace
 from handlers.stores.bucket import BucketStore
 
 MARKER = ".temwatch"
-"""Name of the empty marker file in a directory that mipmaps were written to."""
-_MARKER_TYPE = "application/octet-stream"
+"""Name of the marker file in a directory that mipmaps were written to."""
+_CONTENT = b"temwatch writes mipmaps beside this object, and stops if it is gone.\n"
+"""Not empty, so that an answer that is cut shows. An operator may put an empty one."""
+_MARKER_TYPE = "text/plain"
 
 
 def mark_store(directory: ObjectPlace) -> None:
     """Put the marker. Raises StoreFault. Blocking."""
-    BucketStore(directory.bucket).write(directory / MARKER, b"", _MARKER_TYPE)
+    BucketStore(directory.bucket).write(directory / MARKER, _CONTENT, _MARKER_TYPE)
 
 
 def require_object_marker(directory: ObjectPlace) -> None:
@@ -35,8 +37,8 @@ def check_store(directory: ObjectPlace, needed_bytes: int, *, used: bool, is_tri
     del needed_bytes
     try:
         if used:
-            require_object_marker(directory)
-            if is_tried:
+            is_whole = _read_marker(directory) == _CONTENT
+            if is_tried or not is_whole:
                 mark_store(directory)
         else:
             BucketStore(directory.bucket).stat(directory / MARKER)
@@ -45,6 +47,17 @@ def check_store(directory: ObjectPlace, needed_bytes: int, *, used: bool, is_tri
     except StorageFault as fault:
         return Disk(str(directory), None, 0, fault.problem)
     return Disk(str(directory), None, 0)
+
+
+def _read_marker(directory: ObjectPlace) -> bytes:
+    """Return the marker's content, which proves that the store's answers arrive whole. Raises StorageFault."""
+    try:
+        with BucketStore(directory.bucket).open(directory / MARKER) as file:
+            return file.read()
+    except FileNotFoundError:
+        raise StorageFault(str(directory), _missing(directory), "work resumes by itself") from None
+    except ImageChanging:
+        return _CONTENT  # another daemon has just written it
 
 
 def _missing(directory: ObjectPlace) -> str:

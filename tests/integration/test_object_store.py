@@ -317,6 +317,27 @@ async def test_an_outage_is_reported_and_waited_for_and_nothing_is_lost(tmp_path
         assert await verified(at_work, await at_work.montage(second)) == []
 
 
+@pytest.mark.parametrize("marker", [None, b""], ids=["ours", "empty, put by an operator"])
+async def test_a_store_whose_answers_are_cut_is_not_ready_until_they_arrive(
+    tmp_path, output, layer, monkeypatch, marker
+):
+    hurry(monkeypatch)
+    async with bench(tmp_path, mipmaps=in_store(output)) as at_work:
+        metafile = at_work.write()
+        await at_work.notice(metafile)
+        await at_work.reaches(metafile, MontageState.COMPLETE)
+        if marker is not None:
+            BucketStore(output.bucket).write(output / ".temwatch", marker, "text/plain")
+            await at_work.until(lambda: any(each.method == "GET" for each in layer.requests[-20:]))
+        disks = at_work.work.disks
+        assert disks.is_usable(output)
+        layer.rule = lambda request: "cut" if request.method == "GET" else None
+        await at_work.until(lambda: not disks.is_usable(output))
+        assert "cannot be used: could not read it" in disks.facts()[0].problem
+        layer.rule = lambda request: None
+        await at_work.until(lambda: disks.is_usable(output))
+
+
 async def test_a_store_without_the_marker_is_not_written_to(tmp_path, output, monkeypatch):
     hurry(monkeypatch)
     store = BucketStore(output.bucket)
