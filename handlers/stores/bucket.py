@@ -55,12 +55,12 @@ class BucketStore:
             before = self._objects.stat(place)
             try:
                 etag = self._objects.put(place, content, content_type, before, digests)
+                self._require_same(place, content, content_type, etag, md5)
             except OtherObject:
                 if not tries_left:
                     raise
-                continue
-            self._require_same(place, content, content_type, etag, md5)
-            return before is not None
+            else:
+                return before is not None
         raise AssertionError("the last try returns or raises")
 
     def _require_same(
