@@ -169,4 +169,4 @@ def _object(level: int, place: ObjectPlace) -> DiskFile:
         found, digest = store.stat(place), store.known_digest(place)
     except Fault as fault:
         return DiskFile(level, place, None, fault.problem)
-    return DiskFile(level, place, found and found.size, "" if found else "missing", digest)
+    return DiskFile(level, place, found.size, digest=digest) if found else DiskFile(level, place, None, "missing")
