@@ -24,6 +24,7 @@ from handlers.render.names import StackId, ZRange
 from handlers.render.z_values import absent_z_failure, find_z, no_tiles_fault
 from handlers.stores.choose import store_of
 from handlers.workers.pool import WorkerPool, run_job
+from handlers.workers.upcoming import UpcomingImages
 
 LAYERS_AT_ONCE = 2
 """Layers at the same time: idle workers take tiles of the next layer while the last tiles of one are made."""
@@ -284,22 +285,28 @@ async def _submit(
 ) -> None:
     """Submit the jobs as slots become free; put None into the queue when the last report is recorded."""
 
-    async def work(job: MipmapJob) -> None:
+    upcoming = UpcomingImages(jobs, pool.read_ahead)
+
+    async def work(number: int) -> None:
         try:
-            done = _Report(await run_job(pool, job), asyncio.Event())
+            done = _Report(await run_job(pool, upcoming.before(number)), asyncio.Event())
+            upcoming.done(number)
             reports.put_nowait(done)
             # A slot that is released earlier lets unrecorded reports pile up behind a slow journal; a crash loses them.
             await done.is_recorded.wait()
         finally:
             slots.release()
 
-    async with asyncio.TaskGroup() as group:
-        for job in jobs:
-            await slots.acquire()
-            if stop.is_set():
-                slots.release()
-                break
-            group.create_task(work(job), name=f"mipmaps {job.tile_id}")
+    try:
+        async with asyncio.TaskGroup() as group:
+            for number, job in enumerate(jobs):
+                await slots.acquire()
+                if stop.is_set():
+                    slots.release()
+                    break
+                group.create_task(work(number), name=f"mipmaps {job.tile_id}")
+    finally:
+        upcoming.end()
     reports.put_nowait(None)
 
 

@@ -32,8 +32,9 @@ class WorkerSettings(Section):
     executor: Literal["processes", "dask"] = "processes"
     """"processes": worker processes on this machine. "dask": the workers of a dask scheduler."""
     count: int = Field(0, ge=0, le=1024)
-    """Number of worker processes. 0: one per core of this machine. With dask: the number of tiles submitted at once,
-    half as many again included; about the threads that all workers may have together. 0: 64."""
+    """Number of worker processes. 0: one per core of this machine; a file server that answers late needs up to four
+    times as many. With dask: the number of tiles submitted at once, half as many again included; about the threads that
+    all workers may have together. 0: 64."""
     dask_scheduler: OptionalText = Field(None, **example(""))
     """Address of the dask scheduler, as in "tcp://scheduler:8786" or "tls://scheduler:8786". Only valid with executor =
     "dask". While the scheduler or its workers are away, tiles wait for them."""

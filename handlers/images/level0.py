@@ -16,6 +16,7 @@ from handlers.images.decode import read_hashed, read_image, require_size, transl
 from handlers.images.digest import FileContent, RunningDigest, settled_identity
 from handlers.images.header import open_image, read_header
 from handlers.images.pixels import Grey
+from handlers.images.read_ahead import announce
 from handlers.images.tiff_header import Run
 from handlers.place import Place
 
@@ -91,6 +92,7 @@ class FileLevel0:
         self.digest: bytes | None = None
         with translate_errors(file.path), open_image(file.path, file.root) as opened_file:
             self._identity = settled_identity(opened_file.fileno())
+            announce(opened_file.fileno(), 2 * file.width * file.height)
             with self._unless_changing():
                 info = read_header(opened_file, file.path, mask=file.is_mask, with_layout=True)
                 require_size(info, file.path, file.width, file.height)

@@ -7,6 +7,7 @@ from handlers.container import Container
 from handlers.errors import ImageFault, SettingsFault
 from handlers.images.encode import PLAIN_TIFF, Encoding
 from handlers.images.mrc_header import StackSection
+from handlers.images.read_ahead import UpcomingImage
 from handlers.images.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
 from handlers.mipmaps.overlap import Neighbour
 from handlers.place import Place
@@ -54,6 +55,8 @@ class MipmapJob:
     """Tiles whose overlap with this one is compared, if the job measures and makes level 3."""
     source: "RenderSource | None" = None
     """Where render-ws serves level 0; None: the file is read. Method "render" needs a source."""
+    upcoming: tuple[UpcomingImage, ...] = ()
+    """Images of later jobs, which this machine's kernel fetches meanwhile."""
 
     @property
     def to_8bit(self) -> IntensityRange | None:

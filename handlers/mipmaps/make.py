@@ -16,6 +16,7 @@ from handlers.images.decode import read_image
 from handlers.images.digest import FileContent
 from handlers.images.level0 import FileLevel0, Level0File, OpenLevel0
 from handlers.images.pixels import FULL_RANGE
+from handlers.images.read_ahead import read_ahead
 from handlers.mipmaps.buffers import reduced
 from handlers.mipmaps.extract import container_here, extract_level0
 from handlers.mipmaps.job import MipmapJob
@@ -29,6 +30,7 @@ from handlers.place import ObjectPlace
 
 def make_mipmaps(job: MipmapJob) -> MipmapReport:
     """Make and verify the levels of a job. Reports every fault of input or disk instead of raising it."""
+    read_ahead(job.upcoming)
     if not isinstance(job.level0, ObjectPlace):
         return _made(job)
     from handlers.objects.files import reading_once

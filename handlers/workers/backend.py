@@ -20,6 +20,8 @@ class Backend:
     """Starts an executor with this number of workers. Blocks until they answer; raises WorkersUnavailable."""
     end: Callable[[Executor, float], None]
     """Ends an executor; jobs under way get this number of seconds."""
+    is_local: bool = False
+    """Whether its workers are other processes of this machine: what one reads is then in the cache for all."""
     broken: tuple[type[BaseException], ...] = ()
     """What a future raises when its worker, or the connection to it, is lost. The pool then replaces the executor."""
     killed_by_job: tuple[type[BaseException], ...] = ()

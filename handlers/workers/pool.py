@@ -28,6 +28,7 @@ from handlers.workers.processes import processes_backend
 from handlers.workers.results import JobTimedOut, NotStarted, result_in_time, result_of, result_of_running
 from handlers.workers.started_jobs import StartedJobs
 from handlers.workers.suspects import Suspects, worker_killed_report
+from handlers.workers.upcoming import ReadAheadLimit, most_read_ahead
 from handlers.workers.worker import WorkerDeath, run_politely
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class WorkerPool:
         self._start_failed_at = 0.0
         self._closed = False
         self._suspects = Suspects()
+        self.read_ahead = ReadAheadLimit(most_read_ahead(count) if backend.is_local else 0)
+        """What the jobs of this pool may read ahead. On another machine nobody knows which worker gets the next job."""
         self.rebuilt = 0
         """Number of executors that broke and were replaced."""
         self.hung = 0

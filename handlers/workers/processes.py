@@ -122,6 +122,7 @@ def processes_backend(memory_bytes: int) -> Backend:
     return Backend(
         lambda count: _start(count, memory_bytes),
         _end,
+        is_local=True,
         broken=(BrokenExecutor,),
         deaths=_deaths,
         abandon=_abandon,

@@ -1,6 +1,7 @@
-"""A directory mounted a second time by FUSE, so that its server can be stopped: then every access to it hangs.
+"""A directory mounted a second time by FUSE: its server can be stopped, so that every access hangs, or answers late.
 
-Run as `python -m tests.acceptance.passthrough DIRECTORY MOUNT` it is the server; `Mount` starts, stops and ends one.
+Run as `python -m tests.acceptance.passthrough DIRECTORY MOUNT [DELAY_S]` it is the server; `Mount` starts, stops and
+ends one.
 """
 
 # ruff: noqa: PTH101, PTH102, PTH104, PTH106, PTH108, PTH208
@@ -15,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,10 @@ OPERATIONS = (
 )  # fmt: skip
 """Members of libfuse's `struct fuse_operations`, version 3, in order."""
 
+MOST_READS = "user.most_reads_at_once"
+"""Attribute of the mount by which its server tells."""
+AT_ONCE = 128
+"""Requests of a late server that are under way at once."""
 READ = 0
 """Number of the system call in which the server waits for a request; it reads files by other calls."""
 WHY_NOT = (
@@ -45,12 +51,18 @@ WHY_NOT = (
 
 
 class Mount:
-    """A mount of `source` at `target`, until the server stops."""
+    """A mount of `source` at `target`, until the server stops.
 
-    def __init__(self, source: Path, target: Path) -> None:
+    Parameters
+    ----------
+    delay_s : time until each answer, as of a distant file server. Many requests are then answered at once, and the
+        kernel's cache keeps a file that has not changed, as with NFS.
+    """
+
+    def __init__(self, source: Path, target: Path, delay_s: float = 0.0) -> None:
         self.target = target
         target.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "tests.acceptance.passthrough", str(source), str(target)]
+        command = [sys.executable, "-m", "tests.acceptance.passthrough", str(source), str(target), str(delay_s)]
         self._server = subprocess.Popen(command, start_new_session=True)
         deadline = time.monotonic() + 20
         while not os.path.ismount(target):
@@ -73,6 +85,10 @@ class Mount:
     def answer(self) -> None:
         """Let hanging accesses continue."""
         self._server.send_signal(signal.SIGCONT)
+
+    def most_reads_at_once(self) -> int:
+        """Return how many reads were under way at the same time, at most."""
+        return int(os.getxattr(self.target, MOST_READS))
 
     def close(self) -> None:
         """End accesses that still hang with an error."""
@@ -121,6 +137,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "readdir": (_PATH, _ADDRESS, _Fill, _OFFSET, _ADDRESS, ctypes.c_int),
     "create": (_PATH, _NUMBER, _ADDRESS),
     "utimens": (_PATH, ctypes.POINTER(ctypes.c_long * 4), _ADDRESS),
+    "getxattr": (_PATH, _PATH, _ADDRESS, ctypes.c_size_t),
 }
 
 
@@ -129,6 +146,25 @@ class _Passthrough:
 
     def __init__(self, source: str) -> None:
         self._source = os.fsencode(source)
+        self._lock = threading.Lock()
+        self._reads = self._most_reads = 0
+
+    def begin_read(self) -> None:
+        with self._lock:
+            self._reads += 1
+            self._most_reads = max(self._most_reads, self._reads)
+
+    def end_read(self) -> None:
+        with self._lock:
+            self._reads -= 1
+
+    def getxattr(self, _: bytes, name: bytes, buffer: int, size: int) -> int:
+        if name != os.fsencode(MOST_READS):
+            raise OSError(errno.ENODATA, "no such attribute")
+        text = str(self._most_reads).encode()
+        if size:
+            ctypes.memmove(buffer, text, len(text))
+        return len(text)
 
     def at(self, path: bytes) -> bytes:
         return self._source + path
@@ -170,11 +206,9 @@ class _Passthrough:
     def read(self, path: bytes, buffer: int, size: int, offset: int, _: Any) -> int:
         descriptor = os.open(self.at(path), os.O_RDONLY)
         try:
-            content = os.pread(descriptor, size, offset)
+            return os.preadv(descriptor, [(ctypes.c_char * size).from_address(buffer)], offset)
         finally:
             os.close(descriptor)
-        ctypes.memmove(buffer, content, len(content))
-        return len(content)
 
     def write(self, path: bytes, buffer: int, size: int, offset: int, _: Any) -> int:
         descriptor = os.open(self.at(path), os.O_WRONLY)
@@ -212,19 +246,55 @@ def _answering(method: Callable[..., int | None]) -> Callable[..., int]:
     return answer
 
 
-def serve(source: str, target: str) -> int:
+def _late(method: Callable[..., int], delay_s: float) -> Callable[..., int]:
+    def answer(*arguments: Any) -> int:
+        time.sleep(delay_s)
+        return method(*arguments)
+
+    return answer
+
+
+def _counted(passthrough: _Passthrough, method: Callable[..., int]) -> Callable[..., int]:
+    def answer(*arguments: Any) -> int:
+        passthrough.begin_read()
+        try:
+            return method(*arguments)
+        finally:
+            passthrough.end_read()
+
+    return answer
+
+
+def _serve_many(connection: Any, _: int) -> None:
+    """Allow many requests of the kernel's read-ahead at once; the place is that in `struct fuse_conn_info`."""
+    connection[7] = connection[8] = AT_ONCE
+
+
+def serve(source: str, target: str, delay_s: float = 0.0) -> int:
     """Serve a directory at another one until it is unmounted."""
     library = ctypes.CDLL(ctypes.util.find_library("fuse3"))
     operations = (ctypes.c_void_p * len(OPERATIONS))()
     passthrough, kept = _Passthrough(source), []
     for name, signature in _SIGNATURES.items():
-        function = ctypes.CFUNCTYPE(ctypes.c_int, *signature)(_answering(getattr(passthrough, name)))
+        method = _answering(getattr(passthrough, name))
+        if delay_s and name != "getxattr":
+            method = _late(method, delay_s)
+        function = ctypes.CFUNCTYPE(ctypes.c_int, *signature)(
+            _counted(passthrough, method) if name == "read" else method
+        )
         kept.append(function)
         operations[OPERATIONS.index(name)] = ctypes.cast(function, ctypes.c_void_p)
-    words = [b"passthrough", os.fsencode(target), b"-f", b"-s", b"-o", b"allow_other,attr_timeout=0,entry_timeout=0"]
+    words = [b"passthrough", os.fsencode(target), b"-f"]
+    if delay_s:
+        begin = ctypes.CFUNCTYPE(_ADDRESS, ctypes.POINTER(_NUMBER), _ADDRESS)(_serve_many)
+        operations[OPERATIONS.index("init")] = ctypes.cast(begin, ctypes.c_void_p)
+        threads = f"max_threads={AT_ONCE + 8},max_idle_threads={AT_ONCE + 8}"
+        words += [b"-o", f"allow_other,auto_cache,attr_timeout=1,entry_timeout=1,{threads}".encode()]
+    else:
+        words += [b"-s", b"-o", b"allow_other,attr_timeout=0,entry_timeout=0"]
     argv = (ctypes.c_char_p * len(words))(*words)
     return int(library.fuse_main_real(len(words), argv, operations, ctypes.sizeof(operations), None))
 
 
 if __name__ == "__main__":
-    sys.exit(serve(*sys.argv[1:]))
+    sys.exit(serve(sys.argv[1], sys.argv[2], *map(float, sys.argv[3:])))

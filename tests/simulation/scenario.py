@@ -18,6 +18,7 @@ from yarl import URL
 import daemon.app
 import daemon.web.site
 import handlers.render.transport
+import handlers.workers.pool
 import handlers.workers.processes
 from daemon.config.settings import Settings
 from daemon.journal.file import connect
@@ -156,6 +157,7 @@ class Scenario(FileActions, RenderActions, DaemonActions):
     def _listen(self) -> None:
         handlers.render.transport.aiohttp.ClientSession = Session  # type: ignore[misc,assignment]
         handlers.workers.processes.ProcessExecutor = SimulatedWorkers  # type: ignore[misc,assignment]
+        handlers.workers.pool.most_read_ahead = lambda workers: 0  # by threads, whose order nobody controls
         daemon.web.site.serve = _serve  # type: ignore[attr-defined]
         Session.network = self.network
         Watcher.__init__.__kwdefaults__["read_mounts"] = lambda: (Mount("/", "tmpfs"),)

@@ -1,0 +1,85 @@
+"""Images are read ahead: the kernel learns which bytes come next, and fetches many of them at once.
+
+By itself it fetches little more than the program has read, so each delay of a disk or file server counts.
+docs/decisions/cold-storage.md has the figures.
+"""
+
+import functools
+import os
+import queue
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from handlers.container import Container
+from handlers.regular_file import NotContained, NotRegular, open_regular
+
+PIECE_BYTES: Final = 128 << 10
+"""The kernel cuts each announcement to what it reads ahead at most, which is this much on most file systems."""
+THREADS: Final = 2
+"""Of a process. Opening a file waits for its server, announcing waits where the server has many requests already."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpcomingImage:
+    """A file that a worker of this machine will read soon."""
+
+    path: Path
+    root: Container | None
+    """Directory that must contain it after all links are followed; None: any."""
+    most_bytes: int
+    """Bytes that may be read ahead."""
+
+
+def announce(descriptor: int, most_bytes: int) -> None:
+    """Have the kernel fetch the first bytes of an open file into its cache. Waits for none of them."""
+    end = min(os.fstat(descriptor).st_size, most_bytes)
+    if end == 0 or _is_cached(descriptor, end):
+        return
+    with suppress(OSError):  # it is advice
+        for offset in range(0, end, PIECE_BYTES):
+            os.posix_fadvise(descriptor, offset, min(PIECE_BYTES, end - offset), os.POSIX_FADV_WILLNEED)
+
+
+def announce_image(image: UpcomingImage) -> None:
+    """Announce a file. Raises as `open_regular` does; waits while its directory does."""
+    descriptor, _ = open_regular(image.path, root=image.root)
+    try:
+        announce(descriptor, image.most_bytes)
+    finally:
+        os.close(descriptor)
+
+
+def read_ahead(images: Iterable[UpcomingImage]) -> None:
+    """Announce files, in threads of this process. A file that cannot be opened is left to its own job."""
+    for image in images:
+        _start_threads()
+        _waiting.put(image)
+
+
+def _is_cached(descriptor: int, end: int) -> bool:
+    """Return whether beginning, middle and end of the first bytes are in the cache; False if the kernel cannot tell."""
+    byte = bytearray(1)
+    try:
+        return all(os.preadv(descriptor, (byte,), offset, os.RWF_NOWAIT) for offset in (0, end // 2, end - 1))
+    except OSError:
+        return False
+
+
+_waiting: queue.SimpleQueue[UpcomingImage] = queue.SimpleQueue()
+
+
+@functools.cache
+def _start_threads() -> None:
+    for _ in range(THREADS):
+        threading.Thread(target=_announce_all, name="read ahead", daemon=True).start()
+
+
+def _announce_all() -> None:
+    while True:
+        image = _waiting.get()
+        with suppress(OSError, NotRegular, NotContained):
+            announce_image(image)

@@ -1,0 +1,73 @@
+"""Workers read ahead: the images of the next jobs, and their own, by many requests at once."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from handlers.container import Container
+from handlers.generate_mipmaps import make_all
+from handlers.images.read_ahead import UpcomingImage, read_ahead
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.make import make_mipmaps
+from handlers.workers.pool import open_executor
+from tests.acceptance.passthrough import WHY_NOT, Mount
+from tests.page_cache import cached_share, drop, wait_until_cached
+
+SIDE = 2048
+
+
+def job_of(image: Path, output: Path) -> MipmapJob:
+    return MipmapJob(image.stem, image, ((1, output / image.name),), SIDE, SIDE)
+
+
+def write_image(path: Path) -> Path:
+    Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(path)
+    drop(path)
+    if cached_share(path):
+        pytest.skip("this file system keeps its files in memory")
+    return path
+
+
+async def test_the_worker_of_a_job_reads_the_image_of_the_next_one_ahead(tmp_path):
+    first, second = (write_image(tmp_path / name) for name in ("a.tif", "b.tif"))
+    stop = asyncio.Event()
+
+    async def record(reports):
+        assert not [report.fault for report in reports if report.fault]
+        stop.set()  # the second job never begins
+
+    jobs = [job_of(image, tmp_path / "mipmaps") for image in (first, second)]
+    with open_executor("processes", 1) as pool:
+        await make_all(pool, jobs, record, slots=asyncio.Semaphore(1), stop=stop)
+        assert not (tmp_path / "mipmaps" / second.name).exists()
+        await asyncio.to_thread(wait_until_cached, second)
+        assert pool.read_ahead.take(pool.read_ahead.most_bytes), "what the stopped jobs had taken was not given back"
+
+
+async def test_an_image_that_cannot_be_opened_stops_no_other(tmp_path):
+    image = write_image(tmp_path / "a.tif")
+    os.mkfifo(tmp_path / "pipe.tif")
+    (tmp_path / "link.tif").symlink_to("/etc/hostname")
+    bad = [tmp_path / name for name in ("absent.tif", "pipe.tif", "link.tif")] * 2  # more than there are threads
+    images = [UpcomingImage(path, Container.of(tmp_path), 8 << 20) for path in (*bad, image)]
+    with open_executor("processes", 1) as pool:
+        pool.executor.submit(read_ahead, images).result(30)
+        await asyncio.to_thread(wait_until_cached, image)
+
+
+@pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+def test_an_image_of_a_distant_server_is_read_by_many_requests_at_once(tmp_path):
+    (tmp_path / "source").mkdir()
+    write_image(tmp_path / "source" / "a.tif")
+    mount = Mount(tmp_path / "source", tmp_path / "mount", delay_s=0.02)
+    try:
+        report = make_mipmaps(job_of(tmp_path / "mount" / "a.tif", tmp_path / "mipmaps"))
+        assert report.fault is None
+        # The kernel's own reading ahead makes two.
+        assert mount.most_reads_at_once() >= 8
+    finally:
+        mount.close()

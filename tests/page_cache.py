@@ -1,0 +1,44 @@
+"""Which pages of a file the kernel's cache holds, and how to empty it of one file."""
+
+import ctypes
+import mmap
+import os
+import time
+from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
+
+
+def drop(path: Path) -> None:
+    """Write a file to its disk, and have the cache forget it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+def cached_share(path: Path, start: int = 0, end: int | None = None) -> float:
+    """Return the share of a file's pages, from byte to byte, that the cache holds. Reads none of them."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as memory:
+        pages = -(-len(memory) // mmap.PAGESIZE)
+        held = ctypes.create_string_buffer(pages)
+        place = ctypes.c_char.from_buffer(memory)
+        try:
+            if _libc.mincore(ctypes.addressof(place), len(memory), held) != 0:
+                raise OSError(ctypes.get_errno(), "mincore", str(path))
+        finally:
+            del place
+        last = pages if end is None else end // mmap.PAGESIZE
+        chosen = held.raw[start // mmap.PAGESIZE : last]
+    return sum(page & 1 for page in chosen) / len(chosen)
+
+
+def wait_until_cached(path: Path, end: int | None = None) -> None:
+    """Wait until the cache holds a file up to a byte."""
+    deadline = time.monotonic() + 30
+    while cached_share(path, 0, end) < 1:
+        assert time.monotonic() < deadline, f"{path} was not read ahead"
+        time.sleep(0.01)

@@ -1,0 +1,105 @@
+"""Images are read ahead: within a limit, each once, and only where they may be opened."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from handlers.container import Container
+from handlers.images.mrc_header import StackSection
+from handlers.images.read_ahead import UpcomingImage, announce, announce_image
+from handlers.mipmaps.job import MipmapJob
+from handlers.place import parse_object
+from handlers.regular_file import NotContained
+from handlers.workers.upcoming import (
+    BYTES_PER_WORKER,
+    MOST_EXTRA_BYTES,
+    ReadAheadLimit,
+    UpcomingImages,
+    most_read_ahead,
+)
+from tests.page_cache import cached_share, drop, wait_until_cached
+
+IMAGE_BYTES = 2 * 100 * 100 + MOST_EXTRA_BYTES
+"""What is reserved for one image of the jobs below."""
+
+
+def jobs(count: int) -> list[MipmapJob]:
+    return [MipmapJob(f"t{n}", Path(f"/data/{n}.tif"), (), 100, 100) for n in range(count)]
+
+
+def announced(job: MipmapJob) -> list[str]:
+    return [image.path.stem for image in job.upcoming]
+
+
+def test_each_image_is_announced_once_by_an_earlier_job_as_far_as_the_limit_allows():
+    limit = ReadAheadLimit(2 * IMAGE_BYTES)
+    upcoming = UpcomingImages(jobs(5), limit)
+    assert announced(upcoming.before(0)) == ["1", "2"]
+    assert announced(upcoming.before(1)) == []  # neither of the two has been used
+    upcoming.done(0)  # it was not announced itself
+    assert announced(upcoming.before(2)) == []
+    upcoming.done(1)
+    upcoming.done(2)
+    assert announced(upcoming.before(3)) == ["4"]  # 3 begins now
+    assert announced(upcoming.before(4)) == []
+
+
+def test_users_of_a_pool_share_the_limit_and_get_back_what_a_stopped_one_held():
+    limit = ReadAheadLimit(3 * IMAGE_BYTES)
+    first, second = UpcomingImages(jobs(9), limit), UpcomingImages(jobs(9), limit)
+    assert announced(first.before(0)) == ["1", "2", "3"]
+    assert announced(second.before(0)) == []
+    first.end()
+    assert announced(second.before(1)) == ["2", "3", "4"]
+
+
+def test_an_image_above_the_whole_limit_is_left_to_its_own_job():
+    upcoming = UpcomingImages(jobs(3), ReadAheadLimit(IMAGE_BYTES - 1))
+    assert [announced(upcoming.before(number)) for number in range(3)] == [[], [], []]
+
+
+def test_only_files_are_announced():
+    stack = StackSection(Path("/data/a.mrc"), 0)
+    mixed = [
+        *jobs(1),
+        MipmapJob("object", parse_object("s3://bucket/a.tif"), (), 100, 100),
+        MipmapJob("section", Path("/data/a.tif"), (), 100, 100, stack=stack),
+        *jobs(1),
+    ]
+    assert announced(UpcomingImages(mixed, ReadAheadLimit(9 * IMAGE_BYTES)).before(0)) == ["0"]
+
+
+def test_the_limit_grows_with_the_workers_up_to_a_share_of_the_memory():
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert most_read_ahead(1) == min(BYTES_PER_WORKER, memory // 8)
+    assert most_read_ahead(10_000) == memory // 8
+
+
+@pytest.fixture
+def cold(tmp_path: Path) -> Path:
+    """Return a file of 4 MiB on a disk, of which the cache holds nothing."""
+    path = tmp_path / "cold.tif"
+    path.write_bytes(os.urandom(4 << 20))
+    drop(path)
+    if cached_share(path):
+        pytest.skip("this file system keeps its files in memory")
+    return path
+
+
+def test_an_announced_file_comes_into_the_cache_up_to_the_limit(cold):
+    descriptor = os.open(cold, os.O_RDONLY)
+    try:
+        announce(descriptor, 3 << 20)
+    finally:
+        os.close(descriptor)
+    wait_until_cached(cold, 3 << 20)
+    assert cached_share(cold, 3 << 20) == 0
+
+
+def test_a_file_outside_of_its_directory_is_not_read_ahead(cold, tmp_path):
+    (inside := tmp_path / "inside").mkdir()
+    (link := inside / "link.tif").symlink_to(cold)
+    with pytest.raises(NotContained):
+        announce_image(UpcomingImage(link, Container.of(inside), 8 << 20))
+    assert cached_share(cold) == 0
