@@ -56,7 +56,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "daemon/pipeline/steps.py": ("steps", "tile_holds", "changed_since_settled", "late_uploads"),
     "daemon/pipeline/attempt.py": ("attempt",),
     "daemon/pipeline/section.py": ("section", "section_facts", "changed_since_settled"),
-    "daemon/pipeline/mipmap_step.py": ("mipmap_step", "section", "steps"),
+    "daemon/pipeline/mipmap_step.py": ("mipmap_step", "section"),
     "daemon/pipeline/stacks.py": ("keeper", "closing"),
     "daemon/pipeline/stack_closer.py": ("stack_closer",),
     "daemon/pipeline/claims.py": ("paths",),

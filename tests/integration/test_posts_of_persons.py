@@ -80,3 +80,36 @@ async def test_nothing_is_asked_of_a_journal_that_cannot_be_written(
     status, answer = await post(face, path, body)
     assert status == 503
     assert "the disk is full" in answer["error"]
+
+
+async def test_a_copy_of_the_journal_is_a_database_of_its_length(face: Face) -> None:
+    body = {"journal": str(face.journal.path)}
+    async with face.client.post("/api/journal/backup", json=body) as answer:
+        content = await answer.read()
+        assert (answer.status, answer.content_type) == (200, "application/vnd.sqlite3")
+        assert (len(content), content[:15]) == (answer.content_length, b"SQLite format 3")
+
+
+async def test_a_copy_that_fails_says_why(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_room(*_: object) -> None:
+        raise StorageFault("/var/journal.sqlite", "has no room for a copy")
+
+    monkeypatch.setattr(Journal, "back_up", no_room)
+    status, answer = await post(face, "/api/journal/backup", {"journal": str(face.journal.path)})
+    assert status == 503
+    assert "has no room for a copy" in answer["error"]
+
+
+async def test_who_decides_is_the_user_that_the_proxy_names(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+    face.guarded(**BY_PROXY)
+    asked: list[Any] = []
+
+    async def decide(journal: Journal, montage_id: int, wanted: Any, on_decided: Any) -> dict[str, Any]:
+        asked.append((montage_id, wanted.verdict, wanted.by))
+        return {"verdict": "pass"}
+
+    monkeypatch.setattr("daemon.web.posts.decide", decide)
+    body = {"verdict": "pass", "by": "somebody"}
+    assert await post(face, "/api/montages/17/verdict", body, X_User="annabel") == (200, {"verdict": "pass"})
+    assert await post(face, "/api/montages/17/verdict", body) == (200, {"verdict": "pass"})
+    assert asked == [(17, "pass", "annabel"), (17, "pass", "somebody")]

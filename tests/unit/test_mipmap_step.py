@@ -66,8 +66,13 @@ class Bench:
             containers=Containers(),
             in_flight=1,
         )
-        monkeypatch.setattr(mipmap_step, "_jobs", lambda section, plan, made, containers: ["a", "b"])
-        monkeypatch.setattr(mipmap_step, "image_evidence", lambda jobs: {})
+        monkeypatch.setattr(mipmap_step, "_jobs", self._jobs)
+        monkeypatch.setattr(mipmap_step, "image_evidence", lambda jobs: f"evidence of {jobs}")
+        monkeypatch.setattr(mipmap_step, "add_evidence", self._add_evidence)
+        changing: Any = SimpleNamespace(
+            forget=lambda *given: self._note("forget", *given), fault_for_now=lambda montage_id, watch, fault: fault
+        )
+        self.step.changing_images = changing
         monkeypatch.setattr(mipmap_step, "_is_any_level_present", lambda jobs: self.present and jobs == ["a", "b"])
         monkeypatch.setattr(mipmap_step, "answers_within", self._answers_within)
         monkeypatch.setattr(mipmap_step, "make_all", self._make_all)
@@ -78,6 +83,15 @@ class Bench:
     def _note(self, *call: Any, returns: Any = None) -> Any:
         self.calls.append(call)
         return returns
+
+    def _jobs(self, section: Any, plan: Any, made: Any, containers: Any) -> list[str]:
+        assert isinstance(containers, Containers)
+        self._note("jobs but", *sorted(made))
+        return ["a", "b"]
+
+    async def _add_evidence(self, fault: Any, before: str) -> Any:
+        assert before == "evidence of ['a', 'b']"  # from before the images were read
+        return fault
 
     def _async(self, name: str) -> Any:
         async def call(*values: Any) -> None:
@@ -107,6 +121,8 @@ class Bench:
 
     async def _make_all(self, pool: Any, jobs: Any, record: Any, *, slots: Any, stop: Halt) -> None:
         assert (pool, jobs, stop) == ("the pool", ["a", "b"], self.halt)
+        async with slots:
+            assert slots.locked()  # one tile at once, over all montages
         self._note("make")
         for each in self.reports:
             await record([each])
@@ -121,7 +137,18 @@ async def test_each_verified_tile_is_recorded_with_its_numbers(monkeypatch: pyte
     assert bench.named("served by") == [("the address", RAW, "the access")]
     assert bench.named("looks") == [(IMAGES, 2)]
     assert bench.named("require") == [(bench.watch.mipmaps,)]
+    assert bench.named("forget") == [(7,)]
     assert bench.named("hold") == bench.named("empty the cache") == []
+
+
+async def test_a_resumed_step_makes_the_other_tiles_and_may_have_replaced_files_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch, report("a"), report("b"))
+    bench.made = {"recorded before"}
+    await bench.step.make(bench.section)
+    assert bench.named("jobs but") == [("recorded before",)]
+    assert len(bench.named("empty the cache")) == 1
 
 
 async def test_a_stack_that_is_updated_in_place_stays_open_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +176,8 @@ async def test_the_cache_is_emptied_once_after_all_tiles_if_any_file_was_replace
 ) -> None:
     bench = Bench(monkeypatch, report("a", replaced=True), report("b"))
     await bench.step.make(bench.section)
-    assert [name for name, *_ in bench.calls][-1] == "empty the cache"
+    names = [name for name, *_ in bench.calls if name in ("make", "record", "empty the cache")]
+    assert names == ["make", "record", "record", "empty the cache"]
     bench.reports, bench.made = (report("a"), report("b")), set()
     await bench.step.make(bench.section)
     assert len(bench.named("empty the cache")) == 1

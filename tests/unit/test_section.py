@@ -127,6 +127,7 @@ def test_each_tile_and_the_mask_have_a_job_unless_it_is_recorded_as_made(tmp_pat
     ids = [tile.tile_id for tile in found.level0()]
     assert [job.tile_id for job in jobs] == [*ids, str(mask)]
     assert {job.root and job.root.path for job in jobs[:-1]} == {tmp_path}
+    assert {(job.measure, job.neighbours) for job in jobs[:-1]} == {(True, ())}
     assert [job.tile_id for job in _jobs(found, plan, {ids[0], str(mask)}, Containers())] == ids[1:]
     without = section_in(tmp_path)
     assert [job.tile_id for job in _jobs(without, plan, ids[1:], Containers())] == ids[:1]

@@ -41,6 +41,13 @@ def test_only_a_peer_with_a_trusted_address_is_a_proxy(address: str | None, is_p
     assert origin_of(request, http) == ("https://em" if is_proxy else "http://em")
 
 
+def test_pages_have_the_host_and_the_user_that_the_last_proxy_names() -> None:
+    forwarded = {"X-Forwarded-Host": "elsewhere, em.example", "X-Forwarded-Proto": "http, https", "Host": "em"}
+    assert origin_of(request_from("10.1.2.3", **forwarded), behind_proxy()) == "https://em.example"
+    assert origin_of(request_from("11.1.2.3", **forwarded), behind_proxy()) == "http://em"
+    assert access_of(request_from("10.1.2.3", Host="em"), behind_proxy()) == Access("yes", logged_in=False, user=None)
+
+
 def test_without_a_token_only_this_machine_writes() -> None:
     request = request_from("10.1.2.3", **AMY)
     assert access_of(request, behind_proxy(host="127.0.0.1")) == Access("yes", logged_in=False, user="Amy")
