@@ -7,6 +7,7 @@ import pytest
 
 from daemon.journal.journal import Journal
 from daemon.montages.states import MontageState
+from daemon.pipeline.replay.replayer import Replayer
 from handlers.errors import StorageFault
 from tests.integration.test_posts import Face
 from tests.integration.test_posts import face as face
@@ -113,3 +114,14 @@ async def test_who_decides_is_the_user_that_the_proxy_names(face: Face, monkeypa
     assert await post(face, "/api/montages/17/verdict", body, X_User="annabel") == (200, {"verdict": "pass"})
     assert await post(face, "/api/montages/17/verdict", body) == (200, {"verdict": "pass"})
     assert asked == [(17, "pass", "annabel"), (17, "pass", "somebody")]
+
+
+async def test_a_replay_that_fails_says_why(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unreachable(*_: object) -> None:
+        raise StorageFault("/data/temca2", "does not answer")
+
+    monkeypatch.setattr(Replayer, "replay", unreachable)
+    status, answer = await post(face, "/api/replay", {})
+    assert status == 503
+    assert "/data/temca2" in answer["error"]
+    assert "does not answer" in answer["error"]
