@@ -1,6 +1,7 @@
 """Reduced levels become files: encoded with their text, written atomically, verified."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import xxhash
 
@@ -38,22 +39,52 @@ def put_levels(
     """
     places, texts = dict(job.outputs), LevelText(job, level0.bits)
     store = store_of(job.outputs[0][1], job.container, job.sharing)
+
+    def put(level: int, page: Page) -> MadeLevel:
+        hashed = xxhash.xxh3_128() if measurement else None
+        replaced = store.put(level, places[level], page, job.encoding, hashed.update if hashed else None)
+        height, width = page.pixels.shape
+        digest = hashed.digest() if hashed else None
+        return MadeLevel(level, places[level], width, height, page.mode, len(page.content), replaced, digest)
+
+    pages = ((level, _page(job, texts, level, reduced, level0.digest)) for level, reduced in levels)
     try:
-        for level, reduced in levels:
-            page = _page(job, texts, level, reduced, level0.digest)
-            hashed = xxhash.xxh3_128() if measurement else None
-            replaced = store.put(level, places[level], page, job.encoding, hashed.update if hashed else None)
-            height, width = page.pixels.shape
-            digest = hashed.digest() if hashed else None
-            made.append(MadeLevel(level, places[level], width, height, page.mode, len(page.content), replaced, digest))
-            if measurement:
-                measurement.see_level(level, page.pixels)
+        if store.puts_at_once > 1:
+            _put_at_once(put, pages, store.puts_at_once, made, measurement)
+        else:
+            for level, page in pages:
+                made.append(put(level, page))
+                if measurement:
+                    measurement.see_level(level, page.pixels)
     finally:
         try:
             store.sync(level.path for level in made)
         except StorageFault:
             made.clear()
             raise
+
+
+def _put_at_once(
+    put: Callable[[int, Page], MadeLevel],
+    pages: Iterable[tuple[int, Page]],
+    most: int,
+    made: list[MadeLevel],
+    measurement: Measurement | None,
+) -> None:
+    """Put several levels at the same time; return when none is under way, and raise the fault of the lowest level."""
+    under_way: list[tuple[int, Page, Future[MadeLevel]]] = []
+    try:
+        with ThreadPoolExecutor(most, "put") as threads:
+            for level, page in pages:
+                under_way.append((level, page, threads.submit(put, level, page)))
+    finally:
+        for level, page, putting in under_way:
+            if putting.exception() is None:
+                made.append(putting.result())
+                if measurement:
+                    measurement.see_level(level, page.pixels)
+    for _, _, putting in under_way:
+        putting.result()
 
 
 def _page(job: MipmapJob, texts: LevelText, level: int, reduced: Grey | Page, digest: bytes | None) -> Page:

@@ -34,6 +34,9 @@ class BucketStore:
     objects : None: by this process's connection, opened at the first request.
     """
 
+    puts_at_once = 6
+    """A put waits for three answers, most of the time for the network."""
+
     def __init__(self, bucket: Bucket, objects: Objects | None = None) -> None:
         self._objects = objects or Objects(bucket)
 

@@ -27,6 +27,8 @@ class DirectoryStore:
     sharing : modes and group of the files, and of directories that are made.
     """
 
+    puts_at_once = 1
+
     def __init__(self, container: Container | None = None, sharing: Sharing = AS_MADE) -> None:
         self._container = container
         self._sharing = sharing

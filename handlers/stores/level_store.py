@@ -27,6 +27,9 @@ class LevelStore(Protocol):
     Each raises StorageFault if the disk, mount or service fails, or refuses.
     """
 
+    puts_at_once: int
+    """How many files of a tile one worker puts at the same time."""
+
     def put(self, level: int, place: Place, page: "Page", encoding: "Encoding", seen: "Seen | None" = None) -> bool:
         """Write a level's file whole and verify it; return whether there was a file before.
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -83,6 +84,35 @@ def test_objects_have_the_bytes_that_files_would_have(tmp_path, image, output, e
     assert absent_levels([tile_of(image)], stored) == []
     assert faulty_levels(tile_of(image), stored) == ""
     assert check_files(tile_of(image), stored, report.level0, report.measured.levels_digest, deep=True) == []
+
+
+def test_levels_of_a_tile_are_put_at_the_same_time(image, output, layer):
+    together = threading.Barrier(3)
+    broken = []
+
+    def wait_for_the_others(request):
+        if request.method == "PUT":
+            try:
+                together.wait(20)
+            except threading.BrokenBarrierError as error:
+                broken.append(error)
+
+    layer.rule = wait_for_the_others
+    report = make_mipmaps(tile_job(tile_of(image), MipmapPlan(output, levels=3)))
+    assert (report.fault, broken) == (None, [])
+    assert [made.level for made in report.made] == [1, 2, 3]
+
+
+def test_a_level_that_cannot_be_put_does_not_keep_the_others(image, output, layer):
+    plan = MipmapPlan(output, levels=3)
+    refused = dict(plan.outputs(image))[2]
+    layer.rule = lambda request: (
+        object_store.EXPIRED if request.method == "PUT" and "/mips/2/" in request.path else None
+    )
+    report = make_mipmaps(tile_job(tile_of(image), plan, measure=True))
+    assert [made.level for made in report.made] == [1, 3]
+    assert (report.fault.kind, report.fault.subject) == ("StoreFault", str(refused))
+    assert BucketStore(output.bucket).stat(refused) is None
 
 
 def test_without_force_valid_levels_are_kept_and_others_made_again(image, output, layer):
