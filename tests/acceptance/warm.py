@@ -1,14 +1,17 @@
 """Processes of temwatch forked from one that has imported it already, which saves the CPU of a second's imports.
 
 From `daemon.__main__.main` on, such a process is what `python -m daemon` is: it has its own session, files, signals and
-environment, and ends through the interpreter's own end. Two things differ: `ps` shows the command line of the process
-that it was forked from, and modules of other commands are imported as well. Tests of these, and of the start itself,
-start a process by its command line.
+environment, and ends through the interpreter's own end. Three things differ: `ps` shows the command line of the process
+that it was forked from, modules of other commands are imported as well, and the server of its workers is forked, too.
+Tests of these, and of the start itself, start a process by its command line.
 """
 
+import asyncio
 import contextlib
 import functools
+import itertools
 import json
+import multiprocessing.util
 import os
 import pkgutil
 import selectors
@@ -17,11 +20,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 _REQUEST_BYTES = 1 << 18
+_SPAWN = multiprocessing.util.spawnv_passfds
 
 
 class WarmProcess:
@@ -178,7 +184,38 @@ def _become(request: dict[str, Any], output: int, errors: int, line: socket.sock
     os.chdir(request["cwd"])
     with line:
         _report(line, str(os.getpid()))
+    multiprocessing.util.spawnv_passfds = _spawn_or_fork  # type: ignore[assignment]
     return list(request["arguments"])
+
+
+def _spawn_or_fork(path: bytes, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
+    """Start `python -c CODE` as `multiprocessing.util.spawnv_passfds` does, but fork where nothing forbids it.
+
+    It starts the server of the workers and the tracker of semaphores. A fork saves the imports of the server's modules.
+    """
+    if threading.active_count() > 1 or asyncio._get_running_loop() is not None:
+        return _SPAWN(path, arguments, descriptors)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            _close_all_but(descriptors)
+            with contextlib.suppress(SystemExit):
+                exec(arguments[-1], {"__name__": "__main__"})
+            code = 0
+        finally:
+            if error := sys.exception():
+                traceback.print_exception(error)
+            os._exit(code)
+    return pid
+
+
+def _close_all_but(descriptors: Sequence[int]) -> None:
+    kept = sorted({0, 1, 2, *descriptors})
+    for before, after in itertools.pairwise([*kept, os.sysconf("SC_OPEN_MAX")]):
+        os.closerange(before + 1, after)
 
 
 def _import_everything() -> None:
