@@ -67,9 +67,6 @@ class WorkerPool:
         self._backend = backend
         self._count = count
         self._job_timeout_s = job_timeout_s
-        self._jobs = StartedJobs(backend.start(count), count)
-        if backend.watch:
-            backend.watch(self._jobs.executor, self._scheduler_changed)
         self._broken: tuple[type[BaseException], ...] = (SubmitFailed, *backend.broken)
         self._replacing = asyncio.Lock()
         self._one_suspect = asyncio.Lock()
@@ -91,11 +88,17 @@ class WorkerPool:
         """Gets the fault when a scheduler is lost, and an empty text when it is there again; in another thread."""
         self.drain_s = END_TIMEOUT_S
         """Time for running jobs to end when the pool closes."""
+        self._jobs = self._started(backend.start(count))  # last: its news may come at once
 
     @property
     def executor(self) -> Executor:
         """The executor in use."""
         return self._jobs.executor
+
+    def _started(self, executor: Executor) -> StartedJobs:
+        if self._backend.watch:
+            self._backend.watch(executor, self._scheduler_changed)
+        return StartedJobs(executor, self._count)
 
     def _scheduler_changed(self, fault: str) -> None:
         self.scheduler_news = fault
@@ -241,7 +244,7 @@ class WorkerPool:
             except WorkerFault as fault:
                 self._start_fault, self._start_failed_at = fault, time.monotonic()
                 raise
-            self._jobs = StartedJobs(started, self._count)
+            self._jobs = self._started(started)
             return True
 
     async def run_alone(self, job: MipmapJob) -> MipmapReport:

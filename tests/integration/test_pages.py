@@ -9,6 +9,7 @@ import pytest
 
 from daemon.montages.states import Event, MontageState
 from daemon.pipeline.health import Disk
+from handlers.workers.crew import Crew, Member
 from tests.integration.paged import HTML, Paged, paged
 from tests.unit.test_health import WELL
 
@@ -328,3 +329,15 @@ async def test_pages_that_cannot_write_say_why(tmp_path):
     async with paged(tmp_path, host="0.0.0.0") as face:
         await face.failed(1)
         assert "writing over HTTP is disabled" in await face.page("/")
+
+
+async def test_the_overview_shows_workers_by_host(tmp_path):
+    blind = Member("node8", 2, 0, "does not see <b>/data</b>", is_usable=False)
+    async with paged(tmp_path) as face:
+        face.facts = replace(WELL, crew=Crew((Member("node7", 4, 3), blind), 1200, "tcp://scheduler:8786"))
+        page = await face.page("/")
+        assert "tcp://scheduler:8786" in page
+        assert "1,200 tiles submitted" in page
+        assert '<td class="n" data-label="tiles in flight">3</td>' in page
+        assert '<td class="n bad" data-label="refused">1</td>' in page
+        assert "does not see &lt;b&gt;/data&lt;/b&gt;" in page

@@ -154,9 +154,14 @@ class ClusterExecutor(Executor):
                         attempt = 0
                         await self._use(connection)
                 except SchedulerAway as away:
-                    attempt += 1
-                    self._lose(str(away))
-                    await self._pause(opening_delay_s(attempt))
+                    fault = str(away)
+                except Exception as error:  # noqa: BLE001  the thread would end, and with it every job
+                    fault = f"{self._access.scheduler}: {type(error).__name__}: {_first_line(error)}"
+                else:
+                    continue
+                attempt += 1
+                self._lose(fault)
+                await self._pause(opening_delay_s(attempt))
         finally:
             await self._cancel_all()
 
@@ -167,10 +172,9 @@ class ClusterExecutor(Executor):
             while not self._closing:
                 connection.require()
                 await self._members.look()
-                self._found()
                 self._resend_stranded()
                 self._dispatch_waiting()
-                self._describe()
+                self._found()
                 await self._pause(LOOK_S)
         finally:
             self._connection = None
@@ -185,8 +189,9 @@ class ClusterExecutor(Executor):
         self._wake.clear()
 
     def _found(self) -> None:
-        if self._fault:
-            self._fault = ""
+        is_news, self._fault = bool(self._fault), ""
+        self._describe()  # first: who gets the news asks for the workers
+        if is_news:
             self.on_change("")
 
     def _lose(self, fault: str) -> None:

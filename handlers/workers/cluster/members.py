@@ -146,6 +146,7 @@ class Members:
             del self._grounds[oldest]
             for worker in self._workers.values():
                 worker.proofs.pop(oldest, None)
+        self._grounds.pop(ground, None)  # those of the latest jobs stay
         self._grounds[ground] = (level0, sharing)
         if is_new:
             self._ask_all()
@@ -179,7 +180,7 @@ class Members:
         tasks: list[Task] = []
         found: object = None
         try:
-            for ground in grounds:
+            for ground in self._grounds.keys() & set(grounds):
                 # If the daemon cannot write there itself, nothing can be proved: it is tried again at the next look.
                 with contextlib.suppress(StorageFault):
                     level0, sharing = self._grounds[ground]
