@@ -5,11 +5,12 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from datetime import timedelta
 
 import pytest
 
-from daemon.config.settings import WorkerSettings
+from daemon.config.worker_settings import WorkerSettings
 from handlers.workers.memory import worker_bytes
 from tests import cluster_document as document
 
@@ -84,3 +85,10 @@ def test_dask_knows_every_option_that_the_document_gives_to_it(script: str) -> N
         params = importlib.import_module(module).main.params
         known = {name for each in params for name in (*each.opts, *each.secondary_opts)}
         assert options_of(command).keys() <= known, command
+
+
+def test_the_settings_of_the_document_are_valid() -> None:
+    workers = tomllib.loads("\n".join(text for text in document.blocks("toml") if "workers" in text))["workers"]
+    settings = WorkerSettings(**workers)
+    assert settings.dask_scheduler == f"tls://{document.ADDRESS}"
+    assert [entry.hosts for entry in settings.path_map] == ["node*"]

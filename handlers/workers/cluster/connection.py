@@ -50,8 +50,9 @@ class Connection:
         SchedulerAway
             If the scheduler does not answer, or a file that the settings name cannot be used.
         """
-        from distributed import Client
         from distributed.versions import VersionMismatchWarning
+
+        from handlers.workers.cluster.lean_client import LeanClient, drop_quiet_end
 
         # Versions are reported in one line: see `versions`.
         warnings.filterwarnings("ignore", category=VersionMismatchWarning)
@@ -60,7 +61,8 @@ class Connection:
         except WorkersUnavailable as fault:
             raise SchedulerAway(str(fault)) from None
         await _knock(access)  # a client that cannot connect takes its time, and says less
-        client: Any = Client(  # type: ignore[no-untyped-call]
+        asyncio.get_running_loop().set_exception_handler(drop_quiet_end)
+        client: Any = LeanClient(  # type: ignore[no-untyped-call]
             access.scheduler,
             asynchronous=True,
             timeout=ANSWER_S,

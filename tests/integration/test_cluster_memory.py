@@ -1,0 +1,46 @@
+"""What a dask scheduler keeps of tasks that are done, and what the library leaves to asyncio's log."""
+
+from collections.abc import Iterator
+from concurrent.futures import wait
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from handlers.workers.pool import open_executor
+
+TASKS = 40
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0", protocol="tcp://"
+    ) as cluster:
+        yield cluster
+
+
+def test_the_scheduler_keeps_nothing_of_a_task_that_is_done(cluster: Any) -> None:
+    with open_executor("dask", 2, cluster.scheduler_address) as pool:
+        futures = [pool.executor.submit(abs, -number) for number in range(TASKS)]
+        wait(futures, 60)
+        assert sum(future.result() for future in futures) == sum(range(TASKS))
+    spans = cluster.scheduler.extensions["spans"].spans.values()
+    assert spans
+    assert [len(span.metadata["collections"]) for span in spans if span.metadata] == [0] * len(spans)
+    assert not cluster.scheduler.tasks
+
+
+def test_the_end_of_a_gather_that_was_cancelled_is_no_error() -> None:
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    from distributed.client import AllExit
+
+    from handlers.workers.cluster.lean_client import drop_quiet_end
+
+    loop = Mock()
+    drop_quiet_end(loop, {"message": "never retrieved", "exception": AllExit()})
+    loop.default_exception_handler.assert_not_called()
+    context = {"message": "never retrieved", "exception": ValueError("a fault")}
+    drop_quiet_end(loop, context)
+    loop.default_exception_handler.assert_called_once_with(context)
