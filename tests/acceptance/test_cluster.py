@@ -44,6 +44,10 @@ def test_a_section_becomes_complete_by_workers_of_other_machines_with_the_files_
             for z in (1050.0, 1051.0):
                 assert verify_levels(rig.tiles(f"{SPECIMEN}_mips", z)) == 72
             assert rig.stack_state(f"{SPECIMEN}_mips") == "COMPLETE"
+            assert {host["host"]: host["workers"] for host in rig.ready()["workers"]["hosts"]} == {
+                "worker1": 1,
+                "worker2": 1,
+            }
             assert "Traceback" not in rig.daemon.log.read_text()
         assert "Traceback" not in cluster.scheduler.log.read_text()
         for worker in cluster.workers:
