@@ -85,7 +85,8 @@ class Request:
 
 
 Answer = tuple[int, bytes] | str | None
-"""Status and body; "reset" (no answer), "cut" (half of the true answer); None: the true answer."""
+"""Status and body; "reset" (no answer), "cut" (half of the true answer), "torn" (the store gets half of the body,
+and the client no answer); None: the true answer."""
 
 
 @dataclass
@@ -188,12 +189,23 @@ def _handler(layer: FaultLayer) -> type[BaseHTTPRequestHandler]:
                 return
             connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=20)
             with contextlib.closing(connection):
+                if answer == "torn":
+                    self._tear(connection, body)
+                    return
                 sent = layer.translated(Request(self.command, _path_of(self.path), dict(self.headers), body))
                 connection.request(sent.method, sent.path, sent.body, sent.headers)
                 found = connection.getresponse()
                 content = found.read()
                 headers = layer.answered(sent, dict(found.getheaders()), content)
             self._send(found.status, headers, content, is_cut=answer == "cut" and len(content) > 1)
+
+        def _tear(self, connection: http.client.HTTPConnection, body: bytes) -> None:
+            connection.putrequest(self.command, _path_of(self.path), skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                connection.putheader(name, value)
+            connection.endheaders()
+            connection.send(body[: len(body) // 2])
+            self._reset()
 
         def _send(self, status: int, headers: dict[str, str], body: bytes, *, is_cut: bool = False) -> None:
             self.send_response(status)

@@ -1,11 +1,14 @@
 """Places for levels: one suite against local directories and object stores, and what only object stores have."""
 
+import shutil
+import subprocess
 import threading
 
 import pytest
 
 from handlers.errors import ImageChanging, StoreFault
 from handlers.images.encode import Encoding
+from handlers.objects import connection
 from handlers.objects.files import open_object, reading_once
 from handlers.objects.requests import Objects, OtherObject
 from handlers.place import StoreAccess, parse_object
@@ -93,6 +96,55 @@ class TestVersitygw(ObjectSuite):
             put(place)
         keys.write_text("[default]\naws_access_key_id = temwatch\naws_secret_access_key = not-secret\n")
         put(place)  # the file is read again
+
+
+@pytest.fixture
+def small_gateway(tmp_path):
+    """A versitygw whose disk holds 2 MB, and that disk."""
+    objects = tmp_path / "objects"
+    objects.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(objects)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("a small tmpfs cannot be mounted here")
+    try:
+        (objects / "bucket").mkdir()
+        with object_store.keys_in_environment(), object_store.versitygw(tmp_path) as url:
+            yield url, objects
+    finally:
+        subprocess.run(["umount", str(objects)], check=True)
+
+
+def test_a_store_whose_disk_is_full_keeps_what_it_has_and_takes_objects_again(small_gateway, monkeypatch):
+    monkeypatch.setattr(connection, "MOST_RETRIES", 1)
+    url, objects = small_gateway
+    place = place_at(url, "bucket", "mips")
+    _, before = put(place / "a.tif", side=900)
+    (objects / "filler").write_bytes(bytes(shutil.disk_usage(objects).free - (256 << 10)))
+    for name in ("a.tif", "b.tif"):
+        with pytest.raises(StoreFault) as fault:
+            put(place / name, seed=2, side=900)
+        assert fault.value.waiting_helps == "always"
+    assert content(place / "a.tif") == before
+    assert [name for name, _ in BucketStore(place.bucket).list(place)] == ["a.tif"]
+    (objects / "filler").unlink()
+    _, after = put(place / "b.tif", seed=2, side=900)
+    assert content(place / "b.tif") == after
+
+
+def test_an_upload_that_is_torn_leaves_no_half_object(gateway, monkeypatch):
+    monkeypatch.setattr(connection, "MOST_RETRIES", 1)
+    with FaultLayer(gateway).running() as layer:
+        place = place_at(layer.url, "bucket", "torn")
+        _, before = put(place / "a.tif", side=900)
+        layer.rule = lambda request: "torn" if request.method == "PUT" else None
+        for name in ("a.tif", "b.tif"):
+            with pytest.raises(StoreFault, match="retries continue"):
+                put(place / name, seed=2, side=900)
+        layer.rule = lambda request: None
+        assert content(place / "a.tif") == before
+        assert [name for name, _ in BucketStore(place.bucket).list(place)] == ["a.tif"]
+        _, after = put(place / "b.tif", seed=2, side=900)
+        assert content(place / "b.tif") == after
 
 
 @pytest.fixture(scope="module")
