@@ -1,11 +1,13 @@
 """The steps that write to stacks, when other programs change the stacks before."""
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import daemon.pipeline.steps
 from daemon.montages.states import MontageState
 from daemon.pipeline.section import Section
 from daemon.pipeline.steps import Steps
@@ -66,6 +68,13 @@ async def test_levels_are_applied_in_the_way_that_the_watch_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apply: str
 ) -> None:
     hurry(monkeypatch)
+    limits: list[tuple[Path, int]] = []
+
+    def answers_within(path: Path, looks: int = 1) -> Any:
+        limits.append((path, looks))
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(daemon.pipeline.steps, "answers_within", answers_within)
     async with bench(tmp_path, mipmaps={"apply": apply}) as work:
         metafile = work.write()
         await work.notice(metafile)
@@ -76,6 +85,7 @@ async def test_levels_are_applied_in_the_way_that_the_watch_says(
         levels = {key for tile in found.tile_id_to_spec_map.values() for key in tile["mipmapLevels"]}
         is_derived = apply == "path_builder"
         assert (builder is not None, levels) == (is_derived, {"0"} if is_derived else {"0", "1"})
+        assert limits == [(tmp_path / "mipmaps", 2)]  # the time for two tiles with one level
         assert work.work.metrics.registry.get_sample_value("temwatch_tiles_mipmapped_total") == 2.0
 
 
