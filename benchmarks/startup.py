@@ -14,10 +14,15 @@ HEAVY = (
     *("pydantic_settings", "rich", "scipy", "skimage", "sqlite3", "structlog", "tenacity", "watchdog"),
 )
 """Modules that take long to import and that a help text does not need. It needs pydantic: parameters are its models."""
+NEVER = (
+    *("PIL", "apprise", "distributed", "jinja2", "numpy", "prometheus_client", "pygments", "rich", "scipy", "skimage"),
+    *("sqlite3", "structlog", "watchdog"),
+)
+"""Modules that no import command needs: workers reduce the images, and a progress bar is for terminals."""
 WORK = {
-    "handlers.generate_tilespecs": ("numpy", "skimage", "multiprocessing", "sqlite3", "watchdog", "structlog"),
-    "handlers.generate_mipmaps": ("sqlite3", "watchdog", "structlog", "prometheus_client"),
-    "handlers.apply_mipmaps": ("numpy", "skimage", "multiprocessing", "sqlite3", "watchdog", "structlog"),
+    "handlers.generate_tilespecs": (*NEVER, "multiprocessing"),
+    "handlers.generate_mipmaps": NEVER,
+    "handlers.apply_mipmaps": (*NEVER, "multiprocessing"),
 }
 """Module of each command's work -> modules that the work does not need."""
 

@@ -6,6 +6,7 @@ Commands import their work when they are called, so that `temwatch --help` answe
 import atexit
 import gc
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from daemon.commands.cli.plan import plan
 def main() -> None:
     """Run the command that the command line names."""
     _collect_seldom()
+    # pydantic would read the metadata of every installed distribution in search of its plugins.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     temwatch()
 
 

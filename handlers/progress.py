@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 
 Progress = Callable[[int, int], None]
@@ -14,6 +15,9 @@ def progress_bar(unit: str) -> Iterator[Progress]:
 
     While the bar is shown, lines that are printed to `sys.stderr` appear above it.
     """
+    if not (_is_terminal() or "IPython" in sys.modules):  # without the import of rich
+        yield lambda done, known: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -28,3 +32,7 @@ def progress_bar(unit: str) -> Iterator[Progress]:
     with Bar(*columns, console=console, transient=not in_notebook) as bar:
         task = bar.add_task(unit, total=None)
         yield lambda done, known: bar.update(task, completed=done, total=known)
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()

@@ -11,7 +11,7 @@ from structlog.typing import EventDict, Processor
 
 from daemon.system.log_lines import arranged, console_line, safe_facts
 from daemon.system.terminal import width_of
-from handlers.text import printable, printable_lines, shorten
+from handlers.text import shorten
 
 _QUIET = ("aiohttp.access", "asyncio", "watchdog", "PIL")
 """Loggers of libraries of which only warnings are written."""
@@ -61,18 +61,6 @@ def set_up_logging(level: str = "info", format: str = "auto", stream: TextIO | N
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
     )
-
-
-class PrintableFormatter(logging.Formatter):
-    """Formats records of the standard library as printable text: the message on one line, then a traceback."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the standard library's name
-        """See logging.Formatter."""
-        return printable(super().formatMessage(record))
-
-    def format(self, record: logging.LogRecord) -> str:
-        """See logging.Formatter."""
-        return printable_lines(super().format(record))
 
 
 def _facts() -> list[Processor]:

@@ -1,6 +1,6 @@
 """File formats of levels: their options, and pixels to bytes. Does no input or output.
 
-Most importers only name a format, so numpy is imported in the functions that need it.
+Most importers only name a format, so numpy and Pillow are imported in the functions that need them.
 """
 
 import io
@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
-
-from PIL import Image, PngImagePlugin
 
 from handlers.errors import SettingsFault
 from handlers.uris import canonical_extension
@@ -139,6 +137,8 @@ class Encoding:
         """
         if self.extension == "png" and self.compression is None:
             return _quick_png(pixels, description)
+        from PIL import Image
+
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, _PILLOW_NAMES[self.extension], **self._options(description))
         return buffer.getvalue()
@@ -153,6 +153,8 @@ class Encoding:
         if self.extension == "jpg":
             return {"quality": self.jpeg_quality, "comment": description}
         if self.extension == "png":
+            from PIL import PngImagePlugin
+
             text = PngImagePlugin.PngInfo()
             text.add_text(PNG_DESCRIPTION, description)
             return {"compress_level": int(self.compression or 0), "pnginfo": text}

@@ -13,7 +13,8 @@ from handlers.images.digest import FileContent, RunningDigest, content_of
 from handlers.images.header import MOST_BYTES_PER_PIXEL_BYTE, MOST_EXTRA_BYTES, ImageInfo, open_image, read_header
 from handlers.images.level0 import Level0File, require_same_file
 from handlers.images.pixels import Grey, IntensityRange
-from handlers.images.source import RenderSource, fetch_level0, require_served_size
+from handlers.images.render_source import RenderSource
+from handlers.images.source import fetch_level0, require_served_size
 
 BYTES_PER_PIXEL = 4
 """Of the kinds that only render-ws reads: four channels of 8 bits."""

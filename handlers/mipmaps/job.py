@@ -9,12 +9,12 @@ from handlers.images.encode import PLAIN_TIFF, Encoding
 from handlers.images.mrc_header import StackSection
 from handlers.images.read_ahead import UpcomingImage
 from handlers.images.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
-from handlers.mipmaps.overlap import Neighbour
 from handlers.place import Place
 from handlers.sharing import AS_MADE, Sharing
 
-if TYPE_CHECKING:
-    from handlers.images.source import RenderSource
+if TYPE_CHECKING:  # most importers only describe jobs
+    from handlers.images.render_source import RenderSource
+    from handlers.mipmaps.overlap import Neighbour
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class MipmapJob:
     """The value that the tile spec shows white. The report has a note if it does not suit the bits of the image."""
     measure: bool = False
     """Whether the report has numbers of the image and digests of its levels."""
-    neighbours: tuple[Neighbour, ...] = ()
+    neighbours: "tuple[Neighbour, ...]" = ()
     """Tiles whose overlap with this one is compared, if the job measures and makes level 3."""
     source: "RenderSource | None" = None
     """Where render-ws serves level 0; None: the file is read. Method "render" needs a source."""

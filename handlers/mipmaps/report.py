@@ -1,12 +1,15 @@
 """The report of a worker: what became of a job, as it travels between processes."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from handlers import errors
 from handlers.errors import Fault
 from handlers.images.digest import Digest, FileContent
-from handlers.mipmaps.measure import Measured
 from handlers.place import Place
+
+if TYPE_CHECKING:  # most importers only read reports
+    from handlers.mipmaps.measure import Measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,5 +68,5 @@ class MipmapReport:
     """Bits per pixel of level 0; None if its header was not read."""
     level0: FileContent | None = None
     """The file from which the levels were made; None with a fault, or if only render-ws can read the file."""
-    measured: Measured | None = None
+    measured: "Measured | None" = None
     """Numbers of the image; None with a fault, or unless the job measures."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from handlers.container import Container
 from handlers.errors import SettingsFault
 from handlers.images.reduction import MASK
-from handlers.images.source import RenderSource
+from handlers.images.render_source import RenderSource
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.plan import Level0, MipmapPlan
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from handlers.errors import ImageFault, SettingsFault, WorkerFault, WorkersUnavailable
 from handlers.images.largest_image import LARGEST_IMAGE_PX, require_size
 from handlers.mipmaps.job import MipmapJob
-from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.report import FaultReport, MipmapReport
 from handlers.workers.backend import Backend
 from handlers.workers.cluster.alone import ProcessKilled
@@ -29,7 +28,7 @@ from handlers.workers.results import JobTimedOut, NotStarted, result_in_time, re
 from handlers.workers.started_jobs import StartedJobs
 from handlers.workers.suspects import Suspects, worker_killed_report
 from handlers.workers.upcoming import ReadAheadLimit, most_read_ahead
-from handlers.workers.worker import WorkerDeath, run_politely
+from handlers.workers.worker import WorkerDeath, make_mipmaps, run_politely
 
 if TYPE_CHECKING:
     from handlers.workers.cluster.access import ClusterAccess, WorkerPath

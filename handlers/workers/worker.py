@@ -15,10 +15,14 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from handlers.workers.fork_server import start_server, starting_workers
 from handlers.workers.memory import limit_memory
+
+if TYPE_CHECKING:
+    from handlers.mipmaps.job import MipmapJob
+    from handlers.mipmaps.report import MipmapReport
 
 T = TypeVar("T")
 
@@ -111,6 +115,13 @@ def run_with_tile_note(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> 
         return fn(*args, **kwargs)
     finally:
         _take_note("")
+
+
+def make_mipmaps(job: "MipmapJob") -> "MipmapReport":
+    """Do `handlers.mipmaps.make.make_mipmaps`: a process that only submits jobs does not import what it needs."""
+    from handlers.mipmaps.make import make_mipmaps as make
+
+    return make(job)
 
 
 def run_politely(fn: Callable[[Any], T], job: Any) -> T:

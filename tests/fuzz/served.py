@@ -15,7 +15,8 @@ from PIL import Image
 
 from handlers.errors import WorkerFault
 from handlers.images.reduction import Reduction
-from handlers.images.source import CANVAS_PX, RenderSource
+from handlers.images.render_source import RenderSource
+from handlers.images.source import CANVAS_PX
 from handlers.mipmaps.make import make_mipmaps
 from tests.acceptance.faults.mutations import spoil_metafile
 from tests.fuzz.answers import CHANNELS, SPEC

@@ -17,7 +17,8 @@ from standin_control import MIPS, RAW, RESOLUTION_NM, client_of, lens, standin, 
 from test_render_client import answering
 
 from handlers.errors import Fault, RenderFault, StackNotLoading
-from handlers.images.source import RenderSource, fetch_level0
+from handlers.images.render_source import RenderSource
+from handlers.images.source import fetch_level0
 from handlers.render.client import RenderClient
 from handlers.render.closing import close_stack
 from handlers.render.opening import ensure_loading

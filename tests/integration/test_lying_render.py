@@ -10,7 +10,8 @@ from aiohttp import web
 from PIL import Image
 
 from handlers.errors import Fault, RenderFault, RenderRefused
-from handlers.images.source import RenderSource, require_served_size
+from handlers.images.render_source import RenderSource
+from handlers.images.source import require_served_size
 from handlers.render.client import RenderClient
 from handlers.render.patience import Patience
 from handlers.render.responses import plain_text

@@ -16,8 +16,8 @@ from handlers.images.decode import read_hashed, read_image
 from handlers.images.digest import content_of
 from handlers.images.header import inspect_image
 from handlers.images.level0 import Level0File
+from handlers.images.render_source import RenderSource
 from handlers.images.served_level0 import ServedLevel0
-from handlers.images.source import RenderSource
 from tests.hostile_images import FRAME, HEIGHT, HOSTILE_IMAGES, WIDTH, encoded, png, png_chunk
 
 MOST_BYTES, MOST_READS = 2 * 2**20, 4_000

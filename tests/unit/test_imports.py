@@ -3,18 +3,34 @@
 import subprocess
 import sys
 from graphlib import TopologicalSorter
+from pathlib import Path
 
 import grimp
 import pytest
 
-from benchmarks.startup import HEAVY, WORK
+from benchmarks import sections
+from benchmarks.startup import HEAVY, NEVER, WORK
 
 
 @pytest.mark.parametrize("module", WORK)
 def test_the_work_of_a_command_imports_nothing_that_it_does_not_use(module: str) -> None:
-    code = f"import sys, {module}; print(*sys.modules)"
+    code = f"import sys, daemon.commands.imports.commands, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not set(WORK[module]) & set(done.stdout.split())
+
+
+def test_a_command_whose_output_is_no_terminal_imports_no_progress_bar_and_no_structured_log(tmp_path: Path) -> None:
+    section = sections.plan(4, (64, 64), 0)
+    sections.link_images(section, tmp_path, sections.write_image(tmp_path / "image.tif", (64, 64)))
+    metafile = sections.put_metafile(section, tmp_path)
+    render = ("--render.host=h", "--render.port=1", "--render.owner=o", "--render.project=p")
+    arguments = ("--metafile", str(metafile), "--stack=s", "--z_index=1", "--dry_run=true")
+    command = ("daemon", "generate_EM_tilespecs_from_metafile", *render, *arguments)
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "asyncio" in imported
+    assert not set(NEVER) & imported
 
 
 @pytest.mark.parametrize("module", ["status_screen", "check_config", "reload"])

@@ -23,7 +23,8 @@ from daemon.commands.imports.results import TilespecsResult
 from daemon.commands.replay.progress import Outcomes
 from daemon.commands.status_screen import show_report
 from daemon.simulator.show_results import montage_table
-from daemon.system.log import PrintableFormatter, set_up_logging
+from daemon.system.log import set_up_logging
+from daemon.system.printable_log import PrintableFormatter
 from daemon.system.sd_notify import SystemdNotifier
 from daemon.web.answers import encode_montages
 from handlers.errors import Fault

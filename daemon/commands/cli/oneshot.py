@@ -1,6 +1,8 @@
 """Commands that need neither daemon nor configuration: the three import commands, demo, standin."""
 
+import importlib
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,21 @@ def _import_command(name: str, summary: str) -> click.Command:
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     def command(arguments: tuple[str, ...]) -> None:
         hide_passwords()  # before the slow imports: `ps` shows the command line to all users
+        if not {"--help", "-h"}.intersection(arguments):
+            _import_client_meanwhile()
         from daemon.commands.imports.commands import run_command
 
         sys.exit(run_command(name, arguments))
 
     return command
+
+
+def _import_client_meanwhile() -> None:
+    """Import the HTTP client in a thread.
+
+    It loads the certificates of the system, which takes longer than all its other work and lets other threads run.
+    """
+    threading.Thread(target=importlib.import_module, args=("aiohttp",), name="import").start()
 
 
 import_commands = (

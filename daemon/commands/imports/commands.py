@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 invalid input, 130 stopped. A handler is importe
 and errors in parameters appear at once.
 """
 
+import contextlib
 import logging
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -95,7 +96,7 @@ async def _until_stopped(work: Coroutine[Any, Any, Outcome]) -> Outcome:
 
 def _start_logging(parameters: CommandParameters) -> None:
     """Log to stderr. Called while the progress bar redirects stderr, so that lines appear above the bar."""
-    from daemon.system.log import PrintableFormatter
+    from daemon.system.printable_log import PrintableFormatter
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableFormatter("%(levelname)s %(name)s: %(message)s"))
@@ -149,6 +150,11 @@ async def _generate_tilespecs(parameters: TilespecsParameters, progress: Progres
 
 
 async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) -> Outcome:
+    if not parameters.dry_run:
+        from handlers.workers.fork_server import start_server
+
+        with contextlib.suppress(OSError):  # which the pool reports
+            start_server()  # it imports what workers need while this process imports the client
     from handlers.generate_mipmaps import generate_mipmaps
     from handlers.images.encode import Encoding
     from handlers.images.reduction import Reduction

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from handlers.errors import Fault
 from handlers.images.pixels import Grey
 from handlers.images.reduction import FULL_RANGE
-from handlers.images.source import RenderSource, fetch_level0
+from handlers.images.render_source import RenderSource
+from handlers.images.source import fetch_level0
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 
