@@ -122,7 +122,7 @@ def test_workers_of_a_cluster_that_are_killed_cost_no_tile_and_no_montage(
         scene.wait_for_a_tile()
         return "a worker with its nanny"
 
-    suffered(tmp_path, net, enter, "kill -9 of workers of a cluster", scale.pick(60, 10, 2), kill)
+    suffered(tmp_path, net, enter, "kill -9 of workers of a cluster", scale.pick(60, 4, 2), kill)
 
 
 @pytest.mark.slow
@@ -140,7 +140,7 @@ def test_a_scheduler_that_is_killed_and_comes_back_costs_no_tile(
         scene.wait_for_a_tile()
         return "a scheduler"
 
-    suffered(tmp_path, net, enter, "kill -9 of a cluster's scheduler", scale.pick(12, 3, 1), restart)
+    suffered(tmp_path, net, enter, "kill -9 of a cluster's scheduler", scale.pick(12, 1, 1), restart)
 
 
 @pytest.mark.slow
@@ -157,7 +157,7 @@ def test_a_network_that_is_cut_for_a_while_costs_no_tile(
         scene.wait_for_a_tile()
         return "the scheduler" if name == SCHEDULER else "a worker"
 
-    suffered(tmp_path, net, enter, "the network of a cluster is cut", scale.pick(8, 2, 1), cut)
+    suffered(tmp_path, net, enter, "the network of a cluster is cut", scale.pick(8, 1, 1), cut)
 
 
 @pytest.mark.slow
@@ -176,7 +176,7 @@ def test_workers_whose_time_ends_and_that_are_replaced_cost_no_tile(
         return "a worker"
 
     lifetime = ("--lifetime", "12s", "--lifetime-stagger", "4s")
-    suffered(tmp_path, net, enter, "the walltime of workers ends", scale.pick(20, 4, 1), outlive, *lifetime)
+    suffered(tmp_path, net, enter, "the walltime of workers ends", scale.pick(20, 2, 1), outlive, *lifetime)
 
 
 @pytest.mark.slow
@@ -198,4 +198,4 @@ def test_workers_that_see_other_files_get_no_tile_and_are_named_by_host(
         scene.wait_for_a_tile()
         return f"without {directory.name}"
 
-    suffered(tmp_path, net, enter, "workers of a cluster that see other files", scale.pick(6, 2, 1), join)
+    suffered(tmp_path, net, enter, "workers of a cluster that see other files", scale.pick(6, 1, 1), join)
