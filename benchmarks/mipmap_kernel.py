@@ -41,7 +41,8 @@ SIDES = (3840, 5504)
 TILE = "tile.tif"
 COPIES = 9
 """Bytes that no cache holds."""
-PLACES = ("temwatch", "floor", "peer")
+OWN = ("temwatch", "floor", "synced floor")
+PLACES = (*OWN, "peer")
 PEER_RUNS = 3
 """The old tool takes a hundred times as long as the floor."""
 Pixels = npt.NDArray[Any]
@@ -75,9 +76,10 @@ def measure(options: Options) -> Outcome:
         for bits, to_8bit in ((8, False), (16, False), (16, True)):
             case = Case(side, bits, to_8bit)
             works = tile_works(case, options.directory)
-            own = times({name: works[name] for name in ("temwatch", "floor")}, options.directory, runs)
+            own = times({name: works[name] for name in OWN}, options.directory, runs)
             beside = times(works, options.directory, PEER_RUNS)
             rows += [floor_row(case, own, beside), old_tool_row(case, beside)]
+            rows += [synced_row(case, own)] if file_system(options.directory) != "tmpfs" else []
             taken = beside | own
             facts[case.name] = {name: seconds_of(each) for name, each in taken.items()}
             for name, each in taken.items():
@@ -110,7 +112,7 @@ def seconds_of(taken: Sequence[Taken]) -> dict[str, float]:
 
 
 def tile_works(case: Case, directory: Path) -> dict[str, Work]:
-    """Return each way from a tile's file to its level files; the first two are temwatch and the floor."""
+    """Return each way from a tile's file to its level files; the first are temwatch and the floors."""
     pixels = texture(case.side, case.bits)
     level0 = directory / TILE
     for number in range(COPIES):
@@ -125,6 +127,7 @@ def tile_works(case: Case, directory: Path) -> dict[str, Work]:
     works: dict[str, Work] = {
         "temwatch": functools.partial(make_mipmaps, job),
         "floor": floor(level0, contents, directory / "floor"),
+        "synced floor": floor(level0, contents, directory / "synced floor", synced=True),
     }
     for name, work in peers(case).items():
         works[name] = functools.partial(work, level0, directory / "peer")
@@ -152,8 +155,8 @@ def times(works: Mapping[str, Work], directory: Path, runs: int) -> dict[str, li
     return {name: taken[name] for name in works}
 
 
-def floor(level0: Path, contents: list[bytes], directory: Path) -> Work:
-    """Read the bytes of level 0 into a reused buffer and write those of the levels; nothing else.
+def floor(level0: Path, contents: list[bytes], directory: Path, *, synced: bool = False) -> Work:
+    """Read the bytes of level 0 into a reused buffer and write those of the levels, synced or not; nothing else.
 
     The buffer is page-aligned. Some processors copy four times as slowly to addresses a little above those that they
     read from, modulo a page, and ordinary memory is so placed by chance.
@@ -166,6 +169,8 @@ def floor(level0: Path, contents: list[bytes], directory: Path) -> Work:
         for level, content in zip(LEVELS, contents, strict=True):
             with (directory / f"{level}.tif").open("wb", buffering=0) as file:
                 file.write(content)
+                if synced:
+                    os.fsync(file.fileno())
 
     return work
 
@@ -249,6 +254,25 @@ def floor_row(case: Case, own: Mapping[str, Sequence[Taken]], beside: Mapping[st
         ratio_is="measured / floor",
         judged=over_floor,
         note=f"of processor time {cpu_over_floor:.2f}, of the quickest runs {best:.2f}",
+    )
+
+
+def synced_row(case: Case, own: Mapping[str, Sequence[Taken]]) -> Row:
+    """Compare with the floor that syncs each level, on a disk."""
+    walls = {name: [each.wall_s for each in many] for name, many in own.items()}
+    ratio = median_ratio(walls["temwatch"], walls["synced floor"])
+    return Row(
+        1,
+        f"the same against the synced floor, {case.name}",
+        median_wall_s(own["temwatch"]) * 1e3,
+        "ms",
+        1.3,
+        floor=median_wall_s(own["synced floor"]) * 1e3,
+        floor_is="bytes in, bytes out and synced",
+        ratio=ratio,
+        ratio_is="measured / floor",
+        judged=ratio,
+        note=f"of the quickest runs {min(walls['temwatch']) / min(walls['synced floor']):.2f}",
     )
 
 

@@ -1,7 +1,9 @@
 """Reduced levels become files: encoded with their text, written atomically, verified."""
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import xxhash
 
@@ -13,7 +15,9 @@ from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.level_text import LevelText
 from handlers.mipmaps.measure import Measurement
 from handlers.mipmaps.report import MadeLevel
+from handlers.place import Place
 from handlers.stores.choose import store_of
+from handlers.stores.level_store import BegunLevel
 
 ReducedLevel = tuple[int, Grey | Page]
 """A level and its pixels; a page if the pixels already lie in the content of an uncompressed TIFF."""
@@ -40,22 +44,17 @@ def put_levels(
     places, texts = dict(job.outputs), LevelText(job, level0.bits)
     store = store_of(job.outputs[0][1], job.container, job.sharing)
 
-    def put(level: int, page: Page) -> MadeLevel:
+    def begin(level: int, page: Page) -> _Begun:
         hashed = xxhash.xxh3_128() if measurement else None
-        replaced = store.put(level, places[level], page, job.encoding, hashed.update if hashed else None)
-        height, width = page.pixels.shape
-        digest = hashed.digest() if hashed else None
-        return MadeLevel(level, places[level], width, height, page.mode, len(page.content), replaced, digest)
+        put = store.begin(level, places[level], page, job.encoding, hashed.update if hashed else None)
+        return _Begun(level, places[level], page, put, hashed.digest() if hashed else None)
 
     pages = ((level, _page(job, texts, level, reduced, level0.digest)) for level, reduced in levels)
     try:
         if store.puts_at_once > 1:
-            _put_at_once(put, pages, store.puts_at_once, made, measurement)
+            _put_at_once(begin, pages, store.puts_at_once, made, measurement)
         else:
-            for level, page in pages:
-                made.append(put(level, page))
-                if measurement:
-                    measurement.see_level(level, page.pixels)
+            _put_in_turn(begin, pages, made, measurement)
     finally:
         try:
             store.sync(level.path for level in made)
@@ -64,8 +63,48 @@ def put_levels(
             raise
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A level that is written, and may not be synced yet."""
+
+    level: int
+    place: Place
+    page: Page
+    put: BegunLevel
+    digest: bytes | None
+
+    def finished(self) -> MadeLevel:
+        """Finish it."""
+        replaced, page = self.put.finish(), self.page
+        height, width = page.pixels.shape
+        return MadeLevel(self.level, self.place, width, height, page.mode, len(page.content), replaced, self.digest)
+
+
+def _put_in_turn(
+    begin: Callable[[int, Page], _Begun],
+    pages: Iterable[tuple[int, Page]],
+    made: list[MadeLevel],
+    measurement: Measurement | None,
+) -> None:
+    """Write all levels, then finish them; levels that were written before a failure are finished, too."""
+    begun: deque[_Begun] = deque()
+    try:
+        try:
+            for level, page in pages:
+                begun.append(begin(level, page))
+        finally:
+            while begun:
+                each = begun.popleft()
+                made.append(each.finished())
+                if measurement:
+                    measurement.see_level(each.level, each.page.pixels)
+    finally:
+        for each in begun:
+            each.put.drop()
+
+
 def _put_at_once(
-    put: Callable[[int, Page], MadeLevel],
+    begin: Callable[[int, Page], _Begun],
     pages: Iterable[tuple[int, Page]],
     most: int,
     made: list[MadeLevel],
@@ -76,7 +115,7 @@ def _put_at_once(
     try:
         with ThreadPoolExecutor(most, "put") as threads:
             for level, page in pages:
-                under_way.append((level, page, threads.submit(put, level, page)))
+                under_way.append((level, page, threads.submit(lambda *which: begin(*which).finished(), level, page)))
     finally:
         for level, page, putting in under_way:
             if putting.exception() is None:

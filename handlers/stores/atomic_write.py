@@ -4,6 +4,7 @@ docs/decisions/atomic-writes.md gives the reason for each step. The code calls t
 Python's file objects and paths would take most of the time.
 """
 
+import ctypes
 import errno
 import functools
 import hashlib
@@ -12,7 +13,9 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,7 @@ STALE_S = 3600.0
 """A temporary file of another machine that has not changed for this long has no writer."""
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
+_SYNC_FILE_RANGE_WRITE = 2
 
 
 Seen = Callable[[bytes | bytearray], object]
@@ -47,6 +51,22 @@ def put_in_place(
 ) -> None:
     """Write a level's file and verify it. Its name is durable after `sync_directories`.
 
+    Parameters and faults are those of `write_beside` and `LevelBeside.finish`.
+    """
+    write_beside(level, path, page, encoding, container, seen, sharing).finish()
+
+
+def write_beside(
+    level: int,
+    path: Path,
+    page: Page,
+    encoding: Encoding,
+    container: Container | None = None,
+    seen: Seen | None = None,
+    sharing: Sharing = AS_MADE,
+) -> "LevelBeside":
+    """Write a level's file beside its place, and compare what is read back. The disk begins to write it.
+
     Parameters
     ----------
     container : directory of all levels, below which no link is followed; None: links are followed.
@@ -56,18 +76,72 @@ def put_in_place(
     Raises
     ------
     StorageFault
-        If the disk or mount fails, or the file reads back differently. The former file is still in place, unless the
-        difference showed after the rename.
+        If the disk or mount fails, or the file reads back differently.
     SettingsFault
         If the name is too long for the disk.
     """
-    try:
+    with _faults_of(level, path):
         directory = _open_parent(path.parent, container, sharing)
         try:
             _sweep(real_path(directory))
-            _put(f"/proc/self/fd/{directory}", path, page, encoding, seen, sharing)
-        finally:
+            temporary = f"/proc/self/fd/{directory}/{_temporary_name(path.name)}"
+            descriptor = _write_compared(temporary, path, page, encoding, seen, sharing)
+        except BaseException:
             os.close(directory)
+            raise
+    return LevelBeside(level, path, page, encoding.is_plain, temporary, directory, descriptor)
+
+
+@dataclass(slots=True)
+class LevelBeside:
+    """A level's file that has a temporary name and was compared. Ended by `finish` or `drop`."""
+
+    level: int
+    path: Path
+    page: Page
+    is_plain: bool
+    temporary: str
+    directory: int
+    """Descriptor; paths by it are changed by no rename."""
+    descriptor: int
+    """Of the file, opened before it was written: a failed write-back is reported at its sync."""
+
+    def finish(self) -> None:
+        """Sync the file, give it its name, and check it there. It is durable after `sync_directories`.
+
+        Raises
+        ------
+        StorageFault
+            If the disk or mount fails. The former file is still in place, unless the new one differs in its place.
+        """
+        target = f"/proc/self/fd/{self.directory}/{self.path.name}"
+        try:
+            with _faults_of(self.level, self.path):
+                try:
+                    os.fsync(self.descriptor)
+                    os.replace(self.temporary, target)  # noqa: PTH105  no path of it is wanted
+                except BaseException:
+                    _remove(self.temporary)
+                    raise
+                _require_in_place(self.path, target, self.page, self.is_plain)
+        finally:
+            self._close()
+
+    def drop(self) -> None:
+        """Remove the file."""
+        _remove(self.temporary)
+        self._close()
+
+    def _close(self) -> None:
+        os.close(self.descriptor)
+        os.close(self.directory)
+
+
+@contextmanager
+def _faults_of(level: int, path: Path) -> Iterator[None]:
+    """Context that writes a level."""
+    try:
+        yield
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise SettingsFault("mipmaps.output_dir", f"makes a name that is too long for the disk: {path}") from error
@@ -86,23 +160,20 @@ def _open_parent(directory: Path, container: Container | None, sharing: Sharing)
         return os.open(directory, _READ | os.O_DIRECTORY)
 
 
-def _put(place: str, path: Path, page: Page, encoding: Encoding, seen: Seen | None, sharing: Sharing) -> None:
-    """Write a level's file in an open directory.
-
-    Parameters
-    ----------
-    place : path of the directory by its descriptor, which no rename changes.
-    path : of the level, for its name and for faults.
-    """
-    is_plain, target, temporary = encoding.is_plain, f"{place}/{path.name}", f"{place}/{_temporary_name(path.name)}"
+def _write_compared(
+    temporary: str, path: Path, page: Page, encoding: Encoding, seen: Seen | None, sharing: Sharing
+) -> int:
+    """Return the descriptor of a temporary file that holds the page."""
+    descriptor = os.open(temporary, _CREATE, 0o666)
     try:
-        _write_durably(temporary, page.content, path, sharing)
+        _write(descriptor, page.content, path, sharing)
+        _start_writing_back(descriptor)
         _require_same(path, temporary, page, encoding, seen)
-        os.replace(temporary, target)  # noqa: PTH105  no path of it is wanted
     except BaseException:
+        os.close(descriptor)
         _remove(temporary)
         raise
-    _require_in_place(path, target, page, is_plain)
+    return descriptor
 
 
 def sync_directories(directories: Iterable[Path]) -> None:
@@ -178,17 +249,27 @@ def _reads_differently(path: Path, how: str) -> StorageFault:
     return StorageFault(str(path), f"reads back differently from what was written: {how}", "check the disk's health")
 
 
-def _write_durably(temporary: str, content: bytes | bytearray, path: Path, sharing: Sharing) -> None:
-    descriptor = os.open(temporary, _CREATE, 0o666)
-    try:
-        if sharing is not AS_MADE:
-            sharing.share_file(descriptor, str(path))
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _write(descriptor: int, content: bytes | bytearray, path: Path, sharing: Sharing) -> None:
+    if sharing is not AS_MADE:
+        sharing.share_file(descriptor, str(path))
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _start_writing_back(descriptor: int) -> None:
+    """Have the kernel begin to write a file to its disk; the sync waits for the end."""
+    if (start := _sync_file_range()) is not None:
+        start(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)  # its failure is reported by the sync
+
+
+@functools.cache
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    """Return the system call as a function; None if the C library lacks it."""
+    call = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if call is not None:
+        call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    return call
 
 
 def _sync(directory: Path) -> None:

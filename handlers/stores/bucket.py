@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import xxhash
@@ -26,6 +27,20 @@ _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 _DIGEST = re.compile("[0-9a-f]{32}")
 
 
+@dataclass(frozen=True, slots=True)
+class PutObject:
+    """A `BegunLevel` that is there."""
+
+    replaced: bool
+
+    def finish(self) -> bool:
+        """Return whether it replaced an object."""
+        return self.replaced
+
+    def drop(self) -> None:
+        """Leave it there."""
+
+
 class BucketStore:
     """A `LevelStore` in an object store.
 
@@ -42,11 +57,15 @@ class BucketStore:
 
     def put(self, level: int, place: Place, page: Page, encoding: Encoding, seen: Seen | None = None) -> bool:
         """Do `LevelStore.put`: write the object if it is the one that was seen before, then compare it."""
+        return self.begin(level, place, page, encoding, seen).finish()
+
+    def begin(self, level: int, place: Place, page: Page, encoding: Encoding, seen: Seen | None = None) -> "PutObject":
+        """Do all of `put`: an object has its name as soon as it is there."""
         del level  # the key names it
         replaced = self.write(_object(place), page.content, CONTENT_TYPES[encoding.extension])
         if seen:
             seen(page.content)
-        return replaced
+        return PutObject(replaced)
 
     def write(self, place: ObjectPlace, content: bytes | bytearray, content_type: str) -> bool:
         """Write an object and verify it; return whether there was one before."""

@@ -5,6 +5,7 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from handlers.container import Container
@@ -13,7 +14,7 @@ from handlers.images.encode import Encoding, Page
 from handlers.images.header import open_image
 from handlers.place import Place, path_of
 from handlers.sharing import AS_MADE, Sharing
-from handlers.stores.atomic_write import Seen, is_temporary, put_in_place, sync_directories
+from handlers.stores.atomic_write import LevelBeside, Seen, is_temporary, sync_directories, write_beside
 from handlers.stores.level_store import LevelStat
 from handlers.uris import path_to_uri
 
@@ -34,11 +35,14 @@ class DirectoryStore:
         self._sharing = sharing
 
     def put(self, level: int, place: Place, page: Page, encoding: Encoding, seen: Seen | None = None) -> bool:
-        """Do `LevelStore.put` by `put_in_place`. The name is durable after `sync`."""
+        """Do `LevelStore.put`. The name is durable after `sync`."""
+        return self.begin(level, place, page, encoding, seen).finish()
+
+    def begin(self, level: int, place: Place, page: Page, encoding: Encoding, seen: Seen | None = None) -> "BegunFile":
+        """Write the file beside its place by `write_beside`."""
         path = path_of(place)
-        replaced = os.path.lexists(path)
-        put_in_place(level, path, page, encoding, self._container, seen, self._sharing)
-        return replaced
+        replaces = os.path.lexists(path)
+        return BegunFile(write_beside(level, path, page, encoding, self._container, seen, self._sharing), replaces)
 
     def sync(self, places: Iterable[Place]) -> None:
         """Sync the directories of files."""
@@ -92,6 +96,23 @@ class DirectoryStore:
             return shutil.disk_usage(path_of(directory)).free
         except OSError as error:
             raise storage_fault(str(directory), "ask for its free space", error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class BegunFile:
+    """A `BegunLevel` on a disk."""
+
+    beside: LevelBeside
+    replaces: bool
+
+    def finish(self) -> bool:
+        """Do `BegunLevel.finish`."""
+        self.beside.finish()
+        return self.replaces
+
+    def drop(self) -> None:
+        """Remove the temporary file."""
+        self.beside.drop()
 
 
 def _stat_of(found: os.stat_result) -> LevelStat:

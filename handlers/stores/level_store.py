@@ -21,6 +21,16 @@ class LevelStat:
     """Another one after each change of the content, as far as the store knows."""
 
 
+class BegunLevel(Protocol):
+    """A level that is written, and may not have its name yet."""
+
+    def finish(self) -> bool:
+        """Do the rest of `LevelStore.put`, and return the same."""
+
+    def drop(self) -> None:
+        """Leave it: its name never appears, unless it has it already."""
+
+
 class LevelStore(Protocol):
     """Where levels are put and read. All methods block.
 
@@ -39,6 +49,14 @@ class LevelStore(Protocol):
         Parameters
         ----------
         seen : gets the file's bytes, piece by piece.
+        """
+
+    def begin(
+        self, level: int, place: Place, page: "Page", encoding: "Encoding", seen: "Seen | None" = None
+    ) -> "BegunLevel":
+        """Do the first part of `put`; the caller finishes or drops it. Several levels are begun, then finished.
+
+        A disk syncs files that are written one after the other together.
         """
 
     def sync(self, places: Iterable[Place]) -> None:

@@ -53,6 +53,18 @@ class StoreSuite:
             assert file.read() == bytes(page.content)
             assert file.fileno() > 2
 
+    def test_levels_are_begun_one_after_the_other_and_finished_later(self, store, root):
+        encoding = Encoding("tif")
+        places = [root / f"{level}/a.tif" for level in (1, 2)]
+        self.put(store, places[1], seed=7)
+        begun = [
+            store.begin(level, place, encoding.page(self.pixels(level), "text"), encoding)
+            for level, place in enumerate(places, 1)
+        ]
+        assert [each.finish() for each in begun] == [False, True]
+        store.sync(places)
+        assert all((self.read(store, place) == self.pixels(level)).all() for level, place in enumerate(places, 1))
+
     def test_a_second_put_replaces_the_first_and_says_so(self, store, root):
         place = root / "1/a.tif"
         self.put(store, place)

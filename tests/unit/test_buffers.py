@@ -96,14 +96,14 @@ class TestPlainFiles:
     def test_any_bit_that_reads_back_differently_is_detected(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
     ) -> None:
-        write = atomic_write._write_durably
+        write = atomic_write._write
 
         def flipped(temporary: str, content: bytes, *others: Any) -> None:
             changed = bytearray(content)
             changed[place] ^= 1
             write(temporary, changed, *others)
 
-        monkeypatch.setattr(atomic_write, "_write_durably", flipped)
+        monkeypatch.setattr(atomic_write, "_write", flipped)
         pixels = noise(np.uint8, 64, 64)
         report = make_mipmaps(job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels))
         assert report.fault is not None
@@ -111,9 +111,9 @@ class TestPlainFiles:
         assert [path for path in (tmp_path / "m").rglob("*") if path.is_file()] == []
 
     def test_extra_bytes_are_detected(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        write = atomic_write._write_durably
+        write = atomic_write._write
         monkeypatch.setattr(
-            atomic_write, "_write_durably", lambda path, content, *others: write(path, content + b"\0", *others)
+            atomic_write, "_write", lambda path, content, *others: write(path, content + b"\0", *others)
         )
         pixels = noise(np.uint8, 64, 64)
         report = make_mipmaps(job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels))

@@ -127,13 +127,70 @@ class TestDisksThatFail:
         assert [made.level for made in report.made] == [1, 2]
         assert sorted(synced) == sorted({made.path.parent for made in report.made})
 
+    def test_a_name_appears_after_its_bytes_are_synced_and_directories_are_synced_last(
+        self, tmp_path: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls: list[tuple[str, str]] = []
+        sync, replace = os.fsync, os.replace
+
+        def watched_sync(descriptor: int) -> None:
+            sync(descriptor)
+            calls.append(("sync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+
+        def watched_replace(source: str, target: str) -> None:
+            calls.append(("replace", os.path.realpath(source)))
+            replace(source, target)
+
+        monkeypatch.setattr(os, "fsync", watched_sync)
+        monkeypatch.setattr(os, "replace", watched_replace)
+        report = make_mipmaps(job_for(save(tmp_path / "a.tif", texture()), output_dir, levels=3))
+        assert [made.level for made in report.made] == [1, 2, 3]
+        *files, first, second, third = calls
+        assert [call for call, _ in files] == ["sync", "replace"] * 3
+        assert all(files[at][1] == files[at + 1][1] for at in (0, 2, 4))
+        directories = {str(made.path.parent) for made in report.made}
+        assert {first, second, third} == {("sync", directory) for directory in directories}
+
+    def test_all_levels_are_written_before_the_first_sync_waits(
+        self, tmp_path: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        written: list[int] = []
+        sync = os.fsync
+
+        def watched(descriptor: int) -> None:
+            written.append(sum(path.stat().st_size > 0 for path in output_dir.rglob("*.t*") if path.is_file()))
+            sync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", watched)
+        assert make_mipmaps(job_for(save(tmp_path / "a.tif", texture()), output_dir, levels=3)).fault is None
+        assert set(written) == {3}
+
+    def test_a_sync_that_fails_keeps_the_levels_before_it_and_leaves_nothing_of_those_behind_it(
+        self, tmp_path: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = job_for(save(tmp_path / "a.tif", texture()), output_dir, levels=3)
+        sync, opened = os.fsync, len([*Path("/proc/self/fd").iterdir()])
+
+        def fail(descriptor: int) -> None:
+            if Path(f"/proc/self/fd/{descriptor}").readlink().parent == job.outputs[1][1].parent:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            sync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", fail)
+        report = make_mipmaps(job)
+        assert report.fault is not None
+        assert "level 2" in report.fault.problem
+        assert [made.level for made in report.made] == [1]
+        assert [path for path in output_dir.rglob("*") if path.is_file()] == [report.made[0].path]
+        assert len([*Path("/proc/self/fd").iterdir()]) == opened
+
     def test_a_disk_that_returns_other_pixels_is_a_fault_and_leaves_no_level(
         self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        write = atomic_write._write_durably
+        write = atomic_write._write
         monkeypatch.setattr(
             atomic_write,
-            "_write_durably",
+            "_write",
             lambda path, content, *others: write(path, content[:-1] + bytes([content[-1] ^ 1]), *others),
         )
         fault = fault_of(job_for(level0, output_dir))
@@ -143,10 +200,8 @@ class TestDisksThatFail:
     def test_a_write_that_is_silently_truncated_is_a_fault(
         self, level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        write = atomic_write._write_durably
-        monkeypatch.setattr(
-            atomic_write, "_write_durably", lambda path, content, *others: write(path, content[:-5], *others)
-        )
+        write = atomic_write._write
+        monkeypatch.setattr(atomic_write, "_write", lambda path, content, *others: write(path, content[:-5], *others))
         assert "reads back differently" in str(fault_of(job_for(level0, output_dir)))
 
     def test_a_name_that_is_too_long_fails_at_once(self, tmp_path: Path, output_dir: Path) -> None:
