@@ -33,6 +33,7 @@ _HAS_READ_IMAGES = frozenset(
     {MontageState.MIPMAPPED, MontageState.APPLIED, MontageState.COMPLETE, MontageState.FAILED, MontageState.DISMISSED}
 )
 _RELEASES_TILES = frozenset({MontageState.SUPERSEDED, MontageState.NOTICED, MontageState.DISMISSED})
+_NEEDS_NO_METAFILE = frozenset({MontageState.APPLIED, MontageState.COMPLETE})
 UNFINISHED_STATES = ", ".join(f"'{state}'" for state in sorted(UNFINISHED))
 
 
@@ -142,7 +143,8 @@ def record(connection: Connection, montage_id: int, event: Event, now: float, de
         _clear_digest(connection, before)
     if state in (MontageState.SUPERSEDED, MontageState.NOTICED):
         connection.execute("DELETE FROM quality WHERE montage_id = ?", (montage_id,))
-    if state in _RELEASES_TILES:
+    # A montage that is set back holds its tiles only as long as its metafile is there: who waits has to look again.
+    if state in _RELEASES_TILES or (before.state in _NEEDS_NO_METAFILE and state not in _NEEDS_NO_METAFILE):
         connection.execute(_RELEASE_WAITING, (path_to_uri(before.metafile),))
     # A replay makes all mipmaps again, unless it starts at a later step.
     if state is MontageState.MIPMAPPED or (event is Event.REPLAYED and detail.get("from") != Step.APPLY):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.montages.states import MontageState
+from daemon.montages.states import MontageState, Step
 from daemon.pipeline.dismissal import DismissRequest, dismiss
 from tests.integration.small_world import ARRIVAL_TIMEOUT_S, AWAITED, BAD, LENS_SET, MIPS, RAW, World, ids_of, text_of
 
@@ -228,6 +228,22 @@ async def test_a_complete_montage_whose_metafile_is_archived_keeps_its_tiles_unt
     await world.rest()
     assert (await world.at(world.path("b")))[0].state is MontageState.COMPLETE
     assert (await world.journal.montage(owner.id)).state is MontageState.SUPERSEDED
+    assert tiles_in(world, RAW) == tiles_in(world) == {"t1", "t3"}
+
+
+async def test_who_waits_for_tiles_looks_again_when_their_montage_is_set_back_and_its_metafile_is_gone(world):
+    """By a replay, or because another program deleted its tiles: then it cannot come to an end any more."""
+    world.write(world.path("a"), text_of("t1 t2"))
+    await world.work()
+    world.remove("a")
+    world.write(world.path("b"), text_of("t1 t3"))
+    await world.rest()
+    assert await world.states() == {"a": "complete", "b": "failed"}
+    (owner,) = await world.at(world.path("a"))
+    assert await world.journal.replay(owner.id, Step.INGEST) is not None
+    await world.restart()
+    await world.rest()
+    assert (await world.at(world.path("b")))[0].state is MontageState.COMPLETE
     assert tiles_in(world, RAW) == tiles_in(world) == {"t1", "t3"}
 
 

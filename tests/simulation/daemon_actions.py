@@ -82,6 +82,7 @@ class DaemonActions:
         if self._run is None:
             return False
         ended, self._run = self._run, None
+        is_held = self._holding is not None
         while signal.SIGTERM not in self.loop.signal_handlers and not ended.done():  # noqa: ASYNC110  it is starting
             await asyncio.sleep(0.05)
         self.loop.send_signal(signal.SIGTERM)
@@ -99,11 +100,12 @@ class DaemonActions:
         left = [task for task in left if not task.done()]
         if left:
             self._break("no task is left", ", ".join(task.get_name() for task in left))
-        # Attempts of a crashed run are counted at the next start, which a stop may have interrupted.
+        # Attempts of a crashed run are counted at the next start, which a stop may have interrupted. While another
+        # program holds the journal for longer than a stop waits, the end of an attempt cannot be recorded.
         open_ones = self.reading.execute(
             "SELECT montage_id, step FROM attempts WHERE ended_at IS NULL AND started_at >= ?", (self._life_began,)
         ).fetchall()
-        if open_ones:
+        if open_ones and not is_held:
             self._break("a stop in good order is no crash", f"attempts are left open: {open_ones}")
         self.loop.end_life(self._life)
         self.machine.end_process()

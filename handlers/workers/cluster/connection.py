@@ -42,7 +42,7 @@ class Connection:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, access: ClusterAccess) -> AsyncIterator["Connection"]:
+    async def connect(cls, access: ClusterAccess) -> AsyncIterator["Connection"]:
         """Connect, and yield the connection.
 
         Raises

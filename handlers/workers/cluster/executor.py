@@ -150,7 +150,7 @@ class ClusterExecutor(Executor):
             while not self._closing:
                 try:
                     async with contextlib.AsyncExitStack() as stack:
-                        connection = await stack.enter_async_context(Connection.open(self._access))
+                        connection = await stack.enter_async_context(Connection.connect(self._access))
                         attempt = 0
                         await self._use(connection)
                 except SchedulerAway as away:
