@@ -243,7 +243,7 @@ def _deliver_all(config: Path, journal: Path) -> None:
     """Retry what the receiver had refused until nothing waits: after 410 the daemon itself would wait for an hour."""
 
     def is_done() -> bool:
-        waiting = [str(each) for (each,) in rows(journal, "SELECT id FROM deliveries LIMIT 500")]
+        waiting = [str(each) for (each,) in rows(journal, "SELECT id FROM deliveries ORDER BY id LIMIT 500")]
         queued = rows(journal, "SELECT position FROM hooks")[0][0]
         if waiting:
             temwatch("notify", "retry", *waiting, "--config", str(config))
