@@ -40,6 +40,7 @@ def test_the_end_of_a_gather_that_was_cancelled_is_no_error() -> None:
 
     loop = Mock()
     drop_quiet_end(loop, {"message": "never retrieved", "exception": AllExit()})
+    drop_quiet_end(loop, {"message": "never retrieved", "exception": TimeoutError("Timeout"), "future": Mock()})
     loop.default_exception_handler.assert_not_called()
     context = {"message": "never retrieved", "exception": ValueError("a fault")}
     drop_quiet_end(loop, context)

@@ -1,5 +1,6 @@
 """dask's client, with what its scheduler would keep of each task for ever left out. Imported once dask is needed."""
 
+import asyncio
 from typing import Any
 
 from distributed import Client
@@ -17,7 +18,14 @@ class LeanClient(Client):
 
 
 def drop_quiet_end(loop: Any, context: dict[str, Any]) -> None:
-    """Handle an exception that no task of the loop retrieved, as asyncio does; dask's own signal to itself is none."""
-    # A gather that is cancelled leaves it behind in the task that waited for the future.
-    if not isinstance(context.get("exception"), AllExit):
+    """Handle an exception that nobody on the loop retrieved, as asyncio does, but for two that tell of no fault."""
+    if not _is_quiet(context.get("exception"), context.get("future")):
         loop.default_exception_handler(context)
+
+
+def _is_quiet(error: object, future: object) -> bool:
+    # A gather that is cancelled leaves dask's signal to itself behind in the task that waited for the future.
+    if isinstance(error, AllExit):
+        return True
+    # The time limit of a connection that was given up before: tornado ends it later, and nobody waits for it.
+    return isinstance(error, TimeoutError) and str(error) == "Timeout" and not isinstance(future, asyncio.Task)
