@@ -111,7 +111,8 @@ def _worker_lines(report: Report, view: View) -> Iterator[str]:
     hosts = workers["hosts"]
     where = f" of {workers['scheduler']}" if workers["scheduler"] else ""
     total = {key: sum(host[key] for host in hosts) for key in ("workers", "refused", "threads", "tiles_in_flight")}
-    text = f"{_crew(total)} on {_number(len(hosts), 'host')}{where}; {workers['tiles_submitted']:,} tiles submitted"
+    tiles = f"{workers['tiles_submitted']:,} tiles queued or in work"
+    text = f"{_crew(total)} on {_number(len(hosts), 'host')}{where}; {tiles}"
     yield from _entry("workers", text, view)
     if len(hosts) > 1:
         for host in hosts[:MOST_HOSTS]:

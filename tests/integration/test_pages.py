@@ -337,7 +337,7 @@ async def test_the_overview_shows_workers_by_host(tmp_path):
         face.facts = replace(WELL, crew=Crew((Member("node7", 4, 3), blind), 1200, "tcp://scheduler:8786"))
         page = await face.page("/")
         assert "tcp://scheduler:8786" in page
-        assert "1,200 tiles submitted" in page
+        assert "1,200 tiles queued or in work" in page
         assert '<td class="n" data-label="tiles in flight">3</td>' in page
         assert '<td class="n bad" data-label="refused">1</td>' in page
         assert "does not see &lt;b&gt;/data&lt;/b&gt;" in page

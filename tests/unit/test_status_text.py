@@ -125,7 +125,7 @@ def test_workers_are_shown_in_total_and_by_host() -> None:
     workers = {"scheduler": "tcp://s:8786", "problem": "", "tiles_submitted": 96, "hosts": hosts}
     lines = status_text(report(workers=workers), View(NOW)).splitlines()
     start = lines.index(
-        "workers     1 worker (3 refused), 4 tiles in flight on 2 hosts of tcp://s:8786; 96 tiles submitted"
+        "workers     1 worker (3 refused), 4 tiles in flight on 2 hosts of tcp://s:8786; 96 tiles queued or in work"
     )
     assert lines[start + 1 : start + 3] == [
         "            node7: 1 worker, 2 tiles in flight",
