@@ -93,7 +93,7 @@ def test_a_touched_metafile_is_recognised_and_not_done_twice(running_rig, write)
 
     def seen_again() -> bool:
         section.metafile.touch()  # again: a new directory may not be watched yet, and a scan looks for names
-        time.sleep(1)
+        time.sleep(3)  # each touch begins the settle time again
         events = running_rig.montage(montage["id"])["events"]
         return "seen_again" in [event["event"] for event in events]
 

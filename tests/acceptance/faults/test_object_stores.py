@@ -87,12 +87,14 @@ def test_an_object_store_that_fails_loses_nothing(
             layer.rule = lambda request: None
             rig.wait_until("complete", *metafiles, timeout_s=300)
             wait_for(lambda: rig.ready().get("ready"), 60, name)
-        # Every fourth request fails in turn, while work goes on.
+        # Every fourth request fails in turn, for some hundred requests.
         layer.every(4, *LASTING.values())
+        begun = len(layer.requests)
         several = [written(rig, 100 + number) for number in range(scale.pick(6, 2, 1))]
         metafiles += several
-        rig.wait_until("complete", *metafiles, timeout_s=300)
+        wait_for(lambda: len(layer.requests) >= begun + 200, 240, lambda: f"{len(layer.requests) - begun} requests")
         layer.rule = lambda request: None
+        rig.wait_until("complete", *metafiles, timeout_s=300)
         found = audit(rig, metafiles, levels=LEVELS)
         assert not found.problems, found.problems
         assert not [row for row in present_rows(rig).values() if row["state"] == "failed"]
