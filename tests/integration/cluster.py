@@ -176,11 +176,14 @@ def make_certificates(directory: Path) -> None:
         subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
 
     curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *curve, "-keyout", "ca-key.pem", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test CA")
+    signs = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")  # Python 3.13 and later refuse certificates without
+    authority = ("-keyout", "ca-key.pem", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test CA")
+    openssl("req", "-x509", *curve, *authority, *signs)
+    (directory / "signed.ext").write_text("authorityKeyIdentifier = keyid\nsubjectKeyIdentifier = hash\n")
     for role in TLS_ROLES[1:]:
         subject = f"/CN={role}"
         openssl("req", *curve, "-keyout", f"{role}-key.pem", "-out", f"{role}.csr", "-subj", subject)
-        signing = ("-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-days", "2")
+        signing = ("-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-days", "2", "-extfile", "signed.ext")
         openssl("x509", "-req", "-in", f"{role}.csr", *signing, "-out", f"{role}.pem")
         (directory / f"{role}-key.pem").chmod(0o600)
 
