@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from daemon.simulator.show_processes import free_port
 from handlers.place import ObjectPlace, StoreAccess, parse_object
 
 KEYS = {"AWS_ACCESS_KEY_ID": "temwatch", "AWS_SECRET_ACCESS_KEY": "not-secret", "AWS_REGION": "us-east-1"}
@@ -277,13 +278,6 @@ def installed(program: str, how: str) -> str:
     if path is None:
         pytest.skip(f"{program} is not installed: {how}")
     return path
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

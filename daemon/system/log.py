@@ -95,7 +95,7 @@ def _fold_cluster(_logger: Any, _method: str, event: EventDict) -> EventDict:
     problem = shorten(" ".join(f"{type(caught).__name__}: {caught}".split()), _MOST_PROBLEM) if caught else None
     line = shorten(message[0], _MOST_PROBLEM) if message else None
     facts = {key: value for key, value in event.items() if key not in ("event", "logger", "stack_info")}
-    named = {"event": "workers.library", "logger": f"temwatch.{event['logger']}", "note": line, "problem": problem}
+    named = {"event": "workers.dask", "logger": f"temwatch.{event['logger']}", "note": line, "problem": problem}
     return {**facts, **named}
 
 

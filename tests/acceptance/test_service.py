@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from daemon.simulator.show_processes import free_port
 from tests.acceptance.passthrough import WHY_NOT, Mount
 from tests.acceptance.rig import Program, Rig, fetch, temwatch, wait_for
 
@@ -62,12 +62,6 @@ def status(url: str) -> int | None:
             return error.code
     except OSError:
         return None
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 def test_every_page_answers_from_the_first_moment_on(rig: Rig, tmp_path: Path) -> None:

@@ -15,28 +15,13 @@ from typing import Any
 
 import pytest
 
+from daemon.simulator.show_processes import free_port
 from handlers.workers.crew import Crew
 from handlers.workers.pool import WorkerPool
+from tests.waiting import wait_for
 
 START_S = 60.0
 TLS_ROLES = ("ca", "scheduler", "worker", "client")
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = START_S) -> Any:
-    """Return the first true value of the condition."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"not within {timeout_s:g} s: {what}")
 
 
 @dataclass

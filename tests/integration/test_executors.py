@@ -31,20 +31,11 @@ from handlers.workers.processes import ProcessExecutor
 from handlers.workers.worker import NICENESS, WorkerContext, WorkerDeath
 from tests.integration.cluster import running_cluster
 from tests.integration.hanging import hanging_in_tiles_called_hang
+from tests.waiting import wait_for
 
 SIDE = 64
 HAS_MEMORY_LIMIT = "__import__('resource').getrlimit(__import__('resource').RLIMIT_AS)[0] > 0"
 """RLIM_INFINITY is -1. A dask worker is limited only while it has jobs: others use it, too."""
-
-
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> Any:
-    """Return the first true value of the condition."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.01)
-    raise AssertionError(f"not within {timeout_s:g} s: {what}")
 
 
 def is_running(pid: int) -> bool:

@@ -75,7 +75,7 @@ def test_every_record_is_one_json_object() -> None:
     assert lost | {"time": ""} == {
         "time": "",
         "level": "error",
-        "event": "workers.library",
+        "event": "workers.dask",
         "logger": "temwatch.distributed.core",
         "note": "lost",
         "problem": "OSError: Timed out after 30 s",
@@ -137,7 +137,7 @@ def test_passwords_of_urls_are_not_logged(form: str) -> None:
 
 
 def test_the_level_applies_to_libraries() -> None:
-    assert [json.loads(line)["event"] for line in log_lines("error", "json")] == ["workers.library", "step.broke"]
+    assert [json.loads(line)["event"] for line in log_lines("error", "json")] == ["workers.dask", "step.broke"]
 
 
 def test_console_lines_show_event_and_facts() -> None:
