@@ -17,6 +17,8 @@ from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Dialog
 CHROMIUM = os.environ.get("TEMWATCH_CHROMIUM") or shutil.which("chromium")
 PATIENCE_MS = 30_000
 """A page gets this long to show what a test waits for: the machine has other work."""
+START_MS = 120_000
+"""A browser gets this long to start and to answer: its first start reads 300 MB from a disk that may be cold."""
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +37,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + START_MS / 1000
         while not (found := re.search(r"DevTools listening on (ws://\S+)", log.read_text(errors="replace"))):
             assert process.poll() is None, log.read_text(errors="replace")
             assert time.monotonic() < deadline, log.read_text(errors="replace")
@@ -93,7 +95,7 @@ class Viewer:
 @pytest.fixture
 async def viewer(chromium: str) -> AsyncIterator[Viewer]:
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.connect_over_cdp(chromium)
+        browser = await playwright.chromium.connect_over_cdp(chromium, timeout=START_MS)
         person = Viewer(browser)
         try:
             yield person
