@@ -163,7 +163,7 @@ def test_conditions_follow_from_facts_and_montages() -> None:
 
 
 def test_the_page_lists_every_kind() -> None:
-    (table,) = re.findall(r"## What are people told\?\n(.*?)\n## ", PAGE, re.DOTALL)
+    (table,) = re.findall(r"## Which alerts are there\?\n(.*?)\n## ", PAGE, re.DOTALL)
     rows = re.findall(r"^\| ([\w -]+) \|", table, re.MULTILINE)
     assert sorted(rows[2:]) == sorted(map(str, AlertKind))
 

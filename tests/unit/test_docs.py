@@ -11,6 +11,7 @@ from pkgutil import resolve_name
 import pytest
 
 from daemon.__main__ import temwatch
+from daemon.notify.alerting import AlertKind
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
@@ -96,6 +97,15 @@ def test_lines_outside_of_tables_and_code_have_at_most_120_columns(document: Pat
 def test_every_decision_has_the_same_form(decision: Path) -> None:
     headings = re.findall(r"^## (.*)$", decision.read_text(encoding="utf-8"), re.MULTILINE)
     assert headings == ["Context", "Decision", "Consequences", "Figures"]
+
+
+def test_the_operations_guide_says_what_to_do_about_every_alert() -> None:
+    (chapter,) = re.findall(
+        r"^## An alert comes: what do I do\?\n(.*?)^## ", read("docs/operations.md"), re.DOTALL | re.MULTILINE
+    )
+    named = [name for row in re.findall(r"^\| ([^|]+) \|", chapter, re.MULTILINE)[2:] for name in row.split(", ")]
+    rules = [f"`{name}`" for name in re.findall(r"- alert: (\w+)", read("monitoring/alerts.yml"))]
+    assert sorted(named) == sorted([*rules, *map(str, AlertKind), "the heartbeat stays away"])
 
 
 def limits() -> list[tuple[str, str]]:
