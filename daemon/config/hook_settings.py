@@ -16,14 +16,13 @@ HookName = Annotated[str, StringConstraints(min_length=1, max_length=100, patter
 
 
 class HookSettings(Section):
-    """A program that is told what happens; one table for each. docs/hooks.md describes the events and the receiver's
-    part."""
+    """A program that is notified of events; one table for each. docs/hooks.md describes events and receivers."""
 
     in_example: ClassVar[bool] = False
 
     name: HookName | None = Field(None, **example("workflow", off=True))
     """Name of the hook in the log, in metrics and for `temwatch notify`: letters, digits, '.', '_', '-' and ':'. A hook
-    with a new name begins with the events of that moment. Not set: host and port of `url`, or the file name of
+    with a new name begins with the next event. Not set: host and port of `url`, or the file name of
     `command`."""
     on: tuple[Kind, ...] = Field((Kind.MONTAGE_COMPLETE, Kind.MONTAGE_FAILED, Kind.STACK_CLOSED), min_length=1)
     """Events that are delivered."""

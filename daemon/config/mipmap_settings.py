@@ -33,8 +33,8 @@ class MipmapSettings(Section):
     "gs://bucket/prefix" or "az://container/prefix" (extra object-store). The file of a level is
     {output_dir}/{level}/{absolute path of the image}.{extension}."""
     url: LevelUrl = Field("", **example("https://store.example.org:9000/bucket/prefix", off=True))
-    """What tile specs name in place of `output_dir`: an http or https URL under which render-ws reads the same files.
-    Required with object stores, except s3 of AWS: render-ws itself reads s3:// there, and nowhere else."""
+    """Address in tile specs in place of `output_dir`: an http or https URL at which render-ws reads the same files.
+    Required with object stores, except s3 of AWS: there render-ws itself reads s3://."""
     store: StoreSettings = StoreSettings()
     """How the object store is reached."""
     method: Literal["block_reduce", "PIL", "render"] = "block_reduce"
@@ -66,18 +66,18 @@ class MipmapSettings(Section):
     made of the present image with the present settings."""
     file_mode: Mode | None = Field(None, **example("0664", off=True))
     """Mode of the files, as an octal number in quotes, for a render-ws of another user. It is set before a file gets
-    its name. The owner must be able to read and write. Not set: 0666 less the umask of the service."""
+    its final name. The owner must be able to read and write. Not set: 0666 less the umask of the service."""
     directory_mode: Mode | None = Field(None, **example("2775", off=True))
-    """Mode of directories that are made, as for `file_mode`; existing ones stay as they are. The owner must be able to
-    do all. Not set: 0777 less the umask."""
+    """Mode of new directories, as for `file_mode`; existing directories keep theirs. The owner must be able to read,
+    write and enter. Not set: 0777 less the umask."""
     group: OptionalText = Field(None, **example("em", off=True))
-    """Group of files and of directories that are made: a name, or a number in quotes. The service's user must be a
-    member of it. Not set: as the system decides."""
+    """Group of new files and directories: a name, or a number in quotes. The service's user must be a member of it. Not
+    set: the group that the system gives."""
     apply: Literal["tiles", "path_builder"] = "tiles"
     """"tiles": the levels are written into the tile specs. "path_builder": the stack gets a path builder, once."""
     min_free_bytes: int = Field(256 * 1024**2, ge=0)
     """Free bytes to keep on the disk of `output_dir`. With less, no mipmaps are made and the daemon is not ready.
-    Invalid with an object store, which does not say what it can still take."""
+    Invalid with an object store, which does not report its free space."""
 
     @field_validator("file_mode", "directory_mode")
     @classmethod

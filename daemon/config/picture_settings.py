@@ -14,7 +14,7 @@ class PictureSettings(Section):
     directory: OptionalPath = Field(None, **example(""))
     """Directory of the pictures, outside every watched directory. Empty: `pictures` beside the journal."""
     max_bytes: int = Field(500_000_000, ge=0)
-    """Bytes of all pictures together. The ones that were not asked for longest are deleted."""
+    """Bytes of all pictures together. The pictures that nobody has requested for longest are deleted first."""
 
     def directory_beside(self, journal: Path) -> Path:
         """Return the directory."""

@@ -18,8 +18,9 @@ lists each wrong key. Unknown keys are refused.
 An environment variable overrides a key: `TEMWATCH_RENDER__URL` sets `render.url`, and
 `TEMWATCH_WATCH__0__DIRECTORY` sets the directory of the first `[[watch]]` in the file. Lists and tables are JSON.
 
-An empty text (`""`) leaves an optional key unset. Paths are absolute. This page is generated from the settings model,
-and a test compares the two."""
+An empty text (`""`) leaves an optional key unset. Paths are absolute. [Which changes need a
+restart](operations.md#how-do-i-change-the-configuration) is in operations.md. This page is generated from the settings
+model, and a test compares the two."""
 
 
 def example_toml() -> str:

@@ -18,12 +18,13 @@ EMBEDDED = "embedded"
 
 
 class PathMapEntry(Section):
-    """A directory as this machine and as render-ws sees it; one table for each. The longest match counts."""
+    """A directory as this machine and as render-ws sees it; one table for each. The longest match
+    applies."""
 
     in_example: ClassVar[bool] = False
 
     local: AbsolutePath = Field(**example("/data/temca2"))
-    """Directory on this machine. What is not below an entry has the same path on both sides."""
+    """Directory on this machine. A path below no entry is the same on both sides."""
     render: Text = Field(**example("/long_term_storage/temca2"))
     """The same directory as render-ws sees it: "/long_term_storage/temca2", or on Windows 'Z:\\temca2' or
     '\\\\server\\share\\temca2'."""
@@ -52,19 +53,19 @@ class RenderSettings(Section):
     """File with further headers of each request, one "Name: value" a line; a line that begins with # is a comment. As
     `password_file`, it must be closed to others, and is read again when the login is refused. Empty: none."""
     ca_file: OptionalPath = Field(None, **example(""))
-    """PEM file with the certificates of the authorities that are trusted for an https address, in place of those of
-    the system. Empty: those of the system."""
+    """PEM file with the certificates of the authorities to trust for an https address, in place of the system's. Empty:
+    the system's."""
     client_certificate_file: OptionalPath = Field(None, **example(""))
     """PEM file with the certificate by which temwatch identifies itself to an https server. Empty: none."""
     client_key_file: OptionalPath = Field(None, **example(""))
     """PEM file with the key of `client_certificate_file`, without a passphrase. Other users must not be able to read
-    this file. Empty: the key stands in the file of the certificate."""
+    this file. Empty: the key is in the file of the certificate."""
     use_environment_proxy: bool = False
     """Whether render-ws is reached through the proxy that the environment variables HTTP_PROXY and HTTPS_PROXY name,
     unless NO_PROXY names its host."""
     clear_image_cache: bool = True
-    """Whether render-ws has to clear its image cache, once after existing mipmap files were rewritten. render-ws caches
-    images by URL and otherwise shows the old pixels. After a clear it reads all images again."""
+    """Whether temwatch asks render-ws to clear its image cache after existing mipmap files were rewritten. render-ws
+    caches images by URL, and otherwise shows the old pixels. After a clear it reads all images again."""
     path_map: tuple[PathMapEntry, ...] = ()
     """Where render-ws sees the directories of this machine."""
 

@@ -58,7 +58,7 @@ class HttpSettings(Section):
     through a browser."""
     base_path: BasePath = Field("", **example(""))
     """Path below which a reverse proxy shows the pages, as in "/temwatch". Requests are answered with and without it,
-    so the proxy may remove it or not. Empty: the pages are at the root."""
+    so the proxy may remove it or keep it. Empty: the pages are at the root."""
     trusted_proxies: tuple[Network, ...] = Field((), **example([]))
     """Addresses or networks of reverse proxies, as in "127.0.0.1" or "10.1.0.0/16". Only their X-Forwarded-Proto and
     X-Forwarded-Host headers and their `user_header` count."""

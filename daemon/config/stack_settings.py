@@ -26,7 +26,7 @@ class StackSettings(Section):
     """Project of the stacks, a template like that of `raw`. Not set: `render.project`."""
     raw: Text = "{specimen_id}_raw"
     """Name of the stack of raw tile specs. Header fields stand in braces. A character that render-ws does not accept in
-    a name becomes an underscore. A metafile is refused if another value of such a field led to the same stack."""
+    a name becomes an underscore. A metafile fails if its name for a stack was already made from other values."""
     mipmapped: OptionalText = Field(None, **example("{specimen_id}_mips"))
     """Name of the stack of tile specs with mipmap levels. Not set: the raw stack is updated in place."""
     close: bool = True
@@ -34,8 +34,8 @@ class StackSettings(Section):
     close_after_s: float = Field(60, ge=0)
     """Seconds without a montage in progress after which a stack is closed."""
     close_at_latest_s: float = Field(900, ge=0)
-    """Seconds after which a stack that is never quiet is closed anyway, and then reopened for waiting montages. Between
-    two such closes there is at least ten times what render-ws needed for the last one. 0: never."""
+    """Seconds after which a stack that is never quiet is closed anyway, and then reopened for waiting montages. The
+    time between two such closes is at least ten times the duration of the last one. 0: never."""
     resolution_z: float = Field(45.0, gt=0, **example(45.0, off=True))
     """Thickness of a section in nanometres, for new stacks. The x and y resolutions come from the calibration."""
 

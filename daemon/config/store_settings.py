@@ -59,9 +59,9 @@ class StoreSettings(Section):
     """How the object store of `output_dir` is reached. Credentials come from the usual places of its provider."""
 
     endpoint: Endpoint = Field("", **example("https://store.example.org:9000", off=True))
-    """URL of the store. Empty: of the provider, or of the environment (`AWS_ENDPOINT_URL`)."""
+    """URL of the store. Empty: that of the provider, or of the environment (`AWS_ENDPOINT_URL`)."""
     region: OptionalText = Field(None, **example("us-east-1", off=True))
-    """Region, for s3. Empty: of the environment (`AWS_REGION`), else us-east-1."""
+    """Region, for s3. Empty: that of the environment (`AWS_REGION`), else us-east-1."""
     path_style: bool | None = Field(None, **example(True, off=True))
     """For s3: whether the bucket is in the path of a URL, not in the name of the host. Not set: true with an
     endpoint."""
@@ -71,7 +71,7 @@ class StoreSettings(Section):
     """For s3 a file like ~/.aws/credentials, for gs the JSON of a service account. Empty: the usual places. It is read
     again when the store refuses its keys, and for s3 every minute."""
     ca_file: OptionalPath = Field(None, **example("/etc/ssl/store-ca.pem", off=True))
-    """PEM file of certificate authorities that are trusted besides those of the system."""
+    """PEM file of certificate authorities to trust in addition to the system's."""
     proxy: Endpoint = Field("", **example("http://proxy:3128", off=True))
     """URL of an HTTP proxy. Empty: that of the environment (`HTTPS_PROXY`)."""
 

@@ -30,7 +30,7 @@ class ZSettings(Section):
     rule: ZRuleKind = Field(**example("grid"))
     """Source of z. "header": z_index in the header. "grid": grid in the header, as a number. "name": the metafile's
     name, by `name_pattern`. "table": the file `table`. "depth": the recorded depth over `stacks.resolution_z`, or, if
-    that is not set, over the section's own thickness; of "sbemimage". "fixed": always `z`."""
+    that is not set, over the section's own thickness; only with format = "sbemimage". "fixed": always `z`."""
     offset: float = 0
     """Number of sections that is added to the z of the rule."""
     offsets_by_media: dict[str, float] = Field(default_factory=dict, **example({"0151": 130000}, off=True))
@@ -104,11 +104,11 @@ class TilespecSettings(Section):
     mask: OptionalPath = Field(None, **example(""))
     """Mask image of every tile, of the same size as the tiles. It gets mipmaps too. Empty: no mask."""
     positions: Positions = Field(Positions.INTEGER, **example("integer", off=True))
-    """"integer": whole pixels, as in asap-modules. "exact": the unrounded positions of the stage. Not set: as the
-    format needs it."""
+    """"integer": whole pixels, as in asap-modules. "exact": the unrounded positions of the stage. Not set: the
+    default of the format."""
     origin: Origin = Field(Origin.ROI, **example("roi", off=True))
-    """"roi": each region starts at (0, 0). "stage": all regions of a z share the origin of the stage. Not set: as the
-    format needs it."""
+    """"roi": each region starts at (0, 0). "stage": all regions of a z share the origin of the stage. Not set: the
+    default of the format."""
     tile_id: Text = Field("{basename}.{z}", **example("{basename}.{z}", off=True))
     """Template of the tile ids. {basename} is the image's file name without its extension, {z} is z as a decimal. Also
     {section_id}, {session_id}, {grid}, {roi_index}, {specimen_id}, {raster_col}, {raster_row} and {raster_index}."""
@@ -142,7 +142,7 @@ class WatchSettings(Section):
     directory: AbsolutePath = Field(**example("/data/temca2"))
     """Top of the directory tree to watch. The daemon never writes there."""
     format: Text = "pytemca"
-    """Format of what the microscope writes; docs/formats.md lists the formats."""
+    """Format of the microscope's files; docs/formats.md lists the formats."""
     pattern: Glob = Field("_metadata_*.json", **example("_metadata_*.json", off=True))
     """Pattern of the file names of metafiles. Not set: that of the format."""
     pixel_size_nm: float | None = Field(None, gt=0, le=1e6, **example(8.0, off=True))

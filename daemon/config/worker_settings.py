@@ -10,18 +10,19 @@ from daemon.config.text import example
 from handlers.workers.cluster.access import ClusterAccess, WorkerPath
 
 CLUSTER_COUNT = 64
-"""Tiles submitted to a dask scheduler at once with `count = 0`."""
+"""Value of `count` with a dask scheduler, if it is 0."""
 
 
 class WorkerPathEntry(Section):
-    """A directory as this machine and as workers of dask see it; one table for each. The longest match counts."""
+    """A directory as this machine and as workers of dask see it; one table for each. The longest match
+    applies."""
 
     in_example: ClassVar[bool] = False
 
     hosts: Text = Field("*", **example("node*"))
-    """Pattern of the host names of the workers that see it so, as in "node*"."""
+    """Host names of the workers with this path: a pattern, as in "node*"."""
     local: AbsolutePath = Field(**example("/data/temca2"))
-    """Directory on this machine. What is not below an entry has the same path on both sides."""
+    """Directory on this machine. A path below no entry is the same on both sides."""
     worker: AbsolutePath = Field(**example("/mnt/em/temca2"))
     """The same directory as these workers see it."""
 
@@ -32,21 +33,20 @@ class WorkerSettings(Section):
     executor: Literal["processes", "dask"] = "processes"
     """"processes": worker processes on this machine. "dask": the workers of a dask scheduler."""
     count: int = Field(0, ge=0, le=1024)
-    """Number of worker processes. 0: one per core of this machine; a file server that answers late needs up to four
-    times as many. With dask: the number of tiles submitted at once, half as many again included; about the threads that
-    all workers may have together. 0: 64."""
+    """Number of worker processes. 0: one per core of this machine; a slow file server needs up to four times as many.
+    With dask: about the number of threads of all workers; the daemon submits half as many tiles more. 0: 64."""
     dask_scheduler: OptionalText = Field(None, **example(""))
     """Address of the dask scheduler, as in "tcp://scheduler:8786" or "tls://scheduler:8786". Only valid with executor =
     "dask". While the scheduler or its workers are away, tiles wait for them."""
     dask_ca_file: OptionalPath = Field(None, **example(""))
-    """PEM file with the certificates of the authorities that signed those of scheduler and workers. Required with an
+    """PEM file with the authorities that signed the certificates of scheduler and workers. Required with an
     address that begins with tls://."""
     dask_certificate_file: OptionalPath = Field(None, **example(""))
     """PEM file with the certificate by which temwatch identifies itself to the scheduler. Required with an address that
     begins with tls://."""
     dask_key_file: OptionalPath = Field(None, **example(""))
     """PEM file with the key of `dask_certificate_file`, without a passphrase. Other users must not be able to read this
-    file. Empty: the key stands in the file of the certificate."""
+    file. Empty: the key is in the file of the certificate."""
     tile_timeout_s: float = Field(300, gt=0)
     """Seconds that a worker may take for one tile. A worker that takes longer hangs, for example on a dead mount: it is
     replaced, and the tile is retried a few times."""
