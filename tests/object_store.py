@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -239,10 +239,10 @@ def _path_of(target: str) -> str:
 
 
 @contextlib.contextmanager
-def keys_in_environment() -> Iterator[None]:
-    """Put keys for the store into the environment."""
-    before = {name: os.environ.get(name) for name in KEYS}
-    os.environ.update(KEYS)
+def environment(values: Mapping[str, str] = KEYS) -> Iterator[None]:
+    """Put variables into the environment: those of the store."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
@@ -254,7 +254,7 @@ def keys_in_environment() -> Iterator[None]:
 def moto_with_keys() -> Iterator[str]:
     """Run moto's server, with its keys in the environment; yield its URL. Skips the test without moto."""
     require_moto()
-    with keys_in_environment(), moto() as url:
+    with environment(), moto() as url:
         yield url
 
 

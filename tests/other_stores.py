@@ -31,9 +31,10 @@ def azurite() -> Iterator[str]:
         yield f"{url}/{_ACCOUNT}"
 
 
-def make_container(url: str, name: str) -> None:
-    """Make a container, whose request has to be signed."""
-    headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-12-02"}
+def make_container(url: str, name: str, *, is_public: bool = False) -> None:
+    """Make a container, by a signed request. `is_public`: everybody may read its objects."""
+    public = {"x-ms-blob-public-access": "blob"} if is_public else {}
+    headers = {**public, "x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-12-02"}
     lines = [f"{key}:{value}\n" for key, value in headers.items()]
     text = "PUT" + "\n" * 12 + "".join(lines) + f"/{_ACCOUNT}/{_ACCOUNT}/{name}\nrestype:container"
     digest = hmac.digest(base64.b64decode(_ACCOUNT_KEY), text.encode(), hashlib.sha256)

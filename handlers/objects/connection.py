@@ -7,6 +7,7 @@ docs/decisions/stores.md says more.
 
 import os
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,12 @@ CONNECT_S, REQUEST_S = 5, 60
 MOST_RETRIES, RETRY_S = 4, 20
 """Of one request: a store that is away longer is reported, and the montage waits."""
 
-_ENDPOINT_NAMES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-"""Variables of the environment, in the order in which the AWS programs read them."""
+_ENDPOINT_NAMES = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+"""Variables of the environment, by scheme: those that obstore reads, of AWS in the order of its programs."""
 
 _lock = threading.Lock()
 _open: dict[Bucket, "ObjectStore"] = {}
@@ -61,9 +66,9 @@ def reconnect(bucket: Bucket) -> None:
         _open.pop(bucket, None)
 
 
-def environment_endpoint() -> str:
-    """Return the URL of an S3 store that the environment names; empty: that of AWS."""
-    return next((url for name in _ENDPOINT_NAMES if (url := os.environ.get(name))), "")
+def environment_endpoint(scheme: str) -> str:
+    """Return the URL of a store that the environment names; empty: that of the provider."""
+    return next((url for name in _ENDPOINT_NAMES[scheme] if (url := os.environ.get(name))), "")
 
 
 def _opened(bucket: Bucket) -> "ObjectStore":
@@ -72,7 +77,7 @@ def _opened(bucket: Bucket) -> "ObjectStore":
     except ImportError:
         hint = "install the extra: pip install 'temwatch[object-store]'"
         raise SettingsFault("mipmaps.output_dir", f"{bucket} needs the package obstore", hint) from None
-    access = bucket.access
+    access = _with_endpoint(bucket)
     options: dict[str, Any] = {"client_options": _client_options(access), "retry_config": _retries()}
     try:
         match bucket.scheme:
@@ -80,7 +85,7 @@ def _opened(bucket: Bucket) -> "ObjectStore":
                 if keys := from_file(access):
                     keys()  # raises what is wrong with the file
                     options["credential_provider"] = keys
-                return store.S3Store(bucket.name, config=_s3_config(access), **options)
+                return store.S3Store(bucket.name, config=_s3_config(bucket.name, access), **options)
             case "gs":
                 return store.GCSStore(bucket.name, config=_gs_config(access), **options)
             case _:
@@ -90,6 +95,11 @@ def _opened(bucket: Bucket) -> "ObjectStore":
         raise SettingsFault(
             "mipmaps.store", f"{bucket}: {problem}", "check mipmaps.store and the environment"
         ) from None
+
+
+def _with_endpoint(bucket: Bucket) -> StoreAccess:
+    access = bucket.access
+    return replace(access, endpoint=access.endpoint or environment_endpoint(bucket.scheme))
 
 
 def store_errors() -> type[Exception]:
@@ -105,7 +115,7 @@ def _client_options(access: StoreAccess) -> dict[str, Any]:
         "timeout": timedelta(seconds=REQUEST_S),
         "user_agent": "temwatch",
     }
-    if (access.endpoint or environment_endpoint()).startswith("http://"):
+    if access.endpoint.startswith("http://"):
         options["allow_http"] = True
     if access.ca_file:
         options["root_certificate"] = _text_of(access.ca_file)
@@ -127,16 +137,28 @@ def _retries() -> dict[str, Any]:
     return {"max_retries": MOST_RETRIES, "retry_timeout": timedelta(seconds=RETRY_S), "backoff": backoff}
 
 
-def _s3_config(access: StoreAccess) -> "S3Config":
-    endpoint = access.endpoint or environment_endpoint()
-    path_style = bool(endpoint) if access.path_style is None else access.path_style
+def _s3_config(bucket: str, access: StoreAccess) -> "S3Config":
+    path_style = bool(access.endpoint) if access.path_style is None else access.path_style
     # With SHA-256 the server compares what it got with what was sent.
     config: S3Config = {"checksum_algorithm": "sha256", "virtual_hosted_style_request": not path_style}
-    if endpoint:
-        config["endpoint"] = endpoint
+    if access.endpoint:
+        # Not the key "endpoint": AWS_ENDPOINT_URL_S3 in the environment would count before it.
+        config["aws_endpoint_url_s3"] = access.endpoint if path_style else host_style(access.endpoint, bucket)
     if access.region:
         config["region"] = access.region
     return config
+
+
+def host_style(endpoint: str, bucket: str) -> str:
+    """Return an endpoint with the bucket in the name of its host, where obstore takes it as it is.
+
+    >>> host_style("https://store.example.org:9000", "em")
+    'https://em.store.example.org:9000'
+    >>> host_style("https://em.store.example.org", "em")
+    'https://em.store.example.org'
+    """
+    scheme, _, host = endpoint.partition("://")
+    return endpoint if host.startswith(f"{bucket}.") else f"{scheme}://{bucket}.{host}"
 
 
 def _gs_config(access: StoreAccess) -> "GCSConfig":

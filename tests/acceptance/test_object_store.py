@@ -22,7 +22,7 @@ from tests.object_store import FaultLayer, place_at
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     object_store.require_moto()
-    with object_store.keys_in_environment(), object_store.moto() as url:
+    with object_store.environment(), object_store.moto() as url:
         yield url
 
 

@@ -1,6 +1,11 @@
 """How an object store is reached: TLS with a certificate authority of one's own, a proxy, Google and Azure."""
 
+import base64
+import json
+import shutil
+import subprocess
 import threading
+from datetime import UTC, datetime, timedelta
 from urllib.parse import unquote
 
 import pytest
@@ -11,7 +16,7 @@ from handlers.objects import connection
 from handlers.objects.connection import reconnect
 from handlers.place import Bucket, StoreAccess, parse_object
 from handlers.stores.bucket import BucketStore
-from tests import object_store
+from tests import object_store, other_stores
 from tests.certificates import Authority
 from tests.object_store import FaultLayer, place_at
 from tests.unit.store_suite import StoreSuite
@@ -22,7 +27,7 @@ NOBODY = "http://127.0.0.1:1"
 @pytest.fixture(scope="module")
 def server():
     object_store.require_moto()
-    with object_store.keys_in_environment(), object_store.moto() as url:
+    with object_store.environment(), object_store.moto() as url:
         object_store.make_bucket(url, "bucket")
         yield url
 
@@ -59,11 +64,116 @@ def test_requests_go_through_the_proxy(server):
         assert {request.headers["host"] for request in proxy.requests} == {"store:9000"}
 
 
-def test_the_endpoint_may_come_from_the_environment(server, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
-    place = parse_object("s3://bucket/environment.tif", StoreAccess(region="us-east-1"))
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"])
+def test_the_endpoint_may_come_from_the_environment(server, monkeypatch, name):
+    monkeypatch.setenv(name, server)
+    place = parse_object(f"s3://bucket/{name}.tif", StoreAccess(region="us-east-1"))
+    reconnect(place.bucket)
     put(place)
     assert BucketStore(place.bucket).stat(place) is not None
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"])
+def test_a_configured_endpoint_counts_before_that_of_the_environment(server, monkeypatch, name):
+    monkeypatch.setenv(name, NOBODY)
+    place = place_at(server, "bucket") / f"{name}.tif"
+    reconnect(place.bucket)
+    put(place)
+    assert BucketStore(place.bucket).stat(place) is not None
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name", "others"),
+    [
+        ("gs", "GOOGLE_BASE_URL", other_stores.GOOGLE),
+        ("az", "AZURE_STORAGE_ENDPOINT", other_stores.AZURE),
+        ("az", "AZURE_ENDPOINT", other_stores.AZURE),
+    ],
+)
+def test_the_environment_may_name_a_store_without_tls(scheme, name, others, monkeypatch):
+    pytest.importorskip("obstore")
+    with FaultLayer(NOBODY, rule=lambda request: (404, b"")).running() as layer:
+        for key, value in {**others, name: layer.url}.items():
+            monkeypatch.setenv(key, value)
+        place = parse_object(f"{scheme}://bucket/a.tif")
+        reconnect(place.bucket)
+        assert BucketStore(place.bucket).stat(place) is None
+        reconnect(place.bucket)
+        assert layer.requests
+
+
+@pytest.mark.parametrize(
+    ("path_style", "host", "path"),
+    [
+        (None, "store:9000", "/bucket/a%2Bb.tif"),
+        (True, "store:9000", "/bucket/a%2Bb.tif"),
+        (False, "bucket.store:9000", "/a%2Bb.tif"),
+    ],
+)
+def test_the_bucket_is_in_the_path_or_in_the_host_and_the_region_in_the_signature(server, path_style, host, path):
+    with FaultLayer(NOBODY, rule=lambda request: (404, b"")).running() as proxy:
+        access = StoreAccess("http://store:9000", "us-gov-west-7", path_style, proxy=proxy.url)
+        place = parse_object("s3://bucket/a+b.tif", access)
+        assert BucketStore(place.bucket).stat(place) is None
+    (request,) = proxy.requests
+    assert (request.headers["host"], request.path) == (host, f"http://{host}{path}")
+    assert "/us-gov-west-7/s3/aws4_request" in request.headers["authorization"]
+
+
+def test_a_request_is_repeated_a_few_times_and_given_up(server, monkeypatch):
+    monkeypatch.setattr(connection, "MOST_RETRIES", 2)
+    with FaultLayer(server, rule=lambda request: object_store.SLOW_DOWN).running() as layer:
+        place = place_at(layer.url, "bucket") / "a.tif"
+        with pytest.raises(StoreFault, match="503 Service Unavailable"):
+            put(place)
+    assert len(layer.requests) == 3
+
+
+# --- credentials
+
+
+def test_keys_of_the_machines_role_are_asked_for_and_sign_requests(server, monkeypatch):
+    keys = {"AccessKeyId": "of-role", "SecretAccessKey": "s", "Token": "session", "Code": "Success"}
+    expires = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    answers = {
+        "/latest/api/token": b"token of the machine",
+        "/latest/meta-data/iam/security-credentials/": b"em",
+        "/latest/meta-data/iam/security-credentials/em": json.dumps({**keys, "Expiration": expires}).encode(),
+    }
+    for name in object_store.KEYS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/nonexistent")
+    with (
+        FaultLayer(NOBODY, rule=lambda request: (200, answers[request.path])).running() as machine,
+        FaultLayer(server).running() as layer,
+    ):
+        monkeypatch.setenv("AWS_METADATA_ENDPOINT", machine.url)
+        place = place_at(layer.url, "bucket") / "role.tif"
+        put(place)
+    assert [request.path for request in machine.requests] == list(answers)
+    for request in layer.requests:
+        assert "Credential=of-role/" in request.headers["authorization"]
+        assert request.headers["x-amz-security-token"] == "session"
+
+
+def test_the_file_of_a_service_account_signs_requests_to_google(monkeypatch, tmp_path):
+    pytest.importorskip("obstore")
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    key = subprocess.run(["openssl", "genrsa", "2048"], capture_output=True, text=True, check=True).stdout
+    account = {"type": "service_account", "client_email": "em@facility", "private_key_id": "k", "private_key": key}
+    path = tmp_path / "account.json"
+    path.write_text(json.dumps(account))
+    monkeypatch.delenv("GOOGLE_BEARER_TOKEN", raising=False)
+    with FaultLayer(NOBODY, rule=lambda request: (404, b"")).running() as layer:
+        place = parse_object("gs://bucket/a.tif", StoreAccess(endpoint=layer.url, credentials_file=path))
+        assert BucketStore(place.bucket).stat(place) is None
+    (request,) = layer.requests
+    claims = request.headers["authorization"].removeprefix("Bearer ").split(".")[1]
+    assert json.loads(base64.urlsafe_b64decode(claims + "=="))["iss"] == "em@facility"
+
+
+# --- where requests go
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ class TestMoto(ObjectSuite):
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory):
     directory = tmp_path_factory.mktemp("versitygw")
-    with object_store.keys_in_environment(), object_store.versitygw(directory) as url:
+    with object_store.environment(), object_store.versitygw(directory) as url:
         (directory / "objects" / "bucket").mkdir()
         yield url
 
@@ -108,7 +108,7 @@ def small_gateway(tmp_path):
         pytest.skip("a small tmpfs cannot be mounted here")
     try:
         (objects / "bucket").mkdir()
-        with object_store.keys_in_environment(), object_store.versitygw(tmp_path) as url:
+        with object_store.environment(), object_store.versitygw(tmp_path) as url:
             yield url, objects
     finally:
         subprocess.run(["umount", str(objects)], check=True)

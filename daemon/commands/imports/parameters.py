@@ -320,7 +320,8 @@ class ApplyParameters(LayerParameters, _IntoStack):
             return self
         from handlers.objects.connection import environment_endpoint
 
-        if problem := unreadable_by_render(self.mipmap_dir.bucket, has_endpoint=bool(environment_endpoint())):
+        bucket = self.mipmap_dir.bucket
+        if problem := unreadable_by_render(bucket, has_endpoint=bool(environment_endpoint(bucket.scheme))):
             raise ValueError(f"mipmap_url: {problem}")
         return self
 

@@ -46,7 +46,7 @@ class Costs:
         2.4, "ms", "CPU of a worker for an object beside its bytes", 'docs/decisions/stores.md, "2.4 ms"'
     )
     put_wait: Constant = Constant(
-        25.6, "ms", "time that a worker waits for one put of a level", 'docs/decisions/stores.md, "6.5 tiles/s"'
+        80, "ms", "time that a worker waits for the puts of a tile's levels", 'docs/decisions/stores.md, "12.5 tiles/s"'
     )
     png: Constant = Constant(12.9, "ms/MP", "CPU of encoding png", 'docs/performance.md, "png of 1920x1920"')
     jpg: Constant = Constant(4.6, "ms/MP", "CPU of encoding jpg", 'docs/performance.md, "jpg of 1920x1920"')

@@ -87,7 +87,7 @@ def load_of(facility: Facility, scopes: float, costs: Costs) -> Load:
     rate = scopes * facility.tiles_per_s
     level0, levels = facility.level0_mb, levels_mb(facility, costs)
     worker_s = worker_cpu_s(facility, costs)
-    waits_s = facility.levels * costs.put_wait.value / 1e3 if facility.store == "object" else 0.0
+    waits_s = costs.put_wait.value / 1e3 if facility.store == "object" else 0.0
     here, on_disk = facility.raw == "disk", facility.store == "disk"
     receiving_s = level0 * costs.receive.value / 1e3 if here else 0.0
     return Load(

@@ -36,7 +36,7 @@ LASTING: dict[str, Answer] = {
 def layer() -> Iterator[FaultLayer]:
     object_store.require_moto()
     with (
-        object_store.keys_in_environment(),
+        object_store.environment(),
         object_store.moto() as url,
         FaultLayer(url).running() as layer,
     ):
