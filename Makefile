@@ -12,7 +12,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 # An editable installation compiles the kernel; a compiled kernel of another source is not loaded.
-$(READY): requirements-dev.lock pyproject.toml hatch_build.py handlers/mipmaps/area_mean.c
+$(READY): requirements-dev.lock pyproject.toml hatch_build.py $(wildcard handlers/mipmaps/*.c)
 	.ci/venv $(PYTHON) $(VENV) requirements-dev.lock
 	$(PIP_INSTALL) --editable .
 	$(BIN)/pip check

@@ -1,4 +1,4 @@
-"""Build the compiled kernel of the area mean if there is a C compiler; without the kernel, numpy does the same.
+"""Build the compiled mipmap kernel if there is a C compiler; without it, numpy and Pillow do the same.
 
 Hatch calls this for wheels and editable installations; `python hatch_build.py` builds the kernel in place.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PACKAGE = Path(__file__).resolve().parent / "handlers" / "mipmaps"
-SOURCE, LIBRARY = PACKAGE / "area_mean.c", PACKAGE / "libarea_mean.so"
+SOURCES, LIBRARY = (PACKAGE / "area_mean.c", PACKAGE / "resize.c"), PACKAGE / "libarea_mean.so"
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror=incompatible-pointer-types")
 HARDENING = ("-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=3", "-fstack-protector-strong")
 """Checks of buffers and of the stack; compilers that know only a lower level of _FORTIFY_SOURCE use that."""
@@ -28,7 +28,7 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]  # as hatchling 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         problem = build()
         if problem:
-            self.app.display_warning(f"the mipmap kernel was not compiled; numpy does the same more slowly: {problem}")
+            self.app.display_warning(f"the mipmap kernel was not compiled; levels are made more slowly: {problem}")
             return
         build_data["artifacts"].append("handlers/mipmaps/libarea_mean.so")
         build_data["pure_python"] = False
@@ -41,7 +41,7 @@ def build() -> str:
     descriptor, made = tempfile.mkstemp(suffix=".so", dir=LIBRARY.parent)
     os.close(descriptor)
     try:
-        command = [*compiler, *FLAGS, *HARDENING, *LINKING, "-o", made, str(SOURCE)]
+        command = [*compiler, *FLAGS, *HARDENING, *LINKING, "-o", made, *map(str, SOURCES)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  nothing of it is input
         if done.returncode:
             return done.stderr.strip() or f"{compiler[0]} failed"

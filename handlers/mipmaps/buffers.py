@@ -19,6 +19,7 @@ from handlers.mipmaps.area_mean import unbiased
 from handlers.mipmaps.filler import filler
 from handlers.mipmaps.kernel import GreyRange, Runs, Seen
 from handlers.mipmaps.resize import OF_NEIGHBOURS
+from handlers.mipmaps.resize_kernel import CompiledResize
 
 KEPT = 2
 """Number of unused buffers that are kept; a process with several threads has more of them in use. Of those with a whole
@@ -40,7 +41,8 @@ class Kind:
     @property
     def takes_all_rows(self) -> bool:
         """Whether a strip has all rows of an image."""
-        return self.reduction.function in OF_NEIGHBOURS
+        is_compiled = CompiledResize.can_do(self.reduction, self.width, self.height)
+        return self.reduction.function in OF_NEIGHBOURS and not is_compiled
 
 
 class LevelBuffers:

@@ -10,6 +10,7 @@ from handlers.mipmaps.block_functions import BAND
 from handlers.mipmaps.kernel import GreyRange, Runs, Seen
 from handlers.mipmaps.reduce import REDUCERS
 from handlers.mipmaps.resize import OF_NEIGHBOURS
+from handlers.mipmaps.resize_kernel import CompiledResize
 from handlers.mipmaps.strips import STRIP_BYTES, Strip, strip_rows
 
 
@@ -49,6 +50,8 @@ def filler(
     """
     if reduction.function == MEAN.function:
         return means(width, height, bits, outputs, to_8bit)
+    if CompiledResize.can_do(reduction, width, height):
+        return CompiledResize(width, height, bits, outputs, to_8bit if bits == 16 else None, reduction.function)
     return ByStrips(width, height, bits, outputs, to_8bit, reduction)
 
 

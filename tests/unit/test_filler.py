@@ -1,4 +1,4 @@
-"""Levels from strips of a file equal those of the whole image, by every function but the mean, in kept memory."""
+"""Levels from the rows of a file equal those of the whole image, by every function but the mean, in kept memory."""
 
 import resource
 from dataclasses import replace
@@ -13,7 +13,7 @@ from PIL import Image
 from handlers.images.digest import RunningDigest
 from handlers.images.pixels import FULL_RANGE
 from handlers.images.reduction import MEAN, METHODS, Reduction
-from handlers.mipmaps import buffers, filler
+from handlers.mipmaps import buffers, filler, resize_kernel
 from handlers.mipmaps.buffers import Kind, LevelBuffers, buffers_for
 from handlers.mipmaps.kernel import GreyRange
 from handlers.mipmaps.make import make_mipmaps
@@ -38,9 +38,20 @@ def _small_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filler, "BAND", 1)
 
 
-@pytest.mark.usefixtures("_small_strips")
+@pytest.fixture
+def _without_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resize_kernel, "resizing_code", lambda: None)
+
+
+@pytest.fixture(params=["compiled if possible", "not compiled"])
+def _both_ways(request: pytest.FixtureRequest) -> None:
+    if request.param == "not compiled":
+        request.getfixturevalue("_without_compiled_code")
+
+
+@pytest.mark.usefixtures("_small_strips", "_both_ways")
 @pytest.mark.parametrize("reduction", OTHERS, ids=lambda each: f"{each.method}-{each.function}")
-class TestByStrips:
+class TestRowsOfAFile:
     @pytest.mark.parametrize(("depth", "to_8bit"), [(np.uint8, None), (np.uint16, None), (np.uint16, FULL_RANGE)])
     @pytest.mark.parametrize(("rows_each", "gap"), [(50, 0), (7, 0), (7, 5)])
     def test_a_file_gives_the_levels_of_its_whole_image(
@@ -95,6 +106,7 @@ def test_the_next_tile_takes_no_new_memory_for_its_level_0(tmp_path: Path, reduc
     assert min(new_pages[1:]) < pixels.nbytes // PAGE_BYTES // 2
 
 
+@pytest.mark.usefixtures("_without_compiled_code")
 class TestWholeImagesKept:
     @pytest.mark.parametrize("name", OF_NEIGHBOURS)
     def test_a_filter_that_reaches_further_reads_every_image_into_the_same_rows(self, name: str) -> None:

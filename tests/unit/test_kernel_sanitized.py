@@ -1,4 +1,4 @@
-"""The compiled area mean under AddressSanitizer and UndefinedBehaviorSanitizer, if the compiler has them."""
+"""The compiled kernel under AddressSanitizer and UndefinedBehaviorSanitizer, if the compiler has them."""
 
 import os
 import shutil
@@ -23,6 +23,7 @@ CHECK = """
     assert kernel.compiled_code() is not None
     from handlers.mipmaps.kernel import CompiledMeans
     from tests.unit.test_kernel import KINDS, require_same, require_same_numbers
+    from tests.unit.test_resize_kernel import DEPTHS, FILTERS, noise, require_same_as_pillow
 
     generator = np.random.default_rng(7)
     for depth, to_8bit in KINDS:
@@ -47,6 +48,11 @@ CHECK = """
             means = CompiledMeans(1500, 395, image.itemsize * 8, outputs, to_8bit)
             with file.open("rb") as opened:
                 means.add_file(opened.fileno(), runs, lambda offset, piece: bytes(piece))
+    for name in FILTERS:
+        for depth in DEPTHS:
+            for height, width in ((2, 2), (3, 5), (2, 600), (69, 515), (140, 128)):
+                levels = range(1, min(6, min(height, width).bit_length() - 1) + 1)
+                require_same_as_pillow(noise(depth, height, width), name, levels)
     print("clean")
 """
 
@@ -70,7 +76,7 @@ def runtime_library() -> str:
 def test_no_undefined_behaviour_and_no_access_outside_of_the_arrays(tmp_path: Path, processor: str) -> None:
     library = tmp_path / "sanitized.so"
     first = runtime_library()
-    command = [compiler(), *FLAGS, *SANITIZERS, *processor.split(), "-o", str(library), str(hatch_build.SOURCE)]
+    command = [compiler(), *FLAGS, *SANITIZERS, *processor.split(), "-o", str(library), *map(str, hatch_build.SOURCES)]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     environment = {**os.environ, "LD_PRELOAD": first, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": str(ROOT)}
