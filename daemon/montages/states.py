@@ -5,7 +5,7 @@
        FAILED -> the state in which it failed                             (retried)
        MIPMAPPED, APPLIED, COMPLETE -> INGESTED                           (images changed: their mipmaps are made again)
        MIPMAPPED -> INGESTED                                              (mipmap files are missing)
-       APPLIED -> MIPMAPPED                                               (tiles are missing from a stack)
+       APPLIED, COMPLETE -> MIPMAPPED                                     (tiles are missing from a stack, or replaced)
        FAILED -> DISMISSED                                                (an operator expects no more of it)
        COMPLETE -> DISMISSED                              (its metafile is gone, and another one may replace its tiles)
        FAILED, DISMISSED, COMPLETE, SUPERSEDED -> SETTLED, INGESTED or MIPMAPPED   (replayed; NOTICED if never settled)
@@ -78,7 +78,8 @@ class Event(StrEnum):
     DECIDED = "decided"
     """A person decided in place of the rules, or withdrew that; the detail holds the name and the note."""
     TILES_LOST = "tiles_lost"
-    """Applied tiles are missing from a stack: another program deleted them. They are put again."""
+    """Applied tiles are missing from a stack: another program deleted them. Or a late upload of a former content
+    replaced them. They are put again."""
 
 
 class Step(StrEnum):
@@ -123,6 +124,7 @@ _TABLE: Mapping[tuple[MontageState, Event], MontageState] = {
     (_S.APPLIED, _E.IMAGES_CHANGED): _S.INGESTED,
     (_S.COMPLETE, _E.IMAGES_CHANGED): _S.INGESTED,
     (_S.APPLIED, _E.TILES_LOST): _S.MIPMAPPED,
+    (_S.COMPLETE, _E.TILES_LOST): _S.MIPMAPPED,
     (_S.APPLIED, _E.COMPLETED): _S.COMPLETE,
     (_S.FAILED, _E.DISMISSED): _S.DISMISSED,
     (_S.COMPLETE, _E.DISMISSED): _S.DISMISSED,

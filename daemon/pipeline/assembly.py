@@ -73,6 +73,7 @@ class Assembly:
         render = self.settings().render
         probe = StackId(render.owner, render.project, PROBE_STACK)
         self.gate = RenderGate(self.client, probe, on_open=self._wake)
+        self.late_uploads = LateUploads(self.journal, self.client, self._section)
         self.keeper = StackKeeper(
             self.client,
             self.journal,
@@ -80,7 +81,7 @@ class Assembly:
             may_close=self._may_close,
             on_complete=self._completed,
             on_tiles_lost=self._tiles_lost,
-            overwritten=LateUploads(self.journal, self.client, self._section).fault_of,
+            overwritten=self.late_uploads.fault_of,
             before_complete=self._check_images,
             held=QualityHold(self.settings, self.journal).stacks,
             gate=self.gate,
@@ -101,6 +102,7 @@ class Assembly:
             self.journal,
             is_observable=self.is_observable,
             on_change=self._images_changed,
+            set_back=self._set_back,
             containers=self.steps.containers,
         )
         self.pipeline = PipelineRunner(
@@ -150,6 +152,12 @@ class Assembly:
 
     async def _images_changed(self, montage: Montage) -> None:
         await self.pipeline.images_changed(montage)
+
+    async def _set_back(self, montage: Montage) -> bool:
+        following = await self.late_uploads.set_back(montage)
+        if following is not None:
+            await self._tiles_lost(following)
+        return following is not None
 
     async def _tiles_lost(self, montage: Montage) -> None:
         await self.pipeline.enqueue(montage)

@@ -1,7 +1,8 @@
 """Late changes: finds images that change after their mipmaps were made, such as a stalled copy or a repeated tile.
 
 The images of a montage are checked when its stack is closed, and at growing intervals for `recheck_images_for_s` after
-it is COMPLETE. The mipmaps of changed images are made again.
+it is COMPLETE. The mipmaps of changed images are made again. Its tiles are compared at the same times if a late upload
+of a former content may replace them.
 """
 
 import asyncio
@@ -68,6 +69,10 @@ class _Due:
     complete_at: float = field(compare=False)
 
 
+async def _none_is_set_back(montage: Montage) -> bool:
+    return False
+
+
 class LateChanges:
     """Checks images again, and has the mipmaps of changed images made again.
 
@@ -75,6 +80,8 @@ class LateChanges:
     ----------
     is_observable : whether the directory of a watch can be accessed now.
     on_change : awaited with a montage whose images changed: enqueues it.
+    set_back : sets a COMPLETE montage back, and enqueues it, if a stack shows tiles of a former content; returns
+        whether it did. Raises RenderFault.
     containers : of the watched directories.
     clock : monotonic seconds.
     wall_clock : seconds since 1970, for the age of COMPLETE montages after a restart.
@@ -87,6 +94,7 @@ class LateChanges:
         *,
         is_observable: Callable[[str], bool],
         on_change: Callable[[Montage], Awaitable[None]],
+        set_back: Callable[[Montage], Awaitable[bool]] = _none_is_set_back,
         containers: Containers | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -95,6 +103,7 @@ class LateChanges:
         self._journal = journal
         self._is_observable = is_observable
         self._on_change = on_change
+        self._set_back = set_back
         self._containers = containers or Containers()
         self._clock = clock
         self._wall_clock = wall_clock
@@ -217,6 +226,13 @@ class LateChanges:
         watch = self._watch(due.watch)
         if montage is None or montage.state is not MontageState.COMPLETE or watch is None:
             return  # it is followed again when it is COMPLETE again
+        try:
+            if await self._set_back(montage):
+                return
+        except Fault as fault:
+            log.info("tiles.not_compared", montage=montage.id, fault=str(fault))
+            self._delay(due, INACCESSIBLE_RETRY_S)
+            return
         is_accessible = self._is_accessible(due.watch)
         was_checked = is_accessible and await self._check(montage)
         if is_accessible and self._clock() - due.complete_at >= watch.recheck_images_for_s:

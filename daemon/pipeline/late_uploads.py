@@ -2,10 +2,13 @@
 
 render-ws goes on with an upload whose client is gone. It may put the old tiles after the new ones were read back. A
 montage whose predecessor left such an upload is therefore put once more before it is applied, and compared whole when
-its stacks are closed. docs/decisions/tile-ownership.md gives the reasons.
+its stacks are closed, and again after that as long as its images are checked. docs/decisions/tile-ownership.md gives
+the reasons.
 """
 
 import asyncio
+import contextlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
@@ -13,6 +16,7 @@ import structlog
 
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
+from daemon.montages.states import Event, IllegalTransition
 from daemon.pipeline.section import Section
 from handlers.errors import Fault, MetafileFault, ReadBackDiffers, StorageFault
 from handlers.render.client import RenderClient
@@ -24,6 +28,8 @@ from handlers.text import abbreviate
 log = structlog.get_logger()
 
 HINT = "an upload of its former content was late; the tiles are put again"
+MOST_TIMES = 5
+"""How often a process puts the tiles of a COMPLETE montage again: another program may put others for ever."""
 
 
 class LateUploads:
@@ -40,6 +46,33 @@ class LateUploads:
         self._journal = journal
         self._client = client
         self._section = section
+        self._times: Counter[int] = Counter()
+
+    async def set_back(self, montage: Montage) -> Montage | None:
+        """Return a COMPLETE montage after it was set back to MIPMAPPED: a stack shows tiles of a former content of it.
+
+        None for most, without a request.
+
+        Raises
+        ------
+        RenderFault
+            If a stack cannot be read.
+        """
+        if self._times[montage.id] >= MOST_TIMES:
+            return None
+        for name in montage.stacks:
+            if fault := await self.fault_of(montage, StackId.parse(name)):
+                break
+        else:
+            return None
+        with contextlib.suppress(IllegalTransition):  # superseded or replayed meanwhile
+            because = f"{fault.subject}: {fault.problem}"
+            following = await self._journal.record(montage.id, Event.TILES_LOST, because=because)
+            self._times[montage.id] += 1
+            path = str(montage.metafile)
+            log.warning("tiles.overwritten", montage=montage.id, z=montage.z, fault=str(fault), metafile=path)
+            return following
+        return None
 
     async def fault_of(self, montage: Montage, stack: StackId) -> Fault | None:
         """Return a fault if the stack shows tiles of a former content of the montage; None for most without a request.

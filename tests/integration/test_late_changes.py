@@ -14,6 +14,7 @@ from daemon.montages.records import Montage
 from daemon.montages.states import Event, MontageState
 from daemon.pipeline import compare_images, late_changes, stack_closer
 from daemon.pipeline.late_changes import LateChanges, next_check_s
+from handlers.errors import RenderUnavailable
 from handlers.identity import FileIdentity
 from handlers.images.decode import verify_level
 from handlers.images.digest import FileContent
@@ -308,17 +309,27 @@ class Alone:
         self.now, self.wall = 1_000.0, 2_000_000_000.0
         self.observable = True
         self.enqueued: list[int] = []
+        self.compared = 0
+        self.is_overwritten = False
+        self.is_render_away = False
         self.late = LateChanges(
             world.work.settings,
             world.work.journal,
             is_observable=lambda _: self.observable,
             on_change=self._on_change,
+            set_back=self._set_back,
             clock=lambda: self.now,
             wall_clock=lambda: self.wall,
         )
 
     async def _on_change(self, montage: Montage) -> None:
         self.enqueued.append(montage.id)
+
+    async def _set_back(self, montage: Montage) -> bool:
+        self.compared += 1
+        if self.is_render_away:
+            raise RenderUnavailable("render", "refused")
+        return self.is_overwritten
 
     async def check(self) -> int:
         """Check the due montages; return how many."""
@@ -468,6 +479,33 @@ async def test_a_check_that_raises_is_repeated_and_ends_no_other(done, monkeypat
     alone.now += 60.0
     assert await alone.check() == 1
     assert alone.enqueued == [montage.id]
+
+
+async def test_tiles_are_compared_whenever_images_are_checked_and_a_montage_that_is_set_back_is_left_alone(done):
+    _, alone, montage = done
+    alone.late.follow(montage)
+    alone.now += 5.0
+    assert (await alone.check(), alone.compared) == (1, 1)
+    alone.is_overwritten = True
+    in_place_under_its_old_time(images_of(montage.metafile)[0])
+    alone.now += 10.0
+    assert (await alone.check(), alone.compared) == (1, 2)
+    alone.now += 10_000.0
+    assert await alone.check() == 0
+    assert alone.enqueued == []
+
+
+async def test_tiles_are_compared_after_their_time_if_render_ws_was_away(done):
+    world, alone, montage = done
+    alone.late.follow(montage)
+    alone.is_render_away = True
+    alone.now += 4_000.0
+    assert await alone.check() == 1
+    assert await world.work.journal.watched_images() != []
+    alone.is_render_away = False
+    alone.now += 60.0
+    assert (await alone.check(), alone.compared) == (1, 2)
+    assert await world.work.journal.watched_images() == []
 
 
 async def test_a_superseded_montage_is_not_checked_any_more(done):

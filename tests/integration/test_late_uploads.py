@@ -9,13 +9,14 @@ import pytest
 
 import daemon.pipeline.stack_closer
 from daemon.montages.states import MontageState
+from daemon.pipeline import late_changes
 from daemon.pipeline.steps import Steps
 from handlers.errors import AnswerLate
 from handlers.render.client import RenderClient
 from handlers.render.closing import close_stack
 from handlers.render.names import StackId
 from handlers.render.responses import StackState
-from tests.integration.inprocess import MIPS, RAW, bench, hurry
+from tests.integration.inprocess import MIPS, RAW, Bench, bench, hurry
 
 Z = 1050.0
 
@@ -101,6 +102,41 @@ async def test_tiles_of_a_replaced_content_that_land_late_are_not_kept(
         tiles = {each: await shown(work.work.client, each) for each in (RAW, MIPS)}
         undisturbed = await expected(tmp_path / "other", metafile)
         assert tiles == {RAW: undisturbed, MIPS: undisturbed}
+
+
+@pytest.mark.parametrize("stack", [RAW, MIPS], ids=str)
+async def test_tiles_of_a_replaced_content_that_land_after_the_close_are_replaced_and_the_stack_is_closed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stack: StackId
+) -> None:
+    hurry(monkeypatch)
+    monkeypatch.setattr(late_changes, "FIRST_CHECK_S", 0.05)
+    monkeypatch.setattr(late_changes, "GROWTH", 1.3)
+
+    async def replace() -> None:
+        replace_content(metafile)
+        await work.notice(metafile)
+
+    late = LateUpload(monkeypatch, stack, replace)
+    async with bench(tmp_path, close_after_s=0.3) as work:
+        metafile = work.write(tiles=3)
+        await work.notice(metafile)
+        await work.reaches(metafile, MontageState.COMPLETE)
+        await work.work.client.set_state(stack, StackState.LOADING)
+        await late.land()
+        await work.work.client.set_state(stack, StackState.COMPLETE)
+        await work.until(lambda: events_of(work, "tiles.overwritten"), timeout_s=60)
+        await work.reaches(metafile, MontageState.COMPLETE)
+        tiles = {each: await shown(work.work.client, each) for each in (RAW, MIPS)}
+        undisturbed = await expected(tmp_path / "other", metafile)
+        assert tiles == {RAW: undisturbed, MIPS: undisturbed}
+        for each in (RAW, MIPS):
+            found = await work.work.client.stack(each)
+            assert found is not None
+            assert found.state is StackState.COMPLETE
+
+
+def events_of(work: Bench, name: str) -> list[Any]:
+    return [line for line in work.log_lines if line["event"] == name]
 
 
 async def expected(root: Path, metafile: Path) -> dict[str, str]:

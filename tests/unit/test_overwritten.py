@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from daemon.pipeline.late_uploads import HINT, LateUploads
+from daemon.montages.states import Event, IllegalTransition
+from daemon.pipeline.late_uploads import HINT, MOST_TIMES, LateUploads
 from handlers.errors import MetafileFault, ReadBackDiffers, RenderUnavailable
 from handlers.render.names import StackId
 
 STACK = StackId("em", "test", "s_raw")
-MONTAGE: Any = SimpleNamespace(id=1, metafile=Path("/data/_metadata_1_.json"))
+MONTAGE: Any = SimpleNamespace(id=1, z=1.0, metafile=Path("/data/_metadata_1_.json"), stacks=(str(STACK),))
+SET_BACK: Any = object()
 
 
 def spec(tile_id: str = "a", x: int = 5, url: str = "file:/data/a.tif", **levels: Any) -> dict[str, Any]:
@@ -29,8 +31,16 @@ class Bench:
         self.unwanted = frozenset({"former"})
         self.section: Any = SimpleNamespace(specs=(spec(),), z=1.0)
         self.requests = 0
+        self.is_superseded = False
+        self.recorded: list[Any] = []
 
-    async def fault(self) -> Any:
+    def late_uploads(self) -> LateUploads:
+        async def record(montage_id: int, event: Event, **detail: Any) -> Any:
+            if self.is_superseded:
+                raise IllegalTransition("superseded")
+            self.recorded.append((montage_id, event, detail))
+            return SET_BACK
+
         async def may_be_overwritten(montage_id: int) -> bool:
             assert montage_id == 1
             return self.is_in_doubt
@@ -52,9 +62,14 @@ class Bench:
                 raise self.section
             return self.section
 
-        journal: Any = SimpleNamespace(may_be_overwritten=may_be_overwritten, unwanted_tile_ids=unwanted_tile_ids)
+        journal: Any = SimpleNamespace(
+            may_be_overwritten=may_be_overwritten, unwanted_tile_ids=unwanted_tile_ids, record=record
+        )
         client: Any = SimpleNamespace(resolved_tiles=resolved_tiles)
-        return await LateUploads(journal, client, section).fault_of(MONTAGE, STACK)
+        return LateUploads(journal, client, section)
+
+    async def fault(self) -> Any:
+        return await self.late_uploads().fault_of(MONTAGE, STACK)
 
 
 async def test_a_montage_whose_predecessors_were_answered_costs_no_request() -> None:
@@ -107,3 +122,28 @@ async def test_a_stack_that_cannot_be_read_is_no_match() -> None:
     bench.section = RenderUnavailable("render", "refused")
     with pytest.raises(RenderUnavailable):
         await bench.fault()
+
+
+async def test_a_complete_montage_with_a_difference_is_set_back_with_the_reason() -> None:
+    bench = Bench(spec(x=6))
+    assert await bench.late_uploads().set_back(MONTAGE) is SET_BACK
+    ((montage_id, event, detail),) = bench.recorded
+    assert (montage_id, event) == (1, Event.TILES_LOST)
+    assert detail["because"].startswith(f"{STACK} z 1.0: shows other tiles than _metadata_1_.json: tile 'a'.transforms")
+
+
+async def test_a_complete_montage_is_left_alone_if_nothing_differs_or_it_was_superseded_meanwhile() -> None:
+    bench = Bench(spec())
+    assert await bench.late_uploads().set_back(MONTAGE) is None
+    bench = Bench(spec(x=6))
+    bench.is_superseded = True
+    assert await bench.late_uploads().set_back(MONTAGE) is None
+    assert bench.recorded == []
+
+
+async def test_the_tiles_of_a_complete_montage_are_put_again_a_bounded_number_of_times() -> None:
+    bench = Bench(spec(x=6))
+    late = bench.late_uploads()
+    found = [await late.set_back(MONTAGE) for _ in range(MOST_TIMES + 2)]
+    assert found == [SET_BACK] * MOST_TIMES + [None, None]
+    assert bench.requests == MOST_TIMES

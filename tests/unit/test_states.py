@@ -42,6 +42,11 @@ def test_lost_mipmaps_lead_back_to_ingested():
     assert advance(MontageState.MIPMAPPED, Event.MIPMAPS_LOST) is MontageState.INGESTED
 
 
+@pytest.mark.parametrize("state", [MontageState.APPLIED, MontageState.COMPLETE])
+def test_lost_tiles_lead_back_to_mipmapped(state):
+    assert advance(state, Event.TILES_LOST) is MontageState.MIPMAPPED
+
+
 @pytest.mark.parametrize("state", [MontageState.MIPMAPPED, MontageState.APPLIED, MontageState.COMPLETE])
 def test_changed_images_lead_back_to_ingested(state):
     assert advance(state, Event.IMAGES_CHANGED) is MontageState.INGESTED
