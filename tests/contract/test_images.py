@@ -80,18 +80,23 @@ async def test_a_raw_image_of_64_pixels_or_less_is_decimated_and_has_no_border(
     assert (shown == small[::2, ::2][:height, :width]).all()
 
 
+@pytest.mark.parametrize(("wider", "higher"), [(3, -2), (-3, 2), (3, 2), (-3, -2), (22, 0)])
 async def test_a_raw_image_and_a_mask_are_cropped_and_padded_to_the_size_of_the_tile_spec(
-    stack: StackUnderTest, visible: Path
+    stack: StackUnderTest, visible: Path, wider: int, higher: int
 ) -> None:
     """It happens silently: a client that needs the size of the file must read the file."""
     url = (await put_image(stack, visible, GREY)).as_uri()
     levels = {"0": {"imageUrl": url, "maskUrl": url}}
-    await stack.put(tile("a", width=GREY.shape[1] + 3, height=GREY.shape[0] - 2, mipmapLevels=levels))
-    for path in ("/tile/a/source/png-image", "/tile/a/mask/png-image"):
-        shown = pixels(await stack.ask("GET", path))[..., 0]
-        assert shown.shape == (GREY.shape[0] - 2, GREY.shape[1] + 3)
-        assert (shown[:, : GREY.shape[1]] == GREY[:-2]).all()
-        assert (shown[:, GREY.shape[1] :] == 0).all()
+    height, width = GREY.shape[0] + higher, GREY.shape[1] + wider
+    await stack.put(tile("a", width=width, height=height, mipmapLevels=levels))
+    expected = np.zeros((height, width), np.uint8)
+    part = GREY[:height, :width]
+    expected[: part.shape[0], : part.shape[1]] = part
+    for path in ("source/png-image", "mask/png-image", "source/tiff-image"):
+        shown = pixels(await stack.ask("GET", f"/tile/a/{path}"))[..., 0]
+        assert shown.tolist() == expected.tolist(), path
+    jpeg = await stack.ask("GET", "/tile/a/source/jpeg-image")
+    assert pixels(jpeg).shape == (height, width, 3)
 
 
 @pytest.mark.parametrize(("wider", "higher"), [(0, 0), (1, 0), (0, 1), (-1, 0), (0, -1)])
