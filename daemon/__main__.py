@@ -15,7 +15,7 @@ import click
 
 from daemon.commands.cli.clash import clash_warning, clashing_distribution
 from daemon.commands.cli.daemon import check_config, health, reload, status
-from daemon.commands.cli.exits import run_or_exit, settings_or_exit
+from daemon.commands.cli.exits import FAILED, crash_said, run_or_exit, settings_or_exit
 from daemon.commands.cli.group import GroupedCommands
 from daemon.commands.cli.montages import dismiss, journal, log, manifest, picture, quality, replay, verdict, verify
 from daemon.commands.cli.notify import notify
@@ -23,6 +23,7 @@ from daemon.commands.cli.oneshot import demo, import_commands, import_file, stan
 from daemon.commands.cli.options import config_option
 from daemon.commands.cli.output import complain
 from daemon.commands.cli.plan import plan
+from daemon.system.first_signals import FirstSignals
 
 
 def main() -> None:
@@ -48,7 +49,14 @@ def temwatch() -> None:
 @config_option
 def run(config_path: Path | None) -> None:
     """Run the daemon until SIGTERM or SIGINT. SIGHUP reloads the configuration."""
+    first_signals = FirstSignals()
+    first_signals.handle()
     atexit.register(_end_server)  # before multiprocessing registers its own, so that it runs after them
+    with crash_said():
+        _run(config_path, first_signals)
+
+
+def _run(config_path: Path | None, first_signals: FirstSignals) -> None:
     settings = settings_or_exit(config_path)
     examination = _begin_ahead(settings)
     from daemon.app import Daemon
@@ -57,9 +65,11 @@ def run(config_path: Path | None) -> None:
     from handlers.workers.processes import exit_if_workers_hang
 
     set_up_logging(settings.log.level, settings.log.format)
-    exit_code = 1
+    exit_code = FAILED
     try:
-        run_or_exit(Daemon(settings, lambda: load_settings(config_path), examination).run())
+        daemon = Daemon(settings, lambda: load_settings(config_path), examination, first_signals)
+        with crash_said():  # before the process may have to end at once
+            run_or_exit(daemon.run())
         exit_code = 0
     finally:
         exit_if_workers_hang(exit_code)

@@ -21,6 +21,7 @@ from daemon.pipeline.health import Facts, HookFacts, Metrics, reasons_not_ready
 from daemon.pipeline.recheck import Recheck
 from daemon.simulator.embedded import serve_if_embedded
 from daemon.system.collector import collect_while_idle
+from daemon.system.first_signals import FirstSignals, has_terminal
 from daemon.system.locks import lock_journal
 from daemon.system.log import set_up_logging
 from daemon.system.sd_notify import SystemdNotifier, watchdog_interval_s
@@ -50,13 +51,19 @@ class Daemon:
     ----------
     load : reads the configuration again, for SIGHUP; raises ConfigError.
     examination : an examination of the journal that was started earlier.
+    first_signals : those that came before this daemon handles signals.
     """
 
     def __init__(
-        self, settings: Settings, load: Callable[[], Settings], examination: Examination | None = None
+        self,
+        settings: Settings,
+        load: Callable[[], Settings],
+        examination: Examination | None = None,
+        first_signals: FirstSignals | None = None,
     ) -> None:
         self._settings = settings
         self._examination = examination
+        self._first_signals = first_signals
         self._systemd = SystemdNotifier()
         self._metrics = Metrics()
         self._stop = asyncio.Event()
@@ -100,6 +107,8 @@ class Daemon:
         handlers = {signal.SIGTERM: self._on_stop, signal.SIGINT: self._on_stop, signal.SIGHUP: self._on_hangup}
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
+        if self._first_signals is not None and self._first_signals.has_hung_up:
+            self._on_hangup()
         try:
             yield
         finally:
@@ -348,8 +357,3 @@ class Daemon:
         while True:
             self._systemd.watchdog()
             await asyncio.sleep(interval_s / 2)
-
-
-def has_terminal() -> bool:
-    """Whether standard input is an open terminal."""
-    return os.isatty(0)

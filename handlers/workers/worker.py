@@ -3,10 +3,13 @@
 Worker processes import this module, so it imports little.
 """
 
+import array
 import contextlib
+import fcntl
 import multiprocessing
 import os
 import signal
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -68,6 +71,8 @@ class WorkerProcess(ForkServerProcess):
 
     def kill(self) -> None:
         """Kill the process, and remember that if it still runs. Does not read its exit status."""
+        if _has_bytes(self.sentinel):
+            return  # its exit status: the server has reaped it, and another process may have its number now
         # The pipe is ready from the end of the process on, but for a moment after another thread read the status.
         popen: Any = self._popen  # type: ignore[attr-defined]
         if not connection.wait([self.sentinel], 0) and popen.returncode is None:
@@ -158,6 +163,13 @@ def _run_with_note(note: Any, target: Callable[..., object], *args: Any) -> None
 def _take_note(tile_id: str) -> None:
     if _note is not None:
         _note.value = tile_id.encode("utf-8", "replace")[: NOTE_BYTES - 1]
+
+
+def _has_bytes(pipe: int) -> bool:
+    """Whether a pipe holds bytes. One that is closed at its other end is ready as well: the server may be dead."""
+    count = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0] > 0
 
 
 def _exit_text(code: int) -> str:

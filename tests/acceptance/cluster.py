@@ -131,8 +131,7 @@ class Cluster:
     def kill_machine_of(self, worker: WorkerProgram) -> None:
         """Kill a worker with its nanny at once, as a machine that loses power."""
         assert worker.program
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(worker.program.process.pid, signal.SIGKILL)
+        worker.program.end()
 
     def close(self) -> None:
         self._ended.set()

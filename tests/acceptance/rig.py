@@ -31,6 +31,7 @@ from handlers.images.reduction import level_size
 from handlers.uris import uri_to_path
 from tests.acceptance import warm
 from tests.nginx import Nginx
+from tests.process_group import kill_group
 
 REAL_URL = os.environ.get("TEMWATCH_ACCEPTANCE_URL", "").rstrip("/")
 SEES_FILES = os.environ.get("TEMWATCH_ACCEPTANCE_SEES_FILES", "") == "1"
@@ -136,9 +137,7 @@ class Program:
 
     def end(self) -> None:
         """Kill what is left of it and its children."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        kill_group(self.process)
 
 
 class Standins:

@@ -1,16 +1,20 @@
 """What the daemon says at its start, and what it does when its terminal is closed."""
 
+import contextlib
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.acceptance.rig import Rig, wait_for
+from tests.process_group import kill_group
 
 
 @pytest.fixture
@@ -57,3 +61,78 @@ def test_a_daemon_whose_terminal_is_closed_stops(rig: Rig, tmp_path: Path):
         process.kill()
         process.wait()
     assert "daemon.terminal_closed" in log.read_text()
+
+
+# --- every end says why
+
+CHANGED = """
+import asyncio, multiprocessing, signal, sys
+from daemon import __main__ as command
+{change}
+sys.argv = ["temwatch", "run", "--config", {config!r}]
+command.main()
+"""
+
+
+@contextlib.contextmanager
+def changed_daemon(rig: Rig, change: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run the daemon with one change of its code, its output in `changed.log`."""
+    rig.render_url = rig.render_url or "http://127.0.0.1:1/render-ws/v1"
+    code = CHANGED.format(change=change, config=str(rig.config()))
+    with (rig.root / "changed.log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield process
+    finally:
+        kill_group(process)
+
+
+def test_a_stop_before_the_configuration_is_read_says_so(rig: Rig):
+    change = "command.settings_or_exit = lambda _: signal.raise_signal(signal.SIGTERM)"
+    with changed_daemon(rig, change) as process:
+        assert process.wait(60) == 0
+    assert (rig.root / "changed.log").read_text() == "temwatch: SIGTERM came while the daemon started: it stops\n"
+
+
+def test_a_configuration_that_changed_while_the_daemon_started_is_read_again(rig: Rig):
+    rig.start_standin()
+    change = """
+begin = command._begin_ahead
+def begin_and_hang_up(settings):
+    signal.raise_signal(signal.SIGHUP)
+    return begin(settings)
+command._begin_ahead = begin_and_hang_up
+"""
+    with changed_daemon(rig, change) as process:
+        wait_for(lambda: "config.reloaded" in (rig.root / "changed.log").read_text(), 60, "config.reloaded")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize(
+    "crash", ["BrokenPipeError(32, 'a pipe')", "EOFError('an end')", "asyncio.CancelledError()", "OSError(5, 'a disk')"]
+)
+def test_a_crash_prints_its_traceback_although_workers_hang(rig: Rig, crash: str):
+    change = f"""
+import daemon.app
+async def run(self):
+    raise {crash}
+daemon.app.Daemon.run = run
+multiprocessing.active_children = lambda: ["a worker that reads a dead mount"]
+"""
+    with changed_daemon(rig, change) as process:
+        assert process.wait(60) == 1
+    said = (rig.root / "changed.log").read_text()
+    assert said.startswith("Traceback")
+    assert crash.partition("(")[0].rpartition(".")[2] in said.splitlines()[-1]
+
+
+def test_a_crash_before_the_daemon_is_made_prints_its_traceback(rig: Rig):
+    change = """
+def begin(settings):
+    raise BrokenPipeError(32, "the server of the workers")
+command._begin_ahead = begin
+"""
+    with changed_daemon(rig, change) as process:
+        assert process.wait(60) == 1
+    assert "BrokenPipeError: [Errno 32] the server of the workers" in (rig.root / "changed.log").read_text()

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 from daemon.simulator.show_processes import free_port
 from handlers.workers.crew import Crew
 from handlers.workers.pool import WorkerPool
+from tests.process_group import kill_group
 from tests.waiting import wait_for
 
 START_S = 60.0
@@ -97,26 +97,20 @@ class Cluster:
     def kill_scheduler(self) -> None:
         """Kill the scheduler at once."""
         assert self.scheduler is not None
-        _kill(self.scheduler)
+        kill_group(self.scheduler)
         self.scheduler = None
 
     def kill_worker(self, worker: "subprocess.Popen[bytes]") -> None:
         """Kill a worker at once."""
         self.workers.remove(worker)
-        _kill(worker)
+        kill_group(worker)
 
     def end(self) -> None:
         """Kill every process."""
         for process in [*self.workers, *([self.scheduler] if self.scheduler else [])]:
-            _kill(process)
+            kill_group(process)
         self.workers.clear()
         self.scheduler = None
-
-
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait(20)
 
 
 @contextlib.contextmanager

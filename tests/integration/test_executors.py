@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -468,6 +469,42 @@ class TestReportedDeaths:
             assert (await run_job(pool, job_for(tmp_path, "hang"))).fault is not None
             assert (await run_job(pool, job_for(tmp_path, "a"))).fault is None
         assert deaths == []
+
+
+class TestKilling:
+    def test_a_worker_that_has_ended_is_not_signalled_because_another_process_may_have_its_number(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        context = WorkerContext()
+        worker = context.Process(target=time.sleep, args=(0,))
+        worker.start()
+        assert connection.wait([worker.sentinel], 60)
+        signalled: list[object] = []
+        monkeypatch.setattr(os, "kill", lambda *signal_to: signalled.append(signal_to))
+        context.kill()
+        assert signalled == []
+        assert worker.exitcode == 0
+
+    def test_a_worker_whose_server_is_dead_is_killed(self) -> None:
+        done = subprocess.run([sys.executable, "-c", KILLS_THE_SERVER], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        wait_for(lambda: not is_running(int(done.stdout)), "the worker is killed")
+
+
+KILLS_THE_SERVER = """
+import os, signal, time
+from multiprocessing import connection
+from handlers.workers import fork_server
+from handlers.workers.worker import WorkerContext
+
+context = WorkerContext()
+worker = context.Process(target=time.sleep, args=(600,))
+worker.start()
+os.kill(fork_server._server._forkserver_pid, signal.SIGKILL)
+assert connection.wait([worker.sentinel], 60)
+context.kill()
+print(worker.pid)
+"""
 
 
 class TestAProcessThatHangs:

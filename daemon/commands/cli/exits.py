@@ -1,7 +1,9 @@
 """How a command ends: a fault that a user can cause becomes its text and an exit code, never a traceback."""
 
+import contextlib
 import sys
-from collections.abc import Callable, Coroutine
+import traceback
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -67,6 +69,21 @@ def run_or_exit(work: Coroutine[Any, Any, T]) -> T:
         exit_with(FAILED, *_texts(faults))
     except KeyboardInterrupt:
         exit_with(INTERRUPTED)
+
+
+@contextlib.contextmanager
+def crash_said() -> Iterator[None]:
+    """Print the traceback of an exception that nothing has handled, and end the program.
+
+    Without this, click ends the program without a word after a broken pipe, and with `Aborted!` after EOFError.
+    """
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException:  # noqa: BLE001  CancelledError, too
+        traceback.print_exc()
+        sys.exit(FAILED)
 
 
 def run_until_interrupt(work: Callable[[], NoReturn]) -> NoReturn:

@@ -1,0 +1,127 @@
+"""Signals that come before the event loop handles them: none ends the process without a word."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.waiting import wait_for
+
+SCRIPT = """
+import sys, time
+from daemon.system.first_signals import FirstSignals
+signals = FirstSignals()
+signals.handle()
+print("handles", flush=True)
+while not signals.has_hung_up:
+    time.sleep(0.01)
+print("hung up", flush=True)
+time.sleep(60)
+"""
+STOPS = (signal.SIGTERM, signal.SIGINT)
+CANNOT_BE_HANDLED = {signal.SIGKILL, signal.SIGSTOP}
+SUSPENDS = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+IS_IGNORED = {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH, signal.SIGPIPE, signal.SIGXFSZ}
+REMEMBERED = {signal.SIGHUP}
+
+
+@contextmanager
+def handling(code: str = SCRIPT, **options: object) -> "Iterator[subprocess.Popen[str]]":
+    """Run a process that handles signals as the daemon does at first."""
+    given = {"stdin": subprocess.DEVNULL, **options}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True, **given) as process:  # type: ignore[call-overload]
+        try:
+            assert process.stdout.readline() == "handles\n"
+            yield process
+        finally:
+            process.kill()
+
+
+EACH = """
+import json, os, signal, sys, time
+from daemon.system.first_signals import FirstSignals
+
+def end_by(number):
+    out, into = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(into, 2)
+        FirstSignals().handle()
+        os.kill(os.getpid(), number)
+        time.sleep(0)  # a handler of Python runs here
+        os._exit(0)
+    os.close(into)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, os.WUNTRACED)[1])
+    with open(out) as said:
+        return status, said.read()
+
+print(json.dumps({number: end_by(number) for number in map(int, sys.argv[1:])}))
+"""
+
+
+def test_every_signal_that_ends_the_process_is_named() -> None:
+    numbers = sorted(signal.valid_signals() - CANNOT_BE_HANDLED - SUSPENDS)
+    command = [sys.executable, "-c", EACH, *map(str, map(int, numbers))]
+    ends = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+    assert len(ends) == len(numbers) > 25
+    assert [number for number, (code, said) in ends.items() if code != 0 and not said] == []
+    assert {int(number) for number, (code, said) in ends.items() if not said} == IS_IGNORED | REMEMBERED
+
+
+def test_a_stop_ends_the_process_at_once_and_is_no_failure() -> None:
+    for number in STOPS:
+        with handling() as process:
+            process.send_signal(number)
+            _, said = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert said == f"temwatch: {number.name} came while the daemon started: it stops\n"
+
+
+def test_a_signal_without_use_ends_the_process_as_the_kernel_would() -> None:
+    with handling() as process:
+        process.send_signal(signal.SIGUSR1)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGUSR1
+    assert said == "temwatch: SIGUSR1 ends the daemon: it has no use for this signal\n"
+
+
+def test_a_crash_of_compiled_code_prints_where_it_was() -> None:
+    crash = SCRIPT.replace("while not", "import ctypes\nctypes.string_at(0)\nwhile not")
+    with handling(crash) as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGSEGV
+    assert "Segmentation fault" in said
+    assert "string_at" in said
+
+
+def test_a_hang_up_is_remembered_without_a_terminal_and_stops_the_process_with_a_closed_one() -> None:
+    with handling() as process:
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout.readline() == "hung up\n"
+    master, terminal = pty.openpty()
+    with handling(stdin=terminal) as process:
+        os.close(terminal)
+        os.close(master)
+        process.send_signal(signal.SIGHUP)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "SIGHUP came while the daemon started" in said
+
+
+def test_a_process_without_standard_error_handles_signals_too() -> None:
+    closed = SCRIPT.replace("import sys, time", "import os, sys, time")
+    command = ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, closed]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "handles\n"
+            process.send_signal(signal.SIGTERM)
+            wait_for(lambda: process.poll() is not None, "the process ends")
+        finally:
+            process.kill()
+    assert process.returncode == 0
