@@ -64,6 +64,21 @@ def test_requests_go_through_the_proxy(server):
         assert {request.headers["host"] for request in proxy.requests} == {"store:9000"}
 
 
+def test_requests_go_through_the_proxy_of_the_environment_except_to_its_exceptions(server, monkeypatch):
+    with FaultLayer(server).running() as proxy:
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        put(place_at("http://store:9001", "bucket") / "a.tif")
+        assert {request.headers["host"] for request in proxy.requests} == {"store:9001"}
+        proxy.requests.clear()
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.setenv(name, "127.0.0.1")
+        place = place_at(server, "bucket", "direct") / "a.tif"
+        reconnect(place.bucket)
+        put(place)
+        assert proxy.requests == []
+
+
 @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"])
 def test_the_endpoint_may_come_from_the_environment(server, monkeypatch, name):
     monkeypatch.setenv(name, server)
