@@ -11,7 +11,7 @@ from daemon.commands.imports.commands import run_command
 from daemon.simulator.delivery import Written
 from daemon.simulator.section import plan_section
 from daemon.simulator.temca import write_section
-from tests.acceptance.rig import OWNER, control_url, fetch
+from tests.acceptance.rig import OWNER, PROJECT, Rig, control_url, fetch, temwatch
 
 TILESPECS, MIPMAPS, APPLY = "generate_EM_tilespecs_from_metafile", "generate_mipmaps", "apply_mipmaps_to_render"
 
@@ -83,3 +83,12 @@ class Facility:
 
     def _control(self, what: str) -> str:
         return control_url(self.render_url, what)
+
+
+def import_command(rig: Rig, name: str, *words: str, code: int = 0) -> str:
+    """Run an import command of a user without a configuration, and return what it printed."""
+    host, _, port = rig.render_url.removeprefix("http://").partition("/")[0].partition(":")
+    render = ("--render.host", host, "--render.port", port, "--render.owner", OWNER, "--render.project", PROJECT)
+    done = temwatch(name, *render, "--z", "1050", *words)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    return done.stderr if code else done.stdout

@@ -1,11 +1,12 @@
 """The daemon and its commands with the mipmaps in an object store."""
 
+import functools
+import html
 import json
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -13,9 +14,10 @@ from daemon.simulator.temca import write_section
 from handlers.place import ObjectPlace
 from handlers.stores.bucket import BucketStore
 from tests import object_store
+from tests.acceptance import stores
 from tests.acceptance.conftest import section_plan
-from tests.acceptance.facility import APPLY, MIPMAPS, TILESPECS
-from tests.acceptance.rig import OWNER, PROJECT, Rig, running, temwatch
+from tests.acceptance.facility import APPLY, MIPMAPS, TILESPECS, import_command
+from tests.acceptance.rig import Rig, fetch, running, temwatch, wait_for
 from tests.object_store import FaultLayer, place_at
 
 
@@ -80,36 +82,43 @@ def test_the_probe_proves_both_ends_and_names_the_end_that_is_wrong(tmp_path, ou
         rig.close()
 
 
-def test_every_command_reads_the_levels_in_the_store(tmp_path, output):
+def test_an_outage_is_named_everywhere_until_it_ends(tmp_path, output, layer):
     rig = rig_for(tmp_path, output)
     with running(rig):
-        plan = section_plan(1050, 6, size=(256, 256), seed=1)
-        metafile = write_section(plan, rig.acquisition, pixels="noise").metafile
-        rig.wait_until("complete", metafile)
-        (montage,) = rig.montages()
+        first = written(rig, 1050)
+        rig.wait_until("complete", first)
+        assert 'temwatch_disk_usable{directory="' + str(output) + '"} 1.0' in page(rig, "/metrics")
+        layer.rule = lambda request: object_store.EXPIRED
+        second = written(rig, 1051)
+        wait_for(lambda: str(output) in (rig.montage_of(second) or {}).get("waiting_for", ""), 60, "the montage waits")
+        (reason,) = rig.ready()["reasons"]
+        assert reason.startswith(f"{output} cannot be used: could not ")
+        assert "403 Forbidden" in reason
+        assert "check the credentials" in reason
+        metrics = page(rig, "/metrics")
+        assert 'temwatch_disk_usable{directory="' + str(output) + '"} 0.0' in metrics
+        assert "temwatch_ready 0.0" in metrics
+        for words, code in ((("status",), 0), (("health", "--url", rig.url), 1)):
+            done = temwatch(*words, *(("--config", str(rig.config())) if words[0] == "status" else ()))
+            assert (done.returncode, reason in " ".join(done.stdout.split())) == (code, True), done.stdout + done.stderr
+        overview = page(rig, "/")
+        assert reason in overview
+        assert f'not usable</span> <code class="path">{output}' in overview
+        layer.rule = lambda request: None
+        rig.wait_until("complete", first, second)
+        wait_for(lambda: rig.ready()["ready"], 60, "ready")
+        assert 'temwatch_disk_usable{directory="' + str(output) + '"} 1.0' in page(rig, "/metrics")
         assert run(rig, "verify", "--deep")[0] == 0
-        code, lines = run(rig, "manifest")
-        assert (code, lines.count(f"  {output}/3/")) == (0, 6)
-        picture = tmp_path / "section.png"
-        stack = montage["mipmapped_stack"]
-        code, said = run(rig, "picture", stack, str(montage["z"]), "-o", str(picture), "--max-px", "128")
-        assert code == 0, said
-        with Image.open(picture) as image:
-            assert max(image.size) <= 128
-            assert len(np.unique(np.asarray(image))) > 50
-        lost = next(name for name, _ in BucketStore(output.bucket).list(directory_of(output, metafile)))
-        BucketStore(output.bucket).delete(directory_of(output, metafile) / lost)
-        code, said = run(rig, "verify")
-        assert code == 1
-        assert f"{directory_of(output, metafile) / lost}" in said
-        assert run(rig, "replay", str(metafile), "--state", "all", "--from", "mipmaps")[0] == 0
-        rig.wait_until("complete", metafile)
-        assert run(rig, "verify")[0] == 0
-        rig.daemon.stop()
-        Path(rig.root, f"{rig.name}.sqlite").unlink()
-        code, said = run(rig, "journal", "rebuild")
-        assert code == 0, said
-        assert "1 complete" in said.lower(), said
+
+
+def written(rig: Rig, grid: int) -> Path:
+    plan = section_plan(grid, 4, size=(256, 256), seed=grid)
+    return write_section(plan, rig.acquisition, pixels="noise").metafile
+
+
+def page(rig: Rig, path: str) -> str:
+    with urllib.request.urlopen(rig.url + path, timeout=60) as answer:
+        return html.unescape(answer.read().decode())
 
 
 def test_the_import_commands_put_and_apply_mipmaps_in_a_store_that_the_environment_names(server, rig, monkeypatch):
@@ -117,16 +126,8 @@ def test_the_import_commands_put_and_apply_mipmaps_in_a_store_that_the_environme
     rig.start_standin()
     plan = section_plan(1050, 4, size=(256, 256), seed=1)
     metafile = write_section(plan, rig.acquisition, pixels="noise").metafile
-    host, _, port = rig.render_url.removeprefix("http://").partition("/")[0].partition(":")
-    render = ("--render.host", host, "--render.port", port, "--render.owner", OWNER, "--render.project", PROJECT)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server)
-
-    def command(name: str, *words: str, code: int = 0) -> str:
-        done = temwatch(name, *render, "--z", "1050", *words)
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stderr if code else done.stdout
-
+    command = functools.partial(import_command, rig)
     command(TILESPECS, "--metafile", str(metafile), "--stack", "raw")
     make = (MIPMAPS, "--input_stack", "raw", "--pool_size", "1", "--levels", "2", "--output_prefix")
     planned = json.loads(command(*make, "s3://commands/a+b", "--dry_run"))
@@ -150,8 +151,43 @@ def test_the_import_commands_put_and_apply_mipmaps_in_a_store_that_the_environme
                 assert (answer.headers["Content-Type"], image.size) == ("image/tiff", (side, side))
 
 
-def directory_of(output: ObjectPlace, metafile: Path) -> ObjectPlace:
-    return output / f"1{metafile.parent}"
+def test_level_0_that_lies_in_the_store_gives_the_levels_of_the_file(server, rig, monkeypatch):
+    object_store.make_bucket(server, "raw")
+    rig.start_standin()
+    plan = section_plan(1050, 2, size=(256, 256), seed=1)
+    section = write_section(plan, rig.acquisition, pixels="noise")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server)
+    ingest = ("--metafile", str(section.metafile), "--stack", "of_files")
+    import_command(rig, TILESPECS, *ingest)
+    import_command(rig, TILESPECS, *ingest[:-1], "of_objects")
+    raw = place_at(server, "raw", "tape 7+8")
+    for image in section.images:
+        stores.overwrite(raw / image.name, image.read_bytes())
+    url = f"{rig.stack_url('of_objects')}/z/1050.0/resolvedTiles"
+    tiles = fetch(url)
+    for spec in tiles["tileIdToSpecMap"].values():
+        name = spec["mipmapLevels"]["0"]["imageUrl"].rpartition("/")[2]
+        spec["mipmapLevels"]["0"]["imageUrl"] = (raw / name).url
+    fetch(url, method="PUT", body=tiles)
+    for stack in ("of_files", "of_objects"):
+        output = str(tmp_directory(rig, stack))
+        made = import_command(
+            rig, MIPMAPS, "--input_stack", stack, "--levels", "2", "--pool_size", "1", "--output_dir", output
+        )
+        assert json.loads(made)["tile_count"] == 2
+    levels = [
+        sorted((path.name, path.read_bytes()) for path in tmp_directory(rig, stack).rglob("*.tif"))
+        for stack in ("of_files", "of_objects")
+    ]
+    assert len(levels[0]) == 4
+    assert levels[0] == levels[1]
+    below = sorted(str(path.relative_to(rig.root / "of_objects")) for path in (rig.root / "of_objects").rglob("*.tif"))
+    assert below[0] == f"1/raw/tape 7+8/{min(image.name for image in section.images)}.tif"
+
+
+def tmp_directory(rig: Rig, name: str) -> Path:
+    (rig.root / name).mkdir(exist_ok=True)
+    return rig.root / name
 
 
 @pytest.mark.slow
