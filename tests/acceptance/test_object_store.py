@@ -90,8 +90,7 @@ def test_an_outage_is_named_everywhere_until_it_ends(tmp_path, output, layer):
         assert 'temwatch_disk_usable{directory="' + str(output) + '"} 1.0' in page(rig, "/metrics")
         layer.rule = lambda request: object_store.EXPIRED
         second = written(rig, 1051)
-        wait_for(lambda: str(output) in (rig.montage_of(second) or {}).get("waiting_for", ""), 60, "the montage waits")
-        (reason,) = rig.ready()["reasons"]
+        (reason,) = wait_for(lambda: rig.ready().get("reasons"), 60, "a reason")
         assert reason.startswith(f"{output} cannot be used: could not ")
         assert "403 Forbidden" in reason
         assert "check the credentials" in reason
@@ -104,9 +103,10 @@ def test_an_outage_is_named_everywhere_until_it_ends(tmp_path, output, layer):
         overview = page(rig, "/")
         assert reason in overview
         assert f'not usable</span> <code class="path">{output}' in overview
+        rig.wait_until("ingested", second)
         layer.rule = lambda request: None
         rig.wait_until("complete", first, second)
-        wait_for(lambda: rig.ready()["ready"], 60, "ready")
+        wait_for(lambda: rig.ready().get("ready"), 60, "ready")
         assert 'temwatch_disk_usable{directory="' + str(output) + '"} 1.0' in page(rig, "/metrics")
         assert run(rig, "verify", "--deep")[0] == 0
 
