@@ -117,7 +117,8 @@ def written(rig: Rig, grid: int) -> Path:
 
 
 def page(rig: Rig, path: str) -> str:
-    with urllib.request.urlopen(rig.url + path, timeout=60) as answer:
+    request = urllib.request.Request(rig.url + path, headers={"Accept": "text/html"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return html.unescape(answer.read().decode())
 
 
