@@ -13,7 +13,7 @@ from benchmarks.common import DISK_RESULTS, RESULTS, file_system
 
 SCRIPTS = (
     *("mipmap_kernel", "worker_pool", "sustained", "ingest", "watching", "restart", "startup", "cliff"),
-    *("pictures", "quality", "pages", "object_store", "filters", "end_to_end", "cold", "cluster"),
+    *("pictures", "quality", "pages", "object_store", "filters", "end_to_end", "cold", "cluster", "cluster_soak"),
 )
 ON_DISK = ("mipmap_kernel", "worker_pool", "sustained", "ingest")
 LONGEST_S = 300.0

@@ -2,10 +2,12 @@
 
 import importlib
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 from benchmarks.__main__ import SCRIPTS
+from benchmarks.cluster_soak import Sample, Soak
 from benchmarks.common import Row, median_ratio, number
 from benchmarks.report import put_between, table_md
 from benchmarks.sustained import profile_of
@@ -58,6 +60,20 @@ def test_a_page_keeps_what_stands_around_the_table() -> None:
 def test_waiting_is_no_part_of_a_profile() -> None:
     raw = "main (a.py:1);work (b.py:2) 30\nmain (a.py:1);Condition.wait (threading.py:331) 900\nother (c.py:3) 10"
     assert profile_of(raw) == [("work (b.py)", 0.75), ("other (c.py)", 0.25)]
+
+
+def test_a_soak_that_was_killed_is_evaluated_from_its_lines_and_its_last_half_counts(tmp_path: Path) -> None:
+    """The first half grows by 100 bytes with each tile, as caches fill; the second by 2."""
+    lines = tmp_path / "lines.jsonl"
+    killed = Soak(lines)
+    for tiles in range(0, 2001, 100):
+        rss_bytes = 100 * min(tiles, 1000) + 2 * max(0, tiles - 1000)
+        killed.add(Sample(tiles, tiles / 10, {"scheduler": rss_bytes}, {"scheduler": tiles / 1000}))
+    found = Soak.read(lines)
+    assert found.samples == killed.samples
+    rate, memory = found.rows()
+    assert (rate.what.split()[0], rate.measured, rate.note) == ("2,000", 10.0, "CPU a tile: scheduler 1.00 ms")
+    assert memory.measured == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
