@@ -22,6 +22,23 @@ from tests.waiting import wait_for
 
 START_S = 60.0
 TLS_ROLES = ("ca", "scheduler", "worker", "client")
+ADAPTIVE = """
+import asyncio, sys
+from distributed import LocalCluster
+
+async def main(port, directory, most):
+    async with LocalCluster(
+        n_workers=0, threads_per_worker=1, processes=True, asynchronous=True, host="127.0.0.1",
+        scheduler_port=int(port), dashboard_address=None, memory_limit=0, local_directory=directory,
+    ) as cluster:
+        while most:
+            cluster.adapt(minimum=0, maximum=int(most), interval="300ms", target_duration="1s", wait_count=2)
+            most = await asyncio.to_thread(sys.stdin.readline)
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
+"""
+"""As the program of docs/cluster.md with `adapt`: dask-jobqueue has the same class `Adaptive`."""
 
 
 @dataclass
@@ -53,6 +70,20 @@ class Cluster:
         self.scheduler = self._start("scheduler", options, code, ())
         wait_for(self._answers, "the scheduler listens")
 
+    def start_adaptive(self, most: int) -> None:
+        """Start a scheduler that has no worker, and starts and ends workers by the tasks that it sees."""
+        path = self.directory / "adaptive.py"
+        path.write_text(ADAPTIVE)
+        self.scheduler = self._run(path, [str(self.port), str(self.directory), str(most)], (), stdin=subprocess.PIPE)
+        wait_for(self._answers, "the scheduler listens")
+
+    def adapt(self, most: int) -> None:
+        """Change the largest number of workers of an adaptive cluster."""
+        assert self.scheduler is not None
+        assert self.scheduler.stdin is not None
+        self.scheduler.stdin.write(f"{most}\n".encode())
+        self.scheduler.stdin.flush()
+
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
             return True
@@ -80,10 +111,16 @@ class Cluster:
         program = f"{code}\nfrom distributed.cli.dask_{part} import main\nif __name__ == '__main__': main()"
         path = self.directory / f"{part}-{time.monotonic_ns()}.py"
         path.write_text(program)
+        return self._run(path, options, wrapper)
+
+    def _run(
+        self, path: Path, options: Sequence[str], wrapper: Sequence[str], stdin: int | None = None
+    ) -> "subprocess.Popen[bytes]":
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **self.environment}
         with (self.directory / f"{path.stem}.log").open("wb") as log:
             return subprocess.Popen(
                 [*wrapper, sys.executable, "-W", "ignore", str(path), *options],
+                stdin=stdin,
                 stdout=log,
                 stderr=log,
                 env=environment,
@@ -109,6 +146,8 @@ class Cluster:
         """Kill every process."""
         for process in [*self.workers, *([self.scheduler] if self.scheduler else [])]:
             kill_group(process)
+            if process.stdin:
+                process.stdin.close()
         self.workers.clear()
         self.scheduler = None
 

@@ -20,6 +20,8 @@ ANSWER_S = 10.0
 FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 30.0
 _MOST_TEXT = 300
 _DEFAULT_PORT = 8786
+_OF_NO_WORKER = "temwatch: tiles wait for workers"
+"""A resource that no worker has."""
 
 
 class SchedulerAway(Exception):  # noqa: N818  waited for
@@ -119,6 +121,13 @@ class Connection:
                 function, payload, key=key, workers=sorted(workers), allow_other_workers=False, pure=False
             )
         except Exception:  # noqa: BLE001  the connection was lost: `require` reports it
+            return None
+
+    def submit_for_nobody(self, key: str) -> Any:
+        """Return dask's future of a task that no worker can do; None if the connection is lost."""
+        try:
+            return self._client.submit(len, (), key=key, resources={_OF_NO_WORKER: 1}, pure=False)
+        except Exception:  # noqa: BLE001  as in `submit`
             return None
 
     async def result(self, remote: Any) -> Any:

@@ -21,6 +21,7 @@ from handlers.workers.cluster.connection import Connection, SchedulerAway, openi
 from handlers.workers.cluster.ground import Ground, ground_of, sharing_of
 from handlers.workers.cluster.members import Members
 from handlers.workers.cluster.on_worker import Answer, Work, payload_of, this_process
+from handlers.workers.cluster.wanted import Wanted
 from handlers.workers.crew import Crew
 
 T = TypeVar("T")
@@ -29,9 +30,10 @@ LOOK_S = 1.0
 """Pause between looks at the workers."""
 CLOSE_S = 5.0
 """Longest time for the connection to close."""
+AHEAD = 4
+"""Tasks at the scheduler for each thread that may do them. Other jobs wait here: workers that join get them at once."""
 KEY_PREFIX = "temwatch_tile"
 """Of the tasks, in the scheduler's own pages."""
-
 
 MOST_FAILURES = 3
 """Times that the scheduler may fail a task for reasons of its own."""
@@ -57,6 +59,11 @@ class Job:
     failures: int = 0
     """How often the scheduler failed its task without blaming it."""
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it has to be submitted."""
+        return self.remote is None and not self.outcome.done()
+
 
 class ClusterExecutor(Executor):
     """Executor of a scheduler that need not be there yet.
@@ -72,6 +79,9 @@ class ClusterExecutor(Executor):
         self._memory_bytes = memory_bytes
         self._paths = paths
         self._jobs: dict[str, Job] = {}
+        self._sent: set[str] = set()
+        """Keys of the jobs that the scheduler has."""
+        self._wanted = Wanted(KEY_PREFIX)
         self._wake = asyncio.Event()
         self._members = Members(paths, self._wake.set)
         self._connection: Connection | None = None
@@ -174,11 +184,14 @@ class ClusterExecutor(Executor):
                 await self._members.look()
                 self._resend_stranded()
                 self._dispatch_waiting()
+                self._wanted.show(connection, sum(job.is_waiting for job in self._jobs.values()))
                 self._found()
                 await self._pause(LOOK_S)
         finally:
             self._connection = None
             self._members.end()
+            self._wanted.forget()
+            self._sent.clear()
             for job in self._jobs.values():
                 job.remote, job.sent_to = None, frozenset()
 
@@ -250,21 +263,23 @@ class ClusterExecutor(Executor):
             job.task.cancel()
 
     def _dispatch_waiting(self) -> None:
-        for job in [job for job in self._jobs.values() if job.remote is None]:
-            self._dispatch(job)
+        full: set[Ground | None] = set()
+        for job in [job for job in self._jobs.values() if job.is_waiting]:
+            if job.ground not in full and not self._dispatch(job):
+                full.add(job.ground)
 
-    def _dispatch(self, job: Job) -> None:
-        """Submit a job to the workers that are proved to see its files; without one it waits here."""
-        if job.remote is not None or job.outcome.done() or not (connection := self._connection):
-            return
+    def _dispatch(self, job: Job) -> bool:
+        """Submit a job to the workers that are proved to see its files. Return False if none has room."""
         usable = self._members.usable(job.ground)
-        if not usable:
-            return
+        if not (connection := self._connection) or len(self._sent) >= AHEAD * self._members.threads(usable):
+            return False
         job.remote = remote = connection.submit(pickle.loads, job.payload, f"{KEY_PREFIX}-{uuid.uuid4().hex}", usable)
         if remote is None:
-            return
+            return False
         job.sent_to = usable
+        self._sent.add(job.key)
         job.task = self._loop.create_task(self._follow(job, remote, connection), name=job.key)
+        return True
 
     def _resend_stranded(self) -> None:
         """Take back the jobs whose workers are all gone: the scheduler would keep them for ever."""
@@ -289,10 +304,13 @@ class ClusterExecutor(Executor):
             connection.release(remote)
             if job.remote is remote:
                 job.remote = job.task = None
+                self._sent.discard(job.key)
             if outcome and not job.outcome.done():
                 with contextlib.suppress(Exception):  # it was cancelled at this moment
                     outcome()
-            elif not job.outcome.done():
+            if job.outcome.done():
+                self._dispatch_waiting()
+            else:
                 self._wake.set()
 
     def _outcome_of(self, job: Job, answer: Any) -> Callable[[], object] | None:

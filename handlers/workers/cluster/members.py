@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +100,10 @@ class Members:
     def usable(self, ground: Ground | None) -> frozenset[str]:
         """Return the addresses of the workers that may do jobs on a ground; None: jobs that need none."""
         return frozenset(worker.address for worker in self._workers.values() if worker.is_usable(ground))
+
+    def threads(self, addresses: Iterable[str]) -> int:
+        """Return the number of jobs that workers can do at once."""
+        return sum(self._workers[address].threads for address in addresses)
 
     def running_s(self, key: str) -> float | None:
         """Return the seconds that a job has run, by the last sign of life of its worker."""
