@@ -7,12 +7,7 @@ Python's file objects and paths would take most of the time.
 import ctypes
 import errno
 import functools
-import hashlib
-import itertools
 import os
-import re
-import socket
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,11 +21,10 @@ from handlers.images.decode import verify_level
 from handlers.images.encode import PLAIN_START_BYTES, Encoding, Page
 from handlers.images.header import inspect_image
 from handlers.sharing import AS_MADE, Sharing, make_directories
+from handlers.stores.temporary import remove, sweep, temporary_name
 
 READ_BACK_BYTES = 64 * 1024
 """Read at once, so that the bytes are compared while they are in the cache."""
-STALE_S = 3600.0
-"""A temporary file of another machine that has not changed for this long has no writer."""
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _SYNC_FILE_RANGE_WRITE = 2
@@ -83,8 +77,8 @@ def write_beside(
     with _faults_of(level, path):
         directory = _open_parent(path.parent, container, sharing)
         try:
-            _sweep(real_path(directory))
-            temporary = f"/proc/self/fd/{directory}/{_temporary_name(path.name)}"
+            sweep(real_path(directory))
+            temporary = f"/proc/self/fd/{directory}/{temporary_name(path.name)}"
             descriptor = _write_compared(temporary, path, page, encoding, seen, sharing)
         except BaseException:
             os.close(directory)
@@ -121,7 +115,7 @@ class LevelBeside:
                     os.fsync(self.descriptor)
                     os.replace(self.temporary, target)  # noqa: PTH105  no path of it is wanted
                 except BaseException:
-                    _remove(self.temporary)
+                    remove(self.temporary)
                     raise
                 _require_in_place(self.path, target, self.page, self.is_plain)
         finally:
@@ -129,7 +123,7 @@ class LevelBeside:
 
     def drop(self) -> None:
         """Remove the file."""
-        _remove(self.temporary)
+        remove(self.temporary)
         self._close()
 
     def _close(self) -> None:
@@ -171,7 +165,7 @@ def _write_compared(
         _require_same(path, temporary, page, encoding, seen)
     except BaseException:
         os.close(descriptor)
-        _remove(temporary)
+        remove(temporary)
         raise
     return descriptor
 
@@ -281,76 +275,3 @@ def _sync(directory: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def _remove(temporary: str) -> None:
-    """Remove a temporary file. If that fails, `_sweep` will do it, and the caller reports its own fault."""
-    try:
-        os.unlink(temporary)  # noqa: PTH108  as above
-    except OSError:
-        return
-
-
-_counter = itertools.count()
-_TEMPORARY = re.compile(r"\..+\.(?P<maker>[0-9a-f]{8}-(?P<pid>\d+)-\d+)-\d+\.tmp")
-
-
-def _temporary_name(name: str) -> str:
-    """Return a name in the same directory that identifies the writer; no other writer uses it."""
-    short = name if len(os.fsencode(name)) <= 180 else hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
-    return f".{short}.{_own_name(os.getpid())}-{next(_counter)}.tmp"
-
-
-@functools.lru_cache(maxsize=1)
-def _own_name(pid: int) -> str | None:
-    """Return `_maker` of this process, cached until a fork."""
-    return _maker(pid)
-
-
-def _maker(pid: int) -> str | None:
-    """Return machine, process id and start time, which identify a process; None if there is no such process.
-
-    Zombies count as dead: a killed pool is not reaped at once.
-    """
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state in "ZX" else f"{_machine()}-{pid}-{fields[18]}"
-
-
-@functools.cache
-def _machine() -> str:
-    """Return a digest of host and process namespace: process ids compare only within them."""
-    text = f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
-    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-
-
-@functools.lru_cache(maxsize=4096)
-def _sweep(directory: str) -> None:
-    """Remove temporary files of dead writers from a directory.
-
-    Once for each process and directory: a directory may hold all tiles of a section, and after a worker's death the
-    pool has new processes.
-    """
-    with os.scandir(directory) as entries:
-        leftovers = [entry for entry in entries if entry.name.startswith(".") and _is_leftover(entry)]
-    for entry in leftovers:
-        _remove(entry.path)
-
-
-def is_temporary(name: str) -> bool:
-    """Return whether a file of this name is being written, or was when its writer died."""
-    return _TEMPORARY.fullmatch(name) is not None
-
-
-def _is_leftover(entry: os.DirEntry[str]) -> bool:
-    match = _TEMPORARY.fullmatch(entry.name)
-    if match is None:
-        return False
-    if match["maker"].startswith(f"{_machine()}-"):
-        return _maker(int(match["pid"])) != match["maker"]
-    try:
-        return time.time() - entry.stat(follow_symlinks=False).st_mtime > STALE_S
-    except OSError:
-        return False

@@ -14,8 +14,9 @@ from handlers.images.encode import Encoding, Page
 from handlers.images.header import open_image
 from handlers.place import Place, path_of
 from handlers.sharing import AS_MADE, Sharing
-from handlers.stores.atomic_write import LevelBeside, Seen, is_temporary, sync_directories, write_beside
+from handlers.stores.atomic_write import LevelBeside, Seen, sync_directories, write_beside
 from handlers.stores.level_store import LevelStat
+from handlers.stores.temporary import is_temporary
 from handlers.uris import path_to_uri
 
 

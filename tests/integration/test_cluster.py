@@ -1,9 +1,11 @@
 """A dask cluster of separate processes: what goes away comes back, and no montage pays for it."""
 
 import asyncio
+import os
 import shlex
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 
 from handlers.errors import Waiting
 from handlers.workers import pool as worker_pool
+from handlers.workers.cluster import leftovers
 from handlers.workers.cluster.access import ClusterAccess, WorkerPath
 from handlers.workers.cluster.on_worker import versions_here
 from handlers.workers.pool import WorkerPool, open_executor, run_job
@@ -186,6 +189,58 @@ class TestProof:
         assert all(path.exists() for _, path in job.outputs)
         assert failed.fault is not None
         assert failed.fault.subject == str(missing.level0)
+
+
+def living_and_dead(on_node: list[str], living: int) -> list[str]:
+    """Return the names of two writers on a host: a process at work, and one that has ended."""
+    code = (
+        "import subprocess; from handlers.stores.temporary import machine, maker\n"
+        "ended = subprocess.Popen(['true']); ended.wait()\n"
+        f"print(maker({living}), f'{{machine()}}-{{ended.pid}}-1')"
+    )
+    done = subprocess.run([*on_node, sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return a list that grows with each attempt to remove temporary files."""
+    real, attempts = leftovers._after_removal, list[object]()
+
+    def counting(paths: Iterable[str]) -> set[str]:
+        attempts.append(None)
+        return real(paths)
+
+    monkeypatch.setattr(leftovers, "_after_removal", counting)
+    return attempts
+
+
+@pytest.mark.slow
+async def test_temporary_files_of_dead_workers_go_and_those_of_a_worker_at_work_on_another_host_stay(
+    cluster: Cluster, pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leftovers, "RETRY_S", 0.2)
+    monkeypatch.setattr(leftovers, "QUIET_S", 0.2)
+    attempts = counted(monkeypatch)
+    on_node = on_host("node7", "true")
+    cluster.start_scheduler()
+    worker = cluster.start_worker(wrapper=on_node)
+    await asyncio.wait_for(run_job(pool, job_for(tmp_path, "first")), 60)  # its process has swept the directories
+    levels = tmp_path / "mipmaps" / "2"
+    of_living, of_dead = (levels / f".a.tif.{writer}-0.tmp" for writer in living_and_dead(on_node, worker.pid))
+    of_unknown, of_old = (levels / f".{name}.tif.00000000-1-1-0.tmp" for name in ("c", "d"))
+    files = (of_living, of_dead, of_unknown, of_old)
+    for path in files:
+        path.write_bytes(b"half a lev")
+    os.utime(of_old, (0, 0))
+    assert (await asyncio.wait_for(run_job(pool, job_for(tmp_path, "second")), 60)).fault is None
+    await asyncio.to_thread(wait_for, lambda: not of_dead.exists() and not of_old.exists(), "they are removed")
+    seen = len(attempts)
+    await asyncio.to_thread(wait_for, lambda: len(attempts) > seen + 3, "it is tried again")
+    assert [path for path in files if path.exists()] == [of_living, of_unknown]
+    cluster.kill_worker(worker)
+    cluster.start_worker(wrapper=on_node)
+    await asyncio.to_thread(wait_for, lambda: not of_living.exists(), "a new worker on that host removes it")
+    assert of_unknown.exists()
 
 
 @pytest.mark.slow

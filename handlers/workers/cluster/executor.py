@@ -13,12 +13,14 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from handlers.errors import WorkersUnavailable
 from handlers.workers.cluster.access import ClusterAccess, WorkerPath
 from handlers.workers.cluster.connection import Connection, SchedulerAway, opening_delay_s
 from handlers.workers.cluster.ground import Ground, ground_of, sharing_of
+from handlers.workers.cluster.leftovers import Leftovers, directories_of
 from handlers.workers.cluster.members import Members
 from handlers.workers.cluster.on_worker import Answer, Work, payload_of, this_process
 from handlers.workers.cluster.wanted import Wanted
@@ -51,6 +53,8 @@ class Job:
     payload: bytes
     ground: Ground | None
     outcome: Future[Any]
+    directories: frozenset[Path] = frozenset()
+    """Where it writes."""
     sent_to: frozenset[str] = frozenset()
     """Addresses of the workers that may do it; empty while it waits here."""
     remote: Any = None
@@ -84,6 +88,7 @@ class ClusterExecutor(Executor):
         self._wanted = Wanted(KEY_PREFIX)
         self._wake = asyncio.Event()
         self._members = Members(paths, self._wake.set)
+        self._leftovers = Leftovers(self._members)
         self._connection: Connection | None = None
         self._fault = f"{access.scheduler} has not answered yet"
         self._without_worker_since: float | None = None
@@ -110,9 +115,10 @@ class ClusterExecutor(Executor):
             raise BrokenExecutor("the workers are stopped")
         key = f"{KEY_PREFIX}-{key or uuid.uuid4().hex}"
         work = Work(key, self._memory_bytes, this_process(), self._paths)
-        job = Job(key, payload_of(work, fn, args), ground_of(args[0]) if args else None, Future())
-        level0 = args[0].level0 if job.ground else None
-        self._loop.call_soon_threadsafe(self._accept, job, level0, args[0] if args else None)
+        argument = args[0] if args else None
+        job = Job(key, payload_of(work, fn, args), ground_of(argument), Future(), directories_of(argument))
+        level0 = argument.level0 if argument is not None and job.ground else None
+        self._loop.call_soon_threadsafe(self._accept, job, level0, argument)
         return job.outcome
 
     @property
@@ -185,12 +191,14 @@ class ClusterExecutor(Executor):
                 self._resend_stranded()
                 self._dispatch_waiting()
                 self._wanted.show(connection, sum(job.is_waiting for job in self._jobs.values()))
+                self._leftovers.look(connection)
                 self._found()
                 await self._pause(LOOK_S)
         finally:
             self._connection = None
             self._members.end()
             self._wanted.forget()
+            self._leftovers.stop()
             self._sent.clear()
             for job in self._jobs.values():
                 job.remote, job.sent_to = None, frozenset()
@@ -247,6 +255,7 @@ class ClusterExecutor(Executor):
             job.outcome.cancel()
             return
         self._jobs[job.key] = job
+        self._leftovers.begin(job.directories)
         job.outcome.add_done_callback(lambda _: self._soon(self._drop, job))
         if job.ground:
             self._members.learn(job.ground, level0, sharing_of(argument))
@@ -258,7 +267,8 @@ class ClusterExecutor(Executor):
 
     def _drop(self, job: Job) -> None:
         """Forget a job that is done or was cancelled, and release its task at the scheduler at once."""
-        self._jobs.pop(job.key, None)
+        if self._jobs.pop(job.key, None):
+            self._leftovers.end(job.directories)
         if job.task and job.outcome.cancelled():
             job.task.cancel()
 

@@ -40,6 +40,7 @@ class _Worker:
     address: str
     host: str
     threads: int
+    machine: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     is_introduced: bool = False
     problem: str = ""
@@ -71,7 +72,7 @@ class Members:
     """
 
     def __init__(self, paths: tuple[WorkerPath, ...], on_change: Callable[[], object]) -> None:
-        self._paths = paths
+        self.paths = paths
         self._on_change = on_change
         self._workers: dict[str, _Worker] = {}
         self._grounds: dict[Ground, tuple[Place, Sharing]] = {}
@@ -112,6 +113,11 @@ class Members:
     def holder(self, key: str) -> str | None:
         """Return the address of the worker that runs a job."""
         return next((worker.address for worker in list(self._workers.values()) if key in worker.running), None)
+
+    def on_machine(self, machine: str) -> str | None:
+        """Return the address of a worker on a machine, as temporary files name it; None if it has none."""
+        of_it = (worker for worker in self._workers.values() if worker.machine == machine and not worker.problem)
+        return next((worker.address for worker in of_it), None)
 
     def described(self) -> tuple[Member, ...]:
         """Return the workers for people."""
@@ -202,7 +208,7 @@ class Members:
             return None
         try:
             async with asyncio.timeout(CHECK_S):
-                return await self._connection.run(worker.address, introduce, tasks, self._paths)
+                return await self._connection.run(worker.address, introduce, tasks, self.paths)
         except TimeoutError:
             return TimeoutError(f"has not answered for {CHECK_S:g} s")
 
@@ -211,7 +217,8 @@ class Members:
             if found is not None:
                 worker.problem = _in_words(found)
             return
-        worker.is_introduced, worker.host, worker.versions = True, found.host, found.versions
+        worker.is_introduced, worker.versions = True, found.versions
+        worker.host, worker.machine = found.host, found.machine
         worker.problem = refusal(self._here, found.versions)
         for task, proof in zip(tasks, found.proofs, strict=True):
             problem = await asyncio.to_thread(conclude_proof, task, proof)

@@ -15,8 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
+from handlers.stores.temporary import machine, remove_left
 from handlers.workers.cluster.access import WorkerPath
 from handlers.workers.cluster.ground import Proof, Task, prove
 from handlers.workers.cluster.path_map import HostPaths, of_host
@@ -134,6 +136,8 @@ class Introduction:
     """What a worker says of itself."""
 
     host: str
+    machine: str
+    """By which temporary files name it."""
     versions: dict[str, str]
     proofs: tuple[Proof, ...]
     """One for each task, in their order."""
@@ -154,7 +158,7 @@ async def introduce(tasks: tuple[Task, ...], paths: tuple[WorkerPath, ...], dask
     name = f"{re.sub('[^A-Za-z0-9.-]', '_', socket.gethostname())}-{os.getpid()}-{os.urandom(4).hex()}"
     here = paths_here(paths)
     proofs = await asyncio.gather(*(_prove(task, here, name) for task in tasks))
-    return Introduction(socket.gethostname(), versions_here(), tuple(proofs))
+    return Introduction(socket.gethostname(), machine(), versions_here(), tuple(proofs))
 
 
 async def _prove(task: Task, paths: HostPaths, name: str) -> Proof:
@@ -180,6 +184,12 @@ async def _prove(task: Task, paths: HostPaths, name: str) -> Proof:
         return Proof(f"{seen.images} or {seen.output} has not answered for {PROOF_TIMEOUT_S:g} s")
     reply = paths.to_local(proof.reply) if proof.reply else None
     return replace(proof, reply=reply)
+
+
+async def remove_left_here(files: tuple[Path, ...], paths: tuple[WorkerPath, ...]) -> None:
+    """Remove those temporary files whose writers were processes of this machine and are dead."""
+    here = paths_here(paths)
+    await asyncio.to_thread(remove_left, [str(here.to_worker(path)) for path in files])
 
 
 def _set(found: "asyncio.Future[Proof]", proof: Proof) -> None:

@@ -21,7 +21,7 @@ from handlers.images.decode import verify_level
 from handlers.images.reduction import Reduction
 from handlers.mipmaps import make
 from handlers.mipmaps.make import make_mipmaps
-from handlers.stores import atomic_write
+from handlers.stores import atomic_write, temporary
 from tests.unit.levels.files import fault_of, job_for, leftovers, save, texture
 
 
@@ -225,7 +225,7 @@ class TestDisksThatFail:
 class TestLeftovers:
     @pytest.fixture(autouse=True)
     def _process_that_has_swept_nothing(self) -> None:
-        atomic_write._sweep.cache_clear()
+        temporary.sweep.cache_clear()
 
     def dead_pid(self) -> int:
         process = subprocess.Popen(["true"])
@@ -236,7 +236,7 @@ class TestLeftovers:
         job = job_for(level0, output_dir, levels=1)
         directory = job.outputs[0][1].parent
         directory.mkdir(parents=True)
-        old = directory / f".other.tif.tif.{atomic_write._machine()}-{self.dead_pid()}-123-0.tmp"
+        old = directory / f".other.tif.tif.{temporary.machine()}-{self.dead_pid()}-123-0.tmp"
         old.write_bytes(b"half a lev")
         assert make_mipmaps(job).fault is None
         assert [path.name for path in directory.iterdir()] == ["image.tif.tif"]
@@ -246,7 +246,7 @@ class TestLeftovers:
         directory = job.outputs[0][1].parent
         directory.mkdir(parents=True)
         with subprocess.Popen(["sleep", "60"]) as worker:
-            old = directory / f".other.tif.tif.{atomic_write._maker(worker.pid)}-0.tmp"
+            old = directory / f".other.tif.tif.{temporary.maker(worker.pid)}-0.tmp"
             old.write_bytes(b"half a lev")
             worker.kill()
             stat_file = Path(f"/proc/{worker.pid}/stat")
@@ -260,7 +260,7 @@ class TestLeftovers:
         directory = job.outputs[0][1].parent
         directory.mkdir(parents=True)
         names = {
-            f".a.tif.tif.{atomic_write._maker(os.getppid())}-0.tmp",  # a process at work
+            f".a.tif.tif.{temporary.maker(os.getppid())}-0.tmp",  # a process at work
             ".b.tif.tif.00000000-1-1-0.tmp",  # of another machine
             ".hidden",
             "note.tmp",
@@ -284,13 +284,13 @@ class TestLeftovers:
             while "a) Z 1 (b" not in stat.read_text():  # until it has executed
                 time.sleep(0.01)
             started = stat.read_text().rpartition(")")[2].split()[19]
-            kept = directory / f".b.tif.tif.{atomic_write._machine()}-{running.pid}-{started}-0.tmp"
+            kept = directory / f".b.tif.tif.{temporary.machine()}-{running.pid}-{started}-0.tmp"
             kept.write_bytes(b"")
             make_mipmaps(job)
             running.kill()
         assert kept.exists()
-        assert atomic_write.is_temporary(kept.name)
-        assert not atomic_write.is_temporary("image.tif.tif")
+        assert temporary.is_temporary(kept.name)
+        assert not temporary.is_temporary("image.tif.tif")
 
     def test_those_of_another_machine_go_after_an_hour(self, level0: Path, output_dir: Path) -> None:
         job = job_for(level0, output_dir, levels=1)
@@ -306,7 +306,7 @@ class TestLeftovers:
         job = job_for(level0, output_dir, levels=1)
         directory = job.outputs[0][1].parent
         directory.mkdir(parents=True)
-        old = directory / f".b.tif.tif.{atomic_write._machine()}-{os.getppid()}-1-0.tmp"
+        old = directory / f".b.tif.tif.{temporary.machine()}-{os.getppid()}-1-0.tmp"
         old.write_bytes(b"")
         make_mipmaps(job)
         assert not old.exists()
