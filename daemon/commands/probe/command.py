@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from daemon.commands.check_config import Finding
+from daemon.commands.probe.cluster import probe_cluster
 from daemon.commands.probe.diagnosis import PATH_MAP, Shown, wrong_with
 from daemon.commands.probe.files import (
     SIDE_PX,
@@ -58,7 +59,7 @@ class Probed:
 
 
 async def probe(settings: Settings, tried_as: str) -> Probed:
-    """Probe render-ws and every watch. Deletes what it made.
+    """Probe render-ws, every watch, and the dask cluster if there is one. Deletes what it made.
 
     Parameters
     ----------
@@ -71,7 +72,9 @@ async def probe(settings: Settings, tried_as: str) -> Probed:
         is_away = render.embedded or not await _answers(probed, client, render)
         for index, watch in enumerate(settings.watch):
             await _probe_watch(probed, f"watch[{index}]", watch, render, None if is_away else client)
-    probed.proved.append(tried_as)
+    proved, wrong = await probe_cluster(settings)
+    probed.proved += [*proved, tried_as]
+    probed.findings += wrong
     return probed
 
 

@@ -171,6 +171,21 @@ class Members:
             if (is_due and now - worker.asked_at > RETRY_S) or (unproved and not is_due):
                 worker.check = asyncio.get_running_loop().create_task(self._ask(worker, unproved), name="ask worker")
 
+    async def asked(self) -> None:
+        """Wait until all workers that are being asked have answered, or did not in time."""
+        await asyncio.gather(*(worker.check for worker in self._workers.values() if worker.check))
+
+    def problems(self, ground: Ground) -> dict[str, str]:
+        """Return by host why its workers get no jobs on a ground; empty texts if they get some."""
+        found: dict[str, str] = {}
+        for worker in self._workers.values():
+            proved = worker.proofs.get(ground)
+            if problem := worker.problem or (proved.problem if proved else ""):
+                found[worker.host] = problem
+            elif proved:
+                found.setdefault(worker.host, "")
+        return dict(sorted(found.items()))
+
     async def fails_now(self, address: str, ground: Ground) -> bool:
         """Return whether a worker does not see a ground any more. It is asked, unless it was a moment ago."""
         worker = self._workers.get(address)
