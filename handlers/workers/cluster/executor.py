@@ -32,7 +32,7 @@ LOOK_S = 1.0
 """Pause between looks at the workers."""
 CLOSE_S = 5.0
 """Longest time for the connection to close."""
-AHEAD = 4
+AHEAD = 8
 """Tasks at the scheduler for each thread that may do them. Other jobs wait here: workers that join get them at once."""
 KEY_PREFIX = "temwatch_tile"
 """Of the tasks, in the scheduler's own pages."""
