@@ -37,7 +37,8 @@ class WorkerSettings(Section):
     With dask: about the number of threads of all workers; the daemon submits half as many tiles more. 0: 64."""
     dask_scheduler: OptionalText = Field(None, **example(""))
     """Address of the dask scheduler, as in "tcp://scheduler:8786" or "tls://scheduler:8786". Only valid with executor =
-    "dask". While the scheduler or its workers are away, tiles wait for them."""
+    "dask". While the scheduler or its workers are away, tiles wait for them. `check-config --probe` asks it and its
+    workers."""
     dask_ca_file: OptionalPath = Field(None, **example(""))
     """PEM file with the authorities that signed the certificates of scheduler and workers. Required with an
     address that begins with tls://."""

@@ -40,6 +40,8 @@ class MipmapJob:
     """The image inside a stack of which level 0 is made first; None: level 0 is there."""
     container: Container | None = None
     """Directory of all outputs, below which no link is followed; None: links are followed."""
+    output_dir: Place | None = None
+    """Of all outputs, as configured; None: it is not known."""
     sharing: Sharing = AS_MADE
     """Modes and group of the files and of directories that are made."""
     is_mask: bool = False

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.report import MipmapReport
 from handlers.workers import pool as worker_pool
 from handlers.workers.pool import WorkerPool, open_executor, run_job
 from tests.integration import slow_tiles
-from tests.integration.cluster import Cluster, is_ready, running_cluster, wait_for_crew
+from tests.integration.cluster import Cluster, running_cluster, wait_for_crew
 from tests.integration.test_executors import job_for
+from tests.waiting import wait_for
 
-MOST, TILES = 3, 40
+MOST = 3
+AT_ONCE = 30
 
 
 @pytest.fixture
@@ -29,36 +33,62 @@ def pool(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerPo
         yield opened
 
 
+class Feed:
+    """Tiles that are under way as long as they are wanted."""
+
+    def __init__(self, pool: WorkerPool, directory: Path) -> None:
+        self._pool, self._directory = pool, directory
+        self.jobs: list[MipmapJob] = []
+        self.reports: list[MipmapReport] = []
+        self.is_enough = False
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AT_ONCE):
+                group.create_task(self._run_some())
+
+    async def _run_some(self) -> None:
+        while not self.is_enough:
+            job = job_for(self._directory, f"tile{len(self.jobs)}")
+            self.jobs.append(job)
+            self.reports.append(await run_job(self._pool, job))
+
+    def starts(self) -> list[tuple[str, str]]:
+        """Return tile and process of each start."""
+        path = self._directory / slow_tiles.STARTS
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [(tile, process) for tile, process in map(str.split, lines)]
+
+    def processes(self) -> set[str]:
+        """Return the processes that have had tiles."""
+        return {process for _, process in self.starts()}
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 async def test_an_adaptive_cluster_grows_from_no_worker_and_shrinks_with_tiles_under_way(
     cluster: Cluster, pool: WorkerPool, tmp_path: Path
 ) -> None:
     cluster.start_adaptive(MOST)
     crew = wait_for_crew(pool, lambda crew: not crew.fault, "the scheduler is used")
     assert crew.members == ()
-    jobs = [job_for(tmp_path, f"tile{number}") for number in range(TILES)]
-    tasks = [asyncio.create_task(run_job(pool, job)) for job in jobs]
-
-    async def become(workers: int) -> None:
-        await asyncio.to_thread(wait_for_crew, pool, lambda crew: is_ready(crew, workers), f"{workers} workers", 60)
-        assert pool.crew.tiles, "tiles are under way"
-
-    await become(MOST)
-    cluster.adapt(1)
-    await become(1)
-    cluster.adapt(MOST)
-    await become(MOST)
-    reports = await asyncio.wait_for(asyncio.gather(*tasks), 120)
-    assert not [report.fault for report in reports if report.fault]
-    assert [report.tile_id for report in reports] == [job.tile_id for job in jobs]
-    assert all(len(report.made) == 2 for report in reports)
-    files = sorted(path.relative_to(tmp_path / "mipmaps") for path in (tmp_path / "mipmaps").rglob("*.*"))
-    assert files == sorted(path.relative_to(tmp_path / "mipmaps") for job in jobs for _, path in job.outputs)
-    starts = [line.split() for line in (tmp_path / slow_tiles.STARTS).read_text().splitlines()]
-    made = Counter(tile for tile, _ in starts)
-    assert made.keys() == {job.tile_id for job in jobs}
-    assert sum(made.values()) <= TILES + MOST, "only tiles under way in workers that left are made again"
-    assert len({pid for _, pid in starts}) > MOST, "workers left and others came"
-    await asyncio.to_thread(wait_for_crew, pool, lambda crew: not crew.members, "an idle cluster has no worker", 60)
-    assert (await asyncio.wait_for(run_job(pool, job_for(tmp_path, "late")), 60)).fault is None
+    feed = Feed(pool, tmp_path)
+    async with asyncio.TaskGroup() as group:
+        feeding = group.create_task(feed.run())
+        await asyncio.to_thread(wait_for, lambda: len(feed.processes()) == MOST, "all workers have had tiles", 90)
+        cluster.adapt(1)
+        await asyncio.to_thread(wait_for_crew, pool, lambda crew: len(crew.members) == 1, "one worker is left", 90)
+        cluster.adapt(MOST)
+        await asyncio.to_thread(wait_for, lambda: len(feed.processes()) == 2 * MOST - 1, "others have had tiles", 90)
+        assert not feeding.done()
+        feed.is_enough = True
+    assert not [report.fault for report in feed.reports if report.fault]
+    assert sorted(report.tile_id for report in feed.reports) == sorted(job.tile_id for job in feed.jobs)
+    written = sorted(path for path in (tmp_path / "mipmaps").rglob("*") if path.is_file() and path.suffix == ".tif")
+    assert written == sorted(path for job in feed.jobs for _, path in job.outputs)
+    starts = Counter(tile for tile, _ in feed.starts())
+    assert starts.keys() == {job.tile_id for job in feed.jobs}
+    again = starts.total() - len(starts)
+    assert again <= MOST - 1, "only the tiles that the workers made when they left are made again"
+    await asyncio.to_thread(wait_for_crew, pool, lambda crew: not crew.members, "an idle cluster has no worker", 90)
+    assert (await asyncio.wait_for(run_job(pool, job_for(tmp_path, "late")), 90)).fault is None

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from handlers.container import Container
 from handlers.errors import SettingsFault
 from handlers.mipmaps.job import MipmapJob
+from handlers.mipmaps.plan import Level0, MipmapPlan
 from handlers.mipmaps.report import FaultReport, MadeLevel, MipmapReport
+from handlers.mipmaps.tile_jobs import tile_job
+from handlers.place import parse_object
 from handlers.sharing import AS_MADE
 from handlers.workers.cluster.access import ClusterAccess, WorkerPath
 from handlers.workers.cluster.ground import Ground, begin_proof, conclude_proof, end_proof, ground_of, prove
@@ -120,6 +124,10 @@ class TestProof:
     def test_jobs_of_a_watch_share_a_ground_and_other_work_has_none(self) -> None:
         job = MipmapJob("t", Path("/data/a.tif"), ((1, Path("/mips/1/a.tif")),), 8, 8)
         assert ground_of(job) == Ground(Path("/data"), Path("/mips/1"))
+        for place in (Path("/mips"), parse_object("s3://em/mips")):
+            tile = Level0("t", Path("/data/tape/section7/a.tif"), None, 8, 8)
+            job = tile_job(tile, MipmapPlan(place), Container(Path("/data"), Path("/data")))
+            assert ground_of(job) == Ground(Path("/data"), place)
         assert ground_of(7) is None
 
 

@@ -24,8 +24,9 @@ def check_config(config_path: Path | None, probe: bool, print_example: bool) -> 
     A line that starts with "note" is about a directory, a file or a service that the daemon would wait for.
 
     --probe writes a small image below each output_dir, puts it into a stack of its own, asks render-ws for its pixels
-    and compares them. It also asks for one image of each watched directory. It deletes what it made. Root runs it as
-    the user of temwatch.service, where systemd knows that unit; the last line says whose rights were tried.
+    and compares them. It also asks for one image of each watched directory, and has the workers of a dask scheduler
+    prove what they see. It deletes what it made. Root runs it as the user of temwatch.service, where systemd knows that
+    unit; the last line says whose rights were tried.
 
     Exit code: 0 the daemon can start, 1 it can, but --probe found something wrong, 2 it cannot, for the reasons on
     standard error.

@@ -82,7 +82,7 @@ def ground_of(job: Any) -> Ground | None:
     if not isinstance(job, MipmapJob) or not job.outputs:
         return None
     images = job.root.path if job.root else job.level0.parent
-    output = job.container.path if job.container else job.outputs[0][1].parent
+    output = job.output_dir or job.outputs[0][1].parent
     return Ground(images, output)
 
 
@@ -208,7 +208,12 @@ def _write_object(place: ObjectPlace, text: str) -> None:
     from handlers.stores.bucket import BucketStore
 
     store = BucketStore(place.bucket)
-    store.write(place, text.encode(), "application/octet-stream")
+    try:
+        store.write(place, text.encode(), "application/octet-stream")
+    except Fault:
+        with contextlib.suppress(Fault):  # it may be there
+            store.delete(place)
+        raise
     store.delete(place)
 
 

@@ -12,7 +12,7 @@ import pytest
 from daemon.simulator.temca import write_section
 from tests.acceptance.cluster import MACHINES, SCHEDULER, Cluster, running_cluster
 from tests.acceptance.conftest import section_plan
-from tests.acceptance.faults.accounts import audit, present_rows, wait_until_ended
+from tests.acceptance.faults.accounts import audit, left_over, present_rows, wait_until_ended
 from tests.acceptance.faults.rows import FaultRun, Scale
 from tests.acceptance.rig import Rig, fetch, running, wait_for
 from tests.network import Network, network
@@ -91,6 +91,7 @@ def suffered(
             scene.wait_for_a_tile()
             did = [inject(scene) for _ in range(injections)]
             wait_until_ended(rig, scene.metafiles, 300)
+            wait_for(lambda: not left_over(rig), 120, lambda: f"left over: {left_over(rig)}")
             found = audit(rig, scene.metafiles, levels=LEVELS)
             wait_for(lambda: rig.ready().get("ready"), 120, lambda: str(rig.ready()))
             assert fetch(f"{rig.url}/healthz") == {"alive": True}
@@ -98,13 +99,8 @@ def suffered(
             assert "Traceback" not in log
         times = ", ".join(f"{what} {did.count(what)}" for what in sorted(set(did)))
         note = f"{times}; workers started {cluster.starts} times; seed {seed}"
-    waiting = found.left_over
-    if waiting:  # see docs/cluster.md: they are removed by the first job of a new worker in their directory
-        note += f"; temporary files that wait for a new worker in their directory: {waiting}"
-    problems = [problem for problem in found.problems if not problem.startswith("left over")]
-    enter(FaultRun(fault, injections, **{**found.counts(), "left_over": 0}, note=note))
-    assert waiting <= injections, found.problems
-    assert not problems, problems
+    enter(FaultRun(fault, injections, **found.counts(), note=note))
+    assert not found.problems, found.problems
 
 
 @pytest.mark.slow
