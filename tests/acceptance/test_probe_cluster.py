@@ -47,13 +47,13 @@ def test_the_scheduler_and_what_its_workers_see_are_said_by_host(rig: Rig, tmp_p
         cluster.start_worker(threads=2, wrapper=on_host("node7", "true"))
         cluster.start_worker(wrapper=on_host("node8", f"mount -t tmpfs none {shlex.quote(str(rig.mipmaps))}"))
         wait_for(lambda: cluster.logs().count("Registered to") == 2, "both workers are there")
+        unknown = f"{rig.acquisition} holds no image yet: whether they see it is not known"
         code, proved, wrong = probed(rig, cluster)
         assert proved == [
             "probe DASK answers",
             "probe DASK and its workers have the versions of this machine",
             "probe DASK has workers on: node7 1, node8 1; threads: 3",
-            f"probe daemon: workers on node7 write {rig.mipmaps}; {rig.acquisition} holds no image yet: whether they see "
-            "it is not known",
+            f"probe daemon: workers on node7 write {rig.mipmaps}; {unknown}",
         ]
         seen = f"does not see {rig.mipmaps} as the daemon does: No such file or directory"
         assert (code, wrong) == (1, [f"{SCHEDULER}watch daemon: workers on node8 get no tiles: {seen}"])
