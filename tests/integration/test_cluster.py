@@ -215,6 +215,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 async def test_temporary_files_of_dead_workers_go_and_those_of_a_worker_at_work_on_another_host_stay(
     cluster: Cluster, pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,7 +225,7 @@ async def test_temporary_files_of_dead_workers_go_and_those_of_a_worker_at_work_
     on_node = on_host("node7", "true")
     cluster.start_scheduler()
     worker = cluster.start_worker(wrapper=on_node)
-    await asyncio.wait_for(run_job(pool, job_for(tmp_path, "first")), 60)  # its process has swept the directories
+    await asyncio.wait_for(run_job(pool, job_for(tmp_path, "first")), 120)  # its process has swept the directories
     levels = tmp_path / "mipmaps" / "2"
     of_living, of_dead = (levels / f".a.tif.{writer}-0.tmp" for writer in living_and_dead(on_node, worker.pid))
     of_unknown, of_old = (levels / f".{name}.tif.00000000-1-1-0.tmp" for name in ("c", "d"))
@@ -232,14 +233,14 @@ async def test_temporary_files_of_dead_workers_go_and_those_of_a_worker_at_work_
     for path in files:
         path.write_bytes(b"half a lev")
     os.utime(of_old, (0, 0))
-    assert (await asyncio.wait_for(run_job(pool, job_for(tmp_path, "second")), 60)).fault is None
-    await asyncio.to_thread(wait_for, lambda: not of_dead.exists() and not of_old.exists(), "they are removed")
+    assert (await asyncio.wait_for(run_job(pool, job_for(tmp_path, "second")), 120)).fault is None
+    await asyncio.to_thread(wait_for, lambda: not of_dead.exists() and not of_old.exists(), "they are removed", 120)
     seen = len(attempts)
-    await asyncio.to_thread(wait_for, lambda: len(attempts) > seen + 3, "it is tried again")
+    await asyncio.to_thread(wait_for, lambda: len(attempts) > seen + 3, "it is tried again", 120)
     assert [path for path in files if path.exists()] == [of_living, of_unknown]
     cluster.kill_worker(worker)
     cluster.start_worker(wrapper=on_node)
-    await asyncio.to_thread(wait_for, lambda: not of_living.exists(), "a new worker on that host removes it")
+    await asyncio.to_thread(wait_for, lambda: not of_living.exists(), "a new worker on that host removes it", 120)
     assert of_unknown.exists()
 
 

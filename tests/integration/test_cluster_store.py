@@ -32,14 +32,14 @@ def refusing_stranger(request: Request) -> object_store.Answer:
 def layer() -> Iterator[FaultLayer]:
     object_store.require_moto()
     with object_store.keys_in_environment(), object_store.moto() as url, FaultLayer(url).running() as layer:
-        object_store.make_bucket(url, "em")
+        object_store.make_bucket(url, "facility")
         layer.rule = refusing_stranger
         yield layer
 
 
 @pytest.fixture
 def output_dir(layer: FaultLayer) -> ObjectPlace:
-    return object_store.place_at(layer.url, "em", "mipmaps")
+    return object_store.place_at(layer.url, "facility", "mipmaps")
 
 
 @pytest.fixture
@@ -57,6 +57,7 @@ def tile_of(directory: Path, output_dir: ObjectPlace, name: str) -> MipmapJob:
     return tile_job(Level0(name, image, None, SIDE, SIDE), plan, root)
 
 
+@pytest.mark.timeout(400)
 async def test_a_worker_without_access_to_the_store_gets_no_tiles_and_others_go_on(
     cluster: Cluster, layer: FaultLayer, output_dir: ObjectPlace, tmp_path: Path
 ) -> None:
@@ -65,14 +66,14 @@ async def test_a_worker_without_access_to_the_store_gets_no_tiles_and_others_go_
     with open_executor("dask", 2, cluster.address, job_timeout_s=60) as pool:
         jobs = [tile_of(tmp_path / f"section{number}", output_dir, "tile") for number in range(3)]
         first = asyncio.create_task(run_job(pool, jobs[0]))
-        await asyncio.to_thread(wait_for_crew, pool, lambda crew: list(crew.warnings()), "the worker is refused")
+        await asyncio.to_thread(wait_for_crew, pool, lambda crew: list(crew.warnings()), "the worker is refused", 120)
         (said,) = pool.crew.warnings()
         assert said.startswith(f"workers on poor get no tiles: {output_dir}/{PROOF_PREFIX}")
         assert "403" in said
         del cluster.environment["AWS_ACCESS_KEY_ID"]
         cluster.start_worker(wrapper=on_host("rich", "true"))
-        reports = [await asyncio.wait_for(first, 60)]
-        reports += [await asyncio.wait_for(run_job(pool, job), 60) for job in jobs[1:]]
+        reports = [await asyncio.wait_for(first, 120)]
+        reports += [await asyncio.wait_for(run_job(pool, job), 120) for job in jobs[1:]]
     assert not [report.fault for report in reports if report.fault]
     made = [level.path for report in reports for level in report.made]
     objects = Objects(output_dir.bucket)
