@@ -20,7 +20,7 @@ from handlers.workers.pool import WorkerPool
 from tests.process_group import kill_group
 from tests.waiting import wait_for
 
-START_S = 60.0
+START_S = 100.0
 TLS_ROLES = ("ca", "scheduler", "worker", "client")
 ADAPTIVE = """
 import asyncio, sys
@@ -68,14 +68,14 @@ class Cluster:
         """
         options = ["--host", self.address, "--no-dashboard", *self.tls]
         self.scheduler = self._start("scheduler", options, code, ())
-        wait_for(self._answers, "the scheduler listens")
+        wait_for(self._answers, "the scheduler listens", START_S)
 
     def start_adaptive(self, most: int) -> None:
         """Start a scheduler that has no worker, and starts and ends workers by the tasks that it sees."""
         path = self.directory / "adaptive.py"
         path.write_text(ADAPTIVE)
         self.scheduler = self._run(path, [str(self.port), str(self.directory), str(most)], (), stdin=subprocess.PIPE)
-        wait_for(self._answers, "the scheduler listens")
+        wait_for(self._answers, "the scheduler listens", START_S)
 
     def adapt(self, most: int) -> None:
         """Change the largest number of workers of an adaptive cluster."""

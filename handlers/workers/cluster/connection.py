@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import random
 import socket
 import ssl
@@ -211,7 +212,7 @@ def _tls_context(access: ClusterAccess) -> ssl.SSLContext:
 
 
 def _os_text(error: OSError) -> str:
-    return error.strerror or _text(error)
+    return os.strerror(error.errno) if error.errno else _text(error)  # asyncio's own text repeats the address
 
 
 def _text(error: BaseException) -> str:
