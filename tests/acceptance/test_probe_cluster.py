@@ -37,6 +37,8 @@ def probed(rig: Rig, cluster: Cluster) -> tuple[int, list[str], list[str]]:
     return code, of_cluster(proved, cluster), of_cluster(wrong, cluster)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_the_scheduler_and_what_its_workers_see_are_said_by_host(rig: Rig, tmp_path: Path) -> None:
     with running_cluster(tmp_path / "cluster") as cluster:
         rig.settings |= {"workers.executor": "dask", "workers.dask_scheduler": cluster.address}
@@ -62,6 +64,7 @@ def test_the_scheduler_and_what_its_workers_see_are_said_by_host(rig: Rig, tmp_p
         assert proved[-1] == f"probe daemon: workers on node7 read {rig.acquisition} and write {rig.mipmaps}"
 
 
+@pytest.mark.timeout(400)
 def test_the_certificate_of_the_scheduler_and_the_files_of_tls_are_tried(rig: Rig, tmp_path: Path) -> None:
     right, wrong = tmp_path / "right", tmp_path / "wrong"
     for directory in (right, wrong):

@@ -30,8 +30,7 @@ def refusing_stranger(request: Request) -> object_store.Answer:
 
 @pytest.fixture
 def layer() -> Iterator[FaultLayer]:
-    object_store.require_moto()
-    with object_store.keys_in_environment(), object_store.moto() as url, FaultLayer(url).running() as layer:
+    with object_store.moto_with_keys() as url, FaultLayer(url).running() as layer:
         object_store.make_bucket(url, "facility")
         layer.rule = refusing_stranger
         yield layer
