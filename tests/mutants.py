@@ -90,6 +90,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "daemon/web/routes.py": ("web",),
 }
 """Mutated module -> names of the tests that should notice."""
+TIMEOUT_CONSTANT = 6.0
+"""mutmut gives a mutant fifteen times this many seconds, and the tests' own time besides: the machine may be busy."""
 OUTCOMES = {0: "survived", 1: "killed", 3: "killed", 33: "no test", 5: "no test", None: "not tried"}
 """mutmut's exit code -> outcome. Every other code is a time-out or a crash of the test run: noticed, too."""
 
@@ -183,6 +185,7 @@ def _settings(module: str) -> str:
         "pytest_add_cli_args_test_selection": [name for name in names if (ROOT / name).exists()],
         "track_dependencies": False,
         "use_git_change_detection": False,
+        "timeout_constant": TIMEOUT_CONSTANT,
     }
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in values.items()]
     return "\n[tool.mutmut]\n" + "".join(lines)

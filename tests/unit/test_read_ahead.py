@@ -8,6 +8,7 @@ import pytest
 from handlers.container import Container
 from handlers.images.mrc_header import StackSection
 from handlers.images.read_ahead import UpcomingImage, announce, announce_image
+from handlers.images.render_source import RenderSource
 from handlers.mipmaps.job import MipmapJob
 from handlers.place import parse_object
 from handlers.regular_file import NotContained
@@ -45,6 +46,22 @@ def test_each_image_is_announced_once_by_an_earlier_job_as_far_as_the_limit_allo
     assert announced(upcoming.before(4)) == []
 
 
+def test_a_job_that_begins_later_announces_nothing_that_an_earlier_one_did():
+    upcoming = UpcomingImages(jobs(4), ReadAheadLimit(99 * IMAGE_BYTES))
+    assert announced(upcoming.before(0)) == ["1", "2", "3"]
+    assert [announced(upcoming.before(number)) for number in (1, 2, 3)] == [[], [], []]
+
+
+def test_a_job_that_ends_twice_gives_back_what_it_used_once():
+    limit = ReadAheadLimit(IMAGE_BYTES)
+    upcoming = UpcomingImages(jobs(2), limit)
+    upcoming.before(0)
+    for _ in range(2):
+        upcoming.done(1)
+    assert limit.take(IMAGE_BYTES)
+    assert not limit.take(1)
+
+
 def test_users_of_a_pool_share_the_limit_and_get_back_what_a_stopped_one_held():
     limit = ReadAheadLimit(3 * IMAGE_BYTES)
     first, second = UpcomingImages(jobs(9), limit), UpcomingImages(jobs(9), limit)
@@ -65,6 +82,7 @@ def test_only_files_are_announced():
         *jobs(1),
         MipmapJob("object", parse_object("s3://bucket/a.tif"), (), 100, 100),
         MipmapJob("section", Path("/data/a.tif"), (), 100, 100, stack=stack),
+        MipmapJob("served", Path("/data/a.tif"), (), 100, 100, source=RenderSource("http://render/a", 8)),
         *jobs(1),
     ]
     assert announced(UpcomingImages(mixed, ReadAheadLimit(9 * IMAGE_BYTES)).before(0)) == ["0"]

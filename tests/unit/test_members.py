@@ -1,0 +1,263 @@
+"""The workers of a scheduler: which of them get jobs, and when they are asked again. The scheduler is a list."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from handlers.sharing import AS_MADE
+from handlers.workers.cluster import members
+from handlers.workers.cluster.ground import PROOF_PREFIX, Ground, Proof, Task, prove
+from handlers.workers.cluster.members import FRESH_S, MOST_GROUNDS, RETRY_S, Members
+from handlers.workers.cluster.on_worker import METRIC, Introduction, versions_here
+
+ONE, TWO = "tcp://node1:1", "tcp://node2:2"
+SAME = versions_here()
+
+
+class Scheduler:
+    """Stands for the connection to a scheduler."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, dict[str, Any]] = {ONE: {"nthreads": 2}}
+        self.scheduler_versions: dict[str, str] = {}
+        self.asked: list[tuple[str, list[Ground]]] = []
+        self.versions = dict(SAME)
+        self.answer: Callable[[Task], Proof] = lambda task: prove(task, "w")
+        self.instead: Any = None
+        """Answer of a worker in place of its introduction."""
+
+    async def workers(self) -> dict[str, dict[str, Any]]:
+        return self.found
+
+    async def run(self, address: str, _: object, tasks: tuple[Task, ...], paths: object) -> Any:
+        self.asked.append((address, [task.ground for task in tasks]))
+        if self.instead is not None:
+            return self.instead
+        host = address.partition("://")[2].partition(":")[0]
+        return Introduction(host, self.versions, tuple(self.answer(task) for task in tasks))
+
+
+class Bench:
+    """Members over a scheduler that is a list, at a time that the test sets."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root, self.now = root, 1000.0
+        self.changes = 0
+        self.scheduler = Scheduler()
+        self.members = Members((), self._changed)
+        self.members.begin(self.scheduler)  # type: ignore[arg-type]
+        monkeypatch.setattr(members, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    def ground(self, name: str = "a") -> Ground:
+        (self.root / name).mkdir(exist_ok=True)
+        (self.root / name / "image.tif").write_bytes(b"image")
+        return Ground(self.root / name, self.root / f"{name} levels")
+
+    def learn(self, name: str = "a") -> Ground:
+        ground = self.ground(name)
+        self.members.learn(ground, self.root / name / "image.tif", AS_MADE)
+        return ground
+
+    async def settled(self) -> None:
+        """Wait until every worker that was asked has answered."""
+        while checks := [each.check for each in self.members._workers.values() if each.check and not each.check.done()]:
+            await asyncio.gather(*checks)
+
+    async def look(self) -> None:
+        await self.members.look()
+        await self.settled()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tmp_path, monkeypatch)
+
+
+async def test_a_worker_gets_jobs_once_it_has_said_who_it_is_and_proved_what_it_sees(bench: Bench) -> None:
+    await bench.members.look()
+    assert bench.members.usable(None) == frozenset()
+    await bench.settled()
+    assert bench.members.usable(None) == {ONE}
+    ground = bench.learn()
+    assert bench.members.usable(ground) == frozenset()
+    await bench.settled()
+    assert bench.members.usable(ground) == {ONE}
+    assert bench.scheduler.asked == [(ONE, []), (ONE, [ground])]
+    assert bench.changes == 2
+    assert not list(bench.root.rglob(f"{PROOF_PREFIX}*"))
+    (member,) = bench.members.described()
+    assert (member.host, member.threads, member.problem, member.is_usable) == ("node1", 2, "", True)
+
+
+async def test_a_worker_that_sees_other_files_gets_no_jobs_there_and_is_asked_again_after_a_pause(bench: Bench) -> None:
+    blind = bench.learn("a")
+    bench.scheduler.answer = lambda task: Proof("does not see it") if task.ground == blind else prove(task, "w")
+    seen = bench.learn("b")
+    await bench.look()
+    assert (bench.members.usable(blind), bench.members.usable(seen)) == (frozenset(), {ONE})
+    (member,) = bench.members.described()
+    assert (member.problem, member.is_usable) == ("does not see it", True)
+    bench.scheduler.answer = lambda task: prove(task, "w")
+    bench.now += RETRY_S - 1
+    await bench.look()
+    assert bench.members.usable(blind) == frozenset()
+    bench.now += 2
+    await bench.look()
+    assert bench.members.usable(blind) == {ONE}
+    assert bench.scheduler.asked[-1] == (ONE, [blind])
+
+
+async def test_a_worker_that_sees_nothing_is_of_no_use(bench: Bench) -> None:
+    bench.scheduler.answer = lambda _: Proof("does not see it")
+    bench.learn()
+    await bench.look()
+    (member,) = bench.members.described()
+    assert (member.problem, member.is_usable) == ("does not see it", False)
+
+
+async def test_a_worker_whose_writing_does_not_arrive_gets_no_jobs(bench: Bench) -> None:
+    bench.scheduler.answer = lambda _: Proof("", bench.root / "elsewhere")
+    ground = bench.learn()
+    await bench.look()
+    assert bench.members.usable(ground) == frozenset()
+    assert "does not arrive" in bench.members.described()[0].problem
+
+
+async def test_another_temwatch_gets_no_jobs_at_all_until_it_is_replaced(bench: Bench) -> None:
+    ground = bench.learn()
+    bench.scheduler.versions = {**SAME, "temwatch": "0.0.1"}
+    await bench.look()
+    assert (bench.members.usable(ground), bench.members.usable(None)) == (frozenset(), frozenset())
+    (member,) = bench.members.described()
+    assert member.problem.startswith("has temwatch 0.0.1")
+    assert not member.is_usable
+    bench.scheduler.versions = dict(SAME)
+    bench.now += RETRY_S - 1
+    await bench.look()
+    assert bench.members.usable(None) == frozenset()
+    bench.now += 2
+    await bench.look()
+    assert bench.members.usable(ground) == bench.members.usable(None) == {ONE}
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (ModuleNotFoundError("No module named 'handlers'"), "has no temwatch, or another one than the daemon"),
+        (AttributeError("introduce"), "has no temwatch, or another one than the daemon"),
+        (ValueError("a\n b"), "could not be asked: a b"),
+        (TimeoutError(), "could not be asked: TimeoutError"),
+    ],
+)
+async def test_a_worker_that_cannot_be_asked_is_named_with_the_reason(bench: Bench, answer: Any, words: str) -> None:
+    bench.scheduler.instead = answer
+    await bench.look()
+    (member,) = bench.members.described()
+    assert words in member.problem
+    assert bench.members.usable(None) == frozenset()
+    bench.scheduler.instead = None
+    bench.now += RETRY_S + 1
+    await bench.look()
+    assert bench.members.usable(None) == {ONE}
+
+
+async def test_a_worker_that_does_not_answer_is_given_up_in_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(members, "CHECK_S", 0.01)
+    monkeypatch.setattr(bench.scheduler, "run", hang)
+    await bench.look()
+    assert bench.members.described()[0].problem == "could not be asked: has not answered for 0.01 s"
+
+
+async def test_nothing_is_proved_where_the_daemon_cannot_write_and_it_is_tried_again(bench: Bench) -> None:
+    ground = bench.ground()
+    ground.output.write_text("a file in the place of the directory")
+    bench.members.learn(ground, bench.root / "a/image.tif", AS_MADE)
+    await bench.look()
+    assert bench.scheduler.asked == [(ONE, [])]
+    assert (bench.members.usable(None), bench.members.usable(ground)) == ({ONE}, frozenset())
+    ground.output.unlink()
+    await bench.look()
+    assert bench.members.usable(ground) == {ONE}
+
+
+async def test_workers_come_and_go(bench: Bench) -> None:
+    ground = bench.learn()
+    await bench.look()
+    bench.scheduler.found = {TWO: {"nthreads": 1, "host": "10.0.0.2"}}
+    await bench.members.look()
+    assert bench.members.addresses == {TWO}
+    assert bench.members.described()[0].host == "10.0.0.2"
+    await bench.settled()
+    assert bench.members.usable(ground) == {TWO}
+    bench.members.end()
+    assert (bench.members.addresses, bench.members.notes()) == (frozenset(), ())
+
+
+async def test_a_worker_that_goes_while_it_is_asked_is_not_waited_for(bench: Bench) -> None:
+    await bench.members.look()
+    check = bench.members._workers[ONE].check
+    bench.scheduler.found = {}
+    await bench.members.look()
+    assert check is not None
+    await asyncio.wait([check])
+    assert check.cancelled()
+
+
+async def test_jobs_are_known_by_the_signs_of_life_of_their_workers(bench: Bench) -> None:
+    bench.scheduler.found[ONE]["metrics"] = {METRIC: {"t-1": 2.5}}
+    await bench.look()
+    assert (bench.members.running_s("t-1"), bench.members.holder("t-1")) == (2.5, ONE)
+    assert (bench.members.running_s("t-2"), bench.members.holder("t-2")) == (None, None)
+    assert bench.members.described()[0].tiles == 1
+    bench.scheduler.found[ONE]["metrics"] = {METRIC: "no mapping"}
+    await bench.look()
+    assert bench.members.running_s("t-1") is None
+
+
+async def test_a_failed_job_has_its_worker_asked_unless_that_was_a_moment_ago(bench: Bench) -> None:
+    ground = bench.learn()
+    await bench.look()
+    bench.scheduler.answer = lambda _: Proof("does not see it any more")
+    bench.now += FRESH_S
+    assert not await bench.members.fails_now(ONE, ground)
+    assert len(bench.scheduler.asked) == 1
+    bench.now += 1
+    assert await bench.members.fails_now(ONE, ground)
+    assert bench.scheduler.asked[-1] == (ONE, [ground])
+    assert bench.members.usable(ground) == frozenset()
+
+
+async def test_a_worker_or_ground_that_is_not_known_is_no_fault_of_a_worker(bench: Bench) -> None:
+    ground = bench.learn()
+    await bench.look()
+    assert not await bench.members.fails_now(TWO, ground)
+    assert not await bench.members.fails_now(ONE, bench.ground("b"))
+
+
+async def test_the_grounds_of_the_latest_jobs_are_remembered(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MOST_GROUNDS > 100
+    monkeypatch.setattr(members, "MOST_GROUNDS", 2)
+    first, second = bench.learn("a"), bench.learn("b")
+    await bench.look()
+    bench.learn("a")  # used again: the oldest is the other one now
+    third = bench.learn("c")
+    await bench.settled()
+    assert [bench.members.usable(each) for each in (first, second, third)] == [{ONE}, frozenset(), {ONE}]
+
+
+async def test_versions_that_differ_are_one_note(bench: Bench) -> None:
+    bench.scheduler.scheduler_versions = {"python": "2.7.0"}
+    await bench.look()
+    (note,) = bench.members.notes()
+    assert note.startswith("versions differ in the cluster: python is ")
+    assert "2.7.0 on the scheduler" in note
