@@ -1,6 +1,7 @@
 """Images are read ahead: within a limit, each once, and only where they may be opened."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,13 @@ def test_users_of_a_pool_share_the_limit_and_get_back_what_a_stopped_one_held():
 def test_an_image_above_the_whole_limit_is_left_to_its_own_job():
     upcoming = UpcomingImages(jobs(3), ReadAheadLimit(IMAGE_BYTES - 1))
     assert [announced(upcoming.before(number)) for number in range(3)] == [[], [], []]
+
+
+def test_an_image_is_announced_with_the_directory_that_must_contain_it_and_the_bytes_of_its_pixels(tmp_path):
+    root = Container.of(tmp_path)
+    first, second = jobs(2)
+    job = UpcomingImages([first, replace(second, root=root)], ReadAheadLimit(IMAGE_BYTES)).before(0)
+    assert job.upcoming == (UpcomingImage(second.level0, root, IMAGE_BYTES),)
 
 
 def test_only_files_are_announced():
