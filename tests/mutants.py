@@ -86,6 +86,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "daemon/pipeline/late_uploads.py": ("overwritten",),
     "handlers/workers/cluster/executor.py": ("cluster_executor",),
     "handlers/workers/cluster/members.py": ("members",),
+    "handlers/stores/bucket.py": ("bucket",),
     "handlers/workers/upcoming.py": ("read_ahead",),
     "daemon/web/access.py": ("posts", "web", "pages", "visitor", "doctests"),
     "daemon/web/visitor.py": ("visitor",),

@@ -148,6 +148,18 @@ def test_microscopes_are_not_cut_in_pieces() -> None:
     assert (alone.scopes_each, alone.servers) == (0, None)
 
 
+def test_workers_and_memory_are_those_of_the_microscopes_that_a_server_serves() -> None:
+    facility, server = Facility(scopes=30, tiles_per_s=40), Server(cores=16, disk_mb_s=12_000, network_mb_s=1e6)
+    found = plan(facility, server, COSTS)
+    assert found.scopes_each == 3
+    workers = [math.ceil(load_of(facility, scopes, COSTS).workers) for scopes in (2, 3, 4)]
+    assert len(set(workers)) == 3
+    assert found.workers_each == workers[1]
+    memory = COSTS.daemon_memory.value + workers[1] * worker_memory_mib(facility, COSTS)
+    assert found.memory_each_mib == memory
+    assert plan(replace(facility, scopes=2), server, COSTS).workers_each == workers[0]
+
+
 def test_the_disk_carries_level_0_twice_and_the_levels_once() -> None:
     load = load_of(Facility(tiles_per_s=1, width=4096, height=4096), 1, COSTS)
     assert load.disk_read_mb_s == pytest.approx(16.78, abs=0.01)
