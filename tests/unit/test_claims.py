@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +15,10 @@ from daemon.montages.states import MontageState
 from daemon.pipeline import claims
 from daemon.pipeline.claims import RIVAL_PAUSE_S, Claim, Claims, claim_of, find, namesake_fault
 from daemon.pipeline.settle import Ignored, NotYet
+from daemon.system import threads
 from handlers.acquisition import arrival
 from handlers.acquisition.presence import look_at
-from handlers.errors import MetafileFault, StorageFault
+from handlers.errors import Evidence, MetafileFault, StorageFault
 from handlers.identity import FileIdentity
 
 S = MontageState
@@ -215,7 +217,8 @@ async def test_a_finished_montage_keeps_its_tiles_without_its_metafile(two: Two,
     two.digest = "of neither"
     with pytest.raises(MetafileFault) as refused:
         await two.judged()
-    assert refused.value.problem.endswith(f"{two.theirs} holds another content now, but its montage 5 is {state}")
+    assert refused.value.problem.startswith(f"shares tiles with {two.theirs}")
+    assert refused.value.problem.endswith(f"; {two.theirs} holds another content now, but its montage 5 is {state}")
     two.theirs.unlink()
     with pytest.raises(MetafileFault) as refused:
         await two.judged()
@@ -247,7 +250,7 @@ async def test_a_second_path_of_a_settled_file_is_ignored(two: Two, state: Monta
     ignored = await two.judged()
     assert isinstance(ignored, Ignored)
     assert ignored.reason == f"it is {two.theirs} under another path"
-    assert ignored.evidence.path == two.theirs
+    assert ignored.evidence == Evidence(two.theirs, two.identity, or_gone=True)
 
 
 async def test_a_second_path_of_a_file_that_never_settled_is_refused_or_settles(two: Two) -> None:
@@ -290,6 +293,22 @@ async def test_a_rival_of_a_watch_that_cannot_be_accessed_is_waited_for_if_it_ha
     assert await two.judged() is None
 
 
+async def test_a_rival_whose_file_server_does_not_answer_is_named(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+
+    def hang(*_: object, **__: object) -> None:
+        answers.wait(60)
+
+    monkeypatch.setattr(claims, "look_at", hang)
+    monkeypatch.setattr(threads, "ANSWER_S", 0.01)
+    try:
+        with pytest.raises(StorageFault, match="its file server does not answer") as fault:
+            await two.judged()
+    finally:
+        answers.set()
+    assert fault.value.subject == str(two.theirs)
+
+
 # --- sections that were imaged again, and copies on a mirror drive
 
 
@@ -313,6 +332,7 @@ async def test_an_earlier_take_is_ignored_while_the_later_one_stands_or_is_finis
     ignored = await two.judged()
     assert isinstance(ignored, Ignored)
     assert ignored.reason == f"imaged again: {two.theirs}"
+    assert ignored.evidence == Evidence(two.theirs, two.identity, or_gone=True)
     two.theirs.unlink()
     assert await two.judged() == f"its metafile is gone, and {two.own} names its images"
     two.state = S.COMPLETE
@@ -327,6 +347,7 @@ async def test_a_copy_on_a_mirror_drive_is_ignored(two: Two, takes: set[Any]) ->
     ignored = await two.judged()
     assert isinstance(ignored, Ignored)
     assert ignored.reason == f"a copy on a mirror drive: {two.theirs}"
+    assert ignored.evidence == Evidence(two.theirs, two.identity, or_gone=True)
 
 
 # --- stacks of one name from two header values
