@@ -56,7 +56,7 @@ def settle(
     same = _with_digest(others, settled.digest)
     if same is not None and same.state in HAS_SETTLED:
         return _see_again(connection, montage, same, others, now)
-    rivals = duplicates.rivals(connection, montage, settled, inspection.read or montage.identity)
+    rivals = duplicates.rivals(connection, montage, settled, montage.identity)
     gone = {montage.id: because for montage, because in moved.items()}
     # A rival without shared tiles may have settled since it was checked: two paths of one file settle concurrently.
     unchecked = tuple(

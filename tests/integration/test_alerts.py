@@ -354,6 +354,19 @@ async def test_people_are_told_while_the_journal_cannot_be_written(
     assert await world.look() == ["over: journal not writable"]
 
 
+async def test_a_message_is_sent_once_the_journal_has_stored_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(_: object) -> None:
+        await asyncio.Event().wait()
+
+    await world.look()
+    world.facts = replace(FINE, disks=(Disk("/mips", 0, 1, "is full"),))
+    with monkeypatch.context() as patch:
+        patch.setattr("daemon.notify.alerts.SAVE_S", 0.01)
+        patch.setattr(world.journal, "write", hang)
+        assert await world.look() == []
+    assert await world.look() == ["disk low"]
+
+
 async def test_three_workers_lost_in_ten_minutes_are_told_and_three_in_a_day_are_not(world: World) -> None:
     for deaths in (0, 1, 2, 3):
         world.facts = replace(FINE, worker_deaths=deaths)

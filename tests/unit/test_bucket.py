@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -182,6 +183,9 @@ def test_a_digest_is_known_if_the_store_has_the_md5_that_was_put_with_it(store: 
         before, found.metadata = found.metadata, {**found.metadata, name: value}
         assert store.known_digest(PLACE) is None
         found.metadata = before
+    before, found.metadata = found.metadata, {"md5": found.metadata["md5"]}
+    assert store.known_digest(PLACE) is None
+    found.metadata = before
     found.etag = '"d41d8cd98f00b204e9800998ecf8427e"'  # another program has written it since
     assert store.known_digest(PLACE) is None
     found.etag = "no MD5"
@@ -193,8 +197,34 @@ def test_objects_are_listed_looked_at_and_deleted_by_their_own_names(store: Buck
     write(store)
     stat = store.stat(PLACE)
     assert stat is not None
-    assert stat.size == len(CONTENT)
+    assert (stat.size, stat.version) == (len(CONTENT), objects.objects[PLACE].etag)
     assert [(name, each.size) for name, each in store.list(ObjectPlace(BUCKET, "mips/1"))] == [("a.tif", 10)]
     store.delete(PLACE)
     assert objects.objects == {}
     assert (store.url(PLACE), store.free_bytes(PLACE)) == ("s3://em/mips/1/a.tif", None)
+
+
+@pytest.mark.parametrize(
+    ("extension", "content_type"), [("tif", "image/tiff"), ("png", "image/png"), ("jpg", "image/jpeg")]
+)
+def test_a_page_is_put_with_the_type_of_its_encoding_and_reported_once_it_is_there(
+    store: BucketStore, objects: Objects, extension: str, content_type: str
+):
+    page, encoding = SimpleNamespace(content=CONTENT), SimpleNamespace(extension=extension)
+    seen: list[tuple[bytes, int]] = []
+    for replaces in (False, True):
+        put: Any = store.put
+        assert put(1, PLACE, page, encoding, lambda content: seen.append((content, objects.puts))) is replaces
+    assert seen == [(CONTENT, 1), (CONTENT, 2)]
+    assert (objects.objects[PLACE].content, objects.objects[PLACE].content_type) == (CONTENT, content_type)
+    assert put(1, PLACE, page, encoding) is True
+    with store.open(PLACE) as file:
+        assert file.read() == CONTENT
+
+
+def test_objects_without_an_etag_have_an_empty_tag(store: BucketStore, objects: Objects):
+    objects.etag_of = lambda _: None
+    write(store)
+    stat = store.stat(PLACE)
+    assert stat is not None
+    assert stat.version == ""

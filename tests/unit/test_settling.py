@@ -97,6 +97,7 @@ def settled(digest: str = "aa", tiles: tuple[str, ...] = ("t1", "t2"), **given: 
 
 def test_what_settling_found_out_is_stored(rows):
     facts = {"raw_fields": '{"a": "1"}', "mipmapped_fields": '{"b": "2"}', "section_id": "7.0", "output_dir": "file:/m"}
+    rows.done("other", OTHER, tiles=("u1",))
     montage_id = rows.done(
         until=Event.SETTLED, findings=("one", "two"), bounds=(1.0, 2.0, 3.0, 4.0), scope="t1", tape="x", **facts
     )
@@ -136,6 +137,7 @@ def test_a_content_that_had_settled_is_seen_again_and_supersedes_the_others(rows
     result = rows.settle(again, "aa")
     assert (result.kept, result.is_known, result.rivals) == (known, True, ())
     assert [each.id for each in result.superseded] == [bad]
+    assert rows.column("superseded_by", bad) == known
     assert rows.ids() == [known, bad]
     assert (rows[known].identity, rows.state(known)) == (identity, S.COMPLETE)
     assert rows.column("sighted", known) == 3
@@ -267,6 +269,17 @@ def test_contents_that_a_moved_metafile_had_replaced_are_superseded_except_finis
         assert rows.state(finished) is not S.SUPERSEDED
 
 
+def test_all_contents_that_several_moved_metafiles_had_replaced_are_reported(rows):
+    replaced, moved = [], {}
+    for name in ("c", "d"):
+        path = Path(f"/data/{name}/_metadata_1_.json")
+        replaced.append(rows.done(f"old {name}", path, until=Event.SETTLED, tiles=(name,)))
+        rows.fail(replaced[-1])
+        moved[rows[rows.sight(path)]] = "moved"
+    result = rows.settle(rows.sight(), moved=moved)
+    assert [each.id for each in result.superseded] == [*(each.id for each in moved), *replaced]
+
+
 # --- a metafile that moved without settling
 
 
@@ -364,6 +377,7 @@ def test_a_refused_or_ignored_content_supersedes_all_others_of_its_path_but_comp
     ignored = rows.sight()
     result = settling.ignore(rows.connection, rows.inspection(ignored, "lens"), "lens correction", AWAITED, NOW)
     assert (result.kept, [each.id for each in result.superseded]) == (ignored, [refused])
+    assert rows.column("superseded_by", refused) == ignored
     assert [rows.state(each) for each in (complete, refused, ignored)] == [S.COMPLETE, S.SUPERSEDED, S.IGNORED]
     assert (rows[ignored].waiting_for, rows[ignored].digest) == ("lens correction", "lens")
     assert [each.montage_id for each in retries.awaited(rows.connection)] == [ignored]
@@ -386,6 +400,7 @@ def test_a_metafile_that_is_gone_ends_the_unfinished_contents_of_its_path(rows, 
     unread = rows.sight()
     result, montage = settling.refuse(rows.connection, rows.inspection(unread, None), GONE, NOW)
     assert ([each.id for each in result.superseded], result.kept) == ([unfinished], unread)
+    assert rows.column("superseded_by", unfinished) == unread
     assert (rows.state(unfinished), montage.state, montage.digest) == (S.SUPERSEDED, S.FAILED, None)
 
 
@@ -395,6 +410,14 @@ def test_a_metafile_that_is_gone_leaves_finished_contents_alone(rows, until):
     before = rows.state(finished)
     result, _ = settling.refuse(rows.connection, rows.inspection(rows.sight(), None), GONE, NOW)
     assert (result.superseded, rows.state(finished)) == ((), before)
+
+
+def test_a_metafile_that_is_ignored_unread_ends_no_other_content(rows):
+    unfinished = rows.done("aa", until=Event.INGESTED)
+    unread = rows.sight()
+    result = settling.ignore(rows.connection, rows.inspection(unread, None), "a second path", None, NOW)
+    assert (result.kept, result.superseded, rows.state(unread)) == (unread, (), S.IGNORED)
+    assert rows.state(unfinished) is S.INGESTED
 
 
 def test_a_metafile_that_cannot_be_read_ends_no_other_content(rows):
