@@ -91,7 +91,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "handlers/workers/cluster/members.py": ("members",),
     "handlers/stores/bucket.py": ("bucket",),
     "handlers/workers/upcoming.py": ("read_ahead",),
-    "daemon/web/access.py": ("posts", "web", "pages", "visitor", "doctests"),
+    "daemon/web/access.py": ("post_access",),
     "daemon/web/visitor.py": ("visitor",),
     "daemon/web/posts.py": ("posts", "posts_of_persons", "http_guards", "verdicts"),
     "daemon/web/routes.py": ("web",),

@@ -112,3 +112,14 @@ def test_a_silenced_condition_is_told_when_the_silence_ends_and_its_end_is_not()
     ended = look(told, 10.0, silent=True)
     assert (ended.messages, ended.alerts) == (told.messages, {})
     assert look(ended, 20.0).messages == told.messages
+
+
+def test_only_the_silenced_condition_is_not_told() -> None:
+    state = AlertState().look([AWAY, BROKEN], 0.0, REPEAT_S, write, lambda condition: condition == AWAY)
+    assert [each.group for each in state.messages] == [BROKEN.group]
+
+
+def test_what_could_not_be_looked_at_has_not_ended() -> None:
+    told = look(AlertState(), 0.0, AWAY)
+    unknown = told.look([], 10.0, REPEAT_S, write, unknown=[(AWAY.kind, AWAY.watch)])
+    assert (unknown.alerts, unknown.messages) == (told.alerts, told.messages)

@@ -10,11 +10,13 @@ import pytest
 
 from handlers.sharing import AS_MADE
 from handlers.workers.cluster import members
+from handlers.workers.cluster.access import WorkerPath
 from handlers.workers.cluster.ground import PROOF_PREFIX, Ground, Proof, Task, prove
 from handlers.workers.cluster.members import FRESH_S, MOST_GROUNDS, RETRY_S, Members
-from handlers.workers.cluster.on_worker import METRIC, Introduction, versions_here
+from handlers.workers.cluster.on_worker import METRIC, Introduction, introduce, versions_here
 
 ONE, TWO = "tcp://node1:1", "tcp://node2:2"
+PATHS = (WorkerPath("node*", Path("/data"), Path("/mnt/em")),)
 SAME = versions_here()
 
 
@@ -33,7 +35,8 @@ class Scheduler:
     async def workers(self) -> dict[str, dict[str, Any]]:
         return self.found
 
-    async def run(self, address: str, _: object, tasks: tuple[Task, ...], paths: object) -> Any:
+    async def run(self, address: str, function: object, tasks: tuple[Task, ...], paths: object) -> Any:
+        assert (function, paths) == (introduce, PATHS)
         self.asked.append((address, [task.ground for task in tasks]))
         if self.instead is not None:
             return self.instead
@@ -48,7 +51,7 @@ class Bench:
         self.root, self.now = root, 1000.0
         self.changes = 0
         self.scheduler = Scheduler()
-        self.members = Members((), self._changed)
+        self.members = Members(PATHS, self._changed)
         self.members.begin(self.scheduler)  # type: ignore[arg-type]
         monkeypatch.setattr(members, "time", SimpleNamespace(monotonic=lambda: self.now))
 
@@ -94,6 +97,45 @@ async def test_a_worker_gets_jobs_once_it_has_said_who_it_is_and_proved_what_it_
     assert not list(bench.root.rglob(f"{PROOF_PREFIX}*"))
     (member,) = bench.members.described()
     assert (member.host, member.threads, member.problem, member.is_usable) == ("node1", 2, "", True)
+    assert bench.members.notes() == ()
+
+
+async def test_a_worker_that_has_not_answered_has_the_host_of_its_address(bench: Bench) -> None:
+    bench.scheduler.found = {"tls://[fe80::1]:4711": {"nthreads": 1}}
+    await bench.members.look()
+    assert bench.members.described()[0].host == "[fe80::1]"
+
+
+async def test_a_worker_that_is_asked_still_keeps_no_other_from_being_asked(bench: Bench) -> None:
+    hung = asyncio.Event()
+    answer = bench.scheduler.run
+
+    async def run(address: str, *rest: Any) -> Any:
+        if address == ONE:
+            await hung.wait()
+        return await answer(address, *rest)
+
+    bench.scheduler.run = run  # type: ignore[method-assign]
+    await bench.members.look()
+    bench.scheduler.found[TWO] = {"nthreads": 1}
+    await bench.members.look()
+    check = bench.members._workers[TWO].check
+    assert check is not None
+    await check
+    assert bench.members.usable(None) == {TWO}
+    hung.set()
+    await bench.settled()
+    assert bench.members.usable(None) == {ONE, TWO}
+
+
+async def test_a_worker_that_proved_everything_is_not_asked_again(bench: Bench) -> None:
+    bench.learn()
+    await bench.look()
+    asked = len(bench.scheduler.asked)
+    for _ in range(3):
+        bench.now += RETRY_S + 1
+        await bench.look()
+    assert len(bench.scheduler.asked) == asked
 
 
 async def test_a_worker_that_sees_other_files_gets_no_jobs_there_and_is_asked_again_after_a_pause(bench: Bench) -> None:
@@ -250,9 +292,16 @@ async def test_the_grounds_of_the_latest_jobs_are_remembered(bench: Bench, monke
     first, second = bench.learn("a"), bench.learn("b")
     await bench.look()
     bench.learn("a")  # used again: the oldest is the other one now
+    bench.scheduler.found[TWO] = {"nthreads": 1}
+    await bench.members.look()  # the other worker has proved nothing yet
     third = bench.learn("c")
     await bench.settled()
-    assert [bench.members.usable(each) for each in (first, second, third)] == [{ONE}, frozenset(), {ONE}]
+    await bench.look()
+    assert [bench.members.usable(each) for each in (first, second, third)] == [
+        {ONE, TWO},
+        frozenset(),
+        {ONE, TWO},
+    ]
 
 
 async def test_versions_that_differ_are_one_note(bench: Bench) -> None:
