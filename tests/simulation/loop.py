@@ -77,6 +77,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.now = start
         self.turns = 0
         self.slowness = 1.0
+        self.longest_wait_s = 0.0
+        """Longest time that work of an executor of one thread, such as the journal's, has waited and run."""
         """Factor of the pauses of threads."""
         self.signal_handlers: dict[int, Callable[[], object]] = {}
         self.servers: list[SimulatedServer] = []
@@ -214,6 +216,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         if is_alone:
             when = max(when, self._busy_until.get(id(executor), 0.0) + 1e-6)
             self._busy_until[id(executor)] = when
+            self.longest_wait_s = max(self.longest_wait_s, when - self.now)
         self.call_at(when, work)
         return future
 
