@@ -84,7 +84,7 @@ class MosaicJob:
 def draw_mosaic(job: MosaicJob) -> bytes:
     """Return the mosaic as PNG, transparent where there is no tile; a tile whose image is not there yet is striped."""
     placed = _all_checked(job.resolved_tiles)
-    canvas = _canvas(placed, None, job.max_px, 0)
+    canvas = _canvas(placed, None, job.max_px, 0, max(min(tile.images) for tile in placed))
     opacity = np.zeros_like(canvas.grey)
     for tile in placed:
         try:
@@ -133,10 +133,10 @@ class _Canvas:
     """From the section's pixels to the picture's."""
 
 
-def _canvas(tiles: Sequence[_Placed], level: int | None, max_px: int, background: int) -> _Canvas:
+def _canvas(tiles: Sequence[_Placed], level: int | None, max_px: int, background: int, least: int = 0) -> _Canvas:
     left, top, right, bottom = _bounds(tiles)
     if level is None:
-        level = max(0, math.ceil(math.log2(max(right - left, bottom - top) / max_px)))
+        level = max(least, math.ceil(math.log2(max(right - left, bottom - top) / max_px)))
     scale = 2**level
     shape = (max(1, int((bottom - top) / scale)), max(1, int((right - left) / scale)))
     to_picture = np.diag([1 / scale, 1 / scale, 1]) @ np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]])

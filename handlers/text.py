@@ -148,13 +148,13 @@ def excerpt(value: object) -> str:
 def byte_size(count: int) -> str:
     """Return a number of bytes with a suitable unit.
 
-    >>> byte_size(512), byte_size(1_000_000), byte_size(1_500_000_000)
-    ('512 bytes', '1.00 MB', '1.50 GB')
+    >>> byte_size(1), byte_size(512), byte_size(1_000_000), byte_size(1_500_000_000)
+    ('1 byte', '512 bytes', '1.00 MB', '1.50 GB')
     """
     for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= factor:
             return f"{count / factor:.2f} {unit}"
-    return f"{count} bytes"
+    return f"{count} byte" if count == 1 else f"{count} bytes"
 
 
 def distinct_byte_sizes(count: int, other: int) -> tuple[str, str]:

@@ -29,7 +29,7 @@ MOSAIC_PX = 2_000
 """Longest side of a mosaic."""
 MOST_COMPARED = 100
 """Montages whose numbers one scale holds."""
-_VERSION = 2
+_VERSION = 3
 """Of the drawing: another number makes kept pictures useless."""
 
 
@@ -145,7 +145,7 @@ def mosaic_job(section: Section) -> MosaicJob:
     plan = section.watch.mipmap_plan()
     specs = {}
     for spec, tile in zip(section.specs, section.level0(), strict=True):
-        files = {0: (tile.image, tile.mask), **level_files(tile, plan)}
+        files = level_files(tile, plan) or {0: (tile.image, tile.mask)}  # not both: a picture shows what was made
         urls = {str(level): {"imageUrl": image, "maskUrl": mask} for level, (image, mask) in files.items()}
         specs[tile.tile_id] = {**spec, "mipmapLevels": urls}
     shared = {section.transform["id"]: section.transform} if section.transform else {}

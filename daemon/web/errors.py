@@ -44,6 +44,13 @@ def errors_as_pages(page: Callable[[web.Request, int, str], Awaitable[web.Stream
             if error.status < 400 or not wants_html(request):
                 raise
             return await page(request, error.status, error.reason)
+        except ConnectionError:
+            raise
+        except Exception as error:  # a bug: the server logs it for programs, and answers them in JSON
+            if not wants_html(request):
+                raise
+            request.protocol.log_exception("Error handling request from %s", request.remote, exc_info=error)
+            return await page(request, 500, "")
 
     return show
 

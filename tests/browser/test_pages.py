@@ -108,14 +108,20 @@ async def test_all_failures_are_retried_after_a_question(viewer: Viewer, face):
     await page.get_by_role("button", name="Retry all 2").click()
     await expect(page.get_by_text("No section has failed.")).to_be_visible()
     assert sorted(face.line.enqueued) == ids
+    ids.append(await face.failed(3))
+    await page.get_by_role("button", name="Retry it").click()  # without a question
+    await expect(page.get_by_text("No section has failed.")).to_be_visible()
+    assert sorted(face.line.enqueued) == ids
 
 
 async def test_a_person_decides_in_place_of_the_rules(viewer: Viewer, face):
     montage_id = await face.reached(1, MontageState.COMPLETE)
     page = await viewer.opens(str(face.client.make_url(f"/montages/{montage_id}")))
     await marked(page)
-    await page.get_by_label("Verdict").select_option("re-image")
     await page.get_by_label("Your name").fill("annabel")
+    await page.get_by_role("button", name="Decide").click()
+    assert await page.get_by_label("Verdict").evaluate("each => each.validity.valueMissing")  # nothing is sent
+    await page.get_by_label("Verdict").select_option("re-image")
     await page.get_by_label("Note").fill("a fold")
     await page.get_by_role("button", name="Decide").click()
     await expect(page.locator("#quality")).to_contain_text("annabel decided re-image")
@@ -290,8 +296,22 @@ async def test_a_heatmap_takes_the_mosaics_place_by_keyboard_without_loading_the
     await page.keyboard.press("Enter")
     await expect(picture).to_have_attribute("src", re.compile("heatmap/focus.png"))
     await expect(picture).to_have_attribute("alt", "Heatmap: focus")
+    await expect(page.locator("a[data-whole]")).to_have_attribute("href", re.compile("heatmap/focus.png"))
     assert await picture.evaluate("each => each.naturalWidth") > 0
     assert await is_marked(page)
+
+
+@pytest.mark.slow
+async def test_a_picture_that_cannot_be_drawn_is_said_and_a_heatmap_still_shows(viewer: Viewer, shown):
+    shown.montage.metafile.rename(shown.montage.metafile.with_suffix(".moved"))
+    for kept in (shown.bench.root / "pictures").glob("*"):
+        kept.unlink()
+    page = await viewer.opens(shown.url(f"/montages/{shown.montage.id}"))
+    await expect(page.get_by_text("The picture cannot be drawn now.")).to_be_visible()
+    await expect(page.locator("[data-picture] img")).to_be_hidden()
+    await page.get_by_role("link", name="focus", exact=True).click()
+    await expect(page.locator("[data-picture] img")).to_be_visible()
+    await expect(page.get_by_text("The picture cannot be drawn now.")).to_be_hidden()
 
 
 @pytest.mark.slow
@@ -404,7 +424,7 @@ async def test_a_person_logs_in_to_write(viewer: Viewer, tmp_path, monkeypatch):
     async with paged(tmp_path, token_file=str(token)) as face:
         await face.failed(1)
         page = await viewer.opens(str(face.client.make_url("/")))
-        await expect(page.get_by_role("button", name="Retry all")).to_have_count(0)
+        await expect(page.get_by_role("button", name="Retry")).to_have_count(0)
         await page.get_by_role("navigation").get_by_role("link", name="Log in").click()
         await page.get_by_label("Token").fill("something else entirely")
         await page.get_by_role("button", name="Log in").click()

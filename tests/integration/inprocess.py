@@ -29,7 +29,7 @@ from handlers.errors import Fault
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 from handlers.uris import path_to_uri
-from handlers.workers.pool import open_executor
+from handlers.workers.pool import WorkerPool, open_executor
 
 RAW, MIPS = StackId("em", "test", "s_raw"), StackId("em", "test", "s_mips")
 
@@ -135,8 +135,15 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def bench(root: Path, client: RenderClient | None = None, **stacks: Any) -> AsyncIterator[Bench]:
-    """Run the parts on `root`; `stacks` are stack settings of the watch, `qc` and `mipmaps` those of its sections."""
+async def bench(
+    root: Path, client: RenderClient | None = None, pool: WorkerPool | None = None, **stacks: Any
+) -> AsyncIterator[Bench]:
+    """Run the parts on `root`; `stacks` are stack settings of the watch, `qc` and `mipmaps` those of its sections.
+
+    Parameters
+    ----------
+    pool : None: one that makes each tile at once.
+    """
     (root / "acquisition").mkdir(exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
         log_lines = stack.enter_context(structlog.testing.capture_logs())
@@ -145,7 +152,8 @@ async def bench(root: Path, client: RenderClient | None = None, **stacks: Any) -
             url = await stack.enter_async_context(serve_standin())
             client = await stack.enter_async_context(RenderClient(url))
         settings = settings_for(root, client.base_url, **stacks)
-        pool = stack.enter_context(open_executor("inline", 1))
+        if pool is None:
+            pool = stack.enter_context(open_executor("inline", 1))
         work = Assembly(
             lambda: settings, Metrics(), journal, client, lambda _: True, lambda _: None, close_at_end=False
         )

@@ -97,7 +97,9 @@ class Paged:
 
 
 @contextlib.asynccontextmanager
-async def paged(tmp_path: Path, *, serve_on: int = 0, **http: Any) -> AsyncIterator[Paged]:
+async def paged(
+    tmp_path: Path, *, serve_on: int = 0, links: dict[str, str] | None = None, **http: Any
+) -> AsyncIterator[Paged]:
     """Serve the pages on a port; the keys of [http] as arguments."""
     watch = {
         "name": "temca2",
@@ -105,9 +107,8 @@ async def paged(tmp_path: Path, *, serve_on: int = 0, **http: Any) -> AsyncItera
         "z": {"rule": "grid"},
         "mipmaps": {"output_dir": str(tmp_path / "mips")},
     }
-    settings = Settings(
-        render={"url": "http://127.0.0.1:9/render-ws/v1", "owner": "em", "project": "v1"}, watch=[watch], http=http
-    )
+    render = {"url": "http://127.0.0.1:9/render-ws/v1", "owner": "em", "project": "v1"}
+    settings = Settings(render=render, watch=[watch], http=http, links=links or {})
     async with Journal(tmp_path / "journal.sqlite") as journal:
         face = Paged(journal, settings, LiveEvents(journal))
 

@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 Answer = Callable[[dict[str, Any]], int]
@@ -73,3 +74,16 @@ async def receiving(port: int = 0) -> AsyncIterator[Receiver]:
         yield receiver
     finally:
         await runner.cleanup()
+
+
+@contextlib.contextmanager
+def apprise_ending() -> Iterator[None]:
+    """End the threads that apprise keeps for its next message; skip the test where apprise is not installed."""
+    core = pytest.importorskip("apprise.apprise", reason='needs the extra "alerts"')
+    try:
+        yield
+    finally:
+        for name in ("_shared_executor", "_coordinator_executor"):
+            if executor := getattr(core, name, None):
+                executor.shutdown()
+                setattr(core, name, None)

@@ -62,17 +62,24 @@ async def shown_section(tmp_path: Path, *, tiles: int = 4) -> AsyncIterator[Show
         metafile = running.write(tiles=tiles)
         await running.notice(metafile)
         montage = await running.reaches(metafile, MontageState.COMPLETE)
-        work = running.work
-
-        async def facts() -> Facts:
-            return shown.facts
-
-        live = LiveEvents(work.journal)
-        pages = Pages(work.settings, work.journal, facts, work.client, live)
-        pictures = Pictures(work.settings, work.journal, lambda: work.pool)
-        app = make_app(
-            work.journal, Metrics(), facts, http=lambda: work.settings().http, pages=pages, live=live, pictures=pictures
-        )
-        async with TestClient(TestServer(app)) as client:
-            shown = Shown(running, client, montage)
+        async with served(running, montage) as shown:
             yield shown
+
+
+@contextlib.asynccontextmanager
+async def served(running: Bench, montage: Montage) -> AsyncIterator[Shown]:
+    """Serve the pages of a bench."""
+    work = running.work
+
+    async def facts() -> Facts:
+        return shown.facts
+
+    live = LiveEvents(work.journal)
+    pages = Pages(work.settings, work.journal, facts, work.client, live)
+    pictures = Pictures(work.settings, work.journal, lambda: work.pool)
+    app = make_app(
+        work.journal, Metrics(), facts, http=lambda: work.settings().http, pages=pages, live=live, pictures=pictures
+    )
+    async with TestClient(TestServer(app)) as client:
+        shown = Shown(running, client, montage)
+        yield shown

@@ -1,5 +1,9 @@
-"""A day of events with the clock injected: exactly these messages, also if the daemon dies before each delivery."""
+"""A day of events with the clock injected: exactly these messages, also if the daemon dies before each delivery.
 
+Then they go through apprise to a receiver on a loopback port.
+"""
+
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -26,6 +30,7 @@ from daemon.watching.roots import RootStatus
 from handlers.errors import MetafileFault
 from handlers.identity import FileIdentity
 from handlers.quality.rules import Finding, Judgement, Rule, Verdict
+from tests.integration.receiver import apprise_ending, receiving
 
 MINUTE, HOUR = 60, 3600
 MIDNIGHT = 1_767_225_600.0
@@ -49,7 +54,7 @@ class Day:
 
     path: Path
     dies: bool
-    """Whether the process dies after each look, before anything is delivered."""
+    """Whether the process dies after each look, before anything is delivered. Messages go through apprise then."""
     now: float = MIDNIGHT
     facts: Facts = FINE
     told: list[tuple[str, str]] = field(default_factory=list)
@@ -68,7 +73,8 @@ class Day:
         async def facts() -> Facts:
             return self.facts
 
-        self.alerting = Alerting(self.settings, self.journal, facts, wall=lambda: self.now, send=self.take)
+        send = None if self.dies else self.take
+        self.alerting = Alerting(self.settings, self.journal, facts, wall=lambda: self.now, send=send)
 
     def settings(self) -> Settings:
         watch = {"name": "w", "directory": "/data", "z": {"rule": "grid"}, "mipmaps": {"output_dir": "/mips"}}
@@ -79,6 +85,12 @@ class Day:
     def take(self, _address: str, _number: int, message: Message) -> None:
         self.told.append((clock(self.now), message.title))
         self.ids.append(message.id)
+
+    def hear(self, message: dict[str, Any]) -> int:
+        """Take a message as a service does; return the status of the answer."""
+        self.told.append((clock(self.now), message["title"].removeprefix("temwatch: ")))
+        self.ids.append(message["message"].rpartition(" ")[2])
+        return 204
 
     async def look(self) -> None:
         await self.alerting.look()
@@ -262,22 +274,26 @@ def looks() -> list[int]:
 
 @pytest.fixture
 async def day(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Day]:
-    (tmp_path / "urls").write_text("json://one")
-    (tmp_path / "urls").chmod(0o600)
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     certificate = Expiry("render.ca_file: the certificate for 'x'", MIDNIGHT + 14 * 86_400 + 12 * HOUR - 1)
     monkeypatch.setattr(observer, "expiries", lambda _: [certificate])
     day = Day(tmp_path, request.param)
-    await day.open()
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(time.tzset)
+        stack.callback(monkeypatch.undo)
+        receiver = await stack.enter_async_context(receiving())
+        receiver.answer = day.hear
+        if day.dies:
+            stack.enter_context(apprise_ending())
+        (tmp_path / "urls").write_text(f"json://{receiver.url.removeprefix('http://')}")
+        (tmp_path / "urls").chmod(0o600)
+        await day.open()
+        stack.push_async_exit(day.journal.__aexit__)
         yield day
-    finally:
-        await day.journal.__aexit__(None, None, None)
-        monkeypatch.undo()
-        time.tzset()
 
 
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # by apprise
 @pytest.mark.timeout(500)  # hundreds of turns between threads
 @pytest.mark.parametrize("day", [False, True], indirect=True, ids=["undisturbed", "dies before each delivery"])
 async def test_a_day_gives_exactly_these_messages(day: Day) -> None:

@@ -29,7 +29,7 @@ from daemon.pipeline.health import Disk, Facts
 from handlers.errors import Fault, MetafileFault, SettingsFault, StorageFault
 from handlers.identity import FileIdentity
 from handlers.quality.rules import Finding, Judgement, Rule, Verdict
-from tests.integration.receiver import receiving
+from tests.integration.receiver import apprise_ending, receiving
 
 # apprise imports a module of Python 3.11 that is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -396,13 +396,8 @@ async def test_images_that_are_late_are_told_before_the_montage_fails(world: Wor
 
 @pytest.fixture
 def apprise_ends() -> Iterator[None]:
-    """End the threads that apprise keeps for its next message."""
-    core = pytest.importorskip("apprise.apprise", reason='needs the extra "alerts"')
-    yield
-    for name in ("_shared_executor", "_coordinator_executor"):
-        if executor := getattr(core, name, None):
-            executor.shutdown()
-            setattr(core, name, None)
+    with apprise_ending():
+        yield
 
 
 async def test_a_message_arrives_through_apprise(apprise_ends: None) -> None:

@@ -34,7 +34,7 @@ async def test_the_overview_shows_why_a_section_failed_and_what_to_do(face):
     text = await face.page("/")
     assert "has 3 images too few" in text
     assert "copy them" in text
-    assert "Retry all 1" in text
+    assert "Retry it" in text
 
 
 async def test_the_overview_counts_by_watch_and_scope_and_step(face):
@@ -78,6 +78,7 @@ async def test_the_grid_is_filtered(face, query, shown):
     assert {int(z) for z in re.findall(r'aria-label="z (\d+),', text)} == shown
     if not shown:
         assert "No section matches." in text
+    assert text.count(">Show all</a>") <= 1
 
 
 @pytest.mark.parametrize("query", ["state=nope", "z_from=x", "z_to=nan", "before=-1", "before=" + "9" * 30])
@@ -154,8 +155,29 @@ async def test_pages_answer_while_nothing_can_be_written_and_render_ws_is_away(f
     assert 'aria-label="z 1,' in text
 
 
-async def test_an_unknown_page_is_a_page(face):
-    assert "Not found" in await face.page("/nowhere", 404)
+async def test_an_unknown_page_is_a_page_that_says_so_once(face):
+    text = await face.page("/nowhere", 404)
+    assert len(re.findall("not found", text, re.IGNORECASE)) == 2  # the title and the heading
+    assert "There is no page at this address." in text
+    assert "No such montage." in await face.page("/montages/99", 404)
+
+
+async def test_a_bug_in_a_page_is_a_page_and_stands_in_the_log(face, monkeypatch, caplog):
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("daemon.web.pages.scope_handlers.scope_values", fail)
+    text = await face.page("/scopes/temca2/5", 500)
+    assert "Internal error" in text
+    assert "a bug" not in text
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["a bug"]
+    async with face.client.get("/scopes/temca2/5") as answer:  # a program
+        assert answer.status == 500
+
+
+async def test_failed_sections_stand_before_the_workers(face):
+    text = await face.page("/")
+    assert text.index('id="h-failed"') < text.index('id="h-workers"')
 
 
 async def test_a_program_still_gets_json(face):
@@ -289,7 +311,7 @@ async def test_reading_needs_no_login_and_writing_does(locked):
     montage_id = await locked.failed(1)
     text = await locked.page("/")
     assert "Log in" in text
-    assert "Retry all" not in text
+    assert "<button name=" not in text
     assert (await locked.post("/api/retry", {"ids": [montage_id]}))[0] == 401
 
 
@@ -300,7 +322,7 @@ async def test_a_login_is_kept_in_a_cookie_that_scripts_and_other_sites_do_not_g
     assert "HttpOnly" in cookie
     assert "SameSite=Strict" in cookie
     assert TOKEN not in cookie
-    assert "Retry all" in await locked.page("/")
+    assert "Retry it" in await locked.page("/")
     assert (await locked.post("/api/retry", {"ids": [montage_id]}))[0] == 200
     assert (await locked.post("/api/retry", {"ids": [montage_id]}, Origin="http://evil.example"))[0] == 403
 

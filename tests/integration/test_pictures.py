@@ -79,6 +79,22 @@ async def test_the_mosaic_shows_each_tile_at_its_place_and_stripes_where_its_lev
         assert (striped[:, :500] == mosaic[:, :500]).all()
 
 
+async def test_a_small_section_is_drawn_from_its_levels_too(tmp_path: Path) -> None:
+    async with bench(tmp_path) as work, client_of(work) as client:
+        metafile = work.write(tiles=1)
+        await work.notice(metafile)
+        montage = await work.reaches(metafile, COMPLETE)
+        (level,) = (tmp_path / "mipmaps/1").rglob("*.tif")
+        drawn = await picture_at(client, f"/api/montages/{montage.id}/mosaic.png")
+        with Image.open(level) as expected:
+            assert (drawn[:, :, 0] == np.asarray(expected)).all()
+        level.unlink()
+        for kept in (tmp_path / "pictures").iterdir():
+            kept.unlink()
+        striped = await picture_at(client, f"/api/montages/{montage.id}/mosaic.png")
+        assert set(np.unique(striped).tolist()) == set(STRIPES)  # level 0 is there, and is not shown
+
+
 async def test_heatmaps_show_the_journals_numbers_and_share_a_scale_where_sections_are_compared(
     tmp_path: Path,
 ) -> None:

@@ -39,7 +39,7 @@ def test_a_chart_places_points_in_time_and_value():
     points = [trends.TrendPoint(1, 100.0, 1.0, Trend(focus=10.0)), trends.TrendPoint(2, 200.0, 2.0, Trend(focus=20.0))]
     (chart,) = charts_of(points, 100.0, 200.0, 5.0)
     (x1, y1), (x2, y2) = ((float(x), float(y)) for x, y in re.findall(r"M([\d.]+) ([\d.]+)h0", chart.dots))
-    assert (x1, x2) == (56.0, 634.0)
+    assert (x1, x2) == (84.0, 634.0)
     assert y2 < y1 < chart.limit_y
     assert (chart.last, chart.median, chart.least, chart.greatest) == (20.0, 15.0, 10.0, 20.0)
 
@@ -69,6 +69,7 @@ async def test_a_microscope_without_numbers_says_when_they_come(face):
     await face.settled(1)
     assert "They come with the mipmaps" in await face.page("/scopes/temca2/5")
     assert "They come with the mipmaps" in await face.page("/scopes/nothing/%3Cscript%3E")
+    assert "from the last day." in await face.page("/scopes/temca2/5?days=1")
     await face.page("/scopes/temca2/5?days=2", 400)
 
 

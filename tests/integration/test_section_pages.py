@@ -13,8 +13,9 @@ from daemon.config.settings import LinkSettings
 from daemon.montages.records import Outcome
 from daemon.montages.states import Event, MontageState, Step
 from daemon.web.pages.section_files import SectionFiles
-from daemon.web.pages.section_page import MOST_LINES, outside_links
+from daemon.web.pages.section_page import MOST_LINES, FindingLine, outside_links
 from handlers.errors import MetafileFault
+from handlers.quality.rules import Finding, Rule, Verdict
 from handlers.quality.shown import Number
 from tests.integration.paged import HTML, Paged, paged
 from tests.integration.shown import Shown, shown_section
@@ -41,6 +42,16 @@ async def test_a_section_shows_its_state_stacks_events_attempts_and_verdict(show
     view = shown.bench.work.client.base_url.rpartition("/")[0] + "/view"
     assert f"{view}/stack-details.html?renderStackOwner=em&amp;renderStackProject=test&amp;renderStack=s_mips" in text
     assert "/tile-with-neighbors.html?" in text
+
+
+def test_what_a_rule_found_has_units_and_an_unknown_value_is_not_a_pass():
+    known = Finding(Rule.MAX_STAGE_ERROR_SHARE, 19.2, 26.93, Verdict.REVIEW, ("t",), 1)
+    line = FindingLine.of(known)
+    assert (line.rule, line.limit, line.value) == ("max stage error share", "19.2 px", "26.93 px")
+    assert (line.verdict, line.tiles, line.tile_count) == ("review", ("t",), 1)
+    for rule, limit in ((Rule.MAX_STAGE_ERROR_SHARE, "\u2013"), (Rule.MAX_FOCUS_DROP, "25 %")):
+        line = FindingLine.of(Finding(rule, 0.25, None, Verdict.PASS))
+        assert (line.limit, line.value, line.verdict) == (limit, "\u2013", "unknown")
 
 
 async def test_a_section_has_a_mosaic_and_heatmaps(shown):
@@ -98,7 +109,7 @@ async def test_every_tile_has_a_page_with_picture_neighbours_files_and_specs(sho
         assert f"<summary>{stack}</summary>" in text
     assert text.count("&#34;mipmapLevels&#34;") == 2
     assert str(shown.bench.root / "mipmaps") in text
-    assert "focus score" in text
+    assert "Focus score" in text
 
 
 async def test_a_tile_without_its_level_says_so_and_shows_nothing_else(shown):
@@ -218,7 +229,7 @@ async def test_a_decision_is_recorded_under_the_name_that_the_proxy_gives(tmp_pa
 
 async def test_an_unknown_section_is_a_page(face):
     for path in ("/montages/7", "/montages/x", "/montages/7/tiles/a", "/montages/7/at?column=0&row=0"):
-        assert "no such montage" in await face.page(path, 404)
+        assert "No such montage." in await face.page(path, 404)
 
 
 async def test_links_to_other_programs_are_filled_for_the_section(face):
@@ -230,6 +241,19 @@ async def test_links_to_other_programs_are_filled_for_the_section(face):
     found = dict(outside_links(links, "http://render:8080/render-ws/v1", montage))
     assert found["CATMAID"] == "https://catmaid/?pid=1&zp=1050&yp=200&xp=1000"
     assert found["Neuroglancer"] == 'https://ng/#!{"layers":[{"source":"render://http://render:8080/em/v1/mips"}]}'
+
+
+async def test_a_section_links_to_other_programs_where_they_are_configured(tmp_path):
+    links = {"catmaid": "https://catmaid/?zp={z}", "neuroglancer": "https://ng/#!{source}"}
+    for number, given in enumerate(({}, links)):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        async with paged(directory, links=given) as face:
+            text = await face.page(f"/montages/{await face.settled(1050)}")
+        found = re.findall(r'<a href="(https[^"]*)" rel="noreferrer">(\w+)</a>', text)
+        source = "render://http://127.0.0.1:9/em/v1/mips"
+        expected = [("https://catmaid/?zp=1050", "CATMAID"), (f"https://ng/#!{source}", "Neuroglancer")]
+        assert found == (expected if given else [])
 
 
 async def test_a_long_timeline_shows_its_newest_lines_and_counts_the_others(face):

@@ -74,6 +74,14 @@ def test_an_upload_limit_of_a_proxy_is_a_warning_and_no_reason():
     assert "tiles are put in parts of 625.00 kB: raise its limits, client_max_body_size" in warning
 
 
+def test_a_message_that_was_not_delivered_is_a_warning_and_no_reason():
+    problem = "alerts.urls_file: address 2 did not take a message"
+    for facts, told in ((WELL, ()), (replace(WELL, alert_problem=problem), (f"alerts: {problem}",))):
+        assert (reasons_not_ready(facts), warnings(facts)) == ((), told)
+        line = f"temwatch_alerts_deliverable {0.0 if told else 1.0}\n"
+        assert line in Metrics().text(facts, {}).decode()
+
+
 def test_a_full_disk_is_a_reason_with_its_figures():
     facts = replace(WELL, disks=(Disk("/data/mipmaps", 5 * 10**8, 10**9, "has 0.50 GB free, less than"),))
     assert reasons_not_ready(facts) == ("/data/mipmaps has 0.50 GB free, less than",)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from urllib.parse import urlencode
 
 from aiohttp import web
@@ -26,7 +27,9 @@ SHARED_S = 10.0
 MOST_SHARED = 20
 WRONG_TOKEN_S = 1.0
 """A wrong token is answered after this time."""
-_HEADINGS = {404: "Not found", 403: "Not allowed", 503: "No answer"}
+_HEADINGS = {400: "Not understood", 403: "Not allowed", 404: "Not found", 500: "Internal error", 503: "No answer"}
+_TEXTS = {404: "There is no page at this address.", 500: "The log of the daemon says what is wrong."}
+"""In place of the standard's words for a status, which say what the heading says."""
 
 
 class Pages:
@@ -163,6 +166,16 @@ class Pages:
 
     async def error(self, request: web.Request, status: int, text: str) -> web.Response:
         """Answer with an error as a page."""
-        heading = _HEADINGS.get(status, "Not possible")
-        facts = await self._facts()
-        return await self._layout.page(request, "error.html", facts, status=status, heading=heading, text=text)
+        said = _TEXTS.get(status, text) if text in ("", HTTPStatus(status).phrase) else sentence(text)
+        values = {"heading": _HEADINGS.get(status, "Not possible"), "text": said}
+        return await self._layout.page(request, "error.html", await self._facts(), status=status, **values)
+
+
+def sentence(text: str) -> str:
+    """Return the reason of an error as a sentence; the name of a parameter keeps its letters.
+
+    >>> sentence("no such montage"), sentence("z_from: must be a number")
+    ('No such montage.', 'z_from: must be a number.')
+    """
+    begin = text if text.partition(" ")[0].endswith(":") else text[:1].upper() + text[1:]
+    return begin if begin.endswith(".") else f"{begin}."

@@ -13,7 +13,8 @@ DAYS = (1, 7, 30, 365)
 """Times that the page offers."""
 DAY_S = 86_400.0
 WIDTH, HEIGHT = 640, 150
-_LEFT, _BOTTOM, _TOP = 56, 18, 8
+_LEFT, _BOTTOM, _TOP = 84, 22, 8
+"""Room for the texts, which are larger on a phone."""
 NUMBERS = (
     ("focus", "Focus score", ""),
     ("std_dev", "Standard deviation", "grey values of 0 to 255"),
@@ -63,7 +64,7 @@ def _chart(
     room = (high - low) * 0.08 or abs(high) * 0.02 or 1.0
     low, high = low - room, high + room
     begin, end = times
-    ticks = {f"{value:.4g}": value for value in (low + room, high - room)}.values()
+    ticks = {tick_text(value): value for value in (low + room, high - room)}
 
     def place(at: float, value: float) -> tuple[float, float]:
         return _LEFT + (WIDTH - _LEFT - 6) * (at - begin) / (end - begin), _height(value, low, high)
@@ -75,7 +76,7 @@ def _chart(
         unit=unit,
         dots=dots,
         line=line,
-        ticks=tuple((_height(value, low, high), f"{value:.4g}") for value in ticks),
+        ticks=tuple((_height(value, low, high), text) for text, value in ticks.items()),
         limit_y=None if limit is None else _height(limit, low, high),
         last=numbers[-1],
         median=statistics.median(numbers),
@@ -83,6 +84,16 @@ def _chart(
         greatest=max(numbers),
         count=len(numbers),
     )
+
+
+def tick_text(value: float) -> str:
+    """Return a number as it stands beside a chart, where there is room for seven characters.
+
+    >>> tick_text(22.8471), tick_text(0.0025714)
+    ('22.85', '0.0026')
+    """
+    text = f"{value:.4g}"
+    return text if len(text) <= 7 else f"{value:.2g}"
 
 
 def _height(value: float, low: float, high: float) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 from daemon.config.settings import LinkSettings
@@ -14,12 +14,14 @@ from daemon.montages.verdicts import Decision, MontageVerdict
 from daemon.web.pages.montage_view import STEPS, view_of
 from daemon.web.pages.section_files import Tiles
 from daemon.web.pages.timeline import timeline
+from handlers.quality.rules import Finding, Rule
 from handlers.quality.shown import Number
 from handlers.render.names import StackId
 
 MOST_LINES = 200
 """Lines of the timeline that a page shows: the newest."""
 MAKES_MIPMAPS = (MontageState.NOTICED, MontageState.SETTLED, MontageState.INGESTED)
+WITHOUT_PICTURE = (MontageState.NOTICED, MontageState.SETTLED)
 PICTURE_PX = (1_000, 700)
 """The mosaic on a page fits into this width and height, in the browser's pixels."""
 PICTURES_OF_SECTION = 20
@@ -71,12 +73,61 @@ def section_values(
         "earlier": max(0, len(lines) - MOST_LINES),
         "map": raster_map(tiles, found.made, made_all=made_all) if tiles else None,
         "verdict": found.verdict,
-        "picture": picture_of(found) if montage.z is not None else None,
+        "findings": [FindingLine.of(each) for each in found.verdict.findings] if found.verdict else [],
+        "picture": picture_of(found) if (montage.failed_in or montage.state) not in WITHOUT_PICTURE else None,
         "heatmaps": [(str(each), str(each).replace("_", " ")) for each in Number] if found.has_numbers else [],
         "decisions": [str(each) for each in Decision],
         "first_tile": tiles.tile_id(0) if tiles else None,
         "outside_links": links,
     }
+
+
+# --- quality
+
+_SHARES = (Rule.MAX_SATURATED_SHARE, Rule.MAX_FOCUS_DROP)
+_OF_OVERLAP = (Rule.MAX_STAGE_ERROR_SHARE,)
+"""Without a value, nothing says whether their limit is in pixels or a share of an overlap that is unknown."""
+_UNITS = {Rule.MIN_STD_DEV: "of 255", Rule.MAX_STAGE_ERROR_SHARE: "px"}
+_NONE = "\u2013"
+
+
+@dataclass(frozen=True, slots=True)
+class FindingLine:
+    """What a rule found, as a page shows it."""
+
+    rule: str
+    limit: str
+    value: str
+    verdict: str
+    """Of a rule that knows no value: unknown."""
+    tiles: tuple[str, ...]
+    tile_count: int
+
+    @classmethod
+    def of(cls, finding: Finding) -> Self:
+        """Return the line of a finding."""
+        return cls(
+            str(finding.rule).replace("_", " "),
+            _NONE if finding.value is None and finding.rule in _OF_OVERLAP else with_unit(finding.rule, finding.limit),
+            _NONE if finding.value is None else with_unit(finding.rule, finding.value),
+            "unknown" if finding.value is None else str(finding.verdict),
+            finding.tiles,
+            finding.tile_count,
+        )
+
+
+def with_unit(rule: Rule, number: float) -> str:
+    """Return a limit or a value of a rule with its unit.
+
+    >>> with_unit(Rule.MAX_SATURATED_SHARE, 0.014), with_unit(Rule.MIN_STD_DEV, 5)
+    ('1.4 %', '5 of 255')
+    """
+    if rule in _SHARES:
+        return f"{100 * number:.3g} %"
+    return f"{number:.4g} {_UNITS.get(rule, '')}".strip()
+
+
+# --- the picture
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,13 @@ def _finalize(value: object) -> object:
 def duration(seconds: float | None) -> str:
     """Return a duration in words, with one or two units.
 
-    >>> duration(42), duration(3700), duration(200_000), duration(None)
-    ('42 s', '1 h 1 min', '2 d 7 h', '-')
+    >>> duration(0.2), duration(42), duration(3700), duration(200_000), duration(None)
+    ('< 1 s', '42 s', '1 h 1 min', '2 d 7 h', '-')
     """
     if seconds is None:
         return "-"
+    if 0 < seconds < 1:
+        return "< 1 s"
     whole = round(seconds)
     for large, small, size, unit in (("d", "h", 86_400, 3_600), ("h", "min", 3_600, 60)):
         if whole >= size:

@@ -15,7 +15,7 @@ from handlers.mipmaps.measure import digest_of_levels
 from handlers.quality.block import unpack
 from handlers.quality.numbers import UNITS
 
-_UNIT_TEXTS = {"grey 8": "of 255", "grey 16": "of 65,535", "grey 8 squared": "of 255, squared"}
+_UNIT_TEXTS = {"grey": "(raw)", "grey 8": "of 255", "grey 16": "of 65,535", "grey 8 squared": "of 255, squared"}
 """Units of grey values in words; others are shown as they are."""
 
 
@@ -42,7 +42,7 @@ def quality_of_tile(packed: bytes | None, tile_id: str) -> TileQuality:
     place = found.tiles.tile_ids.index(tile_id)
     values = {name: float(column[place]) for name, column in found.tiles.columns.items()}
     numbers = [
-        (name.replace("_", " "), f"{value:.6g} {_UNIT_TEXTS.get(UNITS[name].text, UNITS[name].text)}".strip())
+        (name.replace("_", " "), f"{value:,.6g} {_UNIT_TEXTS.get(UNITS[name].text, UNITS[name].text)}".strip())
         for name, value in values.items()
         if not math.isnan(value) and not name.startswith("raster_")
     ]
@@ -91,14 +91,14 @@ def tile_values(
         "Column, row": None if tile.raster_col is None else f"{tile.raster_col}, {tile.raster_row}",
         "Order of acquisition": tile.raster_index,
         "Size": f"{level0.width} x {level0.height} px",
-        "Stage": None if tile.stage_x is None else f"{tile.stage_x:,.0f}, {tile.stage_y:,.0f}",
+        "Stage": None if tile.stage_x is None else f"x {tile.stage_x:,.0f}, y {tile.stage_y:,.0f}",
         "Rotation": None if tile.angle_deg is None else f"{tile.angle_deg:.4g}°",
     }
     return {
         "montage": montage,
         "tile_id": level0.tile_id,
         "place": {name: value for name, value in place.items() if value is not None},
-        "numbers": found.numbers or [(name.replace("_", " "), f"{value:.6g}") for name, value in tile.numbers.items()],
+        "numbers": found.numbers or [(name.replace("_", " "), f"{value:,.6g}") for name, value in tile.numbers.items()],
         "neighbours": [[None if at is None else tiles.tile_id(at) for at in row] for row in tiles.neighbours(index)],
         "files": files,
         "level0_digest": content.digest.hex() if content and content.digest else None,

@@ -63,13 +63,21 @@ def event_text(detail: Mapping[str, Any]) -> str:
     """Return the details of an event in words.
 
     >>> event_text({"tiles": 24, "z": 1050.0}), event_text({"reason": "lens set"}), event_text({})
-    ('tiles 24', 'lens set', '')
+    ('24 tiles', 'lens set', '')
+    >>> event_text({"images": 1, "names": ["a.tif"]})
+    '1 image; a.tif'
     >>> event_text({"found_by": "scan", "by": "annabel"})
     'found by scan; by annabel'
     """
     if isinstance(detail.get("fault"), dict):
         return str(detail["fault"].get("problem", ""))
     given = [(name, detail[name]) for name in _DETAILS if name in detail]
-    return "; ".join(
-        str(each) if name in ("reason", "because") else f"{name.replace('_', ' ')} {each}" for name, each in given
-    )
+    return "; ".join(_in_words(*each) for each in given)
+
+
+def _in_words(name: str, value: Any) -> str:
+    if name in ("tiles", "images") and isinstance(value, int):
+        return f"{value:,} {name.removesuffix('s') if value == 1 else name}"
+    if name == "names" and isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value) if name in ("reason", "because") else f"{name.replace('_', ' ')} {value}"

@@ -58,7 +58,7 @@ async function submit(event) {
   const fields = Object.fromEntries(new FormData(form, button));
   const isRetry = form.dataset.total !== undefined;
   const all = isRetry && fields.what === "all";
-  if (all && !confirm(`Retry all ${form.dataset.total} failed sections?`)) return;
+  if (all && form.dataset.total !== "1" && !confirm(`Retry all ${form.dataset.total} failed sections?`)) return;
   const body = !isRetry ? fields : all ? { all: true } : { ids: chosen(form) };
   if (button instanceof HTMLButtonElement) button.disabled = true;
   const output = form.querySelector("output");

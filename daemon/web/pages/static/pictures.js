@@ -27,6 +27,8 @@ function show(address, text) {
     if (found.box.dataset.wanted !== address) return;
     found.image.src = address;
     found.image.alt = text;
+    const whole = found.image.closest("a");
+    if (whole) whole.href = address;
     const age = found.box.querySelector("[data-age] time");
     if (age instanceof HTMLTimeElement) age.dateTime = new Date().toISOString();
     showTimes(found.box);
@@ -55,8 +57,12 @@ export function renewPicture(fresh) {
   if (current instanceof HTMLAnchorElement) show(current.href, found.image.alt);
 }
 
-/** Switch between the mosaic and the heatmaps. */
+/** Switch between the mosaic and the heatmaps; say so where a picture cannot be drawn. */
 export function switchPictures() {
+  const found = parts();
+  const judge = () => found?.box.classList.toggle("missing", found.image.complete && !found.image.naturalWidth);
+  for (const name of ["load", "error"]) found?.image.addEventListener(name, judge);
+  judge();
   document.addEventListener("click", (event) => {
     const link = event.target instanceof Element ? event.target.closest("a[data-show]") : null;
     if (!(link instanceof HTMLAnchorElement) || !(event instanceof MouseEvent) || event.ctrlKey || event.metaKey) return;
