@@ -1,18 +1,25 @@
 """Target 14: level 0 on a disk and on mounts that answer late, none of it in the cache; and all of it in the cache."""
 
+import argparse
 import asyncio
 import contextlib
+import shutil
 import statistics
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
+from benchmarks.bare_storage import all_moved
 from benchmarks.common import DISK_RESULTS, Options, Outcome, Row, cores, median_ratio, run_script
 from benchmarks.mipmap_kernel import LEVELS, texture
+from daemon.config.worker_settings import default_processes
 from handlers.generate_mipmaps import make_all
 from handlers.images.encode import Encoding
 from handlers.mipmaps.job import MipmapJob
@@ -23,7 +30,8 @@ from handlers.workers.upcoming import ReadAheadLimit
 from tests.acceptance.passthrough import WHY_NOT, Mount
 from tests.page_cache import drop
 
-DELAYS_S = (0.002, 0.02)
+DELAYS_S = {"mount-2": 0.002, "mount-20": 0.02}
+PLACES = ("disk", *DELAYS_S)
 MOST_IDLE = 0.1
 SAMPLE_S = 0.003
 
@@ -37,29 +45,36 @@ class Taken:
     """Share of the cores for which no worker was runnable."""
 
 
-def measure(options: Options) -> Outcome:
-    """Measure the disk, then each mount; with the next images announced and without, in turn."""
-    side, tiles, rounds = (512, 6, 1) if options.quick else (3840, 24, 5)
+def measure(options: Options, places: Sequence[str] = PLACES) -> Outcome:
+    """Measure the disk, then each mount: with the next images announced, without, and the storage alone, in turn."""
+    side, tiles, rounds = (512, 6, 1) if options.quick else (3840, 36, 3)
     DISK_RESULTS.mkdir(parents=True, exist_ok=True)
     source = DISK_RESULTS / "cold"  # images in memory are never cold
     images = write_images(source, side, tiles)
     rows: list[Row] = []
     try:
         with asyncio.Runner() as runner:
-            for count in (cores(), 4 * cores()):
+            for count in (cores(), default_processes(cores()), 4 * cores()):
                 with open_executor("processes", count) as pool:
-                    bench = Bench(runner, pool, options.directory, side, rounds)
-                    if count == cores():
-                        rows += [bench.row("disk, warm", images, "tif", warm=True), bench.row("disk", images, "tif")]
-                    for delay_s in DELAYS_S if not WHY_NOT else ():
-                        with mounted(source, options.directory / "mount", delay_s) as mount:
-                            seen = [mount / image.name for image in images]
-                            rows += [bench.row(f"mount, {delay_s * 1e3:g} ms", seen, kind) for kind in ("tif", "png")]
+                    bench = Bench(runner, pool, options.directory / "levels", side, rounds)
+                    for place in places:
+                        rows += _rows(bench, place, images, options.directory / "mount")
     finally:
-        for image in images:
-            image.unlink()
-        source.rmdir()
+        shutil.rmtree(source)
     return Outcome(rows)
+
+
+def _rows(bench: "Bench", place: str, images: Sequence[Path], mount: Path) -> Iterator[Row]:
+    if place == "disk":
+        yield bench.warm_row(images)
+        yield bench.row("disk", images, "tif")
+        yield bench.row("disk", images, "png")
+        yield bench.beside(images[0].parent / "levels").row("disk, levels on it too", images, "tif", writes=True)
+    elif not WHY_NOT:
+        with mounted(images[0].parent, mount, DELAYS_S[place]):
+            seen = [mount / image.name for image in images]
+            yield bench.row(f"mount, {DELAYS_S[place] * 1e3:g} ms", seen, "tif")
+            yield bench.row(f"mount, {DELAYS_S[place] * 1e3:g} ms", seen, "png")
 
 
 def write_images(directory: Path, side: int, count: int) -> list[Path]:
@@ -73,12 +88,27 @@ def write_images(directory: Path, side: int, count: int) -> list[Path]:
     return images
 
 
+def jobs_of(images: Sequence[Path], kind: str, levels: Path, side: int) -> list[MipmapJob]:
+    """Return the job of each image."""
+    return [
+        MipmapJob(
+            image.stem,
+            image,
+            tuple((level, levels / str(level) / f"{image.stem}.{kind}") for level in LEVELS),
+            side,
+            side,
+            encoding=Encoding(kind),
+        )
+        for image in images
+    ]
+
+
 @contextlib.contextmanager
-def mounted(source: Path, target: Path, delay_s: float) -> Iterator[Path]:
+def mounted(source: Path, target: Path, delay_s: float) -> Iterator[None]:
     """Mount a directory whose server answers after a delay."""
     mount = Mount(source, target, delay_s)
     try:
-        yield target
+        yield
     finally:
         mount.close()
 
@@ -86,63 +116,108 @@ def mounted(source: Path, target: Path, delay_s: float) -> Iterator[Path]:
 class Bench:
     """Runs over the same tiles through one pool."""
 
-    def __init__(self, runner: asyncio.Runner, pool: WorkerPool, directory: Path, side: int, rounds: int) -> None:
-        self._runner, self._pool, self._directory, self._side, self._rounds = runner, pool, directory, side, rounds
+    def __init__(self, runner: asyncio.Runner, pool: WorkerPool, levels: Path, side: int, rounds: int) -> None:
+        self._runner, self._pool, self._levels, self._side, self._rounds = runner, pool, levels, side, rounds
         self._limit = pool.read_ahead.most_bytes
-
-    def row(self, where: str, images: Sequence[Path], kind: str, *, warm: bool = False) -> Row:
-        """Compare runs with the next images announced and without."""
-        self._run(images, kind, self._limit, warm=warm)
-        ahead: list[Taken] = []
-        alone: list[Taken] = []
-        for _ in range(self._rounds):
-            ahead.append(self._run(images, kind, self._limit, warm=warm))
-            alone.append(self._run(images, kind, 0, warm=warm))
-        gain = median_ratio([each.tiles_per_s for each in ahead], [each.tiles_per_s for each in alone])
-        idle, idle_alone = (statistics.median(each.idle for each in many) for many in (ahead, alone))
-        executor = self._pool.executor
+        executor = pool.executor
         assert isinstance(executor, ProcessExecutor)
+        self._pids = executor.pids()
+
+    def beside(self, levels: Path) -> "Bench":
+        """Return the same with the levels in another directory."""
+        return Bench(self._runner, self._pool, levels, self._side, self._rounds)
+
+    def warm_row(self, images: Sequence[Path]) -> Row:
+        """Compare runs with the next images announced and without, all in the cache."""
+        jobs = jobs_of(images, "tif", self._levels, self._side)
+        ahead, alone = self._in_turn(
+            *(partial(self._made, jobs, images, limit=limit, warm=True) for limit in (self._limit, 0)),
+            rounds=4 * self._rounds,
+        )
+        gain = median_ratio(_rates(ahead), _rates(alone))
         return Row(
             14,
-            f"{where}: {kind} of {self._side}x{self._side}, {len(executor.pids())} workers",
-            statistics.median(each.tiles_per_s for each in ahead),
+            f"disk, warm: tif of {self._side}x{self._side}, {len(self._pids)} workers",
+            statistics.median(_rates(ahead)),
             "tiles/s",
-            0.95 if warm else MOST_IDLE if kind == "png" else None,  # tif asks for more than a mount has
-            at_most=not warm,
-            peer=statistics.median(each.tiles_per_s for each in alone),
+            0.95,
+            at_most=False,
+            peer=statistics.median(_rates(alone)),
             peer_is="only its own image announced",
             ratio=gain,
             ratio_is="rate / rate of the peer",
-            judged=gain if warm else idle,
-            note=f"idle {idle:.0%}, peer {idle_alone:.0%}",
+            judged=gain,
+            note=_idle_text(ahead, alone),
         )
 
-    def _run(self, images: Sequence[Path], kind: str, limit: int, *, warm: bool) -> Taken:
-        out = self._directory / "levels"
-        jobs = [
-            MipmapJob(
-                image.stem,
-                image,
-                tuple((level, out / str(level) / f"{image.stem}.{kind}") for level in LEVELS),
-                self._side,
-                self._side,
-                encoding=Encoding(kind),
-            )
-            for image in images
-        ]
+    def row(self, where: str, images: Sequence[Path], kind: str, *, writes: bool = False) -> Row:
+        """Compare with the storage alone: either the workers or the storage should be busy."""
+        jobs = jobs_of(images, kind, self._levels, self._side)
+        ahead, alone, storage = self._in_turn(
+            partial(self._made, jobs, images, limit=self._limit),
+            partial(self._made, jobs, images, limit=0),
+            partial(self._moved, jobs, images, writes=writes),
+        )
+        of_storage = median_ratio(_rates(ahead), _rates(storage))
+        busy = 1 - statistics.median(each.idle for each in ahead)
+        return Row(
+            14,
+            f"{where}: {kind} of {self._side}x{self._side}, {len(self._pids)} workers",
+            statistics.median(_rates(ahead)),
+            "tiles/s",
+            1 - MOST_IDLE,
+            at_most=False,
+            floor=statistics.median(_rates(storage)),
+            floor_is="the storage alone",
+            peer=statistics.median(_rates(alone)),
+            peer_is="only its own image announced",
+            ratio=max(busy, of_storage),
+            ratio_is="busy share of the workers, or of the storage",
+            judged=max(busy, of_storage),
+            note=f"{_idle_text(ahead, alone)}; {of_storage:.2f} of the storage's own rate",
+        )
+
+    def _in_turn(self, *runs: Callable[[], Taken], rounds: int | None = None) -> list[list[Taken]]:
+        """Return what each run took, run in turn; a first run is not counted."""
+        runs[0]()
+        taken = [[run() for run in runs] for _ in range(rounds or self._rounds)]
+        return [list(each) for each in zip(*taken, strict=True)]
+
+    def _made(self, jobs: Sequence[MipmapJob], images: Sequence[Path], *, limit: int, warm: bool = False) -> Taken:
+        return self._run(all_made(self._pool, jobs, at_once(len(self._pids))), images, limit, warm=warm)
+
+    def _moved(self, jobs: Sequence[MipmapJob], images: Sequence[Path], *, writes: bool) -> Taken:
+        return self._run(
+            all_moved(self._pool, jobs, at_once(len(self._pids)), writes=writes), images, self._limit, warm=False
+        )
+
+    def _run(self, work: Coroutine[Any, Any, None], images: Sequence[Path], limit: int, *, warm: bool) -> Taken:
+        shutil.rmtree(self._levels, ignore_errors=True)
         for image in images:
             _ = image.read_bytes() if warm else drop(image)
         self._pool.read_ahead = ReadAheadLimit(limit)
-        executor = self._pool.executor
-        assert isinstance(executor, ProcessExecutor)
-        with Idleness(executor.pids()) as idleness:
+        with Idleness(self._pids) as idleness:
             began = time.perf_counter()
-            self._runner.run(all_made(self._pool, jobs, len(executor.pids())))
+            self._runner.run(work)
             seconds = time.perf_counter() - began
-        return Taken(len(jobs) / seconds, idleness.share)
+        return Taken(len(images) / seconds, idleness.share)
 
 
-async def all_made(pool: WorkerPool, jobs: Sequence[MipmapJob], workers: int) -> None:
+def _rates(many: Sequence[Taken]) -> list[float]:
+    return [each.tiles_per_s for each in many]
+
+
+def _idle_text(ahead: Sequence[Taken], alone: Sequence[Taken]) -> str:
+    shares = [statistics.median(each.idle for each in many) for many in (ahead, alone)]
+    return f"idle {shares[0]:.0%}, peer {shares[1]:.0%}"
+
+
+def at_once(workers: int) -> int:
+    """Return how many tiles the daemon gives to its workers at once."""
+    return workers + max(2, workers // 2)
+
+
+async def all_made(pool: WorkerPool, jobs: Sequence[MipmapJob], at_once: int) -> None:
     """Run all jobs as the daemon does."""
 
     async def record(reports: list[MipmapReport]) -> None:
@@ -150,8 +225,7 @@ async def all_made(pool: WorkerPool, jobs: Sequence[MipmapJob], workers: int) ->
             if report.fault is not None:
                 raise RuntimeError(str(report.fault))
 
-    slots = asyncio.Semaphore(workers + max(2, workers // 2))
-    await make_all(pool, jobs, record, slots=slots, stop=asyncio.Event())
+    await make_all(pool, jobs, record, slots=asyncio.Semaphore(at_once), stop=asyncio.Event())
 
 
 class Idleness:
@@ -173,7 +247,7 @@ class Idleness:
 
     @property
     def share(self) -> float:
-        return statistics.fmean(self._samples)
+        return statistics.fmean(self._samples or [0.0])
 
     def _sample(self) -> None:
         while not self._ended.wait(SAMPLE_S):
@@ -182,4 +256,10 @@ class Idleness:
 
 
 if __name__ == "__main__":
-    run_script("cold", measure)
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--place", choices=PLACES)
+    given, others = parser.parse_known_args(sys.argv[1:])
+    if given.place:  # in parts that take less time
+        run_script(f"cold-{given.place}", lambda options: measure(options, [given.place]), others)
+    else:
+        run_script("cold", measure, others)

@@ -5,7 +5,6 @@ import io
 import itertools
 import mmap
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -117,7 +116,8 @@ def tile_works(case: Case, directory: Path) -> dict[str, Work]:
     level0 = directory / TILE
     for number in range(COPIES):
         Image.fromarray(pixels).save(directory / f"copy-{number}.tif")
-    shutil.copyfile(directory / "copy-0.tif", level0)
+    level0.unlink(missing_ok=True)
+    level0.symlink_to("copy-0.tif")
     made = directory / "temwatch"
     outputs = tuple((level, made / f"{level}.tif") for level in LEVELS)
     job = MipmapJob("tile", level0, outputs, case.side, case.side, convert_to_8bit=case.to_8bit)
@@ -145,7 +145,7 @@ def times(works: Mapping[str, Work], directory: Path, runs: int) -> dict[str, li
 
     def prepare() -> None:
         (directory / TILE).unlink()
-        os.link(next(copies), directory / TILE)
+        (directory / TILE).symlink_to(next(copies).name)  # a hard link would change the file: it would be waited for
         for place in PLACES:
             for path in (directory / place).glob("*.tif"):
                 path.unlink()

@@ -44,7 +44,7 @@ def effect(settings: Settings) -> Iterator[str]:
     yield f"render-ws  {render.public_url}  owner {render.owner}, project {render.project}"
     yield f"journal    {settings.journal.path}"
     yield f"http       {settings.http.host}:{settings.http.port}"
-    yield f"workers    {settings.workers.executor}, {settings.workers.count or os.cpu_count()} at once"
+    yield f"workers    {settings.workers.executor}, {settings.workers.at_once} at once"
     for watch in settings.watch:
         stacks, mipmaps = watch.stacks, watch.mipmaps
         yield f"watch {watch.name}"

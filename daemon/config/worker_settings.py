@@ -1,5 +1,6 @@
 """`[workers]`: the workers that make mipmaps, on this machine or of a dask scheduler. Pure."""
 
+import os
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +12,17 @@ from handlers.workers.cluster.access import ClusterAccess, WorkerPath
 
 CLUSTER_COUNT = 64
 """Value of `count` with a dask scheduler, if it is 0."""
+
+
+def default_processes(cores: int) -> int:
+    """Return the number of worker processes with `count = 0`: while some wait for a disk, others use their cores.
+
+    docs/decisions/atomic-writes.md has the figures.
+
+    >>> [default_processes(cores) for cores in (1, 2, 3, 16)]
+    [2, 3, 4, 24]
+    """
+    return cores + max(1, cores // 2)
 
 
 class WorkerPathEntry(Section):
@@ -33,8 +45,9 @@ class WorkerSettings(Section):
     executor: Literal["processes", "dask"] = "processes"
     """"processes": worker processes on this machine. "dask": the workers of a dask scheduler."""
     count: int = Field(0, ge=0, le=1024)
-    """Number of worker processes. 0: one per core of this machine; a slow file server needs up to four times as many.
-    With dask: about the number of threads of all workers; the daemon submits half as many tiles more. 0: 64."""
+    """Number of worker processes. 0: three for every two cores of this machine, since workers also wait for disks; a
+    slow file server needs up to four for each core. With dask: about the number of threads of all workers; the daemon
+    submits half as many tiles more. 0: 64."""
     dask_scheduler: OptionalText = Field(None, **example(""))
     """Address of the dask scheduler, as in "tcp://scheduler:8786" or "tls://scheduler:8786". Only valid with executor =
     "dask". While the scheduler or its workers are away, tiles wait for them. `check-config --probe` asks it and its
@@ -79,6 +92,11 @@ class WorkerSettings(Section):
             if twice := next((key for index, key in enumerate(keys) if key in keys[:index]), None):
                 raise ValueError(f"{side} = {quoted(str(twice[1]))} stands in two entries for the hosts {twice[0]}")
         return value
+
+    @property
+    def at_once(self) -> int:
+        """Number of worker processes; with dask, of tiles submitted at once."""
+        return self.count or (CLUSTER_COUNT if self.cluster else default_processes(os.cpu_count() or 1))
 
     @property
     def cluster(self) -> ClusterAccess | None:

@@ -6,7 +6,6 @@ are not part of it.
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from daemon.config.settings import Settings
-from daemon.config.worker_settings import CLUSTER_COUNT, WorkerSettings
+from daemon.config.worker_settings import WorkerSettings
 from daemon.journal.file import Examination
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
@@ -194,7 +193,7 @@ async def open_assembly(
     async with contextlib.AsyncExitStack() as stack:
         journal = await stack.enter_async_context(Journal(now.journal.path, examination=examination))
         client = await stack.enter_async_context(RenderClient(render_url or now.render.url, access=now.render.access))
-        count = worker_count(now.workers)
+        count = now.workers.at_once
         pool = await stack.enter_async_context(_open_pool(now.workers, count))
         assembly = Assembly(settings, metrics or Metrics(), journal, client, is_observable, look_again, close_at_end)
         assembly.assemble(pool, count)
@@ -222,8 +221,3 @@ async def _open_pool(workers: WorkerSettings, count: int) -> AsyncIterator[Worke
 def largest_image_px(workers: WorkerSettings) -> int:
     """Return the pixels of the largest image. The workers keep what was configured at the start."""
     return round(workers.largest_image_megapixels * 1e6)
-
-
-def worker_count(workers: WorkerSettings) -> int:
-    """Return the number of worker processes; with dask, of tiles submitted at once."""
-    return workers.count or (CLUSTER_COUNT if workers.cluster else os.cpu_count() or 1)

@@ -52,6 +52,16 @@ def test_the_effect_shows_the_whole_z_rule(settings: Callable[..., Settings]) ->
     assert "  z        grid of the header; offset +7" in list(effect(settings()))
 
 
+def test_the_effect_shows_how_many_tiles_are_made_at_once(
+    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    dask = {"executor": "dask", "dask_scheduler": "tcp://scheduler:8786"}
+    assert "workers    processes, 12 at once" in list(effect(settings()))  # some of them wait for a disk
+    assert "workers    processes, 3 at once" in list(effect(settings(workers={"count": 3})))
+    assert "workers    dask, 64 at once" in list(effect(settings(workers=dask)))
+
+
 def test_directories_that_every_user_can_write_are_noted(settings: Callable[..., Settings], tmp_path: Path) -> None:
     for name, mode in (("acquisition", 0o777), ("mipmaps", 0o1777), ("journal", 0o775)):
         (tmp_path / name).chmod(mode)
