@@ -13,9 +13,10 @@ from benchmarks.common import DISK_RESULTS, RESULTS, file_system
 
 SCRIPTS = (
     *("mipmap_kernel", "worker_pool", "sustained", "ingest", "watching", "restart", "startup", "cliff"),
-    *("pictures", "quality", "pages", "object_store", "filters", "end_to_end", "cold", "cluster", "cluster_soak"),
+    *("pictures", "quality", "pages", "object_store", "filters", "end_to_end", "syncing", "cold", "cluster"),
+    "cluster_soak",
 )
-ON_DISK = ("mipmap_kernel", "worker_pool", "sustained", "ingest")
+ON_DISK = ("mipmap_kernel", "worker_pool", "sustained", "ingest", "syncing")
 LONGEST_S = 300.0
 """Time-out of one script, so that a script that hangs does not stop the others."""
 

@@ -8,79 +8,102 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.bare_storage import all_moved
 from benchmarks.cold import all_made, at_once, jobs_of, write_images
 from benchmarks.common import Options, Outcome, Plot, Row, cores, file_system, median_ratio, run_script
 from daemon.config.worker_settings import default_processes
-from handlers.mipmaps.job import MipmapJob
 from handlers.workers.pool import WorkerPool, open_executor
+from handlers.workers.processes import ProcessExecutor
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Milliseconds of a tile among others."""
+
+    wall: float
+    """From one to the next: less than each takes, since several are made at once."""
+    cpu: float
+    """Of its worker."""
+    blocked: float
+    """In which its worker neither runs nor waits for a core."""
 
 
 def measure(options: Options) -> Outcome:
-    """Measure each number of workers in turn, and the storage alone with as many processes as cores."""
-    side, tiles, rounds = (512, 6, 2) if options.quick else (3840, 48, 15)
-    images = write_images(options.directory / "images", side, tiles)
+    """Measure each number of workers in turn, and as many processes that move and sync the same bytes."""
+    side, tiles, rounds = (512, 6, 2) if options.quick else (3840, 48, 9)
+    levels = options.directory / "levels"
+    jobs = jobs_of(write_images(options.directory / "images", side, tiles), "tif", levels, side)
     counts = (cores(), default_processes(cores()), 2 * cores())
-    made: dict[int, list[float]] = {count: [] for count in counts}
-    moved: dict[int, list[float]] = {count: [] for count in counts}
+    made: dict[int, list[Tile]] = {count: [] for count in counts}
+    moved: dict[int, list[Tile]] = {count: [] for count in counts}
     with ExitStack() as stack:
         runner = stack.enter_context(asyncio.Runner())
         pools = {count: stack.enter_context(open_executor("processes", count)) for count in counts}
-        jobs = jobs_of(images, "tif", options.directory / "levels", side)
         for number in range(rounds + 1):
             for count, pool in pools.items():
-                for times, writes in ((made, None), (moved, True)):
-                    seconds = _tile_s(runner, pool, count, jobs, options.directory / "levels", writes)
+                for taken, run in ((made, all_made), (moved, partial(all_moved, writes=True))):
+                    shutil.rmtree(levels, ignore_errors=True)
+                    os.sync()
+                    tile = _tile(runner, pool, run(pool, jobs, at_once(count)), tiles)
                     if number:  # the first round is not counted
-                        times[count].append(seconds)
+                        taken[count].append(tile)
     rows = [_row(side, count, made[count], moved[cores()], options.directory) for count in counts]
-    middle = {
-        name: {n: statistics.median(many) * 1e3 for n, many in each.items()}
-        for name, each in (("made", made), ("moved", moved))
-    }
+    lines = {"temwatch": made, "storage alone": moved}
     plot = Plot(
         "syncing",
         f"A tile of {side}x{side}, six levels, synced",
         "workers",
         "milliseconds",
-        {"temwatch": list(middle["made"].items()), "storage alone": list(middle["moved"].items())},
+        {name: [(count, _middle(many, "wall")) for count, many in each.items()] for name, each in lines.items()},
     )
-    return Outcome(rows, [plot], {"ms_a_tile": middle})
+    return Outcome(rows, [plot])
 
 
-def _tile_s(
-    runner: asyncio.Runner, pool: WorkerPool, count: int, jobs: Sequence[MipmapJob], levels: Path, writes: bool | None
-) -> float:
-    """Return the seconds of a tile, into an empty directory; None: made by temwatch."""
-    shutil.rmtree(levels, ignore_errors=True)
-    os.sync()
-    began = time.perf_counter()
-    if writes is None:
-        runner.run(all_made(pool, jobs, at_once(count)))
-    else:
-        runner.run(all_moved(pool, jobs, at_once(count), writes=writes))
-    return (time.perf_counter() - began) / len(jobs)
+def _tile(runner: asyncio.Runner, pool: WorkerPool, work: Coroutine[Any, Any, None], tiles: int) -> Tile:
+    """Return what a tile takes while all are made."""
+    executor = pool.executor
+    assert isinstance(executor, ProcessExecutor)
+    pids = executor.pids()
+    began, before = time.perf_counter(), _scheduled_s(pids)
+    runner.run(work)
+    seconds, after = time.perf_counter() - began, _scheduled_s(pids)
+    ran, waited = (now - then for now, then in zip(after, before, strict=True))
+    return Tile(*(each * 1e3 / tiles for each in (seconds, ran, len(pids) * seconds - ran - waited)))
 
 
-def _row(side: int, count: int, made: Sequence[float], floor: Sequence[float], directory: Path) -> Row:
+def _scheduled_s(pids: Sequence[int]) -> tuple[float, float]:
+    """Return for how long processes have run, and have waited for a core. Only their main threads count."""
+    fields = [Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split() for pid in pids]
+    return sum(int(each[0]) for each in fields) / 1e9, sum(int(each[1]) for each in fields) / 1e9
+
+
+def _middle(many: Sequence[Tile], name: str) -> float:
+    return statistics.median(getattr(each, name) for each in many)
+
+
+def _row(side: int, count: int, made: Sequence[Tile], floor: Sequence[Tile], directory: Path) -> Row:
     """Compare with as many processes as cores that only move the bytes."""
-    ratio = median_ratio(made, floor)
+    ratio = median_ratio([each.wall for each in made], [each.wall for each in floor])
+    is_judged = file_system(directory) != "tmpfs" and count == default_processes(cores())
     return Row(
         1,
-        f"a tile among others, levels synced, {side}x{side}, 8 bit, {count} workers",
-        statistics.median(made) * 1e3,
+        f"a tile among others, synced, {side}x{side}, 8 bit, {count} workers",
+        _middle(made, "wall"),
         "ms",
-        1.3 if file_system(directory) != "tmpfs" else None,
-        floor=statistics.median(floor) * 1e3,
+        1.3 if is_judged else None,
+        floor=_middle(floor, "wall"),
         floor_is=f"bytes in, bytes out and synced, {cores()} processes",
         ratio=ratio,
         ratio_is="measured / floor",
         judged=ratio,
-        note=f"of the quickest runs {min(made) / min(floor):.2f}",
+        note=f"CPU {_middle(made, 'cpu'):.2f} ms, blocked {_middle(made, 'blocked'):.2f} ms",
     )
 
 
