@@ -45,16 +45,16 @@ class Taken:
     """Share of the cores for which no worker was runnable."""
 
 
-def measure(options: Options, places: Sequence[str] = PLACES) -> Outcome:
+def measure(options: Options, places: Sequence[str] = PLACES, workers: Sequence[int] | None = None) -> Outcome:
     """Measure the disk, then each mount: with the next images announced, without, and the storage alone, in turn."""
-    side, tiles, rounds = (512, 6, 1) if options.quick else (3840, 36, 3)
+    side, tiles, rounds = (512, 6, 1) if options.quick else (3840, 24, 3)
     DISK_RESULTS.mkdir(parents=True, exist_ok=True)
     source = DISK_RESULTS / "cold"  # images in memory are never cold
     images = write_images(source, side, tiles)
     rows: list[Row] = []
     try:
         with asyncio.Runner() as runner:
-            for count in (cores(), default_processes(cores()), 4 * cores()):
+            for count in workers or (cores(), default_processes(cores()), 4 * cores()):
                 with open_executor("processes", count) as pool:
                     bench = Bench(runner, pool, options.directory / "levels", side, rounds)
                     for place in places:
@@ -258,8 +258,13 @@ class Idleness:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--place", choices=PLACES)
+    parser.add_argument("--workers", type=int)
     given, others = parser.parse_known_args(sys.argv[1:])
-    if given.place:  # in parts that take less time
-        run_script(f"cold-{given.place}", lambda options: measure(options, [given.place]), others)
-    else:
-        run_script("cold", measure, others)
+    parts = [str(each) for each in (given.place, given.workers) if each]  # a part takes less time than all
+    run_script(
+        "-".join(["cold", *parts]),
+        lambda options: measure(
+            options, [given.place] if given.place else PLACES, [given.workers] if given.workers else None
+        ),
+        others,
+    )

@@ -5,7 +5,7 @@ A file that changes while it is read is reported as changing, never as a bad ima
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -65,7 +65,7 @@ class OpenLevel0(Protocol):
         """Return the decoded pixels, (H, W)."""
 
     def stream(self, read: Callable[[int, RunningDigest], T]) -> T:
-        """Return what `read` makes of the open file, by its descriptor; only where there are runs.
+        """Return what `read` makes of the open file, by its descriptor; only where there are runs, and only once.
 
         `read` passes each piece that it reads to the digest.
         """
@@ -73,9 +73,14 @@ class OpenLevel0(Protocol):
     def require_unchanged(self) -> None:
         """Raise ImageChanging if the file has changed since it was opened first."""
 
+    def close(self) -> None:
+        """Close the file, if it is still open."""
+
 
 class FileLevel0:
     """Level 0 that this machine reads.
+
+    The file stays open until its rows were streamed: a distant file server is asked at each opening.
 
     Raises
     ------
@@ -90,12 +95,15 @@ class FileLevel0:
     def __init__(self, file: Level0File) -> None:
         self._file = file
         self.digest: bytes | None = None
-        with translate_errors(file.path), open_image(file.path, file.root) as opened_file:
-            self._identity = settled_identity(opened_file.fileno())
-            announce(opened_file.fileno(), 2 * file.width * file.height)
+        with translate_errors(file.path), ExitStack() as opening:
+            opened_file = opening.enter_context(open_image(file.path, file.root))
+            self._descriptor = opened_file.fileno()
+            self._identity = settled_identity(self._descriptor)
+            announce(self._descriptor, 2 * file.width * file.height)
             with self._unless_changing():
                 info = read_header(opened_file, file.path, mask=file.is_mask, with_layout=True)
                 require_size(info, file.path, file.width, file.height)
+            self._opening = opening.pop_all()
         self.bits = info.bits
         self.has_more_pages = info.has_more_pages
         self.runs = info.runs
@@ -112,23 +120,27 @@ class FileLevel0:
     def stream(self, read: Callable[[int, RunningDigest], T]) -> T:
         """Return what `read` makes of the open file, and keep the digest of its bytes."""
         file = self._file
-        with self._unless_changing(), translate_errors(file.path), open_image(file.path, file.root) as opened_file:
-            digest = RunningDigest(opened_file.fileno())
-            result = read(opened_file.fileno(), digest)
+        with self._unless_changing(), translate_errors(file.path), self._opening:
+            digest = RunningDigest(self._descriptor)
+            result = read(self._descriptor, digest)
             self.digest = digest.digest()
         return result
 
     def known_digest(self) -> bytes | None:
         """Return the digest of the file's bytes; the first call reads them."""
         if self.digest is None:
-            with translate_errors(self._file.path), open_image(self._file.path, self._file.root) as opened_file:
-                self.digest = RunningDigest(opened_file.fileno()).digest()
+            with translate_errors(self._file.path):
+                self.digest = RunningDigest(self._descriptor).digest()
             self.require_unchanged()
         return self.digest
 
     def require_unchanged(self) -> None:
         """Raise ImageChanging if the file has changed since it was opened first."""
         require_same_file(self._file, self._identity)
+
+    def close(self) -> None:
+        """Close the file, if it is still open."""
+        self._opening.close()
 
     @contextmanager
     def _unless_changing(self) -> Iterator[None]:

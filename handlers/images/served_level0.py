@@ -83,6 +83,9 @@ class ServedLevel0:
         if self.content is not None:
             require_same_file(self._file, self.content.identity)
 
+    def close(self) -> None:
+        """Do nothing: no file is open."""
+
 
 def _is_too_long(file: Level0File, size: int) -> bool:
     """Whether a file is too long for its pixels: a sparse file of any length takes no space on a disk."""

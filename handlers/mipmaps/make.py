@@ -66,6 +66,9 @@ def _made(job: MipmapJob) -> MipmapReport:
             f"needs more memory than a worker may have, for {job.width}x{job.height} pixels",
             "check the image; largest_image_megapixels sets the limit",
         )
+    finally:
+        if level0:
+            level0.close()
     return MipmapReport(
         job.tile_id,
         tuple(made),

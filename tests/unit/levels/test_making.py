@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from handlers.container import Container
 from handlers.errors import (
     ImageFault,
     SettingsFault,
 )
 from handlers.images import decode
+from handlers.images import level0 as level0_module
 from handlers.images.decode import verify_level
 from handlers.images.encode import Encoding
 from handlers.images.header import inspect_image
@@ -21,6 +23,7 @@ from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.plan import Level0, MipmapPlan, absent_levels, level_uris
 from handlers.mipmaps.tile_jobs import mask_job, tile_job
 from handlers.uris import uri_to_path
+from tests.integration.descriptors import descriptors_of
 from tests.unit.levels.files import HEIGHT, WIDTH, fault_of, grey_tags, job_for, leftovers, save, texture, tiff
 
 DATA = Path(__file__).resolve().parents[3].parent / "shared" / "data"
@@ -342,3 +345,34 @@ def test_levels_asked_for_in_any_order_are_the_levels_made(
     report = make_mipmaps(job_for(level0, output_dir, outputs=outputs))
     assert {(made.level, made.width) for made in report.made} == {(level, WIDTH >> level) for level in order}
     assert all(inspect_image(path).width == WIDTH >> level for level, path in outputs)
+
+
+def test_level_0_is_opened_to_read_it_and_to_see_that_it_is_the_same(
+    level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A distant file server is asked at each opening."""
+    opened: list[Path] = []
+    open_image = level0_module.open_image
+
+    def counted(path: Path, root: Container | None = None) -> Any:
+        opened.append(path)
+        return open_image(path, root)
+
+    monkeypatch.setattr(level0_module, "open_image", counted)
+    assert make_mipmaps(job_for(level0, output_dir)).fault is None
+    assert opened == [level0] * 2
+
+
+@pytest.mark.parametrize("problem", [None, "size", "disk", "kept", "decoded"])
+def test_level_0_does_not_stay_open(level0: Path, output_dir: Path, problem: str | None) -> None:
+    job = job_for(level0, output_dir, width=WIDTH + (problem == "size"))
+    if problem == "disk":
+        output_dir.write_bytes(b"")
+    if problem == "kept":
+        make_mipmaps(job)
+    if problem == "decoded":
+        save(level0, texture(), compression="tiff_lzw")
+    report = make_mipmaps(replace(job, force=problem != "kept"))
+    assert bool(report.fault) == (problem in ("size", "disk"))
+    assert len(report.kept) == (len(job.outputs) if problem == "kept" else 0)
+    assert descriptors_of(level0) == []
