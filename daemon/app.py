@@ -147,9 +147,7 @@ class Daemon:
             self.url, self._live = site.url, site.live
             self._log_watches()
             if self._journal.is_new:
-                hint = (
-                    "restore a back-up if this daemon had a journal before: `temwatch journal rebuild` makes one, too"
-                )
+                hint = "if this daemon had a journal before, restore a back-up or run `temwatch journal rebuild`"
                 log.warning("journal.created", journal=str(self._journal.path), hint=hint)
             lock.note(self.url)  # `temwatch replay` reads it to find the daemon's port
             await self._run_tasks()
@@ -206,7 +204,7 @@ class Daemon:
         await work()
 
     async def _once_looked(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do work when everything was looked at once: before, nothing seems to be wrong."""
+        """Do work after everything was checked once: before that, nothing seems to be wrong."""
         await self._started.wait()
         await self._gate.probed.wait()
         await work()
@@ -320,7 +318,7 @@ class Daemon:
                 oldest_s = await self._journal.oldest_unfinished_s()
                 self._hook_facts = hooks = await self._notifier.facts()
         except TimeoutError:
-            problem = f"the journal has not answered a question for {ANSWER_S:g} s"
+            problem = f"the journal has not answered for {ANSWER_S:g} s"
             journal_fault = journal_fault or StorageFault(
                 str(self._journal.path), problem, "check that its disk answers and that no other program has locked it"
             )

@@ -182,7 +182,7 @@ class WorkerFault(Fault):
 
 
 class WorkersUnavailable(WorkerFault):
-    """Workers do not start, or the scheduler does not answer. No job is to blame, so none is given up."""
+    """Workers do not start, or the scheduler does not answer. No job is the cause, so none fails."""
 
     waiting_helps = Waiting.ALWAYS
 

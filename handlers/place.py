@@ -106,7 +106,7 @@ Place = Path | ObjectPlace
 
 
 def is_object_address(text: str) -> bool:
-    """Return whether a text is meant as the address of an object or bucket, valid or not.
+    """Whether a text has the form of an address in an object store, valid or not.
 
     >>> is_object_address("s3://em/mipmaps"), is_object_address("/data/s3:/em")
     (True, False)

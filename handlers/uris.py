@@ -126,7 +126,7 @@ def mipmap_path(output_dir: Place, level: int, level0: Place, extension: str) ->
     place = output_dir / str(level) / f"{inside}.{canonical_extension(extension)}"
     if isinstance(place, ObjectPlace) and (problem := key_problem(place.key)):
         raise SettingsFault(
-            "mipmaps.output_dir", f"makes a name that no store can have: {printable(str(place))} {problem}"
+            "mipmaps.output_dir", f"gives a name that object stores do not accept: {printable(str(place))} {problem}"
         )
     return place
 

@@ -43,7 +43,9 @@ class Check:
         if self.version == present:
             return [f"{printable(journal)} has version {present}, that of this temwatch: nothing is migrated"]
         number = f"{self.montages} montages" + (
-            "" if self.montages == self.montages_after else f", {self.montages_after} after removing useless sightings"
+            ""
+            if self.montages == self.montages_after
+            else f", {self.montages_after} after the removal of obsolete sightings"
         )
         return [
             f"{printable(journal)} has version {self.version}; this temwatch migrates it to version {present}",

@@ -1,4 +1,4 @@
-"""`temwatch notify test|list|retry|drop|silence`: what others are told, and have not taken."""
+"""`temwatch notify test|list|retry|drop|silence`: deliveries to hooks, messages to people, silences."""
 
 import asyncio
 import getpass
@@ -50,7 +50,7 @@ async def send_test(settings: Settings, say: Callable[[str], None]) -> int:
     """
     path = settings.alerts.urls_file
     if path is None and not settings.hook:
-        problem = "is not set, and there is no [[hook]], so nobody is told anything"
+        problem = "is not set, and there is no [[hook]], so there is nothing to test"
         raise SettingsFault("alerts.urls_file", problem, "docs/alerts.md and docs/hooks.md show how")
     refused = 0 if path is None else await _test_addresses(path, say)
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
@@ -106,7 +106,7 @@ async def silence(settings: Settings, request: SilenceRequest, say: Callable[[st
     for row in outcome["silences"]:
         say(silence_line(row))
     if not outcome["silences"]:
-        say("nothing is silenced")
+        say("no silence is in force")
 
 
 async def list_waiting(settings: Settings) -> Listed:

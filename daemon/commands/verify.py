@@ -1,7 +1,7 @@
 """`temwatch verify`: read stacks and mipmap files of COMPLETE montages again and report every difference.
 
 It repairs nothing, and runs with or without the daemon. It holds one montage at a time in memory. Where there are
-alerts, it records what it found, so that people are told.
+alerts, it records the differences, so that a message reports them.
 """
 
 import contextlib
@@ -186,7 +186,7 @@ async def _tell_people(settings: Settings, totals: Totals, clean: Sequence[int])
             lambda answer: answer,
         )
     except Fault as fault:
-        sys.stderr.write(f"alerts: people are not told of the differences: {printable(str(fault))}\n")
+        sys.stderr.write(f"alerts: the differences cannot be reported: {printable(str(fault))}\n")
 
 
 _PLURALS: Mapping[Kind, str] = {

@@ -84,7 +84,7 @@ class MipmapSettings(Section):
     def _owner_may_do_the_work(cls, value: str | None, info: ValidationInfo) -> str | None:
         needed = 0o600 if info.field_name == "file_mode" else 0o700
         if value is not None and int(value, 8) & needed != needed:
-            raise ValueError(f"{quoted(value)} keeps the owner from the work: at least {needed:04o}")
+            raise ValueError(f"{quoted(value)} does not let the owner do the work: expected at least {needed:04o}")
         return value
 
     @field_validator("range_16bit")

@@ -132,7 +132,7 @@ class Settings(BaseSettings):
     watch: tuple[WatchSettings, ...] = Field(min_length=1)
     """Watched directories: at least one table [[watch]]."""
     hook: tuple[HookSettings, ...] = ()
-    """Programs that are told what happens: tables [[hook]]."""
+    """Programs that are notified of events: tables [[hook]]."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Alerts and messages in the journal, and the montages that people are told of. Functions of the connection."""
+"""Alerts and messages in the journal, and the montages that they report. Functions of the connection."""
 
 import json
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class MessageRow(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What alerts keep in the journal."""
+    """Content of the alerts' tables."""
 
     alerts: list[AlertRow]
     messages: list[MessageRow]
@@ -47,7 +47,7 @@ class Kept(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What changed; all of it is stored in one transaction."""
+    """Changes that are stored in one transaction."""
 
     alerts: list[AlertRow]
     alerts_gone: list[tuple[str, str, str]]

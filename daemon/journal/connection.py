@@ -131,7 +131,7 @@ class JournalConnection:
     def _check_files(self) -> StorageFault | None:
         """Return the fault if the files at the journal's path are not the open ones, and take note of it.
 
-        SQLite goes on with a deleted file as if nothing had happened, and everything written to it is lost at the end.
+        SQLite works on with a deleted file without an error, and everything written to it is lost at the end.
         """
         fault = None if are_in_place(self._files) else deleted_fault(self.path)
         if fault is not None and self._file_fault is None:
@@ -163,7 +163,7 @@ class JournalConnection:
             raise StorageFault(str(self.path), "the journal is opened for reading only")
         while True:
             if self._is_given_up:
-                raise asyncio.CancelledError("the journal is given up")
+                raise asyncio.CancelledError("the journal is closed: its disk does not answer")
             work = asyncio.get_running_loop().run_in_executor(self._write_thread, self._transact, closure)
             work.add_done_callback(self._end_write)  # also if the caller is cancelled: the write goes on
             try:
@@ -200,7 +200,7 @@ class JournalConnection:
         if self._writer is None:
             raise RuntimeError("the journal is closed")
         if self._is_given_up:
-            raise StorageFault(str(self.path), "the journal is given up")
+            raise StorageFault(str(self.path), "the journal is closed: its disk does not answer")
         if (fault := self._check_files()) is not None:
             raise fault
         self._transaction_began = time.monotonic()

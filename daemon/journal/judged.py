@@ -11,7 +11,7 @@ from handlers.quality.rules import Verdict
 MOST_READ = 500
 """Events that are read at once."""
 MOST_LOOKED_AT = 50
-"""Montages that are looked at to count sections in a row."""
+"""Most montages that are read to count sections in a row."""
 _JUDGED = (
     "SELECT number, outbox.watch, montages.id, scope, acquired, montages.z, data FROM outbox"
     " JOIN montages ON subject = 'montages/' || montages.id"
@@ -33,24 +33,24 @@ class Broken(NamedTuple):
     z: float | None
     rules: tuple[str, ...]
     in_a_row: int
-    """Sections of the microscope, up to this one, that broke a rule without one between them that broke none."""
+    """Number of consecutive sections of the microscope, up to this one, that broke a rule."""
 
 
 def broken_after(connection: Connection, number: int, since: float) -> tuple[list[Broken], int]:
-    """Return the montages that broke rules in events after a number, and the number of the last event looked at.
+    """Return the montages that broke rules in events after a number, and the number of the last event that was read.
 
     Parameters
     ----------
-    since : seconds since 1970 UTC; older events are passed over.
+    since : seconds since 1970 UTC; older events are skipped.
     """
     rows = connection.execute(_JUDGED, (number, since, MOST_READ)).fetchall()
     last = rows[-1][0] if len(rows) == MOST_READ else last_number(connection)
     broken = []
     for _, watch, montage_id, scope, acquired, z, data in rows:
-        told = json.loads(data)
-        if told["rules"] and told["decided_by"] is None:
+        event = json.loads(data)
+        if event["rules"] and event["decided_by"] is None:
             before = connection.execute(_BEFORE, (scope, acquired, watch, MOST_LOOKED_AT))
-            broken.append(Broken(montage_id, watch, scope, z, tuple(told["rules"]), in_a_row(before)))
+            broken.append(Broken(montage_id, watch, scope, z, tuple(event["rules"]), in_a_row(before)))
     return broken, last
 
 

@@ -1,4 +1,4 @@
-"""Montages that go on after a retry or a replay. Functions of the connection, each run in one transaction."""
+"""Montages that resume after a retry or a replay. Functions of the connection, each run in one transaction."""
 
 from daemon.journal.rows import BY_ID, LATEST_OF_PATH, Connection, find, is_latest_of_path, need, record
 from daemon.montages.records import AwaitedFile, Montage

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from daemon.journal.file import Connection
 
 NEWEST = 3000
-"""Montages that are looked at, of all microscopes together."""
+"""Most montages that are read, of all microscopes together."""
 _NEWEST = "SELECT watch, scope, z, noticed_at FROM montages ORDER BY id DESC LIMIT ?"
 
 

@@ -1,4 +1,4 @@
-"""Silences: what people do not want to be told for a while. Functions of the connection, as in `rows`."""
+"""Silences of alerts. Functions of the connection, as in `rows`."""
 
 from typing import NamedTuple
 

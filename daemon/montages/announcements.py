@@ -1,4 +1,4 @@
-"""What temwatch tells others about a change of a montage or a stack: kinds, and data as values. Pure."""
+"""Events about montages and stacks for hooks: kinds, and data as values. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -32,11 +32,11 @@ class Kind(StrEnum):
     MONTAGE_FAILED = "montage.failed"
     """The montage waits for a person, or for a change of the file that caused the fault."""
     MONTAGE_REPEATED = "montage.repeated"
-    """Steps are done again: a retry, a replay, changed images, lost files or tiles."""
+    """Steps are repeated: a retry, a replay, changed images, lost files or tiles."""
     MONTAGE_SUPERSEDED = "montage.superseded"
-    """The path holds another content now, or the metafile was moved or removed."""
+    """Another montage replaces it: the path has a new content, or the metafile was moved or removed."""
     MONTAGE_IGNORED = "montage.ignored"
-    """The watch does not ingest this set of images."""
+    """The watch does not ingest this metafile."""
     MONTAGE_DISMISSED = "montage.dismissed"
     """A person decided that nothing is to be done about a FAILED montage."""
     STACK_CLOSED = "stack.closed"
@@ -152,7 +152,7 @@ class MontageData:
     rules: tuple[str, ...]
     """Rules whose limits are broken; empty for all events but montage.qc."""
     decided_by: str | None
-    """Person whose decision a montage.qc tells; null if the rules gave the verdict, and for all other events."""
+    """Person whose decision a montage.qc reports; null if the rules gave the verdict, and for all other events."""
     fault: FaultData | None
     """Why it failed; null for all events but montage.failed."""
     reason: str | None
@@ -195,7 +195,7 @@ class Announced:
 
 
 def montage_data(montage: Montage, detail: Mapping[str, Any], *, is_superseded: bool = False) -> MontageData:
-    """Return what an event tells about a montage.
+    """Return the data of an event about a montage.
 
     Parameters
     ----------

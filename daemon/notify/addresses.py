@@ -58,7 +58,7 @@ def _sender(address: str, number: int) -> Any:
         asset=apprise.AppriseAsset(app_id="temwatch", app_desc="temwatch", app_url="", async_mode=False)
     )
     if not sender.add(address):
-        problem = f"address {number} is not one of apprise"
+        problem = f"address {number} is not an address of apprise"
         raise SettingsFault("alerts.urls_file", problem, "compare it with apprise's list of services")
     return sender
 

@@ -1,4 +1,4 @@
-"""State of the alerts: what people were told and will be told, and what of it the journal has to store. Pure."""
+"""State of the alerts: conditions, messages, and the changes that the journal must store. Pure."""
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -23,13 +23,13 @@ from daemon.notify.messages import Message, Messages, group_of, waiting_groups
 
 @dataclass(frozen=True, slots=True)
 class AlertState:
-    """What people were told, and what they will be told."""
+    """Alerts, and messages that are not delivered yet."""
 
     alerts: Alerts = field(default_factory=dict)
     messages: Messages = ()
     """In the order in which they were written."""
     notes: Mapping[str, float] = field(default_factory=dict)
-    """What else is remembered, by name."""
+    """Further values to remember, by name."""
 
     @classmethod
     def of(cls, kept: Kept) -> Self:
@@ -59,7 +59,7 @@ class AlertState:
         Parameters
         ----------
         write : makes the message of a draft.
-        is_silent : whether people do not want to be told of a condition now. Its end is not told then, either.
+        is_silent : whether a condition is silenced now. Its end is not reported then, either.
         unknown : as for `observe`.
         """
         alerts, messages = observe(self.alerts, conditions, now, unknown), self.messages
@@ -89,10 +89,10 @@ def _alert(row: AlertRow) -> Alert:
 
 
 def _alert_row(alert: Alert) -> AlertRow:
-    told = alert.condition
+    condition = alert.condition
     return AlertRow(
-        str(told.kind), told.watch, told.subject, told.text,
-        alert.since, alert.sent_at, alert.ended_at, told.scope, int(told.is_error),
+        str(condition.kind), condition.watch, condition.subject, condition.text,
+        alert.since, alert.sent_at, alert.ended_at, condition.scope, int(condition.is_error),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Alerts: which conditions people are told of, when, and how often. Pure: the time is an argument."""
+"""Alerts: which conditions cause messages to people, when, and how often. Pure: the time is an argument."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ SHOWN = 5
 
 
 class AlertKind(StrEnum):
-    """What people are told of."""
+    """Kind of an alert."""
 
     MONTAGE_FAILED = "montage failed"
     IMAGES_LATE = "images late"
@@ -30,7 +30,7 @@ class AlertKind(StrEnum):
 
 
 class Severity(StrEnum):
-    """How bad a message's news is. The values are apprise's types of notifications."""
+    """Severity of a message. The values are apprise's types of notifications."""
 
     INFO = "info"
     OVER = "success"
@@ -43,13 +43,13 @@ HOLD_S: Mapping[AlertKind, float] = {
     AlertKind.RENDER_AWAY: 300.0,
     AlertKind.WATCH_UNREACHABLE: 120.0,
 }
-"""Time that a condition lasts before people are told. Others that begin meanwhile are in the same message."""
+"""Time that a condition must last before its message. Others that begin meanwhile are in the same message."""
 REPEAT_S: Mapping[AlertKind, float] = {AlertKind.EXPIRES: 86_400.0}
 """Least time between two messages about a condition that lasts, where it is not `repeat_s`."""
 OCCURRENCES: Mapping[AlertKind, float] = {AlertKind.QC_BROKEN: 600.0}
-"""Kinds that happen and do not last: least seconds from one message of a group to the next. Each is told once."""
+"""Kinds that are events: least seconds from one message of a group to the next. Each event is reported once."""
 ENDED_KEPT_S = 7 * 86_400.0
-"""An end is told with the end of the whole group, and forgotten if that takes longer than this."""
+"""An end is reported with the end of its whole group, and forgotten if that takes longer than this."""
 ERRORS = frozenset({AlertKind.LOGIN_REFUSED, AlertKind.DISK_LOW, AlertKind.JOURNAL_UNWRITABLE})
 """Kinds that stop all work until a person acts."""
 
@@ -71,7 +71,7 @@ class Condition:
     text: str
     """One sentence."""
     scope: str = ""
-    """The microscope, for kinds that are told by microscope."""
+    """The microscope, for kinds that are reported by microscope."""
     is_error: bool = False
 
     @property
@@ -81,20 +81,20 @@ class Condition:
 
     @property
     def group(self) -> Group:
-        """What is told together."""
+        """Conditions of one group share a message."""
         return self.kind, self.watch, self.scope
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A condition, and what people were told of it. Times are seconds since 1970 UTC."""
+    """A condition, and when it was reported. Times are seconds since 1970 UTC."""
 
     condition: Condition
     since: float
     sent_at: float | None = None
     """When the last message about it was written."""
     ended_at: float | None = None
-    """Set from its end until people were told that it is over."""
+    """Set from its end until the end is reported."""
 
 
 Alerts = Mapping[Key, Alert]
@@ -102,7 +102,7 @@ Alerts = Mapping[Key, Alert]
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What people are told of conditions of one group: a message before it has an id."""
+    """Message about conditions of one group, before it has an id."""
 
     group: Group
     severity: Severity
@@ -119,7 +119,7 @@ class Draft:
 
     @property
     def is_over(self) -> bool:
-        """Whether it tells that the conditions have ended."""
+        """Whether it reports that the conditions have ended."""
         return self.severity is Severity.OVER
 
     @property
@@ -134,11 +134,11 @@ def observe(
 ) -> dict[Key, Alert]:
     """Return the alerts after a look at the present conditions.
 
-    A condition that ends before people were told of it is forgotten.
+    A condition that ends before it was reported is forgotten.
 
     Parameters
     ----------
-    unknown : kinds and watches that could not be looked at: their alerts stay as they are.
+    unknown : kinds and watches that could not be checked: their alerts stay as they are.
     """
     present = {condition.key: condition for condition in conditions}
     after: dict[Key, Alert] = {}
@@ -164,7 +164,7 @@ def due(alerts: Alerts, now: float, repeat_s: float, waiting: Collection[Group] 
 
     Parameters
     ----------
-    waiting : groups of messages that were written and not delivered yet: these are not repeated meanwhile.
+    waiting : groups with messages that are not delivered yet: these are not repeated meanwhile.
     """
     groups: dict[Group, list[Alert]] = {}
     for key in sorted(alerts, key=lambda key: (alerts[key].since, key)):
@@ -179,17 +179,17 @@ def due(alerts: Alerts, now: float, repeat_s: float, waiting: Collection[Group] 
 def _due(group: Group, alerts: list[Alert], now: float, repeat_s: float | None) -> Iterable[Draft]:
     ongoing = [alert for alert in alerts if alert.ended_at is None]
     ended = [alert for alert in alerts if alert.ended_at is not None]
-    told = [alert for alert in ongoing if alert.sent_at is not None]
-    if ended and not told:
+    reported = [alert for alert in ongoing if alert.sent_at is not None]
+    if ended and not reported:
         yield _draft(group, ended, Severity.OVER)
     new = [alert for alert in ongoing if alert.sent_at is None]
     is_new = bool(new) and now - min(alert.since for alert in new) >= HOLD_S.get(group[0], 0.0)
-    last = max((alert.sent_at or 0.0 for alert in told), default=now)
+    last = max((alert.sent_at or 0.0 for alert in reported), default=now)
     if group[0] in OCCURRENCES:
-        is_new, repeat_s = bool(new) and not told, None
+        is_new, repeat_s = bool(new) and not reported, None
     if repeat_s is not None:
         repeat_s = max(repeat_s, REPEAT_S.get(group[0], 0.0))
-    if repeat_s is not None and told and now - last >= repeat_s:
+    if repeat_s is not None and reported and now - last >= repeat_s:
         yield _draft(group, ongoing, _severity(ongoing))
     elif is_new:
         yield _draft(group, new, _severity(new))

@@ -1,4 +1,4 @@
-"""Alerts: looks at the daemon's facts every few seconds, and tells people what is wrong; the journal remembers it."""
+"""Alerts: checks the daemon's facts every few seconds, and sends messages to people; the journal stores both."""
 
 import asyncio
 import contextlib
@@ -35,10 +35,10 @@ DIGEST_CONDITION = Condition(AlertKind.DIGEST, "", "digest", "")
 
 
 class Alerting:
-    """Tells people what is wrong, until cancelled. A message that cannot be delivered is a warning and stops nothing.
+    """Sends messages about what is wrong, until cancelled. A message that cannot be delivered is only a warning.
 
-    A message is committed together with the alerts that it tells of, and delivered after that. So `kill -9` loses
-    none, and repeats only one whose delivery was not recorded yet; it has the same id then.
+    A message is committed together with the alerts that it reports, and delivered afterwards. So `kill -9` loses no
+    message, and repeats only a message whose delivery was not recorded yet, with the same id.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class Alerting:
         return self._file_problem or next(iter(self._sender.problems.values()), "")
 
     async def run(self) -> None:
-        """Look, and tell, until cancelled."""
+        """Check the conditions and deliver messages, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(beat(lambda: self._settings().alerts.heartbeat_url, self._facts), name="heartbeat")
             group.create_task(self._deliver_on(), name="alert messages")
@@ -86,7 +86,7 @@ class Alerting:
                 await asyncio.sleep(LOOK_S)
 
     async def register(self) -> None:
-        """Let alerts begin with the next event. To be awaited before anything happens that they must not miss."""
+        """Let alerts begin with the next event. Await it before the first event that they must report."""
         state = await self._opened()
         if self._settings().alerts.urls_file is not None and OUTBOX not in state.notes:
             self._state = state.noting({OUTBOX: await self._journal.read(last_number)})
@@ -140,7 +140,7 @@ class Alerting:
         return self._state or state
 
     async def _save(self) -> None:
-        """Store what changed. While the journal cannot be written, memory has to do."""
+        """Store the changes. While the journal cannot be written, they stay in memory."""
         async with self._saving:
             state = await self._opened()
             change = state.change_from(self._saved)
@@ -156,7 +156,7 @@ class Alerting:
     # --- delivery
 
     async def _deliver_on(self) -> None:
-        """Deliver messages at once, and those that were not taken again, until cancelled."""
+        """Deliver new messages at once, and retry the others, until cancelled."""
         while True:
             self._written.clear()
             if self._settings().alerts.urls_file is not None:

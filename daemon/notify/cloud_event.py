@@ -26,7 +26,7 @@ class CloudEvent:
     id: str
     """The same at each delivery of the event, and of no other event."""
     source: str
-    """Which temwatch: the name of its machine, as in "//acquisition1/temwatch"."""
+    """The temwatch that sends it: the name of its machine, as in "//acquisition1/temwatch"."""
     type: Kind
     """What happened."""
     subject: str
@@ -61,7 +61,7 @@ def cloud_event_body(event: Announced, host: str) -> bytes:
 
 
 def event_for_test(event_id: str, at: float, host: str) -> bytes:
-    """Return the body of the event by which `temwatch notify test` tries a hook. It is about nothing."""
+    """Return the body of the event by which `temwatch notify test` tests a hook. Its data are empty."""
     event = {
         "specversion": "1.0",
         "id": event_id,

@@ -1,4 +1,4 @@
-"""What is wrong now: conditions that follow from the daemon's facts and from the journal. Pure."""
+"""Conditions that are wrong now, from the daemon's facts and the journal. Pure."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from daemon.watching.roots import RootHealth, RootStatus
 FILLS_S = 6 * 3600.0
 WORKERS_LOST = 3
 IN_A_ROW = 3
-"""So many sections of a microscope that break a rule are an error."""
+"""This many sections of a microscope in a row that break a rule are an error."""
 WORKERS_LOST_S = 600.0
 _AWAY = (RootStatus.UNREACHABLE, RootStatus.PAUSED)
 
@@ -30,13 +30,13 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Everything that conditions follow from, of one moment."""
+    """All facts that conditions follow from, as of one moment."""
 
     facts: Facts
     failed: Sequence[Waiting] = ()
     late: Sequence[Waiting] = ()
     broken: Sequence[Broken] = ()
-    """Montages that broke rules of quality control since the last look."""
+    """Montages that broke rules of quality control since the last observation."""
     differing: Sequence[Differing] = ()
     """Montages in which a verification found differences."""
     workers_lost: int = 0
@@ -44,13 +44,13 @@ class Observed:
 
 
 def conditions(seen: Observed) -> list[Condition]:
-    """Return what is wrong."""
+    """Return the conditions that are wrong now."""
     of_montages = [*_of_montages(seen), *map(_of_broken, seen.broken), *map(_of_differing, seen.differing)]
     return [*of_montages, *_of_facts(seen.facts), *_of_workers(seen)]
 
 
 def accessible(roots: Iterable[RootHealth]) -> frozenset[str]:
-    """Return the watches of which every new metafile is known: their directories were scanned, and can be accessed."""
+    """Return the watches whose new metafiles are all known: their directories were scanned and can be accessed."""
     looked_at = (RootStatus.WATCHING, RootStatus.POLLING)
     return frozenset(root.name for root in roots if root.status in looked_at and root.last_scan_at is not None)
 
@@ -102,7 +102,7 @@ def _of_facts(facts: Facts) -> Iterable[Condition]:
         yield Condition(AlertKind.BACKLOG, "", "backlog", text)
     for hook in facts.hooks:
         if hook.dead:
-            text = f"hook {hook.name} did not take events for a day: `temwatch notify list` says why"
+            text = f"hook {hook.name} has not taken events for a day: `temwatch notify list` gives the reason"
             yield Condition(AlertKind.HOOK_GIVEN_UP, "", hook.name, text)
 
 

@@ -23,7 +23,7 @@ REQUESTS_AT_ONCE = 8
 RUNS_AT_ONCE = 1
 """Runs of one hook's program at a time."""
 LOOK_S = 60.0
-"""The queue is looked at this often even if nothing wakes the courier: the clock may have been set."""
+"""Longest pause between two checks of the queue, even if nothing wakes the courier: the clock may have been set."""
 
 Send = Callable[[HookSettings, Delivery], Awaitable[Sent]]
 Count = Callable[[str, str], None]
@@ -65,7 +65,7 @@ class Courier:
         self._paused_until = 0.0
 
     async def run(self) -> None:
-        """Deliver what is queued, until cancelled."""
+        """Deliver queued events, until cancelled."""
         try:
             while True:
                 self.wake.clear()
@@ -77,7 +77,7 @@ class Courier:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _start_due(self) -> float:
-        """Begin attempts at deliveries that are due; return the seconds until the next look."""
+        """Begin attempts at deliveries that are due; return the seconds until the next check."""
         paused_s = self._paused_until - self._steady()
         if paused_s > 0:
             return min(LOOK_S, paused_s)
@@ -163,5 +163,5 @@ class Courier:
         for _ in range(dead):
             self._count(self._name, "dead")
         if dead:
-            hint = "mend the receiver, then `temwatch notify list` and `temwatch notify retry ID`"
+            hint = "repair the receiver, then `temwatch notify list` and `temwatch notify retry ID`"
             log.error("hook.given_up", hook=self._name, events=dead, problem=failures[0].problem, hint=hint)

@@ -1,4 +1,4 @@
-"""What `temwatch verify` found, on its way to the alerts."""
+"""Report of the differences that `temwatch verify` found, for the alerts."""
 
 import time
 from typing import Annotated, Any, Literal
@@ -33,11 +33,11 @@ class DifferenceReport(BaseModel):
 
     differing: tuple[DifferingMontage, ...] = Field(max_length=MOST_MONTAGES)
     clean: tuple[_Id, ...] = Field((), max_length=MOST_MONTAGES)
-    """Montages that differed before, and do not any more."""
+    """Montages that differed before, and no longer differ."""
 
 
 async def report_differences(journal: Journal, report: DifferenceReport) -> dict[str, Any]:
-    """Record what a verification found; people are told of it at the next look."""
+    """Record the differences that a verification found; the next observation reports them."""
     found = [rows.Found(each.id, each.differences, each.start) for each in report.differing]
     now = time.time()
     await journal.write(lambda connection: rows.record(connection, found, report.clean, now))

@@ -1,4 +1,4 @@
-"""Which certificates and tokens end soon: of render-ws, and of temwatch before it. Blocking; `ending` is pure."""
+"""Expiry of certificates and tokens: of render-ws, and of temwatch as its client. Blocking; `ending` is pure."""
 
 import base64
 import json
@@ -24,18 +24,18 @@ _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """When something ends."""
+    """Expiry of one certificate or token."""
 
     what: str
-    """The key of the configuration, and of a certificate its name; nothing secret."""
+    """The key of the configuration, with the name of a certificate; nothing secret."""
     ends_at: float
     """Seconds since 1970 UTC."""
     is_authority: bool = False
-    """Whether another certificate of the same file may be used in its place: one that has ended is no news."""
+    """Whether another certificate of the same file may replace it: then an expired one is not reported."""
 
 
 def ending(expiries: Iterable[Expiry], now: float) -> Iterator[Condition]:
-    """Yield a condition for each that ends soon, or has ended."""
+    """Yield a condition for each that expires soon, or has expired."""
     for each in expiries:
         left_s = each.ends_at - now
         if left_s < SOON_S and not (each.is_authority and left_s < 0):
@@ -44,9 +44,9 @@ def ending(expiries: Iterable[Expiry], now: float) -> Iterator[Condition]:
 
 
 def expiries(render: RenderSettings) -> list[Expiry] | None:
-    """Return when the certificates and the token of render-ws end; None if that cannot be found out now.
+    """Return when the certificates and the token of render-ws expire; None if that cannot be read now.
 
-    The render gate tells why: a file cannot be read, or the server does not answer.
+    The render gate reports the reason: a file cannot be read, or the server does not answer.
     """
     if render.embedded:
         return []
@@ -82,7 +82,7 @@ def _of_token(path: Path | None) -> Iterator[Expiry]:
 
 
 def token_end(token: str) -> float | None:
-    """Return when a JSON Web Token ends; None if it is none, or says nothing of its end.
+    """Return when a JSON Web Token expires; None for another token, or without an expiry.
 
     Source: RFC 7519, section 4.1.4.
 

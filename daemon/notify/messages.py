@@ -1,4 +1,4 @@
-"""Messages to people on their way, and when they are given up. Pure: the time is an argument."""
+"""Messages to people that are not delivered yet, and when they are given up. Pure: the time is an argument."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from daemon.notify.alerting import AlertKind, Draft, Group, Severity
 GIVE_UP_S = 86_400.0
 """A message is given up after a day."""
 MOST_MESSAGES = 500
-"""With more messages on their way the oldest are given up."""
+"""Limit of undelivered messages: beyond it the oldest are given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Message:
     """A message that not every address has taken yet."""
 
     id: str
-    """The same at each attempt, also after a restart; it stands in the text."""
+    """The same at each attempt, also after a restart; the text contains it."""
     made_at: float
     """Seconds since 1970 UTC."""
     group: Group
@@ -25,8 +25,8 @@ class Message:
     title: str
     body: str
     taken: frozenset[int] = frozenset()
-    """Numbers of the addresses that took it. After the file of addresses was edited, these may be others: then one
-    message may come twice to one of them, and never to another."""
+    """Numbers of the addresses that took it. After an edit of the address file these may be other addresses: then a
+    message may reach one of them twice, and another never."""
 
 
 Messages = tuple[Message, ...]
@@ -57,7 +57,7 @@ def given_up(messages: Sequence[Message], now: float) -> Messages:
 
 
 def waiting_groups(messages: Sequence[Message]) -> frozenset[Group]:
-    """Return the groups of messages that are on their way."""
+    """Return the groups of undelivered messages."""
     return frozenset(message.group for message in messages)
 
 

@@ -1,4 +1,4 @@
-"""Observer: reads everything that alerts follow from, of one moment."""
+"""Observer: reads all facts that alerts follow from, as of one moment."""
 
 import asyncio
 from collections import deque
@@ -25,31 +25,31 @@ from daemon.pipeline.health import Facts
 from daemon.system.threads import in_thread
 
 OLDEST_S = 86_400.0
-"""Older events are not told, when alerts are switched on again, for example."""
+"""Older events are not reported, for example after alerts were switched on again."""
 EXPIRIES_EVERY_S = 3600.0
 EXPIRIES_S = 5.0
-"""A look waits so long for the certificates; a later one takes what they say."""
+"""Longest wait for the certificates; a later observation uses their result."""
 OUTBOX = "outbox"
-"""Name of the note that says up to which event of the outbox people were told."""
+"""Name of the note with the number of the last event of the outbox that was reported."""
 DIGEST = "digest"
-"""Name of the note that says when the last digest was written."""
+"""Name of the note with the time of the last digest."""
 
 Notes = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What was observed."""
+    """Result of an observation."""
 
     at: float
     """Seconds since 1970 UTC."""
     facts: Facts
     wrong: list[Condition]
     unknown: frozenset[tuple[AlertKind, str]]
-    """Kinds and watches that could not be looked at: what people were told of them still holds."""
+    """Kinds and watches that could not be checked: their alerts stay as they are."""
     silences: list[SilenceRow]
     notes: Notes
-    """That are to be remembered with the messages that follow."""
+    """To be stored with the messages that follow from this observation."""
     since: float | None = None
     """If a digest is due, the time of the last one."""
     days: list[Day] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Sight:
 
 
 class _Read(NamedTuple):
-    """What the journal says, from one moment."""
+    """Facts from the journal, as of one moment."""
 
     failed: list[Waiting]
     late: list[Waiting]
@@ -148,7 +148,7 @@ class Observer:
         return deaths - self._deaths_before
 
     async def _look_for_expiries(self, now: float) -> None:
-        """Look in a thread at certificates and tokens from time to time; take what the look has found."""
+        """Check certificates and tokens in a thread from time to time, and keep the result."""
         if self._looking is None and (self._expiries_at is None or now - self._expiries_at >= EXPIRIES_EVERY_S):
             render, self._expiries_at = self._settings().render, now
             self._looking = in_thread(lambda: expiries(render), "expiries")

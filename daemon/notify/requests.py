@@ -1,4 +1,4 @@
-"""What an operator does about deliveries: list, retry, drop. As JSON for the web and the command."""
+"""An operator's actions on deliveries: list, retry, drop. As JSON for the web and the command."""
 
 import json
 import time
@@ -43,7 +43,7 @@ async def act(journal: Journal, request: DeliveryRequest) -> dict[str, Any]:
 
 
 class Listed(NamedTuple):
-    """What others are to be told, as JSON."""
+    """Deliveries, messages and silences, as JSON."""
 
     deliveries: list[dict[str, Any]]
     """Events that a hook has not taken."""
@@ -53,7 +53,7 @@ class Listed(NamedTuple):
 
 
 async def listed(journal: Journal) -> Listed:
-    """Return what waits or was given up, and the silences that last."""
+    """Return deliveries that wait or were given up, messages, and the silences in force."""
 
     def look_up(connection: Connection) -> Listed:
         return Listed(

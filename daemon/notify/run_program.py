@@ -18,7 +18,7 @@ _PIPE_BYTES = 65_536
 async def run_program(hook: HookSettings, body: bytes) -> Sent:
     """Run the program of a hook in a process group of its own, which is killed if the program takes too long.
 
-    Standard output is discarded. What the program started and left behind (a job of a cluster, a server) goes on.
+    Standard output is discarded. Processes that the program started and left behind (a cluster job, a server) go on.
     """
     with _standard_input(body) as standard_input, _Said() as said:
         try:
@@ -77,7 +77,7 @@ def _standard_input(body: bytes) -> Iterator[int]:
 
 
 class _Said:
-    """The end of what a program writes to standard error. A child that keeps it open delays nothing."""
+    """Last part of a program's standard error. A child process that keeps it open delays nothing."""
 
     def __init__(self) -> None:
         self._read_end, self.write_end = os.pipe2(os.O_CLOEXEC)

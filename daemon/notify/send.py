@@ -1,4 +1,4 @@
-"""One attempt at a delivery: an HTTP request. The outcome is a value; no exception tells of a receiver's failure."""
+"""One attempt at a delivery: an HTTP request. The outcome is a value; a receiver's failure raises no exception."""
 
 import asyncio
 import time
@@ -17,14 +17,14 @@ from handlers.uris import without_userinfo
 
 GONE = 410
 _AWAY = frozenset({429, 502, 503, 504})
-"""Answers of a receiver, or of a proxy in front of it, that cannot take anything now."""
+"""Status codes of a receiver, or of a proxy in front of it, that takes no event now."""
 _EXCERPT_BYTES = 300
 MOST_PROBLEM = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """How an attempt ended."""
+    """Outcome of an attempt."""
 
     problem: str = ""
     """Why the receiver did not take the event; empty if it did."""

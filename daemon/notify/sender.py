@@ -1,4 +1,4 @@
-"""Sends messages to every address, each in a thread of its own, so that a dead service delays no other."""
+"""Delivery of messages to all addresses, each in its own thread, so that a dead service delays no other."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from handlers.errors import Fault
 SEND_S = 60.0
 """Time-out of one message to one address."""
 AGAIN_S = 60.0
-"""Pause of an address after a message that it did not take."""
+"""Pause of an address after it refused a message."""
 
 Send = Callable[[str, int, Message], None]
 """Sends a message to an address with a number. Blocking; raises Fault."""
@@ -31,7 +31,7 @@ class _Walk:
 
 
 class Sender:
-    """Delivers messages. At most one thread works for an address; it is left alone for a while after a failure."""
+    """Delivers messages. At most one thread works for an address; after a failure the address pauses."""
 
     def __init__(self, send: Send, wall: Callable[[], float]) -> None:
         self._send = send
@@ -39,7 +39,7 @@ class Sender:
         self._walks: dict[int, _Walk] = {}
         self._again_at: dict[int, float] = {}
         self.problems: dict[int, str] = {}
-        """Why an address did not take the last message that was brought to it, by its number."""
+        """Why an address did not take its last message, by its number."""
 
     async def deliver(self, messages: Sequence[Message], addresses: Sequence[str]) -> Taken:
         """Try each message at each address that has not taken it, in order; return which took which."""

@@ -1,4 +1,4 @@
-"""Silences: which alerts people are not told of for a while, and the request for one."""
+"""Silences: alerts that are not sent for a while, and the request for one."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -29,7 +29,7 @@ class SilenceRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: AlertKind | None = None
-    """What is not told, as the title of the message has it. None: everything."""
+    """The kind that is silenced, as in the title of its message. None: all kinds."""
     watch: _Name = ""
     """Only about this watch; empty: any."""
     subject: Annotated[str, StringConstraints(max_length=MOST_SUBJECT)] = ""
@@ -42,7 +42,7 @@ class SilenceRequest(BaseModel):
 
 
 async def silence(journal: Journal, request: SilenceRequest, wall: Callable[[], float] = time.time) -> dict[str, Any]:
-    """Silence alerts, or end that; return the silences that last, as JSON."""
+    """Begin or end a silence; return the silences in force, as JSON."""
     now = wall()
     kind = str(request.kind or "")
     row = SilenceRow(
@@ -54,7 +54,7 @@ async def silence(journal: Journal, request: SilenceRequest, wall: Callable[[], 
 
 
 def silence_json(row: SilenceRow) -> dict[str, Any]:
-    """Return a silence as JSON; what is not restricted is null."""
+    """Return a silence as JSON; null where it is not restricted."""
     return {
         "kind": row.kind or None,
         "watch": row.watch or None,

@@ -70,5 +70,5 @@ async def _refusal(montage: Montage) -> str:
         async with answers_within(montage.metafile):
             claim = await asyncio.to_thread(claim_of, montage)
     except StorageFault as fault:
-        return f"is complete, and its metafile cannot be looked for: {fault}"
+        return f"is complete, and its metafile cannot be accessed: {fault}"
     return "is complete, and its metafile is there; remove that first" if claim is Claim.STANDS else ""

@@ -121,12 +121,12 @@ def _warnings(facts: Facts) -> Iterable[str]:
         )
     if facts.upload_limit:
         yield (
-            f"a proxy in front of render-ws refused an upload, and tiles are put in parts of {facts.upload_limit}: "
+            f"a proxy in front of render-ws refused an upload, so tiles are uploaded in parts of {facts.upload_limit}: "
             "raise its limits, client_max_body_size and proxy_read_timeout of nginx"
         )
     if facts.put_by_others:
         yield (
-            f"another program put the tiles of a montage before this daemon did (montages: {facts.put_by_others}), "
+            f"another program wrote the tiles of a montage before this daemon did (montages: {facts.put_by_others}), "
             "perhaps a second temwatch on another host that watches the same directory"
         )
     if facts.alert_problem:

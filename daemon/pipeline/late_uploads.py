@@ -1,6 +1,6 @@
 """Late uploads: tiles of a superseded content that reach a stack after the content that replaced them.
 
-render-ws goes on with an upload whose client is gone. It may put the old tiles after the new ones were read back. A
+render-ws continues an upload whose client is gone. It may put the old tiles after the new ones were read back. A
 montage whose predecessor left such an upload is therefore put once more before it is applied, and compared whole when
 its stacks are closed, and again after that as long as its images are checked. docs/decisions/tile-ownership.md gives
 the reasons.
@@ -27,9 +27,9 @@ from handlers.text import abbreviate
 
 log = structlog.get_logger()
 
-HINT = "an upload of its former content was late; the tiles are put again"
+HINT = "an upload of its former content was late; the tiles are uploaded again"
 MOST_TIMES = 5
-"""How often a process puts the tiles of a COMPLETE montage again: another program may put others for ever."""
+"""Times that a process puts the tiles of a COMPLETE montage again: another program may put others for ever."""
 
 
 class LateUploads:

@@ -60,7 +60,11 @@ async def _retry(
         return {"id": montage_id, "retried": False, "note": note}
     montage = await journal.retry(montage_id, because)
     if montage is None:
-        return {"id": montage_id, "retried": False, "note": "its path was noticed again since: that sighting decides"}
+        return {
+            "id": montage_id,
+            "retried": False,
+            "note": "its path was noticed again since, and that content is processed",
+        }
     log.info("montage.retried", montage=montage.id, metafile=str(montage.metafile), because=because)
     await enqueue(montage)
     return {"id": montage_id, "retried": True, "note": f"resumes as {montage.state}"}

@@ -101,7 +101,7 @@ def begin_closing(use: StackUse, now: float) -> StackUse:
 
 
 def end_deriving(use: StackUse, now: float) -> StackUse:
-    """Note that the stack is COMPLETE; the close goes on with the comparison of its layers."""
+    """Note that the stack is COMPLETE; the close continues with the comparison of its layers."""
     return replace(use, derived_at=now) if use.phase is StackPhase.CLOSING else use
 
 

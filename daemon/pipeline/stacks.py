@@ -154,7 +154,7 @@ class StackKeeper:
         return stack in self._blocked
 
     def stop(self) -> None:
-        """Begin no further close; running ones go on."""
+        """Begin no further close; closes under way continue."""
         self._stopping = True
         self._changed.set()
 

@@ -23,7 +23,7 @@ LOOK_EVERY_S = 1.0
 MAX_STREAMS = 40
 """Streams at once; the other connections stay free for requests. Fewer where few files may be open."""
 MOST_EVENTS = 500
-"""A page that missed more events is told to load everything again."""
+"""A page that missed more events reloads everything."""
 IDLE_S = 5.0
 """A stream without news looks this often whether its browser is still there."""
 PING_S = 15.0
@@ -47,7 +47,7 @@ class LiveEvents:
         self._sent = 0
         """Messages ever appended to the recent ones."""
         self._last: int | None = None
-        """Number of the last event that was looked at; None while nobody looks."""
+        """Number of the last event that was read; None while no page is open."""
         self._made = 0
         self._is_closed = False
 

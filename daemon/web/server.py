@@ -27,7 +27,7 @@ LOG_EVERY_S = 60.0
 END_S = 3.0
 """Requests under way get this long to end when the server stops."""
 POLL_S = 0.05
-"""At the limit, with a request under way on every connection, an end of one is looked for this often."""
+"""Pause between checks for a free connection, while at the limit every connection has a request under way."""
 BACKLOG = 128
 
 

@@ -36,7 +36,7 @@ def look_at(path: Path, *, follow_links: bool = False) -> Present | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except NotRegular:
-        identity = FileIdentity.of(found)  # who reads it refuses it
+        identity = FileIdentity.of(found)  # its reader refuses it
     if identity is None:
         return None
     return Present(identity, (found.st_dev, found.st_ino, place_in_file(path)), found.st_mode)

@@ -128,8 +128,10 @@ def _text_of(path: Path) -> str:
     try:
         return path.read_text("ascii")
     except (OSError, UnicodeDecodeError) as error:
-        problem = getattr(error, "strerror", None) or "is no PEM file"
-        raise StoreFault(str(path), f"the certificates cannot be read: {problem}", "check the file") from error
+        problem = getattr(error, "strerror", None) or "it is not a PEM file"
+        raise StoreFault(
+            str(path), f"the certificates cannot be read: {problem}", "check mipmaps.store.ca_file"
+        ) from error
 
 
 def _retries() -> dict[str, Any]:

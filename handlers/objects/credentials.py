@@ -13,6 +13,7 @@ KEPT_S = 60.0
 """The file is read again after this time: keys in it may be exchanged at any time."""
 
 Keys = dict[str, object]
+_HINT = "check mipmaps.store.credentials_file, or ~/.aws/credentials"
 
 
 def from_file(access: StoreAccess) -> Callable[[], Keys] | None:
@@ -43,17 +44,17 @@ def _read(path: Path) -> configparser.RawConfigParser:
     try:
         parser.read_string(path.read_text("utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        problem = getattr(error, "strerror", None) or "is no text"
-        raise StoreFault(str(path), f"the credentials cannot be read: {problem}", "check the file") from error
+        problem = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise StoreFault(str(path), f"the credentials cannot be read: {problem}", _HINT) from error
     except configparser.Error:  # its message may hold a key
-        raise StoreFault(str(path), "the credentials are no valid INI file", "check the file") from None
+        raise StoreFault(str(path), "is not a valid INI file", _HINT) from None
     return parser
 
 
 def _keys(path: Path, profile: str) -> Keys:
     parser = _read(path)
     if not parser.has_section(profile):
-        raise StoreFault(str(path), f"has no profile [{profile}]", "check the profile's name")
+        raise StoreFault(str(path), f"has no profile [{profile}]", "check mipmaps.store.profile, or AWS_PROFILE")
     section = parser[profile]
     try:
         keys: Keys = {
@@ -62,6 +63,8 @@ def _keys(path: Path, profile: str) -> Keys:
         }
     except KeyError as error:
         problem = f"profile [{profile}] lacks {error.args[0]}"
-        raise StoreFault(str(path), problem, "temwatch reads keys only, no programs or SSO") from None
+        raise StoreFault(
+            str(path), problem, "add it: temwatch reads keys only, not credential_process or SSO"
+        ) from None
     token = section.get("aws_session_token", "").strip()
     return {**keys, "token": token or None, "expires_at": datetime.now(UTC) + timedelta(seconds=KEPT_S + 300)}

@@ -74,8 +74,8 @@ def _read(place: ObjectPlace, objects: Objects) -> int:
     if found is None:
         raise FileNotFoundError(2, "No such object", str(place))
     if found.size > MOST_BYTES:
-        problem = f"has {byte_size(found.size)}, more than any image of the largest size"
-        raise ImageFault(str(place), problem, "replace it by the image itself")
+        problem = f"has {byte_size(found.size)}, expected at most {byte_size(MOST_BYTES)} of an image"
+        raise ImageFault(str(place), problem, "replace the object by the image itself")
     descriptor = os.memfd_create("object", os.MFD_CLOEXEC)
     try:
         for start in range(0, found.size, RANGE_BYTES):

@@ -29,7 +29,7 @@ _HINTS = {
     "SignatureDoesNotMatch": "check the credentials and mipmaps.store.region",
     "AccessDenied": "let these credentials read, write and list there",
     "RequestTimeTooSkewed": "correct this machine's clock, or the store's",
-    "NoSuchBucket": "make the bucket, or correct mipmaps.output_dir and mipmaps.store",
+    "NoSuchBucket": "create the bucket, or correct mipmaps.output_dir and mipmaps.store",
     "SlowDown": "the store limits the rate of requests; retries continue",
 }
 _REFUSED_HINT = "check the credentials, and let them read, write and list there"
@@ -76,7 +76,7 @@ class Objects:
         """Return what the store says of an object; None if there is none. Raises StoreFault."""
         import obstore
 
-        with self._asking(place, "look for it"):
+        with self._asking(place, "look it up"):
             try:
                 found = obstore.get(self._store, place.key, options={"head": True})
             except FileNotFoundError:

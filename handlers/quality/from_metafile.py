@@ -34,7 +34,7 @@ def quality_of(acquisition: Acquisition, tile_ids: Sequence[str]) -> Quality:
 def overlap_of(tiles: Sequence[Tile], places: Sequence[tuple[int, int] | None]) -> float | None:
     """Return the usual overlap of raster neighbours by their positions, a fraction of the frame's shorter side.
 
-    None without neighbours, or where they do not overlap. Turned and scaled tiles are not looked at.
+    None without neighbours, or where they do not overlap. Rotated and scaled tiles are not compared.
     """
     at = {
         place: tile

@@ -1,4 +1,4 @@
-"""What a server's certificate says: for whom, by whom, until when. For faults only: nothing is verified here."""
+"""Subject, issuer and expiry of a server's certificate. For faults only: nothing is verified here."""
 
 import contextlib
 import hashlib
@@ -20,7 +20,7 @@ Element = tuple[int, bytes]
 def served_certificate(host: str, port: int) -> str:
     """Return what the certificate of a server says, for a fault about it; empty if that cannot be found out. Blocking.
 
-    Makes a connection of its own that verifies nothing, and sends nothing over it.
+    Makes a separate connection without verification, and sends nothing over it.
     """
     with contextlib.suppress(OSError, ValueError, IndexError):
         return describe_certificate(fetch_certificate(host, port))

@@ -160,7 +160,7 @@ async def _complete(client: RenderClient, stack: StackId, before: StackMeta, dea
         if meta.state in LOCKED:
             raise locked_fault(str(stack), meta.state)
         if meta.current_version_number != before.current_version_number:
-            problem = "was made COMPLETE, and another client reopened it"
+            problem = "was set COMPLETE, but another client reopened it"
             raise StackReopened(str(stack), problem, "it is closed again when quiet")
         if loop.time() - start >= deadline_s:
             raise RenderUnavailable(

@@ -46,7 +46,7 @@ async def _create(client: RenderClient, stack: StackId, resolution_nm: tuple[flo
     if meta is None:
         raise unknown or RenderUnavailable(
             str(stack),
-            "was created, and does not exist",
+            "does not exist, although it was just created",
             "another client deleted it, or render-ws reads from a replica",
         )
     return meta
@@ -72,4 +72,4 @@ async def ensure_loading(client: RenderClient, stack: StackId, resolution_nm: tu
         meta = await client.existing_stack(stack)
     if meta.state is StackState.LOADING:
         return meta
-    raise StackNotLoading(str(stack), f"was made LOADING, and is {meta.state}", "another client closes it")
+    raise StackNotLoading(str(stack), f"was set LOADING, but is {meta.state}", "another client closes it")

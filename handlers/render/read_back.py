@@ -68,7 +68,7 @@ def _compare(subject: str, specs: Collection[Json], transforms: Mapping[str, Jso
     if found:
         raise ReadBackDiffers(
             subject,
-            f"shows other tiles than were put: {abbreviate(found, _MOST_DIFFERENCES, '; ')}",
+            f"shows other tiles than were written: {abbreviate(found, _MOST_DIFFERENCES, '; ')}",
             "another client writes the same tiles",
         )
 
@@ -91,6 +91,6 @@ async def set_path_builder(client: RenderClient, target: StackId, builder: PathB
     if shown is None or shown.normalized() != builder:
         raise ReadBackDiffers(
             str(target),
-            f"was given the path builder {builder.to_json()}, and shows {shown and shown.to_json()}",
+            f"was given the path builder {builder.to_json()}, but shows {shown and shown.to_json()}",
             "another client changed the stack at the same moment",
         )

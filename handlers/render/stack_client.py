@@ -187,7 +187,9 @@ class StackClient:
         these two states.
         """
         if state in LOCKED:
-            raise RenderRefused(str(stack), f"may not be set {state} by a program", "set it by hand if you mean it")
+            raise RenderRefused(
+                str(stack), f"may not be set {state} by a program", "set it by hand if that is intended"
+            )
         request = Request("PUT", f"{stack.path}/state/{state}", str(stack), f"make the stack {state}", b"")
         if state is StackState.COMPLETE:
             request = replace(request, repeatable=False, limit_s=self._patience.complete_s, abandonable=True)

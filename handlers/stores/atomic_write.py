@@ -138,7 +138,8 @@ def _faults_of(level: int, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise SettingsFault("mipmaps.output_dir", f"makes a name that is too long for the disk: {path}") from error
+            problem = f"gives a file name that is too long for the disk: {path}"
+            raise SettingsFault("mipmaps.output_dir", problem, "shorten the name of the image") from error
         raise storage_fault(str(path), f"write level {level}", error) from error
     except (ImageFault, ImagesMissing) as fault:
         raise _reads_differently(path, fault.problem) from fault

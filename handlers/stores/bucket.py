@@ -70,7 +70,9 @@ class BucketStore:
     def write(self, place: ObjectPlace, content: bytes | bytearray, content_type: str) -> bool:
         """Write an object and verify it; return whether there was one before."""
         if problem := key_problem(place.key):
-            raise SettingsFault("mipmaps.output_dir", f"makes a name that no store can have: {place} {problem}")
+            raise SettingsFault(
+                "mipmaps.output_dir", f"gives a name that object stores do not accept: {place} {problem}"
+            )
         md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
         digests = {_MD5_NAME: md5, _DIGEST_NAME: xxhash.xxh3_128_hexdigest(content)}
         for tries_left in reversed(range(TRIES)):
@@ -159,4 +161,4 @@ def _md5_in(etag: str | None) -> str | None:
 
 
 def _differs(place: ObjectPlace, how: str) -> StoreFault:
-    return StoreFault(str(place), f"the store has something else than was written: {how}", "check the store's health")
+    return StoreFault(str(place), f"reads back differently from what was written: {how}", "check the store's health")

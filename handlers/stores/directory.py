@@ -56,7 +56,7 @@ class DirectoryStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise storage_fault(str(place), "look for it", error) from error
+            raise storage_fault(str(place), "look it up", error) from error
         return _stat_of(found) if stat.S_ISREG(found.st_mode) else None
 
     def known_digest(self, place: Place) -> None:

@@ -25,7 +25,7 @@ class Backend:
     broken: tuple[type[BaseException], ...] = ()
     """What a future raises when its worker, or the connection to it, is lost. The pool then replaces the executor."""
     killed_by_job: tuple[type[BaseException], ...] = ()
-    """What a future raises when workers died that had its job. The executor goes on."""
+    """Exception of a future whose job was on workers that died. The executor continues."""
     deaths: Callable[[Executor], list[WorkerDeath]] = lambda executor: []
     """Returns the workers that died in an executor that has ended."""
     abandon: Callable[[Executor], None] | None = None

@@ -75,7 +75,7 @@ class Crew:
         """Yield problems of single hosts, and oddities."""
         for host in self.hosts():
             for problem in host.problems:
-                which = "get no tiles" if not host.workers else "get not all tiles"
+                which = "get no tiles" if not host.workers else "do not get all tiles"
                 yield f"workers on {host.host} {which}: {problem}"
         yield from self.notes
 

@@ -191,7 +191,7 @@ class WorkerPool:
         self.hung += 1
         return WorkerFault(
             subject,
-            f"its worker has not answered for {self._job_timeout_s:g} s and was given up",
+            f"its worker has not answered for {self._job_timeout_s:g} s and was replaced",
             "check that the disks of the image and of the mipmaps answer; the limit is workers.tile_timeout_s",
         )
 

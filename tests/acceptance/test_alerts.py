@@ -76,5 +76,5 @@ def test_a_message_that_was_committed_arrives_once_though_the_daemon_is_killed_b
     assert (done.returncode, done.stdout.startswith("silent   disk low, until 20")) == (0, True), done
     done = temwatch(*silence, "nonsense", "--hours", "1")
     assert (done.returncode, done.stderr.startswith("KIND: Input should be 'montage failed'")) == (2, True), done
-    assert temwatch(*silence, "disk low", "--hours", "0").stdout == "nothing is silenced\n"
+    assert temwatch(*silence, "disk low", "--hours", "0").stdout == "no silence is in force\n"
     assert "secret" not in "\n".join(rig.daemon.lines()) + said.stdout + said.stderr

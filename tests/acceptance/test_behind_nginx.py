@@ -29,7 +29,7 @@ def test_a_section_becomes_complete_through_nginx_although_its_limits_are_too_ti
     assert refused > 0
     warned = wait_for(lambda: rig.ready().get("warnings"), 20, "a warning")
     assert any(
-        "a proxy in front of render-ws refused an upload, and tiles are put in parts of" in each for each in warned
+        "a proxy in front of render-ws refused an upload, so tiles are uploaded in parts of" in each for each in warned
     )
     later = write(grid=1051, tiles=16)
     rig.wait_until("complete", later.metafile)

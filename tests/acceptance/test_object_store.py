@@ -64,7 +64,7 @@ def test_the_probe_proves_both_ends_and_names_the_end_that_is_wrong(tmp_path, ou
         rig.start_standin()
         code, said = run(rig, "check-config", "--probe")
         assert code == 0, said
-        assert f"{output.bucket} takes, shows and lists objects" in said
+        assert f"{output.bucket} accepts, returns and lists objects" in said
         assert f"render-ws shows the pixels of {output}/temwatch-probe-" in said
         assert f"which it sees at {rig.settings['watch.mipmaps.url']}/temwatch-probe-" in said
         assert "/probe%2B1.tif" in said

@@ -188,10 +188,10 @@ def test_root_probes_as_the_user_of_the_unit(rig: Rig) -> None:
     code, proved, wrong = probe(rig, prefix=as_service)
     assert (code, wrong) == (0, [])
     assert f"(mode 0750, user {NOBODY}, group {NOBODY}) is closed to them" in proved[0]
-    assert proved[-1] == "probe files are tried as user nobody, as whom temwatch.service runs"
+    assert proved[-1] == "probe files are accessed as user nobody, the user of temwatch.service"
     code, proved, _ = probe(rig, prefix=with_unit(rig, "User=nobody-at-all"))
     assert code == 0
-    assert proved[-1].startswith("probe files are tried as root, since temwatch.service runs as nobody-at-all, whom")
+    assert proved[-1].startswith("probe files are accessed as root: temwatch.service runs as nobody-at-all, and")
 
 
 def test_the_probe_says_as_whom_files_are_tried_and_how_to_try_them_as_the_service(rig: Rig) -> None:
@@ -201,9 +201,9 @@ def test_the_probe_says_as_whom_files_are_tried_and_how_to_try_them_as_the_servi
     os.chown(rig.mipmaps, NOBODY, NOBODY)
     command = "`sudo -u daemon temwatch check-config --probe`"
     _, proved, _ = probe(rig, prefix=(*with_unit(rig, "User=daemon"), *AS_NOBODY))
-    assert proved[-1] == f"probe files are tried as user nobody, but temwatch.service runs as daemon: run {command}"
+    assert proved[-1] == f"probe files are accessed as user nobody, but temwatch.service runs as daemon: run {command}"
     _, proved, _ = probe(rig, prefix=("env", f"PATH={rig.root}", shutil.which("setpriv") or "", *AS_NOBODY[1:]))
-    assert proved[-1].startswith("probe files are tried as user nobody: if the service runs as another user, run ")
+    assert proved[-1].startswith("probe files are accessed as user nobody: if the service runs as another user, run ")
     _, proved, _ = probe(rig, prefix=("/usr/bin/env", f"PATH={rig.root}"))
     assert "user root, who may do more than others: if the service runs as another user, run `sudo -u" in proved[-1]
 

@@ -428,7 +428,7 @@ async def test_a_person_logs_in_to_write(viewer: Viewer, tmp_path, monkeypatch):
         await page.get_by_role("navigation").get_by_role("link", name="Log in").click()
         await page.get_by_label("Token").fill("something else entirely")
         await page.get_by_role("button", name="Log in").click()
-        await expect(page.get_by_role("alert")).to_have_text("This is not the token.")
+        await expect(page.get_by_role("alert")).to_have_text("The token is wrong.")
         await page.get_by_label("Token").fill("0123456789abcdef0123")
         await page.get_by_role("button", name="Log in").click()
         assert await page.evaluate("document.cookie") == ""  # scripts do not get it

@@ -455,7 +455,7 @@ def test_a_wrong_file_of_addresses_is_named_and_shows_no_secret(
 
 def test_an_address_that_apprise_does_not_know_is_named_by_its_number() -> None:
     pytest.importorskip("apprise", reason='needs the extra "alerts"')
-    with pytest.raises(SettingsFault, match="address 3 is not one of apprise") as caught:
+    with pytest.raises(SettingsFault, match="address 3 is not an address of apprise") as caught:
         send("nonsense://user:secret@x", 3, "a", "b", Severity.INFO)
     assert "secret" not in str(caught.value)
 

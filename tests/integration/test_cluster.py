@@ -158,7 +158,7 @@ class TestProof:
         first = asyncio.create_task(run_job(pool, jobs[0]))
         await asyncio.to_thread(wait_for_crew, pool, lambda crew: len(list(crew.warnings())) == 2, "both are refused")
         assert sorted(pool.crew.warnings()) == [
-            f"workers on apart get no tiles: does not see {mipmaps}/1 as the daemon does: No such file or directory",
+            f"workers on apart get no tiles: cannot read the daemon's file in {mipmaps}/1: No such file or directory",
             f"workers on blind get no tiles: does not see {acquisition}/tile0.tif: No such file or directory",
         ]
         assert next(pool.crew.reasons()).startswith(f"no worker of the dask scheduler {cluster.address} can make tiles")

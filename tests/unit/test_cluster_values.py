@@ -113,7 +113,7 @@ class TestProof:
         proof = prove(task, "node7-1")
         assert proof.reply is not None
         proof.reply.unlink()
-        assert "does not arrive there" in conclude_proof(task, proof)
+        assert "do not reach the daemon" in conclude_proof(task, proof)
 
     def test_a_directory_that_a_worker_cannot_write_is_named(self, tmp_path: Path) -> None:
         task = self.task(tmp_path)

@@ -71,7 +71,7 @@ def test_an_upload_limit_of_a_proxy_is_a_warning_and_no_reason():
     facts = replace(WELL, upload_limit="625.00 kB")
     assert reasons_not_ready(facts) == ()
     (warning,) = warnings(facts)
-    assert "tiles are put in parts of 625.00 kB: raise its limits, client_max_body_size" in warning
+    assert "tiles are uploaded in parts of 625.00 kB: raise its limits, client_max_body_size" in warning
 
 
 def test_a_message_that_was_not_delivered_is_a_warning_and_no_reason():

@@ -161,7 +161,7 @@ def test_a_level_of_an_object_is_below_its_bucket_and_key() -> None:
 
 
 def test_a_level_whose_name_no_store_can_have_is_refused() -> None:
-    with pytest.raises(SettingsFault, match="makes a name that no store can have") as refused:
+    with pytest.raises(SettingsFault, match="gives a name that object stores do not accept") as refused:
         mipmap_path(ObjectPlace(Bucket("s3", "em"), "mips"), 1, Path(f"/data/{'long/' * 210}a.tif"), "tif")
     assert refused.value.subject == "mipmaps.output_dir"
 

@@ -54,7 +54,7 @@ def check_config(config_path: Path | None, probe: bool, print_example: bool) -> 
 
 
 def _become_service_user() -> str:
-    """Turn into the service's user, and return whom files are tried as."""
+    """Become the service's user if possible, and return a sentence that names the user."""
     from daemon.commands.probe.command import become_service_user  # imports all before: root's Python may be closed
 
     return become_service_user()

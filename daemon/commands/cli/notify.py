@@ -1,4 +1,4 @@
-"""Commands about what others are told: `temwatch notify`."""
+"""Commands about hooks and alerts: `temwatch notify`."""
 
 import sys
 from pathlib import Path
@@ -46,7 +46,7 @@ def test(config_path: Path | None) -> None:
     sys.exit(run_or_exit(send_test(settings_or_exit(config_path), say)))
 
 
-@notify.command(short_help="Deliver events at once, given up ones too.")
+@notify.command(short_help="Deliver events at once, also those that were given up.")
 @click.argument("ids", nargs=-1, required=True, type=int, metavar="ID ...")
 @config_option
 def retry(ids: tuple[int, ...], config_path: Path | None) -> None:
@@ -57,28 +57,28 @@ def retry(ids: tuple[int, ...], config_path: Path | None) -> None:
     _change("retry", ids, config_path)
 
 
-@notify.command(short_help="Never deliver events.")
+@notify.command(short_help="Drop events, so that they are not delivered.")
 @click.argument("ids", nargs=-1, required=True, type=int, metavar="ID ...")
 @config_option
 def drop(ids: tuple[int, ...], config_path: Path | None) -> None:
-    """Never deliver events. The later events of the same montage follow.
+    """Drop events, so that they are not delivered. The later events of the same montage follow.
 
     Exit code: 0 all exist, 1 some do not.
     """
     _change("drop", ids, config_path)
 
 
-@notify.command(short_help="Tell people nothing of some alerts for a while.")
+@notify.command(short_help="Silence some alerts for a while.")
 @click.argument("kind", default="")
 @click.option("--watch", default="", help="Only about this watch.")
 @click.option("--subject", default="", help='Only about this, as in "montages/17".')
 @click.option("--hours", type=float, required=True, help="How long; 0 ends a silence of the same alerts.")
-@click.option("--reason", default="", help="For the next person.")
+@click.option("--reason", default="", help="The reason; kept in the journal.")
 @config_option
 def silence(kind: str, watch: str, subject: str, hours: float, reason: str, config_path: Path | None) -> None:
-    """Tell people nothing of alerts of a KIND, such as "disk low", for some hours; without KIND, of any.
+    """Silence alerts of a KIND, such as "disk low", for some hours; without KIND, all alerts.
 
-    An alert that lasts longer is told at the end of its silence.
+    A condition that lasts longer is reported when its silence ends.
     """
     from daemon.commands.notify import silence as silence_for_a_while
     from daemon.commands.notify import silence_for

@@ -1,4 +1,4 @@
-"""The costs of one's own machine: the file that `python -m benchmarks sustained` writes."""
+"""Costs measured on the user's machine: the file that `python -m benchmarks sustained` writes."""
 
 import math
 from collections.abc import Mapping

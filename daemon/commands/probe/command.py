@@ -169,7 +169,9 @@ async def _shown(probed: Probed, key: str, watch: WatchSettings, tile: ProbeTile
             probed.wrong(f"{key}.{name}", f"{place} has not answered for {ANSWER_S:g} s")
             continue
         if image is None:
-            probed.proved.append(f"{watch.name}: {place} holds no image yet: whether render-ws sees it is not known")
+            probed.proved.append(
+                f"{watch.name}: {place} holds no image yet, so it is unknown whether render-ws sees it"
+            )
         else:
             yield Shown(image.path, f"{key}.{name}", image.width, image.height, image.bits, image.pixels)
 

@@ -172,7 +172,7 @@ def described(path: Path) -> str:
 def readers_of(tile: ProbeTile) -> Iterator[str]:
     """Yield sentences on what a reader of another user meets. Raises OSError."""
     if isinstance(tile.path, ObjectPlace):
-        yield f"{tile.path.bucket} takes, shows and lists objects"
+        yield f"{tile.path.bucket} accepts, returns and lists objects"
         return
     owner = tile.path.stat().st_uid
     if owner != os.geteuid():

@@ -1,4 +1,4 @@
-"""A stack of its own for probes: tiles of one image each, whose pixels render-ws is asked for."""
+"""A temporary stack for probes: it has one tile for each image, and render-ws is asked for the pixels."""
 
 import asyncio
 import contextlib

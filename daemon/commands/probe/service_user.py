@@ -1,4 +1,4 @@
-"""The user whom the service's unit names: the probe tries files as that user."""
+"""The user of the service's unit: the probe accesses files as that user."""
 
 import encodings.idna  # noqa: F401  loaded when a host name is looked up; root's own Python may be closed to others
 import grp
@@ -14,9 +14,9 @@ _AGAIN = "temwatch check-config --probe"
 
 
 def become_service_user() -> str:
-    """Turn this process into the service's user if it may; return whom files are tried as, as a sentence. Blocking.
+    """Turn this process into the service's user if it may; return a sentence that names the user. Blocking.
 
-    Only root can become another user, and only systemd knows whom the service runs as. Group, further groups and umask
+    Only root can become another user, and only systemd knows the user of the service. Group, further groups and umask
     become those of the unit, too.
     """
     unit = unit_properties("User", "Group", "SupplementaryGroups", "UMask")
@@ -25,14 +25,15 @@ def become_service_user() -> str:
         try:
             _become(unit)
         except (KeyError, ValueError, OSError) as error:
-            return f"files are tried as root, since {UNIT} runs as {wanted}, whom this process cannot become: {error}"
+            why = f"{UNIT} runs as {wanted}, and this process cannot become that user: {error}"
+            return f"files are accessed as root: {why}"
     me = user_name()
     if unit.get("User") and _is_me(unit["User"]):
-        return f"files are tried as user {me}, as whom {UNIT} runs"
+        return f"files are accessed as user {me}, the user of {UNIT}"
     if wanted:
-        return f"files are tried as user {me}, but {UNIT} runs as {wanted}: run `sudo -u {wanted} {_AGAIN}`"
+        return f"files are accessed as user {me}, but {UNIT} runs as {wanted}: run `sudo -u {wanted} {_AGAIN}`"
     more = ", who may do more than others" if os.geteuid() == 0 else ""
-    return f"files are tried as user {me}{more}: if the service runs as another user, run `sudo -u USER {_AGAIN}`"
+    return f"files are accessed as user {me}{more}: if the service runs as another user, run `sudo -u USER {_AGAIN}`"
 
 
 def _become(unit: dict[str, str]) -> None:

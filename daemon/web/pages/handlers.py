@@ -140,7 +140,7 @@ class Pages:
             return await self.login_form(request, str(fault), status=503)
         if token is None:
             await asyncio.sleep(WRONG_TOKEN_S)
-            return await self.login_form(request, "This is not the token.", status=403)
+            return await self.login_form(request, "The token is wrong.", status=403)
         response = web.Response(status=303, headers={"Location": f"{self._http.base_path}/"})
         response.set_cookie(
             cookie_name(self._http),

@@ -32,9 +32,9 @@ def timeline(events: Iterable[Mapping[str, Any]], attempts: Iterable[Mapping[str
 
     At the same time an event comes first: the attempt follows from it.
     """
-    told = [(float(each["at"]), False, each) for each in events]
+    recorded = [(float(each["at"]), False, each) for each in events]
     tried = [(float(each["started_at"]), True, each) for each in attempts]
-    whole = sorted([*told, *tried], key=lambda entry: entry[:2])
+    whole = sorted([*recorded, *tried], key=lambda entry: entry[:2])
     lines: list[Line] = []
     for is_attempt, part in itertools.groupby(whole, lambda entry: entry[1]):
         records = [each for *_, each in part]

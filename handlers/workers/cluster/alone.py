@@ -55,7 +55,7 @@ def serve() -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when the worker is gone: a job that hangs would go on for ever."""
+    """End this process when the worker is gone: a hanging job would never end."""
     while os.getppid() == parent:
         time.sleep(_PARENT_CHECK_S)
     os._exit(1)

@@ -84,7 +84,7 @@ class Connection:
                     await client.close()
 
     async def _read_versions(self) -> None:
-        found = await self._ask(self._client.scheduler.versions(), "tell its versions")
+        found = await self._ask(self._client.scheduler.versions(), "report its versions")
         host, packages = found.get("host", {}), found.get("packages", {})
         python = host.get("python") or packages.get("python") or ""
         self.scheduler_versions = {

@@ -29,7 +29,7 @@ from handlers.workers.crew import Crew
 T = TypeVar("T")
 
 LOOK_S = 1.0
-"""Pause between looks at the workers."""
+"""Pause between checks of the workers."""
 CLOSE_S = 5.0
 """Longest time for the connection to close."""
 AHEAD = 8
@@ -38,7 +38,7 @@ KEY_PREFIX = "temwatch_tile"
 """Of the tasks, in the scheduler's own pages."""
 
 MOST_FAILURES = 3
-"""Times that the scheduler may fail a task for reasons of its own."""
+"""Failures of a task that are the scheduler's own, after which its job fails."""
 
 
 class WorkersDied(Exception):  # noqa: N818  the job then runs alone
@@ -211,7 +211,7 @@ class ClusterExecutor(Executor):
 
     def _found(self) -> None:
         is_news, self._fault = bool(self._fault), ""
-        self._describe()  # first: who gets the news asks for the workers
+        self._describe()  # first: the callback reads the workers
         if is_news:
             self.on_change("")
 

@@ -124,7 +124,8 @@ def conclude_proof(task: Task, proof: Proof) -> str:
     except (OSError, NotRegular):
         found = b""
     if found != task.text.encode():
-        return f"what it writes to {task.ground.output} does not arrive there: another file system is mounted on it"
+        what = f"files that it writes to {task.ground.output} do not reach the daemon"
+        return f"{what}: another file system is mounted there"
     return ""
 
 
@@ -197,7 +198,7 @@ def _token_problems(token: Path, task: Task) -> Iterator[str]:
     try:
         found = read_regular(token, _MOST_TOKEN_BYTES)[0]
     except (OSError, NotRegular) as error:
-        yield f"does not see {task.ground.output} as the daemon does: {_text(error)}"
+        yield f"cannot read the daemon's file in {task.ground.output}: {_text(error)}"
         return
     if found != task.text.encode():
         yield f"reads other bytes than the daemon wrote in {task.ground.output}"

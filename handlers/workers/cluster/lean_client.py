@@ -18,7 +18,7 @@ class LeanClient(Client):
 
 
 def drop_quiet_end(loop: Any, context: dict[str, Any]) -> None:
-    """Handle an exception that nobody on the loop retrieved, as asyncio does, but for two that tell of no fault."""
+    """Handle an exception that nobody on the loop retrieved, as asyncio does, except two that are no faults."""
     if not _is_quiet(context.get("exception"), context.get("future")):
         loop.default_exception_handler(context)
 

@@ -250,5 +250,5 @@ def _host_of(address: str, facts: dict[str, Any]) -> str:
 
 def _in_words(error: object) -> str:
     if isinstance(error, ModuleNotFoundError | AttributeError):
-        return f"has no temwatch, or another one than the daemon: {error}"
-    return f"could not be asked: {' '.join(str(error).split()) or type(error).__name__}"
+        return f"has no temwatch, or another version than the daemon: {error}"
+    return f"cannot be checked: {' '.join(str(error).split()) or type(error).__name__}"

@@ -174,7 +174,7 @@ async def _prove(task: Task, paths: HostPaths, name: str) -> Proof:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(_set, found, proof)
 
-    # A thread of its own: a mount that never answers keeps it for ever, and must keep no other work waiting.
+    # In its own thread: a mount that never answers blocks it for ever, and must not block other work.
     threading.Thread(target=work, name="temwatch proof", daemon=True).start()
     try:
         async with asyncio.timeout(PROOF_TIMEOUT_S):
