@@ -1,1 +1,1 @@
-"""The outbox's readers: what others are told, how it is delivered, and what follows when it cannot be."""
+"""The outbox's readers: hooks for programs and alerts for people, their delivery and retries."""
