@@ -39,7 +39,7 @@ class ApplyReport:
     level_count: int
     """Levels above 0 that these tiles have now, summed over the tiles."""
     mask_count: int
-    """Those of these levels that have a mask."""
+    """Levels with a mask."""
     request_count: int
     """Uploads of tiles; 0 if only the path builder was set."""
     deleted: tuple[str, ...]

@@ -42,7 +42,7 @@ class Place:
 
     @property
     def key(self) -> tuple[str, tuple[str, ...]]:
-        """What equal places have in common."""
+        """Key of equal places."""
         return (self.anchor.lower(), tuple(part.lower() for part in self.parts)) if self.anchor else ("", self.parts)
 
     @property

@@ -75,7 +75,7 @@ class MosaicJob:
     """A mosaic for a worker to draw."""
 
     tile_id: str
-    """What the worker has, for the report of its death."""
+    """Name of the job, for the report of a worker's death."""
     resolved_tiles: Json
     """As for `compose_section`; the levels are given by their places, not by URLs."""
     max_px: int

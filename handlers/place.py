@@ -7,7 +7,7 @@ from typing import Self
 from urllib.parse import quote
 
 SCHEMES = ("s3", "gs", "az")
-"""Of the addresses of buckets: S3 and all that speak its protocol, Google Cloud Storage, Azure Blob Storage."""
+"""Schemes of the addresses of buckets: S3 and stores with its protocol, Google Cloud Storage, Azure Blob Storage."""
 MOST_KEY_BYTES = 1024
 """The longest key of S3, Google and Azure."""
 _ADDRESS = re.compile(r"(?P<scheme>s3|gs|az)://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]*)(?:/(?P<key>.*))?", re.DOTALL)
@@ -15,7 +15,7 @@ _ADDRESS = re.compile(r"(?P<scheme>s3|gs|az)://(?P<bucket>[A-Za-z0-9][A-Za-z0-9.
 
 @dataclass(frozen=True, slots=True)
 class StoreAccess:
-    """How an object store is reached. Secrets are read from the environment or files where a connection is opened."""
+    """Access to an object store. Secrets are read from the environment or files where a connection is opened."""
 
     endpoint: str = ""
     """URL of the store; empty: that of the provider, or of the environment."""
@@ -102,7 +102,7 @@ class ObjectPlace:
 
 
 Place = Path | ObjectPlace
-"""Where a file is."""
+"""Place of a file."""
 
 
 def is_object_address(text: str) -> bool:

@@ -1,1 +1,1 @@
-"""What a person runs beside the daemon: status, verify, journal, replay, and the import commands."""
+"""Commands that a person runs: status, verify, journal, replay, and the import commands."""

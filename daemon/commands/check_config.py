@@ -20,7 +20,7 @@ from handlers.mipmaps.plan import Level0, level_uris
 from handlers.place import ObjectPlace
 
 ANSWER_S = 10.0
-"""How long the directories may take to answer."""
+"""Time-out of the directories."""
 USUAL_PATH = "/render-ws/v1"
 
 

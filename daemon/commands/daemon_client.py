@@ -17,7 +17,7 @@ from handlers.errors import Fault
 
 TIMEOUT_S = 10.0
 ALIVE_S = 3.0
-"""How long a daemon may take to show that it is alive. Its loop answers within milliseconds on a machine at rest."""
+"""Time-out of a daemon's sign of life. Its loop answers within milliseconds on a machine at rest."""
 MOST_BYTES = 512 * 2**20
 """No answer of a daemon is longer."""
 _PROCESS_STATES = {
@@ -34,7 +34,7 @@ class FoundDaemon:
     """The daemon of a configuration: where it answers, or which process holds its journal."""
 
     url: str
-    """Where it answers, or should."""
+    """Address at which it answers, or should answer."""
     is_alive: bool
     pid: int | None
     """The process that holds the journal; None if no process does, or the kernel does not say."""

@@ -28,7 +28,7 @@ class Check:
     """Result of a check; the copy was migrated and read."""
 
     version: int
-    """Of the journal."""
+    """Version of the journal."""
     montages: int
     montages_after: int
     """Less than before if a migration removes useless rows."""

@@ -1,4 +1,4 @@
-"""Where the log of a running process goes, and the command that finds the lines of one montage in it."""
+"""The log of a running process, and the command that finds the lines of one montage in it."""
 
 import os
 import shlex

@@ -36,7 +36,7 @@ Say = Callable[[str], None]
 
 
 class Form(StrEnum):
-    """How the command prints."""
+    """Form of the output."""
 
     TABLE = "table"
     CSV = "csv"

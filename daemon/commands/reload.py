@@ -11,7 +11,7 @@ from daemon.config.settings import Settings
 from handlers.errors import Fault
 
 ANSWER_S = 60.0
-"""How long a reload may take."""
+"""Time-out of a reload."""
 POLL_S = 0.1
 
 

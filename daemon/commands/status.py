@@ -11,9 +11,9 @@ from daemon.montages.states import UNFINISHED, MontageState
 MOST_MONTAGES = 10_000
 """Montages of one state in a report; the counts are of all."""
 ANSWER_S = 30.0
-"""How long a daemon that is alive may take for its report."""
+"""Time-out of the report of a daemon that is alive."""
 JOURNAL_S = 1.0
-"""How long the journal may take to answer while another process holds it."""
+"""Time-out of the journal while another process holds it."""
 
 Report = dict[str, Any]
 

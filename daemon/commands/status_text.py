@@ -19,7 +19,7 @@ _STATES = (MontageState.FAILED, *(state for state in MontageState if state is no
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What of a report is shown, and how."""
+    """Selection and layout of a report."""
 
     now: datetime
     """Local time, with its zone."""

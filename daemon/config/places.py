@@ -1,4 +1,4 @@
-"""Where the daemon of a configuration file is found, even if the file is refused: its journal and its HTTP address."""
+"""Journal and HTTP address of a configuration file's daemon, even if the file is refused."""
 
 import re
 import tomllib
@@ -20,7 +20,7 @@ S = TypeVar("S", bound=Section)
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """What is needed to find a running daemon."""
+    """Values that find a running daemon."""
 
     config: Path
     journal: Path

@@ -94,7 +94,7 @@ class RenderSettings(Section):
 
     @property
     def access(self) -> Access:
-        """How to log in; nothing for the built-in stand-in."""
+        """Login and TLS; empty for the built-in stand-in."""
         if self.embedded:
             return Access()
         return Access(**{each.name: getattr(self, each.name) for each in fields(Access) if each.name != "section"})

@@ -1,4 +1,4 @@
-"""What the sections of the settings have in common: their base class and the types of their values. Pure."""
+"""Base class of the sections of the settings, and types of their values. Pure."""
 
 import ipaddress
 import re

@@ -1,4 +1,4 @@
-"""Where settings come from: a TOML file and the environment, read as tables and merged."""
+"""Sources of the settings: a TOML file and the environment, read as tables and merged."""
 
 import os
 import tomllib

@@ -1,4 +1,4 @@
-"""What systemd knows of the service's unit."""
+"""Properties of the service's unit, from systemd."""
 
 import subprocess
 from typing import Final

@@ -100,12 +100,12 @@ class WorkerSettings(Section):
 
     @property
     def cluster(self) -> ClusterAccess | None:
-        """How to reach the dask scheduler; None for worker processes."""
+        """Access to the dask scheduler; None for worker processes."""
         if self.executor != "dask" or not self.dask_scheduler:
             return None
         return ClusterAccess(self.dask_scheduler, self.dask_ca_file, self.dask_certificate_file, self.dask_key_file)
 
     @property
     def worker_paths(self) -> tuple[WorkerPath, ...]:
-        """Where workers see the directories of this machine."""
+        """Paths of this machine's directories on other hosts."""
         return tuple(WorkerPath(entry.hosts, entry.local, entry.worker) for entry in self.path_map)

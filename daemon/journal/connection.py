@@ -42,7 +42,7 @@ BLOCKED_S = 3.0
 STUCK_S = 10.0
 """A transaction that takes longer counts as hanging: the disk does not answer."""
 CLOSE_S = 5.0
-"""How long closing waits for the transactions in the queue."""
+"""Longest wait of a close for the transactions in the queue."""
 
 
 class JournalConnection:

@@ -1,4 +1,4 @@
-"""What became of the montages of each microscope since a time. Functions of the connection, as in `rows`."""
+"""Results of each microscope's montages since a time. Functions of the connection, as in `rows`."""
 
 from dataclasses import dataclass, field
 
@@ -27,15 +27,15 @@ class Day:
     scope: str
     """Empty where it is not known."""
     complete: int = 0
-    """That became COMPLETE since the time."""
+    """Montages that became COMPLETE since the time."""
     tiles: int = 0
-    """Of these."""
+    """Tiles of these montages."""
     failed: int = 0
-    """That are FAILED now."""
+    """Montages that are FAILED now."""
     unfinished: int = 0
-    """That have a step to do now."""
+    """Unfinished montages."""
     verdicts: dict[str, int] = field(default_factory=dict)
-    """Of quality control since the time, by verdict of the rules."""
+    """Number of montages since the time, by the verdict of the rules."""
 
 
 def days_since(connection: Connection, at: float) -> list[Day]:

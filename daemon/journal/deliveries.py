@@ -76,14 +76,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class HookCounts:
-    """How much a hook has not taken."""
+    """Events that a hook has not taken."""
 
     waiting: int
     dead: int
     oldest_queued_at: float | None
-    """Of the waiting events; seconds since 1970 UTC."""
+    """Time of the oldest waiting event; seconds since 1970 UTC."""
     problem: str | None
-    """Of the oldest waiting event that was tried."""
+    """Problem of the oldest waiting event that was tried."""
 
 
 def register(connection: Connection, hooks: Collection[str]) -> None:

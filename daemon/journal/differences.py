@@ -17,7 +17,7 @@ _LASTING = (
 
 
 class Found(NamedTuple):
-    """What a verification found in one montage."""
+    """Result of the verification of one montage."""
 
     montage_id: int
     differences: int

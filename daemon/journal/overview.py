@@ -49,7 +49,7 @@ class Tally(NamedTuple):
     state: MontageState
     montages: int
     tiles: int
-    """Of those whose metafile was read."""
+    """Number of tiles of the montages whose metafile was read."""
     newest_at: float
     """When the newest was noticed."""
 
@@ -68,7 +68,7 @@ class JournalEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which montages a page shows; None does not restrict."""
+    """Selection of the montages that a page shows; None does not restrict."""
 
     watch: str | None = None
     scope: str | None = None

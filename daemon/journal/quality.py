@@ -10,7 +10,7 @@ class TileRow(NamedTuple):
     """A tile whose mipmaps are made, of a montage that is not MIPMAPPED yet."""
 
     digest: bytes | None
-    """Of the bytes of level 0; None if they were not read."""
+    """Digest of the bytes of level 0; None if they were not read."""
     measured: bytes | None
     """Numbers of the image, packed; None if it was not measured."""
 

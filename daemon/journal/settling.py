@@ -1,4 +1,4 @@
-"""What reading a metafile found out about its montage. Functions of the connection, each run in one transaction."""
+"""Outcomes of reading a metafile. Functions of the connection, each run in one transaction."""
 
 import json
 from collections.abc import Collection, Iterable, Mapping

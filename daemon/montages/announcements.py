@@ -13,7 +13,7 @@ from handlers.uris import path_to_uri
 
 
 class Kind(StrEnum):
-    """What happened: the type of an event that is delivered."""
+    """Type of an event that is delivered."""
 
     MONTAGE_NOTICED = "montage.noticed"
     """A metafile was found, or is read again."""
@@ -105,10 +105,10 @@ class FaultData:
     kind: str
     """Name of the kind of fault."""
     subject: str
-    """What it is about: a file, a stack."""
+    """The file, stack or tile concerned."""
     problem: str
     hint: str
-    """What a person can do; may be empty."""
+    """Advice for a person; may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ class Announced:
     kind: Kind
     watch: str
     subject: str
-    """What it is about: montages/17, stacks/em/v1/s_raw."""
+    """The montage or stack: montages/17, stacks/em/v1/s_raw."""
     data: Mapping[str, Any]
     """`MontageData` or `StackData` as JSON values."""
 

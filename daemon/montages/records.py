@@ -11,7 +11,7 @@ from handlers.identity import FileIdentity
 
 
 class Outcome(StrEnum):
-    """How an attempt ended."""
+    """Outcome of an attempt."""
 
     DONE = "done"
     FAILED = "failed"
@@ -49,7 +49,7 @@ class Montage:
     metafile: Path
     digest: str | None
     identity: FileIdentity
-    """Of the file when it was last noticed."""
+    """Identity of the file when it was last noticed."""
     acquired: str
     """Name of the metafile; sorts by acquisition time."""
     state: MontageState
@@ -161,7 +161,7 @@ class AwaitedFile:
 
 @dataclass(frozen=True, slots=True)
 class SettleResult:
-    """What the journal recorded for an inspection."""
+    """Record of an inspection in the journal."""
 
     kept: int
     """Id of the montage that represents the content. It differs from the inspected one if the content was known."""

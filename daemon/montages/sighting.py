@@ -8,7 +8,7 @@ from handlers.identity import FileIdentity
 
 
 class FoundBy(StrEnum):
-    """How a metafile was found."""
+    """Way in which a metafile was found."""
 
     EVENT = "event"
     SCAN = "scan"

@@ -46,7 +46,7 @@ class MontageState(StrEnum):
 
 
 class Event(StrEnum):
-    """What happened to a montage. The journal keeps every event; the state is the fold of the events."""
+    """Event of a montage. The journal keeps every event; the state is the fold of the events."""
 
     NOTICED = "noticed"
     SETTLED = "settled"

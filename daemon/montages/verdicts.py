@@ -10,7 +10,7 @@ from handlers.quality.rules import Finding, Judgement, Verdict
 
 
 class Decision(StrEnum):
-    """What a person decides about a montage."""
+    """A person's decision about a montage."""
 
     PASS = "pass"  # noqa: S105  no password
     FAIL = "fail"
@@ -24,7 +24,7 @@ HOLDING = frozenset({str(Verdict.FAIL), str(Decision.FAIL), str(Decision.REIMAGE
 """Verdicts with which a montage waits for a person, where its watch says `hold = true`."""
 
 WAITS_FOR_PERSON = "a person: its quality verdict keeps its stacks open"
-"""What such a montage waits for."""
+"""Reason for which such a montage waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class MontageVerdict:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What each rule found."""
+        """Findings of the rules."""
         return () if self.judgement is None else self.judgement.findings
 
 

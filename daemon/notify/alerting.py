@@ -76,7 +76,7 @@ class Condition:
 
     @property
     def key(self) -> Key:
-        """What makes two conditions the same."""
+        """Identity: conditions with equal keys are the same condition."""
         return self.kind, self.watch, self.subject
 
     @property

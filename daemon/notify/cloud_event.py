@@ -28,9 +28,9 @@ class CloudEvent:
     source: str
     """The temwatch that sends it: the name of its machine, as in "//acquisition1/temwatch"."""
     type: Kind
-    """What happened."""
+    """Type of the event."""
     subject: str
-    """What it is about: "montages/17", "stacks/em/v1/s_raw". Events of one subject are delivered in order."""
+    """The montage or stack: "montages/17", "stacks/em/v1/s_raw". Events of one subject are delivered in order."""
     time: str
     """When it was recorded; RFC 3339, UTC."""
     sequence: str

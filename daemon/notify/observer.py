@@ -53,7 +53,7 @@ class Sight:
     since: float | None = None
     """If a digest is due, the time of the last one."""
     days: list[Day] = field(default_factory=list)
-    """For the digest."""
+    """Results for the digest."""
 
 
 class _Read(NamedTuple):

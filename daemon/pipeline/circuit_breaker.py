@@ -20,7 +20,7 @@ UNTRIED_S = 60.0
 
 
 class Phase(StrEnum):
-    """What may be sent."""
+    """Phase of the circuit: it defines the work that may be sent."""
 
     CLOSED = "closed"
     """All work, within the usual limits."""
@@ -38,7 +38,7 @@ class Circuit:
     outage: int = 0
     """Number of the last outage; 0 before the first."""
     openings: int = 0
-    """How often the circuit was opened in this outage."""
+    """Number of openings of the circuit in this outage."""
     due_at: float = 0.0
     """OPEN: when the next probe is due. HALF_OPEN: when the circuit closes without a trial."""
     trial: Hashable | None = None

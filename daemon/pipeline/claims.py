@@ -30,7 +30,7 @@ RIVAL_PAUSE_S = 10.0
 
 
 class Claim(StrEnum):
-    """What the path of a montage holds now, compared with another metafile."""
+    """Content of a montage's path now, compared with another metafile."""
 
     STANDS = "stands"
     """The content of the montage."""

@@ -31,7 +31,7 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class HookFacts:
-    """How the delivery of events to one hook stands."""
+    """State of the delivery of events to one hook."""
 
     name: str
     waiting: int

@@ -13,7 +13,7 @@ MOST_BYTES = 16 * 2**20
 about twice the memory."""
 
 LARGE_BYTES = 8 * 2**20
-"""Of larger metafiles, which have 10,000 tiles or more, one at a time is parsed: each takes seconds and memory."""
+"""Larger metafiles, with 10,000 tiles or more, are parsed one at a time: each takes seconds and memory."""
 
 
 class MetafileCache:

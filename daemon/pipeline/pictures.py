@@ -30,7 +30,7 @@ MOSAIC_PX = 2_000
 MOST_COMPARED = 100
 """Montages whose numbers one scale holds."""
 _VERSION = 3
-"""Of the drawing: another number makes kept pictures useless."""
+"""Version of the drawing code: a new number makes kept pictures obsolete."""
 
 
 class NoPicture(Fault):

@@ -1,4 +1,4 @@
-"""Which stacks stay open because a montage that failed quality control waits for a person."""
+"""Stacks that stay open because a montage that failed quality control waits for a person."""
 
 from collections.abc import Callable
 

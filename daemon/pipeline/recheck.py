@@ -28,7 +28,7 @@ STUCK_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """How an awaited file changed."""
+    """Change of an awaited file."""
 
     awaited: AwaitedFile
     description: str

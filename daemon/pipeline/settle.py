@@ -79,7 +79,7 @@ class _Observation:
     """The watched directory."""
     awaited: _AwaitedImage | None = None
     fingerprint: int | None = None
-    """Of the identities of all images, if all were complete at the last check."""
+    """Hash of the identities of all images, if all were complete at the last check."""
     fingerprint_since: float = 0.0
 
 

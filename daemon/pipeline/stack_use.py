@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class StackPhase(StrEnum):
-    """What the stack keeper does with a stack."""
+    """Action of the stack keeper on a stack."""
 
     IDLE = "idle"
     """Nothing waits for the stack to be closed."""
@@ -34,7 +34,7 @@ class CloseRule:
 
 @dataclass(frozen=True, slots=True)
 class StackUse:
-    """How one stack is used. Times are seconds of one monotonic clock."""
+    """Use of one stack. Times are seconds of one monotonic clock."""
 
     holders: int = 0
     """Steps that write to the stack, or prepare to write and keep it from being closed."""
@@ -58,7 +58,7 @@ class StackUse:
 
     @property
     def phase(self) -> StackPhase:
-        """What the stack keeper does with the stack now."""
+        """Action of the stack keeper on the stack now."""
         if self.closing_since is not None:
             return StackPhase.CLOSING
         if self.holders:

@@ -19,7 +19,7 @@ ANSWER_S = 30.0
 UNLIMITED = 2**16
 """Limit of threads: more than there are concurrent pieces of work."""
 END_S = 3.0
-"""How long `shutdown` waits for work under way."""
+"""Longest wait of `shutdown` for work under way."""
 
 
 _Piece = tuple[Future[Any], Callable[[], Any]]

@@ -1,4 +1,4 @@
-"""Which directories the kernel watches, read from /proc/self/fdinfo.
+"""Directories that the kernel watches, read from /proc/self/fdinfo.
 
 A request for a watch proves nothing: past the limit the kernel refuses it, and a directory that is moved or mounted
 over keeps its watch under another path.
@@ -17,7 +17,7 @@ _LIMITS = (Path("/proc/sys/fs/inotify/max_user_watches"), Path("/proc/sys/user/m
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How many directories of a root the kernel watches."""
+    """Number of a root's directories that the kernel watches."""
 
     seen: int
     """Known directories."""

@@ -31,7 +31,7 @@ class Batch:
     trees: frozenset[str] = frozenset()
     """Directories that were created or moved in."""
     overflows: int = 0
-    """How often events were lost."""
+    """Number of losses of events."""
     is_flooded: bool = False
     """Whether hints were dropped because there were too many."""
 

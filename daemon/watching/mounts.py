@@ -1,4 +1,4 @@
-"""Which file system a directory lies on, and whether the kernel sees every change there."""
+"""File system of a directory, and whether the kernel sees every change there."""
 
 import os
 import re

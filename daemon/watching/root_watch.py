@@ -1,4 +1,4 @@
-"""One watch root in the event loop: when it is scanned, and where the results go."""
+"""One watch root in the event loop: its scans, and the delivery of their results."""
 
 import asyncio
 import contextlib
@@ -40,13 +40,13 @@ class Timing:
     overflow_spacing_s: float = 1.0
     """Shortest time between passes that overflows cause."""
     overflow_shown_s: float = 900.0
-    """How long the health reports an overflow."""
+    """Time for which the health reports an overflow."""
     stuck_s: float = 60.0
     """A scan without progress for this long is stuck: the file server does not answer."""
     opening_s: float = 5.0
     """The same while a root is opened, which needs few calls. The start waits no longer for a root."""
     stop_s: float = 2.0
-    """How long stopping waits for a thread."""
+    """Longest wait of a stop for a thread."""
 
 
 class RootWatch:

@@ -10,7 +10,7 @@ from daemon.watching.scan import Follower
 
 
 class WatchMode(StrEnum):
-    """How changes of a root are noticed. Scans run in every mode."""
+    """Way in which changes of a root are noticed. Scans run in every mode."""
 
     AUTO = "auto"
     """By events, except on network file systems."""
@@ -57,7 +57,7 @@ class WatchRoot:
 
 @dataclass(frozen=True, slots=True)
 class MountMode:
-    """How a mount of a root is watched now."""
+    """Mode in which a mount of a root is watched now."""
 
     directory: Path
     file_system: str
@@ -72,7 +72,7 @@ class Reason(NamedTuple):
     code: str
     """Stays the same while the problem lasts, so that it is logged once."""
     text: str
-    """For people; its numbers may change."""
+    """Text for people; its numbers may change."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Who asks, and from where: proxies, users, the login cookie."""
+"""Origin of a request: proxies, users, the login cookie."""
 
 import hmac
 import ipaddress
@@ -19,7 +19,7 @@ LOGIN_S = 30 * 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a request may do, and as whom."""
+    """Rights and user of a request."""
 
     writes: str
     """yes, login (the token is missing) or no (writing is disabled)."""

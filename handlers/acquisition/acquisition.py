@@ -1,4 +1,4 @@
-"""What a microscope left on disk of one region, as values that no format shapes. Pure.
+"""A microscope's files of one region as values, independent of the format. Pure.
 
 A reader makes an `Acquisition` from the files of its format. Everything behind it (z, tile specs, arrival of images,
 stacks) reads these values only.
@@ -52,7 +52,7 @@ class Acquisition:
     """One region of one section: what becomes a montage."""
 
     name: str
-    """What the microscope would call the file; names it in faults."""
+    """Name of the file for faults, as the microscope gives it."""
     tiles: tuple[Tile, ...]
     """At least one, in the order of the file."""
     facts: Mapping[str, object]
@@ -63,9 +63,9 @@ class Acquisition:
     """temca of the layout."""
     camera_id: str | None = None
     thickness_nm: float | None = None
-    """Of the section; None where the format does not state it."""
+    """Thickness of the section; None if the format does not state it."""
     depth_nm: float | None = None
-    """Of the section below the first one; None where the format does not state it."""
+    """Depth of the section below the first one; None if the format does not state it."""
     is_reference: bool = False
     """Whether it is a lens-correction set."""
     declared_size: tuple[int, int] | None = None

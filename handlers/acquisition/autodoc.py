@@ -16,7 +16,7 @@ PIECES: Final = ("Image", "ZValue")
 MOST_ENTRY_BYTES: Final = 1 << 16
 """A longer entry counts as malformed."""
 MOST_HEAD_BYTES: Final = 1 << 20
-"""What follows in a longer head is not used."""
+"""Limit of the head; the rest of a longer head is not used."""
 MOST_LABEL: Final = 60
 """Characters of an item's label in the name of a montage."""
 

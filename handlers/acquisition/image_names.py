@@ -8,7 +8,7 @@ from handlers.errors import MetafileFault
 from handlers.text import excerpt
 
 IMAGE_NAME: Final = re.compile(r"(\d{17})_(.+)\.[A-Za-z0-9]+", re.DOTALL)
-"""How pyTEMCA names images: the time to milliseconds, then session, grid, region, column and row."""
+"""Form of pyTEMCA's image names: the time to milliseconds, then session, grid, region, column and row."""
 _PLAIN_NAME: Final = re.compile(r"(?!\.\.?$)[^/\\\x00-\x1f\x7f]+")
 
 

@@ -115,7 +115,7 @@ class Header:
     notes: TextOrAbsent = None
     placement_id: TextOrAbsent = None
     server_copy_destination: TextOrAbsent = None
-    """Where the microscope's copy job puts the directory, a UNC path."""
+    """Destination of the microscope's copy job for the directory, a UNC path."""
     tape_id: TextOrAbsent = None
     n_edge_matches: IntegerOrAbsent = None
     """Template matches attempted for each edge."""

@@ -16,7 +16,7 @@ _MONTAGE: Final = re.compile(r"montage@[0-9]{5,9}|supermontage@[A-Za-z0-9%._~-]{
 Region = tuple[int, int]
 """Array, and region of it."""
 Key = tuple[int, Region | None]
-"""What lines of one section have in common: the slice, and in array mode the region."""
+"""Key of the lines of one section: the slice, and in array mode the region."""
 
 
 class Part(NamedTuple):
@@ -30,7 +30,7 @@ class Part(NamedTuple):
 
     @property
     def key(self) -> Key:
-        """What its lines have in common."""
+        """Key that its lines share."""
         return self.number, self.region
 
     @property

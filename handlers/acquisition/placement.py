@@ -1,4 +1,4 @@
-"""Where a tile lies in the stack: its affine transform, and the bounds of a region. Pure."""
+"""Position of a tile in the stack: its affine transform, and the bounds of a region. Pure."""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""What a reader of a format does. Its values are constants: one reader serves all watches and threads."""
+"""Interface of the readers of formats. Its values are constants: one reader serves all watches and threads."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

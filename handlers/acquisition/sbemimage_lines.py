@@ -44,7 +44,7 @@ class Record:
     tile_id: str
     grid: str
     number: int
-    """Of the tile in its grid."""
+    """Index of the tile in its grid."""
     slice: int
     img_path: str
     width: int

@@ -219,7 +219,7 @@ def _unclosed(descriptor: int, key: Key) -> tuple[bytes, bool]:
 
 @dataclass(slots=True)
 class _Log:
-    """How far a log was read."""
+    """Position up to which a log was read."""
 
     head: bytes
     """Its first line: a log that begins differently is another one."""

@@ -24,7 +24,7 @@ class BmpHeader(NamedTuple):
     height: int
     is_bottom_up: bool
     offset: int
-    """Of the first row in the file."""
+    """Offset of the first row in the file."""
 
     @property
     def row_bytes(self) -> int:

@@ -48,7 +48,7 @@ class OpenLevel0(Protocol):
 
     @property
     def runs(self) -> Sequence[Run]:
-        """Where the rows lie in the file as in memory; empty if they have to be decoded."""
+        """Return the places of rows that the file stores as memory does; empty if they have to be decoded."""
 
     @property
     def digest(self) -> bytes | None:

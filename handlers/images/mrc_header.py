@@ -42,14 +42,14 @@ class StackSection:
 
 @dataclass(frozen=True, slots=True)
 class StackHeader:
-    """What the header of an MRC file says."""
+    """Header of an MRC file."""
 
     width: int
     height: int
     sections: int
     bits: int
     dtype: "np.dtype[Any]"
-    """Of a stored pixel: with its byte order and sign."""
+    """Type of a stored pixel, with its byte order and sign."""
     start: int
     """First byte of section 0."""
 

@@ -17,7 +17,7 @@ END: Final = b"IEND\xaeB`\x82"
 """Type and checksum of the last chunk."""
 MOST_CHUNKS_BEFORE_PIXELS: Final = 128
 MOST_BYTES_BEFORE_PIXELS: Final = 1 << 20
-"""Of all chunks before the first one with pixels: texts, a colour profile."""
+"""Limit of all chunks before the first one with pixels: texts, a colour profile."""
 LEAST_MEAN_CHUNK_BYTES: Final = 256
 """Encoders write pixels in chunks of 8 KiB or more; chunks without content only cost time."""
 

@@ -20,7 +20,7 @@ from handlers.regular_file import NotContained, NotRegular, open_regular
 PIECE_BYTES: Final = 128 << 10
 """The kernel cuts each announcement to what it reads ahead at most, which is this much on most file systems."""
 THREADS: Final = 2
-"""Of a process. Opening a file waits for its server, announcing waits where the server has many requests already."""
+"""Threads of a process. Opening a file waits for its server; announcing waits if the server has many requests."""
 
 
 @dataclass(frozen=True, slots=True)

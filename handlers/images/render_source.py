@@ -1,4 +1,4 @@
-"""Where render-ws serves the level 0 of a tile. `source` fetches it. This module imports no decoder."""
+"""Address at which render-ws serves the level 0 of a tile. `source` fetches it. This module imports no decoder."""
 
 from dataclasses import dataclass, field
 from typing import Self

@@ -17,7 +17,7 @@ from handlers.images.render_source import RenderSource
 from handlers.images.source import fetch_level0, require_served_size
 
 BYTES_PER_PIXEL = 4
-"""Of the kinds that only render-ws reads: four channels of 8 bits."""
+"""Bytes of a pixel of the kinds that only render-ws reads: four channels of 8 bits."""
 
 
 class ServedLevel0:

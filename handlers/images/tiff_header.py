@@ -17,7 +17,7 @@ MAX_PIECES = 1 << 20
 """Largest number of strips or tiles; a larger one means a broken header."""
 MOST_JPEG_PIECES = 4096
 MOST_JPEG_SEGMENTS = 64
-"""Of the header of one strip or tile. Each segment is a read."""
+"""Limit of the header of one strip or tile. Each segment is a read."""
 MOST_TILE_PIXELS = 1 << 22
 """A tile may have at most the larger of this and four times the image's pixels: more would only need memory."""
 

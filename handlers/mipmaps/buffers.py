@@ -33,7 +33,7 @@ class Kind:
     width: int
     height: int
     bits: int
-    """Of level 0, 8 or 16."""
+    """Bits of level 0, 8 or 16."""
     levels: tuple[int, ...]
     to_8bit: IntensityRange | None
     reduction: Reduction = MEAN

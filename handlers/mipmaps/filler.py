@@ -1,4 +1,4 @@
-"""What fills the levels of image after image, by any method, from a file's rows or from a decoded image."""
+"""Fillers of levels, image after image, by any method, from a file's rows or from a decoded image."""
 
 from collections.abc import Mapping
 from typing import Protocol

@@ -26,7 +26,7 @@ class MipmapJob:
     outputs: tuple[tuple[int, Place], ...]
     """(level, its file), in any order. Missing directories are made."""
     width: int
-    """Of level 0, from its metafile. An image of another size is refused before it is decoded."""
+    """Width of level 0, from its metafile. An image of another size is refused before it is decoded."""
     height: int
     reduction: Reduction = MEAN
     encoding: Encoding = PLAIN_TIFF
@@ -56,7 +56,7 @@ class MipmapJob:
     neighbours: "tuple[Neighbour, ...]" = ()
     """Tiles whose overlap with this one is compared, if the job measures and makes level 3."""
     source: "RenderSource | None" = None
-    """Where render-ws serves level 0; None: the file is read. Method "render" needs a source."""
+    """Source of level 0 at render-ws; None: the file is read. Method "render" needs a source."""
     upcoming: tuple[UpcomingImage, ...] = ()
     """Images of later jobs, which this machine's kernel fetches meanwhile."""
 

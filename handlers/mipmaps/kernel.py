@@ -18,12 +18,12 @@ import numpy.typing as npt
 from handlers.images.pixels import FULL_RANGE, Grey, IntensityRange, Rounding
 
 Runs = Sequence[tuple[int, int]]
-"""Where an image lies in a file, from its first row to its last: (offset in bytes, number of whole rows there)."""
+"""Places of an image in a file, from its first row to its last: (offset in bytes, number of whole rows there)."""
 LIBRARY = Path(__file__).with_name("libarea_mean.so")
 HIGHEST_LEVEL = 8
 """Sums of 4^8 16-bit pixels fit 32 bits; sums of more do not."""
 BYTES_AT_ONCE = 192 * 1024
-"""Of level 0: few enough to stay in the second-level cache until they are summed, many enough to make calls cheap."""
+"""Bytes of level 0: few enough to stay in the second-level cache until they are summed, enough to make calls cheap."""
 CUT_SHORT = "the file became shorter while it was read"
 
 Seen = Callable[[int, memoryview], object]

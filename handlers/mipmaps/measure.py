@@ -25,7 +25,7 @@ class Measured:
     """Numbers of one image; NaN where unknown."""
 
     bits: float = UNKNOWN
-    """Of level 0."""
+    """Bits of a pixel of level 0."""
     darkest: float = UNKNOWN
     """Least pixel of level 0, in the file's own grey values, as is `brightest`."""
     brightest: float = UNKNOWN

@@ -1,4 +1,4 @@
-"""Where a tile's neighbours are, by what both show in their overlap at level 3."""
+"""Positions of a tile's neighbours, measured in their overlap at level 3."""
 
 import functools
 from collections.abc import Callable
@@ -49,7 +49,7 @@ class Neighbour:
     level3: Place
     """Its level 3, which may not be made yet."""
     width: int
-    """Of its level 0, as is `height`."""
+    """Width of its level 0, as `height` is."""
     height: int
     x: float
     """Its position less the tile's, by the tile specs, in level-0 pixels."""
@@ -58,7 +58,7 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Where a neighbour was seen."""
+    """Measured position of a neighbour."""
 
     side: Side
     x: float

@@ -37,12 +37,12 @@ class Level0:
     maximum_intensity: float = 255
     """From the tile spec; above 255 the image has 16 bits."""
     stack: StackSection | None = None
-    """Where the image is, if it lies inside a stack: `image` is the file that temwatch makes of it."""
+    """Place of the image inside a stack file; `image` is then the file that temwatch makes of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class MipmapPlan:
-    """How mipmaps are made, and where their files are.
+    """Settings of the mipmaps, and the places of their files.
 
     Parameters
     ----------

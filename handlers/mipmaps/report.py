@@ -53,7 +53,7 @@ class MadeLevel:
 
 @dataclass(frozen=True, slots=True)
 class MipmapReport:
-    """What became of a job."""
+    """Outcome of a job."""
 
     tile_id: str
     made: tuple[MadeLevel, ...] = ()

@@ -10,7 +10,7 @@ from handlers.images.pixels import Grey
 from handlers.mipmaps.kernel import CUT_SHORT, Runs, Seen
 
 STRIP_BYTES = 512 * 1024
-"""Of level 0, for numpy: with less its calls cost more than the sums, with more the rows leave the cache."""
+"""Bytes of level 0 for numpy: with fewer its calls cost more than the sums, with more the rows leave the cache."""
 _LINE = 64
 _APART = 2048
 

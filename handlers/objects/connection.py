@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CONNECT_S, REQUEST_S = 5, 60
 MOST_RETRIES, RETRY_S = 4, 20
-"""Of one request: a store that is away longer is reported, and the montage waits."""
+"""Retries of one request: a store that is away longer is reported, and the montage waits."""
 
 _ENDPOINT_NAMES = {
     "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),

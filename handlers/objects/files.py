@@ -13,7 +13,7 @@ from handlers.text import byte_size
 
 RANGE_BYTES = 4 << 20
 MOST_BYTES = 4 << 30
-"""Of an object that is read. An image of the largest size with 16 bits and all that may surround it is smaller."""
+"""Limit of an object that is read. An image of the largest size with 16 bits and all its metadata is smaller."""
 
 
 class _Kept(threading.local):

@@ -38,7 +38,7 @@ _AWAY_HINT = "check the store and mipmaps.store; retries continue"
 
 @dataclass(frozen=True, slots=True)
 class ObjectStat:
-    """What a store says of an object."""
+    """Facts of an object from its store."""
 
     size: int
     etag: str | None
@@ -46,9 +46,9 @@ class ObjectStat:
     content_type: str | None = None
     """None also in listings, which do not have it."""
     version: str | None = None
-    """Of Google the generation, which a conditional write names in place of the ETag."""
+    """Generation at Google, which a conditional write names in place of the ETag."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """What its writer put beside it; listings do not have it."""
+    """Metadata from its writer; listings do not have it."""
 
     def as_condition(self) -> dict[str, str]:
         """Return what a conditional write has to name, as obstore has it."""

@@ -24,7 +24,7 @@ _Whole = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What the journal keeps of a section's quality."""
+    """A section's quality in the journal."""
 
     tiles: TileNumbers
     section: SectionNumbers

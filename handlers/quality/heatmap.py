@@ -25,7 +25,7 @@ _INK, _PAPER, _GROUND = (20, 20, 20), (255, 255, 255), (235, 235, 235)
 
 @dataclass(frozen=True, slots=True)
 class Heatmap:
-    """What a heatmap shows."""
+    """Content of a heatmap."""
 
     title: str
     """Printable; the number with its unit, and the section."""

@@ -19,7 +19,7 @@ class MadeTile:
     """A tile whose mipmaps are made."""
 
     digest: bytes | None
-    """Of the bytes of level 0; None if they were not read."""
+    """Digest of the bytes of level 0; None if they were not read."""
     measured: Measured | None
     """None if they were made without being measured."""
 

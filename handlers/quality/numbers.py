@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Unit(NamedTuple):
-    """What a column's values are."""
+    """Kind of a column's values."""
 
     text: str
     """Unit, as shown beside a value; empty for counts, scores and shares."""
@@ -72,11 +72,11 @@ class TileNumbers:
     interval: Annotated[Floats, Unit("s", 0.001)]
     """Since the tile before in order of acquisition; unknown for the first."""
     working_distance: Annotated[Floats, Unit("m", 1e-9)]
-    """Of a scanning microscope; a jump is a change of focus."""
+    """Working distance of a scanning microscope; a jump is a change of focus."""
     stigmation_x: Annotated[Floats, Unit("%", 0.001)]
     stigmation_y: Annotated[Floats, Unit("%", 0.001)]
     edge_correlation: Annotated[Floats, Unit("", 1e-4)]
-    """Of the tile with the neighbours to the right and above, the lower one; SerialEM alone records it."""
+    """Lower correlation of the tile with the neighbours to the right and above; only SerialEM records it."""
 
     # --- measured while mipmaps are made
     bits: Annotated[Floats, Unit("", 1)]
@@ -104,7 +104,7 @@ class TileNumbers:
     top_stage_y: Annotated[Floats, Unit("px", 0.25)]
     top_stage_error: Annotated[Floats, Unit("", 0.01)]
     stage_x: Annotated[Floats, Unit("px", 0.25)]
-    """Where the tile is, less where the stage said, relative to the tiles around it; from all its overlaps."""
+    """Displacement of the tile from its stage position, relative to the tiles around it; from all its overlaps."""
     stage_y: Annotated[Floats, Unit("px", 0.25)]
 
     @classmethod

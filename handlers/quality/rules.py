@@ -7,7 +7,7 @@ from typing import Any, Self
 
 
 class Verdict(StrEnum):
-    """What a montage is good for."""
+    """Verdict on a montage."""
 
     PASS = "pass"  # noqa: S105  no password
     REVIEW = "review"
@@ -54,7 +54,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one rule found."""
+    """Finding of one rule."""
 
     rule: Rule
     limit: float

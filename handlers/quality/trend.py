@@ -1,4 +1,4 @@
-"""One number of each kind for a whole section: what a trend over days consists of. Pure; loads no numpy."""
+"""One number of each kind for a whole section, for trends over days. Pure; loads no numpy."""
 
 from dataclasses import dataclass
 

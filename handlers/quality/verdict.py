@@ -19,12 +19,12 @@ MOST_TILES = 100
 
 @dataclass(frozen=True, slots=True)
 class _Test:
-    """How a rule compares numbers with its limit."""
+    """Comparison of a rule's numbers with its limit."""
 
     of_tiles: Callable[[TileNumbers], Floats]
     """The number of each tile; NaN where unknown."""
     of_section: Callable[[Floats], float]
-    """What is compared with the limit, from the known numbers of tiles."""
+    """The value that is compared with the limit, from the known numbers of tiles."""
     verdict: Verdict = Verdict.FAIL
     """If the limit is broken."""
     is_minimum: bool = False

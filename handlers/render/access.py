@@ -28,7 +28,7 @@ Stamps = tuple[FileIdentity | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How to log in at render-ws or at the proxy in front of it. Names files; holds no secret.
+    """Login and TLS for render-ws or the proxy in front of it. Names files; holds no secret.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ NO_LOGIN = Access()
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What was read from the files of an `Access`."""
+    """Content of the files of an `Access`."""
 
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     tls: ssl.SSLContext | None = None

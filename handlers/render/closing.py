@@ -55,7 +55,7 @@ class CloseReport:
     stack: StackId
     meta: StackMeta
     derivations: int
-    """How often render-ws derived: 0 if the stack was COMPLETE and right, 2 if the first derivation missed a write."""
+    """Derivations of render-ws: 0 if the stack was COMPLETE and right, 2 if the first derivation missed a write."""
     sections: tuple[SectionCheck, ...]
 
     @property

@@ -25,7 +25,7 @@ _NEEDS_HTTPS = re.compile(r"plain HTTP request was sent to HTTPS port|speaking p
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """How faults name a render-ws and the login that is sent to it."""
+    """Names of a render-ws and of its login, for faults."""
 
     setting: str = "render.url"
     """Name by which the caller sets the address."""
@@ -48,7 +48,7 @@ class Service:
 
     @property
     def login_hint(self) -> str:
-        """What an operator can do about a refused login."""
+        """Advice for an operator about a refused login."""
         if self.login:
             return f"check {self.login}; a changed file is read again without a restart"
         return f"set {self.section}.username and {self.section}.password_file, or {self.section}.token_file"

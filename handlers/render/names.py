@@ -15,7 +15,7 @@ from handlers.errors import RenderRefused, SettingsFault
 from handlers.text import excerpt
 
 MOST_NAME_CHARACTERS = 96
-"""Of owner, project and stack together: render-ws joins them to a collection name of at most 111 characters."""
+"""Limit of owner, project and stack together: render-ws joins them to a collection name of at most 111 characters."""
 
 _NAME = re.compile(r"[A-Za-z0-9]+(?:_[A-Za-z0-9]+)*")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9]+")

@@ -9,7 +9,7 @@ from handlers.render.names import StackId
 from handlers.render.responses import LOCKED, StackMeta, StackState, locked_fault
 
 _REOPENINGS = 3
-"""How often a stack is reopened that another client closes at the same moment, before StackNotLoading is raised."""
+"""Reopenings of a stack that another client closes at the same moment, before StackNotLoading is raised."""
 
 
 async def create_stack(client: RenderClient, stack: StackId, resolution_nm: tuple[float, float, float]) -> StackMeta:

@@ -1,4 +1,4 @@
-"""How long requests to render-ws may take, and how often a stack's state is polled. Pure."""
+"""Time-outs of requests to render-ws, and the interval of polls for a stack's state. Pure."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ class Patience:
     silence_s: float = 120.0
     """From the end of a request to its answer, and between two pieces of the answer."""
     request_s: float = 300.0
-    """For a request and its whole answer."""
+    """Time-out of a request and its whole answer."""
     complete_s: float = 45.0
-    """For the answer to COMPLETE, which comes only after the derivation. Past it the stack's state is polled. Without
-    its database render-ws answers 500 after 30 s."""
+    """Time-out of the answer to COMPLETE, which comes only after the derivation. Then the stack's state is polled.
+    Without its database render-ws answers 500 after 30 s."""
     ping_s: float = 10.0
 
 
@@ -26,7 +26,7 @@ class Polling:
     """Before the second reading; each further delay is half as long again."""
     longest_s: float = 15.0
     lost_s: float = 30.0
-    """How long to poll after the connection broke: render-ws may have received COMPLETE."""
+    """Time for polls after the connection broke: render-ws may have received COMPLETE."""
 
     def delay_s(self, poll: int) -> float:
         """Return the seconds to wait after a reading; 0 is the first.

@@ -36,7 +36,7 @@ class Request:
     body: bytes | None = None
     repeatable: bool = True
     limit: Limit = Limit()
-    """Of its answer."""
+    """Limit of its answer."""
     limit_s: float | None = None
     """Time limit of this request, instead of `Patience.request_s`."""
     abandonable: bool = False

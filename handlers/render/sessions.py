@@ -15,7 +15,7 @@ from handlers.render.responses import StackMeta, StackState
 T = TypeVar("T")
 
 REOPENINGS = 20
-"""How often a stack that other clients close is reopened for one write."""
+"""Reopenings, for one write, of a stack that other clients close."""
 REOPEN_DELAY_S = 0.2
 """Mean delay before a stack is reopened; it varies, so that two writers do not stay in step."""
 

@@ -1,4 +1,4 @@
-"""Which of the requested z a stack has."""
+"""Requested z values that a stack has."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass

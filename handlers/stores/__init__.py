@@ -1,1 +1,1 @@
-"""Where levels are put and read: local directories and object stores behind one interface."""
+"""Stores of levels: local directories and object stores behind one interface."""

@@ -98,7 +98,7 @@ class LevelBeside:
     directory: int
     """Descriptor; paths by it are changed by no rename."""
     descriptor: int
-    """Of the file, opened before it was written: a failed write-back is reported at its sync."""
+    """Descriptor of the file, opened before it was written: a failed write-back is reported at its sync."""
 
     def finish(self) -> None:
         """Sync the file, give it its name, and check it there. It is durable after `sync_directories`.

@@ -22,7 +22,7 @@ CONTENT_TYPES = {"tif": "image/tiff", "png": "image/png", "jpg": "image/jpeg"}
 TRIES = 3
 """Against a program that writes the same object at the same time."""
 _MD5_NAME, _DIGEST_NAME = "md5", "xxh128"
-"""Of the metadata with the digests of the bytes that were put."""
+"""Names of the metadata with the digests of the bytes that were put."""
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 _DIGEST = re.compile("[0-9a-f]{32}")
 

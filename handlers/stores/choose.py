@@ -1,4 +1,4 @@
-"""Which store a place belongs to."""
+"""Choice of the store for a place."""
 
 from handlers.container import Container
 from handlers.place import Bucket, ObjectPlace, Place

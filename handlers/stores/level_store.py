@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # most importers only look for files
 
 @dataclass(frozen=True, slots=True)
 class LevelStat:
-    """What a store says of a file without reading it."""
+    """Facts of a file from its store, without reading it."""
 
     size: int
     version: str
@@ -32,13 +32,13 @@ class BegunLevel(Protocol):
 
 
 class LevelStore(Protocol):
-    """Where levels are put and read. All methods block.
+    """Store of levels. All methods block.
 
     Each raises StorageFault if the disk, mount or service fails, or refuses.
     """
 
     puts_at_once: int
-    """How many files of a tile one worker puts at the same time."""
+    """Files of a tile that one worker puts at the same time."""
 
     def put(self, level: int, place: Place, page: "Page", encoding: "Encoding", seen: "Seen | None" = None) -> bool:
         """Write a level's file whole and verify it; return whether there was a file before.

@@ -1,4 +1,4 @@
-"""What the pool needs from each kind of executor: starting, ending and replacing its workers."""
+"""Interface of the pool to each kind of executor: starting, ending and replacing its workers."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -23,7 +23,7 @@ class Backend:
     is_local: bool = False
     """Whether its workers are other processes of this machine: what one reads is then in the cache for all."""
     broken: tuple[type[BaseException], ...] = ()
-    """What a future raises when its worker, or the connection to it, is lost. The pool then replaces the executor."""
+    """Exception of a future whose worker, or the connection to it, is lost. The pool then replaces the executor."""
     killed_by_job: tuple[type[BaseException], ...] = ()
     """Exception of a future whose job was on workers that died. The executor continues."""
     deaths: Callable[[Executor], list[WorkerDeath]] = lambda executor: []

@@ -28,9 +28,9 @@ class HostCrew:
 
     host: str
     workers: int
-    """Those that get tiles."""
+    """Number of workers that get tiles."""
     refused: int
-    """Those that get none."""
+    """Number of workers that get none."""
     threads: int
     tiles: int
     problems: tuple[str, ...]
@@ -48,7 +48,7 @@ class Crew:
     fault: str = ""
     """Why the scheduler cannot be used now; empty if it can."""
     without_worker_s: float = 0.0
-    """How long tiles have waited although no worker gets any."""
+    """Time for which tiles have waited while no worker gets any."""
     notes: tuple[str, ...] = field(default=())
     """Oddities that do not stop the work."""
 

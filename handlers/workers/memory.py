@@ -1,4 +1,4 @@
-"""How much memory a worker may have: enough for the largest image by any method, and no more.
+"""Memory limit of a worker: enough for the largest image by any method, and no more.
 
 The files and answers that workers decode come from others. A damaged or hostile one can ask a decoder for any amount of
 memory; the limit makes that fail in this worker, for this tile.
@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 BYTES_PER_PX = 16
-"""For each pixel of level 0. The hungriest methods, Pillow's filters on 16 bits, were seen to take 10."""
+"""Bytes for each pixel of level 0. The hungriest methods, Pillow's filters on 16 bits, take up to 10."""
 HEADROOM_BYTES = 512 << 20
-"""For modules that a job imports, buffers, and stacks of threads; what small images take."""
+"""Bytes for imported modules, buffers and thread stacks; enough for small images."""
 
 
 def worker_bytes(largest_image_px: int) -> int:

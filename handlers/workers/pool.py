@@ -74,7 +74,7 @@ class WorkerPool:
         self._closed = False
         self._suspects = Suspects()
         self.read_ahead = ReadAheadLimit(most_read_ahead(count) if backend.is_local else 0)
-        """What the jobs of this pool may read ahead. On another machine nobody knows which worker gets the next job."""
+        """Images that jobs may read ahead; none on other machines, where the worker of the next job is unknown."""
         self.rebuilt = 0
         """Number of executors that broke and were replaced."""
         self.hung = 0
@@ -82,7 +82,7 @@ class WorkerPool:
         self.on_death: Callable[[WorkerDeath], object] = lambda death: None
         """Gets each worker that died."""
         self.scheduler_news: str | None = None
-        """What `on_scheduler` got last."""
+        """Last argument of `on_scheduler`."""
         self.on_scheduler: Callable[[str], object] = lambda fault: None
         """Gets the fault when a scheduler is lost, and an empty text when it is there again; in another thread."""
         self.drain_s = END_TIMEOUT_S
@@ -105,12 +105,12 @@ class WorkerPool:
 
     @property
     def broken(self) -> tuple[type[BaseException], ...]:
-        """What a job's future raises when the executor breaks while it has the job."""
+        """Exception of a job's future when the executor breaks while it has the job."""
         return self._backend.broken
 
     @property
     def killed_by_job(self) -> tuple[type[BaseException], ...]:
-        """What a job's future raises when the job has killed its worker."""
+        """Exception of a job's future when the job has killed its worker."""
         return self._backend.killed_by_job
 
     def submit(self, job: MipmapJob) -> Future[MipmapReport]:

@@ -1,4 +1,4 @@
-"""Which jobs of an executor have started: no executor reports that, and time limits count from the start of a job."""
+"""Started jobs of an executor: no executor reports them, and time limits count from the start of a job."""
 
 import asyncio
 import contextlib

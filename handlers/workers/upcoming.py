@@ -1,4 +1,4 @@
-"""Which images the workers read ahead: those of the next jobs, within a limit of bytes."""
+"""Images that the workers read ahead: those of the next jobs, within a limit of bytes."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ MOST_SHARE_OF_MEMORY = 8
 """At most an eighth of the machine's memory: pages that are dropped before they are used would be read twice."""
 MOST_PIXEL_BYTES = 2
 MOST_EXTRA_BYTES = 1 << 20
-"""For headers and metadata."""
+"""Bytes for headers and metadata."""
 
 
 def most_read_ahead(workers: int) -> int:

@@ -1,4 +1,4 @@
-"""How a worker process starts, works and ends.
+"""Start, work and end of a worker process.
 
 Worker processes import this module, so it imports little.
 """
@@ -34,7 +34,7 @@ NICENESS = 5
 LOWEST_PRIORITY = 19
 """Niceness of polite jobs."""
 NOTE_BYTES = 512
-"""For the tile id of a worker's job; a longer id is cut."""
+"""Bytes for the tile id of a worker's job; a longer id is cut."""
 UNKNOWN_EXIT = 255
 """Exit code that multiprocessing reports for a process whose end it did not see."""
 OOM_SCORE = 500
@@ -151,7 +151,7 @@ def _run_last(result: "Future[T]", fn: Callable[[Any], T], job: Any) -> None:
 
 
 _note: Any = None
-"""Of this worker; None in processes that are no worker."""
+"""Note of this worker's job; None in processes that are no worker."""
 
 
 def _run_with_note(note: Any, target: Callable[..., object], *args: Any) -> None:

@@ -1,4 +1,4 @@
-"""How a command ends: a fault that a user can cause becomes its text and an exit code, never a traceback."""
+"""Ends of a command: a fault that a user can cause becomes its text and an exit code, never a traceback."""
 
 import contextlib
 import sys

@@ -1,4 +1,4 @@
-"""What commands write: every line printable, whatever a file name or render-ws put into it."""
+"""Output of commands: every line is printable, whatever a file name or render-ws put into it."""
 
 import json
 import sys

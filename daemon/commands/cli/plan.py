@@ -12,7 +12,7 @@ from daemon.commands.cli.exits import BAD_INPUT, FAILED, exit_with, input_or_exi
 from daemon.commands.cli.output import say, say_json, say_lines
 
 MOST_PIXELS = 65_536
-"""Of a side of a tile."""
+"""Limit of a side of a tile."""
 
 
 class OneLine(click.Command):

@@ -12,7 +12,7 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     NAMES: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """For each parameter with several names: all of them, its own included. The first name that is given counts."""
+    """Names of each parameter with several names, its own included. The first name that is given counts."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""What an import command reports: equal failures as one entry, results and lists of failures as files."""
+"""Reports of an import command: equal failures as one entry, results and lists of failures as files."""
 
 import json
 import os

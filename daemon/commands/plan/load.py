@@ -14,7 +14,7 @@ class Facility:
 
     scopes: int = 6
     tiles_per_s: float = 18.4 / 6
-    """Of one microscope."""
+    """Rate of one microscope."""
     width: int = 5504
     height: int = 5504
     depth: Literal[8, 16] = 8
@@ -24,9 +24,9 @@ class Facility:
     """Bits of a pixel of the levels, at most those of level 0."""
     format: Literal["tif", "png", "jpg"] = "tif"
     raw: Literal["disk", "mount"] = "disk"
-    """Where level 0 lies: on the server's disk, to which microscopes write over the network, or on a file server."""
+    """Place of level 0: the server's disk, to which microscopes write over the network, or a file server."""
     store: Literal["disk", "mount", "object"] = "disk"
-    """Where the levels are put: on a disk of the server, on a file server, or in an object store."""
+    """Place of the levels: a disk of the server, a file server, or an object store."""
 
     @property
     def megapixels(self) -> float:
@@ -57,9 +57,9 @@ class Load:
     levels_mb_s: float
     level_files_per_s: float
     cores: float
-    """Of the daemon, its workers, and of the kernel that receives level 0."""
+    """Cores for the daemon, its workers, and the kernel that receives level 0."""
     daemon_cores: float
-    """Of them, the daemon's own process: it can use one."""
+    """Cores for the daemon's own process, which can use one."""
     workers: float
     """Worker processes that are busy, computing or waiting for an object store."""
     disk_read_mb_s: float

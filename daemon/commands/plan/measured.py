@@ -17,7 +17,7 @@ HINT = "python -m benchmarks sustained writes such a file"
 
 
 class _Facts(BaseModel):
-    """What is used of the file."""
+    """The part of the file that is used."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -48,7 +48,7 @@ class MeasuredRun:
     others_s: float
     """CPU for a tile of what ran beside: the stand-in for render-ws, the benchmark."""
     cores: float
-    """That other programs left free."""
+    """Cores that other programs left free."""
     tiles_per_s: float
 
     @property

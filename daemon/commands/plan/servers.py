@@ -1,4 +1,4 @@
-"""How many servers carry a load. Pure."""
+"""Number of servers for a load. Pure."""
 
 import math
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Plan:
     workers_each: int
     """Worker processes on a server that serves its share of the microscopes."""
     memory_each_mib: float
-    """Of the daemon and its workers, on such a server."""
+    """Memory of the daemon and its workers, on such a server."""
 
     @property
     def limit(self) -> Resource:

@@ -39,7 +39,7 @@ from handlers.render.client import RenderClient
 from handlers.render.names import StackId, legal_stack_name
 
 ANSWER_S = 60.0
-"""How long the files of one watch may take to answer."""
+"""Time-out of the files of one watch."""
 __all__ = ["Probed", "become_service_user", "probe"]
 _LOGINS = ("token_file", "password_file", "headers_file", "username")
 _TLS = ("ca_file", "client_certificate_file", "client_key_file")

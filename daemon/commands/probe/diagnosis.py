@@ -20,7 +20,7 @@ PATH_MAP = "render.path_map"
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """What is wrong."""
+    """Problem that the probe found."""
 
     key: str
     text: str
@@ -32,7 +32,7 @@ class Shown:
 
     path: Place
     key: str
-    """Of the configuration: the directory or file that it belongs to."""
+    """Key of the configuration: the directory or file that it belongs to."""
     width: int
     height: int
     bits: int

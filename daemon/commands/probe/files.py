@@ -1,4 +1,4 @@
-"""What the service's user can do in a directory, and what a reader of another user meets there. Blocking."""
+"""Rights of the service's user in a directory, and of a reader who is another user. Blocking."""
 
 import contextlib
 import errno

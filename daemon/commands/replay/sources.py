@@ -1,4 +1,4 @@
-"""Where the command reads the progress of a replay: from the running daemon, or from the journal."""
+"""Sources of a replay's progress: the running daemon, or the journal."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""Which montages a selection matches, and how they are replayed."""
+"""Selection of montages, and their replay."""

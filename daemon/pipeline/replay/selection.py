@@ -1,4 +1,4 @@
-"""Which montages a selection matches, and what a replay does with each. Pure: no clock, file or journal.
+"""Selection of montages, and the action of a replay on each. Pure: no clock, file or journal.
 
 The command line, `POST /api/replay` and `temwatch verify` use the same selection.
 """
@@ -157,7 +157,7 @@ def _past_stars(parts: Sequence[str], reached: set[int]) -> set[int]:
 
 
 class Action(StrEnum):
-    """What a replay does with a montage."""
+    """Action of a replay on a montage."""
 
     REPLAY = "replay"
     """Its steps are repeated."""
@@ -166,7 +166,7 @@ class Action(StrEnum):
     WAIT = "wait"
     """It is under way: the command waits until it ends."""
     REFUSE = "refuse"
-    """It cannot be replayed; the note says why."""
+    """It cannot be replayed; the note gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a replay does with one selected montage."""
+    """Plan of a replay for one selected montage."""
 
     action: Action
     watch: str

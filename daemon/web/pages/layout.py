@@ -1,4 +1,4 @@
-"""What all pages have in common: their head, their headers, their links."""
+"""Common parts of all pages: head, headers, links."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -9,7 +9,7 @@ from daemon.montages.states import STEP_OF_STATE, MontageState
 from handlers.text import printable, shorten
 
 STEPS = ("settled", "tile specs", "mipmaps", "applied", "closed")
-"""What the five steps bring, in order."""
+"""Results of the five steps, in order."""
 _ORDER = tuple(STEP_OF_STATE)
 _NONE: Mapping[int, int] = MappingProxyType({})
 _ENDED_OTHERWISE = (MontageState.DISMISSED, MontageState.SUPERSEDED, MontageState.IGNORED)
@@ -33,7 +33,7 @@ class MontageView:
     made: int | None
     """Tiles whose mipmaps are made, while they are being made."""
     label: str
-    """For people who do not see the cells."""
+    """Text for people who do not see the cells."""
 
     @property
     def reason(self) -> str:

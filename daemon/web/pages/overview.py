@@ -29,7 +29,7 @@ WAITS = ("to settle", "to ingest", "to reduce", "to apply", "to close")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the journal says, from one moment."""
+    """Facts from the journal, as of one moment."""
 
     tallies: list[Tally]
     completed: Mapping[tuple[str, str], int]
@@ -72,7 +72,7 @@ class Line:
     watch: str
     scope: str | None
     root: RootHealth | None = None
-    """Of a watch that is configured."""
+    """Health of a configured watch."""
     by_state: dict[MontageState, int] = field(default_factory=dict)
     tiles_left: int = 0
     """Whose mipmaps are not made, of metafiles that were read."""

@@ -123,7 +123,7 @@ class DiskFile:
     """None if it is missing."""
     problem: str = ""
     digest: bytes | None = None
-    """Of its bytes as they are now; None for level 0, and for a level that was not read."""
+    """Digest of its bytes now; None for level 0, and for a level that was not read."""
 
 
 def files_of(tile: Level0, plan: MipmapPlan) -> list[DiskFile]:

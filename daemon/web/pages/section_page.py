@@ -1,4 +1,4 @@
-"""What the page of a section shows. Pure, apart from the journal's questions."""
+"""Content of the page of a section. Pure, apart from queries of the journal."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass

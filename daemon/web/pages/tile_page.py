@@ -1,4 +1,4 @@
-"""What the page of a tile shows. Pure, apart from the journal's questions."""
+"""Content of the page of a tile. Pure, apart from queries of the journal."""
 
 import json
 import math
@@ -26,12 +26,12 @@ def look_up_tile(connection: Connection, montage_id: int, tile_id: str) -> tuple
 
 
 class TileQuality(NamedTuple):
-    """What the journal keeps of a tile's quality."""
+    """A tile's quality numbers in the journal."""
 
     numbers: Sequence[tuple[str, str]] = ()
     """The known ones, each with its unit."""
     levels_digest: bytes | None = None
-    """Of its level files together, as they were written."""
+    """Digest of its level files together, as they were written."""
 
 
 def quality_of_tile(packed: bytes | None, tile_id: str) -> TileQuality:

@@ -1,4 +1,4 @@
-"""How a dask scheduler is reached: its address, the files of TLS, and where its workers see the directories."""
+"""Access to a dask scheduler: its address, the files of TLS, and the paths on its workers' hosts."""
 
 import ssl
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class WorkerPath:
 
 @dataclass(frozen=True, slots=True)
 class ClusterAccess:
-    """How to reach a scheduler. Names files; holds no secret.
+    """Access to a scheduler. Names files; holds no secret.
 
     Parameters
     ----------

@@ -35,7 +35,7 @@ CLOSE_S = 5.0
 AHEAD = 8
 """Tasks at the scheduler for each thread that may do them. Other jobs wait here: workers that join get them at once."""
 KEY_PREFIX = "temwatch_tile"
-"""Of the tasks, in the scheduler's own pages."""
+"""Prefix of the tasks' names, in the scheduler's own pages."""
 
 MOST_FAILURES = 3
 """Failures of a task that are the scheduler's own, after which its job fails."""
@@ -61,7 +61,7 @@ class Job:
     """dask's future; None while the job waits here."""
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)
     failures: int = 0
-    """How often the scheduler failed its task without blaming it."""
+    """Failures of its task at the scheduler for other reasons than the job."""
 
     @property
     def is_waiting(self) -> bool:

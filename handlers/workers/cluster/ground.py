@@ -22,7 +22,7 @@ from handlers.regular_file import NotRegular, read_regular
 from handlers.sharing import Sharing, make_directories
 
 PROOF_PREFIX = ".temwatch-proof-"
-"""Of the files that are written beside the output, and deleted after the proof."""
+"""Prefix of the files that are written beside the output, and deleted after the proof."""
 SAMPLE_BYTES = 1 << 16
 """Read from the beginning of level 0."""
 ABANDONED_S = 3600.0
@@ -32,7 +32,7 @@ _MOST_TOKEN_BYTES = 1 << 10
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """Where a job reads and writes. Jobs of one watch have the same ground."""
+    """Directories in which a job reads and writes. Jobs of one watch have the same ground."""
 
     images: Place
     """Directory of level 0."""
@@ -45,17 +45,17 @@ class Ground:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What is read of level 0."""
+    """Sample of a level-0 file."""
 
     path: Path
     size: int
     digest: bytes
-    """Of its first bytes."""
+    """Digest of its first bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a worker has to prove."""
+    """Proof that a worker has to give."""
 
     ground: Ground
     sample: Sample | None
@@ -69,7 +69,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a worker found."""
+    """A worker's answer to a proof."""
 
     problem: str = ""
     """Why it cannot take jobs, in words; empty if it can, as far as it knows."""

@@ -1,4 +1,4 @@
-"""What runs in the workers of a dask scheduler.
+"""Code that runs in the workers of a dask scheduler.
 
 A worker imports this module, so it imports little. The scheduler imports nothing of temwatch: see `Call`.
 """
@@ -37,11 +37,11 @@ _running: dict[str, float] = {}
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a job."""
+    """Outcome of a job."""
 
     result: Any = None
     error: Exception | None = None
-    """What the job raised."""
+    """Exception of the job."""
     worker: str = ""
     """Address of the worker."""
 
@@ -68,7 +68,7 @@ def payload_of(call: "Work", function: Callable[..., Any], arguments: tuple[Any,
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What every job needs beside its function."""
+    """Values that every job needs beside its function."""
 
     key: str
     memory_bytes: int
@@ -133,14 +133,14 @@ def paths_here(entries: tuple[WorkerPath, ...]) -> HostPaths:
 
 @dataclass(frozen=True, slots=True)
 class Introduction:
-    """What a worker says of itself."""
+    """A worker's description of itself."""
 
     host: str
     machine: str
     """By which temporary files name it."""
     versions: dict[str, str]
     proofs: tuple[Proof, ...]
-    """One for each task, in their order."""
+    """One proof for each task, in their order."""
 
 
 def versions_here() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Where workers on other hosts see the directories of this machine. Pure.
+"""Paths of this machine's directories on the workers' hosts. Pure.
 
 The two directions are inverse, or a path is refused: no worker may read or write another file under a right name.
 """
