@@ -143,7 +143,7 @@ def record(connection: Connection, montage_id: int, event: Event, now: float, de
         _clear_digest(connection, before)
     if state in (MontageState.SUPERSEDED, MontageState.NOTICED):
         connection.execute("DELETE FROM quality WHERE montage_id = ?", (montage_id,))
-    # A montage that is set back holds its tiles only as long as its metafile is there: who waits has to look again.
+    # A montage that is set back holds its tiles only while its metafile is there: waiting metafiles are checked again.
     if state in _RELEASES_TILES or (before.state in _NEEDS_NO_METAFILE and state not in _NEEDS_NO_METAFILE):
         connection.execute(_RELEASE_WAITING, (path_to_uri(before.metafile),))
     # A replay makes all mipmaps again, unless it starts at a later step.

@@ -124,7 +124,7 @@ class Posts:
             return wanted
         if self._journal.fault is not None:  # otherwise the caller would wait until the disk is repaired
             return error_answer(503, str(self._journal.fault))
-        user = user_of(request, self._http)  # who the proxy says it is counts more than what was typed
+        user = user_of(request, self._http)  # the proxy's name has precedence over the typed one
         wanted = wanted.model_copy(update={"by": user}) if user else wanted
         answer = await decide(self._journal, montage_id_of(request), wanted, self._on_decided)
         return error_answer(404, "no such montage") if answer is None else web.json_response(answer)

@@ -105,7 +105,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield World(journal, tmp_path)
 
 
-async def test_failures_are_told_together_and_their_end_once(world: World) -> None:
+async def test_failures_share_a_message_and_their_end_is_reported_once(world: World) -> None:
     first, second = await world.fail(1), await world.fail(2)
     assert await world.look() == []
     assert await world.look(60) == ["montage failed (w): 2"]
@@ -169,7 +169,7 @@ async def test_an_address_that_took_a_message_does_not_get_it_again_while_anothe
     assert (await world.look(60), world.alerting.problem) == ([], "")
 
 
-async def test_a_message_that_nobody_takes_for_a_day_is_given_up_and_stays_a_problem(world: World) -> None:
+async def test_a_message_that_no_address_takes_for_a_day_is_given_up_and_stays_a_problem(world: World) -> None:
     world.refusing, world.facts = {"json://one"}, replace(FINE, disks=(Disk("/mips", 0, 1, "is full"),))
     for _ in range(25):
         assert await world.look(HOUR) == []
@@ -230,7 +230,7 @@ async def test_a_silence_has_an_end_and_lasts_over_a_restart(world: World) -> No
     assert await world.look(0.1 * HOUR) == ["disk low"]
 
 
-async def test_the_end_of_a_silenced_alert_is_not_told_and_a_silence_can_be_ended(world: World) -> None:
+async def test_the_end_of_a_silenced_alert_is_not_reported_and_a_silence_can_be_ended(world: World) -> None:
     world.facts = replace(FINE, disks=(Disk("/mips", 0, 1, "is full"),))
     assert await world.look() == ["disk low"]
     await silenced(world, HOUR)
@@ -273,7 +273,7 @@ async def judge(world: World, montage_id: int, rules: Sequence[Rule]) -> None:
 FOCUS, BLANK = Rule.MIN_FOCUS, Rule.MAX_BLANK_TILES
 
 
-async def test_broken_rules_are_told_by_microscope_once_in_ten_minutes(world: World) -> None:
+async def test_broken_rules_are_reported_by_microscope_once_in_ten_minutes(world: World) -> None:
     assert await world.look() == []
     await judged(world, 1, [FOCUS])
     await judged(world, 2)
@@ -311,7 +311,7 @@ async def test_three_sections_in_a_row_that_break_a_rule_are_an_error(world: Wor
     assert world.severities[-1] is Severity.WARNING
 
 
-async def test_a_broken_rule_before_the_first_look_is_told(world: World) -> None:
+async def test_a_rule_broken_before_the_first_observation_is_reported(world: World) -> None:
     await judged(world, 1, [FOCUS])
     await world.alerting.register()  # the daemon starts
     await judged(world, 2, [FOCUS])
@@ -340,7 +340,7 @@ async def test_a_crash_loses_no_broken_rule_and_repeats_none(world: World) -> No
     assert await world.look(HOUR) == []  # it has happened, and does not last
 
 
-async def test_people_are_told_while_the_journal_cannot_be_written(
+async def test_messages_are_sent_while_the_journal_cannot_be_written(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await world.look()
@@ -367,7 +367,7 @@ async def test_a_message_is_sent_once_the_journal_has_stored_it(world: World, mo
     assert await world.look() == ["disk low"]
 
 
-async def test_three_workers_lost_in_ten_minutes_are_told_and_three_in_a_day_are_not(world: World) -> None:
+async def test_three_workers_lost_in_ten_minutes_are_reported_and_three_in_a_day_are_not(world: World) -> None:
     for deaths in (0, 1, 2, 3):
         world.facts = replace(FINE, worker_deaths=deaths)
         assert await world.look(8 * HOUR) == []
@@ -380,7 +380,7 @@ async def test_three_workers_lost_in_ten_minutes_are_told_and_three_in_a_day_are
     assert await world.look(700) == ["over: workers lost"]
 
 
-async def test_images_that_are_late_are_told_before_the_montage_fails(world: World) -> None:
+async def test_late_images_are_reported_before_the_montage_fails(world: World) -> None:
     path = Path("/data/_metadata_9_.json")
     montage = await world.journal.notice(Sighting("w", path, FileIdentity(1, 1, 1, 9), FoundBy.SCAN))
     assert montage is not None

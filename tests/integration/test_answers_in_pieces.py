@@ -141,7 +141,7 @@ async def test_every_request_of_the_client_ends_as_it_does_when_answers_come_who
 
 
 @pytest.mark.parametrize("cut", [two_segments, byte_by_byte, chunked])
-async def test_a_closed_stack_and_a_broken_service_are_told_apart_however_the_text_is_split(cut: Cut) -> None:
+async def test_a_closed_stack_and_a_broken_service_are_distinguished_however_the_text_is_split(cut: Cut) -> None:
     async def say(request: web.Request) -> web.StreamResponse:
         await request.read()
         return await send_in_pieces(request, NOT_LOADING.encode(), cut, 500, "text/plain")

@@ -87,7 +87,7 @@ async def test_all_but_the_levels_survives(client: RenderClient) -> None:
     assert await tiles(client, RAW) == before
 
 
-async def test_bounds_are_kept_and_not_derived_anew(client: RenderClient, service: Standin) -> None:
+async def test_bounds_are_kept_and_not_derived_again(client: RenderClient, service: Standin) -> None:
     """Bounds in a stack may be more exact than those that the server derives."""
     spec = tile_spec("a", minX=0.25, minY=0.0, maxX=100.5, maxY=80.0)
     await client.put_tiles(RAW, Z, [spec], derive=False)

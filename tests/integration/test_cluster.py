@@ -85,7 +85,7 @@ class TestWhatGoesAway:
         assert any(faults)
         assert pool.rebuilt == 0
 
-    async def test_a_killed_worker_costs_no_tile_and_one_that_joins_goes_on(
+    async def test_a_killed_worker_costs_no_tile_and_a_new_worker_continues(
         self, cluster: Cluster, pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
@@ -246,7 +246,7 @@ async def test_temporary_files_of_dead_workers_go_and_those_of_a_worker_at_work_
 
 @pytest.mark.slow
 class TestVersions:
-    async def test_what_differs_is_one_line_and_another_temwatch_gets_no_tiles(
+    async def test_differing_versions_are_one_line_and_another_temwatch_gets_no_tiles(
         self, cluster: Cluster, pool: WorkerPool, tmp_path: Path
     ) -> None:
         cluster.start_scheduler()

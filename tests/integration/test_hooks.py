@@ -385,7 +385,7 @@ async def test_a_program_that_takes_too_long_is_killed_with_its_children(journal
     await until(lambda: not Path(f"/proc/{child}").exists() or " Z " in Path(f"/proc/{child}/stat").read_text())
 
 
-async def test_what_a_program_leaves_running_delays_nothing(journal: Journal, tmp_path: Path) -> None:
+async def test_processes_that_a_program_leaves_running_delay_nothing(journal: Journal, tmp_path: Path) -> None:
     text = "sleep 5 & echo started >&2"
     world = World(journal, {"command": program(tmp_path, text), "on": ALL, "timeout_s": 4})
     async with world.running():

@@ -131,7 +131,7 @@ async def test_a_content_that_comes_back_is_done_again(path):
         assert await journal.montage(back) is None
 
 
-async def test_a_failed_metafile_that_changes_is_looked_at_again(path):
+async def test_a_failed_metafile_that_changes_is_inspected_again(path):
     async with Journal(path) as journal:
         montage_id = await journal.notice(SIGHTING)
         await journal.fail(montage_id, MetafileFault("x", "is not JSON"))

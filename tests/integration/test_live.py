@@ -93,7 +93,7 @@ async def test_a_browser_that_comes_back_gets_what_it_missed_once(face):
         assert (await events.next())[2]["event"] == "mipmapped"
 
 
-async def test_a_browser_that_missed_too_much_is_told_to_load_everything(face, monkeypatch):
+async def test_a_browser_that_missed_too_much_reloads_everything(face, monkeypatch):
     monkeypatch.setattr(live, "MOST_EVENTS", 3)
     for number in range(1, 4):
         await face.settled(number)

@@ -255,7 +255,7 @@ async def run_with(pool, job):
     return await pool.run_politely("tile", modules_and_opener, job)
 
 
-def test_what_workers_are_forked_from_has_not_imported_obstore():
+def test_the_fork_server_has_not_imported_obstore():
     code = (
         "import importlib, sys\n"
         "from handlers.workers.fork_server import PRELOADED\n"

@@ -134,7 +134,7 @@ async def test_a_superseded_montage_names_its_successor(path: Path) -> None:
         assert (event.subject, event.data["superseded_by"]) == (f"montages/{done}", again)
 
 
-async def test_what_does_not_commit_is_not_announced(path: Path) -> None:
+async def test_an_event_that_is_not_committed_is_not_announced(path: Path) -> None:
     async with Journal(path) as journal:
         montage_id = await journal.notice(SIGHTING)
         assert montage_id is not None

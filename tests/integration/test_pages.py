@@ -212,7 +212,7 @@ async def test_all_failures_are_retried(face):
     assert sorted(face.line.enqueued) == ids
 
 
-async def test_what_cannot_be_retried_is_said(face):
+async def test_a_refused_retry_gives_its_reason(face):
     complete = await face.reached(1, MontageState.COMPLETE)
     _, body = await face.post("/api/retry", {"ids": [complete, 99]})
     assert body["said"] == "0 sections are retried. 2 not: is complete; only a FAILED montage can be retried."
@@ -255,7 +255,7 @@ async def test_the_name_of_a_user_counts_only_from_a_trusted_proxy(tmp_path):
             assert ("annabel" in await face.page("/", X_User="annabel")) is bool(proxies)
 
 
-async def test_who_dismisses_a_section_is_recorded_and_shown(tmp_path):
+async def test_the_user_of_a_dismissal_is_recorded_and_shown(tmp_path):
     async with paged(tmp_path, trusted_proxies=["127.0.0.1"], user_header="X-User") as face:
         montage_id = await face.failed(1)
         assert (await face.post("/api/dismiss", {"ids": [montage_id], "reason": "a test"}, X_User="annabel"))[0] == 200

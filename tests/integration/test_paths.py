@@ -231,7 +231,9 @@ async def test_a_complete_montage_whose_metafile_is_archived_keeps_its_tiles_unt
     assert tiles_in(world, RAW) == tiles_in(world) == {"t1", "t3"}
 
 
-async def test_who_waits_for_tiles_looks_again_when_their_montage_is_set_back_and_its_metafile_is_gone(world):
+async def test_a_metafile_that_waits_for_tiles_is_checked_again_when_their_montage_is_set_back_and_its_metafile_is_gone(
+    world,
+):
     """By a replay, or because another program deleted its tiles: then it cannot come to an end any more."""
     world.write(world.path("a"), text_of("t1 t2"))
     await world.work()
@@ -256,7 +258,7 @@ async def test_a_complete_montage_cannot_be_dismissed_while_its_metafile_is_ther
     assert await world.states() == {"a": "complete"}
 
 
-async def test_a_dismissed_montage_keeps_its_tiles_from_those_that_do_not_name_them(world):
+async def test_a_dismissed_montage_keeps_its_tiles_from_metafiles_that_do_not_name_them(world):
     world.write(world.path("a"), text_of("t1 t2"))
     await world.rest()
     (owner,) = await world.at(world.path("a"))

@@ -120,7 +120,7 @@ async def test_heatmaps_show_the_journals_numbers_and_share_a_scale_where_sectio
         assert (bars[0] == bars[1]).all()  # colours, values at both ends, limit
 
 
-async def test_what_cannot_be_drawn_is_refused_with_the_reason(tmp_path: Path) -> None:
+async def test_an_impossible_picture_is_refused_with_the_reason(tmp_path: Path) -> None:
     async with bench(tmp_path) as work, client_of(work) as client:
         metafile = work.write()
         await work.notice(metafile)
@@ -176,7 +176,7 @@ async def test_a_polite_job_has_the_lowest_priority_and_leaves_the_workers_as_it
 # --- the directory
 
 
-def test_the_directory_of_pictures_deletes_those_that_were_not_asked_for_longest(tmp_path: Path) -> None:
+def test_the_directory_of_pictures_deletes_the_least_recently_requested_pictures(tmp_path: Path) -> None:
     kept = BoundedDirectory(tmp_path / "pictures", 250)
     keys = [digit * 64 for digit in "abc"]
     assert kept.get(keys[0]) is None

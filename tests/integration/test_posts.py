@@ -96,7 +96,7 @@ async def test_failed_montages_are_replayed_and_listed(face):
     assert (await face.journal.montage(montage_id)).state == "noticed"
 
 
-async def test_who_replays_is_recorded(face):
+async def test_the_user_of_a_replay_is_recorded(face):
     montage_id = await face.failed()
     face.guarded(trusted_proxies=["127.0.0.1"], user_header="X-User")
     assert (await face.post({}, X_User="annabel"))[0] == 202

@@ -36,7 +36,7 @@ async def test_a_retry_says_how_many_sections_are_retried_and_why_others_are_not
     assert (status, body["said"]) == (200, "2 sections are retried.")
 
 
-async def test_who_retries_dismisses_and_silences_is_the_user_that_the_proxy_names(face: Face) -> None:
+async def test_retries_dismissals_and_silences_record_the_user_that_the_proxy_names(face: Face) -> None:
     face.guarded(**BY_PROXY)
     montage_id = await face.failed()
     await post(face, "/api/dismiss", {"ids": [montage_id], "reason": "torn"}, X_User="annabel")
@@ -101,7 +101,7 @@ async def test_a_copy_that_fails_says_why(face: Face, monkeypatch: pytest.Monkey
     assert "has no room for a copy" in answer["error"]
 
 
-async def test_who_decides_is_the_user_that_the_proxy_names(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_decision_records_the_user_that_the_proxy_names(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
     face.guarded(**BY_PROXY)
     asked: list[Any] = []
 

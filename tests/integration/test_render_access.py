@@ -332,7 +332,7 @@ async def test_nginx_with_a_wrong_password_is_a_login_fault(nginx: Nginx) -> Non
     assert nginx.log.count(" 401 ") == 1
 
 
-async def test_what_nginx_forbids_is_a_login_fault(nginx: Nginx) -> None:
+async def test_a_request_that_nginx_forbids_is_a_login_fault(nginx: Nginx) -> None:
     nginx.start(rules="limit_except GET { deny all; }")
     async with client_through(nginx) as client:
         await client.ping()
@@ -370,7 +370,7 @@ async def test_a_redirect_of_nginx_to_another_host_is_refused(nginx: Nginx) -> N
     assert "redirects to another host are refused" in str(fault)
 
 
-async def test_plain_http_to_the_port_of_https_is_told_to_be_https(nginx: Nginx) -> None:
+async def test_plain_http_to_an_https_port_gets_the_hint_to_use_https(nginx: Nginx) -> None:
     async with client_of(nginx.url.replace("https://", "http://")) as client:
         with pytest.raises(NotRender, match=r"write https:// in render\.url"):
             await client.ping()

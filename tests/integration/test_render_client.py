@@ -231,7 +231,7 @@ async def test_a_closed_stack_and_a_broken_service_raise_different_faults(
         await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
 
 
-async def test_what_render_refuses_comes_back_in_its_own_words(client: RenderClient) -> None:
+async def test_a_refusal_of_render_keeps_its_own_words(client: RenderClient) -> None:
     await ensure_loading(client, RAW, RESOLUTION_NM)
     with pytest.raises(RenderRefused, match="bounding box"):
         await client.put_tiles(RAW, 1050.0, [tile_spec("a")], derive=False)

@@ -169,7 +169,7 @@ async def test_a_section_whose_metafile_has_changed_still_shows_its_history(show
     ("path", "status"),
     [("/at?column=9&row=0", 404), ("/at?column=x&row=0", 400), ("/at", 400), ("/tiles/nothing", 404)],
 )
-async def test_what_a_section_lacks_is_said_on_a_page(shown, path, status):
+async def test_a_page_names_the_missing_parts_of_a_section(shown, path, status):
     assert "<h1>" in await shown.page(path, status)
 
 

@@ -83,12 +83,12 @@ def test_a_day_gives_exactly_these_messages() -> None:
     ]
 
 
-def test_what_recurs_after_its_end_was_told_is_told_again() -> None:
+def test_a_condition_that_recurs_after_its_reported_end_is_reported_again() -> None:
     day = Day(render=[(RENDER, 0, HOUR), (RENDER, 2 * HOUR, 3 * HOUR)])
     assert [title for _, title in day.run(4 * HOUR)] == ["render-ws away", "over: render-ws away"] * 2
 
 
-def test_what_recurs_before_its_end_could_be_told_is_still_the_same() -> None:
+def test_a_condition_that_recurs_before_its_end_is_reported_stays_the_same() -> None:
     alerts = written(observe({}, [RENDER], 0), due(observe({}, [RENDER], 0), 400, REPEAT_S)[0], 400)
     gone = observe(alerts, [], 500)
     assert [message.title for message in due(gone, 500, REPEAT_S)] == ["over: render-ws away"]
@@ -104,7 +104,7 @@ def test_a_message_lists_a_few_and_counts_the_others() -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 3), max_size=4), max_size=30))
-def test_nothing_is_told_twice_and_every_end_follows_a_beginning(looks: list[list[int]]) -> None:
+def test_no_condition_is_reported_twice_and_every_end_follows_a_beginning(looks: list[list[int]]) -> None:
     alerts: Mapping[Key, Alert] = {}
     open_subjects: set[str] = set()
     for step, numbers in enumerate(looks):
@@ -213,7 +213,7 @@ def test_a_scope_whose_directory_is_away_is_not_called_quiet_and_not_called_well
     assert [message.is_over for message in due(observe(told, [], 10), 10, REPEAT_S)] == [True]
 
 
-def test_what_ends_within_two_weeks_is_told_once_a_day() -> None:
+def test_an_expiry_within_two_weeks_is_reported_once_a_day() -> None:
     found = [
         Expiry("render.client_certificate_file", 15 * DAY),
         Expiry("render.ca_file, old", -DAY, is_authority=True),

@@ -108,7 +108,7 @@ class TestProof:
         (tmp_path / "a.tif").write_bytes(b"other")
         assert prove(task, "node7-1").problem == f"sees another file than the daemon at {tmp_path}/a.tif"
 
-    def test_what_a_worker_writes_has_to_arrive(self, tmp_path: Path) -> None:
+    def test_a_file_of_a_worker_must_reach_the_daemon(self, tmp_path: Path) -> None:
         task = self.task(tmp_path)
         proof = prove(task, "node7-1")
         assert proof.reply is not None

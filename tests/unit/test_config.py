@@ -466,7 +466,7 @@ def test_a_path_builder_makes_levels_lie_where_render_derives_them(write: Write)
         ("local = '/data'\nrender = '/s'\nmore = 1", "render.path_map[0].more: is not a known key"),
     ],
 )
-def test_a_path_map_that_cannot_be_meant_is_refused(write: Write, entries: str, expected: str) -> None:
+def test_an_invalid_path_map_is_refused(write: Write, entries: str, expected: str) -> None:
     (problem,) = problems_of(write(f"{SMALLEST}\n[[render.path_map]]\n{entries}\n"))
     assert problem.startswith(expected)
 

@@ -334,7 +334,7 @@ def test_a_tile_in_a_stack_has_the_name_of_the_stack_and_its_section_and_needs_a
     assert spec["mipmapLevels"]["0"]["imageUrl"] == "file:///mips/0/data/block_7/run.mrc/section_00012.tif"
 
 
-def test_a_size_that_is_none_is_refused() -> None:
+def test_an_invalid_size_is_refused() -> None:
     content = (HEAD + piece() + end()).replace("64 48", "64 0").encode()
     with pytest.raises(MetafileFault, match="ImageSize should be two numbers from 1 to 65536, is '64 0'"):
         READER.parse(content, IDOC)

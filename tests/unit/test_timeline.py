@@ -13,7 +13,7 @@ def event(name: str, at: float, **detail: object) -> dict[str, object]:
     return {"at": at, "event": name, "state": name, "detail": detail}
 
 
-def test_an_event_is_told_in_words() -> None:
+def test_an_event_is_described_in_words() -> None:
     assert event_text({"fault": {"problem": "has no data"}, "attempt": 3}) == "has no data"
     assert event_text({"because": "an operator asked for it", "failed_in": "settled"}) == "an operator asked for it"
 

@@ -1,4 +1,4 @@
-"""The workers of a scheduler: who they are, what they were proved to see, what they do now."""
+"""The workers of a scheduler: identity, proofs of the files that they see, jobs under way."""
 
 import asyncio
 import contextlib

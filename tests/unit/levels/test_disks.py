@@ -241,7 +241,7 @@ class TestLeftovers:
         assert make_mipmaps(job).fault is None
         assert [path.name for path in directory.iterdir()] == ["image.tif.tif"]
 
-    def test_so_are_those_of_a_worker_that_ended_and_was_not_asked_how(self, level0: Path, output_dir: Path) -> None:
+    def test_temporary_files_of_a_zombie_worker_are_removed(self, level0: Path, output_dir: Path) -> None:
         job = job_for(level0, output_dir, levels=1)
         directory = job.outputs[0][1].parent
         directory.mkdir(parents=True)
@@ -255,7 +255,7 @@ class TestLeftovers:
             assert make_mipmaps(job).fault is None
         assert not old.exists()
 
-    def test_those_of_writers_at_work_and_files_of_others_stay(self, level0: Path, output_dir: Path) -> None:
+    def test_temporary_files_of_running_writers_and_other_files_stay(self, level0: Path, output_dir: Path) -> None:
         job = job_for(level0, output_dir, levels=1)
         directory = job.outputs[0][1].parent
         directory.mkdir(parents=True)
@@ -271,7 +271,7 @@ class TestLeftovers:
         make_mipmaps(job)
         assert {path.name for path in directory.iterdir()} == names | {"image.tif.tif"}
 
-    def test_those_of_a_program_with_any_name_stay_while_it_runs(
+    def test_temporary_files_of_a_program_with_any_name_stay_while_it_runs(
         self, level0: Path, output_dir: Path, tmp_path: Path
     ) -> None:
         program = tmp_path / "a) Z 1 (b"
@@ -292,7 +292,7 @@ class TestLeftovers:
         assert temporary.is_temporary(kept.name)
         assert not temporary.is_temporary("image.tif.tif")
 
-    def test_those_of_another_machine_go_after_an_hour(self, level0: Path, output_dir: Path) -> None:
+    def test_temporary_files_of_another_machine_are_removed_after_an_hour(self, level0: Path, output_dir: Path) -> None:
         job = job_for(level0, output_dir, levels=1)
         directory = job.outputs[0][1].parent
         directory.mkdir(parents=True)
