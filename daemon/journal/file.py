@@ -201,7 +201,8 @@ def deleted_fault(path: Path) -> StorageFault:
     return StorageFault(
         str(path),
         "the journal's file was deleted or replaced while the daemon uses it",
-        "save it with `temwatch journal backup FILE`, stop the daemon, move FILE to this path, start the daemon",
+        "save it with `temwatch journal backup FILE`, stop the daemon, delete -wal and -shm beside this path, "
+        "move FILE to this path, start the daemon",
     )
 
 
