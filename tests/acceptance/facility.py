@@ -89,6 +89,6 @@ def import_command(rig: Rig, name: str, *words: str, code: int = 0) -> str:
     """Run an import command of a user without a configuration, and return what it printed."""
     host, _, port = rig.render_url.removeprefix("http://").partition("/")[0].partition(":")
     render = ("--render.host", host, "--render.port", port, "--render.owner", OWNER, "--render.project", PROJECT)
-    done = temwatch(name, *render, "--z", "1050", *words)
+    done = temwatch(name, *render, "--z", "1050", *words, timeout_s=300)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
     return done.stderr if code else done.stdout

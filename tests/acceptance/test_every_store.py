@@ -28,6 +28,8 @@ LEVELS, TILES, SIDE = 3, 4, 256
 FILES = LEVELS * (TILES + 1)
 """Of the tiles and their mask."""
 STACK = "20314_2L_mips"
+PATIENCE_S = 300.0
+"""On a busy machine any step may take as long."""
 Z = 1050.0
 
 Outcome = dict[str, Any]
@@ -78,11 +80,11 @@ class Work:
         """Yield the results by name."""
         self.run("check-config", "--probe")
         assert files_in(self.stored.output) == {}, "the probe leaves nothing behind"
-        self.rig.start()
+        self.rig.start(PATIENCE_S)
         # A directory whose name has characters with a meaning in URLs.
         plan = section_plan(1050, TILES, size=(SIDE, SIDE), seed=1, project="tape 7+8 50%")
         section = write_section(plan, self.rig.acquisition, pixels="noise")
-        self.rig.wait_until("complete", section.metafile)
+        self.rig.wait_until("complete", section.metafile, timeout_s=PATIENCE_S)
         yield "levels", self.levels()
         yield from self.shown(section)
         yield from self.commands()
@@ -92,7 +94,7 @@ class Work:
 
     def run(self, *words: str, code: int = 0) -> str:
         """Run a command, check its exit code, and return what it printed without the names of this store."""
-        done = temwatch(*words, "--config", str(self.rig.config()), timeout_s=300)
+        done = temwatch(*words, "--config", str(self.rig.config()), timeout_s=PATIENCE_S)
         said = done.stdout + done.stderr
         assert (done.returncode, "Traceback" in said) == (code, False), said
         return self.anonymous(said)
@@ -198,8 +200,8 @@ class Work:
         for path in self.rig.root.glob(f"{self.rig.name}.sqlite*"):
             path.unlink()
         yield "rebuilt", self.run("journal", "rebuild")
-        self.rig.start()
-        self.rig.wait_until("complete", section.metafile)
+        self.rig.start(PATIENCE_S)
+        self.rig.wait_until("complete", section.metafile, timeout_s=PATIENCE_S)
         assert (self.levels(), self.files_made()) == (before, 0), "no level is made again"
         self.run("verify")
         yield "not known after the rebuild", self.run("verify", "--deep", code=1)
