@@ -180,6 +180,7 @@ def test_the_file_of_a_service_account_signs_requests_to_google(monkeypatch, tmp
     path = tmp_path / "account.json"
     path.write_text(json.dumps(account))
     monkeypatch.delenv("GOOGLE_BEARER_TOKEN", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent")  # the configured file counts before it
     with FaultLayer(NOBODY, rule=lambda request: (404, b"")).running() as layer:
         place = parse_object("gs://bucket/a.tif", StoreAccess(endpoint=layer.url, credentials_file=path))
         assert BucketStore(place.bucket).stat(place) is None
