@@ -1,6 +1,7 @@
 """The `temwatch` command. Exit codes: 0 done, 1 the work failed, 2 bad usage or input.
 
-Commands import their work when they are called, so that `temwatch --help` answers at once.
+Commands import their work when they are called, so that `temwatch --help` answers at once. Signals to `temwatch run`
+are handled before the modules that all commands need are imported.
 """
 
 import atexit
@@ -10,6 +11,12 @@ import os
 import sys
 from pathlib import Path
 from typing import Any
+
+from daemon.system.first_signals import FirstSignals
+
+FIRST_SIGNALS = FirstSignals()
+if sys.argv[1:2] == ["run"]:
+    FIRST_SIGNALS.handle()
 
 import click
 
@@ -23,7 +30,6 @@ from daemon.commands.cli.oneshot import demo, import_commands, import_file, stan
 from daemon.commands.cli.options import config_option
 from daemon.commands.cli.output import complain
 from daemon.commands.cli.plan import plan
-from daemon.system.first_signals import FirstSignals
 
 
 def main() -> None:
@@ -49,14 +55,13 @@ def temwatch() -> None:
 @config_option
 def run(config_path: Path | None) -> None:
     """Run the daemon until SIGTERM or SIGINT. SIGHUP reloads the configuration."""
-    first_signals = FirstSignals()
-    first_signals.handle()
+    FIRST_SIGNALS.handle()
     atexit.register(_end_server)  # before multiprocessing registers its own, so that it runs after them
     with crash_said():
-        _run(config_path, first_signals)
+        _run(config_path)
 
 
-def _run(config_path: Path | None, first_signals: FirstSignals) -> None:
+def _run(config_path: Path | None) -> None:
     settings = settings_or_exit(config_path)
     examination = _begin_ahead(settings)
     from daemon.app import Daemon
@@ -67,7 +72,7 @@ def _run(config_path: Path | None, first_signals: FirstSignals) -> None:
     set_up_logging(settings.log.level, settings.log.format)
     exit_code = FAILED
     try:
-        daemon = Daemon(settings, lambda: load_settings(config_path), examination, first_signals)
+        daemon = Daemon(settings, lambda: load_settings(config_path), examination, FIRST_SIGNALS)
         with crash_said():  # before the process may have to end at once
             run_or_exit(daemon.run())
         exit_code = 0

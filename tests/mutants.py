@@ -87,7 +87,6 @@ TESTS: dict[str, tuple[str, ...]] = {
     "daemon/pipeline/stack_use.py": ("stack_use",),
     "daemon/pipeline/late_uploads.py": ("overwritten",),
     "daemon/notify/alert_state.py": ("alert_state",),
-    "handlers/workers/cluster/executor.py": ("cluster_executor",),
     "handlers/workers/cluster/members.py": ("members",),
     "handlers/stores/bucket.py": ("bucket",),
     "handlers/workers/upcoming.py": ("read_ahead",),

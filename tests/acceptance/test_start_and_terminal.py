@@ -94,6 +94,23 @@ def test_a_stop_before_the_configuration_is_read_says_so(rig: Rig):
     assert (rig.root / "changed.log").read_text() == "temwatch: SIGTERM came while the daemon started: it stops\n"
 
 
+IMPORTS = """
+import signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            signal.raise_signal(signal.SIGTERM)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["temwatch", "run"]
+import daemon.__main__
+"""
+
+
+def test_so_does_a_stop_while_modules_are_imported():
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "temwatch: SIGTERM came while the daemon started: it stops\n")
+
+
 def test_a_configuration_that_changed_while_the_daemon_started_is_read_again(rig: Rig):
     rig.start_standin()
     change = """

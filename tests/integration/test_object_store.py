@@ -12,12 +12,15 @@ from PIL import Image
 
 from daemon.commands.verifier import Verifier
 from daemon.montages.states import MontageState
+from handlers import generate_mipmaps
+from handlers.errors import StoreFault
 from handlers.images.encode import Encoding
 from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.plan import Level0, MipmapPlan, absent_levels, faulty_levels, level0_of, level_uris
 from handlers.mipmaps.tile_jobs import tile_job
 from handlers.objects.files import open_object
 from handlers.path_map import NO_MAP
+from handlers.place import parse_object
 from handlers.stores.bucket import BucketStore
 from handlers.verify import Kind, check_files
 from handlers.workers.pool import open_executor
@@ -383,3 +386,13 @@ async def test_a_store_without_the_marker_is_not_written_to(tmp_path, output, mo
         await at_work.reaches(second, MontageState.INGESTED)
         store.write(output / ".temwatch", b"", "application/octet-stream")
         await at_work.reaches(second, MontageState.COMPLETE)
+
+
+def test_a_store_that_refuses_is_one_fault_before_the_first_tile(monkeypatch):
+    class Refusing:
+        def list(self, directory):
+            raise StoreFault(str(directory), "could not list it: AccessDenied", "let these credentials list there")
+
+    monkeypatch.setattr(generate_mipmaps, "store_of", lambda _: Refusing())
+    with pytest.raises(StoreFault, match="s3://em/mips: could not list it"):
+        generate_mipmaps._opened(MipmapPlan(parse_object("s3://em/mips"), levels=1))

@@ -56,6 +56,32 @@ class TestOpening:
             root.open_directory(tmp_path / "a/b")
         assert opened(root, tmp_path / "a/b", create=True) == str(tmp_path / "a/b")
 
+    def test_each_directory_that_is_made_is_reported_once_with_its_descriptor(self, tmp_path: Path) -> None:
+        (tmp_path / "a").mkdir()
+        made: list[tuple[str, str]] = []
+
+        def report(descriptor: int, path: str) -> None:
+            made.append((real_path(descriptor), path))
+
+        root = Container.of(tmp_path)
+        for _ in range(2):
+            os.close(root.open_directory(tmp_path / "a/b/c", create=True, made=report))
+        assert made == [(str(tmp_path / part), str(tmp_path / part)) for part in ("a/b", "a/b/c")]
+
+    def test_a_report_that_fails_leaves_no_descriptor_open(self, tmp_path: Path) -> None:
+        def fail(descriptor: int, path: str) -> None:
+            raise PermissionError(1, "no", path)
+
+        before = {path.name for path in Path("/proc/self/fd").iterdir()}
+        with pytest.raises(PermissionError):
+            Container.of(tmp_path).open_directory(tmp_path / "a", create=True, made=fail)
+        assert {path.name for path in Path("/proc/self/fd").iterdir()} == before
+
+    def test_a_file_in_the_place_of_a_directory_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "a").write_text("")
+        with pytest.raises(NotADirectoryError):
+            Container.of(tmp_path).open_directory(tmp_path / "a", create=True)
+
     def test_a_container_may_be_configured_as_a_link(self, tmp_path: Path) -> None:
         (tmp_path / "disk").mkdir()
         (tmp_path / "link").symlink_to("disk")
@@ -224,6 +250,7 @@ def test_a_directory_is_resolved_once(tmp_path: Path) -> None:
     link.unlink()
     link.symlink_to("b")
     assert containers.of(link).real == tmp_path / "a"
+    assert containers.of(tmp_path / "b").real == tmp_path / "b"
 
 
 def test_another_machine_resolves_a_directory_by_its_own_links(tmp_path: Path) -> None:

@@ -57,6 +57,23 @@ def test_the_origin_has_to_be_the_one_of_the_pages() -> None:
         assert refusal(HttpSettings(), Origin=other) == expected
 
 
+def test_the_origin_is_that_of_the_proxy_that_the_browser_asked() -> None:
+    class Peer:
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            return ("10.1.2.3", 4711) if name == "peername" else default
+
+    peer: Any = Peer()
+    http = HttpSettings.model_validate({"trusted_proxies": ["10.0.0.0/8"]})
+    asked = {"Host": "em:8787", "Content-Type": JSON, "X-Forwarded-Host": "em.example", "X-Forwarded-Proto": "https"}
+    for content_type, refused in ((JSON, None), ("text/plain", 415)):
+        own = {**asked, "Origin": "https://em.example", "Content-Type": content_type}
+        found = post_refusal(make_mocked_request("POST", "/", own, transport=peer), http)
+        assert (found and found[0]) == refused
+    other = {**asked, "Origin": "http://em:8787"}
+    found = post_refusal(make_mocked_request("POST", "/", other, transport=peer), http)
+    assert found == (403, "Origin: requests of other sites are refused; this one is https://em.example")
+
+
 def test_a_daemon_that_is_open_to_other_machines_takes_nothing_without_a_token_file() -> None:
     expected = (403, "http.token_file: not set, but http.host is open to other machines: POST is disabled")
     assert refusal(HttpSettings(host="0.0.0.0")) == expected
