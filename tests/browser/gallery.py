@@ -80,17 +80,20 @@ async def overviews(directory: Path) -> AsyncIterator[Sequence[View]]:
     await facility.fill(directory / "journal.sqlite", time.time())
     async with paged(directory) as face:
 
-        async def everything_away(page: Page) -> None:
-            face.facts = facility.AWAY
-            await page.reload()
-            face.facts = facility.BUSY
+        def away(path: str) -> Action:
+            async def look(page: Page) -> None:
+                face.facts = facility.AWAY
+                await page.goto(_url(face, path))
+                face.facts = facility.BUSY
+
+            return look
 
         face.facts = facility.BUSY
         yield [
             _view(face, "overview-full", "/"),
             _view(face, "overview-failed", "/?state=failed"),
-            View("overview-away", _url(face, "/"), everything_away),
-            View("scope-away", _url(face, "/scopes/temca2/temca2?days=365"), everything_away),
+            View("overview-away", "about:blank", away("/?watch=")),  # the answer to "/" is shared for some seconds
+            View("scope-away", "about:blank", away("/scopes/temca2/temca2?days=365")),
             _view(face, "overview-no-match", "/?state=ignored&scope=temca3&z_from=1000"),
             _view(face, "section-failed-unread", f"/montages/{facility.SECTIONS - 11}"),
             _view(face, "section-noticed", f"/montages/{facility.SECTIONS - 5}"),
