@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import json
 import math
-import os
 import shutil
 import statistics
 import sys
@@ -189,7 +188,7 @@ class Sections:
 
     @contextlib.contextmanager
     def section(self, number: int, tiles: int) -> Iterator[list[MipmapJob]]:
-        """Yield the jobs of a section whose images are links to one file."""
+        """Yield the jobs of a section whose images are copies of one file."""
         images = self._directory / "images" / f"section{number}"
         images.mkdir()
         levels = self._plan.path(1, images / "tile.tif").parent
@@ -201,7 +200,7 @@ class Sections:
             shutil.rmtree(levels, ignore_errors=True)
 
     def _job(self, image: Path) -> MipmapJob:
-        os.link(self._image, image)
+        shutil.copyfile(self._image, image)  # a link would change the time of status of all others
         tile = Level0(f"{image.parent.name}.{image.stem}", image, None, SIDE_PX, SIDE_PX)
         return tile_job(tile, self._plan, self._root)
 
