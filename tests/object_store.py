@@ -286,9 +286,10 @@ def serving(*command: str, port: int) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as scratch:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=scratch)
         try:
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline:
+            deadline = time.monotonic() + 180  # Azurite was seen to take a minute on a busy machine
+            while True:
                 assert process.poll() is None, f"{command[0]} has ended"
+                assert time.monotonic() < deadline, f"{command[0]} does not accept connections"
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                     break
                 time.sleep(0.05)
