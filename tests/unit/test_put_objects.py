@@ -44,7 +44,7 @@ def test_an_object_that_is_larger_than_any_image_is_not_read(layer, monkeypatch)
     put(place)
     layer.requests.clear()
     monkeypatch.setattr("handlers.objects.files.MOST_BYTES", 1000)
-    with pytest.raises(ImageFault, match="expected at most 1.00 kB of an image"), open_object(place):
+    with pytest.raises(ImageFault, match=r"expected at most 1\.00 kB of an image"), open_object(place):
         pass
     assert [request.method for request in layer.requests] == ["HEAD"]
 
