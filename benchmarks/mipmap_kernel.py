@@ -137,7 +137,15 @@ def tile_works(case: Case, directory: Path) -> dict[str, Work]:
 
 
 def times(works: Mapping[str, Work], directory: Path, runs: int) -> dict[str, list[Taken]]:
-    """Times of the works, run in turn, each with a tile that is in no cache, and into empty directories.
+    """Times of the works, run in turn, each with a tile that is in no cache, and into empty directories."""
+    prepare = arrivals(directory)
+    steps = {step: do for name, work in works.items() for step, do in ((f"before {name}", prepare), (name, work))}
+    taken = interleaved(steps, runs)
+    return {name: taken[name] for name in works}
+
+
+def arrivals(directory: Path) -> Callable[[], None]:
+    """Return what puts the next copy of the tile in place and empties the directories of levels.
 
     A tile that has just arrived is in no CPU cache, and replacing a file costs time, too.
     """
@@ -150,9 +158,7 @@ def times(works: Mapping[str, Work], directory: Path, runs: int) -> dict[str, li
             for path in (directory / place).glob("*.tif"):
                 path.unlink()
 
-    steps = {step: do for name, work in works.items() for step, do in ((f"before {name}", prepare), (name, work))}
-    taken = interleaved(steps, runs)
-    return {name: taken[name] for name in works}
+    return prepare
 
 
 def floor(level0: Path, contents: list[bytes], directory: Path, *, synced: bool = False) -> Work:

@@ -10,9 +10,11 @@ import numpy.typing as npt
 from handlers.images.pixels import Grey, IntensityRange, scaled
 from handlers.images.reduction import Reduction
 from handlers.mipmaps import windows
-from handlers.mipmaps.kernel import BYTES_AT_ONCE, GreyRange, Runs, Seen, compiled_code
+from handlers.mipmaps.kernel import GreyRange, Runs, Seen, compiled_code
 from handlers.mipmaps.strips import Strip
 
+BYTES_AT_ONCE = 384 * 1024
+"""Of level 0: many enough to make calls cheap, few enough to stay in the second-level cache."""
 LANES, MARGIN = 16, 4
 """As in resize.c."""
 
