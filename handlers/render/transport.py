@@ -6,6 +6,7 @@ docs/decisions/render-client.md gives the reasons.
 import asyncio
 import importlib.metadata
 import io
+import ssl
 from typing import Self, TypeVar
 
 import aiohttp
@@ -99,6 +100,7 @@ class RenderHttp:
         login = access.login or (f"the user in {setting}" if self.address.authorization else "")
         self._service = Service(setting, self.address.url, access.section, login)
         self._proxy: Proxy | None = None
+        self._trusted: ssl.SSLContext | None = None
         self._on_answer = on_answer
         self.base_url = self.address.url
         self.patience = patience
@@ -120,6 +122,10 @@ class RenderHttp:
     async def __aenter__(self) -> Self:
         await self._credentials.read()
         self._proxy = environment_proxy(self.base_url) if self.access.use_environment_proxy else None
+        is_secure = any(url.startswith("https:") for url in (self.base_url, self._proxy.url if self._proxy else ""))
+        if is_secure and self._credentials.now.tls is None:
+            # The client's own context has the authorities of the time when it was imported, or none.
+            self._trusted = await asyncio.to_thread(ssl.create_default_context)
         headers = {"User-Agent": user_agent(), "Accept-Encoding": "identity"}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=KEEP_ALIVE_S),
@@ -197,7 +203,7 @@ class RenderHttp:
                 headers=headers if self.base_url.startswith("https:") else {**headers, **through},
                 timeout=aiohttp.ClientTimeout(total=limit_s, sock_connect=self.patience.connect_s, sock_read=silence_s),
                 allow_redirects=False,
-                ssl=login.tls or True,
+                ssl=login.tls or self._trusted or True,
                 proxy=proxy.url if proxy else None,
                 proxy_headers=through if proxy else None,
             ) as response:

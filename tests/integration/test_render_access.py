@@ -167,6 +167,15 @@ async def test_a_private_authority_is_trusted_at_ipv4_and_ipv6_literals(tmp_path
         await client.ping()
 
 
+async def test_the_system_s_authorities_are_trusted_as_they_are_when_the_client_is_entered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path / "ca")
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca.file))
+    async with serving(version, context_of(authority)) as url, client_of(url) as client:
+        await client.ping()
+
+
 @pytest.mark.parametrize(
     ("server", "trusted", "why"),
     [

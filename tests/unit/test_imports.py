@@ -1,5 +1,6 @@
 """Commands import only the modules that their work uses: they answer sooner, and take less memory."""
 
+import os
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -10,6 +11,7 @@ import pytest
 
 from benchmarks import sections
 from benchmarks.startup import HEAVY, NEVER, WORK
+from tests.certificates import Authority
 
 
 @pytest.mark.parametrize("module", WORK)
@@ -31,6 +33,35 @@ def test_a_command_whose_output_is_no_terminal_imports_no_progress_bar_and_no_st
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "asyncio" in imported
     assert not set(NEVER) & imported
+
+
+@pytest.mark.parametrize(("flag", "starts"), [("--levels=none", True), ("--dry_run=none", False), ("--help", False)])
+def test_the_server_of_workers_starts_before_the_parameters_are_read_if_the_command_needs_workers(
+    flag: str, starts: bool
+) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "daemon", "generate_mipmaps", flag]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == (0 if flag == "--help" else 2), done.stderr
+    imported = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines()]
+    own = imported[: imported.index("daemon.commands.imports.commands")]
+    assert ("multiprocessing.forkserver" in own) == starts
+
+
+def test_the_http_client_is_imported_without_certificates_and_nothing_else_changes(tmp_path: Path) -> None:
+    code = """
+import ssl
+import daemon.commands.imports.commands as commands
+with_certificates = ssl.create_default_context
+commands._import_client()
+import aiohttp.connector
+client = aiohttp.connector._SSL_CONTEXT_VERIFIED
+assert (client.verify_mode, client.check_hostname) == (ssl.CERT_REQUIRED, True)
+assert ssl.create_default_context is with_certificates
+print(len(client.get_ca_certs()), len(ssl.create_default_context().get_ca_certs()))
+"""
+    environment = {**os.environ, "SSL_CERT_FILE": str(Authority(tmp_path).ca.file)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["0", "1"], done.stderr
 
 
 @pytest.mark.parametrize("module", ["status_screen", "check_config", "reload"])

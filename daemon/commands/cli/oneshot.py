@@ -1,8 +1,7 @@
 """Commands that need neither daemon nor configuration: the three import commands, demo, standin."""
 
-import importlib
+import contextlib
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,8 @@ def _import_command(name: str, summary: str) -> click.Command:
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     def command(arguments: tuple[str, ...]) -> None:
         hide_passwords()  # before the slow imports: `ps` shows the command line to all users
-        if not {"--help", "-h"}.intersection(arguments):
-            _import_client_meanwhile()
+        if name == "generate_mipmaps" and not _only_prints(arguments):
+            _start_workers_meanwhile()
         from daemon.commands.imports.commands import run_command
 
         sys.exit(run_command(name, arguments))
@@ -36,12 +35,17 @@ def _import_command(name: str, summary: str) -> click.Command:
     return command
 
 
-def _import_client_meanwhile() -> None:
-    """Import the HTTP client in a thread.
+def _only_prints(arguments: tuple[str, ...]) -> bool:
+    """Return whether a command needs no workers."""
+    return any(word.startswith(("--help", "-h", "--dry_run", "--print_schema")) for word in arguments)
 
-    It loads the certificates of the system, which takes longer than all its other work and lets other threads run.
-    """
-    threading.Thread(target=importlib.import_module, args=("aiohttp",), name="import").start()
+
+def _start_workers_meanwhile() -> None:
+    """Start the server of the workers, which imports what they need while this process imports the rest."""
+    from handlers.workers.fork_server import start_server
+
+    with contextlib.suppress(OSError):  # which the pool reports
+        start_server()
 
 
 import_commands = (

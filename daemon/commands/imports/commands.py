@@ -4,8 +4,8 @@ Exit codes: 0 done, 1 failed, 2 invalid input, 130 stopped. A handler is importe
 and errors in parameters appear at once.
 """
 
-import contextlib
 import logging
+import ssl
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +61,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     except UsageError as error:
         return say(2, *error.problems)
     say(0, *(f"WARNING {warning}" for warning in ignored))
+    _import_client()
     import asyncio
 
     try:
@@ -75,6 +76,19 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         return say(130, f"stopped; {command.resume}")
     rest_is_in = f"; {parameters.failures_file or '--failures_file FILE'} lists all"
     return say(1 if failures else 0, *failure_lines(failures, rest_is_in))
+
+
+def _import_client() -> None:
+    """Import the HTTP client, without the certificates of the system: loading them takes longer than all else of it.
+
+    `RenderHttp` loads them where they are needed. The client's own context then trusts no authority.
+    """
+    with_certificates = ssl.create_default_context
+    ssl.create_default_context = lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # type: ignore[assignment,misc]
+    try:
+        import aiohttp  # noqa: F401
+    finally:
+        ssl.create_default_context = with_certificates
 
 
 async def _until_stopped(work: Coroutine[Any, Any, Outcome]) -> Outcome:
@@ -150,11 +164,6 @@ async def _generate_tilespecs(parameters: TilespecsParameters, progress: Progres
 
 
 async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) -> Outcome:
-    if not parameters.dry_run:
-        from handlers.workers.fork_server import start_server
-
-        with contextlib.suppress(OSError):  # which the pool reports
-            start_server()  # it imports what workers need while this process imports the client
     from handlers.generate_mipmaps import generate_mipmaps
     from handlers.images.encode import Encoding
     from handlers.images.reduction import Reduction

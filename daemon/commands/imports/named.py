@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 class Parameters(BaseModel):
     """Base of all parameters: unknown names are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    # A command uses one model of several: the others' validators need not be built.
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, defer_build=True)
 
     NAMES: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Names of each parameter with several names, its own included. The first name that is given counts."""

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Problem(BaseModel):
     """Why one tile, or a whole z, failed."""
 
+    model_config = ConfigDict(defer_build=True)
     z: int | float
     tileId: str | None = None  # noqa: N815  render's name
     kind: str
@@ -20,6 +21,7 @@ class Problem(BaseModel):
 class Result(BaseModel):
     """Fields of every result."""
 
+    model_config = ConfigDict(defer_build=True)
     tile_count: int
     failures: list[Problem] = []
     failure_count: int = Field(0, description="number of all failures; `failures` lists at most 100 different ones")
