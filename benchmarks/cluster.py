@@ -14,7 +14,8 @@ from benchmarks.common import Options, Outcome, Row, cores, median_ratio, own_cp
 from benchmarks.processes import Program, cpu_of, family, wait_for
 from benchmarks.worker_pool import jobs_for, one_by_one, reports
 from handlers.mipmaps.job import MipmapJob
-from handlers.workers.pool import WorkerPool, open_executor
+from handlers.workers.opening import open_executor
+from handlers.workers.pool import WorkerPool
 
 JOB_TIMEOUT_S = 300.0
 """As `workers.tile_timeout_s`."""

@@ -24,7 +24,8 @@ from handlers.generate_mipmaps import make_all
 from handlers.images.encode import Encoding
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.report import MipmapReport
-from handlers.workers.pool import WorkerPool, open_executor
+from handlers.workers.opening import open_executor
+from handlers.workers.pool import WorkerPool
 from handlers.workers.processes import ProcessExecutor
 from handlers.workers.upcoming import ReadAheadLimit
 from tests.acceptance.passthrough import WHY_NOT, Mount

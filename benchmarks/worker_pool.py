@@ -19,7 +19,8 @@ from PIL import Image
 
 from benchmarks.common import Options, Outcome, Plot, Row, interleaved, median_cpu_s, median_ratio, run_script
 from handlers.mipmaps.job import MipmapJob
-from handlers.workers.pool import WorkerPool, open_executor, run_job
+from handlers.workers.opening import open_executor
+from handlers.workers.pool import WorkerPool, run_job
 
 LEVELS = range(1, 7)
 IMPORTS = "import handlers.mipmaps.make, handlers.workers.worker"

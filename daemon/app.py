@@ -17,7 +17,8 @@ from daemon.journal.file import Examination
 from daemon.notify.alerts import Alerting
 from daemon.notify.notifier import Notifier
 from daemon.pipeline.assembly import open_assembly
-from daemon.pipeline.health import Facts, HookFacts, Metrics, reasons_not_ready
+from daemon.pipeline.health import Metrics
+from daemon.pipeline.readiness import Readiness
 from daemon.pipeline.recheck import Recheck
 from daemon.simulator.embedded import serve_if_embedded
 from daemon.system.collector import collect_while_idle
@@ -27,7 +28,6 @@ from daemon.system.log import set_up_logging
 from daemon.system.sd_notify import SystemdNotifier, watchdog_interval_s
 from daemon.watching.watcher import Watcher
 from daemon.web.site import serve_site
-from handlers.errors import StorageFault
 
 log = structlog.get_logger()
 
@@ -37,11 +37,8 @@ GIVE_UP_S = 5.0
 """Cancelled steps get this long to end."""
 STOP_S = 60.0
 """Time for the whole shutdown, the end of the workers included."""
-STATUS_EVERY_S = 5.0
 FIRST_PROBE_S = 5.0
 """The line at the start waits this long for the first answer of render-ws."""
-ANSWER_S = 5.0
-"""Time-out of the journal's answer for readiness."""
 
 
 class Daemon:
@@ -69,7 +66,6 @@ class Daemon:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[object] | None = None
-        self._hook_facts: tuple[HookFacts, ...] = ()
         self._is_at_work = False
         self._has_terminal = has_terminal()
         self._resumed = asyncio.Event()
@@ -139,10 +135,17 @@ class Daemon:
             )
             self._notifier = Notifier(lambda: self._settings, self._journal, self._metrics.hook_attempted)
             await self._notifier.register()
-            self._alerting = Alerting(lambda: self._settings, self._journal, self.facts)
+            self._readiness = Readiness(
+                self._work,
+                roots=self._watcher.health,
+                hooks=self._notifier.facts,
+                alert_problem=lambda: self._alerting.problem,
+            )
+            facts = self._readiness.facts
+            self._alerting = Alerting(lambda: self._settings, self._journal, facts)
             await self._alerting.register()
             site = await stack.enter_async_context(
-                serve_site(self._work, self._notifier, self.facts, self._reloader.to_json)
+                serve_site(self._work, self._notifier, facts, self._reloader.to_json)
             )
             self.url, self._live = site.url, site.live
             self._log_watches()
@@ -183,7 +186,7 @@ class Daemon:
                 "hooks": self._notifier.run(),
                 "alerts": self._once_looked(self._alerting.run),
                 "reload": self._reloader.run(self._started),
-                "status": self._report(),
+                "status": self._readiness.report(self._systemd),
                 "watchdog": self._ping_watchdog(),
                 "garbage collector": collect_while_idle(lambda: not self._pipeline.under_way),
             }
@@ -219,7 +222,7 @@ class Daemon:
             async with asyncio.timeout(FIRST_PROBE_S):
                 await self._gate.probed.wait()
                 await self._work.workers.known.wait()
-        reasons = list(reasons_not_ready(await self.facts()))
+        reasons = list(await self._readiness.reasons())
         if not self._gate.probed.is_set():
             reasons.append(f"render-ws has not answered for {FIRST_PROBE_S:g} s")
         log.log(
@@ -304,48 +307,9 @@ class Daemon:
         self._gate.probe_soon()
         self._pipeline.wake()
 
-    # --- readiness and status
-
     def _log_watches(self) -> None:
         for watch in self._settings.watch:
             log.info("watch.configured", watch=watch.name, directory=str(watch.directory), z=watch.z.description)
-
-    async def facts(self) -> Facts:
-        """Return the facts that readiness depends on."""
-        journal_fault, oldest_s, hooks = self._journal.fault, None, self._hook_facts
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                oldest_s = await self._journal.oldest_unfinished_s()
-                self._hook_facts = hooks = await self._notifier.facts()
-        except TimeoutError:
-            problem = f"the journal has not answered for {ANSWER_S:g} s"
-            journal_fault = journal_fault or StorageFault(
-                str(self._journal.path), problem, "check that its disk answers and that no other program has locked it"
-            )
-        return Facts(
-            roots=self._watcher.health(),
-            disks=self._disks.facts(),
-            render_fault=str(self._gate.fault) if self._gate.fault else None,
-            render_needs_person=self._gate.needs_person,
-            journal_fault=str(journal_fault) if journal_fault else None,
-            oldest_unfinished_s=oldest_s,
-            backlog_limit_s=self._settings.http.backlog_limit_s,
-            crew=self._work.workers.crew,
-            worker_deaths=self._work.worker_deaths,
-            last_worker_death=self._work.last_worker_death,
-            upload_limit=self._client.upload_limit.learned,
-            put_by_others=self._work.steps.put_by_others,
-            hooks=hooks,
-            alert_problem=self._alerting.problem,
-        )
-
-    async def _report(self) -> None:
-        """Keep the status line of `systemctl status` up to date."""
-        while True:
-            await asyncio.sleep(STATUS_EVERY_S)
-            reasons = reasons_not_ready(await self.facts())
-            state = "; ".join(reasons) if reasons else "ready"
-            self._systemd.status(f"{self._pipeline.under_way} under way, {self._pipeline.waiting} waiting; {state}")
 
     async def _ping_watchdog(self) -> None:
         """Tell systemd that the event loop runs. A hanging disk is reported by readiness: a restart would not help."""

@@ -25,7 +25,7 @@ from handlers.progress import Progress, progress_bar
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId, ZRange
 from handlers.render.sessions import PartialResolution
-from handlers.workers.pool import open_executor
+from handlers.workers.opening import open_executor
 
 T = TypeVar("T")
 

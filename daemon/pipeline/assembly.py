@@ -34,7 +34,8 @@ from daemon.pipeline.worker_gate import WorkerGate
 from daemon.system.threads import DaemonThreads
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
-from handlers.workers.pool import WorkerPool, open_executor
+from handlers.workers.opening import open_executor
+from handlers.workers.pool import WorkerPool
 from handlers.workers.worker import WorkerDeath
 
 log = structlog.get_logger()

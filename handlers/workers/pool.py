@@ -1,6 +1,6 @@
 """The pool that mipmap jobs run in: it replaces an executor that breaks, and gives up a job whose worker hangs.
 
-`open_executor` opens a pool of any kind. `run_job` turns every outcome of a job into a report.
+`run_job` turns every outcome of a job into a report.
 """
 
 import asyncio
@@ -8,32 +8,24 @@ import contextlib
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from handlers.errors import ImageFault, SettingsFault, WorkerFault, WorkersUnavailable
+from handlers.errors import ImageFault, WorkerFault, WorkersUnavailable
 from handlers.images.largest_image import LARGEST_IMAGE_PX, require_size
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.report import FaultReport, MipmapReport
 from handlers.workers.backend import Backend
 from handlers.workers.cluster.alone import ProcessKilled
 from handlers.workers.crew import Crew, Member
-from handlers.workers.dask import dask_backend
-from handlers.workers.inline import inline_backend
-from handlers.workers.memory import worker_bytes
-from handlers.workers.processes import processes_backend
 from handlers.workers.results import JobTimedOut, NotStarted, result_in_time, result_of, result_of_running
 from handlers.workers.started_jobs import StartedJobs
 from handlers.workers.suspects import Suspects, worker_killed_report
 from handlers.workers.upcoming import ReadAheadLimit, most_read_ahead
 from handlers.workers.worker import WorkerDeath, make_mipmaps, run_politely
 
-if TYPE_CHECKING:
-    from handlers.workers.cluster.access import ClusterAccess, WorkerPath
-
-ExecutorKind = Literal["processes", "inline", "dask"]
 J = TypeVar("J")
 R = TypeVar("R")
 
@@ -299,57 +291,6 @@ class WorkerPool:
         """End the workers; jobs that have not started are dropped."""
         self._closed = True
         self._backend.end(self.executor, self.drain_s)
-
-
-@contextlib.contextmanager
-def open_executor(
-    kind: ExecutorKind,
-    count: int,
-    scheduler: "ClusterAccess | str | None" = None,
-    *,
-    worker_paths: "tuple[WorkerPath, ...]" = (),
-    job_timeout_s: float | None = None,
-    largest_image_px: int = LARGEST_IMAGE_PX,
-) -> Iterator[WorkerPool]:
-    """Open a pool whose workers have answered; those of a dask scheduler may come later.
-
-    Parameters
-    ----------
-    kind : "processes" on this machine, "dask" for the workers of a scheduler, "inline" for the calling thread.
-    count : number of worker processes; dask has its own number.
-    scheduler : the dask scheduler, or its address.
-    worker_paths : where the workers of a dask scheduler see the directories of this machine.
-    job_timeout_s : longest time that a worker may take for a job; None: no limit. Inline jobs have none.
-    largest_image_px : jobs with larger images are refused; worker processes get memory for an image of this size.
-
-    Raises
-    ------
-    SettingsFault
-        If the kind is unknown, count is below 1, or dask is not installed.
-    WorkerFault
-        If the workers do not answer.
-    """
-    if count < 1:
-        raise SettingsFault("workers.count", f"expected 1 or more workers, found {count}")
-    backend = _backend(kind, scheduler, worker_paths, worker_bytes(largest_image_px))
-    pool = WorkerPool(backend, count, None if kind == "inline" else job_timeout_s, largest_image_px)
-    try:
-        yield pool
-    finally:
-        pool.close()
-
-
-def _backend(
-    kind: str, scheduler: "ClusterAccess | str | None", paths: "tuple[WorkerPath, ...]", memory_bytes: int
-) -> Backend:
-    match kind:
-        case "processes":
-            return processes_backend(memory_bytes)
-        case "inline":
-            return inline_backend()
-        case "dask":
-            return dask_backend(scheduler, memory_bytes, paths)
-    raise SettingsFault("workers.executor", f"{kind!r} is not one of processes, inline, dask")
 
 
 async def run_job(pool: WorkerPool, job: MipmapJob) -> MipmapReport:

@@ -29,7 +29,8 @@ from handlers.errors import Fault
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 from handlers.uris import path_to_uri
-from handlers.workers.pool import WorkerPool, open_executor
+from handlers.workers.opening import open_executor
+from handlers.workers.pool import WorkerPool
 
 RAW, MIPS = StackId("em", "test", "s_raw"), StackId("em", "test", "s_mips")
 

@@ -17,7 +17,8 @@ from handlers.workers import pool as worker_pool
 from handlers.workers.cluster import leftovers
 from handlers.workers.cluster.access import ClusterAccess, WorkerPath
 from handlers.workers.cluster.on_worker import versions_here
-from handlers.workers.pool import WorkerPool, open_executor, run_job
+from handlers.workers.opening import open_executor
+from handlers.workers.pool import WorkerPool, run_job
 from handlers.workers.worker import WorkerDeath
 from tests.integration.cluster import (
     Cluster,

@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from handlers.workers.pool import open_executor
+from handlers.workers.opening import open_executor
 
 TASKS = 40
 

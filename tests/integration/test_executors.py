@@ -27,7 +27,8 @@ from handlers.workers import pool as worker_pool
 from handlers.workers import processes as worker_processes
 from handlers.workers import results
 from handlers.workers.backend import Backend
-from handlers.workers.pool import ExecutorKind, WorkerPool, open_executor, run_job
+from handlers.workers.opening import ExecutorKind, open_executor
+from handlers.workers.pool import WorkerPool, run_job
 from handlers.workers.processes import ProcessExecutor
 from handlers.workers.worker import NICENESS, WorkerContext, WorkerDeath
 from tests.integration.cluster import running_cluster
@@ -168,7 +169,7 @@ class TestWorkerProcesses:
             "watchdog",
         }
         assert not names & unwanted
-        assert "handlers.workers.pool" not in names
+        assert not {"handlers.workers.pool", "handlers.workers.opening"} & names
 
     def test_signals_for_the_daemon_do_not_reach_them_or_their_server(self, processes: WorkerPool) -> None:
         executor = processes.executor
@@ -582,7 +583,8 @@ def killed_by_tiles_called_killer(job: MipmapJob) -> MipmapReport:
 DAEMON = """
     import asyncio, os, sys
     from pathlib import Path
-    from handlers.workers.pool import open_executor, run_job
+    from handlers.workers.opening import open_executor
+    from handlers.workers.pool import run_job
     from handlers.mipmaps.job import MipmapJob
 
     async def main():
@@ -682,7 +684,7 @@ def test_a_console_script_is_not_imported_by_the_workers(tmp_path: Path) -> None
         textwrap.dedent("""
             import sys
             import sqlite3
-            from handlers.workers.pool import open_executor
+            from handlers.workers.opening import open_executor
             if __name__ == "__main__":
                 with open_executor("processes", 1) as pool:
                     print(pool.executor.submit(eval, "'sqlite3' in __import__('sys').modules").result())
@@ -703,7 +705,7 @@ def test_no_module_of_the_working_directory_is_imported(tmp_path: Path, begin: s
         (hostile / f"{name}.py").write_text(f"open({str(witness)!r}, 'a').write({name!r})\nraise SystemExit(1)\n")
     script.write_text(
         textwrap.dedent(f"""
-            from handlers.workers.pool import open_executor
+            from handlers.workers.opening import open_executor
             from handlers.workers.fork_server import end_server, start_server
             if __name__ == "__main__":
                 {begin or "pass"}
@@ -728,7 +730,7 @@ def test_workers_are_forked_from_the_server_that_was_started_ahead() -> None:
         start_server()
         mine = f"/proc/self/task/{os.getpid()}/children"
         before = Path(mine).read_text().split()
-        from handlers.workers.pool import open_executor
+        from handlers.workers.opening import open_executor
         with open_executor("processes", 1) as pool:
             print(str(pool.executor.submit(os.getppid).result()) in before)
             print(Path(mine).read_text().split() == before)
@@ -744,7 +746,7 @@ def test_a_server_that_died_is_replaced(tmp_path_factory: pytest.TempPathFactory
         from multiprocessing import forkserver
         from pathlib import Path
         from handlers.workers.fork_server import end_server, start_server
-        from handlers.workers.pool import open_executor
+        from handlers.workers.opening import open_executor
         start_server()
         descriptors = len(os.listdir("/proc/self/fd"))
         first = forkserver._forkserver._forkserver_pid

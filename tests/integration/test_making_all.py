@@ -6,7 +6,7 @@ from daemon.simulator.section import plan_section
 from daemon.simulator.temca import write_section
 from handlers.generate_mipmaps import make_all
 from handlers.mipmaps.job import MipmapJob
-from handlers.workers.pool import open_executor
+from handlers.workers.opening import open_executor
 
 
 async def test_a_slow_journal_limits_the_tiles_in_work_to_the_slots(tmp_path):

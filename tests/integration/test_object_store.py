@@ -23,7 +23,7 @@ from handlers.path_map import NO_MAP
 from handlers.place import parse_object
 from handlers.stores.bucket import BucketStore
 from handlers.verify import Kind, check_files
-from handlers.workers.pool import open_executor
+from handlers.workers.opening import open_executor
 from tests import object_store
 from tests.integration.inprocess import MIPS, bench
 from tests.object_store import FaultLayer, place_at

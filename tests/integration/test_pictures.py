@@ -25,7 +25,7 @@ from handlers.quality.block import unpack
 from handlers.quality.colours import SEQUENTIAL
 from handlers.quality.shown import Number
 from handlers.uris import mipmap_path
-from handlers.workers.pool import open_executor
+from handlers.workers.opening import open_executor
 from tests.integration.inprocess import Bench, bench
 
 COMPLETE = MontageState.COMPLETE

@@ -13,7 +13,7 @@ from handlers.generate_mipmaps import make_all
 from handlers.images.read_ahead import UpcomingImage, read_ahead
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
-from handlers.workers.pool import open_executor
+from handlers.workers.opening import open_executor
 from tests.acceptance.passthrough import WHY_NOT, Mount
 from tests.page_cache import cached_share, drop, wait_until_cached
 

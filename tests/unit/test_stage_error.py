@@ -21,7 +21,7 @@ from handlers.mipmaps.overlap import Neighbour, Overlap, Side, compare_with, dis
 from handlers.mipmaps.plan import Level0, MipmapPlan
 from handlers.mipmaps.reduce import reduce_levels
 from handlers.quality.neighbours import displacements, neighbours_of, places_of, stage_columns
-from handlers.workers.pool import open_executor
+from handlers.workers.opening import open_executor
 
 SIDE, OVERLAP = 640, 0.2
 STEP = round(SIDE * (1 - OVERLAP))

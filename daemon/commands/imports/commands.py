@@ -168,7 +168,7 @@ async def _generate_mipmaps(parameters: MipmapParameters, progress: Progress) ->
     from handlers.images.encode import Encoding
     from handlers.images.reduction import Reduction
     from handlers.mipmaps.plan import MipmapPlan
-    from handlers.workers.pool import open_executor
+    from handlers.workers.opening import open_executor
 
     if parameters.dry_run:
         async with _client(parameters) as client:
