@@ -20,7 +20,6 @@ from handlers.images.reduction import level_size
 from handlers.uris import uri_to_path
 
 BUCKET, PREFIX = "demo", "mipmaps"
-STORES = ("directory", "s3")
 _PACKAGES = ("obstore", "moto", "flask", "flask_cors")
 _SERVER = """
 import threading

@@ -69,11 +69,6 @@ class RootCalls:
         closing = in_thread(self._scanner.close, f"close {self._name}")
         await asyncio.wait([closing], timeout=self._stop_s)
 
-    @property
-    def running_s(self) -> float | None:
-        """Age of the call under way; None if there is none."""
-        return time.monotonic() - self._began if self._is_running() else None
-
     def stuck(self) -> Reason | None:
         """Why the call under way counts as stuck; None if it does not."""
         idle_s = self._idle_s()

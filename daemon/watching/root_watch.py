@@ -278,8 +278,6 @@ class RootWatch:
             undelivered=len(self._handover),
             last_scan_at=self._last_scan[0] if self._last_scan else None,
             last_scan_s=self._last_scan[1] if self._last_scan else None,
-            scan_running_s=self._calls.running_s,
-            scan_directories=self._scanner.tree.looked_at,
         )
 
     def _modes(self, view: View) -> Iterable[MountMode]:

@@ -103,7 +103,3 @@ class RootHealth:
     """End of the last pass, UNIX time; None before the first."""
     last_scan_s: float | None
     """Duration of the last pass."""
-    scan_running_s: float | None
-    """Age of the pass under way, if there is one."""
-    scan_directories: int
-    """Directories scanned since the start; grows while a pass makes progress."""

@@ -115,8 +115,6 @@ class Tree:
         """Directories that could not be accessed, and why. Retried in every pass: chmod leaves mtimes unchanged."""
         self.irregular: dict[str, int] = {}
         """Directory -> how many of its entries have a metafile's name and are no regular files."""
-        self.looked_at = 0
-        """Directories scanned since the start: grows while a pass makes progress."""
         self.changes = 0
         """Directories that came, went, became readable or were replaced, since the start."""
         self.moved_at = clock()
@@ -200,7 +198,6 @@ class Tree:
 
     def _scan_directory(self, path: str, found: list[Found], *, listing: bool, deep: bool = False) -> list[str]:
         """Scan one directory; return the directories in it that are not known yet, or all of them if deep."""
-        self.looked_at += 1
         self.moved_at = self._clock()
         self.current = path
         try:

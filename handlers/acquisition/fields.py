@@ -80,9 +80,6 @@ FractionOrAbsent = Annotated[Annotated[Number, Field(ge=0, lt=1)] | None, OrAbse
 PixelSizeOrAbsent = Annotated[PixelSize | None, OrAbsent()]
 TextOrAbsent = Annotated[_TextOfAny | None, OrAbsent()]
 FilledTextOrAbsent = Annotated[FilledText | None, OrAbsent()]
-NumericTextOrAbsent = Annotated[Annotated[float, Field(allow_inf_nan=False)] | None, OrAbsent()]
-NumbersOrAbsent = Annotated[tuple[Number, ...] | None, OrAbsent()]
-PointOrAbsent = Annotated[tuple[Number, Number] | None, OrAbsent()]
 ObjectOrAbsent = Annotated[Annotated[dict[str, Any], AfterValidator(without_nan)] | None, OrAbsent()]
 
 

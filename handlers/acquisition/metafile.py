@@ -25,13 +25,10 @@ from handlers.acquisition.fields import (
     IntegerOrAbsent,
     Number,
     NumberOrAbsent,
-    NumbersOrAbsent,
-    NumericTextOrAbsent,
     ObjectOrAbsent,
     OrAbsent,
     PixelSize,
     PixelSizeOrAbsent,
-    PointOrAbsent,
     StageNm,
     Text,
     TextOrAbsent,
@@ -49,14 +46,6 @@ class Camera:
     """Pixels, as is `height`."""
     height: FrameSide
     camera_id: FilledText
-    camera_model: TextOrAbsent = None
-    camera_bpp: IntegerOrAbsent = None
-    """Bits per pixel as digitised: 12 in 2017, later 8."""
-    pixel_depth: IntegerOrAbsent = None
-    """Bytes per pixel in the camera's memory; not the depth of the files."""
-    exposure: IntegerOrAbsent = None
-    """Presumably microseconds."""
-    gain: IntegerOrAbsent = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +78,6 @@ class Header:
     """Barcode of the aperture: six digits for sections, `<14 digits>_reference` for lens-correction sets."""
     roi_index: CountOrAbsent = None
     """Number of the region within the aperture, from 0."""
-    lowmag: Annotated[
-        Annotated[Calibration | None, OrAbsent()], Field(validation_alias=AliasPath("calibration", "lowmag"))
-    ] = None
     overlap: FractionOrAbsent = None
     """Nominal overlap of neighbours, a fraction of the frame, in both directions."""
     specimen_id: TextOrAbsent = None
@@ -103,24 +89,14 @@ class Header:
     z_index: Annotated[Integer | Number | None, Field(union_mode="left_to_right"), OrAbsent()] = None
     """Number of the section on its media, not its z in the volume; None for lens-correction sets."""
     lims_specimen_id: TextOrAbsent = None
-    roi_center_nm: Annotated[PointOrAbsent, Field(validation_alias="roi_center")] = None
-    """Stage x, y."""
     aperture_x_nm: Annotated[NumberOrAbsent, Field(validation_alias=AliasPath("aperture_centroid", "x"))] = None
     """Stage position of the aperture's centre, with `aperture_y_nm`; None where it was not measured."""
     aperture_y_nm: Annotated[NumberOrAbsent, Field(validation_alias=AliasPath("aperture_centroid", "y"))] = None
     autofocus_value: NumberOrAbsent = None
     """Result of the last autofocus; 0 when it is off."""
-    objective_focus: IntegerOrAbsent = None
-    """Current code of the lens."""
-    notes: TextOrAbsent = None
     placement_id: TextOrAbsent = None
-    server_copy_destination: TextOrAbsent = None
-    """Destination of the microscope's copy job for the directory, a UNC path."""
     tape_id: TextOrAbsent = None
-    n_edge_matches: IntegerOrAbsent = None
-    """Template matches attempted for each edge."""
     beam_centering: ObjectOrAbsent = None
-    montage_settings: ObjectOrAbsent = None
 
     @property
     def is_reference(self) -> bool:
@@ -167,18 +143,11 @@ class EdgeMatch:
     match_quality: IntegerOrAbsent = None
     """Number of matches found; -1 where there is no neighbour."""
     dx: Annotated[NumberOrAbsent, Field(validation_alias="dX")] = None
-    """Shift in pixels; `dy`, the deviations and `distance` are in pixels, too."""
+    """Shift in pixels; `dy` and `distance` are in pixels, too."""
     dy: Annotated[NumberOrAbsent, Field(validation_alias="dY")] = None
-    dx_deviation: Annotated[NumberOrAbsent, Field(validation_alias="dXsd")] = None
-    dy_deviation: Annotated[NumberOrAbsent, Field(validation_alias="dYsd")] = None
     distance: NumberOrAbsent = None
     rotation: NumberOrAbsent = None
     """Radians."""
-    p_x: Annotated[NumbersOrAbsent, Field(validation_alias="pX")] = None
-    """Matched points in pixels, p in this tile and q in the neighbour; later scopes only."""
-    p_y: Annotated[NumbersOrAbsent, Field(validation_alias="pY")] = None
-    q_x: Annotated[NumbersOrAbsent, Field(validation_alias="qX")] = None
-    q_y: Annotated[NumbersOrAbsent, Field(validation_alias="qY")] = None
 
     @property
     def side(self) -> EdgeSide | None:
@@ -206,8 +175,6 @@ class TileRecord:
     """Order of acquisition, from 0."""
     pixel_size_nm: Annotated[PixelSizeOrAbsent, in_image("pixel_size")] = None
     """Nominal nanometres per pixel."""
-    frames_per_second: Annotated[NumericTextOrAbsent, in_image("fps")] = None
-    """Mean rate of the acquisition so far; 0 at the first tile. Text in the metafile."""
     minimum: Annotated[IntegerOrAbsent, Field(validation_alias="min")] = None
     """Darkest pixel on the scale 0 to 65535 at any depth of the file; `maximum` and `mean` use the same scale."""
     maximum: Annotated[IntegerOrAbsent, Field(validation_alias="max")] = None

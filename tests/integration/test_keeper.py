@@ -51,9 +51,6 @@ class Applied:
 class OneMontage:
     """A journal with one APPLIED montage."""
 
-    def __init__(self) -> None:
-        self.closings = 0
-
     async def montages(self, **_: object) -> list[Applied]:
         return [Applied()]
 
@@ -66,7 +63,6 @@ class OneMontage:
         return frozenset()
 
     async def record_closing(self, *_: object) -> tuple[int, ...]:
-        self.closings += 1
         return (1,)
 
 

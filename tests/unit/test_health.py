@@ -24,8 +24,6 @@ ROOT = RootHealth(
     undelivered=0,
     last_scan_at=0.0,
     last_scan_s=0.1,
-    scan_running_s=None,
-    scan_directories=20,
 )
 WELL = Facts(
     roots=(ROOT,),

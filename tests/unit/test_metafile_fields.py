@@ -38,13 +38,13 @@ NEEDED = {
 RECORDS = dict(zip(NEEDED, (Header, Camera, Calibration, TileRecord, EdgeMatch), strict=True))
 TEXTS = {
     *("metadata.roi_creation_time", "metadata.session_id", "metadata.grid", "metadata.temca_id"),
-    *("metadata.specimen_id", "metadata.media", "metadata.media_id", "metadata.lims_specimen_id", "metadata.notes"),
-    *("metadata.placement_id", "metadata.server_copy_destination", "metadata.tape_id"),
-    *("metadata.camera_info.camera_id", "metadata.camera_info.camera_model"),
+    *("metadata.specimen_id", "metadata.media", "metadata.media_id", "metadata.lims_specimen_id"),
+    *("metadata.placement_id", "metadata.tape_id"),
+    "metadata.camera_info.camera_id",
 }
 COUNTS = {
-    *("metadata.roi_index", "metadata.z_index", "metadata.objective_focus", "metadata.n_edge_matches"),
-    *(f"metadata.camera_info.{key}" for key in ("width", "height", "camera_bpp", "pixel_depth", "exposure", "gain")),
+    *("metadata.roi_index", "metadata.z_index"),
+    *(f"metadata.camera_info.{key}" for key in ("width", "height")),
     *(f"data[7].img_meta.{key}" for key in ("raster_pos[0]", "raster_pos[1]", "raster_index")),
     *("data[7].min", "data[7].max"),
     *(f"data[7].matcher[0].{key}" for key in ("position", "row", "col", "match_quality")),
@@ -71,7 +71,6 @@ def whole_document() -> dict[str, Any]:
     """A metafile with a value for every field."""
     document = flat()
     document["metadata"] |= {"tape_id": "T1", "aperture_centroid": {"x": 1.5, "y": -2}}
-    document["data"][7]["matcher"][0] |= {"pX": [1, 2.5], "pY": [3, 4], "qX": [5, 6], "qY": [7, 8]}
     return document
 
 

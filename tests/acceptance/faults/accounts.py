@@ -5,7 +5,7 @@ import json
 import time
 import urllib.request
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -199,9 +199,3 @@ def left_over(rig: Rig, inside: Path = Path("/")) -> list[Path]:
     """Return the daemon's temporary files in its trees, and all files that it wrote into the acquisition tree."""
     trees = [inside / tree.relative_to("/") for tree in (rig.mipmaps, rig.acquisition)]
     return sorted(path for tree in trees if tree.exists() for path in tree.rglob("*") if path.name.endswith(".tmp"))
-
-
-def summary_of(states: Iterable[str]) -> str:
-    """Return counts of states, such as "3 complete, 2 failed"."""
-    found = list(states)
-    return ", ".join(f"{found.count(state)} {state}" for state in sorted(set(found)))
