@@ -19,7 +19,8 @@ from benchmarks.bare_storage import all_moved
 from benchmarks.cold import all_made, at_once, jobs_of, write_images
 from benchmarks.common import Options, Outcome, Plot, Row, cores, file_system, median_ratio, run_script
 from daemon.config.worker_settings import default_processes
-from handlers.workers.pool import WorkerPool, open_executor
+from handlers.workers.opening import open_executor
+from handlers.workers.pool import WorkerPool
 from handlers.workers.processes import ProcessExecutor
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -49,6 +50,34 @@ class BackupRequest(BaseModel):
     """Path of the journal that the caller expects: another daemon may listen at the same address."""
 
 
+Method = Callable[["Posts", web.Request, M], Awaitable[web.StreamResponse]]
+Handler = Callable[["Posts", web.Request], Awaitable[web.StreamResponse]]
+
+
+def _asked_by(model: type[M], *, writes: bool = True) -> Callable[[Method[M]], Handler]:
+    """Make a handler of a method that takes the body of a request that may change something.
+
+    Parameters
+    ----------
+    writes : whether the method writes into the journal. It is refused while the journal has a fault: otherwise the
+        caller would wait until the disk is repaired.
+    """
+
+    def decorate(method: Method[M]) -> Handler:
+        @functools.wraps(method)
+        async def handler(self: "Posts", request: web.Request) -> web.StreamResponse:
+            wanted = await self._parse(request, model)
+            if isinstance(wanted, web.Response):
+                return wanted
+            if writes and self._journal.fault is not None:
+                return error_answer(503, str(self._journal.fault))
+            return await method(self, request, wanted)
+
+        return handler
+
+    return decorate
+
+
 class Posts:
     """Handlers of POST requests.
 
@@ -82,11 +111,9 @@ class Posts:
         except ValidationError as error:
             return error_answer(400, problems(error, model))
 
-    async def replay(self, request: web.Request) -> web.Response:
+    @_asked_by(ReplayRequest, writes=False)
+    async def replay(self, request: web.Request, wanted: ReplayRequest) -> web.Response:
         """Answer 202 with the plan of each montage if work was started, otherwise 200."""
-        wanted = await self._parse(request, ReplayRequest)
-        if isinstance(wanted, web.Response):
-            return wanted
         try:
             plans = await self._replayer.replay(wanted, user_of(request, self._http))
         except NotSelectable as fault:
@@ -97,74 +124,48 @@ class Posts:
         body = {"dry_run": wanted.dry_run, "montages": [plan_json(planned) for planned in plans]}
         return web.json_response(body, status=202 if has_started else 200)
 
-    async def retry(self, request: web.Request) -> web.Response:
+    @_asked_by(RetryRequest)
+    async def retry(self, request: web.Request, wanted: RetryRequest) -> web.Response:
         """Answer 200 with the outcome of each montage, and with all of it in one sentence."""
-        wanted = await self._parse(request, RetryRequest)
-        if isinstance(wanted, web.Response):
-            return wanted
-        if self._journal.fault is not None:  # otherwise the caller would wait until the disk is repaired
-            return error_answer(503, str(self._journal.fault))
         user = user_of(request, self._http)
         outcomes = await retry_failed(self._journal, self._replayer.enqueue, wanted, user)
         return web.json_response({"montages": outcomes, "said": _said(outcomes)})
 
-    async def dismiss(self, request: web.Request) -> web.Response:
+    @_asked_by(DismissRequest)
+    async def dismiss(self, request: web.Request, wanted: DismissRequest) -> web.Response:
         """Answer 200 with the outcome of each montage."""
-        wanted = await self._parse(request, DismissRequest)
-        if isinstance(wanted, web.Response):
-            return wanted
-        if self._journal.fault is not None:  # otherwise the caller would wait until the disk is repaired
-            return error_answer(503, str(self._journal.fault))
         return web.json_response({"montages": await dismiss(self._journal, wanted, user_of(request, self._http))})
 
-    async def decide(self, request: web.Request) -> web.Response:
+    @_asked_by(DecisionRequest)
+    async def decide(self, request: web.Request, wanted: DecisionRequest) -> web.Response:
         """Answer 200 with the verdict that counts after a person's decision."""
-        wanted = await self._parse(request, DecisionRequest)
-        if isinstance(wanted, web.Response):
-            return wanted
-        if self._journal.fault is not None:  # otherwise the caller would wait until the disk is repaired
-            return error_answer(503, str(self._journal.fault))
         user = user_of(request, self._http)  # the proxy's name has precedence over the typed one
         wanted = wanted.model_copy(update={"by": user}) if user else wanted
         answer = await decide(self._journal, montage_id_of(request), wanted, self._on_decided)
         return error_answer(404, "no such montage") if answer is None else web.json_response(answer)
 
-    async def notify(self, request: web.Request) -> web.Response:
+    @_asked_by(DeliveryRequest)
+    async def notify(self, request: web.Request, wanted: DeliveryRequest) -> web.Response:
         """Answer 200 with the deliveries that were made due or dropped."""
-        wanted = await self._parse(request, DeliveryRequest)
-        if isinstance(wanted, web.Response):
-            return wanted
-        if self._journal.fault is not None:
-            return error_answer(503, str(self._journal.fault))
         outcome = await act(self._journal, wanted)
         self._wake_hooks()
         return web.json_response(outcome)
 
-    async def silence(self, request: web.Request) -> web.Response:
+    @_asked_by(SilenceRequest)
+    async def silence(self, request: web.Request, wanted: SilenceRequest) -> web.Response:
         """Answer 200 with the silences that last after a change."""
-        wanted = await self._parse(request, SilenceRequest)
-        if isinstance(wanted, web.Response):
-            return wanted
-        if self._journal.fault is not None:
-            return error_answer(503, str(self._journal.fault))
         user = user_of(request, self._http)
         wanted = wanted.model_copy(update={"by": user}) if user else wanted
         return web.json_response(await silence(self._journal, wanted))
 
-    async def differences(self, request: web.Request) -> web.Response:
+    @_asked_by(DifferenceReport)
+    async def differences(self, request: web.Request, wanted: DifferenceReport) -> web.Response:
         """Answer 200 when what a verification found is recorded."""
-        wanted = await self._parse(request, DifferenceReport)
-        if isinstance(wanted, web.Response):
-            return wanted
-        if self._journal.fault is not None:
-            return error_answer(503, str(self._journal.fault))
         return web.json_response(await report_differences(self._journal, wanted))
 
-    async def back_up(self, request: web.Request) -> web.StreamResponse:
+    @_asked_by(BackupRequest, writes=False)
+    async def back_up(self, request: web.Request, wanted: BackupRequest) -> web.StreamResponse:
         """Answer 200 with a copy of the journal, also if its file was deleted."""
-        wanted = await self._parse(request, BackupRequest)
-        if isinstance(wanted, web.Response):
-            return wanted
         if wanted.journal != str(self._journal.path):
             return error_answer(409, f"journal: this daemon uses {printable(self._journal.path)}")
         async with contextlib.AsyncExitStack() as stack:
