@@ -7,12 +7,12 @@ import re
 import select
 import signal
 import struct
-import subprocess
-import sys
 import termios
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from tests.acceptance import warm
 
 SCREENS = Path(__file__).parent / "screens"
 _CONTROL = re.compile(r"\x1b\[(\?)?([\d;]*)([A-Za-z])|([\r\n\b])|([^\x1b\r\n\b]+)|\x1b.?")
@@ -34,16 +34,9 @@ class Session:
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         without = ("COLUMNS", "LINES", "NO_COLOR", "TEMWATCH_CONFIG")
         environment = {key: value for key, value in os.environ.items() if key not in without}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "daemon", *arguments],
-            stdin=terminal,
-            stdout=terminal,
-            stderr=terminal,
-            cwd=cwd,
-            env={**environment, "TERM": "xterm", "TZ": "UTC", "PYTHONPATH": str(SCREENS.parents[1]), **(env or {})},
-            start_new_session=True,
-        )
-        os.close(terminal)
+        environment |= {"TERM": "xterm", "TZ": "UTC", "PYTHONPATH": str(SCREENS.parents[1]), **(env or {})}
+        with open(terminal, "rb", buffering=0) as device:  # noqa: PTH123  it has a descriptor and no path
+            self.process = warm.start(arguments, device, device, cwd, environment, device)
 
     def press_ctrl_c(self) -> None:
         """Interrupt every process of the command, as the terminal would."""

@@ -21,8 +21,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -74,12 +75,22 @@ class WarmProcess:
         self._line.close()
 
 
-def start(arguments: Sequence[str], output: IO[bytes], errors: IO[bytes], cwd: Path | None = None) -> WarmProcess:
-    """Start `temwatch ARGUMENTS` in a session of its own, without input."""
+def start(
+    arguments: Sequence[str],
+    output: IO[bytes],
+    errors: IO[bytes],
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    standard_input: IO[bytes] | None = None,
+) -> WarmProcess:
+    """Start `temwatch ARGUMENTS` in a session of its own."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    request = {"arguments": list(arguments), "environment": dict(os.environ), "cwd": str(cwd or Path.cwd())}
-    with theirs:
-        files = [output.fileno(), errors.fileno(), theirs.fileno()]
+    variables = dict(os.environ if environment is None else environment)
+    request = {"arguments": list(arguments), "environment": variables, "cwd": str(cwd or Path.cwd())}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(theirs)
+        read = standard_input or stack.enter_context(Path(os.devnull).open("rb"))
+        files = [read.fileno(), output.fileno(), errors.fileno(), theirs.fileno()]
         socket.send_fds(_forking(), [json.dumps(request).encode()], files)
     return WarmProcess(ours, ["temwatch", *arguments])
 
@@ -142,7 +153,7 @@ def _serve(requests: socket.socket) -> list[str]:
                     _report(line, str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
                     line.close()
                     continue
-                text, (output, errors, descriptor) = _receive(requests)
+                text, (*standard, descriptor) = _receive(requests)
                 line = socket.socket(fileno=descriptor)
                 pid = os.fork()
                 if pid == 0:
@@ -151,17 +162,17 @@ def _serve(requests: socket.socket) -> list[str]:
                         os.close(ended)
                         other.close()
                     requests.close()
-                    return _become(json.loads(text), output, errors, line)
-                os.close(output)
-                os.close(errors)
+                    return _become(json.loads(text), standard, line)
+                for each in standard:
+                    os.close(each)
                 ended = os.pidfd_open(pid)
                 running[ended] = pid, line
                 selector.register(ended, selectors.EVENT_READ)
 
 
 def _receive(requests: socket.socket) -> tuple[bytes, list[int]]:
-    """Return a request with its three files; end this process when the tests have ended."""
-    text, files, _, _ = socket.recv_fds(requests, _REQUEST_BYTES, 3)
+    """Return a request with its four files; end this process when the tests have ended."""
+    text, files, _, _ = socket.recv_fds(requests, _REQUEST_BYTES, 4)
     if not text:
         os._exit(0)
     return text, files
@@ -172,15 +183,17 @@ def _report(line: socket.socket, text: str) -> None:
         line.send(text.encode())
 
 
-def _become(request: dict[str, Any], output: int, errors: int, line: socket.socket) -> list[str]:
+def _become(request: dict[str, Any], standard: Sequence[int], line: socket.socket) -> list[str]:
     """Make this process that of the request, and say its number once signals to its group reach it."""
     os.setsid()
-    os.dup2(output, 1)
-    os.dup2(errors, 2)
-    os.close(output)
-    os.close(errors)
+    for number, descriptor in enumerate(standard):  # none of them is 0, 1 or 2: this process has these
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115  as Python does
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(request["environment"])
+    time.tzset()
     os.chdir(request["cwd"])
     with line:
         _report(line, str(os.getpid()))

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import pytest
-from standin_control import MIPS, RAW, RESOLUTION_NM, Standin, client_of, lens, standin, tile_spec
+from standin_control import MIPS, RAW, RESOLUTION_NM, Standin, client_of, lens, tile_spec
 
 from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
 from handlers.errors import ReadBackDiffers, RenderRefused, StackNotLoading
@@ -19,12 +19,6 @@ from handlers.render.responses import PathBuilder
 
 Z = 1050.0
 BUILDER = PathBuilder(root_path="/m", number_of_levels=3, extension="tif")
-
-
-@pytest.fixture
-async def service() -> AsyncIterator[Standin]:
-    async with standin() as service:
-        yield service
 
 
 @pytest.fixture

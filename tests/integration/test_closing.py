@@ -143,10 +143,11 @@ async def test_a_foreign_tile_without_a_section_id_does_not_keep_a_stack_open(
 
 
 async def write_on(work: Bench, metafiles: list[Path], enough: asyncio.Event) -> None:
-    """Write a section every 0.2 s, each before the stacks have been quiet for long enough."""
+    """Write one section after the other: the stacks are never quiet for long enough."""
     while not enough.is_set():
         metafiles.append(work.write(1050 + len(metafiles)))
         await work.notice(metafiles[-1])
+        await work.reaches(metafiles[-1], MontageState.APPLIED, MontageState.COMPLETE)
         await asyncio.sleep(0.2)
 
 
@@ -236,9 +237,9 @@ async def test_no_step_begins_to_write_to_a_stack_whose_close_is_overdue(tmp_pat
         assert done == ["zeroth in version 0", "first in version 0", "second in version 1"]
 
 
-async def test_a_close_that_never_ends_does_not_block_writers_for_ever(
-    tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[StackId]:
+    """The closes that were begun; none of them ends."""
     begun: list[StackId] = []
 
     async def hang(_: RenderClient, stack: StackId, *arguments: Any, **options: Any) -> None:
@@ -246,6 +247,12 @@ async def test_a_close_that_never_ends_does_not_block_writers_for_ever(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(daemon.pipeline.stack_closer, "close_stack", hang)
+    return begun
+
+
+async def test_a_close_that_never_ends_does_not_block_writers_for_ever(
+    tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch, begun: list[StackId]
+) -> None:
     monkeypatch.setattr(daemon.pipeline.stacks, "MOST_BLOCKED_S", 0.3)
     async with bench(tmp_path, client, close_after_s=0.0) as work:
         first, second = work.write(1050), work.write(1051)
@@ -321,15 +328,8 @@ async def locked(_: RenderClient, stack: StackId, *arguments: Any, **options: An
 
 
 async def test_a_stopped_keeper_begins_no_close_and_a_cancelled_close_is_no_crash(
-    tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, client: RenderClient, begun: list[StackId]
 ) -> None:
-    begun: list[StackId] = []
-
-    async def hang(_: RenderClient, stack: StackId, *arguments: Any, **options: Any) -> None:
-        begun.append(stack)
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(daemon.pipeline.stack_closer, "close_stack", hang)
     async with bench(tmp_path, client, close_after_s=0.3) as work:
         first, second = work.write(1050), work.write(1051)
         await work.notice(first)

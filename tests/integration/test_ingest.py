@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from standin_control import RAW, RESOLUTION_NM, Standin, client_of, lens, standin, tile_spec
+from standin_control import RAW, RESOLUTION_NM, Standin, client_of, lens, tile_spec
 
 from handlers.errors import ReadBackDiffers, RenderRefused, RenderUnavailable, StackNotLoading
 from handlers.generate_tilespecs import ingest_tiles
@@ -17,12 +17,6 @@ from handlers.render.opening import ensure_loading
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 Z = 1050.0
-
-
-@pytest.fixture
-async def service() -> AsyncIterator[Standin]:
-    async with standin() as service:
-        yield service
 
 
 @pytest.fixture

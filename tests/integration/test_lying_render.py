@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -156,14 +157,20 @@ def test_a_reference_without_an_id_is_none() -> None:
     assert list(references({"type": "ref"})) == []
 
 
-def png(mode: str, size: tuple[int, int]) -> bytes:
+def png(mode: str) -> bytes:
     buffer = io.BytesIO()
-    Image.new(mode, size).save(buffer, "PNG")
+    Image.new(mode, (8, 8)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
+def said_to_have(side: int, picture: bytes) -> bytes:
+    """The picture with another width and height in its first chunk."""
+    chunk = b"IHDR" + side.to_bytes(4) * 2 + picture[24:29]
+    return picture[:12] + chunk + zlib.crc32(chunk).to_bytes(4) + picture[33:]
+
+
 PARAMETERS = b'{"tileSpecs": [{"mipmapLevels": {"0": {"imageUrl": "file:/a.tif"}}}]}'
-PICTURE = png("RGBA", (8, 8))
+PICTURE = png("RGBA")
 
 
 @pytest.mark.parametrize(
@@ -179,18 +186,21 @@ PICTURE = png("RGBA", (8, 8))
         (PARAMETERS, b"GIF89a"),
         (PARAMETERS, PICTURE[:45]),
         (PARAMETERS, PICTURE.replace(b"IDAT", b"JDAT")),
-        (PARAMETERS, png("L", (8, 8))),
-        (PARAMETERS, png("RGBA", (12_000, 12_000))),
+        (PARAMETERS, png("L")),
+        (PARAMETERS, said_to_have(12_000, PICTURE)),
     ],
     ids=lambda answer: repr(answer[:30]),
 )
 def test_a_malformed_answer_about_the_size_of_an_image_is_a_fault(
     monkeypatch: pytest.MonkeyPatch, parameters: bytes, picture: bytes
 ) -> None:
+    answers = {"GET": PARAMETERS, "PUT": PICTURE}
     monkeypatch.setattr(
-        "handlers.images.source._ask", lambda source, method, *rest: parameters if method == "GET" else picture
+        "handlers.images.source._ask", lambda source, method, *rest, **named: io.BytesIO(answers[method])
     )
     stack_url = "http://render:8080/render-ws/v1/owner/em/project/v1/stack/raw"
     source = RenderSource.of_image(stack_url, "t", 255)
+    require_served_size(source, 64, 64)
+    answers |= {"GET": parameters, "PUT": picture}
     with pytest.raises(Fault):
         require_served_size(source, 64, 64)

@@ -1,12 +1,11 @@
 """Outages of render-ws with all parts in this process: no montage loses an attempt, and work resumes by itself."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from standin_control import Standin, client_of, standin
+from standin_control import Standin, client_of
 
 from daemon.montages.states import MontageState, Step
 from daemon.pipeline import retry
@@ -23,12 +22,6 @@ SETTLED, COMPLETE, FAILED = MontageState.SETTLED, MontageState.COMPLETE, Montage
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch)
-
-
-@pytest.fixture
-async def service() -> AsyncIterator[Standin]:
-    async with standin() as service:
-        yield service
 
 
 async def attempts_at(work: Bench, metafile: Path, step: str) -> list[dict[str, Any]]:

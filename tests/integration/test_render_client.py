@@ -35,12 +35,6 @@ from handlers.render.responses import PathBuilder, StackState
 
 
 @pytest.fixture
-async def service() -> AsyncIterator[Standin]:
-    async with standin() as service:
-        yield service
-
-
-@pytest.fixture
 async def client(service: Standin) -> AsyncIterator[RenderClient]:
     async with client_of(service.url) as client:
         yield client

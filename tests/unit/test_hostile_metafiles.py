@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from sections import NAME, section
@@ -20,21 +21,25 @@ def many(count: int, value: str) -> str:
     return ",".join([value] * count)
 
 
-HOSTILE = {
-    "bytes": (OPEN + ',{"x":"' + "a" * (parse.MAX_METAFILE_BYTES) + '"}' + CLOSE, "at most 96 MiB"),
-    "lists": (OPEN + ',{"x":[' + many(MAX_VALUES, "[]") + "]}" + CLOSE, "at most 6,000,000 values"),
-    "elements": (OPEN + "," + many(MAX_VALUES, "{}") + CLOSE, "at most 6,000,000 values"),
-    "many elements": (OPEN + "," + many(1_000, "{}") + CLOSE, "at most 1,000 elements"),
-    "numbers for tiles": ("[{" + HEAD + '},{"data":[' + many(MAX_TILES + 1, "1") + "]}]", "at most 100,000 tiles"),
-    "a long tile": (
+Hostile = Callable[[], tuple[str, str]]
+HOSTILE: dict[str, Hostile] = {
+    "bytes": lambda: (OPEN + ',{"x":"' + "a" * (parse.MAX_METAFILE_BYTES) + '"}' + CLOSE, "at most 96 MiB"),
+    "lists": lambda: (OPEN + ',{"x":[' + many(MAX_VALUES, "[]") + "]}" + CLOSE, "at most 6,000,000 values"),
+    "elements": lambda: (OPEN + "," + many(MAX_VALUES, "{}") + CLOSE, "at most 6,000,000 values"),
+    "many elements": lambda: (OPEN + "," + many(1_000, "{}") + CLOSE, "at most 1,000 elements"),
+    "numbers for tiles": lambda: (
+        "[{" + HEAD + '},{"data":[' + many(MAX_TILES + 1, "1") + "]}]",
+        "at most 100,000 tiles",
+    ),
+    "a long tile": lambda: (
         "[{" + HEAD + '},{"data":[' + ROW[:-1] + ',"x":"' + "a" * MAX_TILE_BYTES + '"}]}]',
         r"data\[0\]: should have at most 262144 bytes",
     ),
-    "a long header": (
+    "a long header": lambda: (
         "[{" + HEAD[:-1] + ',"x":[' + many(MAX_HEADER_BYTES // 2, "1") + "]}},{" + DATA + "}]",
         "metadata: should have at most 1048576 bytes",
     ),
-    "a long transform": (
+    "a long transform": lambda: (
         OPEN + ',{"sharedTransform":"' + "a" * MAX_HEADER_BYTES + '"}' + CLOSE,
         "sharedTransform: should have at most 1048576 bytes",
     ),
@@ -43,7 +48,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_metafile_beyond_a_limit_is_refused(name: str) -> None:
-    text, problem = HOSTILE[name]
+    text, problem = HOSTILE[name]()
     with pytest.raises(MetafileFault, match=problem):
         parse_metafile(text.encode(), NAME)
 
