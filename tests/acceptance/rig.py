@@ -283,7 +283,7 @@ class Rig:
             written.replace(config)
         return config
 
-    def start(self, timeout_s: float = 60.0) -> None:
+    def start(self, timeout_s: float = 100.0) -> None:
         """Start the daemon, and return when it is ready."""
         config = self.config()
         log = self.root / f"{self.name}.log"

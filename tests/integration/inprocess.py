@@ -96,7 +96,7 @@ class Bench:
         with closing(sqlite3.connect(self.work.journal.path)) as connection:
             return rows.find(connection, rows.LATEST_OF_PATH, (path_to_uri(metafile),))
 
-    async def reaches(self, metafile: Path, *states: MontageState, timeout_s: float = 30.0) -> Montage:
+    async def reaches(self, metafile: Path, *states: MontageState, timeout_s: float = 60.0) -> Montage:
         """Wait until the montage has one of the states; fail if a part of the daemon ends before."""
         montage = None
         try:
@@ -108,7 +108,7 @@ class Bench:
             raise AssertionError(f"not {states}: {montage}") from None
         return montage
 
-    async def until(self, condition: Callable[[], Any], timeout_s: float = 20.0) -> None:
+    async def until(self, condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
         """Wait for a condition; fail if a part of the daemon ends before."""
         async with asyncio.timeout(timeout_s):
             while not condition():
