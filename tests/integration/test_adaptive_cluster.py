@@ -10,7 +10,8 @@ import pytest
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.report import MipmapReport
 from handlers.workers import pool as worker_pool
-from handlers.workers.pool import WorkerPool, open_executor, run_job
+from handlers.workers.opening import open_executor
+from handlers.workers.pool import WorkerPool, run_job
 from tests.integration import slow_tiles
 from tests.integration.cluster import Cluster, running_cluster, wait_for_crew
 from tests.integration.test_executors import job_for

@@ -13,7 +13,8 @@ from handlers.mipmaps.tile_jobs import tile_job
 from handlers.objects.requests import Objects
 from handlers.place import ObjectPlace
 from handlers.workers.cluster.ground import PROOF_PREFIX
-from handlers.workers.pool import open_executor, run_job
+from handlers.workers.opening import open_executor
+from handlers.workers.pool import run_job
 from tests import object_store
 from tests.integration.cluster import Cluster, on_host, running_cluster, wait_for_crew
 from tests.integration.test_executors import SIDE, job_for
