@@ -14,7 +14,6 @@ from handlers.acquisition.readers import READERS
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Rig, digest_tree, temwatch, verify_levels, wait_for
 
-formats = pytest.mark.parametrize("name", FORMATS)
 # A log that grows differs most from the other formats, which are whole files; those are left to the long tests.
 formats_in_full = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name == "sbemimage" else pytest.mark.slow) for name in FORMATS]
@@ -69,7 +68,7 @@ def test_every_format_has_a_simulated_microscope() -> None:
     assert FORMATS.keys() == READERS.keys()
 
 
-@formats
+@formats_in_full
 def test_sections_become_complete_verified_replayed_and_rebuilt(world: Rig, write: Write, name: str) -> None:
     before_the_start = write(1050)
     world.start()

@@ -191,6 +191,7 @@ async def pages_of(shown: Shown) -> list[str]:
     return [shown.url(path) for path in paths]
 
 
+@pytest.mark.slow  # tests/integration/test_pages.py reads the text of such pages
 async def test_hostile_names_do_nothing_and_no_page_breaks_the_policy(viewer: Viewer, face):
     for url in await odd_pages(face):
         page = await viewer.opens(url)

@@ -106,6 +106,7 @@ async def longest_turn_s(work: Callable[[], Awaitable[object]]) -> float:
     return min(longest)
 
 
+@pytest.mark.slow
 async def test_a_section_of_20_000_tiles_is_ingested_and_applied_in_short_turns(standin):
     specs = [spec(number) for number in range(TILES)]
     plan = MipmapPlan(Path("/data/mipmaps"))
