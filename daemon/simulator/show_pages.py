@@ -13,14 +13,14 @@ import aiohttp
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_S = 90.0
 """A browser gets this long for a screenshot."""
-HEIGHTS = {"overview": 720, "section": 1500, "tile": 1100}
+HEIGHTS = {"overview": 900, "section": 1500, "tile": 1100}
 _HTML = {"Accept": "text/html"}
 
 
 async def photograph_pages(
     http: aiohttp.ClientSession, url: str, montages: list[dict[str, Any]], output: Path
 ) -> list[Path]:
-    """Return screenshots of overview, section (with a heatmap) and tile.
+    """Return screenshots of overview, last section (with a heatmap) and one of its tiles.
 
     None where there is no browser, or no section is complete.
 
@@ -33,7 +33,7 @@ async def photograph_pages(
     complete = [montage for montage in montages if montage["state"] == "complete"]
     if browser is None or not complete:
         return []
-    section = f"{url}/montages/{complete[0]['id']}"
+    section = f"{url}/montages/{complete[-1]['id']}"  # it has the bad tiles
     pages = {"overview": f"{url}/", "section": f"{section}?show=focus", "tile": await _first_tile(http, section)}
     found = [await _photograph(browser, address, output / f"{name}.png", HEIGHTS[name])
              for name, address in pages.items() if address]  # fmt: skip

@@ -36,7 +36,8 @@ async def photographed(tmp_path: Path, montages: list[dict], tiles: list[str] | 
 
 
 async def test_overview_section_and_tile_are_photographed(browser, tmp_path):
-    assert await photographed(tmp_path, [{"id": 6, "state": "failed"}, COMPLETE], ["a", "b.1050.0"]) == {
+    former = [{"id": 5, "state": "complete"}, {"id": 6, "state": "failed"}]
+    assert await photographed(tmp_path, [*former, COMPLETE], ["a", "b.1050.0"]) == {
         "overview.png": "/",
         "section.png": "/montages/7?show=focus",
         "tile.png": "/montages/7/tiles/b.1050.0",
