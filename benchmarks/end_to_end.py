@@ -6,6 +6,7 @@ in one HTTP request, so the figures favour the old tool by the time of its JVMs.
 """
 
 import ctypes
+import io
 import json
 import multiprocessing
 import os
@@ -14,7 +15,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,6 @@ from benchmarks.common import (
     number,
     run_script,
 )
-from daemon.simulator.section import SectionPlan
 from handlers.acquisition.image_names import image_path
 from handlers.uris import path_to_uri, uri_to_path
 
@@ -42,29 +43,66 @@ SET_CHILD_SUBREAPER = 36
 """prctl(2)"""
 
 
+STEPS = ("ingest", "mipmaps", "apply", "NEAREST", "png")
+"""Of the three commands; then mipmaps once more, by PIL's NEAREST, and as png of some of the tiles."""
+WHOLE = STEPS[:3]
+NAMES = {
+    "ingest": "metafile to raw stack",
+    "mipmaps": "mipmaps, mean, tif",
+    "apply": "apply mipmaps",
+    "NEAREST": "mipmaps, PIL NEAREST, tif",
+    "png": "mipmaps, mean, png",
+}
+
+
 def measure(options: Options) -> Outcome:
-    """Run both pipelines in turn; each has stacks and level files of its own."""
-    tiles, side, runs = (8, 256, 1) if options.quick else (200, 3840, 3)
+    """Run both pipelines in turn, step by step; each has stacks and level files of its own."""
+    tiles, few, side, runs = (8, 4, 256, 1) if options.quick else (100, 10, 3840, 3)
     directory = options.directory
-    section = sections.plan(tiles, (side, side), 0)
-    sections.link_images(section, directory, sections.write_image(directory / "image.tif", (side, side)))
-    metafile = sections.put_metafile(section, directory)
-    taken: dict[str, list[Taken]] = {"temwatch": [], "old tool": []}
+    many, some = sections.plan(tiles, (side, side), 0), sections.plan(few, (side, side), 0)
+    image = sections.write_image(directory / "image.tif", (side, side))
+    metafiles = {}
+    for name, section in (("many", many), ("some", some)):
+        sections.link_images(section, directory / name, image)
+        metafiles[name] = sections.put_metafile(section, directory / name)
+    taken: dict[str, dict[str, list[Taken]]] = {step: {"temwatch": [], "old tool": []} for step in STEPS}
     with processes.standin(directory) as (_, url):
+        stack = f"{url}/owner/bench/project/old/stack"
+        _ours(url, "ingest", metafiles["some"], directory, "some")
+        _old(stack, "ingest", metafiles["some"], directory, "some")
         for _ in range(runs):
-            taken["temwatch"].append(of_whole_tree(lambda: ours(url, metafile, directory / "temwatch")))
-            taken["old tool"].append(of_whole_tree(lambda: old(url, metafile, section, directory / "old")))
-    return Outcome([row(f"{tiles} tiles of {side}x{side}", taken)])
+            for step in STEPS:
+                which = "some" if step == "png" else "many"
+                given = step, metafiles[which], directory, which
+                taken[step]["temwatch"].append(of_whole_tree(partial(_ours, url, *given)))
+                taken[step]["old tool"].append(of_whole_tree(partial(_old, stack, *given)))
+    made = sum(1 for _ in directory.glob("old/mipmaps/**/*.tif"))
+    assert made == len(many.tiles) * len(LEVELS), made
+    size = f"of {side}x{side}"
+    rows = [row(f"metafile to applied mipmaps by three commands, {tiles} tiles {size}", _summed(taken))]
+    rows += [row(f"{NAMES[step]}, {few if step == 'png' else tiles} tiles {size}", taken[step]) for step in STEPS]
+    return Outcome(rows)
 
 
-def row(what: str, taken: dict[str, list[Taken]]) -> Row:
+def _summed(taken: Mapping[str, Mapping[str, Sequence[Taken]]]) -> dict[str, list[Taken]]:
+    """Return the times of the three commands together."""
+    return {
+        name: [
+            Taken(sum(each.wall_s for each in round_), sum(each.cpu_s for each in round_))
+            for round_ in zip(*(taken[step][name] for step in WHOLE), strict=True)
+        ]
+        for name in ("temwatch", "old tool")
+    }
+
+
+def row(what: str, taken: Mapping[str, Sequence[Taken]]) -> Row:
     """Compare CPU, which a busy machine disturbs least."""
     cpu = {name: [each.cpu_s for each in many] for name, many in taken.items()}
     wall = {name: [each.wall_s for each in many] for name, many in taken.items()}
     ratio = median_ratio(cpu["old tool"], cpu["temwatch"])
     return Row(
         13,
-        f"metafile to applied mipmaps by three commands, {what}",
+        what,
         median_cpu_s(taken["temwatch"]),
         "s of CPU",
         1.5,
@@ -109,23 +147,31 @@ def _reap_and_report(work: Callable[[], object], sender: Any) -> None:
     sender.send((wall_s, sum(each.ru_utime + each.ru_stime for each in used)))
 
 
-def ours(url: str, metafile: Path, place: Path) -> None:
-    """Run the three commands."""
+def _ours(url: str, step: str, metafile: Path, directory: Path, stack: str) -> None:
+    """Run the command of a step."""
     address = url.removesuffix("/render-ws/v1").removeprefix("http://")
     host, _, port = address.partition(":")
     render = [f"--render.{key}={value}" for key, value in _render(host, port).items()]
-
-    def run(name: str, *arguments: str) -> None:
-        subprocess.run([sys.executable, "-m", "daemon", name, *render, *arguments], check=True, capture_output=True)
-
-    z = f"{Z:g}"
-    run("generate_EM_tilespecs_from_metafile", f"--metafile={metafile}", "--stack=raw", f"--z_index={z}")
-    mipmaps = (f"--z={z}", "--levels=6", "--method=block_reduce", f"--pool_size={WORKERS}", f"--output_dir={place}")
-    run("generate_mipmaps", "--input_stack=raw", *mipmaps)
-    run(
-        "apply_mipmaps_to_render",
-        *("--input_stack=raw", "--output_stack=mips", f"--z={z}", f"--mipmap_dir={place}", "--levels=6"),
-    )
+    z, place = f"{Z:g}", directory / "temwatch" / step
+    mipmaps = ("generate_mipmaps", f"--input_stack={stack}", f"--z={z}", "--levels=6", f"--pool_size={WORKERS}")
+    applied = f"--mipmap_dir={directory / 'temwatch' / 'mipmaps'}"
+    arguments = {
+        "ingest": (
+            "generate_EM_tilespecs_from_metafile",
+            f"--metafile={metafile}",
+            f"--stack={stack}",
+            f"--z_index={z}",
+        ),
+        "mipmaps": (*mipmaps, "--method=block_reduce", f"--output_dir={place}"),
+        "apply": (
+            *("apply_mipmaps_to_render", f"--input_stack={stack}", "--output_stack=mips"),
+            *(f"--z={z}", applied, "--levels=6"),
+        ),
+        "NEAREST": (*mipmaps, "--method=PIL", "--PIL_filter=NEAREST", f"--output_dir={place}"),
+        "png": (*mipmaps, "--method=block_reduce", "--imgformat=png", f"--output_dir={place}"),
+    }
+    command = [sys.executable, "-m", "daemon", arguments[step][0], *render, *arguments[step][1:]]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def _render(host: str, port: str) -> dict[str, str]:
@@ -135,35 +181,36 @@ def _render(host: str, port: str) -> dict[str, str]:
 # --- the old pipeline
 
 
-def old(url: str, metafile: Path, section: SectionPlan, place: Path) -> None:
-    """Run the three steps, each as a process."""
-    stack = f"{url}/owner/bench/project/old/stack"
-    for step in ("ingest", "mipmaps", "apply"):
-        command = [sys.executable, "-m", "benchmarks.end_to_end", "--old-step", step, stack, str(metafile), str(place)]
-        subprocess.run(command, check=True)
-    made = sum(1 for _ in place.rglob("*.tif"))
-    assert made == len(section.tiles) * len(LEVELS), made
+def _old(stacks: str, step: str, metafile: Path, directory: Path, stack: str) -> None:
+    """Run a step as a process."""
+    places = [str(directory / "old" / ("mipmaps" if step == "apply" else step)), f"{stacks}/{stack}", f"{stacks}/mips"]
+    command = [sys.executable, "-m", "benchmarks.end_to_end", "--old-step", step, str(metafile), *places]
+    subprocess.run(command, check=True)
 
 
-def old_step(step: str, stack: str, metafile: Path, place: Path) -> None:
+def old_step(step: str, metafile: Path, place: Path, stack: str, applied: str) -> None:
     """Run one step of the old pipeline."""
     if step == "ingest":
-        _create(f"{stack}/raw")
-        _put(f"{stack}/raw", _specs_of(json.loads(metafile.read_bytes()), metafile.parent))
-    elif step == "mipmaps":
-        images = [uri_to_path(spec.ip[0].imageUrl) for spec in _specs_in(f"{stack}/raw")]
-        with multiprocessing.get_context("fork").Pool(WORKERS) as pool:
-            pool.starmap(_block_reduced, [(image, place) for image in images])
-    else:
+        _create(stack)
+        _put(stack, _specs_of(json.loads(metafile.read_bytes()), metafile.parent))
+    elif step == "apply":
         from renderapi.image_pyramid import MipMap
 
-        specs = _specs_in(f"{stack}/raw")
+        specs = _specs_in(stack)
         for spec in specs:
             image = uri_to_path(spec.ip[0].imageUrl)
             for level in LEVELS:
                 spec.ip[level] = MipMap(imageUrl=path_to_uri(_level_path(image, place, level)))
-        _create(f"{stack}/mips")
-        _put(f"{stack}/mips", specs)
+        _create(applied)
+        _put(applied, specs)
+    else:
+        images = [uri_to_path(spec.ip[0].imageUrl) for spec in _specs_in(stack)]
+        with multiprocessing.get_context("fork").Pool(WORKERS) as pool:
+            if step == "NEAREST":
+                pool.starmap(_resized, [(image, place) for image in images])
+            else:
+                extension = ".png" if step == "png" else ".tif"
+                pool.starmap(_block_reduced, [(image, place, extension) for image in images])
 
 
 def _specs_of(content: Any, directory: Path) -> list[Any]:
@@ -191,7 +238,17 @@ def _specs_of(content: Any, directory: Path) -> list[Any]:
     ]
 
 
-def _block_reduced(image: Path, place: Path) -> None:
+def _resized(image: Path, place: Path) -> None:
+    """Make each level from level 0."""
+    with Image.open(io.BytesIO(image.read_bytes())) as file:
+        for level in LEVELS:
+            path = _level_path(image, place, level)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            size = file.width >> level, file.height >> level
+            file.resize(size, Image.Resampling.NEAREST).save(path)
+
+
+def _block_reduced(image: Path, place: Path, extension: str) -> None:
     """Make each level from the one before, truncated."""
     from skimage.measure import block_reduce
 
@@ -199,13 +256,13 @@ def _block_reduced(image: Path, place: Path) -> None:
         pixels = np.array(file)
     for level in LEVELS:
         pixels = block_reduce(pixels, (2, 2), func=np.mean).astype(pixels.dtype)
-        path = _level_path(image, place, level)
+        path = _level_path(image, place, level, extension)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
 
 
-def _level_path(image: Path, place: Path, level: int) -> Path:
-    return place / str(level) / f"{str(image).lstrip('/')}.tif"
+def _level_path(image: Path, place: Path, level: int, extension: str = ".tif") -> Path:
+    return place / str(level) / f"{str(image).lstrip('/')}{extension}"
 
 
 def _create(stack: str) -> None:
@@ -235,6 +292,6 @@ def _request(url: str, method: str, body: bytes | None = None) -> bytes:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--old-step"]:
-        old_step(sys.argv[2], sys.argv[3], Path(sys.argv[4]), Path(sys.argv[5]))
+        old_step(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), *sys.argv[5:])
     else:
         run_script("end_to_end", measure)
