@@ -556,7 +556,7 @@ class TestAProcessThatHangs:
         monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
         with open_executor("processes", 1, job_timeout_s=2.0) as pool:
             began = time.monotonic()
-            with pytest.raises(WorkerFault, match="given up"):
+            with pytest.raises(WorkerFault, match="and was replaced"):
                 await pool.run_alone(job_for(tmp_path, "hang"))
             assert time.monotonic() - began < 30
             assert (await run_job(pool, job_for(tmp_path, "next"))).fault is None
