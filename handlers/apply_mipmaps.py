@@ -24,7 +24,7 @@ from handlers.render.responses import PathBuilder
 from handlers.render.sessions import PartialResolution, fill_resolution, leave_stack, restore_stack, write_while_loading
 from handlers.render.tiles import MOST_TILES
 from handlers.render.z_values import absent_z_failure, find_z, no_tiles_fault
-from handlers.text import abbreviate
+from handlers.text import abbreviate, counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class LayersReport:
     def __repr__(self) -> str:
         """Return the outcome as a person reads it."""
         state = "COMPLETE" if self.complete else "LOADING"
-        layers = f"{len(self.zs)} {'layer' if len(self.zs) == 1 else 'layers'}"
+        layers = counted(len(self.zs), "layer")
         outcome = f"{self.target}: {self.tile_count} tiles of {layers} have their mipmaps"
         return "\n".join([f"{outcome}; the stack is {state}", *failure_lines(self.failures)])
 

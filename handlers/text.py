@@ -145,6 +145,19 @@ def excerpt(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun.
+
+    Parameters
+    ----------
+    plural : of a noun that has no plural with s.
+
+    >>> counted(1, "montage"), counted(2_772, "tile"), counted(0, "process", "processes")
+    ('1 montage', '2,772 tiles', '0 processes')
+    """
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 def byte_size(count: int) -> str:
     """Return a number of bytes with a suitable unit.
 
@@ -154,7 +167,7 @@ def byte_size(count: int) -> str:
     for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= factor:
             return f"{count / factor:.2f} {unit}"
-    return f"{count} byte" if count == 1 else f"{count} bytes"
+    return counted(count, "byte")
 
 
 def distinct_byte_sizes(count: int, other: int) -> tuple[str, str]:

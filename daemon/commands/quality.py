@@ -28,7 +28,7 @@ from handlers.quality.numbers import UNITS, Floats
 from handlers.quality.rules import Finding, Verdict
 from handlers.quality.shown import Number, heatmap_of, values_of
 from handlers.quality.verdict import tile_values
-from handlers.text import printable
+from handlers.text import counted, printable
 
 MOST_SHOWN = 10
 """Tiles of a rule in the table."""
@@ -91,7 +91,7 @@ async def quality(settings: Settings, selection: Selection, say: Say, form: Form
             if pictures:
                 await _draw(settings, judged, scales, pictures, say if form is Form.TABLE else lambda _: None)
     if form is Form.TABLE:
-        say(f"{shown} montages with quality numbers, {len(montages) - shown} without; {failed} failed")
+        say(f"{counted(shown, 'montage')} with quality numbers, {len(montages) - shown} without; {failed} failed")
     return 1 if failed or not shown else 0
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from daemon.commands.causes import Cause, Montage, by_cause, cause_of, z_ranges
 from daemon.commands.status import Report, watch_names
 from daemon.montages.states import STEP_OF_STATE, UNFINISHED, MontageState
-from handlers.text import byte_size, fitted
+from handlers.text import byte_size, counted, fitted
 
 INDENT = 12
 MOST_GROUPS = 10
@@ -112,7 +112,7 @@ def _worker_lines(report: Report, view: View) -> Iterator[str]:
     where = f" of {workers['scheduler']}" if workers["scheduler"] else ""
     total = {key: sum(host[key] for host in hosts) for key in ("workers", "refused", "threads", "tiles_in_flight")}
     tiles = f"{workers['tiles_submitted']:,} tiles queued or in work"
-    text = f"{_crew(total)} on {_number(len(hosts), 'host')}{where}; {tiles}"
+    text = f"{_crew(total)} on {counted(len(hosts), 'host')}{where}; {tiles}"
     yield from _entry("workers", text, view)
     if len(hosts) > 1:
         for host in hosts[:MOST_HOSTS]:
@@ -123,7 +123,7 @@ def _worker_lines(report: Report, view: View) -> Iterator[str]:
 
 def _crew(counts: Mapping[str, int]) -> str:
     refused = f" ({counts['refused']:,} refused)" if counts["refused"] else ""
-    return f"{_number(counts['workers'], 'worker')}{refused}, {_number(counts['tiles_in_flight'], 'tile')} in flight"
+    return f"{counted(counts['workers'], 'worker')}{refused}, {counted(counts['tiles_in_flight'], 'tile')} in flight"
 
 
 def _progress_lines(report: Report, view: View) -> Iterator[str]:
@@ -143,22 +143,22 @@ def _progress_lines(report: Report, view: View) -> Iterator[str]:
             if view.watch in (None, watch)
         )
         oldest = min(montage["noticed_at"] for montage in unfinished)
-        yield from _entry("backlog", f"{_number(count, 'montage')}, the oldest noticed {_since(oldest, view)}", view)
+        yield from _entry("backlog", f"{counted(count, 'montage')}, the oldest noticed {_since(oldest, view)}", view)
 
 
 def _montage_lines(report: Report, view: View) -> Iterator[str]:
     failed = [each for each in report["montages"] if each["state"] == MontageState.FAILED and _is_shown(each, view)]
     if failed:
-        yield from ["", f"FAILED: {_number(len(failed), 'montage')}, by cause"]
+        yield from ["", f"FAILED: {counted(len(failed), 'montage')}, by cause"]
         yield from _groups(by_cause(failed), view)
     unfinished = _unfinished(report, view)
     if view.failed or not unfinished:
         return
     if view.by_cause:
-        yield from ["", f"UNFINISHED: {_number(len(unfinished), 'montage')}, by cause"]
+        yield from ["", f"UNFINISHED: {counted(len(unfinished), 'montage')}, by cause"]
         yield from _groups(by_cause(unfinished), view)
     else:
-        yield from ["", f"UNFINISHED: {_number(len(unfinished), 'montage')}, the oldest first"]
+        yield from ["", f"UNFINISHED: {counted(len(unfinished), 'montage')}, the oldest first"]
         yield from _oldest(unfinished, view)
 
 
@@ -168,14 +168,14 @@ def _groups(causes: Sequence[Cause], view: View) -> Iterator[str]:
         yield from _group(cause, view)
     if len(shown) < len(causes):
         rest = sum(len(cause.montages) for cause in causes[MOST_GROUPS:])
-        more = f"and {len(causes) - len(shown)} more causes of {_number(rest, 'montage')}"
+        more = f"and {len(causes) - len(shown)} more causes of {counted(rest, 'montage')}"
         yield f"  {more}: temwatch status --by-cause shows all"
 
 
 def _group(cause: Cause, view: View) -> Iterator[str]:
     montages = cause.montages
     kind = f"{montages[0]['fault']['kind']}, " if montages[0]["fault"] else ""
-    tiles = f", {_number(cause.tiles, 'tile')}" if cause.tiles else ""
+    tiles = f", {counted(cause.tiles, 'tile')}" if cause.tiles else ""
     yield from _wrapped(f"{len(montages)} x {kind}{z_ranges(montages)}{tiles}", view, 2)
     if view.failed:
         for montage in montages:
@@ -208,7 +208,7 @@ def _oldest(unfinished: Sequence[Montage], view: View) -> Iterator[str]:
 
 def _line(montage: Montage, view: View) -> str:
     z = "z unknown" if montage["z"] is None else f"z {montage['z']:g}"
-    tiles = f", {_number(montage['tiles'], 'tile')}" if montage["tiles"] else ""
+    tiles = f", {counted(montage['tiles'], 'tile')}" if montage["tiles"] else ""
     state = "" if montage["state"] == MontageState.FAILED else f", {montage['state']}"
     return f"{z}{tiles}{state}, {_times([montage], view)}"
 
@@ -220,7 +220,7 @@ def _times(montages: Sequence[Montage], view: View) -> str:
         steps = [STEP_OF_STATE[state] for state in MontageState if state in failed_in and state in STEP_OF_STATE]
         step = f" in step {' or '.join(steps)}" if steps else ""
         attempt = max(montage["attempt"] for montage in montages)
-        attempts = f" after {_number(attempt, 'attempt')}" if attempt else ""
+        attempts = f" after {counted(attempt, 'attempt')}" if attempt else ""
         return f"failed {_span([montage['changed_at'] for montage in montages], view)}{step}{attempts}"
     since = [montage["noticed_at"] for montage in montages]
     next_tries = [montage["next_try_at"] for montage in montages if montage.get("next_try_at")]
@@ -251,10 +251,6 @@ def _since(text: str, view: View) -> str:
     minutes = int(seconds // 60)
     ago = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes or 'less than 1'} min"
     return f"{_time(text, view)} ({ago} ago)"
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def _unfinished(report: Report, view: View) -> list[Montage]:

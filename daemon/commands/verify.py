@@ -27,7 +27,7 @@ from daemon.pipeline.replay.selection import Selection
 from handlers.errors import Fault, SettingsFault
 from handlers.progress import progress_bar
 from handlers.render.client import RenderClient
-from handlers.text import printable
+from handlers.text import counted, printable
 from handlers.verify import Difference, Kind
 
 Cause = tuple[Kind, str]
@@ -257,11 +257,15 @@ class _TextReport:
         """Print a line for each cause that several montages share, and one line with the totals."""
         for cause, (count, montages) in totals.causes.items():
             if montages > 1:
-                self._say(cause_line(cause, count, f"in {montages} montages"))
-        differing = f"{totals.differences} differences in {len(totals.replay)} montages"
+                self._say(cause_line(cause, count, f"in {counted(montages, 'montage')}"))
+        differing = f"{counted(totals.differences, 'difference')} in {counted(len(totals.replay), 'montage')}"
         not_judged = f"; {len(totals.not_judged)} not judged" if totals.not_judged else ""
         found = differing if totals.differences else "no difference"
-        self._say(f"{totals.montages} montages, {totals.tiles} tiles, {totals.files} mipmap files: {found}{not_judged}")
+        looked_at = (
+            f"{counted(totals.montages, 'montage')}, {counted(totals.tiles, 'tile')}, "
+            f"{counted(totals.files, 'mipmap file')}"
+        )
+        self._say(f"{looked_at}: {found}{not_judged}")
 
 
 class _VerboseReport(_TextReport):

@@ -8,6 +8,7 @@ from daemon.journal.judged import Broken
 from daemon.notify.alerting import AlertKind, Condition
 from daemon.pipeline.health import Facts
 from daemon.watching.roots import RootHealth, RootStatus
+from handlers.text import counted
 
 FILLS_S = 6 * 3600.0
 WORKERS_LOST = 3
@@ -57,7 +58,7 @@ def accessible(roots: Iterable[RootHealth]) -> frozenset[str]:
 
 def _of_differing(differing: Differing) -> Condition:
     advice = f"; replay it from {differing.start}" if differing.start else ""
-    count = f"{differing.differences} difference{'' if differing.differences == 1 else 's'}"
+    count = counted(differing.differences, "difference")
     text = f"{_name(differing.montage_id, differing.z)}: `temwatch verify` found {count}{advice}"
     return Condition(AlertKind.DIFFERENCES, differing.watch, f"montages/{differing.montage_id}", text)
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from handlers.quality.colours import DIVERGING, OUTSIDE, SEQUENTIAL, UNKNOWN, Colours, colour_index
+from handlers.text import counted
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -170,8 +171,7 @@ def _legend_lines(heatmap: Heatmap) -> list[str]:
 
 
 def _tiles(flags: Flags) -> str:
-    count = int(flags.sum())
-    return "1 tile" if count == 1 else f"{count} tiles"
+    return counted(int(flags.sum()), "tile")
 
 
 def _corner_text(heatmap: Heatmap) -> str:

@@ -64,7 +64,7 @@ def test_a_journal_deleted_beside_the_daemon_is_reported_and_saved_through_it(ru
     assert "temwatch journal backup FILE" in reason
     copy = tmp_path / "saved.sqlite"
     done = run(running_rig, "journal", "backup", copy)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"1 montages are in {copy}\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"1 montage is in {copy}\n", "")
     assert running_rig.daemon.stop() == 0
     shutil.move(copy, journal(running_rig))
     running_rig.start()

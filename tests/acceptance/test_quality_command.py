@@ -33,7 +33,7 @@ def test_the_command_shows_verdicts_numbers_and_pictures_of_selected_montages(ri
     assert title.split() == ["rule", "value", "limit", "tile"]
     focus = [row.split() for row in rows if row.split()[0] == "min_focus"]
     assert focus == [["min_focus", "3.25", "20", names[1]], ["min_focus", "19.5", "20", names[0]]]
-    assert shown.stdout.splitlines()[-1] == "1 montages with quality numbers, 0 without; 1 failed"
+    assert shown.stdout.splitlines()[-1] == "1 montage with quality numbers, 0 without; 1 failed"
 
     as_csv = list(csv.DictReader(io.StringIO(temwatch("quality", "--csv", *config).stdout)))
     assert {row["z"] for row in as_csv} == {"1050.0", "1051.0"}

@@ -153,4 +153,4 @@ def test_frames_of_a_supermontage_are_one_montage_that_grows(world: Rig) -> None
     wait_for(lambda: len(world.tiles(f"{SPECIMEN}_mips", 7.0)) == 4, PATIENCE_S, lambda: str(world.montages()))
     world.wait_until("complete", path, timeout_s=PATIENCE_S)
     assert verify_levels(world.tiles(f"{SPECIMEN}_mips", 7.0)) == 4 * 6
-    assert "1 montages, 4 tiles" in command(world, "verify")
+    assert "1 montage, 4 tiles" in command(world, "verify")

@@ -80,7 +80,7 @@ def delete(rig: Rig, stack: str) -> None:
 def test_an_intact_montage_has_no_difference_and_nothing_is_changed(running_rig: Rig, complete):
     before = digest_tree(running_rig.root / "mipmaps"), running_rig.requests()
     done = verify(running_rig)
-    assert (done.returncode, done.stdout) == (0, "1 montages, 4 tiles, 24 mipmap files: no difference\n")
+    assert (done.returncode, done.stdout) == (0, "1 montage, 4 tiles, 24 mipmap files: no difference\n")
     assert digest_tree(running_rig.root / "mipmaps") == before[0]
     asked = running_rig.requests()[len(before[1]) :]
     assert {each["method"] for each in asked} == {"GET"}

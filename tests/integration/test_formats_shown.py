@@ -159,7 +159,7 @@ async def test_a_slice_of_three_grids_is_shown_turned_and_enlarged_at_its_place(
             numbers = (await answer.json())["numbers"]
         assert numbers["raster_col"] == [0, 1, 0, 1, 3, 5]
         assert numbers["interval"] == [None, 7, 7, 7, 7, 7]
-        assert "1 montages with quality numbers, 0 without; 0 failed" in await lines_of(running)
+        assert "1 montage with quality numbers, 0 without; 0 failed" in await lines_of(running)
         await check_growing_and_moved_log(client, running, montage, mosaic)
 
 
@@ -202,7 +202,7 @@ async def test_a_region_of_multisem_without_a_lattice_is_shown_in_the_order_of_i
         mosaic = await picture_at(client, f"/api/montages/{montage.id}/mosaic.png")
         assert mosaic.shape[:2] == (100, 380)
         assert np.array_equal(mosaic[..., 0], field[:100, :380])
-        assert "1 montages with quality numbers, 0 without; 0 failed" in await lines_of(running, tmp_path / "drawn")
+        assert "1 montage with quality numbers, 0 without; 0 failed" in await lines_of(running, tmp_path / "drawn")
         drawn = {path.name.partition("montage1_")[2] for path in (tmp_path / "drawn").iterdir()}
         assert drawn == {"saturation.png", "mosaic.png"}
 

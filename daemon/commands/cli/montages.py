@@ -10,6 +10,7 @@ from daemon.commands.cli.exits import input_or_exit, run_or_exit, settings_or_ex
 from daemon.commands.cli.log import log_warnings
 from daemon.commands.cli.options import SelectingCommand, config_option, selecting
 from daemon.commands.cli.output import complain, hint, say, say_lines
+from handlers.text import counted
 
 MAX_PATHS = 5_000
 """Paths of one selection of `verify`."""
@@ -291,7 +292,7 @@ def backup(file: Path, config_path: Path | None) -> None:
         token_or_none(settings),
     )
     montages = run_or_exit(asyncio.to_thread(back_up, *where))
-    say(f"{montages} montages are in {file}")
+    say(f"{counted(montages, 'montage')} {'is' if montages == 1 else 'are'} in {file}")
 
 
 @journal.command(short_help="Try the migration of an upgrade on a copy.")

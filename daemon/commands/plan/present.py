@@ -8,6 +8,7 @@ from typing import Any
 from daemon.commands.plan.costs import Costs
 from daemon.commands.plan.measured import MeasuredRun
 from daemon.commands.plan.servers import Plan, Resource
+from handlers.text import counted
 
 PLACES = {"disk": "on the server's disk", "mount": "on a file server", "object": "in an object store"}
 MOST_SHOWN = 10_000
@@ -19,12 +20,12 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     """Yield the load, a table of resources, and the servers."""
     facility, load = plan.facility, plan.load
     yield (
-        f"{_count(facility.scopes, 'microscope')}, {figure(load.tiles_per_s)} tiles/s of"
+        f"{counted(facility.scopes, 'microscope')}, {figure(load.tiles_per_s)} tiles/s of"
         f" {facility.width}x{facility.height}, {facility.depth} bit, {PLACES[facility.raw]}:"
         f" {figure(load.level0_mb_s)} MB/s"
     )
     yield (
-        f"{_count(facility.levels, 'level')}, {facility.format}, {facility.level_depth} bit, {PLACES[facility.store]}:"
+        f"{counted(facility.levels, 'level')}, {facility.format}, {facility.level_depth} bit, {PLACES[facility.store]}:"
         f" {figure(load.levels_mb_s)} MB/s, {figure(load.level_files_per_s)} files/s"
     )
     yield ""
@@ -44,10 +45,10 @@ def _server_lines(plan: Plan) -> Iterator[str]:
         return
     usable = figure(100 * plan.resources[0].usable)
     yield (
-        f"{_count(plan.servers, 'server')}: one serves {_count(plan.scopes_each, 'microscope')}, limited by"
+        f"{counted(plan.servers, 'server')}: one serves {counted(plan.scopes_each, 'microscope')}, limited by"
         f" {plan.limit.name} (the plan uses {usable} % of each resource)"
     )
-    busy = _count(plan.workers_each, "worker process", "es")
+    busy = counted(plan.workers_each, "worker process", "worker processes")
     yield f"on each: {busy} busy, {figure(plan.memory_each_mib)} MiB of memory"
 
 
@@ -112,10 +113,6 @@ def figure(value: float) -> str:
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     text = f"{value:,.{digits}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _count(number: int, noun: str, plural: str = "s") -> str:
-    return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
