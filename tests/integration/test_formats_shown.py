@@ -100,6 +100,12 @@ def write_table(region: Path, field: Grey) -> Path:
     return table
 
 
+def halved(pixels: Grey) -> npt.NDArray[np.float64]:
+    """Return the means of blocks of two by two pixels."""
+    height, width = pixels.shape
+    return pixels.reshape(height // 2, 2, width // 2, 2).mean((1, 3))
+
+
 @asynccontextmanager
 async def pages_of(running: Bench) -> AsyncIterator["TestClient[Any, Any]"]:
     async def facts() -> Any:
@@ -146,15 +152,15 @@ async def test_a_slice_of_three_grids_is_shown_turned_and_enlarged_at_its_place(
         assert "6 of 6 tiles have mipmaps" in text
         assert re.search(r'<img class="picture"[^>]*width="665" height="700"', text)
         mosaic = await picture_at(client, f"/api/montages/{montage.id}/mosaic.png")
-        assert mosaic.shape[:2] == (400, 380)
-        for rows, columns in (((0, 180), (0, 380)), ((202, 398), (252, 348)), ((204, 296), (4, 196))):
+        assert mosaic.shape[:2] == (200, 190)  # of level 1
+        for rows, columns in (((0, 90), (0, 190)), ((101, 199), (126, 174)), ((102, 148), (2, 98))):
             seen = mosaic[slice(*rows), slice(*columns), 0].astype(int)
-            assert np.abs(seen - field[slice(*rows), slice(*columns)]).mean() < 3, (rows, columns)
+            assert np.abs(seen - halved(field)[slice(*rows), slice(*columns)]).mean() < 3, (rows, columns)
 
         async with client.get(f"/montages/{montage.id}/at?column=5&row=0", headers=HTML) as answer:
             tile = await answer.text()
         assert "0002" in tile
-        assert "working distance" in tile
+        assert "working distance" in tile.lower()
         async with client.get(f"/api/montages/{montage.id}/tiles") as answer:
             numbers = (await answer.json())["numbers"]
         assert numbers["raster_col"] == [0, 1, 0, 1, 3, 5]
@@ -200,8 +206,8 @@ async def test_a_region_of_multisem_without_a_lattice_is_shown_in_the_order_of_i
         assert (montage.z, montage.tile_count, montage.findings) == (3.0, 2, ())
         await page_of(client, montage)
         mosaic = await picture_at(client, f"/api/montages/{montage.id}/mosaic.png")
-        assert mosaic.shape[:2] == (100, 380)
-        assert np.array_equal(mosaic[..., 0], field[:100, :380])
+        assert mosaic.shape[:2] == (50, 190)  # of level 1
+        assert np.abs(mosaic[..., 0] - halved(field[:100, :380])).max() <= 0.5
         assert "1 montage with quality numbers, 0 without; 0 failed" in await lines_of(running, tmp_path / "drawn")
         drawn = {path.name.partition("montage1_")[2] for path in (tmp_path / "drawn").iterdir()}
         assert drawn == {"saturation.png", "mosaic.png"}
