@@ -1,6 +1,7 @@
 """Directories below a container are opened and made without following links."""
 
 import errno
+import fcntl
 import io
 import os
 import shutil
@@ -76,6 +77,22 @@ class TestOpening:
         with pytest.raises(PermissionError):
             Container.of(tmp_path).open_directory(tmp_path / "a", create=True, made=fail)
         assert {path.name for path in Path("/proc/self/fd").iterdir()} == before
+
+    @pytest.mark.parametrize("kind", ["link", "file"])
+    def test_what_another_program_puts_in_the_place_of_a_directory_is_refused(self, tmp_path: Path, kind: str) -> None:
+        (tmp_path / "outside").mkdir()
+
+        def meanwhile(_: int, path: str) -> None:
+            if kind == "link":
+                Path(path, "b").symlink_to(tmp_path / "outside")
+            else:
+                Path(path, "b").write_text("")
+
+        (tmp_path / "root").mkdir()
+        root = Container.of(tmp_path / "root")
+        with pytest.raises(OSError) as refused:  # noqa: PT011  the number decides
+            root.open_directory(tmp_path / "root/a/b", create=True, made=meanwhile)
+        assert refused.value.errno in (errno.ELOOP, errno.ENOTDIR)
 
     def test_a_file_in_the_place_of_a_directory_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "a").write_text("")
@@ -199,6 +216,14 @@ class TestReadingBeneath:
         self, watch: Container, name: str, found: str
     ) -> None:
         assert read(watch, watch.path / name) == found
+
+    def test_files_are_opened_with_the_flags_that_were_asked_for(self, watch: Container) -> None:
+        descriptor = watch.open_beneath(watch.path / "a/image", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            assert fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_NONBLOCK
+            assert fcntl.fcntl(descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+        finally:
+            os.close(descriptor)
 
     def test_a_circle_of_links_is_refused(self, watch: Container) -> None:
         assert read(watch, watch.path / "a/circle") in ("ELOOP", "EXDEV")
