@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Future
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from handlers.errors import WorkersUnavailable
+from handlers.mipmaps.job import MipmapJob
 from handlers.workers.cluster import executor as cluster
 from handlers.workers.cluster import members
 from handlers.workers.cluster.access import ClusterAccess
@@ -47,6 +50,8 @@ class Scheduler:
         self.is_lost = False
         self.sent: list[Sent] = []
         self.blind: set[str] = set()
+        self.wanted: list[SimpleNamespace] = []
+        """Tasks that no worker can do."""
 
     @contextlib.asynccontextmanager
     async def connect(self, _: ClusterAccess) -> AsyncIterator["Scheduler"]:
@@ -75,10 +80,16 @@ class Scheduler:
         self.sent.append(Sent(workers))
         return self.sent[-1]
 
+    def submit_for_nobody(self, key: str) -> SimpleNamespace | None:
+        if self.is_lost:
+            return None
+        self.wanted.append(SimpleNamespace(status="pending", is_released=False))
+        return self.wanted[-1]
+
     async def result(self, remote: Sent) -> Any:
         return await remote.answer
 
-    def release(self, remote: Sent) -> None:
+    def release(self, remote: Sent | SimpleNamespace) -> None:
         remote.is_released = True
 
     def is_killed_worker(self, answer: object) -> bool:
@@ -123,6 +134,20 @@ def test_a_job_has_the_result_or_the_exception_of_its_worker(scheduler: Schedule
     wait_for(lambda: executor.crew.tiles == 0, "no job is left")
 
 
+def test_a_job_waits_for_a_worker(scheduler: Scheduler, executor: ClusterExecutor) -> None:
+    scheduler.found.clear()
+    wait_for(lambda: not executor.crew.members and not executor.crew.fault, "no worker is left")
+    waiting = job(executor)
+    wait_for(lambda: executor.crew.without_worker_s > 0, "it is known that no worker is there")
+    assert scheduler.sent == []
+    wait_for(lambda: len(scheduler.wanted) == 1, "the scheduler sees that a job waits")
+    scheduler.found.add(TWO)
+    sent = scheduler.task(1)
+    assert sent.workers == {TWO}
+    sent.answers(Answer(3))
+    assert waiting.result(60) == 3
+
+
 def test_a_job_whose_workers_are_all_gone_is_submitted_again(scheduler: Scheduler, executor: ClusterExecutor) -> None:
     done = job(executor)
     assert scheduler.task(1).workers == {ONE}
@@ -156,6 +181,33 @@ def test_a_task_that_the_scheduler_lost_is_submitted_again(scheduler: Scheduler,
     assert done.result(60) == 3
 
 
+def test_a_lost_scheduler_is_news_once_and_its_jobs_are_done_when_it_is_back(
+    scheduler: Scheduler, executor: ClusterExecutor
+) -> None:
+    wait_for(lambda: not executor.crew.fault, "connected")
+    news: list[str] = []
+    executor.on_change = news.append
+    done = job(executor)
+    scheduler.task(1)
+    scheduler.away = "does not answer"
+    wait_for(lambda: executor.crew.fault == "does not answer", "it is known to be away")
+    assert (executor.crew.tiles, executor.crew.members) == (1, ())
+    scheduler.away = ""
+    scheduler.task(2).answers(Answer(3))
+    assert done.result(60) == 3
+    assert news == ["does not answer", ""]
+
+
+def test_a_job_that_could_not_be_submitted_is_submitted_later(scheduler: Scheduler, executor: ClusterExecutor) -> None:
+    wait_for(lambda: executor._members.usable(None), "the worker has answered")
+    scheduler.is_lost = True
+    done = job(executor)
+    wait_for(lambda: executor.crew.tiles == 1, "the job is known")
+    scheduler.is_lost = False
+    scheduler.task(1).answers(Answer(3))
+    assert done.result(60) == 3
+
+
 def test_a_task_that_the_scheduler_fails_again_and_again_is_a_fault_of_the_scheduler(
     scheduler: Scheduler, executor: ClusterExecutor
 ) -> None:
@@ -186,6 +238,23 @@ def test_a_cancelled_job_is_released_at_once_and_not_submitted_again(
     wait_for(lambda: sent.is_released, "its task is released")
     wait_for(lambda: executor.crew.tiles == 0, "it is forgotten")
     assert len(scheduler.sent) == 1
+
+
+def test_a_tile_that_fails_because_its_worker_is_blind_is_made_by_another(
+    scheduler: Scheduler, executor: ClusterExecutor, tmp_path: Path
+) -> None:
+    image = tmp_path / "a.tif"
+    image.write_bytes(b"image")
+    tile = MipmapJob("t", image, ((1, tmp_path / "m/a.tif"),), 8, 8)
+    made = executor.submit(id, tile)
+    sent = scheduler.task(1)
+    scheduler.blind, scheduler.found = {ONE}, {ONE, TWO}
+    failed = SimpleNamespace(fault="is not there")
+    sent.answers(Answer(failed, worker=ONE))
+    second = scheduler.task(2)
+    assert second.workers == {TWO}
+    second.answers(Answer(failed, worker=TWO))  # it sees the files: the fault is the image's
+    assert made.result(60) is failed
 
 
 def test_jobs_are_cancelled_when_the_executor_ends_and_none_is_taken_any_more(
