@@ -108,8 +108,12 @@ class Nginx:
 
     @property
     def log(self) -> str:
-        """Its log of requests: method, path, status, one a line."""
-        return (self.directory / "access.log").read_text()
+        """Its log of requests: method, path, status, one a line. nginx writes a line after its answer."""
+        before, now = "", (self.directory / "access.log").read_text()
+        while now != before:
+            time.sleep(0.1)
+            before, now = now, (self.directory / "access.log").read_text()
+        return now
 
     def _config(self, rules: str, of_server: str) -> str:
         own = {

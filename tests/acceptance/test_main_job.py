@@ -92,7 +92,9 @@ def test_a_touched_metafile_is_recognised_and_not_done_twice(running_rig, write)
     montage = running_rig.montage_of(section.metafile)
 
     def seen_again() -> bool:
-        section.metafile.touch()  # again: a new directory may not be watched yet, and a scan looks for names
+        # A new time alone makes no event that is watched for, and a pass lists no directory that has not changed.
+        section.metafile.touch()
+        section.metafile.open("ab").close()
         time.sleep(3)  # each touch begins the settle time again
         events = running_rig.montage(montage["id"])["events"]
         return "seen_again" in [event["event"] for event in events]

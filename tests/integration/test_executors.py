@@ -23,9 +23,9 @@ from handlers.errors import SettingsFault, StorageFault, Waiting, WorkerFault, W
 from handlers.images.reduction import Reduction
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.report import MipmapReport
+from handlers.workers import opening, results
 from handlers.workers import pool as worker_pool
 from handlers.workers import processes as worker_processes
-from handlers.workers import results
 from handlers.workers.backend import Backend
 from handlers.workers.opening import ExecutorKind, open_executor
 from handlers.workers.pool import WorkerPool, run_job
@@ -405,11 +405,11 @@ class TestMemory:
         self, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: ExecutorKind
     ) -> None:
         address = request.getfixturevalue("dask_address") if kind == "dask" else None
-        monkeypatch.setattr(worker_pool, "worker_bytes", lambda largest_image_px: 100 << 20)
+        monkeypatch.setattr(opening, "worker_bytes", lambda largest_image_px: 100 << 20)
         level0 = tmp_path / "acquisition" / "large.tif"
         level0.parent.mkdir()
-        Image.fromarray(np.zeros((5000, 5000), np.uint16)).save(level0)
-        size = {"width": 5000, "height": 5000, "reduction": Reduction("PIL", "LANCZOS")}
+        Image.fromarray(np.zeros((8000, 8000), np.uint16)).save(level0, format="PNG")  # is decoded as a whole
+        size = {"width": 8000, "height": 8000, "reduction": Reduction("PIL", "LANCZOS")}
         with open_executor(kind, 1, address) as opened:
             workers = {opened.executor.submit(os.getpid).result(60) for _ in range(9)}
             failed = await run_job(opened, job_for(tmp_path, "large", **size))
@@ -423,7 +423,7 @@ class TestMemory:
                 assert list(client.run(eval, HAS_MEMORY_LIMIT).values()) == [False]
         assert failed.fault is not None
         assert failed.fault.kind == "WorkerFault"
-        assert "needs more memory than a worker may have, for 5000x5000 pixels" in failed.fault.problem
+        assert "needs more memory than a worker may have, for 8000x8000 pixels" in failed.fault.problem
         assert done.fault is None
         assert not list(tmp_path.rglob("*.tmp"))
 

@@ -45,6 +45,7 @@ from handlers.render.responses import StackState
 from tests.certificates import Authority
 from tests.integration.standin_control import RAW, RESOLUTION_NM, client_of, tile_spec
 from tests.nginx import PASSWORD, USER, Nginx
+from tests.waiting import wait_for
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -338,6 +339,7 @@ async def test_nginx_with_a_wrong_password_is_a_login_fault(nginx: Nginx) -> Non
     assert isinstance(fault, LoginRefused)
     assert "asks for a login" in str(fault)
     assert "check user 'em' with render.password_file" in str(fault)
+    wait_for(lambda: nginx.log, "nginx writes its log after its answer")
     assert nginx.log.count(" 401 ") == 1
 
 

@@ -83,7 +83,6 @@ def test_a_mosaic_is_drawn_from_the_files_of_this_machine_and_not_from_the_paths
     seen = tmp_path if apply == "tiles" else Path("/there", tmp_path.name)
     for spec, tile in zip(mosaic_job(found).resolved_tiles["tileIdToSpecMap"].values(), found.level0(), strict=True):
         assert spec["mipmapLevels"] == {
-            "0": {"imageUrl": tile.image, "maskUrl": mask},
             "1": {
                 "imageUrl": Path(f"{mips}/1{seen}/{tile.image.name}.tif"),
                 "maskUrl": Path(f"{mips}/1{seen}/mask.png.tif"),
