@@ -9,6 +9,7 @@ from tests.acceptance.rig import Rig, digest_tree, fetch, verify_levels, wait_fo
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_disk_that_runs_low_in_the_middle_of_a_step_stops_it_and_nothing_is_done_twice(rig: Rig, write):
     """The reserve is set so that a file of another program decides."""
     rig.start_standin()
@@ -42,7 +43,7 @@ def test_a_disk_that_runs_low_in_the_middle_of_a_step_stops_it_and_nothing_is_do
     files = digest_tree(rig.mipmaps)
     times = {path: (rig.mipmaps / path).stat().st_mtime_ns for path in files}
     filling.unlink()
-    rig.wait_until("complete", written.metafile)
+    rig.wait_until("complete", written.metafile, timeout_s=240)
     assert rig.ready()["ready"]
     assert {path: (rig.mipmaps / path).stat().st_mtime_ns for path in times} == times
     assert verify_levels(rig.tiles("s_mips", 1050.0)) == 6 * row["tiles"]

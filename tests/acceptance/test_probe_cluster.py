@@ -57,7 +57,7 @@ def test_the_scheduler_and_what_its_workers_see_are_said_by_host(rig: Rig, tmp_p
             "probe DASK has workers on: node7 1, node8 1; threads: 3",
             f"probe daemon: workers on node7 write {rig.mipmaps}; {unknown}",
         ]
-        seen = f"does not see {rig.mipmaps} as the daemon does: No such file or directory"
+        seen = f"cannot read the daemon's file in {rig.mipmaps}: No such file or directory"
         assert (code, wrong) == (1, [f"{SCHEDULER}watch daemon: workers on node8 get no tiles: {seen}"])
         Image.linear_gradient("L").save(rig.acquisition / "tile.tif")
         proved = probed(rig, cluster)[1]
