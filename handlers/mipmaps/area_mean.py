@@ -75,7 +75,7 @@ class MeansByNumpy:
 
     def add_file(self, descriptor: int, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
         self._begin()
-        for rows in self._strip.read(descriptor, runs, seen):
+        for _, rows in self._strip.read(descriptor, runs, seen):
             if grey_range is not None:
                 grey_range.add_by_numpy(rows)
             self._add(rows)

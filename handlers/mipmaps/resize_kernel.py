@@ -134,12 +134,10 @@ class CompiledResize:
 
     def add_file(self, descriptor: int, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
         """Fill the levels from the rows of an open file. Raises EOFError if the file is too short, and OSError."""
-        top = 0
-        for rows in self._strip.read(descriptor, runs, seen):
+        for top, rows in self._strip.read(descriptor, runs, seen):
             if grey_range is not None:
                 grey_range.add(rows)
             self._take(rows, top)
-            top += len(rows)
         self._scale()
 
     def biased(self) -> list[int]:

@@ -33,8 +33,10 @@ class Strip:
         self._memory = np.empty(rows * self._row_bytes + mmap.PAGESIZE + _LINE, np.uint8)
         self._address = self._memory.ctypes.data
 
-    def read(self, descriptor: int, runs: Runs, seen: Seen) -> Iterator[Grey]:
+    def read(self, descriptor: int, runs: Runs, seen: Seen) -> Iterator[tuple[int, Grey]]:
         """Yield the strip each time it is full of new rows, and the part of it that the last rows fill.
+
+        Before the rows stands the number of the first one.
 
         Raises
         ------
@@ -43,7 +45,7 @@ class Strip:
         OSError
             If it cannot be read.
         """
-        place, filled = self._memory, 0
+        place, filled, top = self._memory, 0, 0
         for start, count in runs:
             offset, left = start, count
             while left:
@@ -55,10 +57,10 @@ class Strip:
                 seen(offset, piece)
                 offset, left, filled = offset + length, left - rows, filled + rows
                 if filled == self.rows:
-                    yield self._image(place, filled)
-                    filled = 0
+                    yield top, self._image(place, filled)
+                    top, filled = top + filled, 0
         if filled:
-            yield self._image(place, filled)
+            yield top, self._image(place, filled)
 
     def _away_from(self, offset: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
         """Return the memory from where a block of the file is copied quickly to: see `away_from` of area_mean.c."""
