@@ -84,22 +84,22 @@ def measure(options: Options) -> Outcome:
 
 
 def make_tree(root: Path, directories: int) -> None:
-    """Make directories of links to a few empty files: a million inodes would take the memory of the machine."""
+    """Make directories of a metafile and links to one empty image: a million inodes would take all memory."""
     root.mkdir()
-    image, metafile = root.parent / "image.tif", root.parent / "metafile.json"
+    image = root.parent / "image.tif"
     image.touch()
-    metafile.write_text("{}")
+    then = time.time() - 86_400
     for number in range(directories):
         place = root / f"{number // PER_PARENT:04d}" / f"{number:06d}"
         place.mkdir(parents=True)
         base = f"{place}/"
-        os.link(metafile, f"{base}_metadata_2024{number:010d}_block_{number:06d}_0_.json")
+        metafile = Path(f"{base}_metadata_2024{number:010d}_block_{number:06d}_0_.json")
+        metafile.write_text(str(number))
+        os.utime(metafile, (then, then))
         for tile in range(FILES - 1):
             os.link(image, f"{base}{tile:017d}_block_{number:06d}_0_{tile % 10}_{tile // 10}.tif")
-    then = time.time() - 86_400
     for path, _, _ in os.walk(root, topdown=False):
         os.utime(path, (then, then))
-    os.utime(metafile, (then, then))
 
 
 def scanner_of(root: Path, state: Path) -> RootScanner:
@@ -130,7 +130,7 @@ def _idle_rows(options: Options, root: Path, directories: int) -> list[Row]:
             watch = {"ignore": ["_metadata_*"], "scan_interval_s": 60}
             config = processes.write_config(place, render_url, watched, watch=watch)
             with processes.daemon(place, config, timeout_s=300) as (program, url):
-                _wait_until_caught_up(url)
+                _wait_until_recorded(url, directories if name == "tree" else 0)
                 before, began = program.cpu_s(), time.monotonic()
                 threading.Event().wait(idle_s)
                 share[name] = (program.cpu_s() - before) / (time.monotonic() - began)
@@ -157,12 +157,16 @@ def _idle_rows(options: Options, root: Path, directories: int) -> list[Row]:
     ]
 
 
-def _wait_until_caught_up(url: str) -> None:
-    def watching() -> bool:
-        answer = processes.fetch(f"{url}/readyz")
-        return bool(answer) and answer["watches"][0]["status"] == "watching"
+def _wait_until_recorded(url: str, metafiles: int) -> None:
+    """Wait until the daemon watches and has recorded all metafiles as ignored."""
 
-    processes.wait_for(watching, 300, "the daemon watching", every_s=0.2)
+    def recorded() -> bool:
+        answer = processes.fetch(f"{url}/readyz")
+        if not answer or answer["watches"][0]["status"] != "watching":
+            return False
+        return f'temwatch_montages{{state="ignored",watch="bench"}} {metafiles}.0' in processes.fetch(f"{url}/metrics")
+
+    processes.wait_for(recorded, 300, "the daemon watching", every_s=1.0)
 
 
 if __name__ == "__main__":

@@ -39,15 +39,28 @@ _NAMESAKES = tuple(
 _DUPLICATES = (
     f"SELECT {COLUMNS} FROM montages WHERE metafile <> :metafile AND state <> 'superseded' AND id IN ("  # noqa: S608
     "SELECT id FROM montages WHERE digest = :digest UNION SELECT id FROM montages WHERE seen_digest = :digest"
-    " UNION SELECT id FROM montages WHERE inode = :inode AND size = :size AND mtime_ns = :mtime_ns) ORDER BY id"
+    " UNION SELECT id FROM montages WHERE inode = :inode AND size = :size AND mtime_ns = :mtime_ns)"
 )
+MOST_PATHS = 16
+"""Paths of one content that `oldest` and `newest` return. A full disk leaves thousands of empty metafiles: comparing
+each with all others would take the daemon hours. Recheck finds a path beyond these that is gone."""
 
 
-def of_montage(connection: Connection, montage: Montage) -> list[Montage]:
-    """Return the montages of other metafiles with the content or the file of a montage."""
-    query = "SELECT coalesce(digest, seen_digest) FROM montages WHERE id = ?"
-    digest = connection.execute(query, (montage.id,)).fetchone()[0]
-    return _duplicates(connection, path_to_uri(montage.metafile), digest, montage.identity)
+def oldest(connection: Connection, montage: Montage) -> list[Montage]:
+    """Return the oldest montages of other metafiles with the content or the file of a montage, the oldest first."""
+    return _of_montage(connection, montage, f"{_DUPLICATES} ORDER BY id LIMIT {MOST_PATHS}")
+
+
+def newest(connection: Connection, montage: Montage) -> list[Montage]:
+    """Return the newest montages of other metafiles with the content or the file of a montage, the newest first."""
+    return _of_montage(connection, montage, f"{_DUPLICATES} ORDER BY id DESC LIMIT {MOST_PATHS}")
+
+
+def _of_montage(connection: Connection, montage: Montage, query: str) -> list[Montage]:
+    seen = "SELECT coalesce(digest, seen_digest) FROM montages WHERE id = ?"
+    digest = connection.execute(seen, (montage.id,)).fetchone()[0]
+    values = _values(path_to_uri(montage.metafile), digest, montage.identity)
+    return [montage_of(row) for row in connection.execute(query, values)]
 
 
 def tile_owners(connection: Connection, metafile: str, settled: Settled) -> list[Rival]:
@@ -100,7 +113,8 @@ def rivals(connection: Connection, montage: Montage, settled: Settled, identity:
         if other.id not in known:
             found.append(Rival(other, ()))
             known.add(other.id)
-    for other in _duplicates(connection, metafile, settled.digest, identity):
+    values = _values(metafile, settled.digest, identity)
+    for other in map(montage_of, connection.execute(f"{_DUPLICATES} ORDER BY id", values)):
         has_same_target = other.raw_stack in (None, settled.raw_stack) and other.z in (None, settled.z)
         may_be_same = has_same_target and other.digest in (None, settled.digest)
         if may_be_same and other.id not in known and other.state is not MontageState.IGNORED:
@@ -130,12 +144,11 @@ def require_unchanged(connection: Connection, montage: Montage) -> Montage:
     return present
 
 
-def _duplicates(connection: Connection, metafile: str, digest: str | None, identity: FileIdentity) -> list[Montage]:
-    values = {
+def _values(metafile: str, digest: str | None, identity: FileIdentity) -> dict[str, str | int | None]:
+    return {
         "metafile": metafile,
         "digest": digest,
         "inode": identity.inode,
         "size": identity.size,
         "mtime_ns": identity.mtime_ns,
     }
-    return [montage_of(row) for row in connection.execute(_DUPLICATES, values)]

@@ -84,9 +84,13 @@ class JournalQueries(JournalConnection):
         """Return every montage that is FAILED or IGNORED because of a file, with that file."""
         return await self.read(retries.awaited)
 
-    async def duplicates(self, montage: Montage) -> list[Montage]:
-        """Return the montages of other paths that have the same content or the same file and are not SUPERSEDED."""
-        return await self.read(lambda connection: duplicates.of_montage(connection, montage))
+    async def former_paths(self, montage: Montage) -> list[Montage]:
+        """Return the oldest montages, not SUPERSEDED, of other paths with the content or the file of a montage."""
+        return await self.read(lambda connection: duplicates.oldest(connection, montage))
+
+    async def later_paths(self, montage: Montage) -> list[Montage]:
+        """Return the newest montages, not SUPERSEDED, of other paths with the content or the file of a montage."""
+        return await self.read(lambda connection: duplicates.newest(connection, montage))
 
     async def events(self, montage_id: int) -> list[dict[str, Any]]:
         """Return the events of a montage in order."""

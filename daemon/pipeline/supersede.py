@@ -66,7 +66,7 @@ class Superseder:
 
     async def _supersede_former_paths(self, montage: Montage) -> None:
         """Supersede unfinished montages of the same content whose metafile is gone: it was moved to this path."""
-        for former in await self._journal.duplicates(montage):
+        for former in await self._journal.former_paths(montage):
             is_over = former.state in NEEDS_METAFILE and await self._claims.present(former) is Claim.GONE
             if is_over:
                 await self.end(await self._journal.move(former, montage), montage.metafile)
@@ -76,7 +76,7 @@ class Superseder:
         evidence = fault.evidence
         if evidence is None or evidence.path != montage.metafile or evidence.identity is not None:
             return False
-        for other in await self._journal.duplicates(montage):
+        for other in await self._journal.later_paths(montage):
             if await self._claims.present(other) is Claim.STANDS:
                 if superseded := await self._journal.move(montage, other):
                     _log_superseded(montage)

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from daemon.journal.duplicates import MOST_PATHS
+from daemon.montages.records import Montage
 from daemon.montages.states import MontageState, Step
+from daemon.pipeline.claims import Claim, Claims
 from daemon.pipeline.dismissal import DismissRequest, dismiss
 from tests.integration.small_world import ARRIVAL_TIMEOUT_S, AWAITED, BAD, LENS_SET, MIPS, RAW, World, ids_of, text_of
 
@@ -577,3 +580,35 @@ async def test_a_content_that_returns_is_the_present_one_of_its_path(world, text
     await world.scan()
     assert [row.metafile for row in await world.unfinished()] == []
     assert len(await world.montages()) == count
+
+
+# --- many metafiles of one content, as a full disk leaves them
+
+
+async def test_many_metafiles_of_one_content_fail_and_move_one_by_one(world):
+    olds, news = ([f"{name}{number}" for number in range(2 * MOST_PATHS + 3)] for name in ("old", "new"))
+    for name in olds:
+        world.write(world.path(name), BAD)
+    await world.rest()
+    assert await world.states() == dict.fromkeys(olds, "failed")
+    for old, new in zip(olds, news, strict=True):
+        world.move(old, new)
+    await world.rest()
+    assert await world.states() == dict.fromkeys(olds, "superseded") | dict.fromkeys(news, "failed")
+
+
+async def test_a_refused_metafile_is_compared_with_a_bounded_number_of_paths(world, monkeypatch):
+    compared: list[Path] = []
+    real = Claims.present
+
+    async def count(claims: Claims, montage: Montage) -> Claim | None:
+        compared.append(montage.metafile)
+        return await real(claims, montage)
+
+    for number in range(2 * MOST_PATHS):
+        world.write(world.path(f"a{number}"), BAD)
+    await world.rest()
+    monkeypatch.setattr(Claims, "present", count)
+    world.write(world.path("last"), BAD)
+    await world.rest()
+    assert 0 < len(compared) <= MOST_PATHS

@@ -290,7 +290,7 @@ class PathWalk(RuleBasedStateMachine):
         """A metafile that is gone, and whose montage FAILED because of that, is on disk under no other path."""
         if latest.state is MontageState.FAILED and "has been missing" in str(latest.fault):
             # A COMPLETE montage stays when its metafile moves away and its path then holds another content.
-            alike = [each for each in await self.world.journal.duplicates(latest) if self._holds_content(each)]
+            alike = [each for each in await self.world.journal.later_paths(latest) if self._holds_content(each)]
             assert not alike, summary
 
     def _holds_content(self, montage: Montage) -> bool:
