@@ -1,14 +1,21 @@
-"""Target 15: tiles through a dask cluster: throughput by workers, cost of a job."""
+"""Target 15: tiles through a dask cluster: throughput by workers, cost of a job.
 
+`--machines` gives scheduler and workers network namespaces of their own, behind links with latency and loss.
+"""
+
+import argparse
 import asyncio
 import contextlib
 import itertools
 import os
 import socket
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from benchmarks.common import Options, Outcome, Row, cores, median_ratio, own_cpu_s, run_script
 from benchmarks.processes import Program, cpu_of, family, wait_for
@@ -16,18 +23,30 @@ from benchmarks.worker_pool import jobs_for, one_by_one, reports
 from handlers.mipmaps.job import MipmapJob
 from handlers.workers.opening import open_executor
 from handlers.workers.pool import WorkerPool
+from tests.network import Network, network
 
 JOB_TIMEOUT_S = 300.0
 """As `workers.tile_timeout_s`."""
+MACHINES = ("scheduler", "worker1", "worker2")
+LATE_MS, LOST = 2.0, 0.002
+"""Of the links of these machines, both ways, as in tests/acceptance/faults/test_cluster.py."""
+UNPROFILED = ("env", "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False")
+"""As the units of docs/cluster.md start scheduler and workers."""
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-def measure(options: Options) -> Outcome:
-    """Measure clusters of one, two and four workers in turn; then small tiles one at a time."""
+def measure(options: Options, machines: bool = False) -> Outcome:
+    """Measure clusters of one, two and four workers in turn; then small tiles one at a time.
+
+    Parameters
+    ----------
+    machines : whether scheduler and workers have machines of their own.
+    """
     side, rounds = (512, 2) if options.quick else (3840, 5)
     with contextlib.ExitStack() as stack:
         runner = stack.enter_context(asyncio.Runner())
-        clusters = {count: stack.enter_context(cluster(options.directory, count)) for count in (1, 2, 4)}
+        net = stack.enter_context(network_of(wanted=machines))
+        clusters = {count: stack.enter_context(cluster(options.directory, count, net)) for count in (1, 2, 4)}
         pools = {count: each.pool for count, each in clusters.items()}
         rates = throughput(runner, pools, jobs_for(options.directory, side, 16), rounds)
         small = jobs_for(options.directory, 64, 1)[0]
@@ -65,34 +84,55 @@ def _resident_bytes(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def cluster(directory: Path, count: int) -> Iterator[Cluster]:
-    """Yield a cluster with this number of workers, all of them registered."""
+def network_of(*, wanted: bool) -> Iterator[Network | None]:
+    """Yield machines of their own for scheduler and workers, behind links with latency and loss; None: this machine."""
+    if not wanted:
+        yield None
+        return
+    with contextlib.ExitStack() as held:
+        try:
+            net = held.enter_context(network(*MACHINES))
+        except pytest.skip.Exception as reason:
+            raise SystemExit(str(reason)) from None
+        for name in MACHINES:
+            net.shape(name, late_ms=LATE_MS, lost=LOST)
+        yield net
+
+
+@contextlib.contextmanager
+def cluster(directory: Path, count: int, net: Network | None = None) -> Iterator[Cluster]:
+    """Yield a cluster with this number of workers, all of them registered.
+
+    Parameters
+    ----------
+    net : has the machines of `MACHINES`; the workers are on the last two in turn.
+    """
     with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        port = str(server.getsockname()[1])
     log = directory / f"scheduler{count}.log"
-    options = ("--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard")
-    programs = [Program(log, "distributed.cli.dask_scheduler", *options)]
+    host, prefix = _place(net, MACHINES[0])
+    options = ("--host", host, "--port", port, "--no-dashboard")
+    programs = [Program(log, "distributed.cli.dask_scheduler", *options, prefix=prefix)]
+    address = f"tcp://{host}:{port}"
+    common = (*("--nthreads", "1", "--no-dashboard", "--memory-limit", "0"), "--local-directory", str(directory))
     try:
         wait_for(lambda: "Scheduler at:" in log.read_text(), 60, str(log))
-        common = (
-            address,
-            "--nthreads",
-            "1",
-            "--no-dashboard",
-            "--memory-limit",
-            "0",
-            "--local-directory",
-            str(directory),
-        )
         for number in range(count):
             worker_log = directory / f"worker{count}-{number}.log"
-            programs.append(Program(worker_log, "distributed.cli.dask_worker", *common))
+            host, prefix = _place(net, MACHINES[1 + number % 2])
+            options = (address, "--host", host, *common)
+            programs.append(Program(worker_log, "distributed.cli.dask_worker", *options, prefix=prefix))
         wait_for(lambda: log.read_text().count("Register worker") == count, 120, str(log))
         with open_executor("dask", 2 * count, address, job_timeout_s=JOB_TIMEOUT_S) as pool:
             yield Cluster(programs[0], programs[1:], pool)
     finally:
         for program in reversed(programs):
             program.stop(10)
+
+
+def _place(net: Network | None, machine: str) -> tuple[str, tuple[str, ...]]:
+    """Return the address of a machine, and the words before a program there."""
+    return ("127.0.0.1", UNPROFILED) if net is None else (net[machine].address, (*net[machine].prefix, *UNPROFILED))
 
 
 # --- throughput
@@ -127,4 +167,7 @@ def throughput_rows(side: int, rates: dict[int, list[float]]) -> list[Row]:
 
 
 if __name__ == "__main__":
-    run_script("cluster", measure)
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--machines", action="store_true")
+    given, others = parser.parse_known_args(sys.argv[1:])
+    run_script("cluster", lambda options: measure(options, **vars(given)), others)

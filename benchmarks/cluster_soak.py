@@ -1,7 +1,7 @@
 """Target 15: many of the smallest tiles through two workers of a dask cluster, and the memory of each part meanwhile.
 
 `--tiles 1000000` makes the run last hours, and `--minutes 60` ends it after that time. `--lines FILE` writes each
-sample at once: a run that was killed is evaluated by `--read FILE`.
+sample at once: a run that was killed is evaluated by `--read FILE`. `--machines` is that of benchmarks/cluster.py.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.cluster import Cluster, cluster
+from benchmarks.cluster import Cluster, cluster, network_of
 from benchmarks.common import Options, Outcome, Plot, Row, run_script
 from handlers.container import Container
 from handlers.generate_mipmaps import make_all
@@ -41,12 +41,17 @@ SAMPLE_S = 5.0
 
 
 def measure(
-    options: Options, tiles: int = TILES, minutes: float = math.inf, lines: Path | None = None, read: Path | None = None
+    options: Options,
+    tiles: int = TILES,
+    minutes: float = math.inf,
+    lines: Path | None = None,
+    read: Path | None = None,
+    machines: bool = False,
 ) -> Outcome:
     """Make tiles until there are so many, or the time is over; or evaluate a run that has ended."""
     found = Soak(lines) if read is None else Soak.read(read)
     if read is None:
-        with asyncio.Runner() as runner, cluster(options.directory, 2) as two:
+        with network_of(wanted=machines) as net, cluster(options.directory, 2, net) as two, asyncio.Runner() as runner:
             runner.run(soak(two, found, options.directory, 400 if options.quick else tiles, 60 * minutes))
     return Outcome(found.rows(), found.plots(), {"samples": len(found.samples)})
 
@@ -211,5 +216,6 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--lines", type=Path)
     parser.add_argument("--read", type=Path)
+    parser.add_argument("--machines", action="store_true")
     given, others = parser.parse_known_args(sys.argv[1:])
     run_script("cluster_soak", lambda options: measure(options, **vars(given)), others)

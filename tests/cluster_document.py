@@ -37,7 +37,28 @@ def make_certificates(directory: Path) -> Path:
     return directory / "cluster-tls"
 
 
-def write_program(directory: Path, tls: Path, *, jobs: int = 1, python: str = PYTHON) -> tuple[Path, str]:
+def table_under(heading: str) -> list[list[str]]:
+    """Return the rows of the first table under a heading, without its head."""
+    section = DOCUMENT.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")]
+    return rows[2:]
+
+
+def for_lsf(program: str) -> str:
+    """Return the program with what the document says to be different for LSF."""
+    program, added = program.replace("SLURMCluster", "LSFCluster"), ""
+    for cells in table_under("How do I run it with LSF?"):
+        slurm, lsf = ([word for word in re.findall("`([^`]+)`", cell) if re.match(r"\w+=", word)] for cell in cells)
+        for argument in slurm:
+            assert f"{argument},\n" in program, argument
+            program = program.replace(argument, lsf.pop(0))
+        added += "".join(f"        {argument},\n" for argument in lsf)
+    return program.replace("        protocol=", f"{added}        protocol=")
+
+
+def write_program(
+    directory: Path, tls: Path, *, jobs: int = 1, python: str = PYTHON, is_for_lsf: bool = False
+) -> tuple[Path, str]:
     """Write the program of the document, for a scheduler on this machine; return it and the scheduler's address."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -53,5 +74,5 @@ def write_program(directory: Path, tls: Path, *, jobs: int = 1, python: str = PY
         assert there in text, there
         text = text.replace(there, here)
     program = directory / "cluster.py"
-    program.write_text(text)
+    program.write_text(for_lsf(text) if is_for_lsf else text)
     return program, f"127.0.0.1:{port}"

@@ -70,7 +70,7 @@ def network(*names: str) -> Iterator[Network]:
             Machine(name, pid, f"{subnet}.{number}")
             for number, (name, pid) in enumerate(zip((HERE, *names), pids, strict=True), 1)
         ]
-        links = _Netem(held.enter_context(_namespace("bridge")), machines) if _has_netem() else _Switched(machines)
+        links = _Netem(held.enter_context(_namespace("bridge")), machines) if has_netem() else _Switched(machines)
         held.callback(links.close)
         yield Network(machines, links)
 
@@ -80,14 +80,15 @@ def _require_namespaces() -> None:
         pytest.skip("only root can make network namespaces")
     if missing := [program for program in ("hostname", "ip", "nsenter", "unshare") if shutil.which(program) is None]:
         pytest.skip(f"needs the programs {', '.join(missing)}")
-    device = ["true"] if _has_netem() else ["ip", "tuntap", "add", "probe", "mode", "tap"]
+    device = ["true"] if has_netem() else ["ip", "tuntap", "add", "probe", "mode", "tap"]
     done = subprocess.run(["unshare", "--net", "--uts", *device], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"a network namespace cannot be made here: {done.stderr.strip()}")
 
 
 @functools.cache
-def _has_netem() -> bool:
+def has_netem() -> bool:
+    """Whether the kernel can shape links."""
     command = ["unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
     return shutil.which("tc") is not None and subprocess.run(command, capture_output=True).returncode == 0
 

@@ -195,20 +195,22 @@ async def open_assembly(
         journal = await stack.enter_async_context(Journal(now.journal.path, examination=examination))
         client = await stack.enter_async_context(RenderClient(render_url or now.render.url, access=now.render.access))
         count = now.workers.at_once
-        pool = await stack.enter_async_context(_open_pool(now.workers, count))
+        pool = await stack.enter_async_context(_open_pool(now, count))
         assembly = Assembly(settings, metrics or Metrics(), journal, client, is_observable, look_again, close_at_end)
         assembly.assemble(pool, count)
         yield assembly
 
 
 @contextlib.asynccontextmanager
-async def _open_pool(workers: WorkerSettings, count: int) -> AsyncIterator[WorkerPool]:
+async def _open_pool(settings: Settings, count: int) -> AsyncIterator[WorkerPool]:
     """Open the workers. They start and end in a thread, so that the event loop handles signals meanwhile."""
+    workers, journal = settings.workers, settings.journal.path
     opening = open_executor(
         workers.executor,
         count,
         workers.cluster,
         worker_paths=workers.worker_paths,
+        visited=journal.with_name(f"{journal.name}-visited"),
         job_timeout_s=workers.tile_timeout_s,
         largest_image_px=largest_image_px(workers),
     )

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import sys
 from functools import partial
 from typing import Any, TextIO
@@ -16,8 +17,12 @@ from handlers.text import shorten
 _QUIET = ("aiohttp.access", "asyncio", "watchdog", "PIL")
 """Loggers of libraries of which only warnings are written."""
 _CLUSTER = ("distributed", "tornado", "dask")
-"""Loggers of the library of dask schedulers. Their records become one line each, and only warnings are written: the
-library sets its own levels when it is imported."""
+"""Loggers and packages of the library of dask schedulers. Their records become one line each, and only warnings are
+written: the library sets its own levels when it is imported."""
+_WARNING_OF_CLUSTER = re.compile(
+    rf"[^\n]*/(?P<package>{'|'.join(_CLUSTER)})/[^\n]*?\.py:\d+: (?P<warning>.+)", re.DOTALL
+)
+"""A warning of Python as a record has it, from a module of the library."""
 _MOST_PROBLEM = 500
 _SILENT = ("apprise", "requests", "urllib3")
 """Loggers of what sends alerts: their lines show addresses, which hold secrets."""
@@ -44,6 +49,7 @@ def set_up_logging(level: str = "info", format: str = "auto", stream: TextIO | N
         )
     )
     handler.addFilter(_is_wanted)
+    handler.addFilter(_name_warning)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -82,7 +88,14 @@ def _is_of_cluster(name: str) -> bool:
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING or not _is_of_cluster(record.name)
+    return record.levelno >= max(logging.WARNING, logging.getLogger().level) or not _is_of_cluster(record.name)
+
+
+def _name_warning(record: logging.LogRecord) -> bool:
+    """Give a warning of Python the name of the library that it comes from."""
+    if record.name == "py.warnings" and (match := _WARNING_OF_CLUSTER.match(record.getMessage())):
+        record.name, record.msg, record.args = f"{match['package']}.warnings", match["warning"], ()
+    return True
 
 
 def _fold_cluster(_logger: Any, _method: str, event: EventDict) -> EventDict:

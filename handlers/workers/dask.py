@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handlers.errors import SettingsFault
@@ -19,7 +20,10 @@ RESTART_TIMEOUT_S = 60.0
 
 
 def dask_backend(
-    access: "ClusterAccess | str | None", memory_bytes: int, paths: "tuple[WorkerPath, ...]" = ()
+    access: "ClusterAccess | str | None",
+    memory_bytes: int,
+    paths: "tuple[WorkerPath, ...]" = (),
+    visited: Path | None = None,
 ) -> Backend:
     """Return the backend for the workers of a dask scheduler, which need not be there yet.
 
@@ -28,6 +32,7 @@ def dask_backend(
     access : or the address of the scheduler alone.
     memory_bytes : address space that a job may add to its worker's.
     paths : where workers see the directories of this machine.
+    visited : file that keeps the directories in which workers write.
 
     Raises
     ------
@@ -44,7 +49,7 @@ def dask_backend(
 
     def start(count: int) -> Executor:
         del count  # the scheduler's workers are as many as they are
-        return ClusterExecutor(reached, memory_bytes, paths)
+        return ClusterExecutor(reached, memory_bytes, paths, visited)
 
     def alone(make: Make) -> Make:
         return partial(in_own_process, make)

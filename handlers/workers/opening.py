@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from handlers.errors import SettingsFault
@@ -26,6 +27,7 @@ def open_executor(
     scheduler: "ClusterAccess | str | None" = None,
     *,
     worker_paths: "tuple[WorkerPath, ...]" = (),
+    visited: Path | None = None,
     job_timeout_s: float | None = None,
     largest_image_px: int = LARGEST_IMAGE_PX,
 ) -> Iterator[WorkerPool]:
@@ -37,6 +39,8 @@ def open_executor(
     count : number of worker processes; dask has its own number.
     scheduler : the dask scheduler, or its address.
     worker_paths : where the workers of a dask scheduler see the directories of this machine.
+    visited : file that keeps the directories in which the workers of a dask scheduler write: temporary files of dead
+        ones are looked for there, also by the next daemon.
     job_timeout_s : longest time that a worker may take for a job; None: no limit. Inline jobs have none.
     largest_image_px : jobs with larger images are refused; worker processes get memory for an image of this size.
 
@@ -49,7 +53,7 @@ def open_executor(
     """
     if count < 1:
         raise SettingsFault("workers.count", f"expected 1 or more workers, found {count}")
-    backend = _backend(kind, scheduler, worker_paths, worker_bytes(largest_image_px))
+    backend = _backend(kind, scheduler, worker_paths, visited, worker_bytes(largest_image_px))
     pool = WorkerPool(backend, count, None if kind == "inline" else job_timeout_s, largest_image_px)
     try:
         yield pool
@@ -58,7 +62,11 @@ def open_executor(
 
 
 def _backend(
-    kind: str, scheduler: "ClusterAccess | str | None", paths: "tuple[WorkerPath, ...]", memory_bytes: int
+    kind: str,
+    scheduler: "ClusterAccess | str | None",
+    paths: "tuple[WorkerPath, ...]",
+    visited: Path | None,
+    memory_bytes: int,
 ) -> Backend:
     match kind:
         case "processes":
@@ -66,5 +74,5 @@ def _backend(
         case "inline":
             return inline_backend()
         case "dask":
-            return dask_backend(scheduler, memory_bytes, paths)
+            return dask_backend(scheduler, memory_bytes, paths, visited)
     raise SettingsFault("workers.executor", f"{kind!r} is not one of processes, inline, dask")

@@ -21,6 +21,7 @@ def probe(rig: Rig, *, prefix: tuple[str, ...] = ()) -> tuple[int, list[str], li
     """Return the exit code, the lines of what was proved, and of what is wrong. Nothing may be left behind."""
     done = temwatch("check-config", "--probe", "--config", str(rig.config()), prefix=prefix)
     assert "Traceback" not in done.stderr, done.stderr
+    assert "distributed." not in done.stderr, done.stderr
     lines = done.stdout.splitlines()
     assert list(rig.root.rglob("*temwatch-probe*")) == []
     proved, wrong = ([line for line in lines if line.startswith(word)] for word in ("probe ", "wrong "))

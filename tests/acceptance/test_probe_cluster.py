@@ -84,6 +84,14 @@ def test_the_certificate_of_the_scheduler_and_the_files_of_tls_are_tried(rig: Ri
         rig.settings["workers.dask_ca_file"] = str(wrong / "ca.pem")
         refused = f"{SCHEDULER}DASK: its certificate does not verify: CERTIFICATE_VERIFY_FAILED"
         assert probed(rig, cluster) == (1, [], [refused])
+        rig.settings["workers.dask_ca_file"] = str(right / "ca.pem")
+        for key, name in (("certificate", "client.pem"), ("key", "client-key.pem")):
+            rig.settings[f"workers.dask_{key}_file"] = str(wrong / name)
+        code, proved, said = probed(rig, cluster)
+        assert (code, proved, len(said)) == (1, [], 1)
+        assert said[0].startswith(f"{SCHEDULER}DASK")
+        for key, name in (("certificate", "client.pem"), ("key", "client-key.pem")):
+            rig.settings[f"workers.dask_{key}_file"] = str(right / name)
         (right / "client-key.pem").chmod(0o644)
         code, _, said = probed(rig, cluster)
         assert (code, said[0].partition(" (")[0]) == (

@@ -1,6 +1,7 @@
 """The daemon with a dask scheduler that comes late, goes, and comes back: reported, waited for, nothing lost."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,26 @@ def test_sections_wait_for_a_scheduler_that_is_away_and_are_completed(rig: Rig, 
         assert '"workers.available"' in log
         assert "Traceback" not in log
         assert rig.daemon.stop() == 0
+
+
+@pytest.mark.slow
+def test_temporary_files_of_dead_workers_are_removed_after_a_restart_of_the_daemon(rig: Rig, write, tmp_path: Path):
+    rig.start_standin()
+    with running_cluster(tmp_path / "cluster") as cluster:
+        cluster.start_scheduler()
+        cluster.start_worker()
+        rig.settings |= {"workers.executor": "dask", "workers.dask_scheduler": cluster.address}
+        rig.start()
+        written = write(tiles=2, specimen_id="s")
+        left = rig.mipmaps / "1" / str(written.metafile.parent).lstrip("/") / ".a.tif.tif.00000000-1-1-0.tmp"
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.write_bytes(b"half a lev")
+        rig.wait_until("complete", written.metafile)
+        assert rig.daemon.stop() == 0
+        assert left.exists(), "its writer may be at work on another machine"
+        os.utime(left, (0, 0))
+        rig.start()
+        wait_for(lambda: not left.exists(), 60, "it is removed without another section")
 
 
 def _state(rig: Rig, metafile: Path) -> str:

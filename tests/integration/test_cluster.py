@@ -204,45 +204,47 @@ def living_and_dead(on_node: list[str], living: int) -> list[str]:
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Return a list that grows with each attempt to remove temporary files."""
-    real, attempts = leftovers._after_removal, list[object]()
+    """Return a list that grows with each look at directories."""
+    real, looks = leftovers._left_in, list[object]()
 
-    def counting(paths: Iterable[str]) -> set[str]:
-        attempts.append(None)
-        return real(paths)
+    def counting(directories: Iterable[Path]) -> dict[Path, list[Path] | None]:
+        looks.append(None)
+        return real(directories)
 
-    monkeypatch.setattr(leftovers, "_after_removal", counting)
-    return attempts
+    monkeypatch.setattr(leftovers, "_left_in", counting)
+    return looks
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 async def test_temporary_files_of_dead_workers_go_and_those_of_a_worker_at_work_on_another_host_stay(
-    cluster: Cluster, pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leftovers, "RETRY_S", 0.2)
     monkeypatch.setattr(leftovers, "QUIET_S", 0.2)
-    attempts = counted(monkeypatch)
+    looks, visited = counted(monkeypatch), tmp_path / "journal.sqlite-visited"
     on_node = on_host("node7", "true")
     cluster.start_scheduler()
     worker = cluster.start_worker(wrapper=on_node)
-    await asyncio.wait_for(run_job(pool, job_for(tmp_path, "first")), 120)  # its process has swept the directories
     levels = tmp_path / "mipmaps" / "2"
-    of_living, of_dead = (levels / f".a.tif.{writer}-0.tmp" for writer in living_and_dead(on_node, worker.pid))
-    of_unknown, of_old = (levels / f".{name}.tif.00000000-1-1-0.tmp" for name in ("c", "d"))
-    files = (of_living, of_dead, of_unknown, of_old)
-    for path in files:
-        path.write_bytes(b"half a lev")
-    os.utime(of_old, (0, 0))
-    assert (await asyncio.wait_for(run_job(pool, job_for(tmp_path, "second")), 120)).fault is None
-    await asyncio.to_thread(wait_for, lambda: not of_dead.exists() and not of_old.exists(), "they are removed", 120)
-    seen = len(attempts)
-    await asyncio.to_thread(wait_for, lambda: len(attempts) > seen + 3, "it is tried again", 120)
-    assert [path for path in files if path.exists()] == [of_living, of_unknown]
+    with open_executor("dask", 2, cluster.address, visited=visited, job_timeout_s=60) as pool:
+        await asyncio.wait_for(run_job(pool, job_for(tmp_path, "first")), 120)  # its process has swept the directories
+        of_living, of_dead = (levels / f".a.tif.{writer}-0.tmp" for writer in living_and_dead(on_node, worker.pid))
+        of_unknown, of_old = (levels / f".{name}.tif.00000000-1-1-0.tmp" for name in ("c", "d"))
+        files = (of_living, of_dead, of_unknown, of_old)
+        for path in files:
+            path.write_bytes(b"half a lev")
+        os.utime(of_old, (0, 0))
+        assert (await asyncio.wait_for(run_job(pool, job_for(tmp_path, "second")), 120)).fault is None
+        await asyncio.to_thread(wait_for, lambda: not of_dead.exists() and not of_old.exists(), "they are removed", 120)
+        seen = len(looks)
+        await asyncio.to_thread(wait_for, lambda: len(looks) > seen + 3, "it is tried again", 120)
+        assert [path for path in files if path.exists()] == [of_living, of_unknown]
     cluster.kill_worker(worker)
     cluster.start_worker(wrapper=on_node)
-    await asyncio.to_thread(wait_for, lambda: not of_living.exists(), "a new worker on that host removes it", 120)
-    assert of_unknown.exists()
+    with open_executor("dask", 2, cluster.address, visited=visited, job_timeout_s=60):
+        await asyncio.to_thread(wait_for, lambda: not of_living.exists(), "a new worker on that host removes it", 120)
+        assert of_unknown.exists()
 
 
 @pytest.mark.slow

@@ -1,18 +1,23 @@
 """docs/cluster.md: the job script that its program makes, and the options that it gives to dask's programs."""
 
+import contextlib
 import importlib
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tomllib
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from daemon.config.worker_settings import WorkerSettings
 from handlers.workers.memory import worker_bytes
 from tests import cluster_document as document
+from tests.waiting import wait_for
 
 UNITS = {"m": "minutes", "h": "hours"}
 PAUSED_ABOVE = 0.8
@@ -33,13 +38,11 @@ def options_of(command: str) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
-def script(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The job script that the program prints, with the paths and names of the document."""
+def printed_script(directory: Path, *, is_for_lsf: bool = False) -> str:
+    """Return the job script that the program prints, with the paths and names of the document."""
     pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
-    directory = tmp_path_factory.mktemp("slurm")
     tls = document.make_certificates(directory)
-    program, address = document.write_program(directory, tls)
+    program, address = document.write_program(directory, tls, is_for_lsf=is_for_lsf)
     done = subprocess.run([sys.executable, program, "--print"], capture_output=True, text=True, cwd=directory)
     assert done.returncode == 0, done.stderr
     there = {str(tls): document.TLS_DIRECTORY, str(directory / "logs"): document.LOGS, address: document.ADDRESS}
@@ -47,6 +50,12 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> str:
     for here, name in there.items():
         text = text.replace(here, name)
     return text
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The job script of SLURM."""
+    return printed_script(tmp_path_factory.mktemp("slurm"))
 
 
 def test_the_job_script_is_the_one_in_the_document(script: str) -> None:
@@ -76,6 +85,38 @@ def test_a_job_leaves_before_its_walltime_and_has_the_memory_and_files_that_a_wo
     assert options["--protocol"] == "tls://"
 
 
+def test_a_job_of_lsf_differs_from_one_of_slurm_as_the_document_says(script: str, tmp_path: Path) -> None:
+    lsf = printed_script(tmp_path, is_for_lsf=True)
+    directives = dict(re.findall(r"^#BSUB (-\w) (.*)$", lsf, re.MULTILINE))
+    assert {key: directives[key] for key in ("-q", "-P", "-W", "-n", "-R")} == {
+        "-q": "em",
+        "-P": '"em"',
+        "-W": "8:00",
+        "-n": "1",
+        "-R": f"'rusage[mem={directives['-M']}]'",
+    }
+    assert f"`-M {directives['-M']}`" in document.DOCUMENT
+    assert int(directives["-M"]) >= 4096
+    of_slurm = script.strip().splitlines()
+    assert lsf.strip().splitlines()[-2:] == of_slurm[-2:], "the worker is the same"
+
+
+def test_the_profiler_of_dask_is_off_in_scheduler_and_workers(script: str) -> None:
+    """It would fill the memory of each worker for 1,000 s."""
+    setting = "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False"
+    units = [unit for unit in document.blocks("ini") if "-m distributed" in unit]
+    assert len(units) == 2
+    for unit in units:
+        assert f"Environment={setting}\n" in unit
+    assert f"\nexport {setting}\n" in script
+    assert 'profile.enabled": False' in document.block_with("python", "SLURMCluster")
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    ask = "import dask, distributed; print(dask.config.get('distributed.worker.profile.enabled'))"
+    environment = {**os.environ, **dict([setting.split("=")])}
+    run = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
+
+
 def test_dask_knows_every_option_that_the_document_gives_to_it(script: str) -> None:
     units = "\n".join(document.blocks("ini")).replace("\\\n", " ")
     commands = [*re.findall(r"^ExecStart=(.*-m distributed.*)$", units, re.MULTILINE), script.strip().splitlines()[-1]]
@@ -92,3 +133,73 @@ def test_the_settings_of_the_document_are_valid() -> None:
     settings = WorkerSettings(**workers)
     assert settings.dask_scheduler == f"tls://{document.ADDRESS}"
     assert [entry.hosts for entry in settings.path_map] == ["node*"]
+
+
+SBATCH = """#!/bin/sh
+set -e
+number=$(ls {jobs} | grep -c '[.]sh$' || true)
+cp "$1" {jobs}/$number.sh
+setsid sh {jobs}/$number.sh > {jobs}/$number.log 2>&1 < /dev/null &
+echo $! > {jobs}/$number.pid
+echo "Submitted batch job $number"
+"""
+SCANCEL = """#!/bin/sh
+for number; do kill -- -$(cat {jobs}/$number.pid) && echo $number >> {jobs}/cancelled; done
+"""
+
+
+class Slurm:
+    """Runs jobs on this machine at once, each in a process group of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.jobs, self.programs = directory / "jobs", directory / "bin"
+        for made in (self.jobs, self.programs):
+            made.mkdir()
+        for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+            (self.programs / name).write_text(text.format(jobs=self.jobs))
+            (self.programs / name).chmod(0o755)
+
+    def is_running(self, number: int) -> bool:
+        """Whether a worker of the job has reached the scheduler."""
+        log = self.jobs / f"{number}.log"
+        return log.exists() and "Registered to" in log.read_text()
+
+    def kill(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int((self.jobs / f"{number}.pid").read_text()), signal.SIGKILL)
+
+    def end(self) -> None:
+        for path in self.jobs.glob("*.pid"):
+            self.kill(int(path.stem))
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text() for path in sorted(self.jobs.glob("*.log")))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_program_submits_jobs_again_that_ended_and_cancels_them_when_it_ends(tmp_path: Path) -> None:
+    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
+    slurm = Slurm(tmp_path)
+    program, _ = document.write_program(tmp_path, document.make_certificates(tmp_path), python=sys.executable)
+    text = program.read_text()
+    assert "time.sleep(60)" in text
+    program.write_text(text.replace("time.sleep(60)", "time.sleep(1)"))
+    environment = {**os.environ, "PATH": f"{slurm.programs}:{os.environ['PATH']}"}
+    with (
+        (tmp_path / "program.log").open("wb") as log,
+        subprocess.Popen([sys.executable, program], cwd=tmp_path, env=environment, stdout=log, stderr=log) as running,
+    ):
+        try:
+            for number in range(2):
+                with contextlib.suppress(AssertionError):
+                    wait_for(lambda number=number: slurm.is_running(number), f"job {number}", 100)
+                assert slurm.is_running(number), slurm.logs() + (tmp_path / "program.log").read_text()
+                if number == 0:
+                    slurm.kill(number)
+            running.terminate()
+            assert running.wait(60) == 0
+            assert (slurm.jobs / "cancelled").read_text().splitlines()[-1] == "1"
+        finally:
+            running.kill()
+            slurm.end()

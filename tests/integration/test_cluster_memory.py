@@ -1,9 +1,8 @@
-"""What a dask scheduler keeps of tasks that are done, and what the library leaves to asyncio's log."""
+"""What a dask scheduler keeps of tasks that are done."""
 
 from collections.abc import Iterator
 from concurrent.futures import wait
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 
@@ -30,18 +29,3 @@ def test_the_scheduler_keeps_nothing_of_a_task_that_is_done(cluster: Any) -> Non
     assert spans
     assert [len(span.metadata["collections"]) for span in spans if span.metadata] == [0] * len(spans)
     assert not cluster.scheduler.tasks
-
-
-def test_the_end_of_a_gather_that_was_cancelled_is_no_error() -> None:
-    pytest.importorskip("distributed", reason="dask.distributed is not installed")
-    from distributed.client import AllExit
-
-    from handlers.workers.cluster.lean_client import drop_quiet_end
-
-    loop = Mock()
-    drop_quiet_end(loop, {"message": "never retrieved", "exception": AllExit()})
-    drop_quiet_end(loop, {"message": "never retrieved", "exception": TimeoutError("Timeout"), "future": Mock()})
-    loop.default_exception_handler.assert_not_called()
-    context = {"message": "never retrieved", "exception": ValueError("a fault")}
-    drop_quiet_end(loop, context)
-    loop.default_exception_handler.assert_called_once_with(context)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from handlers.errors import WorkersUnavailable
 from handlers.text import shorten
 from handlers.workers.cluster.access import ClusterAccess
+from handlers.workers.cluster.library import import_distributed
 
 T = TypeVar("T")
 
@@ -53,9 +54,10 @@ class Connection:
         SchedulerAway
             If the scheduler does not answer, or a file that the settings name cannot be used.
         """
+        await asyncio.to_thread(import_distributed)
         from distributed.versions import VersionMismatchWarning
 
-        from handlers.workers.cluster.lean_client import LeanClient, drop_quiet_end
+        from handlers.workers.cluster.lean_client import LeanClient, report_end
 
         # Versions are reported in one line: see `versions`.
         warnings.filterwarnings("ignore", category=VersionMismatchWarning)
@@ -64,7 +66,7 @@ class Connection:
         except WorkersUnavailable as fault:
             raise SchedulerAway(str(fault)) from None
         await _knock(access)  # a client that cannot connect takes its time, and says less
-        asyncio.get_running_loop().set_exception_handler(drop_quiet_end)
+        asyncio.get_running_loop().set_exception_handler(report_end)
         client: Any = LeanClient(  # type: ignore[no-untyped-call]
             access.scheduler,
             asynchronous=True,

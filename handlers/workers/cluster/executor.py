@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,9 +19,11 @@ from handlers.errors import WorkersUnavailable
 from handlers.workers.cluster.access import ClusterAccess, WorkerPath
 from handlers.workers.cluster.connection import Connection, SchedulerAway, opening_delay_s
 from handlers.workers.cluster.ground import Ground, ground_of, sharing_of
+from handlers.workers.cluster.job import Job
 from handlers.workers.cluster.leftovers import Leftovers, directories_of
 from handlers.workers.cluster.members import Members
 from handlers.workers.cluster.on_worker import Answer, Work, payload_of, this_process
+from handlers.workers.cluster.visited import Visited
 from handlers.workers.cluster.wanted import Wanted
 from handlers.workers.crew import Crew
 
@@ -45,30 +46,6 @@ class WorkersDied(Exception):  # noqa: N818  the job then runs alone
     """Several workers died while they had the job, which may be the cause or not."""
 
 
-@dataclass(eq=False)
-class Job:
-    """A job that is not done."""
-
-    key: str
-    payload: bytes
-    ground: Ground | None
-    outcome: Future[Any]
-    directories: frozenset[Path] = frozenset()
-    """Where it writes."""
-    sent_to: frozenset[str] = frozenset()
-    """Addresses of the workers that may do it; empty while it waits here."""
-    remote: Any = None
-    """dask's future; None while the job waits here."""
-    task: "asyncio.Task[None] | None" = field(default=None, repr=False)
-    failures: int = 0
-    """Failures of its task at the scheduler for other reasons than the job."""
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether it has to be submitted."""
-        return self.remote is None and not self.outcome.done()
-
-
 class ClusterExecutor(Executor):
     """Executor of a scheduler that need not be there yet.
 
@@ -76,9 +53,16 @@ class ClusterExecutor(Executor):
     ----------
     memory_bytes : address space that a job may add to its worker's.
     paths : where workers see the directories of this machine.
+    visited : file that keeps the directories in which workers write; None: a restart forgets them.
     """
 
-    def __init__(self, access: ClusterAccess, memory_bytes: int, paths: tuple[WorkerPath, ...] = ()) -> None:
+    def __init__(
+        self,
+        access: ClusterAccess,
+        memory_bytes: int,
+        paths: tuple[WorkerPath, ...] = (),
+        visited: Path | None = None,
+    ) -> None:
         self._access = access
         self._memory_bytes = memory_bytes
         self._paths = paths
@@ -88,7 +72,7 @@ class ClusterExecutor(Executor):
         self._wanted = Wanted(KEY_PREFIX)
         self._wake = asyncio.Event()
         self._members = Members(paths, self._wake.set)
-        self._leftovers = Leftovers(self._members)
+        self._leftovers = Leftovers(self._members, Visited(visited))
         self._connection: Connection | None = None
         self._fault = f"{access.scheduler} has not answered yet"
         self._without_worker_since: float | None = None
@@ -196,12 +180,12 @@ class ClusterExecutor(Executor):
                 await self._pause(LOOK_S)
         finally:
             self._connection = None
-            self._members.end()
             self._wanted.forget()
             self._leftovers.stop()
             self._sent.clear()
             for job in self._jobs.values():
                 job.remote, job.sent_to = None, frozenset()
+            await self._members.end()
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -1,15 +1,13 @@
 """Temporary files that dead workers left: looked for in each directory once no job writes there any more.
 
 Only a process of the same machine can know that a writer is dead. So a worker of that machine removes the file; where
-there is none, the age of the file decides.
+there is none, the age of the file decides. A restart of the daemon forgets no directory that has to be looked at.
 """
 
 import asyncio
-import contextlib
-import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,17 @@ from handlers.stores.temporary import machine_of, remove_left, temporaries_in
 from handlers.workers.cluster.connection import Connection
 from handlers.workers.cluster.members import Members
 from handlers.workers.cluster.on_worker import remove_left_here
+from handlers.workers.cluster.spare_thread import in_spare_thread
+from handlers.workers.cluster.visited import Visited
 
 QUIET_S = 2.0
 """A directory without a job for so long is looked at."""
 RETRY_S = 15.0
-"""Pause between attempts to remove what was found."""
+"""Pause between looks at a directory that still holds temporary files, or that cannot be listed."""
+MISSING_S = 3600.0
+"""A directory that is missing for so long was deleted. Until then its mount may come back."""
 MOST = 4096
-"""Directories, and files, that are remembered."""
+"""Directories that are remembered, and files that are removed at one look."""
 
 
 def directories_of(job: Any) -> frozenset[Path]:
@@ -36,13 +38,21 @@ def directories_of(job: Any) -> frozenset[Path]:
 
 
 class Leftovers:
-    """What workers left. All methods run in the executor's event loop."""
+    """What workers left. All methods run in the executor's event loop.
 
-    def __init__(self, members: Members) -> None:
+    Parameters
+    ----------
+    visited : keeps the directories over a restart.
+    """
+
+    def __init__(self, members: Members, visited: Visited) -> None:
         self._members = members
+        self._visited = visited
         self._in_use: Counter[Path] = Counter()
-        self._quiet_since: dict[Path, float] = {}
-        self._found: set[str] = set()
+        self._quiet_since: dict[Path, float] = dict.fromkeys(visited.read(), time.monotonic())
+        self._missing_since: dict[Path, float] = {}
+        self._waiting: set[Path] = set()
+        """Quiet directories that were looked at and have to be looked at again."""
         self._tried_at = float("-inf")
         self._task: asyncio.Task[None] | None = None
 
@@ -50,7 +60,7 @@ class Leftovers:
         """Note that a job may write in these directories."""
         for directory in directories:
             self._in_use[directory] += 1
-            self._quiet_since.pop(directory, None)
+            self._forget(directory)
 
     def end(self, directories: Iterable[Path]) -> None:
         """Note that the job is over."""
@@ -60,48 +70,79 @@ class Leftovers:
                 del self._in_use[directory]
                 self._quiet_since[directory] = time.monotonic()
         while len(self._quiet_since) > MOST:
-            del self._quiet_since[next(iter(self._quiet_since))]
+            self._forget(next(iter(self._quiet_since)))
 
     def look(self, connection: Connection) -> None:
-        """Look at directories that became quiet, and try to remove what was found before. Does not wait for it."""
+        """Look at directories that became quiet, and again at those that wait. Does not wait for it."""
+        if self._task and not self._task.done():
+            return
         now = time.monotonic()
-        quiet = [directory for directory, since in self._quiet_since.items() if now - since > QUIET_S]
-        is_due = self._found and now - self._tried_at > RETRY_S
-        if (quiet or is_due) and not (self._task and not self._task.done()):
-            for directory in quiet:
-                del self._quiet_since[directory]
+        is_due = now - self._tried_at > RETRY_S
+        if is_due:
             self._tried_at = now
-            self._task = asyncio.get_running_loop().create_task(self._tidy(connection, quiet), name="leftovers")
+        quiet = {
+            directory: since
+            for directory, since in self._quiet_since.items()
+            if now - since > QUIET_S and (is_due or directory not in self._waiting)
+        }
+        self._task = asyncio.get_running_loop().create_task(self._tidy(connection, quiet), name="leftovers")
 
     def stop(self) -> None:
         """Stop looking: the connection is lost."""
         if self._task:
             self._task.cancel()
 
-    async def _tidy(self, connection: Connection, directories: Iterable[Path]) -> None:
-        found = await asyncio.to_thread(_temporaries, directories)
-        self._found = await asyncio.to_thread(_after_removal, [*self._found, *found][:MOST])
-        by_machine: dict[str, list[str]] = defaultdict(list)
-        for path in self._found:
-            by_machine[machine_of(Path(path).name)].append(path)
+    def _forget(self, directory: Path) -> None:
+        self._quiet_since.pop(directory, None)
+        self._missing_since.pop(directory, None)
+        self._waiting.discard(directory)
+
+    async def _tidy(self, connection: Connection, quiet: Mapping[Path, float]) -> None:
+        await self._keep()
+        if not quiet:
+            return
+        found = await in_spare_thread(_left_in, quiet)
+        if left := [path for paths in found.values() if paths for path in paths][:MOST]:
+            await self._remove_on_workers(connection, left)
+            found |= await in_spare_thread(_left_in, [directory for directory, paths in found.items() if paths])
+        for directory, paths in found.items():
+            if self._quiet_since.get(directory) == quiet[directory]:  # no job began meanwhile
+                self._conclude(directory, paths)
+        await self._keep()
+
+    async def _keep(self) -> None:
+        await in_spare_thread(self._visited.keep, [*self._in_use, *self._quiet_since])
+
+    async def _remove_on_workers(self, connection: Connection, files: Iterable[Path]) -> None:
+        by_machine: dict[str, list[Path]] = defaultdict(list)
+        for path in files:
+            by_machine[machine_of(path.name)].append(path)
         for machine, paths in by_machine.items():
             if address := self._members.on_machine(machine):
-                await connection.run(address, remove_left_here, tuple(map(Path, paths)), self._members.paths)
-        self._found = await asyncio.to_thread(_existing, self._found)
+                await connection.run(address, remove_left_here, tuple(paths), self._members.paths)
+
+    def _conclude(self, directory: Path, left: list[Path] | None) -> None:
+        """Forget a directory without temporary files; look at any other one again."""
+        now = time.monotonic()
+        if left is not None:
+            self._missing_since.pop(directory, None)
+        is_missing = left is None and now - self._missing_since.setdefault(directory, now) < MISSING_S
+        if left or is_missing:
+            self._waiting.add(directory)
+        else:
+            self._forget(directory)
 
 
-def _temporaries(directories: Iterable[Path]) -> list[str]:
-    found: list[str] = []
-    for directory in directories:
-        with contextlib.suppress(OSError):  # it was removed, or its mount is gone
-            found += temporaries_in(str(directory))
-    return found
+def _left_in(directories: Iterable[Path]) -> dict[Path, list[Path] | None]:
+    """Return what is left in each directory after this machine removed what it can; None: it cannot be listed."""
+    return {directory: _left(directory) for directory in directories}
 
 
-def _after_removal(paths: Iterable[str]) -> set[str]:
-    remove_left(paths)
-    return _existing(paths)
-
-
-def _existing(paths: Iterable[str]) -> set[str]:
-    return {path for path in paths if os.path.lexists(path)}
+def _left(directory: Path) -> list[Path] | None:
+    try:
+        if found := temporaries_in(str(directory)):
+            remove_left(found)
+            found = temporaries_in(str(directory))
+        return list(map(Path, found))
+    except OSError:
+        return None

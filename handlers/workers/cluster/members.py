@@ -15,6 +15,7 @@ from handlers.workers.cluster.access import WorkerPath
 from handlers.workers.cluster.connection import Connection
 from handlers.workers.cluster.ground import Ground, Task, begin_proof, conclude_proof, end_proof
 from handlers.workers.cluster.on_worker import METRIC, Introduction, introduce, versions_here
+from handlers.workers.cluster.spare_thread import in_spare_thread
 from handlers.workers.cluster.versions import differences, refusal
 from handlers.workers.crew import Member
 
@@ -24,6 +25,8 @@ FRESH_S = 5.0
 """A proof of this age is believed when a job fails."""
 CHECK_S = 45.0
 """Longest time for all proofs of a worker."""
+END_S = 2.0
+"""Longest time for checks to end. A mount that does not answer must not delay a stop."""
 MOST_GROUNDS = 256
 
 
@@ -83,13 +86,15 @@ class Members:
         """Start with a new connection."""
         self._connection = connection
 
-    def end(self) -> None:
-        """Forget the workers: they may be others when the scheduler is back."""
-        for worker in self._workers.values():
-            if worker.check:
-                worker.check.cancel()
+    async def end(self) -> None:
+        """Forget the workers: they may be others when the scheduler is back. Waits until proofs have no files left."""
+        checks = [worker.check for worker in self._workers.values() if worker.check and not worker.check.done()]
         self._workers.clear()
         self._connection = None
+        for check in checks:
+            check.cancel()
+        if checks:
+            await asyncio.wait(checks, timeout=END_S)
 
     # --- what is known
 
@@ -209,13 +214,13 @@ class Members:
                 # If the daemon cannot write there itself, nothing can be proved: it is tried again at the next look.
                 with contextlib.suppress(StorageFault):
                     level0, sharing = self._grounds[ground]
-                    tasks.append(await asyncio.to_thread(begin_proof, ground, level0, uuid.uuid4().hex, sharing))
+                    tasks.append(await in_spare_thread(begin_proof, ground, level0, uuid.uuid4().hex, sharing))
             found = await self._introduction(worker, tuple(tasks))
             await self._note(worker, tasks, found)
         finally:
             proofs = found.proofs if isinstance(found, Introduction) else (None,) * len(tasks)
             for task, proof in zip(tasks, proofs, strict=True):
-                await asyncio.shield(asyncio.to_thread(end_proof, task, proof))
+                await asyncio.shield(in_spare_thread(end_proof, task, proof))
             self._on_change()
 
     async def _introduction(self, worker: _Worker, tasks: tuple[Task, ...]) -> object:
@@ -236,7 +241,7 @@ class Members:
         worker.host, worker.machine = found.host, found.machine
         worker.problem = refusal(self._here, found.versions)
         for task, proof in zip(tasks, found.proofs, strict=True):
-            problem = await asyncio.to_thread(conclude_proof, task, proof)
+            problem = await in_spare_thread(conclude_proof, task, proof)
             worker.proofs[task.ground] = _Proved(problem, time.monotonic())
 
 

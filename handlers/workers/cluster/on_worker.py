@@ -10,7 +10,6 @@ import pickle
 import platform
 import re
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from handlers.stores.temporary import machine, remove_left
 from handlers.workers.cluster.access import WorkerPath
 from handlers.workers.cluster.ground import Proof, Task, prove
 from handlers.workers.cluster.path_map import HostPaths, of_host
+from handlers.workers.cluster.spare_thread import in_spare_thread
 from handlers.workers.memory import JobLimit
 
 METRIC = "temwatch"
@@ -163,22 +163,9 @@ async def introduce(tasks: tuple[Task, ...], paths: tuple[WorkerPath, ...], dask
 
 async def _prove(task: Task, paths: HostPaths, name: str) -> Proof:
     """Return a proof, also if a mount does not answer. Paths of the result are those of the daemon."""
-    found: asyncio.Future[Proof] = asyncio.get_running_loop().create_future()
-    loop = asyncio.get_running_loop()
-
-    def work() -> None:
-        try:
-            proof = prove(paths.job_to_worker(task), name)
-        except Exception as error:  # noqa: BLE001  said in words at the daemon
-            proof = Proof(f"{type(error).__name__}: {error}")
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(_set, found, proof)
-
-    # In its own thread: a mount that never answers blocks it for ever, and must not block other work.
-    threading.Thread(target=work, name="temwatch proof", daemon=True).start()
     try:
         async with asyncio.timeout(PROOF_TIMEOUT_S):
-            proof = await found
+            proof = await in_spare_thread(_found, task, paths, name)
     except TimeoutError:
         seen = paths.job_to_worker(task).ground
         return Proof(f"{seen.images} or {seen.output} has not answered for {PROOF_TIMEOUT_S:g} s")
@@ -189,9 +176,11 @@ async def _prove(task: Task, paths: HostPaths, name: str) -> Proof:
 async def remove_left_here(files: tuple[Path, ...], paths: tuple[WorkerPath, ...]) -> None:
     """Remove those temporary files whose writers were processes of this machine and are dead."""
     here = paths_here(paths)
-    await asyncio.to_thread(remove_left, [str(here.to_worker(path)) for path in files])
+    await in_spare_thread(remove_left, [str(here.to_worker(path)) for path in files])
 
 
-def _set(found: "asyncio.Future[Proof]", proof: Proof) -> None:
-    if not found.done():
-        found.set_result(proof)
+def _found(task: Task, paths: HostPaths, name: str) -> Proof:
+    try:
+        return prove(paths.job_to_worker(task), name)
+    except Exception as error:  # noqa: BLE001  said in words at the daemon
+        return Proof(f"{type(error).__name__}: {error}")

@@ -11,6 +11,7 @@ from handlers.sharing import Sharing
 from handlers.workers.cluster.access import ClusterAccess, WorkerPath
 from handlers.workers.cluster.connection import Connection, SchedulerAway
 from handlers.workers.cluster.ground import Ground
+from handlers.workers.cluster.library import import_distributed
 from handlers.workers.cluster.members import Members
 from handlers.workers.crew import Crew
 
@@ -46,6 +47,7 @@ async def ask_cluster(access: ClusterAccess, paths: tuple[WorkerPath, ...], tria
     """
     if importlib.util.find_spec("distributed") is None:
         raise SettingsFault("workers.executor", "dask is not installed", "pip install 'temwatch[dask]'")
+    await asyncio.to_thread(import_distributed)
     await asyncio.to_thread(access.security)
     members = Members(paths, lambda: None)
     try:

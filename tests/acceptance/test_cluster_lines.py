@@ -1,0 +1,118 @@
+"""The daemon's log while everything goes wrong in a cluster: dask's lines are one each, under temwatch's name."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.rig import Rig, fetch, wait_for
+from tests.integration.cluster import Cluster, make_certificates, running_cluster, tls_options
+from tests.integration.test_cluster import OTHER_PYTHON
+
+TILES = 60
+QUICK = ("env", "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP=12s", "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT=12s")
+"""The least that distributed allows."""
+
+
+def of_cluster(cluster: Cluster, rig: Rig) -> None:
+    rig.prefix = QUICK
+    rig.settings |= {
+        "workers.executor": "dask",
+        "workers.dask_scheduler": cluster.address,
+        "workers.count": 2,
+        "watch.mipmaps.function": "mode",
+    }
+
+
+def lines_of_dask(rig: Rig) -> list[dict[str, Any]]:
+    """Return the lines of the library, after a check that each line of the log is one record without a traceback."""
+    records = [json.loads(line) for line in rig.daemon.lines()]
+    assert not [record for record in records if "exception" in record or "Traceback" in str(record)]
+    foreign = [record for record in records if "logger" in record]
+    assert {record["event"] for record in foreign} <= {"workers.dask"}
+    assert not [record for record in foreign if not record["logger"].startswith("temwatch.")]
+    return foreign
+
+
+def workers_of(nanny: "subprocess.Popen[bytes]") -> Iterator[int]:
+    """Yield the worker processes of a nanny."""
+    for listed in Path(f"/proc/{nanny.pid}/task").glob("*/children"):
+        for pid in listed.read_text().split():
+            with contextlib.suppress(OSError):
+                if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    yield int(pid)
+
+
+def made(rig: Rig) -> int:
+    """Return the number of tiles that the workers have made."""
+    lines = str(fetch(f"{rig.url}/metrics")).splitlines()
+    return int(sum(float(line.split()[-1]) for line in lines if line.startswith("temwatch_tiles_mipmapped_total ")))
+
+
+def wait_for_tiles(rig: Rig, more: int = 2) -> None:
+    before = made(rig)
+    wait_for(lambda: made(rig) >= before + more, 120, lambda: str(rig.ready()))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_cluster_in_which_everything_fails_leaves_whole_lines_and_no_traceback(rig: Rig, write, tmp_path: Path):
+    rig.start_standin()
+    with running_cluster(tmp_path / "cluster") as cluster:
+        of_cluster(cluster, rig)
+        cluster.start_scheduler(OTHER_PYTHON)
+        nanny = cluster.start_worker(nanny=True)
+        rig.start()
+        written = write(tiles=TILES, size=(1024, 1024), specimen_id="s")
+        wait_for_tiles(rig)
+        for pid in workers_of(nanny):
+            os.kill(pid, signal.SIGKILL)
+        wait_for_tiles(rig)
+        assert cluster.scheduler
+        cluster.scheduler.send_signal(signal.SIGSTOP)
+        wait_for(lambda: not rig.ready().get("ready", True), 60, "a scheduler without a sign of life is reported")
+        cluster.scheduler.send_signal(signal.SIGCONT)
+        wait_for_tiles(rig)
+        cluster.kill_scheduler()
+        wait_for(lambda: not rig.ready().get("ready", True), 60, "a dead scheduler is reported")
+        cluster.kill_worker(nanny)
+        cluster.start_scheduler(OTHER_PYTHON)
+        worker = cluster.start_worker()
+        wait_for_tiles(rig)
+        cluster.kill_worker(worker)
+        cluster.start_worker()
+        rig.wait_until("complete", written.metafile, timeout_s=200)
+        assert rig.daemon.stop() == 0
+        records = [json.loads(line) for line in rig.daemon.lines()]
+        assert [each for each in records if "versions differ in the cluster: python" in str(each)]
+    lines_of_dask(rig)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_scheduler_that_refuses_the_certificate_leaves_whole_lines_and_no_traceback(rig: Rig, tmp_path: Path):
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    for directory in (right, wrong):
+        make_certificates(directory)
+    rig.start_standin()
+    with running_cluster(tmp_path / "cluster", protocol="tls") as cluster:
+        of_cluster(cluster, rig)
+        cluster.tls = tls_options(right, "scheduler")
+        cluster.start_scheduler()
+        rig.settings |= {
+            "workers.dask_ca_file": str(right / "ca.pem"),
+            "workers.dask_certificate_file": str(wrong / "client.pem"),
+            "workers.dask_key_file": str(wrong / "client-key.pem"),
+        }
+        rig.start()
+        refusals = 2
+        wait_for(lambda: cluster.logs().count("Listener on") >= refusals, 100, "the scheduler refuses it twice")
+        assert not rig.ready()["ready"]
+        assert rig.daemon.stop() == 0
+    lines_of_dask(rig)
