@@ -15,7 +15,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,8 @@ def run_script(name: str, measure: Callable[[Options], Outcome], argv: Sequence[
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave no data and no process behind
     directory = Path(tempfile.mkdtemp(prefix=f"temwatch-bench-{name}-", dir=arguments.on))
     try:
-        outcome = measure(Options(directory, arguments.quick))
+        with _compiling(directory / "pycache"):
+            outcome = measure(Options(directory, arguments.quick))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     seconds = time.monotonic() - began
@@ -125,6 +127,19 @@ def run_script(name: str, measure: Callable[[Options], Outcome], argv: Sequence[
     (arguments.output / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for row in outcome.rows:
         print(text_of(row), flush=True)
+
+
+@contextmanager
+def _compiling(directory: Path) -> Iterator[None]:
+    """Context in which Python programs keep their compiled modules, as those of an installation are kept."""
+    before = dict(os.environ)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = os.fspath(directory)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _absolute(name: str) -> Path:

@@ -47,7 +47,7 @@ def measure(options: Options) -> Outcome:
             lines[f"{size} x {size}"] = [(count, each * size**2 / 1e6) for count, each in tiles_per_s.items()]
         small = jobs_for(options.directory, 64, 1)[0]
         rows += overhead_rows(runner, pools[1], small, 50 if options.quick else 400)
-    rows.append(import_row(options.directory, 5 if options.quick else 15))
+    rows.append(import_row(5 if options.quick else 15))
     plot = Plot("worker_pool", "8 bit, six levels, by size of tile", "workers", "megapixels per second", lines)
     return Outcome(rows, [plot], facts)
 
@@ -137,13 +137,11 @@ async def one_by_one(pool: WorkerPool, job: MipmapJob, jobs: int) -> list[float]
     return beyond
 
 
-def import_row(directory: Path, runs: int) -> Row:
+def import_row(runs: int) -> Row:
     """Measure a worker's imports in a new interpreter, less the interpreter; modules are compiled before."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    environment["PYTHONPYCACHEPREFIX"] = os.fspath(directory / "pycache")
 
     def run(code: str) -> None:
-        subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+        subprocess.run([sys.executable, "-c", code], check=True)
 
     taken = interleaved({"worker": functools.partial(run, IMPORTS), "bare": functools.partial(run, "pass")}, runs)
     walls = [each.wall_s - bare.wall_s for each, bare in zip(taken["worker"], taken["bare"], strict=True)]
