@@ -62,13 +62,20 @@ def run(config_path: Path | None) -> None:
 
 
 def _run(config_path: Path | None) -> None:
+    gc.disable()  # nothing that is imported is garbage
     settings = settings_or_exit(config_path)
     examination = _begin_ahead(settings)
+    from daemon.system.lean_imports import import_http_client, import_log_library
+
+    import_log_library()
+    import_http_client()
     from daemon.app import Daemon
     from daemon.config.load import load_settings
     from daemon.system.log import set_up_logging
     from handlers.workers.processes import exit_if_workers_hang
 
+    gc.freeze()
+    gc.enable()
     set_up_logging(settings.log.level, settings.log.format)
     exit_code = FAILED
     try:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from daemon.config.meanings import meaning
 from handlers.errors import SettingsFault
 from handlers.uris import without_userinfo
 
@@ -78,7 +79,7 @@ def _problem(error: ErrorDetails, location: Location, root: type[BaseModel]) -> 
         case "extra_forbidden":
             return unknown_key(str(location[-1]), known_keys(root, location[:-1]))
         case "missing":
-            return f"is required{': ' + _first_sentence(field) if field else ''}"
+            return f"is required{': ' + _first_sentence(root, location) if field else ''}"
         case "tuple_type" | "model_type" if field is not None and section_of(field) is not None:
             return _brackets(location, error["input"], repeats=kind == "tuple_type")
         case "too_short":
@@ -182,14 +183,19 @@ def is_section(field: FieldInfo) -> bool:
 
 def known_keys(root: type[BaseModel], location: Location) -> tuple[str, ...]:
     """Return the keys of the section at a location."""
-    field = field_at(root, location) if location else None
-    model = section_of(field) if field else root
+    model = _model_at(root, location)
     return tuple(model.model_fields) if model else ()
 
 
-def _first_sentence(field: FieldInfo) -> str:
-    """Return the first sentence of a field's description."""
-    text = re.split(r"(?<=[a-z)])[.;] ", " ".join((field.description or "").split()))[0].rstrip(".")
+def _model_at(root: type[BaseModel], location: Location) -> type[BaseModel] | None:
+    field = field_at(root, location) if location else None
+    return section_of(field) if field else root
+
+
+def _first_sentence(root: type[BaseModel], location: Location) -> str:
+    """Return the first sentence of the meaning of the key at a location."""
+    model = _model_at(root, location[:-1])
+    text = re.split(r"(?<=[a-z)])[.;] ", meaning(model, str(location[-1])) if model else "")[0].rstrip(".")
     return text[:1].lower() + text[1:] if not text[:2].isupper() else text
 
 

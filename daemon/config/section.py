@@ -87,7 +87,7 @@ class Section(BaseModel):
 
     in_example: ClassVar[bool] = True
     """Whether the example file has the section; otherwise each of its lines is a comment there."""
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

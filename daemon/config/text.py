@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from daemon.config.errors import bounds, is_section, section_of
+from daemon.config.meanings import meaning
 from handlers.place import ObjectPlace
 
 Section = tuple[str, bool, type[BaseModel]]
@@ -48,7 +49,7 @@ def toml_example(root: type[BaseModel], head: str) -> str:
         lines = [_comment(_prose(model.__doc__)), f"{mark}{title}"]
         for key, field in plain_fields(model):
             line = _toml_line(key, field)
-            lines += [_comment(_meaning(field)), line if line.startswith("# ") else f"{mark}{line}"]
+            lines += [_comment(_meaning(model, key, field)), line if line.startswith("# ") else f"{mark}{line}"]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
 
@@ -60,7 +61,7 @@ def markdown_reference(root: type[BaseModel], head: str) -> str:
         title = f"## `[[{name}]]`" if repeats else f"## `[{name}]`"
         rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
         for key, field in plain_fields(model):
-            cells = (f"`{key}`", type_text(field), _default_text(field), _prose(field.description))
+            cells = (f"`{key}`", type_text(field), _default_text(field), meaning(model, key))
             rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         blocks.append("\n\n".join([title, _prose(model.__doc__), "\n".join(rows)]))
     return "\n\n".join(blocks) + "\n"
@@ -107,14 +108,14 @@ def _default_text(field: FieldInfo) -> str:
     return "not set" if default is None else f"`{toml_value(default)}`"
 
 
-def _meaning(field: FieldInfo) -> str:
+def _meaning(model: type[BaseModel], key: str, field: FieldInfo) -> str:
     """Return the comment above a key: its meaning, then its default if the example shows another value."""
-    meaning = _prose(field.description)
+    words = meaning(model, key)
     if field.is_required():
-        return f"{meaning} Required."
+        return f"{words} Required."
     default = field.get_default(call_default_factory=True)
     is_documented = default is None or _example_value(field) == default
-    return meaning if is_documented else f"{meaning} Default: {toml_value(default) if default else 'none'}."
+    return words if is_documented else f"{words} Default: {toml_value(default) if default else 'none'}."
 
 
 def _example_value(field: FieldInfo) -> object:

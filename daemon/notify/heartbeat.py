@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 import structlog
 
+from daemon.notify.trust import system_authorities
 from daemon.pipeline.health import Facts, reasons_not_ready
 
 log = structlog.get_logger()
@@ -31,7 +32,8 @@ async def beat(url: Callable[[], str | None], facts: Callable[[], Awaitable[Fact
 
 async def _ask(session: aiohttp.ClientSession, address: str) -> None:
     try:
-        async with session.get(address, timeout=aiohttp.ClientTimeout(total=ANSWER_S)) as response:
+        timeout, authorities = aiohttp.ClientTimeout(total=ANSWER_S), await system_authorities()
+        async with session.get(address, timeout=timeout, ssl=authorities) as response:
             if response.status >= 400:
                 log.warning("heartbeat.refused", status=response.status)
     except (aiohttp.ClientError, OSError, ValueError) as error:  # their text shows the address, which is a secret

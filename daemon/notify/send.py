@@ -11,6 +11,7 @@ from daemon.config.hook_files import read_hook_secret
 from daemon.config.hook_settings import HookSettings
 from daemon.notify.cloud_event import CONTENT_TYPE
 from daemon.notify.signing import signature_headers
+from daemon.notify.trust import system_authorities
 from handlers.errors import SettingsFault
 from handlers.text import printable, shorten
 from handlers.uris import without_userinfo
@@ -49,7 +50,12 @@ async def post(session: aiohttp.ClientSession, hook: HookSettings, event_id: str
             headers |= signature_headers(secret, event_id, int(time.time()), body)
         timeout = aiohttp.ClientTimeout(total=hook.timeout_s)
         async with session.post(
-            hook.url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+            hook.url,
+            data=body,
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+            ssl=await system_authorities(),
         ) as response:
             return await _judge(response)
     except SettingsFault as fault:

@@ -50,9 +50,9 @@ def test_the_server_of_workers_starts_before_the_parameters_are_read_if_the_comm
 def test_the_http_client_is_imported_without_certificates_and_nothing_else_changes(tmp_path: Path) -> None:
     code = """
 import ssl
-import daemon.commands.imports.commands as commands
+from daemon.system.lean_imports import import_http_client
 with_certificates = ssl.create_default_context
-commands._import_client()
+import_http_client()
 import aiohttp.connector
 client = aiohttp.connector._SSL_CONTEXT_VERIFIED
 assert (client.verify_mode, client.check_hostname) == (ssl.CERT_REQUIRED, True)
@@ -62,6 +62,40 @@ print(len(client.get_ca_certs()), len(ssl.create_default_context().get_ca_certs(
     environment = {**os.environ, "SSL_CERT_FILE": str(Authority(tmp_path).ca.file)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout.split() == ["0", "1"], done.stderr
+
+
+def test_the_daemon_starts_without_certificates_and_without_what_draws_tracebacks(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f"""
+[render]
+url = "http://127.0.0.1:1/render-ws/v1"
+owner = "o"
+project = "p"
+[journal]
+path = "{tmp_path}/absent/journal.sqlite"
+[[watch]]
+name = "w"
+directory = "{tmp_path}/watched"
+[watch.z]
+rule = "grid"
+[watch.mipmaps]
+output_dir = "/mips"
+"""
+    )
+    code = """
+import ssl, sys, daemon.__main__ as program
+sys.argv = ["temwatch", "run", "--config", sys.argv[1]]
+try:
+    program.main()
+except SystemExit as end:
+    import aiohttp.connector, gc
+    authorities = aiohttp.connector._SSL_CONTEXT_VERIFIED.cert_store_stats()["x509_ca"]
+    print(end.code, "rich" in sys.modules, "structlog" in sys.modules, authorities, gc.isenabled())
+"""
+    environment = {**os.environ, "SSL_CERT_FILE": str(Authority(tmp_path).ca.file)}
+    done = subprocess.run([sys.executable, "-c", code, str(config)], capture_output=True, text=True, env=environment)
+    assert done.stdout.split()[-5:] == ["2", "False", "True", "0", "True"], done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("module", ["status_screen", "check_config", "reload"])

@@ -5,7 +5,6 @@ and errors in parameters appear at once.
 """
 
 import logging
-import ssl
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from daemon.commands.imports.parameters import (
 )
 from daemon.commands.imports.reporting import entries_of, say, write_failures, write_file
 from daemon.commands.imports.results import ApplyResult, MipmapResult, Result, TilespecsResult
+from daemon.system.lean_imports import import_http_client
 from handlers.errors import Fault
 from handlers.progress import Progress, progress_bar
 from handlers.render.failures import Failure, failure_lines, plain_z
@@ -61,7 +61,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     except UsageError as error:
         return say(2, *error.problems)
     say(0, *(f"WARNING {warning}" for warning in ignored))
-    _import_client()
+    import_http_client()
     import asyncio
 
     try:
@@ -76,19 +76,6 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         return say(130, f"stopped; {command.resume}")
     rest_is_in = f"; {parameters.failures_file or '--failures_file FILE'} lists all"
     return say(1 if failures else 0, *failure_lines(failures, rest_is_in))
-
-
-def _import_client() -> None:
-    """Import the HTTP client, without the certificates of the system: loading them takes longer than all else of it.
-
-    `RenderHttp` loads them where they are needed. The client's own context then trusts no authority.
-    """
-    with_certificates = ssl.create_default_context
-    ssl.create_default_context = lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # type: ignore[assignment,misc]
-    try:
-        import aiohttp  # noqa: F401
-    finally:
-        ssl.create_default_context = with_certificates
 
 
 async def _until_stopped(work: Coroutine[Any, Any, Outcome]) -> Outcome:
