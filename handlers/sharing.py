@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handlers.errors import StorageFault
+from handlers.parcel import Parcel
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
-class Sharing:
+class Sharing(Parcel):
     """Modes and group of new files and directories. None: as the system makes them, by umask and directory."""
 
     file_mode: int | None = None

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from handlers.errors import SettingsFault
+from handlers.parcel import Parcel
 from handlers.uris import canonical_extension
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoding:
+class Encoding(Parcel):
     """Format and options of a level's file.
 
     Parameters

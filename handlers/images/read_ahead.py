@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from handlers.container import Container
+from handlers.parcel import Parcel
 from handlers.regular_file import NotContained, NotRegular, open_regular
 
 PIECE_BYTES: Final = 128 << 10
@@ -24,7 +25,7 @@ THREADS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class UpcomingImage:
+class UpcomingImage(Parcel):
     """A file that a worker of this machine will read soon."""
 
     path: Path

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from handlers.errors import SettingsFault
+from handlers.parcel import Parcel
 
 IntensityRange = tuple[int, int]
 """The 16-bit values that become 0 and 255; values outside become the nearer of the two."""
@@ -24,7 +25,7 @@ METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Reduction:
+class Reduction(Parcel):
     """Method and function that make levels from level 0.
 
     Parameters

@@ -9,6 +9,7 @@ from handlers.images.encode import PLAIN_TIFF, Encoding
 from handlers.images.mrc_header import StackSection
 from handlers.images.read_ahead import UpcomingImage
 from handlers.images.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
+from handlers.parcel import Parcel
 from handlers.place import Place
 from handlers.sharing import AS_MADE, Sharing
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:  # most importers only describe jobs
 
 
 @dataclass(frozen=True, slots=True)
-class MipmapJob:
+class MipmapJob(Parcel):
     """The levels to make of one image."""
 
     tile_id: str

@@ -14,6 +14,7 @@ from handlers.images.digest import DIGEST_BYTES
 from handlers.images.pixels import Grey
 from handlers.mipmaps.kernel import GreyRange, compiled_code
 from handlers.mipmaps.overlap import LEVEL, Neighbour, Overlap, Side, compare_with
+from handlers.parcel import Parcel
 
 _ROW: Final = struct.Struct(f"<6dB{DIGEST_BYTES}s")
 _OVERLAP: Final = struct.Struct("<Bddd")
@@ -21,7 +22,7 @@ UNKNOWN: Final = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(Parcel):
     """Numbers of one image; NaN where unknown."""
 
     bits: float = UNKNOWN

@@ -13,6 +13,7 @@ from handlers.errors import Fault
 from handlers.images.decode import read_image
 from handlers.images.pixels import Grey
 from handlers.images.reduction import level_size
+from handlers.parcel import Parcel
 from handlers.place import Place
 
 LEVEL: Final = 3
@@ -42,7 +43,7 @@ class Side(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbour(Parcel):
     """A raster neighbour of a tile."""
 
     side: Side
@@ -57,7 +58,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True)
-class Overlap:
+class Overlap(Parcel):
     """Measured position of a neighbour."""
 
     side: Side

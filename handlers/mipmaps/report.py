@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from handlers import errors
 from handlers.errors import Fault
 from handlers.images.digest import Digest, FileContent
+from handlers.parcel import Parcel
 from handlers.place import Place
 
 if TYPE_CHECKING:  # most importers only read reports
@@ -35,7 +36,7 @@ class FaultReport:
 
 
 @dataclass(frozen=True, slots=True)
-class MadeLevel:
+class MadeLevel(Parcel):
     """A level that is in place and verified."""
 
     level: int
@@ -52,7 +53,7 @@ class MadeLevel:
 
 
 @dataclass(frozen=True, slots=True)
-class MipmapReport:
+class MipmapReport(Parcel):
     """Outcome of a job."""
 
     tile_id: str

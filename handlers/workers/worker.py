@@ -6,6 +6,7 @@ Worker processes import this module, so it imports little.
 import array
 import contextlib
 import fcntl
+import functools
 import multiprocessing
 import os
 import signal
@@ -124,9 +125,14 @@ def run_with_tile_note(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> 
 
 def make_mipmaps(job: "MipmapJob") -> "MipmapReport":
     """Do `handlers.mipmaps.make.make_mipmaps`: a process that only submits jobs does not import what it needs."""
-    from handlers.mipmaps.make import make_mipmaps as make
+    return _maker()(job)
 
-    return make(job)
+
+@functools.cache
+def _maker() -> "Callable[[MipmapJob], MipmapReport]":
+    from handlers.mipmaps.make import make_mipmaps
+
+    return make_mipmaps
 
 
 def run_politely(fn: Callable[[Any], T], job: Any) -> T:
