@@ -52,7 +52,7 @@ def open_regular(
     """
     flags = _FLAGS | (0 if follow_links else os.O_NOFOLLOW)
     try:
-        descriptor = root.open_beneath(Path(path), flags) if root else os.open(path, flags, dir_fd=directory)
+        descriptor = root.open_beneath(_as_path(path), flags) if root else os.open(path, flags, dir_fd=directory)
     except OSError as error:
         if error.errno == errno.EXDEV and root:
             raise NotContained(path, root) from error
@@ -67,6 +67,10 @@ def open_regular(
         os.close(descriptor)
         raise
     return descriptor, status
+
+
+def _as_path(path: Path | str) -> Path:
+    return path if isinstance(path, Path) else Path(path)  # to copy a path takes as long as to open its file
 
 
 def read_regular(
