@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import aiohttp
@@ -52,8 +52,13 @@ class Notifier:
         self._steady = steady
         self._host = socket.gethostname()
         self._couriers: dict[str, tuple[Courier, asyncio.Task[None]]] = {}
+        self._adopted = asyncio.Event()
+        """Set when the configuration has changed."""
         self._queued = 0
         """Events up to this number are queued."""
+        self._left: Mapping[str, HookCounts] = {}
+        """What hooks have not taken, by their names, as it was until the write `_left_until`."""
+        self._left_until: asyncio.Event | None = None
 
     def _hooks(self) -> dict[str, HookSettings]:
         return {hook.label: hook for hook in self._settings().hook}
@@ -65,7 +70,8 @@ class Notifier:
 
     async def adopt(self) -> None:
         """Follow a changed configuration."""
-        await self.register()  # this write wakes `run`
+        await self.register()
+        self._adopted.set()
 
     def wake(self) -> None:
         """Look at the deliveries at once: some were made due."""
@@ -79,6 +85,7 @@ class Notifier:
             self._couriers.clear()
             prune_at = self._steady()
             while True:
+                self._adopted.clear()
                 written = self._journal.next_write
                 await self._match_couriers(group, session)
                 await self._queue()
@@ -87,7 +94,7 @@ class Notifier:
                     await self._prune()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(max(0.0, prune_at - self._steady())):
-                        await written.wait()
+                        await (written if self._couriers else self._adopted).wait()
 
     async def _match_couriers(self, group: asyncio.TaskGroup, session: aiohttp.ClientSession) -> None:
         """Have one courier for each hook of the configuration."""
@@ -119,8 +126,7 @@ class Notifier:
     async def _queue(self) -> None:
         """Queue new events for every hook that wants them."""
         hooks = self._hooks()
-        last = await self._journal.read(outbox.last_number)
-        if not hooks or last <= self._queued:
+        if not hooks or (last := await self._journal.read(outbox.last_number)) <= self._queued:
             return
         wants = {name: hook.wants for name, hook in hooks.items()}
         while await self._journal.write(lambda connection: deliveries.queue(connection, wants, self._wall())):
@@ -130,9 +136,16 @@ class Notifier:
 
     async def facts(self) -> tuple[HookFacts, ...]:
         """Return how the delivery of each hook stands, of former hooks as well if they left something."""
-        counts = await self._journal.read(deliveries.counts)
+        left = await self._count_left()
         now = self._wall()
-        return tuple(_facts(name, counts.get(name), now) for name in sorted({*self._hooks(), *counts}))
+        return tuple(_facts(name, left.get(name), now) for name in sorted({*self._hooks(), *left}))
+
+    async def _count_left(self) -> Mapping[str, HookCounts]:
+        """Return what hooks have not taken. Only a write changes it, so it is read once after each."""
+        until = self._journal.next_write
+        if until is not self._left_until:
+            self._left, self._left_until = await self._journal.read(deliveries.counts), until
+        return self._left
 
     async def _prune(self) -> None:
         now = self._wall()

@@ -406,3 +406,24 @@ async def until(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110  the condition may be about anything
             await asyncio.sleep(0.01)
+
+
+async def test_what_hooks_have_not_taken_is_counted_after_each_write_and_not_at_each_question(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(journal, {"name": "away", "url": "http://127.0.0.1:1/", "on": ALL})
+    reads = 0
+
+    async def read(closure: Callable[..., Any]) -> Any:
+        nonlocal reads
+        reads += 1
+        return await Journal.read(journal, closure)
+
+    monkeypatch.setattr(journal, "read", read)
+    await world.notifier.register()
+    assert [(await world.notifier.facts())[0].waiting for _ in range(3)] == [0, 0, 0]
+    assert reads == 1
+    await world.notice()
+    await journal.write(lambda connection: deliveries.queue(connection, {"away": lambda *_: True}, time.time()))
+    assert [(await world.notifier.facts())[0].waiting for _ in range(3)] == [1, 1, 1]
+    assert reads == 2
