@@ -22,7 +22,7 @@ async def packed_numbers(section: Section, journal: Journal) -> bytes:
 
 def _quality(section: Section, rows: Mapping[str, TileRow], former: Quality | None) -> Quality:
     ids, levels = tuple(str(spec["tileId"]) for spec in section.specs), section.watch.mipmaps.levels
-    made = {tile_id: MadeTile(row.digest, _measured(row)) for tile_id, row in rows.items() if tile_id in set(ids)}
+    made = {tile_id: MadeTile(row.digest, _measured(row)) for tile_id in ids if (row := rows.get(tile_id)) is not None}
     stated = quality_of(section.acquisition, ids)
     numbers = stated.tiles.replaced(measured_columns(ids, made, former))
     measured = {tile_id: tile.measured for tile_id, tile in made.items() if tile.measured is not None}

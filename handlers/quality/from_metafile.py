@@ -155,7 +155,11 @@ def _seconds(stamp: str | None) -> float:
     >>> _seconds("20170829130150500") - _seconds("20170829130148000")
     2.5
     """
+    if stamp is None:
+        return float("nan")
+    year, month, day, hour, minute, second = (int(stamp[at - 2 : at]) for at in (4, 6, 8, 10, 12, 14))
+    year += 100 * int(stamp[:2])
     try:
-        return datetime.strptime(f"{stamp}000", "%Y%m%d%H%M%S%f").replace(tzinfo=UTC).timestamp()
+        return datetime(year, month, day, hour, minute, second, 1000 * int(stamp[14:]), UTC).timestamp()
     except ValueError:
         return float("nan")
