@@ -14,7 +14,7 @@ _LARGEST = (1 << 63) - 1
 
 def _storable(time_ns: int) -> int:
     """Return the nearest time that the journal can hold: Windows counts from 1601, and a file server may send any."""
-    return max(-_LARGEST, min(_LARGEST, time_ns))
+    return time_ns if -_LARGEST <= time_ns <= _LARGEST else max(-_LARGEST, min(_LARGEST, time_ns))
 
 
 class FileIdentity(NamedTuple):

@@ -46,7 +46,7 @@ def path_to_uri(path: Path | str) -> str:
         raise Fault(text, "is not an absolute path", "give the full path, from / on")
     if "\0" in text:
         raise Fault(repr(text), "holds a zero byte, which is invalid in a path")
-    return "file://" + quoted(re.sub("/+", "/", text))
+    return "file://" + quoted(re.sub("/+", "/", text) if "//" in text else text)
 
 
 def place_uri(place: Place) -> str:
@@ -118,12 +118,12 @@ def mipmap_path(output_dir: Place, level: int, level0: Place, extension: str) ->
     for path in (output_dir, level0):
         if isinstance(path, Path) and not path.is_absolute():
             raise Fault(str(path), "is not an absolute path", "give the full path, from / on")
-    if isinstance(level0, Path) and ".." in level0.parts:
+    if isinstance(level0, Path) and ".." in str(level0) and ".." in level0.parts:
         raise Fault(str(level0), "has a '..', which would lead out of the mipmap directory")
     if level < 1:
         raise Fault(str(level0), f"the level of a mipmap should be 1 or more, is {level}: level 0 is the raw file")
     inside = f"{level0.bucket.name}/{level0.key}" if isinstance(level0, ObjectPlace) else str(level0).lstrip("/")
-    place = output_dir / str(level) / f"{inside}.{canonical_extension(extension)}"
+    place = output_dir / f"{level}/{inside}.{canonical_extension(extension)}"
     if isinstance(place, ObjectPlace) and (problem := key_problem(place.key)):
         raise SettingsFault(
             "mipmaps.output_dir", f"gives a name that object stores do not accept: {printable(str(place))} {problem}"

@@ -151,28 +151,36 @@ def change(connection: Connection, montage_id: int, changed: Mapping[str, str], 
         "UPDATE montages SET findings = ?, waiting_for = ? WHERE id = ?",
         (json.dumps(findings), f"making the mipmaps of {len(images)} changed images again: {names}", montage_id),
     )
-    insert_tiles(connection, montage_id, rest, now)
+    _insert_tiles(connection, montage_id, rest, {}, now)
     return need(connection, montage_id)
 
 
 def record_tiles(
-    connection: Connection, montage_id: int, contents: Mapping[str, FileContent | None], now: float
+    connection: Connection,
+    montage_id: int,
+    contents: Mapping[str, FileContent | None],
+    measured: Mapping[str, bytes],
+    now: float,
 ) -> None:
-    """Record tiles whose mipmaps are made, each with its image as it was read, if that is known."""
-    insert_tiles(connection, montage_id, contents, now)
+    """Record tiles whose mipmaps are made, each with its image as it was read and its numbers, if they are known."""
+    _insert_tiles(connection, montage_id, contents, measured, now)
     count_tiles(connection, montage_id, len(contents), now)
     # The montage makes progress, so it is not what crashed the process before.
     connection.execute("UPDATE montages SET crashes = 0 WHERE id = ? AND crashes > 0", (montage_id,))
 
 
-def insert_tiles(
-    connection: Connection, montage_id: int, contents: Mapping[str, FileContent | None], now: float
+def _insert_tiles(
+    connection: Connection,
+    montage_id: int,
+    contents: Mapping[str, FileContent | None],
+    measured: Mapping[str, bytes],
+    now: float,
 ) -> None:
     """Insert or replace the rows of tiles."""
     connection.executemany(
-        "INSERT OR REPLACE INTO tiles (montage_id, tile_id, made_at, size, mtime_ns, ctime_ns, inode, digest)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [(montage_id, tile_id, now, *to_row(content)) for tile_id, content in contents.items()],
+        "INSERT OR REPLACE INTO tiles (montage_id, tile_id, made_at, size, mtime_ns, ctime_ns, inode, digest, measured)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [(montage_id, tile_id, now, *to_row(content), measured.get(tile_id)) for tile_id, content in contents.items()],
     )
 
 

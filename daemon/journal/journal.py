@@ -235,12 +235,9 @@ class Journal(JournalAttempts):
         ----------
         measured : numbers of the images, packed, by tile id.
         """
-
-        def work(connection: Connection) -> None:
-            images_read.record_tiles(connection, montage_id, contents, self._clock())
-            quality.record_measured(connection, montage_id, measured)
-
-        await self.write(work)
+        await self.write(
+            lambda connection: images_read.record_tiles(connection, montage_id, contents, measured, self._clock())
+        )
 
     async def adopt_images(self, montage_id: int, contents: Mapping[str, FileContent]) -> None:
         """Store the new identities of images whose bytes have not changed."""

@@ -1,6 +1,5 @@
 """Quality numbers of a montage, as blocks that the journal does not look into. Functions of the connection."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from daemon.journal.rows import Connection
@@ -13,14 +12,6 @@ class TileRow(NamedTuple):
     """Digest of the bytes of level 0; None if they were not read."""
     measured: bytes | None
     """Numbers of the image, packed; None if it was not measured."""
-
-
-def record_measured(connection: Connection, montage_id: int, measured: Mapping[str, bytes]) -> None:
-    """Store the numbers of tiles that are recorded as made."""
-    connection.executemany(
-        "UPDATE tiles SET measured = ? WHERE montage_id = ? AND tile_id = ?",
-        [(numbers, montage_id, tile_id) for tile_id, numbers in measured.items()],
-    )
 
 
 def tile_rows(connection: Connection, montage_id: int) -> dict[str, TileRow]:

@@ -15,6 +15,8 @@ about twice the memory."""
 LARGE_BYTES = 8 * 2**20
 """Larger metafiles, with 10,000 tiles or more, are parsed one at a time: each takes seconds and memory."""
 
+_SHORT_BYTES = 256 * 2**10
+
 
 class MetafileCache:
     """Parsed metafiles by the digest of their content, and their path: some formats read the names in it.
@@ -67,5 +69,7 @@ async def _parse(content: bytes, path: Path, reader: Reader) -> tuple[Acquisitio
 
 
 async def content_digest(content: bytes) -> str:
-    """Return the SHA-256 of a metafile, computed in a thread: the largest ones take a third of a second."""
+    """Return the SHA-256 of a metafile, of a long one in a thread: the largest ones take a third of a second."""
+    if len(content) <= _SHORT_BYTES:
+        return hashlib.sha256(content).hexdigest()
     return await asyncio.to_thread(lambda: hashlib.sha256(content).hexdigest())

@@ -23,7 +23,7 @@ from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
 from handlers.container import Containers
 from handlers.errors import ReadBackDiffers, StackMissing
 from handlers.generate_tilespecs import ingest_tiles
-from handlers.mipmaps.plan import LevelUris, MipmapPlan, absent_levels, level_uris
+from handlers.mipmaps.plan import LevelUris, MipmapPlan, absent_levels, level_files, uris_of
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 from handlers.render.responses import PathBuilder
@@ -186,6 +186,7 @@ class Steps:
 def _levels_on_disk(section: Section, plan: MipmapPlan) -> dict[str, LevelUris]:
     """Return the URIs of each tile's levels, by tile id. Raises MipmapsLost if the file of a level is missing."""
     tiles = section.level0()
-    if absent_levels(tiles, plan):
+    files = {tile.tile_id: level_files(tile, plan) for tile in tiles}
+    if absent_levels(tiles, plan, files.values()):
         raise MipmapsLost
-    return {tile.tile_id: level_uris(tile, plan) for tile in tiles}
+    return {tile_id: uris_of(levels, plan) for tile_id, levels in files.items()}

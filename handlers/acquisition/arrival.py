@@ -77,8 +77,8 @@ def check_images(
         If an image cannot be accessed.
     """
     for tile in acquisition.tiles:
-        if tile.width is not None and tile.height is not None:
-            require_size(str(directory / tile.img_path), tile.width, tile.height, largest_image_px)
+        if (tile.width or 0) * (tile.height or 0) > largest_image_px:
+            require_size(str(directory / tile.img_path), tile.width or 0, tile.height or 0, largest_image_px)
     check = _ImageCheck(directory, largest_image_px)
     with ImageDirectory(directory, root) as images:
         for tile in acquisition.tiles:
@@ -140,35 +140,38 @@ class _ImageCheck:
         self._bits: set[int] = set()
 
     def inspect(self, images: ImageDirectory, tile: Tile) -> None:
-        img_path, path = tile.img_path, self._directory / tile.img_path
         try:
             info, identity = _inspect(images, tile)
         except (FileNotFoundError, NotADirectoryError):
+            path = self._directory / tile.img_path
             self._missing.append(ImageProblem(path, f"{path.name} is missing"))
         except ImageFault as fault:
+            path = self._directory / tile.img_path
             self._add_unreadable(path, fault, Evidence.of(path).identity)
         except OSError as error:
-            raise _access_fault(self._directory, img_path, error) from error
+            raise _access_fault(self._directory, tile.img_path, error) from error
         else:
-            self._add(path, info, identity, tile)
+            self._add(info, identity, tile)
 
     def _add_unreadable(self, path: Path, fault: ImageFault, identity: FileIdentity | None) -> None:
         self._unreadable.append(ImageProblem(path, f"{path.name} {fault.problem}", identity, fault.hint))
         if identity is not None and identity.has_placeholder_time:
             self._placeholders.append(_placeholder(path, identity))
 
-    def _add(self, path: Path, info: ImageInfo, identity: FileIdentity, tile: Tile) -> None:
+    def _add(self, info: ImageInfo, identity: FileIdentity, tile: Tile) -> None:
         size = tile.width, tile.height
         if None not in size and (info.width, info.height) != size:
+            path = self._directory / tile.img_path
             fault = _size_fault(path, info, size)
             if not identity.has_placeholder_time:
                 # The identity from before the file was read: a replacement made meanwhile counts as a change.
                 raise fault.with_evidence(Evidence(path, identity))
             self._add_unreadable(path, fault, identity)
             return
-        require_size(str(path), info.width, info.height, self._largest_image_px)
+        if info.width * info.height > self._largest_image_px:
+            require_size(str(self._directory / tile.img_path), info.width, info.height, self._largest_image_px)
         if identity.has_placeholder_time:
-            self._placeholders.append(_placeholder(path, identity))
+            self._placeholders.append(_placeholder(self._directory / tile.img_path, identity))
         if tile.section is not None:  # a stack grows by later images, which leave this one alone
             identity = FileIdentity(info.file_bytes, 0, None, identity.inode)
         self._identities.append(identity)

@@ -5,7 +5,6 @@ or has another type than usual, NaN included: the z rule, the stack's name or th
 missing.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -190,7 +189,9 @@ class TileRecord:
     @property
     def basename(self) -> str:
         """Name of the image without directory and extension."""
-        return os.path.splitext(self.img_path.rpartition("/")[2])[0]  # noqa: PTH122  only the last extension
+        name = self.img_path.rpartition("/")[2]
+        stem = name.rpartition(".")[0]
+        return stem if stem.strip(".") else name  # dots at the beginning are not those of an extension
 
     @property
     def time_stamp(self) -> str | None:

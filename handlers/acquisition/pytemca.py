@@ -1,6 +1,7 @@
 """Reader of pyTEMCA's metafiles: one JSON file for each region. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ FIELDS: Final = (
 """Values of the header that names of stacks may contain."""
 
 _NUMBERS: Final = ("minimum", "maximum", "mean", "std_dev", "focus_score", "astig_score", "astig_angle")
+_numbers_of: Callable[[TileRecord], tuple[float | None, ...]] = attrgetter(*_NUMBERS)
 
 
 class PyTemca:
@@ -70,7 +72,8 @@ def acquisition_of(metafile: Metafile) -> Acquisition:
 
 
 def _tile(record: TileRecord, header: Header) -> Tile:
-    numbers = {name: value for name in _NUMBERS if (value := getattr(record, name)) is not None}
+    values = _numbers_of(record)
+    numbers = {name: value for name, value in zip(_NUMBERS, values, strict=True) if value is not None}
     return Tile(
         img_path=record.img_path,
         name=record.basename,

@@ -18,7 +18,7 @@ from handlers.acquisition.reader import Reader
 from handlers.errors import MetafileFault, SettingsFault
 from handlers.path_map import NO_MAP, PathMap
 from handlers.text import abbreviate, excerpt
-from handlers.uris import extracted_path
+from handlers.uris import extracted_path, path_to_uri, quoted
 
 Json = Mapping[str, Any]
 
@@ -163,35 +163,44 @@ def tile_specs_for(
             "height": tile.height,
             "minIntensity": options.minimum_intensity,
             "maxIntensity": options.maximum_intensity,
-            "layout": _layout(acquisition, tile, section_id),
+            "layout": layout,
             "mipmapLevels": {"0": {"imageUrl": image, **mask}},
             "transforms": {"type": "list", "specList": [*refs, _transform_spec(tile, translation)]},
         }
-        for tile_id, image, tile, translation in zip(ids, images, acquisition.tiles, translations, strict=True)
+        for tile_id, image, layout, tile, translation in zip(
+            ids, images, _layouts(acquisition, section_id), acquisition.tiles, translations, strict=True
+        )
     )
 
 
-def _layout(acquisition: Acquisition, tile: Tile, section_id: str) -> Json:
-    """Return the layout of a tile, without what its format does not state; pixelsize is that in x."""
-    layout = {
-        "sectionId": section_id,
-        "temca": acquisition.scope_id,
-        "camera": acquisition.camera_id,
-        "imageRow": tile.raster_row,
-        "imageCol": tile.raster_col,
-        "stageX": tile.stage_x,
-        "stageY": tile.stage_y,
-        "rotation": tile.angle_deg,
-        "pixelsize": acquisition.pixel_size_nm[0] if acquisition.pixel_size_nm else None,
-    }
-    if None not in layout.values():  # as of every pyTEMCA tile: to copy the layout takes as long as to make it
-        return layout
-    return {key: value for key, value in layout.items() if value is not None}
+def _layouts(acquisition: Acquisition, section_id: str) -> Iterator[Json]:
+    """Yield the layouts of the tiles, without what their format does not state; pixelsize is that in x."""
+    scope_id, camera_id = acquisition.scope_id, acquisition.camera_id
+    pixelsize = acquisition.pixel_size_nm[0] if acquisition.pixel_size_nm else None
+    for tile in acquisition.tiles:
+        layout = {
+            "sectionId": section_id,
+            "temca": scope_id,
+            "camera": camera_id,
+            "imageRow": tile.raster_row,
+            "imageCol": tile.raster_col,
+            "stageX": tile.stage_x,
+            "stageY": tile.stage_y,
+            "rotation": tile.angle_deg,
+            "pixelsize": pixelsize,
+        }
+        if None in layout.values():  # not of pyTEMCA: to copy a layout takes as long as to make it
+            layout = {key: value for key, value in layout.items() if value is not None}
+        yield layout
 
 
 def _image_urls(directory: Path, tiles: Iterable[Tile], options: TileSpecOptions) -> Iterator[str]:
+    shared = "" if options.path_map else path_to_uri(f"{directory}/")
     for tile in tiles:
         require_contained(tile.img_path, directory)
+        if shared and tile.section is None:
+            yield shared + quoted(tile.img_path)
+            continue
         image = f"{directory}/{tile.img_path}"
         if tile.section is not None:
             image = str(_extracted(Path(image), tile.section, options))

@@ -21,6 +21,8 @@ from handlers.sharing import AS_MADE, Sharing, make_directories
 from handlers.stores.choose import store_of
 from handlers.uris import mipmap_path
 
+LevelFiles = Mapping[int, tuple[Place, Place | None]]
+"""Level -> its file, and that of the mask's level."""
 LevelUris = Mapping[int, tuple[str, str | None]]
 """level -> (image URI, mask URI or None)."""
 
@@ -140,7 +142,7 @@ class MipmapPlan:
         return {"rootPath": root, "numberOfLevels": self.levels, "extension": self.extension}
 
 
-def level_files(tile: Level0, plan: MipmapPlan) -> Mapping[int, tuple[Place, Place | None]]:
+def level_files(tile: Level0, plan: MipmapPlan) -> LevelFiles:
     """Return the files of a tile's levels: image, and mask if it has one."""
     return {
         level: (path, plan.path(level, tile.mask, mask=True) if tile.mask else None)
@@ -150,19 +152,30 @@ def level_files(tile: Level0, plan: MipmapPlan) -> Mapping[int, tuple[Place, Pla
 
 def level_uris(tile: Level0, plan: MipmapPlan) -> LevelUris:
     """Return the URIs of a tile's levels for its tile spec, as render-ws sees them."""
-    files = level_files(tile, plan).items()
-    return {level: (plan.url_of(image), plan.url_of(mask) if mask else None) for level, (image, mask) in files}
+    return uris_of(level_files(tile, plan), plan)
 
 
-def absent_levels(tiles: Sequence[Level0], plan: MipmapPlan) -> list[Place]:
+def uris_of(files: LevelFiles, plan: MipmapPlan) -> LevelUris:
+    """Return the URIs of the files of a tile's levels."""
+    return {level: (plan.url_of(image), plan.url_of(mask) if mask else None) for level, (image, mask) in files.items()}
+
+
+def absent_levels(tiles: Sequence[Level0], plan: MipmapPlan, files: Iterable[LevelFiles] | None = None) -> list[Place]:
     """Return the files of levels that are missing or empty, level 0 among them if temwatch makes it.
 
-    Raises StoreFault if a store cannot be asked.
+    Parameters
+    ----------
+    files : of the tiles' levels, if the caller has them.
+
+    Raises
+    ------
+    StoreFault
+        If a store cannot be asked.
     """
-    masks = {tile.mask for tile in tiles if tile.mask}
-    outputs = [plan.outputs(tile.image) for tile in tiles] + [plan.outputs(mask, mask=True) for mask in masks]
     extracted = [tile.image for tile in tiles if tile.stack is not None]
-    places = [*extracted, *(place for levels in outputs for _, place in levels)]
+    pairs = [pair for levels in files or (level_files(tile, plan) for tile in tiles) for pair in levels.values()]
+    masks = {mask for _, mask in pairs if mask}
+    places = [*extracted, *(image for image, _ in pairs), *masks]
     if isinstance(plan.output_dir, ObjectPlace):
         return _absent_objects(places)
     return [place for place in places if not _has_content(path_of(place))]

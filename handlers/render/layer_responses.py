@@ -118,7 +118,8 @@ class _ResolvedTilesReader:
 
 def _checked(spec: msgspec.Raw | bytes, kind: type[msgspec.Struct]) -> dict[str, Any]:
     """Return a spec as JSON. Raises msgspec.DecodeError if a value that temwatch reads has another type."""
-    if _depth(bytes(spec)) > MOST_DEPTH:
+    text = bytes(spec)
+    if text.count(b"{") + text.count(b"[") > MOST_DEPTH and _depth(text) > MOST_DEPTH:
         raise msgspec.ValidationError(f"is nested more than {MOST_DEPTH} deep")
     values = _SPEC.decode(spec)
     msgspec.convert(values, kind, str_keys=True)  # half the time of parsing the JSON again
@@ -131,8 +132,6 @@ def _depth(text: bytes) -> int:
     >>> _depth(b'{"a": [1, [2]]}') < MOST_DEPTH < _depth(b"[" * 101 + b"]" * 101)
     True
     """
-    if text.count(b"[") + text.count(b"{") <= MOST_DEPTH:
-        return 0
     depth = deepest = 0
     for bracket in text.translate(None, _NO_BRACKETS):
         depth += 1 if bracket in b"[{" else -1

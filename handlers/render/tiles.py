@@ -7,11 +7,10 @@ import json
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from json.encoder import encode_basestring_ascii
 from typing import Any
 from urllib.parse import unquote
 
-from pydantic_core import to_json
+import msgspec
 
 from handlers.errors import RenderRefused
 from handlers.render.names import require_tile_id
@@ -122,27 +121,24 @@ def upload_parts(
     return [*parts, (_body(tiles, included), len(tiles))]
 
 
+_encode = msgspec.json.Encoder().encode
 _REFERENCE = b'"type":"ref"'
 """The JSON text of every reference to a transform. A tile without it has no references."""
 
 
 def _member(name: str, value: Json) -> bytes:
-    """Return a member of a JSON object."""
-    return encode_basestring_ascii(name).encode() + b":" + _encoded(name, value)
-
-
-def _encoded(subject: str, spec: Json) -> bytes:
-    """Return the spec as JSON without nulls. Few specs hold one, and a search in the text is cheap."""
+    """Return a member of a JSON object, without nulls. Few specs hold one, and a search in the text is cheap."""
+    whole = {name: value}
     try:
-        text = to_json(spec, inf_nan_mode="null")
-    except ValueError:  # a lone surrogate, from a file name that is not UTF-8; json.dumps escapes it
+        text = _encode(whole)  # writes a number that JSON cannot hold as null
+    except (ValueError, OverflowError):  # of a lone surrogate or a long number: json.dumps can write both
         text = b"null"
-    return _strictly_encoded(subject, spec) if b"null" in text else text
+    return (_strictly_encoded(name, whole) if b"null" in text else text)[1:-1]
 
 
-def _strictly_encoded(subject: str, spec: Json) -> bytes:
+def _strictly_encoded(subject: str, value: Json) -> bytes:
     try:
-        return json.dumps(without_nulls(spec), allow_nan=False, separators=(",", ":")).encode()
+        return json.dumps(without_nulls(value), allow_nan=False, separators=(",", ":")).encode()
     except ValueError as error:
         raise RenderRefused(f"'{subject}'", f"cannot be written as JSON: {error}") from None
 
