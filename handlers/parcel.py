@@ -16,7 +16,7 @@ class Parcel:
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         """Return the class and the values of the fields, in order."""
-        kind = type(self)
+        kind: type = type(self)
         return kind, _values(kind)(self)
 
 

@@ -12,7 +12,7 @@ def import_http_client() -> None:
     The client's own context then trusts no authority. `RenderHttp` and `daemon.notify` load certificates where they
     need them.
     """
-    ssl.SSLContext.set_default_verify_paths = lambda _: None  # type: ignore[method-assign]
+    ssl.SSLContext.set_default_verify_paths = lambda _: None  # type: ignore[method-assign,assignment]
     try:
         import aiohttp  # noqa: F401
     finally:
