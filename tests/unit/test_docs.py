@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from pkgutil import resolve_name
 
+import click
 import pytest
 
 from daemon.__main__ import temwatch
@@ -17,6 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 DECISIONS = [path for path in (ROOT / "docs/decisions").glob("*.md") if path.name != "README.md"]
 PACKAGES = ("daemon", "handlers")
+ONE_SHOT = ("generate_EM_tilespecs_from_metafile", "generate_mipmaps", "apply_mipmaps_to_render")
+IMPORT_PARAMETERS = {"render.host", "render.port"}
+EVENTS_OF_THE_LOG = {"journal.created", "watch.configured", "http.accept_failed", "render.image_cache_emptied"}
 Arrow = tuple[str, str]
 
 
@@ -43,6 +47,61 @@ def test_every_command_in_the_documents_exists() -> None:
     named = set(re.findall(r"(?:^ {4}temwatch|^\$T|/bin/temwatch|`temwatch) ([a-z]\w*(?:-\w+)?)", text, re.MULTILINE))
     assert len(named) > 10
     assert sorted(named - set(temwatch.commands)) == []
+
+
+def code_lines(text: str) -> Iterator[str]:
+    """The lines of fenced and indented code."""
+    for fenced in re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        yield from fenced.splitlines()
+    yield from re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)
+
+
+def options_in(line: str) -> Iterator[tuple[str, str]]:
+    """Command and option of each option in a line of a shell; import commands have parsers of their own."""
+    for part in re.split(r"&&|\||#", line):
+        called = re.match(r"(?:.* -- )?(?:\S*/bin/temwatch|temwatch|\$T) ([a-z][\w-]*)((?: \S+)*)", part.strip())
+        if not called or called[1] in ONE_SHOT:
+            continue
+        command = temwatch.commands[called[1]]
+        words = called[2].split()
+        if isinstance(command, click.Group) and words:
+            command = command.commands[words[0]]
+        known = {flag for parameter in command.params for flag in parameter.opts} | {"--help"}
+        yield from ((called[1], word) for word in words if word.startswith("--") and word not in known)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_option_of_a_command_in_the_documents_exists(document: Path) -> None:
+    lines = code_lines(document.read_text(encoding="utf-8"))
+    assert [unknown for line in lines for unknown in options_in(line)] == []
+
+
+def configuration_keys() -> dict[str, set[str]]:
+    """The keys of each section of the configuration."""
+    chapters = re.findall(
+        r"^## `\[+([\w.]+)\]+`$(.*?)(?=^## |\Z)", read("docs/configuration.md"), re.DOTALL | re.MULTILINE
+    )
+    return {section: set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) for section, table in chapters}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_configuration_key_that_a_document_names_exists(document: Path) -> None:
+    sections = configuration_keys()
+    keys = {f"{section}.{key}" for section, its_keys in sections.items() for key in its_keys}
+    known = {end for key in {*keys, *sections} for end in (key, key.partition(".")[2])} | IMPORT_PARAMETERS
+    prefixes = {name.partition(".")[0] for name in known if "." in name} - {"store"}
+    named = re.findall(r"`([a-z_]+(?:\.[a-z_0-9]+)+)`", document.read_text(encoding="utf-8"))
+    files = re.compile(r".*\.(py|c|toml|lock|json|md|txt|csv|conf|client)")
+    dotted = {name for name in named if name.partition(".")[0] in prefixes and not files.fullmatch(name)}
+    assert sorted(dotted - known - EVENTS_OF_THE_LOG) == []
+
+
+def test_every_metric_that_a_document_names_exists() -> None:
+    known = set(re.findall(r'"(temwatch_\w+)"', read("daemon/pipeline/health.py")))
+    text = "\n".join(path.read_text(encoding="utf-8") for path in [*DOCUMENTS, ROOT / "monitoring/README.md"])
+    named = {re.sub(r"_total$", "", name) for name in re.findall(r"`(temwatch_\w+?)(?:\{[^`]*)?`", text)}
+    assert len(named) > 10
+    assert sorted(named - known - {"temwatch_probe_"}) == []
 
 
 def links(text: str) -> set[tuple[str, str]]:
