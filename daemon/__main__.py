@@ -1,35 +1,11 @@
-"""The `temwatch` command. Exit codes: 0 done, 1 the work failed, 2 bad usage or input.
-
-Commands import their work when they are called, so that `temwatch --help` answers at once. Signals to `temwatch run`
-are handled before the modules that all commands need are imported.
-"""
+"""The `temwatch` program. Exit codes: 0 done, 1 the work failed, 2 bad usage or input."""
 
 import atexit
 import gc
-import io
 import os
 import sys
-from pathlib import Path
-from typing import Any
 
-from daemon.system.first_signals import FirstSignals
-
-FIRST_SIGNALS = FirstSignals()
-if sys.argv[1:2] == ["run"]:
-    FIRST_SIGNALS.handle()
-
-import click
-
-from daemon.commands.cli.clash import clash_warning, clashing_distribution
-from daemon.commands.cli.daemon import check_config, health, reload, status
-from daemon.commands.cli.exits import FAILED, crash_said, run_or_exit, settings_or_exit
-from daemon.commands.cli.group import GroupedCommands
-from daemon.commands.cli.montages import dismiss, journal, log, manifest, picture, quality, replay, verdict, verify
-from daemon.commands.cli.notify import notify
-from daemon.commands.cli.oneshot import demo, import_commands, import_file, standin
-from daemon.commands.cli.options import config_option
-from daemon.commands.cli.output import complain
-from daemon.commands.cli.plan import plan
+from daemon.commands.imports.names import IMPORT_COMMANDS
 
 
 def main() -> None:
@@ -37,74 +13,14 @@ def main() -> None:
     _collect_seldom()
     # pydantic would read the metadata of every installed distribution in search of its plugins.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    if sys.argv[1:] and sys.argv[1] in IMPORT_COMMANDS:
+        # A script calls these for each section. The group of all commands takes a sixth of their start to import.
+        from daemon.commands.imports.start import run_alone
+
+        run_alone(sys.argv[1], sys.argv[2:])
+    from daemon.temwatch import temwatch
+
     temwatch()
-
-
-@click.group(cls=GroupedCommands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="temwatch", prog_name="temwatch")
-def temwatch() -> None:
-    """Watch TEMCA acquisition directories and import every montage into render-ws, with verified mipmaps."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a path may hold bytes that are not UTF-8
-    if distribution := clashing_distribution():
-        complain(clash_warning(distribution))
-
-
-@click.command(short_help="Run the daemon.")
-@config_option
-def run(config_path: Path | None) -> None:
-    """Run the daemon until SIGTERM or SIGINT. SIGHUP reloads the configuration."""
-    FIRST_SIGNALS.handle()
-    atexit.register(_end_server)  # before multiprocessing registers its own, so that it runs after them
-    with crash_said():
-        _run(config_path)
-
-
-def _run(config_path: Path | None) -> None:
-    gc.disable()  # nothing that is imported is garbage
-    settings = settings_or_exit(config_path)
-    examination = _begin_ahead(settings)
-    from daemon.system.lean_imports import import_http_client, import_log_library
-
-    import_log_library()
-    import_http_client()
-    from daemon.app import Daemon
-    from daemon.config.load import load_settings
-    from daemon.system.log import set_up_logging
-    from handlers.workers.processes import exit_if_workers_hang
-
-    gc.freeze()
-    gc.enable()
-    set_up_logging(settings.log.level, settings.log.format)
-    exit_code = FAILED
-    try:
-        daemon = Daemon(settings, lambda: load_settings(config_path), examination, FIRST_SIGNALS)
-        with crash_said():  # before the process may have to end at once
-            run_or_exit(daemon.run())
-        exit_code = 0
-    finally:
-        exit_if_workers_hang(exit_code)
-
-
-def _begin_ahead(settings: Any) -> Any:
-    """Start work that runs while this process still imports: the worker server and the journal's examination.
-
-    Returns the examination.
-    """
-    from handlers.workers.fork_server import start_server
-
-    if settings.workers.executor == "processes":
-        start_server()
-    from daemon.journal.file import examine_ahead
-
-    return examine_ahead(settings.journal.path)
-
-
-def _end_server() -> None:
-    from handlers.workers.fork_server import end_server
-
-    end_server()
 
 
 def _collect_seldom() -> None:
@@ -116,10 +32,6 @@ def _collect_seldom() -> None:
     gc.set_threshold(100_000, 50, 20)
     atexit.register(gc.freeze)
 
-
-temwatch.add_under("Daemon", [run, check_config, status, health, reload, log])
-temwatch.add_under("Daemon", [replay, dismiss, verify, manifest, quality, verdict, picture, journal, notify])
-temwatch.add_under("One-shot commands, without a daemon", [import_file, *import_commands, plan, demo, standin])
 
 if __name__ == "__main__":
     main()

@@ -1,22 +1,30 @@
 """Imports of libraries without parts that temwatch does not use and that take longer than the rest."""
 
-import ssl
+import os
 import sys
 from types import ModuleType
 from typing import cast
 
+CERTIFICATES = "SSL_CERT_FILE"
+"""Variable that names OpenSSL the file of the system's certificates."""
+
 
 def import_http_client() -> None:
-    """Import aiohttp without the certificates of the system.
+    """Import aiohttp without the certificates of the system, which it would read twice.
 
-    The client's own context then trusts no authority. `RenderHttp` and `daemon.notify` load certificates where they
-    need them.
+    To be called while the process has one thread: meanwhile the environment names an empty file. `RenderHttp` and
+    `daemon.notify` load certificates where they need them; nothing uses the contexts that aiohttp creates.
+    docs/decisions/command-start.md has what else was tried.
     """
-    ssl.SSLContext.set_default_verify_paths = lambda _: None  # type: ignore[method-assign,assignment]
+    before = os.environ.get(CERTIFICATES)
+    os.environ[CERTIFICATES] = os.devnull
     try:
         import aiohttp  # noqa: F401
     finally:
-        del ssl.SSLContext.set_default_verify_paths  # what is inherited counts again
+        if before is None:
+            del os.environ[CERTIFICATES]
+        else:
+            os.environ[CERTIFICATES] = before
 
 
 def import_log_library() -> None:

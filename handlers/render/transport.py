@@ -11,18 +11,9 @@ from typing import Self, TypeVar
 
 import aiohttp
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 from yarl import URL
 
-from handlers.errors import (
-    AccessRefused,
-    AnswerLate,
-    NotRender,
-    RenderBroken,
-    RenderUnavailable,
-    SectionDataMissing,
-    SettingsFault,
-)
+from handlers.errors import AccessRefused, AnswerLate, RenderUnavailable, SettingsFault
 from handlers.render.access import Access, Login
 from handlers.render.connecting import connection_fault
 from handlers.render.credentials import Credentials
@@ -32,12 +23,11 @@ from handlers.render.names import checked_base_url
 from handlers.render.patience import Patience
 from handlers.render.reading import answer_of
 from handlers.render.requests import Answer, OnAnswer, Request
+from handlers.render.retrying import sent_with_retries
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-QUICK_S = 5.0
-"""A request whose failures took longer in total is not sent again: the caller has waited long enough."""
 KEEP_ALIVE_S = 15.0
 """render-ws closes an idle connection after 30 s. Ours closes first, or a request could meet a closing connection."""
 
@@ -50,12 +40,6 @@ async def _send_once(request: ClientRequest, handler: ClientHandlerType) -> Clie
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise aiohttp.ClientConnectionError(str(error)) from error
-
-
-def _is_worth_retrying(error: BaseException) -> bool:
-    """Return whether a retry within seconds may help. After a late answer, or one of another server, it does not."""
-    retryable = RenderUnavailable | RenderBroken | SectionDataMissing
-    return isinstance(error, retryable) and not isinstance(error, AnswerLate | NotRender | AccessRefused)
 
 
 def user_agent() -> str:
@@ -151,14 +135,9 @@ class RenderHttp:
             Its class names the kind. A 404 in plain text is no fault: see `Answer.absent`.
         """
         tries = self._tries if request.repeatable else 1
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(tries) | stop_after_delay(QUICK_S),
-            wait=wait_random_exponential(multiplier=self._first_wait_s, max=2.0),
-            retry=retry_if_exception(_is_worth_retrying),
-            reraise=True,
-        )
+        send = self._send_to_the_end if request.must_be_answered else self._send
         async with self._turns:
-            return await retrying(self._send_to_the_end if request.must_be_answered else self._send, request)
+            return await sent_with_retries(send, request, tries, self._first_wait_s)
 
     async def _send_to_the_end(self, request: Request) -> Answer:
         sending = asyncio.create_task(self._send(request), name=f"{request.tried} {request.subject}")

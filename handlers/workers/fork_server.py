@@ -16,7 +16,7 @@ from multiprocessing import forkserver, resource_tracker
 from types import ModuleType
 from typing import Any
 
-PRELOADED = ["handlers.mipmaps.make", "handlers.workers.worker"]
+PRELOADED = ["handlers.workers.preload"]
 """Modules that the fork server imports, once for all workers."""
 NOT_FOR_WORKERS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 """A terminal or a service manager sends these to the whole group; the daemon decides what happens to the jobs."""

@@ -62,7 +62,7 @@ class JobLimit:
 
 
 def _address_space() -> int:
-    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    pages = int(Path("/proc/self/statm").read_bytes().split()[0])
     return pages * mmap.PAGESIZE
 
 

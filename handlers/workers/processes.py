@@ -37,7 +37,9 @@ class ProcessExecutor(ProcessPoolExecutor):
         self._count = count
         start_server()  # first: the locks of the pool would start the tracker in their own way
         self._context = WorkerContext()
-        super().__init__(count, mp_context=self._context, initializer=begin_work, initargs=(memory_bytes,))
+        self._all_submitted = self._context.Semaphore(0)
+        given = (memory_bytes, self._all_submitted)
+        super().__init__(count, mp_context=self._context, initializer=begin_work, initargs=given)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Return the future of a job.
@@ -66,11 +68,11 @@ class ProcessExecutor(ProcessPoolExecutor):
             If a worker has not started.
         """
         deadline = time.monotonic() + timeout_s
-        while len(self._context.started) < self._count:
-            # One job for each worker, long enough for the first to be busy still when the last job comes.
-            jobs = [self.submit(occupy_worker, 0.02 * self._count) for _ in range(self._count)]
-            for job in jobs:
-                job.result(deadline - time.monotonic())
+        jobs = [self.submit(occupy_worker, timeout_s) for _ in range(self._count)]
+        for _ in jobs:
+            self._all_submitted.release()
+        for job in jobs:
+            job.result(deadline - time.monotonic())
 
     def end(self, timeout_s: float) -> None:
         """Cancel waiting jobs, wait for running jobs, and kill the processes after the time-out.

@@ -12,7 +12,6 @@ import os
 import signal
 import termios
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ from handlers.workers.fork_server import start_server, starting_workers
 from handlers.workers.memory import limit_memory
 
 if TYPE_CHECKING:
+    from multiprocessing.synchronize import Semaphore
+
     from handlers.mipmaps.job import MipmapJob
     from handlers.mipmaps.report import MipmapReport
 
@@ -158,6 +159,8 @@ def _run_last(result: "Future[T]", fn: Callable[[Any], T], job: Any) -> None:
 
 _note: Any = None
 """Note of this worker's job; None in processes that are no worker."""
+_all_submitted: "Semaphore"
+"""Gets one release for each job that occupies a worker, once all are submitted."""
 
 
 def _run_with_note(note: Any, target: Callable[..., object], *args: Any) -> None:
@@ -184,26 +187,29 @@ def _exit_text(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def begin_work(memory_bytes: int) -> None:
+def begin_work(memory_bytes: int, all_submitted: "Semaphore") -> None:
     """Prepare a worker process: it ends with its parent, gives way to it, and is killed first when memory runs out.
 
     Parameters
     ----------
     memory_bytes : address space that its jobs may take.
+    all_submitted : see `occupy_worker`.
     """
+    global _all_submitted  # noqa: PLW0603  set once, at the start of the process
+    _all_submitted = all_submitted
     # A killed daemon cannot end its workers; they must not write beside the workers of the next daemon.
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_exit_with, args=(parent.sentinel,), name="parent watch", daemon=True).start()
     os.nice(NICENESS)
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
+        Path("/proc/self/oom_score_adj").write_bytes(str(OOM_SCORE).encode())
     limit_memory(memory_bytes)
 
 
-def occupy_worker(seconds: float) -> None:
-    """Keep a worker busy until all other workers have started."""
-    time.sleep(seconds)
+def occupy_worker(timeout_s: float) -> None:
+    """Keep a worker busy until each worker has such a job: the pool starts a worker only if all others are busy."""
+    _all_submitted.acquire(timeout=timeout_s)
 
 
 def _exit_with(sentinel: int) -> None:

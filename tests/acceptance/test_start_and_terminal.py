@@ -67,10 +67,11 @@ def test_a_daemon_whose_terminal_is_closed_stops(rig: Rig, tmp_path: Path):
 
 CHANGED = """
 import asyncio, multiprocessing, signal, sys
-from daemon import __main__ as command
+from daemon import temwatch as command
+from daemon.__main__ import main
 {change}
 sys.argv = ["temwatch", "run", "--config", {config!r}]
-command.main()
+main()
 """
 
 
@@ -102,7 +103,8 @@ class Finder:
             signal.raise_signal(signal.SIGTERM)
 sys.meta_path.insert(0, Finder())
 sys.argv = ["temwatch", "run"]
-import daemon.__main__
+from daemon.__main__ import main
+main()
 """
 
 

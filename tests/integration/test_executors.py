@@ -27,6 +27,7 @@ from handlers.workers import opening, results
 from handlers.workers import pool as worker_pool
 from handlers.workers import processes as worker_processes
 from handlers.workers.backend import Backend
+from handlers.workers.fork_server import PRELOADED
 from handlers.workers.opening import ExecutorKind, open_executor
 from handlers.workers.pool import WorkerPool, run_job
 from handlers.workers.processes import ProcessExecutor
@@ -170,6 +171,20 @@ class TestWorkerProcesses:
         }
         assert not names & unwanted
         assert not {"handlers.workers.pool", "handlers.workers.opening"} & names
+
+    def test_they_import_nothing_that_their_server_has_not_imported_for_all(self, tmp_path: Path) -> None:
+        code = f"import sys, importlib; [importlib.import_module(name) for name in {PRELOADED}]; print(*sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        with open_executor("processes", 1) as pool:
+            assert pool.submit(job_for(tmp_path, "a")).result(20).fault is None
+            names = set(pool.executor.submit(eval, "set(__import__('sys').modules)").result(20))
+        assert names - set(done.stdout.split()) == set()
+
+    def test_what_they_share_with_their_server_is_out_of_the_collector_s_reach(self, processes: WorkerPool) -> None:
+        gc_of_worker = "(g := __import__('gc')).isenabled(), g.get_freeze_count(), len(g.get_objects())"
+        is_enabled, frozen, own = processes.executor.submit(eval, f"({gc_of_worker})").result(20)
+        assert is_enabled
+        assert frozen > 10 * own
 
     def test_signals_for_the_daemon_do_not_reach_them_or_their_server(self, processes: WorkerPool) -> None:
         executor = processes.executor

@@ -178,7 +178,7 @@ mipmaps = {{ output_dir = "{closed}/mipmaps" }}
     code = f"""
 import encodings.idna, os
 import daemon.commands.check_config, daemon.config.load
-from daemon.__main__ import temwatch
+from daemon.temwatch import temwatch
 os.chdir("/")
 os.setgid({NOBODY}), os.setuid({NOBODY})
 temwatch(["check-config", "--config", "{config}"])

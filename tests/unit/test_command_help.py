@@ -6,9 +6,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from daemon.__main__ import temwatch
 from daemon.commands.imports.arguments import parse
 from daemon.commands.imports.commands import COMMANDS
+from daemon.temwatch import temwatch
 
 COLUMNS = 80
 GROUPS = ("Daemon:", "One-shot commands, without a daemon:")

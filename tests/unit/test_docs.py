@@ -11,8 +11,8 @@ from pkgutil import resolve_name
 import click
 import pytest
 
-from daemon.__main__ import temwatch
 from daemon.notify.alerting import AlertKind
+from daemon.temwatch import temwatch
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]

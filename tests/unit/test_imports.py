@@ -1,6 +1,7 @@
 """Commands import only the modules that their work uses: they answer sooner, and take less memory."""
 
 import os
+import ssl
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -11,6 +12,7 @@ import pytest
 
 from benchmarks import sections
 from benchmarks.startup import HEAVY, NEVER, WORK
+from daemon.commands.imports.names import IMPORT_COMMANDS
 from tests.certificates import Authority
 
 
@@ -47,21 +49,36 @@ def test_the_server_of_workers_starts_before_the_parameters_are_read_if_the_comm
     assert ("multiprocessing.forkserver" in own) == starts
 
 
-def test_the_http_client_is_imported_without_certificates_and_nothing_else_changes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", IMPORT_COMMANDS)
+def test_an_import_command_imports_neither_the_other_commands_nor_their_parser(name: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "daemon", name, "--help"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "daemon.commands.imports.commands" in imported
+    assert not {"click", "daemon.temwatch", "aiohttp", "asyncio"} & imported
+
+
+@pytest.mark.parametrize("is_set", [False, True])
+def test_the_http_client_is_imported_without_certificates_and_everything_else_has_them(
+    tmp_path: Path, is_set: bool
+) -> None:
     code = """
-import ssl
+import os, ssl
 from daemon.system.lean_imports import import_http_client
-with_certificates = ssl.create_default_context
+before = dict(os.environ)
 import_http_client()
 import aiohttp.connector
 client = aiohttp.connector._SSL_CONTEXT_VERIFIED
 assert (client.verify_mode, client.check_hostname) == (ssl.CERT_REQUIRED, True)
-assert ssl.create_default_context is with_certificates
+assert dict(os.environ) == before
 print(len(client.get_ca_certs()), len(ssl.create_default_context().get_ca_certs()))
 """
-    environment = {**os.environ, "SSL_CERT_FILE": str(Authority(tmp_path).ca.file)}
+    environment = {name: value for name, value in os.environ.items() if name != "SSL_CERT_FILE"}
+    if is_set:
+        environment["SSL_CERT_FILE"] = str(Authority(tmp_path).ca.file)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.stdout.split() == ["0", "1"], done.stderr
+    expected = 1 if is_set else len(ssl.create_default_context().get_ca_certs())
+    assert [int(each) for each in done.stdout.split()] == [0, expected], done.stderr
 
 
 def test_the_daemon_starts_without_certificates_and_without_what_draws_tracebacks(tmp_path: Path) -> None:
@@ -117,7 +134,7 @@ print(*sys.modules)
 
 
 def test_the_help_imports_nothing_heavy() -> None:
-    code = "import sys, daemon.__main__; print(*sys.modules)"
+    code = "import sys, daemon.temwatch; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not set(HEAVY) & set(done.stdout.split())
 

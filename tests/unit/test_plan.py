@@ -12,11 +12,11 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.__main__ import temwatch
 from daemon.commands.plan.costs import COSTS
 from daemon.commands.plan.load import Facility, Load, load_of, worker_cpu_s, worker_memory_mib
 from daemon.commands.plan.measured import MeasuredRun, read_run
 from daemon.commands.plan.servers import Server, plan
+from daemon.temwatch import temwatch
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/performance.md").read_text(encoding="utf-8")

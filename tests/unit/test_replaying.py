@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from daemon.__main__ import temwatch
 from daemon.commands.replay.progress import outcome_line
 from daemon.commands.replay.requests import MAX_PATHS, requests_for, requests_of
 from daemon.pipeline.replay.lookup import NotSelectable
+from daemon.temwatch import temwatch
 
 
 @pytest.mark.parametrize(

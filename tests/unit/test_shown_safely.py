@@ -165,7 +165,7 @@ def test_the_demonstration_shows_names_printable() -> None:
     assert stream.getvalue().replace("\n", "").isprintable()
 
 
-WRITES = re.compile(r"click\.echo\(|\bprint\(|sys\.std(out|err)\.write\(|console\.print\(")
+WRITES = re.compile(r"click\.echo\(|stream\.write\(|\bprint\(|sys\.std(out|err)\.write\(|console\.print\(")
 ALLOWED = {
     "daemon/commands/cli/output.py", "daemon/commands/replay/progress.py",
     "daemon/commands/imports/commands.py", "daemon/commands/imports/reporting.py", "daemon/simulator/show.py",

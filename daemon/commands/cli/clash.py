@@ -1,9 +1,18 @@
 """The distribution python-daemon, which also installs a package named `daemon`: one overwrites files of the other."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from daemon.commands.cli.output import complain
+
+
+def warn_of_clash() -> None:
+    """Warn on standard error if python-daemon is installed."""
+    if distribution := clashing_distribution():
+        complain(clash_warning(distribution))
 
 
 def clashing_distribution(search_path: Iterable[str] = sys.path) -> Path | None:
@@ -13,12 +22,12 @@ def clashing_distribution(search_path: Iterable[str] = sys.path) -> Path | None:
 
 def _installations(search_path: Iterable[str]) -> Iterator[Path]:
     for directory in search_path:
-        found: list[Path] = []
+        found: list[str] = []
         with contextlib.suppress(OSError):  # a zip archive, or a directory that does not exist or is closed
-            found = list(Path(directory).iterdir())
-        for path in found:
-            if path.match("python_daemon-*.dist-info"):
-                yield path
+            found = os.listdir(directory or os.curdir)  # noqa: PTH208  a Path for each file takes milliseconds
+        for name in found:
+            if name.startswith("python_daemon-") and name.endswith(".dist-info"):
+                yield Path(directory, name)
 
 
 def clash_warning(distribution: Path) -> str:

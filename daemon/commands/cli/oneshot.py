@@ -1,6 +1,5 @@
 """Commands that need neither daemon nor configuration: the three import commands, demo, standin."""
 
-import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import click
 from daemon.commands.cli.exits import FAILED, exit_with, run_or_exit, settings_or_exit
 from daemon.commands.cli.options import config_option
 from daemon.commands.cli.output import say
-from daemon.system.command_line import hide_passwords
+from daemon.commands.imports.names import IMPORT_COMMANDS
 
 
 def _import_command(name: str, summary: str) -> click.Command:
@@ -25,34 +24,14 @@ def _import_command(name: str, summary: str) -> click.Command:
     )
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     def command(arguments: tuple[str, ...]) -> None:
-        hide_passwords()  # before the slow imports: `ps` shows the command line to all users
-        if name == "generate_mipmaps" and not _only_prints(arguments):
-            _start_workers_meanwhile()
-        from daemon.commands.imports.commands import run_command
+        from daemon.commands.imports.start import run
 
-        sys.exit(run_command(name, arguments))
+        sys.exit(run(name, arguments))
 
     return command
 
 
-def _only_prints(arguments: tuple[str, ...]) -> bool:
-    """Return whether a command needs no workers."""
-    return any(word.startswith(("--help", "-h", "--dry_run", "--print_schema")) for word in arguments)
-
-
-def _start_workers_meanwhile() -> None:
-    """Start the server of the workers, which imports what they need while this process imports the rest."""
-    from handlers.workers.fork_server import start_server
-
-    with contextlib.suppress(OSError):  # which the pool reports
-        start_server()
-
-
-import_commands = (
-    _import_command("generate_EM_tilespecs_from_metafile", "Put the tile specs of one metafile into a stack."),
-    _import_command("generate_mipmaps", "Make the mipmaps of given z values of a stack."),
-    _import_command("apply_mipmaps_to_render", "Write mipmap levels into the tile specs of a stack."),
-)
+import_commands = tuple(_import_command(name, summary) for name, summary in IMPORT_COMMANDS.items())
 
 
 def require_format(name: str) -> None:

@@ -1,35 +1,47 @@
 """Output of commands: every line is printable, whatever a file name or render-ws put into it."""
 
+import io
 import json
 import sys
-from typing import Any
-
-import click
+from typing import Any, TextIO
 
 from daemon.system.terminal import message
 from handlers.text import printable, printable_lines
 
 
+def accept_any_text() -> None:
+    """Let standard output and standard error take any text: a path may hold bytes that are not UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def say(line: str) -> None:
     """Print a message. On a terminal it is wrapped; in a pipe it is one line."""
-    click.echo(message(printable(line), sys.stdout))
+    _write(sys.stdout, message(printable(line), sys.stdout) + "\n")
 
 
 def complain(line: str) -> None:
     """Print a message on standard error, in the same way."""
-    click.echo(message(printable(line), sys.stderr), err=True)
+    _write(sys.stderr, message(printable(line), sys.stderr) + "\n")
 
 
 def hint(line: str) -> None:
     """Print one line on standard error. It holds a command to paste, so it is never wrapped."""
-    click.echo(printable(line), err=True)
+    _write(sys.stderr, printable(line) + "\n")
 
 
 def say_lines(text: str) -> None:
     """Print lines, each with its line break."""
-    click.echo(printable_lines(text), nl=False)
+    _write(sys.stdout, printable_lines(text))
 
 
 def say_json(value: Any) -> None:
     """Print a value as indented JSON, in ASCII."""
-    click.echo(json.dumps(value, indent=2))
+    _write(sys.stdout, json.dumps(value, indent=2) + "\n")
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    if stream is not None:  # as in `temwatch status >&-`
+        stream.write(text)
+        stream.flush()

@@ -1,0 +1,55 @@
+"""Start of an import command: what can run beside its imports begins first."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from daemon.commands.cli.clash import warn_of_clash
+from daemon.commands.cli.output import accept_any_text
+from daemon.commands.imports.names import MAKES_MIPMAPS
+from daemon.system.command_line import hide_passwords
+
+STOPPED = 130
+"""Ended by Ctrl-C."""
+
+
+def run_alone(name: str, arguments: Sequence[str]) -> NoReturn:
+    """Run an import command as the whole program, without the group of all commands."""
+    try:
+        accept_any_text()
+        warn_of_clash()
+        try:
+            code = run(name, arguments)
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:  # during imports; later `run_command` says how to resume
+        code = STOPPED
+    except BrokenPipeError:  # the reader of the output has ended, as in `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
+
+
+def run(name: str, arguments: Sequence[str]) -> int:
+    """Run an import command and return its exit code."""
+    hide_passwords()  # before the slow imports: `ps` shows the command line to all users
+    if name == MAKES_MIPMAPS and not _only_prints(arguments):
+        _start_workers_meanwhile()
+    from daemon.commands.imports.commands import run_command
+
+    return run_command(name, arguments)
+
+
+def _only_prints(arguments: Sequence[str]) -> bool:
+    """Return whether a command needs no workers."""
+    return any(word.startswith(("--help", "-h", "--dry_run", "--print_schema")) for word in arguments)
+
+
+def _start_workers_meanwhile() -> None:
+    """Start the server of the workers, which imports what they need while this process imports the rest."""
+    from handlers.workers.fork_server import start_server
+
+    with contextlib.suppress(OSError):  # which the pool reports
+        start_server()
