@@ -88,7 +88,11 @@ def _is_of_cluster(name: str) -> bool:
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    return record.levelno >= max(logging.WARNING, logging.getLogger().level) or not _is_of_cluster(record.name)
+    if not _is_of_cluster(record.name):
+        return True
+    error = record.exc_info[1] if record.exc_info else None
+    is_news = type(error).__name__ != "CancelledError"  # dask cancels its own work when a connection ends
+    return is_news and record.levelno >= max(logging.WARNING, logging.getLogger().level)
 
 
 def _name_warning(record: logging.LogRecord) -> bool:
@@ -105,7 +109,8 @@ def _fold_cluster(_logger: Any, _method: str, event: EventDict) -> EventDict:
     message = [line for line in str(event["event"]).splitlines() if line.strip()]
     error = event.pop("exc_info", None)
     caught = error[1] if isinstance(error, tuple) else None
-    problem = shorten(" ".join(f"{type(caught).__name__}: {caught}".split()), _MOST_PROBLEM) if caught else None
+    text = f"{type(caught).__name__}: {caught}".rstrip(": ")
+    problem = shorten(" ".join(text.split()), _MOST_PROBLEM) if caught else None
     line = shorten(message[0], _MOST_PROBLEM) if message else None
     facts = {key: value for key, value in event.items() if key not in ("event", "logger", "stack_info")}
     named = {"event": "workers.dask", "logger": f"temwatch.{event['logger']}", "note": line, "problem": problem}

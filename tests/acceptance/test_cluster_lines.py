@@ -13,9 +13,10 @@ import pytest
 
 from tests.acceptance.rig import Rig, fetch, wait_for
 from tests.integration.cluster import Cluster, make_certificates, running_cluster, tls_options
-from tests.integration.test_cluster import OTHER_PYTHON
+from tests.integration.test_cluster import OTHER_TEMWATCH
 
-TILES = 60
+TILES = 30
+OTHER_DASK = OTHER_TEMWATCH.replace('"temwatch"', '"distributed"')
 QUICK = ("env", "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP=12s", "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT=12s")
 """The least that distributed allows."""
 
@@ -55,6 +56,13 @@ def made(rig: Rig) -> int:
     return int(sum(float(line.split()[-1]) for line in lines if line.startswith("temwatch_tiles_mipmapped_total ")))
 
 
+def in_flight(rig: Rig) -> bool:
+    """Whether the status and the metrics show the same host with a tile in flight."""
+    hosts = rig.ready().get("workers", {}).get("hosts", ())
+    busy = [host["host"] for host in hosts if host["tiles_in_flight"] == 1]
+    return any(f'temwatch_tiles_in_flight{{host="{host}"}} 1.0' in str(fetch(f"{rig.url}/metrics")) for host in busy)
+
+
 def wait_for_tiles(rig: Rig, more: int = 2) -> None:
     before = made(rig)
     wait_for(lambda: made(rig) >= before + more, 120, lambda: str(rig.ready()))
@@ -66,11 +74,12 @@ def test_a_cluster_in_which_everything_fails_leaves_whole_lines_and_no_traceback
     rig.start_standin()
     with running_cluster(tmp_path / "cluster") as cluster:
         of_cluster(cluster, rig)
-        cluster.start_scheduler(OTHER_PYTHON)
+        cluster.start_scheduler(OTHER_DASK)
         nanny = cluster.start_worker(nanny=True)
         rig.start()
         written = write(tiles=TILES, size=(1024, 1024), specimen_id="s")
         wait_for_tiles(rig)
+        wait_for(lambda: in_flight(rig), 60, "a tile in flight is shown")
         for pid in workers_of(nanny):
             os.kill(pid, signal.SIGKILL)
         wait_for_tiles(rig)
@@ -82,7 +91,7 @@ def test_a_cluster_in_which_everything_fails_leaves_whole_lines_and_no_traceback
         cluster.kill_scheduler()
         wait_for(lambda: not rig.ready().get("ready", True), 60, "a dead scheduler is reported")
         cluster.kill_worker(nanny)
-        cluster.start_scheduler(OTHER_PYTHON)
+        cluster.start_scheduler(OTHER_DASK)
         worker = cluster.start_worker()
         wait_for_tiles(rig)
         cluster.kill_worker(worker)
@@ -90,7 +99,7 @@ def test_a_cluster_in_which_everything_fails_leaves_whole_lines_and_no_traceback
         rig.wait_until("complete", written.metafile, timeout_s=200)
         assert rig.daemon.stop() == 0
         records = [json.loads(line) for line in rig.daemon.lines()]
-        assert [each for each in records if "versions differ in the cluster: python" in str(each)]
+        assert [each for each in records if "versions differ in the cluster: distributed" in str(each)]
     lines_of_dask(rig)
 
 

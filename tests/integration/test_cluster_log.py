@@ -34,6 +34,11 @@ logging.getLogger("distributed.core").warning(
     "Event loop was unresponsive in Client for 3.05s.  This is often caused by long-running GIL-holding functions")
 logging.getLogger("distributed.gc").warning("full garbage collections took 11% CPU time recently (threshold: 10%)")
 logging.getLogger("distributed.core").exception("no exception is handled here")
+for error in (OSError(), asyncio.CancelledError()):
+    try:
+        raise error
+    except BaseException as caught:
+        log.exception(caught)
 warnings.warn_explicit("large graph\\nof 20 MB", UserWarning, distributed.__file__, 17)
 warnings.warn_explicit("old ways", UserWarning, "/opt/library.py", 17)
 """
@@ -108,6 +113,7 @@ def test_each_record_of_dask_is_one_line_under_our_name_and_no_traceback() -> No
             "",
         ),
         ("error", "temwatch.distributed.core", "no exception is handled here", ""),
+        ("error", "temwatch.distributed.client", "", "OSError"),
         ("warning", "temwatch.distributed.warnings", "UserWarning: large graph", ""),
     ]
     assert foreign["logger"] == "py.warnings"
@@ -140,4 +146,4 @@ def test_a_configuration_of_dask_does_not_change_the_log(tmp_path: Path, configu
     (tmp_path / "dask.yaml").write_text(configuration)
     lines = written(RECORDS, DASK_CONFIG=str(tmp_path))
     assert [line["logger"] for line in lines][:2] == ["temwatch.distributed.client"] * 2
-    assert len(lines) == 8
+    assert len(lines) == 9
