@@ -1,7 +1,7 @@
-"""The apply step: put the mipmap levels of one montage into a stack, in its tile specs or by a path builder.
+"""The apply step: name the mipmap levels of one montage in a stack, in its tile specs or by a path builder.
 
-Only the mipmap levels of this montage's tiles are edited, as JSON: unknown fields survive. `apply_mipmaps_to_stack`
-does whole layers.
+Tile specs are edited as JSON, so unknown fields survive. Only the levels of this montage's tiles change.
+`apply_mipmaps_to_stack` processes whole layers.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ class LayersReport:
     tile_count: int
     """Tiles that have their levels now."""
     failures: tuple[Failure, ...]
-    """Tiles, and whole z, that lack them."""
+    """Tiles that lack their levels, and layers that were not applied at all."""
     complete: bool
     """Whether the stack is COMPLETE at the end; else it is LOADING."""
 
@@ -95,22 +95,22 @@ async def apply_mipmaps_to_stack(
 ) -> LayersReport:
     """Read the tiles of some layers from the source, set their mipmap levels, put them into the target, compare.
 
-    The files of a tile's levels are checked first. A tile that lacks a level is a failure and does not stop the others;
-    it is put into the target as it is in the source, so that no tile is lost. Source and target may be the same stack.
+    The files of a tile's levels are checked first. A tile that lacks a level is a failure and does not stop the others.
+    It is put into the target as it is in the source, so that no tile is lost. Source and target may be the same stack.
 
     Parameters
     ----------
     zs : z of the layers, or a range, as for `generate_mipmaps`.
-    plan : the plan of the levels that were made.
-    resolution_nm : x, y, z of a target that is created; None means the value of the source.
-    overwrite_layers : whether tiles that the source lacks are deleted from the target's layers at the end.
+    plan : the plan by which the levels were made.
+    resolution_nm : x, y, z of a target that is created; None: the value of the source.
+    overwrite_layers : whether each layer's tiles that the source lacks are deleted from the target afterwards.
     close : whether the target is made COMPLETE at the end, if nothing failed.
     at_once : layers processed at the same time.
 
     Raises
     ------
     RenderFault
-        If the layers cannot be listed, none of those wanted exists, or the target cannot be closed.
+        If the layers cannot be listed, none of the wanted layers exists, or the target cannot be closed.
     """
     found_z = await find_z(client, source, zs)
     if not found_z.present:
@@ -149,7 +149,7 @@ async def _apply_layer(
     overwrite: bool,
     failures: list[Failure],
 ) -> int:
-    """Apply one layer, add its failures, and return the number of tiles that have their levels now."""
+    """Apply one layer, append its failures to `failures`, and return the number of tiles that have their levels now."""
     if any(isinstance(failure.fault, RenderUnavailable) for failure in failures):
         problem = "was not available for an earlier layer, so this layer was not tried"
         failures.append(Failure(z, None, RenderUnavailable(client.base_url, problem)))
@@ -202,20 +202,20 @@ async def apply_mipmaps(
 ) -> ApplyReport:
     """Read a montage's tiles from the source, set their mipmap levels, put them into the target, compare.
 
-    The given levels replace all levels above 0, those of an earlier run included. Level 0, bounds, transforms,
+    The given levels replace all levels above 0, including those of an earlier run. Level 0, bounds, transforms,
     references and unknown fields stay as found. Source and target may be the same stack.
 
     Parameters
     ----------
     levels_by_tile : the levels of each tile of the montage. Their files must exist, since render-ws reads them.
-    unwanted : ids of the montage's earlier tiles. Those that it no longer has are deleted from the target at the end.
+    unwanted : ids of the montage's earlier tiles. Tiles that it no longer has are deleted from the target at the end.
 
     Raises
     ------
     ReadBackDiffers
         If the source lacks tiles of the montage, or the target shows another value than was put.
     RenderRefused
-        If a tile has no level 0, several channels, or a mask that its levels lack; or if a URL is invalid.
+        If a tile has no level 0 or several channels, if it has a mask but its levels have none, or if a URL is invalid.
     StackNotLoading
         If the target is closed: reopen it and apply again.
     """
@@ -244,8 +244,8 @@ async def apply_path_builder(
 ) -> ApplyReport:
     """Set the target's path builder, so that render-ws itself derives the given levels of a montage's tiles.
 
-    If the target is another stack, the tiles are put there first, as found in the source. A present builder with the
-    same root and extension is kept; its level count is only raised.
+    If the target is another stack, the tiles are put there first, as found in the source. An existing builder with the
+    same root and extension is kept; its level count is raised if needed, never lowered.
 
     Parameters
     ----------
@@ -256,7 +256,7 @@ async def apply_path_builder(
     Raises
     ------
     RenderRefused
-        If the stack has another builder, or the builder derives other paths than those of the files.
+        If the stack has another builder, or the builder derives other URLs than the given ones.
     ReadBackDiffers
         If the source lacks tiles, or the target shows another builder or other tiles than were put.
     """
@@ -284,6 +284,7 @@ def _counts(levels_by_tile: Mapping[str, Levels]) -> tuple[int, int]:
 
 
 def _montage(stack: StackId, z: float, found: ResolvedTiles, wanted: Collection[str]) -> list[dict[str, Any]]:
+    """Return the tile specs of a montage. Raises ReadBackDiffers if one is missing."""
     subject = f"{stack} z {format_z(z)}"
     if not wanted:
         raise RenderRefused(subject, "was given no tiles to apply mipmaps to")

@@ -1,8 +1,9 @@
-"""Directories that contain what is opened below them, also if another program exchanges a part of the path for a link.
+"""Opening files below a configured directory, which no symbolic link can lead out of.
 
-A configured directory is resolved once, and everything is opened below its descriptor. `openat2` checks all parts in
-the kernel (Linux 5.6): no link is followed where the daemon writes, and only links that stay below the directory where
-it reads. Without `openat2`, each part is opened with O_NOFOLLOW.
+This also holds if another program replaces a part of the path by a link while it is opened. A configured directory is
+resolved once, and everything is opened below its descriptor. `openat2` (Linux 5.6) checks all parts in the kernel:
+where the daemon writes, no link is followed; where it reads, only links that stay below the directory. Without
+`openat2`, each part is opened with O_NOFOLLOW.
 """
 
 import ctypes
@@ -29,22 +30,22 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PLACE: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 """A directory to start from; needs no permission to list it."""
 _MOST_TRIES: Final = 1_000
-"""The kernel reports EAGAIN while other programs rename, if a path has a part `..`."""
+"""Attempts until EAGAIN is raised: the kernel reports it while other programs rename, if a path has a part `..`."""
 
 Made = Callable[[int, str], object]
-"""Gets descriptor and path of a directory that was made."""
+"""Called with the descriptor and the path of a directory that was made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Container(Parcel):
-    """A directory that was resolved once."""
+    """A configured directory, resolved once."""
 
     path: Path
     """As configured."""
     real: Path
-    """Without links, when it was resolved."""
+    """The path without links, as they were when it was resolved."""
     host: str = field(default_factory=socket.gethostname)
-    """The machine that resolved it: links can differ on another one."""
+    """The machine that resolved it: links can differ on another machine."""
 
     @classmethod
     def of(cls, path: Path) -> Self:
@@ -53,9 +54,9 @@ class Container(Parcel):
         return cls(path, path if real == path else real)  # the same object is pickled once
 
     def here(self) -> Self:
-        """Return the container as this machine resolves it: on another machine, once for each process. Blocking.
+        """Return the container as this machine resolves it. Blocking.
 
-        Raises OSError if it does not exist here.
+        On another machine than `host`, it is resolved again, once per process. Raises OSError if it does not exist.
         """
         if self.host == socket.gethostname():
             return self
@@ -73,7 +74,7 @@ class Container(Parcel):
         Raises
         ------
         OSError
-            If it cannot be opened or made; ELOOP or ENOTDIR if a part of it is a link.
+            If it cannot be opened or made; ELOOP or ENOTDIR if a part of the path is a link.
         """
         name, real = _name_below(str(path), str(self.path)), str(self.here().real)
         if name is None:
@@ -89,11 +90,11 @@ class Container(Parcel):
         return descriptor
 
     def open_beneath(self, path: Path, flags: int) -> int:
-        """Return a descriptor of what is in this directory, by links or not. The caller closes it. Blocking.
+        """Return a descriptor of a file or directory inside this one. The caller closes it. Blocking.
 
-        Links that stay in the directory are followed. An absolute link, or one that leaves the directory on its way, is
-        resolved first, and its target is opened below the directory: if another program exchanges a part of it for a
-        link meanwhile, the target still lies in the directory, or is refused.
+        Links that stay in the directory are followed. An absolute link, and a link whose way leaves the directory, is
+        resolved first; its target is then opened below the directory. If another program meanwhile replaces a part of
+        the target by a link, the opened file still lies in the directory, or EXDEV is raised.
 
         Parameters
         ----------
@@ -119,7 +120,7 @@ class Container(Parcel):
         raise OSError(errno.EXDEV, f"lies outside {real}", str(path))
 
     def _names_below(self, path: Path, flags: int, real: str) -> Iterator[str]:
-        """Yield the path relative to this directory: as it is written, then as its links are now."""
+        """Yield the path relative to this directory: first as given, then with its links resolved."""
         if name := _name_below(str(path), str(self.path), real):
             yield name
         if name := _name_below(_resolved(path, flags), real):
@@ -144,12 +145,12 @@ class Containers:
 
 
 def real_path(descriptor: int) -> str:
-    """Return the place of an open file."""
+    """Return the path of an open file, without links."""
     return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115  faster, for every image
 
 
 def _enter(parent: int, name: str, made: Made) -> int:
-    """Return a descriptor of a subdirectory, made if it is missing; close that of the parent."""
+    """Return a descriptor of a subdirectory, which is made if it is missing. Closes the descriptor of the parent."""
     is_new = False
     try:
         with suppress(FileExistsError):
@@ -168,7 +169,7 @@ def _enter(parent: int, name: str, made: Made) -> int:
 
 
 def _open_root(real: str) -> int:
-    """Return a descriptor of a container. Raises EXDEV if a link is in its place."""
+    """Return a descriptor of a container. Raises EXDEV if a part of its path has become a link."""
     try:
         return _open_without_links(real, _PLACE)
     except OSError as error:
@@ -184,7 +185,7 @@ def _resolved(path: Path, flags: int) -> str:
 
 
 def _name_below(path: str, *directories: str) -> str | None:
-    """Return a path relative to the first of the directories that holds it; None if none does.
+    """Return a path relative to the first directory that contains it; None if none does.
 
     >>> _name_below("/a/b", "/data", "/a"), _name_below("/a", "/a"), _name_below("/ab", "/a"), _name_below("/b", "/")
     ('b', '.', None, 'b')
@@ -209,9 +210,9 @@ def _open_without_links(path: str, flags: int) -> int:
 
 
 def _open_beneath(directory: int, name: str, flags: int) -> int:
-    """Return a descriptor of a name below a directory. Raises EXDEV if it leads out of it.
+    """Return a descriptor of a name below a directory. Raises EXDEV if the name leads out of the directory.
 
-    Without `openat2`, each link leads out.
+    Without `openat2`, every link counts as leading out.
     """
     openat2 = _openat2()
     if openat2 is not None:
@@ -244,14 +245,14 @@ def _open_each_part(path: Path, parts: Sequence[str], flags: int, start: int | N
 def _open_part(directory: int | None, name: str, flags: int) -> int:
     try:
         return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
-    except NotADirectoryError as error:  # so the kernel reports a link, too, with O_DIRECTORY
+    except NotADirectoryError as error:  # with O_DIRECTORY, the kernel also reports a link this way
         if stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name) from error
         raise
 
 
 Openat2 = Callable[[int, str, int, int], int]
-"""Gets the directory's descriptor, the name, the flags, and how to resolve it; returns a descriptor."""
+"""Called with the directory's descriptor, the name, the flags of `open` and those of RESOLVE; returns a descriptor."""
 
 
 @functools.cache

@@ -16,7 +16,7 @@ class Kind(StrEnum):
     METAFILE_GONE = "metafile_gone"
     METAFILE_CHANGED = "metafile_changed"
     NOT_CHECKED = "not_checked"
-    """It could not be read, so its state is unknown."""
+    """The file or stack could not be read, so its state is unknown."""
     STACK_MISSING = "stack_missing"
     STACK_STATE = "stack_state"
     PATH_BUILDER = "path_builder"
@@ -36,14 +36,16 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A value that differs from that of a COMPLETE montage."""
+    """A difference between a COMPLETE montage and the files and stacks as they are now."""
 
     kind: Kind
     tile_id: str | None
     """None if the difference does not concern a single tile."""
     where: str
-    """A file, or a stack."""
+    """The file or stack that differs."""
     what: str
+    """The problem, with the found and the expected values."""
     hint: str
+    """What an operator can do."""
     start: str | None
-    """ingest, mipmaps or apply: the step from which a replay repairs it; None if no replay does."""
+    """The step from which a replay repairs it: INGEST, MIPMAPS or APPLY; None if no replay repairs it."""

@@ -3,6 +3,7 @@
 Fault
 |-- MetafileFault         the metafile is invalid: it fails, others go on
 |   `-- MetafilePartial     the metafile may be incomplete: settling waits
+|       `-- MetafileOpen    the microscope still acquires the region
 |-- ImagesMissing         images of the metafile did not arrive in time
 |-- ZFault                the rule finds no z for the metafile
 |-- ImageFault            an image cannot be read, or contradicts its header
@@ -18,20 +19,20 @@ Fault
     |   |-- AnswerLate        no answer in time: render-ws may still be working on it
     |   |   `-- ProxyTimedOut   a proxy stopped waiting for it
     |   |-- AnswerLost        the connection broke after the request was sent
-    |   |-- StackNotCreated   a stack cannot be created: render-ws reads, and does not write
+    |   |-- StackNotCreated   a stack cannot be created, although render-ws answers queries
     |   `-- AccessRefused     the certificate of the server does not verify: a person must act
     |       `-- LoginRefused    the login is missing or refused: a person must act
-    |           `-- RequestForbidden  the login is accepted, and this request is forbidden to it
+    |           `-- RequestForbidden  the login is accepted, but must not make this request
     |-- RenderBroken        an internal error of render-ws, or an answer that cannot be parsed
     |   `-- NotRender         the answer comes from a proxy or another server
     |-- RenderRefused       render-ws refuses the request
-    |   `-- UploadTooLarge    a proxy refuses its size: it is split
+    |   `-- UploadTooLarge    a proxy refuses the size of an upload: it is split
     |-- StackMissing        the stack does not exist
     |-- StackNotLoading     the stack is in another state than LOADING
     |-- StackLocked         the stack is READ_ONLY or OFFLINE: a person's decision
     |-- StackReopened       the stack is LOADING again: another client writes to it
     |-- SectionDataMissing  the stack has no section data now: another client is deriving them
-    `-- ReadBackDiffers     the stack holds something else than what was written
+    `-- ReadBackDiffers     the stack holds other values than were written
 
 The code that detects a fault chooses its class. Retries depend on `waiting_helps`, never on the text.
 """
@@ -72,7 +73,7 @@ class Evidence:
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """Return the file as it is now. May block for as long as a file server does not answer."""
+        """Return the evidence of the file as it is now. Blocks for as long as a file server does not answer."""
         try:
             found = path.stat()
         except OSError:
@@ -80,7 +81,7 @@ class Evidence:
         return cls(path, FileIdentity.of(found))
 
     def has_changed(self, now: Self) -> bool:
-        """Whether the file is another one now. By default a file that is gone or inaccessible has not changed.
+        """Whether the file has changed. A file that is gone or inaccessible has not, unless `or_gone` is set.
 
         >>> there = Evidence(Path("a"), FileIdentity(1, 2, 3, 4))
         >>> Evidence(Path("a"), None).has_changed(there), there.has_changed(Evidence(Path("a"), None))
@@ -94,14 +95,14 @@ class Evidence:
 class Fault(Exception):  # noqa: N818  subclasses name the fault itself
     """A problem with a named subject.
 
-    It takes plain positional arguments, so that it survives pickling between processes. Long texts lose their middle:
-    a metafile or render-ws may hold values of any length, and the journal keeps what names them.
+    It takes plain positional arguments, so that it survives pickling between processes. A text longer than MOST_TEXT
+    loses its middle: it may quote values of any length from a metafile or render-ws, and the journal stores it.
 
     Parameters
     ----------
     subject : the file, tile, stack or setting concerned.
-    problem : what was expected and what was found, in one sentence without a final stop.
-    hint : what an operator can do, in one sentence without a final stop; may be empty.
+    problem : what was expected and what was found, in one sentence without a full stop.
+    hint : what an operator can do, in one sentence without a full stop; may be empty.
     """
 
     waiting_helps = Waiting.NEVER
@@ -132,7 +133,7 @@ class MetafilePartial(MetafileFault):
 
 
 class MetafileOpen(MetafilePartial):
-    """The microscope has not finished a region: between two of its images minutes may pass."""
+    """The microscope has not finished the region. Minutes may pass between two of its images."""
 
 
 class ImagesMissing(Fault):
@@ -229,19 +230,22 @@ class AnswerLost(RenderUnavailable):
 
 
 class StackNotCreated(RenderUnavailable):
-    """render-ws fails to create a stack. The request holds nothing of a montage that could be its cause."""
+    """render-ws fails to create a stack. The request contains no data of a montage, so no montage is the cause."""
 
 
 class AccessRefused(RenderUnavailable):
-    """No way to render-ws until a person changes a setting, a file or the proxy: its certificate does not verify."""
+    """render-ws cannot be used until a person changes a setting, a file or the proxy.
+
+    The class itself stands for a certificate that does not verify.
+    """
 
 
 class LoginRefused(AccessRefused):
-    """A proxy refuses the login, or asks for one. Retries are rare: each may count towards a lock of the account."""
+    """A proxy refuses the login, or asks for one. Retries are rare, since each may count towards an account lock."""
 
 
 class RequestForbidden(LoginRefused):
-    """A proxy forbids a request, perhaps to this login only: reading may be allowed and writing not."""
+    """A proxy forbids this login a request: it may allow reading and forbid writing."""
 
 
 class RenderBroken(RenderFault):
@@ -255,7 +259,7 @@ class NotRender(RenderBroken):
 
 
 class RenderRefused(RenderFault):
-    """render-ws refuses the request; a repetition does not help."""
+    """render-ws refuses the request; a retry does not help."""
 
 
 class UploadTooLarge(RenderRefused):
@@ -291,7 +295,7 @@ class SectionDataMissing(RenderFault):
 
 
 class ReadBackDiffers(RenderFault):
-    """The stack holds something else than what was written."""
+    """The stack holds other values than were written."""
 
     waiting_helps = Waiting.LIMITED
 
@@ -303,7 +307,7 @@ _STORAGE_HINTS = {
     errno.EBUSY: "close it in the other program that has it open; retries continue",
     errno.ETXTBSY: "close it in the other program that has it open; retries continue",
     errno.EIO: "check the disk's health",
-    errno.ELOOP: "replace the link by what it leads to: links below the configured directory are not followed",
+    errno.ELOOP: "replace the link by its target: links below the configured directory are not followed",
     errno.ENOTDIR: "replace the file or link by a directory: links below the configured directory are not followed",
     errno.ESTALE: "remount the share",
     errno.ENOTCONN: "remount the share",

@@ -1,6 +1,6 @@
-"""The mipmap step: workers make the levels of tiles.
+"""The mipmap step: worker processes make the levels of tiles.
 
-`generate_mipmaps` does it for layers of a stack.
+`generate_mipmaps` processes layers of a stack, `make_all` a given list of jobs.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ from handlers.workers.pool import WorkerPool, run_job
 from handlers.workers.upcoming import UpcomingImages
 
 LAYERS_AT_ONCE = 2
-"""Layers at the same time: idle workers take tiles of the next layer while the last tiles of one are made."""
+"""Layers processed at the same time: while the last tiles of a layer are made, idle workers take tiles of the next."""
 
 MOST_NOTES = 20
-"""Notes of a report."""
+"""Largest number of notes in a report."""
 
 LayerDone = Callable[[float, int, int], None]
 """Called after each layer with its z, the number of its tiles, and the number of its failures."""
@@ -49,7 +49,7 @@ class MipmapsReport:
     """Valid levels that were kept."""
     failures: tuple[Failure, ...]
     notes: tuple[str, ...] = ()
-    """Oddities of images whose levels were made; at most MOST_NOTES."""
+    """Warnings about images whose levels were made; at most MOST_NOTES."""
 
     def __repr__(self) -> str:
         """Return the outcome as a person reads it."""
@@ -73,25 +73,25 @@ async def generate_mipmaps(
 ) -> MipmapsReport:
     """Make the mipmap levels of every tile of some layers of a stack, and of their masks. The stack is only read.
 
-    A bad tile does not stop the others, but a login that render-ws refuses does: each further tile would send it again,
-    and may lock an account. The levels of an image that several tiles share are made once. If levels were
-    replaced, the image cache of render-ws is cleared: it would show the old levels.
+    A bad tile does not stop the others. A refused login does: every further tile would send the login again, which may
+    lock the account. The levels of an image that several tiles share are made once. If levels were replaced, the image
+    cache of render-ws is cleared, since it would show the old levels.
 
     Parameters
     ----------
-    zs : z of the layers, each of which must exist, or a range, of which one layer must exist.
-    in_flight : most images given to the workers at once; a few more than there are workers.
+    zs : z of the layers, or a range. A listed z without tiles is a failure; of a range, the existing layers count.
+    in_flight : largest number of images in the pool at once; a few more than there are workers.
     clear_image_cache : whether the image cache is cleared; with method `render` also before the pixels are fetched.
-    source_roots : directories that images and masks must lie in, symbolic links resolved; empty: anywhere.
+    source_roots : directories that images and masks must lie in, with symbolic links resolved; empty: no limit.
 
     Raises
     ------
     RenderFault
-        If the layers cannot be listed, or none of those wanted exists.
+        If the layers cannot be listed, or none of the wanted layers exists.
     StorageFault
-        If the directory of the mipmaps cannot be made, or their store refuses to be listed.
+        If the output directory cannot be made, or the object store cannot be listed.
     SettingsFault
-        If no connection to the store can be made.
+        If no connection to the object store can be opened.
     """
     found_z = await find_z(client, stack, zs)
     if not found_z.present:
@@ -122,18 +122,21 @@ async def generate_mipmaps(
 
 
 def _opened(plan: MipmapPlan) -> MipmapPlan:
-    """Return the plan with its directory made and resolved. A store is listed: else each tile would report it."""
+    """Return the plan with its output directory made and resolved.
+
+    An object store is listed first: an unreachable store is then one fault, and not one per tile.
+    """
     if isinstance(plan.output_dir, ObjectPlace):
         next(iter(store_of(plan.output_dir).list(plan.output_dir)), None)
     return plan.contained(Containers())
 
 
 async def _empty_image_cache(client: RenderClient, tally: "_Tally") -> None:
-    """Clear the image cache of render-ws. A fault becomes a note, since the levels are made all the same."""
+    """Clear the image cache of render-ws. A fault becomes a note, since it does not affect the level files."""
     try:
         await client.empty_image_cache()
     except RenderFault as fault:
-        tally.notes.append(f"render-ws may show the old levels, which its image cache holds: {fault}")
+        tally.notes.append(f"render-ws may show old levels from its image cache: {fault}")
 
 
 class _Tally:
@@ -204,7 +207,7 @@ async def _make_layer(
 def _jobs(
     specs: Sequence[Mapping[str, Any]], z: float, plan: MipmapPlan, tally: _Tally, roots: Sequence[Container]
 ) -> tuple[list[MipmapJob], dict[str, set[str]]]:
-    """Return one job for each image and mask, and for each job's tile id the ids of the tiles that need it."""
+    """Return one job for each image and mask, and for each job's tile id the ids of the tiles that use its image."""
     jobs: dict[object, MipmapJob] = {}
     tiles_of: dict[str, set[str]] = defaultdict(set)
     for spec in specs:
@@ -221,9 +224,9 @@ def _jobs(
 
 
 def _jobs_of(tile: Level0, plan: MipmapPlan, roots: Sequence[Container]) -> dict[Place, MipmapJob]:
-    """Return the jobs of a tile's image and mask by their paths. Raises ImageFault for one outside of the roots.
+    """Return the jobs of a tile's image and mask by their paths. Raises ImageFault if one lies outside the roots.
 
-    The worker checks the root again, on the open file.
+    The worker checks the root again, with the open file.
     """
     jobs: dict[Place, MipmapJob] = {tile.image: tile_job(tile, plan)} | (
         {tile.mask: mask_job(tile, plan)} if tile.mask else {}
@@ -254,8 +257,8 @@ async def make_all(
 
     Parameters
     ----------
-    record : called with the reports that arrived during its last call.
-    slots : limits the jobs that are in the pool, or done and not recorded; shared by all users of the pool.
+    record : called with all reports that arrived since its last call.
+    slots : limits the jobs that are in the pool, or done but not recorded; shared by all users of the pool.
     stop : once it is set, no further job starts; running jobs are still recorded.
     """
     reports: asyncio.Queue[_Report | None] = asyncio.Queue()
@@ -292,7 +295,8 @@ async def _submit(
             done = _Report(await run_job(pool, upcoming.before(number)), asyncio.Event())
             upcoming.done(number)
             reports.put_nowait(done)
-            # A slot that is released earlier lets unrecorded reports pile up behind a slow journal; a crash loses them.
+            # If the slot were released earlier, unrecorded reports would pile up behind a slow journal, and a crash
+            # would lose them.
             await done.is_recorded.wait()
         finally:
             slots.release()

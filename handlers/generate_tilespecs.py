@@ -1,6 +1,6 @@
 """The ingest step: put the tile specs of one montage into a stack and read them back.
 
-`generate_tilespecs` does it for one metafile.
+`generate_tilespecs` reads, checks and ingests one metafile; `ingest_tiles` takes its tile specs.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class TilespecsReport:
 
     ingested: IngestReport
     warnings: tuple[str, ...]
-    """Oddities of the metafile and its images that did not prevent the ingest."""
+    """Problems of the metafile and its images that did not prevent the ingest."""
     complete: bool
     """Whether the stack is COMPLETE at the end; else it is LOADING."""
 
@@ -80,16 +80,16 @@ async def generate_tilespecs(
 ) -> TilespecsReport:
     """Put the tile specs of one metafile into a stack at stage coordinates, and read them back.
 
-    An absent stack is created with the metafile's calibration. The header of every image is checked: an image that is
-    missing, cut short or of another size is a fault. If all images are missing, that is a warning: render-ws may see
-    a directory that this machine does not.
+    A missing stack is created with the metafile's calibration. The header of every image is checked: an image that is
+    missing, truncated or of another size is a fault. If all images are missing, that is only a warning: render-ws may
+    see a directory that this machine does not see.
 
     Parameters
     ----------
-    reader : of the metafile's format.
-    pixel_size_nm : required for a format that does not state it.
-    image_directory : directory of the images; by default that of the format.
-    options : intensities, section id, mask, positions; by default those of the format.
+    reader : reader of the metafile's format.
+    pixel_size_nm : overrides the pixel size of the metafile; required for a format that does not state it.
+    image_directory : directory of the images; by default the reader's.
+    options : intensities, section id, mask, positions; by default the reader's.
     shared_transform : whether tiles refer to the lens correction of the metafile, if it has one.
     resolution_z_nm : z resolution of a stack that is created; x and y are those of the calibration.
     resolution_nm : x, y, z of a stack that is created; each overrides the values above.
@@ -99,8 +99,8 @@ async def generate_tilespecs(
     Raises
     ------
     Fault
-        MetafileFault, ImageFault, ImagesMissing or StorageFault for files; RenderFault for the stack, whose former
-        state is restored.
+        MetafileFault, ImageFault, ImagesMissing or StorageFault for files; SettingsFault if no pixel size is known;
+        RenderFault for the stack, whose former state is restored.
     """
     directory = image_directory or reader.image_directory(metafile)
     options = options or options_for(reader)
@@ -134,7 +134,7 @@ async def generate_tilespecs(
 async def examine_metafile(
     metafile: Path, z: float, image_directory: Path | None, options: TileSpecOptions, reader: Reader = PYTEMCA
 ) -> tuple[Acquisition, tuple[str, ...]]:
-    """Read a metafile and the headers of its images. Return it parsed, with warnings. Raises the fault of either."""
+    """Return a parsed metafile, and the warnings about it and its images. Raises a fault if either is invalid."""
     content = await read_metafile(metafile, follow_links=True)
     directory = image_directory or reader.image_directory(metafile)
     return await asyncio.to_thread(_examine, metafile, content, directory, z, options, reader)
@@ -170,11 +170,11 @@ def _image_warnings(arrival: Arrival, acquisition: Acquisition, directory: Path)
     if 0 < len(missing) < total:
         raise ImagesMissing(str(directory), lacks, "copy them there first")
     if missing and acquisition.tiles[0].width is None:
-        raise ImagesMissing(str(directory), f"{lacks}; only images show the size of the tiles", "copy them there first")
+        raise ImagesMissing(
+            str(directory), f"{lacks}; this format states the size of tiles only in the images", "copy them there first"
+        )
     if missing:
-        return [
-            f"none of the {total} images is in {directory}: their tile specs were made without a check of the images"
-        ]
+        return [f"none of the {total} images is in {directory}: the tile specs were made without a check of the images"]
     return []
 
 
@@ -190,16 +190,16 @@ async def ingest_tiles(
 ) -> IngestReport:
     """Put a montage's tiles, check that each is in the stack at this z, then delete its unwanted tiles.
 
-    The layer is never empty: old tiles are deleted only after the new ones have been read back. A repetition, whole or
-    from the middle, ends in the same stack.
+    The layer is never empty: old tiles are deleted only after the new ones have been read back. The step can be
+    repeated after an interruption at any point, with the same result.
 
     Parameters
     ----------
     specs : tile specs as render-ws JSON, all of this z.
     shared_transforms : transforms that specs refer to, by id.
-    unwanted : ids of this montage's earlier tiles, at any z. Those that are not among the specs are deleted; no other
-        tile is.
-    most_tiles : tiles of one upload.
+    unwanted : ids of this montage's earlier tiles, at any z. Those that are not among the specs are deleted, and no
+        others.
+    most_tiles : largest number of tiles of one upload.
 
     Raises
     ------
@@ -221,7 +221,7 @@ async def ingest_tiles(
 
 
 def _leftover(specs: Sequence[Json], unwanted: Collection[str]) -> tuple[str, ...]:
-    """Return the unwanted ids that are not among the specs, sorted. Raises RenderRefused for an id no URL can hold."""
+    """Return the unwanted ids that are not among the specs, sorted. Raises RenderRefused if a URL cannot hold one."""
     leftover = tuple(sorted(set(unwanted) - set(tile_ids(specs))))
     for tile_id in leftover:
         tile_segment(tile_id)
@@ -242,7 +242,7 @@ def _check(stack: StackId, z: float, specs: Sequence[Json], bounds: Collection[T
     if elsewhere:
         raise ReadBackDiffers(
             f"{stack} z {z}",
-            f"has tiles at another z or in another section than they were put: {abbreviate(sorted(elsewhere), 5)}",
+            f"has tiles at another z or in another section than was put: {abbreviate(sorted(elsewhere), 5)}",
         )
 
 

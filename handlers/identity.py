@@ -1,6 +1,7 @@
-"""Identity of a file's content: a hint that costs one stat."""
+"""Identity of a file, by which an unchanged file is recognised with one stat."""
 
 import os
+from hashlib import sha256
 from typing import NamedTuple, Self
 
 _DAY_NS = 86_400 * 10**9
@@ -8,21 +9,20 @@ _UNIX_EPOCH_ENDS_NS = _DAY_NS * 3 // 2
 _FAT_EPOCH_NS = range(3651 * _DAY_NS, 3653 * _DAY_NS)
 """A day before and after 1980-01-01: FAT stores local time, and time zones differ from UTC by up to 14 hours."""
 
-
 _LARGEST = (1 << 63) - 1
+"""Largest integer of SQLite."""
 
 
 def _storable(time_ns: int) -> int:
-    """Return the nearest time that the journal can hold: Windows counts from 1601, and a file server may send any."""
+    """Return the nearest time that the journal can store: a file server may send any time."""
     return time_ns if -_LARGEST <= time_ns <= _LARGEST else max(-_LARGEST, min(_LARGEST, time_ns))
 
 
 class FileIdentity(NamedTuple):
     """Size, times and inode of a file: a hint that costs one stat.
 
-    Equal identities do not prove equal bytes, and different ones do not prove different bytes: copy programs set
-    modification times, and a change of permissions sets a new change time. If identities differ, a digest of the bytes
-    decides.
+    Equal identities do not prove equal bytes: copy programs set modification times. Different identities do not prove
+    different bytes: a change of permissions sets a new change time. Then a digest of the bytes decides.
     """
 
     size: int
@@ -30,7 +30,7 @@ class FileIdentity(NamedTuple):
     mtime_ns: int
     """Last change of the content; any writer can set it."""
     ctime_ns: int | None
-    """Last change of content or attributes, set by the file system only. None in rows of older journals."""
+    """Last change of content or attributes, set only by the file system. None in rows of older journals."""
     inode: int
 
     @classmethod
@@ -39,6 +39,17 @@ class FileIdentity(NamedTuple):
         return cls(
             status.st_size, _storable(status.st_mtime_ns), _storable(status.st_ctime_ns), status.st_ino & _LARGEST
         )
+
+    @classmethod
+    def of_content(cls, content: bytes, time_s: int) -> Self:
+        """Return the identity of a section inside a file: it follows from the content, and not from the file.
+
+        Parameters
+        ----------
+        time_s : time of the section's last image, which stands for the modification time.
+        """
+        digest = int.from_bytes(sha256(content).digest()[:8], "big") >> 1
+        return cls(len(content), time_s * 10**9, None, digest)
 
     @property
     def has_placeholder_time(self) -> bool:

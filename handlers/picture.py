@@ -1,4 +1,4 @@
-"""A picture of a section, composed from the image files and transforms of its tile specs."""
+"""Pictures of a section, composed from the image files and transforms of its tile specs."""
 
 import io
 import math
@@ -31,9 +31,9 @@ class Finder(Protocol):
 
 
 STRIPES, STRIPES_OPACITY = (60, 200), 90
-"""Greys of the stripes of a missing tile, 0 to 255, and their opacity: the page shows through, so that they neither
-glare on a dark page nor look like tissue."""
-_UNTURNED = 1e-6
+"""Greys of the stripes of a missing tile, 0 to 255, and their opacity: the page shows through, so that they suit light
+and dark pages and do not look like tissue."""
+_TOLERANCE = 1e-6
 """Largest deviation from the identity for a tile to count as neither rotated nor scaled."""
 
 
@@ -47,14 +47,16 @@ def compose_section(
 ) -> Grey:
     """Draw all tiles of `resolved_tiles` (render's transformIdToSpecMap and tileIdToSpecMap), later ids on top.
 
-    Affine and translation models are applied, also those of shared transforms. Others, such as lens corrections, are
-    ignored, since they are invisible at the scale of a picture.
+    Affine and translation models are applied, also those of shared transforms. Other models, such as lens corrections,
+    are ignored, since they are invisible at the scale of a picture.
 
     Parameters
     ----------
-    level : the picture is reduced by 2**level. None: by as much as makes it fit `max_px` in both directions. A tile
-        without that mipmap level is reduced from its highest level below.
-    path_map : to find the files that the stack names.
+    level : the picture is reduced by 2**level; None: the smallest level at which it fits `max_px` in both directions.
+        A tile without that mipmap level is reduced from its next lower level.
+    max_px : largest width and height of the picture, if `level` is None.
+    background : grey where there is no tile, 0 black to 255 white.
+    path_map : finds the files that the stack names.
 
     Raises
     ------
@@ -75,14 +77,14 @@ class MosaicJob:
     """A mosaic for a worker to draw."""
 
     tile_id: str
-    """Name of the job, for the report of a worker's death."""
+    """Name of the job, for the report if a worker dies."""
     resolved_tiles: Json
-    """As for `compose_section`; the levels are given by their places, not by URLs."""
+    """As for `compose_section`, but with places instead of URLs."""
     max_px: int
 
 
 def draw_mosaic(job: MosaicJob) -> bytes:
-    """Return the mosaic as PNG, transparent where there is no tile; a tile whose image is not there yet is striped."""
+    """Return the mosaic as PNG, transparent where there is no tile, striped for a tile whose image cannot be read."""
     placed = _all_checked(job.resolved_tiles)
     canvas = _canvas(placed, None, job.max_px, 0, max(min(tile.images) for tile in placed))
     opacity = np.zeros_like(canvas.grey)
@@ -98,7 +100,7 @@ def draw_mosaic(job: MosaicJob) -> bytes:
 
 
 def save_picture(picture: Grey, path: Path, greys: int = 256) -> None:
-    """Write a PNG under another name and rename it. Fewer `greys` make a smaller file."""
+    """Write a PNG under another name and rename it. Fewer distinct `greys` make a smaller file."""
     if greys < 256:
         step = 255 / (greys - 1)
         picture = np.rint(np.rint(picture / step) * step).astype(np.uint8)
@@ -116,7 +118,7 @@ class _Placed:
     width: int
     height: int
     range: tuple[float, float]
-    """Values that become black and white, for files of more than 8 bits."""
+    """Pixel values that become black and white, for images of more than 8 bits."""
     images: Mapping[int, str | Place]
     """Level -> URL or place."""
     masks: Mapping[int, str | Place]
@@ -133,10 +135,12 @@ class _Canvas:
     """From the section's pixels to the picture's."""
 
 
-def _canvas(tiles: Sequence[_Placed], level: int | None, max_px: int, background: int, least: int = 0) -> _Canvas:
+def _canvas(
+    tiles: Sequence[_Placed], level: int | None, max_px: int, background: int, lowest_level: int = 0
+) -> _Canvas:
     left, top, right, bottom = _bounds(tiles)
     if level is None:
-        level = max(least, math.ceil(math.log2(max(right - left, bottom - top) / max_px)))
+        level = max(lowest_level, math.ceil(math.log2(max(right - left, bottom - top) / max_px)))
     scale = 2**level
     shape = (max(1, int((bottom - top) / scale)), max(1, int((right - left) / scale)))
     to_picture = np.diag([1 / scale, 1 / scale, 1]) @ np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]])
@@ -200,8 +204,8 @@ def _leaf(model: str, text: str) -> Affine:
 def _bounds(tiles: Iterable[_Placed]) -> tuple[float, float, float, float]:
     """Return left, top, right and bottom in the section's pixels."""
     corners = np.hstack([tile.transform @ _corners(tile.width, tile.height) for tile in tiles])
-    left, top, _ = np.floor(corners.min(axis=1) + _UNTURNED)
-    right, bottom, _ = np.ceil(corners.max(axis=1) - _UNTURNED)
+    left, top, _ = np.floor(corners.min(axis=1) + _TOLERANCE)
+    right, bottom, _ = np.ceil(corners.max(axis=1) - _TOLERANCE)
     return float(left), float(top), float(right), float(bottom)
 
 
@@ -230,7 +234,7 @@ def _reduced(tile: _Placed, level: int, path_map: Finder) -> npt.NDArray[np.uint
 
 
 def _stripes(tile: _Placed, level: int) -> npt.NDArray[np.uint8]:
-    """Return stripes of the tile's size at a level, as `_reduced` returns the tile."""
+    """Return stripes in the size of the tile at a level, in the form of `_reduced`."""
     y, x = np.indices((max(1, tile.height >> level), max(1, tile.width >> level)))
     stripes = np.where((x + y) // 4 % 2 == 0, *STRIPES)
     return np.dstack([stripes, np.full_like(stripes, 255)]).astype(np.uint8)
@@ -254,8 +258,8 @@ def _paste(
     """Draw the opaque pixels of a tile into the picture, and set the picture's opacity there."""
     scale = 2**canvas.level
     to_picture = canvas.to_picture @ tile.transform @ np.diag([scale, scale, 1])
-    if not np.allclose(to_picture[:2, :2], np.eye(2), atol=_UNTURNED):
-        pixels, to_picture = _turned(pixels, to_picture)
+    if not np.allclose(to_picture[:2, :2], np.eye(2), atol=_TOLERANCE):
+        pixels, to_picture = _resampled(pixels, to_picture)
     x, y = round(to_picture[0, 2]), round(to_picture[1, 2])
     height, width = canvas.grey.shape
     rows = slice(max(0, y), min(height, y + pixels.shape[0]))
@@ -267,16 +271,16 @@ def _paste(
         opacity[rows, columns][is_opaque] = shown
 
 
-def _turned(tile: npt.NDArray[np.uint8], to_picture: Affine) -> tuple[npt.NDArray[np.uint8], Affine]:
+def _resampled(tile: npt.NDArray[np.uint8], to_picture: Affine) -> tuple[npt.NDArray[np.uint8], Affine]:
     """Return the tile resampled into its bounding box, and the position of that box."""
     corners = to_picture @ _corners(tile.shape[1], tile.shape[0])
     (left, top), (right, bottom) = np.floor(corners.min(axis=1)[:2]), np.ceil(corners.max(axis=1)[:2])
     place = np.array([[1, 0, left], [0, 1, top], [0, 0, 1]])
     back = np.linalg.inv(to_picture) @ place
-    turned = Image.fromarray(tile, "LA").transform(
+    resampled = Image.fromarray(tile, "LA").transform(
         (int(right - left), int(bottom - top)),
         Image.Transform.AFFINE,
         back[:2].ravel().tolist(),
         Image.Resampling.BILINEAR,
     )
-    return np.asarray(turned), place
+    return np.asarray(resampled), place

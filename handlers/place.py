@@ -7,42 +7,42 @@ from typing import Self
 from urllib.parse import quote
 
 SCHEMES = ("s3", "gs", "az")
-"""Schemes of the addresses of buckets: S3 and stores with its protocol, Google Cloud Storage, Azure Blob Storage."""
+"""Schemes of bucket addresses: S3 and stores with its protocol, Google Cloud Storage, Azure Blob Storage."""
 MOST_KEY_BYTES = 1024
-"""The longest key of S3, Google and Azure."""
+"""Longest key of S3, Google Cloud Storage and Azure."""
 _ADDRESS = re.compile(r"(?P<scheme>s3|gs|az)://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]*)(?:/(?P<key>.*))?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class StoreAccess:
-    """Access to an object store. Secrets are read from the environment or files where a connection is opened."""
+    """Access to an object store. Secrets are read from the environment or files when a connection is opened."""
 
     endpoint: str = ""
-    """URL of the store; empty: that of the provider, or of the environment."""
+    """URL of the store; empty: from the environment, else that of the provider."""
     region: str = ""
     path_style: bool | None = None
     """Whether the bucket is in the path of the URL and not in the host's name; None: if there is an endpoint."""
     profile: str = ""
-    """Section of the credentials file; empty: by the environment, else "default"."""
+    """Section of the credentials file; empty: from the environment, else "default"."""
     credentials_file: Path | None = None
-    """None: the usual places of the provider."""
+    """None: the provider's usual files."""
     ca_file: Path | None = None
     """Certificates that are trusted beside those of the system."""
     proxy: str = ""
-    """URL of a proxy; empty: as the environment says."""
+    """URL of a proxy; empty: from the environment."""
 
 
-USUAL_ACCESS = StoreAccess()
-"""By the environment and the usual files alone."""
+DEFAULT_ACCESS = StoreAccess()
+"""Access by the environment and the provider's usual files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A bucket (of Azure: a container), and how it is reached."""
+    """A bucket (an Azure container), and the access to it."""
 
     scheme: str
     name: str
-    access: StoreAccess = USUAL_ACCESS
+    access: StoreAccess = DEFAULT_ACCESS
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.name}"
@@ -50,7 +50,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class ObjectPlace:
-    """An object, or all objects whose keys begin with the same names, as a directory.
+    """An object, or a prefix of keys that stands for a directory.
 
     >>> place = parse_object("s3://em/mipmaps")
     >>> str(place / "1/data/a.tif.tif"), (place / "1/a.tif").name, str((place / "1/a.tif").parent)
@@ -80,8 +80,8 @@ class ObjectPlace:
         """The directory of the object."""
         return self._at(self.key.rpartition("/")[0])
 
-    def reached_by(self, access: StoreAccess) -> Self:
-        """Return the same place, with another way to reach it."""
+    def with_access(self, access: StoreAccess) -> Self:
+        """Return the same place with another access."""
         return type(self)(Bucket(self.bucket.scheme, self.bucket.name, access), self.key)
 
     @property
@@ -114,7 +114,7 @@ def is_object_address(text: str) -> bool:
     return text.startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
 
 
-def parse_object(text: str, access: StoreAccess = USUAL_ACCESS) -> ObjectPlace:
+def parse_object(text: str, access: StoreAccess = DEFAULT_ACCESS) -> ObjectPlace:
     """Return the place of an address like `s3://bucket/prefix`, as it stands: nothing in it is decoded.
 
     Raises
@@ -135,7 +135,7 @@ def parse_object(text: str, access: StoreAccess = USUAL_ACCESS) -> ObjectPlace:
 
 
 def unreadable_by_render(bucket: Bucket, *, has_endpoint: bool) -> str:
-    """Return why tile specs need http addresses of the objects; empty if render-ws reads the bucket's own.
+    """Return why tile specs need http addresses of the objects; empty if render-ws reads the bucket's own address.
 
     >>> unreadable_by_render(Bucket("s3", "em"), has_endpoint=False)
     ''
@@ -161,16 +161,16 @@ def key_problem(key: str) -> str:
     try:
         key_bytes = len(key.encode())
     except UnicodeEncodeError:
-        return "has a name that is not UTF-8, which keys of object stores are"
+        return "has a name that is not UTF-8, as keys of object stores must be"
     if any(ord(character) < 32 or ord(character) == 127 for character in key):
         return "has a control character in its key"
     return f"has a key of {key_bytes} bytes, more than {MOST_KEY_BYTES}" if key_bytes > MOST_KEY_BYTES else ""
 
 
 def encoded_key(key: str) -> str:
-    """Return a key for the path of a URL. All but letters, digits, `-._~` and `/` is escaped.
+    """Return a key for the path of a URL. Only letters, digits, `-._~` and `/` stay unescaped.
 
-    Stores decode `+` as a space, and some proxies do not know what RFC 3986 allows besides.
+    Stores decode `+` as a space, and some proxies do not accept the other characters that RFC 3986 allows.
 
     >>> encoded_key("1/tape 7/a+b%20.tif")
     '1/tape%207/a%2Bb%2520.tif'
@@ -179,6 +179,6 @@ def encoded_key(key: str) -> str:
 
 
 def path_of(place: Place) -> Path:
-    """Return a place that is known to be on this machine."""
+    """Return a place as a path. The caller knows that it is not an object."""
     assert isinstance(place, Path), place
     return place

@@ -15,7 +15,7 @@ def progress_bar(unit: str) -> Iterator[Progress]:
 
     While the bar is shown, lines that are printed to `sys.stderr` appear above it.
     """
-    if not (_is_terminal() or "IPython" in sys.modules):  # without the import of rich
+    if not (_is_terminal() or "IPython" in sys.modules):  # rich is imported only if it may be needed
         yield lambda done, known: None
         return
     from rich.console import Console
@@ -28,7 +28,7 @@ def progress_bar(unit: str) -> Iterator[Progress]:
         yield lambda done, known: None
         return
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
-    # A notebook would keep an empty output in the place of a bar that is removed.
+    # In a notebook, a removed bar would leave an empty output.
     with Bar(*columns, console=console, transient=not in_notebook) as bar:
         task = bar.add_task(unit, total=None)
         yield lambda done, known: bar.update(task, completed=done, total=known)

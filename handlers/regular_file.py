@@ -1,4 +1,4 @@
-"""Opening files that other programs name: only regular files are read, and opening never blocks on a pipe."""
+"""Opening files by names that other programs give: only regular files are read, and a named pipe never blocks."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from handlers.container import Container
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-"""O_NONBLOCK: without it, opening a named pipe would wait for a writer for ever."""
+"""Without O_NONBLOCK, opening a named pipe would wait for a writer for ever."""
 
 
 class NotRegular(Exception):  # noqa: N818  each caller turns it into the fault of its own file
@@ -19,7 +19,7 @@ class NotRegular(Exception):  # noqa: N818  each caller turns it into the fault 
     def __init__(self, path: str, *, is_link: bool = False) -> None:
         super().__init__(f"{path} {self.problem}")
         self.is_link = is_link
-        """Whether it is a link that the caller did not want to follow."""
+        """Whether it is a link, and the caller asked to follow none."""
 
 
 class NotContained(Exception):  # noqa: N818  as above
@@ -76,7 +76,7 @@ def _as_path(path: Path | str) -> Path:
 def read_regular(
     path: Path, most_bytes: int, *, follow_links: bool = True, root: Container | None = None
 ) -> tuple[bytes, os.stat_result]:
-    """Return at most `most_bytes` first bytes of a regular file, and its status from before they were read.
+    """Return the first `most_bytes` bytes of a regular file, and its status from before they were read.
 
     Raises as `open_regular` does.
     """

@@ -1,4 +1,4 @@
-"""Files that settings name and that hold secrets: read only if other users cannot read or change them."""
+"""Reading files of secrets that settings name. A file that other users can read or change is refused."""
 
 import os
 from pathlib import Path
@@ -23,12 +23,12 @@ def read_named(path: Path, setting: str) -> tuple[bytes, os.stat_result]:
 
 
 def read_secret(path: Path, setting: str) -> str:
-    """Return the text of a file that is closed to other users: its group may read it, and nobody else.
+    """Return the text of a file that only its owner and its group can read, and only its owner can write.
 
     Raises
     ------
     SettingsFault
-        If the file cannot be read, is open to other users, or is not UTF-8. The text shows nothing of the content.
+        If the file cannot be read, is open to other users, or is not UTF-8. The fault's text shows no content.
     """
     content, status = read_named(path, setting)
     if status.st_mode & 0o027:

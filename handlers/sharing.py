@@ -1,4 +1,4 @@
-"""Modes and group of what is made for other programs to read."""
+"""Mode and group of the files and directories that temwatch makes for other programs."""
 
 import contextlib
 import functools
@@ -16,7 +16,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class Sharing(Parcel):
-    """Modes and group of new files and directories. None: as the system makes them, by umask and directory."""
+    """Modes and group of new files and directories. None: as umask and the parent directory determine them."""
 
     file_mode: int | None = None
     directory_mode: int | None = None
@@ -42,6 +42,7 @@ class Sharing(Parcel):
 
 
 AS_MADE = Sharing()
+"""Modes and group stay as the system sets them."""
 
 
 def group_number(group: str) -> int | None:

@@ -1,7 +1,7 @@
 """The three steps for scripts and notebooks, without `await`.
 
-They accept paths and stacks as text and z as a number, several numbers or a range, show a progress bar, raise one fault
-with one sentence, and stop within a second when the notebook's stop button or Ctrl-C interrupts them.
+The functions accept paths and stacks as text, and z as a number, several numbers or a range. They show a progress bar,
+raise a single fault, and stop within a second of Ctrl-C or the notebook's stop button.
 """
 
 import asyncio
@@ -33,9 +33,9 @@ AnyPath = str | os.PathLike[str]
 AnyStack = str | StackId
 """A stack, or its full name as in "em/v1/raw"."""
 AnyZ = float | Iterable[float] | ZRange
-"""A z, several z, or a range. Of a `range` or `ZRange` those layers are taken that exist; listed z must exist."""
+"""A z, several z, or a range. A `range` or `ZRange` takes the layers that exist; a listed z must exist."""
 _STOP_S = 0.2
-"""Time for a cancelled step to end, before it is cancelled again and before it is left alone."""
+"""Time for a cancelled step to end. Then it is cancelled again; after the same time the caller stops waiting for it."""
 
 
 def generate_tilespecs_sync(
@@ -52,7 +52,7 @@ def generate_tilespecs_sync(
     overwrite_layer: bool = False,
     close: bool = False,
 ) -> TilespecsReport:
-    """`generate_tilespecs`, which describes the parameters, for the render-ws at this URL.
+    """Call `generate_tilespecs`, which describes the parameters, with the render-ws at this URL.
 
     Raises
     ------
@@ -93,14 +93,14 @@ def generate_mipmaps_sync(
     largest_image_megapixels: float = 270,
     progress: Progress | bool = True,
 ) -> MipmapsReport:
-    """`generate_mipmaps`, which describes the parameters, with its own worker processes.
+    """Call `generate_mipmaps`, which describes the parameters, with worker processes that end with the call.
 
     Parameters
     ----------
-    plan : or the output directory alone, for the default levels.
+    plan : a plan, or an output directory for the default levels.
     workers : number of processes.
     largest_image_megapixels : larger images are refused; the processes get memory for images of this size.
-    progress : whether a bar is shown; or a function that is called with the tiles that are done, and those known.
+    progress : whether to show a bar; or a function, called with the number of tiles done and of tiles known so far.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def generate_mipmaps_sync(
         try:
             return run_sync(work)
         except BaseException:
-            pool.drain_s = 0.0  # levels are renamed into place when they are whole, so workers may be killed
+            pool.drain_s = 0.0  # workers may be killed: a level is renamed into place only when it is complete
             raise
 
 
@@ -147,12 +147,12 @@ def apply_mipmaps_to_stack_sync(
     at_once: int = 1,
     progress: Progress | bool = True,
 ) -> LayersReport:
-    """`apply_mipmaps_to_stack`, which describes the parameters, for the render-ws at this URL.
+    """Call `apply_mipmaps_to_stack`, which describes the parameters, with the render-ws at this URL.
 
     Parameters
     ----------
-    plan : or the directory of the mipmaps alone, for the default levels.
-    progress : whether a bar is shown; or a function that is called with the layers that are done, and all layers.
+    plan : a plan, or the directory of the mipmaps for the default levels.
+    progress : whether to show a bar; or a function, called with the number of layers done and of all layers.
 
     Raises
     ------
@@ -227,7 +227,7 @@ def _number(name: str, value: object) -> float:
 
 
 def _zs(value: AnyZ) -> tuple[float, ...] | ZRange:
-    """Return the layers in the form of the handlers.
+    """Return the layers as `generate_mipmaps` and `apply_mipmaps_to_stack` take them.
 
     >>> _zs(1050), _zs([1050, 1051.5]), _zs(range(1050, 1061))
     ((1050.0,), (1050.0, 1051.5), ZRange(first=1050, last=1060))
@@ -258,7 +258,7 @@ def _shown(progress: Progress | bool, unit: str) -> Iterator[Progress]:
 
 
 class _LoopThread(threading.Thread, Generic[T]):
-    """Runs a coroutine function in an event loop of its own, also where a loop is running, as in a notebook."""
+    """A thread with its own event loop: the caller's thread may already run a loop, as in a notebook."""
 
     def __init__(self, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
         super().__init__(name="temwatch", daemon=True)
@@ -269,7 +269,7 @@ class _LoopThread(threading.Thread, Generic[T]):
         self.ended = threading.Event()
 
     def run(self) -> None:
-        """Run the work and keep its outcome."""
+        """Run the work and store its result or error."""
         try:
             self.result = asyncio.run(self._run())
         except BaseException as error:  # noqa: BLE001  raised in the thread that waits
@@ -284,7 +284,7 @@ class _LoopThread(threading.Thread, Generic[T]):
         return await self._work()
 
     def stop(self) -> None:
-        """Cancel the work: the first time it waits for the answer to a write, the second time it does not."""
+        """Cancel the work, twice if needed: after the first cancellation it still waits for the answer to a write."""
         for _ in range(2):
             with contextlib.suppress(RuntimeError):  # the loop has just ended
                 self._stop()
@@ -295,7 +295,7 @@ class _LoopThread(threading.Thread, Generic[T]):
 def run_sync(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine function and return its result. KeyboardInterrupt stops it within a second.
 
-    Of several faults at once the first one is raised.
+    If several faults occur at once, the first is raised.
     """
     thread = _LoopThread(work)
     thread.start()

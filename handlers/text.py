@@ -1,8 +1,8 @@
-"""Paths, lists, values and numbers of bytes as people read them. Pure.
+"""Texts for people: paths, lists, values and numbers of bytes. Pure.
 
-Names of files and texts of render-ws may hold anything: escape sequences that move the cursor, newlines that forge a
-line of a log, characters that reverse the rest of a line. Every text passes `printable`, or `printable_lines`, where it
-leaves the program: to a terminal, a log, a page, systemd.
+Names of files and texts of render-ws may contain escape sequences that move the cursor, newlines that forge a log line,
+or characters that reverse the rest of a line. Every text passes `printable` or `printable_lines` before it goes to a
+terminal, a log, a page or systemd.
 """
 
 import os
@@ -60,12 +60,12 @@ def _json_escape(character: str) -> str:
 
 
 def fitted(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
-    """Return a text as lines of at most `width` characters. A word longer than a line is broken behind its slashes.
+    """Return a text as lines of at most `width` characters. A word longer than a line is broken after a slash.
 
     Parameters
     ----------
-    first : before the first line.
-    rest : before all other lines; shorter than the width.
+    first : prefix of the first line.
+    rest : prefix of all other lines; shorter than the width.
 
     >>> fitted("at /data/temca2/20260105 it failed", 16, rest="  ")
     ['at /data/temca2/', '  20260105 it', '  failed']
@@ -98,7 +98,7 @@ def _head_of(word: str, room: int) -> str:
 def without_values(text: str) -> str:
     """Return a text whose words with a digit or a slash are masked: numbers, paths, names of files.
 
-    Equal ones tell of the same cause.
+    Two faults with the same masked text have the same cause.
 
     >>> without_values("lacks /data/7.tif: 3 of 4 are there")
     'lacks * * of * are there'
@@ -150,7 +150,7 @@ def counted(count: int, noun: str, plural: str = "") -> str:
 
     Parameters
     ----------
-    plural : of a noun that has no plural with s.
+    plural : plural of the noun; by default the noun with an s.
 
     >>> counted(1, "montage"), counted(2_772, "tile"), counted(0, "process", "processes")
     ('1 montage', '2,772 tiles', '0 processes')

@@ -11,11 +11,11 @@ from handlers.place import ObjectPlace, Place, key_problem
 from handlers.text import printable
 
 _UNQUOTED = "/!$&'()*+,;=:@"
-"""Not escaped, like letters, digits and `_.-~`: all that RFC 3986 allows in a path. render's MipmapPathBuilder copies
-the text of URIs, so it finds only files whose URIs have no escapes."""
+"""Characters that are not escaped, beside letters, digits and `_.-~`: RFC 3986 allows them in a path. render's
+MipmapPathBuilder copies the text of URIs, so it finds only files whose URIs have no escapes."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.~/!$&'()*+,;=:@-]*")
-"""Text without escapes, like nearly every name that a microscope gives."""
+"""Text that needs no escapes, like nearly every file name of a microscope."""
 
 _EXTENSIONS = {"tif": "tif", "tiff": "tif", "png": "png", "jpg": "jpg", "jpeg": "jpg"}
 
@@ -34,7 +34,7 @@ def without_userinfo(text: str) -> str:
 
 
 def path_to_uri(path: Path | str) -> str:
-    """Return the `file:///...` URI of an absolute path, percent-encoded; repeated slashes become one.
+    """Return the `file:///...` URI of an absolute path, percent-encoded. Repeated slashes become one slash.
 
     Raises Fault if the path is not absolute or holds a zero byte.
 
@@ -55,17 +55,17 @@ def place_uri(place: Place) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return a path or a part of it, percent-encoded for a URI."""
+    """Return a path, or a part of one, percent-encoded for a URI."""
     if _PLAIN.fullmatch(text):
         return text
     return quote(os.fsencode(text), safe=_UNQUOTED)
 
 
 def uri_to_path(uri: str) -> Path:
-    """Return the path of a `file:` URI. An absolute path is returned unchanged: `%` is no escape there.
+    """Return the path of a `file:` URI. In an absolute path, `%` is an ordinary character.
 
     Raises Fault for another scheme or host, a relative path, and an unquoted `#` or `?`: the path of a URI ends there,
-    so several tiles would share a file.
+    so the URIs of several tiles would name the same file.
 
     >>> uri_to_path("file:/data/tape%20151/a.tif"), uri_to_path("/data/100%25.tif")
     (PosixPath('/data/tape 151/a.tif'), PosixPath('/data/100%25.tif'))
@@ -83,9 +83,9 @@ def uri_to_path(uri: str) -> Path:
 
 
 def canonical_extension(fmt: str) -> str:
-    """Return the file name extension of an image format, tif, png or jpg: render knows no others.
+    """Return the file name extension of an image format: tif, png or jpg.
 
-    Raises SettingsFault for anything else.
+    Raises SettingsFault for another format, which render-ws would not read.
 
     >>> canonical_extension("TIFF"), canonical_extension(".jpeg")
     ('tif', 'jpg')
@@ -103,14 +103,21 @@ def mipmap_path(output_dir: Place, level: int, level0: Place, extension: str) ->
 def mipmap_path(output_dir: Place, level: int, level0: Place, extension: str) -> Place:
     """Return the place of a level of the image `level0`: `{output_dir}/{level}/{level0 without leading /}.{ext}`.
 
-    This is the layout of render's MipmapPathBuilder: the new extension is appended to that of level 0, and of an
-    object's address the bucket and the key count.
+    This is the layout of render's MipmapPathBuilder: the new extension is appended to that of level 0. The path of an
+    object is its bucket and key.
 
     Parameters
     ----------
     output_dir, level0 : absolute, or in an object store; level0 without `..`, which would lead out of output_dir.
     level : 1 or more; level 0 is the raw file.
-    extension : format or extension in any spelling.
+    extension : format or extension in any spelling that `canonical_extension` accepts.
+
+    Raises
+    ------
+    Fault
+        If a path is not absolute or contains `..`, the level is below 1, or the extension is unknown.
+    SettingsFault
+        If an object store does not accept the key.
 
     >>> mipmap_path(Path("/mips"), 2, Path("/data/a.tif"), "tiff")
     PosixPath('/mips/2/data/a.tif.tif')
@@ -121,32 +128,23 @@ def mipmap_path(output_dir: Place, level: int, level0: Place, extension: str) ->
     if isinstance(level0, Path) and ".." in str(level0) and ".." in level0.parts:
         raise Fault(str(level0), "has a '..', which would lead out of the mipmap directory")
     if level < 1:
-        raise Fault(str(level0), f"the level of a mipmap should be 1 or more, is {level}: level 0 is the raw file")
+        raise Fault(str(level0), f"expected a mipmap level of 1 or more, found {level}: level 0 is the raw file")
     inside = f"{level0.bucket.name}/{level0.key}" if isinstance(level0, ObjectPlace) else str(level0).lstrip("/")
     place = output_dir / f"{level}/{inside}.{canonical_extension(extension)}"
     if isinstance(place, ObjectPlace) and (problem := key_problem(place.key)):
         raise SettingsFault(
-            "mipmaps.output_dir", f"gives a name that object stores do not accept: {printable(str(place))} {problem}"
+            "mipmaps.output_dir", f"leads to a key that object stores do not accept: {printable(str(place))} {problem}"
         )
     return place
 
 
 def extracted_path(output_dir: Path, stack: Path, section: int) -> Path:
-    """Return the path of level 0 of an image inside a stack, which temwatch writes.
+    """Return the path of the level-0 file that temwatch makes for a section of a stack file (MRC).
 
     >>> extracted_path(Path("/mips"), Path("/data/a.mrc"), 12)
     PosixPath('/mips/0/data/a.mrc/section_00012.tif')
     """
     return output_dir / "0" / str(stack).lstrip("/") / f"section_{section:05d}.tif"
-
-
-def mipmap_uri(output_dir: Path, level: int, level0: Path, extension: str) -> str:
-    """Return the URI of `mipmap_path`, for the stack.
-
-    >>> mipmap_uri(Path("/mips"), 2, Path("/data/a.tif"), "png")
-    'file:///mips/2/data/a.tif.png'
-    """
-    return path_to_uri(mipmap_path(output_dir, level, level0, extension))
 
 
 def _without_host(uri: str, rest: str) -> str:

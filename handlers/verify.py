@@ -1,4 +1,4 @@
-"""Verifying a COMPLETE montage: its tiles in the stacks, its mipmap files on disk.
+"""Verifying a COMPLETE montage: its tiles in the stacks, and its mipmap files.
 
 Every difference names its subject, a hint, and the step from which a replay repairs it.
 """
@@ -8,12 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from handlers.difference import APPLY as APPLY
-from handlers.difference import INGEST as INGEST
-from handlers.difference import MIPMAPS as MIPMAPS
-from handlers.difference import REPLAY
-from handlers.difference import Difference as Difference
-from handlers.difference import Kind as Kind
+from handlers.difference import APPLY, MIPMAPS, REPLAY, Difference, Kind
 from handlers.errors import Fault, ImageFault, ImagesMissing, RenderRefused, StoreFault
 from handlers.identity import FileIdentity
 from handlers.images.decode import verify_level
@@ -43,16 +38,16 @@ def check_files(
     *,
     deep: bool = False,
 ) -> list[Difference]:
-    """Check a tile's level 0 and decode each of its levels; an object is read once. Blocking.
+    """Check a tile's level 0 and decode each of its levels. An object is fetched once. Blocking.
 
-    With `deep`, and where a store proves by its checksums that all levels hold the bytes that were written, only the
-    smallest one is read.
+    With `deep`, if the checksums of an object store prove that all levels hold the bytes that were written, only the
+    smallest level is read.
 
     Parameters
     ----------
-    recorded : level 0 as it was read when its levels were made, if that is known.
-    levels_digest : of the level files as they were written, by `digest_of_levels`; None: they are not compared.
-    deep : whether the bytes of level 0 are read although the file's identity is the recorded one.
+    recorded : identity and digest of level 0 when its levels were made, if they are known.
+    levels_digest : digest of the level files when they were written, by `digest_of_levels`; None: not compared.
+    deep : whether the bytes of level 0 are read even if the file's identity is the recorded one.
     """
     with reading_once():
         return _check_files(tile, plan, recorded, levels_digest, deep=deep)
@@ -84,18 +79,18 @@ def _check_files(
 
 
 def _check_bytes(tile_id: str, levels: Sequence[tuple[int, Place]], expected: bytes) -> Iterator[Difference]:
-    """Compare the bytes of all level files of a tile, none of which is invalid by itself."""
+    """Compare the digest of a tile's level files with the recorded one. Used if no file is invalid by itself."""
     try:
         found = digest_of_levels(level_digests(levels))
     except (OSError, StoreFault):
-        return  # it was deleted since; the next run reports it
+        return  # a file was deleted after it was checked; the next run reports it
     if found != expected:
         what = f"one of its levels 1 to {levels[-1][0]} holds other bytes than were written"
         yield Difference(Kind.LEVEL_BROKEN, tile_id, str(levels[0][1]), what, REPLAY, MIPMAPS)
 
 
 def check_mask_files(tile: Level0, plan: MipmapPlan, recorded: FileContent | None = None) -> list[Difference]:
-    """Check the mask that the tiles share, in the same way."""
+    """Check the mask that the tiles share, and its levels, as `check_files` does. Blocking."""
     if tile.mask is None:
         return []
     source = _check_source(None, tile.mask, tile.width, tile.height, mask=True)
@@ -116,7 +111,7 @@ class _Source:
 def _check_source(
     tile_id: str | None, path: Place, width: int, height: int, *, mask: bool = False, is_made: bool = False
 ) -> _Source:
-    """Check the header of level 0; `is_made`: temwatch made it, and a replay makes it again."""
+    """Check the header of level 0. `is_made`: temwatch made this file, so a replay makes it again."""
     if is_made and isinstance(path, Path) and not path.exists():
         return _Source((Difference(Kind.LEVEL_MISSING, tile_id, str(path), "level 0 is missing", REPLAY, MIPMAPS),))
     try:
@@ -158,14 +153,14 @@ def _check_levels(
             what = f"level {level} {fault.problem}"
             yield Difference(Kind.LEVEL_BROKEN, tile_id, str(path), what, REPLAY, MIPMAPS)
         except (Fault, OSError) as fault:
-            # The directory is gone or empty. A replay makes lost levels again, and waits for a lost mount.
+            # The output directory is missing or empty. A replay makes lost levels again, and waits for a lost mount.
             what = f"level {level} {getattr(fault, 'problem', fault)}"
             hint = getattr(fault, "hint", "check that its mount is there")
             yield Difference(Kind.NOT_CHECKED, tile_id, str(path), what, hint, MIPMAPS)
 
 
 def _pixel_problem(pixels: Grey, text: str | None, recorded: FileContent | None) -> str:
-    """Return why these pixels are not those that were written; empty if they are, or if it is not known."""
+    """Return why these pixels are not the written ones; empty if they are, or if the file's text does not say."""
     if not pixels_match(text, pixels):
         return "holds other pixels than were written"
     if recorded is not None and level0_digest(text) is None:
@@ -181,12 +176,12 @@ def _check_origin(
     *,
     deep: bool = False,
 ) -> Iterator[Difference]:
-    """Check that the levels were made of the bytes that level 0 holds now. Times are not compared."""
+    """Check that the levels were made from the present bytes of level 0. Times are not compared."""
     if source.differences:
         return
     named = {level: digest for level, path in levels if (digest := _named_digest(path)) is not None}
     if not named and recorded is None:
-        return  # levels of a former version, or made of pixels from render-ws
+        return  # levels of a former version of temwatch, or made from pixels of render-ws
     tile_id, what = tile.tile_id or None, ""
     try:
         digest = _digest_of(tile.image, None if deep else recorded)
@@ -210,14 +205,14 @@ def _named_digest(path: Place) -> bytes | None:
 
 
 def _digest_of(path: Place, recorded: FileContent | None) -> bytes:
-    """Return the digest of level 0. The file is read only if its identity differs from the recorded one."""
+    """Return the digest of level 0. The file is read only if its identity is not the recorded one."""
     with open_image(path) as file:
         if recorded is not None and FileIdentity.of(os.fstat(file.fileno())).matches(recorded.identity):
             return recorded.digest
         return content_of(file.fileno()).digest
 
 
-# --- stacks; pure, except that files of further levels are looked up
+# --- stacks; pure, except that `check_levels_named` looks for files
 
 
 def check_tiles(
@@ -281,11 +276,12 @@ def check_levels_named(
     *,
     derived: bool = False,
 ) -> Iterator[Difference]:
-    """Yield the levels that tiles do not name or name at another URL, and further levels whose files are missing.
+    """Yield the levels that tiles do not name, or name at another URL, and further named levels without a file.
 
     Parameters
     ----------
-    path_map : to find the files of further levels.
+    shown : tile specs of the stack at z, by id.
+    path_map : for the paths of further levels.
     derived : whether the stack's path builder derives the levels, so that tiles need not name them.
     """
     for tile_id, levels in levels_by_tile.items():

@@ -1,4 +1,4 @@
-"""Verifying an image inside a stack against the level 0 that temwatch made of it."""
+"""Verifying a section of a stack file (MRC) against the level 0 that temwatch made from it."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,11 @@ from handlers.mipmaps.plan import Level0
 
 
 def check_stack(tile: Level0, recorded: FileContent | None, *, deep: bool) -> Iterator[Difference]:
-    """Check that the stack of an image holds what level 0 was made of; nothing for a file of its own. Blocking."""
+    """Check that a section still holds the pixels from which level 0 was made. Blocking.
+
+    Yields nothing for a tile whose level 0 is a file of the microscope. With `deep`, the pixels are read even if the
+    stack file's identity is the recorded one.
+    """
     if tile.stack is None:
         return
     where, what = str(tile.stack.path), f"section {tile.stack.number}"
@@ -24,7 +28,7 @@ def check_stack(tile: Level0, recorded: FileContent | None, *, deep: bool) -> It
             yield Difference(Kind.SOURCE_CHANGED, tile.tile_id, where, what, REPLAY, MIPMAPS)
     except (FileNotFoundError, ImagesMissing):
         hint = "copy it there again; level 0 and its levels are not affected"
-        yield Difference(Kind.SOURCE_GONE, tile.tile_id, where, f"the stack of {what} is missing", hint, None)
+        yield Difference(Kind.SOURCE_GONE, tile.tile_id, where, f"the file of {what} is missing", hint, None)
     except ImageFault as fault:
         yield Difference(Kind.SOURCE_CHANGED, tile.tile_id, where, f"{what}: {fault.problem}", fault.hint, None)
     except (Fault, OSError) as error:

@@ -9,13 +9,13 @@ from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.pipeline.replay.selection import Selection
+from handlers.difference import Difference
 from handlers.errors import SettingsFault, StoreFault
 from handlers.mipmaps.level_digests import level_digests
 from handlers.mipmaps.measure import digest_of_levels
 from handlers.mipmaps.plan import Level0, MipmapPlan
 from handlers.place import Place
 from handlers.text import printable
-from handlers.verify import Difference
 
 Say = Callable[[str], None]
 

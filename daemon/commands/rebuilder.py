@@ -25,6 +25,7 @@ from daemon.pipeline.watch_root import watch_root
 from daemon.watching.scan import NameRule, Tree
 from handlers.acquisition.arrival import read_metafile, with_sizes
 from handlers.container import Container, Containers
+from handlers.difference import APPLY, INGEST
 from handlers.errors import Fault, StackMissing, StorageFault
 from handlers.mipmaps.plan import absent_levels, level_uris
 from handlers.render.client import RenderClient
@@ -32,7 +33,7 @@ from handlers.render.names import StackId
 from handlers.render.responses import PathBuilder, StackState
 from handlers.render.tiles import Json
 from handlers.text import abbreviate, printable
-from handlers.verify import APPLY, INGEST, check_levels_named, check_path_builder, check_tiles
+from handlers.verify import check_levels_named, check_path_builder, check_tiles
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from daemon.montages.records import Montage
 from daemon.montages.states import UNFINISHED
 from daemon.pipeline.section import Section, section_from_content
 from handlers.acquisition.arrival import read_metafile
-from handlers.acquisition.presence import is_there
+from handlers.acquisition.presence import metafile_exists
+from handlers.difference import APPLY, INGEST, MIPMAPS, Difference, Kind
 from handlers.errors import Fault, StackMissing
 from handlers.mipmaps.plan import MipmapPlan, level_uris
 from handlers.quality.block import unpack
@@ -23,11 +24,6 @@ from handlers.render.layer_responses import ResolvedTiles
 from handlers.render.names import StackId
 from handlers.render.responses import PathBuilder, StackState
 from handlers.verify import (
-    APPLY,
-    INGEST,
-    MIPMAPS,
-    Difference,
-    Kind,
     check_files,
     check_levels_named,
     check_mask_files,
@@ -210,7 +206,7 @@ async def read_section(montage: Montage, watch: WatchSettings) -> Section | Diff
     """Return the section of a settled montage, or why its metafile cannot be used."""
     path = str(montage.metafile)
     try:
-        if not await asyncio.to_thread(is_there, montage.metafile):
+        if not await asyncio.to_thread(metafile_exists, montage.metafile):
             hint = "copy it there again: without it the montage cannot be replayed or verified"
             return Difference(Kind.METAFILE_GONE, None, path, "the metafile is gone", hint, None)
         content = await read_metafile(montage.metafile)

@@ -24,11 +24,11 @@ from daemon.montages.states import MontageState
 from daemon.notify.difference_report import MOST_MONTAGES, DifferenceReport, report_differences
 from daemon.pipeline.replay.lookup import Lookup
 from daemon.pipeline.replay.selection import Selection
+from handlers.difference import Difference, Kind
 from handlers.errors import Fault, SettingsFault
 from handlers.progress import progress_bar
 from handlers.render.client import RenderClient
 from handlers.text import counted, printable
-from handlers.verify import Difference, Kind
 
 Cause = tuple[Kind, str]
 """The kind of differences, and what a person does about them."""

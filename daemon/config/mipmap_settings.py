@@ -116,7 +116,7 @@ class MipmapSettings(Section):
         if isinstance(self.output_dir, ObjectPlace):
             self._require_store_keys(self.output_dir)
             # Frozen for its users; the place says how it is reached.
-            self.__dict__["output_dir"] = self.output_dir.reached_by(self.store.access())
+            self.__dict__["output_dir"] = self.output_dir.with_access(self.store.access())
         return self
 
     def _require_store_keys(self, place: ObjectPlace) -> None:

@@ -18,7 +18,7 @@ from daemon.montages.states import HAS_SETTLED, MontageState
 from daemon.pipeline.settle import Ignored, NotYet
 from daemon.system.threads import answers_within
 from handlers.acquisition.arrival import metafile_content
-from handlers.acquisition.presence import Present, evidence_of, look_at
+from handlers.acquisition.presence import Present, evidence_of, find_metafile
 from handlers.acquisition.takes import is_later_take, is_mirrored
 from handlers.errors import Evidence, MetafileFault, StorageFault, storage_fault
 from handlers.text import excerpt
@@ -130,7 +130,7 @@ def claim_of(montage: Montage) -> Claim:
 
 def _look_at(path: Path) -> Present | None:
     try:
-        return look_at(path, follow_links=True)
+        return find_metafile(path, follow_links=True)
     except OSError as error:
         raise storage_fault(str(path), "access the metafile", error) from error
 

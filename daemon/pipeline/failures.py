@@ -17,7 +17,7 @@ from daemon.pipeline.settle import Settler
 from daemon.pipeline.supersede import Superseder
 from daemon.pipeline.work_queue import WorkQueue
 from daemon.system.threads import answers_within
-from handlers.acquisition.presence import look_at
+from handlers.acquisition.presence import find_metafile
 from handlers.errors import BugFault, Fault, RenderBroken, RenderUnavailable, StorageFault
 from handlers.render.names import StackId
 
@@ -92,7 +92,7 @@ class FailureHandler:
         """Remember a metafile that a step found changed: a scan may not see the change."""
         try:
             async with answers_within(montage.metafile):
-                found = await asyncio.to_thread(look_at, montage.metafile)
+                found = await asyncio.to_thread(find_metafile, montage.metafile)
         except (OSError, StorageFault):
             return
         if found is None:

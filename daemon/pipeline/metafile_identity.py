@@ -5,10 +5,10 @@ import os
 import stat
 from pathlib import Path
 
-from handlers.acquisition.arrival import not_a_metafile, outside, too_large
+from handlers.acquisition.arrival import not_a_metafile_fault, outside_fault, too_large_fault
 from handlers.acquisition.parse import MAX_METAFILE_BYTES
 from handlers.acquisition.parts import file_of
-from handlers.acquisition.presence import Present, look_at
+from handlers.acquisition.presence import Present, find_metafile
 from handlers.container import Containers
 from handlers.errors import storage_fault
 from handlers.identity import FileIdentity
@@ -40,17 +40,17 @@ def checked_identity(path: Path, root: Path, containers: Containers) -> FileIden
     if found is None:
         return None
     if not stat.S_ISREG(found.mode):
-        raise not_a_metafile(path)
+        raise not_a_metafile_fault(path)
     if not _is_within(path, root, containers):
-        raise outside(path, root)
+        raise outside_fault(path, root)
     if found.identity.size > MAX_METAFILE_BYTES:
-        raise too_large(path, str(found.identity.size))
+        raise too_large_fault(path, str(found.identity.size))
     return found.identity
 
 
 def _look_at(path: Path) -> Present | None:
     try:
-        return look_at(path)
+        return find_metafile(path)
     except OSError as error:
         raise storage_fault(str(path), "access the metafile", error) from error
 

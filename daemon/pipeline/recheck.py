@@ -17,7 +17,7 @@ from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.montages.records import AwaitedFile, Montage
 from daemon.system.threads import in_thread
-from handlers.acquisition.presence import evidence_of, is_there
+from handlers.acquisition.presence import evidence_of, metafile_exists
 from handlers.errors import Evidence
 
 log = structlog.get_logger()
@@ -125,7 +125,7 @@ def _changes(awaited: Sequence[AwaitedFile]) -> list[_Change]:
         path = each.evidence.path
         if path not in now:
             now[path] = evidence_of(path)
-        is_withdrawn = each.evidence.or_gone and not is_there(each.metafile)
+        is_withdrawn = each.evidence.or_gone and not metafile_exists(each.metafile)
         if is_withdrawn or each.evidence.has_changed(now[path]):
             changes.append(_Change(each, _description(each.evidence, now[path]), is_withdrawn))
     return changes

@@ -1,4 +1,4 @@
-"""Whether a metafile and its images have arrived: bytes of the one, headers of the others."""
+"""Whether a metafile and its images have arrived: reads the bytes of the metafile and the headers of the images."""
 
 import asyncio
 import errno
@@ -25,7 +25,7 @@ from handlers.regular_file import NotContained, NotRegular, read_regular
 
 @dataclass(frozen=True, slots=True)
 class ImageProblem:
-    """An image that is missing, incomplete, or has the time that copy programs set until the content is there."""
+    """An image that is missing or incomplete, or that has the placeholder time of a copy program."""
 
     path: Path
     why: str
@@ -40,10 +40,8 @@ class Arrival:
 
     missing: tuple[ImageProblem, ...]
     unreadable: tuple[ImageProblem, ...]
-
     placeholders: tuple[ImageProblem, ...]
-    """Images with a modification time that a copy program sets until it has copied the content, readable or not."""
-
+    """Images, readable or not, with a modification time that a copy program sets until the content is copied."""
     newest_ctime_ns: int
     """Latest change time of the complete images."""
     fingerprint: int
@@ -51,26 +49,22 @@ class Arrival:
     bits: frozenset[int] = frozenset()
     """Bits per pixel of the complete images."""
 
-    @property
-    def whole(self) -> bool:
-        """Whether every image is there and complete."""
-        return not self.missing and not self.unreadable
-
 
 def check_images(
     acquisition: Acquisition, directory: Path, root: Container | None = None, largest_image_px: int = LARGEST_IMAGE_PX
 ) -> Arrival:
-    """Check the header and length of every image, without decoding any. No image may lie outside the directory.
+    """Check the header and length of every image without decoding it. No image may lie outside the directory. Blocking.
 
     Parameters
     ----------
     root : directory that must contain `directory` after all links are followed; None: any.
-    largest_image_px : larger images are refused; those that the acquisition declares, before any is opened.
+    largest_image_px : larger images are refused. Sizes that the acquisition states are checked before any file is read.
 
     Raises
     ------
     ImageFault
-        If the directory or an image lies outside, or an image is too large or has another size than the declared one.
+        If the directory or an image lies outside, or an image is too large or has another size than the acquisition
+        states.
     MetafileFault
         If the name of an image is invalid.
     StorageFault
@@ -92,9 +86,9 @@ _Size = tuple[int | None, int | None]
 
 
 def with_sizes(acquisition: Acquisition, directory: Path, root: Container | None = None) -> Acquisition:
-    """Return the acquisition with the size of every tile; the same if its format states sizes. Blocking.
+    """Return the acquisition with the size of every tile. Blocking.
 
-    A format that does not state them has images of one size, that of the first one that can be read. Without any, the
+    If the format states no sizes, all tiles get the size of the first image that can be read; if none can be read, the
     sizes stay None.
 
     Parameters
@@ -172,7 +166,7 @@ class _ImageCheck:
             require_size(str(self._directory / tile.img_path), info.width, info.height, self._largest_image_px)
         if identity.has_placeholder_time:
             self._placeholders.append(_placeholder(self._directory / tile.img_path, identity))
-        if tile.section is not None:  # a stack grows by later images, which leave this one alone
+        if tile.section is not None:  # an MRC file grows by later images, which do not change this one
             identity = FileIdentity(info.file_bytes, 0, None, identity.inode)
         self._identities.append(identity)
         self._bits.add(info.bits)
@@ -253,30 +247,30 @@ def metafile_content(path: Path, *, follow_links: bool = False, root: Container 
         else:
             content, _ = read_regular(path, MAX_METAFILE_BYTES + 1, follow_links=follow_links, root=root)
     except NotRegular as error:
-        raise not_a_metafile(path) from error
+        raise not_a_metafile_fault(path) from error
     except NotContained as error:
-        raise outside(path, error.root) from error
+        raise outside_fault(path, error.root) from error
     except OSError as error:
         raise storage_fault(str(path), "read the metafile", error) from error
     if len(content) > MAX_METAFILE_BYTES:
-        raise too_large(path, f"more than {MAX_METAFILE_BYTES}")
+        raise too_large_fault(path, f"more than {MAX_METAFILE_BYTES}")
     return content
 
 
-def not_a_metafile(path: Path) -> MetafileFault:
+def not_a_metafile_fault(path: Path) -> MetafileFault:
     """Return the fault of a metafile that is a link, a directory, a pipe, a socket or a device."""
     hint = "put the file itself there: links and devices are not followed"
     return MetafileFault(str(path), NotRegular.problem, hint)
 
 
-def outside(path: Path, root: Path) -> MetafileFault:
+def outside_fault(path: Path, root: Path) -> MetafileFault:
     """Return the fault of a metafile that lies outside its watched directory."""
     problem = f"lies outside the watched directory {root} when links are followed"
     return MetafileFault(str(path), problem, "watch the directory that contains it")
 
 
-def too_large(path: Path, size: str) -> MetafileFault:
-    """Return the fault of a metafile that is larger than MAX_METAFILE_BYTES; `size` in bytes, as text."""
+def too_large_fault(path: Path, size: str) -> MetafileFault:
+    """Return the fault of a metafile that is larger than MAX_METAFILE_BYTES; `size` is its number of bytes as text."""
     return MetafileFault(
         str(path),
         f"should have at most {MAX_METAFILE_BYTES} bytes, has {size}",

@@ -1,7 +1,7 @@
-"""The text in which SerialEM describes montages: IMOD's autodoc, `[Kind = name]` above lines `key = value`. Pure.
+"""IMOD's autodoc, the text format in which SerialEM describes montages: `[Kind = name]` above `key = value`. Pure.
 
-A montage is one numbered section of the file, or all frames of one supermontage: those with one item of the navigator.
-SerialEM rewrites the file, so a montage is found by its number or item, never by its place in the file.
+A montage is one numbered section of the file, or all frames of one supermontage, which share an item of the navigator.
+SerialEM rewrites the file, so a montage is found by its number or item, never by an offset in the file.
 """
 
 import itertools
@@ -35,12 +35,12 @@ class Entry:
     """Image, ZValue, MontSection, T, ...; empty if the header line is malformed."""
     name: str
     text: bytes
-    """All of its lines."""
+    """All lines of the entry."""
     line: int
-    """Number of its header line, from 1."""
+    """Number of the header line, from 1."""
 
     def values(self) -> dict[str, str]:
-        """Return its values by key; of a key that occurs twice, the last one."""
+        """Return the values by key; the last value of a key that occurs twice."""
         return values_in(self.text)
 
 
@@ -50,9 +50,9 @@ class Montage:
 
     pieces: list[Entry] = field(default_factory=list)
     sections: dict[int, bool] = field(default_factory=dict)
-    """Number of each of its sections in the file -> whether its entry MontSection is there."""
+    """Number of each section of the montage -> whether the file has the section's entry MontSection."""
     records: list[Entry] = field(default_factory=list)
-    """Its entries MontSection."""
+    """The entries MontSection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Autodoc:
     head: bytes
     """Lines before the first image, with the titles."""
     montages: dict[str, Montage]
-    """By name, as in `montage@00003` and `supermontage@7`."""
+    """Montages by name, as in `montage@00003` and `supermontage@7`."""
     firsts: dict[int, bytes]
     """Number of a section -> the lines of its first image that name the image and the section."""
 
@@ -73,18 +73,18 @@ class Autodoc:
 
     @property
     def is_of_montages(self) -> bool:
-        """Whether its images belong to montages: those of a tilt series have no coordinates."""
+        """Whether the images belong to montages: those of a tilt series have no coordinates."""
         return bool(self.firsts) or values_in(self.head).get("Montage") == "1"
 
     def unclosed(self, name: str) -> list[int]:
-        """Return the sections of a montage that may still grow: without an entry MontSection, and none after it."""
+        """Return the sections of a montage that may still grow: no entry MontSection, and no later section."""
         sections = self.montages[name].sections
         return [number for number, is_closed in sections.items() if not is_closed and number >= self.last_section]
 
     def content_of(self, name: str) -> bytes:
-        """Return the lines of a montage, below the head of the file.
+        """Return the head of the file and the lines of a montage.
 
-        Where only a later section shows that a section is over, that one's first image follows.
+        If only a later section shows that a section has ended, the first image of that later section follows.
         """
         montage = self.montages[name]
         texts = [entry.text for entry in sorted((*montage.pieces, *montage.records), key=lambda each: each.line)]
@@ -96,7 +96,7 @@ class Autodoc:
 
 
 def read_autodoc(content: bytes) -> Autodoc:
-    """Return the montages of a file, whatever it holds."""
+    """Return the montages of a file. Any content is accepted; malformed entries are left to the reader."""
     head_end, entries = _entries(content)
     montages: dict[str, Montage] = {}
     of_section: dict[int, str] = {}
@@ -117,13 +117,13 @@ def read_autodoc(content: bytes) -> Autodoc:
             if closed in of_section:
                 montages[of_section[closed]].sections[closed] = True
                 montages[of_section[closed]].records.append(entry)
-        elif not entry.kind and montages:  # it may be a piece: the reader of the montage before refuses it
+        elif not entry.kind and montages:  # it may be a piece: as one of the last montage, the reader refuses it
             montages[of_section[section]].pieces.append(entry)
     return Autodoc(content[: min(head_end, MOST_HEAD_BYTES)], montages, firsts)
 
 
 def _entries(content: bytes) -> tuple[int, list[Entry]]:
-    """Return where the head ends, and the entries below it."""
+    """Return the offset at which the head ends, and the entries below the head."""
     starts = list(_starts(content))
     entries: list[Entry] = []
     line, counted, head_end = 1, 0, len(content)
@@ -141,7 +141,7 @@ def _entries(content: bytes) -> tuple[int, list[Entry]]:
 
 
 def _starts(content: bytes) -> Iterator[int]:
-    """Yield where lines begin with a bracket. A search of bytes holds the interpreter's lock for a moment only."""
+    """Yield the offset of each line that begins with a bracket. `find` holds the interpreter's lock only briefly."""
     at = 0 if content.startswith(b"[") else content.find(b"\n[") + 1
     while content.startswith(b"[", at):
         yield at
@@ -149,7 +149,7 @@ def _starts(content: bytes) -> Iterator[int]:
 
 
 def _header(line: bytes) -> tuple[str, str]:
-    """Return kind and name in a header line; empty texts if it is malformed.
+    """Return kind and name in a header line; empty texts if the line is malformed.
 
     >>> _header(b"[Image =  test_0000.jpg]\\r"), _header(b"[Image = a.tif")
     (('Image', 'test_0000.jpg'), ('', ''))
@@ -195,13 +195,13 @@ def _montage_of(piece: Entry, section: int) -> str:
 
 
 def label_in(text: bytes) -> str:
-    """Return the navigator's label of an image; empty if there is none."""
+    """Return the navigator's label in the lines of an image; empty if there is none."""
     found = _LABEL.search(text)
     return text_of(found[1]).strip() if found else ""
 
 
 def item_of(label: str, *, is_frame: bool) -> str | None:
-    """Return the item of a label; None if there is none. Frames of a supermontage have item, column and row.
+    """Return the item in a label; None if the label is empty. Labels of supermontage frames are item-column-row.
 
     >>> item_of("7-1-4", is_frame=True), item_of("109", is_frame=False), item_of("", is_frame=False)
     ('7', '109', None)
@@ -211,7 +211,7 @@ def item_of(label: str, *, is_frame: bool) -> str | None:
 
 
 def looks_like_autodoc(content: bytes) -> bool:
-    """Whether a file without any image may become one of SerialEM: it is empty, or begins with its kind of line.
+    """Whether a file without images may still become an autodoc: it is empty, or begins with such a line.
 
     >>> looks_like_autodoc(b"\\0" * 9), looks_like_autodoc(b"PixelSpacing = 4"), looks_like_autodoc(b"Dear reader,\\n")
     (True, True, False)

@@ -77,7 +77,7 @@ def _warning(text: str) -> Finding:
 
 
 def _summarize(make: Callable[[str], Finding], problem: str, cases: list[str]) -> list[Finding]:
-    """Return one finding for all cases of a problem, which names the first few; none without cases."""
+    """Return one finding for all cases of a problem, which names the first of them; none without cases."""
     if not cases:
         return []
     return [make(f"{problem}: {abbreviate(cases, _EXAMPLES, '; ')}")]
@@ -99,25 +99,25 @@ def _check_file_name(header: Header, file_name: str) -> Iterator[Finding]:
 
 
 def _has_numerals(header: Header) -> bool:
-    """Whether the header has a part of the names as a number."""
+    """Whether the header contains a part of the names as a number."""
     parts = header.roi_creation_time, header.session_id, header.grid
     return any(isinstance(part, Numeral) for part in parts)
 
 
 def _same_name(header: Header, named: str, expected: str) -> bool:
-    """Whether two names are equal; leading zeros are ignored where the header has numbers, which lack them."""
+    """Whether two names are equal. If the header has numbers, which have no leading zeros, these are ignored."""
     if _has_numerals(header):
         named, expected = _LEADING_ZEROS.sub("", named), _LEADING_ZEROS.sub("", expected)
     return named == expected
 
 
 def _contradiction(header: Header) -> Callable[[str], Finding]:
-    """Return the maker of findings: an error, or a warning where a number may have lost more than leading zeros."""
+    """Return the function for a contradiction: an error, or a warning if a number may have lost more than zeros."""
     return _warning if _has_numerals(header) else _error
 
 
 def _names_time(header: Header, named: str) -> bool:
-    """Whether the time in a metafile's name is the header's, within a delay for lens-correction sets."""
+    """Whether the time in a metafile's name is that of the header; for lens-correction sets, within a delay."""
     created = header.roi_creation_time
     if created is None or named == created:
         return True
@@ -149,7 +149,7 @@ def _check_image_names(metafile: Metafile) -> Iterator[Finding]:
 
 
 def _check_duplicates(tiles: tuple[TileRecord, ...]) -> Iterator[Finding]:
-    """Require that every image, every tile id and every place occurs once."""
+    """Require that every image, every tile id and every raster position occurs once."""
     paths = Counter(tile.img_path for tile in tiles)
     yield from _summarize(_error, "img_path occurs more than once", _repeated(paths))
     names = Counter({tile.img_path: tile.basename for tile in tiles}.values())
@@ -227,7 +227,7 @@ def _check_calibration(header: Header) -> Iterator[Finding]:
 
 
 def _check_steps(metafile: Metafile, tolerance: float) -> Iterator[Finding]:
-    """Require that neighbours in the grid stand one step apart: (width, 0) or (0, height), less the overlap."""
+    """Require that neighbours in the grid are one step apart: (width, 0) or (0, height), minus the overlap."""
     header, camera = metafile.header, metafile.header.camera
     if header.overlap is None:
         yield _warning("the steps between tiles cannot be checked: the header has no overlap")
@@ -267,7 +267,7 @@ def _check_matches(tiles: tuple[TileRecord, ...]) -> Iterator[Finding]:
             wrong_quality.append(f"{tile.raster_pos} {match.side} has {match.match_quality}")
         place = match.col, match.row
         if None not in place and place not in {tile.raster_pos, other}:
-            wrong_place.append(f"{tile.raster_pos} {match.side} stands at {place}")
+            wrong_place.append(f"{tile.raster_pos} {match.side} is recorded at {place}")
     yield from _summarize(
         _warning, "match_quality should be -1 where, and only where, the neighbour is absent", wrong_quality
     )

@@ -1,4 +1,4 @@
-"""Types of a metafile's values: what each accepts, and which count as absent where they have another type."""
+"""Types of a metafile's values: what each accepts, and whether another type is an error or counts as absent."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class OrAbsent:
 class _Whole:
     """Marks an integer that may be written as a float without a fraction, as in `256.0`.
 
-    An integer calls no Python function: a metafile of 20,000 tiles has 300,000 integers.
+    For an integer, no Python function is called: a metafile of 20,000 tiles has 300,000 integers.
     """
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -36,7 +36,7 @@ class _Whole:
 
 
 class Numeral(str):
-    """Text that the metafile has as a number: names may spell it differently, as in `001050` for 1050."""
+    """A text that the metafile contains as a number. Names may spell it differently, as in `001050` for 1050."""
 
     __slots__ = ()
 
@@ -84,5 +84,5 @@ ObjectOrAbsent = Annotated[Annotated[dict[str, Any], AfterValidator(without_nan)
 
 
 def in_image(*path: str | int) -> Any:
-    """Return the field that reads its value from below `img_meta` of a tile."""
+    """Return a field whose value is below `img_meta` of a tile."""
     return Field(validation_alias=AliasPath("img_meta", *path))

@@ -1,4 +1,4 @@
-"""Findings: contradictions in what a microscope wrote, as errors and warnings. Pure."""
+"""Findings: contradictions in the files of a microscope, as errors and warnings. Pure."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,12 +10,12 @@ class Severity(StrEnum):
     ERROR = "error"
     """The metafile is invalid."""
     WARNING = "warning"
-    """The deviation may have a reason; it fails the montage only in a strict watch."""
+    """The deviation may be intended. It fails the montage only in a strict watch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A contradiction between two statements of a metafile."""
+    """A contradiction inside a metafile, or between it and its name, its images or z."""
 
     severity: Severity
     text: str

@@ -1,4 +1,4 @@
-"""From the stage of the microscope to the pixels of its camera. Pure."""
+"""Geometry: from stage positions to pixels of the camera frame. Pure."""
 
 import math
 

@@ -39,8 +39,8 @@ def require_relative(img_path: str, key: str, subject: str) -> None:
 
     Parameters
     ----------
-    key : of the metafile, for the fault's text.
-    subject : of the fault.
+    key : key of the path in the metafile, for the fault's text.
+    subject : subject of the fault.
     """
     if _PLAIN_NAME.fullmatch(img_path) is not None:
         return

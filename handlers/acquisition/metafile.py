@@ -1,8 +1,7 @@
 """The metafile that pyTEMCA writes after a region, as frozen records; `parse` makes them from its bytes.
 
-Values that tile specs need are required; docs/compatibility.md lists them. Every other value is None where it is absent
-or has another type than usual, NaN included: the z rule, the stack's name or the tile id that needs it reports it as
-missing.
+Values that tile specs need are required; docs/compatibility.md lists them. Every other value is None if it is absent or
+has an unexpected type (also NaN). A z rule, a stack's name or a tile id that needs such a value reports it as missing.
 """
 
 import re
@@ -39,10 +38,10 @@ from handlers.acquisition.image_names import IMAGE_NAME
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """The camera, as the header describes it. The depth of the files (8 or 16 bits) is in their own headers only."""
+    """The camera, as the header describes it. Only the image files show their depth (8 or 16 bits)."""
 
     width: FrameSide
-    """Pixels, as is `height`."""
+    """Pixels, as `height`."""
     height: FrameSide
     camera_id: FilledText
 
@@ -59,7 +58,7 @@ class Calibration:
 
     @property
     def pixel_size_nm(self) -> Point:
-        """x, y; pixels are square where y is absent."""
+        """x, y; if y is absent, pixels are square."""
         return self.x_nm_per_pix, self.x_nm_per_pix if self.y_nm_per_pix is None else self.y_nm_per_pix
 
 
@@ -78,9 +77,9 @@ class Header:
     roi_index: CountOrAbsent = None
     """Number of the region within the aperture, from 0."""
     overlap: FractionOrAbsent = None
-    """Nominal overlap of neighbours, a fraction of the frame, in both directions."""
+    """Nominal overlap of neighbours in both directions, as a fraction of the frame."""
     specimen_id: TextOrAbsent = None
-    """Name of the block; None where the operator entered none."""
+    """Name of the block; None if the operator entered none."""
     media: TextOrAbsent = None
     """The substrate, as in `tape`."""
     media_id: TextOrAbsent = None
@@ -89,7 +88,7 @@ class Header:
     """Number of the section on its media, not its z in the volume; None for lens-correction sets."""
     lims_specimen_id: TextOrAbsent = None
     aperture_x_nm: Annotated[NumberOrAbsent, Field(validation_alias=AliasPath("aperture_centroid", "x"))] = None
-    """Stage position of the aperture's centre, with `aperture_y_nm`; None where it was not measured."""
+    """Stage position of the aperture's centre, x (`aperture_y_nm`: y); None if it was not measured."""
     aperture_y_nm: Annotated[NumberOrAbsent, Field(validation_alias=AliasPath("aperture_centroid", "y"))] = None
     autofocus_value: NumberOrAbsent = None
     """Result of the last autofocus; 0 when it is off."""
@@ -109,13 +108,13 @@ class Header:
 
     @property
     def name_core(self) -> str | None:
-        """The part that the names of the metafile and its images share; None where the header lacks a piece."""
+        """The common part of the names of the metafile and its images; None if the header lacks a piece of it."""
         parts = self.session_id, self.grid, self.roi_index
         return None if None in parts else "_".join(map(str, parts))
 
     @property
     def metafile_name(self) -> str:
-        """The name that pyTEMCA gives to a metafile with this header; `*` stands for what the header lacks."""
+        """The name that pyTEMCA gives to a metafile with this header; `*` stands for missing values."""
         return f"_metadata_{self.roi_creation_time or '*'}_{self.name_core or '*'}_.json"
 
 
@@ -137,12 +136,12 @@ class EdgeMatch:
     position: IntegerOrAbsent = None
     """2 left, 3 top, 4 right."""
     row: IntegerOrAbsent = None
-    """Row of the tile itself (`col`: its column); later scopes give those of the neighbour."""
+    """Row of the tile itself (`col`: its column); on later scopes, of the neighbour."""
     col: IntegerOrAbsent = None
     match_quality: IntegerOrAbsent = None
-    """Number of matches found; -1 where there is no neighbour."""
+    """Number of matches found; -1 if there is no neighbour."""
     dx: Annotated[NumberOrAbsent, Field(validation_alias="dX")] = None
-    """Shift in pixels; `dy` and `distance` are in pixels, too."""
+    """Shift in pixels, as `dy` and `distance`."""
     dy: Annotated[NumberOrAbsent, Field(validation_alias="dY")] = None
     distance: NumberOrAbsent = None
     rotation: NumberOrAbsent = None
@@ -150,6 +149,7 @@ class EdgeMatch:
 
     @property
     def side(self) -> EdgeSide | None:
+        """Side of the neighbour; None if `position` is absent or unknown."""
         return None if self.position is None else _SIDES.get(self.position)
 
 
@@ -163,7 +163,7 @@ class TileRecord:
     """Stage position at exposure; may be negative."""
     stage_y_nm: Annotated[StageNm, in_image("stage_pos", 1)]
     raster_col: Annotated[Count, in_image("raster_pos", 0)]
-    """Place in the grid of the montage, from 0; a montage need not fill its rows or start at column 0."""
+    """Column in the grid of the montage, from 0; a montage need not fill its rows or start at column 0."""
     raster_row: Annotated[Count, in_image("raster_pos", 1)]
     angle_deg: Annotated[Number, in_image("angle")]
     """Rotation from stage to camera."""
@@ -219,4 +219,4 @@ class Metafile:
     tiles: tuple[TileRecord, ...]
     """At least one, in the order of the file."""
     shared_transform: object = None
-    """Lens-correction transform that the scope appended, not validated; an object in render's form if it is valid."""
+    """Lens-correction transform that the scope appended, not validated; a valid one is an object in render's form."""

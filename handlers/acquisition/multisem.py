@@ -1,6 +1,6 @@
-"""Reader of the coordinate tables of Zeiss MultiSEM: one `full_image_coordinates.txt` for each region. Pure.
+"""Reader of the coordinate tables of Zeiss MultiSEM: one `full_image_coordinates.txt` per region. Pure.
 
-A line names an image, with backslashes, and its place in pixels. Three generations of names are read: those of the
+A line names an image, with backslashes, and its position in pixels. Three generations of names are read: those of the
 instrument up to 2021, those of 2022, and those of an ion-beam system since 2024.
 """
 
@@ -17,7 +17,7 @@ from handlers.acquisition.findings import Finding, Severity
 from handlers.acquisition.geometry import Point
 from handlers.acquisition.image_names import require_relative
 from handlers.acquisition.parse import MAX_TILES
-from handlers.acquisition.rasters import hexagonal_places
+from handlers.acquisition.rasters import hexagonal_cells
 from handlers.errors import MetafileFault, MetafilePartial
 from handlers.text import abbreviate, excerpt
 
@@ -34,7 +34,7 @@ _SCAN: Final = re.compile(r"scan_(\d{1,9})")
 _SLAB: Final = re.compile(r"slab_(\d{1,9})|(\d{1,9})_(?:s_(\d{1,9})|S(\d{1,9})R(\d{1,9}))?")
 _WORKFLOW: Final = re.compile(r"(.+)_(\d{8}_\d\d-\d\d-\d\d)")
 _BETWEEN: Final = ("msem", "imaging", "scans")
-"""Directories between that of a wafer and that of a scan."""
+"""Directories between the wafer's and the scan's."""
 
 
 class MultiSem:
@@ -51,13 +51,13 @@ class MultiSem:
         """Return the region of a coordinate table. Raises as `Reader.parse`."""
         subject = str(path)
         rows = _latest(_rows(content, subject), subject)
-        places, facts = _places(rows), _facts(path)
+        cells, facts = _cells(rows), _facts(path)
         if not rows:
             raise MetafilePartial(subject, "names no image", "it may still be being copied")
         return Acquisition(
             name=path.name,
             tiles=tuple(
-                _tile(row, _name_in(row, facts["grid"]), index, places[index]) for index, row in enumerate(rows)
+                _tile(row, _name_in(row, facts["grid"]), index, cells[index]) for index, row in enumerate(rows)
             ),
             facts=facts,
             pixel_size_nm=None,
@@ -65,7 +65,7 @@ class MultiSem:
         )
 
     def check(self, acquisition: Acquisition, path: Path) -> tuple[Finding, ...]:
-        """Return what was found while the table was read: mFOVs that lack beams."""
+        """Return the findings of `parse`: mFOVs that lack beams."""
         return acquisition.findings
 
     def image_directory(self, path: Path) -> Path:
@@ -78,11 +78,11 @@ class _Row:
     """An image of the table."""
 
     img_path: str
-    place: Point
+    position: Point
     key: tuple[str, ...]
-    """Same for all takes of one image."""
+    """Key that all takes of one image share."""
     time: str
-    """Later for a later take; empty where the name has no time."""
+    """Time of the take, in a form that sorts by time; empty if the name has no time."""
     name: str
     mfov: str | None
     beam: int | None
@@ -131,23 +131,23 @@ def _pixels(cell: bytes, name: str, number: int, subject: str) -> float:
     return value
 
 
-def _named(img_path: str, place: Point) -> _Row:
-    """Return a row with what its image's name says; unknown names stay as they are."""
+def _named(img_path: str, position: Point) -> _Row:
+    """Return a row with the values in its image's name. A name of another form is kept as it is."""
     path = PurePosixPath(img_path)
     if timed := _TIMED.fullmatch(path.stem):
         section, mfov, beam, day, time, rest = timed.groups()
         name = f"{section}_{mfov}_{beam}_{day.replace('-', '')}_{time}"
-        return _Row(img_path, place, (section, mfov, beam), f"{day}T{time}{rest}", name, mfov, int(beam))
+        return _Row(img_path, position, (section, mfov, beam), f"{day}T{time}{rest}", name, mfov, int(beam))
     numbered, mfov_dir = _NUMBERED.fullmatch(path.stem), _MFOV.fullmatch(path.parent.name)
     if numbered and mfov_dir:
         mfov, beam = mfov_dir["mfov"], numbered["beam"]
-        return _Row(img_path, place, (mfov, beam), "", f"m{mfov}_s{beam}", mfov, int(beam))
+        return _Row(img_path, position, (mfov, beam), "", f"m{mfov}_s{beam}", mfov, int(beam))
     name = "_".join([*path.parent.parts, path.stem])
-    return _Row(img_path, place, (img_path,), "", name, None, None)
+    return _Row(img_path, position, (img_path,), "", name, None, None)
 
 
 def _latest(rows: Iterator[_Row], subject: str) -> list[_Row]:
-    """Return one row for each image, in the order of the table: of several takes the latest, then the last listed."""
+    """Return one row for each image, in the order of the table. Of several takes, the latest counts."""
     found: dict[tuple[str, ...], _Row] = {}
     for row in rows:
         before = found.get(row.key)
@@ -158,29 +158,29 @@ def _latest(rows: Iterator[_Row], subject: str) -> list[_Row]:
     return list(found.values())
 
 
-def _places(rows: list[_Row]) -> list[tuple[int, int]] | list[tuple[None, None]]:
-    """Return column and row of each tile: beams stand in a hexagonal lattice, and so do their mFOVs.
+def _cells(rows: list[_Row]) -> list[tuple[int, int]] | list[tuple[None, None]]:
+    """Return column and row of each tile: beams form a hexagonal lattice, and so do mFOVs.
 
-    None of all where they do not, for example because a stage was imprecise.
+    All are None if the positions form no lattice, for example because of an imprecise stage.
     """
     of_mfov: dict[str | None, list[Point]] = {}
     for row in rows:
-        of_mfov.setdefault(row.mfov, []).append(row.place)
-    found = hexagonal_places([row.place for row in rows], of_mfov.values()) if rows and None not in of_mfov else None
+        of_mfov.setdefault(row.mfov, []).append(row.position)
+    found = hexagonal_cells([row.position for row in rows], of_mfov.values()) if rows and None not in of_mfov else None
     return found or [(None, None)] * len(rows)
 
 
 def _name_in(row: _Row, slab: object) -> str:
-    """Return the name of a tile; a numbered one with its slab, since every slab has the same numbers."""
+    """Return the name of a tile. A name of numbers gets its slab as a prefix, since every slab has the same numbers."""
     return f"{slab}_{row.name}" if slab and row.mfov is not None and not row.time else row.name
 
 
 def _tile(row: _Row, name: str, index: int, at: tuple[int, int] | tuple[None, None]) -> Tile:
-    x, y = row.place
+    x, y = row.position
     return Tile(
         img_path=row.img_path,
         name=name,
-        position_px=row.place,
+        position_px=row.position,
         width=None,
         height=None,
         raster_col=at[0],
@@ -192,7 +192,7 @@ def _tile(row: _Row, name: str, index: int, at: tuple[int, int] | tuple[None, No
 
 
 def _missing_beams(rows: list[_Row]) -> Iterator[Finding]:
-    """Yield a warning for the mFOVs that lack a beam which other mFOVs of the region have."""
+    """Yield a warning for mFOVs that lack a beam that other mFOVs of the region have."""
     beams = Counter(row.beam for row in rows if row.beam is not None)
     mfovs = dict.fromkeys(row.mfov for row in rows if row.mfov is not None)
     if not beams or all(times == len(mfovs) for times in beams.values()):
@@ -203,7 +203,7 @@ def _missing_beams(rows: list[_Row]) -> Iterator[Finding]:
 
 
 def _facts(path: Path) -> dict[str, object]:
-    """Return what the directories above a table say: wafer, scan or workflow, slab, its number on the wafer."""
+    """Return the facts in the names of the directories above a table: wafer, scan or workflow, slab and its number."""
     facts: dict[str, object] = dict.fromkeys(MultiSem.fields)
     directories = path.parent.parts[1:] if path.is_absolute() else path.parent.parts
     for above, name in enumerate(directories):
@@ -224,23 +224,23 @@ def _wafer(directories: tuple[str, ...]) -> str | None:
     return next((name for name in reversed(directories) if name not in _BETWEEN), None)
 
 
-# --- a region that was imaged again
+# --- regions that were imaged again
 
 
 class Take(NamedTuple):
     """One imaging of a region."""
 
     section: tuple[str, ...]
-    """Same for all takes of a region."""
+    """Key that all takes of a region share."""
     time: str
-    """Later for a later take."""
+    """Time of the take, in a form that sorts by time."""
 
 
 def take_of(table: Path) -> Take | None:
-    """Return which region a table describes, and when its scan began; None if its path does not show both.
+    """Return the region that a table describes and the time of its scan; None if the path does not show both.
 
-    The time is that in the name of the directory above the region. A section has the number in the region's name, as
-    in `090_S90R1` or `008_s_4`: another workflow may list it in another place. A slab has its directory's name.
+    The time is in the name of the directory above the region. A section is known by the second part of the region's
+    name, as in `090_S90R1` or `008_s_4`: its first part differs between workflows. A slab is known by its directory.
 
     >>> take_of(Path("/data/H01_20210525_21-38-12/090_S90R1/full_image_coordinates.txt"))
     Take(section=('/data', 'H01', 'S90R1'), time='20210525_21-38-12')

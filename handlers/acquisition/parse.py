@@ -1,8 +1,8 @@
-"""Bytes of a metafile to a `Metafile`.
+"""Parsing the bytes of a metafile into a `Metafile`.
 
 Values are found by key, not by position: the JSON is a list of objects, in any order and number, or one flat object.
-Unknown keys are skipped. Memory and time are bounded for any content: limits apply to bytes, values, tiles and the
-length of each tile.
+Unknown keys are skipped. Memory and time are bounded for any content by limits of bytes, values, tiles and the length
+of each tile.
 """
 
 import re
@@ -23,12 +23,12 @@ MAX_METAFILE_BYTES: Final = 96 * 2**20
 """A section of 20,000 tiles needs about 17 MB, one of 100,000 tiles 85 MB."""
 MAX_TILES: Final = 100_000
 MAX_ELEMENTS: Final = 1_000
-"""Real metafiles have fewer than ten."""
+"""Limit of the objects in the list; real metafiles have fewer than ten."""
 MAX_VALUES: Final = 6_000_000
-"""Numbers, texts, lists and objects. A tile has 20, or 70 with matches of its neighbours."""
+"""Limit of numbers, texts, lists and objects. A tile has 20, or 70 with matches of its neighbours."""
 MAX_TILE_BYTES: Final = 256 * 2**10
 MAX_HEADER_BYTES: Final = 2**20
-"""Also of a shared transform. Real headers have 3 kB."""
+"""Limit of the header, and of a shared transform. Real headers have 3 kB."""
 _PIECE_BYTES: Final = 2**20
 _MOST_PROBLEMS: Final = 4
 _T = TypeVar("_T")
@@ -45,7 +45,7 @@ def parse_metafile(raw: bytes, subject: str) -> Metafile:
     Raises
     ------
     MetafilePartial
-        If it is empty, cut off or otherwise not JSON: it may still be being copied.
+        If it is empty, truncated or otherwise not JSON: it may still be being copied.
     MetafileFault
         If it is too large, or JSON but not a metafile. The fault names the key, as in
         `data[17].img_meta.stage_pos[0]: missing`.
@@ -61,15 +61,15 @@ def parse_metafile(raw: bytes, subject: str) -> Metafile:
 
 
 def _require_bounded(raw: bytes, subject: str) -> None:
-    """Raise MetafileFault if parsing could need excessive memory or time."""
+    """Raise MetafileFault if parsing could take excessive memory or time."""
     hint = "check which program wrote this file: the metafile of a full section has 2.3 MB"
     if len(raw) > MAX_METAFILE_BYTES:
         problem = f"should have at most {MAX_METAFILE_BYTES // 2**20} MiB, has {len(raw) / 2**20:.1f}"
         raise MetafileFault(subject, problem, hint)
     values = 0
-    for start in range(0, len(raw), _PIECE_BYTES):  # pieces let other threads run in between
+    for start in range(0, len(raw), _PIECE_BYTES):  # other threads can run between two pieces
         piece = raw[start : start + _PIECE_BYTES]
-        values += piece.count(b",") + piece.count(b"[") + piece.count(b"{")  # each value but the first follows one
+        values += piece.count(b",") + piece.count(b"[") + piece.count(b"{")  # each value but the first follows these
         if values > MAX_VALUES:
             raise MetafileFault(subject, f"should have at most {MAX_VALUES:,} values, has more", hint)
 
@@ -94,7 +94,7 @@ _SPLIT_ROWS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def _split(raw: bytes, subject: str) -> list[object] | None:
-    """Return the elements, each row of `data` still as JSON text; None where `_parse_json` must read or refuse them.
+    """Return the elements, each row of `data` still as JSON text; None if `_parse_json` must parse or refuse the text.
 
     Parsing 20,000 rows in one call would hold the interpreter's lock for 0.1 s.
     """
@@ -169,7 +169,7 @@ def _merge_elements(value: object, subject: str) -> dict[str, Any]:
 def _refuse_repeated_key(parts: Mapping[str, Any], element: Mapping[str, Any], subject: str) -> None:
     for key in ("metadata", "data", "sharedTransform"):
         if key in parts and key in element:
-            raise MetafileFault(subject, f"{key}: should stand in one element, found in two")
+            raise MetafileFault(subject, f"{key}: should be in one element, found in two")
 
 
 def _require_rows(data: object, subject: str) -> list[object]:
@@ -187,7 +187,7 @@ def _require_rows(data: object, subject: str) -> list[object]:
 
 
 def _parse_rows(rows: list[object], subject: str) -> tuple[TileRecord, ...]:
-    """Return the rows as tile records, parsed in portions."""
+    """Return the rows as tile records. They are parsed in portions, so that other threads can run in between."""
     records: list[TileRecord] = []
     for first in range(0, len(rows), _ROWS_AT_ONCE):
         portion_rows = enumerate(rows[first : first + _ROWS_AT_ONCE], first)
@@ -218,7 +218,7 @@ def _validate(adapter: TypeAdapter[_T], value: object, key: str, subject: str, f
 
 
 def _explain(value: object, key: str, detail: Mapping[str, Any], first: int) -> str:
-    """Return an error of pydantic in words, at the deepest key that exists."""
+    """Return an error of pydantic as text that names the deepest key that exists."""
     path: tuple[str | int, ...] = ()
     for place in detail["loc"]:
         parent, value = value, _child(value, place)

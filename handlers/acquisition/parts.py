@@ -1,8 +1,10 @@
-"""Paths of sections inside a file that holds many of them. Pure.
+"""Paths of sections inside a file that contains many of them. Pure.
 
-A section has the path of its file and a name below it. In a log that grows it is `slice_00002@340`: its number, and the
-byte of the log with which it begins; a slice of an array has many regions, as in `slice_00002_a0003_r0007@340`. In a
-file that is rewritten it is `montage@00003` or `supermontage@7`.
+The path of a section is that of its file with a name below it:
+
+- `slice_00002@340` in a log that grows: its number, and its first byte in the log;
+- `slice_00002_a0003_r0007@340` in array mode: also its array and region;
+- `montage@00003` or `supermontage@7` in a file that is rewritten.
 """
 
 import re
@@ -14,9 +16,9 @@ _NAME: Final = re.compile(r"slice_([0-9]{1,10})(?:_a([0-9]{1,6})_r([0-9]{1,6}))?
 _MONTAGE: Final = re.compile(r"montage@[0-9]{5,9}|supermontage@[A-Za-z0-9%._~-]{0,180}")
 
 Region = tuple[int, int]
-"""Array, and region of it."""
+"""Number of an array, and of a region in it."""
 Key = tuple[int, Region | None]
-"""Key of the lines of one section: the slice, and in array mode the region."""
+"""Key that the lines of one section share: the slice and, in array mode, the region."""
 
 
 class Part(NamedTuple):
@@ -24,13 +26,15 @@ class Part(NamedTuple):
 
     file: Path
     number: int
+    """Number of the slice."""
     offset: int
+    """First byte of the section in the file."""
     region: Region | None = None
-    """In array mode."""
+    """Region in array mode; else None."""
 
     @property
     def key(self) -> Key:
-        """Key that its lines share."""
+        """Key that the lines of the section share."""
         return self.number, self.region
 
     @property
@@ -72,11 +76,11 @@ def is_inside_file(path: Path) -> bool:
 
 
 def place_in_file(path: Path) -> int:
-    """Return a number of the section that differs from those of other sections in the file; 0 for the file itself."""
+    """Return a number that tells apart the sections of a file; 0 for the file itself."""
     part = part_of(path)
     return part.offset if part else zlib.crc32(path.name.encode()) if montage_in(path) else 0
 
 
 def file_of(path: Path) -> Path:
-    """Return the file that a path names, or that holds the section that it names."""
+    """Return the file of a path: the path itself, or the file that contains the section."""
     return path.parent if is_inside_file(path) else path

@@ -1,4 +1,4 @@
-"""Position of a tile in the stack: its affine transform, and the bounds of a region. Pure."""
+"""Placement of tiles in a stack: the affine transform of a tile, and the bounds of a region. Pure."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,11 +9,11 @@ from handlers.acquisition.geometry import Point
 Affine = tuple[float, float, float, float, float, float]
 """m00, m10, m01, m11, m02, m12 of a transform x' = m00 x + m01 y + m02, y' = m10 x + m11 y + m12, in render's order."""
 Bounds = tuple[float, float, float, float]
-"""Least x and y, greatest x and y, in level-0 pixels of the stack."""
+"""Smallest x and y, largest x and y, in level-0 pixels of the stack."""
 
 
 def affine_of(tile: Tile, translation: Point) -> Affine:
-    """Return the transform of a tile: turned about its centre, enlarged from its upper left corner, then moved."""
+    """Return the transform of a tile: rotated about its centre, scaled from its upper left corner, then translated."""
     if tile.rotation_deg == 0:
         return tile.scale, 0.0, 0.0, tile.scale, *translation
     cosine, sine = cosine_and_sine(tile.rotation_deg)
@@ -24,7 +24,7 @@ def affine_of(tile: Tile, translation: Point) -> Affine:
 
 
 def cosine_and_sine(angle_deg: float) -> tuple[float, float]:
-    """Return both, exact for whole quarter turns.
+    """Return cosine and sine of an angle, exact for multiples of 90 degrees.
 
     >>> cosine_and_sine(90.0)
     (0.0, 1.0)
@@ -37,9 +37,9 @@ def cosine_and_sine(angle_deg: float) -> tuple[float, float]:
 
 
 def bounds_of(tiles: Sequence[Tile], translations: Iterable[Point]) -> Bounds | None:
-    """Return the bounds of the tiles, turned and enlarged as in the stack, before any lens correction; None of none.
+    """Return the bounds of the tiles, rotated and scaled as in the stack, before any lens correction.
 
-    A tile of unknown size counts as a point.
+    A tile of unknown size counts as a point. Returns None if there are no tiles.
     """
     corners = [
         (m00 * x + m01 * y + m02, m10 * x + m11 * y + m12)

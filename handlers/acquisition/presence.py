@@ -1,4 +1,4 @@
-"""Whether a metafile is there, and its identity: a file, or a section inside a file. Blocking."""
+"""Existence and identity of a metafile: a file, or a section inside a file. Blocking."""
 
 import os
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from handlers.regular_file import NotRegular
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """A metafile that is there."""
+    """A metafile that exists."""
 
     identity: FileIdentity
     place: tuple[int, int, int]
-    """Device and inode of the file, and the place of the section in it: equal for two paths of one metafile."""
+    """Device and inode of the file, and `place_in_file` of the section: equal for two paths of one metafile."""
     mode: int
     """Type and permissions of the file."""
 
 
-def look_at(path: Path, *, follow_links: bool = False) -> Present | None:
-    """Return the metafile of a path; None if it is missing, or if the section is not closed.
+def find_metafile(path: Path, *, follow_links: bool = False) -> Present | None:
+    """Return the metafile of a path; None if it does not exist or is a section that is not closed yet.
 
     Raises
     ------
@@ -36,28 +36,28 @@ def look_at(path: Path, *, follow_links: bool = False) -> Present | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except NotRegular:
-        identity = FileIdentity.of(found)  # its reader refuses it
+        identity = FileIdentity.of(found)  # the reader refuses it
     if identity is None:
         return None
     return Present(identity, (found.st_dev, found.st_ino, place_in_file(path)), found.st_mode)
 
 
 def evidence_of(path: Path) -> Evidence:
-    """Return the metafile, or any other file, as it is now."""
+    """Return the evidence of a metafile, or of any other file, as it is now."""
     if not is_inside_file(path):
         return Evidence.of(path)
     try:
-        found = look_at(path)
+        found = find_metafile(path)
     except OSError:
         found = None
     return Evidence(path, found.identity if found else None)
 
 
-def is_there(path: Path) -> bool:
+def metafile_exists(path: Path) -> bool:
     """Whether a metafile exists, even if it cannot be read."""
     if not is_inside_file(path):
         return os.path.lexists(path)
     try:
-        return look_at(path) is not None
+        return find_metafile(path) is not None
     except OSError:
         return True

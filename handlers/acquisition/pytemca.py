@@ -1,4 +1,4 @@
-"""Reader of pyTEMCA's metafiles: one JSON file for each region. Pure."""
+"""Reader of pyTEMCA's metafiles: one JSON file per region. Pure."""
 
 from collections.abc import Callable, Mapping
 from operator import attrgetter
@@ -25,7 +25,7 @@ FIELDS: Final = (
     "placement_id",
     "roi_creation_time",
 )
-"""Values of the header that names of stacks may contain."""
+"""Header values that names of stacks may contain."""
 
 _NUMBERS: Final = ("minimum", "maximum", "mean", "std_dev", "focus_score", "astig_score", "astig_angle")
 _numbers_of: Callable[[TileRecord], tuple[float | None, ...]] = attrgetter(*_NUMBERS)

@@ -1,4 +1,4 @@
-"""Interface of the readers of formats. Its values are constants: one reader serves all watches and threads."""
+"""Interface of the readers of formats. A reader has no state, so one serves all watches and threads."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,10 +10,10 @@ from handlers.identity import FileIdentity
 
 
 class Follower(Protocol):
-    """Finds the sections in files that hold many. For one thread at a time."""
+    """Finds the sections in files that contain many. Used by one thread at a time."""
 
     def sections(self, path: str) -> list[tuple[str, FileIdentity]]:
-        """Return path and identity of the sections that are new or changed since the last call. Raises OSError."""
+        """Return path and identity of each section that is new or changed since the last call. Raises OSError."""
 
     def is_due(self, path: str) -> bool:
         """Whether an unchanged file may have new sections, because of another file."""
@@ -25,17 +25,17 @@ class Follower(Protocol):
 class Reader(Protocol):
     """Reads one format.
 
-    The settings name it by `format`. `parse` and `check` are pure. Whatever bytes a file holds, they raise a Fault or
-    return values: every tile lies in the image directory, positions are finite, names are unique.
+    `parse` and `check` are pure. For any bytes, `parse` raises a Fault or returns a valid acquisition: every tile lies
+    in the image directory, positions are finite, names are unique.
     """
 
     @property
     def format(self) -> str:
-        """Name in the settings."""
+        """Name of the format in the settings."""
 
     @property
     def pattern(self) -> str:
-        """Default pattern of the names of the files that it begins with."""
+        """Default pattern for the file names of metafiles."""
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -43,15 +43,15 @@ class Reader(Protocol):
 
     @property
     def tilespecs(self) -> Mapping[str, str]:
-        """Defaults of the settings of [watch.tilespecs] that differ from those of pyTEMCA."""
+        """Defaults of [watch.tilespecs] that differ from those of pyTEMCA, by key."""
 
     @property
     def states_pixel_size(self) -> bool:
-        """Whether the files state the pixel size; if not, the watch has to."""
+        """Whether the files state the pixel size; if not, the watch must."""
 
     @property
     def follower(self) -> Callable[[], Follower] | None:
-        """Makes what finds the sections in files that hold many; None: each file is one acquisition."""
+        """Factory of the follower for files that contain many sections; None: each file is one acquisition."""
 
     def parse(self, content: bytes, path: Path) -> Acquisition:
         """Return the acquisition in the content of a file.
@@ -59,13 +59,13 @@ class Reader(Protocol):
         Raises
         ------
         MetafilePartial
-            If it is cut off, or not there yet: it may still be being written.
+            If the content is empty or truncated: it may still be being written.
         MetafileFault
-            If it is invalid. The fault names the place.
+            If it is invalid. The fault names the line or key.
         """
 
     def check(self, acquisition: Acquisition, path: Path) -> tuple[Finding, ...]:
-        """Return every contradiction inside an acquisition and with its name, errors first."""
+        """Return every contradiction inside an acquisition, and with the name of its file, errors first."""
 
     def image_directory(self, path: Path) -> Path:
-        """Return the directory that the images' paths start from."""
+        """Return the directory to which the images' paths are relative."""

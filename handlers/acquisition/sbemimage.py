@@ -1,7 +1,7 @@
-"""Reader of SBEMimage: one slice, as the lines of a log between two closings.
+"""Reader of SBEMimage: an acquisition is one slice, the lines of a log between two closing lines.
 
-Positions are those of the importer of EMBL: glob_x and glob_y over the pixel size; a turned grid turns each image about
-its own centre.
+Positions are those of EMBL's importer: glob_x and glob_y divided by the pixel size. In a rotated grid, each image is
+rotated about its own centre.
 """
 
 import itertools
@@ -44,7 +44,7 @@ class SbemImage:
         return _acquisition(found, path)
 
     def check(self, acquisition: Acquisition, path: Path) -> tuple[Finding, ...]:
-        """Return the contradictions that were seen while the slice was read."""
+        """Return the findings of `parse`."""
         return acquisition.findings
 
     def image_directory(self, path: Path) -> Path:
@@ -53,7 +53,7 @@ class SbemImage:
 
 
 def _latest(records: Iterator[Record], subject: str) -> list[Record]:
-    """Return one record for each tile, in their order: the latest of those that are listed twice."""
+    """Return one record for each tile, in their order. If a tile is listed twice, its later record counts."""
     found: dict[str, Record] = {}
     for record in records:
         before = found.get(record.tile_id)
@@ -75,7 +75,7 @@ def _latest(records: Iterator[Record], subject: str) -> list[Record]:
 def _require_one_size(records: list[Record], subject: str) -> None:
     sizes: dict[str, Grid] = {}
     for record in records:
-        if sizes.setdefault(record.grid, record.of_grid) != record.of_grid:
+        if sizes.setdefault(record.grid, record.grid_settings) != record.grid_settings:
             problem = f"grid {record.grid} changes its pixel size or rotation within the slice"
             raise MetafileFault(subject, problem, "image the slice again, with one setting")
 
@@ -83,7 +83,7 @@ def _require_one_size(records: list[Record], subject: str) -> None:
 def _acquisition(records: list[Record], path: Path) -> Acquisition:
     first, region = records[0], records[0].region
     log = file_of(path)
-    size = first.of_grid.pixel_size_nm
+    size = first.grid_settings.pixel_size_nm
     rasters = _rasters(records)
     return Acquisition(
         name=path.name,
@@ -116,7 +116,7 @@ def _tile(
     interval_s: float | None,
 ) -> Tile:
     raster = rasters[record.grid]
-    place = raster.place(record.number) if raster else None
+    cell = raster.cells[record.number] if raster else None
     prefix = f"a{region[0]}.r{region[1]}." if region else ""
     return Tile(
         img_path=record.img_path,
@@ -124,41 +124,41 @@ def _tile(
         position_px=(record.glob_nm[0] / size_nm, record.glob_nm[1] / size_nm),
         width=record.width,
         height=record.height,
-        rotation_deg=record.of_grid.rotation_deg,
-        scale=record.of_grid.pixel_size_nm / size_nm,
-        raster_col=place[0] if place else None,
-        raster_row=place[1] if place else None,
+        rotation_deg=record.grid_settings.rotation_deg,
+        scale=record.grid_settings.pixel_size_nm / size_nm,
+        raster_col=cell[0] if cell else None,
+        raster_row=cell[1] if cell else None,
         grid=record.grid,
         raster_index=index,
         stage_x=record.glob_nm[0],
         stage_y=record.glob_nm[1],
-        angle_deg=record.of_grid.rotation_deg,
+        angle_deg=record.grid_settings.rotation_deg,
         numbers=record.numbers | ({"interval": interval_s} if interval_s is not None else {}),
     )
 
 
 def _intervals_s(records: list[Record]) -> list[float | None]:
-    """Return the seconds since the tile before; None for the first, and where time runs backwards."""
+    """Return the seconds since the preceding tile; None for the first tile, and if the times are not in order."""
     steps = (after.time - before.time for before, after in itertools.pairwise(records))
     return [None, *(step if step >= 0 else None for step in steps)]
 
 
 def _rasters(records: list[Record]) -> dict[str, Raster | None]:
-    """Return the raster of each grid, from the places of its tiles, turned back."""
+    """Return the raster of each grid, from the positions of its tiles rotated back."""
     of_grid: dict[str, dict[int, Point]] = {}
     for record in records:
-        turn = math.radians(record.of_grid.rotation_deg)
+        turn = math.radians(record.grid_settings.rotation_deg)
         x, y, _ = record.glob_nm
         back = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
         of_grid.setdefault(record.grid, {})[record.number] = back
-    return {grid: raster_of(places) for grid, places in of_grid.items()}
+    return {grid: raster_of(positions) for grid, positions in of_grid.items()}
 
 
 def _findings(records: list[Record], rasters: Mapping[str, Raster | None]) -> Iterator[Finding]:
     """Yield a warning for each grid whose tiles are further apart than they are large."""
     for grid, raster in rasters.items():
         record = next(record for record in records if record.grid == grid)
-        size = record.of_grid.pixel_size_nm
+        size = record.grid_settings.pixel_size_nm
         sides = (("x", raster and raster.step_x, record.width), ("y", raster and raster.step_y, record.height))
         for axis, step, side in sides:
             if step and step > side * size * 1.001:

@@ -1,4 +1,4 @@
-"""Lines of SBEMimage's logs: tiles with the session that they belong to, from Python literals. Pure."""
+"""Parsing the lines of SBEMimage's logs, Python literals, into tiles and sessions. Pure."""
 
 import ast
 import re
@@ -23,7 +23,7 @@ _MOST_SIDE: Final = 65536
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A grid in the description of a session."""
+    """Settings of a grid in a session."""
 
     pixel_size_nm: float
     rotation_deg: float
@@ -31,7 +31,7 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """The description of a run."""
+    """The settings of a run, from the first line of its log."""
 
     grids: Mapping[str, Grid]
     thickness_nm: float | None
@@ -55,13 +55,13 @@ class Record:
     session: Session
 
     @property
-    def of_grid(self) -> Grid:
-        """The settings of its grid."""
+    def grid_settings(self) -> Grid:
+        """The settings of the tile's grid."""
         return self.session.grids[self.grid]
 
     @property
     def region(self) -> Region | None:
-        """Array and region of a tile that array mode wrote."""
+        """Array and region of a tile in array mode; else None."""
         found = _REGION.match(self.img_path)
         return (int(found[1]), int(found[2])) if found else None
 
@@ -81,12 +81,12 @@ def records_in(content: bytes, subject: str) -> Iterator[Record]:
             session = _session(_Values(text, where, subject))
         elif kind == b"TILE":
             if session is None:
-                raise MetafileFault(subject, f"{where}: no line SESSION stands before it", HINT)
+                raise MetafileFault(subject, f"{where}: no line SESSION comes before it", HINT)
             yield _record(_Values(text, where, subject), session)
 
 
 class _Values:
-    """The values of a line, a Python literal."""
+    """The values of a line, which is a Python literal."""
 
     def __init__(self, text: bytes, where: str, subject: str) -> None:
         self._where, self._subject = where, subject
@@ -181,7 +181,7 @@ def _record(values: _Values, session: Session) -> Record:
 
 
 def _focus(values: _Values) -> dict[str, float]:
-    """Return working distance (m) and stigmation (%); runs of 2020 have the working distance alone."""
+    """Return working distance (m) and stigmation (%); logs of 2020 have only the working distance."""
     found = values.get("wd_stig_xy")
     if not isinstance(found, list) or len(found) != 3:
         found = [values.get("working_distance")]

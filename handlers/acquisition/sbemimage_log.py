@@ -1,9 +1,14 @@
-"""Sections in the logs of SBEMimage, which grow for days: found as they are closed, and read one at a time. Blocking.
+"""Sections in the logs of SBEMimage, which grow for days: found when they are closed, and read one by one. Blocking.
 
-A log has a line for each tile. A section is closed by a line `SLICE COMPLETE`, by a tile of another slice (in array
-mode: of another region), or, at the end of a log, by a later log that goes on with another slice, or by the end of the
-run if every active tile is listed. A slice that was interrupted is continued in the next log: its lines in both logs
-are one section, which belongs to the later log. The cost of a section does not depend on the length of its log.
+A log has a line for each tile. A section is closed by
+
+- a line `SLICE COMPLETE`;
+- a tile of another slice (in array mode: of another region);
+- at the end of a log, a later log that continues with another slice;
+- at the end of a log, the end of the run, if every active tile is listed.
+
+An interrupted slice is continued in the next log: its lines in both logs are one section, which belongs to the later
+log. The cost of a section does not depend on the length of its log.
 """
 
 import os
@@ -11,7 +16,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -30,32 +34,29 @@ _REGION: Final = re.compile(rb"'filename': *['\"]tiles[/\\]{1,2}a(\d{1,6})[/\\]{
 """Array mode has directories of arrays and regions. A backslash is escaped in a literal."""
 _TIME: Final = re.compile(rb"'timestamp': *(\d{1,11})\b")
 _MOST_SECONDS: Final = 9_000_000_000
-"""In nanoseconds the journal can hold it."""
+"""Largest time: in nanoseconds it still fits an integer of the journal."""
 _TILE, _COMPLETE, _SESSION = b"TILE:", b"SLICE COMPLETE:", b"SESSION:"
 
 
-class NoSection(FileNotFoundError):  # noqa: N818  the section may be there later
-    """The log has no closed section there."""
-
-
-def identity_of(content: bytes) -> FileIdentity:
-    """Return the identity of a section: it follows from its content, and does not change while its log grows."""
-    times = _TIME.findall(content)
-    digest = int.from_bytes(sha256(content).digest()[:8], "big") >> 1
-    seconds = min(int(times[-1]), _MOST_SECONDS) if times else 0
-    return FileIdentity(len(content), seconds * 10**9, None, digest)
+class NoSection(FileNotFoundError):  # noqa: N818  the section may be closed later
+    """No section begins at this offset of the log, or it is not closed yet."""
 
 
 def section_identity(path: Path) -> FileIdentity | None:
-    """Return the identity of a section; None if its log has no such section now. Raises OSError."""
+    """Return the identity of a section, which does not change while its log grows; None if the log has no such section.
+
+    Raises OSError.
+    """
     try:
-        return identity_of(section_content(path))
+        content = section_content(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    times = _TIME.findall(content)
+    return FileIdentity.of_content(content, min(int(times[-1]), _MOST_SECONDS) if times else 0)
 
 
 def section_content(path: Path, root: Container | None = None) -> bytes:
-    """Return the lines of a section, below those of the session; of an interrupted one those of both logs.
+    """Return the line of the session and the lines of a section; for an interrupted section, those of both logs.
 
     Parameters
     ----------
@@ -97,7 +98,7 @@ def _opened(log: Path, root: Container | None = None) -> Iterator[int]:
 
 
 def _session(descriptor: int) -> bytes:
-    """Return the first line, if it describes the session."""
+    """Return the first line if it describes the session; else no bytes."""
     line = os.pread(descriptor, MOST_LINE_BYTES, 0).partition(b"\n")
     return line[0] + line[1] if line[0].startswith(_SESSION) and line[1] else b""
 
@@ -107,7 +108,7 @@ def _has_record(descriptor: int, end: int) -> bool:
 
 
 def _lines(descriptor: int, start: int, end: int | None = None) -> Iterator[tuple[int, bytes]]:
-    """Yield offset and text of each line that has an end."""
+    """Yield offset and text of each line that ends with a line break."""
     kept, at = b"", start
     while True:
         wanted = _PIECE_BYTES if end is None else min(_PIECE_BYTES, end - at - len(kept))
@@ -118,13 +119,13 @@ def _lines(descriptor: int, start: int, end: int | None = None) -> Iterator[tupl
         for line in lines:
             yield at, line + b"\n"
             at += len(line) + 1
-        if len(kept) > MOST_LINE_BYTES:  # no line of SBEMimage; in pieces it takes no memory
+        if len(kept) > MOST_LINE_BYTES:  # not a line of SBEMimage: yielded in pieces, which bounds the memory
             yield at, kept
             at, kept = at + len(kept), b""
 
 
 def key_in(line: bytes) -> Key | None:
-    """Return what the lines of one section have in common, from that of a tile; None for all other lines."""
+    """Return the section's key in the line of a tile; None for any other line."""
     found = _SLICE.search(line) if line.startswith(_TILE) else None
     return (int(found[1]), _region_in(line)) if found else None
 
@@ -155,21 +156,21 @@ def _lines_of(descriptor: int, part: Part) -> tuple[bytes, bool]:
     return b"".join(lines), False
 
 
-# --- logs before and after
+# --- earlier and later logs
 
 
 def _logs(log: Path) -> list[Path]:
-    """Return the logs of a directory in order of time, without links, pipes and directories of such names."""
+    """Return the regular files among the logs of a directory, in order of time."""
     found = (each for each in log.parent.glob(_LOGS) if not each.is_symlink() and each.is_file())
     return sorted(found, key=lambda each: each.name)
 
 
 _CLOSING: Final[Key] = (-1, None)
-"""Stands for a later log that begins with the closing of a slice."""
+"""Stands for a later log that begins with a closing line."""
 
 
 def _after(log: Path, root: Container | None) -> Key | None:
-    """Return what the first tile in a later log belongs to; None if there is none."""
+    """Return the key of the first tile in a later log, _CLOSING if a closing line comes first, or None."""
     for later in _logs(log):
         if later.name > log.name:
             with _opened(later, root) as descriptor:
@@ -182,7 +183,7 @@ def _after(log: Path, root: Container | None) -> Key | None:
 
 
 def _tail(log: Path, key: Key, root: Container | None) -> bytes:
-    """Return the session and the last lines of the log before, if they are tiles of this slice that nothing closed."""
+    """Return the session and the last lines of the log before, if these are tiles of this section and unclosed."""
     before = [each for each in _logs(log) if each.name < log.name]
     for earlier in reversed(before):
         with _opened(earlier, root) as descriptor:
@@ -193,7 +194,7 @@ def _tail(log: Path, key: Key, root: Container | None) -> bytes:
 
 
 def _unclosed(descriptor: int, key: Key) -> tuple[bytes, bool]:
-    """Return the last lines of a log that belong to an unclosed slice, and whether the log has any tile or closing."""
+    """Return the last lines of a log that belong to an unclosed section, and whether it has a tile or closing line."""
     end = os.fstat(descriptor).st_size
     size = _PIECE_BYTES
     while True:
@@ -219,31 +220,31 @@ def _unclosed(descriptor: int, key: Key) -> tuple[bytes, bool]:
 
 @dataclass(slots=True)
 class _Log:
-    """Position up to which a log was read."""
+    """State of a log that is followed."""
 
     head: bytes
-    """Its first line: a log that begins differently is another one."""
+    """Line of the session: if it differs, the log was replaced."""
     inode: int
     at: int = 0
-    """First byte that was not read, at the beginning of a line."""
+    """First byte that was not read yet, at the beginning of a line."""
     open: Part | None = None
-    """The section that nothing has closed yet."""
+    """The section that is not closed yet."""
     first: Part | None = None
-    """Its first section, which may continue one of the log before."""
+    """The first section, which may continue a section of the log before."""
     ended_with: Part | None = None
-    """The open section when the run had ended."""
+    """The section that was open when the run had ended."""
 
 
 class LogFollower:
-    """Finds the sections that are closed in growing logs. For one thread at a time."""
+    """Finds the sections that are closed in growing logs. Used by one thread at a time."""
 
     def __init__(self) -> None:
         self._logs: dict[str, _Log] = {}
-        self._told: dict[str, FileIdentity] = {}
-        """Sections at the ends of logs, which another log may complete or close."""
+        self._reported: dict[str, FileIdentity] = {}
+        """Last reported identity of each section that another log may complete or close."""
 
     def sections(self, path: str) -> list[tuple[str, FileIdentity]]:
-        """Return the sections that were closed in a log since the last call; all of a log that was replaced.
+        """Return the sections that were closed in a log since the last call; all sections if the log was replaced.
 
         Raises
         ------
@@ -270,10 +271,10 @@ class LogFollower:
             closed.append(known.open)
         if known.first in (None, known.open, *closed) or max(self._logs) != path:
             closed += self._at_the_ends(log)
-        return [(str(part.path), identity) for part in closed if (identity := self._untold(part))]
+        return [(str(part.path), identity) for part in closed if (identity := self._unreported(part))]
 
     def is_due(self, path: str) -> bool:
-        """Whether the run of a log has ended since its sections were asked for: the log itself does not change then."""
+        """Whether the run of a log has ended since the last call of `sections`. This does not change the log itself."""
         known = self._logs.get(path)
         return known is not None and known.open is not None and known.open != known.ended_with and has_ended(Path(path))
 
@@ -285,24 +286,24 @@ class LogFollower:
             return None
 
     def _at_the_ends(self, log: Path) -> list[Part]:
-        """Return the sections that another log than their own may complete or close: the first and last ones."""
+        """Return the sections that another log may complete or close: the first and the open section of each log."""
         beside = [known for path, known in sorted(self._logs.items()) if Path(path).parent == log.parent]
         return [part for known in beside for part in (known.first, known.open) if part]
 
-    def _untold(self, part: Part) -> FileIdentity | None:
-        """Return the identity of a section; None if there is none, or if it was returned before."""
+    def _unreported(self, part: Part) -> FileIdentity | None:
+        """Return the identity of a section; None if the section does not exist, or was reported with this identity."""
         identity = section_identity(part.path)
         key = str(part.path)
-        if identity is None or self._told.get(key) == identity:
+        if identity is None or self._reported.get(key) == identity:
             return None
         known = self._logs[str(part.file)]
         if part in (known.first, known.open):
-            self._told[key] = identity
+            self._reported[key] = identity
         return identity
 
 
 def _read(descriptor: int, log: Path, known: _Log) -> Iterator[Part]:
-    """Read the lines that are new in a log, and yield the sections that they close."""
+    """Read the new lines of a log, and yield the sections that they close."""
     for at, line in _lines(descriptor, known.at):
         key = key_in(line)
         is_other = key is not None and known.open is not None and key != known.open.key

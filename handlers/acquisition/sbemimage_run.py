@@ -1,7 +1,7 @@
-"""The end of a run of SBEMimage: whether it ended, and which tiles it should have imaged by then. Blocking.
+"""The end of a run of SBEMimage: whether the run has ended, and which tiles it should have imaged. Blocking.
 
-Beside `metadata_{time}.txt` lie `log_{time}.txt`, whose last line says that the run ended, and `config_{time}.txt`,
-which lists the active tiles of every grid.
+Two files lie beside `metadata_{time}.txt`: the last line of `log_{time}.txt` says that the run has ended, and
+`config_{time}.txt` lists the active tiles of every grid.
 """
 
 import json
@@ -17,16 +17,16 @@ from handlers.regular_file import NotContained, NotRegular, open_regular, read_r
 
 _END: Final = b"*** END OF LOG ***"
 _END_BYTES: Final = 256
-"""From the end of a log: the line may be followed by blank ones."""
+"""Bytes at the end of a log that are searched: blank lines may follow the line."""
 _MOST_CONFIG_BYTES: Final = 4 << 20
 _MOST_GRIDS: Final = 10_000
 _TILE_ID: Final = re.compile(rb"'tileid': *'(\d{1,6})\.(\d{1,6})\.")
 Tile = tuple[int, int]
-"""Grid, and number of the tile in it."""
+"""Number of a grid, and of a tile in it."""
 
 
 def has_ended(log: Path, root: Container | None = None) -> bool:
-    """Whether the run of a metadata log has ended; False if that cannot be read."""
+    """Whether the run of a metadata log has ended; False if its log file cannot be read."""
     try:
         descriptor, _ = open_regular(_beside(log, "log_"), follow_links=False, root=root)
     except (OSError, NotRegular, NotContained):
@@ -43,7 +43,7 @@ def has_ended(log: Path, root: Container | None = None) -> bool:
 def is_imaged(log: Path, key: Key, lines: bytes, root: Container | None = None) -> bool:
     """Whether the lines of a section list every active tile; False if the configuration of the run cannot be read.
 
-    A region of an array is complete when the grids that its lines name are.
+    A region of an array needs only the tiles of the grids that its lines name.
     """
     listed = {(int(grid), int(tile)) for grid, tile in _TILE_ID.findall(lines)}
     expected = set(_active(_grids(_beside(log, "config_"), root), key[0]))
@@ -58,7 +58,7 @@ def _beside(log: Path, kind: str) -> Path:
 
 
 def _grids(config: Path, root: Container | None) -> Mapping[str, Any]:
-    """Return the values of the section [grids], each read as JSON; none if the file cannot be read."""
+    """Return the values of the section [grids], each parsed as JSON; none if the file cannot be read."""
     try:
         content, _ = read_regular(config, _MOST_CONFIG_BYTES, follow_links=False, root=root)
     except (OSError, NotRegular, NotContained):
@@ -78,7 +78,7 @@ def _grids(config: Path, root: Container | None) -> Mapping[str, Any]:
 
 
 def _active(grids: Mapping[str, Any], slice_: int) -> Iterator[Tile]:
-    """Yield the tiles that are imaged in a slice; none of a grid that does not list them."""
+    """Yield the tiles that are imaged in a slice. A grid without a list of active tiles has none."""
     tiles = grids.get("active_tiles")
     if not isinstance(tiles, list) or len(tiles) > _MOST_GRIDS:
         return
@@ -88,7 +88,7 @@ def _active(grids: Mapping[str, Any], slice_: int) -> Iterator[Tile]:
 
 
 def _is_due(grids: Mapping[str, Any], grid: int, slice_: int) -> bool:
-    """Whether a grid is active, and imaged in a slice: with an interval of n only in every n-th one."""
+    """Whether a grid is active and imaged in a slice: with an interval of n, in every n-th slice."""
     interval, offset = _value(grids, "acq_interval", grid, 1), _value(grids, "acq_interval_offset", grid, 0)
     is_active = _value(grids, "grid_active", grid, 1) != 0
     return is_active and interval > 0 and slice_ >= offset and (slice_ - offset) % interval == 0

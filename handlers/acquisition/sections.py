@@ -1,4 +1,4 @@
-"""Content and identity of a section inside a file, by the kind of its file. Blocking."""
+"""Content and identity of a section inside a file, for each kind of file. Blocking."""
 
 from pathlib import Path
 

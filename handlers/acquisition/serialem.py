@@ -1,7 +1,8 @@
-"""Reader of SerialEM's montages: an idoc beside one TIFF for each piece, or an mdoc beside an MRC stack. Pure.
+"""Reader of SerialEM's montages: an idoc beside one TIFF per piece, or an mdoc beside an MRC file. Pure.
 
-Positions are those of the importer of EMBL: pieces have x to the right and y up, so a tile is at (x, -y) of its lower
-left corner. All tiles of a montage have one size, so upper left corners differ from that by one constant.
+Positions are those of EMBL's importer. SerialEM gives the lower left corner of a piece, with y up; the tile's position
+is (x, -y) of that corner. All tiles of a montage have the same height, so the upper left corners differ from that only
+by a constant.
 """
 
 import math
@@ -36,7 +37,7 @@ from handlers.text import abbreviate, excerpt
 _HINT: Final = "check the file of SerialEM"
 _MOST_PX: Final = 1e9
 _UNPLACED_PX: Final = -1e8
-"""Aligned coordinates below it mark a piece that could not be placed."""
+"""Aligned coordinates below this value mark a piece that could not be aligned."""
 _MOST_SIDE: Final = 65536
 _ALIGNED: Final = ("AlignedPieceCoords", "AlignedPieceCoordsVS")
 _NO_STACKS: Final = (".hdf", ".h5", ".hdf5", ".tif", ".tiff", ".ome.tif", ".jpg", ".png")
@@ -56,7 +57,7 @@ class SerialEM:
     follower = MontageFollower
 
     def parse(self, content: bytes, path: Path) -> Acquisition:
-        """Return a montage of a file: the one that the path names, or the only one. Raises as `Reader.parse`."""
+        """Return the montage that the path names, or the only montage of the file. Raises as `Reader.parse`."""
         subject = str(path)
         if not content.strip(b"\0\r\n\t "):
             raise MetafilePartial(subject, "is empty", "it may still be being copied")
@@ -70,7 +71,7 @@ class SerialEM:
         return _acquisition(found, name, path)
 
     def check(self, acquisition: Acquisition, path: Path) -> tuple[Finding, ...]:
-        """Return what was found while the montage was read."""
+        """Return the findings of `parse`."""
         return acquisition.findings
 
     def image_directory(self, path: Path) -> Path:
@@ -107,11 +108,11 @@ class _Piece:
 
     img_path: str
     section: int | None
-    """In the stack that `img_path` names; None: the file is the image."""
+    """Number of the image in the MRC file that `img_path` names; None: the file is the image."""
     base: Point
     """PieceCoordinates, or SuperMontCoords: lower left corner in pixels, y up."""
     aligned: Point | None
-    """The same with the shift that SerialEM solved; None if it has none."""
+    """`base` with the shift that SerialEM computed; None if there is none."""
     pixel_size_nm: float
     stage_um: Point | None
     camera: str | None
@@ -135,7 +136,7 @@ class _Values:
         return self._values.get(key)
 
     def numbers(self, key: str, count: int, most: float = _MOST_PX) -> list[float] | None:
-        """Return the first numbers of a value; None if the piece has no such value."""
+        """Return the first `count` numbers of a value; None if the piece has no such value."""
         text = self._values.get(key)
         if text is None:
             return None
@@ -185,7 +186,7 @@ def _piece(entry: Entry, head: Mapping[str, str], subject: str) -> _Piece:
 
 
 def _image(entry: Entry, head: Mapping[str, str], values: _Values, subject: str) -> tuple[str, int | None]:
-    """Return the path of the file of an image, and the section of the stack if the file is one."""
+    """Return the path of an image's file, and the number of its section if the file is an MRC file."""
     if entry.kind == "Image":
         img_path, key, section = entry.name, f"line {entry.line}: Image", None
     else:
@@ -201,17 +202,22 @@ def _image(entry: Entry, head: Mapping[str, str], values: _Values, subject: str)
     return img_path, section
 
 
-def _aligned(values: _Values, base: Point, place: Point) -> Point | None:
-    """Return the base moved by the shift that SerialEM solved; None where it has none."""
+def _aligned(values: _Values, base: Point, coordinates: Point) -> Point | None:
+    """Return `base` moved by the shift that SerialEM computed; None if there is none.
+
+    Parameters
+    ----------
+    coordinates : PieceCoordinates, to which the aligned coordinates refer.
+    """
     for key in _ALIGNED:
         found = values.numbers(key, 2, 1e12)
         if found and min(found) > _UNPLACED_PX and max(found) <= _MOST_PX:
-            return base[0] + found[0] - place[0], base[1] + found[1] - place[1]
+            return base[0] + found[0] - coordinates[0], base[1] + found[1] - coordinates[1]
     return None
 
 
 def _correlation(values: _Values) -> float | None:
-    """Return the lower correlation of the edges to the right and above; None where none was found (-1.5)."""
+    """Return the lower correlation of the right and the upper edge; None if neither has one (-1.5)."""
     found = []
     for key in _EDGES:
         words = (values.text(key) or "").split(maxsplit=3)
@@ -255,7 +261,7 @@ def _printable(text: str) -> str | None:
 
 
 def _declared_size(head: Mapping[str, str], subject: str) -> tuple[int, int] | None:
-    """Return the size that the file states; None if it states none. Images may have been cropped or binned since."""
+    """Return the image size that the file states; None if it states none. Images may be cropped or binned later."""
     text = head.get("ImageSize")
     if text is None:
         return None
@@ -293,22 +299,22 @@ def _tile_name(piece: _Piece) -> str:
     return stem if piece.section is None else f"{stem}_{piece.section:04d}"
 
 
-def _cells(places: list[Point], *, is_super: bool) -> Sequence[tuple[int, int]] | None:
+def _cells(positions: list[Point], *, is_super: bool) -> Sequence[tuple[int, int]] | None:
     """Return column and row of each piece; None if the pieces are on no grid.
 
-    Frames of a supermontage overlap by another distance than the pieces of a frame, so its columns and rows are counted
-    without those that were not imaged.
+    In a supermontage, frames overlap by another distance than pieces do, so the steps are unequal: only columns and
+    rows with a piece are counted.
     """
     if not is_super:
-        found = cells_of(places)
-        return found.places if found else None
-    columns, rows = (sorted({place[axis] for place in places}) for axis in (0, 1))
-    cells = [(bisect_left(columns, x), bisect_left(rows, y)) for x, y in places]
+        found = cells_of(positions)
+        return found.cells if found else None
+    columns, rows = (sorted({position[axis] for position in positions}) for axis in (0, 1))
+    cells = [(bisect_left(columns, x), bisect_left(rows, y)) for x, y in positions]
     return cells if len(set(cells)) == len(cells) else None
 
 
 def _facts(file: Path, montage: Montage, first: _Piece, *, is_super: bool) -> dict[str, object]:
-    """Return directory, file, item of the navigator, and its number: without an item that of the first section."""
+    """Return the facts: directory, file, navigator item and its number; without an item, that of the first section."""
     item = item_of(first.label, is_frame=is_super)
     number = int(item) if item and item.isascii() and item.isdigit() and len(item) <= 9 else None
     return {
@@ -320,7 +326,7 @@ def _facts(file: Path, montage: Montage, first: _Piece, *, is_super: bool) -> di
 
 
 def _findings(montage: Montage, pieces: list[_Piece]) -> Iterator[Finding]:
-    """Yield warnings about sections that were not finished, and pieces that SerialEM could not place."""
+    """Yield warnings about sections that were not finished, and pieces that SerialEM could not align."""
     unfinished = [str(number) for number, is_closed in montage.sections.items() if not is_closed]
     if unfinished:
         text = f"was not finished: [MontSection] is missing for {abbreviate(unfinished, 5)}, and later sections follow"

@@ -1,14 +1,13 @@
-"""Montages in the files of SerialEM, which are rewritten while they grow: found as they change. Blocking.
+"""Montages in the files of SerialEM, which rewrites a file while it grows. Blocking.
 
-A montage is reported from its first image on, and whenever its lines change: the reader says what it waits for. Other
-montages of the file keep their identity.
+A montage is reported from its first image on, and again whenever its lines change; the reader says what is still
+missing. The other montages of the file keep their identity.
 """
 
 import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -59,13 +58,11 @@ def _read(file: Path, root: Container | None = None) -> tuple[bytes, os.stat_res
 
 
 def _identity_of(content: bytes) -> FileIdentity:
-    """Return the identity of a montage: it follows from its lines."""
-    digest = int.from_bytes(sha256(content).digest()[:8], "big") >> 1
-    return FileIdentity(len(content), _latest_s(content) * 10**9, None, digest)
+    return FileIdentity.of_content(content, _latest_s(content))
 
 
 def _latest_s(content: bytes) -> int:
-    """Return the time of the last image in its lines, as if local time were UTC; 0 if there is none."""
+    """Return the time of the last image in the lines of a montage, as if local time were UTC; 0 if there is none."""
     found = None
     for found in _DATE.finditer(content):  # noqa: B007  the last one is used
         pass
@@ -81,16 +78,16 @@ def _latest_s(content: bytes) -> int:
 
 
 class MontageFollower:
-    """Finds the montages of files that change. For one thread at a time."""
+    """Finds the new and changed montages of files. Used by one thread at a time."""
 
     def __init__(self) -> None:
-        self._told: dict[str, dict[str, FileIdentity]] = {}
-        """File -> identity of each of its montages at the last look."""
+        self._reported: dict[str, dict[str, FileIdentity]] = {}
+        """File -> name -> identity of each montage at the last call of `sections`."""
 
     def sections(self, path: str) -> list[tuple[str, FileIdentity]]:
         """Return the montages of a file that are new or changed since the last call.
 
-        A file that is none of SerialEM's, or too large, is returned itself, so that its reader refuses it.
+        A file that is too large or not of SerialEM is returned itself, so that the reader refuses it.
 
         Raises
         ------
@@ -101,17 +98,17 @@ class MontageFollower:
             content, status = _read(Path(path))
         except NotRegular:  # replaced since it was listed
             return []
-        known, now = self._told.get(path, {}), dict(_found(path, content, status))
-        self._told[path] = now
+        known, now = self._reported.get(path, {}), dict(_found(path, content, status))
+        self._reported[path] = now
         return [(section, identity) for section, identity in now.items() if known.get(section) != identity]
 
     def is_due(self, path: str) -> bool:
-        """Return False: a montage changes with its file alone."""
+        """Return False: no other file changes the montages of a file."""
         del path
         return False
 
     def identity(self, path: str) -> FileIdentity | None:
-        """Return the identity of a montage, or of a file, now; None if there is none. Raises OSError."""
+        """Return the present identity of a montage or a file; None if it does not exist. Raises OSError."""
         try:
             if montage_in(Path(path)):
                 return montage_identity(Path(path))

@@ -1,4 +1,4 @@
-"""Whether two metafiles describe one section that was imaged twice, or are copies. Pure: their paths show it."""
+"""Whether two metafiles describe a section that was imaged twice, or are copies, as their paths show. Pure."""
 
 from pathlib import Path
 
@@ -7,15 +7,15 @@ from handlers.acquisition.parts import part_of
 
 
 def can_be_taken_again(path: Path) -> bool:
-    """Whether a path shows which section it is, so that another one can be a take of the same."""
+    """Whether a path identifies its section, so that another metafile can be a later take of it."""
     return part_of(path) is not None or take_of(path) is not None
 
 
 def is_later_take(path: Path, other: Path) -> bool:
-    """Whether both are one section, and the first was imaged after the other: it replaces it whole.
+    """Whether both paths name the same section, and `path` was imaged later, so that it replaces all of `other`.
 
-    Of SBEMimage one slice of one stack, or one region of an array; its logs are named by the time of their run. Of
-    MultiSEM one region of one wafer and scan, whose directory above is named by the time.
+    SBEMimage: the same slice of a stack, or region of an array; the names of logs contain the time of the run.
+    MultiSEM: the same region of a wafer; the name of the directory above it contains the time.
 
     >>> is_later_take(Path("/logs/metadata_2.txt/slice_00002@340"), Path("/logs/metadata_1.txt/slice_00002@99"))
     True
@@ -40,7 +40,7 @@ def _is_later_region(path: Path, other: Path) -> bool:
 
 
 def is_mirrored(path: Path, other: Path) -> bool:
-    """Whether both are one place in logs of one name: SBEMimage copies its directories to a mirror drive.
+    """Whether both paths name the same section in logs of the same name: SBEMimage copies to a mirror drive.
 
     >>> is_mirrored(Path("/d/logs/metadata_1.txt/slice_00002@9"), Path("/z/logs/metadata_1.txt/slice_00002@9"))
     True

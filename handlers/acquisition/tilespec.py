@@ -1,4 +1,4 @@
-"""Tile specs, render's records of tiles, made from an acquisition. Pure."""
+"""Making tile specs, render's records of tiles, from an acquisition. Pure."""
 
 import hashlib
 import math
@@ -26,7 +26,6 @@ DEFAULT_TILE_ID: Final = "{basename}.{z}"
 """The template of asap-modules."""
 
 _AFFINE: Final = "mpicbg.trakem2.transform.AffineModel2D"
-
 
 TileSpec = dict[str, Any]
 """Render's record of a tile as JSON: id, z, size, intensity range, layout, mipmap levels, transforms.
@@ -68,9 +67,9 @@ class TileSpecOptions:
     """Template with any of {basename}, {z}, {section_id}, {session_id}, {grid}, {roi_index}, {specimen_id},
     {raster_col}, {raster_row}, {raster_index}."""
     output_dir: Path | None = None
-    """Directory of the mipmaps, where level 0 of a tile inside a stack is written; None: such tiles are refused."""
+    """Directory of the mipmaps, in which level 0 of a section of an MRC file is made; None: such tiles are refused."""
     path_map: PathMap = NO_MAP
-    """By which paths render-ws sees images and mask."""
+    """Translates the paths of images and mask into those of render-ws."""
 
     def __post_init__(self) -> None:
         if self.minimum_intensity >= self.maximum_intensity:
@@ -82,7 +81,7 @@ class TileSpecOptions:
 
 
 def options_for(reader: Reader) -> TileSpecOptions:
-    """Return the options of a format that a user has not changed."""
+    """Return the default options of a format."""
     given = reader.tilespecs
     return TileSpecOptions(
         positions=Positions(given.get("positions", Positions.INTEGER)),
@@ -129,14 +128,16 @@ def tile_specs_for(
     shared_transform_id: str | None = None,
     subject: str | None = None,
 ) -> tuple[TileSpec, ...]:
-    """Return the tile specs of an acquisition, in its order; of pyTEMCA equal to those of asap-modules, field by field.
+    """Return the tile specs of an acquisition, in the order of its tiles.
+
+    With the default options, those of pyTEMCA equal the tile specs of asap-modules field by field.
 
     Parameters
     ----------
     z : the section's place in the stack, not rounded.
     image_directory : absolute path of the images: the metafile's own directory unless they were moved.
     shared_transform_id : id of a transform in the stack or in the same upload, applied before the translation.
-    subject : name of the metafile, for the faults; None: its own name.
+    subject : name of the metafile for faults; None: the name of the acquisition.
 
     Raises
     ------
@@ -145,7 +146,7 @@ def tile_specs_for(
     SettingsFault
         If the tile_id template makes an id that is invalid in a URL of render-ws.
     Fault
-        If the path map has no name of an image or of the mask for render-ws.
+        If the path map refuses the path of an image or of the mask.
     """
     options = options or TileSpecOptions()
     z = float(z)
@@ -174,7 +175,7 @@ def tile_specs_for(
 
 
 def _layouts(acquisition: Acquisition, section_id: str) -> Iterator[Json]:
-    """Yield the layouts of the tiles, without what their format does not state; pixelsize is that in x."""
+    """Yield the layout of each tile, without the values that its format does not state; `pixelsize` is that in x."""
     scope_id, camera_id = acquisition.scope_id, acquisition.camera_id
     pixelsize = acquisition.pixel_size_nm[0] if acquisition.pixel_size_nm else None
     for tile in acquisition.tiles:
@@ -189,7 +190,7 @@ def _layouts(acquisition: Acquisition, section_id: str) -> Iterator[Json]:
             "rotation": tile.angle_deg,
             "pixelsize": pixelsize,
         }
-        if None in layout.values():  # not of pyTEMCA: to copy a layout takes as long as to make it
+        if None in layout.values():  # never for pyTEMCA: copying a layout takes as long as making it
             layout = {key: value for key, value in layout.items() if value is not None}
         yield layout
 
@@ -210,9 +211,7 @@ def _image_urls(directory: Path, tiles: Iterable[Tile], options: TileSpecOptions
 def _extracted(stack: Path, section: int, options: TileSpecOptions) -> Path:
     if options.output_dir is None:
         problem = "holds many images, and render-ws reads none of them"
-        hint = (
-            "watch it with a directory as mipmaps.output_dir, without mipmaps.url: temwatch writes each as a TIFF there"
-        )
+        hint = "set mipmaps.output_dir to a directory and unset mipmaps.url: temwatch writes each image there as a TIFF"
         raise MetafileFault(str(stack), problem, hint)
     return extracted_path(options.output_dir, stack, section)
 
@@ -290,7 +289,7 @@ def translations_for(tiles: Iterable[Tile], positions: Positions, origin: Origin
 
 
 def _transform_spec(tile: Tile, translation: Point) -> Json:
-    """Return the transform spec of a tile; of one that is neither turned nor enlarged as asap-modules writes it."""
+    """Return the transform spec of a tile; without rotation and scale, in the form of asap-modules."""
     if tile.rotation_deg == 0 and tile.scale == 1:
         return translation_spec(translation)
     numbers = " ".join(f"{number:.10f}" for number in affine_of(tile, translation))
@@ -298,7 +297,7 @@ def _transform_spec(tile: Tile, translation: Point) -> Json:
 
 
 def translation_spec(translation: Point) -> Json:
-    """Return the transform spec of a translation in pixels, with ten decimals as asap-modules writes them.
+    """Return the transform spec of a translation in pixels, with ten decimals like those of asap-modules.
 
     >>> translation_spec((271413.0, 11.0))["dataString"]
     '1.0000000000 0.0000000000 0.0000000000 1.0000000000 271413.0000000000 11.0000000000'

@@ -1,4 +1,4 @@
-"""z, the section's place in the volume, from a metafile by one of six rules. Pure except `read_z_table`."""
+"""Finding z, the section's place in the volume, by one of six rules. Pure except `read_z_table`."""
 
 import csv
 import math
@@ -34,7 +34,7 @@ class ZRuleKind(StrEnum):
     TABLE = "table"
     """A row of a table."""
     DEPTH = "depth"
-    """The depth of the section over the distance of two z, for formats that record it."""
+    """The depth of the section divided by the distance of two z, for formats that record the depth."""
     FIXED = "fixed"
     """One configured z for all sections."""
 
@@ -44,18 +44,18 @@ class ZRow:
     """A row of a z table: the values that a metafile must have, and its z."""
 
     line: int
-    """Number of its line in the file, from 1."""
+    """Number of the line in the file, from 1."""
     keys: Mapping[str, str]
-    """Column -> text, without empty cells, which match anything."""
+    """Column -> required value. Empty cells are left out: they match any value."""
     z: float
 
 
 @dataclass(frozen=True, slots=True)
 class ZTable:
-    """z by values of the header or the file name."""
+    """A table of z by values of the header or the file name."""
 
     name: str
-    """Path of its file."""
+    """Path of the table's file."""
     rows: tuple[ZRow, ...]
 
 
@@ -65,9 +65,9 @@ class ZRule:
 
     rule: ZRuleKind
     offset: float = 0.0
-    """Added to the rule's result, for every rule, unless `offsets_by_media` lists the reel."""
+    """Added to the result of any rule, unless `offsets_by_media` lists the reel."""
     offsets_by_media: Mapping[str, float] = field(default_factory=dict)
-    """media_id -> offset of that reel, in place of `offset`."""
+    """media_id -> offset of that reel, instead of `offset`."""
     name_pattern: str | None = None
     """Regular expression with a group `z`, searched in the metafile's name, or in its path if it has a `/`."""
     table: ZTable | None = None
@@ -128,7 +128,7 @@ def offset_for(acquisition: Acquisition, rule: ZRule) -> float:
 
 
 def _listed_offset(acquisition: Acquisition, rule: ZRule) -> float | None:
-    """Return the offset listed for the section's reel; leading zeros are ignored if the header has it as a number."""
+    """Return the offset listed for the section's reel; leading zeros are ignored if the header has a number."""
     media = acquisition.fact("media_id")
     if not isinstance(media, Numeral) or media in rule.offsets_by_media:
         return rule.offsets_by_media.get(str(media or ""))
@@ -136,10 +136,10 @@ def _listed_offset(acquisition: Acquisition, rule: ZRule) -> float | None:
 
 
 def check_z(acquisition: Acquisition, z: float, rule: ZRule) -> tuple[Finding, ...]:
-    """Return warnings if z less its offset differs from the header's z_index or grid, or if its reel is not listed.
+    """Return warnings if z minus its offset differs from the header's z_index or grid, or if the reel is not listed.
 
-    A difference may be intended, as when a table reorders sections; it is never an error. Only pyTEMCA means one number
-    by both: a slab of MultiSEM, or a slice of SBEMimage, differs from z by nature.
+    A difference may be intended, for example if a table reorders sections, so it is never an error. z is compared only
+    for pyTEMCA: the numbers of other formats, such as a slice of SBEMimage, need not equal z.
     """
     texts = []
     if rule.offsets_by_media and _listed_offset(acquisition, rule) is None:
@@ -234,7 +234,7 @@ def _columns(table: ZTable) -> list[str]:
 
 
 def _matches(fact: str, text: str) -> bool:
-    """Whether a cell matches a value of the header; leading zeros, which spreadsheets drop, are ignored."""
+    """Whether a cell matches a value of the header. Leading zeros are ignored, since spreadsheets drop them."""
     if _NUMBERS.fullmatch(fact) and _NUMBERS.fullmatch(text):
         return int(fact) == int(text)
     return fact == text
@@ -249,7 +249,7 @@ def read_z_table(path: Path) -> ZTable:
     Raises
     ------
     SettingsFault
-        If the table is invalid; names the line.
+        If the table is invalid. The fault names the line.
     StorageFault
         If the file cannot be read now.
     """

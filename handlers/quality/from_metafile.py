@@ -8,7 +8,7 @@ import numpy as np
 
 from handlers.acquisition.acquisition import Acquisition, Tile
 from handlers.acquisition.metafile import EdgeMatch, EdgeSide, Metafile, TileRecord
-from handlers.acquisition.rasters import section_places
+from handlers.acquisition.rasters import section_cells
 from handlers.quality.block import Quality
 from handlers.quality.numbers import UNITS, Floats, SectionNumbers, TileNumbers
 
@@ -20,7 +20,7 @@ def quality_of(acquisition: Acquisition, tile_ids: Sequence[str]) -> Quality:
     """Return the numbers that the microscope recorded of a region; measured ones are unknown."""
     if acquisition.metafile is not None:
         return Quality(tile_numbers(acquisition.metafile, tile_ids), section_numbers(acquisition.metafile))
-    tiles, places = acquisition.tiles, section_places(acquisition.tiles)
+    tiles, places = acquisition.tiles, section_cells(acquisition.tiles)
     columns = {
         "raster_col": np.array([place and place[0] for place in places], np.float64),
         "raster_row": np.array([place and place[1] for place in places], np.float64),

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from handlers.acquisition.acquisition import Tile
 from handlers.acquisition.geometry import Point
-from handlers.acquisition.rasters import section_places
+from handlers.acquisition.rasters import section_cells
 from handlers.mipmaps.measure import Measured
 from handlers.mipmaps.overlap import LEVEL, Neighbour, Overlap, Side
 from handlers.mipmaps.plan import Level0, MipmapPlan
@@ -26,7 +26,7 @@ _Places = Mapping[tuple[int, int], int]
 
 def places_of(tiles: Sequence[Tile]) -> dict[tuple[int, int], int]:
     """Return each tile's place in the sequence by column and row in the section; tiles without a grid are absent."""
-    return {grid: place for place, grid in enumerate(section_places(tiles)) if grid is not None}
+    return {grid: place for place, grid in enumerate(section_cells(tiles)) if grid is not None}
 
 
 def neighbours_of(
@@ -66,7 +66,7 @@ def stage_columns(
     measured : by tile id, in the order in which the tiles were made: of two results for a pair the later one counts.
     former : the columns before some tiles were made again, by name; those of other tiles stay.
     """
-    grids, place_of_id = section_places(tiles), {tile_id: place for place, tile_id in enumerate(tile_ids)}
+    grids, place_of_id = section_cells(tiles), {tile_id: place for place, tile_id in enumerate(tile_ids)}
     places = {grid: place for place, grid in enumerate(grids) if grid is not None}
     columns = {
         f"{side}_stage_{name}": former.get(f"{side}_stage_{name}", np.full(len(tiles), np.nan)).copy()

@@ -24,7 +24,7 @@ from daemon.pipeline.recheck import Recheck
 from daemon.simulator.section import plan_section
 from daemon.simulator.standin.server import serve_standin
 from daemon.simulator.temca import write_section
-from handlers.acquisition.presence import look_at
+from handlers.acquisition.presence import find_metafile
 from handlers.errors import Fault
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
@@ -82,7 +82,7 @@ class Bench:
 
     async def notice(self, metafile: Path) -> None:
         """Report a file, or a section in one, as the watcher does: repeatedly, until the pipeline accepts it."""
-        present = look_at(metafile)
+        present = find_metafile(metafile)
         assert present is not None
         sighting = Sighting("w", metafile, present.identity, FoundBy.SCAN)
         for _ in range(50):

@@ -135,7 +135,7 @@ async def test_a_tile_at_another_z_or_section_after_the_upload_is_named(
         return tuple(there.values())
 
     monkeypatch.setattr(client, "tile_bounds", tile_bounds)
-    with pytest.raises(ReadBackDiffers, match="has tiles at another z or in another section than they were put: b"):
+    with pytest.raises(ReadBackDiffers, match="has tiles at another z or in another section than was put: b"):
         await ingest_tiles(client, RAW, Z, [tile_spec("a"), tile_spec("b")])
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from daemon.commands.verifier import Verifier
 from daemon.montages.states import MontageState
 from handlers import generate_mipmaps
+from handlers.difference import Kind
 from handlers.errors import StoreFault
 from handlers.images.encode import Encoding
 from handlers.mipmaps.make import make_mipmaps
@@ -22,7 +23,7 @@ from handlers.objects.files import open_object
 from handlers.path_map import NO_MAP
 from handlers.place import parse_object
 from handlers.stores.bucket import BucketStore
-from handlers.verify import Kind, check_files
+from handlers.verify import check_files
 from handlers.workers.opening import open_executor
 from tests import object_store
 from tests.integration.inprocess import MIPS, bench

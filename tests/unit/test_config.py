@@ -461,7 +461,7 @@ def test_a_path_builder_makes_levels_lie_where_render_derives_them(write: Write)
         ),
         (
             "local = '/x'\nrender = '/data'",
-            "watch[0].directory: /data/temca2 would be /data/temca2 for render-ws, which is /x/",
+            "watch[0].directory: /data/temca2 maps to /data/temca2 of render-ws, which maps back to /x/",
         ),
         ("local = '/data'\nrender = '/s'\nmore = 1", "render.path_map[0].more: is not a known key"),
     ],

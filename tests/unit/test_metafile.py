@@ -115,7 +115,7 @@ def test_a_byte_order_mark_is_ignored() -> None:
 
 def test_two_headers_are_refused() -> None:
     head, data = section()
-    with pytest.raises(MetafileFault, match="metadata: should stand in one element"):
+    with pytest.raises(MetafileFault, match="metadata: should be in one element"):
         parse_metafile(raw([head, data, head]), NAME)
 
 

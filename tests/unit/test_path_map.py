@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from handlers.errors import Fault, SettingsFault
 from handlers.mipmaps.plan import MipmapPlan
-from handlers.path_map import PathMap, Place, parse_place
+from handlers.path_map import PathMap, RenderPath, parse_render_path
 from handlers.render.responses import PathBuilder
 from handlers.render.tiles import canonical_url
 from handlers.uris import path_to_uri
@@ -27,7 +27,7 @@ RENDERS = st.one_of(POSIX, DRIVES, SHARES)
 def maps(draw: st.DrawFn) -> PathMap:
     locals_ = draw(st.lists(LOCALS, min_size=1, max_size=4, unique=True))
     renders = st.lists(
-        RENDERS, min_size=len(locals_), max_size=len(locals_), unique_by=lambda text: parse_place(text).key
+        RENDERS, min_size=len(locals_), max_size=len(locals_), unique_by=lambda text: parse_render_path(text).key
     )
     return PathMap.of(zip(locals_, draw(renders), strict=True))
 
@@ -39,19 +39,19 @@ def test_a_path_is_refused_or_survives_the_way_to_render_and_back(mapped: PathMa
     except Fault:
         return
     assert mapped.to_path(url) == path
-    assert url == mapped.place_of(path).url
+    assert url == mapped.render_path_of(path).url
 
 
 @given(maps(), RENDERS)
 def test_a_url_is_refused_or_survives_the_way_here_and_back(mapped: PathMap, text: str) -> None:
     try:
-        path = mapped.to_path(parse_place(text).url)
+        path = mapped.to_path(parse_render_path(text).url)
     except Fault:
         return
-    place = parse_place(text)
-    as_posix = Place("", tuple(name for name in f"{place.anchor}/{'/'.join(place.parts)}".split("/") if name))
+    place = parse_render_path(text)
+    as_posix = RenderPath("", tuple(name for name in f"{place.anchor}/{'/'.join(place.parts)}".split("/") if name))
     # A drive or share without an entry may as well be a plain path of render-ws.
-    assert mapped.place_of(path).key in (place.key, as_posix.key)
+    assert mapped.render_path_of(path).key in (place.key, as_posix.key)
 
 
 @given(maps(), st.lists(LOCALS, min_size=2, max_size=6, unique=True))
@@ -129,7 +129,7 @@ def test_every_spelling_of_renders_side_is_understood(url: str, local: str) -> N
 @pytest.mark.parametrize(
     ("path", "problem"),
     [
-        ("/storage/a.tif", "would be /storage/a.tif for render-ws, which is /data/a.tif here"),
+        ("/storage/a.tif", "maps to /storage/a.tif of render-ws, which maps back to /data/a.tif of this"),
         ("/data/temca2/win/a:b.tif", "'a:b.tif', which Windows does not allow"),
         ("/data/temca2/win/a\\b.tif", "which Windows does not allow"),
         ("/mnt/nas/dir./a.tif", "has the name 'dir.', which Windows does not allow"),
@@ -147,8 +147,11 @@ def test_a_path_that_render_would_take_for_another_file_is_refused(path: str, pr
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        ("file:///data/a.tif", "would be /data/a.tif here, which is /storage/a.tif for render-ws"),
-        ("file:///storage/temca2/a.tif", "would be /data/temca2/a.tif here, which is /fast/temca2/a.tif"),
+        ("file:///data/a.tif", "maps to /data/a.tif of this machine, which maps back to /storage/a.tif of"),
+        (
+            "file:///storage/temca2/a.tif",
+            "maps to /data/temca2/a.tif of this machine, which maps back to /fast/temca2/a.tif",
+        ),
         ("file:///storage/../etc/a.tif", "/data/../etc"),
         ("file://other/share/a.tif", "names the host 'other'"),
         ("s3://bucket/a.tif", "scheme 's3'"),
@@ -201,14 +204,14 @@ def test_levels_lie_where_a_path_builder_derives_them(mapped: PathMap, level0: P
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("/", Place("", ())),
-        ("/data//temca2/", Place("", ("data", "temca2"))),
-        ("Z:", Place("Z:", ())),
-        ("//nas/em/", Place("//nas/em", ())),
+        ("/", RenderPath("", ())),
+        ("/data//temca2/", RenderPath("", ("data", "temca2"))),
+        ("Z:", RenderPath("Z:", ())),
+        ("//nas/em/", RenderPath("//nas/em", ())),
     ],
 )
-def test_a_side_of_an_entry_is_read(text: str, expected: Place) -> None:
-    assert parse_place(text) == expected
+def test_a_side_of_an_entry_is_read(text: str, expected: RenderPath) -> None:
+    assert parse_render_path(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -216,7 +219,7 @@ def test_a_side_of_an_entry_is_read(text: str, expected: Place) -> None:
 )
 def test_an_invalid_side_of_an_entry_is_refused(text: str) -> None:
     with pytest.raises(SettingsFault) as refused:
-        parse_place(text)
+        parse_render_path(text)
     assert repr(text) in str(refused.value)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from handlers.acquisition.acquisition import Acquisition, Tile
-from handlers.acquisition.rasters import section_places
+from handlers.acquisition.rasters import section_cells
 from handlers.mipmaps.overlap import Side
 from handlers.mipmaps.plan import Level0, MipmapPlan
 from handlers.quality.from_metafile import quality_of
@@ -31,11 +31,11 @@ def neighbours(tiles: list[Tile]) -> dict[str, set[Side]]:
 
 
 def test_grids_stand_side_by_side_with_an_empty_column_between() -> None:
-    assert section_places(TWO_GRIDS) == [(0, 0), (1, 0), (3, 0), (3, 1)]
+    assert section_cells(TWO_GRIDS) == [(0, 0), (1, 0), (3, 0), (3, 1)]
 
 
 def test_one_grid_keeps_its_columns_and_tiles_without_a_grid_have_no_place() -> None:
-    assert section_places([tile("a", 88, 7), tile("a", None, None), tile("a", 90, 7)]) == [(88, 7), None, (90, 7)]
+    assert section_cells([tile("a", 88, 7), tile("a", None, None), tile("a", 90, 7)]) == [(88, 7), None, (90, 7)]
 
 
 def test_tiles_of_two_grids_are_no_neighbours() -> None:

@@ -13,7 +13,6 @@ from handlers.uris import (
     canonical_extension,
     extracted_path,
     mipmap_path,
-    mipmap_uri,
     path_to_uri,
     place_uri,
     uri_to_path,
@@ -121,9 +120,8 @@ def test_a_format_that_render_does_not_know_is_refused(fmt: str) -> None:
         canonical_extension(fmt)
 
 
-def test_tiff_means_tif_for_the_writer_and_for_the_stack() -> None:
+def test_a_level_in_the_format_tiff_has_the_extension_tif() -> None:
     assert mipmap_path(Path("/mips"), 2, Path("/d/a.tif"), "tiff") == Path("/mips/2/d/a.tif.tif")
-    assert mipmap_uri(Path("/mips"), 2, Path("/d/a.tif"), "tiff") == "file:///mips/2/d/a.tif.tif"
 
 
 @pytest.mark.parametrize(
@@ -161,7 +159,7 @@ def test_a_level_of_an_object_is_below_its_bucket_and_key() -> None:
 
 
 def test_a_level_whose_name_no_store_can_have_is_refused() -> None:
-    with pytest.raises(SettingsFault, match="gives a name that object stores do not accept") as refused:
+    with pytest.raises(SettingsFault, match="leads to a key that object stores do not accept") as refused:
         mipmap_path(ObjectPlace(Bucket("s3", "em"), "mips"), 1, Path(f"/data/{'long/' * 210}a.tif"), "tif")
     assert refused.value.subject == "mipmaps.output_dir"
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from handlers.difference import INGEST, Kind
 from handlers.path_map import PathMap
 from handlers.render.responses import PathBuilder
-from handlers.verify import INGEST, Kind, check_levels_named, check_path_builder, check_tiles, check_transform
+from handlers.verify import check_levels_named, check_path_builder, check_tiles, check_transform
 
 Spec = dict[str, Any]
 SPEC: Spec = {

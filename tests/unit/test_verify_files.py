@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from handlers import verify
+from handlers.difference import Kind
 from handlers.images.digest import FileContent
 from handlers.images.encode import Encoding
 from handlers.mipmaps.level_digests import level_digests
@@ -16,7 +17,7 @@ from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.measure import digest_of_levels
 from handlers.mipmaps.plan import Level0, MipmapPlan
 from handlers.mipmaps.tile_jobs import mask_job, tile_job
-from handlers.verify import Kind, check_files, check_mask_files
+from handlers.verify import check_files, check_mask_files
 
 WIDTH, HEIGHT = 64, 48
 

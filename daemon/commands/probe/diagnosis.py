@@ -43,7 +43,7 @@ class Shown:
 
     def seen_at(self, paths: PathMap) -> str:
         """Return where render-ws sees it."""
-        return self.url or paths.place_of(path_of(self.path)).path
+        return self.url or paths.render_path_of(path_of(self.path)).path
 
 
 async def wrong_with(scratch: ScratchStack, paths: PathMap, shown: Shown) -> Wrong | None:
@@ -87,11 +87,11 @@ async def _not_found(scratch: ScratchStack, paths: PathMap, shown: Shown) -> Wro
         inside = directory
     if inside is None:
         base = next(iter(_directories(paths, path)))
-        return Wrong(PATH_MAP, f"render-ws has no {paths.place_of(base).path}, where {base} should be")
+        return Wrong(PATH_MAP, f"render-ws has no {paths.render_path_of(base).path}, where {base} should be")
     if await asyncio.to_thread(_is_closed, inside):
         return Wrong(shown.key, await asyncio.to_thread(_closed, inside, "enter"))
-    place = paths.place_of(path).path
-    text = f"render-ws has no {place}, where {path} should be; it has {paths.place_of(inside).path}"
+    place = paths.render_path_of(path).path
+    text = f"render-ws has no {place}, where {path} should be; it has {paths.render_path_of(inside).path}"
     hint = "correct the entry" if paths.base_of(path) else "add an entry: it sees the files at another path"
     return Wrong(PATH_MAP, f"{text} ({hint})")
 

@@ -20,7 +20,7 @@ from daemon.watching.mounts import is_within
 from daemon.watching.scan import NameRule, Tree
 from handlers.acquisition.arrival import read_metafile
 from handlers.acquisition.parts import file_of
-from handlers.acquisition.presence import is_there, look_at
+from handlers.acquisition.presence import find_metafile, metafile_exists
 from handlers.acquisition.z import z_for
 from handlers.errors import Fault, SettingsFault, StorageFault
 from handlers.identity import FileIdentity
@@ -197,7 +197,7 @@ class Lookup:
 
 def _place(text: str) -> Place:
     """Return the place that a path names. An existing path is taken literally, even if it contains wildcards."""
-    if not is_glob(text) or is_there(Path(text)):
+    if not is_glob(text) or metafile_exists(Path(text)):
         return Place(os.path.realpath(text), is_glob=False)
     stem = Place(os.path.normpath(text), is_glob=True).stem
     rest = os.path.normpath(text).removeprefix(stem).lstrip("/")
@@ -205,7 +205,7 @@ def _place(text: str) -> Place:
 
 
 def _require_metafile_path(text: str, real: str, watch: WatchSettings) -> None:
-    if not is_there(Path(real)):
+    if not metafile_exists(Path(real)):
         raise NotSelectable("PATH", f"{printable(text)} does not exist, and the journal knows no metafile there")
     if not Path(real).is_dir():
         raise NotSelectable(
@@ -220,7 +220,7 @@ def _metafiles(root: Root, stem: str) -> list[str]:
     if not path.is_dir():
         if follower and path.is_file() and fnmatchcase(path.name, root.watch.pattern):
             return [section for section, _ in follower().sections(stem)]
-        return [stem] if fnmatchcase(file_of(path).name, root.watch.pattern) and is_there(path) else []
+        return [stem] if fnmatchcase(file_of(path).name, root.watch.pattern) and metafile_exists(path) else []
     tree = Tree(root.directory, NameRule(root.watch.pattern), follow=follower)
     found = tree.look_at((), (stem,))
     for directory, why in tree.failures.items():
@@ -230,7 +230,7 @@ def _metafiles(root: Root, stem: str) -> list[str]:
 
 def _stat(path: Path) -> OnDisk | None:
     try:
-        found = look_at(path)
+        found = find_metafile(path)
     except OSError as error:
         return OnDisk(FileIdentity(0, 0, None, 0), None, unreadable=f"cannot be accessed: {error.strerror}")
     if found is None:

@@ -17,7 +17,7 @@ from daemon.pipeline.section import Section, section_from_content
 from daemon.system.threads import answers_within
 from handlers.acquisition.acquisition import Tile
 from handlers.acquisition.arrival import read_metafile
-from handlers.acquisition.rasters import section_places
+from handlers.acquisition.rasters import section_cells
 from handlers.container import Container
 from handlers.errors import Fault, MetafileFault
 from handlers.mipmaps.plan import Level0, MipmapPlan
@@ -69,7 +69,7 @@ class Tiles:
 def tiles_of(section: Section) -> Tiles:
     """Return the tiles of a section."""
     level0 = tuple(section.level0())
-    places = section_places(section.acquisition.tiles)
+    places = section_cells(section.acquisition.tiles)
     at = {place: index for index, place in enumerate(places) if place is not None}
     return Tiles(section, level0, {each.tile_id: index for index, each in enumerate(level0)}, at, places)
 
