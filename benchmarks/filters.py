@@ -1,7 +1,7 @@
 """Target 13: one tile, six levels, by each filter of Pillow, beside what the old tool does with Pillow alone.
 
 The old tool reads the whole file into memory, calls `Image.resize` for each level and writes the files unverified.
-Compared too: the same from a path, which Pillow maps into memory; a file that is cut short then ends the process. Each
+Compared too: the same from a path, which Pillow maps into memory; a file that is truncated then ends the process. Each
 way has a process of its own, as a pool has: memory that another way has freed spares Pillow half of its time.
 """
 

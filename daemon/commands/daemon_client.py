@@ -92,7 +92,7 @@ def ask(
 def download(url: str, body: dict[str, Any], token: str | None, target: Path, timeout_s: float) -> tuple[int, str]:
     """Return the status of a POST and, unless it is 200, the reason; write the body of a 200 to a file.
 
-    Status 0 stands for no answer, or one that was cut short.
+    Status 0 stands for no answer, or one that was truncated.
     """
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310  the operator's own URL

@@ -100,7 +100,7 @@ def _rows(content: bytes, subject: str) -> Iterator[_Row]:
             continue
         cells = line.split(b"\t")
         if number == len(lines) and (len(cells) < _COLUMNS or not cells[-1]):
-            raise MetafilePartial(subject, f"is cut off in line {number}", "it may still be being copied")
+            raise MetafilePartial(subject, f"is truncated in line {number}", "it may still be being copied")
         row = _row(cells, number, subject)
         if not PurePosixPath(row.img_path).name.lower().startswith("thumbnail_"):
             yield row

@@ -141,7 +141,7 @@ def _parse_json(raw: bytes, subject: str) -> object:
     except ValueError as error:
         problem = str(error)
     if problem.startswith("EOF"):
-        raise MetafilePartial(subject, f"is cut off: {problem}", "it may still be being copied")
+        raise MetafilePartial(subject, f"is truncated: {problem}", "it may still be being copied")
     if problem.startswith("recursion limit"):
         raise MetafileFault(subject, "is nested too deep for a metafile")
     raise MetafilePartial(subject, f"is not JSON: {problem}", "it may still be being copied")

@@ -75,7 +75,7 @@ def records_in(content: bytes, subject: str) -> Iterator[Record]:
     for number, raw in enumerate(lines, start=1):
         kind, _, text = raw.rstrip(b"\r").partition(b": ")
         if number == len(lines) and raw:
-            raise MetafilePartial(subject, f"is cut off in line {number}", "it may still be being written")
+            raise MetafilePartial(subject, f"is truncated in line {number}", "it may still be being written")
         where = f"line {number} ({kind[:20].decode(errors='replace')})"
         if kind == b"SESSION":
             session = _session(_Values(text, where, subject))

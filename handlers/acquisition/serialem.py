@@ -195,7 +195,7 @@ def _image(entry: Entry, head: Mapping[str, str], values: _Values, subject: str)
             raise values.fault(f"ZValue should be the number of a section, is {excerpt(entry.name[:100])}")
         section = int(entry.name)
         if img_path.lower().endswith(_NO_STACKS):
-            problem = f"ImageFile = {excerpt(img_path[:200])} is no MRC file: other stacks are not read"
+            problem = f"ImageFile = {excerpt(img_path[:200])} is not an MRC file: other stacks are not read"
             raise MetafileFault(subject, problem, "have SerialEM write MRC, or one TIFF for each image")
     img_path = img_path.replace("\\", "/")
     require_relative(img_path, key, subject)

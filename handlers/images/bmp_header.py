@@ -1,7 +1,7 @@
-"""BMP files of 8-bit grey values, uncompressed: the header.
+"""Headers of BMP files, of which uncompressed 8-bit grey values are supported.
 
-Source: Microsoft, BITMAPFILEHEADER and BITMAPINFOHEADER. Rows are padded to four bytes and run from the bottom up,
-unless the height is negative.
+Rows are padded to four bytes, and the lowest comes first unless the height is negative. Source: Microsoft,
+BITMAPFILEHEADER and BITMAPINFOHEADER.
 """
 
 import os
@@ -33,16 +33,16 @@ class BmpHeader(NamedTuple):
 
 
 def read_bmp_header(descriptor: int, file_bytes: int) -> BmpHeader:
-    """Return the header of a grey BMP that is complete by its length.
+    """Return the header of a grey BMP file, which is long enough for all of its rows.
 
     Raises
     ------
     InvalidImage
-        If the header is broken, the image has colours or is compressed, or the file is cut short.
+        If the header is invalid, the image has colours or is compressed, or the file is truncated.
     """
     head = os.pread(descriptor, _HEADERS_BYTES, 0)
     if len(head) < _HEADERS_BYTES:
-        raise InvalidImage("is cut short: its BMP header does not end")
+        raise InvalidImage("is truncated: its BMP header does not end")
     offset, info_bytes, width, height, planes, bits, compression = struct.unpack_from("<IIiiHHI", head, 10)
     if head[:2] != MAGIC or planes != 1 or not 40 <= info_bytes <= _MAX_INFO_BYTES:
         raise InvalidImage("has a broken BMP header")
@@ -65,7 +65,7 @@ def _require_grey(descriptor: int, palette_at: int, colours: int) -> None:
         raise InvalidImage("has a broken BMP header")
     palette = os.pread(descriptor, 4 * colours, palette_at)
     if len(palette) < 4 * colours:
-        raise InvalidImage("is cut short: its BMP palette does not end")
+        raise InvalidImage("is truncated: its BMP palette does not end")
     if any(palette[channel::4] != _PALETTE[channel : 4 * colours : 4] for channel in range(3)):
         raise InvalidImage("holds a colour palette, not grey values", "save it as grey")
 
@@ -75,4 +75,4 @@ def _require_length(header: BmpHeader, least_offset: int, file_bytes: int) -> No
         raise InvalidImage("has a broken BMP header")
     needed = header.offset + header.row_bytes * header.height
     if file_bytes < needed:
-        raise InvalidImage(f"is cut short: should have {needed} bytes, has {file_bytes}")
+        raise InvalidImage(f"is truncated: should have {needed} bytes, has {file_bytes}")

@@ -17,7 +17,7 @@ def bmp_pixels(descriptor: int, file_bytes: int) -> Grey:
     while len(content) < length:
         piece = os.pread(descriptor, length - len(content), header.offset + len(content))
         if not piece:
-            raise InvalidImage("is cut short: its BMP rows end before the last one")
+            raise InvalidImage("is truncated: its BMP rows end before the last one")
         content += piece
     rows = np.frombuffer(content, np.uint8).reshape(header.height, header.row_bytes)[:, : header.width]
     return np.ascontiguousarray(rows[::-1] if header.is_bottom_up else rows)

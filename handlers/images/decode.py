@@ -1,4 +1,4 @@
-"""Pixels of image files of a known size. The header must have this size before anything is decoded."""
+"""Decoding image files of a known size, which the header must have before anything is decoded."""
 
 import os
 import warnings
@@ -23,7 +23,7 @@ from handlers.place import ObjectPlace, Place
 def read_image(
     path: Place, width: int, height: int, *, root: Container | None = None, mask: bool = False
 ) -> tuple[Grey, ImageInfo]:
-    """Return pixels and header of an image of a given size."""
+    """Return the pixels, (H, W), and the header of an image of a given size. Raises a Fault as `translate_errors`."""
     with translate_errors(path), open_image(path, root) as file:
         return _read(file, path, width, height, mask=mask)
 
@@ -31,9 +31,9 @@ def read_image(
 def read_hashed(
     path: Place, width: int, height: int, *, root: Container | None = None, mask: bool = False
 ) -> tuple[Grey, bytes]:
-    """Return the pixels of an image of a given size, and the digest of the bytes that they were decoded from."""
+    """Return the pixels, (H, W), of an image of a given size, and the digest of the bytes that were decoded."""
     with translate_errors(path), open_image(path, root) as file:
-        info = read_header(file, path, mask=mask)  # refuses files whose copy would exhaust the memory
+        info = read_header(file, path, mask=mask)  # refuses a file whose copy would exhaust the memory
         require_size(info, path, width, height)
         with snapshot(file, info.file_bytes) as (copy, digest):
             return _read(copy, path, width, height, mask=mask)[0], digest
@@ -42,7 +42,7 @@ def read_hashed(
 def _read(file: BinaryIO, path: Place, width: int, height: int, *, mask: bool) -> tuple[Grey, ImageInfo]:
     info = read_header(file, path, mask=mask, with_layout=True)
     require_size(info, path, width, height)
-    with warnings.catch_warnings():  # about metadata, which is not used
+    with warnings.catch_warnings():  # Pillow warns about metadata, which is not used
         warnings.simplefilter("ignore")
         return _decode(file, info), info
 
@@ -56,7 +56,7 @@ def require_size(info: ImageInfo, path: Place, width: int, height: int) -> None:
 
 @contextmanager
 def translate_errors(path: Place) -> Iterator[None]:
-    """Raise every error of reading an image as a Fault."""
+    """Turn every error of reading an image into a Fault: ImageFault, ImagesMissing or StorageFault."""
     try:
         yield
     except InvalidImage as error:
@@ -88,7 +88,7 @@ def _broken(path: Place, error: Exception) -> ImageFault:
 
 
 def _absent(path: Place, error: OSError) -> Fault:
-    """Return ImagesMissing if the directory has other files, and otherwise the fault of a missing mount."""
+    """Return ImagesMissing if the directory has other files; else StorageFault, since its mount may be missing."""
     if isinstance(path, ObjectPlace):
         return ImagesMissing(str(path), "is missing", "copy it there again")
     try:
@@ -100,7 +100,7 @@ def _absent(path: Place, error: OSError) -> Fault:
 
 
 def verify_level(path: Place, width: int, height: int, mode: str) -> Grey:
-    """Return the pixels of a level's file, which must have the given size and mode.
+    """Return the pixels of a level's file, (H, W), which must have the given size and mode.
 
     Raises
     ------

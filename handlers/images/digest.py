@@ -11,31 +11,31 @@ import xxhash
 from handlers.identity import FileIdentity
 
 Digest = bytes
-"""16 bytes, big end first."""
+"""16 bytes, in big-endian order."""
 DIGEST_BYTES = 16
 _PIECE_BYTES = 1 << 20
 _TICK_NS = 20_000_000
-"""Longer than any kernel's clock tick: two writes within a tick leave the same change time."""
+"""Longer than the clock tick of any kernel. Two writes within a tick set the same change time."""
 
 
 class FileContent(NamedTuple):
     """Identity and digest of a file that was read."""
 
     identity: FileIdentity
-    """The same before and after the file was read."""
+    """Identity, which was the same before and after the file was read."""
     digest: bytes
-    """Digest of all its bytes."""
+    """Digest of all bytes."""
 
 
 class RunningDigest:
-    """Digest of a file that its reader hands over piece by piece: bytes are hashed while they are in the cache.
+    """Digest of a file whose reader passes it piece by piece, so that bytes are hashed while they are in the cache.
 
-    Bytes between the pieces, such as a header, are read here. Pieces may come in any order; if an offset is lower than
-    the end of the piece before, the whole file is read once more.
+    Bytes between the pieces, such as a header, are read here. If the pieces are not in ascending order of their
+    offsets, the whole file is read once more.
 
     Parameters
     ----------
-    descriptor : of the file, open for reading.
+    descriptor : descriptor of the file, open for reading.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -45,7 +45,7 @@ class RunningDigest:
         self._in_order = True
 
     def take(self, offset: int, piece: memoryview) -> None:
-        """Add the bytes that the file has at an offset."""
+        """Add a piece of the file, which begins at an offset."""
         self._in_order = self._in_order and offset >= self._position
         if not self._in_order:
             return
@@ -71,10 +71,10 @@ class RunningDigest:
 
 
 def settled_identity(descriptor: int) -> FileIdentity:
-    """Return the identity of an open file such that any later write changes it. Blocks for a clock tick at most.
+    """Return an identity of an open file that any later write changes. Blocks for one clock tick at most.
 
-    Clocks of file systems tick every few milliseconds, and a second write within a tick leaves the same times. So a
-    file that was just written is left until the tick is over.
+    Clocks of file systems tick every few milliseconds, and a second write within a tick sets the same times. So if the
+    file was just written, its identity is taken after the tick.
     """
     identity = FileIdentity.of(os.fstat(descriptor))
     age_ns = time.time_ns() - (identity.ctime_ns or 0)
@@ -85,16 +85,16 @@ def settled_identity(descriptor: int) -> FileIdentity:
 
 
 def content_of(descriptor: int) -> FileContent:
-    """Return the content of an open file. Blocking."""
+    """Return identity and digest of an open file. Blocking."""
     identity = settled_identity(descriptor)
     return FileContent(identity, RunningDigest(descriptor).digest())
 
 
 @contextmanager
 def snapshot(file: BinaryIO, file_bytes: int) -> Iterator[tuple[BinaryIO, bytes]]:
-    """Yield a copy of the first `file_bytes` of a file in memory and their digest.
+    """Yield a copy of the first `file_bytes` of a file in memory, and their digest.
 
-    A decoder then reads the bytes that were hashed, even if another program writes to the file meanwhile.
+    A decoder of the copy reads the bytes that were hashed, even if another program writes to the file meanwhile.
     """
     hashed, offset = xxhash.xxh3_128(), 0
     with os.fdopen(os.memfd_create("level 0", os.MFD_CLOEXEC), "w+b") as copy:

@@ -1,6 +1,6 @@
-"""File formats of levels: their options, and pixels to bytes. Does no input or output.
+"""File formats of levels: their options, and encoding of pixels to bytes. No input or output.
 
-Most importers only name a format, so numpy and Pillow are imported in the functions that need them.
+Most modules that import this one only name a format, so numpy and Pillow are imported in the functions that need them.
 """
 
 import io
@@ -32,7 +32,7 @@ TIFF_COMPRESSIONS: Mapping[str, str | None] = MappingProxyType(
 )
 """Compressions that render-ws reads (through ImageJ) -> Pillow's names. An uncompressed file has one strip."""
 PNG_DESCRIPTION = "Description"
-"""Keyword of a text about the image; source: PNG specification, section 11.3.4.2."""
+"""Keyword of the text in a PNG file. Source: PNG specification, section 11.3.4.2."""
 PNG_COMPRESSIONS = tuple(str(level) for level in range(10))
 
 _PILLOW_NAMES = {"tif": "TIFF", "png": "PNG", "jpg": "JPEG"}
@@ -41,7 +41,7 @@ FORMATS = tuple(_PILLOW_NAMES)
 
 _DESCRIPTION_AT = 134
 _DESCRIPTION_BYTES = 186
-"""Including the final NUL. Pixels then start at a multiple of any vector's length."""
+"""Bytes of the description and its final NUL: then the offset of the pixels is a multiple of any vector length."""
 _PLAIN_START = f"<2sHIH120sI{_DESCRIPTION_BYTES}s"
 """Byte order, version, offset of the directory; ten tags of twelve bytes; no further directory; the text."""
 PLAIN_START_BYTES = struct.calcsize(_PLAIN_START)
@@ -50,10 +50,11 @@ PLAIN_START_BYTES = struct.calcsize(_PLAIN_START)
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A file in memory, and its pixels."""
+    """A level's file in memory, and its pixels."""
 
     content: bytes | bytearray
     pixels: "Grey"
+    """(H, W); a view of the content if `plain_page` made the file."""
 
     @property
     def mode(self) -> str:
@@ -68,9 +69,9 @@ class Encoding(Parcel):
     Parameters
     ----------
     format : tif, tiff, png, jpg or jpeg.
-    quality : of jpg, 1 to 100; None means 95.
-    compression : tif: none, lzw, deflate (or zip) or packbits; None means none. png: 0 (none) to 9 (smallest); None
-        means a quick one, whose files are hardly larger. All are lossless.
+    quality : quality of jpg, 1 to 100; None: 95.
+    compression : tif: none, lzw, deflate (or zip) or packbits; None: none. png: 0 (none) to 9 (smallest); None: a fast
+        compression, whose files are hardly larger. All are lossless.
 
     Raises
     ------
@@ -113,7 +114,7 @@ class Encoding(Parcel):
 
     @property
     def is_plain(self) -> bool:
-        """Whether `plain_page` makes the files."""
+        """Whether the files are uncompressed TIFFs, which `plain_page` makes."""
         return self.extension == "tif" and self.compression in (None, "none") and sys.byteorder == "little"
 
     @property
@@ -122,7 +123,7 @@ class Encoding(Parcel):
         return frozenset({8, 16}) if self.lossless else frozenset({8})
 
     def page(self, pixels: "Grey", description: str = "") -> Page:
-        """Return the file of these pixels, with a description in ASCII."""
+        """Return the file of these pixels, (H, W), uint8 or uint16, with a description in ASCII."""
         if not self.is_plain:
             return Page(self.encoded(pixels, description), pixels)
         height, width = pixels.shape
@@ -132,9 +133,9 @@ class Encoding(Parcel):
         return page
 
     def encoded(self, pixels: "Grey", description: str = "") -> bytes:
-        """Return the file's content.
+        """Return the content of the file of these pixels.
 
-        It is made in memory, since Pillow does not notice when a disk stores only a part of a file.
+        It is made in memory, since Pillow does not notice if a disk stores only a part of a file.
         """
         if self.extension == "png" and self.compression is None:
             return _quick_png(pixels, description)
@@ -146,7 +147,7 @@ class Encoding(Parcel):
 
     @property
     def jpeg_quality(self) -> int | None:
-        """1 to 100; None for other formats."""
+        """Quality of a jpg file, 1 to 100; None for other formats."""
         return (self.quality or DEFAULT_QUALITY) if self.extension == "jpg" else None
 
     def _options(self, description: str) -> dict[str, Any]:
@@ -163,13 +164,13 @@ class Encoding(Parcel):
 
 
 PLAIN_TIFF = Encoding("tif")
-"""Every reader of TIFF reads it, ImageJ included."""
+"""Uncompressed TIFF, which every reader of TIFF supports, including ImageJ."""
 
 
 def plain_page(width: int, height: int, bits: int) -> Page:
-    """Return an uncompressed TIFF of one strip. The caller sets its pixels, which are a view of the file, and its text.
+    """Return an uncompressed TIFF of one strip. The caller sets its pixels, a view of the content, and its description.
 
-    The file is byte for byte the one that Pillow writes.
+    The content equals byte for byte the file that Pillow would write.
     """
     pixel_bytes = width * height * bits // 8
     size = ((256, 4, width), (257, 4, height), (258, 3, bits))
@@ -205,7 +206,7 @@ def _plain_description(text: str) -> bytes:
 def _quick_png(pixels: "Grey", description: str) -> bytes:
     """Return a PNG file of differences between neighbours, compressed without a search for repetitions.
 
-    The noise of a microscope has hardly any: the search takes four fifths of an encoder's time and saves 2 %.
+    The noise of a microscope has hardly any repetitions: the search takes four fifths of the time and saves 2 %.
     """
     import numpy as np
 
@@ -225,5 +226,5 @@ def _quick_png(pixels: "Grey", description: str) -> bytes:
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
-    """Source: PNG specification, section 5.3."""
+    """Return a PNG chunk. Source: PNG specification, section 5.3."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))

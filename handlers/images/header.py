@@ -1,8 +1,8 @@
 """Headers of image files: format, size, depth, and whether the file is complete.
 
 The daemon inspects every image with this module, so it uses no decoder: it reads a bounded number of bytes in a bounded
-number of reads, whatever the file holds. It refuses truncated files and all that cannot be decoded. Every accepted
-image is decoded pixel for pixel.
+number of reads, whatever the file contains. It refuses truncated files and kinds of images that are not decoded. Every
+pixel of an accepted image can be decoded.
 """
 
 import errno
@@ -27,9 +27,9 @@ from handlers.regular_file import NotContained, NotRegular, open_regular
 
 MOST_BYTES_PER_PIXEL_BYTE = 4
 MOST_EXTRA_BYTES = 1 << 24
-"""A file may have this many bytes beside four for each byte of pixels: further pages, metadata, incompressible data."""
+"""Bytes that a file may have beside four for each byte of pixels: further pages, metadata, incompressible data."""
 TAIL_BYTES = 4096
-"""The end of a PNG file is searched in its last bytes: some writers append to it."""
+"""Last bytes of a PNG file in which its end is searched: some writers append to the file."""
 
 _BEGINNINGS: tuple[tuple[tuple[bytes, ...], str], ...] = (
     ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "tif"),
@@ -49,10 +49,10 @@ class ImageInfo:
     bits: int
     """Bits per pixel: 8 or 16; 1 in a mask."""
     format: str
-    """tif, png, jpg or bmp, by the content of the file."""
+    """tif, png, jpg, bmp or mrc, by the content of the file."""
     file_bytes: int
     has_more_pages: bool = False
-    """Whether a TIFF holds further images; the first is used."""
+    """Whether a TIFF has further images; the first is used."""
     runs: tuple[Run, ...] = field(default=(), repr=False)
     """Runs of rows that can be read without decoding; empty if there are none, or they were not requested."""
     layout: TiffLayout | None = field(default=None, repr=False, compare=False)
@@ -75,12 +75,12 @@ def open_image(path: Place, root: Container | None = None) -> Iterator[BinaryIO]
     Raises
     ------
     ImageFault
-        If it is a directory, pipe or device, or lies outside root.
+        If it is not a regular file, or lies outside root.
     OSError, StoreFault
         If it cannot be opened.
     """
     if isinstance(path, ObjectPlace):
-        from handlers.objects.files import open_object  # only where images lie in an object store
+        from handlers.objects.files import open_object  # imported only if images are in an object store
 
         with open_object(path) as file:
             yield file
@@ -96,12 +96,12 @@ def open_image(path: Place, root: Container | None = None) -> Iterator[BinaryIO]
 
 
 def inspect_image(path: Place, root: Container | None = None, *, mask: bool = False) -> ImageInfo:
-    """Return the header of an image that is complete by its length. Decodes nothing.
+    """Return the header of an image whose file is complete. Decodes nothing.
 
     Parameters
     ----------
     root : directory that must contain the file after all links are followed; None: any.
-    mask : whether one bit per pixel is allowed, too.
+    mask : whether one bit per pixel is also allowed.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def inspect_image(path: Place, root: Container | None = None, *, mask: bool = Fa
 
 
 def read_header(file: BinaryIO, path: Place, *, mask: bool = False, with_layout: bool = False) -> ImageInfo:
-    """Do `inspect_image` for an open file.
+    """Return the header of an image in an open file, as `inspect_image`.
 
     Parameters
     ----------
@@ -131,15 +131,15 @@ def read_header(file: BinaryIO, path: Place, *, mask: bool = False, with_layout:
 
 
 class ImageDirectory:
-    """A directory whose images are inspected in turn, most by one short read; a context manager.
+    """A directory whose images are inspected one after another, most by one short read. A context manager.
 
-    The directory is opened once. A file that is opened by name below its descriptor, without following links, lies in
-    it; a link may lead to another file in it only. Files of one camera have equal headers: if the length and all bytes
-    that determined the header equal those of the file before, its result is reused.
+    The directory is opened once, and files are opened by name below its descriptor. A link is followed only to a file
+    inside the directory. Files of one camera have equal headers: if the length and all bytes that determined the header
+    equal those of the preceding file, its result is reused.
 
     Parameters
     ----------
-    root : directory that must contain this one after all links are followed; None: it may lie anywhere.
+    root : directory that must contain this one after all links are followed; None: any.
 
     Raises
     ------
@@ -152,13 +152,13 @@ class ImageDirectory:
         self._root = root
         self._descriptor: int | None = None
         self._before: tuple[int, bytes, ImageInfo] | None = None
-        """Length, bytes that determined the header, and header of the TIFF file before."""
+        """Length, bytes that determined the header, and header of the last TIFF file."""
 
     def __enter__(self) -> Self:
         flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
         try:
             self._descriptor = self._root.open_beneath(self._path, flags) if self._root else os.open(self._path, flags)
-        except OSError as error:  # the inspection of its images reports all others
+        except OSError as error:  # other errors are reported when an image is inspected
             if error.errno == errno.EXDEV and self._root:
                 raise _outside(self._path, self._root.real) from error
         return self
@@ -195,7 +195,7 @@ class ImageDirectory:
     def path_of(self, name: str) -> tuple[Path, Container | None]:
         """Return the path of a file in or below the directory, and the directory that must contain it."""
         root = self._root
-        if self._descriptor is not None:  # a metafile names files of its own directory only, links or not
+        if self._descriptor is not None:  # a metafile may only name files of its own directory, links or not
             root = Container(self._path, Path(real_path(self._descriptor)))
         return self._path / name, root
 
@@ -241,7 +241,7 @@ def _outside(path: Path, root: Path) -> ImageFault:
 def _info_and_extent(
     descriptor: int, file_bytes: int, head: bytes, *, mask: bool = False, with_layout: bool = False
 ) -> tuple[ImageInfo, int | None]:
-    """Return the header, and the number of first bytes that determined it; None if others did, too."""
+    """Return the header, and the number of first bytes that determined it; None if other bytes did, too."""
     name, extent = _format_of(head[:4]), None
     if name == "tif":
         header = TiffHeader(descriptor, file_bytes, head)
@@ -274,14 +274,14 @@ def _png_info(descriptor: int, file_bytes: int, *, mask: bool) -> ImageInfo:
     width, height, bits = read_png_header(lambda offset, length: os.pread(descriptor, length, offset))
     require_grey(bits, mask=mask)
     if PNG_END not in os.pread(descriptor, TAIL_BYTES, max(0, file_bytes - TAIL_BYTES)):
-        raise InvalidImage("is cut short: the end of a PNG file is missing")
+        raise InvalidImage("is truncated: the end of a PNG file is missing")
     return ImageInfo(width, height, bits, "png", file_bytes)
 
 
 def _require_length(info: ImageInfo) -> None:
     """Raise InvalidImage if the file is much longer than its pixels need.
 
-    Decoders read whole files, and a sparse file of any length takes no space on a disk.
+    Decoders read whole files, and a sparse file of any length takes no space on the disk.
     """
     pixel_bytes = -(-info.width * info.bits // 8) * info.height
     most = MOST_BYTES_PER_PIXEL_BYTE * pixel_bytes + MOST_EXTRA_BYTES

@@ -1,6 +1,7 @@
 """JPEG streams: the header of the frame, and whether the scans have data for every block of pixels. Pure.
 
-libjpeg decodes a truncated scan to grey, with a warning that Pillow and libtiff drop. So completeness is checked here.
+libjpeg decodes the missing part of a truncated scan to grey, with a warning that Pillow and libtiff drop. So this
+module checks that the data are complete.
 
 Source: ITU-T T.81, annex B.
 """
@@ -14,7 +15,7 @@ from handlers.errors import InvalidImage
 
 START, END = b"\xff\xd8", b"\xff\xd9"
 TAIL_BYTES: Final = 65536
-"""The end marker is searched in the last bytes of a file: some writers append to it."""
+"""Last bytes of a file in which the end marker is searched: some writers append to the file."""
 
 _EOI, _SOS, _DRI = 0xD9, 0xDA, 0xDD
 _WITHOUT_LENGTH: Final = frozenset({0x01, *range(0xD0, 0xD9)})
@@ -23,14 +24,14 @@ _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROCESSES: Final = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive", 0xC3: "lossless", 0xDE: "hierarchical"}
 _SUPPORTED: Final = frozenset({0xC0, 0xC1, 0xC2})
 MOST_SEGMENTS: Final = 1024
-"""Segments and fill bytes of one header. A JPEG with a colour profile and thumbnails has about 50."""
+"""Limit of segments and fill bytes of one header. A JPEG with a colour profile and thumbnails has about 50."""
 MOST_SCANS: Final = 32
-"""Encoders write at most ten scans of a grey image; each one costs a pass over all pixels."""
+"""Limit of scans: each costs a pass over all pixels. Encoders write at most ten scans of a grey image."""
 _MARKER_IN_DATA: Final = re.compile(rb"\xff+([^\x00\xff])")
 
 _FILLERS: Final = bytes(range(0x55, 0xD5, 2)), bytes(range(0xAA, 0x2A, -2))
-"""Inserted where the data of a scan end. A decoder ignores a filler if it has all blocks, and decodes it if blocks are
-missing. All bits of the two differ, so the decoded pixels differ. Neither holds a marker."""
+"""Bytes to insert where the data of a scan end. A decoder ignores a filler if it has all blocks, and decodes it if
+blocks are missing. All bits of the two fillers differ, so the decoded pixels differ. Neither contains a marker."""
 
 
 class Frame(NamedTuple):
@@ -48,7 +49,7 @@ Read = Callable[[int, int], bytes]
 
 
 def frame_of(read: Read, most_segments: int = MOST_SEGMENTS) -> Frame:
-    """Return the frame of a grey 8-bit image in a coding that is decoded here.
+    """Return the frame of a grey 8-bit image in a supported coding.
 
     Raises
     ------
@@ -66,7 +67,7 @@ def frame_of(read: Read, most_segments: int = MOST_SEGMENTS) -> Frame:
             return Frame(*size, is_progressive, at + length)
         elif marker in (_SOS, _EOI):
             raise InvalidImage("has JPEG data without a frame")
-    raise InvalidImage("is cut short: its JPEG header does not end")
+    raise InvalidImage("is truncated: its JPEG header does not end")
 
 
 def _segments(read: Read, at: int, most: int = MOST_SEGMENTS) -> Iterator[tuple[int, int, int]]:
@@ -75,7 +76,7 @@ def _segments(read: Read, at: int, most: int = MOST_SEGMENTS) -> Iterator[tuple[
         head = read(at, 4)
         if len(head) < 2 or head[0] != 0xFF:
             raise InvalidImage(
-                "is cut short: its JPEG header does not end" if len(head) < 2 else "has a broken JPEG header"
+                "is truncated: its JPEG header does not end" if len(head) < 2 else "has a broken JPEG header"
             )
         if head[1] == 0xFF:  # a fill byte
             at += 1
@@ -98,7 +99,7 @@ def _grey_size(marker: int, fields: bytes) -> tuple[int, int]:
         kind = _PROCESSES.get(marker, "arithmetic-coded or hierarchical")
         raise InvalidImage(f"is a {kind} JPEG, which is not supported", "save it as a baseline JPEG, or as TIFF")
     if len(fields) < 6:
-        raise InvalidImage("is cut short: its JPEG header does not end")
+        raise InvalidImage("is truncated: its JPEG header does not end")
     bits, components = fields[0], fields[5]
     if components != 1:
         raise InvalidImage(f"holds colours ({components} components), not grey values", "save it as grey")
@@ -111,15 +112,15 @@ def _grey_size(marker: int, fields: bytes) -> tuple[int, int]:
 
 
 def require_end(tail: bytes) -> None:
-    """Raise InvalidImage unless the last bytes of the data have the end marker, which coded pixels never contain."""
+    """Raise InvalidImage unless the last bytes of the data contain the end marker, which coded pixels never do."""
     if END not in tail:
-        raise InvalidImage("is cut short: the end of its JPEG data is missing")
+        raise InvalidImage("is truncated: the end of its JPEG data is missing")
 
 
 def with_fillers(content: bytes) -> tuple[bytes, bytes]:
-    """Return the stream with each of two fillers after every part of its coded data.
+    """Return the stream twice, with one of two fillers after every part of its coded data.
 
-    Both decode to the stream's own pixels if all parts are complete, and to different pixels if not.
+    If all parts are complete, both decode to the pixels of the stream itself; if not, to different pixels.
 
     Raises
     ------
@@ -155,26 +156,26 @@ def _data_ends(content: bytes, frame: Frame) -> Iterator[int]:
             yield from ends
             at = ends[-1]
     if frame.is_progressive and len(coefficients) < 64:
-        raise InvalidImage(f"is cut short: its JPEG data have {len(coefficients)} of 64 complete coefficients")
+        raise InvalidImage(f"is truncated: its JPEG data have {len(coefficients)} of 64 complete coefficients")
 
 
 def _completed_coefficients(scan: bytes) -> range:
-    """Return the coefficients that the scan of a component completes, down to their last bit."""
+    """Return the coefficients whose last bit a scan contains."""
     if len(scan) < 6:
-        raise InvalidImage("is cut short: the header of a JPEG scan does not end")
+        raise InvalidImage("is truncated: the header of a JPEG scan does not end")
     first, last, low_bit = scan[3], scan[4], scan[5] & 15
     return range(first, last + 1) if low_bit == 0 else range(0)
 
 
 def _scan_ends(content: bytes, at: int, restarts: int) -> Iterator[int]:
-    """Yield each offset where a part of a scan ends: before its restart markers and before the marker behind it."""
+    """Yield each offset where a part of a scan ends: before each restart marker, and before the next other marker."""
     for found, match in enumerate(_MARKER_IN_DATA.finditer(content, at)):
         marker = match[1][0]
         yield match.start()
         if not 0xD0 <= marker <= 0xD7:
             if found < restarts:
-                raise InvalidImage(f"is cut short: its JPEG data have {found} of {restarts} restart markers")
+                raise InvalidImage(f"is truncated: its JPEG data have {found} of {restarts} restart markers")
             return
         if marker != 0xD0 + found % 8:
             raise InvalidImage("lacks a part of its JPEG data: its restart markers are out of order")
-    raise InvalidImage("is cut short: the end of its JPEG data is missing")
+    raise InvalidImage("is truncated: the end of its JPEG data is missing")

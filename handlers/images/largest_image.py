@@ -1,15 +1,15 @@
-"""The largest image: what metafiles or files state beyond it is refused before anything is read."""
+"""The largest image: a larger one is refused by the size in its metafile or header, before its pixels are read."""
 
 from handlers.errors import ImageFault
 
 LARGEST_IMAGE_PX = 1 << 28
-"""Pixels of the largest image, 16384 x 16384, if a caller does not say."""
+"""Default for the pixels of the largest image: 16384 x 16384."""
 LIMIT_NAME = "largest_image_megapixels"
 """The setting of the daemon (in [workers]) and the parameter of `generate_mipmaps`."""
 
 
 def require_size(subject: str, width: int, height: int, largest_image_px: int) -> None:
-    """Raise ImageFault if images of this size are larger than the largest image."""
+    """Raise ImageFault if an image of this size is larger than the largest image."""
     if width * height > largest_image_px:
         raise ImageFault(
             subject,

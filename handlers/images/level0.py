@@ -1,6 +1,6 @@
-"""Level 0 as a file: its header, pixels and digest, all of one content of the file.
+"""Level 0 in a file: header, pixels and digest of the same content of the file.
 
-A file that changes while it is read is reported as changing, never as a bad image, and gives no levels.
+A file that changes while it is read is reported as changing, never as a bad image, and no levels are made from it.
 """
 
 import os
@@ -44,11 +44,11 @@ class OpenLevel0(Protocol):
 
     @property
     def has_more_pages(self) -> bool:
-        """Whether the file holds further images; the first is used."""
+        """Whether the file has further images; the first is used."""
 
     @property
     def runs(self) -> Sequence[Run]:
-        """Return the places of rows that the file stores as memory does; empty if they have to be decoded."""
+        """Runs of rows that the file stores uncompressed; empty if the pixels must be decoded."""
 
     @property
     def digest(self) -> bytes | None:
@@ -56,36 +56,36 @@ class OpenLevel0(Protocol):
 
     @property
     def content(self) -> FileContent | None:
-        """The file as it was read; None if it was not."""
+        """Identity and digest of the file; None if it was not read."""
 
     def known_digest(self) -> bytes | None:
-        """Return the digest of the file's bytes, which are read if need be; None if only render-ws can read them."""
+        """Return the digest of the file's bytes, which are read if necessary; None if only render-ws can read them."""
 
     def pixels(self) -> Grey:
         """Return the decoded pixels, (H, W)."""
 
     def stream(self, read: Callable[[int, RunningDigest], T]) -> T:
-        """Return what `read` makes of the open file, by its descriptor; only where there are runs, and only once.
+        """Return the result of `read`, which is called with the open file's descriptor and a running digest.
 
-        `read` passes each piece that it reads to the digest.
+        It passes each piece that it reads to the digest. Can be called once, and only if there are runs.
         """
 
     def require_unchanged(self) -> None:
-        """Raise ImageChanging if the file has changed since it was opened first."""
+        """Raise ImageChanging if the file has changed since it was first opened."""
 
     def close(self) -> None:
         """Close the file, if it is still open."""
 
 
 class FileLevel0:
-    """Level 0 that this machine reads.
+    """Level 0 in a file or an object that this machine reads.
 
-    The file stays open until its rows were streamed: a distant file server is asked at each opening.
+    The file stays open until its rows have been streamed: each opening costs a request to a distant file server.
 
     Raises
     ------
     ImageFault
-        If the file is no image that can be used, or has another size.
+        If the file is not a supported image, or has another size.
     ImageChanging
         If it changes while it is read.
     ImagesMissing, StorageFault
@@ -109,7 +109,7 @@ class FileLevel0:
         self.runs = info.runs
 
     def pixels(self) -> Grey:
-        """Return the decoded pixels, (H, W). The first call takes the digest of the bytes that it decodes."""
+        """Return the decoded pixels, (H, W). The first call also computes the digest of the decoded bytes."""
         file = self._file
         with self._unless_changing():
             if self.digest is not None:
@@ -118,7 +118,7 @@ class FileLevel0:
         return image
 
     def stream(self, read: Callable[[int, RunningDigest], T]) -> T:
-        """Return what `read` makes of the open file, and keep the digest of its bytes."""
+        """Return the result of `read`, and keep the digest of the file's bytes."""
         file = self._file
         with self._unless_changing(), translate_errors(file.path), self._opening:
             digest = RunningDigest(self._descriptor)
@@ -135,7 +135,7 @@ class FileLevel0:
         return self.digest
 
     def require_unchanged(self) -> None:
-        """Raise ImageChanging if the file has changed since it was opened first."""
+        """Raise ImageChanging if the file has changed since it was first opened."""
         require_same_file(self._file, self._identity)
 
     def close(self) -> None:
@@ -144,7 +144,7 @@ class FileLevel0:
 
     @contextmanager
     def _unless_changing(self) -> Iterator[None]:
-        """Context that reads the file: an unusable file that has changed meanwhile is no bad image."""
+        """Context for reading the file: turns an ImageFault into ImageChanging if the file has changed meanwhile."""
         try:
             yield
         except ImageFault:
@@ -153,14 +153,14 @@ class FileLevel0:
 
     @property
     def content(self) -> FileContent | None:
-        """The file as it was read; None if not all of it was."""
+        """Identity and digest of the file; None if it was not read completely."""
         return FileContent(self._identity, self.digest) if self.digest else None
 
 
 def require_same_file(file: Level0File, before: FileIdentity) -> None:
     """Raise ImageChanging if the file has another identity now.
 
-    Opens the path again: the client of a file server then asks for its attributes, and a replaced file shows.
+    Opens the path again, so that the client of a file server asks for new attributes and sees a replaced file.
     """
     with translate_errors(file.path), open_image(file.path, file.root) as opened_file:
         now = FileIdentity.of(os.fstat(opened_file.fileno()))

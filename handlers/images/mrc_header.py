@@ -1,8 +1,8 @@
-"""Headers of MRC files, which hold a stack of images: size, depth, and whether a section is there. Blocking.
+"""Headers of MRC files, which contain a stack of images: size, depth, and whether a section is complete. Blocking.
 
-The daemon inspects stacks with this module. It reads 1,024 bytes, and compares what they claim with limits and with the
-length of the file before any pixel is read. Plans and jobs name sections, so numpy and mrcfile are imported where a
-header is parsed.
+The daemon inspects MRC files with this module. It reads 1,024 bytes, and compares their values with limits and with the
+length of the file before any pixel is read. numpy and mrcfile are imported only when a header is parsed, since plans
+and jobs import this module to name sections.
 """
 
 import os
@@ -34,7 +34,7 @@ class StackSection:
 
     path: Path
     number: int
-    """From 0."""
+    """Number of the section in the file, from 0."""
 
     def __str__(self) -> str:
         return f"section {self.number} of {self.path}"
@@ -65,7 +65,7 @@ def read_stack_header(descriptor: int) -> StackHeader:
     Raises
     ------
     InvalidImage
-        If it is no MRC file, or one that is not read.
+        If it is not an MRC file, or one of an unsupported kind.
     """
     head = os.pread(descriptor, HEADER_BYTES, 0)
     if len(head) < HEADER_BYTES:
@@ -96,7 +96,7 @@ def _parsed(head: bytes) -> tuple[Any, Any]:
 
     found = np.frombuffer(head, HEADER_DTYPE)[0]
     if bytes(head[208:211]) != b"MAP":
-        raise InvalidImage("is no MRC file: bytes 209 to 211 should be MAP", "copy it again")
+        raise InvalidImage("is not an MRC file: bytes 209 to 211 should be MAP", "copy it again")
     try:
         order = byte_order_from_machine_stamp(found["machst"])
     except ValueError:
@@ -105,7 +105,7 @@ def _parsed(head: bytes) -> tuple[Any, Any]:
 
 
 def _dtype_of(mode: int, header: Any) -> "np.dtype[Any]":
-    """Return the type of a pixel. Bytes are signed, unless IMOD's stamp is there and its flags say otherwise."""
+    """Return the type of a pixel. Bytes are signed, unless the header has IMOD's stamp and its flags say unsigned."""
     import numpy as np
     from mrcfile.utils import dtype_from_mode
 
@@ -118,7 +118,7 @@ def _dtype_of(mode: int, header: Any) -> "np.dtype[Any]":
 
 
 def section_info(descriptor: int, number: int) -> tuple[ImageInfo, StackHeader]:
-    """Return size and depth of a section of an open file, which is there whole.
+    """Return size and depth of a section that an open file contains completely, and the file's header.
 
     Raises
     ------
@@ -131,12 +131,12 @@ def section_info(descriptor: int, number: int) -> tuple[ImageInfo, StackHeader]:
         raise InvalidImage(problem, "copy it again, or end the acquisition")
     size, needed = os.fstat(descriptor).st_size, header.start + (number + 1) * header.section_bytes
     if size < needed:
-        raise InvalidImage(f"is cut short: has {size} bytes, section {number} ends at {needed}", "copy it again")
+        raise InvalidImage(f"is truncated: has {size} bytes, section {number} ends at {needed}", "copy it again")
     return ImageInfo(header.width, header.height, header.bits, "mrc", header.section_bytes), header
 
 
 def inspect_section(section: StackSection, root: Container | None = None) -> tuple[ImageInfo, FileIdentity]:
-    """Return size and depth of a section, and the identity of its file. Reads the header only.
+    """Return size and depth of a section, and the identity of its file. Reads only the header.
 
     Parameters
     ----------
@@ -145,9 +145,9 @@ def inspect_section(section: StackSection, root: Container | None = None) -> tup
     Raises
     ------
     ImageFault
-        If the file is not read, or lacks the section.
+        If the file is not supported, or lacks the section.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     """
     with open_image(section.path, root) as file:
         try:

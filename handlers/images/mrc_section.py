@@ -1,6 +1,6 @@
-"""Pixels of one section of an MRC file, as the TIFF that render-ws reads. Blocking.
+"""Reading one section of an MRC file as the TIFF that render-ws reads. Blocking.
 
-A section is read by its place in the file, so the size of the stack does not matter.
+Only the bytes of the section are read, so the cost does not depend on the length of the file.
 """
 
 import os
@@ -24,10 +24,10 @@ from handlers.images.pixels import Grey
 def read_section(
     section: StackSection, size: tuple[int, int] | None = None, root: Container | None = None
 ) -> tuple[Page, FileContent]:
-    """Return a section as the TIFF that render-ws reads; with the identity of the stack, and the digest of the TIFF.
+    """Return a section as the TIFF that render-ws reads, with the identity of the MRC file and the digest of the TIFF.
 
-    The same section always gives the same bytes. MRC has the lowest row first, a TIFF the uppermost. Signed bytes are
-    moved up by 128; negative values of 16 bits become 0.
+    The same section always gives the same bytes. Rows are reversed: the first row of MRC is the lowest, that of TIFF
+    the uppermost. 128 is added to signed bytes; negative 16-bit values become 0.
 
     Parameters
     ----------
@@ -37,11 +37,11 @@ def read_section(
     Raises
     ------
     ImageFault
-        If the file is not read, lacks the section, or has another size.
+        If the file is not supported, lacks the section, or has another size.
     ImageChanging
         If the section changes while it is read.
     ImagesMissing, StorageFault
-        If it cannot be read.
+        If the file cannot be read.
     """
     with _opened(section, root) as descriptor:
         identity = FileIdentity.of(os.fstat(descriptor))
@@ -49,7 +49,7 @@ def read_section(
         if size is not None:
             require_size(info, section.path, *size)
         raw = _raw(descriptor, header, section)
-    with _opened(section, root) as descriptor:  # a stack that grows is another file by its identity, not by its section
+    with _opened(section, root) as descriptor:  # a file that grows changes its identity, but not this section
         now = FileIdentity.of(os.fstat(descriptor))
         if now != identity and _raw(descriptor, header, section) != raw:
             problem = f"section {section.number} changed while it was read"
@@ -70,7 +70,7 @@ def _raw(descriptor: int, header: StackHeader, section: StackSection) -> bytes:
         pieces.append(piece)
         at, left = at + len(piece), left - len(piece)
     if left:
-        raise ImageFault(str(section.path), f"is cut short within section {section.number}", "copy it again")
+        raise ImageFault(str(section.path), f"is truncated within section {section.number}", "copy it again")
     return b"".join(pieces)
 
 

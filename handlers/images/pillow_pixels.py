@@ -1,4 +1,4 @@
-"""Pixels that Pillow decodes, as an array. A JPEG must be complete."""
+"""Decoding by Pillow into an array. Incomplete JPEG data are refused."""
 
 import io
 import struct
@@ -17,15 +17,15 @@ UNREADABLE = (
 )
 """Errors of Pillow for invalid content; it also raises OSError without an errno."""
 ROWS_AT_ONCE = 256
-"""Rows that Pillow hands over in one call: a whole image at once would need two more copies."""
+"""Rows that are copied from Pillow in one call: copying a whole image would need memory for two more copies."""
 
 
 def array_of(image: ImageFile.ImageFile) -> Grey:
-    """Return the pixels of an image, (H, W); one bit becomes 0 and 255. The caller has checked the size.
+    """Return the pixels of an image, (H, W), uint8 or uint16. One bit becomes 0 or 255. The caller checks the size.
 
     Raises OSError, or another error of Pillow, if the pixels cannot be decoded.
     """
-    # With memory allocated here, Pillow does not refuse the frames of large cameras.
+    # If the memory is allocated here, Pillow does not refuse the frames of large cameras.
     image.im = Image.new(image.mode, image.size, None).im
     image.load()
     grey = image.convert("L") if image.mode == "1" else image
@@ -37,14 +37,14 @@ def array_of(image: ImageFile.ImageFile) -> Grey:
 
 
 def jpeg_pixels(content: bytes) -> Grey:
-    """Return the pixels of a grey JPEG, (H, W).
+    """Return the pixels of a grey JPEG, (H, W), uint8.
 
     Raises
     ------
     InvalidImage
-        If its data end before its last row: libjpeg decodes the rest to grey without an error.
+        If the data end before the last row: libjpeg would decode the rest to grey without an error.
     """
     pixels, others = (array_of(JpegImagePlugin.JpegImageFile(io.BytesIO(stream))) for stream in with_fillers(content))
     if not np.array_equal(pixels, others):
-        raise InvalidImage("is cut short: its JPEG data end before its last row")
+        raise InvalidImage("is truncated: its JPEG data end before its last row")
     return pixels

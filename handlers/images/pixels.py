@@ -16,17 +16,17 @@ Grey = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Sums = npt.NDArray[np.unsignedinteger]
 """Sums of the level-0 pixels under each pixel of a level, (H, W)."""
 BIAS_LIMIT = 0.09
-"""Mean error of a level, in grey values, above which the rounding error is spread over the image; 0.1 is promised."""
+"""Mean error of a level, in grey values, above which rounding errors are spread over the image. 0.1 is promised."""
 PIECE = 1 << 18
-"""Pixels over which a rounding error is spread."""
+"""Pixels over which rounding errors are spread."""
 CARRIED_AT_ONCE = 1 << 16
-"""Pixels of a piece per step: more would only need more memory."""
+"""Pixels of a piece that are processed in one step: more would only need more memory."""
 
 
 def scaled(image: Grey, to_8bit: IntensityRange | None) -> Grey:
-    """Return 16-bit pixels scaled to 8 bits, rounded half up; unchanged without a range.
+    """Return 16-bit pixels scaled to 8 bits, rounded half up; without a range, the image itself.
 
-    Equal values stay equal, unlike with `rounded`: use it for values of level 0 and for labels.
+    Equal values stay equal, unlike with `rounded`, so it is used for values of level 0 and for labels.
 
     >>> scaled(np.array([[0, 128, 129, 65535]], np.uint16), FULL_RANGE).tolist()
     [[0, 0, 1, 255]]
@@ -36,7 +36,7 @@ def scaled(image: Grey, to_8bit: IntensityRange | None) -> Grey:
 
 @functools.lru_cache(maxsize=8)
 def _greys_of(to_8bit: IntensityRange) -> npt.NDArray[np.uint8]:
-    """Return 16-bit value -> 8-bit value."""
+    """Return the table of 8-bit values by 16-bit value."""
     low, high = to_8bit
     span = high - low
     above = np.clip(np.arange(1 << 16), low, high) - low
@@ -48,13 +48,13 @@ def rounded(sums: Sums, pixels: int, depth: np.dtype[np.unsignedinteger], to_8bi
 
     Means are rounded to the nearest integer. Ties alternate up and down like the fields of a checkerboard: rounding all
     of them up would brighten level 1 by 0.125. If this still shifts the mean of the image (a uniform 100.25 would
-    become 100), the error is carried from pixel to pixel instead; each pixel then is the integer below or above its
+    become 100), the error is carried from pixel to pixel instead; each pixel is then the integer below or above its
     mean.
 
     Parameters
     ----------
-    sums : of `pixels` level-0 pixels each.
-    depth : of the result; uint8 if a range is given.
+    sums : (H, W); each is the sum of `pixels` level-0 pixels.
+    depth : type of the result; ignored if a range is given, since the result is then uint8.
     """
     rule = Rounding.of(pixels, to_8bit)
     result = np.empty(sums.shape, np.uint8 if to_8bit else depth)
@@ -68,7 +68,7 @@ class Rounding:
     """Conversion of block sums to grey values: (clip(sum, low, high) - low) * factor / divisor, rounded."""
 
     divisor: int
-    """Even, so that its half is an integer."""
+    """An even number, so that its half is an integer."""
     factor: int = 1
     low: int = 0
     high: int | None = None
@@ -87,16 +87,16 @@ class Rounding:
 
     @property
     def largest(self) -> int:
-        """The largest share, if sums are clipped."""
+        """The largest value of `_shares`, if sums are clipped."""
         return ((self.high or 0) - self.low) * self.factor
 
     def to_nearest(self, sums: Sums, result: Grey, first_row: int = 0) -> int:
-        """Round to the nearest; ties up where row + column is even, down where it is odd.
+        """Round to the nearest integer; ties go up where row + column is even, and down where it is odd.
 
         Parameters
         ----------
-        result : output, of the shape of sums.
-        first_row : row of the image that the sums start with.
+        result : output, in the shape of sums.
+        first_row : number of the first row of sums in the image.
 
         Returns
         -------
@@ -115,14 +115,14 @@ class Rounding:
         return int(nearest.sum(dtype=np.uint64)) * self.divisor - int(shares.sum(dtype=np.uint64))
 
     def is_biased(self, excess: int, pixels: int) -> bool:
-        """Whether the mean error of an image, excess / divisor over all pixels, exceeds the limit."""
+        """Whether the mean error of an image, excess / divisor / pixels, exceeds the limit."""
         return abs(excess) > BIAS_LIMIT * self.divisor * pixels
 
     def carried(self, sums: Sums, depth: np.dtype[Any]) -> Grey:
-        """Return the integers below or above the means such that the sum of the image is right.
+        """Return the integers below or above the means, chosen so that the sum of the image is right.
 
-        The rounding error of each pixel is carried to the next. The order of pixels is shuffled (with a fixed seed),
-        which avoids stripes. Pieces bound the memory.
+        The rounding error of each pixel is carried to the next pixel, in an order that is shuffled with a fixed seed to
+        avoid stripes. The image is processed in pieces, which bounds the memory.
         """
         flat, result = sums.ravel(), np.empty(sums.size, depth)
         order = np.random.default_rng(0).permutation(np.arange(min(sums.size, PIECE), dtype=np.int32))

@@ -1,4 +1,4 @@
-"""PNG files: the header, and whether the chunks stay within bounds. Pure.
+"""Headers of PNG files, and limits of their chunks. Pure.
 
 Only the header chunk and the first bytes of other chunks are read, so the cost does not depend on their lengths.
 
@@ -17,9 +17,9 @@ END: Final = b"IEND\xaeB`\x82"
 """Type and checksum of the last chunk."""
 MOST_CHUNKS_BEFORE_PIXELS: Final = 128
 MOST_BYTES_BEFORE_PIXELS: Final = 1 << 20
-"""Limit of all chunks before the first one with pixels: texts, a colour profile."""
+"""Limit of all chunks before the first chunk with pixels: texts, a colour profile."""
 LEAST_MEAN_CHUNK_BYTES: Final = 256
-"""Encoders write pixels in chunks of 8 KiB or more; chunks without content only cost time."""
+"""Smallest mean length of chunks: encoders write pixels in chunks of 8 KiB or more, and empty chunks only cost time."""
 
 _HEADER_BYTES: Final = 33
 _MAX_SIDE: Final = 65536
@@ -39,7 +39,7 @@ class PngHeader(NamedTuple):
     width: int
     height: int
     bits: int
-    """Per pixel, after decoding: 1, 8 or 16."""
+    """Bits per pixel after decoding: 1, 8 or 16."""
 
 
 def read_png_header(read: Read) -> PngHeader:
@@ -52,7 +52,7 @@ def read_png_header(read: Read) -> PngHeader:
     """
     start = read(0, _HEADER_BYTES)
     if len(start) < _HEADER_BYTES:
-        raise InvalidImage("is cut short: its PNG header does not end")
+        raise InvalidImage("is truncated: its PNG header does not end")
     length, kind, content, checksum = struct.unpack(">I4s13sI", start[8:])
     if start[:8] != SIGNATURE or (length, kind) != (13, b"IHDR") or checksum != zlib.crc32(kind + content):
         raise InvalidImage("has a broken PNG header")
@@ -77,7 +77,7 @@ def _require_pixels(read: Read) -> None:
         if number >= MOST_CHUNKS_BEFORE_PIXELS or offset > MOST_BYTES_BEFORE_PIXELS:
             limits = f"{MOST_CHUNKS_BEFORE_PIXELS} chunks or {MOST_BYTES_BEFORE_PIXELS} bytes"
             raise InvalidImage(f"should have at most {limits} of metadata before its pixels, has more")
-    raise InvalidImage("is cut short: its PNG data end before the pixels")
+    raise InvalidImage("is truncated: its PNG data end before the pixels")
 
 
 def require_few_chunks(read: Read, file_bytes: int) -> None:

@@ -1,7 +1,7 @@
-"""Provenance of a level: one line of text in its file's description, with the digest of level 0 and the settings.
+"""Provenance of a level: a line of text in the description of its file, with the digest of level 0 and the settings.
 
-A level is kept only if it was made from the bytes that level 0 holds now, with the settings that apply now. Neither
-times nor pixels prove that. The text is reproducible, and readers of images ignore it.
+A level is kept only if it was made from the present bytes of level 0 with the present settings. Neither times nor
+pixels prove that. The text is reproducible, and readers of images ignore it.
 """
 
 import re
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DESCRIPTION_TAG = 270
 """TIFF tag ImageDescription."""
 _VERSION = "temwatch 1"
-"""Changed with the rules of reduction: then every level is made again."""
+"""Version of the rules of reduction. If it changes, every level is made again."""
 _DIGEST = re.compile(rf"{_VERSION} xxh128=([0-9a-f]{{32}}) ")
 _PIXELS = re.compile(r" pixels=([0-9a-f]{32})$")
 
@@ -36,13 +36,13 @@ def recipe_of(
     quality: int | None = None,
     is_mask: bool = False,
 ) -> str:
-    """Return the settings that a level is made with, as text.
+    """Return the settings with which a level is made, as text.
 
     Parameters
     ----------
-    bits : per pixel of the level.
+    bits : bits per pixel of the level.
     scaled_from : the 16-bit values that became 0 and 255, if level 0 has 16 bits and the level 8.
-    quality : of a JPEG.
+    quality : quality of a JPEG; None for other formats.
 
     >>> recipe_of(2, Reduction("block_reduce", "mean"), 8, scaled_from=(0, 65535))
     'level=2 method=block_reduce function=mean bits=8 range=0:65535'
@@ -59,18 +59,18 @@ def provenance(digest: bytes, recipe: str) -> str:
 
     Parameters
     ----------
-    digest : of the bytes of level 0.
-    recipe : see `recipe_of`.
+    digest : digest of the bytes of level 0.
+    recipe : settings, by `recipe_of`.
     """
     return f"{_VERSION} xxh128={digest.hex()} {recipe}"
 
 
 def with_pixels(text: str, pixels: "Grey") -> str:
-    """Return the text with the digest of the level's own pixels appended, so that the file can be verified alone.
+    """Return the text with the digest of the level's own pixels, so that the file can be verified without level 0.
 
     Parameters
     ----------
-    text : see `provenance`; an empty text stays empty.
+    text : provenance; an empty text stays empty.
     pixels : (H, W), uint8 or uint16; the format must be lossless.
     """
     return f"{text} pixels={pixels_digest(pixels).hex()}" if text else ""
@@ -86,7 +86,7 @@ def without_pixels(text: str) -> str:
 
 
 def pixels_match(text: str | None, pixels: "Grey") -> bool:
-    """Return whether pixels have the digest in the text of their file; True if the text has none."""
+    """Whether pixels have the digest that the text of their file contains; True if it contains none."""
     found = _PIXELS.search(text or "")
     return found is None or bytes.fromhex(found[1]) == pixels_digest(pixels)
 
@@ -98,7 +98,7 @@ def pixels_digest(pixels: "Grey") -> bytes:
 
 
 def level0_digest(text: str | None) -> bytes | None:
-    """Return the digest of level 0 from the text of a level; None if the text has none.
+    """Return the digest of level 0 in the text of a level; None if the text contains none.
 
     >>> level0_digest(provenance(bytes(16), "level=1"))
     b'\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00'
@@ -108,7 +108,7 @@ def level0_digest(text: str | None) -> bytes | None:
 
 
 def read_provenance(path: Place) -> str | None:
-    """Return the text in the file of a level; None if it has none, or is not an image. Blocking.
+    """Return the text in the file of a level; None if the file has no text or is not an image. Blocking.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""Images are read ahead: the kernel learns which bytes come next, and fetches many of them at once.
+"""Reading images ahead: the kernel is told which bytes will be read, and fetches many of them at once.
 
-By itself it fetches little more than the program has read, so each delay of a disk or file server counts.
+Without this it fetches only a little more than the program has read, so each delay of a disk or file server counts.
 docs/decisions/cold-storage.md has the figures.
 """
 
@@ -19,9 +19,9 @@ from handlers.parcel import Parcel
 from handlers.regular_file import NotContained, NotRegular, open_regular
 
 PIECE_BYTES: Final = 128 << 10
-"""The kernel cuts each announcement to what it reads ahead at most, which is this much on most file systems."""
+"""Bytes of one announcement. The kernel shortens a longer one to its read-ahead limit, on most file systems this."""
 THREADS: Final = 2
-"""Threads of a process. Opening a file waits for its server; announcing waits if the server has many requests."""
+"""Threads of a process: opening a file waits for its server, and announcing waits if the server has many requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,23 +30,23 @@ class UpcomingImage(Parcel):
 
     path: Path
     root: Container | None
-    """Directory that must contain it after all links are followed; None: any."""
+    """Directory that must contain the file after all links are followed; None: any."""
     most_bytes: int
-    """Bytes that may be read ahead."""
+    """Number of first bytes to read ahead at most."""
 
 
 def announce(descriptor: int, most_bytes: int) -> None:
-    """Have the kernel fetch the first bytes of an open file into its cache. Waits for none of them."""
+    """Have the kernel fetch the first `most_bytes` of an open file into its cache. Does not wait for them."""
     end = min(os.fstat(descriptor).st_size, most_bytes)
     if end == 0 or _is_cached(descriptor, end):
         return
-    with suppress(OSError):  # it is advice
+    with suppress(OSError):  # it is only advice: the file is read in any case
         for offset in range(0, end, PIECE_BYTES):
             os.posix_fadvise(descriptor, offset, min(PIECE_BYTES, end - offset), os.POSIX_FADV_WILLNEED)
 
 
 def announce_image(image: UpcomingImage) -> None:
-    """Announce a file. Raises as `open_regular` does; waits while its directory does."""
+    """Announce a file. Raises as `open_regular`. Blocks while its directory does not answer."""
     descriptor, _ = open_regular(image.path, root=image.root)
     try:
         announce(descriptor, image.most_bytes)
@@ -55,14 +55,14 @@ def announce_image(image: UpcomingImage) -> None:
 
 
 def read_ahead(images: Iterable[UpcomingImage]) -> None:
-    """Announce files, in threads of this process. A file that cannot be opened is left to its own job."""
+    """Announce files in threads of this process. If a file cannot be opened, its own job reports that."""
     for image in images:
         _start_threads()
         _waiting.put(image)
 
 
 def _is_cached(descriptor: int, end: int) -> bool:
-    """Return whether beginning, middle and end of the first bytes are in the cache; False if the kernel cannot tell."""
+    """Whether first, middle and last byte before `end` are in the cache; False if the kernel cannot report it."""
     byte = bytearray(1)
     try:
         return all(os.preadv(descriptor, (byte,), offset, os.RWF_NOWAIT) for offset in (0, end // 2, end - 1))

@@ -1,6 +1,6 @@
-"""Settings of the reduction to levels: sizes, methods, the range that 16-bit values are scaled from. Pure.
+"""Settings of the reduction to levels: sizes, methods, the range from which 16-bit values are scaled. Pure.
 
-It needs no numpy, so that configuration and planning do not load it.
+It does not import numpy, which configuration and planning do not need.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from handlers.errors import SettingsFault
 from handlers.parcel import Parcel
 
 IntensityRange = tuple[int, int]
-"""The 16-bit values that become 0 and 255; values outside become the nearer of the two."""
+"""The 16-bit values that become 0 and 255. A value outside becomes the nearer of these."""
 FULL_RANGE: IntensityRange = (0, 65535)
 
 METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -31,8 +31,8 @@ class Reduction(Parcel):
     Parameters
     ----------
     method : "block_reduce", "PIL" or "render", a key of METHODS.
-    function : of the blocks: mean, median, min, max or mode with block_reduce; one of Pillow's filters NEAREST, BOX,
-        BILINEAR, HAMMING, BICUBIC, LANCZOS with PIL; mean with render.
+    function : with block_reduce: mean, median, min, max or mode of each block; with PIL: one of Pillow's filters
+        NEAREST, BOX, BILINEAR, HAMMING, BICUBIC, LANCZOS; with render: mean.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Address at which render-ws serves the level 0 of a tile. `source` fetches it. This module imports no decoder."""
+"""Address at which render-ws serves level 0 of a tile. `source` fetches it; this module imports no decoder."""
 
 from dataclasses import dataclass, field
 from typing import Self
@@ -9,14 +9,14 @@ from handlers.render.names import tile_segment
 
 @dataclass(frozen=True, slots=True)
 class RenderSource:
-    """Place of a tile's raw image or mask in render-ws.
+    """Address of a tile's raw image or mask in render-ws, and the access to it.
 
     Parameters
     ----------
-    url : of the PNG, without a query.
-    bits : per pixel of level 0, 8 or 16. render-ws always serves 8, whatever the file has.
-    authorization : value of the HTTP header Authorization, if the address of render-ws holds a login.
-    access : login, TLS and proxy. Each request reads its files, which must exist on the worker's machine.
+    url : URL of the PNG, without a query.
+    bits : bits per pixel of level 0, 8 or 16. render-ws always serves 8, whatever the file has.
+    authorization : value of the HTTP header Authorization, if the address of render-ws contains a login.
+    access : login, TLS and proxy. Each request reads the files that it names, which must exist on the worker's machine.
     """
 
     url: str

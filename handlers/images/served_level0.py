@@ -1,6 +1,6 @@
-"""Level 0 from render-ws. Its file is also compared and hashed if this machine can read it.
+"""Level 0 that render-ws serves. Its file is also checked and hashed if this machine can read it.
 
-It imports http and pydantic, so only jobs that need it import it.
+This module imports http and pydantic, so only jobs that need it import it.
 """
 
 import os
@@ -17,7 +17,7 @@ from handlers.images.render_source import RenderSource
 from handlers.images.source import fetch_level0, require_served_size
 
 BYTES_PER_PIXEL = 4
-"""Bytes of a pixel of the kinds that only render-ws reads: four channels of 8 bits."""
+"""Largest pixel of the kinds of images that only render-ws reads: four channels of 8 bits."""
 
 
 class ServedLevel0:
@@ -31,7 +31,7 @@ class ServedLevel0:
     Raises
     ------
     ImageFault
-        If the file has another size, as far as this machine can read it.
+        If this machine can read the file, and it has another size.
     """
 
     has_more_pages = False
@@ -51,7 +51,7 @@ class ServedLevel0:
         return self.content.digest if self.content else None
 
     def known_digest(self) -> bytes | None:
-        """Return `digest`: the file was read, or cannot be."""
+        """Return `digest`: the file was read already, or cannot be read."""
         return self.digest
 
     def pixels(self) -> Grey:
@@ -75,7 +75,7 @@ class ServedLevel0:
         return pixels
 
     def stream(self, read: Callable[[int, RunningDigest], object]) -> NoReturn:
-        """Raise: rows that render-ws serves do not lie in a file as in memory."""
+        """Raise ValueError, since there are no runs."""
         raise ValueError(f"{self._source.url} has no runs")
 
     def require_unchanged(self) -> None:
@@ -88,12 +88,12 @@ class ServedLevel0:
 
 
 def _is_too_long(file: Level0File, size: int) -> bool:
-    """Whether a file is too long for its pixels: a sparse file of any length takes no space on a disk."""
+    """Whether a file is too long for its pixels: a sparse file of any length takes no space on the disk."""
     return size > MOST_BYTES_PER_PIXEL_BYTE * BYTES_PER_PIXEL * file.width * file.height + MOST_EXTRA_BYTES
 
 
 def _read_here(file: Level0File) -> tuple[ImageInfo | None, FileContent | None]:
-    """Return header and content of the file; None for what this machine cannot read, or not within bounds."""
+    """Return header and content of the file; each is None if this machine cannot read it within bounds."""
     content = None
     try:
         with open_image(file.path, file.root) as opened_file:

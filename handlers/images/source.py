@@ -1,7 +1,7 @@
-"""Level 0 from render-ws, for tiles whose files only render-ws can read.
+"""Fetching level 0 from render-ws, for tiles whose files only render-ws can read.
 
-docs/decisions/render-method.md describes the requests and their limits. This runs in worker processes, so it uses
-http.client only, and is imported only by jobs that need it.
+docs/decisions/render-method.md describes the requests and their limits. This module runs in worker processes, so its
+only HTTP client is http.client, and only jobs that need the module import it.
 """
 
 import http.client
@@ -36,7 +36,7 @@ from handlers.render.foreign import Service
 from handlers.render.responses import fault_of, plain_text
 
 SILENCE_S = 120.0
-"""Time-out for the start of the answer, and between two pieces of it."""
+"""Time-out for the start of an answer, and between two pieces of it."""
 REQUEST_S = 300.0
 """Time-out for a whole answer."""
 MOST_ERROR_BYTES = 64 * 2**10
@@ -45,19 +45,19 @@ PIECE_BYTES = 2**20
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TRIED = "fetch the raw image"
 CANVAS_PX = 8
-"""Side of the picture that tests whether render-ws kept a mask."""
+"""Side of the picture that shows whether render-ws kept a mask."""
 
 BYTES_WINDOW: IntensityRange = (0, 255)
-"""Renders 8-bit values unchanged."""
+"""Intensity range with which render-ws leaves 8-bit values unchanged."""
 ABOVE_BYTES: IntensityRange = (255, 256)
-"""Renders 8-bit values black, and all larger values white."""
+"""Intensity range with which render-ws makes 8-bit values black and all larger values white."""
 
 
 def fetch_level0(source: RenderSource, width: int, height: int, window: IntensityRange) -> Grey:
     """Return the pixels of level 0, (height, width), uint8.
 
-    8-bit images come unchanged; of 16-bit images, `window` becomes 0 to 255. The depth of the source is checked against
-    the image: with the wrong window the image would be white or black.
+    An 8-bit image is served unchanged; in a 16-bit image, `window` becomes 0 to 255. The depth of the source is
+    compared with the image, which would be white or black with the wrong window.
 
     Raises
     ------
@@ -88,8 +88,8 @@ def require_served_size(source: RenderSource, width: int, height: int) -> None:
     """Raise ImageFault unless the image that render-ws reads has this size.
 
     A served image always has the size of its tile spec: render-ws crops a file of another size or pads it with black.
-    But render-ws drops a mask whose size differs from its image. So the image is requested with a mask of the expected
-    size that hides everything: the answer is transparent if the sizes are equal, and opaque if not.
+    But render-ws drops a mask whose size differs from that of the image. So the image is requested with a mask of the
+    expected size that hides everything: the answer is transparent if the sizes are equal, and opaque if not.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def require_served_size(source: RenderSource, width: int, height: int) -> None:
 
 
 def _alpha_under_mask(source: RenderSource, width: int, height: int) -> Grey:
-    """Return alpha of a small picture of the image under a mask of this size that hides everything."""
+    """Return the alpha channel of a small picture of the image under a mask of this size that hides everything."""
     kind = source.url.removesuffix("/png-image")
     parameters = json.loads(
         _ask(source, "GET", f"{kind}/scale/1.0/render-parameters", MOST_PARAMETERS_BYTES).getvalue()
@@ -130,7 +130,7 @@ def _alpha_under_mask(source: RenderSource, width: int, height: int) -> Grey:
     assert owner is not None
     content = _ask(source, "PUT", f"{owner[1]}/png-image", MOST_PARAMETERS_BYTES, json.dumps(document).encode())
     image = _png(source, content)
-    if image.size != (CANVAS_PX, CANVAS_PX):  # before it is decoded: few bytes may hold a huge picture
+    if image.size != (CANVAS_PX, CANVAS_PX):  # checked before decoding: few bytes can encode a huge picture
         raise ValueError(f"expected {CANVAS_PX}x{CANVAS_PX} pixels, found {image.width}x{image.height}")
     try:
         return np.asarray(image.getchannel("A"))
@@ -157,7 +157,7 @@ def _exceeds_bytes(source: RenderSource, width: int, height: int) -> bool:
 
 
 def _fetched(source: RenderSource, width: int, height: int, window: IntensityRange) -> Grey:
-    # Four bytes per pixel and a little more: PNG grows incompressible data by a thousandth.
+    # Four bytes per pixel and a little more: PNG enlarges incompressible data by a thousandth.
     most_bytes = 5 * width * height + 2**20
     low, high = window
     url = f"{source.url}?scale=1.0&minIntensity={low}&maxIntensity={high}"
@@ -180,7 +180,7 @@ def _no_png(source: RenderSource, error: Exception) -> RenderBroken:
 
 
 def _grey(image: Image.Image, subject: str, width: int, height: int) -> Grey:
-    """Return one of the equal channels of a picture of render-ws."""
+    """Return the grey values of a picture of render-ws, whose colour channels must be equal."""
     if image.size != (width, height):
         problem = f"should have {width}x{height} pixels, has {image.width}x{image.height}"
         raise ImageFault(subject, problem, "correct the image or its tile spec")
@@ -201,7 +201,7 @@ def _grey(image: Image.Image, subject: str, width: int, height: int) -> Grey:
 def _ask(
     source: RenderSource, method: str, url: str, most_bytes: int, body: bytes | None = None, *, begins: bytes = b""
 ) -> io.BytesIO:
-    """Return the body of the answer; only its first piece if it does not begin so. Redirects are not followed."""
+    """Return the body of the answer; only its first piece if it does not begin with `begins`. Follows no redirects."""
     subject, login = source.url, read_login(source.access, source.authorization)
     proxy = environment_proxy(url) if source.access.use_environment_proxy else None
     connection, target, headers = connection_to(url, login, proxy, SILENCE_S)
@@ -253,11 +253,11 @@ def _body(
 def _read_up_to(
     response: http.client.HTTPResponse, subject: str, most_bytes: int, deadline: float, begins: bytes = b""
 ) -> io.BytesIO:
-    """Return the body, cut a little after `most_bytes`, and after a beginning that is not the expected one.
+    """Return the body. Reading stops a little after `most_bytes`, and if the body does not begin with `begins`.
 
-    The buffer is the only copy, but for a moment while it grows: an image of 16384 x 16384 may have 1.3 GB.
+    The buffer is the only copy, except while it grows: the answer for 16384 x 16384 pixels may have 1.3 GB.
 
-    `read1` returns the bytes that have arrived; `read` would wait for a whole piece, without limit if bytes trickle in.
+    `read1` returns the bytes that have arrived; `read` would wait for a whole piece, for ever if bytes come slowly.
     """
     body = io.BytesIO()
     while body.tell() <= most_bytes and (piece := response.read1(PIECE_BYTES)):

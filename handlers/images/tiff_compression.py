@@ -1,4 +1,4 @@
-"""Compressions of TIFF: their names, and which are supported."""
+"""Names of TIFF compressions, and which of them are supported."""
 
 import functools
 import io
@@ -102,8 +102,8 @@ def is_supported(compression: int) -> bool:
 
 @functools.cache
 def _is_built_in(name: str) -> bool:
-    """Whether Pillow's libtiff has a codec. Pillow does not list them, so a small image is written."""
-    from PIL import Image  # headers without such a codec are read without Pillow
+    """Whether Pillow's libtiff has a codec. Pillow does not list codecs, so a small image is written as a test."""
+    from PIL import Image  # headers of uncompressed images are read without Pillow
 
     try:
         Image.new("L", (8, 8)).save(io.BytesIO(), "TIFF", compression=name)

@@ -1,4 +1,4 @@
-"""Header of a TIFF file: size, depth and coding of its pixels, and their places in the file."""
+"""Headers of TIFF files: size, depth and coding of the pixels, and their offsets in the file."""
 
 import functools
 import os
@@ -11,15 +11,15 @@ from handlers.errors import InvalidImage
 from handlers.images import jpeg_stream, tiff_compression
 
 HEAD_BYTES = 4096
-"""First read of a file: a page, since disks and file servers read no less."""
+"""Bytes of the first read of a file: one page, since disks and file servers do not read less."""
 MAX_TAGS = 4096
 MAX_PIECES = 1 << 20
 """Largest number of strips or tiles; a larger one means a broken header."""
 MOST_JPEG_PIECES = 4096
 MOST_JPEG_SEGMENTS = 64
-"""Limit of the header of one strip or tile. Each segment is a read."""
+"""Limit of the segments in the header of one strip or tile. Each segment costs a read."""
 MOST_TILE_PIXELS = 1 << 22
-"""A tile may have at most the larger of this and four times the image's pixels: more would only need memory."""
+"""Limit of a tile: the larger of this and four times the pixels of the image. Larger tiles would only need memory."""
 
 NATIVE_ORDER = "<" if sys.byteorder == "little" else ">"
 
@@ -42,21 +42,21 @@ _HINT = "save it uncompressed, or with LZW, Deflate or PackBits"
 
 
 class Run(NamedTuple):
-    """Consecutive rows of pixels that lie together in a file."""
+    """Rows of pixels that follow each other in a file without gaps."""
 
     offset: int
-    """Offset of the first byte."""
+    """Offset of the first row in the file."""
     rows: int
 
 
 @dataclass(frozen=True, slots=True)
 class TiffLayout:
-    """Size, depth and coding of a TIFF's pixels, and their places in the file."""
+    """Size, depth and coding of the pixels of a TIFF, and their offsets in the file."""
 
     width: int
     height: int
     bits: int
-    """Per pixel: 8 or 16, or 1 in a mask."""
+    """Bits per pixel: 8 or 16; 1 in a mask."""
     is_white_zero: bool
     order: str
     """Byte order of numbers: < or >, as in struct."""
@@ -64,7 +64,7 @@ class TiffLayout:
     """Whether the first bit of a byte is the lowest."""
     compression: int
     predictor: int
-    """1: none; 2: difference to the value on the left."""
+    """1: none; 2: pixels are stored as differences from the pixel on the left."""
     is_tiled: bool
     piece_width: int
     """Width of a strip or tile; strips are as wide as the image."""
@@ -73,7 +73,7 @@ class TiffLayout:
     offsets: tuple[int, ...]
     """Offsets of the strips or tiles, row by row; `lengths` has the same order."""
     lengths: tuple[int, ...]
-    """Bytes used; uncompressed pieces may be longer in the file."""
+    """Bytes of each piece that are used; uncompressed pieces may be longer in the file."""
     jpeg_tables: bytes = b""
     """JPEG tables shared by all pieces."""
 
@@ -87,7 +87,7 @@ class TiffLayout:
         return self.piece_height if self.is_tiled else min(self.piece_height, self.height - index * self.piece_height)
 
     def runs(self) -> tuple[Run, ...]:
-        """Return the rows as runs if the file holds them uncompressed in native byte order; else ()."""
+        """Return the rows as runs if the file stores them uncompressed in native byte order; else ()."""
         is_plain = self.compression == tiff_compression.NONE and not self.is_tiled and not self.has_reversed_bits
         if not is_plain or self.bits == 1 or (self.bits == 16 and self.order != NATIVE_ORDER):
             return ()
@@ -102,7 +102,7 @@ class TiffLayout:
 
 
 def require_grey(bits: int, *, mask: bool) -> None:
-    """Raise InvalidImage unless an image or a mask may have this number of bits per pixel."""
+    """Raise InvalidImage if an image, or a mask, with this number of bits per pixel is not supported."""
     if bits not in (8, 16) and not (mask and bits == 1):
         kind = "one bit" if bits == 1 else f"{bits} bits"
         raise InvalidImage(
@@ -143,13 +143,13 @@ class TiffHeader:
     def layout(self, *, mask: bool) -> TiffLayout:
         """Return the layout of the first image.
 
-        Raises InvalidImage if it is not a supported grey image, or the file does not hold all of its pixels.
+        Raises InvalidImage if it is not a supported grey image, or the file does not contain all of its pixels.
         """
         width, height = self._one(self.WIDTH), self._one(self.HEIGHT)
         bits = self._bits(mask=mask)
         if not (0 < width <= 65536 and 0 < height <= 65536):
             raise InvalidImage(f"has an invalid size of {width}x{height} pixels")
-        if 2 <= self._one(self.ORIENTATION, 1) <= 8:  # readers take any other value for 1
+        if 2 <= self._one(self.ORIENTATION, 1) <= 8:  # readers treat any other value as 1
             raise InvalidImage("is stored rotated or mirrored (TIFF tag Orientation)", "save it upright")
         compression, predictor = self._compression(bits)
         is_tiled = self.TILES[0] in self._entries
@@ -162,7 +162,7 @@ class TiffHeader:
             bits,
             self._one(self.PHOTOMETRIC) == 0,
             self._order,
-            self._one(self.FILL_ORDER, 1) == 2,  # readers take any other value for 1
+            self._one(self.FILL_ORDER, 1) == 2,  # readers treat any other value as 1
             compression,
             predictor,
             is_tiled,
@@ -205,7 +205,7 @@ class TiffHeader:
             raise InvalidImage(f"is compressed with {name}, which is not supported", _HINT)
         if compression == tiff_compression.JPEG and bits != 8:
             raise InvalidImage(f"has {bits} bits per pixel, compressed with {name}", _HINT)
-        # With other compressions, some readers undo the differences and some do not.
+        # With other compressions, some readers undo the differences and others do not.
         is_undone = predictor == 1 or (predictor == 2 and compression in tiff_compression.WITH_PREDICTOR and bits > 1)
         if not is_undone:
             raise InvalidImage(
@@ -216,14 +216,14 @@ class TiffHeader:
     def _offsets(self, count: int, *, is_tiled: bool) -> tuple[int, ...]:
         """Return the offsets of `count` pieces."""
         offsets = self._values((self.TILES if is_tiled else self.STRIPS)[0])
-        if len(offsets) < count:  # a decoder would leave the others uninitialized
+        if len(offsets) < count:  # a decoder would leave the other pixels uninitialized
             raise InvalidImage(f"has {len(offsets)} pieces of pixels, but its size needs {count}")
         if len(offsets) > count and not is_tiled and self.ROWS_PER_STRIP not in self._entries:
             raise InvalidImage(f"has {len(offsets)} strips, and no TIFF tag {self.ROWS_PER_STRIP} (RowsPerStrip)")
         return offsets[:count]
 
     def _lengths(self, layout: TiffLayout) -> tuple[int, ...]:
-        """Return the lengths of the pieces. For uncompressed pixels they follow from the size, even without a tag."""
+        """Return the lengths of the pieces. Those of uncompressed pixels follow from the size, even without a tag."""
         offsets_tag, counts_tag = self.TILES if layout.is_tiled else self.STRIPS
         is_plain, count = layout.compression == tiff_compression.NONE, len(layout.offsets)
         needed = (layout.row_bytes * layout.piece_height,) * (count - 1) + (
@@ -257,7 +257,7 @@ class TiffHeader:
     def _require_inside(self, offsets: tuple[int, ...], lengths: tuple[int, ...]) -> None:
         end = max(map(int.__add__, offsets, lengths))
         if end > self._file_bytes:
-            raise InvalidImage(f"is cut short: it has {self._file_bytes} of {end} bytes")
+            raise InvalidImage(f"is truncated: it has {self._file_bytes} of {end} bytes")
         if min(offsets) < 8 or min(lengths) == 0:
             raise InvalidImage("lacks the offsets of some pixels: it was not written to its end")
         if sum(lengths) > self._file_bytes:
@@ -291,7 +291,7 @@ class TiffHeader:
         (following,) = self._unpack(self._word, raw[count * entry_bytes :])
         by_tag: dict[int, tuple[int, int, bytes]] = {}
         for tag, kind, number, value in entries:
-            by_tag.setdefault(tag, (kind, number, value))  # readers take the first of duplicates
+            by_tag.setdefault(tag, (kind, number, value))  # readers use the first of duplicates
         return by_tag, following != 0
 
     def _one(self, tag: int, default: int | None = None) -> int:
@@ -316,12 +316,12 @@ class TiffHeader:
         return values
 
     def _read(self, offset: int, length: int) -> bytes:
-        """Return bytes of the file; small pieces are cut from a larger read."""
+        """Return bytes of the file. A small piece is taken from the last larger read, if that contains it."""
         inside = offset - self._window_start
         if not 0 <= inside <= len(self._window) - length:
             if offset + length > self._file_bytes:
                 raise InvalidImage(
-                    f"is cut short: it has {self._file_bytes} bytes, and its header needs {offset + length}"
+                    f"is truncated: it has {self._file_bytes} bytes, and its header needs {offset + length}"
                 )
             self._window = os.pread(self._descriptor, max(length, HEAD_BYTES), offset)
             self._window_start, inside = offset, 0

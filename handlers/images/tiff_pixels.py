@@ -1,7 +1,7 @@
-"""Pixels of a TIFF with a known layout.
+"""Reading the pixels of a TIFF with a known layout.
 
 Uncompressed pixels are read from the file. Compressed pixels are decoded by libtiff and libjpeg through Pillow, from a
-plain TIFF that is made from the layout: only `tiff_header` interprets the original header.
+simple TIFF that is made by the layout, so that only `tiff_header` interprets the original header.
 """
 
 import io
@@ -28,14 +28,14 @@ CUT_SHORT = "the file became shorter while it was read"
 
 
 def tiff_pixels(descriptor: int, layout: TiffLayout) -> Grey:
-    """Return the image, (H, W); one bit per pixel becomes 0 and 255.
+    """Return the image, (H, W), uint8 or uint16. One bit per pixel becomes 0 or 255.
 
     Raises
     ------
     InvalidImage
         If compressed data are broken, or end before the last row.
     EOFError
-        If the file became shorter.
+        If the file became shorter while it was read.
     OSError
         If it cannot be read.
     """
@@ -47,7 +47,7 @@ def tiff_pixels(descriptor: int, layout: TiffLayout) -> Grey:
 
 
 def _piece(descriptor: int, layout: TiffLayout, index: int) -> bytes:
-    """Return the bytes of a strip or tile, the highest bit of each first."""
+    """Return the bytes of a strip or tile, with the highest bit of each byte first."""
     content = os.pread(descriptor, layout.lengths[index], layout.offsets[index])
     while len(content) < layout.lengths[index]:
         more = os.pread(descriptor, layout.lengths[index] - len(content), layout.offsets[index] + len(content))
@@ -90,7 +90,7 @@ def _of_jpeg(descriptor: int, layout: TiffLayout) -> Grey:
     pixels = np.empty((layout.height, layout.width), np.uint8)
     for index, top, left in _places(layout):
         content = _piece(descriptor, layout, index)
-        if layout.jpeg_tables:  # a separate stream without pixels
+        if layout.jpeg_tables:  # they are a separate stream without pixels
             content = layout.jpeg_tables[: layout.jpeg_tables.rindex(b"\xff\xd9")] + content[2:]
         piece = jpeg_pixels(content)
         place = pixels[top : top + layout.piece_height, left : left + layout.piece_width]
@@ -108,7 +108,7 @@ def _by_libtiff(descriptor: int, layout: TiffLayout) -> Grey:
 
 
 def _plain_tiff(descriptor: int, layout: TiffLayout) -> bytes:
-    """Return a TIFF with the same pixels and the simplest header."""
+    """Return a TIFF with the same encoded pixels and a minimal header."""
     offsets, content = [], bytearray(8)
     for index in range(len(layout.offsets)):
         offsets.append(len(content))

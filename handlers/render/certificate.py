@@ -81,7 +81,7 @@ def _elements(content: bytes) -> Iterator[Element]:
             count = length & 0x7F
             length, place = int.from_bytes(content[place : place + count], "big"), place + count
         if place + length > len(content):
-            raise ValueError("cut short")
+            raise ValueError("truncated")
         yield tag, content[place : place + length]
         place += length
 

@@ -80,7 +80,7 @@ def set_pixel_size(value: float) -> Callable[[Written], None]:
 
 CASES: dict[str, tuple[Callable[[Written], None], str]] = {
     "an empty file": (text(""), "empty"),
-    "truncated JSON": (cut_short, "is cut off"),
+    "truncated JSON": (cut_short, "is truncated"),
     "not JSON": (text("this is not JSON"), "JSON"),
     "no data": (without_data, "data"),
     "empty data": (edited(lambda _, tiles: tiles.clear()), "data"),
@@ -99,7 +99,7 @@ CASES: dict[str, tuple[Callable[[Written], None], str]] = {
     "a name that render refuses": (edited(lambda header, _: header.update(specimen_id="x" * 120)), "characters"),
     "no z": (edited(lambda header, _: header.update(grid="nonsense")), "grid"),
     "a missing image": (image_missing, "missing"),
-    "a truncated image": (image_cut_short, "cut short"),
+    "a truncated image": (image_cut_short, "truncated"),
     "an image of another size": (image_of_another_size, "64x64"),
     "no image": (not_an_image, "no image"),
     "a link out of the directory": (symlink_out, "when links are followed"),

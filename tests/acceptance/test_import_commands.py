@@ -417,13 +417,13 @@ def test_a_z_that_contradicts_the_header_and_images_that_are_not_visible_are_war
     assert any("none of the 4 images" in warning for warning in warnings)
 
 
-@pytest.mark.parametrize("spoil", ["missing", "cut short", "other size"])
+@pytest.mark.parametrize("spoil", ["missing", "truncated", "other size"])
 def test_one_invalid_image_fails_the_metafile_before_any_upload(facility: Facility, spoil: str) -> None:
     section = facility.section()
     image = section.images[2]
     if spoil == "missing":
         image.unlink()
-    elif spoil == "cut short":
+    elif spoil == "truncated":
         os.truncate(image, 1000)
     else:
         Image.new("L", (64, 64)).save(image)

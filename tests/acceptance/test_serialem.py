@@ -108,7 +108,7 @@ def test_a_stack_that_comes_late_is_awaited_and_a_section_that_changes_is_made_a
 
     wait_for(waits_for(f"{stack.name} is missing"), PATIENCE_S, lambda: str(world.montages()))
     stack.write_bytes(content[: len(content) * 2 // 3])
-    wait_for(waits_for(f"{stack.name} is cut short"), PATIENCE_S, lambda: str(world.montages()))
+    wait_for(waits_for(f"{stack.name} is truncated"), PATIENCE_S, lambda: str(world.montages()))
     stack.write_bytes(content)
     world.wait_until("complete", section.metafile, timeout_s=PATIENCE_S)
     before = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in level0_files(world, 1050.0).items()}

@@ -113,7 +113,7 @@ def replace_under_an_older_time(image: Path, other: Path) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Rig, Written], object], str, str | None]] = {
     "a level's file deleted": (lambda rig, s: level(rig, s, 2).unlink(), "level_missing", "mipmaps"),
-    "a level cut short": (lambda rig, s: os.truncate(level(rig, s, 1), 900), "level_broken", "mipmaps"),
+    "a level truncated": (lambda rig, s: os.truncate(level(rig, s, 1), 900), "level_broken", "mipmaps"),
     "a level with one changed byte": (lambda rig, s: flip_last_byte(level(rig, s, 1)), "level_broken", "mipmaps"),
     "a level replaced by a white one": (lambda rig, s: whiten(level(rig, s, 2)), "level_broken", "mipmaps"),
     "a level of another tile": (
@@ -126,7 +126,7 @@ DAMAGE: dict[str, tuple[Callable[[Rig, Written], object], str, str | None]] = {
         lambda rig, s: replace_under_an_older_time(s.images[0], s.images[1]), "source_changed", "mipmaps",
     ),
     "level 0 gone": (lambda rig, s: s.images[0].unlink(), "source_gone", None),
-    "level 0 cut short": (lambda rig, s: os.truncate(s.images[0], 900), "source_changed", None),
+    "level 0 truncated": (lambda rig, s: os.truncate(s.images[0], 900), "source_changed", None),
     "metafile gone": (lambda rig, s: s.metafile.unlink(), "metafile_gone", None),
     "raw stack lacks a tile": (lambda rig, s: delete(rig, stacks(rig, s)[0]), "tile_missing", "ingest"),
     "mipmapped stack lacks a tile": (lambda rig, s: delete(rig, stacks(rig, s)[1]), "tile_missing", "apply"),

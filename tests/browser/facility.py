@@ -130,7 +130,7 @@ def failures() -> Iterator[tuple[int, Fault]]:
         12,
         ImageFault(
             "/data/temca4/TEMCA4/0153/001105/0/20314_2L_0153_07_001105_0_11_7.tif",
-            "expected 20,971,720 bytes, found 8,388,608: it is cut short",
+            "expected 20,971,720 bytes, found 8,388,608: it is truncated",
             "copy the image again, then retry",
         ),
     )

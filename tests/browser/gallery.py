@@ -119,7 +119,7 @@ async def empty(directory: Path) -> AsyncIterator[Sequence[View]]:
 async def read_only(directory: Path) -> AsyncIterator[Sequence[View]]:
     """Pages of a daemon that is open to other machines, without a token."""
     async with paged(directory, host="0.0.0.0") as face:
-        montage = await face.failed(1, "1 of 24 images is cut short", "copy it again")
+        montage = await face.failed(1, "1 of 24 images is truncated", "copy it again")
         yield [_view(face, "overview-read-only", "/"), _view(face, "section-read-only", f"/montages/{montage}")]
 
 
@@ -141,7 +141,7 @@ async def logins(directory: Path) -> AsyncIterator[Sequence[View]]:
         await page.get_by_role("button", name="Log out").wait_for()
 
     async with paged(directory, token_file=str(token)) as face:
-        await face.failed(1, "1 of 24 images is cut short", "copy it again")
+        await face.failed(1, "1 of 24 images is truncated", "copy it again")
         yield [
             _view(face, "overview-without-login", "/"),
             _view(face, "login", "/login"),

@@ -175,7 +175,7 @@ async def test_everything_is_reached_by_keyboard(viewer: Viewer, face):
 async def odd_pages(face: Paged) -> list[str]:
     """Return addresses of pages, with what is odd on them."""
     failed = await face.failed(1, HOSTILE, HOSTILE, name="<b>\u202e", scope=HOSTILE, tape=HOSTILE)
-    await face.failed(4, f"1 of 24 images cannot be used: {'20261126020622710_' * 4}0_4_1.tif is cut short")
+    await face.failed(4, f"1 of 24 images cannot be used: {'20261126020622710_' * 4}0_4_1.tif is truncated")
     complete = await face.reached(2, MontageState.COMPLETE)
     await face.journal.decide(complete, "fail", HOSTILE, HOSTILE)
     waiting = await face.noticed(3)

@@ -8,7 +8,7 @@ from pathlib import Path
 from daemon.journal.file import MIGRATIONS
 
 _IDS = zlib.compress(b"t1\nt2").hex()
-_FAULT = '{"kind": "ImageFault", "subject": "a.tif", "problem": "is cut short", "hint": ""}'
+_FAULT = '{"kind": "ImageFault", "subject": "a.tif", "problem": "is truncated", "hint": ""}'
 _MONTAGE = "INSERT INTO montages (id, watch, metafile, digest, size, mtime_ns, inode, acquired, state, z, raw_stack,"
 _STACKS = "'em/v1/s_raw', 'em/v1/s_mips'"
 
@@ -59,10 +59,10 @@ DATA: dict[int, str] = {
     13: "INSERT INTO verdicts (montage_id, verdict) VALUES (5, 'pass');"
     "UPDATE montages SET verdict = 'pass' WHERE id = 5;",
     14: "INSERT INTO quality VALUES (5, X'00', 1);",
-    15: "INSERT INTO alerts VALUES ('montage failed', 'temca2', 'montages/6', 'is cut short', 1.0, 2.0, NULL);",
+    15: "INSERT INTO alerts VALUES ('montage failed', 'temca2', 'montages/6', 'is truncated', 1.0, 2.0, NULL);",
     16: "INSERT INTO trends VALUES (5, 30.0, 20.0, 0.3, NULL, 3.9);",
     17: "INSERT INTO alert_letters (id, made_at, kind, watch, scope, severity, title, body, taken)"
-    " VALUES ('0a', 1.0, 'montage failed', 'temca2', '', 'warning', 'montage failed (temca2)', 'is cut short', '[1]');",
+    " VALUES ('0a', 1.0, 'montage failed', 'temca2', '', 'warning', 'montage failed (temca2)', 'is truncated', '[1]');",
     18: "INSERT INTO silences VALUES ('disk low', '', '', 3.0, 1.0, 'anna', 'new disks on Monday');",
     19: "INSERT INTO alert_notes VALUES ('outbox', 1.0);",
     20: "INSERT INTO differences VALUES (5, 4.0, 2, 'apply');",

@@ -135,7 +135,7 @@ def facts(**changes: Any) -> Action:
 
 def failing(name: str) -> Action:
     async def act(day: Day) -> None:
-        await day.journal.fail(await day.montage(name), MetafileFault(name, "is cut short"))
+        await day.journal.fail(await day.montage(name), MetafileFault(name, "is truncated"))
 
     return act
 

@@ -32,7 +32,7 @@ async def settled(journal: Journal, digest: str = "aa", sighting: Sighting = SIG
 async def failed(journal: Journal) -> int:
     montage_id = await settled(journal)
     await journal.record(montage_id, Event.INGESTED)
-    await journal.fail(montage_id, ImageFault("t1", "is cut short").with_evidence(IMAGE))
+    await journal.fail(montage_id, ImageFault("t1", "is truncated").with_evidence(IMAGE))
     return montage_id
 
 
@@ -40,7 +40,7 @@ async def test_a_dismissed_montage_keeps_its_fault_and_the_reason_and_is_not_cou
     montage_id = await failed(journal)
     montage = await journal.dismiss(montage_id, "deleted on purpose")
     assert (montage.state, montage.waiting_for) == (MontageState.DISMISSED, "deleted on purpose")
-    assert (montage.fault.problem, montage.failed_in) == ("is cut short", MontageState.INGESTED)
+    assert (montage.fault.problem, montage.failed_in) == ("is truncated", MontageState.INGESTED)
     assert await journal.counts() == {("temca2", MontageState.DISMISSED): 1}
     events = await journal.events(montage_id)
     assert events[-1]["event"] == "dismissed"

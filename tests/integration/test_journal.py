@@ -228,7 +228,7 @@ async def test_a_content_that_settled_while_its_copy_was_read_is_not_done_twice(
     async with Journal(path) as journal:
         first = await journal.notice(SIGHTING)
         await settle(journal, first, settled())
-        await journal.fail(first, ImageFault("t", "is cut short"))
+        await journal.fail(first, ImageFault("t", "is truncated"))
         again = await journal.notice(changed(ctime_ns=2_000))
         inspection = await inspect(journal, again)
         assert await journal.recognise(inspection) is None
@@ -243,9 +243,9 @@ async def test_a_failed_montage_keeps_fault_state_and_hint(path):
         montage_id = await journal.notice(SIGHTING)
         await settle(journal, montage_id, settled())
         await journal.begin_attempt(montage_id, Step.INGEST)
-        montage = await journal.fail(montage_id, ImageFault("t1.tif", "is cut short", "copy it again"))
+        montage = await journal.fail(montage_id, ImageFault("t1.tif", "is truncated", "copy it again"))
         assert montage.failed_in is MontageState.SETTLED
-        assert str(montage.fault) == "t1.tif: is cut short (copy it again)"
+        assert str(montage.fault) == "t1.tif: is truncated (copy it again)"
         assert montage.attempt == 1
 
 
@@ -338,10 +338,10 @@ async def test_a_replay_makes_all_mipmaps_again_and_a_retry_only_the_missing_one
         await settle(journal, montage_id, settled())
         await journal.record(montage_id, Event.INGESTED)
         await journal.record_tiles(montage_id, {"t1": None})
-        await journal.fail(montage_id, ImageFault("t2", "is cut short"))
+        await journal.fail(montage_id, ImageFault("t2", "is truncated"))
         await journal.retry(montage_id, "t2 has changed")
         assert await journal.tiles_made(montage_id) == {"t1"}
-        await journal.fail(montage_id, ImageFault("t2", "is cut short"))
+        await journal.fail(montage_id, ImageFault("t2", "is truncated"))
         await journal.replay(montage_id, Step.MIPMAPS)
         assert await journal.tiles_made(montage_id) == frozenset()
 
@@ -377,9 +377,9 @@ async def test_the_state_is_the_fold_of_the_events(path):
         await completed(journal)
         other = await journal.notice(changed(mtime_ns=2_000))
         await settle(journal, other, settled("bb"))
-        await journal.fail(other, ImageFault("t", "is cut short"))
+        await journal.fail(other, ImageFault("t", "is truncated"))
         await journal.record(other, Event.RETRIED)
-        await journal.fail(other, ImageFault("t", "is cut short"))
+        await journal.fail(other, ImageFault("t", "is truncated"))
         await journal.replay(other, Step.APPLY)
         await journal.restore(
             replace(SIGHTING, path=Path("/data/x.json")), settled(tiles=("t9",)), MontageState.MIPMAPPED, "stacks"
@@ -597,7 +597,7 @@ async def test_an_attempt_that_ends_late_does_not_overwrite_the_fault_of_a_faile
 @pytest.mark.parametrize("outcome", [Outcome.DONE, Outcome.FAILED])
 async def test_an_attempt_that_is_cancelled_while_the_journal_is_locked_has_ended_as_it_did(path, outcome):
     """The daemon stops while another program holds a lock: the attempt must not count as a crash."""
-    fault = ImageFault("a.tif", "is cut short") if outcome is Outcome.FAILED else None
+    fault = ImageFault("a.tif", "is truncated") if outcome is Outcome.FAILED else None
     async with Journal(path) as journal:
         montage_id = await journal.notice(SIGHTING)
         attempt = await journal.begin_attempt(montage_id, Step.SETTLE)

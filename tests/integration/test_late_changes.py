@@ -206,7 +206,7 @@ def a_pipe(image: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "text"), [(spoiled, "no image"), (cut_short, "is cut short"), (a_pipe, "is not a regular file")]
+    ("change", "text"), [(spoiled, "no image"), (cut_short, "is truncated"), (a_pipe, "is not a regular file")]
 )
 async def test_a_changed_file_that_is_no_image_fails_the_montage_when_it_is_quiet(world, monkeypatch, change, text):
     monkeypatch.setattr("daemon.pipeline.settle.PATIENCE_AT_LEAST_S", 0.3)

@@ -253,7 +253,7 @@ async def test_a_broken_image_that_does_not_change_fails_after_30_settle_times(t
     bench = Bench(tmp_path)
     bench.images[-1].write_bytes(bench.images[-1].read_bytes()[:-100])
     bench.make_older_than_the_metafile()
-    with pytest.raises(ImageFault, match="is cut short"):
+    with pytest.raises(ImageFault, match="is truncated"):
         await bench.run(ARRIVAL_TIMEOUT_S)
     assert bench.now < 1_000 + 30 * SETTLE_S + 20
 

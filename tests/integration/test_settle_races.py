@@ -15,7 +15,7 @@ from daemon.pipeline.settle import Settler
 from handlers.errors import Fault
 
 
-@pytest.mark.parametrize("how", ["replaced", "rewritten", "cut short"])
+@pytest.mark.parametrize("how", ["replaced", "rewritten", "truncated"])
 async def test_a_metafile_that_changes_while_it_is_read_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:

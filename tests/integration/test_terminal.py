@@ -75,7 +75,7 @@ def failures() -> list[dict[str, Any]]:
         failed(
             number,
             "ImageFault",
-            f"is cut short: expected 20,971,640 bytes, found {number},048,576",
+            f"is truncated: expected 20,971,640 bytes, found {number},048,576",
             "copy or acquire the image again",
             f"/data/temca2/20260105/{1000 + number:06d}/0/col0012_row0034_cam3.tif",
             failed_in="ingested",

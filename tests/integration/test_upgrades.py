@@ -46,7 +46,7 @@ async def test_a_journal_of_every_version_goes_on(tmp_path: Path, version: int) 
         assert found[5].complete_at == 3.5
         fault = found[6].fault
         assert fault is not None
-        assert (fault.problem, found[6].failed_in) == ("is cut short", MontageState.INGESTED)
+        assert (fault.problem, found[6].failed_in) == ("is truncated", MontageState.INGESTED)
         for number in range(1, 9):
             assert await journal.tile_ids(number) == {"t1", "t2"}
         assert await journal.count_crashes() == 1

@@ -34,7 +34,7 @@ RENDER = Condition(AlertKind.RENDER_AWAY, "", "render-ws", "cannot connect")
 
 
 def failed(number: int, watch: str = "a") -> Condition:
-    return Condition(AlertKind.MONTAGE_FAILED, watch, f"montages/{number}", f"montage {number}: is cut short")
+    return Condition(AlertKind.MONTAGE_FAILED, watch, f"montages/{number}", f"montage {number}: is truncated")
 
 
 class Day:
@@ -247,7 +247,7 @@ def test_the_digest_says_what_happened_and_what_is_wrong() -> None:
         "Since 1970-01-01 00:00 UTC:",
         "w, t2: 212 montages COMPLETE (42400 tiles), 3 failed now, quality fail: 12, quality pass: 200",
         "ready",
-        "since 1970-01-01 00:00 UTC: montage failed: montage 1: is cut short",
+        "since 1970-01-01 00:00 UTC: montage failed: montage 1: is truncated",
         "/mips: 2.00 TB free, full in 30 h at the present rate",
         "silent   disk low, until 1970-01-01T02:00:00.000Z, by anna",
     ]

@@ -57,7 +57,7 @@ def test_every_width_is_read_without_its_padding(tmp_path: Path, size: tuple[int
         (18, "<i", (0,), "has an invalid size"),
         (18, "<i", (-5,), "has an invalid size"),
         (22, "<i", (70_000,), "has an invalid size"),
-        (22, "<i", (60_000,), "is cut short"),
+        (22, "<i", (60_000,), "is truncated"),
         (54 + 4 * 7, "<B", (9,), "holds a colour palette"),
         (46, "<I", (300,), "has a broken BMP header"),
     ],

@@ -193,7 +193,7 @@ def test_a_file_without_content_is_not_complete_yet(content: bytes) -> None:
 
 @given(st.integers(1, len(raw(section())) - 1))
 def test_a_metafile_cut_anywhere_is_not_complete_yet(length: int) -> None:
-    with pytest.raises(MetafilePartial, match="cut off"):
+    with pytest.raises(MetafilePartial, match="is truncated"):
         parse_metafile(raw(section())[:length], NAME)
 
 

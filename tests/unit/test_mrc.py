@@ -112,8 +112,8 @@ def spoilt(**fields: Any) -> bytes:
     [
         (b"", "has 0 bytes, an MRC file has a header of 1024"),
         (spoilt()[:1000], "has 1000 bytes, an MRC file has a header of 1024"),
-        (bytes(1024), "is no MRC file: bytes 209 to 211 should be MAP"),
-        (spoilt(map=b"PAM "), "is no MRC file"),
+        (bytes(1024), "is not an MRC file: bytes 209 to 211 should be MAP"),
+        (spoilt(map=b"PAM "), "is not an MRC file"),
         (spoilt(machst=(9, 9, 0, 0)), "has the machine stamp 09090000, which is unknown"),
         (spoilt(nx=0), "should have 1 to 65536 columns by its header, has 0"),
         (spoilt(nx=-5), "should have 1 to 65536 columns by its header, has -5"),
@@ -122,13 +122,13 @@ def spoilt(**fields: Any) -> bytes:
         (spoilt(nz=2**31 - 1), "should have up to 16777216 sections by its header, has 2147483647"),
         (spoilt(nsymbt=-1), "should have an extended header of up to 67108864 bytes, has -1"),
         (spoilt(nsymbt=2**31 - 1), "should have an extended header of up to 67108864 bytes, has 2147483647"),
-        (spoilt(nsymbt=1 << 20), "is cut short"),
+        (spoilt(nsymbt=1 << 20), "is truncated"),
         (spoilt(mode=2), "has pixels of MRC mode 2; 0, 1 and 6 are read"),
         (spoilt(mode=4), "has pixels of MRC mode 4"),
         (spoilt(mode=101), "has pixels of MRC mode 101"),
         (spoilt(mode=-7), "has pixels of MRC mode -7"),
         (spoilt(mapc=2, mapr=1), "should have the axes 1, 2, 3 by its header, has 2, 1, 3"),
-        (spoilt(nx=65536, ny=65536), "is cut short: has 4624 bytes, section 2 ends at 12884902912"),
+        (spoilt(nx=65536, ny=65536), "is truncated: has 4624 bytes, section 2 ends at 12884902912"),
         (spoilt(nz=2), "has 2 sections by its header: section 2 is not there yet"),
     ],
 )
@@ -251,4 +251,4 @@ def test_a_fault_of_a_stack_names_the_stack(made: Any) -> None:
     assert report.fault is not None
     fault = report.fault.to_fault()
     assert fault.subject == str(tile.stack.path)
-    assert "is cut short" in fault.problem
+    assert "is truncated" in fault.problem

@@ -131,7 +131,7 @@ def test_a_table_that_is_cut_off_is_awaited_and_one_with_nan_is_refused(trap: st
 
 
 def test_a_table_before_its_first_line_ends_is_partial() -> None:
-    with pytest.raises(MetafilePartial, match="is cut off in line 1"):
+    with pytest.raises(MetafilePartial, match="is truncated in line 1"):
         read(line()[:30])
 
 

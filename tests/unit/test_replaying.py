@@ -93,6 +93,6 @@ class _Quiet:
 
 def test_an_outcome_names_the_failure_and_the_hint():
     row = {"state": "failed", "metafile": "/d/1.json", "waiting_for": None}
-    fault = {"kind": "ImageFault", "subject": "/d/1.tif", "problem": "is cut short", "hint": "copy it again"}
-    assert outcome_line(row | {"fault": fault}) == "failed      /d/1.json: /d/1.tif: is cut short (copy it again)"
+    fault = {"kind": "ImageFault", "subject": "/d/1.tif", "problem": "is truncated", "hint": "copy it again"}
+    assert outcome_line(row | {"fault": fault}) == "failed      /d/1.json: /d/1.tif: is truncated (copy it again)"
     assert Path("/d/1.json").name in outcome_line(row | {"fault": None})

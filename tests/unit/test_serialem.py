@@ -310,8 +310,8 @@ def test_an_invalid_piece_is_named(text: str, problem: str) -> None:
 @pytest.mark.parametrize(
     ("image_file", "section", "problem"),
     [
-        ("run.hdf", "0", "ImageFile = 'run.hdf' is no MRC file: other stacks are not read"),
-        ("run.tif", "0", "ImageFile = 'run.tif' is no MRC file: other stacks are not read"),
+        ("run.hdf", "0", "ImageFile = 'run.hdf' is not an MRC file: other stacks are not read"),
+        ("run.tif", "0", "ImageFile = 'run.tif' is not an MRC file: other stacks are not read"),
         ("../run.mrc", "0", "ImageFile: '../run.mrc' leads out of"),
         ("run.mrc", "-1", "ZValue should be the number of a section, is '-1'"),
         ("run.mrc", "1e9", "ZValue should be the number of a section, is '1e9'"),

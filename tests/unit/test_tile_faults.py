@@ -88,7 +88,7 @@ class TestChangingImages:
         return now
 
     def broken(self, identity: FileIdentity | None = THERE) -> Fault:
-        return ImageFault("/data/a.tif", "is cut short", "copy it").with_evidence(
+        return ImageFault("/data/a.tif", "is truncated", "copy it").with_evidence(
             Evidence(Path("/data/a.tif"), identity)
         )
 
@@ -104,7 +104,7 @@ class TestChangingImages:
             assert isinstance(waits, ImageChanging)
             assert waits.waiting_helps is Waiting.ALWAYS
             assert (waits.subject, waits.hint) == ("/data/a.tif", "copy it")
-            assert waits.problem.startswith("is cut short; it changed")
+            assert waits.problem.startswith("is truncated; it changed")
         now[0] = 1_030.0
         assert images.fault_for_now(1, WATCH, fault) is fault
 

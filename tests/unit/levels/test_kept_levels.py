@@ -62,7 +62,7 @@ class TestLevelsThatAreThere:
         [
             pytest.param(Path.unlink, id="gone"),
             pytest.param(lambda path: path.write_bytes(b""), id="empty"),
-            pytest.param(lambda path: path.write_bytes(path.read_bytes()[:-4]), id="cut short"),
+            pytest.param(lambda path: path.write_bytes(path.read_bytes()[:-4]), id="truncated"),
             pytest.param(lambda path: save(path, texture(np.uint8, 5, 4)), id="of another size"),
             pytest.param(lambda path: save(path, texture(np.uint16, 5, 3)), id="of another depth"),
             pytest.param(lambda path: save(path, texture(np.uint8, 5, 3), format="PNG"), id="of another format"),

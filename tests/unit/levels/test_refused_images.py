@@ -72,7 +72,7 @@ class TestRefusedImages:
             (grey_tags(70000, HEIGHT), "invalid size"),
             (grey_tags(WIDTH, HEIGHT + 1), "bytes of pixels"),
             ([*grey_tags(WIDTH, HEIGHT), (273, 4, 0)], "not written to its end"),
-            ([*grey_tags(WIDTH, HEIGHT), (279, 4, 1 << 30)], "cut short"),
+            ([*grey_tags(WIDTH, HEIGHT), (279, 4, 1 << 30)], "truncated"),
         ],
     )
     def test_a_header_that_means_something_else_is_refused(
@@ -90,12 +90,12 @@ class TestRefusedImages:
             (b"\0" * 5000, "no image"),
             (b"{}", "no image"),
             (b"%PDF-1.4 and so on", "no image"),
-            (b"II*\0", "cut short"),
-            (b"II*\0\x08\0\0\0", "cut short"),
+            (b"II*\0", "truncated"),
+            (b"II*\0\x08\0\0\0", "truncated"),
             (b"II*\0\x08\0\0\0\0\0\0\0\0\0", "0 entries"),
-            (b"MM\0*\xff\xff\xff\xff", "cut short"),
-            (b"\x89PNG\r\n\x1a\n", "cut short"),
-            (b"\xff\xd8\xff\xe0 and no more", "cut short"),
+            (b"MM\0*\xff\xff\xff\xff", "truncated"),
+            (b"\x89PNG\r\n\x1a\n", "truncated"),
+            (b"\xff\xd8\xff\xe0 and no more", "truncated"),
         ],
     )
     def test_a_file_that_is_not_an_image_is_refused(
@@ -123,7 +123,7 @@ class TestRefusedImages:
     ) -> None:
         file = save(tmp_path / "a.tif", texture(), compression=compression)
         os.truncate(file, file.stat().st_size - 1)
-        assert "cut short" in str(fault_of(job_for(file, output_dir)))
+        assert "truncated" in str(fault_of(job_for(file, output_dir)))
 
     def test_a_png_whose_pixels_are_damaged_is_refused(self, tmp_path: Path, output_dir: Path) -> None:
         file = save(tmp_path / "a.png", texture())
