@@ -1,1 +1,1 @@
-"""The render-ws client: requests, answers, legal names, tile specs in the form that render-ws exchanges."""
+"""The render-ws client: requests, answers, legal names, and tile specs in the form that render-ws exchanges."""

@@ -1,4 +1,4 @@
-"""Login, TLS and proxies on the way to render-ws: the settings, and what is read from the files that they name.
+"""Login, TLS and proxy for render-ws: the settings, and reading the files that they name.
 
 docs/decisions/render-access.md gives the reasons.
 """
@@ -24,21 +24,22 @@ _OWN_HEADERS = frozenset(
 """Headers that the client sets, or that change how a request is framed."""
 
 Stamps = tuple[FileIdentity | None, ...]
+"""Identities of the files of an `Access`; None for a file that cannot be accessed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Login and TLS for render-ws or the proxy in front of it. Names files; holds no secret.
+    """Login and TLS for render-ws or the proxy in front of it. Contains names of files, and no secret.
 
     Parameters
     ----------
     username, password_file : for HTTP basic authentication.
     token_file : file with the token for `Authorization: Bearer`.
-    headers_file : file with further headers, one "Name: value" a line.
-    ca_file : certificates of the authorities to trust, in place of the system's.
-    client_certificate_file, client_key_file : in PEM; the key may stand in the certificate's file.
-    use_environment_proxy : whether HTTP_PROXY, HTTPS_PROXY and NO_PROXY count.
-    section : of the settings, for faults.
+    headers_file : file with further headers, one "Name: value" per line.
+    ca_file : certificates of the authorities to trust, instead of the system's.
+    client_certificate_file, client_key_file : in PEM; the key may be in the certificate's file.
+    use_environment_proxy : whether HTTP_PROXY, HTTPS_PROXY and NO_PROXY are used.
+    section : section of these settings, for faults.
     """
 
     username: str = ""
@@ -56,7 +57,8 @@ class Access:
 
         Parameters
         ----------
-        is_https, has_userinfo : of the address of render-ws: its scheme, and whether it holds a user and password.
+        is_https : whether the address of render-ws begins with https.
+        has_userinfo : whether that address contains a user and password.
         """
         if self.username and not self.password_file:
             yield "password_file", "is required with username"
@@ -76,7 +78,7 @@ class Access:
 
     @property
     def login(self) -> str:
-        """The login that is sent, for faults; empty if there is none."""
+        """Description of the login that is sent, for faults; empty if there is none."""
         if self.username:
             return f"user '{self.username}' with {self.section}.password_file"
         return f"the token of {self.section}.token_file" if self.token_file else ""
@@ -90,7 +92,7 @@ class Access:
         return f"{self.section}.{name}"
 
     def stamps(self) -> Stamps:
-        """Return the identities of all files, None for one that cannot be accessed. Blocking."""
+        """Return the identities of all files. Blocking."""
         return tuple(_stamp(path) for path in self._files())
 
     def _files(self) -> Iterator[Path]:
@@ -121,8 +123,8 @@ def read_login(access: Access, authorization: str | None = None) -> Login:
     Raises
     ------
     SettingsFault
-        If a file cannot be read, is open to other users though it holds a secret, or holds something else. The text
-        names the setting and shows nothing of the content.
+        If a file cannot be read or has invalid content, or if a file with a secret is open to other users. The text
+        names the setting and shows no content.
     """
     stamps = access.stamps()
     headers = _further_headers(access)
@@ -148,7 +150,7 @@ def _authorization(access: Access) -> str | None:
 
 
 def _further_headers(access: Access) -> dict[str, str]:
-    """Return the headers of the file. Faults name lines by their number: a line may hold a secret."""
+    """Return the headers of the file. Faults give line numbers and no text, since a line may contain a secret."""
     if access.headers_file is None:
         return {}
     setting, headers = access.key("headers_file"), dict[str, str]()
@@ -189,7 +191,7 @@ def _authorities(access: Access) -> str | None:
 
 
 def _load_client_certificate(context: ssl.SSLContext, certificate: Path, access: Access) -> None:
-    """Load certificate and key. The file with the key must be closed to others."""
+    """Load certificate and key. The file with the key must be closed to other users."""
     setting = access.key("client_certificate_file")
     key, key_setting = certificate, setting
     if access.client_key_file is not None:
@@ -205,7 +207,7 @@ def _load_client_certificate(context: ssl.SSLContext, certificate: Path, access:
 
 
 def _refuse_to_ask() -> str:
-    """Stand for the passphrase of a key: OpenSSL would ask for it on the terminal, also in a service."""
+    """Refuse a key with a passphrase: OpenSSL would ask for it on the terminal, also in a service."""
     raise ValueError("the key has a passphrase")
 
 

@@ -1,4 +1,4 @@
-"""A blocking connection to render-ws, for worker processes: they import no event loop."""
+"""A blocking connection to render-ws, for worker processes, which have no event loop."""
 
 import http.client
 import ssl
@@ -11,7 +11,7 @@ from handlers.render.environment_proxy import Proxy
 def connection_to(
     url: str, login: Login, proxy: Proxy | None, timeout_s: float
 ) -> tuple[http.client.HTTPConnection, str, dict[str, str]]:
-    """Return a connection that is not open yet, the target of the request, and its headers with the login."""
+    """Return a connection that is not open yet, the target of the request, and the headers with the login."""
     parts, headers = urlsplit(url), dict(login.headers)
     assert parts.hostname is not None
     target = f"{parts.path}?{parts.query}" if parts.query else parts.path

@@ -18,7 +18,7 @@ Element = tuple[int, bytes]
 
 
 def served_certificate(host: str, port: int) -> str:
-    """Return what the certificate of a server says, for a fault about it; empty if that cannot be found out. Blocking.
+    """Describe the certificate of a server, for a fault about it; return "" if it cannot be fetched. Blocking.
 
     Makes a separate connection without verification, and sends nothing over it.
     """
@@ -28,7 +28,7 @@ def served_certificate(host: str, port: int) -> str:
 
 
 def fetch_certificate(host: str, port: int) -> bytes:
-    """Return the certificate of a server, which nothing verifies, in DER. Blocking. Raises OSError."""
+    """Return the certificate of a server in DER, without verifying it. Blocking. Raises OSError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (
@@ -39,9 +39,9 @@ def fetch_certificate(host: str, port: int) -> bytes:
 
 
 def describe_certificate(der: bytes) -> str:
-    """Return names and end of a certificate, and the beginning of its SHA-256.
+    """Return subject, issuer and expiry of a certificate, and the beginning of its SHA-256, as text.
 
-    Raises ValueError or IndexError if it is none.
+    Raises ValueError or IndexError if `der` is not a certificate.
 
     Source: RFC 5280, section 4.1.
     """
@@ -52,7 +52,7 @@ def describe_certificate(der: bytes) -> str:
 
 
 def certificate_end(der: bytes) -> float:
-    """Return until when a certificate is valid, seconds since 1970 UTC. Raises ValueError or IndexError if it is none.
+    """Return the expiry of a certificate in seconds since 1970 UTC. Raises ValueError, IndexError if `der` is invalid.
 
     Source: RFC 5280, section 4.1.
     """
@@ -87,7 +87,7 @@ def _elements(content: bytes) -> Iterator[Element]:
 
 
 def _name(content: bytes) -> str:
-    """Return the common name, or else the organization, or else a placeholder."""
+    """Return the common name; if there is none, the organization; else a placeholder."""
     found: dict[bytes, str] = {}
     for _, parts in _elements(content):
         for _, pair in _elements(parts):

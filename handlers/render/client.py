@@ -1,6 +1,6 @@
 """The async client of render-ws: one method for each request that temwatch sends.
 
-Names and numbers are checked before the first request. A request is repeated only where that is safe, and only within
+Names and numbers are checked before the first request. A request is repeated only if that is safe, and only within
 seconds; the caller decides on longer waits. Every failure is a RenderFault. docs/decisions/render-client.md gives the
 reasons. Opening and closing a stack take several requests: see `opening` and `closing`.
 """
@@ -27,18 +27,18 @@ from handlers.render.uploading import put_in_parts
 from handlers.text import abbreviate
 
 MOST_LAYER_BYTES, MOST_LAYER_VALUES = 512 * 2**20, 10_000_000
-"""render-ws sends at most 50,000 tiles at once: about 200 MiB, and 100 values of each."""
+"""Limits of a layer: render-ws sends at most 50,000 tiles at once, about 200 MiB and 100 values of each tile."""
 MOST_LIST_BYTES, MOST_LIST_VALUES = 64 * 2**20, 2_000_000
-"""Bounds of tiles, or sections of z."""
+"""Limits of a list of tile bounds, or of sections."""
 
 _LAYER = Limit(MOST_LAYER_BYTES, MOST_LAYER_VALUES)
 _LISTED_TILES = Limit(MOST_LIST_BYTES, MOST_LIST_VALUES)
 _ONE_TILE = Limit(16 * 2**20, 500_000)
-"""A spec may hold a mesh of transforms."""
+"""Limit of one tile spec, which may contain a mesh of transforms."""
 
 
 class RenderClient(StackClient):
-    """The requests of `StackClient`, with its parameters, and those about the tiles of a stack."""
+    """The client: requests about tiles, beside those of `StackClient`, which describes the parameters."""
 
     async def put_tiles(
         self,
@@ -53,8 +53,8 @@ class RenderClient(StackClient):
     ) -> int:
         """Put tile specs of one z, replace those with the same ids, and return the number of requests.
 
-        Not atomic: after a failure the tiles of earlier requests stay. Putting the same tiles again ends in the same
-        stack. An upload that a proxy refuses because of its size is split, and later ones are as small.
+        Not atomic: after a failure, the tiles of earlier requests stay. Putting the same tiles again has the same
+        result. An upload that a proxy refuses because of its size is split, and later uploads are as small.
 
         Parameters
         ----------
@@ -64,7 +64,7 @@ class RenderClient(StackClient):
         Raises
         ------
         StackNotLoading
-            If the stack is COMPLETE. Nothing of the failed request is stored: reopen the stack and put again.
+            If the stack is COMPLETE. No tile of the failed request is stored: reopen the stack and put the tiles again.
         """
         subject = f"{stack} z {format_z(z)}"
         path = f"{_layer(stack, z)}/resolvedTiles" + ("?deriveData=true" if derive else "")
@@ -108,7 +108,7 @@ class RenderClient(StackClient):
         return remaining
 
     async def tile(self, stack: StackId, tile_id: str) -> dict[str, Any] | None:
-        """Read one tile spec as stored, references not resolved; None if there is none."""
+        """Read one tile spec as stored, with references not resolved; None if it does not exist."""
         path = f"{stack.path}/tile/{tile_segment(tile_id)}"
         request = Request("GET", path, str(stack), f"read tile '{tile_id}'", limit=_ONE_TILE)
         body = await self.ask_for_part(request)
@@ -122,9 +122,9 @@ class RenderClient(StackClient):
         return await read_answer(TILE_BOUNDS, await self.ask(request), request)
 
     async def resolved_tiles(self, stack: StackId, z: float) -> ResolvedTiles | None:
-        """Read all tiles of a z as stored, references not resolved; None if there are none. Raises StackMissing.
+        """Read all tiles of a z as stored, with references not resolved; None if there are none. Raises StackMissing.
 
-        render-ws refuses more than 50,000 tiles.
+        render-ws refuses to send more than 50,000 tiles.
         """
         request = Request(
             "GET", f"{_layer(stack, z)}/resolvedTiles", f"{stack} z {format_z(z)}", "read tiles", limit=_LAYER
@@ -133,10 +133,10 @@ class RenderClient(StackClient):
         return None if body is None else await read_answer(RESOLVED_TILES, body, request)
 
     async def section_data(self, stack: StackId, z: float, last_z: float | None = None) -> tuple[SectionData, ...]:
-        """List the sections from z to `last_z`, or of z alone, with their tile counts.
+        """List the sections from z to `last_z`, by default those of z alone, with their tile counts.
 
-        render-ws derives them when the stack becomes COMPLETE; in LOADING they are stale. Tiles without a section id
-        are left out.
+        render-ws derives the counts when the stack becomes COMPLETE; in LOADING they are stale. Tiles without a section
+        id are not counted.
         """
         first, last = format_z(z), format_z(z if last_z is None else last_z)
         path = f"{stack.path}/sectionData?minZ={first}&maxZ={last}"

@@ -22,29 +22,29 @@ class SectionCheck:
     z: float
     section_id: str
     derived: int
-    """Tiles that the derivation counted."""
+    """Number of tiles that the derivation counted."""
     live: int
-    """Tiles that the stack has now."""
+    """Number of tiles that the stack has now."""
 
     @property
     def agrees(self) -> bool:
-        """Whether the derivation saw every tile. It can miss a tile that is written meanwhile."""
+        """Whether the derivation counted every tile. It can miss a tile that is written meanwhile."""
         return self.derived == self.live
 
 
 @dataclass(frozen=True, slots=True)
 class LayerCheck:
-    """All tiles of one z of a stack that was just closed, and what the derivation counted in each section."""
+    """All tiles of one z of a stack that was just closed, and the derived count of each section."""
 
     z: float
     tiles: tuple[TileBounds, ...]
     """The tiles that the stack has now."""
     sections: tuple[SectionCheck, ...]
-    """Tiles without a section id belong to no section: render-ws leaves them out of its section data."""
+    """Sections of the z. Tiles without a section id belong to none: render-ws does not count them in section data."""
 
     @property
     def differing(self) -> frozenset[str]:
-        """Ids of the sections whose derived count differs from the tiles that are there."""
+        """Ids of the sections whose derived count differs from the number of tiles."""
         return frozenset(section.section_id for section in self.sections if not section.agrees)
 
 
@@ -55,17 +55,17 @@ class CloseReport:
     stack: StackId
     meta: StackMeta
     derivations: int
-    """Derivations of render-ws: 0 if the stack was COMPLETE and right, 2 if the first derivation missed a write."""
+    """Number of derivations: 0 if the stack was COMPLETE and right, 2 if the first derivation missed a write."""
     sections: tuple[SectionCheck, ...]
 
     @property
     def differing(self) -> tuple[SectionCheck, ...]:
-        """Sections whose derived count still differs: another client kept writing."""
+        """Sections whose derived count still differs, because another client continued to write."""
         return tuple(section for section in self.sections if not section.agrees)
 
 
 LayerTest = Callable[[LayerCheck], Awaitable[bool]]
-"""Decides whether a layer of a stack that was just closed is right."""
+"""Test whether a layer of a stack that was just closed is right."""
 
 
 async def _agrees(layer: LayerCheck) -> bool:
@@ -83,16 +83,16 @@ async def close_stack(
 ) -> CloseReport:
     """Make the stack COMPLETE, wait until it is, and compare its section data with its tiles.
 
-    COMPLETE is sent once: render-ws derives inside the request, for minutes on a big stack, and goes on when the client
-    gives up. After a late answer the state is therefore polled, in growing steps. A stack that is already COMPLETE is
-    only compared. Where the section data lack tiles that were written during the derivation, the stack is reopened and
-    completed once more.
+    COMPLETE is sent once: render-ws derives within the request, for minutes on a big stack, and continues after the
+    client has stopped waiting. So after a late answer the state is polled, in growing intervals. A stack that is
+    already COMPLETE is only compared. If the section data lack tiles that were written during the derivation, the stack
+    is reopened and completed once more.
 
     Parameters
     ----------
     zs : layers to compare.
-    deadline_s : how long to poll.
-    is_right : tests each of these layers. Wrong layers cause a second derivation and a second test, unless another
+    deadline_s : seconds to poll.
+    is_right : tests each of these layers. A wrong layer causes a second derivation and a second test, unless another
         client has reopened the stack.
     on_complete : awaited as soon as the stack is COMPLETE, before the comparison.
 
@@ -104,9 +104,9 @@ async def close_stack(
     StackReopened
         If another client reopened the stack after it was completed.
     StackLocked, StackMissing
-        If another client froze, dropped or deleted it.
+        If another client made the stack READ_ONLY or OFFLINE, or deleted it.
     RenderRefused
-        If it has no tiles.
+        If the stack has no tiles.
     """
     before = await client.existing_stack(stack)
     was_complete = before.state is StackState.COMPLETE

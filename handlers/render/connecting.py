@@ -1,4 +1,4 @@
-"""Faults of connections to render-ws: no connection, TLS, a forward proxy, an answer that broke off."""
+"""Faults of connections to render-ws: no connection, TLS, a forward proxy, a connection that broke."""
 
 import asyncio
 import errno
@@ -27,7 +27,7 @@ _CLIENT_CERTIFICATE_ALERTS = (
 async def connection_fault(
     subject: str, tried: str, error: Exception, service: Service, proxy: Proxy | None
 ) -> RenderUnavailable:
-    """Return the fault for an exception of aiohttp that is no time-out of the answer."""
+    """Return the fault for an exception of aiohttp other than a time-out of the answer."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return await _certificate_fault(subject, tried, error.certificate_error, service, proxy)
     if alert := _client_certificate_alert(error):
@@ -35,7 +35,7 @@ async def connection_fault(
         return LoginRefused(subject, problem, f"check {service.key('client_certificate_file')}")
     if isinstance(error, aiohttp.ClientHttpProxyError):
         problem = f"tried to {tried}, and the environment's proxy {proxy and proxy.url} answered {error.status}"
-        return AccessRefused(subject, problem, "check HTTPS_PROXY, NO_PROXY and the log-in there")
+        return AccessRefused(subject, problem, "check HTTPS_PROXY, NO_PROXY and the login there")
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         through = f" through the proxy {proxy.url}" if proxy else ""
         problem = f"tried to {tried}, and {service.url} cannot be reached{through} ({_reason(error)})"
@@ -48,7 +48,7 @@ async def connection_fault(
 async def _certificate_fault(
     subject: str, tried: str, error: Exception, service: Service, proxy: Proxy | None
 ) -> AccessRefused:
-    """Return the fault of a certificate that does not verify: which, and why."""
+    """Return the fault of a certificate that does not verify, with its description and the reason."""
     parts = urlsplit(service.url)
     host, port = parts.hostname or "", parts.port or 443
     which = "" if proxy else await asyncio.to_thread(served_certificate, host, port)

@@ -1,4 +1,4 @@
-"""The login that a client sends now, and its renewal when files with rotated secrets have replaced the old ones."""
+"""The login that a client sends, and its renewal after the files with the secrets have been replaced."""
 
 import asyncio
 
@@ -25,7 +25,7 @@ class Credentials:
         self.now = await asyncio.to_thread(read_login, self.access, self._authorization)
 
     async def renewed(self, refused: Login) -> Login | None:
-        """Return the login that replaces a refused one; None if no file has changed since it was read.
+        """Return the login that replaces a refused login; None if no file has changed since it was read.
 
         Raises SettingsFault if a file has changed and cannot be used.
         """

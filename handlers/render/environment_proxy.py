@@ -13,7 +13,7 @@ class Proxy:
     """A forward proxy."""
 
     url: str
-    """Without user and password."""
+    """Address of the proxy, without user and password."""
     authorization: str | None = field(default=None, repr=False)
     """Value of the header Proxy-Authorization; None without a login."""
 
@@ -24,7 +24,7 @@ def environment_proxy(url: str) -> Proxy | None:
     Raises
     ------
     SettingsFault
-        If the variable holds no http address.
+        If the variable is not an http address.
     """
     parts = urlsplit(url)
     proxies = urllib.request.getproxies_environment()

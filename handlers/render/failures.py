@@ -8,7 +8,7 @@ from handlers.render.names import format_z
 from handlers.text import abbreviate, without_values
 
 MOST_LINES = 20
-"""Groups of failures that a person sees."""
+"""Groups of failures that are shown to a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +17,11 @@ class Failure:
 
     z: float
     tile_id: str | None
-    """None where the fault concerns all tiles of the z."""
+    """None if the fault concerns all tiles of the z."""
     fault: Fault
 
     def to_json(self) -> dict[str, object]:
-        """Return the failure as it is written into an output file."""
+        """Return the failure in the form of an import command's output file."""
         tile = {} if self.tile_id is None else {"tileId": self.tile_id}
         fault = {"subject": self.fault.subject, "problem": self.fault.problem, "hint": self.fault.hint}
         return {"z": plain_z(self.z), **tile, "kind": type(self.fault).__name__, **fault}
@@ -32,7 +32,7 @@ class Failure:
 
 
 def plain_z(z: float) -> int | float:
-    """Return z as workflow engines write it: an integer where it has no fraction.
+    """Return z as workflow engines write it: an integer if it has no fraction.
 
     >>> plain_z(1050.0), plain_z(5.5)
     (1050, 5.5)
@@ -46,7 +46,7 @@ def group_failures(failures: Iterable[Failure]) -> list[list[Failure]]:
 
 
 def group_causes(failures: Iterable[Failure]) -> list[list[Failure]]:
-    """Group failures as `group_failures` does; numbers, paths and names in a problem make no difference."""
+    """Group failures as `group_failures`, but ignore numbers, paths and names of files in the problems."""
     return _grouped(failures, without_values)
 
 
@@ -59,11 +59,11 @@ def _grouped(failures: Iterable[Failure], key: Callable[[str], str]) -> list[lis
 
 
 def failure_lines(failures: Iterable[Failure], rest_is_in: str = "") -> list[str]:
-    """Return one line for each group of failures with one cause, and a last line for those that do not fit.
+    """Return one line for each of the first MOST_LINES groups of failures, and a last line that counts the others.
 
     Parameters
     ----------
-    rest_is_in : ending of the last line.
+    rest_is_in : text that ends the last line and says where the other failures are.
     """
     groups = group_causes(failures)
     lines = [_group_line(group) for group in groups[:MOST_LINES]]

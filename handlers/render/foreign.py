@@ -1,4 +1,4 @@
-"""Answers that render-ws never gives: those of a proxy in front of it, or of another server. Pure."""
+"""Faults of answers that render-ws never gives: they come from a proxy in front of it or another server. Pure."""
 
 import re
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from handlers.errors import (
     UploadTooLarge,
 )
 
-_WRONG_URL = "a bug in our URL, or {setting} is not the address of a render-ws (…/render-ws/v1)"
+_WRONG_URL = "check that {setting} is the address of a render-ws (…/render-ws/v1); if it is, report a bug of temwatch"
 _CLIENT_CERTIFICATE = re.compile(r"No required SSL certificate was sent|The SSL certificate error", re.IGNORECASE)
-"""nginx's texts of 400: the client certificate is missing or refused."""
+"""nginx's texts with status 400 if the client certificate is missing or refused."""
 _NEEDS_HTTPS = re.compile(r"plain HTTP request was sent to HTTPS port|speaking plain HTTP to an SSL", re.IGNORECASE)
-"""Texts of 400 of nginx and Apache."""
+"""Texts of nginx and Apache with status 400 if https is required."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +28,17 @@ class Service:
     """Names of a render-ws and of its login, for faults."""
 
     setting: str = "render.url"
-    """Name by which the caller sets the address."""
+    """Name of the setting of the address."""
     url: str = ""
     """The address, without user and password."""
     section: str = "render"
     """Section of the settings of the login."""
     login: str = ""
-    """The login in words, as in "user 'em' with render.password_file"; empty: none is sent."""
+    """Description of the login, as in "user 'em' with render.password_file"; empty: none is sent."""
 
     @property
     def proxy(self) -> str:
-        """The server that answers, in words.
+        """Description of the server that answers.
 
         >>> Service(url="https://render.example/em/render-ws/v1").proxy
         'the proxy at https://render.example'
@@ -48,7 +48,7 @@ class Service:
 
     @property
     def login_hint(self) -> str:
-        """Advice for an operator about a refused login."""
+        """Hint for an operator about a refused login."""
         if self.login:
             return f"check {self.login}; a changed file is read again without a restart"
         return f"set {self.section}.username and {self.section}.password_file, or {self.section}.token_file"
@@ -82,7 +82,7 @@ def foreign_fault(
             return UploadTooLarge(subject, f"tried to {tried}, and {service.proxy} refuses its size (413)", hint)
         case 504:
             problem = f"tried to {tried}, and {service.proxy} stopped waiting for render-ws (504)"
-            hint = "render-ws may still be at work: raise the time limit of the proxy, proxy_read_timeout of nginx"
+            hint = "render-ws may still be working: raise the time limit of the proxy, proxy_read_timeout of nginx"
             return ProxyTimedOut(subject, problem, hint)
         case 502:
             problem = f"tried to {tried}, and {service.proxy} got no answer of render-ws (502)"
@@ -104,7 +104,7 @@ _HINTS = {
 
 
 def page_fault(subject: str, tried: str, text: str, service: Service) -> NotRender:
-    """Return the fault of a page with the status of a success, as log-in forms have it. render-ws sends no pages."""
+    """Return the fault of a page with the status of a success, such as a login form. render-ws sends no pages."""
     problem = f"tried to {tried}, and {service.proxy} answered with a page, perhaps a login page: {text or 'no text'}"
     return NotRender(subject, problem, f"check that {service.setting} is a render-ws; {service.login_hint}")
 
@@ -135,7 +135,7 @@ def _redirect_fault(subject: str, tried: str, status: int, service: Service, loc
 
 
 def _without_secrets(location: str) -> str:
-    """Return scheme, host and path: user, password and query of a redirect may hold secrets.
+    """Return scheme, host and path of a redirect. Its user, password and query may contain secrets.
 
     >>> _without_secrets("https://em:pw@sso.example/login?token=abc")
     'https://sso.example/login'

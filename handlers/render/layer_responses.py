@@ -16,12 +16,12 @@ T = TypeVar("T")
 
 _SPEC = msgspec.json.Decoder(dict[str, Any])
 MOST_DEPTH = 100
-"""Specs are walked by recursive functions, which Python limits to some 1000 calls."""
+"""Limit of nesting: specs are processed by recursive functions, which Python limits to about 1000 calls."""
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class TileBounds(msgspec.Struct, frozen=True, rename="camel"):
-    """One tile of a layer, as tileBounds lists it; its bounds are not read."""
+    """One tile of a layer in a list of tileBounds; its bounds are not read."""
 
     tile_id: str
     z: float
@@ -84,7 +84,8 @@ class ResolvedTiles:
 def release(*collections: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Empty collections of tile specs one spec at a time. Call it in a thread.
 
-    Python frees an unreferenced collection in one step, with the interpreter's lock held: 30 ms for 20,000 tile specs.
+    Python frees an unreferenced collection in one step, and holds the interpreter's lock meanwhile: 30 ms for 20,000
+    tile specs.
     """
     for collection in collections:
         while collection:
@@ -127,7 +128,7 @@ def _checked(spec: msgspec.Raw | bytes, kind: type[msgspec.Struct]) -> dict[str,
 
 
 def _depth(text: bytes) -> int:
-    """Return how deep JSON is nested. Brackets in texts count, too, which no tile spec has.
+    """Return the depth of nesting of JSON, or 0 for few brackets. Brackets in texts count, too; no tile spec has any.
 
     >>> _depth(b'{"a": [1, [2]]}') < MOST_DEPTH < _depth(b"[" * 101 + b"]" * 101)
     True

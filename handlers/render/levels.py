@@ -1,4 +1,4 @@
-"""The mipmap levels of a tile spec: checked, and replaced in its JSON; everything else stays as found. Pure."""
+"""Checking the mipmap levels of a tile spec, and replacing them in its JSON, which otherwise stays as it is. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from handlers.errors import RenderRefused
 from handlers.render.tiles import Json, image_holder, level_0
 
 Levels = Mapping[int, tuple[str, str | None]]
-"""From a mipmap level (1 or higher) to the URL of its image and the URL of its mask, if it has a mask."""
+"""Mipmap level (1 or higher) -> URL of its image, and URL of its mask or None."""
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
 
@@ -33,8 +33,8 @@ def with_levels(spec: Json, levels: Levels) -> dict[str, Any]:
     Raises
     ------
     RenderRefused
-        If it has no level 0, several channels, or a mask at level 0 and a level without a mask: render-ws would then
-        show the hidden pixels as soon as the view is zoomed out.
+        If the spec has no level 0 or several channels, or if it has a mask at level 0 and a level without one:
+        render-ws would show the hidden pixels as soon as the view is zoomed out.
     """
     holder = image_holder(spec)
     edited = {**holder, "mipmapLevels": _replaced(spec, holder, levels)}

@@ -1,4 +1,4 @@
-"""Values in render-ws URLs: stack names, z, tile ids, times, the base URL. Checked before the first request. Pure."""
+"""Values in URLs of render-ws: stack names, z, tile ids, times, the base URL. Checked before any request. Pure."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ _LETTER_OR_DIGIT = re.compile(r"[A-Za-z0-9]")
 
 @dataclass(frozen=True, slots=True)
 class StackId:
-    """The full name of a stack. The constructor checks it by the rules of render-ws.
+    """Full name of a stack. The constructor checks it by the rules of render-ws.
 
     Raises
     ------
@@ -71,9 +71,9 @@ class StackId:
 
 
 def check_name(kind: str, name: str) -> None:
-    """Refuse a stack, project or owner name that render-ws would refuse. Raises RenderRefused.
+    """Raise RenderRefused for the name of a stack, project or owner that render-ws would refuse.
 
-    A legal name consists of runs of ASCII letters and digits, joined by single underscores.
+    A legal name consists of ASCII letters and digits, with single underscores between them.
     """
     if not _NAME.fullmatch(name):
         raise RenderRefused(
@@ -84,7 +84,9 @@ def check_name(kind: str, name: str) -> None:
 
 
 def legal_name(text: str) -> str:
-    """Replace every run of other characters by one underscore. Raises RenderRefused if no letter or digit is left.
+    """Return a text with each run of illegal characters replaced by one underscore, which is a legal name.
+
+    Raises RenderRefused if the text has no letter or digit.
 
     >>> legal_name("AIBS-17797.R1__raw")
     'AIBS_17797_R1_raw'
@@ -96,14 +98,14 @@ def legal_name(text: str) -> str:
 
 
 def legal_stack_name(template: str, fields: Mapping[str, object]) -> str:
-    """Fill header fields into a template and make the result a legal name.
+    """Return the legal name that a template gives with the fields of a header.
 
     Raises
     ------
     SettingsFault
         If the template names an unknown field.
     RenderRefused
-        If one of its fields has no value in this header, or a value without a letter or digit.
+        If a field of the template has no value in this header, or a value without a letter or digit.
 
     >>> legal_stack_name("{specimen_id}_raw", {"specimen_id": "17797-1R"})
     '17797_1R_raw'
@@ -146,7 +148,7 @@ def _template_parts(template: str, fields: Mapping[str, object]) -> list[str]:
 
 
 def format_z(z: float) -> str:
-    """Return z in the form in which Java prints a double: render-ws and asap-modules use it. Raises RenderRefused.
+    """Return z as Java prints a double, the form of render-ws and asap-modules. Raises RenderRefused unless finite.
 
     >>> format_z(1050), format_z(5.5), format_z(-0.0)
     ('1050.0', '5.5', '0.0')
@@ -160,7 +162,7 @@ def format_z(z: float) -> str:
 def tile_segment(tile_id: str) -> str:
     """Return the tile id percent-encoded, as one segment of a URL path.
 
-    Raises RenderRefused for an id that is not possible there: Jetty refuses an encoded slash, dots name directories.
+    Raises RenderRefused for an invalid id: Jetty refuses an encoded slash, and `.` and `..` name directories.
 
     >>> tile_segment("a;b 1.1050.0")
     'a%3Bb%201.1050.0'
@@ -173,7 +175,9 @@ def require_tile_id(tile_id: str) -> None:
     """Raise RenderRefused for an id that `tile_segment` would refuse."""
     if tile_id in ("", ".", "..") or "/" in tile_id:
         raise RenderRefused(
-            f"tile '{tile_id}'", "has an id that no render-ws URL can hold", "choose a tile_id template without '/'"
+            f"tile '{tile_id}'",
+            "has an id that is invalid in a URL of render-ws",
+            "choose a tile_id template without '/'",
         )
 
 
@@ -186,7 +190,7 @@ class ZRange:
 
 
 def create_timestamp(moment: datetime) -> str:
-    """Return the moment in UTC with exactly three decimals of a second.
+    """Return a time in UTC with exactly three decimals of a second.
 
     render-ws reads six decimals as milliseconds, and refuses times without decimals or with `+00:00`.
 
@@ -198,12 +202,12 @@ def create_timestamp(moment: datetime) -> str:
 
 @dataclass(frozen=True, slots=True)
 class BaseUrl:
-    """Address of a render-ws, without the user and password that its URL may hold."""
+    """Address of a render-ws, with the user and password of its URL kept apart."""
 
     url: str
-    """As in `http://render:8080/render-ws/v1`: without user, password and final slash."""
+    """The URL without user, password and final slash, as in `http://render:8080/render-ws/v1`."""
     authorization: str | None = dataclasses.field(default=None, repr=False)
-    """Value of the header Authorization, made of the URL's user and password; None without them."""
+    """Value of the header Authorization from the URL's user and password; None without these."""
 
     def __str__(self) -> str:
         return self.url
@@ -239,7 +243,7 @@ def basic(user: bytes, password: bytes) -> str:
 
 
 def _authorization(userinfo: str) -> str:
-    """Return the header's value for a URL's user and password."""
+    """Return the value of the header Authorization for a URL's user and password."""
     user, _, password = userinfo.partition(":")
     return basic(unquote_to_bytes(user), unquote_to_bytes(password))
 

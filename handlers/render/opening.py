@@ -1,4 +1,4 @@
-"""Opening a stack: create it where it is absent, reopen it where it is COMPLETE.
+"""Opening a stack: create it if it does not exist, reopen it if it is COMPLETE.
 
 docs/decisions/render-client.md gives the reasons.
 """
@@ -9,15 +9,15 @@ from handlers.render.names import StackId
 from handlers.render.responses import LOCKED, StackMeta, StackState, locked_fault
 
 _REOPENINGS = 3
-"""Reopenings of a stack that another client closes at the same moment, before StackNotLoading is raised."""
+"""Reopenings of a stack that another client closes at the same time, before StackNotLoading is raised."""
 
 
 async def create_stack(client: RenderClient, stack: StackId, resolution_nm: tuple[float, float, float]) -> StackMeta:
     """Create the stack with this resolution if it does not exist; set the resolution if the stack has none.
 
-    Creating over an existing stack reopens it and drops its statistics, resolution and path builder. So a stack is
-    created only if render-ws says that it does not exist, the request is never repeated, and the stack is read again
-    afterwards. If two clients create at once, the second makes a new version of an empty stack; a resolution that is
+    To create an existing stack reopens it and drops its statistics, resolution and path builder. So a stack is created
+    only if render-ws reports that it does not exist, the request is never repeated, and the stack is read afterwards.
+    If two clients create it at the same time, the second makes a new version of an empty stack; a resolution that is
     lost this way is set again.
 
     Raises
@@ -25,7 +25,7 @@ async def create_stack(client: RenderClient, stack: StackId, resolution_nm: tupl
     StackLocked
         If the stack is READ_ONLY or OFFLINE and has no resolution.
     StackNotCreated, RenderUnavailable
-        If render-ws fails to create it, or the stack does not exist afterwards; calling again is safe.
+        If render-ws fails to create the stack, or the stack does not exist afterwards. Calling again is safe.
     """
     meta = await client.stack(stack) or await _create(client, stack, resolution_nm)
     if meta.resolution_nm is None and meta.state not in LOCKED:
@@ -53,14 +53,14 @@ async def _create(client: RenderClient, stack: StackId, resolution_nm: tuple[flo
 
 
 async def ensure_loading(client: RenderClient, stack: StackId, resolution_nm: tuple[float, float, float]) -> StackMeta:
-    """Create the stack if it is absent, reopen it if it is COMPLETE, and return it as it was last read: LOADING.
+    """Create the stack if it does not exist, reopen it if it is COMPLETE, and return its metadata, which are LOADING.
 
     Raises
     ------
     StackLocked
         If the stack is READ_ONLY or OFFLINE.
     StackNotLoading
-        If another client closed it each time it was reopened.
+        If another client closed the stack each time it was reopened.
     """
     meta = await create_stack(client, stack, resolution_nm)
     for _ in range(_REOPENINGS):

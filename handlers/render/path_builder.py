@@ -1,4 +1,4 @@
-"""A stack's mipmap path builder: merged with the present builder, and compared with the files that were made. Pure."""
+"""A stack's mipmap path builder: merging it with the present one, and comparing it with the level files. Pure."""
 
 from collections.abc import Collection, Mapping
 
@@ -12,7 +12,8 @@ from handlers.render.tiles import Json, canonical_url, level_0
 def merged_builder(subject: str, present: PathBuilder | None, wanted: PathBuilder) -> PathBuilder:
     """Return the builder to set on a stack: the wanted one, or the present one with its level count raised.
 
-    Raises RenderRefused if the present builder derives other names: other tiles would lose their levels.
+    Raises RenderRefused if the present builder derives other paths: if it were replaced, other tiles would lose their
+    levels.
     """
     wanted = wanted.normalized()
     if present is None:
@@ -35,7 +36,7 @@ def merged_builder(subject: str, present: PathBuilder | None, wanted: PathBuilde
 def check_derived(
     target: StackId, specs: Collection[Json], levels_by_tile: Mapping[str, Levels], builder: PathBuilder
 ) -> None:
-    """Refuse a builder that derives other paths than those of the files that were made. Raises RenderRefused."""
+    """Raise RenderRefused if the builder derives other paths than those of the level files."""
     for spec in specs:
         raw = level_0(spec)
         if spec.get("channels") or not raw:

@@ -13,7 +13,7 @@ from handlers.render.tiles import Json, differences, shared_transforms
 from handlers.text import abbreviate
 
 _MOST_DIFFERENCES = 5
-"""Differences that a fault names; it counts the others."""
+"""Differences that a fault lists; it counts the others."""
 
 
 async def read_layer(client: RenderClient, stack: StackId, z: float) -> ResolvedTiles:
@@ -37,7 +37,7 @@ async def put_and_compare(
     transforms: Mapping[str, Json],
     most_tiles: int,
 ) -> int:
-    """Put the specs with the transforms that they need, check that the stack shows them, return the request count.
+    """Put the specs and the transforms that they need, check that the stack shows them, and return the request count.
 
     Raises
     ------

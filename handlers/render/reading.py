@@ -1,4 +1,4 @@
-"""Reading an answer: bounded while it arrives, then parsed, or turned into the fault that it stands for."""
+"""Reading an answer of bounded length, and parsing it or turning it into a fault."""
 
 import asyncio
 from typing import Protocol, TypeVar
@@ -15,7 +15,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 MOST_ERROR_BYTES = 8 * 2**10
-"""Bytes of an error's body that are read: its text stands at the beginning."""
+"""Bytes of an error's body that are read: its text is at the beginning."""
 READ_AT_ONCE_BYTES = 64 * 2**10
 """A longer answer is parsed in a thread: parsing it would block the event loop."""
 
@@ -33,7 +33,7 @@ async def read_answer(kind: Reader[T], body: bytes, request: Request) -> T:
     Raises
     ------
     RenderBroken
-        If the body is not such a record; names the first invalid field.
+        If the body is not such a record. The fault names the first invalid field.
     """
     try:
         if len(body) <= READ_AT_ONCE_BYTES:
@@ -53,7 +53,7 @@ async def read_answer(kind: Reader[T], body: bytes, request: Request) -> T:
 
 
 async def answer_of(request: Request, response: ClientResponse, service: Service) -> Answer:
-    """Return the answer, or raise the fault that it stands for."""
+    """Return the answer, or raise the fault that it means."""
     if response.status < 300 and response.content_type == "text/html":
         text = plain_text(await _beginning(response, MOST_ERROR_BYTES))
         raise page_fault(request.subject, request.tried, text, service)
@@ -84,7 +84,7 @@ async def _whole_body(request: Request, response: ClientResponse) -> bytes:
 
 
 async def _beginning(response: ClientResponse, most_bytes: int) -> bytes:
-    """Return the first bytes of a body. Reads in a loop, since a read may end at any TCP segment."""
+    """Return the first bytes of a body. Reads in a loop, since one read may return a single TCP segment."""
     pieces: list[bytes] = []
     length = 0
     async for piece in response.content.iter_any():

@@ -4,16 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 MOST_ANSWER_BYTES = 2**20
-"""Bytes of an answer that does not grow with tiles or layers."""
+"""Limit of an answer that does not grow with tiles or layers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The longest answer that is read. A longer one is refused while it arrives."""
+    """Limit of an answer. A longer answer is refused while it arrives."""
 
     most_bytes: int = MOST_ANSWER_BYTES
     most_values: int = MOST_ANSWER_BYTES
-    """Commas, which bound the objects that a parser makes: 200 MiB of `[],` would take 10 GiB."""
+    """Limit of the commas, and so of the objects that a parser makes: 200 MiB of `[],` would take 10 GiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,11 @@ class Request:
 
     Parameters
     ----------
-    path : after the base URL, percent-encoded, with its query.
+    path : percent-encoded path and query, which follow the base URL.
     subject : the stack or layer concerned, for faults.
     tried : the action, for faults, as in "put tiles".
-    body : JSON; empty if the path holds everything; None for a request without a body.
-    repeatable : whether sending it twice has the same effect as once.
+    body : JSON; empty if the path says everything; None for a request without a body.
+    repeatable : whether sending it twice has the same effect as sending it once.
     """
 
     method: str
@@ -36,15 +36,15 @@ class Request:
     body: bytes | None = None
     repeatable: bool = True
     limit: Limit = Limit()
-    """Limit of its answer."""
+    """Limit of the answer."""
     limit_s: float | None = None
-    """Time limit of this request, instead of `Patience.request_s`."""
+    """Time-out of this request, instead of `TimeLimits.request_s`."""
     abandonable: bool = False
-    """Whether a cancelled caller may drop a write before it is answered. A read may always be dropped."""
+    """Whether a cancelled caller may abandon a write before it is answered. A read may always be abandoned."""
 
     @property
     def must_be_answered(self) -> bool:
-        """Whether a cancelled caller still waits for the answer."""
+        """Whether a caller waits for the answer even after it was cancelled."""
         return self.method != "GET" and not self.abandonable
 
 
@@ -54,9 +54,10 @@ OnAnswer = Callable[[Request, str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A success, or a 404 by which render-ws reports that a thing does not exist."""
+    """A success, or a 404 by which render-ws reports that a stack or tile does not exist."""
 
     absent: bool
+    """Whether it is such a 404."""
     body: bytes
     text: str
-    """Text of that 404."""
+    """Text of the 404."""

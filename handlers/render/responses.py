@@ -24,20 +24,20 @@ class StackState(StrEnum):
     """The states of a stack (render `StackMetaData.StackState`)."""
 
     LOADING = "LOADING"
-    """Accepts tiles; has no statistics."""
+    """The stack accepts tiles and has no statistics."""
     COMPLETE = "COMPLETE"
-    """Has statistics and section data; accepts no tiles."""
+    """The stack has statistics and section data, and accepts no tiles."""
     READ_ONLY = "READ_ONLY"
-    """Locked by a person."""
+    """The stack was locked by a person."""
     OFFLINE = "OFFLINE"
-    """Its tiles have been dropped."""
+    """The tiles of the stack have been dropped."""
 
 
 LOCKED = frozenset({StackState.READ_ONLY, StackState.OFFLINE})
 
 
 class _Record(BaseModel):
-    """A record of render-ws: camelCase there, snake_case here; unused keys are dropped."""
+    """A record of render-ws. Its keys are in camelCase; keys that are not used are dropped."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
 
@@ -74,7 +74,7 @@ class PathBuilder(_Record):
 
 
 class StackVersion(_Record):
-    """Values given when the stack was created, or set since."""
+    """Values that were set when the stack was created or later."""
 
     stack_resolution_x: float | None = None
     stack_resolution_y: float | None = None
@@ -86,7 +86,7 @@ class StackMeta(_Record):
 
     state: StackState
     current_version_number: int = 0
-    """Grows when an existing stack is created again, and whenever a COMPLETE stack is reopened."""
+    """Version, which increases when an existing stack is created again and when a COMPLETE stack is reopened."""
     current_version: StackVersion = StackVersion()
 
     @property
@@ -106,27 +106,26 @@ _STATE_TEXT = re.compile(r"(?:state is|state is currently|because it is) (LOADIN
 _TAG = re.compile(
     r"<(?:style|script)\b(?:(?!<(?:style|script)\b).)*?</(?:style|script)>|<[^<>]*>", re.DOTALL | re.IGNORECASE
 )
-"""Each match ends before the next beginning of a tag, so that time grows with the length of the text alone."""
+"""A match ends before the next tag begins, so that the time is linear in the length of the text."""
 _INPUT_FAULTS = ("has no tiles", "width and height must be set")
-"""Texts of 500s that report invalid input, not a failure of the service."""
+"""Texts with status 500 that report invalid input, not a failure of the service."""
 _DATABASE_AWAY = re.compile(
     r"Timed out after \d+ ms while waiting|Client view of cluster state|NotWritablePrimary|\bnot (?:primary|master)\b"
     r"|InterruptedAtShutdown|Exception opening socket|Prematurely reached end of stream|OutOfDiskSpace"
     r"|No space left on device"
 )
-"""Texts of MongoDB and its driver in 500s: the database fails, not the request."""
+"""Texts of MongoDB and its driver with status 500: the database fails, not the request."""
 _ABSENCES = ("does not exist", "no tile specifications found", "no matching tiles")
-"""Texts of 404s that render-ws itself sends."""
+"""Texts of render-ws itself with status 404."""
 _JAVA_TEXT = re.compile(r"com\.fasterxml\.jackson|RESTEASY")
-"""In a 400 with an HTML body from render-ws itself: its JSON parser refuses the request."""
+"""Text in an HTML body of render-ws itself with status 400: its JSON parser refuses the request."""
 _NO_SECTION_DATA = "section data not aggregated"
-"""Text of a 400 that does not concern the request: just after COMPLETE, another client's COMPLETE races with ours."""
+"""Text with status 400 that does not concern the request: it lost a race with another client's COMPLETE."""
 _MOST_TEXT = 500
-"""Characters of an answer that a fault repeats."""
-
+"""Characters of an answer that a fault quotes."""
 
 SERVICE = Service()
-"""A render-ws of which the caller knows nothing more."""
+"""Default for faults: a render-ws whose address and login are not known."""
 
 
 def plain_text(body: bytes) -> str:
@@ -136,29 +135,29 @@ def plain_text(body: bytes) -> str:
 
 
 def is_absent(status: int, content_type: str) -> bool:
-    """Return whether render-ws reports that a thing does not exist. Its 404 for an unknown URL has no text."""
+    """Whether render-ws reports that a stack or tile does not exist. Its 404 for an unknown URL is not plain text."""
     return status == 404 and content_type == "text/plain"
 
 
 def concerns_stack(text: str) -> bool:
-    """Return whether a 404 reports a missing stack, not a missing part of it."""
+    """Whether a 404 reports a missing stack, and not a missing part of a stack."""
     return text.startswith("stack with owner")
 
 
 def fault_of(
     subject: str, tried: str, status: int, content_type: str, text: str, service: Service = SERVICE, location: str = ""
 ) -> RenderFault:
-    """Return the fault that an error answer stands for.
+    """Return the fault that an error answer means.
 
-    The status is not enough: render-ws sends 500 for a closed stack, and 404 for an unknown URL.
+    The status alone does not decide: render-ws sends 500 for a closed stack, and 404 for an unknown URL.
 
     Parameters
     ----------
     subject : the stack or tile of the request.
     tried : the action, as in "put tiles".
-    content_type : without parameters, as in "text/plain".
+    content_type : content type without parameters, as in "text/plain".
     text : the body as plain text.
-    service : how the fault names render-ws and the login there.
+    service : names of render-ws and its login, for the fault.
     location : target of a redirect.
 
     Source: render `RenderServiceUtil.throwServiceException` and the texts of its callers.
@@ -184,7 +183,7 @@ def _state_fault(subject: str, problem: str, text: str) -> RenderFault | None:
 
 
 def locked_fault(subject: str, state: StackState) -> StackLocked:
-    """Return the fault of a stack that only a person may unlock."""
+    """Return the fault of a stack that is READ_ONLY or OFFLINE."""
     hint = {
         StackState.READ_ONLY: "somebody froze this stack: set it COMPLETE to continue, or choose another stack name",
         StackState.OFFLINE: "its tiles were dropped: delete the stack, or choose another stack name, then replay",

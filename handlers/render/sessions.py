@@ -1,4 +1,4 @@
-"""Writing to a stack that other clients may close: open it, repeat a refused write, restore its state."""
+"""Writing to a stack that other clients may close: opening it, repeating a refused write, restoring its state."""
 
 import asyncio
 import random
@@ -15,17 +15,18 @@ from handlers.render.responses import StackMeta, StackState
 T = TypeVar("T")
 
 REOPENINGS = 20
-"""Reopenings, for one write, of a stack that other clients close."""
+"""Largest number of reopenings for one write, if other clients close the stack each time."""
 REOPEN_DELAY_S = 0.2
-"""Mean delay before a stack is reopened; it varies, so that two writers do not stay in step."""
+"""Mean delay before a stack is reopened. It varies, so that two writers do not reopen at the same time again."""
 
 Resolution = tuple[float, float, float]
 """Nanometres in x, y, z."""
 PartialResolution = tuple[float | None, float | None, float | None]
+"""Nanometres in x, y, z; None: the value is taken from elsewhere."""
 
 
 def fill_resolution(wanted: PartialResolution, fallback: Resolution) -> Resolution:
-    """Return the wanted resolution, with the missing values taken from the fallback.
+    """Return the wanted resolution, with missing values taken from the fallback.
 
     >>> fill_resolution((None, None, 40.0), (4.0, 4.0, 45.0))
     (4.0, 4.0, 40.0)
@@ -46,14 +47,14 @@ async def write_while_loading(
 
     Parameters
     ----------
-    resolution_nm : x, y, z of a stack that has to be created.
-    effect : the write; must be repeatable.
-    on_closed : called whenever the stack was closed by another client.
+    resolution_nm : x, y, z of a stack that must be created.
+    effect : the write, which must be repeatable.
+    on_closed : called each time another client has closed the stack.
 
     Raises
     ------
     StackNotLoading
-        If other clients closed it every time.
+        If other clients closed the stack each time.
     """
     for _ in range(REOPENINGS):
         try:
@@ -62,7 +63,7 @@ async def write_while_loading(
         except StackNotLoading:
             on_closed()
             await asyncio.sleep(REOPEN_DELAY_S * (0.5 + random.random()))  # noqa: S311  jitter
-    raise StackNotLoading(str(stack), f"was closed by others {REOPENINGS} times while tiles were written")
+    raise StackNotLoading(str(stack), f"was closed by other clients {REOPENINGS} times while tiles were written")
 
 
 async def leave_stack(
@@ -73,15 +74,15 @@ async def leave_stack(
     Parameters
     ----------
     before : the stack before the write; None if it did not exist.
-    zs : layers that were written; the statistics of the closed stack are compared with them.
-    close : whether the stack is closed if the write is whole.
+    zs : layers that were written; the section data of the closed stack are compared with them.
+    close : whether to close the stack after a complete write.
     whole : whether everything was written. If not, the stack becomes COMPLETE only if it was COMPLETE before; else it
         stays LOADING, which shows that it is not finished.
 
     Raises
     ------
     StackReopened
-        If the section data of the closed stack miss tiles.
+        If the section data of the closed stack lack tiles.
     RenderFault
         If the stack cannot be closed.
     """
@@ -100,7 +101,7 @@ async def leave_stack(
 async def restore_stack(client: RenderClient, stack: StackId, before: StackMeta | None) -> bool:
     """Close a stack again if it was COMPLETE before the write. Return whether it is COMPLETE now.
 
-    Raises no RenderFault, since the caller already handles a fault.
+    Raises no RenderFault, since the caller is already handling a fault.
     """
     if before is None or before.state is not StackState.COMPLETE:
         return False

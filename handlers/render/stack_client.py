@@ -10,7 +10,6 @@ from handlers.errors import NotRender, RenderFault, RenderRefused, StackMissing
 from handlers.render.access import Access
 from handlers.render.layer_responses import Z_VALUES
 from handlers.render.names import BaseUrl, StackId, create_timestamp
-from handlers.render.patience import Patience, Polling
 from handlers.render.reading import read_answer
 from handlers.render.requests import Answer, Limit, OnAnswer, Request
 from handlers.render.responses import (
@@ -25,6 +24,7 @@ from handlers.render.responses import (
     fault_of,
 )
 from handlers.render.tiles import json_body
+from handlers.render.time_limits import Polling, TimeLimits
 from handlers.render.transport import RenderHttp
 from handlers.render.uploading import UploadLimit
 
@@ -32,18 +32,18 @@ _LISTED_Z = Limit(8 * 2**20, 500_000)
 
 
 class StackClient:
-    """A pool of connections to one render-ws, and the requests about it and its stacks. An async context manager.
+    """Connections to one render-ws, and the requests about the service and its stacks. An async context manager.
 
     Parameters
     ----------
-    base_url : as in `http://render:8080/render-ws/v1`; a slash at its end is allowed.
-    patience : time limits of requests.
+    base_url : URL of the service, as in `http://render:8080/render-ws/v1`; a final slash is allowed.
+    time_limits : time limits of requests.
     polling : delays of `close_stack`.
-    setting : the name by which the caller sets the base URL; faults name it.
+    setting : name of the setting of the base URL, for faults.
     access : login, TLS and proxy.
-    connections : most requests at once; further ones wait.
-    tries : how often a repeatable request is sent.
-    first_wait_s : longest wait before the second try; it doubles from try to try, and a random part of it is taken.
+    connections : largest number of requests at once; further requests wait.
+    tries : largest number of times that a repeatable request is sent.
+    first_wait_s : longest wait before the second try; it doubles with each try, and a random part of it is used.
     on_answer : called after each request with its outcome and its seconds.
     now : clock for creation times.
 
@@ -57,7 +57,7 @@ class StackClient:
         self,
         base_url: str,
         *,
-        patience: Patience | None = None,
+        time_limits: TimeLimits | None = None,
         polling: Polling | None = None,
         setting: str = "render.url",
         access: Access | None = None,
@@ -67,11 +67,11 @@ class StackClient:
         on_answer: OnAnswer = lambda request, outcome, seconds: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._patience = patience or Patience()
+        self._time_limits = time_limits or TimeLimits()
         self.polling = polling or Polling()
         self._http = RenderHttp(
             base_url,
-            self._patience,
+            self._time_limits,
             setting=setting,
             access=access,
             connections=connections,
@@ -81,7 +81,7 @@ class StackClient:
         )
         self._now = now
         self.upload_limit = UploadLimit()
-        """Largest upload of tiles; learned when a proxy refuses one."""
+        """Largest upload of tiles; it shrinks when a proxy refuses an upload."""
 
     @property
     def base_url(self) -> str:
@@ -95,7 +95,7 @@ class StackClient:
 
     @property
     def access(self) -> Access:
-        """Login, TLS and proxy, as files."""
+        """Login, TLS and proxy, by their files."""
         return self._http.access
 
     async def has_new_login(self) -> bool:
@@ -112,19 +112,19 @@ class StackClient:
     # -- the service and its stacks ------------------------------------------------------------------------------
 
     async def ping(self) -> None:
-        """Ask for the version, which needs no database. Raises RenderUnavailable or another RenderFault."""
+        """Request the version, for which render-ws needs no database. Raises a RenderFault if it does not answer."""
         request = Request("GET", "/versionInfo", self.base_url, "ask for its version", repeatable=False)
-        body = await self.ask(replace(request, limit_s=self._patience.ping_s))
+        body = await self.ask(replace(request, limit_s=self._time_limits.ping_s))
         if body.strip():  # a render-ws built without its version answers 204
             await read_answer(OBJECT, body, request)
 
     async def ask_database(self, stack: StackId) -> None:
-        """Read a stack, which needs the database; the stack may be absent. Raises a RenderFault."""
+        """Read a stack, for which render-ws needs its database; the stack need not exist. Raises a RenderFault."""
         request = Request("GET", stack.path, self.base_url, "read from its database", repeatable=False)
-        await self._read_stack(replace(request, limit_s=self._patience.ping_s))
+        await self._read_stack(replace(request, limit_s=self._time_limits.ping_s))
 
     async def empty_image_cache(self) -> None:
-        """Clear the image cache of render-ws, which keeps images by URL and does not notice that a file changed.
+        """Clear the image cache of render-ws, which keeps images by URL and does not notice that a file has changed.
 
         Raises
         ------
@@ -138,7 +138,7 @@ class StackClient:
 
     async def stack(self, stack: StackId) -> StackMeta | None:
         """Read the stack; None if it does not exist."""
-        return await self._read_stack(Request("GET", stack.path, str(stack), "look at the stack"))
+        return await self._read_stack(Request("GET", stack.path, str(stack), "read the stack"))
 
     async def _read_stack(self, request: Request) -> StackMeta | None:
         answer = await self._http.ask(request)
@@ -156,7 +156,7 @@ class StackClient:
         return meta
 
     async def post_version(self, stack: StackId, resolution_nm: tuple[float, float, float]) -> None:
-        """Create the stack, or a new version of it. Never repeated: `create_stack` says what an old version loses."""
+        """Create the stack, or a new version of it. Never repeated: a new version drops the values of the old one."""
         x, y, z = resolution_nm
         version = {
             "createTimestamp": create_timestamp(self._now()),
@@ -175,10 +175,15 @@ class StackClient:
     async def set_resolution(
         self, stack: StackId, resolution_nm: tuple[float, float, float], *, once: bool = False
     ) -> None:
-        """Set nanometres per pixel in x and y, and between sections in z. `once`: as a probe, with its time limit."""
+        """Set nanometres per pixel in x and y, and between sections in z.
+
+        Parameters
+        ----------
+        once : whether to send the request only once, with the time-out of a ping.
+        """
         body = json_body(str(stack), list(resolution_nm))
         request = Request("PUT", f"{stack.path}/resolutionValues", str(stack), "set the resolution", body)
-        await self.ask(replace(request, repeatable=False, limit_s=self._patience.ping_s) if once else request)
+        await self.ask(replace(request, repeatable=False, limit_s=self._time_limits.ping_s) if once else request)
 
     async def set_state(self, stack: StackId, state: StackState) -> None:
         """Set LOADING or COMPLETE. COMPLETE is sent once, even if its answer is lost.
@@ -192,7 +197,7 @@ class StackClient:
             )
         request = Request("PUT", f"{stack.path}/state/{state}", str(stack), f"make the stack {state}", b"")
         if state is StackState.COMPLETE:
-            request = replace(request, repeatable=False, limit_s=self._patience.complete_s, abandonable=True)
+            request = replace(request, repeatable=False, limit_s=self._time_limits.complete_s, abandonable=True)
         await self.ask(request)
 
     async def z_values(self, stack: StackId) -> tuple[float, ...]:
@@ -216,14 +221,14 @@ class StackClient:
     # -- one request ---------------------------------------------------------------------------------------------
 
     async def ask(self, request: Request) -> bytes:
-        """Send one request; return the body. Raises a RenderFault, also for a thing that does not exist."""
+        """Send one request and return the body. Raises a RenderFault, also for a 404."""
         answer = await self._http.ask(request)
         if answer.absent:
             raise _absence(request, answer)
         return answer.body
 
     async def ask_for_part(self, request: Request) -> bytes | None:
-        """Send one request; return the body, or None if the stack exists and its part does not. Raises StackMissing."""
+        """Send one request and return the body; None if a part of the stack does not exist. Raises StackMissing."""
         answer = await self._http.ask(request)
         if answer.absent and concerns_stack(answer.text):
             raise _absence(request, answer)

@@ -1,6 +1,6 @@
-"""Tile specs and shared transforms (resolvedTiles): references, bodies of uploads, comparison. Pure.
+"""Tile specs and shared transforms as JSON (resolvedTiles): references, bodies of uploads, comparison. Pure.
 
-Works on the JSON itself: a model would lose the fields that it does not know.
+The functions work on the JSON itself, since a model would lose unknown fields.
 """
 
 import json
@@ -19,13 +19,13 @@ from handlers.text import abbreviate
 Json = Mapping[str, Any]
 
 MOST_TILES = 5_000
-"""Most tiles of one upload."""
+"""Largest number of tiles of one upload."""
 MOST_BYTES = 10_000_000
-"""Most bytes of one upload, shared transforms included; a single tile may exceed it."""
+"""Largest number of bytes of one upload, including shared transforms; a single tile may exceed it."""
 
 
 def tile_ids(specs: Iterable[Json]) -> tuple[str, ...]:
-    """Return the ids of the specs, in order. Raises RenderRefused for a missing id, or one that no URL can hold."""
+    """Return the ids of the specs, in order. Raises RenderRefused for an id that is missing or invalid in a URL."""
     ids = []
     for spec in specs:
         tile_id = spec.get("tileId")
@@ -37,9 +37,9 @@ def tile_ids(specs: Iterable[Json]) -> tuple[str, ...]:
 
 
 def check_upload(subject: str, z: float, specs: Sequence[Json]) -> None:
-    """Refuse an upload without tiles, with another z, or with duplicate ids. Raises RenderRefused.
+    """Raise RenderRefused for an upload without tiles, with tiles of another z, or with duplicate ids.
 
-    render-ws would refuse these, or accept them and lose tiles.
+    render-ws would refuse such an upload, or accept it and lose tiles.
     """
     if not specs:
         raise RenderRefused(subject, "was given no tiles to put")
@@ -53,7 +53,7 @@ def check_upload(subject: str, z: float, specs: Sequence[Json]) -> None:
 
 
 def references(spec: Any) -> Iterator[str]:
-    """Yield the ids of shared transforms in a transform spec: its own, those of its list, those of an interpolation."""
+    """Yield the ids of the shared transforms to which a transform spec, its list or its interpolation refers."""
     if not isinstance(spec, Mapping):
         return
     if spec.get("type") == "ref" and spec.get("refId"):
@@ -63,7 +63,7 @@ def references(spec: Any) -> Iterator[str]:
 
 
 def referenced(tile_id: str, spec: Json, transforms: Mapping[str, Json]) -> tuple[str, ...]:
-    """Return the ids of all shared transforms that a tile needs, directly or through others, in order of appearance.
+    """Return the ids of all shared transforms that a tile needs, directly or indirectly, in order of appearance.
 
     Raises RenderRefused if one of them is missing.
     """
@@ -99,8 +99,7 @@ def upload_parts(
 ) -> list[tuple[bytes, int]]:
     """Return the bodies of the requests that put these tiles, each with the number of its tiles.
 
-    A body holds every shared transform that its tiles need: render-ws does not search its database for those that an
-    upload leaves out.
+    A body contains every shared transform that its tiles need: render-ws does not read missing ones from its database.
     """
     shared = {name: _member(name, spec) for name, spec in transforms.items()}
     parts: list[tuple[bytes, int]] = []
@@ -123,15 +122,15 @@ def upload_parts(
 
 _encode = msgspec.json.Encoder().encode
 _REFERENCE = b'"type":"ref"'
-"""The JSON text of every reference to a transform. A tile without it has no references."""
+"""JSON text that every reference to a transform contains. A tile without this text has no references."""
 
 
 def _member(name: str, value: Json) -> bytes:
-    """Return a member of a JSON object, without nulls. Few specs hold one, and a search in the text is cheap."""
+    """Return a member of a JSON object, without nulls. Few specs contain a null, and searching the text is cheap."""
     whole = {name: value}
     try:
-        text = _encode(whole)  # writes a number that JSON cannot hold as null
-    except (ValueError, OverflowError):  # of a lone surrogate or a long number: json.dumps can write both
+        text = _encode(whole)  # writes null for a number that JSON cannot express
+    except (ValueError, OverflowError):  # a lone surrogate or a long number, which json.dumps can write
         text = b"null"
     return (_strictly_encoded(name, whole) if b"null" in text else text)[1:-1]
 
@@ -158,7 +157,7 @@ def image_holder(spec: Json) -> Json:
 
     render-ws ignores the top-level levels of a tile with channels.
 
-    Raises RenderRefused for several channels, which are ambiguous, or for a channel with another image than the spec.
+    Raises RenderRefused for several channels, which are ambiguous, and for a channel with another image than the spec.
     """
     channels = spec.get("channels") or []
     if not channels:
@@ -175,7 +174,7 @@ def image_holder(spec: Json) -> Json:
 
 
 def level_0(holder: Json) -> dict[str, Any] | None:
-    """Return the URLs of level 0 of a tile spec or channel, image and mask; None if it has no level 0."""
+    """Return level 0 of a tile spec or channel, with the URLs of image and mask; None if there is no level 0."""
     entry = (holder.get("mipmapLevels") or {}).get("0")
     return dict(entry) if entry else None
 
@@ -185,7 +184,7 @@ def _same_image(one: Json, other: Json) -> bool:
 
 
 def without_nulls(value: Any) -> Any:
-    """Return the value without null members: render-ws reads some nulls as zero and fails at others."""
+    """Return the value without null members: render-ws reads some nulls as zero and fails because of others."""
     if isinstance(value, Mapping):
         return {key: without_nulls(member) for key, member in value.items() if member is not None}
     if isinstance(value, list | tuple):
@@ -194,22 +193,26 @@ def without_nulls(value: Any) -> Any:
 
 
 def json_body(subject: str, value: object) -> bytes:
-    """Return the body of a request, without nulls. Raises RenderRefused for a number that JSON cannot hold."""
+    """Return the body of a request, without nulls. Raises RenderRefused for a number that JSON cannot express."""
     try:
         return json.dumps(without_nulls(value), allow_nan=False).encode()
     except ValueError as error:
-        raise RenderRefused(subject, f"was given a number that JSON cannot hold: {error}") from None
+        raise RenderRefused(subject, f"was given a number that JSON cannot express: {error}") from None
 
 
 _URLS = ("imageUrl", "maskUrl")
 
 
 def differences(sent: Any, shown: Any, where: str = "") -> Iterator[str]:
-    """Yield a line for each place where a stack shows another value than was sent.
+    """Yield a line for each value that a stack shows differently from what was sent.
 
     render-ws adds fields (bounds, meshCellSize, type), so an additional field is no difference, except an additional
     mipmap level or transform. A null that was sent counts as not sent. File URLs are equal if they name the same path,
-    parameters of transforms if their numbers are equal.
+    and parameters of transforms if their numbers are equal.
+
+    Parameters
+    ----------
+    where : path of the value, for the lines.
     """
     if sent == shown or (_is_contained(sent, shown) and not where.endswith("mipmapLevels")):
         return
@@ -223,7 +226,7 @@ def differences(sent: Any, shown: Any, where: str = "") -> Iterator[str]:
 
 
 def _is_contained(sent: Any, shown: Any) -> bool:
-    """Return whether every member is shown as sent: the fast path, which nearly all tiles take."""
+    """Whether every member is shown as sent. This is the fast path for nearly all tiles."""
     return isinstance(sent, dict) and isinstance(shown, dict) and sent.items() <= shown.items()
 
 
@@ -267,7 +270,7 @@ def _short(value: Any) -> str:
 
 
 def canonical_url(url: str) -> str:
-    """Return one spelling for all file URLs of the same path: `file:/d/a b.tif`, unescaped.
+    """Return the same text for all file URLs of one path: `file:/d/a b.tif`, unescaped.
 
     >>> canonical_url("file:///d/a%20b.tif") == canonical_url("file:/d/a%20b.tif") == canonical_url("/d/a b.tif")
     True

@@ -1,4 +1,4 @@
-"""One request to render-ws and its answer: connections, time limits, safe retries, faults.
+"""Sending a request to render-ws: connections, time-outs, safe retries, faults.
 
 docs/decisions/render-client.md gives the reasons.
 """
@@ -7,7 +7,7 @@ import asyncio
 import importlib.metadata
 import io
 import ssl
-from typing import Self, TypeVar
+from typing import Self
 
 import aiohttp
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
@@ -20,20 +20,18 @@ from handlers.render.credentials import Credentials
 from handlers.render.environment_proxy import Proxy, environment_proxy
 from handlers.render.foreign import Service
 from handlers.render.names import checked_base_url
-from handlers.render.patience import Patience
 from handlers.render.reading import answer_of
 from handlers.render.requests import Answer, OnAnswer, Request
 from handlers.render.retrying import sent_with_retries
-
-T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
+from handlers.render.time_limits import TimeLimits
 
 KEEP_ALIVE_S = 15.0
-"""render-ws closes an idle connection after 30 s. Ours closes first, or a request could meet a closing connection."""
+"""Time after which the client closes an idle connection. render-ws closes it after 30 s; if that coincided with a
+request, the request would fail."""
 
 
 async def _send_once(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-    """Stop aiohttp from repeating PUT and DELETE when a connection breaks: COMPLETE is a PUT."""
+    """Prevent aiohttp from repeating a PUT or DELETE when a connection breaks: COMPLETE is a PUT."""
     try:
         return await handler(request)
     except aiohttp.ClientConnectorError:
@@ -52,13 +50,13 @@ class RenderHttp:
 
     Parameters
     ----------
-    base_url : as in `http://render:8080/render-ws/v1`; a slash at its end is allowed. A user and password in it are
-        sent in the header Authorization and never shown.
-    setting : the name by which the caller sets the base URL; faults name it.
+    base_url : URL of the service, as in `http://render:8080/render-ws/v1`; a final slash is allowed. A user and
+        password in it are sent in the header Authorization and never shown.
+    setting : name of the setting of the base URL, for faults.
     access : login, TLS and proxy. Its files are read on entering, and again when the login is refused.
-    connections : most requests at once; further ones wait.
-    tries : how often a repeatable request is sent.
-    first_wait_s : longest wait before the second try; it doubles from try to try, and a random part of it is taken.
+    connections : largest number of requests at once; further requests wait.
+    tries : largest number of times that a repeatable request is sent.
+    first_wait_s : longest wait before the second try; it doubles with each try, and a random part of it is used.
 
     Raises
     ------
@@ -69,7 +67,7 @@ class RenderHttp:
     def __init__(
         self,
         base_url: str,
-        patience: Patience,
+        time_limits: TimeLimits,
         *,
         setting: str = "render.url",
         access: Access | None = None,
@@ -87,7 +85,7 @@ class RenderHttp:
         self._trusted: ssl.SSLContext | None = None
         self._on_answer = on_answer
         self.base_url = self.address.url
-        self.patience = patience
+        self.time_limits = time_limits
         self._connections = connections
         self._turns = asyncio.Semaphore(connections)
         self._tries = tries
@@ -96,7 +94,7 @@ class RenderHttp:
 
     @property
     def access(self) -> Access:
-        """Login, TLS and proxy, as files."""
+        """Login, TLS and proxy, by their files."""
         return self._credentials.access
 
     async def has_new_login(self) -> bool:
@@ -108,7 +106,7 @@ class RenderHttp:
         self._proxy = environment_proxy(self.base_url) if self.access.use_environment_proxy else None
         is_secure = any(url.startswith("https:") for url in (self.base_url, self._proxy.url if self._proxy else ""))
         if is_secure and self._credentials.now.tls is None:
-            # The client's own context has the authorities of the time when it was imported, or none.
+            # aiohttp's own context has the authorities of the time when aiohttp was imported, or none.
             self._trusted = await asyncio.to_thread(ssl.create_default_context)
         headers = {"User-Agent": user_agent(), "Accept-Encoding": "identity"}
         self._session = aiohttp.ClientSession(
@@ -124,15 +122,15 @@ class RenderHttp:
         await self._session.close()
 
     async def ask(self, request: Request) -> Answer:
-        """Send a request and return its answer; retry within seconds where that is safe and may help.
+        """Send a request and return its answer; retry within seconds if that is safe and may help.
 
         A caller that is cancelled during a write still waits for the answer: render-ws finishes the write, which must
-        not land on top of a later one. A second cancellation drops the write.
+        not overwrite a later one. A second cancellation abandons the write.
 
         Raises
         ------
         RenderFault
-            Its class names the kind. A 404 in plain text is no fault: see `Answer.absent`.
+            Of the class for the failure. A 404 in plain text is not a fault: see `Answer.absent`.
         """
         tries = self._tries if request.repeatable else 1
         send = self._send_to_the_end if request.must_be_answered else self._send
@@ -152,7 +150,7 @@ class RenderHttp:
                 await asyncio.wait([sending])
 
     async def _send(self, request: Request) -> Answer:
-        """Send the request; once more if the login was refused and its files have changed since they were read."""
+        """Send the request, and once more if the login is refused and its files have changed since they were read."""
         login = self._credentials.now
         try:
             return await self._send_as(login, request)
@@ -167,8 +165,9 @@ class RenderHttp:
 
     async def _send_as(self, login: Login, request: Request) -> Answer:
         assert self._session is not None, "not entered as a context manager"
-        limit_s = request.limit_s or self.patience.request_s
-        silence_s = min(limit_s, self.patience.silence_s)
+        limits = self.time_limits
+        limit_s = request.limit_s or limits.request_s
+        silence_s = min(limit_s, limits.silence_s)
         loop = asyncio.get_running_loop()
         started, outcome = loop.time(), "no answer"
         headers = {**login.headers, **({} if request.body is None else {"Content-Type": "application/json"})}
@@ -180,7 +179,9 @@ class RenderHttp:
                 URL(self.base_url + request.path, encoded=True),
                 data=None if request.body is None else io.BytesIO(request.body),
                 headers=headers if self.base_url.startswith("https:") else {**headers, **through},
-                timeout=aiohttp.ClientTimeout(total=limit_s, sock_connect=self.patience.connect_s, sock_read=silence_s),
+                timeout=aiohttp.ClientTimeout(
+                    total=limit_s, sock_connect=self.time_limits.connect_s, sock_read=silence_s
+                ),
                 allow_redirects=False,
                 ssl=login.tls or self._trusted or True,
                 proxy=proxy.url if proxy else None,

@@ -1,4 +1,4 @@
-"""Uploads of tile specs, in parts that render-ws and a proxy in front of it accept.
+"""Uploading tile specs in parts that render-ws and a proxy in front of it accept.
 
 docs/decisions/render-access.md gives the reasons.
 """
@@ -11,14 +11,14 @@ from handlers.render.tiles import MOST_BYTES, MOST_TILES, Json, check_upload, up
 from handlers.text import byte_size
 
 FEWEST_TILES = 500
-"""Uploads of so few tiles do not shrink when a proxy stops waiting: they are not the cause."""
+"""An upload of at most this many tiles is not the cause if a proxy stops waiting, so uploads do not shrink further."""
 
 Part = tuple[bytes, int]
 """A body, and the number of its tiles."""
 
 
 class UploadLimit:
-    """Largest upload that this client sends. It shrinks when a proxy refuses one, and is kept."""
+    """Largest upload that a client sends. It shrinks when a proxy refuses an upload, and never grows again."""
 
     def __init__(self) -> None:
         self.most_bytes = MOST_BYTES
@@ -26,17 +26,17 @@ class UploadLimit:
 
     @property
     def learned(self) -> str:
-        """The limit in words; empty while no proxy has refused an upload."""
+        """The limit as text; empty while no proxy has refused an upload."""
         if self.most_bytes < MOST_BYTES:
             return byte_size(self.most_bytes)
         return f"{self.most_tiles:,} tiles" if self.most_tiles < MOST_TILES else ""
 
     def after_too_large(self, body_bytes: int) -> None:
-        """Halve the bytes of an upload that was refused because of its size."""
+        """Set the limit to half the bytes of an upload that was refused because of its size."""
         self.most_bytes = max(1, min(self.most_bytes, body_bytes // 2))
 
     def after_time_out(self, tiles: int) -> None:
-        """Halve the tiles of an upload that took longer than the proxy waits."""
+        """Set the limit to half the tiles of an upload that took longer than the proxy waits."""
         if tiles > FEWEST_TILES:
             self.most_tiles = max(FEWEST_TILES, min(self.most_tiles, tiles // 2))
 
@@ -53,7 +53,7 @@ async def put_in_parts(
 ) -> int:
     """Send tile specs by `send` and return the number of requests that were accepted.
 
-    All tiles are checked and written as JSON before the first request. After a part that is too large, the rest is
+    All tiles are checked and encoded as JSON before the first request. If a part is too large, it and the rest are
     split again.
 
     Raises
@@ -61,7 +61,7 @@ async def put_in_parts(
     RenderRefused
         If a single tile is too large.
     RenderFault
-        As `send` does.
+        As raised by `send`.
     """
     await asyncio.to_thread(check_upload, subject, z, specs)
     accepted, left, parts, split_at = 0, specs, list[Part](), 0

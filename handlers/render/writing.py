@@ -1,4 +1,4 @@
-"""Whether render-ws can write: a database may be read and not written."""
+"""Testing whether render-ws can write: its database may allow reading and no writing."""
 
 from handlers.errors import RenderBroken, RenderFault, RenderUnavailable
 from handlers.render.client import RenderClient
@@ -7,9 +7,9 @@ from handlers.render.responses import LOCKED
 
 
 async def fails_to_write(client: RenderClient, stack: StackId) -> bool:
-    """Return whether a write that changes nothing fails: the stack is given the resolution that it has.
+    """Whether a write that changes nothing fails: the stack is given the resolution that it already has.
 
-    A stack that is missing, locked or without a resolution is left alone: nothing is shown then.
+    Returns False for a stack that is missing, locked or without a resolution, since nothing is written to it.
     """
     try:
         meta = await client.stack(stack)
@@ -17,6 +17,6 @@ async def fails_to_write(client: RenderClient, stack: StackId) -> bool:
             await client.set_resolution(stack, meta.resolution_nm, once=True)
     except (RenderUnavailable, RenderBroken):
         return True
-    except RenderFault:  # an answer of render-ws itself
+    except RenderFault:  # render-ws refuses the request, so it works
         return False
     return False

@@ -1,4 +1,4 @@
-"""Requested z values that a stack has."""
+"""Comparing requested z with the z values of a stack."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from handlers.render.names import StackId, ZRange
 
 @dataclass(frozen=True, slots=True)
 class FoundZ:
-    """The requested z of a stack, ascending."""
+    """Requested z that a stack has, and those that it lacks, ascending."""
 
     present: tuple[float, ...]
     absent: tuple[float, ...]
-    """Only z that were listed. A z that a range lacks is no fault: reels have gaps."""
+    """Empty for a range: reels have gaps, so a z that is missing in a range is not a fault."""
 
 
 def match_z(z_values: Iterable[float], wanted: Collection[float] | ZRange) -> FoundZ:
-    """Return which of the wanted z are among a stack's z values.
+    """Return the wanted z that are among a stack's z values, and those that are not.
 
     >>> match_z([1.0, 2.0, 5.5], [2, 3])
     FoundZ(present=(2.0,), absent=(3.0,))
@@ -34,7 +34,7 @@ def match_z(z_values: Iterable[float], wanted: Collection[float] | ZRange) -> Fo
 
 
 async def find_z(client: RenderClient, stack: StackId, wanted: Collection[float] | ZRange) -> FoundZ:
-    """Return which of the wanted z the stack has. Raises StackMissing, or another RenderFault."""
+    """Return the wanted z that the stack has, and those that it lacks. Raises StackMissing, or another RenderFault."""
     return match_z(await client.z_values(stack), wanted)
 
 

@@ -11,7 +11,7 @@ from yarl import URL
 from daemon.simulator.standin.server import serve_standin
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
-from handlers.render.patience import Patience, Polling
+from handlers.render.time_limits import Polling, TimeLimits
 
 RAW = StackId("em", "v1", "raw")
 MIPS = StackId("em", "v1", "mips")
@@ -59,9 +59,9 @@ async def standin(derive_s: float = 0.0) -> AsyncIterator[Standin]:
 
 def client_of(url: str, **more: Any) -> RenderClient:
     """Return a client with short time limits."""
-    patience = Patience(connect_s=2, silence_s=2, request_s=3, complete_s=0.3, ping_s=0.5)
+    limits = TimeLimits(connect_s=2, silence_s=2, request_s=3, complete_s=0.3, ping_s=0.5)
     polling = Polling(first_s=0.02, longest_s=0.1, lost_s=1.0)
-    return RenderClient(url, patience=more.pop("patience", patience), polling=polling, first_wait_s=0.01, **more)
+    return RenderClient(url, time_limits=more.pop("time_limits", limits), polling=polling, first_wait_s=0.01, **more)
 
 
 def tile_spec(

@@ -22,8 +22,8 @@ from handlers.images.source import fetch_level0
 from handlers.render.client import RenderClient
 from handlers.render.closing import close_stack
 from handlers.render.opening import ensure_loading
-from handlers.render.patience import Patience
 from handlers.render.responses import PathBuilder, StackState
+from handlers.render.time_limits import TimeLimits
 
 Cut = Callable[[bytes], list[bytes]]
 NOT_LOADING = "Resolved tiles can only be saved to stacks in the LOADING state, but this stack's state is COMPLETE."
@@ -120,7 +120,7 @@ def comparable(outcome: Any, url: str) -> Any:
 
 
 async def outcomes_of(url: str, shown_url: str) -> dict[str, Any]:
-    async with client_of(url, tries=1, patience=Patience()) as client:
+    async with client_of(url, tries=1, time_limits=TimeLimits()) as client:
         outcomes = {}
         for name, request in requests_of(client):
             try:
@@ -146,7 +146,7 @@ async def test_a_closed_stack_and_a_broken_service_are_distinguished_however_the
         await request.read()
         return await send_in_pieces(request, NOT_LOADING.encode(), cut, 500, "text/plain")
 
-    async with answering(say) as url, client_of(url, tries=1, patience=Patience()) as client:
+    async with answering(say) as url, client_of(url, tries=1, time_limits=TimeLimits()) as client:
         with pytest.raises(StackNotLoading, match="this stack's state is COMPLETE"):
             await client.put_tiles(MIPS, 1050.0, [tile_spec("a")])
 
@@ -160,7 +160,7 @@ async def test_an_error_without_end_is_read_to_a_limit() -> None:
                 await answer.write(b"down " * 1000)
         return answer
 
-    async with answering(say) as url, client_of(url, tries=1, patience=Patience()) as client:
+    async with answering(say) as url, client_of(url, tries=1, time_limits=TimeLimits()) as client:
         with pytest.raises(RenderFault, match="answered 500: down down"):
             await client.stack(RAW)
 

@@ -14,9 +14,9 @@ from handlers.errors import Fault, RenderFault, RenderRefused
 from handlers.images.render_source import RenderSource
 from handlers.images.source import require_served_size
 from handlers.render.client import RenderClient
-from handlers.render.patience import Patience
 from handlers.render.responses import plain_text
 from handlers.render.tiles import references
+from handlers.render.time_limits import TimeLimits
 from tests.integration.standin_control import RAW, client_of
 from tests.integration.test_render_client import answering
 from tests.loop_watch import watching_the_loop
@@ -67,7 +67,7 @@ MANY_TILES = ("tile bounds", "resolved tiles", "section data")
 async def test_an_endless_answer_is_cut_off_at_the_limit_of_its_kind(question: str, element: bytes) -> None:
     sent: list[int] = []
     piece = element * (65_536 // len(element))
-    async with answering(flood(piece, sent)) as url, client_of(url, tries=1, patience=Patience()) as client:
+    async with answering(flood(piece, sent)) as url, client_of(url, tries=1, time_limits=TimeLimits()) as client:
         with pytest.raises(RenderRefused, match=r"longer than|more than"):
             await QUESTIONS[question](client)
     most = {"tile bounds": 16, "resolved tiles": 64, "section data": 16, "z values": 8, "tile": 24}.get(question, 2)

@@ -525,7 +525,7 @@ async def test_nginx_that_stops_waiting_is_named_and_later_uploads_are_smaller(
         with pytest.raises(AnswerLate) as late:
             await client.put_tiles(RAW, 1050.0, specs)
         assert f"the proxy at https://127.0.0.1:{nginx.port} stopped waiting for render-ws (504)" in str(late.value)
-        assert "render-ws may still be at work: raise the time limit of the proxy" in str(late.value)
+        assert "render-ws may still be working: raise the time limit of the proxy" in str(late.value)
         assert await client.put_tiles(RAW, 1050.0, specs) == 2
         assert client.upload_limit.learned == "5 tiles"
 

@@ -29,9 +29,9 @@ from handlers.errors import (
 from handlers.render.client import RenderClient
 from handlers.render.closing import close_stack
 from handlers.render.opening import create_stack, ensure_loading
-from handlers.render.patience import Patience, Polling
 from handlers.render.requests import Limit
 from handlers.render.responses import PathBuilder, StackState
+from handlers.render.time_limits import Polling, TimeLimits
 
 
 @pytest.fixture
@@ -132,9 +132,9 @@ async def test_two_clients_that_create_a_stack_at_once_both_find_it_open(service
 async def test_a_lost_answer_to_a_creation_makes_the_client_read_the_stack_not_create_it_again(
     service: Standin, kind: str
 ) -> None:
-    impatient = Patience(connect_s=1, silence_s=0.3, request_s=0.3)
+    short_limits = TimeLimits(connect_s=1, silence_s=0.3, request_s=0.3)
     await service.misbehave("^POST ", kind, seconds=0.6, times=1)
-    async with client_of(service.url, patience=impatient) as client:
+    async with client_of(service.url, time_limits=short_limits) as client:
         with contextlib.suppress(RenderUnavailable):
             await create_stack(client, RAW, RESOLUTION_NM)
         assert len(await service.requests("POST")) <= 1
@@ -540,7 +540,7 @@ async def test_a_connection_cut_in_the_middle_of_an_answer_is_retried(service: S
 
 
 async def test_a_request_that_timed_out_is_not_sent_again(service: Standin) -> None:
-    async with client_of(service.url, patience=Patience(silence_s=0.3, request_s=0.3)) as client:
+    async with client_of(service.url, time_limits=TimeLimits(silence_s=0.3, request_s=0.3)) as client:
         await service.misbehave("^GET ", "stall", seconds=30)
         with pytest.raises(AnswerLate):
             await client.stack(RAW)
@@ -549,24 +549,24 @@ async def test_a_request_that_timed_out_is_not_sent_again(service: Standin) -> N
 
 
 @pytest.mark.parametrize(
-    ("patience", "words"),
+    ("time_limits", "words"),
     [
-        (Patience(connect_s=1, silence_s=0.2, request_s=30), "and render-ws sent nothing for 0.2 s"),
-        (Patience(connect_s=1, silence_s=30, request_s=0.2), "and the answer was not complete after 0.2 s"),
+        (TimeLimits(connect_s=1, silence_s=0.2, request_s=30), "and render-ws sent nothing for 0.2 s"),
+        (TimeLimits(connect_s=1, silence_s=30, request_s=0.2), "and the answer was not complete after 0.2 s"),
     ],
 )
-async def test_a_time_out_says_which_limit_ended_it(patience: Patience, words: str) -> None:
+async def test_a_time_out_says_which_limit_ended_it(time_limits: TimeLimits, words: str) -> None:
     async def trickle(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse()
         await answer.prepare(request)
         with contextlib.suppress(ConnectionError):
-            while patience.silence_s > patience.request_s:
+            while time_limits.silence_s > time_limits.request_s:
                 await answer.write(b" ")
                 await asyncio.sleep(0.02)
             await asyncio.sleep(5)
         return answer
 
-    async with answering(trickle) as url, client_of(url, patience=patience) as client:
+    async with answering(trickle) as url, client_of(url, time_limits=time_limits) as client:
         with pytest.raises(AnswerLate, match=words):
             await client.stack(RAW)
 
